@@ -1,0 +1,43 @@
+# The only doors. Each installs what it needs itself and is safe to run again.
+SHELL := /bin/bash
+export UV_COMPILE_BYTECODE := 1
+export UV_LINK_MODE := copy
+bin := .venv/bin
+
+.PHONY: install demo up down test check proof lock clean help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.venv/.installed: requirements.lock pyproject.toml
+	@echo "installing the locked dependencies into .venv (once; about a minute)"
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 64; }
+	@test -x $(bin)/python || python3 -m venv .venv
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check "uv==0.13.9"
+	@$(bin)/uv pip sync --quiet --python $(bin)/python --require-hashes requirements.lock
+	@$(bin)/uv pip install --quiet --python $(bin)/python --no-deps --no-build-isolation --editable .
+	@env -u PYTHONDONTWRITEBYTECODE $(bin)/python -m compileall -q fraudops services jobs
+	@touch $@
+
+install: .venv/.installed ## the locked environment in .venv
+
+demo: install ## everything on this machine, and the whole road of a model (ARGS=--exit ends it)
+	@$(bin)/fraudops demo $(ARGS)
+
+up: install ## everything on this machine, in the foreground
+	@$(bin)/fraudops up $(ARGS)
+
+down: install ## stop what `make up` started
+	@$(bin)/fraudops down
+
+test: install ## every test, on real PostgreSQL, MLflow and gunicorn processes
+	@$(bin)/pytest $(ARGS)
+
+check: install ## format, lint, types, import contracts, tests
+	@$(bin)/ruff format --check . && $(bin)/ruff check . && $(bin)/mypy && $(bin)/lint-imports
+	@$(MAKE) --no-print-directory test
+
+lock: install ## resolve the dependencies anew
+	$(bin)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.lock
+
+clean: ## the environment and this folder's state
+	rm -rf .venv .fraudops

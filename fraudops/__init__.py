@@ -1,0 +1,1 @@
+"""What the programs of fraudops agree on: data, models, the serving record, the audit trail. No web framework, no argv."""

@@ -1,0 +1,69 @@
+"""The folders and files of one running product: on one machine the state folder, in the cluster a pod's volume."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_STATE = ".fraudops"
+
+
+@dataclass(frozen=True)
+class State:
+    """Where everything lies below one folder. Naming a path creates nothing."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, folder: str | Path) -> "State":
+        return cls(Path(folder).absolute())
+
+    @property
+    def endpoints(self) -> Path:
+        """What `up` chose: urls, ports and pids, as JSON (fraudops.endpoints)."""
+        return self.root / "up.json"
+
+    @property
+    def serving_record(self) -> Path:
+        return self.root / "serving.json"
+
+    @property
+    def admin_token(self) -> Path:
+        return self.root / "admin.token"
+
+    @property
+    def bundles(self) -> Path:
+        """One folder a verified bundle, named by its digest."""
+        return self.root / "bundles"
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "spool"
+
+    @property
+    def run(self) -> Path:
+        """The workers' sockets and the pod's state file."""
+        return self.root / "run"
+
+    @property
+    def metrics(self) -> Path:
+        """The folder of prometheus-client's multiprocess files."""
+        return self.root / "metrics"
+
+    @property
+    def locks(self) -> Path:
+        return self.root / "locks"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def postgresql(self) -> Path:
+        return self.root / "postgresql"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.root / "mlflow"
