@@ -1,0 +1,101 @@
+"""Calls to one MLflow server: one place that turns whatever it answers, or does not, into errors a user can act on."""
+
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import msgspec
+
+from fraudops.errors import SettingsError, StoreDownError
+
+API = "/api/2.0"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+# uvicorn closes an idle connection after 5 s; a client that keeps it as long sends into the closing one now and then.
+KEEPALIVE_SECONDS = 2.0
+
+
+class MlflowAnswerError(SettingsError):
+    """MLflow understood the call and refused it; `code` is its error code, e.g. RESOURCE_DOES_NOT_EXIST."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class MlflowApi:
+    """Thread-safe; keeps connections open until it is closed or forgotten."""
+
+    def __init__(self, url: str, timeout_seconds: float) -> None:
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise SettingsError(f"the MLflow url is not one ({error}); MLFLOW_TRACKING_URI must look like http://mlflow:5000") from error
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise SettingsError(
+                f"the MLflow url must begin with http:// or https:// and name a host, not {parsed.scheme or 'nothing'}: see MLFLOW_TRACKING_URI"
+            )
+        self.url = str(parsed.copy_with(userinfo=b"")).rstrip("/")
+        self._client = httpx.Client(
+            base_url=parsed.copy_with(path=parsed.path.rstrip("/") + API + "/"),
+            timeout=timeout_seconds,
+            limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
+            trust_env=parsed.host not in LOOPBACK,
+        )
+        self._close = weakref.finalize(self, self._client.close)
+
+    def close(self) -> None:
+        self._close()
+
+    def call(self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The JSON object that MLflow answers. Raises StoreDownError, MlflowAnswerError."""
+        content = None if body is None else msgspec.json.encode(body)
+        headers = {} if body is None else {"content-type": "application/json"}
+        with self._translated():
+            response = self._client.request(method, path, params=params, content=content, headers=headers)
+        self._check(response)
+        return self._object(response)
+
+    def put(self, path: str, data: bytes) -> None:
+        with self._translated():
+            response = self._client.put(path, content=data, headers={"content-type": "application/octet-stream"})
+        self._check(response)
+
+    @contextmanager
+    def stream(self, path: str) -> Iterator[Iterator[bytes]]:
+        """The chunks of a file, as it is stored. Raises like `call`, also while the chunks are read."""
+        with self._translated(), self._client.stream("GET", path, headers={"accept-encoding": "identity"}) as response:
+            if not response.is_success:
+                response.read()
+            self._check(response)
+            yield response.iter_bytes(1 << 20)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.HTTPError as error:
+            raise StoreDownError(
+                f"MLflow at {self.url} does not answer ({type(error).__name__}): see `fraudops status`, or check MLFLOW_TRACKING_URI and try again"
+            ) from error
+
+    def _check(self, response: httpx.Response) -> None:
+        status = response.status_code
+        if response.is_success:
+            return
+        if status == 403 and "host" in response.text[:200].lower():
+            host = response.request.url.netloc.decode()
+            raise StoreDownError(f"MLflow at {self.url} refuses the host name {host}: start it with --allowed-hosts {host} (MLFLOW_SERVER_ALLOWED_HOSTS)")
+        if status in (401, 403):
+            raise StoreDownError(f"MLflow at {self.url} refuses the caller ({status}): check the credentials in MLFLOW_TRACKING_URI")
+        if status >= 500 or status in (408, 429):
+            raise StoreDownError(f"MLflow at {self.url} fails with {status}: see its log and its database, and try again")
+        answer = self._object(response)
+        raise MlflowAnswerError(f"MLflow at {self.url} refuses the call: {answer.get('message', status)}", str(answer.get("error_code", "")))
+
+    def _object(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            return msgspec.json.decode(response.content, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise StoreDownError(f"what answers at {self.url} is not MLflow's API ({response.status_code}): check MLFLOW_TRACKING_URI") from error
