@@ -16,7 +16,10 @@ REQUEST_LIMIT = 20
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One version in production: `by` is the request that put it there (the Job's UID), the same for all its tries."""
+    """One version in production: `by` is the request that put it there (the Job's UID), the same for all its tries.
+
+    `undo` marks an entry with which a promotion that did not converge went back to the version before.
+    """
 
     epoch: int
     version: str
@@ -26,6 +29,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: str
     verdict: dict[str, Any] | None = None
     waiver: dict[str, Any] | None = None
+    undo: bool = False
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -51,9 +55,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """`current` is None before the first promotion; `stack` holds what served before, newest first: the way back."""
+    """`current` is None before the first promotion; `previous` is what it replaced; `stack` holds what served before, newest first: the way back."""
 
     current: Entry | None = None
+    previous: Entry | None = None
     reserved: Reservation | None = None
     stack: tuple[Entry, ...] = ()
     requests: tuple[Request, ...] = ()
@@ -73,6 +78,56 @@ class ServingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 EMPTY = ServingRecord()
+
+
+def reserve(record: ServingRecord, reservation: Reservation) -> ServingRecord:
+    """The record with the reservation, and with the request remembered by the epoch of its first try."""
+    requests = record.requests
+    if record.first_reservation(reservation.by) is None:
+        requests = (Request(id=reservation.by, epoch=reservation.epoch), *requests)[:REQUEST_LIMIT]
+    return msgspec.structs.replace(record, reserved=reservation, requests=requests)
+
+
+def commit(record: ServingRecord) -> ServingRecord:
+    """The record after its reservation: a promotion pushes what served onto the stack, a rollback pops the stack's top."""
+    reserved = record.reserved
+    if reserved is None:
+        raise FraudopsError("a record without a reservation was to be committed")
+    entry = Entry(
+        epoch=reserved.epoch,
+        version=reserved.version,
+        digest=reserved.digest,
+        schema_fingerprint=reserved.schema_fingerprint,
+        by=reserved.by,
+        at=reserved.at,
+        verdict=reserved.verdict,
+        waiver=reserved.waiver,
+    )
+    stack = record.stack[1:] if reserved.rollback else ((record.current, *record.stack)[:STACK_LIMIT] if record.current else ())
+    return msgspec.structs.replace(record, current=entry, previous=record.current, stack=stack, reserved=None)
+
+
+def undo(record: ServingRecord, epoch: int, at: str) -> ServingRecord:
+    """A new epoch with the version that the current entry replaced; the version that failed never enters the stack."""
+    failed, previous = record.current, record.previous
+    if failed is None or previous is None:
+        raise FraudopsError("a first promotion has nothing to go back to")
+    entry = msgspec.structs.replace(previous, epoch=epoch, by=failed.by, at=at, undo=True)
+    was_rollback = not (record.stack and record.stack[0] == previous)
+    stack = (failed, *record.stack) if was_rollback else record.stack[1:]
+    return msgspec.structs.replace(record, current=entry, previous=stack[0] if stack else None, stack=stack, reserved=None)
+
+
+def release(record: ServingRecord) -> ServingRecord:
+    """The record without its reservation: nothing has changed."""
+    return msgspec.structs.replace(record, reserved=None)
+
+
+def mirror(record: ServingRecord, epoch: int) -> ServingRecord:
+    """The record with the note that the alias of this epoch has been written and read back."""
+    return msgspec.structs.replace(record, mirrored=epoch)
+
+
 _decoder = msgspec.json.Decoder(ServingRecord)
 
 

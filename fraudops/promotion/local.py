@@ -1,0 +1,176 @@
+"""The ports of a promotion on one machine: a file for the record, a file lock, and one pod: this machine's inference processes."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from fraudops.errors import StoreDownError
+from fraudops.promotion.ports import Pod, PodRefusedError, PodSilentError, StaleRecordError, Target
+from fraudops.promotion.record import EMPTY, ServingRecord, decode, encode
+
+
+class FileRecordStore:
+    """`serving.json`, renamed into place under a lock. The token is the file's content."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> tuple[ServingRecord, bytes]:
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return EMPTY, b""
+        return decode(data), data
+
+    def compare_and_set(self, record: ServingRecord, token: bytes) -> bytes:
+        with _locked(self.path.with_suffix(".lock")):
+            if self.read()[1] != token:
+                raise StaleRecordError("the serving record has been written by somebody else")
+            data = encode(record)
+            write_durably(self.path, data)
+            return data
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Whole or not at all, and on disk before it returns."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class LocalRecords:
+    """FileRecordStore as the protocol's port."""
+
+    def __init__(self, store: FileRecordStore) -> None:
+        self.store = store
+
+    async def read(self) -> tuple[ServingRecord, Any]:
+        return self.store.read()
+
+    async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
+        return self.store.compare_and_set(record, token)
+
+
+class FileLock:
+    """A lock that the kernel frees when its holder dies."""
+
+    def __init__(self, path: Path, wait_seconds: float = 120.0) -> None:
+        self.path, self.wait_seconds = path, wait_seconds
+
+    @contextlib.asynccontextmanager
+    async def hold(self, holder: str) -> AsyncIterator[None]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        end = time.monotonic() + self.wait_seconds
+        with self.path.open("a+") as file:
+            while not _try_lock(file.fileno()):
+                if time.monotonic() > end:
+                    file.seek(0)
+                    raise StoreDownError(f"another promotion has the lock ({file.read().strip() or 'unknown'}); try again when it has ended")
+                await asyncio.sleep(0.1)
+            file.truncate(0)
+            file.write(f"{holder}, process {os.getpid()}\n")
+            file.flush()
+            yield
+
+    async def held(self) -> bool:
+        return True
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class LocalPods:
+    """This machine's inference processes as the one pod of the Service, over its admin calls."""
+
+    def __init__(self, url: str, admin_token: str) -> None:
+        self.url = url.rstrip("/")
+        self.headers = {"Authorization": f"Bearer {admin_token}"}
+
+    async def list(self) -> Sequence[Pod]:
+        try:
+            answer = await self._call("GET", "/ready", 5.0)
+        except PodSilentError:
+            return []
+        return [Pod("local", ready=answer.status_code == 200)]
+
+    async def wanted(self) -> int:
+        return 1
+
+    async def epoch(self, pod: Pod) -> int:
+        body = (await self._call("GET", "/ready", 5.0)).json()
+        return max((worker.get("epoch") or 0 for worker in body.get("workers", [])), default=0)
+
+    async def prepare(self, pod: Pod, target: Target, seconds: float) -> None:
+        body = {"phase": "prepare", "version": target.version, "digest": target.digest, "epoch": target.epoch, "deadline_seconds": seconds + 30}
+        await self._reload(body, seconds)
+
+    async def activate(self, pod: Pod, epoch: int, seconds: float) -> int:
+        answer = await self._reload({"phase": "commit", "epoch": epoch}, seconds)
+        return int(answer["epoch"])
+
+    async def drop(self, pod: Pod, target: Target) -> None:
+        await self._reload({"phase": "drop", "version": target.version, "digest": target.digest, "epoch": target.epoch}, 5.0)
+
+    async def delete(self, pod: Pod) -> None:
+        raise PodRefusedError("on one machine the supervisor restarts what hangs; see `fraudops status`")
+
+    async def _reload(self, body: dict[str, Any], seconds: float) -> dict[str, Any]:
+        answer = await self._call("POST", "/reload", seconds, body)
+        if answer.status_code != 200:
+            raise PodRefusedError(_detail(answer))
+        return dict(answer.json())
+
+    async def _call(self, method: str, path: str, seconds: float, body: dict[str, Any] | None = None) -> httpx.Response:
+        try:
+            async with httpx.AsyncClient(timeout=seconds, trust_env=False) as client:
+                return await client.request(method, self.url + path, json=body, headers=self.headers)
+        except httpx.HTTPError as error:
+            raise PodSilentError(f"{self.url}{path} did not answer ({type(error).__name__})") from error
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        body = answer.json()
+    except ValueError:
+        return f"answered {answer.status_code}"
+    return str(body.get("detail") or body.get("title") or f"answered {answer.status_code}")
+
+
+class SystemClock:
+    def now(self) -> float:
+        return time.monotonic()
+
+    def timestamp(self) -> str:
+        return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

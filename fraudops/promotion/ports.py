@@ -1,0 +1,147 @@
+"""What a promotion needs of the world around it. On one machine, in the cluster and in the simulation the same protocol runs over these."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fraudops.errors import FraudopsError
+from fraudops.promotion.record import ServingRecord, Strategy
+
+
+class StaleRecordError(FraudopsError):
+    """The record is no longer the one that the token stands for: somebody else has written it."""
+
+
+class UnknownWriteError(FraudopsError):
+    """The store did not answer a write: it may have happened or not."""
+
+
+class PodRefusedError(FraudopsError):
+    """The pod answered and said no; the message is its reason."""
+
+
+class PodSilentError(FraudopsError):
+    """The pod did not answer in time, or answered nothing of use."""
+
+
+@dataclass(frozen=True)
+class Pod:
+    """One pod of the Service. `name` is unique over time: a pod that is replaced comes back under another name."""
+
+    name: str
+    ready: bool
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A version that the gate let through, with what let it through."""
+
+    version: str
+    digest: str
+    schema_fingerprint: str
+    verdict: dict[str, Any] | None = None
+    waiver: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a pod is asked to prepare."""
+
+    epoch: int
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One row of `promotions`: all tries of one request share it."""
+
+    request: str
+    requested_by: str
+    strategy: Strategy
+    at: str
+    version: str = ""
+    digest: str = ""
+    from_version: str | None = None
+    epoch: int | None = None
+    outcome: str = "started"
+    reason: str | None = None
+
+
+class Records(Protocol):
+    """The store of the serving record. Reads are never stale."""
+
+    async def read(self) -> tuple[ServingRecord, Any]:
+        """The record and the token of exactly this state. Raises StoreDownError."""
+        ...
+
+    async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
+        """Writes if the record is still the token's and returns the new token. Raises StaleRecordError, UnknownWriteError, StoreDownError."""
+        ...
+
+
+class Lock(Protocol):
+    """One promoter at a time; a comfort, not the fence: the fence is the record's compare-and-set."""
+
+    def hold(self, holder: str) -> AbstractAsyncContextManager[None]:
+        """Waits for the lock. Raises StoreDownError naming who has it when that takes too long."""
+        ...
+
+    async def held(self) -> bool: ...
+
+
+class Aliases(Protocol):
+    """The registry's aliases, which mirror the record."""
+
+    async def get(self, alias: str) -> str | None: ...
+
+    async def set(self, alias: str, version: str) -> None: ...
+
+
+class Pods(Protocol):
+    """The pods of the Service. Each call may raise PodSilentError; prepare and activate also PodRefusedError."""
+
+    async def list(self) -> Sequence[Pod]:
+        """All pods that exist: ready, unready and terminating alike."""
+        ...
+
+    async def wanted(self) -> int:
+        """How many pods there should be."""
+        ...
+
+    async def epoch(self, pod: Pod) -> int:
+        """The epoch that every worker of the pod has reached."""
+        ...
+
+    async def prepare(self, pod: Pod, target: Target, seconds: float) -> None:
+        """Loads, verifies and warms the version beside the one that serves; it is dropped again after `seconds` plus a grace."""
+        ...
+
+    async def activate(self, pod: Pod, epoch: int, seconds: float) -> int:
+        """Tells the pod to read the record now; returns the epoch that all its workers then have."""
+        ...
+
+    async def drop(self, pod: Pod, target: Target) -> None: ...
+
+    async def delete(self, pod: Pod) -> None:
+        """Asks for the pod's graceful end; it is gone only when it is no longer listed."""
+        ...
+
+
+class Journal(Protocol):
+    """The `promotions` rows. Never raises: a row that cannot be written now is written later."""
+
+    async def write(self, attempt: Attempt) -> None: ...
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Seconds of a clock that never steps back."""
+        ...
+
+    def timestamp(self) -> str:
+        """The time of day, ISO 8601 UTC."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
