@@ -2,7 +2,7 @@
 
 bundle.json              the manifest below, as canonical JSON; its sha256 is the version's digest
 pipeline.skops           the fitted, calibrated scikit-learn pipeline (never opened by the service)
-scorer.json, scorer.onnx the compiled scorer (fraudops.scorer)
+scorer.json, scorer.onnx the compiled scorer (fraudops.scorer; the second only where the first says so)
 reference_rows.npy       float64 (rows, features + 1): feature values and, last, the pipeline's own probability
 drift_reference.parquet  features and probability (column `fraud_probability`) of the validation slice
 train_rows.npy           uint64, sorted: a hash of each row that training saw
@@ -17,6 +17,7 @@ from fraudops.canonical import canonical_json, sha256_bytes, sha256_file
 from fraudops.errors import BundleError
 from fraudops.schema import FeatureSchema
 
+FORMAT = 1
 MANIFEST = "bundle.json"
 REFERENCE_ROWS = "reference_rows.npy"
 PIPELINE = "pipeline.skops"

@@ -1,0 +1,85 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fraudops.errors import BundleError
+from fraudops.scorer import open_scorer, sigmoid
+
+
+def write(folder: Path, **parameters: object) -> Path:
+    (folder / "scorer.json").write_text(json.dumps(parameters))
+    return folder
+
+
+def test_linear_scorer_is_the_sigmoid_of_a_dot_product(tmp_path: Path) -> None:
+    scorer = open_scorer(write(tmp_path, kind="linear", coefficients=[2.0, -1.0, 0.5], intercept=-0.25))
+    expected = 1 / (1 + math.exp(-(2.0 * 0.1 - 1.0 * 0.2 + 0.5 * 0.3 - 0.25)))
+    assert (scorer.kind, scorer.features) == ("linear", 3)
+    assert scorer.score([0.1, 0.2, 0.3]) == pytest.approx(expected, abs=1e-15)
+    assert scorer.score_many(np.array([[0.1, 0.2, 0.3]])) == pytest.approx([expected], abs=1e-15)
+
+
+def test_linear_scorer_scores_one_row_as_it_scores_many(tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    scorer = open_scorer(write(tmp_path, kind="linear", coefficients=random.normal(size=29).tolist(), intercept=0.3))
+    rows = random.normal(size=(500, 29)) * 3
+    assert np.abs(scorer.score_many(rows) - [scorer.score(row) for row in rows.tolist()]).max() < 1e-14
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 800.0, -800.0])
+def test_scores_far_out_saturate_without_overflow(tmp_path: Path, value: float) -> None:
+    scorer = open_scorer(write(tmp_path, kind="linear", coefficients=[1.0], intercept=0.0))
+    expected = 1.0 if value > 0 else 0.0
+    assert scorer.score([value]) == pytest.approx(expected)
+    assert scorer.score_many(np.array([[value]])) == pytest.approx([expected])
+
+
+def test_sigmoid_is_symmetric_and_exact_in_the_middle() -> None:
+    values = np.linspace(-40, 40, 81)
+    assert sigmoid(np.zeros(1))[0] == 0.5
+    assert np.abs(sigmoid(values) + sigmoid(-values) - 1).max() < 1e-15
+
+
+def test_a_batch_of_no_rows_has_no_scores(tmp_path: Path) -> None:
+    scorer = open_scorer(write(tmp_path, kind="linear", coefficients=[1.0, 1.0], intercept=0.0))
+    assert scorer.score_many(np.empty((0, 2))).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"kind":"tree"}',
+        '{"kind":"linear","coefficients":["a"],"intercept":0}',
+        '{"kind":"linear","coefficients":[1],"intercept":0,"more":1}',
+        '{"kind":"onnx","slope":1,"intercept":0}',
+    ],
+)
+def test_a_scorer_that_cannot_be_read_is_a_bundle_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "scorer.json").write_text(text)
+    with pytest.raises(BundleError, match="cannot be read"):
+        open_scorer(tmp_path)
+
+
+@pytest.mark.parametrize("model", [b"", b"not a model"])
+def test_an_onnx_file_that_is_none_is_a_bundle_error(tmp_path: Path, model: bytes) -> None:
+    write(tmp_path, kind="onnx", slope=1.0, intercept=0.0)
+    (tmp_path / "scorer.onnx").write_bytes(model)
+    with pytest.raises(BundleError, match=r"scorer\.onnx cannot be opened"):
+        open_scorer(tmp_path)
+
+
+def test_a_linear_scorer_imports_nothing_but_numpy_and_msgspec(tmp_path: Path) -> None:
+    write(tmp_path, kind="linear", coefficients=[1.0], intercept=0.0)
+    program = (
+        "import sys; from pathlib import Path; import fraudops.verification; from fraudops.scorer import open_scorer;"
+        f"open_scorer(Path({str(tmp_path)!r})).score([1.0]);"
+        "print([name for name in ('onnxruntime', 'sklearn', 'scipy', 'pandas', 'pyarrow', 'mlflow', 'skops', 'matplotlib') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
