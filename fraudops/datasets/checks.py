@@ -1,0 +1,62 @@
+"""What a value must be to fit its schema: pure, over whole columns, and silent about the values themselves."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fraudops.schema import FeatureSchema
+
+Columns = dict[str, NDArray[np.float64]]
+MINIMUM_ROWS = 100
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """The first row (from 0) of one kind of fault in one column, and how many rows have it."""
+
+    row: int
+    position: int
+    column: str
+    text: str
+    rows: int
+
+
+def first_fault(columns: Columns, schema: FeatureSchema) -> Fault | None:
+    """The fault nearest to the top of the file; within a row, the one in the leftmost column of the schema."""
+    faults = [fault for position, name in enumerate(schema.columns) for fault in _faults(columns[name], position, name, schema)]
+    return min(faults, default=None)
+
+
+def _faults(values: NDArray[np.float64], position: int, name: str, schema: FeatureSchema) -> list[Fault]:
+    missing = np.isnan(values)
+    infinite = np.isinf(values)
+    found = [
+        (missing, "the value is missing (empty or NaN); fill it in or remove the row"),
+        (infinite, "the value is infinite, or too large for a number; correct it or remove the row"),
+        _outside(values, name, schema, ~(missing | infinite)),
+    ]
+    return [Fault(int(wrong.argmax()), position, name, text, int(wrong.sum())) for wrong, text in found if wrong.any()]
+
+
+def _outside(values: NDArray[np.float64], name: str, schema: FeatureSchema, finite: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], str]:
+    if name == schema.label:
+        return finite & (values != 0) & (values != 1), "the class must be 0 (genuine) or 1 (fraud)"
+    for feature in schema.features:
+        if feature.name == name:
+            text = f"the value lies outside the schema's range of {feature.minimum:g} to {feature.maximum:g}; correct it, or widen the range in the schema"
+            return finite & ((values < feature.minimum) | (values > feature.maximum)), text
+    return np.zeros(len(values), dtype=bool), ""
+
+
+def shortage(columns: Columns, schema: FeatureSchema) -> str | None:
+    """Why these rows, each of them sound, are together not enough to work with."""
+    rows = len(columns[schema.label])
+    frauds = int((columns[schema.label] == 1).sum())
+    if rows < MINIMUM_ROWS:
+        return f"{rows} rows are too few; give at least {MINIMUM_ROWS}"
+    if frauds == 0:
+        return f"no fraud among {rows:,} rows: no {schema.label!r} is 1; give rows of both classes"
+    if frauds == rows:
+        return f"all {rows:,} rows are frauds: no {schema.label!r} is 0; give rows of both classes"
+    return None

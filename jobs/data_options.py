@@ -1,0 +1,29 @@
+"""Which rows a command works on: the options that data, train, validate, drift and simulate share. Light to import."""
+
+from pathlib import Path
+
+import click
+
+data_option = click.option(
+    "--data",
+    "source",
+    envvar="FRAUDOPS_DATA",
+    default=None,
+    metavar="FILE",
+    help="CSV (also .gz) or Parquet. [env: FRAUDOPS_DATA; default: the packaged sample]",
+)
+schema_option = click.option(
+    "--schema",
+    envvar="FRAUDOPS_SCHEMA",
+    default=None,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The schema.yaml that the columns follow. [env: FRAUDOPS_SCHEMA; default: the ULB schema]",
+)
+prevalence_option = click.option(
+    "--prevalence",
+    default=None,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="The natural share of fraud, when the data's own share is another. [default: the sample's own; else the data counts as collected]",
+)
