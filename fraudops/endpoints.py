@@ -16,17 +16,23 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     mlflow_url: str
 
 
+def read(state: State) -> Endpoints:
+    """What `up` wrote. Raises SettingsError when it never did."""
+    try:
+        return msgspec.json.decode(state.endpoints.read_bytes(), type=Endpoints)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise SettingsError(f"nothing is known of a running fraudops in {state.root}: run `fraudops up --detach`, or give --state FOLDER") from error
+
+
 def find_endpoint(state: State, variable: str, field: str) -> str:
     """The value of the environment variable, else the field of `up.json`. Raises SettingsError when there is neither."""
     value = os.environ.get(variable)
     if value:
         return value
     try:
-        return str(getattr(msgspec.json.decode(state.endpoints.read_bytes(), type=Endpoints), field))
-    except (OSError, msgspec.MsgspecError) as error:
-        raise SettingsError(
-            f"nothing is known of a running fraudops in {state.root}: run `fraudops up --detach`, give --state FOLDER, or set {variable}"
-        ) from error
+        return str(getattr(read(state), field))
+    except SettingsError as error:
+        raise SettingsError(f"{error}, or set {variable}") from error
 
 
 def database_url(state: State) -> str:

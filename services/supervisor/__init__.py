@@ -1,0 +1,1 @@
+"""The program that keeps a whole fraudops running on one machine."""

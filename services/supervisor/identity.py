@@ -1,0 +1,71 @@
+"""As whom PostgreSQL runs: as we do, or, when we are root, in a way that it accepts."""
+
+import os
+import pwd
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from fraudops.errors import SettingsError
+from services.supervisor import unprivileged
+
+LAUNCHER = Path(unprivileged.__file__)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """`wrapper` goes before a command; `owner` is the uid (seen from here) that its files must have."""
+
+    wrapper: tuple[str, ...]
+    owner: int
+    group: int
+
+    def command(self, program: Path, *arguments: str) -> list[str]:
+        return [*self.wrapper, str(program), *arguments]
+
+    def adopt(self, folder: Path) -> None:
+        """Gives a folder of ours, and all in it, to this identity: the last run may have had another."""
+        if folder.stat().st_uid != self.owner:
+            for path in (*folder.rglob("*"), folder):
+                os.chown(path, self.owner, self.group, follow_symlinks=False)
+
+
+def choose_identity(folder: Path, program: Path) -> Identity:
+    """The first identity that can write below `folder` and start `program`. Raises SettingsError when root finds none."""
+    if os.geteuid() != 0:
+        return Identity((), os.geteuid(), os.getegid())
+    account = _unprivileged_account()
+    complaints = []
+    for mode, owner, group in (("namespace", 0, 0), ("capability", account.pw_uid, account.pw_gid)):
+        wrapper = (sys.executable, "-I", "-S", str(LAUNCHER), mode, str(account.pw_uid), str(account.pw_gid))
+        complaint = _try(Identity(wrapper, owner, group), folder, program)
+        if complaint is None:
+            return Identity(wrapper, owner, group)
+        complaints.append(f"{mode}: {complaint}")
+    raise SettingsError(
+        f"PostgreSQL refuses to run as root, and this system lets root neither open a user namespace nor become {account.pw_name} "
+        f"({'; '.join(complaints)}): run as another user, in a state folder of its own"
+    )
+
+
+def _unprivileged_account() -> pwd.struct_passwd:
+    """`nobody`, or any account but root: initdb wants its uid to have a name."""
+    accounts = {account.pw_name: account for account in pwd.getpwall() if account.pw_uid != 0}
+    if not accounts:
+        raise SettingsError("PostgreSQL refuses to run as root, and /etc/passwd names nobody else: run as another user")
+    return accounts.get("nobody") or next(iter(accounts.values()))
+
+
+def _try(identity: Identity, folder: Path, program: Path) -> str | None:
+    """None if the identity can work in a subfolder of `folder` that belongs to it; else what stood in the way."""
+    probe = folder / f".probe-{os.getpid()}"
+    probe.mkdir(mode=0o700)
+    try:
+        os.chown(probe, identity.owner, identity.group)
+        done = subprocess.run([*identity.wrapper, "--can-use", str(probe), str(program)], capture_output=True, text=True, timeout=30, check=False)
+    except OSError as error:
+        return str(error)
+    finally:
+        probe.rmdir()
+    return None if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"{program} cannot be started"])[-1]
