@@ -69,10 +69,7 @@ class Registry:
 
     def version(self, version: str) -> ModelVersion:
         """Raises UnknownVersionError naming the known ones."""
-        try:
-            row = self._api.call("GET", "mlflow/model-versions/get", params={"name": self.model, "version": version})["model_version"]
-        except MlflowAnswerError as error:
-            raise self._unknown(version) from error
+        row = self._about(version, "GET", "mlflow/model-versions/get", params={"name": self.model, "version": version})["model_version"]
         return _version(row, tuple(sorted(row.get("aliases", []))))
 
     def alias(self, alias: str) -> str | None:
@@ -88,12 +85,7 @@ class Registry:
 
     def set_alias(self, alias: str, version: str) -> None:
         """MLflow has no compare-and-set for it: the caller holds the promotion lock. Raises UnknownVersionError."""
-        try:
-            self._api.call("POST", "mlflow/registered-models/alias", body={"name": self.model, "alias": alias, "version": version})
-        except MlflowAnswerError as error:
-            if error.code == "RESOURCE_DOES_NOT_EXIST":
-                raise self._unknown(version) from error
-            raise
+        self._about(version, "POST", "mlflow/registered-models/alias", body={"name": self.model, "alias": alias, "version": version})
 
     def delete_alias(self, alias: str) -> None:
         """No change when it is not set."""
@@ -106,12 +98,7 @@ class Registry:
     def set_tag(self, version: str, key: str, value: str) -> None:
         """Raises SettingsError for a value that MLflow may cut, UnknownVersionError."""
         _check_tag(key, value)
-        try:
-            self._api.call("POST", "mlflow/model-versions/set-tag", body={"name": self.model, "version": version, "key": key, "value": value})
-        except MlflowAnswerError as error:
-            if error.code == "RESOURCE_DOES_NOT_EXIST":
-                raise self._unknown(version) from error
-            raise
+        self._about(version, "POST", "mlflow/model-versions/set-tag", body={"name": self.model, "version": version, "key": key, "value": value})
 
     def create_version(self, run_id: str, tags: dict[str, str]) -> str:
         """Registers the run's artifact folder `bundle` as a new version, the model too if it is not there yet, and returns its number."""
@@ -152,6 +139,17 @@ class Registry:
             if not page.get("next_page_token"):
                 return
             query["page_token"] = page["next_page_token"]
+
+    def _about(self, version: str, method: str, path: str, **content: dict[str, str]) -> dict[str, Any]:
+        """A call about one version; raises UnknownVersionError when it is none."""
+        if not version.isdecimal():
+            raise self._unknown(version)
+        try:
+            return self._api.call(method, path, **content)
+        except MlflowAnswerError as error:
+            if error.code == "RESOURCE_DOES_NOT_EXIST":
+                raise self._unknown(version) from error
+            raise
 
     def _unknown(self, version: str) -> UnknownVersionError:
         known = ", ".join(found.version for found in self.versions())
