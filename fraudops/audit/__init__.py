@@ -1,0 +1,1 @@
+"""The audit trail: records, tables, migrations and the questions that monitor and drift ask."""

@@ -1,0 +1,71 @@
+"""What the spool carries: predictions and labels as msgpack. Fields are only ever appended, with defaults, so that old spools stay readable."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid5
+
+import msgspec
+
+LABEL_NAMESPACE = UUID("6f7b2f0e-6d0a-5f5e-9b57-0d6f9a1c7a11")
+
+
+class Prediction(msgspec.Struct, array_like=True, tag="prediction", frozen=True, kw_only=True, gc=False):
+    """One answered transaction. `id` is a UUIDv7, whose millisecond is the row's timestamp; `features` maps names to floats."""
+
+    id: str
+    features: Any
+    fraud_probability: float
+    prediction: int
+    threshold: float
+    model_name: str
+    model_version: str
+    model_digest: str
+    latency_ms: float
+    pod: str
+    challenger_version: str | None = None
+    challenger_probability: float | None = None
+    request_id: str | None = None
+    transaction_id: str | None = None
+    entity_key: str | None = None
+
+
+class Label(msgspec.Struct, array_like=True, tag="label", frozen=True, kw_only=True):
+    """What became of a transaction, named by prediction_id or transaction_id. `id` follows from the content: the same label again is the same row."""
+
+    id: str
+    label: int
+    labelled_at: datetime
+    source: str
+    received_at: datetime
+    prediction_id: str | None = None
+    transaction_id: str | None = None
+
+
+def new_label(label: int, labelled_at: datetime, source: str, *, prediction_id: str | None = None, transaction_id: str | None = None) -> Label:
+    """A label received now. `labelled_at` must be aware; it is kept in UTC."""
+    moment = labelled_at.astimezone(UTC)
+    content = msgspec.json.encode([prediction_id, transaction_id, label, moment, source]).decode()
+    return Label(
+        id=str(uuid5(LABEL_NAMESPACE, content)),
+        label=label,
+        labelled_at=moment,
+        source=source,
+        received_at=datetime.now(UTC),
+        prediction_id=prediction_id,
+        transaction_id=transaction_id,
+    )
+
+
+Record = Prediction | Label
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Record)
+
+
+def encode(record: Record) -> bytes:
+    return _encoder.encode(record)
+
+
+def decode(data: bytes) -> Record:
+    """Raises msgspec.MsgspecError when the bytes are not a record."""
+    record: Record = _decoder.decode(data)
+    return record

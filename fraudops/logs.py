@@ -1,0 +1,49 @@
+"""Logs: one line of JSON per event on standard error. Of an exception its type and place are kept; its message may quote data and is not."""
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from fraudops.errors import FraudopsError
+
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+class JsonFormatter(logging.Formatter):
+    """`logger.info("text", extra={"rows": 3})` → {"at", "level", "program", "logger", "message", "rows"}."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        self._program = program
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "program": self._program,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {key: value for key, value in vars(record).items() if key not in _PLAIN}
+        if record.exc_info and record.exc_info[1]:
+            line["error"] = describe(record.exc_info[1])
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def describe(error: BaseException) -> str:
+    """The type of an error and the line that raised it; the message too when the error is one of ours, which never carry card data."""
+    name = f"{type(error).__name__}: {error}" if isinstance(error, FraudopsError) else type(error).__name__
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"{name} at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else name
+
+
+def configure(level: str, program: str) -> None:
+    """Sends everything from `level` on to standard error, and nothing elsewhere. Call it once, in `main()`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(program))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

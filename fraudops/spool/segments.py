@@ -1,0 +1,78 @@
+"""Segment files: their names, which exist, who holds them, and how much room they take."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+SUFFIX = ".seg"
+_NAME = re.compile(r"(?P<writer>[A-Za-z0-9._-]{1,100})\.(?P<sequence>[0-9]{10})\.(?P<token>[0-9a-f]{16})\.seg")
+_WRITER = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+
+@dataclass(frozen=True, order=True)
+class Segment:
+    """Ordered by writer, then age. The token keeps a name from ever being used twice, so that a recorded position cannot meet another file."""
+
+    writer: str
+    sequence: int
+    token: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.writer}.{self.sequence:010d}.{self.token}{SUFFIX}"
+
+
+def list_segments(folder: Path) -> list[Segment]:
+    matches = (_NAME.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(Segment(match["writer"], int(match["sequence"]), match["token"]) for match in matches if match)
+
+
+def spool_bytes(folder: Path) -> int:
+    """The bytes of all segments of all writers. A segment that goes while we count is not counted."""
+    total = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(SUFFIX):
+                with contextlib.suppress(FileNotFoundError):
+                    total += entry.stat().st_size
+    return total
+
+
+def create_segment(folder: Path, writer: str) -> tuple[Segment, int]:
+    """A new segment after the writer's last one, and its descriptor, which holds the lock. Raises OSError; ValueError for a bad writer name."""
+    if not _WRITER.fullmatch(writer):
+        raise ValueError("a spool writer's name is 1 to 100 of letters, digits, dot, underscore and hyphen")
+    while True:
+        last = max((segment.sequence for segment in list_segments(folder) if segment.writer == writer), default=0)
+        segment = Segment(writer, last + 1, secrets.token_hex(8))
+        descriptor = os.open(folder / segment.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return segment, descriptor
+        # A shipper took it for abandoned and removed it before we held the lock.
+        os.close(descriptor)
+
+
+def adopt(descriptor: int) -> bool:
+    """True if the segment was nobody's and is now ours: no writer will ever append to it again."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names of new files survive the node."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,195 @@
+"""The writing side of the spool: one `write` that returned before the answer leaves."""
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fraudops.errors import SpoolFullError, StoreDownError
+from fraudops.settings import AuditSettings
+from fraudops.spool.frames import MAX_PAYLOAD, encode_frame
+from fraudops.spool.segments import create_segment, spool_bytes, sync_folder
+
+logger = logging.getLogger(__name__)
+COUNT_SECONDS = 0.1
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class SpoolWriter:
+    """Appends records to segments of its own in a folder that many writers share; safe to use from several threads.
+
+    What an append that returned survives: always the process and the container; the node too with fsync `always`, with `interval` all but the last
+    fsync_interval_ms, with `never` what the kernel wrote back. The bound counts the segments of all writers, counted anew every 100 ms.
+    Make it after the fork: it has a thread.
+    """
+
+    def __init__(self, folder: Path, writer: str, settings: AuditSettings) -> None:
+        """Creates the folder and a first segment. Raises StoreDownError when the disk refuses."""
+        self._folder, self._writer, self._settings = folder, writer, settings
+        self._always, self._never = settings.fsync == "always", settings.fsync == "never"
+        self._limit = max(1 << 16, min(settings.segment_max_bytes, settings.spool_max_bytes // 16))
+        self._lock, self._sync_lock, self._stopping = threading.Lock(), threading.Lock(), threading.Event()
+        self._descriptor = -1
+        self._retired: list[int] = []
+        self._size = self._ordinal = 0
+        self._written = self._synced = 0
+        self._refused = self._folder_dirty = False
+        self.fsync_failures = 0
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._room = settings.spool_max_bytes - spool_bytes(folder)
+        except OSError as error:
+            raise _refusal(error) from error
+        self._open()
+        self._thread = threading.Thread(target=self._keep, name="spool", daemon=True)
+        self._thread.start()
+
+    @property
+    def used_bytes(self) -> int:
+        """The bytes of all writers' segments, as last counted."""
+        return self._settings.spool_max_bytes - self._room
+
+    def append(self, payload: bytes) -> None:
+        """One record. Raises SpoolFullError when there is no room, StoreDownError when the disk refuses; then nothing was written."""
+        with self._lock:
+            failures = self.fsync_failures
+            self._write(encode_frame(self._ordinal, payload), 1, len(payload))
+        if self._always:
+            self._sync(failures)
+
+    def append_many(self, payloads: Sequence[bytes]) -> None:
+        """All of them by one write, or none. Raises as `append` does."""
+        with self._lock:
+            failures = self.fsync_failures
+            frames = [encode_frame(ordinal, payload) for ordinal, payload in enumerate(payloads, self._ordinal)]
+            self._write(b"".join(frames), len(frames), max(map(len, payloads), default=0))
+        if self._always:
+            self._sync(failures)
+
+    def close(self) -> None:
+        """Syncs what the policy says and gives the segment up. Appending afterwards is an error."""
+        self._stopping.set()
+        self._thread.join()
+        with self._lock:
+            self._retire()
+        with self._sync_lock:
+            self._settle()
+
+    def _write(self, frames: bytes, count: int, largest: int) -> None:
+        size = len(frames)
+        if size > self._room:
+            self._refused = True
+            raise SpoolFullError("the audit spool is full: nothing is scored unaudited. Is PostgreSQL reachable, and does the shipper run?")
+        if largest > MAX_PAYLOAD:
+            raise ValueError(f"a record of {largest} bytes is larger than {MAX_PAYLOAD}")
+        if self._descriptor < 0:
+            self._open()
+        try:
+            written = os.write(self._descriptor, frames)
+        except OSError as error:
+            self._undo()
+            raise _refusal(error) from error
+        if written != size:
+            self._undo()
+            raise SpoolFullError(f"the disk of the audit spool is full: {self._folder}")
+        self._ordinal += count
+        self._size += size
+        self._written += size
+        self._room -= size
+        if self._size >= self._limit:
+            self._retire()
+
+    def _undo(self) -> None:
+        """Takes half a write back. Where even that fails, the segment ends in a torn tail, which readers cut, and the next append has a new one."""
+        try:
+            os.ftruncate(self._descriptor, self._size)
+        except OSError:
+            self._retire()
+
+    def _open(self) -> None:
+        if self._stopping.is_set():
+            raise ValueError("the spool writer is closed")
+        try:
+            _, self._descriptor = create_segment(self._folder, self._writer)
+        except OSError as error:
+            raise _refusal(error) from error
+        self._folder_dirty = not self._never
+
+    def _retire(self) -> None:
+        """The next append opens a new segment; the thread syncs and closes this one, which frees its lock."""
+        if self._descriptor >= 0:
+            self._retired.append(self._descriptor)
+            self._descriptor = -1
+            self._size = self._ordinal = 0
+
+    def _sync(self, failures: int) -> None:
+        """Group commit: whoever comes while another thread syncs is mostly covered by that. Raises StoreDownError if any sync since the append failed."""
+        mine = self._written
+        with self._sync_lock:
+            if self._synced < mine:
+                self._settle()
+        if self.fsync_failures != failures:
+            raise StoreDownError("the disk of the audit spool does not sync; check its volume")
+
+    def _settle(self) -> None:
+        """Everything written so far goes to the disk, and finished segments are closed. Needs the sync lock.
+
+        After a failed fsync the kernel may forget the pages, and a second one would lie: the segment ends there.
+        """
+        with self._lock:
+            goal, current, folder_dirty = self._written, self._descriptor, self._folder_dirty
+            finished, self._retired, self._folder_dirty = self._retired, [], False
+        try:
+            if folder_dirty:
+                sync_folder(self._folder)
+            if not self._never and self._synced != goal:
+                for descriptor in [*finished, current]:
+                    if descriptor >= 0:
+                        os.fdatasync(descriptor)
+            self._synced = goal
+        except OSError as error:
+            logger.error("fsync of the audit spool failed", extra={"errno": _errno(error)})
+            with self._lock:
+                self.fsync_failures += 1
+                self._retire()
+        finally:
+            for descriptor in finished:
+                os.close(descriptor)
+
+    def _keep(self) -> None:
+        """The thread: syncs by the policy, closes finished segments, counts the folder's bytes."""
+        pause = COUNT_SECONDS if self._always or self._never else self._settings.fsync_interval_ms / 1000
+        counted = 0.0
+        while not self._stopping.wait(pause):
+            with self._sync_lock:
+                self._settle()
+            if time.monotonic() - counted >= COUNT_SECONDS:
+                self._count()
+                counted = time.monotonic()
+
+    def _count(self) -> None:
+        """What is appended while we count is perhaps counted twice until the next time. When full, what we hold is given up so that it can be removed."""
+        before = self._written
+        try:
+            total = spool_bytes(self._folder)
+        except OSError as error:
+            logger.error("the spool folder cannot be read", extra={"errno": _errno(error)})
+            return
+        with self._lock:
+            self._room = self._settings.spool_max_bytes - total - (self._written - before)
+            if self._size and (self._refused or (self._room < self._limit < 16 * self._size)):
+                self._retire()
+            self._refused = False
+
+
+def _refusal(error: OSError) -> StoreDownError:
+    if error.errno in NO_ROOM:
+        return SpoolFullError("the disk of the audit spool is full: nothing is scored unaudited")
+    return StoreDownError(f"the audit spool cannot be written ({_errno(error)}); check its volume")
+
+
+def _errno(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, "error")
