@@ -33,7 +33,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Curve:
-    """Weighted counts from the highest distinct probability downwards, one row a resample: shapes (resamples, distinct)."""
+    """Weighted counts from the highest probability downwards, one row a resample: shapes (resamples, steps)."""
 
     true_positives: Floats
     false_positives: Floats
@@ -70,14 +70,22 @@ class Curve:
 
 
 class Ranking:
-    """Rows ordered by falling probability; equal probabilities form one step."""
+    """Rows ordered by falling probability; equal probabilities form one step.
+
+    Only steps that hold a fraud, or that stand before one, are kept: between them a curve runs straight on, and no metric and no least cost lies there.
+    """
 
     def __init__(self, y: NDArray[Any], probability: Floats) -> None:
         self.order = np.argsort(-probability, kind="stable")
         ranked = probability[self.order]
         self.fraud = (y[self.order] == 1).astype(np.float64)
-        self.ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        self.scores = ranked[self.ends]
+        ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+        holds_fraud = np.diff(np.cumsum(self.fraud)[ends], prepend=0.0) > 0
+        kept = np.flatnonzero(holds_fraud | np.append(holds_fraud[1:], True))
+        self._starts = np.concatenate([[0], ends[kept][:-1] + 1])
+        # The threshold that flags nothing, then those that flag up to and including each kept step: halfway to the next lower probability.
+        padded = np.concatenate([[1.0], ranked[ends], [0.0]])
+        self.cuts: Floats = ((padded[:-1] + padded[1:]) / 2)[np.concatenate([[0], kept + 1])]
 
     def curve(self, weights: Floats) -> Curve:
         """`weights` (resamples, n) in the rows' own order."""
@@ -86,7 +94,8 @@ class Ranking:
         return Curve(positives, self.cumulated(ranked) - positives)
 
     def cumulated(self, ranked: Floats) -> Floats:
-        return np.cumsum(ranked, axis=1)[:, self.ends]
+        """Sums of (resamples, n) ranked values from the top to the end of each kept step."""
+        return np.cumsum(np.add.reduceat(ranked, self._starts, axis=1), axis=1)
 
 
 def curve(y: NDArray[Any], probability: Floats, weights: Floats) -> Curve:
@@ -142,21 +151,13 @@ def choose_threshold(
     _check(y, probability, weights, amount)
     ranking = Ranking(y, probability)
     missable = ranking.fraud * (amount + costs.fee)[ranking.order]
-    cuts = _cuts(ranking.scores)
     chosen = []
     for drawn in _drawn(y, weights, seed, resamples):
         ranked = drawn[:, ranking.order]
         saved = ranking.cumulated(ranked * missable)
         excess = ranking.cumulated(ranked) * costs.review - saved  # above the cost of flagging nothing
-        chosen.append(cuts[np.argmin(np.column_stack([np.zeros(len(excess)), excess]), axis=1)])
+        chosen.append(ranking.cuts[np.argmin(np.column_stack([np.zeros(len(excess)), excess]), axis=1)])
     return float(f"{np.median(np.concatenate(chosen)[1:]):.6g}")
-
-
-def _cuts(scores: Floats) -> Floats:
-    """Halfway between neighbours, from flagging nothing to flagging everything: (distinct + 1,)."""
-    padded = np.concatenate([[1.0], scores, [0.0]])
-    halfway: Floats = (padded[:-1] + padded[1:]) / 2
-    return halfway
 
 
 def _drawn(y: NDArray[Any], weights: Floats, seed: int, resamples: int) -> Iterator[Floats]:
