@@ -1,6 +1,7 @@
 """Settings of every program, from the environment only: frozen, built once in `main()`, unknown `FRAUDOPS_` names refused."""
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,18 +20,34 @@ class Group(BaseModel):
 class AuditSettings(Group):
     """`fsync`: `always` survives the node, `interval` (every fsync_interval_ms) the process and container, and `never` leaves it to the kernel."""
 
-    fsync: Literal["always", "interval", "never"] = "interval"
-    fsync_interval_ms: int = Field(100, ge=1, le=10_000)
-    spool_max_bytes: int = Field(1 << 30, ge=1 << 20)
-    segment_max_bytes: int = Field(64 << 20, ge=1 << 16)
+    fsync: Literal["always", "interval", "never"] = Field(
+        "interval", description="What an answered prediction survives: the node, the process, or what the kernel does."
+    )
+    fsync_interval_ms: int = Field(100, ge=1, le=10_000, description="Milliseconds between two fsyncs when fsync is interval.")
+    spool_max_bytes: int = Field(
+        1 << 30, ge=1 << 20, description="Room of the audit spool; when it is full the service answers 503 rather than score unaudited."
+    )
+    segment_max_bytes: int = Field(64 << 20, ge=1 << 16, description="A spool segment is closed at this size.")
+
+
+class DriftSettings(Group):
+    """When a window of audited predictions counts as drifted from the production version's own reference."""
+
+    minimum_rows: int = Field(500, ge=50, description="A window with fewer rows is not judged.")
+    maximum_rows: int = Field(50_000, ge=1_000, le=1_000_000, description="Rows compared at most; a larger window is sampled evenly.")
+    score_threshold: float = Field(0.2, gt=0, description="PSI of the score above which a window exceeds.")
+    feature_threshold: float = Field(0.2, gt=0, description="PSI of a feature above which a window exceeds.")
+    feature_thresholds: dict[str, float] = Field(
+        {}, description='Thresholds of single features as JSON, such as {"Amount": 0.4}; the others keep feature_threshold.'
+    )
 
 
 class ProgramSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", populate_by_name=True)
 
-    state: Path = Path(".fraudops")
-    model_name: str = "credit-fraud"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    state: Path = Field(Path(".fraudops"), description="The folder that holds everything of one running product.")
+    model_name: str = Field("credit-fraud", description="The registered model's name in MLflow.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least severe log lines that are written.")
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -44,30 +61,39 @@ class ProgramSettings(BaseSettings):
 
 
 class InferenceSettings(ProgramSettings):
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=1, le=65535)
-    workers: int = Field(2, ge=1, le=64)
-    pod: str = "local"
-    admin_token: SecretStr | None = None
-    mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI")
-    record_poll_seconds: float = Field(2.0, gt=0, le=60)
-    graceful_timeout_seconds: int = Field(20, ge=1, le=600)
+    host: str = Field("127.0.0.1", description="The address that the service listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="The port that the service listens on.")
+    workers: int = Field(2, ge=1, le=64, description="Worker processes of one pod.")
+    pod: str = Field("local", description="This pod's name, as audited predictions and /reload answers carry it.")
+    admin_token: SecretStr | None = Field(None, description="Bearer token of the admin calls; without one they are refused.")
+    mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI", description="The MLflow server that bundles are fetched from.")
+    record_poll_seconds: float = Field(2.0, gt=0, le=60, description="Seconds between two looks at the serving record.")
+    graceful_timeout_seconds: int = Field(20, ge=1, le=600, description="Seconds that a stopping worker may take for the requests it has begun.")
     audit: AuditSettings = AuditSettings()
 
 
 class ShipperSettings(ProgramSettings):
-    database_url: SecretStr = Field(validation_alias="DATABASE_URL")
+    database_url: SecretStr = Field(validation_alias="DATABASE_URL", description="The audit database, postgresql://USER:PASSWORD@HOST:PORT/NAME.")
     audit: AuditSettings = AuditSettings()
 
 
-# What the command line reads from the environment itself (`--data`, `--schema`, …).
-COMMAND_LINE = frozenset({"FRAUDOPS_DATA", "FRAUDOPS_SCHEMA", "FRAUDOPS_STATE", "FRAUDOPS_URL"})
-PROGRAMS: tuple[type[ProgramSettings], ...] = (InferenceSettings, ShipperSettings)
+class DriftJobSettings(ProgramSettings):
+    drift: DriftSettings = DriftSettings()
+
+
+# What the command line reads from the environment itself, where a flag is not given.
+COMMAND_LINE = {
+    "FRAUDOPS_DATA": "The data file that `--data` names.",
+    "FRAUDOPS_SCHEMA": "The schema.yaml that `--schema` names.",
+    "FRAUDOPS_STATE": "The state folder that `--state` names.",
+    "FRAUDOPS_URL": "Where the inference service answers, instead of what `fraudops up` chose.",
+}
+PROGRAMS: tuple[type[ProgramSettings], ...] = (InferenceSettings, ShipperSettings, DriftJobSettings)
 
 
 def known_variables() -> frozenset[str]:
     """Every `FRAUDOPS_` variable that some program or the command line reads."""
-    return frozenset({name for program in PROGRAMS for name in _names(program, PREFIX)} | COMMAND_LINE)
+    return frozenset({name for program in PROGRAMS for name in _names(program, PREFIX)} | COMMAND_LINE.keys())
 
 
 def _names(model: type[BaseModel], prefix: str) -> set[str]:
@@ -85,7 +111,9 @@ def _refuse_unknown() -> None:
     known = known_variables()
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
     if unknown:
-        raise SettingsError(f"unknown setting {', '.join(unknown)}; `fraudops settings` lists the known ones")
+        near = get_close_matches(unknown[0], known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise SettingsError(f"unknown setting {', '.join(unknown)}{hint}; `fraudops settings` lists the known ones")
 
 
 def _variable(location: tuple[Any, ...]) -> str:

@@ -1,0 +1,156 @@
+import importlib
+import json
+import pkgutil
+from collections.abc import Iterator, Mapping
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import jobs
+from fraudops.errors import SettingsError
+from fraudops.settings import COMMAND_LINE, PREFIX, PROGRAMS, DriftJobSettings, InferenceSettings, ProgramSettings, ShipperSettings, known_variables
+from jobs.settings import Setting, catalogue, command, settings_of
+
+SECRET = "postgresql://audit:correct-horse@127.0.0.1:5432/audit"
+BY_NAME = {setting.variable: setting for setting in catalogue()}
+# A value that each variable accepts and that is not its default.
+OTHER = {
+    "FRAUDOPS_AUDIT__FSYNC": "always",
+    "FRAUDOPS_DRIFT__FEATURE_THRESHOLDS": '{"Amount": 0.4}',
+    "FRAUDOPS_LOG_LEVEL": "debug",
+    "FRAUDOPS_RECORD_POLL_SECONDS": "7.5",
+    "MLFLOW_TRACKING_URI": "http://127.0.0.1:5999",
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment with nothing of ours in it but what a program requires."""
+    for name in BY_NAME:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DATABASE_URL", SECRET)
+    return monkeypatch
+
+
+def leaves(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and name in ("audit", "drift"):
+            yield from leaves(value, f"{name}.")
+        else:
+            yield prefix + name, value
+
+
+def other_value(setting: Setting) -> str:
+    if setting.variable in OTHER:
+        return OTHER[setting.variable]
+    if setting.type.startswith(("integer", "number")):
+        return str(setting.default + 1)
+    return "another"
+
+
+def read_by(program: type[ProgramSettings]) -> list[Setting]:
+    name = program.__name__.removesuffix("Settings").removesuffix("Job").lower()
+    return [setting for setting in catalogue() if name in setting.programs]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_each_variable_reaches_exactly_one_setting_of_its_program(program: type[ProgramSettings], environment: pytest.MonkeyPatch) -> None:
+    before = dict(leaves(program.from_environment().model_dump()))
+    reached = set()
+    for setting in read_by(program):
+        with environment.context() as changed:
+            changed.setenv(setting.variable, other_value(setting))
+            after = dict(leaves(program.from_environment().model_dump()))
+        differing = {name for name in before if before[name] != after[name]}
+        assert len(differing) == 1, setting.variable
+        reached |= differing
+    assert reached == before.keys()
+
+
+def test_the_catalogue_lists_every_known_variable_and_no_other() -> None:
+    assert {name for name in BY_NAME if name.startswith(PREFIX)} == known_variables()
+
+
+def test_every_setting_has_a_description_that_is_a_sentence() -> None:
+    assert [name for name, setting in BY_NAME.items() if not setting.description.endswith(".")] == []
+
+
+def test_a_variable_that_two_programs_read_means_the_same_in_both() -> None:
+    for variable in BY_NAME:
+        shapes = {(s.type, str(s.default), s.description) for program in PROGRAMS for s in settings_of(program) if s.variable == variable}
+        assert len(shapes) <= 1, variable
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_an_unknown_name_is_refused_with_its_nearest_neighbour(program: type[ProgramSettings], environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("FRAUDOPS_WORKRES", "3")
+    with pytest.raises(SettingsError, match=r"unknown setting FRAUDOPS_WORKRES \(did you mean FRAUDOPS_WORKERS\?\); `fraudops settings` lists"):
+        program.from_environment()
+
+
+def test_a_setting_of_another_program_is_not_refused(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("FRAUDOPS_WORKERS", "3")
+    assert DriftJobSettings.from_environment().drift.minimum_rows == 500
+
+
+@pytest.mark.parametrize(("variable", "value"), [("FRAUDOPS_PORT", "0"), ("FRAUDOPS_PORT", "tcp://10.0.0.1:80"), ("FRAUDOPS_AUDIT__FSYNC", "sometimes")])
+def test_a_bad_value_is_refused_by_name_and_never_echoed(variable: str, value: str, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv(variable, value)
+    with pytest.raises(SettingsError) as refusal:
+        InferenceSettings.from_environment()
+    assert str(refusal.value).startswith(variable + ": ")
+    assert len(value) < 3 or value not in str(refusal.value)
+
+
+def test_a_missing_database_is_named(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("DATABASE_URL")
+    with pytest.raises(SettingsError, match="DATABASE_URL"):
+        ShipperSettings.from_environment()
+
+
+def test_settings_are_frozen() -> None:
+    settings = InferenceSettings.from_environment()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_the_command_shows_no_value_of_the_environment(arguments: list[str], environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("FRAUDOPS_ADMIN_TOKEN", "correct-horse-too")
+    environment.setenv("FRAUDOPS_POD", "pod-of-mine")
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0
+    assert not any(value in result.output for value in ("correct-horse", "pod-of-mine"))
+    assert "FRAUDOPS_ADMIN_TOKEN" in result.output
+
+
+def test_a_secret_is_not_in_the_settings_text(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("FRAUDOPS_ADMIN_TOKEN", "correct-horse-too")
+    for program in PROGRAMS:
+        assert "correct-horse" not in repr(program.from_environment())
+    assert {name for name, setting in BY_NAME.items() if setting.secret} == {"DATABASE_URL", "FRAUDOPS_ADMIN_TOKEN"}
+
+
+def test_the_command_lists_rather_than_refuses_when_a_name_is_unknown(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("FRAUDOPS_PROT", "8001")
+    result = CliRunner().invoke(command, ["--json"])
+    assert result.exit_code == 0
+    listed = json.loads(result.stdout)
+    assert listed["unknown"] == ["FRAUDOPS_PROT"]
+    assert [s["set"] for s in listed["settings"] if s["variable"] == "DATABASE_URL"] == [True]
+
+
+def test_every_variable_that_a_flag_reads_is_in_the_catalogue() -> None:
+    modules = [importlib.import_module(f"jobs.{module.name}") for module in pkgutil.iter_modules(jobs.__path__)]
+    commands = [module.command for module in modules if hasattr(module, "command")]
+    options = [option for each in commands for option in _options(each)]
+    read = {str(option.envvar) for option in options if option.envvar}
+    assert read <= COMMAND_LINE.keys()
+    assert {"FRAUDOPS_STATE"} <= read or not options
+
+
+def _options(command: click.Command) -> Iterator[click.Parameter]:
+    yield from command.params
+    for child in getattr(command, "commands", {}).values():
+        yield from _options(child)
