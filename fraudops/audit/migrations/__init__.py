@@ -1,0 +1,52 @@
+"""Alembic migrations, run by our own few lines rather than an env.py: they only ever expand, so that the previous release keeps running."""
+
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from typing import Any
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from fraudops.audit.database import create_engine, translated
+from fraudops.audit.partitions import MIGRATION_LOCK, ensure_partition
+
+# MLflow's store has an `alembic_version` too, and the two may share a database.
+VERSION_TABLE = "fraudops_schema_version"
+LOCK_SECONDS = 20
+
+
+async def upgrade(url: str) -> str:
+    """To the newest revision, in one transaction under an advisory lock, with the partitions of today and tomorrow; the revision.
+
+    Raises StoreDownError, also when a lock is not to be had within 20 s (nothing has changed then).
+    """
+    engine = create_engine(url)
+    try:
+        with translated(url):
+            async with engine.begin() as connection:
+                await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+                revision = await connection.run_sync(_upgrade)
+                raw = (await connection.get_raw_connection()).driver_connection
+                today = datetime.now(UTC).date()
+                for day in (today, today + timedelta(days=1)):
+                    await ensure_partition(raw, day)
+                return revision
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Connection) -> str:
+    config = Config()
+    config.set_main_option("script_location", str(resources.files("fraudops.audit.migrations")))
+    script = ScriptDirectory.from_config(config)
+
+    def steps(revision: Any, _context: Any) -> Any:
+        return script._upgrade_revs("head", revision)
+
+    with EnvironmentContext(config, script, fn=steps, destination_rev="head") as environment:
+        environment.configure(connection=connection, version_table=VERSION_TABLE)
+        environment.run_migrations()
+    return str(script.get_current_head())
