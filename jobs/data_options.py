@@ -27,3 +27,16 @@ prevalence_option = click.option(
     metavar="SHARE",
     help="The natural share of fraud, when the data's own share is another. [default: the sample's own; else the data counts as collected]",
 )
+drift_option = click.option(
+    "--drift",
+    default=None,
+    type=click.Choice(["covariate", "new-fraud-pattern", "amount-inflation"]),
+    help="A drift to lay over the rows.",
+)
+strength_option = click.option(
+    "--strength",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 10),
+    help="Of the drift: at 1, `covariate` is far beyond a PSI of 0.2 on a third of the features.",
+)

@@ -1,7 +1,23 @@
 """Card transactions: the packaged sample, files that fit a schema, generated rows, and the drifts that can be laid over any of them."""
 
 from fraudops.datasets.dataset import Dataset, class_weights, row_hashes, rows_digest
-from fraudops.datasets.loading import load
+from fraudops.datasets.drifts import DRIFTS, DriftName, overlay
+from fraudops.datasets.generator import GeneratedDataset, generate
+from fraudops.datasets.loading import load, packaged_sample
 from fraudops.datasets.splitting import Split, split
 
-__all__ = ["Dataset", "Split", "class_weights", "load", "row_hashes", "rows_digest", "split"]
+__all__ = [
+    "DRIFTS",
+    "Dataset",
+    "DriftName",
+    "GeneratedDataset",
+    "Split",
+    "class_weights",
+    "generate",
+    "load",
+    "overlay",
+    "packaged_sample",
+    "row_hashes",
+    "rows_digest",
+    "split",
+]
