@@ -1,0 +1,173 @@
+"""What monitor and drift ask of the audit tables. Every function raises StoreDownError while PostgreSQL is away or has no tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Text, cast, func, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from fraudops.audit.database import translated
+from fraudops.audit.tables import predictions
+
+CHUNK_ROWS = 5_000
+_HASH_RANGE = 1 << 30
+_features = msgspec.json.Decoder(dict[str, float])
+
+
+@dataclass(frozen=True)
+class Recent:
+    """Answered predictions as columns, all of length n and in order of time; `rows` is how many the window holds, of which these may be a sample."""
+
+    id: NDArray[np.str_]
+    timestamp: NDArray[np.datetime64]
+    prediction: NDArray[np.int8]
+    probability: NDArray[np.float64]
+    features: NDArray[np.float64]
+    names: tuple[str, ...]
+    rows: int
+
+
+async def recent(
+    engine: AsyncEngine, since: datetime, until: datetime, limit: int, names: Sequence[str], *, model_name: str | None = None, model_digest: str | None = None
+) -> Recent:
+    """The predictions of [since, until), of one model or version if it is named; `features` is (n, len(names)), NaN where a row has no such feature.
+
+    A window of more than `limit` rows is sampled evenly down to about `limit`, by a hash of the id: the same window gives the same rows.
+    """
+    table = predictions.c
+    conditions = [table.timestamp >= since, table.timestamp < until]
+    if model_name is not None:
+        conditions.append(table.model_name == model_name)
+    if model_digest is not None:
+        conditions.append(table.model_digest == model_digest)
+    wanted = (
+        select(table.id, table.timestamp, table.prediction, table.fraud_probability, cast(table.features, Text))
+        .where(*conditions)
+        .order_by(table.timestamp, table.id)
+    )
+    with translated():
+        async with engine.connect() as connection:
+            rows = int(await connection.scalar(select(func.count()).select_from(predictions).where(*conditions)) or 0)
+            if rows > limit:
+                hashed = func.hashtextextended(cast(table.id, Text), 0).op("&")(_HASH_RANGE - 1)
+                wanted = wanted.where(hashed < _HASH_RANGE * limit // rows)
+            columns: list[tuple[Any, ...]] = []
+            async for chunk in (await connection.stream(wanted)).partitions(CHUNK_ROWS):
+                columns.append(_columns(chunk, names))
+    return Recent(*(np.concatenate(parts) for parts in zip(_columns([], names), *columns, strict=True)), tuple(names), rows)
+
+
+def _columns(chunk: Sequence[Any], names: Sequence[str]) -> tuple[Any, ...]:
+    """One chunk as arrays: id, timestamp, prediction, probability, features (n, len(names))."""
+    nan = float("nan")
+    values = [[found.get(name, nan) for name in names] for found in (_features.decode(row[4]) if row[4] else {} for row in chunk)]
+    return (
+        np.array([row[0] for row in chunk], dtype="U36"),
+        np.array([row[1].replace(tzinfo=None) for row in chunk], dtype="datetime64[ms]"),
+        np.array([row[2] for row in chunk], dtype=np.int8),
+        np.array([row[3] for row in chunk], dtype=np.float64),
+        np.array(values, dtype=np.float64).reshape(len(chunk), len(names)),
+    )
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What was answered in a window, in all or by one version. A transaction sent again is one decision, the earliest; latencies are of all answers."""
+
+    model_version: str | None
+    model_digest: str | None
+    answers: int
+    decisions: int
+    frauds: int
+    mean_probability: float | None
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+    latency_p99_ms: float | None
+    first: datetime | None
+    last: datetime | None
+    labelled: int
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
+
+    @property
+    def fraud_rate(self) -> float | None:
+        return _ratio(self.frauds, self.decisions)
+
+    @property
+    def label_coverage(self) -> float | None:
+        return _ratio(self.labelled, self.decisions)
+
+    @property
+    def precision(self) -> float | None:
+        return _ratio(self.true_positives, self.true_positives + self.false_positives)
+
+    @property
+    def recall(self) -> float | None:
+        return _ratio(self.true_positives, self.true_positives + self.false_negatives)
+
+    @property
+    def f1(self) -> float | None:
+        return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
+
+    @property
+    def false_positive_rate(self) -> float | None:
+        return _ratio(self.false_positives, self.false_positives + self.true_negatives)
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+# A label names an answer or a transaction; of those that a decision has, the one labelled last counts.
+_ACTIVITY = text("""
+WITH answers AS (
+    SELECT id, "timestamp", transaction_id, fraud_probability, prediction, latency_ms, model_version, model_digest,
+           CASE WHEN transaction_id IS NULL THEN id
+                ELSE first_value(id) OVER (PARTITION BY transaction_id ORDER BY "timestamp", id) END AS decision
+    FROM predictions
+    WHERE "timestamp" >= :since AND "timestamp" < :until AND model_name = :model_name
+), truth AS (
+    SELECT DISTINCT ON (decision) decision, label FROM (
+        SELECT decision, label, labelled_at, received_at, labels.id FROM answers JOIN labels ON labels.prediction_id = answers.id
+        UNION ALL
+        SELECT decision, label, labelled_at, received_at, labels.id FROM answers JOIN labels ON labels.transaction_id = answers.transaction_id
+    ) AS found
+    ORDER BY decision, labelled_at DESC, received_at DESC, id DESC
+)
+SELECT model_version, model_digest,
+       count(*) AS answers,
+       count(*) FILTER (WHERE id = answers.decision) AS decisions,
+       count(*) FILTER (WHERE id = answers.decision AND prediction = 1) AS frauds,
+       avg(fraud_probability) FILTER (WHERE id = answers.decision) AS mean_probability,
+       percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY latency_ms) AS latencies,
+       min("timestamp") AS first, max("timestamp") AS last,
+       count(label) AS labelled,
+       count(*) FILTER (WHERE label = 1 AND prediction = 1) AS true_positives,
+       count(*) FILTER (WHERE label = 0 AND prediction = 1) AS false_positives,
+       count(*) FILTER (WHERE label = 1 AND prediction = 0) AS false_negatives,
+       count(*) FILTER (WHERE label = 0 AND prediction = 0) AS true_negatives
+FROM answers LEFT JOIN truth ON truth.decision = answers.id
+GROUP BY GROUPING SETS ((model_version, model_digest), ())
+ORDER BY grouping(model_version) DESC, first
+""")
+
+
+async def activity(engine: AsyncEngine, since: datetime, until: datetime, model_name: str) -> tuple[Activity, list[Activity]]:
+    """All answers of [since, until), and those of each version in order of its first. Repeats are known within the window only."""
+    with translated():
+        async with engine.connect() as connection:
+            result = await connection.execute(_ACTIVITY, {"since": since, "until": until, "model_name": model_name})
+            rows = [_activity(row._asdict()) for row in result]
+    return rows[0], rows[1:]
+
+
+def _activity(row: dict[str, Any]) -> Activity:
+    p50, p95, p99 = row.pop("latencies") or (None, None, None)
+    return Activity(latency_p50_ms=p50, latency_p95_ms=p95, latency_p99_ms=p99, **row)
