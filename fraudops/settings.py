@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fraudops.errors import SettingsError
+from fraudops.gates import GateSettings
 
 PREFIX = "FRAUDOPS_"
 
@@ -40,6 +41,28 @@ class DriftSettings(Group):
     feature_thresholds: dict[str, float] = Field(
         {}, description='Thresholds of single features as JSON, such as {"Amount": 0.4}; the others keep feature_threshold.'
     )
+
+
+class GateLimits(Group):
+    """What `validate` asks of a version before it may serve."""
+
+    roc_auc: float = Field(GateSettings.roc_auc, ge=0, le=1, description="ROC-AUC on the test rows must be above this.")
+    average_precision: float = Field(
+        GateSettings.average_precision, ge=0, le=1, description="Average precision at the natural prevalence must be at least this."
+    )
+    roc_auc_difference: float = Field(
+        GateSettings.roc_auc_difference, ge=-1, le=1, description="ROC-AUC minus production's: its lower 95 % bound must be at least this."
+    )
+    average_precision_difference: float = Field(
+        GateSettings.average_precision_difference, ge=-1, le=1, description="Average precision minus production's: its lower 95 % bound must be at least this."
+    )
+    latency_ms: float = Field(GateSettings.latency_ms, gt=0, description="Milliseconds that the median of scoring one row may take.")
+    scorer_difference: float = Field(
+        GateSettings.scorer_difference, gt=0, le=0.01, description="Probability by which scorer and pipeline may differ, whatever the bundle allows itself."
+    )
+    decision_flips: int = Field(GateSettings.decision_flips, ge=0, description="Test rows on which scorer and pipeline may decide differently.")
+    resamples: int = Field(GateSettings.resamples, ge=100, le=10_000, description="Bootstrap resamples behind every interval.")
+    seed: int = Field(GateSettings.seed, ge=0, description="Seed of the bootstrap.")
 
 
 class ProgramSettings(BaseSettings):
@@ -77,6 +100,10 @@ class ShipperSettings(ProgramSettings):
     audit: AuditSettings = AuditSettings()
 
 
+class ValidateJobSettings(ProgramSettings):
+    gates: GateLimits = GateLimits()
+
+
 class DriftJobSettings(ProgramSettings):
     drift: DriftSettings = DriftSettings()
 
@@ -88,7 +115,7 @@ COMMAND_LINE = {
     "FRAUDOPS_STATE": "The state folder that `--state` names.",
     "FRAUDOPS_URL": "Where the inference service answers, instead of what `fraudops up` chose.",
 }
-PROGRAMS: tuple[type[ProgramSettings], ...] = (InferenceSettings, ShipperSettings, DriftJobSettings)
+PROGRAMS: tuple[type[ProgramSettings], ...] = (InferenceSettings, ShipperSettings, ValidateJobSettings, DriftJobSettings)
 
 
 def known_variables() -> frozenset[str]:

@@ -35,7 +35,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def leaves(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in settings.items():
-        if isinstance(value, Mapping) and name in ("audit", "drift"):
+        if isinstance(value, Mapping) and name in ("audit", "drift", "gates"):
             yield from leaves(value, f"{name}.")
         else:
             yield prefix + name, value
@@ -44,8 +44,10 @@ def leaves(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[s
 def other_value(setting: Setting) -> str:
     if setting.variable in OTHER:
         return OTHER[setting.variable]
-    if setting.type.startswith(("integer", "number")):
+    if setting.type.startswith("integer"):
         return str(setting.default + 1)
+    if setting.type.startswith("number"):
+        return str(setting.default / 2)  # shares may not exceed 1
     return "another"
 
 
