@@ -1,0 +1,155 @@
+"""Puts a version through the gates and stores the verdict: five steps, each with what was found and why it passed or not."""
+
+import os
+import shlex
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fraudops import endpoints
+from fraudops.errors import BundleError, FraudopsError, RefusedError, StoreDownError
+from fraudops.gates import GateResult, GateSettings, intact
+from fraudops.promotion.local import FileRecordStore
+from fraudops.registry import ModelVersion, Registry
+from fraudops.settings import ValidateJobSettings
+from fraudops.state import DEFAULT_STATE, State
+from fraudops.validation import Production, store_scores, store_verdict, verdict
+from jobs import validation_report
+from jobs.data_options import data_option, prevalence_option, schema_option
+from jobs.entry import json_option, notices, output, print_json, run, state_option
+
+if TYPE_CHECKING:
+    from fraudops.candidate import Measurement, TestData
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The test data that the command line names, where it names any."""
+
+    source: str | None
+    schema: Path | None
+    prevalence: float | None
+
+
+@dataclass
+class Findings:
+    """What the steps found so far; `gates` decide."""
+
+    version: ModelVersion
+    gates: list[GateResult]
+    data: "TestData | None" = None
+    measured: "Measurement | None" = None
+    compared_to: Production | None = None
+
+
+def validate_version(
+    registry: Registry, state: State, version: str, options: DataOptions, settings: GateSettings, screen: validation_report.Screen
+) -> Findings:
+    """The five steps; stores test scores and verdict. Raises UnknownVersionError, DataError, StoreDownError; a bad bundle is a finding."""
+    found = Findings(registry.version(version), [])
+    screen.version(found.version)
+    with tempfile.TemporaryDirectory(prefix="fraudops-validate-") as folder:
+        try:
+            _take_steps(registry, state, found, options, settings, screen, Path(folder))
+        except BundleError as error:
+            found.gates = [intact(str(error))]
+            screen.broken(found.gates)
+    return found
+
+
+def _take_steps(
+    registry: Registry, state: State, found: Findings, options: DataOptions, settings: GateSettings, screen: validation_report.Screen, folder: Path
+) -> None:
+    from fraudops import candidate as steps  # scikit-learn, skops and pandas
+
+    opened = steps.open_candidate(registry, found.version, folder / "candidate")
+    found.data = data = steps.load_test_data(opened.manifest, options.source, options.schema, options.prevalence)
+    screen.data(data)
+    found.measured = measured = steps.measure(opened, data, settings)
+    screen.metrics(opened.manifest, measured, data.prevalence)
+    found.gates = steps.checks(opened, data, measured, settings)
+    screen.checks(found.gates)
+    found.compared_to = serving(state)
+    compared = steps.against_production(registry, opened, data, measured.probability, found.compared_to, state.bundles, settings)
+    screen.comparison(compared, found.compared_to)
+    found.gates += compared
+    store_scores(registry, found.version, steps.scores_of(opened, data, measured.probability))
+
+
+def serving(state: State) -> Production | None:
+    current = FileRecordStore(state.serving_record).read()[0].current
+    return Production(current.version, current.digest, current.schema_fingerprint) if current else None
+
+
+def next_command(found: Findings, passed: bool, state: State) -> str:
+    """What to type now, as it works here."""
+    number, where = found.version.version, ""
+    if state != State.at(os.environ.get("FRAUDOPS_STATE", DEFAULT_STATE)):
+        where = f" --state {shlex.quote(str(state.root))}"
+    if not passed:
+        return f"fraudops train{where}"
+    other = found.compared_to is not None and found.compared_to.schema_fingerprint != found.version.schema_fingerprint
+    return f"fraudops promote --version {number} --alias production{' --strategy rollout' if other else ''}{where}"
+
+
+def promote_now(state: State, version: str) -> tuple[dict[str, Any], FraudopsError | None]:
+    """What became of the promotion, with the error to end with when it is not in production now."""
+    from jobs.promote import promote_version
+
+    try:
+        result = promote_version(state, version, strategy="broadcast")
+    except (RefusedError, StoreDownError) as error:
+        return {"outcome": "refused" if isinstance(error, RefusedError) else "failed", "version": version, "reason": str(error)}, error
+    if result.outcome in ("done", "unchanged"):
+        return asdict(result), None
+    kind = StoreDownError if result.outcome == "unconfirmed" else RefusedError
+    return asdict(result), kind(f"the promotion of version {version} is {result.outcome}: {result.reason}")
+
+
+@click.command(name="validate")
+@click.option("--version", required=True, metavar="N", help="The version to validate.")
+@data_option
+@schema_option
+@prevalence_option
+@click.option("--auto-promote", is_flag=True, help="Promote the version to production when it passes.")
+@json_option
+@state_option
+def command(version: str, source: str | None, schema: Path | None, prevalence: float | None, auto_promote: bool, as_json: bool, state: State) -> None:
+    """Put a version through the gates and store the verdict.
+
+    The test data is the test part of the data that the version was trained on, unless --data names another file. Exit code 65: refused.
+    """
+    started = time.monotonic()
+    settings = ValidateJobSettings.from_environment()
+    limits = GateSettings(**settings.gates.model_dump())
+    registry = Registry(endpoints.mlflow_url(state), settings.model_name)
+    screen = validation_report.Screen(notices if as_json else output)
+    found = validate_version(registry, state, version, DataOptions(source, schema, prevalence), limits, screen)
+    stored = verdict(found.version.digest or "", found.data.rows.digest if found.data else None, found.gates, limits, found.compared_to, _now())
+    store_verdict(registry, found.version, stored)
+    passed = bool(stored["passed"])
+    following = next_command(found, passed, state)
+    screen.verdict(found.version, found.gates, time.monotonic() - started)
+    promotion, failure = promote_now(state, version) if passed and auto_promote else (None, None)
+    if as_json:
+        facts = validation_report.as_mapping(found.version, found.data, found.measured, stored)
+        print_json(facts | {"next": following, "promotion": promotion, "seconds": round(time.monotonic() - started, 3)})
+    if failure is not None:
+        raise failure
+    if not passed:
+        failed = ", ".join(gate.name for gate in found.gates if not gate.passed)
+        raise RefusedError(f"version {version} is refused ({failed}); the verdict is stored on it. Train another: {following}")
+    screen.next(following, promotion)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+if __name__ == "__main__":
+    run(command)
