@@ -103,7 +103,7 @@ class Promoter:
                 return await self._end(attempt, "refused", record, str(refusal))
             current = record.current
             attempt = replace(attempt, version=candidate.version, digest=candidate.digest)
-            if current and current.digest == candidate.digest and current.version == candidate.version:
+            if current and (current.digest, current.version) == (candidate.digest, candidate.version) and await self._is_newest(record):
                 return await self._finish(attempt, record, "unchanged")
             await self.journal.write(attempt)
             return await self._promote(request, candidate, attempt)
@@ -171,8 +171,12 @@ class Promoter:
 
         return list(await asyncio.gather(*(ask(pod) for pod in pods)))
 
+    async def _is_newest(self, record: ServingRecord) -> bool:
+        """False when a pod has seen a later epoch: the record came back from a backup, and only a new epoch brings the pods after it."""
+        return max([0, *await self._pod_epochs(await self.pods.list())]) <= record.epoch
+
     async def _prepare_everywhere(self, target: Target) -> str | None:
-        """None when every ready pod holds the version, else the reason of the first that does not."""
+        """None when every ready pod holds the version, else the reason of the first that does not. An unready pod has a veto only when none is ready."""
         end = self.clock.now() + self.deadlines.prepare
         asked: set[str] = set()
         while True:
@@ -181,24 +185,34 @@ class Promoter:
                 return "there is no pod to prepare; is the inference service running?"
             new = [pod for pod in pods if pod.name not in asked]
             none_ready = not any(pod.ready for pod in pods)
-            if not [pod for pod in new if pod.ready or none_ready]:
+            veto = {pod.name for pod in new if pod.ready or none_ready}
+            if not veto:
                 return None
-            asked |= {pod.name for pod in new if pod.ready or none_ready}
-            seconds = end - self.clock.now()
-            if seconds <= 0:
-                return f"not every pod was prepared within {self.deadlines.prepare:g} s"
-            answers = await asyncio.gather(*(self._prepare(pod, target, seconds) for pod in new))
-            refusals = [answer for pod, answer in zip(new, answers, strict=True) if answer and (pod.ready or none_ready)]
+            asked |= veto
+            answers = await asyncio.gather(*(self._prepare(pod, target, end, patient=pod.name in veto) for pod in new))
+            refusals = [answer for pod, answer in zip(new, answers, strict=True) if answer and pod.name in veto]
             if refusals:
                 return refusals[0]
 
-    async def _prepare(self, pod: Pod, target: Target, seconds: float) -> str | None:
-        try:
-            await self.pods.prepare(pod, target, seconds)
-        except (PodRefusedError, PodSilentError) as error:
-            return f"pod {pod.name}: {error}"
-        self.say(f"prepared on {pod.name}")
-        return None
+    async def _prepare(self, pod: Pod, target: Target, end: float, patient: bool) -> str | None:
+        """The pod's refusal, or None. A patient caller asks a silent pod again until the deadline, or until it is gone."""
+        while True:
+            seconds = end - self.clock.now()
+            if seconds <= 0:
+                return f"pod {pod.name} was not prepared within {self.deadlines.prepare:g} s"
+            try:
+                await self.pods.prepare(pod, target, seconds)
+            except PodRefusedError as error:
+                return f"pod {pod.name}: {error}"
+            except PodSilentError as error:
+                if not patient:
+                    return f"pod {pod.name}: {error}"
+                await self.clock.sleep(self.deadlines.pause)
+                if all(other.name != pod.name for other in await self.pods.list()):
+                    return None
+            else:
+                self.say(f"prepared on {pod.name}")
+                return None
 
     async def _give_up(self, target: Target, reserved: ServingRecord, token: Any, attempt: Attempt, refusal: str) -> Result:
         await self._drop(target)
@@ -237,7 +251,7 @@ class Promoter:
         if current is None:
             raise FraudopsError("a promotion was to be finished, but the record names no version")
         try:
-            late = await mirror(self.records, self.aliases, current.epoch)
+            late = await self._mirror(current.epoch)
             silent = await self._activate_everywhere(current.epoch, self.deadlines.activate)
             reason = None
             if silent:
@@ -247,6 +261,9 @@ class Promoter:
             record, _ = await self.records.read()
             return await self._end(attempt, "overtaken", record, "a later promotion has written the record")
         return await self._end(attempt, outcome, record, reason, late)
+
+    async def _mirror(self, epoch: int) -> tuple[str, ...]:
+        return await mirror(self.records, self.aliases, epoch)
 
     async def _still_mine(self, record: ServingRecord) -> None:
         latest, _ = await self.records.read()
@@ -274,10 +291,14 @@ class Promoter:
 
     async def _activate(self, pod: Pod, epoch: int, seconds: float) -> bool:
         try:
-            return await self.pods.activate(pod, epoch, seconds) >= epoch
+            reached = await self.pods.activate(pod, epoch, seconds)
         except (PodSilentError, PodRefusedError) as error:
             self.say(f"{pod.name} has not followed yet: {error}")
             return False
+        if reached > epoch:  # overtaken, unless the record is older than the pod
+            latest, _ = await self.records.read()
+            return reached <= latest.epoch
+        return reached == epoch
 
     async def _answer_silence(self, record: ServingRecord, silent: list[Pod], outcome: Outcome) -> tuple[ServingRecord, Outcome, str | None]:
         """One silent pod is deleted; more than one sends the promotion back, once; what then is still there ends it as unconfirmed."""
@@ -287,7 +308,10 @@ class Promoter:
             raise Overtaken
         if len(silent) == 1 and silent[0].name != "(no pod at all)":
             self.say(f"{names} is silent: deleting it")
-            await self.pods.delete(silent[0])
+            try:
+                await self.pods.delete(silent[0])
+            except (PodSilentError, PodRefusedError) as error:
+                self.say(f"{names} cannot be deleted: {error}")
         elif record.previous is None or current.undo or len(silent) == 1:
             return record, "failed" if record.previous is None else "unconfirmed", f"not confirmed by {names} within {self.deadlines.activate:g} s"
         else:
@@ -310,7 +334,7 @@ class Promoter:
             await self._write(back, token)
         except StaleRecordError as error:
             raise Overtaken from error
-        await mirror(self.records, self.aliases, epoch)
+        await self._mirror(epoch)
         return back
 
     async def _end(self, attempt: Attempt, outcome: Outcome, record: ServingRecord, reason: str | None = None, late: tuple[str, ...] = ()) -> Result:

@@ -63,6 +63,7 @@ class ServingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     stack: tuple[Entry, ...] = ()
     requests: tuple[Request, ...] = ()
     mirrored: int = 0
+    highest_reserved: int = 0
 
     @property
     def epoch(self) -> int:
@@ -70,7 +71,8 @@ class ServingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     @property
     def highest_epoch(self) -> int:
-        return max(self.epoch, self.reserved.epoch if self.reserved else 0)
+        """No epoch is used twice, not even one whose promotion was refused."""
+        return max(self.epoch, self.highest_reserved)
 
     def first_reservation(self, request: str) -> int | None:
         """The epoch that this request's first try reserved, None if it is unknown (or long forgotten)."""
@@ -85,7 +87,7 @@ def reserve(record: ServingRecord, reservation: Reservation) -> ServingRecord:
     requests = record.requests
     if record.first_reservation(reservation.by) is None:
         requests = (Request(id=reservation.by, epoch=reservation.epoch), *requests)[:REQUEST_LIMIT]
-    return msgspec.structs.replace(record, reserved=reservation, requests=requests)
+    return msgspec.structs.replace(record, reserved=reservation, requests=requests, highest_reserved=reservation.epoch)
 
 
 def commit(record: ServingRecord) -> ServingRecord:
@@ -103,7 +105,11 @@ def commit(record: ServingRecord) -> ServingRecord:
         verdict=reserved.verdict,
         waiver=reserved.waiver,
     )
-    stack = record.stack[1:] if reserved.rollback else ((record.current, *record.stack)[:STACK_LIMIT] if record.current else ())
+    stack = record.stack
+    if reserved.rollback:
+        stack = stack[1:]
+    elif record.current and (record.current.version, record.current.digest) != (reserved.version, reserved.digest):
+        stack = (record.current, *stack)[:STACK_LIMIT]
     return msgspec.structs.replace(record, current=entry, previous=record.current, stack=stack, reserved=None)
 
 

@@ -1,0 +1,39 @@
+"""Brings after the serving record what is late, and reports what somebody moved by hand."""
+
+from dataclasses import dataclass
+
+from fraudops.promotion.ports import Aliases, Records
+from fraudops.promotion.protocol import Overtaken, mirror
+
+
+@dataclass(frozen=True)
+class Findings:
+    """`late` is what could not be brought now; `alias` says that production's alias was moved by hand, and to what."""
+
+    late: tuple[str, ...] = ()
+    alias: str | None = None
+    mirrored: bool = False
+
+
+async def reconcile(records: Records, aliases: Aliases) -> Findings:
+    """An alias that differs while `mirrored` < `epoch` is late and is written; one that differs afterwards is a wish, which is reported.
+
+    The caller holds the promotion lock. Raises StoreDownError when the registry is away although nothing is late.
+    """
+    record, _ = await records.read()
+    if record.current is None:
+        return Findings()
+    if record.mirrored < record.epoch:
+        try:
+            late = await mirror(records, aliases, record.epoch)
+        except Overtaken:
+            return Findings()
+        return Findings(late=late, mirrored=not late)
+    alias = await aliases.get("production")
+    if alias == record.current.version:
+        return Findings()
+    found = f"points at version {alias}" if alias else "is missing"
+    remedy = "promote that version, or promote the serving one to set it back"
+    return Findings(
+        alias=f"the registry's alias production {found}, but version {record.current.version} serves: it was moved by hand and is not followed; {remedy}"
+    )

@@ -1,0 +1,109 @@
+"""Moves a version to production: every worker serves it afterwards, or nothing has changed and the reason is written down."""
+
+import asyncio
+import getpass
+import json
+import os
+import time
+import uuid
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from fraudops.errors import RefusedError, SettingsError, StoreDownError
+from fraudops.promotion.gate import admit
+from fraudops.promotion.here import local_promoter, local_registry
+from fraudops.promotion.ports import Candidate
+from fraudops.promotion.protocol import Request, Result
+from fraudops.promotion.record import ServingRecord, Strategy
+from fraudops.registry import TAG_WAIVER, ModelVersion, Registry
+from fraudops.state import State
+from jobs.entry import json_option, notices, output, print_json, run, state_option
+
+MODEL = "credit-fraud"
+
+
+def who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def say(text: str) -> None:
+    notices.print(f"[dim]{text}[/]")
+
+
+def promote_version(state: State, version: str, *, reason: str | None = None, force: bool = False, strategy: Strategy = "broadcast") -> Result:
+    """The whole promotion; `reason` with `force` writes a waiver for exactly this version's digest first. Raises StoreDownError, UnknownVersionError."""
+    registry = local_registry(state, MODEL)
+    promoter = local_promoter(state, MODEL, say)
+
+    async def choose(record: ServingRecord) -> Candidate:
+        candidate = registry.version(version)
+        if force and candidate.digest:
+            candidate = _waive(registry, candidate, candidate.digest, reason or "")
+        return admit(candidate, record, strategy, lambda admitted: _compare_again(registry, admitted, record))
+
+    request = Request(id=str(uuid.uuid4()), requested_by=who(), choose=choose, version=version, strategy=strategy)
+    return asyncio.run(promoter.run(request))
+
+
+def _waive(registry: Registry, version: ModelVersion, digest: str, reason: str) -> ModelVersion:
+    waiver = {"digest": digest, "reason": reason, "who": who(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    registry.set_tag(version.version, TAG_WAIVER, json.dumps(waiver))
+    return replace(version, waiver=waiver)
+
+
+def _compare_again(registry: Registry, candidate: ModelVersion, record: ServingRecord) -> Any:
+    from fraudops.gates import GateSettings
+    from fraudops.validation import recompare
+
+    if record.current is None:
+        return []
+    return recompare(registry, candidate, registry.version(record.current.version), GateSettings())
+
+
+def report(result: Result, seconds: float, as_json: bool) -> None:
+    """Prints the outcome and raises the error whose exit code it has."""
+    if as_json:
+        print_json(asdict(result) | {"seconds": round(seconds, 3)})
+    if result.outcome in ("done", "unchanged"):
+        if not as_json:
+            done = "serves on every worker" if result.outcome == "done" else "is in production already: nothing was pushed"
+            output.print(f"version {result.version} {done} (epoch {result.epoch}, {seconds:.1f} s)")
+        if result.late:
+            notices.print(f"[yellow]late:[/] {', '.join(result.late)}: MLflow is away; the reconciler writes it when it is back")
+        return
+    serves = f"version {result.version} serves (epoch {result.epoch})" if result.version else "no model serves"
+    if result.outcome == "unconfirmed":
+        raise StoreDownError(f"unconfirmed: the record names version {result.version} (epoch {result.epoch}), but {result.reason}; see `fraudops status`")
+    raise RefusedError(f"{result.outcome}: {result.reason}; {serves}")
+
+
+@click.command(name="promote")
+@click.option("--version", required=True, metavar="N", help="The version to promote.")
+@click.option("--alias", type=click.Choice(["production"]), default="production", show_default=True, help="Where to.")
+@click.option("--strategy", type=click.Choice(["broadcast", "rollout"]), default="broadcast", show_default=True, help="A change of schema goes by rollout.")
+@click.option("--force", is_flag=True, help="Promote without a passing verdict; writes a waiver with the reason.")
+@click.option("--reason", metavar="TEXT", help="Why the gates are waived (with --force).")
+@json_option
+@state_option
+def command(version: str, alias: str, strategy: Strategy, force: bool, reason: str | None, as_json: bool, state: State) -> None:
+    """Move a version to production, everywhere or nowhere.
+
+    The version needs a passing verdict for exactly its bundle. Every worker prepares it beside the one it serves; one refusal, and nothing has changed.
+    """
+    if force and not (reason or "").strip():
+        raise SettingsError("--force needs --reason TEXT: it is kept in the waiver")
+    if reason and not force:
+        raise SettingsError("--reason belongs to --force")
+    started = time.monotonic()
+    result = promote_version(state, version, reason=reason, force=force, strategy=strategy)
+    report(result, time.monotonic() - started, as_json)
+
+
+if __name__ == "__main__":
+    run(command)

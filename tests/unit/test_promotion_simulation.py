@@ -1,0 +1,136 @@
+"""The promotion protocol, searched for violations of what must hold; and the search itself, tried on protocols with one rule switched off."""
+
+import os
+from typing import Any
+
+import pytest
+
+from fraudops.errors import StoreDownError
+from fraudops.promotion import record as records_of
+from fraudops.promotion.ports import Pod, StaleRecordError, Target, UnknownWriteError
+from fraudops.promotion.protocol import Promoter, Result
+from tests.simulation.scenario import Scenario
+from tests.simulation.world import Rules, Violation
+
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "500"))
+SEARCH = 4000
+
+
+def test_what_must_hold_holds_in_every_seed() -> None:
+    ended: dict[str, int] = {}
+    for seed in range(SEEDS):
+        scenario = Scenario(seed)
+        try:
+            scenario.run()
+        except Violation as violation:
+            pytest.fail(f"seed {seed}: {violation}")
+        for result in scenario.results.values():
+            ended[result.outcome] = ended.get(result.outcome, 0) + 1
+    assert ended["done"] > SEEDS / 5, ended
+    assert {"refused", "failed", "overtaken", "unconfirmed", "unchanged"} <= ended.keys()
+
+
+class CommitsWithALaterRead(Promoter):
+    """The commit is compared with a read of its own instead of with the reservation's token."""
+
+    async def _write(self, wanted: Any, token: Any) -> Any:
+        if wanted.reserved is None and wanted.current and not wanted.current.undo:
+            _, token = await self.records.read()
+        return await super()._write(wanted, token)
+
+
+class ActivatesThePodsOfBefore(Promoter):
+    """The pods to activate are those that were listed before the commit."""
+
+    before: tuple[Pod, ...] = ()
+
+    async def _prepare_everywhere(self, target: Target) -> str | None:
+        self.before = tuple(await self.pods.list())
+        return await super()._prepare_everywhere(target)
+
+    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[Pod]:
+        for pod in self.before:
+            await self._activate(pod, epoch, 1.0)
+        return []
+
+
+class ForgetsItsTries(Promoter):
+    """A retry begins anew instead of finishing or ending what an earlier try of the same request left."""
+
+    async def _resume(self, *_: Any) -> Result | None:
+        return None
+
+
+class MirrorsWithoutLookingAgain(Promoter):
+    """The alias is written and noted without a second look at the record."""
+
+    async def _mirror(self, epoch: int) -> tuple[str, ...]:
+        try:
+            record, _ = await self.records.read()
+            await self.aliases.set("production", record.current.version if record.current else "")
+            latest, token = await self.records.read()
+            await self.records.compare_and_set(records_of.mirror(latest, latest.epoch), token)
+        except (StaleRecordError, UnknownWriteError, StoreDownError):
+            return ("alias",)
+        return ()
+
+
+class IgnoresThePodsEpochs(Promoter):
+    """A reservation above the record's epoch alone."""
+
+    async def _pod_epochs(self, pods: Any) -> list[int]:
+        return []
+
+
+class TakesSilenceForConsent(Promoter):
+    """Who does not answer the activation is taken to have followed."""
+
+    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[Pod]:
+        await super()._activate_everywhere(epoch, 2.0)
+        return []
+
+
+class DoesNotAskTheReadyAgain(Promoter):
+    """Pods are listed once for the prepare, and never again before the commit; and whoever cannot follow afterwards is waited for no longer."""
+
+    async def _prepare_everywhere(self, target: Target) -> str | None:
+        end = self.clock.now() + self.deadlines.prepare
+        for pod in await self.pods.list():
+            await self._prepare(pod, target, end, patient=False)
+        return None
+
+
+class UndoesWithoutComparing(Promoter):
+    """The way back is written over whatever the record says by then."""
+
+    async def _undo(self, record: Any, silent: list[Pod]) -> Any:
+        _, token = await self.records.read()
+        back = records_of.undo(record, record.epoch + 1, self.clock.timestamp())
+        await self._write(back, token)
+        return back
+
+
+@pytest.mark.parametrize(
+    ("rules", "promoter"),
+    [
+        pytest.param(Rules(refuse_lower_epochs=False), Promoter, id="pods refuse lower epochs"),
+        pytest.param(Rules(pods_poll=False), Promoter, id="pods read the record by themselves"),
+        pytest.param(Rules(list_all=False), Promoter, id="unready and terminating pods are activated too"),
+        pytest.param(Rules(gone_means_gone=False), Promoter, id="a deletion asked for is not gone"),
+        pytest.param(Rules(), CommitsWithALaterRead, id="the commit is compared with the reservation"),
+        pytest.param(Rules(), ActivatesThePodsOfBefore, id="the pods are listed after the commit"),
+        pytest.param(Rules(), ForgetsItsTries, id="a try finishes what its request began"),
+        pytest.param(Rules(), MirrorsWithoutLookingAgain, id="the mirror looks at the record again"),
+        pytest.param(Rules(), IgnoresThePodsEpochs, id="the reservation is above every pod's epoch"),
+        pytest.param(Rules(), TakesSilenceForConsent, id="silence is not consent"),
+        pytest.param(Rules(), DoesNotAskTheReadyAgain, id="a ready pod has a veto"),
+        pytest.param(Rules(), UndoesWithoutComparing, id="the way back is compared with the own commit"),
+    ],
+)
+def test_the_search_finds_a_violation_when_a_rule_is_switched_off(rules: Rules, promoter: type[Promoter]) -> None:
+    for seed in range(SEARCH):
+        try:
+            Scenario(seed, rules, promoter).run()
+        except Violation:
+            return
+    pytest.fail(f"no violation in {SEARCH} seeds: the search is blind to this rule")
