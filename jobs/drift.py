@@ -1,0 +1,80 @@
+"""Compares what the production version has scored lately with that version's own reference. Drift found is a successful run: it exits 0."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from fraudops.drift import SCORE, Verdict
+from fraudops.settings import DriftJobSettings
+from fraudops.state import State
+from jobs import drift_text
+from jobs.entry import json_option, output, print_json, run, state_option
+
+if TYPE_CHECKING:
+    from fraudops.drift_runs import DriftRun
+
+SHOWN_COLUMNS = 8
+LAST = "last"
+STYLES: dict[Verdict, str] = {"none": "bold green", "warning": "bold yellow", "alarm": "bold red", "not enough rows": "bold yellow"}
+
+
+def _to_since(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | str | None:
+    if value is None or value == LAST:
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise click.BadParameter(f"give an ISO time such as 2026-11-02T12:00:00Z, or `{LAST}`") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@click.command(name="drift")
+@click.option("--hours", type=click.FloatRange(0, 24 * 366, min_open=True), default=24.0, show_default=True, help="The window: the last N hours.")
+@click.option("--since", callback=_to_since, metavar="TIME", help=f"The window begins here instead: an ISO time (UTC), or `{LAST}`: where the last run ended.")
+@json_option
+@state_option
+def command(hours: float, since: datetime | str | None, as_json: bool, state: State) -> None:
+    """Compare what was scored with the production version's reference.
+
+    PSI of every feature and of the score. One above its threshold is a warning, in two windows running an alarm; the exit code is 0 either way.
+    """
+    from jobs.drift_scan import Asked, scan
+
+    settings = DriftJobSettings.from_environment()
+    found = asyncio.run(scan(state, settings.drift, Asked(hours, since), settings.model_name))
+    if as_json:
+        print_json(found.report())
+    else:
+        show(found)
+
+
+def show(found: "DriftRun") -> None:
+    """The report as a person reads it: verdict, columns, decision rate, and what to do."""
+    output.print(Text(drift_text.title(found)))
+    output.print(Text(drift_text.verdict_line(found), STYLES[found.verdict]))
+    if found.columns:
+        output.print(_table(found))
+    for line in drift_text.lines(found):
+        output.print(Text(line))
+    if found.html_path:
+        output.print(Text(f"report: {found.html_path}"))
+
+
+def _table(found: "DriftRun") -> Table:
+    table = Table("column", "PSI", "threshold", "", box=None, pad_edge=False)
+    ordered = sorted(found.columns, key=lambda column: (column.name != SCORE, -column.psi))
+    for column in ordered[: SHOWN_COLUMNS + 1]:
+        name = f"{column.name} (the score)" if column.name == SCORE else column.name
+        table.add_row(name, f"{column.psi:.3f}", f"{column.threshold:g}", "[bold red]exceeded[/]" if column.exceeded else "")
+    left = len(ordered) - SHOWN_COLUMNS - 1
+    if left > 0:
+        table.add_row(f"… and {left} with less", "", "", "")
+    return table
+
+
+if __name__ == "__main__":
+    run(command)

@@ -1,0 +1,171 @@
+"""One drift scan: the reference from the bundle, the window's rows from PostgreSQL, the verdict, its row and its HTML."""
+
+import uuid
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from fraudops import drift_runs, endpoints
+from fraudops.audit.database import create_engine
+from fraudops.audit.queries import recent
+from fraudops.bundle import DRIFT_REFERENCE, Manifest, check_files, read_manifest
+from fraudops.drift import SCORE, decision_rate, join_windows, judge
+from fraudops.drift_runs import DriftRun, PreviousRun
+from fraudops.errors import BundleError, SettingsError
+from fraudops.promotion.local import FileRecordStore
+from fraudops.promotion.record import Entry
+from fraudops.registry import Registry
+from fraudops.settings import DriftSettings
+from fraudops.state import State
+from jobs import drift_text
+from jobs.drift_report import Comparison, keep_latest
+
+KEPT_REPORTS = 50
+LAST = "last"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The window as the user gave it: the last `hours`, or from `since` on; `last` is where the last run of this version ended."""
+
+    hours: float = 24.0
+    since: datetime | str | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the production version carries: its manifest, and features and score (float64) of its own validation rows."""
+
+    entry: Entry
+    manifest: Manifest
+    rows: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Window:
+    """Audited rows of [start, end): `rows` in all, the `current` ones to compare, `positives` of `decisions`, and the window before."""
+
+    start: datetime
+    end: datetime
+    rows: int
+    current: pd.DataFrame
+    decisions: int
+    positives: int
+    before: PreviousRun | None
+
+
+async def scan(state: State, limits: DriftSettings, asked: Asked, model_name: str = "credit-fraud") -> DriftRun:
+    """Judges one window up to now, stores it and writes its HTML.
+
+    Raises SettingsError without a production version, StoreDownError without PostgreSQL, BundleError when the reference is not the bundle's own.
+    """
+    reference = read_reference(state, production(state), model_name)
+    thresholds = column_thresholds(reference.manifest, limits)
+    engine = create_engine(endpoints.database_url(state))
+    try:
+        window = await _read(engine, reference, asked, limits.maximum_rows)
+        found = _compare(reference, window, thresholds, limits.minimum_rows, state.reports)
+        await drift_runs.record(engine, found)
+    finally:
+        await engine.dispose()
+    return found
+
+
+def production(state: State) -> Entry:
+    """What the serving record says is served. Raises SettingsError when nothing is."""
+    entry = FileRecordStore(state.serving_record).read()[0].current
+    if entry is None:
+        raise SettingsError(
+            f"no version is in production in {state.root}: run `fraudops promote --version N --alias production` (`fraudops models` lists them)"
+        )
+    return entry
+
+
+def read_reference(state: State, entry: Entry, model_name: str) -> Reference:
+    """From the service's cache of bundles, else from MLflow. Raises BundleError."""
+    cached = state.bundles / entry.digest
+    if cached.is_dir():
+        return _open(cached, entry)
+    with TemporaryDirectory(prefix="fraudops-drift-") as folder:
+        registry = Registry(endpoints.mlflow_url(state), model_name)
+        registry.download_bundle(registry.version(entry.version), Path(folder))
+        return _open(Path(folder), entry)
+
+
+def _open(folder: Path, entry: Entry) -> Reference:
+    manifest = read_manifest(folder, entry.digest)
+    check_files(folder, manifest)
+    if DRIFT_REFERENCE not in manifest.files:
+        raise BundleError(f"the bundle carries no {DRIFT_REFERENCE}: train the version again with this release")
+    frame = pd.read_parquet(folder / DRIFT_REFERENCE)
+    columns = [*manifest.feature_schema.names, SCORE]
+    missing = [name for name in columns if name not in frame]
+    if missing or frame.empty:
+        raise BundleError(f"{DRIFT_REFERENCE} {f'lacks the column {missing[0]}' if missing else 'has no rows'}: train the version again with this release")
+    return Reference(entry, manifest, frame[columns].astype(np.float64))
+
+
+def column_thresholds(manifest: Manifest, limits: DriftSettings) -> dict[str, float]:
+    """The threshold of the score and of every feature, the score first. Raises SettingsError for a threshold of a column that the model does not have."""
+    names = manifest.feature_schema.names
+    for name in limits.feature_thresholds:
+        if name not in names:
+            raise SettingsError(f"FRAUDOPS_DRIFT__FEATURE_THRESHOLDS names {name!r}, which is no feature of the model in production ({', '.join(names)})")
+    return {SCORE: limits.score_threshold} | {name: limits.feature_thresholds.get(name, limits.feature_threshold) for name in names}
+
+
+async def _read(engine: AsyncEngine, reference: Reference, asked: Asked, maximum_rows: int) -> Window:
+    digest, names = reference.entry.digest, reference.manifest.feature_schema.names
+    now = datetime.now(UTC)
+    start = _start(asked, now, await drift_runs.latest(engine, digest))
+    found = await recent(engine, start, now, maximum_rows, names, model_digest=digest)
+    # Rows whose features cannot be read here have nothing to compare
+    current = pd.DataFrame(found.features, columns=list(names)).assign(**{SCORE: found.probability}).dropna()
+    before = await drift_runs.window_before(engine, digest, start)
+    return Window(start, now, found.rows, current, len(found.prediction), int(found.prediction.sum()), before)
+
+
+def _start(asked: Asked, now: datetime, last: PreviousRun | None) -> datetime:
+    if asked.since == LAST:
+        if last is None:
+            raise SettingsError("this version has no drift run yet that a window could begin after: give --hours N or --since TIME")
+        return last.end
+    if isinstance(asked.since, datetime):
+        if asked.since >= now:
+            raise SettingsError(f"--since {asked.since.isoformat()} lies in the future")
+        return asked.since
+    return join_windows(now - timedelta(hours=asked.hours), now, last.end if last else None)
+
+
+def _compare(reference: Reference, window: Window, thresholds: dict[str, float], minimum_rows: int, reports: Path) -> DriftRun:
+    enough = len(window.current) >= minimum_rows
+    comparison = Comparison(reference.rows, window.current, thresholds) if enough else None
+    columns = tuple(comparison.columns) if comparison else ()
+    found = DriftRun(
+        id=uuid.uuid4(),
+        at=datetime.now(UTC),
+        start=window.start,
+        end=window.end,
+        model_version=reference.entry.version,
+        model_digest=reference.entry.digest,
+        sample=reference.manifest.dataset.sample,
+        reference_rows=len(reference.rows),
+        minimum_rows=minimum_rows,
+        rows=window.rows,
+        compared=len(window.current),
+        verdict=judge(len(window.current), minimum_rows, columns, window.before is not None and window.before.exceeded),
+        columns=columns,
+        rate=decision_rate(window.decisions, window.positives, reference.manifest.expected_decision_rate),
+        before=window.before,
+    )
+    if comparison is None:
+        return found
+    path = reports / f"drift-{found.end:%Y%m%dT%H%M%S}-{found.id.hex[:8]}.html"
+    comparison.write_html(path, drift_text.title(found), [drift_text.verdict_line(found), *drift_text.lines(found)])
+    keep_latest(reports, KEPT_REPORTS)
+    return replace(found, html_path=str(path))
