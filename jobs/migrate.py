@@ -20,7 +20,8 @@ def command(state: State, wait_seconds: float) -> None:
 
     Makes the partitions of today and tomorrow too. Exits 75 when PostgreSQL is not to be had in time.
     """
-    from fraudops.audit.database import address, migrate
+    from fraudops.audit.connection import address
+    from fraudops.audit.database import migrate
 
     url = database_url(state)
     deadline = time.monotonic() + wait_seconds

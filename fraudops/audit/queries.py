@@ -59,7 +59,8 @@ async def recent(
             columns: list[tuple[Any, ...]] = []
             async for chunk in (await connection.stream(wanted)).partitions(CHUNK_ROWS):
                 columns.append(_columns(chunk, names))
-    return Recent(*(np.concatenate(parts) for parts in zip(_columns([], names), *columns, strict=True)), tuple(names), rows)
+    id_, timestamp, prediction, probability, features = (np.concatenate(parts) for parts in zip(_columns([], names), *columns, strict=True))
+    return Recent(id_, timestamp, prediction, probability, features, tuple(names), rows)
 
 
 def _columns(chunk: Sequence[Any], names: Sequence[str]) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 A writer owns a series of segment files; `flock` says which one it still appends to, and a segment whose lock is free belongs to nobody and may be adopted.
 """
 
+from fraudops.spool.reader import SpoolReader
 from fraudops.spool.writer import SpoolWriter
 
-__all__ = ["SpoolWriter"]
+__all__ = ["SpoolReader", "SpoolWriter"]

@@ -30,7 +30,7 @@ class SpoolWriter:
         """Creates the folder and a first segment. Raises StoreDownError when the disk refuses."""
         self._folder, self._writer, self._settings = folder, writer, settings
         self._always, self._never = settings.fsync == "always", settings.fsync == "never"
-        self._limit = max(1 << 16, min(settings.segment_max_bytes, settings.spool_max_bytes // 16))
+        self._limit = max(settings.spool_max_bytes // 1024, min(settings.segment_max_bytes, settings.spool_max_bytes // 16))
         self._lock, self._sync_lock, self._stopping = threading.Lock(), threading.Lock(), threading.Event()
         self._descriptor = -1
         self._retired: list[int] = []
@@ -90,10 +90,9 @@ class SpoolWriter:
         try:
             written = os.write(self._descriptor, frames)
         except OSError as error:
-            self._undo()
             raise _refusal(error) from error
         if written != size:
-            self._undo()
+            self._undo(count)
             raise SpoolFullError(f"the disk of the audit spool is full: {self._folder}")
         self._ordinal += count
         self._size += size
@@ -102,11 +101,14 @@ class SpoolWriter:
         if self._size >= self._limit:
             self._retire()
 
-    def _undo(self) -> None:
-        """Takes half a write back. Where even that fails, the segment ends in a torn tail, which readers cut, and the next append has a new one."""
+    def _undo(self, count: int) -> None:
+        """Takes half a write back. Of several frames a reader may have taken the first ones and stand behind them: then nothing may follow in this segment."""
         try:
             os.ftruncate(self._descriptor, self._size)
+            spoilt = count > 1
         except OSError:
+            spoilt = True
+        if spoilt:
             self._retire()
 
     def _open(self) -> None:

@@ -1,0 +1,64 @@
+"""PostgreSQL by plain asyncpg: connections, and which of its errors mean "away for now". Light: the shipper imports no SQLAlchemy."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from fraudops.errors import SettingsError
+
+CONNECT_SECONDS = 10.0
+# SQLSTATEs that pass without our doing: connection, resources, shutdown and recovery, locks, conflicts, a standby, a role or database not there yet.
+TEMPORARY = ("08", "53", "57", "55", "40", "25006", "28", "3D", "58", "XX")
+NO_SCHEMA = ("42P01", "42703", "3F000")
+
+
+def dsn(url: str) -> str:
+    """The URL as asyncpg takes it: `postgres://` and any `postgresql+driver://` included. Raises SettingsError without quoting it."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
+        raise SettingsError("DATABASE_URL must begin with postgresql:// (postgres:// is taken as the same)")
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        raise SettingsError("DATABASE_URL: the port is not a number (a / or @ in the password must be written %2F or %40)") from None
+    return f"postgresql://{rest}"
+
+
+def address(url: str) -> str:
+    """Host, port and database of the URL: what a message may name."""
+    parts = urlsplit(url)
+    return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+
+
+async def connect(url: str, program: str = "fraudops") -> Any:
+    """A plain asyncpg connection, in UTC. Raises what asyncpg raises: use within `translated`."""
+    return await asyncpg.connect(dsn(url), timeout=CONNECT_SECONDS, server_settings={"application_name": program, "timezone": "UTC"})
+
+
+def sqlstate(error: BaseException) -> str:
+    """The five characters of PostgreSQL's error, also from inside SQLAlchemy's wrapping; "" when it is none of PostgreSQL's."""
+    inner = getattr(error, "orig", None) or error
+    return str(getattr(inner, "sqlstate", None) or "")
+
+
+def why_away(error: BaseException) -> str | None:
+    """Why nothing can be done now, in words that quote no data; None when the error is about what was asked."""
+    state = sqlstate(error)
+    if state in NO_SCHEMA:
+        return "has not the audit's tables, or older ones: run `fraudops migrate`"
+    if state.startswith("28"):
+        return "refuses this user or password: check DATABASE_URL"
+    if state.startswith("3D"):
+        return "has no such database: check DATABASE_URL"
+    if state.startswith(TEMPORARY):
+        return f"cannot do it now (SQLSTATE {state}): try again"
+    if state:
+        return None
+    inner = getattr(error, "orig", None) or error
+    cause = inner.__cause__ or inner
+    if isinstance(cause, asyncpg.DataError):
+        return None
+    if isinstance(cause, (OSError, TimeoutError, asyncpg.InterfaceError)) or getattr(error, "connection_invalidated", False):
+        return f"does not answer ({type(cause).__name__}): is it running, and is DATABASE_URL right?"
+    return None

@@ -1,0 +1,50 @@
+"""What the shipper says of itself, in `run/shipper.json`: written whole each second, read by status and monitor."""
+
+import contextlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from fraudops.state import State
+
+STALE_SECONDS = 5.0
+
+
+class ShipperState(msgspec.Struct, kw_only=True):
+    """Counters run since the process began. `oldest_at` is when the oldest answer was given that is only in the spool."""
+
+    pid: int
+    at: datetime
+    doing: str
+    backlog_bytes: int = 0
+    backlog_segments: int = 0
+    oldest_at: datetime | None = None
+    shipped: int = 0
+    replayed: int = 0
+    set_aside: int = 0
+    missing: int = 0
+    last_error: str | None = None
+
+    def stale(self, now: datetime) -> bool:
+        """Whether the shipper has not written for so long that it must be dead or hung."""
+        return (now - self.at).total_seconds() > STALE_SECONDS
+
+
+def shipper_path(state: State) -> Path:
+    return state.run / "shipper.json"
+
+
+def write_shipper_state(state: State, current: ShipperState) -> None:
+    current.at = datetime.now(UTC)
+    path = shipper_path(state)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_bytes(msgspec.json.encode(current))
+    unfinished.replace(path)
+
+
+def read_shipper_state(state: State) -> ShipperState | None:
+    """None when no shipper ever ran here, or another release wrote what we cannot read."""
+    with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
+        return msgspec.json.decode(shipper_path(state).read_bytes(), type=ShipperState)
+    return None

@@ -1,0 +1,168 @@
+"""The reading side of the spool: every segment of every writer, in each writer's order, from positions recorded after the rows were safe elsewhere."""
+
+import fcntl
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fraudops.errors import StoreDownError
+from fraudops.spool.frames import MAX_FRAME, frame_at, next_frame
+from fraudops.spool.segments import Segment, adopt, list_segments, spool_bytes
+
+# A piece that holds no whole frame is read again this large: damage must be longer than any frame to hide the next one.
+CHUNK = 4 * MAX_FRAME
+POSITION = ".position"
+LOCK = "shipper.lock"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What lies between two positions of a segment: payloads, or one damaged stretch. `missing` counts records that must have stood there."""
+
+    start: int
+    end: int
+    ordinal: int
+    payloads: list[bytes] = field(default_factory=list)
+    damaged: bytes = b""
+    missing: int = 0
+
+
+class SegmentReader:
+    """One segment. While its writer lives it is read as far as it is valid; once adopted, what cannot be read is a damaged stretch, at its end a torn tail."""
+
+    def __init__(self, folder: Path, segment: Segment) -> None:
+        self.segment = segment
+        self._path = folder / segment.name
+        self._position_path = folder / (segment.name + POSITION)
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        self._adopted = False
+        self.position, self._ordinal = _load(self._position_path)
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def read(self, budget: int) -> Piece | None:
+        """The next piece of about `budget` bytes; None when there is nothing yet."""
+        self._adopted = self._adopted or adopt(self._descriptor)
+        for length in (min(budget, CHUNK), CHUNK):
+            data = os.pread(self._descriptor, length, self.position)
+            piece = self._frames(data)
+            if piece or len(data) < length:
+                return piece or (self._damage(data) if data else None)
+        return self._damage(data)
+
+    def finished(self) -> bool:
+        """Nobody writes to it any more, and everything in it was committed."""
+        self._adopted = self._adopted or adopt(self._descriptor)
+        return self._adopted and self.position >= self.size
+
+    def commit(self, piece: Piece) -> None:
+        """Records that the piece is safe elsewhere. Not synced: a position that is lost makes rows come again, which changes nothing."""
+        unfinished = self._position_path.with_suffix(".tmp")
+        unfinished.write_text(f"{piece.end} {piece.ordinal}\n")
+        unfinished.replace(self._position_path)
+        self.position, self._ordinal = piece.end, piece.ordinal
+
+    def remove(self) -> None:
+        """Deletes the finished segment. Its lock is held until it is gone, so that nobody else takes it up."""
+        self._path.unlink(missing_ok=True)
+        self._position_path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _frames(self, data: bytes) -> Piece | None:
+        payloads, offset, ordinal, missing = [], 0, self._ordinal, 0
+        while frame := frame_at(data, offset):
+            payloads.append(frame.payload)
+            missing += max(0, frame.ordinal - ordinal)
+            offset, ordinal = frame.end, frame.ordinal + 1
+        return Piece(self.position, self.position + offset, ordinal, payloads, missing=missing) if payloads else None
+
+    def _damage(self, data: bytes) -> Piece | None:
+        """At the position stands no valid frame: an unfinished write, or damage. Of a live segment only what a later valid frame proves is believed,
+        and only after reading once more: the bytes between may have been written while we read."""
+        following = next_frame(data, 1)
+        if not self._adopted:
+            if following is None:
+                return None
+            data = os.pread(self._descriptor, CHUNK, self.position)
+            if frame_at(data, 0):
+                return self._frames(data)
+            following = next_frame(data, 1)
+        if following is None:
+            following = len(data) if len(data) < CHUNK else CHUNK - MAX_FRAME
+        return Piece(self.position, self.position + following, self._ordinal, damaged=data[:following])
+
+
+@dataclass(frozen=True)
+class Backlog:
+    bytes: int
+    segments: int
+
+
+class SpoolReader:
+    """All segments of a folder, for the one shipper that works on it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Waits for nobody: raises StoreDownError when another shipper holds the folder."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder = folder
+        self._readers: dict[Segment, SegmentReader] = {}
+        self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise StoreDownError(f"another shipper works on {folder}") from error
+        self._forget_lost_positions()
+
+    def read(self, budget: int) -> list[tuple[SegmentReader, Piece]]:
+        """A piece of each writer's oldest segment that still has one, about `budget` bytes in all. Finished segments are removed on the way."""
+        oldest = self._oldest()
+        share = budget // max(1, len(oldest))
+        pieces = ((reader, reader.read(share)) for reader in oldest)
+        return [(reader, piece) for reader, piece in pieces if piece]
+
+    def backlog(self) -> Backlog:
+        """What is not yet safe elsewhere."""
+        total = spool_bytes(self.folder) - sum(min(reader.position, reader.size) for reader in self._readers.values())
+        return Backlog(max(0, total), len(list_segments(self.folder)))
+
+    def close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+        os.close(self._lock)
+
+    def _oldest(self) -> list[SegmentReader]:
+        """The oldest unfinished segment of each writer; only these are open, however long the backlog."""
+        oldest: dict[str, SegmentReader] = {}
+        for segment in list_segments(self.folder):
+            if segment.writer not in oldest:
+                reader = self._readers.get(segment) or SegmentReader(self.folder, segment)
+                self._readers[segment] = reader
+                if reader.finished():
+                    reader.remove()
+                    del self._readers[segment]
+                else:
+                    oldest[segment.writer] = reader
+        return list(oldest.values())
+
+    def _forget_lost_positions(self) -> None:
+        """A death between the removals of a segment and of its position leaves the latter."""
+        names = {segment.name for segment in list_segments(self.folder)}
+        for path in self.folder.glob(f"*{POSITION}"):
+            if path.name.removesuffix(POSITION) not in names:
+                path.unlink()
+
+
+def _load(path: Path) -> tuple[int, int]:
+    """Offset and next ordinal; the beginning when none, or half a one, was recorded."""
+    try:
+        offset, ordinal = path.read_text().split()
+        return int(offset), int(ordinal)
+    except (FileNotFoundError, ValueError):
+        return 0, 0

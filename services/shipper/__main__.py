@@ -1,0 +1,103 @@
+"""`python -m services.shipper`: ships the spool of the state folder until SIGTERM, then what it still can, and exits 0."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from fraudops import logs
+from fraudops.audit.connection import dsn
+from fraudops.audit.shipping import ShipperState, write_shipper_state
+from fraudops.errors import FraudopsError, StoreDownError
+from fraudops.settings import ShipperSettings
+from fraudops.spool.reader import SpoolReader
+from fraudops.state import State
+from services.shipper.shipping import Shipper
+from services.shipper.sink import Sink
+
+logger = logging.getLogger(__name__)
+REPORT_SECONDS = 1.0
+DRAIN_SECONDS = 10.0
+
+
+async def serve(settings: ShipperSettings) -> None:
+    """Raises SettingsError for a DATABASE_URL that is none."""
+    state = State.at(settings.state)
+    url = dsn(settings.database_url.get_secret_value())
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    state.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    spool = await _open_spool(state, stopping)
+    if spool is None:
+        return
+    current = ShipperState(pid=os.getpid(), at=datetime.now(UTC), doing="starting")
+    sink = Sink(url)
+    shipper = Shipper(spool, sink, state.spool, current)
+    try:
+        await _supervise(shipper.run(stopping), _report(state, spool, current), stopping)
+    finally:
+        await sink.close()
+        current.doing = "stopped"
+        _write(state, spool, current)
+        spool.close()
+    logger.info("stopped", extra={"left_bytes": current.backlog_bytes, "shipped": current.shipped})
+
+
+async def _open_spool(state: State, stopping: asyncio.Event) -> SpoolReader | None:
+    """Waits while another shipper, perhaps one on its way out, holds the folder; None when told to stop meanwhile."""
+    said = False
+    while not stopping.is_set():
+        try:
+            return SpoolReader(state.spool)
+        except StoreDownError as error:
+            if not said:
+                logger.warning("waiting", extra={"reason": str(error)})
+            said = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), REPORT_SECONDS)
+    return None
+
+
+async def _supervise(work: Coroutine[Any, Any, None], report: Coroutine[Any, Any, None], stopping: asyncio.Event) -> None:
+    """Until stopped, then as long as the drain may take; ends at once when one of the two fails, with its error."""
+    working, tasks = asyncio.create_task(work), [asyncio.create_task(report), asyncio.create_task(stopping.wait())]
+    await asyncio.wait([working, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    if stopping.is_set():
+        await asyncio.wait([working], timeout=DRAIN_SECONDS)
+    for task in (working, *tasks):
+        task.cancel()
+    for ended in await asyncio.gather(working, *tasks, return_exceptions=True):
+        if isinstance(ended, Exception):
+            raise ended
+
+
+async def _report(state: State, spool: SpoolReader, current: ShipperState) -> None:
+    while True:
+        _write(state, spool, current)
+        await asyncio.sleep(REPORT_SECONDS)
+
+
+def _write(state: State, spool: SpoolReader, current: ShipperState) -> None:
+    backlog = spool.backlog()
+    current.backlog_bytes, current.backlog_segments = backlog.bytes, backlog.segments
+    write_shipper_state(state, current)
+
+
+def main() -> None:
+    try:
+        settings = ShipperSettings.from_environment()
+        logs.configure(settings.log_level, "shipper")
+        asyncio.run(serve(settings))
+    except FraudopsError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""From what the spool carries to rows of the tables."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fraudops.audit.records import Label, Prediction, decode
+from fraudops.ids import timestamp_ms
+from services.shipper.aside import Rejected
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "predictions": ("timestamp", *Prediction.__struct_fields__),
+    "labels": Label.__struct_fields__,
+}
+_json = msgspec.json.Encoder()
+
+
+class Row(NamedTuple):
+    """Values in the order of COLUMNS[table]; `day` is the partition a prediction belongs to."""
+
+    table: str
+    values: tuple[Any, ...]
+    day: date | None
+    payload: bytes
+
+
+def to_rows(payloads: list[bytes]) -> tuple[list[Row], list[Rejected]]:
+    """The rows, and the payloads that are none."""
+    rows, rejected = [], []
+    for payload in payloads:
+        try:
+            rows.append(_row(payload))
+        except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+            rejected.append(Rejected(payload, f"cannot be decoded: {type(error).__name__}"))
+    return rows, rejected
+
+
+def _row(payload: bytes) -> Row:
+    record = decode(payload)
+    if isinstance(record, Label):
+        return Row("labels", tuple(getattr(record, name) for name in COLUMNS["labels"]), None, payload)
+    moment = EPOCH + timedelta(milliseconds=timestamp_ms(record.id))
+    features = _json.encode(record.features).decode()
+    values = (moment, record.id, features, *(getattr(record, name) for name in Prediction.__struct_fields__[2:]))
+    return Row("predictions", values, moment.date(), payload)

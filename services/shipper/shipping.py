@@ -1,0 +1,115 @@
+"""The shipper's loop: read a group, bring it to PostgreSQL, record how far. Nothing here is on the request path."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from datetime import datetime
+from pathlib import Path
+
+from fraudops.audit.shipping import ShipperState
+from fraudops.errors import StoreDownError
+from fraudops.spool.reader import CHUNK, Piece, SegmentReader, SpoolReader
+from services.shipper.aside import Aside, Rejected
+from services.shipper.rows import to_rows
+from services.shipper.sink import Sink
+
+logger = logging.getLogger(__name__)
+POLL_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 5.0
+SMALLEST_GROUP, LARGEST_GROUP = 64 << 10, CHUNK
+Group = list[tuple[SegmentReader, Piece]]
+
+
+class Shipper:
+    """`current` is what it says of itself; everything runs in one task."""
+
+    def __init__(self, spool: SpoolReader, sink: Sink, folder: Path, current: ShipperState) -> None:
+        self._spool, self._sink, self._aside, self._current = spool, sink, Aside(folder / "aside"), current
+        self._budget = 4 * SMALLEST_GROUP
+        self._failures = 0
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Until it is told to stop; then what is left is shipped, as long as PostgreSQL takes it. Raises OSError when the spool cannot be read."""
+        while True:
+            try:
+                full = await self._step()
+            except StoreDownError as error:
+                self._failed(error)
+                if stopping.is_set():
+                    return
+                await _pause(stopping, min(LONGEST_PAUSE_SECONDS, POLL_SECONDS * 2**self._failures) * random.uniform(0.5, 1.0))
+                continue
+            self._worked()
+            if stopping.is_set() and not self._spool.backlog().bytes:
+                return
+            if not full:
+                await _pause(stopping, POLL_SECONDS)
+
+    async def _step(self) -> bool:
+        """Ships one group; True when there was more than fits into one."""
+        group = self._spool.read(self._budget)
+        self._current.oldest_at = _oldest(group)
+        await self._sink.open()
+        if not group:
+            return False
+        started = time.monotonic()
+        outcome = await self._sink.ship([payload for _, piece in group for payload in piece.payloads])
+        self._set_aside(group, outcome.rejected)
+        for reader, piece in group:
+            reader.commit(piece)
+            self._current.missing += piece.missing
+        self._current.shipped += outcome.rows
+        self._current.replayed += outcome.rows - outcome.new
+        return self._adapt(sum(piece.end - piece.start for _, piece in group), time.monotonic() - started)
+
+    def _set_aside(self, group: Group, rejected: list[Rejected]) -> None:
+        damaged = [Rejected(piece.damaged, f"damaged or unfinished: {reader.segment.name} from byte {piece.start}") for reader, piece in group if piece.damaged]
+        self._aside.put([*rejected, *damaged])
+        self._current.set_aside += len(rejected) + len(damaged)
+        missing = sum(piece.missing for _, piece in group)
+        if rejected:
+            logger.error("records set aside", extra={"records": len(rejected), "folder": "aside"})
+        if damaged or missing:
+            logger.error("a segment of the spool is damaged", extra={"stretches": len(damaged), "missing_records": missing, "folder": "aside"})
+
+    def _adapt(self, size: int, seconds: float) -> bool:
+        """Larger groups while they fill up and go fast, smaller ones when they go slowly."""
+        full = size >= self._budget // 2
+        if seconds > 2:
+            self._budget = max(SMALLEST_GROUP, self._budget // 2)
+        elif full and seconds < 0.5:
+            self._budget = min(LARGEST_GROUP, self._budget * 2)
+        return full
+
+    def _failed(self, error: StoreDownError) -> None:
+        if str(error) != self._current.last_error or not self._failures:
+            logger.warning("waiting", extra={"reason": str(error)})
+        self._failures = min(self._failures + 1, 20)
+        self._budget = max(SMALLEST_GROUP, self._budget // 2)
+        self._current.doing, self._current.last_error = "waiting", str(error)
+
+    def _worked(self) -> None:
+        if self._failures:
+            logger.info("PostgreSQL takes rows again")
+        self._failures = 0
+        self._current.doing, self._current.last_error = "shipping", None
+
+
+async def _pause(stopping: asyncio.Event, seconds: float) -> None:
+    """Cut short by the wish to stop; while we are stopping, short anyway."""
+    if stopping.is_set():
+        await asyncio.sleep(0.02)
+        return
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stopping.wait(), seconds)
+
+
+def _oldest(group: Group) -> datetime | None:
+    """When the oldest prediction among the first of each piece was answered."""
+    moments = []
+    for _, piece in group:
+        rows, _ = to_rows(piece.payloads[:1])
+        moments += [row.values[0] for row in rows if row.day]
+    return min(moments, default=None)

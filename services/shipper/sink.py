@@ -1,0 +1,136 @@
+"""PostgreSQL as the shipper uses it: COPY into a staging table, then INSERT … ON CONFLICT DO NOTHING. What came before changes nothing when it comes again."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import asyncpg
+
+from fraudops.audit.connection import address, connect, sqlstate, why_away
+from fraudops.audit.partitions import ensure_partition, partition_name
+from fraudops.errors import StoreDownError
+from services.shipper.aside import Rejected
+from services.shipper.rows import COLUMNS, Row, to_rows
+
+logger = logging.getLogger(__name__)
+TRANSACTION_SECONDS = 60.0
+
+
+def _insert_statement(table: str, key: str) -> str:
+    columns = ", ".join(f'"{name}"' for name in COLUMNS[table])
+    return f"INSERT INTO {table} ({columns}) SELECT {columns} FROM staging_{table} ON CONFLICT ({key}) DO NOTHING"  # noqa: S608 (names of ours only)
+
+
+INSERT = {"predictions": _insert_statement("predictions", 'id, "timestamp"'), "labels": _insert_statement("labels", "id")}
+
+
+@dataclass
+class Outcome:
+    """Rows committed, how many of them were new, and what PostgreSQL will never take."""
+
+    rows: int = 0
+    new: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+class Sink:
+    """One connection, made when it is needed and thrown away after any trouble."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: Any = None
+        self._days: dict[date, bool] = {}
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None and not self._connection.is_closed()
+
+    async def open(self) -> None:
+        """Raises StoreDownError, also when the tables are not there yet: the shipper migrates nothing."""
+        if self.connected:
+            return
+        with self._translated():
+            connection = self._connection = await connect(self._url, "fraudops-shipper")
+            await connection.execute("SET lock_timeout = '20s'")
+            for table in COLUMNS:
+                await connection.execute(f"CREATE TEMP TABLE staging_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS")
+        self._days.clear()
+
+    async def ship(self, payloads: list[bytes]) -> Outcome:
+        """All of them committed or rejected when it returns. Raises StoreDownError; then any part may be committed, and all should come again."""
+        await self.open()
+        rows, rejected = to_rows(payloads)
+        outcome = Outcome(rejected=rejected)
+        with self._translated():
+            await self._insert([row for row in rows if await self._has_partition(row, outcome)], outcome)
+        return outcome
+
+    async def close(self) -> None:
+        """Politely if that goes quickly."""
+        if self.connected:
+            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await self._connection.close(timeout=2)
+
+    async def _has_partition(self, row: Row, outcome: Outcome) -> bool:
+        if row.day is None:
+            return True
+        if row.day not in self._days:
+            async with asyncio.timeout(TRANSACTION_SECONDS):
+                self._days[row.day] = await ensure_partition(self._connection, row.day)
+        if not self._days[row.day]:
+            outcome.rejected.append(Rejected(row.payload, f"the partition {partition_name(row.day)} was taken out of the table: older than what is retained"))
+        return self._days[row.day]
+
+    async def _insert(self, rows: list[Row], outcome: Outcome) -> None:
+        """In one transaction; halves, and halves of these, until what PostgreSQL refuses stands alone."""
+        try:
+            async with asyncio.timeout(TRANSACTION_SECONDS):
+                outcome.new += await self._transaction(rows)
+            outcome.rows += len(rows)
+        except (asyncpg.PostgresError, ValueError, OverflowError) as error:
+            if why_away(error) or _partition_gone(error):
+                raise
+            if len(rows) == 1:
+                outcome.rejected.append(Rejected(rows[0].payload, f"PostgreSQL refuses it: {type(error).__name__} {sqlstate(error)}: {error}"))
+                return
+            middle = len(rows) // 2
+            await self._insert(rows[:middle], outcome)
+            await self._insert(rows[middle:], outcome)
+
+    async def _transaction(self, rows: list[Row]) -> int:
+        """How many of the rows were new."""
+        new = 0
+        async with self._connection.transaction():
+            for table, columns in COLUMNS.items():
+                values = [row.values for row in rows if row.table == table]
+                if values:
+                    await self._connection.copy_records_to_table(f"staging_{table}", records=values, columns=columns)
+                    new += int((await self._connection.execute(INSERT[table])).split()[-1])
+        return new
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Whatever means "away for now" ends the connection and becomes StoreDownError."""
+        try:
+            yield
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            self._drop()
+            reason = "lost a partition while we wrote to it: again" if _partition_gone(error) else why_away(error)
+            if reason is None:
+                raise
+            raise StoreDownError(f"PostgreSQL at {address(self._url)} {reason}") from error
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
+def _partition_gone(error: Exception) -> bool:
+    """Retention took the day out since we looked: a check violation that names no constraint."""
+    return isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name
