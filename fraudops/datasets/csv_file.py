@@ -100,10 +100,11 @@ def _check_first_line(path: Path, schema: FeatureSchema) -> None:
         start = file.read(4096)
         if b"\0" in start:
             raise DataError(f"{path}: not a CSV, but a binary or UTF-16 file; save it as CSV in UTF-8, or as Parquet")
-        line = (start + file.readline(1 << 20)).lstrip(b"\r\n").decode("utf-8-sig", errors="replace").splitlines()
-    if not line or not line[0].strip():
+        lines = (start + file.readline(1 << 20)).decode("utf-8-sig", errors="replace").splitlines()
+    line = next((number for number, text in enumerate(lines) if text.strip()), None)
+    if line is None:
         raise DataError(f"{path}: the file is empty; give a CSV with a header and rows")
-    check_header(first_record(line[0]), schema, f"{path}: line 1")
+    check_header(first_record(lines[line]), schema, f"{path}: line {line + 1}")
 
 
 @contextmanager

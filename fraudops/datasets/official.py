@@ -121,7 +121,7 @@ def _download(client: httpx.Client, mirror: Mirror, file: BinaryIO, progress: Pr
                 file.truncate()
             length = response.headers.get("Content-Length")
             total = done + int(length) if length else None
-            for chunk in response.iter_raw(CHUNK):
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 done += len(chunk)
                 progress(done, total)

@@ -27,12 +27,13 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(table, part, path.name)
-        part.replace(path)
+        try:
+            _write(table, part, path.name)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write(table: pa.Table, part: Path, name: str) -> None:
