@@ -13,10 +13,11 @@ from typing import Any
 import click
 
 from fraudops.errors import RefusedError, SettingsError, StoreDownError
+from fraudops.promotion.convergence import Result
 from fraudops.promotion.gate import admit
 from fraudops.promotion.here import local_promoter, local_registry
 from fraudops.promotion.ports import Candidate
-from fraudops.promotion.protocol import Request, Result
+from fraudops.promotion.protocol import Request
 from fraudops.promotion.record import ServingRecord, Strategy
 from fraudops.registry import TAG_WAIVER, ModelVersion, Registry
 from fraudops.state import State

@@ -7,10 +7,11 @@ import uuid
 import click
 
 from fraudops.errors import RefusedError
+from fraudops.promotion.convergence import Result
 from fraudops.promotion.here import local_promoter
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.ports import Candidate
-from fraudops.promotion.protocol import Request, Result
+from fraudops.promotion.protocol import Request
 from fraudops.promotion.record import ServingRecord
 from fraudops.state import State
 from jobs.entry import json_option, run, state_option

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from fraudops.promotion.convergence import Overtaken, mirror
 from fraudops.promotion.ports import Aliases, Records
-from fraudops.promotion.protocol import Overtaken, mirror
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fraudops.errors import RefusedError, StoreDownError
+from fraudops.promotion.convergence import Deadlines, Result
 from fraudops.promotion.ports import Candidate
-from fraudops.promotion.protocol import Deadlines, Promoter, Request, Result
+from fraudops.promotion.protocol import Promoter, Request
 from fraudops.promotion.reconcile import reconcile
 from fraudops.promotion.record import Entry, ServingRecord
 from tests.simulation.loop import SimulatedLoop

@@ -7,8 +7,9 @@ import pytest
 
 from fraudops.errors import StoreDownError
 from fraudops.promotion import record as records_of
+from fraudops.promotion.convergence import Result
 from fraudops.promotion.ports import Pod, StaleRecordError, Target, UnknownWriteError
-from fraudops.promotion.protocol import Promoter, Result
+from fraudops.promotion.protocol import Promoter
 from tests.simulation.scenario import Scenario
 from tests.simulation.world import Rules, Violation
 
