@@ -15,7 +15,8 @@ from fraudops.errors import StoreDownError
 def create_engine(url: str) -> AsyncEngine:
     """An engine whose connections asyncpg makes from the whole URL, `sslmode` and the like included. Raises SettingsError for another scheme."""
     checked = dsn(url)
-    return create_async_engine("postgresql+asyncpg://", async_creator=lambda: connect(checked), pool_size=2, max_overflow=2, pool_pre_ping=True)
+    shown = f"postgresql+asyncpg://{address(checked)}"
+    return create_async_engine(shown, async_creator=lambda: connect(checked), pool_size=2, max_overflow=2, pool_pre_ping=True)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ async def recent(
         .where(*conditions)
         .order_by(table.timestamp, table.id)
     )
-    with translated():
+    with translated(str(engine.url)):
         async with engine.connect() as connection:
             rows = int(await connection.scalar(select(func.count()).select_from(predictions).where(*conditions)) or 0)
             if rows > limit:
@@ -162,7 +162,7 @@ ORDER BY grouping(model_version) DESC, first
 
 async def activity(engine: AsyncEngine, since: datetime, until: datetime, model_name: str) -> tuple[Activity, list[Activity]]:
     """All answers of [since, until), and those of each version in order of its first. Repeats are known within the window only."""
-    with translated():
+    with translated(str(engine.url)):
         async with engine.connect() as connection:
             result = await connection.execute(_ACTIVITY, {"since": since, "until": until, "model_name": model_name})
             rows = [_activity(row._asdict()) for row in result]

@@ -1,0 +1,148 @@
+"""`fraudops monitor`: what was answered lately, how it was decided, how fast, and how right where labels have come. Computed in SQL."""
+
+import asyncio
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from fraudops.audit.shipping import ShipperState, read_shipper_state
+from fraudops.endpoints import database_url
+from fraudops.settings import ProgramSettings
+from fraudops.state import State
+from jobs.entry import json_option, output, print_json, run, state_option
+
+if TYPE_CHECKING:
+    from fraudops.audit.queries import Activity
+
+Found = tuple["Activity", list["Activity"]]
+RATIOS = ("fraud_rate", "label_coverage", "precision", "recall", "f1", "false_positive_rate")
+
+
+@click.command()
+@click.option("--hours", type=click.FloatRange(0, 24 * 366, min_open=True), default=24.0, show_default=True, help="The window: the last N hours.")
+@json_option
+@state_option
+def command(hours: float, as_json: bool, state: State) -> None:
+    """Volume, decisions, latency and live quality, in all and by version.
+
+    A transaction that was sent again is one decision, the first. Of the labels that a decision has, the one labelled last counts.
+    """
+    model_name = ProgramSettings.from_environment().model_name
+    until = datetime.now(UTC)
+    since = until - timedelta(hours=hours)
+    found = asyncio.run(_ask(database_url(state), since, until, model_name))
+    shipper = read_shipper_state(state)
+    if as_json:
+        print_json(report(model_name, since, until, found, shipper))
+    else:
+        _show(f"{model_name}, the last {hours:g} hours (since {since:%Y-%m-%d %H:%M} UTC)", found, shipper, until)
+
+
+async def _ask(url: str, since: datetime, until: datetime, model_name: str) -> Found:
+    from fraudops.audit.database import create_engine
+    from fraudops.audit.queries import activity
+
+    engine = create_engine(url)
+    try:
+        return await activity(engine, since, until, model_name)
+    finally:
+        await engine.dispose()
+
+
+def report(model_name: str, since: datetime, until: datetime, found: Found, shipper: ShipperState | None) -> dict[str, Any]:
+    """What `--json` prints. A ratio without anything to divide by is null."""
+    total, versions = found
+    spool = None
+    if shipper:
+        spool = {
+            "shipper": _doing(shipper, until),
+            "waiting_bytes": shipper.backlog_bytes,
+            "oldest_at": shipper.oldest_at.isoformat() if shipper.oldest_at else None,
+            "last_error": shipper.last_error,
+        }
+    return {
+        "model": model_name,
+        "since": since.isoformat(),
+        "until": until.isoformat(),
+        "total": _mapping(total),
+        "versions": [_mapping(version) for version in versions],
+        "spool": spool,
+    }
+
+
+def _mapping(activity: "Activity") -> dict[str, Any]:
+    moments = {name: moment.isoformat() if moment else None for name, moment in (("first", activity.first), ("last", activity.last))}
+    return asdict(activity) | moments | {name: getattr(activity, name) for name in RATIOS}
+
+
+def _show(title: str, found: Found, shipper: ShipperState | None, now: datetime) -> None:
+    total, versions = found
+    output.print(title, markup=False)
+    if total.answers:
+        output.print(_activity_table(total, versions))
+        output.print(_quality(total))
+        if total.labelled:
+            output.print(_quality_table(total, versions))
+    else:
+        output.print("Nothing was answered in this window. Send something: fraudops simulate")
+    output.print(_waiting(shipper, now), markup=False)
+
+
+def _activity_table(total: "Activity", versions: list["Activity"]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("version")
+    for title in ("answers", "decisions", "frauds", "rate", "mean p", "p50 ms", "p95 ms", "p99 ms"):
+        table.add_column(title, justify="right")
+    for row in [*versions, total] if len(versions) > 1 else versions:
+        latencies = (f"{value:.2f}" if value is not None else "" for value in (row.latency_p50_ms, row.latency_p95_ms, row.latency_p99_ms))
+        probability = "" if row.mean_probability is None else f"{row.mean_probability:.4f}"
+        table.add_row(_name(row), f"{row.answers:,}", f"{row.decisions:,}", f"{row.frauds:,}", _percent(row.fraud_rate), probability, *latencies)
+    return table
+
+
+def _quality(total: "Activity") -> str:
+    if not total.labelled:
+        return "No labels have come for these decisions yet: precision and recall are not known. Labels come by POST /feedback."
+    return f"Labels have come for {total.labelled:,} of {total.decisions:,} decisions ({_percent(total.label_coverage)}); among these:"
+
+
+def _quality_table(total: "Activity", versions: list["Activity"]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("version")
+    for title in ("labelled", "precision", "recall", "F1", "false alarms", "caught", "missed"):
+        table.add_column(title, justify="right")
+    for row in [*versions, total] if len(versions) > 1 else versions:
+        ratios = (_percent(value) for value in (row.precision, row.recall, row.f1, row.false_positive_rate))
+        table.add_row(_name(row), f"{row.labelled:,}", *ratios, f"{row.true_positives:,}", f"{row.false_negatives:,}")
+    return table
+
+
+def _name(row: "Activity") -> str:
+    return row.model_version or "all"
+
+
+def _percent(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2%}"
+
+
+def _doing(shipper: ShipperState, now: datetime) -> str:
+    return "silent" if shipper.doing != "stopped" and shipper.stale(now) else shipper.doing
+
+
+def _waiting(shipper: ShipperState | None, now: datetime) -> str:
+    """What these figures lack because it is not in the table yet."""
+    if shipper is None:
+        return "No shipper has run in this state folder."
+    doing = _doing(shipper, now)
+    where = "" if doing == "shipping" else f" The shipper is {doing}{f': {shipper.last_error}' if shipper.last_error else ''}."
+    if not shipper.backlog_bytes:
+        return f"Everything answered is in the table.{where}"
+    oldest = f", the oldest from {shipper.oldest_at:%Y-%m-%d %H:%M:%S} UTC" if shipper.oldest_at else ""
+    return f"Still in the spool, and not in these figures: {shipper.backlog_bytes:,} bytes{oldest}.{where}"
+
+
+if __name__ == "__main__":
+    run(command)
