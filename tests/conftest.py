@@ -70,7 +70,9 @@ def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     settings = mlflow_server.environment(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
     with (folder / "mlflow.log").open("wb") as log:
-        server = subprocess.Popen(mlflow_server.command(port), env={**os.environ, **settings}, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            [sys.executable, "-m", *mlflow_server.arguments(port)], env={**os.environ, **settings}, stdout=log, stderr=log, start_new_session=True
+        )
     url = f"http://127.0.0.1:{port}"
 
     def answers() -> None:

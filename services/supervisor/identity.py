@@ -21,8 +21,8 @@ class Identity:
     owner: int
     group: int
 
-    def command(self, program: Path, *arguments: str) -> list[str]:
-        return [*self.wrapper, str(program), *arguments]
+    def wrap(self, *command: str) -> tuple[str, ...]:
+        return (*self.wrapper, *command)
 
     def adopt(self, folder: Path) -> None:
         """Gives a folder of ours, and all in it, to this identity: the last run may have had another."""

@@ -9,12 +9,14 @@ import os
 import sys
 from pathlib import Path
 
+MODULE = "services.supervisor.mlflow_server"
 ROOT = "mlflow-artifacts:/"
 ALLOWED_HOSTS = "localhost:*,127.0.0.1:*"
 
 
-def command(port: int, host: str = "127.0.0.1") -> list[str]:
-    return [sys.executable, "-m", "services.supervisor.mlflow_server", host, str(port)]
+def arguments(port: int, host: str = "127.0.0.1") -> tuple[str, ...]:
+    """The module to run, and what it wants to know."""
+    return (MODULE, host, str(port))
 
 
 def environment(backend_store: str, artifacts: Path) -> dict[str, str]:

@@ -69,9 +69,15 @@ class PostgreSQL:
     def admin_url(self, database: str = "postgres") -> str:
         return f"postgresql://{ADMIN}:{self._password(ADMIN)}@{HOST}:{self.port}/{database}"
 
+    def make_passwords(self) -> None:
+        """They are needed by others before the server is up."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for role in (ADMIN, OWNER):
+            self._password(role)
+
     def prepare(self) -> Identity:
         """Makes the data folder if there is none, and clears away what a killed server left. Raises SettingsError when that cannot be."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.make_passwords()
         identity = choose_identity(self.folder, binaries() / "postgres")
         if not self.data.exists():
             self._initialise(identity)
@@ -80,9 +86,10 @@ class PostgreSQL:
         self._end_orphans()
         return identity
 
-    def command(self, identity: Identity, **settings: str) -> list[str]:
+    def command(self, **settings: str) -> tuple[str, ...]:
+        """To be wrapped by the identity that `prepare` gave."""
         chosen = {**SETTINGS, "port": str(self.port), **settings}
-        return identity.command(binaries() / "postgres", "-D", str(self.data), *(word for name, value in chosen.items() for word in ("-c", f"{name}={value}")))
+        return (str(binaries() / "postgres"), "-D", str(self.data), *(word for name, value in chosen.items() for word in ("-c", f"{name}={value}")))
 
     def create_databases(self) -> None:
         """The owner's role and the databases, where they are missing; the server must be up."""
@@ -94,13 +101,14 @@ class PostgreSQL:
                 if name not in present:
                     connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(OWNER)))
 
-    def answers(self, timeout_seconds: int = 2) -> bool:
-        """Whether it takes a new connection and a query."""
+    def complaint(self, timeout_seconds: int = 4) -> str | None:
+        """None when it takes a new connection and a query, else what it said."""
         try:
             with psycopg.connect(self.admin_url(), connect_timeout=timeout_seconds, autocommit=True) as connection:
-                return connection.execute("SELECT 1").fetchone() is not None
-        except psycopg.Error:
-            return False
+                connection.execute("SELECT 1")
+        except psycopg.Error as error:
+            return f"no answer from PostgreSQL on port {self.port}: {str(error).strip().splitlines()[-1]}"
+        return None
 
     def _password(self, role: str) -> str:
         path = self.folder / f"{role}.password"
@@ -120,14 +128,12 @@ class PostgreSQL:
             shutil.rmtree(unfinished)
         unfinished.mkdir(mode=0o700)
         identity.adopt(unfinished)
-        for role in (ADMIN, OWNER):
-            self._password(role)
         password = unfinished.with_name(f"{ADMIN}.initdb")
         shutil.copyfile(self.folder / f"{ADMIN}.password", password)
         password.chmod(0o600)
         os.chown(password, identity.owner, identity.group)
         try:
-            command = identity.command(binaries() / "initdb", *INITDB, "--pwfile", str(password), "-D", str(unfinished))
+            command = identity.wrap(str(binaries() / "initdb"), *INITDB, "--pwfile", str(password), "-D", str(unfinished))
             done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd="/", check=False)
         finally:
             password.unlink()
@@ -163,6 +169,19 @@ def server_processes(data: Path) -> list[psutil.Process]:
     return found
 
 
+def postmasters(data: Path) -> list[psutil.Process]:
+    """Those of them that are nobody's child among them: the server, or what is left of one that was killed."""
+    found = server_processes(data)
+    pids = {process.pid for process in found}
+    return [process for process in found if _parent(process) not in pids]
+
+
+def _parent(process: psutil.Process) -> int | None:
+    with contextlib.suppress(psutil.Error):
+        return process.ppid()
+    return None
+
+
 def environment() -> dict[str, str]:
     return {"PATH": os.defpath, "LC_ALL": "C"}
 
@@ -170,7 +189,7 @@ def environment() -> dict[str, str]:
 def wait_until_ready(server: PostgreSQL, process: subprocess.Popen[bytes], log: Path, seconds: float = 30.0) -> None:
     """Raises StoreDownError with the log's last line when the server ends or does not answer in time."""
     deadline = time.monotonic() + seconds
-    while not server.answers():
+    while server.complaint():
         if process.poll() is not None or time.monotonic() > deadline:
             last = (log.read_text(errors="replace").strip().splitlines() or ["nothing in its log"])[-1]
             raise StoreDownError(f"PostgreSQL did not start: {last} (log: {log})")
@@ -182,7 +201,13 @@ def start(server: PostgreSQL, log: Path, **settings: str) -> subprocess.Popen[by
     identity = server.prepare()
     with log.open("ab") as output:
         process = subprocess.Popen(
-            server.command(identity, **settings), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(), cwd="/", start_new_session=True
+            identity.wrap(*server.command(**settings)),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment(),
+            cwd="/",
+            start_new_session=True,
         )
     try:
         wait_until_ready(server, process, log)

@@ -1,0 +1,57 @@
+"""Whether a part answers. A probe raises ProbeError saying what it met."""
+
+import http.client
+import json
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from fraudops.audit.shipping import read_shipper_state, shipper_path
+from fraudops.state import State
+
+SECONDS = 4.0
+# MLflow's /health answers also where its API refuses everybody.
+MLFLOW = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+
+
+class ProbeError(Exception):
+    pass
+
+
+def get(url: str, seconds: float = SECONDS) -> tuple[int, bytes]:
+    """Status and body of a GET, through no proxy. Raises ProbeError when there is no answer."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=seconds)
+    try:
+        connection.request("GET", f"{address.path}?{address.query}" if address.query else address.path, headers={"Connection": "close"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise ProbeError(f"no answer from {url}: {error or type(error).__name__}") from error
+    finally:
+        connection.close()
+
+
+def expect_200(url: str, seconds: float = SECONDS) -> None:
+    status, body = get(url, seconds)
+    if status != http.client.OK:
+        raise ProbeError(f"{url} answers {status}: {body[:200].decode(errors='replace')}")
+
+
+def get_json(url: str, seconds: float = SECONDS) -> tuple[int, dict[str, Any]]:
+    """An answer that is no JSON object counts as an empty one."""
+    status, body = get(url, seconds)
+    try:
+        content = json.loads(body)
+    except ValueError:
+        content = {}
+    return status, content if isinstance(content, dict) else {}
+
+
+def expect_written(state: State, pid: int | None) -> None:
+    """The shipper listens nowhere; it writes down each second what it does. `pid`: who must have written, None for whoever it was."""
+    written = read_shipper_state(state)
+    if written is None or pid not in (None, written.pid):
+        raise ProbeError(f"{shipper_path(state)} is not written yet")
+    if written.stale(datetime.now(UTC)):
+        raise ProbeError(f"{shipper_path(state)} was last written at {written.at:%H:%M:%S} UTC")

@@ -1,0 +1,122 @@
+"""What the supervisor writes down (`supervisor.json`, 0600), so that the next one finds the ports, the settings and the living processes again."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from fraudops.state import State
+from services.supervisor.processes import Handle
+
+Phase = Literal["waiting", "starting", "running", "restarting", "gave up", "stopping", "stopped"]
+
+
+class Choices(msgspec.Struct, frozen=True, kw_only=True):
+    """Kept from one `up` to the next. `port_given`: the user named the inference port, so another will not do."""
+
+    host: str
+    workers: int
+    inference_port: int
+    mlflow_port: int
+    postgresql_port: int
+    port_given: bool = False
+
+    @property
+    def inference_url(self) -> str:
+        """As seen from this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.inference_port}" if ":" in host else f"http://{host}:{self.inference_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+
+class PartRecord(msgspec.Struct, kw_only=True):
+    """`fingerprint`: of command and environment; a living process with another one is not what is wanted. `reason`: of the last failure."""
+
+    phase: Phase = "stopped"
+    process: Handle | None = None
+    fingerprint: str = ""
+    restarts: int = 0
+    reason: str | None = None
+    seconds: float = 0.0
+
+
+class Record(msgspec.Struct, kw_only=True):
+    supervisor: Handle | None = None
+    stopping: bool = False
+    choices: Choices | None = None
+    parts: dict[str, PartRecord] = {}
+
+
+def record_path(state: State) -> Path:
+    return state.root / "supervisor.json"
+
+
+def load(state: State) -> Record:
+    """An empty one when nothing, or nothing readable, is there."""
+    try:
+        return msgspec.json.decode(record_path(state).read_bytes(), type=Record)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return Record()
+
+
+def save(state: State, record: Record) -> None:
+    write_private(record_path(state), msgspec.json.format(msgspec.json.encode(record)))
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Whole or not at all, and for its owner only."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
+        file.write(data)
+    temporary.replace(path)
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Who has the lock, and what for."""
+
+    role: Literal["up", "down"]
+    process: Handle
+
+
+def lock_path(state: State) -> Path:
+    return state.locks / "supervisor.lock"
+
+
+@contextlib.contextmanager
+def lock(state: State, role: Literal["up", "down"]) -> Iterator[bool]:
+    """One supervisor, or one `down`, a state folder: yields whether it is ours now. The kernel lets go of it when we die, however we die."""
+    lock_path(state).parent.mkdir(parents=True, exist_ok=True)
+    with lock_path(state).open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        file.truncate(0)
+        file.write(msgspec.json.encode(Holder(role, Handle.of(os.getpid()))))
+        file.flush()
+        yield True
+
+
+def holder(state: State) -> Holder | None:
+    """Who has the lock now: None when nobody."""
+    try:
+        with lock_path(state).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    except FileNotFoundError:
+        return None
+    else:
+        return None
+    try:
+        return msgspec.json.decode(lock_path(state).read_bytes(), type=Holder)
+    except msgspec.MsgspecError:
+        return None

@@ -1,0 +1,90 @@
+"""The supervisor itself: all parts under one loop, until a signal stops them in order."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fraudops.state import State
+from services.supervisor import logs, parts
+from services.supervisor.keeper import Keeper, PortTakenError
+from services.supervisor.parts import endings
+from services.supervisor.postgresql import PostgreSQL
+from services.supervisor.processes import Handle, run_to_end
+from services.supervisor.record import Choices, PartRecord, Record, save
+
+STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TRY_AGAIN = signal.SIGUSR1
+RECONCILE_SECONDS = 20.0
+HOUSEKEEPING_SECONDS = 5.0
+
+
+class Supervisor:
+    """Runs the parts that `choices` describe. `record` is saved and `announce` called with each change."""
+
+    def __init__(self, state: State, record: Record, choices: Choices, server: PostgreSQL, admin_token: str, announce: Callable[[Record], None]) -> None:
+        self._state = state
+        self._record = record
+        self._choices = choices
+        self._server = server
+        self._announce = announce
+        wanted = parts.build(state, choices, server, admin_token)
+        record.supervisor, record.stopping, record.choices = Handle.of(os.getpid()), False, choices
+        record.parts = {name: record.parts.get(name, PartRecord()) for name in wanted}
+        for part in record.parts.values():
+            part.phase, part.restarts, part.reason = "waiting", 0, None
+        self._keepers = {name: Keeper(part, record.parts[name], state.logs / f"{name}.log", self._changed) for name, part in wanted.items()}
+
+    async def run(self) -> bool:
+        """Until a signal stops everything: True. False when all was stopped because a port was lost to somebody else before its part ever ran."""
+        asked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in STOP:
+            loop.add_signal_handler(number, asked.set)
+        loop.add_signal_handler(TRY_AGAIN, self._try_again)
+        work: list[Coroutine[Any, Any, Any]] = [keeper.keep(self._keepers) for keeper in self._keepers.values()]
+        work += [self._reconcile(), self._keep_logs_short(), asked.wait()]
+        tasks = [asyncio.create_task(each) for each in work]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            await self._stop()
+        defects = [outcome for outcome in outcomes if isinstance(outcome, Exception) and not isinstance(outcome, PortTakenError)]
+        if defects:
+            raise defects[0]
+        return asked.is_set()
+
+    async def _stop(self) -> None:
+        """In order; the shipper takes what the last requests left before it goes, and so before PostgreSQL does."""
+        self._record.stopping = True
+        for name in endings(self._state):
+            await self._keepers[name].stop()
+        self._record.supervisor = None
+        self._changed()
+
+    def _try_again(self) -> None:
+        for keeper in self._keepers.values():
+            keeper.again.set()
+
+    def _changed(self) -> None:
+        save(self._state, self._record)
+        self._announce(self._record)
+
+    async def _reconcile(self) -> None:
+        """Brings late bookkeeping after the serving record; there is none before the first promotion, and none to be done with a store away."""
+        command, environment = parts.reconcile(self._state, self._choices, self._server)
+        while True:
+            await asyncio.sleep(RECONCILE_SECONDS)
+            if self._state.serving_record.exists() and all(self._keepers[name].runs.is_set() for name in ("postgresql", "mlflow")):
+                await run_to_end(command, environment, self._state.logs / "reconcile.log", self._state.root, seconds=120.0)
+
+    async def _keep_logs_short(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                logs.bound(self._state.logs)
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
