@@ -110,13 +110,19 @@ def _reason(response: httpx.Response) -> str:
         return response.reason_phrase or "no reason given"
     if not isinstance(problem, dict):
         return response.reason_phrase or "no reason given"
-    text = str(problem.get("detail") or problem.get("title") or response.reason_phrase)
     faults = problem.get("errors")
-    if isinstance(faults, list) and faults:
-        shown = [": ".join(str(value) for value in fault.values()) if isinstance(fault, dict) else str(fault) for fault in faults[:FAULTS_SHOWN]]
-        more = f" and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
-        text += f" ({'; '.join(shown)}{more})"
-    return text
+    if isinstance(faults, list) and len(faults) > 1:
+        more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
+        return "; ".join(_fault(fault) for fault in faults[:FAULTS_SHOWN]) + more
+    return str(problem.get("detail") or problem.get("title") or response.reason_phrase)
+
+
+def _fault(fault: Any) -> str:
+    """`row 3: V1 must be at most 500`, of the service's {index, field, reason}."""
+    if not isinstance(fault, dict):
+        return "a fault without a reason"
+    row = f"row {fault['index']}: " if fault.get("index") is not None else ""
+    return f"{row}{fault.get('field') or 'the body'} {fault.get('reason', 'is not accepted')}"
 
 
 def _decoded(content: bytes, kind: type[T]) -> T:

@@ -126,7 +126,7 @@ def _print(summary: dict[str, Any]) -> None:
     lines = {
         "rows": f"{summary['source']}{touched}",
         "sent": f"{summary['sent']:,}: {summary['answered']:,} answered, {summary['refused']:,} refused, {summary['failures']:,} failures",
-        "decisions": f"{summary['decisions']:,} called fraud; of {summary['frauds']:,} frauds among them {summary['caught']:,} were caught",
+        "decisions": f"{summary['decisions']:,} called fraud; {summary['caught']:,} of the {summary['frauds']:,} true frauds caught",
         "labels": f"{summary['labels']:,} handed in",
         "versions": ", ".join(f"{version} ({count:,})" for version, count in summary["versions"].items()) or "none answered",
         "time": f"{summary['seconds']:.1f} s, {summary['rate'] or 0:,.0f} transactions a second",

@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,43 +12,16 @@ import pytest
 from fraudops.datasets import load, packaged_sample
 from fraudops.schema import load_schema
 from jobs.data import command
-from jobs.entry import run
+from tests.commands import Caller
 from tests.file_server import Served, serve
 from tests.support import free_port
 
 BANK = Path(__file__).parents[1] / "data" / "bank.yaml"
 
 
-@dataclass(frozen=True)
-class Told:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Told]
-
-
 @pytest.fixture
-def data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`fraudops data ARGUMENTS` with this environment, without the second that a process of its own costs."""
-    for name in list(os.environ):
-        if name.startswith("FRAUDOPS_"):
-            monkeypatch.delenv(name)
-
-    def call(*arguments: str | Path, **environment: str) -> Told:
-        code = 0
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["data", *map(str, arguments)])
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            try:
-                run(command)
-            except SystemExit as exit_:
-                code = int(exit_.code or 0)
-        return Told(code, *capsys.readouterr())
-
-    return call
+def data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Caller:
+    return Caller("data", command, monkeypatch, capsys)
 
 
 def test_it_is_a_command_of_the_console_script() -> None:
@@ -62,7 +32,7 @@ def test_it_is_a_command_of_the_console_script() -> None:
     assert "Traceback" not in told.stderr
 
 
-def test_describe_calls_the_sample_a_sample(data: Run) -> None:
+def test_describe_calls_the_sample_a_sample(data: Caller) -> None:
     told = data("describe")
     assert told.returncode == 0, told.stderr
     assert "packaged sample (a sample of the public ULB data" in told.stdout
@@ -71,7 +41,7 @@ def test_describe_calls_the_sample_a_sample(data: Run) -> None:
     assert "0.1727%" in told.stdout
 
 
-def test_describe_as_json_is_one_object(data: Run) -> None:
+def test_describe_as_json_is_one_object(data: Caller) -> None:
     found = json.loads(data("describe", "--json").stdout)
     assert (found["rows"], found["frauds"], found["prevalence"], found["sample"]) == (25_507, 332, 0.001727, True)
     assert found["digest"] == packaged_sample().sha256
@@ -81,7 +51,7 @@ def test_describe_as_json_is_one_object(data: Run) -> None:
     assert found["columns"]["Amount"]["allowed"] == [0, 1_000_000]
 
 
-def test_data_and_schema_come_from_the_environment_too(data: Run, tmp_path: Path) -> None:
+def test_data_and_schema_come_from_the_environment_too(data: Caller, tmp_path: Path) -> None:
     rows = tmp_path / "bank.parquet"
     assert data("generate", "--out", rows, "--rows", "500", "--fraud-rate", "0.1", "--schema", BANK).returncode == 0
     told = data("describe", "--json", "--prevalence", "0.02", FRAUDOPS_DATA=str(rows), FRAUDOPS_SCHEMA=str(BANK))
@@ -89,7 +59,7 @@ def test_data_and_schema_come_from_the_environment_too(data: Run, tmp_path: Path
     assert (found["rows"], found["schema"]["name"], found["prevalence"], found["sample"]) == (500, "bank-five", 0.02, False)
 
 
-def test_check_says_what_training_would_find_and_the_next_command(data: Run, tmp_path: Path) -> None:
+def test_check_says_what_training_would_find_and_the_next_command(data: Caller, tmp_path: Path) -> None:
     rows = tmp_path / "bank.csv"
     made = data("generate", "--out", rows, "--rows", "500", "--fraud-rate", "0.1", "--schema", BANK)
     assert "500 rows, 50 frauds, generated (seed 7)" in made.stderr
@@ -102,7 +72,7 @@ def test_check_says_what_training_would_find_and_the_next_command(data: Run, tmp
     assert sum(part["rows"] for part in found["split"].values()) + found["dropped_ties"] + found["dropped_duplicates"] == 500
 
 
-def test_a_bad_file_ends_with_64_and_no_stack_trace(data: Run, tmp_path: Path) -> None:
+def test_a_bad_file_ends_with_64_and_no_stack_trace(data: Caller, tmp_path: Path) -> None:
     rows = tmp_path / "bank.csv"
     data("generate", "--out", rows, "--rows", "500", "--fraud-rate", "0.1", "--schema", BANK)
     rows.write_text(rows.read_text() + "1,2,3,4,5,Mr [bold]Smith,0\n")
@@ -114,7 +84,7 @@ def test_a_bad_file_ends_with_64_and_no_stack_trace(data: Run, tmp_path: Path) -
     assert told.stdout == ""
 
 
-def test_generate_lays_a_drift_over_real_rows_and_writes_the_truth(data: Run, tmp_path: Path) -> None:
+def test_generate_lays_a_drift_over_real_rows_and_writes_the_truth(data: Caller, tmp_path: Path) -> None:
     rows, truth = tmp_path / "drifted.csv.gz", tmp_path / "truth.csv"
     told = data("generate", "--data", "sample", "--drift", "new-fraud-pattern", "--rows", "5000", "--out", rows, "--truth", truth)
     assert told.returncode == 0, told.stderr
@@ -124,7 +94,7 @@ def test_generate_lays_a_drift_over_real_rows_and_writes_the_truth(data: Run, tm
     assert load(rows).frauds == 50 + (known["pattern"] == "fraud").sum()
 
 
-def test_generate_repeats_itself_to_the_byte(data: Run, tmp_path: Path) -> None:
+def test_generate_repeats_itself_to_the_byte(data: Caller, tmp_path: Path) -> None:
     first, second = tmp_path / "first.csv.gz", tmp_path / "second.csv.gz"
     for path in (first, second):
         assert data("generate", "--rows", "300", "--drift", "covariate", "--out", path).returncode == 0
@@ -142,13 +112,13 @@ def test_generate_repeats_itself_to_the_byte(data: Run, tmp_path: Path) -> None:
         ([], "Missing option '--out'"),
     ],
 )
-def test_wrong_usage_of_generate_ends_with_64(data: Run, arguments: list[str], words: str) -> None:
+def test_wrong_usage_of_generate_ends_with_64(data: Caller, arguments: list[str], words: str) -> None:
     told = data("generate", *arguments)
     assert told.returncode == 64
     assert words in told.stderr
 
 
-def test_fetch_puts_the_file_into_the_state_folder_and_names_the_next_command(data: Run, tmp_path: Path) -> None:
+def test_fetch_puts_the_file_into_the_state_folder_and_names_the_next_command(data: Caller, tmp_path: Path) -> None:
     content = b"Time,V1\n" * 100_000
     with serve(Served(content)) as served:
         arguments = ("fetch", "--mirror", served.url, "--sha256", hashlib.sha256(content).hexdigest(), "--state", tmp_path)
@@ -162,7 +132,7 @@ def test_fetch_puts_the_file_into_the_state_folder_and_names_the_next_command(da
         assert len(served.ranges) == 1
 
 
-def test_fetch_without_any_mirror_ends_with_75(data: Run, tmp_path: Path) -> None:
+def test_fetch_without_any_mirror_ends_with_75(data: Caller, tmp_path: Path) -> None:
     told = data("fetch", "--mirror", f"http://127.0.0.1:{free_port()}/creditcard.csv", "--state", tmp_path)
     assert told.returncode == 75
     assert "no mirror gave the file" in told.stderr

@@ -1,0 +1,23 @@
+"""The whole product with a model in production, for tests that only need one to answer."""
+
+import json
+
+import httpx
+
+from tests.conftest import Platform
+
+
+def promoted(platform: Platform) -> Platform:
+    """Trains, validates and promotes on the packaged sample unless something already serves."""
+    if httpx.get(f"{platform.inference_url}/ready").is_success:
+        return platform
+    version = json.loads(_done(platform, "train", "--json"))["version"]
+    _done(platform, "validate", "--version", str(version))
+    _done(platform, "promote", "--version", str(version), "--alias", "production")
+    return platform
+
+
+def _done(platform: Platform, *arguments: str) -> str:
+    told = platform.run(*arguments)
+    assert told.returncode == 0, told.stderr
+    return told.stdout
