@@ -19,6 +19,7 @@ Metric = Literal["roc_auc", "average_precision"]
 
 FIXED_PRECISION = 0.80
 CALIBRATION_BINS = 10
+SMALLEST_THRESHOLD = 1e-12
 # The largest resample matrix held at once, in cells of 8 bytes.
 CELLS = 4_000_000
 
@@ -147,7 +148,7 @@ def choose_threshold(
     seed: int = 7,
     resamples: int = 200,
 ) -> float:
-    """The median over the resamples of the threshold with the least cost, to six significant digits. Raises DataError as `evaluate`."""
+    """The median over the resamples of the threshold with the least cost, to six significant digits, in (0, 1]. Raises DataError as `evaluate`."""
     _check(y, probability, weights, amount)
     ranking = Ranking(y, probability)
     missable = ranking.fraud * (amount + costs.fee)[ranking.order]
@@ -157,7 +158,7 @@ def choose_threshold(
         saved = ranking.cumulated(ranked * missable)
         excess = ranking.cumulated(ranked) * costs.review - saved  # above the cost of flagging nothing
         chosen.append(ranking.cuts[np.argmin(np.column_stack([np.zeros(len(excess)), excess]), axis=1)])
-    return float(f"{np.median(np.concatenate(chosen)[1:]):.6g}")
+    return max(float(f"{np.median(np.concatenate(chosen)[1:]):.6g}"), SMALLEST_THRESHOLD)
 
 
 def _drawn(y: NDArray[Any], weights: Floats, seed: int, resamples: int) -> Iterator[Floats]:

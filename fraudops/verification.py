@@ -33,8 +33,8 @@ def check_manifest(manifest: Manifest) -> None:
         raise BundleError(str(error)) from error
     if fingerprint != manifest.schema_fingerprint:
         raise BundleError(f"the bundle's schema has fingerprint {fingerprint[:12]}, its manifest says {manifest.schema_fingerprint[:12]}")
-    if not 0 < manifest.threshold < 1:
-        raise BundleError(f"the bundle's threshold is {manifest.threshold}, which is not between 0 and 1")
+    if not 0 < manifest.threshold <= 1:
+        raise BundleError(f"the bundle's threshold is {manifest.threshold}, which is no probability above 0")
 
 
 def read_reference_rows(folder: Path, manifest: Manifest) -> NDArray[np.float64]:

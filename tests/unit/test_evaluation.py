@@ -149,6 +149,13 @@ def test_free_reviews_flag_everything_and_reviews_beyond_any_loss_flag_nothing()
     assert choose_threshold(y, probability, weights, amount, Costs(review=1e9)) > probability.max()
 
 
+def test_the_threshold_stays_a_probability_when_the_best_is_at_either_end() -> None:
+    y, _, weights, amount = sample()
+    certain = y.astype(np.float64)
+    assert choose_threshold(y, certain, weights, amount, Costs(review=1e9)) == 1.0
+    assert 0 < choose_threshold(y, 1 - certain, weights, amount, Costs(review=0.0)) < 1e-9
+
+
 @pytest.mark.parametrize("call", [lambda y: evaluate(y, *[np.full(4, 0.5)] * 3, 0.5), lambda y: choose_threshold(y, *[np.full(4, 0.5)] * 3)])
 @pytest.mark.parametrize("label", [0, 1])
 def test_rows_of_one_class_are_refused(call: Callable[[np.ndarray], object], label: int) -> None:
