@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from fraudops.errors import StoreDownError
+from fraudops.promotion.door import PodDoor
 from fraudops.promotion.ports import Pod, PodRefusedError, PodSilentError, StaleRecordError, Target
 from fraudops.promotion.record import EMPTY, ServingRecord, decode, encode
 
@@ -109,60 +108,34 @@ def _try_lock(descriptor: int) -> bool:
 
 
 class LocalPods:
-    """This machine's inference processes as the one pod of the Service, over its admin calls."""
+    """This machine's inference processes as the one pod of the Service."""
 
     def __init__(self, url: str, admin_token: str) -> None:
-        self.url = url.rstrip("/")
-        self.headers = {"Authorization": f"Bearer {admin_token}"}
+        self.door = PodDoor(url, admin_token)
 
     async def list(self) -> Sequence[Pod]:
         try:
-            answer = await self._call("GET", "/ready", 5.0)
+            return [Pod("local", ready=await self.door.ready())]
         except PodSilentError:
             return []
-        return [Pod("local", ready=answer.status_code == 200)]
 
     async def wanted(self) -> int:
         return 1
 
     async def epoch(self, pod: Pod) -> int:
-        body = (await self._call("GET", "/ready", 5.0)).json()
-        return max((worker.get("epoch") or 0 for worker in body.get("workers", [])), default=0)
+        return await self.door.epoch()
 
     async def prepare(self, pod: Pod, target: Target, seconds: float) -> None:
-        body = {"phase": "prepare", "version": target.version, "digest": target.digest, "epoch": target.epoch, "deadline_seconds": seconds + 30}
-        await self._reload(body, seconds)
+        await self.door.prepare(target, seconds)
 
     async def activate(self, pod: Pod, epoch: int, seconds: float) -> int:
-        answer = await self._reload({"phase": "commit", "epoch": epoch}, seconds)
-        return int(answer["epoch"])
+        return await self.door.activate(epoch, seconds)
 
     async def drop(self, pod: Pod, target: Target) -> None:
-        await self._reload({"phase": "drop", "version": target.version, "digest": target.digest, "epoch": target.epoch}, 5.0)
+        await self.door.drop(target)
 
     async def delete(self, pod: Pod) -> None:
         raise PodRefusedError("on one machine the supervisor restarts what hangs; see `fraudops status`")
-
-    async def _reload(self, body: dict[str, Any], seconds: float) -> dict[str, Any]:
-        answer = await self._call("POST", "/reload", seconds, body)
-        if answer.status_code != 200:
-            raise PodRefusedError(_detail(answer))
-        return dict(answer.json())
-
-    async def _call(self, method: str, path: str, seconds: float, body: dict[str, Any] | None = None) -> httpx.Response:
-        try:
-            async with httpx.AsyncClient(timeout=seconds, trust_env=False) as client:
-                return await client.request(method, self.url + path, json=body, headers=self.headers)
-        except httpx.HTTPError as error:
-            raise PodSilentError(f"{self.url}{path} did not answer ({type(error).__name__})") from error
-
-
-def _detail(answer: httpx.Response) -> str:
-    try:
-        body = answer.json()
-    except ValueError:
-        return f"answered {answer.status_code}"
-    return str(body.get("detail") or body.get("title") or f"answered {answer.status_code}")
 
 
 class SystemClock:

@@ -1,0 +1,58 @@
+"""The admin calls of one pod, as a promoter makes them."""
+
+from typing import Any
+
+import httpx
+
+from fraudops.promotion.ports import PodRefusedError, PodSilentError, Target
+
+ASK_SECONDS = 5.0
+GRACE_SECONDS = 30.0
+
+
+class PodDoor:
+    """Each call raises PodSilentError when nobody answers in time; prepare and activate also PodRefusedError with the pod's reason."""
+
+    def __init__(self, url: str, admin_token: str) -> None:
+        self.url = url.rstrip("/")
+        self.headers = {"Authorization": f"Bearer {admin_token}"}
+
+    async def ready(self) -> bool:
+        return (await self._call("GET", "/ready", ASK_SECONDS)).status_code == 200
+
+    async def epoch(self) -> int:
+        """The highest epoch that one of the pod's workers has seen, 0 before any model."""
+        body = _body(await self._call("GET", "/ready", ASK_SECONDS))
+        return max((worker.get("epoch") or 0 for worker in body.get("workers") or []), default=0)
+
+    async def prepare(self, target: Target, seconds: float) -> None:
+        asked = {"phase": "prepare", "version": target.version, "digest": target.digest, "epoch": target.epoch}
+        await self._reload(asked | {"deadline_seconds": seconds + GRACE_SECONDS}, seconds)
+
+    async def activate(self, epoch: int, seconds: float) -> int:
+        return int((await self._reload({"phase": "commit", "epoch": epoch}, seconds))["epoch"])
+
+    async def drop(self, target: Target) -> None:
+        await self._reload({"phase": "drop", "version": target.version, "digest": target.digest, "epoch": target.epoch}, ASK_SECONDS)
+
+    async def _reload(self, asked: dict[str, Any], seconds: float) -> dict[str, Any]:
+        answer = await self._call("POST", "/reload", seconds, asked)
+        body = _body(answer)
+        if answer.status_code == 200:
+            return body
+        raise PodRefusedError(str(body.get("detail") or body.get("title") or f"answered {answer.status_code}"))
+
+    async def _call(self, method: str, path: str, seconds: float, asked: dict[str, Any] | None = None) -> httpx.Response:
+        try:
+            async with httpx.AsyncClient(timeout=seconds, trust_env=False) as client:
+                return await client.request(method, self.url + path, json=asked, headers=self.headers)
+        except httpx.HTTPError as error:
+            raise PodSilentError(f"{self.url}{path} did not answer ({type(error).__name__})") from error
+
+
+def _body(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        body = answer.json()
+    except ValueError as error:
+        raise PodSilentError(f"answered {answer.status_code} with something that is not JSON") from error
+    return body if isinstance(body, dict) else {}
