@@ -92,6 +92,9 @@ class InferenceSettings(ProgramSettings):
     mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI", description="The MLflow server that bundles are fetched from.")
     record_poll_seconds: float = Field(2.0, gt=0, le=60, description="Seconds between two looks at the serving record.")
     graceful_timeout_seconds: int = Field(20, ge=1, le=600, description="Seconds that a stopping worker may take for the requests it has begun.")
+    drain_seconds: float = Field(
+        1.0, ge=0, le=300, description="Seconds of the graceful timeout in which a stopping worker still answers, with `Connection: close`."
+    )
     audit: AuditSettings = AuditSettings()
 
 

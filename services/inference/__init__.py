@@ -1,0 +1,1 @@
+"""The program that answers predictions: `python -m services.inference`."""

@@ -1,0 +1,38 @@
+"""`python -m services.inference`: settings from the environment, then gunicorn."""
+
+import logging
+import os
+import sys
+
+from fraudops import logs
+from fraudops.errors import FraudopsError
+from fraudops.settings import InferenceSettings
+from fraudops.state import State
+from services.inference import start
+
+logger = logging.getLogger("services.inference")
+
+
+def main() -> None:
+    logs.configure("info", "inference")
+    try:
+        settings = InferenceSettings.from_environment()
+        logs.configure(settings.log_level, "inference")
+        state = State.at(settings.state)
+        start.make_folders(state)
+        proof = start.begin(state)
+    except FraudopsError as error:
+        logger.error(str(error))
+        sys.exit(error.exit_code)
+    # Both must be set before what reads them at its import: one row needs no threads, and workers share metric files.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(state.metrics)
+    from services.inference.server import serve
+
+    if proof:
+        start.conclude(state, proof)
+    serve(settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The composition root of one worker: everything is built here, and handed to what needs it."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+
+from fraudops.promotion.local import FileRecordStore
+from fraudops.settings import InferenceSettings
+from fraudops.spool import SpoolWriter
+from fraudops.state import State
+from services.inference import openapi
+from services.inference.audit import Audit
+from services.inference.bundles import BundleCache
+from services.inference.channel import Ask, RunFolder
+from services.inference.edge import Edge
+from services.inference.endpoints import endpoints
+from services.inference.metrics import Metrics, PodNow
+from services.inference.pages import PAGES, add_pages
+from services.inference.pod import Pod
+from services.inference.pod_files import read_pod_state
+from services.inference.poller import Poller
+from services.inference.scoring import Scoring
+from services.inference.status import Status
+from services.inference.worker import Drain, Worker
+
+logger = logging.getLogger(__name__)
+
+
+class Service(FastAPI):
+    """FastAPI, with the calls that are answered below its router in its documentation."""
+
+    def __init__(self, worker: Worker, **options: Any) -> None:
+        self.worker = worker
+        # FastAPI can send traces by itself; here nothing leaves that is not asked for.
+        super().__init__(title="fraudops", telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False}, **options)
+
+    def openapi(self) -> dict[str, Any]:
+        serving = self.worker.serving
+        return openapi.describe(super().openapi(), serving.model if serving else None)
+
+
+def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
+    """A worker's application, after the fork; it registers itself with the pod when it starts."""
+    state = State.at(settings.state)
+    metrics, run = Metrics(), RunFolder(state.run)
+    worker = Worker(state.bundles, metrics, drain)
+    audit = Audit(partial(SpoolWriter, state.spool, f"{settings.pod}-{os.getpid()}", settings.audit), metrics, blocking=settings.audit.fsync == "always")
+    pod = Pod(state, run, BundleCache(state.bundles), lambda: FileRecordStore(state.serving_record).read()[0])
+    status = Status(pod, settings.pod, settings.model_name, drain)
+    poller = Poller(pod, metrics, settings.workers, settings.record_poll_seconds)
+    app = Service(worker, lifespan=lambda _app: _life(worker, audit, run, pod, poller))
+    app.add_middleware(
+        Edge,
+        endpoints=endpoints(worker, Scoring(audit, metrics, settings.pod), audit, pod, status),
+        pages=PAGES,
+        metrics=metrics,
+        drain=drain,
+        admin_token=settings.admin_token.get_secret_value().encode() if settings.admin_token else None,
+    )
+    add_pages(app, status, state.metrics, PodNow(lambda: len(run.registered()), state.spool))
+    return app
+
+
+@asynccontextmanager
+async def _life(worker: Worker, audit: Audit, run: RunFolder, pod: Pod, poller: Poller) -> AsyncIterator[None]:
+    """Registers, then reads the pod's state, then accepts: a commit meanwhile is either told to this worker or in the file."""
+    listener = await run.serve(worker.answer)
+    audit.open()
+    now = read_pod_state(pod.state)
+    if now.version and now.digest:
+        reply = await worker.answer(Ask(op="commit", epoch=now.epoch, version=now.version, digest=now.digest, source=now.source or "cache"))
+        if reply.error:
+            logger.error("the worker starts without the pod's model", extra={"reason": reply.error})
+    polling = asyncio.create_task(poller.run())
+    polling.add_done_callback(_end_with)
+    yield
+    polling.cancel()
+    await asyncio.gather(polling, return_exceptions=True)
+    listener.close()
+    run.forget(os.getpid())
+    audit.close()
+
+
+def _end_with(polling: "asyncio.Task[None]") -> None:
+    """A worker that no longer looks at the record must not live on as if it did."""
+    if not polling.cancelled() and (error := polling.exception()):
+        logger.error("the poller has failed; this worker is replaced", exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)

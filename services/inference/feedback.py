@@ -1,0 +1,21 @@
+"""Labels from clients, into the spool like predictions."""
+
+from fraudops.audit.records import encode, new_label
+from services.inference.audit import Audit
+from services.inference.requests import LabelEntry, Reader, split
+from services.inference.scoring import chunks, read_rows
+
+LABELS = "labels"
+_reader = Reader(LabelEntry)
+
+
+async def accept(body: bytes, audit: Audit) -> int:
+    """How many labels the spool took: all of the body, or none. Raises InvalidBodyError, SpoolFullError, StoreDownError."""
+    entries = await read_rows(_reader, split(body, LABELS))
+    await audit.append_many([_record(entry) async for chunk in chunks(entries) for entry in chunk])
+    return len(entries)
+
+
+def _record(entry: LabelEntry) -> bytes:
+    named = str(entry.prediction_id) if entry.prediction_id else None
+    return encode(new_label(entry.label, entry.labelled_at, entry.source, prediction_id=named, transaction_id=entry.transaction_id))

@@ -1,0 +1,86 @@
+"""What the service counts about itself: right under several workers (prometheus-client's files, one set a process) and after a worker's death.
+
+prometheus-client decides at its import whether processes share files: `main()` has set PROMETHEUS_MULTIPROC_DIR by then.
+A metric never carries the model's version as a label, which would stay behind after a promotion: the version is a value.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Metrics:
+    """The metrics of one worker. Make it after the fork."""
+
+    def __init__(self) -> None:
+        # The registry only keeps the definitions out of the process-wide default: `render` reads the files of all workers.
+        registry = CollectorRegistry()
+        self._requests = Counter("http_requests", "Answered requests.", ["method", "endpoint", "status"], registry=registry)
+        self._duration = Histogram(
+            "http_request_duration_seconds", "From the request's first line to its answer.", ["endpoint"], registry=registry, buckets=SECONDS
+        )
+        predictions = Counter("fraudops_predictions", "Audited and answered predictions.", ["decision"], registry=registry)
+        self._genuine, self._fraud = predictions.labels("genuine"), predictions.labels("fraud")
+        self._refused = Counter("fraudops_spool_refused", "Predictions and labels that the audit spool refused.", registry=registry)
+        self._epoch = Gauge("fraudops_serving_epoch", "The epoch that this pod serves.", registry=registry, multiprocess_mode="max")
+        self._version = Gauge("fraudops_serving_version", "The model version that this pod serves.", registry=registry, multiprocess_mode="livemostrecent")
+        self._record = Gauge(
+            "fraudops_record_epoch", "The serving record's epoch as this pod last read it.", registry=registry, multiprocess_mode="livemostrecent"
+        )
+        self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def answered(self, method: str, endpoint: str, status: int, seconds: float) -> None:
+        """Every request passes here once, whatever became of it. `endpoint` must be one of a fixed few."""
+        key = (method, endpoint, status)
+        if key not in self._counted:
+            known = method if method in METHODS else "other"
+            self._counted[key] = (self._requests.labels(known, endpoint, status), self._duration.labels(endpoint))
+        requests, duration = self._counted[key]
+        requests.inc()
+        duration.observe(seconds)
+
+    def decided(self, frauds: int, genuine: int) -> None:
+        if frauds:
+            self._fraud.inc(frauds)
+        if genuine:
+            self._genuine.inc(genuine)
+
+    def refused(self, records: int) -> None:
+        self._refused.inc(records)
+
+    def serves(self, epoch: int, version: str) -> None:
+        self._epoch.set(epoch)
+        self._version.set(float(version) if version.isdigit() else float("nan"))
+
+    def record_read(self, epoch: int) -> None:
+        self._record.set(epoch)
+
+
+class PodNow:
+    """What is looked up when somebody asks: workers alive, bytes and age of the spool."""
+
+    def __init__(self, workers: Callable[[], int], spool: Path) -> None:
+        self._workers, self._spool = workers, spool
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("fraudops_workers", "Workers of this pod that are registered.", value=self._workers())
+        found = [entry.stat() for entry in self._spool.glob("*.seg") if entry.exists()]
+        yield GaugeMetricFamily("fraudops_spool_bytes", "Bytes in the audit spool, shipped ones not yet removed included.", value=sum(s.st_size for s in found))
+        yield GaugeMetricFamily("fraudops_spool_segments", "Segment files in the audit spool.", value=len(found))
+
+
+def render(folder: Path, pod: PodNow) -> bytes:
+    """The metrics of all workers, dead ones' counts included."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(folder))
+    registry.register(pod)
+    text: bytes = generate_latest(registry)
+    return text

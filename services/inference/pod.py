@@ -1,0 +1,145 @@
+"""The pod as one: whoever gets a call coordinates all workers, under the pod's lock.
+
+All prepare; then the pod's state file is written, which is the pod's commit; then the workers are listed again and all commit. A worker that is
+born meanwhile registers first and reads the state file after, so it is either listed or has the new state. A coordinator that dies is finished from
+the state file by the next who gets the lock. PROMOTION.md, "Pods and their workers".
+"""
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fraudops.errors import RefusedError, StoreDownError
+from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.state import State
+from services.inference.bundles import BundleCache
+from services.inference.channel import Ask, RunFolder, WorkerAnswer
+from services.inference.pod_files import PodState, pod_state_path, read_pod_state, write
+from services.inference.worker import check_step
+
+STATE_SECONDS = 1.0
+PREPARE_SECONDS = 60.0
+COMMIT_SECONDS = 10.0
+
+
+class Pod:
+    """The same object in every worker; the lock decides who acts."""
+
+    def __init__(self, state: State, run: RunFolder, cache: BundleCache, read_record: Callable[[], ServingRecord]) -> None:
+        self.state, self.run, self.cache = state, run, cache
+        self._read_record = read_record
+
+    async def record(self) -> ServingRecord:
+        """Raises RecordUnreadableError, StoreDownError."""
+        try:
+            return await asyncio.to_thread(self._read_record)
+        except OSError as error:
+            raise StoreDownError(f"the serving record cannot be read ({error.strerror})") from error
+
+    async def workers(self) -> list[WorkerAnswer]:
+        return await self.run.ask_all(Ask(op="state"), STATE_SECONDS)
+
+    async def prepare(self, version: str, digest: str, epoch: int, seconds: float) -> None:
+        """Every worker opens the version beside the one it serves, for `seconds`. Raises RefusedError, StoreDownError; then nothing has changed."""
+        deadline = time.monotonic() + seconds
+        async with self._locked(seconds):
+            now = read_pod_state(self.state)
+            if epoch:
+                check_step(now.epoch, now.digest, epoch, digest)
+            source = await self.cache.ensure(version, digest, deadline - time.monotonic())
+            await self._prepare_all(Ask(op="prepare", version=version, digest=digest, epoch=epoch, source=source, seconds=seconds), deadline)
+
+    async def drop(self, digest: str) -> None:
+        await self.run.ask_all(Ask(op="drop", digest=digest), STATE_SECONDS)
+
+    async def drain(self) -> None:
+        await self.run.ask_all(Ask(op="drain"), STATE_SECONDS)
+
+    async def follow(self, epoch: int = 0, version: str | None = None, digest: str | None = None, seconds: float = PREPARE_SECONDS) -> None:
+        """Reads the record and serves what it names, in every worker. Raises RefusedError when the record is not (yet) at `epoch`, names another
+        version than the one asked for, or names none; RefusedError or StoreDownError when the pod cannot."""
+        async with self._locked(seconds):
+            entry = _named(await self.record(), epoch, version, digest)
+            now = read_pod_state(self.state)
+            check_step(now.epoch, now.digest, entry.epoch, entry.digest)
+            if now.is_behind(entry.epoch):
+                now = now.next(entry.epoch, entry.version, entry.digest, await self._bring(entry, time.monotonic() + seconds))
+                write(pod_state_path(self.state), now)
+            await self._commit_all(now)
+            await self._prune(now)
+
+    async def finish(self) -> None:
+        """Brings every worker to what the state file says: what a coordinator that died has left, or a bundle that was lost from the cache.
+
+        Raises RefusedError, StoreDownError.
+        """
+        async with self._locked(COMMIT_SECONDS):
+            now = read_pod_state(self.state)
+            try:
+                await self._commit_all(now)
+            except StoreDownError:
+                await self.cache.ensure(now.version or "", now.digest or "", PREPARE_SECONDS)
+                await self._commit_all(now)
+
+    async def _bring(self, entry: Entry, deadline: float) -> str:
+        """Opens the entry's bundle in every worker and returns its source. What was prepared has been proved already."""
+        sources = [source for worker in await self.workers() if worker.reply for digest, source in worker.reply.warm.items() if digest == entry.digest]
+        source = sources[0] if sources else await self.cache.ensure(entry.version, entry.digest, deadline - time.monotonic())
+        ask = Ask(op="prepare", version=entry.version, digest=entry.digest, epoch=entry.epoch, source=source, seconds=PREPARE_SECONDS)
+        await self._prepare_all(ask, deadline)
+        return source
+
+    async def _prepare_all(self, ask: Ask, deadline: float) -> None:
+        answers = await self.run.ask_all(ask, max(deadline - time.monotonic(), STATE_SECONDS))
+        if faults := [answer.fault for answer in answers if answer.fault]:
+            await self.drop(ask.digest)
+            raise RefusedError(f"version {ask.version} was not prepared: {'; '.join(faults)}")
+
+    async def _commit_all(self, now: PodState) -> None:
+        if now.version is None or now.digest is None:
+            return
+        ask = Ask(op="commit", epoch=now.epoch, version=now.version, digest=now.digest, source=now.source or "cache")
+        answers = await self.run.ask_all(ask, COMMIT_SECONDS)
+        if faults := [answer.fault for answer in answers if answer.fault]:
+            raise StoreDownError(f"the pod is at epoch {now.epoch}, but not every worker has followed: {'; '.join(faults)}")
+
+    async def _prune(self, now: PodState) -> None:
+        prepared = {digest for worker in await self.workers() if worker.reply for digest in worker.reply.warm}
+        await asyncio.to_thread(self.cache.prune, {now.digest or "", *now.served, *prepared})
+
+    @asynccontextmanager
+    async def _locked(self, seconds: float) -> AsyncIterator[None]:
+        """The kernel frees the lock when its holder dies. Raises StoreDownError."""
+        end = time.monotonic() + seconds
+        descriptor = os.open(self.state.run / "pod.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while not try_lock(descriptor):
+                if time.monotonic() > end:
+                    raise StoreDownError("another call to this pod is still being carried out; try again")
+                await asyncio.sleep(0.01)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _named(record: ServingRecord, epoch: int, version: str | None, digest: str | None) -> Entry:
+    entry = record.current
+    if entry is None:
+        raise RefusedError("no model has been promoted: the serving record is empty")
+    if entry.epoch < epoch:
+        raise RefusedError(f"the serving record is at epoch {entry.epoch}, not yet at {epoch}")
+    another = (version or entry.version) != entry.version or (digest or entry.digest) != entry.digest
+    if another and epoch in (0, entry.epoch):
+        raise RefusedError(f"the serving record names version {entry.version}: use promote to move to another one")
+    return entry

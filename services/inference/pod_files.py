@@ -1,0 +1,80 @@
+"""The two files by which the workers of a pod know the same: what the pod serves (its commit point), and what its poller saw of the record."""
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from fraudops.canonical import canonical_json
+from fraudops.promotion.record import ServingRecord
+from fraudops.state import State
+
+KEPT = 3
+Content = TypeVar("Content")
+
+
+class PodState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the pod serves; writing it is the pod's commit. `served` holds the digests that served before, newest first: their bundles are kept.
+
+    Without a digest the pod serves nothing (yet, or because its bundle was refused at the start), but still never goes below `epoch`.
+    """
+
+    epoch: int = 0
+    version: str | None = None
+    digest: str | None = None
+    source: str | None = None
+    served: tuple[str, ...] = ()
+
+    def is_behind(self, epoch: int) -> bool:
+        return epoch > self.epoch or (epoch == self.epoch > 0 and self.digest is None)
+
+    def next(self, epoch: int, version: str, digest: str, source: str) -> "PodState":
+        earlier = [known for known in (self.digest, *self.served) if known and known != digest]
+        return PodState(epoch=epoch, version=version, digest=digest, source=source, served=tuple(dict.fromkeys(earlier))[:KEPT])
+
+
+class RecordView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the pod last saw of the serving record, and what keeps it from following. `ready` is set once the pod has caught up since its start."""
+
+    epoch: int = 0
+    version: str | None = None
+    ready: bool = False
+    mirrored: int = 0
+    error: str | None = None
+    refused: str | None = None
+
+
+def pod_state_path(state: State) -> Path:
+    return state.run / "pod.json"
+
+
+def record_view_path(state: State) -> Path:
+    return state.run / "record.json"
+
+
+def read_pod_state(state: State) -> PodState:
+    return _read(pod_state_path(state), PodState())
+
+
+def read_record_view(state: State) -> RecordView:
+    return _read(record_view_path(state), RecordView())
+
+
+def write(path: Path, content: Any) -> None:
+    """Renamed into place; it need not survive the node, whose next start reads the record anyway."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(canonical_json(content))
+    temporary.replace(path)
+
+
+def view_of(record: ServingRecord, view: RecordView, error: str | None) -> RecordView:
+    return msgspec.structs.replace(view, epoch=record.epoch, version=record.current.version if record.current else None, mirrored=record.mirrored, error=error)
+
+
+def _read(path: Path, default: Content) -> Content:
+    """The default when the file is missing or is not one of ours: the record decides then."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=type(default))
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return default

@@ -1,0 +1,116 @@
+"""`python -m services.inference.prepare VERSION DIGEST [--cached]`: brings a bundle into the pod's cache and proves it, in a process of its own.
+
+A worker never pays for the download, the proof or the imports they take. One line of JSON on standard output says how it went; a folder appears in
+the cache by a rename, complete and verified, or not at all. `--cached` only proves what is there.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from fraudops import logs
+from fraudops.errors import BundleError, FraudopsError, RefusedError, StoreDownError
+from fraudops.settings import InferenceSettings
+from fraudops.state import State
+from fraudops.verification import verify_bundle
+
+INCOMING, REFUSED = ".incoming-", ".refused-"
+
+
+class Outcome(msgspec.Struct, omit_defaults=True):
+    """`source` where the bundle came from, or `error` with its exit code."""
+
+    source: str | None = None
+    error: str | None = None
+    exit_code: int = 0
+
+
+def main() -> None:
+    settings = InferenceSettings.from_environment()
+    logs.configure(settings.log_level, "inference.prepare")
+    version, digest = sys.argv[1:3]
+    try:
+        outcome = Outcome(source=bring(settings, version, digest, fetch="--cached" not in sys.argv[3:]))
+    except FraudopsError as error:
+        outcome = Outcome(error=str(error), exit_code=error.exit_code)
+    sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
+    sys.stdout.flush()
+    sys.exit(outcome.exit_code)
+
+
+def bring(settings: InferenceSettings, version: str, digest: str, *, fetch: bool = True) -> str:
+    """`cache` or `registry`. Raises BundleError, RefusedError, UnknownVersionError, StoreDownError; what was refused is no longer in the cache."""
+    bundles = State.at(settings.state).bundles
+    with _disk_errors():
+        bundles.mkdir(parents=True, exist_ok=True)
+        _sweep(bundles)
+        refusal = _check_cached(bundles, digest)
+        if refusal is None:
+            return "cache"
+        if not fetch:
+            raise BundleError(refusal)
+        try:
+            _download(settings, bundles, version, digest)
+        except FraudopsError as error:
+            kind = StoreDownError if isinstance(error, StoreDownError) else RefusedError
+            raise kind(f"{refusal}; {error}") from error
+    return "registry"
+
+
+def _check_cached(bundles: Path, digest: str) -> str | None:
+    """None if the cache holds the bundle, unaltered; else why not. What is altered is taken away."""
+    folder = bundles / digest
+    if not folder.is_dir():
+        return f"the bundle {digest[:12]} is not in the cache"
+    try:
+        verify_bundle(folder, digest)
+    except BundleError as error:
+        _discard(bundles, folder)
+        return f"the cached bundle {digest[:12]} was refused: {error}"
+    return None
+
+
+def _download(settings: InferenceSettings, bundles: Path, version: str, digest: str) -> None:
+    if not settings.mlflow_tracking_uri:
+        raise StoreDownError("it cannot be fetched, because MLFLOW_TRACKING_URI is not set")
+    from fraudops.registry import Registry
+
+    incoming = bundles / f"{INCOMING}{digest}-{os.getpid()}"
+    try:
+        registry = Registry(settings.mlflow_tracking_uri, settings.model_name)
+        registry.download_bundle(registry.version(version), incoming)
+        verify_bundle(incoming, digest)
+        incoming.rename(bundles / digest)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _discard(bundles: Path, folder: Path) -> None:
+    """Out of the cache at once; the removal may take its time."""
+    aside = bundles / f"{REFUSED}{folder.name}-{os.getpid()}"
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sweep(bundles: Path) -> None:
+    """What killed processes have left: the caller holds the pod's lock, so nobody else is at work here."""
+    for entry in bundles.iterdir():
+        if entry.name.startswith((INCOMING, REFUSED)):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RefusedError(f"the bundle cannot be written to the cache ({error.strerror}): check the disk") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""From a checked transaction to an audited answer: what is answered is in the spool before it leaves, and is counted here and nowhere else."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from itertools import islice
+from time import perf_counter
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from fraudops.audit.records import Prediction, encode
+from fraudops.ids import uuid7
+from services.inference.audit import Audit
+from services.inference.metrics import Metrics
+from services.inference.model import Model
+from services.inference.requests import REPORTED_FAULTS, Fault, InvalidBodyError, Reader, split
+
+CHUNK = 256
+TRANSACTIONS = "transactions"
+Row = TypeVar("Row", bound=msgspec.Struct)
+Item = TypeVar("Item")
+_astuple = msgspec.structs.astuple
+
+
+class Scored(msgspec.Struct, frozen=True, gc=False):
+    """The answer to one transaction; `prediction` is 1 from the threshold on."""
+
+    prediction_id: str
+    fraud_probability: float
+    prediction: int
+    model_version: str
+    threshold: float
+
+
+class ScoredBatch(msgspec.Struct, frozen=True):
+    """One answer a transaction, in their order."""
+
+    predictions: list[Scored]
+
+
+class Scoring:
+    """Scores, audits and counts with whatever model it is given: a request keeps the one that it began with."""
+
+    def __init__(self, audit: Audit, metrics: Metrics, pod: str) -> None:
+        self._audit, self._metrics, self._pod = audit, metrics, pod
+
+    async def one(self, model: Model, body: bytes, request_id: str | None, started: float) -> Scored:
+        """`started` is perf_counter's. Raises InvalidBodyError, SpoolFullError, StoreDownError."""
+        transaction = model.reader.read(body)
+        probability = model.scorer.score(_astuple(transaction)[: model.reader.features])
+        scored, record = self._decide(model, transaction, probability, request_id, started)
+        await self._audit.append(record)
+        self._metrics.decided(scored.prediction, 1 - scored.prediction)
+        return scored
+
+    async def many(self, model: Model, body: bytes, request_id: str, started: float) -> list[Scored]:
+        """In the order of the rows; all or nothing. Raises as `one` does."""
+        reader = model.reader
+        transactions = await read_rows(reader, split(body, TRANSACTIONS))
+        answers: list[Scored] = []
+        records: list[bytes] = []
+        async for chunk in chunks(transactions):
+            rows = np.array([_astuple(transaction)[: reader.features] for transaction in chunk])
+            for transaction, probability in zip(chunk, model.scorer.score_many(rows).tolist(), strict=True):
+                scored, record = self._decide(model, transaction, probability, request_id, started)
+                answers.append(scored)
+                records.append(record)
+        await self._audit.append_many(records)
+        frauds = sum(scored.prediction for scored in answers)
+        self._metrics.decided(frauds, len(answers) - frauds)
+        return answers
+
+    def _decide(self, model: Model, transaction: Any, probability: float, request_id: str | None, started: float) -> tuple[Scored, bytes]:
+        """The answer and its audit record."""
+        transaction_id, entity_key = transaction.transaction_id, transaction.entity_key
+        named = transaction_id is not None or entity_key is not None
+        identifier = uuid7()
+        prediction = 1 if probability >= model.threshold else 0
+        record = Prediction(
+            id=identifier,
+            # The ids are left out of the features; without any, the transaction encodes as its features alone.
+            features=model.reader.features_kind(*_astuple(transaction)[: model.reader.features]) if named else transaction,
+            fraud_probability=probability,
+            prediction=prediction,
+            threshold=model.threshold,
+            model_name=model.name,
+            model_version=model.version,
+            model_digest=model.digest,
+            latency_ms=(perf_counter() - started) * 1000,
+            pod=self._pod,
+            request_id=request_id or identifier,
+            transaction_id=transaction_id,
+            entity_key=entity_key,
+        )
+        return Scored(identifier, probability, prediction, model.version, model.threshold), encode(record)
+
+
+async def read_rows(reader: Reader[Row], raws: Sequence[msgspec.Raw]) -> list[Row]:
+    """Every row read, with room for other requests in between. Raises InvalidBodyError with the first fault of up to REPORTED_FAULTS rows."""
+    rows: list[Row] = []
+    faults: list[Fault] = []
+    index = 0
+    async for chunk in chunks(raws):
+        for raw in chunk:
+            try:
+                rows.append(reader.read_row(raw))
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                faults.append(msgspec.structs.replace(reader.faults(raw)[0], index=index))
+            index += 1
+        if len(faults) >= REPORTED_FAULTS:
+            break
+    if faults:
+        raise InvalidBodyError(faults)
+    return rows
+
+
+async def chunks(items: Sequence[Item]) -> AsyncIterator[list[Item]]:
+    """About a millisecond of work each, with room for other requests in between."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk
+        await asyncio.sleep(0)

@@ -1,0 +1,125 @@
+"""gunicorn with uvicorn's workers, set up in code: no control socket, no command line, no configuration file."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from prometheus_client.multiprocess import mark_process_dead
+from uvicorn.server import Server
+from uvicorn_worker import UvicornWorker
+
+from fraudops import logs
+from fraudops.settings import InferenceSettings
+from fraudops.state import State
+from services.inference.application import create_app
+from services.inference.worker import Drain
+
+# Longer than any client keeps an idle connection: the client closes it, never we under its next request.
+KEEP_ALIVE_SECONDS = 75
+HUNG_SECONDS = 30
+
+
+class JsonLogger(Logger):  # type: ignore[misc]
+    """gunicorn's and uvicorn's lines in the product's own format."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(logs.JsonFormatter("inference"))
+
+
+class InferenceServer(BaseApplication):  # type: ignore[misc]
+    """`lifeline` is a pipe whose writing end only the master holds: workers see its end when the master dies, however it dies."""
+
+    def __init__(self, settings: InferenceSettings) -> None:
+        self.settings, self.drain, self.lifeline = settings, Drain(), os.pipe()
+        super().__init__()
+
+    def load_config(self) -> None:
+        settings = self.settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        chosen: dict[str, Any] = {
+            "bind": f"{host}:{settings.port}",
+            "workers": settings.workers,
+            "worker_class": InferenceWorker,
+            "logger_class": JsonLogger,
+            "loglevel": settings.log_level,
+            "errorlog": "-",
+            "accesslog": None,
+            "keepalive": KEEP_ALIVE_SECONDS,
+            "timeout": HUNG_SECONDS,
+            "graceful_timeout": settings.graceful_timeout_seconds,
+            "control_socket_disable": True,
+            "proc_name": "fraudops-inference",
+            "post_fork": lambda _arbiter, _worker: os.close(self.lifeline[1]),
+            "child_exit": lambda _arbiter, worker: self._forget(worker.pid),
+        }
+        for name, value in chosen.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> FastAPI:
+        """In the worker, after the fork."""
+        return create_app(self.settings, self.drain)
+
+    def _forget(self, pid: int) -> None:
+        state = State.at(self.settings.state)
+        mark_process_dead(pid, str(state.metrics))
+        (state.run / f"worker-{pid}.sock").unlink(missing_ok=True)
+
+
+class InferenceWorker(UvicornWorker):  # type: ignore[misc]
+    CONFIG_KWARGS = {"loop": "uvloop", "http": "httptools", "ws": "none", "lifespan": "on", "server_header": False, "proxy_headers": False}
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        settings = self.app.settings
+        self.config.timeout_graceful_shutdown = max(1, int(settings.graceful_timeout_seconds - settings.drain_seconds) - 1)
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = DrainingServer(self.config, self.app.drain, self.app.settings.drain_seconds)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGQUIT, server.stop)
+        loop.add_reader(self.app.lifeline[0], server.stop)
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+class DrainingServer(Server):
+    """On SIGTERM every answer first carries `Connection: close` for a while; a server that just stops cuts idle connections off under clients that
+    are about to send."""
+
+    def __init__(self, config: Any, drain: Drain, seconds: float) -> None:
+        super().__init__(config)
+        self._drain, self._seconds = drain, seconds
+        self._leave_at = float("inf")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM and self._leave_at == float("inf"):
+            self._drain.begin()
+            self._leave_at = time.monotonic() + self._seconds
+        else:
+            self.should_exit = True
+
+    def stop(self) -> None:
+        """At once: requests that have begun are still answered."""
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if time.monotonic() >= self._leave_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def serve(settings: InferenceSettings) -> None:
+    """Returns, or rather exits, when the service has been told to stop."""
+    InferenceServer(settings).run()

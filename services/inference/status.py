@@ -1,0 +1,105 @@
+"""What the pod says of itself: /ready, /model_info, and the answer of /reload."""
+
+from typing import Literal
+
+import msgspec
+
+from fraudops.errors import FraudopsError
+from services.inference.channel import WorkerAnswer, WorkerShown
+from services.inference.pod import Pod
+from services.inference.pod_files import PodState, RecordView, read_pod_state, read_record_view
+from services.inference.problems import NotReadyError
+from services.inference.worker import Drain
+
+ALIAS = "production"
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """Every worker has the promoted model open."""
+
+    status: Literal["ready"]
+    epoch: int
+    version: str | None
+    digest: str | None
+    workers: list[WorkerShown]
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """What the pod and each of its workers serve now."""
+
+    pod: str
+    epoch: int
+    version: str | None
+    digest: str | None
+    workers: list[WorkerShown]
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """`source` says where the bundle came from: registry, peer or cache."""
+
+    name: str
+    alias: str
+    version: str | None
+    digest: str | None
+    epoch: int
+    source: str | None
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """`errors.epoch` is there while the pod is not where the serving record is."""
+
+    model: ServedModel
+    challenger: None
+    errors: dict[str, str | None]
+
+
+class Status:
+    def __init__(self, pod: Pod, name: str, model_name: str, drain: Drain) -> None:
+        self._pod, self._name, self._model_name, self._drain = pod, name, model_name, drain
+
+    async def ready(self) -> Ready:
+        """Asks every worker. Raises NotReadyError with the reason."""
+        now, view, workers = read_pod_state(self._pod.state), read_record_view(self._pod.state), await self._pod.workers()
+        shown = [worker.shown for worker in workers]
+        reason = "the pod is leaving: it drains" if self._drain.active else _why_not(now, view, workers)
+        if reason:
+            raise NotReadyError(reason, shown)
+        return Ready("ready", now.epoch, now.version, now.digest, shown)
+
+    async def reloaded(self) -> Reloaded:
+        now, workers = read_pod_state(self._pod.state), await self._pod.workers()
+        return Reloaded(self._name, now.epoch, now.version, now.digest, [worker.shown for worker in workers])
+
+    async def model_info(self) -> ModelInfo:
+        now = read_pod_state(self._pod.state)
+        model = ServedModel(self._model_name, ALIAS, now.version, now.digest, now.epoch, now.source)
+        errors: dict[str, str | None] = {"alias": None, "stage": None}
+        try:
+            record = await self._pod.record()
+        except FraudopsError as error:
+            errors["epoch"] = str(error)
+        else:
+            if record.mirrored < record.epoch:
+                errors["alias"] = f"the registry's alias {ALIAS} has not been brought after epoch {record.epoch} yet"
+            if record.epoch != now.epoch:
+                reason = read_record_view(self._pod.state).error
+                errors["epoch"] = reason or f"the serving record is at epoch {record.epoch}, this pod at {now.epoch}"
+        return ModelInfo(model, None, errors)
+
+    def why_no_model(self) -> str:
+        """For a worker that was asked to score and has nothing to score with."""
+        return _why_not(read_pod_state(self._pod.state), read_record_view(self._pod.state), []) or "this worker is still opening the model"
+
+
+def _why_not(now: PodState, view: RecordView, workers: list[WorkerAnswer]) -> str | None:
+    reasons = "; ".join(reason for reason in (view.refused, view.error) if reason)
+    if now.digest is None:
+        return reasons or (f"version {view.version} is being opened" if view.epoch else "no model promoted")
+    for worker in workers:
+        if fault := worker.fault:
+            return fault
+        if worker.reply and worker.reply.epoch != now.epoch:
+            return reasons or f"worker {worker.pid} is at epoch {worker.reply.epoch}, the pod at {now.epoch}"
+    if not view.ready:
+        return reasons or "the pod is starting"
+    return None
