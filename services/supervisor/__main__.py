@@ -72,7 +72,7 @@ def status(state: State, as_json: bool) -> None:
 
 def main() -> None:
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="fraudops", standalone_mode=False)
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:

@@ -25,10 +25,14 @@ class Identity:
         return (*self.wrapper, *command)
 
     def adopt(self, folder: Path) -> None:
-        """Gives a folder of ours, and all in it, to this identity: the last run may have had another."""
-        if folder.stat().st_uid != self.owner:
+        """Gives a folder of ours, and all in it, to this identity: the last run may have had another. Raises SettingsError when it is not ours to give."""
+        if folder.stat().st_uid == self.owner:
+            return
+        try:
             for path in (*folder.rglob("*"), folder):
                 os.chown(path, self.owner, self.group, follow_symlinks=False)
+        except PermissionError as error:
+            raise SettingsError(f"{folder} belongs to another user: run as that user, or name another folder with --state") from error
 
 
 def choose_identity(folder: Path, program: Path) -> Identity:

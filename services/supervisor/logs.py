@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 MAX_BYTES = 8 << 20
+TAIL = 6
+GRAVE = ("FATAL:", "Error:", "error:", '"level":"error"')
 
 
 def bound(folder: Path, max_bytes: int = MAX_BYTES) -> None:
@@ -15,12 +17,13 @@ def bound(folder: Path, max_bytes: int = MAX_BYTES) -> None:
             os.truncate(log, 0)
 
 
-def last_line(log: Path, max_characters: int = 300) -> str:
-    """The last line that says something; '' when there is none."""
+def last_words(log: Path, max_characters: int = 300) -> str:
+    """What a program that has ended said of it: its last line that is called fatal or an error, else its last line; '' when there is none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 8192))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return ""
-    return next((line[-max_characters:] for line in reversed(lines) if line), "")
+    last = lines[-TAIL:]
+    return next((line for line in reversed(last) if any(word in line for word in GRAVE)), last[-1] if last else "")[:max_characters]

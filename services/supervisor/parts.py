@@ -15,7 +15,7 @@ from fraudops.errors import StoreDownError
 from fraudops.settings import COMMAND_LINE, PREFIX
 from fraudops.state import State
 from services.supervisor import mlflow_server, postgresql, probes
-from services.supervisor.logs import last_line
+from services.supervisor.logs import last_words
 from services.supervisor.postgresql import PostgreSQL, postmasters, server_processes
 from services.supervisor.processes import Ending, Handle, programs, run_to_end, session_members
 from services.supervisor.record import Choices
@@ -170,7 +170,7 @@ def _shipper(state: State, server: PostgreSQL, ending: Ending) -> Part:
         log = state.logs / "migrate.log"
         code = await run_to_end(_program("jobs.migrate", "--wait", "0"), environment, log, state.root, seconds=120.0)
         if code != 0:
-            raise StoreDownError(f"the migration of the audit database failed with exit code {code}: {last_line(log)} (log: {log})")
+            raise StoreDownError(f"the migration of the audit database failed with exit code {code}: {last_words(log)} (log: {log})")
         return command
 
     return Part(

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from psycopg import sql
 
 from fraudops.errors import SettingsError, StoreDownError
 from services.supervisor.identity import Identity, choose_identity
+from services.supervisor.logs import last_words
 
 HOST = "127.0.0.1"
 ADMIN = "postgres"
@@ -40,7 +42,8 @@ SETTINGS = {
     "log_timezone": "UTC",
     "logging_collector": "off",
 }
-INITDB = ("--username", ADMIN, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+# Waiting for the disk makes a busy machine's first start 2 to 4 s longer; the folder is synced beside the start instead.
+INITDB = ("--no-sync", "--username", ADMIN, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 
 
 def binaries() -> Path:
@@ -140,6 +143,7 @@ class PostgreSQL:
         if done.returncode != 0:
             raise SettingsError(f"PostgreSQL's initdb failed in {unfinished}: {(done.stderr.strip() or done.stdout.strip())[-500:]}")
         unfinished.rename(self.data)
+        threading.Thread(target=os.sync, daemon=True).start()
 
     def _refuse_other_version(self) -> None:
         found = (self.data / "PG_VERSION").read_text().strip()
@@ -191,8 +195,7 @@ def wait_until_ready(server: PostgreSQL, process: subprocess.Popen[bytes], log: 
     deadline = time.monotonic() + seconds
     while server.complaint():
         if process.poll() is not None or time.monotonic() > deadline:
-            last = (log.read_text(errors="replace").strip().splitlines() or ["nothing in its log"])[-1]
-            raise StoreDownError(f"PostgreSQL did not start: {last} (log: {log})")
+            raise StoreDownError(f"PostgreSQL did not start: {last_words(log) or '(it said nothing)'} (log: {log})")
         time.sleep(0.05)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from services.supervisor.logs import last_line
+from services.supervisor.logs import last_words
 
 
 class Handle(msgspec.Struct, frozen=True):
@@ -144,7 +144,7 @@ def describe_end(child: subprocess.Popen[bytes] | None, log: Path) -> str:
         return "it died"
     if returncode < 0:
         return f"it was killed by {signal.Signals(-returncode).name}"
-    return f"it ended with exit code {returncode}, its last words: {last_line(log) or '(none)'} (log: {log})"
+    return f"it ended with exit code {returncode}, its last words: {last_words(log) or '(none)'} (log: {log})"
 
 
 def _state_and_start(pid: int) -> tuple[str, int]:

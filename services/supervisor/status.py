@@ -29,7 +29,7 @@ def report(state: State) -> dict[str, Any]:
 
 def _supervisor(record: Record) -> dict[str, Any]:
     if record.supervisor is None:
-        return {"pids": [], "state": "stopped", "reason": None}
+        return {"pids": [], "state": "stopped", "reason": "`fraudops up` starts everything"}
     if not record.supervisor.alive:
         return {"pids": [], "state": "dead", "reason": "nothing restarts what dies: `fraudops up` takes over what runs"}
     return {"pids": [record.supervisor.pid], "state": "stopping" if record.stopping else "running", "reason": None}
