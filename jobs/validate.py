@@ -103,7 +103,7 @@ def promote_now(state: State, version: str) -> tuple[dict[str, Any], FraudopsErr
 
     try:
         result = promote_version(state, version, strategy="broadcast")
-    except (RefusedError, StoreDownError) as error:
+    except FraudopsError as error:
         return {"outcome": "refused" if isinstance(error, RefusedError) else "failed", "version": version, "reason": str(error)}, error
     if result.outcome in ("done", "unchanged"):
         return asdict(result), None

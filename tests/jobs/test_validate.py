@@ -1,0 +1,370 @@
+"""`fraudops validate` on a real MLflow server, with models that were really trained: what passes, and everything that must not."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import skops.io
+from click.testing import CliRunner, Result
+from sklearn.preprocessing import FunctionTransformer
+
+from fraudops import datasets, gates
+from fraudops.bundle import PIPELINE, REFERENCE_ROWS, TRAIN_ROWS
+from fraudops.datasets import Dataset
+from fraudops.datasets.writing import write_frame
+from fraudops.errors import RefusedError
+from fraudops.gates import GateSettings
+from fraudops.promotion.local import FileRecordStore
+from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.registry import TAG_SCHEMA_FINGERPRINT, ModelVersion, Registry
+from fraudops.schema import load_schema
+from fraudops.scorer import SCORER, open_scorer
+from fraudops.state import State
+from fraudops.validation import SCORES, recompare, stored_scores
+from jobs.validate import command
+from tests.trained import Trained, put, register, seal_again, train
+
+BANK = load_schema(Path(__file__).parents[1] / "data" / "bank.yaml")
+# A scorer that opens and says the same of every row: any model beats it.
+COIN = b'{"kind":"linear","coefficients":[0,0,0,0,0],"intercept":0}'
+
+
+def bank_rows(folder: Path, seed: int) -> Dataset:
+    """A file of a bank's own five columns, as `train --data` would read it."""
+    path = folder / f"bank-{seed}.parquet"
+    write_frame(datasets.generate(4000, seed, BANK, fraud_rate=0.05).dataset.frame, path)
+    return datasets.load(path, BANK)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return bank_rows(tmp_path_factory.mktemp("rows"), seed=3)
+
+
+@pytest.fixture(scope="module")
+def good(rows: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(rows, tmp_path_factory.mktemp("good") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def weak(rows: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """It knows one feature of five: sound, and clearly worse."""
+    noise = np.random.default_rng(5)
+
+    def blurred(x: Any) -> Any:
+        return np.column_stack([noise.permutation(column) if index != 1 else column for index, column in enumerate(x.T)])
+
+    return train(rows, tmp_path_factory.mktemp("weak") / "bundle", features=blurred)
+
+
+@pytest.fixture
+def spoilt(good: Trained, tmp_path: Path) -> Trained:
+    """A copy of the good bundle, to be changed by the test."""
+    shutil.copytree(good.folder, tmp_path / "spoilt")
+    return replace(good, folder=tmp_path / "spoilt")
+
+
+@pytest.fixture
+def registry(mlflow_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """Of a model of the test's own, which the command finds through its environment."""
+    model = f"validate-{uuid4().hex[:8]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+    monkeypatch.setenv("FRAUDOPS_MODEL_NAME", model)
+    registry = Registry(mlflow_url, model)
+    yield registry
+    registry.close()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    return State.at(tmp_path / "state")
+
+
+def validate(state: State, version: str, *more: str) -> Result:
+    return CliRunner().invoke(command, ["--version", version, "--state", str(state.root), *more])
+
+
+def report(result: Result) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def exit_code(result: Result) -> int:
+    return int(getattr(result.exception, "exit_code", result.exit_code))
+
+
+def failed(registry: Registry, version: str) -> list[str]:
+    """The gates that the stored verdict names as failed."""
+    verdict = registry.version(version).verdict
+    assert verdict is not None
+    names = [gate["name"] for gate in verdict["gates"] if not gate["passed"]]
+    assert verdict["passed"] == (not names)
+    return names
+
+
+def serve(state: State, registry: Registry, version: str) -> ModelVersion:
+    """Writes the serving record as a promotion of this version leaves it."""
+    found = registry.version(version)
+    assert found.digest
+    assert found.schema_fingerprint
+    entry = Entry(epoch=1, version=version, digest=found.digest, schema_fingerprint=found.schema_fingerprint, by="test", at="2026-01-01T00:00:00Z")
+    state.root.mkdir(exist_ok=True)
+    store = FileRecordStore(state.serving_record)
+    store.compare_and_set(ServingRecord(current=entry), store.read()[1])
+    return found
+
+
+def test_a_good_version_passes_every_gate_and_says_what_to_type_next(registry: Registry, mlflow_url: str, good: Trained, state: State) -> None:
+    version = register(mlflow_url, registry, good)
+    result = validate(state, version)
+    assert result.exit_code == 0, result.output
+    for step in range(1, 6):
+        assert f"{step}/5 " in result.stdout
+    assert result.stdout.rstrip().endswith(f"fraudops promote --version {version} --alias production --state {state.root}")
+    assert failed(registry, version) == []
+
+
+def test_the_verdict_and_the_test_scores_are_stored_for_exactly_this_bundle(
+    registry: Registry, mlflow_url: str, good: Trained, rows: Dataset, state: State
+) -> None:
+    version = register(mlflow_url, registry, good)
+    found = report(validate(state, version, "--json"))
+    stored = registry.version(version)
+    test = datasets.split(rows).test
+    assert stored.verdict == found["verdict"]
+    assert (stored.verdict["digest"], stored.verdict["test_digest"], stored.verdict["compared_to"]) == (good.digest, test.digest, None)
+    assert {gate["name"] for gate in stored.verdict["gates"]} == {
+        gates.BUNDLE,
+        gates.ROC_AUC,
+        gates.AVERAGE_PRECISION,
+        gates.TEST_ROWS,
+        gates.PARITY,
+        gates.FLIPS,
+        gates.LATENCY,
+        *gates.COMPARED.values(),
+    }
+    scores = stored_scores(registry, stored)
+    assert (scores.test_digest, scores.digest) == (test.digest, good.digest)
+    assert np.array_equal(scores.y, test.y)
+    assert np.array_equal(scores.probability, open_scorer(good.folder).score_many(test.x))
+    assert found["test_data"] == {
+        "source": rows.source,
+        "digest": test.digest,
+        "rows": len(test),
+        "frauds": test.frauds,
+        "prevalence": None,
+        "split": "time",
+        "same_file_as_training": True,
+    }
+
+
+def test_json_is_one_object_on_standard_output_and_the_steps_go_to_standard_error(
+    registry: Registry, mlflow_url: str, weak: Trained, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole program, with its exit code: refused, and the object is printed all the same."""
+    version = register(mlflow_url, registry, weak)
+    monkeypatch.setenv("FRAUDOPS_GATES__ROC_AUC", "0.9999")
+    arguments = [sys.executable, "-m", "jobs.validate", "--version", version, "--state", str(state.root), "--json"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 65, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["passed"], found["version"], found["promotion"]) == (False, version, None)
+    assert found["next"].startswith("fraudops train")
+    assert "5/5 comparison" in done.stderr
+    assert "error:" in done.stderr
+
+
+def test_an_unknown_version_exits_64_and_a_registry_that_is_away_75(registry: Registry, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert exit_code(validate(state, "1")) == 64
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert exit_code(validate(state, "1")) == 75
+
+
+def test_an_altered_file_is_refused_and_named(registry: Registry, mlflow_url: str, good: Trained, state: State) -> None:
+    version = register(mlflow_url, registry, good)
+    put(mlflow_url, registry.version(version).run_id, f"bundle/{SCORER}", COIN)
+    result = validate(state, version)
+    assert exit_code(result) == 65
+    assert f"{SCORER} has been altered" in result.stdout
+    assert failed(registry, version) == [gates.BUNDLE]
+    assert registry.download(registry.version(version), SCORES) is None
+
+
+def test_a_manifest_that_was_written_anew_is_not_the_registered_one(registry: Registry, mlflow_url: str, spoilt: Trained, good: Trained, state: State) -> None:
+    version = register(mlflow_url, registry, replace(seal_again(spoilt, threshold=0.9), digest=good.digest))
+    assert exit_code(validate(state, version)) == 65
+    assert failed(registry, version) == [gates.BUNDLE]
+
+
+def test_a_file_that_the_manifest_does_not_name_is_refused(registry: Registry, mlflow_url: str, good: Trained, state: State) -> None:
+    version = register(mlflow_url, registry, good)
+    put(mlflow_url, registry.version(version).run_id, "bundle/extra.py", b"")
+    assert exit_code(validate(state, version)) == 65
+    assert failed(registry, version) == [gates.BUNDLE]
+
+
+def test_a_pipeline_with_a_type_of_somebody_else_is_never_opened(registry: Registry, mlflow_url: str, spoilt: Trained, state: State) -> None:
+    """Sealed by its maker, digests in order: only our allow-list stands between the file and its function."""
+    skops.io.dump(FunctionTransformer(func=shutil.rmtree), spoilt.folder / PIPELINE)
+    version = register(mlflow_url, registry, seal_again(spoilt))
+    result = validate(state, version)
+    assert exit_code(result) == 65
+    assert "rmtree" in result.stdout
+    assert failed(registry, version) == [gates.BUNDLE]
+
+
+def test_a_tag_that_names_another_schema_is_refused(registry: Registry, mlflow_url: str, good: Trained, state: State) -> None:
+    """Promotion goes by the tag when it chooses between broadcast and rollout."""
+    version = register(mlflow_url, registry, good, **{TAG_SCHEMA_FINGERPRINT: "0" * 64})
+    assert exit_code(validate(state, version)) == 65
+    assert failed(registry, version) == [gates.BUNDLE]
+
+
+def test_a_model_trained_on_its_test_rows_is_refused_however_good_it_looks(
+    registry: Registry, mlflow_url: str, rows: Dataset, state: State, tmp_path: Path
+) -> None:
+    cheat = train(rows, tmp_path / "cheat", seen=lambda everything: everything)
+    version = register(mlflow_url, registry, cheat)
+    assert exit_code(validate(state, version)) == 65
+    assert failed(registry, version) == [gates.TEST_ROWS]
+
+
+def test_a_bundle_that_hides_its_training_rows_is_refused(registry: Registry, mlflow_url: str, spoilt: Trained, state: State) -> None:
+    np.save(spoilt.folder / TRAIN_ROWS, np.array([], dtype=np.uint64))
+    version = register(mlflow_url, registry, seal_again(spoilt))
+    assert exit_code(validate(state, version)) == 65
+    assert failed(registry, version) == [gates.TEST_ROWS]
+
+
+def test_a_model_of_shuffled_labels_is_refused(registry: Registry, mlflow_url: str, rows: Dataset, state: State, tmp_path: Path) -> None:
+    useless = train(rows, tmp_path / "useless", labels=np.random.default_rng(2).permutation)
+    version = register(mlflow_url, registry, useless)
+    assert exit_code(validate(state, version)) == 65
+    assert failed(registry, version) == [gates.ROC_AUC, gates.AVERAGE_PRECISION]
+
+
+def test_a_scorer_that_is_not_its_pipeline_is_refused_though_its_reference_rows_agree(
+    registry: Registry, mlflow_url: str, spoilt: Trained, state: State
+) -> None:
+    """Serving compares the scorer with the stored scores alone; here both were forged, and every digest is in order."""
+    scorer = json.loads((spoilt.folder / SCORER).read_text())
+    (spoilt.folder / SCORER).write_text(json.dumps(scorer | {"intercept": scorer["intercept"] + 0.5}))
+    reference = np.load(spoilt.folder / REFERENCE_ROWS)
+    reference[:, -1] = open_scorer(spoilt.folder).score_many(reference[:, :-1])
+    np.save(spoilt.folder / REFERENCE_ROWS, reference)
+    version = register(mlflow_url, registry, seal_again(spoilt))
+    assert exit_code(validate(state, version)) == 65
+    assert failed(registry, version) == [gates.PARITY, gates.FLIPS]
+
+
+def test_the_limits_come_from_the_environment(registry: Registry, mlflow_url: str, good: Trained, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = register(mlflow_url, registry, good)
+    monkeypatch.setenv("FRAUDOPS_GATES__AVERAGE_PRECISION", "0.9999")
+    assert exit_code(validate(state, version)) == 65
+    assert failed(registry, version) == [gates.AVERAGE_PRECISION]
+
+
+def test_another_file_is_used_and_said_to_be_another(registry: Registry, mlflow_url: str, good: Trained, state: State, tmp_path: Path) -> None:
+    version = register(mlflow_url, registry, good)
+    other = bank_rows(tmp_path, seed=4)
+    found = report(validate(state, version, "--data", other.source, "--prevalence", "0.01", "--json"))
+    assert found["test_data"]["same_file_as_training"] is False
+    assert found["test_data"]["prevalence"] == 0.01
+    assert found["verdict"]["test_digest"] == datasets.split(other).test.digest
+
+
+def test_a_schema_or_a_file_that_cannot_be_meant_exits_64(registry: Registry, mlflow_url: str, spoilt: Trained, state: State, tmp_path: Path) -> None:
+    version = register(mlflow_url, registry, spoilt)
+    other = tmp_path / "other.yaml"
+    other.write_text((Path(__file__).parents[1] / "data" / "bank.yaml").read_text().replace("velocity", "speed"))
+    assert exit_code(validate(state, version, "--schema", str(other))) == 64
+    assert exit_code(validate(state, version, "--data", str(tmp_path / "nothing.csv"))) == 64
+    assert registry.version(version).verdict is None
+
+
+def test_a_version_worse_than_production_is_refused_and_the_record_says_which_that_is(
+    registry: Registry, mlflow_url: str, good: Trained, weak: Trained, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRAUDOPS_GATES__ROC_AUC", "0.5")
+    monkeypatch.setenv("FRAUDOPS_GATES__AVERAGE_PRECISION", "0")
+    serving, worse = register(mlflow_url, registry, good), register(mlflow_url, registry, weak)
+    serve(state, registry, serving)
+    assert exit_code(validate(state, worse)) == 65
+    assert failed(registry, worse) == list(gates.COMPARED.values())
+    verdict = registry.version(worse).verdict
+    assert verdict is not None
+    assert verdict["compared_to"] == {"version": serving, "digest": good.digest}
+    serve(state, registry, worse)
+    assert validate(state, serving).exit_code == 0
+
+
+def test_a_version_in_production_is_compared_from_the_local_cache_when_the_registry_has_lost_it(
+    registry: Registry, mlflow_url: str, good: Trained, weak: Trained, state: State
+) -> None:
+    serving, better = register(mlflow_url, registry, weak), register(mlflow_url, registry, good)
+    serve(state, registry, serving)
+    put(mlflow_url, registry.version(serving).run_id, f"bundle/{SCORER}", COIN)
+    assert exit_code(validate(state, better)) == 65
+    assert failed(registry, better) == list(gates.COMPARED.values())
+    shutil.copytree(weak.folder, state.bundles / weak.digest)
+    assert validate(state, better).exit_code == 0
+
+
+def test_a_version_of_other_columns_is_not_compared_and_goes_by_rollout(registry: Registry, mlflow_url: str, good: Trained, state: State) -> None:
+    version = register(mlflow_url, registry, good)
+    entry = Entry(epoch=1, version="9", digest="9" * 64, schema_fingerprint="9" * 64, by="test", at="2026-01-01T00:00:00Z")
+    state.root.mkdir()
+    FileRecordStore(state.serving_record).compare_and_set(ServingRecord(current=entry), b"")
+    result = validate(state, version, "--json")
+    found = report(result)
+    assert found["passed"]
+    assert "--strategy rollout" in found["next"]
+    assert [gate["detail"].split(":")[0] for gate in found["verdict"]["gates"][-2:]] == ["not comparable"] * 2
+    assert found["verdict"]["compared_to"] == {"version": "9", "digest": "9" * 64}
+
+
+def test_the_comparison_is_made_again_from_stored_scores_alone(
+    registry: Registry, mlflow_url: str, good: Trained, weak: Trained, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRAUDOPS_GATES__ROC_AUC", "0.5")
+    monkeypatch.setenv("FRAUDOPS_GATES__AVERAGE_PRECISION", "0")
+    better, worse = (registry.version(register(mlflow_url, registry, trained)) for trained in (good, weak))
+    with pytest.raises(RefusedError, match="no stored test scores"):
+        recompare(registry, worse, better, GateSettings())
+    for version in (better, worse):
+        assert validate(state, version.version).exit_code == 0
+    assert [gate.passed for gate in recompare(registry, worse, better, GateSettings())] == [False, False]
+    assert [gate.passed for gate in recompare(registry, better, worse, GateSettings())] == [True, True]
+    assert [gate.value for gate in recompare(registry, better, better, GateSettings())] == [None, None]
+    registry.upload(better, SCORES, registry.download(worse, SCORES) or b"")
+    with pytest.raises(RefusedError, match="not of its bundle"):
+        recompare(registry, worse, better, GateSettings())
+    registry.upload(better, SCORES, b"not an archive")
+    with pytest.raises(RefusedError, match="cannot be read"):
+        recompare(registry, worse, better, GateSettings())
+
+
+def test_scores_of_other_test_rows_are_never_compared(registry: Registry, mlflow_url: str, good: Trained, weak: Trained, state: State, tmp_path: Path) -> None:
+    first, second = (registry.version(register(mlflow_url, registry, trained)) for trained in (good, weak))
+    validate(state, first.version)
+    validate(state, second.version, "--data", bank_rows(tmp_path, seed=4).source)
+    with pytest.raises(RefusedError, match=f"validate --version {first.version}` again"):
+        recompare(registry, first, second, GateSettings())
+
+
+def test_a_promotion_that_cannot_be_made_leaves_the_verdict_and_is_reported(registry: Registry, mlflow_url: str, good: Trained, state: State) -> None:
+    """Nothing runs in this state folder, so `--auto-promote` has nobody to tell."""
+    version = register(mlflow_url, registry, good)
+    result = validate(state, version, "--auto-promote", "--json")
+    assert exit_code(result) == 64
+    found = report(result)
+    assert (found["passed"], found["promotion"]["outcome"]) == (True, "failed")
+    assert failed(registry, version) == []
