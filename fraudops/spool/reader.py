@@ -1,4 +1,4 @@
-"""The reading side of the spool: every segment of every writer, in each writer's order, from positions recorded after the rows were safe elsewhere."""
+"""The reading side of the spool: every segment of every series, each series in its order, from positions recorded after the rows were safe elsewhere."""
 
 import fcntl
 import os
@@ -11,6 +11,8 @@ from fraudops.spool.segments import Segment, adopt, list_segments, spool_bytes
 
 # A piece that holds no whole frame is read again this large: damage must be longer than any frame to hide the next one.
 CHUNK = 4 * MAX_FRAME
+# So many series are read side by side: far more than one machine has workers; the dead beyond wait for the older dead.
+SIDE_BY_SIDE = 256
 POSITION = ".position"
 LOCK = "shipper.lock"
 
@@ -120,7 +122,7 @@ class SpoolReader:
         self._forget_lost_positions()
 
     def read(self, budget: int) -> list[tuple[SegmentReader, Piece]]:
-        """A piece of each writer's oldest segment that still has one, about `budget` bytes in all. Finished segments are removed on the way."""
+        """A piece of each series that has one, about `budget` bytes in all. Finished segments are removed on the way."""
         oldest = self._oldest()
         share = budget // max(1, len(oldest))
         pieces = ((reader, reader.read(share)) for reader in oldest)
@@ -138,17 +140,17 @@ class SpoolReader:
         os.close(self._lock)
 
     def _oldest(self) -> list[SegmentReader]:
-        """The oldest unfinished segment of each writer; only these are open, however long the backlog."""
+        """The oldest unfinished segment of each series, the oldest series first; only these are open, however long the backlog."""
         oldest: dict[str, SegmentReader] = {}
         for segment in list_segments(self.folder):
-            if segment.writer not in oldest:
+            if segment.series not in oldest and len(oldest) < SIDE_BY_SIDE:
                 reader = self._readers.get(segment) or SegmentReader(self.folder, segment)
                 self._readers[segment] = reader
                 if reader.finished():
                     reader.remove()
                     del self._readers[segment]
                 else:
-                    oldest[segment.writer] = reader
+                    oldest[segment.series] = reader
         return list(oldest.values())
 
     def _forget_lost_positions(self) -> None:

@@ -5,31 +5,37 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from fraudops.ids import uuid7
+
 SUFFIX = ".seg"
-_NAME = re.compile(r"(?P<writer>[A-Za-z0-9._-]{1,100})\.(?P<sequence>[0-9]{10})\.(?P<token>[0-9a-f]{16})\.seg")
+_NAME = re.compile(r"(?P<writer>[A-Za-z0-9._-]{1,100})\.(?P<series>[0-9a-f]{32})\.(?P<sequence>[0-9]{8})\.seg")
 _WRITER = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 @dataclass(frozen=True, order=True)
 class Segment:
-    """Ordered by writer, then age. The token keeps a name from ever being used twice, so that a recorded position cannot meet another file."""
+    """One file of a series: what one writer wrote from its start to its end. The series is a UUIDv7 in hexadecimal digits, so that segments sort
+    by age and no name ever comes twice: a recorded position cannot meet another file."""
 
-    writer: str
+    series: str
     sequence: int
-    token: str
+    writer: str
 
     @property
     def name(self) -> str:
-        return f"{self.writer}.{self.sequence:010d}.{self.token}{SUFFIX}"
+        return f"{self.writer}.{self.series}.{self.sequence:08d}{SUFFIX}"
+
+
+def new_series() -> str:
+    return uuid7().replace("-", "")
 
 
 def list_segments(folder: Path) -> list[Segment]:
     matches = (_NAME.fullmatch(path.name) for path in folder.iterdir())
-    return sorted(Segment(match["writer"], int(match["sequence"]), match["token"]) for match in matches if match)
+    return sorted(Segment(match["series"], int(match["sequence"]), match["writer"]) for match in matches if match)
 
 
 def spool_bytes(folder: Path) -> int:
@@ -43,19 +49,19 @@ def spool_bytes(folder: Path) -> int:
     return total
 
 
-def create_segment(folder: Path, writer: str) -> tuple[Segment, int]:
-    """A new segment after the writer's last one, and its descriptor, which holds the lock. Raises OSError; ValueError for a bad writer name."""
-    if not _WRITER.fullmatch(writer):
+def create_segment(folder: Path, segment: Segment) -> int | None:
+    """A new file and its descriptor, which holds the lock. None if a shipper took it for abandoned and removed it before we held the lock.
+
+    Raises OSError; ValueError for a bad writer name.
+    """
+    if not _WRITER.fullmatch(segment.writer):
         raise ValueError("a spool writer's name is 1 to 100 of letters, digits, dot, underscore and hyphen")
-    while True:
-        last = max((segment.sequence for segment in list_segments(folder) if segment.writer == writer), default=0)
-        segment = Segment(writer, last + 1, secrets.token_hex(8))
-        descriptor = os.open(folder / segment.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return segment, descriptor
-        # A shipper took it for abandoned and removed it before we held the lock.
-        os.close(descriptor)
+    descriptor = os.open(folder / segment.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if os.fstat(descriptor).st_nlink:
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def adopt(descriptor: int) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from fraudops.errors import SpoolFullError, StoreDownError
 from fraudops.settings import AuditSettings
 from fraudops.spool.frames import MAX_PAYLOAD, encode_frame
-from fraudops.spool.segments import create_segment, spool_bytes, sync_folder
+from fraudops.spool.segments import Segment, create_segment, new_series, spool_bytes, sync_folder
 
 logger = logging.getLogger(__name__)
 COUNT_SECONDS = 0.1
@@ -22,13 +22,15 @@ class SpoolWriter:
     """Appends records to segments of its own in a folder that many writers share; safe to use from several threads.
 
     What an append that returned survives: always the process and the container; the node too with fsync `always`, with `interval` all but the last
-    fsync_interval_ms, with `never` what the kernel wrote back. The bound counts the segments of all writers, counted anew every 100 ms.
+    fsync_interval_ms, with `never` what the kernel wrote back. The bound is on the segments of all writers together; each counts them every 100 ms
+    and whenever it has written a 32nd of the bound, so that they may exceed it by so much each.
     Make it after the fork: it has a thread.
     """
 
     def __init__(self, folder: Path, writer: str, settings: AuditSettings) -> None:
         """Creates the folder and a first segment. Raises StoreDownError when the disk refuses."""
         self._folder, self._writer, self._settings = folder, writer, settings
+        self._series, self._sequence = new_series(), 0
         self._always, self._never = settings.fsync == "always", settings.fsync == "never"
         self._limit = max(settings.spool_max_bytes // 1024, min(settings.segment_max_bytes, settings.spool_max_bytes // 16))
         self._lock, self._sync_lock, self._stopping = threading.Lock(), threading.Lock(), threading.Event()
@@ -36,11 +38,11 @@ class SpoolWriter:
         self._retired: list[int] = []
         self._size = self._ordinal = 0
         self._written = self._synced = 0
-        self._refused = self._folder_dirty = False
+        self._full = self._folder_dirty = False
         self.fsync_failures = 0
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._room = settings.spool_max_bytes - spool_bytes(folder)
+            self._grant(spool_bytes(folder))
         except OSError as error:
             raise _refusal(error) from error
         self._open()
@@ -50,7 +52,7 @@ class SpoolWriter:
     @property
     def used_bytes(self) -> int:
         """The bytes of all writers' segments, as last counted."""
-        return self._settings.spool_max_bytes - self._room
+        return self._used
 
     def append(self, payload: bytes) -> None:
         """One record. Raises SpoolFullError when there is no room, StoreDownError when the disk refuses; then nothing was written."""
@@ -81,8 +83,7 @@ class SpoolWriter:
     def _write(self, frames: bytes, count: int, largest: int) -> None:
         size = len(frames)
         if size > self._room:
-            self._refused = True
-            raise SpoolFullError("the audit spool is full: nothing is scored unaudited. Is PostgreSQL reachable, and does the shipper run?")
+            self._make_room(size)
         if largest > MAX_PAYLOAD:
             raise ValueError(f"a record of {largest} bytes is larger than {MAX_PAYLOAD}")
         if self._descriptor < 0:
@@ -101,6 +102,22 @@ class SpoolWriter:
         if self._size >= self._limit:
             self._retire()
 
+    def _make_room(self, size: int) -> None:
+        """Counts; once found full, only the thread looks again, so that refusing stays cheap."""
+        if not self._full:
+            try:
+                self._grant(spool_bytes(self._folder), size)
+            except OSError as error:
+                raise _refusal(error) from error
+        if size > self._room:
+            self._full = True
+            raise SpoolFullError("the audit spool is full: nothing is scored unaudited. Is PostgreSQL reachable, and does the shipper run?")
+
+    def _grant(self, used: int, wanted: int = 0) -> None:
+        """Room until the next count."""
+        self._used = used
+        self._room = min(self._settings.spool_max_bytes - used, max(self._settings.spool_max_bytes // 32, wanted))
+
     def _undo(self, count: int) -> None:
         """Takes half a write back. Of several frames a reader may have taken the first ones and stand behind them: then nothing may follow in this segment."""
         try:
@@ -115,9 +132,13 @@ class SpoolWriter:
         if self._stopping.is_set():
             raise ValueError("the spool writer is closed")
         try:
-            _, self._descriptor = create_segment(self._folder, self._writer)
+            descriptor = None
+            while descriptor is None:
+                self._sequence += 1
+                descriptor = create_segment(self._folder, Segment(self._series, self._sequence, self._writer))
         except OSError as error:
             raise _refusal(error) from error
+        self._descriptor = descriptor
         self._folder_dirty = not self._never
 
     def _retire(self) -> None:
@@ -173,18 +194,19 @@ class SpoolWriter:
                 counted = time.monotonic()
 
     def _count(self) -> None:
-        """What is appended while we count is perhaps counted twice until the next time. When full, what we hold is given up so that it can be removed."""
+        """When the folder is full, what we hold is given up, so that the shipper can remove it."""
         before = self._written
         try:
-            total = spool_bytes(self._folder)
+            counted = spool_bytes(self._folder)
         except OSError as error:
             logger.error("the spool folder cannot be read", extra={"errno": _errno(error)})
             return
         with self._lock:
-            self._room = self._settings.spool_max_bytes - total - (self._written - before)
-            if self._size and (self._refused or (self._room < self._limit < 16 * self._size)):
+            # What was appended while we counted is perhaps counted twice, until the next time.
+            self._grant(counted + self._written - before)
+            if self._size and (self._full or (self._room < self._limit < 16 * self._size)):
                 self._retire()
-            self._refused = False
+            self._full = False
 
 
 def _refusal(error: OSError) -> StoreDownError:

@@ -1,0 +1,44 @@
+"""Audit records to order, and a spool filled with them."""
+
+import secrets
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fraudops.audit.records import Prediction, Record, encode
+from fraudops.settings import AuditSettings
+from fraudops.spool import SpoolWriter
+
+
+def id_at(moment: datetime) -> str:
+    """A UUIDv7 of this moment."""
+    digits = f"{int(moment.timestamp() * 1000):012x}7{secrets.token_hex(2)[:3]}8{secrets.token_hex(8)[:15]}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def prediction(moment: datetime | None = None, **changes: Any) -> Prediction:
+    fields: dict[str, Any] = {
+        "id": id_at(moment or datetime.now(UTC)),
+        "features": {"V1": -1.25, "Amount": 12.5},
+        "fraud_probability": 0.125,
+        "prediction": 0,
+        "threshold": 0.5,
+        "model_name": "credit-fraud",
+        "model_version": "3",
+        "model_digest": "d" * 64,
+        "latency_ms": 1.5,
+        "pod": "local",
+    }
+    return Prediction(**fields | changes)
+
+
+def fill(folder: Path, records: Iterable[Record], writer: str = "worker-1") -> list[str]:
+    """Spools the records, as a worker that then ends; their ids."""
+    spool = SpoolWriter(folder, writer, AuditSettings())
+    ids = []
+    for record in records:
+        spool.append(encode(record))
+        ids.append(record.id)
+    spool.close()
+    return ids

@@ -1,0 +1,342 @@
+"""The spool's two sides on a real folder: what was appended is read in order, whatever died in between."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fraudops.errors import SpoolFullError, StoreDownError
+from fraudops.settings import AuditSettings
+from fraudops.spool import SpoolReader, SpoolWriter
+from fraudops.spool.frames import encode_frame
+from fraudops.spool.segments import list_segments, spool_bytes
+from tests.support import eventually
+
+SMALL = AuditSettings(spool_max_bytes=1 << 20, segment_max_bytes=1 << 16)
+
+
+def payloads(count: int, size: int = 100) -> list[bytes]:
+    return [f"{number:08d}".encode().ljust(size, b".") for number in range(count)]
+
+
+def drain(folder: Path, budget: int = 1 << 16) -> list[bytes]:
+    """Reads and commits everything there is now."""
+    reader = SpoolReader(folder)
+    found: list[bytes] = []
+    while group := reader.read(budget):
+        for segment, piece in group:
+            assert not piece.damaged
+            found += piece.payloads
+            segment.commit(piece)
+    reader.close()
+    return found
+
+
+def segment_files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.seg*"))
+
+
+@pytest.mark.parametrize("fsync", ["always", "interval", "never"])
+def test_what_was_appended_is_read_in_order_under_every_policy(tmp_path: Path, fsync: str) -> None:
+    writer = SpoolWriter(tmp_path, "w", AuditSettings(fsync=fsync))  # type: ignore[arg-type]
+    sent = payloads(20)
+    for payload in sent[:10]:
+        writer.append(payload)
+    writer.append_many(sent[10:])
+    assert drain(tmp_path) == sent
+    writer.close()
+
+
+def test_the_order_of_a_writer_is_kept_over_many_segments(tmp_path: Path) -> None:
+    sent = payloads(3_000)
+    writer = SpoolWriter(tmp_path, "w", SMALL)
+    for payload in sent:
+        writer.append(payload)
+    writer.close()
+    assert len(list_segments(tmp_path)) >= 4
+    assert drain(tmp_path) == sent
+
+
+def test_what_a_writer_left_before_it_was_restarted_is_read_too(tmp_path: Path) -> None:
+    for payload in (b"before", b"after"):
+        writer = SpoolWriter(tmp_path, "w", SMALL)
+        writer.append(payload)
+        writer.close()
+    assert drain(tmp_path) == [b"before", b"after"]
+
+
+def test_writers_share_the_folder_and_each_keeps_its_order(tmp_path: Path) -> None:
+    writers = [SpoolWriter(tmp_path, name, SMALL) for name in ("a", "b", "a")]
+    for number in range(300):
+        for index, writer in enumerate(writers):
+            writer.append(f"{index} {number}".encode())
+    found = drain(tmp_path, 4_096)
+    for index in range(3):
+        assert [payload for payload in found if payload.startswith(b"%d " % index)] == [f"{index} {number}".encode() for number in range(300)]
+    for writer in writers:
+        writer.close()
+
+
+def test_a_finished_segment_is_removed_and_a_live_one_stays(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w", SMALL)
+    writer.append(b"one")
+    assert drain(tmp_path) == [b"one"]
+    assert drain(tmp_path) == []
+    assert len(list_segments(tmp_path)) == 1
+    writer.append(b"two")
+    writer.close()
+    assert drain(tmp_path) == [b"two"]
+    assert drain(tmp_path) == []
+    assert segment_files(tmp_path) == []
+
+
+def test_what_was_not_committed_comes_again(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w", SMALL)
+    writer.append_many(payloads(50))
+    writer.close()
+    first = SpoolReader(tmp_path)
+    [(segment, piece)] = first.read(1_000)
+    segment.commit(piece)
+    [(_, lost)] = first.read(1_000)
+    first.close()
+    assert lost.payloads
+    assert drain(tmp_path) == payloads(50)[len(piece.payloads) :]
+
+
+def test_a_lost_position_brings_the_rows_again_and_half_a_one_too(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w", SMALL)
+    writer.append_many(payloads(5))
+    assert len(drain(tmp_path)) == 5
+    for path in tmp_path.glob("*.position"):
+        path.write_text("58")
+    assert len(drain(tmp_path)) == 5
+    writer.close()
+
+
+def test_the_backlog_counts_bytes_that_are_not_committed(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w", SMALL)
+    writer.append_many(payloads(10))
+    reader = SpoolReader(tmp_path)
+    assert reader.backlog().bytes == spool_bytes(tmp_path) == 10 * 116
+    for segment, piece in reader.read(1 << 16):
+        segment.commit(piece)
+    assert reader.backlog().bytes == 0
+    reader.close()
+    writer.close()
+
+
+def test_one_shipper_works_on_a_folder(tmp_path: Path) -> None:
+    first = SpoolReader(tmp_path)
+    with pytest.raises(StoreDownError, match="another shipper"):
+        SpoolReader(tmp_path)
+    first.close()
+    SpoolReader(tmp_path).close()
+
+
+def append_for_ever(writer: SpoolWriter) -> None:
+    for _ in range(20_000):
+        writer.append(b"x" * 1_000)
+
+
+def test_a_full_spool_refuses_and_takes_again_after_shipping(tmp_path: Path) -> None:
+    writers = [SpoolWriter(tmp_path, name, SMALL) for name in ("a", "b")]
+    for writer in writers:
+        with pytest.raises(SpoolFullError, match="full"):
+            append_for_ever(writer)
+    assert spool_bytes(tmp_path) <= SMALL.spool_max_bytes * 34 // 32
+
+    def takes_again() -> None:
+        drain(tmp_path)
+        for writer in writers:
+            writer.append(b"again")
+
+    eventually(takes_again)
+    assert spool_bytes(tmp_path) < SMALL.spool_max_bytes // 2
+    for writer in writers:
+        writer.close()
+
+
+def test_a_batch_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w", SMALL)
+    with pytest.raises(SpoolFullError):
+        writer.append_many([b"x" * 1_000] * 2_000)
+    assert spool_bytes(tmp_path) == 0
+    writer.close()
+
+
+def test_a_closed_writer_takes_nothing(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w", SMALL)
+    writer.close()
+    with pytest.raises(ValueError, match="closed"):
+        writer.append(b"late")
+
+
+def test_segments_are_for_their_owner_only(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path / "spool", "w", SMALL)
+    assert (tmp_path / "spool").stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in (tmp_path / "spool").iterdir())
+    writer.close()
+
+
+def test_a_folder_that_cannot_be_written_is_a_store_that_is_down(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreDownError, match="cannot be written"):
+        SpoolWriter(tmp_path / "file" / "spool", "w", SMALL)
+
+
+FILL_A_SMALL_DISK = """
+import resource, sys
+from pathlib import Path
+from fraudops.errors import SpoolFullError
+from fraudops.settings import AuditSettings
+from fraudops.spool import SpoolWriter
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, -1))
+writer = SpoolWriter(Path(sys.argv[1]), "w", AuditSettings())
+count = 0
+for attempt in range(1_000):
+    try:
+        if sys.argv[2] == "one":
+            writer.append(b"%06d" % count + b"." * 300)
+            count += 1
+        else:
+            writer.append_many([b"%06d" % (count + number) + b"." * 300 for number in range(7)])
+            count += 7
+    except SpoolFullError:
+        break
+resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+writer.append(b"after")
+writer.close()
+print(count)
+"""
+
+
+@pytest.mark.parametrize("how", ["one", "many"])
+def test_half_a_write_on_a_full_disk_is_taken_back(tmp_path: Path, how: str) -> None:
+    """The file-size limit stands for the disk: the kernel then writes a part, as with ENOSPC."""
+    done = subprocess.run([sys.executable, "-c", FILL_A_SMALL_DISK, str(tmp_path), how], capture_output=True, text=True, check=True)
+    found = drain(tmp_path)
+    assert found[-1] == b"after"
+    assert [payload[:6] for payload in found[:-1]] == [b"%06d" % number for number in range(int(done.stdout))]
+    assert int(done.stdout) > 100
+
+
+APPEND_FOR_EVER = """
+import sys
+from pathlib import Path
+from fraudops.settings import AuditSettings
+from fraudops.spool import SpoolWriter
+writer = SpoolWriter(Path(sys.argv[1]), "w", AuditSettings(segment_max_bytes=1 << 16))
+number = 0
+while True:
+    writer.append(b"%08d" % number)
+    number += 1
+    print(number, flush=True)
+"""
+
+
+def test_whatever_a_killed_writer_had_appended_is_there(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", APPEND_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE)
+    assert child.stdout
+    answered = 0
+    while answered < 4_000:
+        answered = int(child.stdout.readline())
+    child.send_signal(signal.SIGKILL)
+    answered = int((child.stdout.read().split() or [answered])[-1])
+    child.wait()
+    child.stdout.close()
+    found = drain(tmp_path)
+    assert found == [b"%08d" % number for number in range(len(found))]
+    assert answered <= len(found) <= answered + 1
+    assert segment_files(tmp_path) == [] or drain(tmp_path) == []
+
+
+def test_always_says_so_when_the_disk_does_not_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = SpoolWriter(tmp_path, "w", AuditSettings(fsync="always"))
+    writer.append(b"one")
+
+    def broken(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "the disk is ill")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", broken)
+        with pytest.raises(StoreDownError, match="does not sync"):
+            writer.append(b"two")
+    assert writer.fsync_failures == 1
+    writer.append(b"three")
+    writer.close()
+    assert drain(tmp_path)[-1] == b"three"
+
+
+def test_an_unfinished_frame_of_a_living_writer_is_waited_for(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w", SMALL)
+    [segment] = list_segments(tmp_path)
+    whole = encode_frame(0, b"unfinished")
+    reader = SpoolReader(tmp_path)
+    with (tmp_path / segment.name).open("ab", buffering=0) as file:
+        for end in range(0, len(whole), 5):
+            file.write(whole[end : end + 5][: len(whole) - 1 - end])
+            assert reader.read(1 << 16) == []
+        file.write(whole[-1:])
+    [(_, piece)] = reader.read(1 << 16)
+    assert piece.payloads == [b"unfinished"]
+    reader.close()
+    writer.close()
+
+
+def test_damage_in_a_living_segment_does_not_hold_up_what_follows(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w", SMALL)
+    writer.append_many(payloads(3))
+    [segment] = list_segments(tmp_path)
+    with (tmp_path / segment.name).open("r+b") as file:
+        file.seek(116 + 50)
+        file.write(b"\x00")
+    reader = SpoolReader(tmp_path)
+    pieces = []
+    while group := reader.read(1 << 16):
+        pieces += [piece for _, piece in group]
+        group[0][0].commit(group[0][1])
+    assert [piece.payloads for piece in pieces] == [payloads(3)[:1], [], payloads(3)[2:]]
+    assert len(pieces[1].damaged) == 116
+    assert pieces[2].missing == 1
+    reader.close()
+    writer.close()
+
+
+def test_a_record_larger_than_the_budget_and_one_larger_than_allowed(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w", AuditSettings())
+    writer.append(b"y" * (1 << 20))
+    with pytest.raises(ValueError, match="larger"):
+        writer.append(b"y" * ((1 << 20) + 1))
+    writer.append(b"small")
+    writer.close()
+    assert [len(payload) for payload in drain(tmp_path, 64)] == [1 << 20, 5]
+
+
+def test_positions_of_segments_that_are_gone_are_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "w.0123456789abcdef0123456789abcdef.00000001.seg.position").write_text("10 1\n")
+    SpoolReader(tmp_path).close()
+    assert segment_files(tmp_path) == []
+
+
+def test_a_long_backlog_needs_few_open_files(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w", SMALL)
+    for payload in payloads(900, 1_000):
+        writer.append(payload)
+    writer.close()
+    assert len(list_segments(tmp_path)) > 10
+    reader = SpoolReader(tmp_path)
+    reader.read(1 << 16)
+    opened = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert sum(path.startswith(str(tmp_path)) and path.endswith(".seg") for path in opened) == 1
+    reader.close()
+    assert drain(tmp_path) == payloads(900, 1_000)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "a b"])
+def test_a_writer_cannot_be_named_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        SpoolWriter(tmp_path, name, SMALL)

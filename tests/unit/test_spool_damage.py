@@ -1,0 +1,113 @@
+"""Segments cut short, flipped and holed at random: what stands before the damage is read, what follows is found again, and nothing is made up."""
+
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fraudops.spool import SpoolReader
+from fraudops.spool.frames import HEADER, encode_frame
+from fraudops.spool.reader import CHUNK
+
+NAME = "w.0123456789abcdef0123456789abcdef.00000001.seg"
+EXAMPLES = settings(max_examples=150, deadline=None, database=None)
+contents = st.lists(st.binary(max_size=60), min_size=1, max_size=25)
+
+
+class Read:
+    """Everything that a reader makes of these bytes as the segment of a dead writer."""
+
+    def __init__(self, data: bytes, budget: int = 1 << 16) -> None:
+        self.payloads: list[bytes] = []
+        self.missing = self.damaged = 0
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / NAME).write_bytes(data)
+            reader = SpoolReader(Path(folder))
+            position = 0
+            while group := reader.read(budget):
+                [(segment, piece)] = group
+                assert piece.start == position < piece.end
+                position = piece.end
+                self.payloads += piece.payloads
+                self.missing += piece.missing
+                self.damaged += len(piece.damaged)
+                segment.commit(piece)
+            assert position == len(data)
+            assert not (Path(folder) / NAME).exists()
+            reader.close()
+
+
+def segment_of(payloads: list[bytes]) -> tuple[bytes, list[int]]:
+    """The bytes, and where each frame ends."""
+    frames = [encode_frame(ordinal, payload) for ordinal, payload in enumerate(payloads)]
+    ends = [sum(map(len, frames[: index + 1])) for index in range(len(frames))]
+    return b"".join(frames), ends
+
+
+@EXAMPLES
+@given(contents, st.integers(1, 300))
+def test_an_undamaged_segment_is_read_whole_with_any_budget(payloads: list[bytes], budget: int) -> None:
+    data, _ = segment_of(payloads)
+    read = Read(data, budget)
+    assert (read.payloads, read.missing, read.damaged) == (payloads, 0, 0)
+
+
+@EXAMPLES
+@given(contents, st.data())
+def test_a_truncated_segment_gives_every_whole_frame_before_the_cut(payloads: list[bytes], data: st.DataObject) -> None:
+    whole, ends = segment_of(payloads)
+    cut = data.draw(st.integers(0, len(whole)))
+    read = Read(whole[:cut])
+    kept = sum(end <= cut for end in ends)
+    assert read.payloads == payloads[:kept]
+    assert read.damaged == cut - (ends[kept - 1] if kept else 0)
+
+
+@EXAMPLES
+@given(contents, st.data())
+def test_a_flipped_bit_costs_its_own_record_only_and_is_counted(payloads: list[bytes], data: st.DataObject) -> None:
+    whole, ends = segment_of(payloads)
+    bit = data.draw(st.integers(0, len(whole) * 8 - 1))
+    flipped = bytearray(whole)
+    flipped[bit // 8] ^= 1 << bit % 8
+    hit = sum(end <= bit // 8 for end in ends)
+    read = Read(bytes(flipped))
+    assert read.payloads == payloads[:hit] + payloads[hit + 1 :]
+    assert read.damaged == HEADER + len(payloads[hit])
+    # Behind the last record nothing tells that one is missing: it looks like the unfinished write of a dead process.
+    assert read.missing == (1 if hit < len(payloads) - 1 else 0)
+
+
+@EXAMPLES
+@given(contents, st.data())
+def test_a_hole_costs_what_it_touches_and_no_record_is_made_up(payloads: list[bytes], data: st.DataObject) -> None:
+    whole, ends = segment_of(payloads)
+    start = data.draw(st.integers(0, len(whole) - 1))
+    stop = data.draw(st.integers(start + 1, len(whole)))
+    filling = data.draw(st.sampled_from([b"", b"\x00", b"\xf1op1"]))
+    read = Read(whole[:start] + filling * (stop - start) + whole[stop:])
+    untouched = [payload for payload, begin, end in zip(payloads, [0, *ends], ends, strict=False) if end <= start or begin >= stop]
+    assert is_within(untouched, read.payloads)
+    assert is_within(read.payloads, payloads)
+
+
+def is_within(some: list[bytes], all_of: list[bytes]) -> bool:
+    """Whether `some` is what is left of `all_of` when elements are struck out, in order."""
+    rest = iter(all_of)
+    return all(any(found == wanted for found in rest) for wanted in some)
+
+
+@EXAMPLES
+@given(st.binary(max_size=400))
+def test_any_bytes_at_all_are_read_without_an_error(data: bytes) -> None:
+    read = Read(data)
+    assert len(data) == read.damaged + sum(HEADER + len(payload) for payload in read.payloads)
+
+
+def test_a_stretch_of_damage_longer_than_a_read_is_crossed() -> None:
+    first, last = encode_frame(0, b"first"), encode_frame(5, b"last")
+    read = Read(first + b"\x00" * (CHUNK + CHUNK // 2) + last)
+    assert read.payloads == [b"first", b"last"]
+    assert read.damaged == CHUNK + CHUNK // 2
+    assert read.missing == 4
