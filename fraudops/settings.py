@@ -12,6 +12,7 @@ from fraudops.errors import SettingsError
 from fraudops.gates import GateSettings
 
 PREFIX = "FRAUDOPS_"
+ADMIN_TOKEN = "Bearer token of the admin calls; without one they are refused. On one machine it lies in the state folder."
 
 
 class Group(BaseModel):
@@ -65,6 +66,20 @@ class GateLimits(Group):
     seed: int = Field(GateSettings.seed, ge=0, description="Seed of the bootstrap.")
 
 
+class ClusterSettings(Group):
+    """Set in the cluster only: without a release the programs work on this machine's state folder."""
+
+    release: str | None = Field(None, pattern=r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", description="Prefix of this release's objects in Kubernetes.")
+    namespace: str | None = Field(None, description="The namespace of the release; by default that of the pod or of the kubeconfig.")
+
+
+class PromotionSettings(Group):
+    prepare_seconds: float = Field(60.0, gt=0, le=3600, description="Seconds in which every pod must have prepared a version.")
+    activate_seconds: float = Field(30.0, gt=0, le=3600, description="Seconds in which every pod must have followed a commit.")
+    second_seconds: float = Field(45.0, gt=0, le=3600, description="Seconds once more after a silent pod was deleted or the promotion was undone.")
+    rollout_seconds: float = Field(600.0, gt=0, le=86_400, description="Seconds in which the pods of a rollout must be ready.")
+
+
 class ProgramSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", populate_by_name=True)
 
@@ -88,7 +103,7 @@ class InferenceSettings(ProgramSettings):
     port: int = Field(8000, ge=1, le=65535, description="The port that the service listens on.")
     workers: int = Field(2, ge=1, le=64, description="Worker processes of one pod.")
     pod: str = Field("local", description="This pod's name, as audited predictions and /reload answers carry it.")
-    admin_token: SecretStr | None = Field(None, description="Bearer token of the admin calls; without one they are refused.")
+    admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
     mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI", description="The MLflow server that bundles are fetched from.")
     record_poll_seconds: float = Field(2.0, gt=0, le=60, description="Seconds between two looks at the serving record.")
     graceful_timeout_seconds: int = Field(20, ge=1, le=600, description="Seconds that a stopping worker may take for the requests it has begun.")
@@ -107,6 +122,16 @@ class ValidateJobSettings(ProgramSettings):
     gates: GateLimits = GateLimits()
 
 
+class PromoteJobSettings(ValidateJobSettings):
+    """Promote, roll back, reconcile and list models."""
+
+    cluster: ClusterSettings = ClusterSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
+    admin_port: int = Field(8001, ge=1, le=65535, description="The port of the pods' admin calls in the cluster.")
+    request_id: str | None = Field(None, description="The promotion's id, the same for all tries: the Job's UID.")
+
+
 class DriftJobSettings(ProgramSettings):
     drift: DriftSettings = DriftSettings()
 
@@ -118,7 +143,7 @@ COMMAND_LINE = {
     "FRAUDOPS_STATE": "The state folder that `--state` names.",
     "FRAUDOPS_URL": "Where the inference service answers, instead of what `fraudops up` chose.",
 }
-PROGRAMS: tuple[type[ProgramSettings], ...] = (InferenceSettings, ShipperSettings, ValidateJobSettings, DriftJobSettings)
+PROGRAMS: tuple[type[ProgramSettings], ...] = (InferenceSettings, ShipperSettings, ValidateJobSettings, PromoteJobSettings, DriftJobSettings)
 
 
 def known_variables() -> frozenset[str]:

@@ -17,6 +17,7 @@ COMMANDS = {
     "models": ("jobs.models", "Versions, aliases and verdicts."),
     "promote": ("jobs.promote", "Move a version to production, everywhere or nowhere."),
     "rollback": ("jobs.rollback", "Back to what served before."),
+    "reconcile": ("jobs.reconcile", "Bring alias and rows after the serving record."),
     "predict": ("jobs.predict", "Score one transaction."),
     "monitor": ("jobs.monitor", "Volume, decisions, latency and live quality."),
     "drift": ("jobs.drift", "Compare what was scored with the production version's reference."),

@@ -1,18 +1,19 @@
 """The registry's versions beside what really serves."""
 
+import asyncio
 from typing import Any
 
 import click
 from rich.table import Table
 
 from fraudops.errors import StoreDownError
-from fraudops.promotion.here import local_registry
-from fraudops.promotion.local import FileRecordStore
+from fraudops.promotion.here import world_of
 from fraudops.promotion.record import ServingRecord
 from fraudops.registry import ModelVersion
+from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from jobs.entry import json_option, notices, output, print_json, run, state_option
-from jobs.promote import MODEL
+from jobs.promote import say
 
 
 def verdict_of(version: ModelVersion) -> str:
@@ -44,15 +45,24 @@ def describe(version: ModelVersion, record: ServingRecord) -> dict[str, Any]:
 @state_option
 def command(as_json: bool, state: State) -> None:
     """Versions, aliases and verdicts, and the way back."""
-    record, _ = FileRecordStore(state.serving_record).read()
-    try:
-        versions = [describe(version, record) for version in local_registry(state, MODEL).versions()]
-    except StoreDownError:
+    settings = PromoteJobSettings.from_environment()
+
+    async def read() -> tuple[ServingRecord, list[ModelVersion] | StoreDownError]:
+        async with world_of(settings, state, say) as world:
+            record, _ = await world.records.read()
+            try:
+                return record, world.registry.versions()
+            except StoreDownError as error:
+                return record, error
+
+    record, found = asyncio.run(read())
+    if isinstance(found, StoreDownError):
         serving = f"version {record.current.version} serves (epoch {record.epoch})" if record.current else "no model serves"
         notices.print(f"The registry is away; by the serving record {serving}. `fraudops rollback` works without it.")
-        raise
+        raise found
+    versions = [describe(version, record) for version in found]
     if as_json:
-        print_json({"model": MODEL, "epoch": record.epoch, "versions": versions})
+        print_json({"model": settings.model_name, "epoch": record.epoch, "versions": versions})
     elif not versions:
         output.print("No version is registered yet. Train one: fraudops train")
     else:

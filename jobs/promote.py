@@ -8,22 +8,21 @@ import time
 import uuid
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 
 from fraudops.errors import RefusedError, SettingsError, StoreDownError
+from fraudops.gates import GateResult, GateSettings
 from fraudops.promotion.convergence import Result
 from fraudops.promotion.gate import admit
-from fraudops.promotion.here import local_promoter, local_registry
+from fraudops.promotion.here import World, world_of
 from fraudops.promotion.ports import Candidate
 from fraudops.promotion.protocol import Request
 from fraudops.promotion.record import ServingRecord, Strategy
-from fraudops.registry import TAG_WAIVER, ModelVersion, Registry
+from fraudops.registry import TAG_WAIVER, ModelVersion
+from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from jobs.entry import json_option, notices, output, print_json, run, state_option
-
-MODEL = "credit-fraud"
 
 
 def who() -> str:
@@ -39,32 +38,36 @@ def say(text: str) -> None:
 
 def promote_version(state: State, version: str, *, reason: str | None = None, force: bool = False, strategy: Strategy = "broadcast") -> Result:
     """The whole promotion; `reason` with `force` writes a waiver for exactly this version's digest first. Raises StoreDownError, UnknownVersionError."""
-    registry = local_registry(state, MODEL)
-    promoter = local_promoter(state, MODEL, say)
+    settings = PromoteJobSettings.from_environment()
 
-    async def choose(record: ServingRecord) -> Candidate:
-        candidate = registry.version(version)
-        if force and candidate.digest:
-            candidate = _waive(registry, candidate, candidate.digest, reason or "")
-        return admit(candidate, record, strategy, lambda admitted: _compare_again(registry, admitted, record))
+    async def go() -> Result:
+        async with world_of(settings, state, say) as world:
 
-    request = Request(id=str(uuid.uuid4()), requested_by=who(), choose=choose, version=version, strategy=strategy)
-    return asyncio.run(promoter.run(request))
+            async def choose(record: ServingRecord) -> Candidate:
+                candidate = world.registry.version(version)
+                if force and candidate.digest:
+                    candidate = _waive(world, candidate, candidate.digest, reason or "")
+                limits = GateSettings(**settings.gates.model_dump())
+                return admit(candidate, record, strategy, lambda admitted: _compare_again(world, admitted, record, limits))
+
+            request = Request(settings.request_id or str(uuid.uuid4()), who(), choose, version, strategy)
+            return await world.promoter().run(request)
+
+    return asyncio.run(go())
 
 
-def _waive(registry: Registry, version: ModelVersion, digest: str, reason: str) -> ModelVersion:
+def _waive(world: World, version: ModelVersion, digest: str, reason: str) -> ModelVersion:
     waiver = {"digest": digest, "reason": reason, "who": who(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
-    registry.set_tag(version.version, TAG_WAIVER, json.dumps(waiver))
+    world.registry.set_tag(version.version, TAG_WAIVER, json.dumps(waiver))
     return replace(version, waiver=waiver)
 
 
-def _compare_again(registry: Registry, candidate: ModelVersion, record: ServingRecord) -> Any:
-    from fraudops.gates import GateSettings
+def _compare_again(world: World, candidate: ModelVersion, record: ServingRecord, limits: GateSettings) -> list[GateResult]:
     from fraudops.validation import recompare
 
     if record.current is None:
         return []
-    return recompare(registry, candidate, registry.version(record.current.version), GateSettings())
+    return recompare(world.registry, candidate, world.registry.version(record.current.version), limits)
 
 
 def report(result: Result, seconds: float, as_json: bool) -> None:

@@ -8,23 +8,27 @@ from datetime import UTC, datetime
 import click
 
 from fraudops.errors import StoreDownError
-from fraudops.promotion.here import RegistryAliases, local_journal, local_lock, local_records, local_registry
+from fraudops.promotion.here import world_of
 from fraudops.promotion.local import write_durably
 from fraudops.promotion.reconcile import Findings, reconcile
+from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from jobs.entry import json_option, notices, print_json, run, state_option
-from jobs.promote import MODEL, say
+from jobs.promote import say
 
 
-async def bring_after(state: State) -> tuple[Findings, int]:
+async def bring_after(settings: PromoteJobSettings, state: State) -> tuple[Findings, int]:
     """The findings, and the number of rows that were late. Raises StoreDownError when a promotion has the lock or a store is away."""
-    async with local_lock(state, wait_seconds=1.0).hold("reconcile"):
+    async with world_of(settings, state, say, wait_seconds=1.0) as world, world.lock.hold("reconcile"):
+        record, token = await world.records.read()
+        await world.promoter().undo_unfinished_rollout(record, token)
         rows = 0
         try:
-            rows = await local_journal(state, MODEL, say).flush()
+            rows = await world.journal.flush()
+            await world.journal.bring_after(record)
         except StoreDownError:
             say("PostgreSQL is away: rows of promotions are still late")
-        return await reconcile(local_records(state), RegistryAliases(local_registry(state, MODEL))), rows
+        return await reconcile(world.records, world.aliases), rows
 
 
 @click.command(name="reconcile")
@@ -32,7 +36,7 @@ async def bring_after(state: State) -> tuple[Findings, int]:
 @state_option
 def command(as_json: bool, state: State) -> None:
     """Bring the registry's alias and the promotions rows after the serving record."""
-    findings, rows = asyncio.run(bring_after(state))
+    findings, rows = asyncio.run(bring_after(PromoteJobSettings.from_environment(), state))
     found = asdict(findings) | {"rows": rows, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     state.run.mkdir(parents=True, exist_ok=True)
     write_durably(state.run / "reconcile.json", json.dumps(found).encode())

@@ -8,14 +8,14 @@ import click
 
 from fraudops.errors import RefusedError
 from fraudops.promotion.convergence import Result
-from fraudops.promotion.here import local_promoter
-from fraudops.promotion.local import FileRecordStore
+from fraudops.promotion.here import world_of
 from fraudops.promotion.ports import Candidate
 from fraudops.promotion.protocol import Request
-from fraudops.promotion.record import ServingRecord
+from fraudops.promotion.record import ServingRecord, Strategy
+from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from jobs.entry import json_option, run, state_option
-from jobs.promote import MODEL, report, say, who
+from jobs.promote import report, say, who
 
 
 async def choose(record: ServingRecord) -> Candidate:
@@ -27,17 +27,18 @@ async def choose(record: ServingRecord) -> Candidate:
 
 
 def roll_back(state: State) -> Result:
-    record, _ = FileRecordStore(state.serving_record).read()
-    crosses = bool(record.current and record.stack and record.stack[0].schema_fingerprint != record.current.schema_fingerprint)
-    request = Request(
-        id=str(uuid.uuid4()),
-        requested_by=who(),
-        choose=choose,
-        version=record.stack[0].version if record.stack else "",
-        strategy="rollout" if crosses else "broadcast",
-        rollback=True,
-    )
-    return asyncio.run(local_promoter(state, MODEL, say).run(request))
+    settings = PromoteJobSettings.from_environment()
+
+    async def go() -> Result:
+        async with world_of(settings, state, say) as world:
+            record, _ = await world.records.read()
+            back = record.stack[0] if record.stack else None
+            crosses = record.current and back and back.schema_fingerprint != record.current.schema_fingerprint
+            strategy: Strategy = "rollout" if crosses else "broadcast"
+            request = Request(settings.request_id or str(uuid.uuid4()), who(), choose, back.version if back else "", strategy, rollback=True)
+            return await world.promoter().run(request)
+
+    return asyncio.run(go())
 
 
 @click.command(name="rollback")

@@ -18,6 +18,7 @@ from fraudops.promotion.ports import (
     Pods,
     PodSilentError,
     Records,
+    Rollouts,
     StaleRecordError,
     UnknownWriteError,
 )
@@ -39,11 +40,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Seconds: to prepare all pods, to activate them, and once more after a silent pod was deleted or the promotion was undone."""
+    """Seconds: to prepare all pods, to activate them, once more after a silent pod was deleted or the promotion was undone, and for a rollout."""
 
     prepare: float = 60.0
     activate: float = 30.0
     second: float = 45.0
+    rollout: float = 600.0
     pause: float = 0.2
 
 
@@ -64,9 +66,10 @@ class Convergence:
         clock: Clock,
         say: Callable[[str], None] = lambda _: None,
         deadlines: Deadlines = Deadlines(),
+        rollouts: Rollouts | None = None,
     ) -> None:
         self.records, self.lock, self.aliases, self.pods = records, lock, aliases, pods
-        self.journal, self.clock, self.say, self.deadlines = journal, clock, say, deadlines
+        self.journal, self.clock, self.say, self.deadlines, self.rollouts = journal, clock, say, deadlines, rollouts
 
     async def _finish(self, attempt: Attempt, record: ServingRecord, outcome: Outcome) -> Result:
         """Everything after the commit: mirror, activate, row. Safe to run again."""

@@ -1,15 +1,23 @@
-"""A promoter for this machine, put together from the state folder: the composition root of every local promotion command."""
+"""Puts a promoter together from settings: over this machine's state folder, or in the cluster when a release is named."""
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from fraudops import endpoints
 from fraudops.errors import SettingsError
+from fraudops.promotion.convergence import Deadlines
 from fraudops.promotion.journal import DatabaseJournal
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalPods, LocalRecords, SystemClock
+from fraudops.promotion.ports import Aliases, Lock, Pods, Records, Rollouts
 from fraudops.promotion.protocol import Promoter
 from fraudops.registry import Registry
+from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
+
+Say = Callable[[str], None]
 
 
 class RegistryAliases:
@@ -25,34 +33,65 @@ class RegistryAliases:
         await asyncio.to_thread(self.registry.set_alias, alias, version)
 
 
-def local_records(state: State) -> LocalRecords:
-    return LocalRecords(FileRecordStore(state.serving_record))
+@dataclass(frozen=True)
+class World:
+    """Everything that promotions, rollbacks and the reconciler work on."""
+
+    records: Records
+    lock: Lock
+    aliases: Aliases
+    registry: Registry
+    pods: Pods
+    journal: DatabaseJournal
+    rollouts: Rollouts | None
+    deadlines: Deadlines
+    say: Say
+
+    def promoter(self) -> Promoter:
+        clock = SystemClock()
+        return Promoter(self.records, self.lock, self.aliases, self.pods, self.journal, clock, self.say, self.deadlines, self.rollouts)
 
 
-def local_lock(state: State, wait_seconds: float = 120.0) -> FileLock:
-    return FileLock(state.locks / "promotion.lock", wait_seconds)
+@asynccontextmanager
+async def world_of(settings: PromoteJobSettings, state: State, say: Say, wait_seconds: float = 120.0) -> AsyncIterator[World]:
+    """Raises SettingsError when nothing is known of a running product, StoreDownError when the cluster does not answer."""
+    given = settings.promotion
+    deadlines = Deadlines(given.prepare_seconds, given.activate_seconds, given.second_seconds, given.rollout_seconds)
+    registry = Registry(endpoints.mlflow_url(state), settings.model_name)
+    aliases = RegistryAliases(registry)
+    if settings.cluster.release is None:
+        journal = DatabaseJournal(endpoints.database_url(state), settings.model_name, say, state.root / "promotions.pending")
+        lock = FileLock(state.locks / "promotion.lock", wait_seconds)
+        records = LocalRecords(FileRecordStore(state.serving_record))
+        yield World(records, lock, aliases, registry, LocalPods(endpoints.inference_url(state), _local_token(state)), journal, None, deadlines, say)
+        return
+    from fraudops.cluster.api import Cluster
+    from fraudops.cluster.events import EventJournal
+    from fraudops.cluster.lease import LeaseLock
+    from fraudops.cluster.pods import ClusterPods
+    from fraudops.cluster.records import ConfigMapRecords
+    from fraudops.cluster.rollout import DeploymentRollouts
+
+    release = settings.cluster.release
+    if settings.admin_token is None:
+        raise SettingsError("FRAUDOPS_ADMIN_TOKEN is not set: the pods take admin calls only with their token")
+    async with Cluster.connect(settings.cluster.namespace) as cluster:
+        identity = os.environ.get("HOSTNAME") or f"process {os.getpid()}"
+        yield World(
+            ConfigMapRecords(cluster, release),
+            LeaseLock(cluster, release, identity, say, wait_seconds),
+            aliases,
+            registry,
+            ClusterPods(cluster, release, settings.admin_token.get_secret_value(), settings.admin_port),
+            EventJournal(cluster, release, endpoints.database_url(state), settings.model_name, say),
+            DeploymentRollouts(cluster, release),
+            deadlines,
+            say,
+        )
 
 
-def local_registry(state: State, model: str) -> Registry:
-    return Registry(endpoints.mlflow_url(state), model)
-
-
-def local_journal(state: State, model: str, say: Callable[[str], None]) -> DatabaseJournal:
-    return DatabaseJournal(endpoints.database_url(state), state.root / "promotions.pending", model, say)
-
-
-def local_promoter(state: State, model: str, say: Callable[[str], None]) -> Promoter:
-    """Raises SettingsError when nothing runs in the state folder."""
+def _local_token(state: State) -> str:
     try:
-        token = state.admin_token.read_text().strip()
+        return state.admin_token.read_text().strip()
     except OSError as error:
         raise SettingsError(f"{state.admin_token} cannot be read ({error.strerror}): run `fraudops up --detach` or give --state FOLDER") from error
-    return Promoter(
-        local_records(state),
-        local_lock(state),
-        RegistryAliases(local_registry(state, model)),
-        LocalPods(endpoints.inference_url(state), token),
-        local_journal(state, model, say),
-        SystemClock(),
-        say,
-    )

@@ -1,4 +1,4 @@
-"""The `promotions` rows of one machine: written at once, or kept in a file while PostgreSQL is away and written by the reconciler."""
+"""The `promotions` rows: written at once, or, while PostgreSQL is away, kept in a file (one machine) or derived from the record (cluster) later."""
 
 import asyncio
 import fcntl
@@ -17,9 +17,11 @@ from fraudops.audit.database import create_engine, translated
 from fraudops.audit.tables import promotions
 from fraudops.errors import StoreDownError
 from fraudops.promotion.ports import Attempt
+from fraudops.promotion.record import Entry, ServingRecord
 
 NAMESPACE = uuid.UUID("6ad3b5b0-54a5-4d2c-9d0c-0d8e0f7c2f11")
 PATIENCE_SECONDS = 5.0
+Say = Callable[[str], None]
 
 
 class PendingAttempt(msgspec.Struct, frozen=True):
@@ -30,10 +32,10 @@ class PendingAttempt(msgspec.Struct, frozen=True):
 
 
 class DatabaseJournal:
-    """Never raises: what PostgreSQL does not take now goes to the pending file."""
+    """Never raises from `write`: what PostgreSQL does not take now goes to the pending file, where there is one."""
 
-    def __init__(self, url: str, pending: Path, model: str, say: Callable[[str], None]) -> None:
-        self.url, self.pending, self.model, self.say = url, pending, model, say
+    def __init__(self, url: str, model: str, say: Say, pending: Path | None = None) -> None:
+        self.url, self.model, self.say, self.pending = url, model, say, pending
 
     async def write(self, attempt: Attempt) -> None:
         finished = None if attempt.outcome == "started" else datetime.now(UTC).isoformat()
@@ -44,9 +46,14 @@ class DatabaseJournal:
             self._keep(row)
             self.say("PostgreSQL is away: the row in promotions follows when it is back")
 
+    async def bring_after(self, record: ServingRecord) -> None:
+        """A row for every version that the record says served, where there is none yet. Raises StoreDownError."""
+        entries = [entry for entry in (*reversed(record.stack), record.current) if entry and not entry.undo]
+        await self._upsert([PendingAttempt(_attempt_of(entry), entry.at) for entry in entries], only_missing=True)
+
     async def flush(self) -> int:
         """Writes the pending rows, oldest first, and returns their number. Raises StoreDownError and keeps them all."""
-        if not self.pending.exists():
+        if self.pending is None or not self.pending.exists():
             return 0
         with self.pending.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -57,19 +64,21 @@ class DatabaseJournal:
         return len(rows)
 
     def _keep(self, row: PendingAttempt) -> None:
+        if self.pending is None:
+            return
         with self.pending.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write(msgspec.json.encode(row) + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
-    async def _upsert(self, rows: Iterable[PendingAttempt]) -> None:
+    async def _upsert(self, rows: Iterable[PendingAttempt], only_missing: bool = False) -> None:
         engine = create_engine(self.url)
         try:
             with translated():
                 async with asyncio.timeout(PATIENCE_SECONDS), engine.begin() as connection:
                     for row in rows:
-                        await connection.execute(_statement(self._values(row)))
+                        await connection.execute(_statement(self._values(row), only_missing))
         except TimeoutError as error:
             raise StoreDownError(f"PostgreSQL did not answer within {PATIENCE_SECONDS:g} s") from error
         finally:
@@ -88,8 +97,13 @@ class DatabaseJournal:
         } | {name: fields[name] for name in ("from_version", "epoch", "strategy", "outcome", "reason", "requested_by")}
 
 
-def _statement(values: dict[str, Any]) -> Any:
-    """One row a request: a later try's outcome replaces an earlier one, but `started` never replaces an outcome."""
+def _attempt_of(entry: Entry) -> Attempt:
+    return Attempt(entry.by, entry.requested_by, entry.strategy, entry.at, entry.version, entry.digest, epoch=entry.epoch, outcome="done")
+
+
+def _statement(values: dict[str, Any], only_missing: bool) -> Any:
+    """One row a request: a later try's outcome replaces an earlier one, but `started` never replaces an outcome, and a late row replaces only `started`."""
     statement = insert(promotions).values(**values)
     changed = {name: statement.excluded[name] for name in ("finished_at", "to_version", "to_digest", "epoch", "outcome", "reason")}
-    return statement.on_conflict_do_update(index_elements=["id"], set_=changed, where=statement.excluded.outcome != "started")
+    where = promotions.c.outcome == "started" if only_missing else statement.excluded.outcome != "started"
+    return statement.on_conflict_do_update(index_elements=["id"], set_=changed, where=where)

@@ -129,6 +129,18 @@ class Pods(Protocol):
         ...
 
 
+class Rollouts(Protocol):
+    """The pod template's annotation, which newborn pods obey while the record's reservation says the same."""
+
+    async def annotate(self, target: Target) -> None:
+        """Replaces what the annotation said, compared with what it was. Raises StaleRecordError, StoreDownError, UnknownWriteError."""
+        ...
+
+    async def undo(self, epoch: int) -> None:
+        """Takes the annotation of this epoch away again; another one is left alone."""
+        ...
+
+
 class Journal(Protocol):
     """The `promotions` rows. Never raises: a row that cannot be written now is written later."""
 

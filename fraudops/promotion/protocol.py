@@ -36,7 +36,8 @@ class Promoter(Convergence):
     async def run(self, request: Request) -> Result:
         """Raises StoreDownError when the lock, the record or the registry is not to be had before the commit; nothing has changed then."""
         async with self.lock.hold(request.id):
-            record, _ = await self.records.read()
+            record, token = await self.records.read()
+            record = await self.undo_unfinished_rollout(record, token)
             serving = record.current.version if record.current else None
             at = self.clock.timestamp()
             attempt = Attempt(request.id, request.requested_by, request.strategy, at, version=request.version, from_version=serving)
@@ -73,7 +74,8 @@ class Promoter(Convergence):
             return await self._end(attempt, "overtaken", record, "another promotion began at the same moment")
         target = Target(reserved.highest_epoch, candidate.version, candidate.digest)
         attempt = replace(attempt, epoch=target.epoch)
-        refusal = await self._prepare_everywhere(target)
+        by_rollout = request.strategy == "rollout" and self.rollouts is not None
+        refusal = await (self._roll_out(target) if by_rollout else self._prepare_everywhere(target))
         if refusal:
             return await self._give_up(target, reserved, token, attempt, refusal)
         record = records_of.commit(reserved)
@@ -99,6 +101,7 @@ class Promoter(Convergence):
             strategy=request.strategy,
             by=request.id,
             at=self.clock.timestamp(),
+            requested_by=request.requested_by,
             rollback=request.rollback,
             verdict=candidate.verdict,
             waiver=candidate.waiver,
@@ -151,7 +154,37 @@ class Promoter(Convergence):
                 self.say(f"prepared on {pod.name}")
                 return None
 
+    async def _roll_out(self, target: Target) -> str | None:
+        """None when as many pods as wanted are ready at the new epoch, else why not. Old pods answer meanwhile."""
+        assert self.rollouts is not None
+        try:
+            await self.rollouts.annotate(target)
+        except StaleRecordError as error:
+            return str(error)
+        end = self.clock.now() + self.deadlines.rollout
+        while True:
+            ready = [pod for pod in await self.pods.list() if pod.ready]
+            there = [epoch for epoch in await self._pod_epochs(ready) if epoch == target.epoch]
+            if len(there) >= await self.pods.wanted():
+                return None
+            if self.clock.now() >= end:
+                return f"after {self.deadlines.rollout:g} s only {len(there)} new pods are ready with version {target.version}"
+            await self.clock.sleep(self.deadlines.pause * 5)
+
+    async def undo_unfinished_rollout(self, record: ServingRecord, token: Any) -> ServingRecord:
+        """Whoever gets the lock next first undoes what a promoter that died before its commit has left on the pod template."""
+        reserved = record.reserved
+        if self.rollouts is None or reserved is None or reserved.strategy != "rollout":
+            return record
+        self.say(f"undoing the unfinished rollout of epoch {reserved.epoch}")
+        await self.rollouts.undo(reserved.epoch)
+        released = records_of.release(record)
+        await self._write(released, token)
+        return released
+
     async def _give_up(self, target: Target, reserved: ServingRecord, token: Any, attempt: Attempt, refusal: str) -> Result:
+        if attempt.strategy == "rollout" and self.rollouts is not None:
+            await self.rollouts.undo(target.epoch)
         await self._drop(target)
         try:
             await self.records.compare_and_set(records_of.release(reserved), token)

@@ -27,6 +27,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     schema_fingerprint: str
     by: str
     at: str
+    requested_by: str = ""
+    strategy: Strategy = "broadcast"
     verdict: dict[str, Any] | None = None
     waiver: dict[str, Any] | None = None
     undo: bool = False
@@ -42,6 +44,7 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     strategy: Strategy
     by: str
     at: str
+    requested_by: str = ""
     rollback: bool = False
     verdict: dict[str, Any] | None = None
     waiver: dict[str, Any] | None = None
@@ -102,6 +105,8 @@ def commit(record: ServingRecord) -> ServingRecord:
         schema_fingerprint=reserved.schema_fingerprint,
         by=reserved.by,
         at=reserved.at,
+        requested_by=reserved.requested_by,
+        strategy=reserved.strategy,
         verdict=reserved.verdict,
         waiver=reserved.waiver,
     )

@@ -1,0 +1,42 @@
+"""A rollout by the Deployment: one annotation on its pod template, under a key that the chart never renders."""
+
+from typing import Any
+
+from fraudops.cluster.api import Cluster
+from fraudops.promotion.ports import Target
+
+ANNOTATION = "fraudops.io/serving"
+POINTER = "/spec/template/metadata/annotations/fraudops.io~1serving"
+
+
+def written(target: Target) -> str:
+    """`epoch/version/digest`, as newborn pods read it."""
+    return f"{target.epoch}/{target.version}/{target.digest}"
+
+
+class DeploymentRollouts:
+    """Every change is a JSON patch that first tests what it replaces."""
+
+    def __init__(self, cluster: Cluster, release: str) -> None:
+        self.cluster, self.path = cluster, cluster.path("apps/v1", "deployments", f"{release}-inference")
+
+    async def _annotations(self) -> dict[str, str] | None:
+        deployment = await self.cluster.call("GET", self.path)
+        found: dict[str, Any] | None = deployment["spec"]["template"]["metadata"].get("annotations")
+        return found
+
+    async def annotate(self, target: Target) -> None:
+        annotations = await self._annotations()
+        patch: list[dict[str, Any]] = []
+        if annotations is None:
+            patch.append({"op": "add", "path": "/spec/template/metadata/annotations", "value": {}})
+        elif ANNOTATION in annotations:
+            patch.append({"op": "test", "path": POINTER, "value": annotations[ANNOTATION]})
+        patch.append({"op": "add", "path": POINTER, "value": written(target)})
+        await self.cluster.call("PATCH", self.path, patch, patch="json")
+
+    async def undo(self, epoch: int) -> None:
+        found = (await self._annotations() or {}).get(ANNOTATION, "")
+        if found.split("/")[0] == str(epoch):
+            patch = [{"op": "test", "path": POINTER, "value": found}, {"op": "remove", "path": POINTER}]
+            await self.cluster.call("PATCH", self.path, patch, patch="json")
