@@ -58,6 +58,7 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     app = Service(worker, lifespan=lambda _app: _life(worker, audit, run, pod, poller))
     app.add_middleware(
         Edge,
+        worker=worker,
         endpoints=endpoints(worker, Scoring(audit, metrics, settings.pod), audit, pod, status),
         pages=PAGES,
         metrics=metrics,

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fraudops.errors import FraudopsError
 from fraudops.ids import uuid7
 from services.inference.metrics import Metrics
+from services.inference.model import Serving
 from services.inference.problems import (
     AdminDisabledError,
     BodyTooLargeError,
@@ -24,7 +25,7 @@ from services.inference.problems import (
     problem,
 )
 from services.inference.requests import is_identifier
-from services.inference.worker import Drain
+from services.inference.worker import Drain, Worker
 
 JSON = (b"content-type", b"application/json")
 BODY_SECONDS = 30.0
@@ -32,12 +33,13 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Call:
-    """One request with a body. `request_id` is the client's own, if it sent a usable one; `started` is perf_counter's."""
+    """One request with a body. `request_id` is the client's own, if it sent a usable one; `started` is perf_counter's; `serving` is what was served
+    when the request began, before its body was read."""
 
-    __slots__ = ("body", "request_id", "started")
+    __slots__ = ("body", "request_id", "serving", "started")
 
-    def __init__(self, started: float, body: bytes, request_id: str | None) -> None:
-        self.started, self.body, self.request_id = started, body, request_id
+    def __init__(self, started: float, body: bytes, request_id: str | None, serving: Serving | None) -> None:
+        self.started, self.body, self.request_id, self.serving = started, body, request_id, serving
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,16 @@ class Edge:
     """The outermost of our own code, as FastAPI middleware."""
 
     def __init__(
-        self, app: ASGIApp, endpoints: Mapping[str, Endpoint], pages: Sequence[str], metrics: Metrics, drain: Drain, admin_token: bytes | None
+        self,
+        app: ASGIApp,
+        worker: Worker,
+        endpoints: Mapping[str, Endpoint],
+        pages: Sequence[str],
+        metrics: Metrics,
+        drain: Drain,
+        admin_token: bytes | None,
     ) -> None:
-        self._app, self._endpoints, self._metrics, self._drain = app, endpoints, metrics, drain
+        self._app, self._worker, self._endpoints, self._metrics, self._drain = app, worker, endpoints, metrics, drain
         self._pages = frozenset(pages)
         self._authorization = b"Bearer " + admin_token if admin_token else None
 
@@ -87,7 +96,7 @@ class Edge:
 
     async def _answer(self, endpoint: Endpoint, scope: Scope, receive: Receive, started: float) -> tuple[int, Headers, bytes]:
         known = _known_headers(scope["headers"])
-        request_id = client_id(known.get(b"x-request-id"))
+        request_id, serving = client_id(known.get(b"x-request-id")), self._worker.serving
         try:
             if scope["method"] != "POST":
                 raise WrongMethodError("POST")
@@ -98,7 +107,7 @@ class Edge:
                 raise NotJsonError
             async with endpoint.gate:
                 body = await _read_body(receive, known.get(b"content-length"), endpoint.limit)
-                answer = await endpoint.answer(Call(started, body, request_id))
+                answer = await endpoint.answer(Call(started, body, request_id, serving))
             status, headers, content, request_id = answer.status, [JSON], answer.body, answer.request_id
         except FraudopsError as error:
             status, headers, content = problem(error)

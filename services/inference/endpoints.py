@@ -37,22 +37,22 @@ class ReloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Predictions:
-    """/predict and /predict/batch: the model is read once, so that a request ends with what it began."""
+    """/predict and /predict/batch: a request ends with the model that it began with."""
 
     def __init__(self, worker: Worker, scoring: Scoring, status: Status) -> None:
         self._worker, self._scoring, self._status = worker, scoring, status
 
     async def one(self, call: Call) -> Answer:
-        scored = await self._scoring.one(self._model(), call.body, call.request_id, call.started)
+        scored = await self._scoring.one(self._model(call), call.body, call.request_id, call.started)
         return Answer(_encode(scored), call.request_id or scored.prediction_id)
 
     async def many(self, call: Call) -> Answer:
         request_id = call.request_id or uuid7()
-        scored = await self._scoring.many(self._model(), call.body, request_id, call.started)
+        scored = await self._scoring.many(self._model(call), call.body, request_id, call.started)
         return Answer(_encode(ScoredBatch(scored)), request_id)
 
-    def _model(self) -> Model:
-        serving = self._worker.serving
+    def _model(self, call: Call) -> Model:
+        serving = call.serving or self._worker.serving
         if serving is None:
             raise NotReadyError(self._status.why_no_model())
         return serving.model

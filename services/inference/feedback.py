@@ -2,16 +2,16 @@
 
 from fraudops.audit.records import encode, new_label
 from services.inference.audit import Audit
-from services.inference.requests import LabelEntry, Reader, split
+from services.inference.requests import LabelEntry, Reader, RowList
 from services.inference.scoring import chunks, read_rows
 
-LABELS = "labels"
+LABELS = RowList("labels")
 _reader = Reader(LabelEntry)
 
 
 async def accept(body: bytes, audit: Audit) -> int:
     """How many labels the spool took: all of the body, or none. Raises InvalidBodyError, SpoolFullError, StoreDownError."""
-    entries = await read_rows(_reader, split(body, LABELS))
+    entries = await read_rows(_reader, LABELS.split(body))
     await audit.append_many([_record(entry) async for chunk in chunks(entries) for entry in chunk])
     return len(entries)
 

@@ -30,10 +30,12 @@ def describe(document: dict[str, Any], model: Model | None) -> dict[str, Any]:
     """Adds the four calls to what FastAPI has described."""
     transaction = model.reader.kind if model else Transaction
     rows = Annotated[list[transaction], msgspec.Meta(min_length=1, max_length=BATCH_ROWS)]  # type: ignore[valid-type]
-    batch = msgspec.defstruct("Transactions", [(TRANSACTIONS, rows)], forbid_unknown_fields=True)
-    labels = msgspec.defstruct("Labels", [(LABELS, Annotated[list[LabelEntry], msgspec.Meta(min_length=1, max_length=BATCH_ROWS)])])
+    batch = msgspec.defstruct("Transactions", [(TRANSACTIONS.key, rows)], forbid_unknown_fields=True)
+    labels = msgspec.defstruct("Labels", [(LABELS.key, Annotated[list[LabelEntry], msgspec.Meta(min_length=1, max_length=BATCH_ROWS)])])
     kinds = (transaction, batch, labels, ReloadRequest, Scored, ScoredBatch, Accepted, Reloaded, Ready, ModelInfo, Problem)
     _, schemas = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
+    # Python's ends of a text in the words of JSON Schema's regular expressions.
+    schemas = msgspec.json.decode(msgspec.json.encode(schemas).replace(rb"\\A", b"^").replace(rb"\\Z", b"$"))
     schemas[transaction.__name__] |= {"description": _about(model)} if model else {"additionalProperties": {"type": "number"}}
     paths = {
         "/predict": _post("Score one transaction", transaction, Scored, (413, 415, 422, 503)),

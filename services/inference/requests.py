@@ -109,22 +109,29 @@ def is_identifier(text: str) -> bool:
     return _IDENTIFIER.fullmatch(text) is not None
 
 
-def split(body: bytes, key: str, most: int = BATCH_ROWS) -> list[msgspec.Raw]:
-    """The rows of `{key: [...]}`, each still JSON. Raises InvalidBodyError."""
-    kind = msgspec.defstruct("Rows", [(key, list[msgspec.Raw])], forbid_unknown_fields=True)
-    try:
-        rows: list[msgspec.Raw] = getattr(msgspec.json.decode(body, type=kind), key)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        # A NaN makes the whole body malformed; as a number out of range it is a fault of its own row and field.
-        finite = _NOT_FINITE.sub(b"1e999", body)
-        if finite == body:
-            raise InvalidBodyError(faults_in(kind, body)) from error
-        return split(finite, key, most)
-    if not rows:
-        raise InvalidBodyError([Fault(field=key, reason="must hold at least one row")])
-    if len(rows) > most:
-        raise InvalidBodyError([Fault(field=key, reason=f"must hold at most {most} rows")])
-    return rows
+class RowList:
+    """Bodies of the form `{key: [row, …]}`."""
+
+    def __init__(self, key: str, most: int = BATCH_ROWS) -> None:
+        self.key, self._most = key, most
+        self._shape = msgspec.defstruct("Rows", [(key, list[Any])], forbid_unknown_fields=True)
+        self._decoder = msgspec.json.Decoder(msgspec.defstruct("Rows", [(key, list[msgspec.Raw])], forbid_unknown_fields=True))
+
+    def split(self, body: bytes) -> list[msgspec.Raw]:
+        """The rows, each still JSON. Raises InvalidBodyError."""
+        try:
+            rows: list[msgspec.Raw] = getattr(self._decoder.decode(body), self.key)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            # A NaN makes the whole body malformed; as a number out of range it is a fault of its own row and field.
+            finite = _NOT_FINITE.sub(b"1e999", body)
+            if finite == body:
+                raise InvalidBodyError(faults_in(self._shape, body)) from error
+            return self.split(finite)
+        if not rows:
+            raise InvalidBodyError([Fault(field=self.key, reason="must hold at least one row")])
+        if len(rows) > self._most:
+            raise InvalidBodyError([Fault(field=self.key, reason=f"must hold at most {self._most} rows")])
+        return rows
 
 
 def faults_in(kind: type[msgspec.Struct], body: bytes) -> list[Fault]:

@@ -14,10 +14,10 @@ from fraudops.ids import uuid7
 from services.inference.audit import Audit
 from services.inference.metrics import Metrics
 from services.inference.model import Model
-from services.inference.requests import REPORTED_FAULTS, Fault, InvalidBodyError, Reader, split
+from services.inference.requests import REPORTED_FAULTS, Fault, InvalidBodyError, Reader, RowList
 
 CHUNK = 256
-TRANSACTIONS = "transactions"
+TRANSACTIONS = RowList("transactions")
 Row = TypeVar("Row", bound=msgspec.Struct)
 Item = TypeVar("Item")
 _astuple = msgspec.structs.astuple
@@ -57,7 +57,7 @@ class Scoring:
     async def many(self, model: Model, body: bytes, request_id: str, started: float) -> list[Scored]:
         """In the order of the rows; all or nothing. Raises as `one` does."""
         reader = model.reader
-        transactions = await read_rows(reader, split(body, TRANSACTIONS))
+        transactions = await read_rows(reader, TRANSACTIONS.split(body))
         answers: list[Scored] = []
         records: list[bytes] = []
         async for chunk in chunks(transactions):
