@@ -3,6 +3,9 @@ SHELL := /bin/bash
 export UV_COMPILE_BYTECODE := 1
 export UV_LINK_MODE := copy
 bin := .venv/bin
+compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
+# What MLflow lists for those who train and log with it; its server imports none of it.
+not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
 .PHONY: install demo up down test check proof lock clean help
 help: ## this list
@@ -36,8 +39,11 @@ check: install ## format, lint, types, import contracts, tests
 	@$(bin)/ruff format --check . && $(bin)/ruff check . && $(bin)/mypy && $(bin)/lint-imports
 	@$(MAKE) --no-print-directory test
 
-lock: install ## resolve the dependencies anew
-	$(bin)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.lock
+lock: install ## resolve the dependencies anew, and the share of each image
+	$(compile) --all-extras -o requirements.lock
+	$(compile) --extra serve -c requirements.lock -o requirements-serve.lock
+	$(compile) --extra jobs -c requirements.lock -o requirements-jobs.lock
+	$(compile) --extra mlflow-server -c requirements.lock $(addprefix --no-emit-package ,$(not-in-mlflow-server)) -o requirements-mlflow.lock
 
 clean: ## the environment and this folder's state
 	rm -rf .venv .fraudops
