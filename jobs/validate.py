@@ -20,7 +20,6 @@ from fraudops.settings import ValidateJobSettings
 from fraudops.state import DEFAULT_STATE, State
 from fraudops.validation import Production, store_scores, store_verdict, verdict
 from jobs import validation_report
-from jobs.data_options import data_option, prevalence_option, schema_option
 from jobs.entry import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
@@ -113,9 +112,19 @@ def promote_now(state: State, version: str) -> tuple[dict[str, Any], FraudopsErr
 
 @click.command(name="validate")
 @click.option("--version", required=True, metavar="N", help="The version to validate.")
-@data_option
-@schema_option
-@prevalence_option
+@click.option(
+    "--data", "source", envvar="FRAUDOPS_DATA", metavar="FILE", help="CSV (also .gz) or Parquet. [env: FRAUDOPS_DATA; default: what the version was trained on]"
+)
+@click.option(
+    "--schema",
+    envvar="FRAUDOPS_SCHEMA",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Refuse a version that was trained with another schema.yaml. [env: FRAUDOPS_SCHEMA; default: the version's own]",
+)
+@click.option(
+    "--prevalence", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="SHARE", help="The natural share of fraud. [default: as in training]"
+)
 @click.option("--auto-promote", is_flag=True, help="Promote the version to production when it passes.")
 @json_option
 @state_option
