@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -7,7 +7,8 @@ import pytest
 
 from fraudops.bundle import MANIFEST, REFERENCE_ROWS, Manifest, read_manifest, seal
 from fraudops.errors import BundleError
-from fraudops.verification import verify_bundle
+from fraudops.scorer import LinearParameters, LinearScorer
+from fraudops.verification import check_scorer, read_reference_rows, verify_bundle
 from tests.bundles import make_manifest, write_linear_bundle
 
 
@@ -101,6 +102,19 @@ def test_a_scorer_that_answers_nan_is_refused(tmp_path: Path) -> None:
     digest = reseal(tmp_path, lambda manifest: manifest)
     with np.errstate(over="ignore", invalid="ignore"), pytest.raises(BundleError, match="differs from the pipeline by up to nan"):
         verify_bundle(tmp_path, digest)
+
+
+def test_a_scorer_whose_single_rows_differ_from_its_batches_is_refused(tmp_path: Path) -> None:
+    class Divided(LinearScorer):
+        def score(self, row: Sequence[float]) -> float:
+            return super().score(row) + 1e-5
+
+    digest = write_linear_bundle(tmp_path)
+    manifest = verify_bundle(tmp_path, digest)
+    parameters = msgspec.json.decode((tmp_path / "scorer.json").read_bytes(), type=LinearParameters)
+    check_scorer(LinearScorer(parameters), read_reference_rows(tmp_path, manifest), manifest)
+    with pytest.raises(BundleError, match="differs from the pipeline"):
+        check_scorer(Divided(parameters), read_reference_rows(tmp_path, manifest), manifest)
 
 
 def test_a_scorer_for_other_features_is_refused(tmp_path: Path) -> None:

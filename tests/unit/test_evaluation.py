@@ -137,6 +137,14 @@ def test_the_threshold_costs_about_as_little_as_the_best_one() -> None:
     assert brute_force_cost(y, probability, weights, amount, chosen) < 1.05 * best
 
 
+def test_the_threshold_goes_down_to_a_fraud_that_is_dear_to_miss_and_stays_above_a_cheap_one() -> None:
+    y = np.tile([0, 1, 0, 0, 0, 1], 50)
+    probability = np.tile([0.1, 0.2, 0.4, 0.4, 0.4, 0.8], 50)
+    amount = np.tile([9.0, 0.0, 9.0, 9.0, 9.0, 0.0], 50)
+    assert choose_threshold(y, probability, np.ones(300), amount) == pytest.approx(0.6)
+    assert choose_threshold(y, probability, np.ones(300), np.where(probability == 0.2, 100.0, amount)) == pytest.approx(0.15)
+
+
 def test_dearer_reviews_raise_the_threshold() -> None:
     y, probability, weights, amount = sample()
     cheap, dear = (choose_threshold(y, probability, weights, amount, Costs(review=review)) for review in (1.0, 25.0))

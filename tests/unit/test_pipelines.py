@@ -81,6 +81,7 @@ def test_hyperparameters_seed_and_class_weights_reach_the_estimator() -> None:
     assert (linear.C, linear.class_weight, linear.random_state) == (0.5, "balanced", 3)
     trees = build(training_settings(assignments=["max_iter=9", "class_weight=4"], algorithm="hist-gradient-boosting"))[-1]
     assert (trees.max_iter, trees.class_weight, trees.random_state) == (9, {0: 1.0, 1: 4.0}, 7)
+    assert trees.early_stopping is False  # "auto" would hold rows back by chance from 10,000 rows on
 
 
 def test_an_elastic_net_trains_and_compiles(tmp_path: Path) -> None:
