@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from fraudops.datasets import Dataset, GeneratedDataset, generate
 from fraudops.datasets.checks import first_fault
 from fraudops.datasets.fraud_patterns import DAY_SECONDS, GENUINE, PATTERNS
+from fraudops.datasets.generator import place
 from fraudops.errors import SettingsError
-from fraudops.schema import FeatureSchema, load_schema
+from fraudops.schema import Feature, FeatureSchema, load_schema
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,18 @@ def test_what_is_learnt_of_one_seed_holds_for_another(bank: FeatureSchema) -> No
         frauds = second.frauds
         area = (order[second.y == 1].sum() - frauds * (frauds - 1) / 2) / (frauds * (len(second) - frauds))
         assert area > 0.95, schema.name
+
+
+def test_features_depend_on_one_another_in_the_same_way_for_every_seed() -> None:
+    first, second = (np.corrcoef(generate(5000, seed).dataset.x[:, :28].T) for seed in (1, 2))
+    assert np.abs(first - second).max() < 0.2
+    assert np.abs(first - np.eye(28)).max() > 0.3
+
+
+@pytest.mark.parametrize(("minimum", "maximum"), [(-1, 1), (-500, 2), (0, 1), (5, 6)])
+def test_the_oddest_score_is_still_inside_the_range(minimum: float, maximum: float) -> None:
+    values = place(Feature("value", minimum, maximum), np.array([-90.0, 0.0, 90.0]), 0)
+    assert minimum <= values.min() < values.max() <= maximum
 
 
 def test_every_pattern_but_the_lookalike_is_far_from_genuine_rows(ulb: GeneratedDataset) -> None:

@@ -68,6 +68,13 @@ def test_the_line_is_the_one_an_editor_shows_whatever_came_before(lines: list[st
     assert "line 21, column 'velocity'" in refusal(path, bank)
 
 
+def test_a_cell_over_two_lines_counts_as_two(lines: list[str], bank: FeatureSchema, tmp_path: Path) -> None:
+    path = tmp_path / "broken.csv"
+    text = with_cell(lines, 17, "velocity", "fast").splitlines()
+    path.write_text(with_cell(text, 5, "velocity", '"\n5"'))
+    assert "line 18, column 'velocity'" in refusal(path, bank)
+
+
 def test_the_line_is_counted_in_the_unsorted_file(lines: list[str], bank: FeatureSchema, tmp_path: Path) -> None:
     path = tmp_path / "broken.csv"
     path.write_text(with_cell([lines[0], *reversed(lines[1:])], 40, "velocity", "nan"))
