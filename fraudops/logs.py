@@ -2,7 +2,9 @@
 
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -34,7 +36,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def describe(error: BaseException) -> str:
-    """The type of an error and the line that raised it; the message too when the error is one of ours, which never carry card data."""
+    """The type of an error and the line that raised it; the message too when the error is one of ours, which never carries card data."""
     name = f"{type(error).__name__}: {error}" if isinstance(error, FraudopsError) else type(error).__name__
     trace = error.__traceback__
     while trace and trace.tb_next:
@@ -43,7 +45,15 @@ def describe(error: BaseException) -> str:
 
 
 def configure(level: str, program: str) -> None:
-    """Sends everything from `level` on to standard error, and nothing elsewhere. Call it once, in `main()`."""
+    """Sends everything from `level` on to standard error, and nothing elsewhere; what nobody catches is logged too. Call it once, in `main()`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(program))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    sys.excepthook = _crashed
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(trace)]
+    logging.getLogger(__name__).critical("crashed", exc_info=(kind, error, trace), extra={"trace": places})

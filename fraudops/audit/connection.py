@@ -11,6 +11,8 @@ CONNECT_SECONDS = 10.0
 # SQLSTATEs that pass without our doing: connection, resources, shutdown and recovery, locks, conflicts, a standby, a role or database not there yet.
 TEMPORARY = ("08", "53", "57", "55", "40", "25006", "28", "3D", "58", "XX")
 NO_SCHEMA = ("42P01", "42703", "3F000")
+# What asyncpg and the sockets below it raise. InternalClientError too: a server that ends the connection within a COPY leaves asyncpg's own state broken.
+TROUBLE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 def dsn(url: str) -> str:
@@ -57,8 +59,6 @@ def why_away(error: BaseException) -> str | None:
         return None
     inner = getattr(error, "orig", None) or error
     cause = inner.__cause__ or inner
-    if isinstance(cause, asyncpg.DataError):
-        return None
-    if isinstance(cause, (OSError, TimeoutError, asyncpg.InterfaceError)) or getattr(error, "connection_invalidated", False):
+    if isinstance(cause, (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)) or getattr(error, "connection_invalidated", False):
         return f"does not answer ({type(cause).__name__}): is it running, and is DATABASE_URL right?"
     return None

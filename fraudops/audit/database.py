@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from fraudops.audit.connection import address, connect, dsn, why_away
+from fraudops.audit.connection import TROUBLE, address, connect, dsn, why_away
 from fraudops.errors import StoreDownError
 
 
@@ -24,7 +23,7 @@ def translated(url: str | None = None) -> Iterator[None]:
     """Turns what asyncpg and SQLAlchemy raise while PostgreSQL is away, or has no tables yet, into StoreDownError; a defect of ours stays what it is."""
     try:
         yield
-    except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (DBAPIError, *TROUBLE) as error:
         reason = why_away(error)
         if reason is None:
             raise

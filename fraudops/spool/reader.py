@@ -128,6 +128,10 @@ class SpoolReader:
         pieces = ((reader, reader.read(share)) for reader in oldest)
         return [(reader, piece) for reader, piece in pieces if piece]
 
+    def remove_finished(self) -> None:
+        """What `read` does before it reads."""
+        self._oldest()
+
     def backlog(self) -> Backlog:
         """What is not yet safe elsewhere."""
         total = spool_bytes(self.folder) - sum(min(reader.position, reader.size) for reader in self._readers.values())

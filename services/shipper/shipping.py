@@ -31,21 +31,24 @@ class Shipper:
         self._failures = 0
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Until it is told to stop; then what is left is shipped, as long as PostgreSQL takes it. Raises OSError when the spool cannot be read."""
+        """Until it is told to stop; then what is there by then is shipped, as long as PostgreSQL takes it. Raises OSError when the spool cannot be read."""
         while True:
+            last = stopping.is_set()
             try:
                 full = await self._step()
             except StoreDownError as error:
                 self._failed(error)
-                if stopping.is_set():
+                if last:
                     return
                 await _pause(stopping, min(LONGEST_PAUSE_SECONDS, POLL_SECONDS * 2**self._failures) * random.uniform(0.5, 1.0))
                 continue
             self._worked()
-            if stopping.is_set() and not self._spool.backlog().bytes:
+            if full:
+                continue
+            if last:
+                self._spool.remove_finished()
                 return
-            if not full:
-                await _pause(stopping, POLL_SECONDS)
+            await _pause(stopping, POLL_SECONDS)
 
     async def _step(self) -> bool:
         """Ships one group; True when there was more than fits into one."""
@@ -98,10 +101,7 @@ class Shipper:
 
 
 async def _pause(stopping: asyncio.Event, seconds: float) -> None:
-    """Cut short by the wish to stop; while we are stopping, short anyway."""
-    if stopping.is_set():
-        await asyncio.sleep(0.02)
-        return
+    """Cut short by the wish to stop."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stopping.wait(), seconds)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from fraudops.audit.connection import address, connect, sqlstate, why_away
+from fraudops.audit.connection import TROUBLE, address, connect, sqlstate, why_away
 from fraudops.audit.partitions import ensure_partition, partition_name
 from fraudops.errors import StoreDownError
 from services.shipper.aside import Rejected
@@ -19,6 +19,8 @@ from services.shipper.rows import COLUMNS, Row, to_rows
 
 logger = logging.getLogger(__name__)
 TRANSACTION_SECONDS = 60.0
+# SQLSTATE classes: cardinality, data, integrity constraint, program limit exceeded.
+ROW_FAULTS = ("21", "22", "23", "54")
 
 
 def _insert_statement(table: str, key: str) -> str:
@@ -73,7 +75,7 @@ class Sink:
     async def close(self) -> None:
         """Politely if that goes quickly."""
         if self.connected:
-            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            with contextlib.suppress(*TROUBLE):
                 await self._connection.close(timeout=2)
 
     async def _has_partition(self, row: Row, outcome: Outcome) -> bool:
@@ -93,7 +95,7 @@ class Sink:
                 outcome.new += await self._transaction(rows)
             outcome.rows += len(rows)
         except (asyncpg.PostgresError, ValueError, OverflowError) as error:
-            if why_away(error) or _partition_gone(error):
+            if not _blames_a_row(error):
                 raise
             if len(rows) == 1:
                 outcome.rejected.append(Rejected(rows[0].payload, f"PostgreSQL refuses it: {type(error).__name__} {sqlstate(error)}: {error}"))
@@ -115,14 +117,12 @@ class Sink:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Whatever means "away for now" ends the connection and becomes StoreDownError."""
+        """Whatever is not a row's fault ends the connection and becomes StoreDownError: nothing is set aside for it, and it is tried again."""
         try:
             yield
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except TROUBLE as error:
             self._drop()
-            reason = "lost a partition while we wrote to it: again" if _partition_gone(error) else why_away(error)
-            if reason is None:
-                raise
+            reason = why_away(error) or f"does not let us write (SQLSTATE {sqlstate(error)}): look into its log"
             raise StoreDownError(f"PostgreSQL at {address(self._url)} {reason}") from error
 
     def _drop(self) -> None:
@@ -131,6 +131,9 @@ class Sink:
             self._connection = None
 
 
-def _partition_gone(error: Exception) -> bool:
-    """Retention took the day out since we looked: a check violation that names no constraint."""
-    return isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name
+def _blames_a_row(error: Exception) -> bool:
+    """Values that do not fit, by PostgreSQL's word or by asyncpg's before it sent them. Not a day that retention took out since we looked: a check
+    violation that names no constraint."""
+    if isinstance(error, asyncpg.PostgresError):
+        return sqlstate(error).startswith(ROW_FAULTS) and not (isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name)
+    return True

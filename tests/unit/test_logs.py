@@ -42,3 +42,14 @@ def test_configured_logs_go_to_standard_error_from_their_level_on() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == ""
     assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["loud"]
+
+
+def test_a_crash_is_logged_with_its_places_but_without_its_message() -> None:
+    program = "from fraudops import logs; logs.configure('info', 'x'); {}['4111111111111111']"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    [line] = [json.loads(text) for text in done.stderr.splitlines()]
+    assert line["message"] == "crashed"
+    assert line["error"].startswith("KeyError at ")
+    assert line["trace"]
+    assert "4111" not in done.stderr
