@@ -112,7 +112,7 @@ class Platform:
 
     def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """`fraudops COMMAND … --state FOLDER`, in an environment of PATH and HOME only."""
-        command = [str(Path(sys.executable).with_name("fraudops")), *arguments, "--state", str(self.state.root)]
+        command = [sys.executable, "-c", "from jobs.cli import main; main()", *arguments, "--state", str(self.state.root)]
         return subprocess.run(command, env=bare_environment(), capture_output=True, text=True, timeout=timeout, check=False)
 
 
@@ -120,14 +120,20 @@ def bare_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
 
 
-@pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """One for the session: leave it as you found it, or start one of your own."""
-    started = Platform(State.at(tmp_path_factory.mktemp("platform") / "state"))
+@contextlib.contextmanager
+def whole_platform(folder: Path) -> Iterator[Platform]:
+    started = Platform(State.at(folder))
     up = started.run("up", "--detach")
-    assert up.returncode == 0, up.stderr
     try:
+        assert up.returncode == 0, up.stderr
         yield started
     finally:
         down = started.run("down")
         assert down.returncode == 0, down.stderr
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """One for the session: leave it as you found it, or start one of your own."""
+    with whole_platform(tmp_path_factory.mktemp("platform") / "state") as started:
+        yield started

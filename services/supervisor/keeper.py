@@ -16,6 +16,7 @@ from services.supervisor.processes import Handle, describe_end, end, spawn
 from services.supervisor.record import PartRecord, Phase
 
 TRIES = 5
+FIRST_PAUSE_SECONDS = 0.5
 READY_SECONDS = 120.0
 # One that dies sooner after it was ready has failed like one that never was.
 SETTLED_SECONDS = 10.0
@@ -74,9 +75,7 @@ class Keeper:
         self.runs.clear()
         if self.record.process:
             self._note("stopping")
-        await end(self.record.process, self.part.ending)
-        if self._child:
-            self._child.wait()
+        await self._end(None)
         self.record.process = None
         self._note("stopped")
 
@@ -90,7 +89,7 @@ class Keeper:
         for other in needed:
             await other.runs.wait()
         self._note("starting")
-        await end(self.record.process, self.part.ending, FAILED_END_SECONDS if self._ever_ready else None)
+        await self._end(FAILED_END_SECONDS if self._ever_ready else None)
         try:
             self._refuse_taken_port()
             command = await self.part.prepare() if self.part.prepare else self.part.command
@@ -100,6 +99,12 @@ class Keeper:
         self.record.process = Handle.of(self._child.pid)
         self.record.fingerprint = self.part.fingerprint
         self._changed()
+
+    async def _end(self, seconds: float | None) -> None:
+        """Whatever there is of the part, in the time that it is usually given or in `seconds`."""
+        await end(self.record.process, self.part.ending, seconds)
+        if self._child:
+            self._child.poll()
 
     def _refuse_taken_port(self) -> None:
         if self.part.address and ports.is_taken(*self.part.address):
@@ -159,9 +164,9 @@ class Keeper:
         self.record.restarts += 1
         if failures < TRIES:
             self._note("restarting", reason=reason)
-            await asyncio.sleep(0.5 * 2 ** (failures - 1) if failures else 0.0)
+            await asyncio.sleep(FIRST_PAUSE_SECONDS * 2 ** (failures - 1) if failures else 0.0)
             return
-        await end(self.record.process, self.part.ending, FAILED_END_SECONDS)
+        await self._end(FAILED_END_SECONDS)
         self.record.process = None
         self._note("gave up", reason=f"{reason} (after {TRIES} tries)")
         self.again.clear()

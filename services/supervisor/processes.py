@@ -56,7 +56,10 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path, fol
 
 def session_members(leader: Handle) -> list[psutil.Process]:
     """The living processes of the session that `leader` began, itself included, also after its death: the kernel gives its number to nobody meanwhile."""
-    if not leader.same_boot or (psutil.pid_exists(leader.pid) and Handle.of(leader.pid).started != leader.started):
+    with contextlib.suppress(ProcessLookupError):
+        if Handle.of(leader.pid) != leader:
+            return []
+    if not leader.same_boot:
         return []
     members = []
     for process in psutil.process_iter():

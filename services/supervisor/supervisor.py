@@ -38,7 +38,10 @@ class Supervisor:
         self._keepers = {name: Keeper(part, record.parts[name], state.logs / f"{name}.log", self._changed) for name, part in wanted.items()}
 
     async def run(self) -> bool:
-        """Until a signal stops everything: True. False when all was stopped because a port was lost to somebody else before its part ever ran."""
+        """Until a signal stops everything: True. False when all was stopped because a port was lost to somebody else before its part ever ran.
+
+        A defect of ours ends the supervisor alone: the parts go on, and the next `up` takes them over.
+        """
         asked = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in STOP:
@@ -47,16 +50,13 @@ class Supervisor:
         work: list[Coroutine[Any, Any, Any]] = [keeper.keep(self._keepers) for keeper in self._keepers.values()]
         work += [self._reconcile(), self._keep_logs_short(), asked.wait()]
         tasks = [asyncio.create_task(each) for each in work]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-            await self._stop()
-        defects = [outcome for outcome in outcomes if isinstance(outcome, Exception) and not isinstance(outcome, PortTakenError)]
-        if defects:
-            raise defects[0]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception) and not isinstance(outcome, PortTakenError):
+                raise outcome
+        await self._stop()
         return asked.is_set()
 
     async def _stop(self) -> None:
@@ -65,6 +65,7 @@ class Supervisor:
         for name in endings(self._state):
             await self._keepers[name].stop()
         self._record.supervisor = None
+        self._state.endpoints.unlink(missing_ok=True)
         self._changed()
 
     def _try_again(self) -> None:
@@ -72,7 +73,9 @@ class Supervisor:
             keeper.again.set()
 
     def _changed(self) -> None:
-        save(self._state, self._record)
+        """A full disk stops nobody."""
+        with contextlib.suppress(OSError):
+            save(self._state, self._record)
         self._announce(self._record)
 
     async def _reconcile(self) -> None:

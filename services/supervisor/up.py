@@ -20,6 +20,7 @@ from fraudops.state import State
 from services.supervisor import ports
 from services.supervisor.display import Announcer, settled, table
 from services.supervisor.postgresql import PostgreSQL
+from services.supervisor.processes import Handle
 from services.supervisor.record import Choices, Record, holder, load, lock, write_private
 from services.supervisor.supervisor import Supervisor
 from services.supervisor.watching import join, watch_child
@@ -52,7 +53,7 @@ def up_here(state: State, wishes: Wishes, notices: Console, output: Console) -> 
                 return 0
         supervisor = holder(state)
         if supervisor and supervisor.role == "up" and not load(state).stopping:
-            return join(state, supervisor.process, notices, output)
+            return _join(state, wishes, supervisor.process, notices, output)
         time.sleep(0.05)
     raise StoreDownError(f"what runs in {state.root} has been stopping for {WAIT_SECONDS:.0f} s: see `fraudops status`")
 
@@ -62,7 +63,7 @@ def up_detached(state: State, wishes: Wishes, notices: Console, output: Console)
     _check(state, notices)
     supervisor = holder(state)
     if supervisor and supervisor.role == "up" and not load(state).stopping:
-        return join(state, supervisor.process, notices, output)
+        return _join(state, wishes, supervisor.process, notices, output)
     command = [sys.executable, "-P", "-m", "services.supervisor", "up", "--state", str(state.root), *wishes.arguments()]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with (state.logs / "supervisor.log").open("ab") as log:
@@ -86,19 +87,23 @@ def _check(state: State, notices: Console) -> None:
             notices.print(f"[yellow]note:[/] {name} is set in this shell: commands will use it, not what `up` starts")
 
 
+def _join(state: State, wishes: Wishes, supervisor: Handle, notices: Console, output: Console) -> int:
+    choices = load(state).choices
+    if choices and wishes not in (Wishes(), Wishes(choices.host, choices.inference_port, choices.workers)):
+        notices.print("[yellow]note:[/] it goes on with the settings that it has: `fraudops down` first, then `up` with others")
+    return join(state, supervisor, notices, output)
+
+
 def _supervise(state: State, wishes: Wishes, notices: Console, output: Console) -> None:
     announcer = Announcer(notices, dated=not notices.is_terminal)
     announce = _announce_and_show(state, announcer, output)
     record = load(state)
-    try:
-        while True:
-            living = [name for name, part in record.parts.items() if part.process and part.process.alive]
-            choices = ports.choose(record.choices, wishes.host, wishes.port, wishes.workers, living)
-            if asyncio.run(_build(state, record, choices, announce).run()):
-                return
-            announcer.say("a port was taken by somebody else meanwhile: choosing again")
-    finally:
-        state.endpoints.unlink(missing_ok=True)
+    while True:
+        living = [name for name, part in record.parts.items() if part.process and part.process.alive]
+        choices = ports.choose(record.choices, wishes.host, wishes.port, wishes.workers, living)
+        if asyncio.run(_build(state, record, choices, announce).run()):
+            return
+        announcer.say("a port was taken by somebody else meanwhile: choosing again")
 
 
 def _announce_and_show(state: State, announcer: Announcer, output: Console) -> Callable[[Record], None]:

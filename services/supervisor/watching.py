@@ -24,11 +24,13 @@ ALL_IS_WELL, NOT_ALL_RUNS = 0, 75
 def join(state: State, supervisor: Handle, notices: Console, output: Console) -> int:
     """Waits for what another `up` started, having asked it to try again what it gave up. Returns the exit code."""
     notices.print(f"already running in {state.root} under supervisor {supervisor.pid}; `fraudops down` stops it")
+    announcer = Announcer(notices)
+    announcer.skip(load(state))
     if any(part.phase == "gave up" for part in load(state).parts.values()):
         with contextlib.suppress(ProcessLookupError):
             os.kill(supervisor.pid, TRY_AGAIN)
         wait_for(lambda: all(part.phase != "gave up" for part in load(state).parts.values()), 2.0)
-    return _follow(state, supervisor, Announcer(notices), output, lambda: supervisor.alive)
+    return _follow(state, supervisor, announcer, output, lambda: supervisor.alive)
 
 
 def watch_child(state: State, child: subprocess.Popen[bytes], begin: int, notices: Console, output: Console) -> int:

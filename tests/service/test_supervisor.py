@@ -1,0 +1,210 @@
+"""`up`, `down` and `status` over the real parts: what is killed comes back, what is stopped leaves nothing, what is said is so."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from fraudops.state import State
+from services.supervisor.parts import endings
+from services.supervisor.processes import Handle
+from services.supervisor.record import load
+from services.supervisor.status import report
+from tests.conftest import Platform, bare_environment, whole_platform
+from tests.support import eventually
+
+PARTS = ("inference", "shipper", "mlflow", "postgresql")
+# The promise is 10 s; a machine that also does other things is given more.
+BACK_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """A product of this module's own, in a folder whose name has a space."""
+    with whole_platform(tmp_path_factory.mktemp("supervised") / "a state") as started:
+        yield started
+
+
+@pytest.fixture
+def running(own: Platform) -> Platform:
+    """Whatever the test before has done to it, all of it runs."""
+    if not status(own)["well"]:
+        up = own.run("up", "--detach")
+        assert up.returncode == 0, up.stderr
+    return own
+
+
+def status(platform: Platform) -> dict[str, Any]:
+    return report(platform.state)
+
+
+def leaders(state: State) -> dict[str, Handle]:
+    return {name: part.process for name, part in load(state).parts.items() if part.process}
+
+
+def all_processes(state: State) -> list[psutil.Process]:
+    """Of every session that a part began, PostgreSQL's children and the supervisor."""
+    found = [process for name, leader in leaders(state).items() for process in endings(state)[name].members(leader)]
+    supervisor = load(state).supervisor
+    return found + ([psutil.Process(supervisor.pid)] if supervisor else [])
+
+
+def assert_well(platform: Platform) -> dict[str, Any]:
+    found = status(platform)
+    assert found["well"], found
+    return found
+
+
+def assert_told(told: subprocess.CompletedProcess[str], words: str) -> None:
+    assert (told.returncode, words in told.stderr) == (0, True), told.stderr
+
+
+def assert_nothing_runs(state: State, processes: list[psutil.Process]) -> None:
+    def gone() -> None:
+        assert not [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+    eventually(gone, 5)
+    assert not [stray for ending in endings(state).values() for stray in ending.strays()]
+    assert not state.endpoints.exists()
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_that_is_killed_is_started_again_and_the_others_go_on(running: Platform, name: str) -> None:
+    before = leaders(running.state)
+    os.kill(before[name].pid, signal.SIGKILL)
+
+    def back() -> dict[str, Any]:
+        now = leaders(running.state)
+        assert now[name] != before[name]
+        return assert_well(running)
+
+    found = eventually(back, BACK_SECONDS)
+    assert found[name]["restarts"] > 0
+    assert {other: process for other, process in leaders(running.state).items() if other != name} == {
+        other: process for other, process in before.items() if other != name
+    }
+
+
+def test_a_worker_that_is_killed_is_replaced(running: Platform) -> None:
+    before = {worker["pid"] for worker in assert_well(running)["inference"]["workers"]}
+    os.kill(min(before), signal.SIGKILL)
+
+    def replaced() -> None:
+        now = {worker["pid"] for worker in assert_well(running)["inference"]["workers"]}
+        assert len(now) == len(before)
+        assert min(before) not in now
+
+    eventually(replaced, BACK_SECONDS)
+
+
+def test_a_part_that_is_halted_is_started_again(running: Platform) -> None:
+    before = leaders(running.state)["inference"]
+    os.kill(before.pid, signal.SIGSTOP)
+
+    def back() -> None:
+        assert leaders(running.state)["inference"] != before
+        assert_well(running)
+
+    eventually(back, BACK_SECONDS)
+
+
+def test_the_parts_outlive_their_supervisor_and_the_next_up_takes_them_over(running: Platform) -> None:
+    before, supervisor = leaders(running.state), load(running.state).supervisor
+    assert supervisor
+    os.kill(supervisor.pid, signal.SIGKILL)
+    eventually(lambda: _is(status(running)["supervisor"]["state"], "dead"))
+    assert httpx.get(f"{running.inference_url}/health").status_code == 200
+    os.kill(before["shipper"].pid, signal.SIGKILL)
+    eventually(lambda: _is(status(running)["shipper"]["state"], "dead"))
+
+    assert running.run("status").returncode == 75
+    assert_told(running.run("up", "--detach"), "runs already")
+    now = leaders(running.state)
+    assert now.pop("shipper") != before.pop("shipper")
+    assert now == before
+    assert_well(running)
+
+
+def test_a_second_up_joins_the_first(running: Platform) -> None:
+    before = leaders(running.state)
+    for arguments in (["up"], ["up", "--detach"]):
+        told = running.run(*arguments)
+        assert_told(told, "already running")
+        assert running.inference_url in told.stdout
+    assert leaders(running.state) == before
+
+
+def test_down_leaves_nothing_and_two_ups_at_once_make_one(running: Platform) -> None:
+    processes, choices = all_processes(running.state), load(running.state).choices
+    assert_told(running.run("down"), "nothing runs")
+    assert_nothing_runs(running.state, processes)
+    assert_told(running.run("down"), "nothing runs")
+
+    racing = [subprocess.Popen(_up(running.state, "--detach"), env=bare_environment(), stderr=subprocess.PIPE) for _ in range(2)]
+    assert [(up.communicate(timeout=120)[1], up.returncode)[1] for up in racing] == [0, 0]
+    assert load(running.state).choices == choices
+    assert all(len(endings(running.state)[name].strays()) == 1 for name in PARTS)
+
+
+def test_down_stops_what_a_killed_supervisor_left_and_an_interrupt_stops_everything(running: Platform) -> None:
+    processes, supervisor = all_processes(running.state), load(running.state).supervisor
+    assert supervisor
+    os.kill(supervisor.pid, signal.SIGKILL)
+    assert_told(running.run("down"), "nothing runs")
+    assert_nothing_runs(running.state, processes)
+
+    with subprocess.Popen(_up(running.state), env=bare_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as up:
+        eventually(lambda: assert_well(running), 60)
+        processes = [process for process in all_processes(running.state) if process.pid != up.pid]
+        up.send_signal(signal.SIGINT)
+        told = up.communicate(timeout=60)
+    assert (up.returncode, b"/docs" in told[0]) == (0, True), told
+    assert_nothing_runs(running.state, processes)
+
+
+def test_status_tells_people_and_programs_the_same(running: Platform) -> None:
+    programs, people = running.run("status", "--json"), running.run("status")
+    assert (programs.returncode, people.returncode) == (0, 0)
+    found = json.loads(programs.stdout)
+    assert all(str(pid) in people.stdout for part in ("inference", "mlflow") for pid in found[part]["pids"])
+    assert {worker["pid"] for worker in found["inference"]["workers"]} < set(found["inference"]["pids"])
+    assert found["inference"]["url"] == running.inference_url
+
+
+def test_secrets_stay_in_files_of_their_owner_and_out_of_sight(running: Platform) -> None:
+    state = running.state
+    for path in (state.endpoints, state.admin_token, state.root / "supervisor.json", *state.postgresql.glob("*.password")):
+        assert path.stat().st_mode & 0o777 == 0o600, path
+    secrets = [running.admin_token, *(path.read_text() for path in state.postgresql.glob("*.password"))]
+    shown = [" ".join(process.cmdline()) for process in all_processes(state)] + [running.run("status").stdout, running.run("status", "--json").stdout]
+    shown += [log.read_text() for log in state.logs.iterdir()]
+    assert not [secret for secret in secrets for text in shown if secret in text]
+
+
+def test_the_parts_get_what_they_need_of_the_environment_and_nothing_else(running: Platform) -> None:
+    environments = {name: _environment(leader) for name, leader in leaders(running.state).items()}
+    assert "DATABASE_URL" not in environments["inference"]
+    assert "FRAUDOPS_ADMIN_TOKEN" not in environments["shipper"]
+    for environment in environments.values():
+        assert "PYTHONDONTWRITEBYTECODE" not in environment
+        assert "PYTEST_CURRENT_TEST" not in environment
+
+
+def _is(found: str, wanted: str) -> None:
+    assert found == wanted
+
+
+def _up(state: State, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "services.supervisor", "up", "--state", str(state.root), *arguments]
+
+
+def _environment(process: Handle) -> dict[str, str]:
+    return dict(entry.split("=", 1) for entry in Path(f"/proc/{process.pid}/environ").read_bytes().decode().split("\0") if "=" in entry)
