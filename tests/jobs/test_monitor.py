@@ -1,0 +1,134 @@
+"""`fraudops monitor` and `fraudops migrate` as commands, on a real PostgreSQL."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from fraudops.audit.records import Record, encode, new_label
+from fraudops.audit.shipping import ShipperState, write_shipper_state
+from fraudops.state import State
+from services.shipper.sink import Sink
+from tests.audit_records import prediction
+from tests.support import free_port
+
+
+def fraudops(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("fraudops")), *arguments]
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "DATABASE_URL": url, "COLUMNS": "120"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def store(url: str, records: list[Record]) -> None:
+    async def ship() -> None:
+        sink = Sink(url)
+        outcome = await sink.ship([encode(record) for record in records])
+        await sink.close()
+        assert outcome.new == len(records)
+
+    asyncio.run(ship())
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    state = State.at(tmp_path / "state")
+    state.run.mkdir(parents=True)
+    return state
+
+
+def test_an_empty_window_is_said_clearly(database: str, state: State) -> None:
+    done = fraudops(database, "monitor", "--hours", "2", "--state", str(state.root))
+    assert done.returncode == 0, done.stderr
+    assert "the last 2 hours" in done.stdout
+    assert "Nothing was answered in this window." in done.stdout
+    assert "No shipper has run" in done.stdout
+
+
+def test_what_was_answered_is_reported_in_all_and_by_version(database: str, state: State) -> None:
+    now = datetime.now(UTC)
+    old = [prediction(now - timedelta(minutes=30), prediction=int(number == 0), transaction_id=f"t-{number}", latency_ms=float(number)) for number in range(10)]
+    new = [prediction(now, prediction=1, model_version="4", model_digest="e" * 64), prediction(now - timedelta(hours=30))]
+    labels = [
+        new_label(1, now, "chargeback", prediction_id=old[0].id),
+        new_label(1, now, "chargeback", transaction_id="t-1"),
+        new_label(0, now, "analyst", prediction_id=new[0].id),
+    ]
+    store(database, [*old, *new, *labels])
+    told = ShipperState(pid=os.getpid(), at=now, doing="waiting", backlog_bytes=1_234_567, oldest_at=now, last_error="PostgreSQL is away")
+    write_shipper_state(state, told)
+
+    read = json.loads(fraudops(database, "monitor", "--hours", "24", "--json", "--state", str(state.root)).stdout)
+    total = read["total"]
+    assert (total["answers"], total["decisions"], total["frauds"]) == (11, 11, 2)
+    assert total["fraud_rate"] == pytest.approx(2 / 11)
+    assert total["latency_p50_ms"] == pytest.approx(4.0)
+    assert (total["precision"], total["recall"], total["label_coverage"]) == (0.5, 0.5, pytest.approx(3 / 11))
+    assert [(version["model_version"], version["answers"]) for version in read["versions"]] == [("3", 10), ("4", 1)]
+    assert read["spool"]["waiting_bytes"] == 1_234_567
+
+    text = fraudops(database, "monitor", "--state", str(state.root)).stdout
+    assert "Labels have come for 3 of 11 decisions (27.27%)" in text
+    assert "Still in the spool, and not in these figures: 1,234,567 bytes" in text
+    assert "The shipper is waiting: PostgreSQL is away." in text
+
+
+def test_without_labels_no_quality_is_claimed(database: str, state: State) -> None:
+    store(database, [prediction() for _ in range(3)])
+    told = ShipperState(pid=os.getpid(), at=datetime.now(UTC), doing="shipping")
+    write_shipper_state(state, told)
+    done = fraudops(database, "monitor", "--state", str(state.root))
+    assert "No labels have come" in done.stdout
+    assert "Everything answered is in the table." in done.stdout
+    read = json.loads(fraudops(database, "monitor", "--json", "--state", str(state.root)).stdout)
+    assert read["total"]["precision"] is None
+    assert read["total"]["label_coverage"] == 0
+
+
+def test_a_shipper_that_no_longer_writes_is_called_silent(database: str, state: State) -> None:
+    told = ShipperState(pid=1, at=datetime.now(UTC), doing="shipping")
+    write_shipper_state(state, told)
+    path = state.run / "shipper.json"
+    path.write_text(path.read_text().replace(f'"at":"{told.at:%Y}', '"at":"2020'))
+    assert "The shipper is silent" in fraudops(database, "monitor", "--state", str(state.root)).stdout
+
+
+@pytest.mark.parametrize("arguments", [("monitor",), ("migrate", "--wait", "0")])
+def test_without_postgresql_the_exit_code_says_try_again(state: State, arguments: tuple[str, ...]) -> None:
+    done = fraudops(f"postgresql://u:secret@127.0.0.1:{free_port()}/d", *arguments, "--state", str(state.root))
+    assert done.returncode == 75
+    assert "does not answer" in done.stderr
+    assert "secret" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_without_a_running_product_the_remedy_is_named(state: State) -> None:
+    done = fraudops("", "monitor", "--state", str(state.root))
+    assert done.returncode == 64
+    assert "fraudops up" in done.stderr
+
+
+def test_migrate_waits_for_its_database_and_may_run_again(postgresql: str, state: State) -> None:
+    name = f"migrated_{uuid.uuid4().hex}"
+    url = urlsplit(postgresql)._replace(path=f"/{name}").geturl()
+    early = fraudops(url, "migrate", "--wait", "0", "--state", str(state.root))
+    assert early.returncode == 75
+    assert "no such database" in early.stderr
+    with psycopg.connect(postgresql, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            for _ in range(2):
+                done = fraudops(url, "migrate", "--state", str(state.root))
+                assert done.returncode == 0, done.stderr
+            with psycopg.connect(url) as connection:
+                assert connection.execute("SELECT count(*) FROM predictions").fetchone() == (0,)
+        finally:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
