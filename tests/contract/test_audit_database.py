@@ -259,3 +259,9 @@ async def test_activity_of_an_empty_window_is_zero_and_none(engine: AsyncEngine)
     assert versions == []
     assert (total.answers, total.decisions, total.labelled) == (0, 0, 0)
     assert (total.fraud_rate, total.mean_probability, total.latency_p99_ms, total.precision, total.f1) == (None,) * 5
+
+
+def test_a_client_that_lost_its_state_when_the_server_went_is_a_store_that_is_down() -> None:
+    """asyncpg raises it, rarely, when a connection ends within a COPY; it is no PostgresError."""
+    with pytest.raises(StoreDownError), translated():
+        raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
