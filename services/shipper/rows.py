@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
 from fraudops.audit.records import Label, Prediction, decode
 from fraudops.ids import timestamp_ms
@@ -40,8 +41,7 @@ def to_rows(payloads: list[bytes]) -> tuple[list[Row], list[Rejected]]:
 def _row(payload: bytes) -> Row:
     record = decode(payload)
     if isinstance(record, Label):
-        return Row("labels", tuple(getattr(record, name) for name in COLUMNS["labels"]), None, payload)
+        return Row("labels", astuple(record), None, payload)
     moment = EPOCH + timedelta(milliseconds=timestamp_ms(record.id))
-    features = _json.encode(record.features).decode()
-    values = (moment, record.id, features, *(getattr(record, name) for name in Prediction.__struct_fields__[2:]))
-    return Row("predictions", values, moment.date(), payload)
+    identifier, features, *rest = astuple(record)
+    return Row("predictions", (moment, identifier, _json.encode(features).decode(), *rest), moment.date(), payload)
