@@ -21,6 +21,8 @@ from fraudops.state import State
 from tests.bundles import write_linear_bundle
 from tests.support import eventually, free_port
 
+# A new connection for each request, so that the kernel deals them to all workers; one TLS context for all tests, which costs more than a request.
+HTTP = httpx.Client(verify=False, trust_env=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
 TOKEN = "a-token-of-the-tests"
 BANK = FeatureSchema("bank", "fraud", "seen_at", "spent", tuple(Feature(name, -10.0, 10.0) for name in ("age", "class", "__class__", "velocity", "spent")))
 ULB_ROW: dict[str, Any] = dict.fromkeys(load_schema().names, 0.25)
@@ -63,13 +65,13 @@ class Service:
         with (self.root / "service.log").open("ab") as log:
             command = [sys.executable, "-m", "services.inference"]
             self.process = subprocess.Popen(command, env={k: v for k, v in environment.items() if v}, stdout=log, stderr=log)
-        eventually(self.healthy, 20)
+        eventually(self.healthy, 60)
         return self
 
     def healthy(self) -> None:
         assert self.process is not None
         assert self.process.poll() is None, self.log
-        assert httpx.get(f"{self.url}/health", timeout=2).status_code == 200
+        assert HTTP.get(f"{self.url}/health", timeout=2).status_code == 200
 
     def stop(self) -> int:
         assert self.process is not None
@@ -105,31 +107,32 @@ class Service:
         """A running service that serves version `seed`."""
         self.record(str(seed), self.bundle(seed, schema, threshold))
         self.start()
-        eventually(lambda: self.ready(), 20)
+        eventually(self.ready, 60)
         return self
 
     def ready(self) -> dict[str, Any]:
-        answer = httpx.get(f"{self.url}/ready", timeout=5)
+        answer = HTTP.get(f"{self.url}/ready", timeout=5)
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
     def not_ready(self) -> str:
-        answer = httpx.get(f"{self.url}/ready", timeout=5)
+        answer = HTTP.get(f"{self.url}/ready", timeout=5)
         assert answer.status_code == 503, answer.text
         return str(answer.json()["detail"])
 
     def reload(self, *, token: str = TOKEN, timeout: float = 30, **body: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/reload", json=body, headers={"Authorization": f"Bearer {token}"}, timeout=timeout)
+        return HTTP.post(f"{self.url}/reload", json=body, headers={"Authorization": f"Bearer {token}"}, timeout=timeout)
 
     def predict(self, row: dict[str, Any] | None = None, **headers: str) -> httpx.Response:
-        return httpx.post(f"{self.url}/predict", json=ULB_ROW if row is None else row, headers=headers, timeout=10)
+        return HTTP.post(f"{self.url}/predict", json=ULB_ROW if row is None else row, headers=headers, timeout=10)
 
     def post(self, path: str, content: bytes | str, content_type: str | None = "application/json") -> httpx.Response:
         headers = {"content-type": content_type} if content_type else {}
-        return httpx.post(self.url + path, content=content, headers=headers, timeout=30)
+        return HTTP.post(self.url + path, content=content, headers=headers, timeout=30)
 
     def worker_pids(self) -> list[int]:
-        return [worker["pid"] for worker in self.ready()["workers"]]
+        """Ready or not."""
+        return [worker["pid"] for worker in HTTP.get(f"{self.url}/ready", timeout=5).json()["workers"]]
 
     def audited(self) -> list[Prediction | Label]:
         """Everything in the spool, of all workers, dead ones too."""
@@ -142,7 +145,7 @@ class Service:
         return records
 
     def metrics(self) -> dict[str, float]:
-        lines = httpx.get(f"{self.url}/metrics", timeout=5).text.splitlines()
+        lines = HTTP.get(f"{self.url}/metrics", timeout=5).text.splitlines()
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 

@@ -52,7 +52,7 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     metrics, run = Metrics(), RunFolder(state.run)
     worker = Worker(state.bundles, metrics, drain)
     audit = Audit(partial(SpoolWriter, state.spool, f"{settings.pod}-{os.getpid()}", settings.audit), metrics, blocking=settings.audit.fsync == "always")
-    pod = Pod(state, run, BundleCache(state.bundles), lambda: FileRecordStore(state.serving_record).read()[0])
+    pod = Pod(state, run, BundleCache(state.bundles, state.run), lambda: FileRecordStore(state.serving_record).read()[0])
     status = Status(pod, settings.pod, settings.model_name, drain)
     poller = Poller(pod, metrics, settings.workers, settings.record_poll_seconds)
     app = Service(worker, lifespan=lambda _app: _life(worker, audit, run, pod, poller))

@@ -11,15 +11,29 @@ import msgspec
 from fraudops.errors import FraudopsError, RefusedError, StoreDownError
 from services.inference.prepare import Outcome
 
+PROVED = "proved-"
+
 
 class BundleCache:
-    """`folder` holds one folder a bundle, named by its digest; whoever calls holds the pod's lock."""
+    """`folder` holds one folder a bundle, named by its digest; whoever calls holds the pod's lock.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    A bundle is proved once in a pod's life; `run` has an empty file for each that was. That its files are still the same, each worker checks itself.
+    """
+
+    def __init__(self, folder: Path, run: Path) -> None:
+        self.folder, self._run = folder, run
+
+    def is_proved(self, digest: str) -> bool:
+        return proof_path(self._run, digest).exists() and (self.folder / digest).is_dir()
 
     async def ensure(self, version: str, digest: str, seconds: float) -> str:
-        """Where the bundle came from, once it is here and proved. Raises RefusedError with the reason, StoreDownError."""
+        """Where the bundle came from, once it is here and proved anew. Raises RefusedError with the reason, StoreDownError."""
+        proof_path(self._run, digest).unlink(missing_ok=True)
+        source = read_outcome(await self._prove(version, digest, seconds))
+        proof_path(self._run, digest).touch()
+        return source
+
+    async def _prove(self, version: str, digest: str, seconds: float) -> bytes:
         process = await asyncio.create_subprocess_exec(*command(version, digest), stdout=asyncio.subprocess.PIPE)
         try:
             async with asyncio.timeout(seconds):
@@ -30,13 +44,18 @@ class BundleCache:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        return read_outcome(output)
+        return output
 
     def prune(self, keep: Collection[str]) -> None:
         """Removes the bundles that are none of `keep`. A folder that does not go now is tried again after the next promotion."""
         for folder in self.folder.iterdir():
             if folder.name not in keep and not folder.name.startswith("."):
+                proof_path(self._run, folder.name).unlink(missing_ok=True)
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def proof_path(run: Path, digest: str) -> Path:
+    return run / f"{PROVED}{digest}"
 
 
 def command(version: str, digest: str, *flags: str) -> list[str]:

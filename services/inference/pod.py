@@ -7,10 +7,13 @@ the state file by the next who gets the lock. PROMOTION.md, "Pods and their work
 
 import asyncio
 import fcntl
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+
+import msgspec
 
 from fraudops.errors import RefusedError, StoreDownError
 from fraudops.promotion.record import Entry, ServingRecord
@@ -20,6 +23,7 @@ from services.inference.channel import Ask, RunFolder, WorkerAnswer
 from services.inference.pod_files import PodState, pod_state_path, read_pod_state, write
 from services.inference.worker import check_step
 
+logger = logging.getLogger(__name__)
 STATE_SECONDS = 1.0
 PREPARE_SECONDS = 60.0
 COMMIT_SECONDS = 10.0
@@ -49,8 +53,7 @@ class Pod:
             now = read_pod_state(self.state)
             if epoch:
                 check_step(now.epoch, now.digest, epoch, digest)
-            source = await self.cache.ensure(version, digest, deadline - time.monotonic())
-            await self._prepare_all(Ask(op="prepare", version=version, digest=digest, epoch=epoch, source=source, seconds=seconds), deadline)
+            await self._open(Ask(op="prepare", version=version, digest=digest, epoch=epoch, seconds=seconds), deadline)
 
     async def drop(self, digest: str) -> None:
         await self.run.ask_all(Ask(op="drop", digest=digest), STATE_SECONDS)
@@ -85,18 +88,30 @@ class Pod:
                 await self._commit_all(now)
 
     async def _bring(self, entry: Entry, deadline: float) -> str:
-        """Opens the entry's bundle in every worker and returns its source. What was prepared has been proved already."""
+        """Opens the entry's bundle in every worker and returns its source."""
         sources = [source for worker in await self.workers() if worker.reply for digest, source in worker.reply.warm.items() if digest == entry.digest]
-        source = sources[0] if sources else await self.cache.ensure(entry.version, entry.digest, deadline - time.monotonic())
-        ask = Ask(op="prepare", version=entry.version, digest=entry.digest, epoch=entry.epoch, source=source, seconds=PREPARE_SECONDS)
-        await self._prepare_all(ask, deadline)
+        ask = Ask(op="prepare", version=entry.version, digest=entry.digest, epoch=entry.epoch, seconds=PREPARE_SECONDS)
+        return await self._open(ask, deadline, *sources[:1])
+
+    async def _open(self, ask: Ask, deadline: float, source: str = "cache") -> str:
+        """Opens a bundle in every worker and returns where it came from. One that was proved before is only opened; if that fails it is proved anew."""
+        if self.cache.is_proved(ask.digest):
+            try:
+                await self._prepare_all(msgspec.structs.replace(ask, source=source), deadline)
+                return source
+            except RefusedError as refusal:
+                logger.warning("a bundle that was proved before is proved anew", extra={"digest": ask.digest, "reason": str(refusal)})
+        source = await self.cache.ensure(ask.version, ask.digest, max(deadline - time.monotonic(), STATE_SECONDS))
+        await self._prepare_all(msgspec.structs.replace(ask, source=source), deadline)
         return source
 
     async def _prepare_all(self, ask: Ask, deadline: float) -> None:
+        """Raises RefusedError when a worker says no, StoreDownError when one does not answer; then none keeps it."""
         answers = await self.run.ask_all(ask, max(deadline - time.monotonic(), STATE_SECONDS))
         if faults := [answer.fault for answer in answers if answer.fault]:
             await self.drop(ask.digest)
-            raise RefusedError(f"version {ask.version} was not prepared: {'; '.join(faults)}")
+            kind = RefusedError if all(answer.reply for answer in answers) else StoreDownError
+            raise kind(f"version {ask.version} was not prepared: {'; '.join(faults)}")
 
     async def _commit_all(self, now: PodState) -> None:
         if now.version is None or now.digest is None:

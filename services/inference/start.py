@@ -13,11 +13,11 @@ from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.record import ServingRecord
 from fraudops.state import State
-from services.inference.bundles import command, read_outcome
+from services.inference.bundles import PROVED, command, proof_path, read_outcome
 from services.inference.pod_files import PodState, RecordView, pod_state_path, read_pod_state, record_view_path, write
 
 logger = logging.getLogger(__name__)
-LOCK_SECONDS = 10.0
+LOCK_SECONDS = 5.0
 PROOF_SECONDS = 60.0
 
 
@@ -32,14 +32,17 @@ class Proof:
 def make_folders(state: State) -> int:
     """Makes what the service writes to, clears what an earlier run has left, and returns the descriptor that holds the state folder's lock.
 
-    Raises StoreDownError when another service works on this folder.
+    Raises StoreDownError when another service works on this folder, or the disk refuses.
     """
-    for folder in (state.root, state.run, state.bundles, state.spool):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = _lock(state.run / "service.lock")
-    shutil.rmtree(state.metrics, ignore_errors=True)
-    state.metrics.mkdir(mode=0o700, parents=True)
-    for left in state.run.glob("worker-*.sock"):
+    try:
+        for folder in (state.root, state.run, state.bundles, state.spool):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = _lock(state.run / "service.lock")
+        shutil.rmtree(state.metrics, ignore_errors=True)
+        state.metrics.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise StoreDownError(f"{error.filename} cannot be written ({error.strerror}): check the disk, or give another FRAUDOPS_STATE") from error
+    for left in (*state.run.glob("worker-*.sock"), *state.run.glob(f"{PROVED}*")):
         left.unlink(missing_ok=True)
     return descriptor
 
@@ -68,6 +71,7 @@ def conclude(state: State, proof: Proof) -> None:
         write(record_view_path(state), RecordView(epoch=proof.target.epoch, version=proof.target.version, refused=reason))
     else:
         write(pod_state_path(state), proof.target)
+        proof_path(state.run, proof.target.digest or "").touch()
 
 
 def _target(state: State, before: PodState) -> PodState:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import pytest
 
 from fraudops.audit.records import Label, Prediction
@@ -15,7 +14,7 @@ from fraudops.client import InferenceClient
 from fraudops.ids import timestamp_ms
 from fraudops.schema import load_schema
 from fraudops.scorer import open_scorer
-from tests.serving import BANK, BANK_ROW, TOKEN, ULB_ROW, Service, problem
+from tests.serving import BANK, BANK_ROW, HTTP, TOKEN, ULB_ROW, Service, problem
 from tests.support import eventually
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -68,7 +67,7 @@ def test_a_request_id_is_taken_or_made_and_always_returned(service: Service) -> 
         assert UUID7.fullmatch(service.predict(**{"x-request-id": unusable}).headers["x-request-id"])
     answer = service.predict()
     assert answer.headers["x-request-id"] == answer.json()["prediction_id"]
-    assert httpx.get(f"{service.url}/health", headers={"x-request-id": "h"}).headers["x-request-id"] == "h"
+    assert HTTP.get(f"{service.url}/health", headers={"x-request-id": "h"}).headers["x-request-id"] == "h"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ def test_no_answer_and_no_log_line_ever_repeats_a_card_number(service: Service) 
             assert answer.status_code == 422
             assert CARD not in answer.text
     assert service.post("/predict", f'{{"V1": {CARD}').status_code == 422
-    httpx.get(f"{service.url}/{CARD}")
+    HTTP.get(f"{service.url}/{CARD}")
     assert CARD not in service.log
 
 
@@ -137,7 +136,7 @@ def test_a_body_above_its_limit_is_413_whether_or_not_its_length_is_announced(se
     for path, body in (("/predict", padded + b" "), ("/predict/batch", b" " * ((16 << 20) + 1)), ("/feedback", b" " * ((16 << 20) + 1))):
         announced = service.post(path, body)
         assert (announced.status_code, problem(announced)["status"]) == (413, 413)
-        chunked = httpx.post(service.url + path, content=iter([body[:50_000], body[50_000:]]), headers={"content-type": "application/json"})
+        chunked = HTTP.post(service.url + path, content=iter([body[:50_000], body[50_000:]]), headers={"content-type": "application/json"})
         assert (chunked.status_code, problem(chunked)["status"]) == (413, 413)
 
 
@@ -214,26 +213,26 @@ def test_ready_and_model_info_tell_what_every_worker_serves(service: Service) ->
     ready = service.ready()
     assert ready.keys() == {"status", "epoch", "version", "digest", "workers"}
     assert [(worker["epoch"], worker["version"]) for worker in ready["workers"]] == [(1, "1")] * 2
-    info = httpx.get(f"{service.url}/model_info").json()
+    info = HTTP.get(f"{service.url}/model_info").json()
     model = {"name": "credit-fraud", "alias": "production", "version": "1", "digest": ready["digest"], "epoch": 1, "source": "cache"}
     assert info == {"model": model, "challenger": None, "errors": {"alias": None, "stage": None}}
 
 
 def test_without_a_model_the_service_lives_and_says_what_is_missing(empty: Service) -> None:
-    assert httpx.get(f"{empty.url}/health").json() == {"status": "ok"}
+    assert HTTP.get(f"{empty.url}/health").json() == {"status": "ok"}
     assert empty.not_ready() == "no model promoted"
     answer = empty.predict()
     assert (answer.status_code, problem(answer)["detail"]) == (503, "no model promoted")
-    info = httpx.get(f"{empty.url}/model_info").json()
+    info = HTTP.get(f"{empty.url}/model_info").json()
     assert info["model"] == {"name": "credit-fraud", "alias": "production", "version": None, "digest": None, "epoch": 0, "source": None}
 
 
 def test_reload_wants_the_admin_token(service: Service, empty: Service) -> None:
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": TOKEN}):
-        answer = httpx.post(f"{service.url}/reload", json={}, headers=headers)
+        answer = HTTP.post(f"{service.url}/reload", json={}, headers=headers)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         problem(answer)
-    off = httpx.post(f"{empty.url}/reload", json={}, headers={"Authorization": f"Bearer {TOKEN}"})
+    off = HTTP.post(f"{empty.url}/reload", json={}, headers={"Authorization": f"Bearer {TOKEN}"})
     assert off.status_code == 403
     assert "FRAUDOPS_ADMIN_TOKEN" in problem(off)["detail"]
 
@@ -246,27 +245,27 @@ def test_reload_refuses_what_it_does_not_know(service: Service) -> None:
 
 
 def test_wrong_paths_and_methods_are_problems_too(service: Service) -> None:
-    assert problem(httpx.get(f"{service.url}/nowhere"))["status"] == 404
+    assert problem(HTTP.get(f"{service.url}/nowhere"))["status"] == 404
     for method, path, allowed in (("GET", "/predict", "POST"), ("DELETE", "/reload", "POST"), ("POST", "/health", "GET")):
-        answer = httpx.request(method, service.url + path)
+        answer = HTTP.request(method, service.url + path)
         assert (problem(answer)["status"], answer.headers["allow"]) == (405, allowed)
 
 
 def test_the_documentation_shows_the_schema_of_the_served_model(service: Service, empty: Service) -> None:
-    schemas = httpx.get(f"{service.url}/openapi.json").json()["components"]["schemas"]
+    schemas = HTTP.get(f"{service.url}/openapi.json").json()["components"]["schemas"]
     transaction = schemas["Transaction"]
     assert list(transaction["properties"]) == [*load_schema().names, "transaction_id", "entity_key"]
     assert transaction["properties"]["Amount"]["minimum"] == 0
     assert transaction["required"] == list(load_schema().names)
     assert transaction["additionalProperties"] is False
-    generic = httpx.get(f"{empty.url}/openapi.json").json()["components"]["schemas"]["Transaction"]
+    generic = HTTP.get(f"{empty.url}/openapi.json").json()["components"]["schemas"]["Transaction"]
     assert "No model is served yet" in generic["description"]
     for page in ("/docs", "/redoc"):
-        assert "openapi.json" in httpx.get(service.url + page).text
+        assert "openapi.json" in HTTP.get(service.url + page).text
 
 
 def test_the_documentation_names_every_call_and_every_reference_resolves(service: Service) -> None:
-    document = httpx.get(f"{service.url}/openapi.json").json()
+    document = HTTP.get(f"{service.url}/openapi.json").json()
     assert document["paths"].keys() == {"/health", "/ready", "/model_info", "/metrics", "/predict", "/predict/batch", "/feedback", "/reload"}
     names = re.findall(r'"#/components/schemas/([A-Za-z]+)"', json.dumps(document))
     assert {name for name in names if name not in document["components"]["schemas"]} == set()
@@ -277,7 +276,7 @@ def test_a_bank_with_other_columns_gets_its_own_contract(tmp_path_factory: pytes
     try:
         assert service.predict(BANK_ROW).status_code == 200
         assert problem(service.predict(ULB_ROW))["status"] == 422
-        document = httpx.get(f"{service.url}/openapi.json").json()
+        document = HTTP.get(f"{service.url}/openapi.json").json()
         assert document["components"]["schemas"]["Transaction"]["required"] == list(BANK.names)
         (record,) = service.audited()
         assert isinstance(record, Prediction)
@@ -309,9 +308,9 @@ def test_metrics_count_every_worker_and_every_answer_once(service: Service) -> N
 
 def test_metrics_have_no_label_that_a_client_can_invent(service: Service) -> None:
     for path in ("/a", "/b", f"/{CARD}"):
-        httpx.get(service.url + path)
-    httpx.request("PROPFIND", f"{service.url}/predict")
-    text = httpx.get(f"{service.url}/metrics").text
+        HTTP.get(service.url + path)
+    HTTP.request("PROPFIND", f"{service.url}/predict")
+    text = HTTP.get(f"{service.url}/metrics").text
     assert 'endpoint="other",method="GET",status="404"' in text
     assert 'method="other",status="405"' in text
     assert CARD not in text
