@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import click
@@ -18,17 +18,18 @@ from jobs.promote import say
 
 
 async def bring_after(settings: PromoteJobSettings, state: State) -> tuple[Findings, int]:
-    """The findings, and the number of rows that were late. Raises StoreDownError when a promotion has the lock or a store is away."""
+    """The findings, and the number of rows that were brought. Raises StoreDownError when a promotion has the lock or the record's store is away."""
     async with world_of(settings, state, say, wait_seconds=1.0) as world, world.lock.hold("reconcile"):
         record, token = await world.records.read()
         await world.promoter().undo_unfinished_rollout(record, token)
-        rows = 0
+        rows, late = 0, tuple[str, ...]()
         try:
             rows = await world.journal.flush()
             await world.journal.bring_after(record)
         except StoreDownError:
-            say("PostgreSQL is away: rows of promotions are still late")
-        return await reconcile(world.records, world.aliases), rows
+            late = ("rows",)
+        findings = await reconcile(world.records, world.aliases)
+        return replace(findings, late=(*findings.late, *late)), rows
 
 
 @click.command(name="reconcile")
@@ -44,6 +45,8 @@ def command(as_json: bool, state: State) -> None:
         print_json(found)
     elif findings.alias:
         notices.print(findings.alias)
+    if findings.late:
+        raise StoreDownError(f"still late: {', '.join(findings.late)}; they follow when PostgreSQL and MLflow are back")
 
 
 if __name__ == "__main__":

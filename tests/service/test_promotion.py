@@ -1,0 +1,268 @@
+"""Promotion on the whole product: under load, refused, offline, by hand, and twice at once."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from fraudops.endpoints import Endpoints
+from fraudops.promotion.local import FileRecordStore
+from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.registry import Registry
+from jobs.promote import promote_version
+from tests.conftest import Platform
+from tests.promoted import promoted
+from tests.serving import TOKEN, Service
+from tests.support import eventually
+
+NOWHERE = "127.0.0.1:9"
+ALTERNATIONS = 20
+CLIENTS = 8
+
+
+@dataclass
+class Load:
+    """What the clients saw: when each request was sent and which version answered it, and every answer that was not a 200."""
+
+    answers: list[tuple[float, str]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def load(url: str) -> Iterator[Load]:
+    """CLIENTS clients in a process of their own; what they saw is there when the block has ended."""
+    running = Load()
+    command = [sys.executable, "-m", "tests.load", url, str(CLIENTS)]
+    clients = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield running
+        seen = json.loads(clients.communicate(timeout=60)[0])
+        running.answers, running.failures = seen["answers"], seen["failures"]
+    finally:
+        clients.kill()
+
+
+@pytest.fixture(scope="module")
+def serving(platform: Platform) -> Platform:
+    return promoted(platform)
+
+
+@pytest.fixture(scope="module")
+def versions(serving: Platform) -> tuple[str, str]:
+    """The version that serves, and another that passed validation."""
+    current = record(serving).current
+    assert current is not None
+    trained = serving.run("train", "--seed", "8", "--json")
+    assert trained.returncode == 0, trained.stderr
+    other = str(json.loads(trained.stdout)["version"])
+    assert serving.run("validate", "--version", other).returncode == 0
+    return current.version, other
+
+
+def record(platform: Platform) -> ServingRecord:
+    return FileRecordStore(platform.state.serving_record).read()[0]
+
+
+def promote(platform: Platform, version: str, *more: str) -> str:
+    told = platform.run("promote", "--version", version, "--alias", "production", *more)
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
+def rows(platform: Platform) -> list[tuple[str, str, str | None]]:
+    with psycopg.connect(platform.database_url) as connection:
+        return connection.execute("SELECT to_version, outcome, reason FROM promotions ORDER BY started_at, id").fetchall()
+
+
+def test_twenty_promotions_under_load_fail_no_request_and_leave_no_old_answer(serving: Platform, versions: tuple[str, str]) -> None:
+    stretches: list[tuple[float, float, str]] = []
+    with load(serving.inference_url) as running:
+        for number in range(ALTERNATIONS):
+            version = versions[(number + 1) % 2]
+            assert promote_version(serving.state, version).outcome == "done"
+            returned = time.monotonic()
+            time.sleep(0.2)  # the stretch in which only this version may answer
+            stretches.append((returned, time.monotonic(), version))
+    assert running.failures == []
+    assert {version for _, version in running.answers} == set(versions)
+    for returned, until, version in stretches:
+        late = [answered for sent, answered in running.answers if returned < sent < until]
+        assert len(late) >= 10
+        assert set(late) == {version}
+    assert [row[1] for row in rows(serving)[-ALTERNATIONS:]] == ["done"] * ALTERNATIONS
+
+
+def test_the_alias_follows_the_record_and_champion_is_the_way_back(serving: Platform, versions: tuple[str, str]) -> None:
+    promote(serving, versions[1])
+    promote(serving, versions[0])
+    registry = Registry(serving.mlflow_url)
+    assert (registry.alias("production"), registry.alias("champion")) == versions
+    assert record(serving).mirrored == record(serving).epoch
+
+
+def test_promoting_what_serves_pushes_nothing(serving: Platform) -> None:
+    before = record(serving)
+    assert before.current is not None
+    assert "nothing was pushed" in promote(serving, before.current.version)
+    assert record(serving) == before
+    assert rows(serving)[-1] == (before.current.version, "done", "already in production")
+
+
+def test_a_rollback_goes_back_and_never_forward(serving: Platform, versions: tuple[str, str]) -> None:
+    promote(serving, versions[1])
+    promote(serving, versions[0])
+    stack = [entry.version for entry in record(serving).stack]
+    for back in range(2):
+        told = serving.run("rollback", "--json")
+        assert told.returncode == 0, told.stderr
+        assert json.loads(told.stdout)["version"] == stack[back]
+        assert [entry.version for entry in record(serving).stack] == stack[back + 1 :]
+
+
+def test_a_version_without_a_verdict_is_refused_and_a_waiver_lets_it_through(serving: Platform) -> None:
+    trained = serving.run("train", "--seed", "9", "--json")
+    version = str(json.loads(trained.stdout)["version"])
+    before = record(serving)
+    refused = serving.run("promote", "--version", version)
+    assert refused.returncode == 65
+    assert f"fraudops validate --version {version}" in refused.stderr
+    assert record(serving) == before
+    assert rows(serving)[-1][:2] == (version, "refused")
+    assert serving.run("promote", "--version", version, "--force").returncode == 64
+    promote(serving, version, "--force", "--reason", "the old model is on fire")
+    current = record(serving).current
+    assert current is not None
+    assert current.waiver is not None
+    assert current.waiver["reason"] == "the old model is on fire"
+    assert current.waiver["digest"] == current.digest
+    assert serving.run("rollback").returncode == 0
+
+
+def test_an_altered_bundle_is_refused_by_the_pod_and_nothing_has_changed(serving: Platform) -> None:
+    version = str(json.loads(serving.run("train", "--seed", "10", "--json").stdout)["version"])
+    assert serving.run("validate", "--version", version).returncode == 0
+    source = Registry(serving.mlflow_url).version(version)
+    scorer = next(path for path in serving.state.mlflow.rglob("scorer.json") if source.run_id in str(path))
+    scorer.write_bytes(scorer.read_bytes().replace(b"0", b"1", 1))
+    before = record(serving)
+    refused = serving.run("promote", "--version", version)
+    assert refused.returncode == 65
+    assert "scorer.json has been altered" in refused.stderr
+    after = record(serving)
+    assert (after.current, after.stack, after.reserved) == (before.current, before.stack, None)
+    assert rows(serving)[-1][:2] == (version, "refused")
+
+
+def test_an_unknown_version_is_named_with_the_known_ones(serving: Platform) -> None:
+    told = serving.run("promote", "--version", "999")
+    assert told.returncode == 64
+    assert "999" in told.stderr
+
+
+def test_two_promotions_at_once_take_turns(serving: Platform, versions: tuple[str, str]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(lambda version: serving.run("promote", "--version", version, "--json"), versions))
+    assert [one.returncode for one in told] == [0, 0], [one.stderr for one in told]
+    epochs = [json.loads(one.stdout)["epoch"] for one in told]
+    assert record(serving).epoch == max(epochs)
+
+
+def test_an_alias_moved_by_hand_is_reported_and_not_followed(serving: Platform, versions: tuple[str, str]) -> None:
+    promote(serving, versions[0])
+    registry = Registry(serving.mlflow_url)
+    registry.set_alias("production", versions[1])
+    told = serving.run("reconcile", "--json")
+    assert f"points at version {versions[1]}" in json.loads(told.stdout)["alias"]
+    current = record(serving).current
+    assert current is not None
+    assert current.version == versions[0]
+    registry.set_alias("production", versions[0])
+    assert json.loads(serving.run("reconcile", "--json").stdout)["alias"] is None
+
+
+# -- with neither MLflow nor PostgreSQL
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Platform]:
+    """The inference service alone, with two versions in its record and bundles in its cache; every other part is away."""
+    service = Service(tmp_path / "state")
+    service.promoted(1)
+    service.record("2", service.bundle(2))
+    store = FileRecordStore(service.state.serving_record)
+    current, token = store.read()
+    older = ServingRecord(current=current.current, stack=(_first(service),), mirrored=current.epoch)
+    store.compare_and_set(older, token)
+    service.state.admin_token.write_text(TOKEN)
+    places = Endpoints(inference_url=service.url, database_url=f"postgresql://u:p@{NOWHERE}/fraudops", mlflow_url=f"http://{NOWHERE}")
+    service.state.endpoints.write_text(json.dumps({name: getattr(places, name) for name in places.__struct_fields__}))
+    eventually(lambda: _serves(service, "2"), 10)
+    yield Platform(service.state)
+    service.stop()
+
+
+def _first(service: Service) -> Entry:
+    digest = service.bundle(1)
+    return Entry(epoch=1, version="1", digest=digest, schema_fingerprint="of the bundle", by="a test", at="2026-01-01T00:00:00Z", verdict={"passed": True})
+
+
+def _serves(service: Service, version: str) -> None:
+    assert service.ready()["version"] == version
+
+
+def test_a_rollback_needs_neither_mlflow_nor_postgresql_and_the_reconciler_catches_up(alone: Platform, mlflow_url: str, database: str) -> None:
+    told = alone.run("rollback", "--json")
+    assert told.returncode == 0, told.stderr
+    result = json.loads(told.stdout)
+    assert (result["version"], result["late"]) == ("1", ["alias"])
+    assert record(alone).mirrored < record(alone).epoch
+    assert alone.run("reconcile").returncode == 75
+    pending = alone.state.root / "promotions.pending"
+    assert pending.stat().st_size > 0
+
+    back = {"inference_url": alone.inference_url, "database_url": database, "mlflow_url": mlflow_url}
+    alone.state.endpoints.write_text(json.dumps(back))
+    _register_a_version(mlflow_url)
+    caught_up = alone.run("reconcile", "--json")
+    assert caught_up.returncode == 0, caught_up.stderr
+    assert json.loads(caught_up.stdout)["mirrored"] is True
+    assert [row[:2] for row in rows(alone)][-1] == ("1", "done")
+    assert pending.stat().st_size == 0
+    assert Registry(mlflow_url).alias("production") == "1"
+
+
+def _register_a_version(url: str) -> None:
+    """So that there is a version 1 which an alias can point at."""
+    made = httpx.post(f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}).raise_for_status()
+    Registry(url).create_version(made.json()["run"]["info"]["run_id"], {})
+
+
+def test_a_promotion_without_the_registry_changes_nothing_and_says_what_is_away(alone: Platform) -> None:
+    before = record(alone)
+    told = alone.run("promote", "--version", "3")
+    assert told.returncode == 75
+    assert NOWHERE in told.stderr
+    assert record(alone) == before
+    models = alone.run("models")
+    assert models.returncode == 75
+    assert "version 2 serves" in models.stderr
+
+
+def test_without_the_service_nothing_is_promoted(alone: Platform) -> None:
+    places = json.loads(alone.state.endpoints.read_bytes())
+    alone.state.endpoints.write_text(json.dumps(places | {"inference_url": f"http://{NOWHERE}"}))
+    before = record(alone)
+    told = alone.run("rollback")
+    assert told.returncode == 65
+    assert "is the inference service running" in told.stderr
+    after = record(alone)
+    assert (after.current, after.stack) == (before.current, before.stack)
