@@ -36,21 +36,27 @@ class Identity:
 
 
 def choose_identity(folder: Path, program: Path) -> Identity:
-    """The first identity that can write below `folder` and start `program`. Raises SettingsError when root finds none."""
-    if os.geteuid() != 0:
-        return Identity((), os.geteuid(), os.getegid())
-    account = _unprivileged_account()
-    complaints = []
-    for mode, owner, group in (("namespace", 0, 0), ("capability", account.pw_uid, account.pw_gid)):
-        wrapper = (sys.executable, "-I", "-S", str(LAUNCHER), mode, str(account.pw_uid), str(account.pw_gid))
-        complaint = _try(Identity(wrapper, owner, group), folder, program)
-        if complaint is None:
-            return Identity(wrapper, owner, group)
-        complaints.append(f"{mode}: {complaint}")
+    """The first identity that can write below `folder` and start `program`. Raises SettingsError when there is none."""
+    obstacles = []
+    for candidate in candidates():
+        what = obstacle(candidate, folder, program)
+        if what is None:
+            return candidate
+        obstacles.append(what)
     raise SettingsError(
-        f"PostgreSQL refuses to run as root, and this system lets root neither open a user namespace nor become {account.pw_name} "
-        f"({'; '.join(complaints)}): run as another user, in a state folder of its own"
+        f"PostgreSQL refuses to run as root, and here root can neither open a user namespace nor become somebody else ({'; '.join(obstacles)}): "
+        "run as another user, in a state folder of its own"
     )
+
+
+def candidates() -> list[Identity]:
+    """In order of preference."""
+    if os.geteuid() != 0:
+        return [Identity((), os.geteuid(), os.getegid())]
+    account = _unprivileged_account()
+    uid, gid = str(account.pw_uid), str(account.pw_gid)
+    launcher = (sys.executable, "-I", "-S", str(LAUNCHER))
+    return [Identity((*launcher, "namespace", uid, gid), 0, os.getegid()), Identity((*launcher, "capability", uid, gid), account.pw_uid, account.pw_gid)]
 
 
 def _unprivileged_account() -> pwd.struct_passwd:
@@ -61,8 +67,10 @@ def _unprivileged_account() -> pwd.struct_passwd:
     return accounts.get("nobody") or next(iter(accounts.values()))
 
 
-def _try(identity: Identity, folder: Path, program: Path) -> str | None:
-    """None if the identity can work in a subfolder of `folder` that belongs to it; else what stood in the way."""
+def obstacle(identity: Identity, folder: Path, program: Path) -> str | None:
+    """None if the identity can work in a subfolder of `folder` that belongs to it; else what stands in the way."""
+    if not identity.wrapper:
+        return None
     probe = folder / f".probe-{os.getpid()}"
     probe.mkdir(mode=0o700)
     try:

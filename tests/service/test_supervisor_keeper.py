@@ -1,0 +1,208 @@
+"""A keeper over small programs: what fails is tried again and given up, what hangs is started anew, what is left behind is ended."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fraudops.errors import SettingsError
+from services.supervisor import keeper, logs, ports
+from services.supervisor.keeper import Keeper, PortTakenError
+from services.supervisor.parts import Part
+from services.supervisor.probes import ProbeError
+from services.supervisor.processes import Ending, Handle, end, session_members
+from services.supervisor.record import Choices, PartRecord
+from tests.support import free_port
+
+SLEEP = "import time; time.sleep(600)"
+ENDING = Ending(signal.SIGTERM, 5.0, session_members, list)
+Make = Callable[..., Keeper]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A keeper of a part that runs a Python text and is asked by `probe`."""
+
+    def keeper_of(name: str, text: str, probe: Callable[[Handle], None] = lambda _: None, **more: object) -> Keeper:
+        command = (sys.executable, "-I", "-S", "-c", text)
+        part = Part(name=name, command=command, environment={}, folder=tmp_path, ending=ENDING, probe=probe, **more)  # type: ignore[arg-type]
+        return Keeper(part, PartRecord(), tmp_path / f"{name}.log", lambda: None)
+
+    return keeper_of
+
+
+@contextlib.asynccontextmanager
+async def kept(*keepers: Keeper) -> AsyncIterator[list[asyncio.Task[None]]]:
+    others = {keeper.part.name: keeper for keeper in keepers}
+    tasks = [asyncio.create_task(keeper.keep(others)) for keeper in keepers]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for each in keepers:
+            await each.stop()
+
+
+async def until(check: Callable[[], bool], seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not check():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_a_part_that_fails_five_times_is_given_up_with_its_last_words_until_somebody_asks(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "FIRST_PAUSE_SECONDS", 0.01)
+    mended = tmp_path / "mended"
+    one = make("fragile", f"import os, sys, time; time.sleep(600) if os.path.exists({str(mended)!r}) else sys.exit('Error: the wheel is off')")
+    async with kept(one):
+        await until(lambda: one.record.phase == "gave up")
+        assert one.record.restarts == keeper.TRIES
+        assert "Error: the wheel is off" in (one.record.reason or "")
+        assert one.record.process is None
+        mended.touch()
+        one.again.set()
+        await until(lambda: one.record.phase == "running")
+
+
+async def test_a_part_that_lives_but_does_not_answer_is_started_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "MISSED_PAUSE_SECONDS", 0.01)
+    deaf: set[Handle] = set()
+
+    def probe(process: Handle) -> None:
+        if process in deaf:
+            raise ProbeError("silence")
+
+    one = make("silent", SLEEP, probe)
+    async with kept(one):
+        await until(one.runs.is_set)
+        first = one.record.process
+        assert first
+        deaf.add(first)
+        await until(lambda: one.record.restarts == 1 and one.record.phase == "running")
+        assert not first.alive
+        assert one.record.reason == "it stopped answering: silence"
+
+
+async def test_silence_is_excused_while_what_a_part_needs_is_away(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "MISSED_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(keeper, "PROBE_PAUSE_SECONDS", 0.01)
+    asked = []
+    store = make("store", SLEEP)
+
+    def probe(_: Handle) -> None:
+        asked.append(store.runs.is_set())
+        if not store.runs.is_set():
+            raise ProbeError("no store")
+
+    reader = make("reader", SLEEP, probe, needs=("store",))
+    async with kept(store, reader):
+        await until(reader.runs.is_set)
+        store.runs.clear()
+        asked.clear()
+        await until(lambda: len(asked) > 2 * keeper.MISSES)
+        store.runs.set()
+        assert (reader.record.restarts, reader.record.phase) == (0, "running")
+
+
+async def test_what_a_dead_part_left_behind_is_ended_before_it_is_started_again(make: Make) -> None:
+    port = free_port()
+    orphan_holds_the_port = f"import os, socket, time; listener = socket.create_server(('127.0.0.1', {port})); os.fork(); time.sleep(600)"
+
+    def probe(_: Handle) -> None:
+        if not ports.is_taken("127.0.0.1", port):
+            raise ProbeError("it does not listen yet")
+
+    one = make("leader", orphan_holds_the_port, probe, address=("127.0.0.1", port))
+    async with kept(one):
+        await until(lambda: one.runs.is_set() and one.record.process is not None and len(session_members(one.record.process)) == 2)
+        first = one.record.process
+        assert first
+        left = session_members(first)
+        os.kill(first.pid, signal.SIGKILL)
+        await until(lambda: one.record.restarts == 1 and one.record.phase == "running")
+        assert not [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not ports.is_taken("127.0.0.1", port)
+
+
+async def test_a_port_lost_before_the_first_start_calls_for_another(make: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        one = make("late", SLEEP, address=("127.0.0.1", stranger.getsockname()[1]))
+        async with kept(one) as [task]:
+            with pytest.raises(PortTakenError, match=f"taken by process {os.getpid()} "):
+                await asyncio.wait_for(asyncio.shield(task), 10)
+
+
+def test_a_program_that_ignores_the_request_to_stop_is_killed() -> None:
+    stubborn = [sys.executable, "-I", "-S", "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"]
+    with subprocess.Popen(stubborn, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert asyncio.run(end(Handle.of(process.pid), ENDING, seconds=0.1))
+        assert process.wait(5) == -signal.SIGKILL
+
+
+def test_a_stranger_with_the_same_pid_is_not_ours() -> None:
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", SLEEP], start_new_session=True) as process:
+        ours = Handle.of(process.pid)
+        assert (ours.alive, [member.pid for member in session_members(ours)]) == (True, [process.pid])
+        for stranger in (Handle(ours.pid, ours.started + 1, ours.boot), Handle(ours.pid, ours.started, "another boot")):
+            assert (stranger.alive, session_members(stranger)) == (False, [])
+        process.kill()
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_ports_are_kept_unless_taken_and_asked_for_ones_are_insisted_on(taken_port: int) -> None:
+    free = free_port()
+    kept_choices = Choices(host="127.0.0.1", workers=3, inference_port=taken_port, mlflow_port=free, postgresql_port=taken_port)
+    again = ports.choose(kept_choices, None, None, None)
+    assert (again.mlflow_port, again.workers) == (free, 3)
+    assert taken_port not in (again.inference_port, again.postgresql_port)
+    assert ports.choose(kept_choices, None, None, None, living=["inference"]).inference_port == taken_port
+    with pytest.raises(SettingsError, match=f"port {taken_port} is taken by process {os.getpid()} "):
+        ports.choose(None, None, taken_port, None)
+    with pytest.raises(SettingsError, match=r"cannot listen on 192\.0\.2\.1"):
+        ports.choose(None, "192.0.2.1", None, None)
+
+
+def test_a_port_asked_for_once_is_insisted_on_the_next_time(taken_port: int) -> None:
+    first = ports.choose(None, None, free_port(), None)
+    assert first.port_given
+    assert ports.choose(first, None, None, None).inference_port == first.inference_port
+    moved = Choices(host="127.0.0.1", workers=2, inference_port=taken_port, mlflow_port=0, postgresql_port=0, port_given=True)
+    with pytest.raises(SettingsError, match="choose another with --port"):
+        ports.choose(moved, None, None, None)
+
+
+def test_logs_stay_within_bounds_while_they_are_written_to(tmp_path: Path) -> None:
+    log = tmp_path / "part.log"
+    with log.open("ab", buffering=0) as part:
+        part.write(b"x" * 100)
+        logs.bound(tmp_path, max_bytes=50)
+        part.write(b"new\n")
+    assert log.read_bytes() == b"new\n"
+    assert (tmp_path / "part.log.1").stat().st_size == 100
+
+
+def test_last_words_are_the_reason_rather_than_the_farewell(tmp_path: Path) -> None:
+    log = tmp_path / "part.log"
+    assert logs.last_words(log) == ""
+    log.write_text("starting\nFATAL:  could not bind\nLOG:  shut down\n\n")
+    assert logs.last_words(log) == "FATAL:  could not bind"
+    log.write_text("starting\nall is well\n")
+    assert logs.last_words(log) == "all is well"
