@@ -155,10 +155,10 @@ def test_a_program_that_ignores_the_request_to_stop_is_killed() -> None:
 def test_a_stranger_with_the_same_pid_is_not_ours() -> None:
     with subprocess.Popen([sys.executable, "-I", "-S", "-c", SLEEP], start_new_session=True) as process:
         ours = Handle.of(process.pid)
-        assert (ours.alive, [member.pid for member in session_members(ours)]) == (True, [process.pid])
-        for stranger in (Handle(ours.pid, ours.started + 1, ours.boot), Handle(ours.pid, ours.started, "another boot")):
-            assert (stranger.alive, session_members(stranger)) == (False, [])
+        strangers = (Handle(ours.pid, ours.started + 1, ours.boot), Handle(ours.pid, ours.started, "another boot"))
+        found = [(handle.alive, [member.pid for member in session_members(handle)]) for handle in (ours, *strangers)]
         process.kill()
+    assert found == [(True, [ours.pid]), (False, []), (False, [])]
 
 
 @pytest.fixture
