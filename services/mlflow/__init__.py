@@ -1,0 +1,1 @@
+"""What the MLflow server's image adds to MLflow."""
