@@ -7,7 +7,7 @@ compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # What MLflow lists for those who train and log with it; its server imports none of it.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install demo up down test check proof lock clean help
+.PHONY: install demo up down test check proof lock render clean help
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -44,6 +44,9 @@ lock: install ## resolve the dependencies anew, and the share of each image
 	$(compile) --extra serve -c requirements.lock -o requirements-serve.lock
 	$(compile) --extra jobs -c requirements.lock -o requirements-jobs.lock
 	$(compile) --extra mlflow-server -c requirements.lock $(addprefix --no-emit-package ,$(not-in-mlflow-server)) -o requirements-mlflow.lock
+
+render: install ## what is made from the chart: its table of values, and the plain manifests under k8s/
+	@$(bin)/python k8s/render.py
 
 clean: ## the environment and this folder's state
 	rm -rf .venv .fraudops

@@ -1,0 +1,21 @@
+{{/* What no schema can say. Rendered once, from the first object of the chart. */}}
+{{- define "fraudops.checks" -}}
+{{- if and .Values.bootstrap.enabled (eq .Values.environment "production") (eq .Values.data.source "sample") }}
+{{- fail "\n\nbootstrap.enabled would put a model of the packaged sample into production, and environment: production refuses such a model.\nSet data.source to your own data, or environment: development (as values-quickstart.yaml does).\n" }}
+{{- end }}
+{{- if and (not .Values.postgresql.enabled) (not .Values.postgresql.existingSecret) }}
+{{- fail "\n\npostgresql.enabled is false: name in postgresql.existingSecret a Secret that holds the url of your PostgreSQL (keys: postgresql.secretKeys).\n" }}
+{{- end }}
+{{- if and (not .Values.mlflow.enabled) (not .Values.mlflow.url) }}
+{{- fail "\n\nmlflow.enabled is false: set mlflow.url to your own MLflow server.\n" }}
+{{- end }}
+{{- if and .Values.mlflow.enabled (eq .Values.mlflow.artifacts.type "s3") (not (hasPrefix "s3://" .Values.mlflow.artifacts.s3.destination)) }}
+{{- fail "\n\nmlflow.artifacts.type is s3: set mlflow.artifacts.s3.destination, such as s3://bucket/fraudops.\n" }}
+{{- end }}
+{{- if and (eq .Values.data.source "url") (not (and .Values.data.url .Values.data.sha256)) }}
+{{- fail "\n\ndata.source is url: set data.url and data.sha256.\n" }}
+{{- end }}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
+{{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: the Gateway that takes the route.\n" }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,160 @@
+{{/*
+The spec of one Job, of (dict "root" $ "name" "train" "settings" .Values.jobs.train …):
+  module       what `python -m` runs
+  args         its arguments
+  account      its ServiceAccount; with one, the container gets its token
+  access       list of what its pod may reach: mlflow, postgresql, admin, inference, api, https
+  database, mlflowDatabase, adminToken   true: it reads that Secret
+  data         true: it reads the training data
+  before       YAML of init containers that run first
+  backoffLimit, ttl   instead of those of .Values.jobs; ttl "" keeps the Job
+Exit codes are those of the programs: 64 bad settings and 65 a gate refused end the Job at once; 75 a store is away, and all others, are tried again.
+*/}}
+{{- define "fraudops.job" -}}
+{{- $root := .root }}
+{{- $jobs := $root.Values.jobs }}
+{{- $image := include "fraudops.image" (dict "root" $root "image" $jobs.image) }}
+{{- $data := and .data (ne $root.Values.data.source "sample") }}
+{{- $schema := and .data $root.Values.data.schema }}
+backoffLimit: {{ .backoffLimit | default $jobs.backoffLimit | int64 }}
+activeDeadlineSeconds: {{ .settings.activeDeadlineSeconds | int64 }}
+{{- if not (hasKey . "ttl") }}
+ttlSecondsAfterFinished: {{ $jobs.ttlSecondsAfterFinished | int64 }}
+{{- end }}
+podFailurePolicy:
+  rules:
+    - {action: Ignore, onPodConditions: [{type: DisruptionTarget}]}
+    - {action: FailJob, onExitCodes: {operator: In, values: [64, 65]}}
+template:
+  metadata:
+    labels:
+      {{- include "fraudops.selector" (dict "root" $root "component" .name) | nindent 6 }}
+      {{- range .access }}
+      fraudops.io/access-{{ . }}: "true"
+      {{- end }}
+      {{- if and $data (eq $root.Values.data.source "url") (not (has "https" .access)) }}
+      fraudops.io/access-https: "true"
+      {{- end }}
+  spec:
+    {{- include "fraudops.pod" (dict "root" $root "user" 10001 "placement" $jobs) | nindent 4 }}
+    serviceAccountName: {{ .account | default "default" }}
+    restartPolicy: Never
+    terminationGracePeriodSeconds: 30
+    {{- $fetch := and $data (eq $root.Values.data.source "url") }}
+    {{- if or $fetch .before }}
+    initContainers:
+      {{- with .before }}
+      {{- . | nindent 6 }}
+      {{- end }}
+      {{- if $fetch }}
+      - name: fetch-data
+        image: {{ $image }}
+        imagePullPolicy: {{ $jobs.image.pullPolicy }}
+        command: [python, -m, jobs.data, fetch]
+        args: [--mirror, {{ $root.Values.data.url | quote }}, --sha256, {{ $root.Values.data.sha256 | quote }}, --out, {{ printf "/data/%s" $root.Values.data.file | quote }}]
+        {{- include "fraudops.container" $root | nindent 8 }}
+        env:
+          - {name: FRAUDOPS_STATE, value: /tmp/fraudops}
+          {{- with $jobs.extraEnv }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
+        resources: {{ toYaml .settings.resources | nindent 10 }}
+        volumeMounts:
+          - {name: tmp, mountPath: /tmp}
+          - {name: data, mountPath: /data}
+      {{- end }}
+    {{- end }}
+    containers:
+      - name: {{ .name }}
+        image: {{ $image }}
+        imagePullPolicy: {{ $jobs.image.pullPolicy }}
+        command: [python, -m, {{ .module }}]
+        {{- with .args }}
+        args: {{ toJson . }}
+        {{- end }}
+        {{- include "fraudops.container" $root | nindent 8 }}
+        {{- if not .bare }}
+        envFrom:
+          - configMapRef: {name: {{ include "fraudops.jobs" $root }}}
+        {{- end }}
+        env:
+          {{- include "fraudops.env.namespace" $root | nindent 10 }}
+          - {name: FRAUDOPS_REQUEST_ID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}}
+          {{- if .database }}
+          {{- include "fraudops.env.database" $root | nindent 10 }}
+          {{- end }}
+          {{- if .mlflowDatabase }}
+          {{- include "fraudops.env.mlflowDatabase" $root | nindent 10 }}
+          {{- end }}
+          {{- if .adminToken }}
+          {{- include "fraudops.env.adminToken" $root | nindent 10 }}
+          {{- end }}
+          {{- if $data }}
+          - {name: FRAUDOPS_DATA, value: {{ printf "/data/%s" $root.Values.data.file | quote }}}
+          {{- end }}
+          {{- if $schema }}
+          - {name: FRAUDOPS_SCHEMA, value: /etc/fraudops/schema.yaml}
+          {{- end }}
+          {{- with $jobs.extraEnv }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
+        resources: {{ toYaml .settings.resources | nindent 10 }}
+        volumeMounts:
+          - {name: tmp, mountPath: /tmp}
+          {{- if $data }}
+          - {name: data, mountPath: /data, readOnly: {{ ne $root.Values.data.source "url" }}}
+          {{- end }}
+          {{- if $schema }}
+          - {name: schema, mountPath: /etc/fraudops, readOnly: true}
+          {{- end }}
+          {{- if .account }}
+          {{- include "fraudops.tokenMount" $root | nindent 10 }}
+          {{- end }}
+    volumes:
+      - {name: tmp, emptyDir: {sizeLimit: 2Gi}}
+      {{- if $fetch }}
+      - {name: data, emptyDir: {sizeLimit: {{ $root.Values.data.volume.size }}}}
+      {{- else if $data }}
+      - {name: data, persistentVolumeClaim: {claimName: {{ include "fraudops.dataClaim" $root }}}}
+      {{- end }}
+      {{- if $schema }}
+      - {name: schema, configMap: {name: {{ include "fraudops.jobs" $root }}-schema}}
+      {{- end }}
+      {{- if .account }}
+      {{- include "fraudops.tokenVolume" $root | nindent 6 }}
+      {{- end }}
+{{- end }}
+
+{{/*
+A CronJob around it: (dict "root" $ "name" "drift" "schedule" "17 * * * *" …). Without a schedule it is suspended: a template for
+`kubectl create job --from=cronjob/…` and `fraudops … --on-cluster`.
+*/}}
+{{- define "fraudops.cronjob" -}}
+apiVersion: batch/v1
+kind: CronJob
+metadata:
+  name: {{ include "fraudops.fullname" .root }}-{{ .name }}
+  labels: {{ include "fraudops.labels" (dict "root" .root "component" .name) | nindent 4 }}
+spec:
+  schedule: {{ .schedule | default "0 0 1 1 *" | quote }}
+  suspend: {{ not .schedule }}
+  concurrencyPolicy: Forbid
+  startingDeadlineSeconds: 300
+  successfulJobsHistoryLimit: {{ .history | default 3 }}
+  failedJobsHistoryLimit: {{ .history | default 3 }}
+  jobTemplate:
+    metadata:
+      labels: {{ include "fraudops.labels" (dict "root" .root "component" .name) | nindent 8 }}
+    spec: {{ include "fraudops.job" . | nindent 6 }}
+{{- end }}
+
+{{/* A Job that runs once: named by a hash of its whole spec, which Kubernetes would not let anyone change. It stays until its successor comes. */}}
+{{- define "fraudops.onceJob" -}}
+{{- $spec := include "fraudops.job" (merge (dict "ttl" "") .) }}
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: {{ include "fraudops.fullname" .root }}-{{ .name }}-{{ $spec | sha256sum | trunc 8 }}
+  labels: {{ include "fraudops.labels" (dict "root" .root "component" .name) | nindent 4 }}
+spec: {{ $spec | nindent 2 }}
+{{- end }}

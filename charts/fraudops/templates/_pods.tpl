@@ -1,0 +1,63 @@
+{{/* What every pod has; (dict "root" $ "user" 10001 "placement" .Values.inference). Pod Security `restricted`, no token unless it is mounted by hand. */}}
+{{- define "fraudops.pod" -}}
+enableServiceLinks: false
+automountServiceAccountToken: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ .user }}
+  runAsGroup: {{ .user }}
+  fsGroup: {{ .user }}
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .placement.nodeSelector }}
+nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .placement.tolerations }}
+tolerations: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .placement.affinity }}
+affinity: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "fraudops.container" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+terminationMessagePolicy: FallbackToLogsOnError
+{{- end }}
+
+{{/* The ServiceAccount's token for one container, rather than for every one of the pod. */}}
+{{- define "fraudops.tokenVolume" -}}
+- name: api-token
+  projected:
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3600}
+      - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+      - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+{{- end }}
+{{- define "fraudops.tokenMount" -}}
+- {name: api-token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+{{- end }}
+
+{{- define "fraudops.env.namespace" -}}
+- {name: FRAUDOPS_CLUSTER__NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
+{{- end }}
+{{- define "fraudops.env.adminToken" -}}
+- {name: FRAUDOPS_ADMIN_TOKEN, valueFrom: {secretKeyRef: {name: {{ include "fraudops.adminSecret" . }}, key: {{ .Values.adminToken.secretKey }}}}}
+{{- end }}
+{{- define "fraudops.env.database" -}}
+- {name: DATABASE_URL, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" . }}, key: {{ .Values.postgresql.secretKeys.url }}}}}
+{{- end }}
+{{- define "fraudops.env.mlflowDatabase" -}}
+- {name: MLFLOW_BACKEND_STORE_URI, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" . }}, key: {{ .Values.postgresql.secretKeys.mlflowUrl }}}}}
+{{- end }}
+
+{{/* Pods are replaced when what they read has changed: the ConfigMap by its checksum, a Secret by the number that its values carry. */}}
+{{- define "fraudops.checksum" -}}
+checksum/settings: {{ get (include (print .root.Template.BasePath .file) .root | fromYaml) "data" | toJson | sha256sum }}
+{{- end }}

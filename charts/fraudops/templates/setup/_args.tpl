@@ -1,0 +1,23 @@
+{{/* What the setup Job makes, if it is absent, as its arguments: nothing that is given by existingSecret or existingClaim. */}}
+{{- define "fraudops.setup.args" -}}
+{{- $args := list "--record" (include "fraudops.record" .) "--label" (printf "app.kubernetes.io/instance=%s" (include "fraudops.fullname" .)) }}
+{{- if not .Values.adminToken.existingSecret }}
+{{- $args = concat $args (list "--admin-secret" (include "fraudops.adminSecret" .) "--admin-key" .Values.adminToken.secretKey) }}
+{{- end }}
+{{- if and .Values.postgresql.enabled (not .Values.postgresql.existingSecret) }}
+{{- $args = concat $args (list "--database-secret" (include "fraudops.databaseSecret" .) "--database-host" (include "fraudops.postgresql" .)) }}
+{{- end }}
+{{- if and (eq .Values.data.source "volume") (not .Values.data.volume.existingClaim) }}
+{{- $args = concat $args (list "--data-claim" (include "fraudops.dataClaim" .) "--data-size" .Values.data.volume.size) }}
+{{- with .Values.data.volume.storageClass }}{{ $args = concat $args (list "--data-storage-class" .) }}{{ end }}
+{{- end }}
+{{- toJson $args }}
+{{- end }}
+
+{{- define "fraudops.setup.resources" -}}
+{{- $args := include "fraudops.setup.args" . | fromJsonArray }}
+{{- $resources := list "configmaps" }}
+{{- if or (has "--admin-secret" $args) (has "--database-secret" $args) }}{{ $resources = append $resources "secrets" }}{{ end }}
+{{- if has "--data-claim" $args }}{{ $resources = append $resources "persistentvolumeclaims" }}{{ end }}
+{{- toJson $resources }}
+{{- end }}
