@@ -18,6 +18,9 @@ from fraudops.promotion.record import Reservation, ServingRecord, Strategy
 Choose = Callable[[ServingRecord], Awaitable[Candidate]]
 
 
+TRIES = 10
+
+
 @dataclass(frozen=True)
 class Request:
     """`id` is the same for all tries; `choose` is the gate: it names the version, or raises RefusedError with the reason."""
@@ -83,7 +86,7 @@ class Promoter(Convergence):
             # The commit point, fenced by the token that the reservation returned, never by a later read.
             await self._write(record, token)
         except StaleRecordError:
-            await self._drop(target)
+            await self._take_back(target, attempt)
             record, _ = await self.records.read()
             return await self._end(attempt, "overtaken", record, "another promotion has written the record")
         self.say(f"committed: epoch {target.epoch} is version {target.version}")
@@ -157,8 +160,9 @@ class Promoter(Convergence):
     async def _roll_out(self, target: Target) -> str | None:
         """None when as many pods as wanted are ready at the new epoch, else why not. Old pods answer meanwhile."""
         assert self.rollouts is not None
+        rollouts = self.rollouts
         try:
-            await self.rollouts.annotate(target)
+            await self._surely(lambda: rollouts.annotate(target))
         except StaleRecordError as error:
             return str(error)
         end = self.clock.now() + self.deadlines.rollout
@@ -176,21 +180,42 @@ class Promoter(Convergence):
         reserved = record.reserved
         if self.rollouts is None or reserved is None or reserved.strategy != "rollout":
             return record
+        rollouts = self.rollouts
         self.say(f"undoing the unfinished rollout of epoch {reserved.epoch}")
-        await self.rollouts.undo(reserved.epoch)
         released = records_of.release(record)
-        await self._write(released, token)
+        try:
+            await self._surely(lambda: rollouts.undo(reserved.epoch))
+            await self._write(released, token)
+        except StaleRecordError as error:
+            raise StoreDownError("another promotion is under way: try again when it has ended") from error
         return released
 
+    async def _surely(self, write: Callable[[], Awaitable[None]]) -> None:
+        """A write that may be made twice, until it is answered. Raises StoreDownError after TRIES."""
+        for _ in range(TRIES):
+            try:
+                return await write()
+            except UnknownWriteError as error:
+                self.say(f"trying again: {error}")
+                await self.clock.sleep(self.deadlines.pause)
+        raise StoreDownError("the Kubernetes API does not answer writes")
+
     async def _give_up(self, target: Target, reserved: ServingRecord, token: Any, attempt: Attempt, refusal: str) -> Result:
-        if attempt.strategy == "rollout" and self.rollouts is not None:
-            await self.rollouts.undo(target.epoch)
-        await self._drop(target)
+        await self._take_back(target, attempt)
         try:
             await self.records.compare_and_set(records_of.release(reserved), token)
         except (StaleRecordError, UnknownWriteError, StoreDownError):
             self.say("the reservation stays in the record; the next promotion replaces it")
         return await self._end(attempt, "refused", reserved, refusal)
+
+    async def _take_back(self, target: Target, attempt: Attempt) -> None:
+        """What was asked of the pods, before anything was committed."""
+        if attempt.strategy == "rollout" and (rollouts := self.rollouts):
+            try:
+                await self._surely(lambda: rollouts.undo(target.epoch))
+            except StaleRecordError:
+                self.say("the pod template has been changed meanwhile: it is left as it is")
+        await self._drop(target)
 
     async def _drop(self, target: Target) -> None:
         """Best effort: what is not dropped now goes at the deadline that the prepare carried."""

@@ -10,12 +10,13 @@ from fraudops.promotion.convergence import Deadlines, Result
 from fraudops.promotion.ports import Candidate
 from fraudops.promotion.protocol import Promoter, Request
 from fraudops.promotion.reconcile import reconcile
-from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.promotion.record import Entry, ServingRecord, Strategy
 from tests.simulation.loop import SimulatedLoop
-from tests.simulation.world import Actor, Rules, SimAliases, SimClock, SimJournal, SimLock, SimPods, SimRecords, Violation, World
+from tests.simulation.world import Actor, Rules, SimAliases, SimClock, SimJournal, SimLock, SimPods, SimRecords, SimRollouts, Violation, World
 
 VERSIONS = {"1": "A", "2": "B", "3": "C"}
 TRIES = 4
+STRATEGIES: tuple[Strategy, ...] = ("broadcast", "broadcast", "broadcast", "rollout")
 PRODUCT = Rules()
 
 
@@ -26,6 +27,7 @@ class Job:
     id: str
     version: str
     rollback: bool = False
+    strategy: Strategy = "broadcast"
 
 
 def choose(job: Job) -> Callable[[ServingRecord], Awaitable[Candidate]]:
@@ -44,8 +46,8 @@ def choose(job: Job) -> Callable[[ServingRecord], Awaitable[Candidate]]:
 
 
 class Scenario:
-    def __init__(self, seed: int, rules: Rules = PRODUCT, promoter: type[Promoter] = Promoter) -> None:
-        self.world = World(seed, rules)
+    def __init__(self, seed: int, rules: Rules = PRODUCT, promoter: type[Promoter] = Promoter, strategies: tuple[Strategy, ...] = STRATEGIES) -> None:
+        self.world, self.strategies = World(seed, rules), strategies
         self.promoter = promoter
         self.results: dict[str, Result] = {}
         self.failure: BaseException | None = None
@@ -91,6 +93,7 @@ class Scenario:
         self._found_cluster()
         jobs = [self._job(number) for number in range(chance.randint(1, 3))]
         running = [world.spawn(self._run_job(job)) for job in jobs]
+        world.spawn(world.control())
         weather = world.spawn(self._weather())
         while not all(task.done() for task in running):
             await world.step(seconds=1.0)
@@ -106,8 +109,8 @@ class Scenario:
     def _job(self, number: int) -> Job:
         chance = self.world.random
         if chance.random() < 0.3:
-            return Job(f"job-{number}", "", rollback=True)
-        return Job(f"job-{number}", chance.choice(["1", "2", "3", "3", "2", "unjudged"]))
+            return Job(f"job-{number}", "", rollback=True, strategy=chance.choice(self.strategies))
+        return Job(f"job-{number}", chance.choice(["1", "2", "3", "3", "2", "unjudged"]), strategy=chance.choice(self.strategies))
 
     def _found_cluster(self) -> None:
         world, chance = self.world, self.world.random
@@ -149,7 +152,7 @@ class Scenario:
     async def _try(self, job: Job, actor: Actor) -> Result | None:
         """None when the try ended with a code that is tried again."""
         world = self.world
-        request = Request(id=job.id, requested_by="simulation", choose=choose(job), version=job.version, rollback=job.rollback)
+        request = Request(id=job.id, requested_by="simulation", choose=choose(job), version=job.version, strategy=job.strategy, rollback=job.rollback)
         try:
             result = await self._promoter(actor).run(request)
         except StoreDownError as error:
@@ -175,7 +178,8 @@ class Scenario:
             SimJournal(world, actor),
             SimClock(world, actor),
             lambda text: world.note(f"{actor.name}: {text}"),
-            Deadlines(prepare=20, activate=20, second=30),
+            Deadlines(prepare=20, activate=20, second=30, rollout=90),
+            SimRollouts(world, actor),
         )
 
     async def _weather(self) -> None:
@@ -187,7 +191,7 @@ class Scenario:
             if storm < 0.2 and living:
                 world.spawn(world.end_of(chance.choice(living)))
             elif storm < 0.35:
-                world.birth(slow=chance.choice([0, 2]))
+                world.replicas = max(1, min(6, world.replicas + chance.choice([-1, 1, 1])))
             elif storm < 0.45 and living:
                 chance.choice(living).silent_until = world.clock + chance.random() * 60
             elif storm < 0.5:
@@ -206,13 +210,14 @@ class Scenario:
             pod.silent_until = 0.0
         await world.step(seconds=40)
         await self._reconcile()
-        await world.step(seconds=15)
+        await world.step(seconds=90)
         self._check_agreement()
         await self._promote_in_calm()
 
     async def _reconcile(self) -> None:
         world, actor = self.world, Actor("reconciler")
         async with SimLock(world, actor).hold("reconciler"):
+            await self._promoter(actor).undo_unfinished_rollout(world.record, world.token)
             findings = await reconcile(SimRecords(world, actor), SimAliases(world, actor))
         current = world.record.current
         if current and (world.aliases.get("production") != current.version or findings.alias):
@@ -222,7 +227,7 @@ class Scenario:
         self._look([])
         world, current = self.world, self.world.record.current
         for pod in world.pods:
-            if current is None or pod.gone or pod.terminating or current.digest in pod.refuses:
+            if current is None or pod.gone or pod.terminating or current.digest in pod.refuses or pod.born_at > world.clock - 10:
                 continue
             if not pod.ready:
                 raise Violation(f"{pod.name} stays unready while the record names {current.digest}")

@@ -27,6 +27,7 @@ class Rules:
     pods_poll: bool = True
     gone_means_gone: bool = True
     list_all: bool = True
+    annotation_needs_the_record: bool = True
 
 
 @dataclass
@@ -49,6 +50,9 @@ class Waiter:
     actor: Actor | None
 
 
+Template = tuple[int, str] | None
+
+
 @dataclass(eq=False)
 class SimPod:
     name: str
@@ -62,6 +66,8 @@ class SimPod:
     epoch: int = 0
     digest: str | None = None
     prepared: dict[str, tuple[int, float]] = field(default_factory=dict)
+    template: Template = None
+    born_at: float = 0.0
 
 
 class World:
@@ -87,6 +93,8 @@ class World:
         self.commits: list[tuple[int, str]] = []
         self.committed_by: set[str] = set()
         self.vetoed: set[int] = set()
+        self.template: Template = None
+        self.annotated: set[tuple[int, str]] = set()
         self.restored = False
 
     # -- time and chance
@@ -140,7 +148,9 @@ class World:
     # -- what must hold at every moment
 
     def check_promise(self) -> None:
-        """A promotion that returned success is kept by every pod that answers, until the next commit."""
+        """A promotion that returned success is kept by every pod that answers, until the next commit or the next reservation by rollout."""
+        if self.promised and self.record.reserved and self.record.reserved.strategy == "rollout":
+            self.promised = None
         if self.promised is None or self.promised[0] != self.record.epoch:
             return
         for pod in self.pods:
@@ -152,7 +162,7 @@ class World:
             raise Violation(f"{pod.name} went from epoch {pod.epoch} back to {epoch}")
         if epoch == pod.epoch and digest != pod.digest:
             raise Violation(f"{pod.name} changed its version within epoch {epoch}")
-        if (epoch, digest) not in self.commits:
+        if (epoch, digest) not in self.commits and (epoch, digest) not in self.annotated:
             raise Violation(f"{pod.name} serves {digest} at epoch {epoch}, which was never committed")
         pod.epoch, pod.digest = epoch, digest
         self.note(f"{pod.name} serves {digest} epoch {epoch}")
@@ -161,7 +171,7 @@ class World:
 
     def birth(self, **traits: Any) -> SimPod:
         self.born += 1
-        pod = SimPod(f"pod-{self.born}", **traits)
+        pod = SimPod(f"pod-{self.born}", template=self.template, born_at=self.clock, **traits)
         self.pods.append(pod)
         self.note(f"{pod.name} is born")
         self.spawn(self._live(pod))
@@ -169,9 +179,10 @@ class World:
 
     async def _live(self, pod: SimPod) -> None:
         await self.step(seconds=0.3 + self.random.random() * 4)
+        self._obey_annotation(pod)
         await self.follow(pod)
         pod.up = True
-        while not pod.gone and (self.record.current is None or pod.digest is None):
+        while not pod.gone and pod.digest is None:
             await self.step(seconds=POLL_SECONDS)
             await self.follow(pod)
         await self.follow(pod)
@@ -199,6 +210,25 @@ class World:
         pod.prepared.pop(entry.digest, None)
         self.serve(pod, entry.epoch, entry.digest)
 
+    def _obey_annotation(self, pod: SimPod) -> None:
+        """Only while the record says the same: reserved, or already committed. A pod that cannot load it takes the record's."""
+        if pod.template is None or pod.template[1] in pod.refuses:
+            return
+        known = [(entry.epoch, entry.digest) for entry in (self.record.reserved, self.record.current) if entry]
+        if pod.template in known or not self.rules.annotation_needs_the_record:
+            self.serve(pod, *pod.template)
+
+    async def control(self) -> None:
+        """The Deployment's controller: one pod more than wanted, none less; old templates are replaced by the present one."""
+        while True:
+            await self.step(seconds=1.0)
+            living = [pod for pod in self.pods if not pod.gone and not pod.terminating]
+            old = [pod for pod in living if pod.template != self.template]
+            if len(living) < self.replicas or (old and len(living) == self.replicas):
+                self.birth()
+            elif old and sum(pod.ready for pod in living) > self.replicas:
+                self.spawn(self.end_of(old[0]))
+
     def _expire(self, pod: SimPod) -> None:
         """Drops what was prepared beyond its deadline, or for an epoch that the record has passed."""
         kept = {digest: (epoch, end) for digest, (epoch, end) in pod.prepared.items() if end > self.clock and epoch >= self.record.epoch}
@@ -211,8 +241,6 @@ class World:
         await self.step(seconds=1 + self.random.random() * 6)
         pod.ready, pod.up, pod.gone = False, False, True
         self.note(f"{pod.name} is gone")
-        if sum(not other.gone for other in self.pods) < self.replicas:
-            self.birth()
 
 
 class SimRecords:
@@ -368,6 +396,27 @@ class SimPods:
         found = self._find(pod)
         if not found.terminating:
             self.world.spawn(self.world.end_of(found))
+
+
+class SimRollouts:
+    def __init__(self, world: World, actor: Actor) -> None:
+        self.world, self.actor = world, actor
+
+    async def annotate(self, target: Target) -> None:
+        await self.world.step(self.actor)
+        self.world.template = (target.epoch, target.digest)
+        self.world.annotated.add((target.epoch, target.digest))
+        self.world.note(f"{self.actor.name} annotates epoch {target.epoch} {target.digest}")
+        await self.world.step(self.actor)
+        if self.world.chance(0.02):
+            raise UnknownWriteError("the answer was lost")
+
+    async def undo(self, epoch: int) -> None:
+        await self.world.step(self.actor)
+        if self.world.template and self.world.template[0] == epoch:
+            self.world.template = None
+            self.world.note(f"{self.actor.name} takes the annotation of epoch {epoch} away")
+        await self.world.step(self.actor)
 
 
 class SimJournal:

@@ -10,7 +10,8 @@ from fraudops.promotion import record as records_of
 from fraudops.promotion.convergence import Result
 from fraudops.promotion.ports import Pod, StaleRecordError, Target, UnknownWriteError
 from fraudops.promotion.protocol import Promoter
-from tests.simulation.scenario import Scenario
+from fraudops.promotion.record import Strategy
+from tests.simulation.scenario import STRATEGIES, Scenario
 from tests.simulation.world import Rules, Violation
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "500"))
@@ -111,6 +112,13 @@ class UndoesWithoutComparing(Promoter):
         return back
 
 
+class LeavesRolloutsUnfinished(Promoter):
+    """What a dead promoter left on the pod template stays there."""
+
+    async def undo_unfinished_rollout(self, record: Any, token: Any) -> Any:
+        return record
+
+
 @pytest.mark.parametrize(
     ("rules", "promoter"),
     [
@@ -118,6 +126,7 @@ class UndoesWithoutComparing(Promoter):
         pytest.param(Rules(pods_poll=False), Promoter, id="pods read the record by themselves"),
         pytest.param(Rules(list_all=False), Promoter, id="unready and terminating pods are activated too"),
         pytest.param(Rules(gone_means_gone=False), Promoter, id="a deletion asked for is not gone"),
+        pytest.param(Rules(annotation_needs_the_record=False), Promoter, id="a newborn obeys the annotation only while the record says the same"),
         pytest.param(Rules(), CommitsWithALaterRead, id="the commit is compared with the reservation"),
         pytest.param(Rules(), ActivatesThePodsOfBefore, id="the pods are listed after the commit"),
         pytest.param(Rules(), ForgetsItsTries, id="a try finishes what its request began"),
@@ -125,13 +134,15 @@ class UndoesWithoutComparing(Promoter):
         pytest.param(Rules(), IgnoresThePodsEpochs, id="the reservation is above every pod's epoch"),
         pytest.param(Rules(), TakesSilenceForConsent, id="silence is not consent"),
         pytest.param(Rules(), DoesNotAskTheReadyAgain, id="a ready pod has a veto"),
+        pytest.param(Rules(), LeavesRolloutsUnfinished, id="the next holder of the lock undoes an unfinished rollout"),
         pytest.param(Rules(), UndoesWithoutComparing, id="the way back is compared with the own commit"),
     ],
 )
-def test_the_search_finds_a_violation_when_a_rule_is_switched_off(rules: Rules, promoter: type[Promoter]) -> None:
+def test_the_search_finds_a_violation_when_a_rule_is_switched_off(rules: Rules, promoter: type[Promoter], request: pytest.FixtureRequest) -> None:
+    strategies: tuple[Strategy, ...] = ("rollout", "broadcast") if "annotation" in request.node.name or "rollout" in request.node.name else STRATEGIES
     for seed in range(SEARCH):
         try:
-            Scenario(seed, rules, promoter).run()
+            Scenario(seed, rules, promoter, strategies).run()
         except Violation:
             return
     pytest.fail(f"no violation in {SEARCH} seeds: the search is blind to this rule")
