@@ -108,7 +108,7 @@ class InferenceSettings(ProgramSettings):
     record_poll_seconds: float = Field(2.0, gt=0, le=60, description="Seconds between two looks at the serving record.")
     graceful_timeout_seconds: int = Field(20, ge=1, le=600, description="Seconds that a stopping worker may take for the requests it has begun.")
     drain_seconds: float = Field(
-        1.0, ge=0, le=300, description="Seconds of the graceful timeout in which a stopping worker still answers, with `Connection: close`."
+        1.0, ge=0, le=300, description="Seconds, at most half of the graceful timeout, in which a stopping worker still answers, with `Connection: close`."
     )
     audit: AuditSettings = AuditSettings()
 

@@ -49,7 +49,7 @@ class Service(FastAPI):
 def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     """A worker's application, after the fork; it registers itself with the pod when it starts."""
     state = State.at(settings.state)
-    metrics, run = Metrics(), RunFolder(state.run)
+    metrics, run = Metrics(state.metrics), RunFolder(state.run)
     worker = Worker(state.bundles, metrics, drain)
     audit = Audit(partial(SpoolWriter, state.spool, f"{settings.pod}-{os.getpid()}", settings.audit), metrics, blocking=settings.audit.fsync == "always")
     pod = Pod(state, run, BundleCache(state.bundles, state.run), lambda: FileRecordStore(state.serving_record).read()[0])

@@ -111,6 +111,9 @@ class Edge:
             status, headers, content, request_id = answer.status, [JSON], answer.body, answer.request_id
         except FraudopsError as error:
             status, headers, content = problem(error)
+            if b"expect" in known:
+                # The client waits with its body, and may not send it at all: what comes next would be taken for it.
+                headers.append((b"connection", b"close"))
         headers.append((b"content-length", b"%d" % len(content)))
         self._finish(headers, request_id or uuid7())
         return status, headers, content
@@ -146,7 +149,7 @@ class Edge:
             raise UnauthorisedError
 
 
-_KNOWN = frozenset({b"content-type", b"content-length", b"x-request-id", b"authorization"})
+_KNOWN = frozenset({b"expect", b"content-type", b"content-length", b"x-request-id", b"authorization"})
 
 
 def _known_headers(headers: Headers) -> dict[bytes, bytes]:

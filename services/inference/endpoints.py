@@ -85,6 +85,16 @@ class Reload:
         return Answer(_encode(await self._status.reloaded()), call.request_id or uuid7())
 
 
+class DrainPod:
+    def __init__(self, pod: Pod, status: Status) -> None:
+        self._pod, self._status = pod, status
+
+    async def __call__(self, call: Call) -> Answer:
+        """Every worker asks its clients to leave from here on, and the pod is no longer ready; there is no way back."""
+        await self._pod.drain()
+        return Answer(_encode(await self._status.reloaded()), call.request_id or uuid7())
+
+
 def _required(request: ReloadRequest, field: str) -> str:
     value: Any = getattr(request, field)
     if value is None:
@@ -99,4 +109,5 @@ def endpoints(worker: Worker, scoring: Scoring, audit: Audit, pod: Pod, status: 
         "/predict/batch": Endpoint(predictions.many, BATCH_BYTES, gate=batches),
         "/feedback": Endpoint(Feedback(audit), BATCH_BYTES, gate=batches),
         "/reload": Endpoint(Reload(pod, status), SINGLE_BYTES, admin=True, body_required=False),
+        "/drain": Endpoint(DrainPod(pod, status), SINGLE_BYTES, admin=True, body_required=False),
     }

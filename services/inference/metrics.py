@@ -4,6 +4,7 @@ prometheus-client decides at its import whether processes share files: `main()` 
 A metric never carries the model's version as a label, which would stay behind after a promotion: the version is a value.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -18,9 +19,9 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class Metrics:
-    """The metrics of one worker. Make it after the fork."""
+    """The metrics of one worker, in files of its own in `folder`. Make it after the fork. Raises OSError when the disk refuses."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         # The registry only keeps the definitions out of the process-wide default: `render` reads the files of all workers.
         registry = CollectorRegistry()
         self._requests = Counter("http_requests", "Answered requests.", ["method", "endpoint", "status"], registry=registry)
@@ -35,6 +36,8 @@ class Metrics:
         self._record = Gauge(
             "fraudops_record_epoch", "The serving record's epoch as this pod last read it.", registry=registry, multiprocess_mode="livemostrecent"
         )
+        self._duration.labels("other")
+        _reserve(folder)
         self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def answered(self, method: str, endpoint: str, status: int, seconds: float) -> None:
@@ -62,6 +65,13 @@ class Metrics:
 
     def record_read(self, epoch: int) -> None:
         self._record.set(epoch)
+
+
+def _reserve(folder: Path) -> None:
+    """prometheus-client maps sparse files: on a disk that has filled up since, the first touch of a page would kill the process (SIGBUS)."""
+    for path in folder.glob(f"*_{os.getpid()}.db"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
 class PodNow:

@@ -42,6 +42,7 @@ def describe(document: dict[str, Any], model: Model | None) -> dict[str, Any]:
         "/predict/batch": _post("Score many transactions, all or none", batch, ScoredBatch, (413, 415, 422, 503)),
         "/feedback": _post("Say what became of transactions", labels, Accepted, (413, 415, 422, 503), status=202),
         "/reload": _post("Prepare, commit or drop a version in every worker", ReloadRequest, Reloaded, (401, 403, 409, 422, 503), admin=True),
+        "/drain": _post("Ask every client to leave, before the pod is stopped", None, Reloaded, (401, 403, 503), admin=True),
     }
     components = document.get("components", {})
     return document | {
@@ -61,9 +62,10 @@ def _post(summary: str, body: Any, answer: Any, errors: tuple[int, ...], *, stat
         "summary": summary,
         "operationId": summary.lower().replace(",", "").replace(" ", "_"),
         "tags": ["admin" if admin else "predictions"],
-        "requestBody": {"required": not admin, **_content("application/json", body)},
         "responses": responses,
     }
+    if body:
+        operation["requestBody"] = {"required": not admin, **_content("application/json", body)}
     return {"post": operation | ({"security": [{"admin": []}]} if admin else {})}
 
 

@@ -59,7 +59,10 @@ class Pod:
         await self.run.ask_all(Ask(op="drop", digest=digest), STATE_SECONDS)
 
     async def drain(self) -> None:
-        await self.run.ask_all(Ask(op="drain"), STATE_SECONDS)
+        """Raises StoreDownError when a worker does not hear it."""
+        answers = await self.run.ask_all(Ask(op="drain"), STATE_SECONDS)
+        if faults := [answer.fault for answer in answers if answer.fault]:
+            raise StoreDownError("; ".join(faults))
 
     async def follow(self, epoch: int = 0, version: str | None = None, digest: str | None = None, seconds: float = PREPARE_SECONDS) -> None:
         """Reads the record and serves what it names, in every worker. Raises RefusedError when the record is not (yet) at `epoch`, names another

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from fraudops.canonical import canonical_json
-from fraudops.promotion.record import ServingRecord
 from fraudops.state import State
 
 KEPT = 3
@@ -40,7 +39,6 @@ class RecordView(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     version: str | None = None
     ready: bool = False
-    mirrored: int = 0
     error: str | None = None
     refused: str | None = None
 
@@ -66,10 +64,6 @@ def write(path: Path, content: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(canonical_json(content))
     temporary.replace(path)
-
-
-def view_of(record: ServingRecord, view: RecordView, error: str | None) -> RecordView:
-    return msgspec.structs.replace(view, epoch=record.epoch, version=record.current.version if record.current else None, mirrored=record.mirrored, error=error)
 
 
 def _read(path: Path, default: Content) -> Content:

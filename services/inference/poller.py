@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 
 import msgspec
 
@@ -11,10 +12,11 @@ from fraudops.promotion.record import ServingRecord
 from services.inference.channel import WorkerAnswer
 from services.inference.metrics import Metrics
 from services.inference.pod import Pod, try_lock
-from services.inference.pod_files import PodState, RecordView, read_pod_state, read_record_view, record_view_path, view_of, write
+from services.inference.pod_files import PodState, RecordView, read_pod_state, read_record_view, record_view_path, write
 
 logger = logging.getLogger(__name__)
 STARTING_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 15.0
 
 
 class Poller:
@@ -22,18 +24,20 @@ class Poller:
 
     def __init__(self, pod: Pod, metrics: Metrics, workers: int, poll_seconds: float) -> None:
         self._pod, self._metrics, self._workers, self._poll_seconds = pod, metrics, workers, poll_seconds
+        self._failed: tuple[int, str] | None = None
+        self._pause, self._next_try = poll_seconds, 0.0
 
     async def run(self) -> None:
         descriptor = os.open(self._pod.state.run / "poller.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while True:
-                quick = try_lock(descriptor) and await self._look()
-                await asyncio.sleep(STARTING_SECONDS if quick else self._poll_seconds)
+                starting = try_lock(descriptor) and await self._look()
+                await asyncio.sleep(STARTING_SECONDS if starting else self._poll_seconds)
         finally:
             os.close(descriptor)
 
     async def _look(self) -> bool:
-        """True while the pod is only waiting for its workers to start."""
+        """Notes what the record says and whether the pod is ready. True while the pod only waits for its workers to start."""
         before = read_record_view(self._pod.state)
         try:
             record = await self._pod.record()
@@ -41,12 +45,10 @@ class Poller:
             view = msgspec.structs.replace(before, error=str(error))
         else:
             self._metrics.record_read(record.epoch)
-            view = view_of(record, before, await self._follow(record))
-        now, workers = read_pod_state(self._pod.state), await self._pod.workers()
-        settled = now.digest is not None and _all_at(now, workers) and len(workers) >= self._workers
-        # Behind the record it cannot become ready; ahead of it, or when it cannot be read, what the pod has is the best there is.
-        caught_up = settled and (now.epoch == view.epoch or (view.error is not None and now.epoch > view.epoch))
-        if before.ready or caught_up:
+            version = record.current.version if record.current else None
+            view = msgspec.structs.replace(before, epoch=record.epoch, version=version, error=await self._follow(record))
+        caught_up = await self._has_caught_up(view)
+        if caught_up and not view.ready and not await self._has_moved(view):
             view = msgspec.structs.replace(view, ready=True)
         if caught_up and not view.error:
             view = msgspec.structs.replace(view, refused=None)
@@ -58,18 +60,42 @@ class Poller:
     async def _follow(self, record: ServingRecord) -> str | None:
         """Why the pod does not follow the record, None when it does."""
         now = read_pod_state(self._pod.state)
+        if record.epoch < now.epoch:
+            return f"the serving record went back to epoch {record.epoch}, this pod stays at {now.epoch}: promote again, or restore the record"
+        behind = now.is_behind(record.epoch)
+        if not behind and record.current and record.current.digest != now.digest:
+            return f"the serving record names another model for epoch {record.epoch} than this pod serves: promote again"
+        if not behind and _all_at(now, await self._pod.workers()):
+            self._failed = None
+            return None
+        if self._failed and self._failed[0] == record.epoch and time.monotonic() < self._next_try:
+            return self._failed[1]
         try:
-            if now.is_behind(record.epoch):
-                await self._pod.follow()
-            elif record.epoch < now.epoch:
-                return f"the serving record went back to epoch {record.epoch}, this pod stays at {now.epoch}: promote again, or restore the record"
-            elif record.current and record.current.digest != now.digest:
-                return f"the serving record names another model for epoch {record.epoch} than this pod serves: promote again"
-            elif not _all_at(now, await self._pod.workers()):
-                await self._pod.finish()
+            await (self._pod.follow() if behind else self._pod.finish())
         except FraudopsError as error:
-            return str(error)
+            return self._put_off(record.epoch, str(error))
         return None
+
+    def _put_off(self, epoch: int, failure: str) -> str:
+        """Bringing and proving a bundle is not free: what failed is tried again after pauses that double, a new epoch at once."""
+        again = self._failed is not None and self._failed[0] == epoch
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS) if again else self._poll_seconds
+        self._failed, self._next_try = (epoch, failure), time.monotonic() + self._pause
+        return failure
+
+    async def _has_caught_up(self, view: RecordView) -> bool:
+        """Behind the record the pod has not; ahead of it, or when it cannot be read, what the pod has is the best there is."""
+        now, workers = read_pod_state(self._pod.state), await self._pod.workers()
+        if now.digest is None or not _all_at(now, workers) or len(workers) < self._workers:
+            return False
+        return now.epoch == view.epoch or (view.error is not None and now.epoch > view.epoch)
+
+    async def _has_moved(self, view: RecordView) -> bool:
+        """The last look before the pod turns ready: a promotion that has committed meanwhile did not wait for it."""
+        try:
+            return view.error is None and (await self._pod.record()).epoch != view.epoch
+        except FraudopsError:
+            return False
 
 
 def _all_at(now: PodState, workers: list[WorkerAnswer]) -> bool:

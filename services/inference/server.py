@@ -81,17 +81,25 @@ class InferenceWorker(UvicornWorker):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         settings = self.app.settings
-        self.config.timeout_graceful_shutdown = max(1, int(settings.graceful_timeout_seconds - settings.drain_seconds) - 1)
+        self._drain_seconds = min(settings.drain_seconds, settings.graceful_timeout_seconds / 2)
+        self.config.timeout_graceful_shutdown = max(1, int(settings.graceful_timeout_seconds - self._drain_seconds) - 1)
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        server = DrainingServer(self.config, self.app.drain, self.app.settings.drain_seconds)
+        server = DrainingServer(self.config, self.app.drain, self._drain_seconds)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGQUIT, server.stop)
         loop.add_reader(self.app.lifeline[0], server.stop)
-        await server.serve(sockets=self.sockets)
-        if not server.started:
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        try:
+            await server.serve(sockets=self.sockets)
+        finally:
+            if not server.started:
+                sys.exit(self._failure())
+
+    def _failure(self) -> int:
+        """gunicorn ends the whole service for a worker that cannot start; while others serve it must only try again."""
+        others = [path for path in State.at(self.app.settings.state).run.glob("worker-*.sock") if path.name != f"worker-{os.getpid()}.sock"]
+        return 1 if others else Arbiter.WORKER_BOOT_ERROR
 
 
 class DrainingServer(Server):

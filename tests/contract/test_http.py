@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -152,6 +153,17 @@ def test_a_connection_survives_a_refusal(service: Service) -> None:
     assert statuses == [413, 422, 200]
 
 
+def test_a_client_that_waits_with_its_body_is_told_before_it_sends_and_let_go(service: Service) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 70000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(head)
+        received = b""
+        while part := connection.recv(65_536):
+            received += part
+    assert received.startswith(b"HTTP/1.1 413")
+    assert b"connection: close" in received
+
+
 def test_a_batch_is_answered_in_its_order_and_as_single_calls_are(service: Service) -> None:
     rows = [ULB_ROW | {"Amount": amount, "transaction_id": f"b-{amount}"} for amount in range(600)]
     answer = service.post("/predict/batch", json.dumps({"transactions": rows}))
@@ -266,7 +278,7 @@ def test_the_documentation_shows_the_schema_of_the_served_model(service: Service
 
 def test_the_documentation_names_every_call_and_every_reference_resolves(service: Service) -> None:
     document = HTTP.get(f"{service.url}/openapi.json").json()
-    assert document["paths"].keys() == {"/health", "/ready", "/model_info", "/metrics", "/predict", "/predict/batch", "/feedback", "/reload"}
+    assert document["paths"].keys() == {"/health", "/ready", "/model_info", "/metrics", "/predict", "/predict/batch", "/feedback", "/reload", "/drain"}
     names = re.findall(r'"#/components/schemas/([A-Za-z]+)"', json.dumps(document))
     assert {name for name in names if name not in document["components"]["schemas"]} == set()
 

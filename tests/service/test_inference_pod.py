@@ -17,7 +17,7 @@ import pytest
 
 from fraudops.audit.records import Prediction
 from services.inference.channel import Ask, RunFolder
-from services.inference.pod_files import PodState, pod_state_path, read_pod_state, write
+from services.inference.pod_files import pod_state_path, read_pod_state, write
 from tests.serving import HTTP, ULB_ROW, Service, problem
 from tests.support import eventually
 
@@ -33,7 +33,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     started.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One that looks at the record by itself only after a minute: what it does, it was told to."""
     started = Service(tmp_path_factory.mktemp("slow"), environment={"FRAUDOPS_RECORD_POLL_SECONDS": "60"}).promoted(1)
@@ -231,47 +231,54 @@ def test_reload_only_moves_to_what_the_record_names(service: Service) -> None:
 
 
 def test_prepare_changes_nothing_until_the_record_commits(slow: Service) -> None:
-    digest = slow.bundle(2)
-    prepared = slow.reload(phase="prepare", version="2", digest=digest, epoch=2, deadline_seconds=60)
+    before, digest = slow.ready(), slow.bundle(20)
+    prepared = slow.reload(phase="prepare", version="20", digest=digest, epoch=before["epoch"] + 1, deadline_seconds=60)
     assert prepared.status_code == 200
-    assert (prepared.json()["epoch"], prepared.json()["version"]) == (1, "1")
-    assert versions_now(slow) == {"1"}
+    assert (prepared.json()["epoch"], prepared.json()["version"]) == (before["epoch"], before["version"])
+    assert versions_now(slow) == {before["version"]}
     # What is prepared is open: it serves although the cache has lost it meanwhile.
     for file in (slow.state.bundles / digest).iterdir():
         file.unlink()
-    epoch = slow.record("2", digest)
+    epoch = slow.record("20", digest)
     assert slow.reload(phase="commit", epoch=epoch).status_code == 200
-    assert versions_now(slow) == {"2"}
+    assert versions_now(slow) == {"20"}
+    slow.bundle(20)
+    move_to(slow, 1)
 
 
 def test_a_refused_prepare_has_changed_nothing_and_says_why(slow: Service) -> None:
-    digest = slow.bundle(2)
-    with (slow.state.bundles / digest / "scorer.json").open("a") as file:
-        file.write(" ")
-    refused = slow.reload(phase="prepare", version="2", digest=digest, epoch=2)
+    before, digest = slow.ready(), slow.bundle(21)
+    alter(slow, digest)
+    refused = slow.reload(phase="prepare", version="21", digest=digest, epoch=before["epoch"] + 1)
     assert refused.status_code == 503  # it was refused, and cannot be fetched anew without MLflow
     assert "scorer.json has been altered" in problem(refused)["detail"]
     assert not (slow.state.bundles / digest).exists()
-    assert slow.ready()["version"] == "1"
-    assert versions_now(slow) == {"1"}
-    unknown = slow.reload(phase="prepare", version="3", digest="0" * 64, epoch=2)
+    assert slow.ready() == before
+    assert versions_now(slow) == {before["version"]}
+    unknown = slow.reload(phase="prepare", version="3", digest="0" * 64)
     assert "not in the cache" in problem(unknown)["detail"]
 
 
 @pytest.mark.parametrize("how", ["dropped", "expired"])
 def test_what_was_prepared_is_forgotten(slow: Service, how: str) -> None:
-    digest = slow.bundle(2)
-    prepared = slow.reload(phase="prepare", version="2", digest=digest, epoch=2, deadline_seconds=60 if how == "dropped" else 5)
+    before, seed = slow.ready(), 22 if how == "dropped" else 23
+    digest, epoch = slow.bundle(seed), before["epoch"] + 1
+    prepared = slow.reload(phase="prepare", version=str(seed), digest=digest, epoch=epoch, deadline_seconds=60 if how == "dropped" else 5)
     assert prepared.status_code == 200, prepared.text
     if how == "dropped":
-        assert slow.reload(phase="drop", version="2", digest=digest, epoch=2).status_code == 200
+        assert slow.reload(phase="drop", version=str(seed), digest=digest, epoch=epoch).status_code == 200
     eventually(lambda: _nothing_warm(slow), 20)
-    epoch = slow.record("2", digest)
-    with (slow.state.bundles / digest / "scorer.json").open("a") as file:
-        file.write(" ")
+    slow.record(str(seed), digest)
+    alter(slow, digest)
     # Nothing is open any more, so the altered file is met.
-    assert "altered" in problem(slow.reload(phase="commit", epoch=epoch))["detail"]
-    assert versions_now(slow) == {"1"}
+    assert "altered" in problem(slow.reload(phase="commit"))["detail"]
+    assert versions_now(slow) == {before["version"]}
+    move_to(slow, 1)
+
+
+def alter(service: Service, digest: str) -> None:
+    with (service.state.bundles / digest / "scorer.json").open("a") as file:
+        file.write(" ")
 
 
 def _nothing_warm(service: Service) -> None:
@@ -281,8 +288,7 @@ def _nothing_warm(service: Service) -> None:
 
 def test_a_hung_worker_is_reported_and_ends_on_the_new_version_when_it_is_back(slow: Service) -> None:
     hung = slow.worker_pids()[0]
-    digest = slow.bundle(2)
-    epoch = slow.record("2", digest)
+    epoch = slow.record("24", slow.bundle(24))
     os.kill(hung, signal.SIGSTOP)
     try:
         answer = eventually(lambda: _served_by_the_other(slow, epoch), 60)
@@ -290,7 +296,7 @@ def test_a_hung_worker_is_reported_and_ends_on_the_new_version_when_it_is_back(s
     finally:
         os.kill(hung, signal.SIGCONT)
     eventually(lambda: _reloaded(slow, epoch), 30)
-    assert versions_now(slow) == {"2"}
+    assert versions_now(slow) == {"24"}
 
 
 def _served_by_the_other(service: Service, epoch: int) -> httpx.Response:
@@ -316,17 +322,21 @@ def test_what_a_dead_coordinator_left_is_finished_from_the_state_file(service: S
 
 
 def test_a_worker_born_after_the_pods_commit_serves_it_before_it_accepts(slow: Service) -> None:
-    digest = slow.bundle(2)
-    write(pod_state_path(slow.state), PodState(epoch=2, version="2", digest=digest, source="cache"))
+    digest = slow.bundle(25)
+    now = read_pod_state(slow.state)
+    write(pod_state_path(slow.state), now.next(now.epoch + 1, "25", digest, "cache"))
     born = slow.worker_pids()
     os.kill(born[0], signal.SIGKILL)
 
     def replaced() -> None:
         workers = HTTP.get(f"{slow.url}/ready").json()["workers"]
         (new,) = [worker for worker in workers if worker["pid"] not in born]
-        assert (new["epoch"], new["version"]) == (2, "2")
+        assert (new["epoch"], new["version"]) == (now.epoch + 1, "25")
 
     eventually(replaced, 10)
+    slow.record("25", digest, epoch=now.epoch + 1)
+    _reloaded(slow, now.epoch + 1)
+    assert versions_now(slow) == {"25"}
 
 
 def test_the_cache_keeps_the_last_three_that_served(tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ import httpx
 import pytest
 
 from fraudops.audit.records import Prediction
-from services.inference.channel import Ask, RunFolder
-from tests.serving import ULB_ROW, Service, problem
+from tests.serving import HTTP, TOKEN, ULB_ROW, Service, problem
 from tests.support import eventually
 
 HEAVY = ("sklearn", "scikit_learn", "skops", "pandas", "mlflow", "scipy", "evidently", "matplotlib", "pyarrow", "onnxruntime")
@@ -151,11 +150,11 @@ def _more_than(items: list[str], count: int) -> None:
     assert len(items) > count
 
 
-async def test_a_drain_reaches_every_worker(tmp_path: Path) -> None:
+def test_a_drain_reaches_every_worker(tmp_path: Path) -> None:
     service = Service(tmp_path).promoted(1)
     try:
-        answers = await RunFolder(service.state.run).ask_all(Ask(op="drain"), 5)
-        assert [answer.reply.draining for answer in answers if answer.reply] == [True, True]
+        assert HTTP.post(f"{service.url}/drain").status_code == 401
+        assert HTTP.post(f"{service.url}/drain", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
         assert {service.predict().headers.get("connection") for _ in range(12)} == {"close"}
     finally:
         service.stop()
