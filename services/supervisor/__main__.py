@@ -6,7 +6,7 @@ import sys
 import click
 from rich.console import Console
 
-from fraudops.errors import FraudopsError
+from fraudops.errors import FraudopsError, SettingsError
 from fraudops.state import DEFAULT_STATE, State
 
 notices = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -79,9 +79,16 @@ def main() -> None:
         error.show()
         sys.exit(64)
     except FraudopsError as error:
-        notices.print("[bold red]error:[/]", end=" ")
-        notices.print(str(error), markup=False)
+        _complain(str(error))
         sys.exit(error.exit_code)
+    except PermissionError as error:
+        _complain(f"{error.filename} belongs to another user: run as that user, or name another folder with --state")
+        sys.exit(SettingsError.exit_code)
+
+
+def _complain(text: str) -> None:
+    notices.print("[bold red]error:[/]", end=" ")
+    notices.print(text, markup=False)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fraudops.state import State
@@ -19,7 +20,7 @@ class Announcer:
 
     def __init__(self, console: Console, dated: bool = False) -> None:
         self._console = console
-        self._dated = dated
+        self.dated = dated
         self._seen: dict[str, tuple[Phase, int]] = {}
 
     def skip(self, record: Record) -> None:
@@ -49,7 +50,7 @@ class Announcer:
 
     def say(self, text: str) -> None:
         """A terminal that is gone stops nobody's work."""
-        date = f"{datetime.now().astimezone().isoformat(timespec='seconds')} " if self._dated else ""
+        date = f"{datetime.now().astimezone().isoformat(timespec='seconds')} " if self.dated else ""
         with contextlib.suppress(OSError):
             self._console.print(f"{date}{text}")
 
@@ -64,7 +65,7 @@ def table(state: State, choices: Choices) -> Table:
     rows.add_row("predictions", choices.inference_url, f"[dim]{choices.inference_url}/docs[/]")
     rows.add_row("models", choices.mlflow_url, "[dim]MLflow[/]")
     rows.add_row("audit", f"postgresql://127.0.0.1:{choices.postgresql_port}/fraudops", "[dim]its password is in up.json[/]")
-    rows.add_row("state", str(state.root), "[dim]logs in logs/[/]")
+    rows.add_row("state", escape(str(state.root)), "[dim]logs in logs/[/]")
     return rows
 
 
@@ -96,4 +97,4 @@ def _parts(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _plain(reason: str | None) -> str:
-    return (reason or "for no known reason").replace("[", r"\[")
+    return escape(reason or "for no known reason")

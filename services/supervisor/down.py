@@ -7,6 +7,7 @@ import signal
 import time
 
 from rich.console import Console
+from rich.markup import escape
 
 from fraudops.errors import StoreDownError
 from fraudops.state import State
@@ -22,7 +23,7 @@ PATIENCE_SECONDS = 95.0
 def down(state: State, notices: Console) -> None:
     """Raises StoreDownError when somebody else's `down` does not come to an end."""
     if not state.root.is_dir():
-        notices.print(f"nothing runs in {state.root}")
+        notices.print(f"nothing runs in {state.root}", markup=False)
         return
     os.umask(0o077)
     announcer = Announcer(notices)
@@ -32,7 +33,7 @@ def down(state: State, notices: Console) -> None:
         with lock(state, "down") as ours:
             if ours:
                 found = asyncio.run(_stop_parts(state, announcer)) or found
-                announcer.say(f"nothing runs in {state.root} now" if found else f"nothing runs in {state.root}")
+                announcer.say(f"nothing runs in {escape(str(state.root))}{' now' if found else ''}")
                 return
         found = _stop_supervisor(state, announcer, deadline - PATIENCE_SECONDS) or found
     raise StoreDownError(f"what runs in {state.root} does not stop: see `fraudops status` and {state.logs}")

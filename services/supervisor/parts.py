@@ -66,7 +66,9 @@ class Part:
 
     @property
     def fingerprint(self) -> str:
-        return sha256_bytes(canonical_json([self.command, dict(self.environment)]))
+        """Of what makes it another part: not of what the shell that started it happened to hold."""
+        chosen = {name: value for name, value in self.environment.items() if name not in INHERITED}
+        return sha256_bytes(canonical_json([self.command, chosen]))
 
 
 def build(state: State, choices: Choices, server: PostgreSQL, admin_token: str) -> dict[str, Part]:

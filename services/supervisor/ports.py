@@ -23,7 +23,7 @@ def choose(previous: Choices | None, host: str | None, port: int | None, workers
     postgresql = kept.postgresql_port if "postgresql" in living else free_port(LOOPBACK, kept.postgresql_port, POSTGRESQL)
     mlflow = kept.mlflow_port if "mlflow" in living else free_port(LOOPBACK, kept.mlflow_port, MLFLOW, not_these=(postgresql,))
     given = port or (kept.inference_port if kept.port_given else None)
-    if "inference" in living and given in (None, kept.inference_port) and host == kept.host:
+    if "inference" in living and given in (None, kept.inference_port):
         inference = kept.inference_port
     elif given:
         refuse_taken(host, given)

@@ -37,7 +37,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PartRecord(msgspec.Struct, kw_only=True):
-    """`fingerprint`: of command and environment; a living process with another one is not what is wanted. `reason`: of the last failure."""
+    """`fingerprint`: of command and settings; a living process with another one is not what is wanted. `reason`: of the last failure."""
 
     phase: Phase = "stopped"
     process: Handle | None = None

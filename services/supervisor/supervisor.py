@@ -13,7 +13,7 @@ from services.supervisor.keeper import Keeper, PortTakenError
 from services.supervisor.parts import endings
 from services.supervisor.postgresql import PostgreSQL
 from services.supervisor.processes import Handle, run_to_end
-from services.supervisor.record import Choices, PartRecord, Record, save
+from services.supervisor.record import Choices, PartRecord, Record, record_path, save
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TRY_AGAIN = signal.SIGUSR1
@@ -48,7 +48,7 @@ class Supervisor:
             loop.add_signal_handler(number, asked.set)
         loop.add_signal_handler(TRY_AGAIN, self._try_again)
         work: list[Coroutine[Any, Any, Any]] = [keeper.keep(self._keepers) for keeper in self._keepers.values()]
-        work += [self._reconcile(), self._keep_logs_short(), asked.wait()]
+        work += [self._reconcile(), self._keep_house(asked), asked.wait()]
         tasks = [asyncio.create_task(each) for each in work]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
@@ -86,8 +86,10 @@ class Supervisor:
             if self._state.serving_record.exists() and all(self._keepers[name].runs.is_set() for name in ("postgresql", "mlflow")):
                 await run_to_end(command, environment, self._state.logs / "reconcile.log", self._state.root, seconds=120.0)
 
-    async def _keep_logs_short(self) -> None:
-        while True:
+    async def _keep_house(self, asked: asyncio.Event) -> None:
+        """Keeps the logs short; whose folder somebody has removed is to stop, or nobody would find it any more."""
+        while record_path(self._state).exists():
             with contextlib.suppress(OSError):
                 logs.bound(self._state.logs)
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+        asked.set()

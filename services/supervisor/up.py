@@ -116,7 +116,8 @@ def _announce_and_show(state: State, announcer: Announcer, output: Console) -> C
         if not shown and record.choices and settled(record):
             shown = True
             announcer.show(table(state, record.choices), output)
-            announcer.say("Ctrl-C stops everything")
+            if not announcer.dated:
+                announcer.say("Ctrl-C stops everything")
 
     return announce
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from fraudops.errors import StoreDownError
 from fraudops.state import State
@@ -23,7 +24,7 @@ ALL_IS_WELL, NOT_ALL_RUNS = 0, 75
 
 def join(state: State, supervisor: Handle, notices: Console, output: Console) -> int:
     """Waits for what another `up` started, having asked it to try again what it gave up. Returns the exit code."""
-    notices.print(f"already running in {state.root} under supervisor {supervisor.pid}; `fraudops down` stops it")
+    notices.print(f"already running in {escape(str(state.root))} under supervisor {supervisor.pid}; `fraudops down` stops it")
     announcer = Announcer(notices)
     announcer.skip(load(state))
     if any(part.phase == "gave up" for part in load(state).parts.values()):
@@ -38,6 +39,7 @@ def watch_child(state: State, child: subprocess.Popen[bytes], begin: int, notice
     supervisor = Handle.of(child.pid)
     code = _follow(state, supervisor, Announcer(notices), output, lambda: child.poll() is None)
     if child.returncode is None:
+        notices.print("`fraudops status` tells how it is, `fraudops down` stops it")
         return code
     if child.returncode == ALL_IS_WELL:
         return _follow(state, None, Announcer(notices), output, lambda: True)

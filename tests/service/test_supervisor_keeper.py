@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,17 +15,25 @@ import psutil
 import pytest
 
 from fraudops.errors import SettingsError
-from services.supervisor import keeper, logs, ports
+from fraudops.state import State
+from services.supervisor import keeper, logs, parts, ports, supervisor
 from services.supervisor.keeper import Keeper, PortTakenError
 from services.supervisor.parts import Part
+from services.supervisor.postgresql import PostgreSQL
 from services.supervisor.probes import ProbeError
 from services.supervisor.processes import Ending, Handle, end, session_members
-from services.supervisor.record import Choices, PartRecord
+from services.supervisor.record import Choices, PartRecord, Record
 from tests.support import free_port
 
 SLEEP = "import time; time.sleep(600)"
 ENDING = Ending(signal.SIGTERM, 5.0, session_members, list)
 Make = Callable[..., Keeper]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for pause in ("LOOK_SECONDS", "MISSED_PAUSE_SECONDS", "PROBE_PAUSE_SECONDS", "FIRST_PAUSE_SECONDS"):
+        monkeypatch.setattr(keeper, pause, 0.01)
 
 
 @pytest.fixture
@@ -59,10 +68,7 @@ async def until(check: Callable[[], bool], seconds: float = 20.0) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_part_that_fails_five_times_is_given_up_with_its_last_words_until_somebody_asks(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(keeper, "FIRST_PAUSE_SECONDS", 0.01)
+async def test_a_part_that_fails_five_times_is_given_up_with_its_last_words_until_somebody_asks(make: Make, tmp_path: Path) -> None:
     mended = tmp_path / "mended"
     one = make("fragile", f"import os, sys, time; time.sleep(600) if os.path.exists({str(mended)!r}) else sys.exit('Error: the wheel is off')")
     async with kept(one):
@@ -75,8 +81,7 @@ async def test_a_part_that_fails_five_times_is_given_up_with_its_last_words_unti
         await until(lambda: one.record.phase == "running")
 
 
-async def test_a_part_that_lives_but_does_not_answer_is_started_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "MISSED_PAUSE_SECONDS", 0.01)
+async def test_a_part_that_lives_but_does_not_answer_is_started_again(make: Make) -> None:
     deaf: set[Handle] = set()
 
     def probe(process: Handle) -> None:
@@ -94,9 +99,17 @@ async def test_a_part_that_lives_but_does_not_answer_is_started_again(make: Make
         assert one.record.reason == "it stopped answering: silence"
 
 
-async def test_silence_is_excused_while_what_a_part_needs_is_away(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "MISSED_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(keeper, "PROBE_PAUSE_SECONDS", 0.01)
+async def test_a_part_that_is_halted_is_started_again(make: Make) -> None:
+    one = make("halted", SLEEP)
+    async with kept(one):
+        await until(one.runs.is_set)
+        assert one.record.process
+        os.kill(one.record.process.pid, signal.SIGSTOP)
+        await until(lambda: one.record.restarts == 1 and one.record.phase == "running")
+        assert "halted by a signal" in (one.record.reason or "")
+
+
+async def test_silence_is_excused_while_what_a_part_needs_is_away(make: Make) -> None:
     asked = []
     store = make("store", SLEEP)
 
@@ -141,6 +154,23 @@ async def test_a_port_lost_before_the_first_start_calls_for_another(make: Make) 
         async with kept(one) as [task]:
             with pytest.raises(PortTakenError, match=f"taken by process {os.getpid()} "):
                 await asyncio.wait_for(asyncio.shield(task), 10)
+
+
+async def test_when_its_folder_is_removed_the_supervisor_stops_everything(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = State.at(tmp_path / "state")
+    server = PostgreSQL(state.postgresql, free_port())
+    server.make_passwords()
+    state.logs.mkdir()
+    monkeypatch.setattr(supervisor, "HOUSEKEEPING_SECONDS", 0.05)
+    monkeypatch.setattr(parts, "build", lambda *_: {name: make(name, SLEEP).part for name in parts.endings(state)})
+    record = Record()
+    choices = ports.choose(None, None, None, None)
+    running = asyncio.create_task(supervisor.Supervisor(state, record, choices, server, "token", lambda _: None).run())
+    await until(lambda: all(part.phase == "running" for part in record.parts.values()))
+    processes = [part.process for part in record.parts.values() if part.process]
+    shutil.rmtree(state.root)
+    assert await asyncio.wait_for(running, 20)
+    assert [process.alive for process in processes] == [False] * 4
 
 
 def test_a_program_that_ignores_the_request_to_stop_is_killed() -> None:
