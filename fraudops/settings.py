@@ -73,6 +73,13 @@ class ClusterSettings(Group):
     namespace: str | None = Field(None, description="The namespace of the release; by default that of the pod or of the kubeconfig.")
 
 
+class RetentionSettings(Group):
+    """How long audited predictions are kept."""
+
+    days: int = Field(400, ge=1, le=36_500, description="Whole days of predictions older than this are taken out of the audit.")
+    export: Path | None = Field(None, description="A folder that each day is written to as Parquet before it is taken out.")
+
+
 class PromotionSettings(Group):
     prepare_seconds: float = Field(60.0, gt=0, le=3600, description="Seconds in which every pod must have prepared a version.")
     activate_seconds: float = Field(30.0, gt=0, le=3600, description="Seconds in which every pod must have followed a commit.")
@@ -118,32 +125,52 @@ class ShipperSettings(ProgramSettings):
     audit: AuditSettings = AuditSettings()
 
 
-class ValidateJobSettings(ProgramSettings):
+class ClusterJobSettings(ProgramSettings):
+    """What every job reads that works beside a running product, here or in the cluster."""
+
+    cluster: ClusterSettings = ClusterSettings()
+
+
+class ValidateJobSettings(ClusterJobSettings):
     gates: GateLimits = GateLimits()
 
 
 class PromoteJobSettings(ValidateJobSettings):
-    """Promote, roll back, reconcile and list models."""
+    """Promote, roll back, reconcile, list models, and what promotes at its end: pipeline and bootstrap."""
 
-    cluster: ClusterSettings = ClusterSettings()
+    environment: Literal["development", "production"] = Field(
+        "development", description="In production a model that was trained on the packaged sample is refused."
+    )
     promotion: PromotionSettings = PromotionSettings()
     admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
     admin_port: int = Field(8001, ge=1, le=65535, description="The port of the pods' admin calls in the cluster.")
     request_id: str | None = Field(None, description="The promotion's id, the same for all tries: the Job's UID.")
 
 
-class DriftJobSettings(ProgramSettings):
+class DriftJobSettings(ClusterJobSettings):
     drift: DriftSettings = DriftSettings()
+
+
+class RetentionJobSettings(ProgramSettings):
+    retention: RetentionSettings = RetentionSettings()
 
 
 # What the command line reads from the environment itself, where a flag is not given.
 COMMAND_LINE = {
     "FRAUDOPS_DATA": "The data file that `--data` names.",
+    "FRAUDOPS_MARK_OUTPUT": "Set by `--on-cluster`: every line of standard output begins with a mark, so that it can be told from standard error in a pod's log.",
     "FRAUDOPS_SCHEMA": "The schema.yaml that `--schema` names.",
     "FRAUDOPS_STATE": "The state folder that `--state` names.",
     "FRAUDOPS_URL": "Where the inference service answers, instead of what `fraudops up` chose.",
 }
-PROGRAMS: tuple[type[ProgramSettings], ...] = (InferenceSettings, ShipperSettings, ValidateJobSettings, PromoteJobSettings, DriftJobSettings)
+PROGRAMS: tuple[type[ProgramSettings], ...] = (
+    InferenceSettings,
+    ShipperSettings,
+    ValidateJobSettings,
+    PromoteJobSettings,
+    DriftJobSettings,
+    RetentionJobSettings,
+)
 
 
 def known_variables() -> frozenset[str]:

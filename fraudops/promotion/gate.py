@@ -1,12 +1,12 @@
 """Which version may serve: one with a passing verdict, or a waiver, for exactly its digest; compared again when production has moved."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from fraudops.errors import RefusedError
 from fraudops.promotion.ports import Candidate
 from fraudops.promotion.record import ServingRecord, Strategy
-from fraudops.registry import ModelVersion
+from fraudops.registry import TAG_SAMPLE, ModelVersion
 
 
 class FailedGate(Protocol):
@@ -20,11 +20,18 @@ class FailedGate(Protocol):
     def detail(self) -> str: ...
 
 
+SAMPLE_REFUSED = "was trained on the packaged sample, and production refuses such a model: train on your own data (`fraudops train --data FILE`)"
+Environment = Literal["development", "production"]
 Recompare = Callable[[ModelVersion], Sequence[FailedGate]]
 
 
-def admit(version: ModelVersion, record: ServingRecord, strategy: Strategy, recompare: Recompare) -> Candidate:
-    """Raises RefusedError with the reason and what to do. `recompare` takes the candidate and compares it with the record's version."""
+def admit(version: ModelVersion, record: ServingRecord, strategy: Strategy, recompare: Recompare, environment: Environment = "development") -> Candidate:
+    """Raises RefusedError with the reason and what to do. `recompare` takes the candidate and compares it with the record's version.
+
+    In production no waiver lets a model of the packaged sample through.
+    """
+    if environment == "production" and version.tags.get(TAG_SAMPLE) == "true":
+        raise RefusedError(f"version {version.version} {SAMPLE_REFUSED}")
     if version.digest is None or version.schema_fingerprint is None:
         raise RefusedError(f"version {version.version} carries no bundle of fraudops; train one with `fraudops train`")
     current = record.current

@@ -13,8 +13,9 @@ from fraudops.promotion.journal import DatabaseJournal
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalPods, LocalRecords, SystemClock
 from fraudops.promotion.ports import Aliases, Lock, Pods, Records, Rollouts
 from fraudops.promotion.protocol import Promoter
+from fraudops.promotion.record import ServingRecord
 from fraudops.registry import Registry
-from fraudops.settings import PromoteJobSettings
+from fraudops.settings import ClusterSettings, PromoteJobSettings
 from fraudops.state import State
 
 Say = Callable[[str], None]
@@ -88,6 +89,21 @@ async def world_of(settings: PromoteJobSettings, state: State, say: Say, wait_se
             deadlines,
             say,
         )
+
+
+def read_record(settings: ClusterSettings, state: State) -> ServingRecord:
+    """What serves, from the ConfigMap when a release is named, else from the state folder. Raises StoreDownError; call it outside an event loop."""
+    if settings.release is None:
+        return FileRecordStore(state.serving_record).read()[0]
+    return asyncio.run(_from_cluster(settings.release, settings.namespace))
+
+
+async def _from_cluster(release: str, namespace: str | None) -> ServingRecord:
+    from fraudops.cluster.api import Cluster
+    from fraudops.cluster.records import ConfigMapRecords
+
+    async with Cluster.connect(namespace) as cluster:
+        return (await ConfigMapRecords(cluster, release).read())[0]
 
 
 def _local_token(state: State) -> str:
