@@ -158,7 +158,7 @@ class RetentionJobSettings(ProgramSettings):
 # What the command line reads from the environment itself, where a flag is not given.
 COMMAND_LINE = {
     "FRAUDOPS_DATA": "The data file that `--data` names.",
-    "FRAUDOPS_MARK_OUTPUT": "Set by `--on-cluster`: every line of standard output begins with a mark, so that it can be told from standard error in a pod's log.",
+    "FRAUDOPS_MARK_OUTPUT": "Set by `--on-cluster`: marks each line of standard output, since a pod's log mixes it with standard error.",
     "FRAUDOPS_SCHEMA": "The schema.yaml that `--schema` names.",
     "FRAUDOPS_STATE": "The state folder that `--state` names.",
     "FRAUDOPS_URL": "Where the inference service answers, instead of what `fraudops up` chose.",

@@ -18,6 +18,7 @@ BY_NAME = {setting.variable: setting for setting in catalogue()}
 OTHER = {
     "FRAUDOPS_AUDIT__FSYNC": "always",
     "FRAUDOPS_DRIFT__FEATURE_THRESHOLDS": '{"Amount": 0.4}',
+    "FRAUDOPS_ENVIRONMENT": "production",
     "FRAUDOPS_LOG_LEVEL": "debug",
     "FRAUDOPS_RECORD_POLL_SECONDS": "7.5",
     "MLFLOW_TRACKING_URI": "http://127.0.0.1:5999",
