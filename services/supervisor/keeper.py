@@ -1,6 +1,7 @@
 """Keeps one part running: starts it, watches it, starts it again when it dies or no longer answers, and gives up when that does not help."""
 
 import asyncio
+import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ PROBE_PAUSE_SECONDS, MISSED_PAUSE_SECONDS = 2.0, 1.0
 MISSES = 3
 # What fails is not given the time to stop in peace.
 FAILED_END_SECONDS = 2.0
+GOODBYE_SECONDS = 0.3
 
 
 class PortTakenError(Exception):
@@ -75,6 +77,7 @@ class Keeper:
         self.runs.clear()
         if self.record.process:
             self._note("stopping")
+            await self._say_goodbye()
         await self._end(None)
         self.record.process = None
         self._note("stopped")
@@ -99,6 +102,12 @@ class Keeper:
         self.record.process = Handle.of(self._child.pid)
         self.record.fingerprint = self.part.fingerprint
         self._changed()
+
+    async def _say_goodbye(self) -> None:
+        if self.part.before_stop and self.record.process and self.record.process.alive:
+            with contextlib.suppress(ProbeError):
+                await asyncio.to_thread(self.part.before_stop)
+                await asyncio.sleep(GOODBYE_SECONDS)
 
     async def _end(self, seconds: float | None) -> None:
         """Whatever there is of the part, in the time that it is usually given or in `seconds`."""

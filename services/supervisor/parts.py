@@ -62,6 +62,7 @@ class Part:
     when_ready: Callable[[], None] | None = None
     needs: tuple[str, ...] = ()
     at_once: bool = False
+    before_stop: Callable[[], None] | None = None
     address: tuple[str, int] | None = None
 
     @property
@@ -160,6 +161,7 @@ def _inference(state: State, choices: Choices, admin_token: str, ending: Ending)
         folder=state.root,
         ending=ending,
         probe=lambda _: probes.expect_200(f"{choices.inference_url}/health"),
+        before_stop=lambda: probes.drain(choices.inference_url, admin_token),
         address=(choices.host, choices.inference_port),
     )
 

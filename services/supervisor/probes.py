@@ -19,11 +19,21 @@ class ProbeError(Exception):
 
 
 def get(url: str, seconds: float = SECONDS) -> tuple[int, bytes]:
-    """Status and body of a GET, through no proxy. Raises ProbeError when there is no answer."""
+    return _request("GET", url, seconds, {})
+
+
+def drain(url: str, admin_token: str, seconds: float = 2.0) -> None:
+    """Has the inference service ask every client to leave, so that none is cut off while it is sending."""
+    _request("POST", f"{url}/drain", seconds, {"Authorization": f"Bearer {admin_token}", "Content-Type": "application/json"}, b"{}")
+
+
+def _request(method: str, url: str, seconds: float, headers: dict[str, str], body: bytes | None = None) -> tuple[int, bytes]:
+    """Status and body of the answer, through no proxy. Raises ProbeError when there is none."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=seconds)
     try:
-        connection.request("GET", f"{address.path}?{address.query}" if address.query else address.path, headers={"Connection": "close"})
+        path = f"{address.path}?{address.query}" if address.query else address.path
+        connection.request(method, path, body, {"Connection": "close", **headers})
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (OSError, http.client.HTTPException) as error:
