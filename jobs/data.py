@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.data_options import data_option, drift_option, prevalence_option, schema_option, strength_option
-from jobs.entry import json_option, notices, output, print_json, run, state_option
+from jobs.entry import any_state_option, json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,7 @@ def command() -> None:
 
 
 @command.command()
+@any_state_option
 @data_option
 @schema_option
 @prevalence_option
@@ -42,6 +43,7 @@ def describe(source: str | None, schema: Path | None, prevalence: float | None, 
 
 
 @command.command()
+@any_state_option
 @click.argument("file", type=click.Path(path_type=Path))
 @schema_option
 @json_option
@@ -82,6 +84,7 @@ def fetch(out: Path | None, mirrors: tuple[str, ...], sha256: str | None, state:
 
 
 @command.command()
+@any_state_option
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Ends in .csv, .csv.gz or .parquet.")
 @click.option("--rows", type=click.IntRange(min=100), help="How many rows. [default: 20000; with --data: all of them]")
 @click.option("--seed", default=7, show_default=True, help="The same seed gives the same rows.")

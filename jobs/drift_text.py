@@ -7,7 +7,7 @@ from fraudops.drift import SCORE, Verdict
 if TYPE_CHECKING:
     from fraudops.drift_runs import DriftRun
 
-TODO: dict[Verdict, str] = {
+WHAT_NEXT: dict[Verdict, str] = {
     "none": "Nothing to do.",
     "warning": "It becomes an alarm if the next window exceeds as well. Once more rows have been scored: fraudops drift --since last",
     "alarm": (
@@ -50,10 +50,10 @@ def _name(column: str) -> str:
 def lines(run: "DriftRun") -> list[str]:
     """What to do, and the decision rate, which has no say in the verdict."""
     if not run.rows:
-        return [TODO[run.verdict]]
+        return [WHAT_NEXT[run.verdict]]
     rate = run.rate
     text = f"decided as fraud: {rate.value:.2%} (95 %: {rate.lower:.2%} to {rate.upper:.2%}), expected {rate.expected:.2%}: {rate.position}"
-    return [text + _rate_reason(run), TODO[run.verdict]]
+    return [text + _rate_reason(run), WHAT_NEXT[run.verdict]]
 
 
 def _rate_reason(run: "DriftRun") -> str:

@@ -30,15 +30,15 @@ def _to_state(_context: click.Context, _parameter: click.Parameter, value: str) 
     return State.at(value)
 
 
-state_option = click.option(
-    "--state",
-    envvar="FRAUDOPS_STATE",
-    default=DEFAULT_STATE,
-    show_default=True,
-    metavar="FOLDER",
-    callback=_to_state,
-    help="The state folder of `fraudops up`.",
-)
+def _state(**more: Any) -> Callable[[Any], Any]:
+    text = "The state folder of `fraudops up`."
+    shared: dict[str, Any] = {"envvar": "FRAUDOPS_STATE", "default": DEFAULT_STATE, "show_default": True, "metavar": "FOLDER", "help": text}
+    return click.option("--state", **shared, **more)
+
+
+state_option = _state(callback=_to_state)
+# For commands that need none: every command takes --state.
+any_state_option = _state(expose_value=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on standard error.")
 
 

@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from fraudops.settings import COMMAND_LINE, PREFIX, PROGRAMS, ProgramSettings, known_variables
-from jobs.entry import json_option, notices, output, print_json, run
+from jobs.entry import any_state_option, json_option, notices, output, print_json, run
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def _print(settings: list[Setting]) -> None:
 
 
 @click.command()
+@any_state_option
 @json_option
 def command(as_json: bool) -> None:
     """Every setting, with its type, default and meaning; values are not shown."""

@@ -12,7 +12,8 @@ from fraudops.promotion.protocol import Promoter, Request
 from fraudops.promotion.reconcile import reconcile
 from fraudops.promotion.record import Entry, ServingRecord, Strategy
 from tests.simulation.loop import SimulatedLoop
-from tests.simulation.world import Actor, Rules, SimAliases, SimClock, SimJournal, SimLock, SimPods, SimRecords, SimRollouts, Violation, World
+from tests.simulation.ports import SimAliases, SimClock, SimJournal, SimLock, SimPods, SimRecords, SimRollouts
+from tests.simulation.world import Actor, Rules, Violation, World
 
 VERSIONS = {"1": "A", "2": "B", "3": "C"}
 TRIES = 4
