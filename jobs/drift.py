@@ -12,12 +12,13 @@ from fraudops.drift import SCORE, Verdict
 from fraudops.settings import DriftJobSettings
 from fraudops.state import State
 from jobs import drift_text
-from jobs.entry import json_option, output, print_json, run, state_option
+from jobs.entry import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
     from fraudops.drift_runs import DriftRun
 
 SHOWN_COLUMNS = 8
+NOTHING_SERVES = "no version is in production yet: there is nothing to compare"
 LAST = "last"
 STYLES: dict[Verdict, str] = {"none": "bold green", "warning": "bold yellow", "alarm": "bold red", "not enough rows": "bold yellow"}
 
@@ -34,22 +35,37 @@ def _to_since(_context: click.Context, _parameter: click.Parameter, value: str |
 
 @click.command(name="drift")
 @click.option("--hours", type=click.FloatRange(0, 24 * 366, min_open=True), default=24.0, show_default=True, help="The window: the last N hours.")
-@click.option("--since", callback=_to_since, metavar="TIME", help=f"The window begins here instead: an ISO time (UTC), or `{LAST}`: where the last run ended.")
+@click.option(
+    "--since",
+    callback=_to_since,
+    metavar="TIME",
+    help=f"The window begins here instead: an ISO time (UTC), or `{LAST}`: where the version's last run ended, if it has one.",
+)
 @json_option
 @state_option
-def command(hours: float, since: datetime | str | None, as_json: bool, state: State) -> None:
+def command(hours: float, since: datetime | str | None, as_json: bool, state: State) -> str:
     """Compare what was scored with the production version's reference.
 
     PSI of every feature and of the score. One above its threshold is a warning, in two windows running an alarm; the exit code is 0 either way.
     """
-    from jobs.drift_scan import Asked, scan
+    from fraudops.promotion.here import read_record
+    from jobs.drift_scan import Asked, production_of, scan
 
     settings = DriftJobSettings.from_environment()
-    found = asyncio.run(scan(state, settings.drift, Asked(hours, since), settings.model_name))
+    record = read_record(settings.cluster, state)
+    if settings.cluster.release and record.current is None:
+        # The schedule begins with the installation: before the first promotion a failed Job would alert for nothing.
+        notices.print(NOTHING_SERVES)
+        if as_json:
+            print_json({"verdict": None, "reason": NOTHING_SERVES})
+        return NOTHING_SERVES
+    entry = production_of(record)
+    found = asyncio.run(scan(state, entry, settings.drift, Asked(hours, since), settings.model_name))
     if as_json:
         print_json(found.report())
     else:
         show(found)
+    return f"{drift_text.title(found)}: {drift_text.verdict_line(found)}"
 
 
 def show(found: "DriftRun") -> None:

@@ -17,8 +17,7 @@ from fraudops.bundle import DRIFT_REFERENCE, Manifest, check_files, read_manifes
 from fraudops.drift import SCORE, decision_rate, join_windows, judge
 from fraudops.drift_runs import DriftRun, PreviousRun
 from fraudops.errors import BundleError, SettingsError
-from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.record import Entry
+from fraudops.promotion.record import Entry, ServingRecord
 from fraudops.registry import Registry
 from fraudops.settings import DriftSettings
 from fraudops.state import State
@@ -31,7 +30,7 @@ LAST = "last"
 
 @dataclass(frozen=True)
 class Asked:
-    """The window as the user gave it: the last `hours`, or from `since` on; `last` is where the last run of this version ended."""
+    """The window as the user gave it: the last `hours`, or from `since` on; `last` is where the last run of this version ended, where there is one."""
 
     hours: float = 24.0
     since: datetime | str | None = None
@@ -59,12 +58,12 @@ class Window:
     before: PreviousRun | None
 
 
-async def scan(state: State, limits: DriftSettings, asked: Asked, model_name: str = "credit-fraud") -> DriftRun:
-    """Judges one window up to now, stores it and writes its HTML.
+async def scan(state: State, entry: Entry, limits: DriftSettings, asked: Asked, model_name: str = "credit-fraud") -> DriftRun:
+    """Judges one window of what `entry` has scored, up to now, stores it and writes its HTML.
 
-    Raises SettingsError without a production version, StoreDownError without PostgreSQL, BundleError when the reference is not the bundle's own.
+    Raises StoreDownError without PostgreSQL, BundleError when the reference is not the bundle's own.
     """
-    reference = read_reference(state, production(state), model_name)
+    reference = read_reference(state, entry, model_name)
     thresholds = column_thresholds(reference.manifest, limits)
     engine = create_engine(endpoints.database_url(state))
     try:
@@ -76,14 +75,11 @@ async def scan(state: State, limits: DriftSettings, asked: Asked, model_name: st
     return found
 
 
-def production(state: State) -> Entry:
+def production_of(record: ServingRecord) -> Entry:
     """What the serving record says is served. Raises SettingsError when nothing is."""
-    entry = FileRecordStore(state.serving_record).read()[0].current
-    if entry is None:
-        raise SettingsError(
-            f"no version is in production in {state.root}: run `fraudops promote --version N --alias production` (`fraudops models` lists them)"
-        )
-    return entry
+    if record.current is None:
+        raise SettingsError("no version is in production: run `fraudops promote --version N --alias production` (`fraudops models` lists them)")
+    return record.current
 
 
 def read_reference(state: State, entry: Entry, model_name: str) -> Reference:
@@ -131,9 +127,7 @@ async def _read(engine: AsyncEngine, reference: Reference, asked: Asked, maximum
 
 
 def _start(asked: Asked, now: datetime, last: PreviousRun | None) -> datetime:
-    if asked.since == LAST:
-        if last is None:
-            raise SettingsError("this version has no drift run yet that a window could begin after: give --hours N or --since TIME")
+    if asked.since == LAST and last is not None:
         return last.end
     if isinstance(asked.since, datetime):
         if asked.since >= now:

@@ -15,7 +15,7 @@ PAUSE_SECONDS = 1.0
 @click.command()
 @state_option
 @click.option("--wait", "wait_seconds", type=click.FloatRange(0), default=60.0, show_default=True, metavar="SECONDS", help="How long to wait for PostgreSQL.")
-def command(state: State, wait_seconds: float) -> None:
+def command(state: State, wait_seconds: float) -> str:
     """Bring the audit database to this release's schema.
 
     Makes the partitions of today and tomorrow too. Exits 75 when PostgreSQL is not to be had in time.
@@ -37,8 +37,9 @@ def command(state: State, wait_seconds: float) -> None:
                 said = str(error)
             time.sleep(PAUSE_SECONDS)
         else:
-            notices.print(f"the audit database at {address(url)} has this release's schema", markup=False)
-            return
+            done = f"the audit database at {address(url)} has this release's schema"
+            notices.print(done, markup=False)
+            return done
 
 
 if __name__ == "__main__":

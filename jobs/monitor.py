@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fraudops.audit.shipping import ShipperState, read_shipper_state
 from fraudops.endpoints import database_url
-from fraudops.settings import ProgramSettings
+from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
 from jobs.entry import json_option, output, print_json, run, state_option
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fraudops.audit.queries import Activity
 
 Found = tuple["Activity", list["Activity"]]
+IN_THE_PODS = "What waits in the pods' spools is not in these figures: see fraudops_spool_bytes in their metrics."
 RATIOS = ("fraud_rate", "label_coverage", "precision", "recall", "f1", "false_positive_rate")
 
 
@@ -25,20 +26,22 @@ RATIOS = ("fraud_rate", "label_coverage", "precision", "recall", "f1", "false_po
 @click.option("--hours", type=click.FloatRange(0, 24 * 366, min_open=True), default=24.0, show_default=True, help="The window: the last N hours.")
 @json_option
 @state_option
-def command(hours: float, as_json: bool, state: State) -> None:
+def command(hours: float, as_json: bool, state: State) -> str:
     """Volume, decisions, latency and live quality, in all and by version.
 
     A transaction that was sent again is one decision, the first. Of the labels that a decision has, the one labelled last counts.
     """
-    model_name = ProgramSettings.from_environment().model_name
+    settings = ClusterJobSettings.from_environment()
+    model_name = settings.model_name
     until = datetime.now(UTC)
     since = until - timedelta(hours=hours)
     found = asyncio.run(_ask(database_url(state), since, until, model_name))
-    shipper = read_shipper_state(state)
+    spools = IN_THE_PODS if settings.cluster.release else read_shipper_state(state)
     if as_json:
-        print_json(report(model_name, since, until, found, shipper))
+        print_json(report(model_name, since, until, found, spools if isinstance(spools, ShipperState) else None))
     else:
-        _show(f"{model_name}, the last {hours:g} hours (since {since:%Y-%m-%d %H:%M} UTC)", found, shipper, until)
+        _show(f"{model_name}, the last {hours:g} hours (since {since:%Y-%m-%d %H:%M} UTC)", found, spools, until)
+    return f"{found[0].answers:,} answers in the last {hours:g} hours, {found[0].frauds:,} decided as fraud"
 
 
 async def _ask(url: str, since: datetime, until: datetime, model_name: str) -> Found:
@@ -78,7 +81,7 @@ def _mapping(activity: "Activity") -> dict[str, Any]:
     return asdict(activity) | moments | {name: getattr(activity, name) for name in RATIOS}
 
 
-def _show(title: str, found: Found, shipper: ShipperState | None, now: datetime) -> None:
+def _show(title: str, found: Found, spools: "ShipperState | str | None", now: datetime) -> None:
     total, versions = found
     output.print(title, markup=False)
     if total.answers:
@@ -88,7 +91,7 @@ def _show(title: str, found: Found, shipper: ShipperState | None, now: datetime)
             output.print(_quality_table(total, versions))
     else:
         output.print("Nothing was answered in this window. Send something: fraudops simulate")
-    output.print(_waiting(shipper, now), markup=False)
+    output.print(spools if isinstance(spools, str) else _waiting(spools, now), markup=False)
 
 
 def _activity_table(total: "Activity", versions: list["Activity"]) -> Table:

@@ -23,6 +23,7 @@ from fraudops.registry import TAG_WAIVER, ModelVersion
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from jobs.entry import json_option, notices, output, print_json, run, state_option
+from jobs.versions import LATEST, find_version
 
 
 def who() -> str:
@@ -36,21 +37,29 @@ def say(text: str) -> None:
     notices.print(f"[dim]{text}[/]")
 
 
-def promote_version(state: State, version: str, *, reason: str | None = None, force: bool = False, strategy: Strategy = "broadcast") -> Result:
-    """The whole promotion; `reason` with `force` writes a waiver for exactly this version's digest first. Raises StoreDownError, UnknownVersionError."""
+def promote_version(
+    state: State, version: str, *, reason: str | None = None, force: bool = False, strategy: Strategy = "broadcast", first_only: bool = False
+) -> Result:
+    """The whole promotion; `reason` with `force` writes a waiver for exactly this version's digest first, `first_only` refuses where a version serves.
+
+    Raises StoreDownError, UnknownVersionError.
+    """
     settings = PromoteJobSettings.from_environment()
 
     async def go() -> Result:
         async with world_of(settings, state, say) as world:
 
             async def choose(record: ServingRecord) -> Candidate:
-                candidate = world.registry.version(version)
+                if first_only and record.current:
+                    raise RefusedError(f"version {record.current.version} serves already")
+                candidate = find_version(world.registry, version)
                 if force and candidate.digest:
                     candidate = _waive(world, candidate, candidate.digest, reason or "")
                 limits = GateSettings(**settings.gates.model_dump())
-                return admit(candidate, record, strategy, lambda admitted: _compare_again(world, admitted, record, limits))
+                return admit(candidate, record, strategy, lambda admitted: _compare_again(world, admitted, record, limits), settings.environment)
 
-            request = Request(settings.request_id or str(uuid.uuid4()), who(), choose, version, strategy)
+            named = "" if version == LATEST else version
+            request = Request(settings.request_id or str(uuid.uuid4()), who(), choose, named, strategy)
             return await world.promoter().run(request)
 
     return asyncio.run(go())
@@ -70,17 +79,18 @@ def _compare_again(world: World, candidate: ModelVersion, record: ServingRecord,
     return recompare(world.registry, candidate, world.registry.version(record.current.version), limits)
 
 
-def report(result: Result, seconds: float, as_json: bool) -> None:
-    """Prints the outcome and raises the error whose exit code it has."""
+def report(result: Result, seconds: float, as_json: bool) -> str:
+    """Prints the outcome, and gives it as one line or raises the error whose exit code it has."""
     if as_json:
         print_json(asdict(result) | {"seconds": round(seconds, 3)})
     if result.outcome in ("done", "unchanged"):
+        done = "serves on every worker" if result.outcome == "done" else "is in production already: nothing was pushed"
+        said = f"version {result.version} {done} (epoch {result.epoch}, {seconds:.1f} s)"
         if not as_json:
-            done = "serves on every worker" if result.outcome == "done" else "is in production already: nothing was pushed"
-            output.print(f"version {result.version} {done} (epoch {result.epoch}, {seconds:.1f} s)")
+            output.print(said)
         if result.late:
             notices.print(f"[yellow]late:[/] {', '.join(result.late)}: MLflow is away; the reconciler writes it when it is back")
-        return
+        return said
     serves = f"version {result.version} serves (epoch {result.epoch})" if result.version else "no model serves"
     if result.outcome == "unconfirmed":
         raise StoreDownError(f"unconfirmed: the record names version {result.version} (epoch {result.epoch}), but {result.reason}; see `fraudops status`")
@@ -88,14 +98,14 @@ def report(result: Result, seconds: float, as_json: bool) -> None:
 
 
 @click.command(name="promote")
-@click.option("--version", required=True, metavar="N", help="The version to promote.")
+@click.option("--version", required=True, metavar="N", help="The version to promote, or `latest`.")
 @click.option("--alias", type=click.Choice(["production"]), default="production", show_default=True, help="Where to.")
 @click.option("--strategy", type=click.Choice(["broadcast", "rollout"]), default="broadcast", show_default=True, help="A change of schema goes by rollout.")
 @click.option("--force", is_flag=True, help="Promote without a passing verdict; writes a waiver with the reason.")
 @click.option("--reason", metavar="TEXT", help="Why the gates are waived (with --force).")
 @json_option
 @state_option
-def command(version: str, alias: str, strategy: Strategy, force: bool, reason: str | None, as_json: bool, state: State) -> None:
+def command(version: str, alias: str, strategy: Strategy, force: bool, reason: str | None, as_json: bool, state: State) -> str:
     """Move a version to production, everywhere or nowhere.
 
     The version needs a passing verdict for exactly its bundle. Every worker prepares it beside the one it serves; one refusal, and nothing has changed.
@@ -106,7 +116,7 @@ def command(version: str, alias: str, strategy: Strategy, force: bool, reason: s
         raise SettingsError("--reason belongs to --force")
     started = time.monotonic()
     result = promote_version(state, version, reason=reason, force=force, strategy=strategy)
-    report(result, time.monotonic() - started, as_json)
+    return report(result, time.monotonic() - started, as_json)
 
 
 if __name__ == "__main__":

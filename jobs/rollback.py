@@ -44,10 +44,10 @@ def roll_back(state: State) -> Result:
 @click.command(name="rollback")
 @json_option
 @state_option
-def command(as_json: bool, state: State) -> None:
+def command(as_json: bool, state: State) -> str:
     """Back to what served before; again, and it goes further back, never forward."""
     started = time.monotonic()
-    report(roll_back(state), time.monotonic() - started, as_json)
+    return report(roll_back(state), time.monotonic() - started, as_json)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import fraudops
 from fraudops import endpoints
 from fraudops.algorithms import ALGORITHMS, TrainingSettings, training_settings
 from fraudops.bundle import Interval, Manifest
-from fraudops.registry import TAG_DIGEST, TAG_SAMPLE, TAG_SCHEMA_FINGERPRINT, Registry
+from fraudops.registry import TAG_DIGEST, TAG_REQUEST, TAG_SAMPLE, TAG_SCHEMA_FINGERPRINT, Registry
 from fraudops.settings import ProgramSettings
 from fraudops.state import DEFAULT_STATE, State
 from jobs.data_options import data_option, prevalence_option, schema_option
@@ -51,9 +51,11 @@ class Registered:
 
 
 def train_and_register(
-    registry: Registry, url: str, source: str | None, schema: Path | None, prevalence: float | None, settings: TrainingSettings
+    registry: Registry, url: str, source: str | None, schema: Path | None, prevalence: float | None, settings: TrainingSettings, request: str | None = None
 ) -> Registered:
-    """The whole training. Raises StoreDownError before any time is spent when the registry is away, DataError, RefusedError."""
+    """The whole training; the version is tagged with `request`, so that another try finds it.
+
+    Raises StoreDownError before any time is spent when the registry is away, DataError, RefusedError."""
     registry.versions()
     from fraudops import datasets
     from fraudops.schema import load_schema
@@ -74,6 +76,7 @@ def train_and_register(
         digest, manifest = write_bundle(bundle, trained, Provenance(registry.model, dataset, git_revision()))
         _say(f"registering with MLflow at {registry.url}")
         tags = {TAG_DIGEST: digest, TAG_SCHEMA_FINGERPRINT: manifest.schema_fingerprint, TAG_SAMPLE: str(dataset.sample).lower()}
+        tags |= {TAG_REQUEST: request} if request else {}
         with logged_run(url, registry.url, _content(trained, manifest, digest, bundle)) as run_id:
             return Registered(registry.create_version(run_id, tags), run_id, digest, manifest)
 
@@ -140,8 +143,12 @@ def _report(registered: Registered, model: str, seconds: float, following: str) 
     output.print(table)
     data = "the packaged sample" if manifest.dataset.sample else manifest.dataset.source
     output.print(f"threshold {manifest.threshold:g}, expected to flag {manifest.expected_decision_rate:.2%} of transactions; trained on {escape(data)}")
-    output.print(f"[bold]{model} version {registered.version}[/] is registered, digest {registered.digest[:12]}, after {seconds:.1f} s")
+    output.print(f"[bold]{said(registered, model)}[/], after {seconds:.1f} s")
     output.print(f"next: {escape(following)}")
+
+
+def said(registered: Registered, model: str) -> str:
+    return f"{model} version {registered.version} is registered, digest {registered.digest[:12]}"
 
 
 def _as_mapping(registered: Registered, model: str, seconds: float, following: str) -> dict[str, Any]:
@@ -166,7 +173,7 @@ def _as_mapping(registered: Registered, model: str, seconds: float, following: s
 @click.option("--review", type=float, help="What a review costs. [default: 5]")
 @json_option
 @state_option
-def command(source: str | None, schema: Path | None, prevalence: float | None, config: Path | None, as_json: bool, state: State, **flags: Any) -> None:
+def command(source: str | None, schema: Path | None, prevalence: float | None, config: Path | None, as_json: bool, state: State, **flags: Any) -> str:
     """Train a model and register it with its bundle.
 
     Rows are split 60/20/20 by time: the model is fitted on the first part, calibrated and given its threshold on the second, and reported on the third.
@@ -181,6 +188,7 @@ def command(source: str | None, schema: Path | None, prevalence: float | None, c
         print_json(_as_mapping(registered, registry.model, time.monotonic() - started, following))
     else:
         _report(registered, registry.model, time.monotonic() - started, following)
+    return said(registered, registry.model)
 
 
 if __name__ == "__main__":

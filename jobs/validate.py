@@ -14,13 +14,14 @@ import click
 from fraudops import endpoints
 from fraudops.errors import BundleError, FraudopsError, RefusedError, StoreDownError
 from fraudops.gates import GateResult, GateSettings, intact
-from fraudops.promotion.local import FileRecordStore
+from fraudops.promotion.record import ServingRecord
 from fraudops.registry import ModelVersion, Registry
-from fraudops.settings import ValidateJobSettings
+from fraudops.settings import ClusterSettings, ValidateJobSettings
 from fraudops.state import DEFAULT_STATE, State
 from fraudops.validation import Production, store_scores, store_verdict, verdict
 from jobs import validation_report
 from jobs.entry import json_option, notices, output, print_json, run, state_option
+from jobs.versions import find_version
 
 if TYPE_CHECKING:
     from fraudops.candidate import Measurement, TestData
@@ -35,6 +36,15 @@ class DataOptions:
     prevalence: float | None
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where a version is judged: its registry, and what serves there."""
+
+    registry: Registry
+    state: State
+    cluster: ClusterSettings
+
+
 @dataclass
 class Findings:
     """What the steps found so far; `gates` decide."""
@@ -47,25 +57,31 @@ class Findings:
 
 
 def validate_version(
-    registry: Registry, state: State, version: str, options: DataOptions, settings: GateSettings, screen: validation_report.Screen
-) -> Findings:
-    """The five steps; stores test scores and verdict. Raises UnknownVersionError, DataError, StoreDownError; a bad bundle is a finding."""
-    found = Findings(registry.version(version), [])
+    site: Site, version: str, options: DataOptions, settings: GateSettings, screen: validation_report.Screen
+) -> tuple[Findings, dict[str, Any]]:
+    """The five steps; stores test scores and verdict, and gives the verdict too.
+
+    Raises UnknownVersionError, DataError, StoreDownError; a bad bundle is a finding."""
+    started = time.monotonic()
+    found = Findings(find_version(site.registry, version), [])
     screen.version(found.version)
     with tempfile.TemporaryDirectory(prefix="fraudops-validate-") as folder:
         try:
-            _take_steps(registry, state, found, options, settings, screen, Path(folder))
+            _take_steps(site, found, options, settings, screen, Path(folder))
         except BundleError as error:
             found.gates = [intact(str(error))]
             screen.broken(found.gates)
-    return found
+    stored = verdict(found.version.digest or "", found.data.rows.digest if found.data else None, found.gates, settings, found.compared_to, _now())
+    store_verdict(site.registry, found.version, stored)
+    screen.verdict(found.version, found.gates, time.monotonic() - started)
+    return found, stored
 
 
-def _take_steps(
-    registry: Registry, state: State, found: Findings, options: DataOptions, settings: GateSettings, screen: validation_report.Screen, folder: Path
-) -> None:
+def _take_steps(site: Site, found: Findings, options: DataOptions, settings: GateSettings, screen: validation_report.Screen, folder: Path) -> None:
     from fraudops import candidate as steps  # scikit-learn, skops and pandas
+    from fraudops.promotion.here import read_record
 
+    registry, state = site.registry, site.state
     opened = steps.open_candidate(registry, found.version, folder / "candidate")
     found.data = data = steps.load_test_data(opened.manifest, options.source, options.schema, options.prevalence)
     screen.data(data)
@@ -73,15 +89,15 @@ def _take_steps(
     screen.metrics(opened.manifest, measured, data.prevalence)
     found.gates = steps.checks(opened, data, measured, settings)
     screen.checks(found.gates)
-    found.compared_to = serving(state)
+    found.compared_to = production_of(read_record(site.cluster, state))
     compared = steps.against_production(registry, opened, data, measured.probability, found.compared_to, state.bundles, settings)
     screen.comparison(compared, found.compared_to)
     found.gates += compared
     store_scores(registry, found.version, steps.scores_of(opened, data, measured.probability))
 
 
-def serving(state: State) -> Production | None:
-    current = FileRecordStore(state.serving_record).read()[0].current
+def production_of(record: ServingRecord) -> Production | None:
+    current = record.current
     return Production(current.version, current.digest, current.schema_fingerprint) if current else None
 
 
@@ -111,7 +127,7 @@ def promote_now(state: State, version: str) -> tuple[dict[str, Any], FraudopsErr
 
 
 @click.command(name="validate")
-@click.option("--version", required=True, metavar="N", help="The version to validate.")
+@click.option("--version", required=True, metavar="N", help="The version to validate, or `latest`.")
 @click.option(
     "--data", "source", envvar="FRAUDOPS_DATA", metavar="FILE", help="CSV (also .gz) or Parquet. [env: FRAUDOPS_DATA; default: what the version was trained on]"
 )
@@ -128,32 +144,33 @@ def promote_now(state: State, version: str) -> tuple[dict[str, Any], FraudopsErr
 @click.option("--auto-promote", is_flag=True, help="Promote the version to production when it passes.")
 @json_option
 @state_option
-def command(version: str, source: str | None, schema: Path | None, prevalence: float | None, auto_promote: bool, as_json: bool, state: State) -> None:
+def command(version: str, source: str | None, schema: Path | None, prevalence: float | None, auto_promote: bool, as_json: bool, state: State) -> str:
     """Put a version through the gates and store the verdict.
 
     The test data is the test part of the data that the version was trained on, unless --data names another file. Exit code 65: refused.
     """
     started = time.monotonic()
     settings = ValidateJobSettings.from_environment()
-    limits = GateSettings(**settings.gates.model_dump())
-    registry = Registry(endpoints.mlflow_url(state), settings.model_name)
+    site = Site(Registry(endpoints.mlflow_url(state), settings.model_name), state, settings.cluster)
     screen = validation_report.Screen(notices if as_json else output)
-    found = validate_version(registry, state, version, DataOptions(source, schema, prevalence), limits, screen)
-    stored = verdict(found.version.digest or "", found.data.rows.digest if found.data else None, found.gates, limits, found.compared_to, _now())
-    store_verdict(registry, found.version, stored)
-    passed = bool(stored["passed"])
+    found, stored = validate_version(site, version, DataOptions(source, schema, prevalence), GateSettings(**settings.gates.model_dump()), screen)
+    number, passed = found.version.version, bool(stored["passed"])
     following = next_command(found, passed, state)
-    screen.verdict(found.version, found.gates, time.monotonic() - started)
-    promotion, failure = promote_now(state, version) if passed and auto_promote else (None, None)
+    promotion, failure = promote_now(state, number) if passed and auto_promote else (None, None)
     if as_json:
         facts = validation_report.as_mapping(found.version, found.data, found.measured, stored)
         print_json(facts | {"next": following, "promotion": promotion, "seconds": round(time.monotonic() - started, 3)})
     if failure is not None:
         raise failure
     if not passed:
-        failed = ", ".join(gate.name for gate in found.gates if not gate.passed)
-        raise RefusedError(f"version {version} is refused ({failed}); the verdict is stored on it. Train another: {following}")
+        raise refusal(found, following)
     screen.next(following, promotion)
+    return f"version {number} passed {len(found.gates)} gates{' and is in production' if promotion else ''}"
+
+
+def refusal(found: Findings, following: str) -> RefusedError:
+    failed = ", ".join(gate.name for gate in found.gates if not gate.passed)
+    return RefusedError(f"version {found.version.version} is refused ({failed}); the verdict is stored on it. Train another: {following}")
 
 
 def _now() -> str:

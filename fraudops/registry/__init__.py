@@ -2,6 +2,7 @@
 
 from fraudops.registry.versions import (
     TAG_DIGEST,
+    TAG_REQUEST,
     TAG_SAMPLE,
     TAG_SCHEMA_FINGERPRINT,
     TAG_VERDICT,
@@ -10,4 +11,4 @@ from fraudops.registry.versions import (
     Registry,
 )
 
-__all__ = ["TAG_DIGEST", "TAG_SAMPLE", "TAG_SCHEMA_FINGERPRINT", "TAG_VERDICT", "TAG_WAIVER", "ModelVersion", "Registry"]
+__all__ = ["TAG_DIGEST", "TAG_REQUEST", "TAG_SAMPLE", "TAG_SCHEMA_FINGERPRINT", "TAG_VERDICT", "TAG_WAIVER", "ModelVersion", "Registry"]

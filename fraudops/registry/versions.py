@@ -16,6 +16,7 @@ from fraudops.registry.api import MlflowAnswerError, MlflowApi
 TAG_DIGEST = "fraudops.digest"
 TAG_SCHEMA_FINGERPRINT = "fraudops.schema_fingerprint"
 TAG_SAMPLE = "fraudops.sample"
+TAG_REQUEST = "fraudops.request"
 TAG_VERDICT = "fraudops.verdict"
 TAG_WAIVER = "fraudops.waiver"
 # What every MLflow release since 2.0 stores whole.
