@@ -82,7 +82,7 @@ def main() -> None:
         _complain(str(error))
         sys.exit(error.exit_code)
     except PermissionError as error:
-        _complain(f"{error.filename} belongs to another user: run as that user, or name another folder with --state")
+        _complain(f"{error.filename or 'what runs there'} belongs to another user: run as that user, or name another folder with --state")
         sys.exit(SettingsError.exit_code)
 
 

@@ -48,10 +48,11 @@ def _stop_supervisor(state: State, announcer: Announcer, deadline: float) -> boo
     announcer.skip(load(state))
     with contextlib.suppress(ProcessLookupError):
         os.kill(holding.process.pid, signal.SIGTERM)
-    while holding.process.alive and holder(state):
+    while holding.process.alive:
         announcer.tell(load(state))
         if time.monotonic() > deadline:
-            os.kill(holding.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(holding.process.pid, signal.SIGKILL)
         time.sleep(0.05)
     announcer.tell(load(state))
     return True

@@ -219,6 +219,22 @@ def test_a_port_asked_for_once_is_insisted_on_the_next_time(taken_port: int) -> 
         ports.choose(moved, None, None, None)
 
 
+def test_parts_get_what_they_need_of_the_environment_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SOMEBODYS_SECRET", "PYTHONDONTWRITEBYTECODE", "FRAUDOPS_DATA", "FRAUDOPS_LOG_LEVEL", "HTTPS_PROXY", "HOME"):
+        monkeypatch.setenv(name, "from the shell")
+    state = State.at(tmp_path)
+    server = PostgreSQL(state.postgresql, free_port())
+    server.make_passwords()
+    built = parts.build(state, ports.choose(None, None, None, None), server, "token")
+    given = {name: {key for key, value in part.environment.items() if value == "from the shell"} for name, part in built.items()}
+    assert given["postgresql"] == set()
+    assert given["mlflow"] == {"HOME", "HTTPS_PROXY"}
+    assert given["inference"] == given["shipper"] == {"HOME", "HTTPS_PROXY", "FRAUDOPS_LOG_LEVEL"}
+    assert all("127.0.0.1" in part.environment["NO_PROXY"] for name, part in built.items() if name != "postgresql")
+    assert "DATABASE_URL" not in built["inference"].environment
+    assert "FRAUDOPS_ADMIN_TOKEN" not in built["shipper"].environment
+
+
 def test_logs_stay_within_bounds_while_they_are_written_to(tmp_path: Path) -> None:
     log = tmp_path / "part.log"
     with log.open("ab", buffering=0) as part:
