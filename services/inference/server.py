@@ -87,9 +87,14 @@ class InferenceWorker(UvicornWorker):  # type: ignore[misc]
     async def _serve(self) -> None:
         self.config.app = self.wsgi
         server = DrainingServer(self.config, self.app.drain, self._drain_seconds)
-        loop = asyncio.get_running_loop()
+        loop, lifeline = asyncio.get_running_loop(), self.app.lifeline[0]
+
+        def orphaned() -> None:
+            loop.remove_reader(lifeline)
+            server.stop()
+
         loop.add_signal_handler(signal.SIGQUIT, server.stop)
-        loop.add_reader(self.app.lifeline[0], server.stop)
+        loop.add_reader(lifeline, orphaned)
         try:
             await server.serve(sockets=self.sockets)
         finally:

@@ -17,7 +17,7 @@ from services.inference.bundles import PROVED, command, proof_path, read_outcome
 from services.inference.pod_files import PodState, RecordView, pod_state_path, read_pod_state, record_view_path, write
 
 logger = logging.getLogger(__name__)
-LOCK_SECONDS = 5.0
+LOCK_SECONDS = 3.0
 PROOF_SECONDS = 60.0
 
 
