@@ -1,7 +1,7 @@
 """The console script `fraudops`: thin over what the Jobs run. A command's module is imported only when it is used."""
 
 import importlib
-import subprocess
+import os
 import sys
 from typing import Any
 
@@ -16,6 +16,7 @@ COMMANDS = {
     "validate": ("jobs.validate", "Put a version through the gates and store the verdict."),
     "models": ("jobs.models", "Versions, aliases and verdicts."),
     "promote": ("jobs.promote", "Move a version to production, everywhere or nowhere."),
+    "pipeline": ("jobs.pipeline", "Train, validate and promote as one."),
     "rollback": ("jobs.rollback", "Back to what served before."),
     "reconcile": ("jobs.reconcile", "Bring alias and rows after the serving record."),
     "predict": ("jobs.predict", "Score one transaction."),
@@ -51,10 +52,10 @@ class LazyGroup(click.Group):
 
 
 def _supervisor(name: str) -> click.Command:
-    """The supervisor is a service, which jobs never import: it gets its own process and the arguments as they are."""
+    """The supervisor is a service, which jobs never import: it takes this process over, signals included, with the arguments as they are."""
 
     def start(args: tuple[str, ...]) -> None:
-        sys.exit(subprocess.call([sys.executable, "-m", "services.supervisor", name, *args]))
+        os.execv(sys.executable, [sys.executable, "-m", "services.supervisor", name, *args])
 
     settings: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": []}
     arguments: list[click.Parameter] = [click.Argument(["args"], nargs=-1, type=click.UNPROCESSED)]
