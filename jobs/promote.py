@@ -79,22 +79,27 @@ def _compare_again(world: World, candidate: ModelVersion, record: ServingRecord,
     return recompare(world.registry, candidate, world.registry.version(record.current.version), limits)
 
 
-def report(result: Result, seconds: float, as_json: bool) -> str:
-    """Prints the outcome, and gives it as one line or raises the error whose exit code it has."""
-    if as_json:
-        print_json(asdict(result) | {"seconds": round(seconds, 3)})
+def outcome_of(result: Result, seconds: float) -> str:
+    """One line of what happened, or the error whose exit code it has."""
     if result.outcome in ("done", "unchanged"):
         done = "serves on every worker" if result.outcome == "done" else "is in production already: nothing was pushed"
-        said = f"version {result.version} {done} (epoch {result.epoch}, {seconds:.1f} s)"
-        if not as_json:
-            output.print(said)
-        if result.late:
-            notices.print(f"[yellow]late:[/] {', '.join(result.late)}: MLflow is away; the reconciler writes it when it is back")
-        return said
+        return f"version {result.version} {done} (epoch {result.epoch}, {seconds:.1f} s)"
     serves = f"version {result.version} serves (epoch {result.epoch})" if result.version else "no model serves"
     if result.outcome == "unconfirmed":
         raise StoreDownError(f"unconfirmed: the record names version {result.version} (epoch {result.epoch}), but {result.reason}; see `fraudops status`")
     raise RefusedError(f"{result.outcome}: {result.reason}; {serves}")
+
+
+def report(result: Result, seconds: float, as_json: bool) -> str:
+    """Prints the outcome, and gives it as one line or raises the error whose exit code it has."""
+    if as_json:
+        print_json(asdict(result) | {"seconds": round(seconds, 3)})
+    said = outcome_of(result, seconds)
+    if not as_json:
+        output.print(said)
+    if result.late:
+        notices.print(f"[yellow]late:[/] {', '.join(result.late)}: MLflow is away; the reconciler writes it when it is back")
+    return said
 
 
 @click.command(name="promote")

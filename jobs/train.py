@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import fraudops
 from fraudops import endpoints
-from fraudops.algorithms import ALGORITHMS, TrainingSettings, training_settings
 from fraudops.bundle import Interval, Manifest
 from fraudops.registry import TAG_DIGEST, TAG_REQUEST, TAG_SAMPLE, TAG_SCHEMA_FINGERPRINT, Registry
 from fraudops.settings import ProgramSettings
 from fraudops.state import DEFAULT_STATE, State
-from jobs.data_options import data_option, prevalence_option, schema_option
 from jobs.entry import json_option, notices, output, print_json, run, state_option
 from jobs.tracking import RunContent, logged_run
+from jobs.training_options import Plan, training_options
 
 if TYPE_CHECKING:
     from fraudops.training import Trained
@@ -50,9 +50,7 @@ class Registered:
     manifest: Manifest
 
 
-def train_and_register(
-    registry: Registry, url: str, source: str | None, schema: Path | None, prevalence: float | None, settings: TrainingSettings, request: str | None = None
-) -> Registered:
+def train_and_register(registry: Registry, url: str, plan: Plan, request: str | None = None) -> Registered:
     """The whole training; the version is tagged with `request`, so that another try finds it.
 
     Raises StoreDownError before any time is spent when the registry is away, DataError, RefusedError."""
@@ -62,13 +60,13 @@ def train_and_register(
     from fraudops.training import Provenance, train, write_bundle
 
     _say("reading the data")
-    dataset = datasets.load(Path(source).absolute() if source else None, load_schema(schema), prevalence)
-    split = datasets.split(dataset, settings.split, settings.seed)
+    dataset = datasets.load(Path(plan.source).absolute() if plan.source else None, load_schema(plan.schema), plan.prevalence)
+    split = datasets.split(dataset, plan.settings.split, plan.settings.seed)
     if dropped := split.dropped_duplicates + split.dropped_ties:
         _say(f"{dropped:,} rows dropped: they stand in an earlier part too, or at its very end")
     if dataset.prevalence is None:
         _say("no --prevalence: the data counts as collected, and so do all figures")
-    trained = train(split, settings, _say)
+    trained = train(split, plan.settings, _say)
     with tempfile.TemporaryDirectory(prefix="fraudops-train-") as folder:
         bundle = Path(folder) / "bundle"
         bundle.mkdir()
@@ -133,18 +131,16 @@ def _say(text: str) -> None:
     notices.print(f"[dim]{escape(text)}[/]")
 
 
-def _report(registered: Registered, model: str, seconds: float, following: str) -> None:
+def report(registered: Registered, model: str, console: Console = output) -> None:
     manifest = registered.manifest
     basis = f"at a prevalence of {manifest.dataset.prevalence:.4%}" if manifest.dataset.prevalence else "as collected"
     table = Table("metric", "test part", "95 % interval", title=f"{manifest.algorithm}, {basis}", title_justify="left")
     for name, title in METRIC_TITLES.items():
         metric = manifest.metrics[name]
         table.add_row(title, f"{metric.value:.4f}", f"{metric.lower:.4f} to {metric.upper:.4f}")
-    output.print(table)
+    console.print(table)
     data = "the packaged sample" if manifest.dataset.sample else manifest.dataset.source
-    output.print(f"threshold {manifest.threshold:g}, expected to flag {manifest.expected_decision_rate:.2%} of transactions; trained on {escape(data)}")
-    output.print(f"[bold]{said(registered, model)}[/], after {seconds:.1f} s")
-    output.print(f"next: {escape(following)}")
+    console.print(f"threshold {manifest.threshold:g}, expected to flag {manifest.expected_decision_rate:.2%} of transactions; trained on {escape(data)}")
 
 
 def said(registered: Registered, model: str) -> str:
@@ -159,35 +155,26 @@ def _as_mapping(registered: Registered, model: str, seconds: float, following: s
 
 
 @click.command(name="train")
-@data_option
-@schema_option
-@prevalence_option
-@click.option("--algorithm", type=click.Choice(list(ALGORITHMS)), help="[default: logistic-regression]")
-@click.option(
-    "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="A hyperparameter, e.g. C=0.1, max_iter=200 or class_weight=balanced; repeatable."
-)
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="YAML with algorithm, hyperparameters, seed, split, costs; flags win over it.")
-@click.option("--split", type=click.Choice(["time", "stratified"]), help="How train, validation and test are parted. [default: time]")
-@click.option("--seed", type=int, help="[default: 7]")
-@click.option("--fee", type=float, help="What a missed fraud costs beyond its amount. [default: 15]")
-@click.option("--review", type=float, help="What a review costs. [default: 5]")
+@training_options
 @json_option
 @state_option
-def command(source: str | None, schema: Path | None, prevalence: float | None, config: Path | None, as_json: bool, state: State, **flags: Any) -> str:
+def command(as_json: bool, state: State, **training: Any) -> str:
     """Train a model and register it with its bundle.
 
     Rows are split 60/20/20 by time: the model is fitted on the first part, calibrated and given its threshold on the second, and reported on the third.
     """
     started = time.monotonic()
-    settings = training_settings(config, **flags)
+    plan = Plan.of(**training)
     url = endpoints.mlflow_url(state)
     registry = Registry(url, ProgramSettings.from_environment().model_name)
-    registered = train_and_register(registry, url, source, schema, prevalence, settings)
+    registered = train_and_register(registry, url, plan)
     following = next_command(registered.version, state)
     if as_json:
         print_json(_as_mapping(registered, registry.model, time.monotonic() - started, following))
     else:
-        _report(registered, registry.model, time.monotonic() - started, following)
+        report(registered, registry.model)
+        output.print(f"[bold]{said(registered, registry.model)}[/], after {time.monotonic() - started:.1f} s")
+        output.print(f"next: {escape(following)}")
     return said(registered, registry.model)
 
 

@@ -20,7 +20,6 @@ class FailedGate(Protocol):
     def detail(self) -> str: ...
 
 
-SAMPLE_REFUSED = "was trained on the packaged sample, and production refuses such a model: train on your own data (`fraudops train --data FILE`)"
 Environment = Literal["development", "production"]
 Recompare = Callable[[ModelVersion], Sequence[FailedGate]]
 
@@ -31,7 +30,10 @@ def admit(version: ModelVersion, record: ServingRecord, strategy: Strategy, reco
     In production no waiver lets a model of the packaged sample through.
     """
     if environment == "production" and version.tags.get(TAG_SAMPLE) == "true":
-        raise RefusedError(f"version {version.version} {SAMPLE_REFUSED}")
+        raise RefusedError(
+            f"version {version.version} was trained on the packaged sample, and production refuses such a model: "
+            "train on your own data (`fraudops train --data FILE`)"
+        )
     if version.digest is None or version.schema_fingerprint is None:
         raise RefusedError(f"version {version.version} carries no bundle of fraudops; train one with `fraudops train`")
     current = record.current

@@ -1,0 +1,158 @@
+"""`fraudops pipeline` and `bootstrap` against a real MLflow, PostgreSQL and inference service: the whole road, its gates, and its second try."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from fraudops import datasets
+from fraudops.datasets.writing import write_frame
+from fraudops.promotion.local import FileRecordStore
+from fraudops.promotion.record import ServingRecord
+from fraudops.registry import TAG_REQUEST, Registry
+from fraudops.schema import load_schema
+from fraudops.settings import PromoteJobSettings
+from jobs import bootstrap, pipeline
+from tests.commands import Caller, Told
+from tests.serving import TOKEN, Service
+
+_numbers = itertools.count()
+BANK = Path(__file__).parents[1] / "data" / "bank.yaml"
+FEW = ("--set", "max_iter=200")
+LENIENT = {"FRAUDOPS_GATES__AVERAGE_PRECISION": "0.2", "FRAUDOPS_GATES__RESAMPLES": "100"}
+
+
+@dataclass
+class Site:
+    """An inference service without a model, its registry and its database."""
+
+    service: Service
+    registry: Registry
+    environment: dict[str, str]
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def pipeline(self, *arguments: str | Path, **environment: str) -> Told:
+        return Caller("pipeline", pipeline.command, self.monkeypatch, self.capsys)(*arguments, **(self.environment | LENIENT | environment))
+
+    def bootstrap(self, *arguments: str | Path, **environment: str) -> Told:
+        return Caller("bootstrap", bootstrap.command, self.monkeypatch, self.capsys)(*arguments, **(self.environment | LENIENT | environment))
+
+    @property
+    def record(self) -> ServingRecord:
+        return FileRecordStore(self.service.state.serving_record).read()[0]
+
+    @property
+    def versions(self) -> list[str]:
+        return [version.version for version in self.registry.versions()]
+
+
+@pytest.fixture
+def site(tmp_path: Path, mlflow_url: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
+    model = f"pipeline-{next(_numbers)}"
+    service = Service(tmp_path / "state", workers=1, environment={"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model}).start()
+    (tmp_path / "state" / "admin.token").write_text(TOKEN)
+    environment = {
+        "FRAUDOPS_STATE": str(tmp_path / "state"),
+        "FRAUDOPS_URL": service.url,
+        "FRAUDOPS_MODEL_NAME": model,
+        "MLFLOW_TRACKING_URI": mlflow_url,
+        "DATABASE_URL": database,
+    }
+    yield Site(service, Registry(mlflow_url, model), environment, monkeypatch, capsys)
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "bank.parquet"
+    write_frame(datasets.generate(4000, 3, load_schema(BANK), fraud_rate=0.05).dataset.frame, path)
+    return path
+
+
+def answer(told: Told) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(told.stdout)
+    return found
+
+
+def test_a_pipeline_brings_a_model_to_production_and_its_second_try_trains_nothing(site: Site, rows: Path) -> None:
+    data = ("--data", rows, "--schema", BANK)
+    first = site.pipeline(*data, "--json", FRAUDOPS_REQUEST_ID="job-1")
+    assert first.returncode == 0, first.stderr
+    assert answer(first)["taken"] == ["train", "validate", "promote"]
+    current = site.record.current
+    assert current is not None
+    assert (current.version, current.by, site.versions) == ("1", "job-1", ["1"])
+    assert site.registry.version("1").tags[TAG_REQUEST] == "job-1"
+
+    again = site.pipeline(*data, FRAUDOPS_REQUEST_ID="job-1")
+    assert again.returncode == 0, again.stderr
+    assert "version 1 serves on every worker (epoch 1" in again.stdout
+    assert (site.versions, site.record.epoch) == (["1"], 1)
+    with psycopg.connect(site.environment["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT request, outcome FROM promotions").fetchall() == [("job-1", "done")]
+
+
+def test_another_try_goes_on_where_the_last_one_ended(site: Site, rows: Path) -> None:
+    data = ("--data", rows, "--schema", BANK, "--json")
+    stopped = site.pipeline(*data, FRAUDOPS_REQUEST_ID="job-2", FRAUDOPS_URL="http://127.0.0.1:9", FRAUDOPS_PROMOTION__PREPARE_SECONDS="1")
+    assert (stopped.returncode, answer(stopped)["taken"]) == (65, ["train", "validate", "promote"])
+    assert answer(stopped)["promotion"]["outcome"] == "refused"
+    assert site.record.current is None
+    resumed = site.pipeline(*data, FRAUDOPS_REQUEST_ID="job-2")
+    assert resumed.returncode == 0, resumed.stderr
+    assert (answer(resumed)["version"], answer(resumed)["taken"], site.versions) == ("1", ["promote"], ["1"])
+
+
+def test_the_gate_that_refuses_ends_the_pipeline(site: Site, rows: Path) -> None:
+    told = site.pipeline("--data", rows, "--schema", BANK, "--json", FRAUDOPS_GATES__ROC_AUC="1")
+    assert told.returncode == 65
+    assert (answer(told)["taken"], answer(told)["promotion"]) == (["train", "validate"], None)
+    assert "roc_auc" in answer(told)["reason"]
+    assert site.record.current is None
+
+
+def test_production_refuses_a_model_of_the_packaged_sample_before_it_is_trained(site: Site) -> None:
+    for command in (site.pipeline, site.bootstrap):
+        told = command(FRAUDOPS_ENVIRONMENT="production")
+        assert told.returncode == 65
+        assert "packaged sample" in told.stderr
+    assert site.versions == []
+
+
+def test_bootstrap_brings_a_first_model_and_then_changes_nothing(site: Site) -> None:
+    first = site.bootstrap("--wait", "30", FRAUDOPS_REQUEST_ID="install-1")
+    assert first.returncode == 0, first.stderr
+    for part in ("PostgreSQL has", "MLflow answers", "the pods"):
+        assert part in first.stderr
+    current = site.record.current
+    assert current is not None
+    assert current.by == "install-1"
+    for request in ("install-1", "install-2"):
+        again = site.bootstrap(FRAUDOPS_REQUEST_ID=request, FRAUDOPS_ENVIRONMENT="development")
+        assert again.returncode == 0, again.stderr
+    assert "version 1 serves already" in again.stdout
+    assert (site.versions, site.record.epoch) == (["1"], 1)
+
+
+def test_bootstrap_says_what_it_waits_for_and_ends_at_its_deadline(site: Site) -> None:
+    told = site.bootstrap("--wait", "1", DATABASE_URL="postgresql://nobody:correct-horse@127.0.0.1:9/none")
+    assert told.returncode == 75
+    assert "PostgreSQL at 127.0.0.1:9/none does not answer" in told.stderr
+    assert "correct-horse" not in told.stderr
+    assert site.versions == []
+
+
+def test_a_first_model_never_replaces_one_that_was_promoted_meanwhile(site: Site, rows: Path) -> None:
+    assert site.pipeline("--data", rows, "--schema", BANK).returncode == 0
+    for name, value in (site.environment | LENIENT).items():
+        site.monkeypatch.setenv(name, value)
+    plan = pipeline.Plan.of(str(rows), BANK, None, None)
+    road = pipeline.Pipeline(site.service.state, PromoteJobSettings.from_environment(), plan, pipeline.notices, first_only=True)
+    assert road.run(pipeline.Steps()).outcome == "refused"
+    assert site.record.epoch == 1
