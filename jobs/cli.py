@@ -23,6 +23,7 @@ COMMANDS = {
     "monitor": ("jobs.monitor", "Volume, decisions, latency and live quality."),
     "drift": ("jobs.drift", "Compare what was scored with the production version's reference."),
     "simulate": ("jobs.simulate", "Send traffic, with labels and drift to order."),
+    "retention": ("jobs.retention", "Drop days of predictions beyond their time, make the next ones."),
     "migrate": ("jobs.migrate", "Bring the audit database to this release's schema."),
     "demo": ("jobs.demo", "The whole road of a model on this machine."),
     "settings": ("jobs.settings", "Every setting, with its default."),

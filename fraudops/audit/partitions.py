@@ -1,15 +1,46 @@
 """The partitions of `predictions`: one a UTC day, made by whoever needs it first."""
 
-from datetime import date, timedelta
-from typing import Any
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, Literal
 
 # Advisory locks are per database; these numbers only have to differ from each other.
 MIGRATION_LOCK = 7_205_101
 PARTITION_LOCK = 7_205_102
+RETENTION_LOCK = 7_205_104
+LIST = """
+SELECT table_.relname AS name, part.inhrelid IS NOT NULL AS attached, coalesce(part.inhdetachpending, false) AS pending,
+       pg_total_relation_size(table_.oid) AS bytes
+FROM pg_class table_ LEFT JOIN pg_inherits part ON part.inhrelid = table_.oid AND part.inhparent = 'predictions'::regclass
+WHERE table_.relkind = 'r' AND table_.relname ~ '^predictions_[0-9]{8}$' AND pg_table_is_visible(table_.oid)
+ORDER BY table_.relname
+"""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A day's table. `pending`: its detaching was begun and not ended; `detached`: it stands for itself."""
+
+    day: date
+    state: Literal["attached", "pending", "detached"]
+    bytes: int
+
+    @property
+    def name(self) -> str:
+        return partition_name(self.day)
 
 
 def partition_name(day: date) -> str:
     return f"predictions_{day:%Y%m%d}"
+
+
+async def partitions(connection: Any) -> list[Partition]:
+    """Every day's table that there is, oldest first."""
+    found = []
+    for row in await connection.fetch(LIST):
+        state: Literal["attached", "pending", "detached"] = "pending" if row["pending"] else "attached" if row["attached"] else "detached"
+        found.append(Partition(datetime.strptime(row["name"][-8:], "%Y%m%d").date(), state, row["bytes"]))  # noqa: DTZ007 (a day, no moment)
+    return found
 
 
 async def ensure_partition(connection: Any, day: date) -> bool:

@@ -1,0 +1,160 @@
+"""`fraudops retention` against a real PostgreSQL: what it takes out, what it waits for, and what it leaves when it is stopped."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pyarrow.parquet
+import pytest
+
+from fraudops.audit import retention
+from fraudops.audit.connection import connect
+from fraudops.audit.partitions import RETENTION_LOCK, ensure_partition, partition_name
+from fraudops.ids import uuid7
+from jobs.retention import command
+from tests.commands import Caller, Told
+
+TODAY = datetime.now(UTC).date()
+OLD, OLDEST, KEPT = (TODAY - timedelta(days=days) for days in (401, 405, 400))
+ROW = """
+INSERT INTO predictions (id, "timestamp", features, fraud_probability, prediction, threshold, model_name, model_version, model_digest, latency_ms, pod)
+VALUES (%s, %s, '{"Amount": 1.5}', 0.25, 0, 0.3, 'credit-fraud', '1', 'd', 0.5, 'p')"""
+
+
+class Audit:
+    """A database with a partition for each of three old days, two rows in each."""
+
+    def __init__(self, url: str, call: Caller) -> None:
+        self.url, self._call = url, call
+        asyncio.run(self._make())
+        with psycopg.connect(url) as connection:
+            for day in (OLDEST, OLD, KEPT):
+                for _ in range(2):
+                    connection.execute(ROW, [uuid7(), datetime(day.year, day.month, day.day, 12, tzinfo=UTC)])
+
+    async def _make(self) -> None:
+        connection = await connect(self.url)
+        for day in (OLDEST, OLD, KEPT):
+            await ensure_partition(connection, day)
+        await connection.close()
+
+    def retain(self, *arguments: str | Path, **environment: str) -> Told:
+        return self._call(*arguments, **({"DATABASE_URL": self.url} | environment))
+
+    @property
+    def tables(self) -> set[str]:
+        with psycopg.connect(self.url) as connection:
+            return {row[0] for row in connection.execute("SELECT tablename FROM pg_tables WHERE tablename ~ '^predictions_'")}
+
+    @property
+    def days(self) -> list[date]:
+        with psycopg.connect(self.url) as connection:
+            return [row[0].astimezone(UTC).date() for row in connection.execute('SELECT "timestamp" FROM predictions ORDER BY 1')]
+
+    @contextmanager
+    def reader(self) -> Iterator[None]:
+        """Somebody in the middle of a transaction that has read the table."""
+        with psycopg.connect(self.url) as connection:
+            connection.execute("SELECT count(*) FROM predictions")
+            yield
+
+    @contextmanager
+    def writer(self) -> Iterator[list[str]]:
+        """Somebody who writes all the time and waits half a second for no lock."""
+        written: list[str] = []
+        ended = threading.Event()
+
+        def write() -> None:
+            with psycopg.connect(self.url, autocommit=True, options="-c lock_timeout=500ms") as connection:
+                while not ended.wait(0.01):
+                    written.append(uuid7())
+                    connection.execute(ROW, [written[-1], datetime.now(UTC)])
+
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write)
+            yield written
+            ended.set()
+            writing.result()
+
+
+@pytest.fixture
+def audit(database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Audit:
+    return Audit(database, Caller("retention", command, monkeypatch, capsys))
+
+
+def answer(told: Told) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(told.stdout)
+    return found
+
+
+def test_days_beyond_their_time_leave_and_the_next_ones_are_made(audit: Audit) -> None:
+    told = audit.retain("--json")
+    assert told.returncode == 0, told.stderr
+    assert [each["day"] for each in answer(told)["dropped"]] == [str(OLDEST), str(OLD)]
+    assert audit.days == [KEPT, KEPT]
+    assert audit.tables == {partition_name(KEPT), *(partition_name(TODAY + timedelta(days=ahead)) for ahead in range(8))}
+    again = audit.retain()
+    assert (again.returncode, "no day to drop" in again.stdout) == (0, True)
+
+
+def test_a_dry_run_changes_nothing(audit: Audit) -> None:
+    before = audit.tables
+    told = audit.retain("--dry-run", "--json", FRAUDOPS_RETENTION__DAYS="404")
+    assert [each["day"] for each in answer(told)["dropped"]] == [str(OLDEST)]
+    assert (audit.tables, len(audit.days)) == (before, 6)
+
+
+def test_each_day_is_written_to_parquet_first_and_never_over_an_earlier_file(audit: Audit, tmp_path: Path) -> None:
+    (tmp_path / f"{partition_name(OLDEST)}.parquet").write_bytes(b"earlier")
+    told = audit.retain("--export", tmp_path, "--json")
+    assert [(each["rows"], Path(each["file"]).name) for each in answer(told)["dropped"]] == [
+        (2, f"{partition_name(OLDEST)}-2.parquet"),
+        (2, f"{partition_name(OLD)}.parquet"),
+    ]
+    assert (tmp_path / f"{partition_name(OLDEST)}.parquet").read_bytes() == b"earlier"
+    rows = pyarrow.parquet.read_table(tmp_path / f"{partition_name(OLD)}.parquet").to_pylist()
+    assert [json.loads(row["features"]) for row in rows] == [{"Amount": 1.5}] * 2
+    assert {(row["timestamp"].date(), row["fraud_probability"], row["prediction"], row["request_id"]) for row in rows} == {(OLD, 0.25, 0, None)}
+    assert [path.name for path in tmp_path.glob("*.part")] == []
+
+
+def test_nothing_is_dropped_without_the_export_that_was_asked_for(audit: Audit, tmp_path: Path) -> None:
+    told = audit.retain(FRAUDOPS_RETENTION__EXPORT=str(tmp_path / "missing"))
+    assert told.returncode == 64
+    assert len(audit.days) == 6
+
+
+def test_a_reader_is_waited_for_only_so_long_and_the_next_run_goes_on(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "LOCK_SECONDS", 1)
+    monkeypatch.setattr(retention, "PAUSE_SECONDS", 0.0)
+    with audit.reader(), audit.writer() as written:
+        told = audit.retain("--json")
+    assert told.returncode == 75, told.stderr
+    assert answer(told)["in_use"] == [str(OLDEST), str(OLD)]
+    assert len(written) > 5
+    told = audit.retain("--json")
+    assert told.returncode == 0, told.stderr
+    assert [each["day"] for each in answer(told)["dropped"]] == [str(OLDEST), str(OLD)]
+    assert audit.days == [KEPT, KEPT, *([TODAY] * len(written))]
+
+
+def test_what_a_killed_run_left_detached_is_exported_and_dropped_by_the_next(audit: Audit, tmp_path: Path) -> None:
+    with psycopg.connect(audit.url, autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE predictions DETACH PARTITION {partition_name(OLD)} CONCURRENTLY")
+    told = audit.retain("--export", tmp_path, "--json")
+    assert [(each["day"], each["rows"]) for each in answer(told)["dropped"]] == [(str(OLDEST), 2), (str(OLD), 2)]
+
+
+def test_two_retentions_do_not_run_at_once(audit: Audit) -> None:
+    with psycopg.connect(audit.url) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [RETENTION_LOCK])
+        told = audit.retain()
+    assert (told.returncode, "another retention is running" in told.stderr) == (75, True)
+    assert len(audit.days) == 6
