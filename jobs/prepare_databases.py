@@ -1,7 +1,7 @@
-"""Makes the roles and databases of DATABASE_URL and MLFLOW_BACKEND_STORE_URI where it may, prints the SQL where it may not, and runs MLflow's own upgrade.
+"""Makes the databases right for this release: roles and databases where it may (else it prints the SQL), MLflow's own upgrade, the audit's tables.
 
-Run by the chart before the migration. DATABASE_ADMIN_URL names a role that may create roles and databases; without it somebody else runs the SQL, and
-this waits for that. Safe to run again.
+Run by the chart. DATABASE_ADMIN_URL names a role that may create roles and databases; without it somebody else runs the SQL, and this waits for that.
+Safe to run again.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import hmac
 import os
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -147,12 +148,12 @@ def _run_upgrade(url: str) -> None:
         engine.dispose()
 
 
-def _until(deadline: float, target: Target, admin_url: str | None) -> None:
-    """Raises the last StoreDownError once the deadline has passed."""
+def patiently(attempt: Callable[[], None], deadline: float) -> None:
+    """Tries until the deadline, saying each new reason once. Raises the last StoreDownError."""
     said = ""
     while True:
         try:
-            return asyncio.run(prepare(target, admin_url))
+            return attempt()
         except StoreDownError as error:
             if time.monotonic() + PAUSE_SECONDS > deadline:
                 raise
@@ -162,19 +163,31 @@ def _until(deadline: float, target: Target, admin_url: str | None) -> None:
             time.sleep(PAUSE_SECONDS)
 
 
+def make_right(url: str, mlflow_url: str | None, admin_url: str | None, deadline: float) -> None:
+    """Raises StoreDownError, SettingsError."""
+    from fraudops.audit.database import migrate
+
+    for target in [Target.of(each) for each in (url, mlflow_url) if each]:
+        patiently(lambda target=target: asyncio.run(prepare(target, admin_url)), deadline)  # type: ignore[misc]
+        notices.print(f"role {target.role} can enter {address(target.url)}", markup=False)
+    if mlflow_url:
+        asyncio.run(upgrade_mlflow(mlflow_url))
+    patiently(lambda: migrate(url), deadline)
+    notices.print(f"the audit database at {address(url)} has this release's schema", markup=False)
+
+
 @click.command(name="prepare-databases")
 @click.option("--wait", "wait_seconds", type=click.FloatRange(0), default=60.0, show_default=True, metavar="SECONDS", help="How long to wait for PostgreSQL.")
-def command(wait_seconds: float) -> None:
-    """Make roles and databases, or say how; bring MLflow's tables to this release."""
-    urls = [os.environ.get("DATABASE_URL"), os.environ.get("MLFLOW_BACKEND_STORE_URI")]
-    if not urls[0]:
+@click.option("--if-set-up", is_flag=True, help="End at once, well, where DATABASE_URL is not set: the install has never got that far.")
+def command(wait_seconds: float, if_set_up: bool) -> None:
+    """Make roles, databases and tables right, or say how."""
+    url = os.environ.get("DATABASE_URL")
+    if url:
+        make_right(url, os.environ.get("MLFLOW_BACKEND_STORE_URI"), os.environ.get("DATABASE_ADMIN_URL"), time.monotonic() + wait_seconds)
+    elif if_set_up:
+        notices.print("there is no database Secret yet: nothing to migrate before this upgrade")
+    else:
         raise SettingsError("DATABASE_URL is not set")
-    deadline = time.monotonic() + wait_seconds
-    for target in [Target.of(url) for url in urls if url]:
-        _until(deadline, target, os.environ.get("DATABASE_ADMIN_URL"))
-        notices.print(f"role {target.role} can enter {address(target.url)}", markup=False)
-    if urls[1]:
-        asyncio.run(upgrade_mlflow(urls[1]))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ It may create and never read. An object that is there already, whoever made it, 
 """
 
 import asyncio
+import os
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def _metadata(name: str, labels: Mapping[str, str]) -> dict[str, Any]:
 
 async def make(wanted: Iterator[Wanted]) -> None:
     """Raises ForbiddenError, StoreDownError, UnknownWriteError; the Job is tried again then."""
-    async with Cluster.connect() as cluster:
+    async with Cluster.connect(os.environ.get("FRAUDOPS_CLUSTER__NAMESPACE")) as cluster:
         for each in wanted:
             try:
                 await cluster.call("POST", cluster.path("v1", each.resource), each.manifest)

@@ -4,9 +4,10 @@ The spec of one Job, of (dict "root" $ "name" "train" "settings" .Values.jobs.tr
   args         its arguments
   account      its ServiceAccount; with one, the container gets its token
   access       list of what its pod may reach: mlflow, postgresql, admin, inference, api, https
-  database, mlflowDatabase, adminToken   true: it reads that Secret
+  database, adminToken   true: it reads that Secret; databases: every url of the database Secret
   data         true: it reads the training data
-  before       YAML of init containers that run first
+  bare         true: it reads no ConfigMap
+  exportClaim  a claim that is mounted at /export
   backoffLimit, ttl   instead of those of .Values.jobs; ttl "" keeps the Job
 Exit codes are those of the programs: 64 bad settings and 65 a gate refused end the Job at once; 75 a store is away, and all others, are tried again.
 */}}
@@ -23,7 +24,7 @@ ttlSecondsAfterFinished: {{ $jobs.ttlSecondsAfterFinished | int64 }}
 {{- end }}
 podFailurePolicy:
   rules:
-    - {action: Ignore, onPodConditions: [{type: DisruptionTarget}]}
+    - {action: Ignore, onPodConditions: [{type: DisruptionTarget, status: "True"}]}
     - {action: FailJob, onExitCodes: {operator: In, values: [64, 65]}}
 template:
   metadata:
@@ -41,12 +42,8 @@ template:
     restartPolicy: Never
     terminationGracePeriodSeconds: 30
     {{- $fetch := and $data (eq $root.Values.data.source "url") }}
-    {{- if or $fetch .before }}
+    {{- if $fetch }}
     initContainers:
-      {{- with .before }}
-      {{- . | nindent 6 }}
-      {{- end }}
-      {{- if $fetch }}
       - name: fetch-data
         image: {{ $image }}
         imagePullPolicy: {{ $jobs.image.pullPolicy }}
@@ -62,7 +59,6 @@ template:
         volumeMounts:
           - {name: tmp, mountPath: /tmp}
           - {name: data, mountPath: /data}
-      {{- end }}
     {{- end }}
     containers:
       - name: {{ .name }}
@@ -78,16 +74,23 @@ template:
           - configMapRef: {name: {{ include "fraudops.jobs" $root }}}
         {{- end }}
         env:
+          {{- if .account }}
           {{- include "fraudops.env.namespace" $root | nindent 10 }}
-          - {name: FRAUDOPS_REQUEST_ID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}}
+          {{- end }}
           {{- if .database }}
           {{- include "fraudops.env.database" $root | nindent 10 }}
           {{- end }}
-          {{- if .mlflowDatabase }}
-          {{- include "fraudops.env.mlflowDatabase" $root | nindent 10 }}
+          {{- if .databases }}
+          {{- range $variable, $key := dict "DATABASE_URL" "url" "MLFLOW_BACKEND_STORE_URI" "mlflowUrl" "DATABASE_ADMIN_URL" "adminUrl" }}
+          {{- if or $root.Values.mlflow.enabled (ne $key "mlflowUrl") }}
+          - {name: {{ $variable }}, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" $root }}, key: {{ get $root.Values.postgresql.secretKeys $key }}, optional: {{ or (has "--if-set-up" $.args) (eq $key "adminUrl") }}}}}
+          {{- end }}
+          {{- end }}
           {{- end }}
           {{- if .adminToken }}
           {{- include "fraudops.env.adminToken" $root | nindent 10 }}
+          # The same for all tries of a Job: a promotion that finds its own commit finishes it.
+          - {name: FRAUDOPS_REQUEST_ID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}}
           {{- end }}
           {{- if $data }}
           - {name: FRAUDOPS_DATA, value: {{ printf "/data/%s" $root.Values.data.file | quote }}}
@@ -107,6 +110,9 @@ template:
           {{- if $schema }}
           - {name: schema, mountPath: /etc/fraudops, readOnly: true}
           {{- end }}
+          {{- if .exportClaim }}
+          - {name: export, mountPath: /export}
+          {{- end }}
           {{- if .account }}
           {{- include "fraudops.tokenMount" $root | nindent 10 }}
           {{- end }}
@@ -119,6 +125,9 @@ template:
       {{- end }}
       {{- if $schema }}
       - {name: schema, configMap: {name: {{ include "fraudops.jobs" $root }}-schema}}
+      {{- end }}
+      {{- with .exportClaim }}
+      - {name: export, persistentVolumeClaim: {claimName: {{ . }}}}
       {{- end }}
       {{- if .account }}
       {{- include "fraudops.tokenVolume" $root | nindent 6 }}

@@ -18,7 +18,7 @@ spec:
         {{- with .from }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
-      ports: [{port: {{ .port }}}]
+      ports: [{port: {{ .port }}, protocol: TCP}]
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -35,7 +35,7 @@ spec:
     - to:
         - podSelector:
             matchLabels: {{ include "fraudops.selector" (dict "root" .root "component" .component) | nindent 14 }}
-      ports: [{port: {{ .port }}}]
+      ports: [{port: {{ .port }}, protocol: TCP}]
 {{- end }}
 
 {{/* The way out of the namespace, of (dict "root" $ "name" "https" "to" .Values.networkPolicy.https). */}}
@@ -58,6 +58,6 @@ spec:
         {{- end }}
       ports:
         {{- range .to.ports }}
-        - {port: {{ . | int64 }}}
+        - {port: {{ . | int64 }}, protocol: TCP}
         {{- end }}
 {{- end }}
