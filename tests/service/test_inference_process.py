@@ -114,6 +114,7 @@ def test_a_stop_lets_clients_leave_answers_what_has_begun_and_closes_the_spool(t
             except (OSError, http.client.HTTPException) as error:
                 if not fresh:
                     failures.append(repr(error))
+                connection.close()
                 return
             if answer.headers.get("connection") == "close":
                 left.set()
