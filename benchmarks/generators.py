@@ -1,0 +1,148 @@
+"""The load generators: wrk or oha where they are installed, else the client of this package. Kept-alive connections, no pipelining, varied bodies."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from benchmarks.client import Window
+from benchmarks.models import ROOT
+
+GRACE_SECONDS = 60.0
+Kind = TypeVar("Kind")
+
+
+class GeneratorError(Exception):
+    pass
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """`answered` counts 200s, `refused` other answers, `broken` requests without one."""
+
+    answered: int
+    refused: int
+    broken: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return self.answered / self.seconds
+
+
+@dataclass(frozen=True)
+class Generator:
+    name: str
+    note: str
+    command: Callable[[str, Path, int, float], list[str]]
+    read: Callable[[str], Load]
+
+    def drive(self, url: str, bodies: Path, connections: int, seconds: float) -> Load:
+        """Closed loop: each connection sends its next request when it has its answer. Raises GeneratorError."""
+        command = self.command(url, bodies, connections, seconds)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + GRACE_SECONDS, check=False)
+        if done.returncode != 0:
+            raise GeneratorError(f"{self.name} failed: {done.stderr[-500:] or done.stdout[-500:]}")
+        return self.read(done.stdout)
+
+
+class _WrkOutput(msgspec.Struct):
+    requests: int
+    seconds: float
+    refused: int
+    broken: int
+    p50_ms: float
+    p99_ms: float
+
+
+class _OhaSummary(msgspec.Struct):
+    total: float
+
+
+class _OhaOutput(msgspec.Struct, rename="camel"):
+    summary: _OhaSummary
+    latency_percentiles: dict[str, float | None]
+    status_code_distribution: dict[str, int]
+    error_distribution: dict[str, int]
+
+
+def read_wrk(text: str) -> Load:
+    """What wrk.lua printed last; wrk counts refused requests among its requests."""
+    done = _last(text, _WrkOutput)
+    return Load(
+        answered=done.requests - done.refused,
+        refused=done.refused,
+        broken=done.broken,
+        seconds=done.seconds,
+        p50_ms=done.p50_ms,
+        p99_ms=done.p99_ms,
+    )
+
+
+def read_oha(text: str) -> Load:
+    """oha's JSON, latencies in seconds; requests that its deadline cut off are no errors."""
+    done = _decode(text, _OhaOutput)
+    answered = done.status_code_distribution.get("200", 0)
+    percentiles = done.latency_percentiles
+    return Load(
+        answered=answered,
+        refused=sum(done.status_code_distribution.values()) - answered,
+        broken=sum(count for reason, count in done.error_distribution.items() if "deadline" not in reason),
+        seconds=done.summary.total,
+        p50_ms=(percentiles["p50"] or 0.0) * 1000,
+        p99_ms=(percentiles["p99"] or 0.0) * 1000,
+    )
+
+
+def read_bundled(text: str) -> Load:
+    done = _last(text, Window)
+    return Load(answered=done.answered, refused=done.refused, broken=done.broken, seconds=done.seconds, p50_ms=done.p50_ms, p99_ms=done.p99_ms)
+
+
+def _last(text: str, kind: type[Kind]) -> Kind:
+    return _decode(text.strip().rpartition("\n")[2], kind)
+
+
+def _decode(text: str, kind: type[Kind]) -> Kind:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise GeneratorError(f"the load generator's output is not what it should be ({error}): {text[-300:]!r}") from error
+
+
+def _wrk(url: str, bodies: Path, connections: int, seconds: float) -> list[str]:
+    script = str(ROOT / "benchmarks" / "wrk.lua")
+    return ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s", "-s", script, url, "--", str(bodies)]
+
+
+def _oha(url: str, bodies: Path, connections: int, seconds: float) -> list[str]:
+    shape = ["--no-tui", "--output-format", "json", "-c", str(connections), "-z", f"{seconds}s"]
+    return ["oha", *shape, "-m", "POST", "-T", "application/json", "-Z", str(bodies), url]
+
+
+def _bundled(url: str, bodies: Path, connections: int, seconds: float) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.client", url, str(bodies), "--connections", str(connections), "--seconds", str(seconds)]
+
+
+GENERATORS = {
+    "wrk": Generator("wrk", "one thread of wrk", _wrk, read_wrk),
+    "oha": Generator("oha", "oha, on all cores", _oha, read_oha),
+    "bundled": Generator(
+        "bundled", "the bundled client, in Python: slower than wrk, so the fastest subjects look slower than they are", _bundled, read_bundled
+    ),
+}
+
+
+def choose(name: str | None = None) -> Generator:
+    """By name, else the first that is installed."""
+    for known, generator in GENERATORS.items():
+        if known == (name or known) and (known == "bundled" or shutil.which(known)):
+            return generator
+    raise GeneratorError(f"{name} is not installed: leave --generator out to take what is")

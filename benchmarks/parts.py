@@ -1,0 +1,94 @@
+"""`python -m benchmarks.parts`: what each step of an answer costs in process, one row and a row of many, and what others do instead."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from benchmarks import models, results
+from benchmarks.commands import Plan, conclude, quick_option, results_option, site
+from benchmarks.product import lay_out
+from benchmarks.results import Result, Table
+from benchmarks.spread import Spread, spread
+from benchmarks.steps import VARIED, Step, alternatives, application, steps
+from benchmarks.subjects import Site
+from fraudops.state import State
+
+REPEATS = 9
+REPEAT_SECONDS = 0.1
+
+
+@click.command()
+@click.option("--rounds", "number", default=REPEATS, show_default=True, help="How often every step is timed.")
+@results_option
+@quick_option
+def command(number: int, results: Path | None, quick: bool) -> None:
+    """Microseconds of each step."""
+    with site(with_database=False) as place:
+        result = measure(place, Plan.of(number, REPEAT_SECONDS, None, quick))
+    conclude(result, results)
+
+
+def measure(place: Site, plan: Plan) -> Result:
+    result = results.begin("parts", "What an answer costs, step by step", plan)
+    trained, repeats = place.models, plan.rounds
+    state = lay_out(place.fresh("parts"), trained, "linear")
+    # Before what reads them at its import, as the service does it; the process that proves the bundle reads the first.
+    os.environ.update(FRAUDOPS_STATE=str(state.root), OPENBLAS_NUM_THREADS="1", PROMETHEUS_MULTIPROC_DIR=str(state.metrics))
+    whole = asyncio.run(_whole(trained, state, repeats))
+    made = steps(trained, state)
+    one = {name: microseconds(step, repeats) for name, step in made.named.items()}
+    batch = {name: _each(microseconds(step, repeats, calls=3), made.rows) for name, step in made.batch.items()}
+    made.close()
+    others = {name: microseconds(step, repeats) for name, step in alternatives(trained).items()}
+    result.tables = [
+        _table("One answer", "step", {**one, "all that is ours, below the web server": whole}),
+        _table(f"A row of a body of {made.rows}", "step", batch),
+        _table("What others do", "step", others),
+    ]
+    result.notes = ["Microseconds, median and range of repeats; each includes a call of some 0.05."]
+    result.details = {"one": one, "batch": batch, "others": others, "whole": whole}
+    return result
+
+
+def microseconds(step: Step, repeats: int = REPEATS, calls: int | None = None) -> Spread:
+    """Of a call, in `repeats` series of as many calls as fit in REPEAT_SECONDS, or of `calls`."""
+    step(0)
+    number = calls or max(1, int(REPEAT_SECONDS / max(1e-7, _seconds(step, 5) / 5)))
+    return spread([_seconds(step, number) / number * 1e6 for _ in range(repeats)])
+
+
+def _seconds(step: Callable[[int], object], number: int) -> float:
+    began = time.perf_counter()
+    for index in range(number):
+        step(index % VARIED)
+    return time.perf_counter() - began
+
+
+async def _whole(trained: models.Models, state: State, repeats: int) -> Spread:
+    """A call of the application, from the server's side."""
+    measured = []
+    async with application(trained, state) as call:
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            for index in range(VARIED):
+                await call(index)
+            measured.append((time.perf_counter() - began) / VARIED * 1e6)
+        if call.status != 200:
+            raise RuntimeError(f"the application answers {call.status}")
+    return spread(measured[1:])
+
+
+def _each(whole: Spread, rows: int) -> Spread:
+    return spread([value / rows for value in whole.values])
+
+
+def _table(title: str, column: str, measured: dict[str, Spread]) -> Table:
+    return Table(title, (column, "µs"), [(name, str(value)) for name, value in measured.items()])
+
+
+if __name__ == "__main__":
+    command()

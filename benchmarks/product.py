@@ -1,0 +1,101 @@
+"""Ours, as users start it: `python -m services.inference` over a state folder with a cached bundle and a serving record; with a database, the shipper too."""
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import psycopg
+
+from benchmarks.models import ROOT, Models
+from benchmarks.processes import SubjectError, bare_environment, free_port, running, tree, wait_until, wait_until_answering
+from fraudops.audit.shipping import read_shipper_state
+from fraudops.promotion.local import FileRecordStore
+from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.state import State
+from services.supervisor.postgresql import PostgreSQL, start, stop
+
+DRAIN_SECONDS = 300.0
+
+
+@contextlib.contextmanager
+def database(folder: Path) -> Iterator[str]:
+    """The url of the embedded PostgreSQL with our tables, set up as `fraudops up` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    server = PostgreSQL(folder / "server", free_port())
+    process = start(server, folder / "postgresql.log")
+    try:
+        migrate = [sys.executable, "-m", "jobs.migrate", "--wait", "0"]
+        environment = bare_environment(DATABASE_URL=server.url(), FRAUDOPS_STATE=str(folder))
+        subprocess.run(migrate, cwd=ROOT, env=environment, check=True, timeout=120, capture_output=True)
+        yield server.url()
+    finally:
+        stop(process)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A running service. `pod` is its name on every audited row; `database` is where its shipper brings them, if it has one."""
+
+    state: State
+    url: str
+    pod: str
+    process: subprocess.Popen[bytes]
+    database: str | None
+
+    def workers(self) -> list[psutil.Process]:
+        return tree(self.process.pid)[1:]
+
+    def drain(self, seconds: float = DRAIN_SECONDS) -> float:
+        """Waits until all that was answered is in PostgreSQL, and returns the seconds that it took. Raises SubjectError."""
+        began, moment = time.monotonic(), datetime.now(UTC)
+
+        def drained() -> bool:
+            shown = read_shipper_state(self.state)
+            return shown is not None and shown.at > moment and shown.backlog_bytes == 0
+
+        wait_until(drained, f"the shipper has not brought everything to PostgreSQL (log: {self.state.root / 'shipper.log'})", seconds)
+        return time.monotonic() - began
+
+    def audited(self) -> int:
+        """Rows of this service in PostgreSQL."""
+        if self.database is None:
+            raise SubjectError("this service ships nowhere")
+        with psycopg.connect(self.database) as connection:
+            row = connection.execute("SELECT count(*) FROM predictions WHERE pod = %s", [self.pod]).fetchone()
+            return int(row[0]) if row else 0
+
+
+def lay_out(folder: Path, models: Models, kind: str) -> State:
+    """A state folder whose record names version 1, with its bundle in the cache."""
+    state, digest = State.at(folder), models.digest(kind)
+    state.bundles.mkdir(parents=True)
+    shutil.copytree(models.folder / kind, state.bundles / digest)
+    entry = Entry(epoch=1, version="1", digest=digest, schema_fingerprint="of the bundle", by="benchmarks", at="2026-01-01T00:00:00Z", verdict={})
+    FileRecordStore(state.serving_record).compare_and_set(ServingRecord(current=entry, mirrored=1), b"")
+    return state
+
+
+@contextlib.contextmanager
+def product(folder: Path, models: Models, kind: str, workers: int, settings: Mapping[str, str], bodies: Path, database: str | None) -> Iterator[Product]:
+    """A service ready to answer; the folder, which must not exist, is gone afterwards."""
+    state, port = lay_out(folder, models, kind), free_port()
+    own = {"FRAUDOPS_STATE": str(folder), "FRAUDOPS_PORT": str(port), "FRAUDOPS_WORKERS": str(workers), "FRAUDOPS_POD": folder.name, **settings}
+    where = {"DATABASE_URL": database} if database else {}
+    log, url = folder / "service.log", f"http://127.0.0.1:{port}"
+    try:
+        with contextlib.ExitStack() as stack:
+            if database:
+                environment = bare_environment(FRAUDOPS_STATE=str(folder), DATABASE_URL=database)
+                stack.enter_context(running([sys.executable, "-m", "services.shipper"], environment, ROOT, folder / "shipper.log"))
+            service = stack.enter_context(running([sys.executable, "-m", "services.inference"], bare_environment(**own, **where), ROOT, log))
+            wait_until_answering(service, f"{url}/predict", bodies, log)
+            yield Product(state, url, folder.name, service, database)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

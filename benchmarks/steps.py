@@ -1,0 +1,160 @@
+"""The steps of one answer, each as a function of a number that picks its row; built from the service's own parts."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from starlette.types import ASGIApp, Message
+
+from benchmarks.models import Models
+from benchmarks.protocols import TRANSACTION, TRANSACTIONS
+from fraudops.audit.records import Prediction, decode, encode
+from fraudops.ids import uuid7
+from fraudops.scorer import open_scorer
+from fraudops.settings import AuditSettings, InferenceSettings
+from fraudops.spool import SpoolWriter
+from fraudops.state import State
+
+Step = Callable[[int], Any]
+VARIED = 512
+
+
+@dataclass(frozen=True)
+class Steps:
+    """`named` in the order in which an answer takes them; `batch` handles `rows` rows a call."""
+
+    named: dict[str, Step]
+    batch: dict[str, Step]
+    rows: int
+    close: Callable[[], None]
+
+
+def steps(models: Models, state: State) -> Steps:
+    """Made of the bundles in `models`; spool and metrics go to the state's folders, which PROMETHEUS_MULTIPROC_DIR must name."""
+    from services.inference.metrics import Metrics
+    from services.inference.model import open_model
+    from services.inference.scoring import TRANSACTIONS as BATCH
+    from services.inference.scoring import Scored, ScoredBatch
+
+    model = open_model(models.folder / "linear", "1", models.digest("linear"))
+    rows = models.x[:VARIED]
+    bodies = [TRANSACTION.body(models.names, [row]) for row in rows.tolist()]
+    read = [model.reader.read(body) for body in bodies]
+    scored = [Scored(uuid7(), 0.01 / (index + 1), 0, "1", model.threshold) for index in range(VARIED)]
+    records = [_record(transaction, answer, model) for transaction, answer in zip(read, scored, strict=True)]
+    encoded = [encode(record) for record in records]
+    writer = SpoolWriter(state.spool, "parts", AuditSettings(spool_max_bytes=8 << 30))
+    trees = open_scorer(models.folder / "trees")
+    metrics = Metrics(state.metrics)
+    astuple, features, answer_encoder = msgspec.structs.astuple, model.reader.features, msgspec.json.Encoder().encode
+    body = TRANSACTIONS.body(models.names, rows.tolist())
+
+    def count(_: int) -> None:
+        metrics.answered("POST", "/predict", 200, 0.0004)
+        metrics.decided(0, 1)
+
+    named: dict[str, Step] = {
+        "read and validate the JSON": lambda i: model.reader.read(bodies[i]),
+        "score (linear)": lambda i: model.scorer.score(astuple(read[i])[:features]),
+        "score (gradient boosting, ONNX)": lambda i: trees.score(astuple(read[i])[:features]),
+        "id (UUIDv7)": lambda _: uuid7(),
+        "audit record, made and encoded": lambda i: encode(_record(read[i], scored[i], model)),
+        "append to the spool": lambda i: writer.append(encoded[i]),
+        "count it": count,
+        "answer, made and encoded": lambda i: answer_encoder(Scored(scored[i].prediction_id, 0.01, 0, "1", model.threshold)),
+    }
+    batch: dict[str, Step] = {
+        "read and validate the JSON": lambda _: [model.reader.read_row(raw) for raw in BATCH.split(body)],
+        "score (linear)": lambda _: model.scorer.score_many(np.array([astuple(row)[:features] for row in read])).tolist(),
+        "score (gradient boosting, ONNX)": lambda _: trees.score_many(rows).tolist(),
+        "id (UUIDv7)": lambda _: [uuid7() for _ in range(VARIED)],
+        "audit record, made and encoded": lambda _: [encode(_record(row, answer, model)) for row, answer in zip(read, scored, strict=True)],
+        "append to the spool": lambda _: writer.append_many(encoded),
+        "answer, encoded": lambda _: answer_encoder(ScoredBatch(scored)),
+        "audit record, decoded by the shipper": lambda _: [decode(data) for data in encoded],
+    }
+    return Steps(named, batch, VARIED, writer.close)
+
+
+def _record(transaction: Any, answer: Any, model: Any) -> Prediction:
+    return Prediction(
+        id=answer.prediction_id,
+        features=transaction,
+        fraud_probability=answer.fraud_probability,
+        prediction=answer.prediction,
+        threshold=answer.threshold,
+        model_name=model.name,
+        model_version=model.version,
+        model_digest=model.digest,
+        latency_ms=0.4,
+        pod="parts",
+        request_id=answer.prediction_id,
+    )
+
+
+def alternatives(models: Models) -> dict[str, Step]:
+    """What others do where ours has its own way."""
+    import json
+
+    import pandas as pd
+    from pydantic import create_model
+
+    from benchmarks.peers.pipeline import build
+    from fraudops.pipelines import load_pipeline
+
+    plain, trees = build(models.plain, list(models.names)), load_pipeline(models.folder / "trees" / "pipeline.skops")
+    array = build(models.plain)
+    fields: dict[str, Any] = dict.fromkeys(models.names, (float, ...))
+    transaction = create_model("Transaction", **fields)
+    rows, names = models.x[:VARIED], list(models.names)
+    bodies = [TRANSACTION.body(names, [row]) for row in rows.tolist()]
+    mappings = [json.loads(body) for body in bodies]
+    return {
+        "json.loads": lambda i: json.loads(bodies[i]),
+        "pydantic, model_validate_json": lambda i: transaction.model_validate_json(bodies[i]),
+        "predict_proba of a DataFrame (logistic regression)": lambda i: plain.predict_proba(pd.DataFrame([mappings[i]])),
+        "predict_proba of an array (logistic regression)": lambda i: array.predict_proba(rows[i : i + 1]),
+        "predict_proba of an array (calibrated gradient boosting)": lambda i: trees.predict_proba(rows[i : i + 1]),
+    }
+
+
+class Calls:
+    """Calls an ASGI application as the server would, without one."""
+
+    def __init__(self, app: ASGIApp, models: Models) -> None:
+        self._app = app
+        self._bodies = [TRANSACTION.body(models.names, [row]) for row in models.x[:VARIED].tolist()]
+        self.status = 0
+
+    async def __call__(self, index: int) -> None:
+        body = self._bodies[index]
+        headers = [(b"host", b"127.0.0.1:8000"), (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        scope = {"type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "root_path": "", "query_string": b"", "headers": headers}
+        await self._app(scope, self._receive(body), self._send)
+
+    def _receive(self, body: bytes) -> Callable[[], Awaitable[Message]]:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return receive
+
+    async def _send(self, message: Message) -> None:
+        self.status = message.get("status", self.status)
+
+
+@asynccontextmanager
+async def application(models: Models, state: State) -> AsyncIterator[Calls]:
+    """The service's whole application in this process. Needs FRAUDOPS_STATE to name the state's folder, and PROMETHEUS_MULTIPROC_DIR its metrics'."""
+    from services.inference import start
+    from services.inference.application import create_app
+    from services.inference.worker import Drain
+
+    start.make_folders(state)
+    if proof := start.begin(state):
+        start.conclude(state, proof)
+    app = create_app(InferenceSettings(state=state.root), Drain())
+    async with app.router.lifespan_context(app):
+        yield Calls(app, models)

@@ -1,0 +1,164 @@
+"""One subject's turn under load, with its answers checked while it lasts, and the rounds in which all subjects take turns."""
+
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.generators import Generator, GeneratorError, Load
+from benchmarks.peers import PeerError
+from benchmarks.processes import SubjectError, post, processor_seconds
+from benchmarks.protocols import Protocol, WrongAnswerError
+from benchmarks.subjects import TOLERANCE, Running, Site, Subject
+
+SAMPLE_SECONDS = 0.1
+FIRST_CHECKS = 20
+WARM_UP_SECONDS = 1.0
+Item = TypeVar("Item")
+LOST = (SubjectError, PeerError, GeneratorError, OSError, subprocess.SubprocessError)
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """`processor_us`: what an answer cost all processes of the subject; `difference`: the largest among `checked` answers;
+    `audited`: rows in PostgreSQL when everything was shipped, of `answered` ones, and `shipping_seconds` how long that took after the load."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    processor_us: float
+    checked: int
+    difference: float
+    answered: int
+    audited: int | None = None
+    shipping_seconds: float | None = None
+
+
+class Checker:
+    """Asks for one row after the other and holds each answer against the pipeline's own probability, up to TOLERANCE."""
+
+    def __init__(self, url: str, protocol: Protocol, names: Sequence[str], x: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
+        self._url, self._protocol, self._names, self._x, self._expected = url, protocol, names, x, expected
+        self._stop = threading.Event()
+        self.checked, self.difference = 0, 0.0
+        self.fault: str | None = None
+
+    def check(self, index: int) -> None:
+        """Raises SubjectError."""
+        index %= len(self._x)
+        status, answer = post(self._url, self._protocol.body(self._names, self._x[index : index + 1].tolist()))
+        if status != 200:
+            raise SubjectError(f"{status} {answer[:300]!r}")
+        try:
+            difference = self._protocol.difference(answer, self._expected[index : index + 1])
+        except WrongAnswerError as error:
+            raise SubjectError(f"row {index}: {error}") from error
+        if difference > TOLERANCE:
+            raise SubjectError(f"row {index} is {difference:.2g} away from what its pipeline says")
+        self.checked, self.difference = self.checked + 1, max(self.difference, difference)
+
+    def during(self, load: Callable[[], Load]) -> Load:
+        """Checks ten times a second while the load lasts. Raises SubjectError at the first wrong answer, once it is over."""
+        self._stop.clear()
+        thread = threading.Thread(target=self._keep_checking)
+        thread.start()
+        try:
+            return load()
+        finally:
+            self._stop.set()
+            thread.join()
+            if self.fault:
+                raise SubjectError(self.fault)
+
+    def _keep_checking(self) -> None:
+        index = FIRST_CHECKS
+        while not self._stop.wait(SAMPLE_SECONDS):
+            try:
+                self.check(index)
+            except (OSError, SubjectError) as error:
+                self.fault = f"under load: {error}"
+                return
+            index += 1
+
+
+def turn(subject: Subject, site: Site, generator: Generator, connections: int, seconds: float) -> Turn:
+    """Starts the subject, checks it, warms it up, and loads it. Raises SubjectError for any answer that is missing, refused or wrong."""
+    bodies = site.bodies(subject.protocol)
+    with subject.start(site) as running:
+        checker = Checker(running.url, subject.protocol, site.models.names, site.models.x, site.models.expected[subject.kind])
+        for index in range(FIRST_CHECKS):
+            checker.check(index)
+        warm = generator.drive(running.url, bodies, connections, WARM_UP_SECONDS)
+        before, asked = processor_seconds(running.pid), checker.checked
+        load = checker.during(lambda: _whole(generator.drive(running.url, bodies, connections, seconds)))
+        used = processor_seconds(running.pid) - before
+        answers = load.answered + checker.checked - asked
+        measured = Turn(
+            rate=load.rate,
+            p50_ms=load.p50_ms,
+            p99_ms=load.p99_ms,
+            processor_us=used / answers * 1e6,
+            checked=checker.checked,
+            difference=checker.difference,
+            answered=load.answered + warm.answered + checker.checked,
+        )
+        return _shipped(running, measured, connections)
+
+
+def _whole(load: Load) -> Load:
+    if load.refused or load.broken or not load.answered:
+        raise SubjectError(f"{load.answered} answers, {load.refused} refused, {load.broken} broken")
+    return load
+
+
+def _shipped(running: Running, measured: Turn, connections: int) -> Turn:
+    """Raises SubjectError when PostgreSQL has fewer rows than answers were counted, or more than requests were sent."""
+    if running.product is None or running.product.database is None:
+        return measured
+    seconds = running.product.drain()
+    audited = running.product.audited()
+    # The first answer of all was the wait for readiness; the generator hangs up on what is under way at the ends of warm-up and load.
+    if not measured.answered + 1 <= audited <= measured.answered + 1 + 2 * connections:
+        raise SubjectError(f"{audited} audited rows of {measured.answered + 1} answers")
+    return msgspec.structs.replace(measured, audited=audited, shipping_seconds=seconds)
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """A subject without figures, and why."""
+
+    key: str
+    reason: str
+
+
+def rounds(
+    subjects: Sequence[Subject], number: int, measure: Callable[[Subject], Turn], say: Callable[[str], None], between: Callable[[], None] = lambda: None
+) -> tuple[dict[str, list[Turn]], list[Missing]]:
+    """Every subject once a round, each round beginning with the next one. A peer that fails is left out, with its reason; a subject of ours must not fail."""
+    turns: dict[str, list[Turn]] = {subject.key: [] for subject in subjects}
+    missing: list[Missing] = []
+    for number_of_round in range(number):
+        for subject in order(subjects, number_of_round):
+            if any(lost.key == subject.key for lost in missing):
+                continue
+            try:
+                measured = measure(subject)
+            except LOST as error:
+                if subject.group != "peers":
+                    raise
+                missing.append(Missing(subject.key, str(error)[-600:]))
+                turns.pop(subject.key)
+                say(f"{subject.title}: left out: {error}")
+                continue
+            turns[subject.key].append(measured)
+            say(f"round {number_of_round + 1}: {subject.title}: {measured.rate:,.0f} a second, {measured.processor_us:.1f} µs of processor each")
+            between()
+    return turns, missing
+
+
+def order(items: Sequence[Item], number_of_round: int) -> list[Item]:
+    """Turned by one each round, so that none always follows the same one."""
+    first = number_of_round % len(items)
+    return [*items[first:], *items[:first]]
