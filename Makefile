@@ -7,7 +7,7 @@ compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # What MLflow lists for those who train and log with it; its server imports none of it.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install demo up down test check proof lock render clean help
+.PHONY: install demo up down test check bench soak proof lock render clean help
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -38,6 +38,12 @@ test: install ## every test, on real PostgreSQL, MLflow and gunicorn processes
 check: install ## format, lint, types, import contracts, tests
 	@$(bin)/ruff format --check . && $(bin)/ruff check . && $(bin)/mypy && $(bin)/lint-imports
 	@$(MAKE) --no-print-directory test
+
+bench: install ## what serving costs, measured here in about half an hour (ARGS=--peers: beside what others pick; ARGS=--quick: that it can be measured)
+	@$(bin)/python -m benchmarks $(ARGS)
+
+soak: install ## half of the maximum load for 30 minutes: memory, tail latency, nothing lost
+	@$(bin)/python -m benchmarks.soak $(ARGS)
 
 lock: install ## resolve the dependencies anew, and the share of each image
 	$(compile) --all-extras -o requirements.lock
