@@ -31,7 +31,7 @@ COMMANDS = {
 SUPERVISOR = {
     "up": "Start everything on this machine.",
     "down": "Stop everything that `up` started.",
-    "status": "Each part's url, pids and state, and the version that each worker serves.",
+    "status": "Each part's url, pids and state, and the version that each worker serves (--on-cluster: of every pod).",
 }
 
 
@@ -55,8 +55,11 @@ class LazyGroup(click.Group):
 def _supervisor(name: str) -> click.Command:
     """The supervisor is a service, which jobs never import: it takes this process over, signals included, with the arguments as they are."""
 
-    def start(args: tuple[str, ...]) -> None:
-        os.execv(sys.executable, [sys.executable, "-m", "services.supervisor", name, *args])
+    def start(args: tuple[str, ...]) -> Any:
+        if name == "status" and "--on-cluster" in args:
+            status: click.Command = importlib.import_module("jobs.cluster_status").command
+            return status.main(list(args), prog_name="fraudops status", standalone_mode=False)
+        return os.execv(sys.executable, [sys.executable, "-m", "services.supervisor", name, *args])
 
     settings: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": []}
     arguments: list[click.Parameter] = [click.Argument(["args"], nargs=-1, type=click.UNPROCESSED)]

@@ -1,4 +1,4 @@
-"""`fraudops data`: look at rows, check a file against a schema, fetch the official file, make rows up."""
+"""`fraudops data`: look at rows, check a file against a schema, fetch the official file, make rows up, bring a file to the cluster."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.data_options import data_option, drift_option, prevalence_option, schema_option, strength_option
+from jobs.data_push import push
 from jobs.entry import any_state_option, json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 @click.group(help="Look at, fetch, generate and check data.")
 def command() -> None:
     pass
+
+
+command.add_command(push)
 
 
 @command.command()

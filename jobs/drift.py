@@ -13,6 +13,7 @@ from fraudops.settings import DriftJobSettings
 from fraudops.state import State
 from jobs import drift_text
 from jobs.entry import json_option, notices, output, print_json, run, state_option
+from jobs.on_cluster import on_cluster
 
 if TYPE_CHECKING:
     from fraudops.drift_runs import DriftRun
@@ -33,6 +34,7 @@ def _to_since(_context: click.Context, _parameter: click.Parameter, value: str |
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+@on_cluster("drift", "jobs.drift")
 @click.command(name="drift")
 @click.option("--hours", type=click.FloatRange(0, 24 * 366, min_open=True), default=24.0, show_default=True, help="The window: the last N hours.")
 @click.option(

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,13 @@ state_option = _state(callback=_to_state)
 # For commands that need none: every command takes --state.
 any_state_option = _state(expose_value=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on standard error.")
+
+
+def where(state: State) -> str:
+    """What to type after the next command so that it works on this same product: `--on-cluster`, `--state FOLDER`, or nothing."""
+    if os.environ.get(MARK_VARIABLE):
+        return " --on-cluster"
+    return "" if state == State.at(os.environ.get("FRAUDOPS_STATE", DEFAULT_STATE)) else f" --state {shlex.quote(str(state.root))}"
 
 
 def print_json(value: Any) -> None:

@@ -13,6 +13,7 @@ from fraudops.registry import ModelVersion
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from jobs.entry import json_option, notices, output, print_json, run, state_option
+from jobs.on_cluster import on_cluster
 from jobs.promote import say
 
 
@@ -40,6 +41,7 @@ def describe(version: ModelVersion, record: ServingRecord) -> dict[str, Any]:
     }
 
 
+@on_cluster("promote", "jobs.models")
 @click.command(name="models")
 @json_option
 @state_option

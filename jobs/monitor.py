@@ -13,6 +13,7 @@ from fraudops.endpoints import database_url
 from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
 from jobs.entry import json_option, output, print_json, run, state_option
+from jobs.on_cluster import on_cluster
 
 if TYPE_CHECKING:
     from fraudops.audit.queries import Activity
@@ -22,6 +23,7 @@ IN_THE_PODS = "What waits in the pods' spools is not in these figures: see fraud
 RATIOS = ("fraud_rate", "label_coverage", "precision", "recall", "f1", "false_positive_rate")
 
 
+@on_cluster("promote", "jobs.monitor")
 @click.command()
 @click.option("--hours", type=click.FloatRange(0, 24 * 366, min_open=True), default=24.0, show_default=True, help="The window: the last N hours.")
 @json_option

@@ -21,6 +21,7 @@ from fraudops.registry import TAG_REQUEST, ModelVersion, Registry
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from jobs.entry import json_option, notices, output, print_json, run, state_option
+from jobs.on_cluster import on_cluster
 from jobs.promote import outcome_of, promote_version
 from jobs.train import report as report_training
 from jobs.train import said, train_and_register
@@ -118,6 +119,7 @@ def summary(steps: Steps, error: FraudopsError | None, seconds: float) -> dict[s
     return {"version": steps.version, "taken": steps.taken, "promotion": promotion, "reason": str(error) if error else None, "seconds": round(seconds, 3)}
 
 
+@on_cluster("pipeline")
 @click.command(name="pipeline")
 @training_options
 @json_option

@@ -23,6 +23,7 @@ from fraudops.registry import TAG_WAIVER, ModelVersion
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from jobs.entry import json_option, notices, output, print_json, run, state_option
+from jobs.on_cluster import on_cluster
 from jobs.versions import LATEST, find_version
 
 
@@ -102,6 +103,7 @@ def report(result: Result, seconds: float, as_json: bool) -> str:
     return said
 
 
+@on_cluster("promote")
 @click.command(name="promote")
 @click.option("--version", required=True, metavar="N", help="The version to promote, or `latest`.")
 @click.option("--alias", type=click.Choice(["production"]), default="production", show_default=True, help="Where to.")

@@ -12,6 +12,7 @@ from fraudops.errors import SettingsError, StoreDownError
 from fraudops.settings import RetentionJobSettings, RetentionSettings
 from fraudops.state import State
 from jobs.entry import json_option, notices, output, print_json, run, state_option
+from jobs.on_cluster import on_cluster
 
 
 async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def said(done: dict[str, Any]) -> str:
     return f"{what}; kept from {done['oldest_kept']} on; {len(done['made'])} partitions made ahead"
 
 
+@on_cluster("retention")
 @click.command(name="retention")
 @click.option("--days", type=click.IntRange(1, 36_500), help="Keep this many days. [env: FRAUDOPS_RETENTION__DAYS; default: 400]")
 @click.option(

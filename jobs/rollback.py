@@ -15,6 +15,7 @@ from fraudops.promotion.record import ServingRecord, Strategy
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from jobs.entry import json_option, run, state_option
+from jobs.on_cluster import on_cluster
 from jobs.promote import report, say, who
 
 
@@ -41,6 +42,7 @@ def roll_back(state: State) -> Result:
     return asyncio.run(go())
 
 
+@on_cluster("promote", "jobs.rollback")
 @click.command(name="rollback")
 @json_option
 @state_option

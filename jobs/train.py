@@ -1,7 +1,5 @@
 """Trains a model, logs the run, and registers a version with its sealed bundle; ends with the version and the next command."""
 
-import os
-import shlex
 import subprocess
 import tempfile
 import time
@@ -20,8 +18,9 @@ from fraudops import endpoints
 from fraudops.bundle import Interval, Manifest
 from fraudops.registry import TAG_DIGEST, TAG_REQUEST, TAG_SAMPLE, TAG_SCHEMA_FINGERPRINT, Registry
 from fraudops.settings import ProgramSettings
-from fraudops.state import DEFAULT_STATE, State
-from jobs.entry import json_option, notices, output, print_json, run, state_option
+from fraudops.state import State
+from jobs.entry import json_option, notices, output, print_json, run, state_option, where
+from jobs.on_cluster import on_cluster
 from jobs.tracking import RunContent, logged_run
 from jobs.training_options import Plan, training_options
 
@@ -123,8 +122,7 @@ def git_revision() -> str:
 
 def next_command(version: str, state: State) -> str:
     """What to type now, as it works here."""
-    where = "" if state == State.at(os.environ.get("FRAUDOPS_STATE", DEFAULT_STATE)) else f" --state {shlex.quote(str(state.root))}"
-    return f"fraudops validate --version {version}{where}"
+    return f"fraudops validate --version {version}{where(state)}"
 
 
 def _say(text: str) -> None:
@@ -154,6 +152,7 @@ def _as_mapping(registered: Registered, model: str, seconds: float, following: s
     return head | {name: manifest[name] for name in shown} | {"seconds": round(seconds, 3), "next": following}
 
 
+@on_cluster("train")
 @click.command(name="train")
 @training_options
 @json_option

@@ -1,7 +1,5 @@
 """Puts a version through the gates and stores the verdict: five steps, each with what was found and why it passed or not."""
 
-import os
-import shlex
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -17,10 +15,11 @@ from fraudops.gates import GateResult, GateSettings, intact
 from fraudops.promotion.record import ServingRecord
 from fraudops.registry import ModelVersion, Registry
 from fraudops.settings import ClusterSettings, ValidateJobSettings
-from fraudops.state import DEFAULT_STATE, State
+from fraudops.state import State
 from fraudops.validation import Production, store_scores, store_verdict, verdict
 from jobs import validation_report
-from jobs.entry import json_option, notices, output, print_json, run, state_option
+from jobs.entry import json_option, notices, output, print_json, run, state_option, where
+from jobs.on_cluster import on_cluster
 from jobs.versions import find_version
 
 if TYPE_CHECKING:
@@ -103,13 +102,11 @@ def production_of(record: ServingRecord) -> Production | None:
 
 def next_command(found: Findings, passed: bool, state: State) -> str:
     """What to type now, as it works here."""
-    number, where = found.version.version, ""
-    if state != State.at(os.environ.get("FRAUDOPS_STATE", DEFAULT_STATE)):
-        where = f" --state {shlex.quote(str(state.root))}"
     if not passed:
-        return f"fraudops train{where}"
+        return f"fraudops train{where(state)}"
     other = found.compared_to is not None and found.compared_to.schema_fingerprint != found.version.schema_fingerprint
-    return f"fraudops promote --version {number} --alias production{' --strategy rollout' if other else ''}{where}"
+    strategy = " --strategy rollout" if other else ""
+    return f"fraudops promote --version {found.version.version} --alias production{strategy}{where(state)}"
 
 
 def promote_now(state: State, version: str) -> tuple[dict[str, Any], FraudopsError | None]:
@@ -126,6 +123,7 @@ def promote_now(state: State, version: str) -> tuple[dict[str, Any], FraudopsErr
     return asdict(result), kind(f"the promotion of version {version} is {result.outcome}: {result.reason}")
 
 
+@on_cluster("validate")
 @click.command(name="validate")
 @click.option("--version", required=True, metavar="N", help="The version to validate, or `latest`.")
 @click.option(

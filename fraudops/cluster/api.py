@@ -1,8 +1,8 @@
 """The Kubernetes API as JSON in and out: the one module that imports the Kubernetes client."""
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -13,6 +13,11 @@ from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.promotion.ports import StaleRecordError, UnknownWriteError
 
 TIMEOUT_SECONDS = 10.0
+# A followed log that says nothing for so long is asked for again: its connection may be gone without a word.
+SILENCE_SECONDS = 30.0
+ORDINARY = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+FOLLOWING = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_SECONDS, sock_read=SILENCE_SECONDS)
+CHANNEL_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 CONTENT_TYPES = {"merge": "application/merge-patch+json", "json": "application/json-patch+json"}
 
 
@@ -53,12 +58,8 @@ class Cluster:
 
     async def call(self, method: str, path: str, body: Any = None, *, patch: str = "merge", query: dict[str, str] | None = None) -> dict[str, Any]:
         """The answer's JSON. Raises NotFoundError, ForbiddenError, StaleRecordError (409), UnknownWriteError (an unanswered write), StoreDownError."""
-        headers = {"Accept": "application/json", "Content-Type": CONTENT_TYPES[patch] if method == "PATCH" else "application/json"}
-        request = await self._api.param_serialize(
-            method, path, query_params=list((query or {}).items()), header_params=headers, body=body, auth_settings=["BearerToken"]
-        )
         try:
-            answer = await self._api.call_api(*request, _request_timeout=TIMEOUT_SECONDS)
+            answer = await self._request(method, path, query, body, CONTENT_TYPES[patch] if method == "PATCH" else "application/json")
             data = await answer.read()
         except aiohttp.ClientConnectorError as error:
             raise StoreDownError(f"the Kubernetes API does not answer ({type(error).__name__})") from error
@@ -68,17 +69,92 @@ class Cluster:
             raise UnknownWriteError(f"the Kubernetes API did not answer a write ({type(error).__name__})") from error
         return _answer(method, path, answer.status, data)
 
-    async def text(self, path: str, query: dict[str, str] | None = None) -> str:
-        """A plain-text answer, such as a container's log."""
-        request = await self._api.param_serialize("GET", path, query_params=list((query or {}).items()), auth_settings=["BearerToken"])
+    async def fetch(self, path: str) -> tuple[int, bytes]:
+        """Status and body of whatever answers, such as a pod behind the API server's proxy. Raises StoreDownError when nothing does."""
         try:
-            answer = await self._api.call_api(*request, _request_timeout=TIMEOUT_SECONDS)
-            data = await answer.read()
+            answer = await self._request("GET", path)
+            return answer.status, bytes(await answer.read())
         except (TimeoutError, aiohttp.ClientError) as error:
             raise StoreDownError(f"the Kubernetes API does not answer ({type(error).__name__})") from error
-        if answer.status >= 300:
-            _answer("GET", path, answer.status, data)
-        return bytes(data).decode(errors="replace")
+
+    async def lines(self, path: str, query: dict[str, str] | None = None) -> AsyncGenerator[bytes]:
+        """The lines of a text as they come, such as a followed log, without their ends.
+
+        Ends with the text, and after SILENCE_SECONDS or a broken connection too: ask again from the last line on. Raises like `call`.
+        """
+        try:
+            answer = await self._request("GET", path, query, timeout=FOLLOWING)
+            if answer.status >= 300:
+                _answer("GET", path, answer.status, bytes(await answer.read()))
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise StoreDownError(f"the Kubernetes API does not answer ({type(error).__name__})") from error
+        async with aclosing(_lines_of(answer.response)) as found:
+            async for line in found:
+                yield line
+
+    @asynccontextmanager
+    async def attach(self, pod: str, container: str) -> AsyncIterator["Attached"]:
+        """The standard streams of a running container. Raises like `call`."""
+        query = {"container": container, "stdin": "true", "stdout": "true", "stderr": "true"}
+        path = self.path("v1", "pods", f"{pod}/attach")
+        _, url, headers, *_ = await self._api.param_serialize("GET", path, query_params=list(query.items()), auth_settings=["BearerToken"])
+        session = self._api.rest_client.pool_manager or self._api.rest_client._create_pool_manager()
+        self._api.rest_client.pool_manager = session
+        try:
+            async with session.ws_connect(url, headers=headers, protocols=CHANNEL_PROTOCOLS, heartbeat=TIMEOUT_SECONDS) as socket:
+                yield Attached(socket)
+        except aiohttp.WSServerHandshakeError as error:
+            _answer("POST", path, error.status, b"")
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise StoreDownError(f"the connection to pod {pod} broke ({type(error).__name__})") from error
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        timeout: aiohttp.ClientTimeout = ORDINARY,  # noqa: ASYNC109 (aiohttp's, for its parts)
+    ) -> Any:
+        headers = {"Accept": "application/json, */*", "Content-Type": content_type}
+        request = await self._api.param_serialize(
+            method, path, query_params=list((query or {}).items()), header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        return await self._api.call_api(*request, _request_timeout=timeout)
+
+
+class Attached:
+    """Standard input, output and error of a container, over one connection."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+
+    async def send(self, data: bytes) -> None:
+        """Waits while the container does not read."""
+        await self._socket.send_bytes(b"\0" + data)
+
+    async def received(self) -> AsyncIterator[tuple[int, bytes]]:
+        """What the container writes: 1 for its standard output, 2 for its standard error, until it ends."""
+        async for message in self._socket:
+            if message.type == aiohttp.WSMsgType.BINARY and len(message.data) > 1 and message.data[0] in (1, 2):
+                yield message.data[0], message.data[1:]
+
+
+async def _lines_of(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+    """What a broken connection cut off is no line."""
+    left = b""
+    try:
+        async for chunk in response.content.iter_any():
+            *lines, left = (left + chunk).split(b"\n")
+            for line in lines:
+                yield line
+    except (TimeoutError, aiohttp.ClientError):
+        return
+    finally:
+        response.close()
+    if left:
+        yield left
 
 
 def _answer(method: str, path: str, status: int, data: bytes) -> dict[str, Any]:
@@ -92,8 +168,8 @@ def _answer(method: str, path: str, status: int, data: bytes) -> dict[str, Any]:
     if status == 404:
         raise NotFoundError(f"{where} is not there")
     if status == 403:
-        raise ForbiddenError(f"{method} {where} is not allowed to this ServiceAccount: {message}")
-    if status in (409, 422) and method in ("PUT", "PATCH", "POST"):
+        raise ForbiddenError(f"{method} {where} is not allowed to this caller: {message}")
+    if status == 409 or (status == 422 and method == "PATCH"):
         raise StaleRecordError(f"{where} has been written by somebody else")
     if status >= 500 or status == 429:
         if method == "GET":

@@ -25,7 +25,7 @@ class ClusterPods:
         found = await self.cluster.call("GET", self.cluster.path("v1", "pods"), query={"labelSelector": self.selector})
         living = [item for item in found["items"] if (item.get("status") or {}).get("phase") not in ("Succeeded", "Failed")]
         self._addresses |= {item["metadata"]["name"]: (item.get("status") or {}).get("podIP") for item in living}
-        return [Pod(item["metadata"]["name"], _is_ready(item)) for item in living]
+        return [Pod(item["metadata"]["name"], is_ready(item)) for item in living]
 
     async def wanted(self) -> int:
         deployment = await self.cluster.call("GET", self.cluster.path("apps/v1", "deployments", self.deployment))
@@ -57,6 +57,6 @@ class ClusterPods:
         return PodDoor(str(httpx.URL(f"http://{host}:{self.admin_port}")), self.admin_token)
 
 
-def _is_ready(pod: dict[str, Any]) -> bool:
+def is_ready(pod: dict[str, Any]) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or []
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

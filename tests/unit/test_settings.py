@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import jobs
 from fraudops.errors import SettingsError
-from fraudops.settings import COMMAND_LINE, PREFIX, PROGRAMS, DriftJobSettings, InferenceSettings, ProgramSettings, ShipperSettings, known_variables
+from fraudops.settings import PREFIX, PROGRAMS, DriftJobSettings, InferenceSettings, ProgramSettings, ShipperSettings, known_variables
 from jobs.settings import Setting, catalogue, command, settings_of
 
 SECRET = "postgresql://audit:correct-horse@127.0.0.1:5432/audit"
@@ -149,7 +149,7 @@ def test_every_variable_that_a_flag_reads_is_in_the_catalogue() -> None:
     commands = [module.command for module in modules if hasattr(module, "command")]
     options = [option for each in commands for option in _options(each)]
     read = {str(option.envvar) for option in options if option.envvar}
-    assert read <= COMMAND_LINE.keys()
+    assert read <= BY_NAME.keys()
     assert {"FRAUDOPS_STATE"} <= read or not options
 
 

@@ -1,0 +1,83 @@
+"""What serves in the cluster and who is behind it, as a person with a kubeconfig can see it: the record, and every pod's own word."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from fraudops.cluster.api import Cluster
+from fraudops.cluster.pods import ClusterPods, is_ready
+from fraudops.cluster.records import ConfigMapRecords
+from fraudops.promotion.record import ServingRecord
+
+PORT = 8000
+
+
+@dataclass(frozen=True)
+class PodReport:
+    """`ready` and `terminating` are Kubernetes' word, the rest the pod's own; `epoch` None: it did not say, see `reason`."""
+
+    name: str
+    ready: bool
+    terminating: bool
+    epoch: int | None
+    version: str | None
+    workers: tuple[dict[str, Any], ...]
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The serving record with the pods that should follow it."""
+
+    release: str
+    namespace: str
+    record: ServingRecord
+    pods: tuple[PodReport, ...]
+
+    @property
+    def behind(self) -> tuple[str, ...]:
+        """The pods of which not every worker serves what the record names; a pod that does not say counts."""
+        if self.record.current is None:
+            return ()
+        return tuple(pod.name for pod in self.pods if pod.epoch != self.record.epoch and not pod.terminating)
+
+    @property
+    def well(self) -> bool:
+        """Somebody is there, and everybody who stays serves what the record names. Before the first promotion nobody need be ready."""
+        staying = [pod for pod in self.pods if not pod.terminating]
+        return bool(staying) and not self.behind and (self.record.current is None or all(pod.ready for pod in staying))
+
+
+async def look(cluster: Cluster, release: str) -> Overview:
+    """Raises StoreDownError, ForbiddenError."""
+    record, _ = await ConfigMapRecords(cluster, release).read()
+    selector = ClusterPods(cluster, release, admin_token="").selector
+    found = await cluster.call("GET", cluster.path("v1", "pods"), query={"labelSelector": selector})
+    living = [pod for pod in found["items"] if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")]
+    reports = await asyncio.gather(*(_report(cluster, pod) for pod in living))
+    return Overview(release, cluster.namespace, record, tuple(sorted(reports, key=lambda report: report.name)))
+
+
+async def _report(cluster: Cluster, pod: dict[str, Any]) -> PodReport:
+    name = str(pod["metadata"]["name"])
+    status, data = await cluster.fetch(cluster.path("v1", "pods", f"{name}:{PORT}/proxy/ready"))
+    return report_of(name, is_ready(pod), "deletionTimestamp" in pod["metadata"], status, data)
+
+
+def report_of(name: str, ready: bool, terminating: bool, status: int, data: bytes) -> PodReport:
+    """From what /ready answered through the API server, or from the API server's own word when nobody did."""
+    try:
+        said = msgspec.json.decode(data, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        said = {}
+    if "workers" not in said:
+        why = f"its /ready is not to be had through the API server ({said.get('message') or status})"
+        return PodReport(name, ready, terminating, None, None, (), why)
+    workers = tuple(said["workers"] or ())
+    epochs = {worker.get("epoch") for worker in workers}
+    versions = sorted({str(worker["version"]) for worker in workers if worker.get("version")})
+    reason = None if status == 200 else str(said.get("detail") or f"/ready answers {status}")
+    epoch = min((each or 0 for each in epochs), default=0)
+    return PodReport(name, ready, terminating, epoch, " and ".join(versions) or None, workers, reason)

@@ -1,0 +1,251 @@
+"""Jobs made from the chart's CronJobs, followed from here to their end: every try's log as it is written, and the last one's exit code."""
+
+import asyncio
+import copy
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fraudops.cluster.api import Cluster, NotFoundError
+from fraudops.errors import FraudopsError, SettingsError, StoreDownError
+
+Object = dict[str, Any]
+Answer = TypeVar("Answer")
+LABELS = "app.kubernetes.io/name=fraudops,app.kubernetes.io/component=train"
+POLL_SECONDS = 0.5
+# The API server may restart under a Job that runs for hours.
+PATIENCE_SECONDS = 120.0
+# What a Job may take beyond its own deadline before nobody is waited for any more.
+MARGIN_SECONDS = 120.0
+DEFAULT_DEADLINE_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """`template` names the CronJob; `module` runs instead of its program and arguments, else the arguments follow those of the template."""
+
+    template: str
+    arguments: Sequence[str] = ()
+    module: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def job_of(cronjob: Object, name: str, wanted: Wanted) -> Object:
+    """The Job as `kubectl create job --from` would make it, with what is wanted. It goes with the release that its template belongs to."""
+    template = copy.deepcopy(cronjob["spec"]["jobTemplate"])
+    container = template["spec"]["template"]["spec"]["containers"][0]
+    if wanted.module:
+        container |= {"command": ["python", "-m", wanted.module], "args": list(wanted.arguments)}
+    else:
+        container["args"] = [*container.get("args", []), *wanted.arguments]
+    kept = [variable for variable in container.get("env", []) if variable["name"] not in wanted.environment]
+    container["env"] = [*kept, *({"name": name, "value": value} for name, value in wanted.environment.items())]
+    owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": cronjob["metadata"]["name"], "uid": cronjob["metadata"]["uid"]}
+    found = template.get("metadata") or {}
+    annotations = (found.get("annotations") or {}) | {"cronjob.kubernetes.io/instantiate": "manual"}
+    metadata = {"name": name, "labels": found.get("labels") or {}, "annotations": annotations, "ownerReferences": [owner]}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]}
+
+
+async def find_release(cluster: Cluster, release: str | None) -> str:
+    """The release of that name, or the only one of the namespace. Raises SettingsError naming those that there are."""
+    found = await cluster.call("GET", cluster.path("batch/v1", "cronjobs"), query={"labelSelector": LABELS})
+    names = sorted(item["metadata"]["name"].removesuffix("-train") for item in found["items"])
+    if release in names or (release is None and len(names) == 1):
+        return release or names[0]
+    there = f"there is {', '.join(names)}: give --release" if names else "there is none: give --namespace, or helm install"
+    raise SettingsError(f"{f'no release {release}' if release else 'which release?'} in namespace {cluster.namespace}; {there}")
+
+
+class JobRunner:
+    """`emit` gets every line of a container's log, with the pod's name; `say` what happens around it."""
+
+    def __init__(self, cluster: Cluster, say: Callable[[str], None], emit: Callable[[str, bytes], None]) -> None:
+        self.cluster, self.say, self.emit = cluster, say, emit
+        self._last_said = ""
+
+    async def template(self, release: str, name: str) -> Object:
+        """Raises SettingsError when the release has no such CronJob."""
+        try:
+            return await self.cluster.call("GET", self.cluster.path("batch/v1", "cronjobs", f"{release}-{name}"))
+        except NotFoundError as error:
+            raise SettingsError(f"release {release} has no CronJob {release}-{name}: is it switched off in its values?") from error
+
+    async def create(self, job: Object) -> str:
+        """The Job's name. It is made once, whatever becomes of the answer."""
+        try:
+            await self.cluster.call("POST", self.cluster.path("batch/v1", "jobs"), job)
+        except FraudopsError:
+            if not await self._exists(job["metadata"]["name"]):
+                raise
+        return str(job["metadata"]["name"])
+
+    async def _exists(self, name: str) -> bool:
+        try:
+            await self.cluster.call("GET", self.cluster.path("batch/v1", "jobs", name))
+        except NotFoundError:
+            return False
+        return True
+
+    async def follow(self, name: str) -> int:
+        """The exit code of the Job's last try. Raises StoreDownError when it has none, or does not end beyond its own deadline."""
+        job = await self._patiently(lambda: self._job(name))
+        seconds = float(job["spec"].get("activeDeadlineSeconds") or DEFAULT_DEADLINE_SECONDS) + MARGIN_SECONDS
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._follow(name)
+        except TimeoutError as error:
+            raise StoreDownError(f"Job {name} has not ended after {seconds:g} s: look at it with kubectl") from error
+
+    async def running_pod(self, job: str) -> str:
+        """The Job's first pod, once its container runs. Raises StoreDownError when it ends before."""
+        pod = await self._next_pod(job, set())
+        while pod is not None:
+            found = await self._patiently(lambda: self._pod(pod))
+            status = _container(found, found["spec"]["containers"][0]["name"])
+            if "running" in status.state:
+                return pod
+            if "terminated" in status.state or status.pod_ended:
+                break
+            self._say_once(f"waiting for pod {pod}: {status.waits_for}")
+            await asyncio.sleep(POLL_SECONDS)
+        raise StoreDownError(f"Job {job} ended before it began to read")
+
+    async def _follow(self, name: str) -> int:
+        followed: set[str] = set()
+        code: int | None = None
+        while (pod := await self._next_pod(name, followed)) is not None:
+            if followed:
+                self.say(f"Kubernetes tries again: pod {pod}")
+            followed.add(pod)
+            code = await self._follow_pod(pod)
+        fault = await self._fault(name)
+        if fault and code in (None, 0):
+            raise StoreDownError(f"Job {name} failed: {fault}")
+        if fault and not fault.startswith("PodFailurePolicy"):  # else the exit code has said it
+            self.say(f"Job {name} failed: {fault}")
+        return code or 0
+
+    async def _job(self, name: str) -> Object:
+        return await self.cluster.call("GET", self.cluster.path("batch/v1", "jobs", name))
+
+    async def _next_pod(self, job: str, followed: set[str]) -> str | None:
+        """The next try's pod; None when the Job has ended and no pod of it is left unread."""
+        query = {"labelSelector": f"batch.kubernetes.io/job-name={job}"}
+        while True:
+            ended = any(_is_true(condition, "Complete", "Failed") for condition in _conditions(await self._patiently(lambda: self._job(job))))
+            found = await self._patiently(lambda: self.cluster.call("GET", self.cluster.path("v1", "pods"), query=query))
+            pods = sorted(found["items"], key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+            new = [str(pod["metadata"]["name"]) for pod in pods if pod["metadata"]["name"] not in followed]
+            if new or ended:
+                return new[0] if new else None
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _fault(self, name: str) -> str | None:
+        """Why the Job failed, None when it did not."""
+        for condition in _conditions(await self._patiently(lambda: self._job(name))):
+            if _is_true(condition, "Failed"):
+                return f"{condition.get('reason')}: {condition.get('message')}"
+        return None
+
+    async def _follow_pod(self, name: str) -> int | None:
+        """Every container's log in turn; the exit code of the last. None when the pod is gone before it could be read."""
+        try:
+            pod = await self._patiently(lambda: self._pod(name))
+            spec = pod["spec"]
+            code: int | None = None
+            for container in [*spec.get("initContainers", []), *spec["containers"]]:
+                code = await self._follow_container(name, container["name"])
+                if code != 0:
+                    return code
+        except NotFoundError:
+            self.say(f"pod {name} is gone: it was moved or deleted")
+            return None
+        return code
+
+    async def _follow_container(self, pod: str, container: str) -> int | None:
+        since: bytes | None = None
+        while True:
+            status = _container(await self._patiently(lambda: self._pod(pod)), container)
+            state = status.state
+            if "running" in state or "terminated" in state:
+                since = await self._read_log(pod, container, since)
+            elif status.pod_ended:
+                return None
+            else:
+                self._say_once(f"waiting for pod {pod}: {status.waits_for}")
+            if "terminated" in state:
+                ended = state["terminated"]
+                if ended.get("reason") not in ("Completed", "Error", None):
+                    self.say(f"container {container} ended by {ended['reason']}")
+                return int(ended["exitCode"])
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _read_log(self, pod: str, container: str, since: bytes | None) -> bytes | None:
+        """Emits the lines after the moment `since`, until the log pauses or ends; the last line's moment, as the API wrote it."""
+        last = since
+        query = {"container": container, "follow": "true", "timestamps": "true"} | ({"sinceTime": since.decode()} if since else {})
+        try:
+            async with aclosing(self.cluster.lines(self.cluster.path("v1", "pods", f"{pod}/log"), query)) as lines:
+                async for line in lines:
+                    moment, _, text = line.partition(b" ")
+                    if since is None or moment > since:  # the API begins anew with the whole second
+                        last = moment
+                        self.emit(pod, text)
+        except StoreDownError as error:
+            self._say_once(str(error))
+        return last
+
+    async def _pod(self, name: str) -> Object:
+        return await self.cluster.call("GET", self.cluster.path("v1", "pods", name))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return await ask()
+            except StoreDownError as error:
+                if time.monotonic() > end:
+                    raise
+                self._say_once(f"trying again: {error}")
+            await asyncio.sleep(POLL_SECONDS * 4)
+
+    def _say_once(self, text: str) -> None:
+        if text != self._last_said:
+            self._last_said = text
+            self.say(text)
+
+
+@dataclass(frozen=True)
+class ContainerStatus:
+    """`state` is Kubernetes' own; `waits_for` says in words why it does not run yet."""
+
+    state: Object
+    waits_for: str
+    pod_ended: bool
+
+
+def _container(pod: Object, name: str) -> ContainerStatus:
+    status = pod.get("status") or {}
+    every = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    state: Object = next((found.get("state") or {} for found in every if found["name"] == name), {})
+    waiting = state.get("waiting") or {}
+    unscheduled = [condition.get("message") for condition in _conditions(pod) if condition["type"] == "PodScheduled" and condition["status"] == "False"]
+    reasons = [waiting.get("reason"), waiting.get("message"), *unscheduled]
+    waits_for = ": ".join(str(reason) for reason in reasons if reason) or "not started yet"
+    return ContainerStatus(state, waits_for, status.get("phase") in ("Succeeded", "Failed"))
+
+
+def _conditions(found: Object) -> list[Object]:
+    return list((found.get("status") or {}).get("conditions") or [])
+
+
+def _is_true(condition: Object, *types: str) -> bool:
+    return condition["type"] in types and condition["status"] == "True"
+
+
+def new_name(release: str, template: str) -> str:
+    return f"{release}-{template}-{uuid.uuid4().hex[:6]}"

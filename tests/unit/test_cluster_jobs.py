@@ -1,0 +1,174 @@
+"""What `--on-cluster` makes of the chart's templates and of what was typed; and what it makes of what Kubernetes and the pods say."""
+
+import copy
+import json
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from fraudops.cluster.overview import Overview, PodReport, report_of
+from fraudops.cluster.runner import Wanted, _container, job_of
+from fraudops.cluster.upload import data_mount, data_name, receiver_of
+from fraudops.errors import SettingsError
+from fraudops.promotion.record import EMPTY, Entry, ServingRecord
+from jobs.entry import OUTPUT_MARK, json_option, state_option
+from jobs.on_cluster import Streams, arguments_for_the_pod, on_cluster
+
+CRONJOB: dict[str, Any] = {
+    "metadata": {"name": "shop-train", "uid": "u-1"},
+    "spec": {
+        "suspend": True,
+        "jobTemplate": {
+            "metadata": {"labels": {"app.kubernetes.io/component": "train"}},
+            "spec": {
+                "backoffLimit": 3,
+                "template": {
+                    "spec": {
+                        "initContainers": [{"name": "fetch-data"}],
+                        "containers": [
+                            {
+                                "name": "train",
+                                "command": ["python", "-m", "jobs.train"],
+                                "args": ["--prevalence", "0.002"],
+                                "env": [{"name": "LOGNAME", "value": "nobody"}, {"name": "FRAUDOPS_DATA", "value": "/data/cards.parquet"}],
+                                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "data", "mountPath": "/data", "readOnly": True}],
+                            }
+                        ],
+                        "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "data", "persistentVolumeClaim": {"claimName": "shop-data"}}],
+                    }
+                },
+            },
+        },
+    },
+}
+ENTRY = Entry(epoch=4, version="7", digest="d", schema_fingerprint="s", by="job", at="2026-11-02T12:00:00Z")
+
+
+def container_of(job: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = job["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+def test_arguments_follow_those_of_the_template_and_the_template_stays_as_it_is() -> None:
+    before = copy.deepcopy(CRONJOB)
+    job = job_of(CRONJOB, "shop-train-1", Wanted("train", ["--seed", "8"], environment={"LOGNAME": "ada"}))
+    assert container_of(job)["args"] == ["--prevalence", "0.002", "--seed", "8"]
+    assert container_of(job)["command"] == ["python", "-m", "jobs.train"]
+    assert container_of(job)["env"] == [{"name": "FRAUDOPS_DATA", "value": "/data/cards.parquet"}, {"name": "LOGNAME", "value": "ada"}]
+    assert job["metadata"]["ownerReferences"] == [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "shop-train", "uid": "u-1"}]
+    assert job["metadata"]["labels"] == {"app.kubernetes.io/component": "train"}
+    assert before == CRONJOB
+
+
+def test_another_program_in_the_templates_place_has_its_own_arguments_alone() -> None:
+    job = job_of(CRONJOB, "shop-rollback-1", Wanted("train", ["--json"], module="jobs.rollback"))
+    assert (container_of(job)["command"], container_of(job)["args"]) == (["python", "-m", "jobs.rollback"], ["--json"])
+
+
+def test_the_receiver_may_write_to_the_data_volume_and_listens_to_one_sender() -> None:
+    job = receiver_of(CRONJOB, "shop-data-1", Wanted("train", ["/data/x"], module="jobs.data_receive"))
+    container = container_of(job)
+    assert (container["stdin"], container["stdinOnce"], job["spec"]["backoffLimit"]) == (True, True, 0)
+    assert [mount.get("readOnly", False) for mount in container["volumeMounts"]] == [False, False]
+    assert "initContainers" not in job["spec"]["template"]["spec"]
+    assert (data_mount(CRONJOB), data_name(CRONJOB)) == ("/data", "cards.parquet")
+
+
+def test_a_release_without_a_data_volume_says_how_to_get_one() -> None:
+    without = copy.deepcopy(CRONJOB)
+    without["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"][1] = {"name": "data", "emptyDir": {}}
+    with pytest.raises(SettingsError, match=r"data\.source=volume"):
+        data_mount(without)
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        (["--version", "3", "--on-cluster"], ["--version", "3"]),
+        (["--release", "shop", "--on-cluster", "--json"], ["--json"]),
+        (["--namespace=cards", "--on-cluster", "--state", "/tmp/x", "--state=/tmp/y", "--set", "C=0.1"], ["--set", "C=0.1"]),
+        (["--reason=--on-cluster is new", "--on-cluster"], ["--reason=--on-cluster is new"]),
+    ],
+)
+def test_the_pod_gets_what_was_typed_without_what_is_about_this_machine(typed: list[str], sent: list[str]) -> None:
+    assert arguments_for_the_pod(typed) == sent
+
+
+def test_a_command_runs_here_unless_it_is_asked_to_run_there() -> None:
+    @on_cluster("train")
+    @click.command(name="here")
+    @json_option
+    @state_option
+    def command(as_json: bool, state: Any) -> None:
+        click.echo(f"here {as_json} {state.root.name}")
+
+    assert CliRunner().invoke(command, ["--json", "--state", "s"]).output == "here True s\n"
+    astray = CliRunner().invoke(command, ["--release", "shop"])
+    assert isinstance(astray.exception, SettingsError)
+    assert "--on-cluster" in CliRunner().invoke(command, ["--help"]).output
+
+
+def test_standard_output_of_the_job_is_ours_and_all_else_is_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    streams = Streams()
+    for line in (b"reading", f"{OUTPUT_MARK}version 3".encode(), b"\xff"):
+        streams.emit("pod-1", line)
+    streams.end()
+    assert capsys.readouterr() == ("version 3\n", "reading\n�\n")
+
+
+def test_of_a_repeated_job_only_the_last_try_answers_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    streams = Streams(last_only=True)
+    streams.emit("pod-1", f"{OUTPUT_MARK}1".encode())
+    streams.emit("pod-2", f"{OUTPUT_MARK}2".encode())
+    assert capsys.readouterr() == ("", "1\n")
+    streams.end()
+    assert capsys.readouterr() == ("2\n", "")
+
+
+@pytest.mark.parametrize(
+    ("status", "waits_for"),
+    [
+        (
+            {"containerStatuses": [{"name": "train", "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}]},
+            "ErrImagePull: no such image",
+        ),
+        ({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]}, "0/1 nodes are available"),
+        ({}, "not started yet"),
+    ],
+)
+def test_what_a_container_waits_for_is_said_in_kubernetes_own_words(status: dict[str, Any], waits_for: str) -> None:
+    assert _container({"status": status}, "train").waits_for == waits_for
+
+
+def ready_answer(*workers: tuple[int, str]) -> bytes:
+    return json.dumps({"status": "ready", "workers": [{"pid": 1, "epoch": epoch, "version": version} for epoch, version in workers]}).encode()
+
+
+def overview(record: ServingRecord, *pods: PodReport) -> Overview:
+    return Overview("shop", "cards", record, pods)
+
+
+def test_a_pod_is_as_far_as_its_last_worker() -> None:
+    record = ServingRecord(current=ENTRY)
+    level = report_of("a", True, False, 200, ready_answer((4, "7"), (4, "7")))
+    mixed = report_of("b", True, False, 200, ready_answer((4, "7"), (3, "6")))
+    leaving = report_of("c", False, True, 200, ready_answer((3, "6")))
+    found = overview(record, level, mixed, leaving)
+    assert (mixed.epoch, mixed.version, found.behind, found.well) == (3, "6 and 7", ("b",), False)
+    assert overview(record, level, leaving).well
+
+
+def test_a_pod_that_cannot_be_asked_counts_as_behind_and_says_why() -> None:
+    unreachable = report_of("a", True, False, 503, json.dumps({"kind": "Status", "message": "error trying to reach service"}).encode())
+    found = overview(ServingRecord(current=ENTRY), unreachable)
+    assert (found.behind, found.well) == (("a",), False)
+    assert "error trying to reach service" in str(unreachable.reason)
+
+
+def test_before_the_first_promotion_no_pod_is_behind() -> None:
+    waiting = report_of("a", False, False, 503, json.dumps({"detail": "no model promoted", "workers": [{"pid": 1, "epoch": None}]}).encode())
+    assert (waiting.reason, waiting.version) == ("no model promoted", None)
+    assert overview(EMPTY, waiting).well
+    assert not overview(EMPTY).well
