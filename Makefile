@@ -7,9 +7,9 @@ compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # What MLflow lists for those who train and log with it; its server imports none of it.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install demo up down test check bench soak proof lock render clean help
+.PHONY: install demo up down test check bench soak proof lock render images kind-up e2e kind-down clean help
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 .venv/.installed: requirements.lock pyproject.toml
 	@echo "installing the locked dependencies into .venv (once; about a minute)"
@@ -33,7 +33,7 @@ down: install ## stop what `make up` started
 	@$(bin)/fraudops down
 
 test: install ## every test, on real PostgreSQL, MLflow and gunicorn processes
-	@$(bin)/pytest $(ARGS)
+	@$(bin)/pytest -n 2 --dist loadfile $(if $(and $(shell command -v helm),$(shell command -v helm3)),,--ignore=tests/chart) --ignore=tests/cluster $(ARGS)
 
 check: install ## format, lint, types, import contracts, tests
 	@$(bin)/ruff format --check . && $(bin)/ruff check . && $(bin)/mypy && $(bin)/lint-imports
@@ -53,6 +53,19 @@ lock: install ## resolve the dependencies anew, and the share of each image
 
 render: install ## what is made from the chart: its table of values, and the plain manifests under k8s/
 	@$(bin)/python k8s/render.py
+
+images: ## the three images
+	@python3 k8s/cluster.py images
+
+kind-up: $(if $(FRAUDOPS_DATA),install) ## a kind cluster with everything, a first model, and a prediction through its ingress (FRAUDOPS_DATA=FILE trains on yours)
+	@python3 k8s/cluster.py up
+
+e2e: install kind-up ## the same, then `helm test` and the cluster's tests
+	@helm --kube-context kind-$${KIND_CLUSTER:-fraudops} --namespace fraudops test fraudops
+	@$(bin)/pytest tests/cluster $(ARGS)
+
+kind-down: ## the kind cluster away
+	@python3 k8s/cluster.py down
 
 clean: ## the environment and this folder's state
 	rm -rf .venv .fraudops

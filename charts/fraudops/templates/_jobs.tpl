@@ -73,34 +73,10 @@ template:
         envFrom:
           - configMapRef: {name: {{ include "fraudops.jobs" $root }}}
         {{- end }}
+        {{- with include "fraudops.job.env" . | trim }}
         env:
-          {{- if .account }}
-          {{- include "fraudops.env.namespace" $root | nindent 10 }}
-          {{- end }}
-          {{- if .database }}
-          {{- include "fraudops.env.database" $root | nindent 10 }}
-          {{- end }}
-          {{- if .databases }}
-          {{- range $variable, $key := dict "DATABASE_URL" "url" "MLFLOW_BACKEND_STORE_URI" "mlflowUrl" "DATABASE_ADMIN_URL" "adminUrl" }}
-          {{- if or $root.Values.mlflow.enabled (ne $key "mlflowUrl") }}
-          - {name: {{ $variable }}, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" $root }}, key: {{ get $root.Values.postgresql.secretKeys $key }}, optional: {{ or (has "--if-set-up" $.args) (eq $key "adminUrl") }}}}}
-          {{- end }}
-          {{- end }}
-          {{- end }}
-          {{- if .adminToken }}
-          {{- include "fraudops.env.adminToken" $root | nindent 10 }}
-          # The same for all tries of a Job: a promotion that finds its own commit finishes it.
-          - {name: FRAUDOPS_REQUEST_ID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}}
-          {{- end }}
-          {{- if $data }}
-          - {name: FRAUDOPS_DATA, value: {{ printf "/data/%s" $root.Values.data.file | quote }}}
-          {{- end }}
-          {{- if $schema }}
-          - {name: FRAUDOPS_SCHEMA, value: /etc/fraudops/schema.yaml}
-          {{- end }}
-          {{- with $jobs.extraEnv }}
-          {{- toYaml . | nindent 10 }}
-          {{- end }}
+          {{- . | nindent 10 }}
+        {{- end }}
         resources: {{ toYaml .settings.resources | nindent 10 }}
         volumeMounts:
           - {name: tmp, mountPath: /tmp}
@@ -132,6 +108,39 @@ template:
       {{- if .account }}
       {{- include "fraudops.tokenVolume" $root | nindent 6 }}
       {{- end }}
+{{- end }}
+
+{{/* The variables of a Job's container beyond the ConfigMap's; of the same dict as fraudops.job. */}}
+{{- define "fraudops.job.env" -}}
+{{- $root := .root }}
+{{- $data := and .data (ne $root.Values.data.source "sample") }}
+{{- if .account }}
+{{- include "fraudops.env.namespace" $root | nindent 0 }}
+{{- end }}
+{{- if .database }}
+{{- include "fraudops.env.database" $root | nindent 0 }}
+{{- end }}
+{{- if .databases }}
+{{- range $variable, $key := dict "DATABASE_URL" "url" "MLFLOW_BACKEND_STORE_URI" "mlflowUrl" "DATABASE_ADMIN_URL" "adminUrl" }}
+{{- if or $root.Values.mlflow.enabled (ne $key "mlflowUrl") }}
+- {name: {{ $variable }}, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" $root }}, key: {{ get $root.Values.postgresql.secretKeys $key }}, optional: {{ or (has "--if-set-up" $.args) (eq $key "adminUrl") }}}}}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if .adminToken }}
+{{- include "fraudops.env.adminToken" $root | nindent 0 }}
+# The same for all tries of a Job: a promotion that finds its own commit finishes it.
+- {name: FRAUDOPS_REQUEST_ID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}}
+{{- end }}
+{{- if $data }}
+- {name: FRAUDOPS_DATA, value: {{ printf "/data/%s" $root.Values.data.file | quote }}}
+{{- end }}
+{{- if and .data $root.Values.data.schema }}
+- {name: FRAUDOPS_SCHEMA, value: /etc/fraudops/schema.yaml}
+{{- end }}
+{{- with $root.Values.jobs.extraEnv }}
+{{- toYaml . | nindent 0 }}
+{{- end }}
 {{- end }}
 
 {{/*
