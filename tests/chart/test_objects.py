@@ -1,0 +1,238 @@
+"""Every object is one that Kubernetes and the CRDs know, has a name and labels of its own, and finds what it refers to."""
+
+import functools
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.chart.rendering import (
+    CHART,
+    EVERYTHING,
+    NAMESPACE,
+    ROOT,
+    VARIANTS,
+    Manifest,
+    Variant,
+    containers,
+    kinds,
+    named,
+    pod_template,
+    pods,
+    refusal,
+    render,
+    text_of,
+    title,
+)
+
+SCHEMAS = Path(__file__).parent / "schemas"
+# The oldest that Chart.yaml allows, and the one of the kind cluster.
+KUBERNETES = ("1.29", "1.34")
+HEADLESS = {"fraudops-postgresql"}
+# Made by the setup Job, never by the chart.
+MADE_ONCE = {"fraudops-admin", "fraudops-database", "fraudops-serving", "fraudops-data", "kube-root-ca.crt"}
+GIVEN = {"fraudops-postgres", "fraudops-postgres-app", "fraudops-artifacts", "s3", "history", "registry"}
+
+
+@functools.cache
+def check(version: str, text: str) -> None:
+    """Raises a ValidationError; most objects are the same in several variants, and are looked at once."""
+    manifest = json.loads(text)
+    own = SCHEMAS / f"{manifest['kind'].lower()}.json"
+    if own.exists():
+        jsonschema.validate(manifest, json.loads(own.read_text()))
+    else:
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_every_object_fits_its_schema(manifests: list[Manifest], version: str) -> None:
+    for manifest in manifests:
+        check(version, json.dumps(manifest, sort_keys=True))
+
+
+def test_the_schemas_refuse_an_unknown_field() -> None:
+    for manifest in render(EVERYTHING):
+        manifest["spec" if "spec" in manifest else "metadata"]["unknownField"] = 1
+        with pytest.raises((kubernetes_validate.ValidationError, jsonschema.ValidationError)):
+            check(KUBERNETES[0], json.dumps(manifest))
+
+
+class OnceLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping: the later would win unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        twice = [key for key, count in Counter(key.value for key, _ in node.value).items() if count > 1]
+        assert not twice, f"line {node.start_mark.line + 1}: {twice} stands twice"
+        return super().construct_mapping(node, deep)
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=str)
+def test_no_key_stands_twice(variant: Variant) -> None:
+    assert len(list(yaml.load_all(text_of(variant), Loader=OnceLoader))) > 30
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=str)
+def test_both_helms_render_the_same(variant: Variant) -> None:
+    assert text_of(variant, helm="helm3") == text_of(variant, helm="helm")
+
+
+def test_no_two_objects_have_one_name(manifests: list[Manifest]) -> None:
+    assert [name for name, count in Counter(map(title, manifests)).items() if count > 1] == []
+
+
+def test_every_object_carries_the_standard_labels(manifests: list[Manifest]) -> None:
+    for manifest in manifests:
+        labels = manifest["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == "fraudops", title(manifest)
+        assert labels["app.kubernetes.io/instance"] == "fraudops", title(manifest)
+        assert {"app.kubernetes.io/component", "app.kubernetes.io/version", "helm.sh/chart"} <= labels.keys(), title(manifest)
+
+
+def test_nothing_is_owned_outside_the_namespace(manifests: list[Manifest]) -> None:
+    cluster_wide = {"ClusterRole", "ClusterRoleBinding", "Namespace", "PriorityClass", "StorageClass", "CustomResourceDefinition"}
+    assert kinds(manifests, *cluster_wide) == []
+    for binding in kinds(manifests, "RoleBinding"):
+        assert {subject["namespace"] for subject in binding["subjects"]} == {NAMESPACE}
+
+
+def test_there_is_no_hook_but_the_test_and_the_migration_before_an_upgrade() -> None:
+    def hooks(variant: Variant) -> set[str]:
+        found = {manifest["metadata"]["name"]: manifest["metadata"].get("annotations", {}).get("helm.sh/hook") for manifest in render(variant)}
+        return {f"{hook} {name}" for name, hook in found.items() if hook}
+
+    assert hooks(EVERYTHING) == {"test fraudops-test-prediction"}
+    assert hooks(VARIANTS["everything upgraded"]) == {"test fraudops-test-prediction", "pre-upgrade fraudops-migrate-before-upgrade"}
+
+
+def test_no_template_asks_the_cluster_but_the_notes() -> None:
+    asking = [str(path.relative_to(CHART)) for path in CHART.rglob("templates/**/*") if path.is_file() and "lookup " in path.read_text()]
+    assert asking == ["templates/NOTES.txt"]
+
+
+def test_no_secret_is_rendered(manifests: list[Manifest]) -> None:
+    assert kinds(manifests, "Secret") == []
+
+
+def test_one_kind_stands_in_each_template() -> None:
+    for path in CHART.glob("templates/*/*.yaml"):
+        assert len(set(re.findall(r"^kind: (\w+)", path.read_text(), re.MULTILINE))) <= 1, path
+
+
+def test_selectors_find_the_pods_that_they_mean(manifests: list[Manifest]) -> None:
+    found = {owner: template["metadata"]["labels"] for owner, template in pods(manifests)}
+
+    def selected(labels: dict[str, str]) -> set[str]:
+        return {owner for owner, own in found.items() if labels.items() <= own.items()}
+
+    for manifest in kinds(manifests, "Deployment", "StatefulSet"):
+        assert selected(manifest["spec"]["selector"]["matchLabels"]) == {title(manifest)}
+    for service in kinds(manifests, "Service"):
+        assert len(selected(service["spec"]["selector"])) == 1, title(service)
+    for budget in kinds(manifests, "PodDisruptionBudget"):
+        assert selected(budget["spec"]["selector"]["matchLabels"]) == {"Deployment fraudops-inference"}
+    for monitor in kinds(manifests, "ServiceMonitor"):
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        assert [s["metadata"]["name"] for s in kinds(manifests, "Service") if wanted <= s["metadata"]["labels"].items()] == ["fraudops-inference-admin"]
+
+
+def test_every_named_port_exists_in_the_pod(manifests: list[Manifest]) -> None:
+    ports = {
+        owner: {port["name"] for container in template["spec"]["containers"] for port in container.get("ports", [])} for owner, template in pods(manifests)
+    }
+    targets = {"fraudops-inference": "Deployment fraudops-inference", "fraudops-inference-admin": "Deployment fraudops-inference"}
+    targets |= {"fraudops-mlflow": "Deployment fraudops-mlflow", "fraudops-postgresql": "StatefulSet fraudops-postgresql"}
+    for service in kinds(manifests, "Service"):
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports[targets[service["metadata"]["name"]]]
+    for label, _, container in containers(manifests):
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            port = container.get(probe, {}).get("httpGet", {}).get("port")
+            assert port is None or port in {port["name"] for port in container["ports"]}, label
+
+
+def test_everything_that_a_pod_mounts_or_reads_is_there(manifests: list[Manifest]) -> None:
+    rendered = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
+    for manifest in manifests:
+        for kind, name in references(manifest):
+            assert (kind, name) in rendered or name in MADE_ONCE | GIVEN | {"default"}, f"{title(manifest)} refers to {kind} {name}"
+
+
+def references(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Kind and name of what the pods of an object mount or read."""
+    template = pod_template(manifest)
+    if template is None:
+        return
+    spec = template["spec"]
+    volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
+    volumes |= {claim["metadata"]["name"]: {} for claim in manifest["spec"].get("volumeClaimTemplates", [])}
+    yield "ServiceAccount", spec.get("serviceAccountName", "default")
+    for volume in volumes.values():
+        if "configMap" in volume:
+            yield "ConfigMap", volume["configMap"]["name"]
+        if "persistentVolumeClaim" in volume:
+            yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
+        assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes.keys(), title(manifest)
+        for source in container.get("envFrom", []):
+            yield ("ConfigMap", source["configMapRef"]["name"]) if "configMapRef" in source else ("Secret", source["secretRef"]["name"])
+        for entry in container.get("env", []):
+            if "secretKeyRef" in entry.get("valueFrom", {}):
+                yield "Secret", entry["valueFrom"]["secretKeyRef"]["name"]
+
+
+def test_no_claim_is_rendered_that_no_running_pod_mounts(manifests: list[Manifest]) -> None:
+    """Where the StorageClass binds on first use, helm's --wait would never end."""
+    running = {name for manifest in kinds(manifests, "Deployment", "StatefulSet") for _, name in references(manifest)}
+    assert {claim["metadata"]["name"] for claim in kinds(manifests, "PersistentVolumeClaim")} <= running
+
+
+def test_claims_outlive_the_release(manifests: list[Manifest]) -> None:
+    for claim in kinds(manifests, "PersistentVolumeClaim"):
+        assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_the_key_of_rollouts_is_never_rendered() -> None:
+    for variant in VARIANTS.values():
+        assert "fraudops.io/serving" not in text_of(variant)
+
+
+def test_another_release_has_other_names() -> None:
+    first, second = ({title(manifest) for manifest in render(EVERYTHING, release)} for release in ("fraudops", "second"))
+    assert not first & second
+    assert "Deployment second-fraudops-inference" in second
+
+
+def test_the_instance_label_is_the_names_prefix() -> None:
+    """The promotion finds the pods by it."""
+    deployment = named(render(release="second"), "Deployment", "second-fraudops-inference")
+    settings = named(render(release="second"), "ConfigMap", "second-fraudops-jobs")["data"]
+    assert deployment["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/instance"] == settings["FRAUDOPS_CLUSTER__RELEASE"] == "second-fraudops"
+
+
+def test_names_are_short_enough_for_kubernetes() -> None:
+    longest = "x" * 36
+    for manifest in render(Variant(EVERYTHING.files, (f"fullnameOverride={longest}",))):
+        assert len(manifest["metadata"]["name"]) <= (52 if manifest["kind"] == "CronJob" else 63), title(manifest)
+    assert "Set fullnameOverride" in refusal(f"fullnameOverride={longest}x")
+
+
+def test_what_no_schema_can_say_is_refused_with_its_remedy() -> None:
+    assert "Set data.source to your own data" in refusal("bootstrap.enabled=true")
+    assert "name in postgresql.existingSecret" in refusal("postgresql.enabled=false")
+    assert "set mlflow.url" in refusal("mlflow.enabled=false")
+    assert "set mlflow.artifacts.s3.destination" in refusal("mlflow.artifacts.type=s3")
+    assert "set data.url and data.sha256" in refusal("data.source=url")
+    assert "needs httpRoute.parentRefs" in refusal("httpRoute.enabled=true")
+
+
+def test_every_example_of_values_is_rendered_here() -> None:
+    used = {file for variant in VARIANTS.values() for file in variant.files}
+    examples = {str(path.relative_to(ROOT)) for path in (*ROOT.glob("k8s/values/*.yaml"), *CHART.glob("ci/*.yaml"), *CHART.glob("values-*.yaml"))}
+    assert examples - used == {"k8s/values/cloudnativepg-cluster.yaml", "charts/fraudops/ci/quickstart-values.yaml"}

@@ -1,0 +1,136 @@
+"""values.yaml → ConfigMap → environment → settings class: the whole road, for every setting."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from fraudops.settings import (
+    PREFIX,
+    PROGRAMS,
+    DriftJobSettings,
+    InferenceSettings,
+    ProgramSettings,
+    PromoteJobSettings,
+    RetentionJobSettings,
+    ShipperSettings,
+    ValidateJobSettings,
+    known_variables,
+)
+from jobs.settings import Setting, settings_of
+from tests.chart.rendering import Manifest, Variant, containers, environment, render
+
+# Which container runs which program.
+RUNS: dict[str, type[ProgramSettings]] = {
+    "inference": InferenceSettings,
+    "shipper": ShipperSettings,
+    "validate": ValidateJobSettings,
+    "promote": PromoteJobSettings,
+    "reconcile": PromoteJobSettings,
+    "drift": DriftJobSettings,
+    "retention": RetentionJobSettings,
+}
+# What the chart decides, or takes from a Secret or the pod, rather than from values.
+DECIDED = {
+    *("FRAUDOPS_STATE", "FRAUDOPS_HOST", "FRAUDOPS_PORT", "FRAUDOPS_ADMIN_PORT", "FRAUDOPS_CLUSTER__RELEASE", "FRAUDOPS_CLUSTER__NAMESPACE"),
+    *("FRAUDOPS_POD", "FRAUDOPS_ADMIN_TOKEN", "FRAUDOPS_REQUEST_ID", "DATABASE_URL"),
+}
+# Where a value's place is not the setting's name.
+PLACES = {
+    "FRAUDOPS_MODEL_NAME": "modelName",
+    "FRAUDOPS_LOG_LEVEL": "logLevel",
+    "FRAUDOPS_ENVIRONMENT": "environment",
+    "FRAUDOPS_RETENTION__EXPORT": "retention.exportClaim",
+    "MLFLOW_TRACKING_URI": "mlflow.url",
+}
+OTHER = {
+    "FRAUDOPS_LOG_LEVEL": "debug",
+    "FRAUDOPS_ENVIRONMENT": "development",
+    "FRAUDOPS_AUDIT__FSYNC": "always",
+    "MLFLOW_TRACKING_URI": "https://mlflow.example.com",
+    "FRAUDOPS_RETENTION__EXPORT": "history",
+    "FRAUDOPS_MODEL_NAME": "another",
+}
+SETTINGS = {setting.variable: setting for program in PROGRAMS for setting in settings_of(program)}
+
+
+def place(variable: str) -> str:
+    """`FRAUDOPS_GATES__ROC_AUC` → `gates.rocAuc`; a setting without a group is the inference service's."""
+    if variable in PLACES:
+        return PLACES[variable]
+    group, _, name = variable.removeprefix(PREFIX).lower().rpartition("__")
+    return f"{group or 'inference'}.{re.sub(r'_([a-z])', lambda found: found[1].upper(), name)}"
+
+
+def other_value(setting: Setting) -> str:
+    """One that the setting accepts and that is not its default."""
+    if setting.variable in OTHER:
+        return OTHER[setting.variable]
+    if setting.type.startswith("integer"):
+        return str(setting.default + 1)
+    return str(setting.default / 2)
+
+
+def settings_of_container(manifests: list[Manifest], name: str, monkeypatch: pytest.MonkeyPatch) -> ProgramSettings:
+    for variable in known_variables() | {"DATABASE_URL", "MLFLOW_TRACKING_URI"}:
+        monkeypatch.delenv(variable, raising=False)
+    container = next(container for _, _, container in containers(manifests) if container["name"] == name)
+    for variable, value in environment(manifests, container).items():
+        monkeypatch.setenv(variable, value)
+    return RUNS[name].from_environment()
+
+
+def leaves(model: BaseModel, prefix: str = PREFIX) -> Iterator[tuple[str, Any]]:
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from leaves(value, f"{prefix}{name.upper()}__")
+        else:
+            yield str(field.validation_alias or f"{prefix}{name.upper()}"), value
+
+
+def test_every_program_with_settings_runs_in_some_container() -> None:
+    assert set(RUNS.values()) == set(PROGRAMS)
+    assert RUNS.keys() <= {container["name"] for _, _, container in containers(render())}
+
+
+def test_every_variable_of_every_container_is_a_known_one(manifests: list[Manifest]) -> None:
+    for label, _, container in containers(manifests):
+        unknown = {name for name in environment(manifests, container) if name.startswith(PREFIX)} - known_variables()
+        assert unknown == set(), f"{label}: the program would refuse to start"
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_charts_defaults_are_the_programs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for what the chart decides, and for the environment: what is installed is production unless one says otherwise."""
+    found = dict(leaves(settings_of_container(render(), name, monkeypatch)))
+    differing = {variable for variable, value in found.items() if SETTINGS[variable].default not in (value, str(value))}
+    assert differing <= DECIDED | {"FRAUDOPS_ENVIRONMENT", "MLFLOW_TRACKING_URI"}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_setting_can_be_reached_from_values(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dict(leaves(settings_of_container(render(), name, monkeypatch)))
+    wanted = [SETTINGS[variable] for variable in before if variable not in DECIDED]
+    given = [f"{place(setting.variable)}={other_value(setting)}" for setting in wanted if setting.type != "JSON object"]
+    mlflow = ["mlflow.enabled=false", "mlflow.url=https://mlflow.example.com"]
+    manifests = render(Variant(settings=(*given, *mlflow, "drift.featureThresholds.Amount=0.4")))
+    after = dict(leaves(settings_of_container(manifests, name, monkeypatch)))
+    assert {variable for variable in before if before[variable] == after[variable]} <= DECIDED
+
+
+def test_the_feature_thresholds_travel_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of_container(render(Variant(settings=("drift.featureThresholds.Amount=0.4",))), "drift", monkeypatch)
+    assert isinstance(settings, DriftJobSettings)
+    assert settings.drift.feature_thresholds == {"Amount": 0.4}
+
+
+def test_each_setting_is_one_line_of_a_config_map() -> None:
+    maps = [manifest["data"] for manifest in render() if manifest["kind"] == "ConfigMap"]
+    for data in maps:
+        assert all(isinstance(value, str) for value in data.values())
+        assert not any(re.fullmatch(r"-?[0-9.]+e\+[0-9]+", value) for value in data.values()), "a whole number as Go prints a large float"
+    assert json.loads(maps[-1].get("FRAUDOPS_DRIFT__FEATURE_THRESHOLDS", "{}")) == {}

@@ -1,0 +1,77 @@
+"""What an upgrade replaces: exactly the pods that read what has changed."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.chart.rendering import CHART, Manifest, Variant, kinds, pod_template, render, title
+
+PODS = {"Deployment fraudops-inference", "Deployment fraudops-mlflow", "StatefulSet fraudops-postgresql"}
+S3 = ("mlflow.artifacts.type=s3", "mlflow.artifacts.s3.destination=s3://a/b")
+
+
+def replaced(before: list[Manifest], after: list[Manifest]) -> set[str]:
+    """What stays up and gets new pods."""
+    templates = [{title(manifest): pod_template(manifest) for manifest in kinds(found, "Deployment", "StatefulSet")} for found in (before, after)]
+    return {name.split("-")[1] for name in PODS if templates[0][name] != templates[1][name]}
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("inference.workers=3", {"inference"}),
+        ("audit.fsync=always", {"inference"}),
+        ("secretRevisions.adminToken=1", {"inference"}),
+        ("secretRevisions.database=1", {"inference", "mlflow"}),
+        ("secretRevisions.artifacts=1", set()),
+        ("adminToken.existingSecret=own", {"inference"}),
+        ("mlflow.allowedHosts={mlflow.example.com}", {"mlflow"}),
+        ("postgresql.parameters.max_connections=200", {"postgresql"}),
+        ("gates.rocAuc=0.95", set()),
+        ("drift.minimumRows=1000", set()),
+        ("jobs.image.tag=9.9.9", set()),
+        ("inference.service.port=8080", set()),
+        ("inference.autoscaling.enabled=true", set()),
+        ("inference.replicas=5", set()),
+        ("networkPolicy.enabled=false", set()),
+        ("ingress.enabled=true", set()),
+    ],
+)
+def test_a_change_replaces_exactly_the_pods_that_read_it(setting: str, expected: set[str]) -> None:
+    assert replaced(render(), render(Variant(settings=(setting,)))) == expected
+
+
+def test_a_change_of_the_artifacts_secret_replaces_mlflow() -> None:
+    assert replaced(render(Variant(settings=S3)), render(Variant(settings=(*S3, "secretRevisions.artifacts=1")))) == {"mlflow"}
+
+
+def copy_of_chart(folder: Path, before: str, after: str) -> Path:
+    chart = Path(shutil.copytree(CHART, folder / "chart"))
+    text = (chart / "Chart.yaml").read_text()
+    assert before in text
+    (chart / "Chart.yaml").write_text(text.replace(before, after))
+    return chart
+
+
+def test_a_new_version_of_the_chart_alone_replaces_nothing(tmp_path: Path) -> None:
+    newer = copy_of_chart(tmp_path, "\nversion: 0.1.0", "\nversion: 0.1.1")
+    assert replaced(render(), render(chart=newer)) == set()
+
+
+def test_a_new_release_of_the_programs_replaces_what_runs_them(tmp_path: Path) -> None:
+    newer = copy_of_chart(tmp_path, "appVersion: 0.1.0", "appVersion: 0.2.0")
+    assert replaced(render(), render(chart=newer)) == {"inference", "mlflow"}
+
+
+def test_what_cannot_be_changed_stays_the_same(tmp_path: Path) -> None:
+    """Selectors and volume claim templates: Kubernetes refuses an upgrade that touches them."""
+
+    def fixed(manifests: list[Manifest]) -> dict[str, object]:
+        return {
+            title(m): [m["spec"]["selector"], m["spec"].get("volumeClaimTemplates"), m["spec"].get("serviceName")]
+            for m in kinds(manifests, "Deployment", "StatefulSet")
+        }
+
+    newer = copy_of_chart(tmp_path, "version: 0.1.0", "version: 0.2.0")
+    assert fixed(render()) == fixed(render(Variant(settings=("inference.workers=3", "logLevel=debug")), chart=newer))

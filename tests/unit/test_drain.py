@@ -1,0 +1,55 @@
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from services.inference.drain import begin, main
+from tests.support import free_port
+
+TOKEN = "correct-horse"
+
+
+class Pod(BaseHTTPRequestHandler):
+    """Stands for the admin port: drains whoever has the token."""
+
+    asked: list[tuple[str, str | None]] = []
+
+    def do_POST(self) -> None:
+        self.asked.append((self.path, self.headers["Authorization"]))
+        self.send_response(200 if self.headers["Authorization"] == f"Bearer {TOKEN}" else 401)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    Pod.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pod) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_the_pod_is_asked_to_drain_with_the_token(port: int) -> None:
+    assert begin(port, TOKEN) is None
+    assert Pod.asked == [("/drain", f"Bearer {TOKEN}")]
+
+
+def test_a_refusal_and_a_silence_are_told_apart(port: int) -> None:
+    assert begin(port, "wrong") == "status 401"
+    assert begin(free_port(), TOKEN) == "ConnectionRefusedError"
+
+
+def test_the_pod_leaves_late_even_when_it_does_not_drain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["drain", "0.3"])
+    monkeypatch.setenv("FRAUDOPS_ADMIN_PORT", str(free_port()))
+    started = time.monotonic()
+    main()
+    assert time.monotonic() - started >= 0.3
+    assert "does not drain (ConnectionRefusedError)" in capsys.readouterr().err
