@@ -123,7 +123,7 @@ class JobRunner:
             followed.add(pod)
             code = await self._follow_pod(pod)
         fault = await self._fault(name)
-        if fault and code in (None, 0):
+        if fault and (code in (None, 0) or fault.startswith("DeadlineExceeded")):  # killed, its code says nothing
             raise StoreDownError(f"Job {name} failed: {fault}")
         if fault and not fault.startswith("PodFailurePolicy"):  # else the exit code has said it
             self.say(f"Job {name} failed: {fault}")

@@ -1,0 +1,145 @@
+"""The promotion's ports in Kubernetes, against the API of a real cluster: the ConfigMap, the Lease, the pod template. Needs no image.
+
+KUBECONFIG=… pytest tests/cluster/test_ports.py
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from fraudops.cluster import lease
+from fraudops.cluster.api import Cluster, NotFoundError
+from fraudops.cluster.lease import LeaseLock
+from fraudops.cluster.records import ConfigMapRecords
+from fraudops.cluster.rollout import ANNOTATION, DeploymentRollouts
+from fraudops.promotion.ports import Lock, Records, StaleRecordError, Target
+from tests.promotion_ports import LockContract, RecordsContract
+
+RELEASE = "shop"
+OTHER = "example.com/other"
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    """A namespace of the test's own in the cluster that KUBECONFIG names."""
+    name = f"fraudops-test-{uuid.uuid4().hex[:8]}"
+    async with Cluster.connect(name) as found:
+        await found.call("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        try:
+            yield found
+        finally:
+            await found.call("DELETE", f"/api/v1/namespaces/{name}")
+
+
+async def make_lease(cluster: Cluster) -> str:
+    """As the chart ships it: without a spec."""
+    group = "coordination.k8s.io/v1"
+    made = {"apiVersion": group, "kind": "Lease", "metadata": {"name": f"{RELEASE}-promotion"}}
+    await cluster.call("POST", cluster.path(group, "leases"), made)
+    return cluster.path(group, "leases", f"{RELEASE}-promotion")
+
+
+class TestConfigMapRecords(RecordsContract):
+    @pytest.fixture
+    def records(self, cluster: Cluster) -> Records:
+        return ConfigMapRecords(cluster, RELEASE)
+
+    async def test_an_empty_configmap_of_the_setup_is_no_record(self, cluster: Cluster, records: Records) -> None:
+        made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{RELEASE}-serving", "labels": {"made-by": "setup"}}}
+        await cluster.call("POST", cluster.path("v1", "configmaps"), made)
+        await self.test_without_a_record_nothing_serves_and_the_first_write_makes_it(records)
+        found = await cluster.call("GET", cluster.path("v1", "configmaps", f"{RELEASE}-serving"))
+        assert found["metadata"]["labels"] == {"made-by": "setup"}
+
+
+class TestLease(LockContract):
+    @pytest.fixture
+    async def locks(self, cluster: Cluster) -> tuple[Lock, Lock]:
+        await make_lease(cluster)
+        return tuple(LeaseLock(cluster, RELEASE, name, lambda _: None, wait_seconds=2) for name in ("one", "two"))  # type: ignore[return-value]
+
+
+async def test_a_lease_is_renewed_while_it_is_held_and_taken_over_when_its_holder_is_silent(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "DURATION_SECONDS", 3)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.5)
+    path = await make_lease(cluster)
+    living, other = (LeaseLock(cluster, RELEASE, name, lambda _: None, wait_seconds=20) for name in ("living", "other"))
+    holding, following = living.hold("job 1"), other.hold("job 2")
+    await holding.__aenter__()
+    taking = asyncio.create_task(following.__aenter__())
+    await asyncio.sleep(5)
+    assert (taking.done(), await living.held()) == (False, True)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 60.0)  # from its next renewal on the holder is silent, as a paused one
+    await taking
+    assert (await other.held(), await living.held()) == (True, False)
+    await holding.__aexit__(None, None, None)
+    assert (await cluster.call("GET", path))["spec"]["holderIdentity"] == "other"
+    await following.__aexit__(None, None, None)
+
+
+class TestRollouts:
+    """The one annotation on the pod template of `<release>-inference`."""
+
+    @pytest.fixture
+    async def annotations(self, cluster: Cluster) -> Any:
+        labels = {"app": "shop"}
+        template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "inference", "image": "none"}]}}
+        made = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": f"{RELEASE}-inference"},
+            "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
+        }
+        await cluster.call("POST", cluster.path("apps/v1", "deployments"), made)
+        path = cluster.path("apps/v1", "deployments", f"{RELEASE}-inference")
+
+        async def read(change: dict[str, str | None] | None = None) -> dict[str, str]:
+            if change:
+                await cluster.call("PATCH", path, {"spec": {"template": {"metadata": {"annotations": change}}}})
+            return (await cluster.call("GET", path))["spec"]["template"]["metadata"].get("annotations") or {}
+
+        return read
+
+    async def test_the_annotation_says_the_target_and_is_replaced_by_the_next(self, cluster: Cluster, annotations: Any) -> None:
+        rollouts = DeploymentRollouts(cluster, RELEASE)
+        await rollouts.annotate(Target(4, "7", "d" * 64))
+        assert await annotations() == {ANNOTATION: f"4/7/{'d' * 64}"}
+        await annotations({OTHER: "kept"})
+        await rollouts.annotate(Target(5, "8", "e" * 64))
+        assert await annotations() == {ANNOTATION: f"5/8/{'e' * 64}", OTHER: "kept"}
+
+    async def test_undo_takes_its_own_epoch_away_and_no_other(self, cluster: Cluster, annotations: Any) -> None:
+        rollouts = DeploymentRollouts(cluster, RELEASE)
+        await annotations({OTHER: "kept"})
+        await rollouts.annotate(Target(5, "8", "e"))
+        await rollouts.undo(4)
+        assert ANNOTATION in await annotations()
+        await rollouts.undo(5)
+        await rollouts.undo(5)
+        assert await annotations() == {OTHER: "kept"}
+
+    async def test_an_annotation_that_somebody_changed_meanwhile_is_left_alone(
+        self, cluster: Cluster, annotations: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rollouts = DeploymentRollouts(cluster, RELEASE)
+        await rollouts.annotate(Target(5, "8", "e"))
+        before = await annotations()
+        await annotations({ANNOTATION: "6/9/f"})
+
+        async def as_it_was() -> dict[str, str]:
+            return dict(before)
+
+        monkeypatch.setattr(rollouts, "_annotations", as_it_was)
+        with pytest.raises(StaleRecordError):
+            await rollouts.annotate(Target(7, "1", "a"))
+        with pytest.raises(StaleRecordError):
+            await rollouts.undo(5)
+        assert (await annotations())[ANNOTATION] == "6/9/f"
+
+
+async def test_what_is_not_there_is_told_from_what_cannot_be_reached(cluster: Cluster) -> None:
+    with pytest.raises(NotFoundError):
+        await cluster.call("GET", cluster.path("v1", "configmaps", "nothing"))
