@@ -7,7 +7,7 @@ compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # What MLflow lists for those who train and log with it; its server imports none of it.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install demo up down test check bench soak proof lock render images kind-up e2e kind-down clean help
+.PHONY: install demo up down test chart-test check bench soak proof lock render images kind-up e2e kind-down clean help
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -33,7 +33,10 @@ down: install ## stop what `make up` started
 	@$(bin)/fraudops down
 
 test: install ## every test, on real PostgreSQL, MLflow and gunicorn processes
-	@$(bin)/pytest -n 2 --dist loadfile $(if $(and $(shell command -v helm),$(shell command -v helm3)),,--ignore=tests/chart) --ignore=tests/cluster $(ARGS)
+	@$(bin)/pytest -n 2 --dist loadfile --ignore=tests/chart --ignore=tests/cluster $(ARGS)
+
+chart-test: install ## the rendered chart, by both helms
+	@$(bin)/pytest -n 2 --dist loadfile tests/chart $(ARGS)
 
 check: install ## format, lint, types, import contracts, tests
 	@$(bin)/ruff format --check . && $(bin)/ruff check . && $(bin)/mypy && $(bin)/lint-imports
