@@ -48,7 +48,10 @@ def show(found: "Overview") -> None:
         output.print("[yellow]MLflow's alias is late: the reconciler writes it[/]")
     if reserved:
         output.print(f"[yellow]a promotion of version {reserved.version} by {reserved.strategy} is under way, or was left[/] (epoch {reserved.epoch})")
-    table = Table("pod", "ready", "version", "epoch", "workers", "", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("pod", "ready", "version", "epoch", "workers"):
+        table.add_column(title, min_width=max([len(title), *(len(pod.name) for pod in found.pods if title == "pod")]))
+    table.add_column(overflow="fold")
     for pod in found.pods:
         table.add_row(pod.name, "yes" if pod.ready else "no", pod.version or "", str(pod.epoch or ""), str(len(pod.workers) or ""), _remark(found, pod))
     output.print(table if found.pods else "[red]no pod of the inference service is there[/]")

@@ -13,6 +13,7 @@ from fraudops.promotion.ports import StaleRecordError, UnknownWriteError
 
 DURATION_SECONDS = 15
 RENEW_SECONDS = 5.0
+RELEASE_TRIES = 5
 
 
 class LeaseLock:
@@ -70,10 +71,12 @@ class LeaseLock:
                 continue
 
     async def _release(self) -> None:
+        """A renewal that was on its way may still arrive and make the first try stale."""
         with contextlib.suppress(StoreDownError, UnknownWriteError):
-            lease = await self.cluster.call("GET", self.path)
-            if (lease.get("spec") or {}).get("holderIdentity") == self.identity:
-                await self._write(lease, "")
+            for _ in range(RELEASE_TRIES):
+                lease = await self.cluster.call("GET", self.path)
+                if (lease.get("spec") or {}).get("holderIdentity") != self.identity or await self._write(lease, ""):
+                    return
 
     async def _write(self, lease: dict[str, Any], holder: str) -> bool:
         """False when somebody else was faster."""

@@ -49,6 +49,8 @@ class DatabaseJournal:
     async def bring_after(self, record: ServingRecord) -> None:
         """A row for every version that the record says served, where there is none yet. Raises StoreDownError."""
         entries = [entry for entry in (*reversed(record.stack), record.current) if entry and not entry.undo]
+        if not entries:
+            return
         await self._upsert([PendingAttempt(_attempt_of(entry), entry.at) for entry in entries], only_missing=True)
 
     async def flush(self) -> int:

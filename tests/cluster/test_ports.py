@@ -80,6 +80,30 @@ async def test_a_lease_is_renewed_while_it_is_held_and_taken_over_when_its_holde
     await following.__aexit__(None, None, None)
 
 
+async def test_a_lease_is_let_go_also_while_its_renewal_is_on_its_way(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
+    path = await make_lease(cluster)
+    call, on_their_way = cluster.call, list[asyncio.Task[Any]]()
+
+    async def slow(method: str, *arguments: Any, **more: Any) -> Any:
+        """A write that has left arrives, whatever becomes of whoever sent it."""
+
+        async def late() -> Any:
+            await asyncio.sleep(0.2)
+            return await call(method, *arguments, **more)
+
+        if method != "PATCH":
+            return await call(method, *arguments, **more)
+        on_their_way.append(asyncio.create_task(late()))
+        return await asyncio.shield(on_their_way[-1])
+
+    monkeypatch.setattr(cluster, "call", slow)
+    async with LeaseLock(cluster, RELEASE, "one", lambda _: None, wait_seconds=2).hold("job"):
+        await asyncio.sleep(0.15)  # the first renewal has left and not arrived
+    await asyncio.gather(*on_their_way, return_exceptions=True)
+    assert (await call("GET", path))["spec"]["holderIdentity"] == ""
+
+
 class TestRollouts:
     """The one annotation on the pod template of `<release>-inference`."""
 
