@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 export UV_COMPILE_BYTECODE := 1
 export UV_LINK_MODE := copy
+# A site that inspects its own traffic has its certificate among the system's.
+export UV_SYSTEM_CERTS := 1
 bin := .venv/bin
 compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
 # What MLflow lists for those who train and log with it; its server imports none of it.
