@@ -1,7 +1,8 @@
 """The Kubernetes API as JSON in and out: the one module that imports the Kubernetes client."""
 
+import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -95,9 +96,22 @@ class Cluster:
     @asynccontextmanager
     async def attach(self, pod: str, container: str) -> AsyncIterator["Attached"]:
         """The standard streams of a running container. Raises like `call`."""
-        query = {"container": container, "stdin": "true", "stdout": "true", "stderr": "true"}
-        path = self.path("v1", "pods", f"{pod}/attach")
-        _, url, headers, *_ = await self._api.param_serialize("GET", path, query_params=list(query.items()), auth_settings=["BearerToken"])
+        query = [("container", container), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
+        async with self._streams(self.path("v1", "pods", f"{pod}/attach"), query) as attached:
+            yield attached
+
+    async def execute(self, pod: str, container: str, command: Sequence[str]) -> bytes:
+        """The standard output of a short command in a running container. Raises like `call`."""
+        query = [("container", container), ("stdout", "true"), *(("command", word) for word in command)]
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS), self._streams(self.path("v1", "pods", f"{pod}/exec"), query) as attached:
+                return b"".join([data async for stream, data in attached.received() if stream == 1])
+        except TimeoutError as error:
+            raise StoreDownError(f"a command in pod {pod} did not end in {TIMEOUT_SECONDS:g} s") from error
+
+    @asynccontextmanager
+    async def _streams(self, path: str, query: list[tuple[str, str]]) -> AsyncIterator["Attached"]:
+        _, url, headers, *_ = await self._api.param_serialize("GET", path, query_params=query, auth_settings=["BearerToken"])
         session = self._api.rest_client.pool_manager or self._api.rest_client._create_pool_manager()
         self._api.rest_client.pool_manager = session
         try:
@@ -106,7 +120,7 @@ class Cluster:
         except aiohttp.WSServerHandshakeError as error:
             _answer("POST", path, error.status, b"")
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise StoreDownError(f"the connection to pod {pod} broke ({type(error).__name__})") from error
+            raise StoreDownError(f"the connection to {path.rpartition('/pods/')[2]} broke ({type(error).__name__})") from error
 
     async def _request(
         self,

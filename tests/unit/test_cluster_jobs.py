@@ -152,23 +152,23 @@ def overview(record: ServingRecord, *pods: PodReport) -> Overview:
 
 def test_a_pod_is_as_far_as_its_last_worker() -> None:
     record = ServingRecord(current=ENTRY)
-    level = report_of("a", True, False, 200, ready_answer((4, "7"), (4, "7")))
-    mixed = report_of("b", True, False, 200, ready_answer((4, "7"), (3, "6")))
-    leaving = report_of("c", False, True, 200, ready_answer((3, "6")))
+    level = report_of("a", True, False, ready_answer((4, "7"), (4, "7")))
+    mixed = report_of("b", True, False, ready_answer((4, "7"), (3, "6")))
+    leaving = report_of("c", False, True, ready_answer((3, "6")))
     found = overview(record, level, mixed, leaving)
     assert (mixed.epoch, mixed.version, found.behind, found.well) == (3, "6 and 7", ("b",), False)
     assert overview(record, level, leaving).well
 
 
 def test_a_pod_that_cannot_be_asked_counts_as_behind_and_says_why() -> None:
-    unreachable = report_of("a", True, False, 503, json.dumps({"kind": "Status", "message": "error trying to reach service"}).encode())
+    unreachable = report_of("a", True, False, json.dumps({"kind": "Status", "message": "error trying to reach service"}).encode())
     found = overview(ServingRecord(current=ENTRY), unreachable)
     assert (found.behind, found.well) == (("a",), False)
     assert "error trying to reach service" in str(unreachable.reason)
 
 
 def test_before_the_first_promotion_no_pod_is_behind() -> None:
-    waiting = report_of("a", False, False, 503, json.dumps({"detail": "no model promoted", "workers": [{"pid": 1, "epoch": None}]}).encode())
+    waiting = report_of("a", False, False, json.dumps({"detail": "no model promoted", "workers": [{"pid": 1, "epoch": None}]}).encode())
     assert (waiting.reason, waiting.version) == ("no model promoted", None)
     assert overview(EMPTY, waiting).well
     assert not overview(EMPTY).well
