@@ -1,7 +1,8 @@
 """`python3 k8s/cluster.py up | images | down`: the doors `make kind-up`, `make images` and `make kind-down`.
 
 Plain standard library, so that it runs before anything is installed. Says what it does as it goes; every wait has a deadline and, when that passes,
-prints what it waited for with the events and logs that tell why. KIND_CLUSTER, KIND_IMAGE and KIND_CONFIG choose the cluster, FRAUDOPS_DATA the data.
+prints what it waited for with the events and logs that tell why. KIND_CLUSTER, KIND_IMAGE, KIND_CONFIG and KIND_URL choose the cluster and where
+its ingress answers, FRAUDOPS_DATA the data.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -26,7 +28,7 @@ VERSION = next(line.split()[1] for line in (ROOT / "charts/fraudops/Chart.yaml")
 IMAGES = {"fraudops-serving": "services/inference", "fraudops-mlflow": "services/mlflow", "fraudops-jobs": "jobs"}
 POSTGRES = "postgres:17"
 NAMESPACE = RELEASE = "fraudops"
-URL = "http://localhost:8080"
+URL = os.environ.get("KIND_URL", "http://localhost:8080")
 TRAEFIK = (
     "--repo",
     "https://traefik.github.io/charts",
@@ -209,7 +211,11 @@ def first_model() -> None:
         return
     say(f"pushing {DATA} to the data volume")
     environment = {**os.environ, "FRAUDOPS_CLUSTER__RELEASE": RELEASE, "FRAUDOPS_CLUSTER__NAMESPACE": NAMESPACE}
-    subprocess.run([str(ROOT / ".venv/bin/fraudops"), "data", "push", DATA, "--on-cluster"], env=environment, check=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".kubeconfig") as kubeconfig:
+        kubeconfig.write(ask("kind", "get", "kubeconfig", "--name", CLUSTER))
+        kubeconfig.flush()
+        push = [str(ROOT / ".venv/bin/fraudops"), "data", "push", DATA, "--on-cluster"]
+        subprocess.run(push, env=environment | {"KUBECONFIG": kubeconfig.name}, check=True)
     run(*kubectl("create", "job", f"first-model-{int(time.time())}", "--from=cronjob/fraudops-pipeline"))
     wait("the first model: trained, validated, promoted", job_ended("pipeline"), 3600)
 
