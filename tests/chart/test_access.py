@@ -165,5 +165,12 @@ def test_an_ingress_and_a_prometheus_come_in_only_where_they_are_wanted() -> Non
     assert namespaces("serviceMonitor.enabled=true") == {"labelled", "monitoring"}
 
 
+def test_a_way_without_peers_is_closed_rather_than_open_to_all(manifests: list[Manifest]) -> None:
+    closed = render(Variant(settings=("networkPolicy.apiServer.cidrs=null",)))
+    for spec in (*policies(manifests), *policies(closed)):
+        ways = [*spec.get("egress", []), *spec.get("ingress", [])]
+        assert all(rule.get("to") or rule.get("from") or has(rule, 53) for rule in ways)
+
+
 def test_the_network_can_be_left_open() -> None:
     assert kinds(render(Variant(settings=("networkPolicy.enabled=false",))), "NetworkPolicy") == []

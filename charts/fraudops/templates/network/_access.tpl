@@ -38,8 +38,9 @@ spec:
       ports: [{port: {{ .port }}, protocol: TCP}]
 {{- end }}
 
-{{/* The way out of the namespace, of (dict "root" $ "name" "https" "to" .Values.networkPolicy.https). */}}
+{{/* The way out, of (dict "root" $ "name" "https" "to" .Values.networkPolicy.https); none where no peer is named, since an empty list would mean all. */}}
 {{- define "fraudops.way" -}}
+{{- if or .to.cidrs .to.peers }}
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
@@ -56,8 +57,12 @@ spec:
         {{- range .to.cidrs }}
         - ipBlock: {cidr: {{ . }}}
         {{- end }}
+        {{- with .to.peers }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
       ports:
         {{- range .to.ports }}
         - {port: {{ . | int64 }}, protocol: TCP}
         {{- end }}
+{{- end }}
 {{- end }}
