@@ -22,14 +22,7 @@ from services.supervisor.postgresql import OWNER, PostgreSQL, start, stop
 from tests.support import eventually, free_port
 
 TEMPLATE = "fraudops_template"
-# Begun first, so that two test processes end together.
-LONGEST = ("test_demo.py", "test_promotion.py", "test_supervisor.py", "test_second_schema.py", "test_readme.py", "test_inference_pod.py", "test_shipper.py")
 _numbers = itertools.count()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")

@@ -49,8 +49,13 @@ def versions_now(service: Service, requests: int = 24) -> set[str]:
 def move_to(service: Service, seed: int) -> int:
     """Writes the record and lets the pod follow; returns the epoch."""
     epoch = service.record(str(seed), service.bundle(seed))
-    answer = service.reload(phase="commit", epoch=epoch)
-    assert answer.status_code == 200, answer.text
+
+    def moved() -> None:
+        service.bundle(seed)  # again, if the pod has just tidied away what it neither serves nor prepares
+        answer = service.reload(phase="commit", epoch=epoch)
+        assert answer.status_code == 200, answer.text
+
+    eventually(moved, 10)
     return epoch
 
 

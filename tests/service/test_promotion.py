@@ -84,6 +84,7 @@ def rows(platform: Platform) -> list[tuple[str, str, str | None]]:
 
 
 def test_twenty_promotions_under_load_fail_no_request_and_leave_no_old_answer(serving: Platform, versions: tuple[str, str]) -> None:
+    promote(serving, versions[0])
     stretches: list[tuple[float, float, str]] = []
     with load(serving.inference_url) as running:
         for number in range(ALTERNATIONS):
