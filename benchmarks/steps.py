@@ -153,8 +153,9 @@ async def application(models: Models, state: State) -> AsyncIterator[Calls]:
     from services.inference.worker import Drain
 
     start.make_folders(state)
-    if proof := start.begin(state):
+    settings = InferenceSettings(state=state.root)
+    if proof := start.begin(settings, state):
         start.conclude(state, proof)
-    app = create_app(InferenceSettings(state=state.root), Drain())
+    app = create_app(settings, Drain())
     async with app.router.lifespan_context(app):
         yield Calls(app, models)

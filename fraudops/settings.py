@@ -12,6 +12,7 @@ from fraudops.errors import SettingsError
 from fraudops.gates import GateSettings
 
 PREFIX = "FRAUDOPS_"
+ADMIN_PORT = "A port of their own for the admin calls, as in the cluster; without one they are on `port` too."
 ADMIN_TOKEN = "Bearer token of the admin calls; without one they are refused. On one machine it lies in the state folder."
 
 
@@ -108,6 +109,7 @@ class ProgramSettings(BaseSettings):
 class InferenceSettings(ProgramSettings):
     host: str = Field("127.0.0.1", description="The address that the service listens on.")
     port: int = Field(8000, ge=1, le=65535, description="The port that the service listens on.")
+    admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT)
     workers: int = Field(2, ge=1, le=64, description="Worker processes of one pod.")
     pod: str = Field("local", description="This pod's name, as audited predictions and /reload answers carry it.")
     admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
@@ -117,6 +119,10 @@ class InferenceSettings(ProgramSettings):
     drain_seconds: float = Field(
         1.0, ge=0, le=300, description="Seconds, at most half of the graceful timeout, in which a stopping worker still answers, with `Connection: close`."
     )
+    rollout: str | None = Field(
+        None, description="`epoch/version/digest` that this pod was made for; obeyed only while the serving record reserves or serves the same."
+    )
+    cluster: ClusterSettings = ClusterSettings()
     audit: AuditSettings = AuditSettings()
 
 
@@ -143,7 +149,7 @@ class PromoteJobSettings(ValidateJobSettings):
     )
     promotion: PromotionSettings = PromotionSettings()
     admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
-    admin_port: int = Field(8001, ge=1, le=65535, description="The port of the pods' admin calls in the cluster.")
+    admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT)
     request_id: str | None = Field(None, description="The promotion's id, the same for all tries: the Job's UID.")
 
 

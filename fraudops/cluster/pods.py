@@ -7,7 +7,8 @@ import httpx
 
 from fraudops.cluster.api import Cluster, NotFoundError
 from fraudops.promotion.door import PodDoor
-from fraudops.promotion.ports import Pod, PodSilentError, Target
+from fraudops.promotion.ports import Pod, PodSilentError
+from fraudops.promotion.record import Target
 
 ANNOTATION = "fraudops.io/serving"
 

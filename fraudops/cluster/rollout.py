@@ -3,15 +3,10 @@
 from typing import Any
 
 from fraudops.cluster.api import Cluster
-from fraudops.promotion.ports import Target
+from fraudops.promotion.record import Target
 
 ANNOTATION = "fraudops.io/serving"
 POINTER = "/spec/template/metadata/annotations/fraudops.io~1serving"
-
-
-def written(target: Target) -> str:
-    """`epoch/version/digest`, as newborn pods read it."""
-    return f"{target.epoch}/{target.version}/{target.digest}"
 
 
 class DeploymentRollouts:
@@ -32,7 +27,7 @@ class DeploymentRollouts:
             patch.append({"op": "add", "path": "/spec/template/metadata/annotations", "value": {}})
         elif ANNOTATION in annotations:
             patch.append({"op": "test", "path": POINTER, "value": annotations[ANNOTATION]})
-        patch.append({"op": "add", "path": POINTER, "value": written(target)})
+        patch.append({"op": "add", "path": POINTER, "value": str(target)})
         await self.cluster.call("PATCH", self.path, patch, patch="json")
 
     async def undo(self, epoch: int) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import httpx
 
-from fraudops.promotion.ports import PodRefusedError, PodSilentError, Target
+from fraudops.promotion.ports import PodRefusedError, PodSilentError
+from fraudops.promotion.record import Target
 
 ASK_SECONDS = 5.0
 GRACE_SECONDS = 30.0

@@ -76,6 +76,8 @@ async def world_of(settings: PromoteJobSettings, state: State, say: Say, wait_se
     release = settings.cluster.release
     if settings.admin_token is None:
         raise SettingsError("FRAUDOPS_ADMIN_TOKEN is not set: the pods take admin calls only with their token")
+    if settings.admin_port is None:
+        raise SettingsError("FRAUDOPS_ADMIN_PORT is not set: it is the port of the pods' admin calls")
     async with Cluster.connect(settings.cluster.namespace) as cluster:
         identity = os.environ.get("HOSTNAME") or f"process {os.getpid()}"
         yield World(

@@ -12,8 +12,8 @@ from typing import Any
 
 from fraudops.errors import StoreDownError
 from fraudops.promotion.door import PodDoor
-from fraudops.promotion.ports import Pod, PodRefusedError, PodSilentError, StaleRecordError, Target
-from fraudops.promotion.record import EMPTY, ServingRecord, decode, encode
+from fraudops.promotion.ports import Pod, PodRefusedError, PodSilentError, StaleRecordError
+from fraudops.promotion.record import EMPTY, ServingRecord, Target, decode, encode
 
 
 class FileRecordStore:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fraudops.errors import FraudopsError
-from fraudops.promotion.record import ServingRecord, Strategy
+from fraudops.promotion.record import ServingRecord, Strategy, Target
 
 
 class StaleRecordError(FraudopsError):
@@ -42,15 +42,6 @@ class Candidate:
     schema_fingerprint: str
     verdict: dict[str, Any] | None = None
     waiver: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a pod is asked to prepare."""
-
-    epoch: int
-    version: str
-    digest: str
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 from fraudops.errors import RefusedError, StoreDownError
 from fraudops.promotion import record as records_of
 from fraudops.promotion.convergence import Convergence, Result
-from fraudops.promotion.ports import Attempt, Candidate, Pod, PodRefusedError, PodSilentError, StaleRecordError, Target, UnknownWriteError
-from fraudops.promotion.record import Reservation, ServingRecord, Strategy
+from fraudops.promotion.ports import Attempt, Candidate, Pod, PodRefusedError, PodSilentError, StaleRecordError, UnknownWriteError
+from fraudops.promotion.record import Reservation, ServingRecord, Strategy, Target
 
 Choose = Callable[[ServingRecord], Awaitable[Candidate]]
 

@@ -3,6 +3,7 @@
 Everything here is a pure function from record to record; who stores it, and with which compare-and-set, is a port.
 """
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -83,6 +84,32 @@ class ServingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 EMPTY = ServingRecord()
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One model in one epoch: what a pod is asked to prepare, and goes to. A pod template's annotation names one as `epoch/version/digest`."""
+
+    epoch: int
+    version: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.epoch}/{self.version}/{self.digest}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Target | None":
+        """None for what is no target: such an annotation is nobody's of us."""
+        epoch, _, rest = text.partition("/")
+        version, _, digest = rest.partition("/")
+        return cls(int(epoch), version, digest) if epoch.isdigit() and version and re.fullmatch(r"[0-9a-f]{64}", digest) else None
+
+
+def target_of(record: ServingRecord, template: Target | None) -> Target | None:
+    """Where the record sends a pod whose template named `template`: there while a rollout has reserved exactly it, else to what serves."""
+    reserved, current = record.reserved, record.current
+    if template and reserved and (reserved.epoch, reserved.digest) == (template.epoch, template.digest):
+        return template
+    return Target(current.epoch, current.version, current.digest) if current else None
 
 
 def reserve(record: ServingRecord, reservation: Reservation) -> ServingRecord:

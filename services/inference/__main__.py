@@ -20,7 +20,7 @@ def main() -> None:
         logs.configure(settings.log_level, "inference")
         state = State.at(settings.state)
         start.make_folders(state)
-        proof = start.begin(state)
+        proof = start.begin(settings, state)
     except FraudopsError as error:
         logger.error(str(error))
         sys.exit(error.exit_code)

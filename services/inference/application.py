@@ -11,11 +11,11 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from fraudops.promotion.local import FileRecordStore
 from fraudops.settings import InferenceSettings
 from fraudops.spool import SpoolWriter
 from fraudops.state import State
 from services.inference import openapi
+from services.inference.admin import Admin
 from services.inference.audit import Audit
 from services.inference.bundles import BundleCache
 from services.inference.channel import Ask, RunFolder
@@ -26,6 +26,7 @@ from services.inference.pages import PAGES, add_pages
 from services.inference.pod import Pod
 from services.inference.pod_files import read_pod_state
 from services.inference.poller import Poller
+from services.inference.records import record_reader, template_target
 from services.inference.scoring import Scoring
 from services.inference.status import Status
 from services.inference.worker import Drain, Worker
@@ -52,9 +53,9 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     metrics, run = Metrics(state.metrics), RunFolder(state.run)
     worker = Worker(state.bundles, metrics, drain)
     audit = Audit(partial(SpoolWriter, state.spool, f"{settings.pod}-{os.getpid()}", settings.audit), metrics, blocking=settings.audit.fsync == "always")
-    pod = Pod(state, run, BundleCache(state.bundles, state.run), lambda: FileRecordStore(state.serving_record).read()[0])
+    pod = Pod(state, run, BundleCache(state.bundles, state.run), record_reader(settings), template_target(settings), settings.workers)
     status = Status(pod, settings.pod, settings.model_name, drain)
-    poller = Poller(pod, metrics, settings.workers, settings.record_poll_seconds)
+    poller = Poller(pod, metrics, settings.record_poll_seconds)
     app = Service(worker, lifespan=lambda _app: _life(worker, audit, run, pod, poller))
     app.add_middleware(
         Edge,
@@ -63,9 +64,9 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
         pages=PAGES,
         metrics=metrics,
         drain=drain,
-        admin_token=settings.admin_token.get_secret_value().encode() if settings.admin_token else None,
+        admin=Admin(settings.admin_token.get_secret_value().encode() if settings.admin_token else None, settings.admin_port),
     )
-    add_pages(app, status, state.metrics, PodNow(lambda: len(run.registered()), state.spool))
+    add_pages(app, status, state.metrics, PodNow(lambda: len(run.registered()), state.spool), state.bundles)
     return app
 
 

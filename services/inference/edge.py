@@ -2,7 +2,6 @@
 than the answer; everything else goes on to FastAPI."""
 
 import asyncio
-import hmac
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -13,15 +12,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fraudops.errors import FraudopsError
 from fraudops.ids import uuid7
+from services.inference.admin import Admin
 from services.inference.metrics import Metrics
 from services.inference.model import Serving
 from services.inference.problems import (
-    AdminDisabledError,
     BodyTooLargeError,
     CutOffError,
     NotJsonError,
     SlowBodyError,
-    UnauthorisedError,
     WrongMethodError,
     problem,
 )
@@ -71,11 +69,11 @@ class Edge:
         pages: Sequence[str],
         metrics: Metrics,
         drain: Drain,
-        admin_token: bytes | None,
+        admin: Admin,
     ) -> None:
         self._app, self._worker, self._endpoints, self._metrics, self._drain = app, worker, endpoints, metrics, drain
         self._pages = frozenset(pages)
-        self._authorization = b"Bearer " + admin_token if admin_token else None
+        self._admin = admin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -98,10 +96,12 @@ class Edge:
         known = _known_headers(scope["headers"])
         request_id, serving = client_id(known.get(b"x-request-id")), self._worker.serving
         try:
+            if endpoint.admin:
+                self._admin.check_port(scope)
             if scope["method"] != "POST":
                 raise WrongMethodError("POST")
             if endpoint.admin:
-                self._authorise(known.get(b"authorization", b""))
+                self._admin.admit(scope, known.get(b"authorization", b""))
             content_type = known.get(b"content-type", b"")
             if not _is_json(content_type) and (content_type or endpoint.body_required):
                 raise NotJsonError
@@ -119,7 +119,8 @@ class Edge:
         return status, headers, content
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
-        request_id = client_id(_known_headers(scope["headers"]).get(b"x-request-id")) or uuid7()
+        known = _known_headers(scope["headers"])
+        request_id = client_id(known.get(b"x-request-id")) or uuid7()
         status = 500
 
         async def watched(message: Message) -> None:
@@ -132,7 +133,12 @@ class Edge:
             await send(message)
 
         try:
+            self._admin.admit_page(scope, known.get(b"authorization", b""))
             await self._app(scope, receive, watched)
+        except FraudopsError as error:
+            code, refusal, body = problem(error)
+            await watched({"type": "http.response.start", "status": code, "headers": [*refusal, (b"content-length", b"%d" % len(body))]})
+            await watched({"type": "http.response.body", "body": body})
         finally:
             path = scope["path"] if scope["path"] in self._pages else "other"
             self._metrics.answered(scope["method"], path, status, perf_counter() - started)
@@ -141,12 +147,6 @@ class Edge:
         headers.append((b"x-request-id", request_id.encode()))
         if self._drain.active:
             headers.append((b"connection", b"close"))
-
-    def _authorise(self, authorization: bytes) -> None:
-        if self._authorization is None:
-            raise AdminDisabledError
-        if not hmac.compare_digest(authorization, self._authorization):
-            raise UnauthorisedError
 
 
 _KNOWN = frozenset({b"expect", b"content-type", b"content-length", b"x-request-id", b"authorization"})

@@ -15,12 +15,12 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from fraudops.errors import RefusedError, StoreDownError
-from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.errors import FraudopsError, RefusedError, StoreDownError
+from fraudops.promotion.record import ServingRecord, Target, target_of
 from fraudops.state import State
 from services.inference.bundles import BundleCache
 from services.inference.channel import Ask, RunFolder, WorkerAnswer
-from services.inference.pod_files import PodState, pod_state_path, read_pod_state, write
+from services.inference.pod_files import PodState, RecordView, pod_state_path, read_pod_state, read_record_view, record_view_path, write
 from services.inference.worker import check_step
 
 logger = logging.getLogger(__name__)
@@ -30,11 +30,13 @@ COMMIT_SECONDS = 10.0
 
 
 class Pod:
-    """The same object in every worker; the lock decides who acts."""
+    """The same object in every worker; the lock decides who acts. `template` is what the pod was made for, if by a rollout."""
 
-    def __init__(self, state: State, run: RunFolder, cache: BundleCache, read_record: Callable[[], ServingRecord]) -> None:
+    def __init__(
+        self, state: State, run: RunFolder, cache: BundleCache, read_record: Callable[[], ServingRecord], template: Target | None, workers: int
+    ) -> None:
         self.state, self.run, self.cache = state, run, cache
-        self._read_record = read_record
+        self._read_record, self._template, self._workers = read_record, template, workers
 
     async def record(self) -> ServingRecord:
         """Raises RecordUnreadableError, StoreDownError."""
@@ -42,6 +44,10 @@ class Pod:
             return await asyncio.to_thread(self._read_record)
         except OSError as error:
             raise StoreDownError(f"the serving record cannot be read ({error.strerror})") from error
+
+    def target(self, record: ServingRecord) -> Target | None:
+        """Where the record sends this pod."""
+        return target_of(record, self._template)
 
     async def workers(self) -> list[WorkerAnswer]:
         return await self.run.ask_all(Ask(op="state"), STATE_SECONDS)
@@ -68,14 +74,22 @@ class Pod:
         """Reads the record and serves what it names, in every worker. Raises RefusedError when the record is not (yet) at `epoch`, names another
         version than the one asked for, or names none; RefusedError or StoreDownError when the pod cannot."""
         async with self._locked(seconds):
-            entry = _named(await self.record(), epoch, version, digest)
-            now = read_pod_state(self.state)
-            check_step(now.epoch, now.digest, entry.epoch, entry.digest)
-            if now.is_behind(entry.epoch):
-                now = now.next(entry.epoch, entry.version, entry.digest, await self._bring(entry, time.monotonic() + seconds))
-                write(pod_state_path(self.state), now)
-            await self._commit_all(now)
-            await self._prune(now)
+            await self._go(_named(self.target(await self.record()), epoch, version, digest), seconds)
+
+    async def fall_back(self) -> None:
+        """What a rollout wants this pod to serve cannot be loaded: it serves what the record's other pods do. Raises like `follow`."""
+        async with self._locked(PREPARE_SECONDS):
+            await self._go(_named(target_of(await self.record(), None), 0, None, None), PREPARE_SECONDS)
+
+    async def _go(self, target: Target, seconds: float) -> None:
+        now = read_pod_state(self.state)
+        check_step(now.epoch, now.digest, target.epoch, target.digest)
+        if now.is_behind(target.epoch):
+            now = now.next(target.epoch, target.version, target.digest, await self._bring(target, time.monotonic() + seconds))
+            write(pod_state_path(self.state), now)
+        await self._commit_all(now)
+        await self._turn_ready(now)
+        await self._prune(now)
 
     async def finish(self) -> None:
         """Brings every worker to what the state file says: what a coordinator that died has left, or a bundle that was lost from the cache.
@@ -90,7 +104,25 @@ class Pod:
                 await self.cache.ensure(now.version or "", now.digest or "", PREPARE_SECONDS)
                 await self._commit_all(now)
 
-    async def _bring(self, entry: Entry, deadline: float) -> str:
+    async def is_complete(self, now: PodState) -> bool:
+        """Whether as many workers as there should be serve what the pod does."""
+        replies = [worker.reply for worker in await self.workers()]
+        return now.digest is not None and len(replies) >= self._workers and all(reply and reply.epoch == now.epoch for reply in replies)
+
+    async def _turn_ready(self, now: PodState) -> None:
+        """After the first promotion at once, not only at the next poll. The last act before is one more look at the record."""
+        view = read_record_view(self.state)
+        if view.ready or not await self.is_complete(now):
+            return
+        try:
+            target = self.target(await self.record())
+        except FraudopsError:
+            return
+        if target and target.epoch == now.epoch:
+            write(record_view_path(self.state), RecordView(epoch=now.epoch, version=now.version, ready=True))
+            logger.info("the pod is ready", extra={"epoch": now.epoch, "version": now.version})
+
+    async def _bring(self, entry: Target, deadline: float) -> str:
         """Opens the entry's bundle in every worker and returns its source."""
         sources = [source for worker in await self.workers() if worker.reply for digest, source in worker.reply.warm.items() if digest == entry.digest]
         ask = Ask(op="prepare", version=entry.version, digest=entry.digest, epoch=entry.epoch, seconds=PREPARE_SECONDS)
@@ -151,8 +183,7 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def _named(record: ServingRecord, epoch: int, version: str | None, digest: str | None) -> Entry:
-    entry = record.current
+def _named(entry: Target | None, epoch: int, version: str | None, digest: str | None) -> Target:
     if entry is None:
         raise RefusedError("no model has been promoted: the serving record is empty")
     if entry.epoch < epoch:

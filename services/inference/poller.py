@@ -8,7 +8,7 @@ import time
 import msgspec
 
 from fraudops.errors import FraudopsError
-from fraudops.promotion.record import ServingRecord
+from fraudops.promotion.record import ServingRecord, Target, target_of
 from services.inference.channel import WorkerAnswer
 from services.inference.metrics import Metrics
 from services.inference.pod import Pod, try_lock
@@ -22,8 +22,8 @@ LONGEST_PAUSE_SECONDS = 15.0
 class Poller:
     """Runs in every worker; who holds `poller.lock` works, and the kernel hands it on when that one dies."""
 
-    def __init__(self, pod: Pod, metrics: Metrics, workers: int, poll_seconds: float) -> None:
-        self._pod, self._metrics, self._workers, self._poll_seconds = pod, metrics, workers, poll_seconds
+    def __init__(self, pod: Pod, metrics: Metrics, poll_seconds: float) -> None:
+        self._pod, self._metrics, self._poll_seconds = pod, metrics, poll_seconds
         self._failed: tuple[int, str] | None = None
         self._pause, self._next_try = poll_seconds, 0.0
 
@@ -45,8 +45,11 @@ class Poller:
             view = msgspec.structs.replace(before, error=str(error))
         else:
             self._metrics.record_read(record.epoch)
-            version = record.current.version if record.current else None
-            view = msgspec.structs.replace(before, epoch=record.epoch, version=version, error=await self._follow(record))
+            target = self._pod.target(record)
+            fault = await self._follow(record, target)
+            if read_pod_state(self._pod.state).epoch == record.epoch:
+                target = target_of(record, None)
+            view = msgspec.structs.replace(before, epoch=target.epoch if target else 0, version=target.version if target else None, error=fault)
         caught_up = await self._has_caught_up(view)
         if caught_up and not view.ready and not await self._has_moved(view):
             view = msgspec.structs.replace(view, ready=True)
@@ -57,24 +60,34 @@ class Poller:
             write(record_view_path(self._pod.state), view)
         return not view.ready and not view.error and view.epoch > 0
 
-    async def _follow(self, record: ServingRecord) -> str | None:
+    async def _follow(self, record: ServingRecord, target: Target | None) -> str | None:
         """Why the pod does not follow the record, None when it does."""
-        now = read_pod_state(self._pod.state)
-        if record.epoch < now.epoch:
-            return f"the serving record went back to epoch {record.epoch}, this pod stays at {now.epoch}: promote again, or restore the record"
-        behind = now.is_behind(record.epoch)
-        if not behind and record.current and record.current.digest != now.digest:
-            return f"the serving record names another model for epoch {record.epoch} than this pod serves: promote again"
+        now, epoch = read_pod_state(self._pod.state), target.epoch if target else 0
+        if epoch < now.epoch:
+            return f"the serving record went back to epoch {epoch}, this pod stays at {now.epoch}: promote again, or restore the record"
+        behind = now.is_behind(epoch)
+        if not behind and target and target.digest != now.digest:
+            return f"the serving record names another model for epoch {epoch} than this pod serves: promote again"
         if not behind and _all_at(now, await self._pod.workers()):
             self._failed = None
             return None
-        if self._failed and self._failed[0] == record.epoch and time.monotonic() < self._next_try:
+        if self._failed and self._failed[0] == epoch and time.monotonic() < self._next_try:
             return self._failed[1]
         try:
             await (self._pod.follow() if behind else self._pod.finish())
         except FraudopsError as error:
-            return self._put_off(record.epoch, str(error))
+            failure = str(error) if epoch == record.epoch else await self._fall_back(record, now, str(error))
+            return self._put_off(epoch, failure)
         return None
+
+    async def _fall_back(self, record: ServingRecord, now: PodState, failure: str) -> str:
+        """A newborn of a rollout that cannot load its version takes the record's, and says so."""
+        try:
+            if now.is_behind(record.epoch):
+                await self._pod.fall_back()
+        except FraudopsError as error:
+            return f"{failure}; and what serves elsewhere: {error}"
+        return f"the rollout's version was refused, this pod serves the record's: {failure}"
 
     def _put_off(self, epoch: int, failure: str) -> str:
         """Bringing and proving a bundle is not free: what failed is tried again after pauses that double, a new epoch at once."""
@@ -85,17 +98,19 @@ class Poller:
 
     async def _has_caught_up(self, view: RecordView) -> bool:
         """Behind the record the pod has not; ahead of it, or when it cannot be read, what the pod has is the best there is."""
-        now, workers = read_pod_state(self._pod.state), await self._pod.workers()
-        if now.digest is None or not _all_at(now, workers) or len(workers) < self._workers:
+        now = read_pod_state(self._pod.state)
+        if not await self._pod.is_complete(now):
             return False
         return now.epoch == view.epoch or (view.error is not None and now.epoch > view.epoch)
 
     async def _has_moved(self, view: RecordView) -> bool:
         """The last look before the pod turns ready: a promotion that has committed meanwhile did not wait for it."""
         try:
-            return view.error is None and (await self._pod.record()).epoch != view.epoch
+            record = await self._pod.record()
         except FraudopsError:
             return False
+        target = self._pod.target(record)
+        return view.epoch not in (record.epoch, target.epoch if target else 0)
 
 
 def _all_at(now: PodState, workers: list[WorkerAnswer]) -> bool:

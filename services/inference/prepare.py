@@ -4,6 +4,7 @@ A worker never pays for the download, the proof or the imports they take. One li
 the cache by a rename, complete and verified, or not at all. `--cached` only proves what is there.
 """
 
+import logging
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ from fraudops.settings import InferenceSettings
 from fraudops.state import State
 from fraudops.verification import verify_bundle
 
+logger = logging.getLogger("services.inference.prepare")
 INCOMING, REFUSED = ".incoming-", ".refused-"
 
 
@@ -44,7 +46,7 @@ def main() -> None:
 
 
 def bring(settings: InferenceSettings, version: str, digest: str, *, fetch: bool = True) -> str:
-    """`cache` or `registry`. Raises BundleError, RefusedError, UnknownVersionError, StoreDownError; what was refused is no longer in the cache."""
+    """`cache`, `peer` or `registry`. Raises BundleError, RefusedError, UnknownVersionError, StoreDownError; what was refused is no longer in the cache."""
     bundles = State.at(settings.state).bundles
     with _disk_errors():
         bundles.mkdir(parents=True, exist_ok=True)
@@ -55,11 +57,10 @@ def bring(settings: InferenceSettings, version: str, digest: str, *, fetch: bool
         if not fetch:
             raise BundleError(refusal)
         try:
-            _download(settings, bundles, version, digest)
+            return _download(settings, bundles, version, digest)
         except FraudopsError as error:
             kind = StoreDownError if isinstance(error, StoreDownError) else RefusedError
             raise kind(f"{refusal}; {error}") from error
-    return "registry"
 
 
 def _check_cached(bundles: Path, digest: str) -> str | None:
@@ -75,19 +76,45 @@ def _check_cached(bundles: Path, digest: str) -> str | None:
     return None
 
 
-def _download(settings: InferenceSettings, bundles: Path, version: str, digest: str) -> None:
+def _download(settings: InferenceSettings, bundles: Path, version: str, digest: str) -> str:
+    """From another pod, else from the registry: what a pod cannot give, or gives altered, the registry still may."""
+    incoming = bundles / f"{INCOMING}{digest}-{os.getpid()}"
+    try:
+        if _from_peers(settings, digest, incoming):
+            source = "peer"
+        else:
+            _from_registry(settings, version, digest, incoming)
+            source = "registry"
+        incoming.rename(bundles / digest)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+    return source
+
+
+def _from_peers(settings: InferenceSettings, digest: str, incoming: Path) -> bool:
+    from services.inference import peers
+
+    urls, token = peers.peers(settings), settings.admin_token
+    if not urls or token is None:
+        return False
+    try:
+        peers.download(urls, token.get_secret_value(), digest, incoming)
+        verify_bundle(incoming, digest)
+    except FraudopsError as error:
+        logger.info("no other pod gave the bundle", extra={"digest": digest, "reason": str(error)})
+        shutil.rmtree(incoming, ignore_errors=True)
+        return False
+    return True
+
+
+def _from_registry(settings: InferenceSettings, version: str, digest: str, incoming: Path) -> None:
     if not settings.mlflow_tracking_uri:
         raise StoreDownError("it cannot be fetched, because MLFLOW_TRACKING_URI is not set")
     from fraudops.registry import Registry
 
-    incoming = bundles / f"{INCOMING}{digest}-{os.getpid()}"
-    try:
-        registry = Registry(settings.mlflow_tracking_uri, settings.model_name)
-        registry.download_bundle(registry.version(version), incoming)
-        verify_bundle(incoming, digest)
-        incoming.rename(bundles / digest)
-    finally:
-        shutil.rmtree(incoming, ignore_errors=True)
+    registry = Registry(settings.mlflow_tracking_uri, settings.model_name)
+    registry.download_bundle(registry.version(version), incoming)
+    verify_bundle(incoming, digest)
 
 
 def _discard(bundles: Path, folder: Path) -> None:

@@ -47,6 +47,11 @@ class NoSuchEndpointError(FraudopsError):
         super().__init__("there is no such endpoint; see /docs")
 
 
+class NoSuchBundleError(FraudopsError):
+    def __init__(self) -> None:
+        super().__init__("this pod's cache has no such file of a bundle")
+
+
 class WrongMethodError(FraudopsError):
     def __init__(self, allowed: str) -> None:
         self.allowed = allowed
@@ -90,6 +95,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     UnauthorisedError: Kind(401, "Not authorised", ((b"www-authenticate", b"Bearer"),)),
     AdminDisabledError: Kind(403, "Admin calls are off"),
     NoSuchEndpointError: Kind(404, "Not found"),
+    NoSuchBundleError: Kind(404, "Not found"),
     WrongMethodError: Kind(405, "Method not allowed"),
     NotReadyError: Kind(503, "Not ready"),
     SpoolFullError: Kind(503, "The audit spool is full", RETRY),

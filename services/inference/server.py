@@ -47,7 +47,7 @@ class InferenceServer(BaseApplication):  # type: ignore[misc]
         settings = self.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         chosen: dict[str, Any] = {
-            "bind": f"{host}:{settings.port}",
+            "bind": [f"{host}:{port}" for port in (settings.port, settings.admin_port) if port],
             "workers": settings.workers,
             "worker_class": InferenceWorker,
             "logger_class": JsonLogger,

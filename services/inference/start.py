@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fraudops.errors import FraudopsError, StoreDownError
-from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.record import ServingRecord
+from fraudops.promotion.record import EMPTY, target_of
+from fraudops.settings import InferenceSettings
 from fraudops.state import State
 from services.inference.bundles import PROVED, command, proof_path, read_outcome
 from services.inference.pod_files import PodState, RecordView, pod_state_path, read_pod_state, record_view_path, write
+from services.inference.records import record_reader, template_target
 
 logger = logging.getLogger(__name__)
 LOCK_SECONDS = 3.0
@@ -47,11 +48,11 @@ def make_folders(state: State) -> int:
     return descriptor
 
 
-def begin(state: State) -> Proof | None:
+def begin(settings: InferenceSettings, state: State) -> Proof | None:
     """Has the bundle of what the record names proved in a process of its own, if it is in the cache; else the poller brings it."""
     write(record_view_path(state), RecordView())
     before = read_pod_state(state)
-    target = _target(state, before)
+    target = _target(settings, before)
     if target.digest is None or not (state.bundles / target.digest).is_dir():
         write(pod_state_path(state), PodState(epoch=before.epoch, served=before.served))
         return None
@@ -74,14 +75,14 @@ def conclude(state: State, proof: Proof) -> None:
         proof_path(state.run, proof.target.digest or "").touch()
 
 
-def _target(state: State, before: PodState) -> PodState:
-    """What the record names, unless it cannot be read or went back: then what this pod served last."""
+def _target(settings: InferenceSettings, before: PodState) -> PodState:
+    """What the record sends this pod to, unless it cannot be read or went back: then what this pod served last."""
     try:
-        record = FileRecordStore(state.serving_record).read()[0]
+        record = record_reader(settings)()
     except (FraudopsError, OSError) as error:
         logger.error("the serving record cannot be read", extra={"reason": str(error)})
-        record = ServingRecord()
-    entry = record.current
+        record = EMPTY
+    entry = target_of(record, template_target(settings))
     if entry is None or entry.epoch < before.epoch:
         return before
     if entry.epoch == before.epoch and entry.digest == before.digest:

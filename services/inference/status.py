@@ -81,9 +81,10 @@ class Status:
         else:
             if record.mirrored < record.epoch:
                 errors["alias"] = f"the registry's alias {ALIAS} has not been brought after epoch {record.epoch} yet"
-            if record.epoch != now.epoch:
-                reason = read_record_view(self._pod.state).error
-                errors["epoch"] = reason or f"the serving record is at epoch {record.epoch}, this pod at {now.epoch}"
+            target, reason = self._pod.target(record), read_record_view(self._pod.state).error
+            epoch = target.epoch if target else 0
+            if reason or epoch != now.epoch:
+                errors["epoch"] = reason or f"the serving record is at epoch {epoch}, this pod at {now.epoch}"
         return ModelInfo(model, None, errors)
 
     def why_no_model(self) -> str:

@@ -36,7 +36,7 @@ RUNS: dict[str, type[ProgramSettings]] = {
 # What the chart decides, or takes from a Secret or the pod, rather than from values.
 DECIDED = {
     *("FRAUDOPS_STATE", "FRAUDOPS_HOST", "FRAUDOPS_PORT", "FRAUDOPS_ADMIN_PORT", "FRAUDOPS_CLUSTER__RELEASE", "FRAUDOPS_CLUSTER__NAMESPACE"),
-    *("FRAUDOPS_POD", "FRAUDOPS_ADMIN_TOKEN", "FRAUDOPS_REQUEST_ID", "DATABASE_URL"),
+    *("FRAUDOPS_POD", "FRAUDOPS_ADMIN_TOKEN", "FRAUDOPS_REQUEST_ID", "FRAUDOPS_ROLLOUT", "DATABASE_URL"),
 }
 # Where a value's place is not the setting's name.
 PLACES = {

@@ -15,7 +15,8 @@ from fraudops.cluster.api import Cluster, NotFoundError
 from fraudops.cluster.lease import LeaseLock
 from fraudops.cluster.records import ConfigMapRecords
 from fraudops.cluster.rollout import ANNOTATION, DeploymentRollouts
-from fraudops.promotion.ports import Lock, Records, StaleRecordError, Target
+from fraudops.promotion.ports import Lock, Records, StaleRecordError
+from fraudops.promotion.record import Target
 from tests.promotion_ports import LockContract, RecordsContract
 
 RELEASE = "shop"

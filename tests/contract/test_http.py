@@ -278,7 +278,18 @@ def test_the_documentation_shows_the_schema_of_the_served_model(service: Service
 
 def test_the_documentation_names_every_call_and_every_reference_resolves(service: Service) -> None:
     document = HTTP.get(f"{service.url}/openapi.json").json()
-    assert document["paths"].keys() == {"/health", "/ready", "/model_info", "/metrics", "/predict", "/predict/batch", "/feedback", "/reload", "/drain"}
+    assert document["paths"].keys() == {
+        "/health",
+        "/ready",
+        "/model_info",
+        "/metrics",
+        "/predict",
+        "/predict/batch",
+        "/feedback",
+        "/reload",
+        "/drain",
+        "/bundles/{digest}/{name}",
+    }
     names = re.findall(r'"#/components/schemas/([A-Za-z]+)"', json.dumps(document))
     assert {name for name in names if name not in document["components"]["schemas"]} == set()
 

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fraudops.errors import StoreDownError
-from fraudops.promotion.ports import Attempt, Pod, PodRefusedError, PodSilentError, StaleRecordError, Target, UnknownWriteError
-from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.promotion.ports import Attempt, Pod, PodRefusedError, PodSilentError, StaleRecordError, UnknownWriteError
+from fraudops.promotion.record import Entry, ServingRecord, Target
 from tests.simulation.world import LEASE_SECONDS, Actor, SimPod, Violation, World
 
 

@@ -8,9 +8,9 @@ import pytest
 from fraudops.errors import StoreDownError
 from fraudops.promotion import record as records_of
 from fraudops.promotion.convergence import Result
-from fraudops.promotion.ports import Pod, StaleRecordError, Target, UnknownWriteError
+from fraudops.promotion.ports import Pod, StaleRecordError, UnknownWriteError
 from fraudops.promotion.protocol import Promoter
-from fraudops.promotion.record import Strategy
+from fraudops.promotion.record import Strategy, Target
 from tests.simulation.scenario import STRATEGIES, Scenario
 from tests.simulation.world import Rules, Violation
 

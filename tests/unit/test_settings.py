@@ -46,7 +46,7 @@ def other_value(setting: Setting) -> str:
     if setting.variable in OTHER:
         return OTHER[setting.variable]
     if setting.type.startswith("integer"):
-        return str(setting.default + 1)
+        return str((setting.default or 9000) + 1)
     if setting.type.startswith("number"):
         return str(setting.default / 2)  # shares may not exceed 1
     return "another"

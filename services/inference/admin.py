@@ -1,0 +1,39 @@
+"""Who may make an admin call, and on which port."""
+
+import hmac
+
+from starlette.types import Scope
+
+from services.inference.problems import AdminDisabledError, NoSuchEndpointError, UnauthorisedError
+
+# Pages that FastAPI answers: the metrics need no token, a bundle does.
+METRICS, BUNDLES = "/metrics", "/bundles/"
+
+
+class Admin:
+    """With a port of their own the admin calls do not exist on the public one, which an ingress reaches."""
+
+    def __init__(self, token: bytes | None, port: int | None) -> None:
+        self._authorization = b"Bearer " + token if token else None
+        self._port = port
+
+    def admit(self, scope: Scope, authorization: bytes) -> None:
+        """Raises NoSuchEndpointError on the public port, AdminDisabledError, UnauthorisedError."""
+        self.check_port(scope)
+        if self._authorization is None:
+            raise AdminDisabledError
+        if not hmac.compare_digest(authorization, self._authorization):
+            raise UnauthorisedError
+
+    def admit_page(self, scope: Scope, authorization: bytes) -> None:
+        """For the pages that FastAPI answers. Raises like `admit`."""
+        path: str = scope["path"]
+        if path.startswith(BUNDLES):
+            self.admit(scope, authorization)
+        elif path == METRICS:
+            self.check_port(scope)
+
+    def check_port(self, scope: Scope) -> None:
+        server = scope["server"]
+        if self._port and (server is None or server[1] != self._port):
+            raise NoSuchEndpointError

@@ -1,0 +1,76 @@
+"""The admin calls on a port of their own, and bundles that one pod gives another."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fraudops.bundle import MANIFEST
+from fraudops.errors import StoreDownError
+from fraudops.verification import verify_bundle
+from services.inference import peers
+from tests.serving import HTTP, TOKEN, ULB_ROW, Service, problem
+from tests.support import free_port
+
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    made = Service(tmp_path_factory.mktemp("admin"), workers=1, environment={"FRAUDOPS_ADMIN_PORT": str(free_port())})
+    yield made.promoted(1)  # type: ignore[misc]
+    made.stop()
+
+
+def admin_url(service: Service) -> str:
+    return f"http://127.0.0.1:{service.environment['FRAUDOPS_ADMIN_PORT']}"
+
+
+def digest(service: Service) -> str:
+    return str(service.ready()["digest"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/reload"), ("POST", "/drain"), ("GET", "/reload"), ("GET", "/metrics"), ("GET", f"/bundles/{'0' * 64}/{MANIFEST}")]
+)
+def test_admin_calls_do_not_exist_on_the_public_port(service: Service, method: str, path: str) -> None:
+    answer = HTTP.request(method, f"{service.url}{path}", headers=BEARER)
+    assert answer.status_code == 404
+    assert problem(answer)["detail"] == "there is no such endpoint; see /docs"
+    assert "x-request-id" in answer.headers
+
+
+def test_admin_calls_are_answered_on_their_own_port(service: Service) -> None:
+    assert HTTP.get(f"{admin_url(service)}/metrics").status_code == 200
+    assert HTTP.get(f"{admin_url(service)}/ready").status_code == 200
+    assert HTTP.post(f"{admin_url(service)}/reload", headers=BEARER).status_code == 200
+    assert HTTP.post(f"{service.url}/predict", json=ULB_ROW).status_code == 200
+
+
+def test_a_bundle_is_given_with_the_token_only(service: Service) -> None:
+    url = f"{admin_url(service)}/bundles/{digest(service)}/{MANIFEST}"
+    assert HTTP.get(url).status_code == 401
+    assert HTTP.get(url, headers=BEARER).status_code == 200
+
+
+@pytest.mark.parametrize("path", [f"{'0' * 64}/{MANIFEST}", "no-digest/bundle.json", "%2e%2e/admin.token", f"{'0' * 64}/%2e%2e%2fadmin.token"])
+def test_nothing_but_files_of_bundles_is_given(service: Service, path: str) -> None:
+    assert HTTP.get(f"{admin_url(service)}/bundles/{path}", headers=BEARER).status_code == 404
+
+
+def test_a_pod_takes_a_bundle_from_the_first_peer_that_has_it(service: Service, tmp_path: Path) -> None:
+    dead = f"http://127.0.0.1:{free_port()}"
+    peers.download([dead, admin_url(service)], TOKEN, digest(service), tmp_path / "bundle")
+    verify_bundle(tmp_path / "bundle", digest(service))
+
+
+def test_a_pod_says_so_when_no_peer_has_a_bundle(service: Service, tmp_path: Path) -> None:
+    with pytest.raises(StoreDownError, match="no other pod has it"):
+        peers.download([admin_url(service)], TOKEN, "0" * 64, tmp_path / "bundle")
+    with pytest.raises(StoreDownError, match="no other pod has it"):
+        peers.download([admin_url(service)], "a wrong token", digest(service), tmp_path / "bundle")
+
+
+def test_no_client_gets_a_bundle_through_a_proxy_or_redirect(service: Service) -> None:
+    answer = httpx.get(f"{admin_url(service)}/bundles/{digest(service)}/../../admin.token", headers=BEARER, trust_env=False)
+    assert answer.status_code == 404
