@@ -104,7 +104,8 @@ class Keeper:
         self._changed()
 
     async def _say_goodbye(self) -> None:
-        if self.part.before_stop and self.record.process and self.record.process.alive:
+        """To whoever answers as the part: nobody else is told what is said then."""
+        if self.part.before_stop and await self._fault() is None:
             with contextlib.suppress(ProbeError):
                 await asyncio.to_thread(self.part.before_stop)
                 await asyncio.sleep(GOODBYE_SECONDS)

@@ -138,7 +138,7 @@ def _mlflow(state: State, choices: Choices, server: PostgreSQL, ending: Ending) 
         environment=_inherited() | mlflow_server.environment(server.url("mlflow"), state.mlflow / "artifacts"),
         folder=state.mlflow,
         ending=ending,
-        probe=lambda _: probes.expect_200(choices.mlflow_url + probes.MLFLOW),
+        probe=lambda process: probes.expect_200(process, choices.mlflow_url + probes.MLFLOW),
         needs=("postgresql",),
         at_once=True,
         address=(LOOPBACK, choices.mlflow_port),
@@ -160,7 +160,7 @@ def _inference(state: State, choices: Choices, admin_token: str, ending: Ending)
         environment=_settings(state) | environment,
         folder=state.root,
         ending=ending,
-        probe=lambda _: probes.expect_200(f"{choices.inference_url}/health"),
+        probe=lambda process: probes.expect_200(process, f"{choices.inference_url}/health"),
         before_stop=lambda: probes.drain(choices.inference_url, admin_token),
         address=(choices.host, choices.inference_port),
     )

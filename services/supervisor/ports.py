@@ -1,9 +1,13 @@
-"""Which ports the parts get: as last time, else the usual one, else the next that is free, below those that the kernel lends to outgoing connections."""
+"""Which ports the parts get: as last time, else the usual one, else the next that is free, below those that the kernel lends to outgoing connections.
+
+What is free must stay free until its part listens, also while another `up` looks for ports, so each one chosen is claimed first.
+"""
 
 import contextlib
 import errno
 import socket
 from collections.abc import Collection
+from types import TracebackType
 
 import psutil
 
@@ -16,20 +20,52 @@ TRIES = 500
 FRESH = Choices(host=LOOPBACK, workers=2, inference_port=0, mlflow_port=0, postgresql_port=0)
 
 
-def choose(previous: Choices | None, host: str | None, port: int | None, workers: int | None, living: Collection[str] = ()) -> Choices:
+class Claims:
+    """The ports of one supervisor, which no other on this machine gets while it lives.
+
+    A claim is a Unix socket's abstract name: the kernel gives it once in each network (as it does the port itself), to whatever user, without a
+    file, and takes it back when its holder dies.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, socket.socket] = {}
+
+    def __enter__(self) -> "Claims":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for claim in self._held.values():
+            claim.close()
+
+    def take(self, port: int) -> bool:
+        """False when another supervisor has it."""
+        if port in self._held:
+            return True
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            claim.bind(f"\0fraudops-port-{port}")
+        except OSError as error:
+            claim.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return False
+        self._held[port] = claim
+        return True
+
+
+def choose(claims: Claims, previous: Choices | None, host: str | None, port: int | None, workers: int | None, living: Collection[str] = ()) -> Choices:
     """What the user asked for, else what was kept. `living`: the parts that hold their ports. Raises SettingsError when a port asked for is taken."""
     kept = previous or FRESH
     host = host or kept.host
-    postgresql = kept.postgresql_port if "postgresql" in living else free_port(LOOPBACK, kept.postgresql_port, POSTGRESQL)
-    mlflow = kept.mlflow_port if "mlflow" in living else free_port(LOOPBACK, kept.mlflow_port, MLFLOW, not_these=(postgresql,))
     given = port or (kept.inference_port if kept.port_given else None)
-    if "inference" in living and given in (None, kept.inference_port):
-        inference = kept.inference_port
-    elif given:
-        refuse_taken(host, given)
+    living = set(living) - ({"inference"} if given not in (None, kept.inference_port) else set())
+    postgresql = free_port(claims, LOOPBACK, kept.postgresql_port, POSTGRESQL, held="postgresql" in living)
+    mlflow = free_port(claims, LOOPBACK, kept.mlflow_port, MLFLOW, held="mlflow" in living, not_these=(postgresql,))
+    if given and "inference" not in living:
+        refuse_taken(claims, host, given)
         inference = given
     else:
-        inference = free_port(host, kept.inference_port, INFERENCE, not_these=(postgresql, mlflow))
+        inference = free_port(claims, host, kept.inference_port, INFERENCE, held="inference" in living, not_these=(postgresql, mlflow))
     return Choices(
         host=host,
         workers=workers or kept.workers,
@@ -40,11 +76,14 @@ def choose(previous: Choices | None, host: str | None, port: int | None, workers
     )
 
 
-def free_port(host: str, kept: int, usual: int, not_these: Collection[int] = ()) -> int:
-    """Raises SettingsError when none of some hundreds is free, or the host is not this machine's."""
+def free_port(claims: Claims, host: str, kept: int, usual: int, held: bool, not_these: Collection[int] = ()) -> int:
+    """The kept one if its part holds it, else the first that is free, claimed. Raises SettingsError when none of some hundreds is, or the host is not ours."""
+    if held:
+        claims.take(kept)
+        return kept
     candidates: list[int] = [kept, *range(usual, usual + TRIES)]
     for port in candidates:
-        if port and port not in not_these and not is_taken(host, port):
+        if port and port not in not_these and not is_taken(host, port) and claims.take(port):
             return port
     raise SettingsError(f"no port of {usual} to {usual + TRIES - 1} is free on {host}")
 
@@ -65,10 +104,12 @@ def is_taken(host: str, port: int) -> bool:
     return False
 
 
-def refuse_taken(host: str, port: int) -> None:
-    """Raises SettingsError naming the owner when somebody listens there."""
+def refuse_taken(claims: Claims, host: str, port: int) -> None:
+    """Raises SettingsError naming the owner when somebody listens there, or is about to."""
     if is_taken(host, port):
         raise SettingsError(f"port {port} is taken by {owner(port)}: stop it, or choose another with --port")
+    if not claims.take(port):
+        raise SettingsError(f"port {port} is kept by another fraudops on this machine: stop that, or choose another with --port")
 
 
 def owner(port: int) -> str:

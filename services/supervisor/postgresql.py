@@ -105,9 +105,10 @@ class PostgreSQL:
                     connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(OWNER)))
 
     def complaint(self, timeout_seconds: int = 4) -> str | None:
-        """None when it takes a new connection and a query, else what it said."""
+        """None when it takes a new connection and a query, else what it said. It has to prove that it knows the password too: no other server does."""
         try:
-            with psycopg.connect(self.admin_url(), connect_timeout=timeout_seconds, autocommit=True) as connection:
+            url = self.admin_url()
+            with psycopg.connect(url, connect_timeout=timeout_seconds, require_auth="scram-sha-256", autocommit=True) as connection:
                 connection.execute("SELECT 1")
         except psycopg.Error as error:
             return f"no answer from PostgreSQL on port {self.port}: {str(error).strip().splitlines()[-1]}"

@@ -1,13 +1,17 @@
 """Whether a part answers. A probe raises ProbeError saying what it met."""
 
+import contextlib
 import http.client
 import json
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
+
 from fraudops.audit.shipping import read_shipper_state, shipper_path
 from fraudops.state import State
+from services.supervisor.processes import Handle
 
 SECONDS = 4.0
 # MLflow's /health answers also where its API refuses everybody.
@@ -42,10 +46,20 @@ def _request(method: str, url: str, seconds: float, headers: dict[str, str], bod
         connection.close()
 
 
-def expect_200(url: str, seconds: float = SECONDS) -> None:
+def expect_200(process: Handle, url: str, seconds: float = SECONDS) -> None:
+    """From `process`, which must itself listen there: whoever else has got its port may answer as well."""
+    if not listens(process, urlsplit(url).port):
+        raise ProbeError(f"process {process.pid} does not listen at {url}")
     status, body = get(url, seconds)
     if status != http.client.OK:
         raise ProbeError(f"{url} answers {status}: {body[:200].decode(errors='replace')}")
+
+
+def listens(process: Handle, port: int | None) -> bool:
+    with contextlib.suppress(psutil.Error):
+        sockets = psutil.Process(process.pid).net_connections("tcp")
+        return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in sockets)
+    return False
 
 
 def get_json(url: str, seconds: float = SECONDS) -> tuple[int, dict[str, Any]]:

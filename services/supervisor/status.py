@@ -8,6 +8,7 @@ from fraudops.state import State
 from services.supervisor import probes
 from services.supervisor.parts import endings
 from services.supervisor.postgresql import OWNER, PostgreSQL
+from services.supervisor.processes import Handle
 from services.supervisor.record import Choices, PartRecord, Record, load
 
 SECONDS = 3.0
@@ -41,7 +42,7 @@ def _part(state: State, record: Record, name: str, supervised: bool) -> dict[str
     found: dict[str, Any] = {"url": _url(record, name), "pids": sorted(pids), "state": part.phase, "restarts": part.restarts, "reason": part.reason}
     if part.phase == "running" or not supervised:
         alive = part.process is not None and part.process.alive
-        fault = _fault(state, record, name) if alive else "its process is gone"
+        fault = _fault(state, record, name, part.process) if part.process and alive else "its process is gone"
         if alive:
             found |= {"state": "failing", "reason": fault} if fault else {"state": "running"}
             found |= {} if fault or part.restarts else {"reason": None}
@@ -57,15 +58,15 @@ def _url(record: Record, name: str) -> str | None:
     return {"inference": record.choices.inference_url, "mlflow": record.choices.mlflow_url, "postgresql": postgresql}.get(name)
 
 
-def _fault(state: State, record: Record, name: str) -> str | None:
+def _fault(state: State, record: Record, name: str, process: Handle) -> str | None:
     """What keeps a living part from working."""
     if record.choices is None:
         return None
     try:
         if name == "inference":
-            probes.expect_200(f"{record.choices.inference_url}/health", SECONDS)
+            probes.expect_200(process, f"{record.choices.inference_url}/health", SECONDS)
         elif name == "mlflow":
-            probes.expect_200(record.choices.mlflow_url + probes.MLFLOW, SECONDS)
+            probes.expect_200(process, record.choices.mlflow_url + probes.MLFLOW, SECONDS)
         elif name == "postgresql":
             return PostgreSQL(state.postgresql, record.choices.postgresql_port).complaint(int(SECONDS))
         else:

@@ -98,12 +98,13 @@ def _supervise(state: State, wishes: Wishes, notices: Console, output: Console) 
     announcer = Announcer(notices, dated=not notices.is_terminal)
     announce = _announce_and_show(state, announcer, output)
     record = load(state)
-    while True:
-        living = [name for name, part in record.parts.items() if part.process and part.process.alive]
-        choices = ports.choose(record.choices, wishes.host, wishes.port, wishes.workers, living)
-        if asyncio.run(_build(state, record, choices, announce).run()):
-            return
-        announcer.say("a port was taken by somebody else meanwhile: choosing again")
+    with ports.Claims() as claims:
+        while True:
+            living = [name for name, part in record.parts.items() if part.process and part.process.alive]
+            choices = ports.choose(claims, record.choices, wishes.host, wishes.port, wishes.workers, living)
+            if asyncio.run(_build(state, record, choices, announce).run()):
+                return
+            announcer.say("a port was taken by somebody else meanwhile: choosing again")
 
 
 def _announce_and_show(state: State, announcer: Announcer, output: Console) -> Callable[[Record], None]:

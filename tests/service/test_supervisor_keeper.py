@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+import http.server
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,7 +19,7 @@ import pytest
 
 from fraudops.errors import SettingsError
 from fraudops.state import State
-from services.supervisor import keeper, logs, parts, ports, supervisor
+from services.supervisor import keeper, logs, parts, ports, probes, supervisor
 from services.supervisor.keeper import Keeper, PortTakenError
 from services.supervisor.parts import Part
 from services.supervisor.postgresql import PostgreSQL
@@ -156,6 +159,32 @@ async def test_a_port_lost_before_the_first_start_calls_for_another(make: Make) 
                 await asyncio.wait_for(asyncio.shield(task), 10)
 
 
+async def test_an_answer_of_somebody_else_is_not_taken_for_the_parts_own(make: Make) -> None:
+    """The stranger comes after the port was seen free, so the part finds it taken itself."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    one = make("robbed", f"import http.server; http.server.HTTPServer(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler)")
+    stranger = http.server.ThreadingHTTPServer(("127.0.0.1", port), http.server.SimpleHTTPRequestHandler, bind_and_activate=False)
+
+    async def rob() -> tuple[str, ...]:
+        stranger.server_bind()
+        stranger.server_activate()
+        threading.Thread(target=stranger.serve_forever, args=[0.05]).start()
+        assert probes.get(url)[0] == 200
+        return one.part.command
+
+    one.part = replace(one.part, address=("127.0.0.1", port), prepare=rob, probe=lambda process: probes.expect_200(process, url))
+    try:
+        async with kept(one) as [task]:
+            with pytest.raises(PortTakenError, match=f"taken by process {os.getpid()} "):
+                await asyncio.wait_for(asyncio.shield(task), 20)
+            assert "Address already in use" in (one.record.reason or "")
+            assert not one.runs.is_set()
+    finally:
+        await asyncio.to_thread(stranger.shutdown)
+        stranger.server_close()
+
+
 async def test_when_its_folder_is_removed_the_supervisor_stops_everything(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = State.at(tmp_path / "state")
     server = PostgreSQL(state.postgresql, free_port())
@@ -164,7 +193,8 @@ async def test_when_its_folder_is_removed_the_supervisor_stops_everything(make: 
     monkeypatch.setattr(supervisor, "HOUSEKEEPING_SECONDS", 0.05)
     monkeypatch.setattr(parts, "build", lambda *_: {name: make(name, SLEEP).part for name in parts.endings(state)})
     record = Record()
-    choices = ports.choose(None, None, None, None)
+    with ports.Claims() as claims:
+        choices = ports.choose(claims, None, None, None, None)
     running = asyncio.create_task(supervisor.Supervisor(state, record, choices, server, "token", lambda _: None).run())
     await until(lambda: all(part.phase == "running" for part in record.parts.values()))
     processes = [part.process for part in record.parts.values() if part.process]
@@ -197,26 +227,56 @@ def taken_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_ports_are_kept_unless_taken_and_asked_for_ones_are_insisted_on(taken_port: int) -> None:
+@pytest.fixture
+def claims() -> Iterator[ports.Claims]:
+    with ports.Claims() as held:
+        yield held
+
+
+def test_ports_are_kept_unless_taken_and_asked_for_ones_are_insisted_on(claims: ports.Claims, taken_port: int) -> None:
     free = free_port()
     kept_choices = Choices(host="127.0.0.1", workers=3, inference_port=taken_port, mlflow_port=free, postgresql_port=taken_port)
-    again = ports.choose(kept_choices, None, None, None)
+    again = ports.choose(claims, kept_choices, None, None, None)
     assert (again.mlflow_port, again.workers) == (free, 3)
     assert taken_port not in (again.inference_port, again.postgresql_port)
-    assert ports.choose(kept_choices, None, None, None, living=["inference"]).inference_port == taken_port
+    assert ports.choose(claims, kept_choices, None, None, None, living=["inference"]).inference_port == taken_port
     with pytest.raises(SettingsError, match=f"port {taken_port} is taken by process {os.getpid()} "):
-        ports.choose(None, None, taken_port, None)
+        ports.choose(claims, None, None, taken_port, None)
     with pytest.raises(SettingsError, match=r"cannot listen on 192\.0\.2\.1"):
-        ports.choose(None, "192.0.2.1", None, None)
+        ports.choose(claims, None, "192.0.2.1", None, None)
 
 
-def test_a_port_asked_for_once_is_insisted_on_the_next_time(taken_port: int) -> None:
-    first = ports.choose(None, None, free_port(), None)
+def test_a_port_asked_for_once_is_insisted_on_the_next_time(claims: ports.Claims, taken_port: int) -> None:
+    first = ports.choose(claims, None, None, free_port(), None)
     assert first.port_given
-    assert ports.choose(first, None, None, None).inference_port == first.inference_port
+    assert ports.choose(claims, first, None, None, None).inference_port == first.inference_port
     moved = Choices(host="127.0.0.1", workers=2, inference_port=taken_port, mlflow_port=0, postgresql_port=0, port_given=True)
     with pytest.raises(SettingsError, match="choose another with --port"):
-        ports.choose(moved, None, None, None)
+        ports.choose(claims, moved, None, None, None)
+
+
+def test_a_port_that_is_chosen_is_given_to_no_other_supervisor_though_nobody_listens_there_yet(claims: ports.Claims) -> None:
+    ours = ports.choose(claims, None, None, None, None)
+    with ports.Claims() as others:
+        theirs = ports.choose(others, None, None, None, None)
+        assert not {ours.inference_port, ours.mlflow_port, ours.postgresql_port} & {theirs.inference_port, theirs.mlflow_port, theirs.postgresql_port}
+        with pytest.raises(SettingsError, match=f"port {ours.inference_port} is kept by another fraudops"):
+            ports.choose(others, None, None, ours.inference_port, None)
+
+
+def test_a_claim_ends_with_its_holder(claims: ports.Claims) -> None:
+    port = free_port()
+    with ports.Claims() as others:
+        assert others.take(port)
+        assert not claims.take(port)
+    assert claims.take(port)
+
+
+def test_what_a_living_part_holds_is_claimed_by_whoever_takes_it_over(claims: ports.Claims, taken_port: int) -> None:
+    before = Choices(host="127.0.0.1", workers=2, inference_port=0, mlflow_port=taken_port, postgresql_port=0)
+    assert ports.choose(claims, before, None, None, None, living=["mlflow"]).mlflow_port == taken_port
+    with ports.Claims() as others:
+        assert not others.take(taken_port)
 
 
 def test_parts_get_what_they_need_of_the_environment_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +285,7 @@ def test_parts_get_what_they_need_of_the_environment_and_nothing_else(tmp_path: 
     state = State.at(tmp_path)
     server = PostgreSQL(state.postgresql, free_port())
     server.make_passwords()
-    built = parts.build(state, ports.choose(None, None, None, None), server, "token")
+    built = parts.build(state, Choices(host="127.0.0.1", workers=2, inference_port=1, mlflow_port=2, postgresql_port=3), server, "token")
     given = {name: {key for key, value in part.environment.items() if value == "from the shell"} for name, part in built.items()}
     assert given["postgresql"] == set()
     assert given["mlflow"] == {"HOME", "HTTPS_PROXY"}
