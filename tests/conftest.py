@@ -19,7 +19,7 @@ from fraudops import endpoints
 from fraudops.state import State
 from services.supervisor import mlflow_server
 from services.supervisor.postgresql import OWNER, PostgreSQL, start, stop
-from tests.support import eventually, free_port
+from tests.support import eventually, free_port, lifeline
 
 TEMPLATE = "fraudops_template"
 _numbers = itertools.count()
@@ -32,7 +32,8 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post
     server = PostgreSQL(folder / "server", free_port())
     process = start(server, folder / "postgresql.log", fsync="off", synchronous_commit="off", full_page_writes="off")
     try:
-        yield server
+        with lifeline("sh", "-c", f"kill -INT {process.pid}"):
+            yield server
     finally:
         stop(process)
 
@@ -80,8 +81,9 @@ def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         httpx.get(f"{url}/api/2.0/mlflow/experiments/get", params={"experiment_id": "0"}).raise_for_status()
 
     try:
-        eventually(answers, 60)
-        yield url
+        with lifeline("sh", "-c", f"kill -TERM {server.pid}"):
+            eventually(answers, 60)
+            yield url
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
@@ -121,15 +123,23 @@ def bare_environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
+def down_at_the_end(folder: Path) -> Iterator[Platform]:
+    """Of the block, or of the test process: nothing of what runs in `folder` is left."""
+    platform = Platform(State.at(folder))
+    with lifeline(sys.executable, "-m", "services.supervisor", "down", "--state", str(folder)):
+        try:
+            yield platform
+        finally:
+            down = platform.run("down")
+            assert down.returncode == 0, down.stderr
+
+
+@contextlib.contextmanager
 def whole_platform(folder: Path) -> Iterator[Platform]:
-    started = Platform(State.at(folder))
-    up = started.run("up", "--detach")
-    try:
+    with down_at_the_end(folder) as platform:
+        up = platform.run("up", "--detach")
         assert up.returncode == 0, up.stderr
-        yield started
-    finally:
-        down = started.run("down")
-        assert down.returncode == 0, down.stderr
+        yield platform
 
 
 @pytest.fixture(scope="session")

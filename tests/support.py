@@ -1,8 +1,10 @@
 """What tests of several layers share."""
 
+import contextlib
 import socket
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -18,6 +20,17 @@ def eventually(check: Callable[[], Result], seconds: float = 10.0, pause: float 
             if time.monotonic() > deadline:
                 raise
         time.sleep(pause)
+
+
+@contextlib.contextmanager
+def lifeline(*command: str) -> Iterator[None]:
+    """Has `command` run when this process dies within the block, however it dies: whoever waits at the other end of a pipe learns of it."""
+    waiting = ["sh", "-c", 'read -r over || exec "$@"', "lifeline", *command]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as waits:
+        try:
+            yield
+        finally:
+            waits.communicate(b"over\n")
 
 
 def free_port() -> int:

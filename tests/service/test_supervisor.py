@@ -1,11 +1,13 @@
 """`up`, `down` and `status` over the real parts: what is killed comes back, what is stopped leaves nothing, what is said is so."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +19,7 @@ from services.supervisor.parts import endings
 from services.supervisor.processes import Handle
 from services.supervisor.record import load
 from services.supervisor.status import report
-from tests.conftest import Platform, bare_environment, whole_platform
+from tests.conftest import Platform, bare_environment, down_at_the_end, whole_platform
 from tests.support import eventually
 
 PARTS = ("inference", "shipper", "mlflow", "postgresql")
@@ -138,6 +140,19 @@ def test_down_leaves_nothing_and_two_ups_at_once_make_one(running: Platform) -> 
     assert [(up.communicate(timeout=120)[1], up.returncode)[1] for up in racing] == [0, 0]
     assert load(running.state).choices == choices
     assert all(len(endings(running.state)[name].strays()) == 1 for name in PARTS)
+
+
+def test_three_products_begun_at_once_get_ports_of_their_own(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        products = [stack.enter_context(down_at_the_end(tmp_path / name)) for name in ("one", "two", "three")]
+        racing = [subprocess.Popen(_up(each.state, "--detach", "--workers", "1"), env=bare_environment(), stderr=subprocess.PIPE) for each in products]
+        told = [(up.communicate(timeout=180)[1].decode(), up.returncode) for up in racing]
+        assert [code for _, code in told] == [0, 0, 0], told
+        chosen = [load(each.state).choices for each in products]
+        assert len({port for each in chosen if each for port in (each.inference_port, each.mlflow_port, each.postgresql_port)}) == 9
+        for each in products:
+            assert_well(each)
+            assert "choosing again" not in (each.state.logs / "supervisor.log").read_text()
 
 
 def test_down_stops_what_a_killed_supervisor_left_and_an_interrupt_stops_everything(running: Platform) -> None:
