@@ -157,7 +157,7 @@ class DriftJobSettings(ClusterJobSettings):
     drift: DriftSettings = DriftSettings()
 
 
-class RetentionJobSettings(ProgramSettings):
+class RetentionJobSettings(ClusterJobSettings):
     retention: RetentionSettings = RetentionSettings()
 
 

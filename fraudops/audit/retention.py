@@ -1,28 +1,23 @@
 """Whole days of predictions leave the audit: taken out of the table, written to Parquet where asked, dropped. No writer ever waits for it."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import asyncpg
 
+from fraudops.audit import parquet
 from fraudops.audit.partitions import RETENTION_LOCK, Partition, ensure_partition, partition_name, partitions
-from fraudops.audit.tables import predictions
-from fraudops.errors import FraudopsError, StoreDownError
-
-if TYPE_CHECKING:
-    import pyarrow
+from fraudops.errors import StoreDownError
 
 # Detaching waits for those who read the table; a lock is asked for this long at most, then again later.
 LOCK_SECONDS = 5
 TRIES = 3
 PAUSE_SECONDS = 2.0
 AHEAD_DAYS = 8
-BATCH = 10_000
 
 
 @dataclass(frozen=True)
@@ -92,46 +87,17 @@ async def _patiently(step: Callable[[], Any]) -> None:
 
 
 async def write_parquet(connection: Any, partition: Partition, folder: Path) -> tuple[int, Path]:
-    """The rows and the file: whole and on disk under its name, never over an earlier one. `features` is its JSON."""
-    import pyarrow.parquet
-
-    unfinished = folder / f"{partition.name}.{os.getpid()}.part"
-    names, schema, rows = [column.name for column in predictions.columns], _schema(), 0
-    columns = ", ".join(f'"{name}"' for name in names)
-    try:
-        with pyarrow.parquet.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-            async with connection.transaction():
-                cursor = await connection.cursor(f"SELECT {columns} FROM {partition.name} ORDER BY id")  # noqa: S608 (names of ours only)
-                while batch := await cursor.fetch(BATCH):
-                    values = {name: [str(row[name]) if name == "id" else row[name] for row in batch] for name in names}
-                    writer.write_table(pyarrow.table(values, schema))
-                    rows += len(batch)
-        if pyarrow.parquet.read_metadata(unfinished).num_rows != rows:
-            raise FraudopsError(f"{unfinished} does not hold what was written to it: the day is kept, check the disk")
-        return rows, _keep(unfinished, folder, partition.name)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """The rows and the file, never over an earlier one. Raises StoreDownError when the disk does not take them."""
+    path = _free_name(folder, partition.name)
+    with parquet.whole_file(path) as file:
+        async with connection.transaction():
+            await parquet.append(connection, file, partition.name, ("",), lambda _: None)
+    return file.rows, path
 
 
-def _keep(unfinished: Path, folder: Path, name: str) -> Path:
+def _free_name(folder: Path, name: str) -> Path:
     """Rows of a day that arrive after its export make a second file."""
     number = 1
     while (path := folder / f"{name}{f'-{number}' if number > 1 else ''}.parquet").exists():
         number += 1
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.rename(path)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
     return path
-
-
-def _schema() -> "pyarrow.Schema":
-    import pyarrow
-    from sqlalchemy import DateTime, Double, SmallInteger
-
-    kinds = {DateTime: pyarrow.timestamp("us", "UTC"), Double: pyarrow.float64(), SmallInteger: pyarrow.int16()}
-    return pyarrow.schema([(column.name, kinds.get(type(column.type), pyarrow.string())) for column in predictions.columns])

@@ -38,7 +38,7 @@ class SegmentReader:
         self._position_path = folder / (segment.name + POSITION)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         self._adopted = False
-        self.position, self._ordinal = _load(self._position_path)
+        self.position, self._ordinal = load_position(self._position_path)
 
     @property
     def size(self) -> int:
@@ -165,7 +165,7 @@ class SpoolReader:
                 path.unlink()
 
 
-def _load(path: Path) -> tuple[int, int]:
+def load_position(path: Path) -> tuple[int, int]:
     """Offset and next ordinal; the beginning when none, or half a one, was recorded."""
     try:
         offset, ordinal = path.read_text().split()

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import astuple
 
+from fraudops.audit.aside import Rejected
 from fraudops.audit.records import Label, Prediction, decode
 from fraudops.ids import timestamp_ms
-from services.shipper.aside import Rejected
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COLUMNS: dict[str, tuple[str, ...]] = {

@@ -8,10 +8,10 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from fraudops.audit.aside import Aside, Rejected
 from fraudops.audit.shipping import ShipperState
 from fraudops.errors import StoreDownError
 from fraudops.spool.reader import CHUNK, Piece, SegmentReader, SpoolReader
-from services.shipper.aside import Aside, Rejected
 from services.shipper.rows import to_rows
 from services.shipper.sink import Sink
 
@@ -26,7 +26,7 @@ class Shipper:
     """`current` is what it says of itself; everything runs in one task."""
 
     def __init__(self, spool: SpoolReader, sink: Sink, folder: Path, current: ShipperState) -> None:
-        self._spool, self._sink, self._aside, self._current = spool, sink, Aside(folder / "aside"), current
+        self._spool, self._sink, self._aside, self._current = spool, sink, Aside(folder), current
         self._budget = 4 * SMALLEST_GROUP
         self._failures = 0
 

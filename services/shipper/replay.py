@@ -1,0 +1,24 @@
+"""`python -m services.shipper.replay`: `fraudops audit replay` where a pod's spool lies. Says in one line of JSON what it did."""
+
+import sys
+from dataclasses import asdict
+
+import msgspec
+
+from fraudops.audit.aside import Aside
+from fraudops.errors import FraudopsError
+from fraudops.settings import ShipperSettings
+from fraudops.state import State
+
+
+def main() -> None:
+    try:
+        done = Aside(State.at(ShipperSettings.from_environment().state).spool).replay()
+    except FraudopsError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    sys.stdout.write(msgspec.json.encode(asdict(done)).decode() + "\n")
+
+
+if __name__ == "__main__":
+    main()
