@@ -19,6 +19,7 @@ class ShipperState(msgspec.Struct, kw_only=True):
     doing: str
     backlog_bytes: int = 0
     backlog_segments: int = 0
+    backlog_rows: int = 0
     oldest_at: datetime | None = None
     shipped: int = 0
     replayed: int = 0

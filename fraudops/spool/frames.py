@@ -51,3 +51,13 @@ def next_frame(data: bytes, offset: int) -> int | None:
             return found
         offset = found + 1
     return None
+
+
+def last_frame(data: bytes) -> Frame | None:
+    """The last whole and valid frame that lies in `data`, None if there is none."""
+    found = data.rfind(MAGIC)
+    while found >= 0:
+        if frame := frame_at(data, found):
+            return frame
+        found = data.rfind(MAGIC, 0, found + len(MAGIC) - 1)
+    return None

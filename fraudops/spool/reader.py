@@ -1,16 +1,19 @@
 """The reading side of the spool: every segment of every series, each series in its order, from positions recorded after the rows were safe elsewhere."""
 
+import contextlib
 import fcntl
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fraudops.errors import StoreDownError
-from fraudops.spool.frames import MAX_FRAME, frame_at, next_frame
-from fraudops.spool.segments import Segment, adopt, list_segments, spool_bytes
+from fraudops.spool.frames import MAX_FRAME, frame_at, last_frame, next_frame
+from fraudops.spool.segments import Segment, adopt, list_segments
 
 # A piece that holds no whole frame is read again this large: damage must be longer than any frame to hide the next one.
 CHUNK = 4 * MAX_FRAME
+# The last record is looked for in so much of a segment's end, and only then in more.
+TAIL = 64 << 10
 # So many series are read side by side: far more than one machine has workers; the dead beyond wait for the older dead.
 SIDE_BY_SIDE = 256
 POSITION = ".position"
@@ -59,6 +62,14 @@ class SegmentReader:
         self._adopted = self._adopted or adopt(self._descriptor)
         return self._adopted and self.position >= self.size
 
+    def rows(self, size: int) -> int:
+        """Records up to `size` that are not committed: what the last one's number says, so that it takes the same time however many they are."""
+        for length in (TAIL, CHUNK):
+            start = max(self.position, size - length)
+            if frame := last_frame(os.pread(self._descriptor, size - start, start)):
+                return max(0, frame.ordinal + 1 - self._ordinal)
+        return 0
+
     def commit(self, piece: Piece) -> None:
         """Records that the piece is safe elsewhere. Not synced: a position that is lost makes rows come again, which changes nothing."""
         unfinished = self._position_path.with_suffix(".tmp")
@@ -101,8 +112,11 @@ class SegmentReader:
 
 @dataclass(frozen=True)
 class Backlog:
+    """What is not yet safe elsewhere; `rows` as the numbers of the frames have it, lost ones included."""
+
     bytes: int
     segments: int
+    rows: int
 
 
 class SpoolReader:
@@ -113,6 +127,7 @@ class SpoolReader:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder = folder
         self._readers: dict[Segment, SegmentReader] = {}
+        self._rows: dict[Segment, tuple[int, int]] = {}
         self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,9 +148,28 @@ class SpoolReader:
         self._oldest()
 
     def backlog(self) -> Backlog:
-        """What is not yet safe elsewhere."""
-        total = spool_bytes(self.folder) - sum(min(reader.position, reader.size) for reader in self._readers.values())
-        return Backlog(max(0, total), len(list_segments(self.folder)))
+        waiting = rows = 0
+        segments = list_segments(self.folder)
+        for segment in segments:
+            with contextlib.suppress(FileNotFoundError):
+                size, count = self._waiting(segment)
+                waiting, rows = waiting + size, rows + count
+        self._rows = {segment: known for segment, known in self._rows.items() if segment in segments}
+        return Backlog(waiting, len(segments), rows)
+
+    def _waiting(self, segment: Segment) -> tuple[int, int]:
+        """Bytes and rows of one segment. Of those that are not open, which nobody reads yet, the rows are looked up again only when they have grown."""
+        if reader := self._readers.get(segment):
+            size = reader.size
+            return max(0, size - reader.position), reader.rows(size)
+        size = (self.folder / segment.name).stat().st_size
+        known, rows = self._rows.get(segment, (-1, 0))
+        if known != size:
+            reader = SegmentReader(self.folder, segment)
+            rows = reader.rows(size)
+            reader.close()
+            self._rows[segment] = (size, rows)
+        return size, rows
 
     def close(self) -> None:
         for reader in self._readers.values():

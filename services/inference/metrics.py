@@ -4,15 +4,21 @@ prometheus-client decides at its import whether processes share files: `main()` 
 A metric never carries the model's version as a label, which would stay behind after a promotion: the version is a value.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from fraudops.audit.shipping import ShipperState, read_shipper_state
+from fraudops.state import State
+
+ASIDE = "aside"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -75,16 +81,42 @@ def _reserve(folder: Path) -> None:
 
 
 class PodNow:
-    """What is looked up when somebody asks: workers alive, bytes and age of the spool."""
+    """What is looked up when somebody asks: workers alive, the spool, and what the shipper beside it last wrote of itself."""
 
     def __init__(self, workers: Callable[[], int], spool: Path) -> None:
         self._workers, self._spool = workers, spool
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("fraudops_workers", "Workers of this pod that are registered.", value=self._workers())
-        found = [entry.stat() for entry in self._spool.glob("*.seg") if entry.exists()]
-        yield GaugeMetricFamily("fraudops_spool_bytes", "Bytes in the audit spool, shipped ones not yet removed included.", value=sum(s.st_size for s in found))
-        yield GaugeMetricFamily("fraudops_spool_segments", "Segment files in the audit spool.", value=len(found))
+        segments = _sizes(self._spool, "*.seg")
+        yield GaugeMetricFamily("fraudops_spool_bytes", "Bytes in the audit spool, shipped ones not yet removed included.", value=sum(segments))
+        yield GaugeMetricFamily("fraudops_spool_segments", "Segment files in the audit spool.", value=len(segments))
+        aside = sum(_sizes(self._spool / ASIDE, "*.jsonl"))
+        yield GaugeMetricFamily("fraudops_spool_aside_bytes", "Bytes set aside beside the audit spool, for people to look at and replay.", value=aside)
+        if told := read_shipper_state(State.at(self._spool.parent)):
+            yield from _shipper(told, datetime.now(UTC))
+
+
+def _sizes(folder: Path, pattern: str) -> list[int]:
+    sizes = []
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):
+            sizes.append(path.stat().st_size)
+    return sizes
+
+
+def _shipper(told: ShipperState, now: datetime) -> Iterable[Metric]:
+    """Its counters begin anew with its process, as Prometheus expects of counters."""
+    oldest = max(0.0, (now - told.oldest_at).total_seconds()) if told.oldest_at else 0.0
+    yield GaugeMetricFamily("fraudops_spool_rows", "Predictions and labels in the audit spool that are not in PostgreSQL yet.", value=told.backlog_rows)
+    yield GaugeMetricFamily("fraudops_spool_unshipped_bytes", "Bytes in the audit spool that are not in PostgreSQL yet.", value=told.backlog_bytes)
+    yield GaugeMetricFamily("fraudops_spool_oldest_seconds", "Age of the oldest answer that is only in the spool.", value=oldest)
+    yield GaugeMetricFamily("fraudops_shipper_waiting", "1 while the shipper waits for PostgreSQL.", value=told.doing == "waiting")
+    yield GaugeMetricFamily("fraudops_shipper_silent_seconds", "Since the shipper last said anything.", value=max(0.0, (now - told.at).total_seconds()))
+    yield CounterMetricFamily("fraudops_shipper_shipped", "Rows committed to PostgreSQL.", value=told.shipped)
+    yield CounterMetricFamily("fraudops_shipper_replayed", "Rows that were in PostgreSQL already when they were shipped.", value=told.replayed)
+    yield CounterMetricFamily("fraudops_shipper_set_aside", "Records and damaged stretches set aside with their reason.", value=told.set_aside)
+    yield CounterMetricFamily("fraudops_shipper_missing", "Records that must have stood where a segment is damaged.", value=told.missing)
 
 
 def render(folder: Path, pod: PodNow) -> bytes:

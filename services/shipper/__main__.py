@@ -85,7 +85,7 @@ async def _report(state: State, spool: SpoolReader, current: ShipperState) -> No
 
 def _write(state: State, spool: SpoolReader, current: ShipperState) -> None:
     backlog = spool.backlog()
-    current.backlog_bytes, current.backlog_segments = backlog.bytes, backlog.segments
+    current.backlog_bytes, current.backlog_segments, current.backlog_rows = backlog.bytes, backlog.segments, backlog.rows
     write_shipper_state(state, current)
 
 

@@ -26,6 +26,7 @@ from fraudops.spool import SpoolWriter
 from fraudops.spool.frames import encode_frame
 from fraudops.spool.segments import list_segments
 from fraudops.state import State
+from services.inference.metrics import PodNow
 from services.supervisor.postgresql import PostgreSQL, start, stop
 from tests.audit_records import fill, prediction
 from tests.support import eventually, free_port
@@ -288,6 +289,50 @@ def test_rows_that_postgresql_refuses_are_set_aside_and_block_nothing(state: Sta
     log = shipper.log.read_text()
     assert "set aside" in log
     assert CARD not in log
+
+
+def test_the_services_metrics_show_the_spool_and_its_shipper(state: State, start_shipper: Start, database: str) -> None:
+    """The service beside the shipper renders what the shipper writes of itself."""
+    fill(state.spool, [*(prediction() for _ in range(20)), prediction(fraud_probability=1.5)])
+    copies = {path: path.read_bytes() for path in state.spool.glob("*.seg")}
+    before = metrics(state)
+    assert before["fraudops_spool_bytes"] > 0
+    assert "fraudops_spool_rows" not in before
+
+    away = start_shipper(f"postgresql://u:p@127.0.0.1:{free_port()}/d")
+
+    def waits() -> None:
+        found = metrics(state)
+        assert (found["fraudops_spool_rows"], found["fraudops_shipper_waiting"], found["fraudops_shipper_shipped_total"]) == (21, 1, 0)
+        assert found["fraudops_spool_unshipped_bytes"] > 0
+        assert 0 < found["fraudops_spool_oldest_seconds"] < 60
+        assert found["fraudops_shipper_silent_seconds"] < 60
+
+    eventually(waits)
+    away.end()
+    shipper = start_shipper(database)
+    expect_empty(state)
+    for path, content in copies.items():
+        path.write_bytes(content)
+
+    def shipped() -> None:
+        found = metrics(state)
+        counts = [found[f"fraudops_shipper_{name}_total"] for name in ("shipped", "replayed", "set_aside", "missing")]
+        assert counts == [40, 20, 2, 0]
+        assert (found["fraudops_spool_rows"], found["fraudops_spool_unshipped_bytes"], found["fraudops_shipper_waiting"]) == (0, 0, 0)
+        assert (found["fraudops_spool_oldest_seconds"], found["fraudops_spool_aside_bytes"] > 0) == (0, True)
+
+    eventually(shipped)
+    shipper.end(signal.SIGKILL)
+
+    def silent() -> None:
+        assert metrics(state)["fraudops_shipper_silent_seconds"] > 1.5
+
+    eventually(silent)
+
+
+def metrics(state: State) -> dict[str, float]:
+    return {sample.name: sample.value for family in PodNow(lambda: 1, state.spool).collect() for sample in family.samples}
 
 
 def test_a_damaged_segment_is_shipped_around_its_damage(state: State, start_shipper: Start, database: str) -> None:

@@ -129,6 +129,39 @@ def test_the_backlog_counts_bytes_that_are_not_committed(tmp_path: Path) -> None
     writer.close()
 
 
+def test_the_backlog_counts_rows_of_every_segment_that_are_not_committed(tmp_path: Path) -> None:
+    writers = [SpoolWriter(tmp_path, name, SMALL) for name in "ab"]
+    for _ in range(30):
+        for writer in writers:
+            writer.append_many(payloads(50))
+    reader, committed = SpoolReader(tmp_path), 0
+    assert len(list_segments(tmp_path)) > 2
+    assert reader.backlog().rows == 3_000
+    for writer in writers:
+        writer.append_many(payloads(7))
+        writer.close()
+    assert reader.backlog().rows == 3_014
+    while pieces := reader.read(20_000):
+        for segment, piece in pieces:
+            segment.commit(piece)
+            committed += len(piece.payloads)
+        assert reader.backlog().rows == 3_014 - committed
+    assert committed == 3_014
+    reader.close()
+
+
+def test_an_unfinished_last_write_and_a_last_record_of_any_size_are_counted_by_the_last_whole_frame(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w", AuditSettings())
+    writer.append_many([*payloads(3), b"x" * 300_000])
+    writer.close()
+    [segment] = list_segments(tmp_path)
+    with (tmp_path / segment.name).open("ab") as file:
+        file.write(encode_frame(4, b"torn")[:-1])
+    reader = SpoolReader(tmp_path)
+    assert reader.backlog().rows == 4
+    reader.close()
+
+
 def test_one_shipper_works_on_a_folder(tmp_path: Path) -> None:
     first = SpoolReader(tmp_path)
     with pytest.raises(StoreDownError, match="another shipper"):
