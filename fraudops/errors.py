@@ -6,8 +6,9 @@
     │   └── UnknownVersionError     the registry has no such version
     ├── RefusedError           65   a gate, a bundle check or a pod said no: nothing has changed
     │   └── BundleError             a bundle is not what its digest says, or does not score as its pipeline does
-    └── StoreDownError         75   PostgreSQL, MLflow, the service or a lock is not to be had now: try again
-        └── SpoolFullError          the audit spool has no room: nothing is scored unaudited
+    ├── StoreDownError         75   PostgreSQL, MLflow, the service or a lock is not to be had now: try again
+    │   └── SpoolFullError          the audit spool has no room: nothing is scored unaudited
+    └── UnknownWriteError      75   (fraudops.promotion.ports) a write was not answered: it may have happened, and to try again is safe
 
 A message says what, which, and what to do, and never carries card data.
 """

@@ -14,7 +14,9 @@ class StaleRecordError(FraudopsError):
 
 
 class UnknownWriteError(FraudopsError):
-    """The store did not answer a write: it may have happened or not."""
+    """The store did not answer a write: it may have happened or not. Not a StoreDownError, after which nothing has; but to try again is right."""
+
+    exit_code = 75
 
 
 class PodRefusedError(FraudopsError):

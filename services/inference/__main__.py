@@ -5,7 +5,7 @@ import os
 import sys
 
 from fraudops import logs
-from fraudops.errors import FraudopsError
+from fraudops.errors import FraudopsError, SettingsError
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
 from services.inference import start
@@ -16,6 +16,7 @@ logger = logging.getLogger("services.inference")
 def main() -> None:
     logs.configure("info", "inference")
     try:
+        _refuse_arguments(sys.argv[1:])
         settings = InferenceSettings.from_environment()
         logs.configure(settings.log_level, "inference")
         state = State.at(settings.state)
@@ -32,6 +33,11 @@ def main() -> None:
     if proof:
         start.conclude(state, proof)
     serve(settings)
+
+
+def _refuse_arguments(given: list[str]) -> None:
+    if given:
+        raise SettingsError("no arguments are taken: every setting comes from the environment; `fraudops settings` lists them")
 
 
 if __name__ == "__main__":

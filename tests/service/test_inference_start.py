@@ -205,3 +205,12 @@ def test_a_wrong_setting_ends_with_64_and_its_name(tmp_path: Path, name: str, va
     )
     assert done.returncode == 64
     assert name in done.stderr
+
+
+def test_arguments_end_with_64_and_where_settings_come_from(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "services.inference", "--workers", "3"]
+    done = subprocess.run(command, env={"PATH": os.environ["PATH"], "FRAUDOPS_STATE": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 64
+    assert "every setting comes from the environment" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ import click
 import pytest
 
 from fraudops.errors import RefusedError
+from fraudops.promotion.ports import UnknownWriteError
 from jobs import entry
 
 
@@ -38,6 +39,14 @@ def test_an_error_is_left_behind_with_its_exit_code(left_behind: Path) -> None:
 
     assert ended(refuse) == 65
     assert left_behind.read_text() == "version 3 is refused (roc_auc)"
+
+
+def test_a_write_that_was_not_answered_is_worth_another_try(left_behind: Path) -> None:
+    def lose() -> None:
+        raise UnknownWriteError("the Kubernetes API did not answer a write")
+
+    assert ended(lose) == 75
+    assert left_behind.read_text() == "the Kubernetes API did not answer a write"
 
 
 def test_a_crash_leaves_its_kind_and_none_of_its_words(left_behind: Path) -> None:
