@@ -130,45 +130,40 @@ def test_a_second_up_joins_the_first(running: Platform) -> None:
     assert leaders(running.state) == before
 
 
-def test_down_leaves_nothing_and_two_ups_at_once_make_one(running: Platform) -> None:
-    processes, choices = all_processes(running.state), load(running.state).choices
-    assert_told(running.run("down"), "nothing runs")
-    assert_nothing_runs(running.state, processes)
-    assert_told(running.run("down"), "nothing runs")
-
-    racing = [subprocess.Popen(_up(running.state, "--detach"), env=bare_environment(), stderr=subprocess.PIPE) for _ in range(2)]
-    assert [(up.communicate(timeout=120)[1], up.returncode)[1] for up in racing] == [0, 0]
-    assert load(running.state).choices == choices
-    assert all(len(endings(running.state)[name].strays()) == 1 for name in PARTS)
-
-
-def test_three_products_begun_at_once_get_ports_of_their_own(tmp_path: Path) -> None:
-    with contextlib.ExitStack() as stack:
-        products = [stack.enter_context(down_at_the_end(tmp_path / name)) for name in ("one", "two", "three")]
-        racing = [subprocess.Popen(_up(each.state, "--detach", "--workers", "1"), env=bare_environment(), stderr=subprocess.PIPE) for each in products]
-        told = [(up.communicate(timeout=180)[1].decode(), up.returncode) for up in racing]
-        assert [code for _, code in told] == [0, 0, 0], told
-        chosen = [load(each.state).choices for each in products]
-        assert len({port for each in chosen if each for port in (each.inference_port, each.mlflow_port, each.postgresql_port)}) == 9
-        for each in products:
-            assert_well(each)
-            assert "choosing again" not in (each.state.logs / "supervisor.log").read_text()
-
-
-def test_down_stops_what_a_killed_supervisor_left_and_an_interrupt_stops_everything(running: Platform) -> None:
+def test_down_stops_what_a_killed_supervisor_left_and_two_ups_at_once_make_one(running: Platform) -> None:
     processes, supervisor = all_processes(running.state), load(running.state).supervisor
     assert supervisor
     os.kill(supervisor.pid, signal.SIGKILL)
-    assert_told(running.run("down"), "nothing runs")
-    assert_nothing_runs(running.state, processes)
+    for _ in range(2):
+        assert_told(running.run("down"), "nothing runs")
+        assert_nothing_runs(running.state, processes)
 
-    with subprocess.Popen(_up(running.state), env=bare_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as up:
-        eventually(lambda: assert_well(running), 60)
-        processes = [process for process in all_processes(running.state) if process.pid != up.pid]
-        up.send_signal(signal.SIGINT)
-        told = up.communicate(timeout=60)
-    assert (up.returncode, b"/docs" in told[0]) == (0, True), told
-    assert_nothing_runs(running.state, processes)
+    racing = [subprocess.Popen(_up(running.state, "--detach"), env=bare_environment(), stderr=subprocess.PIPE) for _ in range(2)]
+    assert [(up.communicate(timeout=120)[1], up.returncode)[1] for up in racing] == [0, 0]
+    assert all(len(endings(running.state)[name].strays()) == 1 for name in PARTS)
+
+
+def test_three_products_begun_at_once_get_ports_of_their_own_and_stop_whole_by_down_or_an_interrupt(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        products = [stack.enter_context(down_at_the_end(tmp_path / name)) for name in ("one", "two", "three")]
+        here = subprocess.Popen(_up(products[0].state, "--workers", "1"), env=bare_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        racing = [subprocess.Popen(_up(each.state, "--detach", "--workers", "1"), env=bare_environment(), stderr=subprocess.PIPE) for each in products[1:]]
+        told = [(up.communicate(timeout=180)[1], up.returncode) for up in racing]
+        assert [code for _, code in told] == [0, 0], told
+        eventually(lambda: [assert_well(each) for each in products], 60)
+        chosen = [load(each.state).choices for each in products]
+        assert len({port for each in chosen if each for port in (each.inference_port, each.mlflow_port, each.postgresql_port)}) == 9
+        processes = [all_processes(each.state) for each in products]
+
+        here.send_signal(signal.SIGINT)
+        output, notices = here.communicate(timeout=60)
+        assert (here.returncode, b"/docs" in output) == (0, True), notices
+        assert_told(products[1].run("down"), "nothing runs")
+        for each, its in zip(products[:2], processes, strict=False):
+            assert_nothing_runs(each.state, [process for process in its if process.pid != here.pid])
+        assert_well(products[2])
+        logs = [notices, *((each.state.logs / "supervisor.log").read_bytes() for each in products[1:])]
+        assert not [log for log in logs if b"choosing again" in log]
 
 
 def test_status_tells_people_and_programs_the_same(running: Platform) -> None:
