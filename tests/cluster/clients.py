@@ -1,0 +1,83 @@
+"""Clients in a pod of the cluster: kept-alive connections through the Service, each at its own pace, no request ever repeated.
+
+`python clients.py URL RATE CONNECTIONS FOLDER` posts FOLDER/transaction.json until the file /tmp/stop is there, then prints one JSON object:
+`runs` as [first sent, last sent, version, count] in the order of sending (seconds of the wall clock, which all pods of a node share) and `failures`.
+The ids of all answers are in /tmp/answers. Plain standard library: it is read into a pod from a ConfigMap.
+"""
+
+import http.client
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+STOP, ANSWERS = Path("/tmp/stop"), Path("/tmp/answers")
+
+
+class Client(threading.Thread):
+    """A broken connection fails the request that was on it; the next request gets a new one."""
+
+    def __init__(self, url: str, pause: float, body: bytes) -> None:
+        super().__init__()
+        self.url, self.pause, self.body = urlsplit(url), pause, body
+        self.answers: list[tuple[float, str, str]] = []
+        self.failures: list[tuple[float, str]] = []
+
+    def run(self) -> None:
+        connection = self.connection()
+        following = time.monotonic()
+        while not STOP.exists():
+            following = max(following + self.pause, time.monotonic() - 1)
+            sent = time.time()
+            try:
+                connection.request("POST", "/predict", self.body, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                self.note(sent, answer.status, answer.read())
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append((sent, repr(error)))
+                connection.close()
+            time.sleep(max(0.0, following - time.monotonic()))
+        connection.close()
+
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.url.hostname or "", self.url.port or 80, timeout=30)
+
+    def note(self, sent: float, status: int, body: bytes) -> None:
+        if status != 200:
+            self.failures.append((sent, f"{status} {body[:300]!r}"))
+            return
+        answer = json.loads(body)
+        self.answers.append((sent, answer["model_version"], answer["prediction_id"]))
+
+
+def runs(answers: list[tuple[float, str, str]]) -> list[list[object]]:
+    """Neighbours of one version as one."""
+    found: list[list[object]] = []
+    for sent, version, _ in answers:
+        if found and found[-1][2] == version:
+            found[-1][1], found[-1][3] = sent, int(str(found[-1][3])) + 1
+        else:
+            found.append([sent, sent, version, 1])
+    return found
+
+
+def main() -> None:
+    url, rate, connections, folder = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    body = (folder / "transaction.json").read_bytes()
+    clients = [Client(url, connections / rate, body) for _ in range(connections)]
+    for client in clients:
+        client.start()
+        time.sleep(1 / rate)
+    for client in clients:
+        client.join()
+    answers = sorted(answer for client in clients for answer in client.answers)
+    ANSWERS.write_text("".join(f"{answer[2]}\n" for answer in answers))
+    print(json.dumps({"runs": runs(answers), "failures": sorted(failure for client in clients for failure in client.failures)[:50]}), flush=True)
+    while STOP.exists():  # until the pod is taken away: its file is still to be read
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The release that `make kind-up` has installed. Two tiers: every behaviour once and short, or with FRAUDOPS_PROOF=1 the full figures, written down."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.cluster.figures import Figures
+from tests.cluster.release import Release, kubeconfig_of
+
+PROOF = os.environ.get("PROOF") == "1"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often each thing is done."""
+
+    broadcasts: int
+    rollouts: int
+    kills: int
+    deletions: int
+    audited_rows: int
+
+
+COUNTS = Counts(20, 3, 10, 5, 100_000) if PROOF else Counts(3, 1, 2, 1, 2_000)
+
+
+@pytest.fixture(scope="session")
+def release() -> Iterator[Release]:
+    cluster = os.environ.get("KIND_CLUSTER", "fraudops")
+    with kubeconfig_of(cluster) as kubeconfig:
+        yield Release(f"kind-{cluster}", kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def versions(release: Release) -> tuple[str, str]:
+    """The one that serves, and another that could."""
+    release.agreed()
+    return release.serving()[0], release.new_version(11)
+
+
+@pytest.fixture(scope="session")
+def figures() -> Iterator[Figures]:
+    """What is measured on the way; the full tier writes it down."""
+    found = Figures()
+    yield found
+    if PROOF:
+        found.write()
+
+
+@pytest.fixture(scope="session")
+def counts() -> Counts:
+    return COUNTS

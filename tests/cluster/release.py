@@ -1,0 +1,297 @@
+"""An installed release of the chart, as its owner sees it: kubectl, helm, the `fraudops` command, psql."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.known import TRANSACTION
+from tests.support import eventually
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "fraudops"
+VALUES = ("charts/fraudops/values-quickstart.yaml", "k8s/values/kind.yaml")
+JOBS_IMAGE = "fraudops-jobs:0.1.0"
+RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": False, "capabilities": {"drop": ["ALL"]}}
+ENDED = ("Complete", "Failed", "SuccessCriteriaMet", "FailureTarget")
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What separates one request's pods: sent moments, versions and failures as tests/cluster/clients.py prints them."""
+
+    first: float
+    last: float
+    version: str
+    count: int
+
+
+@dataclass
+class Seen:
+    """What the clients saw, filled in when their block has ended."""
+
+    runs: list[Run] = field(default_factory=list)
+    failures: list[tuple[float, str]] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+
+    @property
+    def answered(self) -> int:
+        return sum(run.count for run in self.runs)
+
+    def versions_after(self, moment: float, until: float = float("inf")) -> set[str]:
+        """Versions that answered requests sent after one moment and before another."""
+        return {run.version for run in self.runs if run.last > moment and run.first < until}
+
+
+@dataclass(frozen=True)
+class Release:
+    context: str
+    kubeconfig: Path
+    name: str = "fraudops"
+    namespace: str = "fraudops"
+
+    # -- tools
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        return run("kubectl", "--context", self.context, "--namespace", self.namespace, *arguments, stdin=stdin, check=check)
+
+    def helm(self, *arguments: str, program: str = "helm") -> str:
+        return run(program, "--kube-context", self.context, "--namespace", self.namespace, *arguments)
+
+    def install(self, *sets: str, chart: Path = CHART, program: str = "helm", wait: bool = True) -> None:
+        """`helm upgrade --install` with the quickstart values and what is set beside them, until everything is ready."""
+        values = [argument for file in VALUES for argument in ("--values", str(ROOT / file))]
+        chosen = [argument for value in sets for argument in ("--set", value)]
+        waiting = ("--wait", "--timeout", "8m") if wait else ()
+        self.helm("upgrade", "--install", self.name, str(chart), *values, *chosen, *waiting, program=program)
+
+    def fraudops(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        """The console script on this machine, with this cluster's kubeconfig."""
+        script = "from jobs.cli import main; main()"
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, env=self.environment, check=False)
+        assert not check or done.returncode == 0, f"fraudops {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    @property
+    def environment(self) -> dict[str, str]:
+        named = {"FRAUDOPS_CLUSTER__RELEASE": self.name, "FRAUDOPS_CLUSTER__NAMESPACE": self.namespace}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDOPS_")}
+        return kept | named | {"KUBECONFIG": str(self.kubeconfig)}
+
+    def sql(self, query: str) -> str:
+        return self.kubectl("exec", f"statefulset/{self.name}-postgresql", "--", "psql", "-U", "postgres", "-d", "fraudops", "-tAc", query).strip()
+
+    # -- objects
+
+    def get(self, *what: str) -> Object:
+        found: Object = json.loads(self.kubectl("get", *what, "-o", "json"))
+        return found
+
+    def objects(self, kind: str, component: str = "") -> list[Object]:
+        selector = f"app.kubernetes.io/instance={self.name}" + (f",app.kubernetes.io/component={component}" if component else "")
+        items: list[Object] = self.get(kind, "-l", selector)["items"]
+        return items
+
+    def pods(self, component: str = "inference") -> list[str]:
+        """Names of the component's pods that live and are not on their way out."""
+        living = [pod for pod in self.objects("pods", component) if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]]
+        return sorted(pod["metadata"]["name"] for pod in living)
+
+    def record(self) -> Object:
+        data = self.get("configmap", f"{self.name}-serving").get("data") or {}
+        return dict(json.loads(data.get("serving.json", "{}")))
+
+    def serving(self) -> tuple[str, int]:
+        current = self.record()["current"]
+        return str(current["version"]), int(current["epoch"])
+
+    def status(self) -> Object:
+        found: Object = json.loads(self.fraudops("status", "--on-cluster", "--json", check=False).stdout)
+        return found
+
+    def agreed(self) -> tuple[str, int]:
+        """Version and epoch, once record, alias and every worker of every pod agree on them."""
+
+        def check() -> tuple[str, int]:
+            found = self.status()
+            assert found["well"], found
+            assert found["reserved"] is None, found
+            assert found["mirrored"], found
+            return self.serving()
+
+        return eventually(check, 180, 1.0)
+
+    def scale(self, replicas: int, deployment: str = "inference", wait: bool = True) -> None:
+        self.kubectl("scale", f"deployment/{self.name}-{deployment}", f"--replicas={replicas}")
+        if wait:
+            self.kubectl("rollout", "status", f"deployment/{self.name}-{deployment}", "--timeout=300s")
+
+    @contextmanager
+    def away(self, *workloads: str) -> Iterator[None]:
+        """`deployment/mlflow`, `statefulset/postgresql`: at no replicas within the block."""
+        for workload in workloads:
+            kind, _, name = workload.partition("/")
+            self.kubectl("scale", f"{kind}/{self.name}-{name}", "--replicas=0")
+        for workload in workloads:
+            component = workload.partition("/")[2]
+            eventually(lambda component=component: none_of(self.objects("pods", component)), 120, 1.0)  # type: ignore[misc]
+        try:
+            yield
+        finally:
+            for workload in workloads:
+                kind, _, name = workload.partition("/")
+                self.kubectl("scale", f"{kind}/{self.name}-{name}", "--replicas=1")
+            for workload in workloads:
+                kind, _, name = workload.partition("/")
+                self.kubectl("rollout", "status", f"{kind}/{self.name}-{name}", "--timeout=300s")
+
+    # -- the road of a model
+
+    def new_version(self, seed: int) -> str:
+        """A version that has been trained and validated by the chart's Jobs."""
+        trained = json.loads(self.fraudops("train", "--on-cluster", "--seed", str(seed), "--json").stdout)
+        version = str(trained["version"])
+        self.fraudops("validate", "--on-cluster", "--version", version)
+        return version
+
+    def promote(self, version: str, *arguments: str) -> "Promoted":
+        """By a Job of the chart, to its end."""
+        done = self.fraudops("promote", "--on-cluster", "--version", version, "--alias", "production", *arguments, check=False)
+        return self.promoted(done)
+
+    def rollback(self) -> "Promoted":
+        return self.promoted(self.fraudops("rollback", "--on-cluster", check=False))
+
+    def promoted(self, done: "subprocess.CompletedProcess[str]") -> "Promoted":
+        job = done.stderr.split("Job ", 1)[1].split()[0]
+        log = self.kubectl("logs", f"job/{job}", "--timestamps", "--tail=-1", check=False)
+        return Promoted(done.returncode, job, done.stdout + done.stderr, [stamped(line) for line in log.split("\n") if line])
+
+    # -- traffic
+
+    @contextmanager
+    def traffic(self, rate: float = 120.0, connections: int = 12) -> Iterator[Seen]:
+        """Clients in a pod, from before the block until after it; never repeats a request."""
+        seen, pod = Seen(), f"clients-{os.urandom(3).hex()}"
+        files = {"clients.py": (Path(__file__).parent / "clients.py").read_text(), "transaction.json": TRANSACTION.decode()}
+        self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": pod}, "data": files})
+        command = ["python", "/clients/clients.py", f"http://{self.name}-inference", str(rate), str(connections), "/clients"]
+        self.apply(self.client_pod(pod, command, {"fraudops.io/access-inference": "true"}, pod))
+        self.kubectl("wait", f"pod/{pod}", "--for=condition=Ready", "--timeout=120s")
+        time.sleep(1)
+        try:
+            yield seen
+            time.sleep(1)
+            self.kubectl("exec", pod, "--", "touch", "/tmp/stop")
+            line = eventually(lambda: last_line(self.kubectl("logs", pod)), 60, 0.5)
+            seen.runs = [Run(*found) for found in line["runs"]]
+            seen.failures = [(moment, text) for moment, text in line["failures"]]
+            seen.ids = self.kubectl("exec", pod, "--", "cat", "/tmp/answers").split()
+        finally:
+            self.kubectl("delete", f"pod/{pod}", f"configmap/{pod}", "--wait=false", "--grace-period=1", check=False)
+
+    def client_pod(self, name: str, command: list[str], labels: dict[str, str], files: str | None = None) -> Object:
+        """A pod of the release's Jobs image that runs something else. `files` names a ConfigMap that is mounted at /clients."""
+        container: Object = {"name": "client", "image": JOBS_IMAGE, "command": command, "securityContext": RESTRICTED}
+        spec: Object = {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": False,
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [container],
+        }
+        if files:
+            container["volumeMounts"] = [{"name": "clients", "mountPath": "/clients"}]
+            spec["volumes"] = [{"name": "clients", "configMap": {"name": files}}]
+        ours = {"app.kubernetes.io/name": "fraudops", "app.kubernetes.io/instance": self.name, "app.kubernetes.io/component": "client"}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": (ours | labels) if labels else {}}, "spec": spec}
+
+    def apply(self, manifest: Object) -> None:
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+
+    def audited(self, ids: list[str]) -> dict[str, int]:
+        """How often each id is in the table; ids that are not there are left out."""
+        listed = "\n".join(ids)
+        query = (
+            "CREATE TEMP TABLE asked (id uuid); COPY asked FROM STDIN;\n" + listed + "\n\\.\n"
+            "SELECT p.id, count(*) FROM predictions p JOIN asked USING (id) GROUP BY 1;\n"
+        )
+        command = ("exec", "-i", f"statefulset/{self.name}-postgresql", "--", "psql", "-U", "postgres", "-d", "fraudops", "-qtA", "-F", " ")
+        return {line.split()[0]: int(line.split()[1]) for line in self.kubectl(*command, stdin=query).splitlines() if line.strip()}
+
+    def assert_all_audited(self, ids: list[str]) -> None:
+        def check() -> None:
+            found = self.audited(ids)
+            assert len(found) == len(ids), f"{len(ids) - len(found)} of {len(ids)} answered predictions are not in the table"
+            assert set(found.values()) <= {1}, "a prediction is there twice"
+
+        eventually(check, 120, 2.0)
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """A promotion's Job that has ended: exit code, all that was said, and the moments (seconds, wall clock) of its log's lines."""
+
+    exit_code: int
+    job: str
+    said: str
+    lines: list[tuple[float, str]]
+
+    def moment(self, text: str) -> float:
+        return next(moment for moment, line in self.lines if text in line)
+
+    @property
+    def returned(self) -> float:
+        """When it said that every worker serves the version."""
+        return self.moment("serves on every worker")
+
+    @property
+    def seconds(self) -> float:
+        """From the lock to convergence."""
+        return self.returned - self.moment("lock acquired")
+
+
+def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, f"{' '.join(command[:12])}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def stamped(line: str) -> tuple[float, str]:
+    """A line of `kubectl logs --timestamps`: its moment and its text."""
+    stamp, _, text = line.partition(" ")
+    whole, _, fraction = stamp.rstrip("Z").partition(".")
+    seconds = time.mktime(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) - time.timezone
+    return seconds + float(f"0.{fraction or 0}"), text
+
+
+def last_line(log: str) -> Object:
+    found: Object = json.loads(log.splitlines()[-1])
+    return found
+
+
+def none_of(found: list[Object]) -> None:
+    assert not found, f"{len(found)} are still there"
+
+
+def until(check: Callable[[], bool], seconds: float, what: str) -> None:
+    def checked() -> None:
+        assert check(), f"not within {seconds:g} s: {what}"
+
+    eventually(checked, seconds, 1.0)
+
+
+@contextmanager
+def kubeconfig_of(cluster: str) -> Iterator[Path]:
+    with tempfile.NamedTemporaryFile("w", suffix=".kubeconfig") as file:
+        file.write(run("kind", "get", "kubeconfig", "--name", cluster))
+        file.flush()
+        yield Path(file.name)

@@ -1,0 +1,258 @@
+"""Promotion under load: no request fails, none that is sent after a promotion's return is answered by the old version, and all agree in the end."""
+
+import itertools
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.conftest import Counts
+from tests.cluster.figures import Figures
+from tests.cluster.release import Promoted, Release, Seen, run, until
+
+PODS = 3
+# Where a promoter is killed: after which line of its log, and how many seconds later.
+POINTS = [
+    ("committed", 0.0),
+    ("reserved epoch", 0.0),
+    ("prepared on", 0.0),
+    ("lock acquired", 0.0),
+    ("reserved epoch", 0.4),
+    ("committed", 0.15),
+    ("prepared on", 0.05),
+    ("reserved epoch", 0.8),
+    ("committed", 0.3),
+    ("lock acquired", 0.1),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def three_pods(release: Release) -> Iterator[None]:
+    release.install(f"inference.replicas={PODS}")
+    release.agreed()
+    yield
+    release.install()
+
+
+def other(versions: tuple[str, str], release: Release) -> str:
+    """The one of the two that does not serve."""
+    return next(version for version in versions if version != release.serving()[0])
+
+
+def assert_promised(seen: Seen, promotions: list[Promoted], versions: list[str]) -> None:
+    """From a promotion's return to the next one's reservation only its version answers what is sent."""
+    for promoted, version, following in zip(promotions, versions, [*promotions[1:], None], strict=True):
+        until_next = following.moment("reserved epoch") if following else float("inf")
+        assert seen.versions_after(promoted.returned, until_next) <= {version}, promoted.said
+
+
+def assert_served(seen: Seen, release: Release, at_least: int) -> None:
+    assert seen.failures == []
+    assert seen.answered > at_least
+    release.assert_all_audited(seen.ids)
+
+
+def test_broadcasts_and_rollouts_under_load(release: Release, versions: tuple[str, str], counts: Counts, figures: Figures) -> None:
+    promotions: list[Promoted] = []
+    wanted: list[str] = []
+    strategies = ["broadcast"] * counts.broadcasts + ["rollout"] * counts.rollouts
+    started = time.time()
+    with release.traffic() as seen:
+        for strategy in strategies:
+            wanted.append(other(versions, release))
+            promotions.append(release.promote(wanted[-1], "--strategy", strategy))
+            assert promotions[-1].exit_code == 0, promotions[-1].said
+            assert release.serving()[0] == wanted[-1]
+    seconds = time.time() - started
+    assert_served(seen, release, int(50 * seconds))
+    assert_promised(seen, promotions, wanted)
+    assert release.agreed()[0] == wanted[-1]
+    took = [promoted.seconds for promoted in promotions]
+    figures.seconds("broadcast to 3 pods, lock to convergence", took[: counts.broadcasts])
+    figures.seconds("rollout of 3 pods, lock to convergence", took[counts.broadcasts :])
+    figures.note(
+        "requests a second on kept-alive connections meanwhile", f"{seen.answered / seconds:.0f}, {seen.answered} in all, failed: {len(seen.failures)}"
+    )
+
+
+def test_pods_that_are_deleted_during_broadcasts(release: Release, versions: tuple[str, str], counts: Counts, figures: Figures) -> None:
+    stop = threading.Event()
+    deleted: list[str] = []
+
+    def delete() -> None:
+        while not stop.wait(10 if deleted else 2):
+            deleted.append(release.pods()[0])
+            release.kubectl("delete", f"pod/{deleted[-1]}", "--wait=false")
+
+    promotions: list[Promoted] = []
+    wanted: list[str] = []
+    with release.traffic() as seen:
+        deleting = threading.Thread(target=delete)
+        deleting.start()
+        try:
+            for _ in range(counts.deletions):
+                wanted.append(other(versions, release))
+                promotions.append(release.promote(wanted[-1]))
+                assert promotions[-1].exit_code == 0, promotions[-1].said
+        finally:
+            stop.set()
+            deleting.join()
+        assert release.agreed()[0] == wanted[-1]
+    assert deleted
+    assert_served(seen, release, 500)
+    assert_promised(seen, promotions, wanted)
+    figures.note("broadcasts while a pod is deleted every 10 s", f"{len(promotions)}, {len(deleted)} pods deleted, failed requests: {len(seen.failures)}")
+
+
+def test_a_promoter_that_is_killed_leaves_one_version_everywhere(release: Release, versions: tuple[str, str], counts: Counts, figures: Figures) -> None:
+    ended: list[str] = []
+    with release.traffic() as seen:
+        for line, delay in POINTS[: counts.kills]:
+            before, target = release.serving()[0], other(versions, release)
+            killed = kill_promoter_after(release, target, line, delay)
+            version, _ = release.agreed()
+            assert version in (before, target)
+            assert killed or line == "committed", "the promoter ended before it could be killed"
+            ended.append(f"{line} +{delay:g} s: {'the new' if version == target else 'the old'} version")
+    assert_served(seen, release, 500)
+    figures.note("promoter killed with SIGKILL, its Job tries again", "; ".join(ended))
+
+
+def kill_promoter_after(release: Release, version: str, line: str, delay: float) -> bool:
+    """Whether a promoter was killed; its Job has ended either way."""
+    command = [sys.executable, "-c", "from jobs.cli import main; main()", "promote", "--on-cluster", "--version", version, "--alias", "production"]
+    following = subprocess.Popen(command, env=release.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert following.stdout is not None
+    said, killed = "", False
+    for text in following.stdout:
+        said += text
+        if line in text and not killed:
+            time.sleep(delay)
+            node = f"{release.context.removeprefix('kind-')}-control-plane"
+            pids = run("docker", "exec", node, "sh", "-c", "grep -lsz jobs.promote /proc/[0-9]*/cmdline | cut -d/ -f3", check=False).split()
+            run("docker", "exec", node, "sh", "-c", f"kill -9 {' '.join(pids)}", check=False)
+            killed = bool(pids)
+    code = following.wait(300)
+    assert code in (0, 65), said
+    return killed
+
+
+def test_scaling_up_and_down_under_load(release: Release) -> None:
+    with release.traffic() as seen:
+        release.scale(2 * PODS)
+        release.scale(PODS)
+        until(lambda: len(release.objects("pods", "inference")) == PODS, 90, "the pods that were scaled away are gone")
+    assert_served(seen, release, 500)
+    release.agreed()
+
+
+def test_a_rolling_restart_and_evictions_under_load(release: Release) -> None:
+    with release.traffic() as seen:
+        release.kubectl("rollout", "restart", f"deployment/{release.name}-inference")
+        release.kubectl("rollout", "status", f"deployment/{release.name}-inference", "--timeout=300s")
+        for pod in release.pods():
+            evict(release, pod)
+    assert_served(seen, release, 500)
+    release.agreed()
+
+
+def evict(release: Release, pod: str) -> None:
+    """As a node's drain does: again until the disruption budget allows it."""
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": release.namespace}}
+    path = f"/api/v1/namespaces/{release.namespace}/pods/{pod}/eviction"
+
+    def allowed() -> bool:
+        answer = release.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction), check=False)
+        return '"Success"' in answer
+
+    until(allowed, 120, f"the eviction of {pod}")
+
+
+def test_a_bundle_that_one_pod_cannot_take_changes_nothing(release: Release, versions: tuple[str, str], figures: Figures) -> None:
+    """Its cache cannot be written to: a full disk, or a wrong mount."""
+    before, target = release.record(), release.new_version(29)
+    pod = release.pods()[1]
+    cache = "/var/lib/fraudops/bundles"
+    release.kubectl("exec", pod, "-c", "inference", "--", "chmod", "500", cache)
+    try:
+        refused = release.promote(target)
+    finally:
+        release.kubectl("exec", pod, "-c", "inference", "--", "chmod", "700", cache)
+    assert refused.exit_code == 65, refused.said
+    assert pod in refused.said
+    after = release.record()
+    assert after["current"] == before["current"]
+    assert after.get("reserved") is None
+    assert release.agreed()[0] == before["current"]["version"]
+    events = [event["message"] for event in release.get("events")["items"] if event["reason"].lower().startswith("promotion")]
+    assert any(pod in message for message in events), events
+    assert release.sql(f"SELECT outcome FROM promotions WHERE to_version = '{target}' ORDER BY started_at DESC LIMIT 1") == "refused"
+    figures.note("a pod that cannot take the bundle", f"exit code {refused.exit_code}: {refused.lines[-1][1]}")
+
+
+def test_a_rollback_needs_neither_registry_nor_database(release: Release, versions: tuple[str, str], figures: Figures) -> None:
+    target = other(versions, release)
+    before = release.serving()[0]
+    assert release.promote(target).exit_code == 0
+    with release.traffic() as seen:
+        with release.away("deployment/mlflow", "statefulset/postgresql"):
+            back = release.rollback()
+            assert back.exit_code == 0, back.said
+            assert release.serving()[0] == before
+        version, epoch = release.agreed()
+        assert version == before
+    assert seen.failures == []
+    assert seen.versions_after(back.returned) == {before}
+
+    def caught_up() -> bool:
+        row = release.sql(f"SELECT outcome FROM promotions WHERE epoch = {epoch}")
+        models = json.loads(release.fraudops("models", "--on-cluster", "--json").stdout)
+        return row == "done" and aliases_of(models, before) >= {"production"}
+
+    until(caught_up, 180, "alias and row follow the record")
+    release.assert_all_audited(seen.ids)
+    figures.note("rollback with MLflow and PostgreSQL at 0 replicas, lock to convergence", f"{back.seconds:.1f} s; alias and row followed")
+
+
+def aliases_of(models: list[dict[str, object]], version: str) -> set[str]:
+    found = next(model["aliases"] for model in models if str(model["version"]) == version)
+    return set(found) if isinstance(found, list) else set()
+
+
+def test_new_pods_need_no_registry(release: Release, figures: Figures) -> None:
+    version = release.serving()[0]
+    old = release.pods()
+    with release.traffic() as seen:
+        with release.away("deployment/mlflow"):
+            release.scale(2 * PODS)
+            for pod in old:
+                release.kubectl("delete", f"pod/{pod}")
+            until(lambda: len(release.pods()) == 2 * PODS and not set(old) & set(release.pods()), 180, "six new pods")
+            release.kubectl("rollout", "status", f"deployment/{release.name}-inference", "--timeout=300s")
+            sources = {source_of(release, pod) for pod in release.pods()}
+        release.scale(PODS)
+    assert release.agreed()[0] == version
+    assert sources == {"peer"}
+    assert_served(seen, release, 500)
+    figures.note("MLflow at 0 replicas, 3 to 6 pods, every old pod deleted", f"failed requests: {len(seen.failures)}; bundles from peers")
+
+
+def source_of(release: Release, pod: str) -> str:
+    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8001/model_info').read().decode())"
+    answer = json.loads(release.kubectl("exec", pod, "-c", "inference", "--", "python", "-c", ask))
+    return str(answer["model"]["source"])
+
+
+def test_two_rollbacks_go_on_back_and_never_forward(release: Release, versions: tuple[str, str]) -> None:
+    for version in itertools.islice(itertools.cycle(versions), 3):
+        if release.serving()[0] != version:
+            assert release.promote(version).exit_code == 0
+    stack = [entry["version"] for entry in release.record()["stack"]]
+    assert len(stack) >= 2
+    for version in stack[:2]:
+        assert release.rollback().exit_code == 0
+        assert release.agreed()[0] == version
