@@ -6,8 +6,8 @@ import uuid
 
 import click
 
-from fraudops.errors import RefusedError
 from fraudops.promotion.convergence import Result
+from fraudops.promotion.gate import way_back
 from fraudops.promotion.here import world_of
 from fraudops.promotion.ports import Candidate
 from fraudops.promotion.protocol import Request
@@ -19,16 +19,11 @@ from jobs.on_cluster import on_cluster
 from jobs.promote import report, say, who
 
 
-async def choose(record: ServingRecord) -> Candidate:
-    """The entry to go back to, with the verdict or waiver that it was promoted with."""
-    if not record.stack:
-        raise RefusedError("there is no earlier version to go back to")
-    entry = record.stack[0]
-    return Candidate(entry.version, entry.digest, entry.schema_fingerprint, entry.verdict, entry.waiver)
-
-
 def roll_back(state: State) -> Result:
     settings = PromoteJobSettings.from_environment()
+
+    async def choose(record: ServingRecord) -> Candidate:
+        return way_back(record, settings.environment)
 
     async def go() -> Result:
         async with world_of(settings, state, say) as world:

@@ -10,7 +10,7 @@ from fraudops.schema import FeatureSchema, load_schema
 from fraudops.scorer import SCORER, open_scorer
 
 
-def make_manifest(schema: FeatureSchema | None = None, threshold: float = 0.3) -> Manifest:
+def make_manifest(schema: FeatureSchema | None = None, threshold: float = 0.3, sample: bool = True) -> Manifest:
     schema = schema or load_schema()
     return Manifest(
         format=FORMAT,
@@ -23,7 +23,7 @@ def make_manifest(schema: FeatureSchema | None = None, threshold: float = 0.3) -
         expected_decision_rate=0.01,
         metrics={"roc_auc": Interval(0.97, 0.95, 0.99)},
         parameters={},
-        dataset=DatasetInfo(digest="0" * 64, source="packaged sample", rows=100, frauds=5, prevalence=0.001727, sample=True),
+        dataset=DatasetInfo(digest="0" * 64, source="packaged sample", rows=100, frauds=5, prevalence=0.001727, sample=sample),
         scorer=ScorerInfo(kind="linear", max_abs_difference=0.0, flips=0),
         git_revision="unknown",
         libraries={},
@@ -32,9 +32,9 @@ def make_manifest(schema: FeatureSchema | None = None, threshold: float = 0.3) -
     )
 
 
-def write_linear_bundle(folder: Path, seed: int = 0, schema: FeatureSchema | None = None, threshold: float = 0.3) -> str:
+def write_linear_bundle(folder: Path, seed: int = 0, schema: FeatureSchema | None = None, threshold: float = 0.3, sample: bool = True) -> str:
     """Writes a sealed bundle whose scorer is a seeded dot product and returns its digest; other seeds score otherwise."""
-    manifest = make_manifest(schema, threshold)
+    manifest = make_manifest(schema, threshold, sample)
     random = np.random.default_rng(seed)
     features = len(manifest.feature_schema.features)
     coefficients = random.normal(size=features) / features

@@ -83,10 +83,10 @@ class Service:
         self.process.kill()
         self.process.wait(10)
 
-    def bundle(self, seed: int, schema: FeatureSchema | None = None, threshold: float = 0.3) -> str:
+    def bundle(self, seed: int, schema: FeatureSchema | None = None, threshold: float = 0.3, sample: bool = True) -> str:
         """Puts a bundle into the cache, as if it had been brought and proved, and returns its digest."""
         made = self.root / f"made-{seed}"
-        digest = write_linear_bundle(made, seed, schema, threshold)
+        digest = write_linear_bundle(made, seed, schema, threshold, sample)
         self.state.bundles.mkdir(parents=True, exist_ok=True)
         if not (self.state.bundles / digest).exists():
             made.rename(self.state.bundles / digest)

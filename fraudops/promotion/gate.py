@@ -29,11 +29,8 @@ def admit(version: ModelVersion, record: ServingRecord, strategy: Strategy, reco
 
     In production no waiver lets a model of the packaged sample through.
     """
-    if environment == "production" and version.tags.get(TAG_SAMPLE) == "true":
-        raise RefusedError(
-            f"version {version.version} was trained on the packaged sample, and production refuses such a model: "
-            "train on your own data (`fraudops train --data FILE`)"
-        )
+    sample = version.tags.get(TAG_SAMPLE) == "true"
+    _refuse_sample(version.version, sample, environment)
     if version.digest is None or version.schema_fingerprint is None:
         raise RefusedError(f"version {version.version} carries no bundle of fraudops; train one with `fraudops train`")
     current = record.current
@@ -48,7 +45,23 @@ def admit(version: ModelVersion, record: ServingRecord, strategy: Strategy, reco
         _refuse_unless_passed(version, verdict)
         if verdict and current and _moved(verdict, record, version.digest):
             _refuse_worse(version, current.version, recompare(version))
-    return Candidate(version.version, version.digest, version.schema_fingerprint, _short(verdict), waiver)
+    return Candidate(version.version, version.digest, version.schema_fingerprint, _short(verdict), waiver, sample)
+
+
+def way_back(record: ServingRecord, environment: Environment = "development") -> Candidate:
+    """What served before, with the verdict or waiver that it was promoted with. Raises RefusedError: in production also for a model of the packaged sample."""
+    if not record.stack:
+        raise RefusedError("there is no earlier version to go back to")
+    entry = record.stack[0]
+    _refuse_sample(entry.version, entry.sample, environment)
+    return Candidate(entry.version, entry.digest, entry.schema_fingerprint, entry.verdict, entry.waiver, entry.sample)
+
+
+def _refuse_sample(version: str, sample: bool, environment: Environment) -> None:
+    if sample and environment == "production":
+        raise RefusedError(
+            f"version {version} was trained on the packaged sample, and production refuses such a model: train on your own data (`fraudops train --data FILE`)"
+        )
 
 
 def _of_this_digest(statement: dict[str, Any] | None, digest: str) -> dict[str, Any] | None:

@@ -37,13 +37,14 @@ class Pod:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A version that the gate let through, with what let it through."""
+    """A version that the gate let through, with what let it through. `sample`: it was trained on the packaged sample."""
 
     version: str
     digest: str
     schema_fingerprint: str
     verdict: dict[str, Any] | None = None
     waiver: dict[str, Any] | None = None
+    sample: bool = False
 
 
 @dataclass(frozen=True)

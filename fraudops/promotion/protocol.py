@@ -108,6 +108,7 @@ class Promoter(Convergence):
             rollback=request.rollback,
             verdict=candidate.verdict,
             waiver=candidate.waiver,
+            sample=candidate.sample,
         )
         reserved = records_of.reserve(record, reservation)
         token = await self._write(reserved, token)

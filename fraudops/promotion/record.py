@@ -19,7 +19,7 @@ REQUEST_LIMIT = 20
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One version in production: `by` is the request that put it there (the Job's UID), the same for all its tries.
 
-    `undo` marks an entry with which a promotion that did not converge went back to the version before.
+    `undo` marks an entry with which a promotion that did not converge went back to the version before, `sample` a model of the packaged sample.
     """
 
     epoch: int
@@ -32,6 +32,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     strategy: Strategy = "broadcast"
     verdict: dict[str, Any] | None = None
     waiver: dict[str, Any] | None = None
+    sample: bool = False
     undo: bool = False
 
 
@@ -49,6 +50,7 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     rollback: bool = False
     verdict: dict[str, Any] | None = None
     waiver: dict[str, Any] | None = None
+    sample: bool = False
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +138,7 @@ def commit(record: ServingRecord) -> ServingRecord:
         strategy=reserved.strategy,
         verdict=reserved.verdict,
         waiver=reserved.waiver,
+        sample=reserved.sample,
     )
     stack = record.stack
     if reserved.rollback:

@@ -66,7 +66,7 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
         drain=drain,
         admin=Admin(settings.admin_token.get_secret_value().encode() if settings.admin_token else None, settings.admin_port),
     )
-    add_pages(app, status, state.metrics, PodNow(lambda: len(run.registered()), state.spool), state.bundles)
+    add_pages(app, status, state.metrics, PodNow(lambda: len(run.registered()), state.spool, settings.workers), state.bundles)
     return app
 
 

@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -38,10 +39,12 @@ class Metrics:
         self._genuine, self._fraud = predictions.labels("genuine"), predictions.labels("fraud")
         self._refused = Counter("fraudops_spool_refused", "Predictions and labels that the audit spool refused.", registry=registry)
         self._epoch = Gauge("fraudops_serving_epoch", "The epoch that this pod serves.", registry=registry, multiprocess_mode="max")
-        self._version = Gauge("fraudops_serving_version", "The model version that this pod serves.", registry=registry, multiprocess_mode="livemostrecent")
-        self._record = Gauge(
-            "fraudops_record_epoch", "The serving record's epoch as this pod last read it.", registry=registry, multiprocess_mode="livemostrecent"
-        )
+        gauge = partial(Gauge, registry=registry, multiprocess_mode="livemostrecent")
+        self._version = gauge("fraudops_serving_version", "The model version that this pod serves.")
+        self._sample = gauge("fraudops_model_trained_on_sample", "1 while this pod serves a model of the packaged sample.")
+        self._record = gauge("fraudops_record_epoch", "The serving record's epoch as this pod last read it.")
+        self._mirrored = gauge("fraudops_record_mirrored_epoch", "The last epoch whose alias is known to stand in the registry.")
+        self._record_read = gauge("fraudops_record_read_timestamp_seconds", "When this pod last read the serving record, in seconds since 1970.")
         self._duration.labels("other")
         _reserve(folder)
         self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
@@ -65,12 +68,15 @@ class Metrics:
     def refused(self, records: int) -> None:
         self._refused.inc(records)
 
-    def serves(self, epoch: int, version: str) -> None:
+    def serves(self, epoch: int, version: str, sample: bool) -> None:
         self._epoch.set(epoch)
+        self._sample.set(sample)
         self._version.set(float(version) if version.isdigit() else float("nan"))
 
-    def record_read(self, epoch: int) -> None:
+    def record_read(self, epoch: int, mirrored: int) -> None:
         self._record.set(epoch)
+        self._mirrored.set(mirrored)
+        self._record_read.set_to_current_time()
 
 
 def _reserve(folder: Path) -> None:
@@ -83,11 +89,12 @@ def _reserve(folder: Path) -> None:
 class PodNow:
     """What is looked up when somebody asks: workers alive, the spool, and what the shipper beside it last wrote of itself."""
 
-    def __init__(self, workers: Callable[[], int], spool: Path) -> None:
-        self._workers, self._spool = workers, spool
+    def __init__(self, workers: Callable[[], int], spool: Path, wanted: int = 1) -> None:
+        self._workers, self._spool, self._wanted = workers, spool, wanted
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("fraudops_workers", "Workers of this pod that are registered.", value=self._workers())
+        yield GaugeMetricFamily("fraudops_workers_wanted", "Workers that this pod should have.", value=self._wanted)
         segments = _sizes(self._spool, "*.seg")
         yield GaugeMetricFamily("fraudops_spool_bytes", "Bytes in the audit spool, shipped ones not yet removed included.", value=sum(segments))
         yield GaugeMetricFamily("fraudops_spool_segments", "Segment files in the audit spool.", value=len(segments))
@@ -119,10 +126,19 @@ def _shipper(told: ShipperState, now: datetime) -> Iterable[Metric]:
     yield CounterMetricFamily("fraudops_shipper_missing", "Records that must have stood where a segment is damaged.", value=told.missing)
 
 
-def render(folder: Path, pod: PodNow) -> bytes:
+class Readiness:
+    def __init__(self, ready: bool) -> None:
+        self._ready = ready
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("fraudops_ready", "1 while every worker of this pod serves the promoted model.", value=self._ready)
+
+
+def render(folder: Path, pod: PodNow, ready: bool) -> bytes:
     """The metrics of all workers, dead ones' counts included."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(folder))
     registry.register(pod)
+    registry.register(Readiness(ready))
     text: bytes = generate_latest(registry)
     return text

@@ -13,10 +13,13 @@ from services.inference.requests import TransactionReader
 
 @dataclass(frozen=True)
 class Model:
+    """`sample`: it was trained on the packaged sample, and knows nothing of a bank's own transactions."""
+
     name: str
     version: str
     digest: str
     threshold: float
+    sample: bool
     schema: FeatureSchema
     scorer: Scorer
     reader: TransactionReader
@@ -37,7 +40,7 @@ def open_model(folder: Path, version: str, digest: str) -> Model:
     manifest = read_manifest(folder, digest)
     check_files(folder, manifest)
     schema = manifest.feature_schema
-    model = Model(manifest.model_name, version, digest, manifest.threshold, schema, open_scorer(folder), TransactionReader(schema))
+    model = Model(manifest.model_name, version, digest, manifest.threshold, manifest.dataset.sample, schema, open_scorer(folder), TransactionReader(schema))
     row = [min(max(0.0, feature.minimum), feature.maximum) for feature in schema.features]
     model.scorer.score(row)
     model.scorer.score_many(np.array([row, row]))

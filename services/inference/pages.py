@@ -37,7 +37,7 @@ def add_pages(app: FastAPI, status: Status, metrics_folder: Path, pod_now: PodNo
 
     @app.get("/metrics", tags=["state"], summary="Prometheus metrics of all workers", response_class=Response)
     async def metrics() -> Response:
-        return Response(await asyncio.to_thread(render, metrics_folder, pod_now), media_type=CONTENT_TYPE)
+        return Response(await asyncio.to_thread(render, metrics_folder, pod_now, await status.is_ready()), media_type=CONTENT_TYPE)
 
     @app.get("/bundles/{digest}/{name}", tags=["admin"], summary="A file of a bundle, for other pods", response_class=Response)
     async def bundle_file(digest: str, name: str) -> Response:

@@ -44,7 +44,7 @@ class Poller:
         except FraudopsError as error:
             view = msgspec.structs.replace(before, error=str(error))
         else:
-            self._metrics.record_read(record.epoch)
+            self._metrics.record_read(record.epoch, record.mirrored)
             target = self._pod.target(record)
             fault = await self._follow(record, target)
             if read_pod_state(self._pod.state).epoch == record.epoch:

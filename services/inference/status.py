@@ -1,10 +1,13 @@
 """What the pod says of itself: /ready, /model_info, and the answer of /reload."""
 
+import asyncio
 from typing import Literal
 
 import msgspec
 
-from fraudops.errors import FraudopsError
+from fraudops.bundle import read_manifest
+from fraudops.errors import BundleError, FraudopsError
+from fraudops.state import State
 from services.inference.channel import WorkerAnswer, WorkerShown
 from services.inference.pod import Pod
 from services.inference.pod_files import PodState, RecordView, read_pod_state, read_record_view
@@ -35,7 +38,7 @@ class Reloaded(msgspec.Struct, frozen=True):
 
 
 class ServedModel(msgspec.Struct, frozen=True):
-    """`source` says where the bundle came from: registry, peer or cache."""
+    """`source` says where the bundle came from: registry, peer or cache. A model that was `trained_on_sample` knows nothing of a bank's transactions."""
 
     name: str
     alias: str
@@ -43,6 +46,7 @@ class ServedModel(msgspec.Struct, frozen=True):
     digest: str | None
     epoch: int
     source: str | None
+    trained_on_sample: bool | None
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -66,13 +70,21 @@ class Status:
             raise NotReadyError(reason, shown)
         return Ready("ready", now.epoch, now.version, now.digest, shown)
 
+    async def is_ready(self) -> bool:
+        try:
+            await self.ready()
+        except NotReadyError:
+            return False
+        return True
+
     async def reloaded(self) -> Reloaded:
         now, workers = read_pod_state(self._pod.state), await self._pod.workers()
         return Reloaded(self._name, now.epoch, now.version, now.digest, [worker.shown for worker in workers])
 
     async def model_info(self) -> ModelInfo:
         now = read_pod_state(self._pod.state)
-        model = ServedModel(self._model_name, ALIAS, now.version, now.digest, now.epoch, now.source)
+        sample = await asyncio.to_thread(_trained_on_sample, self._pod.state, now.digest)
+        model = ServedModel(self._model_name, ALIAS, now.version, now.digest, now.epoch, now.source, sample)
         errors: dict[str, str | None] = {"alias": None, "stage": None}
         try:
             record = await self._pod.record()
@@ -90,6 +102,14 @@ class Status:
     def why_no_model(self) -> str:
         """For a worker that was asked to score and has nothing to score with."""
         return _why_not(read_pod_state(self._pod.state), read_record_view(self._pod.state), []) or "this worker is still opening the model"
+
+
+def _trained_on_sample(state: State, digest: str | None) -> bool | None:
+    """By the bundle's own word; None without a model, or when the bundle was lost from the cache since it was opened."""
+    try:
+        return read_manifest(state.bundles / digest, digest).dataset.sample if digest else None
+    except BundleError:
+        return None
 
 
 def _why_not(now: PodState, view: RecordView, workers: list[WorkerAnswer]) -> str | None:

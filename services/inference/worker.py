@@ -83,7 +83,7 @@ class Worker:
                 self._previous = now
             for digest in [digest for digest, prepared in self._prepared.items() if prepared.epoch <= ask.epoch or digest == ask.digest]:
                 self.drop(digest)
-            self._metrics.serves(ask.epoch, ask.version)
+            self._metrics.serves(ask.epoch, ask.version, model.sample)
 
     def drop(self, digest: str) -> None:
         if prepared := self._prepared.pop(digest, None):

@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -226,7 +227,7 @@ def test_ready_and_model_info_tell_what_every_worker_serves(service: Service) ->
     assert ready.keys() == {"status", "epoch", "version", "digest", "workers"}
     assert [(worker["epoch"], worker["version"]) for worker in ready["workers"]] == [(1, "1")] * 2
     info = HTTP.get(f"{service.url}/model_info").json()
-    model = {"name": "credit-fraud", "alias": "production", "version": "1", "digest": ready["digest"], "epoch": 1, "source": "cache"}
+    model = {"name": "credit-fraud", "alias": "production", "version": "1", "digest": ready["digest"], "epoch": 1, "source": "cache", "trained_on_sample": True}
     assert info == {"model": model, "challenger": None, "errors": {"alias": None, "stage": None}}
 
 
@@ -236,7 +237,8 @@ def test_without_a_model_the_service_lives_and_says_what_is_missing(empty: Servi
     answer = empty.predict()
     assert (answer.status_code, problem(answer)["detail"]) == (503, "no model promoted")
     info = HTTP.get(f"{empty.url}/model_info").json()
-    assert info["model"] == {"name": "credit-fraud", "alias": "production", "version": None, "digest": None, "epoch": 0, "source": None}
+    nothing = {"version": None, "digest": None, "epoch": 0, "source": None, "trained_on_sample": None}
+    assert info["model"] == {"name": "credit-fraud", "alias": "production", **nothing}
 
 
 def test_reload_wants_the_admin_token(service: Service, empty: Service) -> None:
@@ -325,6 +327,9 @@ def test_metrics_count_every_worker_and_every_answer_once(service: Service) -> N
         assert grown['fraudops_predictions_total{decision="genuine"}'] == answers - sum(probabilities)
         assert (after["fraudops_serving_epoch"], after["fraudops_serving_version"], after["fraudops_workers"]) == (1, 1, 2)
         assert after["fraudops_spool_bytes"] > 0
+        assert (after["fraudops_ready"], after["fraudops_workers_wanted"], after["fraudops_model_trained_on_sample"]) == (1, 2, 1)
+        assert (after["fraudops_record_epoch"], after["fraudops_record_mirrored_epoch"]) == (1, 1)
+        assert after["fraudops_record_read_timestamp_seconds"] == pytest.approx(time.time(), abs=60)
 
     eventually(counted, 5)
 

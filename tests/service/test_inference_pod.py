@@ -224,6 +224,14 @@ def test_epochs_never_go_down_and_one_epoch_is_one_model(service: Service) -> No
     move_to(service, 11)
 
 
+def test_a_model_of_the_packaged_sample_is_marked_while_it_serves(service: Service) -> None:
+    for seed, sample in ((40, False), (41, True), (42, False)):
+        epoch = service.record(str(seed), service.bundle(seed, sample=sample))
+        assert service.reload(phase="commit", epoch=epoch).status_code == 200
+        assert HTTP.get(f"{service.url}/model_info").json()["model"]["trained_on_sample"] is sample
+        assert service.metrics()["fraudops_model_trained_on_sample"] == sample
+
+
 def test_reload_only_moves_to_what_the_record_names(service: Service) -> None:
     epoch = move_to(service, 12)
     ahead = service.reload(phase="commit", epoch=epoch + 1)

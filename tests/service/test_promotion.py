@@ -19,6 +19,7 @@ from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.record import Entry, ServingRecord
 from fraudops.registry import Registry
 from jobs.promote import promote_version
+from jobs.rollback import roll_back
 from tests.conftest import Platform
 from tests.promoted import promoted
 from tests.serving import TOKEN, Service
@@ -146,6 +147,24 @@ def test_a_version_without_a_verdict_is_refused_and_a_waiver_lets_it_through(ser
     assert current.waiver["reason"] == "the old model is on fire"
     assert current.waiver["digest"] == current.digest
     assert serving.run("rollback").returncode == 0
+
+
+def test_production_refuses_a_model_of_the_packaged_sample_also_on_the_way_back(
+    serving: Platform, versions: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in versions:
+        promote(serving, version)
+    assert httpx.get(f"{serving.inference_url}/model_info").json()["model"]["trained_on_sample"] is True
+    before = record(serving)
+    monkeypatch.setenv("FRAUDOPS_ENVIRONMENT", "production")
+    for result in (
+        promote_version(serving.state, versions[0]),
+        promote_version(serving.state, versions[0], force=True, reason="now"),
+        roll_back(serving.state),
+    ):
+        assert result.outcome == "refused"
+        assert "was trained on the packaged sample" in str(result.reason)
+    assert record(serving) == before
 
 
 def test_an_altered_bundle_is_refused_by_the_pod_and_nothing_has_changed(serving: Platform) -> None:
