@@ -63,7 +63,8 @@ def test_what_was_answered_is_reported_in_all_and_by_version(database: str, stat
         new_label(0, now, "analyst", prediction_id=new[0].id),
     ]
     store(database, [*old, *new, *labels])
-    told = ShipperState(pid=os.getpid(), at=now, doing="waiting", backlog_bytes=1_234_567, oldest_at=now, last_error="PostgreSQL is away")
+    # Written ahead of its time, so that it is not silent yet however long the commands below take.
+    told = ShipperState(pid=os.getpid(), at=now + timedelta(hours=1), doing="waiting", backlog_bytes=1_234_567, oldest_at=now, last_error="PostgreSQL is away")
     write_shipper_state(state, told)
 
     read = json.loads(fraudops(database, "monitor", "--hours", "24", "--json", "--state", str(state.root)).stdout)
