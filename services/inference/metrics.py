@@ -17,7 +17,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from fraudops.audit.shipping import ShipperState, read_shipper_state
+from fraudops.drift_standing import DriftStanding, read_standing
 from fraudops.state import State
+from services.inference.pod_files import read_pod_state
 
 ASIDE = "aside"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -100,8 +102,11 @@ class PodNow:
         yield GaugeMetricFamily("fraudops_spool_segments", "Segment files in the audit spool.", value=len(segments))
         aside = sum(_sizes(self._spool / ASIDE, "*.jsonl"))
         yield GaugeMetricFamily("fraudops_spool_aside_bytes", "Bytes set aside beside the audit spool, for people to look at and replay.", value=aside)
-        if told := read_shipper_state(State.at(self._spool.parent)):
+        state = State.at(self._spool.parent)
+        if told := read_shipper_state(state):
             yield from _shipper(told, datetime.now(UTC))
+        if standing := read_standing(state):
+            yield from _drift(standing, read_pod_state(state).digest)
 
 
 def _sizes(folder: Path, pattern: str) -> list[int]:
@@ -124,6 +129,13 @@ def _shipper(told: ShipperState, now: datetime) -> Iterable[Metric]:
     yield CounterMetricFamily("fraudops_shipper_replayed", "Rows that were in PostgreSQL already when they were shipped.", value=told.replayed)
     yield CounterMetricFamily("fraudops_shipper_set_aside", "Records and damaged stretches set aside with their reason.", value=told.set_aside)
     yield CounterMetricFamily("fraudops_shipper_missing", "Records that must have stood where a segment is damaged.", value=told.missing)
+
+
+def _drift(standing: DriftStanding, digest: str | None) -> Iterable[Metric]:
+    alarm = standing.alarms(digest)
+    yield GaugeMetricFamily("fraudops_drift_alarm", "1 while the last drift run that could tell alarms about the model that this pod serves.", value=alarm)
+    last_run = standing.last_run.timestamp()
+    yield GaugeMetricFamily("fraudops_drift_last_run_timestamp_seconds", "When drift was last looked for, in seconds since 1970.", value=last_run)
 
 
 class Readiness:

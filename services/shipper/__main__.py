@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from fraudops.spool.reader import SpoolReader
 from fraudops.state import State
 from services.shipper.shipping import Shipper
 from services.shipper.sink import Sink
+from services.shipper.watching import watch_drift
 
 logger = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0
@@ -40,7 +41,7 @@ async def serve(settings: ShipperSettings) -> None:
     sink = Sink(url)
     shipper = Shipper(spool, sink, state.spool, current)
     try:
-        await _supervise(shipper.run(stopping), _report(state, spool, current), stopping)
+        await _supervise(shipper.run(stopping), (_report(state, spool, current), watch_drift(url, state)), stopping)
     finally:
         await sink.close()
         current.doing = "stopped"
@@ -64,9 +65,9 @@ async def _open_spool(state: State, stopping: asyncio.Event) -> SpoolReader | No
     return None
 
 
-async def _supervise(work: Coroutine[Any, Any, None], report: Coroutine[Any, Any, None], stopping: asyncio.Event) -> None:
-    """Until stopped, then as long as the drain may take; ends at once when one of the two fails, with its error."""
-    working, tasks = asyncio.create_task(work), [asyncio.create_task(report), asyncio.create_task(stopping.wait())]
+async def _supervise(work: Coroutine[Any, Any, None], beside: Iterable[Coroutine[Any, Any, None]], stopping: asyncio.Event) -> None:
+    """Until stopped, then as long as the drain may take; ends at once when one of them fails, with its error."""
+    working, tasks = asyncio.create_task(work), [*map(asyncio.create_task, beside), asyncio.create_task(stopping.wait())]
     await asyncio.wait([working, *tasks], return_when=asyncio.FIRST_COMPLETED)
     if stopping.is_set():
         await asyncio.wait([working], timeout=DRAIN_SECONDS)

@@ -1,0 +1,108 @@
+"""What the drift runs found, on its way from PostgreSQL over the shipper to the pod's metrics."""
+
+import asyncio
+import contextlib
+import itertools
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from fraudops.drift_standing import read_standing
+from fraudops.state import State
+from services.inference.metrics import PodNow
+from services.inference.pod_files import PodState, pod_state_path, write
+from services.shipper.watching import watch_drift
+from tests.support import eventually
+
+SERVED, OTHER = "a" * 64, "b" * 64
+BEGINNING = datetime(2026, 11, 2, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    state = State.at(tmp_path)
+    state.run.mkdir()
+    serve(state, SERVED)
+    return state
+
+
+def serve(state: State, digest: str) -> None:
+    write(pod_state_path(state), PodState(epoch=1, version="1", digest=digest))
+
+
+def ran(url: str, hour: int, verdict: str, digest: str = SERVED) -> datetime:
+    """A run over one hour, written a minute after its end."""
+    end = BEGINNING + timedelta(hours=hour)
+    values = (uuid.uuid4(), end + timedelta(minutes=1), end - timedelta(hours=1), end, "1", digest, 900, verdict, "{}")
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "INSERT INTO drift_runs (id, at, window_start, window_end, model_version, model_digest, rows, verdict, report)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            values,
+        )
+    return values[1]
+
+
+def metrics(state: State) -> dict[str, float]:
+    found = {sample.name: sample.value for family in PodNow(lambda: 1, state.spool).collect() for sample in family.samples}
+    return {name: value for name, value in found.items() if name.startswith("fraudops_drift")}
+
+
+@contextlib.asynccontextmanager
+async def watching(url: str, state: State) -> AsyncIterator[None]:
+    task = asyncio.create_task(watch_drift(url, state, pause_seconds=0.05))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def told(state: State, last_run: datetime) -> dict[str, float]:
+    """The metrics, once the shipper has seen that run."""
+
+    def seen() -> None:
+        standing = read_standing(state)
+        assert standing is not None
+        assert standing.last_run == last_run
+
+    await asyncio.to_thread(eventually, seen, 20)
+    return metrics(state)
+
+
+async def test_an_alarm_stands_until_a_window_that_can_tell_takes_it_back(state: State, database: str) -> None:
+    async with watching(database, state):
+        assert metrics(state) == {}
+        empty = await told(state, ran(database, 1, "not enough rows"))
+        assert empty == {"fraudops_drift_alarm": 0, "fraudops_drift_last_run_timestamp_seconds": (BEGINNING + timedelta(hours=1, minutes=1)).timestamp()}
+        expected = [("warning", 0), ("alarm", 1), ("not enough rows", 1), ("none", 0)]
+        for hour, (verdict, alarm) in enumerate(expected, 2):
+            assert (await told(state, ran(database, hour, verdict)))["fraudops_drift_alarm"] == alarm, verdict
+
+
+async def test_an_alarm_about_another_model_than_the_served_one_is_none(state: State, database: str) -> None:
+    async with watching(database, state):
+        assert (await told(state, ran(database, 1, "alarm", OTHER)))["fraudops_drift_alarm"] == 0
+        serve(state, OTHER)
+        assert metrics(state)["fraudops_drift_alarm"] == 1
+
+
+async def test_without_postgresql_what_was_seen_last_stays(state: State, database: str) -> None:
+    async with watching(database, state):
+        before = await told(state, ran(database, 1, "alarm"))
+    attempts, tried_again = itertools.count(1), asyncio.Event()
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        if next(attempts) > 2:
+            tried_again.set()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with watching(f"postgresql://u:p@127.0.0.1:{port}/d", state), asyncio.timeout(20):
+            await tried_again.wait()
+    assert metrics(state) == before
