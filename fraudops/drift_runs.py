@@ -34,6 +34,7 @@ class DriftRun:
     """One window [start, end) of one model: `rows` it holds, of which `compared` were held against `reference_rows`.
 
     `columns` has the score and every feature, and is empty when there were not enough rows. `sample` is true when the model was trained on the packaged sample.
+    `features_unavailable` says why the score alone was compared.
     """
 
     id: uuid.UUID
@@ -52,6 +53,7 @@ class DriftRun:
     rate: DecisionRate
     before: PreviousRun | None
     html_path: str | None = None
+    features_unavailable: str | None = None
 
     @property
     def score_psi(self) -> float | None:

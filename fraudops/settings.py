@@ -5,9 +5,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from fraudops.audit.privacy import Protect, protection, read_keys
 from fraudops.errors import SettingsError
 from fraudops.gates import GateSettings
 
@@ -20,9 +21,34 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class AuditSettings(Group):
+class OpeningSettings(Group):
+    """What reads sealed features. The group's other settings are the service's, and may be set beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    key: SecretStr | None = Field(
+        None, description="Keys of 32 bytes in base64, commas between: the first seals or hashes the audited features, each opens what it has sealed."
+    )
+
+    @field_validator("key")
+    @classmethod
+    def _are_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value:
+            read_keys(value.get_secret_value())
+        return value
+
+    def keys(self) -> tuple[bytes, ...]:
+        return read_keys(self.key.get_secret_value()) if self.key else ()
+
+
+class AuditSettings(OpeningSettings):
     """`fsync`: `always` survives the node, `interval` (every fsync_interval_ms) the process and container, and `never` leaves it to the kernel."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    features: Literal["plain", "sealed", "hashed"] = Field(
+        "plain", description="How the features of an audited prediction are kept: as they are, encrypted, or as a keyed hash."
+    )
     fsync: Literal["always", "interval", "never"] = Field(
         "interval", description="What an answered prediction survives: the node, the process, or what the kernel does."
     )
@@ -31,6 +57,9 @@ class AuditSettings(Group):
         1 << 30, ge=1 << 20, description="Room of the audit spool; when it is full the service answers 503 rather than score unaudited."
     )
     segment_max_bytes: int = Field(64 << 20, ge=1 << 16, description="A spool segment is closed at this size.")
+
+    def protection(self) -> Protect | None:
+        return protection(self.features, self.keys())
 
 
 class DriftSettings(Group):
@@ -125,6 +154,13 @@ class InferenceSettings(ProgramSettings):
     cluster: ClusterSettings = ClusterSettings()
     audit: AuditSettings = AuditSettings()
 
+    @field_validator("audit")
+    @classmethod
+    def _has_its_key(cls, value: AuditSettings) -> AuditSettings:
+        if value.features != "plain" and not value.key:
+            raise ValueError(f"features are to be {value.features}: set FRAUDOPS_AUDIT__KEY")
+        return value
+
 
 class ShipperSettings(ProgramSettings):
     database_url: SecretStr = Field(validation_alias="DATABASE_URL", description="The audit database, postgresql://USER:PASSWORD@HOST:PORT/NAME.")
@@ -155,6 +191,7 @@ class PromoteJobSettings(ValidateJobSettings):
 
 class DriftJobSettings(ClusterJobSettings):
     drift: DriftSettings = DriftSettings()
+    audit: OpeningSettings = OpeningSettings()
 
 
 class RetentionJobSettings(ClusterJobSettings):

@@ -38,7 +38,7 @@ class Subcommand(ClusterCommand):
         return rest
 
 
-@click.group(help="Prove that the audit is whole, export it, bring back what was set aside.")
+@click.group(help="Prove that the audit is whole, export it, bring back what was set aside, forget features.")
 def command() -> None:
     pass
 
@@ -211,6 +211,38 @@ def replayed(done: Replayed) -> str:
     return f"{done.records:,} records are back in the spool{kept}{damaged}" if done.records or kept or damaged else "nothing to replay"
 
 
+@click.command()
+@click.option("--prediction", "identifiers", multiple=True, required=True, metavar="ID", help="A prediction_id; may be given several times.")
+@json_option
+@state_option
+def forget(identifiers: tuple[str, ...], as_json: bool, state: State) -> str:
+    """Take the features of predictions out of the audit; their rows stay.
+
+    All of those named, or none. Exits 75 while one is still in the spool. Exports and backups keep what they have, and PostgreSQL the old versions of
+    the rows until its next vacuum.
+    """
+    count = asyncio.run(_forget(database_url(state), state, identifiers))
+    told = f"the features of {count:,} predictions are forgotten; their rows stay"
+    if as_json:
+        print_json({"forgotten": count})
+    else:
+        output.print(told)
+    return told
+
+
+async def _forget(url: str, state: State, identifiers: tuple[str, ...]) -> int:
+    from fraudops.audit.connection import connect
+    from fraudops.audit.database import translated
+    from fraudops.audit.forgetting import forget as take_out
+
+    with translated(url):
+        connection = await connect(url, "fraudops-audit")
+        try:
+            return await take_out(connection, state, identifiers)
+        finally:
+            await connection.close()
+
+
 @contextmanager
 def _bar(name: str) -> Iterator[Any]:
     """A progress bar on standard error; yields what to tell it: the share that is done."""
@@ -220,7 +252,7 @@ def _bar(name: str) -> Iterator[Any]:
         yield lambda share: bar.update(task, completed=min(1.0, share))
 
 
-for _command, _template in ((verify, "promote"), (export, "retention")):
+for _command, _template in ((verify, "promote"), (export, "retention"), (forget, "promote")):
     command.add_command(Subcommand(_command, _template, "jobs.audit"))
 command.add_command(replay)
 

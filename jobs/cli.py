@@ -24,7 +24,7 @@ COMMANDS = {
     "drift": ("jobs.drift", "Compare what was scored with the production version's reference."),
     "simulate": ("jobs.simulate", "Send traffic, with labels and drift to order."),
     "retention": ("jobs.retention", "Drop days of predictions beyond their time, make the next ones."),
-    "audit": ("jobs.audit", "Prove that the audit is whole, export it, bring back what was set aside."),
+    "audit": ("jobs.audit", "Prove that the audit is whole, export it, replay, forget."),
     "migrate": ("jobs.migrate", "Bring the audit database to this release's schema."),
     "demo": ("jobs.demo", "The whole road of a model on this machine."),
     "settings": ("jobs.settings", "Every setting, with its default."),

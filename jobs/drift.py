@@ -62,7 +62,7 @@ def command(hours: float, since: datetime | str | None, as_json: bool, state: St
             print_json({"verdict": None, "reason": NOTHING_SERVES})
         return NOTHING_SERVES
     entry = production_of(record)
-    found = asyncio.run(scan(state, entry, settings.drift, Asked(hours, since), settings.model_name))
+    found = asyncio.run(scan(state, entry, settings.drift, Asked(hours, since), settings.model_name, settings.audit.keys()))
     if as_json:
         print_json(found.report())
     else:

@@ -1,6 +1,7 @@
 """One drift scan: the reference from the bundle, the window's rows from PostgreSQL, the verdict, its row and its HTML."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,7 +48,8 @@ class Reference:
 
 @dataclass(frozen=True)
 class Window:
-    """Audited rows of [start, end): `rows` in all, the `current` ones to compare, `positives` of `decisions`, and the window before."""
+    """Audited rows of [start, end): `rows` in all, the `current` ones to compare, `positives` of `decisions`, and the window before. Where features are
+    unavailable, `current` has the score alone."""
 
     start: datetime
     end: datetime
@@ -56,9 +58,10 @@ class Window:
     decisions: int
     positives: int
     before: PreviousRun | None
+    features_unavailable: str | None
 
 
-async def scan(state: State, entry: Entry, limits: DriftSettings, asked: Asked, model_name: str = "credit-fraud") -> DriftRun:
+async def scan(state: State, entry: Entry, limits: DriftSettings, asked: Asked, model_name: str = "credit-fraud", keys: Sequence[bytes] = ()) -> DriftRun:
     """Judges one window of what `entry` has scored, up to now, stores it and writes its HTML.
 
     Raises StoreDownError without PostgreSQL, BundleError when the reference is not the bundle's own.
@@ -67,7 +70,7 @@ async def scan(state: State, entry: Entry, limits: DriftSettings, asked: Asked, 
     thresholds = column_thresholds(reference.manifest, limits)
     engine = create_engine(endpoints.database_url(state))
     try:
-        window = await _read(engine, reference, asked, limits.maximum_rows)
+        window = await _read(engine, reference, asked, limits, keys)
         found = _compare(reference, window, thresholds, limits.minimum_rows, state.reports)
         await drift_runs.record(engine, found)
     finally:
@@ -115,15 +118,19 @@ def column_thresholds(manifest: Manifest, limits: DriftSettings) -> dict[str, fl
     return {SCORE: limits.score_threshold} | {name: limits.feature_thresholds.get(name, limits.feature_threshold) for name in names}
 
 
-async def _read(engine: AsyncEngine, reference: Reference, asked: Asked, maximum_rows: int) -> Window:
+async def _read(engine: AsyncEngine, reference: Reference, asked: Asked, limits: DriftSettings, keys: Sequence[bytes]) -> Window:
     digest, names = reference.entry.digest, reference.manifest.feature_schema.names
     now = datetime.now(UTC)
     start = _start(asked, now, await drift_runs.latest(engine, digest))
-    found = await recent(engine, start, now, maximum_rows, names, model_digest=digest)
-    # Rows whose features cannot be read here have nothing to compare
+    found = await recent(engine, start, now, limits.maximum_rows, names, model_digest=digest, keys=keys)
+    # Rows whose features were forgotten or cannot be read have nothing to compare but the score, which is judged alone if that leaves too few.
     current = pd.DataFrame(found.features, columns=list(names)).assign(**{SCORE: found.probability}).dropna()
+    unavailable = None
+    if found.closed and len(current) < limits.minimum_rows:
+        unavailable = max(found.closed, key=lambda reason: found.closed[reason])
+        current = pd.DataFrame({SCORE: found.probability})
     before = await drift_runs.window_before(engine, digest, start)
-    return Window(start, now, found.rows, current, len(found.prediction), int(found.prediction.sum()), before)
+    return Window(start, now, found.rows, current, len(found.prediction), int(found.prediction.sum()), before, unavailable)
 
 
 def _start(asked: Asked, now: datetime, last: PreviousRun | None) -> datetime:
@@ -138,7 +145,8 @@ def _start(asked: Asked, now: datetime, last: PreviousRun | None) -> datetime:
 
 def _compare(reference: Reference, window: Window, thresholds: dict[str, float], minimum_rows: int, reports: Path) -> DriftRun:
     enough = len(window.current) >= minimum_rows
-    comparison = Comparison(reference.rows, window.current, thresholds) if enough else None
+    compared = {name: threshold for name, threshold in thresholds.items() if name in window.current}
+    comparison = Comparison(reference.rows, window.current, compared) if enough else None
     columns = tuple(comparison.columns) if comparison else ()
     found = DriftRun(
         id=uuid.uuid4(),
@@ -156,6 +164,7 @@ def _compare(reference: Reference, window: Window, thresholds: dict[str, float],
         columns=columns,
         rate=decision_rate(window.decisions, window.positives, reference.manifest.expected_decision_rate),
         before=window.before,
+        features_unavailable=window.features_unavailable,
     )
     if comparison is None:
         return found

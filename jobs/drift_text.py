@@ -36,11 +36,17 @@ def _why(run: "DriftRun") -> str:
     if run.verdict == "not enough rows":
         return f"fewer than {run.minimum_rows:,} rows are not judged"
     if run.verdict == "none":
+        if run.features_unavailable:
+            return f"the score is within its threshold; {_unavailable(run)}"
         return f"the score and all {len(run.columns) - 1} features are within their thresholds"
     names = [_name(column.name) for column in run.exceeded]
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     before = f"; the window that ended {run.before.end:%Y-%m-%d %H:%M:%S} UTC exceeded as well" if run.verdict == "alarm" and run.before else ""
-    return f"above the threshold: {shown}{before}"
+    return f"above the threshold: {shown}{before}{f'; {_unavailable(run)}' if run.features_unavailable else ''}"
+
+
+def _unavailable(run: "DriftRun") -> str:
+    return f"drift of the features is not available: {run.features_unavailable}"
 
 
 def _name(column: str) -> str:

@@ -1,7 +1,7 @@
 """What monitor and drift ask of the audit tables. Every function raises StoreDownError while PostgreSQL is away or has no tables."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy import Text, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from fraudops.audit.database import translated
+from fraudops.audit.privacy import ClosedError, Opener
 from fraudops.audit.tables import predictions
 
 CHUNK_ROWS = 5_000
@@ -21,7 +22,10 @@ _features = msgspec.json.Decoder(dict[str, float])
 
 @dataclass(frozen=True)
 class Recent:
-    """Answered predictions as columns, all of length n and in order of time; `rows` is how many the window holds, of which these may be a sample."""
+    """Answered predictions as columns, all of length n and in order of time; `rows` is how many the window holds, of which these may be a sample.
+
+    `closed`: of how many the features cannot be read here, by the reason.
+    """
 
     id: NDArray[np.str_]
     timestamp: NDArray[np.datetime64]
@@ -30,12 +34,22 @@ class Recent:
     features: NDArray[np.float64]
     names: tuple[str, ...]
     rows: int
+    closed: dict[str, int] = field(default_factory=dict)
 
 
 async def recent(
-    engine: AsyncEngine, since: datetime, until: datetime, limit: int, names: Sequence[str], *, model_name: str | None = None, model_digest: str | None = None
+    engine: AsyncEngine,
+    since: datetime,
+    until: datetime,
+    limit: int,
+    names: Sequence[str],
+    *,
+    model_name: str | None = None,
+    model_digest: str | None = None,
+    keys: Sequence[bytes] = (),
 ) -> Recent:
-    """The predictions of [since, until), of one model or version if it is named; `features` is (n, len(names)), NaN where a row has no such feature.
+    """The predictions of [since, until), of one model or version if it is named; `features` is (n, len(names)), NaN where a row has no such feature
+    or it cannot be read by these keys.
 
     A window of more than `limit` rows is sampled evenly down to about `limit`, by a hash of the id: the same window gives the same rows.
     """
@@ -46,7 +60,7 @@ async def recent(
     if model_digest is not None:
         conditions.append(table.model_digest == model_digest)
     wanted = (
-        select(table.id, table.timestamp, table.prediction, table.fraud_probability, cast(table.features, Text))
+        select(table.id, table.timestamp, table.prediction, table.fraud_probability, cast(table.features, Text), table.features_sealed)
         .where(*conditions)
         .order_by(table.timestamp, table.id)
     )
@@ -57,16 +71,34 @@ async def recent(
                 hashed = func.hashtextextended(cast(table.id, Text), 0).op("&")(_HASH_RANGE - 1)
                 wanted = wanted.where(hashed < _HASH_RANGE * limit // rows)
             columns: list[tuple[Any, ...]] = []
+            opening = _Opening(keys)
             async for chunk in (await connection.stream(wanted)).partitions(CHUNK_ROWS):
-                columns.append(_columns(chunk, names))
-    id_, timestamp, prediction, probability, features = (np.concatenate(parts) for parts in zip(_columns([], names), *columns, strict=True))
-    return Recent(id_, timestamp, prediction, probability, features, tuple(names), rows)
+                columns.append(_columns(chunk, names, opening))
+    id_, timestamp, prediction, probability, features = (np.concatenate(parts) for parts in zip(_columns([], names, opening), *columns, strict=True))
+    return Recent(id_, timestamp, prediction, probability, features, tuple(names), rows, opening.closed)
 
 
-def _columns(chunk: Sequence[Any], names: Sequence[str]) -> tuple[Any, ...]:
+class _Opening:
+    """The features of rows, and why some of them cannot be read."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._opener = Opener(keys)
+        self.closed: dict[str, int] = {}
+
+    def features(self, row: Any) -> dict[str, float]:
+        if row[5] is None:
+            return _features.decode(row[4]) if row[4] else {}
+        try:
+            return self._opener.open(str(row[0]), row[5])
+        except ClosedError as error:
+            self.closed[str(error)] = self.closed.get(str(error), 0) + 1
+            return {}
+
+
+def _columns(chunk: Sequence[Any], names: Sequence[str], opening: _Opening) -> tuple[Any, ...]:
     """One chunk as arrays: id, timestamp, prediction, probability, features (n, len(names))."""
     nan = float("nan")
-    values = [[found.get(name, nan) for name in names] for found in (_features.decode(row[4]) if row[4] else {} for row in chunk)]
+    values = [[found.get(name, nan) for name in names] for found in map(opening.features, chunk)]
     return (
         np.array([row[0] for row in chunk], dtype="U36"),
         np.array([row[1].replace(tzinfo=None) for row in chunk], dtype="datetime64[ms]"),

@@ -10,7 +10,7 @@ LABEL_NAMESPACE = UUID("6f7b2f0e-6d0a-5f5e-9b57-0d6f9a1c7a11")
 
 
 class Prediction(msgspec.Struct, array_like=True, tag="prediction", frozen=True, kw_only=True, gc=False):
-    """One answered transaction. `id` is a UUIDv7, whose millisecond is the row's timestamp; `features` maps names to floats."""
+    """One answered transaction. `id` is a UUIDv7, whose millisecond is the row's timestamp; `features` maps names to floats, or is bytes (privacy)."""
 
     id: str
     features: Any

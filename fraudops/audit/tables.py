@@ -1,6 +1,6 @@
 """The audit's tables as SQLAlchemy sees them. What makes them in PostgreSQL are the migrations; a contract test compares the two."""
 
-from sqlalchemy import Boolean, Column, DateTime, Double, Integer, MetaData, SmallInteger, Table, Text
+from sqlalchemy import Boolean, Column, DateTime, Double, Integer, LargeBinary, MetaData, SmallInteger, Table, Text
 from sqlalchemy.dialects.postgresql import BIGINT, JSONB, UUID
 
 metadata = MetaData()
@@ -25,6 +25,7 @@ predictions = Table(
     Column("transaction_id", Text),
     Column("entity_key", Text),
     Column("pod", Text, nullable=False),
+    Column("features_sealed", LargeBinary),
 )
 
 labels = Table(

@@ -60,7 +60,7 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     app.add_middleware(
         Edge,
         worker=worker,
-        endpoints=endpoints(worker, Scoring(audit, metrics, settings.pod), audit, pod, status),
+        endpoints=endpoints(worker, Scoring(audit, metrics, settings.pod, settings.audit.protection()), audit, pod, status),
         pages=PAGES,
         metrics=metrics,
         drain=drain,

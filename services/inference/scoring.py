@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from fraudops.audit.privacy import Protect
 from fraudops.audit.records import Prediction, encode
 from fraudops.ids import uuid7
 from services.inference.audit import Audit
@@ -42,8 +43,8 @@ class ScoredBatch(msgspec.Struct, frozen=True):
 class Scoring:
     """Scores, audits and counts with whatever model it is given: a request keeps the one that it began with."""
 
-    def __init__(self, audit: Audit, metrics: Metrics, pod: str) -> None:
-        self._audit, self._metrics, self._pod = audit, metrics, pod
+    def __init__(self, audit: Audit, metrics: Metrics, pod: str, protect: Protect | None = None) -> None:
+        self._audit, self._metrics, self._pod, self._protect = audit, metrics, pod, protect
 
     async def one(self, model: Model, body: bytes, request_id: str | None, started: float) -> Scored:
         """`started` is perf_counter's. Raises InvalidBodyError, SpoolFullError, StoreDownError."""
@@ -77,10 +78,11 @@ class Scoring:
         named = transaction_id is not None or entity_key is not None
         identifier = uuid7()
         prediction = 1 if probability >= model.threshold else 0
+        # The ids are left out of the features; without any, the transaction encodes as its features alone.
+        features = model.reader.features_kind(*_astuple(transaction)[: model.reader.features]) if named else transaction
         record = Prediction(
             id=identifier,
-            # The ids are left out of the features; without any, the transaction encodes as its features alone.
-            features=model.reader.features_kind(*_astuple(transaction)[: model.reader.features]) if named else transaction,
+            features=self._protect(identifier, features) if self._protect else features,
             fraud_probability=probability,
             prediction=prediction,
             threshold=model.threshold,

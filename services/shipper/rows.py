@@ -12,7 +12,7 @@ from fraudops.ids import timestamp_ms
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "predictions": ("timestamp", *Prediction.__struct_fields__),
+    "predictions": ("timestamp", *Prediction.__struct_fields__, "features_sealed"),
     "labels": Label.__struct_fields__,
 }
 _json = msgspec.json.Encoder()
@@ -44,4 +44,6 @@ def _row(payload: bytes) -> Row:
         return Row("labels", astuple(record), None, payload)
     moment = EPOCH + timedelta(milliseconds=timestamp_ms(record.id))
     identifier, features, *rest = astuple(record)
-    return Row("predictions", (moment, identifier, _json.encode(features).decode(), *rest), moment.date(), payload)
+    # Sealed and hashed features come as bytes, readable ones as a mapping.
+    plain, sealed = (None, features) if isinstance(features, bytes) else (_json.encode(features).decode(), None)
+    return Row("predictions", (moment, identifier, plain, *rest, sealed), moment.date(), payload)

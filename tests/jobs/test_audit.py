@@ -10,11 +10,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 import pyarrow.parquet
 import pytest
 
 from fraudops.audit.aside import Aside, Rejected
+from fraudops.audit.privacy import protection
 from fraudops.audit.records import Prediction, encode, new_label
 from fraudops.errors import StoreDownError
 from fraudops.ids import uuid7
@@ -289,6 +291,43 @@ def test_a_living_writers_records_are_seen_without_taking_its_segment(audit: Aud
     writer.close()
     assert len(list_segments(audit.state.spool)) == 1
     assert audit.verify([first.id, second.id])[1]["log"]["in_spool"] == 2
+
+
+def features(audit: Audit) -> dict[str, tuple[Any, Any]]:
+    with psycopg.connect(audit.url) as connection:
+        return {row[0]: row[1:] for row in connection.execute("SELECT id::text, features, features_sealed FROM predictions")}
+
+
+def test_forgotten_features_leave_their_row_and_do_not_come_back(audit: Audit) -> None:
+    seal = protection("sealed", [bytes(32)])
+    assert seal
+    plain, sealed, other = prediction(), prediction(), prediction()
+    sealed = msgspec.structs.replace(sealed, features=seal(sealed.id, {"V1": 1.0}))
+    audit.ship(plain, sealed, other)
+    assert features(audit)[sealed.id][1]
+    told = audit("forget", "--prediction", plain.id, "--prediction", sealed.id.upper(), "--json")
+    assert (told.returncode, json.loads(told.stdout)) == (0, {"forgotten": 2})
+    audit.ship(plain, sealed)
+    assert features(audit) == {plain.id: (None, None), sealed.id: (None, None), other.id: (other.features, None)}
+    assert audit("forget", "--prediction", plain.id).returncode == 0
+    assert audit.verify([plain.id, sealed.id, other.id])[1]["log"]["in_table"] == 3
+
+
+def test_what_cannot_be_forgotten_is_said_and_then_nothing_is(audit: Audit) -> None:
+    [shipped] = audit.ship(prediction())
+    [spooled] = fill(audit.state.spool, [prediction()])
+    aside = prediction()
+    audit.aside.put([Rejected(encode(aside), "why")])
+    for identifier, code, reason in (
+        (spooled, 75, "still in the spool"),
+        (aside.id, 65, "is set aside"),
+        (uuid7(), 64, "has no prediction"),
+        (CARD, 64, "UUIDv7"),
+    ):
+        told = audit("forget", "--prediction", shipped, "--prediction", identifier)
+        assert (told.returncode, reason in told.stderr, CARD in told.stderr) == (code, True, False)
+    assert features(audit)[shipped][0]
+    assert audit("forget").returncode == 64
 
 
 def test_what_it_prints_holds_no_card_data(audit: Audit) -> None:

@@ -1,6 +1,7 @@
 """The drift job against a real PostgreSQL: rows as the shipper leaves them, the reference from a sealed bundle."""
 
 import asyncio
+import base64
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from fraudops.audit.database import connect
 from fraudops.audit.partitions import ensure_partition
+from fraudops.audit.privacy import protection
 from fraudops.bundle import DRIFT_REFERENCE, seal
 from fraudops.datasets import Dataset, generate, load, split
 from fraudops.datasets.drifts import overlay
@@ -37,6 +39,7 @@ from tests.bundles import make_manifest
 from tests.conftest import bare_environment
 from tests.contract.test_registry import new_run, put
 
+KEY = bytes(range(32))
 NEVER = "postgresql://nobody:correct-horse@127.0.0.1:9/none"
 BANK = FeatureSchema("bank", "fraudulent", "at", "sum", tuple(Feature(name, -1000.0, 1e6) for name in ("sum", "age", "speed", "distance", "hour_of_day")))
 
@@ -157,6 +160,55 @@ def test_rows_like_the_reference_are_no_drift_and_the_numbers_are_our_own(site: 
     expected["fraud_probability"] = psi_by_deciles(pd.Series(score(reference.x)), pd.Series(score(current.x)))
     assert values(report) == pytest.approx(expected, rel=1e-9)
     assert max(expected.values()) < 0.1
+
+
+def protect(database: str, how: Literal["sealed", "hashed"], only: str = "true") -> None:
+    """Does to the rows that are in the table what a worker would have done."""
+    keep = protection(how, [KEY])
+    assert keep
+    with psycopg.connect(database) as connection:
+        rows = connection.execute(f"SELECT id::text, features FROM predictions WHERE {only}".encode()).fetchall()
+        kept = [(keep(name, {key: float(value) for key, value in features.items()}), name) for name, features in rows]
+        connection.cursor().executemany("UPDATE predictions SET features = NULL, features_sealed = %s WHERE id = %s", kept)
+
+
+def test_sealed_features_are_compared_by_whoever_has_the_key(site: Site) -> None:
+    since = site.answered(sample()[1])
+    plain = site.found("--since", since)
+    protect(site.database, "sealed")
+    keyed = site.found("--since", since, FRAUDOPS_AUDIT__KEY=base64.b64encode(KEY).decode())
+    assert (values(keyed), keyed["compared"], keyed["features_unavailable"]) == (values(plain), 2000, None)
+
+
+@pytest.mark.parametrize(
+    ("how", "key", "reason"),
+    [
+        ("hashed", KEY, "only a keyed hash of them is kept"),
+        ("sealed", None, "they are sealed, and FRAUDOPS_AUDIT__KEY is not set"),
+        ("sealed", bytes(32), "they are sealed by another key than FRAUDOPS_AUDIT__KEY"),
+    ],
+    ids=["hashed", "no key", "another key"],
+)
+def test_without_features_the_score_is_judged_and_their_drift_is_said_to_be_not_available(
+    site: Site, how: Literal["sealed", "hashed"], key: bytes | None, reason: str
+) -> None:
+    since = site.answered(sample()[1])
+    protect(site.database, how)
+    given = {"FRAUDOPS_AUDIT__KEY": base64.b64encode(key).decode()} if key else {}
+    report = site.found("--since", since, **given)
+    assert (report["verdict"], report["compared"], list(values(report)), report["features_unavailable"]) == ("none", 2000, ["fraud_probability"], reason)
+    said = site.drift("--since", since, **given).stdout
+    assert f"the score is within its threshold; drift of the features is not available: {reason}" in " ".join(said.split())
+    assert reason in Path(report["html_path"]).read_text()
+
+
+def test_a_few_rows_that_were_forgotten_do_not_end_the_comparison(site: Site) -> None:
+    since = site.answered(sample()[1])
+    protect(site.database, "hashed", "id IN (SELECT id FROM predictions ORDER BY id LIMIT 100)")
+    with psycopg.connect(site.database) as connection:
+        connection.execute("UPDATE predictions SET features = NULL WHERE id IN (SELECT id FROM predictions ORDER BY id DESC LIMIT 50)")
+    report = site.found("--since", since)
+    assert (report["rows"], report["compared"], len(values(report)), report["features_unavailable"]) == (2000, 1850, 30, None)
 
 
 def test_the_run_is_a_row_with_its_columns_and_an_html_report_without_rows(site: Site) -> None:

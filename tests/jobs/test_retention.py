@@ -152,6 +152,16 @@ def test_what_a_killed_run_left_detached_is_exported_and_dropped_by_the_next(aud
     assert [(each["day"], each["rows"]) for each in answer(told)["dropped"]] == [(str(OLDEST), 2), (str(OLD), 2)]
 
 
+def test_a_day_that_an_earlier_release_took_out_is_exported_without_the_columns_that_came_later(audit: Audit, tmp_path: Path) -> None:
+    with psycopg.connect(audit.url, autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE predictions DETACH PARTITION {partition_name(OLD)} CONCURRENTLY")
+        connection.execute(f"ALTER TABLE {partition_name(OLD)} DROP COLUMN features_sealed")
+    told = audit.retain("--export", tmp_path, "--json")
+    assert [each["rows"] for each in answer(told)["dropped"]] == [2, 2]
+    table = pyarrow.parquet.read_table(tmp_path / f"{partition_name(OLD)}.parquet")
+    assert table["features_sealed"].null_count == 2
+
+
 def test_two_retentions_do_not_run_at_once(audit: Audit) -> None:
     with psycopg.connect(audit.url) as other:
         other.execute("SELECT pg_advisory_lock(%s)", [RETENTION_LOCK])
