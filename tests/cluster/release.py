@@ -70,7 +70,9 @@ class Release:
         """`helm upgrade --install` with the quickstart values and what is set beside them, until everything is ready."""
         values = [argument for file in VALUES for argument in ("--values", str(ROOT / file))]
         chosen = [argument for value in sets for argument in ("--set", value)]
-        waiting = ("--wait", "--timeout", "8m") if wait else ()
+        waiting = ["--wait", "--timeout", "8m"] if wait else []
+        if program == "helm":
+            waiting.append("--force-conflicts")  # replicas that somebody has scaled by hand are the chart's again
         self.helm("upgrade", "--install", self.name, str(chart), *values, *chosen, *waiting, program=program)
 
     def fraudops(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fraudops.promotion.ports import Attempt
-from fraudops.promotion.record import EMPTY, ServingRecord
+from fraudops.promotion.record import EMPTY, ServingRecord, Target, target_of
 
 LEASE_SECONDS = 15.0
 POLL_SECONDS = 2.0
@@ -211,8 +211,9 @@ class World:
         """Only while the record says the same: reserved, or already committed. A pod that cannot load it takes the record's."""
         if pod.template is None or pod.template[1] in pod.refuses:
             return
-        known = [(entry.epoch, entry.digest) for entry in (self.record.reserved, self.record.current) if entry]
-        if pod.template in known or not self.rules.annotation_needs_the_record:
+        wanted = target_of(self.record, Target(pod.template[0], "", pod.template[1]))
+        obeyed = wanted is not None and (wanted.epoch, wanted.digest) == pod.template
+        if obeyed or not self.rules.annotation_needs_the_record:
             self.serve(pod, *pod.template)
 
     async def control(self) -> None:

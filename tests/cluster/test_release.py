@@ -1,0 +1,102 @@
+"""Install, again, upgrade, away and back: nothing changes that was not asked to, and nothing is lost."""
+
+import json
+import subprocess
+
+import httpx
+
+from tests.cluster.conftest import Counts
+from tests.cluster.release import CHART, ROOT, VALUES, Release, kubeconfig_of, run, until
+from tests.cluster.test_access import URL
+from tests.figures import Figures
+from tests.known import TRANSACTION
+
+KINDS = "deployments,statefulsets,services,configmaps,secrets,cronjobs,jobs,networkpolicies,roles,rolebindings,serviceaccounts,pdb,ingress,pvc"
+
+
+def generations(release: Release) -> dict[str, str]:
+    """What each object asks for, as its generation, or its content where it has none; and the pods."""
+    found = {}
+    for item in release.get(KINDS, "-l", f"app.kubernetes.io/instance={release.name}")["items"]:
+        name = f"{item['kind']}/{item['metadata']['name']}"
+        if item["metadata"].get("ownerReferences"):
+            continue
+        found[name] = str(item["metadata"].get("generation") or json.dumps(item.get("data") or item.get("rules") or item.get("spec"), sort_keys=True))
+    return found | {pod: "" for component in ("inference", "mlflow", "postgresql") for pod in release.pods(component)}
+
+
+def test_the_charts_own_test_passes(release: Release) -> None:
+    said = release.helm("test", release.name, "--logs")
+    assert "its audit row is in PostgreSQL" in said
+
+
+def test_the_same_again_changes_nothing(release: Release) -> None:
+    """By helm 4, and as plain manifests, as GitOps applies them."""
+    release.install()
+    before = generations(release)
+    release.install()
+    assert generations(release) == before
+    values = [argument for file in VALUES for argument in ("--values", str(ROOT / file))]
+    rendered = release.helm("template", release.name, str(CHART), *values, "--no-hooks")
+    release.kubectl("apply", "-f", "-", stdin=rendered)
+    release.agreed()
+    assert generations(release) == before
+
+
+def test_a_changed_setting_restarts_exactly_its_readers_and_loses_nothing(release: Release, counts: Counts, figures: Figures) -> None:
+    release.install()
+    fill(counts.audited_rows)
+    rows = int(release.sql("SELECT count(*) FROM predictions"))
+    serving, before = release.serving(), generations(release)
+    with release.traffic() as seen:
+        release.install("audit.fsyncIntervalMs=50")
+    after = generations(release)
+    changed = {
+        name.partition("/")[2] or name.rsplit("-", 2)[0] for name in before.keys() ^ after.keys() | {name for name in before if before[name] != after.get(name)}
+    }
+    assert changed == {"fraudops-inference"}
+    assert seen.failures == []
+    release.assert_all_audited(seen.ids)
+    assert int(release.sql("SELECT count(*) FROM predictions")) == rows + seen.answered
+    assert release.agreed() == serving
+    release.install()
+    figures.note("helm upgrade under load", f"{rows} audited rows before, all there after; failed requests: {len(seen.failures)} of {seen.answered}")
+
+
+def fill(rows: int) -> None:
+    """Audited predictions by the thousand."""
+    batch = json.dumps({"transactions": [json.loads(TRANSACTION)] * 1000})
+    with httpx.Client(trust_env=False, timeout=60) as client:
+        for _ in range(rows // 1000):
+            answer = client.post(f"{URL}/predict/batch", content=batch, headers={"Content-Type": "application/json"})
+            assert answer.status_code == 200, answer.text
+
+
+def test_uninstalled_and_installed_again_it_serves_what_it_served(release: Release) -> None:
+    """The volumes, the Secrets and the record outlive the release."""
+    release.agreed()
+    serving, rows = release.serving(), int(release.sql("SELECT count(*) FROM predictions"))
+    release.helm("uninstall", release.name, "--wait")
+    until(lambda: not release.objects("pods"), 120, "no pod is left")
+    assert release.serving() == serving
+    release.install()
+    assert release.agreed() == serving
+    assert int(release.sql("SELECT count(*) FROM predictions")) >= rows
+
+
+def test_a_second_release_in_another_namespace_by_helm_3(release: Release, figures: Figures) -> None:
+    """`helm3 install --wait` ends well with a first model that serves; the first release does not notice."""
+    with kubeconfig_of(release.context.removeprefix("kind-")) as kubeconfig:
+        second = Release(release.context, kubeconfig, "fraudops", "second")
+        before = release.serving()
+        run("kubectl", "--context", release.context, "create", "namespace", "second")
+        try:
+            values = ("--values", str(CHART / "values-quickstart.yaml"), "--set", "inference.replicas=1")
+            second.helm("install", "fraudops", str(CHART), *values, "--wait", "--timeout", "10m", program="helm3")
+            assert second.agreed()[1] == 1
+            said = second.helm("test", "fraudops", "--logs", program="helm3")
+            assert "its audit row is in PostgreSQL" in said
+        finally:
+            subprocess.run(["kubectl", "--context", release.context, "delete", "namespace", "second", "--wait=false"], check=False, capture_output=True)
+        assert release.serving() == before
+        figures.note("helm3 install --wait of a second release", "serves its own first model, epoch 1")

@@ -1,0 +1,60 @@
+"""What watches: a real Prometheus scrapes, the autoscaler scales, the drift CronJob alerts on the drifted replay and not on the plain one."""
+
+import json
+from typing import Any
+
+from tests.cluster import addons
+from tests.cluster.release import Release, until
+from tests.cluster.test_access import URL
+from tests.figures import Figures
+
+ROWS = 1500
+
+
+def test_prometheus_scrapes_every_pod(release: Release) -> None:
+    addons.need(release, "prometheus")
+    release.install("serviceMonitor.enabled=true")
+
+    def ask(query: str) -> list[dict[str, Any]]:
+        path = f"/api/v1/namespaces/monitoring/services/prometheus-operated:9090/proxy/api/v1/query?query={query}"
+        answer = release.kubectl("get", "--raw", path, check=False)
+        return list(json.loads(answer)["data"]["result"]) if answer else []
+
+    def scraped() -> bool:
+        found = ask("fraudops_serving_epoch")
+        return {sample["metric"]["pod"] for sample in found} == set(release.pods()) and {sample["value"][1] for sample in found} == {str(release.serving()[1])}
+
+    until(scraped, 180, "fraudops_serving_epoch of every pod in Prometheus")
+
+
+def test_the_autoscaler_scales_up_under_load_and_down_again(release: Release, figures: Figures) -> None:
+    addons.need(release, "metrics")
+    scaling = ("enabled=true", "minReplicas=2", "maxReplicas=4", "targetCPUUtilizationPercentage=60", "scaleDownStabilizationSeconds=15")
+    release.install(*(f"inference.autoscaling.{setting}" for setting in scaling), "inference.resources.requests.cpu=100m")
+    try:
+        with release.traffic(rate=600, connections=16) as seen:
+            until(lambda: len(release.pods()) > 2, 300, "more pods than two under load")
+        until(lambda: len(release.pods()) == 2, 300, "two pods again without load")
+    finally:
+        release.install()
+    assert seen.failures == []
+    release.assert_all_audited(seen.ids)
+    figures.note("HPA up under load and down again", f"{seen.answered} requests, failed: {len(seen.failures)}")
+
+
+def test_drift_alerts_on_the_drifted_replay_only(release: Release, figures: Figures) -> None:
+    release.agreed()
+    assert release.fraudops("drift", "--on-cluster", "--since", "last").returncode == 0  # what other tests have sent ends here
+    verdicts = [replayed(release, *arguments) for arguments in ((), ("--drift", "covariate"), ("--drift", "covariate"))]
+    assert verdicts == ["none", "warning", "alarm"]
+    figures.note("drift of a plain replay, then of two drifted ones", ", ".join(verdicts))
+
+
+def replayed(release: Release, *drift: str) -> str:
+    """The verdict on a replay of its own, by the chart's CronJob."""
+    release.fraudops("simulate", "--url", URL, "--rows", str(ROWS), "--no-labels", *drift)
+    sent = int(release.sql("SELECT count(*) FROM predictions"))
+    until(lambda: int(release.sql("SELECT count(*) FROM predictions")) >= sent, 60, "the replay's audit rows")
+    report = json.loads(release.fraudops("drift", "--on-cluster", "--since", "last", "--json").stdout)
+    assert report["rows"] >= ROWS, report
+    return str(report["verdict"])
