@@ -103,10 +103,19 @@ class ClusterSettings(Group):
     namespace: str | None = Field(None, description="The namespace of the release; by default that of the pod or of the kubeconfig.")
 
 
-class RetentionSettings(Group):
-    """How long audited predictions are kept."""
+class KeepingSettings(Group):
+    """How long audited predictions are kept. The group's other settings are the retention's, and may be set beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     days: int = Field(400, ge=1, le=36_500, description="Whole days of predictions older than this are taken out of the audit.")
+
+
+class RetentionSettings(KeepingSettings):
+    """When days leave the audit, and what becomes of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     export: Path | None = Field(None, description="A folder that each day is written to as Parquet before it is taken out.")
 
 
@@ -165,6 +174,7 @@ class InferenceSettings(ProgramSettings):
 class ShipperSettings(ProgramSettings):
     database_url: SecretStr = Field(validation_alias="DATABASE_URL", description="The audit database, postgresql://USER:PASSWORD@HOST:PORT/NAME.")
     audit: AuditSettings = AuditSettings()
+    retention: KeepingSettings = KeepingSettings()
 
 
 class ClusterJobSettings(ProgramSettings):

@@ -38,7 +38,7 @@ async def serve(settings: ShipperSettings) -> None:
     if spool is None:
         return
     current = ShipperState(pid=os.getpid(), at=datetime.now(UTC), doing="starting")
-    sink = Sink(url)
+    sink = Sink(url, settings.retention.days)
     shipper = Shipper(spool, sink, state.spool, current)
     try:
         await _supervise(shipper.run(stopping), (_report(state, spool, current), watch_drift(url, state)), stopping)

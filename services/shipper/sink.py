@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -41,10 +41,10 @@ class Outcome:
 
 
 class Sink:
-    """One connection, made when it is needed and thrown away after any trouble."""
+    """One connection, made when it is needed and thrown away after any trouble. Rows of days beyond `kept_days` make no partition: they are rejected."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, kept_days: int | None = None) -> None:
+        self._url, self._kept_days = url, kept_days
         self._connection: Any = None
         self._days: dict[date, bool] = {}
 
@@ -81,6 +81,9 @@ class Sink:
     async def _has_partition(self, row: Row, outcome: Outcome) -> bool:
         if row.day is None:
             return True
+        if self._kept_days is not None and row.day < datetime.now(UTC).date() - timedelta(days=self._kept_days):
+            outcome.rejected.append(Rejected(row.payload, f"older than the {self._kept_days} days that are retained"))
+            return False
         if row.day not in self._days:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 self._days[row.day] = await ensure_partition(self._connection, row.day)

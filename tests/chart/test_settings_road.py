@@ -21,7 +21,7 @@ from fraudops.settings import (
     known_variables,
 )
 from jobs.settings import Setting, settings_of
-from tests.chart.rendering import Manifest, Variant, containers, environment, render
+from tests.chart.rendering import Manifest, Variant, containers, environment, refusal, render
 
 # Which container runs which program.
 RUNS: dict[str, type[ProgramSettings]] = {
@@ -36,8 +36,9 @@ RUNS: dict[str, type[ProgramSettings]] = {
 # What the chart decides, or takes from a Secret or the pod, rather than from values.
 DECIDED = {
     *("FRAUDOPS_STATE", "FRAUDOPS_HOST", "FRAUDOPS_PORT", "FRAUDOPS_ADMIN_PORT", "FRAUDOPS_CLUSTER__RELEASE", "FRAUDOPS_CLUSTER__NAMESPACE"),
-    *("FRAUDOPS_POD", "FRAUDOPS_ADMIN_TOKEN", "FRAUDOPS_REQUEST_ID", "FRAUDOPS_ROLLOUT", "DATABASE_URL"),
+    *("FRAUDOPS_POD", "FRAUDOPS_ADMIN_TOKEN", "FRAUDOPS_AUDIT__KEY", "FRAUDOPS_REQUEST_ID", "FRAUDOPS_ROLLOUT", "DATABASE_URL"),
 }
+AUDIT_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 # Where a value's place is not the setting's name.
 PLACES = {
     "FRAUDOPS_MODEL_NAME": "modelName",
@@ -49,6 +50,7 @@ PLACES = {
 OTHER = {
     "FRAUDOPS_LOG_LEVEL": "debug",
     "FRAUDOPS_ENVIRONMENT": "development",
+    "FRAUDOPS_AUDIT__FEATURES": "sealed",
     "FRAUDOPS_AUDIT__FSYNC": "always",
     "MLFLOW_TRACKING_URI": "https://mlflow.example.com",
     "FRAUDOPS_RETENTION__EXPORT": "history",
@@ -79,7 +81,7 @@ def settings_of_container(manifests: list[Manifest], name: str, monkeypatch: pyt
         monkeypatch.delenv(variable, raising=False)
     container = next(container for _, _, container in containers(manifests) if container["name"] == name)
     for variable, value in environment(manifests, container).items():
-        monkeypatch.setenv(variable, value)
+        monkeypatch.setenv(variable, AUDIT_KEY if variable == "FRAUDOPS_AUDIT__KEY" else value)
     return RUNS[name].from_environment()
 
 
@@ -116,6 +118,7 @@ def test_every_setting_can_be_reached_from_values(name: str, monkeypatch: pytest
     before = dict(leaves(settings_of_container(render(), name, monkeypatch)))
     wanted = [SETTINGS[variable] for variable in before if variable not in DECIDED]
     given = [f"{place(setting.variable)}={other_value(setting)}" for setting in wanted if setting.type != "JSON object"]
+    given.append("audit.existingSecret=keys")
     mlflow = ["mlflow.enabled=false", "mlflow.url=https://mlflow.example.com"]
     manifests = render(Variant(settings=(*given, *mlflow, "drift.featureThresholds.Amount=0.4")))
     after = dict(leaves(settings_of_container(manifests, name, monkeypatch)))
@@ -126,6 +129,15 @@ def test_the_feature_thresholds_travel_as_json(monkeypatch: pytest.MonkeyPatch) 
     settings = settings_of_container(render(Variant(settings=("drift.featureThresholds.Amount=0.4",))), "drift", monkeypatch)
     assert isinstance(settings, DriftJobSettings)
     assert settings.drift.feature_thresholds == {"Amount": 0.4}
+
+
+def test_the_key_of_the_features_reaches_the_service_and_drift_and_nobody_else() -> None:
+    manifests = render(Variant(settings=("audit.features=sealed", "audit.existingSecret=keys", "audit.secretKey=mine")))
+    found = {container["name"]: entry for _, _, container in containers(manifests) for entry in container.get("env", []) if "AUDIT__KEY" in entry["name"]}
+    assert found.keys() == {"inference", "drift"}
+    assert {tuple(entry["valueFrom"]["secretKeyRef"].items()) for entry in found.values()} == {(("name", "keys"), ("key", "mine"))}
+    assert not any("FRAUDOPS_AUDIT__KEY" in environment(render(), container) for _, _, container in containers(render()))
+    assert "audit.existingSecret" in refusal("audit.features=hashed")
 
 
 def test_each_setting_is_one_line_of_a_config_map() -> None:

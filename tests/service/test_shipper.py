@@ -66,9 +66,9 @@ def state(tmp_path: Path) -> State:
 def start_shipper(state: State, tmp_path: Path) -> Iterator[Start]:
     started: list[Running] = []
 
-    def begin(url: str) -> Running:
+    def begin(url: str, **more: str) -> Running:
         log = tmp_path / "shipper.log"
-        environment = {**os.environ, "DATABASE_URL": url, "FRAUDOPS_STATE": str(state.root)}
+        environment = {**os.environ, "DATABASE_URL": url, "FRAUDOPS_STATE": str(state.root), **more}
         with log.open("ab") as output:
             process = subprocess.Popen([sys.executable, "-m", "services.shipper"], env=environment, stdout=output, stderr=output)
         started.append(Running(state, process, log))
@@ -356,13 +356,13 @@ def test_the_partition_of_any_day_is_made_when_it_is_needed(state: State, start_
     """A clock that was wrong, a spool that was found again: no job has made these days."""
     days = [datetime(2019, 12, 31, 23, 59, 59, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(days=40)]
     sent = fill(state.spool, [prediction(day) for day in days])
-    start_shipper(database)
+    start_shipper(database, FRAUDOPS_RETENTION__DAYS="36500")
     expect(database, sent)
 
 
 def test_rows_of_a_day_that_retention_took_are_set_aside(state: State, start_shipper: Start, database: str) -> None:
     day = datetime(2020, 1, 1, tzinfo=UTC)
-    shipper = start_shipper(database)
+    shipper = start_shipper(database, FRAUDOPS_RETENTION__DAYS="36500")
     first = fill(state.spool, [prediction(day)])
     expect(database, first)
     with psycopg.connect(database) as connection:
@@ -376,6 +376,20 @@ def test_rows_of_a_day_that_retention_took_are_set_aside(state: State, start_shi
 
     eventually(told_so)
     assert {line["reason"] for line in set_aside(state)} == {"the partition predictions_20200101 was taken out of the table: older than what is retained"}
+
+
+def test_rows_older_than_what_is_retained_are_set_aside_and_make_no_partition(state: State, start_shipper: Start, database: str) -> None:
+    """The day was dropped long ago: a new partition of it would take the rows along at the next retention."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    fill(state.spool, [prediction(today - timedelta(milliseconds=1, days=3)), prediction(today - timedelta(days=300))])
+    kept = fill(state.spool, [prediction(today - timedelta(days=3)), prediction()])
+    start_shipper(database, FRAUDOPS_RETENTION__DAYS="3")
+    expect(database, kept)
+    expect_empty(state)
+    assert [line["reason"] for line in set_aside(state)] == ["older than the 3 days that are retained"] * 2
+    with psycopg.connect(database) as connection:
+        days = {row[0] for row in connection.execute("SELECT tablename FROM pg_tables WHERE tablename ~ '^predictions_'")}
+    assert not any(day < f"predictions_{today - timedelta(days=3):%Y%m%d}" for day in days)
 
 
 def test_a_stopped_shipper_ships_first_what_is_there(state: State, start_shipper: Start, database: str) -> None:

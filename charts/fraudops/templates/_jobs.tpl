@@ -4,7 +4,7 @@ The spec of one Job, of (dict "root" $ "name" "train" "settings" .Values.jobs.tr
   args         its arguments
   account      its ServiceAccount; with one, the container gets its token
   access       list of what its pod may reach: mlflow, postgresql, admin, inference, api, https
-  database, adminToken   true: it reads that Secret; databases: every url of the database Secret
+  database, adminToken, auditKey   true: it reads that Secret; databases: every url of the database Secret
   data         true: it reads the training data
   bare         true: it reads no ConfigMap
   exportClaim  a claim that is mounted at /export
@@ -131,6 +131,11 @@ template:
 {{- include "fraudops.env.adminToken" $root | nindent 0 }}
 # The same for all tries of a Job: a promotion that finds its own commit finishes it.
 - {name: FRAUDOPS_REQUEST_ID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}}
+{{- end }}
+{{- if .auditKey }}
+{{- with include "fraudops.env.auditKey" $root }}
+{{- . | nindent 0 }}
+{{- end }}
 {{- end }}
 {{- if $data }}
 - {name: FRAUDOPS_DATA, value: {{ printf "/data/%s" $root.Values.data.file | quote }}}

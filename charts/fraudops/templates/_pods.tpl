@@ -50,6 +50,11 @@ terminationMessagePolicy: FallbackToLogsOnError
 {{- define "fraudops.env.adminToken" -}}
 - {name: FRAUDOPS_ADMIN_TOKEN, valueFrom: {secretKeyRef: {name: {{ include "fraudops.adminSecret" . }}, key: {{ .Values.adminToken.secretKey }}}}}
 {{- end }}
+{{- define "fraudops.env.auditKey" -}}
+{{- with .Values.audit.existingSecret -}}
+- {name: FRAUDOPS_AUDIT__KEY, valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $.Values.audit.secretKey }}}}}
+{{- end }}
+{{- end }}
 {{- define "fraudops.env.database" -}}
 - {name: DATABASE_URL, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" . }}, key: {{ .Values.postgresql.secretKeys.url }}}}}
 {{- end }}
