@@ -38,7 +38,7 @@ KUBERNETES = ("1.29", "1.34")
 HEADLESS = {"fraudops-postgresql"}
 # Made by the setup Job, never by the chart.
 MADE_ONCE = {"fraudops-admin", "fraudops-database", "fraudops-serving", "fraudops-data", "kube-root-ca.crt"}
-GIVEN = {"fraudops-postgres", "fraudops-postgres-app", "fraudops-artifacts", "s3", "history", "registry"}
+GIVEN = {"audit-key", "fraudops-postgres", "fraudops-postgres-app", "fraudops-artifacts", "s3", "history", "registry"}
 
 
 @functools.cache

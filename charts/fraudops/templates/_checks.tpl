@@ -15,6 +15,9 @@
 {{- if and (eq .Values.data.source "url") (not (and .Values.data.url .Values.data.sha256)) }}
 {{- fail "\n\ndata.source is url: set data.url and data.sha256.\n" }}
 {{- end }}
+{{- if and .Values.prometheusRule.enabled (not .Values.serviceMonitor.enabled) }}
+{{- fail "\n\nprometheusRule.enabled needs serviceMonitor.enabled: its alerts read what that scrapes.\n" }}
+{{- end }}
 {{- if and (ne .Values.audit.features "plain") (not .Values.audit.existingSecret) }}
 {{- fail (printf "\n\naudit.features is %s: name in audit.existingSecret a Secret with its key (openssl rand -base64 32).\n" .Values.audit.features) }}
 {{- end }}

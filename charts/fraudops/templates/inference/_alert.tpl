@@ -1,0 +1,10 @@
+{{/* One alert of (dict "root" $ "name" … "severity" … "for" "5m" "expr" … "summary" …); its runbook is the paragraph of its name. */}}
+{{- define "fraudops.alert" -}}
+- alert: {{ .name }}
+  expr: {{ .expr | squote }}
+  for: {{ .for }}
+  labels: {severity: {{ .severity }}}
+  annotations:
+    summary: {{ .summary | quote }}
+    runbook_url: {{ printf "%s#%s" .root.Values.prometheusRule.runbookUrl (lower .name) }}
+{{- end }}
