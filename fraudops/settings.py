@@ -173,6 +173,9 @@ class InferenceSettings(ProgramSettings):
 
 class ShipperSettings(ProgramSettings):
     database_url: SecretStr = Field(validation_alias="DATABASE_URL", description="The audit database, postgresql://USER:PASSWORD@HOST:PORT/NAME.")
+    admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
+    admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT)
+    cluster: ClusterSettings = ClusterSettings()
     audit: AuditSettings = AuditSettings()
     retention: KeepingSettings = KeepingSettings()
 

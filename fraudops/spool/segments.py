@@ -33,9 +33,15 @@ def new_series() -> str:
     return uuid7().replace("-", "")
 
 
+def parse_segment(name: str) -> Segment | None:
+    """The segment of that file name, None if it is none."""
+    match = _NAME.fullmatch(name)
+    return Segment(match["series"], int(match["sequence"]), match["writer"]) if match else None
+
+
 def list_segments(folder: Path) -> list[Segment]:
-    matches = (_NAME.fullmatch(path.name) for path in folder.iterdir())
-    return sorted(Segment(match["series"], int(match["sequence"]), match["writer"]) for match in matches if match)
+    found = (parse_segment(path.name) for path in folder.iterdir())
+    return sorted(segment for segment in found if segment)
 
 
 def spool_bytes(folder: Path) -> int:

@@ -6,8 +6,8 @@ from starlette.types import Scope
 
 from services.inference.problems import AdminDisabledError, NoSuchEndpointError, UnauthorisedError
 
-# Pages that FastAPI answers: the metrics need no token, a bundle does.
-METRICS, BUNDLES = "/metrics", "/bundles/"
+# Pages that FastAPI answers: the metrics need no token, what pods give each other does.
+METRICS, WITH_TOKEN = "/metrics", ("/bundles/", "/spool/")
 
 
 class Admin:
@@ -28,7 +28,7 @@ class Admin:
     def admit_page(self, scope: Scope, authorization: bytes) -> None:
         """For the pages that FastAPI answers. Raises like `admit`."""
         path: str = scope["path"]
-        if path.startswith(BUNDLES):
+        if path.startswith(WITH_TOKEN):
             self.admit(scope, authorization)
         elif path == METRICS:
             self.check_port(scope)

@@ -21,6 +21,8 @@ from services.inference.bundles import BundleCache
 from services.inference.channel import Ask, RunFolder
 from services.inference.edge import Edge
 from services.inference.endpoints import endpoints
+from services.inference.exchange import add_exchange
+from services.inference.intake import Intake
 from services.inference.metrics import Metrics, PodNow
 from services.inference.pages import PAGES, add_pages
 from services.inference.pod import Pod
@@ -66,8 +68,15 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
         drain=drain,
         admin=Admin(settings.admin_token.get_secret_value().encode() if settings.admin_token else None, settings.admin_port),
     )
-    add_pages(app, status, state.metrics, PodNow(lambda: len(run.registered()), state.spool, settings.workers), state.bundles)
+    add_pages(app, status, state.metrics, PodNow(lambda: len(run.registered()), state.spool, settings.workers))
+    add_exchange(app, state.bundles, Intake(state.spool, settings.audit.spool_max_bytes, lambda: _no_intake(worker, drain)))
     return app
+
+
+def _no_intake(worker: Worker, drain: Drain) -> str | None:
+    if drain.active:
+        return "this pod is leaving too"
+    return None if worker.serving else "this pod serves no model yet"
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from fraudops.errors import FraudopsError
@@ -14,15 +14,14 @@ from fraudops.ids import uuid7
 from services.inference.edge import client_id
 from services.inference.metrics import CONTENT_TYPE, PodNow, render
 from services.inference.openapi import REFERENCE
-from services.inference.peers import DIGEST, FILE
 from services.inference.problems import CONTENT_TYPE as PROBLEM
-from services.inference.problems import NoSuchBundleError, NoSuchEndpointError, WrongMethodError, problem
+from services.inference.problems import NoSuchEndpointError, WrongMethodError, problem
 from services.inference.status import Status
 
 PAGES = ("/health", "/ready", "/model_info", "/metrics", "/docs", "/redoc", "/openapi.json")
 
 
-def add_pages(app: FastAPI, status: Status, metrics_folder: Path, pod_now: PodNow, bundles: Path) -> None:
+def add_pages(app: FastAPI, status: Status, metrics_folder: Path, pod_now: PodNow) -> None:
     @app.get("/health", tags=["state"], summary="The process lives")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
@@ -38,13 +37,6 @@ def add_pages(app: FastAPI, status: Status, metrics_folder: Path, pod_now: PodNo
     @app.get("/metrics", tags=["state"], summary="Prometheus metrics of all workers", response_class=Response)
     async def metrics() -> Response:
         return Response(await asyncio.to_thread(render, metrics_folder, pod_now, await status.is_ready()), media_type=CONTENT_TYPE)
-
-    @app.get("/bundles/{digest}/{name}", tags=["admin"], summary="A file of a bundle, for other pods", response_class=Response)
-    async def bundle_file(digest: str, name: str) -> Response:
-        path = bundles / digest / name
-        if not DIGEST.fullmatch(digest) or not FILE.fullmatch(name) or not path.is_file():
-            raise NoSuchBundleError
-        return FileResponse(path, media_type="application/octet-stream")
 
     app.add_exception_handler(FraudopsError, _refuse)
     app.add_exception_handler(HTTPException, _refuse)

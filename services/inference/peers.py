@@ -1,8 +1,6 @@
 """A bundle from another pod of the release, so that a newborn does not need the registry. Asked by `services.inference.prepare`, before MLflow."""
 
-import random
 import re
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,28 +8,10 @@ import httpx
 
 from fraudops.bundle import MANIFEST, read_manifest
 from fraudops.errors import FraudopsError, StoreDownError
-from fraudops.settings import InferenceSettings
 
-ASKED = 8
 TIMEOUT = httpx.Timeout(10.0, connect=1.0)
 FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-
-
-def peers(settings: InferenceSettings) -> list[str]:
-    """The admin urls of a few other pods, ready or not, in random order; none outside of a cluster."""
-    if settings.cluster.release is None or settings.admin_port is None:
-        return []
-    try:
-        found = _addresses(f"{settings.cluster.release}-inference-admin.{settings.cluster.namespace}") - _addresses(socket.gethostname())
-    except OSError:
-        return []
-    urls = [f"http://{f'[{address}]' if ':' in address else address}:{settings.admin_port}" for address in found]
-    return random.sample(urls, min(len(urls), ASKED))
-
-
-def _addresses(host: str) -> set[str]:
-    return {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
 
 
 def download(urls: Sequence[str], token: str, digest: str, folder: Path) -> None:

@@ -92,9 +92,10 @@ def _download(settings: InferenceSettings, bundles: Path, version: str, digest: 
 
 
 def _from_peers(settings: InferenceSettings, digest: str, incoming: Path) -> bool:
+    from fraudops.peers import peer_urls
     from services.inference import peers
 
-    urls, token = peers.peers(settings), settings.admin_token
+    urls, token = peer_urls(settings.cluster, settings.admin_port), settings.admin_token
     if not urls or token is None:
         return False
     try:

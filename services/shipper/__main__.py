@@ -1,4 +1,7 @@
-"""`python -m services.shipper`: ships the spool of the state folder until SIGTERM, then what it still can, and exits 0."""
+"""`python -m services.shipper`: ships the spool of the state folder until SIGTERM, then what it still can, and exits 0.
+
+In a cluster the pod's disk goes with the pod: what is left then is handed over to other pods, again and again until the pod's grace period ends.
+"""
 
 import asyncio
 import contextlib
@@ -17,6 +20,7 @@ from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.settings import ShipperSettings
 from fraudops.spool.reader import SpoolReader
 from fraudops.state import State
+from services.shipper.handover import hand_over
 from services.shipper.shipping import Shipper
 from services.shipper.sink import Sink
 from services.shipper.watching import watch_drift
@@ -24,6 +28,7 @@ from services.shipper.watching import watch_drift
 logger = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
+AGAIN_SECONDS = 1.0
 
 
 async def serve(settings: ShipperSettings) -> None:
@@ -42,6 +47,9 @@ async def serve(settings: ShipperSettings) -> None:
     shipper = Shipper(spool, sink, state.spool, current)
     try:
         await _supervise(shipper.run(stopping), (_report(state, spool, current), watch_drift(url, state)), stopping)
+        while settings.cluster.release and await asyncio.to_thread(hand_over, settings) > 0:
+            await asyncio.sleep(AGAIN_SECONDS)
+            await shipper.run(stopping)
     finally:
         await sink.close()
         current.doing = "stopped"

@@ -1,0 +1,24 @@
+"""What pods give each other on the admin port: bundles, and the spool of one that leaves."""
+
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, Response
+
+from services.inference.intake import Intake
+from services.inference.peers import DIGEST, FILE
+from services.inference.problems import NoSuchBundleError
+
+
+def add_exchange(app: FastAPI, bundles: Path, intake: Intake) -> None:
+    @app.get("/bundles/{digest}/{name}", tags=["admin"], summary="A file of a bundle, for other pods", response_class=Response)
+    async def bundle_file(digest: str, name: str) -> Response:
+        path = bundles / digest / name
+        if not DIGEST.fullmatch(digest) or not FILE.fullmatch(name) or not path.is_file():
+            raise NoSuchBundleError
+        return FileResponse(path, media_type="application/octet-stream")
+
+    @app.put("/spool/{name}", tags=["admin"], summary="Take over a segment of a leaving pod's audit spool", status_code=204, response_class=Response)
+    async def segment(name: str, request: Request) -> None:
+        announced = request.headers.get("content-length", "")
+        await intake.take(name, int(announced) if announced.isdigit() else None, request.stream())

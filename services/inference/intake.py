@@ -1,0 +1,59 @@
+"""Segments of the audit spool that a leaving pod hands over, because PostgreSQL is away: this pod's shipper takes them up like those of a dead writer."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from fraudops.errors import RefusedError, SpoolFullError, StoreDownError
+from fraudops.ids import uuid7
+from fraudops.spool.segments import parse_segment, spool_bytes, sync_folder
+
+# A pod that is over half full needs its room for what it answers itself.
+SHARE = 0.5
+
+
+class Intake:
+    """`refusal` says why this pod takes nothing now, None when it does."""
+
+    def __init__(self, spool: Path, maximum: int, refusal: Callable[[], str | None]) -> None:
+        self._spool, self._maximum, self._refusal = spool, maximum, refusal
+
+    async def take(self, name: str, size: int | None, parts: AsyncIterator[bytes]) -> None:
+        """On the disk when it returns; the same segment again changes nothing. Raises RefusedError, SpoolFullError, StoreDownError; then it was not taken."""
+        if parse_segment(name) is None:
+            raise RefusedError("that is not the name of a spool segment")
+        if reason := self._refusal():
+            raise StoreDownError(reason)
+        if size is None or spool_bytes(self._spool) + size > SHARE * self._maximum:
+            raise SpoolFullError("this pod's spool is over half full: try another pod")
+        path, unfinished = self._spool / name, self._spool / f".incoming-{uuid7()}"
+        try:
+            await self._write(unfinished, size, parts)
+            await asyncio.to_thread(_appear, unfinished, path)
+        except OSError as error:
+            raise StoreDownError(f"the spool cannot be written ({error.strerror})") from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    async def _write(self, path: Path, size: int, parts: AsyncIterator[bytes]) -> None:
+        written = 0
+        with path.open("xb") as file:
+            async for part in parts:
+                written += len(part)
+                if written > size:
+                    break
+                await asyncio.to_thread(file.write, part)
+            if written != size:
+                raise RefusedError("the segment did not come whole")
+            file.flush()
+            await asyncio.to_thread(os.fsync, file.fileno())
+
+
+def _appear(unfinished: Path, path: Path) -> None:
+    """Under its name at once and whole. One of that name that is here already is the same one: no name comes twice."""
+    try:
+        os.link(unfinished, path)
+    except FileExistsError:
+        return
+    sync_folder(path.parent)

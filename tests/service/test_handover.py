@@ -1,0 +1,104 @@
+"""A leaving pod's spool on its way to another pod: whole, once, and only where there is room."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fraudops.audit.aside import Aside, Rejected
+from fraudops.audit.records import Prediction, decode, encode
+from fraudops.settings import AuditSettings
+from fraudops.spool import SpoolWriter
+from fraudops.spool.peek import payloads
+from fraudops.spool.segments import list_segments
+from services.shipper.handover import give_away
+from tests.audit_records import prediction
+from tests.serving import HTTP, TOKEN, Service, problem
+from tests.support import free_port
+
+ROOM = 4 << 20
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Iterator[Service]:
+    settings = {"FRAUDOPS_ADMIN_PORT": str(free_port()), "FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(ROOM), "FRAUDOPS_AUDIT__SEGMENT_MAX_BYTES": str(1 << 20)}
+    service = Service(tmp_path / "pod", workers=1, environment=settings).promoted(1)
+    yield service
+    service.stop()
+
+
+def admin_url(service: Service) -> str:
+    return f"http://127.0.0.1:{service.environment['FRAUDOPS_ADMIN_PORT']}"
+
+
+def leaving(folder: Path, records: int, size: int = 0) -> list[bytes]:
+    """A spool that nobody writes to any more, and what is in it."""
+    writer = SpoolWriter(folder, "leaving-1", AuditSettings(segment_max_bytes=1 << 20))
+    written = [encode(prediction(features={"V1": 0.5, "text": "x" * size})) for _ in range(records)]
+    for payload in written:
+        writer.append(payload)
+    writer.close()
+    return written
+
+
+def held(service: Service) -> list[bytes]:
+    found = [payload for segment in list_segments(service.state.spool) for payload in payloads(service.state.spool / segment.name)]
+    return sorted(found)
+
+
+def test_every_record_goes_to_the_first_pod_that_answers(pod: Service, tmp_path: Path) -> None:
+    written = leaving(tmp_path / "spool", 500, size=3000)
+    assert len(list_segments(tmp_path / "spool")) > 1
+    assert give_away(tmp_path / "spool", [f"http://127.0.0.1:{free_port()}", admin_url(pod)], TOKEN) == 0
+    assert list_segments(tmp_path / "spool") == []
+    assert held(pod) == sorted(written)
+
+
+def test_a_segment_that_comes_again_changes_nothing(pod: Service, tmp_path: Path) -> None:
+    leaving(tmp_path / "spool", 20)
+    (segment,) = list_segments(tmp_path / "spool")
+    data = (tmp_path / "spool" / segment.name).read_bytes()
+    for _ in range(2):
+        assert HTTP.put(f"{admin_url(pod)}/spool/{segment.name}", content=data, headers=BEARER).status_code == 204
+    assert (pod.state.spool / segment.name).read_bytes() == data
+
+
+def test_a_pod_that_is_over_half_full_takes_nothing_and_nothing_is_lost(pod: Service, tmp_path: Path) -> None:
+    written = leaving(tmp_path / "spool", 1200, size=3000)
+    before = len(list_segments(tmp_path / "spool"))
+    left = give_away(tmp_path / "spool", [admin_url(pod)], TOKEN)
+    assert 0 < left < before
+    assert len(list_segments(tmp_path / "spool")) == left
+    kept = [payload for segment in list_segments(tmp_path / "spool") for payload in payloads(tmp_path / "spool" / segment.name)]
+    assert sorted([*kept, *held(pod)]) == sorted(written)
+
+
+def test_what_was_set_aside_goes_too(pod: Service, tmp_path: Path) -> None:
+    Aside(tmp_path / "spool").put([Rejected(encode(prediction()), "PostgreSQL refuses it: no reason")])
+    assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 0
+    (payload,) = held(pod)
+    assert isinstance(decode(payload), Prediction)
+
+
+@pytest.mark.parametrize("name", ["serving.json", "..%2Fserving.json", "leaving-1.seg", ".incoming-1"])
+def test_nothing_but_segments_is_taken(pod: Service, name: str) -> None:
+    answer = HTTP.put(f"{admin_url(pod)}/spool/{name}", content=b"x", headers=BEARER)
+    assert answer.status_code in (404, 409)
+    assert not (pod.state.spool / name).exists()
+
+
+def test_a_segment_is_taken_with_the_token_and_on_the_admin_port_only(pod: Service, tmp_path: Path) -> None:
+    leaving(tmp_path / "spool", 3)
+    assert give_away(tmp_path / "spool", [admin_url(pod)], "a wrong token") == 1
+    assert give_away(tmp_path / "spool", [pod.url], TOKEN) == 1
+    assert held(pod) == []
+
+
+def test_a_draining_pod_takes_nothing(pod: Service, tmp_path: Path) -> None:
+    leaving(tmp_path / "spool", 3)
+    assert HTTP.post(f"{admin_url(pod)}/drain", headers=BEARER).status_code == 200
+    assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
+    (segment,) = list_segments(tmp_path / "spool")
+    refused = HTTP.put(f"{admin_url(pod)}/spool/{segment.name}", content=b"x", headers=BEARER)
+    assert problem(refused)["detail"] == "this pod is leaving too"
