@@ -67,7 +67,13 @@ kind-up: $(if $(FRAUDOPS_DATA),install) ## a kind cluster with everything, a fir
 
 e2e: install kind-up ## the same, then `helm test` and the cluster's tests
 	@helm --kube-context kind-$${KIND_CLUSTER:-fraudops} --namespace fraudops test fraudops
-	@$(bin)/pytest tests/cluster $(ARGS)
+	@$(bin)/pytest -p no:randomly tests/cluster $(ARGS)
+
+proof: install ## every figure that the README quotes, measured here in hours, into benchmarks/results
+	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
+	@PROOF=1 $(MAKE) --no-print-directory e2e kind-down
+	@$(bin)/python -m benchmarks --peers
+	@$(bin)/python -m benchmarks.soak
 
 kind-down: ## the kind cluster away
 	@python3 k8s/cluster.py down

@@ -25,7 +25,8 @@ NODE_IMAGE = os.environ.get("KIND_IMAGE", "kindest/node:v1.34.4")
 CONFIG = os.environ.get("KIND_CONFIG", str(ROOT / "kind-config.yaml"))
 DATA = os.environ.get("FRAUDOPS_DATA", "")
 VERSION = next(line.split()[1] for line in (ROOT / "charts/fraudops/Chart.yaml").read_text().splitlines() if line.startswith("appVersion:"))
-IMAGES = {"fraudops-serving": "services/inference", "fraudops-mlflow": "services/mlflow", "fraudops-jobs": "jobs"}
+# Each image with its folder and its place in the values.
+IMAGES = {"fraudops-serving": ("services/inference", "inference"), "fraudops-mlflow": ("services/mlflow", "mlflow"), "fraudops-jobs": ("jobs", "jobs")}
 POSTGRES = "postgres:17"
 NAMESPACE = RELEASE = "fraudops"
 URL = os.environ.get("KIND_URL", "http://localhost:8080")
@@ -159,12 +160,19 @@ def need_tools() -> None:
 def images() -> None:
     need_tools()
     base = os.environ.get("BASE_IMAGE")
-    for name, folder in IMAGES.items():
+    for name, (folder, _) in IMAGES.items():
         say(f"building {name}:{VERSION}")
         arguments = ("--build-arg", f"BASE={base}") if base else ()
         run("docker", "build", "--quiet", *arguments, "--file", str(ROOT / folder / "Dockerfile"), "--tag", f"{name}:{VERSION}", str(ROOT))
         size = int(ask("docker", "image", "inspect", f"{name}:{VERSION}", "--format", "{{.Size}}"))
+        run("docker", "tag", f"{name}:{VERSION}", f"{name}:{tag(name)}")
         say(f"  {size / 1e6:,.0f} MB")
+
+
+def tag(name: str) -> str:
+    """The version with the image's own id: what was built anew replaces what runs."""
+    found = ask("docker", "image", "inspect", f"{name}:{VERSION}", "--format", "{{.Id}}")
+    return f"{VERSION}-{found.removeprefix('sha256:')[:12]}"
 
 
 def cluster() -> None:
@@ -173,7 +181,7 @@ def cluster() -> None:
     else:
         say(f"making the cluster {CLUSTER} from {NODE_IMAGE}")
         run("kind", "create", "cluster", "--name", CLUSTER, "--image", NODE_IMAGE, "--config", CONFIG, "--wait", "180s")
-    for image in (*(f"{name}:{VERSION}" for name in IMAGES), POSTGRES):
+    for image in (*(f"{name}:{tag(name)}" for name in IMAGES), POSTGRES):
         if not ask("docker", "image", "inspect", image, "--format", "{{.Id}}"):
             say(f"  {image} is not here: the cluster pulls it")
             continue
@@ -196,6 +204,8 @@ def install() -> None:
     run(*kubectl("apply", "-k", str(ROOT / "k8s" / "namespace")))
     files = ("charts/fraudops/values-quickstart.yaml", "k8s/values/kind.yaml")
     values = [argument for file in files for argument in ("--values", str(ROOT / file))]
+    for name, (_, place) in IMAGES.items():
+        values += ["--set-string", f"{place}.image.tag={tag(name)}"]
     if DATA:
         values += ["--set", f"data.source=volume,data.file={Path(DATA).name},bootstrap.enabled=false"]
     say("helm upgrade --install fraudops")

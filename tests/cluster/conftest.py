@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.cluster.release import Release, kubeconfig_of
+from tests.cluster.release import Release, installed
 from tests.figures import PROOF, Figures
 
 
@@ -26,9 +26,8 @@ COUNTS = Counts(20, 3, 10, 5, 100_000) if PROOF else Counts(3, 1, 2, 1, 2_000)
 
 @pytest.fixture(scope="session")
 def release() -> Iterator[Release]:
-    cluster = os.environ.get("KIND_CLUSTER", "fraudops")
-    with kubeconfig_of(cluster) as kubeconfig:
-        yield Release(f"kind-{cluster}", kubeconfig)
+    with installed(os.environ.get("KIND_CLUSTER", "fraudops")) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ from tests.support import eventually
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "fraudops"
-VALUES = ("charts/fraudops/values-quickstart.yaml", "k8s/values/kind.yaml")
-JOBS_IMAGE = "fraudops-jobs:0.1.0"
 RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": False, "capabilities": {"drop": ["ALL"]}}
 ENDED = ("Complete", "Failed", "SuccessCriteriaMet", "FailureTarget")
 Object = dict[str, Any]
@@ -53,8 +51,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Release:
+    """`values` are those of the first installation."""
+
     context: str
     kubeconfig: Path
+    values: Object = field(default_factory=dict)
     name: str = "fraudops"
     namespace: str = "fraudops"
 
@@ -67,13 +68,20 @@ class Release:
         return run(program, "--kube-context", self.context, "--namespace", self.namespace, *arguments)
 
     def install(self, *sets: str, chart: Path = CHART, program: str = "helm", wait: bool = True) -> None:
-        """`helm upgrade --install` with the quickstart values and what is set beside them, until everything is ready."""
-        values = [argument for file in VALUES for argument in ("--values", str(ROOT / file))]
+        """`helm upgrade --install` with the values of the installation and what is set beside them, until everything is ready."""
         chosen = [argument for value in sets for argument in ("--set", value)]
         waiting = ["--wait", "--timeout", "8m"] if wait else []
         if program == "helm":
             waiting.append("--force-conflicts")  # replicas that somebody has scaled by hand are the chart's again
-        self.helm("upgrade", "--install", self.name, str(chart), *values, *chosen, *waiting, program=program)
+        with self.values_file() as values:
+            self.helm("upgrade", "--install", self.name, str(chart), "--values", values, *chosen, *waiting, program=program)
+
+    @contextmanager
+    def values_file(self) -> Iterator[str]:
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(self.values, file)
+            file.flush()
+            yield file.name
 
     def fraudops(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """The console script on this machine, with this cluster's kubeconfig."""
@@ -202,7 +210,12 @@ class Release:
 
     def client_pod(self, name: str, command: list[str], labels: dict[str, str], files: str | None = None) -> Object:
         """A pod of the release's Jobs image that runs something else. `files` names a ConfigMap that is mounted at /clients."""
-        container: Object = {"name": "client", "image": JOBS_IMAGE, "command": command, "securityContext": RESTRICTED}
+        container: Object = {
+            "name": "client",
+            "image": f"fraudops-jobs:{self.values['jobs']['image']['tag']}",
+            "command": command,
+            "securityContext": RESTRICTED,
+        }
         spec: Object = {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 1,
@@ -289,6 +302,14 @@ def until(check: Callable[[], bool], seconds: float, what: str) -> None:
         assert check(), f"not within {seconds:g} s: {what}"
 
     eventually(checked, seconds, 1.0)
+
+
+@contextmanager
+def installed(cluster: str) -> Iterator[Release]:
+    """What `make kind-up` has installed."""
+    with kubeconfig_of(cluster) as kubeconfig:
+        release = Release(f"kind-{cluster}", kubeconfig)
+        yield replace(release, values=json.loads(release.helm("get", "values", release.name, "--output", "json")))
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """Install, again, upgrade, away and back: nothing changes that was not asked to, and nothing is lost."""
 
 import json
-import subprocess
+from dataclasses import replace
 
 import httpx
 
 from tests.cluster.conftest import Counts
-from tests.cluster.release import CHART, ROOT, VALUES, Release, kubeconfig_of, run, until
+from tests.cluster.release import CHART, Release, until
 from tests.cluster.test_access import URL
 from tests.figures import Figures
 from tests.known import TRANSACTION
@@ -36,8 +36,8 @@ def test_the_same_again_changes_nothing(release: Release) -> None:
     before = generations(release)
     release.install()
     assert generations(release) == before
-    values = [argument for file in VALUES for argument in ("--values", str(ROOT / file))]
-    rendered = release.helm("template", release.name, str(CHART), *values, "--no-hooks")
+    with release.values_file() as values:
+        rendered = release.helm("template", release.name, str(CHART), "--values", values, "--no-hooks")
     release.kubectl("apply", "-f", "-", stdin=rendered)
     release.agreed()
     assert generations(release) == before
@@ -86,17 +86,14 @@ def test_uninstalled_and_installed_again_it_serves_what_it_served(release: Relea
 
 def test_a_second_release_in_another_namespace_by_helm_3(release: Release, figures: Figures) -> None:
     """`helm3 install --wait` ends well with a first model that serves; the first release does not notice."""
-    with kubeconfig_of(release.context.removeprefix("kind-")) as kubeconfig:
-        second = Release(release.context, kubeconfig, "fraudops", "second")
-        before = release.serving()
-        run("kubectl", "--context", release.context, "create", "namespace", "second")
-        try:
-            values = ("--values", str(CHART / "values-quickstart.yaml"), "--set", "inference.replicas=1")
-            second.helm("install", "fraudops", str(CHART), *values, "--wait", "--timeout", "10m", program="helm3")
-            assert second.agreed()[1] == 1
-            said = second.helm("test", "fraudops", "--logs", program="helm3")
-            assert "its audit row is in PostgreSQL" in said
-        finally:
-            subprocess.run(["kubectl", "--context", release.context, "delete", "namespace", "second", "--wait=false"], check=False, capture_output=True)
-        assert release.serving() == before
-        figures.note("helm3 install --wait of a second release", "serves its own first model, epoch 1")
+    second, before = replace(release, namespace="second"), release.serving()
+    release.kubectl("create", "namespace", "second")
+    try:
+        second.install("inference.replicas=1", "ingress.enabled=false", program="helm3")
+        assert second.agreed()[1] == 1
+        said = second.helm("test", "fraudops", "--logs", program="helm3")
+        assert "its audit row is in PostgreSQL" in said
+    finally:
+        release.kubectl("delete", "namespace", "second", "--wait=false")
+    assert release.serving() == before
+    figures.note("helm3 install --wait of a second release", "serves its own first model, epoch 1")

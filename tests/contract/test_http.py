@@ -291,6 +291,7 @@ def test_the_documentation_names_every_call_and_every_reference_resolves(service
         "/reload",
         "/drain",
         "/bundles/{digest}/{name}",
+        "/spool/{name}",
     }
     names = re.findall(r'"#/components/schemas/([A-Za-z]+)"', json.dumps(document))
     assert {name for name in names if name not in document["components"]["schemas"]} == set()
