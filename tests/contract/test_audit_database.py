@@ -19,6 +19,7 @@ from fraudops.audit.connection import connect
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.migrations import upgrade
 from fraudops.audit.partitions import ensure_partition, partition_name
+from fraudops.audit.privacy import protection
 from fraudops.audit.queries import activity, recent
 from fraudops.audit.records import Record, encode, new_label
 from fraudops.audit.tables import metadata
@@ -76,6 +77,29 @@ async def test_migrating_again_and_at_once_changes_nothing(empty_database: str) 
     await connection.close()
     expected = {"fraudops_schema_version", *metadata.tables, partition_name(today), partition_name(today + timedelta(days=1))}
     assert {row["tablename"] for row in tables} == expected
+
+
+async def test_a_table_full_of_an_earlier_releases_rows_is_migrated_untouched_or_not_at_all(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row is rewritten, and while somebody reads for long the migration gives up rather than keep others waiting behind it."""
+    monkeypatch.setattr("fraudops.audit.migrations.TABLE_LOCK_SECONDS", 1)
+    await upgrade(empty_database)
+    connection, reader = await connect(empty_database), await connect(empty_database)
+    await store(empty_database, [prediction() for _ in range(50)])
+    await connection.execute("ALTER TABLE predictions DROP COLUMN features_sealed")
+    await connection.execute("UPDATE fraudops_schema_version SET version_num = '0001'")
+    files = "SELECT array_agg(relfilenode ORDER BY relname) FROM pg_class WHERE relname ~ '^predictions'"
+    before = await connection.fetchval(files)
+    async with reader.transaction():
+        await reader.fetch("SELECT count(*) FROM predictions")
+        with pytest.raises(StoreDownError, match="try again"):
+            await upgrade(empty_database)
+        assert await connection.fetchval("SELECT version_num FROM fraudops_schema_version") == "0001"
+    await upgrade(empty_database)
+    assert await connection.fetchval(files) == before
+    assert await connection.fetchval("SELECT count(*) FROM predictions WHERE features IS NOT NULL AND features_sealed IS NULL") == 50
+    await store(empty_database, [prediction(features=b"\x01sealed")])
+    await connection.close()
+    await reader.close()
 
 
 async def test_a_partition_is_made_once_however_many_ask(database: str) -> None:
@@ -175,6 +199,20 @@ async def test_recent_rows_come_as_columns_in_order_of_time(engine: AsyncEngine,
     assert found.prediction.tolist() == [0, 1]
     assert found.probability.tolist() == [0.125, 0.75]
     np.testing.assert_array_equal(found.features, [[np.nan, 1.0], [4.5, 3.0]])
+
+
+async def test_features_are_opened_by_their_keys_and_the_rest_is_counted_by_its_reason(engine: AsyncEngine, database: str) -> None:
+    key, other = bytes(32), bytes(range(32))
+    records = [prediction(NOON + timedelta(minutes=number)) for number in range(4)]
+    for place, (how, used) in enumerate((("sealed", key), ("sealed", other), ("hashed", key)), 1):
+        keep = protection(how, [used])  # type: ignore[arg-type]
+        assert keep
+        records[place] = prediction(id=records[place].id, features=keep(records[place].id, {"V1": float(place)}))
+    await store(database, list(records))
+    found = await recent(engine, NOON, NOON + HOUR, 10, ["V1"], keys=[key])
+    np.testing.assert_array_equal(found.features[:, 0], [-1.25, 1.0, np.nan, np.nan])
+    assert found.closed == {"they are sealed by another key than FRAUDOPS_AUDIT__KEY": 1, "only a keyed hash of them is kept": 1}
+    assert (found.rows, len(found.probability)) == (4, 4)
 
 
 async def test_a_window_without_rows_gives_empty_columns(engine: AsyncEngine) -> None:

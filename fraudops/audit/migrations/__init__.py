@@ -15,12 +15,14 @@ from fraudops.audit.partitions import MIGRATION_LOCK, ensure_partition
 # MLflow's store has an `alembic_version` too, and the two may share a database.
 VERSION_TABLE = "fraudops_schema_version"
 LOCK_SECONDS = 20
+# Whoever comes to a table behind a statement that waits for it waits as well: the migration gives up, and is tried again, before that is felt.
+TABLE_LOCK_SECONDS = 3
 
 
 async def upgrade(url: str) -> str:
     """To the newest revision, in one transaction under an advisory lock, with the partitions of today and tomorrow; the revision.
 
-    Raises StoreDownError, also when a lock is not to be had within 20 s (nothing has changed then).
+    Raises StoreDownError, also when another migrates for 20 s or a table is in use for 3 s (nothing has changed then).
     """
     engine = create_engine(url)
     try:
@@ -28,6 +30,7 @@ async def upgrade(url: str) -> str:
             async with engine.begin() as connection:
                 await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+                await connection.execute(text(f"SET LOCAL lock_timeout = '{TABLE_LOCK_SECONDS}s'"))
                 revision = await connection.run_sync(_upgrade)
                 raw = (await connection.get_raw_connection()).driver_connection
                 today = datetime.now(UTC).date()
