@@ -54,6 +54,7 @@ class DriftRun:
     before: PreviousRun | None
     html_path: str | None = None
     features_unavailable: str | None = None
+    rows_estimated: bool = False
 
     @property
     def score_psi(self) -> float | None:

@@ -59,6 +59,7 @@ class Window:
     positives: int
     before: PreviousRun | None
     features_unavailable: str | None
+    rows_estimated: bool
 
 
 async def scan(state: State, entry: Entry, limits: DriftSettings, asked: Asked, model_name: str = "credit-fraud", keys: Sequence[bytes] = ()) -> DriftRun:
@@ -130,7 +131,7 @@ async def _read(engine: AsyncEngine, reference: Reference, asked: Asked, limits:
         unavailable = max(found.closed, key=lambda reason: found.closed[reason])
         current = pd.DataFrame({SCORE: found.probability})
     before = await drift_runs.window_before(engine, digest, start)
-    return Window(start, now, found.rows, current, len(found.prediction), int(found.prediction.sum()), before, unavailable)
+    return Window(start, now, found.rows, current, len(found.prediction), int(found.prediction.sum()), before, unavailable, found.estimated)
 
 
 def _start(asked: Asked, now: datetime, last: PreviousRun | None) -> datetime:
@@ -165,6 +166,7 @@ def _compare(reference: Reference, window: Window, thresholds: dict[str, float],
         rate=decision_rate(window.decisions, window.positives, reference.manifest.expected_decision_rate),
         before=window.before,
         features_unavailable=window.features_unavailable,
+        rows_estimated=window.rows_estimated,
     )
     if comparison is None:
         return found

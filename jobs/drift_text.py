@@ -21,7 +21,7 @@ WHAT_NEXT: dict[Verdict, str] = {
 
 def title(run: "DriftRun") -> str:
     """Which rows were compared with which."""
-    rows = f"{run.rows:,} rows" if run.compared == run.rows else f"{run.compared:,} of {run.rows:,} rows"
+    rows = f"{run.rows:,} rows" if run.compared == run.rows else f"{run.compared:,} of {'about ' if run.rows_estimated else ''}{run.rows:,} rows"
     same_day = run.start.date() == run.end.date()
     window = f"{run.start:%Y-%m-%d %H:%M:%S} to {run.end:{'%H:%M:%S' if same_day else '%Y-%m-%d %H:%M:%S'}} UTC"
     return f"Drift of version {run.model_version} ({run.model_digest[:12]}): {rows} of {window} against its own reference of {run.reference_rows:,}"

@@ -1,6 +1,6 @@
 """What monitor and drift ask of the audit tables. Every function raises StoreDownError while PostgreSQL is away or has no tables."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -9,14 +9,21 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Text, cast, func, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from fraudops.audit.database import translated
 from fraudops.audit.privacy import ClosedError, Opener
 from fraudops.audit.tables import predictions
 
 CHUNK_ROWS = 5_000
+# A second's work.
+SCANNED_ROWS = 500_000
 _HASH_RANGE = 1 << 30
+_PLAN = text("""
+EXPLAIN (FORMAT JSON) SELECT FROM predictions
+WHERE "timestamp" >= :since AND "timestamp" < :until
+AND (CAST(:model_name AS text) IS NULL OR model_name = :model_name) AND (CAST(:model_digest AS text) IS NULL OR model_digest = :model_digest)
+""")
 _features = msgspec.json.Decoder(dict[str, float])
 
 
@@ -24,7 +31,7 @@ _features = msgspec.json.Decoder(dict[str, float])
 class Recent:
     """Answered predictions as columns, all of length n and in order of time; `rows` is how many the window holds, of which these may be a sample.
 
-    `closed`: of how many the features cannot be read here, by the reason.
+    `closed`: of how many the features cannot be read here, by the reason; `estimated`: `rows` is.
     """
 
     id: NDArray[np.str_]
@@ -35,6 +42,7 @@ class Recent:
     names: tuple[str, ...]
     rows: int
     closed: dict[str, int] = field(default_factory=dict)
+    estimated: bool = False
 
 
 async def recent(
@@ -51,31 +59,44 @@ async def recent(
     """The predictions of [since, until), of one model or version if it is named; `features` is (n, len(names)), NaN where a row has no such feature
     or it cannot be read by these keys.
 
-    A window of more than `limit` rows is sampled evenly down to about `limit`, by a hash of the id: the same window gives the same rows.
+    A window of more than `limit` rows is sampled evenly down to about `limit`: the same window gives the same rows. Up to SCANNED_ROWS that is by
+    a hash of the id, and they are counted; beyond by pages, so that the time stays that of `limit` rows, and `rows` is an estimate.
     """
-    table = predictions.c
-    conditions = [table.timestamp >= since, table.timestamp < until]
-    if model_name is not None:
-        conditions.append(table.model_name == model_name)
-    if model_digest is not None:
-        conditions.append(table.model_digest == model_digest)
-    wanted = (
-        select(table.id, table.timestamp, table.prediction, table.fraud_probability, cast(table.features, Text), table.features_sealed)
-        .where(*conditions)
-        .order_by(table.timestamp, table.id)
-    )
+    asked = {"since": since, "until": until, "model_name": model_name, "model_digest": model_digest}
+    opening, sampled = _Opening(keys), False
     with translated(str(engine.url)):
         async with engine.connect() as connection:
-            rows = int(await connection.scalar(select(func.count()).select_from(predictions).where(*conditions)) or 0)
-            if rows > limit:
-                hashed = func.hashtextextended(cast(table.id, Text), 0).op("&")(_HASH_RANGE - 1)
-                wanted = wanted.where(hashed < _HASH_RANGE * limit // rows)
-            columns: list[tuple[Any, ...]] = []
-            opening = _Opening(keys)
-            async for chunk in (await connection.stream(wanted)).partitions(CHUNK_ROWS):
-                columns.append(_columns(chunk, names, opening))
+            rows = await _planned(connection, asked)
+            if sampled := rows > max(SCANNED_ROWS, 2 * limit):
+                share = limit / rows
+                source = predictions.tablesample(func.system(100 * share), name="sampled", seed=text("0"))
+                columns = [_columns(chunk, names, opening) async for chunk in await _stream(connection, source.c, asked)]
+                rows = round(sum(len(each[0]) for each in columns) / share)
+            else:
+                rows = int(await connection.scalar(select(func.count()).select_from(predictions).where(*_conditions(predictions.c, asked))) or 0)
+                hashed = func.hashtextextended(cast(predictions.c.id, Text), 0).op("&")(_HASH_RANGE - 1)
+                evenly = [hashed < _HASH_RANGE * limit // rows] if rows > limit else []
+                columns = [_columns(chunk, names, opening) async for chunk in await _stream(connection, predictions.c, asked, *evenly)]
     id_, timestamp, prediction, probability, features = (np.concatenate(parts) for parts in zip(_columns([], names, opening), *columns, strict=True))
-    return Recent(id_, timestamp, prediction, probability, features, tuple(names), rows, opening.closed)
+    return Recent(id_, timestamp, prediction, probability, features, tuple(names), rows, opening.closed, sampled)
+
+
+def _conditions(table: Any, asked: Mapping[str, Any]) -> list[Any]:
+    named = [table[name] == asked[name] for name in ("model_name", "model_digest") if asked[name] is not None]
+    return [table.timestamp >= asked["since"], table.timestamp < asked["until"], *named]
+
+
+async def _planned(connection: AsyncConnection, asked: Mapping[str, Any]) -> int:
+    """About how many rows that is, by PostgreSQL's own statistics: it reads none of them."""
+    plan = await connection.scalar(_PLAN, asked)
+    return int((msgspec.json.decode(plan) if isinstance(plan, str) else plan)[0]["Plan"]["Plan Rows"])
+
+
+async def _stream(connection: AsyncConnection, table: Any, asked: Mapping[str, Any], *more: Any) -> AsyncIterator[Sequence[Any]]:
+    """Chunks of id, timestamp, prediction, probability, features, sealed features, in order of time."""
+    features = (cast(table.features, Text), table.features_sealed)
+    wanted = select(table.id, table.timestamp, table.prediction, table.fraud_probability, *features).where(*_conditions(table, asked), *more)
+    return (await connection.stream(wanted.order_by(table.timestamp, table.id))).partitions(CHUNK_ROWS)
 
 
 class _Opening:

@@ -231,6 +231,24 @@ async def test_a_large_window_is_sampled_evenly_and_the_same_each_time(engine: A
     assert 1_300 < first.features.mean() < 1_700
 
 
+async def test_a_window_too_large_to_scan_is_sampled_by_pages_evenly_and_the_same_each_time(
+    engine: AsyncEngine, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = {f"V{number}": 0.5 for number in range(28)}
+    await store(database, [prediction(NOON + timedelta(seconds=number), features=wide | {"T": float(number)}) for number in range(3_000)])
+    with psycopg.connect(database) as connection:
+        connection.execute("ANALYZE predictions")
+    exact = await recent(engine, NOON, NOON + HOUR, 600, ["T"])
+    monkeypatch.setattr("fraudops.audit.queries.SCANNED_ROWS", 1_000)
+    first, second = [await recent(engine, NOON, NOON + HOUR, 600, ["T"], model_digest="d" * 64) for _ in range(2)]
+    assert (exact.estimated, exact.rows, first.estimated) == (False, 3_000, True)
+    assert 400 < len(first.id) < 800
+    assert 2_000 < first.rows < 4_000
+    assert first.id.tolist() == second.id.tolist() == sorted(first.id)
+    assert 1_200 < first.features.mean() < 1_800
+    assert (await recent(engine, NOON, NOON + HOUR, 600, ["T"], model_digest="e" * 64)).rows == 0
+
+
 async def test_a_repeated_transaction_is_one_decision_the_earliest(engine: AsyncEngine, database: str) -> None:
     await store(
         database,
