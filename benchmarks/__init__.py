@@ -5,6 +5,7 @@
     python -m benchmarks.batch      rows a second in bodies of 10,000, and what happens past the rate that can be shipped
     python -m benchmarks.parts      what each step of one answer costs in process
     python -m benchmarks.growth     throughput against workers and body size, latency against load
+    python -m benchmarks.broadcast  a promotion by broadcast against the number of pods
     python -m benchmarks.soak       memory, tail latency and lost answers over a long run
     python -m benchmarks            the first five in turn
 

@@ -1,0 +1,235 @@
+"""`python -m benchmarks.broadcast`: how a promotion by broadcast grows with the pods, from the lock to the last pod's word that it serves.
+
+The promoter, its door to the pods and the record are the product's own; one real pod is measured first, and many fake ones then take as long as it did.
+"""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import httpx
+import msgspec
+
+from benchmarks import models, results
+from benchmarks.commands import Plan, conclude, quick_option, results_option, say, site
+from benchmarks.fake_pods import WORKERS, ServiceTimes
+from benchmarks.models import Models
+from benchmarks.processes import SubjectError, bare_environment, wait_until
+from benchmarks.product import product
+from benchmarks.protocols import TRANSACTION
+from benchmarks.results import Result, Table
+from benchmarks.spread import Claim, Spread, ratio, spread
+from benchmarks.subjects import Site
+from benchmarks.turns import order
+from fraudops.bundle import read_manifest, seal
+from fraudops.promotion.door import PodDoor
+from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
+from fraudops.promotion.ports import Attempt, Candidate, Pod
+from fraudops.promotion.protocol import Promoter, Request
+from fraudops.promotion.record import Entry, ServingRecord, Target
+
+PODS = (3, 10, 25, 50)
+SAMPLES = 20
+TOKEN = "a-token-of-the-benchmarks"
+SECONDS = 30.0
+
+
+@click.command()
+@click.option("--rounds", "number", default=9, show_default=True, help="How often each number of pods is promoted to.")
+@results_option
+@quick_option
+def command(number: int, results: Path | None, quick: bool) -> None:
+    """A broadcast to 3, 10, 25 and 50 pods."""
+    with site(with_database=False) as place:
+        result = measure(place, Plan.of(number, 0.0, None, quick))
+    conclude(result, results)
+
+
+def measure(place: Site, plan: Plan) -> Result:
+    result = results.begin("broadcast", "How a promotion by broadcast grows with the pods", plan)
+    result.settings = {"rounds": plan.rounds, "workers": WORKERS}
+    times = measure_a_pod(place, 3 if plan.quick else SAMPLES)
+    taken: dict[int, list[Phases]] = {count: [] for count in PODS}
+    for number in range(plan.rounds):
+        for count in order(PODS, number):
+            taken[count].append(promote(place.fresh(f"pods-{count}"), count, times, seed=number))
+            say(f"{count} pods: {taken[count][-1].whole:.3f} s")
+    growth = {count: ratio([one.whole for one in taken[count]], [one.whole for one in taken[PODS[0]]]) for count in PODS}
+    result.tables = [_calls(times), _growth(taken, growth)]
+    result.claims = [Claim(f"A broadcast to {PODS[-1]} pods takes at most three times as long as one to {PODS[0]}", growth[PODS[-1]], 3.0, "at most")]
+    result.notes = [
+        "The pods are HTTP servers that wait as long as the measured pod took, drawn by chance: the slowest counts. Promoter and door are the product's.",
+        "Not in it: the bundle's way to the pods (it lay in the measured pod's cache and was proved anew), the Kubernetes API and the registry's alias.",
+    ]
+    result.details = {"times": times, "phases": taken, "ratio": growth}
+    return result
+
+
+def measure_a_pod(place: Site, samples: int) -> ServiceTimes:
+    """Seconds of each call to one real pod that has this machine to itself: a bundle that it has never proved, prepared and then committed."""
+    settings = {"FRAUDOPS_ADMIN_TOKEN": TOKEN, "FRAUDOPS_RECORD_POLL_SECONDS": "60"}
+    times = ServiceTimes([], [], [])
+    with product(place.fresh("pod"), place.models, "linear", WORKERS, settings, place.bodies(TRANSACTION), None) as pod:
+        store = FileRecordStore(pod.state.serving_record)
+        with httpx.Client(base_url=pod.url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=SECONDS, trust_env=False) as client:
+            wait_until(lambda: client.get("/ready").status_code == 200, "the pod is not ready")
+            for epoch in range(2, samples + 2):
+                target = Target(epoch, str(epoch), another_bundle(place.models, pod.state.bundles, epoch))
+                asked = {"version": target.version, "digest": target.digest, "epoch": epoch}
+                times.ready.append(timed(client.build_request("GET", "/ready"), client))
+                times.prepare.append(timed(client.build_request("POST", "/reload", json={"phase": "prepare", "deadline_seconds": SECONDS} | asked), client))
+                store.compare_and_set(ServingRecord(current=entry(target), mirrored=epoch), store.read()[1])
+                times.commit.append(timed(client.build_request("POST", "/reload", json={"phase": "commit", "epoch": epoch}), client))
+    return times
+
+
+def timed(request: httpx.Request, client: httpx.Client) -> float:
+    started = time.perf_counter()
+    answer = client.send(request)
+    seconds = time.perf_counter() - started
+    if answer.status_code != 200:
+        raise SubjectError(f"{request.url.path} answered {answer.status_code}: {answer.text[:300]}")
+    return seconds
+
+
+def entry(target: Target) -> Entry:
+    return Entry(epoch=target.epoch, version=target.version, digest=target.digest, schema_fingerprint="s", by="b", at="2026-01-01T00:00:00Z", verdict={})
+
+
+def another_bundle(models: Models, bundles: Path, number: int) -> str:
+    """The same model under another digest, in the pod's cache; returns the digest."""
+    made = bundles.parent / f"made-{number}"
+    shutil.copytree(models.folder / "linear", made)
+    digest = seal(made, msgspec.structs.replace(read_manifest(made), git_revision=f"benchmark {number}"))
+    made.rename(bundles / digest)
+    return digest
+
+
+@dataclass
+class Phases:
+    """Seconds since the promotion began at which the promoter said what it had done; `whole` when it returned."""
+
+    reserved: float = 0.0
+    committed: float = 0.0
+    whole: float = 0.0
+    _started: float = field(default_factory=time.perf_counter)
+
+    def hear(self, text: str) -> None:
+        if text.startswith("reserved"):
+            self.reserved = self.now
+        elif text.startswith("committed"):
+            self.committed = self.now
+
+    @property
+    def now(self) -> float:
+        return time.perf_counter() - self._started
+
+
+class LoopbackPods:
+    """As the cluster's pods are spoken to: listed from one place, asked at their own doors."""
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        self._doors = {f"pod-{number}": PodDoor(f"http://127.0.0.1:{port}", TOKEN) for number, port in enumerate(ports)}
+
+    async def list(self) -> Sequence[Pod]:
+        return [Pod(name, ready=True) for name in self._doors]
+
+    async def wanted(self) -> int:
+        return len(self._doors)
+
+    async def epoch(self, pod: Pod) -> int:
+        return await self._doors[pod.name].epoch()
+
+    async def prepare(self, pod: Pod, target: Target, seconds: float) -> None:
+        await self._doors[pod.name].prepare(target, seconds)
+
+    async def activate(self, pod: Pod, epoch: int, seconds: float) -> int:
+        return await self._doors[pod.name].activate(epoch, seconds)
+
+    async def drop(self, pod: Pod, target: Target) -> None:
+        await self._doors[pod.name].drop(target)
+
+    async def delete(self, pod: Pod) -> None:
+        raise SubjectError(f"{pod.name} was silent")
+
+
+class Aliases:
+    def __init__(self) -> None:
+        self._versions: dict[str, str] = {}
+
+    async def get(self, alias: str) -> str | None:
+        return self._versions.get(alias)
+
+    async def set(self, alias: str, version: str) -> None:
+        self._versions[alias] = version
+
+
+class NoJournal:
+    async def write(self, attempt: Attempt) -> None:
+        """The rows are not what is measured."""
+
+
+@contextmanager
+def fake_pods(folder: Path, count: int, record: Path, times: ServiceTimes, seed: int) -> Iterator[list[int]]:
+    """The ports of as many fake pods, in a process of their own."""
+    drawn = folder / "times.json"
+    drawn.write_bytes(msgspec.json.encode(times))
+    command = [sys.executable, "-m", "benchmarks.fake_pods", str(count), str(record), str(drawn), str(seed)]
+    with subprocess.Popen(command, cwd=models.ROOT, env=bare_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield json.loads(process.stdout.readline())
+        finally:
+            process.stdin.close()
+
+
+def promote(folder: Path, count: int, times: ServiceTimes, seed: int) -> Phases:
+    """One promotion to as many pods, the second of their lives: the first one opens what the promoter keeps. Raises SubjectError unless every pod serves it."""
+    folder.mkdir()
+    with fake_pods(folder, count, folder / "serving.json", times, seed) as ports:
+        pods = LoopbackPods(ports)
+        return asyncio.run(_promote_twice(folder, pods))
+
+
+async def _promote_twice(folder: Path, pods: LoopbackPods) -> Phases:
+    records, phases = LocalRecords(FileRecordStore(folder / "serving.json")), Phases()
+    for version in ("1", "2"):
+        phases = Phases()
+        promoter = Promoter(records, FileLock(folder / "lock"), Aliases(), pods, NoJournal(), SystemClock(), phases.hear)
+        candidate = Candidate(version, version * 64, "s", {"passed": True})
+
+        async def choose(_record: ServingRecord, candidate: Candidate = candidate) -> Candidate:
+            return candidate
+
+        result = await promoter.run(Request(f"request {version}", "a benchmark", choose, version))
+        phases.whole = phases.now
+        epochs = {await pods.epoch(pod) for pod in await pods.list()}
+        if result.outcome != "done" or epochs != {result.epoch}:
+            raise SubjectError(f"the promotion ended {result.outcome} ({result.reason}), the pods at {epochs}")
+    return phases
+
+
+def _calls(times: ServiceTimes) -> Table:
+    rows = [(what, str(spread([seconds * 1000 for seconds in getattr(times, what)]))) for what in ("ready", "prepare", "commit")]
+    return Table("What one real pod took", ("call", "milliseconds"), rows)
+
+
+def _growth(taken: dict[int, list[Phases]], growth: dict[int, Spread]) -> Table:
+    rows = []
+    for count, runs in taken.items():
+        prepared, activated = spread([run.committed - run.reserved for run in runs]), spread([run.whole - run.committed for run in runs])
+        rows.append((str(count), str(spread([run.whole for run in runs])), str(prepared), str(activated), str(growth[count])))
+    return Table("Seconds from the lock to the last pod", ("pods", "whole", "of which to prepare", "to activate", f"whole, to {PODS[0]} pods"), rows)
+
+
+if __name__ == "__main__":
+    command()
