@@ -130,7 +130,9 @@ def test_the_notes_say_what_to_run_while_no_model_serves() -> None:
 
 
 def test_the_notes_warn_of_what_is_not_for_production() -> None:
-    assert "knows nothing of your transactions" in notes("environment=development")
+    development = notes("environment=development")
+    assert "knows nothing of your transactions" in development
+    assert "/model_info says trained_on_sample, the metric fraudops_model_trained_on_sample is 1" in development
     assert "one pod without backups" in notes()
     assert "Network policies are off" in notes("networkPolicy.enabled=false")
     assert "One pod serves" in notes("inference.replicas=1")
