@@ -1,0 +1,36 @@
+"""Shippers for the tests of this folder; none outlives its test."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fraudops.state import State
+from tests.shippers import Running, Start
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    return State.at(tmp_path / "state")
+
+
+@pytest.fixture
+def start_shipper(state: State, tmp_path: Path) -> Iterator[Start]:
+    started: list[Running] = []
+
+    def begin(url: str, **more: str) -> Running:
+        log = tmp_path / "shipper.log"
+        environment = {**os.environ, "DATABASE_URL": url, "FRAUDOPS_STATE": str(state.root), **more}
+        with log.open("ab") as output:
+            process = subprocess.Popen([sys.executable, "-m", "services.shipper"], env=environment, stdout=output, stderr=output)
+        started.append(Running(state, process, log))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        if running.process.poll() is None:
+            running.end(signal.SIGKILL)
