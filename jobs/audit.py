@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from fraudops.audit.aside import Aside, Replayed
 from fraudops.audit.shipping import read_shipper_state
@@ -19,6 +18,7 @@ from fraudops.endpoints import database_url
 from fraudops.errors import RefusedError, SettingsError
 from fraudops.settings import RetentionJobSettings
 from fraudops.state import State
+from jobs.audit_report import agreement_table, what_is_wrong
 from jobs.entry import json_option, notices, output, print_json, run, state_option
 from jobs.on_cluster import ClusterCommand
 
@@ -94,11 +94,11 @@ def verify(answers: Any, since: datetime | None, until: datetime | None, as_json
     if as_json:
         print_json(asdict(found) | {"agrees": found.agrees, "records_damaged": shipper.missing if shipper else 0})
     else:
-        output.print(_table(found))
+        output.print(agreement_table(found))
     if not state.spool.is_dir():
         notices.print(IN_THE_PODS if settings.cluster.release else f"There is no spool in {state.root}: only the table was looked at.", markup=False)
     if not found.agrees:
-        raise RefusedError(_what_is_wrong(found))
+        raise RefusedError(what_is_wrong(found))
     who = "spool, table and answer log agree" if log else "spool and table agree"
     return f"{who}: {found.rows:,} rows in the window, {found.in_spool:,} in the spool, {found.set_aside:,} set aside"
 
@@ -115,29 +115,6 @@ async def _verify(state: State, log: "Answers | None", window: Window, kept_days
             return await compare(connection, state, log, window, kept_days, tell)
         finally:
             await connection.close()
-
-
-def _table(found: "Agreement") -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_column()
-    rows: list[tuple[str, int, str]] = [("in the table", found.rows, f"rows from {found.since:%Y-%m-%d %H:%M:%S} to {found.until:%Y-%m-%d %H:%M:%S} UTC")]
-    rows += [("twice, or misdated", found.duplicated, "ids"), ("in the spool only", found.in_spool, f"predictions; {found.labels_in_spool:,} labels as well")]
-    replay = ": fraudops audit replay" if found.set_aside else ""
-    rows += [("set aside only", found.set_aside, f"predictions{replay}; {found.unreadable:,} stretches that hold no record")]
-    if log := found.log:
-        rows += [("answer log", log.lines, f"answers, {log.repeated:,} under an id that came before"), ("  in the table", log.in_table, "")]
-        rows += [("  in the spool", log.in_spool, ""), ("  set aside", log.set_aside, ""), ("  beyond retention", log.expired, ""), ("  lost", log.lost, "")]
-    for name, count, text in rows:
-        table.add_row(name, f"{count:,}", text)
-    return table
-
-
-def _what_is_wrong(found: "Agreement") -> str:
-    lost = f"{found.log.lost:,} of {found.log.lines - found.log.repeated:,} answers are lost" if found.log and found.log.lost else ""
-    twice = f"{found.duplicated:,} ids stand in the table twice, or under a timestamp that is not their own" if found.duplicated else ""
-    return "; ".join(text for text in (lost, twice) if text)
 
 
 @click.command()

@@ -173,6 +173,17 @@ def test_wrong_usage_is_refused_with_its_reason(audit: Audit, arguments: tuple[s
     assert complaint in " ".join(told.stderr.split())
 
 
+def test_on_the_cluster_the_job_gets_the_subcommand_and_what_was_typed_after_it(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr("jobs.on_cluster.run_as_job", lambda *arguments: sent.append(arguments))
+    assert audit("verify", "--on-cluster", "--release", "shop", "--since", "2026-01-01").returncode == 0
+    assert audit("export", "--out", "/export/x.parquet", "--on-cluster").returncode == 0
+    assert [(each[0], *each[2:]) for each in sent] == [
+        ("shop", "promote", "jobs.audit", ["verify", "--since", "2026-01-01"]),
+        (None, "retention", "jobs.audit", ["export", "--out", "/export/x.parquet"]),
+    ]
+
+
 def test_without_postgresql_it_says_so_and_can_be_tried_again(audit: Audit) -> None:
     told = audit("verify", DATABASE_URL="postgresql://u:p@127.0.0.1:1/d")
     assert (told.returncode, "127.0.0.1:1/d does not answer" in told.stderr) == (75, True)
