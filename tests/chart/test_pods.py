@@ -21,7 +21,7 @@ ACCOUNTS = {
     "setup": "fraudops-setup",
 }
 READS = {
-    "FRAUDOPS_ADMIN_TOKEN": {"inference", "promote", "pipeline", "reconcile", "bootstrap"},
+    "FRAUDOPS_ADMIN_TOKEN": {"inference", "shipper", "promote", "pipeline", "reconcile", "bootstrap"},
     "DATABASE_URL": {"shipper", "promote", "pipeline", "reconcile", "bootstrap", "drift", "retention", "migrate", "test"},
     "MLFLOW_BACKEND_STORE_URI": {"mlflow", "wait-for-database", "migrate"},
     "DATABASE_ADMIN_URL": {"migrate"},
