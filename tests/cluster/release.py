@@ -190,14 +190,10 @@ class Release:
     @contextmanager
     def traffic(self, rate: float = 120.0, connections: int = 12) -> Iterator[Seen]:
         """Clients in a pod, from before the block until after it; never repeats a request."""
-        seen, pod = Seen(), f"clients-{os.urandom(3).hex()}"
-        files = {"clients.py": (Path(__file__).parent / "clients.py").read_text(), "transaction.json": TRANSACTION.decode()}
-        self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": pod}, "data": files})
+        seen = Seen()
         command = ["python", "/clients/clients.py", f"http://{self.name}-inference", str(rate), str(connections), "/clients"]
-        self.apply(self.client_pod(pod, command, {"fraudops.io/access-inference": "true"}, pod))
-        self.kubectl("wait", f"pod/{pod}", "--for=condition=Ready", "--timeout=120s")
-        time.sleep(1)
-        try:
+        with self.client(command, {"clients.py": (Path(__file__).parent / "clients.py").read_text()}) as pod:
+            time.sleep(1)
             yield seen
             time.sleep(1)
             self.kubectl("exec", pod, "--", "touch", "/tmp/stop")
@@ -205,6 +201,17 @@ class Release:
             seen.runs = [Run(*found) for found in line["runs"]]
             seen.failures = [(moment, text) for moment, text in line["failures"]]
             seen.ids = self.kubectl("exec", pod, "--", "cat", "/tmp/answers").split()
+
+    @contextmanager
+    def client(self, command: list[str], files: dict[str, str]) -> Iterator[str]:
+        """A pod that may reach the service, with the files and transaction.json at /clients; its name."""
+        pod = f"clients-{os.urandom(3).hex()}"
+        data = files | {"transaction.json": TRANSACTION.decode()}
+        self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": pod}, "data": data})
+        self.apply(self.client_pod(pod, command, {"fraudops.io/access-inference": "true"}, pod))
+        try:
+            self.kubectl("wait", f"pod/{pod}", "--for=condition=Ready", "--timeout=120s")
+            yield pod
         finally:
             self.kubectl("delete", f"pod/{pod}", f"configmap/{pod}", "--wait=false", "--grace-period=1", check=False)
 
