@@ -20,6 +20,7 @@ COMMANDS = {
     "rollback": ("jobs.rollback", "Back to what served before."),
     "reconcile": ("jobs.reconcile", "Bring alias and rows after the serving record."),
     "predict": ("jobs.predict", "Score one transaction."),
+    "score": ("jobs.score", "Score a file with the model that serves; resumable, in shards."),
     "monitor": ("jobs.monitor", "Volume, decisions, latency and live quality."),
     "drift": ("jobs.drift", "Compare what was scored with the production version's reference."),
     "simulate": ("jobs.simulate", "Send traffic, with labels and drift to order."),

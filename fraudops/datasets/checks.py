@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fraudops.schema import FeatureSchema
+from fraudops.schema import Feature, FeatureSchema
 
 Columns = dict[str, NDArray[np.float64]]
 MINIMUM_ROWS = 100
+NO_VALUE = "the value is missing (empty or NaN); fill it in or remove the row"
+INFINITE_VALUE = "the value is infinite, or too large for a number; correct it or remove the row"
 
 
 @dataclass(frozen=True, order=True)
@@ -32,8 +34,8 @@ def _faults(values: NDArray[np.float64], position: int, name: str, schema: Featu
     missing = np.isnan(values)
     infinite = np.isinf(values)
     found = [
-        (missing, "the value is missing (empty or NaN); fill it in or remove the row"),
-        (infinite, "the value is infinite, or too large for a number; correct it or remove the row"),
+        (missing, NO_VALUE),
+        (infinite, INFINITE_VALUE),
         _outside(values, name, schema, ~(missing | infinite)),
     ]
     return [Fault(int(wrong.argmax()), position, name, text, int(wrong.sum())) for wrong, text in found if wrong.any()]
@@ -44,9 +46,12 @@ def _outside(values: NDArray[np.float64], name: str, schema: FeatureSchema, fini
         return finite & (values != 0) & (values != 1), "the class must be 0 (genuine) or 1 (fraud)"
     for feature in schema.features:
         if feature.name == name:
-            text = f"the value lies outside the schema's range of {feature.minimum:g} to {feature.maximum:g}; correct it, or widen the range in the schema"
-            return finite & ((values < feature.minimum) | (values > feature.maximum)), text
+            return finite & ((values < feature.minimum) | (values > feature.maximum)), outside_range(feature)
     return np.zeros(len(values), dtype=bool), ""
+
+
+def outside_range(feature: Feature) -> str:
+    return f"the value lies outside the schema's range of {feature.minimum:g} to {feature.maximum:g}; correct it, or widen the range in the schema"
 
 
 def shortage(columns: Columns, schema: FeatureSchema) -> str | None:

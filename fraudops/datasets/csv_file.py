@@ -22,6 +22,8 @@ GZIP = b"\x1f\x8b"
 # How spreadsheets and databases write "no value".
 MISSING = ("", "NaN", "nan", "-nan", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None")
 INFINITE = frozenset({"inf", "infinity"})
+NO_NUMBER = "text where a number belongs"
+AS_NUMBER = "write it as 1234.5, without currency, spaces or a decimal comma"
 
 
 def read_csv(path: Path, schema: FeatureSchema) -> Columns:
@@ -31,7 +33,7 @@ def read_csv(path: Path, schema: FeatureSchema) -> Columns:
         column_types=dict.fromkeys(schema.columns, pa.float64()), include_columns=list(schema.columns), null_values=list(MISSING), check_utf8=False
     )
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             table = pyarrow.csv.read_csv(file, convert_options=options, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True))
     except pa.ArrowInvalid:
         return _walk(path, schema)  # its message would show the value
@@ -66,7 +68,7 @@ def _numbers(cells: list[str], header: list[str], where: str, schema: FeatureSch
         elif text in MISSING:
             numbers.append(float("nan"))
         else:
-            raise DataError(f"{where}, column {name!r}: text where a number belongs; {_remedy(name, schema)}")
+            raise DataError(f"{where}, column {name!r}: {NO_NUMBER}; {_remedy(name, schema)}")
     return numbers
 
 
@@ -75,12 +77,12 @@ def _remedy(name: str, schema: FeatureSchema) -> str:
         return "write 1 for a fraud and 0 for a genuine transaction"
     if name == schema.time:
         return "write the time as a number of seconds"
-    return "write it as 1234.5, without currency, spaces or a decimal comma"
+    return AS_NUMBER
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Each record that is not blank, the header first, with the line on which it begins."""
-    with _opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="") as text:
+    with opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="") as text:
         reader = csv.reader(text)
         line = 1
         while True:
@@ -96,7 +98,7 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _check_first_line(path: Path, schema: FeatureSchema) -> None:
-    with _opened(path) as file:
+    with opened(path) as file:
         start = file.read(4096)
         if b"\0" in start:
             raise DataError(f"{path}: not a CSV, but a binary or UTF-16 file; save it as CSV in UTF-8, or as Parquet")
@@ -108,7 +110,8 @@ def _check_first_line(path: Path, schema: FeatureSchema) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file's bytes, unzipped. Raises DataError for a gzip file that is cut off or damaged."""
     with path.open("rb") as raw:
         zipped = raw.read(2) == GZIP
         raw.seek(0)

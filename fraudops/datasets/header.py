@@ -27,6 +27,19 @@ def check_header(names: Sequence[str], schema: FeatureSchema, where: str) -> Non
             raise DataError(f"{where}: the column {name!r} stands there twice; remove one of them")
 
 
+def check_carries(names: Sequence[str], wanted: Sequence[str], where: str) -> None:
+    """Raises DataError unless each of `wanted` is among `names`, once; other columns may stand beside them."""
+    if not set(wanted) & set(names):
+        raise DataError(f"{where}: {_no_header(names)}; it must name the columns: {_listed(wanted)}")
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        near = _near(missing, [name for name in names if name not in wanted])
+        raise DataError(f"{where}: {_columns(missing)} missing{near}; add {_them(missing)}, or score with a version that was trained on this file's columns")
+    for name in wanted:
+        if list(names).count(name) > 1:
+            raise DataError(f"{where}: the column {name!r} stands there twice; remove one of them")
+
+
 def _no_header(names: Sequence[str]) -> str:
     if len(names) == 1:
         for sign, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):

@@ -1,0 +1,196 @@
+"""A CSV, plain or gzipped, in pieces of about so many rows each: a piece has the lines that begin between two byte offsets, so any shard finds its own."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from numpy.typing import NDArray
+
+from fraudops.batch.rows import BadRow, Matrix, Piece, first_fault, kept_columns, wrong_values
+from fraudops.datasets.csv_file import AS_NUMBER, INFINITE, MISSING, NO_NUMBER, opened
+from fraudops.datasets.header import NUMBER, check_carries, first_record
+from fraudops.errors import DataError
+from fraudops.schema import FeatureSchema
+
+MAXIMUM_LINE = 1 << 20
+SAMPLED_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+
+
+class CsvSource:
+    """Raises DataError for what is no CSV, or lacks a column."""
+
+    place = "line"
+
+    def __init__(self, path: Path, schema: FeatureSchema, keep: Sequence[str], chunk_rows: int) -> None:
+        self.path, self._schema = path, schema
+        with opened(path) as file:
+            self._names, self._body = _read_header(file, path)
+            sample = file.read(SAMPLED_BYTES)
+            self.size = file.seek(0, io.SEEK_END)
+        check_carries(self._names, schema.names, str(path))
+        self.keep = kept_columns(self._names, keep, str(path))
+        # In bytes, by the mean length of the first lines: a piece need not know how many lines are before it.
+        self._chunk = max(1, chunk_rows * len(sample) // max(1, sample.count(b"\n")))
+        self.pieces = -(-max(0, self.size - self._body) // self._chunk)
+        self.kept_schema = pa.schema([(name, pa.float64() if name in schema.names else pa.string()) for name in self.keep])
+        self._counted = (0, 0)  # (bytes, lines in them)
+
+    def read(self, pieces: range) -> Iterator[Piece]:
+        if not pieces:
+            return
+        with opened(self.path) as file:
+            start = self._body
+            if pieces.start:
+                file.seek(self._offset(pieces.start) - 1)
+                start = self._offset(pieces.start) - 1 + len(self._line(file))
+            else:
+                file.seek(start)
+            for number in pieces:
+                block = self._block(file, start, self._offset(number + 1))
+                yield self._piece(number, block, start)
+                start += len(block)
+
+    def end_of(self, piece: int) -> int:
+        """How many bytes lie up to the end of the piece."""
+        return min(self._offset(piece + 1), self.size)
+
+    def _offset(self, piece: int) -> int:
+        return self._body + piece * self._chunk
+
+    def _block(self, file: BinaryIO, start: int, end: int) -> bytes:
+        """The lines that begin in [start, end), start being the beginning of one."""
+        if start >= end:
+            return b""
+        block = file.read(end - 1 - start) + self._line(file)
+        if block.count(b'"') % 2:
+            raise DataError(f"{self.path}: a quoted value goes over a line break, or a quote is not closed; save the file as Parquet, or without them")
+        return block
+
+    def _line(self, file: BinaryIO) -> bytes:
+        line = file.readline(MAXIMUM_LINE)
+        if len(line) == MAXIMUM_LINE:
+            raise DataError(f"{self.path}: a line of more than {MAXIMUM_LINE >> 20} MiB; save the file with a line for each row")
+        return line
+
+    def _piece(self, number: int, block: bytes, start: int) -> Piece:
+        try:
+            table = self._parse(block)
+        except pa.ArrowInvalid:  # its message would show the value
+            return self._walk(number, block, start)
+        x: Matrix = np.empty((len(table), len(self._schema.features)))
+        for position, name in enumerate(self._schema.names):
+            x[:, position] = table.column(name).to_numpy()
+        if wrong_values(x, self._schema).any():
+            return self._walk(number, block, start)
+        return Piece(number, x, table.select(list(self.keep)), ())
+
+    def _parse(self, block: bytes) -> pa.Table:
+        types = dict.fromkeys(self.keep, pa.string()) | dict.fromkeys(self._schema.names, pa.float64())
+        convert = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=list(MISSING))
+        parse = pyarrow.csv.ParseOptions(newlines_in_values=b'"' in block)
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(block), read_options=pyarrow.csv.ReadOptions(column_names=self._names), parse_options=parse, convert_options=convert
+        )
+
+    def _walk(self, number: int, block: bytes, start: int) -> Piece:
+        """The same piece line by line, since Arrow found no way through it or some of its rows are bad."""
+        sound, bad = list[tuple[int, list[str], list[float]]](), list[BadRow]()
+        places = [self._names.index(name) for name in self._schema.names]
+        for line, cells in self._records(block, start):
+            fault = self._unreadable(cells, places)
+            if cells is not None and fault is None:
+                sound.append((line, cells, [_number(cells[place]) for place in places]))
+            elif fault is not None:
+                bad.append(BadRow(line, *fault, _as_line(cells or ())))
+        x: Matrix = np.array([values for _, _, values in sound], dtype=np.float64).reshape(len(sound), len(places))
+        wrong = wrong_values(x, self._schema)
+        good: NDArray[np.bool_] = ~np.any(wrong, axis=1)
+        for index in np.flatnonzero(~good).tolist():
+            bad.append(BadRow(sound[index][0], *first_fault(x[index], wrong[index], self._schema), _as_line(sound[index][1])))
+        return Piece(number, x[good], self._kept(sound, x, good), sorted(bad, key=lambda row: row.number))
+
+    def _kept(self, sound: Sequence[tuple[int, list[str], list[float]]], x: Matrix, good: NDArray[np.bool_]) -> pa.Table:
+        columns = [
+            x[good, self._schema.names.index(name)]
+            if name in self._schema.names
+            else [cells[self._names.index(name)] for (_, cells, _), fine in zip(sound, good, strict=True) if fine]
+            for name in self.keep
+        ]
+        return pa.table(columns, schema=self.kept_schema)
+
+    def _unreadable(self, cells: list[str] | None, places: Sequence[int]) -> tuple[str | None, str] | None:
+        """Column, if it is one's, and reason; None when every feature reads as a number, be it a bad one."""
+        if cells is None:
+            return None, "cannot be read as CSV; correct or remove the line"
+        if len(cells) != len(self._names):
+            return None, f"{len(cells)} values where the header names {len(self._names)} columns; complete or remove the line"
+        for place in places:
+            if not _is_number(cells[place]):
+                return self._names[place], f"{NO_NUMBER}; {AS_NUMBER}"
+        for name in self.keep:
+            if _NOT_UTF8.search(cells[self._names.index(name)]):
+                return name, "the text is not UTF-8; save the file as UTF-8"
+        return None
+
+    def _records(self, block: bytes, start: int) -> Iterator[tuple[int, list[str] | None]]:
+        """Each record that is not blank, with the line on which it begins; None for what the csv module refuses."""
+        reader = csv.reader(io.StringIO(block.decode("utf-8", "surrogateescape"), newline=""))
+        before = self._lines_before(start)
+        while True:
+            line = before + reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error:
+                yield line, None
+                continue
+            if cells:
+                yield line, cells
+
+    def _lines_before(self, offset: int) -> int:
+        """How many lines end before the byte; counted only when there is a row to be named."""
+        position, lines = self._counted if self._counted[0] <= offset else (0, 0)
+        with opened(self.path) as file:
+            file.seek(position)
+            while position < offset and (chunk := file.read(min(CHUNK_BYTES, offset - position))):
+                position, lines = position + len(chunk), lines + chunk.count(b"\n")
+        self._counted = (position, lines)
+        return lines
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[list[str], int]:
+    """The column names and the offset of the first line after them."""
+    while True:
+        line = file.readline(MAXIMUM_LINE)
+        if b"\0" in line:
+            raise DataError(f"{path}: not a CSV, but a binary or UTF-16 file; save it as CSV in UTF-8, or as Parquet")
+        if not line:
+            raise DataError(f"{path}: the file is empty; give a CSV with a header and rows")
+        text = line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
+        if text.strip():
+            return first_record(text), file.tell()
+
+
+def _is_number(cell: str) -> bool:
+    text = cell.strip()
+    return bool(NUMBER.fullmatch(text)) or text in MISSING or text.lower().lstrip("+-") in INFINITE
+
+
+def _number(cell: str) -> float:
+    text = cell.strip()
+    return float("nan") if text in MISSING else float(text)
+
+
+def _as_line(cells: Sequence[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(cells)
+    return text.getvalue()

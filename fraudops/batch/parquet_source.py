@@ -1,0 +1,98 @@
+"""A Parquet file in pieces of so many rows each: a piece is found by its number, whatever the file's row groups are."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from fraudops.batch.rows import BadRow, Matrix, Piece, first_fault, kept_columns, wrong_values
+from fraudops.datasets.header import check_carries
+from fraudops.datasets.parquet_file import check_type
+from fraudops.errors import DataError
+from fraudops.schema import FeatureSchema
+
+
+class ParquetSource:
+    """Raises DataError for what is no Parquet file, or lacks a column."""
+
+    place = "row"
+
+    def __init__(self, path: Path, schema: FeatureSchema, keep: Sequence[str], chunk_rows: int) -> None:
+        self.path, self._schema, self._chunk_rows = path, schema, chunk_rows
+        with self._opened() as file:
+            found, metadata = file.schema_arrow, file.metadata
+            self.size, groups = int(metadata.num_rows), [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+        check_carries(found.names, schema.names, str(path))
+        for name in schema.names:
+            check_type(found.field(name).type, name, path)
+        self.keep = kept_columns(found.names, keep, str(path))
+        self.pieces = -(-self.size // chunk_rows)
+        self._ends = np.cumsum(groups, dtype=np.int64)
+        self.kept_schema = pa.schema([(name, _plain(found.field(name).type)) for name in self.keep])
+
+    def read(self, pieces: range) -> Iterator[Piece]:
+        for number, batch in zip(pieces, self._batches(pieces), strict=True):
+            yield self._piece(number, batch)
+
+    def end_of(self, piece: int) -> int:
+        """How many rows lie up to the end of the piece."""
+        return min((piece + 1) * self._chunk_rows, self.size)
+
+    def _batches(self, pieces: range) -> Iterator[pa.RecordBatch | pa.Table]:
+        """One table a piece, cut at the same rows wherever the reading begins."""
+        row = pieces.start * self._chunk_rows
+        group = int(np.searchsorted(self._ends, row, side="right"))
+        skip = row - (int(self._ends[group - 1]) if group else 0)
+        columns = list(dict.fromkeys([*self._schema.names, *self.keep]))
+        held: list[pa.RecordBatch] = []
+        left = [self.end_of(piece) - piece * self._chunk_rows for piece in pieces]
+        with self._opened() as file:
+            if not left:
+                return
+            for batch in file.iter_batches(self._chunk_rows, row_groups=list(range(group, len(self._ends))), columns=columns):
+                batch, skip = batch.slice(min(skip, len(batch))), skip - min(skip, len(batch))
+                while left and len(batch) and sum(map(len, held)) + len(batch) >= left[0]:
+                    taken = left.pop(0) - sum(map(len, held))
+                    yield pa.Table.from_batches([*held, batch.slice(0, taken)])
+                    batch, held = batch.slice(taken), []
+                if not left:
+                    return
+                if len(batch):
+                    held.append(batch)
+        raise DataError(f"{self.path}: the file has changed while it was read; start again")
+
+    def _piece(self, number: int, batch: pa.Table) -> Piece:
+        x: Matrix = np.empty((len(batch), len(self._schema.features)))
+        for position, name in enumerate(self._schema.names):
+            x[:, position] = batch.column(name).cast(pa.float64(), safe=False).to_numpy()
+        wrong = wrong_values(x, self._schema)
+        at_fault = np.flatnonzero(wrong.any(axis=1))
+        rows = batch.take(at_fault).to_pylist() if len(at_fault) else []
+        first = number * self._chunk_rows + 1
+        bad = [
+            BadRow(first + index, *first_fault(x[index], wrong[index], self._schema), json.dumps(row, default=str, ensure_ascii=False))
+            for index, row in zip(at_fault.tolist(), rows, strict=True)
+        ]
+        kept = batch.select(list(self.keep)).cast(self.kept_schema)
+        if len(at_fault):
+            sound = ~wrong.any(axis=1)
+            x, kept = x[sound], kept.filter(pa.array(sound))
+        return Piece(number, x, kept, bad)
+
+    @contextmanager
+    def _opened(self) -> Iterator[pyarrow.parquet.ParquetFile]:
+        try:
+            # Without buffering ahead: that would hold a whole row group.
+            with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.path}: the Parquet file is damaged or cut off; copy or write it again") from error
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """A dictionary's pieces would differ in their dictionaries."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
