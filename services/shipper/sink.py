@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from services.shipper.rows import COLUMNS, Row, to_rows
 
 logger = logging.getLogger(__name__)
 TRANSACTION_SECONDS = 60.0
+GRACE_SECONDS = 0.5
 # SQLSTATE classes: cardinality, data, integrity constraint, program limit exceeded.
 ROW_FAULTS = ("21", "22", "23", "54")
 
@@ -58,9 +59,11 @@ class Sink:
             return
         with self._translated():
             connection = self._connection = await connect(self._url, "fraudops-shipper")
-            await connection.execute("SET lock_timeout = '20s'")
-            for table in COLUMNS:
-                await connection.execute(f"CREATE TEMP TABLE staging_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS")
+            async with self._patience():
+                # What a lost connection has inserted and not committed must not keep the same rows waiting until TCP finds out.
+                await connection.execute(f"SET lock_timeout = '20s'; SET idle_in_transaction_session_timeout = '{TRANSACTION_SECONDS:g}s'")
+                for table in COLUMNS:
+                    await connection.execute(f"CREATE TEMP TABLE staging_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS")
         self._days.clear()
 
     async def ship(self, payloads: list[bytes]) -> Outcome:
@@ -85,7 +88,7 @@ class Sink:
             outcome.rejected.append(Rejected(row.payload, f"older than the {self._kept_days} days that are retained"))
             return False
         if row.day not in self._days:
-            async with asyncio.timeout(TRANSACTION_SECONDS):
+            async with self._patience():
                 self._days[row.day] = await ensure_partition(self._connection, row.day)
         if not self._days[row.day]:
             outcome.rejected.append(Rejected(row.payload, f"the partition {partition_name(row.day)} was taken out of the table: older than what is retained"))
@@ -94,7 +97,7 @@ class Sink:
     async def _insert(self, rows: list[Row], outcome: Outcome) -> None:
         """In one transaction; halves, and halves of these, until what PostgreSQL refuses stands alone."""
         try:
-            async with asyncio.timeout(TRANSACTION_SECONDS):
+            async with self._patience():
                 outcome.new += await self._transaction(rows)
             outcome.rows += len(rows)
         except (asyncpg.PostgresError, ValueError, OverflowError) as error:
@@ -127,6 +130,17 @@ class Sink:
             self._drop()
             reason = why_away(error) or f"does not let us write (SQLSTATE {sqlstate(error)}): look into its log"
             raise StoreDownError(f"PostgreSQL at {address(self._url)} {reason}") from error
+
+    @asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        """Ends a connection that takes too long. A mere timeout would not: asyncpg waits for the answers to its cancel and its ROLLBACK, which a silent
+        network never brings. Nor would the end alone: a COPY that waits for room in the socket does not hear of it."""
+        timer = asyncio.get_running_loop().call_later(TRANSACTION_SECONDS, self._connection.terminate)
+        try:
+            async with asyncio.timeout(TRANSACTION_SECONDS + GRACE_SECONDS):
+                yield
+        finally:
+            timer.cancel()
 
     def _drop(self) -> None:
         if self._connection is not None:
