@@ -13,18 +13,26 @@ ROWS = 1500
 
 def test_prometheus_scrapes_every_pod(release: Release) -> None:
     addons.need(release, "prometheus")
-    release.install("serviceMonitor.enabled=true")
+    release.install("serviceMonitor.enabled=true", "prometheusRule.enabled=true")
 
-    def ask(query: str) -> list[dict[str, Any]]:
-        path = f"/api/v1/namespaces/monitoring/services/prometheus-operated:9090/proxy/api/v1/query?query={query}"
-        answer = release.kubectl("get", "--raw", path, check=False)
-        return list(json.loads(answer)["data"]["result"]) if answer else []
+    def ask(path: str) -> dict[str, Any]:
+        proxy = "/api/v1/namespaces/monitoring/services/prometheus-operated:9090/proxy/api/v1/"
+        answer = release.kubectl("get", "--raw", proxy + path, check=False)
+        return dict(json.loads(answer)["data"]) if answer else {}
 
     def scraped() -> bool:
-        found = ask("fraudops_serving_epoch")
+        found = ask("query?query=fraudops_serving_epoch").get("result", [])
         return {sample["metric"]["pod"] for sample in found} == set(release.pods()) and {sample["value"][1] for sample in found} == {str(release.serving()[1])}
 
     until(scraped, 180, "fraudops_serving_epoch of every pod in Prometheus")
+
+    def judged() -> bool:
+        rules = [rule for group in ask("rules").get("groups", []) for rule in group["rules"] if rule["name"].startswith("Fraudops")]
+        return len(rules) > 10 and {rule["health"] for rule in rules} == {"ok"}
+
+    until(judged, 180, "every alert of the release evaluated by Prometheus")
+    firing = [alert["labels"] for alert in ask("alerts")["alerts"] if alert["state"] == "firing"]
+    assert [labels["alertname"] for labels in firing if labels.get("severity") == "critical"] == []
 
 
 def test_the_autoscaler_scales_up_under_load_and_down_again(release: Release, figures: Figures) -> None:
