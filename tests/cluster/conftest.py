@@ -27,6 +27,7 @@ COUNTS = Counts(20, 3, 10, 5, 100_000) if PROOF else Counts(3, 1, 2, 1, 2_000)
 @pytest.fixture(scope="session")
 def release() -> Iterator[Release]:
     with installed(os.environ.get("KIND_CLUSTER", "fraudops")) as found:
+        os.environ["KUBECONFIG"] = str(found.kubeconfig)  # what the product's own client reads
         yield found
 
 

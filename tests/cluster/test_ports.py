@@ -1,7 +1,4 @@
-"""The promotion's ports in Kubernetes, against the API of a real cluster: the ConfigMap, the Lease, the pod template. Needs no image.
-
-KUBECONFIG=… pytest tests/cluster/test_ports.py
-"""
+"""The promotion's ports in Kubernetes, against the API of a real cluster: the ConfigMap, the Lease, the pod template."""
 
 import asyncio
 import uuid
@@ -24,8 +21,8 @@ OTHER = "example.com/other"
 
 
 @pytest.fixture
-async def cluster() -> AsyncIterator[Cluster]:
-    """A namespace of the test's own in the cluster that KUBECONFIG names."""
+async def cluster(release: Release) -> AsyncIterator[Cluster]:
+    """A namespace of the test's own."""
     name = f"fraudops-test-{uuid.uuid4().hex[:8]}"
     async with Cluster.connect(name) as found:
         await found.call("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})

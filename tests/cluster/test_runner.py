@@ -1,7 +1,4 @@
-"""Jobs made from a CronJob and followed to their end, in a real cluster; and a file that goes to its volume.
-
-KUBECONFIG=… FRAUDOPS_TEST_IMAGE=an-image-with-fraudops pytest tests/cluster/test_runner.py
-"""
+"""Jobs made from a CronJob and followed to their end, in a real cluster; and a file that goes to its volume."""
 
 import hashlib
 import os
@@ -18,7 +15,6 @@ from fraudops.cluster.runner import JobRunner, Wanted, find_release, job_of
 from fraudops.cluster.upload import RECEIVER, receiver_of, send
 from fraudops.errors import SettingsError, StoreDownError
 
-IMAGE = os.environ.get("FRAUDOPS_TEST_IMAGE", "fraudops-jobs:0.1.0")
 PROGRAM = """
 import sys, time
 print("try", sys.argv[1:], flush=True)
@@ -27,11 +23,11 @@ sys.exit(int(sys.argv[1]))
 """
 
 
-def cronjob() -> dict[str, Any]:
+def cronjob(image: str) -> dict[str, Any]:
     """What the chart's training template has, as far as it matters here."""
     container = {
         "name": "train",
-        "image": IMAGE,
+        "image": image,
         "command": ["python", "-u", "-c", PROGRAM],
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "data", "mountPath": "/data", "readOnly": True}],
     }
@@ -39,7 +35,7 @@ def cronjob() -> dict[str, Any]:
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1,
         "securityContext": {"runAsUser": 10001, "runAsGroup": 10001, "fsGroup": 10001},
-        "initContainers": [{"name": "fetch-data", "image": IMAGE, "command": ["python", "-c", "print('fetched')"]}],
+        "initContainers": [{"name": "fetch-data", "image": image, "command": ["python", "-c", "print('fetched')"]}],
         "containers": [container],
         "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
     }
@@ -68,7 +64,7 @@ class Followed:
 
 
 @pytest.fixture
-async def followed() -> AsyncIterator[Followed]:
+async def followed(release: Release) -> AsyncIterator[Followed]:
     name = f"fraudops-test-{uuid.uuid4().hex[:8]}"
     async with Cluster.connect(name) as cluster:
         await cluster.call("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
@@ -76,7 +72,7 @@ async def followed() -> AsyncIterator[Followed]:
         volume = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec": claim}
         try:
             await cluster.call("POST", cluster.path("v1", "persistentvolumeclaims"), volume)
-            await cluster.call("POST", cluster.path("batch/v1", "cronjobs"), cronjob())
+            await cluster.call("POST", cluster.path("batch/v1", "cronjobs"), cronjob(release.jobs_image))
             yield Followed(cluster)
         finally:
             await cluster.call("DELETE", f"/api/v1/namespaces/{name}")
