@@ -96,6 +96,10 @@ class Release:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDOPS_")}
         return kept | named | {"KUBECONFIG": str(self.kubeconfig)}
 
+    @property
+    def jobs_image(self) -> str:
+        return f"fraudops-jobs:{self.values['jobs']['image']['tag']}"
+
     def sql(self, query: str) -> str:
         return self.kubectl("exec", f"statefulset/{self.name}-postgresql", "--", "psql", "-U", "postgres", "-d", "fraudops", "-tAc", query).strip()
 
@@ -219,7 +223,7 @@ class Release:
         """A pod of the release's Jobs image that runs something else. `files` names a ConfigMap that is mounted at /clients."""
         container: Object = {
             "name": "client",
-            "image": f"fraudops-jobs:{self.values['jobs']['image']['tag']}",
+            "image": self.jobs_image,
             "command": command,
             "securityContext": RESTRICTED,
         }

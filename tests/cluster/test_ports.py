@@ -14,6 +14,7 @@ from fraudops.cluster.records import ConfigMapRecords
 from fraudops.cluster.rollout import ANNOTATION, DeploymentRollouts
 from fraudops.promotion.ports import Lock, Records, StaleRecordError
 from fraudops.promotion.record import Target
+from tests.cluster.release import Release
 from tests.promotion_ports import LockContract, RecordsContract
 
 RELEASE = "shop"

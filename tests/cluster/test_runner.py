@@ -14,6 +14,7 @@ from fraudops.cluster.api import Cluster
 from fraudops.cluster.runner import JobRunner, Wanted, find_release, job_of
 from fraudops.cluster.upload import RECEIVER, receiver_of, send
 from fraudops.errors import SettingsError, StoreDownError
+from tests.cluster.release import Release
 
 PROGRAM = """
 import sys, time
