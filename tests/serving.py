@@ -38,6 +38,7 @@ class Service:
     environment: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
+    program: tuple[str, ...] = ("services.inference",)
 
     @property
     def state(self) -> State:
@@ -63,7 +64,7 @@ class Service:
         }
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.root), **settings, **self.environment}
         with (self.root / "service.log").open("ab") as log:
-            command = [sys.executable, "-m", "services.inference"]
+            command = [sys.executable, "-m", *self.program]
             self.process = subprocess.Popen(command, env={k: v for k, v in environment.items() if v}, stdout=log, stderr=log)
         eventually(self.healthy, 60)
         return self

@@ -1,48 +1,14 @@
 """Segments cut short, flipped and holed at random: what stands before the damage is read, what follows is found again, and nothing is made up."""
 
-import tempfile
-from pathlib import Path
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraudops.spool import SpoolReader
 from fraudops.spool.frames import HEADER, encode_frame
 from fraudops.spool.reader import CHUNK
+from tests.segments import Read, segment_of
 
-NAME = "w.0123456789abcdef0123456789abcdef.00000001.seg"
 EXAMPLES = settings(max_examples=150, deadline=None, database=None)
 contents = st.lists(st.binary(max_size=60), min_size=1, max_size=25)
-
-
-class Read:
-    """Everything that a reader makes of these bytes as the segment of a dead writer."""
-
-    def __init__(self, data: bytes, budget: int = 1 << 16) -> None:
-        self.payloads: list[bytes] = []
-        self.missing = self.damaged = 0
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / NAME).write_bytes(data)
-            reader = SpoolReader(Path(folder))
-            position = 0
-            while group := reader.read(budget):
-                [(segment, piece)] = group
-                assert piece.start == position < piece.end
-                position = piece.end
-                self.payloads += piece.payloads
-                self.missing += piece.missing
-                self.damaged += len(piece.damaged)
-                segment.commit(piece)
-            assert position == len(data)
-            assert not (Path(folder) / NAME).exists()
-            reader.close()
-
-
-def segment_of(payloads: list[bytes]) -> tuple[bytes, list[int]]:
-    """The bytes, and where each frame ends."""
-    frames = [encode_frame(ordinal, payload) for ordinal, payload in enumerate(payloads)]
-    ends = [sum(map(len, frames[: index + 1])) for index in range(len(frames))]
-    return b"".join(frames), ends
 
 
 @EXAMPLES

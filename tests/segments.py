@@ -1,0 +1,50 @@
+"""Segments of the spool made from payloads, and everything that a reader makes of what is left of one."""
+
+import os
+import random
+import tempfile
+from pathlib import Path
+
+from fraudops.spool import SpoolReader
+from fraudops.spool.frames import encode_frame
+
+NAME = "w.0123456789abcdef0123456789abcdef.00000001.seg"
+
+
+class Read:
+    """Everything that a reader makes of these bytes as the segment of a dead writer."""
+
+    def __init__(self, data: bytes, budget: int = 1 << 16) -> None:
+        self.payloads: list[bytes] = []
+        self.missing = self.damaged = 0
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / NAME).write_bytes(data)
+            reader = SpoolReader(Path(folder))
+            position = 0
+            while group := reader.read(budget):
+                [(segment, piece)] = group
+                assert piece.start == position < piece.end
+                position = piece.end
+                self.payloads += piece.payloads
+                self.missing += piece.missing
+                self.damaged += len(piece.damaged)
+                segment.commit(piece)
+            assert position == len(data)
+            assert not (Path(folder) / NAME).exists()
+            reader.close()
+
+
+def segment_of(payloads: list[bytes]) -> tuple[bytes, list[int]]:
+    """The bytes, and where each frame ends."""
+    frames = [encode_frame(ordinal, payload) for ordinal, payload in enumerate(payloads)]
+    ends = [sum(map(len, frames[: index + 1])) for index in range(len(frames))]
+    return b"".join(frames), ends
+
+
+def damage(chance: random.Random, paths: list[Path]) -> None:
+    """Flips a bit of the first segment, cuts the last one short."""
+    data = bytearray(paths[0].read_bytes())
+    bit = chance.randrange(len(data) * 8)
+    data[bit // 8] ^= 1 << bit % 8
+    paths[0].write_bytes(data)
+    os.truncate(paths[-1], paths[-1].stat().st_size - chance.randint(1, 3000))

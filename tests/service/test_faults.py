@@ -1,0 +1,271 @@
+"""Every answered prediction is in the table once, whatever dies: each fault under load, short here, whole with PROOF=1 (`make proof`)."""
+
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from fraudops.audit.records import decode, encode
+from fraudops.ids import timestamp_ms
+from fraudops.spool.peek import payloads
+from fraudops.spool.segments import list_segments
+from fraudops.state import State
+from jobs.audit import command
+from services.supervisor.postgresql import OWNER
+from tests.answer_log import Verdict
+from tests.audit_records import prediction
+from tests.backlog import fill, plain_copy, ship
+from tests.commands import Caller
+from tests.fault_proxy import COMMITTING, COPYING, GREETING, INSERTING, Trap
+from tests.faults import World, pause, refuse_large_files, whole_world
+from tests.figures import PROOF, Figures
+from tests.segments import Read, damage, segment_of
+from tests.serving import ULB_ROW
+from tests.stepped_clock import step
+
+SEED = 7
+SPOOL_BYTES = 32 << 20 if PROOF else 4 << 20
+
+
+@pytest.fixture(scope="module")
+def figures() -> Iterator[Figures]:
+    found = Figures("faults", "The audit under faults", seed=SEED, durability="spool", fsync="interval")
+    yield found
+    found.write()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    settings = {"FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(SPOOL_BYTES), "FRAUDOPS_AUDIT__SEGMENT_MAX_BYTES": str(1 << 18)}
+    with whole_world(tmp_path_factory.mktemp("faults"), **settings) as made:
+        yield made
+
+
+@pytest.fixture
+def verdict(world: World, figures: Figures, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verdict:
+    return Verdict(world.state, world.url, figures, Caller("audit", command, monkeypatch, capsys))
+
+
+def test_postgresql_stopped(world: World, verdict: Verdict, figures: Figures) -> None:
+    with world.load() as log:
+        moments = [time.monotonic()]
+        pause(0.5, 60)
+        moments.append(time.monotonic())
+        world.stop_postgresql()
+        moments.append(time.monotonic())
+        away = pause(3, 60)
+        moments.append(time.monotonic())
+        assert world.service.ready()["status"] == "ready"
+        world.start_postgresql()
+        log.grew_by(50)
+    assert log.refused() == []
+    world.settled()
+    verdict.nothing_lost(log, f"PostgreSQL stopped for {away:g} s")
+    up, down = log.p99(*moments[:2]), log.p99(*moments[2:])
+    figures.note("p99 of /predict, PostgreSQL down against up", f"{down:.2f} ms against {up:.2f} ms: {down / up:.2f}")
+
+
+def test_postgresql_killed_within_a_copy(world: World, verdict: Verdict) -> None:
+    times = 10 if PROOF else 1
+    with world.load() as log:
+        for _ in range(times):
+            trap = world.proxy.set(Trap(COPYING, "hold", more=100))
+            assert trap.sprung.wait(30)
+            world.kill_postgresql()
+            world.start_postgresql()
+            log.grew_by(20)
+    assert log.refused() == []
+    world.settled()
+    verdict.nothing_lost(log, f"PostgreSQL killed within a COPY, {times} times")
+
+
+def test_connections_reset(world: World, verdict: Verdict) -> None:
+    """At any moment, within a COPY, and when PostgreSQL has committed and the shipper does not hear it."""
+    chance, times = random.Random(SEED), 20 if PROOF else 2
+    before, replayed = world.proxy.resets, world.told.replayed
+    with world.load() as log:
+        for _ in range(times):
+            world.proxy.reset()
+            time.sleep(chance.uniform(0, 0.4))
+            for trap in (Trap(COPYING, "cut", more=100), Trap(COMMITTING, "cut", after=INSERTING)):
+                world.proxy.set(trap)
+                assert trap.sprung.wait(30)
+    assert log.refused() == []
+    world.settled()
+    verdict.nothing_lost(log, f"connections reset, {world.proxy.resets - before} times, {times} of them with a commit that was not heard of")
+    assert world.told.replayed > replayed
+
+
+def test_the_network_stalled_without_a_reset(world: World, verdict: Verdict) -> None:
+    """Shorter than the shipper's patience, and in the full tier longer."""
+    with world.load() as log:
+        world.proxy.stall()
+        seconds = pause(1.5, 75)
+        world.proxy.flow()
+        log.grew_by(20)
+    assert log.refused() == []
+    world.settled(150)
+    verdict.nothing_lost(log, f"network stalled for {seconds:g} s")
+
+
+@pytest.mark.parametrize("words", [GREETING, COPYING, INSERTING] if PROOF else [INSERTING])
+def test_a_connection_that_goes_silent_for_ever(world: World, verdict: Verdict, words: bytes) -> None:
+    """Neither side learns of it, as when a firewall forgets a connection: the shipper makes another one, and PostgreSQL lets go of what the old one holds."""
+    with world.load() as log:
+        trap = world.proxy.set(Trap(words, "stall", more=100 if words == COPYING else 0))
+        if words == GREETING:
+            world.proxy.reset()
+        assert trap.sprung.wait(30)
+    assert log.refused() == []
+    world.settled(300 if PROOF else 25)
+    verdict.nothing_lost(log, f"a connection silent for ever within {words.decode().split()[0]}")
+
+
+def test_the_spool_full(world: World, verdict: Verdict, figures: Figures) -> None:
+    """By its own maximum, while PostgreSQL is away."""
+    with world.load() as log:
+        world.stop_postgresql()
+        answer = world.fill_spool(log)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        log.refused_by("spool is full")
+        assert world.service.ready()["status"] == "ready"
+        pause(0.5, 20)
+        world.start_postgresql()
+        log.grew_by(50)
+    assert {(line["status"], line["retry_after"]) for line in log.refused()} == {(503, "1")}
+    world.settled(60)
+    verdict.nothing_lost(log, f"spool full at its maximum of {SPOOL_BYTES >> 20} MiB: 503 with Retry-After, ready")
+
+
+def test_the_disk_full(world: World, verdict: Verdict) -> None:
+    """The kernel writes half a record and then refuses, by the workers' RLIMIT_FSIZE: a full disk that needs no rights."""
+    with world.load() as log:
+        workers = world.service.worker_pids()
+        refuse_large_files(workers, max(path.stat().st_size for path in world.state.spool.glob("*.seg")) + 1300)
+        log.refused_by("disk of the audit spool is full")
+        assert world.service.ready()["status"] == "ready"
+        pause(0.5, 20)
+        refuse_large_files(workers, resource.RLIM_INFINITY)
+        log.grew_by(50)
+    assert {(line["status"], line["retry_after"]) for line in log.refused()} == {(503, "1")}
+    world.settled()
+    verdict.nothing_lost(log, "disk full within a write (RLIMIT_FSIZE): 503 with Retry-After, ready")
+
+
+def test_workers_killed(world: World, verdict: Verdict) -> None:
+    chance, times = random.Random(SEED), 50 if PROOF else 3
+    with world.load() as log:
+        for _ in range(times):
+            pid = chance.choice(world.service.worker_pids())
+            os.kill(pid, signal.SIGKILL)
+            world.replaced(pid)
+            log.grew_by(10)
+    assert all(line["status"] == 0 for line in log.refused())
+    world.settled()
+    verdict.nothing_lost(log, f"a worker killed, {times} times")
+
+
+def test_every_process_of_the_pod_killed_at_once(world: World, verdict: Verdict) -> None:
+    """Service, workers and shipper: what was written survives the processes under any fsync policy; only a machine's end could tell these apart."""
+    times = 10 if PROOF else 1
+    with world.load() as log:
+        for _ in range(times):
+            world.kill_service()
+            world.end_shipper()
+            world.start_service()
+            world.start_shipper()
+            log.grew_by(20)
+    world.settled()
+    verdict.nothing_lost(log, f"service, workers and shipper killed at once, {times} times")
+
+
+def test_the_clock_stepped_backwards(world: World, verdict: Verdict) -> None:
+    """Over a midnight and within the day, where the clock enters: the real service with ids from a stepped clock."""
+    clock = world.folder / "clock"
+    step(clock, 0)
+    world.restart_service("tests.stepped_clock", "services.inference", STEPPED_CLOCK=str(clock))
+    with world.load() as log:
+        for offset in (-26 * 3600, -27 * 3600, 0, -5):
+            step(clock, offset)
+            log.grew_by(30)
+    world.restart_service("services.inference")
+    moments = [timestamp_ms(answer["prediction_id"]) for answer in log.answers()]
+    assert max(before - after for before, after in pairwise(moments)) > 26 * 3_600_000 - 60_000
+    assert all(answer["ms"] > 0 for answer in log.answers())
+    world.settled()
+    verdict.nothing_lost(log, "clock stepped back by 26 h and 1 h, on by 27 h, back by 5 s")
+
+
+def test_a_client_that_repeats_a_request_makes_two_rows_and_one_decision(world: World) -> None:
+    first, second = (world.service.predict(ULB_ROW | {"transaction_id": "repeated"}).json() for _ in range(2))
+    assert first.pop("prediction_id") != second.pop("prediction_id")
+    assert first == second
+    world.settled()
+    with psycopg.connect(world.url) as connection:
+        rows = connection.execute("SELECT model_version, fraud_probability, prediction FROM predictions WHERE transaction_id = 'repeated'").fetchall()
+    assert rows == [(first["model_version"], first["fraud_probability"], first["prediction"])] * 2
+
+
+def test_damaged_segments_lose_what_was_damaged_and_say_so(world: World, verdict: Verdict, figures: Figures) -> None:
+    """One bit flipped, and another segment cut off: what no policy promises to keep is counted, by the shipper and by `verify`."""
+    chance, times, lost, answered = random.Random(SEED), 10 if PROOF else 1, 0, 0
+    for _ in range(times):
+        world.end_shipper(signal.SIGTERM)
+        with world.load() as log:
+            log.grew_by(60)
+        world.kill_service()
+        paths = [world.state.spool / segment.name for segment in list_segments(world.state.spool)]
+        before = {decode(payload).id for path in paths for payload in payloads(path)}
+        damage(chance, [path for path in paths if path.stat().st_size])
+        left = {decode(payload).id for path in paths for payload in payloads(path)}
+        world.start_shipper()
+        world.settled()
+        gone = {answer["prediction_id"] for answer in log.answers()} & (before - left)
+        found = verdict.verified(log)
+        assert (found["log"]["lost"], found["log"]["in_table"]) == (len(gone), found["log"]["lines"] - len(gone))
+        assert gone
+        assert world.told.set_aside >= 1
+        lost, answered = lost + len(gone), answered + found["log"]["lines"]
+        world.start_service()
+    figures.note(f"a bit flipped and a segment cut off, {times} times", f"{answered:,} answered, lost {lost}: those in the damage, each counted; duplicated 0")
+
+
+def test_a_segment_damaged_anywhere_loses_no_record_outside_the_damage(figures: Figures) -> None:
+    """Real records, each seed another cut or flip."""
+    seeds, lost = 10_000 if PROOF else 200, 0
+    for seed in range(seeds):
+        chance = random.Random(seed)
+        written = [encode(prediction(transaction_id=f"{seed}-{number}")) for number in range(chance.randint(1, 20))]
+        whole, ends = segment_of(written)
+        at = chance.randrange(len(whole))
+        hit = sum(end <= at for end in ends)
+        if chance.random() < 0.5:
+            read, kept = Read(whole[:at]), written[:hit]
+        else:
+            read, kept = Read(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :]), written[:hit] + written[hit + 1 :]
+        assert read.payloads == kept, f"seed {seed}"
+        lost += len(written) - len(kept)
+    figures.note("a segment cut off or a bit of it flipped", f"{seeds:,} seeds: nothing lost but what was cut or flipped ({lost:,} records), nothing made up")
+
+
+def test_a_long_backlog_is_shipped(world: World, tmp_path: Path, figures: Figures) -> None:
+    """What that costs goes into the figures, and is no assertion."""
+    rows, name = 1_000_000 if PROOF else 2_000, "backlog"
+    state = State.at(tmp_path / "state")
+    with psycopg.connect(world.server.admin_url(), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} OWNER {OWNER}")
+        fill(state, rows, SEED)
+        shipped = ship(state, world.server.url(name), rows, 1800)
+        copied = plain_copy(world.server.url(name), tmp_path)
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    assert shipped.rows == rows
+    figures.note(f"backlog of {rows:,} rows shipped", f"{rows / shipped.seconds:,.0f} rows a second")
+    figures.note("plain COPY of the same rows, no index", f"{rows / copied:,.0f} rows a second: shipping reaches {copied / shipped.seconds:.2f} of it")
+    figures.note("memory of the shipper, a tenth shipped, and at most", f"{shipped.early / 2**20:.1f} MiB, {shipped.most / 2**20:.1f} MiB")
