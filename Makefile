@@ -71,6 +71,7 @@ e2e: install kind-up ## the same, then `helm test` and the cluster's tests
 
 proof: install ## every figure that the README quotes, measured here in hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
+	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py
 	@PROOF=1 $(MAKE) --no-print-directory e2e kind-down
 	@$(bin)/python -m benchmarks.broadcast
 	@$(bin)/python -m benchmarks --peers

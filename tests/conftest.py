@@ -24,7 +24,7 @@ from tests.support import eventually, free_port, lifeline
 TEMPLATE = "fraudops_template"
 # Begun first, the longest of them at the very beginning, so that two test processes end together.
 LONGEST = (
-    *("test_supervisor.py", "test_demo.py", "test_promotion.py", "test_readme.py", "test_inference_start.py", "test_inference_pod.py"),
+    *("test_supervisor.py", "test_demo.py", "test_faults.py", "test_promotion.py", "test_readme.py", "test_inference_start.py", "test_inference_pod.py"),
     *("test_promotion_simulation.py", "test_second_schema.py", "test_shipper.py", "test_inference_process.py"),
 )
 _numbers = itertools.count()
