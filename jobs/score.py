@@ -81,6 +81,8 @@ def command(
         return _show(_merge(layout), layout, as_json)
     if file is None:
         raise SettingsError("which FILE? name a CSV or Parquet file of transactions")
+    if shard and shards:
+        raise SettingsError("give --shard or --shards, not both")
     index, count = shard or _indexed(shards)
     _check_distinct(file, target, bad_rows)
     order = Order(file, target, version, keep, bad_rows, index, count, chunk_rows)

@@ -1,0 +1,249 @@
+"""`fraudops score`: the same scores as the service's, and what it says of files that it cannot score."""
+
+import gzip
+import json
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from jobs.score import command
+from tests.commands import Caller
+from tests.conftest import Platform
+from tests.promoted import promoted
+from tests.scored import Scene, make_scene
+
+ADDED = ["fraud_probability", "prediction", "model_version", "threshold"]
+SECRET = "4929.12345"
+SIZES = range(10, 150, 7)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return make_scene(tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture
+def score(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Caller:
+    return Caller("score", command, monkeypatch, capsys)
+
+
+def read(path: Path) -> pa.Table:
+    return pyarrow.parquet.read_table(path) if path.suffix == ".parquet" else pyarrow.csv.read_csv(path)
+
+
+@pytest.fixture(scope="module")
+def serving(platform: Platform) -> Platform:
+    return promoted(platform)
+
+
+def test_scores_are_those_of_the_service(serving: Platform, scene: Scene, score: Caller, tmp_path: Path) -> None:
+    told = score(scene.parquet(tmp_path / "in.parquet", 500), "--out", tmp_path / "out.parquet", "--state", serving.state.root)
+    assert told.returncode == 0, told.stderr
+    rows = [dict(zip(scene.data.schema.names, row, strict=True)) for row in scene.data.x[:500].tolist()]
+    answers = httpx.post(f"{serving.inference_url}/predict/batch", json={"transactions": rows}).raise_for_status().json()["predictions"]
+    found = read(tmp_path / "out.parquet").to_pylist()
+    assert np.allclose([row["fraud_probability"] for row in found], [answer["fraud_probability"] for answer in answers], rtol=0, atol=1e-12)
+    for name in ("prediction", "model_version", "threshold"):
+        assert [row[name] for row in found] == [answer[name] for answer in answers]
+    assert 0 < sum(row["prediction"] for row in found) < 500
+
+
+def test_another_version_comes_from_the_registry(serving: Platform, scene: Scene, score: Caller, tmp_path: Path) -> None:
+    file = scene.csv(tmp_path / "in.csv", 50)
+    arguments = (file, "--version", "1", "--json", "--state", tmp_path / "empty")
+    told = score(*arguments, MLFLOW_TRACKING_URI=serving.mlflow_url)
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert (found["out"], found["version"], found["scored"]) == (str(tmp_path / "in.scores.csv"), "1", 50)
+    unknown = score(file, "--version", "999", "--out", tmp_path / "x.csv", "--state", tmp_path / "empty", MLFLOW_TRACKING_URI=serving.mlflow_url)
+    assert unknown.returncode == 64
+    assert "999" in unknown.stderr
+
+
+def test_every_format_in_gives_the_same_scores_in_every_format_out(scene: Scene, score: Caller, tmp_path: Path) -> None:
+    source = scene.csv(tmp_path / "in.csv", 600)
+    (tmp_path / "in.csv.gz").write_bytes(gzip.compress(source.read_bytes()))
+    scene.parquet(tmp_path / "in.parquet", 600)
+    found = []
+    for name in ("in.csv", "in.csv.gz", "in.parquet"):
+        for suffix in ("csv", "parquet"):
+            out = tmp_path / f"{name}.out.{suffix}"
+            told = score(tmp_path / name, "--out", out, "--chunk-rows", "170", "--state", scene.state.root)
+            assert told.returncode == 0, told.stderr
+            assert not Path(f"{out}.parts").exists()
+            table = read(out)
+            assert table.column_names == ["transaction_id", *ADDED]
+            found.append(table.to_pydict())
+    assert [row["fraud_probability"] for row in found] == [found[0]["fraud_probability"]] * 6
+    assert [row["transaction_id"] for row in found] == [[f"t,{index}" for index in range(600)]] * 6
+
+
+def test_columns_are_kept_on_demand_with_their_types(scene: Scene, score: Caller, tmp_path: Path) -> None:
+    for source in (scene.parquet(tmp_path / "in.parquet", 120), scene.csv(tmp_path / "in.csv", 120)):
+        told = score(source, "--out", tmp_path / "out.parquet", "--keep", "note", "--keep", "Amount", "--state", scene.state.root)
+        assert told.returncode == 0, told.stderr
+        found = read(tmp_path / "out.parquet")
+        assert found.column_names == ["transaction_id", "note", "Amount", *ADDED]
+        assert found.column("Amount").to_pylist() == scene.data.amount[:120].tolist()
+
+
+def test_an_empty_file_gives_an_empty_output(scene: Scene, score: Caller, tmp_path: Path) -> None:
+    for source in (scene.csv(tmp_path / "in.csv", 0), scene.parquet(tmp_path / "in.parquet", 0)):
+        for suffix in ("csv", "parquet"):
+            told = score(source, "--out", tmp_path / f"{source.name}.{suffix}", "--state", scene.state.root)
+            assert told.returncode == 0, told.stderr
+            assert read(tmp_path / f"{source.name}.{suffix}").num_rows == 0
+
+
+def spoilt(lines: list[str]) -> list[str]:
+    """Ten bad rows; the sound ones stay as they are."""
+    first = lines[1].split(",")
+    bad = [
+        ",".join([SECRET + "x", *first[1:]]),
+        ",".join(["", *first[1:]]),
+        ",".join([*first[:2], "NaN", *first[3:]]),
+        ",".join(["1e999", *first[1:]]),
+        ",".join(["1", "-inf", *first[2:]]),
+        ",".join([SECRET, *first[1:]]),
+        ",".join(first[:5]) + "\n",
+        ",".join([*first[:-1], "x,x\n"]),
+        ",".join(["1_0", *first[1:]]),
+        ",".join(["0x10", *first[1:]]),
+    ]
+    return [*lines[:40], "\n", *bad, *lines[40:]]
+
+
+def test_bad_rows_of_a_csv_are_set_aside_with_line_column_reason_and_content(scene: Scene, score: Caller, tmp_path: Path) -> None:
+    lines = scene.lines(200)
+    (tmp_path / "bad.csv").write_text("".join(spoilt(lines)))
+    told = score(
+        tmp_path / "bad.csv", "--out", tmp_path / "out.csv", "--bad-rows", tmp_path / "aside.csv", "--chunk-rows", "30", "--json", "--state", scene.state.root
+    )
+    assert told.returncode == 0, told.stderr
+    counts = json.loads(told.stdout)
+    assert (counts["scored"], counts["set_aside"]) == (200, 10)
+    aside = read(tmp_path / "aside.csv").to_pylist()
+    assert [row["line"] for row in aside] == list(range(42, 52))
+    assert [row["column"] for row in aside] == ["V1", "V1", "V3", "V1", "V2", "V1", "", "", "V1", "V1"]
+    words = ["text where a number", "missing", "missing", "infinite", "infinite", "outside the schema's range", "5 values", "32 values", "text", "text"]
+    for row, word in zip(aside, words, strict=True):
+        assert word in row["reason"]
+        assert SECRET not in row["reason"]
+    assert aside[0]["content"].startswith(SECRET + "x,")
+    (tmp_path / "good.csv").write_text("".join(lines))
+    assert score(tmp_path / "good.csv", "--out", tmp_path / "good.out.csv", "--state", scene.state.root).returncode == 0
+    assert read(tmp_path / "out.csv").column("transaction_id") == read(tmp_path / "good.out.csv").column("transaction_id")
+    assert np.allclose(read(tmp_path / "out.csv").column("fraud_probability"), read(tmp_path / "good.out.csv").column("fraud_probability"), rtol=0, atol=1e-12)
+
+
+def test_bad_rows_of_a_parquet_file_are_set_aside_as_well(scene: Scene, score: Caller, tmp_path: Path) -> None:
+    table = scene.table(300)
+    for column, row, value in (("V2", 7, None), ("V3", 150, float("nan")), ("Amount", 299, -1.0), ("V28", 299, float("inf"))):
+        values = table.column(column).to_pylist()
+        values[row] = value
+        table = table.set_column(table.schema.get_field_index(column), column, pa.array(values, pa.float64()))
+    pyarrow.parquet.write_table(table, tmp_path / "bad.parquet", row_group_size=80)
+    told = score(
+        tmp_path / "bad.parquet", "--out", tmp_path / "out.parquet", "--bad-rows", tmp_path / "aside.csv", "--chunk-rows", "70", "--state", scene.state.root
+    )
+    assert told.returncode == 0, told.stderr
+    assert "297 rows scored" in told.stdout
+    aside = read(tmp_path / "aside.csv").to_pylist()
+    assert [(row["row"], row["column"]) for row in aside] == [(8, "V2"), (151, "V3"), (300, "V28")]
+    assert "1 more" in aside[2]["reason"]
+    assert json.loads(aside[2]["content"])["transaction_id"] == "t,299"
+    kept = read(tmp_path / "out.parquet").column("transaction_id").to_pylist()
+    assert kept == [f"t,{index}" for index in range(299) if index not in (7, 150)]
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_bad_row_ends_it_by_name_and_without_its_value(scene: Scene, score: Caller, tmp_path: Path, number: int) -> None:
+    lines = scene.lines(100)
+    bad = spoilt(lines)[41 + number]
+    (tmp_path / "bad.csv").write_text("".join([*lines[:60], bad, *lines[60:]]))
+    told = score(tmp_path / "bad.csv", "--out", tmp_path / "out.csv", "--chunk-rows", "20", "--state", scene.state.root)
+    assert told.returncode == 64
+    assert "bad.csv: line 61" in told.stderr
+    assert "--bad-rows FILE" in told.stderr
+    assert SECRET not in told.stderr
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_text_that_is_not_utf8_is_not_altered_in_silence(scene: Scene, score: Caller, tmp_path: Path) -> None:
+    lines = scene.lines(20)
+    (tmp_path / "in.csv").write_bytes("".join(lines).encode().replace(b"t,7", b"t\xff7"))
+    told = score(tmp_path / "in.csv", "--out", tmp_path / "out.csv", "--state", scene.state.root)
+    assert told.returncode == 64
+    assert "line 9, column 'transaction_id': the text is not UTF-8" in told.stderr
+
+
+def test_a_quoted_line_break_is_read_or_refused_never_torn(scene: Scene, score: Caller, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("".join(scene.lines(60)).replace('"t,', '"t\n'))
+    told = score(tmp_path / "in.csv", "--out", tmp_path / "whole.parquet", "--state", scene.state.root)
+    assert told.returncode == 0, told.stderr
+    assert read(tmp_path / "whole.parquet").column("transaction_id").to_pylist() == [f"t\n{index}" for index in range(60)]
+    codes = [score(tmp_path / "in.csv", "--out", tmp_path / f"{rows}.parquet", "--chunk-rows", str(rows), "--state", scene.state.root) for rows in SIZES]
+    assert {told.returncode for told in codes} == {0, 64}
+    for rows, told in zip(SIZES, codes, strict=True):
+        if told.returncode == 0:
+            assert read(tmp_path / f"{rows}.parquet").equals(read(tmp_path / "whole.parquet"))
+        else:
+            assert "goes over a line break" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "the file is empty"),
+        ("1,2,3\n4,5,6\n", "there is no header"),
+        ("a;b\n1;2\n", "separated by semicolons"),
+        ("a,b\n1,2\n", "names none of the schema's columns"),
+        ("V1,V2\n1,2\n", "the columns 'V3', 'V4', 'V5', 'V6', 'V7' and 22 more are missing"),
+        ("v1,V2\n", "'v1' is not 'V1'"),
+        ("PK\x03\x04", "a zip or Excel file"),
+        ("V1\0", "binary or UTF-16"),
+        ("PAR1 and no more", "damaged or cut off"),
+    ],
+)
+def test_a_file_that_lacks_columns_is_refused(scene: Scene, score: Caller, tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "in.csv").write_text(content)
+    told = score(tmp_path / "in.csv", "--out", tmp_path / "out.csv", "--state", scene.state.root)
+    assert told.returncode == 64
+    assert words in told.stderr
+    assert "Traceback" not in told.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["absent.csv"], "absent.csv: cannot be read (No such file or directory)"),
+        ([], "name it with --out"),
+        (["--out", "out.csv"], "which FILE?"),
+        (["in.csv", "--out", "out.xlsx"], "let it end in .csv or .parquet"),
+        (["in.csv", "--out", "in.csv"], "must be different files"),
+        (["in.csv", "--bad-rows", "bad.parquet"], "let it end in .csv"),
+        (["in.csv", "--keep", "colour"], "there is no column 'colour' to keep"),
+        (["in.csv", "--shard", "3/3"], "I from 0 to N-1"),
+        (["in.csv", "--shards", "3"], "here run --shard 0/3 to --shard 2/3"),
+        (["--merge", "--out", "out.csv"], "there is no run to join"),
+        (["in.csv", "--state", "/absent"], "no version serves yet"),
+        (["in.csv", "--shard", "0/2", "--shards", "2"], "give --shard or --shards, not both"),
+    ],
+)
+def test_wrong_usage_ends_with_64(scene: Scene, score: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str) -> None:
+    scene.csv(tmp_path / "in.csv", 20)
+    monkeypatch.chdir(tmp_path)
+    told = score(*arguments, *([] if "--state" in arguments else ["--state", str(scene.state.root)]))
+    assert told.returncode == 64
+    assert words in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_the_help_says_that_nothing_is_audited(score: Caller) -> None:
+    assert "not audited" in score("--help").stdout

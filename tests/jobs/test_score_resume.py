@@ -1,0 +1,268 @@
+"""`fraudops score` killed at any moment, in shards, and by several at once: the bytes are those of one undisturbed run."""
+
+import contextlib
+import fcntl
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fraudops.batch import run
+from fraudops.batch.plan import Counts, Layout, Plan, Summary, claim
+from fraudops.batch.run import Order, score_file
+from fraudops.errors import DataError, SettingsError
+from jobs.score import command
+from tests.commands import Caller
+from tests.conftest import bare_environment
+from tests.scored import VERSION, Scene, make_scene
+from tests.support import eventually
+
+ROOT = Path(__file__).parents[2]
+ROWS = 260
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return make_scene(tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture
+def score(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Caller:
+    return Caller("score", command, monkeypatch, capsys)
+
+
+def quietly(_done: int, _total: int, _counts: Counts) -> None:
+    pass
+
+
+def order_of(scene: Scene, folder: Path, suffix: str, shards: int = 1) -> Order:
+    """Rows of which one is bad, in nine pieces or so."""
+    source = folder / f"in.{suffix}"
+    if suffix == "csv":
+        lines = scene.lines(ROWS)
+        source.write_text("".join([*lines[:100], lines[100].replace(lines[100].split(",")[3], "x", 1), *lines[101:]]))
+    else:
+        scene.parquet(source, ROWS)
+    return Order(source, folder / f"out.{suffix}", bad_rows=folder / "aside.csv", keep=("note",), shards=shards, chunk_rows=30)
+
+
+def results(order: Order) -> tuple[bytes, bytes]:
+    assert order.bad_rows is not None
+    return order.out.read_bytes(), order.bad_rows.read_bytes()
+
+
+def undisturbed(order: Order, scene: Scene) -> tuple[bytes, bytes]:
+    """What one run without shards writes; nothing of it is left."""
+    assert isinstance(score_file(replace(order, shards=1), scene.models, quietly), Summary)
+    found = results(order)
+    for path in (order.out, order.bad_rows, Layout(order.out).summary):
+        assert path is not None
+        path.unlink()
+    return found
+
+
+class Killed(BaseException):
+    """No `except` of the program sees it coming."""
+
+
+class Death:
+    """Comes before the effect of that number, or halfway through it where bytes are written; the dead have no effects."""
+
+    def __init__(self, number: int) -> None:
+        self.left, self.dead = number, False
+
+    def before(self, effect: Callable[..., Any]) -> Callable[..., Any]:
+        def mortal(*arguments: Any, **named: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                if effect.__name__ == "write_bytes" and not self.dead:
+                    effect(arguments[0], arguments[1][: len(arguments[1]) // 2])
+                self.dead = True
+                raise Killed
+            return effect(*arguments, **named)
+
+        return mortal
+
+
+EFFECTS = ((Path, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "write_bytes"), (Path, "mkdir"), (os, "link"), (os, "rmdir"), (shutil, "rmtree"))
+
+
+def killed_at(number: int, act: Callable[[], object]) -> bool:
+    """Whether the act was killed; else it had fewer effects."""
+    death = Death(number)
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in EFFECTS:
+            patch.setattr(owner, name, death.before(getattr(owner, name)))
+        with contextlib.suppress(Killed):
+            act()
+    return death.dead
+
+
+@pytest.mark.parametrize(("suffix", "shards"), [("csv", 2), ("parquet", 1), ("parquet", 2)])
+def test_killed_before_any_effect_it_ends_with_the_same_bytes(scene: Scene, tmp_path: Path, suffix: str, shards: int) -> None:
+    order = order_of(scene, tmp_path, suffix, shards)
+    expected = undisturbed(order, scene)
+
+    def all_shards() -> None:
+        for shard in range(shards):
+            score_file(replace(order, shard=shard), scene.models, quietly)
+
+    number = 0
+    while killed_at(number, all_shards):
+        if order.out.exists():
+            assert order.out.read_bytes() == expected[0], f"half of it appeared at effect {number}"
+        all_shards()
+        assert results(order) == expected, f"killed at effect {number}"
+        left = {path.name for path in tmp_path.iterdir()}
+        assert {name for name in left if ".unfinished" not in name} == {f"in.{suffix}", f"out.{suffix}", f"out.{suffix}.json", "aside.csv"}
+        for path in tmp_path.iterdir():
+            if path.name != f"in.{suffix}":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        number += random.randint(1, 11)  # every one in the long run
+    assert number > 30
+
+
+def test_a_process_killed_at_a_random_moment_is_gone_on_with(scene: Scene, tmp_path: Path) -> None:
+    order = replace(order_of(scene, tmp_path, "csv"), source=scene.csv(tmp_path / "long.csv", 12_000))
+    expected, layout = undisturbed(order, scene), Layout(order.out)
+    piece = random.randrange(1, 200)
+    words = [order.source, "--out", order.out, "--bad-rows", order.bad_rows, "--keep", "note", "--chunk-rows", order.chunk_rows, "--state", scene.state.root]
+    command_line = [sys.executable, "-m", "jobs.score", *map(str, words)]
+    process = subprocess.Popen(command_line, cwd=ROOT, env=bare_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    eventually(lambda: layout.done(piece).stat(), 30, 0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    assert not order.out.exists()
+    told: list[Counts] = []
+    found = score_file(order, scene.models, lambda _done, _total, counts: told.append(counts))
+    assert isinstance(found, Summary)
+    assert found.counts.scored == 12_000
+    assert len(told) < found.plan.pieces - piece
+    assert results(order) == expected
+
+
+def test_the_shard_whose_plan_comes_second_follows_the_first(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has looked at what serves before a promotion, or after one that the first has not seen."""
+    order = order_of(scene, tmp_path, "csv", shards=2)
+    expected = undisturbed(order, scene)
+
+    def overtaken(layout: Layout, plan: Plan) -> Plan:
+        monkeypatch.setattr(run, "claim", claim)
+        scene.serve(VERSION)
+        score_file(replace(order, shard=1), scene.models, quietly)
+        assert plan.version == "4"
+        return claim(layout, plan)
+
+    monkeypatch.setattr(run, "claim", overtaken)
+    scene.serve("4")
+    assert isinstance(score_file(order, scene.models, quietly), Summary)
+    assert results(order) == expected
+
+
+def test_a_shard_waits_for_another_that_is_joining(scene: Scene, tmp_path: Path) -> None:
+    order = order_of(scene, tmp_path, "csv", shards=2)
+    expected, layout = undisturbed(order, scene), Layout(order.out)
+    score_file(order, scene.models, quietly)
+    with ThreadPoolExecutor() as pool, layout.lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        last = pool.submit(score_file, replace(order, shard=1), scene.models, quietly)
+        eventually(lambda: layout.shard_done(1).stat())
+        with pytest.raises(TimeoutError):
+            last.result(0.2)
+        assert not order.out.exists()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert isinstance(last.result(10), Summary)
+    assert results(order) == expected
+
+
+def test_an_indexed_job_scores_the_shard_of_its_index(scene: Scene, score: Caller, tmp_path: Path) -> None:
+    order = order_of(scene, tmp_path, "parquet", shards=2)
+    expected = undisturbed(replace(order, bad_rows=tmp_path / "aside.csv"), scene)[0]
+    words = (order.source, "--out", order.out, "--keep", "note", "--chunk-rows", "30", "--state", scene.state.root)
+    first = score(*words, "--shards", "2", JOB_COMPLETION_INDEX="1")
+    assert first.returncode == 0, first.stderr
+    assert (tmp_path / "out.parquet.part-1-of-2").exists()
+    assert not order.out.exists()
+    early = score("--merge", "--out", order.out)
+    assert (early.returncode, "of 2 shards these are not whole: 0" in early.stderr) == (65, True)
+    assert score(*words, "--shards", "2", JOB_COMPLETION_INDEX="0").returncode == 0
+    assert order.out.read_bytes() == expected
+    assert score("--merge", "--out", order.out).returncode == 0, "to join again changes nothing"
+
+
+def test_a_promotion_meanwhile_changes_nothing(scene: Scene, tmp_path: Path) -> None:
+    order = order_of(scene, tmp_path, "parquet", shards=2)
+    expected = undisturbed(order, scene)
+    score_file(replace(order, shard=1), scene.models, quietly)
+    scene.serve("4")
+    try:
+        found = score_file(replace(order, shard=0), scene.models, quietly)
+        assert isinstance(found, Summary)
+        assert (found.plan.version, results(order)) == (VERSION, expected)
+        after = score_file(replace(order, shard=1), scene.models, quietly)
+        assert isinstance(after, Counts), "a new run, of the version that serves now"
+    finally:
+        scene.serve(VERSION)
+
+
+@pytest.fixture
+def begun(scene: Scene, tmp_path: Path) -> Order:
+    """A run of which the second half is missing."""
+    order = order_of(scene, tmp_path, "parquet", shards=2)
+    score_file(order, scene.models, quietly)
+    return order
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"keep": ()}, "another --keep"),
+        ({"bad_rows": None}, "another --bad-rows"),
+        ({"chunk_rows": 31}, "another --chunk-rows"),
+        ({"shards": 3}, "another number of shards"),
+    ],
+)
+def test_what_was_begun_is_not_mixed_with_something_else(scene: Scene, begun: Order, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        score_file(replace(begun, **change), scene.models, quietly)
+
+
+def test_an_input_that_has_changed_is_not_mixed_with_what_it_was(scene: Scene, begun: Order) -> None:
+    scene.parquet(begun.source, ROWS - 1)
+    with pytest.raises(SettingsError, match="another state of the input file"):
+        score_file(replace(begun, shard=1), scene.models, quietly)
+
+
+def test_an_input_that_changes_under_way_is_noticed(scene: Scene, tmp_path: Path) -> None:
+    order = order_of(scene, tmp_path, "csv")
+    with pytest.raises(DataError, match="has changed while it was scored"):
+        score_file(order, scene.models, lambda _done, _total, _counts: os.utime(order.source, ns=(1, 1)))
+    assert not order.out.exists()
+
+
+def test_what_is_whole_is_not_done_again(scene: Scene, tmp_path: Path) -> None:
+    order, told = order_of(scene, tmp_path, "csv"), list[Counts]()
+    first = score_file(order, scene.models, quietly)
+    before = order.out.stat().st_mtime_ns
+    assert score_file(order, scene.models, lambda _done, _total, counts: told.append(counts)) == first
+    assert (order.out.stat().st_mtime_ns, told) == (before, [])
+
+
+def test_the_number_of_shards_changes_no_byte(scene: Scene, tmp_path: Path) -> None:
+    def of(shards: int) -> Iterator[bytes]:
+        order = order_of(scene, tmp_path, "parquet", shards)
+        for shard in random.sample(range(shards), shards):
+            score_file(replace(order, shard=shard), scene.models, quietly)
+        yield from results(order)
+        Layout(order.out).summary.unlink()
+
+    assert tuple(of(1)) == tuple(of(4)) == tuple(of(25))
