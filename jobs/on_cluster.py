@@ -50,7 +50,7 @@ class ClusterCommand(click.Command):
         if not on_cluster:
             refuse_cluster_options()
             return self._here(**parameters) if self._here else None
-        return run_as_job(release, namespace, self._template, self._module, arguments_for_the_pod(self._given))
+        return run_as_job(release, namespace, self._template, self._module, arguments_for_the_pod(self._given), parameters.get("shards"))
 
 
 def refuse_cluster_options() -> None:
@@ -74,7 +74,7 @@ def arguments_for_the_pod(given: Sequence[str]) -> list[str]:
     return kept
 
 
-def run_as_job(release: str | None, namespace: str | None, template: str, module: str | None, arguments: Sequence[str]) -> int:
+def run_as_job(release: str | None, namespace: str | None, template: str, module: str | None, arguments: Sequence[str], shards: int | None = None) -> int:
     """The exit code of the Job's last try. Ctrl-C leaves the Job running."""
     from fraudops.cluster.api import Cluster
     from fraudops.cluster.runner import JobRunner, Wanted, find_release, job_of, new_name
@@ -86,7 +86,7 @@ def run_as_job(release: str | None, namespace: str | None, template: str, module
         async with Cluster.connect(namespace) as cluster:
             runner = JobRunner(cluster, say, streams.emit)
             found = await find_release(cluster, release)
-            wanted = Wanted(template, arguments, module, environment())
+            wanted = Wanted(template, arguments, module, environment(), shards)
             job = job_of(await runner.template(found, template), new_name(found, module.rpartition(".")[2] if module else template), wanted)
             started.append(f"kubectl -n {cluster.namespace} logs -f job/{await runner.create(job)}")
             say(f"Job {job['metadata']['name']} in namespace {cluster.namespace}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fraudops.cluster.api import Cluster, NotFoundError
-from fraudops.errors import FraudopsError, SettingsError, StoreDownError
+from fraudops.errors import FraudopsError, RefusedError, SettingsError, StoreDownError
 
 Object = dict[str, Any]
 Answer = TypeVar("Answer")
@@ -21,16 +21,22 @@ PATIENCE_SECONDS = 120.0
 # What a Job may take beyond its own deadline before nobody is waited for any more.
 MARGIN_SECONDS = 120.0
 DEFAULT_DEADLINE_SECONDS = 86_400.0
+# Nothing is tried again after these: the podFailurePolicy of the chart's Jobs.
+FINAL = frozenset({SettingsError.exit_code, RefusedError.exit_code})
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """`template` names the CronJob; `module` runs instead of its program and arguments, else the arguments follow those of the template."""
+    """`template` names the CronJob; `module` runs instead of its program and arguments, else the arguments follow those of the template.
+
+    `shards` is how many pods an Indexed Job has, if not as many as its template says.
+    """
 
     template: str
     arguments: Sequence[str] = ()
     module: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    shards: int | None = None
 
 
 def job_of(cronjob: Object, name: str, wanted: Wanted) -> Object:
@@ -43,6 +49,8 @@ def job_of(cronjob: Object, name: str, wanted: Wanted) -> Object:
         container["args"] = [*container.get("args", []), *wanted.arguments]
     kept = [variable for variable in container.get("env", []) if variable["name"] not in wanted.environment]
     container["env"] = [*kept, *({"name": name, "value": value} for name, value in wanted.environment.items())]
+    if wanted.shards:
+        template["spec"] |= {"completions": wanted.shards, "parallelism": wanted.shards}
     owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": cronjob["metadata"]["name"], "uid": cronjob["metadata"]["uid"]}
     found = template.get("metadata") or {}
     annotations = (found.get("annotations") or {}) | {"cronjob.kubernetes.io/instantiate": "manual"}
@@ -117,11 +125,13 @@ class JobRunner:
     async def _follow(self, name: str) -> int:
         followed: set[str] = set()
         code: int | None = None
+        indexed = (await self._patiently(lambda: self._job(name)))["spec"].get("completionMode") == "Indexed"
         while (pod := await self._next_pod(name, followed)) is not None:
             if followed:
-                self.say(f"Kubernetes tries again: pod {pod}")
+                self.say(f"the next pod: {pod}" if indexed else f"Kubernetes tries again: pod {pod}")
             followed.add(pod)
-            code = await self._follow_pod(pod)
+            ended = await self._follow_pod(pod)
+            code = code if indexed and code in FINAL else ended  # one shard's refusal ends the others by a signal
         fault = await self._fault(name)
         if fault and (code in (None, 0) or fault.startswith("DeadlineExceeded")):  # killed, its code says nothing
             raise StoreDownError(f"Job {name} failed: {fault}")

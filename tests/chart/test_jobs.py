@@ -3,7 +3,7 @@
 import pytest
 
 from fraudops.errors import RefusedError, SettingsError, StoreDownError
-from tests.chart.rendering import EVERYTHING, Manifest, Variant, job_spec, kinds, named, render, title
+from tests.chart.rendering import EVERYTHING, Manifest, Variant, environment, job_spec, kinds, named, render, title
 
 ON_DEMAND = {"train", "validate", "promote", "pipeline"}
 ONCE = {"setup", "migrate", "bootstrap"}
@@ -41,6 +41,29 @@ def test_what_runs_on_demand_is_a_suspended_template() -> None:
     assert {name for name, spec in cron.items() if spec["suspend"]} == ON_DEMAND
     assert set(cron) - ON_DEMAND == {"drift", "retention", "reconcile"}
     assert cron["reconcile"]["schedule"] == "* * * * *"
+
+
+def test_scoring_is_a_template_in_shards_that_writes_to_the_data_volume() -> None:
+    """Without a volume it is not there; and no claim is rendered, which a suspended template alone would leave waiting."""
+    assert "fraudops-score" not in {manifest["metadata"]["name"] for manifest in render()}
+    manifests = render(Variant(settings=("data.source=volume", "jobs.score.shards=4", "jobs.score.args={--keep,Amount}")))
+    cron = named(manifests, "CronJob", "fraudops-score")
+    spec = job_spec(cron)
+    assert spec is not None
+    assert cron["spec"]["suspend"] is True
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 4, 4)
+    container = spec["template"]["spec"]["containers"][0]
+    assert container["args"] == ["--shards", "4", "--keep", "Amount"]
+    assert environment(manifests, container)["FRAUDOPS_DATA"] == "/data/creditcard.csv"
+    mounts = {m["metadata"]["name"]: mount["readOnly"] for m in kinds(manifests, "CronJob") for mount in data_mounts(m)}
+    assert mounts == {"fraudops-train": True, "fraudops-validate": True, "fraudops-pipeline": True, "fraudops-score": False}
+    assert not [claim for claim in kinds(manifests, "PersistentVolumeClaim") if claim["metadata"]["name"] == "fraudops-data"]
+
+
+def data_mounts(manifest: Manifest) -> list[dict[str, object]]:
+    spec = job_spec(manifest)
+    assert spec is not None
+    return [mount for mount in spec["template"]["spec"]["containers"][0]["volumeMounts"] if mount["name"] == "data"]
 
 
 def test_a_suspended_template_starts_with_what_it_needs() -> None:

@@ -14,6 +14,7 @@ ACCOUNTS = {
     "inference": "fraudops-inference",
     "validate": "fraudops-jobs",
     "drift": "fraudops-jobs",
+    "score": "fraudops-jobs",
     "promote": "fraudops-promotion",
     "pipeline": "fraudops-promotion",
     "reconcile": "fraudops-promotion",

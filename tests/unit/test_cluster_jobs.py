@@ -62,6 +62,14 @@ def test_arguments_follow_those_of_the_template_and_the_template_stays_as_it_is(
     assert before == CRONJOB
 
 
+def test_an_indexed_job_has_as_many_pods_as_shards_are_asked_for() -> None:
+    template = copy.deepcopy(CRONJOB)
+    template["spec"]["jobTemplate"]["spec"] |= {"completionMode": "Indexed", "completions": 1, "parallelism": 1}
+    spec = job_of(template, "shop-score-1", Wanted("score", ["--shards", "4"], shards=4))["spec"]
+    assert (spec["completions"], spec["parallelism"]) == (4, 4)
+    assert job_of(template, "shop-score-2", Wanted("score"))["spec"]["completions"] == 1
+
+
 def test_another_program_in_the_templates_place_has_its_own_arguments_alone() -> None:
     job = job_of(CRONJOB, "shop-rollback-1", Wanted("train", ["--json"], module="jobs.rollback"))
     assert (container_of(job)["command"], container_of(job)["args"]) == (["python", "-m", "jobs.rollback"], ["--json"])

@@ -6,6 +6,8 @@ The spec of one Job, of (dict "root" $ "name" "train" "settings" .Values.jobs.tr
   access       list of what its pod may reach: mlflow, postgresql, admin, inference, api, https
   database, adminToken, auditKey   true: it reads that Secret; databases: every url of the database Secret
   data         true: it reads the training data
+  writesData   true: it writes to the data volume as well
+  shards       an Indexed Job of so many pods, all at once
   bare         true: it reads no ConfigMap
   exportClaim  a claim that is mounted at /export
   backoffLimit, ttl   instead of those of .Values.jobs; ttl "" keeps the Job
@@ -19,6 +21,11 @@ Exit codes are those of the programs: 64 bad settings and 65 a gate refused end 
 {{- $schema := and .data $root.Values.data.schema }}
 backoffLimit: {{ .backoffLimit | default $jobs.backoffLimit | int64 }}
 activeDeadlineSeconds: {{ .settings.activeDeadlineSeconds | int64 }}
+{{- with .shards }}
+completionMode: Indexed
+completions: {{ . }}
+parallelism: {{ . }}
+{{- end }}
 {{- if not (hasKey . "ttl") }}
 ttlSecondsAfterFinished: {{ $jobs.ttlSecondsAfterFinished | int64 }}
 {{- end }}
@@ -81,7 +88,7 @@ template:
         volumeMounts:
           - {name: tmp, mountPath: /tmp}
           {{- if $data }}
-          - {name: data, mountPath: /data, readOnly: {{ ne $root.Values.data.source "url" }}}
+          - {name: data, mountPath: /data, readOnly: {{ not (or .writesData (eq $root.Values.data.source "url")) }}}
           {{- end }}
           {{- if $schema }}
           - {name: schema, mountPath: /etc/fraudops, readOnly: true}
