@@ -11,8 +11,9 @@ CONNECT_SECONDS = 10.0
 # SQLSTATEs that pass without our doing: connection, resources, shutdown and recovery, locks, conflicts, a standby, a role or database not there yet.
 TEMPORARY = ("08", "53", "57", "55", "40", "25006", "28", "3D", "58", "XX")
 NO_SCHEMA = ("42P01", "42703", "3F000")
+AWAY = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 # What asyncpg and the sockets below it raise. InternalClientError too: a server that ends the connection within a COPY leaves asyncpg's own state broken.
-TROUBLE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+TROUBLE = (asyncpg.PostgresError, *AWAY)
 
 
 def dsn(url: str) -> str:
@@ -58,7 +59,8 @@ def why_away(error: BaseException) -> str | None:
     if state:
         return None
     inner = getattr(error, "orig", None) or error
-    cause = inner.__cause__ or inner
-    if isinstance(cause, (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)) or getattr(error, "connection_invalidated", False):
-        return f"does not answer ({type(cause).__name__}): is it running, and is DATABASE_URL right?"
+    # The cause of a wrapped error says more; that of a timeout is only that something was cancelled.
+    cause = next((one for one in (inner.__cause__, inner) if isinstance(one, AWAY)), None)
+    if cause or getattr(error, "connection_invalidated", False):
+        return f"does not answer ({type(cause or inner).__name__}): is it running, and is DATABASE_URL right?"
     return None

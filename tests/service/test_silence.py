@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import re
+from collections.abc import Iterator
 
 import pytest
 
+from fraudops.audit import connection as connection_module
 from fraudops.audit.records import encode
 from fraudops.errors import StoreDownError
 from services.shipper import sink as sink_module
@@ -20,16 +22,30 @@ PAYLOADS = [encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for 
 @pytest.mark.parametrize("words", [GREETING, COPYING, INSERTING], ids=["greeting", "copy", "insert"])
 async def test_a_silent_connection_is_given_up_and_what_it_held_goes_by_another(database: str, monkeypatch: pytest.MonkeyPatch, words: bytes) -> None:
     monkeypatch.setattr(sink_module, "TRANSACTION_SECONDS", 0.5)
-    match = re.search(r":(\d+)/", database)
-    assert match
-    with FaultProxy(int(match[1])).running() as proxy:
-        sink = Sink(database.replace(match[0], f":{proxy.port}/"))
+    with behind_a_network(database) as (sink, proxy):
         trap = proxy.set(Trap(words, "stall", more=100 if words == COPYING else 0))
         with pytest.raises(StoreDownError):
             await in_time(sink)
         assert trap.sprung.is_set()
         assert (await until_shipped(sink)).new == len(PAYLOADS)
         await sink.close()
+
+
+async def test_a_network_that_lets_nobody_through_is_told_as_such(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "CONNECT_SECONDS", 0.3)
+    with behind_a_network(database) as (sink, proxy):
+        proxy.stall()
+        with pytest.raises(StoreDownError, match=r"does not answer \(TimeoutError\)"):
+            await in_time(sink)
+
+
+@contextlib.contextmanager
+def behind_a_network(database: str) -> Iterator[tuple[Sink, FaultProxy]]:
+    """A sink behind a network that can be stalled."""
+    match = re.search(r":(\d+)/", database)
+    assert match
+    with FaultProxy(int(match[1])).running() as proxy:
+        yield Sink(database.replace(match[0], f":{proxy.port}/")), proxy
 
 
 async def until_shipped(sink: Sink) -> Outcome:
