@@ -104,8 +104,9 @@ class Verdict:
         """Call it when all is shipped."""
         found, compared = self.verified(log), compare(self._url, log)
         lost, doubled = found["log"]["lost"] + found["log"]["set_aside"] + compared.lost, found["duplicated"] + compared.doubled
-        assert (lost, doubled, compared.different, found["log"]["repeated"]) == (0, 0, 0, 0)
-        assert found["log"]["in_table"] == found["log"]["lines"] > 0
+        seen = f"{fault}: {found}, {compared}"
+        assert (lost, doubled, compared.different, found["log"]["repeated"]) == (0, 0, 0, 0), seen
+        assert found["log"]["in_table"] == found["log"]["lines"] > 0, seen
         refused = log.refused()
         broken = sum(line["status"] == 0 for line in refused)
         unanswered = f"; refused {len(refused) - broken:,}, connection broken {broken:,}" if refused else ""

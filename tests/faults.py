@@ -31,6 +31,7 @@ CLIENTS, PAUSE = 4, 0.02
 # In the short tier the shipper waits 3 s for a silent PostgreSQL and not a minute: nothing else in it differs.
 IMPATIENT = "from services.shipper import sink; sink.TRANSACTION_SECONDS = 3.0; from services.shipper.__main__ import main; main()"
 SHIPPER = ["-m", "services.shipper"] if PROOF else ["-c", IMPATIENT]
+SETTLE_SECONDS = 600 if PROOF else 60
 SERVER = {} if PROOF else {"fsync": "off"}
 
 
@@ -143,15 +144,15 @@ class World:
         finally:
             clients.communicate(timeout=60)
 
-    def settled(self, seconds: float = 30) -> None:
-        """Waits until the shipper has nothing left to ship."""
+    def settled(self) -> None:
+        """Waits until the shipper has nothing left to ship: it may have to find out first that a connection is dead."""
         moment = datetime.now(UTC)
 
         def empty() -> None:
             assert self.told.at > moment
-            assert (self.told.backlog_bytes, self.told.doing) == (0, "shipping")
+            assert (self.told.backlog_bytes, self.told.doing) == (0, "shipping"), self.told
 
-        eventually(empty, seconds)
+        eventually(empty, SETTLE_SECONDS)
 
 
 @contextlib.contextmanager

@@ -111,7 +111,7 @@ def test_the_network_stalled_without_a_reset(world: World, verdict: Verdict) -> 
         world.proxy.flow()
         log.grew_by(20)
     assert log.refused() == []
-    world.settled(150)
+    world.settled()
     verdict.nothing_lost(log, f"network stalled for {seconds:g} s")
 
 
@@ -124,7 +124,7 @@ def test_a_connection_that_goes_silent_for_ever(world: World, verdict: Verdict, 
             world.proxy.reset()
         assert trap.sprung.wait(30)
     assert log.refused() == []
-    world.settled(300 if PROOF else 25)
+    world.settled()
     verdict.nothing_lost(log, f"a connection silent for ever within {words.decode().split()[0]}")
 
 
@@ -140,7 +140,7 @@ def test_the_spool_full(world: World, verdict: Verdict, figures: Figures) -> Non
         world.start_postgresql()
         log.grew_by(50)
     assert {(line["status"], line["retry_after"]) for line in log.refused()} == {(503, "1")}
-    world.settled(60)
+    world.settled()
     verdict.nothing_lost(log, f"spool full at its maximum of {SPOOL_BYTES >> 20} MiB: 503 with Retry-After, ready")
 
 
