@@ -171,10 +171,14 @@ class SpoolReader:
             self._rows[segment] = (size, rows)
         return size, rows
 
-    def close(self) -> None:
+    def let_go(self) -> None:
+        """Closes every segment, so that another part of this process may adopt them; the folder stays ours."""
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
+
+    def close(self) -> None:
+        self.let_go()
         os.close(self._lock)
 
     def _oldest(self) -> list[SegmentReader]:

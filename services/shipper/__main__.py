@@ -28,7 +28,8 @@ from services.shipper.watching import watch_drift
 logger = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
-AGAIN_SECONDS = 1.0
+AGAIN_SECONDS, AGAIN_DRAIN_SECONDS = 1.0, 3.0
+CANCEL_SECONDS = 0.5
 
 
 async def serve(settings: ShipperSettings) -> None:
@@ -46,10 +47,11 @@ async def serve(settings: ShipperSettings) -> None:
     sink = Sink(url, settings.retention.days)
     shipper = Shipper(spool, sink, state.spool, current)
     try:
-        await _supervise(shipper.run(stopping), (_report(state, spool, current), watch_drift(url, state)), stopping)
-        while settings.cluster.release and await asyncio.to_thread(hand_over, settings) > 0:
+        working = asyncio.create_task(shipper.run(stopping))
+        await _supervise(working, sink, (_report(state, spool, current), watch_drift(url, state)), stopping)
+        while settings.cluster.release and await _hand_over(settings, spool) > 0:
             await asyncio.sleep(AGAIN_SECONDS)
-            await shipper.run(stopping)
+            await _drain(asyncio.create_task(shipper.run(stopping)), sink, AGAIN_DRAIN_SECONDS)
     finally:
         await sink.close()
         current.doing = "stopped"
@@ -73,17 +75,31 @@ async def _open_spool(state: State, stopping: asyncio.Event) -> SpoolReader | No
     return None
 
 
-async def _supervise(work: Coroutine[Any, Any, None], beside: Iterable[Coroutine[Any, Any, None]], stopping: asyncio.Event) -> None:
+async def _supervise(working: "asyncio.Task[None]", sink: Sink, beside: Iterable[Coroutine[Any, Any, None]], stopping: asyncio.Event) -> None:
     """Until stopped, then as long as the drain may take; ends at once when one of them fails, with its error."""
-    working, tasks = asyncio.create_task(work), [*map(asyncio.create_task, beside), asyncio.create_task(stopping.wait())]
+    tasks = [*map(asyncio.create_task, beside), asyncio.create_task(stopping.wait())]
     await asyncio.wait([working, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    if stopping.is_set():
-        await asyncio.wait([working], timeout=DRAIN_SECONDS)
-    for task in (working, *tasks):
+    await _drain(working, sink, DRAIN_SECONDS if stopping.is_set() else 0)
+    for task in tasks:
         task.cancel()
     for ended in await asyncio.gather(working, *tasks, return_exceptions=True):
         if isinstance(ended, Exception):
             raise ended
+
+
+async def _drain(working: "asyncio.Task[None]", sink: Sink, seconds: float) -> None:
+    """As long as it may take, and no longer: a connection that went silent, or its end, would keep the work from hearing that it is cancelled."""
+    await asyncio.wait([working], timeout=seconds)
+    while not working.done():
+        sink.give_up()
+        working.cancel()
+        await asyncio.wait([working], timeout=CANCEL_SECONDS)
+
+
+async def _hand_over(settings: ShipperSettings, spool: SpoolReader) -> int:
+    """How many segments stay here."""
+    spool.let_go()
+    return await asyncio.to_thread(hand_over, settings)
 
 
 async def _report(state: State, spool: SpoolReader, current: ShipperState) -> None:

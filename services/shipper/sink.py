@@ -81,6 +81,12 @@ class Sink:
             with contextlib.suppress(*TROUBLE):
                 await self._connection.close(timeout=2)
 
+    def give_up(self) -> None:
+        """Ends the connection under whatever still waits for it."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
     async def _has_partition(self, row: Row, outcome: Outcome) -> bool:
         if row.day is None:
             return True
@@ -127,7 +133,7 @@ class Sink:
         try:
             yield
         except TROUBLE as error:
-            self._drop()
+            self.give_up()
             reason = why_away(error) or f"does not let us write (SQLSTATE {sqlstate(error)}): look into its log"
             raise StoreDownError(f"PostgreSQL at {address(self._url)} {reason}") from error
 
@@ -141,11 +147,6 @@ class Sink:
                 yield
         finally:
             timer.cancel()
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
 
 
 def _blames_a_row(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from fraudops.drift_standing import DriftStanding, write_standing
 from fraudops.state import State
 
 logger = logging.getLogger(__name__)
-LOOK_SECONDS = 60.0
+LOOK_SECONDS, CLOSE_SECONDS = 60.0, 2.0
 # A window with too few rows says nothing: the one before it stands.
 LATEST = """
 SELECT (SELECT max(at) FROM drift_runs) AS last_run, judged.verdict, judged.model_digest AS digest
@@ -32,7 +32,9 @@ async def _look(url: str, state: State) -> None:
     connection: Any = await connect(url, "fraudops-shipper")
     try:
         found = await connection.fetchrow(LATEST, timeout=LOOK_SECONDS)
+        await connection.close(timeout=CLOSE_SECONDS)
     finally:
-        await connection.close()
+        # Whatever went wrong before: a polite end waits for the answer of a server that may be silent, and the shipper's end waits for us.
+        connection.terminate()
     if found["last_run"]:
         write_standing(state, DriftStanding(last_run=found["last_run"], verdict=found["verdict"], digest=found["digest"]))

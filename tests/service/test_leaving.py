@@ -1,0 +1,56 @@
+"""A shipper that is told to stop in a pod that goes: it reaches the handing over whatever PostgreSQL does, for the pod's grace period is short."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fraudops.audit.records import encode
+from fraudops.settings import AuditSettings
+from fraudops.spool import SpoolWriter
+from fraudops.state import State
+from tests.audit_records import prediction
+from tests.fault_proxy import COPYING, INSERTING, FaultProxy, Trap
+
+# The drain cut short, and the other pods replaced: they take nothing at first, then everything.
+PROGRAM = """
+import services.shipper.__main__ as shipper
+answers = iter((1, 1, 0))
+def hand_over(settings):
+    print("handing over", flush=True)
+    return next(answers)
+shipper.hand_over, shipper.DRAIN_SECONDS, shipper.AGAIN_SECONDS, shipper.AGAIN_DRAIN_SECONDS = hand_over, 0.5, 0.1, 0.5
+shipper.main()
+"""
+LOOKING = b"FROM drift_runs"
+
+
+@pytest.mark.parametrize("words", [COPYING, INSERTING, LOOKING], ids=["copy", "insert", "drift"])
+def test_a_silent_postgresql_does_not_keep_it_from_handing_over(state: State, database: str, tmp_path: Path, words: bytes) -> None:
+    writer = SpoolWriter(state.spool, "answered", AuditSettings())
+    if words != LOOKING:
+        writer.append_many([encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for _ in range(100)])
+    match = re.search(r":(\d+)/", database)
+    assert match
+    with FaultProxy(int(match[1])).running() as proxy, (tmp_path / "log").open("w+") as log:
+        trap = proxy.set(Trap(words, "stall", more=100 if words == COPYING else 0))
+        environment = {
+            "DATABASE_URL": database.replace(match[0], f":{proxy.port}/"),
+            "FRAUDOPS_STATE": str(state.root),
+            "FRAUDOPS_CLUSTER__RELEASE": "test",
+            "HOME": str(tmp_path),
+        }
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, stdout=log, stderr=log)
+        try:
+            assert trap.sprung.wait(20)
+            proxy.stall()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(12) == 0
+        finally:
+            process.kill()
+            process.wait()
+            writer.close()
+        assert (tmp_path / "log").read_text().count("handing over") == 3
