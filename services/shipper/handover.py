@@ -1,7 +1,9 @@
 """What a leaving pod could not ship goes to another pod, whose shipper brings it to PostgreSQL: an answered prediction outlives the pod that answered it."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -10,11 +12,12 @@ from fraudops.audit.aside import Aside
 from fraudops.errors import FraudopsError
 from fraudops.peers import peer_urls
 from fraudops.settings import ShipperSettings
-from fraudops.spool.segments import Segment, list_segments
+from fraudops.spool.segments import adopt, list_segments
 from fraudops.state import State
 
 logger = logging.getLogger(__name__)
-TIMEOUT = httpx.Timeout(20.0, connect=1.0)
+# One pod that hangs must not use up the grace period of the pod that leaves.
+TIMEOUT = httpx.Timeout(5.0, connect=1.0)
 PART = 1 << 20
 
 
@@ -28,23 +31,33 @@ def hand_over(settings: ShipperSettings) -> int:
 def give_away(spool: Path, urls: Sequence[str], token: str) -> int:
     """Gives every segment of the spool, and what was set aside, to the first pod that takes it; returns how many segments stay here.
 
-    Call it once nobody writes to the spool any more. A segment goes from here when another pod has it on its disk: killed in between, it is there twice,
-    which changes nothing, since a row arrives once by its primary key.
+    A segment that is still written to stays: what came later would be lost with it. One goes from here when another pod has it on its disk: killed in
+    between, it is there twice, which changes nothing, since a row arrives once by its primary key.
     """
     if not urls:
         return len(list_segments(spool))
     _take_back_what_was_set_aside(spool)
-    left, urls = 0, list(urls)
+    left, takers = 0, list(urls)
     with httpx.Client(headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT, trust_env=False) as client:
         for segment in list_segments(spool):
-            taker = next((url for url in urls if _give(client, url, spool, segment)), None)
-            if taker is None:
-                left += 1
-                continue
-            (spool / segment.name).unlink(missing_ok=True)
-            urls = [taker, *(url for url in urls if url != taker)]
-            logger.info("a segment of the spool was handed over", extra={"segment": segment.name, "to": taker})
+            path = spool / segment.name
+            with _adopted(path) as ours:
+                if ours and _give_to_first(client, takers, path):
+                    path.unlink(missing_ok=True)
+                    logger.info("a segment of the spool was handed over", extra={"segment": segment.name, "to": takers[0]})
+                else:
+                    left += 1
     return left
+
+
+@contextmanager
+def _adopted(path: Path) -> Iterator[bool]:
+    """Whether nobody writes to the segment any more; meanwhile nobody else takes it up."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield adopt(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _take_back_what_was_set_aside(spool: Path) -> None:
@@ -57,13 +70,23 @@ def _take_back_what_was_set_aside(spool: Path) -> None:
         logger.error("what was set aside stays with this pod", extra={"reason": str(error)})
 
 
-def _give(client: httpx.Client, url: str, spool: Path, segment: Segment) -> bool:
-    """Whether that pod has it on its disk."""
-    path = spool / segment.name
+def _give_to_first(client: httpx.Client, takers: list[str], path: Path) -> bool:
+    """Whether the first of the takers has it on its disk. Who does not take it is asked no more this time: the pod has not the time to wait again."""
     try:
-        size = path.stat().st_size
-        answer = client.put(f"{url}/spool/{segment.name}", content=_parts(path), headers={"Content-Length": str(size)})
-    except (OSError, httpx.HTTPError) as error:
+        while takers and not _give(client, takers[0], path):
+            del takers[0]
+    except OSError as error:
+        logger.error("a segment of the spool cannot be read", extra={"segment": path.name, "reason": error.strerror})
+        return False
+    return bool(takers)
+
+
+def _give(client: httpx.Client, url: str, path: Path) -> bool:
+    """Whether that pod has it on its disk. Raises OSError when it cannot be read here."""
+    headers = {"Content-Length": str(path.stat().st_size)}
+    try:
+        answer = client.put(f"{url}/spool/{path.name}", content=_parts(path), headers=headers)
+    except httpx.HTTPError as error:
         logger.warning("a pod does not take a segment of the spool", extra={"url": url, "reason": type(error).__name__})
         return False
     if answer.status_code >= 300:

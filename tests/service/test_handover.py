@@ -1,8 +1,10 @@
 """A leaving pod's spool on its way to another pod: whole, once, and only where there is room."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from fraudops.audit.aside import Aside, Rejected
@@ -11,6 +13,7 @@ from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.spool.peek import payloads
 from fraudops.spool.segments import list_segments
+from services.shipper import handover
 from services.shipper.handover import give_away
 from tests.audit_records import prediction
 from tests.serving import HTTP, TOKEN, Service, problem
@@ -72,6 +75,31 @@ def test_a_pod_that_is_over_half_full_takes_nothing_and_nothing_is_lost(pod: Ser
     assert len(list_segments(tmp_path / "spool")) == left
     kept = [payload for segment in list_segments(tmp_path / "spool") for payload in payloads(tmp_path / "spool" / segment.name)]
     assert sorted([*kept, *held(pod)]) == sorted(written)
+
+
+def test_a_segment_that_is_still_written_to_stays(pod: Service, tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path / "spool", "alive", AuditSettings())
+    written = [encode(prediction()) for _ in range(2)]
+    writer.append(written[0])
+    assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
+    writer.append(written[1])
+    writer.close()
+    assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 0
+    assert held(pod) == sorted(written)
+
+
+def test_a_pod_that_hangs_is_waited_for_once(pod: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "TIMEOUT", httpx.Timeout(0.5))
+    leaving(tmp_path / "spool", 500, size=3000)
+    assert len(list_segments(tmp_path / "spool")) > 1
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        url = f"http://127.0.0.1:{hanging.getsockname()[1]}"
+        assert give_away(tmp_path / "spool", [url], TOKEN) == len(list_segments(tmp_path / "spool"))
+        hanging.setblocking(False)
+        hanging.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            hanging.accept()
+        assert give_away(tmp_path / "spool", [url, admin_url(pod)], TOKEN) == 0
 
 
 def test_what_was_set_aside_goes_too(pod: Service, tmp_path: Path) -> None:
