@@ -21,6 +21,7 @@ from fraudops.schema import FeatureSchema
 MAXIMUM_LINE = 1 << 20
 SAMPLED_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 20
+WALKED_BYTES = 1 << 15
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
@@ -41,7 +42,8 @@ class CsvSource:
         self._chunk = max(1, chunk_rows * len(sample) // max(1, sample.count(b"\n")))
         self.pieces = -(-max(0, self.size - self._body) // self._chunk)
         self.kept_schema = pa.schema([(name, pa.float64() if name in schema.names else pa.string()) for name in self.keep])
-        self._counted = (0, 0)  # (bytes, lines in them)
+        self._begin = self._body
+        self._skipped: int | None = None
 
     def read(self, pieces: range) -> Iterator[Piece]:
         if not pieces:
@@ -53,10 +55,11 @@ class CsvSource:
                 start = self._offset(pieces.start) - 1 + len(self._line(file))
             else:
                 file.seek(start)
+            self._begin, lines = start, 0
             for number in pieces:
                 block = self._block(file, start, self._offset(number + 1))
-                yield self._piece(number, block, start)
-                start += len(block)
+                yield self._piece(number, block, lines)
+                start, lines = start + len(block), lines + block.count(b"\n")
 
     def end_of(self, piece: int) -> int:
         """How many bytes lie up to the end of the piece."""
@@ -80,17 +83,39 @@ class CsvSource:
             raise DataError(f"{self.path}: a line of more than {MAXIMUM_LINE >> 20} MiB; save the file with a line for each row")
         return line
 
-    def _piece(self, number: int, block: bytes, start: int) -> Piece:
+    def _piece(self, number: int, block: bytes, lines: int) -> Piece:
+        parts = list(self._parts(number, block, lines))
+        if len(parts) == 1:
+            return parts[0]
+        return Piece(
+            number, np.concatenate([part.x for part in parts]), pa.concat_tables([part.kept for part in parts]), [bad for part in parts for bad in part.bad]
+        )
+
+    def _parts(self, number: int, block: bytes, lines: int) -> Iterator[Piece]:
+        """The block as Arrow reads it; where it finds no way through, or rows are bad, the two halves, down to what is walked line by line.
+
+        `lines` is how many there are between where the reading began and the block.
+        """
+        found = self._sound(number, block)
+        middle = block.find(b"\n", len(block) // 2) + 1
+        if found is not None:
+            yield found
+        elif len(block) > WALKED_BYTES and 0 < middle < len(block) and not block.count(b'"', 0, middle) % 2:
+            yield from self._parts(number, block[:middle], lines)
+            yield from self._parts(number, block[middle:], lines + block.count(b"\n", 0, middle))
+        else:
+            yield self._walk(number, block, lines)
+
+    def _sound(self, number: int, block: bytes) -> Piece | None:
+        """None unless every row of the block is sound."""
         try:
             table = self._parse(block)
         except pa.ArrowInvalid:  # its message would show the value
-            return self._walk(number, block, start)
+            return None
         x: Matrix = np.empty((len(table), len(self._schema.features)))
         for position, name in enumerate(self._schema.names):
             x[:, position] = table.column(name).to_numpy()
-        if wrong_values(x, self._schema).any():
-            return self._walk(number, block, start)
-        return Piece(number, x, table.select(list(self.keep)), ())
+        return None if wrong_values(x, self._schema).any() else Piece(number, x, table.select(list(self.keep)), ())
 
     def _parse(self, block: bytes) -> pa.Table:
         types = dict.fromkeys(self.keep, pa.string()) | dict.fromkeys(self._schema.names, pa.float64())
@@ -100,11 +125,10 @@ class CsvSource:
             pa.BufferReader(block), read_options=pyarrow.csv.ReadOptions(column_names=self._names), parse_options=parse, convert_options=convert
         )
 
-    def _walk(self, number: int, block: bytes, start: int) -> Piece:
-        """The same piece line by line, since Arrow found no way through it or some of its rows are bad."""
+    def _walk(self, number: int, block: bytes, lines: int) -> Piece:
         sound, bad = list[tuple[int, list[str], list[float]]](), list[BadRow]()
         places = [self._names.index(name) for name in self._schema.names]
-        for line, cells in self._records(block, start):
+        for line, cells in self._records(block, lines):
             fault = self._unreadable(cells, places)
             if cells is not None and fault is None:
                 sound.append((line, cells, [_number(cells[place]) for place in places]))
@@ -140,10 +164,10 @@ class CsvSource:
                 return name, "the text is not UTF-8; save the file as UTF-8"
         return None
 
-    def _records(self, block: bytes, start: int) -> Iterator[tuple[int, list[str] | None]]:
+    def _records(self, block: bytes, lines: int) -> Iterator[tuple[int, list[str] | None]]:
         """Each record that is not blank, with the line on which it begins; None for what the csv module refuses."""
         reader = csv.reader(io.StringIO(block.decode("utf-8", "surrogateescape"), newline=""))
-        before = self._lines_before(start)
+        before = self._lines_skipped() + lines
         while True:
             line = before + reader.line_num + 1
             try:
@@ -156,15 +180,14 @@ class CsvSource:
             if cells:
                 yield line, cells
 
-    def _lines_before(self, offset: int) -> int:
-        """How many lines end before the byte; counted only when there is a row to be named."""
-        position, lines = self._counted if self._counted[0] <= offset else (0, 0)
-        with opened(self.path) as file:
-            file.seek(position)
-            while position < offset and (chunk := file.read(min(CHUNK_BYTES, offset - position))):
-                position, lines = position + len(chunk), lines + chunk.count(b"\n")
-        self._counted = (position, lines)
-        return lines
+    def _lines_skipped(self) -> int:
+        """How many lines end before the reading began; counted only when there is a row to be named."""
+        if self._skipped is None:
+            self._skipped, left = 0, self._begin
+            with opened(self.path) as file:
+                while left and (chunk := file.read(min(CHUNK_BYTES, left))):
+                    self._skipped, left = self._skipped + chunk.count(b"\n"), left - len(chunk)
+        return self._skipped
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[list[str], int]:

@@ -7,12 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from fraudops.batch.csv_source import CsvSource
 from fraudops.batch.model import Model, Models
 from fraudops.batch.output import BadRows, Output, join_shards
 from fraudops.batch.parquet_source import ParquetSource
 from fraudops.batch.plan import Counts, Layout, Plan, Summary, check_same, claim, load, part, store, unfinished, writing
-from fraudops.batch.rows import Piece
+from fraudops.batch.rows import Matrix, Piece
 from fraudops.datasets.loading import ZIP
 from fraudops.datasets.parquet_file import MAGIC
 from fraudops.errors import DataError
@@ -20,6 +22,8 @@ from fraudops.errors import DataError
 Source = CsvSource | ParquetSource
 # Told after every piece: how much of the input is done, how much there is, and what was scored so far.
 Progress = Callable[[int, int, Counts], None]
+
+SLICE_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Run:
             bad = piece.bad[0]
             column = f", column {bad.column!r}" if bad.column else ""
             raise DataError(f"{self.order.source}: {self.source.place} {bad.number}{column}: {bad.reason}, or set such rows aside with --bad-rows FILE")
-        table = self.output.table(piece, self.model.scorer.score_many(piece.x), self.model.version, self.model.threshold)
+        table = self.output.table(piece, _probabilities(self.model, piece.x), self.model.version, self.model.threshold)
         self.output.write(table, self.layout.scores(piece.number))
         counts = Counts(len(table), int(table.column("prediction").to_numpy().sum()), len(piece.bad))
         store(self.layout.done(piece.number), counts)
@@ -86,6 +90,16 @@ class Run:
         for piece in pieces:
             for path in (self.layout.done(piece), self.layout.scores(piece), self.layout.bad(piece)):
                 path.unlink(missing_ok=True)
+
+
+def _probabilities(model: Model, x: Matrix) -> Matrix:
+    """(rows, features) → (rows,), to the last bit the same wherever a row stands.
+
+    In full slices, the last one filled up: BLAS sums the rows of an incomplete block in another order, and shares larger ones out among threads.
+    """
+    full = np.concatenate([x, np.zeros((-len(x) % SLICE_ROWS, x.shape[1]))])
+    slices = [model.scorer.score_many(full[start : start + SLICE_ROWS]) for start in range(0, len(full), SLICE_ROWS)]
+    return np.concatenate([np.empty(0), *slices])[: len(x)]
 
 
 def score_file(order: Order, models: Models, progress: Progress) -> Summary | Counts:
