@@ -1,6 +1,7 @@
 """Segments of the audit spool that a leaving pod hands over, because PostgreSQL is away: this pod's shipper takes them up like those of a dead writer."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from fraudops.spool.segments import parse_segment, spool_bytes, sync_folder
 
 # A pod that is over half full needs its room for what it answers itself.
 SHARE = 0.5
+INCOMING = ".incoming-"
 
 
 class Intake:
@@ -25,20 +27,26 @@ class Intake:
             raise RefusedError("that is not the name of a spool segment")
         if reason := self._refusal():
             raise StoreDownError(reason)
-        if size is None or spool_bytes(self._spool) + size > SHARE * self._maximum:
-            raise SpoolFullError("this pod's spool is over half full: try another pod")
-        path, unfinished = self._spool / name, self._spool / f".incoming-{uuid7()}"
+        unfinished = self._spool / f"{INCOMING}{uuid7()}"
         try:
-            await self._write(unfinished, size, parts)
-            await asyncio.to_thread(_appear, unfinished, path)
+            self._reserve(unfinished, size)
+            await self._write(unfinished, size or 0, parts)
+            await asyncio.to_thread(_appear, unfinished, self._spool / name)
         except OSError as error:
             raise StoreDownError(f"the spool cannot be written ({error.strerror})") from error
         finally:
             unfinished.unlink(missing_ok=True)
 
+    def _reserve(self, path: Path, size: int | None) -> None:
+        """The room that it will take, before it is counted: of several that come at once, in any worker, each sees the others."""
+        path.touch(mode=0o600, exist_ok=False)
+        os.truncate(path, size or 0)
+        if size is None or spool_bytes(self._spool) + _incoming_bytes(self._spool) > SHARE * self._maximum:
+            raise SpoolFullError("this pod's spool is over half full: try another pod")
+
     async def _write(self, path: Path, size: int, parts: AsyncIterator[bytes]) -> None:
         written = 0
-        with path.open("xb") as file:
+        with path.open("r+b") as file:
             async for part in parts:
                 written += len(part)
                 if written > size:
@@ -48,6 +56,14 @@ class Intake:
                 raise RefusedError("the segment did not come whole")
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
+
+
+def _incoming_bytes(spool: Path) -> int:
+    total = 0
+    for path in spool.glob(f"{INCOMING}*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def _appear(unfinished: Path, path: Path) -> None:

@@ -14,6 +14,7 @@ from fraudops.promotion.record import EMPTY, target_of
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
 from services.inference.bundles import PROVED, command, proof_path, read_outcome
+from services.inference.intake import INCOMING
 from services.inference.pod_files import PodState, RecordView, pod_state_path, read_pod_state, record_view_path, write
 from services.inference.records import record_reader, template_target
 
@@ -43,7 +44,7 @@ def make_folders(state: State) -> int:
         state.metrics.mkdir(mode=0o700, parents=True)
     except OSError as error:
         raise StoreDownError(f"{error.filename} cannot be written ({error.strerror}): check the disk, or give another FRAUDOPS_STATE") from error
-    for left in (*state.run.glob("worker-*.sock"), *state.run.glob(f"{PROVED}*")):
+    for left in (*state.run.glob("worker-*.sock"), *state.run.glob(f"{PROVED}*"), *state.spool.glob(f"{INCOMING}*")):
         left.unlink(missing_ok=True)
     return descriptor
 

@@ -1,7 +1,9 @@
 """A leaving pod's spool on its way to another pod: whole, once, and only where there is room."""
 
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -12,12 +14,12 @@ from fraudops.audit.records import Prediction, decode, encode
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.spool.peek import payloads
-from fraudops.spool.segments import list_segments
+from fraudops.spool.segments import list_segments, spool_bytes
 from services.shipper import handover
 from services.shipper.handover import give_away
 from tests.audit_records import prediction
 from tests.serving import HTTP, TOKEN, Service, problem
-from tests.support import free_port
+from tests.support import eventually, free_port
 
 ROOM = 4 << 20
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -100,6 +102,40 @@ def test_a_pod_that_hangs_is_waited_for_once(pod: Service, tmp_path: Path, monke
         with pytest.raises(BlockingIOError):
             hanging.accept()
         assert give_away(tmp_path / "spool", [url, admin_url(pod)], TOKEN) == 0
+
+
+def test_segments_that_come_at_once_take_no_more_than_the_room_there_is(pod: Service, tmp_path: Path) -> None:
+    leaving(tmp_path / "spool", 1200, size=3000)
+    segments = [(segment.name, (tmp_path / "spool" / segment.name).read_bytes()) for segment in list_segments(tmp_path / "spool")]
+    assert sum(len(data) for _, data in segments) > ROOM // 2
+    half_sent = threading.Barrier(len(segments))
+
+    def give(name: str, data: bytes) -> int:
+        def parts() -> Iterator[bytes]:
+            yield data[: len(data) // 2]
+            half_sent.wait(10)
+            yield data[len(data) // 2 :]
+
+        with httpx.Client(headers=BEARER, trust_env=False) as client:
+            return client.put(f"{admin_url(pod)}/spool/{name}", content=parts(), headers={"Content-Length": str(len(data))}).status_code
+
+    with ThreadPoolExecutor(len(segments)) as pool:
+        statuses = list(pool.map(lambda segment: give(*segment), segments))
+    assert 503 in statuses
+    assert spool_bytes(pod.state.spool) <= ROOM // 2
+    assert statuses.count(204) == len(list_segments(pod.state.spool)) - 1
+
+
+def test_what_a_killed_pod_had_half_taken_does_not_stay(pod: Service) -> None:
+    pod.kill()
+    unfinished = pod.state.spool / ".incoming-1"
+    unfinished.write_bytes(b"x")
+    pod.start()
+
+    def swept() -> None:
+        assert not unfinished.exists()
+
+    eventually(swept)
 
 
 def test_what_was_set_aside_goes_too(pod: Service, tmp_path: Path) -> None:
