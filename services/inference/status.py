@@ -7,6 +7,7 @@ import msgspec
 
 from fraudops.bundle import read_manifest
 from fraudops.errors import BundleError, FraudopsError
+from fraudops.promotion.record import ServingRecord
 from fraudops.state import State
 from services.inference.channel import WorkerAnswer, WorkerShown
 from services.inference.pod import Pod
@@ -60,6 +61,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 class Status:
     def __init__(self, pod: Pod, name: str, model_name: str, drain: Drain) -> None:
         self._pod, self._name, self._model_name, self._drain = pod, name, model_name, drain
+        self._reading: asyncio.Task[ServingRecord] | None = None
 
     async def ready(self) -> Ready:
         """Asks every worker. Raises NotReadyError with the reason."""
@@ -87,7 +89,7 @@ class Status:
         model = ServedModel(self._model_name, ALIAS, now.version, now.digest, now.epoch, now.source, sample)
         errors: dict[str, str | None] = {"alias": None, "stage": None}
         try:
-            record = await self._pod.record()
+            record = await self._record()
         except FraudopsError as error:
             errors["epoch"] = str(error)
         else:
@@ -98,6 +100,12 @@ class Status:
             if reason or epoch != now.epoch:
                 errors["epoch"] = reason or f"the serving record is at epoch {epoch}, this pod at {now.epoch}"
         return ModelInfo(model, None, errors)
+
+    async def _record(self) -> ServingRecord:
+        """One read at a time, however many ask: each holds a thread while the store does not answer, and audit and metrics need threads too."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._pod.record())
+        return await asyncio.shield(self._reading)
 
     def why_no_model(self) -> str:
         """For a worker that was asked to score and has nothing to score with."""

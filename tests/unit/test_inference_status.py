@@ -1,0 +1,38 @@
+"""What a pod says of itself while the store of the serving record does not answer."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+from fraudops.promotion.record import EMPTY, ServingRecord
+from fraudops.state import State
+from services.inference.bundles import BundleCache
+from services.inference.channel import RunFolder
+from services.inference.pod import Pod
+from services.inference.status import Status
+from services.inference.worker import Drain
+
+
+async def test_however_many_ask_what_is_served_one_thread_reads_the_record(tmp_path: Path) -> None:
+    state = State.at(tmp_path)
+    state.run.mkdir()
+    answered, readers = threading.Event(), list[int]()
+
+    def hanging() -> ServingRecord:
+        readers.append(threading.get_ident())
+        answered.wait(20)
+        return EMPTY
+
+    pod = Pod(state, RunFolder(state.run), BundleCache(state.bundles, state.run), hanging, None, 1)
+    status = Status(pod, "pod", "model", Drain())
+    asking = [asyncio.create_task(status.model_info()) for _ in range(100)]
+    try:
+        while not readers:
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(int)
+    finally:
+        answered.set()
+        shown = await asyncio.gather(*asking)
+    assert len(readers) == 1
+    assert all(info.model.epoch == 0 for info in shown)
