@@ -93,7 +93,8 @@ def test_connections_reset(world: World, verdict: Verdict) -> None:
     with world.load() as log:
         for _ in range(times):
             world.proxy.reset()
-            time.sleep(chance.uniform(0, 0.4))
+            time.sleep(chance.uniform(0.2, 0.8))
+        for _ in range(times):
             for trap in (Trap(COPYING, "cut", more=100), Trap(COMMITTING, "cut", after=INSERTING)):
                 world.proxy.set(trap)
                 assert trap.sprung.wait(30)
