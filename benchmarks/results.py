@@ -111,7 +111,7 @@ def markdown(result: Result) -> str:
     where = f"{machine.cores} cores ({machine.processor}), {machine.memory_gib} GiB, Linux {machine.kernel}, Python {machine.python}"
     what = f"commit {result.commit[:12]}{' with changes' if result.changed else ''}"
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result.settings.items())
-    parts.append(f"{what}, {result.at}. {where}. {settings[:1].upper()}{settings[1:]}.\n")
+    parts.append(f"{what}, {result.at}. {where}.{f' {settings[:1].upper()}{settings[1:]}.' if settings else ''}\n")
     if result.claims:
         rows = [(claim.text, f"{claim.side} {short(claim.bound)}", str(claim.measured), "yes" if claim.holds else "**no**") for claim in result.claims]
         parts.append(_table(Table("What is claimed", ("claim", "bound", "median (range)", "holds"), rows)))
