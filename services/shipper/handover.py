@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from fraudops.audit.aside import Aside
-from fraudops.errors import FraudopsError
+from fraudops.errors import FraudopsError, SpoolFullError
 from fraudops.peers import peer_urls
 from fraudops.settings import ShipperSettings
 from fraudops.spool.segments import adopt, list_segments
@@ -34,19 +34,27 @@ def give_away(spool: Path, urls: Sequence[str], token: str) -> int:
     A segment that is still written to stays: what came later would be lost with it. One goes from here when another pod has it on its disk: killed in
     between, it is there twice, which changes nothing, since a row arrives once by its primary key.
     """
-    if not urls:
-        return len(list_segments(spool))
-    _take_back_what_was_set_aside(spool)
-    left, takers = 0, list(urls)
+    takers = list(urls)
     with httpx.Client(headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT, trust_env=False) as client:
-        for segment in list_segments(spool):
-            path = spool / segment.name
-            with _adopted(path) as ours:
-                if ours and _give_to_first(client, takers, path):
-                    path.unlink(missing_ok=True)
-                    logger.info("a segment of the spool was handed over", extra={"segment": segment.name, "to": takers[0]})
-                else:
-                    left += 1
+        left = _give_segments(client, takers, spool)
+        # Only now, for what is set aside comes back through the spool, which may have been full.
+        if takers and (spool / "aside").is_dir():
+            full = _take_back_what_was_set_aside(spool)
+            left = _give_segments(client, takers, spool) + full
+    return left
+
+
+def _give_segments(client: httpx.Client, takers: list[str], spool: Path) -> int:
+    """How many stay here."""
+    left = 0
+    for segment in list_segments(spool):
+        path = spool / segment.name
+        with _adopted(path) as ours:
+            if ours and _give_to_first(client, takers, path):
+                path.unlink(missing_ok=True)
+                logger.info("a segment of the spool was handed over", extra={"segment": segment.name, "to": takers[0]})
+            else:
+                left += 1
     return left
 
 
@@ -60,14 +68,15 @@ def _adopted(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _take_back_what_was_set_aside(spool: Path) -> None:
-    """PostgreSQL may refuse it again, where the next pod sets it aside: but it does not go with this pod's disk."""
-    if not (spool / "aside").is_dir():
-        return
+def _take_back_what_was_set_aside(spool: Path) -> bool:
+    """PostgreSQL may refuse it again, where the next pod sets it aside: but it does not go with this pod's disk. True if the spool was full before its end."""
     try:
         Aside(spool).replay()
+    except SpoolFullError:
+        return True
     except (FraudopsError, OSError) as error:
         logger.error("what was set aside stays with this pod", extra={"reason": str(error)})
+    return False
 
 
 def _give_to_first(client: httpx.Client, takers: list[str], path: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fraudops.audit import aside
 from fraudops.audit.aside import Aside, Rejected
 from fraudops.audit.records import Prediction, decode, encode
 from fraudops.settings import AuditSettings
@@ -143,6 +144,15 @@ def test_what_was_set_aside_goes_too(pod: Service, tmp_path: Path) -> None:
     assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 0
     (payload,) = held(pod)
     assert isinstance(decode(payload), Prediction)
+
+
+def test_what_was_set_aside_goes_too_when_the_spool_was_full(pod: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = leaving(tmp_path / "spool", 500, size=3000)
+    written.append(encode(prediction()))
+    Aside(tmp_path / "spool").put([Rejected(written[-1], "PostgreSQL refuses it: no reason")])
+    monkeypatch.setattr(aside, "AuditSettings", lambda fsync: AuditSettings(fsync=fsync, spool_max_bytes=1 << 20, segment_max_bytes=1 << 20))
+    assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 0
+    assert held(pod) == sorted(written)
 
 
 @pytest.mark.parametrize("name", ["serving.json", "..%2Fserving.json", "leaving-1.seg", ".incoming-1"])
