@@ -77,16 +77,14 @@ def conclude(state: State, proof: Proof) -> None:
 
 
 def _target(settings: InferenceSettings, before: PodState) -> PodState:
-    """What the record sends this pod to, unless it cannot be read or went back: then what this pod served last."""
+    """What the record sends this pod to. What the pod served last, if the record cannot be read, went back, or has not moved: one epoch is one model."""
     try:
         record = record_reader(settings)()
     except (FraudopsError, OSError) as error:
         logger.error("the serving record cannot be read", extra={"reason": str(error)})
         record = EMPTY
     entry = target_of(record, template_target(settings))
-    if entry is None or entry.epoch < before.epoch:
-        return before
-    if entry.epoch == before.epoch and entry.digest == before.digest:
+    if entry is None or entry.epoch < before.epoch or (entry.epoch == before.epoch and before.digest):
         return before
     return before.next(entry.epoch, entry.version, entry.digest, "cache")
 

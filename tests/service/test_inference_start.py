@@ -67,6 +67,15 @@ def test_an_altered_cached_file_is_refused_at_the_start_and_ready_says_so(tmp_pa
         assert "not" not in HTTP.get(f"{service.url}/model_info").json()["errors"]
 
 
+def test_a_restart_serves_no_other_model_in_the_same_epoch(tmp_path: Path) -> None:
+    with running(Service(tmp_path, workers=1).promoted(1)) as service:
+        assert service.stop() == 0
+        service.record("2", service.bundle(2), epoch=1)
+        service.start()
+        assert eventually(service.ready, 30)["version"] == "1"
+        assert "names another model for epoch 1" in HTTP.get(f"{service.url}/model_info").json()["errors"]["epoch"]
+
+
 def test_what_the_cache_lacks_or_has_altered_is_fetched_from_mlflow(tmp_path: Path, mlflow_url: str) -> None:
     model = f"serving-{uuid4().hex[:8]}"
     made = tmp_path / "made"
