@@ -17,9 +17,11 @@ async def test_however_many_ask_what_is_served_one_thread_reads_the_record(tmp_p
     state = State.at(tmp_path)
     state.run.mkdir()
     answered, readers = threading.Event(), list[int]()
+    loop, reading = asyncio.get_running_loop(), asyncio.Event()
 
     def hanging() -> ServingRecord:
         readers.append(threading.get_ident())
+        loop.call_soon_threadsafe(reading.set)
         answered.wait(20)
         return EMPTY
 
@@ -27,9 +29,8 @@ async def test_however_many_ask_what_is_served_one_thread_reads_the_record(tmp_p
     status = Status(pod, "pod", "model", Drain())
     asking = [asyncio.create_task(status.model_info()) for _ in range(100)]
     try:
-        while not readers:
-            await asyncio.sleep(0.01)
         async with asyncio.timeout(10):
+            await reading.wait()
             await asyncio.to_thread(int)
     finally:
         answered.set()
