@@ -207,7 +207,7 @@ async def mirror(records: Records, aliases: Aliases, epoch: int) -> tuple[str, .
             latest, token = await records.read()
             if latest.epoch == record.epoch and await aliases.get("production") == record.current.version:
                 break
-        if latest.mirrored < latest.epoch:
+        if latest.mirrored < latest.epoch or latest.alias_moved:
             await records.compare_and_set(records_of.mirror(latest, latest.epoch), token)
     except (StoreDownError, StaleRecordError, UnknownWriteError):
         return ("alias",)

@@ -1,9 +1,11 @@
 """Brings after the serving record what is late, and reports what somebody moved by hand."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fraudops.promotion.convergence import Overtaken, mirror
-from fraudops.promotion.ports import Aliases, Records
+from fraudops.promotion.ports import Aliases, Records, StaleRecordError, UnknownWriteError
+from fraudops.promotion.record import note_alias
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ async def reconcile(records: Records, aliases: Aliases) -> Findings:
 
     The caller holds the promotion lock. Raises StoreDownError when the registry is away although nothing is late.
     """
-    record, _ = await records.read()
+    record, token = await records.read()
     if record.current is None:
         return Findings()
     if record.mirrored < record.epoch:
@@ -30,10 +32,15 @@ async def reconcile(records: Records, aliases: Aliases) -> Findings:
             return Findings()
         return Findings(late=late, mirrored=not late)
     alias = await aliases.get("production")
-    if alias == record.current.version:
-        return Findings()
+    moved = None if alias == record.current.version else alias_moved(alias, record.current.version)
+    if moved != record.alias_moved:
+        # For the pods, which show it; a promotion that has written the record meanwhile has set the alias too.
+        with suppress(StaleRecordError, UnknownWriteError):
+            await records.compare_and_set(note_alias(record, moved), token)
+    return Findings(alias=moved)
+
+
+def alias_moved(alias: str | None, serving: str) -> str:
     found = f"points at version {alias}" if alias else "is missing"
     remedy = "promote that version, or promote the serving one to set it back"
-    return Findings(
-        alias=f"the registry's alias production {found}, but version {record.current.version} serves: it was moved by hand and is not followed; {remedy}"
-    )
+    return f"the registry's alias production {found}, but version {serving} serves: it was moved by hand and is not followed; {remedy}"

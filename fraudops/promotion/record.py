@@ -61,7 +61,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """`current` is None before the first promotion; `previous` is what it replaced; `stack` holds what served before, newest first: the way back."""
+    """`current` is None before the first promotion; `previous` is what it replaced; `stack` holds what served before, newest first: the way back.
+
+    `alias_moved` says where somebody has moved the registry's alias by hand, as the reconciler found it.
+    """
 
     current: Entry | None = None
     previous: Entry | None = None
@@ -69,6 +72,7 @@ class ServingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     stack: tuple[Entry, ...] = ()
     requests: tuple[Request, ...] = ()
     mirrored: int = 0
+    alias_moved: str | None = None
     highest_reserved: int = 0
 
     @property
@@ -166,7 +170,12 @@ def release(record: ServingRecord) -> ServingRecord:
 
 def mirror(record: ServingRecord, epoch: int) -> ServingRecord:
     """The record with the note that the alias of this epoch has been written and read back."""
-    return msgspec.structs.replace(record, mirrored=epoch)
+    return msgspec.structs.replace(record, mirrored=epoch, alias_moved=None)
+
+
+def note_alias(record: ServingRecord, moved: str | None) -> ServingRecord:
+    """The record with what the reconciler found of the alias."""
+    return msgspec.structs.replace(record, alias_moved=moved)
 
 
 _decoder = msgspec.json.Decoder(ServingRecord)

@@ -205,8 +205,26 @@ def test_an_alias_moved_by_hand_is_reported_and_not_followed(serving: Platform, 
     current = record(serving).current
     assert current is not None
     assert current.version == versions[0]
+    assert alias_error(serving) == json.loads(told.stdout)["alias"]
     registry.set_alias("production", versions[0])
     assert json.loads(serving.run("reconcile", "--json").stdout)["alias"] is None
+    assert alias_error(serving) is None
+
+
+def test_promoting_what_serves_sets_an_alias_back_that_was_moved_by_hand(serving: Platform, versions: tuple[str, str]) -> None:
+    promote(serving, versions[0])
+    registry = Registry(serving.mlflow_url)
+    registry.set_alias("production", versions[1])
+    assert serving.run("reconcile").returncode == 0
+    assert alias_error(serving) is not None
+    promote(serving, versions[0])
+    assert registry.alias("production") == versions[0]
+    assert alias_error(serving) is None
+
+
+def alias_error(platform: Platform) -> str | None:
+    error: str | None = httpx.get(f"{platform.inference_url}/model_info").json()["errors"]["alias"]
+    return error
 
 
 # -- with neither MLflow nor PostgreSQL
