@@ -71,10 +71,12 @@ class SegmentReader:
         return 0
 
     def commit(self, piece: Piece) -> None:
-        """Records that the piece is safe elsewhere. Not synced: a position that is lost makes rows come again, which changes nothing."""
+        """Records that the piece is safe elsewhere. Not synced, and a full disk that does not take it stops nobody: a position that is lost makes rows come
+        again, which changes nothing, and only shipping makes room again."""
         unfinished = self._position_path.with_suffix(".tmp")
-        unfinished.write_text(f"{piece.end} {piece.ordinal}\n")
-        unfinished.replace(self._position_path)
+        with contextlib.suppress(OSError):
+            unfinished.write_text(f"{piece.end} {piece.ordinal}\n")
+            unfinished.replace(self._position_path)
         self.position, self._ordinal = piece.end, piece.ordinal
 
     def remove(self) -> None:

@@ -45,6 +45,26 @@ def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(state: State
     eventually(told_so)
 
 
+def test_a_disk_that_takes_nothing_keeps_it_from_nothing(state: State, start_shipper: Start, database: str) -> None:
+    writer = SpoolWriter(state.spool, "w1", AuditSettings())
+    records = [prediction() for _ in range(5)]
+    writer.append_many([encode(record) for record in records])
+    writer.close()
+    (segment,) = list_segments(state.spool)
+    # What stands in the way of its files stands for the full disk.
+    obstacles = [state.spool / f"{segment.name}.tmp", state.run / "shipper.tmp"]
+    for obstacle in obstacles:
+        obstacle.mkdir(parents=True)
+    running = start_shipper(database)
+    expect(database, [record.id for record in records])
+    expect_empty(state)
+    assert running.process.poll() is None
+    for obstacle in obstacles:
+        obstacle.rmdir()
+    eventually(lambda: running.told)
+    assert running.end() == 0
+
+
 def test_a_living_worker_is_shipped_while_it_writes(state: State, start_shipper: Start, database: str) -> None:
     writer = SpoolWriter(state.spool, "worker-1", AuditSettings())
     start_shipper(database)
