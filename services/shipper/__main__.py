@@ -27,7 +27,7 @@ from services.shipper.watching import watch_drift
 
 logger = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0
-DRAIN_SECONDS = 10.0
+DRAIN_SECONDS = 5.0
 AGAIN_SECONDS, AGAIN_DRAIN_SECONDS = 1.0, 3.0
 CANCEL_SECONDS = 0.5
 

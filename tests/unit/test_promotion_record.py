@@ -2,7 +2,7 @@
 
 import pytest
 
-from fraudops.promotion.record import EMPTY, Entry, Reservation, ServingRecord, Target, target_of
+from fraudops.promotion.record import EMPTY, Entry, Reservation, ServingRecord, Target, decode, encode, target_of
 
 DIGESTS = {version: version * 64 for version in ("1", "2")}
 NEW = Target(5, "2", DIGESTS["2"])
@@ -37,3 +37,10 @@ def test_a_target_reads_what_it_writes() -> None:
 @pytest.mark.parametrize("text", ["", "5", "5/2", "x/2/" + "2" * 64, "5//" + "2" * 64, "5/2/short", "5/2/" + "2" * 64 + "/more"])
 def test_what_is_no_target_names_nothing(text: str) -> None:
     assert Target.parse(text) is None
+
+
+def test_a_record_of_a_later_release_is_read() -> None:
+    """While it is upgraded, pods of both releases read one record."""
+    written = encode(record(None)).replace(b'{"current"', b'{"a_field_of_a_later_release":1,"current"')
+    assert b"later_release" in written
+    assert decode(written) == record(None)
