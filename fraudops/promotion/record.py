@@ -61,9 +61,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A release reads what a later one has written: fields that it does not know are passed over. `current` is None before the first promotion; `previous` is what it replaced; `stack` holds what served before, newest first: the way back.
+    """`current` is None before the first promotion; `previous` is what it replaced; `stack` holds what served before, newest first: the way back.
 
-    `alias_moved` says where somebody has moved the registry's alias by hand, as the reconciler found it.
+    `alias_moved` says where somebody has moved the registry's alias by hand, as the reconciler found it. A release reads what a later one has written:
+    fields that it does not know are passed over.
     """
 
     current: Entry | None = None
