@@ -179,8 +179,8 @@ def test_on_the_cluster_the_job_gets_the_subcommand_and_what_was_typed_after_it(
     assert audit("verify", "--on-cluster", "--release", "shop", "--since", "2026-01-01").returncode == 0
     assert audit("export", "--out", "/export/x.parquet", "--on-cluster").returncode == 0
     assert [(each[0], *each[2:]) for each in sent] == [
-        ("shop", "promote", "jobs.audit", ["verify", "--since", "2026-01-01"]),
-        (None, "retention", "jobs.audit", ["export", "--out", "/export/x.parquet"]),
+        ("shop", "promote", "jobs.audit", ["verify", "--since", "2026-01-01"], None),
+        (None, "retention", "jobs.audit", ["export", "--out", "/export/x.parquet"], None),
     ]
 
 
