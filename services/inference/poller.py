@@ -31,7 +31,12 @@ class Poller:
         descriptor = os.open(self._pod.state.run / "poller.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while True:
-                starting = try_lock(descriptor) and await self._look()
+                try:
+                    starting = try_lock(descriptor) and await self._look()
+                except OSError as error:
+                    # A full disk: the pod serves what it serves, and looks again.
+                    logger.error("what was seen of the serving record cannot be written down", extra={"reason": error.strerror})
+                    starting = False
                 await asyncio.sleep(STARTING_SECONDS if starting else self._poll_seconds)
         finally:
             os.close(descriptor)

@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import threading
@@ -365,3 +366,23 @@ def test_the_cache_keeps_the_last_three_that_served(tmp_path: Path) -> None:
         assert kept == {service.bundle(7), *digests[-3:]}
     finally:
         service.stop()
+
+
+def test_a_full_disk_under_the_poller_ends_no_worker(tmp_path: Path) -> None:
+    """Its notes cannot be written: by the workers' RLIMIT_FSIZE, which needs no rights."""
+    pod = Service(tmp_path).promoted(1)
+    try:
+        before = pod.worker_pids()
+        for pid in before:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (8, resource.RLIM_INFINITY))
+        good = pod.state.serving_record.read_bytes()
+        pod.state.serving_record.write_text("no record")
+        time.sleep(2)  # many looks, each with something to write down
+        assert pod.worker_pids() == before
+        for pid in before:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        pod.state.serving_record.write_bytes(good)
+        move_to(pod, 2)
+        assert versions_now(pod) == {"2"}
+    finally:
+        pod.stop()
