@@ -62,7 +62,8 @@ def test_an_upgrade_from_an_earlier_commit_loses_nothing(release: Release, earli
         after.assert_all_audited(seen.ids)
         assert int(after.sql("SELECT count(*) FROM predictions")) == rows + seen.answered
         assert after.agreed() == serving
-        assert {image_of(pod) for pod in after.objects("pods", "inference")} == {f"fraudops-serving:{values['inference']['image']['tag']}"}
+        new = {f"fraudops-serving:{values['inference']['image']['tag']}"}
+        until(lambda: {image_of(pod) for pod in after.objects("pods", "inference")} == new, 90, "only pods of the new image")
     finally:
         release.kubectl("delete", "namespace", "earlier", "--wait=false")
     figures.note(
