@@ -19,6 +19,8 @@ from fraudops.settings import ClusterSettings, PromoteJobSettings
 from fraudops.state import State
 
 Say = Callable[[str], None]
+# The alias only follows the record: pods wait for it no longer, the reconciler writes it when the registry is back.
+ALIAS_SECONDS = 3.0
 
 
 class RegistryAliases:
@@ -58,8 +60,9 @@ async def world_of(settings: PromoteJobSettings, state: State, say: Say, wait_se
     """Raises SettingsError when nothing is known of a running product, StoreDownError when the cluster does not answer."""
     given = settings.promotion
     deadlines = Deadlines(given.prepare_seconds, given.activate_seconds, given.second_seconds, given.rollout_seconds)
-    registry = Registry(endpoints.mlflow_url(state), settings.model_name)
-    aliases = RegistryAliases(registry)
+    url = endpoints.mlflow_url(state)
+    registry = Registry(url, settings.model_name)
+    aliases = RegistryAliases(Registry(url, settings.model_name, ALIAS_SECONDS))
     if settings.cluster.release is None:
         journal = DatabaseJournal(endpoints.database_url(state), settings.model_name, say, state.root / "promotions.pending")
         lock = FileLock(state.locks / "promotion.lock", wait_seconds)

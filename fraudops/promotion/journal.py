@@ -20,7 +20,7 @@ from fraudops.promotion.ports import Attempt
 from fraudops.promotion.record import Entry, ServingRecord
 
 NAMESPACE = uuid.UUID("6ad3b5b0-54a5-4d2c-9d0c-0d8e0f7c2f11")
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 3.0
 Say = Callable[[str], None]
 
 
