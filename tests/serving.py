@@ -52,7 +52,7 @@ class Service:
     def log(self) -> str:
         return (self.root / "service.log").read_text()
 
-    def start(self) -> "Service":
+    def start(self, wait: bool = True) -> "Service":
         self.root.mkdir(parents=True, exist_ok=True)
         settings = {
             "FRAUDOPS_STATE": str(self.root),
@@ -66,7 +66,8 @@ class Service:
         with (self.root / "service.log").open("ab") as log:
             command = [sys.executable, "-m", *self.program]
             self.process = subprocess.Popen(command, env={k: v for k, v in environment.items() if v}, stdout=log, stderr=log)
-        eventually(self.healthy, 60)
+        if wait:
+            eventually(self.healthy, 60)
         return self
 
     def healthy(self) -> None:
