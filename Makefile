@@ -35,7 +35,7 @@ down: install ## stop what `make up` started
 	@$(bin)/fraudops down
 
 test: install ## every test, on real PostgreSQL, MLflow and gunicorn processes
-	@$(bin)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chart-test: install ## the rendered chart, by both helms
 	@$(bin)/pytest -n 2 --dist loadfile tests/chart $(ARGS)
