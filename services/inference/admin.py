@@ -17,23 +17,23 @@ class Admin:
         self._authorization = b"Bearer " + token if token else None
         self._port = port
 
-    def admit(self, scope: Scope, authorization: bytes) -> None:
-        """Raises NoSuchEndpointError on the public port, AdminDisabledError, UnauthorisedError."""
-        self.check_port(scope)
+    def check_token(self, authorization: bytes) -> None:
+        """Raises AdminDisabledError, UnauthorisedError."""
         if self._authorization is None:
             raise AdminDisabledError
         if not hmac.compare_digest(authorization, self._authorization):
             raise UnauthorisedError
 
     def admit_page(self, scope: Scope, authorization: bytes) -> None:
-        """For the pages that FastAPI answers. Raises like `admit`."""
+        """For the pages that FastAPI answers. Raises as the two checks do."""
         path: str = scope["path"]
-        if path.startswith(WITH_TOKEN):
-            self.admit(scope, authorization)
-        elif path == METRICS:
+        if path == METRICS or path.startswith(WITH_TOKEN):
             self.check_port(scope)
+        if path.startswith(WITH_TOKEN):
+            self.check_token(authorization)
 
     def check_port(self, scope: Scope) -> None:
+        """Raises NoSuchEndpointError on the public port."""
         server = scope["server"]
         if self._port and (server is None or server[1] != self._port):
             raise NoSuchEndpointError

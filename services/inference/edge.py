@@ -101,7 +101,7 @@ class Edge:
             if scope["method"] != "POST":
                 raise WrongMethodError("POST")
             if endpoint.admin:
-                self._admin.admit(scope, known.get(b"authorization", b""))
+                self._admin.check_token(known.get(b"authorization", b""))
             content_type = known.get(b"content-type", b"")
             if not _is_json(content_type) and (content_type or endpoint.body_required):
                 raise NotJsonError
