@@ -3,27 +3,24 @@
 from typing import Any
 
 from fraudops.cluster.api import Cluster, NotFoundError
-from fraudops.promotion.record import EMPTY, ServingRecord, decode, encode
-
-KEY = "serving.json"
+from fraudops.promotion.record import CONFIG_MAP_KEY, EMPTY, ServingRecord, config_map_name, encode, of_config_map
 
 
 class ConfigMapRecords:
     """The token is the resourceVersion, or None while there is no ConfigMap. It belongs to no chart: it outlives upgrades and the release."""
 
     def __init__(self, cluster: Cluster, release: str) -> None:
-        self.cluster, self.name = cluster, f"{release}-serving"
+        self.cluster, self.name = cluster, config_map_name(release)
 
     async def read(self) -> tuple[ServingRecord, Any]:
         try:
             found = await self.cluster.call("GET", self.cluster.path("v1", "configmaps", self.name))
         except NotFoundError:
             return EMPTY, None
-        data = (found.get("data") or {}).get(KEY)
-        return (decode(data.encode()) if data else EMPTY), found["metadata"]["resourceVersion"]
+        return of_config_map(found), found["metadata"]["resourceVersion"]
 
     async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
-        data = {KEY: encode(record).decode()}
+        data = {CONFIG_MAP_KEY: encode(record).decode()}
         if token is None:
             made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": self.name}, "data": data}
             written = await self.cluster.call("POST", self.cluster.path("v1", "configmaps"), made)

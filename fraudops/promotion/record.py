@@ -4,6 +4,7 @@ Everything here is a pure function from record to record; who stores it, and wit
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -179,6 +180,14 @@ def note_alias(record: ServingRecord, moved: str | None) -> ServingRecord:
     return msgspec.structs.replace(record, alias_moved=moved)
 
 
+# In the cluster the record is one key of a ConfigMap.
+CONFIG_MAP_KEY = "serving.json"
+
+
+def config_map_name(release: str) -> str:
+    return f"{release}-serving"
+
+
 _decoder = msgspec.json.Decoder(ServingRecord)
 
 
@@ -188,6 +197,12 @@ class RecordUnreadableError(FraudopsError):
 
 def encode(record: ServingRecord) -> bytes:
     return canonical_json(record)
+
+
+def of_config_map(found: Mapping[str, Any]) -> ServingRecord:
+    """EMPTY when nobody has written into it yet. Raises RecordUnreadableError."""
+    data = (found.get("data") or {}).get(CONFIG_MAP_KEY)
+    return decode(data.encode()) if data else EMPTY
 
 
 def decode(data: bytes) -> ServingRecord:

@@ -14,13 +14,12 @@ from typing import Any
 
 from fraudops.errors import StoreDownError
 from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.record import EMPTY, ServingRecord, Target, decode
+from fraudops.promotion.record import EMPTY, ServingRecord, Target, config_map_name, of_config_map
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SECONDS = 5.0
-KEY = "serving.json"
 
 
 def record_reader(settings: InferenceSettings) -> Callable[[], ServingRecord]:
@@ -40,7 +39,7 @@ class ConfigMapReader:
     """Plain quorum GETs of one ConfigMap over one kept connection; made in one process and used by its threads."""
 
     def __init__(self, release: str, namespace: str, account: Path = ACCOUNT) -> None:
-        self._path, self._account = f"/api/v1/namespaces/{namespace}/configmaps/{release}-serving", account
+        self._path, self._account = f"/api/v1/namespaces/{namespace}/configmaps/{config_map_name(release)}", account
         self._lock = threading.Lock()
         self._connection: HTTPSConnection | None = None
 
@@ -53,10 +52,10 @@ class ConfigMapReader:
         if status != 200:
             raise StoreDownError(f"the Kubernetes API answered {status} for the serving record")
         try:
-            data = (json.loads(body).get("data") or {}).get(KEY)
+            found = json.loads(body)
         except ValueError as error:
             raise StoreDownError("the Kubernetes API answered with something that is not JSON") from error
-        return decode(data.encode()) if data else EMPTY
+        return of_config_map(found)
 
     def _get(self) -> tuple[int, bytes]:
         """A kept connection may have ended since: then one new one is tried."""
