@@ -19,12 +19,11 @@ from fraudops.promotion.here import World, world_of
 from fraudops.promotion.ports import Candidate
 from fraudops.promotion.protocol import Request
 from fraudops.promotion.record import ServingRecord, Strategy
-from fraudops.registry import TAG_WAIVER, ModelVersion
+from fraudops.registry import LATEST, TAG_WAIVER, ModelVersion
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from jobs.entry import json_option, notices, output, print_json, run, state_option
 from jobs.on_cluster import on_cluster
-from jobs.versions import LATEST, find_version
 
 
 def who() -> str:
@@ -53,7 +52,7 @@ def promote_version(
             async def choose(record: ServingRecord) -> Candidate:
                 if first_only and record.current:
                     raise RefusedError(f"version {record.current.version} serves already")
-                candidate = find_version(world.registry, version)
+                candidate = world.registry.find(version)
                 if force and candidate.digest:
                     candidate = _waive(world, candidate, candidate.digest, reason or "")
                 limits = GateSettings(**settings.gates.model_dump())

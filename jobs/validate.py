@@ -20,7 +20,6 @@ from fraudops.validation import Production, store_scores, store_verdict, verdict
 from jobs import validation_report
 from jobs.entry import json_option, notices, output, print_json, run, state_option, where
 from jobs.on_cluster import on_cluster
-from jobs.versions import find_version
 
 if TYPE_CHECKING:
     from fraudops.candidate import Measurement, TestData
@@ -62,7 +61,7 @@ def validate_version(
 
     Raises UnknownVersionError, DataError, StoreDownError; a bad bundle is a finding."""
     started = time.monotonic()
-    found = Findings(find_version(site.registry, version), [])
+    found = Findings(site.registry.find(version), [])
     screen.version(found.version)
     with tempfile.TemporaryDirectory(prefix="fraudops-validate-") as folder:
         try:

@@ -16,8 +16,6 @@ from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
 from fraudops.verification import verify_bundle
 
-LATEST = "latest"
-
 
 @dataclass(frozen=True)
 class Model:
@@ -48,9 +46,7 @@ class Models:
         for entry in (record.current, *record.stack):
             if entry is not None and entry.version == version:
                 return version, entry.digest  # known without the registry
-        registry = self._registry()
-        newest = registry.versions()[:1] if version == LATEST else []
-        found = newest[0] if newest else registry.version(version)
+        found = self._registry().find(version)
         if found.digest is None:
             raise SettingsError(f"version {version} carries no digest: it was not made by `fraudops train`; name another with --version N")
         return found.version, found.digest

@@ -40,6 +40,9 @@ class ModelVersion:
     tags: dict[str, str]
 
 
+LATEST = "latest"
+
+
 class Registry:
     """The versions of one registered model. Thread-safe. Every method raises StoreDownError when MLflow is not to be had."""
 
@@ -72,6 +75,11 @@ class Registry:
         """Raises UnknownVersionError naming the known ones."""
         row = self._about(version, "GET", "mlflow/model-versions/get", params={"name": self.model, "version": version})["model_version"]
         return _version(row, tuple(sorted(row.get("aliases", []))))
+
+    def find(self, version: str) -> ModelVersion:
+        """The version of that number; `latest` is the newest. Raises UnknownVersionError."""
+        newest = self.versions()[:1] if version == LATEST else []
+        return newest[0] if newest else self.version(version)
 
     def alias(self, alias: str) -> str | None:
         """The version that the alias names, None when it is not set."""
