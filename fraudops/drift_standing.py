@@ -3,12 +3,12 @@
 The rows of `drift_runs` are the truth; of a pod only its shipper has PostgreSQL.
 """
 
-import contextlib
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
+from fraudops.renamed import read_renamed, write_renamed
 from fraudops.state import State
 
 
@@ -29,14 +29,10 @@ def standing_path(state: State) -> Path:
 
 
 def write_standing(state: State, standing: DriftStanding) -> None:
-    path = standing_path(state)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_bytes(msgspec.json.encode(standing))
-    unfinished.replace(path)
+    """Raises OSError."""
+    write_renamed(standing_path(state), standing)
 
 
 def read_standing(state: State) -> DriftStanding | None:
     """None before the first run, or when another release wrote what we cannot read."""
-    with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-        return msgspec.json.decode(standing_path(state).read_bytes(), type=DriftStanding)
-    return None
+    return read_renamed(standing_path(state), DriftStanding)

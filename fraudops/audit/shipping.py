@@ -1,11 +1,11 @@
 """What the shipper says of itself, in `run/shipper.json`: written whole each second, read by status and monitor."""
 
-import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from fraudops.renamed import read_renamed, write_renamed
 from fraudops.state import State
 
 STALE_SECONDS = 5.0
@@ -37,15 +37,11 @@ def shipper_path(state: State) -> Path:
 
 
 def write_shipper_state(state: State, current: ShipperState) -> None:
+    """Raises OSError."""
     current.at = datetime.now(UTC)
-    path = shipper_path(state)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_bytes(msgspec.json.encode(current))
-    unfinished.replace(path)
+    write_renamed(shipper_path(state), current)
 
 
 def read_shipper_state(state: State) -> ShipperState | None:
     """None when no shipper ever ran here, or another release wrote what we cannot read."""
-    with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-        return msgspec.json.decode(shipper_path(state).read_bytes(), type=ShipperState)
-    return None
+    return read_renamed(shipper_path(state), ShipperState)
