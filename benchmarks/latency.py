@@ -1,5 +1,9 @@
 """`python -m benchmarks.latency`: how long answers take at half of our own maximum, by an open loop, of the bare web server and of ours."""
 
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -9,13 +13,15 @@ from benchmarks import drawing, open_loop, results
 from benchmarks.client import Window
 from benchmarks.commands import Plan, conclude, generator_option, quick_option, results_option, say, site
 from benchmarks.generators import Generator
+from benchmarks.processes import SubjectError
 from benchmarks.results import Result, Table
 from benchmarks.spread import Claim, Spread, ratio, spread
-from benchmarks.subjects import Site, Subject, durabilities, floors, ours
+from benchmarks.subjects import Running, Site, Subject, durabilities, floors, ours
 from benchmarks.turns import order
 
 CONNECTIONS = 16
 SETTLE_SECONDS, MAXIMUM_SECONDS = 1.0, 4.0
+PROMOTED, PROMOTION_SECONDS = "ours-promoted-1", 3.0
 Windows = dict[str, list[Window]]
 
 
@@ -38,6 +44,7 @@ def subjects() -> list[Subject]:
     chosen = [floors(1), ours("ours-1", "fraudops, everything on", 1), ours("ours-alone-1", "fraudops, nothing shipped meanwhile", 1, ships=False)]
     if "off" in durabilities():
         chosen.append(ours("ours-off-1", "fraudops, audit off", 1, {"FRAUDOPS_AUDIT__DURABILITY": "off"}, ships=False))
+    chosen.append(ours(PROMOTED, f"fraudops, everything on, a promotion every {PROMOTION_SECONDS:g} s", 1))
     return chosen
 
 
@@ -77,14 +84,38 @@ def turn(subject: Subject, place: Site, rate: float, seconds: float) -> Window:
     bodies = place.bodies(subject.protocol)
     with subject.start(place) as running:
         open_loop.drive(running.url, bodies, rate, SETTLE_SECONDS)
-        window = open_loop.drive(running.url, bodies, rate, seconds)
+        with promoting(running, min(PROMOTION_SECONDS, seconds / 3)) if subject.key == PROMOTED else contextlib.nullcontext():
+            window = open_loop.drive(running.url, bodies, rate, seconds)
     open_loop.check(window, subject.protocol, place.models.expected[subject.kind])
     return window
+
+
+@contextlib.contextmanager
+def promoting(running: Running, pause: float) -> Iterator[None]:
+    """A version that was never seen before is prepared and served after each pause while the block lasts. Raises SubjectError."""
+    stopping = threading.Event()
+
+    def promote() -> int:
+        number = 1
+        while not stopping.wait(pause) and running.product:
+            number += 1
+            running.product.promote_again(number)
+        return number - 1
+
+    with ThreadPoolExecutor(1) as threads:
+        promotions = threads.submit(promote)
+        try:
+            yield
+        finally:
+            stopping.set()
+        if not promotions.result():
+            raise SubjectError("the load was over before the first promotion")
 
 
 def claims(windows: Windows) -> list[Claim]:
     tails = {key: [window.p99_ms for window in taken] for key, taken in windows.items()}
     made = [Claim("p99 of everything on against the bare ASGI floor at the same rate", ratio(tails["ours-1"], tails["floor-1"]), 3.0, "at most")]
+    made.append(Claim("p99 while new versions are promoted against p99 without", ratio(tails[PROMOTED], tails["ours-1"]), 3.0, "at most"))
     if "ours-off-1" in tails:
         made.append(Claim("p99 with audit on against audit off", ratio(tails["ours-1"], tails["ours-off-1"]), 1.3, "at most"))
     return made

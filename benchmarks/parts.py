@@ -45,7 +45,7 @@ def measure(place: Site, plan: Plan) -> Result:
     made.close()
     others = {name: microseconds(step, repeats) for name, step in alternatives(trained).items()}
     result.tables = [
-        _table("One answer", "step", {**one, "all that is ours, below the web server": whole}),
+        _table("One answer", "step", {**one, "the whole request, from the bytes of the socket to those of the answer": whole}),
         _table(f"A row of a body of {made.rows}", "step", batch),
         _table("What others do", "step", others),
     ]

@@ -9,19 +9,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import httpx
+import msgspec
 import psutil
 import psycopg
 
 from benchmarks.models import ROOT, Models
 from benchmarks.processes import SubjectError, bare_environment, free_port, running, tree, wait_until, wait_until_answering
 from fraudops.audit.shipping import read_shipper_state
+from fraudops.bundle import read_manifest, seal
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.record import Entry, ServingRecord
 from fraudops.state import State
 from services.supervisor.postgresql import PostgreSQL, start, stop
 
 DRAIN_SECONDS = 300.0
+ADMIN_TOKEN = "of-the-benchmarks"
 
 
 @contextlib.contextmanager
@@ -63,6 +68,28 @@ class Product:
         wait_until(drained, f"the shipper has not brought everything to PostgreSQL (log: {self.state.root / 'shipper.log'})", seconds)
         return time.monotonic() - began
 
+    def promote_again(self, number: int) -> float:
+        """A bundle that this pod has never seen, with the served one's scores, in the next epoch, and the seconds until every worker serves it.
+
+        Raises SubjectError.
+        """
+        store = FileRecordStore(self.state.serving_record)
+        record, token = store.read()
+        if record.current is None:
+            raise SubjectError("nothing is served")
+        digest = _another(self.state.bundles / record.current.digest, number)
+        entry = msgspec.structs.replace(record.current, epoch=record.epoch + 1, version=str(number), digest=digest)
+        began = time.monotonic()
+        self._reload(phase="prepare", version=entry.version, digest=digest, epoch=entry.epoch)
+        store.compare_and_set(ServingRecord(current=entry, mirrored=entry.epoch), token)
+        self._reload(phase="commit", epoch=entry.epoch)
+        return time.monotonic() - began
+
+    def _reload(self, **asked: Any) -> None:
+        answer = httpx.post(f"{self.url}/reload", json=asked, headers={"Authorization": f"Bearer {ADMIN_TOKEN}"}, timeout=60, trust_env=False)
+        if answer.status_code != 200:
+            raise SubjectError(f"{asked['phase']}: {answer.status_code} {answer.text[:300]}")
+
     def audited(self) -> int:
         """Rows of this service in PostgreSQL."""
         if self.database is None:
@@ -70,6 +97,15 @@ class Product:
         with psycopg.connect(self.database) as connection:
             row = connection.execute("SELECT count(*) FROM predictions WHERE pod = %s", [self.pod]).fetchone()
             return int(row[0]) if row else 0
+
+
+def _another(folder: Path, number: int) -> str:
+    """The same bundle of another training run, beside it; its digest."""
+    copy = folder.with_name(f".another-{number}")
+    shutil.copytree(folder, copy)
+    digest = seal(copy, msgspec.structs.replace(read_manifest(folder), git_revision=f"run {number}"))
+    copy.rename(folder.with_name(digest))
+    return digest
 
 
 def lay_out(folder: Path, models: Models, kind: str) -> State:
@@ -86,7 +122,8 @@ def lay_out(folder: Path, models: Models, kind: str) -> State:
 def product(folder: Path, models: Models, kind: str, workers: int, settings: Mapping[str, str], bodies: Path, database: str | None) -> Iterator[Product]:
     """A service ready to answer; the folder, which must not exist, is gone afterwards."""
     state, port = lay_out(folder, models, kind), free_port()
-    own = {"FRAUDOPS_STATE": str(folder), "FRAUDOPS_PORT": str(port), "FRAUDOPS_WORKERS": str(workers), "FRAUDOPS_POD": folder.name, **settings}
+    own = {"FRAUDOPS_STATE": str(folder), "FRAUDOPS_PORT": str(port), "FRAUDOPS_WORKERS": str(workers), "FRAUDOPS_POD": folder.name}
+    own |= {"FRAUDOPS_ADMIN_TOKEN": ADMIN_TOKEN, **settings}
     where = {"DATABASE_URL": database} if database else {}
     log, url = folder / "service.log", f"http://127.0.0.1:{port}"
     try:

@@ -1,13 +1,15 @@
 """The steps of one answer, each as a function of a number that picks its row; built from the service's own parts."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
-from starlette.types import ASGIApp, Message
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from benchmarks.models import Models
 from benchmarks.protocols import TRANSACTION, TRANSACTIONS
@@ -67,7 +69,7 @@ def steps(models: Models, state: State) -> Steps:
         "answer, made and encoded": lambda i: answer_encoder(Scored(scored[i].prediction_id, 0.01, 0, "1", model.threshold)),
     }
     batch: dict[str, Step] = {
-        "read and validate the JSON": lambda _: [model.reader.read_row(raw) for raw in BATCH.split(body)],
+        "read and validate the JSON": lambda _: [model.reader.decode(raw) for raw in BATCH.split(body)],
         "score (linear)": lambda _: model.scorer.score_many(np.array([astuple(row)[:features] for row in read])).tolist(),
         "score (gradient boosting, ONNX)": lambda _: trees.score_many(rows).tolist(),
         "id (UUIDv7)": lambda _: [uuid7() for _ in range(VARIED)],
@@ -122,27 +124,33 @@ def alternatives(models: Models) -> dict[str, Step]:
 
 
 class Calls:
-    """Calls an ASGI application as the server would, without one."""
+    """Whole requests as the server's protocol gets them from a socket, and a transport that only looks at the answers."""
 
-    def __init__(self, app: ASGIApp, models: Models) -> None:
-        self._app = app
-        self._bodies = [TRANSACTION.body(models.names, [row]) for row in models.x[:VARIED].tolist()]
-        self.status = 0
+    def __init__(self, protocol: asyncio.Protocol, models: Models) -> None:
+        self._requests = [_request(TRANSACTION.body(models.names, [row])) for row in models.x[:VARIED].tolist()]
+        self._protocol, self._transport, self.status = protocol, _Answers(), 0
+        protocol.connection_made(self._transport)
 
     async def __call__(self, index: int) -> None:
-        body = self._bodies[index]
-        headers = [(b"host", b"127.0.0.1:8000"), (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        scope = {"type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "root_path": "", "query_string": b"", "headers": headers}
-        await self._app(scope, self._receive(body), self._send)
+        """Ends with the turn of the event loop in which the answer comes."""
+        self._protocol.data_received(self._requests[index])
+        await asyncio.sleep(0)
+        self.status = int(self._transport.written[9:12])
+        self._transport.written = b""
 
-    def _receive(self, body: bytes) -> Callable[[], Awaitable[Message]]:
-        async def receive() -> Message:
-            return {"type": "http.request", "body": body, "more_body": False}
 
-        return receive
+class _Answers(asyncio.Transport):
+    written = b""
 
-    async def _send(self, message: Message) -> None:
-        self.status = message.get("status", self.status)
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def _request(body: bytes) -> bytes:
+    return b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:8000\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
 @asynccontextmanager
@@ -150,6 +158,7 @@ async def application(models: Models, state: State) -> AsyncIterator[Calls]:
     """The service's whole application in this process. Needs FRAUDOPS_STATE to name the state's folder, and PROMETHEUS_MULTIPROC_DIR its metrics'."""
     from services.inference import start
     from services.inference.application import create_app
+    from services.inference.protocol import DirectProtocol
     from services.inference.worker import Drain
 
     start.make_folders(state)
@@ -158,4 +167,4 @@ async def application(models: Models, state: State) -> AsyncIterator[Calls]:
         start.conclude(state, proof)
     app = create_app(settings, Drain())
     async with app.router.lifespan_context(app):
-        yield Calls(app, models)
+        yield Calls(DirectProtocol(config=Config(app, log_config=None), server_state=ServerState(), app_state={}), models)

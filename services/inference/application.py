@@ -19,6 +19,7 @@ from services.inference.admin import Admin
 from services.inference.audit import Audit
 from services.inference.bundles import BundleCache
 from services.inference.channel import Ask, RunFolder
+from services.inference.direct import Direct
 from services.inference.edge import Edge
 from services.inference.endpoints import endpoints
 from services.inference.exchange import add_exchange
@@ -37,10 +38,10 @@ logger = logging.getLogger(__name__)
 
 
 class Service(FastAPI):
-    """FastAPI, with the calls that are answered below its router in its documentation."""
+    """FastAPI, with the calls that are answered below its router in its documentation; `direct` is what the server's protocol asks first."""
 
-    def __init__(self, worker: Worker, **options: Any) -> None:
-        self.worker = worker
+    def __init__(self, worker: Worker, direct: Direct, **options: Any) -> None:
+        self.worker, self.direct = worker, direct
         # FastAPI can send traces by itself; here nothing leaves that is not asked for.
         super().__init__(title="fraudops", telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False}, **options)
 
@@ -58,11 +59,12 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     pod = Pod(state, run, BundleCache(state.bundles, state.run), record_reader(settings), template_target(settings), settings.workers)
     status = Status(pod, settings.pod, settings.model_name, drain)
     poller = Poller(pod, metrics, settings.record_poll_seconds)
-    app = Service(worker, lifespan=lambda _app: _life(worker, audit, run, pod, poller))
+    scoring = Scoring(audit, metrics, settings.pod, settings.audit.protection())
+    app = Service(worker, Direct(worker, scoring, audit, metrics, drain), lifespan=lambda _app: _life(worker, audit, run, pod, poller))
     app.add_middleware(
         Edge,
         worker=worker,
-        endpoints=endpoints(worker, Scoring(audit, metrics, settings.pod, settings.audit.protection()), audit, pod, status),
+        endpoints=endpoints(worker, scoring, audit, pod, status),
         pages=PAGES,
         metrics=metrics,
         drain=drain,

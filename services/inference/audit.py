@@ -24,6 +24,19 @@ class Audit:
         self._spool: SpoolWriter | None = None
         self._tried = float("-inf")
 
+    @property
+    def waits(self) -> bool:
+        """An append may have to wait, so that only the asynchronous calls may be used."""
+        return self._blocking
+
+    def put(self, records: Sequence[bytes]) -> None:
+        """All or none, at once; only where nothing waits. Raises as `append` does."""
+        try:
+            (self._spool or self._writer()).append_many(records)
+        except StoreDownError:
+            self._metrics.refused(len(records))
+            raise
+
     async def append(self, record: bytes) -> None:
         """Raises SpoolFullError, StoreDownError; then nothing was written."""
         try:

@@ -103,7 +103,7 @@ class Edge:
             if endpoint.admin:
                 self._admin.check_token(known.get(b"authorization", b""))
             content_type = known.get(b"content-type", b"")
-            if not _is_json(content_type) and (content_type or endpoint.body_required):
+            if not is_json(content_type) and (content_type or endpoint.body_required):
                 raise NotJsonError
             async with endpoint.gate:
                 body = await _read_body(receive, known.get(b"content-length"), endpoint.limit)
@@ -156,7 +156,7 @@ def _known_headers(headers: Headers) -> dict[bytes, bytes]:
     return {name: value for name, value in headers if name in _KNOWN}
 
 
-def _is_json(content_type: bytes) -> bool:
+def is_json(content_type: bytes) -> bool:
     return content_type == JSON[1] or content_type.partition(b";")[0].strip().lower() == JSON[1]
 
 

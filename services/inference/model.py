@@ -11,9 +11,9 @@ from fraudops.scorer import Scorer, open_scorer
 from services.inference.requests import TransactionReader
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """`sample`: it was trained on the packaged sample, and knows nothing of a bank's own transactions."""
+    """One opening of a version, equal to no other. `sample`: it was trained on the packaged sample, and knows nothing of a bank's own transactions."""
 
     name: str
     version: str

@@ -81,8 +81,8 @@ class Reader(Generic[Kind]):
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise InvalidBodyError(faults_in(self.kind, body)) from error
 
-    def read_row(self, row: msgspec.Raw) -> Kind:
-        """Raises msgspec.MsgspecError or UnicodeDecodeError; `faults` says why."""
+    def decode(self, row: bytes | msgspec.Raw) -> Kind:
+        """Raises msgspec.MsgspecError or UnicodeDecodeError; `read` and `faults` say why."""
         return self._decoder.decode(row)
 
     def faults(self, row: msgspec.Raw) -> list[Fault]:

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -40,6 +40,15 @@ class ScoredBatch(msgspec.Struct, frozen=True):
     predictions: list[Scored]
 
 
+class Asked(NamedTuple):
+    """One transaction with the model that serves it; `request_id` is the client's, `started` perf_counter's."""
+
+    model: Model
+    transaction: Any
+    request_id: str | None
+    started: float
+
+
 class Scoring:
     """Scores, audits and counts with whatever model it is given: a request keeps the one that it began with."""
 
@@ -54,6 +63,21 @@ class Scoring:
         await self._audit.append(record)
         self._metrics.decided(scored.prediction, 1 - scored.prediction)
         return scored
+
+    def at_once(self, asked: Sequence[Asked]) -> list[Scored]:
+        """Transactions that came together, by one append: all or none. Only where the audit does not wait. Raises SpoolFullError, StoreDownError."""
+        answers, records = [], []
+        for model, together in groupby(asked, lambda one: one.model):
+            ones = list(together)
+            probabilities = model.scorer.score_few([_astuple(one.transaction)[: model.reader.features] for one in ones])
+            for one, probability in zip(ones, probabilities, strict=True):
+                scored, record = self._decide(model, one.transaction, probability, one.request_id, one.started)
+                answers.append(scored)
+                records.append(record)
+        self._audit.put(records)
+        frauds = sum([scored.prediction for scored in answers])
+        self._metrics.decided(frauds, len(answers) - frauds)
+        return answers
 
     async def many(self, model: Model, body: bytes, request_id: str, started: float) -> list[Scored]:
         """In the order of the rows; all or nothing. Raises as `one` does."""
@@ -106,7 +130,7 @@ async def read_rows(reader: Reader[Row], raws: Sequence[msgspec.Raw]) -> list[Ro
     async for chunk in chunks(raws):
         for raw in chunk:
             try:
-                rows.append(reader.read_row(raw))
+                rows.append(reader.decode(raw))
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 faults.append(msgspec.structs.replace(reader.faults(raw)[0], index=index))
             index += 1

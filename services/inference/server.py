@@ -20,6 +20,7 @@ from fraudops import logs
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
 from services.inference.application import create_app
+from services.inference.protocol import DirectProtocol
 from services.inference.worker import Drain
 
 # Longer than any client keeps an idle connection: the client closes it, never we under its next request.
@@ -76,7 +77,7 @@ class InferenceServer(BaseApplication):  # type: ignore[misc]
 
 
 class InferenceWorker(UvicornWorker):  # type: ignore[misc]
-    CONFIG_KWARGS = {"loop": "uvloop", "http": "httptools", "ws": "none", "lifespan": "on", "server_header": False, "proxy_headers": False}
+    CONFIG_KWARGS = {"loop": "uvloop", "http": DirectProtocol, "ws": "none", "lifespan": "on", "server_header": False, "proxy_headers": False}
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
