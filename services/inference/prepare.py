@@ -22,6 +22,7 @@ from fraudops.verification import verify_bundle
 
 logger = logging.getLogger("services.inference.prepare")
 INCOMING, REFUSED = ".incoming-", ".refused-"
+NICE = 10
 
 
 class Outcome(msgspec.Struct, omit_defaults=True):
@@ -35,6 +36,8 @@ class Outcome(msgspec.Struct, omit_defaults=True):
 def main() -> None:
     settings = InferenceSettings.from_environment()
     logs.configure(settings.log_level, "inference.prepare")
+    # Proving takes as long as it takes; the workers beside it answer.
+    os.nice(NICE)
     version, digest = sys.argv[1:3]
     try:
         outcome = Outcome(source=bring(settings, version, digest, fetch="--cached" not in sys.argv[3:]))
