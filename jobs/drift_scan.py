@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from fraudops import drift_runs, endpoints
 from fraudops.audit.database import create_engine
-from fraudops.audit.queries import recent
+from fraudops.audit.recent import recent
 from fraudops.bundle import DRIFT_REFERENCE, Manifest, check_files, read_manifest
 from fraudops.drift import SCORE, decision_rate, join_windows, judge
 from fraudops.drift_runs import DriftRun, PreviousRun

@@ -16,7 +16,7 @@ from jobs.entry import json_option, output, print_json, run, state_option
 from jobs.on_cluster import on_cluster
 
 if TYPE_CHECKING:
-    from fraudops.audit.queries import Activity
+    from fraudops.audit.activity import Activity
 
 Found = tuple["Activity", list["Activity"]]
 IN_THE_PODS = "What waits in the pods' spools is not in these figures: see fraudops_spool_bytes in their metrics."
@@ -31,7 +31,8 @@ RATIOS = ("fraud_rate", "label_coverage", "precision", "recall", "f1", "false_po
 def command(hours: float, as_json: bool, state: State) -> str:
     """Volume, decisions, latency and live quality, in all and by version.
 
-    A transaction that was sent again is one decision, the first. Of the labels that a decision has, the one labelled last counts.
+    A transaction that was sent again within 24 hours is one decision, the first. Of the labels that a decision has, the one labelled last counts. Of more
+    than about 200,000 answers a share is read, and what that leaves open is said.
     """
     settings = ClusterJobSettings.from_environment()
     model_name = settings.model_name
@@ -43,12 +44,13 @@ def command(hours: float, as_json: bool, state: State) -> str:
         print_json(report(model_name, since, until, found, spools if isinstance(spools, ShipperState) else None))
     else:
         _show(f"{model_name}, the last {hours:g} hours (since {since:%Y-%m-%d %H:%M} UTC)", found, spools, until)
-    return f"{found[0].answers:,} answers in the last {hours:g} hours, {found[0].frauds:,} decided as fraud"
+    about = "about " if found[0].estimated else ""
+    return f"{about}{found[0].answers:,} answers in the last {hours:g} hours, {found[0].frauds:,} decided as fraud"
 
 
 async def _ask(url: str, since: datetime, until: datetime, model_name: str) -> Found:
+    from fraudops.audit.activity import activity
     from fraudops.audit.database import create_engine
-    from fraudops.audit.queries import activity
 
     engine = create_engine(url)
     try:
@@ -80,7 +82,8 @@ def report(model_name: str, since: datetime, until: datetime, found: Found, ship
 
 def _mapping(activity: "Activity") -> dict[str, Any]:
     moments = {name: moment.isoformat() if moment else None for name, moment in (("first", activity.first), ("last", activity.last))}
-    return asdict(activity) | moments | {name: getattr(activity, name) for name in RATIOS}
+    figures = asdict(activity) | moments | {name: getattr(activity, name) for name in RATIOS}
+    return figures | {"estimated": activity.estimated, "margins_95": activity.margins() if activity.estimated else None}
 
 
 def _show(title: str, found: Found, spools: "ShipperState | str | None", now: datetime) -> None:
@@ -88,9 +91,14 @@ def _show(title: str, found: Found, spools: "ShipperState | str | None", now: da
     output.print(title, markup=False)
     if total.answers:
         output.print(_activity_table(total, versions))
+        if total.answers != total.decisions:
+            repeats = total.answers - total.decisions
+            output.print(f"{repeats:,} answers repeat a transaction of the 24 hours before: each is audited, and its first answer is the one decision.")
         output.print(_quality(total))
         if total.labelled:
             output.print(_quality_table(total, versions))
+        if total.estimated:
+            output.print(_estimated(total))
     else:
         output.print("Nothing was answered in this window. Send something: fraudops simulate")
     output.print(spools if isinstance(spools, str) else _waiting(spools, now), markup=False)
@@ -112,6 +120,18 @@ def _quality(total: "Activity") -> str:
     if not total.labelled:
         return "No labels have come for these decisions yet: precision and recall are not known. Labels come by POST /feedback."
     return f"Labels have come for {total.labelled:,} of {total.decisions:,} decisions ({_percent(total.label_coverage)}); among these:"
+
+
+def _estimated(total: "Activity") -> str:
+    """How the figures came about, and how far off they may be."""
+    margins = total.margins()
+    frauds = "all" if total.fraud_weight == 1 else f"one in {total.fraud_weight:,}"
+    counts = ", ".join(f"{name} ± {margins[name]:,.0f}" for name in ("answers", "decisions", "frauds"))
+    ratios = ", ".join(
+        f"{name.replace('_', ' ')} ± {margins[name]:.2%}" for name in RATIOS if margins.get(name) is not None and getattr(total, name) is not None
+    )
+    read = f"Estimates from {total.read:,} answers: of those decided as fraud {frauds}, of the others one in {total.weight:,}."
+    return f"{read} With 95 % confidence {counts}; {ratios}. A shorter window is counted."
 
 
 def _quality_table(total: "Activity", versions: list["Activity"]) -> Table:

@@ -14,12 +14,16 @@ from fraudops.state import State
 from jobs.entry import json_option, notices, output, print_json, run, state_option
 from jobs.on_cluster import on_cluster
 
+# Half of the Job's time; what is left then is the next run's.
+INDEX_SECONDS = 1800
+
 
 async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[str, Any]:
     """What was done, or would be. Raises StoreDownError; a day that is in use, and those behind it, are left for the next run."""
     from fraudops.audit import retention
     from fraudops.audit.connection import connect
     from fraudops.audit.database import translated
+    from fraudops.audit.indexing import index_days
     from fraudops.audit.partitions import partitions
 
     today = datetime.now(UTC).date()
@@ -29,7 +33,7 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
             due = retention.expired(await partitions(connection), today, settings.days)
             done: dict[str, Any] = {"kept_days": settings.days, "oldest_kept": today - timedelta(days=settings.days), "dry_run": dry_run}
             if dry_run:
-                return done | {"dropped": [{"day": each.day, "bytes": each.bytes} for each in due], "in_use": [], "made": []}
+                return done | {"dropped": [{"day": each.day, "bytes": each.bytes} for each in due], "in_use": [], "made": [], "indexed": [], "not_indexed": []}
             await retention.begin(connection)
             done |= {"made": await retention.make_ahead(connection, today), "dropped": [], "in_use": []}
             for number, partition in enumerate(due):
@@ -42,7 +46,8 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
                 where = f", {dropped.rows:,} rows in {dropped.file}" if dropped.file else ""
                 notices.print(f"{partition.day} dropped ({partition.bytes / 1e6:.1f} MB{where})", markup=False)
                 done["dropped"].append({"day": dropped.day, "bytes": dropped.bytes, "rows": dropped.rows, "file": dropped.file})
-            return done
+            indexed, left = await index_days(connection, INDEX_SECONDS)
+            return done | {"indexed": indexed, "not_indexed": left}
         finally:
             await connection.close()
 
@@ -50,7 +55,9 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
 def said(done: dict[str, Any]) -> str:
     days, megabytes = len(done["dropped"]), sum(each["bytes"] for each in done["dropped"]) / 1e6
     what = f"{days} days of predictions ({megabytes:.1f} MB) {'would be dropped' if done['dry_run'] else 'dropped'}" if days else "no day to drop"
-    return f"{what}; kept from {done['oldest_kept']} on; {len(done['made'])} partitions made ahead"
+    indexed = f"; {len(done['indexed'])} days indexed" if done["indexed"] else ""
+    left = f"; {len(done['not_indexed'])} days left to index" if done["not_indexed"] else ""
+    return f"{what}; kept from {done['oldest_kept']} on; {len(done['made'])} partitions made ahead{indexed}{left}"
 
 
 @on_cluster("retention")

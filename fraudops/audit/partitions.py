@@ -8,6 +8,7 @@ from typing import Any, Literal
 MIGRATION_LOCK = 7_205_101
 PARTITION_LOCK = 7_205_102
 RETENTION_LOCK = 7_205_104
+INDEX_LOCK = 7_205_105
 LIST = """
 SELECT table_.relname AS name, part.inhrelid IS NOT NULL AS attached, coalesce(part.inhdetachpending, false) AS pending,
        pg_total_relation_size(table_.oid) AS bytes

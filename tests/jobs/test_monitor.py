@@ -15,7 +15,8 @@ import pytest
 from psycopg import sql
 
 from fraudops.audit.records import Record, encode, new_label
-from fraudops.audit.shipping import ShipperState, write_shipper_state
+from fraudops.audit.shipping import ShipperState, shipper_path, write_shipper_state
+from fraudops.renamed import write_renamed
 from fraudops.state import State
 from services.shipper.sink import Sink
 from tests.audit_records import prediction
@@ -65,7 +66,7 @@ def test_what_was_answered_is_reported_in_all_and_by_version(database: str, stat
     store(database, [*old, *new, *labels])
     # Written ahead of its time, so that it is not silent yet however long the commands below take.
     told = ShipperState(pid=os.getpid(), at=now + timedelta(hours=1), doing="waiting", backlog_bytes=1_234_567, oldest_at=now, last_error="PostgreSQL is away")
-    write_shipper_state(state, told)
+    write_renamed(shipper_path(state), told)
 
     read = json.loads(fraudops(database, "monitor", "--hours", "24", "--json", "--state", str(state.root)).stdout)
     total = read["total"]
@@ -80,6 +81,39 @@ def test_what_was_answered_is_reported_in_all_and_by_version(database: str, stat
     assert "Labels have come for 3 of 11 decisions (27.27%)" in text
     assert "Still in the spool, and not in these figures: 1,234,567 bytes" in text
     assert "The shipper is waiting: PostgreSQL is away." in text
+
+
+def test_answers_and_decisions_are_told_apart_where_a_client_repeated_itself(database: str, state: State) -> None:
+    store(database, [*(prediction(transaction_id="again") for _ in range(3)), prediction(transaction_id="once")])
+    total = json.loads(fraudops(database, "monitor", "--json", "--state", str(state.root)).stdout)["total"]
+    assert (total["answers"], total["decisions"], total["estimated"], total["margins_95"]) == (4, 2, False, None)
+    text = fraudops(database, "monitor", "--state", str(state.root)).stdout
+    assert "2 answers repeat a transaction of the 24 hours before" in text
+    assert "Estimates" not in text
+
+
+LARGE = """
+INSERT INTO predictions (id, "timestamp", fraud_probability, prediction, threshold, model_name, model_version, model_digest, latency_ms, pod)
+SELECT CAST(lpad(to_hex(CAST(extract(epoch FROM moment) * 1000 AS bigint)), 12, '0') || '7' || substr(lot, 1, 3) || '8' || substr(lot, 4, 15) AS uuid),
+       moment, 0.5, CAST(n % 500 = 0 AS int), 0.5, 'credit-fraud', '3', 'd', 1.0, 'p'
+FROM (SELECT n, md5('' || n) AS lot, date_trunc('milliseconds', now() - n * interval '5 milliseconds') AS moment
+      FROM generate_series(1, 250000) AS n) AS drawn"""
+
+
+def test_a_window_too_large_to_count_is_said_to_be_estimated_and_how_well(database: str, state: State) -> None:
+    """Of frauds, which are few, every one is counted all the same."""
+    store(database, [prediction(datetime.now(UTC) - timedelta(hours=1))])
+    with psycopg.connect(database) as connection:
+        connection.execute(LARGE)
+    read = fraudops(database, "monitor", "--hours", "2", "--json", "--state", str(state.root))
+    total = json.loads(read.stdout)["total"]
+    assert (total["estimated"], total["weight"], total["frauds"], total["margins_95"]["frauds"]) == (True, 8, 500, 0)
+    assert abs(total["answers"] - 250_001) < 1.5 * total["margins_95"]["answers"]
+    assert 25_000 < total["read"] < 38_000
+    text = fraudops(database, "monitor", "--hours", "2", "--state", str(state.root)).stdout
+    assert f"Estimates from {total['read']:,} answers: of those decided as fraud all, of the others one in 8. With 95 % confidence answers ±" in " ".join(
+        text.split()
+    )
 
 
 def test_without_labels_no_quality_is_claimed(database: str, state: State) -> None:

@@ -1,0 +1,82 @@
+"""Days of an earlier release's rows get the index that they lack while others read and write, as far as the time goes."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from fraudops.audit.connection import connect
+from fraudops.audit.indexing import index_days
+from fraudops.audit.migrations import upgrade
+from fraudops.audit.partitions import INDEX_LOCK, partition_name
+from fraudops.audit.records import encode
+from services.shipper.sink import Sink
+from tests.audit_records import prediction
+
+TODAY = datetime.now(UTC).date()
+TOMORROW, EARLIER = TODAY + timedelta(days=1), TODAY - timedelta(days=3)
+DAYS = [partition_name(day) for day in (TOMORROW, TODAY, EARLIER)]
+PARTS = """
+SELECT count(*) FROM pg_inherits JOIN pg_index ON indexrelid = inhrelid WHERE inhparent = 'predictions_sample'::regclass AND indisvalid"""
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[Any]:
+    """Of a database as release 0002 left it, with rows of two days and one day without."""
+    connection = await connect(database)
+    await connection.execute("DROP INDEX predictions_sample; UPDATE fraudops_schema_version SET version_num = '0002'")
+    sink = Sink(database)
+    noon = datetime(EARLIER.year, EARLIER.month, EARLIER.day, 12, tzinfo=UTC)
+    assert (await sink.ship([encode(prediction(moment)) for moment in (noon, datetime.now(UTC)) for _ in range(20)])).new == 40
+    await sink.close()
+    yield connection
+    await connection.close()
+
+
+async def indexed(connection: Any) -> tuple[int, bool]:
+    """How many days have their part, and whether the index of the whole table is valid for it."""
+    whole = await connection.fetchval("SELECT indisvalid FROM pg_index WHERE indexrelid = 'predictions_sample'::regclass")
+    return await connection.fetchval(PARTS), whole
+
+
+async def test_migrating_indexes_the_days_that_are_there(connection: Any, database: str) -> None:
+    await upgrade(database)
+    assert await indexed(connection) == (3, True)
+    assert await index_days(connection, 60) == ([], [])
+
+
+async def test_a_day_that_somebody_writes_is_left_and_begun_anew_next_time(connection: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes or reads meanwhile waits for nothing."""
+    monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)
+    monkeypatch.setattr("fraudops.audit.indexing.LOCK_SECONDS", 1)
+    await upgrade(database)
+    assert await indexed(connection) == (0, False)
+    writer = await connect(database)
+    async with writer.transaction():
+        await writer.execute(f"UPDATE {DAYS[1]} SET features = NULL")
+        assert await index_days(connection, 60) == ([DAYS[0], DAYS[2]], [DAYS[1]])
+        assert await indexed(connection) == (2, False)
+    await writer.close()
+    assert await index_days(connection, 60) == ([DAYS[1]], [])
+    assert await indexed(connection) == (3, True)
+
+
+async def test_two_never_index_at_once_and_time_that_is_over_begins_no_day(connection: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)
+    await upgrade(database)
+    assert await index_days(connection, 0) == ([], DAYS)
+    other = await connect(database)
+    await other.execute(f"SELECT pg_advisory_lock({INDEX_LOCK})")
+    assert await index_days(connection, 60) == ([], [])
+    await other.close()
+    assert await index_days(connection, 60) == (DAYS, [])
+
+
+async def test_a_day_made_meanwhile_has_the_index_from_the_start(connection: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)
+    await upgrade(database)
+    sink = Sink(database)
+    await sink.ship([encode(prediction(datetime.now(UTC) + timedelta(days=2)))])
+    await sink.close()
+    assert await indexed(connection) == (1, False)
