@@ -74,6 +74,7 @@ proof: install ## every figure that the README quotes, measured here in hours, i
 	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py
 	@PROOF=1 $(MAKE) --no-print-directory e2e kind-down
 	@$(bin)/python -m benchmarks.broadcast
+	@$(bin)/python -m benchmarks.reads
 	@$(bin)/python -m benchmarks --peers
 	@$(bin)/python -m benchmarks.soak
 

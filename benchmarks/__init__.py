@@ -6,6 +6,7 @@
     python -m benchmarks.parts      what each step of one answer costs in process
     python -m benchmarks.growth     throughput against workers and body size, latency against load
     python -m benchmarks.broadcast  a promotion by broadcast against the number of pods
+    python -m benchmarks.reads      what monitor and drift read of an audit that grows, and how long that takes
     python -m benchmarks.soak       memory, tail latency and lost answers over a long run
     python -m benchmarks            the first five in turn
 
