@@ -13,11 +13,14 @@ from tests.figures import Figures
 from tests.support import eventually
 
 COMPARED = """
-WITH twice AS (SELECT transaction_id FROM predictions GROUP BY transaction_id HAVING count(*) > 1)
 SELECT count(*) FILTER (WHERE p.id IS NULL),
-       count(*) FILTER (WHERE (p.transaction_id, p.fraud_probability, p.model_version) IS DISTINCT FROM (a.transaction_id, a.probability, a.version)),
-       count(*) FILTER (WHERE a.transaction_id IN (SELECT transaction_id FROM twice))
+       count(*) FILTER (WHERE (p.transaction_id, p.fraud_probability, p.model_version) IS DISTINCT FROM (a.transaction_id, a.probability, a.version))
 FROM answered a LEFT JOIN predictions p ON p.id = a.id
+"""
+TIMES = """
+WITH sent AS (SELECT transaction_id, count(*) AS times FROM requested GROUP BY transaction_id),
+     stored AS (SELECT transaction_id, count(*) AS rows FROM predictions GROUP BY transaction_id)
+SELECT count(*) FILTER (WHERE rows > times), count(*) FILTER (WHERE rows > 1) FROM sent JOIN stored USING (transaction_id)
 """
 
 
@@ -67,24 +70,32 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Compared:
-    """Answers that are not in the table, that stand there otherwise than they were given, and transactions sent once that stand there twice."""
+    """Answers that are not in the table, or stand there otherwise than they were given; transactions that stand there more often than they were sent, and
+    those that were sent again and have a row for each time."""
 
     answers: int
     lost: int
     different: int
     doubled: int
+    repeated: int
 
 
 def compare(url: str, log: Log) -> Compared:
     answers = [answer for answer in log.answers() if "transaction_id" in answer]
+    requests = [*answers, *log.refused()]
     with psycopg.connect(url) as connection:
         connection.execute("CREATE TEMP TABLE answered (id uuid, transaction_id text, probability float8, version text)")
+        connection.execute("CREATE TEMP TABLE requested (transaction_id text)")
         with connection.cursor().copy("COPY answered FROM STDIN") as copy:
             for answer in answers:
                 copy.write_row([answer[name] for name in ("prediction_id", "transaction_id", "fraud_probability", "model_version")])
-        row = connection.execute(COMPARED).fetchone()
-    assert row
-    return Compared(len(answers), *row)
+        with connection.cursor().copy("COPY requested FROM STDIN") as copy:
+            for request in requests:
+                copy.write_row([request["transaction_id"]])
+        compared, times = connection.execute(COMPARED).fetchone(), connection.execute(TIMES).fetchone()
+    assert compared
+    assert times
+    return Compared(len(answers), *compared, *times)
 
 
 class Verdict:
@@ -107,7 +118,8 @@ class Verdict:
         seen = f"{fault}: {found}, {compared}"
         assert (lost, doubled, compared.different, found["log"]["repeated"]) == (0, 0, 0, 0), seen
         assert found["log"]["in_table"] == found["log"]["lines"] > 0, seen
+        assert compared.repeated > 0, seen
         refused = log.refused()
         broken = sum(line["status"] == 0 for line in refused)
         unanswered = f"; refused {len(refused) - broken:,}, connection broken {broken:,}" if refused else ""
-        self._figures.note(fault, f"{found['log']['lines']:,} answered, lost 0, duplicated 0{unanswered}")
+        self._figures.note(fault, f"{found['log']['lines']:,} answered, {compared.repeated:,} transactions of them twice, lost 0, duplicated 0{unanswered}")

@@ -1,7 +1,8 @@
-"""Clients at a pace that never repeat a request and log every answer: `python -m tests.audited_load URL CLIENTS PAUSE NAME LOG` until standard input closes.
+"""Clients at a pace that log every answer, and send each tenth transaction again: `python -m tests.audited_load URL CLIENTS PAUSE NAME LOG`.
 
-LOG gets a JSON line for each answer as soon as it is there, with what `fraudops audit verify --answers` wants and the transaction_id that was sent; LOG.refused
-one for each request that got none, `status` 0 when its connection broke. `at` is of the machine's monotonic clock. Transaction ids are NAME-CLIENT-NUMBER.
+Until standard input closes. LOG gets a JSON line for each answer as soon as it is there, with what `fraudops audit verify --answers` wants and the
+transaction_id that was sent; LOG.refused one for each request that got none, `status` 0 when its connection broke. `at` is of the machine's monotonic
+clock. Transaction ids are NAME-CLIENT-NUMBER.
 """
 
 import http.client
@@ -14,6 +15,8 @@ from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 from tests.known import TRANSACTION
+
+AGAIN_TH = 10
 
 
 class Client(threading.Thread):
@@ -28,14 +31,14 @@ class Client(threading.Thread):
         while not self.stopped.wait(max(0.0, following - time.monotonic())):
             following = max(following + self.pause, time.monotonic())
             number += 1
-            name = f"{self.name}-{number}"
+            name = f"{self.name}-{number - (number % AGAIN_TH == 0)}"
             sent = time.monotonic()
             try:
                 connection.request("POST", "/predict", json.dumps(transaction | {"transaction_id": name}), {"Content-Type": "application/json"})
                 answer = connection.getresponse()
                 self.note(answer.status, answer.read(), {"transaction_id": name, "at": sent, "ms": (time.monotonic() - sent) * 1000}, answer)
             except (OSError, http.client.HTTPException) as error:
-                self.write(self.refused, {"at": sent, "status": 0, "reason": repr(error)})
+                self.write(self.refused, {"transaction_id": name, "at": sent, "status": 0, "reason": repr(error)})
                 connection.close()
         connection.close()
 

@@ -1,17 +1,21 @@
 """Every answered prediction is in the table once, whatever dies: each fault under load, short here, whole with PROOF=1 (`make proof`)."""
 
+import asyncio
 import os
 import random
 import resource
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from fraudops.audit.activity import Activity, activity
+from fraudops.audit.database import create_engine
 from fraudops.audit.records import decode, encode
 from fraudops.ids import timestamp_ms
 from fraudops.spool.peek import payloads
@@ -27,7 +31,6 @@ from tests.fault_proxy import COMMITTING, COPYING, GREETING, INSERTING, Trap
 from tests.faults import World, pause, refuse_large_files, whole_world
 from tests.figures import PROOF, Figures
 from tests.segments import Read, damage, segment_of
-from tests.serving import ULB_ROW
 from tests.stepped_clock import step
 
 SEED = 7
@@ -207,14 +210,30 @@ def test_the_clock_stepped_backwards(world: World, verdict: Verdict) -> None:
     verdict.nothing_lost(log, "clock stepped back by 26 h and 1 h, on by 27 h, back by 5 s")
 
 
-def test_a_client_that_repeats_a_request_makes_two_rows_and_one_decision(world: World) -> None:
-    first, second = (world.service.predict(ULB_ROW | {"transaction_id": "repeated"}).json() for _ in range(2))
-    assert first.pop("prediction_id") != second.pop("prediction_id")
-    assert first == second
+def test_a_client_that_repeats_a_request_makes_two_rows_and_one_decision(world: World, verdict: Verdict) -> None:
+    """While the shipper dies and what it had shipped comes again."""
+    with world.load() as log:
+        log.grew_by(50)
+        world.end_shipper()
+        world.start_shipper()
+        log.grew_by(100)
     world.settled()
-    with psycopg.connect(world.url) as connection:
-        rows = connection.execute("SELECT model_version, fraud_probability, prediction FROM predictions WHERE transaction_id = 'repeated'").fetchall()
-    assert rows == [(first["model_version"], first["fraud_probability"], first["prediction"])] * 2
+    verdict.nothing_lost(log, "transactions sent again while the shipper dies")
+    answers = log.answers()
+    moments = [timestamp_ms(answer["prediction_id"]) for answer in answers]
+    since, until = (datetime.fromtimestamp(moment / 1000, UTC) for moment in (min(moments), max(moments) + 1))
+    total, _ = asyncio.run(_activity(world.url, since, until))
+    decisions = {answer["transaction_id"]: answer["prediction"] for answer in answers}
+    assert (total.answers, total.decisions, total.frauds) == (len(answers), len(decisions), sum(decisions.values()))
+    assert len(decisions) < len(answers)
+
+
+async def _activity(url: str, since: datetime, until: datetime) -> tuple[Activity, list[Activity]]:
+    engine = create_engine(url)
+    try:
+        return await activity(engine, since, until, "credit-fraud")
+    finally:
+        await engine.dispose()
 
 
 def test_damaged_segments_lose_what_was_damaged_and_say_so(world: World, verdict: Verdict, figures: Figures) -> None:
