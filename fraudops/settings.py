@@ -42,15 +42,26 @@ class OpeningSettings(Group):
 
 
 class AuditSettings(OpeningSettings):
-    """`fsync`: `always` survives the node, `interval` (every fsync_interval_ms) the process and container, and `never` leaves it to the kernel."""
+    """`durability` says where a record is before its answer leaves: in the spool, which the death of process and container spares; with `memory` only in the
+    worker, whose death by force takes the last few milliseconds' along; with `commit` in PostgreSQL, without which nothing is answered; `off` is for measuring.
+    `fsync` of the spool: `always` survives the node, `interval` (every fsync_interval_ms) the process and container, and `never` leaves it to the kernel."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    durability: Literal["off", "memory", "spool", "commit"] = Field(
+        "spool", description="Where an answer's record must be before it leaves: the worker's memory, the spool on disk, PostgreSQL; off audits nothing."
+    )
+    memory_max_bytes: int = Field(
+        32 << 20, ge=1 << 20, description="What a worker holds at most of what the spool has not taken yet when durability is memory; when full it answers 503."
+    )
+    commit_timeout_seconds: float = Field(
+        5.0, gt=0, le=60, description="Seconds after which the answer is 503 when durability is commit and PostgreSQL has not confirmed the row."
+    )
     features: Literal["plain", "sealed", "hashed"] = Field(
         "plain", description="How the features of an audited prediction are kept: as they are, encrypted, or as a keyed hash."
     )
     fsync: Literal["always", "interval", "never"] = Field(
-        "interval", description="What an answered prediction survives: the node, the process, or what the kernel does."
+        "interval", description="What of the spool survives: with always the node, with interval the process, with never what the kernel does."
     )
     fsync_interval_ms: int = Field(100, ge=1, le=10_000, description="Milliseconds between two fsyncs when fsync is interval.")
     spool_max_bytes: int = Field(

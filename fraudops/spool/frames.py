@@ -19,7 +19,11 @@ MAX_FRAME = HEADER + MAX_PAYLOAD
 
 
 def encode_frame(ordinal: int, payload: bytes) -> bytes:
-    prefix = _prefix.pack(MAGIC, ordinal, len(payload))
+    """Raises ValueError for a payload that no reader would take."""
+    size = len(payload)
+    if size > MAX_PAYLOAD:
+        raise ValueError(f"a record of {size} bytes is larger than {MAX_PAYLOAD}")
+    prefix = _prefix.pack(MAGIC, ordinal, size)
     return prefix + _checksum.pack(crc32(payload, crc32(prefix))) + payload
 
 

@@ -21,9 +21,9 @@ def waiting(folder: Path) -> Iterator[bytes]:
     if not folder.is_dir():
         return
     for segment in list_segments(folder):
-        start, _ = load_position(folder / (segment.name + POSITION))
+        position = load_position(folder / (segment.name + POSITION))
         try:
-            yield from payloads(folder / segment.name, start)
+            yield from payloads(folder / segment.name, position.offset)
         except FileNotFoundError:
             continue
 

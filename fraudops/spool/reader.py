@@ -5,6 +5,7 @@ import fcntl
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from fraudops.errors import StoreDownError
 from fraudops.spool.frames import MAX_FRAME, frame_at, last_frame, next_frame
@@ -41,7 +42,7 @@ class SegmentReader:
         self._position_path = folder / (segment.name + POSITION)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         self._adopted = False
-        self.position, self._ordinal = load_position(self._position_path)
+        self.position, self._ordinal, self._refused = load_position(self._position_path)
 
     @property
     def size(self) -> int:
@@ -70,13 +71,14 @@ class SegmentReader:
                 return max(0, frame.ordinal + 1 - self._ordinal)
         return 0
 
-    def commit(self, piece: Piece) -> None:
-        """Records that the piece is safe elsewhere. Not synced, and a full disk that does not take it stops nobody: a position that is lost makes rows come
-        again, which changes nothing, and only shipping makes room again."""
+    def commit(self, piece: Piece, refused: int = 0) -> None:
+        """Records that the piece is safe elsewhere; `refused` of its records, or of its group's, were set aside. Not synced, and a full disk that does not
+        take it stops nobody: a position that is lost makes rows come again, which changes nothing, and only shipping makes room again."""
         unfinished = self._position_path.with_suffix(".tmp")
         with contextlib.suppress(OSError):
-            unfinished.write_text(f"{piece.end} {piece.ordinal}\n")
+            unfinished.write_text(f"{piece.end} {piece.ordinal} {self._refused + refused}\n")
             unfinished.replace(self._position_path)
+        self._refused += refused
         self.position, self._ordinal = piece.end, piece.ordinal
 
     def remove(self) -> None:
@@ -205,10 +207,18 @@ class SpoolReader:
                 path.unlink()
 
 
-def load_position(path: Path) -> tuple[int, int]:
-    """Offset and next ordinal; the beginning when none, or half a one, was recorded."""
+class Position(NamedTuple):
+    """How far a segment is safe elsewhere; at least `refused` of its records were set aside instead, or others of their group."""
+
+    offset: int
+    ordinal: int
+    refused: int
+
+
+def load_position(path: Path) -> Position:
+    """The beginning when none, or half a one, was recorded."""
     try:
-        offset, ordinal = path.read_text().split()
-        return int(offset), int(ordinal)
+        offset, ordinal, *refused = map(int, path.read_text().split())
+        return Position(offset, ordinal, refused[0] if refused else 0)
     except (FileNotFoundError, ValueError):
-        return 0, 0
+        return Position(0, 0, 0)

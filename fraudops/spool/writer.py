@@ -3,19 +3,32 @@
 import errno
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from fraudops.errors import SpoolFullError, StoreDownError
 from fraudops.settings import AuditSettings
-from fraudops.spool.frames import MAX_PAYLOAD, encode_frame
+from fraudops.spool.frames import encode_frame
 from fraudops.spool.segments import Segment, create_segment, new_series, spool_bytes, sync_folder
 
 logger = logging.getLogger(__name__)
 COUNT_SECONDS = 0.1
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where records end that were appended. `descriptor` is the receiver's to close: while it is open the segment belongs to its writer, so that no shipper
+    removes it and no pod takes it over."""
+
+    segment: str
+    end: int
+    descriptor: int
 
 
 class SpoolWriter:
@@ -36,7 +49,8 @@ class SpoolWriter:
         self._lock, self._sync_lock, self._stopping = threading.Lock(), threading.Lock(), threading.Event()
         self._descriptor = -1
         self._retired: list[int] = []
-        self._size = self._ordinal = 0
+        self._size = self._ordinal = self._ended = 0
+        self._maximum = settings.spool_max_bytes
         self._written = self._synced = 0
         self._full = self._folder_dirty = False
         self.fsync_failures = 0
@@ -58,7 +72,7 @@ class SpoolWriter:
         """One record. Raises SpoolFullError when there is no room, StoreDownError when the disk refuses; then nothing was written."""
         with self._lock:
             failures = self.fsync_failures
-            self._write(encode_frame(self._ordinal, payload), 1, len(payload))
+            self._write(encode_frame(self._ordinal, payload), 1)
         if self._always:
             self._sync(failures)
 
@@ -66,10 +80,29 @@ class SpoolWriter:
         """All of them by one write, or none. Raises as `append` does."""
         with self._lock:
             failures = self.fsync_failures
-            frames = [encode_frame(ordinal, payload) for ordinal, payload in enumerate(payloads, self._ordinal)]
-            self._write(b"".join(frames), len(frames), max(map(len, payloads), default=0))
+            self._write(b"".join(map(encode_frame, count(self._ordinal), payloads)), len(payloads))
         if self._always:
             self._sync(failures)
+
+    def append_placed(self, payloads: Sequence[bytes]) -> Place:
+        """As `append_many`, for who wants to know when they have left the spool."""
+        with self._lock:
+            failures = self.fsync_failures
+            self._write(b"".join(map(encode_frame, count(self._ordinal), payloads)), len(payloads))
+            place = self._place()
+        try:
+            if self._always:
+                self._sync(failures)
+        except StoreDownError:
+            os.close(place.descriptor)
+            raise
+        return place
+
+    def lift_maximum(self) -> None:
+        """What is appended from now on is refused by the disk alone: for what was answered already and is nowhere else."""
+        with self._lock:
+            self._maximum = sys.maxsize
+            self._grant(self._used)
 
     def close(self) -> None:
         """Syncs what the policy says and gives the segment up. Appending afterwards is an error."""
@@ -80,12 +113,19 @@ class SpoolWriter:
         with self._sync_lock:
             self._settle()
 
-    def _write(self, frames: bytes, count: int, largest: int) -> None:
+    def _place(self) -> Place:
+        """Of what was written last; it may have filled its segment."""
+        live = self._descriptor >= 0
+        try:
+            descriptor = os.dup(self._descriptor if live else self._retired[-1])
+        except OSError as error:
+            raise _refusal(error) from error
+        return Place(Segment(self._series, self._sequence, self._writer).name, self._size if live else self._ended, descriptor)
+
+    def _write(self, frames: bytes, records: int) -> None:
         size = len(frames)
         if size > self._room:
             self._make_room(size)
-        if largest > MAX_PAYLOAD:
-            raise ValueError(f"a record of {largest} bytes is larger than {MAX_PAYLOAD}")
         if self._descriptor < 0:
             self._open()
         try:
@@ -93,9 +133,9 @@ class SpoolWriter:
         except OSError as error:
             raise _refusal(error) from error
         if written != size:
-            self._undo(count)
+            self._undo(records)
             raise SpoolFullError(f"the disk of the audit spool is full: {self._folder}")
-        self._ordinal += count
+        self._ordinal += records
         self._size += size
         self._written += size
         self._room -= size
@@ -116,13 +156,13 @@ class SpoolWriter:
     def _grant(self, used: int, wanted: int = 0) -> None:
         """Room until the next count."""
         self._used = used
-        self._room = min(self._settings.spool_max_bytes - used, max(self._settings.spool_max_bytes // 32, wanted))
+        self._room = min(self._maximum - used, max(self._maximum // 32, wanted))
 
-    def _undo(self, count: int) -> None:
+    def _undo(self, records: int) -> None:
         """Takes half a write back. Of several frames a reader may have taken the first ones and stand behind them: then nothing may follow in this segment."""
         try:
             os.ftruncate(self._descriptor, self._size)
-            spoilt = count > 1
+            spoilt = records > 1
         except OSError:
             spoilt = True
         if spoilt:
@@ -146,6 +186,7 @@ class SpoolWriter:
         if self._descriptor >= 0:
             self._retired.append(self._descriptor)
             self._descriptor = -1
+            self._ended = self._size
             self._size = self._ordinal = 0
 
     def _sync(self, failures: int) -> None:

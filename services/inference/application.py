@@ -6,17 +6,15 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 
 from fraudops.settings import InferenceSettings
-from fraudops.spool import SpoolWriter
 from fraudops.state import State
 from services.inference import openapi
 from services.inference.admin import Admin
-from services.inference.audit import Audit
+from services.inference.audit import Audit, audit_of
 from services.inference.bundles import BundleCache
 from services.inference.channel import Ask, RunFolder
 from services.inference.direct import Direct
@@ -55,9 +53,9 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     state = State.at(settings.state)
     metrics, run = Metrics(state.metrics), RunFolder(state.run)
     worker = Worker(state.bundles, metrics, drain)
-    audit = Audit(partial(SpoolWriter, state.spool, f"{settings.pod}-{os.getpid()}", settings.audit), metrics, blocking=settings.audit.fsync == "always")
+    audit = audit_of(settings, state, metrics)
     pod = Pod(state, run, BundleCache(state.bundles, state.run), record_reader(settings), template_target(settings), settings.workers)
-    status = Status(pod, settings.pod, settings.model_name, drain)
+    status = Status(pod, settings.pod, settings.model_name, settings.audit.durability, drain)
     poller = Poller(pod, metrics, settings.record_poll_seconds)
     scoring = Scoring(audit, metrics, settings.pod, settings.audit.protection())
     app = Service(worker, Direct(worker, scoring, audit, metrics, drain), lifespan=lambda _app: _life(worker, audit, run, pod, poller))
@@ -98,7 +96,7 @@ async def _life(worker: Worker, audit: Audit, run: RunFolder, pod: Pod, poller: 
     await asyncio.gather(polling, return_exceptions=True)
     listener.close()
     run.forget(os.getpid())
-    audit.close()
+    await audit.close()
 
 
 def _end_with(polling: "asyncio.Task[None]") -> None:

@@ -1,6 +1,7 @@
 """Labels from clients, into the spool like predictions."""
 
 from fraudops.audit.records import encode, new_label
+from fraudops.errors import RefusedError
 from services.inference.audit import Audit
 from services.inference.requests import LabelEntry, Reader, RowList
 from services.inference.scoring import chunks, read_rows
@@ -10,7 +11,10 @@ _reader = Reader(LabelEntry)
 
 
 async def accept(body: bytes, audit: Audit) -> int:
-    """How many labels the spool took: all of the body, or none. Raises InvalidBodyError, SpoolFullError, StoreDownError."""
+    """How many labels the spool took: all of the body, or none. Raises InvalidBodyError, SpoolFullError, StoreDownError; RefusedError when nothing is
+    audited, since a label that was taken and forgotten would be missed much later."""
+    if audit.off:
+        raise RefusedError("nothing is audited here (FRAUDOPS_AUDIT__DURABILITY is off), and labels are not kept either")
     entries = await read_rows(_reader, LABELS.split(body))
     await audit.append_many([_record(entry) async for chunk in chunks(entries) for entry in chunk])
     return len(entries)

@@ -41,6 +41,7 @@ class Metrics:
         predictions = Counter("fraudops_predictions", "Audited and answered predictions.", ["decision"], registry=registry)
         self._genuine, self._fraud = predictions.labels("genuine"), predictions.labels("fraud")
         self._refused = Counter("fraudops_spool_refused", "Predictions and labels that the audit spool refused.", registry=registry)
+        self._lost = Counter("fraudops_audit_lost", "Audit records at most that processes held in memory alone when they ended.", registry=registry)
         self._epoch = Gauge("fraudops_serving_epoch", "The epoch that this pod serves.", registry=registry, multiprocess_mode="max")
         gauge = partial(Gauge, registry=registry, multiprocess_mode="livemostrecent")
         self._version = gauge("fraudops_serving_version", "The model version that this pod serves.")
@@ -85,6 +86,9 @@ class Metrics:
 
     def refused(self, records: int) -> None:
         self._refused.inc(records)
+
+    def lost(self, records: int) -> None:
+        self._lost.inc(records)
 
     def serves(self, epoch: int, version: str, sample: bool) -> None:
         self._epoch.set(epoch)

@@ -51,16 +51,18 @@ class ServedModel(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """`errors.epoch` is there while the pod is not where the serving record is."""
+    """`audit` is the durability of the answers' records: off, memory, spool or commit. `errors.epoch` is there while the pod is not where the serving
+    record is."""
 
     model: ServedModel
+    audit: str
     challenger: None
     errors: dict[str, str | None]
 
 
 class Status:
-    def __init__(self, pod: Pod, name: str, model_name: str, drain: Drain) -> None:
-        self._pod, self._name, self._model_name, self._drain = pod, name, model_name, drain
+    def __init__(self, pod: Pod, name: str, model_name: str, durability: str, drain: Drain) -> None:
+        self._pod, self._name, self._model_name, self._durability, self._drain = pod, name, model_name, durability, drain
         self._reading: asyncio.Task[ServingRecord] | None = None
 
     async def ready(self) -> Ready:
@@ -100,7 +102,7 @@ class Status:
             epoch = target.epoch if target else 0
             if reason or epoch != now.epoch:
                 errors["epoch"] = reason or f"the serving record is at epoch {epoch}, this pod at {now.epoch}"
-        return ModelInfo(model, None, errors)
+        return ModelInfo(model, self._durability, None, errors)
 
     async def _record(self) -> ServingRecord:
         """One read at a time, however many ask: each holds a thread while the store does not answer, and audit and metrics need threads too."""

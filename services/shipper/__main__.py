@@ -19,6 +19,7 @@ from fraudops.audit.connection import dsn
 from fraudops.audit.shipping import ShipperState, write_shipper_state
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.settings import ShipperSettings
+from fraudops.spool.bell import open_bell
 from fraudops.spool.reader import SpoolReader
 from fraudops.state import State
 from services.shipper.handover import hand_over
@@ -38,17 +39,18 @@ async def serve(settings: ShipperSettings) -> None:
     """Raises SettingsError for a DATABASE_URL that is none."""
     state = State.at(settings.state)
     url = dsn(settings.database_url.get_secret_value())
-    stopping = asyncio.Event()
+    stopping, wake = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        asyncio.get_running_loop().add_signal_handler(number, _stop, stopping, wake)
     state.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     spool = await _open_spool(state, stopping)
     if spool is None:
         return
     current = ShipperState(pid=os.getpid(), at=datetime.now(UTC), doing="starting")
     sink = Sink(url, settings.retention.days)
-    shipper = Shipper(spool, sink, state.spool, current)
+    shipper = Shipper(spool, sink, state.spool, current, wake)
     try:
+        _listen(state, wake)
         working = asyncio.create_task(shipper.run(stopping))
         await _supervise(working, sink, (_report(state, spool, current), watch_drift(url, state)), stopping)
         while settings.cluster.release and await _hand_over(settings, spool) > 0:
@@ -75,6 +77,26 @@ async def _open_spool(state: State, stopping: asyncio.Event) -> SpoolReader | No
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), REPORT_SECONDS)
     return None
+
+
+def _stop(stopping: asyncio.Event, wake: asyncio.Event) -> None:
+    stopping.set()
+    wake.set()
+
+
+def _listen(state: State, wake: asyncio.Event) -> None:
+    """From now on a worker that waits for PostgreSQL wakes us; where no bell can be hung the shipper looks by itself, only later."""
+    try:
+        bell = open_bell(state.run)
+    except OSError as error:
+        logger.error("no bell wakes the shipper", extra={"reason": error.strerror})
+        return
+
+    def rung() -> None:
+        os.read(bell, 1 << 16)
+        wake.set()
+
+    asyncio.get_running_loop().add_reader(bell, rung)
 
 
 async def _supervise(working: "asyncio.Task[None]", sink: Sink, beside: Iterable[Coroutine[Any, Any, None]], stopping: asyncio.Event) -> None:

@@ -23,10 +23,10 @@ Group = list[tuple[SegmentReader, Piece]]
 
 
 class Shipper:
-    """`current` is what it says of itself; everything runs in one task."""
+    """`current` is what it says of itself, `wake` is set by who wants it to look at once; everything runs in one task."""
 
-    def __init__(self, spool: SpoolReader, sink: Sink, folder: Path, current: ShipperState) -> None:
-        self._spool, self._sink, self._aside, self._current = spool, sink, Aside(folder), current
+    def __init__(self, spool: SpoolReader, sink: Sink, folder: Path, current: ShipperState, wake: asyncio.Event) -> None:
+        self._spool, self._sink, self._aside, self._current, self._wake = spool, sink, Aside(folder), current, wake
         self._budget = 4 * SMALLEST_GROUP
         self._failures = 0
 
@@ -34,6 +34,7 @@ class Shipper:
         """Until it is told to stop; then what is there by then is shipped, as long as PostgreSQL takes it. Raises OSError when the spool cannot be read."""
         while True:
             last = stopping.is_set()
+            self._wake.clear()
             try:
                 full = await self._step()
             except StoreDownError as error:
@@ -48,7 +49,7 @@ class Shipper:
             if last:
                 self._spool.remove_finished()
                 return
-            await _pause(stopping, POLL_SECONDS)
+            await _pause(self._wake, POLL_SECONDS)
 
     async def _step(self) -> bool:
         """Ships one group; True when there was more than fits into one."""
@@ -59,15 +60,16 @@ class Shipper:
             return False
         started = time.monotonic()
         outcome = await self._sink.ship([payload for _, piece in group for payload in piece.payloads])
-        self._set_aside(group, outcome.rejected)
+        refused = self._set_aside(group, outcome.rejected)
         for reader, piece in group:
-            reader.commit(piece)
+            reader.commit(piece, refused)
             self._current.missing += piece.missing
         self._current.shipped += outcome.rows
         self._current.replayed += outcome.rows - outcome.new
         return self._adapt(sum(piece.end - piece.start for _, piece in group), time.monotonic() - started)
 
-    def _set_aside(self, group: Group, rejected: list[Rejected]) -> None:
+    def _set_aside(self, group: Group, rejected: list[Rejected]) -> int:
+        """How many records, or stretches of them, are not in the table."""
         damaged = [Rejected(piece.damaged, f"damaged or unfinished: {reader.segment.name} from byte {piece.start}") for reader, piece in group if piece.damaged]
         self._aside.put([*rejected, *damaged])
         self._current.set_aside += len(rejected) + len(damaged)
@@ -76,6 +78,7 @@ class Shipper:
             logger.error("records set aside", extra={"records": len(rejected), "folder": "aside"})
         if damaged or missing:
             logger.error("a segment of the spool is damaged", extra={"stretches": len(damaged), "missing_records": missing, "folder": "aside"})
+        return len(rejected) + len(damaged) + missing
 
     def _adapt(self, size: int, seconds: float) -> bool:
         """Larger groups while they fill up and go fast, smaller ones when they go slowly."""
@@ -100,10 +103,10 @@ class Shipper:
         self._current.doing, self._current.last_error = "shipping", None
 
 
-async def _pause(stopping: asyncio.Event, seconds: float) -> None:
-    """Cut short by the wish to stop."""
+async def _pause(event: asyncio.Event, seconds: float) -> None:
+    """Cut short by the event."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), seconds)
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 def _oldest(group: Group) -> datetime | None:

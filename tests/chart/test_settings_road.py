@@ -50,6 +50,7 @@ PLACES = {
 OTHER = {
     "FRAUDOPS_LOG_LEVEL": "debug",
     "FRAUDOPS_ENVIRONMENT": "development",
+    "FRAUDOPS_AUDIT__DURABILITY": "commit",
     "FRAUDOPS_AUDIT__FEATURES": "sealed",
     "FRAUDOPS_AUDIT__FSYNC": "always",
     "MLFLOW_TRACKING_URI": "https://mlflow.example.com",
@@ -138,6 +139,10 @@ def test_the_key_of_the_features_reaches_the_service_and_drift_and_nobody_else()
     assert {tuple(entry["valueFrom"]["secretKeyRef"].items()) for entry in found.values()} == {(("name", "keys"), ("key", "mine"))}
     assert not any("FRAUDOPS_AUDIT__KEY" in environment(render(), container) for _, _, container in containers(render()))
     assert "audit.existingSecret" in refusal("audit.features=hashed")
+
+
+def test_no_values_switch_the_audit_off() -> None:
+    assert "audit" in refusal("audit.durability=off")
 
 
 def test_each_setting_is_one_line_of_a_config_map() -> None:

@@ -228,7 +228,7 @@ def test_ready_and_model_info_tell_what_every_worker_serves(service: Service) ->
     assert [(worker["epoch"], worker["version"]) for worker in ready["workers"]] == [(1, "1")] * 2
     info = HTTP.get(f"{service.url}/model_info").json()
     model = {"name": "credit-fraud", "alias": "production", "version": "1", "digest": ready["digest"], "epoch": 1, "source": "cache", "trained_on_sample": True}
-    assert info == {"model": model, "challenger": None, "errors": {"alias": None, "stage": None}}
+    assert info == {"model": model, "audit": "spool", "challenger": None, "errors": {"alias": None, "stage": None}}
 
 
 def test_without_a_model_the_service_lives_and_says_what_is_missing(empty: Service) -> None:

@@ -23,7 +23,7 @@ from fraudops.spool.segments import list_segments
 from fraudops.state import State
 from jobs.audit import command
 from services.supervisor.postgresql import OWNER
-from tests.answer_log import Verdict
+from tests.answer_log import Log, Verdict
 from tests.audit_records import prediction
 from tests.backlog import fill, plain_copy, ship
 from tests.commands import Caller
@@ -39,7 +39,7 @@ SPOOL_BYTES = 32 << 20 if PROOF else 4 << 20
 
 @pytest.fixture(scope="module")
 def figures() -> Iterator[Figures]:
-    found = Figures("faults", "The audit under faults", seed=SEED, durability="spool", fsync="interval")
+    found = Figures("faults", "The audit under faults", seed=SEED, durability="spool unless a line says otherwise", fsync="interval")
     yield found
     found.write()
 
@@ -54,6 +54,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture
 def verdict(world: World, figures: Figures, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verdict:
     return Verdict(world.state, world.url, figures, Caller("audit", command, monkeypatch, capsys))
+
+
+def kill_workers(world: World, log: Log, chance: random.Random, times: int) -> None:
+    for _ in range(times):
+        pid = chance.choice(world.service.worker_pids())
+        os.kill(pid, signal.SIGKILL)
+        world.replaced(pid)
+        log.grew_by(10)
 
 
 def test_postgresql_stopped(world: World, verdict: Verdict, figures: Figures) -> None:
@@ -168,14 +176,43 @@ def test_the_disk_full(world: World, verdict: Verdict) -> None:
 def test_workers_killed(world: World, verdict: Verdict) -> None:
     chance, times = random.Random(SEED), 50 if PROOF else 3
     with world.load() as log:
-        for _ in range(times):
-            pid = chance.choice(world.service.worker_pids())
-            os.kill(pid, signal.SIGKILL)
-            world.replaced(pid)
-            log.grew_by(10)
+        kill_workers(world, log, chance, times)
     assert all(line["status"] == 0 for line in log.refused())
     world.settled()
     verdict.nothing_lost(log, f"a worker killed, {times} times")
+
+
+def test_workers_killed_that_answer_from_memory(world: World, verdict: Verdict, figures: Figures) -> None:
+    """What `memory` does not promise is stated, and no more is lost than the service counts."""
+    chance, times = random.Random(SEED), 50 if PROOF else 3
+    world.restart_service("services.inference", FRAUDOPS_AUDIT__DURABILITY="memory")
+    with world.load() as log:
+        kill_workers(world, log, chance, times)
+    counted = world.service.metrics()["fraudops_audit_lost_total"]
+    world.restart_service("services.inference")
+    world.settled()
+    found = verdict.verified(log)
+    lost, lines = found["log"]["lost"], found["log"]["lines"]
+    assert (found["log"]["in_table"], found["duplicated"]) == (lines - lost, 0)
+    assert lost <= counted
+    figures.note(f"durability memory, a worker killed, {times} times", f"{lines:,} answered, lost {lost}, at most {counted:.0f} by the service's count")
+
+
+def test_workers_killed_that_answer_when_postgresql_has_committed(world: World, verdict: Verdict) -> None:
+    chance, times = random.Random(SEED), 50 if PROOF else 3
+    world.restart_service("services.inference", FRAUDOPS_AUDIT__DURABILITY="commit", FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS="20")
+    with world.load() as log:
+        kill_workers(world, log, chance, times)
+        world.kill_postgresql()
+        world.start_postgresql()
+        log.grew_by(50)
+    answered = [answer["prediction_id"] for answer in log.answers()]
+    with psycopg.connect(world.url) as connection:
+        row = connection.execute("SELECT count(*) FROM predictions WHERE id = ANY(%s::uuid[])", [answered]).fetchone()
+    assert row == (len(answered),), "an answer left before its row was there"
+    world.restart_service("services.inference")
+    world.settled()
+    verdict.nothing_lost(log, f"durability commit, a worker killed, {times} times, and PostgreSQL once")
 
 
 def test_every_process_of_the_pod_killed_at_once(world: World, verdict: Verdict, figures: Figures) -> None:

@@ -26,7 +26,7 @@ async def test_however_many_ask_what_is_served_one_thread_reads_the_record(tmp_p
         return EMPTY
 
     pod = Pod(state, RunFolder(state.run), BundleCache(state.bundles, state.run), hanging, None, 1)
-    status = Status(pod, "pod", "model", Drain())
+    status = Status(pod, "pod", "model", "spool", Drain())
     asking = [asyncio.create_task(status.model_info()) for _ in range(100)]
     try:
         async with asyncio.timeout(10):

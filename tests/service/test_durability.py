@@ -1,0 +1,129 @@
+"""Where a record is before its answer leaves, by the service's own setting, beside a real shipper and a real PostgreSQL."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from tests.faults import World, refuse_large_files, whole_world
+from tests.serving import HTTP, ULB_ROW, Service, problem
+from tests.support import eventually
+
+LABEL = {"transaction_id": "t-1", "label": 1, "labelled_at": "2026-01-01T00:00:00Z", "source": "analyst"}
+
+
+@pytest.fixture(scope="module")
+def committing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    settings = {"FRAUDOPS_AUDIT__DURABILITY": "commit", "FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS": "20"}
+    with whole_world(tmp_path_factory.mktemp("commit"), **settings) as made:
+        yield made
+
+
+def in_table(world: World, answers: list[str]) -> int:
+    with psycopg.connect(world.url) as connection:
+        row = connection.execute("SELECT count(*) FROM predictions WHERE id = ANY(%s::uuid[])", [answers]).fetchone()
+    assert row
+    return int(row[0])
+
+
+def test_commit_answers_when_the_row_is_in_the_table(committing: World) -> None:
+    for _ in range(20):
+        answer = committing.service.predict()
+        assert answer.status_code == 200
+        assert in_table(committing, [answer.json()["prediction_id"]]) == 1
+
+
+def test_commit_answers_a_batch_when_all_of_its_rows_are_in_the_table(committing: World) -> None:
+    answer = HTTP.post(f"{committing.service.url}/predict/batch", json={"transactions": [ULB_ROW] * 600})
+    assert answer.status_code == 200, answer.text
+    assert in_table(committing, [row["prediction_id"] for row in answer.json()["predictions"]]) == 600
+
+
+async def test_many_wait_for_their_commit_beside_each_other(committing: World) -> None:
+    url = f"{committing.service.url}/predict"
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+        answers = await asyncio.gather(*(client.post(url, json=ULB_ROW) for _ in range(100)))
+    assert {answer.status_code: answer.text for answer in answers if answer.status_code != 200} == {}
+    assert in_table(committing, [answer.json()["prediction_id"] for answer in answers]) == 100
+
+
+def test_commit_without_postgresql_answers_503_stays_ready_and_comes_back(committing: World) -> None:
+    committing.restart_service("services.inference", FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS="1")
+    committing.stop_postgresql()
+    try:
+        for _ in range(3):
+            answer = committing.service.predict()
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert "PostgreSQL did not confirm in time" in problem(answer)["detail"]
+        assert committing.service.ready()["status"] == "ready"
+    finally:
+        committing.start_postgresql()
+
+    def answered() -> list[str]:
+        """By every worker."""
+        answers = [committing.service.predict() for _ in range(20)]
+        assert {answer.status_code for answer in answers} == {200}
+        return [answer.json()["prediction_id"] for answer in answers]
+
+    assert in_table(committing, eventually(answered, 30)) == 20
+    committing.restart_service("services.inference")
+
+
+def test_commit_works_with_every_policy_of_fsync(committing: World) -> None:
+    committing.restart_service("services.inference", FRAUDOPS_AUDIT__FSYNC="always")
+    try:
+        assert in_table(committing, [committing.service.predict().json()["prediction_id"]]) == 1
+    finally:
+        committing.restart_service("services.inference")
+
+
+def serving(folder: Path, **environment: str) -> Service:
+    return Service(folder / "state", workers=1, environment=environment).promoted(1)
+
+
+def test_memory_answers_and_a_polite_end_loses_nothing(tmp_path: Path) -> None:
+    service = serving(tmp_path, FRAUDOPS_AUDIT__DURABILITY="memory")
+    try:
+        ids = [service.predict().json()["prediction_id"] for _ in range(50)]
+        assert HTTP.post(f"{service.url}/feedback", json={"labels": [LABEL]}).status_code == 202
+    finally:
+        ended = service.stop()
+    assert ended == 0
+    assert [record.id for record in service.audited()][:50] == ids
+    assert len(service.audited()) == 51
+
+
+def test_what_a_killed_worker_held_in_memory_is_counted(tmp_path: Path) -> None:
+    """Its spool takes nothing, so that it holds all that it has answered."""
+    service = serving(tmp_path, FRAUDOPS_AUDIT__DURABILITY="memory")
+    try:
+        (worker,) = service.worker_pids()
+        refuse_large_files([worker], 0)
+        assert [service.predict().status_code for _ in range(5)] == [200] * 5
+        os.kill(worker, signal.SIGKILL)
+
+        def counted() -> None:
+            assert service.metrics()["fraudops_audit_lost_total"] == 5
+
+        eventually(counted, 30)
+        assert "answers were lost" in service.log
+    finally:
+        service.stop()
+
+
+def test_off_audits_nothing_refuses_labels_and_says_so(tmp_path: Path) -> None:
+    service = serving(tmp_path, FRAUDOPS_AUDIT__DURABILITY="off")
+    try:
+        assert service.predict().status_code == 200
+        assert HTTP.get(f"{service.url}/model_info").json()["audit"] == "off"
+        refused = HTTP.post(f"{service.url}/feedback", json={"labels": [LABEL]})
+        assert (refused.status_code, "nothing is audited" in problem(refused)["detail"]) == (409, True)
+        assert "NOTHING IS AUDITED" in service.log
+        assert service.audited() == []
+    finally:
+        service.stop()

@@ -1,0 +1,165 @@
+"""Memory before the spool: what it holds comes in order, is refused rather than dropped, and is counted when its process is killed."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fraudops.errors import SpoolFullError
+from fraudops.settings import AuditSettings
+from fraudops.spool import SpoolReader, SpoolWriter
+from fraudops.spool.memory import PIECE, MemoryWriter
+from fraudops.spool.peek import waiting
+from fraudops.spool.segments import spool_bytes
+from fraudops.spool.tally import Tally, take_lost
+from tests.support import eventually
+
+SMALL = AuditSettings(spool_max_bytes=1 << 20, segment_max_bytes=1 << 16)
+RECORD = 1000
+
+
+def records(count: int, start: int = 0) -> list[bytes]:
+    return [f"{number:08d}".encode().ljust(RECORD, b".") for number in range(start, start + count)]
+
+
+def writer(folder: Path, maximum: int = 1 << 20, settings: AuditSettings = SMALL) -> MemoryWriter:
+    return MemoryWriter(partial(SpoolWriter, folder / "spool", "w", settings), maximum, folder)
+
+
+def spooled(folder: Path) -> list[bytes]:
+    return list(waiting(folder / "spool"))
+
+
+def reaches(folder: Path, wanted: list[bytes]) -> Callable[[], None]:
+    def there() -> None:
+        assert spooled(folder) == wanted
+
+    return there
+
+
+def fill(folder: Path, memory: MemoryWriter) -> list[bytes]:
+    """Until the spool takes not one piece more, and memory nothing; what was taken."""
+    taken = 0
+
+    def both_full() -> None:
+        nonlocal taken
+        with contextlib.suppress(SpoolFullError):
+            while True:
+                memory.append_many(records(10, taken))
+                taken += 10
+        assert spool_bytes(folder / "spool") > (1 << 20) - PIECE
+
+    eventually(both_full)
+    with pytest.raises(SpoolFullError, match="memory is full"):
+        memory.append_many(records(10, taken))
+    return records(taken)
+
+
+@pytest.mark.parametrize("fsync", ["always", "interval", "never"])
+def test_what_memory_took_reaches_the_spool_in_order(tmp_path: Path, fsync: str) -> None:
+    memory = writer(tmp_path, settings=AuditSettings(fsync=fsync))  # type: ignore[arg-type]
+    sent = records(500)
+    for number in range(0, 500, 5):
+        memory.append_many(sent[number : number + 5])
+    eventually(reaches(tmp_path, sent))
+    memory.close()
+    assert spooled(tmp_path) == sent
+
+
+def test_closing_it_loses_nothing(tmp_path: Path) -> None:
+    memory = writer(tmp_path)
+    memory.append_many(records(300))
+    memory.close()
+    assert spooled(tmp_path) == records(300)
+    assert list(tmp_path.glob("*.held")) == []
+
+
+def test_while_the_spool_is_full_memory_holds_what_it_has_refuses_the_rest_and_delivers_later(tmp_path: Path) -> None:
+    memory = writer(tmp_path)
+    taken = fill(tmp_path, memory)
+    seen = spooled(tmp_path)
+    assert len(seen) < len(taken)
+    reader, shipped = SpoolReader(tmp_path / "spool"), list[bytes]()
+
+    def ship() -> None:
+        for segment, piece in reader.read(1 << 20):
+            shipped.extend(piece.payloads)
+            segment.commit(piece)
+        assert len(shipped) >= len(taken)
+
+    eventually(ship, 20, 0.01)
+    assert shipped == taken
+    memory.append_many([b"again"])
+    memory.close()
+    eventually(ship)
+    reader.close()
+
+
+def test_closing_it_before_a_full_spool_loses_nothing_either(tmp_path: Path) -> None:
+    memory = writer(tmp_path)
+    taken = fill(tmp_path, memory)
+    memory.close()
+    assert spooled(tmp_path) == taken
+    assert take_lost(tmp_path) == 0
+
+
+def test_many_go_in_together_or_none(tmp_path: Path) -> None:
+    memory = writer(tmp_path, 100 * RECORD)
+    with pytest.raises(SpoolFullError):
+        memory.append_many(records(101))
+    with pytest.raises(ValueError, match="larger"):
+        memory.append_many([bytes((1 << 20) + 1)])
+    memory.append_many(records(100))
+    memory.close()
+    assert spooled(tmp_path) == records(100)
+
+
+KILLED = """
+import resource, signal, sys
+from functools import partial
+from pathlib import Path
+from fraudops.settings import AuditSettings
+from fraudops.spool import SpoolWriter
+from fraudops.spool.memory import MemoryWriter
+folder = Path(sys.argv[1])
+memory = MemoryWriter(partial(SpoolWriter, folder / "spool", "w", AuditSettings()), 1 << 20, folder)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # a disk that takes nothing
+for number in range(7):
+    memory.append_many([b"record", b"another"])
+print("held", flush=True)
+if sys.argv[2] == "closed":
+    memory.close()
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "closed"])
+def test_what_a_process_lost_is_counted_once_by_the_next_one(tmp_path: Path, end: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), end], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"held\n"
+        if end == "killed":
+            assert take_lost(tmp_path) == 0, "it lives"
+            process.send_signal(signal.SIGKILL)
+        else:
+            process.communicate(b"")
+    assert spooled(tmp_path) == []
+    assert take_lost(tmp_path) == 14
+    assert take_lost(tmp_path) == 0
+    assert list(tmp_path.glob("*.held")) == []
+
+
+def test_a_tally_that_its_process_could_not_finish_counts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "half.held").write_bytes(b"\x01")
+    living = Tally(tmp_path)
+    living.add(3)
+    assert take_lost(tmp_path) == 0
+    living.add(-3)
+    living.close()
+    assert list(tmp_path.iterdir()) == []
