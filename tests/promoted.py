@@ -2,21 +2,19 @@
 
 import json
 
-import httpx
-
 from tests.conftest import Platform
-from tests.support import eventually
+from tests.support import HTTP, eventually
 
 
 def promoted(platform: Platform) -> Platform:
     """Trains, validates and promotes on the packaged sample unless something already serves."""
-    if httpx.get(f"{platform.inference_url}/ready").is_success:
+    if HTTP.get(f"{platform.inference_url}/ready").is_success:
         return platform
     version = json.loads(_done(platform, "train", "--json"))["version"]
     _done(platform, "validate", "--version", str(version))
     _done(platform, "promote", "--version", str(version), "--alias", "production")
     # /ready follows a pod's first model at the next look at the record, a little after the promotion's return.
-    eventually(lambda: httpx.get(f"{platform.inference_url}/ready").raise_for_status(), 10)
+    eventually(lambda: HTTP.get(f"{platform.inference_url}/ready").raise_for_status(), 10)
     return platform
 
 

@@ -19,10 +19,8 @@ from fraudops.schema import Feature, FeatureSchema, load_schema
 from fraudops.spool.frames import frame_at
 from fraudops.state import State
 from tests.bundles import write_linear_bundle
-from tests.support import eventually, free_port
+from tests.support import HTTP, eventually, free_port
 
-# A new connection for each request, so that the kernel deals them to all workers; one TLS context for all tests, which costs more than a request.
-HTTP = httpx.Client(verify=False, trust_env=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
 TOKEN = "a-token-of-the-tests"
 BANK = FeatureSchema("bank", "fraud", "seen_at", "spent", tuple(Feature(name, -10.0, 10.0) for name in ("age", "class", "__class__", "velocity", "spent")))
 ULB_ROW: dict[str, Any] = dict.fromkeys(load_schema().names, 0.25)

@@ -7,7 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+import httpx
+
 Result = TypeVar("Result")
+# A new connection for each request, so that the kernel deals them to all workers; one TLS context for all tests, which costs more than a request.
+HTTP = httpx.Client(verify=False, trust_env=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 def eventually(check: Callable[[], Result], seconds: float = 10.0, pause: float = 0.05) -> Result:

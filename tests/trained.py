@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from fraudops.datasets import Dataset, row_hashes, split
 from fraudops.pipelines import build, calibrate, probabilities, save_pipeline
 from fraudops.registry import TAG_DIGEST, TAG_SAMPLE, TAG_SCHEMA_FINGERPRINT, Registry
 from tests.bundles import make_manifest
+from tests.support import HTTP
 
 Labels = NDArray[np.int8]
 
@@ -68,11 +68,11 @@ def seal_again(trained: Trained, **changes: Any) -> Trained:
 
 def register(url: str, registry: Registry, trained: Trained, **tags: str) -> str:
     """Uploads the bundle to a run of its own and returns the number of the new version."""
-    run = httpx.post(f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}).json()["run"]["info"]["run_id"]
+    run = HTTP.post(f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}).json()["run"]["info"]["run_id"]
     for path in trained.folder.iterdir():
         put(url, run, f"bundle/{path.name}", path.read_bytes())
     return registry.create_version(run, {TAG_DIGEST: trained.digest, TAG_SCHEMA_FINGERPRINT: trained.fingerprint, TAG_SAMPLE: "false"} | tags)
 
 
 def put(url: str, run: str, name: str, data: bytes) -> None:
-    httpx.put(f"{url}/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}", content=data).raise_for_status()
+    HTTP.put(f"{url}/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}", content=data).raise_for_status()

@@ -9,23 +9,23 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
 
 from fraudops.errors import BundleError, SettingsError, StoreDownError, UnknownVersionError
 from fraudops.registry import TAG_DIGEST, TAG_SAMPLE, TAG_VERDICT, ModelVersion, Registry, artifacts
 from fraudops.registry.api import MlflowAnswerError
+from tests.support import HTTP
 
 API = "/api/2.0"
 
 
 def new_run(url: str) -> str:
-    answer = httpx.post(f"{url}{API}/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}).json()
+    answer = HTTP.post(f"{url}{API}/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}).json()
     return str(answer["run"]["info"]["run_id"])
 
 
 def put(url: str, run: str, name: str, data: bytes) -> None:
-    httpx.put(f"{url}{API}/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}", content=data).raise_for_status()
+    HTTP.put(f"{url}{API}/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}", content=data).raise_for_status()
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_bundle_above_the_bounds_is_refused(registry: Registry, registered: Mo
 
 def test_a_version_registered_by_hand_has_no_bundle(registry: Registry, registered: ModelVersion, mlflow_url: str, tmp_path: Path) -> None:
     body = {"name": registry.model, "source": f"runs:/{registered.run_id}/model", "run_id": registered.run_id}
-    httpx.post(f"{mlflow_url}{API}/mlflow/model-versions/create", json=body).raise_for_status()
+    HTTP.post(f"{mlflow_url}{API}/mlflow/model-versions/create", json=body).raise_for_status()
     with pytest.raises(BundleError, match="not registered by"):
         registry.download_bundle(registry.version("2"), tmp_path)
 

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,15 +16,16 @@ from fraudops.audit.records import Record, encode, new_label
 from fraudops.audit.shipping import ShipperState, shipper_path, write_shipper_state
 from fraudops.renamed import write_renamed
 from fraudops.state import State
+from jobs.cli import cli
 from services.shipper.sink import Sink
 from tests.audit_records import prediction
+from tests.commands import Told, call
+from tests.conftest import bare_environment
 from tests.support import free_port
 
 
-def fraudops(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("fraudops")), *arguments]
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "DATABASE_URL": url, "COLUMNS": "120"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+def fraudops(url: str, *arguments: str) -> Told:
+    return call("fraudops", cli, *arguments, **bare_environment(), DATABASE_URL=url, COLUMNS="120")
 
 
 def store(url: str, records: list[Record]) -> None:

@@ -4,7 +4,6 @@ import gzip
 import json
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -16,6 +15,7 @@ from tests.commands import Caller
 from tests.conftest import Platform
 from tests.promoted import promoted
 from tests.scored import Scene, make_scene
+from tests.support import HTTP
 
 ADDED = ["fraud_probability", "prediction", "model_version", "threshold"]
 SECRET = "4929.12345"
@@ -45,7 +45,7 @@ def test_scores_are_those_of_the_service(serving: Platform, scene: Scene, score:
     told = score(scene.parquet(tmp_path / "in.parquet", 500), "--out", tmp_path / "out.parquet", "--state", serving.state.root)
     assert told.returncode == 0, told.stderr
     rows = [dict(zip(scene.data.schema.names, row, strict=True)) for row in scene.data.x[:500].tolist()]
-    answers = httpx.post(f"{serving.inference_url}/predict/batch", json={"transactions": rows}).raise_for_status().json()["predictions"]
+    answers = HTTP.post(f"{serving.inference_url}/predict/batch", json={"transactions": rows}).raise_for_status().json()["predictions"]
     found = read(tmp_path / "out.parquet").to_pylist()
     assert np.allclose([row["fraud_probability"] for row in found], [answer["fraud_probability"] for answer in answers], rtol=0, atol=1e-12)
     for name in ("prediction", "model_version", "threshold"):

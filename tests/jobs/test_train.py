@@ -1,4 +1,4 @@
-"""`jobs.train` as a program, against a real MLflow server."""
+"""`fraudops train`, once as a program, against a real MLflow server."""
 
 import itertools
 import json
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
@@ -19,9 +18,10 @@ from fraudops.registry import Registry
 from fraudops.schema import load_schema
 from fraudops.verification import verify_bundle
 from jobs.tracking import RunContent, logged_run
-from jobs.train import git_revision
+from jobs.train import command, git_revision
+from tests.commands import Told, call
 from tests.conftest import bare_environment
-from tests.support import free_port
+from tests.support import HTTP, free_port
 
 _numbers = itertools.count()
 SMALL_SCHEMA = """
@@ -40,10 +40,10 @@ features:
 
 @dataclass(frozen=True)
 class Training:
-    """One finished run of the program."""
+    """One finished run of the command."""
 
     model: str
-    done: subprocess.CompletedProcess[str]
+    done: Told
 
     @property
     def answer(self) -> dict[str, Any]:
@@ -52,28 +52,40 @@ class Training:
         return found
 
 
-def run_training(url: str, *arguments: str, cwd: Path | None = None, model: str | None = None) -> Training:
-    model = model or f"train-{next(_numbers)}"
+def new_model() -> str:
+    return f"train-{next(_numbers)}"
+
+
+def run_training(url: str, *arguments: str) -> Training:
+    model = new_model()
     environment = {**bare_environment(), "MLFLOW_TRACKING_URI": url, "FRAUDOPS_MODEL_NAME": model}
-    command = [str(Path(sys.executable).with_name("fraudops")), "train", *arguments]
-    return Training(model, subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120, check=False))
+    return Training(model, call("fraudops train", command, *arguments, **environment))
+
+
+def run_program(url: str, *arguments: str, cwd: Path) -> Training:
+    """As a person types it: a process of its own."""
+    model = new_model()
+    environment = {**bare_environment(), "MLFLOW_TRACKING_URI": url, "FRAUDOPS_MODEL_NAME": model}
+    line = [str(Path(sys.executable).with_name("fraudops")), "train", *arguments]
+    done = subprocess.run(line, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    return Training(model, Told(done.returncode, done.stdout, done.stderr))
 
 
 def mlflow_run(url: str, run_id: str) -> dict[str, Any]:
-    answer = httpx.get(f"{url}/api/2.0/mlflow/runs/get", params={"run_id": run_id}).raise_for_status().json()
+    answer = HTTP.get(f"{url}/api/2.0/mlflow/runs/get", params={"run_id": run_id}).raise_for_status().json()
     found: dict[str, Any] = answer["run"]
     return found
 
 
 def artifacts(url: str, run_id: str, folder: str) -> set[str]:
-    answer = httpx.get(f"{url}/api/2.0/mlflow/artifacts/list", params={"run_id": run_id, "path": folder}).raise_for_status().json()
+    answer = HTTP.get(f"{url}/api/2.0/mlflow/artifacts/list", params={"run_id": run_id, "path": folder}).raise_for_status().json()
     return {Path(file["path"]).name for file in answer.get("files", [])}
 
 
 @pytest.fixture(scope="module")
 def training(mlflow_url: str, tmp_path_factory: pytest.TempPathFactory) -> Training:
     """The packaged sample with the default settings, in an empty folder."""
-    return run_training(mlflow_url, "--json", cwd=tmp_path_factory.mktemp("empty"))
+    return run_program(mlflow_url, "--json", cwd=tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture(scope="module")

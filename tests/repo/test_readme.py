@@ -11,6 +11,7 @@ import pytest
 from fraudops.settings import known_variables
 from tests.conftest import Platform
 from tests.promoted import promoted
+from tests.support import HTTP
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -43,7 +44,7 @@ def request(command: str, platform: Platform) -> httpx.Response:
             body = (ROOT / given[1:]).read_bytes() if given.startswith("@") else given.encode()
         else:
             url = word.replace(ADDRESS, platform.inference_url)
-    return httpx.request(method, url, headers=headers, content=body, timeout=30)
+    return HTTP.request(method, url, headers=headers, content=body, timeout=30)
 
 
 @pytest.fixture(scope="module")

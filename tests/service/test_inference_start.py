@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import psutil
 import pytest
 
@@ -105,7 +104,7 @@ def _source(service: Service) -> str:
 def _register(url: str, model: str, bundle: Path) -> str:
     run = HTTP.post(f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}).json()["run"]["info"]["run_id"]
     for file in bundle.iterdir():
-        httpx.put(f"{url}/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/bundle/{file.name}", content=file.read_bytes()).raise_for_status()
+        HTTP.put(f"{url}/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/bundle/{file.name}", content=file.read_bytes()).raise_for_status()
     with contextlib.closing(Registry(url, model)) as registry:
         return registry.create_version(run, {})
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import psycopg
 import pytest
 
@@ -23,7 +22,7 @@ from jobs.rollback import roll_back
 from tests.conftest import Platform
 from tests.promoted import promoted
 from tests.serving import TOKEN, Service
-from tests.support import eventually
+from tests.support import HTTP, eventually
 
 NOWHERE = "127.0.0.1:9"
 ALTERNATIONS = 20
@@ -154,7 +153,7 @@ def test_production_refuses_a_model_of_the_packaged_sample_also_on_the_way_back(
 ) -> None:
     for version in versions:
         promote(serving, version)
-    assert httpx.get(f"{serving.inference_url}/model_info").json()["model"]["trained_on_sample"] is True
+    assert HTTP.get(f"{serving.inference_url}/model_info").json()["model"]["trained_on_sample"] is True
     before = record(serving)
     monkeypatch.setenv("FRAUDOPS_ENVIRONMENT", "production")
     for result in (
@@ -190,7 +189,7 @@ def test_an_unknown_version_is_named_with_the_known_ones(serving: Platform) -> N
 
 def test_two_promotions_at_once_take_turns(serving: Platform, versions: tuple[str, str]) -> None:
     with ThreadPoolExecutor(2) as pool:
-        told = list(pool.map(lambda version: serving.run("promote", "--version", version, "--json"), versions))
+        told = list(pool.map(lambda version: serving.start("promote", "--version", version, "--json"), versions))
     assert [one.returncode for one in told] == [0, 0], [one.stderr for one in told]
     epochs = [json.loads(one.stdout)["epoch"] for one in told]
     assert record(serving).epoch == max(epochs)
@@ -223,7 +222,7 @@ def test_promoting_what_serves_sets_an_alias_back_that_was_moved_by_hand(serving
 
 
 def alias_error(platform: Platform) -> str | None:
-    error: str | None = httpx.get(f"{platform.inference_url}/model_info").json()["errors"]["alias"]
+    error: str | None = HTTP.get(f"{platform.inference_url}/model_info").json()["errors"]["alias"]
     return error
 
 
@@ -280,7 +279,7 @@ def test_a_rollback_needs_neither_mlflow_nor_postgresql_and_the_reconciler_catch
 
 def _register_a_version(url: str) -> None:
     """So that there is a version 1 which an alias can point at."""
-    made = httpx.post(f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}).raise_for_status()
+    made = HTTP.post(f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}).raise_for_status()
     Registry(url).create_version(made.json()["run"]["info"]["run_id"], {})
 
 
