@@ -4,6 +4,7 @@ import base64
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,9 @@ FOLDER = "aside"
 REPLAYER = "replay"
 BATCH = 256
 LONGEST_LINE = 2 * MAX_FRAME
+TAKEN = ".taken.jsonl"
+# Of a file that nobody adds to any more: it never comes twice, so that the same file taken elsewhere again is known there.
+_NAME = re.compile(r"[0-9]{8}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.jsonl")
 
 
 class Rejected(NamedTuple):
@@ -85,7 +89,7 @@ class Aside:
         done = Replayed()
         with self._alone():
             self._take()
-            for path in sorted(self.folder.glob("*.taken.jsonl")):
+            for path in sorted(self.folder.glob(f"*{TAKEN}")):
                 with _writer(self._spool) as writer:
                     kept = _bring_back(_read(path), writer, done)
                 self._write(kept)
@@ -110,6 +114,15 @@ class Aside:
                 done.damaged += seen.damaged
         return done
 
+    @contextlib.contextmanager
+    def to_take_elsewhere(self) -> Iterator[list[Path]]:
+        """The files, under names that never come twice; within the block no replay takes them. Raises StoreDownError while one runs."""
+        with self._alone():
+            self._take()
+            for path in self.folder.glob(f"*{TAKEN}"):
+                path.rename(path.with_name(path.name.removesuffix(TAKEN) + ".jsonl"))
+            yield sorted(path for path in self.folder.glob("*.jsonl") if may_be_taken_elsewhere(path.name))
+
     def _write(self, entries: Sequence[Entry]) -> None:
         if not entries:
             return
@@ -125,8 +138,9 @@ class Aside:
         """From here on what the shipper sets aside goes to new files."""
         with self._locked("put.lock"):
             for path in self.folder.glob("*.jsonl"):
-                if not path.name.endswith(".taken.jsonl"):
-                    path.rename(self.folder / f"{path.stem}-{uuid7()}.taken.jsonl")
+                if not path.name.endswith(TAKEN):
+                    stem = path.stem if may_be_taken_elsewhere(path.name) else f"{path.stem}-{uuid7()}"
+                    path.rename(self.folder / f"{stem}{TAKEN}")
 
     @contextlib.contextmanager
     def _locked(self, name: str, how: int = fcntl.LOCK_EX) -> Iterator[None]:
@@ -145,6 +159,10 @@ class Aside:
                 yield
         except BlockingIOError as error:
             raise StoreDownError("another replay is running: try again when it has ended") from error
+
+
+def may_be_taken_elsewhere(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
 
 
 def _cut_torn_line(descriptor: int) -> None:

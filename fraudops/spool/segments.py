@@ -11,6 +11,8 @@ from pathlib import Path
 from fraudops.ids import uuid7
 
 SUFFIX = ".seg"
+# Before the name of what another pod is handing over and has not yet whole.
+INCOMING = ".incoming-"
 _NAME = re.compile(r"(?P<writer>[A-Za-z0-9._-]{1,100})\.(?P<series>[0-9a-f]{32})\.(?P<sequence>[0-9]{8})\.seg")
 _WRITER = re.compile(r"[A-Za-z0-9._-]{1,100}")
 

@@ -18,7 +18,15 @@ def add_exchange(app: FastAPI, bundles: Path, intake: Intake) -> None:
             raise NoSuchBundleError
         return FileResponse(path, media_type="application/octet-stream")
 
+    @app.put("/spool/aside/{name}", tags=["admin"], summary="Take over what a leaving pod had set aside", status_code=204, response_class=Response)
+    async def aside(name: str, request: Request) -> None:
+        await intake.take_aside(name, _announced(request), request.stream())
+
     @app.put("/spool/{name}", tags=["admin"], summary="Take over a segment of a leaving pod's audit spool", status_code=204, response_class=Response)
     async def segment(name: str, request: Request) -> None:
-        announced = request.headers.get("content-length", "")
-        await intake.take(name, int(announced) if announced.isdigit() else None, request.stream())
+        await intake.take(name, _announced(request), request.stream())
+
+
+def _announced(request: Request) -> int | None:
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdigit() else None

@@ -12,9 +12,9 @@ from pathlib import Path
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.promotion.record import EMPTY, target_of
 from fraudops.settings import InferenceSettings
+from fraudops.spool.segments import INCOMING
 from fraudops.state import State
 from services.inference.bundles import PROVED, command, proof_path, read_outcome
-from services.inference.intake import INCOMING
 from services.inference.pod_files import PodState, RecordView, pod_state_path, read_pod_state, record_view_path, write
 from services.inference.records import record_reader, template_target
 

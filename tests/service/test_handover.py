@@ -9,9 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fraudops.audit import aside
-from fraudops.audit.aside import Aside, Rejected
-from fraudops.audit.records import Prediction, decode, encode
+from fraudops.audit.aside import Aside, Entry, Rejected
+from fraudops.audit.records import encode
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.spool.peek import payloads
@@ -139,24 +138,59 @@ def test_what_a_killed_pod_had_half_taken_does_not_stay(pod: Service) -> None:
     eventually(swept)
 
 
-def test_what_was_set_aside_goes_too(pod: Service, tmp_path: Path) -> None:
-    Aside(tmp_path / "spool").put([Rejected(encode(prediction()), "PostgreSQL refuses it: no reason")])
-    assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 0
-    (payload,) = held(pod)
-    assert isinstance(decode(payload), Prediction)
+UNREADABLE = Rejected(b"\xf1op1 no whole frame", "damaged or unfinished: w.seg from byte 0")
 
 
-def test_what_was_set_aside_goes_too_when_the_spool_was_full(pod: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = leaving(tmp_path / "spool", 500, size=3000)
-    written.append(encode(prediction()))
-    Aside(tmp_path / "spool").put([Rejected(written[-1], "PostgreSQL refuses it: no reason")])
-    monkeypatch.setattr(aside, "AuditSettings", lambda fsync: AuditSettings(fsync=fsync, spool_max_bytes=1 << 20, segment_max_bytes=1 << 20))
-    assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 0
+def leave_aside(spool: Path) -> list[Entry]:
+    """A record that PostgreSQL refused, a stretch that nobody can read, and half a line of a death: what was set aside."""
+    Aside(spool).put([Rejected(encode(prediction()), "PostgreSQL refuses it: no reason"), UNREADABLE])
+    entries = list(Aside(spool).entries())
+    [path] = (spool / "aside").glob("*.jsonl")
+    with path.open("ab") as file:
+        file.write(b'{"at": "2026')
+    return entries
+
+
+def aside_in(folder: Path) -> list[Entry]:
+    return list(Aside(folder).entries())
+
+
+@pytest.mark.parametrize("records", [0, 3])
+def test_what_was_set_aside_goes_too_as_it_is(pod: Service, tmp_path: Path, records: int) -> None:
+    """Also when everything else was shipped."""
+    written = leaving(tmp_path / "spool", records)
+    entries = leave_aside(tmp_path / "spool")
+    assert give_away(tmp_path / "spool", [f"http://127.0.0.1:{free_port()}", admin_url(pod)], TOKEN) == 0
     assert held(pod) == sorted(written)
+    assert aside_in(pod.state.spool) == entries
+    assert aside_in(tmp_path / "spool") == []
+    replayed = Aside(pod.state.spool).replay()
+    assert (replayed.records, replayed.kept) == (1, 1)
+    assert [entry.data for entry in aside_in(pod.state.spool)] == [UNREADABLE.payload]
 
 
-@pytest.mark.parametrize("name", ["serving.json", "..%2Fserving.json", "leaving-1.seg", ".incoming-1"])
-def test_nothing_but_segments_is_taken(pod: Service, name: str) -> None:
+def test_what_was_set_aside_and_comes_again_changes_nothing(pod: Service, tmp_path: Path) -> None:
+    entries = leave_aside(tmp_path / "spool")
+    with Aside(tmp_path / "spool").to_take_elsewhere() as paths:
+        [path] = paths
+    data = path.read_bytes()
+    for _ in range(2):
+        path.write_bytes(data)
+        assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 0
+    assert aside_in(pod.state.spool) == entries
+
+
+def test_what_was_set_aside_stays_where_no_pod_has_room_for_it_or_a_replay_runs(pod: Service, tmp_path: Path) -> None:
+    leave_aside(tmp_path / "spool")
+    Aside(pod.state.spool).put([Rejected(b"x" * (1 << 20), "damaged or unfinished: w.seg from byte 0")] * 2)
+    assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
+    with Aside(tmp_path / "spool").to_take_elsewhere():
+        assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
+    assert len(aside_in(tmp_path / "spool")) == len(aside_in(pod.state.spool)) == 2
+
+
+@pytest.mark.parametrize("name", ["serving.json", "..%2Fserving.json", "leaving-1.seg", ".incoming-1", "aside/x.jsonl", "aside/20261127.jsonl"])
+def test_nothing_but_segments_and_what_was_set_aside_is_taken(pod: Service, name: str) -> None:
     answer = HTTP.put(f"{admin_url(pod)}/spool/{name}", content=b"x", headers=BEARER)
     assert answer.status_code in (404, 409)
     assert not (pod.state.spool / name).exists()
