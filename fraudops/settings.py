@@ -14,6 +14,8 @@ from fraudops.gates import GateSettings
 
 PREFIX = "FRAUDOPS_"
 ADMIN_PORT = "A port of their own for the admin calls, as in the cluster; without one they are on `port` too."
+POD = "This pod's name, as audited predictions and /reload answers carry it."
+SPOOL_VOLUME = "A volume that outlives pods: the spool is then a folder of the pod's name there, and what dead pods have left there is shipped too."
 ADMIN_TOKEN = "Bearer token of the admin calls; without one they are refused. On one machine it lies in the state folder."
 
 
@@ -160,7 +162,8 @@ class InferenceSettings(ProgramSettings):
     port: int = Field(8000, ge=1, le=65535, description="The port that the service listens on.")
     admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT)
     workers: int = Field(2, ge=1, le=64, description="Worker processes of one pod.")
-    pod: str = Field("local", description="This pod's name, as audited predictions and /reload answers carry it.")
+    pod: str = Field("local", description=POD)
+    spool_volume: Path | None = Field(None, description=SPOOL_VOLUME)
     admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
     mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI", description="The MLflow server that bundles are fetched from.")
     record_poll_seconds: float = Field(2.0, gt=0, le=60, description="Seconds between two looks at the serving record.")
@@ -184,6 +187,8 @@ class InferenceSettings(ProgramSettings):
 
 class ShipperSettings(ProgramSettings):
     database_url: SecretStr = Field(validation_alias="DATABASE_URL", description="The audit database, postgresql://USER:PASSWORD@HOST:PORT/NAME.")
+    pod: str = Field("local", description=POD)
+    spool_volume: Path | None = Field(None, description=SPOOL_VOLUME)
     admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
     admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT)
     cluster: ClusterSettings = ClusterSettings()

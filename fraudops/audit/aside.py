@@ -19,6 +19,7 @@ from fraudops.ids import uuid7
 from fraudops.settings import AuditSettings
 from fraudops.spool.frames import MAX_FRAME
 from fraudops.spool.peek import Seen, payloads
+from fraudops.spool.segments import sync_folder
 from fraudops.spool.writer import SpoolWriter
 
 FOLDER = "aside"
@@ -122,6 +123,13 @@ class Aside:
             for path in self.folder.glob(f"*{TAKEN}"):
                 path.rename(path.with_name(path.name.removesuffix(TAKEN) + ".jsonl"))
             yield sorted(path for path in self.folder.glob("*.jsonl") if may_be_taken_elsewhere(path.name))
+
+    def take_over(self, paths: Iterable[Path]) -> None:
+        """Renames what another folder of the same file system gives away into this one."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in paths:
+            path.rename(self.folder / path.name)
+        sync_folder(self.folder)
 
     def _write(self, entries: Sequence[Entry]) -> None:
         if not entries:

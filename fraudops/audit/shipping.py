@@ -12,7 +12,8 @@ STALE_SECONDS = 5.0
 
 
 class ShipperState(msgspec.Struct, kw_only=True):
-    """Counters run since the process began. `oldest_at` is when the oldest answer was given that is only in the spool."""
+    """Counters run since the process began. `oldest_at` is when the oldest answer was given that is only in the spool; `abandoned_bytes` lie in the
+    folders of dead pods on a volume that outlives them, and `adopted_bytes` came from there."""
 
     pid: int
     at: datetime
@@ -25,6 +26,8 @@ class ShipperState(msgspec.Struct, kw_only=True):
     replayed: int = 0
     set_aside: int = 0
     missing: int = 0
+    abandoned_bytes: int = 0
+    adopted_bytes: int = 0
     last_error: str | None = None
 
     def stale(self, now: datetime) -> bool:

@@ -7,6 +7,7 @@ import sys
 from fraudops import logs
 from fraudops.errors import FraudopsError, SettingsError
 from fraudops.settings import InferenceSettings
+from fraudops.spool.volume import settle
 from fraudops.state import State
 from services.inference import start
 
@@ -20,6 +21,8 @@ def main() -> None:
         settings = InferenceSettings.from_environment()
         logs.configure(settings.log_level, "inference")
         state = State.at(settings.state)
+        if settings.spool_volume:
+            settle(settings.spool_volume, settings.pod, state.spool)
         start.make_folders(state)
         proof = start.begin(settings, state)
     except FraudopsError as error:

@@ -149,6 +149,8 @@ def _shipper(told: ShipperState, now: datetime) -> Iterable[Metric]:
     yield CounterMetricFamily("fraudops_shipper_replayed", "Rows that were in PostgreSQL already when they were shipped.", value=told.replayed)
     yield CounterMetricFamily("fraudops_shipper_set_aside", "Records and damaged stretches set aside with their reason.", value=told.set_aside)
     yield CounterMetricFamily("fraudops_shipper_missing", "Records that must have stood where a segment is damaged.", value=told.missing)
+    yield GaugeMetricFamily("fraudops_spool_abandoned_bytes", "Bytes in dead pods' folders on the spool's volume.", value=told.abandoned_bytes)
+    yield CounterMetricFamily("fraudops_spool_adopted_bytes", "Bytes taken from dead pods' folders into this pod's spool.", value=told.adopted_bytes)
 
 
 def _drift(standing: DriftStanding, digest: str | None) -> Iterable[Metric]:

@@ -1,6 +1,7 @@
 """`python -m services.shipper`: ships the spool of the state folder until SIGTERM, then what it still can, and exits 0.
 
-In a cluster the pod's disk goes with the pod: what is left then is handed over to other pods, again and again until the pod's grace period ends.
+In a cluster the pod's disk goes with the pod: what is left then is handed over to other pods, again and again until the pod's grace period ends. A spool
+on a volume that outlives pods stays where it is, for the next pod to take.
 """
 
 import asyncio
@@ -21,7 +22,9 @@ from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.settings import ShipperSettings
 from fraudops.spool.bell import open_bell
 from fraudops.spool.reader import SpoolReader
+from fraudops.spool.volume import Home, settle
 from fraudops.state import State
+from services.shipper.adopting import Adopting
 from services.shipper.handover import hand_over
 from services.shipper.shipping import Shipper
 from services.shipper.sink import Sink
@@ -43,6 +46,7 @@ async def serve(settings: ShipperSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _stop, stopping, wake)
     state.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home = settle(settings.spool_volume, settings.pod, state.spool) if settings.spool_volume else None
     spool = await _open_spool(state, stopping)
     if spool is None:
         return
@@ -52,10 +56,17 @@ async def serve(settings: ShipperSettings) -> None:
     try:
         _listen(state, wake)
         working = asyncio.create_task(shipper.run(stopping))
-        await _supervise(working, sink, (_report(state, spool, current), watch_drift(url, state)), stopping)
-        while settings.cluster.release and await _hand_over(settings, spool) > 0:
+        adopting = [Adopting(home, settings.audit.spool_max_bytes, current).run()] if home else []
+        await _supervise(working, sink, (_report(state, spool, current, home), watch_drift(url, state), *adopting), stopping)
+        while settings.cluster.release and not home and await _hand_over(settings, spool) > 0:
             await asyncio.sleep(AGAIN_SECONDS)
             await _drain(asyncio.create_task(shipper.run(stopping)), sink, AGAIN_DRAIN_SECONDS)
+        if home:
+            home.leave()
+    except FileNotFoundError:
+        if home:
+            home.beat()
+        raise
     finally:
         await sink.close()
         current.doing = "stopped"
@@ -121,21 +132,23 @@ async def _drain(working: "asyncio.Task[None]", sink: Sink, seconds: float) -> N
 
 
 async def _hand_over(settings: ShipperSettings, spool: SpoolReader) -> int:
-    """How many segments stay here."""
+    """How many files stay here."""
     spool.let_go()
     return await asyncio.to_thread(hand_over, settings)
 
 
-async def _report(state: State, spool: SpoolReader, current: ShipperState) -> None:
+async def _report(state: State, spool: SpoolReader, current: ShipperState, home: Home | None) -> None:
     while True:
+        if home:
+            home.beat()
         _write(state, spool, current)
         await asyncio.sleep(REPORT_SECONDS)
 
 
 def _write(state: State, spool: SpoolReader, current: ShipperState) -> None:
-    backlog = spool.backlog()
-    current.backlog_bytes, current.backlog_segments, current.backlog_rows = backlog.bytes, backlog.segments, backlog.rows
     try:
+        backlog = spool.backlog()
+        current.backlog_bytes, current.backlog_segments, current.backlog_rows = backlog.bytes, backlog.segments, backlog.rows
         write_shipper_state(state, current)
     except OSError as error:
         # On a full disk it is the shipper that makes room. Its silence is seen: by the probe and by an alert.

@@ -105,6 +105,7 @@ def test_alerts_are_only_about_what_the_release_does() -> None:
     assert "FraudopsSampleModelInProduction" in production
     assert production - named(Variant(settings=(*ON, "environment=development"))) == {"FraudopsSampleModelInProduction"}
     assert production - named(Variant(settings=(*ON, "jobs.drift.enabled=false"))) == {"FraudopsDriftUnknown"}
+    assert named(Variant(settings=(*ON, "inference.spool.persistence.enabled=true"))) - production == {"FraudopsSpoolAbandoned"}
     assert named(Variant(settings=(*ON, "prometheusRule.kubeStateMetrics=true"))) - production == {"FraudopsJobFailed"}
 
 

@@ -143,14 +143,6 @@ def test_the_shipper_is_a_native_sidecar_on_the_services_spool(manifests: list[M
         assert {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}[state] == "state"
 
 
-def test_a_full_spool_does_not_get_its_pod_evicted() -> None:
-    for size in (1 << 28, 1 << 34):
-        manifests = render(Variant(settings=(f"audit.spoolMaxBytes={size}",)))
-        volumes = named(manifests, "Deployment", "fraudops-inference")["spec"]["template"]["spec"]["volumes"]
-        limit = next(volume["emptyDir"]["sizeLimit"] for volume in volumes if volume["name"] == "state")
-        assert int(limit.removesuffix("Mi")) << 20 >= size + (1 << 30)
-
-
 def test_only_those_who_talk_to_kubernetes_hold_a_token(manifests: list[Manifest]) -> None:
     for owner, template in pods(manifests):
         spec = template["spec"]

@@ -21,6 +21,7 @@
 {{- if and (ne .Values.audit.features "plain") (not .Values.audit.existingSecret) }}
 {{- fail (printf "\n\naudit.features is %s: name in audit.existingSecret a Secret with its key (openssl rand -base64 32).\n" .Values.audit.features) }}
 {{- end }}
+{{- include "fraudops.roomChecks" . }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
 {{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: the Gateway that takes the route.\n" }}
 {{- end }}

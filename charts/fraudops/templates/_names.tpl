@@ -19,6 +19,7 @@
 {{- define "fraudops.adminSecret" -}}{{ .Values.adminToken.existingSecret | default (printf "%s-admin" (include "fraudops.fullname" .)) }}{{- end }}
 {{- define "fraudops.databaseSecret" -}}{{ .Values.postgresql.existingSecret | default (printf "%s-database" (include "fraudops.fullname" .)) }}{{- end }}
 {{- define "fraudops.dataClaim" -}}{{ .Values.data.volume.existingClaim | default (printf "%s-data" (include "fraudops.fullname" .)) }}{{- end }}
+{{- define "fraudops.spoolClaim" -}}{{ .Values.inference.spool.persistence.existingClaim | default (printf "%s-spool" (include "fraudops.inference" .)) }}{{- end }}
 {{- define "fraudops.artifactsClaim" -}}{{ .Values.mlflow.artifacts.volume.existingClaim | default (printf "%s-artifacts" (include "fraudops.mlflow" .)) }}{{- end }}
 
 {{- define "fraudops.mlflowUrl" -}}

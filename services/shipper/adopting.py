@@ -1,0 +1,72 @@
+"""On a volume that outlives pods: what dead pods have left comes into this pod's spool, bit by bit, and is shipped with its own."""
+
+import asyncio
+import logging
+import random
+from pathlib import Path
+
+from fraudops.audit.aside import Aside
+from fraudops.audit.shipping import ShipperState
+from fraudops.errors import FraudopsError
+from fraudops.spool.segments import spool_bytes
+from fraudops.spool.volume import Dead, Home, Volume
+
+logger = logging.getLogger(__name__)
+LOOK_SECONDS = 2.0
+# A spool that is over half full needs its room for what the pod answers itself.
+SHARE = 0.5
+
+
+class Adopting:
+    """Nothing is copied: segments and what was set aside are renamed into the pod's own folder, where the shipper, the metrics and a replay find them."""
+
+    def __init__(self, home: Home, maximum: int, current: ShipperState) -> None:
+        self._volume, self._own, self._room, self._current = Volume(home), home.folder, SHARE * maximum, current
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.to_thread(self.look)
+            await asyncio.sleep(LOOK_SECONDS * random.uniform(0.5, 1.0))
+
+    def look(self) -> None:
+        """Once over all dead folders: takes what may be taken, and counts what stays."""
+        left = 0
+        try:
+            for dead in self._volume.dead():
+                left += self._take(dead)
+        except OSError as error:
+            logger.error("the spool's volume cannot be read", extra={"reason": error.strerror})
+            return
+        self._current.abandoned_bytes = left
+
+    def _take(self, dead: Dead) -> int:
+        """How many bytes stay there."""
+        try:
+            if dead.settled:
+                self._take_what_was_set_aside(dead.folder)
+                self._take_segments(dead)
+                if not dead.bytes() and dead.remove_if_empty():
+                    logger.info("a dead pod's folder was emptied and removed", extra={"folder": dead.folder.name})
+        except (FraudopsError, OSError) as error:
+            logger.error("a dead pod's folder was not emptied", extra={"folder": dead.folder.name, "reason": str(error)})
+        return dead.bytes()
+
+    def _take_segments(self, dead: Dead) -> None:
+        """Only while PostgreSQL takes rows: until then they are as safe where they are, and this pod needs its room."""
+        if self._current.doing != "shipping" or not self._has_room():
+            return
+        for size in dead.segments(self._own):
+            self._current.adopted_bytes += size
+            logger.info("a segment of a dead pod's spool was adopted", extra={"folder": dead.folder.name, "bytes": size})
+            if not self._has_room():
+                return
+
+    def _has_room(self) -> bool:
+        return spool_bytes(self._own) < self._room
+
+    def _take_what_was_set_aside(self, folder: Path) -> None:
+        """It waits for people here as it did there, and goes on from here when this pod dies."""
+        aside = Aside(folder)
+        if any(aside.folder.glob("*.jsonl")):
+            with aside.to_take_elsewhere() as paths:
+                Aside(self._own).take_over(paths)

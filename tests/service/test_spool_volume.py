@@ -1,0 +1,269 @@
+"""A volume that outlives pods: each pod ships what is its own and what dead pods have left, and nothing of it is ever in two hands."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from fraudops.audit.aside import Aside, Rejected
+from fraudops.audit.records import Record, encode
+from fraudops.audit.shipping import ShipperState
+from fraudops.settings import AuditSettings
+from fraudops.spool import SpoolWriter
+from fraudops.spool.segments import list_segments
+from fraudops.spool.volume import ALIVE, Home, settle
+from fraudops.state import State
+from services.inference.metrics import PodNow
+from tests.audit_records import fill, prediction
+from tests.serving import Service
+from tests.shippers import Running, expect, ids
+from tests.support import eventually, free_port
+
+# Others look, and count as silent, within what a test has time for.
+PROGRAM = """
+import sys
+import fraudops.spool.volume as volume, services.shipper.__main__ as shipper, services.shipper.adopting as adopting
+volume.SILENT_SECONDS, adopting.LOOK_SECONDS = float(sys.argv[1]), 0.2
+shipper.main()
+"""
+NOWHERE = "postgresql://u:p@127.0.0.1:{}/d"
+Pods = Callable[..., Running]
+
+
+class Pod:
+    """A pod's state folder, and its folder on the volume; what is written here was answered by its workers, who live in this process."""
+
+    def __init__(self, tmp_path: Path, name: str) -> None:
+        self.name, self.volume = name, tmp_path / "volume"
+        self.state, self.folder = State.at(tmp_path / name), self.volume / name
+
+    def has_answered(self, count: int, **settings: int) -> list[str]:
+        """As a worker that then ends."""
+        writer = SpoolWriter(self.folder, f"{self.name}-1", AuditSettings(**settings))
+        records = [prediction(features={"text": "x" * 1000}) for _ in range(count)]
+        for record in records:
+            writer.append(encode(record))
+        writer.close()
+        return [record.id for record in records]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Pods]:
+    """The shipper of a pod."""
+    started: list[Running] = []
+
+    def begin(pod: Pod, url: str, silent: float = 0.5, **more: str) -> Running:
+        log = tmp_path / f"{pod.name}.log"
+        own = {"FRAUDOPS_STATE": str(pod.state.root), "FRAUDOPS_POD": pod.name, "FRAUDOPS_SPOOL_VOLUME": str(pod.volume)}
+        around = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DATABASE_URL": url, "FRAUDOPS_CLUSTER__RELEASE": "test"}
+        with log.open("ab") as output:
+            process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(silent)], env=around | own | more, stdout=output, stderr=output)
+        running = Running(pod.state, process, log)
+        started.append(running)
+        eventually(lambda: running.told, 20)
+        return running
+
+    yield begin
+    for running in started:
+        if running.process.poll() is None:
+            running.end(signal.SIGKILL)
+
+
+def holds(pod: Pod) -> Home:
+    """What the service of a pod does when it begins."""
+    return settle(pod.volume, pod.name, pod.state.spool)
+
+
+def told(running: Running, check: Callable[[ShipperState], bool]) -> None:
+    def checked() -> None:
+        assert check(running.told), running.told
+
+    eventually(checked, 20)
+
+
+def gone(pod: Pod) -> None:
+    def checked() -> None:
+        assert not pod.folder.exists(), list(pod.folder.iterdir())
+
+    eventually(checked, 20)
+
+
+def test_a_pod_ships_its_own_folder_on_the_volume(start: Pods, tmp_path: Path, database: str) -> None:
+    pod = Pod(tmp_path, "pod-a")
+    running = start(pod, database)
+    sent = pod.has_answered(20)
+    expect(database, sent)
+    assert pod.state.spool.samefile(pod.folder)
+    assert running.end() == 0
+    assert list_segments(pod.folder) == []
+
+
+def test_without_postgresql_a_pod_leaves_at_once_and_the_next_ships_what_it_left(start: Pods, tmp_path: Path, database: str) -> None:
+    """Nothing is handed over: there is nobody to take it here, and the shipper would go on asking until the grace period ends."""
+    old, new = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    running = start(old, NOWHERE.format(free_port()))
+    sent = old.has_answered(50)
+    told(running, lambda said: said.doing == "waiting" and said.backlog_rows == 50)
+    assert running.end() == 0
+    assert (old.folder / ALIVE).stat().st_mtime_ns == 0
+    next_one = start(new, database, silent=600)
+    expect(database, sent)
+    gone(old)
+    told(next_one, lambda said: said.abandoned_bytes == 0 and said.adopted_bytes > 50_000)
+
+
+def test_all_pods_killed_at_once_lose_nothing(start: Pods, tmp_path: Path, database: str) -> None:
+    pods = [Pod(tmp_path, f"pod-{number}") for number in range(3)]
+    shippers = [start(pod, NOWHERE.format(free_port())) for pod in pods]
+    sent = [identifier for pod in pods for identifier in pod.has_answered(200, segment_max_bytes=1 << 16, spool_max_bytes=1 << 26)]
+    for shipper in shippers:
+        shipper.process.kill()
+    for shipper in shippers:
+        shipper.process.wait()
+    # Two come at once, and race for what the three have left.
+    others = [Pod(tmp_path, "pod-x"), Pod(tmp_path, "pod-y")]
+    running = [start(pod, database) for pod in others]
+    expect(database, sent, 40)
+    for pod in pods:
+        gone(pod)
+
+    def both_together() -> None:
+        assert sum(shipper.told.shipped for shipper in running) == len(sent)
+        assert sum(shipper.told.replayed for shipper in running) == 0
+        assert [shipper.told.abandoned_bytes for shipper in running] == [0, 0]
+
+    eventually(both_together)
+
+
+def test_the_folder_of_a_living_pod_is_nobodys_but_its_own(start: Pods, tmp_path: Path, database: str) -> None:
+    """Its shipper died, its service lives: the lock says so, however long it is silent."""
+    living, other = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    home = holds(living)
+    sent = living.has_answered(20)
+    os.utime(living.folder / ALIVE, (0, 0))
+    running = start(other, database, silent=0)
+    mine = other.has_answered(5)
+    expect(database, mine)
+    told(running, lambda said: said.abandoned_bytes == 0)
+    assert len(list_segments(living.folder)) == 1
+    own = start(living, database)
+    expect(database, [*sent, *mine])
+    assert own.end() == 0
+    assert home.folder.is_dir()
+
+
+def test_a_folder_whose_lock_seems_free_is_left_alone_until_it_is_silent(start: Pods, tmp_path: Path, database: str) -> None:
+    """As between nodes, where the file system does not keep locks: the pod lives, and touches its folder."""
+    living, other = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    sent = living.has_answered(20)
+    (living.folder / ALIVE).touch()
+    running = start(other, database, silent=600)
+    told(running, lambda said: said.abandoned_bytes > 0)
+    assert len(list_segments(living.folder)) == 1
+    assert running.end() == 0
+    start(other, database, silent=0.5)
+    expect(database, sent)
+    gone(living)
+
+
+def test_what_waits_in_dead_folders_is_counted_while_postgresql_is_away(start: Pods, tmp_path: Path) -> None:
+    dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    dead.has_answered(30)
+    (size,) = (path.stat().st_size for path in dead.folder.glob("*.seg"))
+    running = start(pod, NOWHERE.format(free_port()), silent=0)
+    told(running, lambda said: said.doing == "waiting" and said.abandoned_bytes == size)
+    found = {sample.name: sample.value for family in PodNow(lambda: 1, pod.state.spool).collect() for sample in family.samples}
+    assert found["fraudops_spool_abandoned_bytes"] == size
+    assert found["fraudops_spool_bytes"] == found["fraudops_spool_adopted_bytes_total"] == 0
+
+
+def test_a_pod_takes_no_more_than_it_has_room_for(start: Pods, tmp_path: Path, database: str) -> None:
+    """PostgreSQL takes rows and then none: what was not taken waits in the dead folder."""
+    dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    sent = dead.has_answered(3000, segment_max_bytes=1 << 18, spool_max_bytes=1 << 28)
+    maximum = 1 << 20
+    with psycopg.connect(database) as blocking:
+        blocking.execute("LOCK TABLE predictions IN SHARE MODE")
+        running = start(pod, database, silent=0, FRAUDOPS_AUDIT__SPOOL_MAX_BYTES=str(maximum))
+        told(running, lambda said: said.adopted_bytes > 0 and said.abandoned_bytes > 0)
+        assert running.told.adopted_bytes <= maximum * 9 // 16
+    expect(database, sent)
+    gone(dead)
+    told(running, lambda said: (said.shipped, said.replayed) == (len(sent), 0))
+
+
+def test_what_was_set_aside_goes_on_to_a_pod_that_lives(start: Pods, tmp_path: Path, database: str) -> None:
+    dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    Aside(dead.folder).put([Rejected(b"no frame", "damaged or unfinished: w.seg from byte 0")])
+    entries = list(Aside(dead.folder).entries())
+    running = start(pod, NOWHERE.format(free_port()), silent=0)
+    gone(dead)
+    assert list(Aside(pod.folder).entries()) == entries
+    assert running.end() == 0
+    assert list(Aside(pod.folder).entries()) == entries
+
+
+def test_positions_move_with_their_segments(start: Pods, tmp_path: Path, database: str) -> None:
+    """Shipped to its middle by the dead pod, from there on by the other; no row is sent twice."""
+    old, new = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    writer = SpoolWriter(old.folder, "pod-a-1", AuditSettings())
+    records: list[Record] = [prediction() for _ in range(20)]
+    writer.append_many([encode(record) for record in records[:10]])
+    running = start(old, database)
+    expect(database, [record.id for record in records[:10]])
+    running.end(signal.SIGKILL)
+    writer.append_many([encode(record) for record in records[10:]])
+    writer.close()
+    next_one = start(new, database)
+    expect(database, [record.id for record in records])
+    gone(old)
+    told(next_one, lambda said: (said.shipped, said.replayed) == (10, 0))
+
+
+def test_a_folder_that_people_have_put_something_into_is_kept(start: Pods, tmp_path: Path, database: str) -> None:
+    dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    sent = dead.has_answered(3)
+    (dead.folder / "notes.txt").write_text("look at this")
+    start(pod, database, silent=0)
+    expect(database, sent)
+    eventually(lambda: [path.name for path in dead.folder.iterdir() if path.name != ALIVE] == ["notes.txt"] or pytest.fail("more is there"))
+
+
+def test_a_shipper_whose_folder_was_taken_begins_anew(start: Pods, tmp_path: Path, database: str) -> None:
+    pod = Pod(tmp_path, "pod-a")
+    running = start(pod, database)
+    pod.folder.rename(pod.volume / "taken")
+    assert running.process.wait(20) == 75
+    assert "keep flock across its nodes" in running.log.read_text()
+    start(pod, database)
+    sent = fill(pod.state.spool, [prediction()])
+    expect(database, sent)
+
+
+def test_the_service_answers_into_its_folder_on_the_volume_and_a_killed_one_is_shipped(start: Pods, tmp_path: Path, database: str) -> None:
+    dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    settings = {"FRAUDOPS_POD": dead.name, "FRAUDOPS_SPOOL_VOLUME": str(dead.volume)}
+    service = Service(dead.state.root, workers=2, environment=settings).promoted(1)
+    try:
+        sent = [service.predict().json()["prediction_id"] for _ in range(20)]
+        running = start(pod, database, silent=0)
+        told(running, lambda said: said.doing == "shipping" and said.abandoned_bytes == 0)
+        assert ids(database) == []
+    finally:
+        service.kill()
+    expect(database, sent)
+    gone(dead)
+
+
+def test_a_volume_that_is_not_there_ends_the_service_with_the_code_of_a_store_that_is_away(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    service = Service(tmp_path / "pod", environment={"FRAUDOPS_SPOOL_VOLUME": str(tmp_path / "file" / "volume")})
+    service.start(wait=False)
+    assert service.process
+    assert service.process.wait(20) == 75
+    assert "the spool's volume" in service.log
