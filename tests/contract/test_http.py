@@ -292,6 +292,7 @@ def test_the_documentation_names_every_call_and_every_reference_resolves(service
         "/drain",
         "/bundles/{digest}/{name}",
         "/spool/{name}",
+        "/spool/aside/{name}",
     }
     names = re.findall(r'"#/components/schemas/([A-Za-z]+)"', json.dumps(document))
     assert {name for name in names if name not in document["components"]["schemas"]} == set()
