@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 RESET = struct.pack("ii", 1, 0)
-COPYING, INSERTING, COMMITTING, GREETING = b'COPY "staging_', b"INSERT INTO predictions", b"COMMIT", b"SET lock_timeout"
+COPYING, INSERTING, COMMITTING, GREETING = b'COPY "', b"INSERT INTO predictions", b"COMMIT", b"SET lock_timeout"
 
 
 @dataclass

@@ -1,4 +1,5 @@
-"""PostgreSQL as the shipper uses it: COPY into a staging table, then INSERT … ON CONFLICT DO NOTHING. What came before changes nothing when it comes again."""
+"""PostgreSQL as the shipper uses it: COPY, and where rows may be there already by way of a staging table and INSERT … ON CONFLICT DO NOTHING. What came
+before changes nothing when it comes again."""
 
 import asyncio
 import contextlib
@@ -48,6 +49,7 @@ class Sink:
         self._url, self._kept_days = url, kept_days
         self._connection: Any = None
         self._days: dict[date, bool] = {}
+        self._careful = True
 
     @property
     def connected(self) -> bool:
@@ -65,6 +67,7 @@ class Sink:
                 for table in COLUMNS:
                     await connection.execute(f"CREATE TEMP TABLE staging_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS")
         self._days.clear()
+        self._careful = True
 
     async def ship(self, payloads: list[bytes]) -> Outcome:
         """All of them committed or rejected when it returns. Raises StoreDownError; then any part may be committed, and all should come again."""
@@ -117,12 +120,27 @@ class Sink:
             await self._insert(rows[middle:], outcome)
 
     async def _transaction(self, rows: list[Row]) -> int:
-        """How many of the rows were new."""
+        """How many of the rows were new. Predictions go straight in by COPY, at half of the cost, unless some may be there already: on a new connection,
+        until a group was all new, and whenever PostgreSQL finds one twice."""
+        try:
+            new = await self._copy(rows, straight=not self._careful)
+        except asyncpg.UniqueViolationError:
+            if self._careful:
+                raise
+            self._careful = True
+            new = await self._copy(rows, straight=False)
+        self._careful = new < len(rows)
+        return new
+
+    async def _copy(self, rows: list[Row], straight: bool) -> int:
         new = 0
         async with self._connection.transaction():
             for table, columns in COLUMNS.items():
                 values = [row.values for row in rows if row.table == table]
-                if values:
+                if values and straight and table == "predictions":
+                    await self._connection.copy_records_to_table(table, records=values, columns=columns)
+                    new += len(values)
+                elif values:
                     await self._connection.copy_records_to_table(f"staging_{table}", records=values, columns=columns)
                     new += int((await self._connection.execute(INSERT[table])).split()[-1])
         return new
