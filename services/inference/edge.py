@@ -28,6 +28,7 @@ from services.inference.worker import Drain, Worker
 
 JSON = (b"content-type", b"application/json")
 BODY_SECONDS = 30.0
+SINGLE_BYTES = 64 << 10
 Headers = list[tuple[bytes, bytes]]
 
 

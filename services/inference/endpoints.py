@@ -8,7 +8,7 @@ import msgspec
 
 from fraudops.ids import uuid7
 from services.inference.audit import Audit
-from services.inference.edge import Answer, Call, Endpoint
+from services.inference.edge import SINGLE_BYTES, Answer, Call, Endpoint
 from services.inference.feedback import accept
 from services.inference.model import Model
 from services.inference.pod import PREPARE_SECONDS, Pod
@@ -18,7 +18,6 @@ from services.inference.scoring import ScoredBatch, Scoring
 from services.inference.status import Status
 from services.inference.worker import Worker
 
-SINGLE_BYTES = 64 << 10
 BATCH_BYTES = 16 << 20
 # Batches in memory at once, a worker: at the limit each takes some 50 MB with its rows, answers and records.
 BATCHES = 2

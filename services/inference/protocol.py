@@ -10,7 +10,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from services.inference.direct import PREDICT, Direct
-from services.inference.edge import Headers, client_id, is_json
+from services.inference.edge import SINGLE_BYTES, Headers, client_id, is_json
 
 _PATH = PREDICT.encode()
 _UNUSUAL = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
@@ -36,10 +36,10 @@ class DirectProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._waits:
             self._direct.flush()
-        self._started = perf_counter()
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
+        self._started = perf_counter()
         if self.url == _PATH and self._is_free() and self._is_usual():
             self._body = b""
         else:
@@ -52,12 +52,13 @@ class DirectProtocol(HttpToolsProtocol):
             self._body += body
 
     def on_message_complete(self) -> None:
-        body = self._body
+        body, self._body = self._body, None
         if body is None:
             super().on_message_complete()
-        elif self._direct.take(self, body, self._request_id, self._started):
-            self._body, self._waits = None, True
-        else:
+            return
+        self._waits = True
+        if len(body) > SINGLE_BYTES or not self._direct.take(self, body, self._request_id, self._started):
+            self._waits = False
             self._ordinary(body)
             super().on_message_complete()
 
@@ -97,6 +98,8 @@ class DirectProtocol(HttpToolsProtocol):
         """The request from its beginning as uvicorn has it, with what has arrived of its body."""
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         self._body = None
+        # An answer of the short way, just given, may have armed it again.
+        self._unset_keepalive_if_required()
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers += headers

@@ -154,6 +154,19 @@ def test_a_request_in_pieces_is_one_request_wherever_it_is_cut(service: Service)
             assert wire.answer()[0] == 200
 
 
+def test_a_body_above_the_limit_is_refused_though_it_comes_in_one_piece(service: Service) -> None:
+    """The worker is stopped meanwhile, so that it reads everything at once."""
+    (pid,) = service.worker_pids()
+    with Wire(service) as wire:
+        for size, expected in (((64 << 10) + 1, 413), (64 << 10, 200)):
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                wire.socket.sendall(whole(BODY.ljust(size)))
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert wire.answer()[0] == expected
+
+
 def test_a_client_that_wants_to_end_the_connection_or_speaks_an_old_http_gets_its_way(service: Service) -> None:
     for request in (whole(BODY, "Connection: close\r\n"), whole(BODY).replace(b"HTTP/1.1", b"HTTP/1.0")):
         with Wire(service) as wire:
