@@ -43,6 +43,7 @@ class SegmentReader:
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         self._adopted = False
         self.position, self._ordinal, self._refused = load_position(self._position_path)
+        self._recorded = True
 
     @property
     def size(self) -> int:
@@ -60,6 +61,8 @@ class SegmentReader:
 
     def finished(self) -> bool:
         """Nobody writes to it any more, and everything in it was committed."""
+        if not self._recorded:
+            self._record()
         self._adopted = self._adopted or adopt(self._descriptor)
         return self._adopted and self.position >= self.size
 
@@ -73,13 +76,11 @@ class SegmentReader:
 
     def commit(self, piece: Piece, refused: int = 0) -> None:
         """Records that the piece is safe elsewhere; `refused` of its records, or of its group's, were set aside. Not synced, and a full disk that does not
-        take it stops nobody: a position that is lost makes rows come again, which changes nothing, and only shipping makes room again."""
-        unfinished = self._position_path.with_suffix(".tmp")
-        with contextlib.suppress(OSError):
-            unfinished.write_text(f"{piece.end} {piece.ordinal} {self._refused + refused}\n")
-            unfinished.replace(self._position_path)
+        take it stops nobody: a position that is lost makes rows come again, which changes nothing, and only shipping makes room again. It is tried again
+        with each look, since answers may wait for it."""
         self._refused += refused
         self.position, self._ordinal = piece.end, piece.ordinal
+        self._record()
 
     def remove(self) -> None:
         """Deletes the finished segment. Its lock is held until it is gone, so that nobody else takes it up."""
@@ -89,6 +90,14 @@ class SegmentReader:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+    def _record(self) -> None:
+        self._recorded = False
+        unfinished = self._position_path.with_suffix(".tmp")
+        with contextlib.suppress(OSError):
+            unfinished.write_text(f"{self.position} {self._ordinal} {self._refused}\n")
+            unfinished.replace(self._position_path)
+            self._recorded = True
 
     def _frames(self, data: bytes) -> Piece | None:
         payloads, offset, ordinal, missing = [], 0, self._ordinal, 0
