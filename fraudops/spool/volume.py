@@ -7,6 +7,7 @@ only when its lock is free and it was left in order, or has not been touched for
 
 import contextlib
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from fraudops.errors import StoreDownError
 from fraudops.spool.reader import LOCK, POSITION
 from fraudops.spool.segments import INCOMING, adopt, list_segments, sync_folder
 
+logger = logging.getLogger(__name__)
 ALIVE = "alive.lock"
 ASIDE = "aside"
 SILENT_SECONDS = 30.0
@@ -47,7 +49,9 @@ class Home:
         for folder in (self.folder / ASIDE, self.folder):
             if folder.is_dir():
                 sync_folder(folder)
-        os.utime(self._descriptor, (0, 0))
+        # Who else lives in it would be robbed where locks are not seen across nodes.
+        if _lock(self._descriptor, fcntl.LOCK_EX):
+            os.utime(self._descriptor, (0, 0))
 
 
 def settle(volume: Path, pod: str, link: Path) -> Home:
@@ -111,7 +115,7 @@ class Dead:
                 os.close(descriptor)
 
     def remove_if_empty(self) -> bool:
-        """What else somebody has put there keeps it."""
+        """True if the folder goes when it is let go of; what else somebody has put there keeps it."""
         for pattern in WORTHLESS:
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
@@ -120,8 +124,6 @@ class Dead:
         if any(path.name != ALIVE for path in self.folder.iterdir()):
             return False
         (self.folder / ALIVE).unlink()
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
         return True
 
 
@@ -137,13 +139,16 @@ class Volume:
         folders = sorted(path for path in self._home.folder.parent.iterdir() if path.is_dir() and path != self._home.folder)
         self._seen = {path.name: self._seen[path.name] for path in folders if path.name in self._seen}
         for folder in folders:
-            with contextlib.suppress(FileNotFoundError):
-                descriptor = os.open(folder / ALIVE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                try:
-                    if _lock(descriptor, fcntl.LOCK_EX) and _is_at(descriptor, folder / ALIVE):
-                        yield Dead(folder, self._is_silent(folder.name, os.fstat(descriptor).st_mtime_ns))
-                finally:
-                    os.close(descriptor)
+            descriptor = _free(folder)
+            if descriptor is None:
+                continue
+            try:
+                yield Dead(folder, self._is_silent(folder.name, os.fstat(descriptor).st_mtime_ns))
+            finally:
+                os.close(descriptor)
+                # Only an empty one goes, and on NFS only once nobody has its lock file open.
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
     def _is_silent(self, name: str, touched: int) -> bool:
         now = time.monotonic()
@@ -152,6 +157,22 @@ class Volume:
             since = now
         self._seen[name] = (touched, since)
         return touched == 0 or now - since >= SILENT_SECONDS
+
+
+def _free(folder: Path) -> int | None:
+    """The descriptor that holds the folder, None when another has it or it is gone. One that cannot be opened keeps nobody from the others."""
+    descriptor = None
+    try:
+        descriptor = os.open(folder / ALIVE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if _lock(descriptor, fcntl.LOCK_EX) and _is_at(descriptor, folder / ALIVE):
+            return descriptor
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.error("a dead pod's folder cannot be opened", extra={"folder": folder.name, "reason": error.strerror})
+    if descriptor is not None:
+        os.close(descriptor)
+    return None
 
 
 def _lock(descriptor: int, how: int) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-from pathlib import Path
 
 from fraudops.audit.aside import Aside
 from fraudops.audit.shipping import ShipperState
@@ -36,20 +35,20 @@ class Adopting:
                 left += self._take(dead)
         except OSError as error:
             logger.error("the spool's volume cannot be read", extra={"reason": error.strerror})
-            return
         self._current.abandoned_bytes = left
 
     def _take(self, dead: Dead) -> int:
-        """How many bytes stay there."""
-        try:
-            if dead.settled:
-                self._take_what_was_set_aside(dead.folder)
-                self._take_segments(dead)
-                if not dead.bytes() and dead.remove_if_empty():
-                    logger.info("a dead pod's folder was emptied and removed", extra={"folder": dead.folder.name})
-        except (FraudopsError, OSError) as error:
-            logger.error("a dead pod's folder was not emptied", extra={"folder": dead.folder.name, "reason": str(error)})
+        """How many bytes stay there. What is wrong with what was set aside keeps nobody from the segments."""
+        for step in (self._take_segments, self._take_what_was_set_aside, self._remove) if dead.settled else ():
+            try:
+                step(dead)
+            except (FraudopsError, OSError) as error:
+                logger.error("a dead pod's folder was not emptied", extra={"folder": dead.folder.name, "reason": str(error)})
         return dead.bytes()
+
+    def _remove(self, dead: Dead) -> None:
+        if not dead.bytes() and dead.remove_if_empty():
+            logger.info("a dead pod's folder was emptied and removed", extra={"folder": dead.folder.name})
 
     def _take_segments(self, dead: Dead) -> None:
         """Only while PostgreSQL takes rows: until then they are as safe where they are, and this pod needs its room."""
@@ -64,9 +63,9 @@ class Adopting:
     def _has_room(self) -> bool:
         return spool_bytes(self._own) < self._room
 
-    def _take_what_was_set_aside(self, folder: Path) -> None:
+    def _take_what_was_set_aside(self, dead: Dead) -> None:
         """It waits for people here as it did there, and goes on from here when this pod dies."""
-        aside = Aside(folder)
+        aside = Aside(dead.folder)
         if any(aside.folder.glob("*.jsonl")):
             with aside.to_take_elsewhere() as paths:
                 Aside(self._own).take_over(paths)

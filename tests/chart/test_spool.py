@@ -52,9 +52,9 @@ def test_a_spool_above_the_limit_of_ephemeral_storage_is_refused_where_it_counts
 
 
 @pytest.mark.parametrize(
-    ("settings", "pods"), [((), 2), (("inference.replicas=5",), 5), (("inference.autoscaling.enabled=true",), 10), (("inference.replicas=null",), 2)]
+    ("settings", "pods"), [((), 3), (("inference.replicas=5",), 6), (("inference.autoscaling.enabled=true",), 11), (("inference.replicas=null",), 3)]
 )
-def test_the_volume_must_hold_the_spools_of_all_pods(settings: tuple[str, ...], pods: int) -> None:
+def test_the_volume_must_hold_the_spools_of_all_pods_and_of_one_more_in_a_rollout(settings: tuple[str, ...], pods: int) -> None:
     enough, spool = f"{PERSISTENCE}.size=100Gi", 70 * GI // pods
     assert render(Variant(settings=(ON, enough, *settings, f"audit.spoolMaxBytes={spool}")))
     said = refusal(ON, enough, *settings, f"audit.spoolMaxBytes={spool + pods}")

@@ -22,10 +22,17 @@
 {{- end }}
 {{- end }}
 
-{{/* The pods that may have a spool at once. */}}
+{{/* With the mount and never without it, which the ConfigMap would give to pods of before. A folder of the release's own: on a claim of yours another release may have one too. */}}
+{{- define "fraudops.env.spoolVolume" -}}
+{{- if .Values.inference.spool.persistence.enabled -}}
+- {name: FRAUDOPS_SPOOL_VOLUME, value: /var/spool/fraudops/{{ include "fraudops.fullname" . }}}
+{{- end }}
+{{- end }}
+
+{{/* The pods that may have a spool at once, the one more of a rollout included. */}}
 {{- define "fraudops.mostPods" -}}
-{{- if .Values.inference.autoscaling.enabled }}{{ .Values.inference.autoscaling.maxReplicas | int64 }}
-{{- else }}{{ .Values.inference.replicas | default 2 | int64 }}
+{{- if .Values.inference.autoscaling.enabled }}{{ add1 (.Values.inference.autoscaling.maxReplicas | int64) }}
+{{- else }}{{ add1 (.Values.inference.replicas | default 2 | int64) }}
 {{- end }}
 {{- end }}
 
