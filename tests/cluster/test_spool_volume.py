@@ -9,7 +9,7 @@ from tests.cluster.release import Release, until
 from tests.figures import Figures
 
 # kind's volumes are of one node, and so are its pods.
-VOLUME = ("inference.spool.persistence.enabled=true", "inference.spool.persistence.size=2Gi", "inference.spool.persistence.accessModes={ReadWriteOnce}")
+VOLUME = ("inference.spool.persistence.enabled=true", "inference.spool.persistence.accessModes={ReadWriteOnce}")
 PLACE = "/var/spool/fraudops"
 
 
