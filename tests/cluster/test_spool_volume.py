@@ -39,7 +39,6 @@ def test_all_pods_deleted_at_once_while_the_database_is_away_lose_nothing(persis
             until(lambda: len(release.pods()) == len(old), 90, "the new pods run")
             until(lambda: all(told(release, pod)["abandoned_bytes"] > 0 for pod in release.pods()), 60, "they say what the old ones have left")
         release.agreed()
-    assert seen.failures
     assert seen.answered > 500
     release.assert_all_audited(seen.ids)
     until(lambda: set(folders(release)) == set(release.pods()), 90, "only the folders of living pods are left")
