@@ -70,6 +70,7 @@ class Direct:
         except StoreDownError as error:
             self._refuse(callers, asked, error)
         except Exception as error:
+            # The boundary of these requests: whoever waits must get an answer.
             logger.error("requests failed", exc_info=error)
             self._refuse(callers, asked, error)
         else:
