@@ -6,7 +6,7 @@ The ordinal counts frames within the segment, so that a gap says how many record
 """
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 from zlib import crc32
 
 MAGIC = b"\xf1op1"
@@ -27,8 +27,7 @@ def encode_frame(ordinal: int, payload: bytes) -> bytes:
     return prefix + _checksum.pack(crc32(payload, crc32(prefix))) + payload
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     ordinal: int
     payload: bytes
     end: int

@@ -42,11 +42,13 @@ class MemoryWriter:
         self._thread.start()
 
     def append_many(self, payloads: Sequence[bytes]) -> None:
-        """All of them or none. Raises SpoolFullError when they do not fit."""
+        """All of them or none. Raises SpoolFullError when they do not fit, StoreDownError once it is closed."""
         size = sum(map(len, payloads))
         if size > MAX_PAYLOAD and (largest := max(map(len, payloads))) > MAX_PAYLOAD:
             raise ValueError(f"a record of {largest} bytes is larger than {MAX_PAYLOAD}")
         with self._lock:
+            if self._stopping.is_set():
+                raise StoreDownError("the worker stops: nothing is scored unaudited")
             if self._bytes + size > self._maximum:
                 raise SpoolFullError("memory is full of what the audit spool has not taken yet: nothing is scored unaudited")
             self._bytes += size
@@ -54,8 +56,9 @@ class MemoryWriter:
             self._held.extend(payloads)
 
     def close(self) -> None:
-        """Appending afterwards is an error. What is held has been answered: only the disk refuses it now, not the spool's maximum."""
-        self._stopping.set()
+        """What is held has been answered: only the disk refuses it now, not the spool's maximum."""
+        with self._lock:
+            self._stopping.set()
         self._thread.join()
         self._spool.lift_maximum()
         end = time.monotonic() + LAST_SECONDS

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fraudops.spool.frames import MAX_FRAME, frame_at, next_frame
-from fraudops.spool.reader import CHUNK, POSITION, load_position
+from fraudops.spool.position import POSITION, Position, read_position
+from fraudops.spool.reader import CHUNK
 from fraudops.spool.segments import list_segments
 
 
@@ -21,7 +22,7 @@ def waiting(folder: Path) -> Iterator[bytes]:
     if not folder.is_dir():
         return
     for segment in list_segments(folder):
-        position = load_position(folder / (segment.name + POSITION))
+        position = read_position(folder / (segment.name + POSITION)) or Position()
         try:
             yield from payloads(folder / segment.name, position.offset)
         except FileNotFoundError:

@@ -5,10 +5,10 @@ import fcntl
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from fraudops.errors import StoreDownError
 from fraudops.spool.frames import MAX_FRAME, frame_at, last_frame, next_frame
+from fraudops.spool.position import POSITION, Position, read_position, write_position
 from fraudops.spool.segments import Segment, adopt, list_segments
 
 # A piece that holds no whole frame is read again this large: damage must be longer than any frame to hide the next one.
@@ -17,7 +17,6 @@ CHUNK = 4 * MAX_FRAME
 TAIL = 64 << 10
 # So many series are read side by side: far more than one machine has workers; the dead beyond wait for the older dead.
 SIDE_BY_SIDE = 256
-POSITION = ".position"
 LOCK = "shipper.lock"
 
 
@@ -42,7 +41,7 @@ class SegmentReader:
         self._position_path = folder / (segment.name + POSITION)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         self._adopted = False
-        self.position, self._ordinal, self._refused = load_position(self._position_path)
+        self.position, self._ordinal, self._refused = read_position(self._position_path) or Position()
         self._recorded = True
 
     @property
@@ -75,9 +74,8 @@ class SegmentReader:
         return 0
 
     def commit(self, piece: Piece, refused: int = 0) -> None:
-        """Records that the piece is safe elsewhere; `refused` of its records, or of its group's, were set aside. Not synced, and a full disk that does not
-        take it stops nobody: a position that is lost makes rows come again, which changes nothing, and only shipping makes room again. It is tried again
-        with each look, since answers may wait for it."""
+        """Records that the piece is safe elsewhere; `refused` of its records, or of its group's, were set aside. A full disk that does not take it stops
+        nobody: only shipping makes room again. It is tried again with each look, since answers may wait for it."""
         self._refused += refused
         self.position, self._ordinal = piece.end, piece.ordinal
         self._record()
@@ -93,10 +91,8 @@ class SegmentReader:
 
     def _record(self) -> None:
         self._recorded = False
-        unfinished = self._position_path.with_suffix(".tmp")
         with contextlib.suppress(OSError):
-            unfinished.write_text(f"{self.position} {self._ordinal} {self._refused}\n")
-            unfinished.replace(self._position_path)
+            write_position(self._position_path, Position(self.position, self._ordinal, self._refused))
             self._recorded = True
 
     def _frames(self, data: bytes) -> Piece | None:
@@ -214,20 +210,3 @@ class SpoolReader:
         for path in self.folder.glob(f"*{POSITION}"):
             if path.name.removesuffix(POSITION) not in names:
                 path.unlink()
-
-
-class Position(NamedTuple):
-    """How far a segment is safe elsewhere; at least `refused` of its records were set aside instead, or others of their group."""
-
-    offset: int
-    ordinal: int
-    refused: int
-
-
-def load_position(path: Path) -> Position:
-    """The beginning when none, or half a one, was recorded."""
-    try:
-        offset, ordinal, *refused = map(int, path.read_text().split())
-        return Position(offset, ordinal, refused[0] if refused else 0)
-    except (FileNotFoundError, ValueError):
-        return Position(0, 0, 0)

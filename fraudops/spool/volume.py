@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fraudops.errors import StoreDownError
-from fraudops.spool.reader import LOCK, POSITION
+from fraudops.spool.position import POSITION
+from fraudops.spool.reader import LOCK
 from fraudops.spool.segments import INCOMING, adopt, list_segments, sync_folder
 
 logger = logging.getLogger(__name__)

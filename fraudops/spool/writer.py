@@ -46,7 +46,8 @@ class SpoolWriter:
         self._series, self._sequence = new_series(), 0
         self._always, self._never = settings.fsync == "always", settings.fsync == "never"
         self._limit = max(settings.spool_max_bytes // 1024, min(settings.segment_max_bytes, settings.spool_max_bytes // 16))
-        self._lock, self._sync_lock, self._stopping = threading.Lock(), threading.Lock(), threading.Event()
+        self._lock, self._sync_lock = threading.Lock(), threading.Lock()
+        self._stopping, self._due = threading.Event(), threading.Event()
         self._descriptor = -1
         self._retired: list[int] = []
         self._size = self._ordinal = self._ended = 0
@@ -107,6 +108,7 @@ class SpoolWriter:
     def close(self) -> None:
         """Syncs what the policy says and gives the segment up. Appending afterwards is an error."""
         self._stopping.set()
+        self._due.set()
         self._thread.join()
         with self._lock:
             self._retire()
@@ -182,12 +184,13 @@ class SpoolWriter:
         self._folder_dirty = not self._never
 
     def _retire(self) -> None:
-        """The next append opens a new segment; the thread syncs and closes this one, which frees its lock."""
+        """The next append opens a new segment; the thread syncs and closes this one at once, which frees its lock: what follows is shipped only then."""
         if self._descriptor >= 0:
             self._retired.append(self._descriptor)
             self._descriptor = -1
             self._ended = self._size
             self._size = self._ordinal = 0
+            self._due.set()
 
     def _sync(self, failures: int) -> None:
         """Group commit: whoever comes while another thread syncs is mostly covered by that. Raises StoreDownError if any sync since the append failed."""
@@ -227,7 +230,11 @@ class SpoolWriter:
         """The thread: syncs by the policy, closes finished segments, counts the folder's bytes."""
         pause = COUNT_SECONDS if self._always or self._never else self._settings.fsync_interval_ms / 1000
         counted = 0.0
-        while not self._stopping.wait(pause):
+        while True:
+            self._due.wait(pause)
+            self._due.clear()
+            if self._stopping.is_set():
+                return
             with self._sync_lock:
                 self._settle()
             if time.monotonic() - counted >= COUNT_SECONDS:

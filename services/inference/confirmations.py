@@ -3,13 +3,14 @@
 import asyncio
 import os
 import time
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fraudops.errors import StoreDownError
 from fraudops.spool.bell import Bell
-from fraudops.spool.reader import POSITION, load_position
+from fraudops.spool.position import POSITION, read_position
 from fraudops.spool.writer import Place
 
 LOOK_SECONDS, LATE_LOOK_SECONDS, PROBE_SECONDS = 0.002, 0.05, 1.0
@@ -68,7 +69,8 @@ class Confirmations:
             self._refused = {name: count for name, count in self._refused.items() if name in self._segments or name == place.segment}
             waiting = self._segments[place.segment] = Waiting(place.descriptor)
         taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        waiting.queue.append((place.end, taken))
+        # Those who waited for the disk in threads of their own come in any order.
+        insort(waiting.queue, (place.end, taken), key=lambda waits: waits[0])
         return taken
 
     async def close(self) -> None:
@@ -92,7 +94,9 @@ class Confirmations:
 
     def _confirm(self, name: str, waiting: Waiting) -> None:
         """A row that was set aside is not told from its neighbours: none of those that this look finds is answered."""
-        position = load_position(self._spool / (name + POSITION))
+        position = read_position(self._spool / (name + POSITION))
+        if position is None:
+            return
         if position.offset != waiting.offset:
             waiting.offset, self._moved = position.offset, time.monotonic()
         taken = position.refused == self._refused.get(name, 0)

@@ -70,8 +70,13 @@ class Direct:
         except StoreDownError as error:
             self._refuse(callers, asked, error)
         except Exception as error:
-            # The boundary of these requests: whoever waits must get an answer.
-            logger.error("requests failed", exc_info=error)
+            # The boundary of these requests: whoever waits must get an answer, and one that cannot be scored must not take the others along.
+            if len(asked) > 1:
+                for caller, one in zip(callers, asked, strict=True):
+                    self._callers, self._asked = [caller], [one]
+                    self.flush()
+                return
+            logger.error("a request failed", exc_info=error)
             self._refuse(callers, asked, error)
         else:
             self._count(asked, 200)

@@ -40,7 +40,11 @@ class Metrics:
         )
         predictions = Counter("fraudops_predictions", "Audited and answered predictions.", ["decision"], registry=registry)
         self._genuine, self._fraud = predictions.labels("genuine"), predictions.labels("fraud")
-        self._refused = Counter("fraudops_spool_refused", "Predictions and labels that the audit spool refused.", registry=registry)
+        self._refused = Counter(
+            "fraudops_spool_refused",
+            "Predictions and labels that were not audited, and so not answered: no room, a disk that refuses, with commit no confirmation.",
+            registry=registry,
+        )
         self._lost = Counter("fraudops_audit_lost", "Audit records at most that processes held in memory alone when they ended.", registry=registry)
         self._epoch = Gauge("fraudops_serving_epoch", "The epoch that this pod serves.", registry=registry, multiprocess_mode="max")
         gauge = partial(Gauge, registry=registry, multiprocess_mode="livemostrecent")

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from fraudops import logs
 from fraudops.audit.connection import dsn
 from fraudops.audit.shipping import ShipperState, write_shipper_state
@@ -26,6 +28,7 @@ from fraudops.spool.volume import Home, settle
 from fraudops.state import State
 from services.shipper.adopting import Adopting
 from services.shipper.handover import hand_over
+from services.shipper.pace import HURRIED_SHARE, Pace
 from services.shipper.shipping import Shipper
 from services.shipper.sink import Sink
 from services.shipper.watching import watch_drift
@@ -43,21 +46,23 @@ async def serve(settings: ShipperSettings) -> None:
     state = State.at(settings.state)
     url = dsn(settings.database_url.get_secret_value())
     stopping, wake = asyncio.Event(), asyncio.Event()
+    # With `commit` the answers wait for us.
+    pace = Pace(0 if settings.audit.durability == "commit" else settings.audit.spool_max_bytes * HURRIED_SHARE)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _stop, stopping, wake)
+        asyncio.get_running_loop().add_signal_handler(number, _stop, stopping, wake, pace)
     state.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     home = settle(settings.spool_volume, settings.pod, state.spool) if settings.spool_volume else None
     spool = await _open_spool(state, stopping)
     if spool is None:
         return
     current = ShipperState(pid=os.getpid(), at=datetime.now(UTC), doing="starting")
-    sink = Sink(url, settings.retention.days)
+    sink = Sink(url, settings.retention.days, pace)
     shipper = Shipper(spool, sink, state.spool, current, wake)
     try:
         _listen(state, wake)
         working = asyncio.create_task(shipper.run(stopping))
         adopting = [Adopting(home, settings.audit.spool_max_bytes, current).run()] if home else []
-        await _supervise(working, sink, (_report(state, spool, current, home), watch_drift(url, state), *adopting), stopping)
+        await _supervise(working, sink, (_report(state, spool, current, pace, home), watch_drift(url, state), *adopting), stopping)
         while settings.cluster.release and not home and await _hand_over(settings, spool) > 0:
             await asyncio.sleep(AGAIN_SECONDS)
             await _drain(asyncio.create_task(shipper.run(stopping)), sink, AGAIN_DRAIN_SECONDS)
@@ -90,7 +95,8 @@ async def _open_spool(state: State, stopping: asyncio.Event) -> SpoolReader | No
     return None
 
 
-def _stop(stopping: asyncio.Event, wake: asyncio.Event) -> None:
+def _stop(stopping: asyncio.Event, wake: asyncio.Event, pace: Pace) -> None:
+    pace.hurry()
     stopping.set()
     wake.set()
 
@@ -137,11 +143,12 @@ async def _hand_over(settings: ShipperSettings, spool: SpoolReader) -> int:
     return await asyncio.to_thread(hand_over, settings)
 
 
-async def _report(state: State, spool: SpoolReader, current: ShipperState, home: Home | None) -> None:
+async def _report(state: State, spool: SpoolReader, current: ShipperState, pace: Pace, home: Home | None) -> None:
     while True:
         if home:
             home.beat()
         _write(state, spool, current)
+        pace.look(current)
         await asyncio.sleep(REPORT_SECONDS)
 
 
@@ -169,7 +176,7 @@ def main() -> None:
         settings = ShipperSettings.from_environment()
         logs.configure(settings.log_level, "shipper")
         _give_way()
-        asyncio.run(serve(settings))
+        uvloop.run(serve(settings))
     except FraudopsError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)

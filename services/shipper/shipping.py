@@ -12,7 +12,7 @@ from fraudops.audit.aside import Aside, Rejected
 from fraudops.audit.shipping import ShipperState
 from fraudops.errors import StoreDownError
 from fraudops.spool.reader import CHUNK, Piece, SegmentReader, SpoolReader
-from services.shipper.rows import to_rows
+from services.shipper.rows import answered_at
 from services.shipper.sink import Sink
 
 logger = logging.getLogger(__name__)
@@ -111,8 +111,5 @@ async def _pause(event: asyncio.Event, seconds: float) -> None:
 
 def _oldest(group: Group) -> datetime | None:
     """When the oldest prediction among the first of each piece was answered."""
-    moments = []
-    for _, piece in group:
-        rows, _ = to_rows(piece.payloads[:1])
-        moments += [row.values[0] for row in rows if row.day]
+    moments = [moment for _, piece in group for payload in piece.payloads[:1] if (moment := answered_at(payload))]
     return min(moments, default=None)

@@ -16,7 +16,8 @@ from fraudops.audit.aside import Rejected
 from fraudops.audit.connection import TROUBLE, address, connect, sqlstate, why_away
 from fraudops.audit.partitions import ensure_partition, partition_name
 from fraudops.errors import StoreDownError
-from services.shipper.rows import COLUMNS, Row, to_rows
+from services.shipper.pace import Pace
+from services.shipper.rows import COLUMNS, COPY_HEADER, COPY_TRAILER, Row, to_rows
 
 logger = logging.getLogger(__name__)
 TRANSACTION_SECONDS = 60.0
@@ -45,8 +46,8 @@ class Outcome:
 class Sink:
     """One connection, made when it is needed and thrown away after any trouble. Rows of days beyond `kept_days` make no partition: they are rejected."""
 
-    def __init__(self, url: str, kept_days: int | None = None) -> None:
-        self._url, self._kept_days = url, kept_days
+    def __init__(self, url: str, kept_days: int | None = None, pace: Pace | None = None) -> None:
+        self._url, self._kept_days, self._pace = url, kept_days, pace or Pace()
         self._connection: Any = None
         self._days: dict[date, bool] = {}
         self._careful = True
@@ -75,7 +76,11 @@ class Sink:
         rows, rejected = to_rows(payloads)
         outcome = Outcome(rejected=rejected)
         with self._translated():
-            await self._insert([row for row in rows if await self._has_partition(row, outcome)], outcome)
+            reasons = {day: await self._why_not(day) for day in {row.day for row in rows} if day}
+            if any(reasons.values()):
+                outcome.rejected += [Rejected(row.payload, reason) for row in rows if row.day and (reason := reasons[row.day])]
+                rows = [row for row in rows if not (row.day and reasons[row.day])]
+            await self._insert(rows, outcome)
         return outcome
 
     async def close(self) -> None:
@@ -90,18 +95,14 @@ class Sink:
             self._connection.terminate()
             self._connection = None
 
-    async def _has_partition(self, row: Row, outcome: Outcome) -> bool:
-        if row.day is None:
-            return True
-        if self._kept_days is not None and row.day < datetime.now(UTC).date() - timedelta(days=self._kept_days):
-            outcome.rejected.append(Rejected(row.payload, f"older than the {self._kept_days} days that are retained"))
-            return False
-        if row.day not in self._days:
+    async def _why_not(self, day: date) -> str | None:
+        """Why rows of that day have no place; None when they have one, which is made if need be."""
+        if self._kept_days is not None and day < datetime.now(UTC).date() - timedelta(days=self._kept_days):
+            return f"older than the {self._kept_days} days that are retained"
+        if day not in self._days:
             async with self._patience():
-                self._days[row.day] = await ensure_partition(self._connection, row.day)
-        if not self._days[row.day]:
-            outcome.rejected.append(Rejected(row.payload, f"the partition {partition_name(row.day)} was taken out of the table: older than what is retained"))
-        return self._days[row.day]
+                self._days[day] = await ensure_partition(self._connection, day)
+        return None if self._days[day] else f"the partition {partition_name(day)} was taken out of the table: older than what is retained"
 
     async def _insert(self, rows: list[Row], outcome: Outcome) -> None:
         """In one transaction; halves, and halves of these, until what PostgreSQL refuses stands alone."""
@@ -134,16 +135,26 @@ class Sink:
 
     async def _copy(self, rows: list[Row], straight: bool) -> int:
         new = 0
+        predictions, labels = ([row.values for row in rows if row.table == table] for table in ("predictions", "labels"))
         async with self._connection.transaction():
-            for table, columns in COLUMNS.items():
-                values = [row.values for row in rows if row.table == table]
-                if values and straight and table == "predictions":
-                    await self._connection.copy_records_to_table(table, records=values, columns=columns)
-                    new += len(values)
-                elif values:
-                    await self._connection.copy_records_to_table(f"staging_{table}", records=values, columns=columns)
-                    new += int((await self._connection.execute(INSERT[table])).split()[-1])
+            if predictions:
+                table = "predictions" if straight else "staging_predictions"
+                await self._connection.copy_to_table(table, source=self._copied(predictions), columns=COLUMNS["predictions"], format="binary")
+                new += len(predictions) if straight else await self._take_new("predictions")
+            if labels:
+                await self._connection.copy_records_to_table("staging_labels", records=labels, columns=COLUMNS["labels"])
+                new += await self._take_new("labels")
         return new
+
+    async def _copied(self, tuples: list[bytes]) -> AsyncIterator[bytes]:
+        yield COPY_HEADER
+        async for some in self._pace.steps(tuples):
+            yield b"".join(some)
+        yield COPY_TRAILER
+
+    async def _take_new(self, table: str) -> int:
+        """From its staging table; how many there were."""
+        return int((await self._connection.execute(INSERT[table])).split()[-1])
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

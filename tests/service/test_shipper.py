@@ -51,16 +51,15 @@ def test_a_disk_that_takes_nothing_keeps_it_from_nothing(state: State, start_shi
     writer.append_many([encode(record) for record in records])
     writer.close()
     (segment,) = list_segments(state.spool)
-    # What stands in the way of its files stands for the full disk.
-    obstacles = [state.spool / f"{segment.name}.tmp", state.run / "shipper.tmp"]
-    for obstacle in obstacles:
-        obstacle.mkdir(parents=True)
+    # Every write to this device finds it full.
+    (state.spool / f"{segment.name}.position").symlink_to("/dev/full")
+    obstacle = state.run / "shipper.json"
+    obstacle.mkdir(parents=True)
     running = start_shipper(database)
     expect(database, [record.id for record in records])
     expect_empty(state)
     assert running.process.poll() is None
-    for obstacle in obstacles:
-        obstacle.rmdir()
+    obstacle.rmdir()
     eventually(lambda: running.told)
     assert running.end() == 0
 

@@ -1,8 +1,15 @@
 """What the sink does with predictions that may be in PostgreSQL already: nothing twice, nothing refused, whichever way they go in."""
 
 from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+from msgspec.structs import asdict
+from psycopg.rows import dict_row
 
 from fraudops.audit.records import encode, new_label
+from fraudops.ids import timestamp_ms
 from services.shipper.sink import Sink
 from tests.audit_records import prediction
 from tests.shippers import ids
@@ -42,3 +49,46 @@ async def test_a_row_that_postgresql_refuses_is_rejected_alone_whichever_way_it_
         outcome = await sink.ship([*good[:4], encode(prediction(prediction=7)), *good[4:]])
         assert (outcome.rows, outcome.new, len(outcome.rejected)) == (6, 6, 1)
     await sink.close()
+
+
+async def test_every_column_comes_back_as_it_was_answered(database: str) -> None:
+    """Whole or sealed features, texts beyond ASCII, what is there and what is not."""
+    bare = prediction()
+    rich = prediction(
+        features={'quote " and \\': 1e-300, "größe": -0.0, "V1": 12345.678901234567},
+        fraud_probability=0.1 + 0.2,
+        prediction=1,
+        model_version="12",
+        pod="pöd",
+        challenger_version="11",
+        challenger_probability=5e-324,
+        request_id="r",
+        transaction_id="t €",
+        entity_key="",
+    )
+    sealed = prediction(features=bytes(range(256)), challenger_version="11")
+    sink = Sink(database)
+    for records in ([bare], [rich], [sealed]):
+        assert (await sink.ship([encode(record) for record in records])).new == 1
+    await sink.close()
+    with psycopg.connect(database, row_factory=dict_row) as connection:
+        found = {str(row.pop("id")): row for row in connection.execute("SELECT * FROM predictions")}
+    for record in (bare, rich, sealed):
+        wanted = asdict(record)
+        identifier, features = wanted.pop("id"), wanted.pop("features")
+        row = found[identifier]
+        plain, kept, moment = row.pop("features"), row.pop("features_sealed"), row.pop("timestamp")
+        assert row == wanted
+        assert (plain, kept) == ((None, features) if isinstance(features, bytes) else (features, None))
+        assert int(moment.timestamp() * 1000 + 0.5) == timestamp_ms(identifier)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"id": "018f0000-0000-7000-8000-00000000000"}, {"id": "018f0000-0000-7000-8000-0000000000 0"}, {"prediction": 1 << 40}, {"id": "x" * 14 + "7" + "x" * 21}],
+)
+async def test_what_fits_no_column_is_rejected_and_its_neighbours_are_not(database: str, changes: dict[str, Any]) -> None:
+    sink = Sink(database)
+    outcome = await sink.ship([*group(2), encode(prediction(**changes)), *group(2)])
+    await sink.close()
+    assert (outcome.new, [entry.reason[:17] for entry in outcome.rejected]) == (4, ["cannot be decoded"])

@@ -373,3 +373,20 @@ def test_a_long_backlog_needs_few_open_files(tmp_path: Path) -> None:
 def test_a_writer_cannot_be_named_out_of_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="name"):
         SpoolWriter(tmp_path, name, SMALL)
+
+
+def test_a_finished_segment_is_given_up_at_once_however_long_the_interval(tmp_path: Path) -> None:
+    """What follows it is shipped only then, and with `commit` answers wait for that."""
+    writer = SpoolWriter(tmp_path, "w", SMALL.model_copy(update={"fsync_interval_ms": 10_000}))
+    writer.append_many([bytes(1 << 16)])
+    writer.append(b"next")
+    reader = SpoolReader(tmp_path)
+
+    def all_read() -> None:
+        for segment, piece in reader.read(1 << 20):
+            segment.commit(piece)
+        assert len(list(tmp_path.glob("*.seg"))) == 1
+
+    eventually(all_read, 5)
+    reader.close()
+    writer.close()

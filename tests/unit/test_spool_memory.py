@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fraudops.errors import SpoolFullError
+from fraudops.errors import SpoolFullError, StoreDownError
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolReader, SpoolWriter
 from fraudops.spool.memory import PIECE, MemoryWriter
@@ -77,6 +77,14 @@ def test_closing_it_loses_nothing(tmp_path: Path) -> None:
     memory.close()
     assert spooled(tmp_path) == records(300)
     assert list(tmp_path.glob("*.held")) == []
+
+
+def test_once_closed_it_takes_nothing_more(tmp_path: Path) -> None:
+    memory = writer(tmp_path)
+    memory.close()
+    with pytest.raises(StoreDownError, match="stops"):
+        memory.append_many([b"late"])
+    assert spooled(tmp_path) == []
 
 
 def test_while_the_spool_is_full_memory_holds_what_it_has_refuses_the_rest_and_delivers_later(tmp_path: Path) -> None:
