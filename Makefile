@@ -9,9 +9,9 @@ compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # What MLflow lists for those who train and log with it; its server imports none of it.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install demo up down test chart-test check bench soak proof lock render images kind-up e2e kind-down clean help
+.PHONY: install demo up down test machine-test chart-test check bench soak proof lock render images kind-up e2e kind-down clean help
 help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 .venv/.installed: requirements.lock pyproject.toml
 	@echo "installing the locked dependencies into .venv (once; about a minute)"
@@ -34,8 +34,11 @@ up: install ## everything on this machine, in the foreground
 down: install ## stop what `make up` started
 	@$(bin)/fraudops down
 
-test: install ## every test, on real PostgreSQL, MLflow and gunicorn processes
+test: install ## every part's tests, on real PostgreSQL, MLflow and gunicorn processes
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+machine-test: install ## the demo, the supervisor and the README's commands, as people type them
+	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder tests/machine $(ARGS)
 
 chart-test: install ## the rendered chart, by both helms
 	@$(bin)/pytest -n 2 --dist loadfile tests/chart $(ARGS)

@@ -30,7 +30,7 @@ TEMPLATE, UNFINISHED = "fraudops_template", "fraudops_template_unfinished"
 ON_THE_PLATFORM = ("test_promotion.py", "test_readme.py", "test_predict.py", "test_simulate.py", "test_score.py", "test_acceptance.py")
 # Begun first, the longest of them at the very beginning, so that all test processes end together.
 LONGEST = (
-    *("test_supervisor.py", "test_demo.py", *ON_THE_PLATFORM, "test_faults.py", "test_inference_start.py", "test_inference_pod.py"),
+    *("test_demo.py", *ON_THE_PLATFORM, "test_supervisor.py", "test_faults.py", "test_inference_start.py", "test_inference_pod.py"),
     *("test_promotion_simulation.py", "test_pipeline.py", "test_second_schema.py", "test_shipper.py", "test_inference_process.py"),
 )
 
