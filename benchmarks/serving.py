@@ -82,8 +82,12 @@ def _table(subjects: dict[str, Subject], turns: Turns) -> Table:
         floor = turns.get(f"floor-{subject.workers}")
         of_floor = str(ratio([taken.rate for taken in turns[key]], [taken.rate for taken in floor])) if floor else ""
         cost, tail = (spread([getattr(taken, name) for taken in turns[key]]) for name in ("processor_us", "p99_ms"))
-        rows.append((subject.title, str(_rates(turns[key])), of_floor, short(cost.median), short(tail.median)))
-    columns = ("subject", "answers a second", "of the floor with as many workers", "µs of processor an answer", "p99 ms, closed loop")
+        waits = [taken.shipping_seconds for taken in turns[key] if taken.shipping_seconds is not None]
+        rows.append((subject.title, str(_rates(turns[key])), of_floor, short(cost.median), short(tail.median), short(spread(waits).median) if waits else ""))
+    columns = (
+        *("subject", "answers a second", "of the floor with as many workers", "µs of processor an answer", "p99 ms, closed loop"),
+        "seconds after the load until PostgreSQL had all",
+    )
     return Table("Answers a second", columns, rows)
 
 
