@@ -17,7 +17,7 @@ COPYING, INSERTING, COMMITTING, GREETING = b'COPY "', b"INSERT INTO predictions"
 class Trap:
     """Springs once, when a client has said `words`: `hold` keeps back what the client says further, `stall` what both say, `cut` the answer, and then resets.
 
-    With `after` only once somebody has said that. `more` bytes behind the words' piece are still let through.
+    With `after` only once somebody has said that. So many bytes from the words on are let through, of what came with them all when `more` is 0.
     """
 
     words: bytes
@@ -135,13 +135,15 @@ class FaultProxy:
         raise ConnectionResetError
 
     async def _spring(self, trap: Trap, connection: Connection, reader: asyncio.StreamReader, data: bytes) -> NoReturn:
-        if trap.more:
-            await _pass(connection.server, data)
-            try:
-                data = await reader.readexactly(trap.more)
-            except asyncio.IncompleteReadError as error:
+        end = data.index(trap.words) + trap.more
+        while trap.more and len(data) < end:
+            piece = await reader.read(1 << 16)
+            if not piece:
                 self._trap = trap
-                raise ConnectionResetError from error
+                raise ConnectionResetError
+            data += piece
+        if trap.more:
+            data = data[:end]
         if trap.then != "hold":
             connection.answered.clear()
         await _pass(connection.server, data)

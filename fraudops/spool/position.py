@@ -4,6 +4,7 @@ A file that is renamed into place is never seen half either, but ext4 writes it 
 half of the tail latency. So a checksum tells whoever reads meanwhile, or after the node died, that the line is not whole.
 """
 
+import errno
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +29,8 @@ def read_position(path: Path) -> Position | None:
         offset, ordinal, *rest = map(int, line.split())
     except (OSError, ValueError):
         return None
-    # Older lines have no checksum, the oldest no count of what was refused either.
-    if len(rest) > 1 and rest[1] != crc32(line.rpartition(b" ")[0]):
+    # Older lines have no checksum and no leading zeros, the oldest no count of what was refused either.
+    if line.startswith(b"0") and len(line) > 10 and (len(rest) != 2 or rest[1] != crc32(line.rpartition(b" ")[0])):
         return None
     return Position(offset, ordinal, rest[0] if rest else 0)
 
@@ -39,6 +40,8 @@ def write_position(path: Path, position: Position) -> None:
     line = b"%020d %010d %010d" % position
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.pwrite(descriptor, b"%b %010d\n" % (line, crc32(line)), 0)
+        line = b"%b %010d\n" % (line, crc32(line))
+        if os.pwrite(descriptor, line, 0) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(descriptor)

@@ -183,14 +183,15 @@ class SpoolWriter:
         self._descriptor = descriptor
         self._folder_dirty = not self._never
 
-    def _retire(self) -> None:
-        """The next append opens a new segment; the thread syncs and closes this one at once, which frees its lock: what follows is shipped only then."""
+    def _retire(self, soon: bool = True) -> None:
+        """The next append opens a new segment; the thread syncs and closes this one, which frees its lock: what follows is shipped only then."""
         if self._descriptor >= 0:
             self._retired.append(self._descriptor)
             self._descriptor = -1
             self._ended = self._size
             self._size = self._ordinal = 0
-            self._due.set()
+            if soon:
+                self._due.set()
 
     def _sync(self, failures: int) -> None:
         """Group commit: whoever comes while another thread syncs is mostly covered by that. Raises StoreDownError if any sync since the append failed."""
@@ -221,7 +222,7 @@ class SpoolWriter:
             logger.error("fsync of the audit spool failed", extra={"errno": _errno(error)})
             with self._lock:
                 self.fsync_failures += 1
-                self._retire()
+                self._retire(soon=False)
         finally:
             for descriptor in finished:
                 os.close(descriptor)

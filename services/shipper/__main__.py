@@ -28,7 +28,7 @@ from fraudops.spool.volume import Home, settle
 from fraudops.state import State
 from services.shipper.adopting import Adopting
 from services.shipper.handover import hand_over
-from services.shipper.pace import HURRIED_SHARE, Pace
+from services.shipper.pace import HURRIED_BYTES, Pace
 from services.shipper.shipping import Shipper
 from services.shipper.sink import Sink
 from services.shipper.watching import watch_drift
@@ -47,7 +47,7 @@ async def serve(settings: ShipperSettings) -> None:
     url = dsn(settings.database_url.get_secret_value())
     stopping, wake = asyncio.Event(), asyncio.Event()
     # With `commit` the answers wait for us.
-    pace = Pace(0 if settings.audit.durability == "commit" else settings.audit.spool_max_bytes * HURRIED_SHARE)
+    pace = Pace(0 if settings.audit.durability == "commit" else min(HURRIED_BYTES, settings.audit.spool_max_bytes // 8))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _stop, stopping, wake, pace)
     state.run.mkdir(mode=0o700, parents=True, exist_ok=True)

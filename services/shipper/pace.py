@@ -1,6 +1,7 @@
 """How fast rows go to PostgreSQL: in small steps with pauses between them, so that where they share processors an answer waits for one step at most.
 
-While answers come and little waits, at most 8,000 rows a second go; the pauses shorten as the backlog grows, and from an eighth of the spool on there are none.
+While answers come and little waits, at most 8,000 rows a second go; the pauses shorten as the backlog grows, and once some 15,000 rows wait there are
+none: what is only in the spool goes with its disk.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ T = TypeVar("T")
 # About a millisecond of PostgreSQL's work.
 STEP_ROWS = 32
 PAUSE_SECONDS = 0.004
-HURRIED_SHARE = 1 / 8
+HURRIED_BYTES = 8 << 20
 
 
 class Pace:
@@ -26,7 +27,7 @@ class Pace:
 
     def look(self, current: ShipperState) -> None:
         """About every second: what waits now, and whether any record has come since the last look."""
-        seen = current.backlog_rows + current.shipped + current.set_aside
+        seen = current.backlog_rows + current.shipped + current.set_aside + current.missing
         coming = self._seen is not None and seen > self._seen
         self._seen = seen
         self._pause = PAUSE_SECONDS * (1 - current.backlog_bytes / self._hurried_bytes) if coming and current.backlog_bytes < self._hurried_bytes else 0.0

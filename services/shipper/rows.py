@@ -27,6 +27,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {"predictions": PREDICTION_COLUMNS, "label
 COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 COPY_TRAILER = b"\xff\xff"
 NULL = b"\xff\xff\xff\xff"
+UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, TypeError, RecursionError)
 _fixed = struct.Struct(">hiqi16sididih").pack
 _double = struct.Struct(">id").pack
 _length = struct.Struct(">i").pack
@@ -48,7 +49,7 @@ def to_rows(payloads: Sequence[bytes]) -> tuple[list[Row], list[Rejected]]:
     for payload in payloads:
         try:
             rows.append(_row(payload))
-        except (msgspec.MsgspecError, ValueError, OverflowError, struct.error) as error:
+        except (*UNREADABLE, struct.error) as error:
             rejected.append(Rejected(payload, f"cannot be decoded: {type(error).__name__}"))
     return rows, rejected
 
@@ -58,7 +59,7 @@ def answered_at(payload: bytes) -> datetime | None:
     try:
         record = decode(payload)
         return EPOCH + timedelta(milliseconds=timestamp_ms(record.id)) if isinstance(record, Prediction) else None
-    except (msgspec.MsgspecError, ValueError, OverflowError):
+    except UNREADABLE:
         return None
 
 

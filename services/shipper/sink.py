@@ -22,8 +22,11 @@ from services.shipper.rows import COLUMNS, COPY_HEADER, COPY_TRAILER, Row, to_ro
 logger = logging.getLogger(__name__)
 TRANSACTION_SECONDS = 60.0
 GRACE_SECONDS = 0.5
+FUTURE_DAYS = 366
 # SQLSTATE classes: cardinality, data, integrity constraint, program limit exceeded.
 ROW_FAULTS = ("21", "22", "23", "54")
+# What says that the table's types are not those that we write, whatever the row.
+NOT_THE_ROW = ("22P03", "22P04")
 
 
 def _insert_statement(table: str, key: str) -> str:
@@ -80,7 +83,7 @@ class Sink:
             if any(reasons.values()):
                 outcome.rejected += [Rejected(row.payload, reason) for row in rows if row.day and (reason := reasons[row.day])]
                 rows = [row for row in rows if not (row.day and reasons[row.day])]
-            await self._insert(rows, outcome)
+            await self._insert(rows, outcome, self._pace)
         return outcome
 
     async def close(self) -> None:
@@ -97,18 +100,21 @@ class Sink:
 
     async def _why_not(self, day: date) -> str | None:
         """Why rows of that day have no place; None when they have one, which is made if need be."""
-        if self._kept_days is not None and day < datetime.now(UTC).date() - timedelta(days=self._kept_days):
+        today = datetime.now(UTC).date()
+        if day > today + timedelta(days=FUTURE_DAYS):
+            return "from the future: was the clock wrong?"
+        if self._kept_days is not None and day < today - timedelta(days=self._kept_days):
             return f"older than the {self._kept_days} days that are retained"
         if day not in self._days:
             async with self._patience():
                 self._days[day] = await ensure_partition(self._connection, day)
         return None if self._days[day] else f"the partition {partition_name(day)} was taken out of the table: older than what is retained"
 
-    async def _insert(self, rows: list[Row], outcome: Outcome) -> None:
+    async def _insert(self, rows: list[Row], outcome: Outcome, pace: Pace) -> None:
         """In one transaction; halves, and halves of these, until what PostgreSQL refuses stands alone."""
         try:
             async with self._patience():
-                outcome.new += await self._transaction(rows)
+                outcome.new += await self._transaction(rows, pace)
             outcome.rows += len(rows)
         except (asyncpg.PostgresError, ValueError, OverflowError) as error:
             if not _blames_a_row(error):
@@ -117,40 +123,34 @@ class Sink:
                 outcome.rejected.append(Rejected(rows[0].payload, f"PostgreSQL refuses it: {type(error).__name__} {sqlstate(error)}: {error}"))
                 return
             middle = len(rows) // 2
-            await self._insert(rows[:middle], outcome)
-            await self._insert(rows[middle:], outcome)
+            await self._insert(rows[:middle], outcome, Pace())
+            await self._insert(rows[middle:], outcome, Pace())
 
-    async def _transaction(self, rows: list[Row]) -> int:
+    async def _transaction(self, rows: list[Row], pace: Pace) -> int:
         """How many of the rows were new. Predictions go straight in by COPY, at half of the cost, unless some may be there already: on a new connection,
         until a group was all new, and whenever PostgreSQL finds one twice."""
         try:
-            new = await self._copy(rows, straight=not self._careful)
+            new = await self._copy(rows, pace, straight=not self._careful)
         except asyncpg.UniqueViolationError:
             if self._careful:
                 raise
             self._careful = True
-            new = await self._copy(rows, straight=False)
+            new = await self._copy(rows, pace, straight=False)
         self._careful = new < len(rows)
         return new
 
-    async def _copy(self, rows: list[Row], straight: bool) -> int:
+    async def _copy(self, rows: list[Row], pace: Pace, straight: bool) -> int:
         new = 0
         predictions, labels = ([row.values for row in rows if row.table == table] for table in ("predictions", "labels"))
         async with self._connection.transaction():
             if predictions:
                 table = "predictions" if straight else "staging_predictions"
-                await self._connection.copy_to_table(table, source=self._copied(predictions), columns=COLUMNS["predictions"], format="binary")
+                await self._connection.copy_to_table(table, source=_copied(predictions, pace), columns=COLUMNS["predictions"], format="binary")
                 new += len(predictions) if straight else await self._take_new("predictions")
             if labels:
                 await self._connection.copy_records_to_table("staging_labels", records=labels, columns=COLUMNS["labels"])
                 new += await self._take_new("labels")
         return new
-
-    async def _copied(self, tuples: list[bytes]) -> AsyncIterator[bytes]:
-        yield COPY_HEADER
-        async for some in self._pace.steps(tuples):
-            yield b"".join(some)
-        yield COPY_TRAILER
 
     async def _take_new(self, table: str) -> int:
         """From its staging table; how many there were."""
@@ -169,18 +169,34 @@ class Sink:
     @asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
         """Ends a connection that takes too long. A mere timeout would not: asyncpg waits for the answers to its cancel and its ROLLBACK, which a silent
-        network never brings. Nor would the end alone: a COPY that waits for room in the socket does not hear of it."""
-        timer = asyncio.get_running_loop().call_later(TRANSACTION_SECONDS, self._connection.terminate)
+        network never brings. Nor would the end alone, ours or one from outside: a COPY that waits for room in the socket does not hear of it."""
+        connection, loop = self._connection, asyncio.get_running_loop()
+        timer = loop.call_later(TRANSACTION_SECONDS, connection.terminate)
         try:
-            async with asyncio.timeout(TRANSACTION_SECONDS + GRACE_SECONDS):
+            async with asyncio.timeout(TRANSACTION_SECONDS + GRACE_SECONDS) as limit:
+
+                def ended(_: object) -> None:
+                    with contextlib.suppress(RuntimeError):
+                        limit.reschedule(loop.time() + GRACE_SECONDS)
+
+                connection.add_termination_listener(ended)
                 yield
         finally:
             timer.cancel()
+            connection.remove_termination_listener(ended)
+
+
+async def _copied(tuples: list[bytes], pace: Pace) -> AsyncIterator[bytes]:
+    yield COPY_HEADER
+    async for some in pace.steps(tuples):
+        yield b"".join(some)
+    yield COPY_TRAILER
 
 
 def _blames_a_row(error: Exception) -> bool:
     """Values that do not fit, by PostgreSQL's word or by asyncpg's before it sent them. Not a day that retention took out since we looked: a check
     violation that names no constraint."""
     if isinstance(error, asyncpg.PostgresError):
-        return sqlstate(error).startswith(ROW_FAULTS) and not (isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name)
+        state = sqlstate(error)
+        return state.startswith(ROW_FAULTS) and state not in NOT_THE_ROW and not (isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name)
     return True

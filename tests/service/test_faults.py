@@ -34,6 +34,8 @@ from tests.segments import Read, damage, segment_of
 from tests.stepped_clock import step
 
 SEED = 7
+# Bytes from the word COPY on: its statement, and half of a row.
+WITHIN = 600
 SPOOL_BYTES = 32 << 20 if PROOF else 4 << 20
 
 
@@ -87,7 +89,7 @@ def test_postgresql_killed_within_a_copy(world: World, verdict: Verdict) -> None
     times = 10 if PROOF else 1
     with world.load() as log:
         for _ in range(times):
-            trap = world.proxy.set(Trap(COPYING, "hold", more=100))
+            trap = world.proxy.set(Trap(COPYING, "hold", more=WITHIN))
             assert trap.sprung.wait(30)
             world.kill_postgresql()
             world.start_postgresql()
@@ -106,7 +108,7 @@ def test_connections_reset(world: World, verdict: Verdict) -> None:
             world.proxy.reset()
             time.sleep(chance.uniform(0.2, 0.8))
         for _ in range(times):
-            for trap in (Trap(COPYING, "cut", more=100), Trap(COMMITTING, "cut", after=COPYING)):
+            for trap in (Trap(COPYING, "cut", more=WITHIN), Trap(COMMITTING, "cut", after=COPYING)):
                 world.proxy.set(trap)
                 assert trap.sprung.wait(30)
     assert log.refused() == []
@@ -131,7 +133,7 @@ def test_the_network_stalled_without_a_reset(world: World, verdict: Verdict) -> 
 def test_a_connection_that_goes_silent_for_ever(world: World, verdict: Verdict, words: bytes) -> None:
     """Neither side learns of it, as when a firewall forgets a connection: the shipper makes another one, and PostgreSQL lets go of what the old one holds."""
     with world.load() as log:
-        trap = world.proxy.set(Trap(words, "stall", more=100 if words == COPYING else 0))
+        trap = world.proxy.set(Trap(words, "stall", more=WITHIN if words == COPYING else 0))
         if words != COPYING:
             # Said on a new connection only.
             world.proxy.reset()

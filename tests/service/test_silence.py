@@ -23,7 +23,7 @@ PAYLOADS = [encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for 
 async def test_a_silent_connection_is_given_up_and_what_it_held_goes_by_another(database: str, monkeypatch: pytest.MonkeyPatch, words: bytes) -> None:
     monkeypatch.setattr(sink_module, "TRANSACTION_SECONDS", 0.5)
     with behind_a_network(database) as (sink, proxy):
-        trap = proxy.set(Trap(words, "stall", more=100 if words == COPYING else 0))
+        trap = proxy.set(Trap(words, "stall", more=600 if words == COPYING else 0))
         with pytest.raises(StoreDownError):
             await in_time(sink)
         assert trap.sprung.is_set()

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from msgspec.structs import asdict
@@ -85,10 +86,24 @@ async def test_every_column_comes_back_as_it_was_answered(database: str) -> None
 
 @pytest.mark.parametrize(
     "changes",
-    [{"id": "018f0000-0000-7000-8000-00000000000"}, {"id": "018f0000-0000-7000-8000-0000000000 0"}, {"prediction": 1 << 40}, {"id": "x" * 14 + "7" + "x" * 21}],
+    [
+        {"id": "018f0000-0000-7000-8000-00000000000"},
+        {"id": "018f0000-0000-7000-8000-0000000000 0"},
+        {"prediction": 1 << 40},
+        {"id": "x" * 14 + "7" + "x" * 21},
+        {"features": {"V1": msgspec.msgpack.Ext(1, b"x")}},
+    ],
 )
 async def test_what_fits_no_column_is_rejected_and_its_neighbours_are_not(database: str, changes: dict[str, Any]) -> None:
     sink = Sink(database)
     outcome = await sink.ship([*group(2), encode(prediction(**changes)), *group(2)])
     await sink.close()
     assert (outcome.new, [entry.reason[:17] for entry in outcome.rejected]) == (4, ["cannot be decoded"])
+
+
+async def test_a_row_from_the_far_future_makes_no_partition(database: str) -> None:
+    late = prediction(datetime(9999, 12, 31, tzinfo=UTC))
+    sink = Sink(database)
+    outcome = await sink.ship([*group(2), encode(late)])
+    await sink.close()
+    assert (outcome.new, [entry.reason for entry in outcome.rejected]) == (2, ["from the future: was the clock wrong?"])

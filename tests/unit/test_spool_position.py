@@ -16,8 +16,9 @@ from fraudops.spool.position import Position, read_position, write_position
         (b"58", None),
         (bytes(53), None),
         (b"00000000000000000116 0000000001 0000000003 0000000000\n", None),
+        (b"00000000000000000116 0000000001 0000", None),
     ],
-    ids=["the oldest", "without a checksum", "empty", "half", "zeros", "torn"],
+    ids=["the oldest", "without a checksum", "empty", "half", "zeros", "torn", "cut off"],
 )
 def test_a_position_is_read_whole_or_not_at_all(tmp_path: Path, line: bytes, wanted: Position | None) -> None:
     path = tmp_path / "position"
