@@ -1,12 +1,14 @@
 """`fraudops simulate`: traffic through the running product, found again in the audit tables."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from fraudops.audit.shipping import read_shipper_state
 from fraudops.datasets import generate
 from fraudops.datasets.writing import write_frame
 from fraudops.schema import load_schema
@@ -32,6 +34,16 @@ def count(platform: Platform, question: str, *values: Any) -> int:
 
 
 def test_every_transaction_is_answered_audited_and_labelled(serving: Platform) -> None:
+    asked = datetime.now(UTC)
+
+    def all_shipped() -> None:
+        """Of what other tests have asked."""
+        told = read_shipper_state(serving.state)
+        assert told
+        assert told.at > asked
+        assert told.backlog_rows == 0
+
+    eventually(all_shipped, 20)
     before = [count(serving, f"SELECT count(*) FROM {table}") for table in ("predictions", "labels")]
     told = serving.run("simulate", "--rows", "300", "--json")
     assert told.returncode == 0, told.stderr

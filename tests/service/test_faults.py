@@ -293,7 +293,8 @@ def test_damaged_segments_lose_what_was_damaged_and_say_so(world: World, verdict
         gone = {answer["prediction_id"] for answer in log.answers()} & (before - left)
         found = verdict.verified(log)
         assert (found["log"]["lost"], found["log"]["in_table"]) == (len(gone), found["log"]["lines"] - len(gone))
-        assert gone
+        # Perhaps of records alone whose answers nobody received any more.
+        assert before - left
         assert world.told.set_aside >= 1
         lost, answered = lost + len(gone), answered + found["log"]["lines"]
         world.start_service()
