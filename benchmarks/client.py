@@ -130,7 +130,8 @@ class Run:
 
     def __init__(self, address: tuple[str, int], requests: list[bytes], connections: int, ids: TextIO | None = None) -> None:
         self._requests, self._ids = requests, ids
-        self._free = [Connection(address) for _ in range(connections)]
+        # In turn: a server ends the connection that has been idle for long.
+        self._free = deque(Connection(address) for _ in range(connections))
         self._busy: dict[socket.socket, Connection] = {}
         self._sent, self._looked = 0, 0.0
         self._samples: list[tuple[int, str]] = []
@@ -159,7 +160,7 @@ class Run:
 
     def _send(self, waiting: deque[float], now: float) -> None:
         while waiting and self._free:
-            connection = self._free.pop()
+            connection = self._free.popleft()
             connection.due, connection.body = waiting.popleft(), self._sent % len(self._requests)
             if connection.due >= self._looked:
                 self._tally.lateness.add(now - connection.due)
