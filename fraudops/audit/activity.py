@@ -19,8 +19,8 @@ from fraudops.audit.database import translated
 from fraudops.audit.sampling import INDEXED, RARITY, WHOLE, WITHIN
 
 REPEAT = timedelta(hours=24)
-# Of a large window about so many answers are read, and as many of those decided as fraud: at the natural prevalence these are all there are.
-SAMPLED_ROWS = 50_000
+# Of a large window about so many answers are read, and so many of those decided as fraud: at the natural prevalence all there are in five million.
+SAMPLED_ROWS, SAMPLED_FRAUDS = 50_000, 10_000
 NORMAL_975 = 1.959963984540054
 
 
@@ -188,7 +188,7 @@ async def levels(connection: AsyncConnection, asked: Mapping[str, Any]) -> tuple
     window = await sampling.look(connection, asked)
     if window.small:
         return 0, 0
-    return window.others.level(SAMPLED_ROWS, sampling.INDEXED_LEVEL), window.frauds.level(SAMPLED_ROWS)
+    return window.others.level(SAMPLED_ROWS, sampling.INDEXED_LEVEL), window.frauds.level(SAMPLED_FRAUDS)
 
 
 def statement(asked: Mapping[str, Any], level: int, fraud_level: int) -> tuple[Any, dict[str, Any]]:

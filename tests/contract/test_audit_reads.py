@@ -238,6 +238,7 @@ async def test_the_same_window_counted_whole_says_what_was_true(engine: AsyncEng
 
 async def test_frauds_too_many_to_count_are_estimated_too(engine: AsyncEngine, database: str, smaller: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fraudops.audit.activity.SAMPLED_ROWS", 50)
+    monkeypatch.setattr("fraudops.audit.activity.SAMPLED_FRAUDS", 50)
     await store(database, traffic(8))
     total, _ = await activity(engine, NOON, NOON + HOUR, "credit-fraud")
     assert (total.fraud_weight > 1, total.weight > total.fraud_weight) == (True, True)
