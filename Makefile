@@ -9,7 +9,7 @@ compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # What MLflow lists for those who train and log with it; its server imports none of it.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install demo up down test machine-test chart-test check bench soak proof lock render images kind-up e2e kind-down clean help
+.PHONY: install demo up down test machine-test chart-test check bench soak proof lock render images kind-up cluster-test kind-down clean help
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -68,14 +68,14 @@ images: ## the three images
 kind-up: $(if $(FRAUDOPS_DATA),install) ## a kind cluster with everything, a first model, and a prediction through its ingress (FRAUDOPS_DATA=FILE trains on yours)
 	@python3 k8s/cluster.py up
 
-e2e: install kind-up ## the same, then `helm test` and the cluster's tests
+cluster-test: install kind-up ## the same, then `helm test` and the cluster's tests
 	@helm --kube-context kind-$${KIND_CLUSTER:-fraudops} --namespace fraudops test fraudops
 	@$(bin)/pytest -p no:randomly tests/cluster $(ARGS)
 
 proof: install ## every figure that the README quotes, measured here in hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
 	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py
-	@PROOF=1 $(MAKE) --no-print-directory e2e kind-down
+	@PROOF=1 $(MAKE) --no-print-directory cluster-test kind-down
 	@$(bin)/python -m benchmarks.broadcast
 	@$(bin)/python -m benchmarks.reads
 	@$(bin)/python -m benchmarks --peers
