@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 RESET = struct.pack("ii", 1, 0)
+# Bytes from the word COPY on: its statement, and half of a row.
+WITHIN = 600
 COPYING, INSERTING, COMMITTING, GREETING = b'COPY "', b"INSERT INTO predictions", b"COMMIT", b"SET lock_timeout"
 
 

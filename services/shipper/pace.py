@@ -37,8 +37,11 @@ class Pace:
         self._hurried_bytes = self._pause = 0.0
 
     async def steps(self, items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
-        """The items in their order, some at a time."""
-        for start in range(0, len(items), STEP_ROWS):
-            yield items[start : start + STEP_ROWS]
+        """The items in their order, some at a time; all that are left at once where there are no pauses."""
+        start = 0
+        while start < len(items):
+            step = STEP_ROWS if self._pause else len(items)
+            yield items[start : start + step]
+            start += step
             if self._pause:
                 await asyncio.sleep(self._pause)

@@ -17,7 +17,7 @@ from fraudops.audit.connection import TROUBLE, address, connect, sqlstate, why_a
 from fraudops.audit.partitions import ensure_partition, partition_name
 from fraudops.errors import StoreDownError
 from services.shipper.pace import Pace
-from services.shipper.rows import COLUMNS, COPY_HEADER, COPY_TRAILER, Row, to_rows
+from services.shipper.rows import COLUMNS, Row, to_rows
 
 logger = logging.getLogger(__name__)
 TRANSACTION_SECONDS = 60.0
@@ -25,8 +25,6 @@ GRACE_SECONDS = 0.5
 FUTURE_DAYS = 366
 # SQLSTATE classes: cardinality, data, integrity constraint, program limit exceeded.
 ROW_FAULTS = ("21", "22", "23", "54")
-# What says that the table's types are not those that we write, whatever the row.
-NOT_THE_ROW = ("22P03", "22P04")
 
 
 def _insert_statement(table: str, key: str) -> str:
@@ -141,20 +139,17 @@ class Sink:
 
     async def _copy(self, rows: list[Row], pace: Pace, straight: bool) -> int:
         new = 0
-        predictions, labels = ([row.values for row in rows if row.table == table] for table in ("predictions", "labels"))
         async with self._connection.transaction():
-            if predictions:
-                table = "predictions" if straight else "staging_predictions"
-                await self._connection.copy_to_table(table, source=_copied(predictions, pace), columns=COLUMNS["predictions"], format="binary")
-                new += len(predictions) if straight else await self._take_new("predictions")
-            if labels:
-                await self._connection.copy_records_to_table("staging_labels", records=labels, columns=COLUMNS["labels"])
-                new += await self._take_new("labels")
+            for table, columns in COLUMNS.items():
+                values = [row.values for row in rows if row.table == table]
+                directly = straight and table == "predictions"
+                async for some in pace.steps(values):
+                    await self._connection.copy_records_to_table(table if directly else f"staging_{table}", records=some, columns=columns)
+                if directly:
+                    new += len(values)
+                elif values:
+                    new += int((await self._connection.execute(INSERT[table])).split()[-1])
         return new
-
-    async def _take_new(self, table: str) -> int:
-        """From its staging table; how many there were."""
-        return int((await self._connection.execute(INSERT[table])).split()[-1])
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -186,17 +181,9 @@ class Sink:
             connection.remove_termination_listener(ended)
 
 
-async def _copied(tuples: list[bytes], pace: Pace) -> AsyncIterator[bytes]:
-    yield COPY_HEADER
-    async for some in pace.steps(tuples):
-        yield b"".join(some)
-    yield COPY_TRAILER
-
-
 def _blames_a_row(error: Exception) -> bool:
     """Values that do not fit, by PostgreSQL's word or by asyncpg's before it sent them. Not a day that retention took out since we looked: a check
     violation that names no constraint."""
     if isinstance(error, asyncpg.PostgresError):
-        state = sqlstate(error)
-        return state.startswith(ROW_FAULTS) and state not in NOT_THE_ROW and not (isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name)
+        return sqlstate(error).startswith(ROW_FAULTS) and not (isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name)
     return True

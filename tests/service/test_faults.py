@@ -27,15 +27,13 @@ from tests.answer_log import Log, Verdict
 from tests.audit_records import prediction
 from tests.backlog import fill, plain_copy, ship
 from tests.commands import Caller
-from tests.fault_proxy import COMMITTING, COPYING, GREETING, INSERTING, Trap
+from tests.fault_proxy import COMMITTING, COPYING, GREETING, INSERTING, WITHIN, Trap
 from tests.faults import World, pause, refuse_large_files, whole_world
 from tests.figures import PROOF, Figures
 from tests.segments import Read, damage, segment_of
 from tests.stepped_clock import step
 
 SEED = 7
-# Bytes from the word COPY on: its statement, and half of a row.
-WITHIN = 600
 SPOOL_BYTES = 32 << 20 if PROOF else 4 << 20
 
 

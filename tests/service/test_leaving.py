@@ -13,7 +13,7 @@ from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.state import State
 from tests.audit_records import prediction
-from tests.fault_proxy import COPYING, INSERTING, FaultProxy, Trap
+from tests.fault_proxy import COPYING, INSERTING, WITHIN, FaultProxy, Trap
 
 # The drain cut short, and the other pods replaced: they take nothing at first, then everything.
 PROGRAM = """
@@ -36,7 +36,7 @@ def test_a_silent_postgresql_does_not_keep_it_from_handing_over(state: State, da
     match = re.search(r":(\d+)/", database)
     assert match
     with FaultProxy(int(match[1])).running() as proxy, (tmp_path / "log").open("w+") as log:
-        trap = proxy.set(Trap(words, "stall", more=600 if words == COPYING else 0))
+        trap = proxy.set(Trap(words, "stall", more=WITHIN if words == COPYING else 0))
         environment = {
             "DATABASE_URL": database.replace(match[0], f":{proxy.port}/"),
             "FRAUDOPS_STATE": str(state.root),

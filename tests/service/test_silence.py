@@ -13,7 +13,7 @@ from fraudops.errors import StoreDownError
 from services.shipper import sink as sink_module
 from services.shipper.sink import Outcome, Sink
 from tests.audit_records import prediction
-from tests.fault_proxy import COPYING, GREETING, INSERTING, FaultProxy, Trap
+from tests.fault_proxy import COPYING, GREETING, INSERTING, WITHIN, FaultProxy, Trap
 
 # More than the sockets between them hold, so that the COPY waits in its middle for room.
 PAYLOADS = [encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for _ in range(200)]
@@ -23,12 +23,23 @@ PAYLOADS = [encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for 
 async def test_a_silent_connection_is_given_up_and_what_it_held_goes_by_another(database: str, monkeypatch: pytest.MonkeyPatch, words: bytes) -> None:
     monkeypatch.setattr(sink_module, "TRANSACTION_SECONDS", 0.5)
     with behind_a_network(database) as (sink, proxy):
-        trap = proxy.set(Trap(words, "stall", more=600 if words == COPYING else 0))
+        trap = proxy.set(Trap(words, "stall", more=WITHIN if words == COPYING else 0))
         with pytest.raises(StoreDownError):
             await in_time(sink)
         assert trap.sprung.is_set()
         assert (await until_shipped(sink)).new == len(PAYLOADS)
         await sink.close()
+
+
+async def test_a_copy_that_waits_for_room_hears_of_the_end_of_its_connection(database: str) -> None:
+    with behind_a_network(database) as (sink, proxy):
+        trap = proxy.set(Trap(COPYING, "stall", more=WITHIN))
+        shipping = asyncio.create_task(in_time(sink))
+        assert await asyncio.to_thread(trap.sprung.wait, 10)
+        await asyncio.sleep(0.5)
+        proxy.reset()
+        with pytest.raises(StoreDownError):
+            await shipping
 
 
 async def test_a_network_that_lets_nobody_through_is_told_as_such(database: str, monkeypatch: pytest.MonkeyPatch) -> None:

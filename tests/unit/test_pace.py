@@ -33,7 +33,7 @@ async def taken(pace: Pace) -> float:
 @pytest.mark.parametrize(
     "pace",
     [Pace(1_000), looking(1_000, 1_000, 10, 20), looking(1_000, 5_000, 10, 20), looking(1_000, 0, 10, 20, 20), looking(0, 0, 10, 20)],
-    ids=["nothing is known yet", "an eighth waits", "more waits", "no answers come", "answers wait for PostgreSQL"],
+    ids=["nothing is known yet", "as much waits", "more waits", "no answers come", "answers wait for PostgreSQL"],
 )
 async def test_it_hurries(pace: Pace) -> None:
     assert await taken(pace) < STEPS * PAUSE_SECONDS / 2
