@@ -8,6 +8,7 @@ drift_reference.parquet  features and probability (column `fraud_probability`) o
 train_rows.npy           uint64, sorted: a hash of each row that training saw
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ REFERENCE_ROWS = "reference_rows.npy"
 PIPELINE = "pipeline.skops"
 DRIFT_REFERENCE = "drift_reference.parquet"
 TRAIN_ROWS = "train_rows.npy"
+# What a bundle, and a file of one, may be called where names come from elsewhere.
+DIGEST = re.compile(r"[0-9a-f]{64}")
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 
 class Interval(msgspec.Struct, frozen=True):

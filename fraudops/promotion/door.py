@@ -1,12 +1,13 @@
-"""The admin calls of one pod, as a promoter makes them."""
+"""The admin calls of one pod, as a promoter makes them, and the one pod that there is on one machine."""
 
 import functools
 import ssl
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 
-from fraudops.promotion.ports import PodRefusedError, PodSilentError
+from fraudops.promotion.ports import Pod, PodRefusedError, PodSilentError
 from fraudops.promotion.record import Target
 
 ASK_SECONDS = 5.0
@@ -51,6 +52,37 @@ class PodDoor:
                 return await client.request(method, self.url + path, json=asked, headers=self.headers)
         except httpx.HTTPError as error:
             raise PodSilentError(f"{self.url}{path} did not answer ({type(error).__name__})") from error
+
+
+class LocalPods:
+    """This machine's inference processes as the one pod of the Service."""
+
+    def __init__(self, url: str, admin_token: str) -> None:
+        self.door = PodDoor(url, admin_token)
+
+    async def list(self) -> Sequence[Pod]:
+        try:
+            return [Pod("local", ready=await self.door.ready())]
+        except PodSilentError:
+            return []
+
+    async def wanted(self) -> int:
+        return 1
+
+    async def epoch(self, pod: Pod) -> int:
+        return await self.door.epoch()
+
+    async def prepare(self, pod: Pod, target: Target, seconds: float) -> None:
+        await self.door.prepare(target, seconds)
+
+    async def activate(self, pod: Pod, epoch: int, seconds: float) -> int:
+        return await self.door.activate(epoch, seconds)
+
+    async def drop(self, pod: Pod, target: Target) -> None:
+        await self.door.drop(target)
+
+    async def delete(self, pod: Pod) -> None:
+        raise PodRefusedError("on one machine the supervisor restarts what hangs; see `fraudops status`")
 
 
 @functools.cache

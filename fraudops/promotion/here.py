@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from fraudops import endpoints
 from fraudops.errors import SettingsError
 from fraudops.promotion.convergence import Deadlines
+from fraudops.promotion.door import LocalPods
 from fraudops.promotion.journal import DatabaseJournal
-from fraudops.promotion.local import FileLock, FileRecordStore, LocalPods, LocalRecords, SystemClock
+from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
 from fraudops.promotion.ports import Aliases, Lock, Pods, Records, Rollouts
 from fraudops.promotion.protocol import Promoter
 from fraudops.promotion.record import ServingRecord

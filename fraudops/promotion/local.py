@@ -1,19 +1,18 @@
-"""The ports of a promotion on one machine: a file for the record, a file lock, and one pod: this machine's inference processes."""
+"""The ports of a promotion on one machine that need no network: a file for the record, and a file lock."""
 
 import asyncio
 import contextlib
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fraudops.errors import StoreDownError
-from fraudops.promotion.door import PodDoor
-from fraudops.promotion.ports import Pod, PodRefusedError, PodSilentError, StaleRecordError
-from fraudops.promotion.record import EMPTY, ServingRecord, Target, decode, encode
+from fraudops.promotion.ports import StaleRecordError
+from fraudops.promotion.record import EMPTY, ServingRecord, decode, encode
 
 
 class FileRecordStore:
@@ -105,37 +104,6 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-class LocalPods:
-    """This machine's inference processes as the one pod of the Service."""
-
-    def __init__(self, url: str, admin_token: str) -> None:
-        self.door = PodDoor(url, admin_token)
-
-    async def list(self) -> Sequence[Pod]:
-        try:
-            return [Pod("local", ready=await self.door.ready())]
-        except PodSilentError:
-            return []
-
-    async def wanted(self) -> int:
-        return 1
-
-    async def epoch(self, pod: Pod) -> int:
-        return await self.door.epoch()
-
-    async def prepare(self, pod: Pod, target: Target, seconds: float) -> None:
-        await self.door.prepare(target, seconds)
-
-    async def activate(self, pod: Pod, epoch: int, seconds: float) -> int:
-        return await self.door.activate(epoch, seconds)
-
-    async def drop(self, pod: Pod, target: Target) -> None:
-        await self.door.drop(target)
-
-    async def delete(self, pod: Pod) -> None:
-        raise PodRefusedError("on one machine the supervisor restarts what hangs; see `fraudops status`")
 
 
 class SystemClock:

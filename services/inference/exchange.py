@@ -5,8 +5,8 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 
+from fraudops.bundle import DIGEST, FILE_NAME
 from services.inference.intake import Intake
-from services.inference.peers import DIGEST, FILE
 from services.inference.problems import NoSuchBundleError
 
 
@@ -14,7 +14,7 @@ def add_exchange(app: FastAPI, bundles: Path, intake: Intake) -> None:
     @app.get("/bundles/{digest}/{name}", tags=["admin"], summary="A file of a bundle, for other pods", response_class=Response)
     async def bundle_file(digest: str, name: str) -> Response:
         path = bundles / digest / name
-        if not DIGEST.fullmatch(digest) or not FILE.fullmatch(name) or not path.is_file():
+        if not DIGEST.fullmatch(digest) or not FILE_NAME.fullmatch(name) or not path.is_file():
             raise NoSuchBundleError
         return FileResponse(path, media_type="application/octet-stream")
 

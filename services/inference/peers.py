@@ -1,17 +1,14 @@
 """A bundle from another pod of the release, so that a newborn does not need the registry. Asked by `services.inference.prepare`, before MLflow."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 
-from fraudops.bundle import MANIFEST, read_manifest
+from fraudops.bundle import FILE_NAME, MANIFEST, read_manifest
 from fraudops.errors import FraudopsError, StoreDownError
 
 TIMEOUT = httpx.Timeout(10.0, connect=1.0)
-FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
-DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def download(urls: Sequence[str], token: str, digest: str, folder: Path) -> None:
@@ -31,7 +28,7 @@ def _take(client: httpx.Client, url: str, digest: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _save(client, f"{url}/{MANIFEST}", folder / MANIFEST)
     for name in read_manifest(folder, digest).files:
-        if FILE.fullmatch(name):
+        if FILE_NAME.fullmatch(name):
             _save(client, f"{url}/{name}", folder / name)
 
 

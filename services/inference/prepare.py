@@ -1,7 +1,7 @@
-"""`python -m services.inference.prepare VERSION DIGEST [--cached]`: brings a bundle into the pod's cache and proves it, in a process of its own.
+"""`python -m services.inference.prepare CACHE VERSION DIGEST [--cached]`: brings a bundle into the pod's cache and proves it, in a process of its own.
 
-A worker never pays for the download, the proof or the imports they take. One line of JSON on standard output says how it went; a folder appears in
-the cache by a rename, complete and verified, or not at all. `--cached` only proves what is there.
+A worker never pays for the download, the proof or the imports they take, nor does a proof for what only a download needs. One line of JSON on standard
+output says how it went; a folder appears in the cache by a rename, complete and verified, or not at all. `--cached` only proves what is there.
 """
 
 import logging
@@ -11,18 +11,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from fraudops import logs
 from fraudops.errors import BundleError, FraudopsError, RefusedError, StoreDownError
-from fraudops.settings import InferenceSettings
-from fraudops.state import State
 from fraudops.verification import verify_bundle
+
+if TYPE_CHECKING:
+    from fraudops.settings import InferenceSettings
 
 logger = logging.getLogger("services.inference.prepare")
 INCOMING, REFUSED = ".incoming-", ".refused-"
-NICE = 10
 
 
 class Outcome(msgspec.Struct, omit_defaults=True):
@@ -34,13 +35,10 @@ class Outcome(msgspec.Struct, omit_defaults=True):
 
 
 def main() -> None:
-    settings = InferenceSettings.from_environment()
-    logs.configure(settings.log_level, "inference.prepare")
-    # Proving takes as long as it takes; the workers beside it answer.
-    os.nice(NICE)
-    version, digest = sys.argv[1:3]
+    logs.configure(os.environ.get("FRAUDOPS_LOG_LEVEL", "info"), "inference.prepare")
+    bundles, version, digest = sys.argv[1:4]
     try:
-        outcome = Outcome(source=bring(settings, version, digest, fetch="--cached" not in sys.argv[3:]))
+        outcome = Outcome(source=bring(Path(bundles), version, digest, fetch="--cached" not in sys.argv[4:]))
     except FraudopsError as error:
         outcome = Outcome(error=str(error), exit_code=error.exit_code)
     sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
@@ -48,9 +46,8 @@ def main() -> None:
     sys.exit(outcome.exit_code)
 
 
-def bring(settings: InferenceSettings, version: str, digest: str, *, fetch: bool = True) -> str:
+def bring(bundles: Path, version: str, digest: str, *, fetch: bool = True) -> str:
     """`cache`, `peer` or `registry`. Raises BundleError, RefusedError, UnknownVersionError, StoreDownError; what was refused is no longer in the cache."""
-    bundles = State.at(settings.state).bundles
     with _disk_errors():
         bundles.mkdir(parents=True, exist_ok=True)
         _sweep(bundles)
@@ -60,7 +57,7 @@ def bring(settings: InferenceSettings, version: str, digest: str, *, fetch: bool
         if not fetch:
             raise BundleError(refusal)
         try:
-            return _download(settings, bundles, version, digest)
+            return _download(bundles, version, digest)
         except FraudopsError as error:
             kind = StoreDownError if isinstance(error, StoreDownError) else RefusedError
             raise kind(f"{refusal}; {error}") from error
@@ -79,8 +76,11 @@ def _check_cached(bundles: Path, digest: str) -> str | None:
     return None
 
 
-def _download(settings: InferenceSettings, bundles: Path, version: str, digest: str) -> str:
+def _download(bundles: Path, version: str, digest: str) -> str:
     """From another pod, else from the registry: what a pod cannot give, or gives altered, the registry still may."""
+    from fraudops.settings import InferenceSettings
+
+    settings = InferenceSettings.from_environment()
     incoming = bundles / f"{INCOMING}{digest}-{os.getpid()}"
     try:
         if _from_peers(settings, digest, incoming):
@@ -94,7 +94,7 @@ def _download(settings: InferenceSettings, bundles: Path, version: str, digest: 
     return source
 
 
-def _from_peers(settings: InferenceSettings, digest: str, incoming: Path) -> bool:
+def _from_peers(settings: "InferenceSettings", digest: str, incoming: Path) -> bool:
     from fraudops.peers import peer_urls
     from services.inference import peers
 
@@ -111,7 +111,7 @@ def _from_peers(settings: InferenceSettings, digest: str, incoming: Path) -> boo
     return True
 
 
-def _from_registry(settings: InferenceSettings, version: str, digest: str, incoming: Path) -> None:
+def _from_registry(settings: "InferenceSettings", version: str, digest: str, incoming: Path) -> None:
     if not settings.mlflow_tracking_uri:
         raise StoreDownError("it cannot be fetched, because MLFLOW_TRACKING_URI is not set")
     from fraudops.registry import Registry

@@ -57,7 +57,7 @@ def begin(settings: InferenceSettings, state: State) -> Proof | None:
     if target.digest is None or not (state.bundles / target.digest).is_dir():
         write(pod_state_path(state), PodState(epoch=before.epoch, served=before.served))
         return None
-    return Proof(target, subprocess.Popen(command(target.version or "", target.digest, "--cached"), stdout=subprocess.PIPE))
+    return Proof(target, subprocess.Popen(command(state.bundles, target.version or "", target.digest, "--cached"), stdout=subprocess.PIPE))
 
 
 def conclude(state: State, proof: Proof) -> None:

@@ -1,5 +1,7 @@
 """A leaving pod's spool on its way to another pod: whole, once, and only where there is room."""
 
+import contextlib
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -25,12 +27,30 @@ ROOM = 4 << 20
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
-@pytest.fixture
-def pod(tmp_path: Path) -> Iterator[Service]:
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[Service]:
     settings = {"FRAUDOPS_ADMIN_PORT": str(free_port()), "FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(ROOM), "FRAUDOPS_AUDIT__SEGMENT_MAX_BYTES": str(1 << 20)}
-    service = Service(tmp_path / "pod", workers=1, environment=settings).promoted(1)
-    yield service
-    service.stop()
+    service = Service(folder, workers=1, environment=settings).promoted(1)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def one_pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("handover") / "pod") as service:
+        yield service
+
+
+@pytest.fixture
+def pod(one_pod: Service) -> Iterator[Service]:
+    """Nothing but its own segment stays for the next test."""
+    yield one_pod
+    for segment in list_segments(one_pod.state.spool):
+        if not segment.writer.startswith("local-"):
+            (one_pod.state.spool / segment.name).unlink()
+    shutil.rmtree(one_pod.state.spool / "aside", ignore_errors=True)
 
 
 def admin_url(service: Service) -> str:
@@ -109,6 +129,7 @@ def test_segments_that_come_at_once_take_no_more_than_the_room_there_is(pod: Ser
     segments = [(segment.name, (tmp_path / "spool" / segment.name).read_bytes()) for segment in list_segments(tmp_path / "spool")]
     assert sum(len(data) for _, data in segments) > ROOM // 2
     half_sent = threading.Barrier(len(segments))
+    before = len(list_segments(pod.state.spool))
 
     def give(name: str, data: bytes) -> int:
         def parts() -> Iterator[bytes]:
@@ -123,10 +144,11 @@ def test_segments_that_come_at_once_take_no_more_than_the_room_there_is(pod: Ser
         statuses = list(pool.map(lambda segment: give(*segment), segments))
     assert 503 in statuses
     assert spool_bytes(pod.state.spool) <= ROOM // 2
-    assert statuses.count(204) == len(list_segments(pod.state.spool)) - 1
+    assert statuses.count(204) == len(list_segments(pod.state.spool)) - before
 
 
 def test_what_a_killed_pod_had_half_taken_does_not_stay(pod: Service) -> None:
+    before = pod.worker_pids()[0]
     pod.kill()
     unfinished = pod.state.spool / ".incoming-1"
     unfinished.write_bytes(b"x")
@@ -134,8 +156,10 @@ def test_what_a_killed_pod_had_half_taken_does_not_stay(pod: Service) -> None:
 
     def swept() -> None:
         assert not unfinished.exists()
+        assert pod.worker_pids()[0] != before
+        pod.ready()
 
-    eventually(swept)
+    eventually(swept, 20)
 
 
 UNREADABLE = Rejected(b"\xf1op1 no whole frame", "damaged or unfinished: w.seg from byte 0")
@@ -203,10 +227,11 @@ def test_a_segment_is_taken_with_the_token_and_on_the_admin_port_only(pod: Servi
     assert held(pod) == []
 
 
-def test_a_draining_pod_takes_nothing(pod: Service, tmp_path: Path) -> None:
+def test_a_draining_pod_takes_nothing(tmp_path: Path) -> None:
     leaving(tmp_path / "spool", 3)
-    assert HTTP.post(f"{admin_url(pod)}/drain", headers=BEARER).status_code == 200
-    assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
-    (segment,) = list_segments(tmp_path / "spool")
-    refused = HTTP.put(f"{admin_url(pod)}/spool/{segment.name}", content=b"x", headers=BEARER)
-    assert problem(refused)["detail"] == "this pod is leaving too"
+    with serving(tmp_path / "pod") as pod:
+        assert HTTP.post(f"{admin_url(pod)}/drain", headers=BEARER).status_code == 200
+        assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
+        (segment,) = list_segments(tmp_path / "spool")
+        refused = HTTP.put(f"{admin_url(pod)}/spool/{segment.name}", content=b"x", headers=BEARER)
+        assert problem(refused)["detail"] == "this pod is leaving too"
