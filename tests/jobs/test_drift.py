@@ -51,6 +51,13 @@ def sample() -> tuple[Dataset, Dataset]:
     return parts.validation, spread(parts.test, 2000)
 
 
+@cache
+def bank() -> tuple[Dataset, Dataset]:
+    """A reference, and 2,000 rows like it, of a schema with five columns: a scan of these takes a fifth of the time."""
+    rows = generate(4000, 7, schema=BANK, fraud_rate=0.02).dataset
+    return rows.take(np.arange(0, 4000, 2)), rows.take(np.arange(1, 4000, 2))
+
+
 def spread(rows: Dataset, count: int) -> Dataset:
     return rows.take(np.linspace(0, len(rows) - 1, count).astype(np.intp))
 
@@ -132,6 +139,11 @@ def site_with(folder: Path, database: str, reference: Dataset) -> Site:
 
 @pytest.fixture
 def site(tmp_path: Path, database: str) -> Site:
+    return site_with(tmp_path, database, bank()[0])
+
+
+@pytest.fixture
+def sample_site(tmp_path: Path, database: str) -> Site:
     return site_with(tmp_path, database, sample()[0])
 
 
@@ -151,10 +163,10 @@ def rows_of(database: str, query: str) -> list[Any]:
         return connection.execute(query).fetchall()
 
 
-def test_rows_like_the_reference_are_no_drift_and_the_numbers_are_our_own(site: Site) -> None:
+def test_rows_like_the_reference_are_no_drift_and_the_numbers_are_our_own(sample_site: Site) -> None:
     reference, current = sample()
-    since = site.answered(current)
-    report = site.found("--since", since)
+    since = sample_site.answered(current)
+    report = sample_site.found("--since", since)
     assert (report["verdict"], report["rows"], report["compared"]) == ("none", 2000, 2000)
     expected = {name: psi_by_deciles(reference.frame[name], current.frame[name]) for name in reference.schema.names}
     expected["fraud_probability"] = psi_by_deciles(pd.Series(score(reference.x)), pd.Series(score(current.x)))
@@ -173,7 +185,7 @@ def protect(database: str, how: Literal["sealed", "hashed"], only: str = "true")
 
 
 def test_sealed_features_are_compared_by_whoever_has_the_key(site: Site) -> None:
-    since = site.answered(sample()[1])
+    since = site.answered(bank()[1])
     plain = site.found("--since", since)
     protect(site.database, "sealed")
     keyed = site.found("--since", since, FRAUDOPS_AUDIT__KEY=base64.b64encode(KEY).decode())
@@ -192,7 +204,7 @@ def test_sealed_features_are_compared_by_whoever_has_the_key(site: Site) -> None
 def test_without_features_the_score_is_judged_and_their_drift_is_said_to_be_not_available(
     site: Site, how: Literal["sealed", "hashed"], key: bytes | None, reason: str
 ) -> None:
-    since = site.answered(sample()[1])
+    since = site.answered(bank()[1])
     protect(site.database, how)
     given = {"FRAUDOPS_AUDIT__KEY": base64.b64encode(key).decode()} if key else {}
     report = site.found("--since", since, **given)
@@ -203,24 +215,25 @@ def test_without_features_the_score_is_judged_and_their_drift_is_said_to_be_not_
 
 
 def test_a_few_rows_that_were_forgotten_do_not_end_the_comparison(site: Site) -> None:
-    since = site.answered(sample()[1])
+    since = site.answered(bank()[1])
     protect(site.database, "hashed", "id IN (SELECT id FROM predictions ORDER BY id LIMIT 100)")
     with psycopg.connect(site.database) as connection:
         connection.execute("UPDATE predictions SET features = NULL WHERE id IN (SELECT id FROM predictions ORDER BY id DESC LIMIT 50)")
     report = site.found("--since", since)
-    assert (report["rows"], report["compared"], len(values(report)), report["features_unavailable"]) == (2000, 1850, 30, None)
+    assert (report["rows"], report["compared"], len(values(report)), report["features_unavailable"]) == (2000, 1850, 6, None)
 
 
-def test_the_run_is_a_row_with_its_columns_and_an_html_report_without_rows(site: Site) -> None:
+def test_the_run_is_a_row_with_its_columns_and_an_html_report_without_rows(sample_site: Site) -> None:
     _, current = sample()
-    report = site.found("--since", site.answered(current))
+    report = sample_site.found("--since", sample_site.answered(current))
     [row] = rows_of(
-        site.database, "SELECT model_version, model_digest, rows, verdict, score_psi, decision_rate, expected_decision_rate, report, html_path FROM drift_runs"
+        sample_site.database,
+        "SELECT model_version, model_digest, rows, verdict, score_psi, decision_rate, expected_decision_rate, report, html_path FROM drift_runs",
     )
-    assert row[:4] == ("3", site.digest, 2000, "none")
+    assert row[:4] == ("3", sample_site.digest, 2000, "none")
     assert row[4:7] == (values(report)["fraud_probability"], report["rate"]["value"], 0.01)
     assert row[7] == report
-    stored = rows_of(site.database, "SELECT column_name, psi, threshold, exceeded FROM drift_columns")
+    stored = rows_of(sample_site.database, "SELECT column_name, psi, threshold, exceeded FROM drift_columns")
     assert {name: psi for name, psi, _, _ in stored} == values(report)
     assert {(threshold, exceeded) for _, _, threshold, exceeded in stored} == {(0.2, False)}
     page = Path(row[8]).read_text()
@@ -232,7 +245,7 @@ def test_the_run_is_a_row_with_its_columns_and_an_html_report_without_rows(site:
 
 
 def test_drift_warns_once_and_alarms_in_the_second_window_running(site: Site) -> None:
-    drifted, _ = overlay(sample()[1], "covariate", seed=7)
+    drifted, _ = overlay(bank()[1], "covariate", seed=7)
     first = site.found("--since", site.answered(spread(drifted, 1000)))
     assert first["verdict"] == "warning"
     assert 1 <= sum(column["exceeded"] for column in first["columns"]) < len(first["columns"])
@@ -244,19 +257,19 @@ def test_drift_warns_once_and_alarms_in_the_second_window_running(site: Site) ->
 
 
 def test_a_window_without_enough_rows_is_recorded_and_passed_over(site: Site) -> None:
-    inflated, _ = overlay(sample()[1], "amount-inflation", seed=7)
+    inflated, _ = overlay(bank()[1], "amount-inflation", seed=7)
     assert site.found("--since", site.answered(spread(inflated, 500)))["verdict"] == "warning"
     quiet = site.found("--since", site.answered(spread(inflated, 499)))
     assert (quiet["verdict"], quiet["columns"], quiet["html_path"], quiet["rows"]) == ("not enough rows", [], None, 499)
     site.answered(spread(inflated, 500))
     last = site.found("--since", "last")
     assert (last["start"], last["rows"], last["verdict"]) == (quiet["end"], 500, "alarm")
-    assert [column["name"] for column in last["columns"] if column["exceeded"]] == ["Amount"]
+    assert [column["name"] for column in last["columns"] if column["exceeded"]] == ["sum"]
     assert rows_of(site.database, "SELECT verdict FROM drift_runs ORDER BY at") == [("warning",), ("not enough rows",), ("alarm",)]
 
 
 def test_what_another_version_answered_and_found_does_not_count(site: Site) -> None:
-    drifted, _ = overlay(sample()[1], "covariate", seed=7)
+    drifted, _ = overlay(bank()[1], "covariate", seed=7)
     site.answered(spread(drifted, 800), digest="f" * 64)
     with psycopg.connect(site.database) as connection:
         connection.execute(
@@ -324,7 +337,7 @@ def test_the_reference_comes_from_mlflow_when_the_service_has_not_cached_it(site
     store.compare_and_set(msgspec.structs.replace(record, current=msgspec.structs.replace(record.current, version=version)), token)
     (site.state.bundles / site.digest).rename(site.state.bundles / "elsewhere")
     report = site.found(MLFLOW_TRACKING_URI=mlflow_url, FRAUDOPS_MODEL_NAME=model)
-    assert (report["reference_rows"], report["verdict"]) == (len(sample()[0]), "not enough rows")
+    assert (report["reference_rows"], report["verdict"]) == (len(bank()[0]), "not enough rows")
 
 
 def test_a_report_is_deleted_when_fifty_newer_ones_are_there(tmp_path: Path) -> None:

@@ -53,19 +53,27 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, mlflow_url: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
+def idle_site(tmp_path: Path, mlflow_url: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Site:
+    """Its service does not run: for roads that end before they come to it."""
     model = f"pipeline-{next(_numbers)}"
-    service = Service(tmp_path / "state", workers=1, environment={"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model}).start()
-    (tmp_path / "state" / "admin.token").write_text(TOKEN)
+    service = Service(tmp_path / "state", workers=1, environment={"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model})
+    service.root.mkdir()
+    (service.root / "admin.token").write_text(TOKEN)
     environment = {
-        "FRAUDOPS_STATE": str(tmp_path / "state"),
+        "FRAUDOPS_STATE": str(service.root),
         "FRAUDOPS_URL": service.url,
         "FRAUDOPS_MODEL_NAME": model,
         "MLFLOW_TRACKING_URI": mlflow_url,
         "DATABASE_URL": database,
     }
-    yield Site(service, Registry(mlflow_url, model), environment, monkeypatch, capsys)
-    service.stop()
+    return Site(service, Registry(mlflow_url, model), environment, monkeypatch, capsys)
+
+
+@pytest.fixture
+def site(idle_site: Site) -> Iterator[Site]:
+    idle_site.service.start()
+    yield idle_site
+    idle_site.service.stop()
 
 
 @pytest.fixture(scope="module")
@@ -109,20 +117,20 @@ def test_another_try_goes_on_where_the_last_one_ended(site: Site, rows: Path) ->
     assert (answer(resumed)["version"], answer(resumed)["taken"], site.versions) == ("1", ["promote"], ["1"])
 
 
-def test_the_gate_that_refuses_ends_the_pipeline(site: Site, rows: Path) -> None:
-    told = site.pipeline("--data", rows, "--schema", BANK, "--json", FRAUDOPS_GATES__ROC_AUC="1")
+def test_the_gate_that_refuses_ends_the_pipeline(idle_site: Site, rows: Path) -> None:
+    told = idle_site.pipeline("--data", rows, "--schema", BANK, "--json", FRAUDOPS_GATES__ROC_AUC="1")
     assert told.returncode == 65
     assert (answer(told)["taken"], answer(told)["promotion"]) == (["train", "validate"], None)
     assert "roc_auc" in answer(told)["reason"]
-    assert site.record.current is None
+    assert idle_site.record.current is None
 
 
-def test_production_refuses_a_model_of_the_packaged_sample_before_it_is_trained(site: Site) -> None:
-    for command in (site.pipeline, site.bootstrap):
+def test_production_refuses_a_model_of_the_packaged_sample_before_it_is_trained(idle_site: Site) -> None:
+    for command in (idle_site.pipeline, idle_site.bootstrap):
         told = command(FRAUDOPS_ENVIRONMENT="production")
         assert told.returncode == 65
         assert "packaged sample" in told.stderr
-    assert site.versions == []
+    assert idle_site.versions == []
 
 
 def test_bootstrap_brings_a_first_model_and_then_changes_nothing(site: Site) -> None:
@@ -140,12 +148,12 @@ def test_bootstrap_brings_a_first_model_and_then_changes_nothing(site: Site) -> 
     assert (site.versions, site.record.epoch) == (["1"], 1)
 
 
-def test_bootstrap_says_what_it_waits_for_and_ends_at_its_deadline(site: Site) -> None:
-    told = site.bootstrap("--wait", "1", DATABASE_URL="postgresql://nobody:correct-horse@127.0.0.1:9/none")
+def test_bootstrap_says_what_it_waits_for_and_ends_at_its_deadline(idle_site: Site) -> None:
+    told = idle_site.bootstrap("--wait", "1", DATABASE_URL="postgresql://nobody:correct-horse@127.0.0.1:9/none")
     assert told.returncode == 75
     assert "PostgreSQL at 127.0.0.1:9/none does not answer" in told.stderr
     assert "correct-horse" not in told.stderr
-    assert site.versions == []
+    assert idle_site.versions == []
 
 
 def test_a_first_model_never_replaces_one_that_was_promoted_meanwhile(site: Site, rows: Path) -> None:
