@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fraudops.spool import SpoolReader
 from fraudops.spool.frames import encode_frame
+from fraudops.spool.position import POSITION, Position, read_position
 
 NAME = "w.0123456789abcdef0123456789abcdef.00000001.seg"
 
@@ -42,9 +43,17 @@ def segment_of(payloads: list[bytes]) -> tuple[bytes, list[int]]:
 
 
 def damage(chance: random.Random, paths: list[Path]) -> None:
-    """Flips a bit of the first segment, cuts the last one short."""
-    data = bytearray(paths[0].read_bytes())
-    bit = chance.randrange(len(data) * 8)
+    """Of what is not shipped yet: flips a bit of the first segment that has any, cuts the last one short."""
+    waiting = [(path, start) for path in paths if (start := _shipped(path)) < path.stat().st_size]
+    path, start = waiting[0]
+    data = bytearray(path.read_bytes())
+    bit = chance.randrange(start * 8, len(data) * 8)
     data[bit // 8] ^= 1 << bit % 8
-    paths[0].write_bytes(data)
-    os.truncate(paths[-1], paths[-1].stat().st_size - chance.randint(1, 3000))
+    path.write_bytes(data)
+    path, start = waiting[-1]
+    size = path.stat().st_size
+    os.truncate(path, size - chance.randint(1, min(3000, size - start)))
+
+
+def _shipped(path: Path) -> int:
+    return (read_position(path.with_name(path.name + POSITION)) or Position()).offset

@@ -302,7 +302,9 @@ def _nothing_warm(service: Service) -> None:
 
 def test_a_hung_worker_is_reported_and_ends_on_the_new_version_when_it_is_back(slow: Service) -> None:
     hung = slow.worker_pids()[0]
-    epoch = slow.record("24", slow.bundle(24))
+    digest = slow.bundle(24)
+    assert slow.reload(phase="prepare", version="24", digest=digest).status_code == 200
+    epoch = slow.record("24", digest)
     os.kill(hung, signal.SIGSTOP)
     try:
         eventually(lambda: _served_by_the_other(slow, epoch, f"worker {hung} does not answer"), 60)
@@ -313,7 +315,7 @@ def test_a_hung_worker_is_reported_and_ends_on_the_new_version_when_it_is_back(s
 
 
 def _served_by_the_other(service: Service, epoch: int, said: str) -> None:
-    """Connections that the kernel dealt to the stopped worker time out, and proving the version may take its time."""
+    """Connections that the kernel dealt to the stopped worker time out."""
     answer = service.reload(phase="commit", epoch=epoch, deadline_seconds=3, timeout=6)
     assert answer.status_code in (409, 503)
     assert said in problem(answer)["detail"]

@@ -21,7 +21,7 @@ PAYLOADS = [encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for 
 
 @pytest.mark.parametrize("words", [GREETING, COPYING, INSERTING], ids=["greeting", "copy", "insert"])
 async def test_a_silent_connection_is_given_up_and_what_it_held_goes_by_another(database: str, monkeypatch: pytest.MonkeyPatch, words: bytes) -> None:
-    monkeypatch.setattr(sink_module, "TRANSACTION_SECONDS", 0.5)
+    monkeypatch.setattr(sink_module, "TRANSACTION_SECONDS", 2.0)
     with behind_a_network(database) as (sink, proxy):
         trap = proxy.set(Trap(words, "stall", more=WITHIN if words == COPYING else 0))
         with pytest.raises(StoreDownError):
