@@ -1,6 +1,7 @@
 """gunicorn with uvicorn's workers, set up in code: no control socket, no command line, no configuration file."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -136,4 +137,6 @@ class DrainingServer(Server):
 
 def serve(settings: InferenceSettings) -> None:
     """Returns, or rather exits, when the service has been told to stop."""
+    # What was imported so far is nobody's garbage: no worker looks through it again, or copies its pages by doing so.
+    gc.freeze()
     InferenceServer(settings).run()
