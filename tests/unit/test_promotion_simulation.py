@@ -19,7 +19,7 @@ from tests.figures import PROOF, Figures
 from tests.simulation.scenario import STRATEGIES, Scenario
 from tests.simulation.world import Rules, Violation
 
-SEEDS = 10_000 if PROOF else int(os.environ.get("SIMULATION_SEEDS", "500"))
+SEEDS = 10_000 if PROOF else int(os.environ.get("SIMULATION_SEEDS", "250"))
 SEARCH = 4000
 
 
