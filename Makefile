@@ -37,7 +37,7 @@ down: install ## stop what `make up` started
 test: install ## every part's tests, on real PostgreSQL, MLflow and gunicorn processes
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-machine-test: install ## the demo, the supervisor and the README's commands, as people type them
+machine-test: install ## the whole product on one machine: promotions under load, the demo, the supervisor, the README's commands
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder tests/machine $(ARGS)
 
 chart-test: install ## the rendered chart, by both helms

@@ -27,11 +27,12 @@ from tests.support import HTTP, eventually, free_port, lifeline
 
 TEMPLATE, UNFINISHED = "fraudops_template", "fraudops_template_unfinished"
 # These share one whole product, so one test process runs them all; a file that is missing here works too, and starts another.
-ON_THE_PLATFORM = ("test_promotion.py", "test_readme.py", "test_predict.py", "test_simulate.py", "test_score.py", "test_acceptance.py")
+ON_THE_PLATFORM = ("test_promotion.py", "test_readme.py", "test_predict.py", "test_simulate.py", "test_score_served.py", "test_acceptance.py")
 # Begun first, the longest of them at the very beginning, so that all test processes end together.
 LONGEST = (
     *("test_demo.py", *ON_THE_PLATFORM, "test_supervisor.py", "test_faults.py", "test_inference_start.py", "test_inference_pod.py"),
-    *("test_promotion_simulation.py", "test_pipeline.py", "test_second_schema.py", "test_shipper.py", "test_inference_process.py"),
+    *("test_promotion_simulation.py", "test_pipeline.py", "test_second_schema.py", "test_shipper.py", "test_drift.py", "test_spool_volume.py"),
+    *("test_durability.py", "test_inference_process.py"),
 )
 
 
