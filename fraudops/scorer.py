@@ -6,7 +6,8 @@ scores (n,) or (n, 1): probability = sigmoid(a * raw + b).
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
 from math import exp
 from operator import mul
 from pathlib import Path
@@ -38,7 +39,7 @@ class Scorer(Protocol):
         ...
 
     def score_few(self, rows: Sequence[Sequence[float]]) -> list[float]:
-        """As `score`, for a handful of rows at once."""
+        """As `score`, for a handful of rows at once: what is made for a number of rows is kept."""
         ...
 
     def score_many(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -100,37 +101,71 @@ class LinearScorer:
         return sigmoid(rows @ self._vector + self._intercept)
 
 
+class _Bound:
+    """One run's rows and raw scores, in arrays that the session reads and writes in place: naming and checking them anew would be half of a row's price."""
+
+    def __init__(self, session: Any, rows: NDArray[Any], raw: NDArray[Any]) -> None:
+        self._run, self._rows, self._raw = session.run_with_iobinding, rows, raw.reshape(-1)
+        self._binding = session.io_binding()
+        self._binding.bind_cpu_input(session.get_inputs()[0].name, rows)
+        # Kept, as is the binding: both only point at the arrays.
+        self._out = importlib.import_module("onnxruntime").OrtValue.ortvalue_from_numpy(raw)
+        self._binding.bind_ortvalue_output(session.get_outputs()[0].name, self._out)
+
+    def __call__(self, rows: Sequence[Sequence[float]]) -> list[float]:
+        self._rows[:] = rows
+        self._run(self._binding)
+        raw: list[float] = self._raw.tolist()
+        return raw
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.of_size: dict[int, _Bound] = {}
+
+
 class OnnxScorer:
     """An ONNX model's raw score through the calibrator's sigmoid; one thread a call, since a pod's workers share its processors."""
 
     kind = "onnx"
 
     def __init__(self, parameters: OnnxParameters, model: bytes) -> None:
-        session = _session(model)
-        source = session.get_inputs()[0]
+        self._session = _session(model)
+        source, target = self._session.get_inputs()[0], self._session.get_outputs()[0]
         self._slope, self._intercept = parameters.slope, parameters.intercept
-        self._features, self._input = source.shape[1], source.name
-        self._dtype = np.dtype(np.float64 if source.type == "tensor(double)" else np.float32)
-        self._run: Callable[[list[str], dict[str, Any]], list[Any]] = session.run
-        self._outputs = [session.get_outputs()[0].name]
+        self._features, self._input, self._output = source.shape[1], source.name, target.name
+        self._dtype, self._raw_dtype = _dtype(source), _dtype(target)
+        self._raw_is_flat = len(target.shape) == 1
+        self._mine = _OfThread()
 
     @property
     def features(self) -> int:
         return int(self._features)
 
     def score(self, row: Sequence[float]) -> float:
-        return self.score_few([row])[0]
+        return self.score_few((row,))[0]
 
     def score_few(self, rows: Sequence[Sequence[float]]) -> list[float]:
         """One run, which costs most of what a row does."""
-        raw = self._run(self._outputs, {self._input: np.array(rows, self._dtype)})[0]
-        return [_sigmoid(self._slope * value + self._intercept) for value in raw.ravel().tolist()]
+        return [_sigmoid(self._slope * value + self._intercept) for value in self._bound(len(rows))(rows)]
 
     def score_many(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         if not len(rows):
             return np.empty(0)
-        raw = self._run(self._outputs, {self._input: np.ascontiguousarray(rows, self._dtype)})[0]
+        raw = self._session.run([self._output], {self._input: np.ascontiguousarray(rows, self._dtype)})[0]
         return sigmoid(self._slope * raw.reshape(-1).astype(np.float64) + self._intercept)
+
+    def _bound(self, size: int) -> _Bound:
+        """This thread's own for so many rows."""
+        bound = self._mine.of_size.get(size)
+        if bound is None:
+            raw = np.empty(size if self._raw_is_flat else (size, 1), self._raw_dtype)
+            bound = self._mine.of_size[size] = _Bound(self._session, np.empty((size, self._features), self._dtype), raw)
+        return bound
+
+
+def _dtype(tensor: Any) -> np.dtype[Any]:
+    return np.dtype(np.float64 if tensor.type == "tensor(double)" else np.float32)
 
 
 def open_scorer(folder: Path) -> Scorer:

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,19 @@ def test_the_compiled_scorer_has_the_pipelines_probabilities_to_the_last_digits(
     assert np.abs(scorer.score_many(x) - probabilities(model, x)).max() < 1e-12
     assert np.abs([scorer.score(row) for row in x[:50].tolist()] - scorer.score_many(x[:50])).max() < 1e-14
     assert scorer.score_many(x[:0]).shape == (0,)
+
+
+def test_rows_score_the_same_alone_in_groups_of_any_size_and_from_several_threads(tmp_path: Path) -> None:
+    compile_pipeline(trained("hist-gradient-boosting"), tmp_path)
+    scorer, x = open_scorer(tmp_path), rows(2, size=600)[0]
+    many = scorer.score_many(x).tolist()
+
+    def few(size: int) -> list[float]:
+        return [score for start in range(0, len(x), size) for score in scorer.score_few(x[start : start + size].tolist())]
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(few, [1, 2, 3, 8, 64] * 4):
+            assert found == pytest.approx(many, abs=1e-14)
 
 
 def test_values_exactly_on_a_split_go_the_pipelines_way(tmp_path: Path) -> None:
