@@ -19,9 +19,11 @@ from xdist.scheduler import LoadFileScheduling
 from fraudops import endpoints
 from fraudops.state import State
 from jobs.cli import SUPERVISOR, cli
+from jobs.score import command as score_command
 from services.supervisor import mlflow_server
 from services.supervisor.postgresql import OWNER, PostgreSQL, start
-from tests.commands import Told, call
+from tests.commands import Caller, Told, call
+from tests.scored import Scene, make_scene
 from tests.shared import Begun, alone, run_folder, shared
 from tests.support import HTTP, eventually, free_port, lifeline
 
@@ -189,3 +191,13 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """One for the session: leave it as you found it, or start one of your own."""
     with whole_platform(tmp_path_factory.mktemp("platform") / "state") as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return make_scene(tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture
+def score(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Caller:
+    return Caller("score", score_command, monkeypatch, capsys)

@@ -9,23 +9,12 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from jobs.score import command
 from tests.commands import Caller
-from tests.scored import Scene, make_scene
+from tests.scored import Scene
 
 ADDED = ["fraud_probability", "prediction", "model_version", "threshold"]
 SECRET = "4929.12345"
 SIZES = range(10, 150, 7)
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return make_scene(tmp_path_factory.mktemp("scene"))
-
-
-@pytest.fixture
-def score(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Caller:
-    return Caller("score", command, monkeypatch, capsys)
 
 
 def read(path: Path) -> pa.Table:

@@ -20,24 +20,13 @@ from fraudops.batch import run
 from fraudops.batch.plan import Counts, Layout, Plan, Summary, claim
 from fraudops.batch.run import Order, score_file
 from fraudops.errors import DataError, SettingsError
-from jobs.score import command
 from tests.commands import Caller
 from tests.conftest import bare_environment
-from tests.scored import VERSION, Scene, make_scene
+from tests.scored import VERSION, Scene
 from tests.support import eventually
 
 ROOT = Path(__file__).parents[2]
 ROWS = 260
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return make_scene(tmp_path_factory.mktemp("scene"))
-
-
-@pytest.fixture
-def score(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Caller:
-    return Caller("score", command, monkeypatch, capsys)
 
 
 def quietly(_done: int, _total: int, _counts: Counts) -> None:

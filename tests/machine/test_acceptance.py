@@ -14,15 +14,13 @@ from fraudops.client import Answer
 from fraudops.errors import RefusedError
 from jobs.acceptance import compare, known_transaction
 from tests.conftest import Platform
-from tests.promoted import promoted
 
 ANSWER = Answer(prediction_id="p", fraud_probability=0.25, prediction=0, model_version="3", threshold=0.5)
 ROW: dict[str, Any] = {"fraud_probability": 0.25, "prediction": 0, "model_version": "3", "transaction_id": "t", "pod": "pod-1"}
 
 
-def test_an_answer_and_its_audit_row_are_found(platform: Platform) -> None:
-    ready = promoted(platform)
-    environment = {"PATH": os.environ["PATH"], "FRAUDOPS_STATE": str(ready.state.root)}
+def test_an_answer_and_its_audit_row_are_found(serving: Platform) -> None:
+    environment = {"PATH": os.environ["PATH"], "FRAUDOPS_STATE": str(serving.state.root)}
     done = subprocess.run([sys.executable, "-m", "jobs.acceptance", "--wait", "30"], env=environment, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr
     assert "its audit row is in PostgreSQL" in done.stdout

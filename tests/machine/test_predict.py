@@ -10,16 +10,10 @@ from fraudops.datasets import load, split
 from jobs.predict import command
 from tests.commands import Caller
 from tests.conftest import Platform
-from tests.promoted import promoted
 from tests.support import free_port
 
 KNOWN = json.loads(resources.files("fraudops.datasets").joinpath("sample/transaction.json").read_text())
 SECRET = 4929.12345
-
-
-@pytest.fixture(scope="module")
-def serving(platform: Platform) -> Platform:
-    return promoted(platform)
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from fraudops.registry import Registry
 from jobs.promote import promote_version
 from jobs.rollback import roll_back
 from tests.conftest import Platform
-from tests.promoted import promoted
 from tests.serving import TOKEN, Service
 from tests.support import HTTP, eventually
 
@@ -49,11 +48,6 @@ def load(url: str) -> Iterator[Load]:
         running.answers, running.failures = seen["answers"], seen["failures"]
     finally:
         clients.kill()
-
-
-@pytest.fixture(scope="module")
-def serving(platform: Platform) -> Platform:
-    return promoted(platform)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import httpx
 import pytest
 
 from tests.conftest import Platform
-from tests.promoted import promoted
 from tests.support import HTTP
 
 ROOT = Path(__file__).parents[2]
@@ -43,11 +42,6 @@ def request(command: str, platform: Platform) -> httpx.Response:
         else:
             url = word.replace(ADDRESS, platform.inference_url)
     return HTTP.request(method, url, headers=headers, content=body, timeout=30)
-
-
-@pytest.fixture(scope="module")
-def serving(platform: Platform) -> Platform:
-    return promoted(platform)
 
 
 def test_the_readme_has_commands() -> None:

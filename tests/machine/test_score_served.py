@@ -5,29 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
-import pytest
 
-from jobs.score import command
 from tests.commands import Caller
 from tests.conftest import Platform
-from tests.promoted import promoted
-from tests.scored import Scene, make_scene
+from tests.scored import Scene
 from tests.support import HTTP
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return make_scene(tmp_path_factory.mktemp("scene"))
-
-
-@pytest.fixture
-def score(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Caller:
-    return Caller("score", command, monkeypatch, capsys)
-
-
-@pytest.fixture(scope="module")
-def serving(platform: Platform) -> Platform:
-    return promoted(platform)
 
 
 def test_scores_are_those_of_the_service(serving: Platform, scene: Scene, score: Caller, tmp_path: Path) -> None:

@@ -15,15 +15,9 @@ from fraudops.schema import load_schema
 from jobs.simulate import command
 from tests.commands import Caller
 from tests.conftest import Platform
-from tests.promoted import promoted
 from tests.support import eventually, free_port
 
 BANK = Path(__file__).parents[1] / "data" / "bank.yaml"
-
-
-@pytest.fixture(scope="module")
-def serving(platform: Platform) -> Platform:
-    return promoted(platform)
 
 
 def count(platform: Platform, question: str, *values: Any) -> int:
