@@ -56,8 +56,8 @@ async def serve(settings: ShipperSettings) -> None:
     if spool is None:
         return
     current = ShipperState(pid=os.getpid(), at=datetime.now(UTC), doing="starting")
-    sink = Sink(url, settings.retention.days, pace)
-    shipper = Shipper(spool, sink, state.spool, current, wake)
+    sink = Sink(url, settings.retention.days)
+    shipper = Shipper(spool, sink, state.spool, current, wake, pace)
     try:
         _listen(state, wake)
         working = asyncio.create_task(shipper.run(stopping))

@@ -12,6 +12,7 @@ from fraudops.audit.aside import Aside, Rejected
 from fraudops.audit.shipping import ShipperState
 from fraudops.errors import StoreDownError
 from fraudops.spool.reader import CHUNK, Piece, SegmentReader, SpoolReader
+from services.shipper.pace import Pace
 from services.shipper.rows import answered_at
 from services.shipper.sink import Sink
 
@@ -25,8 +26,8 @@ Group = list[tuple[SegmentReader, Piece]]
 class Shipper:
     """`current` is what it says of itself, `wake` is set by who wants it to look at once; everything runs in one task."""
 
-    def __init__(self, spool: SpoolReader, sink: Sink, folder: Path, current: ShipperState, wake: asyncio.Event) -> None:
-        self._spool, self._sink, self._aside, self._current, self._wake = spool, sink, Aside(folder), current, wake
+    def __init__(self, spool: SpoolReader, sink: Sink, folder: Path, current: ShipperState, wake: asyncio.Event, pace: Pace) -> None:
+        self._spool, self._sink, self._aside, self._current, self._wake, self._pace = spool, sink, Aside(folder), current, wake, pace
         self._budget = 4 * SMALLEST_GROUP
         self._failures = 0
 
@@ -45,6 +46,7 @@ class Shipper:
                 continue
             self._worked()
             if full:
+                await self._pace.rest()
                 continue
             if last:
                 self._spool.remove_finished()
@@ -53,7 +55,8 @@ class Shipper:
 
     async def _step(self) -> bool:
         """Ships one group; True when there was more than fits into one."""
-        group = self._spool.read(self._budget)
+        budget = self._pace.limit(self._budget)
+        group = self._spool.read(budget)
         self._current.oldest_at = _oldest(group)
         await self._sink.open()
         if not group:
@@ -66,7 +69,7 @@ class Shipper:
             self._current.missing += piece.missing
         self._current.shipped += outcome.rows
         self._current.replayed += outcome.rows - outcome.new
-        return self._adapt(sum(piece.end - piece.start for _, piece in group), time.monotonic() - started)
+        return self._adapt(sum(piece.end - piece.start for _, piece in group), budget, time.monotonic() - started)
 
     def _set_aside(self, group: Group, rejected: list[Rejected]) -> int:
         """How many records, or stretches of them, are not in the table."""
@@ -80,12 +83,12 @@ class Shipper:
             logger.error("a segment of the spool is damaged", extra={"stretches": len(damaged), "missing_records": missing, "folder": "aside"})
         return len(rejected) + len(damaged) + missing
 
-    def _adapt(self, size: int, seconds: float) -> bool:
+    def _adapt(self, size: int, budget: int, seconds: float) -> bool:
         """Larger groups while they fill up and go fast, smaller ones when they go slowly."""
-        full = size >= self._budget // 2
+        full = size >= budget // 2
         if seconds > 2:
             self._budget = max(SMALLEST_GROUP, self._budget // 2)
-        elif full and seconds < 0.5:
+        elif full and budget == self._budget and seconds < 0.5:
             self._budget = min(LARGEST_GROUP, self._budget * 2)
         return full
 

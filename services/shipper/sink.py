@@ -16,7 +16,6 @@ from fraudops.audit.aside import Rejected
 from fraudops.audit.connection import TROUBLE, address, connect, sqlstate, why_away
 from fraudops.audit.partitions import ensure_partition, partition_name
 from fraudops.errors import StoreDownError
-from services.shipper.pace import Pace
 from services.shipper.rows import COLUMNS, Row, to_rows
 
 logger = logging.getLogger(__name__)
@@ -47,8 +46,8 @@ class Outcome:
 class Sink:
     """One connection, made when it is needed and thrown away after any trouble. Rows of days beyond `kept_days` make no partition: they are rejected."""
 
-    def __init__(self, url: str, kept_days: int | None = None, pace: Pace | None = None) -> None:
-        self._url, self._kept_days, self._pace = url, kept_days, pace or Pace()
+    def __init__(self, url: str, kept_days: int | None = None) -> None:
+        self._url, self._kept_days = url, kept_days
         self._connection: Any = None
         self._days: dict[date, bool] = {}
         self._careful = True
@@ -81,7 +80,7 @@ class Sink:
             if any(reasons.values()):
                 outcome.rejected += [Rejected(row.payload, reason) for row in rows if row.day and (reason := reasons[row.day])]
                 rows = [row for row in rows if not (row.day and reasons[row.day])]
-            await self._insert(rows, outcome, self._pace)
+            await self._insert(rows, outcome)
         return outcome
 
     async def close(self) -> None:
@@ -108,11 +107,11 @@ class Sink:
                 self._days[day] = await ensure_partition(self._connection, day)
         return None if self._days[day] else f"the partition {partition_name(day)} was taken out of the table: older than what is retained"
 
-    async def _insert(self, rows: list[Row], outcome: Outcome, pace: Pace) -> None:
+    async def _insert(self, rows: list[Row], outcome: Outcome) -> None:
         """In one transaction; halves, and halves of these, until what PostgreSQL refuses stands alone."""
         try:
             async with self._patience():
-                outcome.new += await self._transaction(rows, pace)
+                outcome.new += await self._transaction(rows)
             outcome.rows += len(rows)
         except (asyncpg.PostgresError, ValueError, OverflowError) as error:
             if not _blames_a_row(error):
@@ -121,34 +120,32 @@ class Sink:
                 outcome.rejected.append(Rejected(rows[0].payload, f"PostgreSQL refuses it: {type(error).__name__} {sqlstate(error)}: {error}"))
                 return
             middle = len(rows) // 2
-            await self._insert(rows[:middle], outcome, Pace())
-            await self._insert(rows[middle:], outcome, Pace())
+            await self._insert(rows[:middle], outcome)
+            await self._insert(rows[middle:], outcome)
 
-    async def _transaction(self, rows: list[Row], pace: Pace) -> int:
+    async def _transaction(self, rows: list[Row]) -> int:
         """How many of the rows were new. Predictions go straight in by COPY, at half of the cost, unless some may be there already: on a new connection,
         until a group was all new, and whenever PostgreSQL finds one twice."""
         try:
-            new = await self._copy(rows, pace, straight=not self._careful)
+            new = await self._copy(rows, straight=not self._careful)
         except asyncpg.UniqueViolationError:
             if self._careful:
                 raise
             self._careful = True
-            new = await self._copy(rows, pace, straight=False)
+            new = await self._copy(rows, straight=False)
         self._careful = new < len(rows)
         return new
 
-    async def _copy(self, rows: list[Row], pace: Pace, straight: bool) -> int:
+    async def _copy(self, rows: list[Row], straight: bool) -> int:
+        """How many were new. A COPY that stands alone is a transaction of its own."""
+        by_table = {table: values for table in COLUMNS if (values := [row.values for row in rows if row.table == table])}
+        alone = straight and list(by_table) == ["predictions"]
         new = 0
-        async with self._connection.transaction():
-            for table, columns in COLUMNS.items():
-                values = [row.values for row in rows if row.table == table]
+        async with contextlib.nullcontext() if alone else self._connection.transaction():
+            for table, values in by_table.items():
                 directly = straight and table == "predictions"
-                async for some in pace.steps(values):
-                    await self._connection.copy_records_to_table(table if directly else f"staging_{table}", records=some, columns=columns)
-                if directly:
-                    new += len(values)
-                elif values:
-                    new += int((await self._connection.execute(INSERT[table])).split()[-1])
+                await self._connection.copy_records_to_table(table if directly else f"staging_{table}", records=values, columns=COLUMNS[table])
+                new += len(values) if directly else int((await self._connection.execute(INSERT[table])).split()[-1])
         return new
 
     @contextmanager

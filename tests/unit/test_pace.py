@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 import pytest
 
 from fraudops.audit.shipping import ShipperState
-from services.shipper.pace import PAUSE_SECONDS, STEP_ROWS, Pace
+from services.shipper.pace import CALM_BYTES, PAUSE_SECONDS, Pace
 
-STEPS = 200
+GROUPS = 100
 
 
 def shown(backlog_bytes: int, rows: int) -> ShipperState:
@@ -22,12 +22,16 @@ def looking(hurried_bytes: float, backlog: int, *rows: int) -> Pace:
     return pace
 
 
-async def taken(pace: Pace) -> float:
-    """Seconds for so many steps, whose items must all come, in order."""
+async def rested(pace: Pace) -> float:
+    """Seconds after so many groups."""
     began = time.monotonic()
-    items = range(STEPS * STEP_ROWS)
-    assert [row async for some in pace.steps(items) for row in some] == list(items)
+    for _ in range(GROUPS):
+        await pace.rest()
     return time.monotonic() - began
+
+
+async def hurries(pace: Pace) -> bool:
+    return pace.limit(10 * CALM_BYTES) == 10 * CALM_BYTES and await rested(pace) < GROUPS * PAUSE_SECONDS / 2
 
 
 @pytest.mark.parametrize(
@@ -36,16 +40,19 @@ async def taken(pace: Pace) -> float:
     ids=["nothing is known yet", "as much waits", "more waits", "no answers come", "answers wait for PostgreSQL"],
 )
 async def test_it_hurries(pace: Pace) -> None:
-    assert await taken(pace) < STEPS * PAUSE_SECONDS / 2
+    assert await hurries(pace)
 
 
 async def test_it_hurries_once_it_was_told_to_stop() -> None:
     pace = looking(1_000, 0, 10, 20)
     pace.hurry()
     pace.look(shown(0, 30))
-    assert await taken(pace) < STEPS * PAUSE_SECONDS / 2
+    assert await hurries(pace)
 
 
-async def test_it_pauses_after_each_step_the_longer_the_less_waits() -> None:
-    assert await taken(looking(1_000, 0, 10, 20)) >= STEPS * PAUSE_SECONDS
-    assert await taken(looking(1_000, 500, 10, 20)) >= STEPS * PAUSE_SECONDS / 2
+async def test_it_ships_little_at_once_and_rests_the_longer_the_less_waits() -> None:
+    nothing, half = looking(1_000, 0, 10, 20), looking(1_000, 500, 10, 20)
+    for pace in (nothing, half):
+        assert (pace.limit(10 * CALM_BYTES), pace.limit(CALM_BYTES // 2)) == (CALM_BYTES, CALM_BYTES // 2)
+    assert await rested(nothing) >= GROUPS * PAUSE_SECONDS
+    assert await rested(half) >= GROUPS * PAUSE_SECONDS / 2
