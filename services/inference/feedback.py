@@ -4,7 +4,7 @@ from fraudops.audit.records import encode, new_label
 from fraudops.errors import RefusedError
 from services.inference.audit import Audit
 from services.inference.requests import LabelEntry, Reader, RowList
-from services.inference.scoring import chunks, read_rows
+from services.inference.scoring import read_rows
 
 LABELS = RowList("labels")
 _reader = Reader(LabelEntry)
@@ -15,9 +15,9 @@ async def accept(body: bytes, audit: Audit) -> int:
     audited, since a label that was taken and forgotten would be missed much later."""
     if audit.off:
         raise RefusedError("nothing is audited here (FRAUDOPS_AUDIT__DURABILITY is off), and labels are not kept either")
-    entries = await read_rows(_reader, LABELS.split(body))
-    await audit.append_many([_record(entry) async for chunk in chunks(entries) for entry in chunk])
-    return len(entries)
+    records = [_record(entry) async for entries in read_rows(_reader, LABELS.split(body)) for entry in entries]
+    await audit.append_many(records)
+    return len(records)
 
 
 def _record(entry: LabelEntry) -> bytes:

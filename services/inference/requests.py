@@ -7,12 +7,16 @@ to say everything that is wrong with it.
 import json
 import math
 import re
+import struct
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
+import numpy as np
+from msgspec.structs import astuple
+from numpy.typing import NDArray
 
 from fraudops.errors import FraudopsError
 from fraudops.schema import Feature, FeatureSchema
@@ -101,8 +105,14 @@ class TransactionReader(Reader[Any]):
         rename = dict(zip(internal, schema.names, strict=True))
         ids = [("transaction_id", Identifier | None, None), ("entity_key", Identifier | None, None)]
         self.features = len(internal)
+        self._pack = struct.Struct(f"{self.features}d").pack
         self.features_kind = msgspec.defstruct("Features", fields, rename=rename, frozen=True, gc=False)
         super().__init__(msgspec.defstruct("Transaction", fields + ids, rename=rename, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True))
+
+    def matrix(self, transactions: Sequence[msgspec.Struct]) -> NDArray[np.float64]:
+        """(rows, features) of them, read-only: by way of bytes, in a third of the time that numpy takes to look at each value's type."""
+        packed = b"".join([self._pack(*astuple(transaction)[: self.features]) for transaction in transactions])
+        return np.frombuffer(packed).reshape(len(transactions), self.features)
 
 
 def is_identifier(text: str) -> bool:

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from itertools import groupby, islice
+from itertools import groupby
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-import numpy as np
 
 from fraudops.audit.privacy import Protect
 from fraudops.audit.records import Prediction, encode
@@ -17,10 +16,9 @@ from services.inference.metrics import Metrics
 from services.inference.model import Model
 from services.inference.requests import REPORTED_FAULTS, Fault, InvalidBodyError, Reader, RowList
 
-CHUNK = 256
+CHUNK = 128
 TRANSACTIONS = RowList("transactions")
 Row = TypeVar("Row", bound=msgspec.Struct)
-Item = TypeVar("Item")
 _astuple = msgspec.structs.astuple
 
 
@@ -82,12 +80,11 @@ class Scoring:
     async def many(self, model: Model, body: bytes, request_id: str, started: float) -> list[Scored]:
         """In the order of the rows; all or nothing. Raises as `one` does."""
         reader = model.reader
-        transactions = await read_rows(reader, TRANSACTIONS.split(body))
         answers: list[Scored] = []
         records: list[bytes] = []
-        async for chunk in chunks(transactions):
-            rows = np.array([_astuple(transaction)[: reader.features] for transaction in chunk])
-            for transaction, probability in zip(chunk, model.scorer.score_many(rows).tolist(), strict=True):
+        # Each chunk's rows go before the next come: they are still in the processor's cache.
+        async for transactions in read_rows(reader, TRANSACTIONS.split(body)):
+            for transaction, probability in zip(transactions, model.scorer.score_many(reader.matrix(transactions)).tolist(), strict=True):
                 scored, record = self._decide(model, transaction, probability, request_id, started)
                 answers.append(scored)
                 records.append(record)
@@ -122,28 +119,21 @@ class Scoring:
         return Scored(identifier, probability, prediction, model.version, model.threshold), encode(record)
 
 
-async def read_rows(reader: Reader[Row], raws: Sequence[msgspec.Raw]) -> list[Row]:
-    """Every row read, with room for other requests in between. Raises InvalidBodyError with the first fault of up to REPORTED_FAULTS rows."""
-    rows: list[Row] = []
+async def read_rows(reader: Reader[Row], raws: Sequence[msgspec.Raw]) -> AsyncIterator[list[Row]]:
+    """The rows, about a millisecond's work at a time, with room for other requests in between. Raises InvalidBodyError with the first fault of up to
+    REPORTED_FAULTS rows, once all were looked at."""
     faults: list[Fault] = []
-    index = 0
-    async for chunk in chunks(raws):
-        for raw in chunk:
+    for start in range(0, len(raws), CHUNK):
+        rows: list[Row] = []
+        for index, raw in enumerate(raws[start : start + CHUNK], start):
             try:
                 rows.append(reader.decode(raw))
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 faults.append(msgspec.structs.replace(reader.faults(raw)[0], index=index))
-            index += 1
         if len(faults) >= REPORTED_FAULTS:
             break
+        if not faults:
+            yield rows
+        await asyncio.sleep(0)
     if faults:
         raise InvalidBodyError(faults)
-    return rows
-
-
-async def chunks(items: Sequence[Item]) -> AsyncIterator[list[Item]]:
-    """About a millisecond of work each, with room for other requests in between."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, CHUNK)):
-        yield chunk
-        await asyncio.sleep(0)
