@@ -36,16 +36,16 @@ def command(hours: float, as_json: bool, state: State) -> str:
     """
     settings = ClusterJobSettings.from_environment()
     model_name = settings.model_name
-    until = datetime.now(UTC)
+    until, window = datetime.now(UTC), "hour" if hours == 1 else f"{hours:g} hours"
     since = until - timedelta(hours=hours)
     found = asyncio.run(_ask(database_url(state), since, until, model_name))
     spools = IN_THE_PODS if settings.cluster.release else read_shipper_state(state)
     if as_json:
         print_json(report(model_name, since, until, found, spools if isinstance(spools, ShipperState) else None))
     else:
-        _show(f"{model_name}, the last {hours:g} hours (since {since:%Y-%m-%d %H:%M} UTC)", found, spools, until)
+        _show(f"{model_name}, the last {window} (since {since:%Y-%m-%d %H:%M} UTC)", found, spools, until)
     about = "about " if found[0].estimated else ""
-    return f"{about}{found[0].answers:,} answers in the last {hours:g} hours, {found[0].frauds:,} decided as fraud"
+    return f"{about}{found[0].answers:,} answers in the last {window}, {found[0].frauds:,} decided as fraud"
 
 
 async def _ask(url: str, since: datetime, until: datetime, model_name: str) -> Found:

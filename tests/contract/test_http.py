@@ -186,6 +186,8 @@ def test_a_batch_with_bad_rows_scores_none_of_them_and_names_each(service: Servi
     assert [(fault["index"], fault.get("field")) for fault in problem(answer)["errors"]] == [(1, "V2"), (3, "V9"), (4, None)]
     many = service.post("/predict/batch", json.dumps({"transactions": [{}] * 500}))
     assert [fault["index"] for fault in problem(many)["errors"]] == list(range(100))
+    late = service.post("/predict/batch", json.dumps({"transactions": [*[ULB_ROW] * 400, {}]}))
+    assert {fault["index"] for fault in problem(late)["errors"]} == {400}
     assert len(service.audited()) == before
 
 
