@@ -138,9 +138,11 @@ def _refusal(url: str, body: bytes) -> str:
     """What the service answers once more; the shipper may have made room since, which some bodies fill again."""
     for _ in range(SMALL_SPOOL // len(body) + 10):
         status, answer = post(url, body, 60.0)
-        if status != 200:
+        if status == 503:
             return f"{status} {answer.decode()}"
-    raise SubjectError("nothing was refused: the shipper keeps up with one client")
+        if status != 200:
+            raise SubjectError(f"{url} answers {status} {answer[:300]!r}")
+    raise SubjectError("nothing was refused when one client asked on")
 
 
 def _until_refused(driver: Generator, url: str, bodies: Path) -> Load:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 from uvicorn import Config
 from uvicorn.server import ServerState
 
@@ -70,7 +69,7 @@ def steps(models: Models, state: State) -> Steps:
     }
     batch: dict[str, Step] = {
         "read and validate the JSON": lambda _: [model.reader.decode(raw) for raw in BATCH.split(body)],
-        "score (linear)": lambda _: model.scorer.score_many(np.array([astuple(row)[:features] for row in read])).tolist(),
+        "score (linear)": lambda _: model.scorer.score_many(model.reader.matrix(read)).tolist(),
         "score (gradient boosting, ONNX)": lambda _: trees.score_many(rows).tolist(),
         "id (UUIDv7)": lambda _: [uuid7() for _ in range(VARIED)],
         "audit record, made and encoded": lambda _: [encode(_record(row, answer, model)) for row, answer in zip(read, scored, strict=True)],

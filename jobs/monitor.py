@@ -36,7 +36,8 @@ def command(hours: float, as_json: bool, state: State) -> str:
     """
     settings = ClusterJobSettings.from_environment()
     model_name = settings.model_name
-    until, window = datetime.now(UTC), "hour" if hours == 1 else f"{hours:g} hours"
+    window = "hour" if hours == 1 else f"{hours:g} hours"
+    until = datetime.now(UTC)
     since = until - timedelta(hours=hours)
     found = asyncio.run(_ask(database_url(state), since, until, model_name))
     spools = IN_THE_PODS if settings.cluster.release else read_shipper_state(state)

@@ -13,6 +13,8 @@ RESET = struct.pack("ii", 1, 0)
 # Bytes from the word COPY on: its statement, and half of a row.
 WITHIN = 600
 COPYING, INSERTING, COMMITTING, GREETING = b'COPY "', b"INSERT INTO predictions", b"COMMIT", b"SET lock_timeout"
+# A COPY into the table itself commits by its end: the message CopyDone.
+STRAIGHT, COPIED = b'COPY "predictions"', b"c\x00\x00\x00\x04"
 
 
 @dataclass

@@ -49,14 +49,18 @@ class SegmentReader:
         return os.fstat(self._descriptor).st_size
 
     def read(self, budget: int) -> Piece | None:
-        """The next piece of about `budget` bytes; None when there is nothing yet."""
+        """The next piece of at most `budget` bytes, or of one record; None when there is nothing yet."""
         self._adopted = self._adopted or adopt(self._descriptor)
         for length in (min(budget, CHUNK), CHUNK):
             data = os.pread(self._descriptor, length, self.position)
-            piece = self._frames(data)
+            piece = self._frames(data, budget)
             if piece or len(data) < length:
                 return piece or (self._damage(data) if data else None)
         return self._damage(data)
+
+    def has_more(self, piece: Piece) -> bool:
+        """Whether to read on at once after this piece, of this segment or of the next of its series."""
+        return self._adopted or self.size > piece.end
 
     def finished(self) -> bool:
         """Nobody writes to it any more, and everything in it was committed."""
@@ -95,9 +99,9 @@ class SegmentReader:
             write_position(self._position_path, Position(self.position, self._ordinal, self._refused))
             self._recorded = True
 
-    def _frames(self, data: bytes) -> Piece | None:
+    def _frames(self, data: bytes, budget: int = CHUNK) -> Piece | None:
         payloads, offset, ordinal, missing = [], 0, self._ordinal, 0
-        while frame := frame_at(data, offset):
+        while offset < budget and (frame := frame_at(data, offset)):
             payloads.append(frame.payload)
             missing += max(0, frame.ordinal - ordinal)
             offset, ordinal = frame.end, frame.ordinal + 1
@@ -146,10 +150,10 @@ class SpoolReader:
         self._forget_lost_positions()
 
     def read(self, budget: int) -> list[tuple[SegmentReader, Piece]]:
-        """A piece of each series that has one, about `budget` bytes in all. Finished segments are removed on the way."""
-        oldest = self._oldest()
-        share = budget // max(1, len(oldest))
-        pieces = ((reader, reader.read(share)) for reader in oldest)
+        """A piece of each series that has one, at most `budget` bytes in all or a record each. Finished segments are removed on the way."""
+        waiting = [reader for reader in self._oldest() if reader.size > reader.position]
+        share = max(1, budget // max(1, len(waiting)))
+        pieces = ((reader, reader.read(share)) for reader in waiting)
         return [(reader, piece) for reader, piece in pieces if piece]
 
     def remove_finished(self) -> None:

@@ -120,8 +120,8 @@ class Scoring:
 
 
 async def read_rows(reader: Reader[Row], raws: Sequence[msgspec.Raw]) -> AsyncIterator[list[Row]]:
-    """The rows, about a millisecond's work at a time, with room for other requests in between. Raises InvalidBodyError with the first fault of up to
-    REPORTED_FAULTS rows, once all were looked at."""
+    """The rows, CHUNK at a time, with room for other requests in between. Raises InvalidBodyError with the first fault of up to REPORTED_FAULTS rows, once
+    all were looked at; after the first faulty row none come."""
     faults: list[Fault] = []
     for start in range(0, len(raws), CHUNK):
         rows: list[Row] = []

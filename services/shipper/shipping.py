@@ -37,7 +37,7 @@ class Shipper:
             last = stopping.is_set()
             self._wake.clear()
             try:
-                full = await self._step()
+                more = await self._step()
             except StoreDownError as error:
                 self._failed(error)
                 if last:
@@ -45,7 +45,7 @@ class Shipper:
                 await _pause(stopping, min(LONGEST_PAUSE_SECONDS, POLL_SECONDS * 2**self._failures) * random.uniform(0.5, 1.0))
                 continue
             self._worked()
-            if full:
+            if more:
                 await self._pace.rest()
                 continue
             if last:
@@ -54,9 +54,9 @@ class Shipper:
             await _pause(self._wake, POLL_SECONDS)
 
     async def _step(self) -> bool:
-        """Ships one group; True when there was more than fits into one."""
-        budget = self._pace.limit(self._budget)
-        group = self._spool.read(budget)
+        """Ships one group; True when there may be more."""
+        group = self._spool.read(self._pace.limit(self._budget))
+        more = any(reader.has_more(piece) for reader, piece in group)
         self._current.oldest_at = _oldest(group)
         await self._sink.open()
         if not group:
@@ -69,7 +69,8 @@ class Shipper:
             self._current.missing += piece.missing
         self._current.shipped += outcome.rows
         self._current.replayed += outcome.rows - outcome.new
-        return self._adapt(sum(piece.end - piece.start for _, piece in group), budget, time.monotonic() - started)
+        self._adapt(more, time.monotonic() - started)
+        return more
 
     def _set_aside(self, group: Group, rejected: list[Rejected]) -> int:
         """How many records, or stretches of them, are not in the table."""
@@ -83,14 +84,12 @@ class Shipper:
             logger.error("a segment of the spool is damaged", extra={"stretches": len(damaged), "missing_records": missing, "folder": "aside"})
         return len(rejected) + len(damaged) + missing
 
-    def _adapt(self, size: int, budget: int, seconds: float) -> bool:
-        """Larger groups while they fill up and go fast, smaller ones when they go slowly."""
-        full = size >= budget // 2
+    def _adapt(self, more: bool, seconds: float) -> None:
+        """Larger groups while more waits and they go fast, smaller ones when they go slowly."""
         if seconds > 2:
             self._budget = max(SMALLEST_GROUP, self._budget // 2)
-        elif full and budget == self._budget and seconds < 0.5:
+        elif more and seconds < 0.5:
             self._budget = min(LARGEST_GROUP, self._budget * 2)
-        return full
 
     def _failed(self, error: StoreDownError) -> None:
         if str(error) != self._current.last_error or not self._failures:

@@ -27,7 +27,7 @@ from tests.answer_log import Log, Verdict
 from tests.audit_records import prediction
 from tests.backlog import fill, plain_copy, ship
 from tests.commands import Caller
-from tests.fault_proxy import COMMITTING, COPYING, GREETING, INSERTING, WITHIN, Trap
+from tests.fault_proxy import COMMITTING, COPIED, COPYING, GREETING, INSERTING, STRAIGHT, WITHIN, Trap
 from tests.faults import World, pause, refuse_large_files, whole_world
 from tests.figures import PROOF, Figures
 from tests.segments import Read, damage, segment_of
@@ -106,12 +106,12 @@ def test_connections_reset(world: World, verdict: Verdict) -> None:
             world.proxy.reset()
             time.sleep(chance.uniform(0.2, 0.8))
         for _ in range(times):
-            for trap in (Trap(COPYING, "cut", more=WITHIN), Trap(COMMITTING, "cut", after=COPYING)):
+            for trap in (Trap(COPYING, "cut", more=WITHIN), Trap(COMMITTING, "cut", after=COPYING), Trap(COPIED, "cut", after=STRAIGHT)):
                 world.proxy.set(trap)
                 assert trap.sprung.wait(30)
     assert log.refused() == []
     world.settled()
-    verdict.nothing_lost(log, f"connections reset, {world.proxy.resets - before} times, {times} of them with a commit that was not heard of")
+    verdict.nothing_lost(log, f"connections reset, {world.proxy.resets - before} times, {2 * times} of them with a commit that was not heard of")
     assert world.told.replayed > replayed
 
 

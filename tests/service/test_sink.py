@@ -95,11 +95,14 @@ async def test_every_column_comes_back_as_it_was_answered(database: str) -> None
     ],
 )
 async def test_what_fits_no_column_is_rejected_and_its_neighbours_are_not(database: str, changes: dict[str, Any]) -> None:
+    """On a new connection, and by a COPY straight into the table."""
     sink = Sink(database)
     bad = encode(prediction(**changes))
-    outcome = await sink.ship([*group(2), bad, *group(2)])
+    for straight in (False, True):
+        outcome = await sink.ship([*group(2), bad, *group(2)])
+        assert (outcome.new, [entry.payload for entry in outcome.rejected]) == (4, [bad]), straight
+        assert (await sink.ship(group(2))).new == 2
     await sink.close()
-    assert (outcome.new, [entry.payload for entry in outcome.rejected]) == (4, [bad])
 
 
 async def test_a_row_from_the_far_future_makes_no_partition(database: str) -> None:

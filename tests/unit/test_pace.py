@@ -1,14 +1,12 @@
 """The shipper gives way to answers while little waits, and no longer."""
 
-import time
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
 
 from fraudops.audit.shipping import ShipperState
 from services.shipper.pace import CALM_BYTES, PAUSE_SECONDS, Pace
-
-GROUPS = 100
 
 
 def shown(backlog_bytes: int, rows: int) -> ShipperState:
@@ -22,16 +20,16 @@ def looking(hurried_bytes: float, backlog: int, *rows: int) -> Pace:
     return pace
 
 
-async def rested(pace: Pace) -> float:
-    """Seconds after so many groups."""
-    began = time.monotonic()
-    for _ in range(GROUPS):
-        await pace.rest()
-    return time.monotonic() - began
+async def rest(pace: Pace, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds of one."""
+    slept: list[float] = []
 
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
 
-async def hurries(pace: Pace) -> bool:
-    return pace.limit(10 * CALM_BYTES) == 10 * CALM_BYTES and await rested(pace) < GROUPS * PAUSE_SECONDS / 2
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    await pace.rest()
+    return sum(slept)
 
 
 @pytest.mark.parametrize(
@@ -39,20 +37,20 @@ async def hurries(pace: Pace) -> bool:
     [Pace(1_000), looking(1_000, 1_000, 10, 20), looking(1_000, 5_000, 10, 20), looking(1_000, 0, 10, 20, 20), looking(0, 0, 10, 20)],
     ids=["nothing is known yet", "as much waits", "more waits", "no answers come", "answers wait for PostgreSQL"],
 )
-async def test_it_hurries(pace: Pace) -> None:
-    assert await hurries(pace)
+async def test_it_hurries(pace: Pace, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (pace.limit(10 * CALM_BYTES), await rest(pace, monkeypatch)) == (10 * CALM_BYTES, 0)
 
 
-async def test_it_hurries_once_it_was_told_to_stop() -> None:
+async def test_it_hurries_once_it_was_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     pace = looking(1_000, 0, 10, 20)
     pace.hurry()
     pace.look(shown(0, 30))
-    assert await hurries(pace)
+    assert (pace.limit(10 * CALM_BYTES), await rest(pace, monkeypatch)) == (10 * CALM_BYTES, 0)
 
 
-async def test_it_ships_little_at_once_and_rests_the_longer_the_less_waits() -> None:
-    nothing, half = looking(1_000, 0, 10, 20), looking(1_000, 500, 10, 20)
-    for pace in (nothing, half):
-        assert (pace.limit(10 * CALM_BYTES), pace.limit(CALM_BYTES // 2)) == (CALM_BYTES, CALM_BYTES // 2)
-    assert await rested(nothing) >= GROUPS * PAUSE_SECONDS
-    assert await rested(half) >= GROUPS * PAUSE_SECONDS / 2
+@pytest.mark.parametrize(("backlog", "calm"), [(0, 1), (500, 0.5), (900, 0.1)])
+async def test_groups_grow_and_rests_shrink_with_the_backlog(backlog: int, calm: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = looking(1_000, backlog, 10, 20)
+    assert pace.limit(1 << 30) == pytest.approx(CALM_BYTES / calm)
+    assert pace.limit(CALM_BYTES // 2) == CALM_BYTES // 2
+    assert await rest(pace, monkeypatch) == pytest.approx(PAUSE_SECONDS * calm)
