@@ -107,34 +107,6 @@ def test_what_was_not_committed_comes_again(tmp_path: Path) -> None:
     assert drain(tmp_path) == payloads(50)[len(piece.payloads) :]
 
 
-def test_a_budget_is_for_those_who_have_records_and_holds_one_of_each_at_least(tmp_path: Path) -> None:
-    writers = [SpoolWriter(tmp_path, name, SMALL) for name in "abc"]
-    reader = SpoolReader(tmp_path)
-    writers[1].append_many(payloads(20))
-    [(segment, piece)] = reader.read(10 * 116)
-    assert (len(piece.payloads), segment.has_more(piece)) == (10, True)
-    segment.commit(piece)
-    [(_, rest)] = reader.read(1 << 16)
-    assert (len(rest.payloads), segment.has_more(rest)) == (10, False)
-    writers[0].append_many(payloads(5))
-    assert [len(piece.payloads) for _, piece in reader.read(1)] == [1, 1]
-    reader.close()
-    for writer in writers:
-        writer.close()
-
-
-def test_a_segment_that_its_writer_left_has_more_behind_it_perhaps(tmp_path: Path) -> None:
-    writer = SpoolWriter(tmp_path, "w", SMALL)
-    writer.append_many(payloads(5))
-    writer.close()
-    reader = SpoolReader(tmp_path)
-    [(segment, piece)] = reader.read(1 << 16)
-    assert segment.has_more(piece)
-    segment.commit(piece)
-    assert reader.read(1 << 16) == []
-    reader.close()
-
-
 def test_a_lost_position_brings_the_rows_again_and_half_a_one_too(tmp_path: Path) -> None:
     writer = SpoolWriter(tmp_path, "w", SMALL)
     writer.append_many(payloads(5))

@@ -1,0 +1,38 @@
+"""How much of the spool is read at once, and whether to read on."""
+
+from pathlib import Path
+
+from fraudops.settings import AuditSettings
+from fraudops.spool import SpoolWriter
+from fraudops.spool.reader import SpoolReader
+
+FRAME = 116
+PAYLOADS = [bytes(100)] * 20
+
+
+def test_a_budget_is_for_those_who_have_records_and_holds_one_of_each_at_least(tmp_path: Path) -> None:
+    writers = [SpoolWriter(tmp_path, name, AuditSettings()) for name in "abc"]
+    reader = SpoolReader(tmp_path)
+    writers[1].append_many(PAYLOADS)
+    [(segment, piece)] = reader.read(10 * FRAME)
+    assert (len(piece.payloads), segment.has_more(piece)) == (10, True)
+    segment.commit(piece)
+    [(_, rest)] = reader.read(1 << 16)
+    assert (len(rest.payloads), segment.has_more(rest)) == (10, False)
+    writers[0].append_many(PAYLOADS[:5])
+    assert [len(piece.payloads) for _, piece in reader.read(1)] == [1, 1]
+    reader.close()
+    for writer in writers:
+        writer.close()
+
+
+def test_a_segment_that_its_writer_left_has_more_behind_it_perhaps(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w", AuditSettings())
+    writer.append_many(PAYLOADS[:5])
+    writer.close()
+    reader = SpoolReader(tmp_path)
+    [(segment, piece)] = reader.read(1 << 16)
+    assert segment.has_more(piece)
+    segment.commit(piece)
+    assert reader.read(1 << 16) == []
+    reader.close()
