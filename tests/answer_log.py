@@ -46,7 +46,7 @@ class Log:
         def said() -> None:
             assert any(words in line["reason"] for line in self.refused())
 
-        eventually(said, 20)
+        eventually(said)
 
     def p99(self, since: float, until: float) -> float:
         """Milliseconds, of the answers to what was sent between two moments of the monotonic clock."""
@@ -60,7 +60,7 @@ class Log:
         def reached() -> None:
             assert len(self.answers()) >= goal
 
-        eventually(reached, 30)
+        eventually(reached)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

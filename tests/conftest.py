@@ -121,7 +121,7 @@ def start_mlflow(folder: Path) -> Begun:
         HTTP.get(f"{url}/api/2.0/mlflow/experiments/get", params={"experiment_id": "0"}).raise_for_status()
 
     with lifeline("sh", "-c", f"kill -TERM {server.pid}"):
-        eventually(answers, 60)
+        eventually(answers)
     return Begun(server, signal.SIGTERM, url)
 
 

@@ -108,7 +108,7 @@ class World:
 
     def start_service(self) -> None:
         self.service.start()
-        eventually(self.service.ready, 60)
+        eventually(self.service.ready)
 
     def replaced(self, dead: int) -> None:
         """Waits for another worker in the place of this one."""
@@ -118,7 +118,7 @@ class World:
             assert dead not in workers
             assert len(workers) == self.service.workers
 
-        eventually(whole_again, 30)
+        eventually(whole_again)
 
     def fill_spool(self, log: Log) -> httpx.Response:
         """Posts batches, whose answers go into the log too, until one is refused; that answer."""

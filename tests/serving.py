@@ -65,7 +65,7 @@ class Service:
             command = [sys.executable, "-m", *self.program]
             self.process = subprocess.Popen(command, env={k: v for k, v in environment.items() if v}, stdout=log, stderr=log)
         if wait:
-            eventually(self.healthy, 60)
+            eventually(self.healthy)
         return self
 
     def healthy(self) -> None:
@@ -107,7 +107,7 @@ class Service:
         """A running service that serves version `seed`."""
         self.record(str(seed), self.bundle(seed, schema, threshold))
         self.start()
-        eventually(self.ready, 60)
+        eventually(self.ready)
         return self
 
     def ready(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 HTTP = httpx.Client(verify=False, trust_env=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
 
 
-def eventually(check: Callable[[], Result], seconds: float = 10.0, pause: float = 0.05) -> Result:
+def eventually(check: Callable[[], Result], seconds: float = 60.0, pause: float = 0.05) -> Result:
     """The first result of `check` that raises nothing; after the deadline its last failure comes through."""
     deadline = time.monotonic() + seconds
     while True:

@@ -96,7 +96,7 @@ def test_both_ways_audit_and_count_alike(service: Service) -> None:
         buckets = [after[name] - before.get(name, 0) for name in after if name.startswith('http_request_duration_seconds_bucket{endpoint="/predict"')]
         assert max(buckets) == 2
 
-    eventually(counted, 5)
+    eventually(counted)
 
 
 def test_requests_that_are_sent_ahead_are_answered_in_their_order_whatever_way_each_takes(service: Service) -> None:
@@ -139,7 +139,7 @@ def test_requests_that_come_together_are_each_answered_audited_and_counted(servi
         assert grown['http_request_duration_seconds_count{endpoint="/predict"}'] == 20
         assert grown['fraudops_predictions_total{decision="genuine"}'] + grown.get('fraudops_predictions_total{decision="fraud"}', 0) == 16
 
-    eventually(counted, 5)
+    eventually(counted)
 
 
 def test_a_request_in_pieces_is_one_request_wherever_it_is_cut(service: Service) -> None:
@@ -191,7 +191,7 @@ def test_a_full_spool_refuses_both_ways_and_the_connection_lives(tmp_path_factor
             wire.socket.sendall(chunked(BODY))
             assert wire.answer()[0] == 503
         assert len(service.audited()) == len(statuses) - 1
-        eventually(lambda: _refusals(service, 2), 5)
+        eventually(lambda: _refusals(service, 2))
     finally:
         service.stop()
 

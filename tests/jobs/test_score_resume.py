@@ -127,7 +127,7 @@ def test_a_process_killed_at_a_random_moment_is_gone_on_with(scene: Scene, tmp_p
     words = [order.source, "--out", order.out, "--bad-rows", order.bad_rows, "--keep", "note", "--chunk-rows", order.chunk_rows, "--state", scene.state.root]
     command_line = [sys.executable, "-m", "jobs.score", *map(str, words)]
     process = subprocess.Popen(command_line, cwd=ROOT, env=bare_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    eventually(lambda: layout.done(piece).stat(), 30, 0.001)
+    eventually(lambda: layout.done(piece).stat(), pause=0.001)
     process.send_signal(signal.SIGKILL)
     process.wait(10)
     assert not order.out.exists()

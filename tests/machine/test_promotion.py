@@ -227,18 +227,20 @@ def alias_error(platform: Platform) -> str | None:
 def alone(tmp_path: Path) -> Iterator[Platform]:
     """The inference service alone, with two versions in its record and bundles in its cache; every other part is away."""
     service = Service(tmp_path / "state")
-    service.promoted(1)
-    service.record("2", service.bundle(2))
-    store = FileRecordStore(service.state.serving_record)
-    current, token = store.read()
-    older = ServingRecord(current=current.current, stack=(_first(service),), mirrored=current.epoch)
-    store.compare_and_set(older, token)
-    service.state.admin_token.write_text(TOKEN)
-    places = Endpoints(inference_url=service.url, database_url=f"postgresql://u:p@{NOWHERE}/fraudops", mlflow_url=f"http://{NOWHERE}")
-    service.state.endpoints.write_text(json.dumps({name: getattr(places, name) for name in places.__struct_fields__}))
-    eventually(lambda: _serves(service, "2"), 10)
-    yield Platform(service.state)
-    service.stop()
+    try:
+        service.promoted(1)
+        service.record("2", service.bundle(2))
+        store = FileRecordStore(service.state.serving_record)
+        current, token = store.read()
+        older = ServingRecord(current=current.current, stack=(_first(service),), mirrored=current.epoch)
+        store.compare_and_set(older, token)
+        service.state.admin_token.write_text(TOKEN)
+        places = Endpoints(inference_url=service.url, database_url=f"postgresql://u:p@{NOWHERE}/fraudops", mlflow_url=f"http://{NOWHERE}")
+        service.state.endpoints.write_text(json.dumps({name: getattr(places, name) for name in places.__struct_fields__}))
+        eventually(lambda: _serves(service, "2"))
+        yield Platform(service.state)
+    finally:
+        service.stop()
 
 
 def _first(service: Service) -> Entry:

@@ -37,7 +37,7 @@ def test_every_transaction_is_answered_audited_and_labelled(serving: Platform) -
         assert told.at > asked
         assert told.backlog_rows == 0
 
-    eventually(all_shipped, 20)
+    eventually(all_shipped)
     before = [count(serving, f"SELECT count(*) FROM {table}") for table in ("predictions", "labels")]
     told = serving.run("simulate", "--rows", "300", "--json")
     assert told.returncode == 0, told.stderr
@@ -52,7 +52,7 @@ def test_every_transaction_is_answered_audited_and_labelled(serving: Platform) -
         after = [count(serving, f"SELECT count(*) FROM {table}") for table in ("predictions", "labels")]
         assert [now - then for now, then in zip(after, before, strict=True)] == [300, 300]
 
-    eventually(arrived, 20)
+    eventually(arrived)
     joined = "SELECT count(*) FROM labels JOIN predictions ON predictions.id = labels.prediction_id WHERE labels.source = 'simulate' AND label = 1"
     assert count(serving, joined) >= summary["frauds"]
 

@@ -151,7 +151,7 @@ def test_products_begun_at_once_beside_a_third_get_ports_of_their_own_and_stop_w
         )
         told = racing.communicate(timeout=180)[1]
         assert racing.returncode == 0, told
-        eventually(lambda: [assert_well(each) for each in begun], 60)
+        eventually(lambda: [assert_well(each) for each in begun])
         chosen = [load(each.state).choices for each in (running, *begun)]
         assert len({port for each in chosen if each for port in (each.inference_port, each.mlflow_port, each.postgresql_port)}) == 9
         processes = [all_processes(each.state) for each in begun]

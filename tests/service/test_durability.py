@@ -110,7 +110,7 @@ def test_what_a_killed_worker_held_in_memory_is_counted(tmp_path: Path) -> None:
         def counted() -> None:
             assert service.metrics()["fraudops_audit_lost_total"] == 5
 
-        eventually(counted, 30)
+        eventually(counted)
         assert "answers were lost" in service.log
     finally:
         service.stop()

@@ -159,7 +159,7 @@ def test_what_a_killed_pod_had_half_taken_does_not_stay(pod: Service) -> None:
         assert pod.worker_pids()[0] != before
         pod.ready()
 
-    eventually(swept, 20)
+    eventually(swept)
 
 
 UNREADABLE = Rejected(b"\xf1op1 no whole frame", "damaged or unfinished: w.seg from byte 0")

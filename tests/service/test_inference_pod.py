@@ -56,7 +56,7 @@ def move_to(service: Service, seed: int) -> int:
         answer = service.reload(phase="commit", epoch=epoch)
         assert answer.status_code == 200, answer.text
 
-    eventually(moved, 10)
+    eventually(moved)
     return epoch
 
 
@@ -99,7 +99,7 @@ def _answer(connection: socket.socket) -> bytes:
 
 def test_the_pod_follows_the_record_without_being_told(service: Service) -> None:
     epoch = service.record("6", service.bundle(6))
-    eventually(lambda: _at(service, epoch), 15)
+    eventually(lambda: _at(service, epoch))
     assert versions_now(service) == {"6"}
 
 
@@ -188,10 +188,10 @@ def test_a_killed_worker_is_replaced_and_the_new_one_serves_what_the_pod_serves(
         assert len(pids) == 2
         assert before[0] not in pids
 
-    eventually(replaced, 10)
-    eventually(lambda: _at(service, epoch), 10)
+    eventually(replaced)
+    eventually(lambda: _at(service, epoch))
     answered = len(ids)
-    eventually(lambda: _more(ids, answered + 20), 10)
+    eventually(lambda: _more(ids, answered + 20))
     stop.set()
     client.join()
     assert versions_now(service) == {"9"}
@@ -216,7 +216,7 @@ def test_epochs_never_go_down_and_one_epoch_is_one_model(service: Service) -> No
         errors = HTTP.get(f"{service.url}/model_info").json()["errors"]
         assert "went back" in errors["epoch"]
 
-    eventually(said, 5)
+    eventually(said)
     service.record("11", service.bundle(11), epoch=epoch)
     other = service.reload()
     assert (other.status_code, problem(other)["status"]) == (409, 409)
@@ -281,7 +281,7 @@ def test_what_was_prepared_is_forgotten(slow: Service, how: str) -> None:
     assert prepared.status_code == 200, prepared.text
     if how == "dropped":
         assert slow.reload(phase="drop", version=str(seed), digest=digest, epoch=epoch).status_code == 200
-    eventually(lambda: _nothing_warm(slow), 20)
+    eventually(lambda: _nothing_warm(slow))
     slow.record(str(seed), digest)
     alter(slow, digest)
     # Nothing is open any more, so the altered file is met.
@@ -307,10 +307,10 @@ def test_a_hung_worker_is_reported_and_ends_on_the_new_version_when_it_is_back(s
     epoch = slow.record("24", digest)
     os.kill(hung, signal.SIGSTOP)
     try:
-        eventually(lambda: _served_by_the_other(slow, epoch, f"worker {hung} does not answer"), 60)
+        eventually(lambda: _served_by_the_other(slow, epoch, f"worker {hung} does not answer"))
     finally:
         os.kill(hung, signal.SIGCONT)
-    eventually(lambda: _reloaded(slow, epoch), 30)
+    eventually(lambda: _reloaded(slow, epoch))
     assert versions_now(slow) == {"24"}
 
 
@@ -337,7 +337,7 @@ def test_what_a_dead_coordinator_left_is_finished_from_the_state_file(service: S
         service.bundle(13)  # again, if the pod has just tidied away what it neither serves nor prepares
         _at(service, epoch)
 
-    eventually(finished, 30)
+    eventually(finished)
     assert versions_now(service) == {"13"}
 
 
@@ -353,7 +353,7 @@ def test_a_worker_born_after_the_pods_commit_serves_it_before_it_accepts(slow: S
         (new,) = [worker for worker in workers if worker["pid"] not in born]
         assert (new["epoch"], new["version"]) == (now.epoch + 1, "25")
 
-    eventually(replaced, 10)
+    eventually(replaced)
     slow.record("25", digest, epoch=now.epoch + 1)
     _reloaded(slow, now.epoch + 1)
     assert versions_now(slow) == {"25"}

@@ -85,7 +85,7 @@ def test_counts_survive_their_worker_and_are_not_doubled(tmp_path: Path) -> None
             assert set(service.worker_pids()).isdisjoint(victims)
             assert len(service.worker_pids()) == 2
 
-        eventually(replaced, 20)
+        eventually(replaced)
         for _ in range(10):
             assert service.predict().status_code == 200
         metrics = service.metrics()
@@ -122,7 +122,7 @@ def test_a_stop_lets_clients_leave_answers_what_has_begun_and_closes_the_spool(t
     clients = [threading.Thread(target=client) for _ in range(4)]
     for thread in clients:
         thread.start()
-    eventually(lambda: _more_than(ids, 50), 20)
+    eventually(lambda: _more_than(ids, 50))
     assert not left.is_set()
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as begun:
         begun.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY))
@@ -185,7 +185,7 @@ def test_a_full_spool_is_503_with_nothing_scored_unaudited_and_the_pod_stays_rea
         # The shipper takes a segment away: answers go on by themselves.
         for segment in sorted(service.state.spool.glob("*.seg"))[:-1]:
             segment.unlink()
-        eventually(lambda: _answers(service), 10)
+        eventually(lambda: _answers(service))
     finally:
         service.stop()
 
@@ -201,12 +201,12 @@ def test_a_spool_that_cannot_be_opened_keeps_no_worker_from_living(tmp_path: Pat
         service.state.spool.rename(tmp_path / "aside")
         service.state.spool.touch()
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: _replaced(service, first), 20)
+        eventually(lambda: _replaced(service, first))
         answer = service.predict()
         assert (answer.status_code, "spool" in problem(answer)["detail"]) == (503, True)
         assert service.ready()["status"] == "ready"
         service.state.spool.unlink()
-        eventually(lambda: _answers(service), 10)
+        eventually(lambda: _answers(service))
     finally:
         service.stop()
 

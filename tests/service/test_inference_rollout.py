@@ -26,7 +26,7 @@ def made_for(root: Path, digest: str, reserved: str | None = None) -> Service:
 
 
 def served(service: Service) -> tuple[int, str, str | None]:
-    eventually(service.ready, 60)
+    eventually(service.ready)
     info = HTTP.get(f"{service.url}/model_info").json()
     return info["model"]["epoch"], info["model"]["version"], info["errors"].get("epoch")
 
@@ -89,6 +89,6 @@ def test_after_an_undone_rollout_it_reports_that_it_is_ahead(tmp_path: Path, dig
             assert (epoch, version) == (2, "2")
             assert error is not None
 
-        eventually(told, 10)
+        eventually(told)
     finally:
         service.stop()

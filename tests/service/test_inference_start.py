@@ -39,7 +39,7 @@ def test_a_restart_serves_from_the_cache_with_mlflow_away(tmp_path: Path) -> Non
     with running(Service(tmp_path, environment=away).promoted(1)) as service:
         assert service.stop() == 0
         service.start()
-        ready = eventually(service.ready, 30)
+        ready = eventually(service.ready)
         assert (ready["version"], len(ready["workers"])) == ("1", 2)
         assert service.predict().status_code == 200
 
@@ -56,13 +56,13 @@ def test_an_altered_cached_file_is_refused_at_the_start_and_ready_says_so(tmp_pa
             assert f"the cached bundle {digest[:12]} was refused: scorer.json has been altered" in reason
             assert "MLFLOW_TRACKING_URI is not set" in reason
 
-        eventually(refused, 20)
+        eventually(refused)
         assert problem(service.predict())["status"] == 503
         assert HTTP.get(f"{service.url}/health").status_code == 200
         assert not (service.state.bundles / digest).exists()
         # Put back as it was, it is proved and served without a restart.
         service.bundle(1)
-        eventually(service.ready, 20)
+        eventually(service.ready)
         assert "not" not in HTTP.get(f"{service.url}/model_info").json()["errors"]
 
 
@@ -84,12 +84,12 @@ def test_what_the_cache_lacks_or_has_altered_is_fetched_from_mlflow(tmp_path: Pa
     service.root.mkdir()
     service.record(version, digest)
     with running(service.start()):
-        eventually(service.ready, 30)
+        eventually(service.ready)
         assert _source(service) == "registry"
         service.stop()
         alter(service, digest)
         service.start()
-        eventually(service.ready, 30)
+        eventually(service.ready)
         assert (_source(service), service.predict().status_code) == ("registry", 200)
         assert "scorer.json has been altered" in service.log
         other = service.reload(phase="prepare", version="99", digest="0" * 64)
@@ -118,9 +118,9 @@ def test_a_bundle_lost_while_serving_is_no_harm_until_a_worker_needs_it_and_heal
         def said() -> None:
             assert "not in the cache" in service.not_ready()
 
-        eventually(said, 20)
+        eventually(said)
         service.bundle(1)
-        ready = eventually(service.ready, 20)
+        ready = eventually(service.ready)
         assert len(ready["workers"]) == 2
 
 
@@ -131,7 +131,7 @@ def test_an_unreadable_record_changes_nothing_for_a_pod_that_serves(tmp_path: Pa
         def said() -> None:
             assert "cannot be read" in HTTP.get(f"{service.url}/model_info").json()["errors"]["epoch"]
 
-        eventually(said, 10)
+        eventually(said)
         assert service.ready()["epoch"] == 1
         service.stop()
         service.start()
@@ -142,7 +142,7 @@ def test_a_record_that_went_back_is_reported_and_not_followed_even_over_a_restar
     service = Service(tmp_path, workers=1)
     service.record("5", service.bundle(5), epoch=5)
     with running(service.start()):
-        eventually(service.ready, 30)
+        eventually(service.ready)
         service.stop()
         service.record("4", service.bundle(4), epoch=4)
         service.start()
@@ -167,7 +167,7 @@ def test_a_pod_state_that_names_an_unproved_bundle_is_not_believed(tmp_path: Pat
     service.state.run.mkdir(parents=True)
     write(pod_state_path(service.state), PodState(epoch=3, version="1", digest=digest, source="cache"))
     with running(service.start()):
-        assert "was refused" in eventually(service.not_ready, 20)
+        assert "was refused" in eventually(service.not_ready)
         assert read_pod_state(service.state) == PodState(epoch=3)
 
 
@@ -175,10 +175,10 @@ def test_workers_leave_when_their_master_is_killed_and_a_restart_finds_the_port_
     with running(Service(tmp_path).promoted(1)) as service:
         workers = service.worker_pids()
         service.kill()
-        eventually(lambda: _gone(workers), 10)
+        eventually(lambda: _gone(workers))
         service.start()
         assert set(service.worker_pids()).isdisjoint(workers)
-        eventually(service.ready, 30)
+        eventually(service.ready)
 
 
 def _gone(pids: list[int]) -> None:

@@ -93,7 +93,7 @@ def test_it_waits_for_the_database_and_for_its_tables_and_says_so(state: State, 
     with psycopg.connect(postgresql, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
-            eventually(lambda: waits_for("run `fraudops migrate`"), 15)
+            eventually(lambda: waits_for("run `fraudops migrate`"))
             assert shipper.told.backlog_bytes > 0
             migrate(url)
             expect(url, sent)
@@ -170,7 +170,7 @@ def test_connections_that_postgresql_ends_are_made_again(state: State, start_shi
             assert row[0] == 1
 
         for _ in range(4):
-            eventually(ended, 20, pause=0.01)
+            eventually(ended, pause=0.01)
     expect(database, sent)
     assert shipper.process.poll() is None
 

@@ -65,7 +65,7 @@ def start(tmp_path: Path) -> Iterator[Pods]:
             process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(silent)], env=around | own | more, stdout=output, stderr=output)
         running = Running(pod.state, process, log)
         started.append(running)
-        eventually(lambda: running.told, 20)
+        eventually(lambda: running.told)
         return running
 
     yield begin
@@ -83,14 +83,14 @@ def told(running: Running, check: Callable[[ShipperState], bool]) -> None:
     def checked() -> None:
         assert check(running.told), running.told
 
-    eventually(checked, 20)
+    eventually(checked)
 
 
 def gone(pod: Pod) -> None:
     def checked() -> None:
         assert not pod.folder.exists(), list(pod.folder.iterdir())
 
-    eventually(checked, 20)
+    eventually(checked)
 
 
 def test_a_pod_ships_its_own_folder_on_the_volume(start: Pods, tmp_path: Path, database: str) -> None:

@@ -387,6 +387,6 @@ def test_a_finished_segment_is_given_up_at_once_however_long_the_interval(tmp_pa
             segment.commit(piece)
         assert len(list(tmp_path.glob("*.seg"))) == 1
 
-    eventually(all_read, 5)
+    eventually(all_read)
     reader.close()
     writer.close()

@@ -100,7 +100,7 @@ def test_while_the_spool_is_full_memory_holds_what_it_has_refuses_the_rest_and_d
             segment.commit(piece)
         assert len(shipped) >= len(taken)
 
-    eventually(ship, 20, 0.01)
+    eventually(ship, pause=0.01)
     assert shipped == taken
     memory.append_many([b"again"])
     memory.close()
