@@ -68,7 +68,7 @@ def steps(models: Models, state: State) -> Steps:
         "answer, made and encoded": lambda i: answer_encoder(Scored(scored[i].prediction_id, 0.01, 0, "1", model.threshold)),
     }
     batch: dict[str, Step] = {
-        "read and validate the JSON": lambda _: [model.reader.decode(raw) for raw in BATCH.split(body)],
+        "read and validate the JSON": lambda _: [model.reader.read_list(piece) for piece in BATCH.pieces(body)],
         "score (linear)": lambda _: model.scorer.score_many(model.reader.matrix(read)).tolist(),
         "score (gradient boosting, ONNX)": lambda _: trees.score_many(rows).tolist(),
         "id (UUIDv7)": lambda _: [uuid7() for _ in range(VARIED)],

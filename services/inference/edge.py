@@ -175,7 +175,7 @@ async def _read_body(receive: Receive, announced: bytes | None, limit: int) -> b
     if more:
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                body = await _read_rest(receive, bytearray(body), limit)
+                body = await _read_rest(receive, body, limit)
         except TimeoutError as error:
             raise SlowBodyError(BODY_SECONDS) from error
     if len(body) > limit:
@@ -183,12 +183,13 @@ async def _read_body(receive: Receive, announced: bytes | None, limit: int) -> b
     return body
 
 
-async def _read_rest(receive: Receive, body: bytearray, limit: int) -> bytes:
-    more = True
-    while more and len(body) <= limit:
+async def _read_rest(receive: Receive, first: bytes, limit: int) -> bytes:
+    parts, size, more = [first], len(first), True
+    while more and size <= limit:
         part, more = await _read_part(receive)
-        body += part
-    return bytes(body)
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
 
 
 async def _read_part(receive: Receive) -> tuple[bytes, bool]:

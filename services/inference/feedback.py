@@ -15,7 +15,7 @@ async def accept(body: bytes, audit: Audit) -> int:
     audited, since a label that was taken and forgotten would be missed much later."""
     if audit.off:
         raise RefusedError("nothing is audited here (FRAUDOPS_AUDIT__DURABILITY is off), and labels are not kept either")
-    records = [_record(entry) async for entries in read_rows(_reader, LABELS.split(body)) for entry in entries]
+    records = [_record(entry) async for entries in read_rows(_reader, LABELS, body) for entry in entries]
     await audit.append_many(records)
     return len(records)
 

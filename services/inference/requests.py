@@ -24,6 +24,7 @@ from fraudops.schema import Feature, FeatureSchema
 BATCH_ROWS = 10_000
 REPORTED_FAULTS = 100
 ROW_BYTES = 64 << 10
+PIECE_BYTES, TAIL_BYTES = 64 << 10, 64
 IDENTIFIER = r"[A-Za-z0-9._:-]{1,64}"
 ONE_NAME = "must name the transaction by either prediction_id or transaction_id"
 
@@ -77,6 +78,7 @@ class Reader(Generic[Kind]):
     def __init__(self, kind: type[Kind]) -> None:
         self.kind = kind
         self._decoder = msgspec.json.Decoder(kind)
+        self._list_decoder = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
 
     def read(self, body: bytes) -> Kind:
         """Raises InvalidBodyError."""
@@ -88,6 +90,13 @@ class Reader(Generic[Kind]):
     def decode(self, row: bytes | msgspec.Raw) -> Kind:
         """Raises msgspec.MsgspecError or UnicodeDecodeError; `read` and `faults` say why."""
         return self._decoder.decode(row)
+
+    def read_list(self, piece: bytes) -> list[Kind]:
+        """The rows of a JSON list; none if any of them does not read."""
+        try:
+            return self._list_decoder.decode(piece)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return []
 
     def faults(self, row: msgspec.Raw) -> list[Fault]:
         """What is wrong with a row that does not read."""
@@ -120,12 +129,31 @@ def is_identifier(text: str) -> bool:
 
 
 class RowList:
-    """Bodies of the form `{key: [row, …]}`."""
+    """Bodies of the form `{key: [row, …]}` with at most `most` rows."""
 
     def __init__(self, key: str, most: int = BATCH_ROWS) -> None:
-        self.key, self._most = key, most
+        self.key, self.most = key, most
+        space, name = rb"[ \t\r\n]*", re.escape(key.encode())
+        self._head = re.compile(rb'%b{%b"%b"%b:%b\[' % (space, space, name, space, space))
+        self._tail = re.compile(rb"\]%b}%b\Z" % (space, space))
+        self._between = re.compile(rb"}%b," % space)
         self._shape = msgspec.defstruct("Rows", [(key, list[Any])], forbid_unknown_fields=True)
         self._decoder = msgspec.json.Decoder(msgspec.defstruct("Rows", [(key, list[msgspec.Raw])], forbid_unknown_fields=True))
+
+    def pieces(self, body: bytes) -> Iterator[bytes]:
+        """The list in pieces of some PIECE_BYTES, cut where a row seems to end; an empty one for a body that is written in another way.
+
+        If each reads as a list of one row or more, so does the body, with the same rows in the same order: nothing else is between the pieces but commas.
+        """
+        head, tail = self._head.match(body), self._tail.search(body, max(len(body) - TAIL_BYTES, 0))
+        if not head or not tail:
+            yield b""
+            return
+        start, end, view = head.end(), tail.start(), memoryview(body)
+        while cut := self._between.search(body, start + PIECE_BYTES, end):
+            yield b"".join((b"[", view[start : cut.start() + 1], b"]"))
+            start = cut.end()
+        yield b"".join((b"[", view[start:end], b"]"))
 
     def split(self, body: bytes) -> list[msgspec.Raw]:
         """The rows, each still JSON. Raises InvalidBodyError."""
@@ -139,8 +167,8 @@ class RowList:
             return self.split(finite)
         if not rows:
             raise InvalidBodyError([Fault(field=self.key, reason="must hold at least one row")])
-        if len(rows) > self._most:
-            raise InvalidBodyError([Fault(field=self.key, reason=f"must hold at most {self._most} rows")])
+        if len(rows) > self.most:
+            raise InvalidBodyError([Fault(field=self.key, reason=f"must hold at most {self.most} rows")])
         return rows
 
 

@@ -83,7 +83,7 @@ class Scoring:
         answers: list[Scored] = []
         records: list[bytes] = []
         # Each chunk's rows go before the next come: they are still in the processor's cache.
-        async for transactions in read_rows(reader, TRANSACTIONS.split(body)):
+        async for transactions in read_rows(reader, TRANSACTIONS, body):
             for transaction, probability in zip(transactions, model.scorer.score_many(reader.matrix(transactions)).tolist(), strict=True):
                 scored, record = self._decide(model, transaction, probability, request_id, started)
                 answers.append(scored)
@@ -119,21 +119,37 @@ class Scoring:
         return Scored(identifier, probability, prediction, model.version, model.threshold), encode(record)
 
 
-async def read_rows(reader: Reader[Row], raws: Sequence[msgspec.Raw]) -> AsyncIterator[list[Row]]:
-    """The rows, CHUNK at a time, with room for other requests in between. Raises InvalidBodyError with the first fault of up to REPORTED_FAULTS rows, once
-    all were looked at; after the first faulty row none come."""
+async def read_rows(reader: Reader[Row], rows: RowList, body: bytes) -> AsyncIterator[list[Row]]:
+    """The rows, at most CHUNK at a time, with room for other requests in between. Raises InvalidBodyError with the first fault of up to REPORTED_FAULTS rows,
+    once all were looked at; after the first faulty row none come."""
+    read = 0
+    for piece in rows.pieces(body):
+        found = reader.read_list(piece)
+        if not found or read + len(found) > rows.most:
+            break
+        read += len(found)
+        for start in range(0, len(found), CHUNK):
+            yield found[start : start + CHUNK]
+            await asyncio.sleep(0)
+    else:
+        return
+    # Row by row, to say what is wrong with which; rows may have gone already.
     faults: list[Fault] = []
+    raws = rows.split(body)
     for start in range(0, len(raws), CHUNK):
-        rows: list[Row] = []
+        chunk: list[Row] = []
         for index, raw in enumerate(raws[start : start + CHUNK], start):
             try:
-                rows.append(reader.decode(raw))
+                chunk.append(reader.decode(raw))
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 faults.append(msgspec.structs.replace(reader.faults(raw)[0], index=index))
         if len(faults) >= REPORTED_FAULTS:
             break
-        if not faults:
-            yield rows
+        if not faults and not read:
+            yield chunk
         await asyncio.sleep(0)
+    if read and not faults:
+        # A row that reads has no brace that could mislead the cuts: another list follows the one that was begun.
+        faults.append(Fault(field=rows.key, reason="must be given once"))
     if faults:
         raise InvalidBodyError(faults)
