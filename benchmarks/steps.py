@@ -1,6 +1,7 @@
 """The steps of one answer, each as a function of a number that picks its row; built from the service's own parts."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -157,13 +158,20 @@ async def application(models: Models, state: State) -> AsyncIterator[Calls]:
     """The service's whole application in this process. Needs FRAUDOPS_STATE to name the state's folder, and PROMETHEUS_MULTIPROC_DIR its metrics'."""
     from services.inference import start
     from services.inference.application import create_app
+    from services.inference.bundles import BundleCache
+    from services.inference.channel import RunFolder
+    from services.inference.folders import make_folders
     from services.inference.protocol import DirectProtocol
+    from services.inference.prover import Prover
     from services.inference.worker import Drain
 
-    start.make_folders(state)
-    settings = InferenceSettings(state=state.root)
-    if proof := start.begin(settings, state):
-        start.conclude(state, proof)
+    make_folders(state)
+    settings, run, lifeline = InferenceSettings(state=state.root), RunFolder(state.run), os.pipe()
+    Prover(settings, run, lifeline).keep()
+    await asyncio.to_thread(start.settle, settings, state, BundleCache(state.bundles, run))
     app = create_app(settings, Drain())
-    async with app.router.lifespan_context(app):
-        yield Calls(DirectProtocol(config=Config(app, log_config=None), server_state=ServerState(), app_state={}), models)
+    try:
+        async with app.router.lifespan_context(app):
+            yield Calls(DirectProtocol(config=Config(app, log_config=None), server_state=ServerState(), app_state={}), models)
+    finally:
+        os.close(lifeline[1])

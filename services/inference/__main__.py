@@ -9,7 +9,7 @@ from fraudops.errors import FraudopsError, SettingsError
 from fraudops.settings import InferenceSettings
 from fraudops.spool.volume import settle
 from fraudops.state import State
-from services.inference import start
+from services.inference.folders import make_folders
 
 logger = logging.getLogger("services.inference")
 
@@ -23,8 +23,7 @@ def main() -> None:
         state = State.at(settings.state)
         if settings.spool_volume:
             settle(settings.spool_volume, settings.pod, state.spool)
-        start.make_folders(state)
-        proof = start.begin(settings, state)
+        make_folders(state)
     except FraudopsError as error:
         logger.error(str(error))
         sys.exit(error.exit_code)
@@ -33,8 +32,6 @@ def main() -> None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(state.metrics)
     from services.inference.server import serve
 
-    if proof:
-        start.conclude(state, proof)
     serve(settings)
 
 

@@ -54,7 +54,7 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     metrics, run = Metrics(state.metrics), RunFolder(state.run)
     worker = Worker(state.bundles, metrics, drain)
     audit = audit_of(settings, state, metrics)
-    pod = Pod(state, run, BundleCache(state.bundles, state.run), record_reader(settings), template_target(settings), settings.workers)
+    pod = Pod(state, run, BundleCache(state.bundles, run), record_reader(settings), template_target(settings), settings.workers)
     status = Status(pod, settings.pod, settings.model_name, settings.audit.durability, drain)
     poller = Poller(pod, metrics, settings.record_poll_seconds)
     scoring = Scoring(audit, metrics, settings.pod, settings.audit.protection())

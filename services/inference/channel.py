@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 _NAME = re.compile(r"worker-(?P<pid>[0-9]+)\.sock")
+PROVER = "prover.sock"
 DEAD = (FileNotFoundError, ConnectionRefusedError)
 CUT_OFF = (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError)
 
@@ -76,6 +77,18 @@ class RunFolder:
     def address(self, pid: int) -> str:
         return f"/proc/self/fd/{self._descriptor}/worker-{pid}.sock"
 
+    def listen_for_proofs(self) -> socket.socket:
+        """What `ask_for_proof` reaches."""
+        (self.path / PROVER).unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(f"/proc/self/fd/{self._descriptor}/{PROVER}")
+        listener.listen()
+        return listener
+
+    async def ask_for_proof(self, line: bytes) -> bytes:
+        """The prover's answer. Raises OSError or IncompleteReadError when it ends without one."""
+        return await _exchange(f"/proc/self/fd/{self._descriptor}/{PROVER}", line)
+
     def registered(self) -> list[int]:
         return sorted(int(match["pid"]) for match in (_NAME.fullmatch(entry.name) for entry in self.path.iterdir()) if match)
 
@@ -116,9 +129,13 @@ class RunFolder:
             return WorkerAnswer(pid, None)
 
     async def _exchange(self, pid: int, ask: Ask) -> WorkerAnswer:
-        reader, writer = await asyncio.open_unix_connection(self.address(pid))
-        try:
-            writer.write(msgspec.json.encode(ask) + b"\n")
-            return WorkerAnswer(pid, msgspec.json.decode(await reader.readuntil(b"\n"), type=Reply))
-        finally:
-            writer.close()
+        return WorkerAnswer(pid, msgspec.json.decode(await _exchange(self.address(pid), msgspec.json.encode(ask)), type=Reply))
+
+
+async def _exchange(address: str, line: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(address)
+    try:
+        writer.write(line + b"\n")
+        return await reader.readuntil(b"\n")
+    finally:
+        writer.close()

@@ -35,7 +35,7 @@ class Serving:
 
 
 def open_model(folder: Path, version: str, digest: str) -> Model:
-    """Opens and warms a bundle that `services.inference.prepare` has verified; its files are held against their digests once more, which takes
+    """Opens and warms a bundle that the prover has verified; its files are held against their digests once more, which takes
     milliseconds. Raises BundleError."""
     manifest = read_manifest(folder, digest)
     check_files(folder, manifest)

@@ -1,4 +1,4 @@
-"""A bundle from another pod of the release, so that a newborn does not need the registry. Asked by `services.inference.prepare`, before MLflow."""
+"""A bundle from another pod of the release, so that a newborn does not need the registry. Asked by the prover, before MLflow."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,53 +1,28 @@
-"""`python -m services.inference.prepare CACHE VERSION DIGEST [--cached]`: brings a bundle into the pod's cache and proves it, in a process of its own.
+"""Brings a bundle into the pod's cache and proves it. A folder appears there by a rename, complete and verified, or not at all.
 
-A worker never pays for the download, the proof or the imports they take, nor does a proof for what only a download needs. One line of JSON on standard
-output says how it went; a folder appears in the cache by a rename, complete and verified, or not at all. `--cached` only proves what is there.
+Runs in the prover's processes; what only a download needs is imported there.
 """
 
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import msgspec
-
-from fraudops import logs
 from fraudops.errors import BundleError, FraudopsError, RefusedError, StoreDownError
+from fraudops.settings import InferenceSettings
 from fraudops.verification import verify_bundle
 
-if TYPE_CHECKING:
-    from fraudops.settings import InferenceSettings
-
-logger = logging.getLogger("services.inference.prepare")
+logger = logging.getLogger(__name__)
 INCOMING, REFUSED = ".incoming-", ".refused-"
 
 
-class Outcome(msgspec.Struct, omit_defaults=True):
-    """`source` where the bundle came from, or `error` with its exit code."""
+def bring(settings: InferenceSettings, bundles: Path, version: str, digest: str, *, fetch: bool = True) -> str:
+    """`cache`, `peer` or `registry`; `settings` say where the last two are. What was refused is no longer in the cache.
 
-    source: str | None = None
-    error: str | None = None
-    exit_code: int = 0
-
-
-def main() -> None:
-    logs.configure(os.environ.get("FRAUDOPS_LOG_LEVEL", "info"), "inference.prepare")
-    bundles, version, digest = sys.argv[1:4]
-    try:
-        outcome = Outcome(source=bring(Path(bundles), version, digest, fetch="--cached" not in sys.argv[4:]))
-    except FraudopsError as error:
-        outcome = Outcome(error=str(error), exit_code=error.exit_code)
-    sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
-    sys.stdout.flush()
-    sys.exit(outcome.exit_code)
-
-
-def bring(bundles: Path, version: str, digest: str, *, fetch: bool = True) -> str:
-    """`cache`, `peer` or `registry`. Raises BundleError, RefusedError, UnknownVersionError, StoreDownError; what was refused is no longer in the cache."""
+    Raises BundleError, RefusedError, UnknownVersionError, StoreDownError.
+    """
     with _disk_errors():
         bundles.mkdir(parents=True, exist_ok=True)
         _sweep(bundles)
@@ -57,7 +32,7 @@ def bring(bundles: Path, version: str, digest: str, *, fetch: bool = True) -> st
         if not fetch:
             raise BundleError(refusal)
         try:
-            return _download(bundles, version, digest)
+            return _download(settings, bundles, version, digest)
         except FraudopsError as error:
             kind = StoreDownError if isinstance(error, StoreDownError) else RefusedError
             raise kind(f"{refusal}; {error}") from error
@@ -76,11 +51,8 @@ def _check_cached(bundles: Path, digest: str) -> str | None:
     return None
 
 
-def _download(bundles: Path, version: str, digest: str) -> str:
+def _download(settings: InferenceSettings, bundles: Path, version: str, digest: str) -> str:
     """From another pod, else from the registry: what a pod cannot give, or gives altered, the registry still may."""
-    from fraudops.settings import InferenceSettings
-
-    settings = InferenceSettings.from_environment()
     incoming = bundles / f"{INCOMING}{digest}-{os.getpid()}"
     try:
         if _from_peers(settings, digest, incoming):
@@ -94,7 +66,7 @@ def _download(bundles: Path, version: str, digest: str) -> str:
     return source
 
 
-def _from_peers(settings: "InferenceSettings", digest: str, incoming: Path) -> bool:
+def _from_peers(settings: InferenceSettings, digest: str, incoming: Path) -> bool:
     from fraudops.peers import peer_urls
     from services.inference import peers
 
@@ -111,7 +83,7 @@ def _from_peers(settings: "InferenceSettings", digest: str, incoming: Path) -> b
     return True
 
 
-def _from_registry(settings: "InferenceSettings", version: str, digest: str, incoming: Path) -> None:
+def _from_registry(settings: InferenceSettings, version: str, digest: str, incoming: Path) -> None:
     if not settings.mlflow_tracking_uri:
         raise StoreDownError("it cannot be fetched, because MLFLOW_TRACKING_URI is not set")
     from fraudops.registry import Registry
@@ -141,7 +113,3 @@ def _disk_errors() -> Iterator[None]:
         yield
     except OSError as error:
         raise RefusedError(f"the bundle cannot be written to the cache ({error.strerror}): check the disk") from error
-
-
-if __name__ == "__main__":
-    main()

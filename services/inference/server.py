@@ -20,8 +20,12 @@ from uvicorn_worker import UvicornWorker
 from fraudops import logs
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
+from services.inference import start
 from services.inference.application import create_app
+from services.inference.bundles import BundleCache
+from services.inference.channel import RunFolder
 from services.inference.protocol import DirectProtocol
+from services.inference.prover import Prover
 from services.inference.worker import Drain
 
 # Longer than any client keeps an idle connection: the client closes it, never we under its next request.
@@ -39,11 +43,15 @@ class JsonLogger(Logger):  # type: ignore[misc]
 
 
 class InferenceServer(BaseApplication):  # type: ignore[misc]
-    """`lifeline` is a pipe whose writing end only the master holds: workers see its end when the master dies, however it dies."""
+    """`lifeline` is a pipe whose writing end only the master holds: its children see its end when the master dies, however it dies."""
 
-    def __init__(self, settings: InferenceSettings) -> None:
+    def __init__(self, settings: InferenceSettings, run: RunFolder) -> None:
         self.settings, self.drain, self.lifeline = settings, Drain(), os.pipe()
+        self.prover = Prover(settings, run, self.lifeline)
         super().__init__()
+
+    def run(self) -> None:
+        InferenceArbiter(self).run()
 
     def load_config(self) -> None:
         settings = self.settings
@@ -61,7 +69,7 @@ class InferenceServer(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": settings.graceful_timeout_seconds,
             "control_socket_disable": True,
             "proc_name": "fraudops-inference",
-            "post_fork": lambda _arbiter, _worker: os.close(self.lifeline[1]),
+            "post_fork": lambda _arbiter, _worker: self._part(),
             "child_exit": lambda _arbiter, worker: self._forget(worker.pid),
         }
         for name, value in chosen.items():
@@ -71,10 +79,27 @@ class InferenceServer(BaseApplication):  # type: ignore[misc]
         """In the worker, after the fork."""
         return create_app(self.settings, self.drain)
 
+    def _part(self) -> None:
+        """What is the master's alone."""
+        os.close(self.lifeline[1])
+        self.prover.leave()
+
     def _forget(self, pid: int) -> None:
         state = State.at(self.settings.state)
         mark_process_dead(pid, str(state.metrics))
         (state.run / f"worker-{pid}.sock").unlink(missing_ok=True)
+
+
+class InferenceArbiter(Arbiter):  # type: ignore[misc]
+    """The prover is looked after like the workers."""
+
+    def manage_workers(self) -> None:
+        self.app.prover.keep(self._close_listeners)
+        super().manage_workers()
+
+    def _close_listeners(self) -> None:
+        for listener in self.LISTENERS:
+            listener.close()
 
 
 class InferenceWorker(UvicornWorker):  # type: ignore[misc]
@@ -137,6 +162,11 @@ class DrainingServer(Server):
 
 def serve(settings: InferenceSettings) -> None:
     """Returns, or rather exits, when the service has been told to stop."""
-    # What was imported so far is nobody's garbage: no worker looks through it again, or copies its pages by doing so.
+    # What was imported so far is nobody's garbage: no process that is forked looks through it again, or copies its pages by doing so.
     gc.freeze()
-    InferenceServer(settings).run()
+    state = State.at(settings.state)
+    run = RunFolder(state.run)
+    server = InferenceServer(settings, run)
+    server.prover.keep()
+    start.settle(settings, state, BundleCache(state.bundles, run))
+    server.run()

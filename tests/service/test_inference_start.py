@@ -171,11 +171,12 @@ def test_a_pod_state_that_names_an_unproved_bundle_is_not_believed(tmp_path: Pat
         assert read_pod_state(service.state) == PodState(epoch=3)
 
 
-def test_workers_leave_when_their_master_is_killed_and_a_restart_finds_the_port_free(tmp_path: Path) -> None:
+def test_all_leave_when_their_master_is_killed_and_a_restart_finds_the_port_free(tmp_path: Path) -> None:
     with running(Service(tmp_path).promoted(1)) as service:
-        workers = service.worker_pids()
+        assert service.process is not None
+        workers, others = service.worker_pids(), psutil.Process(service.process.pid).children()
         service.kill()
-        eventually(lambda: _gone(workers))
+        eventually(lambda: _gone([other.pid for other in others]))
         service.start()
         assert set(service.worker_pids()).isdisjoint(workers)
         eventually(service.ready)

@@ -25,7 +25,8 @@ async def test_however_many_ask_what_is_served_one_thread_reads_the_record(tmp_p
         answered.wait(20)
         return EMPTY
 
-    pod = Pod(state, RunFolder(state.run), BundleCache(state.bundles, state.run), hanging, None, 1)
+    run = RunFolder(state.run)
+    pod = Pod(state, run, BundleCache(state.bundles, run), hanging, None, 1)
     status = Status(pod, "pod", "model", "spool", Drain())
     asking = [asyncio.create_task(status.model_info()) for _ in range(100)]
     try:

@@ -1,0 +1,47 @@
+"""The folders that a service writes to, before anything else."""
+
+import fcntl
+import os
+import shutil
+import time
+from pathlib import Path
+
+from fraudops.errors import StoreDownError
+from fraudops.spool.segments import INCOMING
+from fraudops.state import State
+
+LOCK_SECONDS = 3.0
+PROVED = "proved-"
+
+
+def make_folders(state: State) -> int:
+    """Makes what the service writes to, clears what an earlier run has left, and returns the descriptor that holds the state folder's lock.
+
+    Raises StoreDownError when another service works on this folder, or the disk refuses.
+    """
+    try:
+        for folder in (state.root, state.run, state.bundles, state.spool):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = _lock(state.run / "service.lock")
+        shutil.rmtree(state.metrics, ignore_errors=True)
+        state.metrics.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise StoreDownError(f"{error.filename} cannot be written ({error.strerror}): check the disk, or give another FRAUDOPS_STATE") from error
+    for left in (*state.run.glob("worker-*.sock"), *state.run.glob(f"{PROVED}*"), *state.spool.glob(f"{INCOMING}*")):
+        left.unlink(missing_ok=True)
+    return descriptor
+
+
+def _lock(path: Path) -> int:
+    """Workers of a service that was killed hold it until they have gone."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                raise StoreDownError(f"another inference service works on {path.parent.parent}: stop it, or give this one its own FRAUDOPS_STATE") from error
+            time.sleep(0.05)
+        else:
+            return descriptor
