@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from fraudops.errors import BundleError
@@ -73,6 +74,22 @@ def test_an_onnx_file_that_is_none_is_a_bundle_error(tmp_path: Path, model: byte
     (tmp_path / "scorer.onnx").write_bytes(model)
     with pytest.raises(BundleError, match=r"scorer\.onnx cannot be opened"):
         open_scorer(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["FLOAT", "DOUBLE"])
+def test_an_onnx_model_of_either_width_scores_one_row_as_it_scores_many(tmp_path: Path, kind: str) -> None:
+    width = onnx.TensorProto.DataType.Value(kind)
+    weights = onnx.helper.make_tensor("weights", width, [3, 1], [0.5, -1.0, 2.0])
+    infos = [onnx.helper.make_tensor_value_info(name, width, [None, size]) for name, size in (("rows", 3), ("raw", 1))]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["rows", "weights"], ["raw"])], "dot", infos[:1], infos[1:], [weights])
+    opset = onnx.helper.make_opsetid("", 13)
+    (tmp_path / "scorer.onnx").write_bytes(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString())
+    scorer = open_scorer(write(tmp_path, kind="onnx", slope=2.0, intercept=-0.5))
+    rows = np.random.default_rng(7).normal(size=(9, 3))
+    expected = sigmoid(2.0 * (rows @ [0.5, -1.0, 2.0]) - 0.5)
+    assert np.abs(scorer.score_many(rows) - expected).max() < 1e-6
+    for size in (1, 4, 9, 4):
+        assert scorer.score_few([tuple(row) for row in rows[:size].tolist()]) == pytest.approx(expected[:size], abs=1e-6)
 
 
 def test_a_linear_scorer_imports_nothing_but_numpy_and_msgspec(tmp_path: Path) -> None:
