@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -28,6 +29,9 @@ from tests.shared import Begun, alone, run_folder, shared
 from tests.support import HTTP, eventually, free_port, lifeline
 
 TEMPLATE, UNFINISHED = "fraudops_template", "fraudops_template_unfinished"
+# A machine that does something else meanwhile is no fault of what is tested.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 # These share one whole product, so one test process runs them all; a file that is missing here works too, and starts another.
 ON_THE_PLATFORM = ("test_promotion.py", "test_readme.py", "test_predict.py", "test_simulate.py", "test_score_served.py", "test_acceptance.py")
 # Begun first, the longest of them at the very beginning, so that all test processes end together.

@@ -109,7 +109,9 @@ def test_faults_name_their_rows_after_those_that_were_read() -> None:
     assert [(fault.index, fault.field) for fault in found if isinstance(fault, Fault)] == [(170, "b"), (290, "b")]
 
 
-ROW = st.fixed_dictionaries({"a": st.sampled_from([0, 1.5, -2, 9e-3, 11, None, "},{"]), "b": st.just(1)}, optional={"transaction_id": st.text(max_size=5)})
+ROW = st.fixed_dictionaries(
+    {"a": st.sampled_from([0, 1.5, -2, 9e-3, 11, None, "},{"]), "b": st.just(1)}, optional={"transaction_id": st.text('a},{" \\\u00e9', max_size=5)}
+)
 SPACE = st.sampled_from(["", " ", "\n", "\t", "\x0b"])
 
 
