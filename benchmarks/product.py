@@ -55,7 +55,7 @@ class Product:
     database: str | None
 
     def workers(self) -> list[psutil.Process]:
-        return tree(self.process.pid)[1:]
+        return [process for process in tree(self.process.pid) if (self.state.run / f"worker-{process.pid}.sock").exists()]
 
     def drain(self, seconds: float = DRAIN_SECONDS) -> float:
         """Waits until all that was answered is in PostgreSQL, and returns the seconds that it took. Raises SubjectError."""

@@ -32,7 +32,7 @@ class BundleCache:
             async with asyncio.timeout(seconds):
                 answer = await self._run.ask_for_proof(msgspec.json.encode(Wanted(version, digest, fetch)))
         except TimeoutError as error:
-            raise StoreDownError(f"version {version} was not brought and proved within {seconds:.3g} s") from error
+            raise StoreDownError(f"version {version} was not brought and proved within {round(seconds, 1):g} s") from error
         except (OSError, asyncio.IncompleteReadError) as error:
             raise StoreDownError(f"the process that proves version {version} ended without an answer; the log may say why, or memory is short") from error
         source = _read_outcome(answer)

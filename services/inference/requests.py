@@ -150,9 +150,12 @@ class RowList:
             yield b""
             return
         start, end, view = head.end(), tail.start(), memoryview(body)
-        while cut := self._between.search(body, start + PIECE_BYTES, end):
+        while cut := self._between.search(body, start + PIECE_BYTES, min(end, start + PIECE_BYTES + ROW_BYTES)):
             yield b"".join((b"[", view[start : cut.start() + 1], b"]"))
             start = cut.end()
+        if end - start > PIECE_BYTES + ROW_BYTES:
+            yield b""
+            return
         yield b"".join((b"[", view[start:end], b"]"))
 
     def split(self, body: bytes) -> list[msgspec.Raw]:

@@ -149,7 +149,7 @@ async def read_rows(reader: Reader[Row], rows: RowList, body: bytes) -> AsyncIte
             yield chunk
         await asyncio.sleep(0)
     if read and not faults:
-        # A row that reads has no brace that could mislead the cuts: another list follows the one that was begun.
+        # A row that reads has no brace that could mislead the cuts: another list follows the one that was begun. (Before any row has gone the last counts.)
         faults.append(Fault(field=rows.key, reason="must be given once"))
     if faults:
         raise InvalidBodyError(faults)

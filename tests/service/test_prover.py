@@ -1,5 +1,7 @@
 """The process that proves bundles: it is replaced when it dies, stays while the pod is told to leave, and leaves nothing running."""
 
+import contextlib
+import errno
 import os
 import signal
 import socket
@@ -11,33 +13,41 @@ import httpx
 import psutil
 import pytest
 
+from fraudops.settings import InferenceSettings
+from services.inference.channel import RunFolder
+from services.inference.prover import Prover
 from tests.serving import Service, problem
 from tests.support import eventually
 
 
 @pytest.fixture
-def silent() -> Iterator[str]:
-    """A registry that takes connections and says nothing."""
+def endless() -> Iterator[str]:
+    """A registry whose answers never end."""
+    over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        kept: list[socket.socket] = []
 
-        def take() -> None:
-            while True:
-                try:
-                    kept.append(listener.accept()[0])
-                except OSError:
-                    return
+        def trickle() -> None:
+            listener.settimeout(0.2)
+            with contextlib.ExitStack() as kept:
+                answering: list[socket.socket] = []
+                while not over.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        answering.append(kept.enter_context(listener.accept()[0]))
+                        answering[-1].sendall(b"HTTP/1.1 200 OK\r\nendless: ")
+                    for connection in answering:
+                        with contextlib.suppress(OSError):
+                            connection.sendall(b"x")
 
-        threading.Thread(target=take, daemon=True).start()
+        thread = threading.Thread(target=trickle)
+        thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
-        for connection in kept:
-            connection.close()
+        over.set()
+        thread.join()
 
 
 @pytest.fixture
-def service(tmp_path: Path, silent: str) -> Iterator[Service]:
-    started = Service(tmp_path / "state", workers=1, environment={"MLFLOW_TRACKING_URI": silent})
+def service(tmp_path: Path, endless: str) -> Iterator[Service]:
+    started = Service(tmp_path / "state", workers=1, environment={"MLFLOW_TRACKING_URI": endless})
     try:
         yield started.promoted(1)
     finally:
@@ -105,6 +115,27 @@ def test_a_download_that_hangs_ends_with_whoever_asked(service: Service, end: st
         assert answers == ["version 7 was not brought and proved within 2 s"]
         assert proving.children() == []
         promote(service, 2)
+
+
+def test_a_fork_that_fails_ends_nothing_and_is_tried_again_a_second_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    forks = list[None]()
+
+    def refuse() -> int:
+        forks.append(None)
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    keeper = Prover(InferenceSettings(state=tmp_path), RunFolder(tmp_path), os.pipe())
+    keeper.keep()
+    keeper.keep()
+    assert len(forks) == 1
+    assert "bundles cannot be proved now" in caplog.text
+    monkeypatch.setattr("services.inference.prover.AGAIN_SECONDS", 0.0)
+    keeper.keep()
+    assert len(forks) == 2
+    keeper.leave()
 
 
 def _some(children: list[psutil.Process]) -> list[psutil.Process]:
