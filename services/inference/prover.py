@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import msgspec
@@ -90,19 +91,14 @@ class Prover:
             logger.error("bundles cannot be proved now", extra={"reason": error.strerror})
             return
         if self._pid == 0:
-            try:
-                leave()
-                self._serve()
-            except BaseException:
-                logger.exception("the process that proves bundles has failed")
-            finally:
-                os._exit(1)
+            _live(partial(self._serve, leave))
 
     def leave(self) -> None:
         """In a worker, after its fork."""
         self._listener.close()
 
-    def _serve(self) -> NoReturn:
+    def _serve(self, leave: Callable[[], None]) -> None:
+        leave()
         logs.configure(self._settings.log_level, PROGRAM)
         lifeline = self._lifeline[0]
         os.close(self._lifeline[1])
@@ -119,7 +115,7 @@ class Prover:
                 proofs.remove(proof)
                 proof.end()
             if lifeline in ready:
-                os._exit(0)
+                return
             if self._listener.fileno() in ready and (begun := self._begin()):
                 proofs.append(begun)
 
@@ -141,25 +137,31 @@ class Prover:
             _give_up(error, connection.detach(), handle, held)
             return None
         if pid == 0:
-            self._answer(connection, wanted)
+            _live(partial(self._answer, connection, wanted))
         os.close(held)
         return Proof(connection, pid, handle)
 
-    def _answer(self, connection: socket.socket, wanted: Wanted) -> NoReturn:
-        """In a process of its own, which ends with this."""
+    def _answer(self, connection: socket.socket, wanted: Wanted) -> None:
+        # Proving takes as long as it takes; the workers beside it answer.
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
         try:
-            # Proving takes as long as it takes; the workers beside it answer.
-            os.setpriority(os.PRIO_PROCESS, 0, NICE)
-            try:
-                outcome = Outcome(source=bring(self._settings, self._bundles, wanted.version, wanted.digest, fetch=wanted.fetch))
-            except FraudopsError as error:
-                outcome = Outcome(error=str(error)[:LONGEST_REASON], exit_code=error.exit_code)
-            connection.sendall(msgspec.json.encode(outcome) + b"\n")
-            os._exit(0)
-        except BaseException:
-            logger.exception("a bundle was not proved")
-        finally:
-            os._exit(1)
+            outcome = Outcome(source=bring(self._settings, self._bundles, wanted.version, wanted.digest, fetch=wanted.fetch))
+        except FraudopsError as error:
+            outcome = Outcome(error=str(error)[:LONGEST_REASON], exit_code=error.exit_code)
+        connection.sendall(msgspec.json.encode(outcome) + b"\n")
+
+
+def _live(work: Callable[[], None]) -> NoReturn:
+    """All that a forked process does, to its end."""
+    code = 1
+    try:
+        work()
+        code = 0
+    except Exception as error:
+        # The boundary of a process: what it raises is told, and never goes on in the code that it was forked from.
+        logger.error("a process that proves bundles has failed", exc_info=error)
+    finally:
+        os._exit(code)
 
 
 def _give_up(error: Exception, *descriptors: int) -> None:

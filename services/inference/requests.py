@@ -131,8 +131,8 @@ def is_identifier(text: str) -> bool:
 class RowList:
     """Bodies of the form `{key: [row, …]}` with at most `most` rows."""
 
-    def __init__(self, key: str, most: int = BATCH_ROWS) -> None:
-        self.key, self.most = key, most
+    def __init__(self, key: str, most: int = BATCH_ROWS, piece_bytes: int = PIECE_BYTES) -> None:
+        self.key, self.most, self._piece_bytes = key, most, piece_bytes
         space, name = rb"[ \t\r\n]*", re.escape(key.encode())
         self._head = re.compile(rb'%b{%b"%b"%b:%b\[' % (space, space, name, space, space))
         self._tail = re.compile(rb"\]%b}%b\Z" % (space, space))
@@ -141,7 +141,7 @@ class RowList:
         self._decoder = msgspec.json.Decoder(msgspec.defstruct("Rows", [(key, list[msgspec.Raw])], forbid_unknown_fields=True))
 
     def pieces(self, body: bytes) -> Iterator[bytes]:
-        """The list in pieces of some PIECE_BYTES, cut where a row seems to end; an empty one for a body that is written in another way.
+        """The list in pieces of some `piece_bytes`, cut where a row seems to end; an empty one for a body that is written in another way.
 
         If each reads as a list of one row or more, so does the body, with the same rows in the same order: nothing else is between the pieces but commas.
         """
@@ -150,13 +150,11 @@ class RowList:
             yield b""
             return
         start, end, view = head.end(), tail.start(), memoryview(body)
-        while cut := self._between.search(body, start + PIECE_BYTES, min(end, start + PIECE_BYTES + ROW_BYTES)):
+        longest = self._piece_bytes + ROW_BYTES
+        while cut := self._between.search(body, start + self._piece_bytes, min(end, start + longest)):
             yield b"".join((b"[", view[start : cut.start() + 1], b"]"))
             start = cut.end()
-        if end - start > PIECE_BYTES + ROW_BYTES:
-            yield b""
-            return
-        yield b"".join((b"[", view[start:end], b"]"))
+        yield b"".join((b"[", view[start:end], b"]")) if end - start <= longest else b""
 
     def split(self, body: bytes) -> list[msgspec.Raw]:
         """The rows, each still JSON. Raises InvalidBodyError."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -10,25 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fraudops.schema import Feature, FeatureSchema
-from services.inference import requests
 from services.inference.requests import Fault, InvalidBodyError, RowList, TransactionReader
 from services.inference.scoring import CHUNK, read_rows
 
 READER = TransactionReader(FeatureSchema("bank", "fraud", "seen_at", "spent", tuple(Feature(name, -10.0, 10.0) for name in ("a", "b"))))
-ROWS = RowList("rows", most=500)
+ROWS = RowList("rows", most=500, piece_bytes=1)
 Found = list[Any] | tuple[Fault, ...]
 
 
 class RowByRow(RowList):
-    def pieces(self, body: bytes) -> Any:
+    def pieces(self, body: bytes) -> Iterator[bytes]:
         yield b""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _small_pieces() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(requests, "PIECE_BYTES", 1)
-        yield
+class InPieces(RowList):
+    def split(self, body: bytes) -> list[msgspec.Raw]:
+        raise AssertionError("it is read row by row")
 
 
 def read(rows: RowList, body: bytes) -> Found:
@@ -51,18 +49,15 @@ def body_of(*rows: Any) -> bytes:
     return json.dumps({"rows": rows}).encode()
 
 
-def test_a_usual_body_is_not_read_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RowList, "split", lambda *_: pytest.fail("row by row"))
+def test_a_usual_body_is_not_read_row_by_row() -> None:
     rows = [{"a": number / 100, "b": 1} for number in range(300)]
     for body in (body_of(*rows), json.dumps({"rows": rows}, indent=1).encode(), json.dumps({"rows": rows}, separators=(" , ", " : ")).encode() + b"\r\n"):
-        assert read(ROWS, body) == [(number / 100, 1.0, None, None) for number in range(300)]
+        assert read(InPieces("rows", piece_bytes=1), body) == [(number / 100, 1.0, None, None) for number in range(300)]
 
 
-def test_rows_come_in_chunks_however_many_a_piece_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "PIECE_BYTES", 1 << 20)
-
+def test_rows_come_in_chunks_however_many_a_piece_holds() -> None:
     async def sizes() -> list[int]:
-        return [len(chunk) async for chunk in read_rows(READER, ROWS, body_of(*[{"a": 1, "b": 2}] * (2 * CHUNK + 3)))]
+        return [len(chunk) async for chunk in read_rows(READER, InPieces("rows"), body_of(*[{"a": 1, "b": 2}] * (2 * CHUNK + 3)))]
 
     assert asyncio.run(sizes()) == [CHUNK, CHUNK, 3]
 
