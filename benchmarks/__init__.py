@@ -1,4 +1,6 @@
-"""What is measured, how, and against whom. Every figure that the project states comes from a command of this package:
+"""What is measured, how, and against whom.
+
+Every figure that the project states comes from a command of this package:
 
     python -m benchmarks.serving    requests a second, of ours, of the bare web server, and of what people would pick instead (--peers)
     python -m benchmarks.latency    open-loop latency at half load, audit on and off
@@ -10,5 +12,6 @@
     python -m benchmarks.soak       memory, tail latency and lost answers over a long run
     python -m benchmarks            the first five in turn
 
-Figures depend on the machine; what is claimed are ratios between subjects that took turns in one run.
+Figures depend on the machine; what is claimed are ratios between subjects that took turns in one
+run.
 """

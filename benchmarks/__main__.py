@@ -9,12 +9,19 @@ from benchmarks.commands import Plan, conclude, generator_option, quick_option, 
 
 
 @click.command()
-@click.option("--peers", is_flag=True, help="MLServer, BentoML, KServe and mlflow models serve as well; the first time each is installed from PyPI.")
+@click.option(
+    "--peers",
+    is_flag=True,
+    help="MLServer, BentoML, KServe and mlflow models serve as well; the first time each is installed from PyPI.",
+)
 @generator_option
 @results_option
 @quick_option
 def command(peers: bool, generator: str | None, results: Path | None, quick: bool) -> None:
-    """Everything that the project claims of its speed, measured on this machine. With --quick, that it can be measured."""
+    """Everything that the project claims of its speed, measured on this machine.
+
+    With --quick, that it can be measured.
+    """
 
     def plan(rounds: int, seconds: float) -> Plan:
         return Plan.of(rounds, seconds, generator, quick)

@@ -1,4 +1,6 @@
-"""An audit of many days, made within PostgreSQL: the same rows a day, with the packaged sample's features, some transactions sent twice, some labelled."""
+"""An audit of many days, made within PostgreSQL: the same rows a day, with the packaged sample's
+features, some transactions sent twice, some labelled.
+"""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +12,8 @@ from fraudops.audit.partitions import partition_name
 from fraudops.datasets import load
 
 DIGEST = "d" * 64
-# One row in so many is decided as fraud (eight in ten of these are), is a fraud that was missed, is labelled otherwise, repeats the one before it.
+# One row in so many is decided as fraud (eight in ten of these are), is a fraud that was missed, is
+# labelled otherwise, repeats the one before it.
 FRAUD_TH, MISSED_TH, LABELLED_TH, REPEAT_TH = 500, 3_000, 10, 50
 _ROWS = f"""
 INSERT INTO {{day}}
@@ -31,14 +34,22 @@ WHERE prediction = 1 OR n % {MISSED_TH} = 7 OR n % {LABELLED_TH} = 3
 
 
 class Audit:
-    """Grows backwards from today, day by day; days are attached with their indexes as a migrated database has them."""
+    """Grows backwards from today, day by day; days are attached with their indexes as a migrated
+    database has them.
+    """
 
     def __init__(self, url: str, day_rows: int) -> None:
-        self.connection, self.day_rows, self.days = psycopg.connect(url, autocommit=True), day_rows, 0
+        self.connection, self.day_rows, self.days = (
+            psycopg.connect(url, autocommit=True),
+            day_rows,
+            0,
+        )
         self.until = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         data = load()
         self.names = data.schema.names
-        lines = (msgspec.json.encode(dict(zip(self.names, row, strict=True))) for row in data.x.tolist())
+        lines = (
+            msgspec.json.encode(dict(zip(self.names, row, strict=True))) for row in data.x.tolist()
+        )
         self.connection.execute(
             "SET synchronous_commit = off; SET maintenance_work_mem = '256MB'; CREATE TABLE sample (number int PRIMARY KEY, features jsonb)"
         )
@@ -57,11 +68,20 @@ class Audit:
         self.connection.execute("VACUUM ANALYZE labels")
 
     def _make(self, day: str, begins: datetime) -> None:
-        filled = {"day": day, "begins": int(begins.timestamp() * 1000), "rows": self.day_rows, "features": self._features}
-        self.connection.execute(f"CREATE TABLE {day} (LIKE predictions INCLUDING DEFAULTS INCLUDING CONSTRAINTS)")
+        filled = {
+            "day": day,
+            "begins": int(begins.timestamp() * 1000),
+            "rows": self.day_rows,
+            "features": self._features,
+        }
+        self.connection.execute(
+            f"CREATE TABLE {day} (LIKE predictions INCLUDING DEFAULTS INCLUDING CONSTRAINTS)"
+        )
         for statement in (_ROWS, _LABELS):
             self.connection.execute(statement.format(**filled))
-        self.connection.execute(f"ALTER TABLE predictions ATTACH PARTITION {day} FOR VALUES FROM ('{begins}') TO ('{begins + timedelta(days=1)}')")
+        self.connection.execute(
+            f"ALTER TABLE predictions ATTACH PARTITION {day} FOR VALUES FROM ('{begins}') TO ('{begins + timedelta(days=1)}')"
+        )
         self.connection.execute(f"VACUUM ANALYZE {day}")
 
     @property

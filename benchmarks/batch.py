@@ -1,4 +1,6 @@
-"""`python -m benchmarks.batch`: rows a second in bodies of 10,000 against single requests, and what happens past the rate that can be shipped."""
+"""`python -m benchmarks.batch`: rows a second in bodies of 10,000 against single requests, and what
+happens past the rate that can be shipped.
+"""
 
 from pathlib import Path
 
@@ -7,7 +9,15 @@ import msgspec
 import numpy as np
 
 from benchmarks import results
-from benchmarks.commands import Plan, conclude, generator_option, quick_option, results_option, say, site
+from benchmarks.commands import (
+    Plan,
+    conclude,
+    generator_option,
+    quick_option,
+    results_option,
+    say,
+    site,
+)
 from benchmarks.generators import Generator, Load
 from benchmarks.processes import SubjectError, post, processor_seconds
 from benchmarks.protocols import TRANSACTION, TRANSACTIONS
@@ -23,7 +33,11 @@ SHIPPED_SECONDS, OVERLOAD_SECONDS = 600.0, 3.0
 
 
 class Rows(msgspec.Struct, frozen=True, kw_only=True):
-    """`rate` in rows a second; `audited`: rows in PostgreSQL in the end, if they are shipped; `shipped_rate` once the load was over."""
+    """`rate` in rows a second;
+
+    `audited`: rows in PostgreSQL in the end, if they are shipped; `shipped_rate` once the load
+    was over.
+    """
 
     rate: float
     processor_us: float
@@ -33,7 +47,9 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Overload(msgspec.Struct, frozen=True, kw_only=True):
-    """With a small spool: rows a second that were taken in all, bodies answered and refused, and how a refusal reads."""
+    """With a small spool: rows a second that were taken in all, bodies answered and refused, and
+    how a refusal reads.
+    """
 
     accepted_rate: float
     answered: int
@@ -44,11 +60,15 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.command()
 @click.option("--rounds", "number", default=3, show_default=True)
-@click.option("--seconds", default=5.0, show_default=True, help="How long a subject is loaded in its turn.")
+@click.option(
+    "--seconds", default=5.0, show_default=True, help="How long a subject is loaded in its turn."
+)
 @generator_option
 @results_option
 @quick_option
-def command(number: int, seconds: float, generator: str | None, results: Path | None, quick: bool) -> None:
+def command(
+    number: int, seconds: float, generator: str | None, results: Path | None, quick: bool
+) -> None:
     """Rows a second in large bodies."""
     with site() as place:
         result = measure(place, Plan.of(number, seconds, generator, quick))
@@ -56,7 +76,10 @@ def command(number: int, seconds: float, generator: str | None, results: Path | 
 
 
 def subjects() -> list[Subject]:
-    return [ours("ours-1", "everything on", 1), ours("ours-alone-1", "nothing shipped meanwhile", 1, ships=False)]
+    return [
+        ours("ours-1", "everything on", 1),
+        ours("ours-alone-1", "nothing shipped meanwhile", 1, ships=False),
+    ]
 
 
 def measure(place: Site, plan: Plan) -> Result:
@@ -68,19 +91,36 @@ def measure(place: Site, plan: Plan) -> Result:
         for subject in order(chosen, number_of_round):
             for taken, rows in ((single, 1), (batch, ROWS)):
                 taken[subject.key].append(turn(subject, place, plan, rows))
-                say(f"round {number_of_round + 1}: {subject.title}, {rows:,} rows a body: {taken[subject.key][-1].rate:,.0f} rows a second")
+                say(
+                    f"round {number_of_round + 1}: {subject.title}, {rows:,} rows a body: {taken[subject.key][-1].rate:,.0f} rows a second"
+                )
     overload = overloaded(place, plan.generator)
     result.tables = [_table(chosen, single, batch), _overload_table(overload)]
     text = f"rows a second in bodies of {ROWS:,} against /predict, everything on"
-    result.claims = [Claim(text, ratio([taken.rate for taken in batch["ours-1"]], [taken.rate for taken in single["ours-1"]]), 5.0, "at least")]
-    result.notes = ["What a row costs in JSON, id and audit is in parts.md.", f"Past the rate that can be shipped the service answers: {overload.refusal}"]
+    result.claims = [
+        Claim(
+            text,
+            ratio(
+                [taken.rate for taken in batch["ours-1"]],
+                [taken.rate for taken in single["ours-1"]],
+            ),
+            5.0,
+            "at least",
+        )
+    ]
+    result.notes = [
+        "What a row costs in JSON, id and audit is in parts.md.",
+        f"Past the rate that can be shipped the service answers: {overload.refusal}",
+    ]
     result.details = {"single": single, "batch": batch, "overload": overload}
     return result
 
 
 def turn(subject: Subject, place: Site, plan: Plan, rows: int) -> Rows:
     """Raises SubjectError for a wrong answer, a refusal, and answers that PostgreSQL does not have."""
-    protocol, connections = (TRANSACTION, SINGLE_CONNECTIONS) if rows == 1 else (TRANSACTIONS, BATCH_CONNECTIONS)
+    protocol, connections = (
+        (TRANSACTION, SINGLE_CONNECTIONS) if rows == 1 else (TRANSACTIONS, BATCH_CONNECTIONS)
+    )
     bodies = place.bodies(protocol, rows)
     with subject.start(place) as running:
         url = running.url if rows == 1 else f"{running.url}/batch"
@@ -89,18 +129,27 @@ def turn(subject: Subject, place: Site, plan: Plan, rows: int) -> Rows:
         load = plan.generator.drive(url, bodies, connections, plan.seconds)
         used = processor_seconds(running.pid) - before
         if load.refused or load.broken or not load.answered:
-            raise SubjectError(f"{load.answered} bodies answered, {load.refused} refused, {load.broken} broken")
-        taken = Rows(rate=load.rate * rows, processor_us=used / (load.answered * rows) * 1e6, answered=load.answered * rows)
+            raise SubjectError(
+                f"{load.answered} bodies answered, {load.refused} refused, {load.broken} broken"
+            )
+        taken = Rows(
+            rate=load.rate * rows,
+            processor_us=used / (load.answered * rows) * 1e6,
+            answered=load.answered * rows,
+        )
         product = running.product
         if product is None or product.database is None:
             return taken
         shipped_meanwhile = product.audited()
         seconds = product.drain(SHIPPED_SECONDS)
         audited = product.audited()
-        # One row was the wait for readiness, one body the check; the generator hangs up on what is under way.
+        # One row was the wait for readiness, one body the check; the generator hangs up on what is
+        # under way.
         if not 0 <= audited - 1 - rows - taken.answered <= connections * rows:
             raise SubjectError(f"{audited:,} audited rows of {taken.answered + rows + 1:,}")
-        return msgspec.structs.replace(taken, audited=audited, shipped_rate=(audited - shipped_meanwhile) / seconds)
+        return msgspec.structs.replace(
+            taken, audited=audited, shipped_rate=(audited - shipped_meanwhile) / seconds
+        )
 
 
 def _check(place: Site, url: str, bodies: Path, rows: int) -> None:
@@ -108,14 +157,21 @@ def _check(place: Site, url: str, bodies: Path, rows: int) -> None:
         status, answer = post(url, file.readline().rstrip(b"\n"), 60.0)
     expected = place.models.expected["linear"]
     protocol = TRANSACTION if rows == 1 else TRANSACTIONS
-    if status != 200 or protocol.difference(answer, expected[np.arange(rows) % len(expected)]) > TOLERANCE:
+    if (
+        status != 200
+        or protocol.difference(answer, expected[np.arange(rows) % len(expected)]) > TOLERANCE
+    ):
         raise SubjectError(f"{url} answers {status} {answer[:300]!r}")
 
 
 def overloaded(place: Site, driver: Generator) -> Overload:
-    """More than can be shipped into a spool that holds little: refusals, nothing lost, and service again once there is room."""
+    """More than can be shipped into a spool that holds little: refusals, nothing lost, and service
+    again once there is room.
+    """
     bodies = place.bodies(TRANSACTIONS, ROWS)
-    subject = ours("ours-small-1", "a small spool", 1, {"FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(SMALL_SPOOL)})
+    subject = ours(
+        "ours-small-1", "a small spool", 1, {"FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(SMALL_SPOOL)}
+    )
     with subject.start(place) as running:
         url = f"{running.url}/batch"
         load = _until_refused(driver, url, bodies)
@@ -135,7 +191,9 @@ def overloaded(place: Site, driver: Generator) -> Overload:
 
 
 def _refusal(url: str, body: bytes) -> str:
-    """What the service answers once more; the shipper may have made room since, which some bodies fill again."""
+    """What the service answers once more; the shipper may have made room since, which some bodies
+    fill again.
+    """
     for _ in range(SMALL_SPOOL // len(body) + 10):
         status, answer = post(url, body, 60.0)
         if status == 503:
@@ -150,22 +208,47 @@ def _until_refused(driver: Generator, url: str, bodies: Path) -> Load:
         load = driver.drive(url, bodies, 2 * BATCH_CONNECTIONS, OVERLOAD_SECONDS)
         if load.refused:
             return load
-    raise SubjectError("nothing was refused: the shipper keeps up with everything that the generator sends")
+    raise SubjectError(
+        "nothing was refused: the shipper keeps up with everything that the generator sends"
+    )
 
 
-def _table(chosen: list[Subject], single: dict[str, list[Rows]], batch: dict[str, list[Rows]]) -> Table:
+def _table(
+    chosen: list[Subject], single: dict[str, list[Rows]], batch: dict[str, list[Rows]]
+) -> Table:
     rows = []
     for subject in chosen:
         for name, taken in (("1", single[subject.key]), (f"{ROWS:,}", batch[subject.key])):
             shipped = [one.shipped_rate for one in taken if one.shipped_rate]
             cost = spread([one.processor_us for one in taken]).median
-            rows.append((subject.title, name, str(spread([one.rate for one in taken])), short(cost), str(spread(shipped)) if shipped else ""))
-    columns = ("subject", "rows a body", "rows a second", "µs of processor a row", "rows a second shipped afterwards")
+            rows.append(
+                (
+                    subject.title,
+                    name,
+                    str(spread([one.rate for one in taken])),
+                    short(cost),
+                    str(spread(shipped)) if shipped else "",
+                )
+            )
+    columns = (
+        "subject",
+        "rows a body",
+        "rows a second",
+        "µs of processor a row",
+        "rows a second shipped afterwards",
+    )
     return Table("Rows a second, one worker", columns, rows)
 
 
 def _overload_table(overload: Overload) -> Table:
-    rows = [(f"{overload.accepted_rate:,.0f}", str(overload.answered), str(overload.refused), "yes" if overload.recovered else "**no**")]
+    rows = [
+        (
+            f"{overload.accepted_rate:,.0f}",
+            str(overload.answered),
+            str(overload.refused),
+            "yes" if overload.recovered else "**no**",
+        )
+    ]
     return Table(
         f"Past the rate that can be shipped, a spool of {SMALL_SPOOL >> 20} MiB",
         ("rows a second taken", "bodies answered", "bodies refused", "serves again"),

@@ -1,6 +1,8 @@
-"""`python -m benchmarks.broadcast`: how a promotion by broadcast grows with the pods, from the lock to the last pod's word that it serves.
+"""`python -m benchmarks.broadcast`: how a promotion by broadcast grows with the pods, from the lock
+to the last pod's word that it serves.
 
-The promoter, its door to the pods and the record are the product's own; one real pod is measured first, and many fake ones then take as long as it did.
+The promoter, its door to the pods and the record are the product's own; one real pod is measured
+first, and many fake ones then take as long as it did.
 """
 
 import asyncio
@@ -43,7 +45,13 @@ SECONDS = 30.0
 
 
 @click.command()
-@click.option("--rounds", "number", default=9, show_default=True, help="How often each number of pods is promoted to.")
+@click.option(
+    "--rounds",
+    "number",
+    default=9,
+    show_default=True,
+    help="How often each number of pods is promoted to.",
+)
 @results_option
 @quick_option
 def command(number: int, results: Path | None, quick: bool) -> None:
@@ -62,9 +70,19 @@ def measure(place: Site, plan: Plan) -> Result:
         for count in order(PODS, number):
             taken[count].append(promote(place.fresh(f"pods-{count}"), count, times, seed=number))
             say(f"{count} pods: {taken[count][-1].whole:.3f} s")
-    growth = {count: ratio([one.whole for one in taken[count]], [one.whole for one in taken[PODS[0]]]) for count in PODS}
+    growth = {
+        count: ratio([one.whole for one in taken[count]], [one.whole for one in taken[PODS[0]]])
+        for count in PODS
+    }
     result.tables = [_calls(times), _growth(taken, growth)]
-    result.claims = [Claim(f"A broadcast to {PODS[-1]} pods takes at most three times as long as one to {PODS[0]}", growth[PODS[-1]], 3.0, "at most")]
+    result.claims = [
+        Claim(
+            f"A broadcast to {PODS[-1]} pods takes at most three times as long as one to {PODS[0]}",
+            growth[PODS[-1]],
+            3.0,
+            "at most",
+        )
+    ]
     result.notes = [
         "The pods are HTTP servers that wait as long as the measured pod took, drawn by chance: the slowest counts. Promoter and door are the product's.",
         "Not in it: the bundle's way to the pods (it lay in the measured pod's cache and was proved anew), the Kubernetes API and the registry's alias.",
@@ -74,20 +92,55 @@ def measure(place: Site, plan: Plan) -> Result:
 
 
 def measure_a_pod(place: Site, samples: int) -> ServiceTimes:
-    """Seconds of each call to one real pod that has this machine to itself: a bundle that it has never proved, prepared and then committed."""
+    """Seconds of each call to one real pod that has this machine to itself: a bundle that it has
+    never proved, prepared and then committed.
+    """
     settings = {"FRAUDOPS_ADMIN_TOKEN": TOKEN, "FRAUDOPS_RECORD_POLL_SECONDS": "60"}
     times = ServiceTimes([], [], [])
-    with product(place.fresh("pod"), place.models, "linear", WORKERS, settings, place.bodies(TRANSACTION), None) as pod:
+    with product(
+        place.fresh("pod"),
+        place.models,
+        "linear",
+        WORKERS,
+        settings,
+        place.bodies(TRANSACTION),
+        None,
+    ) as pod:
         store = FileRecordStore(pod.state.serving_record)
-        with httpx.Client(base_url=pod.url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=SECONDS, trust_env=False) as client:
+        with httpx.Client(
+            base_url=pod.url,
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            timeout=SECONDS,
+            trust_env=False,
+        ) as client:
             wait_until(lambda: client.get("/ready").status_code == 200, "the pod is not ready")
             for epoch in range(2, samples + 2):
-                target = Target(epoch, str(epoch), another_bundle(place.models, pod.state.bundles, epoch))
+                target = Target(
+                    epoch, str(epoch), another_bundle(place.models, pod.state.bundles, epoch)
+                )
                 asked = {"version": target.version, "digest": target.digest, "epoch": epoch}
                 times.ready.append(timed(client.build_request("GET", "/ready"), client))
-                times.prepare.append(timed(client.build_request("POST", "/reload", json={"phase": "prepare", "deadline_seconds": SECONDS} | asked), client))
-                store.compare_and_set(ServingRecord(current=entry(target), mirrored=epoch), store.read()[1])
-                times.commit.append(timed(client.build_request("POST", "/reload", json={"phase": "commit", "epoch": epoch}), client))
+                times.prepare.append(
+                    timed(
+                        client.build_request(
+                            "POST",
+                            "/reload",
+                            json={"phase": "prepare", "deadline_seconds": SECONDS} | asked,
+                        ),
+                        client,
+                    )
+                )
+                store.compare_and_set(
+                    ServingRecord(current=entry(target), mirrored=epoch), store.read()[1]
+                )
+                times.commit.append(
+                    timed(
+                        client.build_request(
+                            "POST", "/reload", json={"phase": "commit", "epoch": epoch}
+                        ),
+                        client,
+                    )
+                )
     return times
 
 
@@ -101,21 +154,34 @@ def timed(request: httpx.Request, client: httpx.Client) -> float:
 
 
 def entry(target: Target) -> Entry:
-    return Entry(epoch=target.epoch, version=target.version, digest=target.digest, schema_fingerprint="s", by="b", at="2026-01-01T00:00:00Z", verdict={})
+    return Entry(
+        epoch=target.epoch,
+        version=target.version,
+        digest=target.digest,
+        schema_fingerprint="s",
+        by="b",
+        at="2026-01-01T00:00:00Z",
+        verdict={},
+    )
 
 
 def another_bundle(models: Models, bundles: Path, number: int) -> str:
     """The same model under another digest, in the pod's cache; returns the digest."""
     made = bundles.parent / f"made-{number}"
     shutil.copytree(models.folder / "linear", made)
-    digest = seal(made, msgspec.structs.replace(read_manifest(made), git_revision=f"benchmark {number}"))
+    digest = seal(
+        made, msgspec.structs.replace(read_manifest(made), git_revision=f"benchmark {number}")
+    )
     made.rename(bundles / digest)
     return digest
 
 
 @dataclass
 class Phases:
-    """Seconds since the promotion began at which the promoter said what it had done; `whole` when it returned."""
+    """Seconds since the promotion began at which the promoter said what it had done;
+
+    `whole` when it returned.
+    """
 
     reserved: float = 0.0
     committed: float = 0.0
@@ -137,7 +203,10 @@ class LoopbackPods:
     """As the cluster's pods are spoken to: listed from one place, asked at their own doors."""
 
     def __init__(self, ports: Sequence[int]) -> None:
-        self._doors = {f"pod-{number}": PodDoor(f"http://127.0.0.1:{port}", TOKEN) for number, port in enumerate(ports)}
+        self._doors = {
+            f"pod-{number}": PodDoor(f"http://127.0.0.1:{port}", TOKEN)
+            for number, port in enumerate(ports)
+        }
 
     async def list(self) -> Sequence[Pod]:
         return [Pod(name, ready=True) for name in self._doors]
@@ -178,12 +247,29 @@ class NoJournal:
 
 
 @contextmanager
-def fake_pods(folder: Path, count: int, record: Path, times: ServiceTimes, seed: int) -> Iterator[list[int]]:
+def fake_pods(
+    folder: Path, count: int, record: Path, times: ServiceTimes, seed: int
+) -> Iterator[list[int]]:
     """The ports of as many fake pods, in a process of their own."""
     drawn = folder / "times.json"
     drawn.write_bytes(msgspec.json.encode(times))
-    command = [sys.executable, "-m", "benchmarks.fake_pods", str(count), str(record), str(drawn), str(seed)]
-    with subprocess.Popen(command, cwd=models.ROOT, env=bare_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.fake_pods",
+        str(count),
+        str(record),
+        str(drawn),
+        str(seed),
+    ]
+    with subprocess.Popen(
+        command,
+        cwd=models.ROOT,
+        env=bare_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -193,7 +279,9 @@ def fake_pods(folder: Path, count: int, record: Path, times: ServiceTimes, seed:
 
 
 def promote(folder: Path, count: int, times: ServiceTimes, seed: int) -> Phases:
-    """One promotion to as many pods, the second of their lives: the first one opens what the promoter keeps. Raises SubjectError unless every pod serves it."""
+    """One promotion to as many pods, the second of their lives: the first one opens what the
+    promoter keeps. Raises SubjectError unless every pod serves it.
+    """
     folder.mkdir()
     with fake_pods(folder, count, folder / "serving.json", times, seed) as ports:
         pods = LoopbackPods(ports)
@@ -204,7 +292,15 @@ async def _promote_twice(folder: Path, pods: LoopbackPods) -> Phases:
     records, phases = LocalRecords(FileRecordStore(folder / "serving.json")), Phases()
     for version in ("1", "2"):
         phases = Phases()
-        promoter = Promoter(records, FileLock(folder / "lock"), Aliases(), pods, NoJournal(), SystemClock(), phases.hear)
+        promoter = Promoter(
+            records,
+            FileLock(folder / "lock"),
+            Aliases(),
+            pods,
+            NoJournal(),
+            SystemClock(),
+            phases.hear,
+        )
         candidate = Candidate(version, version * 64, "s", {"passed": True})
 
         async def choose(_record: ServingRecord, candidate: Candidate = candidate) -> Candidate:
@@ -214,21 +310,41 @@ async def _promote_twice(folder: Path, pods: LoopbackPods) -> Phases:
         phases.whole = phases.now
         epochs = {await pods.epoch(pod) for pod in await pods.list()}
         if result.outcome != "done" or epochs != {result.epoch}:
-            raise SubjectError(f"the promotion ended {result.outcome} ({result.reason}), the pods at {epochs}")
+            raise SubjectError(
+                f"the promotion ended {result.outcome} ({result.reason}), the pods at {epochs}"
+            )
     return phases
 
 
 def _calls(times: ServiceTimes) -> Table:
-    rows = [(what, str(spread([seconds * 1000 for seconds in getattr(times, what)]))) for what in ("ready", "prepare", "commit")]
+    rows = [
+        (what, str(spread([seconds * 1000 for seconds in getattr(times, what)])))
+        for what in ("ready", "prepare", "commit")
+    ]
     return Table("What one real pod took", ("call", "milliseconds"), rows)
 
 
 def _growth(taken: dict[int, list[Phases]], growth: dict[int, Spread]) -> Table:
     rows = []
     for count, runs in taken.items():
-        prepared, activated = spread([run.committed - run.reserved for run in runs]), spread([run.whole - run.committed for run in runs])
-        rows.append((str(count), str(spread([run.whole for run in runs])), str(prepared), str(activated), str(growth[count])))
-    return Table("Seconds from the lock to the last pod", ("pods", "whole", "of which to prepare", "to activate", f"whole, to {PODS[0]} pods"), rows)
+        prepared, activated = (
+            spread([run.committed - run.reserved for run in runs]),
+            spread([run.whole - run.committed for run in runs]),
+        )
+        rows.append(
+            (
+                str(count),
+                str(spread([run.whole for run in runs])),
+                str(prepared),
+                str(activated),
+                str(growth[count]),
+            )
+        )
+    return Table(
+        "Seconds from the lock to the last pod",
+        ("pods", "whole", "of which to prepare", "to activate", f"whole, to {PODS[0]} pods"),
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """`python -m benchmarks.client URL BODIES`: the bundled load generator, one thread over plain sockets.
 
-With `--rate` it is an open loop: requests are due by a Poisson process whatever became of those before, and a latency counts from the moment at which
-its request was due, so that queueing is in it. Without a rate, every connection sends its next request as soon as it has its answer.
-Prints a line of JSON for each `--window`, and one for the whole run at the end.
+With `--rate` it is an open loop: requests are due by a Poisson process whatever became of those
+before, and a latency counts from the moment at which its request was due, so that queueing is in
+it. Without a rate, every connection sends its next request as soon as it has its answer. Prints
+a line of JSON for each `--window`, and one for the whole run at the end.
 """
 
 import argparse
@@ -31,7 +32,8 @@ ID, ID_LENGTH = b'"prediction_id":"', 36
 
 
 class Window(msgspec.Struct, kw_only=True):
-    """`late_ms` (p99): how long after they were due the client sent requests though a connection was free; `unsent` were due when the time was over.
+    """`late_ms` (p99): how long after they were due the client sent requests though a connection
+    was free; `unsent` were due when the time was over.
 
     `samples` are indices of bodies with their answers.
     """
@@ -86,7 +88,10 @@ class Connection:
         self._received = b""
 
     def answer(self) -> tuple[int, bytes] | None:
-        """Status and body once they are whole. Raises OSError when the service hung up, ValueError for an answer without a Content-Length."""
+        """Status and body once they are whole.
+
+        Raises OSError when the service hung up, ValueError for an answer without a Content-Length.
+        """
         part = self.socket.recv(1 << 18)
         if not part:
             raise ConnectionResetError("the service closed the connection")
@@ -104,7 +109,9 @@ def content_length(head: bytes) -> int:
 
 
 class Arrivals:
-    """When requests are due, in seconds: by a Poisson process of `rate` a second; without a rate, always as many as there are free connections."""
+    """When requests are due, in seconds: by a Poisson process of `rate` a second; without a rate,
+    always as many as there are free connections.
+    """
 
     def __init__(self, rate: float | None, seed: int, start: float) -> None:
         self._rate, self._draw = rate, random.Random(seed).expovariate
@@ -128,7 +135,13 @@ class Arrivals:
 class Run:
     """Sends the requests in turn until the time is over, then waits a little for the last answers."""
 
-    def __init__(self, address: tuple[str, int], requests: list[bytes], connections: int, ids: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        requests: list[bytes],
+        connections: int,
+        ids: TextIO | None = None,
+    ) -> None:
         self._requests, self._ids = requests, ids
         # In turn: a server ends the connection that has been idle for long.
         self._free = deque(Connection(address) for _ in range(connections))
@@ -141,14 +154,18 @@ class Run:
         for connection in (*self._free, *self._busy.values()):
             connection.socket.close()
 
-    def windows(self, seconds: float, window: float, rate: float | None, seed: int = 7) -> Iterator[Window]:
+    def windows(
+        self, seconds: float, window: float, rate: float | None, seed: int = 7
+    ) -> Iterator[Window]:
         """What became of each window's requests, and last of all."""
         began = opened = now = time.perf_counter()
         arrivals, total, end = Arrivals(rate, seed, began), Tally(), began + seconds
         while now < end or (self._busy and now < end + LAST_ANSWERS_SECONDS):
             if now < end:
                 self._send(arrivals.until(now, len(self._free)), now)
-            self._receive(min(arrivals.pause(time.perf_counter()), 0.05 if now >= end else end - now))
+            self._receive(
+                min(arrivals.pause(time.perf_counter()), 0.05 if now >= end else end - now)
+            )
             now = time.perf_counter()
             if now - opened >= window:
                 yield self._tally.shown(now - opened)
@@ -156,7 +173,9 @@ class Run:
                 self._tally, opened = Tally(), now
         self._tally.broken += len(self._busy)
         total.include(self._tally)
-        yield msgspec.structs.replace(total.shown(seconds), unsent=len(arrivals.waiting) if rate else 0, samples=self._samples)
+        yield msgspec.structs.replace(
+            total.shown(seconds), unsent=len(arrivals.waiting) if rate else 0, samples=self._samples
+        )
 
     def _send(self, waiting: deque[float], now: float) -> None:
         while waiting and self._free:
@@ -207,7 +226,9 @@ def read_requests(url: str, bodies: Path) -> tuple[tuple[str, int], list[bytes]]
     """The address, and the requests for each body, whole as they go over the wire."""
     parts = urlsplit(url)
     head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n".encode()
-    return (parts.hostname or "", parts.port or 80), [head % len(body) + body for body in bodies.read_bytes().splitlines()]
+    return (parts.hostname or "", parts.port or 80), [
+        head % len(body) + body for body in bodies.read_bytes().splitlines()
+    ]
 
 
 def main() -> None:
@@ -219,7 +240,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="requests a second; without it, a closed loop")
     parser.add_argument("--window", type=float, default=math.inf)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--ids", type=Path, help="a file for the prediction ids of all answers, one a line")
+    parser.add_argument(
+        "--ids", type=Path, help="a file for the prediction ids of all answers, one a line"
+    )
     given = parser.parse_args()
     # Timers may come 50 microseconds late by default: half of what is measured here.
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1000)

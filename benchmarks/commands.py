@@ -1,4 +1,6 @@
-"""What the commands of this package have in common: their options, their folder of work, and how a result is said and kept."""
+"""What the commands of this package have in common: their options, their folder of work, and how a
+result is said and kept.
+"""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,11 +20,21 @@ from benchmarks.subjects import Site
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
-quick_option = click.option("--quick", is_flag=True, help="Short and once: shows that everything works and answers are right; its figures mean nothing.")
-results_option = click.option(
-    "--results", type=click.Path(file_okay=False, path_type=Path), help="Where the results go; benchmarks/results by default, for a quick run nowhere."
+quick_option = click.option(
+    "--quick",
+    is_flag=True,
+    help="Short and once: shows that everything works and answers are right; its figures mean nothing.",
 )
-generator_option = click.option("--generator", type=click.Choice(list(GENERATORS)), help="By default the first of these that is installed.")
+results_option = click.option(
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the results go; benchmarks/results by default, for a quick run nowhere.",
+)
+generator_option = click.option(
+    "--generator",
+    type=click.Choice(list(GENERATORS)),
+    help="By default the first of these that is installed.",
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,11 @@ class Plan:
 
     @classmethod
     def of(cls, rounds: int, seconds: float, generator: str | None, quick: bool) -> "Plan":
-        return cls(1, 1.0, choose(generator), True) if quick else cls(rounds, seconds, choose(generator), False)
+        return (
+            cls(1, 1.0, choose(generator), True)
+            if quick
+            else cls(rounds, seconds, choose(generator), False)
+        )
 
 
 def say(text: str) -> None:
@@ -46,7 +62,9 @@ def say(text: str) -> None:
 @contextmanager
 def site(with_database: bool = True) -> Iterator[Site]:
     """A folder with the trained models, and a PostgreSQL; nothing of them is left."""
-    with tempfile.TemporaryDirectory(prefix="fraudops-bench-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="fraudops-bench-", ignore_cleanup_errors=True
+    ) as folder:
         say("training what all subjects serve")
         place = Site(Path(folder), models.train(Path(folder) / "models"))
         if not with_database:
@@ -56,7 +74,9 @@ def site(with_database: bool = True) -> Iterator[Site]:
             yield place
 
 
-def conclude(result: Result, folder: Path | None, draw: Callable[[Result, Path], None] | None = None) -> None:
+def conclude(
+    result: Result, folder: Path | None, draw: Callable[[Result, Path], None] | None = None
+) -> None:
     """Says the result, and writes it with its picture unless a quick run was told nowhere."""
     Console().print(Markdown(results.markdown(result)))
     folder = folder or (None if result.quick else RESULTS)

@@ -23,14 +23,32 @@ def figure(rows: int = 1, columns: int = 1, height: float = 4.0) -> tuple[Figure
     return drawn, list(axes.flat)
 
 
-def bars(axes: Axes, titles: Sequence[str], values: Sequence[Spread], groups: Sequence[str], label: str) -> None:
+def bars(
+    axes: Axes, titles: Sequence[str], values: Sequence[Spread], groups: Sequence[str], label: str
+) -> None:
     """Medians on a logarithmic axis, their range as whiskers, the first on top."""
     medians = [value.median for value in values]
-    whiskers = [[value.median - value.least for value in values], [value.most - value.median for value in values]]
+    whiskers = [
+        [value.median - value.least for value in values],
+        [value.most - value.median for value in values],
+    ]
     places = range(len(titles))
-    axes.barh(places, medians, xerr=whiskers, color=[COLOURS[group] for group in groups], error_kw={"elinewidth": 1, "capsize": 2})
+    axes.barh(
+        places,
+        medians,
+        xerr=whiskers,
+        color=[COLOURS[group] for group in groups],
+        error_kw={"elinewidth": 1, "capsize": 2},
+    )
     for place, value in zip(places, values, strict=True):
-        axes.annotate(short(value.median), (value.most, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            short(value.median),
+            (value.most, place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
     axes.set_yticks(list(places), titles, fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -40,7 +58,14 @@ def bars(axes: Axes, titles: Sequence[str], values: Sequence[Spread], groups: Se
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def lines(axes: Axes, x: Sequence[float], named: Mapping[str, Sequence[float]], x_label: str, y_label: str, log: str = "") -> None:
+def lines(
+    axes: Axes,
+    x: Sequence[float],
+    named: Mapping[str, Sequence[float]],
+    x_label: str,
+    y_label: str,
+    log: str = "",
+) -> None:
     """One line a name; `log` names the logarithmic axes."""
     for name, y in named.items():
         axes.plot(x, y, marker="o", markersize=3, label=name)

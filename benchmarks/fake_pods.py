@@ -1,8 +1,11 @@
-"""`python -m benchmarks.fake_pods COUNT RECORD TIMES SEED`: pods for a promoter to speak to, one HTTP server on the loopback each, all in this one process.
+"""`python -m benchmarks.fake_pods COUNT RECORD TIMES SEED`: pods for a promoter to speak to, one
+HTTP server on the loopback each, all in this one process.
 
-A fake pod answers /ready and /reload as the service does: it refuses a lower epoch, reads the record anew on a commit, and reports what it then
-serves. Instead of the work of a pod it waits as long as a real one took, drawn by chance from TIMES: in a cluster every pod has processors of its own,
-here fifty real ones would share these. The first line of standard output has the ports; the end of standard input ends it.
+A fake pod answers /ready and /reload as the service does: it refuses a lower epoch, reads the
+record anew on a commit, and reports what it then serves. Instead of the work of a pod it waits
+as long as a real one took, drawn by chance from TIMES: in a cluster every pod has processors of
+its own, here fifty real ones would share these. The first line of standard output has the ports;
+the end of standard input ends it.
 """
 
 import asyncio
@@ -29,7 +32,9 @@ class ServiceTimes(msgspec.Struct, frozen=True):
 
 
 class FakePod:
-    def __init__(self, name: str, record: FileRecordStore, times: ServiceTimes, chance: random.Random) -> None:
+    def __init__(
+        self, name: str, record: FileRecordStore, times: ServiceTimes, chance: random.Random
+    ) -> None:
         self._name, self._record, self._times, self._chance = name, record, times, chance
         self._epoch, self._version = 0, ""
 
@@ -37,10 +42,22 @@ class FakePod:
         """One request a connection."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         path = head.split(" ", 2)[1]
-        length = next((int(line.partition(":")[2]) for line in head.splitlines() if line.startswith("content-length:")), 0)
-        status, body = await self.answer(path, json.loads(await reader.readexactly(length) or b"{}"))
+        length = next(
+            (
+                int(line.partition(":")[2])
+                for line in head.splitlines()
+                if line.startswith("content-length:")
+            ),
+            0,
+        )
+        status, body = await self.answer(
+            path, json.loads(await reader.readexactly(length) or b"{}")
+        )
         content = json.dumps(body).encode()
-        writer.write(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n".encode() + content)
+        writer.write(
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n".encode()
+            + content
+        )
         await writer.drain()
         writer.close()
 
@@ -54,8 +71,17 @@ class FakePod:
             self._epoch, self._version = current.epoch, current.version
         elif phase == "prepare" and asked["epoch"] < self._epoch:
             return 409, {"detail": f"epoch {self._epoch} is served already"}
-        workers = [{"pid": number, "epoch": self._epoch, "version": self._version} for number in range(WORKERS)]
-        return 200, {"pod": self._name, "status": "ready", "epoch": self._epoch, "version": self._version, "workers": workers}
+        workers = [
+            {"pid": number, "epoch": self._epoch, "version": self._version}
+            for number in range(WORKERS)
+        ]
+        return 200, {
+            "pod": self._name,
+            "status": "ready",
+            "epoch": self._epoch,
+            "version": self._version,
+            "workers": workers,
+        }
 
 
 async def serve(count: int, record: Path, times: ServiceTimes, seed: int) -> None:

@@ -1,4 +1,7 @@
-"""The load generators: wrk or oha where they are installed, else the client of this package. Kept-alive connections, no pipelining, varied bodies."""
+"""The load generators: wrk or oha where they are installed, else the client of this package.
+
+Kept-alive connections, no pipelining, varied bodies.
+"""
 
 import shutil
 import subprocess
@@ -45,9 +48,19 @@ class Generator:
     read: Callable[[str], Load]
 
     def drive(self, url: str, bodies: Path, connections: int, seconds: float) -> Load:
-        """Closed loop: each connection sends its next request when it has its answer. Raises GeneratorError."""
+        """Closed loop: each connection sends its next request when it has its answer.
+
+        Raises GeneratorError.
+        """
         command = self.command(url, bodies, connections, seconds)
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + GRACE_SECONDS, check=False)
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=seconds + GRACE_SECONDS,
+            check=False,
+        )
         if done.returncode != 0:
             raise GeneratorError(f"{self.name} failed: {done.stderr[-500:] or done.stdout[-500:]}")
         return self.read(done.stdout)
@@ -94,7 +107,9 @@ def read_oha(text: str) -> Load:
     return Load(
         answered=answered,
         refused=sum(done.status_code_distribution.values()) - answered,
-        broken=sum(count for reason, count in done.error_distribution.items() if "deadline" not in reason),
+        broken=sum(
+            count for reason, count in done.error_distribution.items() if "deadline" not in reason
+        ),
         seconds=done.summary.total,
         p50_ms=(percentiles["p50"] or 0.0) * 1000,
         p99_ms=(percentiles["p99"] or 0.0) * 1000,
@@ -103,7 +118,14 @@ def read_oha(text: str) -> Load:
 
 def read_bundled(text: str) -> Load:
     done = _last(text, Window)
-    return Load(answered=done.answered, refused=done.refused, broken=done.broken, seconds=done.seconds, p50_ms=done.p50_ms, p99_ms=done.p99_ms)
+    return Load(
+        answered=done.answered,
+        refused=done.refused,
+        broken=done.broken,
+        seconds=done.seconds,
+        p50_ms=done.p50_ms,
+        p99_ms=done.p99_ms,
+    )
 
 
 def _last(text: str, kind: type[Kind]) -> Kind:
@@ -114,12 +136,26 @@ def _decode(text: str, kind: type[Kind]) -> Kind:
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.MsgspecError as error:
-        raise GeneratorError(f"the load generator's output is not what it should be ({error}): {text[-300:]!r}") from error
+        raise GeneratorError(
+            f"the load generator's output is not what it should be ({error}): {text[-300:]!r}"
+        ) from error
 
 
 def _wrk(url: str, bodies: Path, connections: int, seconds: float) -> list[str]:
     script = str(ROOT / "benchmarks" / "wrk.lua")
-    return ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s", "-s", script, url, "--", str(bodies)]
+    return [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{max(1, round(seconds))}s",
+        "--timeout",
+        "30s",
+        "-s",
+        script,
+        url,
+        "--",
+        str(bodies),
+    ]
 
 
 def _oha(url: str, bodies: Path, connections: int, seconds: float) -> list[str]:
@@ -128,14 +164,27 @@ def _oha(url: str, bodies: Path, connections: int, seconds: float) -> list[str]:
 
 
 def _bundled(url: str, bodies: Path, connections: int, seconds: float) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.client", url, str(bodies), "--connections", str(connections), "--seconds", str(seconds)]
+    return [
+        sys.executable,
+        "-m",
+        "benchmarks.client",
+        url,
+        str(bodies),
+        "--connections",
+        str(connections),
+        "--seconds",
+        str(seconds),
+    ]
 
 
 GENERATORS = {
     "wrk": Generator("wrk", "one thread of wrk", _wrk, read_wrk),
     "oha": Generator("oha", "oha, on all cores", _oha, read_oha),
     "bundled": Generator(
-        "bundled", "the bundled client, in Python: slower than wrk, so the fastest subjects look slower than they are", _bundled, read_bundled
+        "bundled",
+        "the bundled client, in Python: slower than wrk, so the fastest subjects look slower than they are",
+        _bundled,
+        read_bundled,
     ),
 }
 

@@ -1,4 +1,6 @@
-"""`python -m benchmarks.growth`: how throughput grows with workers and with rows in a body, and how latency grows with load."""
+"""`python -m benchmarks.growth`: how throughput grows with workers and with rows in a body, and how
+latency grows with load.
+"""
 
 import os
 from pathlib import Path
@@ -7,7 +9,15 @@ import click
 
 from benchmarks import batch, drawing, latency, results
 from benchmarks.client import Window
-from benchmarks.commands import Plan, conclude, generator_option, quick_option, results_option, say, site
+from benchmarks.commands import (
+    Plan,
+    conclude,
+    generator_option,
+    quick_option,
+    results_option,
+    say,
+    site,
+)
 from benchmarks.processes import SubjectError
 from benchmarks.protocols import TRANSACTIONS
 from benchmarks.results import Result, Table
@@ -22,11 +32,15 @@ CONNECTIONS = 16
 
 @click.command()
 @click.option("--rounds", "number", default=3, show_default=True)
-@click.option("--seconds", default=5.0, show_default=True, help="How long each point is loaded in a round.")
+@click.option(
+    "--seconds", default=5.0, show_default=True, help="How long each point is loaded in a round."
+)
 @generator_option
 @results_option
 @quick_option
-def command(number: int, seconds: float, generator: str | None, results: Path | None, quick: bool) -> None:
+def command(
+    number: int, seconds: float, generator: str | None, results: Path | None, quick: bool
+) -> None:
     """Throughput and latency as they grow."""
     with site() as place:
         result = measure(place, Plan.of(number, seconds, generator, quick))
@@ -34,27 +48,48 @@ def command(number: int, seconds: float, generator: str | None, results: Path | 
 
 
 def measure(place: Site, plan: Plan) -> Result:
-    result = results.begin("growth", "How throughput and latency grow", plan, audit=audit_defaults())
+    result = results.begin(
+        "growth", "How throughput and latency grow", plan, audit=audit_defaults()
+    )
     workers = (1, 2) if plan.quick else (1, 2, *range(4, 2 * len(os.sched_getaffinity(0)) + 1, 2))
     by_workers = _workers(place, plan, workers)
     by_rows = _rows(place, plan)
     by_load, top = _load(place, plan, SHARES[1:4:2] if plan.quick else SHARES)
     rates = {key: spread([taken.rate for taken in turns]) for key, turns in by_workers.items()}
-    tails = {share: spread([window.p99_ms for window in windows]) for share, windows in by_load.items()}
+    tails = {
+        share: spread([window.p99_ms for window in windows]) for share, windows in by_load.items()
+    }
     result.tables = _tables(workers, rates, by_rows, by_load, top)
-    result.notes = ["One machine: load generator, shipper and PostgreSQL share its cores with the workers.", "Latency by an open loop of Poisson arrivals."]
+    result.notes = [
+        "One machine: load generator, shipper and PostgreSQL share its cores with the workers.",
+        "Latency by an open loop of Poisson arrivals.",
+    ]
     result.details = {
-        "workers": {number: [rates[f"floor-{number}"], rates[f"ours-{number}"]] for number in workers},
+        "workers": {
+            number: [rates[f"floor-{number}"], rates[f"ours-{number}"]] for number in workers
+        },
         "rows": by_rows,
-        "load": {share: [spread([window.p50_ms for window in windows]), tails[share]] for share, windows in by_load.items()},
+        "load": {
+            share: [spread([window.p50_ms for window in windows]), tails[share]]
+            for share, windows in by_load.items()
+        },
         "maximum": top,
     }
     return result
 
 
 def _workers(place: Site, plan: Plan, workers: tuple[int, ...]) -> dict[str, list[Turn]]:
-    subjects = [subject for count in workers for subject in (floors(count), ours(f"ours-{count}", f"fraudops, {count} workers", count))]
-    turns, _ = rounds(subjects, plan.rounds, lambda subject: turn(subject, place, plan.generator, CONNECTIONS, plan.seconds), say)
+    subjects = [
+        subject
+        for count in workers
+        for subject in (floors(count), ours(f"ours-{count}", f"fraudops, {count} workers", count))
+    ]
+    turns, _ = rounds(
+        subjects,
+        plan.rounds,
+        lambda subject: turn(subject, place, plan.generator, CONNECTIONS, plan.seconds),
+        say,
+    )
     return turns
 
 
@@ -64,9 +99,14 @@ def _rows(place: Site, plan: Plan) -> dict[int, Spread]:
     subject = ours("ours-1", "fraudops", 1)
     for number_of_round in range(plan.rounds):
         for rows in order(ROWS, number_of_round):
-            bodies, connections = place.bodies(TRANSACTIONS, rows), CONNECTIONS if rows < 1000 else batch.BATCH_CONNECTIONS
+            bodies, connections = (
+                place.bodies(TRANSACTIONS, rows),
+                CONNECTIONS if rows < 1000 else batch.BATCH_CONNECTIONS,
+            )
             with subject.start(place) as running:
-                load = plan.generator.drive(f"{running.url}/batch", bodies, connections, plan.seconds)
+                load = plan.generator.drive(
+                    f"{running.url}/batch", bodies, connections, plan.seconds
+                )
                 if load.refused or load.broken:
                     raise SubjectError(f"{load.refused} refused, {load.broken} broken")
                 if running.product:
@@ -76,7 +116,9 @@ def _rows(place: Site, plan: Plan) -> dict[int, Spread]:
     return {rows: spread(rates) for rows, rates in measured.items()}
 
 
-def _load(place: Site, plan: Plan, shares: tuple[float, ...]) -> tuple[dict[float, list[Window]], float]:
+def _load(
+    place: Site, plan: Plan, shares: tuple[float, ...]
+) -> tuple[dict[float, list[Window]], float]:
     """Windows by share of the maximum, one worker; the maximum is measured once."""
     subject: Subject = ours("ours-1", "fraudops", 1)
     top = latency.maximum(subject, place, plan.generator, plan.seconds)
@@ -88,15 +130,43 @@ def _load(place: Site, plan: Plan, shares: tuple[float, ...]) -> tuple[dict[floa
     return windows, top
 
 
-def _tables(workers: tuple[int, ...], rates: dict[str, Spread], by_rows: dict[int, Spread], by_load: dict[float, list[Window]], top: float) -> list[Table]:
+def _tables(
+    workers: tuple[int, ...],
+    rates: dict[str, Spread],
+    by_rows: dict[int, Spread],
+    by_load: dict[float, list[Window]],
+    top: float,
+) -> list[Table]:
     load = [
-        (f"{share:.0%}", f"{share * top:,.0f}", *(str(spread([getattr(window, name) for window in windows])) for name in ("p50_ms", "p99_ms")))
+        (
+            f"{share:.0%}",
+            f"{share * top:,.0f}",
+            *(
+                str(spread([getattr(window, name) for window in windows]))
+                for name in ("p50_ms", "p99_ms")
+            ),
+        )
         for share, windows in by_load.items()
     ]
     return [
-        Table("Workers", ("workers", "floor", "fraudops"), [(str(count), str(rates[f"floor-{count}"]), str(rates[f"ours-{count}"])) for count in workers]),
-        Table("Rows in a body", ("rows", "rows a second"), [(f"{rows:,}", str(rate)) for rows, rate in by_rows.items()]),
-        Table("Load", ("share of the maximum", "requests a second", "p50 ms", "p99 ms"), [(*row,) for row in load]),
+        Table(
+            "Workers",
+            ("workers", "floor", "fraudops"),
+            [
+                (str(count), str(rates[f"floor-{count}"]), str(rates[f"ours-{count}"]))
+                for count in workers
+            ],
+        ),
+        Table(
+            "Rows in a body",
+            ("rows", "rows a second"),
+            [(f"{rows:,}", str(rate)) for rows, rate in by_rows.items()],
+        ),
+        Table(
+            "Load",
+            ("share of the maximum", "requests a second", "p50 ms", "p99 ms"),
+            [(*row,) for row in load],
+        ),
     ]
 
 
@@ -104,13 +174,32 @@ def draw(result: Result, path: Path) -> None:
     details = result.details
     drawn, (workers, rows, load) = drawing.figure(1, 3, height=3.6)
     counts = list(details["workers"])
-    by_name = {name: [details["workers"][count][index].median / 1000 for count in counts] for index, name in enumerate(("bare ASGI", "fraudops"))}
+    by_name = {
+        name: [details["workers"][count][index].median / 1000 for count in counts]
+        for index, name in enumerate(("bare ASGI", "fraudops"))
+    }
     drawing.lines(workers, counts, by_name, "workers", "thousand answers a second")
     rates = {"fraudops": [rate.median / 1000 for rate in details["rows"].values()]}
-    drawing.lines(rows, list(details["rows"]), rates, "rows in a body", "thousand rows a second", log="x")
-    tails = {name: [pair[index].median for pair in details["load"].values()] for index, name in enumerate(("p50", "p99"))}
-    drawing.lines(load, [share * details["maximum"] for share in details["load"]], tails, "requests a second", "milliseconds", log="y")
-    drawing.save(drawn, path, f"{short(result.machine.cores)} cores, commit {result.commit[:12]}, {result.at[:10]}")
+    drawing.lines(
+        rows, list(details["rows"]), rates, "rows in a body", "thousand rows a second", log="x"
+    )
+    tails = {
+        name: [pair[index].median for pair in details["load"].values()]
+        for index, name in enumerate(("p50", "p99"))
+    }
+    drawing.lines(
+        load,
+        [share * details["maximum"] for share in details["load"]],
+        tails,
+        "requests a second",
+        "milliseconds",
+        log="y",
+    )
+    drawing.save(
+        drawn,
+        path,
+        f"{short(result.machine.cores)} cores, commit {result.commit[:12]}, {result.at[:10]}",
+    )
 
 
 if __name__ == "__main__":

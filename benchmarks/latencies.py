@@ -7,7 +7,9 @@ LARGEST = 2100  # exp(21) microseconds, some twenty minutes
 
 
 class Latencies:
-    """Adding costs a fraction of a microsecond whatever was added before; percentiles are right within half a per cent."""
+    """Adding costs a fraction of a microsecond whatever was added before; percentiles are right
+    within half a per cent.
+    """
 
     def __init__(self) -> None:
         self._counts = [0] * (LARGEST + 1)
@@ -18,11 +20,16 @@ class Latencies:
         self.count += 1
 
     def include(self, other: "Latencies") -> None:
-        self._counts = [one + another for one, another in zip(self._counts, other._counts, strict=True)]
+        self._counts = [
+            one + another for one, another in zip(self._counts, other._counts, strict=True)
+        ]
         self.count += other.count
 
     def percentile_ms(self, share: float) -> float:
-        """Milliseconds that at least `share` of the latencies do not exceed (nearest rank); NaN when there are none."""
+        """Milliseconds that at least `share` of the latencies do not exceed (nearest rank);
+
+        NaN when there are none.
+        """
         if not self.count:
             return float("nan")
         left = max(1, ceil(share * self.count))

@@ -1,4 +1,6 @@
-"""`python -m benchmarks.latency`: how long answers take at half of our own maximum, by an open loop, of the bare web server and of ours."""
+"""`python -m benchmarks.latency`: how long answers take at half of our own maximum, by an open
+loop, of the bare web server and of ours.
+"""
 
 import contextlib
 import threading
@@ -11,7 +13,15 @@ import msgspec
 
 from benchmarks import drawing, open_loop, results
 from benchmarks.client import Window
-from benchmarks.commands import Plan, conclude, generator_option, quick_option, results_option, say, site
+from benchmarks.commands import (
+    Plan,
+    conclude,
+    generator_option,
+    quick_option,
+    results_option,
+    say,
+    site,
+)
 from benchmarks.generators import Generator
 from benchmarks.processes import SubjectError
 from benchmarks.results import Result, Table
@@ -26,13 +36,33 @@ Windows = dict[str, list[Window]]
 
 
 @click.command()
-@click.option("--rounds", "number", default=5, show_default=True, help="How often every subject takes its turn.")
-@click.option("--seconds", default=15.0, show_default=True, help="How long a subject is loaded in its turn.")
-@click.option("--share", default=0.5, show_default=True, help="Of our own maximum, which each round measures first.")
+@click.option(
+    "--rounds",
+    "number",
+    default=5,
+    show_default=True,
+    help="How often every subject takes its turn.",
+)
+@click.option(
+    "--seconds", default=15.0, show_default=True, help="How long a subject is loaded in its turn."
+)
+@click.option(
+    "--share",
+    default=0.5,
+    show_default=True,
+    help="Of our own maximum, which each round measures first.",
+)
 @generator_option
 @results_option
 @quick_option
-def command(number: int, seconds: float, share: float, generator: str | None, results: Path | None, quick: bool) -> None:
+def command(
+    number: int,
+    seconds: float,
+    share: float,
+    generator: str | None,
+    results: Path | None,
+    quick: bool,
+) -> None:
     """Latency at half load."""
     with site() as place:
         result = measure(place, Plan.of(number, seconds, generator, quick), share)
@@ -41,21 +71,45 @@ def command(number: int, seconds: float, share: float, generator: str | None, re
 
 def subjects() -> list[Subject]:
     """`ours-1` is everything on; the others say what of it costs what."""
-    chosen = [floors(1), ours("ours-1", "fraudops, everything on", 1), ours("ours-alone-1", "fraudops, nothing shipped meanwhile", 1, ships=False)]
+    chosen = [
+        floors(1),
+        ours("ours-1", "fraudops, everything on", 1),
+        ours("ours-alone-1", "fraudops, nothing shipped meanwhile", 1, ships=False),
+    ]
     if "off" in durabilities():
-        chosen.append(ours("ours-off-1", "fraudops, audit off", 1, {"FRAUDOPS_AUDIT__DURABILITY": "off"}, ships=False))
-    chosen.append(ours(PROMOTED, f"fraudops, everything on, a promotion every {PROMOTION_SECONDS:g} s", 1))
+        chosen.append(
+            ours(
+                "ours-off-1",
+                "fraudops, audit off",
+                1,
+                {"FRAUDOPS_AUDIT__DURABILITY": "off"},
+                ships=False,
+            )
+        )
+    chosen.append(
+        ours(PROMOTED, f"fraudops, everything on, a promotion every {PROMOTION_SECONDS:g} s", 1)
+    )
     return chosen
 
 
 def measure(place: Site, plan: Plan, share: float = 0.5) -> Result:
     chosen = subjects()
-    result = results.begin("latency", "Latency by an open loop", plan, share_of_maximum=share, connections=open_loop.CONNECTIONS)
+    result = results.begin(
+        "latency",
+        "Latency by an open loop",
+        plan,
+        share_of_maximum=share,
+        connections=open_loop.CONNECTIONS,
+    )
     windows: Windows = {subject.key: [] for subject in chosen}
     rates = []
     for number_of_round in range(plan.rounds):
-        rates.append(share * maximum(chosen[1], place, plan.generator, min(MAXIMUM_SECONDS, plan.seconds)))
-        say(f"round {number_of_round + 1}: {rates[-1]:,.0f} requests a second are {share:.0%} of our maximum")
+        rates.append(
+            share * maximum(chosen[1], place, plan.generator, min(MAXIMUM_SECONDS, plan.seconds))
+        )
+        say(
+            f"round {number_of_round + 1}: {rates[-1]:,.0f} requests a second are {share:.0%} of our maximum"
+        )
         for subject in order(chosen, number_of_round):
             window = turn(subject, place, rates[-1], plan.seconds)
             windows[subject.key].append(window)
@@ -68,12 +122,20 @@ def measure(place: Site, plan: Plan, share: float = 0.5) -> Result:
         f"{sum(len(window.samples) for several in windows.values() for window in several):,} answers were held against the scikit-learn pipeline.",
     ]
     titles = {subject.key: (subject.title, subject.group) for subject in chosen}
-    result.details = {"rates": rates, "titles": titles, "windows": {key: [_without_samples(window) for window in taken] for key, taken in windows.items()}}
+    result.details = {
+        "rates": rates,
+        "titles": titles,
+        "windows": {
+            key: [_without_samples(window) for window in taken] for key, taken in windows.items()
+        },
+    }
     return result
 
 
 def maximum(subject: Subject, place: Site, driver: Generator, seconds: float) -> float:
-    """Answers a second in a closed loop that could go on: what then is not in PostgreSQL yet takes its time too."""
+    """Answers a second in a closed loop that could go on: what then is not in PostgreSQL yet takes
+    its time too.
+    """
     bodies = place.bodies(subject.protocol)
     with subject.start(place) as running:
         driver.drive(running.url, bodies, CONNECTIONS, SETTLE_SECONDS)
@@ -86,7 +148,11 @@ def turn(subject: Subject, place: Site, rate: float, seconds: float) -> Window:
     bodies = place.bodies(subject.protocol)
     with subject.start(place) as running:
         open_loop.drive(running.url, bodies, rate, SETTLE_SECONDS)
-        with promoting(running, min(PROMOTION_SECONDS, seconds / 3)) if subject.key == PROMOTED else contextlib.nullcontext():
+        with (
+            promoting(running, min(PROMOTION_SECONDS, seconds / 3))
+            if subject.key == PROMOTED
+            else contextlib.nullcontext()
+        ):
             window = open_loop.drive(running.url, bodies, rate, seconds)
     open_loop.check(window, subject.protocol, place.models.expected[subject.kind])
     return window
@@ -94,7 +160,9 @@ def turn(subject: Subject, place: Site, rate: float, seconds: float) -> Window:
 
 @contextlib.contextmanager
 def promoting(running: Running, pause: float) -> Iterator[None]:
-    """A version that was never seen before is prepared and served after each pause while the block lasts. Raises SubjectError."""
+    """A version that was never seen before is prepared and served after each pause while the block
+    lasts. Raises SubjectError.
+    """
     stopping = threading.Event()
 
     def promote() -> int:
@@ -116,15 +184,42 @@ def promoting(running: Running, pause: float) -> Iterator[None]:
 
 def claims(windows: Windows) -> list[Claim]:
     tails = {key: [window.p99_ms for window in taken] for key, taken in windows.items()}
-    made = [Claim("p99 of everything on against the bare ASGI floor at the same rate", ratio(tails["ours-1"], tails["floor-1"]), 3.0, "at most")]
-    made.append(Claim("p99 while new versions are promoted against p99 without", ratio(tails[PROMOTED], tails["ours-1"]), 3.0, "at most"))
+    made = [
+        Claim(
+            "p99 of everything on against the bare ASGI floor at the same rate",
+            ratio(tails["ours-1"], tails["floor-1"]),
+            3.0,
+            "at most",
+        )
+    ]
+    made.append(
+        Claim(
+            "p99 while new versions are promoted against p99 without",
+            ratio(tails[PROMOTED], tails["ours-1"]),
+            3.0,
+            "at most",
+        )
+    )
     if "ours-off-1" in tails:
-        made.append(Claim("p99 with audit on against audit off", ratio(tails["ours-1"], tails["ours-off-1"]), 1.3, "at most"))
+        made.append(
+            Claim(
+                "p99 with audit on against audit off",
+                ratio(tails["ours-1"], tails["ours-off-1"]),
+                1.3,
+                "at most",
+            )
+        )
     return made
 
 
 def _table(chosen: list[Subject], windows: Windows) -> Table:
-    rows = [(subject.title, *(str(_of(windows[subject.key], field)) for field in ("p50_ms", "p99_ms", "late_ms"))) for subject in chosen]
+    rows = [
+        (
+            subject.title,
+            *(str(_of(windows[subject.key], field)) for field in ("p50_ms", "p99_ms", "late_ms")),
+        )
+        for subject in chosen
+    ]
     return Table("Milliseconds to an answer", ("subject", "p50", "p99", "late"), rows)
 
 
@@ -139,13 +234,21 @@ def _without_samples(window: Window) -> Window:
 def draw(result: Result, path: Path) -> None:
     titles, windows = result.details["titles"], result.details["windows"]
     drawn, axes = drawing.figure(1, 2, height=1.2 + 0.4 * len(titles))
-    for place, field, label in zip(axes, ("p50_ms", "p99_ms"), ("p50, milliseconds", "p99, milliseconds"), strict=True):
+    for place, field, label in zip(
+        axes, ("p50_ms", "p99_ms"), ("p50, milliseconds", "p99, milliseconds"), strict=True
+    ):
         drawing.bars(
-            place, [title for title, _ in titles.values()], [_of(windows[key], field) for key in titles], [group for _, group in titles.values()], label
+            place,
+            [title for title, _ in titles.values()],
+            [_of(windows[key], field) for key in titles],
+            [group for _, group in titles.values()],
+            label,
         )
     axes[1].set_yticklabels([])
     drawing.save(
-        drawn, path, f"open loop at {result.settings['share_of_maximum']:.0%} of our maximum, {result.machine.cores} cores, commit {result.commit[:12]}"
+        drawn,
+        path,
+        f"open loop at {result.settings['share_of_maximum']:.0%} of our maximum, {result.machine.cores} cores, commit {result.commit[:12]}",
     )
 
 

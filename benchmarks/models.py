@@ -1,4 +1,5 @@
-"""`python -m benchmarks.models FOLDER`: what all subjects serve, trained on the packaged sample: the same rows, split and settings for everyone.
+"""`python -m benchmarks.models FOLDER`: what all subjects serve, trained on the packaged sample:
+the same rows, split and settings for everyone.
 
 linear/, trees/   sealed bundles of the logistic regression and of the gradient boosting
 plain.json        the logistic regression, calibration folded in, as numbers: who serves scikit-learn builds the same pipeline from them
@@ -42,14 +43,24 @@ class Models:
 
 def train(folder: Path) -> Models:
     """In a process of its own: scikit-learn and pandas stay out of the one that measures."""
-    subprocess.run([sys.executable, "-W", "ignore", "-m", "benchmarks.models", str(folder)], cwd=ROOT, check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.models", str(folder)],
+        cwd=ROOT,
+        check=True,
+        timeout=300,
+    )
     return open_models(folder)
 
 
 def open_models(folder: Path) -> Models:
     manifest = msgspec.json.decode((folder / "linear" / MANIFEST).read_bytes(), type=Manifest)
     with np.load(folder / "rows.npz") as stored:
-        return Models(folder, manifest.feature_schema.names, stored["x"], {kind: stored[kind] for kind in KINDS})
+        return Models(
+            folder,
+            manifest.feature_schema.names,
+            stored["x"],
+            {kind: stored[kind] for kind in KINDS},
+        )
 
 
 def main(folder: Path) -> None:
@@ -72,11 +83,20 @@ def main(folder: Path) -> None:
 
 
 def write_plain(folder: Path, rows: NDArray[np.float64]) -> None:
-    """StandardScaler and LogisticRegression whose probabilities are the calibrated ones: coefficients . row = weights . (row - mean) / scale."""
+    """StandardScaler and LogisticRegression whose probabilities are the calibrated ones:
+    coefficients . row = weights . (row - mean) / scale.
+    """
     fused = json.loads((folder / "linear" / "scorer.json").read_bytes())
     coefficients, mean, scale = np.array(fused["coefficients"]), rows.mean(axis=0), rows.std(axis=0)
-    plain = {"mean": mean, "scale": scale, "weights": coefficients * scale, "intercept": fused["intercept"] + coefficients @ mean}
-    (folder / "plain.json").write_text(json.dumps({name: np.asarray(value).tolist() for name, value in plain.items()}))
+    plain = {
+        "mean": mean,
+        "scale": scale,
+        "weights": coefficients * scale,
+        "intercept": fused["intercept"] + coefficients @ mean,
+    }
+    (folder / "plain.json").write_text(
+        json.dumps({name: np.asarray(value).tolist() for name, value in plain.items()})
+    )
 
 
 if __name__ == "__main__":

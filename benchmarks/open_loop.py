@@ -1,4 +1,6 @@
-"""Requests at a given rate, whatever the answers do: the bundled client as a program of its own, its sampled answers checked."""
+"""Requests at a given rate, whatever the answers do: the bundled client as a program of its own,
+its sampled answers checked.
+"""
 
 import subprocess
 import sys
@@ -21,9 +23,28 @@ GRACE_SECONDS = 60.0
 
 
 @contextmanager
-def driving(url: str, bodies: Path, rate: float, seconds: float, window: float | None = None, ids: Path | None = None) -> Iterator[Iterator[Window]]:
+def driving(
+    url: str,
+    bodies: Path,
+    rate: float,
+    seconds: float,
+    window: float | None = None,
+    ids: Path | None = None,
+) -> Iterator[Iterator[Window]]:
     """The windows as they come, the whole run's last."""
-    command = [sys.executable, "-m", "benchmarks.client", url, str(bodies), "--rate", str(rate), "--seconds", str(seconds), "--connections", str(CONNECTIONS)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.client",
+        url,
+        str(bodies),
+        "--rate",
+        str(rate),
+        "--seconds",
+        str(seconds),
+        "--connections",
+        str(CONNECTIONS),
+    ]
     command += ["--window", str(window)] if window else []
     command += ["--ids", str(ids)] if ids else []
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
@@ -43,12 +64,17 @@ def drive(url: str, bodies: Path, rate: float, seconds: float) -> Window:
     with driving(url, bodies, rate, seconds) as windows:
         *_, whole = windows
     if whole.refused or whole.broken or not whole.answered:
-        raise SubjectError(f"{whole.answered} answers, {whole.refused} refused, {whole.broken} broken, {whole.unsent} not sent")
+        raise SubjectError(
+            f"{whole.answered} answers, {whole.refused} refused, {whole.broken} broken, {whole.unsent} not sent"
+        )
     return whole
 
 
 def check(window: Window, protocol: Protocol, expected: NDArray[np.float64]) -> int:
-    """How many sampled answers were held against the probability of their row. Raises SubjectError for a wrong one."""
+    """How many sampled answers were held against the probability of their row.
+
+    Raises SubjectError for a wrong one.
+    """
     for index, answer in window.samples:
         try:
             difference = protocol.difference(answer.encode(), expected[index : index + 1])

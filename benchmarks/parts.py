@@ -1,4 +1,6 @@
-"""`python -m benchmarks.parts`: what each step of an answer costs in process, one row and a row of many, and what others do instead."""
+"""`python -m benchmarks.parts`: what each step of an answer costs in process, one row and a row of
+many, and what others do instead.
+"""
 
 import asyncio
 import os
@@ -22,7 +24,9 @@ REPEAT_SECONDS = 0.1
 
 
 @click.command()
-@click.option("--rounds", "number", default=REPEATS, show_default=True, help="How often every step is timed.")
+@click.option(
+    "--rounds", "number", default=REPEATS, show_default=True, help="How often every step is timed."
+)
 @results_option
 @quick_option
 def command(number: int, results: Path | None, quick: bool) -> None:
@@ -36,16 +40,31 @@ def measure(place: Site, plan: Plan) -> Result:
     result = results.begin("parts", "What an answer costs, step by step", plan)
     trained, repeats = place.models, plan.rounds
     state = lay_out(place.fresh("parts"), trained, "linear")
-    # Before what reads them at its import, as the service does it; the process that proves the bundle reads the first.
-    os.environ.update(FRAUDOPS_STATE=str(state.root), OPENBLAS_NUM_THREADS="1", PROMETHEUS_MULTIPROC_DIR=str(state.metrics))
+    # Before what reads them at its import, as the service does it; the process that proves the
+    # bundle reads the first.
+    os.environ.update(
+        FRAUDOPS_STATE=str(state.root),
+        OPENBLAS_NUM_THREADS="1",
+        PROMETHEUS_MULTIPROC_DIR=str(state.metrics),
+    )
     whole = asyncio.run(_whole(trained, state, repeats))
     made = steps(trained, state)
     one = {name: microseconds(step, repeats) for name, step in made.named.items()}
-    batch = {name: _each(microseconds(step, repeats, calls=3), made.rows) for name, step in made.batch.items()}
+    batch = {
+        name: _each(microseconds(step, repeats, calls=3), made.rows)
+        for name, step in made.batch.items()
+    }
     made.close()
     others = {name: microseconds(step, repeats) for name, step in alternatives(trained).items()}
     result.tables = [
-        _table("One answer", "step", {**one, "the whole request, from the bytes of the socket to those of the answer": whole}),
+        _table(
+            "One answer",
+            "step",
+            {
+                **one,
+                "the whole request, from the bytes of the socket to those of the answer": whole,
+            },
+        ),
         _table(f"A row of a body of {made.rows}", "step", batch),
         _table("What others do", "step", others),
     ]

@@ -1,4 +1,6 @@
-"""The programs that are measured: started with a deadline, asked for what they use, and ended with all that they started."""
+"""The programs that are measured: started with a deadline, asked for what they use, and ended with
+all that they started.
+"""
 
 import contextlib
 import http.client
@@ -22,10 +24,20 @@ class SubjectError(Exception):
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     """The process in a session of its own, which ends whole when the block does."""
     with log.open("ab") as output:
-        process = subprocess.Popen(command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     try:
         yield process
     finally:
@@ -36,13 +48,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
-    # What it left behind is in its session still; the number is nobody else's while any of that lives.
+    # What it left behind is in its session still; the number is nobody else's while any of that
+    # lives.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(5)
 
 
-def wait_until(check: Callable[[], bool], what: str, seconds: float = START_SECONDS, pause: float = 0.05) -> None:
+def wait_until(
+    check: Callable[[], bool], what: str, seconds: float = START_SECONDS, pause: float = 0.05
+) -> None:
     """Raises SubjectError when it does not come true in time."""
     deadline = time.monotonic() + seconds
     while not check():
@@ -51,20 +66,32 @@ def wait_until(check: Callable[[], bool], what: str, seconds: float = START_SECO
         time.sleep(pause)
 
 
-def wait_until_answering(process: subprocess.Popen[bytes], url: str, bodies: Path, log: Path, seconds: float = START_SECONDS) -> None:
+def wait_until_answering(
+    process: subprocess.Popen[bytes],
+    url: str,
+    bodies: Path,
+    log: Path,
+    seconds: float = START_SECONDS,
+) -> None:
     """Until the first body of the file is answered with 200 by a program that lives."""
     with bodies.open("rb") as file:
         body = file.readline().rstrip(b"\n")
 
     def answers() -> bool:
         if process.poll() is not None:
-            raise SubjectError(f"the program ended with exit code {process.returncode}: {log.read_text()[-1500:]}")
+            raise SubjectError(
+                f"the program ended with exit code {process.returncode}: {log.read_text()[-1500:]}"
+            )
         try:
             return post(url, body)[0] == 200
         except (OSError, http.client.HTTPException):
             return False
 
-    wait_until(answers, f"no answer from {url} (log: {log.read_text()[-1500:] if log.exists() else 'none'})", seconds)
+    wait_until(
+        answers,
+        f"no answer from {url} (log: {log.read_text()[-1500:] if log.exists() else 'none'})",
+        seconds,
+    )
 
 
 def post(url: str, body: bytes, timeout: float = 30.0) -> tuple[int, bytes]:
@@ -107,4 +134,6 @@ def free_port() -> int:
 
 def bare_environment(**settings: str) -> dict[str, str]:
     """PATH, HOME and what is given: nothing that a shell may have set, no proxy to the loopback."""
-    return {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ} | settings
+    return {
+        name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ
+    } | settings

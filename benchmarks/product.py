@@ -1,4 +1,6 @@
-"""Ours, as users start it: `python -m services.inference` over a state folder with a cached bundle and a serving record; with a database, the shipper too."""
+"""Ours, as users start it: `python -m services.inference` over a state folder with a cached bundle
+and a serving record; with a database, the shipper too.
+"""
 
 import contextlib
 import shutil
@@ -17,7 +19,15 @@ import psutil
 import psycopg
 
 from benchmarks.models import ROOT, Models
-from benchmarks.processes import SubjectError, bare_environment, free_port, running, tree, wait_until, wait_until_answering
+from benchmarks.processes import (
+    SubjectError,
+    bare_environment,
+    free_port,
+    running,
+    tree,
+    wait_until,
+    wait_until_answering,
+)
 from fraudops.audit.shipping import read_shipper_state
 from fraudops.bundle import read_manifest, seal
 from fraudops.promotion.local import FileRecordStore
@@ -38,7 +48,9 @@ def database(folder: Path) -> Iterator[str]:
     try:
         migrate = [sys.executable, "-m", "jobs.migrate", "--wait", "0"]
         environment = bare_environment(DATABASE_URL=server.url(), FRAUDOPS_STATE=str(folder))
-        subprocess.run(migrate, cwd=ROOT, env=environment, check=True, timeout=120, capture_output=True)
+        subprocess.run(
+            migrate, cwd=ROOT, env=environment, check=True, timeout=120, capture_output=True
+        )
         yield server.url()
     finally:
         stop(process)
@@ -46,7 +58,11 @@ def database(folder: Path) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Product:
-    """A running service. `pod` is its name on every audited row; `database` is where its shipper brings them, if it has one."""
+    """A running service.
+
+    `pod` is its name on every audited row; `database` is where its shipper brings them, if it
+    has one.
+    """
 
     state: State
     url: str
@@ -55,21 +71,32 @@ class Product:
     database: str | None
 
     def workers(self) -> list[psutil.Process]:
-        return [process for process in tree(self.process.pid) if (self.state.run / f"worker-{process.pid}.sock").exists()]
+        return [
+            process
+            for process in tree(self.process.pid)
+            if (self.state.run / f"worker-{process.pid}.sock").exists()
+        ]
 
     def drain(self, seconds: float = DRAIN_SECONDS) -> float:
-        """Waits until all that was answered is in PostgreSQL, and returns the seconds that it took. Raises SubjectError."""
+        """Waits until all that was answered is in PostgreSQL, and returns the seconds that it took.
+        Raises SubjectError.
+        """
         began, moment = time.monotonic(), datetime.now(UTC)
 
         def drained() -> bool:
             shown = read_shipper_state(self.state)
             return shown is not None and shown.at > moment and shown.backlog_bytes == 0
 
-        wait_until(drained, f"the shipper has not brought everything to PostgreSQL (log: {self.state.root / 'shipper.log'})", seconds)
+        wait_until(
+            drained,
+            f"the shipper has not brought everything to PostgreSQL (log: {self.state.root / 'shipper.log'})",
+            seconds,
+        )
         return time.monotonic() - began
 
     def promote_again(self, number: int) -> float:
-        """A bundle that this pod has never seen, with the served one's scores, in the next epoch, and the seconds until every worker serves it.
+        """A bundle that this pod has never seen, with the served one's scores, in the next epoch,
+        and the seconds until every worker serves it.
 
         Raises SubjectError.
         """
@@ -78,7 +105,9 @@ class Product:
         if record.current is None:
             raise SubjectError("nothing is served")
         digest = _another(self.state.bundles / record.current.digest, number)
-        entry = msgspec.structs.replace(record.current, epoch=record.epoch + 1, version=str(number), digest=digest)
+        entry = msgspec.structs.replace(
+            record.current, epoch=record.epoch + 1, version=str(number), digest=digest
+        )
         began = time.monotonic()
         self._reload(phase="prepare", version=entry.version, digest=digest, epoch=entry.epoch)
         store.compare_and_set(ServingRecord(current=entry, mirrored=entry.epoch), token)
@@ -86,7 +115,13 @@ class Product:
         return time.monotonic() - began
 
     def _reload(self, **asked: Any) -> None:
-        answer = httpx.post(f"{self.url}/reload", json=asked, headers={"Authorization": f"Bearer {ADMIN_TOKEN}"}, timeout=60, trust_env=False)
+        answer = httpx.post(
+            f"{self.url}/reload",
+            json=asked,
+            headers={"Authorization": f"Bearer {ADMIN_TOKEN}"},
+            timeout=60,
+            trust_env=False,
+        )
         if answer.status_code != 200:
             raise SubjectError(f"{asked['phase']}: {answer.status_code} {answer.text[:300]}")
 
@@ -95,7 +130,9 @@ class Product:
         if self.database is None:
             raise SubjectError("this service ships nowhere")
         with psycopg.connect(self.database) as connection:
-            row = connection.execute("SELECT count(*) FROM predictions WHERE pod = %s", [self.pod]).fetchone()
+            row = connection.execute(
+                "SELECT count(*) FROM predictions WHERE pod = %s", [self.pod]
+            ).fetchone()
             return int(row[0]) if row else 0
 
 
@@ -103,7 +140,9 @@ def _another(folder: Path, number: int) -> str:
     """The same bundle of another training run, beside it; its digest."""
     copy = folder.with_name(f".another-{number}")
     shutil.copytree(folder, copy)
-    digest = seal(copy, msgspec.structs.replace(read_manifest(folder), git_revision=f"run {number}"))
+    digest = seal(
+        copy, msgspec.structs.replace(read_manifest(folder), git_revision=f"run {number}")
+    )
     copy.rename(folder.with_name(digest))
     return digest
 
@@ -113,16 +152,39 @@ def lay_out(folder: Path, models: Models, kind: str) -> State:
     state, digest = State.at(folder), models.digest(kind)
     state.bundles.mkdir(parents=True)
     shutil.copytree(models.folder / kind, state.bundles / digest)
-    entry = Entry(epoch=1, version="1", digest=digest, schema_fingerprint="of the bundle", by="benchmarks", at="2026-01-01T00:00:00Z", verdict={})
-    FileRecordStore(state.serving_record).compare_and_set(ServingRecord(current=entry, mirrored=1), b"")
+    entry = Entry(
+        epoch=1,
+        version="1",
+        digest=digest,
+        schema_fingerprint="of the bundle",
+        by="benchmarks",
+        at="2026-01-01T00:00:00Z",
+        verdict={},
+    )
+    FileRecordStore(state.serving_record).compare_and_set(
+        ServingRecord(current=entry, mirrored=1), b""
+    )
     return state
 
 
 @contextlib.contextmanager
-def product(folder: Path, models: Models, kind: str, workers: int, settings: Mapping[str, str], bodies: Path, database: str | None) -> Iterator[Product]:
+def product(
+    folder: Path,
+    models: Models,
+    kind: str,
+    workers: int,
+    settings: Mapping[str, str],
+    bodies: Path,
+    database: str | None,
+) -> Iterator[Product]:
     """A service ready to answer; the folder, which must not exist, is gone afterwards."""
     state, port = lay_out(folder, models, kind), free_port()
-    own = {"FRAUDOPS_STATE": str(folder), "FRAUDOPS_PORT": str(port), "FRAUDOPS_WORKERS": str(workers), "FRAUDOPS_POD": folder.name}
+    own = {
+        "FRAUDOPS_STATE": str(folder),
+        "FRAUDOPS_PORT": str(port),
+        "FRAUDOPS_WORKERS": str(workers),
+        "FRAUDOPS_POD": folder.name,
+    }
     own |= {"FRAUDOPS_ADMIN_TOKEN": ADMIN_TOKEN, **settings}
     where = {"DATABASE_URL": database} if database else {}
     log, url = folder / "service.log", f"http://127.0.0.1:{port}"
@@ -130,8 +192,22 @@ def product(folder: Path, models: Models, kind: str, workers: int, settings: Map
         with contextlib.ExitStack() as stack:
             if database:
                 environment = bare_environment(FRAUDOPS_STATE=str(folder), DATABASE_URL=database)
-                stack.enter_context(running([sys.executable, "-m", "services.shipper"], environment, ROOT, folder / "shipper.log"))
-            service = stack.enter_context(running([sys.executable, "-m", "services.inference"], bare_environment(**own, **where), ROOT, log))
+                stack.enter_context(
+                    running(
+                        [sys.executable, "-m", "services.shipper"],
+                        environment,
+                        ROOT,
+                        folder / "shipper.log",
+                    )
+                )
+            service = stack.enter_context(
+                running(
+                    [sys.executable, "-m", "services.inference"],
+                    bare_environment(**own, **where),
+                    ROOT,
+                    log,
+                )
+            )
             wait_until_answering(service, f"{url}/predict", bodies, log)
             yield Product(state, url, folder.name, service, database)
     finally:

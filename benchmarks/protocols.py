@@ -14,7 +14,11 @@ Rows = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Protocol:
-    """`ask` makes the body for some rows; `read` finds their probabilities in the parsed answer, or is None for an answer that is constant."""
+    """`ask` makes the body for some rows;
+
+    `read` finds their probabilities in the parsed answer, or is None for an answer that is
+    constant.
+    """
 
     ask: Callable[[Sequence[str], Rows], Any]
     read: Callable[[Any], list[float]] | None
@@ -23,15 +27,22 @@ class Protocol:
         return json.dumps(self.ask(names, rows), separators=(",", ":")).encode()
 
     def difference(self, answer: bytes, expected: NDArray[np.float64]) -> float:
-        """The largest difference of an answer to what it should be; 0 for a constant one. Raises WrongAnswerError when it is none at all."""
+        """The largest difference of an answer to what it should be; 0 for a constant one.
+
+        Raises WrongAnswerError when it is none at all.
+        """
         if self.read is None:
             return 0.0
         try:
             given = np.array(self.read(json.loads(answer)), dtype=np.float64)
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise WrongAnswerError(f"not an answer ({type(error).__name__}): {answer[:200]!r}") from error
+            raise WrongAnswerError(
+                f"not an answer ({type(error).__name__}): {answer[:200]!r}"
+            ) from error
         if given.shape != expected.shape or not np.isfinite(given).all():
-            raise WrongAnswerError(f"probabilities of the shape {given.shape} for {expected.shape} rows, or some that are no numbers: {answer[:200]!r}")
+            raise WrongAnswerError(
+                f"probabilities of the shape {given.shape} for {expected.shape} rows, or some that are no numbers: {answer[:200]!r}"
+            )
         return float(np.abs(given - expected).max())
 
 
@@ -47,7 +58,9 @@ def _object(names: Sequence[str], rows: Rows) -> dict[str, float]:
 def _tensor(names: Sequence[str], rows: Rows) -> dict[str, Any]:
     flat = [value for row in rows for value in row]
     return {
-        "inputs": [{"name": "predict", "shape": [len(rows), len(names)], "datatype": "FP64", "data": flat}],
+        "inputs": [
+            {"name": "predict", "shape": [len(rows), len(names)], "datatype": "FP64", "data": flat}
+        ],
         "outputs": [{"name": "predict_proba"}],
     }
 
@@ -58,7 +71,9 @@ TRANSACTIONS = Protocol(
     lambda names, rows: {"transactions": [_object(names, [row]) for row in rows]},
     lambda answer: [prediction["fraud_probability"] for prediction in answer["predictions"]],
 )
-INSTANCES = Protocol(lambda _names, rows: {"instances": rows}, lambda answer: list(answer["predictions"]))
+INSTANCES = Protocol(
+    lambda _names, rows: {"instances": rows}, lambda answer: list(answer["predictions"])
+)
 ROWS = Protocol(lambda _names, rows: {"rows": rows}, list)
 TENSOR = Protocol(_tensor, lambda answer: answer["outputs"][0]["data"][1::2])
 FRAME = Protocol(
@@ -67,7 +82,9 @@ FRAME = Protocol(
 )
 
 
-def write_bodies(path: Path, protocol: Protocol, names: Sequence[str], x: NDArray[np.float64], rows: int = 1) -> Path:
+def write_bodies(
+    path: Path, protocol: Protocol, names: Sequence[str], x: NDArray[np.float64], rows: int = 1
+) -> Path:
     """One body a line, each of `rows` rows; the last rows that fill no body are left out."""
     chunks = (x[start : start + rows].tolist() for start in range(0, len(x) - rows + 1, rows))
     path.write_bytes(b"\n".join(protocol.body(names, chunk) for chunk in chunks) + b"\n")

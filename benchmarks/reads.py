@@ -1,4 +1,6 @@
-"""`python -m benchmarks.reads`: what `fraudops monitor` and `fraudops drift` read, and how long that takes, against the rows in the table and in the window."""
+"""`python -m benchmarks.reads`: what `fraudops monitor` and `fraudops drift` read, and how long
+that takes, against the rows in the table and in the window.
+"""
 
 import asyncio
 import re
@@ -27,14 +29,22 @@ from fraudops.audit.database import create_engine
 from fraudops.audit.recent import recent, selection
 from fraudops.settings import DriftSettings
 
-DAY_ROWS, QUICK_DAY_ROWS, DAYS, QUICK_DAYS, PROJECTED = 1_000_000, 150_000, (1, 3, 10), (1, 3), 50_000_000
+DAY_ROWS, QUICK_DAY_ROWS, DAYS, QUICK_DAYS, PROJECTED = (
+    1_000_000,
+    150_000,
+    (1, 3, 10),
+    (1, 3),
+    50_000_000,
+)
 MODEL = "credit-fraud"
 WINDOWS = ("1 hour", "24 hours", "all")
 READERS = ("monitor", "drift")
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """Of one window of a table of `rows`: seconds of each round, by reader; what monitor said, and how many rows drift compared."""
+    """Of one window of a table of `rows`: seconds of each round, by reader; what monitor said, and
+    how many rows drift compared.
+    """
 
     rows: int
     window: str
@@ -55,21 +65,39 @@ class Scan(msgspec.Struct, frozen=True):
 
 
 @click.command()
-@click.option("--rounds", "number", default=5, show_default=True, help="How often every window is read.")
-@click.option("--days", multiple=True, type=click.IntRange(1), help=f"The table's days, of {DAY_ROWS:,} rows each; give it several times. {DAYS} by default.")
+@click.option(
+    "--rounds", "number", default=5, show_default=True, help="How often every window is read."
+)
+@click.option(
+    "--days",
+    multiple=True,
+    type=click.IntRange(1),
+    help=f"The table's days, of {DAY_ROWS:,} rows each; give it several times. {DAYS} by default.",
+)
 @results_option
 @quick_option
 def command(number: int, days: Sequence[int], results: Path | None, quick: bool) -> None:
     """Monitor and drift over a growing audit."""
-    with tempfile.TemporaryDirectory(prefix="fraudops-bench-", ignore_cleanup_errors=True) as folder, database(Path(folder) / "postgresql") as url:
-        result = measure(url, Plan.of(number, 0.0, None, quick), sorted(set(days or (QUICK_DAYS if quick else DAYS))))
+    with (
+        tempfile.TemporaryDirectory(prefix="fraudops-bench-", ignore_cleanup_errors=True) as folder,
+        database(Path(folder) / "postgresql") as url,
+    ):
+        result = measure(
+            url,
+            Plan.of(number, 0.0, None, quick),
+            sorted(set(days or (QUICK_DAYS if quick else DAYS))),
+        )
     conclude(result, results)
 
 
 def measure(url: str, plan: Plan, days: Sequence[int]) -> Result:
     result = results.begin("reads", "What monitor and drift read of a growing audit", plan)
     audit = Audit(url, QUICK_DAY_ROWS if plan.quick else DAY_ROWS)
-    result.settings = {"rounds": plan.rounds, "rows a day": audit.day_rows, "read whole up to": sampling.EXACT_ROWS}
+    result.settings = {
+        "rounds": plan.rounds,
+        "rows a day": audit.day_rows,
+        "read whole up to": sampling.EXACT_ROWS,
+    }
     taken, indexes, scans = list[Taken](), list[tuple[str, ...]](), list[Scan]()
     for number in days:
         began = time.monotonic()
@@ -78,7 +106,12 @@ def measure(url: str, plan: Plan, days: Sequence[int]) -> Result:
         indexes.append(_sizes(audit))
         found, scans = asyncio.run(_read(url, audit, plan.rounds))
         taken += found
-    result.tables = [_seconds(taken), _estimates(taken), _scans(scans), Table("Disk", ("rows", "table and indexes", "its index for samples"), indexes)]
+    result.tables = [
+        _seconds(taken),
+        _estimates(taken),
+        _scans(scans),
+        Table("Disk", ("rows", "table and indexes", "its index for samples"), indexes),
+    ]
     result.claims = [_claim(taken, reader, window) for reader in READERS for window in WINDOWS]
     result.notes = [_projected(taken, reader) for reader in READERS] + [
         f"A window of more than about {sampling.EXACT_ROWS:,} rows is estimated from a share of it. The plan is that of all days of the largest table.",
@@ -91,19 +124,45 @@ def measure(url: str, plan: Plan, days: Sequence[int]) -> Result:
 async def _read(url: str, audit: Audit, rounds: int) -> tuple[list[Taken], list[Scan]]:
     engine, found = create_engine(url), list[Taken]()
     try:
-        for name, length in zip(WINDOWS, (timedelta(hours=1), timedelta(hours=24), timedelta(days=audit.days)), strict=True):
-            since, seconds, compared = audit.until - length, {reader: list[float]() for reader in READERS}, 0
+        for name, length in zip(
+            WINDOWS,
+            (timedelta(hours=1), timedelta(hours=24), timedelta(days=audit.days)),
+            strict=True,
+        ):
+            since, seconds, compared = (
+                audit.until - length,
+                {reader: list[float]() for reader in READERS},
+                0,
+            )
             # The first is not counted: it brings the pages in.
             for _ in range(rounds + 1):
                 began = time.perf_counter()
                 said, _versions = await activity(engine, since, audit.until, MODEL)
                 seconds["monitor"].append(time.perf_counter() - began)
                 began = time.perf_counter()
-                rows = await recent(engine, since, audit.until, DriftSettings().maximum_rows, audit.names, model_digest=DIGEST)
+                rows = await recent(
+                    engine,
+                    since,
+                    audit.until,
+                    DriftSettings().maximum_rows,
+                    audit.names,
+                    model_digest=DIGEST,
+                )
                 seconds["drift"].append(time.perf_counter() - began)
                 compared = len(rows.id)
-            found.append(Taken(audit.rows, name, {reader: values[1:] for reader, values in seconds.items()}, said, compared))
-            say(f"{audit.rows:,} rows, {name}: " + ", ".join(f"{reader} {spread(found[-1].seconds[reader])} s" for reader in READERS))
+            found.append(
+                Taken(
+                    audit.rows,
+                    name,
+                    {reader: values[1:] for reader, values in seconds.items()},
+                    said,
+                    compared,
+                )
+            )
+            say(
+                f"{audit.rows:,} rows, {name}: "
+                + ", ".join(f"{reader} {spread(found[-1].seconds[reader])} s" for reader in READERS)
+            )
         return found, await _plans(engine, audit.until - timedelta(days=audit.days), audit.until)
     finally:
         await engine.dispose()
@@ -113,12 +172,27 @@ async def _plans(engine: AsyncEngine, since: datetime, until: datetime) -> list[
     """What the plans of the longest window scan, by EXPLAIN (ANALYZE, BUFFERS)."""
     scans = list[Scan]()
     async with engine.connect() as connection:
-        for reader, asked in (("monitor", sampling.asked(since, until, MODEL)), ("drift", sampling.asked(since, until, None, DIGEST))):
+        for reader, asked in (
+            ("monitor", sampling.asked(since, until, MODEL)),
+            ("drift", sampling.asked(since, until, None, DIGEST)),
+        ):
             window = await sampling.look(connection, asked)
-            level = 0 if window.small else window.all.level(DriftSettings().maximum_rows, sampling.INDEXED_LEVEL)
-            chosen, values = statement(asked, *await levels(connection, asked)) if reader == "monitor" else selection(asked, level)
-            plan = await connection.scalar(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {chosen.text}"), values)
-            scans += _walk(reader, (msgspec.json.decode(plan) if isinstance(plan, str) else plan)[0]["Plan"])
+            level = (
+                0
+                if window.small
+                else window.all.level(DriftSettings().maximum_rows, sampling.INDEXED_LEVEL)
+            )
+            chosen, values = (
+                statement(asked, *await levels(connection, asked))
+                if reader == "monitor"
+                else selection(asked, level)
+            )
+            plan = await connection.scalar(
+                text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {chosen.text}"), values
+            )
+            scans += _walk(
+                reader, (msgspec.json.decode(plan) if isinstance(plan, str) else plan)[0]["Plan"]
+            )
     return scans
 
 
@@ -131,7 +205,9 @@ def _walk(reader: str, plan: dict[str, Any]) -> list[Scan]:
         name = node.get("Index Name") or node.get("Relation Name")
         if name and node["Actual Loops"]:
             sums = found.setdefault((node["Node Type"], re.sub(r"_[0-9]{8}", "", name)), [0, 0, 0])
-            for place, value in enumerate((round(node["Actual Rows"] * node["Actual Loops"]), node["Actual Loops"])):
+            for place, value in enumerate(
+                (round(node["Actual Rows"] * node["Actual Loops"]), node["Actual Loops"])
+            ):
                 sums[place] += value
             sums[2] += node["Shared Hit Blocks"] + node["Shared Read Blocks"]
     return [Scan(reader, node, name, *sums) for (node, name), sums in sorted(found.items())]
@@ -161,7 +237,10 @@ def _seconds(taken: list[Taken]) -> Table:
     def cell(one: Taken, reader: str) -> Spread:
         return spread(one.seconds[reader])
 
-    rows = [(f"{one.rows:,}", one.window, *(str(cell(one, reader)) for reader in READERS)) for one in taken]
+    rows = [
+        (f"{one.rows:,}", one.window, *(str(cell(one, reader)) for reader in READERS))
+        for one in taken
+    ]
     return Table("Seconds", ("rows in the table", "window", *READERS), rows)
 
 
@@ -169,20 +248,59 @@ def _estimates(taken: list[Taken]) -> Table:
     rows = []
     for one in taken:
         said, margins = one.monitor, one.monitor.margins()
-        ratios = (f"{getattr(said, name) or 0:.2%} ± {margins[name]:.2%}" for name in ("precision", "recall"))
-        counts = (f"{getattr(said, name):,} ± {margins[name]:,.0f}" for name in ("answers", "decisions", "frauds"))
-        rows.append((f"{one.rows:,}", one.window, f"{said.read:,}", *counts, *ratios, f"{one.compared:,}"))
-    return Table("What they said", ("rows", "window", "read by monitor", "answers", "decisions", "frauds", "precision", "recall", "compared by drift"), rows)
+        ratios = (
+            f"{getattr(said, name) or 0:.2%} ± {margins[name]:.2%}"
+            for name in ("precision", "recall")
+        )
+        counts = (
+            f"{getattr(said, name):,} ± {margins[name]:,.0f}"
+            for name in ("answers", "decisions", "frauds")
+        )
+        rows.append(
+            (f"{one.rows:,}", one.window, f"{said.read:,}", *counts, *ratios, f"{one.compared:,}")
+        )
+    return Table(
+        "What they said",
+        (
+            "rows",
+            "window",
+            "read by monitor",
+            "answers",
+            "decisions",
+            "frauds",
+            "precision",
+            "recall",
+            "compared by drift",
+        ),
+        rows,
+    )
 
 
 def _scans(scans: list[Scan]) -> Table:
-    rows = [(f"{scan.reader}: {scan.node}", scan.index, f"{scan.rows:,}", f"{scan.loops:,}", f"{scan.pages:,}") for scan in scans]
-    return Table("Plan of the longest window, the largest table", ("scan", "of", "rows", "loops", "pages"), rows)
+    rows = [
+        (
+            f"{scan.reader}: {scan.node}",
+            scan.index,
+            f"{scan.rows:,}",
+            f"{scan.loops:,}",
+            f"{scan.pages:,}",
+        )
+        for scan in scans
+    ]
+    return Table(
+        "Plan of the longest window, the largest table",
+        ("scan", "of", "rows", "loops", "pages"),
+        rows,
+    )
 
 
 def _sizes(audit: Audit) -> tuple[str, ...]:
-    whole = audit.value("SELECT CAST(sum(pg_total_relation_size(inhrelid)) AS bigint) FROM pg_inherits WHERE inhparent = 'predictions'::regclass")
-    index = audit.value("SELECT CAST(sum(pg_relation_size(inhrelid)) AS bigint) FROM pg_inherits WHERE inhparent = 'predictions_sample'::regclass")
+    whole = audit.value(
+        "SELECT CAST(sum(pg_total_relation_size(inhrelid)) AS bigint) FROM pg_inherits WHERE inhparent = 'predictions'::regclass"
+    )
+    index = audit.value(
+        "SELECT CAST(sum(pg_relation_size(inhrelid)) AS bigint) FROM pg_inherits WHERE inhparent = 'predictions_sample'::regclass"
+    )
     return f"{audit.rows:,}", f"{whole / 1e9:.2f} GB", f"{index / 1e6:.1f} MB"
 
 

@@ -1,4 +1,6 @@
-"""What a benchmark leaves behind: NAME.json with everything, NAME.md with tables for people, NAME.png with a picture."""
+"""What a benchmark leaves behind: NAME.json with everything, NAME.md with tables for people,
+NAME.png with a picture.
+"""
 
 import os
 import platform
@@ -16,7 +18,17 @@ from benchmarks.models import ROOT
 from benchmarks.spread import Claim, short
 
 RESULTS = ROOT / "benchmarks" / "results"
-LIBRARIES = ("fastapi", "uvicorn", "uvloop", "httptools", "msgspec", "numpy", "onnxruntime", "scikit-learn", "prometheus-client")
+LIBRARIES = (
+    "fastapi",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "msgspec",
+    "numpy",
+    "onnxruntime",
+    "scikit-learn",
+    "prometheus-client",
+)
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -35,7 +47,10 @@ class Table(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """`details` is what the tables and claims were made of. `changed` says whether the checkout differed from the commit."""
+    """`details` is what the tables and claims were made of.
+
+    `changed` says whether the checkout differed from the commit.
+    """
 
     name: str
     title: str
@@ -65,36 +80,73 @@ class Plan(Protocol):
 
 
 def begin(name: str, title: str, plan: Plan, **settings: Any) -> Result:
-    settings = {"rounds": plan.rounds, "seconds": plan.seconds, "load generator": plan.generator.name, **settings}
+    settings = {
+        "rounds": plan.rounds,
+        "seconds": plan.seconds,
+        "load generator": plan.generator.name,
+        **settings,
+    }
     commit, changed = revision()
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    return Result(name=name, title=title, at=at, commit=commit, changed=changed, quick=plan.quick, machine=machine(), settings=settings)
+    return Result(
+        name=name,
+        title=title,
+        at=at,
+        commit=commit,
+        changed=changed,
+        quick=plan.quick,
+        machine=machine(),
+        settings=settings,
+    )
 
 
 def machine() -> Machine:
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "unknown")
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "unknown",
+    )
     libraries = {name: version(name) for name in LIBRARIES}
     memory = round(psutil.virtual_memory().total / 2**30, 1)
-    return Machine(model, len(os.sched_getaffinity(0)), memory, ".".join(platform.release().split(".")[:2]), platform.python_version(), libraries)
+    return Machine(
+        model,
+        len(os.sched_getaffinity(0)),
+        memory,
+        ".".join(platform.release().split(".")[:2]),
+        platform.python_version(),
+        libraries,
+    )
 
 
 def revision() -> tuple[str, bool]:
     """The commit, and whether files that it holds have changed since; results themselves do not count."""
     git = ["git", "-C", str(ROOT)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
         status = [*git, "status", "--porcelain", "--", ".", ":!benchmarks/results"]
-        changed = subprocess.run(status, capture_output=True, text=True, check=True, timeout=10).stdout
+        changed = subprocess.run(
+            status, capture_output=True, text=True, check=True, timeout=10
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return "unknown", True
     return commit, bool(changed.strip())
 
 
 def write(result: Result, folder: Path) -> Path:
-    """The paths' common stem. A quick run shows that everything works; its figures go nowhere that a real run's go."""
+    """The paths' common stem.
+
+    A quick run shows that everything works; its figures go nowhere that a real run's go.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / result.name
-    stem.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    stem.with_suffix(".json").write_bytes(
+        msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n"
+    )
     stem.with_suffix(".md").write_text(markdown(result))
     return stem
 
@@ -107,21 +159,42 @@ def markdown(result: Result) -> str:
     machine = result.machine
     parts = [f"# {result.title}\n"]
     if result.quick:
-        parts.append("**A quick run: it shows that the harness works; its figures mean nothing.**\n")
+        parts.append(
+            "**A quick run: it shows that the harness works; its figures mean nothing.**\n"
+        )
     where = f"{machine.cores} cores ({machine.processor}), {machine.memory_gib} GiB, Linux {machine.kernel}, Python {machine.python}"
     what = f"commit {result.commit[:12]}{' with changes' if result.changed else ''}"
-    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result.settings.items())
-    parts.append(f"{what}, {result.at}. {where}.{f' {settings[:1].upper()}{settings[1:]}.' if settings else ''}\n")
+    settings = ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in result.settings.items()
+    )
+    parts.append(
+        f"{what}, {result.at}. {where}.{f' {settings[:1].upper()}{settings[1:]}.' if settings else ''}\n"
+    )
     if result.claims:
-        rows = [(claim.text, f"{claim.side} {short(claim.bound)}", str(claim.measured), "yes" if claim.holds else "**no**") for claim in result.claims]
-        parts.append(_table(Table("What is claimed", ("claim", "bound", "median (range)", "holds"), rows)))
+        rows = [
+            (
+                claim.text,
+                f"{claim.side} {short(claim.bound)}",
+                str(claim.measured),
+                "yes" if claim.holds else "**no**",
+            )
+            for claim in result.claims
+        ]
+        parts.append(
+            _table(Table("What is claimed", ("claim", "bound", "median (range)", "holds"), rows))
+        )
     parts += [_table(table) for table in result.tables]
     parts += [f"{note}\n" for note in result.notes]
     return "\n".join(parts)
 
 
 def _table(table: Table) -> str:
-    lines = [f"## {table.title}\n", _row(table.columns), _row(["---", *["---:"] * (len(table.columns) - 1)]), *map(_row, table.rows)]
+    lines = [
+        f"## {table.title}\n",
+        _row(table.columns),
+        _row(["---", *["---:"] * (len(table.columns) - 1)]),
+        *map(_row, table.rows),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,6 @@
-"""`python -m benchmarks.serving`: answers a second of ours, of the bare web server, and of what people would pick instead, in turns on this machine."""
+"""`python -m benchmarks.serving`: answers a second of ours, of the bare web server, and of what
+people would pick instead, in turns on this machine.
+"""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -7,7 +9,15 @@ import click
 import msgspec
 
 from benchmarks import drawing, peers, results
-from benchmarks.commands import Plan, conclude, generator_option, quick_option, results_option, say, site
+from benchmarks.commands import (
+    Plan,
+    conclude,
+    generator_option,
+    quick_option,
+    results_option,
+    say,
+    site,
+)
 from benchmarks.results import Result, Table
 from benchmarks.spread import Claim, Spread, ratio, short, spread
 from benchmarks.subjects import Site, Subject, audit_defaults, peer, standard
@@ -25,28 +35,58 @@ CLAIMS = (
     ("ours-1", "bentoml-1", 25.0, "against BentoML"),
     ("ours-1", "mlflow-1", 80.0, "against mlflow models serve"),
 )
-COST_CLAIMS = (("trees-1", "ours-1", 1.3, "cost of a request with gradient boosting against the linear model"),)
+COST_CLAIMS = (
+    ("trees-1", "ours-1", 1.3, "cost of a request with gradient boosting against the linear model"),
+)
 Turns = dict[str, list[Turn]]
 
 
 @click.command()
-@click.option("--rounds", "number", default=5, show_default=True, help="How often every subject takes its turn.")
-@click.option("--seconds", default=6.0, show_default=True, help="How long a subject is loaded in its turn.")
+@click.option(
+    "--rounds",
+    "number",
+    default=5,
+    show_default=True,
+    help="How often every subject takes its turn.",
+)
+@click.option(
+    "--seconds", default=6.0, show_default=True, help="How long a subject is loaded in its turn."
+)
 @click.option("--connections", default=CONNECTIONS, show_default=True)
 @click.option(
-    "--peers", "with_peers", is_flag=True, help="MLServer, BentoML, KServe and mlflow models serve as well; the first time each is installed from PyPI."
+    "--peers",
+    "with_peers",
+    is_flag=True,
+    help="MLServer, BentoML, KServe and mlflow models serve as well; the first time each is installed from PyPI.",
 )
-@click.option("--only", multiple=True, metavar="KEY", help="Only these subjects, such as ours-1; may be given several times.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="KEY",
+    help="Only these subjects, such as ours-1; may be given several times.",
+)
 @generator_option
 @results_option
 @quick_option
 def command(
-    number: int, seconds: float, connections: int, with_peers: bool, only: tuple[str, ...], generator: str | None, results: Path | None, quick: bool
+    number: int,
+    seconds: float,
+    connections: int,
+    with_peers: bool,
+    only: tuple[str, ...],
+    generator: str | None,
+    results: Path | None,
+    quick: bool,
 ) -> None:
     """Answers a second, in turns."""
     plan = Plan.of(number, seconds, generator, quick)
     with site() as place:
-        result = measure(place, plan, subjects(with_peers, only or (QUICK if quick and not with_peers else ())), connections)
+        result = measure(
+            place,
+            plan,
+            subjects(with_peers, only or (QUICK if quick and not with_peers else ())),
+            connections,
+        )
     conclude(result, results, draw)
 
 
@@ -56,14 +96,30 @@ def subjects(with_peers: bool, only: Collection[str] = ()) -> list[Subject]:
     return [subject for subject in chosen if not only or subject.key in only]
 
 
-def measure(place: Site, plan: Plan, chosen: list[Subject], connections: int = CONNECTIONS) -> Result:
-    result = results.begin("serving", "Answers a second", plan, connections=connections, audit=audit_defaults())
-    turns, missing = rounds(chosen, plan.rounds, lambda subject: turn(subject, place, plan.generator, connections, plan.seconds), say)
+def measure(
+    place: Site, plan: Plan, chosen: list[Subject], connections: int = CONNECTIONS
+) -> Result:
+    result = results.begin(
+        "serving", "Answers a second", plan, connections=connections, audit=audit_defaults()
+    )
+    turns, missing = rounds(
+        chosen,
+        plan.rounds,
+        lambda subject: turn(subject, place, plan.generator, connections, plan.seconds),
+        say,
+    )
     shown = {subject.key: subject for subject in chosen if subject.key in turns}
     result.tables = [_table(shown, turns)]
     result.claims = claims(turns)
-    result.notes = _notes(plan.generator.note, turns, missing, {subject.key: subject for subject in chosen})
-    result.details = {"subjects": {key: {"title": subject.title, "group": subject.group, "turns": turns[key]} for key, subject in shown.items()}}
+    result.notes = _notes(
+        plan.generator.note, turns, missing, {subject.key: subject for subject in chosen}
+    )
+    result.details = {
+        "subjects": {
+            key: {"title": subject.title, "group": subject.group, "turns": turns[key]}
+            for key, subject in shown.items()
+        }
+    }
     return result
 
 
@@ -71,8 +127,16 @@ def claims(turns: Turns) -> list[Claim]:
     """Those whose two subjects were measured."""
     rates = {key: [measured.rate for measured in taken] for key, taken in turns.items()}
     costs = {key: [measured.processor_us for measured in taken] for key, taken in turns.items()}
-    made = [Claim(text, ratio(rates[one], rates[other]), bound, "at least") for one, other, bound, text in CLAIMS if {one, other} <= turns.keys()]
-    made += [Claim(text, ratio(costs[one], costs[other]), bound, "at most") for one, other, bound, text in COST_CLAIMS if {one, other} <= turns.keys()]
+    made = [
+        Claim(text, ratio(rates[one], rates[other]), bound, "at least")
+        for one, other, bound, text in CLAIMS
+        if {one, other} <= turns.keys()
+    ]
+    made += [
+        Claim(text, ratio(costs[one], costs[other]), bound, "at most")
+        for one, other, bound, text in COST_CLAIMS
+        if {one, other} <= turns.keys()
+    ]
     return made
 
 
@@ -80,12 +144,36 @@ def _table(subjects: dict[str, Subject], turns: Turns) -> Table:
     rows = []
     for key, subject in subjects.items():
         floor = turns.get(f"floor-{subject.workers}")
-        of_floor = str(ratio([taken.rate for taken in turns[key]], [taken.rate for taken in floor])) if floor else ""
-        cost, tail = (spread([getattr(taken, name) for taken in turns[key]]) for name in ("processor_us", "p99_ms"))
-        waits = [taken.shipping_seconds for taken in turns[key] if taken.shipping_seconds is not None]
-        rows.append((subject.title, str(_rates(turns[key])), of_floor, short(cost.median), short(tail.median), short(spread(waits).median) if waits else ""))
+        of_floor = (
+            str(ratio([taken.rate for taken in turns[key]], [taken.rate for taken in floor]))
+            if floor
+            else ""
+        )
+        cost, tail = (
+            spread([getattr(taken, name) for taken in turns[key]])
+            for name in ("processor_us", "p99_ms")
+        )
+        waits = [
+            taken.shipping_seconds for taken in turns[key] if taken.shipping_seconds is not None
+        ]
+        rows.append(
+            (
+                subject.title,
+                str(_rates(turns[key])),
+                of_floor,
+                short(cost.median),
+                short(tail.median),
+                short(spread(waits).median) if waits else "",
+            )
+        )
     columns = (
-        *("subject", "answers a second", "of the floor with as many workers", "µs of processor an answer", "p99 ms, closed loop"),
+        *(
+            "subject",
+            "answers a second",
+            "of the floor with as many workers",
+            "µs of processor an answer",
+            "p99 ms, closed loop",
+        ),
         "seconds after the load until PostgreSQL had all",
     )
     return Table("Answers a second", columns, rows)
@@ -95,7 +183,9 @@ def _rates(turns: list[Turn]) -> Spread:
     return spread([taken.rate for taken in turns])
 
 
-def _notes(driver: str, turns: Turns, missing: list[Missing], subjects: dict[str, Subject]) -> list[str]:
+def _notes(
+    driver: str, turns: Turns, missing: list[Missing], subjects: dict[str, Subject]
+) -> list[str]:
     everything = [taken for several in turns.values() for taken in several]
     audited = [taken for taken in everything if taken.audited is not None]
     notes = [
@@ -104,13 +194,18 @@ def _notes(driver: str, turns: Turns, missing: list[Missing], subjects: dict[str
         f"{max(taken.difference for taken in everything):.1g}.",
     ]
     if audited:
-        notes.append(f"Of {sum(taken.answered for taken in audited):,} answers of subjects that ship, PostgreSQL has all; each turn was counted.")
+        notes.append(
+            f"Of {sum(taken.answered for taken in audited):,} answers of subjects that ship, PostgreSQL has all; each turn was counted."
+        )
     return notes + [f"Left out: {subjects[lost.key].title}: {lost.reason}" for lost in missing]
 
 
 def draw(result: Result, path: Path) -> None:
     subjects = msgspec.to_builtins(result.details)["subjects"]
-    ordered = sorted(subjects.values(), key=lambda subject: -spread([taken["rate"] for taken in subject["turns"]]).median)
+    ordered = sorted(
+        subjects.values(),
+        key=lambda subject: -spread([taken["rate"] for taken in subject["turns"]]).median,
+    )
     drawn, (axes,) = drawing.figure(height=0.9 + 0.34 * len(ordered))
     drawing.bars(
         axes,
@@ -119,7 +214,11 @@ def draw(result: Result, path: Path) -> None:
         [subject["group"] for subject in ordered],
         "answers a second (logarithmic)",
     )
-    drawing.save(drawn, path, f"{result.machine.cores} cores, {result.settings['connections']} connections, commit {result.commit[:12]}, {result.at[:10]}")
+    drawing.save(
+        drawn,
+        path,
+        f"{result.machine.cores} cores, {result.settings['connections']} connections, commit {result.commit[:12]}, {result.at[:10]}",
+    )
 
 
 if __name__ == "__main__":

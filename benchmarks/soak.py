@@ -1,4 +1,6 @@
-"""`python -m benchmarks.soak --minutes 30`: half of the maximum for long, everything on: memory, tail latency, and every answer looked up in PostgreSQL."""
+"""`python -m benchmarks.soak --minutes 30`: half of the maximum for long, everything on: memory,
+tail latency, and every answer looked up in PostgreSQL.
+"""
 
 import shutil
 import time
@@ -13,7 +15,15 @@ import psycopg
 
 from benchmarks import drawing, latency, open_loop, results
 from benchmarks.client import Window
-from benchmarks.commands import Plan, conclude, generator_option, quick_option, results_option, say, site
+from benchmarks.commands import (
+    Plan,
+    conclude,
+    generator_option,
+    quick_option,
+    results_option,
+    say,
+    site,
+)
 from benchmarks.processes import SubjectError
 from benchmarks.product import Product
 from benchmarks.results import Result, Table
@@ -35,7 +45,10 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class Soak(msgspec.Struct, frozen=True, kw_only=True):
-    """`windows` are the client's, each with the memory after it. `lost`: answers that PostgreSQL has not; `unasked`: rows there without a counted answer."""
+    """`windows` are the client's, each with the memory after it.
+
+    `lost`: answers that PostgreSQL has not; `unasked`: rows there without a counted answer.
+    """
 
     rate: float
     windows: list[Window]
@@ -47,15 +60,27 @@ class Soak(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.command()
 @click.option("--minutes", default=30.0, show_default=True)
-@click.option("--share", default=0.5, show_default=True, help="Of our own maximum, which is measured first.")
+@click.option(
+    "--share", default=0.5, show_default=True, help="Of our own maximum, which is measured first."
+)
 @click.option("--rate", type=float, help="Requests a second, instead of a share of the maximum.")
 @click.option("--workers", default=1, show_default=True)
 @generator_option
 @results_option
 @quick_option
-def command(minutes: float, share: float, rate: float | None, workers: int, generator: str | None, results: Path | None, quick: bool) -> None:
+def command(
+    minutes: float,
+    share: float,
+    rate: float | None,
+    workers: int,
+    generator: str | None,
+    results: Path | None,
+    quick: bool,
+) -> None:
     """Half load for long."""
-    plan = replace(Plan.of(1, 0.0, generator, quick), seconds=(QUICK_MINUTES if quick else minutes) * 60)
+    plan = replace(
+        Plan.of(1, 0.0, generator, quick), seconds=(QUICK_MINUTES if quick else minutes) * 60
+    )
     with site() as place:
         result = measure(place, plan, share, rate, workers)
     conclude(result, results, draw)
@@ -63,7 +88,9 @@ def command(minutes: float, share: float, rate: float | None, workers: int, gene
 
 def measure(place: Site, plan: Plan, share: float, rate: float | None, workers: int) -> Result:
     subject = ours("ours", "fraudops", workers)
-    result = results.begin("soak", "Half load for long", plan, workers=workers, audit=audit_defaults())
+    result = results.begin(
+        "soak", "Half load for long", plan, workers=workers, audit=audit_defaults()
+    )
     rate = rate or share * latency.maximum(subject, place, plan.generator, MAXIMUM_SECONDS)
     _refuse_without_room(place, rate, plan.seconds)
     say(f"{rate:,.0f} requests a second for {plan.seconds / 60:g} minutes")
@@ -82,41 +109,69 @@ def _soaked(place: Site, subject: Subject, running: Running, rate: float, plan: 
         raise SubjectError("only what ships can be looked up")
     ids = place.folder / "ids"
     window = QUICK_WINDOW_SECONDS if plan.quick else WINDOW_SECONDS
-    windows, memory = _load(running.url, place.bodies(subject.protocol), running.product, rate, plan.seconds, window, ids)
+    windows, memory = _load(
+        running.url,
+        place.bodies(subject.protocol),
+        running.product,
+        rate,
+        plan.seconds,
+        window,
+        ids,
+    )
     running.product.drain(DRAIN_SECONDS)
     lost, unasked = compare(place.database, running.product.pod, ids)
     open_loop.check(windows[-1], subject.protocol, place.models.expected[subject.kind])
     whole = msgspec.structs.replace(windows[-1], samples=[])
-    return Soak(rate=rate, windows=windows[:-1], memory=memory, whole=whole, lost=lost, unasked=unasked)
+    return Soak(
+        rate=rate, windows=windows[:-1], memory=memory, whole=whole, lost=lost, unasked=unasked
+    )
 
 
 def _refuse_without_room(place: Site, rate: float, seconds: float) -> None:
     needed, free = int(rate * seconds * BYTES_A_ROW), shutil.disk_usage(place.folder).free
     if needed > free:
-        raise click.UsageError(f"the rows need some {needed >> 30} GiB, {free >> 30} GiB are free: give fewer --minutes, a lower --rate, or another TMPDIR")
+        raise click.UsageError(
+            f"the rows need some {needed >> 30} GiB, {free >> 30} GiB are free: give fewer --minutes, a lower --rate, or another TMPDIR"
+        )
 
 
-def _load(url: str, bodies: Path, product: Product, rate: float, seconds: float, window: float, ids: Path) -> tuple[list[Window], list[Memory]]:
+def _load(
+    url: str, bodies: Path, product: Product, rate: float, seconds: float, window: float, ids: Path
+) -> tuple[list[Window], list[Memory]]:
     """The client's windows, the last of the whole run, and the memory by the clock."""
     memory, windows, began = [], [], time.monotonic()
     with open_loop.driving(url, bodies, rate, seconds, window, ids) as coming:
         for arrived in coming:
             windows.append(arrived)
             sizes = {worker.pid: worker.memory_info().rss for worker in product.workers()}
-            memory.append(Memory(time.monotonic() - began, sizes, sum(path.stat().st_size for path in product.state.spool.glob("*.seg"))))
-            say(f"{memory[-1].second:6.0f} s: p99 {arrived.p99_ms:.2f} ms, {', '.join(f'{size / 2**20:.1f}' for size in sizes.values())} MiB")
+            memory.append(
+                Memory(
+                    time.monotonic() - began,
+                    sizes,
+                    sum(path.stat().st_size for path in product.state.spool.glob("*.seg")),
+                )
+            )
+            say(
+                f"{memory[-1].second:6.0f} s: p99 {arrived.p99_ms:.2f} ms, {', '.join(f'{size / 2**20:.1f}' for size in sizes.values())} MiB"
+            )
     return windows, memory[:-1]
 
 
 def compare(url: str, pod: str, ids: Path) -> tuple[int, int]:
-    """Answers that are in the file of ids and not in PostgreSQL, and rows of the pod beyond those of the file."""
+    """Answers that are in the file of ids and not in PostgreSQL, and rows of the pod beyond those
+    of the file.
+    """
     with psycopg.connect(url) as connection:
         connection.execute("CREATE TEMP TABLE answered (id uuid)")
         with connection.cursor().copy("COPY answered FROM STDIN") as copy, ids.open("rb") as file:
             while part := file.read(1 << 20):
                 copy.write(part)
-        lost = connection.execute("SELECT count(*) FROM answered a WHERE NOT EXISTS (SELECT FROM predictions p WHERE p.id = a.id)").fetchone()
-        rows = connection.execute("SELECT count(*) FROM predictions WHERE pod = %s", [pod]).fetchone()
+        lost = connection.execute(
+            "SELECT count(*) FROM answered a WHERE NOT EXISTS (SELECT FROM predictions p WHERE p.id = a.id)"
+        ).fetchone()
+        rows = connection.execute(
+            "SELECT count(*) FROM predictions WHERE pod = %s", [pod]
+        ).fetchone()
         known = connection.execute("SELECT count(*) FROM answered").fetchone()
     if not (lost and rows and known):
         raise SubjectError("PostgreSQL does not count")
@@ -124,21 +179,42 @@ def compare(url: str, pod: str, ids: Path) -> tuple[int, int]:
 
 
 def claims(soak: Soak) -> list[Claim]:
-    """Growth of memory, and of p99, between the second and the last sixth of the run: the first sixth is warm-up."""
-    memory = [[memory.workers[pid] for memory in soak.memory if pid in memory.workers] for pid in soak.memory[-1].workers]
+    """Growth of memory, and of p99, between the second and the last sixth of the run: the first
+    sixth is warm-up.
+    """
+    memory = [
+        [memory.workers[pid] for memory in soak.memory if pid in memory.workers]
+        for pid in soak.memory[-1].workers
+    ]
     tails = [window.p99_ms for window in soak.windows]
     return [
-        Claim("memory of the worker that grew most, end against start", spread([max(growth(sizes) for sizes in memory)]), 1.05, "at most"),
+        Claim(
+            "memory of the worker that grew most, end against start",
+            spread([max(growth(sizes) for sizes in memory)]),
+            1.05,
+            "at most",
+        ),
         Claim("p99, end against start", spread([growth(tails)]), 1.2, "at most"),
         Claim("answers lost", spread([float(soak.lost)]), 0.0, "at most"),
-        Claim("requests refused or broken", spread([float(soak.whole.refused + soak.whole.broken)]), 0.0, "at most"),
+        Claim(
+            "requests refused or broken",
+            spread([float(soak.whole.refused + soak.whole.broken)]),
+            0.0,
+            "at most",
+        ),
     ]
 
 
 def growth(values: Sequence[float]) -> float:
-    """The median of the last sixth against that of the second sixth; of few values, the last against the first."""
+    """The median of the last sixth against that of the second sixth; of few values, the last
+    against the first.
+    """
     sixth = len(values) // 6
-    return median(values[-sixth:]) / median(values[sixth : 2 * sixth]) if sixth else values[-1] / values[0]
+    return (
+        median(values[-sixth:]) / median(values[sixth : 2 * sixth])
+        if sixth
+        else values[-1] / values[0]
+    )
 
 
 def _table(soak: Soak) -> Table:
@@ -146,8 +222,20 @@ def _table(soak: Soak) -> Table:
     for index in sorted({round(step * (len(soak.windows) - 1) / 9) for step in range(10)}):
         window, memory = soak.windows[index], soak.memory[index]
         sizes = ", ".join(f"{size / 2**20:.1f}" for size in memory.workers.values())
-        rows.append((f"{memory.second / 60:.1f}", short(window.p50_ms), short(window.p99_ms), sizes, f"{memory.spool / 2**20:.0f}"))
-    return Table("By the clock", ("minute", "p50 ms", "p99 ms", "MiB of each worker", "MiB in the spool"), rows)
+        rows.append(
+            (
+                f"{memory.second / 60:.1f}",
+                short(window.p50_ms),
+                short(window.p99_ms),
+                sizes,
+                f"{memory.spool / 2**20:.0f}",
+            )
+        )
+    return Table(
+        "By the clock",
+        ("minute", "p50 ms", "p99 ms", "MiB of each worker", "MiB in the spool"),
+        rows,
+    )
 
 
 def draw(result: Result, path: Path) -> None:
@@ -155,11 +243,27 @@ def draw(result: Result, path: Path) -> None:
     drawn, (memory, tail) = drawing.figure(1, 2, height=3.4)
     minutes = [point.second / 60 for point in soak.memory]
     pids = list(soak.memory[-1].workers)
-    sizes = {f"worker {number}": [point.workers.get(pid, 0) / 2**20 for point in soak.memory] for number, pid in enumerate(pids, 1)}
+    sizes = {
+        f"worker {number}": [point.workers.get(pid, 0) / 2**20 for point in soak.memory]
+        for number, pid in enumerate(pids, 1)
+    }
     drawing.lines(memory, minutes, sizes, "minutes", "resident MiB of each worker")
-    windows = {name: [getattr(window, f"{name}_ms") for window in soak.windows] for name in ("p50", "p99")}
-    drawing.lines(tail, minutes[: len(soak.windows)], {name: values[: len(minutes)] for name, values in windows.items()}, "minutes", "milliseconds", log="y")
-    drawing.save(drawn, path, f"{soak.rate:,.0f} requests a second, commit {result.commit[:12]}, {result.at[:10]}")
+    windows = {
+        name: [getattr(window, f"{name}_ms") for window in soak.windows] for name in ("p50", "p99")
+    }
+    drawing.lines(
+        tail,
+        minutes[: len(soak.windows)],
+        {name: values[: len(minutes)] for name, values in windows.items()},
+        "minutes",
+        "milliseconds",
+        log="y",
+    )
+    drawing.save(
+        drawn,
+        path,
+        f"{soak.rate:,.0f} requests a second, commit {result.commit[:12]}, {result.at[:10]}",
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Repeated measurements as a median with their range, ratios taken round by round, and what is claimed of them."""
+"""Repeated measurements as a median with their range, ratios taken round by round, and what is
+claimed of them.
+"""
 
 from collections.abc import Sequence
 from statistics import median
@@ -16,7 +18,11 @@ class Spread(msgspec.Struct, frozen=True):
     values: tuple[float, ...]
 
     def __str__(self) -> str:
-        return f"{short(self.median)} ({short(self.least)} to {short(self.most)})" if len(self.values) > 1 else short(self.median)
+        return (
+            f"{short(self.median)} ({short(self.least)} to {short(self.most)})"
+            if len(self.values) > 1
+            else short(self.median)
+        )
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -27,7 +33,10 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratio(subject: Sequence[float], baseline: Sequence[float]) -> Spread:
-    """subject / baseline of each round: what slowed a whole round down slowed both. Raises ValueError unless each round measured both."""
+    """subject / baseline of each round: what slowed a whole round down slowed both.
+
+    Raises ValueError unless each round measured both.
+    """
     return spread([one / other for one, other in zip(subject, baseline, strict=True)])
 
 
@@ -48,4 +57,8 @@ class Claim(msgspec.Struct, frozen=True):
 
     @property
     def holds(self) -> bool:
-        return self.measured.median >= self.bound if self.side == "at least" else self.measured.median <= self.bound
+        return (
+            self.measured.median >= self.bound
+            if self.side == "at least"
+            else self.measured.median <= self.bound
+        )

@@ -1,4 +1,6 @@
-"""The steps of one answer, each as a function of a number that picks its row; built from the service's own parts."""
+"""The steps of one answer, each as a function of a number that picks its row; built from the
+service's own parts.
+"""
 
 import asyncio
 import os
@@ -35,7 +37,9 @@ class Steps:
 
 
 def steps(models: Models, state: State) -> Steps:
-    """Made of the bundles in `models`; spool and metrics go to the state's folders, which PROMETHEUS_MULTIPROC_DIR must name."""
+    """Made of the bundles in `models`; spool and metrics go to the state's folders, which
+    PROMETHEUS_MULTIPROC_DIR must name.
+    """
     from services.inference.metrics import Metrics
     from services.inference.model import open_model
     from services.inference.scoring import TRANSACTIONS as BATCH
@@ -45,13 +49,22 @@ def steps(models: Models, state: State) -> Steps:
     rows = models.x[:VARIED]
     bodies = [TRANSACTION.body(models.names, [row]) for row in rows.tolist()]
     read = [model.reader.read(body) for body in bodies]
-    scored = [Scored(uuid7(), 0.01 / (index + 1), 0, "1", model.threshold) for index in range(VARIED)]
-    records = [_record(transaction, answer, model) for transaction, answer in zip(read, scored, strict=True)]
+    scored = [
+        Scored(uuid7(), 0.01 / (index + 1), 0, "1", model.threshold) for index in range(VARIED)
+    ]
+    records = [
+        _record(transaction, answer, model)
+        for transaction, answer in zip(read, scored, strict=True)
+    ]
     encoded = [encode(record) for record in records]
     writer = SpoolWriter(state.spool, "parts", AuditSettings(spool_max_bytes=8 << 30))
     trees = open_scorer(models.folder / "trees")
     metrics = Metrics(state.metrics)
-    astuple, features, answer_encoder = msgspec.structs.astuple, model.reader.features, msgspec.json.Encoder().encode
+    astuple, features, answer_encoder = (
+        msgspec.structs.astuple,
+        model.reader.features,
+        msgspec.json.Encoder().encode,
+    )
     body = TRANSACTIONS.body(models.names, rows.tolist())
 
     def count(_: int) -> None:
@@ -66,14 +79,20 @@ def steps(models: Models, state: State) -> Steps:
         "audit record, made and encoded": lambda i: encode(_record(read[i], scored[i], model)),
         "append to the spool": lambda i: writer.append(encoded[i]),
         "count it": count,
-        "answer, made and encoded": lambda i: answer_encoder(Scored(scored[i].prediction_id, 0.01, 0, "1", model.threshold)),
+        "answer, made and encoded": lambda i: answer_encoder(
+            Scored(scored[i].prediction_id, 0.01, 0, "1", model.threshold)
+        ),
     }
     batch: dict[str, Step] = {
-        "read and validate the JSON": lambda _: [model.reader.read_list(piece) for piece in BATCH.pieces(body)],
+        "read and validate the JSON": lambda _: [
+            model.reader.read_list(piece) for piece in BATCH.pieces(body)
+        ],
         "score (linear)": lambda _: model.scorer.score_many(model.reader.matrix(read)).tolist(),
         "score (gradient boosting, ONNX)": lambda _: trees.score_many(rows).tolist(),
         "id (UUIDv7)": lambda _: [uuid7() for _ in range(VARIED)],
-        "audit record, made and encoded": lambda _: [encode(_record(row, answer, model)) for row, answer in zip(read, scored, strict=True)],
+        "audit record, made and encoded": lambda _: [
+            encode(_record(row, answer, model)) for row, answer in zip(read, scored, strict=True)
+        ],
         "append to the spool": lambda _: writer.append_many(encoded),
         "answer, encoded": lambda _: answer_encoder(ScoredBatch(scored)),
         "audit record, decoded by the shipper": lambda _: [decode(data) for data in encoded],
@@ -107,7 +126,10 @@ def alternatives(models: Models) -> dict[str, Step]:
     from benchmarks.peers.pipeline import build
     from fraudops.pipelines import load_pipeline
 
-    plain, trees = build(models.plain, list(models.names)), load_pipeline(models.folder / "trees" / "pipeline.skops")
+    plain, trees = (
+        build(models.plain, list(models.names)),
+        load_pipeline(models.folder / "trees" / "pipeline.skops"),
+    )
     array = build(models.plain)
     fields: dict[str, Any] = dict.fromkeys(models.names, (float, ...))
     transaction = create_model("Transaction", **fields)
@@ -117,17 +139,27 @@ def alternatives(models: Models) -> dict[str, Step]:
     return {
         "json.loads": lambda i: json.loads(bodies[i]),
         "pydantic, model_validate_json": lambda i: transaction.model_validate_json(bodies[i]),
-        "predict_proba of a DataFrame (logistic regression)": lambda i: plain.predict_proba(pd.DataFrame([mappings[i]])),
-        "predict_proba of an array (logistic regression)": lambda i: array.predict_proba(rows[i : i + 1]),
-        "predict_proba of an array (calibrated gradient boosting)": lambda i: trees.predict_proba(rows[i : i + 1]),
+        "predict_proba of a DataFrame (logistic regression)": lambda i: plain.predict_proba(
+            pd.DataFrame([mappings[i]])
+        ),
+        "predict_proba of an array (logistic regression)": lambda i: array.predict_proba(
+            rows[i : i + 1]
+        ),
+        "predict_proba of an array (calibrated gradient boosting)": lambda i: trees.predict_proba(
+            rows[i : i + 1]
+        ),
     }
 
 
 class Calls:
-    """Whole requests as the server's protocol gets them from a socket, and a transport that only looks at the answers."""
+    """Whole requests as the server's protocol gets them from a socket, and a transport that only
+    looks at the answers.
+    """
 
     def __init__(self, protocol: asyncio.Protocol, models: Models) -> None:
-        self._requests = [_request(TRANSACTION.body(models.names, [row])) for row in models.x[:VARIED].tolist()]
+        self._requests = [
+            _request(TRANSACTION.body(models.names, [row])) for row in models.x[:VARIED].tolist()
+        ]
         self._protocol, self._transport, self.status = protocol, _Answers(), 0
         protocol.connection_made(self._transport)
 
@@ -150,12 +182,18 @@ class _Answers(asyncio.Transport):
 
 
 def _request(body: bytes) -> bytes:
-    return b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:8000\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    return (
+        b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:8000\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+        % (len(body), body)
+    )
 
 
 @asynccontextmanager
 async def application(models: Models, state: State) -> AsyncIterator[Calls]:
-    """The service's whole application in this process. Needs FRAUDOPS_STATE to name the state's folder, and PROMETHEUS_MULTIPROC_DIR its metrics'."""
+    """The service's whole application in this process.
+
+    Needs FRAUDOPS_STATE to name the state's folder, and PROMETHEUS_MULTIPROC_DIR its metrics'.
+    """
     from services.inference import start
     from services.inference.application import create_app
     from services.inference.bundles import BundleCache
@@ -172,6 +210,11 @@ async def application(models: Models, state: State) -> AsyncIterator[Calls]:
     app = create_app(settings, Drain())
     try:
         async with app.router.lifespan_context(app):
-            yield Calls(DirectProtocol(config=Config(app, log_config=None), server_state=ServerState(), app_state={}), models)
+            yield Calls(
+                DirectProtocol(
+                    config=Config(app, log_config=None), server_state=ServerState(), app_state={}
+                ),
+                models,
+            )
     finally:
         os.close(lifeline[1])

@@ -1,4 +1,6 @@
-"""Everything that takes a turn under load: the floors, ours, an ordinary tutorial's service, and the peers."""
+"""Everything that takes a turn under load: the floors, ours, an ordinary tutorial's service, and
+the peers.
+"""
 
 import contextlib
 import sys
@@ -37,7 +39,17 @@ class Site:
         """The file of bodies of so many rows, each row in its turn; three bodies at least."""
         path = self.folder / f"bodies-{id(protocol)}-{rows}"
         x = self.models.x
-        return path if path.exists() else write_bodies(path, protocol, self.models.names, x[np.arange(max(len(x), 3 * rows)) % len(x)], rows)
+        return (
+            path
+            if path.exists()
+            else write_bodies(
+                path,
+                protocol,
+                self.models.names,
+                x[np.arange(max(len(x), 3 * rows)) % len(x)],
+                rows,
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,15 @@ class Subject:
     group: str = "ours"
 
 
-def application(key: str, title: str, module: str, protocol: Protocol, workers: int, group: str, model: bool = False) -> Subject:
+def application(
+    key: str,
+    title: str,
+    module: str,
+    protocol: Protocol,
+    workers: int,
+    group: str,
+    model: bool = False,
+) -> Subject:
     """A program of benchmarks.applications under uvicorn, with the server's options that ours has."""
 
     @contextlib.contextmanager
@@ -72,10 +92,32 @@ def application(key: str, title: str, module: str, protocol: Protocol, workers: 
         environment = bare_environment(OPENBLAS_NUM_THREADS="1")
         if model:
             environment["BENCHMARK_MODEL"] = str(_pipeline(site))
-        options = ["--loop", "uvloop", "--http", "httptools", "--ws", "none", "--no-access-log", "--no-server-header", "--no-proxy-headers"]
-        command = [sys.executable, "-m", "uvicorn", f"benchmarks.applications.{module}:app", "--port", str(port), "--workers", str(workers), *options]
+        options = [
+            "--loop",
+            "uvloop",
+            "--http",
+            "httptools",
+            "--ws",
+            "none",
+            "--no-access-log",
+            "--no-server-header",
+            "--no-proxy-headers",
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            f"benchmarks.applications.{module}:app",
+            "--port",
+            str(port),
+            "--workers",
+            str(workers),
+            *options,
+        ]
         url = f"http://127.0.0.1:{port}/predict"
-        with running([*command, "--log-level", "warning"], environment, ROOT, folder / "log") as process:
+        with running(
+            [*command, "--log-level", "warning"], environment, ROOT, folder / "log"
+        ) as process:
             wait_until_answering(process, url, site.bodies(protocol), folder / "log")
             yield Running(url, process.pid)
 
@@ -94,14 +136,31 @@ def _pipeline(site: Site) -> Path:
     return path
 
 
-def ours(key: str, title: str, workers: int, settings: Mapping[str, str] | None = None, kind: str = "linear", ships: bool = True) -> Subject:
+def ours(
+    key: str,
+    title: str,
+    workers: int,
+    settings: Mapping[str, str] | None = None,
+    kind: str = "linear",
+    ships: bool = True,
+) -> Subject:
     """Our service; `ships` starts the shipper beside it and brings every answer to PostgreSQL."""
 
     @contextlib.contextmanager
     def start(site: Site) -> Iterator[Running]:
         database = site.database if ships else None
-        with product(site.fresh(key), site.models, kind, workers, settings or {}, site.bodies(TRANSACTION), database) as running_product:
-            yield Running(f"{running_product.url}/predict", running_product.process.pid, running_product)
+        with product(
+            site.fresh(key),
+            site.models,
+            kind,
+            workers,
+            settings or {},
+            site.bodies(TRANSACTION),
+            database,
+        ) as running_product:
+            yield Running(
+                f"{running_product.url}/predict", running_product.process.pid, running_product
+            )
 
     return Subject(key, title, TRANSACTION, workers, start, kind)
 
@@ -112,10 +171,19 @@ def peer(known: peers.Peer, workers: int) -> Subject:
         folder = site.fresh(known.name)
         launch = peers.prepare(known, peers.install(known), folder, site.models.plain, workers)
         with running(launch.command, launch.environment, launch.folder, folder / "log") as process:
-            wait_until_answering(process, launch.url, site.bodies(known.protocol), folder / "log", 180.0)
+            wait_until_answering(
+                process, launch.url, site.bodies(known.protocol), folder / "log", 180.0
+            )
             yield Running(launch.url, process.pid)
 
-    return Subject(f"{known.name}-{workers}", f"{known.title}, {_workers(workers)}", known.protocol, workers, start, group="peers")
+    return Subject(
+        f"{known.name}-{workers}",
+        f"{known.title}, {_workers(workers)}",
+        known.protocol,
+        workers,
+        start,
+        group="peers",
+    )
 
 
 def durabilities() -> tuple[str, ...]:
@@ -127,27 +195,74 @@ def durabilities() -> tuple[str, ...]:
 def audit_defaults() -> str:
     """As the service has it when nobody says otherwise."""
     audit = AuditSettings()
-    return f"spool, fsync every {audit.fsync_interval_ms} ms" if audit.fsync == "interval" else f"spool, fsync {audit.fsync}"
+    return (
+        f"spool, fsync every {audit.fsync_interval_ms} ms"
+        if audit.fsync == "interval"
+        else f"spool, fsync {audit.fsync}"
+    )
 
 
 def floors(workers: int) -> Subject:
-    return application(f"floor-{workers}", f"bare ASGI constant, {_workers(workers)}", "floor", CONSTANT, workers, "floor")
+    return application(
+        f"floor-{workers}",
+        f"bare ASGI constant, {_workers(workers)}",
+        "floor",
+        CONSTANT,
+        workers,
+        "floor",
+    )
 
 
 def standard(workers: tuple[int, ...] = (1, 2)) -> list[Subject]:
     """Without the peers: the floors, ours in all its ways, and what people write themselves."""
     subjects = [floors(number) for number in workers]
-    subjects.append(application("parsing-1", "FastAPI, only parses, 1 worker", "parsing", CONSTANT, 1, "others"))
+    subjects.append(
+        application("parsing-1", "FastAPI, only parses, 1 worker", "parsing", CONSTANT, 1, "others")
+    )
     for number in workers:
-        subjects.append(ours(f"ours-{number}", f"fraudops, {_workers(number)}, audit spool, shipping", number))
-    subjects.append(ours("ours-alone-1", "fraudops, 1 worker, audit spool, nothing shipped meanwhile", 1, ships=False))
+        subjects.append(
+            ours(f"ours-{number}", f"fraudops, {_workers(number)}, audit spool, shipping", number)
+        )
+    subjects.append(
+        ours(
+            "ours-alone-1",
+            "fraudops, 1 worker, audit spool, nothing shipped meanwhile",
+            1,
+            ships=False,
+        )
+    )
     for durability in durabilities():
         if durability != "spool":
             settings = {"FRAUDOPS_AUDIT__DURABILITY": durability}
-            subjects.append(ours(f"ours-{durability}-1", f"fraudops, 1 worker, audit {durability}", 1, settings, ships=durability != "off"))
-    subjects.append(ours("trees-1", "fraudops, gradient boosting, 1 worker, audit spool, shipping", 1, kind="trees"))
+            subjects.append(
+                ours(
+                    f"ours-{durability}-1",
+                    f"fraudops, 1 worker, audit {durability}",
+                    1,
+                    settings,
+                    ships=durability != "off",
+                )
+            )
+    subjects.append(
+        ours(
+            "trees-1",
+            "fraudops, gradient boosting, 1 worker, audit spool, shipping",
+            1,
+            kind="trees",
+        )
+    )
     for number in workers:
-        subjects.append(application(f"tutorial-{number}", f"a tutorial's FastAPI, {_workers(number)}", "tutorial", TRANSACTION, number, "others", model=True))
+        subjects.append(
+            application(
+                f"tutorial-{number}",
+                f"a tutorial's FastAPI, {_workers(number)}",
+                "tutorial",
+                TRANSACTION,
+                number,
+                "others",
+                model=True,
+            )
+        )
     return subjects
 
 

@@ -1,4 +1,6 @@
-"""One subject's turn under load, with its answers checked while it lasts, and the rounds in which all subjects take turns."""
+"""One subject's turn under load, with its answers checked while it lasts, and the rounds in which
+all subjects take turns.
+"""
 
 import subprocess
 import threading
@@ -23,8 +25,12 @@ LOST = (SubjectError, PeerError, GeneratorError, OSError, subprocess.SubprocessE
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """`processor_us`: what an answer cost all processes of the subject; `difference`: the largest among `checked` answers;
-    `audited`: rows in PostgreSQL when everything was shipped, of `answered` ones, and `shipping_seconds` how long that took after the load."""
+    """`processor_us`: what an answer cost all processes of the subject;
+
+    `difference`: the largest among `checked` answers; `audited`: rows in PostgreSQL when
+    everything was shipped, of `answered` ones, and `shipping_seconds` how long that took after
+    the load.
+    """
 
     rate: float
     p50_ms: float
@@ -38,10 +44,25 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checker:
-    """Asks for one row after the other and holds each answer against the pipeline's own probability, up to TOLERANCE."""
+    """Asks for one row after the other and holds each answer against the pipeline's own
+    probability, up to TOLERANCE.
+    """
 
-    def __init__(self, url: str, protocol: Protocol, names: Sequence[str], x: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
-        self._url, self._protocol, self._names, self._x, self._expected = url, protocol, names, x, expected
+    def __init__(
+        self,
+        url: str,
+        protocol: Protocol,
+        names: Sequence[str],
+        x: NDArray[np.float64],
+        expected: NDArray[np.float64],
+    ) -> None:
+        self._url, self._protocol, self._names, self._x, self._expected = (
+            url,
+            protocol,
+            names,
+            x,
+            expected,
+        )
         self._stop = threading.Event()
         self.checked, self.difference = 0, 0.0
         self.fault: str | None = None
@@ -49,7 +70,9 @@ class Checker:
     def check(self, index: int) -> None:
         """Raises SubjectError."""
         index %= len(self._x)
-        status, answer = post(self._url, self._protocol.body(self._names, self._x[index : index + 1].tolist()))
+        status, answer = post(
+            self._url, self._protocol.body(self._names, self._x[index : index + 1].tolist())
+        )
         if status != 200:
             raise SubjectError(f"{status} {answer[:300]!r}")
         try:
@@ -61,7 +84,10 @@ class Checker:
         self.checked, self.difference = self.checked + 1, max(self.difference, difference)
 
     def during(self, load: Callable[[], Load]) -> Load:
-        """Checks ten times a second while the load lasts. Raises SubjectError at the first wrong answer, once it is over."""
+        """Checks ten times a second while the load lasts.
+
+        Raises SubjectError at the first wrong answer, once it is over.
+        """
         self._stop.clear()
         thread = threading.Thread(target=self._keep_checking)
         thread.start()
@@ -84,16 +110,29 @@ class Checker:
             index += 1
 
 
-def turn(subject: Subject, site: Site, generator: Generator, connections: int, seconds: float) -> Turn:
-    """Starts the subject, checks it, warms it up, and loads it. Raises SubjectError for any answer that is missing, refused or wrong."""
+def turn(
+    subject: Subject, site: Site, generator: Generator, connections: int, seconds: float
+) -> Turn:
+    """Starts the subject, checks it, warms it up, and loads it.
+
+    Raises SubjectError for any answer that is missing, refused or wrong.
+    """
     bodies = site.bodies(subject.protocol)
     with subject.start(site) as running:
-        checker = Checker(running.url, subject.protocol, site.models.names, site.models.x, site.models.expected[subject.kind])
+        checker = Checker(
+            running.url,
+            subject.protocol,
+            site.models.names,
+            site.models.x,
+            site.models.expected[subject.kind],
+        )
         for index in range(FIRST_CHECKS):
             checker.check(index)
         warm = generator.drive(running.url, bodies, connections, WARM_UP_SECONDS)
         before, asked = processor_seconds(running.pid), checker.checked
-        load = checker.during(lambda: _whole(generator.drive(running.url, bodies, connections, seconds)))
+        load = checker.during(
+            lambda: _whole(generator.drive(running.url, bodies, connections, seconds))
+        )
         used = processor_seconds(running.pid) - before
         answers = load.answered + checker.checked - asked
         measured = Turn(
@@ -115,12 +154,15 @@ def _whole(load: Load) -> Load:
 
 
 def _shipped(running: Running, measured: Turn, connections: int) -> Turn:
-    """Raises SubjectError when PostgreSQL has fewer rows than answers were counted, or more than requests were sent."""
+    """Raises SubjectError when PostgreSQL has fewer rows than answers were counted, or more than
+    requests were sent.
+    """
     if running.product is None or running.product.database is None:
         return measured
     seconds = running.product.drain()
     audited = running.product.audited()
-    # The first answer of all was the wait for readiness; the generator hangs up on what is under way at the ends of warm-up and load.
+    # The first answer of all was the wait for readiness; the generator hangs up on what is under
+    # way at the ends of warm-up and load.
     if not measured.answered + 1 <= audited <= measured.answered + 1 + 2 * connections:
         raise SubjectError(f"{audited} audited rows of {measured.answered + 1} answers")
     return msgspec.structs.replace(measured, audited=audited, shipping_seconds=seconds)
@@ -134,9 +176,16 @@ class Missing(msgspec.Struct, frozen=True):
 
 
 def rounds(
-    subjects: Sequence[Subject], number: int, measure: Callable[[Subject], Turn], say: Callable[[str], None], between: Callable[[], None] = lambda: None
+    subjects: Sequence[Subject],
+    number: int,
+    measure: Callable[[Subject], Turn],
+    say: Callable[[str], None],
+    between: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, list[Turn]], list[Missing]]:
-    """Every subject once a round, each round beginning with the next one. A peer that fails is left out, with its reason; a subject of ours must not fail."""
+    """Every subject once a round, each round beginning with the next one.
+
+    A peer that fails is left out, with its reason; a subject of ours must not fail.
+    """
     turns: dict[str, list[Turn]] = {subject.key: [] for subject in subjects}
     missing: list[Missing] = []
     for number_of_round in range(number):
@@ -153,7 +202,9 @@ def rounds(
                 say(f"{subject.title}: left out: {error}")
                 continue
             turns[subject.key].append(measured)
-            say(f"round {number_of_round + 1}: {subject.title}: {measured.rate:,.0f} a second, {measured.processor_us:.1f} µs of processor each")
+            say(
+                f"round {number_of_round + 1}: {subject.title}: {measured.rate:,.0f} a second, {measured.processor_us:.1f} µs of processor each"
+            )
             between()
     return turns, missing
 

@@ -1,1 +1,4 @@
-"""What the programs of fraudops agree on: data, models, the serving record, the audit trail. No web framework, no argv."""
+"""What the programs of fraudops agree on: data, models, the serving record, the audit trail.
+
+No web framework, no argv.
+"""

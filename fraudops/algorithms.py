@@ -1,4 +1,7 @@
-"""What a training run may be told: algorithm, hyperparameters, seed, split and costs. Light to import: a wrong name is refused before any data is read."""
+"""What a training run may be told: algorithm, hyperparameters, seed, split and costs.
+
+Light to import: a wrong name is refused before any data is read.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +20,12 @@ class _Group(BaseModel):
 
 
 class LogisticRegression(_Group):
-    """scikit-learn's names; `class_weight` as a number is the weight of a fraud against a genuine row.
+    """scikit-learn's names;
 
-    The defaults had the best mean average precision and ROC-AUC over four forward-chained folds of the packaged sample's training rows.
+    `class_weight` as a number is the weight of a fraud against a genuine row.
+
+    The defaults had the best mean average precision and ROC-AUC over four forward-chained folds
+    of the packaged sample's training rows.
     """
 
     C: float = Field(0.01, gt=0)
@@ -43,7 +49,9 @@ class HistGradientBoosting(_Group):
 
 
 class CostSettings(_Group):
-    """A missed fraud costs its amount and `fee`, a review costs `review`, in the currency of the amounts."""
+    """A missed fraud costs its amount and `fee`, a review costs `review`, in the currency of the
+    amounts.
+    """
 
     fee: float = Field(15.0, ge=0)
     review: float = Field(5.0, gt=0)
@@ -52,7 +60,10 @@ class CostSettings(_Group):
 Model = TypeVar("Model", bound=_Group)
 AlgorithmName = Literal["logistic-regression", "hist-gradient-boosting"]
 Hyperparameters = LogisticRegression | HistGradientBoosting
-ALGORITHMS: Mapping[str, type[Hyperparameters]] = {"logistic-regression": LogisticRegression, "hist-gradient-boosting": HistGradientBoosting}
+ALGORITHMS: Mapping[str, type[Hyperparameters]] = {
+    "logistic-regression": LogisticRegression,
+    "hist-gradient-boosting": HistGradientBoosting,
+}
 
 
 class TrainingSettings(_Group):
@@ -66,21 +77,36 @@ class TrainingSettings(_Group):
     resamples: int = Field(200, ge=20, le=10_000)
 
 
-def training_settings(config: Path | None = None, assignments: Sequence[str] = (), **flags: Any) -> TrainingSettings:
-    """The settings of a `--config` file, `--set name=value` hyperparameters over its own, then the flags that are not None.
+def training_settings(
+    config: Path | None = None, assignments: Sequence[str] = (), **flags: Any
+) -> TrainingSettings:
+    """The settings of a `--config` file, `--set name=value` hyperparameters over its own, then the
+    flags that are not None.
 
     Raises SettingsError naming what is unknown or out of range.
     """
     where = str(config) if config else "the command line"
     values = _read(config) if config else {}
-    values.update({name: value for name, value in flags.items() if value is not None and name not in ("fee", "review")})
+    values.update(
+        {
+            name: value
+            for name, value in flags.items()
+            if value is not None and name not in ("fee", "review")
+        }
+    )
     costs = {name: flags[name] for name in ("fee", "review") if flags.get(name) is not None}
     algorithm = values.get("algorithm", "logistic-regression")
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
-        raise SettingsError(f"{where}: the algorithm {algorithm!r} is unknown; known are {', '.join(ALGORITHMS)}")
+        raise SettingsError(
+            f"{where}: the algorithm {algorithm!r} is unknown; known are {', '.join(ALGORITHMS)}"
+        )
     chosen = {**_mapping(values, "hyperparameters", where), **_assigned(assignments)}
-    values["hyperparameters"] = _validated(ALGORITHMS[algorithm], chosen, f"{algorithm}: hyperparameter")
-    values["costs"] = _validated(CostSettings, {**_mapping(values, "costs", where), **costs}, f"{where}: cost")
+    values["hyperparameters"] = _validated(
+        ALGORITHMS[algorithm], chosen, f"{algorithm}: hyperparameter"
+    )
+    values["costs"] = _validated(
+        CostSettings, {**_mapping(values, "costs", where), **costs}, f"{where}: cost"
+    )
     return _validated(TrainingSettings, values, f"{where}: setting")
 
 
@@ -88,12 +114,18 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: the configuration cannot be read ({type(error).__name__}); give the path of a YAML file") from error
+        raise SettingsError(
+            f"{path}: the configuration cannot be read ({type(error).__name__}); give the path of a YAML file"
+        ) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise SettingsError(f"{path}: not valid YAML{f' at line {mark.line + 1}' if mark else ''}") from error
+        raise SettingsError(
+            f"{path}: not valid YAML{f' at line {mark.line + 1}' if mark else ''}"
+        ) from error
     if not isinstance(values, dict):
-        raise SettingsError(f"{path}: expected a mapping with any of {', '.join(TrainingSettings.model_fields)}")
+        raise SettingsError(
+            f"{path}: expected a mapping with any of {', '.join(TrainingSettings.model_fields)}"
+        )
     return values
 
 
@@ -109,11 +141,15 @@ def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, sign, text = assignment.partition("=")
         if not sign or not name.strip():
-            raise SettingsError(f"--set {assignment}: write it as name=value, for example --set C=0.1")
+            raise SettingsError(
+                f"--set {assignment}: write it as name=value, for example --set C=0.1"
+            )
         try:
             values[name.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise SettingsError(f"--set {name.strip()}: the value cannot be read; write a number or a word") from error
+            raise SettingsError(
+                f"--set {name.strip()}: the value cannot be read; write a number or a word"
+            ) from error
     return values
 
 
@@ -121,7 +157,9 @@ def _validated(model: type[Model], values: dict[str, Any], what: str) -> Model:
     """Raises SettingsError: "… hyperparameter 'depth' is unknown; known are …"."""
     for name in values:
         if name not in model.model_fields:
-            raise SettingsError(f"{what} {name!r} is unknown; known are {', '.join(model.model_fields)}")
+            raise SettingsError(
+                f"{what} {name!r} is unknown; known are {', '.join(model.model_fields)}"
+            )
     try:
         return model.model_validate(values)
     except ValidationError as error:

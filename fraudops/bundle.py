@@ -38,7 +38,10 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the rows came from; `sample` marks the packaged sample, which is not a bank's production data."""
+    """Where the rows came from;
+
+    `sample` marks the packaged sample, which is not a bank's production data.
+    """
 
     digest: str
     source: str
@@ -49,7 +52,10 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScorerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """`max_abs_difference` is against the pipeline's float64 probabilities on the reference rows; `flips` counts decisions that differ at the threshold."""
+    """`max_abs_difference` is against the pipeline's float64 probabilities on the reference rows;
+
+    `flips` counts decisions that differ at the threshold.
+    """
 
     kind: str
     max_abs_difference: float
@@ -80,8 +86,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def seal(folder: Path, manifest: Manifest) -> str:
-    """Writes `bundle.json` with the sha256 of every other file of the folder and returns the bundle's digest."""
-    files = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    """Writes `bundle.json` with the sha256 of every other file of the folder and returns the
+    bundle's digest.
+    """
+    files = {
+        path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST
+    }
     data = canonical_json(msgspec.structs.replace(manifest, files=files))
     (folder / MANIFEST).write_bytes(data)
     return sha256_bytes(data)
@@ -94,7 +104,9 @@ def read_manifest(folder: Path, digest: str | None = None) -> Manifest:
     except OSError as error:
         raise BundleError(f"the bundle has no readable {MANIFEST} ({error.strerror})") from error
     if digest is not None and sha256_bytes(data) != digest:
-        raise BundleError(f"{MANIFEST} is not the one that was registered: its sha256 is {sha256_bytes(data)[:12]}, expected {digest[:12]}")
+        raise BundleError(
+            f"{MANIFEST} is not the one that was registered: its sha256 is {sha256_bytes(data)[:12]}, expected {digest[:12]}"
+        )
     try:
         return msgspec.json.decode(data, type=Manifest)
     except msgspec.MsgspecError as error:

@@ -1,4 +1,6 @@
-"""A client of the inference service: predictions and labels, with the service's refusals as errors of ours. Safe to share between threads."""
+"""A client of the inference service: predictions and labels, with the service's refusals as errors
+of ours. Safe to share between threads.
+"""
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -14,7 +16,10 @@ FAULTS_SHOWN = 5
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What POST /predict says of one transaction; `prediction` is 1 where the probability reaches the threshold."""
+    """What POST /predict says of one transaction;
+
+    `prediction` is 1 where the probability reaches the threshold.
+    """
 
     prediction_id: str
     fraud_probability: float
@@ -30,7 +35,9 @@ class BatchAnswer(msgspec.Struct, frozen=True):
 
 
 class Label(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a transaction truly was (0 or 1), for POST /feedback: by prediction_id or by transaction_id; `labelled_at` in ISO 8601."""
+    """What a transaction truly was (0 or 1), for POST /feedback: by prediction_id or by
+    transaction_id; `labelled_at` in ISO 8601.
+    """
 
     label: int
     labelled_at: str
@@ -42,27 +49,42 @@ class Label(msgspec.Struct, frozen=True, omit_defaults=True):
 class InferenceClient:
     """Keeps its connections alive; close it, or use it in a `with`.
 
-    Every call raises SettingsError where the service refuses what was sent (naming fields, never values), and StoreDownError where it is away or cannot answer.
+    Every call raises SettingsError where the service refuses what was sent (naming fields, never
+    values), and StoreDownError where it is away or cannot answer.
     """
 
     def __init__(self, url: str, timeout_seconds: float = 10.0, connections: int = 8) -> None:
         self.url = url.rstrip("/")
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         try:
-            self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds, limits=limits, trust_env=False)
+            self._http = httpx.Client(
+                base_url=self.url, timeout=timeout_seconds, limits=limits, trust_env=False
+            )
         except (httpx.InvalidURL, ValueError) as error:
-            raise SettingsError(f"{url!r} is not the url of an inference service; give it as http://HOST:PORT") from error
+            raise SettingsError(
+                f"{url!r} is not the url of an inference service; give it as http://HOST:PORT"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
         self._http.close()
 
-    def predict(self, features: Mapping[str, float], transaction_id: str | None = None, entity_key: str | None = None) -> Answer:
+    def predict(
+        self,
+        features: Mapping[str, float],
+        transaction_id: str | None = None,
+        entity_key: str | None = None,
+    ) -> Answer:
         """Scores one transaction and leaves its audit record."""
         extra = {"transaction_id": transaction_id, "entity_key": entity_key}
         body = {**features, **{name: value for name, value in extra.items() if value is not None}}
@@ -70,7 +92,9 @@ class InferenceClient:
 
     def predict_batch(self, transactions: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """Scores up to 10,000 transactions, all or nothing, in their order."""
-        return _decoded(self._call("POST", "/predict/batch", {"transactions": list(transactions)}), BatchAnswer).predictions
+        return _decoded(
+            self._call("POST", "/predict/batch", {"transactions": list(transactions)}), BatchAnswer
+        ).predictions
 
     def feedback(self, labels: Sequence[Label]) -> None:
         """Hands in labels; handing them in again changes nothing."""
@@ -83,9 +107,13 @@ class InferenceClient:
     def _call(self, method: str, path: str, body: Any = None) -> bytes:
         content = None if body is None else msgspec.json.encode(body)
         try:
-            response = self._http.request(method, path, content=content, headers={"Content-Type": "application/json"})
+            response = self._http.request(
+                method, path, content=content, headers={"Content-Type": "application/json"}
+            )
         except httpx.UnsupportedProtocol as error:
-            raise SettingsError(f"{self.url!r} is not the url of an inference service; give it as http://HOST:PORT") from error
+            raise SettingsError(
+                f"{self.url!r} is not the url of an inference service; give it as http://HOST:PORT"
+            ) from error
         except httpx.TransportError as error:
             message = f"the inference service at {self.url} does not answer ({type(error).__name__}); `fraudops status` says why, `fraudops up` starts it"
             raise StoreDownError(message) from error
@@ -129,4 +157,6 @@ def _decoded(content: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.MsgspecError as error:
-        raise StoreDownError(f"the service answers something else than an inference service of this release: {error}") from error
+        raise StoreDownError(
+            f"the service answers something else than an inference service of this release: {error}"
+        ) from error

@@ -1,7 +1,10 @@
-"""From a calibrated scikit-learn pipeline to the scorer files of fraudops.scorer, which need no scikit-learn.
+"""From a calibrated scikit-learn pipeline to the scorer files of fraudops.scorer, which need no
+scikit-learn.
 
-Linear pipelines become one dot product with scaling and calibration folded in. Gradient boosting becomes an ONNX TreeEnsemble (ai.onnx.ml 5) in float64,
-written node by node: in float32, as the usual converter writes it, values fall on the wrong side of a split (measured: raw scores off by 0.08; here 1e-14).
+Linear pipelines become one dot product with scaling and calibration folded in. Gradient boosting
+becomes an ONNX TreeEnsemble (ai.onnx.ml 5) in float64, written node by node: in float32, as the
+usual converter writes it, values fall on the wrong side of a split (measured: raw scores off by
+0.08; here 1e-14).
 """
 
 import math
@@ -29,12 +32,21 @@ OPSETS = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 5)]
 
 
 def compile_pipeline(model: Any, folder: Path) -> str:
-    """Writes `scorer.json`, and `scorer.onnx` where one is needed, and returns the scorer's kind. Raises RefusedError for what does not compile."""
+    """Writes `scorer.json`, and `scorer.onnx` where one is needed, and returns the scorer's kind.
+
+    Raises RefusedError for what does not compile.
+    """
     inner, slope, intercept = _calibrated(model)
-    steps = [step for _, step in inner.steps if step not in (None, "passthrough")] if isinstance(inner, Pipeline) else [inner]
+    steps = (
+        [step for _, step in inner.steps if step not in (None, "passthrough")]
+        if isinstance(inner, Pipeline)
+        else [inner]
+    )
     match [type(step) for step in steps]:
         case [tail] if tail is LogisticRegression:
-            parameters: LinearParameters | OnnxParameters = _linear(None, steps[0], slope, intercept)
+            parameters: LinearParameters | OnnxParameters = _linear(
+                None, steps[0], slope, intercept
+            )
         case [head, tail] if head is StandardScaler and tail is LogisticRegression:
             parameters = _linear(steps[0], steps[1], slope, intercept)
         case [tail] if tail is HistGradientBoostingClassifier:
@@ -42,7 +54,9 @@ def compile_pipeline(model: Any, folder: Path) -> str:
             (folder / ONNX_MODEL).write_bytes(trees.to_onnx(int(steps[0].n_features_in_)))
             parameters = OnnxParameters(slope=slope, intercept=slope * baseline + intercept)
         case kinds:
-            raise RefusedError(f"a pipeline of {', '.join(kind.__name__ for kind in kinds)} does not compile to a scorer: {ADVICE}")
+            raise RefusedError(
+                f"a pipeline of {', '.join(kind.__name__ for kind in kinds)} does not compile to a scorer: {ADVICE}"
+            )
     _check_finite(parameters)
     (folder / SCORER).write_bytes(msgspec.json.encode(parameters))
     return "linear" if isinstance(parameters, LinearParameters) else "onnx"
@@ -50,29 +64,47 @@ def compile_pipeline(model: Any, folder: Path) -> str:
 
 def _calibrated(model: Any) -> tuple[Any, float, float]:
     """The fitted pipeline, slope and intercept: probability = sigmoid(slope * decision + intercept)."""
-    if not isinstance(model, CalibratedClassifierCV) or model.method != "sigmoid" or len(model.calibrated_classifiers_) != 1:
+    if (
+        not isinstance(model, CalibratedClassifierCV)
+        or model.method != "sigmoid"
+        or len(model.calibrated_classifiers_) != 1
+    ):
         raise RefusedError(f"the pipeline is not calibrated by exactly one sigmoid: {ADVICE}")
     (pair,) = model.calibrated_classifiers_
-    if not isinstance(pair.estimator, FrozenEstimator) or len(pair.calibrators) != 1 or list(model.classes_) != [0, 1]:
-        raise RefusedError(f"the pipeline is not a frozen classifier of the classes 0 and 1: {ADVICE}")
+    if (
+        not isinstance(pair.estimator, FrozenEstimator)
+        or len(pair.calibrators) != 1
+        or list(model.classes_) != [0, 1]
+    ):
+        raise RefusedError(
+            f"the pipeline is not a frozen classifier of the classes 0 and 1: {ADVICE}"
+        )
     (calibrator,) = pair.calibrators
     return pair.estimator.estimator, -float(calibrator.a_), -float(calibrator.b_)
 
 
-def _linear(scaler: StandardScaler | None, model: LogisticRegression, slope: float, intercept: float) -> LinearParameters:
+def _linear(
+    scaler: StandardScaler | None, model: LogisticRegression, slope: float, intercept: float
+) -> LinearParameters:
     """slope * (w . (x - mean) / scale + b) + intercept as one dot product."""
     weights = np.asarray(model.coef_[0], dtype=np.float64)
     bias = float(model.intercept_[0])
     if scaler is not None:
         weights = weights / scaler.scale_ if scaler.with_std else weights
         bias -= float(weights @ scaler.mean_) if scaler.with_mean else 0.0
-    return LinearParameters(coefficients=tuple((slope * weights).tolist()), intercept=slope * bias + intercept)
+    return LinearParameters(
+        coefficients=tuple((slope * weights).tolist()), intercept=slope * bias + intercept
+    )
 
 
 def _check_finite(parameters: LinearParameters | OnnxParameters) -> None:
-    numbers = parameters.coefficients if isinstance(parameters, LinearParameters) else (parameters.slope,)
+    numbers = (
+        parameters.coefficients if isinstance(parameters, LinearParameters) else (parameters.slope,)
+    )
     if not all(map(math.isfinite, (*numbers, parameters.intercept))):
-        raise RefusedError("the model's coefficients are not finite numbers: it did not converge; scale the columns, or lower C or max_iter")
+        raise RefusedError(
+            "the model's coefficients are not finite numbers: it did not converge; scale the columns, or lower C or max_iter"
+        )
 
 
 @dataclass
@@ -83,15 +115,23 @@ class _Trees:
     features: list[int] = field(default_factory=list)
     splits: list[float] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
-    branches: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in ("true", "false")})
-    leaf_flags: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in ("true", "false")})
+    branches: dict[str, list[int]] = field(
+        default_factory=lambda: {name: [] for name in ("true", "false")}
+    )
+    leaf_flags: dict[str, list[int]] = field(
+        default_factory=lambda: {name: [] for name in ("true", "false")}
+    )
     leaves: list[float] = field(default_factory=list)
 
     def add(self, nodes: Any) -> None:
         """One tree as scikit-learn keeps it: a row goes left when its value <= num_threshold."""
         self.roots.append(len(self.features))
         is_leaf = nodes["is_leaf"].astype(bool)
-        numbers = np.where(is_leaf, np.cumsum(is_leaf) - 1 + len(self.leaves), np.cumsum(~is_leaf) - 1 + len(self.features))
+        numbers = np.where(
+            is_leaf,
+            np.cumsum(is_leaf) - 1 + len(self.leaves),
+            np.cumsum(~is_leaf) - 1 + len(self.features),
+        )
         self.leaves.extend(nodes["value"][is_leaf].tolist())
         if is_leaf[0]:
             self._stump(int(numbers[0]))
@@ -135,7 +175,11 @@ class _Trees:
         )
         rows = helper.make_tensor_value_info("rows", TensorProto.DOUBLE, [None, features])
         raw = helper.make_tensor_value_info("raw", TensorProto.DOUBLE, [None, 1])
-        model = helper.make_model(helper.make_graph([node], "trees", [rows], [raw]), opset_imports=OPSETS, ir_version=IR_VERSION)
+        model = helper.make_model(
+            helper.make_graph([node], "trees", [rows], [raw]),
+            opset_imports=OPSETS,
+            ir_version=IR_VERSION,
+        )
         onnx.checker.check_model(model)
         return bytes(model.SerializeToString())
 
@@ -143,7 +187,9 @@ class _Trees:
 def _trees(model: HistGradientBoostingClassifier) -> tuple[_Trees, float]:
     """The ensemble and the baseline that scikit-learn adds to the sum of its leaves."""
     if model.is_categorical_ is not None and model.is_categorical_.any():
-        raise RefusedError("gradient boosting with categorical features does not compile to a scorer: encode them as numbers before training")
+        raise RefusedError(
+            "gradient boosting with categorical features does not compile to a scorer: encode them as numbers before training"
+        )
     trees = _Trees()
     for (predictor,) in model._predictors:
         trees.add(predictor.nodes)

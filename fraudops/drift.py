@@ -1,7 +1,9 @@
-"""Drift, decided from plain values: the PSI of two samples, the verdict of a window, the decision rate beside it.
+"""Drift, decided from plain values: the PSI of two samples, the verdict of a window, the decision
+rate beside it.
 
-What alarms is the score or a feature above its own threshold in two windows running. A share of drifted features never does: one feature that breaks
-(a feed that stops, a currency that changes) is enough to spoil a model, and a share of 0.5 would wait for fifteen of twenty-nine.
+What alarms is the score or a feature above its own threshold in two windows running. A share of
+drifted features never does: one feature that breaks (a feed that stops, a currency that changes)
+is enough to spoil a model, and a share of 0.5 would wait for fifteen of twenty-nine.
 """
 
 from collections.abc import Sequence
@@ -23,7 +25,9 @@ NORMAL_975 = 1.959963984540054
 
 @dataclass(frozen=True)
 class ColumnDrift:
-    """The PSI of one column (the score is the column `fraud_probability`) and the threshold that it is held against."""
+    """The PSI of one column (the score is the column `fraud_probability`) and the threshold that it
+    is held against.
+    """
 
     name: str
     psi: float
@@ -36,7 +40,9 @@ class ColumnDrift:
 
 @dataclass(frozen=True)
 class DecisionRate:
-    """The share of rows decided as fraud, with its 95 % interval, beside the share that the bundle expects at the natural prevalence."""
+    """The share of rows decided as fraud, with its 95 % interval, beside the share that the bundle
+    expects at the natural prevalence.
+    """
 
     value: float
     lower: float
@@ -52,11 +58,14 @@ class DecisionRate:
 
 
 def psi(reference: NDArray[np.float64], current: NDArray[np.float64], bins: int = BINS) -> float:
-    """Population stability index of two samples (n,) and (m,): sum over bins of (p - q) ln(p / q), p and q the shares of each sample.
+    """Population stability index of two samples (n,) and (m,): sum over bins of (p - q) ln(p / q),
+    p and q the shares of each sample.
 
-    Bins are the reference's quantiles, as in credit scoring (Siddiqi, Credit Risk Scorecards, 2006; Yurdakul, 2018): every bin starts with equal weight and
-    the value does not change under a monotone transformation. Bins of equal width, Evidently's own `psi`, put nearly all of a heavy-tailed
-    column into one bin: tripled amounts come out at 0.07 there, 0.41 here. Without drift the expected value is about (bins - 1)(1/n + 1/m).
+    Bins are the reference's quantiles, as in credit scoring (Siddiqi, Credit Risk Scorecards,
+    2006; Yurdakul, 2018): every bin starts with equal weight and the value does not change under
+    a monotone transformation. Bins of equal width, Evidently's own `psi`, put nearly all of a
+    heavy-tailed column into one bin: tripled amounts come out at 0.07 there, 0.41 here. Without
+    drift the expected value is about (bins - 1)(1/n + 1/m).
     """
     edges = _edges(reference, bins)
     p, q = _shares(reference, edges), _shares(current, edges)
@@ -64,7 +73,9 @@ def psi(reference: NDArray[np.float64], current: NDArray[np.float64], bins: int 
 
 
 def _edges(reference: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
-    """Inner edges: quantiles, or for a column of few values one bin a value and one on either side, so that a constant which moves is seen."""
+    """Inner edges: quantiles, or for a column of few values one bin a value and one on either side,
+    so that a constant which moves is seen.
+    """
     distinct = np.unique(reference)
     if len(distinct) <= bins:
         return np.concatenate(([np.nextafter(distinct[0], -np.inf)], distinct))
@@ -76,10 +87,14 @@ def _shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[
     return np.maximum(counts / len(values), EMPTY_SHARE)
 
 
-def judge(rows: int, minimum_rows: int, columns: Sequence[ColumnDrift], exceeded_before: bool) -> Verdict:
-    """The verdict of one window, `exceeded_before` being whether the window before it exceeded as well.
+def judge(
+    rows: int, minimum_rows: int, columns: Sequence[ColumnDrift], exceeded_before: bool
+) -> Verdict:
+    """The verdict of one window, `exceeded_before` being whether the window before it exceeded as
+    well.
 
-    `columns` holds every feature and the score. The decision rate has no say: it moves with the fraud rate, which is not the model's fault.
+    `columns` holds every feature and the score. The decision rate has no say: it moves with the
+    fraud rate, which is not the model's fault.
     """
     if rows < minimum_rows:
         return "not enough rows"
@@ -89,7 +104,9 @@ def judge(rows: int, minimum_rows: int, columns: Sequence[ColumnDrift], exceeded
 
 
 def decision_rate(rows: int, positives: int, expected: float) -> DecisionRate:
-    """The rate with its Wilson score interval (Wilson, 1927), which stays inside [0, 1] and is right for rare decisions, where p +- 1.96 s is not."""
+    """The rate with its Wilson score interval (Wilson, 1927), which stays inside [0, 1] and is
+    right for rare decisions, where p +- 1.96 s is not.
+    """
     if rows == 0:
         return DecisionRate(0.0, 0.0, 1.0, expected)
     rate, z2 = positives / rows, NORMAL_975**2
@@ -99,9 +116,11 @@ def decision_rate(rows: int, positives: int, expected: float) -> DecisionRate:
 
 
 def join_windows(start: datetime, end: datetime, previous_end: datetime | None) -> datetime:
-    """Where a window that was asked for as [start, end) begins: at the previous window's end when that is within a tenth of the window's length.
+    """Where a window that was asked for as [start, end) begins: at the previous window's end when
+    that is within a tenth of the window's length.
 
-    A schedule is never exact. Without this a run that starts a second early overlaps the one before it, which then does not count as the window before.
+    A schedule is never exact. Without this a run that starts a second early overlaps the one
+    before it, which then does not count as the window before.
     """
     if previous_end is not None and abs(previous_end - start) <= (end - start) / 10:
         return previous_end

@@ -1,4 +1,5 @@
-"""The rows of `drift_runs` and `drift_columns`: what each window was found to be, and what the next one needs to know of it.
+"""The rows of `drift_runs` and `drift_columns`: what each window was found to be, and what the next
+one needs to know of it.
 
 Every function of the database raises StoreDownError while PostgreSQL is away or has no tables.
 """
@@ -31,10 +32,12 @@ class PreviousRun:
 
 @dataclass(frozen=True, kw_only=True)
 class DriftRun:
-    """One window [start, end) of one model: `rows` it holds, of which `compared` were held against `reference_rows`.
+    """One window [start, end) of one model: `rows` it holds, of which `compared` were held against
+    `reference_rows`.
 
-    `columns` has the score and every feature, and is empty when there were not enough rows. `sample` is true when the model was trained on the packaged sample.
-    `features_unavailable` says why the score alone was compared.
+    `columns` has the score and every feature, and is empty when there were not enough rows.
+    `sample` is true when the model was trained on the packaged sample. `features_unavailable`
+    says why the score alone was compared.
     """
 
     id: uuid.UUID
@@ -63,16 +66,42 @@ class DriftRun:
     @property
     def exceeded(self) -> tuple[ColumnDrift, ...]:
         """Columns above their thresholds, the worst first."""
-        return tuple(sorted((column for column in self.columns if column.exceeded), key=lambda column: -column.psi))
+        return tuple(
+            sorted(
+                (column for column in self.columns if column.exceeded),
+                key=lambda column: -column.psi,
+            )
+        )
 
     def report(self) -> dict[str, Any]:
         """The run as JSON-ready values: what `--json` prints and the row keeps."""
         fields = asdict(self)
         times = {name: fields[name].isoformat() for name in ("at", "start", "end")}
-        columns = [asdict(column) | {"exceeded": column.exceeded} for column in sorted(self.columns, key=lambda column: -column.psi)]
-        before = {"id": str(self.before.id), "end": self.before.end.isoformat(), "verdict": self.before.verdict} if self.before else None
+        columns = [
+            asdict(column) | {"exceeded": column.exceeded}
+            for column in sorted(self.columns, key=lambda column: -column.psi)
+        ]
+        before = (
+            {
+                "id": str(self.before.id),
+                "end": self.before.end.isoformat(),
+                "verdict": self.before.verdict,
+            }
+            if self.before
+            else None
+        )
         rate = {**fields["rate"], "position": self.rate.position}
-        return fields | times | {"id": str(self.id), "score_psi": self.score_psi, "columns": columns, "rate": rate, "before": before}
+        return (
+            fields
+            | times
+            | {
+                "id": str(self.id),
+                "score_psi": self.score_psi,
+                "columns": columns,
+                "rate": rate,
+                "before": before,
+            }
+        )
 
 
 async def latest(engine: AsyncEngine, digest: str) -> PreviousRun | None:
@@ -81,8 +110,15 @@ async def latest(engine: AsyncEngine, digest: str) -> PreviousRun | None:
 
 
 async def window_before(engine: AsyncEngine, digest: str, start: datetime) -> PreviousRun | None:
-    """The latest window of this model that ended by `start` and could be judged: one with too few rows says nothing and is passed over."""
-    return await _first(engine, drift_runs.c.model_digest == digest, drift_runs.c.window_end <= start, drift_runs.c.verdict != "not enough rows")
+    """The latest window of this model that ended by `start` and could be judged: one with too few
+    rows says nothing and is passed over.
+    """
+    return await _first(
+        engine,
+        drift_runs.c.model_digest == digest,
+        drift_runs.c.window_end <= start,
+        drift_runs.c.verdict != "not enough rows",
+    )
 
 
 async def _first(engine: AsyncEngine, *conditions: Any) -> PreviousRun | None:
@@ -90,7 +126,11 @@ async def _first(engine: AsyncEngine, *conditions: Any) -> PreviousRun | None:
     order = (drift_runs.c.window_end.desc(), drift_runs.c.at.desc())
     with translated():
         async with engine.connect() as connection:
-            row = (await connection.execute(select(*columns).where(*conditions).order_by(*order).limit(1))).first()
+            row = (
+                await connection.execute(
+                    select(*columns).where(*conditions).order_by(*order).limit(1)
+                )
+            ).first()
     return PreviousRun(row[0], row[1], row[2]) if row else None
 
 
@@ -111,7 +151,16 @@ async def record(engine: AsyncEngine, run: DriftRun) -> None:
         "report": run.report(),
         "html_path": run.html_path,
     }
-    columns = [{"run_id": run.id, "column_name": c.name, "psi": c.psi, "threshold": c.threshold, "exceeded": c.exceeded} for c in run.columns]
+    columns = [
+        {
+            "run_id": run.id,
+            "column_name": c.name,
+            "psi": c.psi,
+            "threshold": c.threshold,
+            "exceeded": c.exceeded,
+        }
+        for c in run.columns
+    ]
     with translated():
         async with engine.begin() as connection:
             await connection.execute(insert(drift_runs).values(**values))

@@ -1,4 +1,5 @@
-"""What the latest drift run found, as the shipper last read it from PostgreSQL: `run/drift.json`, which the pod's metrics are made of.
+"""What the latest drift run found, as the shipper last read it from PostgreSQL: `run/drift.json`,
+which the pod's metrics are made of.
 
 The rows of `drift_runs` are the truth; of a pod only its shipper has PostgreSQL.
 """
@@ -13,7 +14,9 @@ from fraudops.state import State
 
 
 class DriftStanding(msgspec.Struct, frozen=True, kw_only=True):
-    """`verdict` and `digest` are those of the latest window that could be judged, None before one was; `last_run` is of any run."""
+    """`verdict` and `digest` are those of the latest window that could be judged, None before one
+    was; `last_run` is of any run.
+    """
 
     last_run: datetime
     verdict: str | None = None

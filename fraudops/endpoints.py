@@ -1,4 +1,6 @@
-"""Where the parts of a running product answer: from the environment, else from what `up` wrote into the state folder."""
+"""Where the parts of a running product answer: from the environment, else from what `up` wrote into
+the state folder.
+"""
 
 import os
 
@@ -9,7 +11,10 @@ from fraudops.state import State
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """`up.json`, written whole by the supervisor and renamed into place; `database_url` carries its password, so the file is 0600."""
+    """`up.json`, written whole by the supervisor and renamed into place;
+
+    `database_url` carries its password, so the file is 0600.
+    """
 
     inference_url: str
     database_url: str
@@ -21,11 +26,16 @@ def read(state: State) -> Endpoints:
     try:
         return msgspec.json.decode(state.endpoints.read_bytes(), type=Endpoints)
     except (OSError, msgspec.MsgspecError) as error:
-        raise SettingsError(f"nothing is known of a running fraudops in {state.root}: run `fraudops up --detach`, or give --state FOLDER") from error
+        raise SettingsError(
+            f"nothing is known of a running fraudops in {state.root}: run `fraudops up --detach`, or give --state FOLDER"
+        ) from error
 
 
 def find_endpoint(state: State, variable: str, field: str) -> str:
-    """The value of the environment variable, else the field of `up.json`. Raises SettingsError when there is neither."""
+    """The value of the environment variable, else the field of `up.json`.
+
+    Raises SettingsError when there is neither.
+    """
     value = os.environ.get(variable)
     if value:
         return value

@@ -1,7 +1,8 @@
 """How good probabilities are, with bootstrap intervals: plain arrays in, plain values out.
 
-Every row has a weight (fraudops.datasets.class_weights), which brings enriched data back to its natural share of fraud. The bootstrap draws frauds and
-genuine rows each from their own kind (a stratified percentile bootstrap, Efron & Tibshirani 1993), so that no resample is without frauds.
+Every row has a weight (fraudops.datasets.class_weights), which brings enriched data back to its
+natural share of fraud. The bootstrap draws frauds and genuine rows each from their own kind (a
+stratified percentile bootstrap, Efron & Tibshirani 1993), so that no resample is without frauds.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +35,9 @@ class Costs:
 
 @dataclass(frozen=True)
 class Curve:
-    """Weighted counts from the highest probability downwards, one row a resample: shapes (resamples, steps)."""
+    """Weighted counts from the highest probability downwards, one row a resample: shapes
+    (resamples, steps).
+    """
 
     true_positives: Floats
     false_positives: Floats
@@ -51,12 +54,16 @@ class Curve:
     def precision(self) -> Floats:
         """0 where a resample has no row yet."""
         flagged = self.true_positives + self.false_positives
-        return np.divide(self.true_positives, flagged, out=np.zeros_like(flagged), where=flagged > 0)
+        return np.divide(
+            self.true_positives, flagged, out=np.zeros_like(flagged), where=flagged > 0
+        )
 
     def roc_auc(self) -> Floats:
         """Area by trapezoids, so that ties count half (Hanley & McNeil 1982)."""
         recall = self.recall
-        area: Floats = ((recall + _shifted(recall)) * _steps(self.false_positive_rate)).sum(axis=1) / 2
+        area: Floats = ((recall + _shifted(recall)) * _steps(self.false_positive_rate)).sum(
+            axis=1
+        ) / 2
         return area
 
     def average_precision(self) -> Floats:
@@ -73,7 +80,8 @@ class Curve:
 class Ranking:
     """Rows ordered by falling probability; equal probabilities form one step.
 
-    Only steps that hold a fraud, or that stand before one, are kept: between them a curve runs straight on, and no metric and no least cost lies there.
+    Only steps that hold a fraud, or that stand before one, are kept: between them a curve runs
+    straight on, and no metric and no least cost lies there.
     """
 
     def __init__(self, y: NDArray[Any], probability: Floats) -> None:
@@ -84,7 +92,8 @@ class Ranking:
         holds_fraud = np.diff(np.cumsum(self.fraud)[ends], prepend=0.0) > 0
         kept = np.flatnonzero(holds_fraud | np.append(holds_fraud[1:], True))
         self._starts = np.concatenate([[0], ends[kept][:-1] + 1])
-        # The threshold that flags nothing, then those that flag up to and including each kept step: halfway to the next lower probability.
+        # The threshold that flags nothing, then those that flag up to and including each kept step:
+        # halfway to the next lower probability.
         padded = np.concatenate([[1.0], ranked[ends], [0.0]])
         self.cuts: Floats = ((padded[:-1] + padded[1:]) / 2)[np.concatenate([[0], kept + 1])]
 
@@ -115,11 +124,17 @@ def evaluate(
     seed: int = 7,
     resamples: int = 200,
 ) -> dict[str, Interval]:
-    """Each metric with its 95 % interval; all arrays (n,). Raises DataError when the rows hold one class only or a probability is not finite."""
+    """Each metric with its 95 % interval; all arrays (n,).
+
+    Raises DataError when the rows hold one class only or a probability is not finite.
+    """
     _check(y, probability, weights, amount)
     ranking = Ranking(y, probability)
     rows = _row_terms(y, probability, amount, threshold, costs)
-    parts = [_metrics(ranking.curve(drawn), drawn @ rows) for drawn in _drawn(y, weights, seed, resamples)]
+    parts = [
+        _metrics(ranking.curve(drawn), drawn @ rows)
+        for drawn in _drawn(y, weights, seed, resamples)
+    ]
     return {name: _interval(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
 
@@ -132,11 +147,23 @@ def paired_difference(
     seed: int = 7,
     resamples: int = 200,
 ) -> Interval:
-    """Candidate minus production on the same rows, both from the same resamples. Raises DataError as `evaluate`."""
+    """Candidate minus production on the same rows, both from the same resamples.
+
+    Raises DataError as `evaluate`.
+    """
     _check(y, candidate, weights, production)
-    measure: Callable[[Curve], Floats] = Curve.roc_auc if metric == "roc_auc" else Curve.average_precision
+    measure: Callable[[Curve], Floats] = (
+        Curve.roc_auc if metric == "roc_auc" else Curve.average_precision
+    )
     first, second = Ranking(y, candidate), Ranking(y, production)
-    return _interval(np.concatenate([measure(first.curve(drawn)) - measure(second.curve(drawn)) for drawn in _drawn(y, weights, seed, resamples)]))
+    return _interval(
+        np.concatenate(
+            [
+                measure(first.curve(drawn)) - measure(second.curve(drawn))
+                for drawn in _drawn(y, weights, seed, resamples)
+            ]
+        )
+    )
 
 
 def choose_threshold(
@@ -148,7 +175,9 @@ def choose_threshold(
     seed: int = 7,
     resamples: int = 200,
 ) -> float:
-    """The median over the resamples of the threshold with the least cost, to six significant digits, in (0, 1]. Raises DataError as `evaluate`."""
+    """The median over the resamples of the threshold with the least cost, to six significant
+    digits, in (0, 1]. Raises DataError as `evaluate`.
+    """
     _check(y, probability, weights, amount)
     ranking = Ranking(y, probability)
     missable = ranking.fraud * (amount + costs.fee)[ranking.order]
@@ -156,8 +185,12 @@ def choose_threshold(
     for drawn in _drawn(y, weights, seed, resamples):
         ranked = drawn[:, ranking.order]
         saved = ranking.cumulated(ranked * missable)
-        excess = ranking.cumulated(ranked) * costs.review - saved  # above the cost of flagging nothing
-        chosen.append(ranking.cuts[np.argmin(np.column_stack([np.zeros(len(excess)), excess]), axis=1)])
+        excess = (
+            ranking.cumulated(ranked) * costs.review - saved
+        )  # above the cost of flagging nothing
+        chosen.append(
+            ranking.cuts[np.argmin(np.column_stack([np.zeros(len(excess)), excess]), axis=1)]
+        )
     return max(float(f"{np.median(np.concatenate(chosen)[1:]):.6g}"), SMALLEST_THRESHOLD)
 
 
@@ -175,12 +208,16 @@ def _drawn(y: NDArray[Any], weights: Floats, seed: int, resamples: int) -> Itera
 
 
 def _multiplicities(random: np.random.Generator, size: int, resamples: int) -> NDArray[np.int64]:
-    """How often each of `size` rows is drawn when `size` are drawn with replacement: (resamples, size)."""
+    """How often each of `size` rows is drawn when `size` are drawn with replacement: (resamples,
+    size).
+    """
     drawn = random.integers(0, size, (resamples, size)) + np.arange(resamples)[:, None] * size
     return np.bincount(drawn.ravel(), minlength=resamples * size).reshape(resamples, size)
 
 
-def _row_terms(y: NDArray[Any], probability: Floats, amount: Floats, threshold: float, costs: Costs) -> Floats:
+def _row_terms(
+    y: NDArray[Any], probability: Floats, amount: Floats, threshold: float, costs: Costs
+) -> Floats:
     """What a row adds to each weighted sum: (n, 5 + bins)."""
     fraud, flagged = (y == 1).astype(np.float64), (probability >= threshold).astype(np.float64)
     cost = np.where(flagged == 1, costs.review, fraud * (amount + costs.fee))
@@ -190,7 +227,9 @@ def _row_terms(y: NDArray[Any], probability: Floats, amount: Floats, threshold: 
 
 
 def _metrics(ranks: Curve, sums: Floats) -> dict[str, Floats]:
-    """One value a resample; the calibration error is the expected calibration error over equal-width bins (Naeini et al. 2015)."""
+    """One value a resample; the calibration error is the expected calibration error over
+    equal-width bins (Naeini et al. 2015).
+    """
     weight, fraud, flagged, caught, cost = sums[:, :5].T
     return {
         "roc_auc": ranks.roc_auc(),
@@ -206,7 +245,9 @@ def _metrics(ranks: Curve, sums: Floats) -> dict[str, Floats]:
 
 def _interval(values: Floats) -> Interval:
     """The first value with the 2.5 and 97.5 percentiles of the others."""
-    lower, upper = np.percentile(values[1:], [2.5, 97.5]) if len(values) > 1 else (values[0], values[0])
+    lower, upper = (
+        np.percentile(values[1:], [2.5, 97.5]) if len(values) > 1 else (values[0], values[0])
+    )
     return Interval(float(values[0]), float(lower), float(upper))
 
 
@@ -223,6 +264,8 @@ def _check(y: NDArray[Any], probability: Floats, *others: Floats) -> None:
         raise ValueError("labels, probabilities, weights and amounts must have one length")
     frauds = int((y == 1).sum())
     if frauds in (0, len(y)):
-        raise DataError(f"{len(y)} rows with {frauds} frauds cannot be evaluated: both frauds and genuine rows are needed; use more data")
+        raise DataError(
+            f"{len(y)} rows with {frauds} frauds cannot be evaluated: both frauds and genuine rows are needed; use more data"
+        )
     if not np.isfinite(probability).all():
         raise DataError("a probability is not a finite number: the model cannot be evaluated")

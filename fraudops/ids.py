@@ -1,4 +1,6 @@
-"""Prediction ids: UUIDv7, so that ids sort by time and carry the millisecond that the audit table partitions on."""
+"""Prediction ids: UUIDv7, so that ids sort by time and carry the millisecond that the audit table
+partitions on.
+"""
 
 import uuid_utils
 

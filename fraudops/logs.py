@@ -1,4 +1,7 @@
-"""Logs: one line of JSON per event on standard error. Of an exception its type and place are kept; its message may quote data and is not."""
+"""Logs: one line of JSON per event on standard error.
+
+Of an exception its type and place are kept; its message may quote data and is not.
+"""
 
 import logging
 import sys
@@ -15,7 +18,9 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "co
 
 
 class JsonFormatter(logging.Formatter):
-    """`logger.info("text", extra={"rows": 3})` → {"at", "level", "program", "logger", "message", "rows"}."""
+    """`logger.info("text", extra={"rows": 3})` → {"at", "level", "program", "logger", "message",
+    "rows"}.
+    """
 
     def __init__(self, program: str) -> None:
         super().__init__()
@@ -36,8 +41,14 @@ class JsonFormatter(logging.Formatter):
 
 
 def describe(error: BaseException) -> str:
-    """The type of an error and the line that raised it; the message too when the error is one of ours, which never carries card data."""
-    name = f"{type(error).__name__}: {error}" if isinstance(error, FraudopsError) else type(error).__name__
+    """The type of an error and the line that raised it; the message too when the error is one of
+    ours, which never carries card data.
+    """
+    name = (
+        f"{type(error).__name__}: {error}"
+        if isinstance(error, FraudopsError)
+        else type(error).__name__
+    )
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
@@ -45,7 +56,9 @@ def describe(error: BaseException) -> str:
 
 
 def configure(level: str, program: str) -> None:
-    """Sends everything from `level` on to standard error, and nothing elsewhere; what nobody catches is logged too. Call it once, in `main()`."""
+    """Sends everything from `level` on to standard error, and nothing elsewhere; what nobody
+    catches is logged too. Call it once, in `main()`.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(program))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -56,4 +69,6 @@ def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackTy
     if issubclass(kind, KeyboardInterrupt):
         return
     places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(trace)]
-    logging.getLogger(__name__).critical("crashed", exc_info=(kind, error, trace), extra={"trace": places})
+    logging.getLogger(__name__).critical(
+        "crashed", exc_info=(kind, error, trace), extra={"trace": places}
+    )

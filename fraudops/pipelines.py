@@ -20,7 +20,8 @@ from fraudops import algorithms
 from fraudops.algorithms import TrainingSettings
 from fraudops.errors import BundleError, DataError
 
-# What our pipelines hold beyond skops' own defaults. A file that names anything else is not opened, whatever it says of itself.
+# What our pipelines hold beyond skops' own defaults. A file that names anything else is not opened,
+# whatever it says of itself.
 TRUSTED = frozenset(
     {
         "sklearn.calibration._CalibratedClassifier",
@@ -37,22 +38,47 @@ def build(settings: TrainingSettings) -> Pipeline:
     if isinstance(chosen, algorithms.LogisticRegression):
         solver = "saga" if chosen.l1_ratio else "lbfgs"
         values = chosen.model_dump() | {"class_weight": _class_weight(chosen.class_weight)}
-        return Pipeline([("scale", StandardScaler()), ("model", LogisticRegression(**values, solver=solver, random_state=settings.seed))])
+        return Pipeline(
+            [
+                ("scale", StandardScaler()),
+                ("model", LogisticRegression(**values, solver=solver, random_state=settings.seed)),
+            ]
+        )
     values = chosen.model_dump() | {"class_weight": _class_weight(chosen.class_weight)}
-    return Pipeline([("model", HistGradientBoostingClassifier(**values, early_stopping=False, random_state=settings.seed))])
+    return Pipeline(
+        [
+            (
+                "model",
+                HistGradientBoostingClassifier(
+                    **values, early_stopping=False, random_state=settings.seed
+                ),
+            )
+        ]
+    )
 
 
-def calibrate(fitted: Pipeline, x: NDArray[np.float64], y: NDArray[np.int8], weights: NDArray[np.float64]) -> CalibratedClassifierCV:
-    """One sigmoid over the decision function of the fitted pipeline (Platt 2000), fitted on these rows. Raises DataError with fewer than two of a class.
+def calibrate(
+    fitted: Pipeline, x: NDArray[np.float64], y: NDArray[np.int8], weights: NDArray[np.float64]
+) -> CalibratedClassifierCV:
+    """One sigmoid over the decision function of the fitted pipeline (Platt 2000), fitted on these
+    rows. Raises DataError with fewer than two of a class.
 
-    With a frozen estimator scikit-learn fits exactly one calibrator on all rows; its folds only collect the same predictions in parts.
+    With a frozen estimator scikit-learn fits exactly one calibrator on all rows; its folds only
+    collect the same predictions in parts.
     """
     if min(int((y == 1).sum()), int((y != 1).sum())) < FOLDS:
-        raise DataError(f"the validation part holds {int((y == 1).sum())} frauds among {len(y)} rows, too few to calibrate; give more rows")
-    model = CalibratedClassifierCV(FrozenEstimator(fitted), method="sigmoid", cv=FOLDS, ensemble=False)
+        raise DataError(
+            f"the validation part holds {int((y == 1).sum())} frauds among {len(y)} rows, too few to calibrate; give more rows"
+        )
+    model = CalibratedClassifierCV(
+        FrozenEstimator(fitted), method="sigmoid", cv=FOLDS, ensemble=False
+    )
     with warnings.catch_warnings():
-        # "weights will only be used for the calibration itself": just what is wanted of a frozen estimator.
-        warnings.filterwarnings("ignore", "Since FrozenEstimator does not appear to accept sample_weight", UserWarning)
+        # "weights will only be used for the calibration itself": just what is wanted of a frozen
+        # estimator.
+        warnings.filterwarnings(
+            "ignore", "Since FrozenEstimator does not appear to accept sample_weight", UserWarning
+        )
         return model.fit(x, y, sample_weight=weights)
 
 
@@ -66,16 +92,31 @@ def save_pipeline(model: CalibratedClassifierCV, path: Path) -> None:
 
 
 def load_pipeline(path: Path) -> CalibratedClassifierCV:
-    """Opens a skops file that holds a calibrated pipeline and no type beyond our allow-list. Raises BundleError."""
+    """Opens a skops file that holds a calibrated pipeline and no type beyond our allow-list.
+
+    Raises BundleError.
+    """
     try:
         untrusted = sorted(set(skops.io.get_untrusted_types(file=path)) - TRUSTED)
         if untrusted:
-            raise BundleError(f"{path.name} holds types that fraudops does not open: {', '.join(untrusted)}; train the version with `fraudops train`")
+            raise BundleError(
+                f"{path.name} holds types that fraudops does not open: {', '.join(untrusted)}; train the version with `fraudops train`"
+            )
         model: Any = skops.io.load(path, trusted=sorted(TRUSTED))
-    except (OSError, BadZipFile, KeyError, ValueError, TypeError, UnsupportedTypeException, UntrustedTypesFoundException) as error:
+    except (
+        OSError,
+        BadZipFile,
+        KeyError,
+        ValueError,
+        TypeError,
+        UnsupportedTypeException,
+        UntrustedTypesFoundException,
+    ) as error:
         raise BundleError(f"{path.name} cannot be opened: {type(error).__name__}") from error
     if not isinstance(model, CalibratedClassifierCV):
-        raise BundleError(f"{path.name} holds a {type(model).__name__}, not a calibrated pipeline; train the version with `fraudops train`")
+        raise BundleError(
+            f"{path.name} holds a {type(model).__name__}, not a calibrated pipeline; train the version with `fraudops train`"
+        )
     return model
 
 

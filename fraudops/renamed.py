@@ -1,4 +1,6 @@
-"""Small files that one process writes and others read: renamed into place, so that nobody sees half of one. They need not survive the node."""
+"""Small files that one process writes and others read: renamed into place, so that nobody sees half
+of one. They need not survive the node.
+"""
 
 import contextlib
 import os

@@ -1,4 +1,7 @@
-"""The feature schema: which columns a model reads, in which ranges. It is data (`schema.yaml`), never code."""
+"""The feature schema: which columns a model reads, in which ranges.
+
+It is data (`schema.yaml`), never code.
+"""
 
 import hashlib
 import json
@@ -27,7 +30,10 @@ class Feature:
 
 @dataclass(frozen=True)
 class FeatureSchema:
-    """The features in the order of the model's columns; `time` orders rows and is never a feature, `amount` is one of them."""
+    """The features in the order of the model's columns;
+
+    `time` orders rows and is never a feature, `amount` is one of them.
+    """
 
     name: str
     label: str
@@ -47,27 +53,48 @@ class FeatureSchema:
     @property
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON: two schemas with one fingerprint are interchangeable."""
-        return hashlib.sha256(json.dumps(self.to_mapping(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(self.to_mapping(), sort_keys=True, separators=(",", ":")).encode()
+        ).hexdigest()
 
     def to_mapping(self) -> dict[str, Any]:
         """The shape of `schema.yaml`, with the features as an ordered list."""
-        features = [{"name": f.name, "minimum": f.minimum, "maximum": f.maximum} for f in self.features]
-        return {"name": self.name, "label": self.label, "time": self.time, "amount": self.amount, "features": features}
+        features = [
+            {"name": f.name, "minimum": f.minimum, "maximum": f.maximum} for f in self.features
+        ]
+        return {
+            "name": self.name,
+            "label": self.label,
+            "time": self.time,
+            "amount": self.amount,
+            "features": features,
+        }
 
     @classmethod
     def from_mapping(cls, raw: Any, where: str = "schema") -> "FeatureSchema":
         """Raises SettingsError naming the key at fault."""
         if not isinstance(raw, dict):
-            raise SettingsError(f"{where}: expected a mapping with name, label, time, amount and features")
+            raise SettingsError(
+                f"{where}: expected a mapping with name, label, time, amount and features"
+            )
         known = {"name", "label", "time", "amount", "features"}
         for key in sorted(known - raw.keys()):
             raise SettingsError(f"{where}: the key {key!r} is missing")
         for key in sorted(map(str, raw.keys() - known)):
-            raise SettingsError(f"{where}: the key {key!r} is unknown; known are {', '.join(sorted(known))}")
+            raise SettingsError(
+                f"{where}: the key {key!r} is unknown; known are {', '.join(sorted(known))}"
+            )
         if not isinstance(raw["features"], list) or not raw["features"]:
-            raise SettingsError(f"{where}: features must be a list of {{name, minimum, maximum}}, with at least one entry")
-        features = tuple(_feature(item, f"{where}: features[{index}]") for index, item in enumerate(raw["features"]))
-        name, label, time, amount = (_name(raw[key], f"{where}: {key}") for key in ("name", "label", "time", "amount"))
+            raise SettingsError(
+                f"{where}: features must be a list of {{name, minimum, maximum}}, with at least one entry"
+            )
+        features = tuple(
+            _feature(item, f"{where}: features[{index}]")
+            for index, item in enumerate(raw["features"])
+        )
+        name, label, time, amount = (
+            _name(raw[key], f"{where}: {key}") for key in ("name", "label", "time", "amount")
+        )
         schema = cls(name, label, time, amount, features)
         schema._check(where)
         return schema
@@ -78,33 +105,52 @@ class FeatureSchema:
             if names.count(name) > 1:
                 raise SettingsError(f"{where}: the column {name!r} stands twice")
             if name in RESERVED:
-                raise SettingsError(f"{where}: the column name {name!r} is reserved for the HTTP contract; rename the column")
+                raise SettingsError(
+                    f"{where}: the column name {name!r} is reserved for the HTTP contract; rename the column"
+                )
         if self.amount not in self.names:
-            raise SettingsError(f"{where}: amount names {self.amount!r}, which is not among the features")
+            raise SettingsError(
+                f"{where}: amount names {self.amount!r}, which is not among the features"
+            )
 
 
 def load_schema(path: str | Path | None = None) -> FeatureSchema:
-    """Reads a `schema.yaml`; without a path, the packaged schema of the ULB credit-card data. Raises SettingsError."""
+    """Reads a `schema.yaml`; without a path, the packaged schema of the ULB credit-card data.
+
+    Raises SettingsError.
+    """
     if path is None:
-        text, where = resources.files("fraudops").joinpath("schemas/ulb.yaml").read_text(), "schemas/ulb.yaml"
+        text, where = (
+            resources.files("fraudops").joinpath("schemas/ulb.yaml").read_text(),
+            "schemas/ulb.yaml",
+        )
     else:
         where = str(path)
         try:
             text = Path(path).read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{where}: the schema cannot be read ({type(error).__name__}); give the path of a schema.yaml") from error
+            raise SettingsError(
+                f"{where}: the schema cannot be read ({type(error).__name__}); give the path of a schema.yaml"
+            ) from error
     try:
         return FeatureSchema.from_mapping(yaml.safe_load(text), where)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise SettingsError(f"{where}: not valid YAML{f' at line {mark.line + 1}' if mark else ''}") from error
+        raise SettingsError(
+            f"{where}: not valid YAML{f' at line {mark.line + 1}' if mark else ''}"
+        ) from error
 
 
 def _feature(item: Any, where: str) -> Feature:
     if not isinstance(item, dict) or set(item) != {"name", "minimum", "maximum"}:
         raise SettingsError(f"{where}: expected exactly name, minimum and maximum")
     bounds = [item["minimum"], item["maximum"]]
-    if not all(isinstance(bound, (int, float)) and not isinstance(bound, bool) and abs(bound) < float("inf") for bound in bounds):
+    if not all(
+        isinstance(bound, (int, float))
+        and not isinstance(bound, bool)
+        and abs(bound) < float("inf")
+        for bound in bounds
+    ):
         raise SettingsError(f"{where}: minimum and maximum must be finite numbers")
     if not bounds[0] < bounds[1]:
         raise SettingsError(f"{where}: minimum must be below maximum")
@@ -114,5 +160,7 @@ def _feature(item: Any, where: str) -> Feature:
 def _name(value: Any, where: str) -> str:
     pattern = re.compile(r"[A-Za-z0-9_-]{1,63}") if where.endswith(": name") else NAME
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise SettingsError(f"{where}: must be 1 to 63 letters, digits or underscores and not begin with a digit")
+        raise SettingsError(
+            f"{where}: must be 1 to 63 letters, digits or underscores and not begin with a digit"
+        )
     return value

@@ -1,8 +1,9 @@
 """The compiled scorer of a bundle: the same probabilities as the pipeline, without scikit-learn.
 
-`scorer.json` is `{"kind": "linear", "coefficients": [float64 per feature], "intercept": float}`: probability = sigmoid(coefficients . row + intercept),
-scaling and calibration folded in; or `{"kind": "onnx", "slope": a, "intercept": b}` beside `scorer.onnx`, which maps float32 or float64 (n, features) to raw
-scores (n,) or (n, 1): probability = sigmoid(a * raw + b).
+`scorer.json` is `{"kind": "linear", "coefficients": [float64 per feature], "intercept": float}`:
+probability = sigmoid(coefficients . row + intercept), scaling and calibration folded in; or
+`{"kind": "onnx", "slope": a, "intercept": b}` beside `scorer.onnx`, which maps float32 or
+float64 (n, features) to raw scores (n,) or (n, 1): probability = sigmoid(a * raw + b).
 """
 
 import importlib
@@ -50,14 +51,18 @@ class Scorer(Protocol):
         ...
 
 
-class LinearParameters(msgspec.Struct, frozen=True, tag_field="kind", tag="linear", forbid_unknown_fields=True):
+class LinearParameters(
+    msgspec.Struct, frozen=True, tag_field="kind", tag="linear", forbid_unknown_fields=True
+):
     """probability = sigmoid(coefficients . row + intercept)."""
 
     coefficients: tuple[float, ...]
     intercept: float
 
 
-class OnnxParameters(msgspec.Struct, frozen=True, tag_field="kind", tag="onnx", forbid_unknown_fields=True):
+class OnnxParameters(
+    msgspec.Struct, frozen=True, tag_field="kind", tag="onnx", forbid_unknown_fields=True
+):
     """probability = sigmoid(slope * raw + intercept), raw from `scorer.onnx`."""
 
     slope: float
@@ -81,7 +86,10 @@ def _sigmoid(value: float) -> float:
 
 
 class LinearScorer:
-    """One fused dot product. For one row plain floats beat numpy, which would first copy the row into an array."""
+    """One fused dot product.
+
+    For one row plain floats beat numpy, which would first copy the row into an array.
+    """
 
     kind = "linear"
 
@@ -105,13 +113,17 @@ class LinearScorer:
 
 
 class _Bound:
-    """One run's rows and raw scores, in arrays that the session reads and writes in place: naming and checking them anew would be half of a row's price."""
+    """One run's rows and raw scores, in arrays that the session reads and writes in place: naming
+    and checking them anew would be half of a row's price.
+    """
 
     def __init__(self, session: Any, rows: NDArray[Any], raw: NDArray[Any]) -> None:
         self._run, self._rows, self._raw = session.run_with_iobinding, rows, raw.reshape(-1)
         # numpy takes twice as long to look at each value's type.
         self._doubles = rows if rows.dtype == np.float64 else np.empty(rows.shape)
-        self._pack: Callable[..., None] = partial(struct.Struct(f"{rows.size}d").pack_into, self._doubles.data, 0)
+        self._pack: Callable[..., None] = partial(
+            struct.Struct(f"{rows.size}d").pack_into, self._doubles.data, 0
+        )
         self._binding = session.io_binding()
         self._binding.bind_cpu_input(session.get_inputs()[0].name, rows)
         # Kept, as is the binding: both only point at the arrays.
@@ -133,7 +145,9 @@ class _OfThread(threading.local):
 
 
 class OnnxScorer:
-    """An ONNX model's raw score through the calibrator's sigmoid; one thread a call, since a pod's workers share its processors."""
+    """An ONNX model's raw score through the calibrator's sigmoid; one thread a call, since a pod's
+    workers share its processors.
+    """
 
     kind = "onnx"
 
@@ -155,12 +169,17 @@ class OnnxScorer:
 
     def score_few(self, rows: Sequence[Sequence[float]]) -> list[float]:
         """One run, which costs most of what a row does."""
-        return [_sigmoid(self._slope * value + self._intercept) for value in self._bound(len(rows))(rows)]
+        return [
+            _sigmoid(self._slope * value + self._intercept)
+            for value in self._bound(len(rows))(rows)
+        ]
 
     def score_many(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         if not len(rows):
             return np.empty(0)
-        raw = self._session.run([self._output], {self._input: np.ascontiguousarray(rows, self._dtype)})[0]
+        raw = self._session.run(
+            [self._output], {self._input: np.ascontiguousarray(rows, self._dtype)}
+        )[0]
         return sigmoid(self._slope * raw.reshape(-1).astype(np.float64) + self._intercept)
 
     def _bound(self, size: int) -> _Bound:
@@ -168,7 +187,9 @@ class OnnxScorer:
         bound = self._mine.of_size.get(size)
         if bound is None:
             raw = np.empty(size if self._raw_is_flat else (size, 1), self._raw_dtype)
-            bound = self._mine.of_size[size] = _Bound(self._session, np.empty((size, self._features), self._dtype), raw)
+            bound = self._mine.of_size[size] = _Bound(
+                self._session, np.empty((size, self._features), self._dtype), raw
+            )
         return bound
 
 
@@ -197,7 +218,14 @@ def _session(model: bytes) -> Any:
     options.log_severity_level = 3
     # Its exceptions share no base class but Exception.
     state = runtime.capi.onnxruntime_pybind11_state
-    faults = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.RuntimeException)
+    faults = (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
     try:
         return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except faults as error:

@@ -1,4 +1,6 @@
-"""Settings of every program, from the environment only: frozen, built once in `main()`, unknown `FRAUDOPS_` names refused."""
+"""Settings of every program, from the environment only: frozen, built once in `main()`, unknown
+`FRAUDOPS_` names refused.
+"""
 
 import os
 from difflib import get_close_matches
@@ -24,12 +26,16 @@ class Group(BaseModel):
 
 
 class OpeningSettings(Group):
-    """What reads sealed features. The group's other settings are the service's, and may be set beside it."""
+    """What reads sealed features.
+
+    The group's other settings are the service's, and may be set beside it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     key: SecretStr | None = Field(
-        None, description="Keys of 32 bytes in base64, commas between: the first seals or hashes the audited features, each opens what it has sealed."
+        None,
+        description="Keys of 32 bytes in base64, commas between: the first seals or hashes the audited features, each opens what it has sealed.",
     )
 
     @field_validator("key")
@@ -44,84 +50,156 @@ class OpeningSettings(Group):
 
 
 class AuditSettings(OpeningSettings):
-    """`durability` says where a record is before its answer leaves: in the spool, which the death of process and container spares; with `memory` only in the
-    worker, whose death by force takes the last few milliseconds' along; with `commit` in PostgreSQL, without which nothing is answered; `off` is for measuring.
-    `fsync` of the spool: `always` survives the node, `interval` (every fsync_interval_ms) the process and container, and `never` leaves it to the kernel."""
+    """`durability` says where a record is before its answer leaves: in the spool, which the death
+    of process and container spares; with `memory` only in the worker, whose death by force takes
+    the last few milliseconds' along; with `commit` in PostgreSQL, without which nothing is
+    answered; `off` is for measuring. `fsync` of the spool: `always` survives the node,
+    `interval` (every fsync_interval_ms) the process and container, and `never` leaves it to the
+    kernel.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     durability: Literal["off", "memory", "spool", "commit"] = Field(
-        "spool", description="Where an answer's record must be before it leaves: the worker's memory, the spool on disk, PostgreSQL; off audits nothing."
+        "spool",
+        description="Where an answer's record must be before it leaves: the worker's memory, the spool on disk, PostgreSQL; off audits nothing.",
     )
     memory_max_bytes: int = Field(
-        32 << 20, ge=1 << 20, description="What a worker holds at most of what the spool has not taken yet when durability is memory; when full it answers 503."
+        32 << 20,
+        ge=1 << 20,
+        description="What a worker holds at most of what the spool has not taken yet when durability is memory; when full it answers 503.",
     )
     commit_timeout_seconds: float = Field(
-        5.0, gt=0, le=60, description="Seconds after which the answer is 503 when durability is commit and PostgreSQL has not confirmed the row."
+        5.0,
+        gt=0,
+        le=60,
+        description="Seconds after which the answer is 503 when durability is commit and PostgreSQL has not confirmed the row.",
     )
     features: Literal["plain", "sealed", "hashed"] = Field(
-        "plain", description="How the features of an audited prediction are kept: as they are, encrypted, or as a keyed hash."
+        "plain",
+        description="How the features of an audited prediction are kept: as they are, encrypted, or as a keyed hash.",
     )
     fsync: Literal["always", "interval", "never"] = Field(
-        "interval", description="What of the spool survives: with always the node, with interval the process, with never what the kernel does."
+        "interval",
+        description="What of the spool survives: with always the node, with interval the process, with never what the kernel does.",
     )
-    fsync_interval_ms: int = Field(100, ge=1, le=10_000, description="Milliseconds between two fsyncs when fsync is interval.")
+    fsync_interval_ms: int = Field(
+        100, ge=1, le=10_000, description="Milliseconds between two fsyncs when fsync is interval."
+    )
     spool_max_bytes: int = Field(
-        1 << 30, ge=1 << 20, description="Room of the audit spool; when it is full the service answers 503 rather than score unaudited."
+        1 << 30,
+        ge=1 << 20,
+        description="Room of the audit spool; when it is full the service answers 503 rather than score unaudited.",
     )
-    segment_max_bytes: int = Field(64 << 20, ge=1 << 16, description="A spool segment is closed at this size.")
+    segment_max_bytes: int = Field(
+        64 << 20, ge=1 << 16, description="A spool segment is closed at this size."
+    )
 
     def protection(self) -> Protect | None:
         return protection(self.features, self.keys())
 
 
 class DriftSettings(Group):
-    """When a window of audited predictions counts as drifted from the production version's own reference."""
+    """When a window of audited predictions counts as drifted from the production version's own
+    reference.
+    """
 
     minimum_rows: int = Field(500, ge=50, description="A window with fewer rows is not judged.")
-    maximum_rows: int = Field(50_000, ge=1_000, le=1_000_000, description="Rows compared at most; a larger window is sampled evenly.")
-    score_threshold: float = Field(0.2, gt=0, description="PSI of the score above which a window exceeds.")
-    feature_threshold: float = Field(0.2, gt=0, description="PSI of a feature above which a window exceeds.")
+    maximum_rows: int = Field(
+        50_000,
+        ge=1_000,
+        le=1_000_000,
+        description="Rows compared at most; a larger window is sampled evenly.",
+    )
+    score_threshold: float = Field(
+        0.2, gt=0, description="PSI of the score above which a window exceeds."
+    )
+    feature_threshold: float = Field(
+        0.2, gt=0, description="PSI of a feature above which a window exceeds."
+    )
     feature_thresholds: dict[str, float] = Field(
-        {}, description='Thresholds of single features as JSON, such as {"Amount": 0.4}; the others keep feature_threshold.'
+        {},
+        description='Thresholds of single features as JSON, such as {"Amount": 0.4}; the others keep feature_threshold.',
     )
 
 
 class GateLimits(Group):
     """What `validate` asks of a version before it may serve."""
 
-    roc_auc: float = Field(GateSettings.roc_auc, ge=0, le=1, description="ROC-AUC on the test rows must be above this.")
+    roc_auc: float = Field(
+        GateSettings.roc_auc, ge=0, le=1, description="ROC-AUC on the test rows must be above this."
+    )
     average_precision: float = Field(
-        GateSettings.average_precision, ge=0, le=1, description="Average precision at the natural prevalence must be at least this."
+        GateSettings.average_precision,
+        ge=0,
+        le=1,
+        description="Average precision at the natural prevalence must be at least this.",
     )
     roc_auc_difference: float = Field(
-        GateSettings.roc_auc_difference, ge=-1, le=1, description="ROC-AUC minus production's: its lower 95 % bound must be at least this."
+        GateSettings.roc_auc_difference,
+        ge=-1,
+        le=1,
+        description="ROC-AUC minus production's: its lower 95 % bound must be at least this.",
     )
     average_precision_difference: float = Field(
-        GateSettings.average_precision_difference, ge=-1, le=1, description="Average precision minus production's: its lower 95 % bound must be at least this."
+        GateSettings.average_precision_difference,
+        ge=-1,
+        le=1,
+        description="Average precision minus production's: its lower 95 % bound must be at least this.",
     )
-    latency_ms: float = Field(GateSettings.latency_ms, gt=0, description="Milliseconds that the median of scoring one row may take.")
+    latency_ms: float = Field(
+        GateSettings.latency_ms,
+        gt=0,
+        description="Milliseconds that the median of scoring one row may take.",
+    )
     scorer_difference: float = Field(
-        GateSettings.scorer_difference, gt=0, le=0.01, description="Probability by which scorer and pipeline may differ, whatever the bundle allows itself."
+        GateSettings.scorer_difference,
+        gt=0,
+        le=0.01,
+        description="Probability by which scorer and pipeline may differ, whatever the bundle allows itself.",
     )
-    decision_flips: int = Field(GateSettings.decision_flips, ge=0, description="Test rows on which scorer and pipeline may decide differently.")
-    resamples: int = Field(GateSettings.resamples, ge=100, le=10_000, description="Bootstrap resamples behind every interval.")
+    decision_flips: int = Field(
+        GateSettings.decision_flips,
+        ge=0,
+        description="Test rows on which scorer and pipeline may decide differently.",
+    )
+    resamples: int = Field(
+        GateSettings.resamples,
+        ge=100,
+        le=10_000,
+        description="Bootstrap resamples behind every interval.",
+    )
     seed: int = Field(GateSettings.seed, ge=0, description="Seed of the bootstrap.")
 
 
 class ClusterSettings(Group):
     """Set in the cluster only: without a release the programs work on this machine's state folder."""
 
-    release: str | None = Field(None, pattern=r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", description="Prefix of this release's objects in Kubernetes.")
-    namespace: str | None = Field(None, description="The namespace of the release; by default that of the pod or of the kubeconfig.")
+    release: str | None = Field(
+        None,
+        pattern=r"[a-z0-9]([-a-z0-9]*[a-z0-9])?",
+        description="Prefix of this release's objects in Kubernetes.",
+    )
+    namespace: str | None = Field(
+        None,
+        description="The namespace of the release; by default that of the pod or of the kubeconfig.",
+    )
 
 
 class KeepingSettings(Group):
-    """How long audited predictions are kept. The group's other settings are the retention's, and may be set beside it."""
+    """How long audited predictions are kept.
+
+    The group's other settings are the retention's, and may be set beside it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    days: int = Field(400, ge=1, le=36_500, description="Whole days of predictions older than this are taken out of the audit.")
+    days: int = Field(
+        400,
+        ge=1,
+        le=36_500,
+        description="Whole days of predictions older than this are taken out of the audit.",
+    )
 
 
 class RetentionSettings(KeepingSettings):
@@ -129,22 +207,45 @@ class RetentionSettings(KeepingSettings):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    export: Path | None = Field(None, description="A folder that each day is written to as Parquet before it is taken out.")
+    export: Path | None = Field(
+        None, description="A folder that each day is written to as Parquet before it is taken out."
+    )
 
 
 class PromotionSettings(Group):
-    prepare_seconds: float = Field(60.0, gt=0, le=3600, description="Seconds in which every pod must have prepared a version.")
-    activate_seconds: float = Field(30.0, gt=0, le=3600, description="Seconds in which every pod must have followed a commit.")
-    second_seconds: float = Field(45.0, gt=0, le=3600, description="Seconds once more after a silent pod was deleted or the promotion was undone.")
-    rollout_seconds: float = Field(600.0, gt=0, le=86_400, description="Seconds in which the pods of a rollout must be ready.")
+    prepare_seconds: float = Field(
+        60.0, gt=0, le=3600, description="Seconds in which every pod must have prepared a version."
+    )
+    activate_seconds: float = Field(
+        30.0, gt=0, le=3600, description="Seconds in which every pod must have followed a commit."
+    )
+    second_seconds: float = Field(
+        45.0,
+        gt=0,
+        le=3600,
+        description="Seconds once more after a silent pod was deleted or the promotion was undone.",
+    )
+    rollout_seconds: float = Field(
+        600.0, gt=0, le=86_400, description="Seconds in which the pods of a rollout must be ready."
+    )
 
 
 class ProgramSettings(BaseSettings):
-    model_config = SettingsConfigDict(frozen=True, env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        populate_by_name=True,
+    )
 
-    state: Path = Field(Path(".fraudops"), description="The folder that holds everything of one running product.")
+    state: Path = Field(
+        Path(".fraudops"), description="The folder that holds everything of one running product."
+    )
     model_name: str = Field("credit-fraud", description="The registered model's name in MLflow.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least severe log lines that are written.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe log lines that are written."
+    )
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -153,7 +254,10 @@ class ProgramSettings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            faults = [f"{_variable(fault['loc'])}: {fault['msg']}" for fault in error.errors(include_input=False, include_url=False)]
+            faults = [
+                f"{_variable(fault['loc'])}: {fault['msg']}"
+                for fault in error.errors(include_input=False, include_url=False)
+            ]
             raise SettingsError("; ".join(faults)) from None
 
 
@@ -165,14 +269,29 @@ class InferenceSettings(ProgramSettings):
     pod: str = Field("local", description=POD)
     spool_volume: Path | None = Field(None, description=SPOOL_VOLUME)
     admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
-    mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI", description="The MLflow server that bundles are fetched from.")
-    record_poll_seconds: float = Field(2.0, gt=0, le=60, description="Seconds between two looks at the serving record.")
-    graceful_timeout_seconds: int = Field(20, ge=1, le=600, description="Seconds that a stopping worker may take for the requests it has begun.")
+    mlflow_tracking_uri: str | None = Field(
+        None,
+        validation_alias="MLFLOW_TRACKING_URI",
+        description="The MLflow server that bundles are fetched from.",
+    )
+    record_poll_seconds: float = Field(
+        2.0, gt=0, le=60, description="Seconds between two looks at the serving record."
+    )
+    graceful_timeout_seconds: int = Field(
+        20,
+        ge=1,
+        le=600,
+        description="Seconds that a stopping worker may take for the requests it has begun.",
+    )
     drain_seconds: float = Field(
-        1.0, ge=0, le=300, description="Seconds, at most half of the graceful timeout, in which a stopping worker still answers, with `Connection: close`."
+        1.0,
+        ge=0,
+        le=300,
+        description="Seconds, at most half of the graceful timeout, in which a stopping worker still answers, with `Connection: close`.",
     )
     rollout: str | None = Field(
-        None, description="`epoch/version/digest` that this pod was made for; obeyed only while the serving record reserves or serves the same."
+        None,
+        description="`epoch/version/digest` that this pod was made for; obeyed only while the serving record reserves or serves the same.",
     )
     cluster: ClusterSettings = ClusterSettings()
     audit: AuditSettings = AuditSettings()
@@ -186,7 +305,10 @@ class InferenceSettings(ProgramSettings):
 
 
 class ShipperSettings(ProgramSettings):
-    database_url: SecretStr = Field(validation_alias="DATABASE_URL", description="The audit database, postgresql://USER:PASSWORD@HOST:PORT/NAME.")
+    database_url: SecretStr = Field(
+        validation_alias="DATABASE_URL",
+        description="The audit database, postgresql://USER:PASSWORD@HOST:PORT/NAME.",
+    )
     pod: str = Field("local", description=POD)
     spool_volume: Path | None = Field(None, description=SPOOL_VOLUME)
     admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
@@ -207,15 +329,20 @@ class ValidateJobSettings(ClusterJobSettings):
 
 
 class PromoteJobSettings(ValidateJobSettings):
-    """Promote, roll back, reconcile, list models, and what promotes at its end: pipeline and bootstrap."""
+    """Promote, roll back, reconcile, list models, and what promotes at its end: pipeline and
+    bootstrap.
+    """
 
     environment: Literal["development", "production"] = Field(
-        "development", description="In production a model that was trained on the packaged sample is refused."
+        "development",
+        description="In production a model that was trained on the packaged sample is refused.",
     )
     promotion: PromotionSettings = PromotionSettings()
     admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
     admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT)
-    request_id: str | None = Field(None, description="The promotion's id, the same for all tries: the Job's UID.")
+    request_id: str | None = Field(
+        None, description="The promotion's id, the same for all tries: the Job's UID."
+    )
 
 
 class DriftJobSettings(ClusterJobSettings):
@@ -247,7 +374,9 @@ PROGRAMS: tuple[type[ProgramSettings], ...] = (
 
 def known_variables() -> frozenset[str]:
     """Every `FRAUDOPS_` variable that some program or the command line reads."""
-    return frozenset({name for program in PROGRAMS for name in _names(program, PREFIX)} | COMMAND_LINE.keys())
+    return frozenset(
+        {name for program in PROGRAMS for name in _names(program, PREFIX)} | COMMAND_LINE.keys()
+    )
 
 
 def _names(model: type[BaseModel], prefix: str) -> set[str]:
@@ -267,7 +396,9 @@ def _refuse_unknown() -> None:
     if unknown:
         near = get_close_matches(unknown[0], known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise SettingsError(f"unknown setting {', '.join(unknown)}{hint}; `fraudops settings` lists the known ones")
+        raise SettingsError(
+            f"unknown setting {', '.join(unknown)}{hint}; `fraudops settings` lists the known ones"
+        )
 
 
 def _variable(location: tuple[Any, ...]) -> str:

@@ -1,4 +1,6 @@
-"""The folders and files of one running product: on one machine the state folder, in the cluster a pod's volume."""
+"""The folders and files of one running product: on one machine the state folder, in the cluster a
+pod's volume.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

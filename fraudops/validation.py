@@ -1,4 +1,6 @@
-"""The comparison with production and the verdict: what is stored on a version, and what promotion asks of it again. Light to import."""
+"""The comparison with production and the verdict: what is stored on a version, and what promotion
+asks of it again. Light to import.
+"""
 
 import io
 import math
@@ -22,7 +24,9 @@ Metric = Literal["roc_auc", "average_precision"]
 
 @dataclass(frozen=True)
 class TestScores:
-    """What a version's compiled scorer said of each test row: y int8, weights and probability float64, all (n,). `test_digest` names the rows."""
+    """What a version's compiled scorer said of each test row: y int8, weights and probability
+    float64, all (n,). `test_digest` names the rows.
+    """
 
     __test__ = False  # not a pytest class
 
@@ -64,28 +68,54 @@ def stored_scores(registry: Registry, version: ModelVersion) -> TestScores:
         raise RefusedError(f"version {version.version} has no stored test scores: {again}")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            y, weights, probability = (np.asarray(arrays[name]) for name in ("y", "weights", "probability"))
+            y, weights, probability = (
+                np.asarray(arrays[name]) for name in ("y", "weights", "probability")
+            )
             scores = TestScores(
-                y.astype(np.int8), weights.astype(np.float64), probability.astype(np.float64), str(arrays["test_digest"]), str(arrays["digest"])
+                y.astype(np.int8),
+                weights.astype(np.float64),
+                probability.astype(np.float64),
+                str(arrays["test_digest"]),
+                str(arrays["digest"]),
             )
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise RefusedError(f"the stored test scores of version {version.version} cannot be read: {again}") from error
-    sound = scores.y.ndim == 1 and scores.y.shape == scores.weights.shape == scores.probability.shape and bool(np.isfinite(scores.probability).all())
+        raise RefusedError(
+            f"the stored test scores of version {version.version} cannot be read: {again}"
+        ) from error
+    sound = (
+        scores.y.ndim == 1
+        and scores.y.shape == scores.weights.shape == scores.probability.shape
+        and bool(np.isfinite(scores.probability).all())
+    )
     if not sound or scores.digest != version.digest:
-        raise RefusedError(f"the stored test scores of version {version.version} are not of its bundle: {again}")
+        raise RefusedError(
+            f"the stored test scores of version {version.version} are not of its bundle: {again}"
+        )
     return scores
 
 
-def compare(scores: TestScores, production: NDArray[np.float64], version: str, settings: GateSettings) -> list[GateResult]:
+def compare(
+    scores: TestScores, production: NDArray[np.float64], version: str, settings: GateSettings
+) -> list[GateResult]:
     """The candidate's scores against production's probabilities (n,) of the same rows."""
     differences = {
-        metric: paired_difference(scores.y, scores.probability, production, scores.weights, metric, settings.seed, settings.resamples)
+        metric: paired_difference(
+            scores.y,
+            scores.probability,
+            production,
+            scores.weights,
+            metric,
+            settings.seed,
+            settings.resamples,
+        )
         for metric in get_args(Metric)
     }
     return not_worse(differences, version, settings)
 
 
-def nothing_to_compare(candidate_fingerprint: str | None, candidate_digest: str | None, production: Production | None) -> str | None:
+def nothing_to_compare(
+    candidate_fingerprint: str | None, candidate_digest: str | None, production: Production | None
+) -> str | None:
     """Why there is nothing to compare with, None where there is."""
     if production is None:
         return "no version is in production yet: there is nothing to compare with"
@@ -96,11 +126,17 @@ def nothing_to_compare(candidate_fingerprint: str | None, candidate_digest: str 
     return None
 
 
-def recompare(registry: Registry, candidate: ModelVersion, production: ModelVersion, settings: GateSettings) -> list[GateResult]:
-    """The comparison once more, from the stored test scores of both, when production has moved since the candidate's verdict.
+def recompare(
+    registry: Registry, candidate: ModelVersion, production: ModelVersion, settings: GateSettings
+) -> list[GateResult]:
+    """The comparison once more, from the stored test scores of both, when production has moved
+    since the candidate's verdict.
 
-    Raises RefusedError when the scores are not of the same test rows."""
-    serving = Production(production.version, production.digest or "", production.schema_fingerprint or "")
+    Raises RefusedError when the scores are not of the same test rows.
+    """
+    serving = Production(
+        production.version, production.digest or "", production.schema_fingerprint or ""
+    )
     reason = nothing_to_compare(candidate.schema_fingerprint, candidate.digest, serving)
     if reason is not None:
         return not_compared(reason, settings, passed=True)
@@ -114,7 +150,12 @@ def recompare(registry: Registry, candidate: ModelVersion, production: ModelVers
 
 
 def verdict(
-    digest: str, test_digest: str | None, gates: Sequence[GateResult], settings: GateSettings, compared_to: Production | None, at: str
+    digest: str,
+    test_digest: str | None,
+    gates: Sequence[GateResult],
+    settings: GateSettings,
+    compared_to: Production | None,
+    at: str,
 ) -> dict[str, Any]:
     """What is stored on the version: passed only if every gate is. `at` is ISO 8601 in UTC."""
     return {
@@ -123,7 +164,9 @@ def verdict(
         "passed": bool(gates) and all(gate.passed for gate in gates),
         "gates": [_gate(gate) for gate in gates],
         "settings": asdict(settings),
-        "compared_to": {"version": compared_to.version, "digest": compared_to.digest} if compared_to else None,
+        "compared_to": {"version": compared_to.version, "digest": compared_to.digest}
+        if compared_to
+        else None,
         "at": at,
     }
 
@@ -133,6 +176,16 @@ def store_verdict(registry: Registry, version: ModelVersion, stored: dict[str, A
 
 
 def _gate(gate: GateResult) -> dict[str, Any]:
-    """A value that JSON cannot hold becomes null; the detail is short, since the whole verdict is one tag."""
-    value = None if gate.value is None or not math.isfinite(gate.value) else float(f"{gate.value:.6g}")
-    return {"name": gate.name, "value": value, "limit": gate.limit, "passed": gate.passed, "detail": gate.detail[:240]}
+    """A value that JSON cannot hold becomes null; the detail is short, since the whole verdict is
+    one tag.
+    """
+    value = (
+        None if gate.value is None or not math.isfinite(gate.value) else float(f"{gate.value:.6g}")
+    )
+    return {
+        "name": gate.name,
+        "value": value,
+        "limit": gate.limit,
+        "passed": gate.passed,
+        "detail": gate.detail[:240],
+    }

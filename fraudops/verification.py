@@ -1,4 +1,6 @@
-"""What serving checks before it trusts a bundle: digests, schema, and the compiled scorer against the pipeline's own scores."""
+"""What serving checks before it trusts a bundle: digests, schema, and the compiled scorer against
+the pipeline's own scores.
+"""
 
 from pathlib import Path
 
@@ -15,7 +17,10 @@ SINGLE_ROWS = 64
 
 
 def verify_bundle(folder: Path, digest: str) -> Manifest:
-    """Checks every file of the folder and the scorer's probabilities of the reference rows. Raises BundleError."""
+    """Checks every file of the folder and the scorer's probabilities of the reference rows.
+
+    Raises BundleError.
+    """
     manifest = read_manifest(folder, digest)
     check_files(folder, manifest)
     check_manifest(manifest)
@@ -24,17 +29,25 @@ def verify_bundle(folder: Path, digest: str) -> Manifest:
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Raises BundleError unless format, schema, fingerprint and threshold are ones that this release serves."""
+    """Raises BundleError unless format, schema, fingerprint and threshold are ones that this
+    release serves.
+    """
     if manifest.format != FORMAT:
-        raise BundleError(f"the bundle has format {manifest.format}, this release reads {FORMAT}: train the version again, or upgrade what reads it")
+        raise BundleError(
+            f"the bundle has format {manifest.format}, this release reads {FORMAT}: train the version again, or upgrade what reads it"
+        )
     try:
         fingerprint = manifest.feature_schema.fingerprint
     except SettingsError as error:
         raise BundleError(str(error)) from error
     if fingerprint != manifest.schema_fingerprint:
-        raise BundleError(f"the bundle's schema has fingerprint {fingerprint[:12]}, its manifest says {manifest.schema_fingerprint[:12]}")
+        raise BundleError(
+            f"the bundle's schema has fingerprint {fingerprint[:12]}, its manifest says {manifest.schema_fingerprint[:12]}"
+        )
     if not 0 < manifest.threshold <= 1:
-        raise BundleError(f"the bundle's threshold is {manifest.threshold}, which is no probability above 0")
+        raise BundleError(
+            f"the bundle's threshold is {manifest.threshold}, which is no probability above 0"
+        )
 
 
 def read_reference_rows(folder: Path, manifest: Manifest) -> NDArray[np.float64]:
@@ -44,8 +57,16 @@ def read_reference_rows(folder: Path, manifest: Manifest) -> NDArray[np.float64]
     except (OSError, ValueError) as error:
         raise BundleError(f"{REFERENCE_ROWS} cannot be read: {error}") from error
     width = len(manifest.feature_schema.features) + 1
-    if not isinstance(rows, np.ndarray) or rows.dtype != np.float64 or rows.ndim != 2 or rows.shape[1] != width or not len(rows):
-        raise BundleError(f"{REFERENCE_ROWS} must hold float64 rows of {width} columns (features, then the pipeline's probability)")
+    if (
+        not isinstance(rows, np.ndarray)
+        or rows.dtype != np.float64
+        or rows.ndim != 2
+        or rows.shape[1] != width
+        or not len(rows)
+    ):
+        raise BundleError(
+            f"{REFERENCE_ROWS} must hold float64 rows of {width} columns (features, then the pipeline's probability)"
+        )
     if not np.isfinite(rows).all():
         raise BundleError(f"{REFERENCE_ROWS} holds values that are not finite")
     return rows
@@ -53,17 +74,30 @@ def read_reference_rows(folder: Path, manifest: Manifest) -> NDArray[np.float64]
 
 def tolerance(manifest: Manifest) -> float:
     """The largest difference of probability between scorer and pipeline that is still the same model."""
-    return LINEAR_TOLERANCE if manifest.scorer.kind == "linear" else max(10 * manifest.scorer.max_abs_difference, ONNX_TOLERANCE)
+    return (
+        LINEAR_TOLERANCE
+        if manifest.scorer.kind == "linear"
+        else max(10 * manifest.scorer.max_abs_difference, ONNX_TOLERANCE)
+    )
 
 
 def check_scorer(scorer: Scorer, reference: NDArray[np.float64], manifest: Manifest) -> None:
-    """Holds both ways of scoring, batches and single rows, against the stored probabilities. Raises BundleError."""
+    """Holds both ways of scoring, batches and single rows, against the stored probabilities.
+
+    Raises BundleError.
+    """
     width = reference.shape[1] - 1
     if scorer.kind != manifest.scorer.kind or scorer.features != width:
-        raise BundleError(f"the compiled scorer ({scorer.kind}, {scorer.features} features) is not the manifest's ({manifest.scorer.kind}, {width} features)")
+        raise BundleError(
+            f"the compiled scorer ({scorer.kind}, {scorer.features} features) is not the manifest's ({manifest.scorer.kind}, {width} features)"
+        )
     rows, expected = np.ascontiguousarray(reference[:, :-1]), reference[:, -1]
     single = np.array([scorer.score(row) for row in rows[:SINGLE_ROWS].tolist()])
-    difference = float(np.abs(np.concatenate([scorer.score_many(rows) - expected, single - expected[:SINGLE_ROWS]])).max())
+    difference = float(
+        np.abs(
+            np.concatenate([scorer.score_many(rows) - expected, single - expected[:SINGLE_ROWS]])
+        ).max()
+    )
     if not difference <= tolerance(manifest):  # NaN is refused too
         raise BundleError(
             f"the compiled scorer differs from the pipeline by up to {difference:.2g} on the reference rows, allowed is {tolerance(manifest):.2g}: "

@@ -1,1 +1,3 @@
-"""Programs that end: data, train, validate, promote, drift, monitor, migrate …, and the command line over them."""
+"""Programs that end: data, train, validate, promote, drift, monitor, migrate …, and the command
+line over them.
+"""

@@ -30,7 +30,10 @@ def known_transaction(schema: Path | None) -> dict[str, float]:
 
     from fraudops.schema import load_schema
 
-    packaged = msgspec.json.decode(resources.files("fraudops.datasets").joinpath("sample/transaction.json").read_bytes(), type=dict[str, float])
+    packaged = msgspec.json.decode(
+        resources.files("fraudops.datasets").joinpath("sample/transaction.json").read_bytes(),
+        type=dict[str, float],
+    )
     wanted = load_schema(schema)
     if set(packaged) == set(wanted.names):
         return packaged
@@ -47,13 +50,17 @@ async def audit_row(url: str, prediction_id: str, seconds: float) -> Mapping[str
         with translated(url):
             connection = await connect(url, "fraudops-acceptance")
             try:
-                row: Mapping[str, Any] | None = await connection.fetchrow(COLUMNS, uuid.UUID(prediction_id))
+                row: Mapping[str, Any] | None = await connection.fetchrow(
+                    COLUMNS, uuid.UUID(prediction_id)
+                )
             finally:
                 await connection.close()
         if row:
             return row
         if time.monotonic() > deadline:
-            raise StoreDownError(f"no audit row of prediction {prediction_id} after {seconds:g} s: see the shipper's log")
+            raise StoreDownError(
+                f"no audit row of prediction {prediction_id} after {seconds:g} s: see the shipper's log"
+            )
         await asyncio.sleep(PAUSE_SECONDS)
 
 
@@ -71,7 +78,15 @@ def compare(answer: "Answer", row: Mapping[str, Any], transaction_id: str) -> No
 
 
 @click.command(name="acceptance")
-@click.option("--wait", "wait_seconds", type=click.FloatRange(0), default=120.0, show_default=True, metavar="SECONDS", help="How long to wait for the row.")
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(0),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the row.",
+)
 @url_option
 @schema_option
 @state_option
@@ -81,7 +96,9 @@ def command(wait_seconds: float, url: str | None, schema: Path | None, state: "S
     with open_client(url, state) as client:
         client.ready()
         answer = client.predict(known_transaction(schema), transaction_id)
-    output.print(f"version {answer.model_version} answers {answer.fraud_probability:.6f}, prediction {answer.prediction}")
+    output.print(
+        f"version {answer.model_version} answers {answer.fraud_probability:.6f}, prediction {answer.prediction}"
+    )
     notices.print("waiting for its audit row")
     row = asyncio.run(audit_row(endpoints.database_url(state), answer.prediction_id, wait_seconds))
     compare(answer, row, transaction_id)

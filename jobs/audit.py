@@ -1,4 +1,6 @@
-"""`fraudops audit`: proof that nothing is lost or doubled, rows as Parquet, and what was set aside back to shipping."""
+"""`fraudops audit`: proof that nothing is lost or doubled, rows as Parquet, and what was set aside
+back to shipping.
+"""
 
 import asyncio
 from collections import Counter
@@ -38,12 +40,16 @@ class Subcommand(ClusterCommand):
         return rest
 
 
-@click.group(help="Prove that the audit is whole, export it, bring back what was set aside, forget features.")
+@click.group(
+    help="Prove that the audit is whole, export it, bring back what was set aside, forget features."
+)
 def command() -> None:
     pass
 
 
-def _moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+def _moment(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> datetime | None:
     if value is None:
         return None
     try:
@@ -53,8 +59,18 @@ def _moment(_context: click.Context, _parameter: click.Parameter, value: str | N
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-since_option = click.option("--since", callback=_moment, metavar="TIME", help="The window begins here: an ISO time (UTC). [default: 24 hours ago]")
-until_option = click.option("--until", callback=_moment, metavar="TIME", help="The window ends here: an ISO time (UTC). [default: now]")
+since_option = click.option(
+    "--since",
+    callback=_moment,
+    metavar="TIME",
+    help="The window begins here: an ISO time (UTC). [default: 24 hours ago]",
+)
+until_option = click.option(
+    "--until",
+    callback=_moment,
+    metavar="TIME",
+    help="The window ends here: an ISO time (UTC). [default: now]",
+)
 
 
 def _window(since: datetime | None, until: datetime | None) -> Window:
@@ -62,7 +78,9 @@ def _window(since: datetime | None, until: datetime | None) -> Window:
     end = (until or datetime.now(UTC)).astimezone(UTC)
     start = (since or end - timedelta(hours=24)).astimezone(UTC)
     if start >= end:
-        raise SettingsError(f"the window from {start.isoformat()} to {end.isoformat()} is empty: --since must be before --until")
+        raise SettingsError(
+            f"the window from {start.isoformat()} to {end.isoformat()} is empty: --since must be before --until"
+        )
     return start, end
 
 
@@ -77,33 +95,51 @@ def _window(since: datetime | None, until: datetime | None) -> Window:
 @until_option
 @json_option
 @state_option
-def verify(answers: Any, since: datetime | None, until: datetime | None, as_json: bool, state: State) -> str:
+def verify(
+    answers: Any, since: datetime | None, until: datetime | None, as_json: bool, state: State
+) -> str:
     """Do spool, table and a client's answer log agree?
 
-    With --answers the window is that of the answers, and each of them must be in the table once, or on its way. Exits 65 when an answer is lost or
-    stands twice. Changes nothing.
+    With --answers the window is that of the answers, and each of them must be in the table once,
+    or on its way. Exits 65 when an answer is lost or stands twice. Changes nothing.
     """
     from fraudops.audit.answers import read_answers, window_of
 
     settings = RetentionJobSettings.from_environment()
     log = read_answers(answers) if answers else None
     if log and (since or until):
-        raise SettingsError("--since and --until do not go with --answers: the answers say when they were given")
-    found = asyncio.run(_verify(state, log, window_of(log) if log else _window(since, until), settings.retention.days))
+        raise SettingsError(
+            "--since and --until do not go with --answers: the answers say when they were given"
+        )
+    found = asyncio.run(
+        _verify(
+            state, log, window_of(log) if log else _window(since, until), settings.retention.days
+        )
+    )
     shipper = read_shipper_state(state)
     if as_json:
-        print_json(asdict(found) | {"agrees": found.agrees, "records_damaged": shipper.missing if shipper else 0})
+        print_json(
+            asdict(found)
+            | {"agrees": found.agrees, "records_damaged": shipper.missing if shipper else 0}
+        )
     else:
         output.print(agreement_table(found))
     if not state.spool.is_dir():
-        notices.print(IN_THE_PODS if settings.cluster.release else f"There is no spool in {state.root}: only the table was looked at.", markup=False)
+        notices.print(
+            IN_THE_PODS
+            if settings.cluster.release
+            else f"There is no spool in {state.root}: only the table was looked at.",
+            markup=False,
+        )
     if not found.agrees:
         raise RefusedError(what_is_wrong(found))
     who = "spool, table and answer log agree" if log else "spool and table agree"
     return f"{who}: {found.rows:,} rows in the window, {found.in_spool:,} in the spool, {found.set_aside:,} set aside"
 
 
-async def _verify(state: State, log: "Answers | None", window: Window, kept_days: int) -> "Agreement":
+async def _verify(
+    state: State, log: "Answers | None", window: Window, kept_days: int
+) -> "Agreement":
     from fraudops.audit.agreement import compare
     from fraudops.audit.connection import connect
     from fraudops.audit.database import translated
@@ -120,22 +156,42 @@ async def _verify(state: State, log: "Answers | None", window: Window, kept_days
 @click.command()
 @since_option
 @until_option
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="A new Parquet file.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="A new Parquet file.",
+)
 @json_option
 @state_option
-def export(since: datetime | None, until: datetime | None, out: Path, as_json: bool, state: State) -> str:
+def export(
+    since: datetime | None, until: datetime | None, out: Path, as_json: bool, state: State
+) -> str:
     """The audited predictions of a window as one Parquet file.
 
-    Streamed: memory stays flat however many rows there are. The file has its name only once it is whole.
+    Streamed: memory stays flat however many rows there are. The file has its name only once it
+    is whole.
     """
     window = _window(since, until)
     if not out.parent.is_dir():
         raise SettingsError(f"{out.parent} is no folder: make it, or name another file")
     rows = asyncio.run(_export(database_url(state), window, out))
     if as_json:
-        print_json({"file": out, "rows": rows, "since": window[0].isoformat(), "until": window[1].isoformat(), "bytes": out.stat().st_size})
+        print_json(
+            {
+                "file": out,
+                "rows": rows,
+                "since": window[0].isoformat(),
+                "until": window[1].isoformat(),
+                "bytes": out.stat().st_size,
+            }
+        )
     else:
-        output.print(f"{rows:,} predictions from {window[0]:%Y-%m-%d %H:%M:%S} to {window[1]:%Y-%m-%d %H:%M:%S} UTC in {out}", markup=False)
+        output.print(
+            f"{rows:,} predictions from {window[0]:%Y-%m-%d %H:%M:%S} to {window[1]:%Y-%m-%d %H:%M:%S} UTC in {out}",
+            markup=False,
+        )
     return f"{rows:,} predictions exported"
 
 
@@ -148,24 +204,33 @@ async def _export(url: str, window: Window, out: Path) -> int:
     with _bar("exporting") as tell, translated(url):
         connection = await connect(url, "fraudops-audit")
         try:
-            return await parquet.export(connection, *window, out, lambda moment: tell((moment - window[0]) / length))
+            return await parquet.export(
+                connection, *window, out, lambda moment: tell((moment - window[0]) / length)
+            )
         finally:
             await connection.close()
 
 
 @click.command()
-@click.argument("segments", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="[SEGMENT]...")
+@click.argument(
+    "segments",
+    nargs=-1,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="[SEGMENT]...",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what is set aside and why.")
 @json_option
 @state_option
 def replay(segments: tuple[Path, ...], dry_run: bool, as_json: bool, state: State) -> str:
     """Bring back to shipping what was set aside, or SEGMENT files from elsewhere.
 
-    After what made PostgreSQL refuse them is repaired. A second time changes nothing: a row that is there stays as it is. In a pod:
-    `python -m services.shipper.replay`.
+    After what made PostgreSQL refuse them is repaired. A second time changes nothing: a row that
+    is there stays as it is. In a pod: `python -m services.shipper.replay`.
     """
     if any(segment.absolute().parent == state.spool for segment in segments):
-        raise SettingsError(f"{state.spool} is the spool itself: the shipper ships what is in there")
+        raise SettingsError(
+            f"{state.spool} is the spool itself: the shipper ships what is in there"
+        )
     aside = Aside(state.spool)
     if dry_run:
         done = Replayed(kinds=dict(Counter(entry.kind for entry in aside.entries()).most_common()))
@@ -184,19 +249,32 @@ def replay(segments: tuple[Path, ...], dry_run: bool, as_json: bool, state: Stat
 
 def replayed(done: Replayed) -> str:
     kept = f"; {done.kept:,} hold no record and stay set aside" if done.kept else ""
-    damaged = f"; {done.damaged:,} damaged stretches in {done.segments} segments" if done.damaged else ""
-    return f"{done.records:,} records are back in the spool{kept}{damaged}" if done.records or kept or damaged else "nothing to replay"
+    damaged = (
+        f"; {done.damaged:,} damaged stretches in {done.segments} segments" if done.damaged else ""
+    )
+    return (
+        f"{done.records:,} records are back in the spool{kept}{damaged}"
+        if done.records or kept or damaged
+        else "nothing to replay"
+    )
 
 
 @click.command()
-@click.option("--prediction", "identifiers", multiple=True, required=True, metavar="ID", help="A prediction_id; may be given several times.")
+@click.option(
+    "--prediction",
+    "identifiers",
+    multiple=True,
+    required=True,
+    metavar="ID",
+    help="A prediction_id; may be given several times.",
+)
 @json_option
 @state_option
 def forget(identifiers: tuple[str, ...], as_json: bool, state: State) -> str:
     """Take the features of predictions out of the audit; their rows stay.
 
-    All of those named, or none. Exits 75 while one is still in the spool. Exports and backups keep what they have, and PostgreSQL the old versions of
-    the rows until its next vacuum.
+    All of those named, or none. Exits 75 while one is still in the spool. Exports and backups
+    keep what they have, and PostgreSQL the old versions of the rows until its next vacuum.
     """
     count = asyncio.run(_forget(database_url(state), state, identifiers))
     told = f"the features of {count:,} predictions are forgotten; their rows stay"

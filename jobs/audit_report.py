@@ -14,13 +14,40 @@ def agreement_table(found: "Agreement") -> Table:
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
-    rows: list[tuple[str, int, str]] = [("in the table", found.rows, f"rows from {found.since:%Y-%m-%d %H:%M:%S} to {found.until:%Y-%m-%d %H:%M:%S} UTC")]
-    rows += [("twice, or misdated", found.duplicated, "ids"), ("in the spool only", found.in_spool, f"predictions; {found.labels_in_spool:,} labels as well")]
+    rows: list[tuple[str, int, str]] = [
+        (
+            "in the table",
+            found.rows,
+            f"rows from {found.since:%Y-%m-%d %H:%M:%S} to {found.until:%Y-%m-%d %H:%M:%S} UTC",
+        )
+    ]
+    rows += [
+        ("twice, or misdated", found.duplicated, "ids"),
+        (
+            "in the spool only",
+            found.in_spool,
+            f"predictions; {found.labels_in_spool:,} labels as well",
+        ),
+    ]
     replay = ": fraudops audit replay" if found.set_aside else ""
-    rows += [("set aside only", found.set_aside, f"predictions{replay}; {found.unreadable:,} stretches that hold no record")]
+    rows += [
+        (
+            "set aside only",
+            found.set_aside,
+            f"predictions{replay}; {found.unreadable:,} stretches that hold no record",
+        )
+    ]
     if log := found.log:
-        rows += [("answer log", log.lines, f"answers, {log.repeated:,} under an id that came before"), ("  in the table", log.in_table, "")]
-        rows += [("  in the spool", log.in_spool, ""), ("  set aside", log.set_aside, ""), ("  beyond retention", log.expired, ""), ("  lost", log.lost, "")]
+        rows += [
+            ("answer log", log.lines, f"answers, {log.repeated:,} under an id that came before"),
+            ("  in the table", log.in_table, ""),
+        ]
+        rows += [
+            ("  in the spool", log.in_spool, ""),
+            ("  set aside", log.set_aside, ""),
+            ("  beyond retention", log.expired, ""),
+            ("  lost", log.lost, ""),
+        ]
     for name, count, text in rows:
         table.add_row(name, f"{count:,}", text)
     return table
@@ -28,6 +55,14 @@ def agreement_table(found: "Agreement") -> Table:
 
 def what_is_wrong(found: "Agreement") -> str:
     """Empty when all agrees."""
-    lost = f"{found.log.lost:,} of {found.log.lines - found.log.repeated:,} answers are lost" if found.log and found.log.lost else ""
-    twice = f"{found.duplicated:,} ids stand in the table twice, or under a timestamp that is not their own" if found.duplicated else ""
+    lost = (
+        f"{found.log.lost:,} of {found.log.lines - found.log.repeated:,} answers are lost"
+        if found.log and found.log.lost
+        else ""
+    )
+    twice = (
+        f"{found.duplicated:,} ids stand in the table twice, or under a timestamp that is not their own"
+        if found.duplicated
+        else ""
+    )
     return "; ".join(text for text in (lost, twice) if text)

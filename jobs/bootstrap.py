@@ -1,4 +1,6 @@
-"""A first model where nothing serves yet: waits for what it needs, says what for, then goes the whole road. Run by the chart after an installation."""
+"""A first model where nothing serves yet: waits for what it needs, says what for, then goes the
+whole road. Run by the chart after an installation.
+"""
 
 import asyncio
 import time
@@ -25,9 +27,16 @@ from jobs.training_options import Plan, training_options
 
 
 def serves_already(record: ServingRecord, request: str | None) -> str | None:
-    """What to say when there is nothing to do: a version of another request serves. An earlier try's own commit is still to be finished."""
+    """What to say when there is nothing to do: a version of another request serves.
+
+    An earlier try's own commit is still to be finished.
+    """
     current = record.current
-    return f"version {current.version} serves already: nothing to do" if current and (request is None or current.by != request) else None
+    return (
+        f"version {current.version} serves already: nothing to do"
+        if current and (request is None or current.by != request)
+        else None
+    )
 
 
 async def database_answers(url: str) -> None:
@@ -41,7 +50,9 @@ async def database_answers(url: str) -> None:
 
 
 async def pods_answer(settings: PromoteJobSettings, state: State) -> None:
-    """Raises StoreDownError until the serving record can be written and as many pods as are wanted answer."""
+    """Raises StoreDownError until the serving record can be written and as many pods as are wanted
+    answer.
+    """
     async with world_of(settings, state, lambda _: None) as world:
         if (await world.records.read())[1] is None:
             raise StoreDownError("the serving record is not there yet: the setup Job makes it")
@@ -59,9 +70,13 @@ def wait_for_all(settings: PromoteJobSettings, state: State, deadline: float) ->
     """Raises the last StoreDownError once the deadline has passed."""
     registry = Registry(endpoints.mlflow_url(state), settings.model_name)
     checks: dict[str, Callable[[], Any]] = {
-        "PostgreSQL has the audit's tables": lambda: asyncio.run(database_answers(endpoints.database_url(state))),
+        "PostgreSQL has the audit's tables": lambda: asyncio.run(
+            database_answers(endpoints.database_url(state))
+        ),
         "MLflow answers": registry.versions,
-        "the pods of the inference service answer": lambda: asyncio.run(pods_answer(settings, state)),
+        "the pods of the inference service answer": lambda: asyncio.run(
+            pods_answer(settings, state)
+        ),
     }
     for name, check in checks.items():
         patiently(_awaited(check), deadline)
@@ -69,7 +84,9 @@ def wait_for_all(settings: PromoteJobSettings, state: State, deadline: float) ->
 
 
 def _awaited(check: Callable[[], Any]) -> Callable[[], None]:
-    """The check, for which what is not there or not allowed yet is worth waiting for: the objects of an installation come in any order."""
+    """The check, for which what is not there or not allowed yet is worth waiting for: the objects
+    of an installation come in any order.
+    """
     from fraudops.cluster.api import ForbiddenError, NotFoundError
 
     def attempt() -> None:
@@ -83,12 +100,21 @@ def _awaited(check: Callable[[], Any]) -> Callable[[], None]:
 
 @click.command(name="bootstrap")
 @training_options
-@click.option("--wait", "wait_seconds", type=click.FloatRange(0), default=1800.0, show_default=True, metavar="SECONDS", help="How long to wait for the parts.")
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(0),
+    default=1800.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the parts.",
+)
 @state_option
 def command(wait_seconds: float, state: State, **training: Any) -> str:
     """Train, validate and promote a first model, where nothing serves yet.
 
-    Waits for PostgreSQL, MLflow and the pods. Where a version serves it changes nothing and exits 0.
+    Waits for PostgreSQL, MLflow and the pods. Where a version serves it changes nothing and
+    exits 0.
     """
     started = time.monotonic()
     settings, plan = PromoteJobSettings.from_environment(), Plan.of(**training)
@@ -98,7 +124,9 @@ def command(wait_seconds: float, state: State, **training: Any) -> str:
         refuse_sample(settings, plan)
         wait_for_all(settings, state, started + wait_seconds)
         result = Pipeline(state, settings, plan, output, first_only=True).run(Steps())
-        overtaken = result.outcome in ("refused", "overtaken") and serves_already(read_record(settings.cluster, state), settings.request_id)
+        overtaken = result.outcome in ("refused", "overtaken") and serves_already(
+            read_record(settings.cluster, state), settings.request_id
+        )
         said = overtaken or f"the first model: {outcome_of(result, time.monotonic() - started)}"
     output.print(said)
     return said

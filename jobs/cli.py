@@ -1,4 +1,7 @@
-"""The console script `fraudops`: thin over what the Jobs run. A command's module is imported only when it is used."""
+"""The console script `fraudops`: thin over what the Jobs run.
+
+A command's module is imported only when it is used.
+"""
 
 import importlib
 import os
@@ -24,7 +27,10 @@ COMMANDS = {
     "monitor": ("jobs.monitor", "Volume, decisions, latency and live quality."),
     "drift": ("jobs.drift", "Compare what was scored with the production version's reference."),
     "simulate": ("jobs.simulate", "Send traffic, with labels and drift to order."),
-    "retention": ("jobs.retention", "Drop days of predictions beyond their time, make the next ones."),
+    "retention": (
+        "jobs.retention",
+        "Drop days of predictions beyond their time, make the next ones.",
+    ),
     "audit": ("jobs.audit", "Prove that the audit is whole, export it, replay, forget."),
     "migrate": ("jobs.migrate", "Bring the audit database to this release's schema."),
     "demo": ("jobs.demo", "The whole road of a model on this machine."),
@@ -51,11 +57,15 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([*SUPERVISOR.items(), *((name, text) for name, (_, text) in COMMANDS.items())])
+            formatter.write_dl(
+                [*SUPERVISOR.items(), *((name, text) for name, (_, text) in COMMANDS.items())]
+            )
 
 
 def _supervisor(name: str) -> click.Command:
-    """The supervisor is a service, which jobs never import: it takes this process over, signals included, with the arguments as they are."""
+    """The supervisor is a service, which jobs never import: it takes this process over, signals
+    included, with the arguments as they are.
+    """
 
     def start(args: tuple[str, ...]) -> Any:
         if name == "status" and "--on-cluster" in args:
@@ -65,7 +75,9 @@ def _supervisor(name: str) -> click.Command:
 
     settings: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": []}
     arguments: list[click.Parameter] = [click.Argument(["args"], nargs=-1, type=click.UNPROCESSED)]
-    return click.Command(name, callback=start, params=arguments, context_settings=settings, help=SUPERVISOR[name])
+    return click.Command(
+        name, callback=start, params=arguments, context_settings=settings, help=SUPERVISOR[name]
+    )
 
 
 @click.command(cls=LazyGroup)

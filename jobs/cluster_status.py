@@ -1,4 +1,6 @@
-"""`fraudops status --on-cluster`: what serves in the cluster, each pod's version and epoch, and who is behind."""
+"""`fraudops status --on-cluster`: what serves in the cluster, each pod's version and epoch, and who
+is behind.
+"""
 
 import asyncio
 from dataclasses import asdict
@@ -31,7 +33,8 @@ def as_mapping(found: "Overview") -> dict[str, Any]:
     return {
         "release": found.release,
         "namespace": found.namespace,
-        "serving": serving and {name: serving[name] for name in ("epoch", "version", "digest", "by", "at")},
+        "serving": serving
+        and {name: serving[name] for name in ("epoch", "version", "digest", "by", "at")},
         "mirrored": found.record.mirrored == found.record.epoch,
         "reserved": record.get("reserved"),
         "pods": [asdict(pod) | {"behind": pod.name in found.behind} for pod in found.pods],
@@ -42,18 +45,34 @@ def as_mapping(found: "Overview") -> dict[str, Any]:
 
 def show(found: "Overview") -> None:
     current, reserved = found.record.current, found.record.reserved
-    serves = f"version {current.version} serves, epoch {current.epoch}, since {current.at[:19]}Z" if current else "no model is promoted"
+    serves = (
+        f"version {current.version} serves, epoch {current.epoch}, since {current.at[:19]}Z"
+        if current
+        else "no model is promoted"
+    )
     output.print(f"release {found.release} in namespace {found.namespace}: [bold]{serves}[/]")
     if current and found.record.mirrored < current.epoch:
         output.print("[yellow]MLflow's alias is late: the reconciler writes it[/]")
     if reserved:
-        output.print(f"[yellow]a promotion of version {reserved.version} by {reserved.strategy} is under way, or was left[/] (epoch {reserved.epoch})")
+        output.print(
+            f"[yellow]a promotion of version {reserved.version} by {reserved.strategy} is under way, or was left[/] (epoch {reserved.epoch})"
+        )
     table = Table(box=None, pad_edge=False)
     for title in ("pod", "ready", "version", "epoch", "workers"):
-        table.add_column(title, min_width=max([len(title), *(len(pod.name) for pod in found.pods if title == "pod")]))
+        table.add_column(
+            title,
+            min_width=max([len(title), *(len(pod.name) for pod in found.pods if title == "pod")]),
+        )
     table.add_column(overflow="fold")
     for pod in found.pods:
-        table.add_row(pod.name, "yes" if pod.ready else "no", pod.version or "", str(pod.epoch or ""), str(len(pod.workers) or ""), _remark(found, pod))
+        table.add_row(
+            pod.name,
+            "yes" if pod.ready else "no",
+            pod.version or "",
+            str(pod.epoch or ""),
+            str(len(pod.workers) or ""),
+            _remark(found, pod),
+        )
     output.print(table if found.pods else "[red]no pod of the inference service is there[/]")
 
 
@@ -67,7 +86,10 @@ def _remark(found: "Overview", pod: "PodReport") -> str:
 @json_option
 @any_state_option
 def command(on_cluster: bool, release: str | None, namespace: str | None, as_json: bool) -> int:
-    """What serves in the cluster, each pod's version and epoch, and who is behind. Exits 75 when not all is well."""
+    """What serves in the cluster, each pod's version and epoch, and who is behind.
+
+    Exits 75 when not all is well.
+    """
     found = asyncio.run(find(namespace, release))
     if as_json:
         print_json(as_mapping(found))

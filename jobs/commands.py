@@ -1,4 +1,6 @@
-"""Runs the console script as a person at a terminal would: shows what is typed, passes on what it prints, and stops it when asked to stop."""
+"""Runs the console script as a person at a terminal would: shows what is typed, passes on what it
+prints, and stops it when asked to stop.
+"""
 
 import contextlib
 import os
@@ -34,7 +36,9 @@ class CommandFailedError(FraudopsError):
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended well: what was typed, what it printed (without colours), and how long it took."""
+    """A command that has ended well: what was typed, what it printed (without colours), and how
+    long it took.
+    """
 
     typed: str
     printed: str
@@ -50,7 +54,10 @@ class Terminal:
     done: list[Done] = field(default_factory=list)
 
     def type(self, *words: str) -> Done:
-        """Runs `fraudops WORDS` to its end. Raises CommandFailedError; an interrupt ends the command first."""
+        """Runs `fraudops WORDS` to its end.
+
+        Raises CommandFailedError; an interrupt ends the command first.
+        """
         arguments = [*words, *([] if self._has_suffix(words) else self.suffix)]
         typed = shlex.join(["fraudops", *arguments])
         output.print(Text(f"\n$ {typed}", "bold"))
@@ -65,18 +72,32 @@ class Terminal:
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Runs `fraudops WORDS` unseen, whatever its code."""
-        return subprocess.run([*console_script(), *words, *self.suffix], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+        return subprocess.run(
+            [*console_script(), *words, *self.suffix],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=False,
+        )
 
     def _has_suffix(self, words: Sequence[str]) -> bool:
         return bool(self.suffix) and self.suffix[0] in words
 
     def _run(self, arguments: Sequence[str]) -> tuple[int, str]:
         command = [*console_script(), *arguments]
-        # A session of its own: Ctrl-C reaches this program alone, which then ends the command in order.
+        # A session of its own: Ctrl-C reaches this program alone, which then ends the command in
+        # order.
         self.interrupts.hold()
         process = None
         try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=_environment(), start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=_environment(),
+                start_new_session=True,
+            )
             self.interrupts.release()
             printed = "".join(_pass_on(process.stdout or ()))
             return process.wait(), printed
@@ -104,8 +125,13 @@ def console_script() -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """This one, with what a command cannot see through a pipe: colours and width. Bytecode is kept, or every start would import three times as long."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    """This one, with what a command cannot see through a pipe: colours and width.
+
+    Bytecode is kept, or every start would import three times as long.
+    """
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
     if output.is_terminal:
         environment |= {"FORCE_COLOR": "1", "COLUMNS": str(output.width)}
     return environment
@@ -122,7 +148,9 @@ def _end(process: "subprocess.Popen[str]") -> None:
 
 
 class Interrupts:
-    """Ctrl-C, SIGTERM and SIGHUP as one KeyboardInterrupt; after the first one nothing interrupts the ending."""
+    """Ctrl-C, SIGTERM and SIGHUP as one KeyboardInterrupt; after the first one nothing interrupts
+    the ending.
+    """
 
     def __init__(self) -> None:
         self._held = False
@@ -143,7 +171,9 @@ class Interrupts:
             signal.signal(number, signal.SIG_IGN)
 
     def hold(self) -> None:
-        """Until `release` an interrupt waits: what is being started must be known before it can be ended."""
+        """Until `release` an interrupt waits: what is being started must be known before it can be
+        ended.
+        """
         self._held = True
 
     def release(self) -> None:

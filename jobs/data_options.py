@@ -1,4 +1,7 @@
-"""Which rows a command works on: the options that data, train, validate, drift and simulate share. Light to import."""
+"""Which rows a command works on: the options that data, train, validate, drift and simulate share.
+
+Light to import.
+"""
 
 from pathlib import Path
 

@@ -13,13 +13,26 @@ from jobs.on_cluster import Streams, cluster_options, say
 
 @click.command(name="push", params=list(cluster_options))
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--name", metavar="NAME", help="Its name on the volume. [default: the file that the release trains on]")
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Its name on the volume. [default: the file that the release trains on]",
+)
 @json_option
 @any_state_option
-def push(on_cluster: bool, release: str | None, namespace: str | None, file: Path, name: str | None, as_json: bool) -> str:
+def push(
+    on_cluster: bool,
+    release: str | None,
+    namespace: str | None,
+    file: Path,
+    name: str | None,
+    as_json: bool,
+) -> str:
     """FILE to the data volume of a release, by your kubeconfig; prints its sha256."""
     if not on_cluster:
-        raise SettingsError("data push needs --on-cluster; on this machine name the file where it lies: fraudops train --data FILE")
+        raise SettingsError(
+            "data push needs --on-cluster; on this machine name the file where it lies: fraudops train --data FILE"
+        )
     if name is not None and (Path(name).name != name or name.startswith(".")):
         raise SettingsError("--name is the name of a file, not a path")
     size = file.stat().st_size
@@ -32,8 +45,13 @@ def push(on_cluster: bool, release: str | None, namespace: str | None, file: Pat
     return said
 
 
-async def _push(file: Path, size: int, release: str | None, namespace: str | None, name: str | None) -> tuple[str, str]:
-    """The path on the volume and the sha256 of its content. Raises RefusedError when what arrived is something else."""
+async def _push(
+    file: Path, size: int, release: str | None, namespace: str | None, name: str | None
+) -> tuple[str, str]:
+    """The path on the volume and the sha256 of its content.
+
+    Raises RefusedError when what arrived is something else.
+    """
     from fraudops.cluster.api import Cluster
     from fraudops.cluster.runner import JobRunner, Wanted, find_release, new_name
     from fraudops.cluster.upload import RECEIVER, data_mount, data_name, receiver_of, send
@@ -55,7 +73,17 @@ async def _push(file: Path, size: int, release: str | None, namespace: str | Non
         path = f"{data_mount(template)}/{name or data_name(template)}"
         wanted = Wanted("train", (path, "--size", str(size)), RECEIVER, {MARK_VARIABLE: "1"})
         with download_bar(file.name) as progress:
-            code, digest = await send(cluster, runner, receiver_of(template, new_name(found, "data"), wanted), file, lambda sent: progress(sent, size))
+            code, digest = await send(
+                cluster,
+                runner,
+                receiver_of(template, new_name(found, "data"), wanted),
+                file,
+                lambda sent: progress(sent, size),
+            )
     if code or told != [digest]:
-        raise RefusedError(f"{file} did not arrive whole: the volume keeps what it had" if code else f"{path} is not what was sent: push it again")
+        raise RefusedError(
+            f"{file} did not arrive whole: the volume keeps what it had"
+            if code
+            else f"{path} is not what was sent: push it again"
+        )
     return path, digest

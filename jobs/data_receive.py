@@ -1,4 +1,6 @@
-"""The other end of `fraudops data push`: standard input into a file of the data volume, whole or not at all. Run in the cluster."""
+"""The other end of `fraudops data push`: standard input into a file of the data volume, whole or
+not at all. Run in the cluster.
+"""
 
 import hashlib
 import os
@@ -14,7 +16,10 @@ CHUNK_BYTES = 1 << 20
 
 
 def receive(target: Path, size: int) -> str:
-    """The sha256 of the `size` bytes that were read. Raises RefusedError when fewer come, StoreDownError when the volume has no room."""
+    """The sha256 of the `size` bytes that were read.
+
+    Raises RefusedError when fewer come, StoreDownError when the volume has no room.
+    """
     digest, left = hashlib.sha256(), size
     unfinished = target.with_name(f".{target.name}.part")
     try:
@@ -25,7 +30,9 @@ def receive(target: Path, size: int) -> str:
                 left -= len(chunk)
             os.fsync(file.fileno())
         if left:
-            raise RefusedError(f"the sender ended {left:,} bytes before the end: {target.name} is as it was")
+            raise RefusedError(
+                f"the sender ended {left:,} bytes before the end: {target.name} is as it was"
+            )
         unfinished.replace(target)
     except OSError as error:
         raise StoreDownError(f"{target} cannot be written: {error.strerror}") from error
@@ -36,7 +43,9 @@ def receive(target: Path, size: int) -> str:
 
 @click.command(name="receive")
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--size", required=True, type=click.IntRange(0), metavar="BYTES", help="How many bytes to read.")
+@click.option(
+    "--size", required=True, type=click.IntRange(0), metavar="BYTES", help="How many bytes to read."
+)
 def command(target: Path, size: int) -> str:
     """Read a file from standard input."""
     digest = receive(target, size)

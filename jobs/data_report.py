@@ -5,7 +5,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from jobs.entry import notices, output
@@ -29,15 +37,26 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     period, prevalence = summary["period"], summary["prevalence"]
-    natural = "as collected (none given)" if prevalence is None else f"{prevalence:.4%} of all transactions are frauds"
-    note = " (a sample of the public ULB data, its frauds enriched; not the full benchmark)" if summary["sample"] else ""
+    natural = (
+        "as collected (none given)"
+        if prevalence is None
+        else f"{prevalence:.4%} of all transactions are frauds"
+    )
+    note = (
+        " (a sample of the public ULB data, its frauds enriched; not the full benchmark)"
+        if summary["sample"]
+        else ""
+    )
     return [
         ("source", f"{summary['source']}{note}"),
         ("schema", f"{summary['schema']['name']} ({summary['schema']['fingerprint'][:12]})"),
         ("rows", f"{summary['rows']:,}, {summary['duplicates']:,} of them exact duplicates"),
         ("frauds", f"{summary['frauds']:,} ({summary['fraud_share']:.2%} of the rows)"),
         ("prevalence", natural),
-        ("period", f"{period['from']:g} to {period['to']:g} ({period['length'] / 86400:.2f} days, if in seconds)"),
+        (
+            "period",
+            f"{period['from']:g} to {period['to']:g} ({period['length'] / 86400:.2f} days, if in seconds)",
+        ),
         ("digest", summary["digest"]),
     ]
 
@@ -45,7 +64,13 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
 @contextmanager
 def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
     """A progress bar on standard error; yields what to tell it: bytes so far, bytes in all."""
-    columns = (TextColumn(escape(name)), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn(escape(name)),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=notices, transient=True) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

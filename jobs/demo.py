@@ -1,4 +1,6 @@
-"""The whole road of a model on this machine, by the very commands that a person would type, each shown before it runs."""
+"""The whole road of a model on this machine, by the very commands that a person would type, each
+shown before it runs.
+"""
 
 import json
 import os
@@ -26,7 +28,9 @@ class DemoSurprisedError(FraudopsError):
 
 
 @click.command(name="demo")
-@click.option("--exit", "leave", is_flag=True, help="Stop everything at the end instead of staying up.")
+@click.option(
+    "--exit", "leave", is_flag=True, help="Stop everything at the end instead of staying up."
+)
 @state_option
 def command(leave: bool, state: State) -> None:
     """The whole road of a model on this machine: train, validate, promote, predict, audit, drift.
@@ -57,7 +61,10 @@ def command(leave: bool, state: State) -> None:
 
 
 def walk(terminal: Terminal) -> str:
-    """The road; returns the path of the last drift report. Raises CommandFailedError at the first step that fails."""
+    """The road; returns the path of the last drift report.
+
+    Raises CommandFailedError at the first step that fails.
+    """
     terminal.type("up", "--detach")
     trained = terminal.type("train")
     validated = terminal.type(*following(trained))
@@ -82,7 +89,9 @@ def following(done: Done) -> list[str]:
 def expect(verdict: str, done: Done) -> None:
     said = found(r"^verdict: ([A-Z ]+)", done)
     if said != verdict:
-        raise DemoSurprisedError(f"`{done.typed}` says {said} where this demo was made to show {verdict}")
+        raise DemoSurprisedError(
+            f"`{done.typed}` says {said} where this demo was made to show {verdict}"
+        )
 
 
 def found(pattern: str, done: Done) -> str:
@@ -106,7 +115,9 @@ def show_ending(terminal: Terminal, state: State, report: str) -> None:
 
 def stay(state: State) -> None:
     """Until Ctrl-C, or until somebody else stops what runs."""
-    output.print("\n[bold]Everything is up. Ctrl-C stops it all.[/] Meanwhile, in another terminal: fraudops status, fraudops models, fraudops --help")
+    output.print(
+        "\n[bold]Everything is up. Ctrl-C stops it all.[/] Meanwhile, in another terminal: fraudops status, fraudops models, fraudops --help"
+    )
     try:
         while state.endpoints.exists():
             time.sleep(LOOK_SECONDS)

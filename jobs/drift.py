@@ -1,4 +1,7 @@
-"""Compares what the production version has scored lately with that version's own reference. Drift found is a successful run: it exits 0."""
+"""Compares what the production version has scored lately with that version's own reference.
+
+Drift found is a successful run: it exits 0.
+"""
 
 import asyncio
 from datetime import UTC, datetime
@@ -21,22 +24,37 @@ if TYPE_CHECKING:
 SHOWN_COLUMNS = 8
 NOTHING_SERVES = "no version is in production yet: there is nothing to compare"
 LAST = "last"
-STYLES: dict[Verdict, str] = {"none": "bold green", "warning": "bold yellow", "alarm": "bold red", "not enough rows": "bold yellow"}
+STYLES: dict[Verdict, str] = {
+    "none": "bold green",
+    "warning": "bold yellow",
+    "alarm": "bold red",
+    "not enough rows": "bold yellow",
+}
 
 
-def _to_since(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | str | None:
+def _to_since(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> datetime | str | None:
     if value is None or value == LAST:
         return value
     try:
         moment = datetime.fromisoformat(value)
     except ValueError as error:
-        raise click.BadParameter(f"give an ISO time such as 2026-11-02T12:00:00Z, or `{LAST}`") from error
+        raise click.BadParameter(
+            f"give an ISO time such as 2026-11-02T12:00:00Z, or `{LAST}`"
+        ) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @on_cluster("drift", "jobs.drift")
 @click.command(name="drift")
-@click.option("--hours", type=click.FloatRange(0, 24 * 366, min_open=True), default=24.0, show_default=True, help="The window: the last N hours.")
+@click.option(
+    "--hours",
+    type=click.FloatRange(0, 24 * 366, min_open=True),
+    default=24.0,
+    show_default=True,
+    help="The window: the last N hours.",
+)
 @click.option(
     "--since",
     callback=_to_since,
@@ -48,7 +66,8 @@ def _to_since(_context: click.Context, _parameter: click.Parameter, value: str |
 def command(hours: float, since: datetime | str | None, as_json: bool, state: State) -> str:
     """Compare what was scored with the production version's reference.
 
-    PSI of every feature and of the score. One above its threshold is a warning, in two windows running an alarm; the exit code is 0 either way.
+    PSI of every feature and of the score. One above its threshold is a warning, in two windows
+    running an alarm; the exit code is 0 either way.
     """
     from fraudops.promotion.here import read_record
     from jobs.drift_scan import Asked, production_of, scan
@@ -56,13 +75,23 @@ def command(hours: float, since: datetime | str | None, as_json: bool, state: St
     settings = DriftJobSettings.from_environment()
     record = read_record(settings.cluster, state)
     if settings.cluster.release and record.current is None:
-        # The schedule begins with the installation: before the first promotion a failed Job would alert for nothing.
+        # The schedule begins with the installation: before the first promotion a failed Job would
+        # alert for nothing.
         notices.print(NOTHING_SERVES)
         if as_json:
             print_json({"verdict": None, "reason": NOTHING_SERVES})
         return NOTHING_SERVES
     entry = production_of(record)
-    found = asyncio.run(scan(state, entry, settings.drift, Asked(hours, since), settings.model_name, settings.audit.keys()))
+    found = asyncio.run(
+        scan(
+            state,
+            entry,
+            settings.drift,
+            Asked(hours, since),
+            settings.model_name,
+            settings.audit.keys(),
+        )
+    )
     if as_json:
         print_json(found.report())
     else:
@@ -87,7 +116,12 @@ def _table(found: "DriftRun") -> Table:
     ordered = sorted(found.columns, key=lambda column: (column.name != SCORE, -column.psi))
     for column in ordered[: SHOWN_COLUMNS + 1]:
         name = f"{column.name} (the score)" if column.name == SCORE else column.name
-        table.add_row(name, f"{column.psi:.3f}", f"{column.threshold:g}", "[bold red]exceeded[/]" if column.exceeded else "")
+        table.add_row(
+            name,
+            f"{column.psi:.3f}",
+            f"{column.threshold:g}",
+            "[bold red]exceeded[/]" if column.exceeded else "",
+        )
     left = len(ordered) - SHOWN_COLUMNS - 1
     if left > 0:
         table.add_row(f"… and {left} with less", "", "", "")

@@ -1,4 +1,6 @@
-"""One drift scan: the reference from the bundle, the window's rows from PostgreSQL, the verdict, its row and its HTML."""
+"""One drift scan: the reference from the bundle, the window's rows from PostgreSQL, the verdict,
+its row and its HTML.
+"""
 
 import uuid
 from collections.abc import Sequence
@@ -31,7 +33,10 @@ LAST = "last"
 
 @dataclass(frozen=True)
 class Asked:
-    """The window as the user gave it: the last `hours`, or from `since` on; `last` is where the last run of this version ended, where there is one."""
+    """The window as the user gave it: the last `hours`, or from `since` on;
+
+    `last` is where the last run of this version ended, where there is one.
+    """
 
     hours: float = 24.0
     since: datetime | str | None = None
@@ -39,7 +44,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the production version carries: its manifest, and features and score (float64) of its own validation rows."""
+    """What the production version carries: its manifest, and features and score (float64) of its
+    own validation rows.
+    """
 
     entry: Entry
     manifest: Manifest
@@ -48,8 +55,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Window:
-    """Audited rows of [start, end): `rows` in all, the `current` ones to compare, `positives` of `decisions`, and the window before. Where features are
-    unavailable, `current` has the score alone."""
+    """Audited rows of [start, end): `rows` in all, the `current` ones to compare, `positives` of
+    `decisions`, and the window before. Where features are unavailable, `current` has the score
+    alone.
+    """
 
     start: datetime
     end: datetime
@@ -62,10 +71,18 @@ class Window:
     rows_estimated: bool
 
 
-async def scan(state: State, entry: Entry, limits: DriftSettings, asked: Asked, model_name: str = "credit-fraud", keys: Sequence[bytes] = ()) -> DriftRun:
+async def scan(
+    state: State,
+    entry: Entry,
+    limits: DriftSettings,
+    asked: Asked,
+    model_name: str = "credit-fraud",
+    keys: Sequence[bytes] = (),
+) -> DriftRun:
     """Judges one window of what `entry` has scored, up to now, stores it and writes its HTML.
 
-    Raises StoreDownError without PostgreSQL, BundleError when the reference is not the bundle's own.
+    Raises StoreDownError without PostgreSQL, BundleError when the reference is not the bundle's
+    own.
     """
     reference = read_reference(state, entry, model_name)
     thresholds = column_thresholds(reference.manifest, limits)
@@ -82,7 +99,9 @@ async def scan(state: State, entry: Entry, limits: DriftSettings, asked: Asked, 
 def production_of(record: ServingRecord) -> Entry:
     """What the serving record says is served. Raises SettingsError when nothing is."""
     if record.current is None:
-        raise SettingsError("no version is in production: run `fraudops promote --version N --alias production` (`fraudops models` lists them)")
+        raise SettingsError(
+            "no version is in production: run `fraudops promote --version N --alias production` (`fraudops models` lists them)"
+        )
     return record.current
 
 
@@ -101,37 +120,71 @@ def _open(folder: Path, entry: Entry) -> Reference:
     manifest = read_manifest(folder, entry.digest)
     check_files(folder, manifest)
     if DRIFT_REFERENCE not in manifest.files:
-        raise BundleError(f"the bundle carries no {DRIFT_REFERENCE}: train the version again with this release")
+        raise BundleError(
+            f"the bundle carries no {DRIFT_REFERENCE}: train the version again with this release"
+        )
     frame = pd.read_parquet(folder / DRIFT_REFERENCE)
     columns = [*manifest.feature_schema.names, SCORE]
     missing = [name for name in columns if name not in frame]
     if missing or frame.empty:
-        raise BundleError(f"{DRIFT_REFERENCE} {f'lacks the column {missing[0]}' if missing else 'has no rows'}: train the version again with this release")
+        raise BundleError(
+            f"{DRIFT_REFERENCE} {f'lacks the column {missing[0]}' if missing else 'has no rows'}: train the version again with this release"
+        )
     return Reference(entry, manifest, frame[columns].astype(np.float64))
 
 
 def column_thresholds(manifest: Manifest, limits: DriftSettings) -> dict[str, float]:
-    """The threshold of the score and of every feature, the score first. Raises SettingsError for a threshold of a column that the model does not have."""
+    """The threshold of the score and of every feature, the score first.
+
+    Raises SettingsError for a threshold of a column that the model does not have.
+    """
     names = manifest.feature_schema.names
     for name in limits.feature_thresholds:
         if name not in names:
-            raise SettingsError(f"FRAUDOPS_DRIFT__FEATURE_THRESHOLDS names {name!r}, which is no feature of the model in production ({', '.join(names)})")
-    return {SCORE: limits.score_threshold} | {name: limits.feature_thresholds.get(name, limits.feature_threshold) for name in names}
+            raise SettingsError(
+                f"FRAUDOPS_DRIFT__FEATURE_THRESHOLDS names {name!r}, which is no feature of the model in production ({', '.join(names)})"
+            )
+    return {SCORE: limits.score_threshold} | {
+        name: limits.feature_thresholds.get(name, limits.feature_threshold) for name in names
+    }
 
 
-async def _read(engine: AsyncEngine, reference: Reference, asked: Asked, limits: DriftSettings, keys: Sequence[bytes]) -> Window:
+async def _read(
+    engine: AsyncEngine,
+    reference: Reference,
+    asked: Asked,
+    limits: DriftSettings,
+    keys: Sequence[bytes],
+) -> Window:
     digest, names = reference.entry.digest, reference.manifest.feature_schema.names
     now = datetime.now(UTC)
     start = _start(asked, now, await drift_runs.latest(engine, digest))
-    found = await recent(engine, start, now, limits.maximum_rows, names, model_digest=digest, keys=keys)
-    # Rows whose features were forgotten or cannot be read have nothing to compare but the score, which is judged alone if that leaves too few.
-    current = pd.DataFrame(found.features, columns=list(names)).assign(**{SCORE: found.probability}).dropna()
+    found = await recent(
+        engine, start, now, limits.maximum_rows, names, model_digest=digest, keys=keys
+    )
+    # Rows whose features were forgotten or cannot be read have nothing to compare but the score,
+    # which is judged alone if that leaves too few.
+    current = (
+        pd.DataFrame(found.features, columns=list(names))
+        .assign(**{SCORE: found.probability})
+        .dropna()
+    )
     unavailable = None
     if found.closed and len(current) < limits.minimum_rows:
         unavailable = max(found.closed, key=lambda reason: found.closed[reason])
         current = pd.DataFrame({SCORE: found.probability})
     before = await drift_runs.window_before(engine, digest, start)
-    return Window(start, now, found.rows, current, len(found.prediction), int(found.prediction.sum()), before, unavailable, found.estimated)
+    return Window(
+        start,
+        now,
+        found.rows,
+        current,
+        len(found.prediction),
+        int(found.prediction.sum()),
+        before,
+        unavailable,
+        found.estimated,
+    )
 
 
 def _start(asked: Asked, now: datetime, last: PreviousRun | None) -> datetime:
@@ -144,7 +197,13 @@ def _start(asked: Asked, now: datetime, last: PreviousRun | None) -> datetime:
     return join_windows(now - timedelta(hours=asked.hours), now, last.end if last else None)
 
 
-def _compare(reference: Reference, window: Window, thresholds: dict[str, float], minimum_rows: int, reports: Path) -> DriftRun:
+def _compare(
+    reference: Reference,
+    window: Window,
+    thresholds: dict[str, float],
+    minimum_rows: int,
+    reports: Path,
+) -> DriftRun:
     enough = len(window.current) >= minimum_rows
     compared = {name: threshold for name, threshold in thresholds.items() if name in window.current}
     comparison = Comparison(reference.rows, window.current, compared) if enough else None
@@ -161,9 +220,16 @@ def _compare(reference: Reference, window: Window, thresholds: dict[str, float],
         minimum_rows=minimum_rows,
         rows=window.rows,
         compared=len(window.current),
-        verdict=judge(len(window.current), minimum_rows, columns, window.before is not None and window.before.exceeded),
+        verdict=judge(
+            len(window.current),
+            minimum_rows,
+            columns,
+            window.before is not None and window.before.exceeded,
+        ),
         columns=columns,
-        rate=decision_rate(window.decisions, window.positives, reference.manifest.expected_decision_rate),
+        rate=decision_rate(
+            window.decisions, window.positives, reference.manifest.expected_decision_rate
+        ),
         before=window.before,
         features_unavailable=window.features_unavailable,
         rows_estimated=window.rows_estimated,
@@ -171,6 +237,8 @@ def _compare(reference: Reference, window: Window, thresholds: dict[str, float],
     if comparison is None:
         return found
     path = reports / f"drift-{found.end:%Y%m%dT%H%M%S}-{found.id.hex[:8]}.html"
-    comparison.write_html(path, drift_text.title(found), [drift_text.verdict_line(found), *drift_text.lines(found)])
+    comparison.write_html(
+        path, drift_text.title(found), [drift_text.verdict_line(found), *drift_text.lines(found)]
+    )
     keep_latest(reports, KEPT_REPORTS)
     return replace(found, html_path=str(path))

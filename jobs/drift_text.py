@@ -21,7 +21,11 @@ WHAT_NEXT: dict[Verdict, str] = {
 
 def title(run: "DriftRun") -> str:
     """Which rows were compared with which."""
-    rows = f"{run.rows:,} rows" if run.compared == run.rows else f"{run.compared:,} of {'about ' if run.rows_estimated else ''}{run.rows:,} rows"
+    rows = (
+        f"{run.rows:,} rows"
+        if run.compared == run.rows
+        else f"{run.compared:,} of {'about ' if run.rows_estimated else ''}{run.rows:,} rows"
+    )
     same_day = run.start.date() == run.end.date()
     window = f"{run.start:%Y-%m-%d %H:%M:%S} to {run.end:{'%H:%M:%S' if same_day else '%Y-%m-%d %H:%M:%S'}} UTC"
     return f"Drift of version {run.model_version} ({run.model_digest[:12]}): {rows} of {window} against its own reference of {run.reference_rows:,}"
@@ -41,7 +45,11 @@ def _why(run: "DriftRun") -> str:
         return f"the score and all {len(run.columns) - 1} features are within their thresholds"
     names = [_name(column.name) for column in run.exceeded]
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    before = f"; the window that ended {run.before.end:%Y-%m-%d %H:%M:%S} UTC exceeded as well" if run.verdict == "alarm" and run.before else ""
+    before = (
+        f"; the window that ended {run.before.end:%Y-%m-%d %H:%M:%S} UTC exceeded as well"
+        if run.verdict == "alarm" and run.before
+        else ""
+    )
     return f"above the threshold: {shown}{before}{f'; {_unavailable(run)}' if run.features_unavailable else ''}"
 
 
@@ -66,6 +74,8 @@ def _rate_reason(run: "DriftRun") -> str:
     if run.rate.position == "below":
         return ". Less fraud, or fraud that the model does not see; labels tell which"
     if run.rate.position == "above":
-        enriched = ". The packaged sample holds more frauds than nature does: a replay of it lies above"
+        enriched = (
+            ". The packaged sample holds more frauds than nature does: a replay of it lies above"
+        )
         return enriched if run.sample else ". More fraud, or other data; labels tell which"
     return ""

@@ -1,4 +1,6 @@
-"""How every job begins and ends: shared options, one table from errors to exit codes, one line of what happened, no stack trace for a user's mistake."""
+"""How every job begins and ends: shared options, one table from errors to exit codes, one line of
+what happened, no stack trace for a user's mistake.
+"""
 
 import contextlib
 import io
@@ -16,13 +18,15 @@ from rich.console import Console
 from fraudops.errors import FraudopsError
 from fraudops.state import DEFAULT_STATE, State
 
-# Standard output carries what a program may read (tables, --json); progress and notices go to standard error.
+# Standard output carries what a program may read (tables, --json); progress and notices go to
+# standard error.
 notices = Console(stderr=True, highlight=False, soft_wrap=True)
 output = Console(highlight=False, soft_wrap=True)
 # Kubernetes shows what a container wrote here as the reason of its end.
 TERMINATION_LOG = Path("/dev/termination-log")
 MAX_TERMINATION_BYTES = 4000
-# A pod's log mixes the two streams; `--on-cluster` tells them apart by this first character of every line of standard output.
+# A pod's log mixes the two streams; `--on-cluster` tells them apart by this first character of
+# every line of standard output.
 OUTPUT_MARK = "\x1e"
 MARK_VARIABLE = "FRAUDOPS_MARK_OUTPUT"
 
@@ -33,21 +37,38 @@ def _to_state(_context: click.Context, _parameter: click.Parameter, value: str) 
 
 def _state(**more: Any) -> Callable[[Any], Any]:
     text = "The state folder of `fraudops up`."
-    shared: dict[str, Any] = {"envvar": "FRAUDOPS_STATE", "default": DEFAULT_STATE, "show_default": True, "metavar": "FOLDER", "help": text}
+    shared: dict[str, Any] = {
+        "envvar": "FRAUDOPS_STATE",
+        "default": DEFAULT_STATE,
+        "show_default": True,
+        "metavar": "FOLDER",
+        "help": text,
+    }
     return click.option("--state", **shared, **more)
 
 
 state_option = _state(callback=_to_state)
 # For commands that need none: every command takes --state.
 any_state_option = _state(expose_value=False)
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on standard error.")
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON object on standard output, all else on standard error.",
+)
 
 
 def where(state: State) -> str:
-    """What to type after the next command so that it works on this same product: `--on-cluster`, `--state FOLDER`, or nothing."""
+    """What to type after the next command so that it works on this same product: `--on-cluster`,
+    `--state FOLDER`, or nothing.
+    """
     if os.environ.get(MARK_VARIABLE):
         return " --on-cluster"
-    return "" if state == State.at(os.environ.get("FRAUDOPS_STATE", DEFAULT_STATE)) else f" --state {shlex.quote(str(state.root))}"
+    return (
+        ""
+        if state == State.at(os.environ.get("FRAUDOPS_STATE", DEFAULT_STATE))
+        else f" --state {shlex.quote(str(state.root))}"
+    )
 
 
 def print_json(value: Any) -> None:
@@ -55,9 +76,11 @@ def print_json(value: Any) -> None:
 
 
 def run(command: Callable[..., Any]) -> None:
-    """Runs a click command as a program: exit 0, the error's own code, 64 for wrong usage, 1 for a defect of ours (with its stack trace).
+    """Runs a click command as a program: exit 0, the error's own code, 64 for wrong usage, 1 for a
+    defect of ours (with its stack trace).
 
-    A command may return one line of what happened, which a container leaves behind as its termination message, or an exit code.
+    A command may return one line of what happened, which a container leaves behind as its
+    termination message, or an exit code.
     """
     if os.environ.get(MARK_VARIABLE):
         sys.stdout = marked(sys.stdout.buffer)
@@ -114,7 +137,9 @@ class _MarkedLines(io.RawIOBase):
 
 def marked(stream: Any) -> io.TextIOWrapper:
     """A text stream that writes to the binary one line by line, each line marked as standard output."""
-    return io.TextIOWrapper(io.BufferedWriter(_MarkedLines(stream)), encoding="utf-8", line_buffering=True)
+    return io.TextIOWrapper(
+        io.BufferedWriter(_MarkedLines(stream)), encoding="utf-8", line_buffering=True
+    )
 
 
 def _escape(text: str) -> str:

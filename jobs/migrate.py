@@ -1,4 +1,7 @@
-"""`fraudops migrate`: the audit database to this release's schema. Safe to run again, and by several at once."""
+"""`fraudops migrate`: the audit database to this release's schema.
+
+Safe to run again, and by several at once.
+"""
 
 import time
 
@@ -14,11 +17,20 @@ PAUSE_SECONDS = 1.0
 
 @click.command()
 @state_option
-@click.option("--wait", "wait_seconds", type=click.FloatRange(0), default=60.0, show_default=True, metavar="SECONDS", help="How long to wait for PostgreSQL.")
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for PostgreSQL.",
+)
 def command(state: State, wait_seconds: float) -> str:
     """Bring the audit database to this release's schema.
 
-    Makes the partitions of today and tomorrow too. Exits 75 when PostgreSQL is not to be had in time.
+    Makes the partitions of today and tomorrow too. Exits 75 when PostgreSQL is not to be had in
+    time.
     """
     from fraudops.audit.connection import address
     from fraudops.audit.database import migrate

@@ -37,7 +37,14 @@ def describe(version: ModelVersion, record: ServingRecord) -> dict[str, Any]:
         "verdict": verdict_of(version),
         "aliases": list(version.aliases),
         "serving": serving,
-        "back": next((steps + 1 for steps, entry in enumerate(record.stack) if entry.version == version.version), None),
+        "back": next(
+            (
+                steps + 1
+                for steps, entry in enumerate(record.stack)
+                if entry.version == version.version
+            ),
+            None,
+        ),
     }
 
 
@@ -59,8 +66,14 @@ def command(as_json: bool, state: State) -> None:
 
     record, found = asyncio.run(read())
     if isinstance(found, StoreDownError):
-        serving = f"version {record.current.version} serves (epoch {record.epoch})" if record.current else "no model serves"
-        notices.print(f"The registry is away; by the serving record {serving}. `fraudops rollback` works without it.")
+        serving = (
+            f"version {record.current.version} serves (epoch {record.epoch})"
+            if record.current
+            else "no model serves"
+        )
+        notices.print(
+            f"The registry is away; by the serving record {serving}. `fraudops rollback` works without it."
+        )
         raise found
     versions = [describe(version, record) for version in found]
     if as_json:
@@ -72,11 +85,24 @@ def command(as_json: bool, state: State) -> None:
 
 
 def _table(versions: list[dict[str, Any]]) -> Table:
-    table = Table("version", "created", "digest", "verdict", "aliases", "serves", box=None, pad_edge=False)
+    table = Table(
+        "version", "created", "digest", "verdict", "aliases", "serves", box=None, pad_edge=False
+    )
     for row in versions:
-        serves = "[bold green]yes[/]" if row["serving"] else (f"{row['back']} back" if row["back"] else "")
+        serves = (
+            "[bold green]yes[/]"
+            if row["serving"]
+            else (f"{row['back']} back" if row["back"] else "")
+        )
         digest = (row["digest"] or "no bundle")[:12]
-        table.add_row(row["version"], row["created_at"][:19].replace("T", " "), digest, row["verdict"], ", ".join(row["aliases"]), serves)
+        table.add_row(
+            row["version"],
+            row["created_at"][:19].replace("T", " "),
+            digest,
+            row["verdict"],
+            ", ".join(row["aliases"]),
+            serves,
+        )
     return table
 
 

@@ -1,4 +1,6 @@
-"""`fraudops monitor`: what was answered lately, how it was decided, how fast, and how right where labels have come. Computed in SQL."""
+"""`fraudops monitor`: what was answered lately, how it was decided, how fast, and how right where
+labels have come. Computed in SQL.
+"""
 
 import asyncio
 from dataclasses import asdict
@@ -25,14 +27,21 @@ RATIOS = ("fraud_rate", "label_coverage", "precision", "recall", "f1", "false_po
 
 @on_cluster("promote", "jobs.monitor")
 @click.command()
-@click.option("--hours", type=click.FloatRange(0, 24 * 366, min_open=True), default=24.0, show_default=True, help="The window: the last N hours.")
+@click.option(
+    "--hours",
+    type=click.FloatRange(0, 24 * 366, min_open=True),
+    default=24.0,
+    show_default=True,
+    help="The window: the last N hours.",
+)
 @json_option
 @state_option
 def command(hours: float, as_json: bool, state: State) -> str:
     """Volume, decisions, latency and live quality, in all and by version.
 
-    A transaction that was sent again within 24 hours is one decision, the first. Of the labels that a decision has, the one labelled last counts. Of more
-    than about 200,000 answers a share is read, and what that leaves open is said.
+    A transaction that was sent again within 24 hours is one decision, the first. Of the labels
+    that a decision has, the one labelled last counts. Of more than about 200,000 answers a share
+    is read, and what that leaves open is said.
     """
     settings = ClusterJobSettings.from_environment()
     model_name = settings.model_name
@@ -42,9 +51,22 @@ def command(hours: float, as_json: bool, state: State) -> str:
     found = asyncio.run(_ask(database_url(state), since, until, model_name))
     spools = IN_THE_PODS if settings.cluster.release else read_shipper_state(state)
     if as_json:
-        print_json(report(model_name, since, until, found, spools if isinstance(spools, ShipperState) else None))
+        print_json(
+            report(
+                model_name,
+                since,
+                until,
+                found,
+                spools if isinstance(spools, ShipperState) else None,
+            )
+        )
     else:
-        _show(f"{model_name}, the last {window} (since {since:%Y-%m-%d %H:%M} UTC)", found, spools, until)
+        _show(
+            f"{model_name}, the last {window} (since {since:%Y-%m-%d %H:%M} UTC)",
+            found,
+            spools,
+            until,
+        )
     about = "about " if found[0].estimated else ""
     return f"{about}{found[0].answers:,} answers in the last {window}, {found[0].frauds:,} decided as fraud"
 
@@ -60,7 +82,9 @@ async def _ask(url: str, since: datetime, until: datetime, model_name: str) -> F
         await engine.dispose()
 
 
-def report(model_name: str, since: datetime, until: datetime, found: Found, shipper: ShipperState | None) -> dict[str, Any]:
+def report(
+    model_name: str, since: datetime, until: datetime, found: Found, shipper: ShipperState | None
+) -> dict[str, Any]:
     """What `--json` prints. A ratio without anything to divide by is null."""
     total, versions = found
     spool = None
@@ -82,9 +106,15 @@ def report(model_name: str, since: datetime, until: datetime, found: Found, ship
 
 
 def _mapping(activity: "Activity") -> dict[str, Any]:
-    moments = {name: moment.isoformat() if moment else None for name, moment in (("first", activity.first), ("last", activity.last))}
+    moments = {
+        name: moment.isoformat() if moment else None
+        for name, moment in (("first", activity.first), ("last", activity.last))
+    }
     figures = asdict(activity) | moments | {name: getattr(activity, name) for name in RATIOS}
-    return figures | {"estimated": activity.estimated, "margins_95": activity.margins() if activity.estimated else None}
+    return figures | {
+        "estimated": activity.estimated,
+        "margins_95": activity.margins() if activity.estimated else None,
+    }
 
 
 def _show(title: str, found: Found, spools: "ShipperState | str | None", now: datetime) -> None:
@@ -94,7 +124,9 @@ def _show(title: str, found: Found, spools: "ShipperState | str | None", now: da
         output.print(_activity_table(total, versions))
         if total.answers != total.decisions:
             repeats = total.answers - total.decisions
-            output.print(f"{repeats:,} answers repeat a transaction of the 24 hours before: each is audited, and its first answer is the one decision.")
+            output.print(
+                f"{repeats:,} answers repeat a transaction of the 24 hours before: each is audited, and its first answer is the one decision."
+            )
         output.print(_quality(total))
         if total.labelled:
             output.print(_quality_table(total, versions))
@@ -111,9 +143,20 @@ def _activity_table(total: "Activity", versions: list["Activity"]) -> Table:
     for title in ("answers", "decisions", "frauds", "rate", "mean p", "p50 ms", "p95 ms", "p99 ms"):
         table.add_column(title, justify="right")
     for row in [*versions, total] if len(versions) > 1 else versions:
-        latencies = (f"{value:.2f}" if value is not None else "" for value in (row.latency_p50_ms, row.latency_p95_ms, row.latency_p99_ms))
+        latencies = (
+            f"{value:.2f}" if value is not None else ""
+            for value in (row.latency_p50_ms, row.latency_p95_ms, row.latency_p99_ms)
+        )
         probability = "" if row.mean_probability is None else f"{row.mean_probability:.4f}"
-        table.add_row(_name(row), f"{row.answers:,}", f"{row.decisions:,}", f"{row.frauds:,}", _percent(row.fraud_rate), probability, *latencies)
+        table.add_row(
+            _name(row),
+            f"{row.answers:,}",
+            f"{row.decisions:,}",
+            f"{row.frauds:,}",
+            _percent(row.fraud_rate),
+            probability,
+            *latencies,
+        )
     return table
 
 
@@ -127,9 +170,13 @@ def _estimated(total: "Activity") -> str:
     """How the figures came about, and how far off they may be."""
     margins = total.margins()
     frauds = "all" if total.fraud_weight == 1 else f"one in {total.fraud_weight:,}"
-    counts = ", ".join(f"{name} ± {margins[name]:,.0f}" for name in ("answers", "decisions", "frauds"))
+    counts = ", ".join(
+        f"{name} ± {margins[name]:,.0f}" for name in ("answers", "decisions", "frauds")
+    )
     ratios = ", ".join(
-        f"{name.replace('_', ' ')} ± {margins[name]:.2%}" for name in RATIOS if margins.get(name) is not None and getattr(total, name) is not None
+        f"{name.replace('_', ' ')} ± {margins[name]:.2%}"
+        for name in RATIOS
+        if margins.get(name) is not None and getattr(total, name) is not None
     )
     read = f"Estimates from {total.read:,} answers: of those decided as fraud {frauds}, of the others one in {total.weight:,}."
     return f"{read} With 95 % confidence {counts}; {ratios}. A shorter window is counted."
@@ -141,8 +188,17 @@ def _quality_table(total: "Activity", versions: list["Activity"]) -> Table:
     for title in ("labelled", "precision", "recall", "F1", "false alarms", "caught", "missed"):
         table.add_column(title, justify="right")
     for row in [*versions, total] if len(versions) > 1 else versions:
-        ratios = (_percent(value) for value in (row.precision, row.recall, row.f1, row.false_positive_rate))
-        table.add_row(_name(row), f"{row.labelled:,}", *ratios, f"{row.true_positives:,}", f"{row.false_negatives:,}")
+        ratios = (
+            _percent(value)
+            for value in (row.precision, row.recall, row.f1, row.false_positive_rate)
+        )
+        table.add_row(
+            _name(row),
+            f"{row.labelled:,}",
+            *ratios,
+            f"{row.true_positives:,}",
+            f"{row.false_negatives:,}",
+        )
     return table
 
 
@@ -163,10 +219,16 @@ def _waiting(shipper: ShipperState | None, now: datetime) -> str:
     if shipper is None:
         return "No shipper has run in this state folder."
     doing = _doing(shipper, now)
-    where = "" if doing == "shipping" else f" The shipper is {doing}{f': {shipper.last_error}' if shipper.last_error else ''}."
+    where = (
+        ""
+        if doing == "shipping"
+        else f" The shipper is {doing}{f': {shipper.last_error}' if shipper.last_error else ''}."
+    )
     if not shipper.backlog_bytes:
         return f"Everything answered is in the table.{where}"
-    oldest = f", the oldest from {shipper.oldest_at:%Y-%m-%d %H:%M:%S} UTC" if shipper.oldest_at else ""
+    oldest = (
+        f", the oldest from {shipper.oldest_at:%Y-%m-%d %H:%M:%S} UTC" if shipper.oldest_at else ""
+    )
     return f"Still in the spool, and not in these figures: {shipper.backlog_bytes:,} bytes{oldest}.{where}"
 
 

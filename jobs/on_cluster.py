@@ -1,4 +1,7 @@
-"""`--on-cluster`: the same command as a Job of the chart, followed from here. One decorator a command."""
+"""`--on-cluster`: the same command as a Job of the chart, followed from here.
+
+One decorator a command.
+"""
 
 import asyncio
 import getpass
@@ -16,14 +19,31 @@ MARK = OUTPUT_MARK.encode()
 # Of the command line here; in the pod everything lies elsewhere.
 OURS = {"--on-cluster": 0, "--release": 1, "--namespace": 1, "--state": 1}
 cluster_options: tuple[click.Option, ...] = (
-    click.Option(["--on-cluster"], is_flag=True, help="Run it as a Job of the chart, by your kubeconfig; files that it names lie in the pod."),
-    click.Option(["--release"], envvar="FRAUDOPS_CLUSTER__RELEASE", metavar="NAME", help="With --on-cluster: which one. [default: the only one there]"),
-    click.Option(["--namespace"], envvar="FRAUDOPS_CLUSTER__NAMESPACE", metavar="NAME", help="With --on-cluster: where. [default: the kubeconfig's]"),
+    click.Option(
+        ["--on-cluster"],
+        is_flag=True,
+        help="Run it as a Job of the chart, by your kubeconfig; files that it names lie in the pod.",
+    ),
+    click.Option(
+        ["--release"],
+        envvar="FRAUDOPS_CLUSTER__RELEASE",
+        metavar="NAME",
+        help="With --on-cluster: which one. [default: the only one there]",
+    ),
+    click.Option(
+        ["--namespace"],
+        envvar="FRAUDOPS_CLUSTER__NAMESPACE",
+        metavar="NAME",
+        help="With --on-cluster: where. [default: the kubeconfig's]",
+    ),
 )
 
 
-def on_cluster(template: str, module: str | None = None) -> Callable[[click.Command], click.Command]:
-    """Gives a command `--on-cluster`: a Job from the CronJob `<release>-TEMPLATE`, with this command's arguments after those of the template.
+def on_cluster(
+    template: str, module: str | None = None
+) -> Callable[[click.Command], click.Command]:
+    """Gives a command `--on-cluster`: a Job from the CronJob `<release>-TEMPLATE`, with this
+    command's arguments after those of the template.
 
     With `module` that program runs in the template's place, with this command's arguments alone.
     """
@@ -38,7 +58,12 @@ class ClusterCommand(click.Command):
     """The command, or with `--on-cluster` its Job."""
 
     def __init__(self, command: click.Command, template: str, module: str | None) -> None:
-        super().__init__(command.name, callback=self._run, params=[*command.params, *cluster_options], help=command.help)
+        super().__init__(
+            command.name,
+            callback=self._run,
+            params=[*command.params, *cluster_options],
+            help=command.help,
+        )
         self._here, self._template, self._module = command.callback, template, module
         self._given: list[str] = []
 
@@ -46,11 +71,20 @@ class ClusterCommand(click.Command):
         self._given = list(args)
         return super().parse_args(ctx, args)
 
-    def _run(self, on_cluster: bool, release: str | None, namespace: str | None, **parameters: Any) -> Any:
+    def _run(
+        self, on_cluster: bool, release: str | None, namespace: str | None, **parameters: Any
+    ) -> Any:
         if not on_cluster:
             refuse_cluster_options()
             return self._here(**parameters) if self._here else None
-        return run_as_job(release, namespace, self._template, self._module, arguments_for_the_pod(self._given), parameters.get("shards"))
+        return run_as_job(
+            release,
+            namespace,
+            self._template,
+            self._module,
+            arguments_for_the_pod(self._given),
+            parameters.get("shards"),
+        )
 
 
 def refuse_cluster_options() -> None:
@@ -74,7 +108,14 @@ def arguments_for_the_pod(given: Sequence[str]) -> list[str]:
     return kept
 
 
-def run_as_job(release: str | None, namespace: str | None, template: str, module: str | None, arguments: Sequence[str], shards: int | None = None) -> int:
+def run_as_job(
+    release: str | None,
+    namespace: str | None,
+    template: str,
+    module: str | None,
+    arguments: Sequence[str],
+    shards: int | None = None,
+) -> int:
     """The exit code of the Job's last try. Ctrl-C leaves the Job running."""
     from fraudops.cluster.api import Cluster
     from fraudops.cluster.runner import JobRunner, Wanted, find_release, job_of, new_name
@@ -87,7 +128,11 @@ def run_as_job(release: str | None, namespace: str | None, template: str, module
             runner = JobRunner(cluster, say, streams.emit)
             found = await find_release(cluster, release)
             wanted = Wanted(template, arguments, module, environment(), shards)
-            job = job_of(await runner.template(found, template), new_name(found, module.rpartition(".")[2] if module else template), wanted)
+            job = job_of(
+                await runner.template(found, template),
+                new_name(found, module.rpartition(".")[2] if module else template),
+                wanted,
+            )
             started.append(f"kubectl -n {cluster.namespace} logs -f job/{await runner.create(job)}")
             say(f"Job {job['metadata']['name']} in namespace {cluster.namespace}")
             return await runner.follow(job["metadata"]["name"])
@@ -103,7 +148,9 @@ def run_as_job(release: str | None, namespace: str | None, template: str, module
 
 
 def environment() -> dict[str, str]:
-    """What the Job is told of whoever waits for it: their name, their terminal's width and colours, and to mark its output."""
+    """What the Job is told of whoever waits for it: their name, their terminal's width and colours,
+    and to mark its output.
+    """
     told = {MARK_VARIABLE: "1", "COLUMNS": str(output.width)}
     try:
         told["LOGNAME"] = getpass.getuser()
@@ -115,7 +162,8 @@ def environment() -> dict[str, str]:
 class Streams:
     """What the Job wrote to standard output goes to ours, all else to standard error.
 
-    With `last_only` the output of a try that Kubernetes repeated is no output: it goes to standard error as well, once the next try has begun.
+    With `last_only` the output of a try that Kubernetes repeated is no output: it goes to
+    standard error as well, once the next try has begun.
     """
 
     def __init__(self, last_only: bool = False) -> None:

@@ -1,6 +1,8 @@
-"""Train, validate, promote as one: it ends at the first gate that refuses, and another try of the same request goes on where the last one ended.
+"""Train, validate, promote as one: it ends at the first gate that refuses, and another try of the
+same request goes on where the last one ended.
 
-Only the promotion takes the promotion's lock: hours of training hold up nobody's rollback. What was promoted meanwhile is compared again there.
+Only the promotion takes the promotion's lock: hours of training hold up nobody's rollback. What
+was promoted meanwhile is compared again there.
 """
 
 import time
@@ -50,7 +52,10 @@ class Pipeline:
     first_only: bool = False
 
     def run(self, steps: Steps) -> Result:
-        """Fills `steps` on the way. Raises RefusedError at a gate that refuses, StoreDownError, DataError, SettingsError."""
+        """Fills `steps` on the way.
+
+        Raises RefusedError at a gate that refuses, StoreDownError, DataError, SettingsError.
+        """
         refuse_sample(self.settings, self.plan)
         request = self.settings.request_id or str(uuid.uuid4())
         record = read_record(self.settings.cluster, self.state)
@@ -60,7 +65,9 @@ class Pipeline:
             version = self._validated(self._trained(request, steps), steps)
             steps.version, strategy = version.version, strategy_for(version, record)
         self._title(3, "promote", f"version {steps.version} by {strategy}")
-        steps.promotion = promote_version(self.state, steps.version, strategy=strategy, first_only=self.first_only)
+        steps.promotion = promote_version(
+            self.state, steps.version, strategy=strategy, first_only=self.first_only
+        )
         steps.taken.append("promote")
         return steps.promotion
 
@@ -70,13 +77,17 @@ class Pipeline:
 
     def _trained(self, request: str, steps: Steps) -> ModelVersion:
         registry = self._registry
-        known = [version for version in registry.versions() if version.tags.get(TAG_REQUEST) == request]
+        known = [
+            version for version in registry.versions() if version.tags.get(TAG_REQUEST) == request
+        ]
         if known:
             self._title(1, "train", f"an earlier try has registered version {known[0].version}")
             steps.version = known[0].version
             return known[0]
         self._title(1, "train", self.plan.source or "the packaged sample")
-        registered = train_and_register(registry, endpoints.mlflow_url(self.state), self.plan, request)
+        registered = train_and_register(
+            registry, endpoints.mlflow_url(self.state), self.plan, request
+        )
         report_training(registered, registry.model, self.console)
         self.console.print(said(registered, registry.model))
         steps.version = registered.version
@@ -91,7 +102,13 @@ class Pipeline:
         self._title(2, "validate", f"version {version.version}")
         site = Site(self._registry, self.state, self.settings.cluster)
         data = DataOptions(self.plan.source, self.plan.schema, self.plan.prevalence)
-        found, stored = validate_version(site, version.version, data, GateSettings(**self.settings.gates.model_dump()), Screen(self.console))
+        found, stored = validate_version(
+            site,
+            version.version,
+            data,
+            GateSettings(**self.settings.gates.model_dump()),
+            Screen(self.console),
+        )
         steps.taken.append("validate")
         if not stored["passed"]:
             raise refusal(found, next_command(found, False, self.state))
@@ -102,21 +119,36 @@ class Pipeline:
 
 
 def refuse_sample(settings: PromoteJobSettings, plan: Plan) -> None:
-    """Before any time is spent: production will not take a model of the packaged sample. Raises RefusedError."""
+    """Before any time is spent: production will not take a model of the packaged sample.
+
+    Raises RefusedError.
+    """
     if plan.source is None and settings.environment == "production":
-        raise RefusedError("this would train on the packaged sample, and production refuses such a model: name your own data (`--data FILE`)")
+        raise RefusedError(
+            "this would train on the packaged sample, and production refuses such a model: name your own data (`--data FILE`)"
+        )
 
 
 def strategy_for(version: ModelVersion, record: ServingRecord) -> Strategy:
     """A change of schema goes by rollout."""
     current = record.current
-    return "rollout" if current and current.schema_fingerprint != version.schema_fingerprint else "broadcast"
+    return (
+        "rollout"
+        if current and current.schema_fingerprint != version.schema_fingerprint
+        else "broadcast"
+    )
 
 
 def summary(steps: Steps, error: FraudopsError | None, seconds: float) -> dict[str, Any]:
     """What `--json` prints; `reason` says why it ended early."""
     promotion = asdict(steps.promotion) if steps.promotion else None
-    return {"version": steps.version, "taken": steps.taken, "promotion": promotion, "reason": str(error) if error else None, "seconds": round(seconds, 3)}
+    return {
+        "version": steps.version,
+        "taken": steps.taken,
+        "promotion": promotion,
+        "reason": str(error) if error else None,
+        "seconds": round(seconds, 3),
+    }
 
 
 @on_cluster("pipeline")
@@ -130,7 +162,12 @@ def command(as_json: bool, state: State, **training: Any) -> str:
     Ends at the first gate that refuses, with exit code 65; nothing in production has changed then.
     """
     started = time.monotonic()
-    pipeline = Pipeline(state, PromoteJobSettings.from_environment(), Plan.of(**training), notices if as_json else output)
+    pipeline = Pipeline(
+        state,
+        PromoteJobSettings.from_environment(),
+        Plan.of(**training),
+        notices if as_json else output,
+    )
     steps, failure, said = Steps(), None, ""
     try:
         said = outcome_of(pipeline.run(steps), time.monotonic() - started)

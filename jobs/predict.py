@@ -20,15 +20,30 @@ if TYPE_CHECKING:
 Transaction = dict[str, Any]
 
 
-@click.command(help="Score the transaction in FILE.json (- reads standard input); without a FILE, a known fraud of the packaged sample.")
+@click.command(
+    help="Score the transaction in FILE.json (- reads standard input); without a FILE, a known fraud of the packaged sample."
+)
 @click.argument("file", required=False, metavar="[FILE.json]")
-@click.option("--row", type=click.IntRange(min=0), metavar="N", help="Score row N (from 0) of the data's test part instead.")
+@click.option(
+    "--row",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Score row N (from 0) of the data's test part instead.",
+)
 @data_option
 @schema_option
 @url_option
 @state_option
 @json_option
-def command(file: str | None, row: int | None, source: str | None, schema: Path | None, url: str | None, state: "State", as_json: bool) -> None:
+def command(
+    file: str | None,
+    row: int | None,
+    source: str | None,
+    schema: Path | None,
+    url: str | None,
+    state: "State",
+    as_json: bool,
+) -> None:
     if file is not None and row is not None:
         raise SettingsError("give a FILE or --row, not both")
     truth: int | None = None
@@ -50,7 +65,9 @@ def _held_out(row: int, source: str | None, schema: Path | None) -> tuple[Transa
 
     test = split(load(source, load_schema(schema))).test
     if row >= len(test):
-        raise SettingsError(f"--row {row}: the test part of {test.source} has rows 0 to {len(test) - 1}")
+        raise SettingsError(
+            f"--row {row}: the test part of {test.source} has rows 0 to {len(test) - 1}"
+        )
     return dict(zip(test.schema.names, test.x[row].tolist(), strict=True)), int(test.y[row])
 
 
@@ -59,16 +76,26 @@ def _read(file: str | None) -> Transaction | list[Transaction]:
     name = "standard input" if file == "-" else file or "transaction.json of the packaged sample"
     try:
         if file is None:
-            text = resources.files("fraudops.datasets").joinpath("sample/transaction.json").read_bytes()
+            text = (
+                resources.files("fraudops.datasets")
+                .joinpath("sample/transaction.json")
+                .read_bytes()
+            )
         else:
             text = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         return msgspec.json.decode(text, type=Transaction | list[Transaction])
     except OSError as error:
-        raise SettingsError(f"{name}: cannot be read ({error.strerror}); give a JSON file, or - for standard input") from error
+        raise SettingsError(
+            f"{name}: cannot be read ({error.strerror}); give a JSON file, or - for standard input"
+        ) from error
     except msgspec.ValidationError:
-        raise SettingsError(f'{name}: expected one transaction as {{"FEATURE": NUMBER, …}}, or a list of them') from None
+        raise SettingsError(
+            f'{name}: expected one transaction as {{"FEATURE": NUMBER, …}}, or a list of them'
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{name}: not valid JSON; numbers are written as 1.5, and NaN is none") from error
+        raise SettingsError(
+            f"{name}: not valid JSON; numbers are written as 1.5, and NaN is none"
+        ) from error
 
 
 def _show(answer: "Answer", truth: int | None, as_json: bool) -> None:
@@ -77,7 +104,9 @@ def _show(answer: "Answer", truth: int | None, as_json: bool) -> None:
         return
     verdict = "[bold red]FRAUD[/]" if answer.prediction else "[bold green]genuine[/]"
     labelled = "" if truth is None else f"; it truly is {'a fraud' if truth else 'genuine'}"
-    output.print(f"{verdict}  probability {answer.fraud_probability:.4f}, threshold {answer.threshold:.4f}{labelled}")
+    output.print(
+        f"{verdict}  probability {answer.fraud_probability:.4f}, threshold {answer.threshold:.4f}{labelled}"
+    )
     output.print(f"model version {answer.model_version}, prediction_id {answer.prediction_id}")
 
 
@@ -87,10 +116,19 @@ def _show_many(answers: "list[Answer]", as_json: bool) -> None:
         return
     from rich.table import Table
 
-    table = Table("row", "decision", "probability", "threshold", "version", "prediction_id", box=None)
+    table = Table(
+        "row", "decision", "probability", "threshold", "version", "prediction_id", box=None
+    )
     for index, answer in enumerate(answers):
         decision = "[bold red]FRAUD[/]" if answer.prediction else "genuine"
-        table.add_row(str(index), decision, f"{answer.fraud_probability:.4f}", f"{answer.threshold:.4f}", answer.model_version, answer.prediction_id)
+        table.add_row(
+            str(index),
+            decision,
+            f"{answer.fraud_probability:.4f}",
+            f"{answer.threshold:.4f}",
+            answer.model_version,
+            answer.prediction_id,
+        )
     output.print(table)
 
 

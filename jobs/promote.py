@@ -1,4 +1,6 @@
-"""Moves a version to production: every worker serves it afterwards, or nothing has changed and the reason is written down."""
+"""Moves a version to production: every worker serves it afterwards, or nothing has changed and the
+reason is written down.
+"""
 
 import asyncio
 import getpass
@@ -38,9 +40,18 @@ def say(text: str) -> None:
 
 
 def promote_version(
-    state: State, version: str, *, reason: str | None = None, force: bool = False, strategy: Strategy = "broadcast", first_only: bool = False
+    state: State,
+    version: str,
+    *,
+    reason: str | None = None,
+    force: bool = False,
+    strategy: Strategy = "broadcast",
+    first_only: bool = False,
 ) -> Result:
-    """The whole promotion; `reason` with `force` writes a waiver for exactly this version's digest first, `first_only` refuses where a version serves.
+    """The whole promotion;
+
+    `reason` with `force` writes a waiver for exactly this version's digest first, `first_only`
+    refuses where a version serves.
 
     Raises StoreDownError, UnknownVersionError.
     """
@@ -56,37 +67,64 @@ def promote_version(
                 if force and candidate.digest:
                     candidate = _waive(world, candidate, candidate.digest, reason or "")
                 limits = GateSettings(**settings.gates.model_dump())
-                return admit(candidate, record, strategy, lambda admitted: _compare_again(world, admitted, record, limits), settings.environment)
+                return admit(
+                    candidate,
+                    record,
+                    strategy,
+                    lambda admitted: _compare_again(world, admitted, record, limits),
+                    settings.environment,
+                )
 
             named = "" if version == LATEST else version
-            request = Request(settings.request_id or str(uuid.uuid4()), who(), choose, named, strategy)
+            request = Request(
+                settings.request_id or str(uuid.uuid4()), who(), choose, named, strategy
+            )
             return await world.promoter().run(request)
 
     return asyncio.run(go())
 
 
 def _waive(world: World, version: ModelVersion, digest: str, reason: str) -> ModelVersion:
-    waiver = {"digest": digest, "reason": reason, "who": who(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    waiver = {
+        "digest": digest,
+        "reason": reason,
+        "who": who(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     world.registry.set_tag(version.version, TAG_WAIVER, json.dumps(waiver))
     return replace(version, waiver=waiver)
 
 
-def _compare_again(world: World, candidate: ModelVersion, record: ServingRecord, limits: GateSettings) -> list[GateResult]:
+def _compare_again(
+    world: World, candidate: ModelVersion, record: ServingRecord, limits: GateSettings
+) -> list[GateResult]:
     from fraudops.validation import recompare
 
     if record.current is None:
         return []
-    return recompare(world.registry, candidate, world.registry.version(record.current.version), limits)
+    return recompare(
+        world.registry, candidate, world.registry.version(record.current.version), limits
+    )
 
 
 def outcome_of(result: Result, seconds: float) -> str:
     """One line of what happened, or the error whose exit code it has."""
     if result.outcome in ("done", "unchanged"):
-        done = "serves on every worker" if result.outcome == "done" else "is in production already: nothing was pushed"
+        done = (
+            "serves on every worker"
+            if result.outcome == "done"
+            else "is in production already: nothing was pushed"
+        )
         return f"version {result.version} {done} (epoch {result.epoch}, {seconds:.1f} s)"
-    serves = f"version {result.version} serves (epoch {result.epoch})" if result.version else "no model serves"
+    serves = (
+        f"version {result.version} serves (epoch {result.epoch})"
+        if result.version
+        else "no model serves"
+    )
     if result.outcome == "unconfirmed":
-        raise StoreDownError(f"unconfirmed: the record names version {result.version} (epoch {result.epoch}), but {result.reason}; see `fraudops status`")
+        raise StoreDownError(
+            f"unconfirmed: the record names version {result.version} (epoch {result.epoch}), but {result.reason}; see `fraudops status`"
+        )
     raise RefusedError(f"{result.outcome}: {result.reason}; {serves}")
 
 
@@ -98,23 +136,50 @@ def report(result: Result, seconds: float, as_json: bool) -> str:
     if not as_json:
         output.print(said)
     if result.late:
-        notices.print(f"[yellow]late:[/] {', '.join(result.late)}: MLflow is away; the reconciler writes it when it is back")
+        notices.print(
+            f"[yellow]late:[/] {', '.join(result.late)}: MLflow is away; the reconciler writes it when it is back"
+        )
     return said
 
 
 @on_cluster("promote")
 @click.command(name="promote")
 @click.option("--version", required=True, metavar="N", help="The version to promote, or `latest`.")
-@click.option("--alias", type=click.Choice(["production"]), default="production", show_default=True, help="Where to.")
-@click.option("--strategy", type=click.Choice(["broadcast", "rollout"]), default="broadcast", show_default=True, help="A change of schema goes by rollout.")
-@click.option("--force", is_flag=True, help="Promote without a passing verdict; writes a waiver with the reason.")
+@click.option(
+    "--alias",
+    type=click.Choice(["production"]),
+    default="production",
+    show_default=True,
+    help="Where to.",
+)
+@click.option(
+    "--strategy",
+    type=click.Choice(["broadcast", "rollout"]),
+    default="broadcast",
+    show_default=True,
+    help="A change of schema goes by rollout.",
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Promote without a passing verdict; writes a waiver with the reason.",
+)
 @click.option("--reason", metavar="TEXT", help="Why the gates are waived (with --force).")
 @json_option
 @state_option
-def command(version: str, alias: str, strategy: Strategy, force: bool, reason: str | None, as_json: bool, state: State) -> str:
+def command(
+    version: str,
+    alias: str,
+    strategy: Strategy,
+    force: bool,
+    reason: str | None,
+    as_json: bool,
+    state: State,
+) -> str:
     """Move a version to production, everywhere or nowhere.
 
-    The version needs a passing verdict for exactly its bundle. Every worker prepares it beside the one it serves; one refusal, and nothing has changed.
+    The version needs a passing verdict for exactly its bundle. Every worker prepares it beside
+    the one it serves; one refusal, and nothing has changed.
     """
     if force and not (reason or "").strip():
         raise SettingsError("--force needs --reason TEXT: it is kept in the waiver")

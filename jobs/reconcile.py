@@ -1,4 +1,6 @@
-"""Brings alias and `promotions` rows after the serving record, and writes down what was moved by hand. The supervisor runs it every 20 s."""
+"""Brings alias and `promotions` rows after the serving record, and writes down what was moved by
+hand. The supervisor runs it every 20 s.
+"""
 
 import asyncio
 import json
@@ -16,12 +18,16 @@ from fraudops.state import State
 from jobs.entry import json_option, notices, print_json, run, state_option
 from jobs.promote import say
 
-# In the cluster a dead holder's lock is taken over only by whoever has watched it for the Lease's whole duration.
+# In the cluster a dead holder's lock is taken over only by whoever has watched it for the Lease's
+# whole duration.
 LOCK_SECONDS, CLUSTER_LOCK_SECONDS = 1.0, 40.0
 
 
 async def bring_after(settings: PromoteJobSettings, state: State) -> tuple[Findings, int]:
-    """The findings, and the number of rows that were brought. Raises StoreDownError when a promotion has the lock or the record's store is away."""
+    """The findings, and the number of rows that were brought.
+
+    Raises StoreDownError when a promotion has the lock or the record's store is away.
+    """
     wait_seconds = CLUSTER_LOCK_SECONDS if settings.cluster.release else LOCK_SECONDS
     async with world_of(settings, state, say, wait_seconds) as world, world.lock.hold("reconcile"):
         record, token = await world.records.read()
@@ -50,7 +56,9 @@ def command(as_json: bool, state: State) -> str:
     elif findings.alias:
         notices.print(findings.alias)
     if findings.late:
-        raise StoreDownError(f"still late: {', '.join(findings.late)}; they follow when PostgreSQL and MLflow are back")
+        raise StoreDownError(
+            f"still late: {', '.join(findings.late)}; they follow when PostgreSQL and MLflow are back"
+        )
     return findings.alias or "alias and rows are as the serving record says"
 
 

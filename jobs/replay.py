@@ -1,4 +1,6 @@
-"""Sends transactions over kept-alive connections from several threads, in order, at a rate if asked, and remembers what became of each."""
+"""Sends transactions over kept-alive connections from several threads, in order, at a rate if
+asked, and remembers what became of each.
+"""
 
 import threading
 import time
@@ -14,7 +16,10 @@ FAILURES_ON_END = 20
 
 @dataclass
 class Replay:
-    """What became of the rows: `answers` by row, None where there was none. `reason` is the last failure's, `refusal` the first refusal's."""
+    """What became of the rows: `answers` by row, None where there was none.
+
+    `reason` is the last failure's, `refusal` the first refusal's.
+    """
 
     answers: list[Answer | None]
     sent: int = 0
@@ -39,9 +44,12 @@ def replay(
     rate: float | None = None,
     sent: Callable[[int], object] = lambda _rows: None,
 ) -> Replay:
-    """Posts row i as transaction `name-i`; row i is due i / `rate` seconds after the start. Calls `sent` with the rows that have an outcome.
+    """Posts row i as transaction `name-i`; row i is due i / `rate` seconds after the start.
 
-    Gives up after FAILURES_ON_END failures on end; then `away` is True. Raises nothing for what the service does.
+    Calls `sent` with the rows that have an outcome.
+
+    Gives up after FAILURES_ON_END failures on end; then `away` is True. Raises nothing for what
+    the service does.
     """
     state, lock, stop = Replay([None] * len(rows)), threading.Lock(), threading.Event()
     queue = iter(range(len(rows)))
@@ -62,7 +70,10 @@ def replay(
             if state.away:
                 stop.set()
 
-    threads = [threading.Thread(target=work, name=f"replay-{number}") for number in range(min(concurrency, len(rows)))]
+    threads = [
+        threading.Thread(target=work, name=f"replay-{number}")
+        for number in range(min(concurrency, len(rows)))
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -74,7 +85,9 @@ def replay(
     return state
 
 
-def _post(client: InferenceClient, row: dict[str, float], transaction_id: str) -> Answer | StoreDownError | SettingsError:
+def _post(
+    client: InferenceClient, row: dict[str, float], transaction_id: str
+) -> Answer | StoreDownError | SettingsError:
     try:
         return client.predict(row, transaction_id=transaction_id)
     except (StoreDownError, SettingsError) as error:

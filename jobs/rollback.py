@@ -1,4 +1,7 @@
-"""Goes back to what served before: the top of the record's stack. Needs neither MLflow nor PostgreSQL."""
+"""Goes back to what served before: the top of the record's stack.
+
+Needs neither MLflow nor PostgreSQL.
+"""
 
 import asyncio
 import time
@@ -29,9 +32,20 @@ def roll_back(state: State) -> Result:
         async with world_of(settings, state, say) as world:
             record, _ = await world.records.read()
             back = record.stack[0] if record.stack else None
-            crosses = record.current and back and back.schema_fingerprint != record.current.schema_fingerprint
+            crosses = (
+                record.current
+                and back
+                and back.schema_fingerprint != record.current.schema_fingerprint
+            )
             strategy: Strategy = "rollout" if crosses else "broadcast"
-            request = Request(settings.request_id or str(uuid.uuid4()), who(), choose, back.version if back else "", strategy, rollback=True)
+            request = Request(
+                settings.request_id or str(uuid.uuid4()),
+                who(),
+                choose,
+                back.version if back else "",
+                strategy,
+                rollback=True,
+            )
             return await world.promoter().run(request)
 
     return asyncio.run(go())

@@ -1,4 +1,4 @@
-"""`fraudops score`: a file of transactions to a file of scores, with the model that serves. Batch scores are not decisions: none is audited."""
+"""`fraudops score`: a file of transactions to a file of scores. Batch scores are not audited."""
 
 import os
 import re
@@ -34,7 +34,9 @@ Batch scores are not decisions: they are not audited, and monitor and drift do n
 """
 
 
-def _to_shard(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+def _to_shard(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
     if value is None:
         return None
     found = SHARD.fullmatch(value)
@@ -45,17 +47,56 @@ def _to_shard(_context: click.Context, _parameter: click.Parameter, value: str |
 
 @on_cluster("score")
 @click.command(name="score", help=HELP)
-@click.argument("file", required=False, envvar="FRAUDOPS_DATA", type=click.Path(path_type=Path), metavar="[FILE]")
-@click.option("--out", type=click.Path(path_type=Path), metavar="OUT", help="Ends in .csv or .parquet. [default: beside FILE, with .scores before its suffix]")
-@click.option("--version", metavar="N", help="Another version than the one that serves; `latest` is the newest.")
-@click.option("--keep", multiple=True, metavar="COLUMN", help="A column to take over (repeatable); as text, where FILE is a CSV and it is no feature.")
-@click.option(
-    "--bad-rows", type=click.Path(path_type=Path), metavar="CSV", help="Set rows that cannot be scored aside here, with the reason. [default: refuse]"
+@click.argument(
+    "file",
+    required=False,
+    envvar="FRAUDOPS_DATA",
+    type=click.Path(path_type=Path),
+    metavar="[FILE]",
 )
-@click.option("--shard", callback=_to_shard, metavar="I/N", help="Score the I-th of N shards (from 0) into OUT.part-I-of-N; the last one to end joins them.")
-@click.option("--shards", type=click.IntRange(1, 10_000), metavar="N", help=f"The same in an Indexed Job, where {INDEX} is I.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Ends in .csv or .parquet. [default: beside FILE, with .scores before its suffix]",
+)
+@click.option(
+    "--version",
+    metavar="N",
+    help="Another version than the one that serves; `latest` is the newest.",
+)
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="COLUMN",
+    help="A column to take over (repeatable); as text, where FILE is a CSV and it is no feature.",
+)
+@click.option(
+    "--bad-rows",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="Set rows that cannot be scored aside here, with the reason. [default: refuse]",
+)
+@click.option(
+    "--shard",
+    callback=_to_shard,
+    metavar="I/N",
+    help="Score the I-th of N shards (from 0) into OUT.part-I-of-N; the last one to end joins them.",
+)
+@click.option(
+    "--shards",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    help=f"The same in an Indexed Job, where {INDEX} is I.",
+)
 @click.option("--merge", is_flag=True, help="Only join the shards of OUT, which must all be there.")
-@click.option("--chunk-rows", type=click.IntRange(1, 10_000_000), default=65_536, show_default=True, help="How many rows are in memory at a time.")
+@click.option(
+    "--chunk-rows",
+    type=click.IntRange(1, 10_000_000),
+    default=65_536,
+    show_default=True,
+    help="How many rows are in memory at a time.",
+)
 @json_option
 @state_option
 def command(
@@ -103,7 +144,9 @@ def _target(file: Path | None, out: Path | None) -> Path:
     if file is None:
         raise SettingsError("which output? name it with --out")
     name = file.name.removesuffix(".gz")
-    return file.with_name(f"{name.removesuffix(file.suffix).removesuffix('.csv')}.scores{'.parquet' if name.endswith('.parquet') else '.csv'}")
+    return file.with_name(
+        f"{name.removesuffix(file.suffix).removesuffix('.csv')}.scores{'.parquet' if name.endswith('.parquet') else '.csv'}"
+    )
 
 
 def _indexed(shards: int | None) -> tuple[int, int]:
@@ -112,9 +155,13 @@ def _indexed(shards: int | None) -> tuple[int, int]:
         return 0, 1
     index = os.environ.get(INDEX, "")
     if not index.isdigit():
-        raise SettingsError(f"--shards belongs to an Indexed Job ({INDEX} is not set); here run --shard 0/{shards} to --shard {shards - 1}/{shards}")
+        raise SettingsError(
+            f"--shards belongs to an Indexed Job ({INDEX} is not set); here run --shard 0/{shards} to --shard {shards - 1}/{shards}"
+        )
     if int(index) >= shards:
-        raise SettingsError(f"{INDEX} is {index}, but --shards says {shards}: let the Job have as many completions")
+        raise SettingsError(
+            f"{INDEX} is {index}, but --shards says {shards}: let the Job have as many completions"
+        )
     return int(index), shards
 
 
@@ -136,20 +183,33 @@ def _merge(layout: "Layout") -> "Summary":
     if summary is not None:
         return summary
     if plan is None:
-        raise SettingsError(f"{layout.out}: there is no run to join; score its shards first, with --shard I/N")
+        raise SettingsError(
+            f"{layout.out}: there is no run to join; score its shards first, with --shard I/N"
+        )
     missing = ", ".join(map(str, missing_shards(layout, plan)))
-    raise RefusedError(f"{layout.out}: of {plan.shards} shards these are not whole: {missing}; score each with --shard I/{plan.shards}")
+    raise RefusedError(
+        f"{layout.out}: of {plan.shards} shards these are not whole: {missing}; score each with --shard I/{plan.shards}"
+    )
 
 
 def _show(found: "Summary", layout: "Layout", as_json: bool) -> str:
     plan = found.plan
     if as_json:
-        print_json({"out": str(layout.out), **msgspec.to_builtins(plan), **msgspec.to_builtins(found.counts)})
+        print_json(
+            {
+                "out": str(layout.out),
+                **msgspec.to_builtins(plan),
+                **msgspec.to_builtins(found.counts),
+            }
+        )
     said = f"{layout.out}: {_counted(found.counts)}, version {plan.version}, threshold {plan.threshold:.4f}"
     if not as_json:
         output.print(said, markup=False)
     if found.counts.set_aside:
-        notices.print(f"{plan.bad_rows}: {found.counts.set_aside:,} rows that cannot be scored, with the reason", markup=False)
+        notices.print(
+            f"{plan.bad_rows}: {found.counts.set_aside:,} rows that cannot be scored, with the reason",
+            markup=False,
+        )
     return said
 
 
@@ -161,9 +221,17 @@ def _counted(counts: "Counts") -> str:
 @contextmanager
 def _bar(name: str) -> "Iterator[Tell]":
     """A progress bar; where nobody sees one, a line every tenth of the way."""
-    columns = (TextColumn(escape(name)), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rows]:,} rows"), TimeRemainingColumn())
+    columns = (
+        TextColumn(escape(name)),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TimeRemainingColumn(),
+    )
     said = 0
-    with Progress(*columns, console=notices, transient=True, disable=not notices.is_terminal) as bar:
+    with Progress(
+        *columns, console=notices, transient=True, disable=not notices.is_terminal
+    ) as bar:
         task = bar.add_task(name, total=None, rows=0)
 
         def tell(done: int, total: int, counts: "Counts") -> None:

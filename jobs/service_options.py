@@ -1,4 +1,7 @@
-"""Which inference service a command talks to: the options that predict and simulate share. Light to import."""
+"""Which inference service a command talks to: the options that predict and simulate share.
+
+Light to import.
+"""
 
 import click
 
@@ -6,7 +9,12 @@ from fraudops import endpoints
 from fraudops.client import InferenceClient
 from fraudops.state import State
 
-url_option = click.option("--url", default=None, metavar="URL", help="The inference service. [env: FRAUDOPS_URL; default: what `fraudops up` started]")
+url_option = click.option(
+    "--url",
+    default=None,
+    metavar="URL",
+    help="The inference service. [env: FRAUDOPS_URL; default: what `fraudops up` started]",
+)
 
 
 def open_client(url: str | None, state: State, connections: int = 1) -> InferenceClient:

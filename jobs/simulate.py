@@ -1,4 +1,6 @@
-"""`fraudops simulate`: held-out transactions as traffic, under a drift if asked, and their labels afterwards."""
+"""`fraudops simulate`: held-out transactions as traffic, under a drift if asked, and their labels
+afterwards.
+"""
 
 import uuid
 from collections import Counter
@@ -23,16 +25,42 @@ LABELS_A_CALL = 200
 SOURCE = "simulate"
 
 
-@click.command(help="Send held-out transactions (the data's test part, in time order) to the service, then their labels.")
-@click.option("--rows", default=2000, show_default=True, type=click.IntRange(min=1), help="How many; more than the test part has are drawn with replacement.")
+@click.command(
+    help="Send held-out transactions (the data's test part, in time order) to the service, then their labels."
+)
+@click.option(
+    "--rows",
+    default=2000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="How many; more than the test part has are drawn with replacement.",
+)
 @data_option
 @schema_option
 @drift_option
 @strength_option
-@click.option("--labels/--no-labels", default=True, show_default=True, help="Hand in afterwards what each transaction truly was.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="R", help="Transactions a second. [default: as fast as they are answered]")
-@click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Connections at once.")
-@click.option("--seed", default=7, show_default=True, help="Of the drift, and of drawing with replacement.")
+@click.option(
+    "--labels/--no-labels",
+    default=True,
+    show_default=True,
+    help="Hand in afterwards what each transaction truly was.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="R",
+    help="Transactions a second. [default: as fast as they are answered]",
+)
+@click.option(
+    "--concurrency",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Connections at once.",
+)
+@click.option(
+    "--seed", default=7, show_default=True, help="Of the drift, and of drawing with replacement."
+)
 @url_option
 @state_option
 @json_option
@@ -58,9 +86,14 @@ def command(
         names = traffic.schema.names
         transactions = [dict(zip(names, row, strict=True)) for row in traffic.x.tolist()]
         with _bar("transactions", rows) as told:
-            outcome = replay(client, transactions, f"sim-{uuid.uuid4().hex[:12]}", concurrency, rate, told)
+            outcome = replay(
+                client, transactions, f"sim-{uuid.uuid4().hex[:12]}", concurrency, rate, told
+            )
         handed_in = _hand_in(client, outcome, traffic) if labels and not outcome.away else 0
-    summary = _summary(outcome, traffic, rows, handed_in) | {"repeated_rows": repeated, "drifted_rows": touched}
+    summary = _summary(outcome, traffic, rows, handed_in) | {
+        "repeated_rows": repeated,
+        "drifted_rows": touched,
+    }
     if as_json:
         print_json(summary)
     else:
@@ -68,7 +101,14 @@ def command(
     _judge(outcome)
 
 
-def _traffic(rows: int, source: str | None, schema: Path | None, drift: str | None, strength: float, seed: int) -> "tuple[Dataset, int, bool]":
+def _traffic(
+    rows: int,
+    source: str | None,
+    schema: Path | None,
+    drift: str | None,
+    strength: float,
+    seed: int,
+) -> "tuple[Dataset, int, bool]":
     """The rows to send, how many of them a drift touched, and whether rows had to be sent twice."""
     from fraudops.datasets import load, overlay, split
     from fraudops.datasets.traffic import spread_rows
@@ -78,7 +118,9 @@ def _traffic(rows: int, source: str | None, schema: Path | None, drift: str | No
     chosen = spread_rows(len(test), rows, seed)
     repeated = rows > len(test)
     if repeated:
-        notices.print(f"the test part has {len(test):,} rows: {rows:,} are drawn from them with replacement")
+        notices.print(
+            f"the test part has {len(test):,} rows: {rows:,} are drawn from them with replacement"
+        )
     if drift is None:
         return test.take(chosen), 0, repeated
     test, affected = overlay(test, drift, seed, strength)  # type: ignore[arg-type]  # click has checked the name
@@ -102,7 +144,11 @@ def _hand_in(client: "InferenceClient", outcome: "Replay", traffic: "Dataset") -
 
 
 def _summary(outcome: "Replay", traffic: "Dataset", rows: int, handed_in: int) -> dict[str, Any]:
-    answered = [(answer, int(truth)) for answer, truth in zip(outcome.answers, traffic.y, strict=True) if answer is not None]
+    answered = [
+        (answer, int(truth))
+        for answer, truth in zip(outcome.answers, traffic.y, strict=True)
+        if answer is not None
+    ]
     versions = Counter(answer.model_version for answer, _truth in answered)
     return {
         "source": traffic.source,
@@ -122,13 +168,20 @@ def _summary(outcome: "Replay", traffic: "Dataset", rows: int, handed_in: int) -
 
 
 def _print(summary: dict[str, Any]) -> None:
-    touched = f", {summary['drifted_rows']:,} of {summary['rows']:,} rows touched" if summary["drifted_rows"] else ""
+    touched = (
+        f", {summary['drifted_rows']:,} of {summary['rows']:,} rows touched"
+        if summary["drifted_rows"]
+        else ""
+    )
     lines = {
         "rows": f"{summary['source']}{touched}",
         "sent": f"{summary['sent']:,}: {summary['answered']:,} answered, {summary['refused']:,} refused, {summary['failures']:,} failures",
         "decisions": f"{summary['decisions']:,} called fraud; {summary['caught']:,} of the {summary['frauds']:,} true frauds caught",
         "labels": f"{summary['labels']:,} handed in",
-        "versions": ", ".join(f"{version} ({count:,})" for version, count in summary["versions"].items()) or "none answered",
+        "versions": ", ".join(
+            f"{version} ({count:,})" for version, count in summary["versions"].items()
+        )
+        or "none answered",
         "time": f"{summary['seconds']:.1f} s, {summary['rate'] or 0:,.0f} transactions a second",
     }
     for name, line in lines.items():
@@ -138,9 +191,13 @@ def _print(summary: dict[str, Any]) -> None:
 def _judge(outcome: "Replay") -> None:
     if outcome.failed:
         gave_up = ", and the rest was not sent" if outcome.away else ""
-        raise StoreDownError(f"{outcome.failed:,} of {outcome.sent:,} transactions got no answer{gave_up}; the last: {outcome.reason}")
+        raise StoreDownError(
+            f"{outcome.failed:,} of {outcome.sent:,} transactions got no answer{gave_up}; the last: {outcome.reason}"
+        )
     if outcome.refused:
-        raise RefusedError(f"{outcome.refused:,} of {outcome.sent:,} transactions were refused; the first: {outcome.refusal}")
+        raise RefusedError(
+            f"{outcome.refused:,} of {outcome.sent:,} transactions were refused; the first: {outcome.refusal}"
+        )
 
 
 def _bar(name: str, total: int) -> Any:

@@ -1,4 +1,6 @@
-"""The MLflow run of a training: parameters, metrics, pictures and the bundle, logged with MLflow's own client."""
+"""The MLflow run of a training: parameters, metrics, pictures and the bundle, logged with MLflow's
+own client.
+"""
 
 import contextlib
 import json
@@ -15,7 +17,8 @@ EXPERIMENT = "credit-fraud"
 # What MLflow keeps of a parameter, and of a dataset's digest.
 MAX_PARAMETER = 6000
 MAX_DATASET_DIGEST = 36
-# The client reads these while it is imported or called: it shall not report home, print, or retry for minutes.
+# The client reads these while it is imported or called: it shall not report home, print, or retry
+# for minutes.
 QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -29,7 +32,10 @@ QUIET = {
 
 @dataclass(frozen=True)
 class RunContent:
-    """What a run shows. The folder `bundle` becomes its artifact folder of that name, the pictures lie beside it."""
+    """What a run shows.
+
+    The folder `bundle` becomes its artifact folder of that name, the pictures lie beside it.
+    """
 
     name: str
     parameters: Mapping[str, Any]
@@ -43,16 +49,22 @@ class RunContent:
 
 @contextlib.contextmanager
 def logged_run(url: str, shown_url: str, content: RunContent) -> Iterator[str]:
-    """Logs the run whole and gives its id; marks it failed when that, or what is done with it inside the block, fails.
+    """Logs the run whole and gives its id; marks it failed when that, or what is done with it
+    inside the block, fails.
 
-    Raises StoreDownError naming `shown_url`, which is `url` without credentials."""
+    Raises StoreDownError naming `shown_url`, which is `url` without credentials.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=url)
     with _translated(shown_url):
-        run = str(client.create_run(_experiment(client), run_name=content.name, tags=dict(content.tags)).info.run_id)
+        run = str(
+            client.create_run(
+                _experiment(client), run_name=content.name, tags=dict(content.tags)
+            ).info.run_id
+        )
     try:
         with _translated(shown_url):
             _fill(client, run, content)
@@ -83,10 +95,28 @@ def _fill(client: Any, run: str, content: RunContent) -> None:
     from mlflow.entities import Dataset, DatasetInput, Metric, Param
 
     now = int(time.time() * 1000)
-    parameters = [Param(name, str(value)[:MAX_PARAMETER]) for name, value in content.parameters.items()]
-    client.log_batch(run, metrics=[Metric(name, value, now, 0) for name, value in content.metrics.items()], params=parameters)
+    parameters = [
+        Param(name, str(value)[:MAX_PARAMETER]) for name, value in content.parameters.items()
+    ]
+    client.log_batch(
+        run,
+        metrics=[Metric(name, value, now, 0) for name, value in content.metrics.items()],
+        params=parameters,
+    )
     source = json.dumps({"sha256": content.dataset_digest})
-    client.log_inputs(run, [DatasetInput(Dataset(content.dataset_name, content.dataset_digest[:MAX_DATASET_DIGEST], "fraudops", source))])
+    client.log_inputs(
+        run,
+        [
+            DatasetInput(
+                Dataset(
+                    content.dataset_name,
+                    content.dataset_digest[:MAX_DATASET_DIGEST],
+                    "fraudops",
+                    source,
+                )
+            )
+        ],
+    )
     pictures = content.bundle.with_name("pictures")
     pictures.mkdir()
     for name, data in content.pictures.items():

@@ -1,4 +1,6 @@
-"""Trains a model, logs the run, and registers a version with its sealed bundle; ends with the version and the next command."""
+"""Trains a model, logs the run, and registers a version with its sealed bundle; ends with the
+version and the next command.
+"""
 
 import subprocess
 import tempfile
@@ -49,17 +51,25 @@ class Registered:
     manifest: Manifest
 
 
-def train_and_register(registry: Registry, url: str, plan: Plan, request: str | None = None) -> Registered:
+def train_and_register(
+    registry: Registry, url: str, plan: Plan, request: str | None = None
+) -> Registered:
     """The whole training; the version is tagged with `request`, so that another try finds it.
 
-    Raises StoreDownError before any time is spent when the registry is away, DataError, RefusedError."""
+    Raises StoreDownError before any time is spent when the registry is away, DataError,
+    RefusedError.
+    """
     registry.versions()
     from fraudops import datasets
     from fraudops.schema import load_schema
     from fraudops.training import Provenance, train, write_bundle
 
     _say("reading the data")
-    dataset = datasets.load(Path(plan.source).absolute() if plan.source else None, load_schema(plan.schema), plan.prevalence)
+    dataset = datasets.load(
+        Path(plan.source).absolute() if plan.source else None,
+        load_schema(plan.schema),
+        plan.prevalence,
+    )
     split = datasets.split(dataset, plan.settings.split, plan.settings.seed)
     if dropped := split.dropped_duplicates + split.dropped_ties:
         _say(f"{dropped:,} rows dropped: they stand in an earlier part too, or at its very end")
@@ -70,9 +80,15 @@ def train_and_register(registry: Registry, url: str, plan: Plan, request: str | 
         bundle = Path(folder) / "bundle"
         bundle.mkdir()
         _say("compiling, sealing and verifying the bundle")
-        digest, manifest = write_bundle(bundle, trained, Provenance(registry.model, dataset, git_revision()))
+        digest, manifest = write_bundle(
+            bundle, trained, Provenance(registry.model, dataset, git_revision())
+        )
         _say(f"registering with MLflow at {registry.url}")
-        tags = {TAG_DIGEST: digest, TAG_SCHEMA_FINGERPRINT: manifest.schema_fingerprint, TAG_SAMPLE: str(dataset.sample).lower()}
+        tags = {
+            TAG_DIGEST: digest,
+            TAG_SCHEMA_FINGERPRINT: manifest.schema_fingerprint,
+            TAG_SAMPLE: str(dataset.sample).lower(),
+        }
         tags |= {TAG_REQUEST: request} if request else {}
         with logged_run(url, registry.url, _content(trained, manifest, digest, bundle)) as run_id:
             return Registered(registry.create_version(run_id, tags), run_id, digest, manifest)
@@ -83,38 +99,83 @@ def _content(trained: "Trained", manifest: Manifest, digest: str, bundle: Path) 
     from fraudops.datasets import class_weights
 
     test, data = trained.split.test, manifest.dataset
-    facts = {"threshold": manifest.threshold, "expected_decision_rate": manifest.expected_decision_rate}
-    facts |= {"scorer_max_abs_difference": manifest.scorer.max_abs_difference, "scorer_flips": manifest.scorer.flips}
+    facts = {
+        "threshold": manifest.threshold,
+        "expected_decision_rate": manifest.expected_decision_rate,
+    }
+    facts |= {
+        "scorer_max_abs_difference": manifest.scorer.max_abs_difference,
+        "scorer_flips": manifest.scorer.flips,
+    }
     described = {f"dataset_{name}": value for name, value in msgspec.structs.asdict(data).items()}
-    parts = {f"rows_{name}": len(part) for name, part in (("train", trained.split.train), ("validation", trained.split.validation), ("test", test))}
+    parts = {
+        f"rows_{name}": len(part)
+        for name, part in (
+            ("train", trained.split.train),
+            ("validation", trained.split.validation),
+            ("test", test),
+        )
+    }
     title = f"{manifest.algorithm}, test part of {len(test):,} rows ({'the packaged sample' if data.sample else data.source})"
     return RunContent(
         name=manifest.algorithm,
-        parameters={"algorithm": manifest.algorithm, "scorer": manifest.scorer.kind, **manifest.parameters, **manifest.threshold_policy, **described, **parts},
+        parameters={
+            "algorithm": manifest.algorithm,
+            "scorer": manifest.scorer.kind,
+            **manifest.parameters,
+            **manifest.threshold_policy,
+            **described,
+            **parts,
+        },
         metrics=facts | intervals_as_numbers(manifest.metrics),
-        tags={TAG_DIGEST: digest, "mlflow.source.git.commit": manifest.git_revision, "mlflow.source.name": "fraudops train"},
+        tags={
+            TAG_DIGEST: digest,
+            "mlflow.source.git.commit": manifest.git_revision,
+            "mlflow.source.name": "fraudops train",
+        },
         dataset_name=Path(data.source).name,
         dataset_digest=data.digest,
-        pictures=draw(test.y, trained.test_probability, class_weights(test.y, test.prevalence), trained.threshold, title),
+        pictures=draw(
+            test.y,
+            trained.test_probability,
+            class_weights(test.y, test.prevalence),
+            trained.threshold,
+            title,
+        ),
         bundle=bundle,
     )
 
 
 def intervals_as_numbers(metrics: dict[str, Interval]) -> dict[str, float]:
     """Each metric as `name`, `name_lower` and `name_upper`."""
-    named = {name: {"": metric.value, "_lower": metric.lower, "_upper": metric.upper} for name, metric in metrics.items()}
-    return {name + suffix: value for name, values in named.items() for suffix, value in values.items()}
+    named = {
+        name: {"": metric.value, "_lower": metric.lower, "_upper": metric.upper}
+        for name, metric in metrics.items()
+    }
+    return {
+        name + suffix: value for name, values in named.items() for suffix, value in values.items()
+    }
 
 
 def git_revision() -> str:
-    """The commit of the checkout that this code runs from, with `-dirty` when it has changed since; `unknown` outside a checkout."""
+    """The commit of the checkout that this code runs from, with `-dirty` when it has changed since;
+    `unknown` outside a checkout.
+    """
     folder = Path(fraudops.__file__).parent.parent
     if not (folder / ".git").exists():
         return "unknown"
     git = ["git", "-C", str(folder)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10, check=True).stdout
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return commit + ("-dirty" if changed.strip() else "")
@@ -131,25 +192,58 @@ def _say(text: str) -> None:
 
 def report(registered: Registered, model: str, console: Console = output) -> None:
     manifest = registered.manifest
-    basis = f"at a prevalence of {manifest.dataset.prevalence:.4%}" if manifest.dataset.prevalence else "as collected"
-    table = Table("metric", "test part", "95 % interval", title=f"{manifest.algorithm}, {basis}", title_justify="left")
+    basis = (
+        f"at a prevalence of {manifest.dataset.prevalence:.4%}"
+        if manifest.dataset.prevalence
+        else "as collected"
+    )
+    table = Table(
+        "metric",
+        "test part",
+        "95 % interval",
+        title=f"{manifest.algorithm}, {basis}",
+        title_justify="left",
+    )
     for name, title in METRIC_TITLES.items():
         metric = manifest.metrics[name]
         table.add_row(title, f"{metric.value:.4f}", f"{metric.lower:.4f} to {metric.upper:.4f}")
     console.print(table)
     data = "the packaged sample" if manifest.dataset.sample else manifest.dataset.source
-    console.print(f"threshold {manifest.threshold:g}, expected to flag {manifest.expected_decision_rate:.2%} of transactions; trained on {escape(data)}")
+    console.print(
+        f"threshold {manifest.threshold:g}, expected to flag {manifest.expected_decision_rate:.2%} of transactions; trained on {escape(data)}"
+    )
 
 
 def said(registered: Registered, model: str) -> str:
     return f"{model} version {registered.version} is registered, digest {registered.digest[:12]}"
 
 
-def _as_mapping(registered: Registered, model: str, seconds: float, following: str) -> dict[str, Any]:
+def _as_mapping(
+    registered: Registered, model: str, seconds: float, following: str
+) -> dict[str, Any]:
     manifest: dict[str, Any] = msgspec.to_builtins(registered.manifest)
-    shown = ("algorithm", "parameters", "threshold", "threshold_policy", "expected_decision_rate", "metrics", "dataset", "scorer", "git_revision")
-    head = {"model": model, "version": registered.version, "digest": registered.digest, "run_id": registered.run_id}
-    return head | {name: manifest[name] for name in shown} | {"seconds": round(seconds, 3), "next": following}
+    shown = (
+        "algorithm",
+        "parameters",
+        "threshold",
+        "threshold_policy",
+        "expected_decision_rate",
+        "metrics",
+        "dataset",
+        "scorer",
+        "git_revision",
+    )
+    head = {
+        "model": model,
+        "version": registered.version,
+        "digest": registered.digest,
+        "run_id": registered.run_id,
+    }
+    return (
+        head
+        | {name: manifest[name] for name in shown}
+        | {"seconds": round(seconds, 3), "next": following}
+    )
 
 
 @on_cluster("train")
@@ -160,7 +254,8 @@ def _as_mapping(registered: Registered, model: str, seconds: float, following: s
 def command(as_json: bool, state: State, **training: Any) -> str:
     """Train a model and register it with its bundle.
 
-    Rows are split 60/20/20 by time: the model is fitted on the first part, calibrated and given its threshold on the second, and reported on the third.
+    Rows are split 60/20/20 by time: the model is fitted on the first part, calibrated and given
+    its threshold on the second, and reported on the third.
     """
     started = time.monotonic()
     plan = Plan.of(**training)
@@ -172,7 +267,9 @@ def command(as_json: bool, state: State, **training: Any) -> str:
         print_json(_as_mapping(registered, registry.model, time.monotonic() - started, following))
     else:
         report(registered, registry.model)
-        output.print(f"[bold]{said(registered, registry.model)}[/], after {time.monotonic() - started:.1f} s")
+        output.print(
+            f"[bold]{said(registered, registry.model)}[/], after {time.monotonic() - started:.1f} s"
+        )
         output.print(f"next: {escape(following)}")
     return said(registered, registry.model)
 

@@ -15,16 +15,31 @@ _OPTIONS = (
     data_option,
     schema_option,
     prevalence_option,
-    click.option("--algorithm", type=click.Choice(list(ALGORITHMS)), help="[default: logistic-regression]"),
     click.option(
-        "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="A hyperparameter, e.g. C=0.1, max_iter=200 or class_weight=balanced; repeatable."
+        "--algorithm", type=click.Choice(list(ALGORITHMS)), help="[default: logistic-regression]"
     ),
     click.option(
-        "--config", type=click.Path(path_type=Path), metavar="FILE", help="YAML with algorithm, hyperparameters, seed, split, costs; flags win over it."
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A hyperparameter, e.g. C=0.1, max_iter=200 or class_weight=balanced; repeatable.",
     ),
-    click.option("--split", type=click.Choice(["time", "stratified"]), help="How train, validation and test are parted. [default: time]"),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="YAML with algorithm, hyperparameters, seed, split, costs; flags win over it.",
+    ),
+    click.option(
+        "--split",
+        type=click.Choice(["time", "stratified"]),
+        help="How train, validation and test are parted. [default: time]",
+    ),
     click.option("--seed", type=int, help="[default: 7]"),
-    click.option("--fee", type=float, help="What a missed fraud costs beyond its amount. [default: 15]"),
+    click.option(
+        "--fee", type=float, help="What a missed fraud costs beyond its amount. [default: 15]"
+    ),
     click.option("--review", type=float, help="What a review costs. [default: 5]"),
 )
 
@@ -39,7 +54,14 @@ class Plan:
     settings: TrainingSettings
 
     @classmethod
-    def of(cls, source: str | None, schema: Path | None, prevalence: float | None, config: Path | None, **flags: Any) -> "Plan":
+    def of(
+        cls,
+        source: str | None,
+        schema: Path | None,
+        prevalence: float | None,
+        config: Path | None,
+        **flags: Any,
+    ) -> "Plan":
         """From the options below. Raises SettingsError."""
         return cls(source, schema, prevalence, training_settings(config, **flags))
 

@@ -1,4 +1,6 @@
-"""Puts a version through the gates and stores the verdict: five steps, each with what was found and why it passed or not."""
+"""Puts a version through the gates and stores the verdict: five steps, each with what was found and
+why it passed or not.
+"""
 
 import tempfile
 import time
@@ -55,7 +57,11 @@ class Findings:
 
 
 def validate_version(
-    site: Site, version: str, options: DataOptions, settings: GateSettings, screen: validation_report.Screen
+    site: Site,
+    version: str,
+    options: DataOptions,
+    settings: GateSettings,
+    screen: validation_report.Screen,
 ) -> tuple[Findings, dict[str, Any]]:
     """The five steps; stores test scores and verdict, and gives the verdict too.
 
@@ -69,26 +75,44 @@ def validate_version(
         except BundleError as error:
             found.gates = [intact(str(error))]
             screen.broken(found.gates)
-    stored = verdict(found.version.digest or "", found.data.rows.digest if found.data else None, found.gates, settings, found.compared_to, _now())
+    stored = verdict(
+        found.version.digest or "",
+        found.data.rows.digest if found.data else None,
+        found.gates,
+        settings,
+        found.compared_to,
+        _now(),
+    )
     store_verdict(site.registry, found.version, stored)
     screen.verdict(found.version, found.gates, time.monotonic() - started)
     return found, stored
 
 
-def _take_steps(site: Site, found: Findings, options: DataOptions, settings: GateSettings, screen: validation_report.Screen, folder: Path) -> None:
+def _take_steps(
+    site: Site,
+    found: Findings,
+    options: DataOptions,
+    settings: GateSettings,
+    screen: validation_report.Screen,
+    folder: Path,
+) -> None:
     from fraudops import candidate as steps  # scikit-learn, skops and pandas
     from fraudops.promotion.here import read_record
 
     registry, state = site.registry, site.state
     opened = steps.open_candidate(registry, found.version, folder / "candidate")
-    found.data = data = steps.load_test_data(opened.manifest, options.source, options.schema, options.prevalence)
+    found.data = data = steps.load_test_data(
+        opened.manifest, options.source, options.schema, options.prevalence
+    )
     screen.data(data)
     found.measured = measured = steps.measure(opened, data, settings)
     screen.metrics(opened.manifest, measured, data.prevalence)
     found.gates = steps.checks(opened, data, measured, settings)
     screen.checks(found.gates)
     found.compared_to = production_of(read_record(site.cluster, state))
-    compared = steps.against_production(registry, opened, data, measured.probability, found.compared_to, state.bundles, settings)
+    compared = steps.against_production(
+        registry, opened, data, measured.probability, found.compared_to, state.bundles, settings
+    )
     screen.comparison(compared, found.compared_to)
     found.gates += compared
     store_scores(registry, found.version, steps.scores_of(opened, data, measured.probability))
@@ -96,14 +120,19 @@ def _take_steps(site: Site, found: Findings, options: DataOptions, settings: Gat
 
 def production_of(record: ServingRecord) -> Production | None:
     current = record.current
-    return Production(current.version, current.digest, current.schema_fingerprint) if current else None
+    return (
+        Production(current.version, current.digest, current.schema_fingerprint) if current else None
+    )
 
 
 def next_command(found: Findings, passed: bool, state: State) -> str:
     """What to type now, as it works here."""
     if not passed:
         return f"fraudops train{where(state)}"
-    other = found.compared_to is not None and found.compared_to.schema_fingerprint != found.version.schema_fingerprint
+    other = (
+        found.compared_to is not None
+        and found.compared_to.schema_fingerprint != found.version.schema_fingerprint
+    )
     strategy = " --strategy rollout" if other else ""
     return f"fraudops promote --version {found.version.version} --alias production{strategy}{where(state)}"
 
@@ -115,18 +144,28 @@ def promote_now(state: State, version: str) -> tuple[dict[str, Any], FraudopsErr
     try:
         result = promote_version(state, version, strategy="broadcast")
     except FraudopsError as error:
-        return {"outcome": "refused" if isinstance(error, RefusedError) else "failed", "version": version, "reason": str(error)}, error
+        return {
+            "outcome": "refused" if isinstance(error, RefusedError) else "failed",
+            "version": version,
+            "reason": str(error),
+        }, error
     if result.outcome in ("done", "unchanged"):
         return asdict(result), None
     kind = StoreDownError if result.outcome == "unconfirmed" else RefusedError
-    return asdict(result), kind(f"the promotion of version {version} is {result.outcome}: {result.reason}")
+    return asdict(result), kind(
+        f"the promotion of version {version} is {result.outcome}: {result.reason}"
+    )
 
 
 @on_cluster("validate")
 @click.command(name="validate")
 @click.option("--version", required=True, metavar="N", help="The version to validate, or `latest`.")
 @click.option(
-    "--data", "source", envvar="FRAUDOPS_DATA", metavar="FILE", help="CSV (also .gz) or Parquet. [env: FRAUDOPS_DATA; default: what the version was trained on]"
+    "--data",
+    "source",
+    envvar="FRAUDOPS_DATA",
+    metavar="FILE",
+    help="CSV (also .gz) or Parquet. [env: FRAUDOPS_DATA; default: what the version was trained on]",
 )
 @click.option(
     "--schema",
@@ -136,27 +175,54 @@ def promote_now(state: State, version: str) -> tuple[dict[str, Any], FraudopsErr
     help="Refuse a version that was trained with another schema.yaml. [env: FRAUDOPS_SCHEMA; default: the version's own]",
 )
 @click.option(
-    "--prevalence", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="SHARE", help="The natural share of fraud. [default: as in training]"
+    "--prevalence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="The natural share of fraud. [default: as in training]",
 )
-@click.option("--auto-promote", is_flag=True, help="Promote the version to production when it passes.")
+@click.option(
+    "--auto-promote", is_flag=True, help="Promote the version to production when it passes."
+)
 @json_option
 @state_option
-def command(version: str, source: str | None, schema: Path | None, prevalence: float | None, auto_promote: bool, as_json: bool, state: State) -> str:
+def command(
+    version: str,
+    source: str | None,
+    schema: Path | None,
+    prevalence: float | None,
+    auto_promote: bool,
+    as_json: bool,
+    state: State,
+) -> str:
     """Put a version through the gates and store the verdict.
 
-    The test data is the test part of the data that the version was trained on, unless --data names another file. Exit code 65: refused.
+    The test data is the test part of the data that the version was trained on, unless --data
+    names another file. Exit code 65: refused.
     """
     started = time.monotonic()
     settings = ValidateJobSettings.from_environment()
     site = Site(Registry(endpoints.mlflow_url(state), settings.model_name), state, settings.cluster)
     screen = validation_report.Screen(notices if as_json else output)
-    found, stored = validate_version(site, version, DataOptions(source, schema, prevalence), GateSettings(**settings.gates.model_dump()), screen)
+    found, stored = validate_version(
+        site,
+        version,
+        DataOptions(source, schema, prevalence),
+        GateSettings(**settings.gates.model_dump()),
+        screen,
+    )
     number, passed = found.version.version, bool(stored["passed"])
     following = next_command(found, passed, state)
     promotion, failure = promote_now(state, number) if passed and auto_promote else (None, None)
     if as_json:
         facts = validation_report.as_mapping(found.version, found.data, found.measured, stored)
-        print_json(facts | {"next": following, "promotion": promotion, "seconds": round(time.monotonic() - started, 3)})
+        print_json(
+            facts
+            | {
+                "next": following,
+                "promotion": promotion,
+                "seconds": round(time.monotonic() - started, 3),
+            }
+        )
     if failure is not None:
         raise failure
     if not passed:
@@ -167,7 +233,9 @@ def command(version: str, source: str | None, schema: Path | None, prevalence: f
 
 def refusal(found: Findings, following: str) -> RefusedError:
     failed = ", ".join(gate.name for gate in found.gates if not gate.passed)
-    return RefusedError(f"version {found.version.version} is refused ({failed}); the verdict is stored on it. Train another: {following}")
+    return RefusedError(
+        f"version {found.version.version} is refused ({failed}); the verdict is stored on it. Train another: {following}"
+    )
 
 
 def _now() -> str:

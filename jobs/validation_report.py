@@ -48,45 +48,77 @@ class Screen:
 
     def version(self, version: ModelVersion) -> None:
         digest = f"digest {version.digest[:12]}" if version.digest else "no digest"
-        self._step(1, "model version", f"version {version.version} exists: {digest}, registered {version.created_at[:19]}Z")
+        self._step(
+            1,
+            "model version",
+            f"version {version.version} exists: {digest}, registered {version.created_at[:19]}Z",
+        )
 
     def data(self, data: "TestData") -> None:
         rows = data.rows
-        at = f"weighted to prevalence {data.prevalence:g}" if data.prevalence is not None else "counted as collected (no prevalence is known)"
-        self._step(2, "test data", f"{len(rows):,} rows with {rows.frauds:,} frauds, the test part by {data.method} of: {rows.source}; {at}")
+        at = (
+            f"weighted to prevalence {data.prevalence:g}"
+            if data.prevalence is not None
+            else "counted as collected (no prevalence is known)"
+        )
+        self._step(
+            2,
+            "test data",
+            f"{len(rows):,} rows with {rows.frauds:,} frauds, the test part by {data.method} of: {rows.source}; {at}",
+        )
         if not data.as_trained:
             self._line("[yellow]this is not the file that the version was trained on[/]")
 
-    def metrics(self, manifest: Manifest, measured: "Measurement", prevalence: float | None) -> None:
+    def metrics(
+        self, manifest: Manifest, measured: "Measurement", prevalence: float | None
+    ) -> None:
         at = "as collected" if prevalence is None else f"at prevalence {prevalence:g}"
         self._step(
-            3, "model and metrics", f"{manifest.algorithm}, scorer {manifest.scorer.kind}, threshold {manifest.threshold:g}; metrics {at} (95 % interval)"
+            3,
+            "model and metrics",
+            f"{manifest.algorithm}, scorer {manifest.scorer.kind}, threshold {manifest.threshold:g}; metrics {at} (95 % interval)",
         )
         for name, interval in measured.metrics.items():
-            self._line(f"{METRICS.get(name, name):<30} {interval.value:>9.4f}   {interval.lower:.4f} to {interval.upper:.4f}")
+            self._line(
+                f"{METRICS.get(name, name):<30} {interval.value:>9.4f}   {interval.lower:.4f} to {interval.upper:.4f}"
+            )
 
     def checks(self, gates: Sequence[GateResult]) -> None:
         self._step(4, "checks", f"{sum(gate.passed for gate in gates)} of {len(gates)} passed")
         self._gates(gates)
 
     def comparison(self, gates: Sequence[GateResult], production: Production | None) -> None:
-        self._step(5, "comparison with production", f"version {production.version} serves" if production else "nothing serves yet")
+        self._step(
+            5,
+            "comparison with production",
+            f"version {production.version} serves" if production else "nothing serves yet",
+        )
         self._gates(gates)
 
     def broken(self, gates: Sequence[GateResult]) -> None:
         """The bundle may not be opened: nothing after the first step means anything."""
-        self._console.print("[bold]this bundle is not to be trusted, so the other steps are left out[/]")
+        self._console.print(
+            "[bold]this bundle is not to be trusted, so the other steps are left out[/]"
+        )
         self._gates(gates)
 
     def verdict(self, version: ModelVersion, gates: Sequence[GateResult], seconds: float) -> None:
         failed = sum(not gate.passed for gate in gates)
-        sample = "; trained on the packaged sample, not on your transactions" if version.tags.get(TAG_SAMPLE) == "true" else ""
+        sample = (
+            "; trained on the packaged sample, not on your transactions"
+            if version.tags.get(TAG_SAMPLE) == "true"
+            else ""
+        )
         word = "[bold green]PASSED[/]" if not failed else "[bold red]REFUSED[/]"
-        self._console.print(f"{word}: version {version.version}, {len(gates) - failed} of {len(gates)} gates passed, {seconds:.1f} s{sample}")
+        self._console.print(
+            f"{word}: version {version.version}, {len(gates) - failed} of {len(gates)} gates passed, {seconds:.1f} s{sample}"
+        )
 
     def next(self, command: str, promotion: dict[str, Any] | None) -> None:
         if promotion is not None:
-            self._console.print(f"version {promotion['version']} is in production (epoch {promotion['epoch']})")
+            self._console.print(
+                f"version {promotion['version']} is in production (epoch {promotion['epoch']})"
+            )
         else:
             self._console.print(f"Next: [bold]{escape(command)}[/]")
 
@@ -99,7 +131,9 @@ class Screen:
     def _gates(self, gates: Sequence[GateResult]) -> None:
         for gate in gates:
             mark = "[green]PASS[/]" if gate.passed else "[bold red]FAIL[/]"
-            self._line(f"{mark} {GATES.get(gate.name, gate.name):<30} {number(gate.value):>9} {limit(gate):<10} {escape(gate.detail)}")
+            self._line(
+                f"{mark} {GATES.get(gate.name, gate.name):<30} {number(gate.value):>9} {limit(gate):<10} {escape(gate.detail)}"
+            )
 
 
 def number(value: float | None) -> str:
@@ -114,7 +148,12 @@ def limit(gate: GateResult) -> str:
     return "" if gate.limit is None else f"{gate.sign} {gate.limit:g}"
 
 
-def as_mapping(version: ModelVersion, data: "TestData | None", measured: "Measurement | None", verdict: dict[str, Any]) -> dict[str, Any]:
+def as_mapping(
+    version: ModelVersion,
+    data: "TestData | None",
+    measured: "Measurement | None",
+    verdict: dict[str, Any],
+) -> dict[str, Any]:
     """What `--json` prints of it."""
     tested = None
     if data is not None:
@@ -127,5 +166,16 @@ def as_mapping(version: ModelVersion, data: "TestData | None", measured: "Measur
             "split": data.method,
             "same_file_as_training": data.as_trained,
         }
-    metrics = {name: msgspec.structs.asdict(interval) for name, interval in measured.metrics.items()} if measured else None
-    return {"version": version.version, "digest": version.digest, "passed": verdict["passed"], "test_data": tested, "metrics": metrics, "verdict": verdict}
+    metrics = (
+        {name: msgspec.structs.asdict(interval) for name, interval in measured.metrics.items()}
+        if measured
+        else None
+    )
+    return {
+        "version": version.version,
+        "digest": version.digest,
+        "passed": verdict["passed"],
+        "test_data": tested,
+        "metrics": metrics,
+        "verdict": verdict,
+    }

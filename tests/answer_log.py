@@ -1,4 +1,6 @@
-"""What clients were answered, held against the table: by `fraudops audit verify`, and by what each answer said."""
+"""What clients were answered, held against the table: by `fraudops audit verify`, and by what each
+answer said.
+"""
 
 import json
 from dataclasses import dataclass
@@ -70,8 +72,10 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Compared:
-    """Answers that are not in the table, or stand there otherwise than they were given; transactions that stand there more often than they were sent, and
-    those that were sent again and have a row for each time."""
+    """Answers that are not in the table, or stand there otherwise than they were given;
+    transactions that stand there more often than they were sent, and those that were sent again
+    and have a row for each time.
+    """
 
     answers: int
     lost: int
@@ -84,15 +88,30 @@ def compare(url: str, log: Log) -> Compared:
     answers = [answer for answer in log.answers() if "transaction_id" in answer]
     requests = [*answers, *log.refused()]
     with psycopg.connect(url) as connection:
-        connection.execute("CREATE TEMP TABLE answered (id uuid, transaction_id text, probability float8, version text)")
+        connection.execute(
+            "CREATE TEMP TABLE answered (id uuid, transaction_id text, probability float8, version text)"
+        )
         connection.execute("CREATE TEMP TABLE requested (transaction_id text)")
         with connection.cursor().copy("COPY answered FROM STDIN") as copy:
             for answer in answers:
-                copy.write_row([answer[name] for name in ("prediction_id", "transaction_id", "fraud_probability", "model_version")])
+                copy.write_row(
+                    [
+                        answer[name]
+                        for name in (
+                            "prediction_id",
+                            "transaction_id",
+                            "fraud_probability",
+                            "model_version",
+                        )
+                    ]
+                )
         with connection.cursor().copy("COPY requested FROM STDIN") as copy:
             for request in requests:
                 copy.write_row([request["transaction_id"]])
-        compared, times = connection.execute(COMPARED).fetchone(), connection.execute(TIMES).fetchone()
+        compared, times = (
+            connection.execute(COMPARED).fetchone(),
+            connection.execute(TIMES).fetchone(),
+        )
     assert compared
     assert times
     return Compared(len(answers), *compared, *times)
@@ -106,7 +125,15 @@ class Verdict:
 
     def verified(self, log: Log) -> dict[str, Any]:
         """What `fraudops audit verify --answers` found; it must itself say whether it agrees."""
-        told = self._call("verify", "--answers", log.path, "--json", "--state", self._state.root, DATABASE_URL=self._url)
+        told = self._call(
+            "verify",
+            "--answers",
+            log.path,
+            "--json",
+            "--state",
+            self._state.root,
+            DATABASE_URL=self._url,
+        )
         found: dict[str, Any] = json.loads(told.stdout)
         assert told.returncode == (0 if found["agrees"] else 65), told.stderr
         return found
@@ -114,12 +141,20 @@ class Verdict:
     def nothing_lost(self, log: Log, fault: str) -> None:
         """Call it when all is shipped."""
         found, compared = self.verified(log), compare(self._url, log)
-        lost, doubled = found["log"]["lost"] + found["log"]["set_aside"] + compared.lost, found["duplicated"] + compared.doubled
+        lost, doubled = (
+            found["log"]["lost"] + found["log"]["set_aside"] + compared.lost,
+            found["duplicated"] + compared.doubled,
+        )
         seen = f"{fault}: {found}, {compared}"
         assert (lost, doubled, compared.different, found["log"]["repeated"]) == (0, 0, 0, 0), seen
         assert found["log"]["in_table"] == found["log"]["lines"] > 0, seen
         assert compared.repeated > 0, seen
         refused = log.refused()
         broken = sum(line["status"] == 0 for line in refused)
-        unanswered = f"; refused {len(refused) - broken:,}, connection broken {broken:,}" if refused else ""
-        self._figures.note(fault, f"{found['log']['lines']:,} answered, {compared.repeated:,} transactions of them twice, lost 0, duplicated 0{unanswered}")
+        unanswered = (
+            f"; refused {len(refused) - broken:,}, connection broken {broken:,}" if refused else ""
+        )
+        self._figures.note(
+            fault,
+            f"{found['log']['lines']:,} answered, {compared.repeated:,} transactions of them twice, lost 0, duplicated 0{unanswered}",
+        )

@@ -21,10 +21,23 @@ class Told:
 
 
 class Caller:
-    """Calls the command with arguments, a standard input, and an environment that has no other FRAUDOPS_ variable."""
+    """Calls the command with arguments, a standard input, and an environment that has no other
+    FRAUDOPS_ variable.
+    """
 
-    def __init__(self, name: str, command: Callable[..., object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._name, self._command, self._monkeypatch, self._capsys = name, command, monkeypatch, capsys
+    def __init__(
+        self,
+        name: str,
+        command: Callable[..., object],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        self._name, self._command, self._monkeypatch, self._capsys = (
+            name,
+            command,
+            monkeypatch,
+            capsys,
+        )
 
     def __call__(self, *arguments: str | Path, stdin: str = "", **environment: str) -> Told:
         code = 0
@@ -42,11 +55,19 @@ class Caller:
         return Told(code, *self._capsys.readouterr())
 
 
-def call(name: str, command: Callable[..., object], *arguments: str | Path, **environment: str) -> Told:
-    """For fixtures and helpers, which have neither `monkeypatch` nor `capsys`: the command with this environment and no other."""
+def call(
+    name: str, command: Callable[..., object], *arguments: str | Path, **environment: str
+) -> Told:
+    """For fixtures and helpers, which have neither `monkeypatch` nor `capsys`: the command with
+    this environment and no other.
+    """
     out, err = io.StringIO(), io.StringIO()
     code = 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         for variable in set(os.environ) - set(environment):
             patch.delenv(variable)
         for variable, value in environment.items():

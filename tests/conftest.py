@@ -1,4 +1,6 @@
-"""Real servers, started once a session when the first test asks: PostgreSQL, MLflow, and the whole product under its supervisor."""
+"""Real servers, started once a session when the first test asks: PostgreSQL, MLflow, and the whole
+product under its supervisor.
+"""
 
 import contextlib
 import os
@@ -30,14 +32,38 @@ from tests.support import HTTP, eventually, free_port, lifeline
 
 TEMPLATE, UNFINISHED = "fraudops_template", "fraudops_template_unfinished"
 # A machine that does something else meanwhile is no fault of what is tested.
-hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("busy")
-# These share one whole product, so one test process runs them all; a file that is missing here works too, and starts another.
-ON_THE_PLATFORM = ("test_promotion.py", "test_readme.py", "test_predict.py", "test_simulate.py", "test_score_served.py", "test_acceptance.py")
+# These share one whole product, so one test process runs them all; a file that is missing here
+# works too, and starts another.
+ON_THE_PLATFORM = (
+    "test_promotion.py",
+    "test_readme.py",
+    "test_predict.py",
+    "test_simulate.py",
+    "test_score_served.py",
+    "test_acceptance.py",
+)
 # Begun first, the longest of them at the very beginning, so that all test processes end together.
 LONGEST = (
-    *("test_demo.py", *ON_THE_PLATFORM, "test_supervisor.py", "test_faults.py", "test_inference_start.py", "test_inference_pod.py"),
-    *("test_promotion_simulation.py", "test_pipeline.py", "test_second_schema.py", "test_shipper.py", "test_drift.py", "test_spool_volume.py"),
+    *(
+        "test_demo.py",
+        *ON_THE_PLATFORM,
+        "test_supervisor.py",
+        "test_faults.py",
+        "test_inference_start.py",
+        "test_inference_pod.py",
+    ),
+    *(
+        "test_promotion_simulation.py",
+        "test_pipeline.py",
+        "test_second_schema.py",
+        "test_shipper.py",
+        "test_drift.py",
+        "test_spool_volume.py",
+    ),
     *("test_durability.py", "test_inference_process.py"),
 )
 
@@ -64,11 +90,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
-    """A server of the tests' own; nothing in it outlives them, so it does not wait for the disk. All test processes share it: use names of your own."""
+    """A server of the tests' own; nothing in it outlives them, so it does not wait for the disk.
+
+    All test processes share it: use names of your own.
+    """
 
     def begin() -> Begun:
         server = PostgreSQL(tmp_path_factory.mktemp("postgresql") / "server", free_port())
-        process = start(server, server.folder.with_name("postgresql.log"), fsync="off", synchronous_commit="off", full_page_writes="off", max_connections="120")
+        process = start(
+            server,
+            server.folder.with_name("postgresql.log"),
+            fsync="off",
+            synchronous_commit="off",
+            full_page_writes="off",
+            max_connections="120",
+        )
         return Begun(process, signal.SIGINT, f"{server.port} {server.folder}")
 
     with shared(run_folder(tmp_path_factory) / "shared-postgresql", begin) as address:
@@ -85,29 +121,61 @@ def postgresql(postgresql_server: PostgreSQL) -> str:
 @pytest.fixture(scope="session")
 def _template(postgresql_server: PostgreSQL) -> str:
     """A database with the audit's tables, migrated once, of which each test gets a copy."""
-    migrate = [sys.executable, "-c", "import os; from fraudops.audit.database import migrate; migrate(os.environ['DATABASE_URL'])"]
-    with alone(postgresql_server.folder / "template.lock"), psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
+    migrate = [
+        sys.executable,
+        "-c",
+        "import os; from fraudops.audit.database import migrate; migrate(os.environ['DATABASE_URL'])",
+    ]
+    with (
+        alone(postgresql_server.folder / "template.lock"),
+        psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin,
+    ):
         if not admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [TEMPLATE]).fetchone():
-            admin.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(UNFINISHED), sql.Identifier(OWNER)))
-            subprocess.run(migrate, env={**os.environ, "DATABASE_URL": postgresql_server.url(UNFINISHED)}, check=True, timeout=60)
-            admin.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(UNFINISHED), sql.Identifier(TEMPLATE)))
+            admin.execute(
+                sql.SQL("CREATE DATABASE {} OWNER {}").format(
+                    sql.Identifier(UNFINISHED), sql.Identifier(OWNER)
+                )
+            )
+            subprocess.run(
+                migrate,
+                env={**os.environ, "DATABASE_URL": postgresql_server.url(UNFINISHED)},
+                check=True,
+                timeout=60,
+            )
+            admin.execute(
+                sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
+                    sql.Identifier(UNFINISHED), sql.Identifier(TEMPLATE)
+                )
+            )
     return TEMPLATE
 
 
 @pytest.fixture
 def database(postgresql_server: PostgreSQL, _template: str) -> Iterator[str]:
-    """The `postgresql://` URL of a fresh database with the audit's tables, for its owner, who is no superuser."""
+    """The `postgresql://` URL of a fresh database with the audit's tables, for its owner, who is no
+    superuser.
+    """
     name = f"test_{uuid4().hex}"
     with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(*map(sql.Identifier, (name, _template, OWNER))))
+        admin.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(
+                *map(sql.Identifier, (name, _template, OWNER))
+            )
+        )
         yield postgresql_server.url(name)
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture(scope="session")
 def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server with an SQLite store. All test processes share it and its models outlive a test: use a model name of your own."""
-    with shared(run_folder(tmp_path_factory) / "shared-mlflow", lambda: start_mlflow(tmp_path_factory.mktemp("mlflow"))) as url:
+    """A real MLflow server with an SQLite store.
+
+    All test processes share it and its models outlive a test: use a model name of your own.
+    """
+    with shared(
+        run_folder(tmp_path_factory) / "shared-mlflow",
+        lambda: start_mlflow(tmp_path_factory.mktemp("mlflow")),
+    ) as url:
         yield url
 
 
@@ -116,13 +184,19 @@ def start_mlflow(folder: Path) -> Begun:
     settings = mlflow_server.environment(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
     with (folder / "mlflow.log").open("wb") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", *mlflow_server.arguments(port)], env={**os.environ, **settings}, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, "-m", *mlflow_server.arguments(port)],
+            env={**os.environ, **settings},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     url = f"http://127.0.0.1:{port}"
 
     def answers() -> None:
         assert server.poll() is None, (folder / "mlflow.log").read_text()
-        HTTP.get(f"{url}/api/2.0/mlflow/experiments/get", params={"experiment_id": "0"}).raise_for_status()
+        HTTP.get(
+            f"{url}/api/2.0/mlflow/experiments/get", params={"experiment_id": "0"}
+        ).raise_for_status()
 
     with lifeline("sh", "-c", f"kill -TERM {server.pid}"):
         eventually(answers)
@@ -153,16 +227,35 @@ class Platform:
         return self.state.admin_token.read_text().strip()
 
     def run(self, *arguments: str) -> Told:
-        """`fraudops COMMAND … --state FOLDER` in an environment of PATH and HOME only; in this process, unless it takes the process over."""
+        """`fraudops COMMAND … --state FOLDER` in an environment of PATH and HOME only; in this
+        process, unless it takes the process over.
+        """
         if arguments[0] in SUPERVISOR:
             return self.start(*arguments)
-        return call("fraudops", cli, *arguments, "--state", self.state.root, **bare_environment(), **self.environment)
+        return call(
+            "fraudops",
+            cli,
+            *arguments,
+            "--state",
+            self.state.root,
+            **bare_environment(),
+            **self.environment,
+        )
 
     def start(self, *arguments: str) -> Told:
         """The same in a process of its own."""
-        command = [sys.executable, "-c", "from jobs.cli import main; main()", *arguments, "--state", str(self.state.root)]
+        command = [
+            sys.executable,
+            "-c",
+            "from jobs.cli import main; main()",
+            *arguments,
+            "--state",
+            str(self.state.root),
+        ]
         environment = bare_environment() | self.environment
-        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        told = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
         return Told(told.returncode, told.stdout, told.stderr)
 
 

@@ -1,4 +1,6 @@
-"""A network between the shipper and PostgreSQL that can be reset, and stalled without a reset, at a chosen point of what the shipper says."""
+"""A network between the shipper and PostgreSQL that can be reset, and stalled without a reset, at a
+chosen point of what the shipper says.
+"""
 
 import asyncio
 import contextlib
@@ -12,16 +14,23 @@ from typing import Literal, NoReturn
 RESET = struct.pack("ii", 1, 0)
 # Bytes from the word COPY on: its statement, and half of a row.
 WITHIN = 600
-COPYING, INSERTING, COMMITTING, GREETING = b'COPY "', b"INSERT INTO predictions", b"COMMIT", b"SET lock_timeout"
+COPYING, INSERTING, COMMITTING, GREETING = (
+    b'COPY "',
+    b"INSERT INTO predictions",
+    b"COMMIT",
+    b"SET lock_timeout",
+)
 # A COPY into the table itself commits by its end: the message CopyDone.
 STRAIGHT, COPIED = b'COPY "predictions"', b"c\x00\x00\x00\x04"
 
 
 @dataclass
 class Trap:
-    """Springs once, when a client has said `words`: `hold` keeps back what the client says further, `stall` what both say, `cut` the answer, and then resets.
+    """Springs once, when a client has said `words`: `hold` keeps back what the client says further,
+    `stall` what both say, `cut` the answer, and then resets.
 
-    With `after` only once somebody has said that. So many bytes from the words on are let through, of what came with them all when `more` is 0.
+    With `after` only once somebody has said that. So many bytes from the words on are let
+    through, of what came with them all when `more` is 0.
     """
 
     words: bytes
@@ -59,7 +68,9 @@ class FaultProxy:
     @contextlib.contextmanager
     def running(self) -> Iterator["FaultProxy"]:
         started = threading.Event()
-        thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve(started)))
+        thread = threading.Thread(
+            target=lambda: self._loop.run_until_complete(self._serve(started))
+        )
         thread.start()
         try:
             assert started.wait(10)
@@ -138,7 +149,9 @@ class FaultProxy:
             await _pass(connection.server, data)
         raise ConnectionResetError
 
-    async def _spring(self, trap: Trap, connection: Connection, reader: asyncio.StreamReader, data: bytes) -> NoReturn:
+    async def _spring(
+        self, trap: Trap, connection: Connection, reader: asyncio.StreamReader, data: bytes
+    ) -> NoReturn:
         end = data.index(trap.words) + trap.more
         while trap.more and len(data) < end:
             piece = await reader.read(1 << 16)

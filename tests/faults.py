@@ -1,4 +1,6 @@
-"""The audit's whole road, made to be broken: clients, service, spool, shipper, a network with faults, PostgreSQL; and the answer log held against the table."""
+"""The audit's whole road, made to be broken: clients, service, spool, shipper, a network with
+faults, PostgreSQL; and the answer log held against the table.
+"""
 
 import contextlib
 import json
@@ -28,7 +30,8 @@ from tests.serving import ULB_ROW, Service
 from tests.support import eventually, free_port, lifeline
 
 CLIENTS, PAUSE = 4, 0.02
-# In the short tier the shipper waits 3 s for a silent PostgreSQL and not a minute: nothing else in it differs.
+# In the short tier the shipper waits 3 s for a silent PostgreSQL and not a minute: nothing else in
+# it differs.
 IMPATIENT = "from services.shipper import sink; sink.TRANSACTION_SECONDS = 3.0; from services.shipper.__main__ import main; main()"
 SHIPPER = ["-m", "services.shipper"] if PROOF else ["-c", IMPATIENT]
 SETTLE_SECONDS = 600 if PROOF else 60
@@ -80,10 +83,20 @@ class World:
 
     def start_shipper(self) -> None:
         url = urlsplit(self.url)
-        through = url._replace(netloc=url.netloc.replace(f":{url.port}", f":{self.proxy.port}")).geturl()
-        environment = {"PATH": os.environ["PATH"], "DATABASE_URL": through, "FRAUDOPS_STATE": str(self.state.root)}
+        through = url._replace(
+            netloc=url.netloc.replace(f":{url.port}", f":{self.proxy.port}")
+        ).geturl()
+        environment = {
+            "PATH": os.environ["PATH"],
+            "DATABASE_URL": through,
+            "FRAUDOPS_STATE": str(self.state.root),
+        }
         with (self.folder / "shipper.log").open("ab") as log:
-            self.shippers.append(subprocess.Popen([sys.executable, *SHIPPER], env=environment, stdout=log, stderr=log))
+            self.shippers.append(
+                subprocess.Popen(
+                    [sys.executable, *SHIPPER], env=environment, stdout=log, stderr=log
+                )
+            )
 
     def end_shipper(self, number: int = signal.SIGKILL) -> None:
         self.shippers[-1].send_signal(number)
@@ -92,7 +105,10 @@ class World:
     def kill_service(self) -> None:
         """The service with all its workers: none gets to do anything first."""
         assert self.service.process
-        everyone = [psutil.Process(self.service.process.pid), *psutil.Process(self.service.process.pid).children(recursive=True)]
+        everyone = [
+            psutil.Process(self.service.process.pid),
+            *psutil.Process(self.service.process.pid).children(recursive=True),
+        ]
         for process in everyone:
             process.suspend()
         for process in everyone:
@@ -133,11 +149,21 @@ class World:
 
     @contextlib.contextmanager
     def load(self) -> Iterator[Log]:
-        """Answers are given when the block begins; at its end every client has the answer to its last request."""
+        """Answers are given when the block begins; at its end every client has the answer to its
+        last request.
+        """
         self.loads += 1
         log = Log(self.folder / f"answers-{self.loads}.jsonl")
-        arguments = [self.service.url, str(CLIENTS), str(PAUSE), f"load-{self.loads}", str(log.path)]
-        clients = subprocess.Popen([sys.executable, "-m", "tests.audited_load", *arguments], stdin=subprocess.PIPE)
+        arguments = [
+            self.service.url,
+            str(CLIENTS),
+            str(PAUSE),
+            f"load-{self.loads}",
+            str(log.path),
+        ]
+        clients = subprocess.Popen(
+            [sys.executable, "-m", "tests.audited_load", *arguments], stdin=subprocess.PIPE
+        )
         try:
             log.grew_by(20)
             yield log
@@ -145,7 +171,9 @@ class World:
             clients.communicate(timeout=60)
 
     def settled(self) -> None:
-        """Waits until the shipper has nothing left to ship: it may have to find out first that a connection is dead."""
+        """Waits until the shipper has nothing left to ship: it may have to find out first that a
+        connection is dead.
+        """
         moment = datetime.now(UTC)
 
         def empty() -> None:
@@ -162,9 +190,18 @@ def whole_world(folder: Path, **settings: str) -> Iterator[World]:
     postgresql = start(server, folder / "postgresql.log", **SERVER)
     with contextlib.ExitStack() as stack:
         proxy = stack.enter_context(FaultProxy(server.port).running())
-        world = World(folder, server, proxy, Service(folder / "state", environment=settings), settings, postgresql)
+        world = World(
+            folder,
+            server,
+            proxy,
+            Service(folder / "state", environment=settings),
+            settings,
+            postgresql,
+        )
         stack.callback(lambda: stop(world.postgresql))
-        stack.enter_context(lifeline("sh", "-c", f"kill -INT $(head -1 {server.data}/postmaster.pid)"))
+        stack.enter_context(
+            lifeline("sh", "-c", f"kill -INT $(head -1 {server.data}/postmaster.pid)")
+        )
         migrate(server.url())
         world.service.promoted(1)
         stack.callback(lambda: world.service.stop())
@@ -182,6 +219,8 @@ def pause(short: float, full: float) -> float:
 
 
 def refuse_large_files(pids: list[int], size: int) -> None:
-    """The kernel writes what fits below `size` and then refuses, as a full disk does, and needs no rights for it."""
+    """The kernel writes what fits below `size` and then refuses, as a full disk does, and needs no
+    rights for it.
+    """
     for pid in pids:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

@@ -1,4 +1,6 @@
-"""What tests measure on the way: written to benchmarks/results by `make proof`, which sets PROOF=1, and by nothing else."""
+"""What tests measure on the way: written to benchmarks/results by `make proof`, which sets PROOF=1,
+and by nothing else.
+"""
 
 import os
 from datetime import UTC, datetime
@@ -21,13 +23,18 @@ class Figures:
 
     def seconds(self, what: str, values: list[float]) -> None:
         if values:
-            self.note(f"{what}: median (least to most), seconds", f"{median(values):.1f} ({min(values):.1f} to {max(values):.1f}), {len(values)} times")
+            self.note(
+                f"{what}: median (least to most), seconds",
+                f"{median(values):.1f} ({min(values):.1f} to {max(values):.1f}), {len(values)} times",
+            )
 
     def write(self) -> None:
         if PROOF:
             commit, changed = revision()
             at = datetime.now(UTC).isoformat(timespec="seconds")
             given = {"name": self.name, "title": self.title, "settings": self.settings}
-            result = Result(**given, at=at, commit=commit, changed=changed, quick=False, machine=machine())  # type: ignore[arg-type]
+            result = Result(
+                **given, at=at, commit=commit, changed=changed, quick=False, machine=machine()
+            )  # type: ignore[arg-type]
             result.tables.append(Table("Seen", ("what", "measured"), self.rows))
             write(result, RESULTS)

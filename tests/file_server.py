@@ -26,14 +26,23 @@ def serve(served: Served, path: str = "/creditcard.csv") -> Iterator[Served]:
         def do_GET(self) -> None:
             asked = self.headers.get("Range")
             served.ranges.append(asked)
-            start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and served.ranged else 0
-            status = served.status or (416 if start >= len(served.content) else 206 if start else 200)
+            start = (
+                int(asked.removeprefix("bytes=").removesuffix("-"))
+                if asked and served.ranged
+                else 0
+            )
+            status = served.status or (
+                416 if start >= len(served.content) else 206 if start else 200
+            )
             body = served.content[start:] if status in (200, 206) else b""
             self.send_response(status)
             self.send_header("Content-Type", served.content_type)
             self.send_header("Content-Length", str(len(body)))
             if status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{len(served.content) - 1}/{len(served.content)}")
+                self.send_header(
+                    "Content-Range",
+                    f"bytes {start}-{len(served.content) - 1}/{len(served.content)}",
+                )
             self.end_headers()
             if served.break_after is None:
                 self.wfile.write(body)

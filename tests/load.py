@@ -1,6 +1,8 @@
-"""Clients that post without pause over kept-alive connections and never repeat a request: `python -m tests.load URL CLIENTS` until its standard input closes.
+"""Clients that post without pause over kept-alive connections and never repeat a request: `python
+-m tests.load URL CLIENTS` until its standard input closes.
 
-Prints one JSON object: `answers` as [moment sent, version] and `failures`. Moments are of the machine's monotonic clock, so another process can compare them.
+Prints one JSON object: `answers` as [moment sent, version] and `failures`. Moments are of the
+machine's monotonic clock, so another process can compare them.
 """
 
 import http.client
@@ -25,7 +27,9 @@ class Client(threading.Thread):
         while not self.stopped.is_set():
             sent = time.monotonic()
             try:
-                connection.request("POST", "/predict", TRANSACTION, {"Content-Type": "application/json"})
+                connection.request(
+                    "POST", "/predict", TRANSACTION, {"Content-Type": "application/json"}
+                )
                 answer = connection.getresponse()
                 body = answer.read()
             except (OSError, http.client.HTTPException) as error:
@@ -49,7 +53,14 @@ def main() -> None:
     for client in clients:
         client.join(30)
     answers = sorted(answer for client in clients for answer in client.answers)
-    print(json.dumps({"answers": answers, "failures": [failure for client in clients for failure in client.failures]}))
+    print(
+        json.dumps(
+            {
+                "answers": answers,
+                "failures": [failure for client in clients for failure in client.failures],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

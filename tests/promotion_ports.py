@@ -1,4 +1,6 @@
-"""What every record store and every promotion lock must do, here or in the cluster: the same suite runs on each."""
+"""What every record store and every promotion lock must do, here or in the cluster: the same suite
+runs on each.
+"""
 
 import asyncio
 import contextlib
@@ -13,14 +15,24 @@ from fraudops.promotion.record import EMPTY, Reservation, ServingRecord, reserve
 
 def reserved(epoch: int, by: str = "job") -> ServingRecord:
     """A record that differs from that of every other epoch."""
-    reservation = Reservation(epoch=epoch, version="7", digest="d", schema_fingerprint="s", strategy="broadcast", by=by, at="2026-11-02T12:00:00Z")
+    reservation = Reservation(
+        epoch=epoch,
+        version="7",
+        digest="d",
+        schema_fingerprint="s",
+        strategy="broadcast",
+        by=by,
+        at="2026-11-02T12:00:00Z",
+    )
     return reserve(EMPTY, reservation)
 
 
 class RecordsContract:
     """`records` is a fixture: a store without a record."""
 
-    async def test_without_a_record_nothing_serves_and_the_first_write_makes_it(self, records: Records) -> None:
+    async def test_without_a_record_nothing_serves_and_the_first_write_makes_it(
+        self, records: Records
+    ) -> None:
         record, token = await records.read()
         assert record == EMPTY
         await records.compare_and_set(reserved(1), token)
@@ -40,12 +52,21 @@ class RecordsContract:
             await records.compare_and_set(reserved(3), first)
         assert (await records.read())[0] == reserved(2)
 
-    async def test_of_writers_at_once_one_wins_also_for_the_first_record(self, records: Records) -> None:
+    async def test_of_writers_at_once_one_wins_also_for_the_first_record(
+        self, records: Records
+    ) -> None:
         for round_ in range(2):
             token = (await records.read())[1]
-            writes = [records.compare_and_set(reserved(10 * round_ + epoch, by=f"job {epoch}"), token) for epoch in range(1, 5)]
+            writes = [
+                records.compare_and_set(reserved(10 * round_ + epoch, by=f"job {epoch}"), token)
+                for epoch in range(1, 5)
+            ]
             answers: list[Any] = await asyncio.gather(*writes, return_exceptions=True)
-            won = [epoch for epoch, answer in enumerate(answers, 1) if not isinstance(answer, StaleRecordError)]
+            won = [
+                epoch
+                for epoch, answer in enumerate(answers, 1)
+                if not isinstance(answer, StaleRecordError)
+            ]
             assert len(won) == 1, answers
             assert (await records.read())[0] == reserved(10 * round_ + won[0], by=f"job {won[0]}")
 
@@ -63,7 +84,9 @@ class LockContract:
         async with second.hold("two"):
             assert await second.held()
 
-    async def test_it_is_free_again_however_its_holder_ended(self, locks: tuple[Lock, Lock]) -> None:
+    async def test_it_is_free_again_however_its_holder_ended(
+        self, locks: tuple[Lock, Lock]
+    ) -> None:
         first, second = locks
         with contextlib.suppress(ZeroDivisionError):
             async with first.hold("one"):

@@ -1,4 +1,6 @@
-"""A state folder in which a model of the packaged sample serves, and files of transactions to score with it."""
+"""A state folder in which a model of the packaged sample serves, and files of transactions to score
+with it.
+"""
 
 import csv
 import io
@@ -29,7 +31,14 @@ class Scene:
         return Models(ClusterJobSettings(), self.state)
 
     def serve(self, version: str) -> None:
-        entry = Entry(epoch=1, version=version, digest=self.digest, schema_fingerprint="s", by="test", at="2026-01-01T00:00:00Z")
+        entry = Entry(
+            epoch=1,
+            version=version,
+            digest=self.digest,
+            schema_fingerprint="s",
+            by="test",
+            at="2026-01-01T00:00:00Z",
+        )
         self.state.serving_record.write_bytes(encode(ServingRecord(current=entry)))
 
     def lines(self, rows: int) -> list[str]:
@@ -37,12 +46,19 @@ class Scene:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*self.data.schema.names, "transaction_id", "note"])
-        writer.writerows([*values, f"t,{index}", "x"] for index, values in enumerate(self.data.x[:rows].tolist()))
+        writer.writerows(
+            [*values, f"t,{index}", "x"] for index, values in enumerate(self.data.x[:rows].tolist())
+        )
         return text.getvalue().splitlines(keepends=True)
 
     def table(self, rows: int) -> pa.Table:
-        columns = {name: self.data.x[:rows, index] for index, name in enumerate(self.data.schema.names)}
-        return pa.table(columns | {"transaction_id": [f"t,{index}" for index in range(rows)], "note": ["x"] * rows})
+        columns = {
+            name: self.data.x[:rows, index] for index, name in enumerate(self.data.schema.names)
+        }
+        return pa.table(
+            columns
+            | {"transaction_id": [f"t,{index}" for index in range(rows)], "note": ["x"] * rows}
+        )
 
     def csv(self, path: Path, rows: int) -> Path:
         path.write_text("".join(self.lines(rows)))

@@ -43,7 +43,9 @@ def segment_of(payloads: list[bytes]) -> tuple[bytes, list[int]]:
 
 
 def damage(chance: random.Random, paths: list[Path]) -> None:
-    """Of what is not shipped yet: flips a bit of the first segment that has any, cuts the last one short."""
+    """Of what is not shipped yet: flips a bit of the first segment that has any, cuts the last one
+    short.
+    """
     waiting = [(path, start) for path in paths if (start := _shipped(path)) < path.stat().st_size]
     path, start = waiting[0]
     data = bytearray(path.read_bytes())

@@ -1,4 +1,6 @@
-"""The real inference service on a free port, with real small bundles in its cache and a serving record written by hand: no MLflow, no PostgreSQL."""
+"""The real inference service on a free port, with real small bundles in its cache and a serving
+record written by hand: no MLflow, no PostgreSQL.
+"""
 
 import json
 import os
@@ -22,7 +24,15 @@ from tests.bundles import write_linear_bundle
 from tests.support import HTTP, eventually, free_port
 
 TOKEN = "a-token-of-the-tests"
-BANK = FeatureSchema("bank", "fraud", "seen_at", "spent", tuple(Feature(name, -10.0, 10.0) for name in ("age", "class", "__class__", "velocity", "spent")))
+BANK = FeatureSchema(
+    "bank",
+    "fraud",
+    "seen_at",
+    "spent",
+    tuple(
+        Feature(name, -10.0, 10.0) for name in ("age", "class", "__class__", "velocity", "spent")
+    ),
+)
 ULB_ROW: dict[str, Any] = dict.fromkeys(load_schema().names, 0.25)
 BANK_ROW: dict[str, Any] = dict.fromkeys(BANK.names, 0.25)
 
@@ -60,10 +70,17 @@ class Service:
             "FRAUDOPS_RECORD_POLL_SECONDS": "0.2",
             "FRAUDOPS_DRAIN_SECONDS": "0.1",
         }
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.root), **settings, **self.environment}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.root),
+            **settings,
+            **self.environment,
+        }
         with (self.root / "service.log").open("ab") as log:
             command = [sys.executable, "-m", *self.program]
-            self.process = subprocess.Popen(command, env={k: v for k, v in environment.items() if v}, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, env={k: v for k, v in environment.items() if v}, stdout=log, stderr=log
+            )
         if wait:
             eventually(self.healthy)
         return self
@@ -83,7 +100,13 @@ class Service:
         self.process.kill()
         self.process.wait(10)
 
-    def bundle(self, seed: int, schema: FeatureSchema | None = None, threshold: float = 0.3, sample: bool = True) -> str:
+    def bundle(
+        self,
+        seed: int,
+        schema: FeatureSchema | None = None,
+        threshold: float = 0.3,
+        sample: bool = True,
+    ) -> str:
         """Puts a bundle into the cache, as if it had been brought and proved, and returns its digest."""
         made = self.root / f"made-{seed}"
         digest = write_linear_bundle(made, seed, schema, threshold, sample)
@@ -99,11 +122,21 @@ class Service:
         store = FileRecordStore(self.state.serving_record)
         before, token = store.read()
         epoch = epoch or before.epoch + 1
-        entry = Entry(epoch=epoch, version=version, digest=digest, schema_fingerprint="of the bundle", by="a test", at="2026-01-01T00:00:00Z", verdict={})
+        entry = Entry(
+            epoch=epoch,
+            version=version,
+            digest=digest,
+            schema_fingerprint="of the bundle",
+            by="a test",
+            at="2026-01-01T00:00:00Z",
+            verdict={},
+        )
         store.compare_and_set(ServingRecord(current=entry, mirrored=epoch), token)
         return epoch
 
-    def promoted(self, seed: int, schema: FeatureSchema | None = None, threshold: float = 0.3) -> "Service":
+    def promoted(
+        self, seed: int, schema: FeatureSchema | None = None, threshold: float = 0.3
+    ) -> "Service":
         """A running service that serves version `seed`."""
         self.record(str(seed), self.bundle(seed, schema, threshold))
         self.start()
@@ -121,18 +154,29 @@ class Service:
         return str(answer.json()["detail"])
 
     def reload(self, *, token: str = TOKEN, timeout: float = 30, **body: Any) -> httpx.Response:
-        return HTTP.post(f"{self.url}/reload", json=body, headers={"Authorization": f"Bearer {token}"}, timeout=timeout)
+        return HTTP.post(
+            f"{self.url}/reload",
+            json=body,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=timeout,
+        )
 
     def predict(self, row: dict[str, Any] | None = None, **headers: str) -> httpx.Response:
-        return HTTP.post(f"{self.url}/predict", json=ULB_ROW if row is None else row, headers=headers, timeout=10)
+        return HTTP.post(
+            f"{self.url}/predict", json=ULB_ROW if row is None else row, headers=headers, timeout=10
+        )
 
-    def post(self, path: str, content: bytes | str, content_type: str | None = "application/json") -> httpx.Response:
+    def post(
+        self, path: str, content: bytes | str, content_type: str | None = "application/json"
+    ) -> httpx.Response:
         headers = {"content-type": content_type} if content_type else {}
         return HTTP.post(self.url + path, content=content, headers=headers, timeout=30)
 
     def worker_pids(self) -> list[int]:
         """Ready or not."""
-        return [worker["pid"] for worker in HTTP.get(f"{self.url}/ready", timeout=5).json()["workers"]]
+        return [
+            worker["pid"] for worker in HTTP.get(f"{self.url}/ready", timeout=5).json()["workers"]
+        ]
 
     def audited(self) -> list[Prediction | Label]:
         """Everything in the spool, of all workers, dead ones too."""
@@ -146,7 +190,10 @@ class Service:
 
     def metrics(self) -> dict[str, float]:
         lines = HTTP.get(f"{self.url}/metrics", timeout=5).text.splitlines()
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+        return {
+            name: float(value)
+            for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        }
 
 
 def problem(answer: httpx.Response) -> dict[str, Any]:

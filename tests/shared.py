@@ -1,4 +1,6 @@
-"""One server for all test processes of a run: started by the first that asks for it, ended when the last of them has gone, however it went."""
+"""One server for all test processes of a run: started by the first that asks for it, ended when the
+last of them has gone, however it went.
+"""
 
 import contextlib
 import fcntl
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-# Whoever uses the server holds a shared lock, which the kernel takes back from the dead; this process waits for the lock of its own.
+# Whoever uses the server holds a shared lock, which the kernel takes back from the dead; this
+# process waits for the lock of its own.
 GUARDIAN = """
 import fcntl, os, sys
 users, address, pid, number = sys.argv[1:]
@@ -48,7 +51,10 @@ def alone(file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def shared(folder: Path, begin: Callable[[], Begun]) -> Iterator[str]:
-    """The address of the server in `folder`. Its starter stays until all others have left, so that nothing runs when the tests have ended."""
+    """The address of the server in `folder`.
+
+    Its starter stays until all others have left, so that nothing runs when the tests have ended.
+    """
     folder.mkdir(exist_ok=True)
     users, address, begun = folder / "users", folder / "address", None
     with users.open("a") as place:
@@ -59,7 +65,9 @@ def shared(folder: Path, begin: Callable[[], Begun]) -> Iterator[str]:
                 begun = begin()
                 address.write_text(begun.address)
                 told = [users, address, str(begun.process.pid), str(int(begun.ending))]
-                guardian = subprocess.Popen([sys.executable, "-I", "-S", "-c", GUARDIAN, *told], start_new_session=True)
+                guardian = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", GUARDIAN, *told], start_new_session=True
+                )
         try:
             yield address.read_text()
         finally:

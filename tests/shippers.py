@@ -1,4 +1,6 @@
-"""A shipper process on a state folder of its own, and what must be true of the table and of the spool around it."""
+"""A shipper process on a state folder of its own, and what must be true of the table and of the
+spool around it.
+"""
 
 import json
 import signal
@@ -42,7 +44,12 @@ Start = Callable[..., Running]
 
 def ids(url: str, table: str = "predictions") -> list[str]:
     with psycopg.connect(url) as connection:
-        return [str(row[0]) for row in connection.execute(sql.SQL("SELECT id FROM {} ORDER BY id").format(sql.Identifier(table)))]
+        return [
+            str(row[0])
+            for row in connection.execute(
+                sql.SQL("SELECT id FROM {} ORDER BY id").format(sql.Identifier(table))
+            )
+        ]
 
 
 def expect(url: str, wanted: list[str], seconds: float = 20) -> None:
@@ -62,5 +69,9 @@ def expect_empty(state: State) -> None:
 
 
 def set_aside(state: State) -> list[dict[str, str]]:
-    lines = [line for path in sorted((state.spool / "aside").glob("*.jsonl")) for line in path.read_text().splitlines()]
+    lines = [
+        line
+        for path in sorted((state.spool / "aside").glob("*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
     return [json.loads(line) for line in lines]

@@ -1,6 +1,8 @@
-"""`python -m tests.stepped_clock MODULE` runs the module with ids from a clock that is off by the seconds in the file that STEPPED_CLOCK names.
+"""`python -m tests.stepped_clock MODULE` runs the module with ids from a clock that is off by the
+seconds in the file that STEPPED_CLOCK names.
 
-Where the machine's clock enters the audit is the id: its millisecond is the row's timestamp and names its day. Latencies are of the monotonic clock.
+Where the machine's clock enters the audit is the id: its millisecond is the row's timestamp and
+names its day. Latencies are of the monotonic clock.
 """
 
 import os
@@ -25,7 +27,9 @@ def main() -> None:
     clock = Path(os.environ["STEPPED_CLOCK"])
 
     def uuid7() -> str:
-        return str(uuid_utils.uuid7(nanoseconds=time.time_ns() + int(float(clock.read_text()) * 1e9)))
+        return str(
+            uuid_utils.uuid7(nanoseconds=time.time_ns() + int(float(clock.read_text()) * 1e9))
+        )
 
     # Before anything else takes it by name.
     ids.uuid7 = uuid7

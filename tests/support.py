@@ -10,12 +10,17 @@ from typing import TypeVar
 import httpx
 
 Result = TypeVar("Result")
-# A new connection for each request, so that the kernel deals them to all workers; one TLS context for all tests, which costs more than a request.
-HTTP = httpx.Client(verify=False, trust_env=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
+# A new connection for each request, so that the kernel deals them to all workers; one TLS context
+# for all tests, which costs more than a request.
+HTTP = httpx.Client(
+    verify=False, trust_env=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0)
+)
 
 
 def eventually(check: Callable[[], Result], seconds: float = 60.0, pause: float = 0.05) -> Result:
-    """The first result of `check` that raises nothing; after the deadline its last failure comes through."""
+    """The first result of `check` that raises nothing; after the deadline its last failure comes
+    through.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -28,9 +33,17 @@ def eventually(check: Callable[[], Result], seconds: float = 60.0, pause: float 
 
 @contextlib.contextmanager
 def lifeline(*command: str) -> Iterator[None]:
-    """Has `command` run when this process dies within the block, however it dies: whoever waits at the other end of a pipe learns of it."""
+    """Has `command` run when this process dies within the block, however it dies: whoever waits at
+    the other end of a pipe learns of it.
+    """
     waiting = ["sh", "-c", 'read -r over || exec "$@"', "lifeline", *command]
-    with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as waits:
+    with subprocess.Popen(
+        waiting,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as waits:
         try:
             yield
         finally:

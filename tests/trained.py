@@ -1,4 +1,6 @@
-"""Bundles of models that were really trained, small enough for a test, and their way into a registry: good ones, and ones spoilt to order."""
+"""Bundles of models that were really trained, small enough for a test, and their way into a
+registry: good ones, and ones spoilt to order.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraudops.algorithms import training_settings
-from fraudops.bundle import MANIFEST, PIPELINE, REFERENCE_ROWS, TRAIN_ROWS, DatasetInfo, ScorerInfo, seal
+from fraudops.bundle import (
+    MANIFEST,
+    PIPELINE,
+    REFERENCE_ROWS,
+    TRAIN_ROWS,
+    DatasetInfo,
+    ScorerInfo,
+    seal,
+)
 from fraudops.compilation import compile_pipeline
 from fraudops.datasets import Dataset, row_hashes, split
 from fraudops.pipelines import build, calibrate, probabilities, save_pipeline
@@ -38,10 +48,18 @@ def train(
     labels: Callable[[Labels], Labels] = lambda y: y,
     threshold: float = 0.3,
 ) -> Trained:
-    """A calibrated logistic regression of the dataset's train part; `seen`, `features` and `labels` change what training gets to see."""
+    """A calibrated logistic regression of the dataset's train part;
+
+    `seen`, `features` and `labels` change what training gets to see.
+    """
     parts, rows = split(dataset), seen(dataset)
     fitted = build(training_settings()).fit(features(rows.x), labels(rows.y))
-    model = calibrate(fitted, features(parts.validation.x), labels(parts.validation.y), np.ones(len(parts.validation)))
+    model = calibrate(
+        fitted,
+        features(parts.validation.x),
+        labels(parts.validation.y),
+        np.ones(len(parts.validation)),
+    )
     folder.mkdir(parents=True)
     save_pipeline(model, folder / PIPELINE)
     kind = compile_pipeline(model, folder)
@@ -51,7 +69,12 @@ def train(
     manifest = msgspec.structs.replace(
         make_manifest(dataset.schema, threshold),
         dataset=DatasetInfo(
-            digest=dataset.digest, source=dataset.source, rows=len(dataset), frauds=dataset.frauds, prevalence=dataset.prevalence, sample=dataset.sample
+            digest=dataset.digest,
+            source=dataset.source,
+            rows=len(dataset),
+            frauds=dataset.frauds,
+            prevalence=dataset.prevalence,
+            sample=dataset.sample,
         ),
         parameters={"split": "time", "seed": 7},
         scorer=ScorerInfo(kind=kind, max_abs_difference=0.0, flips=0),
@@ -60,19 +83,37 @@ def train(
 
 
 def seal_again(trained: Trained, **changes: Any) -> Trained:
-    """After a file was changed: a manifest that names the files as they are now, so that only a gate can tell."""
+    """After a file was changed: a manifest that names the files as they are now, so that only a
+    gate can tell.
+    """
     manifest = make_manifest()
     stored = msgspec.json.decode((trained.folder / MANIFEST).read_bytes(), type=type(manifest))
-    return Trained(trained.folder, seal(trained.folder, msgspec.structs.replace(stored, **changes)), trained.fingerprint)
+    return Trained(
+        trained.folder,
+        seal(trained.folder, msgspec.structs.replace(stored, **changes)),
+        trained.fingerprint,
+    )
 
 
 def register(url: str, registry: Registry, trained: Trained, **tags: str) -> str:
     """Uploads the bundle to a run of its own and returns the number of the new version."""
-    run = HTTP.post(f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}).json()["run"]["info"]["run_id"]
+    run = HTTP.post(
+        f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}
+    ).json()["run"]["info"]["run_id"]
     for path in trained.folder.iterdir():
         put(url, run, f"bundle/{path.name}", path.read_bytes())
-    return registry.create_version(run, {TAG_DIGEST: trained.digest, TAG_SCHEMA_FINGERPRINT: trained.fingerprint, TAG_SAMPLE: "false"} | tags)
+    return registry.create_version(
+        run,
+        {
+            TAG_DIGEST: trained.digest,
+            TAG_SCHEMA_FINGERPRINT: trained.fingerprint,
+            TAG_SAMPLE: "false",
+        }
+        | tags,
+    )
 
 
 def put(url: str, run: str, name: str, data: bytes) -> None:
-    HTTP.put(f"{url}/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}", content=data).raise_for_status()
+    HTTP.put(
+        f"{url}/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}", content=data
+    ).raise_for_status()

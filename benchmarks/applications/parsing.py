@@ -1,4 +1,6 @@
-"""FastAPI as its documentation has it, with a route that validates the body and answers a constant: what the framework itself costs."""
+"""FastAPI as its documentation has it, with a route that validates the body and answers a constant:
+what the framework itself costs.
+"""
 
 from typing import Any
 

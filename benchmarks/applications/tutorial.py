@@ -1,4 +1,7 @@
-"""Serving as the tutorials have it: a pydantic model, one row as a DataFrame, predict_proba. BENCHMARK_MODEL names the file of the fitted pipeline."""
+"""Serving as the tutorials have it: a pydantic model, one row as a DataFrame, predict_proba.
+
+BENCHMARK_MODEL names the file of the fitted pipeline.
+"""
 
 import os
 from typing import Any

@@ -1,6 +1,8 @@
-"""What people would pick instead, each as its own quick start has it, with the same model, in an environment of its own outside the checkout.
+"""What people would pick instead, each as its own quick start has it, with the same model, in an
+environment of its own outside the checkout.
 
-NAME.txt pins each environment whole; uv installs it from PyPI into the user's cache, once for each content of the file.
+NAME.txt pins each environment whole; uv installs it from PyPI into the user's cache, once for
+each content of the file.
 """
 
 import hashlib
@@ -36,7 +38,9 @@ class Launch:
 
 @dataclass(frozen=True)
 class Peer:
-    """`launch` gets the environment's folder of programs, a folder to work in that holds `model.joblib`, and the number of workers."""
+    """`launch` gets the environment's folder of programs, a folder to work in that holds
+    `model.joblib`, and the number of workers.
+    """
 
     name: str
     title: str
@@ -46,33 +50,98 @@ class Peer:
 
 def _mlserver(programs: Path, folder: Path, workers: int) -> Launch:
     port, others = free_port(), [free_port(), free_port()]
-    settings = {"host": "127.0.0.1", "http_port": port, "grpc_port": others[0], "metrics_port": others[1], "parallel_workers": workers, "debug": False}
-    model = {"name": "fraud", "implementation": "mlserver_sklearn.SKLearnModel", "parameters": {"uri": "./model.joblib", "version": "v1"}}
+    settings = {
+        "host": "127.0.0.1",
+        "http_port": port,
+        "grpc_port": others[0],
+        "metrics_port": others[1],
+        "parallel_workers": workers,
+        "debug": False,
+    }
+    model = {
+        "name": "fraud",
+        "implementation": "mlserver_sklearn.SKLearnModel",
+        "parameters": {"uri": "./model.joblib", "version": "v1"},
+    }
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "model-settings.json").write_text(json.dumps(model))
-    return Launch([str(programs / "mlserver"), "start", "."], {}, folder, f"http://127.0.0.1:{port}/v2/models/fraud/infer")
+    return Launch(
+        [str(programs / "mlserver"), "start", "."],
+        {},
+        folder,
+        f"http://127.0.0.1:{port}/v2/models/fraud/infer",
+    )
 
 
 def _bentoml(programs: Path, folder: Path, workers: int) -> Launch:
     port = free_port()
     shutil.copy(HERE / "bentoml_service.py", folder)
-    command = [str(programs / "bentoml"), "serve", "bentoml_service:Fraud", "--host", "127.0.0.1", "--port", str(port), "--api-workers", str(workers)]
-    environment = {"BENCHMARK_MODEL": str(folder / "model.joblib"), "BENTOML_HOME": str(folder / "home"), "BENTOML_DO_NOT_TRACK": "True"}
+    command = [
+        str(programs / "bentoml"),
+        "serve",
+        "bentoml_service:Fraud",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--api-workers",
+        str(workers),
+    ]
+    environment = {
+        "BENCHMARK_MODEL": str(folder / "model.joblib"),
+        "BENTOML_HOME": str(folder / "home"),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
     return Launch(command, environment, folder, f"http://127.0.0.1:{port}/predict")
 
 
 def _kserve(programs: Path, folder: Path, workers: int) -> Launch:
     port = free_port()
-    options = ["--model_name", "fraud", "--http_port", str(port), "--enable_grpc", "false", "--workers", str(workers)]
+    options = [
+        "--model_name",
+        "fraud",
+        "--http_port",
+        str(port),
+        "--enable_grpc",
+        "false",
+        "--workers",
+        str(workers),
+    ]
     command = [str(programs / "python"), str(HERE / "kserve_server.py"), *options]
-    return Launch(command, {"BENCHMARK_MODEL": str(folder / "model.joblib")}, folder, f"http://127.0.0.1:{port}/v1/models/fraud:predict")
+    return Launch(
+        command,
+        {"BENCHMARK_MODEL": str(folder / "model.joblib")},
+        folder,
+        f"http://127.0.0.1:{port}/v1/models/fraud:predict",
+    )
 
 
 def _mlflow(programs: Path, folder: Path, workers: int) -> Launch:
     port = free_port()
-    options = ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
-    command = [str(programs / "mlflow"), "models", "serve", "--model-uri", str(folder / "mlflow"), *options]
-    return Launch(command, {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}, folder, f"http://127.0.0.1:{port}/invocations")
+    options = [
+        "--env-manager",
+        "local",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        str(workers),
+    ]
+    command = [
+        str(programs / "mlflow"),
+        "models",
+        "serve",
+        "--model-uri",
+        str(folder / "mlflow"),
+        *options,
+    ]
+    return Launch(
+        command,
+        {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"},
+        folder,
+        f"http://127.0.0.1:{port}/invocations",
+    )
 
 
 PEERS = (
@@ -88,14 +157,30 @@ def cache() -> Path:
 
 
 def install(peer: Peer) -> Path:
-    """The folder of the environment's programs; it is made when it is not there. Raises PeerError."""
+    """The folder of the environment's programs; it is made when it is not there.
+
+    Raises PeerError.
+    """
     pins = HERE / f"{peer.name}.txt"
     folder = cache() / f"{peer.name}-{hashlib.sha256(pins.read_bytes()).hexdigest()[:12]}"
     programs = folder / "bin"
     if not (folder / "complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
         _run([*_uv(), "venv", "--quiet", "--python", sys.executable, str(folder)])
-        _run([*_uv(), "pip", "install", "--quiet", "--python", str(programs / "python"), "--no-deps", "-r", str(pins)], UV_COMPILE_BYTECODE="1")
+        _run(
+            [
+                *_uv(),
+                "pip",
+                "install",
+                "--quiet",
+                "--python",
+                str(programs / "python"),
+                "--no-deps",
+                "-r",
+                str(pins),
+            ],
+            UV_COMPILE_BYTECODE="1",
+        )
         (folder / "complete").touch()
     return programs
 
@@ -103,12 +188,31 @@ def install(peer: Peer) -> Path:
 def prepare(peer: Peer, programs: Path, folder: Path, plain: Path, workers: int) -> Launch:
     """The model as the peer wants it, and how to start it. Raises PeerError."""
     folder.mkdir(parents=True)
-    _run([str(programs / "python"), str(HERE / "pipeline.py"), str(plain), str(folder / "model.joblib")])
+    _run(
+        [
+            str(programs / "python"),
+            str(HERE / "pipeline.py"),
+            str(plain),
+            str(folder / "model.joblib"),
+        ]
+    )
     if peer.name == "mlflow":
-        _run([str(programs / "python"), str(HERE / "mlflow_model.py"), str(folder / "model.joblib"), str(folder / "mlflow")])
+        _run(
+            [
+                str(programs / "python"),
+                str(HERE / "mlflow_model.py"),
+                str(folder / "model.joblib"),
+                str(folder / "mlflow"),
+            ]
+        )
     launch = peer.launch(programs, folder, workers)
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    return Launch(launch.command, bare_environment(**launch.environment) | {"PATH": path}, launch.folder, launch.url)
+    return Launch(
+        launch.command,
+        bare_environment(**launch.environment) | {"PATH": path},
+        launch.folder,
+        launch.url,
+    )
 
 
 def _uv() -> list[str]:
@@ -117,6 +221,8 @@ def _uv() -> list[str]:
 
 def _run(command: list[str], **environment: str) -> None:
     whole: Mapping[str, str] = {**os.environ, **environment}
-    done = subprocess.run(command, env=whole, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
+    done = subprocess.run(
+        command, env=whole, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
+    )
     if done.returncode != 0:
         raise PeerError(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-400:]}")

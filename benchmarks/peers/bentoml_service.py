@@ -1,4 +1,7 @@
-"""For `bentoml serve bentoml_service:Fraud`. BENCHMARK_MODEL names the file of the fitted pipeline."""
+"""For `bentoml serve bentoml_service:Fraud`.
+
+BENCHMARK_MODEL names the file of the fitted pipeline.
+"""
 
 import os
 

@@ -1,4 +1,7 @@
-"""`python kserve_server.py --model_name fraud --http_port PORT --workers N`. BENCHMARK_MODEL names the file of the fitted pipeline."""
+"""`python kserve_server.py --model_name fraud --http_port PORT --workers N`.
+
+BENCHMARK_MODEL names the file of the fitted pipeline.
+"""
 
 import argparse
 import os
@@ -19,8 +22,12 @@ class Fraud(kserve.Model):  # type: ignore[misc]
         self.ready = True
         return self.ready
 
-    def predict(self, payload: dict[str, Any], headers: dict[str, str] | None = None) -> dict[str, Any]:
-        return {"predictions": self.model.predict_proba(np.array(payload["instances"]))[:, 1].tolist()}
+    def predict(
+        self, payload: dict[str, Any], headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        return {
+            "predictions": self.model.predict_proba(np.array(payload["instances"]))[:, 1].tolist()
+        }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""`python mlflow_model.py MODEL.joblib FOLDER`: the fitted pipeline as an MLflow model for `mlflow models serve`."""
+"""`python mlflow_model.py MODEL.joblib FOLDER`: the fitted pipeline as an MLflow model for `mlflow
+models serve`.
+"""
 
 import sys
 
@@ -7,4 +9,10 @@ import mlflow.sklearn
 
 if __name__ == "__main__":
     model = joblib.load(sys.argv[1])
-    mlflow.sklearn.save_model(model, sys.argv[2], pyfunc_predict_fn="predict_proba", serialization_format="cloudpickle", pip_requirements=[])
+    mlflow.sklearn.save_model(
+        model,
+        sys.argv[2],
+        pyfunc_predict_fn="predict_proba",
+        serialization_format="cloudpickle",
+        pip_requirements=[],
+    )

@@ -1,4 +1,6 @@
-"""`python pipeline.py PLAIN.json MODEL.joblib`: the logistic regression as the fitted pipeline of whatever scikit-learn this interpreter has."""
+"""`python pipeline.py PLAIN.json MODEL.joblib`: the logistic regression as the fitted pipeline of
+whatever scikit-learn this interpreter has.
+"""
 
 import json
 import sys
@@ -12,7 +14,9 @@ from sklearn.preprocessing import StandardScaler
 
 
 def build(path: Path, names: list[str] | None = None) -> Pipeline:
-    """What fit() would have left behind, from the numbers of benchmarks.models; with names, as if fitted on a DataFrame."""
+    """What fit() would have left behind, from the numbers of benchmarks.models; with names, as if
+    fitted on a DataFrame.
+    """
     plain: dict[str, Any] = json.loads(path.read_text())
     scaler, model = StandardScaler(), LogisticRegression()
     scaler.mean_, scaler.scale_ = np.array(plain["mean"]), np.array(plain["scale"])

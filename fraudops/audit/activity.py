@@ -1,8 +1,11 @@
-"""What monitor asks of the audit tables: what was answered, how it was decided, how fast, and how right.
+"""What monitor asks of the audit tables: what was answered, how it was decided, how fast, and how
+right.
 
-An answer is a repeat when the same transaction_id had been answered in the REPEAT before it; every other answer is a decision, so that a client who sends a
-transaction again adds an answer and no decision. One decision belongs to one window, whatever windows are asked for. An answer without a
-transaction_id is a decision. Of the labels that name a decision, its transaction or one of its repeats, the one labelled last counts.
+An answer is a repeat when the same transaction_id had been answered in the REPEAT before it;
+every other answer is a decision, so that a client who sends a transaction again adds an answer
+and no decision. One decision belongs to one window, whatever windows are asked for. An answer
+without a transaction_id is a decision. Of the labels that name a decision, its transaction or
+one of its repeats, the one labelled last counts.
 """
 
 from collections.abc import Mapping
@@ -19,7 +22,8 @@ from fraudops.audit.database import translated
 from fraudops.audit.sampling import INDEXED, RARITY, WHOLE, WITHIN
 
 REPEAT = timedelta(hours=24)
-# Of a large window about so many answers are read, and so many of those decided as fraud: at the natural prevalence all there are in five million.
+# Of a large window about so many answers are read, and so many of those decided as fraud: at the
+# natural prevalence all there are in five million.
 SAMPLED_ROWS, SAMPLED_FRAUDS = 50_000, 10_000
 NORMAL_975 = 1.959963984540054
 
@@ -28,8 +32,9 @@ NORMAL_975 = 1.959963984540054
 class Activity:
     """What was answered in a window, in all or by one version.
 
-    Counts are exact where both weights are 1. Else they are estimates: of the answers decided as fraud one in `fraud_weight` was read, of the others one in
-    `weight`, `read` in all; `first` and `last` are among these. Latencies are of all answers, repeats included.
+    Counts are exact where both weights are 1. Else they are estimates: of the answers decided as
+    fraud one in `fraud_weight` was read, of the others one in `weight`, `read` in all; `first`
+    and `last` are among these. Latencies are of all answers, repeats included.
     """
 
     model_version: str | None
@@ -74,28 +79,39 @@ class Activity:
 
     @property
     def f1(self) -> float | None:
-        return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
+        return _ratio(
+            2 * self.true_positives,
+            2 * self.true_positives + self.false_positives + self.false_negatives,
+        )
 
     @property
     def false_positive_rate(self) -> float | None:
         return _ratio(self.false_positives, self.false_positives + self.true_negatives)
 
     def margins(self) -> dict[str, float]:
-        """Half the width of each estimate's 95 % interval, 0 where the figure is exact: what reading a share adds, not what chance does to any window.
+        """Half the width of each estimate's 95 % interval, 0 where the figure is exact: what
+        reading a share adds, not what chance does to any window.
 
-        Every row is read or not on its own, so an estimated total has the variance sum of w(w - 1) over the rows read (Horvitz and Thompson, 1952), and a
-        ratio that of its residuals.
+        Every row is read or not on its own, so an estimated total has the variance sum of w(w -
+        1) over the rows read (Horvitz and Thompson, 1952), and a ratio that of its residuals.
         """
         common, fraud, widest = self.weight, self.fraud_weight, max(self.weight, self.fraud_weight)
         found = {
             "answers": _spread(self.answers, widest),
-            "decisions": sqrt(_spread(self.frauds, fraud) ** 2 + _spread(self.decisions - self.frauds, common) ** 2),
+            "decisions": sqrt(
+                _spread(self.frauds, fraud) ** 2
+                + _spread(self.decisions - self.frauds, common) ** 2
+            ),
             "frauds": _spread(self.frauds, fraud),
             "fraud_rate": _ratio_spread(self.frauds, fraud, self.decisions - self.frauds, common),
-            "label_coverage": _ratio_spread(self.labelled, widest, self.decisions - self.labelled, widest),
+            "label_coverage": _ratio_spread(
+                self.labelled, widest, self.decisions - self.labelled, widest
+            ),
             "precision": _ratio_spread(self.true_positives, fraud, self.false_positives, fraud),
             "recall": _ratio_spread(self.true_positives, fraud, self.false_negatives, common),
-            "false_positive_rate": _ratio_spread(self.false_positives, fraud, self.true_negatives, common),
+            "false_positive_rate": _ratio_spread(
+                self.false_positives, fraud, self.true_negatives, common
+            ),
         }
         return {name: NORMAL_975 * value for name, value in found.items()}
 
@@ -115,7 +131,10 @@ def _ratio_spread(part: int, weight: int, rest: int, rest_weight: int) -> float:
     if not whole:
         return 0.0
     ratio = part / whole
-    return sqrt((_spread(part, weight) * (1 - ratio)) ** 2 + (_spread(rest, rest_weight) * ratio) ** 2) / whole
+    return (
+        sqrt((_spread(part, weight) * (1 - ratio)) ** 2 + (_spread(rest, rest_weight) * ratio) ** 2)
+        / whole
+    )
 
 
 _COLUMNS = 'id, "timestamp", transaction_id, fraud_probability, prediction, latency_ms, model_version, model_digest'
@@ -126,8 +145,9 @@ _SAMPLE = " UNION ALL ".join(
     f"WHERE prediction = {decision} AND {RARITY} = ANY(CAST(:rare_{decision} AS integer[])) AND {INDEXED} AND {WITHIN} AND model_name = :model_name"
     for decision in (0, 1)
 )
-# Each answer is looked up on its own, by index: what one costs does not depend on what the window or the table holds. IS TRUE keeps the primary key out of it,
-# which would lead through a day of ids to the few of one transaction.
+# Each answer is looked up on its own, by index: what one costs does not depend on what the window
+# or the table holds. IS TRUE keeps the primary key out of it, which would lead through a day of ids
+# to the few of one transaction.
 _ACTIVITY = """
 WITH answers (id, "timestamp", transaction_id, fraud_probability, prediction, latency_ms, model_version, model_digest, weight, even)
 AS MATERIALIZED ({source}), decided AS MATERIALIZED (
@@ -172,8 +192,12 @@ ORDER BY grouping(model_version) DESC, first
 EXACT, SAMPLED = (text(_ACTIVITY.format(source=source)) for source in (_ALL, _SAMPLE))
 
 
-async def activity(engine: AsyncEngine, since: datetime, until: datetime, model_name: str) -> tuple[Activity, list[Activity]]:
-    """All answers of [since, until), and those of each version in order of its first: exact, or of more than EXACT_ROWS estimated in the same time."""
+async def activity(
+    engine: AsyncEngine, since: datetime, until: datetime, model_name: str
+) -> tuple[Activity, list[Activity]]:
+    """All answers of [since, until), and those of each version in order of its first: exact, or of
+    more than EXACT_ROWS estimated in the same time.
+    """
     asked = sampling.asked(since, until, model_name)
     with translated(str(engine.url)):
         async with engine.connect() as connection:
@@ -188,18 +212,37 @@ async def levels(connection: AsyncConnection, asked: Mapping[str, Any]) -> tuple
     window = await sampling.look(connection, asked)
     if window.small:
         return 0, 0
-    return window.others.level(SAMPLED_ROWS, sampling.INDEXED_LEVEL), window.frauds.level(SAMPLED_FRAUDS)
+    return window.others.level(SAMPLED_ROWS, sampling.INDEXED_LEVEL), window.frauds.level(
+        SAMPLED_FRAUDS
+    )
 
 
 def statement(asked: Mapping[str, Any], level: int, fraud_level: int) -> tuple[Any, dict[str, Any]]:
     """The statement and its parameters."""
     names = ["since", "until", "model_name"]
     if not level and not fraud_level:
-        return EXACT, {name: asked[name] for name in (*names, "lowest", "beyond")} | {"repeat": REPEAT}
-    rare = {"rare_0": sampling.rare(level), "rare_1": sampling.rare(fraud_level), "even": sampling.rare(max(level, fraud_level))}
-    return SAMPLED, {name: asked[name] for name in names} | rare | {"weight_0": 1 << level, "weight_1": 1 << fraud_level, "repeat": REPEAT}
+        return EXACT, {name: asked[name] for name in (*names, "lowest", "beyond")} | {
+            "repeat": REPEAT
+        }
+    rare = {
+        "rare_0": sampling.rare(level),
+        "rare_1": sampling.rare(fraud_level),
+        "even": sampling.rare(max(level, fraud_level)),
+    }
+    return SAMPLED, {name: asked[name] for name in names} | rare | {
+        "weight_0": 1 << level,
+        "weight_1": 1 << fraud_level,
+        "repeat": REPEAT,
+    }
 
 
 def _activity(row: dict[str, Any], level: int, fraud_level: int) -> Activity:
     p50, p95, p99 = row.pop("latencies") or (None, None, None)
-    return Activity(latency_p50_ms=p50, latency_p95_ms=p95, latency_p99_ms=p99, weight=1 << level, fraud_weight=1 << fraud_level, **row)
+    return Activity(
+        latency_p50_ms=p50,
+        latency_p95_ms=p95,
+        latency_p99_ms=p99,
+        weight=1 << level,
+        fraud_weight=1 << fraud_level,
+        **row,
+    )

@@ -1,7 +1,10 @@
-"""Whether spool, table and a client's answer log agree, by ids and counts. Nothing here changes anything.
+"""Whether spool, table and a client's answer log agree, by ids and counts.
 
-Ids are held as arrays (n,) of 16 bytes each, sorted: a million answers take 16 MB. A row moves from the spool to the table, or from there aside, so
-the spool is looked at first and the table last; what seems lost is looked for once more.
+Nothing here changes anything.
+
+Ids are held as arrays (n,) of 16 bytes each, sorted: a million answers take 16 MB. A row moves
+from the spool to the table, or from there aside, so the spool is looked at first and the table
+last; what seems lost is looked for once more.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,9 +28,13 @@ Ids = NDArray[np.bytes_]
 Progress = Callable[[float], None]
 CHUNK = 10_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# The primary key is (id, timestamp), and the timestamp follows from the id: twice can an id stand only under a timestamp that is not its own.
-OWN_TIMESTAMP = """to_timestamp(('x' || left(replace({id}::text, '-', ''), 12))::bit(48)::bigint / 1000.0)"""
-# The range of ids is what the primary key's index is read by, in every partition that the planner cannot leave out.
+# The primary key is (id, timestamp), and the timestamp follows from the id: twice can an id stand
+# only under a timestamp that is not its own.
+OWN_TIMESTAMP = (
+    """to_timestamp(('x' || left(replace({id}::text, '-', ''), 12))::bit(48)::bigint / 1000.0)"""
+)
+# The range of ids is what the primary key's index is read by, in every partition that the planner
+# cannot leave out.
 ABSENT = f"""
 SELECT array_agg(asked.id) FROM unnest($1::uuid[]) AS asked (id) WHERE NOT EXISTS (
     SELECT FROM predictions WHERE predictions.id = asked.id AND predictions."timestamp" = {OWN_TIMESTAMP.format(id="asked.id")}
@@ -46,7 +53,9 @@ class Answers(NamedTuple):
 
 
 class Elsewhere(NamedTuple):
-    """The predictions that are in the spool and set aside, the labels in the spool, and how many stretches set aside hold no record."""
+    """The predictions that are in the spool and set aside, the labels in the spool, and how many
+    stretches set aside hold no record.
+    """
 
     spool: Ids
     aside: Ids
@@ -64,8 +73,10 @@ class Places(NamedTuple):
 
 @dataclass(frozen=True)
 class LogFound:
-    """Of an answer log with `lines` answers, `repeated` of them under an id that came before: the ids in the table, only in the spool, only set
-    aside, of days that retention has taken, and nowhere."""
+    """Of an answer log with `lines` answers, `repeated` of them under an id that came before: the
+    ids in the table, only in the spool, only set aside, of days that retention has taken, and
+    nowhere.
+    """
 
     lines: int
     repeated: int
@@ -78,8 +89,12 @@ class LogFound:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Rows of the window; `duplicated`, the ids that stand in the table more than once or under a timestamp that is not their own; predictions that
-    are in the spool or set aside and not in the table; labels in the spool; stretches set aside that hold no record; None without an answer log."""
+    """Rows of the window;
+
+    `duplicated`, the ids that stand in the table more than once or under a timestamp that is not
+    their own; predictions that are in the spool or set aside and not in the table; labels in the
+    spool; stretches set aside that hold no record; None without an answer log.
+    """
 
     since: datetime
     until: datetime
@@ -109,7 +124,9 @@ def binary(identifier: str) -> bytes:
 
 def moments(ids: Ids) -> list[datetime]:
     """The millisecond inside each id."""
-    return [EPOCH + timedelta(milliseconds=int.from_bytes(_bytes(value)[:6], "big")) for value in ids]
+    return [
+        EPOCH + timedelta(milliseconds=int.from_bytes(_bytes(value)[:6], "big")) for value in ids
+    ]
 
 
 def look_elsewhere(state: State) -> Elsewhere:
@@ -137,8 +154,16 @@ def _prediction_id(payload: bytes) -> bytes | None:
         return None
 
 
-async def compare(connection: Any, state: State, answers: Answers | None, window: tuple[datetime, datetime], kept_days: int, tell: Progress) -> Agreement:
-    """`window` is of the table's rows that are counted; with an answer log the whole table is looked through for ids that stand twice.
+async def compare(
+    connection: Any,
+    state: State,
+    answers: Answers | None,
+    window: tuple[datetime, datetime],
+    kept_days: int,
+    tell: Progress,
+) -> Agreement:
+    """`window` is of the table's rows that are counted; with an answer log the whole table is
+    looked through for ids that stand twice.
 
     `tell` hears the share that is done, 0 to 1. Raises what asyncpg raises, DataError, OSError.
     """
@@ -146,7 +171,9 @@ async def compare(connection: Any, state: State, answers: Answers | None, window
     asked = answers.ids if answers else ids_of(())
     known = np.unique(np.concatenate([asked, elsewhere.spool, elsewhere.aside]))
     present = _without(known, await _absent(connection, known, lambda share: tell(share * 0.6)))
-    rows, misdated = await _count(connection, window, answers is not None, lambda share: tell(0.6 + share * 0.4))
+    rows, misdated = await _count(
+        connection, window, answers is not None, lambda share: tell(0.6 + share * 0.4)
+    )
     spool = _without(elsewhere.spool, present)
     aside = _without(_without(elsewhere.aside, present), spool)
     return Agreement(
@@ -158,18 +185,25 @@ async def compare(connection: Any, state: State, answers: Answers | None, window
         labels_in_spool=elsewhere.labels,
         set_aside=len(aside),
         unreadable=elsewhere.unreadable,
-        log=await _log(connection, state, answers, Places(present, spool, aside), kept_days) if answers else None,
+        log=await _log(connection, state, answers, Places(present, spool, aside), kept_days)
+        if answers
+        else None,
     )
 
 
-async def _log(connection: Any, state: State, answers: Answers, places: Places, kept_days: int) -> LogFound:
+async def _log(
+    connection: Any, state: State, answers: Answers, places: Places, kept_days: int
+) -> LogFound:
     missing = _without(_without(_without(answers.ids, places.table), places.spool), places.aside)
     if len(missing):
         again = look_elsewhere(state)
         missing = _without(_without(missing, again.spool), again.aside)
         missing = await _absent(connection, missing, lambda _: None)
     expired = await _gone(connection, missing, datetime.now(UTC).date() - timedelta(days=kept_days))
-    in_spool, aside = len(np.intersect1d(answers.ids, places.spool)), len(np.intersect1d(answers.ids, places.aside))
+    in_spool, aside = (
+        len(np.intersect1d(answers.ids, places.spool)),
+        len(np.intersect1d(answers.ids, places.aside)),
+    )
     return LogFound(
         lines=answers.lines,
         repeated=answers.lines - len(answers.ids),
@@ -187,17 +221,31 @@ async def _absent(connection: Any, ids: Ids, tell: Progress) -> Ids:
     for start in range(0, len(ids), CHUNK):
         chunk = [UUID(bytes=_bytes(value)) for value in ids[start : start + CHUNK]]
         ends = ids[[start, start + len(chunk) - 1]]
-        found += [identifier.bytes for identifier in await connection.fetchval(ABSENT, chunk, chunk[0], chunk[-1], *moments(ends)) or ()]
+        found += [
+            identifier.bytes
+            for identifier in await connection.fetchval(
+                ABSENT, chunk, chunk[0], chunk[-1], *moments(ends)
+            )
+            or ()
+        ]
         tell((start + len(chunk)) / len(ids))
     return ids_of(found)
 
 
-async def _count(connection: Any, window: tuple[datetime, datetime], everywhere: bool, tell: Progress) -> tuple[int, Ids]:
+async def _count(
+    connection: Any, window: tuple[datetime, datetime], everywhere: bool, tell: Progress
+) -> tuple[int, Ids]:
     """Rows of the window, and the ids that stand under a timestamp that is not theirs."""
-    days = [part for part in await partitions(connection) if part.state == "attached" and (everywhere or _touches(part.day, window))]
+    days = [
+        part
+        for part in await partitions(connection)
+        if part.state == "attached" and (everywhere or _touches(part.day, window))
+    ]
     total, done, rows, misdated = sum(part.bytes for part in days) or 1, 0, 0, list[bytes]()
     for part in days:
-        row = await connection.fetchrow(COUNT.format(own=OWN_TIMESTAMP.format(id="id"), table=part.name), *window)
+        row = await connection.fetchrow(
+            COUNT.format(own=OWN_TIMESTAMP.format(id="id"), table=part.name), *window
+        )
         rows += row["rows"]
         misdated += [identifier.bytes for identifier in row["misdated"] or ()]
         done += part.bytes
@@ -212,7 +260,9 @@ def _touches(day: date, window: tuple[datetime, datetime]) -> bool:
 async def _gone(connection: Any, missing: Ids, oldest_kept: date) -> int:
     """How many are of days beyond retention that have left the table."""
     there = {part.day for part in await partitions(connection) if part.state == "attached"}
-    return sum(moment.date() < oldest_kept and moment.date() not in there for moment in moments(missing))
+    return sum(
+        moment.date() < oldest_kept and moment.date() not in there for moment in moments(missing)
+    )
 
 
 def _without(ids: Ids, others: Ids) -> Ids:

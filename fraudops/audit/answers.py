@@ -21,7 +21,10 @@ _decoder = msgspec.json.Decoder(Answer)
 
 
 def read_answers(lines: Iterable[bytes]) -> Answers:
-    """From lines of one prediction_id, or of one answer as JSON. Empty lines are passed over. Raises DataError naming the line, never its content."""
+    """From lines of one prediction_id, or of one answer as JSON.
+
+    Empty lines are passed over. Raises DataError naming the line, never its content.
+    """
     found = bytearray()
     for number, line in enumerate(lines, 1):
         if text := line.strip():
@@ -29,9 +32,13 @@ def read_answers(lines: Iterable[bytes]) -> Answers:
                 for identifier in _identifiers(text):
                     found += binary(identifier)
             except (msgspec.MsgspecError, ValueError):
-                raise DataError(f"line {number} of the answers is neither a prediction_id nor an answer with one") from None
+                raise DataError(
+                    f"line {number} of the answers is neither a prediction_id nor an answer with one"
+                ) from None
     if not found:
-        raise DataError("there is no answer in the file: give a prediction_id a line, or answers as JSON lines")
+        raise DataError(
+            "there is no answer in the file: give a prediction_id a line, or answers as JSON lines"
+        )
     return Answers(len(found) // 16, ids_of([bytes(found)]))
 
 

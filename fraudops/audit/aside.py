@@ -1,4 +1,6 @@
-"""What PostgreSQL will never take, and what cannot be read: kept beside the spool with its reason, a line of JSON each, for people to look at and replay."""
+"""What PostgreSQL will never take, and what cannot be read: kept beside the spool with its reason,
+a line of JSON each, for people to look at and replay.
+"""
 
 import base64
 import contextlib
@@ -27,12 +29,16 @@ REPLAYER = "replay"
 BATCH = 256
 LONGEST_LINE = 2 * MAX_FRAME
 TAKEN = ".taken.jsonl"
-# Of a file that nobody adds to any more: it never comes twice, so that the same file taken elsewhere again is known there.
+# Of a file that nobody adds to any more: it never comes twice, so that the same file taken
+# elsewhere again is known there.
 _NAME = re.compile(r"[0-9]{8}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.jsonl")
 
 
 class Rejected(NamedTuple):
-    """The payload of a record, or a damaged stretch of a segment, with the reason. It holds card data: it is for the file, never for a log."""
+    """The payload of a record, or a damaged stretch of a segment, with the reason.
+
+    It holds card data: it is for the file, never for a log.
+    """
 
     payload: bytes
     reason: str
@@ -58,7 +64,10 @@ class Entry(msgspec.Struct, frozen=True):
 
 @dataclass
 class Replayed:
-    """`records` were taken back to the spool, `kept` hold none and stay; `kinds` is why. `segments` were read, and `damaged` stretches found."""
+    """`records` were taken back to the spool, `kept` hold none and stay;
+
+    `kinds` is why. `segments` were read, and `damaged` stretches found.
+    """
 
     records: int = 0
     kept: int = 0
@@ -76,7 +85,12 @@ class Aside:
     def put(self, rejected: Iterable[Rejected]) -> None:
         """On the disk when it returns. The same line may come twice after a crash. Raises OSError."""
         now = datetime.now(UTC)
-        self._write([Entry(now, entry.reason, base64.b64encode(entry.payload).decode()) for entry in rejected])
+        self._write(
+            [
+                Entry(now, entry.reason, base64.b64encode(entry.payload).decode())
+                for entry in rejected
+            ]
+        )
 
     def entries(self) -> Iterator[Entry]:
         """Everything that is set aside. Raises DataError for a file that another program spoiled."""
@@ -85,8 +99,10 @@ class Aside:
                 yield from _read(path)
 
     def replay(self) -> Replayed:
-        """Takes what can be read back to the spool, and forgets it here once it is on the disk there. Killed in between, the next replay begins again:
-        what arrives twice changes nothing. Raises StoreDownError while another replay runs, SpoolFullError, DataError."""
+        """Takes what can be read back to the spool, and forgets it here once it is on the disk
+        there. Killed in between, the next replay begins again: what arrives twice changes
+        nothing. Raises StoreDownError while another replay runs, SpoolFullError, DataError.
+        """
         done = Replayed()
         with self._alone():
             self._take()
@@ -98,7 +114,9 @@ class Aside:
         return done
 
     def replay_segments(self, paths: Sequence[Path]) -> Replayed:
-        """Takes the records of segments from elsewhere (another disk, a backup) into the spool; the files stay as they are. Raises as `replay` does."""
+        """Takes the records of segments from elsewhere (another disk, a backup) into the spool; the
+        files stay as they are. Raises as `replay` does.
+        """
         done = Replayed()
         with self._alone(), _writer(self._spool) as writer:
             for path in paths:
@@ -117,12 +135,17 @@ class Aside:
 
     @contextlib.contextmanager
     def to_take_elsewhere(self) -> Iterator[list[Path]]:
-        """The files, under names that never come twice; within the block no replay takes them. Raises StoreDownError while one runs."""
+        """The files, under names that never come twice; within the block no replay takes them.
+
+        Raises StoreDownError while one runs.
+        """
         with self._alone():
             self._take()
             for path in self.folder.glob(f"*{TAKEN}"):
                 path.rename(path.with_name(path.name.removesuffix(TAKEN) + ".jsonl"))
-            yield sorted(path for path in self.folder.glob("*.jsonl") if may_be_taken_elsewhere(path.name))
+            yield sorted(
+                path for path in self.folder.glob("*.jsonl") if may_be_taken_elsewhere(path.name)
+            )
 
     def take_over(self, paths: Iterable[Path]) -> None:
         """Renames what another folder of the same file system gives away into this one."""
@@ -135,7 +158,11 @@ class Aside:
         if not entries:
             return
         with self._locked("put.lock"):
-            descriptor = os.open(self.folder / f"{datetime.now(UTC):%Y%m%d}.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(
+                self.folder / f"{datetime.now(UTC):%Y%m%d}.jsonl",
+                os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
+                0o600,
+            )
             with os.fdopen(descriptor, "wb") as file:
                 _cut_torn_line(file.fileno())
                 file.write(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
@@ -147,7 +174,9 @@ class Aside:
         with self._locked("put.lock"):
             for path in self.folder.glob("*.jsonl"):
                 if not path.name.endswith(TAKEN):
-                    stem = path.stem if may_be_taken_elsewhere(path.name) else f"{path.stem}-{uuid7()}"
+                    stem = (
+                        path.stem if may_be_taken_elsewhere(path.name) else f"{path.stem}-{uuid7()}"
+                    )
                     path.rename(self.folder / f"{stem}{TAKEN}")
 
     @contextlib.contextmanager
@@ -166,7 +195,9 @@ class Aside:
             with self._locked("replay.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
                 yield
         except BlockingIOError as error:
-            raise StoreDownError("another replay is running: try again when it has ended") from error
+            raise StoreDownError(
+                "another replay is running: try again when it has ended"
+            ) from error
 
 
 def may_be_taken_elsewhere(name: str) -> bool:
@@ -174,7 +205,9 @@ def may_be_taken_elsewhere(name: str) -> bool:
 
 
 def _cut_torn_line(descriptor: int) -> None:
-    """A death within a write leaves half a line, of something that was not yet recorded as set aside and comes again."""
+    """A death within a write leaves half a line, of something that was not yet recorded as set
+    aside and comes again.
+    """
     size = os.fstat(descriptor).st_size
     start = max(0, size - LONGEST_LINE)
     tail = os.pread(descriptor, size - start, start)
@@ -189,7 +222,9 @@ def _read(path: Path) -> Iterator[Entry]:
                 yield msgspec.json.decode(line, type=Entry)
             except msgspec.MsgspecError:
                 if line.endswith(b"\n"):
-                    raise DataError(f"{path}, line {number} is not what the shipper wrote: mend or remove the line") from None
+                    raise DataError(
+                        f"{path}, line {number} is not what the shipper wrote: mend or remove the line"
+                    ) from None
 
 
 def _bring_back(entries: Iterable[Entry], writer: SpoolWriter, done: Replayed) -> list[Entry]:

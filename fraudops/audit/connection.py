@@ -1,4 +1,7 @@
-"""PostgreSQL by plain asyncpg: connections, and which of its errors mean "away for now". Light: the shipper imports no SQLAlchemy."""
+"""PostgreSQL by plain asyncpg: connections, and which of its errors mean "away for now".
+
+Light: the shipper imports no SQLAlchemy.
+"""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -8,23 +11,32 @@ import asyncpg
 from fraudops.errors import SettingsError
 
 CONNECT_SECONDS = 10.0
-# SQLSTATEs that pass without our doing: connection, resources, shutdown and recovery, locks, conflicts, a standby, a role or database not there yet.
+# SQLSTATEs that pass without our doing: connection, resources, shutdown and recovery, locks,
+# conflicts, a standby, a role or database not there yet.
 TEMPORARY = ("08", "53", "57", "55", "40", "25006", "28", "3D", "58", "XX")
 NO_SCHEMA = ("42P01", "42703", "3F000")
 AWAY = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-# What asyncpg and the sockets below it raise. InternalClientError too: a server that ends the connection within a COPY leaves asyncpg's own state broken.
+# What asyncpg and the sockets below it raise. InternalClientError too: a server that ends the
+# connection within a COPY leaves asyncpg's own state broken.
 TROUBLE = (asyncpg.PostgresError, *AWAY)
 
 
 def dsn(url: str) -> str:
-    """The URL as asyncpg takes it: `postgres://` and any `postgresql+driver://` included. Raises SettingsError without quoting it."""
+    """The URL as asyncpg takes it: `postgres://` and any `postgresql+driver://` included.
+
+    Raises SettingsError without quoting it.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
-        raise SettingsError("DATABASE_URL must begin with postgresql:// (postgres:// is taken as the same)")
+        raise SettingsError(
+            "DATABASE_URL must begin with postgresql:// (postgres:// is taken as the same)"
+        )
     try:
         _ = urlsplit(url).port
     except ValueError:
-        raise SettingsError("DATABASE_URL: the port is not a number (a / or @ in the password must be written %2F or %40)") from None
+        raise SettingsError(
+            "DATABASE_URL: the port is not a number (a / or @ in the password must be written %2F or %40)"
+        ) from None
     return f"postgresql://{rest}"
 
 
@@ -36,17 +48,26 @@ def address(url: str) -> str:
 
 async def connect(url: str, program: str = "fraudops") -> Any:
     """A plain asyncpg connection, in UTC. Raises what asyncpg raises: use within `translated`."""
-    return await asyncpg.connect(dsn(url), timeout=CONNECT_SECONDS, server_settings={"application_name": program, "timezone": "UTC"})
+    return await asyncpg.connect(
+        dsn(url),
+        timeout=CONNECT_SECONDS,
+        server_settings={"application_name": program, "timezone": "UTC"},
+    )
 
 
 def sqlstate(error: BaseException) -> str:
-    """The five characters of PostgreSQL's error, also from inside SQLAlchemy's wrapping; "" when it is none of PostgreSQL's."""
+    """The five characters of PostgreSQL's error, also from inside SQLAlchemy's wrapping; "" when it
+    is none of PostgreSQL's.
+    """
     inner = getattr(error, "orig", None) or error
     return str(getattr(inner, "sqlstate", None) or "")
 
 
 def why_away(error: BaseException) -> str | None:
-    """Why nothing can be done now, in words that quote no data; None when the error is about what was asked."""
+    """Why nothing can be done now, in words that quote no data;
+
+    None when the error is about what was asked.
+    """
     state = sqlstate(error)
     if state in NO_SCHEMA:
         return "has not the audit's tables, or older ones: run `fraudops migrate`"
@@ -59,7 +80,8 @@ def why_away(error: BaseException) -> str | None:
     if state:
         return None
     inner = getattr(error, "orig", None) or error
-    # The cause of a wrapped error says more; that of a timeout is only that something was cancelled.
+    # The cause of a wrapped error says more; that of a timeout is only that something was
+    # cancelled.
     cause = next((one for one in (inner.__cause__, inner) if isinstance(one, AWAY)), None)
     if cause or getattr(error, "connection_invalidated", False):
         return f"does not answer ({type(cause or inner).__name__}): is it running, and is DATABASE_URL right?"

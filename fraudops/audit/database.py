@@ -12,26 +12,41 @@ from fraudops.errors import StoreDownError
 
 
 def create_engine(url: str) -> AsyncEngine:
-    """An engine whose connections asyncpg makes from the whole URL, `sslmode` and the like included. Raises SettingsError for another scheme."""
+    """An engine whose connections asyncpg makes from the whole URL, `sslmode` and the like
+    included. Raises SettingsError for another scheme.
+    """
     checked = dsn(url)
     shown = f"postgresql+asyncpg://{address(checked)}"
-    return create_async_engine(shown, async_creator=lambda: connect(checked), pool_size=2, max_overflow=2, pool_pre_ping=True)
+    return create_async_engine(
+        shown,
+        async_creator=lambda: connect(checked),
+        pool_size=2,
+        max_overflow=2,
+        pool_pre_ping=True,
+    )
 
 
 @contextmanager
 def translated(url: str | None = None) -> Iterator[None]:
-    """Turns what asyncpg and SQLAlchemy raise while PostgreSQL is away, or has no tables yet, into StoreDownError; a defect of ours stays what it is."""
+    """Turns what asyncpg and SQLAlchemy raise while PostgreSQL is away, or has no tables yet, into
+    StoreDownError; a defect of ours stays what it is.
+    """
     try:
         yield
     except (DBAPIError, *TROUBLE) as error:
         reason = why_away(error)
         if reason is None:
             raise
-        raise StoreDownError(f"PostgreSQL{f' at {address(url)}' if url else ''} {reason}") from error
+        raise StoreDownError(
+            f"PostgreSQL{f' at {address(url)}' if url else ''} {reason}"
+        ) from error
 
 
 def migrate(url: str) -> None:
-    """Brings the database to this release's schema, with the partitions of today and tomorrow. Raises StoreDownError."""
+    """Brings the database to this release's schema, with the partitions of today and tomorrow.
+
+    Raises StoreDownError.
+    """
     from fraudops.audit.migrations import upgrade
 
     asyncio.run(upgrade(url))

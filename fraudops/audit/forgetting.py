@@ -12,10 +12,13 @@ FORGET = """UPDATE predictions SET features = NULL, features_sealed = NULL WHERE
 
 
 async def forget(connection: Any, state: State, identifiers: Iterable[str]) -> int:
-    """Takes the features of all of them out, or of none; how many they are. Again changes nothing.
+    """Takes the features of all of them out, or of none; how many they are.
 
-    A row that is shipped or replayed later leaves one that is there as it is. Raises SettingsError for an id that the table does not have, StoreDownError
-    while one is still in the spool, RefusedError when one was set aside.
+    Again changes nothing.
+
+    A row that is shipped or replayed later leaves one that is there as it is. Raises
+    SettingsError for an id that the table does not have, StoreDownError while one is still in
+    the spool, RefusedError when one was set aside.
     """
     ids = ids_of([_binary(identifier) for identifier in identifiers])
     async with connection.transaction():
@@ -36,9 +39,13 @@ def _binary(identifier: str) -> bytes:
 def _absent(state: State, identifier: UUID) -> Exception:
     found = look_elsewhere(state)
     if identifier.bytes in _all(found.spool):
-        return StoreDownError(f"{identifier} is still in the spool: try again when it is shipped. Nothing was forgotten")
+        return StoreDownError(
+            f"{identifier} is still in the spool: try again when it is shipped. Nothing was forgotten"
+        )
     if identifier.bytes in _all(found.aside):
-        return RefusedError(f"{identifier} is set aside in {state.spool / 'aside'}, with its features: replay it, or remove its line. Nothing was forgotten")
+        return RefusedError(
+            f"{identifier} is set aside in {state.spool / 'aside'}, with its features: replay it, or remove its line. Nothing was forgotten"
+        )
     return SettingsError(f"the table has no prediction {identifier}. Nothing was forgotten")
 
 

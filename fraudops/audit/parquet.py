@@ -1,4 +1,6 @@
-"""Rows of `predictions` as Parquet: streamed by a cursor in the order of their ids, so that memory stays flat; on disk under their name only when whole."""
+"""Rows of `predictions` as Parquet: streamed by a cursor in the order of their ids, so that memory
+stays flat; on disk under their name only when whole.
+"""
 
 import errno
 import os
@@ -23,10 +25,14 @@ BATCH = 10_000
 COLUMNS = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped"
 
 
-async def export(connection: Any, since: datetime, until: datetime, path: Path, tell: Callable[[datetime], None]) -> int:
-    """Writes the rows of [since, until) to a new file, day by day, each day as it was at one moment; `tell` hears how far it is. How many rows.
+async def export(
+    connection: Any, since: datetime, until: datetime, path: Path, tell: Callable[[datetime], None]
+) -> int:
+    """Writes the rows of [since, until) to a new file, day by day, each day as it was at one
+    moment; `tell` hears how far it is. How many rows.
 
-    Both are in UTC. Raises SettingsError when the file is there already, StoreDownError when the disk does not take it.
+    Both are in UTC. Raises SettingsError when the file is there already, StoreDownError when the
+    disk does not take it.
     """
     with whole_file(path) as file:
         for day in [part.day for part in await partitions(connection) if part.state == "attached"]:
@@ -34,18 +40,41 @@ async def export(connection: Any, since: datetime, until: datetime, path: Path, 
             start, end = max(since, midnight), min(until, midnight + timedelta(days=1))
             if start < end:
                 async with connection.transaction(isolation="repeatable_read", readonly=True):
-                    await append(connection, file, "predictions", ('WHERE "timestamp" >= $1 AND "timestamp" < $2', start, end), tell)
+                    await append(
+                        connection,
+                        file,
+                        "predictions",
+                        ('WHERE "timestamp" >= $1 AND "timestamp" < $2', start, end),
+                        tell,
+                    )
                 tell(end)
     return file.rows
 
 
-async def append(connection: Any, file: "ParquetFile", table: str, where: tuple[Any, ...], tell: Callable[[datetime], None]) -> None:
-    """The rows of a table, in a transaction of the caller's. A day that an earlier release took out lacks the columns that came later: they are null."""
+async def append(
+    connection: Any,
+    file: "ParquetFile",
+    table: str,
+    where: tuple[Any, ...],
+    tell: Callable[[datetime], None],
+) -> None:
+    """The rows of a table, in a transaction of the caller's.
+
+    A day that an earlier release took out lacks the columns that came later: they are null.
+    """
     there = {row["attname"] for row in await connection.fetch(COLUMNS, table)}
     columns = ", ".join(f'"{name}"' if name in there else f'NULL AS "{name}"' for name in NAMES)
-    cursor = await connection.cursor(f"SELECT {columns} FROM {table} {where[0]} ORDER BY id", *where[1:])  # noqa: S608 (names of ours only)
+    # Only our own column and table names enter the statement.
+    statement = f"SELECT {columns} FROM {table} {where[0]} ORDER BY id"  # noqa: S608
+    cursor = await connection.cursor(statement, *where[1:])
     while batch := await cursor.fetch(BATCH):
-        file.write({name: [str(row[name]) if name == "id" else row[name] for row in batch] for name in NAMES}, len(batch))
+        file.write(
+            {
+                name: [str(row[name]) if name == "id" else row[name] for row in batch]
+                for name in NAMES
+            },
+            len(batch),
+        )
         tell(batch[-1]["timestamp"])
 
 
@@ -75,12 +104,17 @@ class ParquetFile:
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
             if pyarrow.parquet.read_metadata(self.path).num_rows != self.rows:
-                raise StoreDownError(f"{self.path} does not hold what was written to it: check the disk")
+                raise StoreDownError(
+                    f"{self.path} does not hold what was written to it: check the disk"
+                )
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[ParquetFile]:
-    """A file that takes its name, which nobody had, at the end only. Raises SettingsError when somebody has it."""
+    """A file that takes its name, which nobody had, at the end only.
+
+    Raises SettingsError when somebody has it.
+    """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     if path.exists():
         raise SettingsError(f"{path} exists already: name another file")
@@ -100,12 +134,24 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreDownError(f"{path} cannot be written ({errno.errorcode.get(error.errno or 0, 'error')}): check its disk") from error
+        raise StoreDownError(
+            f"{path} cannot be written ({errno.errorcode.get(error.errno or 0, 'error')}): check its disk"
+        ) from error
 
 
 def _schema() -> "pyarrow.Schema":
     """`features` is its JSON."""
     import pyarrow
 
-    kinds = {DateTime: pyarrow.timestamp("us", "UTC"), Double: pyarrow.float64(), SmallInteger: pyarrow.int16(), LargeBinary: pyarrow.binary()}
-    return pyarrow.schema([(column.name, kinds.get(type(column.type), pyarrow.string())) for column in predictions.columns])
+    kinds = {
+        DateTime: pyarrow.timestamp("us", "UTC"),
+        Double: pyarrow.float64(),
+        SmallInteger: pyarrow.int16(),
+        LargeBinary: pyarrow.binary(),
+    }
+    return pyarrow.schema(
+        [
+            (column.name, kinds.get(type(column.type), pyarrow.string()))
+            for column in predictions.columns
+        ]
+    )

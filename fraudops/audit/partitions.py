@@ -20,7 +20,10 @@ ORDER BY table_.relname
 
 @dataclass(frozen=True)
 class Partition:
-    """A day's table. `pending`: its detaching was begun and not ended; `detached`: it stands for itself."""
+    """A day's table.
+
+    `pending`: its detaching was begun and not ended; `detached`: it stands for itself.
+    """
 
     day: date
     state: Literal["attached", "pending", "detached"]
@@ -39,15 +42,21 @@ async def partitions(connection: Any) -> list[Partition]:
     """Every day's table that there is, oldest first."""
     found = []
     for row in await connection.fetch(LIST):
-        state: Literal["attached", "pending", "detached"] = "pending" if row["pending"] else "attached" if row["attached"] else "detached"
-        found.append(Partition(datetime.strptime(row["name"][-8:], "%Y%m%d").date(), state, row["bytes"]))  # noqa: DTZ007 (a day, no moment)
+        state: Literal["attached", "pending", "detached"] = (
+            "pending" if row["pending"] else "attached" if row["attached"] else "detached"
+        )
+        day = datetime.strptime(row["name"][-8:], "%Y%m%d").date()  # noqa: DTZ007 (a day, no moment)
+        found.append(Partition(day, state, row["bytes"]))
     return found
 
 
 async def ensure_partition(connection: Any, day: date) -> bool:
-    """True once the day has its partition; False if a table of its name stands detached (retention took it out).
+    """True once the day has its partition;
 
-    Attaching a table that was made apart takes no lock that a reader or a writer of the other days would wait for.
+    False if a table of its name stands detached (retention took it out).
+
+    Attaching a table that was made apart takes no lock that a reader or a writer of the other
+    days would wait for.
     """
     name = partition_name(day)
     async with connection.transaction():
@@ -57,7 +66,11 @@ async def ensure_partition(connection: Any, day: date) -> bool:
             name,
         )
         if attached is None:
-            start, end = (f"{moment.isoformat()} 00:00:00+00" for moment in (day, day + timedelta(days=1)))
+            start, end = (
+                f"{moment.isoformat()} 00:00:00+00" for moment in (day, day + timedelta(days=1))
+            )
             await connection.execute(f"CREATE TABLE {name} (LIKE predictions INCLUDING ALL)")
-            await connection.execute(f"ALTER TABLE predictions ATTACH PARTITION {name} FOR VALUES FROM ('{start}') TO ('{end}')")
+            await connection.execute(
+                f"ALTER TABLE predictions ATTACH PARTITION {name} FOR VALUES FROM ('{start}') TO ('{end}')"
+            )
     return attached is not False

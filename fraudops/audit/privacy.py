@@ -1,13 +1,15 @@
 """The features of an audited prediction as they are kept: whole, sealed, or as a keyed hash.
 
-They are made unreadable in the worker, before the spool: whoever has the disk of a pod, what was set aside, a hand-over, the table, its exports and its
-backups, but not the key, has no features. Doing it in the shipper would keep the key out of the service but leave the features of an outage, up to
-the whole spool, on the node's disk as they are.
+They are made unreadable in the worker, before the spool: whoever has the disk of a pod, what was
+set aside, a hand-over, the table, its exports and its backups, but not the key, has no features.
+Doing it in the shipper would keep the key out of the service but leave the features of an
+outage, up to the whole spool, on the node's disk as they are.
 
     kind 1 | key's id 4 | nonce 12 | ciphertext and tag   sealed: AES-256-GCM-SIV (RFC 8452) over the features as msgpack, bound to the prediction's id
     kind 1 | key's id 4 | hash 32                         hashed: BLAKE2b (RFC 7693), keyed, over the same bytes; equal features have equal hashes
 
-GCM-SIV, because nonces are drawn at random and a key may seal 2^32 rows in weeks: a nonce that comes twice reveals no more than that two rows are equal.
+GCM-SIV, because nonces are drawn at random and a key may seal 2^32 rows in weeks: a nonce that
+comes twice reveals no more than that two rows are equal.
 """
 
 import base64
@@ -33,7 +35,10 @@ class ClosedError(FraudopsError):
 
 
 def read_keys(text: str) -> tuple[bytes, ...]:
-    """Keys of 32 bytes in base64, with commas between. Raises ValueError, which quotes none of it."""
+    """Keys of 32 bytes in base64, with commas between.
+
+    Raises ValueError, which quotes none of it.
+    """
     keys = []
     for number, part in enumerate(text.split(","), 1):
         try:
@@ -41,13 +46,18 @@ def read_keys(text: str) -> tuple[bytes, ...]:
         except binascii.Error:
             key = b""
         if len(key) != KEY_BYTES:
-            raise ValueError(f"key {number} is not {KEY_BYTES} bytes in base64: make one with `openssl rand -base64 {KEY_BYTES}`")
+            raise ValueError(
+                f"key {number} is not {KEY_BYTES} bytes in base64: make one with `openssl rand -base64 {KEY_BYTES}`"
+            )
         keys.append(key)
     return tuple(keys)
 
 
 def protection(how: Literal["plain", "sealed", "hashed"], keys: Sequence[bytes]) -> Protect | None:
-    """What turns id and features (a dict or msgspec Struct) into what is kept, by the first key; None when they are kept as they are."""
+    """What turns id and features (a dict or msgspec Struct) into what is kept, by the first key;
+
+    None when they are kept as they are.
+    """
     if how == "plain":
         return None
     return _sealing(keys[0]) if how == "sealed" else _hashing(keys[0])
@@ -67,7 +77,9 @@ def _sealing(key: bytes) -> Protect:
 
 def _hashing(key: bytes) -> Protect:
     own, head = _derived(key, b"fraudops hash"), HASHED + _key_id(key)
-    return lambda _identifier, features: head + hashlib.blake2b(_encoder.encode(features), key=own, digest_size=32).digest()
+    return lambda _identifier, features: (
+        head + hashlib.blake2b(_encoder.encode(features), key=own, digest_size=32).digest()
+    )
 
 
 class Opener:
@@ -86,7 +98,9 @@ class Opener:
             raise ClosedError("they are kept in a way that this release does not know")
         if name not in self._keys:
             raise ClosedError(
-                "they are sealed by another key than FRAUDOPS_AUDIT__KEY" if self._keys else "they are sealed, and FRAUDOPS_AUDIT__KEY is not set"
+                "they are sealed by another key than FRAUDOPS_AUDIT__KEY"
+                if self._keys
+                else "they are sealed, and FRAUDOPS_AUDIT__KEY is not set"
             )
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
@@ -94,9 +108,15 @@ class Opener:
         if name not in self._ciphers:
             self._ciphers[name] = AESGCMSIV(_derived(self._keys[name], b"fraudops seal"))
         try:
-            return _decoder.decode(self._ciphers[name].decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], identifier.encode()))
+            return _decoder.decode(
+                self._ciphers[name].decrypt(
+                    rest[:NONCE_BYTES], rest[NONCE_BYTES:], identifier.encode()
+                )
+            )
         except (InvalidTag, ValueError):
-            raise ClosedError("their seal is broken: this is not what was written for this prediction") from None
+            raise ClosedError(
+                "their seal is broken: this is not what was written for this prediction"
+            ) from None
 
 
 def _derived(key: bytes, purpose: bytes) -> bytes:

@@ -1,4 +1,7 @@
-"""The rows that drift asks of the audit tables. Raises StoreDownError while PostgreSQL is away or has no tables."""
+"""The rows that drift asks of the audit tables.
+
+Raises StoreDownError while PostgreSQL is away or has no tables.
+"""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +31,9 @@ _features = msgspec.json.Decoder(dict[str, float])
 
 @dataclass(frozen=True)
 class Recent:
-    """Answered predictions as columns, all of length n and in order of time; `rows` is how many the window holds, of which these may be a sample.
+    """Answered predictions as columns, all of length n and in order of time;
+
+    `rows` is how many the window holds, of which these may be a sample.
 
     `closed`: of how many the features cannot be read here, by the reason; `estimated`: `rows` is.
     """
@@ -55,11 +60,14 @@ async def recent(
     model_digest: str | None = None,
     keys: Sequence[bytes] = (),
 ) -> Recent:
-    """The predictions of [since, until), of one model or version if it is named; `features` is (n, len(names)), NaN where a row has no such feature
-    or it cannot be read by these keys.
+    """The predictions of [since, until), of one model or version if it is named;
 
-    A window of more than `limit` rows is sampled evenly down to about `limit`: the same window gives the same rows. One of about EXACT_ROWS, whosever they
-    are, is counted; of a larger one `rows` is an estimate, and the time stays that of the rows read.
+    `features` is (n, len(names)), NaN where a row has no such feature or it cannot be read by
+    these keys.
+
+    A window of more than `limit` rows is sampled evenly down to about `limit`: the same window
+    gives the same rows. One of about EXACT_ROWS, whosever they are, is counted; of a larger one
+    `rows` is an estimate, and the time stays that of the rows read.
     """
     asked = sampling.asked(since, until, model_name, model_digest)
     opening = _Opening(keys)
@@ -68,14 +76,32 @@ async def recent(
             window = await sampling.look(connection, asked)
             level = 0 if window.small else window.all.level(limit, INDEXED_LEVEL)
             rows = 0 if level else int(await connection.scalar(_COUNT, _filled(_COUNT, asked)) or 0)
-            drawn = await _stream(connection, *selection(asked, level, limit / rows if rows > limit else 1.0))
+            drawn = await _stream(
+                connection, *selection(asked, level, limit / rows if rows > limit else 1.0)
+            )
             columns = [_columns(chunk, names, opening) async for chunk in drawn]
-    id_, timestamp, prediction, probability, features = (np.concatenate(parts) for parts in zip(_columns([], names, opening), *columns, strict=True))
-    return Recent(id_, timestamp, prediction, probability, features, tuple(names), len(id_) << level if level else rows, opening.closed, level > 0)
+    id_, timestamp, prediction, probability, features = (
+        np.concatenate(parts) for parts in zip(_columns([], names, opening), *columns, strict=True)
+    )
+    return Recent(
+        id_,
+        timestamp,
+        prediction,
+        probability,
+        features,
+        tuple(names),
+        len(id_) << level if level else rows,
+        opening.closed,
+        level > 0,
+    )
 
 
-def selection(asked: Mapping[str, Any], level: int, share: float = 1.0) -> tuple[TextClause, dict[str, Any]]:
-    """The statement and its parameters: one row in 2^level of the window by index, or with level 0 this share of it."""
+def selection(
+    asked: Mapping[str, Any], level: int, share: float = 1.0
+) -> tuple[TextClause, dict[str, Any]]:
+    """The statement and its parameters: one row in 2^level of the window by index, or with level 0
+    this share of it.
+    """
     if level:
         return _SAMPLE, _filled(_SAMPLE, {**asked, "rare": sampling.rare(level)})
     return _WHOLE, _filled(_WHOLE, {**asked, "lots": ceil(share * (1 << sampling.BITS))})
@@ -85,7 +111,9 @@ def _filled(statement: TextClause, asked: Mapping[str, Any]) -> dict[str, Any]:
     return {name: asked[name] for name in statement.compile().params}
 
 
-async def _stream(connection: AsyncConnection, statement: TextClause, parameters: Mapping[str, Any]) -> AsyncIterator[Sequence[Any]]:
+async def _stream(
+    connection: AsyncConnection, statement: TextClause, parameters: Mapping[str, Any]
+) -> AsyncIterator[Sequence[Any]]:
     return (await connection.stream(statement, parameters)).partitions(CHUNK_ROWS)
 
 

@@ -1,4 +1,7 @@
-"""What the spool carries: predictions and labels as msgpack. Fields are only ever appended, with defaults, so that old spools stay readable."""
+"""What the spool carries: predictions and labels as msgpack.
+
+Fields are only ever appended, with defaults, so that old spools stay readable.
+"""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -9,8 +12,14 @@ import msgspec
 LABEL_NAMESPACE = UUID("6f7b2f0e-6d0a-5f5e-9b57-0d6f9a1c7a11")
 
 
-class Prediction(msgspec.Struct, array_like=True, tag="prediction", frozen=True, kw_only=True, gc=False):
-    """One answered transaction. `id` is a UUIDv7, whose millisecond is the row's timestamp; `features` maps names to floats, or is bytes (privacy)."""
+class Prediction(
+    msgspec.Struct, array_like=True, tag="prediction", frozen=True, kw_only=True, gc=False
+):
+    """One answered transaction.
+
+    `id` is a UUIDv7, whose millisecond is the row's timestamp; `features` maps names to floats,
+    or is bytes (privacy).
+    """
 
     id: str
     features: Any
@@ -30,7 +39,10 @@ class Prediction(msgspec.Struct, array_like=True, tag="prediction", frozen=True,
 
 
 class Label(msgspec.Struct, array_like=True, tag="label", frozen=True, kw_only=True):
-    """What became of a transaction, named by prediction_id or transaction_id. `id` follows from the content: the same label again is the same row."""
+    """What became of a transaction, named by prediction_id or transaction_id.
+
+    `id` follows from the content: the same label again is the same row.
+    """
 
     id: str
     label: int
@@ -41,7 +53,14 @@ class Label(msgspec.Struct, array_like=True, tag="label", frozen=True, kw_only=T
     transaction_id: str | None = None
 
 
-def new_label(label: int, labelled_at: datetime, source: str, *, prediction_id: str | None = None, transaction_id: str | None = None) -> Label:
+def new_label(
+    label: int,
+    labelled_at: datetime,
+    source: str,
+    *,
+    prediction_id: str | None = None,
+    transaction_id: str | None = None,
+) -> Label:
     """A label received now. `labelled_at` must be aware; it is kept in UTC."""
     moment = labelled_at.astimezone(UTC)
     content = msgspec.json.encode([prediction_id, transaction_id, label, moment, source]).decode()

@@ -1,4 +1,6 @@
-"""Whole days of predictions leave the audit: taken out of the table, written to Parquet where asked, dropped. No writer ever waits for it."""
+"""Whole days of predictions leave the audit: taken out of the table, written to Parquet where
+asked, dropped. No writer ever waits for it.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -10,10 +12,17 @@ from typing import Any
 import asyncpg
 
 from fraudops.audit import parquet
-from fraudops.audit.partitions import RETENTION_LOCK, Partition, ensure_partition, partition_name, partitions
+from fraudops.audit.partitions import (
+    RETENTION_LOCK,
+    Partition,
+    ensure_partition,
+    partition_name,
+    partitions,
+)
 from fraudops.errors import StoreDownError
 
-# Detaching waits for those who read the table; a lock is asked for this long at most, then again later.
+# Detaching waits for those who read the table; a lock is asked for this long at most, then again
+# later.
 LOCK_SECONDS = 5
 TRIES = 3
 PAUSE_SECONDS = 2.0
@@ -31,15 +40,22 @@ class Dropped:
 
 
 class InUseError(StoreDownError):
-    """Somebody reads the table for longer than is waited for; the day's detaching goes on at the next run."""
+    """Somebody reads the table for longer than is waited for; the day's detaching goes on at the
+    next run.
+    """
 
 
 def expired(found: list[Partition], today: date, days: int) -> list[Partition]:
-    """The partitions of which every moment is more than `days` days ago; what an earlier run left detached is among them.
+    """The partitions of which every moment is more than `days` days ago; what an earlier run left
+    detached is among them.
 
-    Oldest first, but before all the one whose detaching is pending: PostgreSQL begins no other one meanwhile.
+    Oldest first, but before all the one whose detaching is pending: PostgreSQL begins no other
+    one meanwhile.
     """
-    return sorted((each for each in found if each.day < today - timedelta(days=days)), key=lambda each: (each.state != "pending", each.day))
+    return sorted(
+        (each for each in found if each.day < today - timedelta(days=days)),
+        key=lambda each: (each.state != "pending", each.day),
+    )
 
 
 async def begin(connection: Any) -> None:
@@ -52,14 +68,21 @@ async def begin(connection: Any) -> None:
 async def make_ahead(connection: Any, today: date) -> list[date]:
     """Today's partition and the next week's; the days that were missing."""
     there = {partition.day for partition in await partitions(connection)}
-    missing = [day for day in (today + timedelta(days=number) for number in range(AHEAD_DAYS)) if day not in there]
+    missing = [
+        day
+        for day in (today + timedelta(days=number) for number in range(AHEAD_DAYS))
+        if day not in there
+    ]
     for day in missing:
         await ensure_partition(connection, day)
     return missing
 
 
 async def take_out(connection: Any, partition: Partition, export: Path | None) -> Dropped:
-    """Detach, export, drop. Killed in between, the next run goes on from there. Raises InUseError."""
+    """Detach, export, drop.
+
+    Killed in between, the next run goes on from there. Raises InUseError.
+    """
     await _patiently(lambda: _detach(connection, partition.day))
     rows, file = await write_parquet(connection, partition, export) if export else (None, None)
     await _patiently(lambda: connection.execute(f"DROP TABLE IF EXISTS {partition.name}"))
@@ -67,11 +90,18 @@ async def take_out(connection: Any, partition: Partition, export: Path | None) -
 
 
 async def _detach(connection: Any, day: date) -> None:
-    """CONCURRENTLY: others read and write on meanwhile. An attempt that was given up is finished, it cannot be begun again."""
-    state = next((found.state for found in await partitions(connection) if found.day == day), "detached")
+    """CONCURRENTLY: others read and write on meanwhile.
+
+    An attempt that was given up is finished, it cannot be begun again.
+    """
+    state = next(
+        (found.state for found in await partitions(connection) if found.day == day), "detached"
+    )
     if state != "detached":
         how = "FINALIZE" if state == "pending" else "CONCURRENTLY"
-        await connection.execute(f"ALTER TABLE predictions DETACH PARTITION {partition_name(day)} {how}")
+        await connection.execute(
+            f"ALTER TABLE predictions DETACH PARTITION {partition_name(day)} {how}"
+        )
 
 
 async def _patiently(step: Callable[[], Any]) -> None:
@@ -80,14 +110,19 @@ async def _patiently(step: Callable[[], Any]) -> None:
             await step()
         except asyncpg.LockNotAvailableError as error:
             if not left:
-                raise InUseError(f"the table is being read for longer than {LOCK_SECONDS} s at a time") from error
+                raise InUseError(
+                    f"the table is being read for longer than {LOCK_SECONDS} s at a time"
+                ) from error
             await asyncio.sleep(PAUSE_SECONDS)
         else:
             return
 
 
 async def write_parquet(connection: Any, partition: Partition, folder: Path) -> tuple[int, Path]:
-    """The rows and the file, never over an earlier one. Raises StoreDownError when the disk does not take them."""
+    """The rows and the file, never over an earlier one.
+
+    Raises StoreDownError when the disk does not take them.
+    """
     path = _free_name(folder, partition.name)
     with parquet.whole_file(path) as file:
         async with connection.transaction():

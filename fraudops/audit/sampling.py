@@ -1,9 +1,12 @@
-"""Which rows of a window are read: all of a small one, of a large one those whose ids drew a rare lot, so that the time stays that of the rows read.
+"""Which rows of a window are read: all of a small one, of a large one those whose ids drew a rare
+lot, so that the time stays that of the rows read.
 
-The last 16 bits of an id are random. Their lowest set bit is the row's rarity: half of all rows have 1, a quarter 2, and one row in 2^n has 2^n or more (or
-0, no bit at all). The index `predictions_sample` holds every row decided as fraud, and of the others each eighth, by decision, rarity and time: it gives one
-row in 2^n of any window, evenly and always the same ones, and reads no other. A day without its part of the index (fraudops.audit.indexing) answers the
-same, slower.
+The last 16 bits of an id are random. Their lowest set bit is the row's rarity: half of all rows
+have 1, a quarter 2, and one row in 2^n has 2^n or more (or 0, no bit at all). The index
+`predictions_sample` holds every row decided as fraud, and of the others each eighth, by
+decision, rarity and time: it gives one row in 2^n of any window, evenly and always the same
+ones, and reads no other. A day without its part of the index (fraudops.audit.indexing) answers
+the same, slower.
 """
 
 from collections.abc import Mapping
@@ -29,7 +32,8 @@ WANTED = "(CAST(:model_name AS text) IS NULL OR model_name = :model_name) AND (C
 WITHIN = '"timestamp" >= :since AND "timestamp" < :until'
 # The primary key leads there as well, and to nothing else; a window of a part of a day needs that.
 WHOLE = f"{WITHIN} AND id >= CAST(:lowest AS uuid) AND id < CAST(:beyond AS uuid)"
-# A table without statistics must not be read whole, and what is read is too little for compiling to pay.
+# A table without statistics must not be read whole, and what is read is too little for compiling to
+# pay.
 PINNED = (text("SET LOCAL enable_seqscan = off"), text("SET LOCAL jit = off"))
 _PILOT = text(f"""
 SELECT prediction, count(*) AS found, count(*) FILTER (WHERE {WANTED}) AS wanted FROM predictions
@@ -39,13 +43,17 @@ WHERE prediction IN (0, 1) AND {RARITY} = ANY(CAST(:rare AS integer[])) AND {IND
 
 @dataclass(frozen=True)
 class Stratum:
-    """About how many rows of one decision a window holds, and how many of these are of the model that is asked for."""
+    """About how many rows of one decision a window holds, and how many of these are of the model
+    that is asked for.
+    """
 
     rows: float = 0.0
     wanted: float = 0.0
 
     def level(self, most: int, least: int = 0) -> int:
-        """The n for which one row in 2^n makes at most about `most` of the wanted ones, and looks at no more than EXACT_ROWS, or `most`, to find them."""
+        """The n for which one row in 2^n makes at most about `most` of the wanted ones, and looks
+        at no more than EXACT_ROWS, or `most`, to find them.
+        """
         excess = max(self.wanted / most, self.rows / max(most, EXACT_ROWS))
         return min(BITS, max(least, ceil(log2(excess)) if excess > 1 else 0))
 
@@ -67,10 +75,22 @@ class Window:
         return Stratum(self.others.rows + self.frauds.rows, self.others.wanted + self.frauds.wanted)
 
 
-def asked(since: datetime, until: datetime, model_name: str | None = None, model_digest: str | None = None) -> dict[str, Any]:
+def asked(
+    since: datetime, until: datetime, model_name: str | None = None, model_digest: str | None = None
+) -> dict[str, Any]:
     """What the conditions above are filled with."""
-    lowest, beyond = (str(UUID(int=max(0, int(moment.timestamp() * 1000) + more) << 80)) for moment, more in ((since, 0), (until, 1)))
-    return {"since": since, "until": until, "model_name": model_name, "model_digest": model_digest, "lowest": lowest, "beyond": beyond}
+    lowest, beyond = (
+        str(UUID(int=max(0, int(moment.timestamp() * 1000) + more) << 80))
+        for moment, more in ((since, 0), (until, 1))
+    )
+    return {
+        "since": since,
+        "until": until,
+        "model_name": model_name,
+        "model_digest": model_digest,
+        "lowest": lowest,
+        "beyond": beyond,
+    }
 
 
 def rare(level: int) -> list[int]:
@@ -83,6 +103,11 @@ async def look(connection: AsyncConnection, asked: Mapping[str, Any]) -> Window:
     for setting in PINNED:
         await connection.execute(setting)
     names = ("since", "until", "model_name", "model_digest")
-    found = await connection.execute(_PILOT, {name: asked[name] for name in names} | {"rare": rare(PILOT_LEVEL)})
-    strata = {row.prediction: Stratum(row.found * 2.0**PILOT_LEVEL, row.wanted * 2.0**PILOT_LEVEL) for row in found}
+    found = await connection.execute(
+        _PILOT, {name: asked[name] for name in names} | {"rare": rare(PILOT_LEVEL)}
+    )
+    strata = {
+        row.prediction: Stratum(row.found * 2.0**PILOT_LEVEL, row.wanted * 2.0**PILOT_LEVEL)
+        for row in found
+    }
     return Window(strata.get(0, Stratum()), strata.get(1, Stratum()))

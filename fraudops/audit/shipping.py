@@ -1,4 +1,6 @@
-"""What the shipper says of itself, in `run/shipper.json`: written whole each second, read by status and monitor."""
+"""What the shipper says of itself, in `run/shipper.json`: written whole each second, read by status
+and monitor.
+"""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +14,12 @@ STALE_SECONDS = 5.0
 
 
 class ShipperState(msgspec.Struct, kw_only=True):
-    """Counters run since the process began. `oldest_at` is when the oldest answer was given that is only in the spool; `abandoned_bytes` lie in the
-    folders of dead pods on a volume that outlives them, and `adopted_bytes` came from there."""
+    """Counters run since the process began.
+
+    `oldest_at` is when the oldest answer was given that is only in the spool; `abandoned_bytes`
+    lie in the folders of dead pods on a volume that outlives them, and `adopted_bytes` came from
+    there.
+    """
 
     pid: int
     at: datetime

@@ -1,6 +1,20 @@
-"""The audit's tables as SQLAlchemy sees them. What makes them in PostgreSQL are the migrations; a contract test compares the two."""
+"""The audit's tables as SQLAlchemy sees them.
 
-from sqlalchemy import Boolean, Column, DateTime, Double, Integer, LargeBinary, MetaData, SmallInteger, Table, Text
+What makes them in PostgreSQL are the migrations; a contract test compares the two.
+"""
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects.postgresql import BIGINT, JSONB, UUID
 
 metadata = MetaData()

@@ -1,4 +1,6 @@
-"""A CSV, plain or gzipped, in pieces of about so many rows each: a piece has the lines that begin between two byte offsets, so any shard finds its own."""
+"""A CSV, plain or gzipped, in pieces of about so many rows each: a piece has the lines that begin
+between two byte offsets, so any shard finds its own.
+"""
 
 import csv
 import io
@@ -30,7 +32,9 @@ class CsvSource:
 
     place = "line"
 
-    def __init__(self, path: Path, schema: FeatureSchema, keep: Sequence[str], chunk_rows: int) -> None:
+    def __init__(
+        self, path: Path, schema: FeatureSchema, keep: Sequence[str], chunk_rows: int
+    ) -> None:
         self.path, self._schema = path, schema
         with opened(path) as file:
             self._names, self._body = _read_header(file, path)
@@ -38,10 +42,13 @@ class CsvSource:
             self.size = file.seek(0, io.SEEK_END)
         check_carries(self._names, schema.names, str(path))
         self.keep = kept_columns(self._names, keep, str(path))
-        # In bytes, by the mean length of the first lines: a piece need not know how many lines are before it.
+        # In bytes, by the mean length of the first lines: a piece need not know how many lines are
+        # before it.
         self._chunk = max(1, chunk_rows * len(sample) // max(1, sample.count(b"\n")))
         self.pieces = -(-max(0, self.size - self._body) // self._chunk)
-        self.kept_schema = pa.schema([(name, pa.float64() if name in schema.names else pa.string()) for name in self.keep])
+        self.kept_schema = pa.schema(
+            [(name, pa.float64() if name in schema.names else pa.string()) for name in self.keep]
+        )
         self._begin = self._body
         self._skipped: int | None = None
 
@@ -74,13 +81,17 @@ class CsvSource:
             return b""
         block = file.read(end - 1 - start) + self._line(file)
         if block.count(b'"') % 2:
-            raise DataError(f"{self.path}: a quoted value goes over a line break, or a quote is not closed; save the file as Parquet, or without them")
+            raise DataError(
+                f"{self.path}: a quoted value goes over a line break, or a quote is not closed; save the file as Parquet, or without them"
+            )
         return block
 
     def _line(self, file: BinaryIO) -> bytes:
         line = file.readline(MAXIMUM_LINE)
         if len(line) == MAXIMUM_LINE:
-            raise DataError(f"{self.path}: a line of more than {MAXIMUM_LINE >> 20} MiB; save the file with a line for each row")
+            raise DataError(
+                f"{self.path}: a line of more than {MAXIMUM_LINE >> 20} MiB; save the file with a line for each row"
+            )
         return line
 
     def _piece(self, number: int, block: bytes, lines: int) -> Piece:
@@ -88,11 +99,15 @@ class CsvSource:
         if len(parts) == 1:
             return parts[0]
         return Piece(
-            number, np.concatenate([part.x for part in parts]), pa.concat_tables([part.kept for part in parts]), [bad for part in parts for bad in part.bad]
+            number,
+            np.concatenate([part.x for part in parts]),
+            pa.concat_tables([part.kept for part in parts]),
+            [bad for part in parts for bad in part.bad],
         )
 
     def _parts(self, number: int, block: bytes, lines: int) -> Iterator[Piece]:
-        """The block as Arrow reads it; where it finds no way through, or rows are bad, the two halves, down to what is walked line by line.
+        """The block as Arrow reads it; where it finds no way through, or rows are bad, the two
+        halves, down to what is walked line by line.
 
         `lines` is how many there are between where the reading began and the block.
         """
@@ -100,7 +115,11 @@ class CsvSource:
         middle = block.find(b"\n", len(block) // 2) + 1
         if found is not None:
             yield found
-        elif len(block) > WALKED_BYTES and 0 < middle < len(block) and not block.count(b'"', 0, middle) % 2:
+        elif (
+            len(block) > WALKED_BYTES
+            and 0 < middle < len(block)
+            and not block.count(b'"', 0, middle) % 2
+        ):
             yield from self._parts(number, block[:middle], lines)
             yield from self._parts(number, block[middle:], lines + block.count(b"\n", 0, middle))
         else:
@@ -115,14 +134,25 @@ class CsvSource:
         x: Matrix = np.empty((len(table), len(self._schema.features)))
         for position, name in enumerate(self._schema.names):
             x[:, position] = table.column(name).to_numpy()
-        return None if wrong_values(x, self._schema).any() else Piece(number, x, table.select(list(self.keep)), ())
+        return (
+            None
+            if wrong_values(x, self._schema).any()
+            else Piece(number, x, table.select(list(self.keep)), ())
+        )
 
     def _parse(self, block: bytes) -> pa.Table:
-        types = dict.fromkeys(self.keep, pa.string()) | dict.fromkeys(self._schema.names, pa.float64())
-        convert = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=list(MISSING))
+        types = dict.fromkeys(self.keep, pa.string()) | dict.fromkeys(
+            self._schema.names, pa.float64()
+        )
+        convert = pyarrow.csv.ConvertOptions(
+            column_types=types, include_columns=list(types), null_values=list(MISSING)
+        )
         parse = pyarrow.csv.ParseOptions(newlines_in_values=b'"' in block)
         return pyarrow.csv.read_csv(
-            pa.BufferReader(block), read_options=pyarrow.csv.ReadOptions(column_names=self._names), parse_options=parse, convert_options=convert
+            pa.BufferReader(block),
+            read_options=pyarrow.csv.ReadOptions(column_names=self._names),
+            parse_options=parse,
+            convert_options=convert,
         )
 
     def _walk(self, number: int, block: bytes, lines: int) -> Piece:
@@ -134,28 +164,55 @@ class CsvSource:
                 sound.append((line, cells, [_number(cells[place]) for place in places]))
             elif fault is not None:
                 bad.append(BadRow(line, *fault, _as_line(cells or ())))
-        x: Matrix = np.array([values for _, _, values in sound], dtype=np.float64).reshape(len(sound), len(places))
+        x: Matrix = np.array([values for _, _, values in sound], dtype=np.float64).reshape(
+            len(sound), len(places)
+        )
         wrong = wrong_values(x, self._schema)
         good: NDArray[np.bool_] = ~np.any(wrong, axis=1)
         for index in np.flatnonzero(~good).tolist():
-            bad.append(BadRow(sound[index][0], *first_fault(x[index], wrong[index], self._schema), _as_line(sound[index][1])))
-        return Piece(number, x[good], self._kept(sound, x, good), sorted(bad, key=lambda row: row.number))
+            bad.append(
+                BadRow(
+                    sound[index][0],
+                    *first_fault(x[index], wrong[index], self._schema),
+                    _as_line(sound[index][1]),
+                )
+            )
+        return Piece(
+            number, x[good], self._kept(sound, x, good), sorted(bad, key=lambda row: row.number)
+        )
 
-    def _kept(self, sound: Sequence[tuple[int, list[str], list[float]]], x: Matrix, good: NDArray[np.bool_]) -> pa.Table:
+    def _kept(
+        self,
+        sound: Sequence[tuple[int, list[str], list[float]]],
+        x: Matrix,
+        good: NDArray[np.bool_],
+    ) -> pa.Table:
         columns = [
             x[good, self._schema.names.index(name)]
             if name in self._schema.names
-            else [cells[self._names.index(name)] for (_, cells, _), fine in zip(sound, good, strict=True) if fine]
+            else [
+                cells[self._names.index(name)]
+                for (_, cells, _), fine in zip(sound, good, strict=True)
+                if fine
+            ]
             for name in self.keep
         ]
         return pa.table(columns, schema=self.kept_schema)
 
-    def _unreadable(self, cells: list[str] | None, places: Sequence[int]) -> tuple[str | None, str] | None:
-        """Column, if it is one's, and reason; None when every feature reads as a number, be it a bad one."""
+    def _unreadable(
+        self, cells: list[str] | None, places: Sequence[int]
+    ) -> tuple[str | None, str] | None:
+        """Column, if it is one's, and reason;
+
+        None when every feature reads as a number, be it a bad one.
+        """
         if cells is None:
             return None, "cannot be read as CSV; correct or remove the line"
         if len(cells) != len(self._names):
-            return None, f"{len(cells)} values where the header names {len(self._names)} columns; complete or remove the line"
+            return (
+                None,
+                f"{len(cells)} values where the header names {len(self._names)} columns; complete or remove the line",
+            )
         for place in places:
             if not _is_number(cells[place]):
                 return self._names[place], f"{NO_NUMBER}; {AS_NUMBER}"
@@ -165,7 +222,10 @@ class CsvSource:
         return None
 
     def _records(self, block: bytes, lines: int) -> Iterator[tuple[int, list[str] | None]]:
-        """Each record that is not blank, with the line on which it begins; None for what the csv module refuses."""
+        """Each record that is not blank, with the line on which it begins;
+
+        None for what the csv module refuses.
+        """
         reader = csv.reader(io.StringIO(block.decode("utf-8", "surrogateescape"), newline=""))
         before = self._lines_skipped() + lines
         while True:
@@ -195,7 +255,9 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[list[str], int]:
     while True:
         line = file.readline(MAXIMUM_LINE)
         if b"\0" in line:
-            raise DataError(f"{path}: not a CSV, but a binary or UTF-16 file; save it as CSV in UTF-8, or as Parquet")
+            raise DataError(
+                f"{path}: not a CSV, but a binary or UTF-16 file; save it as CSV in UTF-8, or as Parquet"
+            )
         if not line:
             raise DataError(f"{path}: the file is empty; give a CSV with a header and rows")
         text = line.decode("utf-8-sig", errors="replace").rstrip("\r\n")

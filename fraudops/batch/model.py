@@ -1,4 +1,6 @@
-"""The model of a run: the version that serves, or another, with its verified scorer; from the state folder's cache, else from the registry."""
+"""The model of a run: the version that serves, or another, with its verified scorer; from the state
+folder's cache, else from the registry.
+"""
 
 import shutil
 import tempfile
@@ -31,28 +33,39 @@ class Model:
 
 @dataclass(frozen=True)
 class Models:
-    """Where versions and bundles are found: this machine's state folder, or the cluster that the settings name."""
+    """Where versions and bundles are found: this machine's state folder, or the cluster that the
+    settings name.
+    """
 
     settings: ClusterJobSettings
     state: State
 
     def find(self, version: str | None) -> tuple[str, str]:
-        """Number and digest: of the version that serves when none is named. Raises SettingsError, UnknownVersionError, StoreDownError."""
+        """Number and digest: of the version that serves when none is named.
+
+        Raises SettingsError, UnknownVersionError, StoreDownError.
+        """
         record = read_record(self.settings.cluster, self.state)
         if version is None:
             if record.current is None:
-                raise SettingsError("no version serves yet: promote one, or name one with --version N")
+                raise SettingsError(
+                    "no version serves yet: promote one, or name one with --version N"
+                )
             return record.current.version, record.current.digest
         for entry in (record.current, *record.stack):
             if entry is not None and entry.version == version:
                 return version, entry.digest  # known without the registry
         found = self._registry().find(version)
         if found.digest is None:
-            raise SettingsError(f"version {version} carries no digest: it was not made by `fraudops train`; name another with --version N")
+            raise SettingsError(
+                f"version {version} carries no digest: it was not made by `fraudops train`; name another with --version N"
+            )
         return found.version, found.digest
 
     def open(self, version: str, digest: str) -> Model:
-        """Raises BundleError when the bundle is not what its digest says, StoreDownError when it is not to be had."""
+        """Raises BundleError when the bundle is not what its digest says, StoreDownError when it is
+        not to be had.
+        """
         cached = self.state.bundles / digest
         if cached.is_dir():
             try:
@@ -73,4 +86,11 @@ class Models:
 
 def _open(folder: Path, version: str, digest: str) -> Model:
     manifest: Manifest = verify_bundle(folder, digest)
-    return Model(manifest.model_name, version, digest, manifest.feature_schema, manifest.threshold, open_scorer(folder))
+    return Model(
+        manifest.model_name,
+        version,
+        digest,
+        manifest.feature_schema,
+        manifest.threshold,
+        open_scorer(folder),
+    )

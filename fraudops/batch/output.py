@@ -1,4 +1,6 @@
-"""Scores to CSV or Parquet: a piece at a time, and pieces joined to a whole whose bytes follow from the pieces alone."""
+"""Scores to CSV or Parquet: a piece at a time, and pieces joined to a whole whose bytes follow from
+the pieces alone.
+"""
 
 import csv
 import io
@@ -16,7 +18,14 @@ from fraudops.batch.plan import whole
 from fraudops.batch.rows import BadRow, Piece
 from fraudops.errors import SettingsError
 
-ADDED = pa.schema([("fraud_probability", pa.float64()), ("prediction", pa.int8()), ("model_version", pa.string()), ("threshold", pa.float64())])
+ADDED = pa.schema(
+    [
+        ("fraud_probability", pa.float64()),
+        ("prediction", pa.int8()),
+        ("model_version", pa.string()),
+        ("threshold", pa.float64()),
+    ]
+)
 CHUNK_BYTES = 1 << 20
 
 
@@ -29,7 +38,9 @@ class Output:
         if not self._parquet:
             self._header = _header(self.schema, out)
 
-    def table(self, piece: Piece, probability: NDArray[np.float64], version: str, threshold: float) -> pa.Table:
+    def table(
+        self, piece: Piece, probability: NDArray[np.float64], version: str, threshold: float
+    ) -> pa.Table:
         count, prediction = len(probability), (probability >= threshold).astype(np.int8)
         same = pa.repeat(pa.scalar(version), count), pa.repeat(pa.scalar(threshold), count)
         return pa.table([*piece.kept.columns, probability, prediction, *same], schema=self.schema)
@@ -40,7 +51,9 @@ class Output:
             if self._parquet:
                 pyarrow.parquet.write_table(table, temporary, row_group_size=max(1, len(table)))
             else:
-                pyarrow.csv.write_csv(table, temporary, pyarrow.csv.WriteOptions(include_header=False))
+                pyarrow.csv.write_csv(
+                    table, temporary, pyarrow.csv.WriteOptions(include_header=False)
+                )
 
     def join(self, paths: Sequence[Path], target: Path) -> None:
         """The pieces one after the other."""
@@ -51,21 +64,27 @@ class Output:
 
 
 class BadRows:
-    """Rows that were set aside, as CSV: where they stand, the column at fault, why, and the row itself."""
+    """Rows that were set aside, as CSV: where they stand, the column at fault, why, and the row
+    itself.
+    """
 
     def __init__(self, place: str) -> None:
         self._header = _csv([[place, "column", "reason", "content"]])
 
     def write(self, rows: Iterable[BadRow], path: Path) -> None:
         with whole(path) as temporary:
-            temporary.write_bytes(_csv([[row.number, row.column or "", row.reason, row.content] for row in rows]))
+            temporary.write_bytes(
+                _csv([[row.number, row.column or "", row.reason, row.content] for row in rows])
+            )
 
     def join(self, paths: Sequence[Path], target: Path) -> None:
         _join_csv(paths, target, self._header)
 
 
 def join_shards(paths: Sequence[Path], target: Path) -> None:
-    """The outputs of the shards, each whole in itself, to one: the bytes that a run without shards writes."""
+    """The outputs of the shards, each whole in itself, to one: the bytes that a run without shards
+    writes.
+    """
     if target.name.endswith(".parquet"):
         _join_parquet(paths, target, pyarrow.parquet.read_schema(paths[0]))
         return
@@ -109,5 +128,7 @@ def _header(schema: pa.Schema, out: Path) -> bytes:
     try:
         pyarrow.csv.write_csv(schema.empty_table(), header)
     except pa.ArrowException as error:
-        raise SettingsError(f"{out}: a column to keep holds what a CSV cannot: keep another, or let --out end in .parquet") from error
+        raise SettingsError(
+            f"{out}: a column to keep holds what a CSV cannot: keep another, or let --out end in .parquet"
+        ) from error
     return header.getvalue()

@@ -1,4 +1,6 @@
-"""A Parquet file in pieces of so many rows each: a piece is found by its number, whatever the file's row groups are."""
+"""A Parquet file in pieces of so many rows each: a piece is found by its number, whatever the
+file's row groups are.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,11 +23,16 @@ class ParquetSource:
 
     place = "row"
 
-    def __init__(self, path: Path, schema: FeatureSchema, keep: Sequence[str], chunk_rows: int) -> None:
+    def __init__(
+        self, path: Path, schema: FeatureSchema, keep: Sequence[str], chunk_rows: int
+    ) -> None:
         self.path, self._schema, self._chunk_rows = path, schema, chunk_rows
         with self._opened() as file:
             found, metadata = file.schema_arrow, file.metadata
-            self.size, groups = int(metadata.num_rows), [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+            self.size, groups = (
+                int(metadata.num_rows),
+                [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)],
+            )
         check_carries(found.names, schema.names, str(path))
         for name in schema.names:
             check_type(found.field(name).type, name, path)
@@ -53,7 +60,9 @@ class ParquetSource:
         with self._opened() as file:
             if not left:
                 return
-            for batch in file.iter_batches(self._chunk_rows, row_groups=list(range(group, len(self._ends))), columns=columns):
+            for batch in file.iter_batches(
+                self._chunk_rows, row_groups=list(range(group, len(self._ends))), columns=columns
+            ):
                 batch, skip = batch.slice(min(skip, len(batch))), skip - min(skip, len(batch))
                 while left and len(batch) and sum(map(len, held)) + len(batch) >= left[0]:
                     taken = left.pop(0) - sum(map(len, held))
@@ -74,7 +83,11 @@ class ParquetSource:
         rows = batch.take(at_fault).to_pylist() if len(at_fault) else []
         first = number * self._chunk_rows + 1
         bad = [
-            BadRow(first + index, *first_fault(x[index], wrong[index], self._schema), json.dumps(row, default=str, ensure_ascii=False))
+            BadRow(
+                first + index,
+                *first_fault(x[index], wrong[index], self._schema),
+                json.dumps(row, default=str, ensure_ascii=False),
+            )
             for index, row in zip(at_fault.tolist(), rows, strict=True)
         ]
         kept = batch.select(list(self.keep)).cast(self.kept_schema)
@@ -87,10 +100,14 @@ class ParquetSource:
     def _opened(self) -> Iterator[pyarrow.parquet.ParquetFile]:
         try:
             # Without buffering ahead: that would hold a whole row group.
-            with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
+            with pyarrow.parquet.ParquetFile(
+                self.path, pre_buffer=False, buffer_size=1 << 20
+            ) as file:
                 yield file
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path}: the Parquet file is damaged or cut off; copy or write it again") from error
+            raise DataError(
+                f"{self.path}: the Parquet file is damaged or cut off; copy or write it again"
+            ) from error
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -1,4 +1,6 @@
-"""What one run is, and where its pieces lie: pure but for the plan's own file, which whoever comes first writes and everybody else follows."""
+"""What one run is, and where its pieces lie: pure but for the plan's own file, which whoever comes
+first writes and everybody else follows.
+"""
 
 import errno
 import os
@@ -31,7 +33,11 @@ WORDS = {
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Two runs of one plan write the same bytes. `modified_ns` is the input's, `pieces` how many parts it falls into, whatever the number of shards."""
+    """Two runs of one plan write the same bytes.
+
+    `modified_ns` is the input's, `pieces` how many parts it falls into, whatever the number of
+    shards.
+    """
 
     input: str
     bytes: int
@@ -59,7 +65,9 @@ class Counts(msgspec.Struct, frozen=True):
     set_aside: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(self.scored + other.scored, self.frauds + other.frauds, self.set_aside + other.set_aside)
+        return Counts(
+            self.scored + other.scored, self.frauds + other.frauds, self.set_aside + other.set_aside
+        )
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -74,7 +82,9 @@ class Layout:
 
     def __init__(self, out: Path) -> None:
         if not out.name.endswith(SUFFIXES):
-            raise SettingsError(f"{out}: the format follows from the name; let it end in {' or '.join(SUFFIXES)}")
+            raise SettingsError(
+                f"{out}: the format follows from the name; let it end in {' or '.join(SUFFIXES)}"
+            )
         self.out, self.folder = out, out.with_name(f"{out.name}.parts")
         self.plan, self.lock = self.folder / "plan.json", self.folder / "lock"
         self.summary = out.with_name(f"{out.name}.json")
@@ -99,7 +109,9 @@ def part(path: Path, shard: int, shards: int) -> Path:
 
 
 def claim(layout: Layout, plan: Plan) -> Plan:
-    """The plan that stands: this one, unless another shard or an earlier try has written its own before."""
+    """The plan that stands: this one, unless another shard or an earlier try has written its own
+    before.
+    """
     with writing(layout.plan):
         layout.folder.mkdir(parents=True, exist_ok=True)
         temporary = unfinished(layout.plan)
@@ -114,8 +126,12 @@ def claim(layout: Layout, plan: Plan) -> Plan:
 
 
 def check_same(standing: Plan, wanted: Plan, layout: Layout) -> None:
-    """Raises SettingsError naming what differs between the run that was begun and the one that is asked for."""
-    differing = dict.fromkeys(word for name, word in WORDS.items() if getattr(standing, name) != getattr(wanted, name))
+    """Raises SettingsError naming what differs between the run that was begun and the one that is
+    asked for.
+    """
+    differing = dict.fromkeys(
+        word for name, word in WORDS.items() if getattr(standing, name) != getattr(wanted, name)
+    )
     if differing:
         raise SettingsError(
             f"{layout.out}: an unfinished run with another {', another '.join(differing)} lies there; "
@@ -130,7 +146,9 @@ def load(path: Path, kind: type[Kind]) -> Kind | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        raise SettingsError(f"{path}: cannot be read ({type(error).__name__}); remove it, or choose another --out") from error
+        raise SettingsError(
+            f"{path}: cannot be read ({type(error).__name__}); remove it, or choose another --out"
+        ) from error
 
 
 def store(path: Path, value: msgspec.Struct) -> None:
@@ -140,7 +158,9 @@ def store(path: Path, value: msgspec.Struct) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A name to write to; its file has the path's own once the block has ended well, and is on disk by then."""
+    """A name to write to; its file has the path's own once the block has ended well, and is on disk
+    by then.
+    """
     temporary = unfinished(path)
     with writing(path):
         try:
@@ -163,5 +183,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreDownError(f"{path}: there is no room left; make some and start again: it goes on where it was") from error
-        raise SettingsError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+            raise StoreDownError(
+                f"{path}: there is no room left; make some and start again: it goes on where it was"
+            ) from error
+        raise SettingsError(
+            f"{path}: cannot be written ({error.strerror}); choose another place"
+        ) from error

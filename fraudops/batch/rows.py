@@ -19,7 +19,10 @@ ADDED = ("fraud_probability", "prediction", "model_version", "threshold")
 
 @dataclass(frozen=True)
 class BadRow:
-    """`number` counts lines of a CSV, rows of a Parquet file, from 1; `content` is the row itself, for the file that it is set aside in."""
+    """`number` counts lines of a CSV, rows of a Parquet file, from 1;
+
+    `content` is the row itself, for the file that it is set aside in.
+    """
 
     number: int
     column: str | None
@@ -29,7 +32,10 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Piece:
-    """`x` is (rows, features), sound rows only; `kept` has the columns that the output takes over of the same rows."""
+    """`x` is (rows, features), sound rows only;
+
+    `kept` has the columns that the output takes over of the same rows.
+    """
 
     number: int
     x: Matrix
@@ -38,8 +44,14 @@ class Piece:
 
 
 def wrong_values(x: Matrix, schema: FeatureSchema) -> NDArray[np.bool_]:
-    """(rows, features): True where a value is missing, infinite or outside its range. A NaN fails every comparison."""
-    lower, upper = (np.array([getattr(feature, bound) for feature in schema.features]) for bound in ("minimum", "maximum"))
+    """(rows, features): True where a value is missing, infinite or outside its range.
+
+    A NaN fails every comparison.
+    """
+    lower, upper = (
+        np.array([getattr(feature, bound) for feature in schema.features])
+        for bound in ("minimum", "maximum")
+    )
     wrong: NDArray[np.bool_] = ~((x >= lower) & (x <= upper))
     return wrong
 
@@ -59,10 +71,17 @@ def _reason(value: float, feature: Feature) -> str:
 
 
 def kept_columns(names: Sequence[str], asked: Sequence[str], where: str) -> tuple[str, ...]:
-    """The columns that the output takes over, each once. Raises DataError for one that the file does not have, or that the scores would hide."""
+    """The columns that the output takes over, each once.
+
+    Raises DataError for one that the file does not have, or that the scores would hide.
+    """
     for name in asked:
         if name not in names:
-            raise DataError(f"{where}: there is no column {name!r} to keep; name one that the file has")
+            raise DataError(
+                f"{where}: there is no column {name!r} to keep; name one that the file has"
+            )
         if name in ADDED:
-            raise DataError(f"{where}: the column {name!r} cannot be kept: the scores have one of that name; rename it")
+            raise DataError(
+                f"{where}: the column {name!r} cannot be kept: the scores have one of that name; rename it"
+            )
     return tuple(dict.fromkeys([*(name for name in IDS if name in names), *asked]))

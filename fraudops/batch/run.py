@@ -1,4 +1,7 @@
-"""One run over a file: plan, pieces, shards, whole. Killed at any moment and started again it goes on where it was, and ends with the same bytes."""
+"""One run over a file: plan, pieces, shards, whole.
+
+Killed at any moment and started again it goes on where it was, and ends with the same bytes.
+"""
 
 import fcntl
 import shutil
@@ -13,14 +16,27 @@ from fraudops.batch.csv_source import CsvSource
 from fraudops.batch.model import Model, Models
 from fraudops.batch.output import BadRows, Output, join_shards
 from fraudops.batch.parquet_source import ParquetSource
-from fraudops.batch.plan import Counts, Layout, Plan, Summary, check_same, claim, load, part, store, unfinished, writing
+from fraudops.batch.plan import (
+    Counts,
+    Layout,
+    Plan,
+    Summary,
+    check_same,
+    claim,
+    load,
+    part,
+    store,
+    unfinished,
+    writing,
+)
 from fraudops.batch.rows import Matrix, Piece
 from fraudops.datasets.loading import ZIP
 from fraudops.datasets.parquet_file import MAGIC
 from fraudops.errors import DataError
 
 Source = CsvSource | ParquetSource
-# Told after every piece: how much of the input is done, how much there is, and what was scored so far.
+# Told after every piece: how much of the input is done, how much there is, and what was scored so
+# far.
 Progress = Callable[[int, int, Counts], None]
 
 SLICE_ROWS = 256
@@ -52,7 +68,10 @@ class Run:
     output: Output
 
     def score(self, progress: Progress) -> Counts:
-        """Every piece of the shard that is not done yet. Raises DataError for the first bad row unless bad rows are set aside."""
+        """Every piece of the shard that is not done yet.
+
+        Raises DataError for the first bad row unless bad rows are set aside.
+        """
         pieces = self.plan.pieces_of(self.order.shard)
         counts, left = Counts(), pieces
         for piece in pieces:
@@ -60,7 +79,9 @@ class Run:
             if done is None:
                 break
             counts, left = counts + done, range(piece + 1, pieces.stop)
-        begin, end = (self.source.end_of(piece - 1) if piece else 0 for piece in (pieces.start, pieces.stop))
+        begin, end = (
+            self.source.end_of(piece - 1) if piece else 0 for piece in (pieces.start, pieces.stop)
+        )
         for found in self.source.read(left):
             counts += self._score_piece(found)
             progress(self.source.end_of(found.number) - begin, end - begin, counts)
@@ -72,38 +93,63 @@ class Run:
         elif piece.bad:
             bad = piece.bad[0]
             column = f", column {bad.column!r}" if bad.column else ""
-            raise DataError(f"{self.order.source}: {self.source.place} {bad.number}{column}: {bad.reason}, or set such rows aside with --bad-rows FILE")
-        table = self.output.table(piece, _probabilities(self.model, piece.x), self.model.version, self.model.threshold)
+            raise DataError(
+                f"{self.order.source}: {self.source.place} {bad.number}{column}: {bad.reason}, or set such rows aside with --bad-rows FILE"
+            )
+        table = self.output.table(
+            piece, _probabilities(self.model, piece.x), self.model.version, self.model.threshold
+        )
         self.output.write(table, self.layout.scores(piece.number))
-        counts = Counts(len(table), int(table.column("prediction").to_numpy().sum()), len(piece.bad))
+        counts = Counts(
+            len(table), int(table.column("prediction").to_numpy().sum()), len(piece.bad)
+        )
         store(self.layout.done(piece.number), counts)
         return counts
 
     def join_shard(self, counts: Counts) -> None:
         """The shard's own file, and its note that it is whole."""
         _check_unchanged(self.plan, self.order.source)
-        pieces, shard, shards = self.plan.pieces_of(self.order.shard), self.order.shard, self.order.shards
-        self.output.join([self.layout.scores(piece) for piece in pieces], part(self.order.out, shard, shards))
+        pieces, shard, shards = (
+            self.plan.pieces_of(self.order.shard),
+            self.order.shard,
+            self.order.shards,
+        )
+        self.output.join(
+            [self.layout.scores(piece) for piece in pieces], part(self.order.out, shard, shards)
+        )
         if self.order.bad_rows:
-            BadRows(self.source.place).join([self.layout.bad(piece) for piece in pieces], part(self.order.bad_rows, shard, shards))
+            BadRows(self.source.place).join(
+                [self.layout.bad(piece) for piece in pieces],
+                part(self.order.bad_rows, shard, shards),
+            )
         store(self.layout.shard_done(shard), counts)
         for piece in pieces:
-            for path in (self.layout.done(piece), self.layout.scores(piece), self.layout.bad(piece)):
+            for path in (
+                self.layout.done(piece),
+                self.layout.scores(piece),
+                self.layout.bad(piece),
+            ):
                 path.unlink(missing_ok=True)
 
 
 def _probabilities(model: Model, x: Matrix) -> Matrix:
     """(rows, features) → (rows,), to the last bit the same wherever a row stands.
 
-    In full slices, the last one filled up: BLAS sums the rows of an incomplete block in another order, and shares larger ones out among threads.
+    In full slices, the last one filled up: BLAS sums the rows of an incomplete block in another
+    order, and shares larger ones out among threads.
     """
     full = np.concatenate([x, np.zeros((-len(x) % SLICE_ROWS, x.shape[1]))])
-    slices = [model.scorer.score_many(full[start : start + SLICE_ROWS]) for start in range(0, len(full), SLICE_ROWS)]
+    slices = [
+        model.scorer.score_many(full[start : start + SLICE_ROWS])
+        for start in range(0, len(full), SLICE_ROWS)
+    ]
     return np.concatenate([np.empty(0), *slices])[: len(x)]
 
 
 def score_file(order: Order, models: Models, progress: Progress) -> Summary | Counts:
-    """The summary once the whole output is there, else (other shards are missing) the counts of this shard."""
+    """The summary once the whole output is there, else (other shards are missing) the counts of
+    this shard.
+    """
     layout = Layout(order.out)
     run = _begin(order, layout, models)
     if isinstance(run, Summary):
@@ -131,7 +177,9 @@ def _begin(order: Order, layout: Layout, models: Models) -> Run | Summary:
     output = Output(order.out, source.kept_schema)
     stands = claim(layout, plan)
     if standing is None and stands != plan and order.version is None:
-        return _begin(order, layout, models)  # another shard came first, perhaps with the version before a promotion
+        return _begin(
+            order, layout, models
+        )  # another shard came first, perhaps with the version before a promotion
     check_same(stands, plan, layout)
     return Run(order, layout, stands, model, source, output)
 
@@ -143,7 +191,9 @@ def open_source(order: Order, model: Model) -> Source:
         with path.open("rb") as file:
             start = file.read(4)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give the path of a CSV or Parquet file") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a CSV or Parquet file"
+        ) from error
     if start == ZIP:
         raise DataError(f"{path}: a zip or Excel file; unpack it, or save the sheet as CSV")
     kind = ParquetSource if start == MAGIC else CsvSource
@@ -171,11 +221,17 @@ def _plan(order: Order, model: Model, source: Source) -> Plan:
 def _check_unchanged(plan: Plan, source: Path) -> None:
     found = source.stat()
     if (found.st_size, found.st_mtime_ns) != (plan.bytes, plan.modified_ns):
-        raise DataError(f"{source}: the file has changed while it was scored; start again once it rests")
+        raise DataError(
+            f"{source}: the file has changed while it was scored; start again once it rests"
+        )
 
 
 def join(layout: Layout) -> Summary | None:
-    """Joins the shards once all of them are whole; None while some are missing. Two shards that end at once take turns, and the second finds it done."""
+    """Joins the shards once all of them are whole;
+
+    None while some are missing. Two shards that end at once take turns, and the second finds it
+    done.
+    """
     try:
         lock = layout.lock.open("w")
     except FileNotFoundError:
@@ -202,7 +258,10 @@ def _join(layout: Layout, plan: Plan) -> Summary:
 
 
 def _clear(layout: Layout, plan: Plan) -> None:
-    """Removes what a whole output no longer needs. The folder goes at once, by a rename: no later run may find half of it."""
+    """Removes what a whole output no longer needs.
+
+    The folder goes at once, by a rename: no later run may find half of it.
+    """
     if layout.folder.exists():
         aside = unfinished(layout.folder)
         with writing(layout.folder), suppress(FileNotFoundError):
@@ -223,5 +282,11 @@ def _parts(path: Path, plan: Plan) -> list[Path]:
 
 def missing_shards(layout: Layout, plan: Plan) -> list[int]:
     """Those whose note or whose files are not there."""
-    paths = {shard: [layout.shard_done(shard), *(part(path, shard, plan.shards) for path in _targets(layout, plan))] for shard in range(plan.shards)}
+    paths = {
+        shard: [
+            layout.shard_done(shard),
+            *(part(path, shard, plan.shards) for path in _targets(layout, plan)),
+        ]
+        for shard in range(plan.shards)
+    }
     return [shard for shard, wanted in paths.items() if not all(path.exists() for path in wanted)]

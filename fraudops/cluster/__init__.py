@@ -1,1 +1,3 @@
-"""The ports of a promotion in Kubernetes: a ConfigMap for the record, a Lease for the lock, the pods behind the Service."""
+"""The ports of a promotion in Kubernetes: a ConfigMap for the record, a Lease for the lock, the
+pods behind the Service.
+"""

@@ -14,10 +14,13 @@ from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.promotion.ports import StaleRecordError, UnknownWriteError
 
 TIMEOUT_SECONDS = 10.0
-# A followed log that says nothing for so long is asked for again: its connection may be gone without a word.
+# A followed log that says nothing for so long is asked for again: its connection may be gone
+# without a word.
 SILENCE_SECONDS = 30.0
 ORDINARY = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-FOLLOWING = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_SECONDS, sock_read=SILENCE_SECONDS)
+FOLLOWING = aiohttp.ClientTimeout(
+    total=None, sock_connect=TIMEOUT_SECONDS, sock_read=SILENCE_SECONDS
+)
 CHANNEL_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 CONTENT_TYPES = {"merge": "application/merge-patch+json", "json": "application/json-patch+json"}
 
@@ -39,7 +42,10 @@ class Cluster:
     @classmethod
     @asynccontextmanager
     async def connect(cls, namespace: str | None = None) -> AsyncIterator["Cluster"]:
-        """By the pod's ServiceAccount, else by the kubeconfig. Raises StoreDownError when there is neither."""
+        """By the pod's ServiceAccount, else by the kubeconfig.
+
+        Raises StoreDownError when there is neither.
+        """
         settings = client.Configuration()
         try:
             if os.environ.get("KUBERNETES_SERVICE_HOST"):
@@ -48,7 +54,9 @@ class Cluster:
                 await config.load_kube_config(client_configuration=settings)
                 namespace = namespace or _namespace_of_context()
         except config.ConfigException as error:
-            raise StoreDownError(f"no Kubernetes cluster is known here ({error}); set KUBECONFIG, or leave --on-cluster away") from error
+            raise StoreDownError(
+                f"no Kubernetes cluster is known here ({error}); set KUBECONFIG, or leave --on-cluster away"
+            ) from error
         async with client.ApiClient(configuration=settings) as api:
             yield cls(api, namespace or "default")
 
@@ -57,38 +65,70 @@ class Cluster:
         root = "/api/v1" if group == "v1" else f"/apis/{group}"
         return f"{root}/namespaces/{self.namespace}/{kind}{f'/{name}' if name else ''}"
 
-    async def call(self, method: str, path: str, body: Any = None, *, patch: str = "merge", query: dict[str, str] | None = None) -> dict[str, Any]:
-        """The answer's JSON. Raises NotFoundError, ForbiddenError, StaleRecordError (409), UnknownWriteError (an unanswered write), StoreDownError."""
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        patch: str = "merge",
+        query: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """The answer's JSON.
+
+        Raises NotFoundError, ForbiddenError, StaleRecordError (409), UnknownWriteError (an
+        unanswered write), StoreDownError.
+        """
         try:
-            answer = await self._request(method, path, query, body, CONTENT_TYPES[patch] if method == "PATCH" else "application/json")
+            answer = await self._request(
+                method,
+                path,
+                query,
+                body,
+                CONTENT_TYPES[patch] if method == "PATCH" else "application/json",
+            )
             data = await answer.read()
         except aiohttp.ClientConnectorError as error:
-            raise StoreDownError(f"the Kubernetes API does not answer ({type(error).__name__})") from error
+            raise StoreDownError(
+                f"the Kubernetes API does not answer ({type(error).__name__})"
+            ) from error
         except (TimeoutError, aiohttp.ClientError) as error:
             if method == "GET":
-                raise StoreDownError(f"the Kubernetes API did not answer in time ({type(error).__name__})") from error
-            raise UnknownWriteError(f"the Kubernetes API did not answer a write ({type(error).__name__})") from error
+                raise StoreDownError(
+                    f"the Kubernetes API did not answer in time ({type(error).__name__})"
+                ) from error
+            raise UnknownWriteError(
+                f"the Kubernetes API did not answer a write ({type(error).__name__})"
+            ) from error
         return _answer(method, path, answer.status, data)
 
     async def fetch(self, path: str) -> tuple[int, bytes]:
-        """Status and body of whatever answers, such as a pod behind the API server's proxy. Raises StoreDownError when nothing does."""
+        """Status and body of whatever answers, such as a pod behind the API server's proxy.
+
+        Raises StoreDownError when nothing does.
+        """
         try:
             answer = await self._request("GET", path)
             return answer.status, bytes(await answer.read())
         except (TimeoutError, aiohttp.ClientError) as error:
-            raise StoreDownError(f"the Kubernetes API does not answer ({type(error).__name__})") from error
+            raise StoreDownError(
+                f"the Kubernetes API does not answer ({type(error).__name__})"
+            ) from error
 
     async def lines(self, path: str, query: dict[str, str] | None = None) -> AsyncGenerator[bytes]:
         """The lines of a text as they come, such as a followed log, without their ends.
 
-        Ends with the text, and after SILENCE_SECONDS or a broken connection too: ask again from the last line on. Raises like `call`.
+        Ends with the text, and after SILENCE_SECONDS or a broken connection too: ask again from
+        the last line on. Raises like `call`.
         """
         try:
             answer = await self._request("GET", path, query, timeout=FOLLOWING)
             if answer.status >= 300:
                 _answer("GET", path, answer.status, bytes(await answer.read()))
         except (TimeoutError, aiohttp.ClientError) as error:
-            raise StoreDownError(f"the Kubernetes API does not answer ({type(error).__name__})") from error
+            raise StoreDownError(
+                f"the Kubernetes API does not answer ({type(error).__name__})"
+            ) from error
         async with aclosing(_lines_of(answer.response)) as found:
             async for line in found:
                 yield line
@@ -96,31 +136,51 @@ class Cluster:
     @asynccontextmanager
     async def attach(self, pod: str, container: str) -> AsyncIterator["Attached"]:
         """The standard streams of a running container. Raises like `call`."""
-        query = [("container", container), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
+        query = [
+            ("container", container),
+            ("stdin", "true"),
+            ("stdout", "true"),
+            ("stderr", "true"),
+        ]
         async with self._streams(self.path("v1", "pods", f"{pod}/attach"), query) as attached:
             yield attached
 
     async def execute(self, pod: str, container: str, command: Sequence[str]) -> bytes:
         """The standard output of a short command in a running container. Raises like `call`."""
-        query = [("container", container), ("stdout", "true"), *(("command", word) for word in command)]
+        query = [
+            ("container", container),
+            ("stdout", "true"),
+            *(("command", word) for word in command),
+        ]
         try:
-            async with asyncio.timeout(TIMEOUT_SECONDS), self._streams(self.path("v1", "pods", f"{pod}/exec"), query) as attached:
+            async with (
+                asyncio.timeout(TIMEOUT_SECONDS),
+                self._streams(self.path("v1", "pods", f"{pod}/exec"), query) as attached,
+            ):
                 return b"".join([data async for stream, data in attached.received() if stream == 1])
         except TimeoutError as error:
-            raise StoreDownError(f"a command in pod {pod} did not end in {TIMEOUT_SECONDS:g} s") from error
+            raise StoreDownError(
+                f"a command in pod {pod} did not end in {TIMEOUT_SECONDS:g} s"
+            ) from error
 
     @asynccontextmanager
     async def _streams(self, path: str, query: list[tuple[str, str]]) -> AsyncIterator["Attached"]:
-        _, url, headers, *_ = await self._api.param_serialize("GET", path, query_params=query, auth_settings=["BearerToken"])
+        _, url, headers, *_ = await self._api.param_serialize(
+            "GET", path, query_params=query, auth_settings=["BearerToken"]
+        )
         session = self._api.rest_client.pool_manager or self._api.rest_client._create_pool_manager()
         self._api.rest_client.pool_manager = session
         try:
-            async with session.ws_connect(url, headers=headers, protocols=CHANNEL_PROTOCOLS, heartbeat=TIMEOUT_SECONDS) as socket:
+            async with session.ws_connect(
+                url, headers=headers, protocols=CHANNEL_PROTOCOLS, heartbeat=TIMEOUT_SECONDS
+            ) as socket:
                 yield Attached(socket)
         except aiohttp.WSServerHandshakeError as error:
             _answer("POST", path, error.status, b"")
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise StoreDownError(f"the connection to {path.rpartition('/pods/')[2]} broke ({type(error).__name__})") from error
+            raise StoreDownError(
+                f"the connection to {path.rpartition('/pods/')[2]} broke ({type(error).__name__})"
+            ) from error
 
     async def _request(
         self,
@@ -133,7 +193,12 @@ class Cluster:
     ) -> Any:
         headers = {"Accept": "application/json, */*", "Content-Type": content_type}
         request = await self._api.param_serialize(
-            method, path, query_params=list((query or {}).items()), header_params=headers, body=body, auth_settings=["BearerToken"]
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
         )
         return await self._api.call_api(*request, _request_timeout=timeout)
 
@@ -149,9 +214,15 @@ class Attached:
         await self._socket.send_bytes(b"\0" + data)
 
     async def received(self) -> AsyncIterator[tuple[int, bytes]]:
-        """What the container writes: 1 for its standard output, 2 for its standard error, until it ends."""
+        """What the container writes: 1 for its standard output, 2 for its standard error, until it
+        ends.
+        """
         async for message in self._socket:
-            if message.type == aiohttp.WSMsgType.BINARY and len(message.data) > 1 and message.data[0] in (1, 2):
+            if (
+                message.type == aiohttp.WSMsgType.BINARY
+                and len(message.data) > 1
+                and message.data[0] in (1, 2)
+            ):
                 yield message.data[0], message.data[1:]
 
 

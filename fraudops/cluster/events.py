@@ -22,7 +22,9 @@ class EventJournal(DatabaseJournal):
         await super().write(attempt)
         if attempt.outcome != "started":
             try:
-                await self.cluster.call("POST", self.cluster.path("v1", "events"), self._event(attempt))
+                await self.cluster.call(
+                    "POST", self.cluster.path("v1", "events"), self._event(attempt)
+                )
             except (StoreDownError, UnknownWriteError, StaleRecordError, ForbiddenError) as error:
                 self.say(f"no Event was written: {error}")
 
@@ -32,8 +34,16 @@ class EventJournal(DatabaseJournal):
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{self.deployment}.{uuid.uuid4().hex[:16]}", "namespace": self.cluster.namespace},
-            "involvedObject": {"apiVersion": "apps/v1", "kind": "Deployment", "name": self.deployment, "namespace": self.cluster.namespace},
+            "metadata": {
+                "name": f"{self.deployment}.{uuid.uuid4().hex[:16]}",
+                "namespace": self.cluster.namespace,
+            },
+            "involvedObject": {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "name": self.deployment,
+                "namespace": self.cluster.namespace,
+            },
             "type": "Normal" if attempt.outcome in GOOD else "Warning",
             "reason": f"Promotion{attempt.outcome.capitalize()}",
             "message": f"{what}{f' ({attempt.reason})' if attempt.reason else ''}"[:1000],

@@ -1,4 +1,6 @@
-"""The promotion lock as a Lease: renewed while it is held, taken over when its holder has been silent for its whole duration."""
+"""The promotion lock as a Lease: renewed while it is held, taken over when its holder has been
+silent for its whole duration.
+"""
 
 import asyncio
 import contextlib
@@ -17,10 +19,23 @@ RELEASE_TRIES = 5
 
 
 class LeaseLock:
-    """`<release>-promotion`. Whether a holder is silent is judged by this process's own clock, never by comparing clocks."""
+    """`<release>-promotion`.
 
-    def __init__(self, cluster: Cluster, release: str, identity: str, say: Callable[[str], None], wait_seconds: float = 300.0) -> None:
-        self.cluster, self.path = cluster, cluster.path("coordination.k8s.io/v1", "leases", f"{release}-promotion")
+    Whether a holder is silent is judged by this process's own clock, never by comparing clocks.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        release: str,
+        identity: str,
+        say: Callable[[str], None],
+        wait_seconds: float = 300.0,
+    ) -> None:
+        self.cluster, self.path = (
+            cluster,
+            cluster.path("coordination.k8s.io/v1", "leases", f"{release}-promotion"),
+        )
         self.identity, self.say, self.wait_seconds = identity, say, wait_seconds
         self._renewed = float("-inf")
 
@@ -48,14 +63,18 @@ class LeaseLock:
             if state != seen:
                 seen, since = state, time.monotonic()
             free = spec.get("holderIdentity") in (None, "", self.identity)
-            silent = time.monotonic() - since > float(spec.get("leaseDurationSeconds") or DURATION_SECONDS)
+            silent = time.monotonic() - since > float(
+                spec.get("leaseDurationSeconds") or DURATION_SECONDS
+            )
             if (free or silent) and await self._write(lease, self.identity):
                 return
             if not told and not free:
                 told = True
                 self.say(f"waiting for the lock: {spec.get('holderIdentity')} has it")
             if time.monotonic() > end:
-                raise StoreDownError(f"another promotion has the lock ({spec.get('holderIdentity')}); try again when it has ended")
+                raise StoreDownError(
+                    f"another promotion has the lock ({spec.get('holderIdentity')}); try again when it has ended"
+                )
             await asyncio.sleep(1.0)
 
     async def _renew(self) -> None:
@@ -75,18 +94,31 @@ class LeaseLock:
         with contextlib.suppress(StoreDownError, UnknownWriteError):
             for _ in range(RELEASE_TRIES):
                 lease = await self.cluster.call("GET", self.path)
-                if (lease.get("spec") or {}).get("holderIdentity") != self.identity or await self._write(lease, ""):
+                if (lease.get("spec") or {}).get(
+                    "holderIdentity"
+                ) != self.identity or await self._write(lease, ""):
                     return
 
     async def _write(self, lease: dict[str, Any], holder: str) -> bool:
         """False when somebody else was faster."""
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        spec: dict[str, Any] = {"holderIdentity": holder, "leaseDurationSeconds": DURATION_SECONDS, "renewTime": now}
+        spec: dict[str, Any] = {
+            "holderIdentity": holder,
+            "leaseDurationSeconds": DURATION_SECONDS,
+            "renewTime": now,
+        }
         if (lease.get("spec") or {}).get("holderIdentity") != holder:
             spec["acquireTime"] = now
         asked = time.monotonic()
         try:
-            await self.cluster.call("PATCH", self.path, {"metadata": {"resourceVersion": lease["metadata"]["resourceVersion"]}, "spec": spec})
+            await self.cluster.call(
+                "PATCH",
+                self.path,
+                {
+                    "metadata": {"resourceVersion": lease["metadata"]["resourceVersion"]},
+                    "spec": spec,
+                },
+            )
         except StaleRecordError:
             return False
         self._renewed = asked if holder else float("-inf")

@@ -1,4 +1,6 @@
-"""What serves in the cluster and who is behind it, as a person with a kubeconfig can see it: the record, and every pod's own word."""
+"""What serves in the cluster and who is behind it, as a person with a kubeconfig can see it: the
+record, and every pod's own word.
+"""
 
 import asyncio
 from dataclasses import dataclass
@@ -25,7 +27,10 @@ sys.stdout.buffer.write(answer.read())
 
 @dataclass(frozen=True)
 class PodReport:
-    """`ready` and `terminating` are Kubernetes' word, the rest the pod's own; `epoch` None: it did not say, see `reason`."""
+    """`ready` and `terminating` are Kubernetes' word, the rest the pod's own;
+
+    `epoch` None: it did not say, see `reason`.
+    """
 
     name: str
     ready: bool
@@ -47,16 +52,27 @@ class Overview:
 
     @property
     def behind(self) -> tuple[str, ...]:
-        """The pods of which not every worker serves what the record names; a pod that does not say counts."""
+        """The pods of which not every worker serves what the record names; a pod that does not say
+        counts.
+        """
         if self.record.current is None:
             return ()
-        return tuple(pod.name for pod in self.pods if pod.epoch != self.record.epoch and not pod.terminating)
+        return tuple(
+            pod.name for pod in self.pods if pod.epoch != self.record.epoch and not pod.terminating
+        )
 
     @property
     def well(self) -> bool:
-        """Somebody is there, and everybody who stays serves what the record names. Before the first promotion nobody need be ready."""
+        """Somebody is there, and everybody who stays serves what the record names.
+
+        Before the first promotion nobody need be ready.
+        """
         staying = [pod for pod in self.pods if not pod.terminating]
-        return bool(staying) and not self.behind and (self.record.current is None or all(pod.ready for pod in staying))
+        return (
+            bool(staying)
+            and not self.behind
+            and (self.record.current is None or all(pod.ready for pod in staying))
+        )
 
 
 async def look(cluster: Cluster, release: str) -> Overview:
@@ -64,9 +80,15 @@ async def look(cluster: Cluster, release: str) -> Overview:
     record, _ = await ConfigMapRecords(cluster, release).read()
     selector = ClusterPods(cluster, release, admin_token="").selector
     found = await cluster.call("GET", cluster.path("v1", "pods"), query={"labelSelector": selector})
-    living = [pod for pod in found["items"] if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")]
+    living = [
+        pod
+        for pod in found["items"]
+        if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+    ]
     reports = await asyncio.gather(*(_report(cluster, pod) for pod in living))
-    return Overview(release, cluster.namespace, record, tuple(sorted(reports, key=lambda report: report.name)))
+    return Overview(
+        release, cluster.namespace, record, tuple(sorted(reports, key=lambda report: report.name))
+    )
 
 
 async def _report(cluster: Cluster, pod: dict[str, Any]) -> PodReport:
@@ -84,7 +106,9 @@ async def _report(cluster: Cluster, pod: dict[str, Any]) -> PodReport:
 
 
 def report_of(name: str, ready: bool, terminating: bool, data: bytes) -> PodReport:
-    """From what /ready answered through the API server, or from the API server's own word when nobody did."""
+    """From what /ready answered through the API server, or from the API server's own word when
+    nobody did.
+    """
     try:
         said = msgspec.json.decode(data, type=dict[str, Any])
     except msgspec.MsgspecError:
@@ -97,4 +121,6 @@ def report_of(name: str, ready: bool, terminating: bool, data: bytes) -> PodRepo
     versions = sorted({str(worker["version"]) for worker in workers if worker.get("version")})
     reason = None if said.get("status") == "ready" else str(said.get("detail") or "not ready")
     epoch = min((each or 0 for each in epochs), default=0)
-    return PodReport(name, ready, terminating, epoch, " and ".join(versions) or None, workers, reason)
+    return PodReport(
+        name, ready, terminating, epoch, " and ".join(versions) or None, workers, reason
+    )

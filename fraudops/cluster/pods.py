@@ -14,22 +14,39 @@ ANNOTATION = "fraudops.io/serving"
 
 
 class ClusterPods:
-    """A pod's name is unique over time. Pods that have ended and wait to be collected serve nobody and are not listed."""
+    """A pod's name is unique over time.
 
-    def __init__(self, cluster: Cluster, release: str, admin_token: str, admin_port: int = 8001) -> None:
+    Pods that have ended and wait to be collected serve nobody and are not listed.
+    """
+
+    def __init__(
+        self, cluster: Cluster, release: str, admin_token: str, admin_port: int = 8001
+    ) -> None:
         self.cluster, self.deployment = cluster, f"{release}-inference"
-        self.selector = f"app.kubernetes.io/component=inference,app.kubernetes.io/instance={release}"
+        self.selector = (
+            f"app.kubernetes.io/component=inference,app.kubernetes.io/instance={release}"
+        )
         self.admin_token, self.admin_port = admin_token, admin_port
         self._addresses: dict[str, str | None] = {}
 
     async def list(self) -> Sequence[Pod]:
-        found = await self.cluster.call("GET", self.cluster.path("v1", "pods"), query={"labelSelector": self.selector})
-        living = [item for item in found["items"] if (item.get("status") or {}).get("phase") not in ("Succeeded", "Failed")]
-        self._addresses |= {item["metadata"]["name"]: (item.get("status") or {}).get("podIP") for item in living}
+        found = await self.cluster.call(
+            "GET", self.cluster.path("v1", "pods"), query={"labelSelector": self.selector}
+        )
+        living = [
+            item
+            for item in found["items"]
+            if (item.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+        ]
+        self._addresses |= {
+            item["metadata"]["name"]: (item.get("status") or {}).get("podIP") for item in living
+        }
         return [Pod(item["metadata"]["name"], is_ready(item)) for item in living]
 
     async def wanted(self) -> int:
-        deployment = await self.cluster.call("GET", self.cluster.path("apps/v1", "deployments", self.deployment))
+        deployment = await self.cluster.call(
+            "GET", self.cluster.path("apps/v1", "deployments", self.deployment)
+        )
         return int((deployment.get("spec") or {}).get("replicas") or 0)
 
     async def epoch(self, pod: Pod) -> int:
@@ -60,4 +77,6 @@ class ClusterPods:
 
 def is_ready(pod: dict[str, Any]) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions
+    )

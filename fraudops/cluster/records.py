@@ -1,13 +1,25 @@
-"""The serving record in the ConfigMap `<release>-serving`: plain quorum reads, and writes compared with the resourceVersion."""
+"""The serving record in the ConfigMap `<release>-serving`: plain quorum reads, and writes compared
+with the resourceVersion.
+"""
 
 from typing import Any
 
 from fraudops.cluster.api import Cluster, NotFoundError
-from fraudops.promotion.record import CONFIG_MAP_KEY, EMPTY, ServingRecord, config_map_name, encode, of_config_map
+from fraudops.promotion.record import (
+    CONFIG_MAP_KEY,
+    EMPTY,
+    ServingRecord,
+    config_map_name,
+    encode,
+    of_config_map,
+)
 
 
 class ConfigMapRecords:
-    """The token is the resourceVersion, or None while there is no ConfigMap. It belongs to no chart: it outlives upgrades and the release."""
+    """The token is the resourceVersion, or None while there is no ConfigMap.
+
+    It belongs to no chart: it outlives upgrades and the release.
+    """
 
     def __init__(self, cluster: Cluster, release: str) -> None:
         self.cluster, self.name = cluster, config_map_name(release)
@@ -22,9 +34,16 @@ class ConfigMapRecords:
     async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
         data = {CONFIG_MAP_KEY: encode(record).decode()}
         if token is None:
-            made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": self.name}, "data": data}
+            made = {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": self.name},
+                "data": data,
+            }
             written = await self.cluster.call("POST", self.cluster.path("v1", "configmaps"), made)
         else:
             change = {"metadata": {"resourceVersion": token}, "data": data}
-            written = await self.cluster.call("PATCH", self.cluster.path("v1", "configmaps", self.name), change)
+            written = await self.cluster.call(
+                "PATCH", self.cluster.path("v1", "configmaps", self.name), change
+            )
         return written["metadata"]["resourceVersion"]

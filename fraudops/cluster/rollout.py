@@ -1,4 +1,6 @@
-"""A rollout by the Deployment: one annotation on its pod template, under a key that the chart never renders."""
+"""A rollout by the Deployment: one annotation on its pod template, under a key that the chart never
+renders.
+"""
 
 from typing import Any
 
@@ -13,7 +15,10 @@ class DeploymentRollouts:
     """Every change is a JSON patch that first tests what it replaces."""
 
     def __init__(self, cluster: Cluster, release: str) -> None:
-        self.cluster, self.path = cluster, cluster.path("apps/v1", "deployments", f"{release}-inference")
+        self.cluster, self.path = (
+            cluster,
+            cluster.path("apps/v1", "deployments", f"{release}-inference"),
+        )
 
     async def _annotations(self) -> dict[str, str] | None:
         deployment = await self.cluster.call("GET", self.path)
@@ -33,5 +38,8 @@ class DeploymentRollouts:
     async def undo(self, epoch: int) -> None:
         found = (await self._annotations() or {}).get(ANNOTATION, "")
         if found.split("/")[0] == str(epoch):
-            patch = [{"op": "test", "path": POINTER, "value": found}, {"op": "remove", "path": POINTER}]
+            patch = [
+                {"op": "test", "path": POINTER, "value": found},
+                {"op": "remove", "path": POINTER},
+            ]
             await self.cluster.call("PATCH", self.path, patch, patch="json")

@@ -1,4 +1,6 @@
-"""Jobs made from the chart's CronJobs, followed from here to their end: every try's log as it is written, and the last one's exit code."""
+"""Jobs made from the chart's CronJobs, followed from here to their end: every try's log as it is
+written, and the last one's exit code.
+"""
 
 import asyncio
 import copy
@@ -27,7 +29,10 @@ FINAL = frozenset({SettingsError.exit_code, RefusedError.exit_code})
 
 @dataclass(frozen=True)
 class Wanted:
-    """`template` names the CronJob; `module` runs instead of its program and arguments, else the arguments follow those of the template.
+    """`template` names the CronJob;
+
+    `module` runs instead of its program and arguments, else the arguments follow those of the
+    template.
 
     `shards` is how many pods an Indexed Job has, if not as many as its template says.
     """
@@ -40,47 +45,87 @@ class Wanted:
 
 
 def job_of(cronjob: Object, name: str, wanted: Wanted) -> Object:
-    """The Job as `kubectl create job --from` would make it, with what is wanted. It goes with the release that its template belongs to."""
+    """The Job as `kubectl create job --from` would make it, with what is wanted.
+
+    It goes with the release that its template belongs to.
+    """
     template = copy.deepcopy(cronjob["spec"]["jobTemplate"])
     container = template["spec"]["template"]["spec"]["containers"][0]
     if wanted.module:
         container |= {"command": ["python", "-m", wanted.module], "args": list(wanted.arguments)}
     else:
         container["args"] = [*container.get("args", []), *wanted.arguments]
-    kept = [variable for variable in container.get("env", []) if variable["name"] not in wanted.environment]
-    container["env"] = [*kept, *({"name": name, "value": value} for name, value in wanted.environment.items())]
+    kept = [
+        variable
+        for variable in container.get("env", [])
+        if variable["name"] not in wanted.environment
+    ]
+    container["env"] = [
+        *kept,
+        *({"name": name, "value": value} for name, value in wanted.environment.items()),
+    ]
     if wanted.shards:
         template["spec"] |= {"completions": wanted.shards, "parallelism": wanted.shards}
-    owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": cronjob["metadata"]["name"], "uid": cronjob["metadata"]["uid"]}
+    owner = {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "name": cronjob["metadata"]["name"],
+        "uid": cronjob["metadata"]["uid"],
+    }
     found = template.get("metadata") or {}
     annotations = (found.get("annotations") or {}) | {"cronjob.kubernetes.io/instantiate": "manual"}
-    metadata = {"name": name, "labels": found.get("labels") or {}, "annotations": annotations, "ownerReferences": [owner]}
+    metadata = {
+        "name": name,
+        "labels": found.get("labels") or {},
+        "annotations": annotations,
+        "ownerReferences": [owner],
+    }
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]}
 
 
 async def find_release(cluster: Cluster, release: str | None) -> str:
-    """The release of that name, or the only one of the namespace. Raises SettingsError naming those that there are."""
-    found = await cluster.call("GET", cluster.path("batch/v1", "cronjobs"), query={"labelSelector": LABELS})
+    """The release of that name, or the only one of the namespace.
+
+    Raises SettingsError naming those that there are.
+    """
+    found = await cluster.call(
+        "GET", cluster.path("batch/v1", "cronjobs"), query={"labelSelector": LABELS}
+    )
     names = sorted(item["metadata"]["name"].removesuffix("-train") for item in found["items"])
     if release in names or (release is None and len(names) == 1):
         return release or names[0]
-    there = f"there is {', '.join(names)}: give --release" if names else "there is none: give --namespace, or helm install"
-    raise SettingsError(f"{f'no release {release}' if release else 'which release?'} in namespace {cluster.namespace}; {there}")
+    there = (
+        f"there is {', '.join(names)}: give --release"
+        if names
+        else "there is none: give --namespace, or helm install"
+    )
+    raise SettingsError(
+        f"{f'no release {release}' if release else 'which release?'} in namespace {cluster.namespace}; {there}"
+    )
 
 
 class JobRunner:
-    """`emit` gets every line of a container's log, with the pod's name; `say` what happens around it."""
+    """`emit` gets every line of a container's log, with the pod's name;
 
-    def __init__(self, cluster: Cluster, say: Callable[[str], None], emit: Callable[[str, bytes], None]) -> None:
+    `say` what happens around it.
+    """
+
+    def __init__(
+        self, cluster: Cluster, say: Callable[[str], None], emit: Callable[[str, bytes], None]
+    ) -> None:
         self.cluster, self.say, self.emit = cluster, say, emit
         self._last_said = ""
 
     async def template(self, release: str, name: str) -> Object:
         """Raises SettingsError when the release has no such CronJob."""
         try:
-            return await self.cluster.call("GET", self.cluster.path("batch/v1", "cronjobs", f"{release}-{name}"))
+            return await self.cluster.call(
+                "GET", self.cluster.path("batch/v1", "cronjobs", f"{release}-{name}")
+            )
         except NotFoundError as error:
-            raise SettingsError(f"release {release} has no CronJob {release}-{name}: is it switched off in its values?") from error
+            raise SettingsError(
+                f"release {release} has no CronJob {release}-{name}: is it switched off in its values?"
+            ) from error
 
     async def create(self, job: Object) -> str:
         """The Job's name. It is made once, whatever becomes of the answer."""
@@ -99,14 +144,22 @@ class JobRunner:
         return True
 
     async def follow(self, name: str) -> int:
-        """The exit code of the Job's last try. Raises StoreDownError when it has none, or does not end beyond its own deadline."""
+        """The exit code of the Job's last try.
+
+        Raises StoreDownError when it has none, or does not end beyond its own deadline.
+        """
         job = await self._patiently(lambda: self._job(name))
-        seconds = float(job["spec"].get("activeDeadlineSeconds") or DEFAULT_DEADLINE_SECONDS) + MARGIN_SECONDS
+        seconds = (
+            float(job["spec"].get("activeDeadlineSeconds") or DEFAULT_DEADLINE_SECONDS)
+            + MARGIN_SECONDS
+        )
         try:
             async with asyncio.timeout(seconds):
                 return await self._follow(name)
         except TimeoutError as error:
-            raise StoreDownError(f"Job {name} has not ended after {seconds:g} s: look at it with kubectl") from error
+            raise StoreDownError(
+                f"Job {name} has not ended after {seconds:g} s: look at it with kubectl"
+            ) from error
 
     async def running_pod(self, job: str) -> str:
         """The Job's first pod, once its container runs. Raises StoreDownError when it ends before."""
@@ -125,15 +178,23 @@ class JobRunner:
     async def _follow(self, name: str) -> int:
         followed: set[str] = set()
         code: int | None = None
-        indexed = (await self._patiently(lambda: self._job(name)))["spec"].get("completionMode") == "Indexed"
+        indexed = (await self._patiently(lambda: self._job(name)))["spec"].get(
+            "completionMode"
+        ) == "Indexed"
         while (pod := await self._next_pod(name, followed)) is not None:
             if followed:
-                self.say(f"the next pod: {pod}" if indexed else f"Kubernetes tries again: pod {pod}")
+                self.say(
+                    f"the next pod: {pod}" if indexed else f"Kubernetes tries again: pod {pod}"
+                )
             followed.add(pod)
             ended = await self._follow_pod(pod)
-            code = code if indexed and code in FINAL else ended  # one shard's refusal ends the others by a signal
+            code = (
+                code if indexed and code in FINAL else ended
+            )  # one shard's refusal ends the others by a signal
         fault = await self._fault(name)
-        if fault and (code in (None, 0) or fault.startswith("DeadlineExceeded")):  # killed, its code says nothing
+        if fault and (
+            code in (None, 0) or fault.startswith("DeadlineExceeded")
+        ):  # killed, its code says nothing
             raise StoreDownError(f"Job {name} failed: {fault}")
         if fault and not fault.startswith("PodFailurePolicy"):  # else the exit code has said it
             self.say(f"Job {name} failed: {fault}")
@@ -146,10 +207,19 @@ class JobRunner:
         """The next try's pod; None when the Job has ended and no pod of it is left unread."""
         query = {"labelSelector": f"batch.kubernetes.io/job-name={job}"}
         while True:
-            ended = any(_is_true(condition, "Complete", "Failed") for condition in _conditions(await self._patiently(lambda: self._job(job))))
-            found = await self._patiently(lambda: self.cluster.call("GET", self.cluster.path("v1", "pods"), query=query))
+            ended = any(
+                _is_true(condition, "Complete", "Failed")
+                for condition in _conditions(await self._patiently(lambda: self._job(job)))
+            )
+            found = await self._patiently(
+                lambda: self.cluster.call("GET", self.cluster.path("v1", "pods"), query=query)
+            )
             pods = sorted(found["items"], key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-            new = [str(pod["metadata"]["name"]) for pod in pods if pod["metadata"]["name"] not in followed]
+            new = [
+                str(pod["metadata"]["name"])
+                for pod in pods
+                if pod["metadata"]["name"] not in followed
+            ]
             if new or ended:
                 return new[0] if new else None
             await asyncio.sleep(POLL_SECONDS)
@@ -162,7 +232,10 @@ class JobRunner:
         return None
 
     async def _follow_pod(self, name: str) -> int | None:
-        """Every container's log in turn; the exit code of the last. None when the pod is gone before it could be read."""
+        """Every container's log in turn; the exit code of the last.
+
+        None when the pod is gone before it could be read.
+        """
         try:
             pod = await self._patiently(lambda: self._pod(name))
             spec = pod["spec"]
@@ -195,11 +268,17 @@ class JobRunner:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _read_log(self, pod: str, container: str, since: bytes | None) -> bytes | None:
-        """Emits the lines after the moment `since`, until the log pauses or ends; the last line's moment, as the API wrote it."""
+        """Emits the lines after the moment `since`, until the log pauses or ends; the last line's
+        moment, as the API wrote it.
+        """
         last = since
-        query = {"container": container, "follow": "true", "timestamps": "true"} | ({"sinceTime": since.decode()} if since else {})
+        query = {"container": container, "follow": "true", "timestamps": "true"} | (
+            {"sinceTime": since.decode()} if since else {}
+        )
         try:
-            async with aclosing(self.cluster.lines(self.cluster.path("v1", "pods", f"{pod}/log"), query)) as lines:
+            async with aclosing(
+                self.cluster.lines(self.cluster.path("v1", "pods", f"{pod}/log"), query)
+            ) as lines:
                 async for line in lines:
                     moment, _, text = line.partition(b" ")
                     if since is None or moment > since:  # the API begins anew with the whole second
@@ -243,7 +322,11 @@ def _container(pod: Object, name: str) -> ContainerStatus:
     every = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
     state: Object = next((found.get("state") or {} for found in every if found["name"] == name), {})
     waiting = state.get("waiting") or {}
-    unscheduled = [condition.get("message") for condition in _conditions(pod) if condition["type"] == "PodScheduled" and condition["status"] == "False"]
+    unscheduled = [
+        condition.get("message")
+        for condition in _conditions(pod)
+        if condition["type"] == "PodScheduled" and condition["status"] == "False"
+    ]
     reasons = [waiting.get("reason"), waiting.get("message"), *unscheduled]
     waits_for = ": ".join(str(reason) for reason in reasons if reason) or "not started yet"
     return ContainerStatus(state, waits_for, status.get("phase") in ("Succeeded", "Failed"))

@@ -1,4 +1,6 @@
-"""A file from here to the release's data volume: through the standard input of a short-lived pod that mounts it."""
+"""A file from here to the release's data volume: through the standard input of a short-lived pod
+that mounts it.
+"""
 
 import asyncio
 import contextlib
@@ -20,10 +22,19 @@ RECEIVER = "jobs.data_receive"
 
 
 def data_mount(cronjob: Object) -> str:
-    """Where the training Job sees the data volume. Raises SettingsError when this release has none."""
+    """Where the training Job sees the data volume.
+
+    Raises SettingsError when this release has none.
+    """
     spec = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    claims = {volume["name"] for volume in spec.get("volumes", []) if "persistentVolumeClaim" in volume}
-    mounts = [mount for mount in spec["containers"][0].get("volumeMounts", []) if mount["name"] in claims and mount["name"] == "data"]
+    claims = {
+        volume["name"] for volume in spec.get("volumes", []) if "persistentVolumeClaim" in volume
+    }
+    mounts = [
+        mount
+        for mount in spec["containers"][0].get("volumeMounts", [])
+        if mount["name"] in claims and mount["name"] == "data"
+    ]
     if not mounts:
         raise SettingsError(
             "this release reads its data from elsewhere and has no data volume: set data.source to volume (helm upgrade --set data.source=volume)"
@@ -33,26 +44,54 @@ def data_mount(cronjob: Object) -> str:
 
 def data_name(cronjob: Object) -> str:
     """The file that this release trains on."""
-    variables = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0].get("env", [])
-    return Path(next((str(variable["value"]) for variable in variables if variable["name"] == "FRAUDOPS_DATA"), "data.csv")).name
+    variables = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0].get(
+        "env", []
+    )
+    return Path(
+        next(
+            (
+                str(variable["value"])
+                for variable in variables
+                if variable["name"] == "FRAUDOPS_DATA"
+            ),
+            "data.csv",
+        )
+    ).name
 
 
 def receiver_of(cronjob: Object, name: str, wanted: Wanted) -> Object:
-    """A Job like the training one that may write to the volume, and whose standard input stays open for one sender."""
+    """A Job like the training one that may write to the volume, and whose standard input stays open
+    for one sender.
+    """
     job = job_of(cronjob, name, wanted)
-    job["spec"] |= {"backoffLimit": 0, "activeDeadlineSeconds": DEADLINE_SECONDS, "ttlSecondsAfterFinished": 600}
+    job["spec"] |= {
+        "backoffLimit": 0,
+        "activeDeadlineSeconds": DEADLINE_SECONDS,
+        "ttlSecondsAfterFinished": 600,
+    }
     spec = job["spec"]["template"]["spec"]
     spec.pop("initContainers", None)
     container: dict[str, Any] = spec["containers"][0]
-    mounts = [mount | {"readOnly": False} if mount["name"] == "data" else mount for mount in copy.deepcopy(container["volumeMounts"])]
+    mounts = [
+        mount | {"readOnly": False} if mount["name"] == "data" else mount
+        for mount in copy.deepcopy(container["volumeMounts"])
+    ]
     container |= {"stdin": True, "stdinOnce": True, "resources": RESOURCES, "volumeMounts": mounts}
     return job
 
 
-async def send(cluster: Cluster, runner: JobRunner, job: Object, file: Path, progress: Callable[[int], None]) -> tuple[int, str]:
-    """The receiver's exit code, and the sha256 of what was sent. Raises StoreDownError when it does not start, or the connection breaks."""
+async def send(
+    cluster: Cluster, runner: JobRunner, job: Object, file: Path, progress: Callable[[int], None]
+) -> tuple[int, str]:
+    """The receiver's exit code, and the sha256 of what was sent.
+
+    Raises StoreDownError when it does not start, or the connection breaks.
+    """
     name = await runner.create(job)
-    pod, container = await _started(runner, name), job["spec"]["template"]["spec"]["containers"][0]["name"]
+    pod, container = (
+        await _started(runner, name),
+        job["spec"]["template"]["spec"]["containers"][0]["name"],
+    )
     digest = hashlib.sha256()
     try:
         async with cluster.attach(pod, container) as streams:
@@ -66,7 +105,12 @@ async def send(cluster: Cluster, runner: JobRunner, job: Object, file: Path, pro
     return await runner.follow(name), digest.hexdigest()
 
 
-async def _send(send_bytes: Callable[[bytes], Any], file: Path, digest: Callable[[bytes], None], progress: Callable[[int], None]) -> None:
+async def _send(
+    send_bytes: Callable[[bytes], Any],
+    file: Path,
+    digest: Callable[[bytes], None],
+    progress: Callable[[int], None],
+) -> None:
     sent = 0
     with file.open("rb") as source:
         while chunk := await asyncio.to_thread(source.read, CHUNK_BYTES):
@@ -81,4 +125,6 @@ async def _started(runner: JobRunner, job: str) -> str:
         async with asyncio.timeout(START_SECONDS):
             return await runner.running_pod(job)
     except TimeoutError as error:
-        raise StoreDownError(f"no pod of Job {job} runs after {START_SECONDS:g} s: look at it with kubectl") from error
+        raise StoreDownError(
+            f"no pod of Job {job} runs after {START_SECONDS:g} s: look at it with kubectl"
+        ) from error

@@ -1,4 +1,6 @@
-"""What a value must be to fit its schema: pure, over whole columns, and silent about the values themselves."""
+"""What a value must be to fit its schema: pure, over whole columns, and silent about the values
+themselves.
+"""
 
 from dataclasses import dataclass
 
@@ -25,12 +27,20 @@ class Fault:
 
 
 def first_fault(columns: Columns, schema: FeatureSchema) -> Fault | None:
-    """The fault nearest to the top of the file; within a row, the one in the leftmost column of the schema."""
-    faults = [fault for position, name in enumerate(schema.columns) for fault in _faults(columns[name], position, name, schema)]
+    """The fault nearest to the top of the file; within a row, the one in the leftmost column of the
+    schema.
+    """
+    faults = [
+        fault
+        for position, name in enumerate(schema.columns)
+        for fault in _faults(columns[name], position, name, schema)
+    ]
     return min(faults, default=None)
 
 
-def _faults(values: NDArray[np.float64], position: int, name: str, schema: FeatureSchema) -> list[Fault]:
+def _faults(
+    values: NDArray[np.float64], position: int, name: str, schema: FeatureSchema
+) -> list[Fault]:
     missing = np.isnan(values)
     infinite = np.isinf(values)
     found = [
@@ -38,15 +48,23 @@ def _faults(values: NDArray[np.float64], position: int, name: str, schema: Featu
         (infinite, INFINITE_VALUE),
         _outside(values, name, schema, ~(missing | infinite)),
     ]
-    return [Fault(int(wrong.argmax()), position, name, text, int(wrong.sum())) for wrong, text in found if wrong.any()]
+    return [
+        Fault(int(wrong.argmax()), position, name, text, int(wrong.sum()))
+        for wrong, text in found
+        if wrong.any()
+    ]
 
 
-def _outside(values: NDArray[np.float64], name: str, schema: FeatureSchema, finite: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], str]:
+def _outside(
+    values: NDArray[np.float64], name: str, schema: FeatureSchema, finite: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], str]:
     if name == schema.label:
         return finite & (values != 0) & (values != 1), "the class must be 0 (genuine) or 1 (fraud)"
     for feature in schema.features:
         if feature.name == name:
-            return finite & ((values < feature.minimum) | (values > feature.maximum)), outside_range(feature)
+            return finite & (
+                (values < feature.minimum) | (values > feature.maximum)
+            ), outside_range(feature)
     return np.zeros(len(values), dtype=bool), ""
 
 

@@ -1,4 +1,6 @@
-"""A CSV, plain or gzipped, to columns of float64: Arrow reads it; where Arrow stumbles, or a line number is wanted, it is walked line by line."""
+"""A CSV, plain or gzipped, to columns of float64: Arrow reads it; where Arrow stumbles, or a line
+number is wanted, it is walked line by line.
+"""
 
 import csv
 import gzip
@@ -30,11 +32,18 @@ def read_csv(path: Path, schema: FeatureSchema) -> Columns:
     """Columns by name, NaN where a value is missing. Raises DataError naming line and column."""
     _check_first_line(path, schema)
     options = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(schema.columns, pa.float64()), include_columns=list(schema.columns), null_values=list(MISSING), check_utf8=False
+        column_types=dict.fromkeys(schema.columns, pa.float64()),
+        include_columns=list(schema.columns),
+        null_values=list(MISSING),
+        check_utf8=False,
     )
     try:
         with opened(path) as file:
-            table = pyarrow.csv.read_csv(file, convert_options=options, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True))
+            table = pyarrow.csv.read_csv(
+                file,
+                convert_options=options,
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            )
     except pa.ArrowInvalid:
         return _walk(path, schema)  # its message would show the value
     return {name: table.column(name).to_numpy(zero_copy_only=False) for name in schema.columns}
@@ -49,7 +58,9 @@ def line_of(path: Path, row: int) -> int:
 
 
 def _walk(path: Path, schema: FeatureSchema) -> Columns:
-    """Finds the line that Arrow could not read; should there be none after all, its columns are as good."""
+    """Finds the line that Arrow could not read; should there be none after all, its columns are as
+    good.
+    """
     records = _records(path)
     _line, header = next(records)
     rows = [_numbers(cells, header, f"{path}: line {line}", schema) for line, cells in records]
@@ -59,7 +70,9 @@ def _walk(path: Path, schema: FeatureSchema) -> Columns:
 
 def _numbers(cells: list[str], header: list[str], where: str, schema: FeatureSchema) -> list[float]:
     if len(cells) != len(header):
-        raise DataError(f"{where}: {len(cells)} values where the header names {len(header)} columns; complete or remove the line")
+        raise DataError(
+            f"{where}: {len(cells)} values where the header names {len(header)} columns; complete or remove the line"
+        )
     numbers = []
     for cell, name in zip(cells, header, strict=True):
         text = cell.strip()
@@ -82,7 +95,10 @@ def _remedy(name: str, schema: FeatureSchema) -> str:
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Each record that is not blank, the header first, with the line on which it begins."""
-    with opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="") as text:
+    with (
+        opened(path) as file,
+        io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="") as text,
+    ):
         reader = csv.reader(text)
         line = 1
         while True:
@@ -91,7 +107,9 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
             except StopIteration:
                 return
             except csv.Error as error:
-                raise DataError(f"{path}: line {line}: cannot be read as CSV; correct or remove the line") from error
+                raise DataError(
+                    f"{path}: line {line}: cannot be read as CSV; correct or remove the line"
+                ) from error
             if cells:
                 yield line, cells
             line = reader.line_num + 1
@@ -101,7 +119,9 @@ def _check_first_line(path: Path, schema: FeatureSchema) -> None:
     with opened(path) as file:
         start = file.read(4096)
         if b"\0" in start:
-            raise DataError(f"{path}: not a CSV, but a binary or UTF-16 file; save it as CSV in UTF-8, or as Parquet")
+            raise DataError(
+                f"{path}: not a CSV, but a binary or UTF-16 file; save it as CSV in UTF-8, or as Parquet"
+            )
         lines = (start + file.readline(1 << 20)).decode("utf-8-sig", errors="replace").splitlines()
     line = next((number for number, text in enumerate(lines) if text.strip()), None)
     if line is None:
@@ -122,6 +142,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             with gzip.GzipFile(fileobj=raw) as file:
                 yield file  # type: ignore[misc]  # GzipFile reads as a BinaryIO does
         except EOFError as error:
-            raise DataError(f"{path}: the gzip file ends early; it was cut off: copy or download it again") from error
+            raise DataError(
+                f"{path}: the gzip file ends early; it was cut off: copy or download it again"
+            ) from error
         except (gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path}: the gzip file is damaged; copy or download it again") from error
+            raise DataError(
+                f"{path}: the gzip file is damaged; copy or download it again"
+            ) from error

@@ -15,8 +15,10 @@ from fraudops.schema import FeatureSchema
 class Dataset:
     """Checked rows in time order: exactly `schema.columns`, float64 but for the label, which is int8.
 
-    `digest` is the sha256 of the file's bytes, or of the canonical rows (`rows_digest`) where there is no file: generated rows and parts of a split.
-    `prevalence` is the natural share of fraud; None means that the data counts as collected. `sample` is True for the packaged sample alone.
+    `digest` is the sha256 of the file's bytes, or of the canonical rows (`rows_digest`) where
+    there is no file: generated rows and parts of a split. `prevalence` is the natural share of
+    fraud; None means that the data counts as collected. `sample` is True for the packaged sample
+    alone.
     """
 
     frame: pd.DataFrame
@@ -52,12 +54,16 @@ class Dataset:
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Dataset":
         """The rows at these positions (or where True), with their own digest."""
-        frame = self.frame.iloc[np.flatnonzero(rows) if rows.dtype == np.bool_ else rows].reset_index(drop=True)
+        frame = self.frame.iloc[
+            np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        ].reset_index(drop=True)
         return replace(self, frame=frame, digest=rows_digest(frame, self.schema))
 
 
 def canonical_frame(columns: dict[str, NDArray[np.float64]], schema: FeatureSchema) -> pd.DataFrame:
-    """Columns in the schema's order and types, rows sorted by time; rows of one time keep their order. -0.0 becomes 0.0."""
+    """Columns in the schema's order and types, rows sorted by time; rows of one time keep their
+    order. -0.0 becomes 0.0.
+    """
     order = np.argsort(columns[schema.time], kind="stable")
     data = {name: columns[name][order] + 0.0 for name in schema.columns}
     return pd.DataFrame(data).astype({schema.label: np.int8})
@@ -72,9 +78,11 @@ def rows_digest(frame: pd.DataFrame, schema: FeatureSchema) -> str:
 
 
 def row_hashes(dataset: Dataset) -> NDArray[np.uint64]:
-    """(rows,) hash of time, features and label of each row: equal rows have equal hashes, in any file and any release.
+    """(rows,) hash of time, features and label of each row: equal rows have equal hashes, in any
+    file and any release.
 
-    Each column's float64 bits are folded in with the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
+    Each column's float64 bits are folded in with the finaliser of splitmix64 (Steele, Lea,
+    Flood, OOPSLA 2014).
     """
     hashes = np.zeros(len(dataset), dtype=np.uint64)
     for name in dataset.schema.columns:
@@ -90,7 +98,8 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def class_weights(y: NDArray[np.int8], prevalence: float | None) -> NDArray[np.float64]:
-    """(rows,) weights under which frauds are `prevalence` of the whole: 1 for a fraud, one common weight for the genuine rows; all 1 without a prevalence.
+    """(rows,) weights under which frauds are `prevalence` of the whole: 1 for a fraud, one common
+    weight for the genuine rows; all 1 without a prevalence.
 
     Raises SettingsError when `prevalence` is not a share or one of the classes is absent.
     """
@@ -98,10 +107,14 @@ def class_weights(y: NDArray[np.int8], prevalence: float | None) -> NDArray[np.f
     if prevalence is None:
         return weights
     if not 0 < prevalence < 1:
-        raise SettingsError("prevalence must lie between 0 and 1: the natural share of fraud, such as 0.0017")
+        raise SettingsError(
+            "prevalence must lie between 0 and 1: the natural share of fraud, such as 0.0017"
+        )
     frauds = int((y == 1).sum())
     genuine = len(y) - frauds
     if frauds == 0 or genuine == 0:
-        raise SettingsError("rows of one class only cannot be weighted to a prevalence; give rows with frauds and genuine transactions")
+        raise SettingsError(
+            "rows of one class only cannot be weighted to a prevalence; give rows with frauds and genuine transactions"
+        )
     weights[y != 1] = frauds * (1 - prevalence) / (prevalence * genuine)
     return weights

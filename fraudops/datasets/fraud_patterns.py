@@ -1,4 +1,7 @@
-"""The frauds of the generator: how each pattern looks, when it strikes and what it takes. Invented, in the manner of real ones."""
+"""The frauds of the generator: how each pattern looks, when it strikes and what it takes.
+
+Invented, in the manner of real ones.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +18,11 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pattern:
-    """`share` of all frauds; `distance` from genuine rows in standard deviations, whatever the number of features; median and log-sigma of the amount."""
+    """`share` of all frauds;
+
+    `distance` from genuine rows in standard deviations, whatever the number of features; median
+    and log-sigma of the amount.
+    """
 
     name: str
     share: float
@@ -39,9 +46,11 @@ def draw_patterns(frauds: int, generator: np.random.Generator) -> NDArray[np.int
 
 
 def directions(schema: FeatureSchema) -> Float:
-    """(patterns, features) in standard deviations: the same for every seed, so that what was learnt of one generated file holds for the next.
+    """(patterns, features) in standard deviations: the same for every seed, so that what was learnt
+    of one generated file holds for the next.
 
-    A feature moves to the same side in every pattern, as in real data; which features move differs. The amount has its own law and stays out.
+    A feature moves to the same side in every pattern, as in real data; which features move
+    differs. The amount has its own law and stays out.
     """
     world = np.random.default_rng(int(schema.fingerprint[:16], 16))
     movable = np.flatnonzero([name != schema.amount for name in schema.names])
@@ -50,7 +59,9 @@ def directions(schema: FeatureSchema) -> Float:
     if not len(movable):
         return moves
     for row, pattern in enumerate(PATTERNS):
-        chosen = world.choice(movable, size=min(len(movable), max(3, len(movable) // 3)), replace=False)
+        chosen = world.choice(
+            movable, size=min(len(movable), max(3, len(movable) // 3)), replace=False
+        )
         weights = world.uniform(0.6, 1.0, size=len(chosen))
         moves[row, chosen] = pattern.distance * weights / np.linalg.norm(weights) * side[chosen]
     return moves
@@ -61,11 +72,16 @@ def draw_times(pattern: Pattern, count: int, days: float, generator: np.random.G
     if pattern.when != "bursts":
         return rhythm(count, days, generator, night=pattern.when == "night")
     starts = rhythm(max(1, -(-count // 6)), days, generator, night=True)
-    return np.minimum(generator.choice(starts, size=count) + generator.uniform(0, 600, size=count), days * DAY_SECONDS)
+    return np.minimum(
+        generator.choice(starts, size=count) + generator.uniform(0, 600, size=count),
+        days * DAY_SECONDS,
+    )
 
 
 def rhythm(count: int, days: float, generator: np.random.Generator, night: bool = False) -> Float:
-    """(count,) seconds, dense at 15 h and sparse at 3 h (the other way round at `night`): the inverse of the distribution function on a grid of minutes."""
+    """(count,) seconds, dense at 15 h and sparse at 3 h (the other way round at `night`): the
+    inverse of the distribution function on a grid of minutes.
+    """
     edges = np.linspace(0, days * DAY_SECONDS, max(2, int(days * 1440) + 1))
     middle = (edges[1:] + edges[:-1]) / 2
     wave = 0.85 * np.sin(2 * np.pi * (middle / DAY_SECONDS - 9 / 24))

@@ -32,26 +32,49 @@ class Sample:
 def packaged_sample() -> Sample:
     folder = Path(str(resources.files("fraudops.datasets"))) / "sample"
     about: dict[str, Any] = yaml.safe_load((folder / "about.yaml").read_text())
-    return Sample(folder / about["file"], about["source"], about["sha256"], about["prevalence"], about["licence"])
+    return Sample(
+        folder / about["file"],
+        about["source"],
+        about["sha256"],
+        about["prevalence"],
+        about["licence"],
+    )
 
 
-def load(source: str | Path | None = None, schema: FeatureSchema | None = None, prevalence: float | None = None) -> Dataset:
-    """Reads a CSV (also gzipped) or Parquet file by its content, checks every value, and sorts the rows by time.
+def load(
+    source: str | Path | None = None,
+    schema: FeatureSchema | None = None,
+    prevalence: float | None = None,
+) -> Dataset:
+    """Reads a CSV (also gzipped) or Parquet file by its content, checks every value, and sorts the
+    rows by time.
 
-    Without a source, the packaged sample; without a schema, the ULB one; without a prevalence, the sample's own for the sample and none for any other file.
-    Raises DataError naming file, row, column and remedy, and SettingsError for a prevalence that is no share.
+    Without a source, the packaged sample; without a schema, the ULB one; without a prevalence,
+    the sample's own for the sample and none for any other file. Raises DataError naming file,
+    row, column and remedy, and SettingsError for a prevalence that is no share.
     """
     if prevalence is not None and not 0 < prevalence < 1:
-        raise SettingsError("prevalence must lie between 0 and 1: the natural share of fraud, such as 0.0017")
+        raise SettingsError(
+            "prevalence must lie between 0 and 1: the natural share of fraud, such as 0.0017"
+        )
     schema, sample = schema or load_schema(), packaged_sample()
     if source is None and set(schema.columns) != set(load_schema().columns):
-        raise DataError(f"the packaged sample does not have the columns of the schema {schema.name!r}; give a file that has, with --data FILE")
+        raise DataError(
+            f"the packaged sample does not have the columns of the schema {schema.name!r}; give a file that has, with --data FILE"
+        )
     path = sample.path if source is None else Path(source)
     columns = _read(path, schema)
     digest = sha256_file(path)
     if digest == sample.sha256:
         name = sample.source if source is None else f"{path} ({sample.source})"
-        return Dataset(canonical_frame(columns, schema), schema, name, digest, prevalence or sample.prevalence, sample=True)
+        return Dataset(
+            canonical_frame(columns, schema),
+            schema,
+            name,
+            digest,
+            prevalence or sample.prevalence,
+            sample=True,
+        )
     return Dataset(canonical_frame(columns, schema), schema, str(path), digest, prevalence)
 
 
@@ -79,6 +102,10 @@ def _first_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(4)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; give the path of a CSV or Parquet file, or leave --data out for the packaged sample") from error
+        raise DataError(
+            f"{path}: no such file; give the path of a CSV or Parquet file, or leave --data out for the packaged sample"
+        ) from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error

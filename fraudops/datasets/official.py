@@ -1,4 +1,6 @@
-"""The official ULB file: fetched from one of three mirrors, taken up where a broken download ended, and known by its checksum."""
+"""The official ULB file: fetched from one of three mirrors, taken up where a broken download ended,
+and known by its checksum.
+"""
 
 import fcntl
 import zipfile
@@ -43,17 +45,23 @@ class _MirrorFailed(Exception):
 
 
 def fetch(
-    target: Path, mirrors: tuple[Mirror, ...] = MIRRORS, sha256: str = SHA256, progress: Progress = lambda _done, _total: None, timeout_seconds: float = 20.0
+    target: Path,
+    mirrors: tuple[Mirror, ...] = MIRRORS,
+    sha256: str = SHA256,
+    progress: Progress = lambda _done, _total: None,
+    timeout_seconds: float = 20.0,
 ) -> str | None:
     """Puts the file at `target` and returns the mirror's url, or None when it already was there.
 
-    Raises SettingsError when `target` is another file or cannot be written, StoreDownError when no mirror could give it; what has come stays beside the
-    target for the next attempt.
+    Raises SettingsError when `target` is another file or cannot be written, StoreDownError when
+    no mirror could give it; what has come stays beside the target for the next attempt.
     """
     if target.exists():
         if target.is_file() and sha256_file(target) == sha256:
             return None
-        raise SettingsError(f"{target}: exists and is not the file with the checksum {sha256[:12]}…; remove it, or choose another --out")
+        raise SettingsError(
+            f"{target}: exists and is not the file with the checksum {sha256[:12]}…; remove it, or choose another --out"
+        )
     failures = []
     with httpx.Client(follow_redirects=True, timeout=httpx.Timeout(timeout_seconds)) as client:
         for mirror in mirrors:
@@ -62,19 +70,27 @@ def fetch(
             except _MirrorFailed as failure:
                 failures.append(f"  {mirror.url}: {failure}")
             except OSError as error:
-                raise SettingsError(f"{target}: cannot be written ({error.strerror}); choose another --out, or make room") from error
+                raise SettingsError(
+                    f"{target}: cannot be written ({error.strerror}); choose another --out, or make room"
+                ) from error
             else:
                 return mirror.url
     raise StoreDownError(
-        "no mirror gave the file:\n" + "\n".join(failures) + "\ncheck the network and run it again: what has come is kept and taken up from there"
+        "no mirror gave the file:\n"
+        + "\n".join(failures)
+        + "\ncheck the network and run it again: what has come is kept and taken up from there"
     )
 
 
-def _from_mirror(client: httpx.Client, mirror: Mirror, target: Path, sha256: str, progress: Progress) -> None:
+def _from_mirror(
+    client: httpx.Client, mirror: Mirror, target: Path, sha256: str, progress: Progress
+) -> None:
     part = target.with_name(target.name + (".zip.part" if mirror.zipped else ".part"))
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(part) as file:
-        for _attempt in ("taken up", "from the beginning") if file.seek(0, 2) else ("from the beginning",):
+        for _attempt in (
+            ("taken up", "from the beginning") if file.seek(0, 2) else ("from the beginning",)
+        ):
             _download(client, mirror, file, progress)
             if _accept(file, part, mirror, target, sha256):
                 return
@@ -100,7 +116,11 @@ def _accept(file: BinaryIO, part: Path, mirror: Mirror, target: Path, sha256: st
 def _unzipped(part: Path, target: Path) -> Path | None:
     whole = target.with_name(target.name + ".unzipped.part")
     try:
-        with zipfile.ZipFile(part) as archive, archive.open(NAME) as member, whole.open("wb") as file:
+        with (
+            zipfile.ZipFile(part) as archive,
+            archive.open(NAME) as member,
+            whole.open("wb") as file,
+        ):
             while chunk := member.read(CHUNK):
                 file.write(chunk)
     except (zipfile.BadZipFile, KeyError):
@@ -109,7 +129,10 @@ def _unzipped(part: Path, target: Path) -> Path | None:
 
 
 def _download(client: httpx.Client, mirror: Mirror, file: BinaryIO, progress: Progress) -> None:
-    """Appends what the file still lacks, or begins anew where the mirror cannot continue. Raises _MirrorFailed."""
+    """Appends what the file still lacks, or begins anew where the mirror cannot continue.
+
+    Raises _MirrorFailed.
+    """
     done = file.seek(0, 2)
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
     try:
@@ -127,15 +150,22 @@ def _download(client: httpx.Client, mirror: Mirror, file: BinaryIO, progress: Pr
                 progress(done, total)
     except httpx.HTTPError as error:
         raise _MirrorFailed(
-            f"cannot be reached ({type(error).__name__})" if done == 0 else f"broke off after {done:,} bytes ({type(error).__name__})"
+            f"cannot be reached ({type(error).__name__})"
+            if done == 0
+            else f"broke off after {done:,} bytes ({type(error).__name__})"
         ) from error
     finally:
         file.flush()
 
 
 def _continues(response: httpx.Response, done: int) -> bool:
-    """Whether the body goes on at byte `done`; False when it is the whole file. Raises _MirrorFailed when it is neither."""
-    if response.status_code == httpx.codes.PARTIAL_CONTENT and response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
+    """Whether the body goes on at byte `done`;
+
+    False when it is the whole file. Raises _MirrorFailed when it is neither.
+    """
+    if response.status_code == httpx.codes.PARTIAL_CONTENT and response.headers.get(
+        "Content-Range", ""
+    ).startswith(f"bytes {done}-"):
         return True
     if response.status_code != httpx.codes.OK:
         raise _MirrorFailed(f"answers {response.status_code}")

@@ -22,12 +22,24 @@ def read_parquet(path: Path, schema: FeatureSchema) -> Columns:
             check_type(found.field(name).type, name, path)
         table = pyarrow.parquet.read_table(path, columns=list(schema.columns))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: the Parquet file is damaged or cut off; copy or write it again") from error
-    return {name: table.column(name).cast(pa.float64(), safe=False).to_numpy() for name in schema.columns}
+        raise DataError(
+            f"{path}: the Parquet file is damaged or cut off; copy or write it again"
+        ) from error
+    return {
+        name: table.column(name).cast(pa.float64(), safe=False).to_numpy()
+        for name in schema.columns
+    }
 
 
 def check_type(kind: pa.DataType, name: str, path: Path) -> None:
     """Raises DataError unless the column holds numbers."""
     types = pa.types
-    if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)):
-        raise DataError(f"{path}: the column {name!r} holds {kind}, not numbers; write it as float64 (a time as seconds)")
+    if not (
+        types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+        or types.is_decimal(kind)
+    ):
+        raise DataError(
+            f"{path}: the column {name!r} holds {kind}, not numbers; write it as float64 (a time as seconds)"
+        )

@@ -17,7 +17,8 @@ SHARES = (0.6, 0.8)
 class Split:
     """Three parts, each in time order. What was dropped, was dropped from the later part.
 
-    `dropped_duplicates` counts rows that an earlier part holds as well; `dropped_ties` (time split) other rows at the time with which an earlier part ends.
+    `dropped_duplicates` counts rows that an earlier part holds as well; `dropped_ties` (time
+    split) other rows at the time with which an earlier part ends.
     """
 
     train: Dataset
@@ -29,13 +30,18 @@ class Split:
 
 
 def split(dataset: Dataset, method: Literal["time", "stratified"] = "time", seed: int = 7) -> Split:
-    """Splits by time, or at random with the same share of fraud in each part (`seed` is for that only).
+    """Splits by time, or at random with the same share of fraud in each part (`seed` is for that
+    only).
 
     Raises DataError when a part would hold no fraud or no genuine row.
     """
     part = _by_time(dataset) if method == "time" else _stratified(dataset, seed)
     duplicate = _repeats(row_hashes(dataset), part)
-    tie = _ties(dataset.time, part) & ~duplicate if method == "time" else np.zeros(len(part), dtype=bool)
+    tie = (
+        _ties(dataset.time, part) & ~duplicate
+        if method == "time"
+        else np.zeros(len(part), dtype=bool)
+    )
     keep = ~(duplicate | tie)
     train, validation, test = (dataset.take(keep & (part == number)) for number in range(3))
     for name, rows in zip(PARTS, (train, validation, test), strict=True):
@@ -80,7 +86,21 @@ def _ties(time: NDArray[np.float64], part: NDArray[np.int8]) -> NDArray[np.bool_
 
 
 def _check_part(rows: Dataset, name: str, method: str, source: str) -> None:
-    lacking = "no rows" if not len(rows) else "no fraud" if not rows.frauds else "no genuine row" if rows.frauds == len(rows) else None
+    lacking = (
+        "no rows"
+        if not len(rows)
+        else "no fraud"
+        if not rows.frauds
+        else "no genuine row"
+        if rows.frauds == len(rows)
+        else None
+    )
     if lacking:
-        remedy = "give more rows, or split with `--split stratified`" if method == "time" else "give more rows"
-        raise DataError(f"{source}: the {name} part of the {method} split holds {lacking}; {remedy}")
+        remedy = (
+            "give more rows, or split with `--split stratified`"
+            if method == "time"
+            else "give more rows"
+        )
+        raise DataError(
+            f"{source}: the {name} part of the {method} split holds {lacking}; {remedy}"
+        )

@@ -11,7 +11,8 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     """Ready for JSON; times in the file's own unit (seconds in the ULB data)."""
     schema, time = dataset.schema, dataset.time
     columns = {
-        feature.name: _column(dataset.frame[feature.name].to_numpy(dtype=np.float64)) | {"allowed": [feature.minimum, feature.maximum]}
+        feature.name: _column(dataset.frame[feature.name].to_numpy(dtype=np.float64))
+        | {"allowed": [feature.minimum, feature.maximum]}
         for feature in schema.features
     }
     return {
@@ -24,11 +25,21 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "fraud_share": dataset.frauds / len(dataset),
         "prevalence": dataset.prevalence,
         "duplicates": len(dataset) - len(np.unique(row_hashes(dataset))),
-        "period": {"from": float(time[0]), "to": float(time[-1]), "length": float(time[-1] - time[0])},
+        "period": {
+            "from": float(time[0]),
+            "to": float(time[-1]),
+            "length": float(time[-1] - time[0]),
+        },
         "columns": columns,
     }
 
 
 def _column(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
     lower, median, upper = np.quantile(values, [0.01, 0.5, 0.99])
-    return {"minimum": float(values.min()), "p01": float(lower), "median": float(median), "p99": float(upper), "maximum": float(values.max())}
+    return {
+        "minimum": float(values.min()),
+        "p01": float(lower),
+        "median": float(median),
+        "p99": float(upper),
+        "maximum": float(values.max()),
+    }

@@ -17,7 +17,9 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet")
 def check_suffix(path: Path) -> None:
     """Raises SettingsError for a name from which no format follows."""
     if not path.name.endswith(SUFFIXES):
-        raise SettingsError(f"{path}: the format follows from the name; let it end in {', '.join(SUFFIXES)}")
+        raise SettingsError(
+            f"{path}: the format follows from the name; let it end in {', '.join(SUFFIXES)}"
+        )
 
 
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
@@ -33,14 +35,19 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
+        raise SettingsError(
+            f"{path}: cannot be written ({error.strerror}); choose another --out"
+        ) from error
 
 
 def _write(table: pa.Table, part: Path, name: str) -> None:
     if name.endswith(".parquet"):
         pyarrow.parquet.write_table(table, part)
     elif name.endswith(".gz"):
-        with part.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file:
+        with (
+            part.open("wb") as raw,
+            gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file,
+        ):
             pyarrow.csv.write_csv(table, file)
     else:
         pyarrow.csv.write_csv(table, part)

@@ -1,4 +1,7 @@
-"""What follows a commit: mirror the alias, activate everywhere, answer silence, write the row. Every step of it is safe to run again."""
+"""What follows a commit: mirror the alias, activate everywhere, answer silence, write the row.
+
+Every step of it is safe to run again.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -29,7 +32,10 @@ Outcome = Literal["done", "unchanged", "refused", "failed", "overtaken", "unconf
 
 @dataclass(frozen=True)
 class Result:
-    """`epoch` and `version` are what the record says at the end; `late` names what the reconciler still has to bring after it."""
+    """`epoch` and `version` are what the record says at the end;
+
+    `late` names what the reconciler still has to bring after it.
+    """
 
     outcome: Outcome
     epoch: int
@@ -40,7 +46,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Seconds: to prepare all pods, to activate them, once more after a silent pod was deleted or the promotion was undone, and for a rollout."""
+    """Seconds: to prepare all pods, to activate them, once more after a silent pod was deleted or
+    the promotion was undone, and for a rollout.
+    """
 
     prepare: float = 60.0
     activate: float = 30.0
@@ -69,7 +77,13 @@ class Convergence:
         rollouts: Rollouts | None = None,
     ) -> None:
         self.records, self.lock, self.aliases, self.pods = records, lock, aliases, pods
-        self.journal, self.clock, self.say, self.deadlines, self.rollouts = journal, clock, say, deadlines, rollouts
+        self.journal, self.clock, self.say, self.deadlines, self.rollouts = (
+            journal,
+            clock,
+            say,
+            deadlines,
+            rollouts,
+        )
 
     async def _finish(self, attempt: Attempt, record: ServingRecord, outcome: Outcome) -> Result:
         """Everything after the commit: mirror, activate, row. Safe to run again."""
@@ -85,7 +99,9 @@ class Convergence:
             await self._still_mine(record)
         except Overtaken:
             record, _ = await self.records.read()
-            return await self._end(attempt, "overtaken", record, "a later promotion has written the record")
+            return await self._end(
+                attempt, "overtaken", record, "a later promotion has written the record"
+            )
         return await self._end(attempt, outcome, record, reason, late)
 
     async def _mirror(self, epoch: int) -> tuple[str, ...]:
@@ -97,7 +113,9 @@ class Convergence:
             raise Overtaken
 
     async def _activate_everywhere(self, epoch: int, seconds: float) -> list[Pod]:
-        """Tells every pod that exists after the commit to read the record; returns those that neither follow nor go within the deadline."""
+        """Tells every pod that exists after the commit to read the record; returns those that
+        neither follow nor go within the deadline.
+        """
         end = self.clock.now() + seconds
         waiting = list(await self.pods.list())
         while not waiting and await self.pods.wanted() > 0 and self.clock.now() < end:
@@ -106,7 +124,9 @@ class Convergence:
         if not waiting and await self.pods.wanted() > 0:
             return [Pod("(no pod at all)", ready=False)]
         while waiting:
-            reached = await asyncio.gather(*(self._activate(pod, epoch, max(end - self.clock.now(), 0.1)) for pod in waiting))
+            reached = await asyncio.gather(
+                *(self._activate(pod, epoch, max(end - self.clock.now(), 0.1)) for pod in waiting)
+            )
             waiting = [pod for pod, there in zip(waiting, reached, strict=True) if not there]
             if not waiting or self.clock.now() >= end:
                 break
@@ -126,8 +146,12 @@ class Convergence:
             return reached <= latest.epoch
         return reached == epoch
 
-    async def _answer_silence(self, record: ServingRecord, silent: list[Pod], outcome: Outcome) -> tuple[ServingRecord, Outcome, str | None]:
-        """One silent pod is deleted; more than one sends the promotion back, once; what then is still there ends it as unconfirmed."""
+    async def _answer_silence(
+        self, record: ServingRecord, silent: list[Pod], outcome: Outcome
+    ) -> tuple[ServingRecord, Outcome, str | None]:
+        """One silent pod is deleted; more than one sends the promotion back, once; what then is
+        still there ends it as unconfirmed.
+        """
         names = ", ".join(pod.name for pod in silent)
         current = record.current
         if current is None or not await self.lock.held():
@@ -139,14 +163,22 @@ class Convergence:
             except (PodSilentError, PodRefusedError) as error:
                 self.say(f"{names} cannot be deleted: {error}")
         elif record.previous is None or current.undo or len(silent) == 1:
-            return record, "failed" if record.previous is None else "unconfirmed", f"not confirmed by {names} within {self.deadlines.activate:g} s"
+            return (
+                record,
+                "failed" if record.previous is None else "unconfirmed",
+                f"not confirmed by {names} within {self.deadlines.activate:g} s",
+            )
         else:
             record = await self._undo(record, silent)
             outcome = "failed"
         still = await self._activate_everywhere(record.epoch, self.deadlines.second)
         if still:
             return record, "unconfirmed", f"not confirmed by {', '.join(pod.name for pod in still)}"
-        return record, outcome, f"went back: not confirmed by {names}" if outcome == "failed" else None
+        return (
+            record,
+            outcome,
+            f"went back: not confirmed by {names}" if outcome == "failed" else None,
+        )
 
     async def _undo(self, record: ServingRecord, silent: list[Pod]) -> ServingRecord:
         """One more commit, compared with our own: a new epoch with the version before."""
@@ -163,11 +195,20 @@ class Convergence:
         await self._mirror(epoch)
         return back
 
-    async def _end(self, attempt: Attempt, outcome: Outcome, record: ServingRecord, reason: str | None = None, late: tuple[str, ...] = ()) -> Result:
+    async def _end(
+        self,
+        attempt: Attempt,
+        outcome: Outcome,
+        record: ServingRecord,
+        reason: str | None = None,
+        late: tuple[str, ...] = (),
+    ) -> Result:
         row = "done" if outcome == "unchanged" else outcome
         reason = "already in production" if outcome == "unchanged" and reason is None else reason
         await self.journal.write(replace(attempt, outcome=row, reason=reason))
-        return Result(outcome, record.epoch, record.current.version if record.current else None, reason, late)
+        return Result(
+            outcome, record.epoch, record.current.version if record.current else None, reason, late
+        )
 
     async def _write(self, wanted: ServingRecord, token: Any) -> Any:
         """One compare-and-set; an answer that was lost is settled by looking."""
@@ -192,7 +233,9 @@ class Convergence:
 
 
 async def mirror(records: Records, aliases: Aliases, epoch: int) -> tuple[str, ...]:
-    """Writes the alias and looks at the record again, until both agree; then notes it. Raises Overtaken when the record is no longer at `epoch`.
+    """Writes the alias and looks at the record again, until both agree; then notes it.
+
+    Raises Overtaken when the record is no longer at `epoch`.
 
     With the registry or the record's store away it returns what is late: the reconciler brings it.
     """
@@ -205,7 +248,10 @@ async def mirror(records: Records, aliases: Aliases, epoch: int) -> tuple[str, .
             if record.stack:
                 await aliases.set("champion", record.stack[0].version)
             latest, token = await records.read()
-            if latest.epoch == record.epoch and await aliases.get("production") == record.current.version:
+            if (
+                latest.epoch == record.epoch
+                and await aliases.get("production") == record.current.version
+            ):
                 break
         if latest.mirrored < latest.epoch or latest.alias_moved:
             await records.compare_and_set(records_of.mirror(latest, latest.epoch), token)

@@ -15,7 +15,9 @@ GRACE_SECONDS = 30.0
 
 
 class PodDoor:
-    """Each call raises PodSilentError when nobody answers in time; prepare and activate also PodRefusedError with the pod's reason."""
+    """Each call raises PodSilentError when nobody answers in time; prepare and activate also
+    PodRefusedError with the pod's reason.
+    """
 
     def __init__(self, url: str, admin_token: str) -> None:
         self.url = url.rstrip("/")
@@ -30,28 +32,51 @@ class PodDoor:
         return max((worker.get("epoch") or 0 for worker in body.get("workers") or []), default=0)
 
     async def prepare(self, target: Target, seconds: float) -> None:
-        asked = {"phase": "prepare", "version": target.version, "digest": target.digest, "epoch": target.epoch}
+        asked = {
+            "phase": "prepare",
+            "version": target.version,
+            "digest": target.digest,
+            "epoch": target.epoch,
+        }
         await self._reload(asked | {"deadline_seconds": seconds + GRACE_SECONDS}, seconds)
 
     async def activate(self, epoch: int, seconds: float) -> int:
         return int((await self._reload({"phase": "commit", "epoch": epoch}, seconds))["epoch"])
 
     async def drop(self, target: Target) -> None:
-        await self._reload({"phase": "drop", "version": target.version, "digest": target.digest, "epoch": target.epoch}, ASK_SECONDS)
+        await self._reload(
+            {
+                "phase": "drop",
+                "version": target.version,
+                "digest": target.digest,
+                "epoch": target.epoch,
+            },
+            ASK_SECONDS,
+        )
 
     async def _reload(self, asked: dict[str, Any], seconds: float) -> dict[str, Any]:
         answer = await self._call("POST", "/reload", seconds, asked)
         body = _body(answer)
         if answer.status_code == 200:
             return body
-        raise PodRefusedError(str(body.get("detail") or body.get("title") or f"answered {answer.status_code}"))
+        raise PodRefusedError(
+            str(body.get("detail") or body.get("title") or f"answered {answer.status_code}")
+        )
 
-    async def _call(self, method: str, path: str, seconds: float, asked: dict[str, Any] | None = None) -> httpx.Response:
+    async def _call(
+        self, method: str, path: str, seconds: float, asked: dict[str, Any] | None = None
+    ) -> httpx.Response:
         try:
-            async with httpx.AsyncClient(timeout=seconds, trust_env=False, verify=_trusted()) as client:
-                return await client.request(method, self.url + path, json=asked, headers=self.headers)
+            async with httpx.AsyncClient(
+                timeout=seconds, trust_env=False, verify=_trusted()
+            ) as client:
+                return await client.request(
+                    method, self.url + path, json=asked, headers=self.headers
+                )
         except httpx.HTTPError as error:
-            raise PodSilentError(f"{self.url}{path} did not answer ({type(error).__name__})") from error
+            raise PodSilentError(
+                f"{self.url}{path} did not answer ({type(error).__name__})"
+            ) from error
 
 
 class LocalPods:
@@ -82,12 +107,16 @@ class LocalPods:
         await self.door.drop(target)
 
     async def delete(self, pod: Pod) -> None:
-        raise PodRefusedError("on one machine the supervisor restarts what hangs; see `fraudops status`")
+        raise PodRefusedError(
+            "on one machine the supervisor restarts what hangs; see `fraudops status`"
+        )
 
 
 @functools.cache
 def _trusted() -> ssl.SSLContext:
-    """Made once: it takes 20 ms of the processor, which each of three calls to each pod would wait for in turn."""
+    """Made once: it takes 20 ms of the processor, which each of three calls to each pod would wait
+    for in turn.
+    """
     return httpx.create_ssl_context(trust_env=False)
 
 
@@ -95,5 +124,7 @@ def _body(answer: httpx.Response) -> dict[str, Any]:
     try:
         body = answer.json()
     except ValueError as error:
-        raise PodSilentError(f"answered {answer.status_code} with something that is not JSON") from error
+        raise PodSilentError(
+            f"answered {answer.status_code} with something that is not JSON"
+        ) from error
     return body if isinstance(body, dict) else {}

@@ -1,4 +1,6 @@
-"""Puts a promoter together from settings: over this machine's state folder, or in the cluster when a release is named."""
+"""Puts a promoter together from settings: over this machine's state folder, or in the cluster when
+a release is named.
+"""
 
 import asyncio
 import os
@@ -20,7 +22,8 @@ from fraudops.settings import ClusterSettings, PromoteJobSettings
 from fraudops.state import State
 
 Say = Callable[[str], None]
-# The alias only follows the record: pods wait for it no longer, the reconciler writes it when the registry is back.
+# The alias only follows the record: pods wait for it no longer, the reconciler writes it when the
+# registry is back.
 ALIAS_SECONDS = 3.0
 
 
@@ -53,22 +56,53 @@ class World:
 
     def promoter(self) -> Promoter:
         clock = SystemClock()
-        return Promoter(self.records, self.lock, self.aliases, self.pods, self.journal, clock, self.say, self.deadlines, self.rollouts)
+        return Promoter(
+            self.records,
+            self.lock,
+            self.aliases,
+            self.pods,
+            self.journal,
+            clock,
+            self.say,
+            self.deadlines,
+            self.rollouts,
+        )
 
 
 @asynccontextmanager
-async def world_of(settings: PromoteJobSettings, state: State, say: Say, wait_seconds: float = 120.0) -> AsyncIterator[World]:
-    """Raises SettingsError when nothing is known of a running product, StoreDownError when the cluster does not answer."""
+async def world_of(
+    settings: PromoteJobSettings, state: State, say: Say, wait_seconds: float = 120.0
+) -> AsyncIterator[World]:
+    """Raises SettingsError when nothing is known of a running product, StoreDownError when the
+    cluster does not answer.
+    """
     given = settings.promotion
-    deadlines = Deadlines(given.prepare_seconds, given.activate_seconds, given.second_seconds, given.rollout_seconds)
+    deadlines = Deadlines(
+        given.prepare_seconds, given.activate_seconds, given.second_seconds, given.rollout_seconds
+    )
     url = endpoints.mlflow_url(state)
     registry = Registry(url, settings.model_name)
     aliases = RegistryAliases(Registry(url, settings.model_name, ALIAS_SECONDS))
     if settings.cluster.release is None:
-        journal = DatabaseJournal(endpoints.database_url(state), settings.model_name, say, state.root / "promotions.pending")
+        journal = DatabaseJournal(
+            endpoints.database_url(state),
+            settings.model_name,
+            say,
+            state.root / "promotions.pending",
+        )
         lock = FileLock(state.locks / "promotion.lock", wait_seconds)
         records = LocalRecords(FileRecordStore(state.serving_record))
-        yield World(records, lock, aliases, registry, LocalPods(endpoints.inference_url(state), _local_token(state)), journal, None, deadlines, say)
+        yield World(
+            records,
+            lock,
+            aliases,
+            registry,
+            LocalPods(endpoints.inference_url(state), _local_token(state)),
+            journal,
+            None,
+            deadlines,
+            say,
+        )
         return
     from fraudops.cluster.api import Cluster
     from fraudops.cluster.events import EventJournal
@@ -79,9 +113,13 @@ async def world_of(settings: PromoteJobSettings, state: State, say: Say, wait_se
 
     release = settings.cluster.release
     if settings.admin_token is None:
-        raise SettingsError("FRAUDOPS_ADMIN_TOKEN is not set: the pods take admin calls only with their token")
+        raise SettingsError(
+            "FRAUDOPS_ADMIN_TOKEN is not set: the pods take admin calls only with their token"
+        )
     if settings.admin_port is None:
-        raise SettingsError("FRAUDOPS_ADMIN_PORT is not set: it is the port of the pods' admin calls")
+        raise SettingsError(
+            "FRAUDOPS_ADMIN_PORT is not set: it is the port of the pods' admin calls"
+        )
     async with Cluster.connect(settings.cluster.namespace) as cluster:
         identity = os.environ.get("HOSTNAME") or f"process {os.getpid()}"
         yield World(
@@ -89,7 +127,9 @@ async def world_of(settings: PromoteJobSettings, state: State, say: Say, wait_se
             LeaseLock(cluster, release, identity, say, wait_seconds),
             aliases,
             registry,
-            ClusterPods(cluster, release, settings.admin_token.get_secret_value(), settings.admin_port),
+            ClusterPods(
+                cluster, release, settings.admin_token.get_secret_value(), settings.admin_port
+            ),
             EventJournal(cluster, release, endpoints.database_url(state), settings.model_name, say),
             DeploymentRollouts(cluster, release),
             deadlines,
@@ -98,7 +138,10 @@ async def world_of(settings: PromoteJobSettings, state: State, say: Say, wait_se
 
 
 def read_record(settings: ClusterSettings, state: State) -> ServingRecord:
-    """What serves, from the ConfigMap when a release is named, else from the state folder. Raises StoreDownError; call it outside an event loop."""
+    """What serves, from the ConfigMap when a release is named, else from the state folder.
+
+    Raises StoreDownError; call it outside an event loop.
+    """
     if settings.release is None:
         return FileRecordStore(state.serving_record).read()[0]
     return asyncio.run(_from_cluster(settings.release, settings.namespace))
@@ -116,4 +159,6 @@ def _local_token(state: State) -> str:
     try:
         return state.admin_token.read_text().strip()
     except OSError as error:
-        raise SettingsError(f"{state.admin_token} cannot be read ({error.strerror}): run `fraudops up --detach` or give --state FOLDER") from error
+        raise SettingsError(
+            f"{state.admin_token} cannot be read ({error.strerror}): run `fraudops up --detach` or give --state FOLDER"
+        ) from error

@@ -1,4 +1,6 @@
-"""The `promotions` rows: written at once, or, while PostgreSQL is away, kept in a file (one machine) or derived from the record (cluster) later."""
+"""The `promotions` rows: written at once, or, while PostgreSQL is away, kept in a file (one
+machine) or derived from the record (cluster) later.
+"""
 
 import asyncio
 import fcntl
@@ -32,7 +34,9 @@ class PendingAttempt(msgspec.Struct, frozen=True):
 
 
 class DatabaseJournal:
-    """Never raises from `write`: what PostgreSQL does not take now goes to the pending file, where there is one."""
+    """Never raises from `write`: what PostgreSQL does not take now goes to the pending file, where
+    there is one.
+    """
 
     def __init__(self, url: str, model: str, say: Say, pending: Path | None = None) -> None:
         self.url, self.model, self.say, self.pending = url, model, say, pending
@@ -47,19 +51,33 @@ class DatabaseJournal:
             self.say("PostgreSQL is away: the row in promotions follows when it is back")
 
     async def bring_after(self, record: ServingRecord) -> None:
-        """A row for every version that the record says served, where there is none yet. Raises StoreDownError."""
-        entries = [entry for entry in (*reversed(record.stack), record.current) if entry and not entry.undo]
+        """A row for every version that the record says served, where there is none yet.
+
+        Raises StoreDownError.
+        """
+        entries = [
+            entry for entry in (*reversed(record.stack), record.current) if entry and not entry.undo
+        ]
         if not entries:
             return
-        await self._upsert([PendingAttempt(_attempt_of(entry), entry.at) for entry in entries], only_missing=True)
+        await self._upsert(
+            [PendingAttempt(_attempt_of(entry), entry.at) for entry in entries], only_missing=True
+        )
 
     async def flush(self) -> int:
-        """Writes the pending rows, oldest first, and returns their number. Raises StoreDownError and keeps them all."""
+        """Writes the pending rows, oldest first, and returns their number.
+
+        Raises StoreDownError and keeps them all.
+        """
         if self.pending is None or not self.pending.exists():
             return 0
         with self.pending.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            rows = [msgspec.json.decode(line, type=PendingAttempt) for line in file.read().splitlines() if line]
+            rows = [
+                msgspec.json.decode(line, type=PendingAttempt)
+                for line in file.read().splitlines()
+                if line
+            ]
             if rows:
                 await self._upsert(rows)
             file.truncate(0)
@@ -82,7 +100,9 @@ class DatabaseJournal:
                     for row in rows:
                         await connection.execute(_statement(self._values(row), only_missing))
         except TimeoutError as error:
-            raise StoreDownError(f"PostgreSQL did not answer within {PATIENCE_SECONDS:g} s") from error
+            raise StoreDownError(
+                f"PostgreSQL did not answer within {PATIENCE_SECONDS:g} s"
+            ) from error
         finally:
             await engine.dispose()
 
@@ -96,16 +116,37 @@ class DatabaseJournal:
             "model_name": self.model,
             "to_version": row.attempt.version,
             "to_digest": row.attempt.digest,
-        } | {name: fields[name] for name in ("from_version", "epoch", "strategy", "outcome", "reason", "requested_by")}
+        } | {
+            name: fields[name]
+            for name in ("from_version", "epoch", "strategy", "outcome", "reason", "requested_by")
+        }
 
 
 def _attempt_of(entry: Entry) -> Attempt:
-    return Attempt(entry.by, entry.requested_by, entry.strategy, entry.at, entry.version, entry.digest, epoch=entry.epoch, outcome="done")
+    return Attempt(
+        entry.by,
+        entry.requested_by,
+        entry.strategy,
+        entry.at,
+        entry.version,
+        entry.digest,
+        epoch=entry.epoch,
+        outcome="done",
+    )
 
 
 def _statement(values: dict[str, Any], only_missing: bool) -> Any:
-    """One row a request: a later try's outcome replaces an earlier one, but `started` never replaces an outcome, and a late row replaces only `started`."""
+    """One row a request: a later try's outcome replaces an earlier one, but `started` never
+    replaces an outcome, and a late row replaces only `started`.
+    """
     statement = insert(promotions).values(**values)
-    changed = {name: statement.excluded[name] for name in ("finished_at", "to_version", "to_digest", "epoch", "outcome", "reason")}
-    where = promotions.c.outcome == "started" if only_missing else statement.excluded.outcome != "started"
+    changed = {
+        name: statement.excluded[name]
+        for name in ("finished_at", "to_version", "to_digest", "epoch", "outcome", "reason")
+    }
+    where = (
+        promotions.c.outcome == "started"
+        if only_missing
+        else statement.excluded.outcome != "started"
+    )
     return statement.on_conflict_do_update(index_elements=["id"], set_=changed, where=where)

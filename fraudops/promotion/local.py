@@ -1,4 +1,6 @@
-"""The ports of a promotion on one machine that need no network: a file for the record, and a file lock."""
+"""The ports of a promotion on one machine that need no network: a file for the record, and a file
+lock.
+"""
 
 import asyncio
 import contextlib
@@ -87,7 +89,9 @@ class FileLock:
             while not _try_lock(file.fileno()):
                 if time.monotonic() > end:
                     file.seek(0)
-                    raise StoreDownError(f"another promotion has the lock ({file.read().strip() or 'unknown'}); try again when it has ended")
+                    raise StoreDownError(
+                        f"another promotion has the lock ({file.read().strip() or 'unknown'}); try again when it has ended"
+                    )
                 await asyncio.sleep(0.1)
             file.truncate(0)
             file.write(f"{holder}, process {os.getpid()}\n")

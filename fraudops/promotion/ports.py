@@ -1,4 +1,7 @@
-"""What a promotion needs of the world around it. On one machine, in the cluster and in the simulation the same protocol runs over these."""
+"""What a promotion needs of the world around it.
+
+On one machine, in the cluster and in the simulation the same protocol runs over these.
+"""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -14,7 +17,10 @@ class StaleRecordError(FraudopsError):
 
 
 class UnknownWriteError(FraudopsError):
-    """The store did not answer a write: it may have happened or not. Not a StoreDownError, after which nothing has; but to try again is right."""
+    """The store did not answer a write: it may have happened or not.
+
+    Not a StoreDownError, after which nothing has; but to try again is right.
+    """
 
     exit_code = 75
 
@@ -29,7 +35,10 @@ class PodSilentError(FraudopsError):
 
 @dataclass(frozen=True)
 class Pod:
-    """One pod of the Service. `name` is unique over time: a pod that is replaced comes back under another name."""
+    """One pod of the Service.
+
+    `name` is unique over time: a pod that is replaced comes back under another name.
+    """
 
     name: str
     ready: bool
@@ -37,7 +46,10 @@ class Pod:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A version that the gate let through, with what let it through. `sample`: it was trained on the packaged sample."""
+    """A version that the gate let through, with what let it through.
+
+    `sample`: it was trained on the packaged sample.
+    """
 
     version: str
     digest: str
@@ -71,7 +83,10 @@ class Records(Protocol):
         ...
 
     async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
-        """Writes if the record is still the token's and returns the new token. Raises StaleRecordError, UnknownWriteError, StoreDownError."""
+        """Writes if the record is still the token's and returns the new token.
+
+        Raises StaleRecordError, UnknownWriteError, StoreDownError.
+        """
         ...
 
 
@@ -94,7 +109,10 @@ class Aliases(Protocol):
 
 
 class Pods(Protocol):
-    """The pods of the Service. Each call may raise PodSilentError; prepare and activate also PodRefusedError."""
+    """The pods of the Service.
+
+    Each call may raise PodSilentError; prepare and activate also PodRefusedError.
+    """
 
     async def list(self) -> Sequence[Pod]:
         """All pods that exist: ready, unready and terminating alike."""
@@ -109,7 +127,9 @@ class Pods(Protocol):
         ...
 
     async def prepare(self, pod: Pod, target: Target, seconds: float) -> None:
-        """Loads, verifies and warms the version beside the one that serves; it is dropped again after `seconds` plus a grace."""
+        """Loads, verifies and warms the version beside the one that serves; it is dropped again
+        after `seconds` plus a grace.
+        """
         ...
 
     async def activate(self, pod: Pod, epoch: int, seconds: float) -> int:
@@ -124,10 +144,15 @@ class Pods(Protocol):
 
 
 class Rollouts(Protocol):
-    """The pod template's annotation, which newborn pods obey while the record's reservation says the same."""
+    """The pod template's annotation, which newborn pods obey while the record's reservation says
+    the same.
+    """
 
     async def annotate(self, target: Target) -> None:
-        """Replaces what the annotation said, compared with what it was. Raises StaleRecordError, StoreDownError, UnknownWriteError."""
+        """Replaces what the annotation said, compared with what it was.
+
+        Raises StaleRecordError, StoreDownError, UnknownWriteError.
+        """
         ...
 
     async def undo(self, epoch: int) -> None:

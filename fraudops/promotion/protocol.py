@@ -1,7 +1,9 @@
-"""The promotion protocol: lock, gate, prepare everywhere, one commit, mirror, activate everywhere; or nothing has changed.
+"""The promotion protocol: lock, gate, prepare everywhere, one commit, mirror, activate everywhere;
+or nothing has changed.
 
-Plain code over the ports. A promoter may be killed between any two effects: before the commit nothing has changed, after it the next try of
-the same request, the reconciler, or the pods themselves finish by reading the record.
+Plain code over the ports. A promoter may be killed between any two effects: before the commit
+nothing has changed, after it the next try of the same request, the reconciler, or the pods
+themselves finish by reading the record.
 """
 
 import asyncio
@@ -12,7 +14,15 @@ from typing import Any
 from fraudops.errors import RefusedError, StoreDownError
 from fraudops.promotion import record as records_of
 from fraudops.promotion.convergence import Convergence, Result
-from fraudops.promotion.ports import Attempt, Candidate, Pod, PodRefusedError, PodSilentError, StaleRecordError, UnknownWriteError
+from fraudops.promotion.ports import (
+    Attempt,
+    Candidate,
+    Pod,
+    PodRefusedError,
+    PodSilentError,
+    StaleRecordError,
+    UnknownWriteError,
+)
 from fraudops.promotion.record import Reservation, ServingRecord, Strategy, Target
 
 Choose = Callable[[ServingRecord], Awaitable[Candidate]]
@@ -23,7 +33,10 @@ TRIES = 10
 
 @dataclass(frozen=True)
 class Request:
-    """`id` is the same for all tries; `choose` is the gate: it names the version, or raises RefusedError with the reason."""
+    """`id` is the same for all tries;
+
+    `choose` is the gate: it names the version, or raises RefusedError with the reason.
+    """
 
     id: str
     requested_by: str
@@ -37,15 +50,26 @@ class Promoter(Convergence):
     """One promoter: a Job in the cluster, a command on one machine."""
 
     async def run(self, request: Request) -> Result:
-        """Raises StoreDownError when the lock, the record or the registry is not to be had before the commit; nothing has changed then."""
+        """Raises StoreDownError when the lock, the record or the registry is not to be had before
+        the commit; nothing has changed then.
+        """
         async with self.lock.hold(request.id):
             record, token = await self.records.read()
             record = await self.undo_unfinished_rollout(record, token)
             serving = record.current.version if record.current else None
             at = self.clock.timestamp()
-            attempt = Attempt(request.id, request.requested_by, request.strategy, at, version=request.version, from_version=serving)
+            attempt = Attempt(
+                request.id,
+                request.requested_by,
+                request.strategy,
+                at,
+                version=request.version,
+                from_version=serving,
+            )
             first = record.first_reservation(request.id)
-            if first is not None and (finished := await self._resume(record, first, request, attempt)):
+            if first is not None and (
+                finished := await self._resume(record, first, request, attempt)
+            ):
                 return finished
             try:
                 candidate = await request.choose(record)
@@ -53,20 +77,39 @@ class Promoter(Convergence):
                 return await self._end(attempt, "refused", record, str(refusal))
             current = record.current
             attempt = replace(attempt, version=candidate.version, digest=candidate.digest)
-            if current and (current.digest, current.version) == (candidate.digest, candidate.version) and await self._is_newest(record):
+            if (
+                current
+                and (current.digest, current.version) == (candidate.digest, candidate.version)
+                and await self._is_newest(record)
+            ):
                 return await self._finish(attempt, record, "unchanged")
             await self.journal.write(attempt)
             return await self._promote(request, candidate, attempt)
 
-    async def _resume(self, record: ServingRecord, first: int, request: Request, attempt: Attempt) -> Result | None:
-        """What an earlier try of this request left: its own commit is finished, a later promotion ends it, else it begins anew."""
+    async def _resume(
+        self, record: ServingRecord, first: int, request: Request, attempt: Attempt
+    ) -> Result | None:
+        """What an earlier try of this request left: its own commit is finished, a later promotion
+        ends it, else it begins anew.
+        """
         current, reserved = record.current, record.reserved
         if current and current.by == request.id:
-            attempt = replace(attempt, version=current.version, digest=current.digest, epoch=current.epoch)
+            attempt = replace(
+                attempt, version=current.version, digest=current.digest, epoch=current.epoch
+            )
             return await self._finish(attempt, record, "failed" if current.undo else "done")
-        later = [entry for entry in (current, reserved) if entry and entry.by != request.id and entry.epoch > first]
+        later = [
+            entry
+            for entry in (current, reserved)
+            if entry and entry.by != request.id and entry.epoch > first
+        ]
         if later:
-            return await self._end(attempt, "overtaken", record, f"version {later[0].version} was promoted meanwhile (epoch {later[0].epoch})")
+            return await self._end(
+                attempt,
+                "overtaken",
+                record,
+                f"version {later[0].version} was promoted meanwhile (epoch {later[0].epoch})",
+            )
         return None
 
     async def _promote(self, request: Request, candidate: Candidate, attempt: Attempt) -> Result:
@@ -74,7 +117,9 @@ class Promoter(Convergence):
             reserved, token = await self._reserve(request, candidate)
         except StaleRecordError:
             record, _ = await self.records.read()
-            return await self._end(attempt, "overtaken", record, "another promotion began at the same moment")
+            return await self._end(
+                attempt, "overtaken", record, "another promotion began at the same moment"
+            )
         target = Target(reserved.highest_epoch, candidate.version, candidate.digest)
         attempt = replace(attempt, epoch=target.epoch)
         by_rollout = request.strategy == "rollout" and self.rollouts is not None
@@ -83,12 +128,15 @@ class Promoter(Convergence):
             return await self._give_up(target, reserved, token, attempt, refusal)
         record = records_of.commit(reserved)
         try:
-            # The commit point, fenced by the token that the reservation returned, never by a later read.
+            # The commit point, fenced by the token that the reservation returned, never by a later
+            # read.
             await self._write(record, token)
         except StaleRecordError:
             await self._take_back(target, attempt)
             record, _ = await self.records.read()
-            return await self._end(attempt, "overtaken", record, "another promotion has written the record")
+            return await self._end(
+                attempt, "overtaken", record, "another promotion has written the record"
+            )
         self.say(f"committed: epoch {target.epoch} is version {target.version}")
         return await self._finish(attempt, record, "done")
 
@@ -116,11 +164,16 @@ class Promoter(Convergence):
         return reserved, token
 
     async def _is_newest(self, record: ServingRecord) -> bool:
-        """False when a pod has seen a later epoch: the record came back from a backup, and only a new epoch brings the pods after it."""
+        """False when a pod has seen a later epoch: the record came back from a backup, and only a
+        new epoch brings the pods after it.
+        """
         return max([0, *await self._pod_epochs(await self.pods.list())]) <= record.epoch
 
     async def _prepare_everywhere(self, target: Target) -> str | None:
-        """None when every ready pod holds the version, else the reason of the first that does not. An unready pod has a veto only when none is ready."""
+        """None when every ready pod holds the version, else the reason of the first that does not.
+
+        An unready pod has a veto only when none is ready.
+        """
         end = self.clock.now() + self.deadlines.prepare
         asked: set[str] = set()
         while True:
@@ -133,13 +186,22 @@ class Promoter(Convergence):
             if not veto:
                 return None
             asked |= veto
-            answers = await asyncio.gather(*(self._prepare(pod, target, end, patient=pod.name in veto) for pod in new))
-            refusals = [answer for pod, answer in zip(new, answers, strict=True) if answer and pod.name in veto]
+            answers = await asyncio.gather(
+                *(self._prepare(pod, target, end, patient=pod.name in veto) for pod in new)
+            )
+            refusals = [
+                answer
+                for pod, answer in zip(new, answers, strict=True)
+                if answer and pod.name in veto
+            ]
             if refusals:
                 return refusals[0]
 
     async def _prepare(self, pod: Pod, target: Target, end: float, patient: bool) -> str | None:
-        """The pod's refusal, or None. A patient caller asks a silent pod again until the deadline, or until it is gone."""
+        """The pod's refusal, or None.
+
+        A patient caller asks a silent pod again until the deadline, or until it is gone.
+        """
         while True:
             seconds = end - self.clock.now()
             if seconds <= 0:
@@ -159,7 +221,10 @@ class Promoter(Convergence):
                 return None
 
     async def _roll_out(self, target: Target) -> str | None:
-        """None when as many pods as wanted are ready at the new epoch, else why not. Old pods answer meanwhile."""
+        """None when as many pods as wanted are ready at the new epoch, else why not.
+
+        Old pods answer meanwhile.
+        """
         assert self.rollouts is not None
         rollouts = self.rollouts
         try:
@@ -177,7 +242,9 @@ class Promoter(Convergence):
             await self.clock.sleep(self.deadlines.pause * 5)
 
     async def undo_unfinished_rollout(self, record: ServingRecord, token: Any) -> ServingRecord:
-        """Whoever gets the lock next first undoes what a promoter that died before its commit has left on the pod template."""
+        """Whoever gets the lock next first undoes what a promoter that died before its commit has
+        left on the pod template.
+        """
         reserved = record.reserved
         if self.rollouts is None or reserved is None or reserved.strategy != "rollout":
             return record
@@ -188,7 +255,9 @@ class Promoter(Convergence):
             await self._surely(lambda: rollouts.undo(reserved.epoch))
             await self._write(released, token)
         except StaleRecordError as error:
-            raise StoreDownError("another promotion is under way: try again when it has ended") from error
+            raise StoreDownError(
+                "another promotion is under way: try again when it has ended"
+            ) from error
         return released
 
     async def _surely(self, write: Callable[[], Awaitable[None]]) -> None:
@@ -201,7 +270,9 @@ class Promoter(Convergence):
                 await self.clock.sleep(self.deadlines.pause)
         raise StoreDownError("the Kubernetes API does not answer writes")
 
-    async def _give_up(self, target: Target, reserved: ServingRecord, token: Any, attempt: Attempt, refusal: str) -> Result:
+    async def _give_up(
+        self, target: Target, reserved: ServingRecord, token: Any, attempt: Attempt, refusal: str
+    ) -> Result:
         await self._take_back(target, attempt)
         try:
             await self.records.compare_and_set(records_of.release(reserved), token)
@@ -225,6 +296,8 @@ class Promoter(Convergence):
             try:
                 await self.pods.drop(pod, target)
             except (PodSilentError, PodRefusedError):
-                self.say(f"{pod.name} did not answer the drop; it drops version {target.version} at its deadline")
+                self.say(
+                    f"{pod.name} did not answer the drop; it drops version {target.version} at its deadline"
+                )
 
         await asyncio.gather(*(drop(pod) for pod in await self.pods.list()))

@@ -10,7 +10,10 @@ from fraudops.promotion.record import note_alias
 
 @dataclass(frozen=True)
 class Findings:
-    """`late` is what could not be brought now; `alias` says that production's alias was moved by hand, and to what."""
+    """`late` is what could not be brought now;
+
+    `alias` says that production's alias was moved by hand, and to what.
+    """
 
     late: tuple[str, ...] = ()
     alias: str | None = None
@@ -18,9 +21,11 @@ class Findings:
 
 
 async def reconcile(records: Records, aliases: Aliases) -> Findings:
-    """An alias that differs while `mirrored` < `epoch` is late and is written; one that differs afterwards is a wish, which is reported.
+    """An alias that differs while `mirrored` < `epoch` is late and is written; one that differs
+    afterwards is a wish, which is reported.
 
-    The caller holds the promotion lock. Raises StoreDownError when the registry is away although nothing is late.
+    The caller holds the promotion lock. Raises StoreDownError when the registry is away although
+    nothing is late.
     """
     record, token = await records.read()
     if record.current is None:
@@ -34,7 +39,8 @@ async def reconcile(records: Records, aliases: Aliases) -> Findings:
     alias = await aliases.get("production")
     moved = None if alias == record.current.version else alias_moved(alias, record.current.version)
     if moved != record.alias_moved:
-        # For the pods, which show it; a promotion that has written the record meanwhile has set the alias too.
+        # For the pods, which show it; a promotion that has written the record meanwhile has set the
+        # alias too.
         with suppress(StaleRecordError, UnknownWriteError):
             await records.compare_and_set(note_alias(record, moved), token)
     return Findings(alias=moved)

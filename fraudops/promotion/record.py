@@ -1,6 +1,9 @@
-"""The serving record: the one object that says what serves. Pods follow it, MLflow's alias mirrors it.
+"""The serving record: the one object that says what serves.
 
-Everything here is a pure function from record to record; who stores it, and with which compare-and-set, is a port.
+Pods follow it, MLflow's alias mirrors it.
+
+Everything here is a pure function from record to record; who stores it, and with which
+compare-and-set, is a port.
 """
 
 import re
@@ -18,9 +21,11 @@ REQUEST_LIMIT = 20
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One version in production: `by` is the request that put it there (the Job's UID), the same for all its tries.
+    """One version in production: `by` is the request that put it there (the Job's UID), the same
+    for all its tries.
 
-    `undo` marks an entry with which a promotion that did not converge went back to the version before, `sample` a model of the packaged sample.
+    `undo` marks an entry with which a promotion that did not converge went back to the version
+    before, `sample` a model of the packaged sample.
     """
 
     epoch: int
@@ -62,10 +67,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`current` is None before the first promotion; `previous` is what it replaced; `stack` holds what served before, newest first: the way back.
+    """`current` is None before the first promotion;
 
-    `alias_moved` says where somebody has moved the registry's alias by hand, as the reconciler found it. A release reads what a later one has written:
-    fields that it does not know are passed over.
+    `previous` is what it replaced; `stack` holds what served before, newest first: the way back.
+
+    `alias_moved` says where somebody has moved the registry's alias by hand, as the reconciler
+    found it. A release reads what a later one has written: fields that it does not know are
+    passed over.
     """
 
     current: Entry | None = None
@@ -95,7 +103,10 @@ EMPTY = ServingRecord()
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One model in one epoch: what a pod is asked to prepare, and goes to. A pod template's annotation names one as `epoch/version/digest`."""
+    """One model in one epoch: what a pod is asked to prepare, and goes to.
+
+    A pod template's annotation names one as `epoch/version/digest`.
+    """
 
     epoch: int
     version: str
@@ -109,13 +120,23 @@ class Target(msgspec.Struct, frozen=True):
         """None for what is no target: such an annotation is nobody's of us."""
         epoch, _, rest = text.partition("/")
         version, _, digest = rest.partition("/")
-        return cls(int(epoch), version, digest) if epoch.isdigit() and version and re.fullmatch(r"[0-9a-f]{64}", digest) else None
+        return (
+            cls(int(epoch), version, digest)
+            if epoch.isdigit() and version and re.fullmatch(r"[0-9a-f]{64}", digest)
+            else None
+        )
 
 
 def target_of(record: ServingRecord, template: Target | None) -> Target | None:
-    """Where the record sends a pod whose template named `template`: there while a rollout has reserved exactly it, else to what serves."""
+    """Where the record sends a pod whose template named `template`: there while a rollout has
+    reserved exactly it, else to what serves.
+    """
     reserved, current = record.reserved, record.current
-    if template and reserved and (reserved.epoch, reserved.digest) == (template.epoch, template.digest):
+    if (
+        template
+        and reserved
+        and (reserved.epoch, reserved.digest) == (template.epoch, template.digest)
+    ):
         return template
     return Target(current.epoch, current.version, current.digest) if current else None
 
@@ -125,11 +146,15 @@ def reserve(record: ServingRecord, reservation: Reservation) -> ServingRecord:
     requests = record.requests
     if record.first_reservation(reservation.by) is None:
         requests = (Request(id=reservation.by, epoch=reservation.epoch), *requests)[:REQUEST_LIMIT]
-    return msgspec.structs.replace(record, reserved=reservation, requests=requests, highest_reserved=reservation.epoch)
+    return msgspec.structs.replace(
+        record, reserved=reservation, requests=requests, highest_reserved=reservation.epoch
+    )
 
 
 def commit(record: ServingRecord) -> ServingRecord:
-    """The record after its reservation: a promotion pushes what served onto the stack, a rollback pops the stack's top."""
+    """The record after its reservation: a promotion pushes what served onto the stack, a rollback
+    pops the stack's top.
+    """
     reserved = record.reserved
     if reserved is None:
         raise FraudopsError("a record without a reservation was to be committed")
@@ -149,20 +174,29 @@ def commit(record: ServingRecord) -> ServingRecord:
     stack = record.stack
     if reserved.rollback:
         stack = stack[1:]
-    elif record.current and (record.current.version, record.current.digest) != (reserved.version, reserved.digest):
+    elif record.current and (record.current.version, record.current.digest) != (
+        reserved.version,
+        reserved.digest,
+    ):
         stack = (record.current, *stack)[:STACK_LIMIT]
-    return msgspec.structs.replace(record, current=entry, previous=record.current, stack=stack, reserved=None)
+    return msgspec.structs.replace(
+        record, current=entry, previous=record.current, stack=stack, reserved=None
+    )
 
 
 def undo(record: ServingRecord, epoch: int, at: str) -> ServingRecord:
-    """A new epoch with the version that the current entry replaced; the version that failed never enters the stack."""
+    """A new epoch with the version that the current entry replaced; the version that failed never
+    enters the stack.
+    """
     failed, previous = record.current, record.previous
     if failed is None or previous is None:
         raise FraudopsError("a first promotion has nothing to go back to")
     entry = msgspec.structs.replace(previous, epoch=epoch, by=failed.by, at=at, undo=True)
     was_rollback = not (record.stack and record.stack[0] == previous)
     stack = (failed, *record.stack) if was_rollback else record.stack[1:]
-    return msgspec.structs.replace(record, current=entry, previous=stack[0] if stack else None, stack=stack, reserved=None)
+    return msgspec.structs.replace(
+        record, current=entry, previous=stack[0] if stack else None, stack=stack, reserved=None
+    )
 
 
 def release(record: ServingRecord) -> ServingRecord:
@@ -209,4 +243,6 @@ def decode(data: bytes) -> ServingRecord:
     try:
         return _decoder.decode(data)
     except msgspec.MsgspecError as error:
-        raise RecordUnreadableError(f"the serving record cannot be read: {error}. Restore it from a backup; pods keep serving what they have") from error
+        raise RecordUnreadableError(
+            f"the serving record cannot be read: {error}. Restore it from a backup; pods keep serving what they have"
+        ) from error

@@ -1,4 +1,6 @@
-"""Calls to one MLflow server: one place that turns whatever it answers, or does not, into errors a user can act on."""
+"""Calls to one MLflow server: one place that turns whatever it answers, or does not, into errors a
+user can act on.
+"""
 
 import weakref
 from collections.abc import Iterator, Mapping
@@ -12,12 +14,16 @@ from fraudops.errors import SettingsError, StoreDownError
 
 API = "/api/2.0"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-# uvicorn closes an idle connection after 5 s; a client that keeps it as long sends into the closing one now and then.
+# uvicorn closes an idle connection after 5 s; a client that keeps it as long sends into the closing
+# one now and then.
 KEEPALIVE_SECONDS = 2.0
 
 
 class MlflowAnswerError(SettingsError):
-    """MLflow understood the call and refused it; `code` is its error code, e.g. RESOURCE_DOES_NOT_EXIST."""
+    """MLflow understood the call and refused it;
+
+    `code` is its error code, e.g. RESOURCE_DOES_NOT_EXIST.
+    """
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -31,7 +37,9 @@ class MlflowApi:
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
-            raise SettingsError(f"the MLflow url is not one ({error}); MLFLOW_TRACKING_URI must look like http://mlflow:5000") from error
+            raise SettingsError(
+                f"the MLflow url is not one ({error}); MLFLOW_TRACKING_URI must look like http://mlflow:5000"
+            ) from error
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise SettingsError(
                 f"the MLflow url must begin with http:// or https:// and name a host, not {parsed.scheme or 'nothing'}: see MLFLOW_TRACKING_URI"
@@ -48,24 +56,38 @@ class MlflowApi:
     def close(self) -> None:
         self._close()
 
-    def call(self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """The JSON object that MLflow answers. Raises StoreDownError, MlflowAnswerError."""
         content = None if body is None else msgspec.json.encode(body)
         headers = {} if body is None else {"content-type": "application/json"}
         with self._translated():
-            response = self._client.request(method, path, params=params, content=content, headers=headers)
+            response = self._client.request(
+                method, path, params=params, content=content, headers=headers
+            )
         self._check(response)
         return self._object(response)
 
     def put(self, path: str, data: bytes) -> None:
         with self._translated():
-            response = self._client.put(path, content=data, headers={"content-type": "application/octet-stream"})
+            response = self._client.put(
+                path, content=data, headers={"content-type": "application/octet-stream"}
+            )
         self._check(response)
 
     @contextmanager
     def stream(self, path: str) -> Iterator[Iterator[bytes]]:
         """The chunks of a file, as it is stored. Raises like `call`, also while the chunks are read."""
-        with self._translated(), self._client.stream("GET", path, headers={"accept-encoding": "identity"}) as response:
+        with (
+            self._translated(),
+            self._client.stream("GET", path, headers={"accept-encoding": "identity"}) as response,
+        ):
             if not response.is_success:
                 response.read()
             self._check(response)
@@ -86,16 +108,27 @@ class MlflowApi:
             return
         if status == 403 and "host" in response.text[:200].lower():
             host = response.request.url.netloc.decode()
-            raise StoreDownError(f"MLflow at {self.url} refuses the host name {host}: start it with --allowed-hosts {host} (MLFLOW_SERVER_ALLOWED_HOSTS)")
+            raise StoreDownError(
+                f"MLflow at {self.url} refuses the host name {host}: start it with --allowed-hosts {host} (MLFLOW_SERVER_ALLOWED_HOSTS)"
+            )
         if status in (401, 403):
-            raise StoreDownError(f"MLflow at {self.url} refuses the caller ({status}): check the credentials in MLFLOW_TRACKING_URI")
+            raise StoreDownError(
+                f"MLflow at {self.url} refuses the caller ({status}): check the credentials in MLFLOW_TRACKING_URI"
+            )
         if status >= 500 or status in (408, 429):
-            raise StoreDownError(f"MLflow at {self.url} fails with {status}: see its log and its database, and try again")
+            raise StoreDownError(
+                f"MLflow at {self.url} fails with {status}: see its log and its database, and try again"
+            )
         answer = self._object(response)
-        raise MlflowAnswerError(f"MLflow at {self.url} refuses the call: {answer.get('message', status)}", str(answer.get("error_code", "")))
+        raise MlflowAnswerError(
+            f"MLflow at {self.url} refuses the call: {answer.get('message', status)}",
+            str(answer.get("error_code", "")),
+        )
 
     def _object(self, response: httpx.Response) -> dict[str, Any]:
         try:
             return msgspec.json.decode(response.content, type=dict[str, Any])
         except msgspec.MsgspecError as error:
-            raise StoreDownError(f"what answers at {self.url} is not MLflow's API ({response.status_code}): check MLFLOW_TRACKING_URI") from error
+            raise StoreDownError(
+                f"what answers at {self.url} is not MLflow's API ({response.status_code}): check MLFLOW_TRACKING_URI"
+            ) from error

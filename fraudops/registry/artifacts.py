@@ -1,4 +1,6 @@
-"""Files of a run behind MLflow's artifact proxy: bounded in number and size, and never written outside the folder asked for."""
+"""Files of a run behind MLflow's artifact proxy: bounded in number and size, and never written
+outside the folder asked for.
+"""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +20,10 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 def proxied_path(uri: str) -> str:
-    """The path behind the proxy of an `mlflow-artifacts:/…` uri. Raises SettingsError for any other place."""
+    """The path behind the proxy of an `mlflow-artifacts:/…` uri.
+
+    Raises SettingsError for any other place.
+    """
     parts = urlsplit(uri)
     path = parts.path.strip("/")
     if parts.scheme in ("http", "https") and f"/{PROXY}/" in parts.path:
@@ -32,7 +37,9 @@ def proxied_path(uri: str) -> str:
 
 def upload(api: MlflowApi, folder: str, name: str, data: bytes) -> None:
     if len(data) > MAX_FILE_BYTES:
-        raise SettingsError(f"{name} holds {len(data)} bytes; at most {MAX_FILE_BYTES} go to the registry")
+        raise SettingsError(
+            f"{name} holds {len(data)} bytes; at most {MAX_FILE_BYTES} go to the registry"
+        )
     api.put(f"{PROXY}/{folder}/{_checked(name)}", data)
 
 
@@ -47,10 +54,15 @@ def download(api: MlflowApi, folder: str, name: str) -> bytes | None:
 
 
 def download_folder(api: MlflowApi, source: str, folder: Path) -> None:
-    """Streams every file below `source` into `folder`, which must exist. Raises BundleError for what no bundle can hold."""
+    """Streams every file below `source` into `folder`, which must exist.
+
+    Raises BundleError for what no bundle can hold.
+    """
     listing = api.call("GET", PROXY, params={"path": source}).get("files", [])
     if not listing:
-        raise BundleError("the registry holds no file of this bundle: train again, or restore MLflow's artifacts")
+        raise BundleError(
+            "the registry holds no file of this bundle: train again, or restore MLflow's artifacts"
+        )
     if len(listing) > MAX_FILES:
         raise BundleError(f"the bundle lists {len(listing)} files; at most {MAX_FILES} are taken")
     left = MAX_BUNDLE_BYTES
@@ -58,10 +70,14 @@ def download_folder(api: MlflowApi, source: str, folder: Path) -> None:
         left -= _download_file(api, source, entry, folder, left)
 
 
-def _download_file(api: MlflowApi, source: str, entry: dict[str, Any], folder: Path, limit: int) -> int:
+def _download_file(
+    api: MlflowApi, source: str, entry: dict[str, Any], folder: Path, limit: int
+) -> int:
     name = str(entry.get("path", ""))
     if entry.get("is_dir") or not _NAME.fullmatch(name):
-        raise BundleError("the bundle lists a folder or a name that no bundle has: it was not made by `fraudops train`")
+        raise BundleError(
+            "the bundle lists a folder or a name that no bundle has: it was not made by `fraudops train`"
+        )
     expected, size = int(entry.get("file_size", -1)), 0
     with (folder / name).open("wb") as file:
         for chunk in _chunks(api, f"{source}/{name}", limit):
@@ -77,11 +93,15 @@ def _chunks(api: MlflowApi, path: str, limit: int) -> Iterator[bytes]:
         for chunk in chunks:
             size += len(chunk)
             if size > limit:
-                raise BundleError(f"{path.rpartition('/')[2]} is larger than the {limit} bytes that are left to it: nothing was kept")
+                raise BundleError(
+                    f"{path.rpartition('/')[2]} is larger than the {limit} bytes that are left to it: nothing was kept"
+                )
             yield chunk
 
 
 def _checked(path: str) -> str:
     if not path or not all(_NAME.fullmatch(part) for part in path.split("/")):
-        raise SettingsError("an artifact path may hold only names of letters, digits, '.', '_' and '-', and no folder upwards")
+        raise SettingsError(
+            "an artifact path may hold only names of letters, digits, '.', '_' and '-', and no folder upwards"
+        )
     return path

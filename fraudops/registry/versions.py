@@ -26,7 +26,10 @@ PAGE = 200
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One version as the registry knows it; `source` is where its bundle lies, `created_at` is ISO 8601 in UTC."""
+    """One version as the registry knows it;
+
+    `source` is where its bundle lies, `created_at` is ISO 8601 in UTC.
+    """
 
     version: str
     run_id: str
@@ -44,11 +47,18 @@ LATEST = "latest"
 
 
 class Registry:
-    """The versions of one registered model. Thread-safe. Every method raises StoreDownError when MLflow is not to be had."""
+    """The versions of one registered model.
 
-    def __init__(self, url: str, model: str = "credit-fraud", timeout_seconds: float = 10.0) -> None:
+    Thread-safe. Every method raises StoreDownError when MLflow is not to be had.
+    """
+
+    def __init__(
+        self, url: str, model: str = "credit-fraud", timeout_seconds: float = 10.0
+    ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", model):
-            raise SettingsError("the model name may hold only letters, digits, '.', '_' and '-' (FRAUDOPS_MODEL_NAME)")
+            raise SettingsError(
+                "the model name may hold only letters, digits, '.', '_' and '-' (FRAUDOPS_MODEL_NAME)"
+            )
         self.model = model
         self._api = MlflowApi(url, timeout_seconds)
 
@@ -66,14 +76,27 @@ class Registry:
         rows = list(self._search())
         if not rows:
             return []
-        model = self._api.call("GET", "mlflow/registered-models/get", params={"name": self.model})["registered_model"]
+        model = self._api.call("GET", "mlflow/registered-models/get", params={"name": self.model})[
+            "registered_model"
+        ]
         named = [(str(entry["version"]), str(entry["alias"])) for entry in model.get("aliases", [])]
-        found = [_version(row, tuple(sorted(alias for version, alias in named if version == str(row["version"])))) for row in rows]
+        found = [
+            _version(
+                row,
+                tuple(sorted(alias for version, alias in named if version == str(row["version"]))),
+            )
+            for row in rows
+        ]
         return sorted(found, key=lambda version: int(version.version), reverse=True)
 
     def version(self, version: str) -> ModelVersion:
         """Raises UnknownVersionError naming the known ones."""
-        row = self._about(version, "GET", "mlflow/model-versions/get", params={"name": self.model, "version": version})["model_version"]
+        row = self._about(
+            version,
+            "GET",
+            "mlflow/model-versions/get",
+            params={"name": self.model, "version": version},
+        )["model_version"]
         return _version(row, tuple(sorted(row.get("aliases", []))))
 
     def find(self, version: str) -> ModelVersion:
@@ -84,7 +107,9 @@ class Registry:
     def alias(self, alias: str) -> str | None:
         """The version that the alias names, None when it is not set."""
         try:
-            row = self._api.call("GET", "mlflow/registered-models/alias", params={"name": self.model, "alias": alias})["model_version"]
+            row = self._api.call(
+                "GET", "mlflow/registered-models/alias", params={"name": self.model, "alias": alias}
+            )["model_version"]
         except MlflowAnswerError as error:
             # An unset alias of a known model is INVALID_PARAMETER_VALUE (MLflow 3.17).
             if error.code == "RESOURCE_DOES_NOT_EXIST" or "not found" in str(error):
@@ -93,13 +118,25 @@ class Registry:
         return str(row["version"])
 
     def set_alias(self, alias: str, version: str) -> None:
-        """MLflow has no compare-and-set for it: the caller holds the promotion lock. Raises UnknownVersionError."""
-        self._about(version, "POST", "mlflow/registered-models/alias", body={"name": self.model, "alias": alias, "version": version})
+        """MLflow has no compare-and-set for it: the caller holds the promotion lock.
+
+        Raises UnknownVersionError.
+        """
+        self._about(
+            version,
+            "POST",
+            "mlflow/registered-models/alias",
+            body={"name": self.model, "alias": alias, "version": version},
+        )
 
     def delete_alias(self, alias: str) -> None:
         """No change when it is not set."""
         try:
-            self._api.call("DELETE", "mlflow/registered-models/alias", body={"name": self.model, "alias": alias})
+            self._api.call(
+                "DELETE",
+                "mlflow/registered-models/alias",
+                body={"name": self.model, "alias": alias},
+            )
         except MlflowAnswerError as error:
             if error.code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -107,13 +144,24 @@ class Registry:
     def set_tag(self, version: str, key: str, value: str) -> None:
         """Raises SettingsError for a value that MLflow may cut, UnknownVersionError."""
         _check_tag(key, value)
-        self._about(version, "POST", "mlflow/model-versions/set-tag", body={"name": self.model, "version": version, "key": key, "value": value})
+        self._about(
+            version,
+            "POST",
+            "mlflow/model-versions/set-tag",
+            body={"name": self.model, "version": version, "key": key, "value": value},
+        )
 
     def create_version(self, run_id: str, tags: dict[str, str]) -> str:
-        """Registers the run's artifact folder `bundle` as a new version, the model too if it is not there yet, and returns its number."""
+        """Registers the run's artifact folder `bundle` as a new version, the model too if it is not
+        there yet, and returns its number.
+        """
         for key, value in tags.items():
             _check_tag(key, value)
-        uri = str(self._api.call("GET", "mlflow/runs/get", params={"run_id": run_id})["run"]["info"]["artifact_uri"])
+        uri = str(
+            self._api.call("GET", "mlflow/runs/get", params={"run_id": run_id})["run"]["info"][
+                "artifact_uri"
+            ]
+        )
         artifacts.proxied_path(uri)
         try:
             self._api.call("POST", "mlflow/registered-models/create", body={"name": self.model})
@@ -121,19 +169,33 @@ class Registry:
             if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise
         pairs = [{"key": key, "value": value} for key, value in sorted(tags.items())]
-        body = {"name": self.model, "source": f"{uri.rstrip('/')}/{artifacts.BUNDLE}", "run_id": run_id, "tags": pairs}
-        return str(self._api.call("POST", "mlflow/model-versions/create", body=body)["model_version"]["version"])
+        body = {
+            "name": self.model,
+            "source": f"{uri.rstrip('/')}/{artifacts.BUNDLE}",
+            "run_id": run_id,
+            "tags": pairs,
+        }
+        return str(
+            self._api.call("POST", "mlflow/model-versions/create", body=body)["model_version"][
+                "version"
+            ]
+        )
 
     def download_bundle(self, version: ModelVersion, folder: Path) -> None:
-        """Streams the files of the version's bundle into `folder` (made if absent), unverified: fraudops.verification judges them.
+        """Streams the files of the version's bundle into `folder` (made if absent), unverified:
+        fraudops.verification judges them.
 
-        Raises BundleError when there is none, or it holds what no bundle holds."""
+        Raises BundleError when there is none, or it holds what no bundle holds.
+        """
         source = f"{_run_folder(version)}/{artifacts.BUNDLE}"
         folder.mkdir(parents=True, exist_ok=True)
         artifacts.download_folder(self._api, source, folder)
 
     def upload(self, version: ModelVersion, name: str, data: bytes) -> None:
-        """Writes a file beside the bundle, e.g. `validation/test_scores.npz`; replaces what was there."""
+        """Writes a file beside the bundle, e.g.
+
+        `validation/test_scores.npz`; replaces what was there.
+        """
         artifacts.upload(self._api, _run_folder(version), name, data)
 
     def download(self, version: ModelVersion, name: str) -> bytes | None:
@@ -149,7 +211,9 @@ class Registry:
                 return
             query["page_token"] = page["next_page_token"]
 
-    def _about(self, version: str, method: str, path: str, **content: dict[str, str]) -> dict[str, Any]:
+    def _about(
+        self, version: str, method: str, path: str, **content: dict[str, str]
+    ) -> dict[str, Any]:
         """A call about one version; raises UnknownVersionError when it is none."""
         if not version.isdecimal():
             raise self._unknown(version)
@@ -162,19 +226,27 @@ class Registry:
 
     def _unknown(self, version: str) -> UnknownVersionError:
         known = ", ".join(found.version for found in self.versions())
-        advice = f"known are {known} (`fraudops models`)" if known else "there is none yet: run `fraudops train`"
+        advice = (
+            f"known are {known} (`fraudops models`)"
+            if known
+            else "there is none yet: run `fraudops train`"
+        )
         return UnknownVersionError(f"{self.model} has no version {version[:20]!r}; {advice}")
 
 
 def _check_tag(key: str, value: str) -> None:
     if len(value) > MAX_TAG_CHARACTERS:
-        raise SettingsError(f"the tag {key} holds {len(value)} characters; MLflow keeps at most {MAX_TAG_CHARACTERS}")
+        raise SettingsError(
+            f"the tag {key} holds {len(value)} characters; MLflow keeps at most {MAX_TAG_CHARACTERS}"
+        )
 
 
 def _run_folder(version: ModelVersion) -> str:
     folder, _, last = version.source.rpartition("/")
     if last != artifacts.BUNDLE or "artifacts" not in version.source:
-        raise BundleError(f"version {version.version} was not registered by `fraudops train`: it has no bundle")
+        raise BundleError(
+            f"version {version.version} was not registered by `fraudops train`: it has no bundle"
+        )
     return artifacts.proxied_path(folder)
 
 
@@ -189,7 +261,9 @@ def _version(row: dict[str, Any], aliases: tuple[str, ...]) -> ModelVersion:
         verdict=_mapping(tags.get(TAG_VERDICT)),
         waiver=_mapping(tags.get(TAG_WAIVER)),
         aliases=aliases,
-        created_at=datetime.fromtimestamp(int(row["creation_timestamp"]) / 1000, UTC).isoformat(timespec="milliseconds"),
+        created_at=datetime.fromtimestamp(int(row["creation_timestamp"]) / 1000, UTC).isoformat(
+            timespec="milliseconds"
+        ),
         tags=tags,
     )
 

@@ -1,4 +1,7 @@
-"""How a worker that waits for PostgreSQL wakes the shipper at once: a byte in a named pipe. Lost rings cost time only, for the shipper looks by itself too."""
+"""How a worker that waits for PostgreSQL wakes the shipper at once: a byte in a named pipe.
+
+Lost rings cost time only, for the shipper looks by itself too.
+"""
 
 import contextlib
 import os
@@ -32,7 +35,10 @@ class Bell:
 
 
 def open_bell(folder: Path) -> int:
-    """The shipper's end, to be read without waiting. It is open for writing too, so that its end never seems to have come. Raises OSError."""
+    """The shipper's end, to be read without waiting.
+
+    It is open for writing too, so that its end never seems to have come. Raises OSError.
+    """
     path = folder / NAME
     with contextlib.suppress(FileExistsError):
         os.mkfifo(path, 0o600)

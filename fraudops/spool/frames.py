@@ -2,7 +2,8 @@
 
     magic 4 | ordinal 4 | length 4 | crc32 4 | payload          (little-endian; the checksum covers ordinal, length and payload)
 
-The ordinal counts frames within the segment, so that a gap says how many records a damaged stretch held.
+The ordinal counts frames within the segment, so that a gap says how many records a damaged
+stretch held.
 """
 
 import struct

@@ -15,15 +15,18 @@ from fraudops.spool.writer import SpoolWriter
 
 logger = logging.getLogger(__name__)
 PAUSE_SECONDS, AGAIN_SECONDS, LAST_SECONDS = 0.003, 0.1, 1.0
-# So much goes by one write. Encoding it takes a fraction of a millisecond, in which this thread may hold the interpreter's lock.
+# So much goes by one write. Encoding it takes a fraction of a millisecond, in which this thread may
+# hold the interpreter's lock.
 PIECE = 128 << 10
 
 
 class MemoryWriter:
-    """Takes what a SpoolWriter takes, as long as `maximum` bytes hold it; a thread brings it to the spool every few milliseconds, in order.
+    """Takes what a SpoolWriter takes, as long as `maximum` bytes hold it; a thread brings it to the
+    spool every few milliseconds, in order.
 
-    A process that is killed loses what it holds: the last milliseconds', or all since the spool began to refuse. The tally outlives it and says at most how
-    many records that was. One that is closed loses nothing but what the disk refuses for a second, and says so in its tally too.
+    A process that is killed loses what it holds: the last milliseconds', or all since the spool
+    began to refuse. The tally outlives it and says at most how many records that was. One that
+    is closed loses nothing but what the disk refuses for a second, and says so in its tally too.
     """
 
     def __init__(self, open_spool: Callable[[], SpoolWriter], maximum: int, folder: Path) -> None:
@@ -42,7 +45,10 @@ class MemoryWriter:
         self._thread.start()
 
     def append_many(self, payloads: Sequence[bytes]) -> None:
-        """All of them or none. Raises SpoolFullError when they do not fit, StoreDownError once it is closed."""
+        """All of them or none.
+
+        Raises SpoolFullError when they do not fit, StoreDownError once it is closed.
+        """
         size = sum(map(len, payloads))
         if size > MAX_PAYLOAD and (largest := max(map(len, payloads))) > MAX_PAYLOAD:
             raise ValueError(f"a record of {largest} bytes is larger than {MAX_PAYLOAD}")
@@ -50,7 +56,9 @@ class MemoryWriter:
             if self._stopping.is_set():
                 raise StoreDownError("the worker stops: nothing is scored unaudited")
             if self._bytes + size > self._maximum:
-                raise SpoolFullError("memory is full of what the audit spool has not taken yet: nothing is scored unaudited")
+                raise SpoolFullError(
+                    "memory is full of what the audit spool has not taken yet: nothing is scored unaudited"
+                )
             self._bytes += size
             self._tally.add(len(payloads))
             self._held.extend(payloads)
@@ -65,7 +73,10 @@ class MemoryWriter:
         while not self._flush() and time.monotonic() < end:
             time.sleep(AGAIN_SECONDS / 2)
         if self._held:
-            logger.error("answers are lost: the audit spool does not take them", extra={"records": len(self._held)})
+            logger.error(
+                "answers are lost: the audit spool does not take them",
+                extra={"records": len(self._held)},
+            )
         self._spool.close()
         self._tally.close()
 
@@ -82,7 +93,10 @@ class MemoryWriter:
                 self._spool.append_many(piece)
             except StoreDownError as error:
                 if not self._refused:
-                    logger.error("answers wait in memory: the audit spool does not take them", extra={"reason": str(error)})
+                    logger.error(
+                        "answers wait in memory: the audit spool does not take them",
+                        extra={"reason": str(error)},
+                    )
                 self._refused = True
                 return False
             self._refused = False

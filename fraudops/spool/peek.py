@@ -1,4 +1,6 @@
-"""Looks into a spool or a segment without locking, adopting or changing anything: for those who count, not for those who ship."""
+"""Looks into a spool or a segment without locking, adopting or changing anything: for those who
+count, not for those who ship.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +14,18 @@ from fraudops.spool.segments import list_segments
 
 @dataclass
 class Seen:
-    """What was passed on the way: `damaged` stretches that no record could be read from, an unfinished last write among them."""
+    """What was passed on the way: `damaged` stretches that no record could be read from, an
+    unfinished last write among them.
+    """
 
     damaged: int = 0
 
 
 def waiting(folder: Path) -> Iterator[bytes]:
-    """The payloads that are not yet recorded as safe elsewhere. A segment that is shipped and removed meanwhile is passed over."""
+    """The payloads that are not yet recorded as safe elsewhere.
+
+    A segment that is shipped and removed meanwhile is passed over.
+    """
     if not folder.is_dir():
         return
     for segment in list_segments(folder):
@@ -49,7 +56,11 @@ def payloads(path: Path, start: int = 0, seen: Seen | None = None) -> Iterator[b
             damaged = True
             following = next_frame(data, offset + 1)
             if following is None:
-                following = max(offset + 1, len(data) - MAX_FRAME) if (more := file.read(CHUNK)) else len(data)
+                following = (
+                    max(offset + 1, len(data) - MAX_FRAME)
+                    if (more := file.read(CHUNK))
+                    else len(data)
+                )
                 data = data[following:] + more
             else:
                 data = data[following:]

@@ -1,4 +1,6 @@
-"""The reading side of the spool: every segment of every series, each series in its order, from positions recorded after the rows were safe elsewhere."""
+"""The reading side of the spool: every segment of every series, each series in its order, from
+positions recorded after the rows were safe elsewhere.
+"""
 
 import contextlib
 import fcntl
@@ -11,18 +13,23 @@ from fraudops.spool.frames import MAX_FRAME, frame_at, last_frame, next_frame
 from fraudops.spool.position import POSITION, Position, read_position, write_position
 from fraudops.spool.segments import Segment, adopt, list_segments
 
-# A piece that holds no whole frame is read again this large: damage must be longer than any frame to hide the next one.
+# A piece that holds no whole frame is read again this large: damage must be longer than any frame
+# to hide the next one.
 CHUNK = 4 * MAX_FRAME
 # The last record is looked for in so much of a segment's end, and only then in more.
 TAIL = 64 << 10
-# So many series are read side by side: far more than one machine has workers; the dead beyond wait for the older dead.
+# So many series are read side by side: far more than one machine has workers; the dead beyond wait
+# for the older dead.
 SIDE_BY_SIDE = 256
 LOCK = "shipper.lock"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What lies between two positions of a segment: payloads, or one damaged stretch. `missing` counts records that must have stood there."""
+    """What lies between two positions of a segment: payloads, or one damaged stretch.
+
+    `missing` counts records that must have stood there.
+    """
 
     start: int
     end: int
@@ -33,7 +40,11 @@ class Piece:
 
 
 class SegmentReader:
-    """One segment. While its writer lives it is read as far as it is valid; once adopted, what cannot be read is a damaged stretch, at its end a torn tail."""
+    """One segment.
+
+    While its writer lives it is read as far as it is valid; once adopted, what cannot be read is
+    a damaged stretch, at its end a torn tail.
+    """
 
     def __init__(self, folder: Path, segment: Segment) -> None:
         self.segment = segment
@@ -41,7 +52,9 @@ class SegmentReader:
         self._position_path = folder / (segment.name + POSITION)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         self._adopted = False
-        self.position, self._ordinal, self._refused = read_position(self._position_path) or Position()
+        self.position, self._ordinal, self._refused = (
+            read_position(self._position_path) or Position()
+        )
         self._recorded = True
 
     @property
@@ -49,7 +62,10 @@ class SegmentReader:
         return os.fstat(self._descriptor).st_size
 
     def read(self, budget: int) -> Piece | None:
-        """The next piece of at most `budget` bytes, or of one record; None when there is nothing yet."""
+        """The next piece of at most `budget` bytes, or of one record;
+
+        None when there is nothing yet.
+        """
         self._adopted = self._adopted or adopt(self._descriptor)
         for length in (min(budget, CHUNK), CHUNK):
             data = os.pread(self._descriptor, length, self.position)
@@ -70,7 +86,9 @@ class SegmentReader:
         return self._adopted and self.position >= self.size
 
     def rows(self, size: int) -> int:
-        """Records up to `size` that are not committed: what the last one's number says, so that it takes the same time however many they are."""
+        """Records up to `size` that are not committed: what the last one's number says, so that it
+        takes the same time however many they are.
+        """
         for length in (TAIL, CHUNK):
             start = max(self.position, size - length)
             if frame := last_frame(os.pread(self._descriptor, size - start, start)):
@@ -78,14 +96,21 @@ class SegmentReader:
         return 0
 
     def commit(self, piece: Piece, refused: int = 0) -> None:
-        """Records that the piece is safe elsewhere; `refused` of its records, or of its group's, were set aside. A full disk that does not take it stops
-        nobody: only shipping makes room again. It is tried again with each look, since answers may wait for it."""
+        """Records that the piece is safe elsewhere;
+
+        `refused` of its records, or of its group's, were set aside. A full disk that does not
+        take it stops nobody: only shipping makes room again. It is tried again with each look,
+        since answers may wait for it.
+        """
         self._refused += refused
         self.position, self._ordinal = piece.end, piece.ordinal
         self._record()
 
     def remove(self) -> None:
-        """Deletes the finished segment. Its lock is held until it is gone, so that nobody else takes it up."""
+        """Deletes the finished segment.
+
+        Its lock is held until it is gone, so that nobody else takes it up.
+        """
         self._path.unlink(missing_ok=True)
         self._position_path.unlink(missing_ok=True)
         self.close()
@@ -96,7 +121,9 @@ class SegmentReader:
     def _record(self) -> None:
         self._recorded = False
         with contextlib.suppress(OSError):
-            write_position(self._position_path, Position(self.position, self._ordinal, self._refused))
+            write_position(
+                self._position_path, Position(self.position, self._ordinal, self._refused)
+            )
             self._recorded = True
 
     def _frames(self, data: bytes, budget: int = CHUNK) -> Piece | None:
@@ -105,11 +132,18 @@ class SegmentReader:
             payloads.append(frame.payload)
             missing += max(0, frame.ordinal - ordinal)
             offset, ordinal = frame.end, frame.ordinal + 1
-        return Piece(self.position, self.position + offset, ordinal, payloads, missing=missing) if payloads else None
+        return (
+            Piece(self.position, self.position + offset, ordinal, payloads, missing=missing)
+            if payloads
+            else None
+        )
 
     def _damage(self, data: bytes) -> Piece | None:
-        """At the position stands no valid frame: an unfinished write, or damage. Of a live segment only what a later valid frame proves is believed,
-        and only after reading once more: the bytes between may have been written while we read."""
+        """At the position stands no valid frame: an unfinished write, or damage.
+
+        Of a live segment only what a later valid frame proves is believed, and only after
+        reading once more: the bytes between may have been written while we read.
+        """
         following = next_frame(data, 1)
         if not self._adopted:
             if following is None:
@@ -120,12 +154,17 @@ class SegmentReader:
             following = next_frame(data, 1)
         if following is None:
             following = len(data) if len(data) < CHUNK else CHUNK - MAX_FRAME
-        return Piece(self.position, self.position + following, self._ordinal, damaged=data[:following])
+        return Piece(
+            self.position, self.position + following, self._ordinal, damaged=data[:following]
+        )
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """What is not yet safe elsewhere; `rows` as the numbers of the frames have it, lost ones included."""
+    """What is not yet safe elsewhere;
+
+    `rows` as the numbers of the frames have it, lost ones included.
+    """
 
     bytes: int
     segments: int
@@ -150,7 +189,10 @@ class SpoolReader:
         self._forget_lost_positions()
 
     def read(self, budget: int) -> list[tuple[SegmentReader, Piece]]:
-        """A piece of each series that has one, at most `budget` bytes in all or a record each. Finished segments are removed on the way."""
+        """A piece of each series that has one, at most `budget` bytes in all or a record each.
+
+        Finished segments are removed on the way.
+        """
         waiting = [reader for reader in self._oldest() if reader.size > reader.position]
         share = max(1, budget // max(1, len(waiting)))
         pieces = ((reader, reader.read(share)) for reader in waiting)
@@ -167,11 +209,17 @@ class SpoolReader:
             with contextlib.suppress(FileNotFoundError):
                 size, count = self._waiting(segment)
                 waiting, rows = waiting + size, rows + count
-        self._rows = {segment: known for segment, known in self._rows.items() if segment in segments}
+        self._rows = {
+            segment: known for segment, known in self._rows.items() if segment in segments
+        }
         return Backlog(waiting, len(segments), rows)
 
     def _waiting(self, segment: Segment) -> tuple[int, int]:
-        """Bytes and rows of one segment. Of those that are not open, which nobody reads yet, the rows are looked up again only when they have grown."""
+        """Bytes and rows of one segment.
+
+        Of those that are not open, which nobody reads yet, the rows are looked up again only
+        when they have grown.
+        """
         if reader := self._readers.get(segment):
             size = reader.size
             return max(0, size - reader.position), reader.rows(size)
@@ -185,7 +233,9 @@ class SpoolReader:
         return size, rows
 
     def let_go(self) -> None:
-        """Closes every segment, so that another part of this process may adopt them; the folder stays ours."""
+        """Closes every segment, so that another part of this process may adopt them; the folder
+        stays ours.
+        """
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
@@ -195,7 +245,9 @@ class SpoolReader:
         os.close(self._lock)
 
     def _oldest(self) -> list[SegmentReader]:
-        """The oldest unfinished segment of each series, the oldest series first; only these are open, however long the backlog."""
+        """The oldest unfinished segment of each series, the oldest series first; only these are
+        open, however long the backlog.
+        """
         oldest: dict[str, SegmentReader] = {}
         for segment in list_segments(self.folder):
             if segment.series not in oldest and len(oldest) < SIDE_BY_SIDE:

@@ -13,14 +13,19 @@ from fraudops.ids import uuid7
 SUFFIX = ".seg"
 # Before the name of what another pod is handing over and has not yet whole.
 INCOMING = ".incoming-"
-_NAME = re.compile(r"(?P<writer>[A-Za-z0-9._-]{1,100})\.(?P<series>[0-9a-f]{32})\.(?P<sequence>[0-9]{8})\.seg")
+_NAME = re.compile(
+    r"(?P<writer>[A-Za-z0-9._-]{1,100})\.(?P<series>[0-9a-f]{32})\.(?P<sequence>[0-9]{8})\.seg"
+)
 _WRITER = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 @dataclass(frozen=True, order=True)
 class Segment:
-    """One file of a series: what one writer wrote from its start to its end. The series is a UUIDv7 in hexadecimal digits, so that segments sort
-    by age and no name ever comes twice: a recorded position cannot meet another file."""
+    """One file of a series: what one writer wrote from its start to its end.
+
+    The series is a UUIDv7 in hexadecimal digits, so that segments sort by age and no name ever
+    comes twice: a recorded position cannot meet another file.
+    """
 
     series: str
     sequence: int
@@ -47,7 +52,10 @@ def list_segments(folder: Path) -> list[Segment]:
 
 
 def spool_bytes(folder: Path) -> int:
-    """The bytes of all segments of all writers. A segment that goes while we count is not counted."""
+    """The bytes of all segments of all writers.
+
+    A segment that goes while we count is not counted.
+    """
     total = 0
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -58,13 +66,21 @@ def spool_bytes(folder: Path) -> int:
 
 
 def create_segment(folder: Path, segment: Segment) -> int | None:
-    """A new file and its descriptor, which holds the lock. None if a shipper took it for abandoned and removed it before we held the lock.
+    """A new file and its descriptor, which holds the lock.
+
+    None if a shipper took it for abandoned and removed it before we held the lock.
 
     Raises OSError; ValueError for a bad writer name.
     """
     if not _WRITER.fullmatch(segment.writer):
-        raise ValueError("a spool writer's name is 1 to 100 of letters, digits, dot, underscore and hyphen")
-    descriptor = os.open(folder / segment.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        raise ValueError(
+            "a spool writer's name is 1 to 100 of letters, digits, dot, underscore and hyphen"
+        )
+    descriptor = os.open(
+        folder / segment.name,
+        os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
+        0o600,
+    )
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     if os.fstat(descriptor).st_nlink:
         return descriptor

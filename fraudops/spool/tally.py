@@ -1,4 +1,6 @@
-"""How many records a process holds in memory alone, in a file that outlives it: what a killed one lost is counted by the next."""
+"""How many records a process holds in memory alone, in a file that outlives it: what a killed one
+lost is counted by the next.
+"""
 
 import fcntl
 import mmap
@@ -15,7 +17,10 @@ _number = struct.Struct("<Q")
 
 
 class Tally:
-    """One number, mapped: it is there after a kill, and costs no write. Its owner's by `flock`; not synced, for what a node loses the node's memory held."""
+    """One number, mapped: it is there after a kill, and costs no write.
+
+    Its owner's by `flock`; not synced, for what a node loses the node's memory held.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Raises StoreDownError when the disk refuses."""
@@ -23,7 +28,9 @@ class Tally:
         try:
             self._path, self._descriptor = _create(folder)
         except OSError as error:
-            raise StoreDownError(f"what is held in memory cannot be counted ({error.strerror}): check the disk of {folder}") from error
+            raise StoreDownError(
+                f"what is held in memory cannot be counted ({error.strerror}): check the disk of {folder}"
+            ) from error
         self._map = mmap.mmap(self._descriptor, _number.size)
 
     def add(self, count: int) -> None:
@@ -57,7 +64,9 @@ def _create(folder: Path) -> tuple[Path, int]:
 
 
 def take_lost(folder: Path) -> int:
-    """What processes that have ended held, at most: a record that was written, and not yet taken off, counts too. Each is counted by one caller."""
+    """What processes that have ended held, at most: a record that was written, and not yet taken
+    off, counts too. Each is counted by one caller.
+    """
     lost = 0
     for path in folder.glob(f"*{SUFFIX}"):
         try:

@@ -1,8 +1,11 @@
-"""A volume that the pods of a release share: a folder of its own for each pod, and what dead pods have left for the others to take.
+"""A volume that the pods of a release share: a folder of its own for each pod, and what dead pods
+have left for the others to take.
 
-Every process of a pod holds a shared lock on the pod's folder, so that the kernel says when the last of them is gone, however it went. A file system that
-keeps locks within one node only would say so of every pod of another node: so the shipper touches its folder each second, and a folder counts as dead
-only when its lock is free and it was left in order, or has not been touched for SILENT_SECONDS by the looker's own clock.
+Every process of a pod holds a shared lock on the pod's folder, so that the kernel says when the
+last of them is gone, however it went. A file system that keeps locks within one node only would
+say so of every pod of another node: so the shipper touches its folder each second, and a folder
+counts as dead only when its lock is free and it was left in order, or has not been touched for
+SILENT_SECONDS by the looker's own clock.
 """
 
 import contextlib
@@ -24,8 +27,16 @@ ALIVE = "alive.lock"
 ASIDE = "aside"
 SILENT_SECONDS = 30.0
 SETTLE_SECONDS = 5.0
-# What a dead pod leaves that is worth nothing: locks, positions of segments that are gone, half of what was to be handed to it.
-WORTHLESS = (LOCK, f"*{POSITION}", "*.tmp", f"{INCOMING}*", f"{ASIDE}/put.lock", f"{ASIDE}/replay.lock")
+# What a dead pod leaves that is worth nothing: locks, positions of segments that are gone, half of
+# what was to be handed to it.
+WORTHLESS = (
+    LOCK,
+    f"*{POSITION}",
+    "*.tmp",
+    f"{INCOMING}*",
+    f"{ASIDE}/put.lock",
+    f"{ASIDE}/replay.lock",
+)
 
 
 class Home:
@@ -35,14 +46,21 @@ class Home:
         self.folder, self._descriptor = folder, descriptor
 
     def beat(self) -> None:
-        """Says that the pod lives; a full disk that does not take it stops nobody. Raises StoreDownError when the folder is no longer this pod's."""
+        """Says that the pod lives; a full disk that does not take it stops nobody.
+
+        Raises StoreDownError when the folder is no longer this pod's.
+        """
         with contextlib.suppress(OSError):
             os.utime(self._descriptor)
         if not _is_at(self._descriptor, self.folder / ALIVE):
-            raise StoreDownError(f"{self.folder} was taken from this living pod: does the file system of the spool's volume keep flock across its nodes?")
+            raise StoreDownError(
+                f"{self.folder} was taken from this living pod: does the file system of the spool's volume keep flock across its nodes?"
+            )
 
     def leave(self) -> None:
-        """Everything in the folder is on the disk when it returns, and nobody need wait to see it silent. Raises OSError."""
+        """Everything in the folder is on the disk when it returns, and nobody need wait to see it
+        silent. Raises OSError.
+        """
         for path in self.folder.rglob("*"):
             if path.is_file():
                 with contextlib.suppress(FileNotFoundError):
@@ -56,7 +74,9 @@ class Home:
 
 
 def settle(volume: Path, pod: str, link: Path) -> Home:
-    """The pod's folder on the volume, which `link` leads to from now on; each process of the pod calls it. Raises StoreDownError."""
+    """The pod's folder on the volume, which `link` leads to from now on; each process of the pod
+    calls it. Raises StoreDownError.
+    """
     try:
         volume.mkdir(mode=0o700, parents=True, exist_ok=True)
         home = _hold(volume / pod)
@@ -66,14 +86,20 @@ def settle(volume: Path, pod: str, link: Path) -> Home:
         with contextlib.suppress(FileExistsError):
             link.symlink_to(home.folder)
         if not link.samefile(home.folder):
-            raise StoreDownError(f"{link} is there already and leads elsewhere: move it away, or unset FRAUDOPS_SPOOL_VOLUME")
+            raise StoreDownError(
+                f"{link} is there already and leads elsewhere: move it away, or unset FRAUDOPS_SPOOL_VOLUME"
+            )
     except OSError as error:
-        raise StoreDownError(f"the spool's volume {volume} cannot be used ({error.strerror}): is it mounted, and may this user write there?") from error
+        raise StoreDownError(
+            f"the spool's volume {volume} cannot be used ({error.strerror}): is it mounted, and may this user write there?"
+        ) from error
     return home
 
 
 def _hold(folder: Path) -> Home:
-    """Another pod may look into the folder at the same moment, which takes it no time, or even remove it."""
+    """Another pod may look into the folder at the same moment, which takes it no time, or even
+    remove it.
+    """
     end = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < end:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -89,17 +115,24 @@ def _hold(folder: Path) -> Home:
 
 @dataclass(frozen=True)
 class Dead:
-    """A folder whose lock is free, and held by us; `settled` once nobody can come back to it unseen."""
+    """A folder whose lock is free, and held by us;
+
+    `settled` once nobody can come back to it unseen.
+    """
 
     folder: Path
     settled: bool
 
     def bytes(self) -> int:
         """Of its segments and of what was set aside in it."""
-        return sum(path.stat().st_size for path in (*self.folder.glob("*.seg"), *(self.folder / ASIDE).glob("*.jsonl")))
+        return sum(
+            path.stat().st_size
+            for path in (*self.folder.glob("*.seg"), *(self.folder / ASIDE).glob("*.jsonl"))
+        )
 
     def segments(self, into: Path) -> Iterator[int]:
-        """Brings one segment after the other, the oldest first, into that folder, where they are read from the same positions; yields the bytes of each.
+        """Brings one segment after the other, the oldest first, into that folder, where they are
+        read from the same positions; yields the bytes of each.
 
         The position goes first: one whose segment did not follow is of no use to anybody.
         """
@@ -136,9 +169,18 @@ class Volume:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def dead(self) -> Iterator[Dead]:
-        """The folders of pods that are dead; nobody else has one until the next is asked for. Raises OSError."""
-        folders = sorted(path for path in self._home.folder.parent.iterdir() if path.is_dir() and path != self._home.folder)
-        self._seen = {path.name: self._seen[path.name] for path in folders if path.name in self._seen}
+        """The folders of pods that are dead; nobody else has one until the next is asked for.
+
+        Raises OSError.
+        """
+        folders = sorted(
+            path
+            for path in self._home.folder.parent.iterdir()
+            if path.is_dir() and path != self._home.folder
+        )
+        self._seen = {
+            path.name: self._seen[path.name] for path in folders if path.name in self._seen
+        }
         for folder in folders:
             descriptor = _free(folder)
             if descriptor is None:
@@ -161,7 +203,10 @@ class Volume:
 
 
 def _free(folder: Path) -> int | None:
-    """The descriptor that holds the folder, None when another has it or it is gone. One that cannot be opened keeps nobody from the others."""
+    """The descriptor that holds the folder, None when another has it or it is gone.
+
+    One that cannot be opened keeps nobody from the others.
+    """
     descriptor = None
     try:
         descriptor = os.open(folder / ALIVE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -170,7 +215,10 @@ def _free(folder: Path) -> int | None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        logger.error("a dead pod's folder cannot be opened", extra={"folder": folder.name, "reason": error.strerror})
+        logger.error(
+            "a dead pod's folder cannot be opened",
+            extra={"folder": folder.name, "reason": error.strerror},
+        )
     if descriptor is not None:
         os.close(descriptor)
     return None

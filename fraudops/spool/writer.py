@@ -23,8 +23,11 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Place:
-    """Where records end that were appended. `descriptor` is the receiver's to close: while it is open the segment belongs to its writer, so that no shipper
-    removes it and no pod takes it over."""
+    """Where records end that were appended.
+
+    `descriptor` is the receiver's to close: while it is open the segment belongs to its writer,
+    so that no shipper removes it and no pod takes it over.
+    """
 
     segment: str
     end: int
@@ -32,12 +35,14 @@ class Place:
 
 
 class SpoolWriter:
-    """Appends records to segments of its own in a folder that many writers share; safe to use from several threads.
+    """Appends records to segments of its own in a folder that many writers share; safe to use from
+    several threads.
 
-    What an append that returned survives: always the process and the container; the node too with fsync `always`, with `interval` all but the last
-    fsync_interval_ms, with `never` what the kernel wrote back. The bound is on the segments of all writers together; each counts them every 100 ms
-    and whenever it has written a 32nd of the bound, so that they may exceed it by so much each.
-    Make it after the fork: it has a thread.
+    What an append that returned survives: always the process and the container; the node too
+    with fsync `always`, with `interval` all but the last fsync_interval_ms, with `never` what
+    the kernel wrote back. The bound is on the segments of all writers together; each counts them
+    every 100 ms and whenever it has written a 32nd of the bound, so that they may exceed it by
+    so much each. Make it after the fork: it has a thread.
     """
 
     def __init__(self, folder: Path, writer: str, settings: AuditSettings) -> None:
@@ -45,7 +50,10 @@ class SpoolWriter:
         self._folder, self._writer, self._settings = folder, writer, settings
         self._series, self._sequence = new_series(), 0
         self._always, self._never = settings.fsync == "always", settings.fsync == "never"
-        self._limit = max(settings.spool_max_bytes // 1024, min(settings.segment_max_bytes, settings.spool_max_bytes // 16))
+        self._limit = max(
+            settings.spool_max_bytes // 1024,
+            min(settings.segment_max_bytes, settings.spool_max_bytes // 16),
+        )
         self._lock, self._sync_lock = threading.Lock(), threading.Lock()
         self._stopping, self._due = threading.Event(), threading.Event()
         self._descriptor = -1
@@ -70,7 +78,11 @@ class SpoolWriter:
         return self._used
 
     def append(self, payload: bytes) -> None:
-        """One record. Raises SpoolFullError when there is no room, StoreDownError when the disk refuses; then nothing was written."""
+        """One record.
+
+        Raises SpoolFullError when there is no room, StoreDownError when the disk refuses; then
+        nothing was written.
+        """
         with self._lock:
             failures = self.fsync_failures
             self._write(encode_frame(self._ordinal, payload), 1)
@@ -100,7 +112,9 @@ class SpoolWriter:
         return place
 
     def lift_maximum(self) -> None:
-        """What is appended from now on is refused by the disk alone: for what was answered already and is nowhere else."""
+        """What is appended from now on is refused by the disk alone: for what was answered already
+        and is nowhere else.
+        """
         with self._lock:
             self._maximum = sys.maxsize
             self._grant(self._used)
@@ -122,7 +136,11 @@ class SpoolWriter:
             descriptor = os.dup(self._descriptor if live else self._retired[-1])
         except OSError as error:
             raise _refusal(error) from error
-        return Place(Segment(self._series, self._sequence, self._writer).name, self._size if live else self._ended, descriptor)
+        return Place(
+            Segment(self._series, self._sequence, self._writer).name,
+            self._size if live else self._ended,
+            descriptor,
+        )
 
     def _write(self, frames: bytes, records: int) -> None:
         size = len(frames)
@@ -153,7 +171,9 @@ class SpoolWriter:
                 raise _refusal(error) from error
         if size > self._room:
             self._full = True
-            raise SpoolFullError("the audit spool is full: nothing is scored unaudited. Is PostgreSQL reachable, and does the shipper run?")
+            raise SpoolFullError(
+                "the audit spool is full: nothing is scored unaudited. Is PostgreSQL reachable, and does the shipper run?"
+            )
 
     def _grant(self, used: int, wanted: int = 0) -> None:
         """Room until the next count."""
@@ -161,7 +181,11 @@ class SpoolWriter:
         self._room = min(self._maximum - used, max(self._maximum // 32, wanted))
 
     def _undo(self, records: int) -> None:
-        """Takes half a write back. Of several frames a reader may have taken the first ones and stand behind them: then nothing may follow in this segment."""
+        """Takes half a write back.
+
+        Of several frames a reader may have taken the first ones and stand behind them: then
+        nothing may follow in this segment.
+        """
         try:
             os.ftruncate(self._descriptor, self._size)
             spoilt = records > 1
@@ -177,14 +201,18 @@ class SpoolWriter:
             descriptor = None
             while descriptor is None:
                 self._sequence += 1
-                descriptor = create_segment(self._folder, Segment(self._series, self._sequence, self._writer))
+                descriptor = create_segment(
+                    self._folder, Segment(self._series, self._sequence, self._writer)
+                )
         except OSError as error:
             raise _refusal(error) from error
         self._descriptor = descriptor
         self._folder_dirty = not self._never
 
     def _retire(self, soon: bool = True) -> None:
-        """The next append opens a new segment; the thread syncs and closes this one, which frees its lock: what follows is shipped only then."""
+        """The next append opens a new segment; the thread syncs and closes this one, which frees
+        its lock: what follows is shipped only then.
+        """
         if self._descriptor >= 0:
             self._retired.append(self._descriptor)
             self._descriptor = -1
@@ -194,7 +222,10 @@ class SpoolWriter:
                 self._due.set()
 
     def _sync(self, failures: int) -> None:
-        """Group commit: whoever comes while another thread syncs is mostly covered by that. Raises StoreDownError if any sync since the append failed."""
+        """Group commit: whoever comes while another thread syncs is mostly covered by that.
+
+        Raises StoreDownError if any sync since the append failed.
+        """
         mine = self._written
         with self._sync_lock:
             if self._synced < mine:
@@ -203,9 +234,12 @@ class SpoolWriter:
             raise StoreDownError("the disk of the audit spool does not sync; check its volume")
 
     def _settle(self) -> None:
-        """Everything written so far goes to the disk, and finished segments are closed. Needs the sync lock.
+        """Everything written so far goes to the disk, and finished segments are closed.
 
-        After a failed fsync the kernel may forget the pages, and a second one would lie: the segment ends there.
+        Needs the sync lock.
+
+        After a failed fsync the kernel may forget the pages, and a second one would lie: the
+        segment ends there.
         """
         with self._lock:
             goal, current, folder_dirty = self._written, self._descriptor, self._folder_dirty
@@ -229,7 +263,11 @@ class SpoolWriter:
 
     def _keep(self) -> None:
         """The thread: syncs by the policy, closes finished segments, counts the folder's bytes."""
-        pause = COUNT_SECONDS if self._always or self._never else self._settings.fsync_interval_ms / 1000
+        pause = (
+            COUNT_SECONDS
+            if self._always or self._never
+            else self._settings.fsync_interval_ms / 1000
+        )
         counted = 0.0
         while True:
             self._due.wait(pause)

@@ -27,7 +27,8 @@ def main() -> None:
     except FraudopsError as error:
         logger.error(str(error))
         sys.exit(error.exit_code)
-    # Both must be set before what reads them at its import: one row needs no threads, and workers share metric files.
+    # Both must be set before what reads them at its import: one row needs no threads, and workers
+    # share metric files.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(state.metrics)
     from services.inference.server import serve
@@ -37,7 +38,9 @@ def main() -> None:
 
 def _refuse_arguments(given: list[str]) -> None:
     if given:
-        raise SettingsError("no arguments are taken: every setting comes from the environment; `fraudops settings` lists them")
+        raise SettingsError(
+            "no arguments are taken: every setting comes from the environment; `fraudops settings` lists them"
+        )
 
 
 if __name__ == "__main__":

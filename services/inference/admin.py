@@ -11,7 +11,9 @@ METRICS, WITH_TOKEN = "/metrics", ("/bundles/", "/spool/")
 
 
 class Admin:
-    """With a port of their own the admin calls do not exist on the public one, which an ingress reaches."""
+    """With a port of their own the admin calls do not exist on the public one, which an ingress
+    reaches.
+    """
 
     def __init__(self, token: bytes | None, port: int | None) -> None:
         self._authorization = b"Bearer " + token if token else None

@@ -36,12 +36,19 @@ logger = logging.getLogger(__name__)
 
 
 class Service(FastAPI):
-    """FastAPI, with the calls that are answered below its router in its documentation; `direct` is what the server's protocol asks first."""
+    """FastAPI, with the calls that are answered below its router in its documentation;
+
+    `direct` is what the server's protocol asks first.
+    """
 
     def __init__(self, worker: Worker, direct: Direct, **options: Any) -> None:
         self.worker, self.direct = worker, direct
         # FastAPI can send traces by itself; here nothing leaves that is not asked for.
-        super().__init__(title="fraudops", telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False}, **options)
+        super().__init__(
+            title="fraudops",
+            telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+            **options,
+        )
 
     def openapi(self) -> dict[str, Any]:
         serving = self.worker.serving
@@ -54,11 +61,22 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     metrics, run = Metrics(state.metrics), RunFolder(state.run)
     worker = Worker(state.bundles, metrics, drain)
     audit = audit_of(settings, state, metrics)
-    pod = Pod(state, run, BundleCache(state.bundles, run), record_reader(settings), template_target(settings), settings.workers)
+    pod = Pod(
+        state,
+        run,
+        BundleCache(state.bundles, run),
+        record_reader(settings),
+        template_target(settings),
+        settings.workers,
+    )
     status = Status(pod, settings.pod, settings.model_name, settings.audit.durability, drain)
     poller = Poller(pod, metrics, settings.record_poll_seconds)
     scoring = Scoring(audit, metrics, settings.pod, settings.audit.protection())
-    app = Service(worker, Direct(worker, scoring, audit, metrics, drain), lifespan=lambda _app: _life(worker, audit, run, pod, poller))
+    app = Service(
+        worker,
+        Direct(worker, scoring, audit, metrics, drain),
+        lifespan=lambda _app: _life(worker, audit, run, pod, poller),
+    )
     app.add_middleware(
         Edge,
         worker=worker,
@@ -66,10 +84,22 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
         pages=PAGES,
         metrics=metrics,
         drain=drain,
-        admin=Admin(settings.admin_token.get_secret_value().encode() if settings.admin_token else None, settings.admin_port),
+        admin=Admin(
+            settings.admin_token.get_secret_value().encode() if settings.admin_token else None,
+            settings.admin_port,
+        ),
     )
-    add_pages(app, status, state.metrics, PodNow(lambda: len(run.registered()), state.spool, settings.workers))
-    add_exchange(app, state.bundles, Intake(state.spool, settings.audit.spool_max_bytes, lambda: _no_intake(worker, drain)))
+    add_pages(
+        app,
+        status,
+        state.metrics,
+        PodNow(lambda: len(run.registered()), state.spool, settings.workers),
+    )
+    add_exchange(
+        app,
+        state.bundles,
+        Intake(state.spool, settings.audit.spool_max_bytes, lambda: _no_intake(worker, drain)),
+    )
     return app
 
 
@@ -80,13 +110,25 @@ def _no_intake(worker: Worker, drain: Drain) -> str | None:
 
 
 @asynccontextmanager
-async def _life(worker: Worker, audit: Audit, run: RunFolder, pod: Pod, poller: Poller) -> AsyncIterator[None]:
-    """Registers, then reads the pod's state, then accepts: a commit meanwhile is either told to this worker or in the file."""
+async def _life(
+    worker: Worker, audit: Audit, run: RunFolder, pod: Pod, poller: Poller
+) -> AsyncIterator[None]:
+    """Registers, then reads the pod's state, then accepts: a commit meanwhile is either told to
+    this worker or in the file.
+    """
     listener = await run.serve(worker.answer)
     audit.open()
     now = read_pod_state(pod.state)
     if now.version and now.digest:
-        reply = await worker.answer(Ask(op="commit", epoch=now.epoch, version=now.version, digest=now.digest, source=now.source or "cache"))
+        reply = await worker.answer(
+            Ask(
+                op="commit",
+                epoch=now.epoch,
+                version=now.version,
+                digest=now.digest,
+                source=now.source or "cache",
+            )
+        )
         if reply.error:
             logger.error("the worker starts without the pod's model", extra={"reason": reply.error})
     polling = asyncio.create_task(poller.run())

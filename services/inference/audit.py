@@ -40,10 +40,13 @@ class Unwritten:
 
 
 class Audit:
-    """Appends and counts refusals. What cannot be opened is tried again, and nothing is answered until then.
+    """Appends and counts refusals.
 
-    `off`: nothing is kept. `waits`: an append may have to wait, for the disk (fsync always) or for PostgreSQL (commit), and only the asynchronous calls may be
-    used. Those who wait together share one fsync, or one look.
+    What cannot be opened is tried again, and nothing is answered until then.
+
+    `off`: nothing is kept. `waits`: an append may have to wait, for the disk (fsync always) or
+    for PostgreSQL (commit), and only the asynchronous calls may be used. Those who wait together
+    share one fsync, or one look.
     """
 
     off = waits = False
@@ -55,7 +58,10 @@ class Audit:
         self._tried = float("-inf")
 
     def put(self, records: Sequence[bytes]) -> None:
-        """All or none, at once; only where nothing `waits`. Raises SpoolFullError, StoreDownError; then nothing was written."""
+        """All or none, at once; only where nothing `waits`.
+
+        Raises SpoolFullError, StoreDownError; then nothing was written.
+        """
         try:
             (self._writer or self._opened()).append_many(records)
         except StoreDownError:
@@ -67,7 +73,11 @@ class Audit:
         await self.append_many((record,))
 
     async def append_many(self, records: Sequence[bytes]) -> None:
-        """All or none. Raises SpoolFullError, StoreDownError; then nothing was written, or with `commit` perhaps all."""
+        """All or none.
+
+        Raises SpoolFullError, StoreDownError; then nothing was written, or with `commit` perhaps
+        all.
+        """
         self.put(records)
 
     async def close(self) -> None:
@@ -77,7 +87,10 @@ class Audit:
     def open(self) -> None:
         """At the worker's start: a disk that is full now must not keep the worker from living."""
         if lost := take_lost(self._folder):
-            logger.error("answers were lost with a process that held them in memory", extra={"records_at_most": lost})
+            logger.error(
+                "answers were lost with a process that held them in memory",
+                extra={"records_at_most": lost},
+            )
             self._metrics.lost(lost)
         try:
             self._opened()
@@ -100,7 +113,9 @@ class NoAudit(Audit):
 
     def open(self) -> None:
         super().open()
-        logger.error("NOTHING IS AUDITED: FRAUDOPS_AUDIT__DURABILITY is off, which is for measuring only")
+        logger.error(
+            "NOTHING IS AUDITED: FRAUDOPS_AUDIT__DURABILITY is off, which is for measuring only"
+        )
 
 
 class SyncedAudit(Audit):
@@ -121,7 +136,15 @@ class CommittedAudit(Audit):
 
     waits = True
 
-    def __init__(self, open_spool: Callable[[], SpoolWriter], metrics: Metrics, folder: Path, confirmations: Confirmations, *, blocking: bool) -> None:
+    def __init__(
+        self,
+        open_spool: Callable[[], SpoolWriter],
+        metrics: Metrics,
+        folder: Path,
+        confirmations: Confirmations,
+        *,
+        blocking: bool,
+    ) -> None:
         super().__init__(open_spool, metrics, folder)
         self._confirmations, self._blocking = confirmations, blocking
 
@@ -130,7 +153,11 @@ class CommittedAudit(Audit):
             self._confirmations.admit()
             spool = self._opened()
             assert isinstance(spool, SpoolWriter)
-            place = await asyncio.to_thread(spool.append_placed, records) if self._blocking else spool.append_placed(records)
+            place = (
+                await asyncio.to_thread(spool.append_placed, records)
+                if self._blocking
+                else spool.append_placed(records)
+            )
             await self._confirmations.wait(place)
         except StoreDownError:
             self._metrics.refused(len(records))
@@ -148,8 +175,12 @@ def audit_of(settings: InferenceSettings, state: State, metrics: Metrics) -> Aud
     if chosen.durability == "off":
         return NoAudit(Unwritten, metrics, folder)
     if chosen.durability == "memory":
-        return Audit(lambda: MemoryWriter(open_spool, chosen.memory_max_bytes, folder), metrics, folder)
+        return Audit(
+            lambda: MemoryWriter(open_spool, chosen.memory_max_bytes, folder), metrics, folder
+        )
     if chosen.durability == "commit":
         confirmations = Confirmations(state.spool, Bell(folder), chosen.commit_timeout_seconds)
-        return CommittedAudit(open_spool, metrics, folder, confirmations, blocking=chosen.fsync == "always")
+        return CommittedAudit(
+            open_spool, metrics, folder, confirmations, blocking=chosen.fsync == "always"
+        )
     return (SyncedAudit if chosen.fsync == "always" else Audit)(open_spool, metrics, folder)

@@ -1,4 +1,6 @@
-"""The pod's bundle cache, seen from a worker: bundles are brought and proved by the prover, and old ones removed."""
+"""The pod's bundle cache, seen from a worker: bundles are brought and proved by the prover, and old
+ones removed.
+"""
 
 import asyncio
 import shutil
@@ -16,7 +18,8 @@ from services.inference.prover import Outcome, Wanted
 class BundleCache:
     """`folder` holds one folder a bundle, named by its digest; whoever calls holds the pod's lock.
 
-    A bundle is proved once in a pod's life; the run folder has an empty file for each that was. That its files are still the same, each worker checks itself.
+    A bundle is proved once in a pod's life; the run folder has an empty file for each that was.
+    That its files are still the same, each worker checks itself.
     """
 
     def __init__(self, folder: Path, run: RunFolder) -> None:
@@ -26,21 +29,33 @@ class BundleCache:
         return self._proof(digest).exists() and (self.folder / digest).is_dir()
 
     async def ensure(self, version: str, digest: str, seconds: float, *, fetch: bool = True) -> str:
-        """Where the bundle came from, once it is here and proved anew. Raises RefusedError with the reason, StoreDownError."""
+        """Where the bundle came from, once it is here and proved anew.
+
+        Raises RefusedError with the reason, StoreDownError.
+        """
         self._proof(digest).unlink(missing_ok=True)
         try:
             async with asyncio.timeout(seconds):
-                answer = await self._run.ask_for_proof(msgspec.json.encode(Wanted(version, digest, fetch)))
+                answer = await self._run.ask_for_proof(
+                    msgspec.json.encode(Wanted(version, digest, fetch))
+                )
         except TimeoutError as error:
-            raise StoreDownError(f"version {version} was not brought and proved within {round(seconds, 1):g} s") from error
+            raise StoreDownError(
+                f"version {version} was not brought and proved within {round(seconds, 1):g} s"
+            ) from error
         except (OSError, asyncio.IncompleteReadError) as error:
-            raise StoreDownError(f"the process that proves version {version} ended without an answer; the log may say why, or memory is short") from error
+            raise StoreDownError(
+                f"the process that proves version {version} ended without an answer; the log may say why, or memory is short"
+            ) from error
         source = _read_outcome(answer)
         self._proof(digest).touch()
         return source
 
     def prune(self, keep: Collection[str]) -> None:
-        """Removes the bundles that are none of `keep`. A folder that does not go now is tried again after the next promotion."""
+        """Removes the bundles that are none of `keep`.
+
+        A folder that does not go now is tried again after the next promotion.
+        """
         for folder in self.folder.iterdir():
             if folder.name not in keep and not folder.name.startswith("."):
                 self._proof(folder.name).unlink(missing_ok=True)
@@ -56,4 +71,8 @@ def _read_outcome(answer: bytes) -> str:
     if outcome.source:
         return outcome.source
     reason = outcome.error or "no reason was given"
-    raise StoreDownError(reason) if outcome.exit_code == StoreDownError.exit_code else RefusedError(reason)
+    raise (
+        StoreDownError(reason)
+        if outcome.exit_code == StoreDownError.exit_code
+        else RefusedError(reason)
+    )

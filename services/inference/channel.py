@@ -1,6 +1,8 @@
-"""How the workers of a pod talk: each serves a small socket in the run folder; one JSON line is asked, one is answered.
+"""How the workers of a pod talk: each serves a small socket in the run folder; one JSON line is
+asked, one is answered.
 
-A socket's path may have 107 bytes, a state folder's may be longer: sockets are reached through the folder's descriptor.
+A socket's path may have 107 bytes, a state folder's may be longer: sockets are reached through
+the folder's descriptor.
 """
 
 import asyncio
@@ -30,7 +32,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the worker serves; `warm` maps the digests that it holds open to where their bundles came from."""
+    """What the worker serves;
+
+    `warm` maps the digests that it holds open to where their bundles came from.
+    """
 
     pid: int
     epoch: int = 0
@@ -64,7 +69,11 @@ class WorkerAnswer:
 
     @property
     def shown(self) -> WorkerShown:
-        return WorkerShown(self.pid, self.reply.epoch if self.reply else None, self.reply.version if self.reply else None)
+        return WorkerShown(
+            self.pid,
+            self.reply.epoch if self.reply else None,
+            self.reply.version if self.reply else None,
+        )
 
 
 class RunFolder:
@@ -90,7 +99,11 @@ class RunFolder:
         return await _exchange(f"/proc/self/fd/{self._descriptor}/{PROVER}", line)
 
     def registered(self) -> list[int]:
-        return sorted(int(match["pid"]) for match in (_NAME.fullmatch(entry.name) for entry in self.path.iterdir()) if match)
+        return sorted(
+            int(match["pid"])
+            for match in (_NAME.fullmatch(entry.name) for entry in self.path.iterdir())
+            if match
+        )
 
     def forget(self, pid: int) -> None:
         (self.path / f"worker-{pid}.sock").unlink(missing_ok=True)
@@ -105,7 +118,9 @@ class RunFolder:
         async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             line = await reader.readline()
             if line:
-                writer.write(msgspec.json.encode(await answer(msgspec.json.decode(line, type=Ask))) + b"\n")
+                writer.write(
+                    msgspec.json.encode(await answer(msgspec.json.decode(line, type=Ask))) + b"\n"
+                )
             writer.close()
 
         return await asyncio.start_unix_server(converse, sock=listener, backlog=128)
@@ -129,7 +144,12 @@ class RunFolder:
             return WorkerAnswer(pid, None)
 
     async def _exchange(self, pid: int, ask: Ask) -> WorkerAnswer:
-        return WorkerAnswer(pid, msgspec.json.decode(await _exchange(self.address(pid), msgspec.json.encode(ask)), type=Reply))
+        return WorkerAnswer(
+            pid,
+            msgspec.json.decode(
+                await _exchange(self.address(pid), msgspec.json.encode(ask)), type=Reply
+            ),
+        )
 
 
 async def _exchange(address: str, line: bytes) -> bytes:

@@ -1,4 +1,7 @@
-"""What waits until PostgreSQL has committed it: the durability `commit`. One look at the shipper's positions is for all who wait."""
+"""What waits until PostgreSQL has committed it: the durability `commit`.
+
+One look at the shipper's positions is for all who wait.
+"""
 
 import asyncio
 import os
@@ -15,12 +18,17 @@ from fraudops.spool.writer import Place
 
 LOOK_SECONDS, LATE_LOOK_SECONDS, PROBE_SECONDS = 0.002, 0.05, 1.0
 AWAY = "PostgreSQL did not confirm in time that the answer is audited: try again. Is it reachable, and does the shipper run?"
-REFUSED = "PostgreSQL refused the audited row, or one that went with it: `fraudops audit verify` says why"
+REFUSED = (
+    "PostgreSQL refused the audited row, or one that went with it: `fraudops audit verify` says why"
+)
 
 
 @dataclass
 class Waiting:
-    """Who waits for one segment, in the order of what they wrote. The descriptor keeps the segment where it is."""
+    """Who waits for one segment, in the order of what they wrote.
+
+    The descriptor keeps the segment where it is.
+    """
 
     descriptor: int
     queue: "deque[tuple[int, asyncio.Future[bool]]]" = field(default_factory=deque)
@@ -28,8 +36,12 @@ class Waiting:
 
 
 class Confirmations:
-    """Of one worker, all on its event loop. While something waits in vain and nothing at all is confirmed, nothing new is let in but one try a second: else
-    every request that is sent again would leave one more row, and hold its connection for nothing."""
+    """Of one worker, all on its event loop.
+
+    While something waits in vain and nothing at all is confirmed, nothing new is let in but one
+    try a second: else every request that is sent again would leave one more row, and hold its
+    connection for nothing.
+    """
 
     def __init__(self, spool: Path, bell: Bell, seconds: float) -> None:
         self._spool, self._bell, self._seconds = spool, bell, seconds
@@ -47,7 +59,9 @@ class Confirmations:
             self._tried = now
 
     async def wait(self, place: Place) -> None:
-        """Raises StoreDownError when it was not confirmed in time, or refused; it may be in the table later all the same."""
+        """Raises StoreDownError when it was not confirmed in time, or refused; it may be in the
+        table later all the same.
+        """
         taken = self._enqueue(place)
         self._bell.ring()
         if self._looking is None or self._looking.done():
@@ -66,7 +80,11 @@ class Confirmations:
         if waiting:
             os.close(place.descriptor)
         else:
-            self._refused = {name: count for name, count in self._refused.items() if name in self._segments or name == place.segment}
+            self._refused = {
+                name: count
+                for name, count in self._refused.items()
+                if name in self._segments or name == place.segment
+            }
             waiting = self._segments[place.segment] = Waiting(place.descriptor)
         taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         # Those who waited for the disk in threads of their own come in any order.
@@ -85,7 +103,9 @@ class Confirmations:
     async def _look(self) -> None:
         """As long as anybody waits."""
         while self._segments:
-            in_time = sum(len(waiting.queue) for waiting in self._segments.values()) > len(self._overdue)
+            in_time = sum(len(waiting.queue) for waiting in self._segments.values()) > len(
+                self._overdue
+            )
             await asyncio.sleep(LOOK_SECONDS if in_time else LATE_LOOK_SECONDS)
             for name, waiting in list(self._segments.items()):
                 self._confirm(name, waiting)
@@ -93,7 +113,9 @@ class Confirmations:
                     os.close(self._segments.pop(name).descriptor)
 
     def _confirm(self, name: str, waiting: Waiting) -> None:
-        """A row that was set aside is not told from its neighbours: none of those that this look finds is answered."""
+        """A row that was set aside is not told from its neighbours: none of those that this look
+        finds is answered.
+        """
         position = read_position(self._spool / (name + POSITION))
         if position is None:
             return

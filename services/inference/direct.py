@@ -1,6 +1,8 @@
-"""The short way of /predict: requests that arrive together are scored, audited by one write, counted and answered together, below ASGI.
+"""The short way of /predict: requests that arrive together are scored, audited by one write,
+counted and answered together, below ASGI.
 
-What is out of the ordinary (a refused body, a draining pod, no model, an audit that must wait) is left to the Edge, which answers everything.
+What is out of the ordinary (a refused body, a draining pod, no model, an audit that must wait)
+is left to the Edge, which answers everything.
 """
 
 import asyncio
@@ -36,13 +38,24 @@ class Caller(Protocol):
 class Direct:
     """One worker's requests between their arrival and the end of the event loop's turn."""
 
-    def __init__(self, worker: Worker, scoring: Scoring, audit: Audit, metrics: Metrics, drain: Drain) -> None:
-        self._worker, self._scoring, self._audit, self._metrics, self._drain = worker, scoring, audit, metrics, drain
+    def __init__(
+        self, worker: Worker, scoring: Scoring, audit: Audit, metrics: Metrics, drain: Drain
+    ) -> None:
+        self._worker, self._scoring, self._audit, self._metrics, self._drain = (
+            worker,
+            scoring,
+            audit,
+            metrics,
+            drain,
+        )
         self._callers: list[Caller] = []
         self._asked: list[Asked] = []
 
     def take(self, caller: Caller, body: bytes, request_id: str | None, started: float) -> bool:
-        """True if the caller gets its answer within this turn of the loop; `started` is perf_counter's."""
+        """True if the caller gets its answer within this turn of the loop;
+
+        `started` is perf_counter's.
+        """
         serving = self._worker.serving
         if serving is None or self._drain.active or self._audit.waits:
             return False
@@ -70,7 +83,8 @@ class Direct:
         except StoreDownError as error:
             self._refuse(callers, asked, error)
         except Exception as error:
-            # The boundary of these requests: whoever waits must get an answer, and one that cannot be scored must not take the others along.
+            # The boundary of these requests: whoever waits must get an answer, and one that cannot
+            # be scored must not take the others along.
             if len(asked) > 1:
                 for caller, one in zip(callers, asked, strict=True):
                     self._callers, self._asked = [caller], [one]
@@ -91,4 +105,6 @@ class Direct:
 
     def _count(self, asked: list[Asked], status: int) -> None:
         now = perf_counter()
-        self._metrics.answered_together("POST", PREDICT, status, [now - one.started for one in asked])
+        self._metrics.answered_together(
+            "POST", PREDICT, status, [now - one.started for one in asked]
+        )

@@ -1,5 +1,8 @@
-"""What every request passes: its id, its limits, its count. Calls with a body are answered here, below FastAPI's router, which alone would cost more
-than the answer; everything else goes on to FastAPI."""
+"""What every request passes: its id, its limits, its count.
+
+Calls with a body are answered here, below FastAPI's router, which alone would cost more than the
+answer; everything else goes on to FastAPI.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -33,12 +36,17 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Call:
-    """One request with a body. `request_id` is the client's own, if it sent a usable one; `started` is perf_counter's; `serving` is what was served
-    when the request began, before its body was read."""
+    """One request with a body.
+
+    `request_id` is the client's own, if it sent a usable one; `started` is perf_counter's;
+    `serving` is what was served when the request began, before its body was read.
+    """
 
     __slots__ = ("body", "request_id", "serving", "started")
 
-    def __init__(self, started: float, body: bytes, request_id: str | None, serving: Serving | None) -> None:
+    def __init__(
+        self, started: float, body: bytes, request_id: str | None, serving: Serving | None
+    ) -> None:
         self.started, self.body, self.request_id, self.serving = started, body, request_id, serving
 
 
@@ -50,7 +58,10 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A POST with a JSON body of at most `limit` bytes; `gate` bounds how many bodies are in memory at once; `admin` asks for the token first."""
+    """A POST with a JSON body of at most `limit` bytes;
+
+    `gate` bounds how many bodies are in memory at once; `admin` asks for the token first.
+    """
 
     answer: Callable[[Call], Awaitable[Answer]]
     limit: int
@@ -72,7 +83,13 @@ class Edge:
         drain: Drain,
         admin: Admin,
     ) -> None:
-        self._app, self._worker, self._endpoints, self._metrics, self._drain = app, worker, endpoints, metrics, drain
+        self._app, self._worker, self._endpoints, self._metrics, self._drain = (
+            app,
+            worker,
+            endpoints,
+            metrics,
+            drain,
+        )
         self._pages = frozenset(pages)
         self._admin = admin
 
@@ -93,7 +110,9 @@ class Edge:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, endpoint: Endpoint, scope: Scope, receive: Receive, started: float) -> tuple[int, Headers, bytes]:
+    async def _answer(
+        self, endpoint: Endpoint, scope: Scope, receive: Receive, started: float
+    ) -> tuple[int, Headers, bytes]:
         known = _known_headers(scope["headers"])
         request_id, serving = client_id(known.get(b"x-request-id")), self._worker.serving
         try:
@@ -109,11 +128,17 @@ class Edge:
             async with endpoint.gate:
                 body = await _read_body(receive, known.get(b"content-length"), endpoint.limit)
                 answer = await endpoint.answer(Call(started, body, request_id, serving))
-            status, headers, content, request_id = answer.status, [JSON], answer.body, answer.request_id
+            status, headers, content, request_id = (
+                answer.status,
+                [JSON],
+                answer.body,
+                answer.request_id,
+            )
         except FraudopsError as error:
             status, headers, content = problem(error)
             if b"expect" in known:
-                # The client waits with its body, and may not send it at all: what comes next would be taken for it.
+                # The client waits with its body, and may not send it at all: what comes next would
+                # be taken for it.
                 headers.append((b"connection", b"close"))
         headers.append((b"content-length", b"%d" % len(content)))
         self._finish(headers, request_id or uuid7())
@@ -138,7 +163,13 @@ class Edge:
             await self._app(scope, receive, watched)
         except FraudopsError as error:
             code, refusal, body = problem(error)
-            await watched({"type": "http.response.start", "status": code, "headers": [*refusal, (b"content-length", b"%d" % len(body))]})
+            await watched(
+                {
+                    "type": "http.response.start",
+                    "status": code,
+                    "headers": [*refusal, (b"content-length", b"%d" % len(body))],
+                }
+            )
             await watched({"type": "http.response.body", "body": body})
         finally:
             path = scope["path"] if scope["path"] in self._pages else "other"
@@ -150,7 +181,9 @@ class Edge:
             headers.append((b"connection", b"close"))
 
 
-_KNOWN = frozenset({b"expect", b"content-type", b"content-length", b"x-request-id", b"authorization"})
+_KNOWN = frozenset(
+    {b"expect", b"content-type", b"content-length", b"x-request-id", b"authorization"}
+)
 
 
 def _known_headers(headers: Headers) -> dict[bytes, bytes]:
@@ -168,7 +201,9 @@ def client_id(value: bytes | None) -> str | None:
 
 
 async def _read_body(receive: Receive, announced: bytes | None, limit: int) -> bytes:
-    """Raises BodyTooLargeError as soon as the limit is passed, whether or not the length was announced, SlowBodyError, CutOffError."""
+    """Raises BodyTooLargeError as soon as the limit is passed, whether or not the length was
+    announced, SlowBodyError, CutOffError.
+    """
     if announced and announced.isdigit() and int(announced) > limit:
         raise BodyTooLargeError(limit)
     body, more = await _read_part(receive)

@@ -19,17 +19,22 @@ from services.inference.status import Status
 from services.inference.worker import Worker
 
 BATCH_BYTES = 16 << 20
-# Batches in memory at once, a worker: at the limit each takes some 50 MB with its rows, answers and records.
+# Batches in memory at once, a worker: at the limit each takes some 50 MB with its rows, answers and
+# records.
 BATCHES = 2
 
 _encode = msgspec.json.Encoder().encode
 
 
 class ReloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`prepare` opens a version beside the served one, `commit` reads the record now, `drop` forgets what was prepared; without a phase both happen."""
+    """`prepare` opens a version beside the served one, `commit` reads the record now, `drop`
+    forgets what was prepared; without a phase both happen.
+    """
 
     phase: Literal["prepare", "commit", "drop"] | None = None
-    version: Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")] | None = None
+    version: Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")] | None = (
+        None
+    )
     digest: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")] | None = None
     epoch: Annotated[int, msgspec.Meta(ge=1)] | None = None
     deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = PREPARE_SECONDS
@@ -42,7 +47,9 @@ class Predictions:
         self._worker, self._scoring, self._status = worker, scoring, status
 
     async def one(self, call: Call) -> Answer:
-        scored = await self._scoring.one(self._model(call), call.body, call.request_id, call.started)
+        scored = await self._scoring.one(
+            self._model(call), call.body, call.request_id, call.started
+        )
         return Answer(_encode(scored), call.request_id or scored.prediction_id)
 
     async def many(self, call: Call) -> Answer:
@@ -72,7 +79,10 @@ class Reload:
         self._reader = Reader(ReloadRequest)
 
     async def __call__(self, call: Call) -> Answer:
-        """Answers once every worker of the pod has done it. Raises RefusedError, StoreDownError: then the old version serves on."""
+        """Answers once every worker of the pod has done it.
+
+        Raises RefusedError, StoreDownError: then the old version serves on.
+        """
         request = self._reader.read(call.body or b"{}")
         if request.phase == "prepare":
             version, digest = _required(request, "version"), _required(request, "digest")
@@ -80,7 +90,9 @@ class Reload:
         elif request.phase == "drop":
             await self._pod.drop(_required(request, "digest"))
         else:
-            await self._pod.follow(request.epoch or 0, request.version, request.digest, request.deadline_seconds)
+            await self._pod.follow(
+                request.epoch or 0, request.version, request.digest, request.deadline_seconds
+            )
         return Answer(_encode(await self._status.reloaded()), call.request_id or uuid7())
 
 
@@ -89,7 +101,9 @@ class DrainPod:
         self._pod, self._status = pod, status
 
     async def __call__(self, call: Call) -> Answer:
-        """Every worker asks its clients to leave from here on, and the pod is no longer ready; there is no way back."""
+        """Every worker asks its clients to leave from here on, and the pod is no longer ready;
+        there is no way back.
+        """
         await self._pod.drain()
         return Answer(_encode(await self._status.reloaded()), call.request_id or uuid7())
 
@@ -101,7 +115,9 @@ def _required(request: ReloadRequest, field: str) -> str:
     return str(value)
 
 
-def endpoints(worker: Worker, scoring: Scoring, audit: Audit, pod: Pod, status: Status) -> Mapping[str, Endpoint]:
+def endpoints(
+    worker: Worker, scoring: Scoring, audit: Audit, pod: Pod, status: Status
+) -> Mapping[str, Endpoint]:
     predictions, batches = Predictions(worker, scoring, status), asyncio.Semaphore(BATCHES)
     return {
         "/predict": Endpoint(predictions.one, SINGLE_BYTES),

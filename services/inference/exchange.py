@@ -11,18 +11,35 @@ from services.inference.problems import NoSuchBundleError
 
 
 def add_exchange(app: FastAPI, bundles: Path, intake: Intake) -> None:
-    @app.get("/bundles/{digest}/{name}", tags=["admin"], summary="A file of a bundle, for other pods", response_class=Response)
+    @app.get(
+        "/bundles/{digest}/{name}",
+        tags=["admin"],
+        summary="A file of a bundle, for other pods",
+        response_class=Response,
+    )
     async def bundle_file(digest: str, name: str) -> Response:
         path = bundles / digest / name
         if not DIGEST.fullmatch(digest) or not FILE_NAME.fullmatch(name) or not path.is_file():
             raise NoSuchBundleError
         return FileResponse(path, media_type="application/octet-stream")
 
-    @app.put("/spool/aside/{name}", tags=["admin"], summary="Take over what a leaving pod had set aside", status_code=204, response_class=Response)
+    @app.put(
+        "/spool/aside/{name}",
+        tags=["admin"],
+        summary="Take over what a leaving pod had set aside",
+        status_code=204,
+        response_class=Response,
+    )
     async def aside(name: str, request: Request) -> None:
         await intake.take_aside(name, _announced(request), request.stream())
 
-    @app.put("/spool/{name}", tags=["admin"], summary="Take over a segment of a leaving pod's audit spool", status_code=204, response_class=Response)
+    @app.put(
+        "/spool/{name}",
+        tags=["admin"],
+        summary="Take over a segment of a leaving pod's audit spool",
+        status_code=204,
+        response_class=Response,
+    )
     async def segment(name: str, request: Request) -> None:
         await intake.take(name, _announced(request), request.stream())
 

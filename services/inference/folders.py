@@ -15,7 +15,8 @@ PROVED = "proved-"
 
 
 def make_folders(state: State) -> int:
-    """Makes what the service writes to, clears what an earlier run has left, and returns the descriptor that holds the state folder's lock.
+    """Makes what the service writes to, clears what an earlier run has left, and returns the
+    descriptor that holds the state folder's lock.
 
     Raises StoreDownError when another service works on this folder, or the disk refuses.
     """
@@ -26,8 +27,14 @@ def make_folders(state: State) -> int:
         shutil.rmtree(state.metrics, ignore_errors=True)
         state.metrics.mkdir(mode=0o700, parents=True)
     except OSError as error:
-        raise StoreDownError(f"{error.filename} cannot be written ({error.strerror}): check the disk, or give another FRAUDOPS_STATE") from error
-    for left in (*state.run.glob("worker-*.sock"), *state.run.glob(f"{PROVED}*"), *state.spool.glob(f"{INCOMING}*")):
+        raise StoreDownError(
+            f"{error.filename} cannot be written ({error.strerror}): check the disk, or give another FRAUDOPS_STATE"
+        ) from error
+    for left in (
+        *state.run.glob("worker-*.sock"),
+        *state.run.glob(f"{PROVED}*"),
+        *state.spool.glob(f"{INCOMING}*"),
+    ):
         left.unlink(missing_ok=True)
     return descriptor
 
@@ -41,7 +48,9 @@ def _lock(path: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() > end:
-                raise StoreDownError(f"another inference service works on {path.parent.parent}: stop it, or give this one its own FRAUDOPS_STATE") from error
+                raise StoreDownError(
+                    f"another inference service works on {path.parent.parent}: stop it, or give this one its own FRAUDOPS_STATE"
+                ) from error
             time.sleep(0.05)
         else:
             return descriptor

@@ -1,5 +1,7 @@
-"""What a leaving pod hands over of its audit spool: segments, because PostgreSQL is away, which this pod's shipper takes up like those of a dead writer,
-and what was set aside, which waits here for people as it did there."""
+"""What a leaving pod hands over of its audit spool: segments, because PostgreSQL is away, which
+this pod's shipper takes up like those of a dead writer, and what was set aside, which waits here
+for people as it did there.
+"""
 
 import asyncio
 import contextlib
@@ -23,18 +25,28 @@ class Intake:
         self._spool, self._maximum, self._refusal = spool, maximum, refusal
 
     async def take(self, name: str, size: int | None, parts: AsyncIterator[bytes]) -> None:
-        """A segment is on the disk when it returns; the same again changes nothing. Raises RefusedError, SpoolFullError, StoreDownError; then it was not."""
+        """A segment is on the disk when it returns; the same again changes nothing.
+
+        Raises RefusedError, SpoolFullError, StoreDownError; then it was not.
+        """
         if parse_segment(name) is None:
             raise RefusedError("that is not the name of a spool segment")
         await self._take(self._spool / name, size, parts)
 
     async def take_aside(self, name: str, size: int | None, parts: AsyncIterator[bytes]) -> None:
-        """A file of what was set aside, as `take` does. All that is set aside here counts against the room for it, since nobody ships it away."""
+        """A file of what was set aside, as `take` does.
+
+        All that is set aside here counts against the room for it, since nobody ships it away.
+        """
         if not may_be_taken_elsewhere(name):
             raise RefusedError("that is not the name of a file of what was set aside")
-        await self._take(self._spool / FOLDER / name, size, parts, _bytes(self._spool / FOLDER, "*.jsonl"))
+        await self._take(
+            self._spool / FOLDER / name, size, parts, _bytes(self._spool / FOLDER, "*.jsonl")
+        )
 
-    async def _take(self, path: Path, size: int | None, parts: AsyncIterator[bytes], beside: int = 0) -> None:
+    async def _take(
+        self, path: Path, size: int | None, parts: AsyncIterator[bytes], beside: int = 0
+    ) -> None:
         if reason := self._refusal():
             raise StoreDownError(reason)
         unfinished = self._spool / f"{INCOMING}{uuid7()}"
@@ -48,10 +60,16 @@ class Intake:
             unfinished.unlink(missing_ok=True)
 
     def _reserve(self, path: Path, size: int | None, beside: int) -> None:
-        """The room that it will take, before it is counted: of several that come at once, in any worker, each sees the others."""
+        """The room that it will take, before it is counted: of several that come at once, in any
+        worker, each sees the others.
+        """
         path.touch(mode=0o600, exist_ok=False)
         os.truncate(path, size or 0)
-        if size is None or spool_bytes(self._spool) + _bytes(self._spool, f"{INCOMING}*") + beside > SHARE * self._maximum:
+        if (
+            size is None
+            or spool_bytes(self._spool) + _bytes(self._spool, f"{INCOMING}*") + beside
+            > SHARE * self._maximum
+        ):
             raise SpoolFullError("this pod's spool is over half full: try another pod")
 
     async def _write(self, path: Path, size: int, parts: AsyncIterator[bytes]) -> None:
@@ -77,7 +95,10 @@ def _bytes(folder: Path, pattern: str) -> int:
 
 
 def _appear(unfinished: Path, path: Path) -> None:
-    """Under its name at once and whole. One of that name that is here already is the same one: no name comes twice."""
+    """Under its name at once and whole.
+
+    One of that name that is here already is the same one: no name comes twice.
+    """
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o700, exist_ok=True)
         sync_folder(path.parent.parent)

@@ -1,7 +1,9 @@
-"""What the service counts about itself: right under several workers (prometheus-client's files, one set a process) and after a worker's death.
+"""What the service counts about itself: right under several workers (prometheus-client's files, one
+set a process) and after a worker's death.
 
-prometheus-client decides at its import whether processes share files: `main()` has set PROMETHEUS_MULTIPROC_DIR by then.
-A metric never carries the model's version as a label, which would stay behind after a promotion: the version is a value.
+prometheus-client decides at its import whether processes share files: `main()` has set
+PROMETHEUS_MULTIPROC_DIR by then. A metric never carries the model's version as a label, which
+would stay behind after a promotion: the version is a value.
 """
 
 import contextlib
@@ -29,42 +31,87 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class Metrics:
-    """The metrics of one worker, in files of its own in `folder`. Make it after the fork. Raises OSError when the disk refuses."""
+    """The metrics of one worker, in files of its own in `folder`.
+
+    Make it after the fork. Raises OSError when the disk refuses.
+    """
 
     def __init__(self, folder: Path) -> None:
-        # The registry only keeps the definitions out of the process-wide default: `render` reads the files of all workers.
+        # The registry only keeps the definitions out of the process-wide default: `render` reads
+        # the files of all workers.
         registry = CollectorRegistry()
-        self._requests = Counter("http_requests", "Answered requests.", ["method", "endpoint", "status"], registry=registry)
-        self._duration = Histogram(
-            "http_request_duration_seconds", "From the request's first line to its answer.", ["endpoint"], registry=registry, buckets=SECONDS
+        self._requests = Counter(
+            "http_requests",
+            "Answered requests.",
+            ["method", "endpoint", "status"],
+            registry=registry,
         )
-        predictions = Counter("fraudops_predictions", "Audited and answered predictions.", ["decision"], registry=registry)
+        self._duration = Histogram(
+            "http_request_duration_seconds",
+            "From the request's first line to its answer.",
+            ["endpoint"],
+            registry=registry,
+            buckets=SECONDS,
+        )
+        predictions = Counter(
+            "fraudops_predictions",
+            "Audited and answered predictions.",
+            ["decision"],
+            registry=registry,
+        )
         self._genuine, self._fraud = predictions.labels("genuine"), predictions.labels("fraud")
         self._refused = Counter(
             "fraudops_spool_refused",
             "Predictions and labels that were not audited, and so not answered: no room, a disk that refuses, with commit no confirmation.",
             registry=registry,
         )
-        self._lost = Counter("fraudops_audit_lost", "Audit records at most that processes held in memory alone when they ended.", registry=registry)
-        self._epoch = Gauge("fraudops_serving_epoch", "The epoch that this pod serves.", registry=registry, multiprocess_mode="max")
+        self._lost = Counter(
+            "fraudops_audit_lost",
+            "Audit records at most that processes held in memory alone when they ended.",
+            registry=registry,
+        )
+        self._epoch = Gauge(
+            "fraudops_serving_epoch",
+            "The epoch that this pod serves.",
+            registry=registry,
+            multiprocess_mode="max",
+        )
         gauge = partial(Gauge, registry=registry, multiprocess_mode="livemostrecent")
         self._version = gauge("fraudops_serving_version", "The model version that this pod serves.")
-        self._sample = gauge("fraudops_model_trained_on_sample", "1 while this pod serves a model of the packaged sample.")
-        self._record = gauge("fraudops_record_epoch", "The serving record's epoch as this pod last read it.")
-        self._mirrored = gauge("fraudops_record_mirrored_epoch", "The last epoch whose alias is known to stand in the registry.")
-        self._record_read = gauge("fraudops_record_read_timestamp_seconds", "When this pod last read the serving record, in seconds since 1970.")
+        self._sample = gauge(
+            "fraudops_model_trained_on_sample",
+            "1 while this pod serves a model of the packaged sample.",
+        )
+        self._record = gauge(
+            "fraudops_record_epoch", "The serving record's epoch as this pod last read it."
+        )
+        self._mirrored = gauge(
+            "fraudops_record_mirrored_epoch",
+            "The last epoch whose alias is known to stand in the registry.",
+        )
+        self._record_read = gauge(
+            "fraudops_record_read_timestamp_seconds",
+            "When this pod last read the serving record, in seconds since 1970.",
+        )
         self._duration.labels("other")
         _reserve(folder)
         self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def answered(self, method: str, endpoint: str, status: int, seconds: float) -> None:
-        """Every request is counted once, here or with others, whatever became of it. `endpoint` must be one of a fixed few."""
+        """Every request is counted once, here or with others, whatever became of it.
+
+        `endpoint` must be one of a fixed few.
+        """
         requests, duration = self._of(method, endpoint, status)
         requests.inc()
         duration.observe(seconds)
 
-    def answered_together(self, method: str, endpoint: str, status: int, seconds: Sequence[float]) -> None:
-        """So many times `answered`, at the cost of one or two: prometheus-client has no such call, so this adds to the histogram's own values."""
+    def answered_together(
+        self, method: str, endpoint: str, status: int, seconds: Sequence[float]
+    ) -> None:
+        """So many times `answered`, at the cost of one or two: prometheus-client has no such call,
+        so this adds to the histogram's own values.
+        """
         buckets: dict[int, int] = {}
         for value in seconds:
             bucket = bisect_left(SECONDS, value)
@@ -79,7 +126,10 @@ class Metrics:
         key = (method, endpoint, status)
         if key not in self._counted:
             known = method if method in METHODS else "other"
-            self._counted[key] = (self._requests.labels(known, endpoint, status), self._duration.labels(endpoint))
+            self._counted[key] = (
+                self._requests.labels(known, endpoint, status),
+                self._duration.labels(endpoint),
+            )
         return self._counted[key]
 
     def decided(self, frauds: int, genuine: int) -> None:
@@ -106,26 +156,44 @@ class Metrics:
 
 
 def _reserve(folder: Path) -> None:
-    """prometheus-client maps sparse files: on a disk that has filled up since, the first touch of a page would kill the process (SIGBUS)."""
+    """prometheus-client maps sparse files: on a disk that has filled up since, the first touch of a
+    page would kill the process (SIGBUS).
+    """
     for path in folder.glob(f"*_{os.getpid()}.db"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
 class PodNow:
-    """What is looked up when somebody asks: workers alive, the spool, and what the shipper beside it last wrote of itself."""
+    """What is looked up when somebody asks: workers alive, the spool, and what the shipper beside
+    it last wrote of itself.
+    """
 
     def __init__(self, workers: Callable[[], int], spool: Path, wanted: int = 1) -> None:
         self._workers, self._spool, self._wanted = workers, spool, wanted
 
     def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily("fraudops_workers", "Workers of this pod that are registered.", value=self._workers())
-        yield GaugeMetricFamily("fraudops_workers_wanted", "Workers that this pod should have.", value=self._wanted)
+        yield GaugeMetricFamily(
+            "fraudops_workers", "Workers of this pod that are registered.", value=self._workers()
+        )
+        yield GaugeMetricFamily(
+            "fraudops_workers_wanted", "Workers that this pod should have.", value=self._wanted
+        )
         segments = _sizes(self._spool, "*.seg")
-        yield GaugeMetricFamily("fraudops_spool_bytes", "Bytes in the audit spool, shipped ones not yet removed included.", value=sum(segments))
-        yield GaugeMetricFamily("fraudops_spool_segments", "Segment files in the audit spool.", value=len(segments))
+        yield GaugeMetricFamily(
+            "fraudops_spool_bytes",
+            "Bytes in the audit spool, shipped ones not yet removed included.",
+            value=sum(segments),
+        )
+        yield GaugeMetricFamily(
+            "fraudops_spool_segments", "Segment files in the audit spool.", value=len(segments)
+        )
         aside = sum(_sizes(self._spool / ASIDE, "*.jsonl"))
-        yield GaugeMetricFamily("fraudops_spool_aside_bytes", "Bytes set aside beside the audit spool, for people to look at and replay.", value=aside)
+        yield GaugeMetricFamily(
+            "fraudops_spool_aside_bytes",
+            "Bytes set aside beside the audit spool, for people to look at and replay.",
+            value=aside,
+        )
         state = State.at(self._spool.parent)
         if told := read_shipper_state(state):
             yield from _shipper(told, datetime.now(UTC))
@@ -144,24 +212,74 @@ def _sizes(folder: Path, pattern: str) -> list[int]:
 def _shipper(told: ShipperState, now: datetime) -> Iterable[Metric]:
     """Its counters begin anew with its process, as Prometheus expects of counters."""
     oldest = max(0.0, (now - told.oldest_at).total_seconds()) if told.oldest_at else 0.0
-    yield GaugeMetricFamily("fraudops_spool_rows", "Predictions and labels in the audit spool that are not in PostgreSQL yet.", value=told.backlog_rows)
-    yield GaugeMetricFamily("fraudops_spool_unshipped_bytes", "Bytes in the audit spool that are not in PostgreSQL yet.", value=told.backlog_bytes)
-    yield GaugeMetricFamily("fraudops_spool_oldest_seconds", "Age of the oldest answer that is only in the spool.", value=oldest)
-    yield GaugeMetricFamily("fraudops_shipper_waiting", "1 while the shipper waits for PostgreSQL.", value=told.doing == "waiting")
-    yield GaugeMetricFamily("fraudops_shipper_silent_seconds", "Since the shipper last said anything.", value=max(0.0, (now - told.at).total_seconds()))
-    yield CounterMetricFamily("fraudops_shipper_shipped", "Rows committed to PostgreSQL.", value=told.shipped)
-    yield CounterMetricFamily("fraudops_shipper_replayed", "Rows that were in PostgreSQL already when they were shipped.", value=told.replayed)
-    yield CounterMetricFamily("fraudops_shipper_set_aside", "Records and damaged stretches set aside with their reason.", value=told.set_aside)
-    yield CounterMetricFamily("fraudops_shipper_missing", "Records that must have stood where a segment is damaged.", value=told.missing)
-    yield GaugeMetricFamily("fraudops_spool_abandoned_bytes", "Bytes in dead pods' folders on the spool's volume.", value=told.abandoned_bytes)
-    yield CounterMetricFamily("fraudops_spool_adopted_bytes", "Bytes taken from dead pods' folders into this pod's spool.", value=told.adopted_bytes)
+    yield GaugeMetricFamily(
+        "fraudops_spool_rows",
+        "Predictions and labels in the audit spool that are not in PostgreSQL yet.",
+        value=told.backlog_rows,
+    )
+    yield GaugeMetricFamily(
+        "fraudops_spool_unshipped_bytes",
+        "Bytes in the audit spool that are not in PostgreSQL yet.",
+        value=told.backlog_bytes,
+    )
+    yield GaugeMetricFamily(
+        "fraudops_spool_oldest_seconds",
+        "Age of the oldest answer that is only in the spool.",
+        value=oldest,
+    )
+    yield GaugeMetricFamily(
+        "fraudops_shipper_waiting",
+        "1 while the shipper waits for PostgreSQL.",
+        value=told.doing == "waiting",
+    )
+    yield GaugeMetricFamily(
+        "fraudops_shipper_silent_seconds",
+        "Since the shipper last said anything.",
+        value=max(0.0, (now - told.at).total_seconds()),
+    )
+    yield CounterMetricFamily(
+        "fraudops_shipper_shipped", "Rows committed to PostgreSQL.", value=told.shipped
+    )
+    yield CounterMetricFamily(
+        "fraudops_shipper_replayed",
+        "Rows that were in PostgreSQL already when they were shipped.",
+        value=told.replayed,
+    )
+    yield CounterMetricFamily(
+        "fraudops_shipper_set_aside",
+        "Records and damaged stretches set aside with their reason.",
+        value=told.set_aside,
+    )
+    yield CounterMetricFamily(
+        "fraudops_shipper_missing",
+        "Records that must have stood where a segment is damaged.",
+        value=told.missing,
+    )
+    yield GaugeMetricFamily(
+        "fraudops_spool_abandoned_bytes",
+        "Bytes in dead pods' folders on the spool's volume.",
+        value=told.abandoned_bytes,
+    )
+    yield CounterMetricFamily(
+        "fraudops_spool_adopted_bytes",
+        "Bytes taken from dead pods' folders into this pod's spool.",
+        value=told.adopted_bytes,
+    )
 
 
 def _drift(standing: DriftStanding, digest: str | None) -> Iterable[Metric]:
     alarm = standing.alarms(digest)
-    yield GaugeMetricFamily("fraudops_drift_alarm", "1 while the last drift run that could tell alarms about the model that this pod serves.", value=alarm)
+    yield GaugeMetricFamily(
+        "fraudops_drift_alarm",
+        "1 while the last drift run that could tell alarms about the model that this pod serves.",
+        value=alarm,
+    )
     last_run = standing.last_run.timestamp()
-    yield GaugeMetricFamily("fraudops_drift_last_run_timestamp_seconds", "When drift was last looked for, in seconds since 1970.", value=last_run)
+    yield GaugeMetricFamily(
+        "fraudops_drift_last_run_timestamp_seconds",
+        "When drift was last looked for, in seconds since 1970.",
+        value=last_run,
+    )
 
 
 class Readiness:
@@ -169,7 +287,11 @@ class Readiness:
         self._ready = ready
 
     def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily("fraudops_ready", "1 while every worker of this pod serves the promoted model.", value=self._ready)
+        yield GaugeMetricFamily(
+            "fraudops_ready",
+            "1 while every worker of this pod serves the promoted model.",
+            value=self._ready,
+        )
 
 
 def render(folder: Path, pod: PodNow, ready: bool) -> bytes:

@@ -1,4 +1,6 @@
-"""An opened model: what a worker needs of a bundle to answer, read-only and shared by every request that began with it."""
+"""An opened model: what a worker needs of a bundle to answer, read-only and shared by every request
+that began with it.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,10 @@ from services.inference.requests import TransactionReader
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One opening of a version, equal to no other. `sample`: it was trained on the packaged sample, and knows nothing of a bank's own transactions."""
+    """One opening of a version, equal to no other.
+
+    `sample`: it was trained on the packaged sample, and knows nothing of a bank's own transactions.
+    """
 
     name: str
     version: str
@@ -27,7 +32,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Serving:
-    """A model in an epoch. A worker holds one and swaps it whole; `source` says where its bundle came from: registry, peer or cache."""
+    """A model in an epoch.
+
+    A worker holds one and swaps it whole; `source` says where its bundle came from: registry,
+    peer or cache.
+    """
 
     epoch: int
     model: Model
@@ -35,12 +44,22 @@ class Serving:
 
 
 def open_model(folder: Path, version: str, digest: str) -> Model:
-    """Opens and warms a bundle that the prover has verified; its files are held against their digests once more, which takes
-    milliseconds. Raises BundleError."""
+    """Opens and warms a bundle that the prover has verified; its files are held against their
+    digests once more, which takes milliseconds. Raises BundleError.
+    """
     manifest = read_manifest(folder, digest)
     check_files(folder, manifest)
     schema = manifest.feature_schema
-    model = Model(manifest.model_name, version, digest, manifest.threshold, manifest.dataset.sample, schema, open_scorer(folder), TransactionReader(schema))
+    model = Model(
+        manifest.model_name,
+        version,
+        digest,
+        manifest.threshold,
+        manifest.dataset.sample,
+        schema,
+        open_scorer(folder),
+        TransactionReader(schema),
+    )
     row = [min(max(0.0, feature.minimum), feature.maximum) for feature in schema.features]
     model.scorer.score(row)
     model.scorer.score_many(np.array([row, row]))

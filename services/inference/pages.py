@@ -26,17 +26,37 @@ def add_pages(app: FastAPI, status: Status, metrics_folder: Path, pod_now: PodNo
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/ready", tags=["state"], summary="Every worker has the promoted model open", response_class=Response, responses=_documented("Ready", 503))
+    @app.get(
+        "/ready",
+        tags=["state"],
+        summary="Every worker has the promoted model open",
+        response_class=Response,
+        responses=_documented("Ready", 503),
+    )
     async def ready() -> Response:
         return _json(await status.ready())
 
-    @app.get("/model_info", tags=["state"], summary="What is served, and what is wrong with it", response_class=Response, responses=_documented("ModelInfo"))
+    @app.get(
+        "/model_info",
+        tags=["state"],
+        summary="What is served, and what is wrong with it",
+        response_class=Response,
+        responses=_documented("ModelInfo"),
+    )
     async def model_info() -> Response:
         return _json(await status.model_info())
 
-    @app.get("/metrics", tags=["state"], summary="Prometheus metrics of all workers", response_class=Response)
+    @app.get(
+        "/metrics",
+        tags=["state"],
+        summary="Prometheus metrics of all workers",
+        response_class=Response,
+    )
     async def metrics() -> Response:
-        return Response(await asyncio.to_thread(render, metrics_folder, pod_now, await status.is_ready()), media_type=CONTENT_TYPE)
+        return Response(
+            await asyncio.to_thread(render, metrics_folder, pod_now, await status.is_ready()),
+            media_type=CONTENT_TYPE,
+        )
 
     app.add_exception_handler(FraudopsError, _refuse)
     app.add_exception_handler(HTTPException, _refuse)
@@ -49,8 +69,13 @@ def _json(content: msgspec.Struct) -> Response:
 
 def _documented(answer: str, *errors: int) -> dict[int | str, dict[str, Any]]:
     """The schemas themselves are openapi.describe's."""
-    shapes: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"schema": {"$ref": REFERENCE.format(name=answer)}}}}}
-    problem_shape = {"description": "Refused: see detail", "content": {PROBLEM: {"schema": {"$ref": REFERENCE.format(name="Problem")}}}}
+    shapes: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"application/json": {"schema": {"$ref": REFERENCE.format(name=answer)}}}}
+    }
+    problem_shape = {
+        "description": "Refused: see detail",
+        "content": {PROBLEM: {"schema": {"$ref": REFERENCE.format(name="Problem")}}},
+    }
     return shapes | dict.fromkeys(errors, problem_shape)
 
 
@@ -62,9 +87,14 @@ async def _refuse(_request: Request, error: Exception) -> Response:
 
 
 async def _crash(request: Request, error: Exception) -> Response:
-    """Outside of the edge: the request's id is put back here. The server logs the error once we have answered."""
+    """Outside of the edge: the request's id is put back here.
+
+    The server logs the error once we have answered.
+    """
     response = _respond(error)
-    response.headers["x-request-id"] = client_id(request.headers.get("x-request-id", "").encode("latin-1")) or uuid7()
+    response.headers["x-request-id"] = (
+        client_id(request.headers.get("x-request-id", "").encode("latin-1")) or uuid7()
+    )
     return response
 
 

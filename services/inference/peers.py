@@ -1,4 +1,7 @@
-"""A bundle from another pod of the release, so that a newborn does not need the registry. Asked by the prover, before MLflow."""
+"""A bundle from another pod of the release, so that a newborn does not need the registry.
+
+Asked by the prover, before MLflow.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +15,9 @@ TIMEOUT = httpx.Timeout(10.0, connect=1.0)
 
 
 def download(urls: Sequence[str], token: str, digest: str, folder: Path) -> None:
-    """Fetches the bundle into `folder`, unverified but for its manifest, from the first that has it. Raises StoreDownError when none does."""
+    """Fetches the bundle into `folder`, unverified but for its manifest, from the first that has
+    it. Raises StoreDownError when none does.
+    """
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False) as client:
         for url in urls:

@@ -1,4 +1,6 @@
-"""The two files by which the workers of a pod know the same: what the pod serves (its commit point), and what its poller saw of the record."""
+"""The two files by which the workers of a pod know the same: what the pod serves (its commit
+point), and what its poller saw of the record.
+"""
 
 import os
 from pathlib import Path
@@ -14,9 +16,12 @@ Content = TypeVar("Content")
 
 
 class PodState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the pod serves; writing it is the pod's commit. `served` holds the digests that served before, newest first: their bundles are kept.
+    """What the pod serves; writing it is the pod's commit.
 
-    Without a digest the pod serves nothing (yet, or because its bundle was refused at the start), but still never goes below `epoch`.
+    `served` holds the digests that served before, newest first: their bundles are kept.
+
+    Without a digest the pod serves nothing (yet, or because its bundle was refused at the
+    start), but still never goes below `epoch`.
     """
 
     epoch: int = 0
@@ -30,11 +35,20 @@ class PodState(msgspec.Struct, frozen=True, kw_only=True):
 
     def next(self, epoch: int, version: str, digest: str, source: str) -> "PodState":
         earlier = [known for known in (self.digest, *self.served) if known and known != digest]
-        return PodState(epoch=epoch, version=version, digest=digest, source=source, served=tuple(dict.fromkeys(earlier))[:KEPT])
+        return PodState(
+            epoch=epoch,
+            version=version,
+            digest=digest,
+            source=source,
+            served=tuple(dict.fromkeys(earlier))[:KEPT],
+        )
 
 
 class RecordView(msgspec.Struct, frozen=True, kw_only=True):
-    """What the pod last saw of the serving record, and what keeps it from following. `ready` is set once the pod has caught up since its start."""
+    """What the pod last saw of the serving record, and what keeps it from following.
+
+    `ready` is set once the pod has caught up since its start.
+    """
 
     epoch: int = 0
     version: str | None = None

@@ -1,4 +1,6 @@
-"""One worker of the pod looks at the serving record every few seconds and lets the pod follow it, by the same road as /reload."""
+"""One worker of the pod looks at the serving record every few seconds and lets the pod follow it,
+by the same road as /reload.
+"""
 
 import asyncio
 import logging
@@ -12,7 +14,14 @@ from fraudops.promotion.record import ServingRecord, Target, target_of
 from services.inference.channel import WorkerAnswer
 from services.inference.metrics import Metrics
 from services.inference.pod import Pod, try_lock
-from services.inference.pod_files import PodState, RecordView, read_pod_state, read_record_view, record_view_path, write
+from services.inference.pod_files import (
+    PodState,
+    RecordView,
+    read_pod_state,
+    read_record_view,
+    record_view_path,
+    write,
+)
 
 logger = logging.getLogger(__name__)
 STARTING_SECONDS = 0.05
@@ -20,7 +29,9 @@ LONGEST_PAUSE_SECONDS = 15.0
 
 
 class Poller:
-    """Runs in every worker; who holds `poller.lock` works, and the kernel hands it on when that one dies."""
+    """Runs in every worker; who holds `poller.lock` works, and the kernel hands it on when that one
+    dies.
+    """
 
     def __init__(self, pod: Pod, metrics: Metrics, poll_seconds: float) -> None:
         self._pod, self._metrics, self._poll_seconds = pod, metrics, poll_seconds
@@ -28,21 +39,29 @@ class Poller:
         self._pause, self._next_try = poll_seconds, 0.0
 
     async def run(self) -> None:
-        descriptor = os.open(self._pod.state.run / "poller.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(
+            self._pod.state.run / "poller.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
         try:
             while True:
                 try:
                     starting = try_lock(descriptor) and await self._look()
                 except OSError as error:
                     # A full disk: the pod serves what it serves, and looks again.
-                    logger.error("what was seen of the serving record cannot be written down", extra={"reason": error.strerror})
+                    logger.error(
+                        "what was seen of the serving record cannot be written down",
+                        extra={"reason": error.strerror},
+                    )
                     starting = False
                 await asyncio.sleep(STARTING_SECONDS if starting else self._poll_seconds)
         finally:
             os.close(descriptor)
 
     async def _look(self) -> bool:
-        """Notes what the record says and whether the pod is ready. True while the pod only waits for its workers to start."""
+        """Notes what the record says and whether the pod is ready.
+
+        True while the pod only waits for its workers to start.
+        """
         before = read_record_view(self._pod.state)
         try:
             record = await self._pod.record()
@@ -54,7 +73,12 @@ class Poller:
             fault = await self._follow(record, target)
             if read_pod_state(self._pod.state).epoch == record.epoch:
                 target = target_of(record, None)
-            view = msgspec.structs.replace(before, epoch=target.epoch if target else 0, version=target.version if target else None, error=fault)
+            view = msgspec.structs.replace(
+                before,
+                epoch=target.epoch if target else 0,
+                version=target.version if target else None,
+                error=fault,
+            )
         caught_up = await self._has_caught_up(view)
         if caught_up and not view.ready and not await self._has_moved(view):
             view = msgspec.structs.replace(view, ready=True)
@@ -81,7 +105,11 @@ class Poller:
         try:
             await (self._pod.follow() if behind else self._pod.finish())
         except FraudopsError as error:
-            failure = str(error) if epoch == record.epoch else await self._fall_back(record, now, str(error))
+            failure = (
+                str(error)
+                if epoch == record.epoch
+                else await self._fall_back(record, now, str(error))
+            )
             return self._put_off(epoch, failure)
         return None
 
@@ -95,21 +123,27 @@ class Poller:
         return f"the rollout's version was refused, this pod serves the record's: {failure}"
 
     def _put_off(self, epoch: int, failure: str) -> str:
-        """Bringing and proving a bundle is not free: what failed is tried again after pauses that double, a new epoch at once."""
+        """Bringing and proving a bundle is not free: what failed is tried again after pauses that
+        double, a new epoch at once.
+        """
         again = self._failed is not None and self._failed[0] == epoch
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS) if again else self._poll_seconds
         self._failed, self._next_try = (epoch, failure), time.monotonic() + self._pause
         return failure
 
     async def _has_caught_up(self, view: RecordView) -> bool:
-        """Behind the record the pod has not; ahead of it, or when it cannot be read, what the pod has is the best there is."""
+        """Behind the record the pod has not; ahead of it, or when it cannot be read, what the pod
+        has is the best there is.
+        """
         now = read_pod_state(self._pod.state)
         if not await self._pod.is_complete(now):
             return False
         return now.epoch == view.epoch or (view.error is not None and now.epoch > view.epoch)
 
     async def _has_moved(self, view: RecordView) -> bool:
-        """The last look before the pod turns ready: a promotion that has committed meanwhile did not wait for it."""
+        """The last look before the pod turns ready: a promotion that has committed meanwhile did
+        not wait for it.
+        """
         try:
             record = await self._pod.record()
         except FraudopsError:
@@ -119,7 +153,9 @@ class Poller:
 
 
 def _all_at(now: PodState, workers: list[WorkerAnswer]) -> bool:
-    return bool(workers) and all(worker.reply and worker.reply.epoch == now.epoch for worker in workers)
+    return bool(workers) and all(
+        worker.reply and worker.reply.epoch == now.epoch for worker in workers
+    )
 
 
 def _tell(before: RecordView, view: RecordView) -> None:

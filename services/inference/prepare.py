@@ -1,4 +1,6 @@
-"""Brings a bundle into the pod's cache and proves it. A folder appears there by a rename, complete and verified, or not at all.
+"""Brings a bundle into the pod's cache and proves it.
+
+A folder appears there by a rename, complete and verified, or not at all.
 
 Runs in the prover's processes; what only a download needs is imported there.
 """
@@ -18,8 +20,12 @@ logger = logging.getLogger(__name__)
 INCOMING, REFUSED = ".incoming-", ".refused-"
 
 
-def bring(settings: InferenceSettings, bundles: Path, version: str, digest: str, *, fetch: bool = True) -> str:
-    """`cache`, `peer` or `registry`; `settings` say where the last two are. What was refused is no longer in the cache.
+def bring(
+    settings: InferenceSettings, bundles: Path, version: str, digest: str, *, fetch: bool = True
+) -> str:
+    """`cache`, `peer` or `registry`;
+
+    `settings` say where the last two are. What was refused is no longer in the cache.
 
     Raises BundleError, RefusedError, UnknownVersionError, StoreDownError.
     """
@@ -39,7 +45,10 @@ def bring(settings: InferenceSettings, bundles: Path, version: str, digest: str,
 
 
 def _check_cached(bundles: Path, digest: str) -> str | None:
-    """None if the cache holds the bundle, unaltered; else why not. What is altered is taken away."""
+    """None if the cache holds the bundle, unaltered; else why not.
+
+    What is altered is taken away.
+    """
     folder = bundles / digest
     if not folder.is_dir():
         return f"the bundle {digest[:12]} is not in the cache"
@@ -52,7 +61,9 @@ def _check_cached(bundles: Path, digest: str) -> str | None:
 
 
 def _download(settings: InferenceSettings, bundles: Path, version: str, digest: str) -> str:
-    """From another pod, else from the registry: what a pod cannot give, or gives altered, the registry still may."""
+    """From another pod, else from the registry: what a pod cannot give, or gives altered, the
+    registry still may.
+    """
     incoming = bundles / f"{INCOMING}{digest}-{os.getpid()}"
     try:
         if _from_peers(settings, digest, incoming):
@@ -101,7 +112,9 @@ def _discard(bundles: Path, folder: Path) -> None:
 
 
 def _sweep(bundles: Path) -> None:
-    """What killed processes have left: the caller holds the pod's lock, so nobody else is at work here."""
+    """What killed processes have left: the caller holds the pod's lock, so nobody else is at work
+    here.
+    """
     for entry in bundles.iterdir():
         if entry.name.startswith((INCOMING, REFUSED)):
             shutil.rmtree(entry, ignore_errors=True)
@@ -112,4 +125,6 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RefusedError(f"the bundle cannot be written to the cache ({error.strerror}): check the disk") from error
+        raise RefusedError(
+            f"the bundle cannot be written to the cache ({error.strerror}): check the disk"
+        ) from error

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from fraudops.errors import FraudopsError, RefusedError, SettingsError, SpoolFullError, StoreDownError
+from fraudops.errors import (
+    FraudopsError,
+    RefusedError,
+    SettingsError,
+    SpoolFullError,
+    StoreDownError,
+)
 from services.inference.channel import WorkerShown
 from services.inference.requests import Fault, InvalidBodyError
 
@@ -39,7 +45,9 @@ class UnauthorisedError(FraudopsError):
 
 class AdminDisabledError(FraudopsError):
     def __init__(self) -> None:
-        super().__init__("admin calls are off, because the service has no admin token: start it with FRAUDOPS_ADMIN_TOKEN set")
+        super().__init__(
+            "admin calls are off, because the service has no admin token: start it with FRAUDOPS_ADMIN_TOKEN set"
+        )
 
 
 class NoSuchEndpointError(FraudopsError):
@@ -107,9 +115,19 @@ CRASH = Kind(500, "A defect of the service")
 
 
 def problem(error: Exception) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers and body. An error that is none of ours is a 500 that says nothing about itself: its message may quote data."""
-    kind = next((kind for kind_of_error, kind in KINDS.items() if isinstance(error, kind_of_error)), CRASH)
-    detail = str(error) if kind is not CRASH else "the request could not be answered; the service's log says where it failed"
+    """Status, headers and body.
+
+    An error that is none of ours is a 500 that says nothing about itself: its message may quote
+    data.
+    """
+    kind = next(
+        (kind for kind_of_error, kind in KINDS.items() if isinstance(error, kind_of_error)), CRASH
+    )
+    detail = (
+        str(error)
+        if kind is not CRASH
+        else "the request could not be answered; the service's log says where it failed"
+    )
     body = Problem(
         type="about:blank",
         title=kind.title,

@@ -1,7 +1,11 @@
-"""uvicorn's HTTP protocol with a short way for /predict: no task, no ASGI messages, no middleware. Everything else is uvicorn's own.
+"""uvicorn's HTTP protocol with a short way for /predict: no task, no ASGI messages, no middleware.
 
-A request takes the short way when it is whole at once, as clients send small bodies, and has nothing unusual about it; any other is begun anew as
-uvicorn would have. Only the parser's callbacks and the cycle's begin are overridden; tests/contract hold both ways to the same answers.
+Everything else is uvicorn's own.
+
+A request takes the short way when it is whole at once, as clients send small bodies, and has
+nothing unusual about it; any other is begun anew as uvicorn would have. Only the parser's
+callbacks and the cycle's begin are overridden; tests/contract hold both ways to the same
+answers.
 """
 
 from time import perf_counter
@@ -17,7 +21,10 @@ _UNUSUAL = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 
 
 class DirectProtocol(HttpToolsProtocol):
-    """`_body` is there while a request that may take the short way arrives; `_waits` while its answer is due within this turn of the loop."""
+    """`_body` is there while a request that may take the short way arrives;
+
+    `_waits` while its answer is due within this turn of the loop.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -57,7 +64,9 @@ class DirectProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         self._waits = True
-        if len(body) > SINGLE_BYTES or not self._direct.take(self, body, self._request_id, self._started):
+        if len(body) > SINGLE_BYTES or not self._direct.take(
+            self, body, self._request_id, self._started
+        ):
             self._waits = False
             self._ordinary(body)
             super().on_message_complete()
@@ -68,7 +77,10 @@ class DirectProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         own = b"".join([b"%b: %b\r\n" % header for header in headers])
-        ending = b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (len(body), request_id.encode())
+        ending = b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (
+            len(body),
+            request_id.encode(),
+        )
         self.transport.write(b"".join((STATUS_LINE[status], self._defaults(), own, ending, body)))
         self.on_response_complete()
 

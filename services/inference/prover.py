@@ -1,7 +1,9 @@
-"""The process that brings and proves bundles: one a pod, forked before the workers with all that a proof imports, forks itself again for each bundle.
+"""The process that brings and proves bundles: one a pod, forked before the workers with all that a
+proof imports, forks itself again for each bundle.
 
-So no worker pays for a download or a proof, and no proof for its imports, which were nine tenths of its processor time. One JSON line is asked on a
-socket in the run folder, one is answered. Whoever hangs up ends the proof.
+So no worker pays for a download or a proof, and no proof for its imports, which were nine tenths
+of its processor time. One JSON line is asked on a socket in the run folder, one is answered.
+Whoever hangs up ends the proof.
 """
 
 import logging
@@ -29,7 +31,17 @@ PROGRAM = "inference.prover"
 NICE = 10
 AGAIN_SECONDS = ASK_SECONDS = 1.0
 LONGEST_REASON = 4000
-HANDLED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH)
+HANDLED = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGWINCH,
+)
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -50,7 +62,9 @@ class Outcome(msgspec.Struct, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Proof:
-    """One that is under way: whoever waits for it, its process, and a pipe's end that can be read when that has ended."""
+    """One that is under way: whoever waits for it, its process, and a pipe's end that can be read
+    when that has ended.
+    """
 
     connection: socket.socket
     pid: int
@@ -65,12 +79,15 @@ class Proof:
 
 
 class Prover:
-    """Belongs to the master, which holds the listener: what is asked while there is no prover waits for the next one.
+    """Belongs to the master, which holds the listener: what is asked while there is no prover waits
+    for the next one.
 
     `lifeline` is the master's pipe: who reads its end knows that the master has died.
     """
 
-    def __init__(self, settings: InferenceSettings, run: RunFolder, lifeline: tuple[int, int]) -> None:
+    def __init__(
+        self, settings: InferenceSettings, run: RunFolder, lifeline: tuple[int, int]
+    ) -> None:
         self._settings, self._lifeline = settings, lifeline
         self._bundles = State.at(settings.state).bundles
         self._listener = run.listen_for_proofs()
@@ -78,9 +95,14 @@ class Prover:
         self._tried = float("-inf")
 
     def keep(self, leave: Callable[[], None] = lambda: None) -> None:
-        """Starts it, or another when it has died, at most one a second. `leave` closes what the new process must not hold."""
+        """Starts it, or another when it has died, at most one a second.
+
+        `leave` closes what the new process must not hold.
+        """
         if self._pid is not None and not _lives(self._pid):
-            logger.error("the process that proves bundles has died and is replaced", extra={"pid": self._pid})
+            logger.error(
+                "the process that proves bundles has died and is replaced", extra={"pid": self._pid}
+            )
             self._pid = None
         if self._pid is not None or time.monotonic() - self._tried < AGAIN_SECONDS:
             return
@@ -109,9 +131,18 @@ class Prover:
         proofs: list[Proof] = []
         while True:
             # Nothing more is said on a connection: one that can be read was hung up.
-            waiting = [self._listener.fileno(), lifeline, *(part for proof in proofs for part in (proof.handle, proof.connection.fileno()))]
+            waiting = [
+                self._listener.fileno(),
+                lifeline,
+                *(part for proof in proofs for part in (proof.handle, proof.connection.fileno())),
+            ]
             ready = frozenset(select.select(waiting, [], [])[0])
-            for proof in [proof for proof in proofs if lifeline in ready or not ready.isdisjoint((proof.handle, proof.connection.fileno()))]:
+            for proof in [
+                proof
+                for proof in proofs
+                if lifeline in ready
+                or not ready.isdisjoint((proof.handle, proof.connection.fileno()))
+            ]:
                 proofs.remove(proof)
                 proof.end()
             if lifeline in ready:
@@ -145,7 +176,11 @@ class Prover:
         # Proving takes as long as it takes; the workers beside it answer.
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
         try:
-            outcome = Outcome(source=bring(self._settings, self._bundles, wanted.version, wanted.digest, fetch=wanted.fetch))
+            outcome = Outcome(
+                source=bring(
+                    self._settings, self._bundles, wanted.version, wanted.digest, fetch=wanted.fetch
+                )
+            )
         except FraudopsError as error:
             outcome = Outcome(error=str(error)[:LONGEST_REASON], exit_code=error.exit_code)
         connection.sendall(msgspec.json.encode(outcome) + b"\n")
@@ -158,7 +193,8 @@ def _live(work: Callable[[], None]) -> NoReturn:
         work()
         code = 0
     except Exception as error:
-        # The boundary of a process: what it raises is told, and never goes on in the code that it was forked from.
+        # The boundary of a process: what it raises is told, and never goes on in the code that it
+        # was forked from.
         logger.error("a process that proves bundles has failed", exc_info=error)
     finally:
         os._exit(code)

@@ -1,7 +1,8 @@
-"""What clients may send, checked in compiled code: every refusal names the field and the reason, never a value.
+"""What clients may send, checked in compiled code: every refusal names the field and the reason,
+never a value.
 
-A body is decoded by msgspec straight into a struct that is built from the served schema. Only a body that was refused is looked at again, slowly,
-to say everything that is wrong with it.
+A body is decoded by msgspec straight into a struct that is built from the served schema. Only a
+body that was refused is looked at again, slowly, to say everything that is wrong with it.
 """
 
 import json
@@ -33,7 +34,15 @@ Identifier = Annotated[str, msgspec.Meta(pattern=rf"\A{IDENTIFIER}\Z")]
 _IDENTIFIER = re.compile(IDENTIFIER)
 _SHOWN_NAME = re.compile(r"(?!(?:.*[0-9]){5})[A-Za-z_][A-Za-z0-9_]{0,31}")
 _NOT_FINITE = re.compile(rb"(?<=[:,\[\s])-?(?:NaN|Infinity)(?=[\s,}\]])")
-_KINDS = {"float": "a number", "int": "an integer", "str": "a string", "bool": "true or false", "null": "null", "array": "a list", "object": "an object"}
+_KINDS = {
+    "float": "a number",
+    "int": "an integer",
+    "str": "a string",
+    "bool": "true or false",
+    "null": "null",
+    "array": "a list",
+    "object": "an object",
+}
 _EXPECTED = re.compile(r"Expected `(?P<wanted>[a-z]+)(?: \| null)?`, got `(?P<got>[a-z]+)`")
 _BOUND = re.compile(r"Expected `(?:float|int)` (?P<relation>>=|<=) (?P<bound>\S+)")
 _RELATIONS = {">=": "must be at least", "<=": "must be at most"}
@@ -101,26 +110,52 @@ class Reader(Generic[Kind]):
     def faults(self, row: msgspec.Raw) -> list[Fault]:
         """What is wrong with a row that does not read."""
         body = bytes(row)
-        return faults_in(self.kind, body) if len(body) <= ROW_BYTES else [Fault(reason=f"is larger than {ROW_BYTES >> 10} KiB")]
+        return (
+            faults_in(self.kind, body)
+            if len(body) <= ROW_BYTES
+            else [Fault(reason=f"is larger than {ROW_BYTES >> 10} KiB")]
+        )
 
 
 class TransactionReader(Reader[Any]):
-    """Reads transactions of one schema. `kind` is their struct: the features in the schema's order, then the two optional ids."""
+    """Reads transactions of one schema.
+
+    `kind` is their struct: the features in the schema's order, then the two optional ids.
+    """
 
     def __init__(self, schema: FeatureSchema) -> None:
         # Internal names are our own, so that no column's name can mean something to Python.
         internal = [f"f{index}" for index in range(len(schema.features))]
-        fields: list[Any] = [(name, _number(feature)) for name, feature in zip(internal, schema.features, strict=True)]
+        fields: list[Any] = [
+            (name, _number(feature))
+            for name, feature in zip(internal, schema.features, strict=True)
+        ]
         rename = dict(zip(internal, schema.names, strict=True))
         ids = [("transaction_id", Identifier | None, None), ("entity_key", Identifier | None, None)]
         self.features = len(internal)
         self._pack = struct.Struct(f"{self.features}d").pack
-        self.features_kind = msgspec.defstruct("Features", fields, rename=rename, frozen=True, gc=False)
-        super().__init__(msgspec.defstruct("Transaction", fields + ids, rename=rename, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True))
+        self.features_kind = msgspec.defstruct(
+            "Features", fields, rename=rename, frozen=True, gc=False
+        )
+        super().__init__(
+            msgspec.defstruct(
+                "Transaction",
+                fields + ids,
+                rename=rename,
+                frozen=True,
+                gc=False,
+                forbid_unknown_fields=True,
+                omit_defaults=True,
+            )
+        )
 
     def matrix(self, transactions: Sequence[msgspec.Struct]) -> NDArray[np.float64]:
-        """(rows, features) of them, read-only: by way of bytes, in a third of the time that numpy takes to look at each value's type."""
-        packed = b"".join([self._pack(*astuple(transaction)[: self.features]) for transaction in transactions])
+        """(rows, features) of them, read-only: by way of bytes, in a third of the time that numpy
+        takes to look at each value's type.
+        """
+        packed = b"".join(
+            [self._pack(*astuple(transaction)[: self.features]) for transaction in transactions]
+        )
         return np.frombuffer(packed).reshape(len(transactions), self.features)
 
 
@@ -138,12 +173,16 @@ class RowList:
         self._tail = re.compile(rb"\]%b}%b\Z" % (space, space))
         self._between = re.compile(rb"}%b," % space)
         self._shape = msgspec.defstruct("Rows", [(key, list[Any])], forbid_unknown_fields=True)
-        self._decoder = msgspec.json.Decoder(msgspec.defstruct("Rows", [(key, list[msgspec.Raw])], forbid_unknown_fields=True))
+        self._decoder = msgspec.json.Decoder(
+            msgspec.defstruct("Rows", [(key, list[msgspec.Raw])], forbid_unknown_fields=True)
+        )
 
     def pieces(self, body: bytes) -> Iterator[bytes]:
-        """The list in pieces of some `piece_bytes`, cut where a row seems to end; an empty one for a body that is written in another way.
+        """The list in pieces of some `piece_bytes`, cut where a row seems to end; an empty one for
+        a body that is written in another way.
 
-        If each reads as a list of one row or more, so does the body, with the same rows in the same order: nothing else is between the pieces but commas.
+        If each reads as a list of one row or more, so does the body, with the same rows in the
+        same order: nothing else is between the pieces but commas.
         """
         head, tail = self._head.match(body), self._tail.search(body, max(len(body) - TAIL_BYTES, 0))
         if not head or not tail:
@@ -151,7 +190,9 @@ class RowList:
             return
         start, end, view = head.end(), tail.start(), memoryview(body)
         longest = self._piece_bytes + ROW_BYTES
-        while cut := self._between.search(body, start + self._piece_bytes, min(end, start + longest)):
+        while cut := self._between.search(
+            body, start + self._piece_bytes, min(end, start + longest)
+        ):
             yield b"".join((b"[", view[start : cut.start() + 1], b"]"))
             start = cut.end()
         yield b"".join((b"[", view[start:end], b"]")) if end - start <= longest else b""
@@ -161,7 +202,8 @@ class RowList:
         try:
             rows: list[msgspec.Raw] = getattr(self._decoder.decode(body), self.key)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            # A NaN makes the whole body malformed; as a number out of range it is a fault of its own row and field.
+            # A NaN makes the whole body malformed; as a number out of range it is a fault of its
+            # own row and field.
             finite = _NOT_FINITE.sub(b"1e999", body)
             if finite == body:
                 raise InvalidBodyError(faults_in(self._shape, body)) from error
@@ -169,7 +211,9 @@ class RowList:
         if not rows:
             raise InvalidBodyError([Fault(field=self.key, reason="must hold at least one row")])
         if len(rows) > self.most:
-            raise InvalidBodyError([Fault(field=self.key, reason=f"must hold at most {self.most} rows")])
+            raise InvalidBodyError(
+                [Fault(field=self.key, reason=f"must hold at most {self.most} rows")]
+            )
         return rows
 
 
@@ -187,7 +231,9 @@ def faults_in(kind: type[msgspec.Struct], body: bytes) -> list[Fault]:
         return [Fault(reason="is nested too deeply")]
     if not isinstance(content, dict):
         return [Fault(reason="must be an object")]
-    return list(_field_faults(kind, content)) or [Fault(reason=ONE_NAME if kind is LabelEntry else "is not accepted")]
+    return list(_field_faults(kind, content)) or [
+        Fault(reason=ONE_NAME if kind is LabelEntry else "is not accepted")
+    ]
 
 
 def _field_faults(kind: type[msgspec.Struct], content: Mapping[str, Any]) -> Iterator[Fault]:
@@ -200,7 +246,12 @@ def _field_faults(kind: type[msgspec.Struct], content: Mapping[str, Any]) -> Ite
             yield Fault(field=name, reason=reason)
     for name in sorted(content.keys() - fields.keys()):
         shown = name if _SHOWN_NAME.fullmatch(name) else None
-        yield Fault(field=shown, reason="is not a field of this schema" if shown else "holds a field that this schema does not have (its name is not shown)")
+        yield Fault(
+            field=shown,
+            reason="is not a field of this schema"
+            if shown
+            else "holds a field that this schema does not have (its name is not shown)",
+        )
 
 
 def _refusal(value: Any, kind: Any) -> str | None:

@@ -1,4 +1,6 @@
-"""From a checked transaction to an audited answer: what is answered is in the spool before it leaves, and is counted here and nowhere else."""
+"""From a checked transaction to an audited answer: what is answered is in the spool before it
+leaves, and is counted here and nowhere else.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -39,7 +41,10 @@ class ScoredBatch(msgspec.Struct, frozen=True):
 
 
 class Asked(NamedTuple):
-    """One transaction with the model that serves it; `request_id` is the client's, `started` perf_counter's."""
+    """One transaction with the model that serves it;
+
+    `request_id` is the client's, `started` perf_counter's.
+    """
 
     model: Model
     transaction: Any
@@ -48,12 +53,18 @@ class Asked(NamedTuple):
 
 
 class Scoring:
-    """Scores, audits and counts with whatever model it is given: a request keeps the one that it began with."""
+    """Scores, audits and counts with whatever model it is given: a request keeps the one that it
+    began with.
+    """
 
-    def __init__(self, audit: Audit, metrics: Metrics, pod: str, protect: Protect | None = None) -> None:
+    def __init__(
+        self, audit: Audit, metrics: Metrics, pod: str, protect: Protect | None = None
+    ) -> None:
         self._audit, self._metrics, self._pod, self._protect = audit, metrics, pod, protect
 
-    async def one(self, model: Model, body: bytes, request_id: str | None, started: float) -> Scored:
+    async def one(
+        self, model: Model, body: bytes, request_id: str | None, started: float
+    ) -> Scored:
         """`started` is perf_counter's. Raises InvalidBodyError, SpoolFullError, StoreDownError."""
         transaction = model.reader.read(body)
         probability = model.scorer.score(_astuple(transaction)[: model.reader.features])
@@ -63,13 +74,20 @@ class Scoring:
         return scored
 
     def at_once(self, asked: Sequence[Asked]) -> list[Scored]:
-        """Transactions that came together, by one append: all or none. Only where the audit does not wait. Raises SpoolFullError, StoreDownError."""
+        """Transactions that came together, by one append: all or none.
+
+        Only where the audit does not wait. Raises SpoolFullError, StoreDownError.
+        """
         answers, records = [], []
         for model, together in groupby(asked, lambda one: one.model):
             ones = list(together)
-            probabilities = model.scorer.score_few([_astuple(one.transaction)[: model.reader.features] for one in ones])
+            probabilities = model.scorer.score_few(
+                [_astuple(one.transaction)[: model.reader.features] for one in ones]
+            )
             for one, probability in zip(ones, probabilities, strict=True):
-                scored, record = self._decide(model, one.transaction, probability, one.request_id, one.started)
+                scored, record = self._decide(
+                    model, one.transaction, probability, one.request_id, one.started
+                )
                 answers.append(scored)
                 records.append(record)
         self._audit.put(records)
@@ -77,14 +95,20 @@ class Scoring:
         self._metrics.decided(frauds, len(answers) - frauds)
         return answers
 
-    async def many(self, model: Model, body: bytes, request_id: str, started: float) -> list[Scored]:
+    async def many(
+        self, model: Model, body: bytes, request_id: str, started: float
+    ) -> list[Scored]:
         """In the order of the rows; all or nothing. Raises as `one` does."""
         reader = model.reader
         answers: list[Scored] = []
         records: list[bytes] = []
         # Each chunk's rows go before the next come: they are still in the processor's cache.
         async for transactions in read_rows(reader, TRANSACTIONS, body):
-            for transaction, probability in zip(transactions, model.scorer.score_many(reader.matrix(transactions)).tolist(), strict=True):
+            for transaction, probability in zip(
+                transactions,
+                model.scorer.score_many(reader.matrix(transactions)).tolist(),
+                strict=True,
+            ):
                 scored, record = self._decide(model, transaction, probability, request_id, started)
                 answers.append(scored)
                 records.append(record)
@@ -93,14 +117,26 @@ class Scoring:
         self._metrics.decided(frauds, len(answers) - frauds)
         return answers
 
-    def _decide(self, model: Model, transaction: Any, probability: float, request_id: str | None, started: float) -> tuple[Scored, bytes]:
+    def _decide(
+        self,
+        model: Model,
+        transaction: Any,
+        probability: float,
+        request_id: str | None,
+        started: float,
+    ) -> tuple[Scored, bytes]:
         """The answer and its audit record."""
         transaction_id, entity_key = transaction.transaction_id, transaction.entity_key
         named = transaction_id is not None or entity_key is not None
         identifier = uuid7()
         prediction = 1 if probability >= model.threshold else 0
-        # The ids are left out of the features; without any, the transaction encodes as its features alone.
-        features = model.reader.features_kind(*_astuple(transaction)[: model.reader.features]) if named else transaction
+        # The ids are left out of the features; without any, the transaction encodes as its features
+        # alone.
+        features = (
+            model.reader.features_kind(*_astuple(transaction)[: model.reader.features])
+            if named
+            else transaction
+        )
         record = Prediction(
             id=identifier,
             features=self._protect(identifier, features) if self._protect else features,
@@ -116,12 +152,17 @@ class Scoring:
             transaction_id=transaction_id,
             entity_key=entity_key,
         )
-        return Scored(identifier, probability, prediction, model.version, model.threshold), encode(record)
+        return Scored(identifier, probability, prediction, model.version, model.threshold), encode(
+            record
+        )
 
 
 async def read_rows(reader: Reader[Row], rows: RowList, body: bytes) -> AsyncIterator[list[Row]]:
-    """The rows, at most CHUNK at a time, with room for other requests in between. Raises InvalidBodyError with the first fault of up to REPORTED_FAULTS rows,
-    once all were looked at; after the first faulty row none come."""
+    """The rows, at most CHUNK at a time, with room for other requests in between.
+
+    Raises InvalidBodyError with the first fault of up to REPORTED_FAULTS rows, once all were
+    looked at; after the first faulty row none come.
+    """
     read = 0
     for piece in rows.pieces(body):
         found = reader.read_list(piece)
@@ -149,7 +190,8 @@ async def read_rows(reader: Reader[Row], rows: RowList, body: bytes) -> AsyncIte
             yield chunk
         await asyncio.sleep(0)
     if read and not faults:
-        # A row that reads has no brace that could mislead the cuts: another list follows the one that was begun. (Before any row has gone the last counts.)
+        # A row that reads has no brace that could mislead the cuts: another list follows the one
+        # that was begun. (Before any row has gone the last counts.)
         faults.append(Fault(field=rows.key, reason="must be given once"))
     if faults:
         raise InvalidBodyError(faults)

@@ -1,4 +1,6 @@
-"""gunicorn with uvicorn's workers, set up in code: no control socket, no command line, no configuration file."""
+"""gunicorn with uvicorn's workers, set up in code: no control socket, no command line, no
+configuration file.
+"""
 
 import asyncio
 import gc
@@ -28,7 +30,8 @@ from services.inference.protocol import DirectProtocol
 from services.inference.prover import Prover
 from services.inference.worker import Drain
 
-# Longer than any client keeps an idle connection: the client closes it, never we under its next request.
+# Longer than any client keeps an idle connection: the client closes it, never we under its next
+# request.
 KEEP_ALIVE_SECONDS = 75
 HUNG_SECONDS = 30
 
@@ -43,7 +46,9 @@ class JsonLogger(Logger):  # type: ignore[misc]
 
 
 class InferenceServer(BaseApplication):  # type: ignore[misc]
-    """`lifeline` is a pipe whose writing end only the master holds: its children see its end when the master dies, however it dies."""
+    """`lifeline` is a pipe whose writing end only the master holds: its children see its end when
+    the master dies, however it dies.
+    """
 
     def __init__(self, settings: InferenceSettings, run: RunFolder) -> None:
         self.settings, self.drain, self.lifeline = settings, Drain(), os.pipe()
@@ -103,13 +108,22 @@ class InferenceArbiter(Arbiter):  # type: ignore[misc]
 
 
 class InferenceWorker(UvicornWorker):  # type: ignore[misc]
-    CONFIG_KWARGS = {"loop": "uvloop", "http": DirectProtocol, "ws": "none", "lifespan": "on", "server_header": False, "proxy_headers": False}
+    CONFIG_KWARGS = {
+        "loop": "uvloop",
+        "http": DirectProtocol,
+        "ws": "none",
+        "lifespan": "on",
+        "server_header": False,
+        "proxy_headers": False,
+    }
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         settings = self.app.settings
         self._drain_seconds = min(settings.drain_seconds, settings.graceful_timeout_seconds / 2)
-        self.config.timeout_graceful_shutdown = max(1, int(settings.graceful_timeout_seconds - self._drain_seconds) - 1)
+        self.config.timeout_graceful_shutdown = max(
+            1, int(settings.graceful_timeout_seconds - self._drain_seconds) - 1
+        )
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
@@ -129,14 +143,21 @@ class InferenceWorker(UvicornWorker):  # type: ignore[misc]
                 sys.exit(self._failure())
 
     def _failure(self) -> int:
-        """gunicorn ends the whole service for a worker that cannot start; while others serve it must only try again."""
-        others = [path for path in State.at(self.app.settings.state).run.glob("worker-*.sock") if path.name != f"worker-{os.getpid()}.sock"]
+        """gunicorn ends the whole service for a worker that cannot start; while others serve it
+        must only try again.
+        """
+        others = [
+            path
+            for path in State.at(self.app.settings.state).run.glob("worker-*.sock")
+            if path.name != f"worker-{os.getpid()}.sock"
+        ]
         return 1 if others else Arbiter.WORKER_BOOT_ERROR
 
 
 class DrainingServer(Server):
-    """On SIGTERM every answer first carries `Connection: close` for a while; a server that just stops cuts idle connections off under clients that
-    are about to send."""
+    """On SIGTERM every answer first carries `Connection: close` for a while; a server that just
+    stops cuts idle connections off under clients that are about to send.
+    """
 
     def __init__(self, config: Any, drain: Drain, seconds: float) -> None:
         super().__init__(config)
@@ -162,7 +183,8 @@ class DrainingServer(Server):
 
 def serve(settings: InferenceSettings) -> None:
     """Returns, or rather exits, when the service has been told to stop."""
-    # What was imported so far is nobody's garbage: no process that is forked looks through it again, or copies its pages by doing so.
+    # What was imported so far is nobody's garbage: no process that is forked looks through it
+    # again, or copies its pages by doing so.
     gc.freeze()
     state = State.at(settings.state)
     run = RunFolder(state.run)

@@ -1,4 +1,6 @@
-"""What happens once, before the first worker: the proof of the cached bundle, and the pod's state from the serving record."""
+"""What happens once, before the first worker: the proof of the cached bundle, and the pod's state
+from the serving record.
+"""
 
 import asyncio
 import logging
@@ -8,7 +10,14 @@ from fraudops.promotion.record import EMPTY, target_of
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
 from services.inference.bundles import BundleCache
-from services.inference.pod_files import PodState, RecordView, pod_state_path, read_pod_state, record_view_path, write
+from services.inference.pod_files import (
+    PodState,
+    RecordView,
+    pod_state_path,
+    read_pod_state,
+    record_view_path,
+    write,
+)
 from services.inference.records import record_reader, template_target
 
 logger = logging.getLogger(__name__)
@@ -16,7 +25,9 @@ PROOF_SECONDS = 60.0
 
 
 def settle(settings: InferenceSettings, state: State, cache: BundleCache) -> None:
-    """Writes the pod's state: what the record names if its bundle is in the cache and proved now; else nothing, and the poller brings it."""
+    """Writes the pod's state: what the record names if its bundle is in the cache and proved now;
+    else nothing, and the poller brings it.
+    """
     write(record_view_path(state), RecordView())
     before = read_pod_state(state)
     target = _target(settings, before)
@@ -28,19 +39,30 @@ def settle(settings: InferenceSettings, state: State, cache: BundleCache) -> Non
     except FraudopsError as error:
         logger.error("the cached bundle is not served", extra={"reason": str(error)})
         write(pod_state_path(state), PodState(epoch=before.epoch, served=target.served))
-        write(record_view_path(state), RecordView(epoch=target.epoch, version=target.version, refused=str(error)))
+        write(
+            record_view_path(state),
+            RecordView(epoch=target.epoch, version=target.version, refused=str(error)),
+        )
     else:
         write(pod_state_path(state), target)
 
 
 def _target(settings: InferenceSettings, before: PodState) -> PodState:
-    """What the record sends this pod to. What the pod served last, if the record cannot be read, went back, or has not moved: one epoch is one model."""
+    """What the record sends this pod to.
+
+    What the pod served last, if the record cannot be read, went back, or has not moved: one
+    epoch is one model.
+    """
     try:
         record = record_reader(settings)()
     except (FraudopsError, OSError) as error:
         logger.error("the serving record cannot be read", extra={"reason": str(error)})
         record = EMPTY
     entry = target_of(record, template_target(settings))
-    if entry is None or entry.epoch < before.epoch or (entry.epoch == before.epoch and before.digest):
+    if (
+        entry is None
+        or entry.epoch < before.epoch
+        or (entry.epoch == before.epoch and before.digest)
+    ):
         return before
     return before.next(entry.epoch, entry.version, entry.digest, "cache")

@@ -1,4 +1,6 @@
-"""One worker's models: what it serves, what it has prepared beside it, and the one check on every road to a swap."""
+"""One worker's models: what it serves, what it has prepared beside it, and the one check on every
+road to a swap.
+"""
 
 import asyncio
 import os
@@ -12,7 +14,9 @@ from services.inference.model import Model, Serving, open_model
 
 
 class Drain:
-    """While it is active every answer carries `Connection: close`, so that clients leave by themselves."""
+    """While it is active every answer carries `Connection: close`, so that clients leave by
+    themselves.
+    """
 
     def __init__(self) -> None:
         self.active = False
@@ -59,11 +63,18 @@ class Worker:
             elif ask.op == "drain":
                 self._drain.begin()
         except (FraudopsError, OSError) as error:
-            return self._reply(str(error) if isinstance(error, FraudopsError) else f"its bundle cannot be read ({error.strerror})")
+            return self._reply(
+                str(error)
+                if isinstance(error, FraudopsError)
+                else f"its bundle cannot be read ({error.strerror})"
+            )
         return self._reply(None)
 
     async def prepare(self, ask: Ask) -> None:
-        """Opens and warms a verified bundle beside the served one, until the deadline. Raises BundleError."""
+        """Opens and warms a verified bundle beside the served one, until the deadline.
+
+        Raises BundleError.
+        """
         async with self._turn:
             model = await self._opened(ask)
             self.drop(ask.digest)
@@ -74,14 +85,20 @@ class Worker:
         """Serves the model in the epoch; requests that have begun keep theirs. Raises RefusedError."""
         async with self._turn:
             now = self.serving
-            check_step(now.epoch if now else 0, now.model.digest if now else None, ask.epoch, ask.digest)
+            check_step(
+                now.epoch if now else 0, now.model.digest if now else None, ask.epoch, ask.digest
+            )
             if now and now.epoch == ask.epoch:
                 return
             model = await self._opened(ask)
             self.serving = Serving(ask.epoch, replace(model, version=ask.version), ask.source)
             if now and now.model.digest != ask.digest:
                 self._previous = now
-            for digest in [digest for digest, prepared in self._prepared.items() if prepared.epoch <= ask.epoch or digest == ask.digest]:
+            for digest in [
+                digest
+                for digest, prepared in self._prepared.items()
+                if prepared.epoch <= ask.epoch or digest == ask.digest
+            ]:
                 self.drop(digest)
             self._metrics.serves(ask.epoch, ask.version, model.sample)
 
@@ -92,11 +109,15 @@ class Worker:
     async def _opened(self, ask: Ask) -> Model:
         if warm := self._warm(ask.digest):
             return warm
-        return await asyncio.to_thread(open_model, self._bundles / ask.digest, ask.version, ask.digest)
+        return await asyncio.to_thread(
+            open_model, self._bundles / ask.digest, ask.version, ask.digest
+        )
 
     def _warm(self, digest: str) -> Model | None:
         """The model if it is open already: served, prepared, or served just before."""
-        held = [known.model for known in (self.serving, self._previous) if known] + [prepared.model for prepared in self._prepared.values()]
+        held = [known.model for known in (self.serving, self._previous) if known] + [
+            prepared.model for prepared in self._prepared.values()
+        ]
         return next((model for model in held if model.digest == digest), None)
 
     def _reply(self, error: str | None) -> Reply:

@@ -1,4 +1,7 @@
-"""`python -m services.mlflow.wait`: returns when MLflow's database lets its role in. The server itself would give up after a while."""
+"""`python -m services.mlflow.wait`: returns when MLflow's database lets its role in.
+
+The server itself would give up after a while.
+"""
 
 import os
 import sys
@@ -15,7 +18,9 @@ def fault(url: str) -> str | None:
     """None if the database can be used; else why not, without the password."""
     parts = urlsplit(url)
     try:
-        psycopg.connect(parts._replace(scheme="postgresql").geturl(), connect_timeout=CONNECT_SECONDS).close()
+        psycopg.connect(
+            parts._replace(scheme="postgresql").geturl(), connect_timeout=CONNECT_SECONDS
+        ).close()
     except psycopg.OperationalError as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()
         return f"PostgreSQL at {parts.hostname}:{parts.port or 5432}{parts.path}: {reason[0]}"

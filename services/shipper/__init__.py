@@ -1,1 +1,3 @@
-"""The shipper: takes what is in the spool to PostgreSQL, exactly once, and waits out whatever keeps it from doing so."""
+"""The shipper: takes what is in the spool to PostgreSQL, exactly once, and waits out whatever keeps
+it from doing so.
+"""

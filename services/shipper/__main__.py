@@ -1,7 +1,9 @@
-"""`python -m services.shipper`: ships the spool of the state folder until SIGTERM, then what it still can, and exits 0.
+"""`python -m services.shipper`: ships the spool of the state folder until SIGTERM, then what it
+still can, and exits 0.
 
-In a cluster the pod's disk goes with the pod: what is left then is handed over to other pods, again and again until the pod's grace period ends. A spool
-on a volume that outlives pods stays where it is, for the next pod to take.
+In a cluster the pod's disk goes with the pod: what is left then is handed over to other pods,
+again and again until the pod's grace period ends. A spool on a volume that outlives pods stays
+where it is, for the next pod to take.
 """
 
 import asyncio
@@ -47,11 +49,17 @@ async def serve(settings: ShipperSettings) -> None:
     url = dsn(settings.database_url.get_secret_value())
     stopping, wake = asyncio.Event(), asyncio.Event()
     # With `commit` the answers wait for us.
-    pace = Pace(0 if settings.audit.durability == "commit" else min(HURRIED_BYTES, settings.audit.spool_max_bytes // 8))
+    pace = Pace(
+        0
+        if settings.audit.durability == "commit"
+        else min(HURRIED_BYTES, settings.audit.spool_max_bytes // 8)
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _stop, stopping, wake, pace)
     state.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    home = settle(settings.spool_volume, settings.pod, state.spool) if settings.spool_volume else None
+    home = (
+        settle(settings.spool_volume, settings.pod, state.spool) if settings.spool_volume else None
+    )
     spool = await _open_spool(state, stopping)
     if spool is None:
         return
@@ -62,7 +70,12 @@ async def serve(settings: ShipperSettings) -> None:
         _listen(state, wake)
         working = asyncio.create_task(shipper.run(stopping))
         adopting = [Adopting(home, settings.audit.spool_max_bytes, current).run()] if home else []
-        await _supervise(working, sink, (_report(state, spool, current, pace, home), watch_drift(url, state), *adopting), stopping)
+        await _supervise(
+            working,
+            sink,
+            (_report(state, spool, current, pace, home), watch_drift(url, state), *adopting),
+            stopping,
+        )
         while settings.cluster.release and not home and await _hand_over(settings, spool) > 0:
             await asyncio.sleep(AGAIN_SECONDS)
             await _drain(asyncio.create_task(shipper.run(stopping)), sink, AGAIN_DRAIN_SECONDS)
@@ -81,7 +94,10 @@ async def serve(settings: ShipperSettings) -> None:
 
 
 async def _open_spool(state: State, stopping: asyncio.Event) -> SpoolReader | None:
-    """Waits while another shipper, perhaps one on its way out, holds the folder; None when told to stop meanwhile."""
+    """Waits while another shipper, perhaps one on its way out, holds the folder;
+
+    None when told to stop meanwhile.
+    """
     said = False
     while not stopping.is_set():
         try:
@@ -102,7 +118,9 @@ def _stop(stopping: asyncio.Event, wake: asyncio.Event, pace: Pace) -> None:
 
 
 def _listen(state: State, wake: asyncio.Event) -> None:
-    """From now on a worker that waits for PostgreSQL wakes us; where no bell can be hung the shipper looks by itself, only later."""
+    """From now on a worker that waits for PostgreSQL wakes us; where no bell can be hung the
+    shipper looks by itself, only later.
+    """
     try:
         bell = open_bell(state.run)
     except OSError as error:
@@ -116,8 +134,15 @@ def _listen(state: State, wake: asyncio.Event) -> None:
     asyncio.get_running_loop().add_reader(bell, rung)
 
 
-async def _supervise(working: "asyncio.Task[None]", sink: Sink, beside: Iterable[Coroutine[Any, Any, None]], stopping: asyncio.Event) -> None:
-    """Until stopped, then as long as the drain may take; ends at once when one of them fails, with its error."""
+async def _supervise(
+    working: "asyncio.Task[None]",
+    sink: Sink,
+    beside: Iterable[Coroutine[Any, Any, None]],
+    stopping: asyncio.Event,
+) -> None:
+    """Until stopped, then as long as the drain may take; ends at once when one of them fails, with
+    its error.
+    """
     tasks = [*map(asyncio.create_task, beside), asyncio.create_task(stopping.wait())]
     await asyncio.wait([working, *tasks], return_when=asyncio.FIRST_COMPLETED)
     await _drain(working, sink, DRAIN_SECONDS if stopping.is_set() else 0)
@@ -129,7 +154,9 @@ async def _supervise(working: "asyncio.Task[None]", sink: Sink, beside: Iterable
 
 
 async def _drain(working: "asyncio.Task[None]", sink: Sink, seconds: float) -> None:
-    """As long as it may take, and no longer: a connection that went silent, or its end, would keep the work from hearing that it is cancelled."""
+    """As long as it may take, and no longer: a connection that went silent, or its end, would keep
+    the work from hearing that it is cancelled.
+    """
     await asyncio.wait([working], timeout=seconds)
     while not working.done():
         sink.give_up()
@@ -143,7 +170,9 @@ async def _hand_over(settings: ShipperSettings, spool: SpoolReader) -> int:
     return await asyncio.to_thread(hand_over, settings)
 
 
-async def _report(state: State, spool: SpoolReader, current: ShipperState, pace: Pace, home: Home | None) -> None:
+async def _report(
+    state: State, spool: SpoolReader, current: ShipperState, pace: Pace, home: Home | None
+) -> None:
     while True:
         if home:
             home.beat()
@@ -155,16 +184,23 @@ async def _report(state: State, spool: SpoolReader, current: ShipperState, pace:
 def _write(state: State, spool: SpoolReader, current: ShipperState) -> None:
     try:
         backlog = spool.backlog()
-        current.backlog_bytes, current.backlog_segments, current.backlog_rows = backlog.bytes, backlog.segments, backlog.rows
+        current.backlog_bytes, current.backlog_segments, current.backlog_rows = (
+            backlog.bytes,
+            backlog.segments,
+            backlog.rows,
+        )
         write_shipper_state(state, current)
     except OSError as error:
-        # On a full disk it is the shipper that makes room. Its silence is seen: by the probe and by an alert.
+        # On a full disk it is the shipper that makes room. Its silence is seen: by the probe and by
+        # an alert.
         logger.error("the shipper cannot say how it is", extra={"reason": error.strerror})
 
 
 def _give_way() -> None:
-    """Where they share processors, answers come before their way to PostgreSQL: what waits meanwhile is in the spool. Linux weighs whole sessions
-    first (sched(7), autogroup); this one's is only lowered when it is the shipper's own."""
+    """Where they share processors, answers come before their way to PostgreSQL: what waits
+    meanwhile is in the spool. Linux weighs whole sessions first (sched(7), autogroup); this
+    one's is only lowered when it is the shipper's own.
+    """
     os.nice(NICE)
     if os.getsid(0) == os.getpid():
         with contextlib.suppress(OSError):

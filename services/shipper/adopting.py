@@ -1,4 +1,6 @@
-"""On a volume that outlives pods: what dead pods have left comes into this pod's spool, bit by bit, and is shipped with its own."""
+"""On a volume that outlives pods: what dead pods have left comes into this pod's spool, bit by bit,
+and is shipped with its own.
+"""
 
 import asyncio
 import logging
@@ -17,10 +19,17 @@ SHARE = 0.5
 
 
 class Adopting:
-    """Nothing is copied: segments and what was set aside are renamed into the pod's own folder, where the shipper, the metrics and a replay find them."""
+    """Nothing is copied: segments and what was set aside are renamed into the pod's own folder,
+    where the shipper, the metrics and a replay find them.
+    """
 
     def __init__(self, home: Home, maximum: int, current: ShipperState) -> None:
-        self._volume, self._own, self._room, self._current = Volume(home), home.folder, SHARE * maximum, current
+        self._volume, self._own, self._room, self._current = (
+            Volume(home),
+            home.folder,
+            SHARE * maximum,
+            current,
+        )
 
     async def run(self) -> None:
         while True:
@@ -38,25 +47,42 @@ class Adopting:
         self._current.abandoned_bytes = left
 
     def _take(self, dead: Dead) -> int:
-        """How many bytes stay there. What is wrong with what was set aside keeps nobody from the segments."""
-        for step in (self._take_segments, self._take_what_was_set_aside, self._remove) if dead.settled else ():
+        """How many bytes stay there.
+
+        What is wrong with what was set aside keeps nobody from the segments.
+        """
+        for step in (
+            (self._take_segments, self._take_what_was_set_aside, self._remove)
+            if dead.settled
+            else ()
+        ):
             try:
                 step(dead)
             except (FraudopsError, OSError) as error:
-                logger.error("a dead pod's folder was not emptied", extra={"folder": dead.folder.name, "reason": str(error)})
+                logger.error(
+                    "a dead pod's folder was not emptied",
+                    extra={"folder": dead.folder.name, "reason": str(error)},
+                )
         return dead.bytes()
 
     def _remove(self, dead: Dead) -> None:
         if not dead.bytes() and dead.remove_if_empty():
-            logger.info("a dead pod's folder was emptied and removed", extra={"folder": dead.folder.name})
+            logger.info(
+                "a dead pod's folder was emptied and removed", extra={"folder": dead.folder.name}
+            )
 
     def _take_segments(self, dead: Dead) -> None:
-        """Only while PostgreSQL takes rows: until then they are as safe where they are, and this pod needs its room."""
+        """Only while PostgreSQL takes rows: until then they are as safe where they are, and this
+        pod needs its room.
+        """
         if self._current.doing != "shipping" or not self._has_room():
             return
         for size in dead.segments(self._own):
             self._current.adopted_bytes += size
-            logger.info("a segment of a dead pod's spool was adopted", extra={"folder": dead.folder.name, "bytes": size})
+            logger.info(
+                "a segment of a dead pod's spool was adopted",
+                extra={"folder": dead.folder.name, "bytes": size},
+            )
             if not self._has_room():
                 return
 

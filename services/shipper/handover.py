@@ -1,4 +1,6 @@
-"""What a leaving pod could not ship goes to another pod, whose shipper brings it to PostgreSQL: an answered prediction outlives the pod that answered it."""
+"""What a leaving pod could not ship goes to another pod, whose shipper brings it to PostgreSQL: an
+answered prediction outlives the pod that answered it.
+"""
 
 import logging
 import os
@@ -22,21 +24,32 @@ PART = 1 << 20
 
 
 def hand_over(settings: ShipperSettings) -> int:
-    """To the release's other pods. Returns how many segments and files of what was set aside stay here."""
+    """To the release's other pods.
+
+    Returns how many segments and files of what was set aside stay here.
+    """
     token = settings.admin_token
     urls = peer_urls(settings.cluster, settings.admin_port) if token else []
-    return give_away(State.at(settings.state).spool, urls, token.get_secret_value() if token else "")
+    return give_away(
+        State.at(settings.state).spool, urls, token.get_secret_value() if token else ""
+    )
 
 
 def give_away(spool: Path, urls: Sequence[str], token: str) -> int:
-    """Gives every segment of the spool, and every file of what was set aside, to the first pod that takes it; returns how many stay here.
+    """Gives every segment of the spool, and every file of what was set aside, to the first pod that
+    takes it; returns how many stay here.
 
-    A segment that is still written to stays: what came later would be lost with it. One goes from here when another pod has it on its disk: killed in
-    between, it is there twice, which changes nothing, since a row arrives once by its primary key.
+    A segment that is still written to stays: what came later would be lost with it. One goes
+    from here when another pod has it on its disk: killed in between, it is there twice, which
+    changes nothing, since a row arrives once by its primary key.
     """
     takers = list(urls)
-    with httpx.Client(headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT, trust_env=False) as client:
-        return _give_segments(client, takers, spool) + _give_what_was_set_aside(client, takers, spool)
+    with httpx.Client(
+        headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT, trust_env=False
+    ) as client:
+        return _give_segments(client, takers, spool) + _give_what_was_set_aside(
+            client, takers, spool
+        )
 
 
 def _give_segments(client: httpx.Client, takers: list[str], spool: Path) -> int:
@@ -50,12 +63,17 @@ def _give_segments(client: httpx.Client, takers: list[str], spool: Path) -> int:
 
 
 def _give_what_was_set_aside(client: httpx.Client, takers: list[str], spool: Path) -> int:
-    """As it is: damaged stretches too, and each with the reason and the moment that it was set aside for. How many files stay here."""
+    """As it is: damaged stretches too, and each with the reason and the moment that it was set
+    aside for. How many files stay here.
+    """
     if not (spool / FOLDER).is_dir():
         return 0
     try:
         with Aside(spool).to_take_elsewhere() as paths:
-            return sum(not _give_to_first(client, takers, path, f"spool/{FOLDER}/{path.name}") for path in paths)
+            return sum(
+                not _give_to_first(client, takers, path, f"spool/{FOLDER}/{path.name}")
+                for path in paths
+            )
     except (StoreDownError, OSError) as error:
         logger.error("what was set aside stays with this pod", extra={"reason": str(error)})
         return 1
@@ -72,16 +90,23 @@ def _adopted(path: Path) -> Iterator[bool]:
 
 
 def _give_to_first(client: httpx.Client, takers: list[str], path: Path, place: str) -> bool:
-    """Whether the first of the takers has it on its disk, and it has gone from here. Who does not take it is asked no more this time: the pod has not
-    the time to wait again."""
+    """Whether the first of the takers has it on its disk, and it has gone from here.
+
+    Who does not take it is asked no more this time: the pod has not the time to wait again.
+    """
     try:
         while takers and not _give(client, f"{takers[0]}/{place}", path):
             del takers[0]
         if takers:
             path.unlink(missing_ok=True)
-            logger.info("a file of the spool was handed over", extra={"file": path.name, "to": takers[0]})
+            logger.info(
+                "a file of the spool was handed over", extra={"file": path.name, "to": takers[0]}
+            )
     except OSError as error:
-        logger.error("a file of the spool cannot be handed over", extra={"file": path.name, "reason": error.strerror})
+        logger.error(
+            "a file of the spool cannot be handed over",
+            extra={"file": path.name, "reason": error.strerror},
+        )
         return False
     return bool(takers)
 
@@ -92,10 +117,16 @@ def _give(client: httpx.Client, url: str, path: Path) -> bool:
     try:
         answer = client.put(url, content=_parts(path), headers=headers)
     except httpx.HTTPError as error:
-        logger.warning("a pod does not take a file of the spool", extra={"url": url, "reason": type(error).__name__})
+        logger.warning(
+            "a pod does not take a file of the spool",
+            extra={"url": url, "reason": type(error).__name__},
+        )
         return False
     if answer.status_code >= 300:
-        logger.warning("a pod does not take a file of the spool", extra={"url": url, "reason": answer.text[:300]})
+        logger.warning(
+            "a pod does not take a file of the spool",
+            extra={"url": url, "reason": answer.text[:300]},
+        )
     return answer.status_code < 300
 
 

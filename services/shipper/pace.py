@@ -1,7 +1,9 @@
-"""How fast rows go to PostgreSQL: in little groups with pauses between them, so that where they share processors an answer waits for a little one at most.
+"""How fast rows go to PostgreSQL: in little groups with pauses between them, so that where they
+share processors an answer waits for a little one at most.
 
-While answers come and little waits, groups of some 50 rows go with 4 ms between them. The more waits, the larger the groups and the shorter the pauses, and
-once some 15,000 rows wait there are none: what is only in the spool goes with its disk.
+While answers come and little waits, groups of some 50 rows go with 4 ms between them. The more
+waits, the larger the groups and the shorter the pauses, and once some 15,000 rows wait there are
+none: what is only in the spool goes with its disk.
 """
 
 import asyncio
@@ -26,7 +28,11 @@ class Pace:
         seen = current.backlog_rows + current.shipped + current.set_aside + current.missing
         coming = self._seen is not None and seen > self._seen
         self._seen = seen
-        self._calm = 1 - current.backlog_bytes / self._hurried_bytes if coming and current.backlog_bytes < self._hurried_bytes else 0.0
+        self._calm = (
+            1 - current.backlog_bytes / self._hurried_bytes
+            if coming and current.backlog_bytes < self._hurried_bytes
+            else 0.0
+        )
 
     def hurry(self) -> None:
         """From now on, whatever waits: who was told to stop has little time."""

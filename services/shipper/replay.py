@@ -1,4 +1,7 @@
-"""`python -m services.shipper.replay`: `fraudops audit replay` where a pod's spool lies. Says in one line of JSON what it did."""
+"""`python -m services.shipper.replay`: `fraudops audit replay` where a pod's spool lies.
+
+Says in one line of JSON what it did.
+"""
 
 import sys
 from dataclasses import asdict

@@ -43,7 +43,11 @@ def answered_at(payload: bytes) -> datetime | None:
     """When the prediction was answered; None for what is no prediction."""
     try:
         record = decode(payload)
-        return EPOCH + timedelta(milliseconds=timestamp_ms(record.id)) if isinstance(record, Prediction) else None
+        return (
+            EPOCH + timedelta(milliseconds=timestamp_ms(record.id))
+            if isinstance(record, Prediction)
+            else None
+        )
     except UNREADABLE:
         return None
 
@@ -55,5 +59,7 @@ def _row(payload: bytes) -> Row:
     moment = EPOCH + timedelta(milliseconds=timestamp_ms(record.id))
     identifier, features, *rest = astuple(record)
     # Sealed and hashed features come as bytes, readable ones as a mapping.
-    plain, sealed = (None, features) if isinstance(features, bytes) else (_json.encode(features).decode(), None)
+    plain, sealed = (
+        (None, features) if isinstance(features, bytes) else (_json.encode(features).decode(), None)
+    )
     return Row("predictions", (moment, identifier, plain, *rest, sealed), moment.date(), payload)

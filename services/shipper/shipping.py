@@ -1,4 +1,7 @@
-"""The shipper's loop: read a group, bring it to PostgreSQL, record how far. Nothing here is on the request path."""
+"""The shipper's loop: read a group, bring it to PostgreSQL, record how far.
+
+Nothing here is on the request path.
+"""
 
 import asyncio
 import contextlib
@@ -24,15 +27,34 @@ Group = list[tuple[SegmentReader, Piece]]
 
 
 class Shipper:
-    """`current` is what it says of itself, `wake` is set by who wants it to look at once; everything runs in one task."""
+    """`current` is what it says of itself, `wake` is set by who wants it to look at once;
+    everything runs in one task.
+    """
 
-    def __init__(self, spool: SpoolReader, sink: Sink, folder: Path, current: ShipperState, wake: asyncio.Event, pace: Pace) -> None:
-        self._spool, self._sink, self._aside, self._current, self._wake, self._pace = spool, sink, Aside(folder), current, wake, pace
+    def __init__(
+        self,
+        spool: SpoolReader,
+        sink: Sink,
+        folder: Path,
+        current: ShipperState,
+        wake: asyncio.Event,
+        pace: Pace,
+    ) -> None:
+        self._spool, self._sink, self._aside, self._current, self._wake, self._pace = (
+            spool,
+            sink,
+            Aside(folder),
+            current,
+            wake,
+            pace,
+        )
         self._budget = 4 * SMALLEST_GROUP
         self._failures = 0
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Until it is told to stop; then what is there by then is shipped, as long as PostgreSQL takes it. Raises OSError when the spool cannot be read."""
+        """Until it is told to stop; then what is there by then is shipped, as long as PostgreSQL
+        takes it. Raises OSError when the spool cannot be read.
+        """
         while True:
             last = stopping.is_set()
             self._wake.clear()
@@ -42,7 +64,11 @@ class Shipper:
                 self._failed(error)
                 if last:
                     return
-                await _pause(stopping, min(LONGEST_PAUSE_SECONDS, POLL_SECONDS * 2**self._failures) * random.uniform(0.5, 1.0))
+                await _pause(
+                    stopping,
+                    min(LONGEST_PAUSE_SECONDS, POLL_SECONDS * 2**self._failures)
+                    * random.uniform(0.5, 1.0),
+                )
                 continue
             self._worked()
             if more:
@@ -62,7 +88,9 @@ class Shipper:
         if not group:
             return False
         started = time.monotonic()
-        outcome = await self._sink.ship([payload for _, piece in group for payload in piece.payloads])
+        outcome = await self._sink.ship(
+            [payload for _, piece in group for payload in piece.payloads]
+        )
         refused = self._set_aside(group, outcome.rejected)
         for reader, piece in group:
             reader.commit(piece, refused)
@@ -74,14 +102,24 @@ class Shipper:
 
     def _set_aside(self, group: Group, rejected: list[Rejected]) -> int:
         """How many records, or stretches of them, are not in the table."""
-        damaged = [Rejected(piece.damaged, f"damaged or unfinished: {reader.segment.name} from byte {piece.start}") for reader, piece in group if piece.damaged]
+        damaged = [
+            Rejected(
+                piece.damaged,
+                f"damaged or unfinished: {reader.segment.name} from byte {piece.start}",
+            )
+            for reader, piece in group
+            if piece.damaged
+        ]
         self._aside.put([*rejected, *damaged])
         self._current.set_aside += len(rejected) + len(damaged)
         missing = sum(piece.missing for _, piece in group)
         if rejected:
             logger.error("records set aside", extra={"records": len(rejected), "folder": "aside"})
         if damaged or missing:
-            logger.error("a segment of the spool is damaged", extra={"stretches": len(damaged), "missing_records": missing, "folder": "aside"})
+            logger.error(
+                "a segment of the spool is damaged",
+                extra={"stretches": len(damaged), "missing_records": missing, "folder": "aside"},
+            )
         return len(rejected) + len(damaged) + missing
 
     def _adapt(self, more: bool, seconds: float) -> None:
@@ -113,5 +151,10 @@ async def _pause(event: asyncio.Event, seconds: float) -> None:
 
 def _oldest(group: Group) -> datetime | None:
     """When the oldest prediction among the first of each piece was answered."""
-    moments = [moment for _, piece in group for payload in piece.payloads[:1] if (moment := answered_at(payload))]
+    moments = [
+        moment
+        for _, piece in group
+        for payload in piece.payloads[:1]
+        if (moment := answered_at(payload))
+    ]
     return min(moments, default=None)

@@ -1,5 +1,6 @@
-"""PostgreSQL as the shipper uses it: COPY, and where rows may be there already by way of a staging table and INSERT … ON CONFLICT DO NOTHING. What came
-before changes nothing when it comes again."""
+"""PostgreSQL as the shipper uses it: COPY, and where rows may be there already by way of a staging
+table and INSERT … ON CONFLICT DO NOTHING. What came before changes nothing when it comes again.
+"""
 
 import asyncio
 import contextlib
@@ -31,7 +32,10 @@ def _insert_statement(table: str, key: str) -> str:
     return f"INSERT INTO {table} ({columns}) SELECT {columns} FROM staging_{table} ON CONFLICT ({key}) DO NOTHING"  # noqa: S608 (names of ours only)
 
 
-INSERT = {"predictions": _insert_statement("predictions", 'id, "timestamp"'), "labels": _insert_statement("labels", "id")}
+INSERT = {
+    "predictions": _insert_statement("predictions", 'id, "timestamp"'),
+    "labels": _insert_statement("labels", "id"),
+}
 
 
 @dataclass
@@ -44,7 +48,10 @@ class Outcome:
 
 
 class Sink:
-    """One connection, made when it is needed and thrown away after any trouble. Rows of days beyond `kept_days` make no partition: they are rejected."""
+    """One connection, made when it is needed and thrown away after any trouble.
+
+    Rows of days beyond `kept_days` make no partition: they are rejected.
+    """
 
     def __init__(self, url: str, kept_days: int | None = None) -> None:
         self._url, self._kept_days = url, kept_days
@@ -63,22 +70,34 @@ class Sink:
         with self._translated():
             connection = self._connection = await connect(self._url, "fraudops-shipper")
             async with self._patience():
-                # What a lost connection has inserted and not committed must not keep the same rows waiting until TCP finds out.
-                await connection.execute(f"SET lock_timeout = '20s'; SET idle_in_transaction_session_timeout = '{TRANSACTION_SECONDS:g}s'")
+                # What a lost connection has inserted and not committed must not keep the same rows
+                # waiting until TCP finds out.
+                await connection.execute(
+                    f"SET lock_timeout = '20s'; SET idle_in_transaction_session_timeout = '{TRANSACTION_SECONDS:g}s'"
+                )
                 for table in COLUMNS:
-                    await connection.execute(f"CREATE TEMP TABLE staging_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS")
+                    await connection.execute(
+                        f"CREATE TEMP TABLE staging_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS"
+                    )
         self._days.clear()
         self._careful = True
 
     async def ship(self, payloads: list[bytes]) -> Outcome:
-        """All of them committed or rejected when it returns. Raises StoreDownError; then any part may be committed, and all should come again."""
+        """All of them committed or rejected when it returns.
+
+        Raises StoreDownError; then any part may be committed, and all should come again.
+        """
         await self.open()
         rows, rejected = to_rows(payloads)
         outcome = Outcome(rejected=rejected)
         with self._translated():
             reasons = {day: await self._why_not(day) for day in {row.day for row in rows} if day}
             if any(reasons.values()):
-                outcome.rejected += [Rejected(row.payload, reason) for row in rows if row.day and (reason := reasons[row.day])]
+                outcome.rejected += [
+                    Rejected(row.payload, reason)
+                    for row in rows
+                    if row.day and (reason := reasons[row.day])
+                ]
                 rows = [row for row in rows if not (row.day and reasons[row.day])]
             await self._insert(rows, outcome)
         return outcome
@@ -105,7 +124,11 @@ class Sink:
         if day not in self._days:
             async with self._patience():
                 self._days[day] = await ensure_partition(self._connection, day)
-        return None if self._days[day] else f"the partition {partition_name(day)} was taken out of the table: older than what is retained"
+        return (
+            None
+            if self._days[day]
+            else f"the partition {partition_name(day)} was taken out of the table: older than what is retained"
+        )
 
     async def _insert(self, rows: list[Row], outcome: Outcome) -> None:
         """In one transaction; halves, and halves of these, until what PostgreSQL refuses stands alone."""
@@ -117,15 +140,24 @@ class Sink:
             if not _blames_a_row(error):
                 raise
             if len(rows) == 1:
-                outcome.rejected.append(Rejected(rows[0].payload, f"PostgreSQL refuses it: {type(error).__name__} {sqlstate(error)}: {error}"))
+                outcome.rejected.append(
+                    Rejected(
+                        rows[0].payload,
+                        f"PostgreSQL refuses it: {type(error).__name__} {sqlstate(error)}: {error}",
+                    )
+                )
                 return
             middle = len(rows) // 2
             await self._insert(rows[:middle], outcome)
             await self._insert(rows[middle:], outcome)
 
     async def _transaction(self, rows: list[Row]) -> int:
-        """How many of the rows were new. Predictions go straight in by COPY, at half of the cost, unless some may be there already: on a new connection,
-        until a group was all new, and whenever PostgreSQL finds one twice."""
+        """How many of the rows were new.
+
+        Predictions go straight in by COPY, at half of the cost, unless some may be there
+        already: on a new connection, until a group was all new, and whenever PostgreSQL finds
+        one twice.
+        """
         try:
             new = await self._copy(rows, straight=not self._careful)
         except asyncpg.UniqueViolationError:
@@ -138,30 +170,51 @@ class Sink:
 
     async def _copy(self, rows: list[Row], straight: bool) -> int:
         """How many were new. A COPY that stands alone is a transaction of its own."""
-        by_table = {table: values for table in COLUMNS if (values := [row.values for row in rows if row.table == table])}
+        by_table = {
+            table: values
+            for table in COLUMNS
+            if (values := [row.values for row in rows if row.table == table])
+        }
         alone = straight and list(by_table) == ["predictions"]
         new = 0
         async with contextlib.nullcontext() if alone else self._connection.transaction():
             for table, values in by_table.items():
                 directly = straight and table == "predictions"
-                await self._connection.copy_records_to_table(table if directly else f"staging_{table}", records=values, columns=COLUMNS[table])
-                new += len(values) if directly else int((await self._connection.execute(INSERT[table])).split()[-1])
+                await self._connection.copy_records_to_table(
+                    table if directly else f"staging_{table}",
+                    records=values,
+                    columns=COLUMNS[table],
+                )
+                new += (
+                    len(values)
+                    if directly
+                    else int((await self._connection.execute(INSERT[table])).split()[-1])
+                )
         return new
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Whatever is not a row's fault ends the connection and becomes StoreDownError: nothing is set aside for it, and it is tried again."""
+        """Whatever is not a row's fault ends the connection and becomes StoreDownError: nothing is
+        set aside for it, and it is tried again.
+        """
         try:
             yield
         except TROUBLE as error:
             self.give_up()
-            reason = why_away(error) or f"does not let us write (SQLSTATE {sqlstate(error)}): look into its log"
+            reason = (
+                why_away(error)
+                or f"does not let us write (SQLSTATE {sqlstate(error)}): look into its log"
+            )
             raise StoreDownError(f"PostgreSQL at {address(self._url)} {reason}") from error
 
     @asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
-        """Ends a connection that takes too long. A mere timeout would not: asyncpg waits for the answers to its cancel and its ROLLBACK, which a silent
-        network never brings. Nor would the end alone, ours or one from outside: a COPY that waits for room in the socket does not hear of it."""
+        """Ends a connection that takes too long.
+
+        A mere timeout would not: asyncpg waits for the answers to its cancel and its ROLLBACK,
+        which a silent network never brings. Nor would the end alone, ours or one from outside: a
+        COPY that waits for room in the socket does not hear of it.
+        """
         connection, loop = self._connection, asyncio.get_running_loop()
         timer = loop.call_later(TRANSACTION_SECONDS, connection.terminate)
         try:
@@ -179,8 +232,12 @@ class Sink:
 
 
 def _blames_a_row(error: Exception) -> bool:
-    """Values that do not fit, by PostgreSQL's word or by asyncpg's before it sent them. Not a day that retention took out since we looked: a check
-    violation that names no constraint."""
+    """Values that do not fit, by PostgreSQL's word or by asyncpg's before it sent them.
+
+    Not a day that retention took out since we looked: a check violation that names no constraint.
+    """
     if isinstance(error, asyncpg.PostgresError):
-        return sqlstate(error).startswith(ROW_FAULTS) and not (isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name)
+        return sqlstate(error).startswith(ROW_FAULTS) and not (
+            isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name
+        )
     return True

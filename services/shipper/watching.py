@@ -1,4 +1,7 @@
-"""Looks once a minute at what the drift runs have found, so that the pod's metrics can say it. Nothing waits for it."""
+"""Looks once a minute at what the drift runs have found, so that the pod's metrics can say it.
+
+Nothing waits for it.
+"""
 
 import asyncio
 import logging
@@ -19,7 +22,9 @@ FROM (SELECT) AS always LEFT JOIN
 
 
 async def watch_drift(url: str, state: State, pause_seconds: float = LOOK_SECONDS) -> None:
-    """While PostgreSQL is away or has no such table, what was seen last stays; the shipper beside it says so already."""
+    """While PostgreSQL is away or has no such table, what was seen last stays; the shipper beside
+    it says so already.
+    """
     while True:
         try:
             await _look(url, state)
@@ -34,7 +39,13 @@ async def _look(url: str, state: State) -> None:
         found = await connection.fetchrow(LATEST, timeout=LOOK_SECONDS)
         await connection.close(timeout=CLOSE_SECONDS)
     finally:
-        # Whatever went wrong before: a polite end waits for the answer of a server that may be silent, and the shipper's end waits for us.
+        # Whatever went wrong before: a polite end waits for the answer of a server that may be
+        # silent, and the shipper's end waits for us.
         connection.terminate()
     if found["last_run"]:
-        write_standing(state, DriftStanding(last_run=found["last_run"], verdict=found["verdict"], digest=found["digest"]))
+        write_standing(
+            state,
+            DriftStanding(
+                last_run=found["last_run"], verdict=found["verdict"], digest=found["digest"]
+            ),
+        )

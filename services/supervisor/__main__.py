@@ -25,22 +25,38 @@ state_option = click.option(
 
 @click.group()
 def cli() -> None:
-    """Everything on this machine: PostgreSQL, MLflow, the inference service and its shipper, under a supervisor that restarts what dies."""
+    """Everything on this machine: PostgreSQL, MLflow, the inference service and its shipper, under
+    a supervisor that restarts what dies.
+    """
 
 
 @cli.command()
 @state_option
 @click.option("--detach", is_flag=True, help="Return when all runs; `fraudops down` stops it.")
-@click.option("--workers", type=click.IntRange(1, 64), envvar="FRAUDOPS_WORKERS", help="Of the inference service.  [default: as last time, else 2]")
-@click.option("--host", envvar="FRAUDOPS_HOST", help="Where the inference service listens.  [default: as last time, else 127.0.0.1]")
 @click.option(
-    "--port", type=click.IntRange(1, 65535), envvar="FRAUDOPS_PORT", help="Of the inference service.  [default: as last time, else a free one from 8000 on]"
+    "--workers",
+    type=click.IntRange(1, 64),
+    envvar="FRAUDOPS_WORKERS",
+    help="Of the inference service.  [default: as last time, else 2]",
+)
+@click.option(
+    "--host",
+    envvar="FRAUDOPS_HOST",
+    help="Where the inference service listens.  [default: as last time, else 127.0.0.1]",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    envvar="FRAUDOPS_PORT",
+    help="Of the inference service.  [default: as last time, else a free one from 8000 on]",
 )
 def up(state: State, detach: bool, workers: int | None, host: str | None, port: int | None) -> None:
     """Start everything, or repair what is not running."""
     from services.supervisor.up import Wishes, up_detached, up_here
 
-    sys.exit((up_detached if detach else up_here)(state, Wishes(host, port, workers), notices, output))
+    sys.exit(
+        (up_detached if detach else up_here)(state, Wishes(host, port, workers), notices, output)
+    )
 
 
 @cli.command()
@@ -56,7 +72,10 @@ def down(state: State) -> None:
 @state_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def status(state: State, as_json: bool) -> None:
-    """Each part's url, pids and state, and the version that each worker serves. Exits 75 when not all is well."""
+    """Each part's url, pids and state, and the version that each worker serves.
+
+    Exits 75 when not all is well.
+    """
     from services.supervisor.display import status_details, status_table
     from services.supervisor.status import report
 
@@ -82,7 +101,9 @@ def main() -> None:
         _complain(str(error))
         sys.exit(error.exit_code)
     except PermissionError as error:
-        _complain(f"{error.filename or 'what runs there'} belongs to another user: run as that user, or name another folder with --state")
+        _complain(
+            f"{error.filename or 'what runs there'} belongs to another user: run as that user, or name another folder with --state"
+        )
         sys.exit(SettingsError.exit_code)
 
 

@@ -1,4 +1,6 @@
-"""What people see of the parts: a line as each comes up, dies or stops, and a table of where everything answers."""
+"""What people see of the parts: a line as each comes up, dies or stops, and a table of where
+everything answers.
+"""
 
 import contextlib
 from datetime import datetime
@@ -64,7 +66,11 @@ def table(state: State, choices: Choices) -> Table:
     rows = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     rows.add_row("predictions", choices.inference_url, f"[dim]{choices.inference_url}/docs[/]")
     rows.add_row("models", choices.mlflow_url, "[dim]MLflow[/]")
-    rows.add_row("audit", f"postgresql://127.0.0.1:{choices.postgresql_port}/fraudops", "[dim]its password is in up.json[/]")
+    rows.add_row(
+        "audit",
+        f"postgresql://127.0.0.1:{choices.postgresql_port}/fraudops",
+        "[dim]its password is in up.json[/]",
+    )
     rows.add_row("state", escape(str(state.root)), "[dim]logs in logs/[/]")
     return rows
 
@@ -76,7 +82,13 @@ def status_table(report: dict[str, Any]) -> Table:
         rows.add_column(heading, no_wrap=heading != "pids")
     for name, part in _parts(report):
         state = f"[{COLOURS.get(part['state'], 'yellow')}]{part['state']}[/]"
-        rows.add_row(name, state, part.get("url"), " ".join(map(str, part["pids"])), str(part.get("restarts", "")))
+        rows.add_row(
+            name,
+            state,
+            part.get("url"),
+            " ".join(map(str, part["pids"])),
+            str(part.get("restarts", "")),
+        )
     return rows
 
 
@@ -84,10 +96,21 @@ def status_details(report: dict[str, Any]) -> list[str]:
     """What each worker serves, what waits to be shipped, and why something is not as it should be."""
     lines = []
     for name, part in _parts(report):
-        lines += [f"{name}: worker {worker.get('pid')} serves version {worker.get('version') or '(none)'}" for worker in part.get("workers", [])]
-        lines += [f"{name}: {part['backlog_bytes']:,} bytes wait to be shipped"] if part.get("backlog_bytes") else []
+        lines += [
+            f"{name}: worker {worker.get('pid')} serves version {worker.get('version') or '(none)'}"
+            for worker in part.get("workers", [])
+        ]
+        lines += (
+            [f"{name}: {part['backlog_bytes']:,} bytes wait to be shipped"]
+            if part.get("backlog_bytes")
+            else []
+        )
         if part.get("reason"):
-            times = f"started again {part['restarts']} times; the last time because " if part["state"] == "running" and part.get("restarts") else ""
+            times = (
+                f"started again {part['restarts']} times; the last time because "
+                if part["state"] == "running" and part.get("restarts")
+                else ""
+            )
             lines.append(f"{name}: {times}{part['reason']}")
     return lines
 

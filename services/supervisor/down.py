@@ -36,7 +36,9 @@ def down(state: State, notices: Console) -> None:
                 announcer.say(f"nothing runs in {escape(str(state.root))}{' now' if found else ''}")
                 return
         found = _stop_supervisor(state, announcer, deadline - PATIENCE_SECONDS) or found
-    raise StoreDownError(f"what runs in {state.root} does not stop: see `fraudops status` and {state.logs}")
+    raise StoreDownError(
+        f"what runs in {state.root} does not stop: see `fraudops status` and {state.logs}"
+    )
 
 
 def _stop_supervisor(state: State, announcer: Announcer, deadline: float) -> bool:

@@ -1,4 +1,6 @@
-"""Keeps one part running: starts it, watches it, starts it again when it dies or no longer answers, and gives up when that does not help."""
+"""Keeps one part running: starts it, watches it, starts it again when it dies or no longer answers,
+and gives up when that does not help.
+"""
 
 import asyncio
 import contextlib
@@ -38,9 +40,14 @@ class _FailedError(Exception):
 
 
 class Keeper:
-    """One part's life. `record` is what is written down of it; `changed` is called when that is no longer so."""
+    """One part's life.
 
-    def __init__(self, part: Part, record: PartRecord, log: Path, changed: Callable[[], None]) -> None:
+    `record` is what is written down of it; `changed` is called when that is no longer so.
+    """
+
+    def __init__(
+        self, part: Part, record: PartRecord, log: Path, changed: Callable[[], None]
+    ) -> None:
         self.part = part
         self.record = record
         self.log = log
@@ -85,7 +92,11 @@ class Keeper:
     def _adoptable(self) -> bool:
         """Whether what an earlier supervisor started lives, and is what is wanted now."""
         process = self.record.process
-        return process is not None and process.alive and self.record.fingerprint == self.part.fingerprint
+        return (
+            process is not None
+            and process.alive
+            and self.record.fingerprint == self.part.fingerprint
+        )
 
     async def _start(self, needed: Sequence["Keeper"]) -> None:
         self._note("waiting" if needed else "starting")
@@ -137,7 +148,9 @@ class Keeper:
         self._ever_ready = True
 
     async def _watch(self, needed: Sequence["Keeper"]) -> None:
-        """Raises when it died or stopped answering, which is not held against it while what it needs is away."""
+        """Raises when it died or stopped answering, which is not held against it while what it
+        needs is away.
+        """
         misses, next_probe = 0, 0.0
         while True:
             self._refuse_dead()
@@ -147,7 +160,9 @@ class Keeper:
                 misses = 0 if fault is None or excused else misses + 1
                 if misses == MISSES:
                     raise _FailedError(f"it stopped answering: {fault}")
-                next_probe = time.monotonic() + (MISSED_PAUSE_SECONDS if misses else PROBE_PAUSE_SECONDS)
+                next_probe = time.monotonic() + (
+                    MISSED_PAUSE_SECONDS if misses else PROBE_PAUSE_SECONDS
+                )
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _fault(self) -> str | None:
@@ -169,7 +184,9 @@ class Keeper:
             raise _FailedError(describe_end(self._child, self.log))
 
     async def _recover(self, reason: str, failures: int) -> None:
-        """Waits as long as is wise after so many failures in a row; after the last one until somebody asks for another try."""
+        """Waits as long as is wise after so many failures in a row; after the last one until
+        somebody asks for another try.
+        """
         self.runs.clear()
         self.record.restarts += 1
         if failures < TRIES:

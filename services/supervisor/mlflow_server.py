@@ -1,8 +1,10 @@
-"""The MLflow server in one process: `mlflow server --workers 1` without the second process that only starts it.
+"""The MLflow server in one process: `mlflow server --workers 1` without the second process that
+only starts it.
 
-Measured: ready in 3 s with 190 MB, against 6 s with 370 MB. It listens once its tables are there, so whoever reaches it reaches a registry.
-The backend store comes by MLFLOW_BACKEND_STORE_URI (a flag would show its password to everyone on the machine), the artifacts' folder by
-MLFLOW_ARTIFACTS_DESTINATION.
+Measured: ready in 3 s with 190 MB, against 6 s with 370 MB. It listens once its tables are
+there, so whoever reaches it reaches a registry. The backend store comes by
+MLFLOW_BACKEND_STORE_URI (a flag would show its password to everyone on the machine), the
+artifacts' folder by MLFLOW_ARTIFACTS_DESTINATION.
 """
 
 import os
@@ -20,9 +22,14 @@ def arguments(port: int, host: str = "127.0.0.1") -> tuple[str, ...]:
 
 
 def environment(backend_store: str, artifacts: Path) -> dict[str, str]:
-    """What the server needs, beside PATH and HOME. `backend_store`: a `postgresql://` URL or any other of SQLAlchemy's."""
+    """What the server needs, beside PATH and HOME.
+
+    `backend_store`: a `postgresql://` URL or any other of SQLAlchemy's.
+    """
     return {
-        "MLFLOW_BACKEND_STORE_URI": backend_store.replace("postgresql://", "postgresql+psycopg://", 1),
+        "MLFLOW_BACKEND_STORE_URI": backend_store.replace(
+            "postgresql://", "postgresql+psycopg://", 1
+        ),
         "MLFLOW_ARTIFACTS_DESTINATION": str(artifacts),
         "MLFLOW_SERVER_ALLOWED_HOSTS": ALLOWED_HOSTS,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

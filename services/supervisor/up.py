@@ -39,7 +39,12 @@ class Wishes:
 
     def arguments(self) -> list[str]:
         named = {"--host": self.host, "--port": self.port, "--workers": self.workers}
-        return [word for name, value in named.items() if value is not None for word in (name, str(value))]
+        return [
+            word
+            for name, value in named.items()
+            if value is not None
+            for word in (name, str(value))
+        ]
 
 
 def up_here(state: State, wishes: Wishes, notices: Console, output: Console) -> int:
@@ -55,7 +60,9 @@ def up_here(state: State, wishes: Wishes, notices: Console, output: Console) -> 
         if supervisor and supervisor.role == "up" and not load(state).stopping:
             return _join(state, wishes, supervisor.process, notices, output)
         time.sleep(0.05)
-    raise StoreDownError(f"what runs in {state.root} has been stopping for {WAIT_SECONDS:.0f} s: see `fraudops status`")
+    raise StoreDownError(
+        f"what runs in {state.root} has been stopping for {WAIT_SECONDS:.0f} s: see `fraudops status`"
+    )
 
 
 def up_detached(state: State, wishes: Wishes, notices: Console, output: Console) -> int:
@@ -64,33 +71,64 @@ def up_detached(state: State, wishes: Wishes, notices: Console, output: Console)
     supervisor = holder(state)
     if supervisor and supervisor.role == "up" and not load(state).stopping:
         return _join(state, wishes, supervisor.process, notices, output)
-    command = [sys.executable, "-P", "-m", "services.supervisor", "up", "--state", str(state.root), *wishes.arguments()]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "services.supervisor",
+        "up",
+        "--state",
+        str(state.root),
+        *wishes.arguments(),
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
     with (state.logs / "supervisor.log").open("ab") as log:
         begin = log.tell()
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment, cwd=state.root, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=environment,
+            cwd=state.root,
+            start_new_session=True,
         )
     return watch_child(state, child, begin, notices, output)
 
 
 def _check(state: State, notices: Console) -> None:
-    """Before anything is started: a wrong `FRAUDOPS_` variable would end the parts one by one. Makes the folder."""
+    """Before anything is started: a wrong `FRAUDOPS_` variable would end the parts one by one.
+
+    Makes the folder.
+    """
     os.umask(0o077)
     InferenceSettings.from_environment()
     try:
         state.logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingsError(f"cannot keep anything in {state.root} ({error.strerror}): name another folder with --state") from error
+        raise SettingsError(
+            f"cannot keep anything in {state.root} ({error.strerror}): name another folder with --state"
+        ) from error
     for name in ELSEWHERE:
         if os.environ.get(name):
-            notices.print(f"[yellow]note:[/] {name} is set in this shell: commands will use it, not what `up` starts")
+            notices.print(
+                f"[yellow]note:[/] {name} is set in this shell: commands will use it, not what `up` starts"
+            )
 
 
-def _join(state: State, wishes: Wishes, supervisor: Handle, notices: Console, output: Console) -> int:
+def _join(
+    state: State, wishes: Wishes, supervisor: Handle, notices: Console, output: Console
+) -> int:
     choices = load(state).choices
-    if choices and wishes not in (Wishes(), Wishes(choices.host, choices.inference_port, choices.workers)):
-        notices.print("[yellow]note:[/] it goes on with the settings that it has: `fraudops down` first, then `up` with others")
+    if choices and wishes not in (
+        Wishes(),
+        Wishes(choices.host, choices.inference_port, choices.workers),
+    ):
+        notices.print(
+            "[yellow]note:[/] it goes on with the settings that it has: `fraudops down` first, then `up` with others"
+        )
     return join(state, supervisor, notices, output)
 
 
@@ -100,14 +138,20 @@ def _supervise(state: State, wishes: Wishes, notices: Console, output: Console) 
     record = load(state)
     with ports.Claims() as claims:
         while True:
-            living = [name for name, part in record.parts.items() if part.process and part.process.alive]
-            choices = ports.choose(claims, record.choices, wishes.host, wishes.port, wishes.workers, living)
+            living = [
+                name for name, part in record.parts.items() if part.process and part.process.alive
+            ]
+            choices = ports.choose(
+                claims, record.choices, wishes.host, wishes.port, wishes.workers, living
+            )
             if asyncio.run(_build(state, record, choices, announce).run()):
                 return
             announcer.say("a port was taken by somebody else meanwhile: choosing again")
 
 
-def _announce_and_show(state: State, announcer: Announcer, output: Console) -> Callable[[Record], None]:
+def _announce_and_show(
+    state: State, announcer: Announcer, output: Console
+) -> Callable[[Record], None]:
     """Tells each change, and shows the table when all runs for the first time."""
     shown = False
 
@@ -123,12 +167,18 @@ def _announce_and_show(state: State, announcer: Announcer, output: Console) -> C
     return announce
 
 
-def _build(state: State, record: Record, choices: Choices, announce: Callable[[Record], None]) -> Supervisor:
+def _build(
+    state: State, record: Record, choices: Choices, announce: Callable[[Record], None]
+) -> Supervisor:
     for folder in (state.mlflow, state.run, state.spool, state.bundles, state.metrics):
         folder.mkdir(parents=True, exist_ok=True)
     server = PostgreSQL(state.postgresql, choices.postgresql_port)
     server.make_passwords()
-    endpoints = Endpoints(inference_url=choices.inference_url, database_url=server.url(), mlflow_url=choices.mlflow_url)
+    endpoints = Endpoints(
+        inference_url=choices.inference_url,
+        database_url=server.url(),
+        mlflow_url=choices.mlflow_url,
+    )
     write_private(state.endpoints, msgspec.json.encode(endpoints))
     return Supervisor(state, record, choices, server, _admin_token(state.admin_token), announce)
 

@@ -23,8 +23,13 @@ ALL_IS_WELL, NOT_ALL_RUNS = 0, 75
 
 
 def join(state: State, supervisor: Handle, notices: Console, output: Console) -> int:
-    """Waits for what another `up` started, having asked it to try again what it gave up. Returns the exit code."""
-    notices.print(f"already running in {escape(str(state.root))} under supervisor {supervisor.pid}; `fraudops down` stops it")
+    """Waits for what another `up` started, having asked it to try again what it gave up.
+
+    Returns the exit code.
+    """
+    notices.print(
+        f"already running in {escape(str(state.root))} under supervisor {supervisor.pid}; `fraudops down` stops it"
+    )
     announcer = Announcer(notices)
     announcer.skip(load(state))
     if any(part.phase == "gave up" for part in load(state).parts.values()):
@@ -34,8 +39,13 @@ def join(state: State, supervisor: Handle, notices: Console, output: Console) ->
     return _follow(state, supervisor, announcer, output, lambda: supervisor.alive)
 
 
-def watch_child(state: State, child: subprocess.Popen[bytes], begin: int, notices: Console, output: Console) -> int:
-    """Waits for a supervisor that was just started, whose log begins at byte `begin`. Returns the exit code."""
+def watch_child(
+    state: State, child: subprocess.Popen[bytes], begin: int, notices: Console, output: Console
+) -> int:
+    """Waits for a supervisor that was just started, whose log begins at byte `begin`.
+
+    Returns the exit code.
+    """
     supervisor = Handle.of(child.pid)
     code = _follow(state, supervisor, Announcer(notices), output, lambda: child.poll() is None)
     if child.returncode is None:
@@ -47,8 +57,17 @@ def watch_child(state: State, child: subprocess.Popen[bytes], begin: int, notice
     return child.returncode
 
 
-def _follow(state: State, supervisor: Handle | None, announcer: Announcer, output: Console, goes_on: Callable[[], bool]) -> int:
-    """Tells what changes until all is settled or the supervisor is gone. `supervisor`: whose record to wait for, None for anybody's."""
+def _follow(
+    state: State,
+    supervisor: Handle | None,
+    announcer: Announcer,
+    output: Console,
+    goes_on: Callable[[], bool],
+) -> int:
+    """Tells what changes until all is settled or the supervisor is gone.
+
+    `supervisor`: whose record to wait for, None for anybody's.
+    """
     deadline = time.monotonic() + WAIT_SECONDS
     record = Record()
     while goes_on():
@@ -57,10 +76,16 @@ def _follow(state: State, supervisor: Handle | None, announcer: Announcer, outpu
             announcer.tell(record)
             if settled(record) and record.choices:
                 announcer.show(table(state, record.choices), output)
-                return ALL_IS_WELL if all(part.phase == "running" for part in record.parts.values()) else NOT_ALL_RUNS
+                return (
+                    ALL_IS_WELL
+                    if all(part.phase == "running" for part in record.parts.values())
+                    else NOT_ALL_RUNS
+                )
         if time.monotonic() > deadline:
             late = ", ".join(name for name, part in record.parts.items() if part.phase != "running")
-            raise StoreDownError(f"not running after {WAIT_SECONDS:.0f} s: {late or 'the supervisor'}; see `fraudops status` and {state.logs}")
+            raise StoreDownError(
+                f"not running after {WAIT_SECONDS:.0f} s: {late or 'the supervisor'}; see `fraudops status` and {state.logs}"
+            )
         time.sleep(LOOK_SECONDS)
     return NOT_ALL_RUNS
 

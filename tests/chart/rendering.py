@@ -24,7 +24,9 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to install: values files below the repository, --set arguments, and whether it is an upgrade."""
+    """One way to install: values files below the repository, --set arguments, and whether it is an
+    upgrade.
+    """
 
     files: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
@@ -37,9 +39,17 @@ VARIANTS = {
     "quickstart": Variant(("charts/fraudops/values-quickstart.yaml", "k8s/values/kind.yaml")),
     "everything": EVERYTHING,
     "everything upgraded": Variant(EVERYTHING.files, upgrade=True),
-    "own PostgreSQL and S3": Variant(("k8s/values/external-postgres.yaml", "k8s/values/s3.yaml", "k8s/values/production.yaml")),
+    "own PostgreSQL and S3": Variant(
+        ("k8s/values/external-postgres.yaml", "k8s/values/s3.yaml", "k8s/values/production.yaml")
+    ),
     "CloudNativePG": Variant(("k8s/values/cloudnativepg.yaml",)),
-    "own MLflow, data on a volume": Variant(settings=("mlflow.enabled=false", "mlflow.url=https://mlflow.example.com", "data.source=volume")),
+    "own MLflow, data on a volume": Variant(
+        settings=(
+            "mlflow.enabled=false",
+            "mlflow.url=https://mlflow.example.com",
+            "data.source=volume",
+        )
+    ),
 }
 
 
@@ -50,23 +60,41 @@ def tool(name: str) -> str:
     return found
 
 
-def helm_template(variant: Variant, *, release: str = "fraudops", helm: str = "helm", chart: Path = CHART) -> subprocess.CompletedProcess[str]:
+def helm_template(
+    variant: Variant, *, release: str = "fraudops", helm: str = "helm", chart: Path = CHART
+) -> subprocess.CompletedProcess[str]:
     command = [tool(helm), "template", release, str(chart), "--namespace", NAMESPACE]
     command += [argument for file in variant.files for argument in ("--values", str(ROOT / file))]
     command += [argument for setting in variant.settings for argument in ("--set", setting)]
-    return subprocess.run(command + (["--is-upgrade"] if variant.upgrade else []), capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command + (["--is-upgrade"] if variant.upgrade else []),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 @functools.cache
-def text_of(variant: Variant, release: str = "fraudops", helm: str = "helm", chart: Path = CHART) -> str:
+def text_of(
+    variant: Variant, release: str = "fraudops", helm: str = "helm", chart: Path = CHART
+) -> str:
     done = helm_template(variant, release=release, helm=helm, chart=chart)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def render(variant: Variant = Variant(), release: str = "fraudops", chart: Path = CHART) -> list[Manifest]:
+def render(
+    variant: Variant = Variant(), release: str = "fraudops", chart: Path = CHART
+) -> list[Manifest]:
     """A fresh copy of every object."""
-    return [document for document in yaml.load_all(text_of(variant, release, chart=chart), Loader=yaml.CSafeLoader) if document]
+    return [
+        document
+        for document in yaml.load_all(
+            text_of(variant, release, chart=chart), Loader=yaml.CSafeLoader
+        )
+        if document
+    ]
 
 
 def refusal(*settings: str, files: tuple[str, ...] = ()) -> str:
@@ -77,7 +105,11 @@ def refusal(*settings: str, files: tuple[str, ...] = ()) -> str:
 
 
 def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    found = [manifest for manifest in manifests if manifest["kind"] == kind and manifest["metadata"]["name"] == name]
+    found = [
+        manifest
+        for manifest in manifests
+        if manifest["kind"] == kind and manifest["metadata"]["name"] == name
+    ]
     assert len(found) == 1, f"{kind} {name}: {len(found)} found"
     return found[0]
 
@@ -121,7 +153,9 @@ def containers(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any],
 
 
 def environment(manifests: list[Manifest], container: Mapping[str, Any]) -> dict[str, str]:
-    """The container's variables as it sees them; what comes from a Secret or from the pod stands for itself in angle brackets."""
+    """The container's variables as it sees them; what comes from a Secret or from the pod stands
+    for itself in angle brackets.
+    """
     found: dict[str, str] = {}
     for source in container.get("envFrom", []):
         if "configMapRef" in source:

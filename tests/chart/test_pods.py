@@ -4,11 +4,31 @@ import importlib.util
 import re
 from collections import Counter
 
-from tests.chart.rendering import EVERYTHING, Manifest, Variant, containers, environment, kinds, named, pod_template, pods, render, title
+from tests.chart.rendering import (
+    EVERYTHING,
+    Manifest,
+    Variant,
+    containers,
+    environment,
+    kinds,
+    named,
+    pod_template,
+    pods,
+    render,
+    title,
+)
 
 LONG_RUNNING = {"Deployment", "StatefulSet"}
 # What Pod Security `restricted` lets a pod mount.
-VOLUMES = {"configMap", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret", "downwardAPI"}
+VOLUMES = {
+    "configMap",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+    "downwardAPI",
+}
 # Who may talk to the Kubernetes API, by its own ServiceAccount.
 ACCOUNTS = {
     "inference": "fraudops-inference",
@@ -22,8 +42,25 @@ ACCOUNTS = {
     "setup": "fraudops-setup",
 }
 READS = {
-    "FRAUDOPS_ADMIN_TOKEN": {"inference", "shipper", "promote", "pipeline", "reconcile", "bootstrap"},
-    "DATABASE_URL": {"shipper", "promote", "pipeline", "reconcile", "bootstrap", "drift", "retention", "migrate", "test"},
+    "FRAUDOPS_ADMIN_TOKEN": {
+        "inference",
+        "shipper",
+        "promote",
+        "pipeline",
+        "reconcile",
+        "bootstrap",
+    },
+    "DATABASE_URL": {
+        "shipper",
+        "promote",
+        "pipeline",
+        "reconcile",
+        "bootstrap",
+        "drift",
+        "retention",
+        "migrate",
+        "test",
+    },
     "MLFLOW_BACKEND_STORE_URI": {"mlflow", "wait-for-database", "migrate"},
     "DATABASE_ADMIN_URL": {"migrate"},
     "POSTGRES_PASSWORD": {"postgresql"},
@@ -49,7 +86,11 @@ def test_every_pod_keeps_to_pod_security_restricted(manifests: list[Manifest]) -
 
 
 def test_no_pod_gets_the_services_of_its_namespace_as_variables(manifests: list[Manifest]) -> None:
-    assert [owner for owner, template in pods(manifests) if template["spec"]["enableServiceLinks"] is not False] == []
+    assert [
+        owner
+        for owner, template in pods(manifests)
+        if template["spec"]["enableServiceLinks"] is not False
+    ] == []
 
 
 def test_every_container_asks_for_what_it_needs(manifests: list[Manifest]) -> None:
@@ -60,22 +101,34 @@ def test_every_container_asks_for_what_it_needs(manifests: list[Manifest]) -> No
 
 def test_every_empty_directory_has_a_limit(manifests: list[Manifest]) -> None:
     for owner, template in pods(manifests):
-        unlimited = [volume["name"] for volume in template["spec"].get("volumes", []) if "emptyDir" in volume and not volume["emptyDir"].get("sizeLimit")]
+        unlimited = [
+            volume["name"]
+            for volume in template["spec"].get("volumes", [])
+            if "emptyDir" in volume and not volume["emptyDir"].get("sizeLimit")
+        ]
         assert unlimited == [], owner
 
 
 def test_every_image_has_a_tag_that_is_not_latest(manifests: list[Manifest]) -> None:
     for label, _, container in containers(manifests):
-        assert re.search(r"(:(?!latest)[A-Za-z0-9._-]+|@sha256:[0-9a-f]{64})$", container["image"]), label
+        assert re.search(
+            r"(:(?!latest)[A-Za-z0-9._-]+|@sha256:[0-9a-f]{64})$", container["image"]
+        ), label
         assert container["imagePullPolicy"] == "IfNotPresent", label
 
 
 def test_one_registry_serves_every_image() -> None:
-    assert {container["image"].rpartition("/")[0] for _, _, container in containers(render(EVERYTHING))} == {"registry.example.com/fraud"}
+    assert {
+        container["image"].rpartition("/")[0] for _, _, container in containers(render(EVERYTHING))
+    } == {"registry.example.com/fraud"}
 
 
 def test_the_reason_of_an_end_is_in_the_pods_status(manifests: list[Manifest]) -> None:
-    assert [label for label, _, container in containers(manifests) if container["terminationMessagePolicy"] != "FallbackToLogsOnError"] == []
+    assert [
+        label
+        for label, _, container in containers(manifests)
+        if container["terminationMessagePolicy"] != "FallbackToLogsOnError"
+    ] == []
 
 
 def test_no_variable_stands_twice(manifests: list[Manifest]) -> None:
@@ -100,11 +153,14 @@ def test_every_command_is_a_program_of_ours(manifests: list[Manifest]) -> None:
 def test_what_stays_up_is_probed_three_ways(manifests: list[Manifest]) -> None:
     for manifest in kinds(manifests, *LONG_RUNNING):
         for container in pod_template(manifest)["spec"]["containers"]:  # type: ignore[index]
-            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), title(manifest)
-            ready, alive = container["readinessProbe"], container["livenessProbe"]
-            assert ready["periodSeconds"] * ready["failureThreshold"] < alive["periodSeconds"] * alive["failureThreshold"], (
-                "leave the Service long before a restart"
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), title(
+                manifest
             )
+            ready, alive = container["readinessProbe"], container["livenessProbe"]
+            assert (
+                ready["periodSeconds"] * ready["failureThreshold"]
+                < alive["periodSeconds"] * alive["failureThreshold"]
+            ), "leave the Service long before a restart"
 
 
 def test_the_services_probes_mean_different_things() -> None:
@@ -112,24 +168,39 @@ def test_the_services_probes_mean_different_things() -> None:
     service = deployment["spec"]["template"]["spec"]["containers"][0]
     assert service["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "http"}
     assert service["livenessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
-    assert "startupProbe" not in deployment["spec"]["template"]["spec"]["initContainers"][0], "the service would wait for the shipper"
+    assert "startupProbe" not in deployment["spec"]["template"]["spec"]["initContainers"][0], (
+        "the service would wait for the shipper"
+    )
 
 
 def test_mlflows_readiness_asks_its_api_by_an_allowed_name() -> None:
     manifests = render()
-    probe = named(manifests, "Deployment", "fraudops-mlflow")["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]["httpGet"]
+    probe = named(manifests, "Deployment", "fraudops-mlflow")["spec"]["template"]["spec"][
+        "containers"
+    ][0]["readinessProbe"]["httpGet"]
     host = {header["name"]: header["value"] for header in probe["httpHeaders"]}["Host"]
     assert probe["path"].startswith("/api/")
-    assert host in named(manifests, "ConfigMap", "fraudops-mlflow")["data"]["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
-    assert f"http://{host}" == named(manifests, "ConfigMap", "fraudops-inference")["data"]["MLFLOW_TRACKING_URI"]
+    assert host in named(manifests, "ConfigMap", "fraudops-mlflow")["data"][
+        "MLFLOW_SERVER_ALLOWED_HOSTS"
+    ].split(",")
+    assert (
+        f"http://{host}"
+        == named(manifests, "ConfigMap", "fraudops-inference")["data"]["MLFLOW_TRACKING_URI"]
+    )
 
 
 def test_a_pod_has_time_for_its_drain_its_requests_and_its_shipper() -> None:
     for settings in ((), ("inference.preStopSeconds=30", "inference.gracefulTimeoutSeconds=60")):
-        spec = named(render(Variant(settings=settings)), "Deployment", "fraudops-inference")["spec"]["template"]["spec"]
+        spec = named(render(Variant(settings=settings)), "Deployment", "fraudops-inference")[
+            "spec"
+        ]["template"]["spec"]
         service = spec["containers"][0]
         drain = float(service["lifecycle"]["preStop"]["exec"]["command"][-1])
-        graceful = float(environment(render(Variant(settings=settings)), service)["FRAUDOPS_GRACEFUL_TIMEOUT_SECONDS"])
+        graceful = float(
+            environment(render(Variant(settings=settings)), service)[
+                "FRAUDOPS_GRACEFUL_TIMEOUT_SECONDS"
+            ]
+        )
         assert spec["terminationGracePeriodSeconds"] >= drain + graceful + 10
 
 
@@ -140,7 +211,9 @@ def test_the_shipper_is_a_native_sidecar_on_the_services_spool(manifests: list[M
     state = environment(manifests, service)["FRAUDOPS_STATE"]
     assert state == environment(manifests, shipper)["FRAUDOPS_STATE"]
     for container in (shipper, service):
-        assert {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}[state] == "state"
+        assert {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}[
+            state
+        ] == "state"
 
 
 def test_only_those_who_talk_to_kubernetes_hold_a_token(manifests: list[Manifest]) -> None:
@@ -148,7 +221,10 @@ def test_only_those_who_talk_to_kubernetes_hold_a_token(manifests: list[Manifest
         spec = template["spec"]
         assert spec["automountServiceAccountToken"] is False, owner
         for container in [*spec.get("initContainers", []), *spec["containers"]]:
-            holds = any("serviceaccount" in mount["mountPath"] for mount in container.get("volumeMounts", []))
+            holds = any(
+                "serviceaccount" in mount["mountPath"]
+                for mount in container.get("volumeMounts", [])
+            )
             assert holds == (container["name"] in ACCOUNTS), f"{owner}, {container['name']}"
             if holds:
                 assert spec["serviceAccountName"] == ACCOUNTS[container["name"]], owner
@@ -160,12 +236,16 @@ def test_only_those_who_need_a_secret_read_it(manifests: list[Manifest]) -> None
         for variable, readers in READS.items():
             has = variable in environment(manifests, container)
             assert has <= (container["name"] in readers), f"{label} reads {variable}"
-            assert has or container["name"] not in readers or variable == "MLFLOW_BACKEND_STORE_URI", f"{label} lacks {variable}"
+            assert (
+                has or container["name"] not in readers or variable == "MLFLOW_BACKEND_STORE_URI"
+            ), f"{label} lacks {variable}"
 
 
 def test_secrets_never_lie_in_a_config_map(manifests: list[Manifest]) -> None:
     for manifest in kinds(manifests, "ConfigMap"):
-        assert not re.search(r"(?i)password|postgresql://|AWS_SECRET|FRAUDOPS_ADMIN_TOKEN", str(manifest["data"])), title(manifest)
+        assert not re.search(
+            r"(?i)password|postgresql://|AWS_SECRET|FRAUDOPS_ADMIN_TOKEN", str(manifest["data"])
+        ), title(manifest)
 
 
 def test_replicas_belong_to_the_autoscaler_where_there_is_one() -> None:
@@ -182,4 +262,7 @@ def test_replicas_belong_to_the_autoscaler_where_there_is_one() -> None:
 def test_one_mlflow_at_a_time_has_the_artifacts(manifests: list[Manifest]) -> None:
     for manifest in kinds(manifests, "Deployment"):
         if manifest["metadata"]["name"] == "fraudops-mlflow":
-            assert (manifest["spec"]["replicas"], manifest["spec"]["strategy"]) == (1, {"type": "Recreate"})
+            assert (manifest["spec"]["replicas"], manifest["spec"]["strategy"]) == (
+                1,
+                {"type": "Recreate"},
+            )

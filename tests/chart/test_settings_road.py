@@ -35,8 +35,22 @@ RUNS: dict[str, type[ProgramSettings]] = {
 }
 # What the chart decides, or takes from a Secret or the pod, rather than from values.
 DECIDED = {
-    *("FRAUDOPS_STATE", "FRAUDOPS_HOST", "FRAUDOPS_PORT", "FRAUDOPS_ADMIN_PORT", "FRAUDOPS_CLUSTER__RELEASE", "FRAUDOPS_CLUSTER__NAMESPACE"),
-    *("FRAUDOPS_POD", "FRAUDOPS_ADMIN_TOKEN", "FRAUDOPS_AUDIT__KEY", "FRAUDOPS_REQUEST_ID", "FRAUDOPS_ROLLOUT", "DATABASE_URL"),
+    *(
+        "FRAUDOPS_STATE",
+        "FRAUDOPS_HOST",
+        "FRAUDOPS_PORT",
+        "FRAUDOPS_ADMIN_PORT",
+        "FRAUDOPS_CLUSTER__RELEASE",
+        "FRAUDOPS_CLUSTER__NAMESPACE",
+    ),
+    *(
+        "FRAUDOPS_POD",
+        "FRAUDOPS_ADMIN_TOKEN",
+        "FRAUDOPS_AUDIT__KEY",
+        "FRAUDOPS_REQUEST_ID",
+        "FRAUDOPS_ROLLOUT",
+        "DATABASE_URL",
+    ),
     "FRAUDOPS_SPOOL_VOLUME",
 }
 AUDIT_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
@@ -62,7 +76,9 @@ SETTINGS = {setting.variable: setting for program in PROGRAMS for setting in set
 
 
 def place(variable: str) -> str:
-    """`FRAUDOPS_GATES__ROC_AUC` → `gates.rocAuc`; a setting without a group is the inference service's."""
+    """`FRAUDOPS_GATES__ROC_AUC` → `gates.rocAuc`; a setting without a group is the inference
+    service's.
+    """
     if variable in PLACES:
         return PLACES[variable]
     group, _, name = variable.removeprefix(PREFIX).lower().rpartition("__")
@@ -78,10 +94,14 @@ def other_value(setting: Setting) -> str:
     return str(setting.default / 2)
 
 
-def settings_of_container(manifests: list[Manifest], name: str, monkeypatch: pytest.MonkeyPatch) -> ProgramSettings:
+def settings_of_container(
+    manifests: list[Manifest], name: str, monkeypatch: pytest.MonkeyPatch
+) -> ProgramSettings:
     for variable in known_variables() | {"DATABASE_URL", "MLFLOW_TRACKING_URI"}:
         monkeypatch.delenv(variable, raising=False)
-    container = next(container for _, _, container in containers(manifests) if container["name"] == name)
+    container = next(
+        container for _, _, container in containers(manifests) if container["name"] == name
+    )
     for variable, value in environment(manifests, container).items():
         monkeypatch.setenv(variable, AUDIT_KEY if variable == "FRAUDOPS_AUDIT__KEY" else value)
     return RUNS[name].from_environment()
@@ -103,23 +123,37 @@ def test_every_program_with_settings_runs_in_some_container() -> None:
 
 def test_every_variable_of_every_container_is_a_known_one(manifests: list[Manifest]) -> None:
     for label, _, container in containers(manifests):
-        unknown = {name for name in environment(manifests, container) if name.startswith(PREFIX)} - known_variables()
+        unknown = {
+            name for name in environment(manifests, container) if name.startswith(PREFIX)
+        } - known_variables()
         assert unknown == set(), f"{label}: the program would refuse to start"
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_charts_defaults_are_the_programs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for what the chart decides, and for the environment: what is installed is production unless one says otherwise."""
+    """But for what the chart decides, and for the environment: what is installed is production
+    unless one says otherwise.
+    """
     found = dict(leaves(settings_of_container(render(), name, monkeypatch)))
-    differing = {variable for variable, value in found.items() if SETTINGS[variable].default not in (value, str(value))}
+    differing = {
+        variable
+        for variable, value in found.items()
+        if SETTINGS[variable].default not in (value, str(value))
+    }
     assert differing <= DECIDED | {"FRAUDOPS_ENVIRONMENT", "MLFLOW_TRACKING_URI"}
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_every_setting_can_be_reached_from_values(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_can_be_reached_from_values(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = dict(leaves(settings_of_container(render(), name, monkeypatch)))
     wanted = [SETTINGS[variable] for variable in before if variable not in DECIDED]
-    given = [f"{place(setting.variable)}={other_value(setting)}" for setting in wanted if setting.type != "JSON object"]
+    given = [
+        f"{place(setting.variable)}={other_value(setting)}"
+        for setting in wanted
+        if setting.type != "JSON object"
+    ]
     given.append("audit.existingSecret=keys")
     mlflow = ["mlflow.enabled=false", "mlflow.url=https://mlflow.example.com"]
     manifests = render(Variant(settings=(*given, *mlflow, "drift.featureThresholds.Amount=0.4")))
@@ -128,17 +162,33 @@ def test_every_setting_can_be_reached_from_values(name: str, monkeypatch: pytest
 
 
 def test_the_feature_thresholds_travel_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_of_container(render(Variant(settings=("drift.featureThresholds.Amount=0.4",))), "drift", monkeypatch)
+    settings = settings_of_container(
+        render(Variant(settings=("drift.featureThresholds.Amount=0.4",))), "drift", monkeypatch
+    )
     assert isinstance(settings, DriftJobSettings)
     assert settings.drift.feature_thresholds == {"Amount": 0.4}
 
 
 def test_the_key_of_the_features_reaches_the_service_and_drift_and_nobody_else() -> None:
-    manifests = render(Variant(settings=("audit.features=sealed", "audit.existingSecret=keys", "audit.secretKey=mine")))
-    found = {container["name"]: entry for _, _, container in containers(manifests) for entry in container.get("env", []) if "AUDIT__KEY" in entry["name"]}
+    manifests = render(
+        Variant(
+            settings=("audit.features=sealed", "audit.existingSecret=keys", "audit.secretKey=mine")
+        )
+    )
+    found = {
+        container["name"]: entry
+        for _, _, container in containers(manifests)
+        for entry in container.get("env", [])
+        if "AUDIT__KEY" in entry["name"]
+    }
     assert found.keys() == {"inference", "drift"}
-    assert {tuple(entry["valueFrom"]["secretKeyRef"].items()) for entry in found.values()} == {(("name", "keys"), ("key", "mine"))}
-    assert not any("FRAUDOPS_AUDIT__KEY" in environment(render(), container) for _, _, container in containers(render()))
+    assert {tuple(entry["valueFrom"]["secretKeyRef"].items()) for entry in found.values()} == {
+        (("name", "keys"), ("key", "mine"))
+    }
+    assert not any(
+        "FRAUDOPS_AUDIT__KEY" in environment(render(), container)
+        for _, _, container in containers(render())
+    )
     assert "audit.existingSecret" in refusal("audit.features=hashed")
 
 
@@ -150,5 +200,7 @@ def test_each_setting_is_one_line_of_a_config_map() -> None:
     maps = [manifest["data"] for manifest in render() if manifest["kind"] == "ConfigMap"]
     for data in maps:
         assert all(isinstance(value, str) for value in data.values())
-        assert not any(re.fullmatch(r"-?[0-9.]+e\+[0-9]+", value) for value in data.values()), "a whole number as Go prints a large float"
+        assert not any(re.fullmatch(r"-?[0-9.]+e\+[0-9]+", value) for value in data.values()), (
+            "a whole number as Go prints a large float"
+        )
     assert json.loads(maps[-1].get("FRAUDOPS_DRIFT__FEATURE_THRESHOLDS", "{}")) == {}

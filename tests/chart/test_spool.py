@@ -1,4 +1,6 @@
-"""Where the audit spool lies: always on a disk that holds it, and with a volume of its own outside of the pod."""
+"""Where the audit spool lies: always on a disk that holds it, and with a volume of its own outside
+of the pod.
+"""
 
 import math
 import re
@@ -6,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from tests.chart.rendering import EVERYTHING, Manifest, Variant, containers, environment, kinds, named, refusal, render
+from tests.chart.rendering import (
+    EVERYTHING,
+    Manifest,
+    Variant,
+    containers,
+    environment,
+    kinds,
+    named,
+    refusal,
+    render,
+)
 from tests.chart.test_values import notes
 
 GI = 1 << 30
@@ -19,19 +31,28 @@ def pod_spec(manifests: list[Manifest]) -> dict[str, Any]:
 
 
 def volume(*settings: str, name: str = "state") -> dict[str, Any]:
-    return next(dict(volume) for volume in pod_spec(render(Variant(settings=settings)))["volumes"] if volume["name"] == name)
+    return next(
+        dict(volume)
+        for volume in pod_spec(render(Variant(settings=settings)))["volumes"]
+        if volume["name"] == name
+    )
 
 
 @pytest.mark.parametrize("spool", [1 << 20, 1 << 28, GI, 16 * GI, (1 << 34) + 1])
 def test_the_state_is_made_large_enough_for_spool_and_bundles(spool: int) -> None:
-    size = int(volume(f"audit.spoolMaxBytes={spool}")["emptyDir"]["sizeLimit"].removesuffix("Mi")) << 20
+    size = (
+        int(volume(f"audit.spoolMaxBytes={spool}")["emptyDir"]["sizeLimit"].removesuffix("Mi"))
+        << 20
+    )
     assert spool <= 0.7 * size
     assert spool + GI <= size
 
 
 @pytest.mark.parametrize("size", ["10Gi", "10485760Ki", "10737418240000m", "10.5G", "0.0105T"])
 def test_a_spool_that_its_disk_cannot_hold_is_refused(size: str) -> None:
-    bound = math.floor(0.7 * {"10Gi": 10 * GI, "10485760Ki": 10 * GI, "10737418240000m": 10 * GI}.get(size, 10.5e9))
+    bound = math.floor(
+        0.7 * {"10Gi": 10 * GI, "10485760Ki": 10 * GI, "10737418240000m": 10 * GI}.get(size, 10.5e9)
+    )
     for kind in ("emptyDir", "ephemeral"):
         chosen = (f"inference.state.type={kind}", f"inference.state.size={size}")
         assert render(Variant(settings=(*chosen, f"audit.spoolMaxBytes={bound}")))
@@ -39,12 +60,22 @@ def test_a_spool_that_its_disk_cannot_hold_is_refused(size: str) -> None:
         assert "seven tenths of inference.state.size" in said
     advice = re.search(r"at least (\d+)Mi", said)
     assert advice
-    assert render(Variant(settings=(f"inference.state.size={advice[1]}Mi", f"audit.spoolMaxBytes={bound + 1}")))
+    assert render(
+        Variant(
+            settings=(f"inference.state.size={advice[1]}Mi", f"audit.spoolMaxBytes={bound + 1}")
+        )
+    )
 
 
 def test_a_spool_above_the_limit_of_ephemeral_storage_is_refused_where_it_counts() -> None:
-    limit = ("inference.resources.limits.ephemeral-storage=1Gi", "inference.shipper.resources.limits.ephemeral-storage=1Mi")
-    below, not_below = f"audit.spoolMaxBytes={GI + (1 << 20) - 1}", f"audit.spoolMaxBytes={GI + (1 << 20)}"
+    limit = (
+        "inference.resources.limits.ephemeral-storage=1Gi",
+        "inference.shipper.resources.limits.ephemeral-storage=1Mi",
+    )
+    below, not_below = (
+        f"audit.spoolMaxBytes={GI + (1 << 20) - 1}",
+        f"audit.spoolMaxBytes={GI + (1 << 20)}",
+    )
     assert render(Variant(settings=(*limit, below)))
     assert "not below the pod's limit of ephemeral-storage" in refusal(*limit, not_below)
     for elsewhere in ("inference.state.type=ephemeral", ON):
@@ -52,35 +83,76 @@ def test_a_spool_above_the_limit_of_ephemeral_storage_is_refused_where_it_counts
 
 
 @pytest.mark.parametrize(
-    ("settings", "pods"), [((), 3), (("inference.replicas=5",), 6), (("inference.autoscaling.enabled=true",), 11), (("inference.replicas=null",), 3)]
+    ("settings", "pods"),
+    [
+        ((), 3),
+        (("inference.replicas=5",), 6),
+        (("inference.autoscaling.enabled=true",), 11),
+        (("inference.replicas=null",), 3),
+    ],
 )
-def test_the_volume_must_hold_the_spools_of_all_pods_and_of_one_more_in_a_rollout(settings: tuple[str, ...], pods: int) -> None:
+def test_the_volume_must_hold_the_spools_of_all_pods_and_of_one_more_in_a_rollout(
+    settings: tuple[str, ...], pods: int
+) -> None:
     enough, spool = f"{PERSISTENCE}.size=100Gi", 70 * GI // pods
     assert render(Variant(settings=(ON, enough, *settings, f"audit.spoolMaxBytes={spool}")))
     said = refusal(ON, enough, *settings, f"audit.spoolMaxBytes={spool + pods}")
     assert f"The spools of {pods} pods" in said
     advice = re.search(r"at least (\d+)Mi", said)
     assert advice
-    assert render(Variant(settings=(ON, f"{PERSISTENCE}.size={advice[1]}Mi", *settings, f"audit.spoolMaxBytes={spool + pods}")))
+    assert render(
+        Variant(
+            settings=(
+                ON,
+                f"{PERSISTENCE}.size={advice[1]}Mi",
+                *settings,
+                f"audit.spoolMaxBytes={spool + pods}",
+            )
+        )
+    )
     # A claim of one's own is no larger for being one's own.
-    assert f"The spools of {pods} pods" in refusal(ON, enough, f"{PERSISTENCE}.existingClaim=mine", *settings, f"audit.spoolMaxBytes={spool + pods}")
+    assert f"The spools of {pods} pods" in refusal(
+        ON,
+        enough,
+        f"{PERSISTENCE}.existingClaim=mine",
+        *settings,
+        f"audit.spoolMaxBytes={spool + pods}",
+    )
 
 
 def test_the_volume_is_one_claim_of_all_pods() -> None:
-    (claim,) = (claim for claim in kinds(render(EVERYTHING), "PersistentVolumeClaim") if claim["metadata"]["name"].endswith("-spool"))
-    assert claim["spec"] == {"accessModes": ["ReadWriteMany"], "storageClassName": "shared", "resources": {"requests": {"storage": "20Gi"}}}
+    (claim,) = (
+        claim
+        for claim in kinds(render(EVERYTHING), "PersistentVolumeClaim")
+        if claim["metadata"]["name"].endswith("-spool")
+    )
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": "shared",
+        "resources": {"requests": {"storage": "20Gi"}},
+    }
     assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    assert volume(ON, name="spool")["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    assert volume(ON, name="spool")["persistentVolumeClaim"] == {
+        "claimName": claim["metadata"]["name"]
+    }
     assert volume(ON)["emptyDir"] == {"sizeLimit": "1024Mi"}
     one_node = render(Variant(settings=(ON, f"{PERSISTENCE}.accessModes={{ReadWriteOnce}}")))
-    assert named(one_node, "PersistentVolumeClaim", "fraudops-inference-spool")["spec"]["accessModes"] == ["ReadWriteOnce"]
+    assert named(one_node, "PersistentVolumeClaim", "fraudops-inference-spool")["spec"][
+        "accessModes"
+    ] == ["ReadWriteOnce"]
     assert "accessModes" in refusal(ON, f"{PERSISTENCE}.accessModes={{ReadWriteOncePod}}")
 
 
 def test_a_claim_of_ones_own_is_mounted_and_none_is_made() -> None:
     manifests = render(Variant(settings=(ON, f"{PERSISTENCE}.existingClaim=mine")))
-    assert not [claim for claim in kinds(manifests, "PersistentVolumeClaim") if "spool" in claim["metadata"]["name"]]
-    assert {"name": "spool", "persistentVolumeClaim": {"claimName": "mine"}} in pod_spec(manifests)["volumes"]
+    assert not [
+        claim
+        for claim in kinds(manifests, "PersistentVolumeClaim")
+        if "spool" in claim["metadata"]["name"]
+    ]
+    assert {"name": "spool", "persistentVolumeClaim": {"claimName": "mine"}} in pod_spec(manifests)[
+        "volumes"
+    ]
 
 
 def test_service_and_shipper_find_the_same_folder_there() -> None:
@@ -89,21 +161,39 @@ def test_service_and_shipper_find_the_same_folder_there() -> None:
     for _, _, container in containers(manifests):
         variables = environment(manifests, container)
         if "FRAUDOPS_SPOOL_VOLUME" in variables:
-            (place,) = (mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "spool")
-            found[container["name"]] = (variables["FRAUDOPS_SPOOL_VOLUME"], variables["FRAUDOPS_POD"])
-            assert variables["FRAUDOPS_SPOOL_VOLUME"] == f"{place}/fraudops", "another release may have the same claim"
+            (place,) = (
+                mount["mountPath"]
+                for mount in container["volumeMounts"]
+                if mount["name"] == "spool"
+            )
+            found[container["name"]] = (
+                variables["FRAUDOPS_SPOOL_VOLUME"],
+                variables["FRAUDOPS_POD"],
+            )
+            assert variables["FRAUDOPS_SPOOL_VOLUME"] == f"{place}/fraudops", (
+                "another release may have the same claim"
+            )
     assert found.keys() == {"inference", "shipper"}
     assert len(set(found.values())) == 1
 
 
 def test_without_the_volume_nothing_of_it_is_there() -> None:
     manifests = render()
-    assert [volume["name"] for volume in pod_spec(manifests)["volumes"]] == ["state", "tmp", "api-token"]
-    assert not any("FRAUDOPS_SPOOL_VOLUME" in environment(manifests, container) for _, _, container in containers(manifests))
+    assert [volume["name"] for volume in pod_spec(manifests)["volumes"]] == [
+        "state",
+        "tmp",
+        "api-token",
+    ]
+    assert not any(
+        "FRAUDOPS_SPOOL_VOLUME" in environment(manifests, container)
+        for _, _, container in containers(manifests)
+    )
 
 
 def test_the_notes_say_what_a_volume_changes() -> None:
     assert "lies on its node's disk" in notes()
     assert "lies on its node's disk" not in notes(ON)
     assert "the audit spool" in notes(ON)
-    assert "every inference pod must run on one node" in notes(ON, f"{PERSISTENCE}.accessModes={{ReadWriteOnce}}")
+    assert "every inference pod must run on one node" in notes(
+        ON, f"{PERSISTENCE}.accessModes={{ReadWriteOnce}}"
+    )

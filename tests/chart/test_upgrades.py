@@ -7,13 +7,23 @@ import pytest
 
 from tests.chart.rendering import CHART, Manifest, Variant, kinds, pod_template, render, title
 
-PODS = {"Deployment fraudops-inference", "Deployment fraudops-mlflow", "StatefulSet fraudops-postgresql"}
+PODS = {
+    "Deployment fraudops-inference",
+    "Deployment fraudops-mlflow",
+    "StatefulSet fraudops-postgresql",
+}
 S3 = ("mlflow.artifacts.type=s3", "mlflow.artifacts.s3.destination=s3://a/b")
 
 
 def replaced(before: list[Manifest], after: list[Manifest]) -> set[str]:
     """What stays up and gets new pods."""
-    templates = [{title(manifest): pod_template(manifest) for manifest in kinds(found, "Deployment", "StatefulSet")} for found in (before, after)]
+    templates = [
+        {
+            title(manifest): pod_template(manifest)
+            for manifest in kinds(found, "Deployment", "StatefulSet")
+        }
+        for found in (before, after)
+    ]
     return {name.split("-")[1] for name in PODS if templates[0][name] != templates[1][name]}
 
 
@@ -45,7 +55,9 @@ def test_a_change_replaces_exactly_the_pods_that_read_it(setting: str, expected:
 
 
 def test_a_change_of_the_artifacts_secret_replaces_mlflow() -> None:
-    assert replaced(render(Variant(settings=S3)), render(Variant(settings=(*S3, "secretRevisions.artifacts=1")))) == {"mlflow"}
+    assert replaced(
+        render(Variant(settings=S3)), render(Variant(settings=(*S3, "secretRevisions.artifacts=1")))
+    ) == {"mlflow"}
 
 
 def copy_of_chart(folder: Path, before: str, after: str) -> Path:
@@ -71,9 +83,15 @@ def test_what_cannot_be_changed_stays_the_same(tmp_path: Path) -> None:
 
     def fixed(manifests: list[Manifest]) -> dict[str, object]:
         return {
-            title(m): [m["spec"]["selector"], m["spec"].get("volumeClaimTemplates"), m["spec"].get("serviceName")]
+            title(m): [
+                m["spec"]["selector"],
+                m["spec"].get("volumeClaimTemplates"),
+                m["spec"].get("serviceName"),
+            ]
             for m in kinds(manifests, "Deployment", "StatefulSet")
         }
 
     newer = copy_of_chart(tmp_path, "version: 0.1.0", "version: 0.2.0")
-    assert fixed(render()) == fixed(render(Variant(settings=("inference.workers=3", "logLevel=debug")), chart=newer))
+    assert fixed(render()) == fixed(
+        render(Variant(settings=("inference.workers=3", "logLevel=debug")), chart=newer)
+    )

@@ -1,4 +1,6 @@
-"""The values: a strict schema, a description for each, and files made from the chart that are up to date."""
+"""The values: a strict schema, a description for each, and files made from the chart that are up to
+date.
+"""
 
 import importlib.util
 import json
@@ -24,17 +26,32 @@ def nodes(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str,
 
 
 def every_node() -> list[tuple[str, dict[str, Any]]]:
-    return [*nodes(SCHEMA), *((f"{name}{path}", node) for name, definition in SCHEMA["$defs"].items() for path, node in nodes(definition))]
+    return [
+        *nodes(SCHEMA),
+        *(
+            (f"{name}{path}", node)
+            for name, definition in SCHEMA["$defs"].items()
+            for path, node in nodes(definition)
+        ),
+    ]
 
 
 def test_every_value_is_described_by_a_sentence() -> None:
     described = {path: node.get("description", "") for path, node in nodes(SCHEMA) if path}
-    described |= {f"{name}.{key}": child.get("description", "") for name, d in SCHEMA["$defs"].items() for key, child in d.get("properties", {}).items()}
+    described |= {
+        f"{name}.{key}": child.get("description", "")
+        for name, d in SCHEMA["$defs"].items()
+        for key, child in d.get("properties", {}).items()
+    }
     assert {path: text for path, text in described.items() if not text.endswith(".")} == {}
 
 
 def test_no_object_takes_a_key_that_it_does_not_know() -> None:
-    loose = {path for path, node in every_node() if "properties" in node and node.get("additionalProperties") is not False}
+    loose = {
+        path
+        for path, node in every_node()
+        if "properties" in node and node.get("additionalProperties") is not False
+    }
     assert loose == set()
 
 
@@ -47,7 +64,16 @@ def test_the_defaults_and_the_schema_know_the_same_values() -> None:
             for name, child in node["properties"].items():
                 known(child, values[name], f"{path}.{name}")
 
-    known({**SCHEMA, "properties": {name: node for name, node in SCHEMA["properties"].items() if name != "global"}}, VALUES, "values")
+    known(
+        {
+            **SCHEMA,
+            "properties": {
+                name: node for name, node in SCHEMA["properties"].items() if name != "global"
+            },
+        },
+        VALUES,
+        "values",
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,14 +94,27 @@ def test_a_wrong_value_is_refused_by_name(setting: str, complaint: str) -> None:
 
 def test_a_number_may_come_from_the_command_line() -> None:
     """`--set` makes a string of 0.5."""
-    data = next(m["data"] for m in render(Variant(settings=("gates.rocAuc=0.5",))) if m["metadata"]["name"] == "fraudops-jobs" and m["kind"] == "ConfigMap")
+    data = next(
+        m["data"]
+        for m in render(Variant(settings=("gates.rocAuc=0.5",)))
+        if m["metadata"]["name"] == "fraudops-jobs" and m["kind"] == "ConfigMap"
+    )
     assert data["FRAUDOPS_GATES__ROC_AUC"] == "0.5"
 
 
 def test_some_template_reads_every_value() -> None:
     """A value that nothing reads would be a promise that nobody keeps."""
-    words = set(re.findall(r"\w+", "\n".join(path.read_text() for path in CHART.glob("templates/**/*") if path.is_file())))
-    assert {path for path, node in nodes(SCHEMA) if path not in ("", "global") and path.rsplit(".", 1)[-1] not in words} == set()
+    words = set(
+        re.findall(
+            r"\w+",
+            "\n".join(path.read_text() for path in CHART.glob("templates/**/*") if path.is_file()),
+        )
+    )
+    assert {
+        path
+        for path, node in nodes(SCHEMA)
+        if path not in ("", "global") and path.rsplit(".", 1)[-1] not in words
+    } == set()
 
 
 def rendering_script() -> Any:
@@ -89,7 +128,13 @@ def rendering_script() -> Any:
 
 def test_what_is_made_from_the_chart_is_up_to_date() -> None:
     tool("helm")
-    done = subprocess.run([sys.executable, ROOT / "k8s" / "render.py", "--check"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, ROOT / "k8s" / "render.py", "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -102,23 +147,53 @@ def test_the_readme_lists_every_value() -> None:
 
 @pytest.mark.parametrize("folder", ["default", "quickstart"])
 def test_the_plain_manifests_build_without_helm(folder: str) -> None:
-    done = subprocess.run([tool("kubectl"), "kustomize", str(ROOT / "k8s" / folder)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [tool("kubectl"), "kustomize", str(ROOT / "k8s" / folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     built = [document for document in yaml.safe_load_all(done.stdout) if document]
-    assert {document["metadata"].get("namespace") for document in built if document["kind"] != "Namespace"} == {"fraudops"}
-    assert not any("helm.sh/hook" in document["metadata"].get("annotations", {}) for document in built)
+    assert {
+        document["metadata"].get("namespace")
+        for document in built
+        if document["kind"] != "Namespace"
+    } == {"fraudops"}
+    assert not any(
+        "helm.sh/hook" in document["metadata"].get("annotations", {}) for document in built
+    )
     namespace = next(document for document in built if document["kind"] == "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    subjects = {subject["namespace"] for document in built if document["kind"] == "RoleBinding" for subject in document["subjects"]}
+    subjects = {
+        subject["namespace"]
+        for document in built
+        if document["kind"] == "RoleBinding"
+        for subject in document["subjects"]
+    }
     assert subjects == {"fraudops"}
 
 
 def notes(*settings: str, files: tuple[str, ...] = ()) -> str:
-    command = [tool("helm"), "install", "fraudops", str(CHART), "--namespace", "fraud", "--dry-run=client"]
+    command = [
+        tool("helm"),
+        "install",
+        "fraudops",
+        str(CHART),
+        "--namespace",
+        "fraud",
+        "--dry-run=client",
+    ]
     command += [argument for file in files for argument in ("--values", str(ROOT / file))]
     command += [argument for setting in settings for argument in ("--set", setting)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.partition("NOTES:")[2]
@@ -126,13 +201,18 @@ def notes(*settings: str, files: tuple[str, ...] = ()) -> str:
 
 def test_the_notes_say_what_to_run_while_no_model_serves() -> None:
     assert "kubectl -n fraud create job first-model --from=cronjob/fraudops-pipeline" in notes()
-    assert "the bootstrap Job trains, validates and promotes one from the packaged sample" in notes("bootstrap.enabled=true", "environment=development")
+    assert "the bootstrap Job trains, validates and promotes one from the packaged sample" in notes(
+        "bootstrap.enabled=true", "environment=development"
+    )
 
 
 def test_the_notes_warn_of_what_is_not_for_production() -> None:
     development = notes("environment=development")
     assert "knows nothing of your transactions" in development
-    assert "/model_info says trained_on_sample, the metric fraudops_model_trained_on_sample is 1" in development
+    assert (
+        "/model_info says trained_on_sample, the metric fraudops_model_trained_on_sample is 1"
+        in development
+    )
     assert "one pod without backups" in notes()
     assert "Network policies are off" in notes("networkPolicy.enabled=false")
     assert "One pod serves" in notes("inference.replicas=1")

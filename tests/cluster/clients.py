@@ -1,8 +1,11 @@
-"""Clients in a pod of the cluster: kept-alive connections through the Service, each at its own pace, no request ever repeated.
+"""Clients in a pod of the cluster: kept-alive connections through the Service, each at its own
+pace, no request ever repeated.
 
-`python clients.py URL RATE CONNECTIONS FOLDER` posts FOLDER/transaction.json until the file /tmp/stop is there, then prints one JSON object:
-`runs` as [first sent, last sent, version, count] in the order of sending (seconds of the wall clock, which all pods of a node share) and `failures`.
-The ids of all answers are in /tmp/answers. Plain standard library: it is read into a pod from a ConfigMap.
+`python clients.py URL RATE CONNECTIONS FOLDER` posts FOLDER/transaction.json until the file
+/tmp/stop is there, then prints one JSON object: `runs` as [first sent, last sent, version,
+count] in the order of sending (seconds of the wall clock, which all pods of a node share) and
+`failures`. The ids of all answers are in /tmp/answers. Plain standard library: it is read into a
+pod from a ConfigMap.
 """
 
 import http.client
@@ -32,7 +35,9 @@ class Client(threading.Thread):
             following = max(following + self.pause, time.monotonic() - 1)
             sent = time.time()
             try:
-                connection.request("POST", "/predict", self.body, {"Content-Type": "application/json"})
+                connection.request(
+                    "POST", "/predict", self.body, {"Content-Type": "application/json"}
+                )
                 answer = connection.getresponse()
                 self.note(sent, answer.status, answer.read())
             except (OSError, http.client.HTTPException) as error:
@@ -64,7 +69,12 @@ def runs(answers: list[tuple[float, str, str]]) -> list[list[object]]:
 
 
 def main() -> None:
-    url, rate, connections, folder = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    url, rate, connections, folder = (
+        sys.argv[1],
+        float(sys.argv[2]),
+        int(sys.argv[3]),
+        Path(sys.argv[4]),
+    )
     body = (folder / "transaction.json").read_bytes()
     clients = [Client(url, connections / rate, body) for _ in range(connections)]
     for client in clients:
@@ -74,7 +84,17 @@ def main() -> None:
         client.join()
     answers = sorted(answer for client in clients for answer in client.answers)
     ANSWERS.write_text("".join(f"{answer[2]}\n" for answer in answers))
-    print(json.dumps({"runs": runs(answers), "failures": sorted(failure for client in clients for failure in client.failures)[:50]}), flush=True)
+    print(
+        json.dumps(
+            {
+                "runs": runs(answers),
+                "failures": sorted(failure for client in clients for failure in client.failures)[
+                    :50
+                ],
+            }
+        ),
+        flush=True,
+    )
     while STOP.exists():  # until the pod is taken away: its file is still to be read
         time.sleep(1)
 

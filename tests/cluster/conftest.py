@@ -1,4 +1,7 @@
-"""The release that `make kind-up` has installed. Two tiers: every behaviour once and short, or with PROOF=1 the full figures, written down."""
+"""The release that `make kind-up` has installed.
+
+Two tiers: every behaviour once and short, or with PROOF=1 the full figures, written down.
+"""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""An installed release of the chart, as its owner sees it: kubectl, helm, the `fraudops` command, psql."""
+"""An installed release of the chart, as its owner sees it: kubectl, helm, the `fraudops` command,
+psql.
+"""
 
 import json
 import os
@@ -17,14 +19,20 @@ from tests.support import eventually
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "fraudops"
-RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": False, "capabilities": {"drop": ["ALL"]}}
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": False,
+    "capabilities": {"drop": ["ALL"]},
+}
 ENDED = ("Complete", "Failed", "SuccessCriteriaMet", "FailureTarget")
 Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What separates one request's pods: sent moments, versions and failures as tests/cluster/clients.py prints them."""
+    """What separates one request's pods: sent moments, versions and failures as
+    tests/cluster/clients.py prints them.
+    """
 
     first: float
     last: float
@@ -62,19 +70,46 @@ class Release:
     # -- tools
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
-        return run("kubectl", "--context", self.context, "--namespace", self.namespace, *arguments, stdin=stdin, check=check)
+        return run(
+            "kubectl",
+            "--context",
+            self.context,
+            "--namespace",
+            self.namespace,
+            *arguments,
+            stdin=stdin,
+            check=check,
+        )
 
     def helm(self, *arguments: str, program: str = "helm") -> str:
-        return run(program, "--kube-context", self.context, "--namespace", self.namespace, *arguments)
+        return run(
+            program, "--kube-context", self.context, "--namespace", self.namespace, *arguments
+        )
 
-    def install(self, *sets: str, chart: Path = CHART, program: str = "helm", wait: bool = True) -> None:
-        """`helm upgrade --install` with the values of the installation and what is set beside them, until everything is ready."""
+    def install(
+        self, *sets: str, chart: Path = CHART, program: str = "helm", wait: bool = True
+    ) -> None:
+        """`helm upgrade --install` with the values of the installation and what is set beside them,
+        until everything is ready.
+        """
         chosen = [argument for value in sets for argument in ("--set", value)]
         waiting = ["--wait", "--timeout", "8m"] if wait else []
         if program == "helm":
-            waiting.append("--force-conflicts")  # replicas that somebody has scaled by hand are the chart's again
+            waiting.append(
+                "--force-conflicts"
+            )  # replicas that somebody has scaled by hand are the chart's again
         with self.values_file() as values:
-            self.helm("upgrade", "--install", self.name, str(chart), "--values", values, *chosen, *waiting, program=program)
+            self.helm(
+                "upgrade",
+                "--install",
+                self.name,
+                str(chart),
+                "--values",
+                values,
+                *chosen,
+                *waiting,
+                program=program,
+            )
 
     @contextmanager
     def values_file(self) -> Iterator[str]:
@@ -86,14 +121,27 @@ class Release:
     def fraudops(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """The console script on this machine, with this cluster's kubeconfig."""
         script = "from jobs.cli import main; main()"
-        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, env=self.environment, check=False)
-        assert not check or done.returncode == 0, f"fraudops {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            check=False,
+        )
+        assert not check or done.returncode == 0, (
+            f"fraudops {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        )
         return done
 
     @property
     def environment(self) -> dict[str, str]:
-        named = {"FRAUDOPS_CLUSTER__RELEASE": self.name, "FRAUDOPS_CLUSTER__NAMESPACE": self.namespace}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDOPS_")}
+        named = {
+            "FRAUDOPS_CLUSTER__RELEASE": self.name,
+            "FRAUDOPS_CLUSTER__NAMESPACE": self.namespace,
+        }
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith("FRAUDOPS_")
+        }
         return kept | named | {"KUBECONFIG": str(self.kubeconfig)}
 
     @property
@@ -101,7 +149,18 @@ class Release:
         return f"fraudops-jobs:{self.values['jobs']['image']['tag']}"
 
     def sql(self, query: str) -> str:
-        return self.kubectl("exec", f"statefulset/{self.name}-postgresql", "--", "psql", "-U", "postgres", "-d", "fraudops", "-tAc", query).strip()
+        return self.kubectl(
+            "exec",
+            f"statefulset/{self.name}-postgresql",
+            "--",
+            "psql",
+            "-U",
+            "postgres",
+            "-d",
+            "fraudops",
+            "-tAc",
+            query,
+        ).strip()
 
     # -- objects
 
@@ -110,13 +169,19 @@ class Release:
         return found
 
     def objects(self, kind: str, component: str = "") -> list[Object]:
-        selector = f"app.kubernetes.io/instance={self.name}" + (f",app.kubernetes.io/component={component}" if component else "")
+        selector = f"app.kubernetes.io/instance={self.name}" + (
+            f",app.kubernetes.io/component={component}" if component else ""
+        )
         items: list[Object] = self.get(kind, "-l", selector)["items"]
         return items
 
     def pods(self, component: str = "inference") -> list[str]:
         """Names of the component's pods that live and are not on their way out."""
-        living = [pod for pod in self.objects("pods", component) if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]]
+        living = [
+            pod
+            for pod in self.objects("pods", component)
+            if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
+        ]
         return sorted(pod["metadata"]["name"] for pod in living)
 
     def record(self) -> Object:
@@ -128,7 +193,9 @@ class Release:
         return str(current["version"]), int(current["epoch"])
 
     def status(self) -> Object:
-        found: Object = json.loads(self.fraudops("status", "--on-cluster", "--json", check=False).stdout)
+        found: Object = json.loads(
+            self.fraudops("status", "--on-cluster", "--json", check=False).stdout
+        )
         return found
 
     def agreed(self) -> tuple[str, int]:
@@ -146,7 +213,9 @@ class Release:
     def scale(self, replicas: int, deployment: str = "inference", wait: bool = True) -> None:
         self.kubectl("scale", f"deployment/{self.name}-{deployment}", f"--replicas={replicas}")
         if wait:
-            self.kubectl("rollout", "status", f"deployment/{self.name}-{deployment}", "--timeout=300s")
+            self.kubectl(
+                "rollout", "status", f"deployment/{self.name}-{deployment}", "--timeout=300s"
+            )
 
     @contextmanager
     def away(self, *workloads: str) -> Iterator[None]:
@@ -156,7 +225,9 @@ class Release:
             self.kubectl("scale", f"{kind}/{self.name}-{name}", "--replicas=0")
         for workload in workloads:
             component = workload.partition("/")[2]
-            eventually(lambda component=component: none_of(self.objects("pods", component)), 120, 1.0)  # type: ignore[misc]
+            eventually(
+                lambda component=component: none_of(self.objects("pods", component)), 120, 1.0
+            )  # type: ignore[misc]
         try:
             yield
         finally:
@@ -171,14 +242,25 @@ class Release:
 
     def new_version(self, seed: int) -> str:
         """A version that has been trained and validated by the chart's Jobs."""
-        trained = json.loads(self.fraudops("train", "--on-cluster", "--seed", str(seed), "--json").stdout)
+        trained = json.loads(
+            self.fraudops("train", "--on-cluster", "--seed", str(seed), "--json").stdout
+        )
         version = str(trained["version"])
         self.fraudops("validate", "--on-cluster", "--version", version)
         return version
 
     def promote(self, version: str, *arguments: str) -> "Promoted":
         """By a Job of the chart, to its end."""
-        done = self.fraudops("promote", "--on-cluster", "--version", version, "--alias", "production", *arguments, check=False)
+        done = self.fraudops(
+            "promote",
+            "--on-cluster",
+            "--version",
+            version,
+            "--alias",
+            "production",
+            *arguments,
+            check=False,
+        )
         return self.promoted(done)
 
     def rollback(self) -> "Promoted":
@@ -187,7 +269,12 @@ class Release:
     def promoted(self, done: "subprocess.CompletedProcess[str]") -> "Promoted":
         job = done.stderr.split("Job ", 1)[1].split()[0]
         log = self.kubectl("logs", f"job/{job}", "--timestamps", "--tail=-1", check=False)
-        return Promoted(done.returncode, job, done.stdout + done.stderr, [stamped(line) for line in log.split("\n") if line])
+        return Promoted(
+            done.returncode,
+            job,
+            done.stdout + done.stderr,
+            [stamped(line) for line in log.split("\n") if line],
+        )
 
     # -- traffic
 
@@ -195,8 +282,17 @@ class Release:
     def traffic(self, rate: float = 120.0, connections: int = 12) -> Iterator[Seen]:
         """Clients in a pod, from before the block until after it; never repeats a request."""
         seen = Seen()
-        command = ["python", "/clients/clients.py", f"http://{self.name}-inference", str(rate), str(connections), "/clients"]
-        with self.client(command, {"clients.py": (Path(__file__).parent / "clients.py").read_text()}) as pod:
+        command = [
+            "python",
+            "/clients/clients.py",
+            f"http://{self.name}-inference",
+            str(rate),
+            str(connections),
+            "/clients",
+        ]
+        with self.client(
+            command, {"clients.py": (Path(__file__).parent / "clients.py").read_text()}
+        ) as pod:
             time.sleep(1)
             yield seen
             time.sleep(1)
@@ -211,16 +307,30 @@ class Release:
         """A pod that may reach the service, with the files and transaction.json at /clients; its name."""
         pod = f"clients-{os.urandom(3).hex()}"
         data = files | {"transaction.json": TRANSACTION.decode()}
-        self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": pod}, "data": data})
+        self.apply(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": pod}, "data": data}
+        )
         self.apply(self.client_pod(pod, command, {"fraudops.io/access-inference": "true"}, pod))
         try:
             self.kubectl("wait", f"pod/{pod}", "--for=condition=Ready", "--timeout=120s")
             yield pod
         finally:
-            self.kubectl("delete", f"pod/{pod}", f"configmap/{pod}", "--wait=false", "--grace-period=1", check=False)
+            self.kubectl(
+                "delete",
+                f"pod/{pod}",
+                f"configmap/{pod}",
+                "--wait=false",
+                "--grace-period=1",
+                check=False,
+            )
 
-    def client_pod(self, name: str, command: list[str], labels: dict[str, str], files: str | None = None) -> Object:
-        """A pod of the release's Jobs image that runs something else. `files` names a ConfigMap that is mounted at /clients."""
+    def client_pod(
+        self, name: str, command: list[str], labels: dict[str, str], files: str | None = None
+    ) -> Object:
+        """A pod of the release's Jobs image that runs something else.
+
+        `files` names a ConfigMap that is mounted at /clients.
+        """
         container: Object = {
             "name": "client",
             "image": self.jobs_image,
@@ -231,14 +341,27 @@ class Release:
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 1,
             "automountServiceAccountToken": False,
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 10001,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
             "containers": [container],
         }
         if files:
             container["volumeMounts"] = [{"name": "clients", "mountPath": "/clients"}]
             spec["volumes"] = [{"name": "clients", "configMap": {"name": files}}]
-        ours = {"app.kubernetes.io/name": "fraudops", "app.kubernetes.io/instance": self.name, "app.kubernetes.io/component": "client"}
-        return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": (ours | labels) if labels else {}}, "spec": spec}
+        ours = {
+            "app.kubernetes.io/name": "fraudops",
+            "app.kubernetes.io/instance": self.name,
+            "app.kubernetes.io/component": "client",
+        }
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": (ours | labels) if labels else {}},
+            "spec": spec,
+        }
 
     def apply(self, manifest: Object) -> None:
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
@@ -250,13 +373,32 @@ class Release:
             "CREATE TEMP TABLE asked (id uuid); COPY asked FROM STDIN;\n" + listed + "\n\\.\n"
             "SELECT p.id, count(*) FROM predictions p JOIN asked USING (id) GROUP BY 1;\n"
         )
-        command = ("exec", "-i", f"statefulset/{self.name}-postgresql", "--", "psql", "-U", "postgres", "-d", "fraudops", "-qtA", "-F", " ")
-        return {line.split()[0]: int(line.split()[1]) for line in self.kubectl(*command, stdin=query).splitlines() if line.strip()}
+        command = (
+            "exec",
+            "-i",
+            f"statefulset/{self.name}-postgresql",
+            "--",
+            "psql",
+            "-U",
+            "postgres",
+            "-d",
+            "fraudops",
+            "-qtA",
+            "-F",
+            " ",
+        )
+        return {
+            line.split()[0]: int(line.split()[1])
+            for line in self.kubectl(*command, stdin=query).splitlines()
+            if line.strip()
+        }
 
     def assert_all_audited(self, ids: list[str]) -> None:
         def check() -> None:
             found = self.audited(ids)
-            assert len(found) == len(ids), f"{len(ids) - len(found)} of {len(ids)} answered predictions are not in the table"
+            assert len(found) == len(ids), (
+                f"{len(ids) - len(found)} of {len(ids)} answered predictions are not in the table"
+            )
             assert set(found.values()) <= {1}, "a prediction is there twice"
 
         eventually(check, 120, 2.0)
@@ -264,7 +406,9 @@ class Release:
 
 @dataclass(frozen=True)
 class Promoted:
-    """A promotion's Job that has ended: exit code, all that was said, and the moments (seconds, wall clock) of its log's lines."""
+    """A promotion's Job that has ended: exit code, all that was said, and the moments (seconds,
+    wall clock) of its log's lines.
+    """
 
     exit_code: int
     job: str
@@ -287,7 +431,9 @@ class Promoted:
 
 def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, f"{' '.join(command[:12])}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    assert not check or done.returncode == 0, (
+        f"{' '.join(command[:12])}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    )
     return done.stdout
 
 
@@ -320,7 +466,10 @@ def installed(cluster: str) -> Iterator[Release]:
     """What `make kind-up` has installed."""
     with kubeconfig_of(cluster) as kubeconfig:
         release = Release(f"kind-{cluster}", kubeconfig)
-        yield replace(release, values=json.loads(release.helm("get", "values", release.name, "--output", "json")))
+        yield replace(
+            release,
+            values=json.loads(release.helm("get", "values", release.name, "--output", "json")),
+        )
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""The promotion's ports in Kubernetes, against the API of a real cluster: the ConfigMap, the Lease, the pod template."""
+"""The promotion's ports in Kubernetes, against the API of a real cluster: the ConfigMap, the Lease,
+the pod template.
+"""
 
 import asyncio
 import uuid
@@ -26,7 +28,11 @@ async def cluster(release: Release) -> AsyncIterator[Cluster]:
     """A namespace of the test's own."""
     name = f"fraudops-test-{uuid.uuid4().hex[:8]}"
     async with Cluster.connect(name) as found:
-        await found.call("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        await found.call(
+            "POST",
+            "/api/v1/namespaces",
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
+        )
         try:
             yield found
         finally:
@@ -46,8 +52,14 @@ class TestConfigMapRecords(RecordsContract):
     def records(self, cluster: Cluster) -> Records:
         return ConfigMapRecords(cluster, RELEASE)
 
-    async def test_an_empty_configmap_of_the_setup_is_no_record(self, cluster: Cluster, records: Records) -> None:
-        made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{RELEASE}-serving", "labels": {"made-by": "setup"}}}
+    async def test_an_empty_configmap_of_the_setup_is_no_record(
+        self, cluster: Cluster, records: Records
+    ) -> None:
+        made = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": f"{RELEASE}-serving", "labels": {"made-by": "setup"}},
+        }
         await cluster.call("POST", cluster.path("v1", "configmaps"), made)
         await self.test_without_a_record_nothing_serves_and_the_first_write_makes_it(records)
         found = await cluster.call("GET", cluster.path("v1", "configmaps", f"{RELEASE}-serving"))
@@ -58,20 +70,30 @@ class TestLease(LockContract):
     @pytest.fixture
     async def locks(self, cluster: Cluster) -> tuple[Lock, Lock]:
         await make_lease(cluster)
-        return tuple(LeaseLock(cluster, RELEASE, name, lambda _: None, wait_seconds=2) for name in ("one", "two"))  # type: ignore[return-value]
+        return tuple(
+            LeaseLock(cluster, RELEASE, name, lambda _: None, wait_seconds=2)
+            for name in ("one", "two")
+        )  # type: ignore[return-value]
 
 
-async def test_a_lease_is_renewed_while_it_is_held_and_taken_over_when_its_holder_is_silent(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lease_is_renewed_while_it_is_held_and_taken_over_when_its_holder_is_silent(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "DURATION_SECONDS", 3)
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.5)
     path = await make_lease(cluster)
-    living, other = (LeaseLock(cluster, RELEASE, name, lambda _: None, wait_seconds=20) for name in ("living", "other"))
+    living, other = (
+        LeaseLock(cluster, RELEASE, name, lambda _: None, wait_seconds=20)
+        for name in ("living", "other")
+    )
     holding, following = living.hold("job 1"), other.hold("job 2")
     await holding.__aenter__()
     taking = asyncio.create_task(following.__aenter__())
     await asyncio.sleep(5)
     assert (taking.done(), await living.held()) == (False, True)
-    monkeypatch.setattr(lease, "RENEW_SECONDS", 60.0)  # from its next renewal on the holder is silent, as a paused one
+    monkeypatch.setattr(
+        lease, "RENEW_SECONDS", 60.0
+    )  # from its next renewal on the holder is silent, as a paused one
     await taking
     assert (await other.held(), await living.held()) == (True, False)
     await holding.__aexit__(None, None, None)
@@ -79,7 +101,9 @@ async def test_a_lease_is_renewed_while_it_is_held_and_taken_over_when_its_holde
     await following.__aexit__(None, None, None)
 
 
-async def test_a_lease_is_let_go_also_while_its_renewal_is_on_its_way(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lease_is_let_go_also_while_its_renewal_is_on_its_way(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
     path = await make_lease(cluster)
     call, on_their_way = cluster.call, list[asyncio.Task[Any]]()
@@ -109,7 +133,10 @@ class TestRollouts:
     @pytest.fixture
     async def annotations(self, cluster: Cluster) -> Any:
         labels = {"app": "shop"}
-        template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "inference", "image": "none"}]}}
+        template = {
+            "metadata": {"labels": labels},
+            "spec": {"containers": [{"name": "inference", "image": "none"}]},
+        }
         made = {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
@@ -121,12 +148,18 @@ class TestRollouts:
 
         async def read(change: dict[str, str | None] | None = None) -> dict[str, str]:
             if change:
-                await cluster.call("PATCH", path, {"spec": {"template": {"metadata": {"annotations": change}}}})
-            return (await cluster.call("GET", path))["spec"]["template"]["metadata"].get("annotations") or {}
+                await cluster.call(
+                    "PATCH", path, {"spec": {"template": {"metadata": {"annotations": change}}}}
+                )
+            return (await cluster.call("GET", path))["spec"]["template"]["metadata"].get(
+                "annotations"
+            ) or {}
 
         return read
 
-    async def test_the_annotation_says_the_target_and_is_replaced_by_the_next(self, cluster: Cluster, annotations: Any) -> None:
+    async def test_the_annotation_says_the_target_and_is_replaced_by_the_next(
+        self, cluster: Cluster, annotations: Any
+    ) -> None:
         rollouts = DeploymentRollouts(cluster, RELEASE)
         await rollouts.annotate(Target(4, "7", "d" * 64))
         assert await annotations() == {ANNOTATION: f"4/7/{'d' * 64}"}
@@ -134,7 +167,9 @@ class TestRollouts:
         await rollouts.annotate(Target(5, "8", "e" * 64))
         assert await annotations() == {ANNOTATION: f"5/8/{'e' * 64}", OTHER: "kept"}
 
-    async def test_undo_takes_its_own_epoch_away_and_no_other(self, cluster: Cluster, annotations: Any) -> None:
+    async def test_undo_takes_its_own_epoch_away_and_no_other(
+        self, cluster: Cluster, annotations: Any
+    ) -> None:
         rollouts = DeploymentRollouts(cluster, RELEASE)
         await annotations({OTHER: "kept"})
         await rollouts.annotate(Target(5, "8", "e"))

@@ -1,4 +1,6 @@
-"""Promotion under load: no request fails, none that is sent after a promotion's return is answered by the old version, and all agree in the end."""
+"""Promotion under load: no request fails, none that is sent after a promotion's return is answered
+by the old version, and all agree in the end.
+"""
 
 import itertools
 import json
@@ -45,7 +47,9 @@ def other(versions: tuple[str, str], release: Release) -> str:
 
 def assert_promised(seen: Seen, promotions: list[Promoted], versions: list[str]) -> None:
     """From a promotion's return to the next one's reservation only its version answers what is sent."""
-    for promoted, version, following in zip(promotions, versions, [*promotions[1:], None], strict=True):
+    for promoted, version, following in zip(
+        promotions, versions, [*promotions[1:], None], strict=True
+    ):
         until_next = following.moment("reserved epoch") if following else float("inf")
         assert seen.versions_after(promoted.returned, until_next) <= {version}, promoted.said
 
@@ -56,7 +60,9 @@ def assert_served(seen: Seen, release: Release, at_least: int) -> None:
     release.assert_all_audited(seen.ids)
 
 
-def test_broadcasts_and_rollouts_under_load(release: Release, versions: tuple[str, str], counts: Counts, figures: Figures) -> None:
+def test_broadcasts_and_rollouts_under_load(
+    release: Release, versions: tuple[str, str], counts: Counts, figures: Figures
+) -> None:
     promotions: list[Promoted] = []
     wanted: list[str] = []
     strategies = ["broadcast"] * counts.broadcasts + ["rollout"] * counts.rollouts
@@ -75,11 +81,14 @@ def test_broadcasts_and_rollouts_under_load(release: Release, versions: tuple[st
     figures.seconds("broadcast to 3 pods, lock to convergence", took[: counts.broadcasts])
     figures.seconds("rollout of 3 pods, lock to convergence", took[counts.broadcasts :])
     figures.note(
-        "requests a second on kept-alive connections meanwhile", f"{seen.answered / seconds:.0f}, {seen.answered} in all, failed: {len(seen.failures)}"
+        "requests a second on kept-alive connections meanwhile",
+        f"{seen.answered / seconds:.0f}, {seen.answered} in all, failed: {len(seen.failures)}",
     )
 
 
-def test_pods_that_are_deleted_during_broadcasts(release: Release, versions: tuple[str, str], counts: Counts, figures: Figures) -> None:
+def test_pods_that_are_deleted_during_broadcasts(
+    release: Release, versions: tuple[str, str], counts: Counts, figures: Figures
+) -> None:
     stop = threading.Event()
     deleted: list[str] = []
 
@@ -105,10 +114,15 @@ def test_pods_that_are_deleted_during_broadcasts(release: Release, versions: tup
     assert deleted
     assert_served(seen, release, 500)
     assert_promised(seen, promotions, wanted)
-    figures.note("broadcasts while a pod is deleted every 10 s", f"{len(promotions)}, {len(deleted)} pods deleted, failed requests: {len(seen.failures)}")
+    figures.note(
+        "broadcasts while a pod is deleted every 10 s",
+        f"{len(promotions)}, {len(deleted)} pods deleted, failed requests: {len(seen.failures)}",
+    )
 
 
-def test_a_promoter_that_is_killed_leaves_one_version_everywhere(release: Release, versions: tuple[str, str], counts: Counts, figures: Figures) -> None:
+def test_a_promoter_that_is_killed_leaves_one_version_everywhere(
+    release: Release, versions: tuple[str, str], counts: Counts, figures: Figures
+) -> None:
     ended: list[str] = []
     with release.traffic() as seen:
         for line, delay in POINTS[: counts.kills]:
@@ -117,16 +131,34 @@ def test_a_promoter_that_is_killed_leaves_one_version_everywhere(release: Releas
             version, _ = release.agreed()
             assert version in (before, target)
             assert killed or line == "committed", "the promoter ended before it could be killed"
-            ended.append(f"{line} +{delay:g} s: {'the new' if version == target else 'the old'} version")
+            ended.append(
+                f"{line} +{delay:g} s: {'the new' if version == target else 'the old'} version"
+            )
     assert_served(seen, release, 500)
     figures.note("promoter killed with SIGKILL, its Job tries again", "; ".join(ended))
 
 
 def kill_promoter_after(release: Release, version: str, line: str, delay: float) -> bool:
     """Whether a promoter was killed; its Job has ended either way."""
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", "promote", "--on-cluster", "--version", version, "--alias", "production"]
+    command = [
+        sys.executable,
+        "-c",
+        "from jobs.cli import main; main()",
+        "promote",
+        "--on-cluster",
+        "--version",
+        version,
+        "--alias",
+        "production",
+    ]
     said, killed = "", False
-    with subprocess.Popen(command, env=release.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as following:
+    with subprocess.Popen(
+        command,
+        env=release.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as following:
         for text in following.stdout or ():
             said += text
             if line in text and not killed:
@@ -140,7 +172,15 @@ def kill_promoter_after(release: Release, version: str, line: str, delay: float)
 def kill_in_node(release: Release, program: str) -> bool:
     """SIGKILL to every process of the node that runs the program."""
     node = f"{release.context.removeprefix('kind-')}-control-plane"
-    pids = run("docker", "exec", node, "sh", "-c", f"grep -lsz {program} /proc/[0-9]*/cmdline | cut -d/ -f3", check=False).split()
+    pids = run(
+        "docker",
+        "exec",
+        node,
+        "sh",
+        "-c",
+        f"grep -lsz {program} /proc/[0-9]*/cmdline | cut -d/ -f3",
+        check=False,
+    ).split()
     run("docker", "exec", node, "sh", "-c", f"kill -9 {' '.join(pids)}", check=False)
     return bool(pids)
 
@@ -149,7 +189,11 @@ def test_scaling_up_and_down_under_load(release: Release) -> None:
     with release.traffic() as seen:
         release.scale(2 * PODS)
         release.scale(PODS)
-        until(lambda: len(release.objects("pods", "inference")) == PODS, 90, "the pods that were scaled away are gone")
+        until(
+            lambda: len(release.objects("pods", "inference")) == PODS,
+            90,
+            "the pods that were scaled away are gone",
+        )
     assert_served(seen, release, 500)
     release.agreed()
 
@@ -157,7 +201,9 @@ def test_scaling_up_and_down_under_load(release: Release) -> None:
 def test_a_rolling_restart_and_evictions_under_load(release: Release) -> None:
     with release.traffic() as seen:
         release.kubectl("rollout", "restart", f"deployment/{release.name}-inference")
-        release.kubectl("rollout", "status", f"deployment/{release.name}-inference", "--timeout=300s")
+        release.kubectl(
+            "rollout", "status", f"deployment/{release.name}-inference", "--timeout=300s"
+        )
         for pod in release.pods():
             evict(release, pod)
     assert_served(seen, release, 500)
@@ -166,17 +212,25 @@ def test_a_rolling_restart_and_evictions_under_load(release: Release) -> None:
 
 def evict(release: Release, pod: str) -> None:
     """As a node's drain does: again until the disruption budget allows it."""
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": release.namespace}}
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod, "namespace": release.namespace},
+    }
     path = f"/api/v1/namespaces/{release.namespace}/pods/{pod}/eviction"
 
     def allowed() -> bool:
-        answer = release.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction), check=False)
+        answer = release.kubectl(
+            "create", "--raw", path, "-f", "-", stdin=json.dumps(eviction), check=False
+        )
         return '"Success"' in answer
 
     until(allowed, 120, f"the eviction of {pod}")
 
 
-def test_a_bundle_that_one_pod_cannot_take_changes_nothing(release: Release, versions: tuple[str, str], figures: Figures) -> None:
+def test_a_bundle_that_one_pod_cannot_take_changes_nothing(
+    release: Release, versions: tuple[str, str], figures: Figures
+) -> None:
     """Its cache cannot be written to: a full disk, or a wrong mount."""
     before, target = release.record(), release.new_version(29)
     pod = release.pods()[1]
@@ -192,13 +246,27 @@ def test_a_bundle_that_one_pod_cannot_take_changes_nothing(release: Release, ver
     assert after["current"] == before["current"]
     assert after.get("reserved") is None
     assert release.agreed()[0] == before["current"]["version"]
-    events = [event["message"] for event in release.get("events")["items"] if event["reason"].lower().startswith("promotion")]
+    events = [
+        event["message"]
+        for event in release.get("events")["items"]
+        if event["reason"].lower().startswith("promotion")
+    ]
     assert any(pod in message for message in events), events
-    assert release.sql(f"SELECT outcome FROM promotions WHERE to_version = '{target}' ORDER BY started_at DESC LIMIT 1") == "refused"
-    figures.note("a pod that cannot take the bundle", f"exit code {refused.exit_code}: {refused.lines[-1][1]}")
+    assert (
+        release.sql(
+            f"SELECT outcome FROM promotions WHERE to_version = '{target}' ORDER BY started_at DESC LIMIT 1"
+        )
+        == "refused"
+    )
+    figures.note(
+        "a pod that cannot take the bundle",
+        f"exit code {refused.exit_code}: {refused.lines[-1][1]}",
+    )
 
 
-def test_a_rollback_needs_neither_registry_nor_database(release: Release, versions: tuple[str, str], figures: Figures) -> None:
+def test_a_rollback_needs_neither_registry_nor_database(
+    release: Release, versions: tuple[str, str], figures: Figures
+) -> None:
     target = other(versions, release)
     before = release.serving()[0]
     assert release.promote(target).exit_code == 0
@@ -218,7 +286,10 @@ def test_a_rollback_needs_neither_registry_nor_database(release: Release, versio
 
     until(caught_up, 180, "alias and row follow the record")
     release.assert_all_audited(seen.ids)
-    figures.note("rollback with MLflow and PostgreSQL at 0 replicas, lock to convergence", f"{back.seconds:.1f} s; alias and row followed")
+    figures.note(
+        "rollback with MLflow and PostgreSQL at 0 replicas, lock to convergence",
+        f"{back.seconds:.1f} s; alias and row followed",
+    )
 
 
 def aliases_of(release: Release, version: str) -> list[str]:
@@ -234,14 +305,23 @@ def test_new_pods_need_no_registry(release: Release, figures: Figures) -> None:
             release.scale(2 * PODS)
             for pod in old:
                 release.kubectl("delete", f"pod/{pod}")
-            until(lambda: len(release.pods()) == 2 * PODS and not set(old) & set(release.pods()), 180, "six new pods")
-            release.kubectl("rollout", "status", f"deployment/{release.name}-inference", "--timeout=300s")
+            until(
+                lambda: len(release.pods()) == 2 * PODS and not set(old) & set(release.pods()),
+                180,
+                "six new pods",
+            )
+            release.kubectl(
+                "rollout", "status", f"deployment/{release.name}-inference", "--timeout=300s"
+            )
             sources = {source_of(release, pod) for pod in release.pods()}
         release.scale(PODS)
     assert release.agreed()[0] == version
     assert sources == {"peer"}
     assert_served(seen, release, 500)
-    figures.note("MLflow at 0 replicas, 3 to 6 pods, every old pod deleted", f"failed requests: {len(seen.failures)}; bundles from peers")
+    figures.note(
+        "MLflow at 0 replicas, 3 to 6 pods, every old pod deleted",
+        f"failed requests: {len(seen.failures)}; bundles from peers",
+    )
 
 
 def source_of(release: Release, pod: str) -> str:
@@ -250,7 +330,9 @@ def source_of(release: Release, pod: str) -> str:
     return str(answer["model"]["source"])
 
 
-def test_two_rollbacks_go_on_back_and_never_forward(release: Release, versions: tuple[str, str]) -> None:
+def test_two_rollbacks_go_on_back_and_never_forward(
+    release: Release, versions: tuple[str, str]
+) -> None:
     for version in itertools.islice(itertools.cycle(versions), 3):
         if release.serving()[0] != version:
             assert release.promote(version).exit_code == 0

@@ -11,7 +11,12 @@ README = (ROOT / "README.md").read_text()
 
 
 def commands() -> list[str]:
-    return [line for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+    return [
+        line
+        for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+        for line in block.splitlines()
+        if line
+    ]
 
 
 def test_the_readme_has_commands_for_a_cluster() -> None:
@@ -19,7 +24,9 @@ def test_the_readme_has_commands_for_a_cluster() -> None:
 
 
 def test_the_release_is_installed_as_the_readme_says(release: Release) -> None:
-    install, first_model = (shlex.split(command) for command in commands() if not command.startswith("fraudops"))
+    install, first_model = (
+        shlex.split(command) for command in commands() if not command.startswith("fraudops")
+    )
     assert install[:3] == ["helm", "install", release.name]
     release.helm("install", "another", str(CHART), "--dry-run=server")
     assert first_model[-1].removeprefix("--from=") == f"cronjob/{release.name}-pipeline"

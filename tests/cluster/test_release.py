@@ -16,8 +16,14 @@ def wanted(release: Release) -> dict[str, str]:
         name = f"{item['kind']}/{item['metadata']['name']}"
         if item["metadata"].get("ownerReferences"):
             continue
-        found[name] = json.dumps([item.get(part) for part in ("spec", "data", "rules", "subjects")], sort_keys=True)
-    return found | {pod: "" for component in ("inference", "mlflow", "postgresql") for pod in release.pods(component)}
+        found[name] = json.dumps(
+            [item.get(part) for part in ("spec", "data", "rules", "subjects")], sort_keys=True
+        )
+    return found | {
+        pod: ""
+        for component in ("inference", "mlflow", "postgresql")
+        for pod in release.pods(component)
+    }
 
 
 def test_the_charts_own_test_passes(release: Release) -> None:
@@ -32,7 +38,9 @@ def test_the_same_again_changes_nothing(release: Release) -> None:
     release.install()
     assert wanted(release) == before
     with release.values_file() as values:
-        rendered = release.helm("template", release.name, str(CHART), "--values", values, "--no-hooks")
+        rendered = release.helm(
+            "template", release.name, str(CHART), "--values", values, "--no-hooks"
+        )
     release.kubectl("apply", "-f", "-", stdin=rendered)
     release.agreed()
     assert wanted(release) == before
@@ -45,7 +53,9 @@ def test_a_changed_setting_restarts_exactly_its_readers_and_loses_nothing(releas
         release.install("audit.fsyncIntervalMs=50")
     after = wanted(release)
     changed = {
-        name.partition("/")[2] or name.rsplit("-", 2)[0] for name in before.keys() ^ after.keys() | {name for name in before if before[name] != after.get(name)}
+        name.partition("/")[2] or name.rsplit("-", 2)[0]
+        for name in before.keys() ^ after.keys()
+        | {name for name in before if before[name] != after.get(name)}
     }
     assert changed == {"fraudops-inference"}
     assert seen.failures == []
@@ -59,15 +69,25 @@ def test_uninstalled_and_installed_again_it_serves_what_it_served(release: Relea
     release.agreed()
     serving, rows = release.serving(), int(release.sql("SELECT count(*) FROM predictions"))
     release.helm("uninstall", release.name, "--wait")
-    until(lambda: not any(release.pods(component) for component in ("inference", "mlflow", "postgresql")), 120, "no pod is left")
+    until(
+        lambda: (
+            not any(release.pods(component) for component in ("inference", "mlflow", "postgresql"))
+        ),
+        120,
+        "no pod is left",
+    )
     assert release.serving() == serving
     release.install()
     assert release.agreed() == serving
     assert int(release.sql("SELECT count(*) FROM predictions")) >= rows
 
 
-def test_a_second_release_in_another_namespace_by_helm_3(release: Release, figures: Figures) -> None:
-    """`helm3 install --wait` ends well with a first model that serves; the first release does not notice."""
+def test_a_second_release_in_another_namespace_by_helm_3(
+    release: Release, figures: Figures
+) -> None:
+    """`helm3 install --wait` ends well with a first model that serves; the first release does not
+    notice.
+    """
     second, before = replace(release, namespace="second"), release.serving()
     release.kubectl("create", "namespace", "second")
     try:

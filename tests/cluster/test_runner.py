@@ -1,4 +1,6 @@
-"""Jobs made from a CronJob and followed to their end, in a real cluster; and a file that goes to its volume."""
+"""Jobs made from a CronJob and followed to their end, in a real cluster; and a file that goes to
+its volume.
+"""
 
 import hashlib
 import os
@@ -30,18 +32,33 @@ def cronjob(image: str) -> dict[str, Any]:
         "name": "train",
         "image": image,
         "command": ["python", "-u", "-c", PROGRAM],
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "data", "mountPath": "/data", "readOnly": True}],
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "data", "mountPath": "/data", "readOnly": True},
+        ],
     }
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1,
         "securityContext": {"runAsUser": 10001, "runAsGroup": 10001, "fsGroup": 10001},
-        "initContainers": [{"name": "fetch-data", "image": image, "command": ["python", "-c", "print('fetched')"]}],
+        "initContainers": [
+            {"name": "fetch-data", "image": image, "command": ["python", "-c", "print('fetched')"]}
+        ],
         "containers": [container],
-        "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+        ],
     }
-    policy = {"rules": [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": [64, 65]}}]}
-    job = {"backoffLimit": 1, "activeDeadlineSeconds": 120, "podFailurePolicy": policy, "template": {"spec": pod}}
+    policy = {
+        "rules": [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": [64, 65]}}]
+    }
+    job = {
+        "backoffLimit": 1,
+        "activeDeadlineSeconds": 120,
+        "podFailurePolicy": policy,
+        "template": {"spec": pod},
+    }
     labels = {"app.kubernetes.io/name": "fraudops", "app.kubernetes.io/component": "train"}
     return {
         "apiVersion": "batch/v1",
@@ -56,10 +73,16 @@ class Followed:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.said, self.lines = cluster, list[str](), list[str]()
-        self.runner = JobRunner(cluster, self.said.append, lambda _, line: self.lines.append(line.decode()))
+        self.runner = JobRunner(
+            cluster, self.said.append, lambda _, line: self.lines.append(line.decode())
+        )
 
     async def run(self, *arguments: str, **changes: Any) -> int:
-        job = job_of(await self.runner.template("shop", "train"), f"shop-train-{uuid.uuid4().hex[:6]}", Wanted("train", arguments))
+        job = job_of(
+            await self.runner.template("shop", "train"),
+            f"shop-train-{uuid.uuid4().hex[:6]}",
+            Wanted("train", arguments),
+        )
         job["spec"] |= changes
         return await self.runner.follow(await self.runner.create(job))
 
@@ -68,24 +91,41 @@ class Followed:
 async def followed(release: Release) -> AsyncIterator[Followed]:
     name = f"fraudops-test-{uuid.uuid4().hex[:8]}"
     async with Cluster.connect(name) as cluster:
-        await cluster.call("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        await cluster.call(
+            "POST",
+            "/api/v1/namespaces",
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
+        )
         claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "64Mi"}}}
-        volume = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec": claim}
+        volume = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "data"},
+            "spec": claim,
+        }
         try:
             await cluster.call("POST", cluster.path("v1", "persistentvolumeclaims"), volume)
-            await cluster.call("POST", cluster.path("batch/v1", "cronjobs"), cronjob(release.jobs_image))
+            await cluster.call(
+                "POST", cluster.path("batch/v1", "cronjobs"), cronjob(release.jobs_image)
+            )
             yield Followed(cluster)
         finally:
             await cluster.call("DELETE", f"/api/v1/namespaces/{name}")
 
 
-async def test_a_job_ends_with_its_containers_code_and_every_line_of_every_container(followed: Followed) -> None:
+async def test_a_job_ends_with_its_containers_code_and_every_line_of_every_container(
+    followed: Followed,
+) -> None:
     assert await followed.run("65", "0") == 65
     assert followed.lines == ["fetched", "try ['65', '0']"]
 
 
-async def test_a_job_is_followed_over_its_tries_and_through_silence(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fraudops.cluster.api.FOLLOWING", aiohttp.ClientTimeout(total=None, sock_read=1))
+async def test_a_job_is_followed_over_its_tries_and_through_silence(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "fraudops.cluster.api.FOLLOWING", aiohttp.ClientTimeout(total=None, sock_read=1)
+    )
     assert await followed.run("75", "3") == 75
     assert followed.lines == ["fetched", "try ['75', '3']"] * 2
     assert any("BackoffLimitExceeded" in text for text in followed.said)

@@ -30,25 +30,52 @@ for _ in range(int(sys.argv[2])):
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Path]:
     """The earlier commit's files, its images on the node under a tag of their own."""
-    if subprocess.run(["git", "-C", str(ROOT), "cat-file", "-e", f"{EARLIER}^{{commit}}"], capture_output=True, check=False).returncode != 0:
+    if (
+        subprocess.run(
+            ["git", "-C", str(ROOT), "cat-file", "-e", f"{EARLIER}^{{commit}}"],
+            capture_output=True,
+            check=False,
+        ).returncode
+        != 0
+    ):
         pytest.skip(f"this checkout has no history: commit {EARLIER} is not in it")
     folder = tmp_path_factory.mktemp("earlier") / "checkout"
     run("git", "-C", str(ROOT), "worktree", "add", "--detach", str(folder), EARLIER)
     try:
         for place, image in NAMES.items():
-            run("docker", "build", "--quiet", "--file", str(folder / IMAGES[place] / "Dockerfile"), "--tag", f"{image}:{EARLIER}", str(folder))
-            run("kind", "load", "docker-image", f"{image}:{EARLIER}", "--name", release.context.removeprefix("kind-"))
+            run(
+                "docker",
+                "build",
+                "--quiet",
+                "--file",
+                str(folder / IMAGES[place] / "Dockerfile"),
+                "--tag",
+                f"{image}:{EARLIER}",
+                str(folder),
+            )
+            run(
+                "kind",
+                "load",
+                "docker-image",
+                f"{image}:{EARLIER}",
+                "--name",
+                release.context.removeprefix("kind-"),
+            )
         yield folder
     finally:
         run("git", "-C", str(ROOT), "worktree", "remove", "--force", str(folder))
 
 
-def test_an_upgrade_from_an_earlier_commit_loses_nothing(release: Release, earlier: Path, counts: Counts, figures: Figures) -> None:
+def test_an_upgrade_from_an_earlier_commit_loses_nothing(
+    release: Release, earlier: Path, counts: Counts, figures: Figures
+) -> None:
     values = json.loads(json.dumps(release.values)) | {"ingress": {"enabled": False}}
     old = json.loads(json.dumps(values))
     for place in NAMES:
         old[place]["image"]["tag"] = EARLIER
-    before, after = (replace(release, namespace="earlier", values=chosen) for chosen in (old, values))
+    before, after = (
+        replace(release, namespace="earlier", values=chosen) for chosen in (old, values)
+    )
     release.kubectl("create", "namespace", "earlier")
     try:
         before.install(chart=earlier / "charts" / "fraudops")
@@ -63,11 +90,16 @@ def test_an_upgrade_from_an_earlier_commit_loses_nothing(release: Release, earli
         assert int(after.sql("SELECT count(*) FROM predictions")) == rows + seen.answered
         assert after.agreed() == serving
         new = {f"fraudops-serving:{values['inference']['image']['tag']}"}
-        until(lambda: {image_of(pod) for pod in after.objects("pods", "inference")} == new, 90, "only pods of the new image")
+        until(
+            lambda: {image_of(pod) for pod in after.objects("pods", "inference")} == new,
+            90,
+            "only pods of the new image",
+        )
     finally:
         release.kubectl("delete", "namespace", "earlier", "--wait=false")
     figures.note(
-        f"helm upgrade from commit {EARLIER} under load", f"{rows} audited rows, all kept; {seen.answered} requests meanwhile, failed: {len(seen.failures)}"
+        f"helm upgrade from commit {EARLIER} under load",
+        f"{rows} audited rows, all kept; {seen.answered} requests meanwhile, failed: {len(seen.failures)}",
     )
 
 
@@ -79,5 +111,17 @@ def image_of(pod: dict[str, object]) -> str:
 def fill(release: Release, rows: int) -> None:
     """Audited predictions by the thousand, sent from a pod; returns when all of them are in the table."""
     with release.client(["sleep", "3600"], {"fill.py": FILL % BATCH}) as pod:
-        release.kubectl("exec", pod, "--", "python", "/clients/fill.py", f"http://{release.name}-inference", str(rows // BATCH))
-    until(lambda: int(release.sql("SELECT count(*) FROM predictions")) >= rows, 120, f"{rows} audit rows")
+        release.kubectl(
+            "exec",
+            pod,
+            "--",
+            "python",
+            "/clients/fill.py",
+            f"http://{release.name}-inference",
+            str(rows // BATCH),
+        )
+    until(
+        lambda: int(release.sql("SELECT count(*) FROM predictions")) >= rows,
+        120,
+        f"{rows} audit rows",
+    )

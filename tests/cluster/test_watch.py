@@ -1,4 +1,6 @@
-"""What watches: a real Prometheus scrapes, the autoscaler scales, the drift CronJob alerts on the drifted replay and not on the plain one."""
+"""What watches: a real Prometheus scrapes, the autoscaler scales, the drift CronJob alerts on the
+drifted replay and not on the plain one.
+"""
 
 import json
 from typing import Any
@@ -22,12 +24,19 @@ def test_prometheus_scrapes_every_pod(release: Release) -> None:
 
     def scraped() -> bool:
         found = ask("query?query=fraudops_serving_epoch").get("result", [])
-        return {sample["metric"]["pod"] for sample in found} == set(release.pods()) and {sample["value"][1] for sample in found} == {str(release.serving()[1])}
+        return {sample["metric"]["pod"] for sample in found} == set(release.pods()) and {
+            sample["value"][1] for sample in found
+        } == {str(release.serving()[1])}
 
     until(scraped, 180, "fraudops_serving_epoch of every pod in Prometheus")
 
     def judged() -> bool:
-        rules = [rule for group in ask("rules").get("groups", []) for rule in group["rules"] if rule["name"].startswith("Fraudops")]
+        rules = [
+            rule
+            for group in ask("rules").get("groups", [])
+            for rule in group["rules"]
+            if rule["name"].startswith("Fraudops")
+        ]
         return len(rules) > 10 and {rule["health"] for rule in rules} == {"ok"}
 
     until(judged, 180, "every alert of the release evaluated by Prometheus")
@@ -35,10 +44,21 @@ def test_prometheus_scrapes_every_pod(release: Release) -> None:
     assert [labels["alertname"] for labels in firing if labels.get("severity") == "critical"] == []
 
 
-def test_the_autoscaler_scales_up_under_load_and_down_again(release: Release, figures: Figures) -> None:
+def test_the_autoscaler_scales_up_under_load_and_down_again(
+    release: Release, figures: Figures
+) -> None:
     addons.need(release, "metrics")
-    scaling = ("enabled=true", "minReplicas=2", "maxReplicas=4", "targetCPUUtilizationPercentage=60", "scaleDownStabilizationSeconds=15")
-    release.install(*(f"inference.autoscaling.{setting}" for setting in scaling), "inference.resources.requests.cpu=100m")
+    scaling = (
+        "enabled=true",
+        "minReplicas=2",
+        "maxReplicas=4",
+        "targetCPUUtilizationPercentage=60",
+        "scaleDownStabilizationSeconds=15",
+    )
+    release.install(
+        *(f"inference.autoscaling.{setting}" for setting in scaling),
+        "inference.resources.requests.cpu=100m",
+    )
     try:
         with release.traffic(rate=600, connections=16) as seen:
             until(lambda: len(release.pods()) > 2, 300, "more pods than two under load")
@@ -47,13 +67,21 @@ def test_the_autoscaler_scales_up_under_load_and_down_again(release: Release, fi
         release.install()
     assert seen.failures == []
     release.assert_all_audited(seen.ids)
-    figures.note("HPA up under load and down again", f"{seen.answered} requests, failed: {len(seen.failures)}")
+    figures.note(
+        "HPA up under load and down again",
+        f"{seen.answered} requests, failed: {len(seen.failures)}",
+    )
 
 
 def test_drift_alerts_on_the_drifted_replay_only(release: Release, figures: Figures) -> None:
     release.agreed()
-    assert release.fraudops("drift", "--on-cluster", "--since", "last").returncode == 0  # what other tests have sent ends here
-    verdicts = [replayed(release, *arguments) for arguments in ((), ("--drift", "covariate"), ("--drift", "covariate"))]
+    assert (
+        release.fraudops("drift", "--on-cluster", "--since", "last").returncode == 0
+    )  # what other tests have sent ends here
+    verdicts = [
+        replayed(release, *arguments)
+        for arguments in ((), ("--drift", "covariate"), ("--drift", "covariate"))
+    ]
     assert verdicts == ["none", "warning", "alarm"]
     figures.note("drift of a plain replay, then of two drifted ones", ", ".join(verdicts))
 
@@ -62,7 +90,13 @@ def replayed(release: Release, *drift: str) -> str:
     """The verdict on a replay of its own, by the chart's CronJob."""
     release.fraudops("simulate", "--url", URL, "--rows", str(ROWS), "--no-labels", *drift)
     sent = int(release.sql("SELECT count(*) FROM predictions"))
-    until(lambda: int(release.sql("SELECT count(*) FROM predictions")) >= sent, 60, "the replay's audit rows")
-    report = json.loads(release.fraudops("drift", "--on-cluster", "--since", "last", "--json").stdout)
+    until(
+        lambda: int(release.sql("SELECT count(*) FROM predictions")) >= sent,
+        60,
+        "the replay's audit rows",
+    )
+    report = json.loads(
+        release.fraudops("drift", "--on-cluster", "--since", "last", "--json").stdout
+    )
     assert report["rows"] >= ROWS, report
     return str(report["verdict"])

@@ -1,4 +1,6 @@
-"""The audit tables as the migrations make them in a real PostgreSQL, and what the queries say about rows in them."""
+"""The audit tables as the migrations make them in a real PostgreSQL, and what the queries say about
+rows in them.
+"""
 
 import asyncio
 import uuid
@@ -58,12 +60,24 @@ async def test_migrations_make_the_tables_that_the_code_names(engine: AsyncEngin
     def described(connection: Any) -> dict[str, list[tuple[str, str, bool]]]:
         found = inspect(connection)
         columns = {table: found.get_columns(table) for table in metadata.tables}
-        return {table: [(column["name"], column["type"].compile(connection.dialect), column["nullable"]) for column in columns[table]] for table in columns}
+        return {
+            table: [
+                (column["name"], column["type"].compile(connection.dialect), column["nullable"])
+                for column in columns[table]
+            ]
+            for table in columns
+        }
 
     async with engine.connect() as connection:
         found = await connection.run_sync(described)
         dialect = connection.dialect
-    named = {name: [(column.name, column.type.compile(dialect), bool(column.nullable)) for column in table.columns] for name, table in metadata.tables.items()}
+    named = {
+        name: [
+            (column.name, column.type.compile(dialect), bool(column.nullable))
+            for column in table.columns
+        ]
+        for name, table in metadata.tables.items()
+    }
     assert found == named
 
 
@@ -74,17 +88,28 @@ async def test_migrating_again_and_at_once_changes_nothing(empty_database: str) 
     connection = await connect(empty_database)
     tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     await connection.close()
-    expected = {"fraudops_schema_version", *metadata.tables, partition_name(today), partition_name(today + timedelta(days=1))}
+    expected = {
+        "fraudops_schema_version",
+        *metadata.tables,
+        partition_name(today),
+        partition_name(today + timedelta(days=1)),
+    }
     assert {row["tablename"] for row in tables} == expected
 
 
-async def test_a_table_full_of_an_earlier_releases_rows_is_migrated_untouched_or_not_at_all(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No row is rewritten, and while somebody reads for long the migration gives up rather than keep others waiting behind it."""
+async def test_a_table_full_of_an_earlier_releases_rows_is_migrated_untouched_or_not_at_all(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No row is rewritten, and while somebody reads for long the migration gives up rather than
+    keep others waiting behind it.
+    """
     monkeypatch.setattr("fraudops.audit.migrations.TABLE_LOCK_SECONDS", 1)
     await upgrade(empty_database)
     connection, reader = await connect(empty_database), await connect(empty_database)
     await store(empty_database, [prediction() for _ in range(50)])
-    await connection.execute("ALTER TABLE predictions DROP COLUMN features_sealed; DROP INDEX predictions_sample")
+    await connection.execute(
+        "ALTER TABLE predictions DROP COLUMN features_sealed; DROP INDEX predictions_sample"
+    )
     await connection.execute("UPDATE fraudops_schema_version SET version_num = '0001'")
     files = "SELECT array_agg(relfilenode ORDER BY relname) FROM pg_class WHERE relname ~ '^predictions' AND relname !~ 'sample|prediction_expr'"
     before = await connection.fetchval(files)
@@ -92,10 +117,17 @@ async def test_a_table_full_of_an_earlier_releases_rows_is_migrated_untouched_or
         await reader.fetch("SELECT count(*) FROM predictions")
         with pytest.raises(StoreDownError, match="try again"):
             await upgrade(empty_database)
-        assert await connection.fetchval("SELECT version_num FROM fraudops_schema_version") == "0001"
+        assert (
+            await connection.fetchval("SELECT version_num FROM fraudops_schema_version") == "0001"
+        )
     await upgrade(empty_database)
     assert await connection.fetchval(files) == before
-    assert await connection.fetchval("SELECT count(*) FROM predictions WHERE features IS NOT NULL AND features_sealed IS NULL") == 50
+    assert (
+        await connection.fetchval(
+            "SELECT count(*) FROM predictions WHERE features IS NOT NULL AND features_sealed IS NULL"
+        )
+        == 50
+    )
     await store(empty_database, [prediction(features=b"\x01sealed")])
     await connection.close()
     await reader.close()
@@ -103,10 +135,19 @@ async def test_a_table_full_of_an_earlier_releases_rows_is_migrated_untouched_or
 
 async def test_a_partition_is_made_once_however_many_ask(database: str) -> None:
     connections = [await connect(database) for _ in range(4)]
-    assert await asyncio.gather(*(ensure_partition(connection, date(2020, 2, 29)) for connection in connections)) == [True] * 4
-    bound = await connections[0].fetchval("SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = 'predictions_20200229'")
+    assert (
+        await asyncio.gather(
+            *(ensure_partition(connection, date(2020, 2, 29)) for connection in connections)
+        )
+        == [True] * 4
+    )
+    bound = await connections[0].fetchval(
+        "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = 'predictions_20200229'"
+    )
     assert bound == "FOR VALUES FROM ('2020-02-29 00:00:00+00') TO ('2020-03-01 00:00:00+00')"
-    indexes = await connections[0].fetchval("SELECT count(*) FROM pg_indexes WHERE tablename = 'predictions_20200229'")
+    indexes = await connections[0].fetchval(
+        "SELECT count(*) FROM pg_indexes WHERE tablename = 'predictions_20200229'"
+    )
     assert indexes == 4
     for connection in connections:
         await connection.close()
@@ -130,8 +171,17 @@ async def test_a_day_that_retention_detached_is_not_made_again(database: str) ->
     await connection.close()
 
 
-@pytest.mark.parametrize("change", [("postgresql://", "postgres://"), ("postgresql://", "postgresql+asyncpg://"), ("$", "?sslmode=prefer&application_name=x")])
-async def test_every_common_form_of_the_url_is_taken(database: str, change: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("postgresql://", "postgres://"),
+        ("postgresql://", "postgresql+asyncpg://"),
+        ("$", "?sslmode=prefer&application_name=x"),
+    ],
+)
+async def test_every_common_form_of_the_url_is_taken(
+    database: str, change: tuple[str, str]
+) -> None:
     url = database + change[1] if change[0] == "$" else database.replace(*change)
     engine = create_engine(url)
     async with engine.connect() as connection:
@@ -139,7 +189,9 @@ async def test_every_common_form_of_the_url_is_taken(database: str, change: tupl
     await engine.dispose()
 
 
-@pytest.mark.parametrize("url", ["mysql://u:secret@h/d", "secret", "postgresql://u:sec/ret@h:54x/d"])
+@pytest.mark.parametrize(
+    "url", ["mysql://u:secret@h/d", "secret", "postgresql://u:sec/ret@h:54x/d"]
+)
 def test_another_url_is_a_wrong_setting_and_is_not_quoted(url: str) -> None:
     with pytest.raises(SettingsError, match="DATABASE_URL") as refused:
         create_engine(url)
@@ -150,13 +202,19 @@ def broken(url: str) -> dict[str, str]:
     parts = urlsplit(url)
     return {
         "does not answer": parts._replace(netloc=f"u:secret@{parts.hostname}:1").geturl(),
-        "refuses this user or password": parts._replace(netloc=f"{parts.username}:secret@{parts.hostname}:{parts.port}").geturl(),
+        "refuses this user or password": parts._replace(
+            netloc=f"{parts.username}:secret@{parts.hostname}:{parts.port}"
+        ).geturl(),
         "no such database": parts._replace(path="/nowhere").geturl(),
     }
 
 
-@pytest.mark.parametrize("reason", ["does not answer", "refuses this user or password", "no such database"])
-async def test_what_keeps_us_from_the_database_is_said_without_its_password(postgresql: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    "reason", ["does not answer", "refuses this user or password", "no such database"]
+)
+async def test_what_keeps_us_from_the_database_is_said_without_its_password(
+    postgresql: str, reason: str
+) -> None:
     engine = create_engine(broken(postgresql)[reason])
     with pytest.raises(StoreDownError, match=reason) as down:
         await activity(engine, NOON, NOON + HOUR, "credit-fraud")
@@ -190,4 +248,6 @@ async def test_a_defect_of_ours_is_not_called_a_store_that_is_down(database: str
 def test_a_client_that_lost_its_state_when_the_server_went_is_a_store_that_is_down() -> None:
     """asyncpg raises it, rarely, when a connection ends within a COPY; it is no PostgresError."""
     with pytest.raises(StoreDownError), translated():
-        raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+        raise asyncpg.InternalClientError(
+            "cannot switch to state 15; another operation (2) is in progress"
+        )

@@ -1,4 +1,6 @@
-"""Days of an earlier release's rows get the index that they lack while others read and write, as far as the time goes."""
+"""Days of an earlier release's rows get the index that they lack while others read and write, as
+far as the time goes.
+"""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -25,10 +27,16 @@ SELECT count(*) FROM pg_inherits JOIN pg_index ON indexrelid = inhrelid WHERE in
 async def connection(database: str) -> AsyncIterator[Any]:
     """Of a database as release 0002 left it, with rows of two days and one day without."""
     connection = await connect(database)
-    await connection.execute("DROP INDEX predictions_sample; UPDATE fraudops_schema_version SET version_num = '0002'")
+    await connection.execute(
+        "DROP INDEX predictions_sample; UPDATE fraudops_schema_version SET version_num = '0002'"
+    )
     sink = Sink(database)
     noon = datetime(EARLIER.year, EARLIER.month, EARLIER.day, 12, tzinfo=UTC)
-    assert (await sink.ship([encode(prediction(moment)) for moment in (noon, datetime.now(UTC)) for _ in range(20)])).new == 40
+    assert (
+        await sink.ship(
+            [encode(prediction(moment)) for moment in (noon, datetime.now(UTC)) for _ in range(20)]
+        )
+    ).new == 40
     await sink.close()
     yield connection
     await connection.close()
@@ -36,7 +44,9 @@ async def connection(database: str) -> AsyncIterator[Any]:
 
 async def indexed(connection: Any) -> tuple[int, bool]:
     """How many days have their part, and whether the index of the whole table is valid for it."""
-    whole = await connection.fetchval("SELECT indisvalid FROM pg_index WHERE indexrelid = 'predictions_sample'::regclass")
+    whole = await connection.fetchval(
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = 'predictions_sample'::regclass"
+    )
     return await connection.fetchval(PARTS), whole
 
 
@@ -46,7 +56,9 @@ async def test_migrating_indexes_the_days_that_are_there(connection: Any, databa
     assert await index_days(connection, 60) == ([], [])
 
 
-async def test_a_day_that_somebody_writes_is_left_and_begun_anew_next_time(connection: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_day_that_somebody_writes_is_left_and_begun_anew_next_time(
+    connection: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who writes or reads meanwhile waits for nothing."""
     monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)
     monkeypatch.setattr("fraudops.audit.indexing.LOCK_SECONDS", 1)
@@ -62,7 +74,9 @@ async def test_a_day_that_somebody_writes_is_left_and_begun_anew_next_time(conne
     assert await indexed(connection) == (3, True)
 
 
-async def test_two_never_index_at_once_and_time_that_is_over_begins_no_day(connection: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_never_index_at_once_and_time_that_is_over_begins_no_day(
+    connection: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)
     await upgrade(database)
     assert await index_days(connection, 0) == ([], DAYS)
@@ -73,7 +87,9 @@ async def test_two_never_index_at_once_and_time_that_is_over_begins_no_day(conne
     assert await index_days(connection, 60) == (DAYS, [])
 
 
-async def test_a_day_made_meanwhile_has_the_index_from_the_start(connection: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_day_made_meanwhile_has_the_index_from_the_start(
+    connection: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)
     await upgrade(database)
     sink = Sink(database)

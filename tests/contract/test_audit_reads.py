@@ -1,4 +1,6 @@
-"""What monitor and drift read of the audit tables of a real PostgreSQL: small windows whole, large ones by a share that says so."""
+"""What monitor and drift read of the audit tables of a real PostgreSQL: small windows whole, large
+ones by a share that says so.
+"""
 
 import random
 import re
@@ -49,17 +51,28 @@ def drawn(chance: random.Random, moment: datetime, **changes: Any) -> Prediction
 
 
 def traffic(seed: int) -> list[Record]:
-    """An hour of ROWS transactions, a tenth of them sent twice, a fiftieth decided as fraud, half of these rightly, and a fortieth missed.
+    """An hour of ROWS transactions, a tenth of them sent twice, a fiftieth decided as fraud, half
+    of these rightly, and a fortieth missed.
 
     All are labelled, by transaction_id or by the id of the answer that came last.
     """
     chance, records = random.Random(seed), list[Record]()
     for number in range(ROWS):
         moment, fraud = NOON + number * (HOUR / ROWS), number % EACH_TH_FRAUD == 0
-        changes = {"transaction_id": f"t-{number}", "prediction": int(fraud), "latency_ms": float(number), "features": {"T": float(number)}}
-        answers = [drawn(chance, moment + timedelta(milliseconds=10 * again), **changes) for again in range(1 + (number % EACH_TH_TWICE == 3))]
+        changes = {
+            "transaction_id": f"t-{number}",
+            "prediction": int(fraud),
+            "latency_ms": float(number),
+            "features": {"T": float(number)},
+        }
+        answers = [
+            drawn(chance, moment + timedelta(milliseconds=10 * again), **changes)
+            for again in range(1 + (number % EACH_TH_TWICE == 3))
+        ]
         true = number % (2 * EACH_TH_FRAUD) == 0 if fraud else number % EACH_TH_MISSED == 7
-        named = {"transaction_id": f"t-{number}"} if number % 2 else {"prediction_id": answers[-1].id}
+        named = (
+            {"transaction_id": f"t-{number}"} if number % 2 else {"prediction_id": answers[-1].id}
+        )
         records += [*answers, new_label(int(true), NOON + HOUR, "chargeback", **named)]
     return records
 
@@ -72,30 +85,47 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fraudops.audit.activity.SAMPLED_ROWS", 1_000)
 
 
-async def test_recent_rows_come_as_columns_in_order_of_time(engine: AsyncEngine, database: str) -> None:
-    late = prediction(NOON + 2 * HOUR, features={"V1": 3.0, "Amount": 4.5}, prediction=1, fraud_probability=0.75)
+async def test_recent_rows_come_as_columns_in_order_of_time(
+    engine: AsyncEngine, database: str
+) -> None:
+    late = prediction(
+        NOON + 2 * HOUR, features={"V1": 3.0, "Amount": 4.5}, prediction=1, fraud_probability=0.75
+    )
     early = prediction(NOON, features={"V1": 1.0})
-    await store(database, [late, early, prediction(NOON + 4 * HOUR), prediction(NOON + HOUR, model_digest="e" * 64)])
+    await store(
+        database,
+        [late, early, prediction(NOON + 4 * HOUR), prediction(NOON + HOUR, model_digest="e" * 64)],
+    )
     found = await recent(engine, NOON, NOON + 3 * HOUR, 10, ["Amount", "V1"], model_digest="d" * 64)
     assert found.rows == 2
     assert found.id.tolist() == [early.id, late.id]
-    assert found.timestamp.tolist() == [NOON.replace(tzinfo=None), (NOON + 2 * HOUR).replace(tzinfo=None)]
+    assert found.timestamp.tolist() == [
+        NOON.replace(tzinfo=None),
+        (NOON + 2 * HOUR).replace(tzinfo=None),
+    ]
     assert found.prediction.tolist() == [0, 1]
     assert found.probability.tolist() == [0.125, 0.75]
     np.testing.assert_array_equal(found.features, [[np.nan, 1.0], [4.5, 3.0]])
 
 
-async def test_features_are_opened_by_their_keys_and_the_rest_is_counted_by_its_reason(engine: AsyncEngine, database: str) -> None:
+async def test_features_are_opened_by_their_keys_and_the_rest_is_counted_by_its_reason(
+    engine: AsyncEngine, database: str
+) -> None:
     key, other = bytes(32), bytes(range(32))
     records = [prediction(NOON + timedelta(minutes=number)) for number in range(4)]
     for place, (how, used) in enumerate((("sealed", key), ("sealed", other), ("hashed", key)), 1):
         keep = protection(how, [used])  # type: ignore[arg-type]
         assert keep
-        records[place] = prediction(id=records[place].id, features=keep(records[place].id, {"V1": float(place)}))
+        records[place] = prediction(
+            id=records[place].id, features=keep(records[place].id, {"V1": float(place)})
+        )
     await store(database, list(records))
     found = await recent(engine, NOON, NOON + HOUR, 10, ["V1"], keys=[key])
     np.testing.assert_array_equal(found.features[:, 0], [-1.25, 1.0, np.nan, np.nan])
-    assert found.closed == {"they are sealed by another key than FRAUDOPS_AUDIT__KEY": 1, "only a keyed hash of them is kept": 1}
+    assert found.closed == {
+        "they are sealed by another key than FRAUDOPS_AUDIT__KEY": 1,
+        "only a keyed hash of them is kept": 1,
+    }
     assert (found.rows, len(found.probability)) == (4, 4)
 
 
@@ -106,8 +136,16 @@ async def test_a_window_without_rows_gives_empty_columns(engine: AsyncEngine) ->
     assert found.id.shape == found.prediction.shape == (0,)
 
 
-async def test_a_large_window_is_sampled_evenly_and_the_same_each_time(engine: AsyncEngine, database: str) -> None:
-    await store(database, [prediction(NOON + timedelta(seconds=number), features={"V1": float(number)}) for number in range(3_000)])
+async def test_a_large_window_is_sampled_evenly_and_the_same_each_time(
+    engine: AsyncEngine, database: str
+) -> None:
+    await store(
+        database,
+        [
+            prediction(NOON + timedelta(seconds=number), features={"V1": float(number)})
+            for number in range(3_000)
+        ],
+    )
     first, second = [await recent(engine, NOON, NOON + HOUR, 600, ["V1"]) for _ in range(2)]
     assert first.rows == 3_000
     assert 450 < len(first.id) < 750
@@ -115,13 +153,30 @@ async def test_a_large_window_is_sampled_evenly_and_the_same_each_time(engine: A
     assert 1_300 < first.features.mean() < 1_700
 
 
-async def test_a_repeated_transaction_is_one_decision_the_earliest(engine: AsyncEngine, database: str) -> None:
+async def test_a_repeated_transaction_is_one_decision_the_earliest(
+    engine: AsyncEngine, database: str
+) -> None:
     await store(
         database,
         [
-            prediction(NOON + timedelta(minutes=2), transaction_id="t-1", prediction=0, fraud_probability=0.1),
-            prediction(NOON + timedelta(minutes=1), transaction_id="t-1", prediction=1, fraud_probability=0.9),
-            prediction(NOON + timedelta(minutes=3), transaction_id="t-2", prediction=0, fraud_probability=0.3),
+            prediction(
+                NOON + timedelta(minutes=2),
+                transaction_id="t-1",
+                prediction=0,
+                fraud_probability=0.1,
+            ),
+            prediction(
+                NOON + timedelta(minutes=1),
+                transaction_id="t-1",
+                prediction=1,
+                fraud_probability=0.9,
+            ),
+            prediction(
+                NOON + timedelta(minutes=3),
+                transaction_id="t-2",
+                prediction=0,
+                fraud_probability=0.3,
+            ),
             prediction(NOON + timedelta(minutes=4)),
             prediction(NOON + timedelta(minutes=5)),
         ],
@@ -133,8 +188,13 @@ async def test_a_repeated_transaction_is_one_decision_the_earliest(engine: Async
     assert [version.model_version for version in versions] == ["3"]
 
 
-async def test_of_the_labels_of_a_decision_the_one_labelled_last_counts(engine: AsyncEngine, database: str) -> None:
-    caught, missed = prediction(NOON, prediction=1, transaction_id="t-1"), prediction(NOON, prediction=0)
+async def test_of_the_labels_of_a_decision_the_one_labelled_last_counts(
+    engine: AsyncEngine, database: str
+) -> None:
+    caught, missed = (
+        prediction(NOON, prediction=1, transaction_id="t-1"),
+        prediction(NOON, prediction=0),
+    )
     again = prediction(NOON + HOUR, prediction=0, transaction_id="t-1")
     await store(
         database,
@@ -145,24 +205,41 @@ async def test_of_the_labels_of_a_decision_the_one_labelled_last_counts(engine: 
             new_label(0, NOON + 3 * HOUR, "first look", transaction_id="t-1"),
             # It names the repeat: the decision is the first answer all the same.
             new_label(1, NOON + 5 * HOUR, "chargeback", prediction_id=again.id),
-            new_label(0, NOON + 4 * HOUR, "a late word of an earlier look", prediction_id=caught.id),
-            new_label(1, NOON + 3 * HOUR, "chargeback", prediction_id=missed.id, transaction_id="unknown"),
+            new_label(
+                0, NOON + 4 * HOUR, "a late word of an earlier look", prediction_id=caught.id
+            ),
+            new_label(
+                1, NOON + 3 * HOUR, "chargeback", prediction_id=missed.id, transaction_id="unknown"
+            ),
             new_label(1, NOON, "of something never answered", transaction_id="t-9"),
         ],
     )
     total, _ = await activity(engine, NOON, NOON + 2 * HOUR, "credit-fraud")
-    assert (total.labelled, total.true_positives, total.false_negatives, total.false_positives, total.true_negatives) == (2, 1, 1, 0, 0)
+    assert (
+        total.labelled,
+        total.true_positives,
+        total.false_negatives,
+        total.false_positives,
+        total.true_negatives,
+    ) == (2, 1, 1, 0, 0)
     assert (total.precision, total.recall, total.label_coverage) == (1.0, 0.5, 1.0)
     assert total.false_positive_rate is None
 
 
-async def test_activity_is_told_by_version_and_of_the_asked_model_and_window_only(engine: AsyncEngine, database: str) -> None:
+async def test_activity_is_told_by_version_and_of_the_asked_model_and_window_only(
+    engine: AsyncEngine, database: str
+) -> None:
     versions = [("3", "d" * 64, 1.0), ("4", "e" * 64, 3.0), ("4", "e" * 64, 5.0)]
     await store(
         database,
         [
             *(
-                prediction(NOON + timedelta(minutes=number), model_version=name, model_digest=digest, latency_ms=latency)
+                prediction(
+                    NOON + timedelta(minutes=number),
+                    model_version=name,
+                    model_digest=digest,
+                    latency_ms=latency,
+                )
                 for number, (name, digest, latency) in enumerate(versions)
             ),
             prediction(NOON, model_name="other"),
@@ -172,7 +249,10 @@ async def test_activity_is_told_by_version_and_of_the_asked_model_and_window_onl
     )
     total, parts = await activity(engine, NOON, NOON + HOUR, "credit-fraud")
     assert (total.answers, total.latency_p50_ms, total.model_version) == (3, 3.0, None)
-    assert [(part.model_version, part.answers, part.latency_p50_ms) for part in parts] == [("3", 1, 1.0), ("4", 2, 4.0)]
+    assert [(part.model_version, part.answers, part.latency_p50_ms) for part in parts] == [
+        ("3", 1, 1.0),
+        ("4", 2, 4.0),
+    ]
     assert (total.first, total.last) == (NOON, NOON + timedelta(minutes=2))
 
 
@@ -180,19 +260,37 @@ async def test_activity_of_an_empty_window_is_zero_and_none(engine: AsyncEngine)
     total, versions = await activity(engine, NOON, NOON + HOUR, "credit-fraud")
     assert versions == []
     assert (total.answers, total.decisions, total.labelled) == (0, 0, 0)
-    assert (total.fraud_rate, total.mean_probability, total.latency_p99_ms, total.precision, total.f1) == (None,) * 5
+    assert (
+        total.fraud_rate,
+        total.mean_probability,
+        total.latency_p99_ms,
+        total.precision,
+        total.f1,
+    ) == (None,) * 5
 
 
-async def test_a_transaction_sent_again_a_day_later_is_another_decision_and_one_sent_before_the_window_is_none(engine: AsyncEngine, database: str) -> None:
+async def test_a_transaction_sent_again_a_day_later_is_another_decision_and_one_sent_before_the_window_is_none(
+    engine: AsyncEngine, database: str
+) -> None:
     moments = [NOON - HOUR, NOON, NOON + timedelta(hours=23), NOON + timedelta(hours=48)]
     await store(database, [prediction(moment, transaction_id="t-1") for moment in moments])
-    windows = [(NOON - 2 * HOUR, NOON), (NOON, NOON + 24 * HOUR), (NOON + 24 * HOUR, NOON + 49 * HOUR)]
+    windows = [
+        (NOON - 2 * HOUR, NOON),
+        (NOON, NOON + 24 * HOUR),
+        (NOON + 24 * HOUR, NOON + 49 * HOUR),
+    ]
     found = [(await activity(engine, since, until, "credit-fraud"))[0] for since, until in windows]
     assert [(one.answers, one.decisions) for one in found] == [(1, 1), (2, 0), (1, 1)]
 
 
 async def test_another_models_answer_is_no_repeat(engine: AsyncEngine, database: str) -> None:
-    await store(database, [prediction(NOON, transaction_id="t-1", model_name="other"), prediction(NOON + HOUR, transaction_id="t-1")])
+    await store(
+        database,
+        [
+            prediction(NOON, transaction_id="t-1", model_name="other"),
+            prediction(NOON + HOUR, transaction_id="t-1"),
+        ],
+    )
     total, _ = await activity(engine, NOON, NOON + 2 * HOUR, "credit-fraud")
     assert (total.answers, total.decisions) == (1, 1)
 
@@ -212,10 +310,17 @@ EXPECTED = {
 def assert_within_margins(found: Activity) -> None:
     margins = found.margins()
     for name, value in EXPECTED.items():
-        assert abs(getattr(found, name) - value) <= 1.5 * margins[name] + 1e-12, (name, getattr(found, name), value, margins[name])
+        assert abs(getattr(found, name) - value) <= 1.5 * margins[name] + 1e-12, (
+            name,
+            getattr(found, name),
+            value,
+            margins[name],
+        )
 
 
-async def test_a_large_window_is_estimated_within_its_margins_and_its_frauds_are_counted(engine: AsyncEngine, database: str, smaller: None) -> None:
+async def test_a_large_window_is_estimated_within_its_margins_and_its_frauds_are_counted(
+    engine: AsyncEngine, database: str, smaller: None
+) -> None:
     await store(database, traffic(7))
     total, versions = await activity(engine, NOON, NOON + HOUR, "credit-fraud")
     again, _ = await activity(engine, NOON, NOON + HOUR, "credit-fraud")
@@ -229,14 +334,18 @@ async def test_a_large_window_is_estimated_within_its_margins_and_its_frauds_are
     assert total.latency_p50_ms == pytest.approx(ROWS / 2, rel=0.1)
 
 
-async def test_the_same_window_counted_whole_says_what_was_true(engine: AsyncEngine, database: str) -> None:
+async def test_the_same_window_counted_whole_says_what_was_true(
+    engine: AsyncEngine, database: str
+) -> None:
     await store(database, traffic(7))
     total, _ = await activity(engine, NOON, NOON + HOUR, "credit-fraud")
     assert (total.estimated, set(total.margins().values())) == (False, {0.0})
     assert_within_margins(total)
 
 
-async def test_frauds_too_many_to_count_are_estimated_too(engine: AsyncEngine, database: str, smaller: None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_frauds_too_many_to_count_are_estimated_too(
+    engine: AsyncEngine, database: str, smaller: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fraudops.audit.activity.SAMPLED_ROWS", 50)
     monkeypatch.setattr("fraudops.audit.activity.SAMPLED_FRAUDS", 50)
     await store(database, traffic(8))
@@ -246,9 +355,13 @@ async def test_frauds_too_many_to_count_are_estimated_too(engine: AsyncEngine, d
     assert_within_margins(total)
 
 
-async def test_drift_reads_a_share_of_a_large_window_evenly_and_the_same_each_time(engine: AsyncEngine, database: str, smaller: None) -> None:
+async def test_drift_reads_a_share_of_a_large_window_evenly_and_the_same_each_time(
+    engine: AsyncEngine, database: str, smaller: None
+) -> None:
     await store(database, traffic(7))
-    first, second = [await recent(engine, NOON, NOON + HOUR, 600, ["T"], model_digest="d" * 64) for _ in range(2)]
+    first, second = [
+        await recent(engine, NOON, NOON + HOUR, 600, ["T"], model_digest="d" * 64) for _ in range(2)
+    ]
     assert (first.estimated, first.rows % 16) == (True, 0)
     assert first.rows == pytest.approx(ROWS * 1.1, rel=0.15)
     assert len(first.id) == first.rows / 16
@@ -258,7 +371,9 @@ async def test_drift_reads_a_share_of_a_large_window_evenly_and_the_same_each_ti
 
 
 @pytest.mark.parametrize("analyzed", [False, True])
-async def test_a_large_window_is_read_by_the_index_whatever_is_known_of_the_table(engine: AsyncEngine, database: str, analyzed: bool) -> None:
+async def test_a_large_window_is_read_by_the_index_whatever_is_known_of_the_table(
+    engine: AsyncEngine, database: str, analyzed: bool
+) -> None:
     await store(database, traffic(7))
     if analyzed:
         with psycopg.connect(database) as connection:
@@ -267,7 +382,9 @@ async def test_a_large_window_is_read_by_the_index_whatever_is_known_of_the_tabl
     async with engine.connect() as connection:
         await sampling.look(connection, asked)
         for chosen, parameters in (statement(asked, 4, 1), selection(asked, 4)):
-            plan = "\n".join((await connection.execute(text(f"EXPLAIN {chosen.text}"), parameters)).scalars())
+            plan = "\n".join(
+                (await connection.execute(text(f"EXPLAIN {chosen.text}"), parameters)).scalars()
+            )
             used = set(re.findall(r"predictions_20261102_(\w+)", plan))
             assert used <= {"prediction_expr_timestamp_idx", "transaction_id_idx"}, plan
             assert "Seq Scan" not in plan

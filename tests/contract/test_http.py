@@ -1,4 +1,6 @@
-"""The HTTP contract of DESIGN.md, held against real workers: every call, every refusal, and what the documentation says of them."""
+"""The HTTP contract of DESIGN.md, held against real workers: every call, every refusal, and what
+the documentation says of them.
+"""
 
 import http.client
 import json
@@ -34,16 +36,26 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Nothing was ever promoted, and no admin token is set."""
-    started = Service(tmp_path_factory.mktemp("empty"), workers=1, environment={"FRAUDOPS_ADMIN_TOKEN": ""}).start()
+    started = Service(
+        tmp_path_factory.mktemp("empty"), workers=1, environment={"FRAUDOPS_ADMIN_TOKEN": ""}
+    ).start()
     yield started
     started.stop()
 
 
-def test_predict_answers_the_scorers_own_probability_and_the_decision_at_the_threshold(service: Service) -> None:
+def test_predict_answers_the_scorers_own_probability_and_the_decision_at_the_threshold(
+    service: Service,
+) -> None:
     answer = service.predict()
     assert answer.status_code == 200
     body = answer.json()
-    assert body.keys() == {"prediction_id", "fraud_probability", "prediction", "model_version", "threshold"}
+    assert body.keys() == {
+        "prediction_id",
+        "fraud_probability",
+        "prediction",
+        "model_version",
+        "threshold",
+    }
     assert UUID7.fullmatch(body["prediction_id"])
     scorer = open_scorer(service.state.bundles / service.ready()["digest"])
     assert body["fraud_probability"] == scorer.score(list(ULB_ROW.values()))
@@ -51,25 +63,50 @@ def test_predict_answers_the_scorers_own_probability_and_the_decision_at_the_thr
     assert (body["model_version"], body["threshold"]) == ("1", 0.3)
 
 
-def test_an_answered_prediction_is_in_the_spool_with_all_that_the_audit_table_needs(service: Service) -> None:
-    answer = service.predict(ULB_ROW | {"transaction_id": "t:1", "entity_key": "card-7", "Amount": 12.5}, **{"x-request-id": "r-1"}).json()
+def test_an_answered_prediction_is_in_the_spool_with_all_that_the_audit_table_needs(
+    service: Service,
+) -> None:
+    answer = service.predict(
+        ULB_ROW | {"transaction_id": "t:1", "entity_key": "card-7", "Amount": 12.5},
+        **{"x-request-id": "r-1"},
+    ).json()
     (record,) = [r for r in service.audited() if r.id == answer["prediction_id"]]
     assert isinstance(record, Prediction)
     assert record.features == ULB_ROW | {"Amount": 12.5}
-    assert (record.transaction_id, record.entity_key, record.request_id, record.pod) == ("t:1", "card-7", "r-1", "local")
-    assert (record.fraud_probability, record.prediction, record.threshold) == (answer["fraud_probability"], answer["prediction"], 0.3)
-    assert (record.model_name, record.model_version, record.model_digest) == ("credit-fraud", "1", service.ready()["digest"])
+    assert (record.transaction_id, record.entity_key, record.request_id, record.pod) == (
+        "t:1",
+        "card-7",
+        "r-1",
+        "local",
+    )
+    assert (record.fraud_probability, record.prediction, record.threshold) == (
+        answer["fraud_probability"],
+        answer["prediction"],
+        0.3,
+    )
+    assert (record.model_name, record.model_version, record.model_digest) == (
+        "credit-fraud",
+        "1",
+        service.ready()["digest"],
+    )
     assert 0 < record.latency_ms < 10_000
     assert timestamp_ms(record.id) > 1.7e12
 
 
 def test_a_request_id_is_taken_or_made_and_always_returned(service: Service) -> None:
-    assert service.predict(**{"x-request-id": "abc:1.2_3-4"}).headers["x-request-id"] == "abc:1.2_3-4"
+    assert (
+        service.predict(**{"x-request-id": "abc:1.2_3-4"}).headers["x-request-id"] == "abc:1.2_3-4"
+    )
     for unusable in ("two words", "x" * 65, "", CARD + "\t1"):
-        assert UUID7.fullmatch(service.predict(**{"x-request-id": unusable}).headers["x-request-id"])
+        assert UUID7.fullmatch(
+            service.predict(**{"x-request-id": unusable}).headers["x-request-id"]
+        )
     answer = service.predict()
     assert answer.headers["x-request-id"] == answer.json()["prediction_id"]
-    assert HTTP.get(f"{service.url}/health", headers={"x-request-id": "h"}).headers["x-request-id"] == "h"
+    assert (
+        HTTP.get(f"{service.url}/health", headers={"x-request-id": "h"}).headers["x-request-id"]
+        == "h"
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +120,9 @@ def test_a_request_id_is_taken_or_made_and_always_returned(service: Service) -> 
         ({"entity_key": "a b"}, "entity_key"),
     ],
 )
-def test_a_bad_transaction_is_refused_with_its_field(service: Service, change: dict[str, Any], field: str) -> None:
+def test_a_bad_transaction_is_refused_with_its_field(
+    service: Service, change: dict[str, Any], field: str
+) -> None:
     answer = service.predict(ULB_ROW | change)
     assert answer.status_code == 422
     assert [fault["field"] for fault in problem(answer)["errors"]] == [field]
@@ -91,7 +130,9 @@ def test_a_bad_transaction_is_refused_with_its_field(service: Service, change: d
 
 def test_missing_and_not_finite_values_are_refused_with_their_fields(service: Service) -> None:
     for value in ("NaN", "Infinity", "-Infinity", "1e999"):
-        answer = service.post("/predict", json.dumps(ULB_ROW).replace('"V3": 0.25', f'"V3": {value}'))
+        answer = service.post(
+            "/predict", json.dumps(ULB_ROW).replace('"V3": 0.25', f'"V3": {value}')
+        )
         assert answer.status_code == 422
         assert problem(answer)["errors"] == [{"field": "V3", "reason": "must be a finite number"}]
     missing = service.predict({name: value for name, value in ULB_ROW.items() if name != "Amount"})
@@ -99,7 +140,13 @@ def test_missing_and_not_finite_values_are_refused_with_their_fields(service: Se
 
 
 def test_no_answer_and_no_log_line_ever_repeats_a_card_number(service: Service) -> None:
-    bodies = [ULB_ROW | {"V1": CARD}, ULB_ROW | {CARD: 1}, ULB_ROW | {f"card_{CARD}": 1}, ULB_ROW | {"transaction_id": f"{CARD} x"}, {"transactions": [CARD]}]
+    bodies = [
+        ULB_ROW | {"V1": CARD},
+        ULB_ROW | {CARD: 1},
+        ULB_ROW | {f"card_{CARD}": 1},
+        ULB_ROW | {"transaction_id": f"{CARD} x"},
+        {"transactions": [CARD]},
+    ]
     for path in ("/predict", "/predict/batch", "/feedback"):
         for body in bodies:
             answer = service.post(path, json.dumps(body))
@@ -112,7 +159,13 @@ def test_no_answer_and_no_log_line_ever_repeats_a_card_number(service: Service) 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "is empty"), (b"{", "is not valid JSON"), (b"\xff{}", "is not UTF-8"), (b"[]", "must be an object"), (b"[" * 20_000, "is nested too deeply")],
+    [
+        (b"", "is empty"),
+        (b"{", "is not valid JSON"),
+        (b"\xff{}", "is not UTF-8"),
+        (b"[]", "must be an object"),
+        (b"[" * 20_000, "is nested too deeply"),
+    ],
 )
 def test_what_is_no_json_object_is_refused(service: Service, content: bytes, reason: str) -> None:
     answer = service.post("/predict", content)
@@ -120,25 +173,42 @@ def test_what_is_no_json_object_is_refused(service: Service, content: bytes, rea
     assert problem(answer)["errors"][0]["reason"].startswith(reason)
 
 
-@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx"])
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx"]
+)
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/feedback"])
-def test_a_body_that_is_not_declared_as_json_is_415(service: Service, path: str, content_type: str | None) -> None:
+def test_a_body_that_is_not_declared_as_json_is_415(
+    service: Service, path: str, content_type: str | None
+) -> None:
     answer = service.post(path, json.dumps(ULB_ROW), content_type)
     assert answer.status_code == 415
     assert "application/json" in problem(answer)["detail"]
 
 
 def test_json_with_parameters_is_json(service: Service) -> None:
-    assert service.post("/predict", json.dumps(ULB_ROW), "Application/JSON; charset=utf-8").status_code == 200
+    assert (
+        service.post("/predict", json.dumps(ULB_ROW), "Application/JSON; charset=utf-8").status_code
+        == 200
+    )
 
 
-def test_a_body_above_its_limit_is_413_whether_or_not_its_length_is_announced(service: Service) -> None:
+def test_a_body_above_its_limit_is_413_whether_or_not_its_length_is_announced(
+    service: Service,
+) -> None:
     padded = json.dumps(ULB_ROW).encode().ljust(64 << 10)
     assert service.post("/predict", padded).status_code == 200
-    for path, body in (("/predict", padded + b" "), ("/predict/batch", b" " * ((16 << 20) + 1)), ("/feedback", b" " * ((16 << 20) + 1))):
+    for path, body in (
+        ("/predict", padded + b" "),
+        ("/predict/batch", b" " * ((16 << 20) + 1)),
+        ("/feedback", b" " * ((16 << 20) + 1)),
+    ):
         announced = service.post(path, body)
         assert (announced.status_code, problem(announced)["status"]) == (413, 413)
-        chunked = HTTP.post(service.url + path, content=iter([body[:50_000], body[50_000:]]), headers={"content-type": "application/json"})
+        chunked = HTTP.post(
+            service.url + path,
+            content=iter([body[:50_000], body[50_000:]]),
+            headers={"content-type": "application/json"},
+        )
         assert (chunked.status_code, problem(chunked)["status"]) == (413, 413)
 
 
@@ -154,7 +224,9 @@ def test_a_connection_survives_a_refusal(service: Service) -> None:
     assert statuses == [413, 422, 200]
 
 
-def test_a_client_that_waits_with_its_body_is_told_before_it_sends_and_let_go(service: Service) -> None:
+def test_a_client_that_waits_with_its_body_is_told_before_it_sends_and_let_go(
+    service: Service,
+) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 70000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
         connection.sendall(head)
@@ -173,10 +245,16 @@ def test_a_batch_is_answered_in_its_order_and_as_single_calls_are(service: Servi
     assert len({scored["prediction_id"] for scored in predictions}) == len(rows)
     probabilities = [scored["fraud_probability"] for scored in predictions]
     for index in (7, 400):
-        assert probabilities[index] == pytest.approx(service.predict(rows[index]).json()["fraud_probability"], abs=1e-12)
+        assert probabilities[index] == pytest.approx(
+            service.predict(rows[index]).json()["fraud_probability"], abs=1e-12
+        )
     audited = {record.id: record for record in service.audited() if isinstance(record, Prediction)}
-    assert [audited[scored["prediction_id"]].transaction_id for scored in predictions] == [row["transaction_id"] for row in rows]
-    assert {audited[scored["prediction_id"]].request_id for scored in predictions} == {answer.headers["x-request-id"]}
+    assert [audited[scored["prediction_id"]].transaction_id for scored in predictions] == [
+        row["transaction_id"] for row in rows
+    ]
+    assert {audited[scored["prediction_id"]].request_id for scored in predictions} == {
+        answer.headers["x-request-id"]
+    }
 
 
 def test_a_batch_with_bad_rows_scores_none_of_them_and_names_each(service: Service) -> None:
@@ -184,7 +262,11 @@ def test_a_batch_with_bad_rows_scores_none_of_them_and_names_each(service: Servi
     rows = [ULB_ROW, ULB_ROW | {"V2": "x"}, ULB_ROW, ULB_ROW | {"V9": None}, 5]
     answer = service.post("/predict/batch", json.dumps({"transactions": rows}))
     assert answer.status_code == 422
-    assert [(fault["index"], fault.get("field")) for fault in problem(answer)["errors"]] == [(1, "V2"), (3, "V9"), (4, None)]
+    assert [(fault["index"], fault.get("field")) for fault in problem(answer)["errors"]] == [
+        (1, "V2"),
+        (3, "V9"),
+        (4, None),
+    ]
     many = service.post("/predict/batch", json.dumps({"transactions": [{}] * 500}))
     assert [fault["index"] for fault in problem(many)["errors"]] == list(range(100))
     late = service.post("/predict/batch", json.dumps({"transactions": [*[ULB_ROW] * 400, {}]}))
@@ -197,14 +279,28 @@ def test_ten_thousand_rows_are_one_batch_and_one_more_is_refused(service: Servic
     answer = service.post("/predict/batch", json.dumps({"transactions": rows}))
     assert len(answer.json()["predictions"]) == 10_000
     refused = service.post("/predict/batch", json.dumps({"transactions": [*rows, ULB_ROW]}))
-    assert problem(refused)["errors"] == [{"field": "transactions", "reason": "must hold at most 10000 rows"}]
+    assert problem(refused)["errors"] == [
+        {"field": "transactions", "reason": "must hold at most 10000 rows"}
+    ]
 
 
-def test_labels_are_accepted_and_spooled_and_the_same_label_again_is_the_same_row(service: Service) -> None:
+def test_labels_are_accepted_and_spooled_and_the_same_label_again_is_the_same_row(
+    service: Service,
+) -> None:
     prediction = service.predict().json()["prediction_id"]
     labels = [
-        {"prediction_id": prediction.upper(), "label": 1, "labelled_at": "2026-01-31T12:00:00+02:00", "source": "chargeback"},
-        {"transaction_id": "unknown-yet", "label": 0, "labelled_at": "2026-01-31T12:00:00Z", "source": "review"},
+        {
+            "prediction_id": prediction.upper(),
+            "label": 1,
+            "labelled_at": "2026-01-31T12:00:00+02:00",
+            "source": "chargeback",
+        },
+        {
+            "transaction_id": "unknown-yet",
+            "label": 0,
+            "labelled_at": "2026-01-31T12:00:00Z",
+            "source": "review",
+        },
     ]
     for _ in range(2):
         answer = service.post("/feedback", json.dumps({"labels": labels}))
@@ -214,7 +310,9 @@ def test_labels_are_accepted_and_spooled_and_the_same_label_again_is_the_same_ro
     assert len({record.id for record in spooled}) == 2
     assert prediction in {record.prediction_id for record in spooled}
     refused = service.post("/feedback", json.dumps({"labels": [*labels, labels[0] | {"label": 3}]}))
-    assert problem(refused)["errors"] == [{"index": 2, "field": "label", "reason": "must be at most 1"}]
+    assert problem(refused)["errors"] == [
+        {"index": 2, "field": "label", "reason": "must be at most 1"}
+    ]
 
 
 def test_the_products_own_client_speaks_this_contract(service: Service) -> None:
@@ -230,8 +328,21 @@ def test_ready_and_model_info_tell_what_every_worker_serves(service: Service) ->
     assert ready.keys() == {"status", "epoch", "version", "digest", "workers"}
     assert [(worker["epoch"], worker["version"]) for worker in ready["workers"]] == [(1, "1")] * 2
     info = HTTP.get(f"{service.url}/model_info").json()
-    model = {"name": "credit-fraud", "alias": "production", "version": "1", "digest": ready["digest"], "epoch": 1, "source": "cache", "trained_on_sample": True}
-    assert info == {"model": model, "audit": "spool", "challenger": None, "errors": {"alias": None, "stage": None}}
+    model = {
+        "name": "credit-fraud",
+        "alias": "production",
+        "version": "1",
+        "digest": ready["digest"],
+        "epoch": 1,
+        "source": "cache",
+        "trained_on_sample": True,
+    }
+    assert info == {
+        "model": model,
+        "audit": "spool",
+        "challenger": None,
+        "errors": {"alias": None, "stage": None},
+    }
 
 
 def test_without_a_model_the_service_lives_and_says_what_is_missing(empty: Service) -> None:
@@ -240,12 +351,23 @@ def test_without_a_model_the_service_lives_and_says_what_is_missing(empty: Servi
     answer = empty.predict()
     assert (answer.status_code, problem(answer)["detail"]) == (503, "no model promoted")
     info = HTTP.get(f"{empty.url}/model_info").json()
-    nothing = {"version": None, "digest": None, "epoch": 0, "source": None, "trained_on_sample": None}
+    nothing = {
+        "version": None,
+        "digest": None,
+        "epoch": 0,
+        "source": None,
+        "trained_on_sample": None,
+    }
     assert info["model"] == {"name": "credit-fraud", "alias": "production", **nothing}
 
 
 def test_reload_wants_the_admin_token(service: Service, empty: Service) -> None:
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": TOKEN}):
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Authorization": TOKEN},
+    ):
         answer = HTTP.post(f"{service.url}/reload", json={}, headers=headers)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         problem(answer)
@@ -255,7 +377,14 @@ def test_reload_wants_the_admin_token(service: Service, empty: Service) -> None:
 
 
 def test_reload_refuses_what_it_does_not_know(service: Service) -> None:
-    for body in ({"phase": "explode"}, {"version": "--cached"}, {"digest": "../../etc"}, {"epoch": 0}, {"more": 1}, {"phase": "prepare", "version": "1"}):
+    for body in (
+        {"phase": "explode"},
+        {"version": "--cached"},
+        {"digest": "../../etc"},
+        {"epoch": 0},
+        {"more": 1},
+        {"phase": "prepare", "version": "1"},
+    ):
         answer = service.reload(**body)
         assert answer.status_code == 422, body
         problem(answer)
@@ -263,12 +392,18 @@ def test_reload_refuses_what_it_does_not_know(service: Service) -> None:
 
 def test_wrong_paths_and_methods_are_problems_too(service: Service) -> None:
     assert problem(HTTP.get(f"{service.url}/nowhere"))["status"] == 404
-    for method, path, allowed in (("GET", "/predict", "POST"), ("DELETE", "/reload", "POST"), ("POST", "/health", "GET")):
+    for method, path, allowed in (
+        ("GET", "/predict", "POST"),
+        ("DELETE", "/reload", "POST"),
+        ("POST", "/health", "GET"),
+    ):
         answer = HTTP.request(method, service.url + path)
         assert (problem(answer)["status"], answer.headers["allow"]) == (405, allowed)
 
 
-def test_the_documentation_shows_the_schema_of_the_served_model(service: Service, empty: Service) -> None:
+def test_the_documentation_shows_the_schema_of_the_served_model(
+    service: Service, empty: Service
+) -> None:
     schemas = HTTP.get(f"{service.url}/openapi.json").json()["components"]["schemas"]
     transaction = schemas["Transaction"]
     assert list(transaction["properties"]) == [*load_schema().names, "transaction_id", "entity_key"]
@@ -301,7 +436,9 @@ def test_the_documentation_names_every_call_and_every_reference_resolves(service
     assert {name for name in names if name not in document["components"]["schemas"]} == set()
 
 
-def test_a_bank_with_other_columns_gets_its_own_contract(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_bank_with_other_columns_gets_its_own_contract(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     service = Service(tmp_path_factory.mktemp("bank"), workers=1).promoted(3, BANK)
     try:
         assert service.predict(BANK_ROW).status_code == 200
@@ -319,20 +456,35 @@ def test_metrics_count_every_worker_and_every_answer_once(service: Service) -> N
     before = service.metrics()
     answers = 40
     with ThreadPoolExecutor(8) as threads:
-        probabilities = [answer.json()["prediction"] for answer in threads.map(lambda _: service.predict(), range(answers))]
+        probabilities = [
+            answer.json()["prediction"]
+            for answer in threads.map(lambda _: service.predict(), range(answers))
+        ]
     service.predict({})
 
     def counted() -> None:
         after = service.metrics()
         grown = {name: after[name] - before.get(name, 0) for name in after}
-        assert grown['http_requests_total{endpoint="/predict",method="POST",status="200"}'] == answers
+        assert (
+            grown['http_requests_total{endpoint="/predict",method="POST",status="200"}'] == answers
+        )
         assert grown['http_requests_total{endpoint="/predict",method="POST",status="422"}'] == 1
         assert grown['http_request_duration_seconds_count{endpoint="/predict"}'] == answers + 1
         assert grown['fraudops_predictions_total{decision="fraud"}'] == sum(probabilities)
-        assert grown['fraudops_predictions_total{decision="genuine"}'] == answers - sum(probabilities)
-        assert (after["fraudops_serving_epoch"], after["fraudops_serving_version"], after["fraudops_workers"]) == (1, 1, 2)
+        assert grown['fraudops_predictions_total{decision="genuine"}'] == answers - sum(
+            probabilities
+        )
+        assert (
+            after["fraudops_serving_epoch"],
+            after["fraudops_serving_version"],
+            after["fraudops_workers"],
+        ) == (1, 1, 2)
         assert after["fraudops_spool_bytes"] > 0
-        assert (after["fraudops_ready"], after["fraudops_workers_wanted"], after["fraudops_model_trained_on_sample"]) == (1, 2, 1)
+        assert (
+            after["fraudops_ready"],
+            after["fraudops_workers_wanted"],
+            after["fraudops_model_trained_on_sample"],
+        ) == (1, 2, 1)
         assert (after["fraudops_record_epoch"], after["fraudops_record_mirrored_epoch"]) == (1, 1)
         assert after["fraudops_record_read_timestamp_seconds"] == pytest.approx(time.time(), abs=60)
 

@@ -1,4 +1,6 @@
-"""The registry client against a real MLflow server; a server of a few lines answers only what a healthy MLflow never does."""
+"""The registry client against a real MLflow server; a server of a few lines answers only what a
+healthy MLflow never does.
+"""
 
 import socket
 import subprocess
@@ -20,12 +22,16 @@ API = "/api/2.0"
 
 
 def new_run(url: str) -> str:
-    answer = HTTP.post(f"{url}{API}/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}).json()
+    answer = HTTP.post(
+        f"{url}{API}/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}
+    ).json()
     return str(answer["run"]["info"]["run_id"])
 
 
 def put(url: str, run: str, name: str, data: bytes) -> None:
-    HTTP.put(f"{url}{API}/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}", content=data).raise_for_status()
+    HTTP.put(
+        f"{url}{API}/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}", content=data
+    ).raise_for_status()
 
 
 @pytest.fixture
@@ -40,7 +46,9 @@ def registered(registry: Registry, mlflow_url: str) -> ModelVersion:
     run = new_run(mlflow_url)
     put(mlflow_url, run, "bundle/bundle.json", b"{}")
     put(mlflow_url, run, "bundle/train_rows.npy", bytes(3_000_000))
-    return registry.version(registry.create_version(run, {TAG_DIGEST: "d" * 64, TAG_SAMPLE: "true"}))
+    return registry.version(
+        registry.create_version(run, {TAG_DIGEST: "d" * 64, TAG_SAMPLE: "true"})
+    )
 
 
 def test_a_model_that_does_not_exist_yet_has_no_versions_and_no_alias(registry: Registry) -> None:
@@ -49,7 +57,9 @@ def test_a_model_that_does_not_exist_yet_has_no_versions_and_no_alias(registry: 
     registry.delete_alias("production")
 
 
-def test_create_version_makes_the_model_and_numbers_its_versions(registry: Registry, registered: ModelVersion, mlflow_url: str) -> None:
+def test_create_version_makes_the_model_and_numbers_its_versions(
+    registry: Registry, registered: ModelVersion, mlflow_url: str
+) -> None:
     second = registry.create_version(new_run(mlflow_url), {})
     assert (registered.version, second) == ("1", "2")
     assert registered.digest == "d" * 64
@@ -58,17 +68,23 @@ def test_create_version_makes_the_model_and_numbers_its_versions(registry: Regis
     assert [version.version for version in registry.versions()] == ["2", "1"]
 
 
-def test_versions_are_ordered_by_number_and_read_through_every_page(registry: Registry, mlflow_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_are_ordered_by_number_and_read_through_every_page(
+    registry: Registry, mlflow_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fraudops.registry.versions.PAGE", 4)
     run = new_run(mlflow_url)
     for _ in range(11):
         registry.create_version(run, {})
     registry.set_tag("2", "touched", "last")
-    assert [version.version for version in registry.versions()] == [str(number) for number in range(11, 0, -1)]
+    assert [version.version for version in registry.versions()] == [
+        str(number) for number in range(11, 0, -1)
+    ]
 
 
 @pytest.mark.parametrize("unknown", ["7", "seven", "", "1/../1", "-1"])
-def test_an_unknown_version_is_refused_with_the_known_ones(registry: Registry, registered: ModelVersion, unknown: str) -> None:
+def test_an_unknown_version_is_refused_with_the_known_ones(
+    registry: Registry, registered: ModelVersion, unknown: str
+) -> None:
     with pytest.raises(UnknownVersionError, match="known are 1 "):
         registry.version(unknown)
     with pytest.raises(UnknownVersionError, match="known are 1 "):
@@ -82,34 +98,45 @@ def test_a_version_of_no_model_at_all_says_train_first(registry: Registry) -> No
         registry.version("1")
 
 
-def test_an_alias_is_set_moved_and_deleted(registry: Registry, registered: ModelVersion, mlflow_url: str) -> None:
+def test_an_alias_is_set_moved_and_deleted(
+    registry: Registry, registered: ModelVersion, mlflow_url: str
+) -> None:
     second = registry.create_version(new_run(mlflow_url), {})
     registry.set_alias("production", "1")
     assert registry.alias("production") == "1"
     registry.set_alias("production", second)
     registry.set_alias("champion", "1")
     assert registry.alias("production") == second
-    assert {version.version: version.aliases for version in registry.versions()} == {"1": ("champion",), "2": ("production",)}
+    assert {version.version: version.aliases for version in registry.versions()} == {
+        "1": ("champion",),
+        "2": ("production",),
+    }
     assert registry.version("1").aliases == ("champion",)
     registry.delete_alias("production")
     assert registry.alias("production") is None
 
 
-def test_an_alias_that_mlflow_reserves_is_a_mistake_of_the_user(registry: Registry, registered: ModelVersion) -> None:
+def test_an_alias_that_mlflow_reserves_is_a_mistake_of_the_user(
+    registry: Registry, registered: ModelVersion
+) -> None:
     with pytest.raises(MlflowAnswerError, match="reserved") as caught:
         registry.set_alias("latest", "1")
     assert caught.value.exit_code == 64
 
 
 @pytest.mark.parametrize("broken", ["{", "[]", "", "null"])
-def test_a_verdict_is_read_back_and_an_unreadable_one_counts_as_none(registry: Registry, registered: ModelVersion, broken: str) -> None:
+def test_a_verdict_is_read_back_and_an_unreadable_one_counts_as_none(
+    registry: Registry, registered: ModelVersion, broken: str
+) -> None:
     registry.set_tag("1", TAG_VERDICT, '{"passed":true}')
     assert registry.version("1").verdict == {"passed": True}
     registry.set_tag("1", TAG_VERDICT, broken)
     assert registry.version("1").verdict is None
 
 
-def test_the_longest_tag_comes_back_whole_and_a_longer_one_is_refused(registry: Registry, registered: ModelVersion, mlflow_url: str) -> None:
+def test_the_longest_tag_comes_back_whole_and_a_longer_one_is_refused(
+    registry: Registry, registered: ModelVersion, mlflow_url: str
+) -> None:
     registry.set_tag("1", "long", "x" * 5000)
     assert registry.version("1").tags["long"] == "x" * 5000
     with pytest.raises(SettingsError, match="5001 characters"):
@@ -118,12 +145,19 @@ def test_the_longest_tag_comes_back_whole_and_a_longer_one_is_refused(registry: 
         registry.create_version(new_run(mlflow_url), {"long": "x" * 5001})
 
 
-def test_a_bundle_comes_back_byte_for_byte(registry: Registry, registered: ModelVersion, tmp_path: Path) -> None:
+def test_a_bundle_comes_back_byte_for_byte(
+    registry: Registry, registered: ModelVersion, tmp_path: Path
+) -> None:
     registry.download_bundle(registered, tmp_path / "bundle")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()} == {"bundle.json": b"{}", "train_rows.npy": bytes(3_000_000)}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()} == {
+        "bundle.json": b"{}",
+        "train_rows.npy": bytes(3_000_000),
+    }
 
 
-def test_a_file_beside_the_bundle_is_written_read_and_replaced(registry: Registry, registered: ModelVersion, tmp_path: Path) -> None:
+def test_a_file_beside_the_bundle_is_written_read_and_replaced(
+    registry: Registry, registered: ModelVersion, tmp_path: Path
+) -> None:
     name = "validation/test_scores.npz"
     assert registry.download(registered, name) is None
     registry.upload(registered, name, b"first")
@@ -133,27 +167,49 @@ def test_a_file_beside_the_bundle_is_written_read_and_replaced(registry: Registr
     assert not (tmp_path / "validation").exists()
 
 
-@pytest.mark.parametrize("name", ["../bundle/bundle.json", "/etc/passwd", "a//b", "..", "", "a/../../b", ".hidden", "a b", "a%2e%2e", "a\n"])
-def test_a_name_that_leaves_the_folder_is_refused(registry: Registry, registered: ModelVersion, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../bundle/bundle.json",
+        "/etc/passwd",
+        "a//b",
+        "..",
+        "",
+        "a/../../b",
+        ".hidden",
+        "a b",
+        "a%2e%2e",
+        "a\n",
+    ],
+)
+def test_a_name_that_leaves_the_folder_is_refused(
+    registry: Registry, registered: ModelVersion, name: str
+) -> None:
     with pytest.raises(SettingsError, match="artifact path"):
         registry.upload(registered, name, b"")
     with pytest.raises(SettingsError, match="artifact path"):
         registry.download(registered, name)
 
 
-def test_a_version_without_files_says_so(registry: Registry, mlflow_url: str, tmp_path: Path) -> None:
+def test_a_version_without_files_says_so(
+    registry: Registry, mlflow_url: str, tmp_path: Path
+) -> None:
     version = registry.version(registry.create_version(new_run(mlflow_url), {}))
     with pytest.raises(BundleError, match="no file of this bundle"):
         registry.download_bundle(version, tmp_path)
 
 
-def test_a_bundle_with_a_folder_inside_is_refused(registry: Registry, registered: ModelVersion, mlflow_url: str, tmp_path: Path) -> None:
+def test_a_bundle_with_a_folder_inside_is_refused(
+    registry: Registry, registered: ModelVersion, mlflow_url: str, tmp_path: Path
+) -> None:
     put(mlflow_url, registered.run_id, "bundle/sub/x.json", b"{}")
     with pytest.raises(BundleError, match="not made by"):
         registry.download_bundle(registered, tmp_path)
 
 
-def test_a_bundle_above_the_bounds_is_refused(registry: Registry, registered: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_above_the_bounds_is_refused(
+    registry: Registry, registered: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(artifacts, "MAX_BUNDLE_BYTES", 2_000_000)
     with pytest.raises(BundleError, match="larger than"):
         registry.download_bundle(registered, tmp_path)
@@ -163,8 +219,14 @@ def test_a_bundle_above_the_bounds_is_refused(registry: Registry, registered: Mo
         registry.download_bundle(registered, tmp_path)
 
 
-def test_a_version_registered_by_hand_has_no_bundle(registry: Registry, registered: ModelVersion, mlflow_url: str, tmp_path: Path) -> None:
-    body = {"name": registry.model, "source": f"runs:/{registered.run_id}/model", "run_id": registered.run_id}
+def test_a_version_registered_by_hand_has_no_bundle(
+    registry: Registry, registered: ModelVersion, mlflow_url: str, tmp_path: Path
+) -> None:
+    body = {
+        "name": registry.model,
+        "source": f"runs:/{registered.run_id}/model",
+        "run_id": registered.run_id,
+    }
     HTTP.post(f"{mlflow_url}{API}/mlflow/model-versions/create", json=body).raise_for_status()
     with pytest.raises(BundleError, match="not registered by"):
         registry.download_bundle(registry.version("2"), tmp_path)
@@ -176,7 +238,9 @@ def test_an_unknown_run_cannot_become_a_version(registry: Registry) -> None:
 
 
 def test_a_host_name_that_mlflow_does_not_allow_is_explained(mlflow_url: str) -> None:
-    """127.1 is another spelling of 127.0.0.1: the same server, a Host header outside its list; its /health stays 200."""
+    """127.1 is another spelling of 127.0.0.1: the same server, a Host header outside its list; its
+    /health stays 200.
+    """
     port = mlflow_url.rpartition(":")[2]
     with pytest.raises(StoreDownError, match=f"--allowed-hosts 127.1:{port}"):
         Registry(f"http://127.1:{port}").versions()
@@ -227,24 +291,39 @@ def faulty_url() -> Iterator[str]:
         ("short", "does not answer"),
     ],
 )
-def test_whatever_is_not_mlflow_in_good_health_is_a_store_that_is_down(faulty_url: str, kind: str, says: str) -> None:
+def test_whatever_is_not_mlflow_in_good_health_is_a_store_that_is_down(
+    faulty_url: str, kind: str, says: str
+) -> None:
     with pytest.raises(StoreDownError, match=says) as caught:
         Registry(f"{faulty_url}/{kind}").versions()
     assert caught.value.exit_code == 75
 
 
-def test_a_file_that_breaks_off_is_never_taken_for_whole(faulty_url: str, registered: ModelVersion) -> None:
+def test_a_file_that_breaks_off_is_never_taken_for_whole(
+    faulty_url: str, registered: ModelVersion
+) -> None:
     with pytest.raises(StoreDownError, match="does not answer"):
         Registry(f"{faulty_url}/short").download(registered, "validation/test_scores.npz")
 
 
-@pytest.mark.parametrize("url", ["", "mlflow:5000", "sqlite:///mlflow.db", "http://", "http://host:port"])
+@pytest.mark.parametrize(
+    "url", ["", "mlflow:5000", "sqlite:///mlflow.db", "http://", "http://host:port"]
+)
 def test_an_url_that_is_none_is_a_mistake_of_the_user(url: str) -> None:
     with pytest.raises(SettingsError, match="MLFLOW_TRACKING_URI"):
         Registry(url)
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/1/artifacts", "/mnt/mlruns/1", "file:///mnt/1", "mlflow-artifacts:/0/../1", "mlflow-artifacts:/"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/1/artifacts",
+        "/mnt/mlruns/1",
+        "file:///mnt/1",
+        "mlflow-artifacts:/0/../1",
+        "mlflow-artifacts:/",
+    ],
+)
 def test_only_files_behind_the_proxy_are_reached(uri: str) -> None:
     with pytest.raises(SettingsError):
         artifacts.proxied_path(uri)
@@ -253,4 +332,9 @@ def test_only_files_behind_the_proxy_are_reached(uri: str) -> None:
 def test_the_client_imports_nothing_heavy() -> None:
     heavy = "mlflow sklearn skops pandas scipy numpy evidently matplotlib pyarrow"
     code = f"import sys, fraudops.registry; print([name for name in {heavy.split()} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

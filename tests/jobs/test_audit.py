@@ -1,4 +1,6 @@
-"""`fraudops audit` against a real PostgreSQL and a real spool: what it counts, what it refuses, what it brings back."""
+"""`fraudops audit` against a real PostgreSQL and a real spool: what it counts, what it refuses,
+what it brings back.
+"""
 
 import asyncio
 import json
@@ -40,7 +42,13 @@ class Audit:
         self.aside = Aside(self.state.spool)
 
     def __call__(self, *arguments: str | Path, stdin: str = "", **environment: str) -> Told:
-        return self._call(*arguments, "--state", self.state.root, stdin=stdin, **({"DATABASE_URL": self.url} | environment))
+        return self._call(
+            *arguments,
+            "--state",
+            self.state.root,
+            stdin=stdin,
+            **({"DATABASE_URL": self.url} | environment),
+        )
 
     def ship(self, *records: Prediction) -> list[str]:
         """Straight to the table, as the shipper does; their ids."""
@@ -54,12 +62,16 @@ class Audit:
         return [record.id for record in records]
 
     def ship_the_spool(self) -> int:
-        """What a shipper would: everything to the table, what is refused aside, the segments removed. How many rows were new."""
+        """What a shipper would: everything to the table, what is refused aside, the segments
+        removed. How many rows were new.
+        """
 
         async def go() -> int:
             sink, spool, new = Sink(self.url), SpoolReader(self.state.spool), 0
             while group := spool.read(1 << 20):
-                outcome = await sink.ship([payload for _, piece in group for payload in piece.payloads])
+                outcome = await sink.ship(
+                    [payload for _, piece in group for payload in piece.payloads]
+                )
                 self.aside.put(outcome.rejected)
                 new += outcome.new
                 for reader, piece in group:
@@ -76,20 +88,60 @@ class Audit:
 
 
 @pytest.fixture
-def audit(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Audit:
+def audit(
+    database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Audit:
     return Audit(database, tmp_path / "state", Caller("audit", command, monkeypatch, capsys))
 
 
 def test_answers_in_table_spool_and_aside_are_each_counted_where_they_are(audit: Audit) -> None:
     table = audit.ship(*(prediction() for _ in range(5)))
-    spool = fill(audit.state.spool, [*(prediction() for _ in range(3)), new_label(1, datetime.now(UTC), "analyst", transaction_id="t")])[:3]
+    spool = fill(
+        audit.state.spool,
+        [
+            *(prediction() for _ in range(3)),
+            new_label(1, datetime.now(UTC), "analyst", transaction_id="t"),
+        ],
+    )[:3]
     poison = prediction()
-    audit.aside.put([Rejected(encode(poison), "why"), Rejected(b"torn", "damaged or unfinished: x from byte 3")])
+    audit.aside.put(
+        [Rejected(encode(poison), "why"), Rejected(b"torn", "damaged or unfinished: x from byte 3")]
+    )
     code, found = audit.verify([*table, *spool, poison.id])
     assert code == 0
-    assert found["log"] == {"lines": 9, "repeated": 0, "in_table": 5, "in_spool": 3, "set_aside": 1, "expired": 0, "lost": 0}
-    counts = {name: found[name] for name in ("rows", "duplicated", "in_spool", "labels_in_spool", "set_aside", "unreadable", "agrees")}
-    assert counts == {"rows": 5, "duplicated": 0, "in_spool": 3, "labels_in_spool": 1, "set_aside": 1, "unreadable": 1, "agrees": True}
+    assert found["log"] == {
+        "lines": 9,
+        "repeated": 0,
+        "in_table": 5,
+        "in_spool": 3,
+        "set_aside": 1,
+        "expired": 0,
+        "lost": 0,
+    }
+    counts = {
+        name: found[name]
+        for name in (
+            "rows",
+            "duplicated",
+            "in_spool",
+            "labels_in_spool",
+            "set_aside",
+            "unreadable",
+            "agrees",
+        )
+    }
+    assert counts == {
+        "rows": 5,
+        "duplicated": 0,
+        "in_spool": 3,
+        "labels_in_spool": 1,
+        "set_aside": 1,
+        "unreadable": 1,
+        "agrees": True,
+    }
 
 
 def test_a_row_that_is_shipped_but_still_in_the_spool_counts_once(audit: Audit) -> None:
@@ -116,16 +168,33 @@ def test_an_answer_of_a_day_that_retention_took_is_not_called_lost(audit: Audit)
 
 
 @pytest.mark.parametrize("shift", [timedelta(milliseconds=1), timedelta(days=1)])
-def test_an_id_that_stands_twice_is_refused_wherever_the_second_row_is(audit: Audit, shift: timedelta) -> None:
+def test_an_id_that_stands_twice_is_refused_wherever_the_second_row_is(
+    audit: Audit, shift: timedelta
+) -> None:
     [identifier] = audit.ship(prediction())
     with psycopg.connect(audit.url) as connection:
-        names = [row[0] for row in connection.execute("SELECT attname FROM pg_attribute WHERE attrelid = 'predictions'::regclass AND attnum > 0")]
+        names = [
+            row[0]
+            for row in connection.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = 'predictions'::regclass AND attnum > 0"
+            )
+        ]
         columns = ", ".join(f'"{name}"' for name in names)
-        again = ", ".join('"timestamp" + %s' if name == "timestamp" else f'"{name}"' for name in names)
-        connection.execute(f"INSERT INTO predictions ({columns}) SELECT {again} FROM predictions".encode(), [shift])
+        again = ", ".join(
+            '"timestamp" + %s' if name == "timestamp" else f'"{name}"' for name in names
+        )
+        connection.execute(
+            f"INSERT INTO predictions ({columns}) SELECT {again} FROM predictions".encode(), [shift]
+        )
     code, found = audit.verify([identifier])
     assert (code, found["duplicated"], found["log"]["lost"]) == (65, 1, 0)
-    told = audit("verify", "--until", (datetime.now(UTC) + timedelta(days=2)).isoformat(), "--since", (datetime.now(UTC) - timedelta(days=1)).isoformat())
+    told = audit(
+        "verify",
+        "--until",
+        (datetime.now(UTC) + timedelta(days=2)).isoformat(),
+        "--since",
+        (datetime.now(UTC) - timedelta(days=1)).isoformat(),
+    )
     assert (told.returncode, "1 ids stand in the table twice" in told.stderr) == (65, True)
 
 
@@ -140,13 +209,38 @@ def test_without_an_answer_log_table_and_spool_are_held_against_each_other(audit
 
 def test_an_answer_log_may_hold_answers_as_they_were_given(audit: Audit) -> None:
     ids = audit.ship(*(prediction() for _ in range(4)))
-    batch = {"predictions": [{"prediction_id": identifier, "fraud_probability": 0.5} for identifier in ids[1:3]]}
-    lines = [json.dumps({"prediction_id": ids[0], "prediction": 0}), json.dumps(batch), "", ids[3], ids[3]]
+    batch = {
+        "predictions": [
+            {"prediction_id": identifier, "fraud_probability": 0.5} for identifier in ids[1:3]
+        ]
+    }
+    lines = [
+        json.dumps({"prediction_id": ids[0], "prediction": 0}),
+        json.dumps(batch),
+        "",
+        ids[3],
+        ids[3],
+    ]
     code, found = audit.verify(lines)
-    assert (code, found["log"]["lines"], found["log"]["repeated"], found["log"]["in_table"]) == (0, 5, 1, 4)
+    assert (code, found["log"]["lines"], found["log"]["repeated"], found["log"]["in_table"]) == (
+        0,
+        5,
+        1,
+        4,
+    )
 
 
-@pytest.mark.parametrize("line", [CARD, '{"prediction": 1}', '{"prediction_id": "4111111111111111"}', "{", "\xff", "00000000-0000-4000-8000-000000000000"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        CARD,
+        '{"prediction": 1}',
+        '{"prediction_id": "4111111111111111"}',
+        "{",
+        "\xff",
+        "00000000-0000-4000-8000-000000000000",
+    ],
+)
 def test_a_bad_answer_log_is_refused_by_line_and_never_quoted(audit: Audit, line: str) -> None:
     told = audit("verify", "--answers", "-", stdin=f"{uuid7()}\n{line}\n")
     assert told.returncode == 64
@@ -160,23 +254,37 @@ def test_a_bad_answer_log_is_refused_by_line_and_never_quoted(audit: Audit, line
         (("verify", "--answers", "/dev/null/x"), "Not a directory"),
         (("verify", "--answers", os.devnull), "no answer in the file"),
         (("verify", "--since", "yesterday"), "ISO time"),
-        (("verify", "--since", "2026-01-02", "--until", "2026-01-01"), "--since must be before --until"),
+        (
+            ("verify", "--since", "2026-01-02", "--until", "2026-01-01"),
+            "--since must be before --until",
+        ),
         (("export", "--out", "/dev/null/x.parquet"), "is no folder"),
         (("export", "--out", os.devnull), "exists already"),
         (("replay", "/dev/null/x"), "does not exist"),
         (("forgive",), "No such command"),
     ],
 )
-def test_wrong_usage_is_refused_with_its_reason(audit: Audit, arguments: tuple[str, ...], complaint: str) -> None:
-    told = audit._call(*arguments, DATABASE_URL=audit.url) if arguments[0] == "forgive" else audit(*arguments)
+def test_wrong_usage_is_refused_with_its_reason(
+    audit: Audit, arguments: tuple[str, ...], complaint: str
+) -> None:
+    told = (
+        audit._call(*arguments, DATABASE_URL=audit.url)
+        if arguments[0] == "forgive"
+        else audit(*arguments)
+    )
     assert told.returncode == 64
     assert complaint in " ".join(told.stderr.split())
 
 
-def test_on_the_cluster_the_job_gets_the_subcommand_and_what_was_typed_after_it(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_the_cluster_the_job_gets_the_subcommand_and_what_was_typed_after_it(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent: list[Any] = []
     monkeypatch.setattr("jobs.on_cluster.run_as_job", lambda *arguments: sent.append(arguments))
-    assert audit("verify", "--on-cluster", "--release", "shop", "--since", "2026-01-01").returncode == 0
+    assert (
+        audit("verify", "--on-cluster", "--release", "shop", "--since", "2026-01-01").returncode
+        == 0
+    )
     assert audit("export", "--out", "/export/x.parquet", "--on-cluster").returncode == 0
     assert [(each[0], *each[2:]) for each in sent] == [
         ("shop", "promote", "jobs.audit", ["verify", "--since", "2026-01-01"], None),
@@ -193,7 +301,12 @@ def test_an_export_holds_exactly_the_window_in_order(audit: Audit, tmp_path: Pat
     noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=3)
     sent = audit.ship(*(prediction(noon + timedelta(hours=6 * number)) for number in range(12)))
     file = tmp_path / "window.parquet"
-    window = ("--since", (noon + timedelta(hours=6)).isoformat(), "--until", (noon + timedelta(hours=60)).isoformat())
+    window = (
+        "--since",
+        (noon + timedelta(hours=6)).isoformat(),
+        "--until",
+        (noon + timedelta(hours=60)).isoformat(),
+    )
     told = audit("export", "--out", file, "--json", *window)
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["rows"] == 9
@@ -202,25 +315,38 @@ def test_an_export_holds_exactly_the_window_in_order(audit: Audit, tmp_path: Pat
     assert json.loads(rows[0]["features"]) == {"V1": -1.25, "Amount": 12.5}
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["window.parquet"]
     assert audit("export", "--out", file).returncode == 64
-    assert "0 predictions" in audit("export", "--out", tmp_path / "none.parquet", "--until", "2020-01-01").stdout
+    assert (
+        "0 predictions"
+        in audit("export", "--out", tmp_path / "none.parquet", "--until", "2020-01-01").stdout
+    )
 
 
-def test_set_aside_rows_come_back_once_their_fault_is_repaired_and_never_twice(audit: Audit) -> None:
+def test_set_aside_rows_come_back_once_their_fault_is_repaired_and_never_twice(
+    audit: Audit,
+) -> None:
     records = [prediction(fraud_probability=1.5), prediction(fraud_probability=1.25)]
     fill(audit.state.spool, [prediction(), *records])
     assert audit.ship_the_spool() == 1
     audit.aside.put([Rejected(b"torn", "damaged or unfinished: x from byte 3")])
     told = audit("replay", "--dry-run", "--json")
-    assert json.loads(told.stdout)["kinds"] == {"PostgreSQL refuses it: CheckViolationError 23514": 2, "damaged or unfinished": 1}
+    assert json.loads(told.stdout)["kinds"] == {
+        "PostgreSQL refuses it: CheckViolationError 23514": 2,
+        "damaged or unfinished": 1,
+    }
     assert len(list(audit.aside.entries())) == 3
 
     told = audit("replay")
-    assert (told.returncode, "2 records are back in the spool; 1 hold no record" in told.stdout) == (0, True)
+    assert (
+        told.returncode,
+        "2 records are back in the spool; 1 hold no record" in told.stdout,
+    ) == (0, True)
     assert audit.ship_the_spool() == 0
     assert len(list(audit.aside.entries())) == 3, "nothing is lost by a replay before the repair"
 
     with psycopg.connect(audit.url) as connection:
-        connection.execute("ALTER TABLE predictions DROP CONSTRAINT predictions_fraud_probability_check")
+        connection.execute(
+            "ALTER TABLE predictions DROP CONSTRAINT predictions_fraud_probability_check"
+        )
     copies = {path: path.read_bytes() for path in audit.aside.folder.glob("*.jsonl")}
     assert audit("replay").returncode == 0
     assert audit.ship_the_spool() == 2
@@ -232,7 +358,9 @@ def test_set_aside_rows_come_back_once_their_fault_is_repaired_and_never_twice(a
     assert audit.verify([record.id for record in records])[1]["log"]["in_table"] == 2
 
 
-def test_a_segment_from_elsewhere_is_taken_in_around_its_damage(audit: Audit, tmp_path: Path) -> None:
+def test_a_segment_from_elsewhere_is_taken_in_around_its_damage(
+    audit: Audit, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     sent = fill(other, [prediction() for _ in range(40)])
     [segment] = [other / each.name for each in list_segments(other)]
@@ -265,10 +393,14 @@ def test_a_replay_that_was_killed_goes_on_and_two_do_not_run_at_once(audit: Audi
     assert audit.ship_the_spool() == 1
 
 
-def test_a_full_spool_keeps_what_is_set_aside(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_spool_keeps_what_is_set_aside(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     audit.aside.put([Rejected(encode(prediction()), "why")])
     with monkeypatch.context() as patch:
-        patch.setattr("fraudops.spool.writer.os.write", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        patch.setattr(
+            "fraudops.spool.writer.os.write", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+        )
         with pytest.raises(StoreDownError):
             audit.aside.replay()
     assert len(list(audit.aside.entries())) == 1
@@ -288,7 +420,13 @@ def test_half_a_line_of_a_killed_shipper_spoils_nothing(audit: Audit) -> None:
 def test_in_a_pod_the_shippers_program_replays(audit: Audit) -> None:
     audit.aside.put([Rejected(encode(prediction()), "why")])
     environment = {**os.environ, "DATABASE_URL": audit.url, "FRAUDOPS_STATE": str(audit.state.root)}
-    done = subprocess.run([sys.executable, "-m", "services.shipper.replay"], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "services.shipper.replay"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert json.loads(done.stdout)["records"] == 1
     assert audit.ship_the_spool() == 1
 
@@ -306,7 +444,12 @@ def test_a_living_writers_records_are_seen_without_taking_its_segment(audit: Aud
 
 def features(audit: Audit) -> dict[str, tuple[Any, Any]]:
     with psycopg.connect(audit.url) as connection:
-        return {row[0]: row[1:] for row in connection.execute("SELECT id::text, features, features_sealed FROM predictions")}
+        return {
+            row[0]: row[1:]
+            for row in connection.execute(
+                "SELECT id::text, features, features_sealed FROM predictions"
+            )
+        }
 
 
 def test_forgotten_features_leave_their_row_and_do_not_come_back(audit: Audit) -> None:
@@ -319,7 +462,11 @@ def test_forgotten_features_leave_their_row_and_do_not_come_back(audit: Audit) -
     told = audit("forget", "--prediction", plain.id, "--prediction", sealed.id.upper(), "--json")
     assert (told.returncode, json.loads(told.stdout)) == (0, {"forgotten": 2})
     audit.ship(plain, sealed)
-    assert features(audit) == {plain.id: (None, None), sealed.id: (None, None), other.id: (other.features, None)}
+    assert features(audit) == {
+        plain.id: (None, None),
+        sealed.id: (None, None),
+        other.id: (other.features, None),
+    }
     assert audit("forget", "--prediction", plain.id).returncode == 0
     assert audit.verify([plain.id, sealed.id, other.id])[1]["log"]["in_table"] == 3
 
@@ -345,6 +492,11 @@ def test_what_it_prints_holds_no_card_data(audit: Audit) -> None:
     records = [prediction(entity_key=CARD), prediction(entity_key=f"{CARD}\x00")]
     fill(audit.state.spool, records)
     audit.ship_the_spool()
-    told = [audit("verify"), audit("verify", "--json"), audit("replay", "--dry-run"), audit("replay")]
+    told = [
+        audit("verify"),
+        audit("verify", "--json"),
+        audit("replay", "--dry-run"),
+        audit("replay"),
+    ]
     assert all(each.returncode == 0 for each in told)
     assert not any(CARD in each.stdout + each.stderr for each in told)

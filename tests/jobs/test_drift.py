@@ -1,4 +1,6 @@
-"""The drift job against a real PostgreSQL: rows as the shipper leaves them, the reference from a sealed bundle."""
+"""The drift job against a real PostgreSQL: rows as the shipper leaves them, the reference from a
+sealed bundle.
+"""
 
 import asyncio
 import base64
@@ -41,7 +43,15 @@ from tests.contract.test_registry import new_run, put
 
 KEY = bytes(range(32))
 NEVER = "postgresql://nobody:correct-horse@127.0.0.1:9/none"
-BANK = FeatureSchema("bank", "fraudulent", "at", "sum", tuple(Feature(name, -1000.0, 1e6) for name in ("sum", "age", "speed", "distance", "hour_of_day")))
+BANK = FeatureSchema(
+    "bank",
+    "fraudulent",
+    "at",
+    "sum",
+    tuple(
+        Feature(name, -1000.0, 1e6) for name in ("sum", "age", "speed", "distance", "hour_of_day")
+    ),
+)
 
 
 @cache
@@ -53,7 +63,9 @@ def sample() -> tuple[Dataset, Dataset]:
 
 @cache
 def bank() -> tuple[Dataset, Dataset]:
-    """A reference, and 2,000 rows like it, of a schema with five columns: a scan of these takes a fifth of the time."""
+    """A reference, and 2,000 rows like it, of a schema with five columns: a scan of these takes a
+    fifth of the time.
+    """
     rows = generate(4000, 7, schema=BANK, fraud_rate=0.02).dataset
     return rows.take(np.arange(0, 4000, 2)), rows.take(np.arange(1, 4000, 2))
 
@@ -78,7 +90,11 @@ class Site:
     digest: str
 
     def drift(self, *arguments: str, **environment: str) -> Result:
-        return CliRunner().invoke(command, ["--state", str(self.state.root), *arguments], env={"DATABASE_URL": self.database} | environment)
+        return CliRunner().invoke(
+            command,
+            ["--state", str(self.state.root), *arguments],
+            env={"DATABASE_URL": self.database} | environment,
+        )
 
     def found(self, *arguments: str, **environment: str) -> dict[str, Any]:
         result = self.drift("--json", *arguments, **environment)
@@ -87,7 +103,9 @@ class Site:
         return report
 
     def answered(self, rows: Dataset, digest: str | None = None) -> str:
-        """Puts these rows into the audit as answered just now; returns the moment before them as --since takes it."""
+        """Puts these rows into the audit as answered just now; returns the moment before them as
+        --since takes it.
+        """
         moment = datetime.now(UTC)
         asyncio.run(insert(self.database, rows, moment, digest or self.digest))
         return moment.isoformat()
@@ -98,7 +116,20 @@ async def insert(url: str, rows: Dataset, moment: datetime, digest: str) -> None
     connection = await connect(url)
     features = [json.dumps(dict(zip(names, values, strict=True))) for values in rows.x.tolist()]
     records = [
-        (uuid7(), moment, values, float(p), int(p > 0.02), 0.02, "credit-fraud", "3", digest, 1.0, "local") for values, p in zip(features, scores, strict=True)
+        (
+            uuid7(),
+            moment,
+            values,
+            float(p),
+            int(p > 0.02),
+            0.02,
+            "credit-fraud",
+            "3",
+            digest,
+            1.0,
+            "local",
+        )
+        for values, p in zip(features, scores, strict=True)
     ]
     columns = [
         "id",
@@ -123,16 +154,28 @@ async def insert(url: str, rows: Dataset, moment: datetime, digest: str) -> None
 def write_bundle(folder: Path, reference: Dataset) -> str:
     """A sealed bundle of a manifest and a drift reference: all that drift opens."""
     folder.mkdir(parents=True)
-    frame = reference.frame[list(reference.schema.names)].assign(fraud_probability=score(reference.x))
+    frame = reference.frame[list(reference.schema.names)].assign(
+        fraud_probability=score(reference.x)
+    )
     frame.to_parquet(folder / DRIFT_REFERENCE, index=False)
-    return seal(folder, msgspec.structs.replace(make_manifest(reference.schema), expected_decision_rate=0.01))
+    return seal(
+        folder,
+        msgspec.structs.replace(make_manifest(reference.schema), expected_decision_rate=0.01),
+    )
 
 
 def site_with(folder: Path, database: str, reference: Dataset) -> Site:
     state = State.at(folder / "state")
     digest = write_bundle(state.bundles / "new", reference)
     (state.bundles / "new").rename(state.bundles / digest)
-    entry = Entry(epoch=1, version="3", digest=digest, schema_fingerprint=reference.schema.fingerprint, by="test", at="2026-01-01T00:00:00Z")
+    entry = Entry(
+        epoch=1,
+        version="3",
+        digest=digest,
+        schema_fingerprint=reference.schema.fingerprint,
+        by="test",
+        at="2026-01-01T00:00:00Z",
+    )
     FileRecordStore(state.serving_record).compare_and_set(ServingRecord(current=entry), b"")
     return Site(state, database, digest)
 
@@ -150,7 +193,10 @@ def sample_site(tmp_path: Path, database: str) -> Site:
 def psi_by_deciles(reference: pd.Series, current: pd.Series) -> float:
     """Our own computation, apart from fraudops.drift: pandas cuts both by the reference's deciles."""
     edges = [-np.inf, *np.unique(np.percentile(reference, range(10, 100, 10))), np.inf]
-    shares = [pd.cut(values, edges).value_counts(sort=False, normalize=True).clip(lower=1e-4).to_numpy() for values in (reference, current)]
+    shares = [
+        pd.cut(values, edges).value_counts(sort=False, normalize=True).clip(lower=1e-4).to_numpy()
+        for values in (reference, current)
+    ]
     return float(((shares[0] - shares[1]) * np.log(shares[0] / shares[1])).sum())
 
 
@@ -163,13 +209,20 @@ def rows_of(database: str, query: str) -> list[Any]:
         return connection.execute(query).fetchall()
 
 
-def test_rows_like_the_reference_are_no_drift_and_the_numbers_are_our_own(sample_site: Site) -> None:
+def test_rows_like_the_reference_are_no_drift_and_the_numbers_are_our_own(
+    sample_site: Site,
+) -> None:
     reference, current = sample()
     since = sample_site.answered(current)
     report = sample_site.found("--since", since)
     assert (report["verdict"], report["rows"], report["compared"]) == ("none", 2000, 2000)
-    expected = {name: psi_by_deciles(reference.frame[name], current.frame[name]) for name in reference.schema.names}
-    expected["fraud_probability"] = psi_by_deciles(pd.Series(score(reference.x)), pd.Series(score(current.x)))
+    expected = {
+        name: psi_by_deciles(reference.frame[name], current.frame[name])
+        for name in reference.schema.names
+    }
+    expected["fraud_probability"] = psi_by_deciles(
+        pd.Series(score(reference.x)), pd.Series(score(current.x))
+    )
     assert values(report) == pytest.approx(expected, rel=1e-9)
     assert max(expected.values()) < 0.1
 
@@ -179,9 +232,16 @@ def protect(database: str, how: Literal["sealed", "hashed"], only: str = "true")
     keep = protection(how, [KEY])
     assert keep
     with psycopg.connect(database) as connection:
-        rows = connection.execute(f"SELECT id::text, features FROM predictions WHERE {only}".encode()).fetchall()
-        kept = [(keep(name, {key: float(value) for key, value in features.items()}), name) for name, features in rows]
-        connection.cursor().executemany("UPDATE predictions SET features = NULL, features_sealed = %s WHERE id = %s", kept)
+        rows = connection.execute(
+            f"SELECT id::text, features FROM predictions WHERE {only}".encode()
+        ).fetchall()
+        kept = [
+            (keep(name, {key: float(value) for key, value in features.items()}), name)
+            for name, features in rows
+        ]
+        connection.cursor().executemany(
+            "UPDATE predictions SET features = NULL, features_sealed = %s WHERE id = %s", kept
+        )
 
 
 def test_sealed_features_are_compared_by_whoever_has_the_key(site: Site) -> None:
@@ -189,7 +249,11 @@ def test_sealed_features_are_compared_by_whoever_has_the_key(site: Site) -> None
     plain = site.found("--since", since)
     protect(site.database, "sealed")
     keyed = site.found("--since", since, FRAUDOPS_AUDIT__KEY=base64.b64encode(KEY).decode())
-    assert (values(keyed), keyed["compared"], keyed["features_unavailable"]) == (values(plain), 2000, None)
+    assert (values(keyed), keyed["compared"], keyed["features_unavailable"]) == (
+        values(plain),
+        2000,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,9 +272,17 @@ def test_without_features_the_score_is_judged_and_their_drift_is_said_to_be_not_
     protect(site.database, how)
     given = {"FRAUDOPS_AUDIT__KEY": base64.b64encode(key).decode()} if key else {}
     report = site.found("--since", since, **given)
-    assert (report["verdict"], report["compared"], list(values(report)), report["features_unavailable"]) == ("none", 2000, ["fraud_probability"], reason)
+    assert (
+        report["verdict"],
+        report["compared"],
+        list(values(report)),
+        report["features_unavailable"],
+    ) == ("none", 2000, ["fraud_probability"], reason)
     said = site.drift("--since", since, **given).stdout
-    assert f"the score is within its threshold; drift of the features is not available: {reason}" in " ".join(said.split())
+    assert (
+        f"the score is within its threshold; drift of the features is not available: {reason}"
+        in " ".join(said.split())
+    )
     assert reason in Path(report["html_path"]).read_text()
 
 
@@ -218,12 +290,21 @@ def test_a_few_rows_that_were_forgotten_do_not_end_the_comparison(site: Site) ->
     since = site.answered(bank()[1])
     protect(site.database, "hashed", "id IN (SELECT id FROM predictions ORDER BY id LIMIT 100)")
     with psycopg.connect(site.database) as connection:
-        connection.execute("UPDATE predictions SET features = NULL WHERE id IN (SELECT id FROM predictions ORDER BY id DESC LIMIT 50)")
+        connection.execute(
+            "UPDATE predictions SET features = NULL WHERE id IN (SELECT id FROM predictions ORDER BY id DESC LIMIT 50)"
+        )
     report = site.found("--since", since)
-    assert (report["rows"], report["compared"], len(values(report)), report["features_unavailable"]) == (2000, 1850, 6, None)
+    assert (
+        report["rows"],
+        report["compared"],
+        len(values(report)),
+        report["features_unavailable"],
+    ) == (2000, 1850, 6, None)
 
 
-def test_the_run_is_a_row_with_its_columns_and_an_html_report_without_rows(sample_site: Site) -> None:
+def test_the_run_is_a_row_with_its_columns_and_an_html_report_without_rows(
+    sample_site: Site,
+) -> None:
     _, current = sample()
     report = sample_site.found("--since", sample_site.answered(current))
     [row] = rows_of(
@@ -233,7 +314,9 @@ def test_the_run_is_a_row_with_its_columns_and_an_html_report_without_rows(sampl
     assert row[:4] == ("3", sample_site.digest, 2000, "none")
     assert row[4:7] == (values(report)["fraud_probability"], report["rate"]["value"], 0.01)
     assert row[7] == report
-    stored = rows_of(sample_site.database, "SELECT column_name, psi, threshold, exceeded FROM drift_columns")
+    stored = rows_of(
+        sample_site.database, "SELECT column_name, psi, threshold, exceeded FROM drift_columns"
+    )
     assert {name: psi for name, psi, _, _ in stored} == values(report)
     assert {(threshold, exceeded) for _, _, threshold, exceeded in stored} == {(0.2, False)}
     page = Path(row[8]).read_text()
@@ -250,7 +333,9 @@ def test_drift_warns_once_and_alarms_in_the_second_window_running(site: Site) ->
     assert first["verdict"] == "warning"
     assert 1 <= sum(column["exceeded"] for column in first["columns"]) < len(first["columns"])
     second_begins = site.answered(spread(drifted, 900))
-    overlapping = site.found("--since", (datetime.fromisoformat(second_begins) - timedelta(minutes=10)).isoformat())
+    overlapping = site.found(
+        "--since", (datetime.fromisoformat(second_begins) - timedelta(minutes=10)).isoformat()
+    )
     assert (overlapping["verdict"], overlapping["before"]) == ("warning", None)
     second = site.found("--since", second_begins)
     assert (second["verdict"], second["before"]["id"]) == ("alarm", first["id"])
@@ -260,12 +345,21 @@ def test_a_window_without_enough_rows_is_recorded_and_passed_over(site: Site) ->
     inflated, _ = overlay(bank()[1], "amount-inflation", seed=7)
     assert site.found("--since", site.answered(spread(inflated, 500)))["verdict"] == "warning"
     quiet = site.found("--since", site.answered(spread(inflated, 499)))
-    assert (quiet["verdict"], quiet["columns"], quiet["html_path"], quiet["rows"]) == ("not enough rows", [], None, 499)
+    assert (quiet["verdict"], quiet["columns"], quiet["html_path"], quiet["rows"]) == (
+        "not enough rows",
+        [],
+        None,
+        499,
+    )
     site.answered(spread(inflated, 500))
     last = site.found("--since", "last")
     assert (last["start"], last["rows"], last["verdict"]) == (quiet["end"], 500, "alarm")
     assert [column["name"] for column in last["columns"] if column["exceeded"]] == ["sum"]
-    assert rows_of(site.database, "SELECT verdict FROM drift_runs ORDER BY at") == [("warning",), ("not enough rows",), ("alarm",)]
+    assert rows_of(site.database, "SELECT verdict FROM drift_runs ORDER BY at") == [
+        ("warning",),
+        ("not enough rows",),
+        ("alarm",),
+    ]
 
 
 def test_what_another_version_answered_and_found_does_not_count(site: Site) -> None:
@@ -279,13 +373,17 @@ def test_what_another_version_answered_and_found_does_not_count(site: Site) -> N
         )
     report = site.found("--hours", "1")
     assert (report["verdict"], report["rows"], report["before"]) == ("not enough rows", 0, None)
-    assert rows_of(site.database, "SELECT decision_rate FROM drift_runs WHERE model_version = '3'") == [(None,)]
+    assert rows_of(
+        site.database, "SELECT decision_rate FROM drift_runs WHERE model_version = '3'"
+    ) == [(None,)]
 
 
 def test_a_schema_of_other_names_is_scanned_alike_and_read_by_a_person(site: Site) -> None:
     drifted, _ = overlay(spread(bank()[1], 1000), "amount-inflation", seed=1)
     site.answered(drifted)
-    result = site.drift("--hours", "1", FRAUDOPS_DRIFT__FEATURE_THRESHOLDS='{"age": 0.9}', COLUMNS="100")
+    result = site.drift(
+        "--hours", "1", FRAUDOPS_DRIFT__FEATURE_THRESHOLDS='{"age": 0.9}', COLUMNS="100"
+    )
     assert result.exit_code == 0, result.exception
     said = result.stdout
     assert "Drift of version 3" in said
@@ -311,7 +409,9 @@ def test_a_window_that_cannot_be_is_refused(site: Site) -> None:
 
 def test_the_first_run_of_a_version_since_the_last_takes_the_hours(site: Site) -> None:
     first = site.found("--since", "last", "--hours", "2")
-    assert datetime.fromisoformat(first["end"]) - datetime.fromisoformat(first["start"]) == timedelta(hours=2)
+    assert datetime.fromisoformat(first["end"]) - datetime.fromisoformat(
+        first["start"]
+    ) == timedelta(hours=2)
     assert site.found("--since", "last", "--hours", "2")["start"] == first["end"]
 
 
@@ -322,7 +422,9 @@ def test_a_reference_that_was_altered_is_not_believed(site: Site) -> None:
     assert DRIFT_REFERENCE in str(result.exception)
 
 
-def test_the_reference_comes_from_mlflow_when_the_service_has_not_cached_it(site: Site, mlflow_url: str) -> None:
+def test_the_reference_comes_from_mlflow_when_the_service_has_not_cached_it(
+    site: Site, mlflow_url: str
+) -> None:
     model = f"drift-{uuid7()}"
     registry = Registry(mlflow_url, model)
     run = new_run(mlflow_url)
@@ -332,7 +434,12 @@ def test_the_reference_comes_from_mlflow_when_the_service_has_not_cached_it(site
     store = FileRecordStore(site.state.serving_record)
     record, token = store.read()
     assert record.current is not None
-    store.compare_and_set(msgspec.structs.replace(record, current=msgspec.structs.replace(record.current, version=version)), token)
+    store.compare_and_set(
+        msgspec.structs.replace(
+            record, current=msgspec.structs.replace(record.current, version=version)
+        ),
+        token,
+    )
     (site.state.bundles / site.digest).rename(site.state.bundles / "elsewhere")
     report = site.found(MLFLOW_TRACKING_URI=mlflow_url, FRAUDOPS_MODEL_NAME=model)
     assert (report["reference_rows"], report["verdict"]) == (len(bank()[0]), "not enough rows")
@@ -342,12 +449,21 @@ def test_a_report_is_deleted_when_fifty_newer_ones_are_there(tmp_path: Path) -> 
     for number in range(60):
         (tmp_path / f"drift-{number:03}.html").touch()
     keep_latest(tmp_path, 50)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"drift-{number:03}.html" for number in range(10, 60)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"drift-{number:03}.html" for number in range(10, 60)
+    ]
 
 
 def as_program(state: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     arguments = [sys.executable, "-m", "jobs.drift", "--state", str(state)]
-    return subprocess.run(arguments, env=bare_environment() | environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        arguments,
+        env=bare_environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_without_a_version_in_production_the_program_says_what_to_run(tmp_path: Path) -> None:

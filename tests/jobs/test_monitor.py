@@ -55,8 +55,19 @@ def test_an_empty_window_is_said_clearly(database: str, state: State) -> None:
 
 def test_what_was_answered_is_reported_in_all_and_by_version(database: str, state: State) -> None:
     now = datetime.now(UTC)
-    old = [prediction(now - timedelta(minutes=30), prediction=int(number == 0), transaction_id=f"t-{number}", latency_ms=float(number)) for number in range(10)]
-    new = [prediction(now, prediction=1, model_version="4", model_digest="e" * 64), prediction(now - timedelta(hours=30))]
+    old = [
+        prediction(
+            now - timedelta(minutes=30),
+            prediction=int(number == 0),
+            transaction_id=f"t-{number}",
+            latency_ms=float(number),
+        )
+        for number in range(10)
+    ]
+    new = [
+        prediction(now, prediction=1, model_version="4", model_digest="e" * 64),
+        prediction(now - timedelta(hours=30)),
+    ]
     labels = [
         new_label(1, now, "chargeback", prediction_id=old[0].id),
         new_label(1, now, "chargeback", transaction_id="t-1"),
@@ -64,16 +75,32 @@ def test_what_was_answered_is_reported_in_all_and_by_version(database: str, stat
     ]
     store(database, [*old, *new, *labels])
     # Written ahead of its time, so that it is not silent yet however long the commands below take.
-    told = ShipperState(pid=os.getpid(), at=now + timedelta(hours=1), doing="waiting", backlog_bytes=1_234_567, oldest_at=now, last_error="PostgreSQL is away")
+    told = ShipperState(
+        pid=os.getpid(),
+        at=now + timedelta(hours=1),
+        doing="waiting",
+        backlog_bytes=1_234_567,
+        oldest_at=now,
+        last_error="PostgreSQL is away",
+    )
     write_renamed(shipper_path(state), told)
 
-    read = json.loads(fraudops(database, "monitor", "--hours", "24", "--json", "--state", str(state.root)).stdout)
+    read = json.loads(
+        fraudops(database, "monitor", "--hours", "24", "--json", "--state", str(state.root)).stdout
+    )
     total = read["total"]
     assert (total["answers"], total["decisions"], total["frauds"]) == (11, 11, 2)
     assert total["fraud_rate"] == pytest.approx(2 / 11)
     assert total["latency_p50_ms"] == pytest.approx(4.0)
-    assert (total["precision"], total["recall"], total["label_coverage"]) == (0.5, 0.5, pytest.approx(3 / 11))
-    assert [(version["model_version"], version["answers"]) for version in read["versions"]] == [("3", 10), ("4", 1)]
+    assert (total["precision"], total["recall"], total["label_coverage"]) == (
+        0.5,
+        0.5,
+        pytest.approx(3 / 11),
+    )
+    assert [(version["model_version"], version["answers"]) for version in read["versions"]] == [
+        ("3", 10),
+        ("4", 1),
+    ]
     assert read["spool"]["waiting_bytes"] == 1_234_567
 
     text = fraudops(database, "monitor", "--state", str(state.root)).stdout
@@ -82,10 +109,25 @@ def test_what_was_answered_is_reported_in_all_and_by_version(database: str, stat
     assert "The shipper is waiting: PostgreSQL is away." in text
 
 
-def test_answers_and_decisions_are_told_apart_where_a_client_repeated_itself(database: str, state: State) -> None:
-    store(database, [*(prediction(transaction_id="again") for _ in range(3)), prediction(transaction_id="once")])
-    total = json.loads(fraudops(database, "monitor", "--json", "--state", str(state.root)).stdout)["total"]
-    assert (total["answers"], total["decisions"], total["estimated"], total["margins_95"]) == (4, 2, False, None)
+def test_answers_and_decisions_are_told_apart_where_a_client_repeated_itself(
+    database: str, state: State
+) -> None:
+    store(
+        database,
+        [
+            *(prediction(transaction_id="again") for _ in range(3)),
+            prediction(transaction_id="once"),
+        ],
+    )
+    total = json.loads(fraudops(database, "monitor", "--json", "--state", str(state.root)).stdout)[
+        "total"
+    ]
+    assert (total["answers"], total["decisions"], total["estimated"], total["margins_95"]) == (
+        4,
+        2,
+        False,
+        None,
+    )
     text = fraudops(database, "monitor", "--state", str(state.root)).stdout
     assert "2 answers repeat a transaction of the 24 hours before" in text
     assert "Estimates" not in text
@@ -99,19 +141,27 @@ FROM (SELECT n, md5('' || n) AS lot, date_trunc('milliseconds', now() - n * inte
       FROM generate_series(1, 250000) AS n) AS drawn"""
 
 
-def test_a_window_too_large_to_count_is_said_to_be_estimated_and_how_well(database: str, state: State) -> None:
+def test_a_window_too_large_to_count_is_said_to_be_estimated_and_how_well(
+    database: str, state: State
+) -> None:
     """Of frauds, which are few, every one is counted all the same."""
     store(database, [prediction(datetime.now(UTC) - timedelta(hours=1))])
     with psycopg.connect(database) as connection:
         connection.execute(LARGE)
     read = fraudops(database, "monitor", "--hours", "2", "--json", "--state", str(state.root))
     total = json.loads(read.stdout)["total"]
-    assert (total["estimated"], total["weight"], total["frauds"], total["margins_95"]["frauds"]) == (True, 8, 500, 0)
+    assert (
+        total["estimated"],
+        total["weight"],
+        total["frauds"],
+        total["margins_95"]["frauds"],
+    ) == (True, 8, 500, 0)
     assert abs(total["answers"] - 250_001) < 1.5 * total["margins_95"]["answers"]
     assert 25_000 < total["read"] < 38_000
     text = fraudops(database, "monitor", "--hours", "2", "--state", str(state.root)).stdout
-    assert f"Estimates from {total['read']:,} answers: of those decided as fraud all, of the others one in 8. With 95 % confidence answers ±" in " ".join(
-        text.split()
+    assert (
+        f"Estimates from {total['read']:,} answers: of those decided as fraud all, of the others one in 8. With 95 % confidence answers ±"
+        in " ".join(text.split())
     )
 
 
@@ -132,12 +182,18 @@ def test_a_shipper_that_no_longer_writes_is_called_silent(database: str, state: 
     write_shipper_state(state, told)
     path = state.run / "shipper.json"
     path.write_text(path.read_text().replace(f'"at":"{told.at:%Y}', '"at":"2020'))
-    assert "The shipper is silent" in fraudops(database, "monitor", "--state", str(state.root)).stdout
+    assert (
+        "The shipper is silent" in fraudops(database, "monitor", "--state", str(state.root)).stdout
+    )
 
 
 @pytest.mark.parametrize("arguments", [("monitor",), ("migrate", "--wait", "0")])
-def test_without_postgresql_the_exit_code_says_try_again(state: State, arguments: tuple[str, ...]) -> None:
-    done = fraudops(f"postgresql://u:secret@127.0.0.1:{free_port()}/d", *arguments, "--state", str(state.root))
+def test_without_postgresql_the_exit_code_says_try_again(
+    state: State, arguments: tuple[str, ...]
+) -> None:
+    done = fraudops(
+        f"postgresql://u:secret@127.0.0.1:{free_port()}/d", *arguments, "--state", str(state.root)
+    )
     assert done.returncode == 75
     assert "does not answer" in done.stderr
     assert "secret" not in done.stderr

@@ -1,4 +1,6 @@
-"""`fraudops pipeline` and `bootstrap` against a real MLflow, PostgreSQL and inference service: the whole road, its gates, and its second try."""
+"""`fraudops pipeline` and `bootstrap` against a real MLflow, PostgreSQL and inference service: the
+whole road, its gates, and its second try.
+"""
 
 import itertools
 import json
@@ -38,10 +40,14 @@ class Site:
     capsys: pytest.CaptureFixture[str]
 
     def pipeline(self, *arguments: str | Path, **environment: str) -> Told:
-        return Caller("pipeline", pipeline.command, self.monkeypatch, self.capsys)(*arguments, **(self.environment | LENIENT | environment))
+        return Caller("pipeline", pipeline.command, self.monkeypatch, self.capsys)(
+            *arguments, **(self.environment | LENIENT | environment)
+        )
 
     def bootstrap(self, *arguments: str | Path, **environment: str) -> Told:
-        return Caller("bootstrap", bootstrap.command, self.monkeypatch, self.capsys)(*arguments, **(self.environment | LENIENT | environment))
+        return Caller("bootstrap", bootstrap.command, self.monkeypatch, self.capsys)(
+            *arguments, **(self.environment | LENIENT | environment)
+        )
 
     @property
     def record(self) -> ServingRecord:
@@ -53,10 +59,20 @@ class Site:
 
 
 @pytest.fixture
-def idle_site(tmp_path: Path, mlflow_url: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Site:
+def idle_site(
+    tmp_path: Path,
+    mlflow_url: str,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Site:
     """Its service does not run: for roads that end before they come to it."""
     model = f"pipeline-{next(_numbers)}"
-    service = Service(tmp_path / "state", workers=1, environment={"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model})
+    service = Service(
+        tmp_path / "state",
+        workers=1,
+        environment={"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model},
+    )
     service.root.mkdir()
     (service.root / "admin.token").write_text(TOKEN)
     environment = {
@@ -88,7 +104,9 @@ def answer(told: Told) -> dict[str, Any]:
     return found
 
 
-def test_a_pipeline_brings_a_model_to_production_and_its_second_try_trains_nothing(site: Site, rows: Path) -> None:
+def test_a_pipeline_brings_a_model_to_production_and_its_second_try_trains_nothing(
+    site: Site, rows: Path
+) -> None:
     data = ("--data", rows, "--schema", BANK)
     first = site.pipeline(*data, "--json", FRAUDOPS_REQUEST_ID="job-1")
     assert first.returncode == 0, first.stderr
@@ -103,29 +121,44 @@ def test_a_pipeline_brings_a_model_to_production_and_its_second_try_trains_nothi
     assert "version 1 serves on every worker (epoch 1" in again.stdout
     assert (site.versions, site.record.epoch) == (["1"], 1)
     with psycopg.connect(site.environment["DATABASE_URL"]) as connection:
-        assert connection.execute("SELECT request, outcome FROM promotions").fetchall() == [("job-1", "done")]
+        assert connection.execute("SELECT request, outcome FROM promotions").fetchall() == [
+            ("job-1", "done")
+        ]
 
 
 def test_another_try_goes_on_where_the_last_one_ended(site: Site, rows: Path) -> None:
     data = ("--data", rows, "--schema", BANK, "--json")
-    stopped = site.pipeline(*data, FRAUDOPS_REQUEST_ID="job-2", FRAUDOPS_URL="http://127.0.0.1:9", FRAUDOPS_PROMOTION__PREPARE_SECONDS="1")
+    stopped = site.pipeline(
+        *data,
+        FRAUDOPS_REQUEST_ID="job-2",
+        FRAUDOPS_URL="http://127.0.0.1:9",
+        FRAUDOPS_PROMOTION__PREPARE_SECONDS="1",
+    )
     assert (stopped.returncode, answer(stopped)["taken"]) == (65, ["train", "validate", "promote"])
     assert answer(stopped)["promotion"]["outcome"] == "refused"
     assert site.record.current is None
     resumed = site.pipeline(*data, FRAUDOPS_REQUEST_ID="job-2")
     assert resumed.returncode == 0, resumed.stderr
-    assert (answer(resumed)["version"], answer(resumed)["taken"], site.versions) == ("1", ["promote"], ["1"])
+    assert (answer(resumed)["version"], answer(resumed)["taken"], site.versions) == (
+        "1",
+        ["promote"],
+        ["1"],
+    )
 
 
 def test_the_gate_that_refuses_ends_the_pipeline(idle_site: Site, rows: Path) -> None:
-    told = idle_site.pipeline("--data", rows, "--schema", BANK, "--json", FRAUDOPS_GATES__ROC_AUC="1")
+    told = idle_site.pipeline(
+        "--data", rows, "--schema", BANK, "--json", FRAUDOPS_GATES__ROC_AUC="1"
+    )
     assert told.returncode == 65
     assert (answer(told)["taken"], answer(told)["promotion"]) == (["train", "validate"], None)
     assert "roc_auc" in answer(told)["reason"]
     assert idle_site.record.current is None
 
 
-def test_production_refuses_a_model_of_the_packaged_sample_before_it_is_trained(idle_site: Site) -> None:
+def test_production_refuses_a_model_of_the_packaged_sample_before_it_is_trained(
+    idle_site: Site,
+) -> None:
     for command in (idle_site.pipeline, idle_site.bootstrap):
         told = command(FRAUDOPS_ENVIRONMENT="production")
         assert told.returncode == 65
@@ -149,18 +182,28 @@ def test_bootstrap_brings_a_first_model_and_then_changes_nothing(site: Site) -> 
 
 
 def test_bootstrap_says_what_it_waits_for_and_ends_at_its_deadline(idle_site: Site) -> None:
-    told = idle_site.bootstrap("--wait", "1", DATABASE_URL="postgresql://nobody:correct-horse@127.0.0.1:9/none")
+    told = idle_site.bootstrap(
+        "--wait", "1", DATABASE_URL="postgresql://nobody:correct-horse@127.0.0.1:9/none"
+    )
     assert told.returncode == 75
     assert "PostgreSQL at 127.0.0.1:9/none does not answer" in told.stderr
     assert "correct-horse" not in told.stderr
     assert idle_site.versions == []
 
 
-def test_a_first_model_never_replaces_one_that_was_promoted_meanwhile(site: Site, rows: Path) -> None:
+def test_a_first_model_never_replaces_one_that_was_promoted_meanwhile(
+    site: Site, rows: Path
+) -> None:
     assert site.pipeline("--data", rows, "--schema", BANK).returncode == 0
     for name, value in (site.environment | LENIENT).items():
         site.monkeypatch.setenv(name, value)
     plan = pipeline.Plan.of(str(rows), BANK, None, None)
-    road = pipeline.Pipeline(site.service.state, PromoteJobSettings.from_environment(), plan, pipeline.notices, first_only=True)
+    road = pipeline.Pipeline(
+        site.service.state,
+        PromoteJobSettings.from_environment(),
+        plan,
+        pipeline.notices,
+        first_only=True,
+    )
     assert road.run(pipeline.Steps()).outcome == "refused"
     assert site.record.epoch == 1

@@ -1,4 +1,6 @@
-"""`fraudops retention` against a real PostgreSQL: what it takes out, what it waits for, and what it leaves when it is stopped."""
+"""`fraudops retention` against a real PostgreSQL: what it takes out, what it waits for, and what it
+leaves when it is stopped.
+"""
 
 import asyncio
 import json
@@ -37,7 +39,9 @@ class Audit:
         with psycopg.connect(url) as connection:
             for day in (OLDEST, OLD, KEPT):
                 for _ in range(2):
-                    connection.execute(ROW, [uuid7(), datetime(day.year, day.month, day.day, 12, tzinfo=UTC)])
+                    connection.execute(
+                        ROW, [uuid7(), datetime(day.year, day.month, day.day, 12, tzinfo=UTC)]
+                    )
 
     async def _make(self) -> None:
         connection = await connect(self.url)
@@ -51,12 +55,20 @@ class Audit:
     @property
     def tables(self) -> set[str]:
         with psycopg.connect(self.url) as connection:
-            return {row[0] for row in connection.execute("SELECT tablename FROM pg_tables WHERE tablename ~ '^predictions_'")}
+            return {
+                row[0]
+                for row in connection.execute(
+                    "SELECT tablename FROM pg_tables WHERE tablename ~ '^predictions_'"
+                )
+            }
 
     @property
     def days(self) -> list[date]:
         with psycopg.connect(self.url) as connection:
-            return [row[0].astimezone(UTC).date() for row in connection.execute('SELECT "timestamp" FROM predictions ORDER BY 1')]
+            return [
+                row[0].astimezone(UTC).date()
+                for row in connection.execute('SELECT "timestamp" FROM predictions ORDER BY 1')
+            ]
 
     @contextmanager
     def reader(self) -> Iterator[None]:
@@ -72,7 +84,9 @@ class Audit:
         ended = threading.Event()
 
         def write() -> None:
-            with psycopg.connect(self.url, autocommit=True, options="-c lock_timeout=500ms") as connection:
+            with psycopg.connect(
+                self.url, autocommit=True, options="-c lock_timeout=500ms"
+            ) as connection:
                 while not ended.wait(0.01):
                     written.append(uuid7())
                     connection.execute(ROW, [written[-1], datetime.now(UTC)])
@@ -85,7 +99,9 @@ class Audit:
 
 
 @pytest.fixture
-def audit(database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Audit:
+def audit(
+    database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Audit:
     return Audit(database, Caller("retention", command, monkeypatch, capsys))
 
 
@@ -99,7 +115,10 @@ def test_days_beyond_their_time_leave_and_the_next_ones_are_made(audit: Audit) -
     assert told.returncode == 0, told.stderr
     assert [each["day"] for each in answer(told)["dropped"]] == [str(OLDEST), str(OLD)]
     assert audit.days == [KEPT, KEPT]
-    assert audit.tables == {partition_name(KEPT), *(partition_name(TODAY + timedelta(days=ahead)) for ahead in range(8))}
+    assert audit.tables == {
+        partition_name(KEPT),
+        *(partition_name(TODAY + timedelta(days=ahead)) for ahead in range(8)),
+    }
     again = audit.retain()
     assert (again.returncode, "no day to drop" in again.stdout) == (0, True)
 
@@ -111,7 +130,9 @@ def test_a_dry_run_changes_nothing(audit: Audit) -> None:
     assert (audit.tables, len(audit.days)) == (before, 6)
 
 
-def test_each_day_is_written_to_parquet_first_and_never_over_an_earlier_file(audit: Audit, tmp_path: Path) -> None:
+def test_each_day_is_written_to_parquet_first_and_never_over_an_earlier_file(
+    audit: Audit, tmp_path: Path
+) -> None:
     (tmp_path / f"{partition_name(OLDEST)}.parquet").write_bytes(b"earlier")
     told = audit.retain("--export", tmp_path, "--json")
     assert [(each["rows"], Path(each["file"]).name) for each in answer(told)["dropped"]] == [
@@ -121,17 +142,24 @@ def test_each_day_is_written_to_parquet_first_and_never_over_an_earlier_file(aud
     assert (tmp_path / f"{partition_name(OLDEST)}.parquet").read_bytes() == b"earlier"
     rows = pyarrow.parquet.read_table(tmp_path / f"{partition_name(OLD)}.parquet").to_pylist()
     assert [json.loads(row["features"]) for row in rows] == [{"Amount": 1.5}] * 2
-    assert {(row["timestamp"].date(), row["fraud_probability"], row["prediction"], row["request_id"]) for row in rows} == {(OLD, 0.25, 0, None)}
+    assert {
+        (row["timestamp"].date(), row["fraud_probability"], row["prediction"], row["request_id"])
+        for row in rows
+    } == {(OLD, 0.25, 0, None)}
     assert [path.name for path in tmp_path.glob("*.part")] == []
 
 
-def test_nothing_is_dropped_without_the_export_that_was_asked_for(audit: Audit, tmp_path: Path) -> None:
+def test_nothing_is_dropped_without_the_export_that_was_asked_for(
+    audit: Audit, tmp_path: Path
+) -> None:
     told = audit.retain(FRAUDOPS_RETENTION__EXPORT=str(tmp_path / "missing"))
     assert told.returncode == 64
     assert len(audit.days) == 6
 
 
-def test_a_reader_is_waited_for_only_so_long_and_the_next_run_goes_on(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_is_waited_for_only_so_long_and_the_next_run_goes_on(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(retention, "LOCK_SECONDS", 1)
     monkeypatch.setattr(retention, "PAUSE_SECONDS", 0.0)
     with audit.reader(), audit.writer() as written:
@@ -145,16 +173,27 @@ def test_a_reader_is_waited_for_only_so_long_and_the_next_run_goes_on(audit: Aud
     assert audit.days == [KEPT, KEPT, *([TODAY] * len(written))]
 
 
-def test_what_a_killed_run_left_detached_is_exported_and_dropped_by_the_next(audit: Audit, tmp_path: Path) -> None:
+def test_what_a_killed_run_left_detached_is_exported_and_dropped_by_the_next(
+    audit: Audit, tmp_path: Path
+) -> None:
     with psycopg.connect(audit.url, autocommit=True) as connection:
-        connection.execute(f"ALTER TABLE predictions DETACH PARTITION {partition_name(OLD)} CONCURRENTLY")
+        connection.execute(
+            f"ALTER TABLE predictions DETACH PARTITION {partition_name(OLD)} CONCURRENTLY"
+        )
     told = audit.retain("--export", tmp_path, "--json")
-    assert [(each["day"], each["rows"]) for each in answer(told)["dropped"]] == [(str(OLDEST), 2), (str(OLD), 2)]
+    assert [(each["day"], each["rows"]) for each in answer(told)["dropped"]] == [
+        (str(OLDEST), 2),
+        (str(OLD), 2),
+    ]
 
 
-def test_a_day_that_an_earlier_release_took_out_is_exported_without_the_columns_that_came_later(audit: Audit, tmp_path: Path) -> None:
+def test_a_day_that_an_earlier_release_took_out_is_exported_without_the_columns_that_came_later(
+    audit: Audit, tmp_path: Path
+) -> None:
     with psycopg.connect(audit.url, autocommit=True) as connection:
-        connection.execute(f"ALTER TABLE predictions DETACH PARTITION {partition_name(OLD)} CONCURRENTLY")
+        connection.execute(
+            f"ALTER TABLE predictions DETACH PARTITION {partition_name(OLD)} CONCURRENTLY"
+        )
         connection.execute(f"ALTER TABLE {partition_name(OLD)} DROP COLUMN features_sealed")
     told = audit.retain("--export", tmp_path, "--json")
     assert [each["rows"] for each in answer(told)["dropped"]] == [2, 2]

@@ -18,10 +18,16 @@ SIZES = range(10, 150, 7)
 
 
 def read(path: Path) -> pa.Table:
-    return pyarrow.parquet.read_table(path) if path.suffix == ".parquet" else pyarrow.csv.read_csv(path)
+    return (
+        pyarrow.parquet.read_table(path)
+        if path.suffix == ".parquet"
+        else pyarrow.csv.read_csv(path)
+    )
 
 
-def test_every_format_in_gives_the_same_scores_in_every_format_out(scene: Scene, score: Caller, tmp_path: Path) -> None:
+def test_every_format_in_gives_the_same_scores_in_every_format_out(
+    scene: Scene, score: Caller, tmp_path: Path
+) -> None:
     source = scene.csv(tmp_path / "in.csv", 600)
     (tmp_path / "in.csv.gz").write_bytes(gzip.compress(source.read_bytes()))
     scene.parquet(tmp_path / "in.parquet", 600)
@@ -29,7 +35,9 @@ def test_every_format_in_gives_the_same_scores_in_every_format_out(scene: Scene,
     for name in ("in.csv", "in.csv.gz", "in.parquet"):
         for suffix in ("csv", "parquet"):
             out = tmp_path / f"{name}.out.{suffix}"
-            told = score(tmp_path / name, "--out", out, "--chunk-rows", "170", "--state", scene.state.root)
+            told = score(
+                tmp_path / name, "--out", out, "--chunk-rows", "170", "--state", scene.state.root
+            )
             assert told.returncode == 0, told.stderr
             assert not Path(f"{out}.parts").exists()
             table = read(out)
@@ -39,9 +47,24 @@ def test_every_format_in_gives_the_same_scores_in_every_format_out(scene: Scene,
     assert [row["transaction_id"] for row in found] == [[f"t,{index}" for index in range(600)]] * 6
 
 
-def test_columns_are_kept_on_demand_with_their_types(scene: Scene, score: Caller, tmp_path: Path) -> None:
-    for source in (scene.parquet(tmp_path / "in.parquet", 120), scene.csv(tmp_path / "in.csv", 120)):
-        told = score(source, "--out", tmp_path / "out.parquet", "--keep", "note", "--keep", "Amount", "--state", scene.state.root)
+def test_columns_are_kept_on_demand_with_their_types(
+    scene: Scene, score: Caller, tmp_path: Path
+) -> None:
+    for source in (
+        scene.parquet(tmp_path / "in.parquet", 120),
+        scene.csv(tmp_path / "in.csv", 120),
+    ):
+        told = score(
+            source,
+            "--out",
+            tmp_path / "out.parquet",
+            "--keep",
+            "note",
+            "--keep",
+            "Amount",
+            "--state",
+            scene.state.root,
+        )
         assert told.returncode == 0, told.stderr
         found = read(tmp_path / "out.parquet")
         assert found.column_names == ["transaction_id", "note", "Amount", *ADDED]
@@ -51,7 +74,9 @@ def test_columns_are_kept_on_demand_with_their_types(scene: Scene, score: Caller
 def test_an_empty_file_gives_an_empty_output(scene: Scene, score: Caller, tmp_path: Path) -> None:
     for source in (scene.csv(tmp_path / "in.csv", 0), scene.parquet(tmp_path / "in.parquet", 0)):
         for suffix in ("csv", "parquet"):
-            told = score(source, "--out", tmp_path / f"{source.name}.{suffix}", "--state", scene.state.root)
+            told = score(
+                source, "--out", tmp_path / f"{source.name}.{suffix}", "--state", scene.state.root
+            )
             assert told.returncode == 0, told.stderr
             assert read(tmp_path / f"{source.name}.{suffix}").num_rows == 0
 
@@ -74,37 +99,94 @@ def spoilt(lines: list[str]) -> list[str]:
     return [*lines[:40], "\n", *bad, *lines[40:]]
 
 
-def test_bad_rows_of_a_csv_are_set_aside_with_line_column_reason_and_content(scene: Scene, score: Caller, tmp_path: Path) -> None:
+def test_bad_rows_of_a_csv_are_set_aside_with_line_column_reason_and_content(
+    scene: Scene, score: Caller, tmp_path: Path
+) -> None:
     lines = scene.lines(200)
     (tmp_path / "bad.csv").write_text("".join(spoilt(lines)))
     told = score(
-        tmp_path / "bad.csv", "--out", tmp_path / "out.csv", "--bad-rows", tmp_path / "aside.csv", "--chunk-rows", "30", "--json", "--state", scene.state.root
+        tmp_path / "bad.csv",
+        "--out",
+        tmp_path / "out.csv",
+        "--bad-rows",
+        tmp_path / "aside.csv",
+        "--chunk-rows",
+        "30",
+        "--json",
+        "--state",
+        scene.state.root,
     )
     assert told.returncode == 0, told.stderr
     counts = json.loads(told.stdout)
     assert (counts["scored"], counts["set_aside"]) == (200, 10)
     aside = read(tmp_path / "aside.csv").to_pylist()
     assert [row["line"] for row in aside] == list(range(42, 52))
-    assert [row["column"] for row in aside] == ["V1", "V1", "V3", "V1", "V2", "V1", "", "", "V1", "V1"]
-    words = ["text where a number", "missing", "missing", "infinite", "infinite", "outside the schema's range", "5 values", "32 values", "text", "text"]
+    assert [row["column"] for row in aside] == [
+        "V1",
+        "V1",
+        "V3",
+        "V1",
+        "V2",
+        "V1",
+        "",
+        "",
+        "V1",
+        "V1",
+    ]
+    words = [
+        "text where a number",
+        "missing",
+        "missing",
+        "infinite",
+        "infinite",
+        "outside the schema's range",
+        "5 values",
+        "32 values",
+        "text",
+        "text",
+    ]
     for row, word in zip(aside, words, strict=True):
         assert word in row["reason"]
         assert SECRET not in row["reason"]
     assert aside[0]["content"].startswith(SECRET + "x,")
     (tmp_path / "good.csv").write_text("".join(lines))
-    assert score(tmp_path / "good.csv", "--out", tmp_path / "good.out.csv", "--state", scene.state.root).returncode == 0
-    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "good.out.csv").read_bytes(), "a row's score does not depend on its neighbours"
+    assert (
+        score(
+            tmp_path / "good.csv", "--out", tmp_path / "good.out.csv", "--state", scene.state.root
+        ).returncode
+        == 0
+    )
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "good.out.csv").read_bytes(), (
+        "a row's score does not depend on its neighbours"
+    )
 
 
-def test_bad_rows_of_a_parquet_file_are_set_aside_as_well(scene: Scene, score: Caller, tmp_path: Path) -> None:
+def test_bad_rows_of_a_parquet_file_are_set_aside_as_well(
+    scene: Scene, score: Caller, tmp_path: Path
+) -> None:
     table = scene.table(300)
-    for column, row, value in (("V2", 7, None), ("V3", 150, float("nan")), ("Amount", 299, -1.0), ("V28", 299, float("inf"))):
+    for column, row, value in (
+        ("V2", 7, None),
+        ("V3", 150, float("nan")),
+        ("Amount", 299, -1.0),
+        ("V28", 299, float("inf")),
+    ):
         values = table.column(column).to_pylist()
         values[row] = value
-        table = table.set_column(table.schema.get_field_index(column), column, pa.array(values, pa.float64()))
+        table = table.set_column(
+            table.schema.get_field_index(column), column, pa.array(values, pa.float64())
+        )
     pyarrow.parquet.write_table(table, tmp_path / "bad.parquet", row_group_size=80)
     told = score(
-        tmp_path / "bad.parquet", "--out", tmp_path / "out.parquet", "--bad-rows", tmp_path / "aside.csv", "--chunk-rows", "70", "--state", scene.state.root
+        tmp_path / "bad.parquet",
+        "--out",
+        tmp_path / "out.parquet",
+        "--bad-rows",
+        tmp_path / "aside.csv",
+        "--chunk-rows",
+        "70",
+        "--state",
+        scene.state.root,
     )
     assert told.returncode == 0, told.stderr
     assert "297 rows scored" in told.stdout
@@ -116,25 +198,43 @@ def test_bad_rows_of_a_parquet_file_are_set_aside_as_well(scene: Scene, score: C
     assert kept == [f"t,{index}" for index in range(299) if index not in (7, 150)]
 
 
-def test_one_bad_row_among_many_is_found_whichever_it_is(scene: Scene, score: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_bad_row_among_many_is_found_whichever_it_is(
+    scene: Scene, score: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The sound rows around it are read as quickly as ever: halves of halves, down to a few lines."""
     monkeypatch.setattr("fraudops.batch.csv_source.WALKED_BYTES", 2000)
     lines = scene.lines(300)
     for place in (1, 77, 150, 299):
-        (tmp_path / "bad.csv").write_text("".join([*lines[:place], "\n", spoilt(lines)[41], *lines[place:]]))
+        (tmp_path / "bad.csv").write_text(
+            "".join([*lines[:place], "\n", spoilt(lines)[41], *lines[place:]])
+        )
         out, aside = tmp_path / f"{place}.parquet", tmp_path / f"{place}.csv"
-        told = score(tmp_path / "bad.csv", "--out", out, "--bad-rows", aside, "--state", scene.state.root)
+        told = score(
+            tmp_path / "bad.csv", "--out", out, "--bad-rows", aside, "--state", scene.state.root
+        )
         assert told.returncode == 0, told.stderr
         assert [row["line"] for row in read(aside).to_pylist()] == [place + 2]
-        assert read(out).column("transaction_id").to_pylist() == [f"t,{index}" for index in range(300)]
+        assert read(out).column("transaction_id").to_pylist() == [
+            f"t,{index}" for index in range(300)
+        ]
 
 
 @pytest.mark.parametrize("number", range(10))
-def test_a_bad_row_ends_it_by_name_and_without_its_value(scene: Scene, score: Caller, tmp_path: Path, number: int) -> None:
+def test_a_bad_row_ends_it_by_name_and_without_its_value(
+    scene: Scene, score: Caller, tmp_path: Path, number: int
+) -> None:
     lines = scene.lines(100)
     bad = spoilt(lines)[41 + number]
     (tmp_path / "bad.csv").write_text("".join([*lines[:60], bad, *lines[60:]]))
-    told = score(tmp_path / "bad.csv", "--out", tmp_path / "out.csv", "--chunk-rows", "20", "--state", scene.state.root)
+    told = score(
+        tmp_path / "bad.csv",
+        "--out",
+        tmp_path / "out.csv",
+        "--chunk-rows",
+        "20",
+        "--state",
+        scene.state.root,
+    )
     assert told.returncode == 64
     assert "bad.csv: line 61" in told.stderr
     assert "--bad-rows FILE" in told.stderr
@@ -142,7 +242,9 @@ def test_a_bad_row_ends_it_by_name_and_without_its_value(scene: Scene, score: Ca
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_text_that_is_not_utf8_is_not_altered_in_silence(scene: Scene, score: Caller, tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_not_altered_in_silence(
+    scene: Scene, score: Caller, tmp_path: Path
+) -> None:
     lines = scene.lines(20)
     (tmp_path / "in.csv").write_bytes("".join(lines).encode().replace(b"t,7", b"t\xff7"))
     told = score(tmp_path / "in.csv", "--out", tmp_path / "out.csv", "--state", scene.state.root)
@@ -150,12 +252,29 @@ def test_text_that_is_not_utf8_is_not_altered_in_silence(scene: Scene, score: Ca
     assert "line 9, column 'transaction_id': the text is not UTF-8" in told.stderr
 
 
-def test_a_quoted_line_break_is_read_or_refused_never_torn(scene: Scene, score: Caller, tmp_path: Path) -> None:
+def test_a_quoted_line_break_is_read_or_refused_never_torn(
+    scene: Scene, score: Caller, tmp_path: Path
+) -> None:
     (tmp_path / "in.csv").write_text("".join(scene.lines(60)).replace('"t,', '"t\n'))
-    told = score(tmp_path / "in.csv", "--out", tmp_path / "whole.parquet", "--state", scene.state.root)
+    told = score(
+        tmp_path / "in.csv", "--out", tmp_path / "whole.parquet", "--state", scene.state.root
+    )
     assert told.returncode == 0, told.stderr
-    assert read(tmp_path / "whole.parquet").column("transaction_id").to_pylist() == [f"t\n{index}" for index in range(60)]
-    codes = [score(tmp_path / "in.csv", "--out", tmp_path / f"{rows}.parquet", "--chunk-rows", str(rows), "--state", scene.state.root) for rows in SIZES]
+    assert read(tmp_path / "whole.parquet").column("transaction_id").to_pylist() == [
+        f"t\n{index}" for index in range(60)
+    ]
+    codes = [
+        score(
+            tmp_path / "in.csv",
+            "--out",
+            tmp_path / f"{rows}.parquet",
+            "--chunk-rows",
+            str(rows),
+            "--state",
+            scene.state.root,
+        )
+        for rows in SIZES
+    ]
     assert {told.returncode for told in codes} == {0, 64}
     for rows, told in zip(SIZES, codes, strict=True):
         if told.returncode == 0:
@@ -178,7 +297,9 @@ def test_a_quoted_line_break_is_read_or_refused_never_torn(scene: Scene, score: 
         ("PAR1 and no more", "damaged or cut off"),
     ],
 )
-def test_a_file_that_lacks_columns_is_refused(scene: Scene, score: Caller, tmp_path: Path, content: str, words: str) -> None:
+def test_a_file_that_lacks_columns_is_refused(
+    scene: Scene, score: Caller, tmp_path: Path, content: str, words: str
+) -> None:
     (tmp_path / "in.csv").write_text(content)
     told = score(tmp_path / "in.csv", "--out", tmp_path / "out.csv", "--state", scene.state.root)
     assert told.returncode == 64
@@ -204,10 +325,19 @@ def test_a_file_that_lacks_columns_is_refused(scene: Scene, score: Caller, tmp_p
         (["in.csv", "--shard", "0/2", "--shards", "2"], "give --shard or --shards, not both"),
     ],
 )
-def test_wrong_usage_ends_with_64(scene: Scene, score: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str) -> None:
+def test_wrong_usage_ends_with_64(
+    scene: Scene,
+    score: Caller,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: str,
+) -> None:
     scene.csv(tmp_path / "in.csv", 20)
     monkeypatch.chdir(tmp_path)
-    told = score(*arguments, *([] if "--state" in arguments else ["--state", str(scene.state.root)]))
+    told = score(
+        *arguments, *([] if "--state" in arguments else ["--state", str(scene.state.root)])
+    )
     assert told.returncode == 64
     assert words in told.stderr
     assert "Traceback" not in told.stderr

@@ -1,4 +1,6 @@
-"""`fraudops score` killed at any moment, in shards, and by several at once: the bytes are those of one undisturbed run."""
+"""`fraudops score` killed at any moment, in shards, and by several at once: the bytes are those of
+one undisturbed run.
+"""
 
 import contextlib
 import fcntl
@@ -38,10 +40,21 @@ def order_of(scene: Scene, folder: Path, suffix: str, shards: int = 1) -> Order:
     source = folder / f"in.{suffix}"
     if suffix == "csv":
         lines = scene.lines(ROWS)
-        source.write_text("".join([*lines[:100], lines[100].replace(lines[100].split(",")[3], "x", 1), *lines[101:]]))
+        source.write_text(
+            "".join(
+                [*lines[:100], lines[100].replace(lines[100].split(",")[3], "x", 1), *lines[101:]]
+            )
+        )
     else:
         scene.parquet(source, ROWS)
-    return Order(source, folder / f"out.{suffix}", bad_rows=folder / "aside.csv", keep=("note",), shards=shards, chunk_rows=30)
+    return Order(
+        source,
+        folder / f"out.{suffix}",
+        bad_rows=folder / "aside.csv",
+        keep=("note",),
+        shards=shards,
+        chunk_rows=30,
+    )
 
 
 def results(order: Order) -> tuple[bytes, bytes]:
@@ -64,7 +77,9 @@ class Killed(BaseException):
 
 
 class Death:
-    """Comes before the effect of that number, or halfway through it where bytes are written; the dead have no effects."""
+    """Comes before the effect of that number, or halfway through it where bytes are written; the
+    dead have no effects.
+    """
 
     def __init__(self, number: int) -> None:
         self.left, self.dead = number, False
@@ -82,7 +97,16 @@ class Death:
         return mortal
 
 
-EFFECTS = ((Path, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "write_bytes"), (Path, "mkdir"), (os, "link"), (os, "rmdir"), (shutil, "rmtree"))
+EFFECTS = (
+    (Path, "replace"),
+    (Path, "rename"),
+    (Path, "unlink"),
+    (Path, "write_bytes"),
+    (Path, "mkdir"),
+    (os, "link"),
+    (os, "rmdir"),
+    (shutil, "rmtree"),
+)
 
 
 def killed_at(number: int, act: Callable[[], object]) -> bool:
@@ -97,7 +121,9 @@ def killed_at(number: int, act: Callable[[], object]) -> bool:
 
 
 @pytest.mark.parametrize(("suffix", "shards"), [("csv", 1), ("parquet", 2)])
-def test_killed_before_any_effect_it_ends_with_the_same_bytes(scene: Scene, tmp_path: Path, suffix: str, shards: int) -> None:
+def test_killed_before_any_effect_it_ends_with_the_same_bytes(
+    scene: Scene, tmp_path: Path, suffix: str, shards: int
+) -> None:
     order = replace(order_of(scene, tmp_path, suffix, shards), chunk_rows=70)
     expected = undisturbed(order, scene)
 
@@ -112,7 +138,12 @@ def test_killed_before_any_effect_it_ends_with_the_same_bytes(scene: Scene, tmp_
         all_shards()
         assert results(order) == expected, f"killed at effect {number}"
         left = {path.name for path in tmp_path.iterdir()}
-        assert {name for name in left if ".unfinished" not in name} == {f"in.{suffix}", f"out.{suffix}", f"out.{suffix}.json", "aside.csv"}
+        assert {name for name in left if ".unfinished" not in name} == {
+            f"in.{suffix}",
+            f"out.{suffix}",
+            f"out.{suffix}.json",
+            "aside.csv",
+        }
         for path in tmp_path.iterdir():
             if path.name != f"in.{suffix}":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -121,12 +152,32 @@ def test_killed_before_any_effect_it_ends_with_the_same_bytes(scene: Scene, tmp_
 
 
 def test_a_process_killed_at_a_random_moment_is_gone_on_with(scene: Scene, tmp_path: Path) -> None:
-    order = replace(order_of(scene, tmp_path, "csv"), source=scene.csv(tmp_path / "long.csv", 2_400))
+    order = replace(
+        order_of(scene, tmp_path, "csv"), source=scene.csv(tmp_path / "long.csv", 2_400)
+    )
     expected, layout = undisturbed(order, scene), Layout(order.out)
     piece = random.randrange(1, 40)
-    words = [order.source, "--out", order.out, "--bad-rows", order.bad_rows, "--keep", "note", "--chunk-rows", order.chunk_rows, "--state", scene.state.root]
+    words = [
+        order.source,
+        "--out",
+        order.out,
+        "--bad-rows",
+        order.bad_rows,
+        "--keep",
+        "note",
+        "--chunk-rows",
+        order.chunk_rows,
+        "--state",
+        scene.state.root,
+    ]
     command_line = [sys.executable, "-m", "jobs.score", *map(str, words)]
-    process = subprocess.Popen(command_line, cwd=ROOT, env=bare_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command_line,
+        cwd=ROOT,
+        env=bare_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     eventually(lambda: layout.done(piece).stat(), pause=0.001)
     process.send_signal(signal.SIGKILL)
     process.wait(10)
@@ -139,7 +190,9 @@ def test_a_process_killed_at_a_random_moment_is_gone_on_with(scene: Scene, tmp_p
     assert results(order) == expected
 
 
-def test_the_shard_whose_plan_comes_second_follows_the_first(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shard_whose_plan_comes_second_follows_the_first(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It has looked at what serves before a promotion, or after one that the first has not seen."""
     order = order_of(scene, tmp_path, "csv", shards=2)
     expected = undisturbed(order, scene)
@@ -173,10 +226,22 @@ def test_a_shard_waits_for_another_that_is_joining(scene: Scene, tmp_path: Path)
     assert results(order) == expected
 
 
-def test_an_indexed_job_scores_the_shard_of_its_index(scene: Scene, score: Caller, tmp_path: Path) -> None:
+def test_an_indexed_job_scores_the_shard_of_its_index(
+    scene: Scene, score: Caller, tmp_path: Path
+) -> None:
     order = order_of(scene, tmp_path, "parquet", shards=2)
     expected = undisturbed(replace(order, bad_rows=tmp_path / "aside.csv"), scene)[0]
-    words = (order.source, "--out", order.out, "--keep", "note", "--chunk-rows", "30", "--state", scene.state.root)
+    words = (
+        order.source,
+        "--out",
+        order.out,
+        "--keep",
+        "note",
+        "--chunk-rows",
+        "30",
+        "--state",
+        scene.state.root,
+    )
     first = score(*words, "--shards", "2", JOB_COMPLETION_INDEX="1")
     assert first.returncode == 0, first.stderr
     assert (tmp_path / "out.parquet.part-1-of-2").exists()
@@ -220,12 +285,16 @@ def begun(scene: Scene, tmp_path: Path) -> Order:
         ({"shards": 3}, "another number of shards"),
     ],
 )
-def test_what_was_begun_is_not_mixed_with_something_else(scene: Scene, begun: Order, change: dict[str, Any], words: str) -> None:
+def test_what_was_begun_is_not_mixed_with_something_else(
+    scene: Scene, begun: Order, change: dict[str, Any], words: str
+) -> None:
     with pytest.raises(SettingsError, match=words):
         score_file(replace(begun, **change), scene.models, quietly)
 
 
-def test_an_input_that_has_changed_is_not_mixed_with_what_it_was(scene: Scene, begun: Order) -> None:
+def test_an_input_that_has_changed_is_not_mixed_with_what_it_was(
+    scene: Scene, begun: Order
+) -> None:
     scene.parquet(begun.source, ROWS - 1)
     with pytest.raises(SettingsError, match="another state of the input file"):
         score_file(replace(begun, shard=1), scene.models, quietly)
@@ -234,7 +303,9 @@ def test_an_input_that_has_changed_is_not_mixed_with_what_it_was(scene: Scene, b
 def test_an_input_that_changes_under_way_is_noticed(scene: Scene, tmp_path: Path) -> None:
     order = order_of(scene, tmp_path, "csv")
     with pytest.raises(DataError, match="has changed while it was scored"):
-        score_file(order, scene.models, lambda _done, _total, _counts: os.utime(order.source, ns=(1, 1)))
+        score_file(
+            order, scene.models, lambda _done, _total, _counts: os.utime(order.source, ns=(1, 1))
+        )
     assert not order.out.exists()
 
 
@@ -242,7 +313,9 @@ def test_what_is_whole_is_not_done_again(scene: Scene, tmp_path: Path) -> None:
     order, told = order_of(scene, tmp_path, "csv"), list[Counts]()
     first = score_file(order, scene.models, quietly)
     before = order.out.stat().st_mtime_ns
-    assert score_file(order, scene.models, lambda _done, _total, counts: told.append(counts)) == first
+    assert (
+        score_file(order, scene.models, lambda _done, _total, counts: told.append(counts)) == first
+    )
     assert (order.out.stat().st_mtime_ns, told) == (before, [])
 
 

@@ -67,18 +67,28 @@ def run_program(url: str, *arguments: str, cwd: Path) -> Training:
     model = new_model()
     environment = {**bare_environment(), "MLFLOW_TRACKING_URI": url, "FRAUDOPS_MODEL_NAME": model}
     line = [str(Path(sys.executable).with_name("fraudops")), "train", *arguments]
-    done = subprocess.run(line, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        line, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
     return Training(model, Told(done.returncode, done.stdout, done.stderr))
 
 
 def mlflow_run(url: str, run_id: str) -> dict[str, Any]:
-    answer = HTTP.get(f"{url}/api/2.0/mlflow/runs/get", params={"run_id": run_id}).raise_for_status().json()
+    answer = (
+        HTTP.get(f"{url}/api/2.0/mlflow/runs/get", params={"run_id": run_id})
+        .raise_for_status()
+        .json()
+    )
     found: dict[str, Any] = answer["run"]
     return found
 
 
 def artifacts(url: str, run_id: str, folder: str) -> set[str]:
-    answer = HTTP.get(f"{url}/api/2.0/mlflow/artifacts/list", params={"run_id": run_id, "path": folder}).raise_for_status().json()
+    answer = (
+        HTTP.get(f"{url}/api/2.0/mlflow/artifacts/list", params={"run_id": run_id, "path": folder})
+        .raise_for_status()
+        .json()
+    )
     return {Path(file["path"]).name for file in answer.get("files", [])}
 
 
@@ -93,15 +103,23 @@ def second_schema(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
     """A schema of five other names with rows that fit it: (data, schema)."""
     folder = tmp_path_factory.mktemp("second-schema")
     (folder / "schema.yaml").write_text(SMALL_SCHEMA)
-    generate(4000, seed=3, schema=load_schema(folder / "schema.yaml"), fraud_rate=0.03).dataset.frame.to_csv(folder / "rows.csv", index=False)
+    generate(
+        4000, seed=3, schema=load_schema(folder / "schema.yaml"), fraud_rate=0.03
+    ).dataset.frame.to_csv(folder / "rows.csv", index=False)
     return folder / "rows.csv", folder / "schema.yaml"
 
 
-def test_training_registers_a_version_whose_bundle_verifies_under_its_tags(training: Training, mlflow_url: str, tmp_path: Path) -> None:
+def test_training_registers_a_version_whose_bundle_verifies_under_its_tags(
+    training: Training, mlflow_url: str, tmp_path: Path
+) -> None:
     answer = training.answer
     registry = Registry(mlflow_url, training.model)
     version = registry.version(answer["version"])
-    assert (version.digest, version.tags["fraudops.sample"], version.verdict) == (answer["digest"], "true", None)
+    assert (version.digest, version.tags["fraudops.sample"], version.verdict) == (
+        answer["digest"],
+        "true",
+        None,
+    )
     registry.download_bundle(version, tmp_path)
     manifest = verify_bundle(tmp_path, answer["digest"])
     assert version.schema_fingerprint == manifest.schema_fingerprint
@@ -109,15 +127,28 @@ def test_training_registers_a_version_whose_bundle_verifies_under_its_tags(train
     assert np.load(tmp_path / "reference_rows.npy").shape[1] == 30
 
 
-def test_the_run_shows_parameters_metrics_with_bounds_pictures_and_the_dataset(training: Training, mlflow_url: str) -> None:
+def test_the_run_shows_parameters_metrics_with_bounds_pictures_and_the_dataset(
+    training: Training, mlflow_url: str
+) -> None:
     found = mlflow_run(mlflow_url, training.answer["run_id"])
     metrics = {metric["key"]: metric["value"] for metric in found["data"]["metrics"]}
     parameters = {parameter["key"]: parameter["value"] for parameter in found["data"]["params"]}
     assert found["info"]["status"] == "FINISHED"
     assert metrics["roc_auc"] >= 0.97
     assert metrics["roc_auc_lower"] < metrics["roc_auc"] < metrics["roc_auc_upper"]
-    assert {"average_precision", "recall_at_precision_0_80", "cost_per_transaction", "calibration_error", "threshold"} < metrics.keys()
-    assert {"algorithm": "logistic-regression", "C": "0.01", "seed": "7", "split": "time"}.items() < parameters.items()
+    assert {
+        "average_precision",
+        "recall_at_precision_0_80",
+        "cost_per_transaction",
+        "calibration_error",
+        "threshold",
+    } < metrics.keys()
+    assert {
+        "algorithm": "logistic-regression",
+        "C": "0.01",
+        "seed": "7",
+        "split": "time",
+    }.items() < parameters.items()
     dataset = found["inputs"]["dataset_inputs"][0]["dataset"]
     assert parameters["dataset_digest"].startswith(dataset["digest"])
     assert artifacts(mlflow_url, training.answer["run_id"], "pictures") == {
@@ -128,7 +159,9 @@ def test_the_run_shows_parameters_metrics_with_bounds_pictures_and_the_dataset(t
     }
 
 
-def test_the_answer_is_one_object_with_the_next_command_and_nothing_else_on_standard_output(training: Training) -> None:
+def test_the_answer_is_one_object_with_the_next_command_and_nothing_else_on_standard_output(
+    training: Training,
+) -> None:
     assert training.answer["next"] == f"fraudops validate --version {training.answer['version']}"
     assert training.answer["metrics"]["roc_auc"].keys() == {"value", "lower", "upper"}
     assert "evaluating on" in training.done.stderr
@@ -141,31 +174,56 @@ def test_a_second_schema_trains_by_configuration_and_ends_with_version_metrics_a
 ) -> None:
     data, schema = second_schema
     config = tmp_path / "train.yaml"
-    config.write_text("algorithm: hist-gradient-boosting\nseed: 11\nhyperparameters: {max_iter: 20}\ncosts: {review: 4}\n")
-    options = ["--data", str(data), "--schema", str(schema), "--config", str(config), "--set", "max_leaf_nodes=5", "--state", str(tmp_path / "a state")]
+    config.write_text(
+        "algorithm: hist-gradient-boosting\nseed: 11\nhyperparameters: {max_iter: 20}\ncosts: {review: 4}\n"
+    )
+    options = [
+        "--data",
+        str(data),
+        "--schema",
+        str(schema),
+        "--config",
+        str(config),
+        "--set",
+        "max_leaf_nodes=5",
+        "--state",
+        str(tmp_path / "a state"),
+    ]
     training = run_training(mlflow_url, *options)
     assert training.done.returncode == 0, training.done.stderr
     assert "version 1 is registered" in training.done.stdout
     assert "ROC-AUC" in training.done.stdout
     assert "as collected" in training.done.stdout
-    assert training.done.stdout.splitlines()[-1] == f"next: fraudops validate --version 1 --state '{tmp_path / 'a state'}'"
+    assert (
+        training.done.stdout.splitlines()[-1]
+        == f"next: fraudops validate --version 1 --state '{tmp_path / 'a state'}'"
+    )
     registry = Registry(mlflow_url, training.model)
     registry.download_bundle(registry.version("1"), tmp_path / "bundle")
     manifest = verify_bundle(tmp_path / "bundle", registry.version("1").digest or "")
     assert manifest.feature_schema.names == ("euros", "age_days", "velocity", "distance", "risk")
-    assert (manifest.scorer.kind, manifest.threshold_policy["review"], manifest.dataset.source) == ("onnx", 4.0, str(data))
+    assert (manifest.scorer.kind, manifest.threshold_policy["review"], manifest.dataset.source) == (
+        "onnx",
+        4.0,
+        str(data),
+    )
     assert {"max_iter": 20, "max_leaf_nodes": 5, "seed": 11}.items() <= manifest.parameters.items()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "depth=3"], "hyperparameter 'depth' is unknown; known are C, class_weight, l1_ratio, max_iter, tol"),
+        (
+            ["--set", "depth=3"],
+            "hyperparameter 'depth' is unknown; known are C, class_weight, l1_ratio, max_iter, tol",
+        ),
         (["--algorithm", "oracle"], "'oracle' is not one of"),
         (["--config", "absent.yaml"], "absent.yaml: the configuration cannot be read"),
     ],
 )
-def test_a_wrong_setting_is_refused_before_the_data_and_the_registry_are_looked_at(arguments: list[str], message: str) -> None:
+def test_a_wrong_setting_is_refused_before_the_data_and_the_registry_are_looked_at(
+    arguments: list[str], message: str
+) -> None:
     training = run_training(f"http://127.0.0.1:{free_port()}", *arguments, "--data", "absent.csv")
     assert training.done.returncode == 64
     assert message in training.done.stderr
@@ -190,23 +248,44 @@ def test_data_that_does_not_fit_registers_nothing(mlflow_url: str, tmp_path: Pat
 def content(folder: Path) -> RunContent:
     (folder / "bundle").mkdir()
     (folder / "bundle" / "bundle.json").write_text("{}")
-    return RunContent("a run", {"C": 1}, {"roc_auc": 0.9}, {}, "rows", "0" * 64, {"a.png": b"png"}, folder / "bundle")
+    return RunContent(
+        "a run",
+        {"C": 1},
+        {"roc_auc": 0.9},
+        {},
+        "rows",
+        "0" * 64,
+        {"a.png": b"png"},
+        folder / "bundle",
+    )
 
 
-def test_a_run_whose_version_cannot_be_registered_is_marked_failed(mlflow_url: str, tmp_path: Path) -> None:
-    with pytest.raises(StoreDownError), logged_run(mlflow_url, mlflow_url, content(tmp_path)) as run_id:
+def test_a_run_whose_version_cannot_be_registered_is_marked_failed(
+    mlflow_url: str, tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(StoreDownError),
+        logged_run(mlflow_url, mlflow_url, content(tmp_path)) as run_id,
+    ):
         raise StoreDownError("the registry went away")
     assert mlflow_run(mlflow_url, run_id)["info"]["status"] == "FAILED"
 
 
-def test_an_mlflow_that_goes_away_meanwhile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_mlflow_that_goes_away_meanwhile_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     url = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(StoreDownError, match=f"MLflow at {url} did not take the run"), logged_run(url, url, content(tmp_path)):
+    with (
+        pytest.raises(StoreDownError, match=f"MLflow at {url} did not take the run"),
+        logged_run(url, url, content(tmp_path)),
+    ):
         pytest.fail("there is no run to register")
 
 
-def test_the_git_revision_is_the_checkouts_and_unknown_outside_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_git_revision_is_the_checkouts_and_unknown_outside_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "fraudops" / "__init__.py"
     package.parent.mkdir()
     package.touch()
@@ -214,7 +293,9 @@ def test_the_git_revision_is_the_checkouts_and_unknown_outside_one(tmp_path: Pat
     assert git_revision() == "unknown"
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     for arguments in (["init", "-q"], ["add", "fraudops"], ["commit", "-q", "-m", "first"]):
-        subprocess.run([*git, *arguments], check=True, env={**os.environ, "GIT_CONFIG_GLOBAL": os.devnull})
+        subprocess.run(
+            [*git, *arguments], check=True, env={**os.environ, "GIT_CONFIG_GLOBAL": os.devnull}
+        )
     clean = git_revision()
     assert len(clean) == 40
     package.write_text("changed = True\n")

@@ -1,4 +1,6 @@
-"""`fraudops validate` on a real MLflow server, with models that were really trained: what passes, and everything that must not."""
+"""`fraudops validate` on a real MLflow server, with models that were really trained: what passes,
+and everything that must not.
+"""
 
 import json
 import shutil
@@ -60,7 +62,12 @@ def weak(rows: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     noise = np.random.default_rng(5)
 
     def blurred(x: Any) -> Any:
-        return np.column_stack([noise.permutation(column) if index != 1 else column for index, column in enumerate(x.T)])
+        return np.column_stack(
+            [
+                noise.permutation(column) if index != 1 else column
+                for index, column in enumerate(x.T)
+            ]
+        )
 
     return train(rows, tmp_path_factory.mktemp("weak") / "bundle", features=blurred)
 
@@ -115,20 +122,31 @@ def serve(state: State, registry: Registry, version: str) -> ModelVersion:
     found = registry.version(version)
     assert found.digest
     assert found.schema_fingerprint
-    entry = Entry(epoch=1, version=version, digest=found.digest, schema_fingerprint=found.schema_fingerprint, by="test", at="2026-01-01T00:00:00Z")
+    entry = Entry(
+        epoch=1,
+        version=version,
+        digest=found.digest,
+        schema_fingerprint=found.schema_fingerprint,
+        by="test",
+        at="2026-01-01T00:00:00Z",
+    )
     state.root.mkdir(exist_ok=True)
     store = FileRecordStore(state.serving_record)
     store.compare_and_set(ServingRecord(current=entry), store.read()[1])
     return found
 
 
-def test_a_good_version_passes_every_gate_and_says_what_to_type_next(registry: Registry, mlflow_url: str, good: Trained, state: State) -> None:
+def test_a_good_version_passes_every_gate_and_says_what_to_type_next(
+    registry: Registry, mlflow_url: str, good: Trained, state: State
+) -> None:
     version = register(mlflow_url, registry, good)
     result = validate(state, version)
     assert result.exit_code == 0, result.output
     for step in range(1, 6):
         assert f"{step}/5 " in result.stdout
-    assert result.stdout.rstrip().endswith(f"fraudops promote --version {version} --alias production --state {state.root}")
+    assert result.stdout.rstrip().endswith(
+        f"fraudops promote --version {version} --alias production --state {state.root}"
+    )
     assert failed(registry, version) == []
 
 
@@ -140,7 +158,11 @@ def test_the_verdict_and_the_test_scores_are_stored_for_exactly_this_bundle(
     stored = registry.version(version)
     test = datasets.split(rows).test
     assert stored.verdict == found["verdict"]
-    assert (stored.verdict["digest"], stored.verdict["test_digest"], stored.verdict["compared_to"]) == (good.digest, test.digest, None)
+    assert (
+        stored.verdict["digest"],
+        stored.verdict["test_digest"],
+        stored.verdict["compared_to"],
+    ) == (good.digest, test.digest, None)
     assert {gate["name"] for gate in stored.verdict["gates"]} == {
         gates.BUNDLE,
         gates.ROC_AUC,
@@ -167,12 +189,25 @@ def test_the_verdict_and_the_test_scores_are_stored_for_exactly_this_bundle(
 
 
 def test_json_is_one_object_on_standard_output_and_the_steps_go_to_standard_error(
-    registry: Registry, mlflow_url: str, weak: Trained, state: State, monkeypatch: pytest.MonkeyPatch
+    registry: Registry,
+    mlflow_url: str,
+    weak: Trained,
+    state: State,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The whole program, with its exit code: refused, and the object is printed all the same."""
     version = register(mlflow_url, registry, weak)
     monkeypatch.setenv("FRAUDOPS_GATES__ROC_AUC", "0.9999")
-    arguments = [sys.executable, "-m", "jobs.validate", "--version", version, "--state", str(state.root), "--json"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "jobs.validate",
+        "--version",
+        version,
+        "--state",
+        str(state.root),
+        "--json",
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 65, done.stderr
     found = json.loads(done.stdout)
@@ -182,13 +217,17 @@ def test_json_is_one_object_on_standard_output_and_the_steps_go_to_standard_erro
     assert "error:" in done.stderr
 
 
-def test_an_unknown_version_exits_64_and_a_registry_that_is_away_75(registry: Registry, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_version_exits_64_and_a_registry_that_is_away_75(
+    registry: Registry, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert exit_code(validate(state, "1")) == 64
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert exit_code(validate(state, "1")) == 75
 
 
-def test_an_altered_file_is_refused_and_named(registry: Registry, mlflow_url: str, good: Trained, state: State) -> None:
+def test_an_altered_file_is_refused_and_named(
+    registry: Registry, mlflow_url: str, good: Trained, state: State
+) -> None:
     version = register(mlflow_url, registry, good)
     put(mlflow_url, registry.version(version).run_id, f"bundle/{SCORER}", COIN)
     result = validate(state, version)
@@ -198,21 +237,31 @@ def test_an_altered_file_is_refused_and_named(registry: Registry, mlflow_url: st
     assert registry.download(registry.version(version), SCORES) is None
 
 
-def test_a_manifest_that_was_written_anew_is_not_the_registered_one(registry: Registry, mlflow_url: str, spoilt: Trained, good: Trained, state: State) -> None:
-    version = register(mlflow_url, registry, replace(seal_again(spoilt, threshold=0.9), digest=good.digest))
+def test_a_manifest_that_was_written_anew_is_not_the_registered_one(
+    registry: Registry, mlflow_url: str, spoilt: Trained, good: Trained, state: State
+) -> None:
+    version = register(
+        mlflow_url, registry, replace(seal_again(spoilt, threshold=0.9), digest=good.digest)
+    )
     assert exit_code(validate(state, version)) == 65
     assert failed(registry, version) == [gates.BUNDLE]
 
 
-def test_a_file_that_the_manifest_does_not_name_is_refused(registry: Registry, mlflow_url: str, good: Trained, state: State) -> None:
+def test_a_file_that_the_manifest_does_not_name_is_refused(
+    registry: Registry, mlflow_url: str, good: Trained, state: State
+) -> None:
     version = register(mlflow_url, registry, good)
     put(mlflow_url, registry.version(version).run_id, "bundle/extra.py", b"")
     assert exit_code(validate(state, version)) == 65
     assert failed(registry, version) == [gates.BUNDLE]
 
 
-def test_a_pipeline_with_a_type_of_somebody_else_is_never_opened(registry: Registry, mlflow_url: str, spoilt: Trained, state: State) -> None:
-    """Sealed by its maker, digests in order: only our allow-list stands between the file and its function."""
+def test_a_pipeline_with_a_type_of_somebody_else_is_never_opened(
+    registry: Registry, mlflow_url: str, spoilt: Trained, state: State
+) -> None:
+    """Sealed by its maker, digests in order: only our allow-list stands between the file and its
+    function.
+    """
     skops.io.dump(FunctionTransformer(func=shutil.rmtree), spoilt.folder / PIPELINE)
     version = register(mlflow_url, registry, seal_again(spoilt))
     result = validate(state, version)
@@ -221,7 +270,9 @@ def test_a_pipeline_with_a_type_of_somebody_else_is_never_opened(registry: Regis
     assert failed(registry, version) == [gates.BUNDLE]
 
 
-def test_a_tag_that_names_another_schema_is_refused(registry: Registry, mlflow_url: str, good: Trained, state: State) -> None:
+def test_a_tag_that_names_another_schema_is_refused(
+    registry: Registry, mlflow_url: str, good: Trained, state: State
+) -> None:
     """Promotion goes by the tag when it chooses between broadcast and rollout."""
     version = register(mlflow_url, registry, good, **{TAG_SCHEMA_FINGERPRINT: "0" * 64})
     assert exit_code(validate(state, version)) == 65
@@ -237,14 +288,18 @@ def test_a_model_trained_on_its_test_rows_is_refused_however_good_it_looks(
     assert failed(registry, version) == [gates.TEST_ROWS]
 
 
-def test_a_bundle_that_hides_its_training_rows_is_refused(registry: Registry, mlflow_url: str, spoilt: Trained, state: State) -> None:
+def test_a_bundle_that_hides_its_training_rows_is_refused(
+    registry: Registry, mlflow_url: str, spoilt: Trained, state: State
+) -> None:
     np.save(spoilt.folder / TRAIN_ROWS, np.array([], dtype=np.uint64))
     version = register(mlflow_url, registry, seal_again(spoilt))
     assert exit_code(validate(state, version)) == 65
     assert failed(registry, version) == [gates.TEST_ROWS]
 
 
-def test_a_model_of_shuffled_labels_is_refused(registry: Registry, mlflow_url: str, rows: Dataset, state: State, tmp_path: Path) -> None:
+def test_a_model_of_shuffled_labels_is_refused(
+    registry: Registry, mlflow_url: str, rows: Dataset, state: State, tmp_path: Path
+) -> None:
     useless = train(rows, tmp_path / "useless", labels=np.random.default_rng(2).permutation)
     version = register(mlflow_url, registry, useless)
     assert exit_code(validate(state, version)) == 65
@@ -254,9 +309,13 @@ def test_a_model_of_shuffled_labels_is_refused(registry: Registry, mlflow_url: s
 def test_a_scorer_that_is_not_its_pipeline_is_refused_though_its_reference_rows_agree(
     registry: Registry, mlflow_url: str, spoilt: Trained, state: State
 ) -> None:
-    """Serving compares the scorer with the stored scores alone; here both were forged, and every digest is in order."""
+    """Serving compares the scorer with the stored scores alone; here both were forged, and every
+    digest is in order.
+    """
     scorer = json.loads((spoilt.folder / SCORER).read_text())
-    (spoilt.folder / SCORER).write_text(json.dumps(scorer | {"intercept": scorer["intercept"] + 0.5}))
+    (spoilt.folder / SCORER).write_text(
+        json.dumps(scorer | {"intercept": scorer["intercept"] + 0.5})
+    )
     reference = np.load(spoilt.folder / REFERENCE_ROWS)
     reference[:, -1] = open_scorer(spoilt.folder).score_many(reference[:, :-1])
     np.save(spoilt.folder / REFERENCE_ROWS, reference)
@@ -265,33 +324,52 @@ def test_a_scorer_that_is_not_its_pipeline_is_refused_though_its_reference_rows_
     assert failed(registry, version) == [gates.PARITY, gates.FLIPS]
 
 
-def test_the_limits_come_from_the_environment(registry: Registry, mlflow_url: str, good: Trained, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limits_come_from_the_environment(
+    registry: Registry,
+    mlflow_url: str,
+    good: Trained,
+    state: State,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     version = register(mlflow_url, registry, good)
     monkeypatch.setenv("FRAUDOPS_GATES__AVERAGE_PRECISION", "0.9999")
     assert exit_code(validate(state, version)) == 65
     assert failed(registry, version) == [gates.AVERAGE_PRECISION]
 
 
-def test_another_file_is_used_and_said_to_be_another(registry: Registry, mlflow_url: str, good: Trained, state: State, tmp_path: Path) -> None:
+def test_another_file_is_used_and_said_to_be_another(
+    registry: Registry, mlflow_url: str, good: Trained, state: State, tmp_path: Path
+) -> None:
     version = register(mlflow_url, registry, good)
     other = bank_rows(tmp_path, seed=4)
-    found = report(validate(state, version, "--data", other.source, "--prevalence", "0.01", "--json"))
+    found = report(
+        validate(state, version, "--data", other.source, "--prevalence", "0.01", "--json")
+    )
     assert found["test_data"]["same_file_as_training"] is False
     assert found["test_data"]["prevalence"] == 0.01
     assert found["verdict"]["test_digest"] == datasets.split(other).test.digest
 
 
-def test_a_schema_or_a_file_that_cannot_be_meant_exits_64(registry: Registry, mlflow_url: str, spoilt: Trained, state: State, tmp_path: Path) -> None:
+def test_a_schema_or_a_file_that_cannot_be_meant_exits_64(
+    registry: Registry, mlflow_url: str, spoilt: Trained, state: State, tmp_path: Path
+) -> None:
     version = register(mlflow_url, registry, spoilt)
     other = tmp_path / "other.yaml"
-    other.write_text((Path(__file__).parents[1] / "data" / "bank.yaml").read_text().replace("velocity", "speed"))
+    other.write_text(
+        (Path(__file__).parents[1] / "data" / "bank.yaml").read_text().replace("velocity", "speed")
+    )
     assert exit_code(validate(state, version, "--schema", str(other))) == 64
     assert exit_code(validate(state, version, "--data", str(tmp_path / "nothing.csv"))) == 64
     assert registry.version(version).verdict is None
 
 
 def test_a_version_worse_than_production_is_refused_and_the_record_says_which_that_is(
-    registry: Registry, mlflow_url: str, good: Trained, weak: Trained, state: State, monkeypatch: pytest.MonkeyPatch
+    registry: Registry,
+    mlflow_url: str,
+    good: Trained,
+    weak: Trained,
+    state: State,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FRAUDOPS_GATES__ROC_AUC", "0.5")
     monkeypatch.setenv("FRAUDOPS_GATES__AVERAGE_PRECISION", "0")
@@ -318,32 +396,59 @@ def test_a_version_in_production_is_compared_from_the_local_cache_when_the_regis
     assert validate(state, better).exit_code == 0
 
 
-def test_a_version_of_other_columns_is_not_compared_and_goes_by_rollout(registry: Registry, mlflow_url: str, good: Trained, state: State) -> None:
+def test_a_version_of_other_columns_is_not_compared_and_goes_by_rollout(
+    registry: Registry, mlflow_url: str, good: Trained, state: State
+) -> None:
     version = register(mlflow_url, registry, good)
-    entry = Entry(epoch=1, version="9", digest="9" * 64, schema_fingerprint="9" * 64, by="test", at="2026-01-01T00:00:00Z")
+    entry = Entry(
+        epoch=1,
+        version="9",
+        digest="9" * 64,
+        schema_fingerprint="9" * 64,
+        by="test",
+        at="2026-01-01T00:00:00Z",
+    )
     state.root.mkdir()
     FileRecordStore(state.serving_record).compare_and_set(ServingRecord(current=entry), b"")
     result = validate(state, version, "--json")
     found = report(result)
     assert found["passed"]
     assert "--strategy rollout" in found["next"]
-    assert [gate["detail"].split(":")[0] for gate in found["verdict"]["gates"][-2:]] == ["not comparable"] * 2
+    assert [gate["detail"].split(":")[0] for gate in found["verdict"]["gates"][-2:]] == [
+        "not comparable"
+    ] * 2
     assert found["verdict"]["compared_to"] == {"version": "9", "digest": "9" * 64}
 
 
 def test_the_comparison_is_made_again_from_stored_scores_alone(
-    registry: Registry, mlflow_url: str, good: Trained, weak: Trained, state: State, monkeypatch: pytest.MonkeyPatch
+    registry: Registry,
+    mlflow_url: str,
+    good: Trained,
+    weak: Trained,
+    state: State,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FRAUDOPS_GATES__ROC_AUC", "0.5")
     monkeypatch.setenv("FRAUDOPS_GATES__AVERAGE_PRECISION", "0")
-    better, worse = (registry.version(register(mlflow_url, registry, trained)) for trained in (good, weak))
+    better, worse = (
+        registry.version(register(mlflow_url, registry, trained)) for trained in (good, weak)
+    )
     with pytest.raises(RefusedError, match="no stored test scores"):
         recompare(registry, worse, better, GateSettings())
     for version in (better, worse):
         assert validate(state, version.version).exit_code == 0
-    assert [gate.passed for gate in recompare(registry, worse, better, GateSettings())] == [False, False]
-    assert [gate.passed for gate in recompare(registry, better, worse, GateSettings())] == [True, True]
-    assert [gate.value for gate in recompare(registry, better, better, GateSettings())] == [None, None]
+    assert [gate.passed for gate in recompare(registry, worse, better, GateSettings())] == [
+        False,
+        False,
+    ]
+    assert [gate.passed for gate in recompare(registry, better, worse, GateSettings())] == [
+        True,
+        True,
+    ]
+    assert [gate.value for gate in recompare(registry, better, better, GateSettings())] == [
+        None,
+        None,
+    ]
     registry.upload(better, SCORES, registry.download(worse, SCORES) or b"")
     with pytest.raises(RefusedError, match="not of its bundle"):
         recompare(registry, worse, better, GateSettings())
@@ -352,15 +457,21 @@ def test_the_comparison_is_made_again_from_stored_scores_alone(
         recompare(registry, worse, better, GateSettings())
 
 
-def test_scores_of_other_test_rows_are_never_compared(registry: Registry, mlflow_url: str, good: Trained, weak: Trained, state: State, tmp_path: Path) -> None:
-    first, second = (registry.version(register(mlflow_url, registry, trained)) for trained in (good, weak))
+def test_scores_of_other_test_rows_are_never_compared(
+    registry: Registry, mlflow_url: str, good: Trained, weak: Trained, state: State, tmp_path: Path
+) -> None:
+    first, second = (
+        registry.version(register(mlflow_url, registry, trained)) for trained in (good, weak)
+    )
     validate(state, first.version)
     validate(state, second.version, "--data", bank_rows(tmp_path, seed=4).source)
     with pytest.raises(RefusedError, match=f"validate --version {first.version}` again"):
         recompare(registry, first, second, GateSettings())
 
 
-def test_a_promotion_that_cannot_be_made_leaves_the_verdict_and_is_reported(registry: Registry, mlflow_url: str, good: Trained, state: State) -> None:
+def test_a_promotion_that_cannot_be_made_leaves_the_verdict_and_is_reported(
+    registry: Registry, mlflow_url: str, good: Trained, state: State
+) -> None:
     """Nothing runs in this state folder, so `--auto-promote` has nobody to tell."""
     version = register(mlflow_url, registry, good)
     result = validate(state, version, "--auto-promote", "--json")

@@ -14,7 +14,8 @@ def serving(platform: Platform) -> Platform:
     version = str(json.loads(_done(platform, "train", "--json"))["version"])
     _done(platform, "validate", "--version", version)
     _done(platform, "promote", "--version", version, "--alias", "production")
-    # /ready follows a pod's first model at the next look at the record, a little after the promotion's return.
+    # /ready follows a pod's first model at the next look at the record, a little after the
+    # promotion's return.
     eventually(lambda: HTTP.get(f"{platform.inference_url}/ready").raise_for_status())
     return platform
 

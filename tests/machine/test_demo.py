@@ -22,7 +22,13 @@ def start(folder: Path, *arguments: str, **environment: str) -> "subprocess.Pope
     command = [str(Path(sys.executable).with_name("fraudops")), "demo", *arguments]
     with (folder / "stderr.txt").open("w") as errors:
         return subprocess.Popen(
-            command, cwd=folder, env=bare_environment() | environment, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            command,
+            cwd=folder,
+            env=bare_environment() | environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
         )
 
 
@@ -54,7 +60,21 @@ def test_the_demo_walks_the_whole_road_and_leaves_nothing_running(folder: Path) 
     assert demo.returncode == 0, said + (folder / "stderr.txt").read_text()
     typed = re.findall(r"^\$ fraudops (.*)$", said, re.MULTILINE)
     assert [line.split()[0] for line in typed] == [
-        *("up", "train", "validate", "promote", "predict", "simulate", "monitor", "drift", "simulate", "drift", "simulate", "drift", "down")
+        *(
+            "up",
+            "train",
+            "validate",
+            "promote",
+            "predict",
+            "simulate",
+            "monitor",
+            "drift",
+            "simulate",
+            "drift",
+            "simulate",
+            "drift",
+            "down",
+        )
     ]
     assert re.findall(r"^verdict: ([A-Z ]+)", said, re.MULTILINE) == ["NONE", "WARNING", "ALARM"]
     report = re.findall(r"^report: (.*)$", said, re.MULTILINE)[-1]
@@ -63,7 +83,9 @@ def test_the_demo_walks_the_whole_road_and_leaves_nothing_running(folder: Path) 
     assert left_running(folder) == []
 
 
-@pytest.mark.parametrize(("step", "seconds"), [("up --detach", 0.02), ("up --detach", 1.0), ("train", 2.0)])
+@pytest.mark.parametrize(
+    ("step", "seconds"), [("up --detach", 0.02), ("up --detach", 1.0), ("train", 2.0)]
+)
 def test_an_interrupt_leaves_nothing_running(folder: Path, step: str, seconds: float) -> None:
     demo = start(folder)
     assert demo.stdout is not None

@@ -12,7 +12,9 @@ from tests.commands import Caller
 from tests.conftest import Platform
 from tests.support import free_port
 
-KNOWN = json.loads(resources.files("fraudops.datasets").joinpath("sample/transaction.json").read_text())
+KNOWN = json.loads(
+    resources.files("fraudops.datasets").joinpath("sample/transaction.json").read_text()
+)
 SECRET = 4929.12345
 
 
@@ -35,7 +37,13 @@ def test_the_known_transaction_is_called_a_fraud(serving: Platform) -> None:
     assert told.stdout.startswith("FRAUD  probability ")
     assert "prediction_id" in told.stdout
     answer = json.loads(serving.run("predict", "--json").stdout)
-    assert set(answer) == {"prediction_id", "fraud_probability", "prediction", "model_version", "threshold"}
+    assert set(answer) == {
+        "prediction_id",
+        "fraud_probability",
+        "prediction",
+        "model_version",
+        "threshold",
+    }
     assert answer["prediction"] == 1
     assert answer["fraud_probability"] > answer["threshold"]
 
@@ -55,9 +63,16 @@ def test_a_list_is_scored_in_its_order(serving: Platform, tmp_path: Path) -> Non
     assert "FRAUD" in serving.run("predict", str(file)).stdout
 
 
-def test_what_the_service_refuses_is_named_by_field_and_without_its_value(serving: Platform, tmp_path: Path) -> None:
+def test_what_the_service_refuses_is_named_by_field_and_without_its_value(
+    serving: Platform, tmp_path: Path
+) -> None:
     file = tmp_path / "row.json"
-    file.write_text(json.dumps({name: value for name, value in KNOWN.items() if name != "V3"} | {"V1": SECRET, "colour": 1}))
+    file.write_text(
+        json.dumps(
+            {name: value for name, value in KNOWN.items() if name != "V3"}
+            | {"V1": SECRET, "colour": 1}
+        )
+    )
     told = serving.run("predict", str(file))
     assert told.returncode == 64
     for words in ("V3 is missing", "V1 must be at most 500", "colour is not a field"):
@@ -75,7 +90,9 @@ def test_what_the_service_refuses_is_named_by_field_and_without_its_value(servin
         ("[4929.12345]", "expected one transaction"),
     ],
 )
-def test_what_is_no_transaction_is_refused_unquoted(predict: Caller, content: str, words: str) -> None:
+def test_what_is_no_transaction_is_refused_unquoted(
+    predict: Caller, content: str, words: str
+) -> None:
     told = predict("-", stdin=content)
     assert told.returncode == 64
     assert f"standard input: {words}" in told.stderr

@@ -30,7 +30,9 @@ CLIENTS = 8
 
 @dataclass
 class Load:
-    """What the clients saw: when each request was sent and which version answered it, and every answer that was not a 200."""
+    """What the clients saw: when each request was sent and which version answered it, and every
+    answer that was not a 200.
+    """
 
     answers: list[tuple[float, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -74,10 +76,14 @@ def promote(platform: Platform, version: str, *more: str) -> str:
 
 def rows(platform: Platform) -> list[tuple[str, str, str | None]]:
     with psycopg.connect(platform.database_url) as connection:
-        return connection.execute("SELECT to_version, outcome, reason FROM promotions ORDER BY started_at, id").fetchall()
+        return connection.execute(
+            "SELECT to_version, outcome, reason FROM promotions ORDER BY started_at, id"
+        ).fetchall()
 
 
-def test_twenty_promotions_under_load_fail_no_request_and_leave_no_old_answer(serving: Platform, versions: tuple[str, str]) -> None:
+def test_twenty_promotions_under_load_fail_no_request_and_leave_no_old_answer(
+    serving: Platform, versions: tuple[str, str]
+) -> None:
     promote(serving, versions[0])
     stretches: list[tuple[float, float, str]] = []
     with load(serving.inference_url) as running:
@@ -96,7 +102,9 @@ def test_twenty_promotions_under_load_fail_no_request_and_leave_no_old_answer(se
     assert [row[1] for row in rows(serving)[-ALTERNATIONS:]] == ["done"] * ALTERNATIONS
 
 
-def test_the_alias_follows_the_record_and_champion_is_the_way_back(serving: Platform, versions: tuple[str, str]) -> None:
+def test_the_alias_follows_the_record_and_champion_is_the_way_back(
+    serving: Platform, versions: tuple[str, str]
+) -> None:
     promote(serving, versions[1])
     promote(serving, versions[0])
     registry = Registry(serving.mlflow_url)
@@ -112,7 +120,9 @@ def test_promoting_what_serves_pushes_nothing(serving: Platform) -> None:
     assert rows(serving)[-1] == (before.current.version, "done", "already in production")
 
 
-def test_a_rollback_goes_back_and_never_forward(serving: Platform, versions: tuple[str, str]) -> None:
+def test_a_rollback_goes_back_and_never_forward(
+    serving: Platform, versions: tuple[str, str]
+) -> None:
     promote(serving, versions[1])
     promote(serving, versions[0])
     stack = [entry.version for entry in record(serving).stack]
@@ -123,7 +133,9 @@ def test_a_rollback_goes_back_and_never_forward(serving: Platform, versions: tup
         assert [entry.version for entry in record(serving).stack] == stack[back + 1 :]
 
 
-def test_a_version_without_a_verdict_is_refused_and_a_waiver_lets_it_through(serving: Platform) -> None:
+def test_a_version_without_a_verdict_is_refused_and_a_waiver_lets_it_through(
+    serving: Platform,
+) -> None:
     trained = serving.run("train", "--seed", "9", "--json")
     version = str(json.loads(trained.stdout)["version"])
     before = record(serving)
@@ -147,7 +159,9 @@ def test_production_refuses_a_model_of_the_packaged_sample_also_on_the_way_back(
 ) -> None:
     for version in versions:
         promote(serving, version)
-    assert HTTP.get(f"{serving.inference_url}/model_info").json()["model"]["trained_on_sample"] is True
+    assert (
+        HTTP.get(f"{serving.inference_url}/model_info").json()["model"]["trained_on_sample"] is True
+    )
     before = record(serving)
     monkeypatch.setenv("FRAUDOPS_ENVIRONMENT", "production")
     for result in (
@@ -164,7 +178,9 @@ def test_an_altered_bundle_is_refused_by_the_pod_and_nothing_has_changed(serving
     version = str(json.loads(serving.run("train", "--seed", "10", "--json").stdout)["version"])
     assert serving.run("validate", "--version", version).returncode == 0
     source = Registry(serving.mlflow_url).version(version)
-    scorer = next(path for path in serving.state.mlflow.rglob("scorer.json") if source.run_id in str(path))
+    scorer = next(
+        path for path in serving.state.mlflow.rglob("scorer.json") if source.run_id in str(path)
+    )
     scorer.write_bytes(scorer.read_bytes().replace(b"0", b"1", 1))
     before = record(serving)
     refused = serving.run("promote", "--version", version)
@@ -183,13 +199,19 @@ def test_an_unknown_version_is_named_with_the_known_ones(serving: Platform) -> N
 
 def test_two_promotions_at_once_take_turns(serving: Platform, versions: tuple[str, str]) -> None:
     with ThreadPoolExecutor(2) as pool:
-        told = list(pool.map(lambda version: serving.start("promote", "--version", version, "--json"), versions))
+        told = list(
+            pool.map(
+                lambda version: serving.start("promote", "--version", version, "--json"), versions
+            )
+        )
     assert [one.returncode for one in told] == [0, 0], [one.stderr for one in told]
     epochs = [json.loads(one.stdout)["epoch"] for one in told]
     assert record(serving).epoch == max(epochs)
 
 
-def test_an_alias_moved_by_hand_is_reported_and_not_followed(serving: Platform, versions: tuple[str, str]) -> None:
+def test_an_alias_moved_by_hand_is_reported_and_not_followed(
+    serving: Platform, versions: tuple[str, str]
+) -> None:
     promote(serving, versions[0])
     registry = Registry(serving.mlflow_url)
     registry.set_alias("production", versions[1])
@@ -204,7 +226,9 @@ def test_an_alias_moved_by_hand_is_reported_and_not_followed(serving: Platform, 
     assert alias_error(serving) is None
 
 
-def test_promoting_what_serves_sets_an_alias_back_that_was_moved_by_hand(serving: Platform, versions: tuple[str, str]) -> None:
+def test_promoting_what_serves_sets_an_alias_back_that_was_moved_by_hand(
+    serving: Platform, versions: tuple[str, str]
+) -> None:
     promote(serving, versions[0])
     registry = Registry(serving.mlflow_url)
     registry.set_alias("production", versions[1])
@@ -225,18 +249,28 @@ def alias_error(platform: Platform) -> str | None:
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[Platform]:
-    """The inference service alone, with two versions in its record and bundles in its cache; every other part is away."""
+    """The inference service alone, with two versions in its record and bundles in its cache; every
+    other part is away.
+    """
     service = Service(tmp_path / "state")
     try:
         service.promoted(1)
         service.record("2", service.bundle(2))
         store = FileRecordStore(service.state.serving_record)
         current, token = store.read()
-        older = ServingRecord(current=current.current, stack=(_first(service),), mirrored=current.epoch)
+        older = ServingRecord(
+            current=current.current, stack=(_first(service),), mirrored=current.epoch
+        )
         store.compare_and_set(older, token)
         service.state.admin_token.write_text(TOKEN)
-        places = Endpoints(inference_url=service.url, database_url=f"postgresql://u:p@{NOWHERE}/fraudops", mlflow_url=f"http://{NOWHERE}")
-        service.state.endpoints.write_text(json.dumps({name: getattr(places, name) for name in places.__struct_fields__}))
+        places = Endpoints(
+            inference_url=service.url,
+            database_url=f"postgresql://u:p@{NOWHERE}/fraudops",
+            mlflow_url=f"http://{NOWHERE}",
+        )
+        service.state.endpoints.write_text(
+            json.dumps({name: getattr(places, name) for name in places.__struct_fields__})
+        )
         eventually(lambda: _serves(service, "2"))
         yield Platform(service.state)
     finally:
@@ -245,14 +279,24 @@ def alone(tmp_path: Path) -> Iterator[Platform]:
 
 def _first(service: Service) -> Entry:
     digest = service.bundle(1)
-    return Entry(epoch=1, version="1", digest=digest, schema_fingerprint="of the bundle", by="a test", at="2026-01-01T00:00:00Z", verdict={"passed": True})
+    return Entry(
+        epoch=1,
+        version="1",
+        digest=digest,
+        schema_fingerprint="of the bundle",
+        by="a test",
+        at="2026-01-01T00:00:00Z",
+        verdict={"passed": True},
+    )
 
 
 def _serves(service: Service, version: str) -> None:
     assert service.ready()["version"] == version
 
 
-def test_a_rollback_needs_neither_mlflow_nor_postgresql_and_the_reconciler_catches_up(alone: Platform, mlflow_url: str, database: str) -> None:
+def test_a_rollback_needs_neither_mlflow_nor_postgresql_and_the_reconciler_catches_up(
+    alone: Platform, mlflow_url: str, database: str
+) -> None:
     told = alone.run("rollback", "--json")
     assert told.returncode == 0, told.stderr
     result = json.loads(told.stdout)
@@ -262,7 +306,11 @@ def test_a_rollback_needs_neither_mlflow_nor_postgresql_and_the_reconciler_catch
     pending = alone.state.root / "promotions.pending"
     assert pending.stat().st_size > 0
 
-    back = {"inference_url": alone.inference_url, "database_url": database, "mlflow_url": mlflow_url}
+    back = {
+        "inference_url": alone.inference_url,
+        "database_url": database,
+        "mlflow_url": mlflow_url,
+    }
     alone.state.endpoints.write_text(json.dumps(back))
     _register_a_version(mlflow_url)
     caught_up = alone.run("reconcile", "--json")
@@ -275,11 +323,15 @@ def test_a_rollback_needs_neither_mlflow_nor_postgresql_and_the_reconciler_catch
 
 def _register_a_version(url: str) -> None:
     """So that there is a version 1 which an alias can point at."""
-    made = HTTP.post(f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}).raise_for_status()
+    made = HTTP.post(
+        f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}
+    ).raise_for_status()
     Registry(url).create_version(made.json()["run"]["info"]["run_id"], {})
 
 
-def test_a_promotion_without_the_registry_changes_nothing_and_says_what_is_away(alone: Platform) -> None:
+def test_a_promotion_without_the_registry_changes_nothing_and_says_what_is_away(
+    alone: Platform,
+) -> None:
     before = record(alone)
     told = alone.run("promote", "--version", "3")
     assert told.returncode == 75

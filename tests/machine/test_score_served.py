@@ -1,4 +1,6 @@
-"""`fraudops score` beside a running product: the same scores as the service's, and versions from the registry."""
+"""`fraudops score` beside a running product: the same scores as the service's, and versions from
+the registry.
+"""
 
 import json
 from pathlib import Path
@@ -12,25 +14,59 @@ from tests.scored import Scene
 from tests.support import HTTP
 
 
-def test_scores_are_those_of_the_service(serving: Platform, scene: Scene, score: Caller, tmp_path: Path) -> None:
-    told = score(scene.parquet(tmp_path / "in.parquet", 500), "--out", tmp_path / "out.parquet", "--state", serving.state.root)
+def test_scores_are_those_of_the_service(
+    serving: Platform, scene: Scene, score: Caller, tmp_path: Path
+) -> None:
+    told = score(
+        scene.parquet(tmp_path / "in.parquet", 500),
+        "--out",
+        tmp_path / "out.parquet",
+        "--state",
+        serving.state.root,
+    )
     assert told.returncode == 0, told.stderr
-    rows = [dict(zip(scene.data.schema.names, row, strict=True)) for row in scene.data.x[:500].tolist()]
-    answers = HTTP.post(f"{serving.inference_url}/predict/batch", json={"transactions": rows}).raise_for_status().json()["predictions"]
+    rows = [
+        dict(zip(scene.data.schema.names, row, strict=True)) for row in scene.data.x[:500].tolist()
+    ]
+    answers = (
+        HTTP.post(f"{serving.inference_url}/predict/batch", json={"transactions": rows})
+        .raise_for_status()
+        .json()["predictions"]
+    )
     found = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
-    assert np.allclose([row["fraud_probability"] for row in found], [answer["fraud_probability"] for answer in answers], rtol=0, atol=1e-12)
+    assert np.allclose(
+        [row["fraud_probability"] for row in found],
+        [answer["fraud_probability"] for answer in answers],
+        rtol=0,
+        atol=1e-12,
+    )
     for name in ("prediction", "model_version", "threshold"):
         assert [row[name] for row in found] == [answer[name] for answer in answers]
     assert 0 < sum(row["prediction"] for row in found) < 500
 
 
-def test_another_version_comes_from_the_registry(serving: Platform, scene: Scene, score: Caller, tmp_path: Path) -> None:
+def test_another_version_comes_from_the_registry(
+    serving: Platform, scene: Scene, score: Caller, tmp_path: Path
+) -> None:
     file = scene.csv(tmp_path / "in.csv", 50)
     arguments = (file, "--version", "1", "--json", "--state", tmp_path / "empty")
     told = score(*arguments, MLFLOW_TRACKING_URI=serving.mlflow_url)
     assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout)
-    assert (found["out"], found["version"], found["scored"]) == (str(tmp_path / "in.scores.csv"), "1", 50)
-    unknown = score(file, "--version", "999", "--out", tmp_path / "x.csv", "--state", tmp_path / "empty", MLFLOW_TRACKING_URI=serving.mlflow_url)
+    assert (found["out"], found["version"], found["scored"]) == (
+        str(tmp_path / "in.scores.csv"),
+        "1",
+        50,
+    )
+    unknown = score(
+        file,
+        "--version",
+        "999",
+        "--out",
+        tmp_path / "x.csv",
+        "--state",
+        tmp_path / "empty",
+        MLFLOW_TRACKING_URI=serving.mlflow_url,
+    )
     assert unknown.returncode == 64
     assert "999" in unknown.stderr

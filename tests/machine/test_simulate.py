@@ -38,18 +38,27 @@ def test_every_transaction_is_answered_audited_and_labelled(serving: Platform) -
         assert told.backlog_rows == 0
 
     eventually(all_shipped)
-    before = [count(serving, f"SELECT count(*) FROM {table}") for table in ("predictions", "labels")]
+    before = [
+        count(serving, f"SELECT count(*) FROM {table}") for table in ("predictions", "labels")
+    ]
     told = serving.run("simulate", "--rows", "300", "--json")
     assert told.returncode == 0, told.stderr
     summary = json.loads(told.stdout)
-    assert (summary["sent"], summary["answered"], summary["refused"], summary["failures"]) == (300, 300, 0, 0)
+    assert (summary["sent"], summary["answered"], summary["refused"], summary["failures"]) == (
+        300,
+        300,
+        0,
+        0,
+    )
     assert (summary["labels"], summary["repeated_rows"], summary["drifted_rows"]) == (300, False, 0)
     assert summary["source"] == "packaged sample"
     assert 0 < summary["caught"] <= summary["frauds"] < 15
     assert sum(summary["versions"].values()) == 300
 
     def arrived() -> None:
-        after = [count(serving, f"SELECT count(*) FROM {table}") for table in ("predictions", "labels")]
+        after = [
+            count(serving, f"SELECT count(*) FROM {table}") for table in ("predictions", "labels")
+        ]
         assert [now - then for now, then in zip(after, before, strict=True)] == [300, 300]
 
     eventually(arrived)
@@ -57,22 +66,33 @@ def test_every_transaction_is_answered_audited_and_labelled(serving: Platform) -
     assert count(serving, joined) >= summary["frauds"]
 
 
-def test_without_labels_none_are_handed_in_and_each_run_has_ids_of_its_own(serving: Platform) -> None:
+def test_without_labels_none_are_handed_in_and_each_run_has_ids_of_its_own(
+    serving: Platform,
+) -> None:
     for _run in range(2):
-        told = serving.run("simulate", "--rows", "20", "--no-labels", "--json", "--concurrency", "2")
+        told = serving.run(
+            "simulate", "--rows", "20", "--no-labels", "--json", "--concurrency", "2"
+        )
         assert json.loads(told.stdout)["labels"] == 0
     ids = "SELECT count(*) - count(DISTINCT transaction_id) FROM predictions WHERE transaction_id LIKE 'sim-%%'"
     assert count(serving, ids) == 0
 
 
 def test_a_drift_is_laid_over_the_rows_that_are_sent(serving: Platform) -> None:
-    told = serving.run("simulate", "--rows", "100", "--no-labels", "--drift", "covariate", "--strength", "2")
+    told = serving.run(
+        "simulate", "--rows", "100", "--no-labels", "--drift", "covariate", "--strength", "2"
+    )
     assert told.returncode == 0, told.stderr
-    assert "packaged sample under covariate drift (strength 2, seed 7), 100 of 100 rows touched" in told.stdout
+    assert (
+        "packaged sample under covariate drift (strength 2, seed 7), 100 of 100 rows touched"
+        in told.stdout
+    )
     assert "100: 100 answered, 0 refused, 0 failures" in told.stdout
 
 
-def test_more_rows_than_there_are_come_with_replacement_and_it_says_so(serving: Platform, tmp_path: Path) -> None:
+def test_more_rows_than_there_are_come_with_replacement_and_it_says_so(
+    serving: Platform, tmp_path: Path
+) -> None:
     rows = tmp_path / "few.csv"
     write_frame(generate(200, 7, fraud_rate=0.2).dataset.frame, rows)
     told = serving.run("simulate", "--data", str(rows), "--rows", "60", "--json", "--no-labels")
@@ -81,7 +101,9 @@ def test_more_rows_than_there_are_come_with_replacement_and_it_says_so(serving: 
     assert (summary["answered"], summary["repeated_rows"]) == (60, True)
 
 
-def test_rows_that_the_service_refuses_end_with_65_and_the_reason(serving: Platform, tmp_path: Path) -> None:
+def test_rows_that_the_service_refuses_end_with_65_and_the_reason(
+    serving: Platform, tmp_path: Path
+) -> None:
     rows = tmp_path / "bank.csv"
     write_frame(generate(200, 7, load_schema(BANK), fraud_rate=0.2).dataset.frame, rows)
     told = serving.run("simulate", "--data", str(rows), "--schema", str(BANK), "--rows", "30")
@@ -95,8 +117,12 @@ def test_a_rate_is_kept(serving: Platform) -> None:
     assert json.loads(told.stdout)["seconds"] >= 1.0, "row 20 is due a second after row 0"
 
 
-def test_a_service_that_is_away_ends_with_75(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    told = Caller("simulate", command, monkeypatch, capsys)("--url", f"http://127.0.0.1:{free_port()}")
+def test_a_service_that_is_away_ends_with_75(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = Caller("simulate", command, monkeypatch, capsys)(
+        "--url", f"http://127.0.0.1:{free_port()}"
+    )
     assert told.returncode == 75
     assert "does not answer (ConnectError)" in told.stderr
     assert told.stdout == ""

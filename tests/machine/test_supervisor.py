@@ -1,4 +1,6 @@
-"""`up`, `down` and `status` over the real parts: what is killed comes back, what is stopped leaves nothing, what is said is so."""
+"""`up`, `down` and `status` over the real parts: what is killed comes back, what is stopped leaves
+nothing, what is said is so.
+"""
 
 import contextlib
 import json
@@ -52,7 +54,11 @@ def leaders(state: State) -> dict[str, Handle]:
 
 def all_processes(state: State) -> list[psutil.Process]:
     """Of every session that a part began, PostgreSQL's children and the supervisor."""
-    found = [process for name, leader in leaders(state).items() for process in endings(state)[name].members(leader)]
+    found = [
+        process
+        for name, leader in leaders(state).items()
+        for process in endings(state)[name].members(leader)
+    ]
     supervisor = load(state).supervisor
     return found + ([psutil.Process(supervisor.pid)] if supervisor else [])
 
@@ -68,13 +74,19 @@ def assert_told(told: subprocess.CompletedProcess[str], words: str) -> None:
 
 
 def assert_nothing_runs(state: State, processes: list[psutil.Process]) -> None:
-    assert not [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not [
+        process
+        for process in processes
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    ]
     assert not [stray for ending in endings(state).values() for stray in ending.strays()]
     assert not state.endpoints.exists()
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_part_that_is_killed_is_started_again_and_the_others_go_on(running: Platform, name: str) -> None:
+def test_a_part_that_is_killed_is_started_again_and_the_others_go_on(
+    running: Platform, name: str
+) -> None:
     before = leaders(running.state)
     os.kill(before[name].pid, signal.SIGKILL)
 
@@ -85,9 +97,9 @@ def test_a_part_that_is_killed_is_started_again_and_the_others_go_on(running: Pl
 
     found = eventually(back, BACK_SECONDS)
     assert found[name]["restarts"] > 0
-    assert {other: process for other, process in leaders(running.state).items() if other != name} == {
-        other: process for other, process in before.items() if other != name
-    }
+    assert {
+        other: process for other, process in leaders(running.state).items() if other != name
+    } == {other: process for other, process in before.items() if other != name}
 
 
 def test_a_worker_that_is_killed_is_replaced(running: Platform) -> None:
@@ -102,7 +114,9 @@ def test_a_worker_that_is_killed_is_replaced(running: Platform) -> None:
     eventually(replaced, BACK_SECONDS)
 
 
-def test_the_parts_outlive_their_supervisor_and_the_next_up_takes_them_over(running: Platform) -> None:
+def test_the_parts_outlive_their_supervisor_and_the_next_up_takes_them_over(
+    running: Platform,
+) -> None:
     before, supervisor = leaders(running.state), load(running.state).supervisor
     assert supervisor
     os.kill(supervisor.pid, signal.SIGKILL)
@@ -113,7 +127,16 @@ def test_the_parts_outlive_their_supervisor_and_the_next_up_takes_them_over(runn
 
     assert running.run("status").returncode == 75
     elsewhere = {**bare_environment(), "TZ": "Asia/Tokyo", "LANG": "C.UTF-8"}
-    assert_told(subprocess.run(_up(running.state, "--detach"), env=elsewhere, capture_output=True, text=True, check=False), "runs already")
+    assert_told(
+        subprocess.run(
+            _up(running.state, "--detach"),
+            env=elsewhere,
+            capture_output=True,
+            text=True,
+            check=False,
+        ),
+        "runs already",
+    )
     now = leaders(running.state)
     assert now.pop("shipper") != before.pop("shipper")
     assert now == before
@@ -129,7 +152,9 @@ def test_a_second_up_joins_the_first(running: Platform) -> None:
     assert leaders(running.state) == before
 
 
-def test_down_stops_what_a_killed_supervisor_left_and_two_ups_at_once_make_one(running: Platform) -> None:
+def test_down_stops_what_a_killed_supervisor_left_and_two_ups_at_once_make_one(
+    running: Platform,
+) -> None:
     processes, supervisor = all_processes(running.state), load(running.state).supervisor
     assert supervisor
     os.kill(supervisor.pid, signal.SIGKILL)
@@ -137,29 +162,53 @@ def test_down_stops_what_a_killed_supervisor_left_and_two_ups_at_once_make_one(r
         assert_told(running.run("down"), "nothing runs")
         assert_nothing_runs(running.state, processes)
 
-    racing = [subprocess.Popen(_up(running.state, "--detach"), env=bare_environment(), stderr=subprocess.PIPE) for _ in range(2)]
+    racing = [
+        subprocess.Popen(
+            _up(running.state, "--detach"), env=bare_environment(), stderr=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
     assert [(up.communicate(timeout=120)[1], up.returncode)[1] for up in racing] == [0, 0]
     assert all(len(endings(running.state)[name].strays()) == 1 for name in PARTS)
 
 
-def test_products_begun_at_once_beside_a_third_get_ports_of_their_own_and_stop_whole_by_down_or_an_interrupt(running: Platform, tmp_path: Path) -> None:
+def test_products_begun_at_once_beside_a_third_get_ports_of_their_own_and_stop_whole_by_down_or_an_interrupt(
+    running: Platform, tmp_path: Path
+) -> None:
     with contextlib.ExitStack() as stack:
         begun = [stack.enter_context(down_at_the_end(tmp_path / name)) for name in ("one", "two")]
         here, racing = (
-            subprocess.Popen(_up(each.state, *how, "--workers", "1"), env=bare_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            subprocess.Popen(
+                _up(each.state, *how, "--workers", "1"),
+                env=bare_environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
             for each, how in zip(begun, ((), ("--detach",)), strict=True)
         )
         told = racing.communicate(timeout=180)[1]
         assert racing.returncode == 0, told
         eventually(lambda: [assert_well(each) for each in begun])
         chosen = [load(each.state).choices for each in (running, *begun)]
-        assert len({port for each in chosen if each for port in (each.inference_port, each.mlflow_port, each.postgresql_port)}) == 9
+        assert (
+            len(
+                {
+                    port
+                    for each in chosen
+                    if each
+                    for port in (each.inference_port, each.mlflow_port, each.postgresql_port)
+                }
+            )
+            == 9
+        )
         processes = [all_processes(each.state) for each in begun]
 
         here.send_signal(signal.SIGINT)
         output, notices = here.communicate(timeout=60)
         assert (here.returncode, b"/docs" in output) == (0, True), notices
-        assert_nothing_runs(begun[0].state, [process for process in processes[0] if process.pid != here.pid])
+        assert_nothing_runs(
+            begun[0].state, [process for process in processes[0] if process.pid != here.pid]
+        )
         assert_well(begun[1])
         assert_told(begun[1].run("down"), "nothing runs")
         assert_nothing_runs(begun[1].state, processes[1])
@@ -172,17 +221,32 @@ def test_status_tells_people_and_programs_the_same(running: Platform) -> None:
     programs, people = running.run("status", "--json"), running.run("status")
     assert (programs.returncode, people.returncode) == (0, 0)
     found = json.loads(programs.stdout)
-    assert all(str(pid) in people.stdout for part in ("inference", "mlflow") for pid in found[part]["pids"])
-    assert {worker["pid"] for worker in found["inference"]["workers"]} < set(found["inference"]["pids"])
+    assert all(
+        str(pid) in people.stdout for part in ("inference", "mlflow") for pid in found[part]["pids"]
+    )
+    assert {worker["pid"] for worker in found["inference"]["workers"]} < set(
+        found["inference"]["pids"]
+    )
     assert found["inference"]["url"] == running.inference_url
 
 
 def test_secrets_stay_in_files_of_their_owner_and_out_of_sight(running: Platform) -> None:
     state = running.state
-    for path in (state.endpoints, state.admin_token, state.root / "supervisor.json", *state.postgresql.glob("*.password")):
+    for path in (
+        state.endpoints,
+        state.admin_token,
+        state.root / "supervisor.json",
+        *state.postgresql.glob("*.password"),
+    ):
         assert path.stat().st_mode & 0o777 == 0o600, path
-    secrets = [running.admin_token, *(path.read_text() for path in state.postgresql.glob("*.password"))]
-    shown = [" ".join(process.cmdline()) for process in all_processes(state)] + [running.run("status").stdout, running.run("status", "--json").stdout]
+    secrets = [
+        running.admin_token,
+        *(path.read_text() for path in state.postgresql.glob("*.password")),
+    ]
+    shown = [" ".join(process.cmdline()) for process in all_processes(state)] + [
+        running.run("status").stdout,
+        running.run("status", "--json").stdout,
+    ]
     shown += [log.read_text() for log in state.logs.iterdir()]
     assert not [secret for secret in secrets for text in shown if secret in text]
 
@@ -192,4 +256,12 @@ def _is(found: str, wanted: str) -> None:
 
 
 def _up(state: State, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "services.supervisor", "up", "--state", str(state.root), *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "services.supervisor",
+        "up",
+        "--state",
+        str(state.root),
+        *arguments,
+    ]

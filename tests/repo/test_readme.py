@@ -1,4 +1,6 @@
-"""What the README says of files, targets and settings is true; tests/machine and tests/cluster run its commands."""
+"""What the README says of files, targets and settings is true; tests/machine and tests/cluster run
+its commands.
+"""
 
 import json
 import re
@@ -20,7 +22,9 @@ def test_every_setting_it_names_exists() -> None:
 
 
 def test_every_file_it_names_exists() -> None:
-    named = re.findall(r"(?<![.\w])((?:benchmarks|charts|fraudops|jobs|k8s|services)/[\w./-]+\.\w+)", README)
+    named = re.findall(
+        r"(?<![.\w])((?:benchmarks|charts|fraudops|jobs|k8s|services)/[\w./-]+\.\w+)", README
+    )
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
 

@@ -26,7 +26,12 @@ def start_shipper(state: State, tmp_path: Path) -> Iterator[Start]:
         log = tmp_path / "shipper.log"
         environment = {**os.environ, "DATABASE_URL": url, "FRAUDOPS_STATE": str(state.root), **more}
         with log.open("ab") as output:
-            process = subprocess.Popen([sys.executable, "-m", "services.shipper"], env=environment, stdout=output, stderr=output)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "services.shipper"],
+                env=environment,
+                stdout=output,
+                stderr=output,
+            )
         started.append(Running(state, process, log))
         return started[-1]
 

@@ -37,7 +37,17 @@ def serve(state: State, digest: str) -> None:
 def ran(url: str, hour: int, verdict: str, digest: str = SERVED) -> datetime:
     """A run over one hour, written a minute after its end."""
     end = BEGINNING + timedelta(hours=hour)
-    values = (uuid.uuid4(), end + timedelta(minutes=1), end - timedelta(hours=1), end, "1", digest, 900, verdict, "{}")
+    values = (
+        uuid.uuid4(),
+        end + timedelta(minutes=1),
+        end - timedelta(hours=1),
+        end,
+        "1",
+        digest,
+        900,
+        verdict,
+        "{}",
+    )
     with psycopg.connect(url) as connection:
         connection.execute(
             "INSERT INTO drift_runs (id, at, window_start, window_end, model_version, model_digest, rows, verdict, report)"
@@ -48,7 +58,11 @@ def ran(url: str, hour: int, verdict: str, digest: str = SERVED) -> datetime:
 
 
 def metrics(state: State) -> dict[str, float]:
-    found = {sample.name: sample.value for family in PodNow(lambda: 1, state.spool).collect() for sample in family.samples}
+    found = {
+        sample.name: sample.value
+        for family in PodNow(lambda: 1, state.spool).collect()
+        for sample in family.samples
+    }
     return {name: value for name, value in found.items() if name.startswith("fraudops_drift")}
 
 
@@ -74,17 +88,28 @@ async def told(state: State, last_run: datetime) -> dict[str, float]:
     return metrics(state)
 
 
-async def test_an_alarm_stands_until_a_window_that_can_tell_takes_it_back(state: State, database: str) -> None:
+async def test_an_alarm_stands_until_a_window_that_can_tell_takes_it_back(
+    state: State, database: str
+) -> None:
     async with watching(database, state):
         assert metrics(state) == {}
         empty = await told(state, ran(database, 1, "not enough rows"))
-        assert empty == {"fraudops_drift_alarm": 0, "fraudops_drift_last_run_timestamp_seconds": (BEGINNING + timedelta(hours=1, minutes=1)).timestamp()}
+        assert empty == {
+            "fraudops_drift_alarm": 0,
+            "fraudops_drift_last_run_timestamp_seconds": (
+                BEGINNING + timedelta(hours=1, minutes=1)
+            ).timestamp(),
+        }
         expected = [("warning", 0), ("alarm", 1), ("not enough rows", 1), ("none", 0)]
         for hour, (verdict, alarm) in enumerate(expected, 2):
-            assert (await told(state, ran(database, hour, verdict)))["fraudops_drift_alarm"] == alarm, verdict
+            assert (await told(state, ran(database, hour, verdict)))[
+                "fraudops_drift_alarm"
+            ] == alarm, verdict
 
 
-async def test_an_alarm_about_another_model_than_the_served_one_is_none(state: State, database: str) -> None:
+async def test_an_alarm_about_another_model_than_the_served_one_is_none(
+    state: State, database: str
+) -> None:
     async with watching(database, state):
         assert (await told(state, ran(database, 1, "alarm", OTHER)))["fraudops_drift_alarm"] == 0
         serve(state, OTHER)

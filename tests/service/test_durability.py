@@ -1,4 +1,6 @@
-"""Where a record is before its answer leaves, by the service's own setting, beside a real shipper and a real PostgreSQL."""
+"""Where a record is before its answer leaves, by the service's own setting, beside a real shipper
+and a real PostgreSQL.
+"""
 
 import asyncio
 import os
@@ -14,19 +16,29 @@ from tests.faults import World, refuse_large_files, whole_world
 from tests.serving import HTTP, ULB_ROW, Service, problem
 from tests.support import eventually
 
-LABEL = {"transaction_id": "t-1", "label": 1, "labelled_at": "2026-01-01T00:00:00Z", "source": "analyst"}
+LABEL = {
+    "transaction_id": "t-1",
+    "label": 1,
+    "labelled_at": "2026-01-01T00:00:00Z",
+    "source": "analyst",
+}
 
 
 @pytest.fixture(scope="module")
 def committing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    settings = {"FRAUDOPS_AUDIT__DURABILITY": "commit", "FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS": "20"}
+    settings = {
+        "FRAUDOPS_AUDIT__DURABILITY": "commit",
+        "FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS": "20",
+    }
     with whole_world(tmp_path_factory.mktemp("commit"), **settings) as made:
         yield made
 
 
 def in_table(world: World, answers: list[str]) -> int:
     with psycopg.connect(world.url) as connection:
-        row = connection.execute("SELECT count(*) FROM predictions WHERE id = ANY(%s::uuid[])", [answers]).fetchone()
+        row = connection.execute(
+            "SELECT count(*) FROM predictions WHERE id = ANY(%s::uuid[])", [answers]
+        ).fetchone()
     assert row
     return int(row[0])
 
@@ -39,20 +51,28 @@ def test_commit_answers_when_the_row_is_in_the_table(committing: World) -> None:
 
 
 def test_commit_answers_a_batch_when_all_of_its_rows_are_in_the_table(committing: World) -> None:
-    answer = HTTP.post(f"{committing.service.url}/predict/batch", json={"transactions": [ULB_ROW] * 600})
+    answer = HTTP.post(
+        f"{committing.service.url}/predict/batch", json={"transactions": [ULB_ROW] * 600}
+    )
     assert answer.status_code == 200, answer.text
-    assert in_table(committing, [row["prediction_id"] for row in answer.json()["predictions"]]) == 600
+    assert (
+        in_table(committing, [row["prediction_id"] for row in answer.json()["predictions"]]) == 600
+    )
 
 
 async def test_many_wait_for_their_commit_beside_each_other(committing: World) -> None:
     url = f"{committing.service.url}/predict"
     async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
         answers = await asyncio.gather(*(client.post(url, json=ULB_ROW) for _ in range(100)))
-    assert {answer.status_code: answer.text for answer in answers if answer.status_code != 200} == {}
+    assert {
+        answer.status_code: answer.text for answer in answers if answer.status_code != 200
+    } == {}
     assert in_table(committing, [answer.json()["prediction_id"] for answer in answers]) == 100
 
 
-def test_commit_without_postgresql_answers_503_stays_ready_and_comes_back(committing: World) -> None:
+def test_commit_without_postgresql_answers_503_stays_ready_and_comes_back(
+    committing: World,
+) -> None:
     committing.restart_service("services.inference", FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS="1")
     committing.stop_postgresql()
     try:
@@ -122,7 +142,10 @@ def test_off_audits_nothing_refuses_labels_and_says_so(tmp_path: Path) -> None:
         assert service.predict().status_code == 200
         assert HTTP.get(f"{service.url}/model_info").json()["audit"] == "off"
         refused = HTTP.post(f"{service.url}/feedback", json={"labels": [LABEL]})
-        assert (refused.status_code, "nothing is audited" in problem(refused)["detail"]) == (409, True)
+        assert (refused.status_code, "nothing is audited" in problem(refused)["detail"]) == (
+            409,
+            True,
+        )
         assert "NOTHING IS AUDITED" in service.log
         assert service.audited() == []
     finally:

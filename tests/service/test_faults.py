@@ -1,4 +1,6 @@
-"""Every answered prediction is in the table once, whatever dies: each fault under load, short here, whole with PROOF=1 (`make proof`)."""
+"""Every answered prediction is in the table once, whatever dies: each fault under load, short here,
+whole with PROOF=1 (`make proof`).
+"""
 
 import asyncio
 import os
@@ -27,7 +29,16 @@ from tests.answer_log import Log, Verdict
 from tests.audit_records import prediction
 from tests.backlog import fill, plain_copy, ship
 from tests.commands import Caller
-from tests.fault_proxy import COMMITTING, COPIED, COPYING, GREETING, INSERTING, STRAIGHT, WITHIN, Trap
+from tests.fault_proxy import (
+    COMMITTING,
+    COPIED,
+    COPYING,
+    GREETING,
+    INSERTING,
+    STRAIGHT,
+    WITHIN,
+    Trap,
+)
 from tests.faults import World, pause, refuse_large_files, whole_world
 from tests.figures import PROOF, Figures
 from tests.segments import Read, damage, segment_of
@@ -39,20 +50,34 @@ SPOOL_BYTES = 32 << 20 if PROOF else 4 << 20
 
 @pytest.fixture(scope="module")
 def figures() -> Iterator[Figures]:
-    found = Figures("faults", "The audit under faults", seed=SEED, durability="spool unless a line says otherwise", fsync="interval")
+    found = Figures(
+        "faults",
+        "The audit under faults",
+        seed=SEED,
+        durability="spool unless a line says otherwise",
+        fsync="interval",
+    )
     yield found
     found.write()
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    settings = {"FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(SPOOL_BYTES), "FRAUDOPS_AUDIT__SEGMENT_MAX_BYTES": str(1 << 18)}
+    settings = {
+        "FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(SPOOL_BYTES),
+        "FRAUDOPS_AUDIT__SEGMENT_MAX_BYTES": str(1 << 18),
+    }
     with whole_world(tmp_path_factory.mktemp("faults"), **settings) as made:
         yield made
 
 
 @pytest.fixture
-def verdict(world: World, figures: Figures, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verdict:
+def verdict(
+    world: World,
+    figures: Figures,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Verdict:
     return Verdict(world.state, world.url, figures, Caller("audit", command, monkeypatch, capsys))
 
 
@@ -80,7 +105,10 @@ def test_postgresql_stopped(world: World, verdict: Verdict, figures: Figures) ->
     world.settled()
     verdict.nothing_lost(log, f"PostgreSQL stopped for {away:g} s")
     up, down = log.p99(*moments[:2]), log.p99(*moments[2:])
-    figures.note("p99 of /predict, PostgreSQL down against up", f"{down:.2f} ms against {up:.2f} ms: {down / up:.2f}")
+    figures.note(
+        "p99 of /predict, PostgreSQL down against up",
+        f"{down:.2f} ms against {up:.2f} ms: {down / up:.2f}",
+    )
 
 
 def test_postgresql_killed_within_a_copy(world: World, verdict: Verdict) -> None:
@@ -98,7 +126,9 @@ def test_postgresql_killed_within_a_copy(world: World, verdict: Verdict) -> None
 
 
 def test_connections_reset(world: World, verdict: Verdict) -> None:
-    """At any moment, within a COPY, and when PostgreSQL has committed and the shipper does not hear it."""
+    """At any moment, within a COPY, and when PostgreSQL has committed and the shipper does not hear
+    it.
+    """
     chance, times = random.Random(SEED), 20 if PROOF else 2
     before, replayed = world.proxy.resets, world.told.replayed
     with world.load() as log:
@@ -106,12 +136,19 @@ def test_connections_reset(world: World, verdict: Verdict) -> None:
             world.proxy.reset()
             time.sleep(chance.uniform(0.2, 0.8))
         for _ in range(times):
-            for trap in (Trap(COPYING, "cut", more=WITHIN), Trap(COMMITTING, "cut", after=COPYING), Trap(COPIED, "cut", after=STRAIGHT)):
+            for trap in (
+                Trap(COPYING, "cut", more=WITHIN),
+                Trap(COMMITTING, "cut", after=COPYING),
+                Trap(COPIED, "cut", after=STRAIGHT),
+            ):
                 world.proxy.set(trap)
                 assert trap.sprung.wait(30)
     assert log.refused() == []
     world.settled()
-    verdict.nothing_lost(log, f"connections reset, {world.proxy.resets - before} times, {2 * times} of them with a commit that was not heard of")
+    verdict.nothing_lost(
+        log,
+        f"connections reset, {world.proxy.resets - before} times, {2 * times} of them with a commit that was not heard of",
+    )
     assert world.told.replayed > replayed
 
 
@@ -128,8 +165,12 @@ def test_the_network_stalled_without_a_reset(world: World, verdict: Verdict) -> 
 
 
 @pytest.mark.parametrize("words", [GREETING, COPYING, INSERTING] if PROOF else [INSERTING])
-def test_a_connection_that_goes_silent_for_ever(world: World, verdict: Verdict, words: bytes) -> None:
-    """Neither side learns of it, as when a firewall forgets a connection: the shipper makes another one, and PostgreSQL lets go of what the old one holds."""
+def test_a_connection_that_goes_silent_for_ever(
+    world: World, verdict: Verdict, words: bytes
+) -> None:
+    """Neither side learns of it, as when a firewall forgets a connection: the shipper makes another
+    one, and PostgreSQL lets go of what the old one holds.
+    """
     with world.load() as log:
         trap = world.proxy.set(Trap(words, "stall", more=WITHIN if words == COPYING else 0))
         if words != COPYING:
@@ -156,14 +197,20 @@ def test_the_spool_full(world: World, verdict: Verdict, figures: Figures) -> Non
         log.grew_by(50)
     assert {(line["status"], line["retry_after"]) for line in log.refused()} == {(503, "1")}
     world.settled()
-    verdict.nothing_lost(log, f"spool full at its maximum of {SPOOL_BYTES >> 20} MiB: 503 with Retry-After, ready")
+    verdict.nothing_lost(
+        log, f"spool full at its maximum of {SPOOL_BYTES >> 20} MiB: 503 with Retry-After, ready"
+    )
 
 
 def test_the_disk_full(world: World, verdict: Verdict) -> None:
-    """The kernel writes half a record and then refuses, by the workers' RLIMIT_FSIZE: a full disk that needs no rights."""
+    """The kernel writes half a record and then refuses, by the workers' RLIMIT_FSIZE: a full disk
+    that needs no rights.
+    """
     with world.load() as log:
         workers = world.service.worker_pids()
-        refuse_large_files(workers, min(path.stat().st_size for path in world.state.spool.glob("*.seg")) + 1300)
+        refuse_large_files(
+            workers, min(path.stat().st_size for path in world.state.spool.glob("*.seg")) + 1300
+        )
         log.refused_by("disk of the audit spool is full")
         assert world.service.ready()["status"] == "ready"
         pause(0.5, 20)
@@ -171,7 +218,9 @@ def test_the_disk_full(world: World, verdict: Verdict) -> None:
         log.grew_by(50)
     assert {(line["status"], line["retry_after"]) for line in log.refused()} == {(503, "1")}
     world.settled()
-    verdict.nothing_lost(log, "disk full within a write (RLIMIT_FSIZE): 503 with Retry-After, ready")
+    verdict.nothing_lost(
+        log, "disk full within a write (RLIMIT_FSIZE): 503 with Retry-After, ready"
+    )
 
 
 def test_workers_killed(world: World, verdict: Verdict) -> None:
@@ -183,7 +232,9 @@ def test_workers_killed(world: World, verdict: Verdict) -> None:
     verdict.nothing_lost(log, f"a worker killed, {times} times")
 
 
-def test_workers_killed_that_answer_from_memory(world: World, verdict: Verdict, figures: Figures) -> None:
+def test_workers_killed_that_answer_from_memory(
+    world: World, verdict: Verdict, figures: Figures
+) -> None:
     """What `memory` does not promise is stated, and no more is lost than the service counts."""
     chance, times = random.Random(SEED), 50 if PROOF else 3
     world.restart_service("services.inference", FRAUDOPS_AUDIT__DURABILITY="memory")
@@ -196,12 +247,21 @@ def test_workers_killed_that_answer_from_memory(world: World, verdict: Verdict, 
     lost, lines = found["log"]["lost"], found["log"]["lines"]
     assert (found["log"]["in_table"], found["duplicated"]) == (lines - lost, 0)
     assert lost <= counted
-    figures.note(f"durability memory, a worker killed, {times} times", f"{lines:,} answered, lost {lost}, at most {counted:.0f} by the service's count")
+    figures.note(
+        f"durability memory, a worker killed, {times} times",
+        f"{lines:,} answered, lost {lost}, at most {counted:.0f} by the service's count",
+    )
 
 
-def test_workers_killed_that_answer_when_postgresql_has_committed(world: World, verdict: Verdict) -> None:
+def test_workers_killed_that_answer_when_postgresql_has_committed(
+    world: World, verdict: Verdict
+) -> None:
     chance, times = random.Random(SEED), 50 if PROOF else 3
-    world.restart_service("services.inference", FRAUDOPS_AUDIT__DURABILITY="commit", FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS="20")
+    world.restart_service(
+        "services.inference",
+        FRAUDOPS_AUDIT__DURABILITY="commit",
+        FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS="20",
+    )
     with world.load() as log:
         kill_workers(world, log, chance, times)
         world.kill_postgresql()
@@ -209,15 +269,23 @@ def test_workers_killed_that_answer_when_postgresql_has_committed(world: World, 
         log.grew_by(50)
     answered = [answer["prediction_id"] for answer in log.answers()]
     with psycopg.connect(world.url) as connection:
-        row = connection.execute("SELECT count(*) FROM predictions WHERE id = ANY(%s::uuid[])", [answered]).fetchone()
+        row = connection.execute(
+            "SELECT count(*) FROM predictions WHERE id = ANY(%s::uuid[])", [answered]
+        ).fetchone()
     assert row == (len(answered),), "an answer left before its row was there"
     world.restart_service("services.inference")
     world.settled()
-    verdict.nothing_lost(log, f"durability commit, a worker killed, {times} times, and PostgreSQL once")
+    verdict.nothing_lost(
+        log, f"durability commit, a worker killed, {times} times, and PostgreSQL once"
+    )
 
 
-def test_every_process_of_the_pod_killed_at_once(world: World, verdict: Verdict, figures: Figures) -> None:
-    """Service, workers and shipper: what was written survives the processes under any fsync policy; only a machine's end could tell these apart."""
+def test_every_process_of_the_pod_killed_at_once(
+    world: World, verdict: Verdict, figures: Figures
+) -> None:
+    """Service, workers and shipper: what was written survives the processes under any fsync policy;
+    only a machine's end could tell these apart.
+    """
     times = 10 if PROOF else 1
     with world.load() as log:
         for _ in range(times):
@@ -228,11 +296,16 @@ def test_every_process_of_the_pod_killed_at_once(world: World, verdict: Verdict,
             log.grew_by(20)
     world.settled()
     verdict.nothing_lost(log, f"service, workers and shipper killed at once, {times} times")
-    figures.note("what fsync interval does not promise", "a machine's crash may take the answers since its last fsync, 100 ms: no machine was crashed here")
+    figures.note(
+        "what fsync interval does not promise",
+        "a machine's crash may take the answers since its last fsync, 100 ms: no machine was crashed here",
+    )
 
 
 def test_the_clock_stepped_backwards(world: World, verdict: Verdict) -> None:
-    """Over a midnight and within the day, where the clock enters: the real service with ids from a stepped clock."""
+    """Over a midnight and within the day, where the clock enters: the real service with ids from a
+    stepped clock.
+    """
     clock = world.folder / "clock"
     step(clock, 0)
     world.restart_service("tests.stepped_clock", "services.inference", STEPPED_CLOCK=str(clock))
@@ -248,7 +321,9 @@ def test_the_clock_stepped_backwards(world: World, verdict: Verdict) -> None:
     verdict.nothing_lost(log, "clock stepped back by 26 h and 1 h, on by 27 h, back by 5 s")
 
 
-def test_a_client_that_repeats_a_request_makes_two_rows_and_one_decision(world: World, verdict: Verdict) -> None:
+def test_a_client_that_repeats_a_request_makes_two_rows_and_one_decision(
+    world: World, verdict: Verdict
+) -> None:
     """While the shipper dies and what it had shipped comes again."""
     with world.load() as log:
         log.grew_by(50)
@@ -259,10 +334,16 @@ def test_a_client_that_repeats_a_request_makes_two_rows_and_one_decision(world: 
     verdict.nothing_lost(log, "transactions sent again while the shipper dies")
     answers = log.answers()
     moments = [timestamp_ms(answer["prediction_id"]) for answer in answers]
-    since, until = (datetime.fromtimestamp(moment / 1000, UTC) for moment in (min(moments), max(moments) + 1))
+    since, until = (
+        datetime.fromtimestamp(moment / 1000, UTC) for moment in (min(moments), max(moments) + 1)
+    )
     total, _ = asyncio.run(_activity(world.url, since, until))
     decisions = {answer["transaction_id"]: answer["prediction"] for answer in answers}
-    assert (total.answers, total.decisions, total.frauds) == (len(answers), len(decisions), sum(decisions.values()))
+    assert (total.answers, total.decisions, total.frauds) == (
+        len(answers),
+        len(decisions),
+        sum(decisions.values()),
+    )
     assert len(decisions) < len(answers)
 
 
@@ -274,8 +355,12 @@ async def _activity(url: str, since: datetime, until: datetime) -> tuple[Activit
         await engine.dispose()
 
 
-def test_damaged_segments_lose_what_was_damaged_and_say_so(world: World, verdict: Verdict, figures: Figures) -> None:
-    """One bit flipped, and another segment cut off: what no policy promises to keep is counted, by the shipper and by `verify`."""
+def test_damaged_segments_lose_what_was_damaged_and_say_so(
+    world: World, verdict: Verdict, figures: Figures
+) -> None:
+    """One bit flipped, and another segment cut off: what no policy promises to keep is counted, by
+    the shipper and by `verify`.
+    """
     chance, times, lost, answered = random.Random(SEED), 10 if PROOF else 1, 0, 0
     for _ in range(times):
         world.end_shipper(signal.SIGTERM)
@@ -290,13 +375,19 @@ def test_damaged_segments_lose_what_was_damaged_and_say_so(world: World, verdict
         world.settled()
         gone = {answer["prediction_id"] for answer in log.answers()} & (before - left)
         found = verdict.verified(log)
-        assert (found["log"]["lost"], found["log"]["in_table"]) == (len(gone), found["log"]["lines"] - len(gone))
+        assert (found["log"]["lost"], found["log"]["in_table"]) == (
+            len(gone),
+            found["log"]["lines"] - len(gone),
+        )
         # Perhaps of records alone whose answers nobody received any more.
         assert before - left
         assert world.told.set_aside >= 1
         lost, answered = lost + len(gone), answered + found["log"]["lines"]
         world.start_service()
-    figures.note(f"a bit flipped and a segment cut off, {times} times", f"{answered:,} answered, lost {lost}: those in the damage, each counted; duplicated 0")
+    figures.note(
+        f"a bit flipped and a segment cut off, {times} times",
+        f"{answered:,} answered, lost {lost}: those in the damage, each counted; duplicated 0",
+    )
 
 
 def test_a_segment_damaged_anywhere_loses_no_record_outside_the_damage(figures: Figures) -> None:
@@ -304,17 +395,26 @@ def test_a_segment_damaged_anywhere_loses_no_record_outside_the_damage(figures: 
     seeds, lost = 10_000 if PROOF else 200, 0
     for seed in range(seeds):
         chance = random.Random(seed)
-        written = [encode(prediction(transaction_id=f"{seed}-{number}")) for number in range(chance.randint(1, 20))]
+        written = [
+            encode(prediction(transaction_id=f"{seed}-{number}"))
+            for number in range(chance.randint(1, 20))
+        ]
         whole, ends = segment_of(written)
         at = chance.randrange(len(whole))
         hit = sum(end <= at for end in ends)
         if chance.random() < 0.5:
             read, kept = Read(whole[:at]), written[:hit]
         else:
-            read, kept = Read(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :]), written[:hit] + written[hit + 1 :]
+            read, kept = (
+                Read(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :]),
+                written[:hit] + written[hit + 1 :],
+            )
         assert read.payloads == kept, f"seed {seed}"
         lost += len(written) - len(kept)
-    figures.note("a segment cut off or a bit of it flipped", f"{seeds:,} seeds: nothing lost but what was cut or flipped ({lost:,} records), nothing made up")
+    figures.note(
+        "a segment cut off or a bit of it flipped",
+        f"{seeds:,} seeds: nothing lost but what was cut or flipped ({lost:,} records), nothing made up",
+    )
 
 
 def test_a_long_backlog_is_shipped(world: World, tmp_path: Path, figures: Figures) -> None:
@@ -328,6 +428,14 @@ def test_a_long_backlog_is_shipped(world: World, tmp_path: Path, figures: Figure
         copied = plain_copy(world.server.url(name), tmp_path)
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     assert shipped.rows == rows
-    figures.note(f"backlog of {rows:,} rows shipped", f"{rows / shipped.seconds:,.0f} rows a second")
-    figures.note("plain COPY of the same rows, no index", f"{rows / copied:,.0f} rows a second: shipping reaches {copied / shipped.seconds:.2f} of it")
-    figures.note("memory of the shipper, a tenth shipped, and at most", f"{shipped.early / 2**20:.1f} MiB, {shipped.most / 2**20:.1f} MiB")
+    figures.note(
+        f"backlog of {rows:,} rows shipped", f"{rows / shipped.seconds:,.0f} rows a second"
+    )
+    figures.note(
+        "plain COPY of the same rows, no index",
+        f"{rows / copied:,.0f} rows a second: shipping reaches {copied / shipped.seconds:.2f} of it",
+    )
+    figures.note(
+        "memory of the shipper, a tenth shipped, and at most",
+        f"{shipped.early / 2**20:.1f} MiB, {shipped.most / 2**20:.1f} MiB",
+    )

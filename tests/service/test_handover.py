@@ -29,7 +29,11 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Service]:
-    settings = {"FRAUDOPS_ADMIN_PORT": str(free_port()), "FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(ROOM), "FRAUDOPS_AUDIT__SEGMENT_MAX_BYTES": str(1 << 20)}
+    settings = {
+        "FRAUDOPS_ADMIN_PORT": str(free_port()),
+        "FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(ROOM),
+        "FRAUDOPS_AUDIT__SEGMENT_MAX_BYTES": str(1 << 20),
+    }
     service = Service(folder, workers=1, environment=settings).promoted(1)
     try:
         yield service
@@ -68,14 +72,21 @@ def leaving(folder: Path, records: int, size: int = 0) -> list[bytes]:
 
 
 def held(service: Service) -> list[bytes]:
-    found = [payload for segment in list_segments(service.state.spool) for payload in payloads(service.state.spool / segment.name)]
+    found = [
+        payload
+        for segment in list_segments(service.state.spool)
+        for payload in payloads(service.state.spool / segment.name)
+    ]
     return sorted(found)
 
 
 def test_every_record_goes_to_the_first_pod_that_answers(pod: Service, tmp_path: Path) -> None:
     written = leaving(tmp_path / "spool", 500, size=3000)
     assert len(list_segments(tmp_path / "spool")) > 1
-    assert give_away(tmp_path / "spool", [f"http://127.0.0.1:{free_port()}", admin_url(pod)], TOKEN) == 0
+    assert (
+        give_away(tmp_path / "spool", [f"http://127.0.0.1:{free_port()}", admin_url(pod)], TOKEN)
+        == 0
+    )
     assert list_segments(tmp_path / "spool") == []
     assert held(pod) == sorted(written)
 
@@ -85,17 +96,28 @@ def test_a_segment_that_comes_again_changes_nothing(pod: Service, tmp_path: Path
     (segment,) = list_segments(tmp_path / "spool")
     data = (tmp_path / "spool" / segment.name).read_bytes()
     for _ in range(2):
-        assert HTTP.put(f"{admin_url(pod)}/spool/{segment.name}", content=data, headers=BEARER).status_code == 204
+        assert (
+            HTTP.put(
+                f"{admin_url(pod)}/spool/{segment.name}", content=data, headers=BEARER
+            ).status_code
+            == 204
+        )
     assert (pod.state.spool / segment.name).read_bytes() == data
 
 
-def test_a_pod_that_is_over_half_full_takes_nothing_and_nothing_is_lost(pod: Service, tmp_path: Path) -> None:
+def test_a_pod_that_is_over_half_full_takes_nothing_and_nothing_is_lost(
+    pod: Service, tmp_path: Path
+) -> None:
     written = leaving(tmp_path / "spool", 1200, size=3000)
     before = len(list_segments(tmp_path / "spool"))
     left = give_away(tmp_path / "spool", [admin_url(pod)], TOKEN)
     assert 0 < left < before
     assert len(list_segments(tmp_path / "spool")) == left
-    kept = [payload for segment in list_segments(tmp_path / "spool") for payload in payloads(tmp_path / "spool" / segment.name)]
+    kept = [
+        payload
+        for segment in list_segments(tmp_path / "spool")
+        for payload in payloads(tmp_path / "spool" / segment.name)
+    ]
     assert sorted([*kept, *held(pod)]) == sorted(written)
 
 
@@ -110,7 +132,9 @@ def test_a_segment_that_is_still_written_to_stays(pod: Service, tmp_path: Path) 
     assert held(pod) == sorted(written)
 
 
-def test_a_pod_that_hangs_is_waited_for_once(pod: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pod_that_hangs_is_waited_for_once(
+    pod: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(handover, "TIMEOUT", httpx.Timeout(0.5))
     leaving(tmp_path / "spool", 500, size=3000)
     assert len(list_segments(tmp_path / "spool")) > 1
@@ -124,9 +148,14 @@ def test_a_pod_that_hangs_is_waited_for_once(pod: Service, tmp_path: Path, monke
         assert give_away(tmp_path / "spool", [url, admin_url(pod)], TOKEN) == 0
 
 
-def test_segments_that_come_at_once_take_no_more_than_the_room_there_is(pod: Service, tmp_path: Path) -> None:
+def test_segments_that_come_at_once_take_no_more_than_the_room_there_is(
+    pod: Service, tmp_path: Path
+) -> None:
     leaving(tmp_path / "spool", 1200, size=3000)
-    segments = [(segment.name, (tmp_path / "spool" / segment.name).read_bytes()) for segment in list_segments(tmp_path / "spool")]
+    segments = [
+        (segment.name, (tmp_path / "spool" / segment.name).read_bytes())
+        for segment in list_segments(tmp_path / "spool")
+    ]
     assert sum(len(data) for _, data in segments) > ROOM // 2
     half_sent = threading.Barrier(len(segments))
     before = len(list_segments(pod.state.spool))
@@ -138,7 +167,11 @@ def test_segments_that_come_at_once_take_no_more_than_the_room_there_is(pod: Ser
             yield data[len(data) // 2 :]
 
         with httpx.Client(headers=BEARER, trust_env=False) as client:
-            return client.put(f"{admin_url(pod)}/spool/{name}", content=parts(), headers={"Content-Length": str(len(data))}).status_code
+            return client.put(
+                f"{admin_url(pod)}/spool/{name}",
+                content=parts(),
+                headers={"Content-Length": str(len(data))},
+            ).status_code
 
     with ThreadPoolExecutor(len(segments)) as pool:
         statuses = list(pool.map(lambda segment: give(*segment), segments))
@@ -166,8 +199,12 @@ UNREADABLE = Rejected(b"\xf1op1 no whole frame", "damaged or unfinished: w.seg f
 
 
 def leave_aside(spool: Path) -> list[Entry]:
-    """A record that PostgreSQL refused, a stretch that nobody can read, and half a line of a death: what was set aside."""
-    Aside(spool).put([Rejected(encode(prediction()), "PostgreSQL refuses it: no reason"), UNREADABLE])
+    """A record that PostgreSQL refused, a stretch that nobody can read, and half a line of a death:
+    what was set aside.
+    """
+    Aside(spool).put(
+        [Rejected(encode(prediction()), "PostgreSQL refuses it: no reason"), UNREADABLE]
+    )
     entries = list(Aside(spool).entries())
     [path] = (spool / "aside").glob("*.jsonl")
     with path.open("ab") as file:
@@ -184,7 +221,10 @@ def test_what_was_set_aside_goes_too_as_it_is(pod: Service, tmp_path: Path, reco
     """Also when everything else was shipped."""
     written = leaving(tmp_path / "spool", records)
     entries = leave_aside(tmp_path / "spool")
-    assert give_away(tmp_path / "spool", [f"http://127.0.0.1:{free_port()}", admin_url(pod)], TOKEN) == 0
+    assert (
+        give_away(tmp_path / "spool", [f"http://127.0.0.1:{free_port()}", admin_url(pod)], TOKEN)
+        == 0
+    )
     assert held(pod) == sorted(written)
     assert aside_in(pod.state.spool) == entries
     assert aside_in(tmp_path / "spool") == []
@@ -204,23 +244,39 @@ def test_what_was_set_aside_and_comes_again_changes_nothing(pod: Service, tmp_pa
     assert aside_in(pod.state.spool) == entries
 
 
-def test_what_was_set_aside_stays_where_no_pod_has_room_for_it_or_a_replay_runs(pod: Service, tmp_path: Path) -> None:
+def test_what_was_set_aside_stays_where_no_pod_has_room_for_it_or_a_replay_runs(
+    pod: Service, tmp_path: Path
+) -> None:
     leave_aside(tmp_path / "spool")
-    Aside(pod.state.spool).put([Rejected(b"x" * (1 << 20), "damaged or unfinished: w.seg from byte 0")] * 2)
+    Aside(pod.state.spool).put(
+        [Rejected(b"x" * (1 << 20), "damaged or unfinished: w.seg from byte 0")] * 2
+    )
     assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
     with Aside(tmp_path / "spool").to_take_elsewhere():
         assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
     assert len(aside_in(tmp_path / "spool")) == len(aside_in(pod.state.spool)) == 2
 
 
-@pytest.mark.parametrize("name", ["serving.json", "..%2Fserving.json", "leaving-1.seg", ".incoming-1", "aside/x.jsonl", "aside/20261127.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "serving.json",
+        "..%2Fserving.json",
+        "leaving-1.seg",
+        ".incoming-1",
+        "aside/x.jsonl",
+        "aside/20261127.jsonl",
+    ],
+)
 def test_nothing_but_segments_and_what_was_set_aside_is_taken(pod: Service, name: str) -> None:
     answer = HTTP.put(f"{admin_url(pod)}/spool/{name}", content=b"x", headers=BEARER)
     assert answer.status_code in (404, 409)
     assert not (pod.state.spool / name).exists()
 
 
-def test_a_segment_is_taken_with_the_token_and_on_the_admin_port_only(pod: Service, tmp_path: Path) -> None:
+def test_a_segment_is_taken_with_the_token_and_on_the_admin_port_only(
+    pod: Service, tmp_path: Path
+) -> None:
     leaving(tmp_path / "spool", 3)
     assert give_away(tmp_path / "spool", [admin_url(pod)], "a wrong token") == 1
     assert give_away(tmp_path / "spool", [pod.url], TOKEN) == 1

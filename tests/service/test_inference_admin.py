@@ -17,7 +17,11 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
-    made = Service(tmp_path_factory.mktemp("admin"), workers=1, environment={"FRAUDOPS_ADMIN_PORT": str(free_port())})
+    made = Service(
+        tmp_path_factory.mktemp("admin"),
+        workers=1,
+        environment={"FRAUDOPS_ADMIN_PORT": str(free_port())},
+    )
     yield made.promoted(1)  # type: ignore[misc]
     made.stop()
 
@@ -31,9 +35,18 @@ def digest(service: Service) -> str:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("POST", "/reload"), ("POST", "/drain"), ("GET", "/reload"), ("GET", "/metrics"), ("GET", f"/bundles/{'0' * 64}/{MANIFEST}")]
+    ("method", "path"),
+    [
+        ("POST", "/reload"),
+        ("POST", "/drain"),
+        ("GET", "/reload"),
+        ("GET", "/metrics"),
+        ("GET", f"/bundles/{'0' * 64}/{MANIFEST}"),
+    ],
 )
-def test_admin_calls_do_not_exist_on_the_public_port(service: Service, method: str, path: str) -> None:
+def test_admin_calls_do_not_exist_on_the_public_port(
+    service: Service, method: str, path: str
+) -> None:
     answer = HTTP.request(method, f"{service.url}{path}", headers=BEARER)
     assert answer.status_code == 404
     assert problem(answer)["detail"] == "there is no such endpoint; see /docs"
@@ -53,12 +66,22 @@ def test_a_bundle_is_given_with_the_token_only(service: Service) -> None:
     assert HTTP.get(url, headers=BEARER).status_code == 200
 
 
-@pytest.mark.parametrize("path", [f"{'0' * 64}/{MANIFEST}", "no-digest/bundle.json", "%2e%2e/admin.token", f"{'0' * 64}/%2e%2e%2fadmin.token"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{'0' * 64}/{MANIFEST}",
+        "no-digest/bundle.json",
+        "%2e%2e/admin.token",
+        f"{'0' * 64}/%2e%2e%2fadmin.token",
+    ],
+)
 def test_nothing_but_files_of_bundles_is_given(service: Service, path: str) -> None:
     assert HTTP.get(f"{admin_url(service)}/bundles/{path}", headers=BEARER).status_code == 404
 
 
-def test_a_pod_takes_a_bundle_from_the_first_peer_that_has_it(service: Service, tmp_path: Path) -> None:
+def test_a_pod_takes_a_bundle_from_the_first_peer_that_has_it(
+    service: Service, tmp_path: Path
+) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
     peers.download([dead, admin_url(service)], TOKEN, digest(service), tmp_path / "bundle")
     verify_bundle(tmp_path / "bundle", digest(service))
@@ -72,5 +95,9 @@ def test_a_pod_says_so_when_no_peer_has_a_bundle(service: Service, tmp_path: Pat
 
 
 def test_no_client_gets_a_bundle_through_a_proxy_or_redirect(service: Service) -> None:
-    answer = httpx.get(f"{admin_url(service)}/bundles/{digest(service)}/../../admin.token", headers=BEARER, trust_env=False)
+    answer = httpx.get(
+        f"{admin_url(service)}/bundles/{digest(service)}/../../admin.token",
+        headers=BEARER,
+        trust_env=False,
+    )
     assert answer.status_code == 404

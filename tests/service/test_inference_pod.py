@@ -37,7 +37,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One that looks at the record by itself only after a minute: what it does, it was told to."""
-    started = Service(tmp_path_factory.mktemp("slow"), environment={"FRAUDOPS_RECORD_POLL_SECONDS": "60"}).promoted(1)
+    started = Service(
+        tmp_path_factory.mktemp("slow"), environment={"FRAUDOPS_RECORD_POLL_SECONDS": "60"}
+    ).promoted(1)
     yield started
     started.stop()
 
@@ -52,7 +54,9 @@ def move_to(service: Service, seed: int) -> int:
     epoch = service.record(str(seed), service.bundle(seed))
 
     def moved() -> None:
-        service.bundle(seed)  # again, if the pod has just tidied away what it neither serves nor prepares
+        service.bundle(
+            seed
+        )  # again, if the pod has just tidied away what it neither serves nor prepares
         answer = service.reload(phase="commit", epoch=epoch)
         assert answer.status_code == 200, answer.text
 
@@ -63,7 +67,10 @@ def move_to(service: Service, seed: int) -> int:
 def begin_request(service: Service) -> socket.socket:
     """A request whose body is still to come, once the service has begun it."""
     connection = socket.create_connection(("127.0.0.1", service.port), timeout=10)
-    connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY))
+    connection.sendall(
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+        % len(BODY)
+    )
     assert connection.recv(100).startswith(b"HTTP/1.1 100")
     return connection
 
@@ -75,7 +82,9 @@ def test_reload_answers_once_every_worker_has_swapped(service: Service) -> None:
         assert answer.status_code == 200
         body = answer.json()
         assert (body["pod"], body["epoch"], body["version"]) == ("local", epoch, str(seed))
-        assert [(worker["epoch"], worker["version"]) for worker in body["workers"]] == [(epoch, str(seed))] * 2
+        assert [(worker["epoch"], worker["version"]) for worker in body["workers"]] == [
+            (epoch, str(seed))
+        ] * 2
         assert versions_now(service) == {str(seed)}
 
 
@@ -108,7 +117,10 @@ def _at(service: Service, epoch: int) -> None:
 
 
 class Hammer:
-    """Clients that never pause, on kept-alive connections that they never repeat a request on. `step` counts the promotions that have returned."""
+    """Clients that never pause, on kept-alive connections that they never repeat a request on.
+
+    `step` counts the promotions that have returned.
+    """
 
     def __init__(self, service: Service, clients: int) -> None:
         self.service, self.step, self.begun = service, 0, 0
@@ -143,12 +155,16 @@ class Hammer:
             if answer.status != 200:
                 self.failures.append(str(body))
             elif body["model_version"] not in self.history[returned : self.begun + 1]:
-                self.failures.append(f"version {body['model_version']} after promotion {returned} had returned")
+                self.failures.append(
+                    f"version {body['model_version']} after promotion {returned} had returned"
+                )
             self.answered += 1
         connection.close()
 
 
-def test_twenty_promotions_under_load_fail_no_request_and_are_obeyed_at_once(service: Service) -> None:
+def test_twenty_promotions_under_load_fail_no_request_and_are_obeyed_at_once(
+    service: Service,
+) -> None:
     move_to(service, 7)
     hammer = Hammer(service, clients=8)
     hammer.history.append("7")
@@ -166,7 +182,9 @@ def test_twenty_promotions_under_load_fail_no_request_and_are_obeyed_at_once(ser
     assert hammer.answered > 200
 
 
-def test_a_killed_worker_is_replaced_and_the_new_one_serves_what_the_pod_serves(service: Service) -> None:
+def test_a_killed_worker_is_replaced_and_the_new_one_serves_what_the_pod_serves(
+    service: Service,
+) -> None:
     epoch = move_to(service, 9)
     before = service.worker_pids()
     ids: list[str] = []
@@ -246,9 +264,14 @@ def test_reload_only_moves_to_what_the_record_names(service: Service) -> None:
 
 def test_prepare_changes_nothing_until_the_record_commits(slow: Service) -> None:
     before, digest = slow.ready(), slow.bundle(20)
-    prepared = slow.reload(phase="prepare", version="20", digest=digest, epoch=before["epoch"] + 1, deadline_seconds=60)
+    prepared = slow.reload(
+        phase="prepare", version="20", digest=digest, epoch=before["epoch"] + 1, deadline_seconds=60
+    )
     assert prepared.status_code == 200
-    assert (prepared.json()["epoch"], prepared.json()["version"]) == (before["epoch"], before["version"])
+    assert (prepared.json()["epoch"], prepared.json()["version"]) == (
+        before["epoch"],
+        before["version"],
+    )
     assert versions_now(slow) == {before["version"]}
     # What is prepared is open: it serves although the cache has lost it meanwhile.
     for file in (slow.state.bundles / digest).iterdir():
@@ -277,10 +300,19 @@ def test_a_refused_prepare_has_changed_nothing_and_says_why(slow: Service) -> No
 def test_what_was_prepared_is_forgotten(slow: Service, how: str) -> None:
     before, seed = slow.ready(), 22 if how == "dropped" else 23
     digest, epoch = slow.bundle(seed), before["epoch"] + 1
-    prepared = slow.reload(phase="prepare", version=str(seed), digest=digest, epoch=epoch, deadline_seconds=60 if how == "dropped" else 5)
+    prepared = slow.reload(
+        phase="prepare",
+        version=str(seed),
+        digest=digest,
+        epoch=epoch,
+        deadline_seconds=60 if how == "dropped" else 5,
+    )
     assert prepared.status_code == 200, prepared.text
     if how == "dropped":
-        assert slow.reload(phase="drop", version=str(seed), digest=digest, epoch=epoch).status_code == 200
+        assert (
+            slow.reload(phase="drop", version=str(seed), digest=digest, epoch=epoch).status_code
+            == 200
+        )
     eventually(lambda: _nothing_warm(slow))
     slow.record(str(seed), digest)
     alter(slow, digest)
@@ -300,7 +332,9 @@ def _nothing_warm(service: Service) -> None:
     assert [answer.reply.warm for answer in answers if answer.reply] == [{}, {}]
 
 
-def test_a_hung_worker_is_reported_and_ends_on_the_new_version_when_it_is_back(slow: Service) -> None:
+def test_a_hung_worker_is_reported_and_ends_on_the_new_version_when_it_is_back(
+    slow: Service,
+) -> None:
     hung = slow.worker_pids()[0]
     digest = slow.bundle(24)
     assert slow.reload(phase="prepare", version="24", digest=digest).status_code == 200
@@ -334,7 +368,9 @@ def test_what_a_dead_coordinator_left_is_finished_from_the_state_file(service: S
     service.record("13", digest, epoch=epoch)
 
     def finished() -> None:
-        service.bundle(13)  # again, if the pod has just tidied away what it neither serves nor prepares
+        service.bundle(
+            13
+        )  # again, if the pod has just tidied away what it neither serves nor prepares
         _at(service, epoch)
 
     eventually(finished)
@@ -360,7 +396,9 @@ def test_a_worker_born_after_the_pods_commit_serves_it_before_it_accepts(slow: S
 
 
 def test_the_cache_keeps_the_last_three_that_served(tmp_path: Path) -> None:
-    service = Service(tmp_path, workers=1, environment={"FRAUDOPS_RECORD_POLL_SECONDS": "60"}).promoted(1)
+    service = Service(
+        tmp_path, workers=1, environment={"FRAUDOPS_RECORD_POLL_SECONDS": "60"}
+    ).promoted(1)
     try:
         digests = [service.bundle(1)]
         for seed in range(2, 7):
@@ -386,7 +424,9 @@ def test_a_full_disk_under_the_poller_ends_no_worker(tmp_path: Path) -> None:
         time.sleep(2)  # many looks, each with something to write down
         assert pod.worker_pids() == before
         for pid in before:
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            resource.prlimit(
+                pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            )
         pod.state.serving_record.write_bytes(good)
         move_to(pod, 2)
         assert versions_now(pod) == {"2"}

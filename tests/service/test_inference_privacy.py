@@ -1,4 +1,6 @@
-"""What a real worker leaves of the features of what it answered, when they are to be sealed or hashed: in the spool, in the table, in the log."""
+"""What a real worker leaves of the features of what it answered, when they are to be sealed or
+hashed: in the spool, in the table, in the log.
+"""
 
 import asyncio
 import base64
@@ -22,7 +24,11 @@ ROW = ULB_ROW | {"Amount": AMOUNT}
 
 @pytest.fixture(params=["sealed", "hashed"])
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
-    started = Service(tmp_path, workers=1, environment={"FRAUDOPS_AUDIT__FEATURES": request.param, "FRAUDOPS_AUDIT__KEY": TEXT}).promoted(1)
+    started = Service(
+        tmp_path,
+        workers=1,
+        environment={"FRAUDOPS_AUDIT__FEATURES": request.param, "FRAUDOPS_AUDIT__KEY": TEXT},
+    ).promoted(1)
     yield started
     started.stop()
 
@@ -30,14 +36,19 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
 def answered(service: Service) -> list[str]:
     """One alone, one with names, two in a batch; their ids."""
     batch = json.dumps({"transactions": [ROW, ROW | {"entity_key": "e"}]})
-    single = [service.predict(ROW), service.predict(ROW | {"transaction_id": "t-1", "entity_key": "e"})]
+    single = [
+        service.predict(ROW),
+        service.predict(ROW | {"transaction_id": "t-1", "entity_key": "e"}),
+    ]
     many = service.post("/predict/batch", batch)
     assert many.status_code == 200, many.text
     answers = [*(each.json() for each in single), *many.json()["predictions"]]
     return [answer["prediction_id"] for answer in answers]
 
 
-def test_no_feature_touches_the_disk_of_the_pod_nor_the_table(service: Service, database: str) -> None:
+def test_no_feature_touches_the_disk_of_the_pod_nor_the_table(
+    service: Service, database: str
+) -> None:
     ids = answered(service)
     records = [record for record in service.audited() if isinstance(record, Prediction)]
     assert [record.id for record in records] == ids
@@ -51,8 +62,12 @@ def test_no_feature_touches_the_disk_of_the_pod_nor_the_table(service: Service, 
 
     asyncio.run(ship())
     with psycopg.connect(database) as connection:
-        rows = connection.execute("SELECT id::text, features, features_sealed, transaction_id, pod FROM predictions ORDER BY id").fetchall()
-    assert [(row[0], row[1], row[3], row[4]) for row in rows] == [(name, None, "t-1" if place == 1 else None, "local") for place, name in enumerate(ids)]
+        rows = connection.execute(
+            "SELECT id::text, features, features_sealed, transaction_id, pod FROM predictions ORDER BY id"
+        ).fetchall()
+    assert [(row[0], row[1], row[3], row[4]) for row in rows] == [
+        (name, None, "t-1" if place == 1 else None, "local") for place, name in enumerate(ids)
+    ]
     opener = Opener([KEY])
     if service.environment["FRAUDOPS_AUDIT__FEATURES"] == "sealed":
         assert [opener.open(row[0], row[2]) for row in rows] == [ROW] * 4

@@ -1,4 +1,6 @@
-"""The worker as a process: what it imports and holds, how it stops, what a full or slow disk does, and that two workers are no slower than one."""
+"""The worker as a process: what it imports and holds, how it stops, what a full or slow disk does,
+and that two workers are no slower than one.
+"""
 
 import contextlib
 import http.client
@@ -22,7 +24,18 @@ from fraudops.audit.records import Prediction
 from tests.serving import HTTP, TOKEN, ULB_ROW, Service, problem
 from tests.support import eventually
 
-HEAVY = ("sklearn", "scikit_learn", "skops", "pandas", "mlflow", "scipy", "evidently", "matplotlib", "pyarrow", "onnxruntime")
+HEAVY = (
+    "sklearn",
+    "scikit_learn",
+    "skops",
+    "pandas",
+    "mlflow",
+    "scipy",
+    "evidently",
+    "matplotlib",
+    "pyarrow",
+    "onnxruntime",
+)
 BODY = json.dumps(ULB_ROW).encode()
 HEADERS = {"Content-Type": "application/json"}
 
@@ -44,7 +57,9 @@ def resident_megabytes(pid: int) -> float:
     return int(match[1]) / 1024
 
 
-def test_a_serving_worker_has_mapped_no_training_library_and_holds_less_than_120_mb(service: Service) -> None:
+def test_a_serving_worker_has_mapped_no_training_library_and_holds_less_than_120_mb(
+    service: Service,
+) -> None:
     for _ in range(20):
         service.predict()
     service.post("/predict/batch", json.dumps({"transactions": [ULB_ROW] * 500}))
@@ -55,7 +70,9 @@ def test_a_serving_worker_has_mapped_no_training_library_and_holds_less_than_120
         assert resident_megabytes(pid) < 120
 
 
-def test_neither_the_service_nor_what_proves_bundles_imports_a_training_library(tmp_path: Path) -> None:
+def test_neither_the_service_nor_what_proves_bundles_imports_a_training_library(
+    tmp_path: Path,
+) -> None:
     code = (
         "import sys\n"
         "from fraudops.settings import InferenceSettings\n"
@@ -68,7 +85,14 @@ def test_neither_the_service_nor_what_proves_bundles_imports_a_training_library(
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     environment = {"PATH": os.environ["PATH"], "FRAUDOPS_STATE": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
@@ -90,20 +114,32 @@ def test_counts_survive_their_worker_and_are_not_doubled(tmp_path: Path) -> None
             assert service.predict().status_code == 200
         metrics = service.metrics()
         assert metrics['http_requests_total{endpoint="/predict",method="POST",status="200"}'] == 40
-        assert metrics['fraudops_predictions_total{decision="genuine"}'] + metrics['fraudops_predictions_total{decision="fraud"}'] == 40
-        assert (metrics["fraudops_serving_epoch"], metrics["fraudops_serving_version"], metrics["fraudops_workers"]) == (1, 1, 2)
+        assert (
+            metrics['fraudops_predictions_total{decision="genuine"}']
+            + metrics['fraudops_predictions_total{decision="fraud"}']
+            == 40
+        )
+        assert (
+            metrics["fraudops_serving_epoch"],
+            metrics["fraudops_serving_version"],
+            metrics["fraudops_workers"],
+        ) == (1, 1, 2)
     finally:
         service.stop()
 
 
-def test_a_stop_lets_clients_leave_answers_what_has_begun_and_closes_the_spool(tmp_path: Path) -> None:
+def test_a_stop_lets_clients_leave_answers_what_has_begun_and_closes_the_spool(
+    tmp_path: Path,
+) -> None:
     service = Service(tmp_path, environment={"FRAUDOPS_DRAIN_SECONDS": "2"}).promoted(1)
     failures: list[str] = []
     ids: list[str] = []
     left = threading.Event()
 
     def client() -> None:
-        """Sends without pause; when it is told to leave it opens a new connection, until that is refused."""
+        """Sends without pause; when it is told to leave it opens a new connection, until that is
+        refused.
+        """
         connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
         while True:
             fresh = connection.sock is None
@@ -125,7 +161,10 @@ def test_a_stop_lets_clients_leave_answers_what_has_begun_and_closes_the_spool(t
     eventually(lambda: _more_than(ids, 50))
     assert not left.is_set()
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as begun:
-        begun.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY))
+        begun.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+            % len(BODY)
+        )
         assert begun.recv(100).startswith(b"HTTP/1.1 100")
         assert service.process
         service.process.send_signal(signal.SIGTERM)
@@ -155,14 +194,23 @@ def test_a_drain_reaches_every_worker(tmp_path: Path) -> None:
     service = Service(tmp_path).promoted(1)
     try:
         assert HTTP.post(f"{service.url}/drain").status_code == 401
-        assert HTTP.post(f"{service.url}/drain", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+        assert (
+            HTTP.post(
+                f"{service.url}/drain", headers={"Authorization": f"Bearer {TOKEN}"}
+            ).status_code
+            == 200
+        )
         assert {service.predict().headers.get("connection") for _ in range(12)} == {"close"}
     finally:
         service.stop()
 
 
-def test_a_full_spool_is_503_with_nothing_scored_unaudited_and_the_pod_stays_ready(tmp_path: Path) -> None:
-    service = Service(tmp_path, workers=1, environment={"FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(1 << 20)}).promoted(1)
+def test_a_full_spool_is_503_with_nothing_scored_unaudited_and_the_pod_stays_ready(
+    tmp_path: Path,
+) -> None:
+    service = Service(
+        tmp_path, workers=1, environment={"FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(1 << 20)}
+    ).promoted(1)
     batch = json.dumps({"transactions": [ULB_ROW] * 300})
     try:
         answers = [service.post("/predict/batch", batch) for _ in range(12)]
@@ -173,7 +221,12 @@ def test_a_full_spool_is_503_with_nothing_scored_unaudited_and_the_pod_stays_rea
         while (last := service.predict()).status_code == 200:
             ids = last.json()
         assert (last.status_code, last.headers["retry-after"]) == (503, "1")
-        label = {"transaction_id": "t", "label": 1, "labelled_at": "2026-01-01T00:00:00Z", "source": "s"}
+        label = {
+            "transaction_id": "t",
+            "label": 1,
+            "labelled_at": "2026-01-01T00:00:00Z",
+            "source": "s",
+        }
         assert service.post("/feedback", json.dumps({"labels": [label] * 2_000})).status_code == 503
         assert service.ready()["status"] == "ready"
         accepted = 300 * [answer.status_code for answer in answers].count(200)
@@ -217,10 +270,19 @@ def _replaced(service: Service, pid: int) -> None:
 
 
 def test_fsync_always_answers_from_several_connections_at_once(tmp_path: Path) -> None:
-    service = Service(tmp_path, workers=1, environment={"FRAUDOPS_AUDIT__FSYNC": "always"}).promoted(1)
+    service = Service(
+        tmp_path, workers=1, environment={"FRAUDOPS_AUDIT__FSYNC": "always"}
+    ).promoted(1)
     try:
         with httpx.Client(base_url=service.url) as client:
-            threads = [threading.Thread(target=lambda: [client.post("/predict", json=ULB_ROW).raise_for_status() for _ in range(10)]) for _ in range(4)]
+            threads = [
+                threading.Thread(
+                    target=lambda: [
+                        client.post("/predict", json=ULB_ROW).raise_for_status() for _ in range(10)
+                    ]
+                )
+                for _ in range(4)
+            ]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -230,8 +292,12 @@ def test_fsync_always_answers_from_several_connections_at_once(tmp_path: Path) -
         service.stop()
 
 
-def test_sequential_answers_on_one_connection_are_as_fast_with_two_workers_as_with_one(service: Service, tmp_path: Path) -> None:
-    """Without uvloop an inherited socket keeps Nagle's algorithm on, and every such answer waits 40 ms: a ratio of a hundred."""
+def test_sequential_answers_on_one_connection_are_as_fast_with_two_workers_as_with_one(
+    service: Service, tmp_path: Path
+) -> None:
+    """Without uvloop an inherited socket keeps Nagle's algorithm on, and every such answer waits 40
+    ms: a ratio of a hundred.
+    """
     alone = Service(tmp_path, workers=1).promoted(1)
     try:
         ratios = [_median_seconds(service) / _median_seconds(alone) for _ in range(3)]
@@ -242,7 +308,9 @@ def test_sequential_answers_on_one_connection_are_as_fast_with_two_workers_as_wi
 
 def _median_seconds(service: Service) -> float:
     taken = []
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)) as connection:
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+    ) as connection:
         for _ in range(40):
             started = time.perf_counter()
             connection.request("POST", "/predict", BODY, HEADERS)

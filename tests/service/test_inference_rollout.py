@@ -1,4 +1,6 @@
-"""A pod that a rollout has made: it obeys its template while the record says the same, and never stays unready for it."""
+"""A pod that a rollout has made: it obeys its template while the record says the same, and never
+stays unready for it.
+"""
 
 from pathlib import Path
 
@@ -14,14 +16,27 @@ SERVES, WANTED = 1, 2
 
 
 def made_for(root: Path, digest: str, reserved: str | None = None) -> Service:
-    """A newborn whose template names epoch 2, while version 1 serves in epoch 1 and `reserved` is reserved for epoch 2."""
+    """A newborn whose template names epoch 2, while version 1 serves in epoch 1 and `reserved` is
+    reserved for epoch 2.
+    """
     service = Service(root, workers=1, environment={"FRAUDOPS_ROLLOUT": f"2/{WANTED}/{digest}"})
     service.record(str(SERVES), service.bundle(SERVES))
     if reserved:
         store = FileRecordStore(service.state.serving_record)
         record, token = store.read()
-        wanted = Reservation(epoch=2, version=str(WANTED), digest=reserved, schema_fingerprint="f", strategy="rollout", by="a test", at="now", verdict={})
-        store.compare_and_set(msgspec.structs.replace(record, reserved=wanted, highest_reserved=2), token)
+        wanted = Reservation(
+            epoch=2,
+            version=str(WANTED),
+            digest=reserved,
+            schema_fingerprint="f",
+            strategy="rollout",
+            by="a test",
+            at="now",
+            verdict={},
+        )
+        store.compare_and_set(
+            msgspec.structs.replace(record, reserved=wanted, highest_reserved=2), token
+        )
     return service
 
 
@@ -52,7 +67,9 @@ def test_it_serves_what_the_record_has_reserved_for_it(tmp_path: Path, digest: s
         service.stop()
 
 
-def test_it_serves_what_serves_elsewhere_when_it_cannot_load_its_own_and_says_so(tmp_path: Path, digest: str) -> None:
+def test_it_serves_what_serves_elsewhere_when_it_cannot_load_its_own_and_says_so(
+    tmp_path: Path, digest: str
+) -> None:
     service = made_for(tmp_path / "pod", digest, reserved=digest).start()
     try:
         epoch, version, error = served(service)
@@ -64,7 +81,9 @@ def test_it_serves_what_serves_elsewhere_when_it_cannot_load_its_own_and_says_so
 
 
 @pytest.mark.parametrize("reserved", [None, "0" * 64], ids=["nothing", "another model"])
-def test_it_follows_the_record_when_that_has_not_reserved_the_same(tmp_path: Path, digest: str, reserved: str | None) -> None:
+def test_it_follows_the_record_when_that_has_not_reserved_the_same(
+    tmp_path: Path, digest: str, reserved: str | None
+) -> None:
     service = made_for(tmp_path / "pod", digest, reserved)
     service.bundle(WANTED)
     service.start()

@@ -1,4 +1,6 @@
-"""Starts and restarts: from the cache, with what was altered, with MLflow away or there, after the master's death."""
+"""Starts and restarts: from the cache, with what was altered, with MLflow away or there, after the
+master's death.
+"""
 
 import contextlib
 import os
@@ -53,7 +55,10 @@ def test_an_altered_cached_file_is_refused_at_the_start_and_ready_says_so(tmp_pa
 
         def refused() -> None:
             reason = service.not_ready()
-            assert f"the cached bundle {digest[:12]} was refused: scorer.json has been altered" in reason
+            assert (
+                f"the cached bundle {digest[:12]} was refused: scorer.json has been altered"
+                in reason
+            )
             assert "MLFLOW_TRACKING_URI is not set" in reason
 
         eventually(refused)
@@ -72,15 +77,24 @@ def test_a_restart_serves_no_other_model_in_the_same_epoch(tmp_path: Path) -> No
         service.record("2", service.bundle(2), epoch=1)
         service.start()
         assert eventually(service.ready, 30)["version"] == "1"
-        assert "names another model for epoch 1" in HTTP.get(f"{service.url}/model_info").json()["errors"]["epoch"]
+        assert (
+            "names another model for epoch 1"
+            in HTTP.get(f"{service.url}/model_info").json()["errors"]["epoch"]
+        )
 
 
-def test_what_the_cache_lacks_or_has_altered_is_fetched_from_mlflow(tmp_path: Path, mlflow_url: str) -> None:
+def test_what_the_cache_lacks_or_has_altered_is_fetched_from_mlflow(
+    tmp_path: Path, mlflow_url: str
+) -> None:
     model = f"serving-{uuid4().hex[:8]}"
     made = tmp_path / "made"
     digest = write_linear_bundle(made, seed=1)
     version = _register(mlflow_url, model, made)
-    service = Service(tmp_path / "state", workers=1, environment={"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model})
+    service = Service(
+        tmp_path / "state",
+        workers=1,
+        environment={"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model},
+    )
     service.root.mkdir()
     service.record(version, digest)
     with running(service.start()):
@@ -102,14 +116,21 @@ def _source(service: Service) -> str:
 
 
 def _register(url: str, model: str, bundle: Path) -> str:
-    run = HTTP.post(f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}).json()["run"]["info"]["run_id"]
+    run = HTTP.post(
+        f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}
+    ).json()["run"]["info"]["run_id"]
     for file in bundle.iterdir():
-        HTTP.put(f"{url}/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/bundle/{file.name}", content=file.read_bytes()).raise_for_status()
+        HTTP.put(
+            f"{url}/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/bundle/{file.name}",
+            content=file.read_bytes(),
+        ).raise_for_status()
     with contextlib.closing(Registry(url, model)) as registry:
         return registry.create_version(run, {})
 
 
-def test_a_bundle_lost_while_serving_is_no_harm_until_a_worker_needs_it_and_heals_when_it_is_back(tmp_path: Path) -> None:
+def test_a_bundle_lost_while_serving_is_no_harm_until_a_worker_needs_it_and_heals_when_it_is_back(
+    tmp_path: Path,
+) -> None:
     with running(Service(tmp_path).promoted(1)) as service:
         shutil.rmtree(service.state.bundles / service.ready()["digest"])
         assert {service.predict().status_code for _ in range(8)} == {200}
@@ -129,7 +150,9 @@ def test_an_unreadable_record_changes_nothing_for_a_pod_that_serves(tmp_path: Pa
         service.state.serving_record.write_text("{")
 
         def said() -> None:
-            assert "cannot be read" in HTTP.get(f"{service.url}/model_info").json()["errors"]["epoch"]
+            assert (
+                "cannot be read" in HTTP.get(f"{service.url}/model_info").json()["errors"]["epoch"]
+            )
 
         eventually(said)
         assert service.ready()["epoch"] == 1
@@ -138,7 +161,9 @@ def test_an_unreadable_record_changes_nothing_for_a_pod_that_serves(tmp_path: Pa
         assert eventually(service.ready, 30)["version"] == "1"
 
 
-def test_a_record_that_went_back_is_reported_and_not_followed_even_over_a_restart(tmp_path: Path) -> None:
+def test_a_record_that_went_back_is_reported_and_not_followed_even_over_a_restart(
+    tmp_path: Path,
+) -> None:
     service = Service(tmp_path, workers=1)
     service.record("5", service.bundle(5), epoch=5)
     with running(service.start()):
@@ -147,7 +172,10 @@ def test_a_record_that_went_back_is_reported_and_not_followed_even_over_a_restar
         service.record("4", service.bundle(4), epoch=4)
         service.start()
         assert eventually(service.ready, 30)["epoch"] == 5
-        assert "went back to epoch 4" in HTTP.get(f"{service.url}/model_info").json()["errors"]["epoch"]
+        assert (
+            "went back to epoch 4"
+            in HTTP.get(f"{service.url}/model_info").json()["errors"]["epoch"]
+        )
         assert service.predict().json()["model_version"] == "5"
 
 
@@ -165,13 +193,17 @@ def test_a_pod_state_that_names_an_unproved_bundle_is_not_believed(tmp_path: Pat
     digest = service.bundle(1)
     alter(service, digest)
     service.state.run.mkdir(parents=True)
-    write(pod_state_path(service.state), PodState(epoch=3, version="1", digest=digest, source="cache"))
+    write(
+        pod_state_path(service.state), PodState(epoch=3, version="1", digest=digest, source="cache")
+    )
     with running(service.start()):
         assert "was refused" in eventually(service.not_ready)
         assert read_pod_state(service.state) == PodState(epoch=3)
 
 
-def test_all_leave_when_their_master_is_killed_and_a_restart_finds_the_port_free(tmp_path: Path) -> None:
+def test_all_leave_when_their_master_is_killed_and_a_restart_finds_the_port_free(
+    tmp_path: Path,
+) -> None:
     with running(Service(tmp_path).promoted(1)) as service:
         assert service.process is not None
         workers, others = service.worker_pids(), psutil.Process(service.process.pid).children()
@@ -183,7 +215,11 @@ def test_all_leave_when_their_master_is_killed_and_a_restart_finds_the_port_free
 
 
 def _gone(pids: list[int]) -> None:
-    assert [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE] == []
+    assert [
+        pid
+        for pid in pids
+        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    ] == []
 
 
 def test_a_second_service_on_the_same_folder_ends_with_75(tmp_path: Path) -> None:
@@ -191,7 +227,11 @@ def test_a_second_service_on_the_same_folder_ends_with_75(tmp_path: Path) -> Non
         second = Service(tmp_path)
         code = subprocess.run(
             [sys.executable, "-m", "services.inference"],
-            env={"PATH": os.environ["PATH"], "FRAUDOPS_STATE": str(tmp_path), "FRAUDOPS_PORT": str(second.port)},
+            env={
+                "PATH": os.environ["PATH"],
+                "FRAUDOPS_STATE": str(tmp_path),
+                "FRAUDOPS_PORT": str(second.port),
+            },
             capture_output=True,
             text=True,
             timeout=60,
@@ -202,7 +242,10 @@ def test_a_second_service_on_the_same_folder_ends_with_75(tmp_path: Path) -> Non
         assert service.predict().status_code == 200
 
 
-@pytest.mark.parametrize(("name", "value"), [("FRAUDOPS_PORT", "http"), ("FRAUDOPS_WORKER", "2"), ("FRAUDOPS_WORKERS", "0")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("FRAUDOPS_PORT", "http"), ("FRAUDOPS_WORKER", "2"), ("FRAUDOPS_WORKERS", "0")],
+)
 def test_a_wrong_setting_ends_with_64_and_its_name(tmp_path: Path, name: str, value: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "services.inference"],
@@ -218,7 +261,14 @@ def test_a_wrong_setting_ends_with_64_and_its_name(tmp_path: Path, name: str, va
 
 def test_arguments_end_with_64_and_where_settings_come_from(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "services.inference", "--workers", "3"]
-    done = subprocess.run(command, env={"PATH": os.environ["PATH"], "FRAUDOPS_STATE": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command,
+        env={"PATH": os.environ["PATH"], "FRAUDOPS_STATE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 64
     assert "every setting comes from the environment" in done.stderr
     assert len(done.stderr.splitlines()) == 1

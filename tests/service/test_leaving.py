@@ -1,4 +1,6 @@
-"""A shipper that is told to stop in a pod that goes: it reaches the handing over whatever PostgreSQL does, for the pod's grace period is short."""
+"""A shipper that is told to stop in a pod that goes: it reaches the handing over whatever
+PostgreSQL does, for the pod's grace period is short.
+"""
 
 import re
 import signal
@@ -29,10 +31,14 @@ LOOKING = b"FROM drift_runs"
 
 
 @pytest.mark.parametrize("words", [COPYING, INSERTING, LOOKING], ids=["copy", "insert", "drift"])
-def test_a_silent_postgresql_does_not_keep_it_from_handing_over(state: State, database: str, tmp_path: Path, words: bytes) -> None:
+def test_a_silent_postgresql_does_not_keep_it_from_handing_over(
+    state: State, database: str, tmp_path: Path, words: bytes
+) -> None:
     writer = SpoolWriter(state.spool, "answered", AuditSettings())
     if words != LOOKING:
-        writer.append_many([encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for _ in range(100)])
+        writer.append_many(
+            [encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for _ in range(100)]
+        )
     match = re.search(r":(\d+)/", database)
     assert match
     with FaultProxy(int(match[1])).running() as proxy, (tmp_path / "log").open("w+") as log:
@@ -43,7 +49,9 @@ def test_a_silent_postgresql_does_not_keep_it_from_handing_over(state: State, da
             "FRAUDOPS_CLUSTER__RELEASE": "test",
             "HOME": str(tmp_path),
         }
-        process = subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM], env=environment, stdout=log, stderr=log
+        )
         try:
             assert trap.sprung.wait(20)
             proxy.stall()

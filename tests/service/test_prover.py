@@ -1,4 +1,6 @@
-"""The process that proves bundles: it is replaced when it dies, stays while the pod is told to leave, and leaves nothing running."""
+"""The process that proves bundles: it is replaced when it dies, stays while the pod is told to
+leave, and leaves nothing running.
+"""
 
 import contextlib
 import errno
@@ -56,7 +58,11 @@ def service(tmp_path: Path, endless: str) -> Iterator[Service]:
 
 def prover(service: Service) -> psutil.Process:
     assert service.process is not None
-    (found,) = (child for child in psutil.Process(service.process.pid).children() if child.pid not in service.worker_pids())
+    (found,) = (
+        child
+        for child in psutil.Process(service.process.pid).children()
+        if child.pid not in service.worker_pids()
+    )
     return found
 
 
@@ -70,7 +76,9 @@ def gone(process: psutil.Process) -> None:
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_prover_that_dies_is_replaced_and_a_promotion_waits_for_the_next(service: Service) -> None:
+def test_a_prover_that_dies_is_replaced_and_a_promotion_waits_for_the_next(
+    service: Service,
+) -> None:
     first = prover(service)
     first.kill()
     promote(service, 2)
@@ -78,7 +86,9 @@ def test_a_prover_that_dies_is_replaced_and_a_promotion_waits_for_the_next(servi
     assert prover(service).pid != first.pid
     promote(service, 3)
     # Else the port would be taken for as long as it lives.
-    assert [held for held in prover(service).net_connections("tcp") if held.laddr.port == service.port] == []
+    assert [
+        held for held in prover(service).net_connections("tcp") if held.laddr.port == service.port
+    ] == []
 
 
 def test_what_tells_the_service_to_leave_does_not_end_its_prover_first(service: Service) -> None:
@@ -98,7 +108,17 @@ def test_a_download_that_hangs_ends_with_whoever_asked(service: Service, end: st
 
     def ask() -> None:
         try:
-            answers.append(problem(service.reload(phase="prepare", version="7", digest="7" * 64, epoch=9, deadline_seconds=seconds))["detail"])
+            answers.append(
+                problem(
+                    service.reload(
+                        phase="prepare",
+                        version="7",
+                        digest="7" * 64,
+                        epoch=9,
+                        deadline_seconds=seconds,
+                    )
+                )["detail"]
+            )
         except httpx.TransportError:
             answers.append("cut off")
 
@@ -152,9 +172,13 @@ def _some(children: list[psutil.Process]) -> list[psutil.Process]:
 
 def test_a_proof_that_is_killed_refuses_the_version_and_nothing_else(service: Service) -> None:
     proving = prover(service)
-    killing = threading.Thread(target=lambda: os.kill(eventually(lambda: _some(proving.children()))[0].pid, signal.SIGKILL))
+    killing = threading.Thread(
+        target=lambda: os.kill(eventually(lambda: _some(proving.children()))[0].pid, signal.SIGKILL)
+    )
     killing.start()
-    answer = service.reload(phase="prepare", version="7", digest="7" * 64, epoch=9, deadline_seconds=60)
+    answer = service.reload(
+        phase="prepare", version="7", digest="7" * 64, epoch=9, deadline_seconds=60
+    )
     killing.join()
     assert answer.status_code == 503
     assert "proves version 7 ended without an answer" in problem(answer)["detail"]

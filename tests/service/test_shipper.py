@@ -1,4 +1,6 @@
-"""The shipper as a process, between a real spool and a real PostgreSQL, and what must hold whatever dies."""
+"""The shipper as a process, between a real spool and a real PostgreSQL, and what must hold whatever
+dies.
+"""
 
 import signal
 import subprocess
@@ -24,28 +26,43 @@ from tests.shippers import CARD, Start, expect, expect_empty, ids
 from tests.support import eventually, free_port
 
 
-def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(state: State, start_shipper: Start, database: str) -> None:
-    record = prediction(features={"V1": 0.1, "Amount": 1e-300}, transaction_id="t-1", latency_ms=1.25)
+def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(
+    state: State, start_shipper: Start, database: str
+) -> None:
+    record = prediction(
+        features={"V1": 0.1, "Amount": 1e-300}, transaction_id="t-1", latency_ms=1.25
+    )
     label = new_label(1, datetime(2026, 11, 2, tzinfo=UTC), "analyst", transaction_id="t-1")
     fill(state.spool, [record, label])
     shipper = start_shipper(database)
     expect(database, [record.id])
     expect_empty(state)
     with psycopg.connect(database) as connection:
-        row = connection.execute('SELECT "timestamp", features, latency_ms, transaction_id, entity_key, model_version FROM predictions').fetchone()
+        row = connection.execute(
+            'SELECT "timestamp", features, latency_ms, transaction_id, entity_key, model_version FROM predictions'
+        ).fetchone()
         assert row
         assert int(row[0].timestamp() * 1000) == int(record.id.replace("-", "")[:12], 16)
         assert row[1:] == ({"V1": 0.1, "Amount": 1e-300}, 1.25, "t-1", None, "3")
-        stored = connection.execute("SELECT id, label, labelled_at, source, transaction_id, prediction_id FROM labels").fetchall()
+        stored = connection.execute(
+            "SELECT id, label, labelled_at, source, transaction_id, prediction_id FROM labels"
+        ).fetchall()
     assert stored == [(uuid.UUID(label.id), 1, label.labelled_at, "analyst", "t-1", None)]
 
     def told_so() -> None:
-        assert (shipper.told.shipped, shipper.told.backlog_bytes, shipper.told.doing, shipper.told.last_error) == (2, 0, "shipping", None)
+        assert (
+            shipper.told.shipped,
+            shipper.told.backlog_bytes,
+            shipper.told.doing,
+            shipper.told.last_error,
+        ) == (2, 0, "shipping", None)
 
     eventually(told_so)
 
 
-def test_a_disk_that_takes_nothing_keeps_it_from_nothing(state: State, start_shipper: Start, database: str) -> None:
+def test_a_disk_that_takes_nothing_keeps_it_from_nothing(
+    state: State, start_shipper: Start, database: str
+) -> None:
     writer = SpoolWriter(state.spool, "w1", AuditSettings())
     records = [prediction() for _ in range(5)]
     writer.append_many([encode(record) for record in records])
@@ -64,7 +81,9 @@ def test_a_disk_that_takes_nothing_keeps_it_from_nothing(state: State, start_shi
     assert running.end() == 0
 
 
-def test_a_living_worker_is_shipped_while_it_writes(state: State, start_shipper: Start, database: str) -> None:
+def test_a_living_worker_is_shipped_while_it_writes(
+    state: State, start_shipper: Start, database: str
+) -> None:
     writer = SpoolWriter(state.spool, "worker-1", AuditSettings())
     start_shipper(database)
     sent: list[str] = []
@@ -78,7 +97,9 @@ def test_a_living_worker_is_shipped_while_it_writes(state: State, start_shipper:
     expect_empty(state)
 
 
-def test_it_waits_for_the_database_and_for_its_tables_and_says_so(state: State, start_shipper: Start, postgresql: str) -> None:
+def test_it_waits_for_the_database_and_for_its_tables_and_says_so(
+    state: State, start_shipper: Start, postgresql: str
+) -> None:
     """Neither exists when it starts; it makes neither."""
     name = f"late_{uuid.uuid4().hex}"
     url = urlsplit(postgresql)._replace(path=f"/{name}").geturl()
@@ -102,7 +123,9 @@ def test_it_waits_for_the_database_and_for_its_tables_and_says_so(state: State, 
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def test_an_outage_of_postgresql_loses_and_doubles_nothing(state: State, start_shipper: Start, tmp_path: Path) -> None:
+def test_an_outage_of_postgresql_loses_and_doubles_nothing(
+    state: State, start_shipper: Start, tmp_path: Path
+) -> None:
     server = PostgreSQL(tmp_path / "server", free_port())
     running = start(server, tmp_path / "postgresql.log", fsync="off")
     try:
@@ -123,7 +146,9 @@ def test_an_outage_of_postgresql_loses_and_doubles_nothing(state: State, start_s
         stop(running)
 
 
-def test_a_shipper_killed_again_and_again_ships_everything_once(state: State, start_shipper: Start, database: str) -> None:
+def test_a_shipper_killed_again_and_again_ships_everything_once(
+    state: State, start_shipper: Start, database: str
+) -> None:
     sent: list[str] = []
     ending = threading.Event()
 
@@ -157,7 +182,9 @@ def _grew(url: str, seen: int) -> None:
     assert len(ids(url)) > seen
 
 
-def test_connections_that_postgresql_ends_are_made_again(state: State, start_shipper: Start, database: str, postgresql: str) -> None:
+def test_connections_that_postgresql_ends_are_made_again(
+    state: State, start_shipper: Start, database: str, postgresql: str
+) -> None:
     """In the middle of whatever it does: connecting, COPY, commit, idle."""
     sent = fill(state.spool, [prediction() for _ in range(6_000)])
     query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s AND application_name = 'fraudops-shipper'"
@@ -175,7 +202,9 @@ def test_connections_that_postgresql_ends_are_made_again(state: State, start_shi
     assert shipper.process.poll() is None
 
 
-def test_a_stopped_shipper_ships_first_what_is_there(state: State, start_shipper: Start, database: str) -> None:
+def test_a_stopped_shipper_ships_first_what_is_there(
+    state: State, start_shipper: Start, database: str
+) -> None:
     shipper = start_shipper(database)
     eventually(lambda: shipper.told)
     writer = SpoolWriter(state.spool, "worker-1", AuditSettings())
@@ -188,7 +217,9 @@ def test_a_stopped_shipper_ships_first_what_is_there(state: State, start_shipper
     writer.close()
 
 
-def test_stopped_without_postgresql_it_leaves_the_spool_and_ends_well(state: State, start_shipper: Start) -> None:
+def test_stopped_without_postgresql_it_leaves_the_spool_and_ends_well(
+    state: State, start_shipper: Start
+) -> None:
     fill(state.spool, [prediction() for _ in range(5)])
     shipper = start_shipper(f"postgresql://u:{CARD}@127.0.0.1:{free_port()}/d")
 
@@ -202,7 +233,9 @@ def test_stopped_without_postgresql_it_leaves_the_spool_and_ends_well(state: Sta
     assert CARD not in shipper.log.read_text()
 
 
-def test_a_second_shipper_waits_for_the_first(state: State, start_shipper: Start, database: str) -> None:
+def test_a_second_shipper_waits_for_the_first(
+    state: State, start_shipper: Start, database: str
+) -> None:
     first = start_shipper(database)
     eventually(lambda: first.told)
     second = start_shipper(database)
@@ -218,7 +251,9 @@ def test_a_second_shipper_waits_for_the_first(state: State, start_shipper: Start
     assert second.end() == 0
 
 
-def test_a_wrong_database_url_ends_it_at_once_with_the_code_of_a_wrong_setting(start_shipper: Start) -> None:
+def test_a_wrong_database_url_ends_it_at_once_with_the_code_of_a_wrong_setting(
+    start_shipper: Start,
+) -> None:
     shipper = start_shipper(f"mysql://u:{CARD}@127.0.0.1/d")
     assert shipper.process.wait(10) == 64
     assert "DATABASE_URL" in shipper.log.read_text()
@@ -227,5 +262,11 @@ def test_a_wrong_database_url_ends_it_at_once_with_the_code_of_a_wrong_setting(s
 
 def test_it_imports_neither_sqlalchemy_nor_anything_heavy() -> None:
     program = "import sys, services.shipper.__main__; print(sorted({name.split('.')[0] for name in sys.modules}))"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert not [name for name in ("sqlalchemy", "alembic", "numpy", "pandas", "fastapi", "mlflow", "sklearn") if f"'{name}'" in loaded]
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert not [
+        name
+        for name in ("sqlalchemy", "alembic", "numpy", "pandas", "fastapi", "mlflow", "sklearn")
+        if f"'{name}'" in loaded
+    ]

@@ -1,4 +1,6 @@
-"""What the shipper does with rows that come again, that PostgreSQL refuses, that are damaged or of another day, and how its metrics say so."""
+"""What the shipper does with rows that come again, that PostgreSQL refuses, that are damaged or of
+another day, and how its metrics say so.
+"""
 
 import base64
 import signal
@@ -18,7 +20,9 @@ from tests.shippers import CARD, Start, expect, expect_empty, ids, set_aside
 from tests.support import eventually, free_port
 
 
-def test_a_replayed_segment_changes_nothing(state: State, start_shipper: Start, database: str) -> None:
+def test_a_replayed_segment_changes_nothing(
+    state: State, start_shipper: Start, database: str
+) -> None:
     sent = fill(state.spool, [prediction() for _ in range(20)])
     [segment] = list_segments(state.spool)
     copy = (state.spool / segment.name).read_bytes()
@@ -34,7 +38,9 @@ def test_a_replayed_segment_changes_nothing(state: State, start_shipper: Start, 
     assert ids(database) == sorted(sent)
 
 
-def test_rows_that_postgresql_refuses_are_set_aside_and_block_nothing(state: State, start_shipper: Start, database: str) -> None:
+def test_rows_that_postgresql_refuses_are_set_aside_and_block_nothing(
+    state: State, start_shipper: Start, database: str
+) -> None:
     good = [prediction(entity_key=CARD) for _ in range(50)]
     poison = [
         prediction(entity_key=f"{CARD}\x00"),
@@ -58,7 +64,9 @@ def test_rows_that_postgresql_refuses_are_set_aside_and_block_nothing(state: Sta
     expect(database, [record.id for record in good])
     expect_empty(state)
     kept = set_aside(state)
-    assert sorted(base64.b64decode(line["payload"]) for line in kept) == sorted([*(encode(record) for record in poison), b"no record at all"])
+    assert sorted(base64.b64decode(line["payload"]) for line in kept) == sorted(
+        [*(encode(record) for record in poison), b"no record at all"]
+    )
     assert all(line["reason"] for line in kept)
     assert ids(database, "labels") == []
 
@@ -71,7 +79,9 @@ def test_rows_that_postgresql_refuses_are_set_aside_and_block_nothing(state: Sta
     assert CARD not in log
 
 
-def test_the_services_metrics_show_the_spool_and_its_shipper(state: State, start_shipper: Start, database: str) -> None:
+def test_the_services_metrics_show_the_spool_and_its_shipper(
+    state: State, start_shipper: Start, database: str
+) -> None:
     """The service beside the shipper renders what the shipper writes of itself."""
     fill(state.spool, [*(prediction() for _ in range(20)), prediction(fraud_probability=1.5)])
     copies = {path: path.read_bytes() for path in state.spool.glob("*.seg")}
@@ -83,7 +93,11 @@ def test_the_services_metrics_show_the_spool_and_its_shipper(state: State, start
 
     def waits() -> None:
         found = metrics(state)
-        assert (found["fraudops_spool_rows"], found["fraudops_shipper_waiting"], found["fraudops_shipper_shipped_total"]) == (21, 1, 0)
+        assert (
+            found["fraudops_spool_rows"],
+            found["fraudops_shipper_waiting"],
+            found["fraudops_shipper_shipped_total"],
+        ) == (21, 1, 0)
         assert found["fraudops_spool_unshipped_bytes"] > 0
         assert 0 < found["fraudops_spool_oldest_seconds"] < 60
         assert found["fraudops_shipper_silent_seconds"] < 60
@@ -97,10 +111,20 @@ def test_the_services_metrics_show_the_spool_and_its_shipper(state: State, start
 
     def shipped() -> None:
         found = metrics(state)
-        counts = [found[f"fraudops_shipper_{name}_total"] for name in ("shipped", "replayed", "set_aside", "missing")]
+        counts = [
+            found[f"fraudops_shipper_{name}_total"]
+            for name in ("shipped", "replayed", "set_aside", "missing")
+        ]
         assert counts == [40, 20, 2, 0]
-        assert (found["fraudops_spool_rows"], found["fraudops_spool_unshipped_bytes"], found["fraudops_shipper_waiting"]) == (0, 0, 0)
-        assert (found["fraudops_spool_oldest_seconds"], found["fraudops_spool_aside_bytes"] > 0) == (0, True)
+        assert (
+            found["fraudops_spool_rows"],
+            found["fraudops_spool_unshipped_bytes"],
+            found["fraudops_shipper_waiting"],
+        ) == (0, 0, 0)
+        assert (
+            found["fraudops_spool_oldest_seconds"],
+            found["fraudops_spool_aside_bytes"] > 0,
+        ) == (0, True)
 
     eventually(shipped)
     shipper.end(signal.SIGKILL)
@@ -112,19 +136,30 @@ def test_the_services_metrics_show_the_spool_and_its_shipper(state: State, start
 
 
 def metrics(state: State) -> dict[str, float]:
-    return {sample.name: sample.value for family in PodNow(lambda: 1, state.spool).collect() for sample in family.samples}
+    return {
+        sample.name: sample.value
+        for family in PodNow(lambda: 1, state.spool).collect()
+        for sample in family.samples
+    }
 
 
-def test_a_damaged_segment_is_shipped_around_its_damage(state: State, start_shipper: Start, database: str) -> None:
+def test_a_damaged_segment_is_shipped_around_its_damage(
+    state: State, start_shipper: Start, database: str
+) -> None:
     records = [prediction() for _ in range(10)]
-    frames = [bytearray(encode_frame(number, encode(record))) for number, record in enumerate(records)]
+    frames = [
+        bytearray(encode_frame(number, encode(record))) for number, record in enumerate(records)
+    ]
     frames[4][40] ^= 1
     state.spool.mkdir(parents=True)
     (state.spool / f"worker-1.{'0' * 32}.00000001.seg").write_bytes(b"".join(frames)[:-3])
     shipper = start_shipper(database)
     expect(database, [record.id for number, record in enumerate(records) if number not in (4, 9)])
     expect_empty(state)
-    assert [base64.b64decode(line["payload"]) for line in set_aside(state)] == [frames[4], frames[9][:-3]]
+    assert [base64.b64decode(line["payload"]) for line in set_aside(state)] == [
+        frames[4],
+        frames[9][:-3],
+    ]
 
     def told_so() -> None:
         assert (shipper.told.missing, shipper.told.set_aside) == (1, 2)
@@ -132,15 +167,23 @@ def test_a_damaged_segment_is_shipped_around_its_damage(state: State, start_ship
     eventually(told_so)
 
 
-def test_the_partition_of_any_day_is_made_when_it_is_needed(state: State, start_shipper: Start, database: str) -> None:
+def test_the_partition_of_any_day_is_made_when_it_is_needed(
+    state: State, start_shipper: Start, database: str
+) -> None:
     """A clock that was wrong, a spool that was found again: no job has made these days."""
-    days = [datetime(2019, 12, 31, 23, 59, 59, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(days=40)]
+    days = [
+        datetime(2019, 12, 31, 23, 59, 59, tzinfo=UTC),
+        datetime(2020, 1, 1, tzinfo=UTC),
+        datetime.now(UTC) + timedelta(days=40),
+    ]
     sent = fill(state.spool, [prediction(day) for day in days])
     start_shipper(database, FRAUDOPS_RETENTION__DAYS="36500")
     expect(database, sent)
 
 
-def test_rows_of_a_day_that_retention_took_are_set_aside(state: State, start_shipper: Start, database: str) -> None:
+def test_rows_of_a_day_that_retention_took_are_set_aside(
+    state: State, start_shipper: Start, database: str
+) -> None:
     day = datetime(2020, 1, 1, tzinfo=UTC)
     shipper = start_shipper(database, FRAUDOPS_RETENTION__DAYS="36500")
     first = fill(state.spool, [prediction(day)])
@@ -155,18 +198,37 @@ def test_rows_of_a_day_that_retention_took_are_set_aside(state: State, start_shi
         assert shipper.told.set_aside == 30
 
     eventually(told_so)
-    assert {line["reason"] for line in set_aside(state)} == {"the partition predictions_20200101 was taken out of the table: older than what is retained"}
+    assert {line["reason"] for line in set_aside(state)} == {
+        "the partition predictions_20200101 was taken out of the table: older than what is retained"
+    }
 
 
-def test_rows_older_than_what_is_retained_are_set_aside_and_make_no_partition(state: State, start_shipper: Start, database: str) -> None:
-    """The day was dropped long ago: a new partition of it would take the rows along at the next retention."""
+def test_rows_older_than_what_is_retained_are_set_aside_and_make_no_partition(
+    state: State, start_shipper: Start, database: str
+) -> None:
+    """The day was dropped long ago: a new partition of it would take the rows along at the next
+    retention.
+    """
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    fill(state.spool, [prediction(today - timedelta(milliseconds=1, days=3)), prediction(today - timedelta(days=300))])
+    fill(
+        state.spool,
+        [
+            prediction(today - timedelta(milliseconds=1, days=3)),
+            prediction(today - timedelta(days=300)),
+        ],
+    )
     kept = fill(state.spool, [prediction(today - timedelta(days=3)), prediction()])
     start_shipper(database, FRAUDOPS_RETENTION__DAYS="3")
     expect(database, kept)
     expect_empty(state)
-    assert [line["reason"] for line in set_aside(state)] == ["older than the 3 days that are retained"] * 2
+    assert [line["reason"] for line in set_aside(state)] == [
+        "older than the 3 days that are retained"
+    ] * 2
     with psycopg.connect(database) as connection:
-        days = {row[0] for row in connection.execute("SELECT tablename FROM pg_tables WHERE tablename ~ '^predictions_'")}
+        days = {
+            row[0]
+            for row in connection.execute(
+                "SELECT tablename FROM pg_tables WHERE tablename ~ '^predictions_'"
+            )
+        }
     assert not any(day < f"predictions_{today - timedelta(days=3):%Y%m%d}" for day in days)

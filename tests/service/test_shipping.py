@@ -1,4 +1,6 @@
-"""In which groups the shipper takes the spool: little ones while answers come, of those who have something, and all there is when it stops."""
+"""In which groups the shipper takes the spool: little ones while answers come, of those who have
+something, and all there is when it stops.
+"""
 
 import asyncio
 import time
@@ -53,12 +55,22 @@ class Shipping:
 @asynccontextmanager
 async def shipping(database: str, folder: Path, pace: Pace) -> AsyncIterator[Shipping]:
     """Three writers live; only one of them has records."""
-    idle, busy, late = (SpoolWriter(folder, name, AuditSettings()) for name in ("w-1", "w-2", "w-3"))
+    idle, busy, late = (
+        SpoolWriter(folder, name, AuditSettings()) for name in ("w-1", "w-2", "w-3")
+    )
     records = [prediction() for _ in range(ROWS)]
     busy.append_many([encode(record) for record in records])
-    sink, spool, current = Watched(database), SpoolReader(folder), ShipperState(pid=1, at=datetime.now(UTC), doing="starting")
+    sink, spool, current = (
+        Watched(database),
+        SpoolReader(folder),
+        ShipperState(pid=1, at=datetime.now(UTC), doing="starting"),
+    )
     try:
-        yield Shipping(Shipper(spool, sink, folder, current, asyncio.Event(), pace), sink, [record.id for record in records])
+        yield Shipping(
+            Shipper(spool, sink, folder, current, asyncio.Event(), pace),
+            sink,
+            [record.id for record in records],
+        )
     finally:
         await sink.close()
         spool.close()
@@ -74,21 +86,33 @@ def calm() -> Pace:
 
 
 @pytest.mark.parametrize("is_calm", [True, False])
-async def test_all_that_waits_is_shipped_before_a_stop_though_its_writer_lives(database: str, tmp_path: Path, is_calm: bool) -> None:
+async def test_all_that_waits_is_shipped_before_a_stop_though_its_writer_lives(
+    database: str, tmp_path: Path, is_calm: bool
+) -> None:
     stopping = asyncio.Event()
     stopping.set()
     async with shipping(database, tmp_path, calm() if is_calm else Pace()) as made:
         await made.shipper.run(stopping)
         assert ids(database) == sorted(made.answered)
-        assert max(made.sink.groups) <= CALM_BYTES if is_calm else made.sink.groups[1] > made.sink.groups[0] > CALM_BYTES
+        assert (
+            max(made.sink.groups) <= CALM_BYTES
+            if is_calm
+            else made.sink.groups[1] > made.sink.groups[0] > CALM_BYTES
+        )
 
 
-async def test_while_answers_come_one_little_group_follows_the_other_with_a_rest_between(database: str, tmp_path: Path) -> None:
+async def test_while_answers_come_one_little_group_follows_the_other_with_a_rest_between(
+    database: str, tmp_path: Path
+) -> None:
     stopping = asyncio.Event()
     async with shipping(database, tmp_path, calm()) as made:
         running = asyncio.create_task(made.shipper.run(stopping))
         await asyncio.to_thread(expect, database, made.answered)
         stopping.set()
         await running
-        assert sum(made.sink.groups) / CALM_BYTES <= len(made.sink.groups) < 2 * sum(made.sink.groups) / CALM_BYTES
+        assert (
+            sum(made.sink.groups) / CALM_BYTES
+            <= len(made.sink.groups)
+            < 2 * sum(made.sink.groups) / CALM_BYTES
+        )
         assert min(made.sink.between) >= 0.99 * PAUSE_SECONDS

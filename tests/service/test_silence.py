@@ -1,4 +1,6 @@
-"""A connection to PostgreSQL that goes silent for ever, neither side being told: the shipper gives it up and ships by another one."""
+"""A connection to PostgreSQL that goes silent for ever, neither side being told: the shipper gives
+it up and ships by another one.
+"""
 
 import asyncio
 import contextlib
@@ -19,8 +21,12 @@ from tests.fault_proxy import COPYING, GREETING, INSERTING, WITHIN, FaultProxy, 
 PAYLOADS = [encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for _ in range(200)]
 
 
-@pytest.mark.parametrize("words", [GREETING, COPYING, INSERTING], ids=["greeting", "copy", "insert"])
-async def test_a_silent_connection_is_given_up_and_what_it_held_goes_by_another(database: str, monkeypatch: pytest.MonkeyPatch, words: bytes) -> None:
+@pytest.mark.parametrize(
+    "words", [GREETING, COPYING, INSERTING], ids=["greeting", "copy", "insert"]
+)
+async def test_a_silent_connection_is_given_up_and_what_it_held_goes_by_another(
+    database: str, monkeypatch: pytest.MonkeyPatch, words: bytes
+) -> None:
     monkeypatch.setattr(sink_module, "TRANSACTION_SECONDS", 2.0)
     with behind_a_network(database) as (sink, proxy):
         trap = proxy.set(Trap(words, "stall", more=WITHIN if words == COPYING else 0))
@@ -42,7 +48,9 @@ async def test_a_copy_that_waits_for_room_hears_of_the_end_of_its_connection(dat
             await shipping
 
 
-async def test_a_network_that_lets_nobody_through_is_told_as_such(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_network_that_lets_nobody_through_is_told_as_such(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection_module, "CONNECT_SECONDS", 0.3)
     with behind_a_network(database) as (sink, proxy):
         proxy.stall()

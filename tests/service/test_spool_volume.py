@@ -1,4 +1,6 @@
-"""A volume that outlives pods: each pod ships what is its own and what dead pods have left, and nothing of it is ever in two hands."""
+"""A volume that outlives pods: each pod ships what is its own and what dead pods have left, and
+nothing of it is ever in two hands.
+"""
 
 import os
 import signal
@@ -36,7 +38,9 @@ Pods = Callable[..., Running]
 
 
 class Pod:
-    """A pod's state folder, and its folder on the volume; what is written here was answered by its workers, who live in this process."""
+    """A pod's state folder, and its folder on the volume; what is written here was answered by its
+    workers, who live in this process.
+    """
 
     def __init__(self, tmp_path: Path, name: str) -> None:
         self.name, self.volume = name, tmp_path / "volume"
@@ -59,10 +63,24 @@ def start(tmp_path: Path) -> Iterator[Pods]:
 
     def begin(pod: Pod, url: str, silent: float = 0.5, **more: str) -> Running:
         log = tmp_path / f"{pod.name}.log"
-        own = {"FRAUDOPS_STATE": str(pod.state.root), "FRAUDOPS_POD": pod.name, "FRAUDOPS_SPOOL_VOLUME": str(pod.volume)}
-        around = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DATABASE_URL": url, "FRAUDOPS_CLUSTER__RELEASE": "test"}
+        own = {
+            "FRAUDOPS_STATE": str(pod.state.root),
+            "FRAUDOPS_POD": pod.name,
+            "FRAUDOPS_SPOOL_VOLUME": str(pod.volume),
+        }
+        around = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "DATABASE_URL": url,
+            "FRAUDOPS_CLUSTER__RELEASE": "test",
+        }
         with log.open("ab") as output:
-            process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(silent)], env=around | own | more, stdout=output, stderr=output)
+            process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, str(silent)],
+                env=around | own | more,
+                stdout=output,
+                stderr=output,
+            )
         running = Running(pod.state, process, log)
         started.append(running)
         eventually(lambda: running.told)
@@ -93,7 +111,9 @@ def gone(pod: Pod) -> None:
     eventually(checked)
 
 
-def test_a_pod_ships_its_own_folder_on_the_volume(start: Pods, tmp_path: Path, database: str) -> None:
+def test_a_pod_ships_its_own_folder_on_the_volume(
+    start: Pods, tmp_path: Path, database: str
+) -> None:
     pod = Pod(tmp_path, "pod-a")
     running = start(pod, database)
     sent = pod.has_answered(20)
@@ -103,8 +123,12 @@ def test_a_pod_ships_its_own_folder_on_the_volume(start: Pods, tmp_path: Path, d
     assert list_segments(pod.folder) == []
 
 
-def test_without_postgresql_a_pod_leaves_at_once_and_the_next_ships_what_it_left(start: Pods, tmp_path: Path, database: str) -> None:
-    """Nothing is handed over: there is nobody to take it here, and the shipper would go on asking until the grace period ends."""
+def test_without_postgresql_a_pod_leaves_at_once_and_the_next_ships_what_it_left(
+    start: Pods, tmp_path: Path, database: str
+) -> None:
+    """Nothing is handed over: there is nobody to take it here, and the shipper would go on asking
+    until the grace period ends.
+    """
     old, new = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
     running = start(old, NOWHERE.format(free_port()))
     sent = old.has_answered(50)
@@ -120,7 +144,11 @@ def test_without_postgresql_a_pod_leaves_at_once_and_the_next_ships_what_it_left
 def test_all_pods_killed_at_once_lose_nothing(start: Pods, tmp_path: Path, database: str) -> None:
     pods = [Pod(tmp_path, f"pod-{number}") for number in range(3)]
     shippers = [start(pod, NOWHERE.format(free_port())) for pod in pods]
-    sent = [identifier for pod in pods for identifier in pod.has_answered(200, segment_max_bytes=1 << 16, spool_max_bytes=1 << 26)]
+    sent = [
+        identifier
+        for pod in pods
+        for identifier in pod.has_answered(200, segment_max_bytes=1 << 16, spool_max_bytes=1 << 26)
+    ]
     for shipper in shippers:
         shipper.process.kill()
     for shipper in shippers:
@@ -140,7 +168,9 @@ def test_all_pods_killed_at_once_lose_nothing(start: Pods, tmp_path: Path, datab
     eventually(both_together)
 
 
-def test_the_folder_of_a_living_pod_is_nobodys_but_its_own(start: Pods, tmp_path: Path, database: str) -> None:
+def test_the_folder_of_a_living_pod_is_nobodys_but_its_own(
+    start: Pods, tmp_path: Path, database: str
+) -> None:
     """Its shipper died, its service lives: the lock says so, however long it is silent."""
     living, other = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
     home = holds(living)
@@ -157,8 +187,12 @@ def test_the_folder_of_a_living_pod_is_nobodys_but_its_own(start: Pods, tmp_path
     assert home.folder.is_dir()
 
 
-def test_a_folder_whose_lock_seems_free_is_left_alone_until_it_is_silent(start: Pods, tmp_path: Path, database: str) -> None:
-    """As between nodes, where the file system does not keep locks: the pod lives, and touches its folder."""
+def test_a_folder_whose_lock_seems_free_is_left_alone_until_it_is_silent(
+    start: Pods, tmp_path: Path, database: str
+) -> None:
+    """As between nodes, where the file system does not keep locks: the pod lives, and touches its
+    folder.
+    """
     living, other = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
     sent = living.has_answered(20)
     (living.folder / ALIVE).touch()
@@ -171,18 +205,26 @@ def test_a_folder_whose_lock_seems_free_is_left_alone_until_it_is_silent(start: 
     gone(living)
 
 
-def test_what_waits_in_dead_folders_is_counted_while_postgresql_is_away(start: Pods, tmp_path: Path) -> None:
+def test_what_waits_in_dead_folders_is_counted_while_postgresql_is_away(
+    start: Pods, tmp_path: Path
+) -> None:
     dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
     dead.has_answered(30)
     (size,) = (path.stat().st_size for path in dead.folder.glob("*.seg"))
     running = start(pod, NOWHERE.format(free_port()), silent=0)
     told(running, lambda said: said.doing == "waiting" and said.abandoned_bytes == size)
-    found = {sample.name: sample.value for family in PodNow(lambda: 1, pod.state.spool).collect() for sample in family.samples}
+    found = {
+        sample.name: sample.value
+        for family in PodNow(lambda: 1, pod.state.spool).collect()
+        for sample in family.samples
+    }
     assert found["fraudops_spool_abandoned_bytes"] == size
     assert found["fraudops_spool_bytes"] == found["fraudops_spool_adopted_bytes_total"] == 0
 
 
-def test_a_pod_takes_no_more_than_it_has_room_for(start: Pods, tmp_path: Path, database: str) -> None:
+def test_a_pod_takes_no_more_than_it_has_room_for(
+    start: Pods, tmp_path: Path, database: str
+) -> None:
     """PostgreSQL takes rows and then none: what was not taken waits in the dead folder."""
     dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
     sent = dead.has_answered(3000, segment_max_bytes=1 << 18, spool_max_bytes=1 << 28)
@@ -197,7 +239,9 @@ def test_a_pod_takes_no_more_than_it_has_room_for(start: Pods, tmp_path: Path, d
     told(running, lambda said: (said.shipped, said.replayed) == (len(sent), 0))
 
 
-def test_what_was_set_aside_goes_on_to_a_pod_that_lives(start: Pods, tmp_path: Path, database: str) -> None:
+def test_what_was_set_aside_goes_on_to_a_pod_that_lives(
+    start: Pods, tmp_path: Path, database: str
+) -> None:
     dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
     Aside(dead.folder).put([Rejected(b"no frame", "damaged or unfinished: w.seg from byte 0")])
     entries = list(Aside(dead.folder).entries())
@@ -227,16 +271,25 @@ def test_positions_move_with_their_segments(start: Pods, tmp_path: Path, databas
     told(next_one, lambda said: (said.shipped, said.replayed) == (10, 0))
 
 
-def test_a_folder_that_people_have_put_something_into_is_kept(start: Pods, tmp_path: Path, database: str) -> None:
+def test_a_folder_that_people_have_put_something_into_is_kept(
+    start: Pods, tmp_path: Path, database: str
+) -> None:
     dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
     sent = dead.has_answered(3)
     (dead.folder / "notes.txt").write_text("look at this")
     start(pod, database, silent=0)
     expect(database, sent)
-    eventually(lambda: [path.name for path in dead.folder.iterdir() if path.name != ALIVE] == ["notes.txt"] or pytest.fail("more is there"))
+    eventually(
+        lambda: (
+            [path.name for path in dead.folder.iterdir() if path.name != ALIVE] == ["notes.txt"]
+            or pytest.fail("more is there")
+        )
+    )
 
 
-def test_a_shipper_whose_folder_was_taken_begins_anew(start: Pods, tmp_path: Path, database: str) -> None:
+def test_a_shipper_whose_folder_was_taken_begins_anew(
+    start: Pods, tmp_path: Path, database: str
+) -> None:
     pod = Pod(tmp_path, "pod-a")
     running = start(pod, database)
     pod.folder.rename(pod.volume / "taken")
@@ -247,7 +300,9 @@ def test_a_shipper_whose_folder_was_taken_begins_anew(start: Pods, tmp_path: Pat
     expect(database, sent)
 
 
-def test_the_service_answers_into_its_folder_on_the_volume_and_a_killed_one_is_shipped(start: Pods, tmp_path: Path, database: str) -> None:
+def test_the_service_answers_into_its_folder_on_the_volume_and_a_killed_one_is_shipped(
+    start: Pods, tmp_path: Path, database: str
+) -> None:
     dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
     settings = {"FRAUDOPS_POD": dead.name, "FRAUDOPS_SPOOL_VOLUME": str(dead.volume)}
     service = Service(dead.state.root, workers=2, environment=settings).promoted(1)
@@ -262,9 +317,13 @@ def test_the_service_answers_into_its_folder_on_the_volume_and_a_killed_one_is_s
     gone(dead)
 
 
-def test_a_volume_that_is_not_there_ends_the_service_with_the_code_of_a_store_that_is_away(tmp_path: Path) -> None:
+def test_a_volume_that_is_not_there_ends_the_service_with_the_code_of_a_store_that_is_away(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "file").touch()
-    service = Service(tmp_path / "pod", environment={"FRAUDOPS_SPOOL_VOLUME": str(tmp_path / "file" / "volume")})
+    service = Service(
+        tmp_path / "pod", environment={"FRAUDOPS_SPOOL_VOLUME": str(tmp_path / "file" / "volume")}
+    )
     service.start(wait=False)
     assert service.process
     assert service.process.wait(20) == 75

@@ -1,4 +1,6 @@
-"""A keeper over small programs: what fails is tried again and given up, what hangs is started anew, what is left behind is ended."""
+"""A keeper over small programs: what fails is tried again and given up, what hangs is started anew,
+what is left behind is ended.
+"""
 
 import asyncio
 import contextlib
@@ -35,7 +37,12 @@ Make = Callable[..., Keeper]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for pause in ("LOOK_SECONDS", "MISSED_PAUSE_SECONDS", "PROBE_PAUSE_SECONDS", "FIRST_PAUSE_SECONDS"):
+    for pause in (
+        "LOOK_SECONDS",
+        "MISSED_PAUSE_SECONDS",
+        "PROBE_PAUSE_SECONDS",
+        "FIRST_PAUSE_SECONDS",
+    ):
         monkeypatch.setattr(keeper, pause, 0.01)
 
 
@@ -43,9 +50,19 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def make(tmp_path: Path) -> Make:
     """A keeper of a part that runs a Python text and is asked by `probe`."""
 
-    def keeper_of(name: str, text: str, probe: Callable[[Handle], None] = lambda _: None, **more: object) -> Keeper:
+    def keeper_of(
+        name: str, text: str, probe: Callable[[Handle], None] = lambda _: None, **more: object
+    ) -> Keeper:
         command = (sys.executable, "-I", "-S", "-c", text)
-        part = Part(name=name, command=command, environment={}, folder=tmp_path, ending=ENDING, probe=probe, **more)  # type: ignore[arg-type]
+        part = Part(
+            name=name,
+            command=command,
+            environment={},
+            folder=tmp_path,
+            ending=ENDING,
+            probe=probe,
+            **more,
+        )  # type: ignore[arg-type]
         return Keeper(part, PartRecord(), tmp_path / f"{name}.log", lambda: None)
 
     return keeper_of
@@ -71,9 +88,14 @@ async def until(check: Callable[[], bool], seconds: float = 20.0) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_part_that_fails_five_times_is_given_up_with_its_last_words_until_somebody_asks(make: Make, tmp_path: Path) -> None:
+async def test_a_part_that_fails_five_times_is_given_up_with_its_last_words_until_somebody_asks(
+    make: Make, tmp_path: Path
+) -> None:
     mended = tmp_path / "mended"
-    one = make("fragile", f"import os, sys, time; time.sleep(600) if os.path.exists({str(mended)!r}) else sys.exit('Error: the wheel is off')")
+    one = make(
+        "fragile",
+        f"import os, sys, time; time.sleep(600) if os.path.exists({str(mended)!r}) else sys.exit('Error: the wheel is off')",
+    )
     async with kept(one):
         await until(lambda: one.record.phase == "gave up")
         assert one.record.restarts == keeper.TRIES
@@ -141,13 +163,23 @@ async def test_what_a_dead_part_left_behind_is_ended_before_it_is_started_again(
 
     one = make("leader", orphan_holds_the_port, probe, address=("127.0.0.1", port))
     async with kept(one):
-        await until(lambda: one.runs.is_set() and one.record.process is not None and len(session_members(one.record.process)) == 2)
+        await until(
+            lambda: (
+                one.runs.is_set()
+                and one.record.process is not None
+                and len(session_members(one.record.process)) == 2
+            )
+        )
         first = one.record.process
         assert first
         left = session_members(first)
         os.kill(first.pid, signal.SIGKILL)
         await until(lambda: one.record.restarts == 1 and one.record.phase == "running")
-        assert not [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        assert not [
+            process
+            for process in left
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        ]
     assert not ports.is_taken("127.0.0.1", port)
 
 
@@ -163,8 +195,13 @@ async def test_an_answer_of_somebody_else_is_not_taken_for_the_parts_own(make: M
     """The stranger comes after the port was seen free, so the part finds it taken itself."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    one = make("robbed", f"import http.server; http.server.HTTPServer(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler)")
-    stranger = http.server.ThreadingHTTPServer(("127.0.0.1", port), http.server.SimpleHTTPRequestHandler, bind_and_activate=False)
+    one = make(
+        "robbed",
+        f"import http.server; http.server.HTTPServer(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler)",
+    )
+    stranger = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", port), http.server.SimpleHTTPRequestHandler, bind_and_activate=False
+    )
 
     async def rob() -> tuple[str, ...]:
         stranger.server_bind()
@@ -173,7 +210,12 @@ async def test_an_answer_of_somebody_else_is_not_taken_for_the_parts_own(make: M
         assert probes.get(url)[0] == 200
         return one.part.command
 
-    one.part = replace(one.part, address=("127.0.0.1", port), prepare=rob, probe=lambda process: probes.expect_200(process, url))
+    one.part = replace(
+        one.part,
+        address=("127.0.0.1", port),
+        prepare=rob,
+        probe=lambda process: probes.expect_200(process, url),
+    )
     try:
         async with kept(one) as [task]:
             with pytest.raises(PortTakenError, match=f"taken by process {os.getpid()} "):
@@ -185,17 +227,23 @@ async def test_an_answer_of_somebody_else_is_not_taken_for_the_parts_own(make: M
         stranger.server_close()
 
 
-async def test_when_its_folder_is_removed_the_supervisor_stops_everything(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_when_its_folder_is_removed_the_supervisor_stops_everything(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = State.at(tmp_path / "state")
     server = PostgreSQL(state.postgresql, free_port())
     server.make_passwords()
     state.logs.mkdir()
     monkeypatch.setattr(supervisor, "HOUSEKEEPING_SECONDS", 0.05)
-    monkeypatch.setattr(parts, "build", lambda *_: {name: make(name, SLEEP).part for name in parts.endings(state)})
+    monkeypatch.setattr(
+        parts, "build", lambda *_: {name: make(name, SLEEP).part for name in parts.endings(state)}
+    )
     record = Record()
     with ports.Claims() as claims:
         choices = ports.choose(claims, None, None, None, None)
-    running = asyncio.create_task(supervisor.Supervisor(state, record, choices, server, "token", lambda _: None).run())
+    running = asyncio.create_task(
+        supervisor.Supervisor(state, record, choices, server, "token", lambda _: None).run()
+    )
     await until(lambda: all(part.phase == "running" for part in record.parts.values()))
     processes = [part.process for part in record.parts.values() if part.process]
     shutil.rmtree(state.root)
@@ -204,7 +252,13 @@ async def test_when_its_folder_is_removed_the_supervisor_stops_everything(make: 
 
 
 def test_a_program_that_ignores_the_request_to_stop_is_killed() -> None:
-    stubborn = [sys.executable, "-I", "-S", "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"]
+    stubborn = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)",
+    ]
     with subprocess.Popen(stubborn, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout
         process.stdout.readline()
@@ -213,10 +267,18 @@ def test_a_program_that_ignores_the_request_to_stop_is_killed() -> None:
 
 
 def test_a_stranger_with_the_same_pid_is_not_ours() -> None:
-    with subprocess.Popen([sys.executable, "-I", "-S", "-c", SLEEP], start_new_session=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", SLEEP], start_new_session=True
+    ) as process:
         ours = Handle.of(process.pid)
-        strangers = (Handle(ours.pid, ours.started + 1, ours.boot), Handle(ours.pid, ours.started, "another boot"))
-        found = [(handle.alive, [member.pid for member in session_members(handle)]) for handle in (ours, *strangers)]
+        strangers = (
+            Handle(ours.pid, ours.started + 1, ours.boot),
+            Handle(ours.pid, ours.started, "another boot"),
+        )
+        found = [
+            (handle.alive, [member.pid for member in session_members(handle)])
+            for handle in (ours, *strangers)
+        ]
         process.kill()
     assert found == [(True, [ours.pid]), (False, []), (False, [])]
 
@@ -233,34 +295,64 @@ def claims() -> Iterator[ports.Claims]:
         yield held
 
 
-def test_ports_are_kept_unless_taken_and_asked_for_ones_are_insisted_on(claims: ports.Claims, taken_port: int) -> None:
+def test_ports_are_kept_unless_taken_and_asked_for_ones_are_insisted_on(
+    claims: ports.Claims, taken_port: int
+) -> None:
     free = free_port()
-    kept_choices = Choices(host="127.0.0.1", workers=3, inference_port=taken_port, mlflow_port=free, postgresql_port=taken_port)
+    kept_choices = Choices(
+        host="127.0.0.1",
+        workers=3,
+        inference_port=taken_port,
+        mlflow_port=free,
+        postgresql_port=taken_port,
+    )
     again = ports.choose(claims, kept_choices, None, None, None)
     assert (again.mlflow_port, again.workers) == (free, 3)
     assert taken_port not in (again.inference_port, again.postgresql_port)
-    assert ports.choose(claims, kept_choices, None, None, None, living=["inference"]).inference_port == taken_port
-    with pytest.raises(SettingsError, match=f"port {taken_port} is taken by process {os.getpid()} "):
+    assert (
+        ports.choose(claims, kept_choices, None, None, None, living=["inference"]).inference_port
+        == taken_port
+    )
+    with pytest.raises(
+        SettingsError, match=f"port {taken_port} is taken by process {os.getpid()} "
+    ):
         ports.choose(claims, None, None, taken_port, None)
     with pytest.raises(SettingsError, match=r"cannot listen on 192\.0\.2\.1"):
         ports.choose(claims, None, "192.0.2.1", None, None)
 
 
-def test_a_port_asked_for_once_is_insisted_on_the_next_time(claims: ports.Claims, taken_port: int) -> None:
+def test_a_port_asked_for_once_is_insisted_on_the_next_time(
+    claims: ports.Claims, taken_port: int
+) -> None:
     first = ports.choose(claims, None, None, free_port(), None)
     assert first.port_given
     assert ports.choose(claims, first, None, None, None).inference_port == first.inference_port
-    moved = Choices(host="127.0.0.1", workers=2, inference_port=taken_port, mlflow_port=0, postgresql_port=0, port_given=True)
+    moved = Choices(
+        host="127.0.0.1",
+        workers=2,
+        inference_port=taken_port,
+        mlflow_port=0,
+        postgresql_port=0,
+        port_given=True,
+    )
     with pytest.raises(SettingsError, match="choose another with --port"):
         ports.choose(claims, moved, None, None, None)
 
 
-def test_a_port_that_is_chosen_is_given_to_no_other_supervisor_though_nobody_listens_there_yet(claims: ports.Claims) -> None:
+def test_a_port_that_is_chosen_is_given_to_no_other_supervisor_though_nobody_listens_there_yet(
+    claims: ports.Claims,
+) -> None:
     ours = ports.choose(claims, None, None, None, None)
     with ports.Claims() as others:
         theirs = ports.choose(others, None, None, None, None)
-        assert not {ours.inference_port, ours.mlflow_port, ours.postgresql_port} & {theirs.inference_port, theirs.mlflow_port, theirs.postgresql_port}
-        with pytest.raises(SettingsError, match=f"port {ours.inference_port} is kept by another fraudops"):
+        assert not {ours.inference_port, ours.mlflow_port, ours.postgresql_port} & {
+            theirs.inference_port,
+            theirs.mlflow_port,
+            theirs.postgresql_port,
+        }
+        with pytest.raises(
+            SettingsError, match=f"port {ours.inference_port} is kept by another fraudops"
+        ):
             ports.choose(others, None, None, ours.inference_port, None)
 
 
@@ -272,25 +364,52 @@ def test_a_claim_ends_with_its_holder(claims: ports.Claims) -> None:
     assert claims.take(port)
 
 
-def test_what_a_living_part_holds_is_claimed_by_whoever_takes_it_over(claims: ports.Claims, taken_port: int) -> None:
-    before = Choices(host="127.0.0.1", workers=2, inference_port=0, mlflow_port=taken_port, postgresql_port=0)
-    assert ports.choose(claims, before, None, None, None, living=["mlflow"]).mlflow_port == taken_port
+def test_what_a_living_part_holds_is_claimed_by_whoever_takes_it_over(
+    claims: ports.Claims, taken_port: int
+) -> None:
+    before = Choices(
+        host="127.0.0.1", workers=2, inference_port=0, mlflow_port=taken_port, postgresql_port=0
+    )
+    assert (
+        ports.choose(claims, before, None, None, None, living=["mlflow"]).mlflow_port == taken_port
+    )
     with ports.Claims() as others:
         assert not others.take(taken_port)
 
 
-def test_parts_get_what_they_need_of_the_environment_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SOMEBODYS_SECRET", "PYTHONDONTWRITEBYTECODE", "FRAUDOPS_DATA", "FRAUDOPS_LOG_LEVEL", "HTTPS_PROXY", "HOME"):
+def test_parts_get_what_they_need_of_the_environment_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "SOMEBODYS_SECRET",
+        "PYTHONDONTWRITEBYTECODE",
+        "FRAUDOPS_DATA",
+        "FRAUDOPS_LOG_LEVEL",
+        "HTTPS_PROXY",
+        "HOME",
+    ):
         monkeypatch.setenv(name, "from the shell")
     state = State.at(tmp_path)
     server = PostgreSQL(state.postgresql, free_port())
     server.make_passwords()
-    built = parts.build(state, Choices(host="127.0.0.1", workers=2, inference_port=1, mlflow_port=2, postgresql_port=3), server, "token")
-    given = {name: {key for key, value in part.environment.items() if value == "from the shell"} for name, part in built.items()}
+    built = parts.build(
+        state,
+        Choices(host="127.0.0.1", workers=2, inference_port=1, mlflow_port=2, postgresql_port=3),
+        server,
+        "token",
+    )
+    given = {
+        name: {key for key, value in part.environment.items() if value == "from the shell"}
+        for name, part in built.items()
+    }
     assert given["postgresql"] == set()
     assert given["mlflow"] == {"HOME", "HTTPS_PROXY"}
     assert given["inference"] == given["shipper"] == {"HOME", "HTTPS_PROXY", "FRAUDOPS_LOG_LEVEL"}
-    assert all("127.0.0.1" in part.environment["NO_PROXY"] for name, part in built.items() if name != "postgresql")
+    assert all(
+        "127.0.0.1" in part.environment["NO_PROXY"]
+        for name, part in built.items()
+        if name != "postgresql"
+    )
     assert "DATABASE_URL" not in built["inference"].environment
     assert "FRAUDOPS_ADMIN_TOKEN" not in built["shipper"].environment
 

@@ -11,7 +11,14 @@ import pytest
 from fraudops.errors import SettingsError, StoreDownError
 from services.supervisor import identity
 from services.supervisor.identity import Identity
-from services.supervisor.postgresql import OWNER, PostgreSQL, binaries, server_processes, start, stop
+from services.supervisor.postgresql import (
+    OWNER,
+    PostgreSQL,
+    binaries,
+    server_processes,
+    start,
+    stop,
+)
 from tests.support import free_port
 
 FAST = {"fsync": "off"}
@@ -19,7 +26,9 @@ FAST = {"fsync": "off"}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> PostgreSQL:
-    """A data folder, with nothing running in it, below a folder that only its owner may enter; longer than a unix socket's path may be."""
+    """A data folder, with nothing running in it, below a folder that only its owner may enter;
+    longer than a unix socket's path may be.
+    """
     private = tmp_path_factory.mktemp("private") / "with a space"
     private.mkdir(mode=0o700)
     server = PostgreSQL(private / ("long" * 40) / "postgresql", free_port())
@@ -32,12 +41,16 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "postgresql.log"
 
 
-def test_it_runs_with_databases_of_an_owner_who_is_no_superuser_and_on_tcp_only(server: PostgreSQL, log: Path) -> None:
+def test_it_runs_with_databases_of_an_owner_who_is_no_superuser_and_on_tcp_only(
+    server: PostgreSQL, log: Path
+) -> None:
     process = start(server, log, **FAST)
     try:
         for database in ("fraudops", "mlflow"):
             with psycopg.connect(server.url(database)) as connection:
-                assert connection.execute("SELECT usesuper FROM pg_user WHERE usename = current_user").fetchone() == (False,)
+                assert connection.execute(
+                    "SELECT usesuper FROM pg_user WHERE usename = current_user"
+                ).fetchone() == (False,)
                 connection.execute("CREATE TABLE mine (n int)")
                 connection.rollback()
         with psycopg.connect(server.admin_url()) as connection:
@@ -53,7 +66,10 @@ def test_it_runs_with_databases_of_an_owner_who_is_no_superuser_and_on_tcp_only(
 
 def test_folders_above_it_keep_their_modes_and_owners(server: PostgreSQL) -> None:
     assert stat.S_IMODE(server.folder.parent.parent.stat().st_mode) == 0o700
-    assert {path.stat().st_uid for path in (server.folder, server.folder.parent, server.folder.parent.parent)} == {os.geteuid()}
+    assert {
+        path.stat().st_uid
+        for path in (server.folder, server.folder.parent, server.folder.parent.parent)
+    } == {os.geteuid()}
     assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
 
 
@@ -73,17 +89,27 @@ def test_it_starts_again_after_it_was_killed_outright(server: PostgreSQL, log: P
         stop(process)
 
 
-def test_a_stale_lock_file_that_names_a_living_process_does_not_keep_it_from_starting(server: PostgreSQL, log: Path) -> None:
-    (server.data / "postmaster.pid").write_text(f"{os.getppid()}\n{server.data}\n1\n{server.port}\n\n127.0.0.1\n1 1\nready\n")
+def test_a_stale_lock_file_that_names_a_living_process_does_not_keep_it_from_starting(
+    server: PostgreSQL, log: Path
+) -> None:
+    (server.data / "postmaster.pid").write_text(
+        f"{os.getppid()}\n{server.data}\n1\n{server.port}\n\n127.0.0.1\n1 1\nready\n"
+    )
     stop(start(server, log, **FAST))
 
 
 def _identities(folder: Path) -> list[Identity]:
     """Every way that this machine has; only root has a choice."""
-    return [found for found in identity.candidates() if identity.obstacle(found, folder, binaries() / "postgres") is None]
+    return [
+        found
+        for found in identity.candidates()
+        if identity.obstacle(found, folder, binaries() / "postgres") is None
+    ]
 
 
-def test_every_way_of_not_being_root_works_on_what_another_left(server: PostgreSQL, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_of_not_being_root_works_on_what_another_left(
+    server: PostgreSQL, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ways = _identities(server.folder)
     assert ways
     for way in (*ways, ways[0]):
@@ -93,8 +119,12 @@ def test_every_way_of_not_being_root_works_on_what_another_left(server: PostgreS
         assert (process.returncode, server.data.stat().st_uid) == (0, way.owner)
 
 
-def test_where_no_way_is_left_it_says_what_was_tried(server: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "candidates", lambda: [Identity(("/bin/false",), os.geteuid(), os.getegid())])
+def test_where_no_way_is_left_it_says_what_was_tried(
+    server: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        identity, "candidates", lambda: [Identity(("/bin/false",), os.geteuid(), os.getegid())]
+    )
     with pytest.raises(SettingsError, match="run as another user"):
         server.prepare()
 
@@ -105,7 +135,11 @@ def test_a_first_start_that_was_cut_short_is_begun_anew(server: PostgreSQL, tmp_
     (cut.folder / "data.unfinished" / "PG_VERSION").write_text("18")
     cut.prepare()
     assert (cut.data / "global" / "pg_control").exists()
-    assert sorted(path.name for path in cut.folder.iterdir()) == ["data", "fraudops.password", "postgres.password"]
+    assert sorted(path.name for path in cut.folder.iterdir()) == [
+        "data",
+        "fraudops.password",
+        "postgres.password",
+    ]
 
 
 def test_data_of_another_release_is_refused(server: PostgreSQL) -> None:

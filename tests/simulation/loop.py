@@ -1,4 +1,6 @@
-"""An asyncio loop with virtual time: when nothing is ready to run, the world decides what happens next."""
+"""An asyncio loop with virtual time: when nothing is ready to run, the world decides what happens
+next.
+"""
 
 import asyncio
 import selectors
@@ -7,7 +9,9 @@ from typing import Any
 
 
 class _IdleSelector(selectors.SelectSelector):
-    """Asked for events with nothing ready to run, it lets the world resolve one future instead of waiting."""
+    """Asked for events with nothing ready to run, it lets the world resolve one future instead of
+    waiting.
+    """
 
     def __init__(self, idle: Callable[[], None]) -> None:
         super().__init__()

@@ -1,11 +1,20 @@
-"""The ports of a promotion over the simulated world: every call is a point at which anything else may happen."""
+"""The ports of a promotion over the simulated world: every call is a point at which anything else
+may happen.
+"""
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fraudops.errors import StoreDownError
-from fraudops.promotion.ports import Attempt, Pod, PodRefusedError, PodSilentError, StaleRecordError, UnknownWriteError
+from fraudops.promotion.ports import (
+    Attempt,
+    Pod,
+    PodRefusedError,
+    PodSilentError,
+    StaleRecordError,
+    UnknownWriteError,
+)
 from fraudops.promotion.record import Entry, ServingRecord, Target
 from tests.simulation.world import LEASE_SECONDS, Actor, SimPod, Violation, World
 
@@ -41,12 +50,16 @@ class SimRecords:
         if entry.epoch <= world.record.epoch:
             raise Violation("an epoch that does not grow was committed")
         if entry.epoch in world.vetoed:
-            raise Violation(f"epoch {entry.epoch} was committed although a ready pod had refused it")
+            raise Violation(
+                f"epoch {entry.epoch} was committed although a ready pod had refused it"
+            )
         if not entry.undo and entry.by in world.committed_by:
             raise Violation(f"{entry.by} has committed twice")
         world.committed_by.add(entry.by)
         world.commits.append((entry.epoch, entry.digest))
-        world.note(f"{self.actor.name} commits epoch {entry.epoch} {entry.digest}{' (undo)' if entry.undo else ''}")
+        world.note(
+            f"{self.actor.name} commits epoch {entry.epoch} {entry.digest}{' (undo)' if entry.undo else ''}"
+        )
 
 
 class SimLock:
@@ -110,8 +123,16 @@ class SimPods:
     async def list(self) -> Sequence[Pod]:
         await self.world.step(self.actor)
         rules = self.world.rules
-        listed = [pod for pod in self.world.pods if not pod.gone and (rules.gone_means_gone or not pod.terminating)]
-        return [Pod(pod.name, pod.ready) for pod in listed if rules.list_all or (pod.ready and not pod.terminating)]
+        listed = [
+            pod
+            for pod in self.world.pods
+            if not pod.gone and (rules.gone_means_gone or not pod.terminating)
+        ]
+        return [
+            Pod(pod.name, pod.ready)
+            for pod in listed
+            if rules.list_all or (pod.ready and not pod.terminating)
+        ]
 
     async def wanted(self) -> int:
         return self.world.replicas

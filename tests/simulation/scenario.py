@@ -1,4 +1,6 @@
-"""One seed: a cluster, some promotion Jobs with their retries, bad weather, and at the end the checks of what must hold."""
+"""One seed: a cluster, some promotion Jobs with their retries, bad weather, and at the end the
+checks of what must hold.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,7 +14,15 @@ from fraudops.promotion.protocol import Promoter, Request
 from fraudops.promotion.reconcile import reconcile
 from fraudops.promotion.record import Entry, ServingRecord, Strategy
 from tests.simulation.loop import SimulatedLoop
-from tests.simulation.ports import SimAliases, SimClock, SimJournal, SimLock, SimPods, SimRecords, SimRollouts
+from tests.simulation.ports import (
+    SimAliases,
+    SimClock,
+    SimJournal,
+    SimLock,
+    SimPods,
+    SimRecords,
+    SimRollouts,
+)
 from tests.simulation.world import Actor, Rules, Violation, World
 
 VERSIONS = {"1": "A", "2": "B", "3": "C"}
@@ -37,7 +47,9 @@ def choose(job: Job) -> Callable[[ServingRecord], Awaitable[Candidate]]:
             if not record.stack:
                 raise RefusedError("nothing to go back to")
             entry = record.stack[0]
-            return Candidate(entry.version, entry.digest, entry.schema_fingerprint, entry.verdict, entry.waiver)
+            return Candidate(
+                entry.version, entry.digest, entry.schema_fingerprint, entry.verdict, entry.waiver
+            )
         if job.version not in VERSIONS:
             raise RefusedError("no verdict")
         digest = VERSIONS[job.version]
@@ -47,7 +59,13 @@ def choose(job: Job) -> Callable[[ServingRecord], Awaitable[Candidate]]:
 
 
 class Scenario:
-    def __init__(self, seed: int, rules: Rules = PRODUCT, promoter: type[Promoter] = Promoter, strategies: tuple[Strategy, ...] = STRATEGIES) -> None:
+    def __init__(
+        self,
+        seed: int,
+        rules: Rules = PRODUCT,
+        promoter: type[Promoter] = Promoter,
+        strategies: tuple[Strategy, ...] = STRATEGIES,
+    ) -> None:
         self.world, self.strategies = World(seed, rules), strategies
         self.promoter = promoter
         self.results: dict[str, Result] = {}
@@ -56,7 +74,9 @@ class Scenario:
     def run(self) -> World:
         """Raises Violation with the seed's trace."""
         world = self.world
-        with asyncio.Runner(loop_factory=lambda: SimulatedLoop(self._idle, lambda: world.clock)) as runner:
+        with asyncio.Runner(
+            loop_factory=lambda: SimulatedLoop(self._idle, lambda: world.clock)
+        ) as runner:
             try:
                 runner.run(self._run())
             except Violation as violation:
@@ -111,15 +131,35 @@ class Scenario:
         chance = self.world.random
         if chance.random() < 0.3:
             return Job(f"job-{number}", "", rollback=True, strategy=chance.choice(self.strategies))
-        return Job(f"job-{number}", chance.choice(["1", "2", "3", "3", "2", "unjudged"]), strategy=chance.choice(self.strategies))
+        return Job(
+            f"job-{number}",
+            chance.choice(["1", "2", "3", "3", "2", "unjudged"]),
+            strategy=chance.choice(self.strategies),
+        )
 
     def _found_cluster(self) -> None:
         world, chance = self.world, self.world.random
         world.replicas = chance.randint(1, 5)
         if chance.random() < 0.85:
             passed = {"passed": True}
-            older = Entry(epoch=1, version="2", digest="B", schema_fingerprint="schema", by="before", at="", verdict=passed)
-            entry = Entry(epoch=2, version="1", digest="A", schema_fingerprint="schema", by="founding", at="", verdict=passed)
+            older = Entry(
+                epoch=1,
+                version="2",
+                digest="B",
+                schema_fingerprint="schema",
+                by="before",
+                at="",
+                verdict=passed,
+            )
+            entry = Entry(
+                epoch=2,
+                version="1",
+                digest="A",
+                schema_fingerprint="schema",
+                by="founding",
+                at="",
+                verdict=passed,
+            )
             world.record = ServingRecord(current=entry, previous=older, stack=(older,), mirrored=2)
             world.commits += [(1, "B"), (2, "A")]
             world.aliases = {"production": "1", "champion": "2"}
@@ -127,7 +167,10 @@ class Scenario:
             world.restored = chance.random() < 0.08
             world.commits += [(7, "B")] if world.restored else []
         for _ in range(world.replicas):
-            pod = world.birth(slow=chance.choice([0, 0, 0.5, 6]), refuses=frozenset({"C"}) if chance.random() < 0.06 else frozenset())
+            pod = world.birth(
+                slow=chance.choice([0, 0, 0.5, 6]),
+                refuses=frozenset({"C"}) if chance.random() < 0.06 else frozenset(),
+            )
             if world.record.current:
                 pod.up = pod.ready = True
                 pod.epoch, pod.digest = 2, "A"
@@ -142,7 +185,10 @@ class Scenario:
             if world.chance(0.4) and number < TRIES - 1:
                 actor.kill_at = chance.choice([15, 60, 150]) - chance.randint(0, 14)
             if world.chance(0.3):
-                actor.pause_at, actor.pause_seconds = chance.choice([15, 30, 60, 90]) - chance.randint(0, 14), chance.random() * 90
+                actor.pause_at, actor.pause_seconds = (
+                    chance.choice([15, 30, 60, 90]) - chance.randint(0, 14),
+                    chance.random() * 90,
+                )
             attempt = world.spawn(self._try(job, actor))
             while not attempt.done() and actor.alive:
                 await world.step(seconds=1.0)
@@ -153,7 +199,14 @@ class Scenario:
     async def _try(self, job: Job, actor: Actor) -> Result | None:
         """None when the try ended with a code that is tried again."""
         world = self.world
-        request = Request(id=job.id, requested_by="simulation", choose=choose(job), version=job.version, strategy=job.strategy, rollback=job.rollback)
+        request = Request(
+            id=job.id,
+            requested_by="simulation",
+            choose=choose(job),
+            version=job.version,
+            strategy=job.strategy,
+            rollback=job.rollback,
+        )
         try:
             result = await self._promoter(actor).run(request)
         except StoreDownError as error:
@@ -161,7 +214,9 @@ class Scenario:
             return None
         world.note(f"{actor.name} ends {result.outcome} epoch {result.epoch}: {result.reason}")
         self.results[job.id] = result
-        committed = any(entry and entry.by == job.id for entry in (world.record.current, *world.record.stack))
+        committed = any(
+            entry and entry.by == job.id for entry in (world.record.current, *world.record.stack)
+        )
         if result.outcome in ("done", "unchanged") and result.version is not None:
             world.promised = (result.epoch, dict(world.commits)[result.epoch])
             world.check_promise()
@@ -204,7 +259,9 @@ class Scenario:
     # -- the end
 
     async def _settle(self) -> None:
-        """The weather ends, promoters are finished or dead: everything must agree, or somebody alive reports it."""
+        """The weather ends, promoters are finished or dead: everything must agree, or somebody
+        alive reports it.
+        """
         world = self.world
         world.calm, world.registry_down_until = True, 0.0
         for pod in world.pods:
@@ -222,19 +279,32 @@ class Scenario:
             findings = await reconcile(SimRecords(world, actor), SimAliases(world, actor))
         current = world.record.current
         if current and (world.aliases.get("production") != current.version or findings.alias):
-            raise Violation(f"the alias says {world.aliases.get('production')}, the record {current.version}")
+            raise Violation(
+                f"the alias says {world.aliases.get('production')}, the record {current.version}"
+            )
 
     def _check_agreement(self) -> None:
         self._look([])
         world, current = self.world, self.world.record.current
         for pod in world.pods:
-            if current is None or pod.gone or pod.terminating or current.digest in pod.refuses or pod.born_at > world.clock - 10:
+            if (
+                current is None
+                or pod.gone
+                or pod.terminating
+                or current.digest in pod.refuses
+                or pod.born_at > world.clock - 10
+            ):
                 continue
             if not pod.ready:
                 raise Violation(f"{pod.name} stays unready while the record names {current.digest}")
             restored_and_reported = world.restored and pod.epoch > current.epoch
-            if (pod.epoch, pod.digest) != (current.epoch, current.digest) and not restored_and_reported:
-                raise Violation(f"{pod.name} is at {pod.digest} epoch {pod.epoch}, the record at {current.digest} epoch {current.epoch}")
+            if (pod.epoch, pod.digest) != (
+                current.epoch,
+                current.digest,
+            ) and not restored_and_reported:
+                raise Violation(
+                    f"{pod.name} is at {pod.digest} epoch {pod.epoch}, the record at {current.digest} epoch {current.epoch}"
+                )
 
     async def _promote_in_calm(self) -> None:
         """With the weather gone the next promotion goes through, whatever the earlier ones have left."""

@@ -1,4 +1,6 @@
-"""A cluster of fake pods, one record, one registry, one lease; messages are lost, pods are slow, refuse, die and are born, promoters are killed and paused."""
+"""A cluster of fake pods, one record, one registry, one lease; messages are lost, pods are slow,
+refuse, die and are born, promoters are killed and paused.
+"""
 
 import asyncio
 import random
@@ -104,9 +106,13 @@ class World:
 
     def advance(self) -> None:
         """Resolves one waiting step, chosen by chance among those that are due; else time jumps."""
-        runnable = [w for w in self.waiting if not w.future.done() and (w.actor is None or w.actor.alive)]
+        runnable = [
+            w for w in self.waiting if not w.future.done() and (w.actor is None or w.actor.alive)
+        ]
         if not runnable:
-            raise RuntimeError("the world has stopped: nothing waits\n" + "\n".join(self.trace[-20:]))
+            raise RuntimeError(
+                "the world has stopped: nothing waits\n" + "\n".join(self.trace[-20:])
+            )
 
         def due(waiter: Waiter) -> float:
             return max(waiter.due, waiter.actor.paused_until if waiter.actor else 0.0)
@@ -145,14 +151,18 @@ class World:
     # -- what must hold at every moment
 
     def check_promise(self) -> None:
-        """A promotion that returned success is kept by every pod that answers, until the next commit or the next reservation by rollout."""
+        """A promotion that returned success is kept by every pod that answers, until the next
+        commit or the next reservation by rollout.
+        """
         if self.promised and self.record.reserved and self.record.reserved.strategy == "rollout":
             self.promised = None
         if self.promised is None or self.promised[0] != self.record.epoch:
             return
         for pod in self.pods:
             if pod.ready and not pod.gone and pod.digest != self.promised[1]:
-                raise Violation(f"{pod.name} answers with {pod.digest} after {self.promised[1]} was promised (epoch {self.promised[0]})")
+                raise Violation(
+                    f"{pod.name} answers with {pod.digest} after {self.promised[1]} was promised (epoch {self.promised[0]})"
+                )
 
     def serve(self, pod: SimPod, epoch: int, digest: str) -> None:
         if epoch < pod.epoch:
@@ -160,7 +170,9 @@ class World:
         if epoch == pod.epoch and digest != pod.digest:
             raise Violation(f"{pod.name} changed its version within epoch {epoch}")
         if (epoch, digest) not in self.commits and (epoch, digest) not in self.annotated:
-            raise Violation(f"{pod.name} serves {digest} at epoch {epoch}, which was never committed")
+            raise Violation(
+                f"{pod.name} serves {digest} at epoch {epoch}, which was never committed"
+            )
         pod.epoch, pod.digest = epoch, digest
         self.note(f"{pod.name} serves {digest} epoch {epoch}")
 
@@ -208,7 +220,10 @@ class World:
         self.serve(pod, entry.epoch, entry.digest)
 
     def _obey_annotation(self, pod: SimPod) -> None:
-        """Only while the record says the same: reserved, or already committed. A pod that cannot load it takes the record's."""
+        """Only while the record says the same: reserved, or already committed.
+
+        A pod that cannot load it takes the record's.
+        """
         if pod.template is None or pod.template[1] in pod.refuses:
             return
         wanted = target_of(self.record, Target(pod.template[0], "", pod.template[1]))
@@ -217,7 +232,9 @@ class World:
             self.serve(pod, *pod.template)
 
     async def control(self) -> None:
-        """The Deployment's controller: one pod more than wanted, none less; old templates are replaced by the present one."""
+        """The Deployment's controller: one pod more than wanted, none less; old templates are
+        replaced by the present one.
+        """
         while True:
             await self.step(seconds=1.0)
             living = [pod for pod in self.pods if not pod.gone and not pod.terminating]
@@ -229,11 +246,17 @@ class World:
 
     def _expire(self, pod: SimPod) -> None:
         """Drops what was prepared beyond its deadline, or for an epoch that the record has passed."""
-        kept = {digest: (epoch, end) for digest, (epoch, end) in pod.prepared.items() if end > self.clock and epoch >= self.record.epoch}
+        kept = {
+            digest: (epoch, end)
+            for digest, (epoch, end) in pod.prepared.items()
+            if end > self.clock and epoch >= self.record.epoch
+        }
         pod.prepared = kept
 
     async def end_of(self, pod: SimPod) -> None:
-        """A graceful end: the pod still answers while it drains, and is listed until its object is gone."""
+        """A graceful end: the pod still answers while it drains, and is listed until its object is
+        gone.
+        """
         pod.terminating = True
         self.note(f"{pod.name} is asked to end")
         await self.step(seconds=1 + self.random.random() * 6)

@@ -29,7 +29,12 @@ def test_a_label_comes_back_as_it_was_written() -> None:
 def test_the_same_label_again_has_the_same_id() -> None:
     first = new_label(1, MOMENT, "analyst", transaction_id="t-1")
     assert new_label(1, MOMENT, "analyst", transaction_id="t-1").id == first.id
-    assert new_label(1, MOMENT.astimezone(timezone(timedelta(hours=5))), "analyst", transaction_id="t-1").id == first.id
+    assert (
+        new_label(
+            1, MOMENT.astimezone(timezone(timedelta(hours=5))), "analyst", transaction_id="t-1"
+        ).id
+        == first.id
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,10 +53,20 @@ def test_another_label_has_another_id(other: Label) -> None:
 
 def test_a_record_of_a_later_release_with_more_fields_is_still_read() -> None:
     fields = msgspec.msgpack.decode(encode(prediction()))
-    assert decode(msgspec.msgpack.encode([*fields, "a field that we do not know"])) == decode(msgspec.msgpack.encode(fields))
+    assert decode(msgspec.msgpack.encode([*fields, "a field that we do not know"])) == decode(
+        msgspec.msgpack.encode(fields)
+    )
 
 
-@pytest.mark.parametrize("data", [b"", b"\x93\x01\x02\x03", msgspec.msgpack.encode(["elephant", 1]), msgspec.msgpack.encode(["prediction", 1])])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x93\x01\x02\x03",
+        msgspec.msgpack.encode(["elephant", 1]),
+        msgspec.msgpack.encode(["prediction", 1]),
+    ],
+)
 def test_what_is_no_record_is_refused(data: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
         decode(data)

@@ -34,7 +34,9 @@ async def test_a_fake_pod_refuses_a_commit_that_the_record_has_not(tmp_path: Pat
     assert (status, body["detail"]) == (409, "the serving record is not yet there")
 
 
-def test_pods_that_do_not_follow_are_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pods_that_do_not_follow_are_no_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def elsewhere(_pods: broadcast.LoopbackPods, _pod: object) -> int:
         return 7
 

@@ -40,14 +40,27 @@ def test_a_ratio_needs_both_of_every_round() -> None:
         ratio([1.0, 2.0], [1.0])
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (0.00123, "0.00123"), (4.567, "4.57"), (12.34, "12.3"), (45678.9, "45,679")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.00123, "0.00123"), (4.567, "4.57"), (12.34, "12.3"), (45678.9, "45,679")],
+)
 def test_figures_have_three_digits_that_count(value: float, text: str) -> None:
     assert short(value) == text
 
 
-@pytest.mark.parametrize(("side", "bound", "holds"), [("at least", 2.0, True), ("at least", 2.1, False), ("at most", 2.0, True), ("at most", 1.9, False)])
+@pytest.mark.parametrize(
+    ("side", "bound", "holds"),
+    [
+        ("at least", 2.0, True),
+        ("at least", 2.1, False),
+        ("at most", 2.0, True),
+        ("at most", 1.9, False),
+    ],
+)
 def test_a_claim_holds_by_its_median(side: str, bound: float, holds: bool) -> None:
-    claim = Claim("faster", spread([1.0, 2.0, 9.0]), bound, "at least" if side == "at least" else "at most")
+    claim = Claim(
+        "faster", spread([1.0, 2.0, 9.0]), bound, "at least" if side == "at least" else "at most"
+    )
     assert claim.holds is holds
 
 

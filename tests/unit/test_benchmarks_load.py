@@ -1,4 +1,6 @@
-"""What load generators say, when requests are due, and who takes turns with whom; against small servers of the test's own."""
+"""What load generators say, when requests are due, and who takes turns with whom; against small
+servers of the test's own.
+"""
 
 import contextlib
 import json
@@ -13,12 +15,31 @@ import numpy as np
 import pytest
 
 from benchmarks.client import Arrivals, Run, Window, content_length, read_requests
-from benchmarks.generators import GENERATORS, GeneratorError, choose, read_bundled, read_oha, read_wrk
+from benchmarks.generators import (
+    GENERATORS,
+    GeneratorError,
+    choose,
+    read_bundled,
+    read_oha,
+    read_wrk,
+)
 from benchmarks.processes import SubjectError
-from benchmarks.protocols import FRAME, INSTANCES, TENSOR, TRANSACTION, TRANSACTIONS, Protocol, WrongAnswerError, write_bodies
+from benchmarks.protocols import (
+    FRAME,
+    INSTANCES,
+    TENSOR,
+    TRANSACTION,
+    TRANSACTIONS,
+    Protocol,
+    WrongAnswerError,
+    write_bodies,
+)
 from benchmarks.turns import order
 
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 55\r\n\r\n" + b'{"prediction_id":"019ab2e2-7b3e-7cc0-8a55-5ff8bb0f1c7b"}'[:55]
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 55\r\n\r\n"
+    + b'{"prediction_id":"019ab2e2-7b3e-7cc0-8a55-5ff8bb0f1c7b"}'[:55]
+)
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\n{}"
 Respond = Callable[[socket.socket, bytes], None]
 
@@ -48,14 +69,20 @@ def serving(respond: Respond) -> Iterator[tuple[str, int]]:
         thread.join()
 
 
-def whole(address: tuple[str, int], rate: float | None, requests: int = 3, seconds: float = 0.3) -> Window:
-    with contextlib.closing(Run(address, [b"POST %d" % number for number in range(requests)], 2)) as run:
+def whole(
+    address: tuple[str, int], rate: float | None, requests: int = 3, seconds: float = 0.3
+) -> Window:
+    with contextlib.closing(
+        Run(address, [b"POST %d" % number for number in range(requests)], 2)
+    ) as run:
         *_, last = run.windows(seconds, math.inf, rate)
     return last
 
 
 def test_wrk_counts_refused_requests_among_its_requests() -> None:
-    load = read_wrk('Running 1s test\n\n{"requests":100,"seconds":2.0,"refused":10,"broken":3,"p50_ms":0.5,"p99_ms":1.5}\n')
+    load = read_wrk(
+        'Running 1s test\n\n{"requests":100,"seconds":2.0,"refused":10,"broken":3,"p50_ms":0.5,"p99_ms":1.5}\n'
+    )
     assert (load.answered, load.refused, load.broken) == (90, 10, 3)
     assert load.rate == 45.0
 
@@ -169,7 +196,9 @@ def test_requests_go_over_the_wire_whole(tmp_path: Path) -> None:
         (FRAME, {"predictions": [[0.75, 0.25]]}),
     ],
 )
-def test_the_probability_is_found_in_every_kind_of_answer(protocol: Protocol, answer: object) -> None:
+def test_the_probability_is_found_in_every_kind_of_answer(
+    protocol: Protocol, answer: object
+) -> None:
     assert protocol.difference(json.dumps(answer).encode(), np.array([0.2])) == pytest.approx(0.05)
 
 
@@ -180,19 +209,38 @@ def test_what_is_no_answer_is_wrong(answer: bytes) -> None:
 
 
 def test_every_row_is_sent_in_bodies_of_the_size(tmp_path: Path) -> None:
-    path = write_bodies(tmp_path / "bodies", TRANSACTIONS, ("a", "b"), np.arange(10.0).reshape(5, 2), rows=2)
+    path = write_bodies(
+        tmp_path / "bodies", TRANSACTIONS, ("a", "b"), np.arange(10.0).reshape(5, 2), rows=2
+    )
     bodies = [json.loads(line) for line in path.read_bytes().splitlines()]
-    assert bodies == [{"transactions": [{"a": 0.0, "b": 1.0}, {"a": 2.0, "b": 3.0}]}, {"transactions": [{"a": 4.0, "b": 5.0}, {"a": 6.0, "b": 7.0}]}]
+    assert bodies == [
+        {"transactions": [{"a": 0.0, "b": 1.0}, {"a": 2.0, "b": 3.0}]},
+        {"transactions": [{"a": 4.0, "b": 5.0}, {"a": 6.0, "b": 7.0}]},
+    ]
 
 
 def test_every_round_begins_with_another_subject() -> None:
-    assert [order("abc", number) for number in range(4)] == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
+    assert [order("abc", number) for number in range(4)] == [
+        ["a", "b", "c"],
+        ["b", "c", "a"],
+        ["c", "a", "b"],
+        ["a", "b", "c"],
+    ]
 
 
 def test_a_wrong_probability_ends_the_run() -> None:
     from benchmarks.open_loop import check
 
-    window = Window(seconds=1.0, answered=1, refused=0, broken=0, p50_ms=1.0, p99_ms=1.0, late_ms=0.0, samples=[(1, '{"fraud_probability":0.5}')])
+    window = Window(
+        seconds=1.0,
+        answered=1,
+        refused=0,
+        broken=0,
+        p50_ms=1.0,
+        p99_ms=1.0,
+        late_ms=0.0,
+        samples=[(1, '{"fraud_probability":0.5}')],
+    )
     assert check(window, TRANSACTION, np.array([0.1, 0.5])) == 1
     with pytest.raises(SubjectError, match=r"row 1 is 0\.4 away"):
         check(window, TRANSACTION, np.array([0.5, 0.1]))

@@ -24,8 +24,12 @@ def test_a_sealed_bundle_verifies_under_its_digest(tmp_path: Path) -> None:
 
 
 def test_the_same_content_has_the_same_digest(tmp_path: Path) -> None:
-    assert write_linear_bundle(tmp_path / "a", seed=3) == write_linear_bundle(tmp_path / "b", seed=3)
-    assert write_linear_bundle(tmp_path / "c", seed=4) != write_linear_bundle(tmp_path / "a", seed=3)
+    assert write_linear_bundle(tmp_path / "a", seed=3) == write_linear_bundle(
+        tmp_path / "b", seed=3
+    )
+    assert write_linear_bundle(tmp_path / "c", seed=4) != write_linear_bundle(
+        tmp_path / "a", seed=3
+    )
 
 
 def test_another_digest_than_the_registered_one_is_refused(tmp_path: Path) -> None:
@@ -75,7 +79,9 @@ def test_a_manifest_with_unknown_keys_is_refused(tmp_path: Path) -> None:
         ({"threshold": 1.5}, "threshold"),
     ],
 )
-def test_a_manifest_that_this_release_cannot_serve_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_a_manifest_that_this_release_cannot_serve_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
     write_linear_bundle(tmp_path)
     digest = reseal(tmp_path, lambda manifest: msgspec.structs.replace(manifest, **change))
     with pytest.raises(BundleError, match=message):
@@ -95,12 +101,19 @@ def test_a_scorer_that_differs_from_the_pipeline_is_refused(tmp_path: Path) -> N
 def test_a_scorer_that_answers_nan_is_refused(tmp_path: Path) -> None:
     write_linear_bundle(tmp_path)
     features = len(make_manifest().feature_schema.features)
-    (tmp_path / "scorer.json").write_bytes(msgspec.json.encode({"kind": "linear", "coefficients": [1e308] * features, "intercept": -1e308}))
+    (tmp_path / "scorer.json").write_bytes(
+        msgspec.json.encode(
+            {"kind": "linear", "coefficients": [1e308] * features, "intercept": -1e308}
+        )
+    )
     rows = np.load(tmp_path / REFERENCE_ROWS)
     rows[0, :2] = 1e10, -1e10
     np.save(tmp_path / REFERENCE_ROWS, rows)
     digest = reseal(tmp_path, lambda manifest: manifest)
-    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(BundleError, match="differs from the pipeline by up to nan"):
+    with (
+        np.errstate(over="ignore", invalid="ignore"),
+        pytest.raises(BundleError, match="differs from the pipeline by up to nan"),
+    ):
         verify_bundle(tmp_path, digest)
 
 
@@ -119,14 +132,21 @@ def test_a_scorer_whose_single_rows_differ_from_its_batches_is_refused(tmp_path:
 
 def test_a_scorer_for_other_features_is_refused(tmp_path: Path) -> None:
     write_linear_bundle(tmp_path)
-    (tmp_path / "scorer.json").write_bytes(msgspec.json.encode({"kind": "linear", "coefficients": [1.0], "intercept": 0.0}))
+    (tmp_path / "scorer.json").write_bytes(
+        msgspec.json.encode({"kind": "linear", "coefficients": [1.0], "intercept": 0.0})
+    )
     digest = reseal(tmp_path, lambda manifest: manifest)
     with pytest.raises(BundleError, match=r"linear, 1 features\) is not the manifest's"):
         verify_bundle(tmp_path, digest)
 
 
-@pytest.mark.parametrize("rows", [np.zeros((0, 30)), np.zeros((3, 29)), np.zeros((3, 30), np.float32), np.full((3, 30), np.nan)])
-def test_reference_rows_of_another_shape_type_or_not_finite_are_refused(tmp_path: Path, rows: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    "rows",
+    [np.zeros((0, 30)), np.zeros((3, 29)), np.zeros((3, 30), np.float32), np.full((3, 30), np.nan)],
+)
+def test_reference_rows_of_another_shape_type_or_not_finite_are_refused(
+    tmp_path: Path, rows: np.ndarray
+) -> None:
     write_linear_bundle(tmp_path)
     np.save(tmp_path / REFERENCE_ROWS, rows)
     digest = reseal(tmp_path, lambda manifest: manifest)

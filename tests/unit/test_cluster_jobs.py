@@ -1,4 +1,6 @@
-"""What `--on-cluster` makes of the chart's templates and of what was typed; and what it makes of what Kubernetes and the pods say."""
+"""What `--on-cluster` makes of the chart's templates and of what was typed; and what it makes of
+what Kubernetes and the pods say.
+"""
 
 import copy
 import json
@@ -32,18 +34,29 @@ CRONJOB: dict[str, Any] = {
                                 "name": "train",
                                 "command": ["python", "-m", "jobs.train"],
                                 "args": ["--prevalence", "0.002"],
-                                "env": [{"name": "LOGNAME", "value": "nobody"}, {"name": "FRAUDOPS_DATA", "value": "/data/cards.parquet"}],
-                                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "data", "mountPath": "/data", "readOnly": True}],
+                                "env": [
+                                    {"name": "LOGNAME", "value": "nobody"},
+                                    {"name": "FRAUDOPS_DATA", "value": "/data/cards.parquet"},
+                                ],
+                                "volumeMounts": [
+                                    {"name": "tmp", "mountPath": "/tmp"},
+                                    {"name": "data", "mountPath": "/data", "readOnly": True},
+                                ],
                             }
                         ],
-                        "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "data", "persistentVolumeClaim": {"claimName": "shop-data"}}],
+                        "volumes": [
+                            {"name": "tmp", "emptyDir": {}},
+                            {"name": "data", "persistentVolumeClaim": {"claimName": "shop-data"}},
+                        ],
                     }
                 },
             },
         },
     },
 }
-ENTRY = Entry(epoch=4, version="7", digest="d", schema_fingerprint="s", by="job", at="2026-11-02T12:00:00Z")
+ENTRY = Entry(
+    epoch=4, version="7", digest="d", schema_fingerprint="s", by="job", at="2026-11-02T12:00:00Z"
+)
 
 
 def container_of(job: dict[str, Any]) -> dict[str, Any]:
@@ -53,18 +66,29 @@ def container_of(job: dict[str, Any]) -> dict[str, Any]:
 
 def test_arguments_follow_those_of_the_template_and_the_template_stays_as_it_is() -> None:
     before = copy.deepcopy(CRONJOB)
-    job = job_of(CRONJOB, "shop-train-1", Wanted("train", ["--seed", "8"], environment={"LOGNAME": "ada"}))
+    job = job_of(
+        CRONJOB, "shop-train-1", Wanted("train", ["--seed", "8"], environment={"LOGNAME": "ada"})
+    )
     assert container_of(job)["args"] == ["--prevalence", "0.002", "--seed", "8"]
     assert container_of(job)["command"] == ["python", "-m", "jobs.train"]
-    assert container_of(job)["env"] == [{"name": "FRAUDOPS_DATA", "value": "/data/cards.parquet"}, {"name": "LOGNAME", "value": "ada"}]
-    assert job["metadata"]["ownerReferences"] == [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "shop-train", "uid": "u-1"}]
+    assert container_of(job)["env"] == [
+        {"name": "FRAUDOPS_DATA", "value": "/data/cards.parquet"},
+        {"name": "LOGNAME", "value": "ada"},
+    ]
+    assert job["metadata"]["ownerReferences"] == [
+        {"apiVersion": "batch/v1", "kind": "CronJob", "name": "shop-train", "uid": "u-1"}
+    ]
     assert job["metadata"]["labels"] == {"app.kubernetes.io/component": "train"}
     assert before == CRONJOB
 
 
 def test_an_indexed_job_has_as_many_pods_as_shards_are_asked_for() -> None:
     template = copy.deepcopy(CRONJOB)
-    template["spec"]["jobTemplate"]["spec"] |= {"completionMode": "Indexed", "completions": 1, "parallelism": 1}
+    template["spec"]["jobTemplate"]["spec"] |= {
+        "completionMode": "Indexed",
+        "completions": 1,
+        "parallelism": 1,
+    }
     spec = job_of(template, "shop-score-1", Wanted("score", ["--shards", "4"], shards=4))["spec"]
     assert (spec["completions"], spec["parallelism"]) == (4, 4)
     assert job_of(template, "shop-score-2", Wanted("score"))["spec"]["completions"] == 1
@@ -72,13 +96,22 @@ def test_an_indexed_job_has_as_many_pods_as_shards_are_asked_for() -> None:
 
 def test_another_program_in_the_templates_place_has_its_own_arguments_alone() -> None:
     job = job_of(CRONJOB, "shop-rollback-1", Wanted("train", ["--json"], module="jobs.rollback"))
-    assert (container_of(job)["command"], container_of(job)["args"]) == (["python", "-m", "jobs.rollback"], ["--json"])
+    assert (container_of(job)["command"], container_of(job)["args"]) == (
+        ["python", "-m", "jobs.rollback"],
+        ["--json"],
+    )
 
 
 def test_the_receiver_may_write_to_the_data_volume_and_listens_to_one_sender() -> None:
-    job = receiver_of(CRONJOB, "shop-data-1", Wanted("train", ["/data/x"], module="jobs.data_receive"))
+    job = receiver_of(
+        CRONJOB, "shop-data-1", Wanted("train", ["/data/x"], module="jobs.data_receive")
+    )
     container = container_of(job)
-    assert (container["stdin"], container["stdinOnce"], job["spec"]["backoffLimit"]) == (True, True, 0)
+    assert (container["stdin"], container["stdinOnce"], job["spec"]["backoffLimit"]) == (
+        True,
+        True,
+        0,
+    )
     assert [mount.get("readOnly", False) for mount in container["volumeMounts"]] == [False, False]
     assert "initContainers" not in job["spec"]["template"]["spec"]
     assert (data_mount(CRONJOB), data_name(CRONJOB)) == ("/data", "cards.parquet")
@@ -86,7 +119,10 @@ def test_the_receiver_may_write_to_the_data_volume_and_listens_to_one_sender() -
 
 def test_a_release_without_a_data_volume_says_how_to_get_one() -> None:
     without = copy.deepcopy(CRONJOB)
-    without["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"][1] = {"name": "data", "emptyDir": {}}
+    without["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"][1] = {
+        "name": "data",
+        "emptyDir": {},
+    }
     with pytest.raises(SettingsError, match=r"data\.source=volume"):
         data_mount(without)
 
@@ -96,11 +132,24 @@ def test_a_release_without_a_data_volume_says_how_to_get_one() -> None:
     [
         (["--version", "3", "--on-cluster"], ["--version", "3"]),
         (["--release", "shop", "--on-cluster", "--json"], ["--json"]),
-        (["--namespace=cards", "--on-cluster", "--state", "/tmp/x", "--state=/tmp/y", "--set", "C=0.1"], ["--set", "C=0.1"]),
+        (
+            [
+                "--namespace=cards",
+                "--on-cluster",
+                "--state",
+                "/tmp/x",
+                "--state=/tmp/y",
+                "--set",
+                "C=0.1",
+            ],
+            ["--set", "C=0.1"],
+        ),
         (["--reason=--on-cluster is new", "--on-cluster"], ["--reason=--on-cluster is new"]),
     ],
 )
-def test_the_pod_gets_what_was_typed_without_what_is_about_this_machine(typed: list[str], sent: list[str]) -> None:
+def test_the_pod_gets_what_was_typed_without_what_is_about_this_machine(
+    typed: list[str], sent: list[str]
+) -> None:
     assert arguments_for_the_pod(typed) == sent
 
 
@@ -118,7 +167,9 @@ def test_a_command_runs_here_unless_it_is_asked_to_run_there() -> None:
     assert "--on-cluster" in CliRunner().invoke(command, ["--help"]).output
 
 
-def test_standard_output_of_the_job_is_ours_and_all_else_is_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_standard_output_of_the_job_is_ours_and_all_else_is_standard_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     streams = Streams()
     for line in (b"reading", f"{OUTPUT_MARK}version 3".encode(), b"\xff"):
         streams.emit("pod-1", line)
@@ -126,7 +177,9 @@ def test_standard_output_of_the_job_is_ours_and_all_else_is_standard_error(capsy
     assert capsys.readouterr() == ("version 3\n", "reading\n�\n")
 
 
-def test_of_a_repeated_job_only_the_last_try_answers_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_a_repeated_job_only_the_last_try_answers_in_json(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     streams = Streams(last_only=True)
     streams.emit("pod-1", f"{OUTPUT_MARK}1".encode())
     streams.emit("pod-2", f"{OUTPUT_MARK}2".encode())
@@ -139,19 +192,48 @@ def test_of_a_repeated_job_only_the_last_try_answers_in_json(capsys: pytest.Capt
     ("status", "waits_for"),
     [
         (
-            {"containerStatuses": [{"name": "train", "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}]},
+            {
+                "containerStatuses": [
+                    {
+                        "name": "train",
+                        "state": {
+                            "waiting": {"reason": "ErrImagePull", "message": "no such image"}
+                        },
+                    }
+                ]
+            },
             "ErrImagePull: no such image",
         ),
-        ({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]}, "0/1 nodes are available"),
+        (
+            {
+                "conditions": [
+                    {
+                        "type": "PodScheduled",
+                        "status": "False",
+                        "message": "0/1 nodes are available",
+                    }
+                ]
+            },
+            "0/1 nodes are available",
+        ),
         ({}, "not started yet"),
     ],
 )
-def test_what_a_container_waits_for_is_said_in_kubernetes_own_words(status: dict[str, Any], waits_for: str) -> None:
+def test_what_a_container_waits_for_is_said_in_kubernetes_own_words(
+    status: dict[str, Any], waits_for: str
+) -> None:
     assert _container({"status": status}, "train").waits_for == waits_for
 
 
 def ready_answer(*workers: tuple[int, str]) -> bytes:
-    return json.dumps({"status": "ready", "workers": [{"pid": 1, "epoch": epoch, "version": version} for epoch, version in workers]}).encode()
+    return json.dumps(
+        {
+            "status": "ready",
+            "workers": [
+                {"pid": 1, "epoch": epoch, "version": version} for epoch, version in workers
+            ],
+        }
+    ).encode()
 
 
 def overview(record: ServingRecord, *pods: PodReport) -> Overview:
@@ -169,14 +251,26 @@ def test_a_pod_is_as_far_as_its_last_worker() -> None:
 
 
 def test_a_pod_that_cannot_be_asked_counts_as_behind_and_says_why() -> None:
-    unreachable = report_of("a", True, False, json.dumps({"kind": "Status", "message": "error trying to reach service"}).encode())
+    unreachable = report_of(
+        "a",
+        True,
+        False,
+        json.dumps({"kind": "Status", "message": "error trying to reach service"}).encode(),
+    )
     found = overview(ServingRecord(current=ENTRY), unreachable)
     assert (found.behind, found.well) == (("a",), False)
     assert "error trying to reach service" in str(unreachable.reason)
 
 
 def test_before_the_first_promotion_no_pod_is_behind() -> None:
-    waiting = report_of("a", False, False, json.dumps({"detail": "no model promoted", "workers": [{"pid": 1, "epoch": None}]}).encode())
+    waiting = report_of(
+        "a",
+        False,
+        False,
+        json.dumps(
+            {"detail": "no model promoted", "workers": [{"pid": 1, "epoch": None}]}
+        ).encode(),
+    )
     assert (waiting.reason, waiting.version) == ("no model promoted", None)
     assert overview(EMPTY, waiting).well
     assert not overview(EMPTY).well

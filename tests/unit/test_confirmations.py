@@ -35,7 +35,13 @@ class Spool:
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path, SpoolWriter(tmp_path, "w", AuditSettings(spool_max_bytes=1 << 20, segment_max_bytes=1 << 16)), SpoolReader(tmp_path))
+    made = Spool(
+        tmp_path,
+        SpoolWriter(
+            tmp_path, "w", AuditSettings(spool_max_bytes=1 << 20, segment_max_bytes=1 << 16)
+        ),
+        SpoolReader(tmp_path),
+    )
     yield made
     made.writer.close()
     made.reader.close()
@@ -79,7 +85,9 @@ async def test_a_segment_stays_until_nobody_waits_for_it(spool: Spool) -> None:
     assert list_segments(spool.folder) == []
 
 
-async def test_in_vain_is_told_and_nothing_more_is_let_in_until_it_was_confirmed(spool: Spool) -> None:
+async def test_in_vain_is_told_and_nothing_more_is_let_in_until_it_was_confirmed(
+    spool: Spool,
+) -> None:
     waits = spool.waits(0.05)
     waits.admit()
     with pytest.raises(StoreDownError, match="did not confirm in time"):

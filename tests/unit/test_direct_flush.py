@@ -32,14 +32,22 @@ class Counts:
     def __init__(self) -> None:
         self.answered: dict[int, int] = {}
 
-    def answered_together(self, method: str, route: str, status: int, seconds: Sequence[float]) -> None:
+    def answered_together(
+        self, method: str, route: str, status: int, seconds: Sequence[float]
+    ) -> None:
         self.answered[status] = self.answered.get(status, 0) + len(seconds)
 
 
 async def test_a_request_that_cannot_be_scored_takes_none_of_its_neighbours_along() -> None:
     model = SimpleNamespace(reader=msgspec.json.Decoder(str))
     worker, counts = SimpleNamespace(serving=SimpleNamespace(model=model)), Counts()
-    parts: tuple[Any, ...] = (worker, Defective(), SimpleNamespace(waits=False), counts, SimpleNamespace(active=False))
+    parts: tuple[Any, ...] = (
+        worker,
+        Defective(),
+        SimpleNamespace(waits=False),
+        counts,
+        SimpleNamespace(active=False),
+    )
     direct = Direct(*parts)
     callers = [Caller() for _ in range(4)]
     for caller, body in zip(callers, (b'"good"', b'"bad"', b'"good"', b'"good"'), strict=True):

@@ -46,7 +46,9 @@ def test_a_refusal_and_a_silence_are_told_apart(port: int) -> None:
     assert begin(free_port(), TOKEN) == "ConnectionRefusedError"
 
 
-def test_the_pod_leaves_late_even_when_it_does_not_drain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_pod_leaves_late_even_when_it_does_not_drain(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.argv", ["drain", "0.3"])
     monkeypatch.setenv("FRAUDOPS_ADMIN_PORT", str(free_port()))
     started = time.monotonic()

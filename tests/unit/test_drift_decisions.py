@@ -17,7 +17,10 @@ def rng() -> np.random.Generator:
 def psi_by_hand(reference: list[float], current: list[float]) -> float:
     """The definition, value by value: deciles of the reference, shares floored at 0.0001."""
     ordered = np.sort(reference)
-    deciles = [float(np.interp(share / 10 * (len(ordered) - 1), range(len(ordered)), ordered)) for share in range(1, 10)]
+    deciles = [
+        float(np.interp(share / 10 * (len(ordered) - 1), range(len(ordered)), ordered))
+        for share in range(1, 10)
+    ]
     total = 0.0
     for low, high in zip([float("-inf"), *deciles], [*deciles, float("inf")], strict=True):
         p = max(sum(low < value <= high for value in reference) / len(reference), 1e-4)
@@ -27,9 +30,13 @@ def psi_by_hand(reference: list[float], current: list[float]) -> float:
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, 1.0, 8.0])
-def test_psi_is_its_definition_over_the_deciles_of_the_reference(rng: np.random.Generator, shift: float) -> None:
+def test_psi_is_its_definition_over_the_deciles_of_the_reference(
+    rng: np.random.Generator, shift: float
+) -> None:
     reference, current = rng.normal(size=700), rng.normal(shift, 1.2, size=500)
-    assert psi(reference, current) == pytest.approx(psi_by_hand(list(reference), list(current)), rel=1e-9)
+    assert psi(reference, current) == pytest.approx(
+        psi_by_hand(list(reference), list(current)), rel=1e-9
+    )
 
 
 def test_psi_of_a_sample_with_itself_is_zero(rng: np.random.Generator) -> None:
@@ -37,15 +44,26 @@ def test_psi_of_a_sample_with_itself_is_zero(rng: np.random.Generator) -> None:
     assert psi(sample, sample) == 0.0
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0.1, 5), st.sampled_from([np.exp, lambda x: x**3, lambda x: 5 * x - 2]))
-def test_psi_does_not_change_under_a_monotone_transformation(seed: int, scale: float, transform) -> None:
+@given(
+    st.integers(0, 2**32 - 1),
+    st.floats(0.1, 5),
+    st.sampled_from([np.exp, lambda x: x**3, lambda x: 5 * x - 2]),
+)
+def test_psi_does_not_change_under_a_monotone_transformation(
+    seed: int, scale: float, transform
+) -> None:
     source = np.random.default_rng(seed)
-    # 11 k + 1 rows put every decile on a value of the sample, so that both sides bin by the same rows
+    # 11 k + 1 rows put every decile on a value of the sample, so that both sides bin by the same
+    # rows
     reference, current = source.normal(size=331), source.normal(0.5, scale, size=200)
-    assert psi(transform(reference), transform(current)) == pytest.approx(psi(reference, current), abs=1e-9)
+    assert psi(transform(reference), transform(current)) == pytest.approx(
+        psi(reference, current), abs=1e-9
+    )
 
 
-def test_psi_without_drift_stays_far_below_the_threshold_at_the_minimum_of_rows(rng: np.random.Generator) -> None:
+def test_psi_without_drift_stays_far_below_the_threshold_at_the_minimum_of_rows(
+    rng: np.random.Generator,
+) -> None:
     values = [psi(rng.lognormal(3, 2, 5000), rng.lognormal(3, 2, 500)) for _ in range(200)]
     assert max(values) < 0.1
 
@@ -75,14 +93,19 @@ def column(value: float, name: str = "V1") -> ColumnDrift:
     return ColumnDrift(name, value, 0.2)
 
 
-def test_one_column_above_its_threshold_warns_once_and_alarms_in_the_second_window_running() -> None:
+def test_one_column_above_its_threshold_warns_once_and_alarms_in_the_second_window_running() -> (
+    None
+):
     columns = [column(0.01), column(0.21), *(column(0.0) for _ in range(27))]
     assert judge(500, 500, columns, exceeded_before=False) == "warning"
     assert judge(500, 500, columns, exceeded_before=True) == "alarm"
 
 
 def test_the_score_alone_is_enough_to_alarm() -> None:
-    assert judge(500, 500, [column(0.0), column(0.3, "fraud_probability")], exceeded_before=True) == "alarm"
+    assert (
+        judge(500, 500, [column(0.0), column(0.3, "fraud_probability")], exceeded_before=True)
+        == "alarm"
+    )
 
 
 def test_a_window_that_does_not_exceed_is_none_whatever_came_before() -> None:
@@ -95,7 +118,12 @@ def test_too_few_rows_are_never_judged() -> None:
 
 def test_the_wilson_interval_agrees_with_published_values() -> None:
     # Newcombe, Statistics in Medicine 17 (1998), table I, method 3
-    for positives, rows, lower, upper in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]:
+    for positives, rows, lower, upper in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
         rate = decision_rate(rows, positives, 0.1)
         assert (round(rate.lower, 4), round(rate.upper, 4)) == (lower, upper)
 

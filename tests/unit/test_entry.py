@@ -1,4 +1,6 @@
-"""How a job ends in a container: one line of what happened, and standard output that can be told from standard error."""
+"""How a job ends in a container: one line of what happened, and standard output that can be told
+from standard error.
+"""
 
 import io
 from pathlib import Path

@@ -8,32 +8,48 @@ from fraudops.errors import DataError
 from fraudops.evaluation import Costs, choose_threshold, curve, evaluate, paired_difference
 
 
-def sample(seed: int = 0, rows: int = 3000, frauds: int = 60, ties: bool = False) -> tuple[np.ndarray, ...]:
+def sample(
+    seed: int = 0, rows: int = 3000, frauds: int = 60, ties: bool = False
+) -> tuple[np.ndarray, ...]:
     """Labels, probabilities, weights and amounts; genuine rows weigh 7.9."""
     random = np.random.default_rng(seed)
     y = np.zeros(rows, np.int8)
     y[random.choice(rows, frauds, replace=False)] = 1
     probability = 1 / (1 + np.exp(-random.normal(y * 3.0 - 4, 1.5)))
-    return y, np.round(probability, 2) if ties else probability, np.where(y == 1, 1.0, 7.9), random.lognormal(3, 1, rows)
+    return (
+        y,
+        np.round(probability, 2) if ties else probability,
+        np.where(y == 1, 1.0, 7.9),
+        random.lognormal(3, 1, rows),
+    )
 
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_weighted_roc_auc_and_average_precision_are_scikit_learns(ties: bool) -> None:
     y, probability, weights, amount = sample(ties=ties)
     metrics = evaluate(y, probability, weights, amount, 0.3)
-    assert metrics["roc_auc"].value == pytest.approx(roc_auc_score(y, probability, sample_weight=weights), abs=1e-12)
-    assert metrics["average_precision"].value == pytest.approx(average_precision_score(y, probability, sample_weight=weights), abs=1e-12)
+    assert metrics["roc_auc"].value == pytest.approx(
+        roc_auc_score(y, probability, sample_weight=weights), abs=1e-12
+    )
+    assert metrics["average_precision"].value == pytest.approx(
+        average_precision_score(y, probability, sample_weight=weights), abs=1e-12
+    )
 
 
 def test_recall_at_precision_is_the_best_recall_on_scikit_learns_curve() -> None:
     y, probability, weights, amount = sample()
     precision, recall, _ = precision_recall_curve(y, probability, sample_weight=weights)
-    assert evaluate(y, probability, weights, amount, 0.3)["recall_at_precision_0_80"].value == pytest.approx(recall[precision >= 0.80].max())
+    assert evaluate(y, probability, weights, amount, 0.3)[
+        "recall_at_precision_0_80"
+    ].value == pytest.approx(recall[precision >= 0.80].max())
 
 
 def test_recall_at_precision_is_zero_when_no_threshold_is_that_precise() -> None:
     y = np.array([1, 0, 0, 0])
-    assert evaluate(y, np.full(4, 0.5), np.ones(4), np.ones(4), 0.4)["recall_at_precision_0_80"].value == 0.0
+    assert (
+        evaluate(y, np.full(4, 0.5), np.ones(4), np.ones(4), 0.4)["recall_at_precision_0_80"].value
+        == 0.0
+    )
 
 
 def test_metrics_at_the_threshold_count_what_a_hand_counts() -> None:
@@ -53,7 +69,9 @@ def test_calibration_error_is_the_weighted_gap_by_bin() -> None:
     probability = np.array([0.95, 0.05, 0.05, 0.95])
     weights = np.array([1.0, 2.0, 2.0, 1.0])
     expected = (4 * 0.05 + 2 * (0.95 - 0.5)) / 6
-    assert evaluate(y, probability, weights, np.ones(4), 0.5)["calibration_error"].value == pytest.approx(expected)
+    assert evaluate(y, probability, weights, np.ones(4), 0.5)[
+        "calibration_error"
+    ].value == pytest.approx(expected)
 
 
 def test_calibrated_probabilities_have_less_calibration_error_than_doubled_ones() -> None:
@@ -61,7 +79,10 @@ def test_calibrated_probabilities_have_less_calibration_error_than_doubled_ones(
     probability = random.uniform(0, 0.5, 20_000)
     y = (random.uniform(size=20_000) < probability).astype(np.int8)
     ones = np.ones(20_000)
-    calibrated, doubled = (evaluate(y, values, ones, ones, 0.5, resamples=20)["calibration_error"] for values in (probability, 2 * probability))
+    calibrated, doubled = (
+        evaluate(y, values, ones, ones, 0.5, resamples=20)["calibration_error"]
+        for values in (probability, 2 * probability)
+    )
     assert calibrated.upper < 0.02 < doubled.lower
 
 
@@ -88,8 +109,14 @@ def test_the_interval_of_roc_auc_is_that_of_a_loop_over_scikit_learn() -> None:
     y, probability, weights, amount = sample()
     random = np.random.default_rng(1)
     frauds, genuine = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
-    drawn = [np.concatenate([random.choice(frauds, len(frauds)), random.choice(genuine, len(genuine))]) for _ in range(400)]
-    lower, upper = np.percentile([roc_auc_score(y[rows], probability[rows], sample_weight=weights[rows]) for rows in drawn], [2.5, 97.5])
+    drawn = [
+        np.concatenate([random.choice(frauds, len(frauds)), random.choice(genuine, len(genuine))])
+        for _ in range(400)
+    ]
+    lower, upper = np.percentile(
+        [roc_auc_score(y[rows], probability[rows], sample_weight=weights[rows]) for rows in drawn],
+        [2.5, 97.5],
+    )
     interval = evaluate(y, probability, weights, amount, 0.3, resamples=400)["roc_auc"]
     assert (interval.lower, interval.upper) == pytest.approx((lower, upper), abs=0.006)
 
@@ -110,7 +137,9 @@ def test_a_model_compared_with_itself_differs_by_nothing(metric: str) -> None:
     assert (difference.value, difference.lower, difference.upper) == (0, 0, 0)
 
 
-def test_a_better_candidate_has_a_positive_lower_bound_and_a_worse_one_a_negative_upper_bound() -> None:
+def test_a_better_candidate_has_a_positive_lower_bound_and_a_worse_one_a_negative_upper_bound() -> (
+    None
+):
     y, probability, weights, _ = sample()
     worse = probability + np.random.default_rng(9).normal(0, 0.3, len(y))
     assert paired_difference(y, probability, worse, weights, "average_precision").lower > 0
@@ -125,35 +154,54 @@ def test_paired_differences_are_tighter_than_unpaired_ones() -> None:
     assert paired.upper - paired.lower < (alone.upper - alone.lower) / 2
 
 
-def brute_force_cost(y: np.ndarray, probability: np.ndarray, weights: np.ndarray, amount: np.ndarray, threshold: float) -> float:
+def brute_force_cost(
+    y: np.ndarray,
+    probability: np.ndarray,
+    weights: np.ndarray,
+    amount: np.ndarray,
+    threshold: float,
+) -> float:
     flagged = probability >= threshold
     return float((weights * np.where(flagged, 5.0, np.where(y == 1, amount + 15.0, 0.0))).sum())
 
 
 def test_the_threshold_costs_about_as_little_as_the_best_one() -> None:
     y, probability, weights, amount = sample(rows=6000, frauds=150)
-    best = min(brute_force_cost(y, probability, weights, amount, threshold) for threshold in np.linspace(0, 1, 500))
+    best = min(
+        brute_force_cost(y, probability, weights, amount, threshold)
+        for threshold in np.linspace(0, 1, 500)
+    )
     chosen = choose_threshold(y, probability, weights, amount)
     assert brute_force_cost(y, probability, weights, amount, chosen) < 1.05 * best
 
 
-def test_the_threshold_goes_down_to_a_fraud_that_is_dear_to_miss_and_stays_above_a_cheap_one() -> None:
+def test_the_threshold_goes_down_to_a_fraud_that_is_dear_to_miss_and_stays_above_a_cheap_one() -> (
+    None
+):
     y = np.tile([0, 1, 0, 0, 0, 1], 50)
     probability = np.tile([0.1, 0.2, 0.4, 0.4, 0.4, 0.8], 50)
     amount = np.tile([9.0, 0.0, 9.0, 9.0, 9.0, 0.0], 50)
     assert choose_threshold(y, probability, np.ones(300), amount) == pytest.approx(0.6)
-    assert choose_threshold(y, probability, np.ones(300), np.where(probability == 0.2, 100.0, amount)) == pytest.approx(0.15)
+    assert choose_threshold(
+        y, probability, np.ones(300), np.where(probability == 0.2, 100.0, amount)
+    ) == pytest.approx(0.15)
 
 
 def test_dearer_reviews_raise_the_threshold() -> None:
     y, probability, weights, amount = sample()
-    cheap, dear = (choose_threshold(y, probability, weights, amount, Costs(review=review)) for review in (1.0, 25.0))
+    cheap, dear = (
+        choose_threshold(y, probability, weights, amount, Costs(review=review))
+        for review in (1.0, 25.0)
+    )
     assert 0 < cheap < dear < 1
 
 
 def test_free_reviews_flag_everything_and_reviews_beyond_any_loss_flag_nothing() -> None:
     y, probability, weights, amount = sample()
-    assert choose_threshold(y, probability, weights, amount, Costs(review=0.0)) < probability[y == 1].min()
+    assert (
+        choose_threshold(y, probability, weights, amount, Costs(review=0.0))
+        < probability[y == 1].min()
+    )
     assert choose_threshold(y, probability, weights, amount, Costs(review=1e9)) > probability.max()
 
 
@@ -164,7 +212,13 @@ def test_the_threshold_stays_a_probability_when_the_best_is_at_either_end() -> N
     assert 0 < choose_threshold(y, 1 - certain, weights, amount, Costs(review=0.0)) < 1e-9
 
 
-@pytest.mark.parametrize("call", [lambda y: evaluate(y, *[np.full(4, 0.5)] * 3, 0.5), lambda y: choose_threshold(y, *[np.full(4, 0.5)] * 3)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda y: evaluate(y, *[np.full(4, 0.5)] * 3, 0.5),
+        lambda y: choose_threshold(y, *[np.full(4, 0.5)] * 3),
+    ],
+)
 @pytest.mark.parametrize("label", [0, 1])
 def test_rows_of_one_class_are_refused(call: Callable[[np.ndarray], object], label: int) -> None:
     with pytest.raises(DataError, match=f"4 rows with {4 * label} frauds"):

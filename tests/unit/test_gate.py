@@ -12,7 +12,18 @@ WAIVER = {"digest": "d", "reason": "an emergency"}
 
 
 def version(sample: str, waiver: dict[str, str] | None = None) -> ModelVersion:
-    return ModelVersion("3", "run", "source", "d", "s", VERDICT, waiver, (), "2026-11-02T12:00:00Z", {TAG_SAMPLE: sample})
+    return ModelVersion(
+        "3",
+        "run",
+        "source",
+        "d",
+        "s",
+        VERDICT,
+        waiver,
+        (),
+        "2026-11-02T12:00:00Z",
+        {TAG_SAMPLE: sample},
+    )
 
 
 def test_production_refuses_a_model_of_the_packaged_sample_whatever_was_waived() -> None:
@@ -21,8 +32,12 @@ def test_production_refuses_a_model_of_the_packaged_sample_whatever_was_waived()
             admit(version("true", waiver), EMPTY, "broadcast", lambda _: [], "production")
 
 
-@pytest.mark.parametrize(("sample", "environment"), [("true", "development"), ("false", "production")])
-def test_a_sample_model_is_good_for_development_and_ones_own_for_production(sample: str, environment: str) -> None:
+@pytest.mark.parametrize(
+    ("sample", "environment"), [("true", "development"), ("false", "production")]
+)
+def test_a_sample_model_is_good_for_development_and_ones_own_for_production(
+    sample: str, environment: str
+) -> None:
     admitted = admit(version(sample), EMPTY, "broadcast", lambda _: [], environment)  # type: ignore[arg-type]
     assert admitted.version == "3"
 
@@ -32,7 +47,14 @@ def promoted(record: ServingRecord, candidate_sample: bool) -> ServingRecord:
     admitted = admit(version(str(candidate_sample).lower()), record, "broadcast", lambda _: [])
     epoch = record.highest_epoch + 1
     wanted = Reservation(
-        epoch=epoch, version=str(epoch), digest=str(epoch) * 64, schema_fingerprint="s", strategy="broadcast", by="a", at="now", sample=admitted.sample
+        epoch=epoch,
+        version=str(epoch),
+        digest=str(epoch) * 64,
+        schema_fingerprint="s",
+        strategy="broadcast",
+        by="a",
+        at="now",
+        sample=admitted.sample,
     )
     return commit(reserve(record, wanted))
 

@@ -33,8 +33,13 @@ def passed(results: list[GateResult]) -> list[bool]:
         (math.nan, math.nan, [False, False]),
     ],
 )
-def test_roc_auc_must_exceed_its_limit_and_average_precision_reach_it(roc_auc: float, average_precision: float, expected: list[bool]) -> None:
-    assert passed(gates.discriminates(metrics(roc_auc, average_precision), DEFAULT, 0.0017)) == expected
+def test_roc_auc_must_exceed_its_limit_and_average_precision_reach_it(
+    roc_auc: float, average_precision: float, expected: list[bool]
+) -> None:
+    assert (
+        passed(gates.discriminates(metrics(roc_auc, average_precision), DEFAULT, 0.0017))
+        == expected
+    )
 
 
 def test_average_precision_says_at_which_prevalence_it_holds() -> None:
@@ -55,14 +60,27 @@ def test_a_bundle_that_names_no_training_row_fails() -> None:
 
 @pytest.mark.parametrize(
     ("difference", "flips", "expected"),
-    [(0.0, 0, [True, True]), (1e-6, 0, [True, True]), (2e-6, 0, [False, True]), (0.0, 1, [True, False]), (math.nan, 0, [False, True])],
+    [
+        (0.0, 0, [True, True]),
+        (1e-6, 0, [True, True]),
+        (2e-6, 0, [False, True]),
+        (0.0, 1, [True, False]),
+        (math.nan, 0, [False, True]),
+    ],
 )
-def test_scorer_and_pipeline_agree_in_probability_and_in_every_decision(difference: float, flips: int, expected: list[bool]) -> None:
-    assert passed(gates.scores_as_its_pipeline(Parity(difference, 1e-6, flips, 100), DEFAULT)) == expected
+def test_scorer_and_pipeline_agree_in_probability_and_in_every_decision(
+    difference: float, flips: int, expected: list[bool]
+) -> None:
+    assert (
+        passed(gates.scores_as_its_pipeline(Parity(difference, 1e-6, flips, 100), DEFAULT))
+        == expected
+    )
 
 
 def test_a_bundle_cannot_allow_its_own_scorer_any_difference() -> None:
-    assert passed(gates.scores_as_its_pipeline(Parity(0.01, tolerance=0.5, flips=0, rows=100), DEFAULT)) == [False, True]
+    assert passed(
+        gates.scores_as_its_pipeline(Parity(0.01, tolerance=0.5, flips=0, rows=100), DEFAULT)
+    ) == [False, True]
 
 
 def test_a_slow_scorer_fails() -> None:
@@ -71,10 +89,25 @@ def test_a_slow_scorer_fails() -> None:
     assert not gates.fast_enough(math.nan, 200, DEFAULT).passed
 
 
-@pytest.mark.parametrize(("lower", "expected"), [(-0.02, [True, True]), (-0.0201, [False, True]), (-0.11, [False, False]), (math.nan, [False, False])])
-def test_the_lower_bound_of_the_difference_decides_and_not_the_difference(lower: float, expected: list[bool]) -> None:
+@pytest.mark.parametrize(
+    ("lower", "expected"),
+    [
+        (-0.02, [True, True]),
+        (-0.0201, [False, True]),
+        (-0.11, [False, False]),
+        (math.nan, [False, False]),
+    ],
+)
+def test_the_lower_bound_of_the_difference_decides_and_not_the_difference(
+    lower: float, expected: list[bool]
+) -> None:
     difference = Interval(0.01, lower, 0.02)
-    assert passed(gates.not_worse({"roc_auc": difference, "average_precision": difference}, "3", DEFAULT)) == expected
+    assert (
+        passed(
+            gates.not_worse({"roc_auc": difference, "average_precision": difference}, "3", DEFAULT)
+        )
+        == expected
+    )
 
 
 def test_a_comparison_that_was_not_made_says_why_either_way() -> None:

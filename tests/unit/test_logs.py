@@ -8,7 +8,9 @@ from fraudops.logs import JsonFormatter, describe
 
 
 def line_of(**changes: object) -> dict[str, object]:
-    record = logging.makeLogRecord({"name": "fraudops.test", "levelname": "INFO", "msg": "shipped %d", "args": (3,)} | changes)
+    record = logging.makeLogRecord(
+        {"name": "fraudops.test", "levelname": "INFO", "msg": "shipped %d", "args": (3,)} | changes
+    )
     text = JsonFormatter("shipper").format(record)
     assert "\n" not in text
     decoded: dict[str, object] = json.loads(text)
@@ -39,14 +41,18 @@ def test_the_message_of_our_own_error_is_kept() -> None:
 
 def test_configured_logs_go_to_standard_error_from_their_level_on() -> None:
     program = "import logging; from fraudops import logs; logs.configure('warning', 'x'); logging.info('quiet'); logging.warning('loud')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout == ""
     assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["loud"]
 
 
 def test_a_crash_is_logged_with_its_places_but_without_its_message() -> None:
     program = "from fraudops import logs; logs.configure('info', 'x'); {}['4111111111111111']"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     [line] = [json.loads(text) for text in done.stderr.splitlines()]
     assert line["message"] == "crashed"

@@ -10,7 +10,14 @@ from services.shipper.pace import CALM_BYTES, PAUSE_SECONDS, Pace
 
 
 def shown(backlog_bytes: int, rows: int) -> ShipperState:
-    return ShipperState(pid=1, at=datetime.now(UTC), doing="shipping", backlog_bytes=backlog_bytes, backlog_rows=rows // 2, shipped=rows - rows // 2)
+    return ShipperState(
+        pid=1,
+        at=datetime.now(UTC),
+        doing="shipping",
+        backlog_bytes=backlog_bytes,
+        backlog_rows=rows // 2,
+        shipped=rows - rows // 2,
+    )
 
 
 def looking(hurried_bytes: float, backlog: int, *rows: int) -> Pace:
@@ -34,8 +41,20 @@ async def rest(pace: Pace, monkeypatch: pytest.MonkeyPatch) -> float:
 
 @pytest.mark.parametrize(
     "pace",
-    [Pace(1_000), looking(1_000, 1_000, 10, 20), looking(1_000, 5_000, 10, 20), looking(1_000, 0, 10, 20, 20), looking(0, 0, 10, 20)],
-    ids=["nothing is known yet", "as much waits", "more waits", "no answers come", "answers wait for PostgreSQL"],
+    [
+        Pace(1_000),
+        looking(1_000, 1_000, 10, 20),
+        looking(1_000, 5_000, 10, 20),
+        looking(1_000, 0, 10, 20, 20),
+        looking(0, 0, 10, 20),
+    ],
+    ids=[
+        "nothing is known yet",
+        "as much waits",
+        "more waits",
+        "no answers come",
+        "answers wait for PostgreSQL",
+    ],
 )
 async def test_it_hurries(pace: Pace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (pace.limit(10 * CALM_BYTES), await rest(pace, monkeypatch)) == (10 * CALM_BYTES, 0)
@@ -49,7 +68,9 @@ async def test_it_hurries_once_it_was_told_to_stop(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("backlog", "calm"), [(0, 1), (500, 0.5), (900, 0.1)])
-async def test_groups_grow_and_rests_shrink_with_the_backlog(backlog: int, calm: float, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_groups_grow_and_rests_shrink_with_the_backlog(
+    backlog: int, calm: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pace = looking(1_000, backlog, 10, 20)
     assert pace.limit(1 << 30) == pytest.approx(CALM_BYTES / calm)
     assert pace.limit(CALM_BYTES // 2) == CALM_BYTES // 2

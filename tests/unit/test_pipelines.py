@@ -43,7 +43,9 @@ def test_calibration_is_exactly_one_sigmoid_over_the_decision_function(algorithm
     (pair,) = model.calibrated_classifiers_
     (calibrator,) = pair.calibrators
     decision = pair.estimator.decision_function(x)
-    assert probabilities(model, x) == pytest.approx(1 / (1 + np.exp(calibrator.a_ * decision + calibrator.b_)), abs=1e-12)
+    assert probabilities(model, x) == pytest.approx(
+        1 / (1 + np.exp(calibrator.a_ * decision + calibrator.b_)), abs=1e-12
+    )
 
 
 def test_calibration_leaves_the_fitted_pipeline_as_it_was() -> None:
@@ -59,7 +61,9 @@ def test_heavier_genuine_rows_calibrate_to_a_lower_share_of_fraud() -> None:
     x, y = rows(1)
     weights = np.where(y == 1, 1.0, 20.0)
     model = calibrate(pipeline, x, y, weights)
-    assert weights @ probabilities(model, x) / weights.sum() == pytest.approx(y @ weights / weights.sum(), rel=0.05)
+    assert weights @ probabilities(model, x) / weights.sum() == pytest.approx(
+        y @ weights / weights.sum(), rel=0.05
+    )
 
 
 @pytest.mark.parametrize("frauds", [0, 1])
@@ -74,15 +78,24 @@ def test_validation_rows_with_hardly_a_fraud_are_refused(frauds: int) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_same_seed_gives_the_same_probabilities(algorithm: str) -> None:
     x, _ = rows(2)
-    assert (probabilities(trained(algorithm, "max_iter=40"), x) == probabilities(trained(algorithm, "max_iter=40"), x)).all()
+    assert (
+        probabilities(trained(algorithm, "max_iter=40"), x)
+        == probabilities(trained(algorithm, "max_iter=40"), x)
+    ).all()
 
 
 def test_hyperparameters_seed_and_class_weights_reach_the_estimator() -> None:
     linear = build(training_settings(assignments=["C=0.5", "class_weight=balanced"], seed=3))[-1]
     assert (linear.C, linear.class_weight, linear.random_state) == (0.5, "balanced", 3)
-    trees = build(training_settings(assignments=["max_iter=9", "class_weight=4"], algorithm="hist-gradient-boosting"))[-1]
+    trees = build(
+        training_settings(
+            assignments=["max_iter=9", "class_weight=4"], algorithm="hist-gradient-boosting"
+        )
+    )[-1]
     assert (trees.max_iter, trees.class_weight, trees.random_state) == (9, {0: 1.0, 1: 4.0}, 7)
-    assert trees.early_stopping is False  # "auto" would hold rows back by chance from 10,000 rows on
+    assert (
+        trees.early_stopping is False
+    )  # "auto" would hold rows back by chance from 10,000 rows on
 
 
 def test_an_elastic_net_trains_and_compiles(tmp_path: Path) -> None:
@@ -90,11 +103,15 @@ def test_an_elastic_net_trains_and_compiles(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_saved_pipeline_comes_back_through_the_allow_list_with_the_same_probabilities(tmp_path: Path, algorithm: str) -> None:
+def test_a_saved_pipeline_comes_back_through_the_allow_list_with_the_same_probabilities(
+    tmp_path: Path, algorithm: str
+) -> None:
     model = trained(algorithm)
     save_pipeline(model, tmp_path / "pipeline.skops")
     x, _ = rows(2)
-    assert (probabilities(load_pipeline(tmp_path / "pipeline.skops"), x) == probabilities(model, x)).all()
+    assert (
+        probabilities(load_pipeline(tmp_path / "pipeline.skops"), x) == probabilities(model, x)
+    ).all()
 
 
 def twice(x: np.ndarray) -> np.ndarray:
@@ -130,7 +147,9 @@ def test_a_skops_file_that_is_none_or_holds_something_else_is_refused(tmp_path: 
         ("hist-gradient-boosting", ["min_samples_leaf=1200"], "onnx"),  # every tree is one leaf
     ],
 )
-def test_the_compiled_scorer_has_the_pipelines_probabilities_to_the_last_digits(tmp_path: Path, algorithm: str, assignments: list[str], kind: str) -> None:
+def test_the_compiled_scorer_has_the_pipelines_probabilities_to_the_last_digits(
+    tmp_path: Path, algorithm: str, assignments: list[str], kind: str
+) -> None:
     model = trained(algorithm, *assignments)
     assert compile_pipeline(model, tmp_path) == kind
     scorer = open_scorer(tmp_path)
@@ -138,17 +157,26 @@ def test_the_compiled_scorer_has_the_pipelines_probabilities_to_the_last_digits(
     x[0], x[1] = 1e6, -1e6
     assert (scorer.kind, scorer.features) == (kind, 6)
     assert np.abs(scorer.score_many(x) - probabilities(model, x)).max() < 1e-12
-    assert np.abs([scorer.score(row) for row in x[:50].tolist()] - scorer.score_many(x[:50])).max() < 1e-14
+    assert (
+        np.abs([scorer.score(row) for row in x[:50].tolist()] - scorer.score_many(x[:50])).max()
+        < 1e-14
+    )
     assert scorer.score_many(x[:0]).shape == (0,)
 
 
-def test_rows_score_the_same_alone_in_groups_of_any_size_and_from_several_threads(tmp_path: Path) -> None:
+def test_rows_score_the_same_alone_in_groups_of_any_size_and_from_several_threads(
+    tmp_path: Path,
+) -> None:
     compile_pipeline(trained("hist-gradient-boosting"), tmp_path)
     scorer, x = open_scorer(tmp_path), rows(2, size=600)[0]
     many = scorer.score_many(x).tolist()
 
     def few(size: int) -> list[float]:
-        return [score for start in range(0, len(x), size) for score in scorer.score_few(x[start : start + size].tolist())]
+        return [
+            score
+            for start in range(0, len(x), size)
+            for score in scorer.score_few(x[start : start + size].tolist())
+        ]
 
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(few, [1, 2, 3, 8, 64] * 4):
@@ -166,7 +194,9 @@ def test_values_exactly_on_a_split_go_the_pipelines_way(tmp_path: Path) -> None:
     assert np.abs(open_scorer(tmp_path).score_many(x) - probabilities(model, x)).max() < 1e-12
 
 
-@pytest.mark.parametrize("scaler", [StandardScaler(with_mean=False), StandardScaler(with_std=False), "passthrough"])
+@pytest.mark.parametrize(
+    "scaler", [StandardScaler(with_mean=False), StandardScaler(with_std=False), "passthrough"]
+)
 def test_a_partial_or_absent_scaler_folds_in_as_well(tmp_path: Path, scaler: Any) -> None:
     model = calibrated(Pipeline([("scale", scaler), ("model", LogisticRegression())]))
     compile_pipeline(model, tmp_path)
@@ -189,7 +219,12 @@ def several_calibrators() -> Any:
 def categorical() -> Any:
     x, y = rows(1)
     x = np.clip(np.round(x), 0, 5)
-    return calibrate(HistGradientBoostingClassifier(categorical_features=[0], max_iter=3).fit(x, y), x, y, np.ones(len(y)))  # type: ignore[arg-type]
+    return calibrate(
+        HistGradientBoostingClassifier(categorical_features=[0], max_iter=3).fit(x, y),
+        x,
+        y,
+        np.ones(len(y)),
+    )  # type: ignore[arg-type]
 
 
 def diverged() -> Any:
@@ -201,7 +236,12 @@ def diverged() -> Any:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: calibrated(make_pipeline(StandardScaler(), RandomForestClassifier(n_estimators=3))), "a pipeline of StandardScaler, RandomForestClassifier"),
+        (
+            lambda: calibrated(
+                make_pipeline(StandardScaler(), RandomForestClassifier(n_estimators=3))
+            ),
+            "a pipeline of StandardScaler, RandomForestClassifier",
+        ),
         (uncalibrated, "not calibrated by exactly one sigmoid: use logistic-regression"),
         (isotonic, "not calibrated by exactly one sigmoid"),
         (several_calibrators, "not calibrated by exactly one sigmoid"),
@@ -210,7 +250,9 @@ def diverged() -> Any:
     ],
 )
 @pytest.mark.filterwarnings("ignore:Since FrozenEstimator", "ignore:invalid value")
-def test_a_pipeline_that_does_not_compile_is_refused_with_the_way_out(tmp_path: Path, make: Any, message: str) -> None:
+def test_a_pipeline_that_does_not_compile_is_refused_with_the_way_out(
+    tmp_path: Path, make: Any, message: str
+) -> None:
     with pytest.raises(RefusedError, match=message):
         compile_pipeline(make(), tmp_path)
     assert not (tmp_path / "scorer.json").exists()

@@ -106,8 +106,20 @@ def test_keys_are_read_from_base64_with_commas_between() -> None:
     assert read_keys(f"{TEXT}, {base64.b64encode(OTHER).decode()}\n") == (KEY, OTHER)
 
 
-@pytest.mark.parametrize("text", ["", f"!{TEXT}", "correct-horse", base64.b64encode(KEY[:31]).decode(), f"{TEXT},", f"{TEXT},correct-horse"])
-def test_a_bad_key_is_refused_by_its_number_and_never_quoted(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        f"!{TEXT}",
+        "correct-horse",
+        base64.b64encode(KEY[:31]).decode(),
+        f"{TEXT},",
+        f"{TEXT},correct-horse",
+    ],
+)
+def test_a_bad_key_is_refused_by_its_number_and_never_quoted(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ValueError, match=f"key {text.count(',') + 1} is not 32 bytes") as refusal:
         read_keys(text)
     assert "correct" not in str(refusal.value)
@@ -119,7 +131,9 @@ def test_a_bad_key_is_refused_by_its_number_and_never_quoted(text: str, monkeypa
         assert "correct" not in str(settings_refusal.value)
 
 
-def test_sealing_without_a_key_is_refused_where_it_would_be_done_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sealing_without_a_key_is_refused_where_it_would_be_done_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("FRAUDOPS_AUDIT__FEATURES", "sealed")
     monkeypatch.setenv("DATABASE_URL", "postgresql://h/d")
     with pytest.raises(SettingsError, match="set FRAUDOPS_AUDIT__KEY"):

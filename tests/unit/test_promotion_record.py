@@ -2,17 +2,36 @@
 
 import pytest
 
-from fraudops.promotion.record import EMPTY, Entry, Reservation, ServingRecord, Target, decode, encode, target_of
+from fraudops.promotion.record import (
+    EMPTY,
+    Entry,
+    Reservation,
+    ServingRecord,
+    Target,
+    decode,
+    encode,
+    target_of,
+)
 
 DIGESTS = {version: version * 64 for version in ("1", "2")}
 NEW = Target(5, "2", DIGESTS["2"])
 
 
 def record(reserved: Target | None) -> ServingRecord:
-    current = Entry(epoch=4, version="1", digest=DIGESTS["1"], schema_fingerprint="f", by="a", at="then")
+    current = Entry(
+        epoch=4, version="1", digest=DIGESTS["1"], schema_fingerprint="f", by="a", at="then"
+    )
     if reserved is None:
         return ServingRecord(current=current)
-    wanted = Reservation(epoch=reserved.epoch, version=reserved.version, digest=reserved.digest, schema_fingerprint="f", strategy="rollout", by="b", at="now")
+    wanted = Reservation(
+        epoch=reserved.epoch,
+        version=reserved.version,
+        digest=reserved.digest,
+        schema_fingerprint="f",
+        strategy="rollout",
+        by="b",
+        at="now",
+    )
     return ServingRecord(current=current, reserved=wanted)
 
 
@@ -20,7 +39,11 @@ def test_a_pod_made_for_what_is_reserved_goes_there() -> None:
     assert target_of(record(NEW), NEW) == NEW
 
 
-@pytest.mark.parametrize("reserved", [None, Target(6, "2", DIGESTS["2"]), Target(5, "1", DIGESTS["1"])], ids=["nothing", "another epoch", "another model"])
+@pytest.mark.parametrize(
+    "reserved",
+    [None, Target(6, "2", DIGESTS["2"]), Target(5, "1", DIGESTS["1"])],
+    ids=["nothing", "another epoch", "another model"],
+)
 def test_a_pod_made_for_anything_else_follows_what_serves(reserved: Target | None) -> None:
     assert target_of(record(reserved), NEW) == Target(4, "1", DIGESTS["1"])
 
@@ -34,13 +57,18 @@ def test_a_target_reads_what_it_writes() -> None:
     assert Target.parse(str(NEW)) == NEW
 
 
-@pytest.mark.parametrize("text", ["", "5", "5/2", "x/2/" + "2" * 64, "5//" + "2" * 64, "5/2/short", "5/2/" + "2" * 64 + "/more"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "5/2", "x/2/" + "2" * 64, "5//" + "2" * 64, "5/2/short", "5/2/" + "2" * 64 + "/more"],
+)
 def test_what_is_no_target_names_nothing(text: str) -> None:
     assert Target.parse(text) is None
 
 
 def test_a_record_of_a_later_release_is_read() -> None:
     """While it is upgraded, pods of both releases read one record."""
-    written = encode(record(None)).replace(b'{"current"', b'{"a_field_of_a_later_release":1,"current"')
+    written = encode(record(None)).replace(
+        b'{"current"', b'{"a_field_of_a_later_release":1,"current"'
+    )
     assert b"later_release" in written
     assert decode(written) == record(None)

@@ -1,4 +1,6 @@
-"""The promotion protocol, searched for violations of what must hold; and the search itself, tried on protocols with one rule switched off."""
+"""The promotion protocol, searched for violations of what must hold; and the search itself, tried
+on protocols with one rule switched off.
+"""
 
 import json
 import os
@@ -42,7 +44,11 @@ def test_what_must_hold_holds_in_every_seed(figures: Figures) -> None:
             ended[result.outcome] = ended.get(result.outcome, 0) + 1
     assert ended["done"] > SEEDS / 5, ended
     assert {"refused", "failed", "overtaken", "unconfirmed", "unchanged"} <= ended.keys()
-    figures.note("seeds without a violation", f"{SEEDS}; promotions that ended " + ", ".join(f"{outcome} {times}" for outcome, times in sorted(ended.items())))
+    figures.note(
+        "seeds without a violation",
+        f"{SEEDS}; promotions that ended "
+        + ", ".join(f"{outcome} {times}" for outcome, times in sorted(ended.items())),
+    )
 
 
 class CommitsWithALaterRead(Promoter):
@@ -106,7 +112,9 @@ class TakesSilenceForConsent(Promoter):
 
 
 class DoesNotAskTheReadyAgain(Promoter):
-    """Pods are listed once for the prepare, and never again before the commit; and whoever cannot follow afterwards is waited for no longer."""
+    """Pods are listed once for the prepare, and never again before the commit; and whoever cannot
+    follow afterwards is waited for no longer.
+    """
 
     async def _prepare_everywhere(self, target: Target) -> str | None:
         end = self.clock.now() + self.deadlines.prepare
@@ -133,7 +141,9 @@ class LeavesRolloutsUnfinished(Promoter):
 
 
 def found_before(rule: str) -> int:
-    """The seed that `make proof` recorded for this rule: a search that begins there is over at once while the scenarios are the same, and else goes on."""
+    """The seed that `make proof` recorded for this rule: a search that begins there is over at once
+    while the scenarios are the same, and else goes on.
+    """
     table = json.loads((RESULTS / "simulation.json").read_text())["tables"][0]
     recorded = dict(table["rows"]).get(f"switched off: {rule}", "")
     match = re.match(r"found in seed (\d+):", recorded)
@@ -145,29 +155,54 @@ def found_before(rule: str) -> int:
     [
         pytest.param(Rules(refuse_lower_epochs=False), Promoter, id="pods refuse lower epochs"),
         pytest.param(Rules(pods_poll=False), Promoter, id="pods read the record by themselves"),
-        pytest.param(Rules(list_all=False), Promoter, id="unready and terminating pods are activated too"),
+        pytest.param(
+            Rules(list_all=False), Promoter, id="unready and terminating pods are activated too"
+        ),
         pytest.param(Rules(gone_means_gone=False), Promoter, id="a deletion asked for is not gone"),
-        pytest.param(Rules(annotation_needs_the_record=False), Promoter, id="a newborn obeys the annotation only while the record says the same"),
-        pytest.param(Rules(), CommitsWithALaterRead, id="the commit is compared with the reservation"),
+        pytest.param(
+            Rules(annotation_needs_the_record=False),
+            Promoter,
+            id="a newborn obeys the annotation only while the record says the same",
+        ),
+        pytest.param(
+            Rules(), CommitsWithALaterRead, id="the commit is compared with the reservation"
+        ),
         pytest.param(Rules(), ActivatesThePodsOfBefore, id="the pods are listed after the commit"),
         pytest.param(Rules(), ForgetsItsTries, id="a try finishes what its request began"),
-        pytest.param(Rules(), MirrorsWithoutLookingAgain, id="the mirror looks at the record again"),
-        pytest.param(Rules(), IgnoresThePodsEpochs, id="the reservation is above every pod's epoch"),
+        pytest.param(
+            Rules(), MirrorsWithoutLookingAgain, id="the mirror looks at the record again"
+        ),
+        pytest.param(
+            Rules(), IgnoresThePodsEpochs, id="the reservation is above every pod's epoch"
+        ),
         pytest.param(Rules(), TakesSilenceForConsent, id="silence is not consent"),
         pytest.param(Rules(), DoesNotAskTheReadyAgain, id="a ready pod has a veto"),
-        pytest.param(Rules(), LeavesRolloutsUnfinished, id="the next holder of the lock undoes an unfinished rollout"),
-        pytest.param(Rules(), UndoesWithoutComparing, id="the way back is compared with the own commit"),
+        pytest.param(
+            Rules(),
+            LeavesRolloutsUnfinished,
+            id="the next holder of the lock undoes an unfinished rollout",
+        ),
+        pytest.param(
+            Rules(), UndoesWithoutComparing, id="the way back is compared with the own commit"
+        ),
     ],
 )
 def test_the_search_finds_a_violation_when_a_rule_is_switched_off(
     rules: Rules, promoter: type[Promoter], request: pytest.FixtureRequest, figures: Figures
 ) -> None:
-    strategies: tuple[Strategy, ...] = ("rollout", "broadcast") if "annotation" in request.node.name or "rollout" in request.node.name else STRATEGIES
+    strategies: tuple[Strategy, ...] = (
+        ("rollout", "broadcast")
+        if "annotation" in request.node.name or "rollout" in request.node.name
+        else STRATEGIES
+    )
     first = 0 if PROOF else found_before(request.node.callspec.id)
     for seed in (*range(first, SEARCH), *range(first)):
         try:
             Scenario(seed, rules, promoter, strategies).run()
         except Violation as violation:
-            figures.note(f"switched off: {request.node.callspec.id}", f"found in seed {seed}: {str(violation).splitlines()[0]}")
+            figures.note(
+                f"switched off: {request.node.callspec.id}",
+                f"found in seed {seed}: {str(violation).splitlines()[0]}",
+            )
             return
     pytest.fail(f"no violation in {SEARCH} seeds: the search is blind to this rule")

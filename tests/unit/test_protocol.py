@@ -1,4 +1,6 @@
-"""Which requests take the short way, with uvicorn's own protocol around it: an upgrade of uvicorn that closes it must be seen here."""
+"""Which requests take the short way, with uvicorn's own protocol around it: an upgrade of uvicorn
+that closes it must be seen here.
+"""
 
 import asyncio
 import json
@@ -14,7 +16,13 @@ from services.inference.protocol import DirectProtocol
 from tests.serving import ULB_ROW
 
 BODY = json.dumps(ULB_ROW).encode()
-HEADERS = {"Host": "x", "User-Agent": "a client", "Accept": "*/*", "Content-Type": "application/json", "Content-Length": str(len(BODY))}
+HEADERS = {
+    "Host": "x",
+    "User-Agent": "a client",
+    "Accept": "*/*",
+    "Content-Type": "application/json",
+    "Content-Length": str(len(BODY)),
+}
 
 
 class Application:
@@ -39,7 +47,9 @@ class Application:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    def take(self, caller: DirectProtocol, body: bytes, request_id: str | None, started: float) -> bool:
+    def take(
+        self, caller: DirectProtocol, body: bytes, request_id: str | None, started: float
+    ) -> bool:
         if self.willing:
             self.taken.append((body, request_id))
             self.waiting.append((caller, request_id or "made"))
@@ -78,14 +88,22 @@ def connect(application: Application) -> tuple[DirectProtocol, Transport]:
     config = Config(application, http=DirectProtocol, lifespan="off", log_config=None)
     config.load()
     assert config.http_protocol_class is DirectProtocol
-    protocol, transport = DirectProtocol(config=config, server_state=ServerState(), app_state={}), Transport()
+    protocol, transport = (
+        DirectProtocol(config=config, server_state=ServerState(), app_state={}),
+        Transport(),
+    )
     protocol.connection_made(transport)
     return protocol, transport
 
 
 def request(line: str = "POST /predict HTTP/1.1", **changed: str) -> bytes:
     headers = HEADERS | {name.replace("_", "-"): value for name, value in changed.items()}
-    return "\r\n".join([line, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode() + BODY
+    return (
+        "\r\n".join(
+            [line, *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        ).encode()
+        + BODY
+    )
 
 
 async def settle() -> None:
@@ -97,7 +115,9 @@ async def test_a_usual_request_in_one_piece_takes_the_short_way_again_and_again(
     application = Application()
     protocol, transport = connect(application)
     for number in range(3):
-        protocol.data_received(request(X_Request_Id=f"r-{number}", Connection="keep-alive", traceparent="00-1"))
+        protocol.data_received(
+            request(X_Request_Id=f"r-{number}", Connection="keep-alive", traceparent="00-1")
+        )
         await settle()
     assert application.taken == [(BODY, f"r-{number}") for number in range(3)]
     assert transport.written.count(b"HTTP/1.1 200 OK\r\n") == 3
@@ -155,7 +175,9 @@ async def test_a_client_that_does_not_read_its_answers_is_not_given_more_the_sho
     await settle()
 
 
-async def test_answers_keep_the_order_of_requests_that_were_sent_ahead_whatever_way_each_takes() -> None:
+async def test_answers_keep_the_order_of_requests_that_were_sent_ahead_whatever_way_each_takes() -> (
+    None
+):
     application = Application()
     protocol, transport = connect(application)
     application.going_on.clear()

@@ -1,4 +1,6 @@
-"""Lists are read in pieces; whatever a body looks like, the rows and the faults are those of reading it row by row."""
+"""Lists are read in pieces; whatever a body looks like, the rows and the faults are those of
+reading it row by row.
+"""
 
 import asyncio
 import json
@@ -14,7 +16,15 @@ from fraudops.schema import Feature, FeatureSchema
 from services.inference.requests import Fault, InvalidBodyError, RowList, TransactionReader
 from services.inference.scoring import CHUNK, read_rows
 
-READER = TransactionReader(FeatureSchema("bank", "fraud", "seen_at", "spent", tuple(Feature(name, -10.0, 10.0) for name in ("a", "b"))))
+READER = TransactionReader(
+    FeatureSchema(
+        "bank",
+        "fraud",
+        "seen_at",
+        "spent",
+        tuple(Feature(name, -10.0, 10.0) for name in ("a", "b")),
+    )
+)
 ROWS = RowList("rows", most=500, piece_bytes=1)
 Found = list[Any] | tuple[Fault, ...]
 
@@ -31,7 +41,11 @@ class InPieces(RowList):
 
 def read(rows: RowList, body: bytes) -> Found:
     async def every() -> list[Any]:
-        return [msgspec.structs.astuple(row) async for chunk in read_rows(READER, rows, body) for row in chunk]
+        return [
+            msgspec.structs.astuple(row)
+            async for chunk in read_rows(READER, rows, body)
+            for row in chunk
+        ]
 
     try:
         return asyncio.run(every())
@@ -51,13 +65,24 @@ def body_of(*rows: Any) -> bytes:
 
 def test_a_usual_body_is_not_read_row_by_row() -> None:
     rows = [{"a": number / 100, "b": 1} for number in range(300)]
-    for body in (body_of(*rows), json.dumps({"rows": rows}, indent=1).encode(), json.dumps({"rows": rows}, separators=(" , ", " : ")).encode() + b"\r\n"):
-        assert read(InPieces("rows", piece_bytes=1), body) == [(number / 100, 1.0, None, None) for number in range(300)]
+    for body in (
+        body_of(*rows),
+        json.dumps({"rows": rows}, indent=1).encode(),
+        json.dumps({"rows": rows}, separators=(" , ", " : ")).encode() + b"\r\n",
+    ):
+        assert read(InPieces("rows", piece_bytes=1), body) == [
+            (number / 100, 1.0, None, None) for number in range(300)
+        ]
 
 
 def test_rows_come_in_chunks_however_many_a_piece_holds() -> None:
     async def sizes() -> list[int]:
-        return [len(chunk) async for chunk in read_rows(READER, InPieces("rows"), body_of(*[{"a": 1, "b": 2}] * (2 * CHUNK + 3)))]
+        return [
+            len(chunk)
+            async for chunk in read_rows(
+                READER, InPieces("rows"), body_of(*[{"a": 1, "b": 2}] * (2 * CHUNK + 3))
+            )
+        ]
 
     assert asyncio.run(sizes()) == [CHUNK, CHUNK, 3]
 
@@ -84,7 +109,12 @@ def test_rows_come_in_chunks_however_many_a_piece_holds() -> None:
         b"",
         body_of(*[{"a": 1, "b": 2}] * 501),
         body_of(*[{"a": 1, "b": 2}] * 600),
-        body_of(*[{"a": 1, "b": 2}] * 200, {"a": 1}, *[{"a": 1, "b": 2}] * 200, {"a": "4111111111111111", "b": 2}),
+        body_of(
+            *[{"a": 1, "b": 2}] * 200,
+            {"a": 1},
+            *[{"a": 1, "b": 2}] * 200,
+            {"a": "4111111111111111", "b": 2},
+        ),
     ],
 )
 def test_an_unusual_body_reads_as_row_by_row(body: bytes) -> None:
@@ -92,26 +122,38 @@ def test_an_unusual_body_reads_as_row_by_row(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("second", [1, 2, 3])
-def test_a_list_that_is_given_twice_is_refused_once_rows_of_the_first_have_gone(second: int) -> None:
-    first, other = (json.dumps([{"a": 1, "b": 2}] * rows, separators=(",", ":")) for rows in (2, second))
-    assert read(ROWS, f'{{"rows":{first},"rows":{other}}}'.encode()) == (Fault(field="rows", reason="must be given once"),)
+def test_a_list_that_is_given_twice_is_refused_once_rows_of_the_first_have_gone(
+    second: int,
+) -> None:
+    first, other = (
+        json.dumps([{"a": 1, "b": 2}] * rows, separators=(",", ":")) for rows in (2, second)
+    )
+    assert read(ROWS, f'{{"rows":{first},"rows":{other}}}'.encode()) == (
+        Fault(field="rows", reason="must be given once"),
+    )
 
 
 def test_faults_name_their_rows_after_those_that_were_read() -> None:
     rows: list[Any] = [{"a": 1, "b": 2} for _ in range(300)]
     rows[170], rows[290] = {"a": 1}, {"a": 1, "b": "x"}
     found = same(body_of(*rows))
-    assert [(fault.index, fault.field) for fault in found if isinstance(fault, Fault)] == [(170, "b"), (290, "b")]
+    assert [(fault.index, fault.field) for fault in found if isinstance(fault, Fault)] == [
+        (170, "b"),
+        (290, "b"),
+    ]
 
 
 ROW = st.fixed_dictionaries(
-    {"a": st.sampled_from([0, 1.5, -2, 9e-3, 11, None, "},{"]), "b": st.just(1)}, optional={"transaction_id": st.text('a},{" \\\u00e9', max_size=5)}
+    {"a": st.sampled_from([0, 1.5, -2, 9e-3, 11, None, "},{"]), "b": st.just(1)},
+    optional={"transaction_id": st.text('a},{" \\\u00e9', max_size=5)},
 )
 SPACE = st.sampled_from(["", " ", "\n", "\t", "\x0b"])
 
 
 @given(st.lists(ROW, max_size=12), SPACE, SPACE, st.integers(0, 400), st.binary(max_size=2))
-def test_any_body_reads_as_row_by_row(rows: list[Any], before: str, after: str, at: int, put: bytes) -> None:
+def test_any_body_reads_as_row_by_row(
+    rows: list[Any], before: str, after: str, at: int, put: bytes
+) -> None:
     whole = json.dumps({"rows": rows}, separators=(f"{before},{after}", ":")).encode()
     same(whole)
     same(whole[:at] + put + whole[at:])

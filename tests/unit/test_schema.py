@@ -11,8 +11,17 @@ from fraudops.schema import FeatureSchema, load_schema
 
 
 def mapping(**changes: Any) -> dict[str, Any]:
-    features = [{"name": "value", "minimum": 0, "maximum": 10}, {"name": "risk", "minimum": -1.5, "maximum": 1.5}]
-    return {"name": "bank", "label": "fraud", "time": "at", "amount": "value", "features": features} | changes
+    features = [
+        {"name": "value", "minimum": 0, "maximum": 10},
+        {"name": "risk", "minimum": -1.5, "maximum": 1.5},
+    ]
+    return {
+        "name": "bank",
+        "label": "fraud",
+        "time": "at",
+        "amount": "value",
+        "features": features,
+    } | changes
 
 
 def feature(**changes: Any) -> dict[str, Any]:
@@ -44,12 +53,21 @@ def test_schema_survives_the_way_through_yaml(tmp_path: Path) -> None:
     ],
 )
 def test_fingerprint_changes_with_every_name_range_and_order(change: dict[str, Any]) -> None:
-    assert FeatureSchema.from_mapping(mapping(**change)).fingerprint != FeatureSchema.from_mapping(mapping()).fingerprint
+    assert (
+        FeatureSchema.from_mapping(mapping(**change)).fingerprint
+        != FeatureSchema.from_mapping(mapping()).fingerprint
+    )
 
 
 def test_fingerprint_takes_whole_numbers_and_floats_as_one() -> None:
-    whole, floats = mapping(features=[feature(maximum=10)]), mapping(features=[feature(maximum=10.0)])
-    assert FeatureSchema.from_mapping(whole).fingerprint == FeatureSchema.from_mapping(floats).fingerprint
+    whole, floats = (
+        mapping(features=[feature(maximum=10)]),
+        mapping(features=[feature(maximum=10.0)]),
+    )
+    assert (
+        FeatureSchema.from_mapping(whole).fingerprint
+        == FeatureSchema.from_mapping(floats).fingerprint
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +78,10 @@ def test_fingerprint_takes_whole_numbers_and_floats_as_one() -> None:
         (mapping(colour="red"), "'colour' is unknown"),
         (mapping(features=[]), "at least one entry"),
         (mapping(features="value"), "at least one entry"),
-        (mapping(features=[{"name": "value"}]), "features[0]: expected exactly name, minimum and maximum"),
+        (
+            mapping(features=[{"name": "value"}]),
+            "features[0]: expected exactly name, minimum and maximum",
+        ),
         (mapping(features=[feature(minimum=10)]), "minimum must be below maximum"),
         (mapping(features=[feature(maximum=float("inf"))]), "finite"),
         (mapping(features=[feature(maximum="10")]), "finite"),
@@ -71,8 +92,14 @@ def test_fingerprint_takes_whole_numbers_and_floats_as_one() -> None:
         (mapping(label="value"), "'value' stands twice"),
         (mapping(time="fraud"), "'fraud' stands twice"),
         (mapping(amount="price"), "'price', which is not among the features"),
-        (mapping(features=[feature(), feature(name="transaction_id")]), "'transaction_id' is reserved"),
-        (mapping(features=[feature(), feature(name="fraud_probability")]), "'fraud_probability' is reserved"),
+        (
+            mapping(features=[feature(), feature(name="transaction_id")]),
+            "'transaction_id' is reserved",
+        ),
+        (
+            mapping(features=[feature(), feature(name="fraud_probability")]),
+            "'fraud_probability' is reserved",
+        ),
     ],
 )
 def test_wrong_schema_is_refused_with_the_key_at_fault(raw: Any, words: str) -> None:

@@ -18,7 +18,9 @@ def write(folder: Path, **parameters: object) -> Path:
 
 
 def test_linear_scorer_is_the_sigmoid_of_a_dot_product(tmp_path: Path) -> None:
-    scorer = open_scorer(write(tmp_path, kind="linear", coefficients=[2.0, -1.0, 0.5], intercept=-0.25))
+    scorer = open_scorer(
+        write(tmp_path, kind="linear", coefficients=[2.0, -1.0, 0.5], intercept=-0.25)
+    )
     expected = 1 / (1 + math.exp(-(2.0 * 0.1 - 1.0 * 0.2 + 0.5 * 0.3 - 0.25)))
     assert (scorer.kind, scorer.features) == ("linear", 3)
     assert scorer.score([0.1, 0.2, 0.3]) == pytest.approx(expected, abs=1e-15)
@@ -27,9 +29,13 @@ def test_linear_scorer_is_the_sigmoid_of_a_dot_product(tmp_path: Path) -> None:
 
 def test_linear_scorer_scores_one_row_as_it_scores_many(tmp_path: Path) -> None:
     random = np.random.default_rng(7)
-    scorer = open_scorer(write(tmp_path, kind="linear", coefficients=random.normal(size=29).tolist(), intercept=0.3))
+    scorer = open_scorer(
+        write(tmp_path, kind="linear", coefficients=random.normal(size=29).tolist(), intercept=0.3)
+    )
     rows = random.normal(size=(500, 29)) * 3
-    assert np.abs(scorer.score_many(rows) - [scorer.score(row) for row in rows.tolist()]).max() < 1e-14
+    assert (
+        np.abs(scorer.score_many(rows) - [scorer.score(row) for row in rows.tolist()]).max() < 1e-14
+    )
 
 
 @pytest.mark.parametrize("value", [1e308, -1e308, 800.0, -800.0])
@@ -77,19 +83,34 @@ def test_an_onnx_file_that_is_none_is_a_bundle_error(tmp_path: Path, model: byte
 
 
 @pytest.mark.parametrize("kind", ["FLOAT", "DOUBLE"])
-def test_an_onnx_model_of_either_width_scores_one_row_as_it_scores_many(tmp_path: Path, kind: str) -> None:
+def test_an_onnx_model_of_either_width_scores_one_row_as_it_scores_many(
+    tmp_path: Path, kind: str
+) -> None:
     width = onnx.TensorProto.DataType.Value(kind)
     weights = onnx.helper.make_tensor("weights", width, [3, 1], [0.5, -1.0, 2.0])
-    infos = [onnx.helper.make_tensor_value_info(name, width, [None, size]) for name, size in (("rows", 3), ("raw", 1))]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["rows", "weights"], ["raw"])], "dot", infos[:1], infos[1:], [weights])
+    infos = [
+        onnx.helper.make_tensor_value_info(name, width, [None, size])
+        for name, size in (("rows", 3), ("raw", 1))
+    ]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["rows", "weights"], ["raw"])],
+        "dot",
+        infos[:1],
+        infos[1:],
+        [weights],
+    )
     opset = onnx.helper.make_opsetid("", 13)
-    (tmp_path / "scorer.onnx").write_bytes(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString())
+    (tmp_path / "scorer.onnx").write_bytes(
+        onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+    )
     scorer = open_scorer(write(tmp_path, kind="onnx", slope=2.0, intercept=-0.5))
     rows = np.random.default_rng(7).normal(size=(9, 3))
     expected = sigmoid(2.0 * (rows @ [0.5, -1.0, 2.0]) - 0.5)
     assert np.abs(scorer.score_many(rows) - expected).max() < 1e-6
     for size in (1, 4, 9, 4):
-        assert scorer.score_few([tuple(row) for row in rows[:size].tolist()]) == pytest.approx(expected[:size], abs=1e-6)
+        assert scorer.score_few([tuple(row) for row in rows[:size].tolist()]) == pytest.approx(
+            expected[:size], abs=1e-6
+        )
 
 
 def test_a_linear_scorer_imports_nothing_but_numpy_and_msgspec(tmp_path: Path) -> None:
@@ -99,4 +120,9 @@ def test_a_linear_scorer_imports_nothing_but_numpy_and_msgspec(tmp_path: Path) -
         f"open_scorer(Path({str(tmp_path)!r})).score([1.0]);"
         "print([name for name in ('onnxruntime', 'sklearn', 'scipy', 'pandas', 'pyarrow', 'mlflow', 'skops', 'matplotlib') if name in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

@@ -9,10 +9,21 @@ from click.testing import CliRunner
 
 import jobs
 from fraudops.errors import SettingsError
-from fraudops.settings import PREFIX, PROGRAMS, DriftJobSettings, InferenceSettings, ProgramSettings, ShipperSettings, known_variables
+from fraudops.settings import (
+    PREFIX,
+    PROGRAMS,
+    DriftJobSettings,
+    InferenceSettings,
+    ProgramSettings,
+    ShipperSettings,
+    known_variables,
+)
 from jobs.settings import Setting, catalogue, command, settings_of
 
-KEYS = ["Y29ycmVjdC1ob3JzZS1jb3JyZWN0LWhvcnNlLWNvcnI=", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="]
+KEYS = [
+    "Y29ycmVjdC1ob3JzZS1jb3JyZWN0LWhvcnNlLWNvcnI=",
+    "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+]
 SECRET = "postgresql://audit:correct-horse@127.0.0.1:5432/audit"
 BY_NAME = {setting.variable: setting for setting in catalogue()}
 # A value that each variable accepts and that is not its default.
@@ -63,7 +74,9 @@ def read_by(program: type[ProgramSettings]) -> list[Setting]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_each_variable_reaches_exactly_one_setting_of_its_program(program: type[ProgramSettings], environment: pytest.MonkeyPatch) -> None:
+def test_each_variable_reaches_exactly_one_setting_of_its_program(
+    program: type[ProgramSettings], environment: pytest.MonkeyPatch
+) -> None:
     before = dict(leaves(program.from_environment().model_dump()))
     reached = set()
     for setting in read_by(program):
@@ -81,19 +94,31 @@ def test_the_catalogue_lists_every_known_variable_and_no_other() -> None:
 
 
 def test_every_setting_has_a_description_that_is_a_sentence() -> None:
-    assert [name for name, setting in BY_NAME.items() if not setting.description.endswith(".")] == []
+    assert [
+        name for name, setting in BY_NAME.items() if not setting.description.endswith(".")
+    ] == []
 
 
 def test_a_variable_that_two_programs_read_means_the_same_in_both() -> None:
     for variable in BY_NAME:
-        shapes = {(s.type, str(s.default), s.description) for program in PROGRAMS for s in settings_of(program) if s.variable == variable}
+        shapes = {
+            (s.type, str(s.default), s.description)
+            for program in PROGRAMS
+            for s in settings_of(program)
+            if s.variable == variable
+        }
         assert len(shapes) <= 1, variable
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_an_unknown_name_is_refused_with_its_nearest_neighbour(program: type[ProgramSettings], environment: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_is_refused_with_its_nearest_neighbour(
+    program: type[ProgramSettings], environment: pytest.MonkeyPatch
+) -> None:
     environment.setenv("FRAUDOPS_WORKRES", "3")
-    with pytest.raises(SettingsError, match=r"unknown setting FRAUDOPS_WORKRES \(did you mean FRAUDOPS_WORKERS\?\); `fraudops settings` lists"):
+    with pytest.raises(
+        SettingsError,
+        match=r"unknown setting FRAUDOPS_WORKRES \(did you mean FRAUDOPS_WORKERS\?\); `fraudops settings` lists",
+    ):
         program.from_environment()
 
 
@@ -102,8 +127,17 @@ def test_a_setting_of_another_program_is_not_refused(environment: pytest.MonkeyP
     assert DriftJobSettings.from_environment().drift.minimum_rows == 500
 
 
-@pytest.mark.parametrize(("variable", "value"), [("FRAUDOPS_PORT", "0"), ("FRAUDOPS_PORT", "tcp://10.0.0.1:80"), ("FRAUDOPS_AUDIT__FSYNC", "sometimes")])
-def test_a_bad_value_is_refused_by_name_and_never_echoed(variable: str, value: str, environment: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("FRAUDOPS_PORT", "0"),
+        ("FRAUDOPS_PORT", "tcp://10.0.0.1:80"),
+        ("FRAUDOPS_AUDIT__FSYNC", "sometimes"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name_and_never_echoed(
+    variable: str, value: str, environment: pytest.MonkeyPatch
+) -> None:
     environment.setenv(variable, value)
     with pytest.raises(SettingsError) as refusal:
         InferenceSettings.from_environment()
@@ -124,7 +158,9 @@ def test_settings_are_frozen() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_the_command_shows_no_value_of_the_environment(arguments: list[str], environment: pytest.MonkeyPatch) -> None:
+def test_the_command_shows_no_value_of_the_environment(
+    arguments: list[str], environment: pytest.MonkeyPatch
+) -> None:
     environment.setenv("FRAUDOPS_ADMIN_TOKEN", "correct-horse-too")
     environment.setenv("FRAUDOPS_POD", "pod-of-mine")
     result = CliRunner().invoke(command, arguments)
@@ -136,11 +172,19 @@ def test_the_command_shows_no_value_of_the_environment(arguments: list[str], env
 def test_a_secret_is_not_in_the_settings_text(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("FRAUDOPS_ADMIN_TOKEN", "correct-horse-too")
     for program in PROGRAMS:
-        assert not any(value in repr(program.from_environment()) for value in ("correct-horse", KEYS[0]))
-    assert {name for name, setting in BY_NAME.items() if setting.secret} == {"DATABASE_URL", "FRAUDOPS_ADMIN_TOKEN", "FRAUDOPS_AUDIT__KEY"}
+        assert not any(
+            value in repr(program.from_environment()) for value in ("correct-horse", KEYS[0])
+        )
+    assert {name for name, setting in BY_NAME.items() if setting.secret} == {
+        "DATABASE_URL",
+        "FRAUDOPS_ADMIN_TOKEN",
+        "FRAUDOPS_AUDIT__KEY",
+    }
 
 
-def test_the_command_lists_rather_than_refuses_when_a_name_is_unknown(environment: pytest.MonkeyPatch) -> None:
+def test_the_command_lists_rather_than_refuses_when_a_name_is_unknown(
+    environment: pytest.MonkeyPatch,
+) -> None:
     environment.setenv("FRAUDOPS_PROT", "8001")
     result = CliRunner().invoke(command, ["--json"])
     assert result.exit_code == 0
@@ -150,7 +194,10 @@ def test_the_command_lists_rather_than_refuses_when_a_name_is_unknown(environmen
 
 
 def test_every_variable_that_a_flag_reads_is_in_the_catalogue() -> None:
-    modules = [importlib.import_module(f"jobs.{module.name}") for module in pkgutil.iter_modules(jobs.__path__)]
+    modules = [
+        importlib.import_module(f"jobs.{module.name}")
+        for module in pkgutil.iter_modules(jobs.__path__)
+    ]
     commands = [module.command for module in modules if hasattr(module, "command")]
     options = [option for each in commands for option in _options(each)]
     read = {str(option.envvar) for option in options if option.envvar}

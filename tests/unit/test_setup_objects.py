@@ -10,7 +10,9 @@ LABELS = {"app.kubernetes.io/instance": "fraudops"}
 def test_every_database_has_a_role_and_a_password_of_its_own() -> None:
     values = database_values("db")
     parts = {key: urlsplit(values[key]) for key in ("url", "mlflow-url", "admin-url")}
-    assert {key: (part.username, part.path, part.hostname, part.port) for key, part in parts.items()} == {
+    assert {
+        key: (part.username, part.path, part.hostname, part.port) for key, part in parts.items()
+    } == {
         "url": ("fraudops", "/fraudops", "db", 5432),
         "mlflow-url": ("mlflow", "/mlflow", "db", 5432),
         "admin-url": ("postgres", "/postgres", "db", 5432),
@@ -30,8 +32,15 @@ def test_the_record_is_made_empty() -> None:
 
 
 def test_every_object_carries_the_releases_labels() -> None:
-    for made in (secret("a", LABELS, {"token": "x"}), record("b", LABELS), claim("c", LABELS, "5Gi", None)):
-        assert made.manifest["metadata"]["labels"] == {"app.kubernetes.io/name": "fraudops", **LABELS}
+    for made in (
+        secret("a", LABELS, {"token": "x"}),
+        record("b", LABELS),
+        claim("c", LABELS, "5Gi", None),
+    ):
+        assert made.manifest["metadata"]["labels"] == {
+            "app.kubernetes.io/name": "fraudops",
+            **LABELS,
+        }
 
 
 def test_a_claim_names_a_storage_class_only_when_it_is_given_one() -> None:

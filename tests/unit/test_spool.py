@@ -1,4 +1,6 @@
-"""The spool's two sides on a real folder: what was appended is read in order, whatever died in between."""
+"""The spool's two sides on a real folder: what was appended is read in order, whatever died in
+between.
+"""
 
 import errno
 import os
@@ -76,7 +78,9 @@ def test_writers_share_the_folder_and_each_keeps_its_order(tmp_path: Path) -> No
             writer.append(f"{index} {number}".encode())
     found = drain(tmp_path, 4_096)
     for index in range(3):
-        assert [payload for payload in found if payload.startswith(b"%d " % index)] == [f"{index} {number}".encode() for number in range(300)]
+        assert [payload for payload in found if payload.startswith(b"%d " % index)] == [
+            f"{index} {number}".encode() for number in range(300)
+        ]
     for writer in writers:
         writer.close()
 
@@ -150,7 +154,9 @@ def test_the_backlog_counts_rows_of_every_segment_that_are_not_committed(tmp_pat
     reader.close()
 
 
-def test_an_unfinished_last_write_and_a_last_record_of_any_size_are_counted_by_the_last_whole_frame(tmp_path: Path) -> None:
+def test_an_unfinished_last_write_and_a_last_record_of_any_size_are_counted_by_the_last_whole_frame(
+    tmp_path: Path,
+) -> None:
     writer = SpoolWriter(tmp_path, "w", AuditSettings())
     writer.append_many([*payloads(3), b"x" * 300_000])
     writer.close()
@@ -250,10 +256,17 @@ print(count)
 @pytest.mark.parametrize("how", ["one", "many"])
 def test_half_a_write_on_a_full_disk_is_taken_back(tmp_path: Path, how: str) -> None:
     """The file-size limit stands for the disk: the kernel then writes a part, as with ENOSPC."""
-    done = subprocess.run([sys.executable, "-c", FILL_A_SMALL_DISK, str(tmp_path), how], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FILL_A_SMALL_DISK, str(tmp_path), how],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     found = drain(tmp_path)
     assert found[-1] == b"after"
-    assert [payload[:6] for payload in found[:-1]] == [b"%06d" % number for number in range(int(done.stdout))]
+    assert [payload[:6] for payload in found[:-1]] == [
+        b"%06d" % number for number in range(int(done.stdout))
+    ]
     assert int(done.stdout) > 100
 
 
@@ -272,7 +285,9 @@ while True:
 
 
 def test_whatever_a_killed_writer_had_appended_is_there(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", APPEND_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", APPEND_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE
+    )
     assert child.stdout
     answered = 0
     while answered < 4_000:
@@ -287,7 +302,9 @@ def test_whatever_a_killed_writer_had_appended_is_there(tmp_path: Path) -> None:
     assert segment_files(tmp_path) == [] or drain(tmp_path) == []
 
 
-def test_always_says_so_when_the_disk_does_not_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_always_says_so_when_the_disk_does_not_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = SpoolWriter(tmp_path, "w", AuditSettings(fsync="always"))
     writer.append(b"one")
 

@@ -10,7 +10,9 @@ FRAME = 116
 PAYLOADS = [bytes(100)] * 20
 
 
-def test_a_budget_is_for_those_who_have_records_and_holds_one_of_each_at_least(tmp_path: Path) -> None:
+def test_a_budget_is_for_those_who_have_records_and_holds_one_of_each_at_least(
+    tmp_path: Path,
+) -> None:
     writers = [SpoolWriter(tmp_path, name, AuditSettings()) for name in "abc"]
     reader = SpoolReader(tmp_path)
     writers[1].append_many(PAYLOADS)

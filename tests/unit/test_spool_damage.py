@@ -1,4 +1,6 @@
-"""Segments cut short, flipped and holed at random: what stands before the damage is read, what follows is found again, and nothing is made up."""
+"""Segments cut short, flipped and holed at random: what stands before the damage is read, what
+follows is found again, and nothing is made up.
+"""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,9 @@ contents = st.lists(st.binary(max_size=60), min_size=1, max_size=25)
 
 @EXAMPLES
 @given(contents, st.integers(1, 300))
-def test_an_undamaged_segment_is_read_whole_with_any_budget(payloads: list[bytes], budget: int) -> None:
+def test_an_undamaged_segment_is_read_whole_with_any_budget(
+    payloads: list[bytes], budget: int
+) -> None:
     data, _ = segment_of(payloads)
     read = Read(data, budget)
     assert (read.payloads, read.missing, read.damaged) == (payloads, 0, 0)
@@ -21,7 +25,9 @@ def test_an_undamaged_segment_is_read_whole_with_any_budget(payloads: list[bytes
 
 @EXAMPLES
 @given(contents, st.data())
-def test_a_truncated_segment_gives_every_whole_frame_before_the_cut(payloads: list[bytes], data: st.DataObject) -> None:
+def test_a_truncated_segment_gives_every_whole_frame_before_the_cut(
+    payloads: list[bytes], data: st.DataObject
+) -> None:
     whole, ends = segment_of(payloads)
     cut = data.draw(st.integers(0, len(whole)))
     read = Read(whole[:cut])
@@ -32,7 +38,9 @@ def test_a_truncated_segment_gives_every_whole_frame_before_the_cut(payloads: li
 
 @EXAMPLES
 @given(contents, st.data())
-def test_a_flipped_bit_costs_its_own_record_only_and_is_counted(payloads: list[bytes], data: st.DataObject) -> None:
+def test_a_flipped_bit_costs_its_own_record_only_and_is_counted(
+    payloads: list[bytes], data: st.DataObject
+) -> None:
     whole, ends = segment_of(payloads)
     bit = data.draw(st.integers(0, len(whole) * 8 - 1))
     flipped = bytearray(whole)
@@ -41,19 +49,26 @@ def test_a_flipped_bit_costs_its_own_record_only_and_is_counted(payloads: list[b
     read = Read(bytes(flipped))
     assert read.payloads == payloads[:hit] + payloads[hit + 1 :]
     assert read.damaged == HEADER + len(payloads[hit])
-    # Behind the last record nothing tells that one is missing: it looks like the unfinished write of a dead process.
+    # Behind the last record nothing tells that one is missing: it looks like the unfinished write
+    # of a dead process.
     assert read.missing == (1 if hit < len(payloads) - 1 else 0)
 
 
 @EXAMPLES
 @given(contents, st.data())
-def test_a_hole_costs_what_it_touches_and_no_record_is_made_up(payloads: list[bytes], data: st.DataObject) -> None:
+def test_a_hole_costs_what_it_touches_and_no_record_is_made_up(
+    payloads: list[bytes], data: st.DataObject
+) -> None:
     whole, ends = segment_of(payloads)
     start = data.draw(st.integers(0, len(whole) - 1))
     stop = data.draw(st.integers(start + 1, len(whole)))
     filling = data.draw(st.sampled_from([b"", b"\x00", b"\xf1op1"]))
     read = Read(whole[:start] + filling * (stop - start) + whole[stop:])
-    untouched = [payload for payload, begin, end in zip(payloads, [0, *ends], ends, strict=False) if end <= start or begin >= stop]
+    untouched = [
+        payload
+        for payload, begin, end in zip(payloads, [0, *ends], ends, strict=False)
+        if end <= start or begin >= stop
+    ]
     assert is_within(untouched, read.payloads)
     assert is_within(read.payloads, payloads)
 

@@ -1,4 +1,6 @@
-"""Memory before the spool: what it holds comes in order, is refused rather than dropped, and is counted when its process is killed."""
+"""Memory before the spool: what it holds comes in order, is refused rather than dropped, and is
+counted when its process is killed.
+"""
 
 import contextlib
 import signal
@@ -87,7 +89,9 @@ def test_once_closed_it_takes_nothing_more(tmp_path: Path) -> None:
     assert spooled(tmp_path) == []
 
 
-def test_while_the_spool_is_full_memory_holds_what_it_has_refuses_the_rest_and_delivers_later(tmp_path: Path) -> None:
+def test_while_the_spool_is_full_memory_holds_what_it_has_refuses_the_rest_and_delivers_later(
+    tmp_path: Path,
+) -> None:
     memory = writer(tmp_path)
     taken = fill(tmp_path, memory)
     seen = spooled(tmp_path)
@@ -149,7 +153,11 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("end", ["killed", "closed"])
 def test_what_a_process_lost_is_counted_once_by_the_next_one(tmp_path: Path, end: str) -> None:
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), end], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path), end],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
         assert process.stdout
         assert process.stdout.readline() == b"held\n"
         if end == "killed":

@@ -1,4 +1,6 @@
-"""A position is one line that is overwritten in its place: whoever reads it has it whole or not at all."""
+"""A position is one line that is overwritten in its place: whoever reads it has it whole or not at
+all.
+"""
 
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from fraudops.spool.position import Position, read_position, write_position
     ],
     ids=["the oldest", "without a checksum", "empty", "half", "zeros", "torn", "cut off"],
 )
-def test_a_position_is_read_whole_or_not_at_all(tmp_path: Path, line: bytes, wanted: Position | None) -> None:
+def test_a_position_is_read_whole_or_not_at_all(
+    tmp_path: Path, line: bytes, wanted: Position | None
+) -> None:
     path = tmp_path / "position"
     assert read_position(path) is None
     path.write_bytes(line)

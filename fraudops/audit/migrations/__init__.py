@@ -1,4 +1,6 @@
-"""Alembic migrations, run by our own few lines rather than an env.py: they only ever expand, so that the previous release keeps running."""
+"""Alembic migrations, run by our own few lines rather than an env.py: they only ever expand, so
+that the previous release keeps running.
+"""
 
 import logging
 from datetime import UTC, datetime, timedelta
@@ -19,25 +21,32 @@ logger = logging.getLogger(__name__)
 # MLflow's store has an `alembic_version` too, and the two may share a database.
 VERSION_TABLE = "fraudops_schema_version"
 LOCK_SECONDS = 20
-# Whoever comes to a table behind a statement that waits for it waits as well: the migration gives up, and is tried again, before that is felt.
+# Whoever comes to a table behind a statement that waits for it waits as well: the migration gives
+# up, and is tried again, before that is felt.
 TABLE_LOCK_SECONDS = 3
-# What is not indexed by then is left to retention: the migration before an upgrade has four minutes in all.
+# What is not indexed by then is left to retention: the migration before an upgrade has four minutes
+# in all.
 INDEX_SECONDS = 60
 
 
 async def upgrade(url: str) -> str:
-    """To the newest revision, in one transaction under an advisory lock, with the partitions of today and tomorrow; the revision.
+    """To the newest revision, in one transaction under an advisory lock, with the partitions of
+    today and tomorrow; the revision.
 
-    Then days that lack an index get it, without a lock and as far as they come in a minute: what is left makes reading slow, never wrong.
+    Then days that lack an index get it, without a lock and as far as they come in a minute: what
+    is left makes reading slow, never wrong.
 
-    Raises StoreDownError, also when another migrates for 20 s or a table is in use for 3 s (nothing has changed then).
+    Raises StoreDownError, also when another migrates for 20 s or a table is in use for 3 s
+    (nothing has changed then).
     """
     engine = create_engine(url)
     try:
         with translated(url):
             async with engine.begin() as connection:
                 await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
-                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+                await connection.execute(
+                    text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK}
+                )
                 await connection.execute(text(f"SET LOCAL lock_timeout = '{TABLE_LOCK_SECONDS}s'"))
                 revision = await connection.run_sync(_upgrade)
                 raw = (await connection.get_raw_connection()).driver_connection
@@ -47,7 +56,10 @@ async def upgrade(url: str) -> str:
         try:
             await _index(url)
         except TROUBLE as error:
-            logger.warning("days without an index are left to retention", extra={"reason": type(error).__name__})
+            logger.warning(
+                "days without an index are left to retention",
+                extra={"reason": type(error).__name__},
+            )
         return revision
     finally:
         await engine.dispose()

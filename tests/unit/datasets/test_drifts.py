@@ -1,4 +1,6 @@
-"""The named drifts over real and generated rows, measured as the drift report measures: PSI against the validation slice."""
+"""The named drifts over real and generated rows, measured as the drift report measures: PSI against
+the validation slice.
+"""
 
 import numpy as np
 import pytest
@@ -16,13 +18,19 @@ THRESHOLD = 0.2
 def psi(reference: NDArray[np.float64], current: NDArray[np.float64]) -> float:
     """Population stability index over the deciles of the reference; empty bins count as 1 in 10,000."""
     inner = np.unique(np.quantile(reference, np.linspace(0, 1, 11)))[1:-1]
-    shares = [np.bincount(np.searchsorted(inner, values, "right"), minlength=len(inner) + 1) / len(values) for values in (reference, current)]
+    shares = [
+        np.bincount(np.searchsorted(inner, values, "right"), minlength=len(inner) + 1) / len(values)
+        for values in (reference, current)
+    ]
     expected, found = (np.clip(share, 1e-4, None) for share in shares)
     return float(((found - expected) * np.log(found / expected)).sum())
 
 
 def psis(reference: Dataset, current: Dataset) -> dict[str, float]:
-    return {name: psi(reference.x[:, index], current.x[:, index]) for index, name in enumerate(reference.schema.names)}
+    return {
+        name: psi(reference.x[:, index], current.x[:, index])
+        for index, name in enumerate(reference.schema.names)
+    }
 
 
 def sent(rows: Dataset, count: int = 1000) -> Dataset:
@@ -32,7 +40,11 @@ def sent(rows: Dataset, count: int = 1000) -> Dataset:
 
 @pytest.fixture(scope="module", params=["sample", "generated", "bank"])
 def parts(request: pytest.FixtureRequest, sample: Dataset, bank: FeatureSchema) -> Split:
-    rows = {"sample": sample, "generated": generate(20_000, 7, fraud_rate=0.01).dataset, "bank": generate(20_000, 7, bank, fraud_rate=0.01).dataset}
+    rows = {
+        "sample": sample,
+        "generated": generate(20_000, 7, fraud_rate=0.01).dataset,
+        "bank": generate(20_000, 7, bank, fraud_rate=0.01).dataset,
+    }
     return split(rows[request.param])
 
 
@@ -42,7 +54,9 @@ def test_undrifted_rows_stay_below_the_threshold_on_every_feature(parts: Split, 
 
 
 @pytest.mark.parametrize("seed", [1, 7])
-def test_covariate_drift_is_far_beyond_the_threshold_on_several_features(parts: Split, seed: int) -> None:
+def test_covariate_drift_is_far_beyond_the_threshold_on_several_features(
+    parts: Split, seed: int
+) -> None:
     drifted, affected = overlay(parts.test, "covariate", seed)
     found = psis(parts.validation, sent(drifted))
     several = max(2, round((len(found) - 1) / 3))
@@ -77,14 +91,21 @@ def test_a_new_fraud_pattern_is_not_seen_by_psi_but_by_labels(parts: Split) -> N
 def test_drifted_rows_still_fit_the_schema(parts: Split, drift: DriftName, strength: float) -> None:
     drifted, _affected = overlay(parts.test, drift, 3, strength)
     schema = drifted.schema
-    assert first_fault({name: drifted.frame[name].to_numpy(dtype=float) for name in schema.columns}, schema) is None
+    assert (
+        first_fault(
+            {name: drifted.frame[name].to_numpy(dtype=float) for name in schema.columns}, schema
+        )
+        is None
+    )
     assert drifted.frame[schema.label].dtype == np.int8
     assert f"{drift} drift" in drifted.source
     assert drifted.digest != parts.test.digest
 
 
 @pytest.mark.parametrize("drift", DRIFTS)
-def test_a_drift_repeats_itself_leaves_its_input_alone_and_grows_with_its_strength(sample: Dataset, drift: DriftName) -> None:
+def test_a_drift_repeats_itself_leaves_its_input_alone_and_grows_with_its_strength(
+    sample: Dataset, drift: DriftName
+) -> None:
     before = sample.frame.copy()
     one, _affected = overlay(sample, drift, 7)
     assert overlay(sample, drift, 7)[0].digest == one.digest
@@ -99,7 +120,9 @@ def test_a_drift_repeats_itself_leaves_its_input_alone_and_grows_with_its_streng
 
 
 def test_an_unknown_drift_or_strength_is_refused(made: Dataset) -> None:
-    with pytest.raises(SettingsError, match="known are covariate, new-fraud-pattern, amount-inflation"):
+    with pytest.raises(
+        SettingsError, match="known are covariate, new-fraud-pattern, amount-inflation"
+    ):
         overlay(made, "gradual", 7)  # type: ignore[arg-type]
     for strength in (-1.0, 11.0, float("nan")):
         with pytest.raises(SettingsError, match="between 0 and 10"):

@@ -62,14 +62,20 @@ def test_days_are_busier_than_nights(ulb: GeneratedDataset) -> None:
 
 
 def test_patterns_differ_in_amount_and_hour(ulb: GeneratedDataset) -> None:
-    median = {pattern.name: np.median(ulb.dataset.amount[ulb.pattern == pattern.name]) for pattern in PATTERNS}
+    median = {
+        pattern.name: np.median(ulb.dataset.amount[ulb.pattern == pattern.name])
+        for pattern in PATTERNS
+    }
     assert median["card-testing"] < 2 < 100 < median["account-takeover"]
 
 
 def test_card_testing_comes_in_bursts(ulb: GeneratedDataset) -> None:
     testing = ulb.dataset.time[ulb.pattern == "card-testing"]
     takeover = ulb.dataset.time[ulb.pattern == "account-takeover"]
-    assert np.median(np.diff(testing)) * len(testing) < np.median(np.diff(takeover)) * len(takeover) / 1.5
+    assert (
+        np.median(np.diff(testing)) * len(testing)
+        < np.median(np.diff(takeover)) * len(takeover) / 1.5
+    )
 
 
 def test_what_is_learnt_of_one_seed_holds_for_another(bank: FeatureSchema) -> None:
@@ -77,11 +83,15 @@ def test_what_is_learnt_of_one_seed_holds_for_another(bank: FeatureSchema) -> No
     for schema in (load_schema(), bank):
         first, second = (generate(5000, seed, schema, fraud_rate=0.05).dataset for seed in (1, 2))
         scale = first.x.std(axis=0)
-        direction = (first.x[first.y == 1].mean(axis=0) - first.x[first.y == 0].mean(axis=0)) / scale
+        direction = (
+            first.x[first.y == 1].mean(axis=0) - first.x[first.y == 0].mean(axis=0)
+        ) / scale
         score = second.x / scale @ direction
         order = score.argsort().argsort()
         frauds = second.frauds
-        area = (order[second.y == 1].sum() - frauds * (frauds - 1) / 2) / (frauds * (len(second) - frauds))
+        area = (order[second.y == 1].sum() - frauds * (frauds - 1) / 2) / (
+            frauds * (len(second) - frauds)
+        )
         assert area > 0.95, schema.name
 
 
@@ -99,27 +109,58 @@ def test_the_oddest_score_is_still_inside_the_range(minimum: float, maximum: flo
 
 def test_every_pattern_but_the_lookalike_is_far_from_genuine_rows(ulb: GeneratedDataset) -> None:
     scores = ulb.dataset.x[:, :28] / ulb.dataset.x[ulb.dataset.y == 0][:, :28].std(axis=0)
-    distance = {name: float(np.linalg.norm(scores[ulb.pattern == name].mean(axis=0))) for name in set(ulb.pattern)}
-    assert distance["lookalike"] < min(distance["card-testing"], distance["account-takeover"], distance["stolen-card"]) / 2
+    distance = {
+        name: float(np.linalg.norm(scores[ulb.pattern == name].mean(axis=0)))
+        for name in set(ulb.pattern)
+    }
+    assert (
+        distance["lookalike"]
+        < min(distance["card-testing"], distance["account-takeover"], distance["stolen-card"]) / 2
+    )
 
 
 names = st.lists(st.from_regex(r"[a-z]{3,8}", fullmatch=True), min_size=1, max_size=7, unique=True)
-bounds = st.tuples(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+bounds = st.tuples(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6)).map(
+    lambda pair: (pair[0], pair[0] + pair[1])
+)
 
 
 @settings(max_examples=60, deadline=None)
-@given(features=names, ranges=st.lists(bounds, min_size=7, max_size=7), rows=st.integers(2, 300), seed=st.integers(0, 99))
-def test_any_schema_gets_values_inside_its_ranges(features: list[str], ranges: list[tuple[float, float]], rows: int, seed: int) -> None:
-    listed = [{"name": name, "minimum": low, "maximum": high} for name, (low, high) in zip(features, ranges, strict=False)]
-    raw = {"name": "any", "label": "is_fraud_", "time": "at_", "amount": features[-1], "features": listed}
+@given(
+    features=names,
+    ranges=st.lists(bounds, min_size=7, max_size=7),
+    rows=st.integers(2, 300),
+    seed=st.integers(0, 99),
+)
+def test_any_schema_gets_values_inside_its_ranges(
+    features: list[str], ranges: list[tuple[float, float]], rows: int, seed: int
+) -> None:
+    listed = [
+        {"name": name, "minimum": low, "maximum": high}
+        for name, (low, high) in zip(features, ranges, strict=False)
+    ]
+    raw = {
+        "name": "any",
+        "label": "is_fraud_",
+        "time": "at_",
+        "amount": features[-1],
+        "features": listed,
+    }
     schema = FeatureSchema.from_mapping(raw)
     made: Dataset = generate(rows, seed, schema, fraud_rate=0.1).dataset
     assert len(made) == rows
     assert made.frauds == max(1, round(rows * 0.1))
-    assert first_fault({name: made.frame[name].to_numpy(dtype=float) for name in schema.columns}, schema) is None
+    assert (
+        first_fault(
+            {name: made.frame[name].to_numpy(dtype=float) for name in schema.columns}, schema
+        )
+        is None
+    )
 
 
-@pytest.mark.parametrize("change", [{"rows": 1}, {"fraud_rate": 0.0}, {"fraud_rate": 1.0}, {"days": 0.0}])
+@pytest.mark.parametrize(
+    "change", [{"rows": 1}, {"fraud_rate": 0.0}, {"fraud_rate": 1.0}, {"days": 0.0}]
+)
 def test_arguments_from_which_no_rows_follow_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="the generator needs"):
         generate(**({"rows": 100, "seed": 1} | change))  # type: ignore[arg-type]

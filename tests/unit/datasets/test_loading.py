@@ -74,14 +74,18 @@ def test_what_was_written_is_read_back_exactly(made: Dataset, tmp_path: Path, su
     assert (loaded.source, loaded.prevalence, loaded.sample) == (str(path), None, False)
 
 
-def test_the_format_is_known_by_content_not_by_name(made: Dataset, lines: list[str], tmp_path: Path) -> None:
+def test_the_format_is_known_by_content_not_by_name(
+    made: Dataset, lines: list[str], tmp_path: Path
+) -> None:
     path = tmp_path / "rows.txt"
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
     assert load(path, made.schema).frame.equals(made.frame)
 
 
 def _quoted(lines: list[str]) -> str:
-    return "\n".join(",".join(f'"{cell.strip(chr(34))}"' for cell in line.split(",")) for line in lines)
+    return "\n".join(
+        ",".join(f'"{cell.strip(chr(34))}"' for cell in line.split(",")) for line in lines
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +96,12 @@ def _quoted(lines: list[str]) -> str:
         pytest.param(lambda lines: "\ufeff" + "\n".join(lines), id="byte order mark"),
         pytest.param(lambda lines: "\n\n" + "\n\n".join(lines) + "\n\n\n", id="blank lines"),
         pytest.param(_quoted, id="quoted numbers, as in the official file"),
-        pytest.param(lambda lines: "\n".join(line.replace(",", " , ") if number else line for number, line in enumerate(lines)), id="spaces"),
+        pytest.param(
+            lambda lines: "\n".join(
+                line.replace(",", " , ") if number else line for number, line in enumerate(lines)
+            ),
+            id="spaces",
+        ),
     ],
 )
 def test_dialects_of_csv_are_one(made: Dataset, lines: list[str], tmp_path: Path, dialect) -> None:  # type: ignore[no-untyped-def]
@@ -108,16 +117,22 @@ def test_columns_may_stand_in_any_order(made: Dataset, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_unsorted_rows_are_sorted_and_rows_of_one_time_keep_their_order(made: Dataset, tmp_path: Path, suffix: str) -> None:
+def test_unsorted_rows_are_sorted_and_rows_of_one_time_keep_their_order(
+    made: Dataset, tmp_path: Path, suffix: str
+) -> None:
     frame = made.frame.copy()
     frame["seconds"] = np.repeat(np.arange(30.0)[::-1], 10)
     path = tmp_path / f"rows{suffix}"
     write_frame(frame, path)
-    expected = frame.iloc[np.argsort(frame["seconds"].to_numpy(), kind="stable")].reset_index(drop=True)
+    expected = frame.iloc[np.argsort(frame["seconds"].to_numpy(), kind="stable")].reset_index(
+        drop=True
+    )
     assert load(path, made.schema).frame.equals(expected)
 
 
 def test_parquet_may_hold_whole_numbers_and_booleans(made: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    made.frame.astype({"seconds": "int64", "is_fraud": "bool", "velocity": "float64"}).to_parquet(path, index=False)
+    made.frame.astype({"seconds": "int64", "is_fraud": "bool", "velocity": "float64"}).to_parquet(
+        path, index=False
+    )
     assert load(path, made.schema).frame.equals(made.frame)

@@ -44,7 +44,12 @@ def test_three_mirrors_are_known_on_three_hosts_and_the_checksum_is_the_official
 
 def test_the_file_arrives_whole_and_progress_is_told(good: Served, target: Path) -> None:
     told: list[tuple[int, int | None]] = []
-    assert fetch(target, (Mirror.at(good.url),), CHECKSUM, lambda done, total: told.append((done, total))) == good.url
+    assert (
+        fetch(
+            target, (Mirror.at(good.url),), CHECKSUM, lambda done, total: told.append((done, total))
+        )
+        == good.url
+    )
     assert target.read_bytes() == CONTENT
     assert left(target) == [NAME]
     assert told[-1] == (len(CONTENT), len(CONTENT))
@@ -68,7 +73,10 @@ def test_another_file_in_its_place_is_not_overwritten(good: Served, target: Path
 
 def test_a_dead_mirror_and_one_that_refuses_are_passed_over(good: Served, target: Path) -> None:
     with serve(Served(b"", status=404)) as absent:
-        assert fetch(target, (dead(), Mirror.at(absent.url), Mirror.at(good.url)), CHECKSUM) == good.url
+        assert (
+            fetch(target, (dead(), Mirror.at(absent.url), Mirror.at(good.url)), CHECKSUM)
+            == good.url
+        )
 
 
 def test_a_broken_download_is_taken_up_by_the_next_mirror(good: Served, target: Path) -> None:
@@ -98,7 +106,9 @@ def test_a_mirror_that_cannot_continue_gives_the_whole_file_anew(target: Path) -
 
 
 @pytest.mark.parametrize("part", [b"x" * 1000, CONTENT + b"too much"])
-def test_a_wrong_beginning_is_thrown_away_and_fetched_anew(good: Served, target: Path, part: bytes) -> None:
+def test_a_wrong_beginning_is_thrown_away_and_fetched_anew(
+    good: Served, target: Path, part: bytes
+) -> None:
     target.parent.mkdir()
     target.with_name(f"{NAME}.part").write_bytes(part)
     fetch(target, (Mirror.at(good.url),), CHECKSUM)
@@ -106,7 +116,9 @@ def test_a_wrong_beginning_is_thrown_away_and_fetched_anew(good: Served, target:
     assert good.ranges == [f"bytes={len(part)}-", None]
 
 
-def test_a_download_that_is_complete_but_unchecked_needs_no_second_one(good: Served, target: Path) -> None:
+def test_a_download_that_is_complete_but_unchecked_needs_no_second_one(
+    good: Served, target: Path
+) -> None:
     target.parent.mkdir()
     target.with_name(f"{NAME}.part").write_bytes(CONTENT)
     fetch(target, (Mirror.at(good.url),), CHECKSUM)
@@ -115,7 +127,10 @@ def test_a_download_that_is_complete_but_unchecked_needs_no_second_one(good: Ser
 
 
 def test_a_wrong_checksum_leaves_nothing_behind(target: Path) -> None:
-    with serve(Served(CONTENT[:-1] + b"!")) as wrong, pytest.raises(StoreDownError, match=f"does not have the checksum {CHECKSUM[:12]}"):
+    with (
+        serve(Served(CONTENT[:-1] + b"!")) as wrong,
+        pytest.raises(StoreDownError, match=f"does not have the checksum {CHECKSUM[:12]}"),
+    ):
         fetch(target, (Mirror.at(wrong.url),), CHECKSUM)
     assert left(target) == []
 
@@ -131,7 +146,9 @@ def test_a_login_page_does_not_cost_what_has_come(target: Path) -> None:
     part = target.with_name(f"{NAME}.part")
     part.write_bytes(CONTENT[:500])
     with (
-        serve(Served(b"<html>log in</html>", ranged=False, content_type="text/html; charset=utf-8")) as portal,
+        serve(
+            Served(b"<html>log in</html>", ranged=False, content_type="text/html; charset=utf-8")
+        ) as portal,
         pytest.raises(StoreDownError, match="a web page"),
     ):
         fetch(target, (Mirror.at(portal.url),), CHECKSUM)
@@ -154,7 +171,10 @@ def test_a_zip_archive_is_unpacked(target: Path) -> None:
 
 @pytest.mark.parametrize("content", [_archive("readme.txt"), b"no archive", _archive(NAME)[:-40]])
 def test_a_wrong_archive_is_refused(target: Path, content: bytes) -> None:
-    with serve(Served(content), "/archive.zip") as served, pytest.raises(StoreDownError, match="does not have the checksum"):
+    with (
+        serve(Served(content), "/archive.zip") as served,
+        pytest.raises(StoreDownError, match="does not have the checksum"),
+    ):
         fetch(target, (Mirror.at(served.url),), CHECKSUM)
     assert left(target) == []
 

@@ -1,4 +1,6 @@
-"""Every way in which a file can be wrong: refused with the file, the place, and what to do; never with a value."""
+"""Every way in which a file can be wrong: refused with the file, the place, and what to do; never
+with a value.
+"""
 
 import gzip
 from collections.abc import Callable
@@ -53,7 +55,9 @@ def with_cell(lines: list[str], line: int, column: str, text: str) -> str:
         ("is_fraud", "0.5", "must be 0 (genuine) or 1 (fraud)"),
     ],
 )
-def test_a_wrong_cell_is_named_by_line_and_column(lines: list[str], bank: FeatureSchema, tmp_path: Path, column: str, text: str, words: str) -> None:
+def test_a_wrong_cell_is_named_by_line_and_column(
+    lines: list[str], bank: FeatureSchema, tmp_path: Path, column: str, text: str, words: str
+) -> None:
     path = tmp_path / "broken.csv"
     path.write_text(with_cell(lines, 17, column, text))
     message = refusal(path, bank)
@@ -61,27 +65,35 @@ def test_a_wrong_cell_is_named_by_line_and_column(lines: list[str], bank: Featur
     assert words in message
 
 
-def test_the_line_is_the_one_an_editor_shows_whatever_came_before(lines: list[str], bank: FeatureSchema, tmp_path: Path) -> None:
+def test_the_line_is_the_one_an_editor_shows_whatever_came_before(
+    lines: list[str], bank: FeatureSchema, tmp_path: Path
+) -> None:
     path = tmp_path / "broken.csv"
     text = with_cell(lines, 17, "velocity", "nan").splitlines()
     path.write_bytes("\r\n".join(["\ufeff", "", *text[:5], "", "", *text[5:]]).encode())
     assert "line 21, column 'velocity'" in refusal(path, bank)
 
 
-def test_a_cell_over_two_lines_counts_as_two(lines: list[str], bank: FeatureSchema, tmp_path: Path) -> None:
+def test_a_cell_over_two_lines_counts_as_two(
+    lines: list[str], bank: FeatureSchema, tmp_path: Path
+) -> None:
     path = tmp_path / "broken.csv"
     text = with_cell(lines, 17, "velocity", "fast").splitlines()
     path.write_text(with_cell(text, 5, "velocity", '"\n5"'))
     assert "line 18, column 'velocity'" in refusal(path, bank)
 
 
-def test_the_line_is_counted_in_the_unsorted_file(lines: list[str], bank: FeatureSchema, tmp_path: Path) -> None:
+def test_the_line_is_counted_in_the_unsorted_file(
+    lines: list[str], bank: FeatureSchema, tmp_path: Path
+) -> None:
     path = tmp_path / "broken.csv"
     path.write_text(with_cell([lines[0], *reversed(lines[1:])], 40, "velocity", "nan"))
     assert "line 40, column 'velocity'" in refusal(path, bank)
 
 
-def test_the_topmost_of_several_faults_is_named_and_its_like_counted(lines: list[str], bank: FeatureSchema, tmp_path: Path) -> None:
+def test_the_topmost_of_several_faults_is_named_and_its_like_counted(
+    lines: list[str], bank: FeatureSchema, tmp_path: Path
+) -> None:
     path = tmp_path / "broken.csv"
     text = with_cell(lines, 90, "seconds", "inf")
     for line in (30, 31, 60):
@@ -93,14 +105,18 @@ def test_the_topmost_of_several_faults_is_named_and_its_like_counted(lines: list
 
 
 @pytest.mark.parametrize(("cut", "count"), [(-1, 6), (None, 8)])
-def test_a_line_of_another_length_is_named(lines: list[str], bank: FeatureSchema, tmp_path: Path, cut: int | None, count: int) -> None:
+def test_a_line_of_another_length_is_named(
+    lines: list[str], bank: FeatureSchema, tmp_path: Path, cut: int | None, count: int
+) -> None:
     path = tmp_path / "broken.csv"
     lines[24] = ",".join(lines[24].split(",")[:cut]) if cut else f"{lines[24]},{SECRET}"
     path.write_text("\n".join(lines))
     assert f"line 25: {count} values where the header names 7 columns" in refusal(path, bank)
 
 
-def test_an_unclosed_quote_is_refused(lines: list[str], bank: FeatureSchema, tmp_path: Path) -> None:
+def test_an_unclosed_quote_is_refused(
+    lines: list[str], bank: FeatureSchema, tmp_path: Path
+) -> None:
     path = tmp_path / "broken.csv"
     path.write_text(with_cell(lines, 17, "velocity", '"5'))
     assert "line 17" in refusal(path, bank)
@@ -109,19 +125,42 @@ def test_an_unclosed_quote_is_refused(lines: list[str], bank: FeatureSchema, tmp
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        ("seconds,value_eur,velocity,distance_z,device_risk,is_fraud", "column 'merchant_z' is missing; add it"),
-        ("seconds,is_fraud,velocity", "columns 'value_eur', 'distance_z', 'device_risk', 'merchant_z' are missing; add them"),
-        ("seconds,value_eur,velocity,distance_z,device_risk,merchant_z,is_fraud,note", "column 'note' is not in the schema 'bank-five'; remove it"),
-        (",seconds,value_eur,velocity,distance_z,device_risk,merchant_z,is_fraud", "column (one without a name) is not in the schema"),
-        ("seconds,value_eur,velocity,distance_z,device_risk,merchant_z,is_fraud,velocity", "'velocity' stands there twice"),
-        ("seconds,value_eur, Velocity,distance_z,device_risk,merchant_z,is_fraud", "' Velocity' is not 'velocity'"),
-        ("seconds;value_eur;velocity;distance_z;device_risk;merchant_z;is_fraud", "separated by semicolons; save the file with commas"),
+        (
+            "seconds,value_eur,velocity,distance_z,device_risk,is_fraud",
+            "column 'merchant_z' is missing; add it",
+        ),
+        (
+            "seconds,is_fraud,velocity",
+            "columns 'value_eur', 'distance_z', 'device_risk', 'merchant_z' are missing; add them",
+        ),
+        (
+            "seconds,value_eur,velocity,distance_z,device_risk,merchant_z,is_fraud,note",
+            "column 'note' is not in the schema 'bank-five'; remove it",
+        ),
+        (
+            ",seconds,value_eur,velocity,distance_z,device_risk,merchant_z,is_fraud",
+            "column (one without a name) is not in the schema",
+        ),
+        (
+            "seconds,value_eur,velocity,distance_z,device_risk,merchant_z,is_fraud,velocity",
+            "'velocity' stands there twice",
+        ),
+        (
+            "seconds,value_eur, Velocity,distance_z,device_risk,merchant_z,is_fraud",
+            "' Velocity' is not 'velocity'",
+        ),
+        (
+            "seconds;value_eur;velocity;distance_z;device_risk;merchant_z;is_fraud",
+            "separated by semicolons; save the file with commas",
+        ),
         ("seconds\tvalue_eur\tvelocity", "separated by tabs"),
         (f"1,{SECRET},3,4,5,6,0", "no header: the first line holds numbers"),
         (f"Mr Smith {SECRET},Main Street", "names none of the schema's columns"),
     ],
 )
-def test_wrong_columns_are_named(lines: list[str], bank: FeatureSchema, tmp_path: Path, header: str, words: str) -> None:
+def test_wrong_columns_are_named(
+    lines: list[str], bank: FeatureSchema, tmp_path: Path, header: str, words: str
+) -> None:
     path = tmp_path / "broken.csv"
     path.write_text("\n".join([header, *lines[1:]]))
     message = refusal(path, bank)
@@ -138,22 +177,72 @@ def _directory(path: Path, _text: bytes) -> None:
     [
         pytest.param(_directory, "a folder", id="a folder"),
         pytest.param(lambda _path, _text: None, "no such file", id="nothing"),
-        pytest.param(lambda path, _text: path.write_bytes(b""), "the file is empty", id="an empty file"),
-        pytest.param(lambda path, _text: path.write_bytes(b"\n\n"), "the file is empty", id="blank lines"),
-        pytest.param(lambda path, _text: path.write_bytes(gzip.compress(b"")), "the file is empty", id="an empty gzip"),
-        pytest.param(lambda path, text: path.write_bytes(text.split(b"\n")[0]), "0 rows are too few", id="a header alone"),
-        pytest.param(lambda path, text: path.write_bytes(b"\n".join(text.split(b"\n")[:60])), "59 rows are too few", id="too few rows"),
-        pytest.param(lambda path, text: path.write_bytes(gzip.compress(text)[:-400]), "ends early; it was cut off", id="a truncated gzip"),
-        pytest.param(lambda path, text: path.write_bytes(gzip.compress(text)[:6]), "ends early; it was cut off", id="a gzip of six bytes"),
-        pytest.param(lambda path, text: path.write_bytes(_damaged(gzip.compress(text))), "the gzip file is damaged", id="a damaged gzip"),
-        pytest.param(lambda path, text: path.write_bytes(text.decode().encode("utf-16")), "binary or UTF-16", id="UTF-16"),
-        pytest.param(lambda path, _text: path.write_bytes(bytes(range(256)) * 9), "not a CSV", id="binary"),
-        pytest.param(lambda path, _text: path.write_bytes(b"PK\x03\x04rest"), "zip or Excel", id="Excel"),
-        pytest.param(lambda path, _text: path.write_bytes(b"PAR1 not really"), "damaged or cut off", id="a damaged Parquet"),
-        pytest.param(lambda path, _text: path.write_text("<!doctype html>\n<html>"), "names none of the schema's columns", id="a web page"),
+        pytest.param(
+            lambda path, _text: path.write_bytes(b""), "the file is empty", id="an empty file"
+        ),
+        pytest.param(
+            lambda path, _text: path.write_bytes(b"\n\n"), "the file is empty", id="blank lines"
+        ),
+        pytest.param(
+            lambda path, _text: path.write_bytes(gzip.compress(b"")),
+            "the file is empty",
+            id="an empty gzip",
+        ),
+        pytest.param(
+            lambda path, text: path.write_bytes(text.split(b"\n")[0]),
+            "0 rows are too few",
+            id="a header alone",
+        ),
+        pytest.param(
+            lambda path, text: path.write_bytes(b"\n".join(text.split(b"\n")[:60])),
+            "59 rows are too few",
+            id="too few rows",
+        ),
+        pytest.param(
+            lambda path, text: path.write_bytes(gzip.compress(text)[:-400]),
+            "ends early; it was cut off",
+            id="a truncated gzip",
+        ),
+        pytest.param(
+            lambda path, text: path.write_bytes(gzip.compress(text)[:6]),
+            "ends early; it was cut off",
+            id="a gzip of six bytes",
+        ),
+        pytest.param(
+            lambda path, text: path.write_bytes(_damaged(gzip.compress(text))),
+            "the gzip file is damaged",
+            id="a damaged gzip",
+        ),
+        pytest.param(
+            lambda path, text: path.write_bytes(text.decode().encode("utf-16")),
+            "binary or UTF-16",
+            id="UTF-16",
+        ),
+        pytest.param(
+            lambda path, _text: path.write_bytes(bytes(range(256)) * 9), "not a CSV", id="binary"
+        ),
+        pytest.param(
+            lambda path, _text: path.write_bytes(b"PK\x03\x04rest"), "zip or Excel", id="Excel"
+        ),
+        pytest.param(
+            lambda path, _text: path.write_bytes(b"PAR1 not really"),
+            "damaged or cut off",
+            id="a damaged Parquet",
+        ),
+        pytest.param(
+            lambda path, _text: path.write_text("<!doctype html>\n<html>"),
+            "names none of the schema's columns",
+            id="a web page",
+        ),
     ],
 )
-def test_what_is_no_data_file_is_refused(lines: list[str], bank: FeatureSchema, tmp_path: Path, write: Callable[[Path, bytes], object], words: str) -> None:
+def test_what_is_no_data_file_is_refused(
+    lines: list[str],
+    bank: FeatureSchema,
+    tmp_path: Path,
+    write: Callable[[Path, bytes], object],
+    words: str,
+) -> None:
     path = tmp_path / "broken.csv"
     write(path, "\n".join(lines).encode())
     assert words in refusal(path, bank)
@@ -163,15 +252,24 @@ def _damaged(data: bytes) -> bytes:
     return data[:200] + bytes(byte ^ 0xFF for byte in data[200:260]) + data[260:]
 
 
-@pytest.mark.parametrize(("label", "words"), [(0, "no fraud among 300 rows"), (1, "all 300 rows are frauds")])
-def test_rows_of_one_class_are_refused(made: Dataset, tmp_path: Path, label: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("label", "words"), [(0, "no fraud among 300 rows"), (1, "all 300 rows are frauds")]
+)
+def test_rows_of_one_class_are_refused(
+    made: Dataset, tmp_path: Path, label: int, words: str
+) -> None:
     path = tmp_path / "one.parquet"
     made.frame.assign(is_fraud=label).to_parquet(path, index=False)
     assert words in refusal(path, made.schema)
 
 
-@pytest.mark.parametrize(("value", "words"), [(np.nan, "missing"), (np.inf, "infinite"), (100.5, "outside the schema's range")])
-def test_a_wrong_cell_of_a_parquet_is_named_by_row_and_column(made: Dataset, tmp_path: Path, value: float, words: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(np.nan, "missing"), (np.inf, "infinite"), (100.5, "outside the schema's range")],
+)
+def test_a_wrong_cell_of_a_parquet_is_named_by_row_and_column(
+    made: Dataset, tmp_path: Path, value: float, words: str
+) -> None:
     path = tmp_path / "broken.parquet"
     frame = made.frame.copy()
     frame.loc[11, "velocity"] = value

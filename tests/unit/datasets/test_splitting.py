@@ -15,7 +15,13 @@ from fraudops.schema import FeatureSchema
 Method = Literal["time", "stratified"]
 METHODS: list[Method] = ["time", "stratified"]
 SCHEMA = FeatureSchema.from_mapping(
-    {"name": "two", "label": "fraud", "time": "at", "amount": "value", "features": [{"name": "value", "minimum": 0, "maximum": 9}]}
+    {
+        "name": "two",
+        "label": "fraud",
+        "time": "at",
+        "amount": "value",
+        "features": [{"name": "value", "minimum": 0, "maximum": 9}],
+    }
 )
 
 
@@ -58,8 +64,23 @@ def test_a_split_repeats_itself_and_a_stratified_one_follows_its_seed(sample: Da
 
 
 def test_rows_at_the_time_of_the_cut_are_dropped_from_the_later_part() -> None:
-    time = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 5.0, 7.0, 7.0, 8.0, 9.0]  # 60 % of the rows end between two fives, 80 % behind the sevens
-    result = split(dataset(time, [float(value) for value in range(12)], [1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0]))
+    time = [
+        0.0,
+        1.0,
+        2.0,
+        3.0,
+        4.0,
+        5.0,
+        5.0,
+        5.0,
+        7.0,
+        7.0,
+        8.0,
+        9.0,
+    ]  # 60 % of the rows end between two fives, 80 % behind the sevens
+    result = split(
+        dataset(time, [float(value) for value in range(12)], [1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0])
+    )
     assert result.train.time.tolist() == [0, 1, 2, 3, 4, 5, 5]
     assert result.validation.time.tolist() == [7, 7]
     assert result.test.time.tolist() == [8, 9]
@@ -67,13 +88,17 @@ def test_rows_at_the_time_of_the_cut_are_dropped_from_the_later_part() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_duplicate_across_parts_is_dropped_from_the_later_and_counted(made: Dataset, method: Method) -> None:
+def test_a_duplicate_across_parts_is_dropped_from_the_later_and_counted(
+    made: Dataset, method: Method
+) -> None:
     twice = made.take(np.repeat(np.arange(len(made)), 2))
     result = split(twice, method)
     hashes = [set(row_hashes(part).tolist()) for part in parts(result)]
     assert not hashes[0] & hashes[1]
     assert not (hashes[0] | hashes[1]) & hashes[2]
-    assert sum(map(len, parts(result))) + result.dropped_duplicates + result.dropped_ties == len(twice)
+    assert sum(map(len, parts(result))) + result.dropped_duplicates + result.dropped_ties == len(
+        twice
+    )
     if method == "stratified":
         assert result.dropped_duplicates > 50
 
@@ -85,7 +110,13 @@ def test_duplicates_within_a_part_stay() -> None:
     assert result.dropped_duplicates == 0
 
 
-@pytest.mark.parametrize(("late", "words"), [(0, "test part of the time split holds no fraud"), (1, "test part of the time split holds no genuine row")])
+@pytest.mark.parametrize(
+    ("late", "words"),
+    [
+        (0, "test part of the time split holds no fraud"),
+        (1, "test part of the time split holds no genuine row"),
+    ],
+)
 def test_a_part_without_both_classes_is_refused(made: Dataset, late: int, words: str) -> None:
     label = np.where(np.arange(len(made)) >= 240, late, made.y).astype(np.int8)
     rows = Dataset(made.frame.assign(is_fraud=label), made.schema, "a test", "")
@@ -99,8 +130,14 @@ def test_rows_of_one_time_cannot_be_split_by_time() -> None:
         split(dataset([5.0] * 10, list(map(float, range(10))), [0, 1] * 5))
 
 
-@given(seed=st.integers(0, 10_000), method=st.sampled_from(METHODS), grid=st.sampled_from([1, 600, 7200]))
-def test_no_row_is_in_two_parts_and_none_is_lost_uncounted(seed: int, method: Method, grid: int) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    method=st.sampled_from(METHODS),
+    grid=st.sampled_from([1, 600, 7200]),
+)
+def test_no_row_is_in_two_parts_and_none_is_lost_uncounted(
+    seed: int, method: Method, grid: int
+) -> None:
     made = generate(120, seed, SCHEMA, fraud_rate=0.3).dataset
     frame = made.frame.assign(at=np.floor(made.time / grid) * grid, value=np.floor(made.amount))
     rows = Dataset(frame, SCHEMA, "a test", "")
@@ -111,7 +148,9 @@ def test_no_row_is_in_two_parts_and_none_is_lost_uncounted(seed: int, method: Me
     hashes = [set(row_hashes(part).tolist()) for part in parts(result)]
     assert not hashes[0] & hashes[1]
     assert not (hashes[0] | hashes[1]) & hashes[2]
-    assert sum(map(len, parts(result))) + result.dropped_duplicates + result.dropped_ties == len(rows)
+    assert sum(map(len, parts(result))) + result.dropped_duplicates + result.dropped_ties == len(
+        rows
+    )
     if method == "time":
         assert result.train.time[-1] < result.validation.time[0]
         assert result.validation.time[-1] < result.test.time[0]

@@ -5,7 +5,8 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
-# No default partition: it would forbid DETACH … CONCURRENTLY. No foreign keys to predictions: labels come before their rows, partitions go.
+# No default partition: it would forbid DETACH … CONCURRENTLY. No foreign keys to predictions:
+# labels come before their rows, partitions go.
 STATEMENTS = (
     """
     CREATE TABLE predictions (

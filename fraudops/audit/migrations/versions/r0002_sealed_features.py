@@ -1,4 +1,6 @@
-"""Features that are sealed or hashed have a column of their own; one without a default, so that no row is touched."""
+"""Features that are sealed or hashed have a column of their own; one without a default, so that no
+row is touched.
+"""
 
 from alembic import op
 
