@@ -9,7 +9,7 @@ compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # What MLflow lists for those who train and log with it; its server imports none of it.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install demo up down test machine-test chart-test check bench soak proof lock render images kind-up cluster-test kind-down clean help
+.PHONY: install demo up down test machine-test chart-test style check bench soak proof lock render images kind-up cluster-test kind-down clean help
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -43,8 +43,12 @@ machine-test: install ## the whole product on one machine: promotions under load
 chart-test: install ## the rendered chart, by both helms
 	@$(bin)/pytest -n 2 --dist loadfile tests/chart $(ARGS)
 
-check: install ## format, lint, types, import contracts, tests
+style: install ## what the source looks like, in figures; fails when a limit is broken
+	@$(bin)/python -m tests.repo.style
+
+check: install ## format, lint, types, import contracts, style, tests
 	@$(bin)/ruff format --check . && $(bin)/ruff check . && $(bin)/mypy && $(bin)/lint-imports
+	@$(MAKE) --no-print-directory style
 	@$(MAKE) --no-print-directory test
 
 bench: install ## what serving costs, measured here in about half an hour (ARGS=--peers: beside what others pick; ARGS=--quick: that it can be measured)
