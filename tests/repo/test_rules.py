@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TOP = {
-    *("services", "charts", "k8s", "jobs", "tests", "fraudops", "benchmarks", ".ci"),
+    *("services", "charts", "k8s", "jobs", "tests", "fraudops", "benchmarks", ".ci", ".github"),
     *(
         "skaffold.yaml",
         "kind-config.yaml",
@@ -17,6 +17,7 @@ TOP = {
         "Makefile",
         ".gitignore",
         ".dockerignore",
+        ".pre-commit-config.yaml",
     ),
 }
 VAGUE = {"utils", "helpers", "common", "core", "base", "misc", "manager", "constants"}
