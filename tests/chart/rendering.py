@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "fraudops"
 NAMESPACE = "fraud"
 HOW_TO_GET = {
-    "helm": "install Helm 4 (https://helm.sh/docs/intro/install), or run ../shared/kind/up where that folder exists",
-    "helm3": "put a Helm 3.18 or newer on PATH under the name helm3, or run ../shared/kind/up where that folder exists",
-    "kubectl": "install kubectl 1.29 or newer, or run ../shared/kind/up where that folder exists",
+    "helm": "install Helm 4 (https://helm.sh/docs/intro/install)",
+    "helm3": "put a Helm 3.18 or newer on PATH under the name helm3",
+    "kubectl": "install kubectl 1.29 or newer",
 }
 Manifest = dict[str, Any]
 
