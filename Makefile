@@ -88,9 +88,10 @@ cluster-tools: ## kind and both helms, built by Go (TOOLS=FOLDER receives them)
 kind-up: $(if $(FRAUDOPS_DATA),install) ## a kind cluster with everything, a first model, and a prediction through its ingress (FRAUDOPS_DATA=FILE trains on yours)
 	@python3 k8s/cluster.py up
 
-cluster-test: install kind-up ## the same, then `helm test` and the cluster's tests
-	@helm --kube-context kind-$${KIND_CLUSTER:-fraudops} --namespace fraudops test fraudops
-	@$(bin)/pytest -p no:randomly tests/cluster $(ARGS)
+# Two processes: one changes the installed release, the other works in namespaces of its own.
+# Figures are taken by one process alone.
+cluster-test: install kind-up ## the same, then the cluster's tests, `helm test` among them
+	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 2 --dist loadgroup) tests/cluster $(ARGS)
 
 proof: install ## every figure that the README quotes, measured here in hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
