@@ -66,20 +66,23 @@ TOOLS = ("docker", "kind", "kubectl", "helm")
 
 
 def need_tools() -> None:
-    """Check that the engine answers and the tools exist; with KIND_KIT, install them."""
-    engine = (
-        ask("docker", "info", "--format", "{{.ServerVersion}}") if shutil.which("docker") else ""
-    )
-    missing = [name for name in TOOLS if shutil.which(name) is None]
-    if engine and not missing:
-        return
-    if addons.KIT:
+    """Check that the tools exist and an engine answers; KIND_KIT may prepare them first."""
+    if addons.KIT and lacking():
         say(f"preparing Docker, kind, kubectl and helm with {addons.KIT}/up")
-        subprocess.run([str(Path(addons.KIT) / "up")], check=True)
-        return
+        if subprocess.run([str(Path(addons.KIT) / "up")], check=False).returncode != 0:
+            fail(f"{addons.KIT}/up failed: see its output above")
+    if lack := lacking():
+        fail(lack)
+
+
+def lacking() -> str:
+    """What the user must do before a cluster can start; "" when nothing is missing."""
+    missing = [name for name in TOOLS if shutil.which(name) is None]
     if missing:
-        fail(f"not on PATH: {', '.join(missing)}; install them")
-    fail("no Docker engine answers; start one")
+        return f"not on PATH: {', '.join(missing)}; install them"
+    if not ask("docker", "info", "--format", "{{.ServerVersion}}"):
+        return "no Docker engine answers; start one"
+    return ""
 
 
 def build(name: str) -> None:
@@ -166,7 +169,8 @@ def push_data() -> None:
         kubeconfig.flush()
         push = [str(ROOT / ".venv/bin/fraudops"), "data", "push", DATA, "--on-cluster"]
         environment = {**os.environ, **named, "KUBECONFIG": kubeconfig.name}
-        subprocess.run(push, env=environment, check=True)
+        if subprocess.run(push, env=environment, check=False).returncode != 0:
+            fail(f"{DATA} did not reach the data volume: see the message above")
 
 
 def call(path: str, body: bytes | None = None) -> Any:
