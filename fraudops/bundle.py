@@ -29,6 +29,12 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 
+class _Format(msgspec.Struct, frozen=True):
+    """The one field of a manifest that every release can read."""
+
+    format: int
+
+
 class Interval(msgspec.Struct, frozen=True):
     """A point estimate with the bounds of its 95 % bootstrap interval."""
 
@@ -62,7 +68,13 @@ class ScorerInfo(msgspec.Struct, frozen=True, kw_only=True):
     flips: int
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `bundle.json`.
+
+    Fields of a later release are passed over. A change that every reader must understand
+    raises `format`, and readers look at that first.
+    """
+
     format: int
     model_name: str
     algorithm: str
@@ -108,6 +120,12 @@ def read_manifest(folder: Path, digest: str | None = None) -> Manifest:
             f"{MANIFEST} is not the one that was registered: its sha256 is {sha256_bytes(data)[:12]}, expected {digest[:12]}"
         )
     try:
+        version = msgspec.json.decode(data, type=_Format).format
+        if version > FORMAT:
+            raise BundleError(
+                f"the bundle has format {version}, and this release reads up to {FORMAT}: "
+                "upgrade fraudops where this message comes from"
+            )
         return msgspec.json.decode(data, type=Manifest)
     except msgspec.MsgspecError as error:
         raise BundleError(f"{MANIFEST} cannot be read: {error}") from error

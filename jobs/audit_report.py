@@ -37,6 +37,8 @@ def agreement_table(found: "Agreement") -> Table:
             f"predictions{replay}; {found.unreadable:,} stretches that hold no record",
         )
     ]
+    if found.kept_for_newer:
+        rows.append(("for a newer release", found.kept_for_newer, "records; upgrade to ship them"))
     if log := found.log:
         rows += [
             ("answer log", log.lines, f"answers, {log.repeated:,} under an id that came before"),

@@ -40,7 +40,7 @@ def command(state: State, wait_seconds: float) -> str:
     said = ""
     while True:
         try:
-            migrate(url)
+            migrated = migrate(url)
         except StoreDownError as error:
             if time.monotonic() + PAUSE_SECONDS > deadline:
                 raise
@@ -49,7 +49,7 @@ def command(state: State, wait_seconds: float) -> str:
                 said = str(error)
             time.sleep(PAUSE_SECONDS)
         else:
-            done = f"the audit database at {address(url)} has this release's schema"
+            done = migrated.summary(address(url))
             notices.print(done, markup=False)
             return done
 

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import asyncpg
@@ -29,6 +29,7 @@ MLFLOW_LOCK = 7_205_103
 SCRAM_ROUNDS = 4096
 # SQLSTATEs of a role or database that is not there, or of another password.
 MISSING = ("28", "3D")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,8 @@ def _run_upgrade(url: str) -> None:
         engine.dispose()
 
 
-def patiently(attempt: Callable[[], None], deadline: float) -> None:
-    """Tries until the deadline, saying each new reason once. Raises the last StoreDownError."""
+def patiently(attempt: Callable[[], Result], deadline: float) -> Result:
+    """Try until the deadline, printing each new reason once. Raises the last StoreDownError."""
     said = ""
     while True:
         try:
@@ -210,8 +211,8 @@ def make_right(url: str, mlflow_url: str | None, admin_url: str | None, deadline
         notices.print(f"role {target.role} can enter {address(target.url)}", markup=False)
     if mlflow_url:
         asyncio.run(upgrade_mlflow(mlflow_url))
-    patiently(lambda: migrate(url), deadline)
-    notices.print(f"the audit database at {address(url)} has this release's schema", markup=False)
+    migrated = patiently(lambda: migrate(url), deadline)
+    notices.print(migrated.summary(address(url)), markup=False)
 
 
 @click.command(name="prepare-databases")

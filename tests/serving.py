@@ -47,6 +47,8 @@ class Service:
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
     program: tuple[str, ...] = ("services.inference",)
+    # The checkout whose code runs: `python -m` looks there first.
+    code: Path = Path(__file__).parents[1]
 
     @property
     def state(self) -> State:
@@ -79,7 +81,11 @@ class Service:
         with (self.root / "service.log").open("ab") as log:
             command = [sys.executable, "-m", *self.program]
             self.process = subprocess.Popen(
-                command, env={k: v for k, v in environment.items() if v}, stdout=log, stderr=log
+                command,
+                cwd=self.code,
+                env={k: v for k, v in environment.items() if v},
+                stdout=log,
+                stderr=log,
             )
         if wait:
             eventually(self.healthy)

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from fraudops.audit.aside import Aside
 from fraudops.audit.partitions import partitions
-from fraudops.audit.records import Label, decode
+from fraudops.audit.records import Label, decode, is_newer_kind
 from fraudops.ids import timestamp_ms
 from fraudops.spool.peek import waiting
+from fraudops.spool.segments import NEWER
 from fraudops.state import State
 
 Ids = NDArray[np.bytes_]
@@ -61,6 +62,7 @@ class Elsewhere(NamedTuple):
     aside: Ids
     labels: int
     unreadable: int
+    newer: int
 
 
 class Places(NamedTuple):
@@ -93,7 +95,8 @@ class Agreement:
 
     `duplicated`, the ids that stand in the table more than once or under a timestamp that is not
     their own; predictions that are in the spool or set aside and not in the table; labels in the
-    spool; stretches set aside that hold no record; None without an answer log.
+    spool; stretches set aside that hold no record; records that wait for a newer release; None
+    without an answer log.
     """
 
     since: datetime
@@ -104,6 +107,7 @@ class Agreement:
     labels_in_spool: int
     set_aside: int
     unreadable: int
+    kept_for_newer: int
     log: LogFound | None
 
     @property
@@ -132,7 +136,11 @@ def moments(ids: Ids) -> list[datetime]:
 def look_elsewhere(state: State) -> Elsewhere:
     """Raises DataError, OSError."""
     spooled, set_aside, labels, unreadable = list[bytes](), list[bytes](), 0, 0
+    newer = sum(1 for _ in Aside(state.spool, NEWER).entries())
     for payload in waiting(state.spool):
+        if is_newer_kind(payload):
+            newer += 1
+            continue
         identifier = _prediction_id(payload)
         labels += identifier is None
         if identifier:
@@ -142,7 +150,7 @@ def look_elsewhere(state: State) -> Elsewhere:
         unreadable += identifier is None
         if identifier:
             set_aside.append(identifier)
-    return Elsewhere(ids_of(spooled), ids_of(set_aside), labels, unreadable)
+    return Elsewhere(ids_of(spooled), ids_of(set_aside), labels, unreadable, newer)
 
 
 def _prediction_id(payload: bytes) -> bytes | None:
@@ -185,6 +193,7 @@ async def compare(
         labels_in_spool=elsewhere.labels,
         set_aside=len(aside),
         unreadable=elsewhere.unreadable,
+        kept_for_newer=elsewhere.newer,
         log=await _log(connection, state, answers, Places(present, spool, aside), kept_days)
         if answers
         else None,

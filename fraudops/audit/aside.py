@@ -15,16 +15,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from fraudops.audit.records import decode
+from fraudops.audit.records import decode, is_newer_kind
 from fraudops.errors import DataError, StoreDownError
 from fraudops.ids import uuid7
 from fraudops.settings import AuditSettings
 from fraudops.spool.frames import MAX_FRAME
 from fraudops.spool.peek import Seen, payloads
-from fraudops.spool.segments import sync_folder
+from fraudops.spool.segments import ASIDE, NEWER, sync_folder
 from fraudops.spool.writer import SpoolWriter
 
-FOLDER = "aside"
 REPLAYER = "replay"
 BATCH = 256
 LONGEST_LINE = 2 * MAX_FRAME
@@ -77,10 +76,18 @@ class Replayed:
 
 
 class Aside:
-    """`spool/aside/YYYYMMDD.jsonl`, one object a line: at, reason, payload (base64)."""
+    """`spool/aside/YYYYMMDD.jsonl`, one object a line: at, reason, payload (base64).
 
-    def __init__(self, spool: Path) -> None:
-        self._spool, self.folder = spool, spool / FOLDER
+    `spool/newer` has the same form. It holds records of kinds that only a newer release knows.
+    """
+
+    def __init__(self, spool: Path, folder: str = ASIDE) -> None:
+        self._spool, self.folder = spool, spool / folder
+
+    @classmethod
+    def all(cls, spool: Path) -> "tuple[Aside, Aside]":
+        """Both folders: a pod that leaves gives away the one and the other."""
+        return cls(spool, ASIDE), cls(spool, NEWER)
 
     def put(self, rejected: Iterable[Rejected]) -> None:
         """On the disk when it returns. The same line may come twice after a crash. Raises OSError."""
@@ -122,7 +129,7 @@ class Aside:
             for path in paths:
                 seen, batch = Seen(), list[bytes]()
                 for payload in payloads(path, seen=seen):
-                    if not _is_record(payload):
+                    if not _is_record(payload) and not is_newer_kind(payload):
                         seen.damaged += 1
                         continue
                     batch.append(payload)

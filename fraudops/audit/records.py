@@ -80,6 +80,20 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Record)
 
 
+KINDS = frozenset({"prediction", "label"})
+
+
+def is_newer_kind(data: bytes) -> bool:
+    """Whether the bytes are a record of a kind that only a newer release knows."""
+    try:
+        content = msgspec.msgpack.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    if not isinstance(content, list) or not content or not isinstance(content[0], str):
+        return False
+    return content[0] not in KINDS
+
+
 def encode(record: Record) -> bytes:
     return _encoder.encode(record)
 

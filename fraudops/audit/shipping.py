@@ -18,7 +18,7 @@ class ShipperState(msgspec.Struct, kw_only=True):
 
     `oldest_at` is when the oldest answer was given that is only in the spool; `abandoned_bytes`
     lie in the folders of dead pods on a volume that outlives them, and `adopted_bytes` came from
-    there.
+    there. `kept_for_newer` counts records of kinds that only a newer release knows.
     """
 
     pid: int
@@ -31,6 +31,7 @@ class ShipperState(msgspec.Struct, kw_only=True):
     shipped: int = 0
     replayed: int = 0
     set_aside: int = 0
+    kept_for_newer: int = 0
     missing: int = 0
     abandoned_bytes: int = 0
     adopted_bytes: int = 0

@@ -12,15 +12,15 @@ from typing import Any, Literal
 
 import msgspec
 
-from fraudops.canonical import canonical_json
 from fraudops.errors import FraudopsError
+from fraudops.extensible import Extensible, decode_document, encode_document
 
 Strategy = Literal["broadcast", "rollout"]
 STACK_LIMIT = 20
 REQUEST_LIMIT = 20
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Entry(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     """One version in production: `by` is the request that put it there (the Job's UID), the same
     for all its tries.
 
@@ -42,7 +42,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     undo: bool = False
 
 
-class Reservation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Reservation(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     """What a promoter is about to commit."""
 
     epoch: int
@@ -59,21 +59,20 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     sample: bool = False
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     """A request id with the epoch that its first try reserved."""
 
     id: str
     epoch: int
 
 
-class ServingRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     """`current` is None before the first promotion;
 
     `previous` is what it replaced; `stack` holds what served before, newest first: the way back.
 
     `alias_moved` says where somebody has moved the registry's alias by hand, as the reconciler
-    found it. A release reads what a later one has written: fields that it does not know are
-    passed over.
+    found it. Fields of a later release are kept (`Extensible`).
     """
 
     current: Entry | None = None
@@ -170,6 +169,7 @@ def commit(record: ServingRecord) -> ServingRecord:
         verdict=reserved.verdict,
         waiver=reserved.waiver,
         sample=reserved.sample,
+        unknown=reserved.unknown,
     )
     stack = record.stack
     if reserved.rollback:
@@ -222,15 +222,12 @@ def config_map_name(release: str) -> str:
     return f"{release}-serving"
 
 
-_decoder = msgspec.json.Decoder(ServingRecord)
-
-
 class RecordUnreadableError(FraudopsError):
     """The stored record is not one of ours; nothing is guessed from it."""
 
 
 def encode(record: ServingRecord) -> bytes:
-    return canonical_json(record)
+    return encode_document(record)
 
 
 def of_config_map(found: Mapping[str, Any]) -> ServingRecord:
@@ -241,7 +238,7 @@ def of_config_map(found: Mapping[str, Any]) -> ServingRecord:
 
 def decode(data: bytes) -> ServingRecord:
     try:
-        return _decoder.decode(data)
+        return decode_document(data, ServingRecord)
     except msgspec.MsgspecError as error:
         raise RecordUnreadableError(
             f"the serving record cannot be read: {error}. Restore it from a backup; pods keep serving what they have"

@@ -20,11 +20,17 @@ from pathlib import Path
 from fraudops.errors import StoreDownError
 from fraudops.spool.position import POSITION
 from fraudops.spool.reader import LOCK
-from fraudops.spool.segments import INCOMING, adopt, list_segments, sync_folder
+from fraudops.spool.segments import (
+    ASIDE,
+    INCOMING,
+    NEWER,
+    adopt,
+    list_segments,
+    sync_folder,
+)
 
 logger = logging.getLogger(__name__)
 ALIVE = "alive.lock"
-ASIDE = "aside"
 SILENT_SECONDS = 30.0
 SETTLE_SECONDS = 5.0
 # What a dead pod leaves that is worth nothing: locks, positions of segments that are gone, half of
@@ -34,8 +40,7 @@ WORTHLESS = (
     f"*{POSITION}",
     "*.tmp",
     f"{INCOMING}*",
-    f"{ASIDE}/put.lock",
-    f"{ASIDE}/replay.lock",
+    *(f"{folder}/{name}.lock" for folder in (ASIDE, NEWER) for name in ("put", "replay")),
 )
 
 
@@ -65,7 +70,7 @@ class Home:
             if path.is_file():
                 with contextlib.suppress(FileNotFoundError):
                     _sync(path)
-        for folder in (self.folder / ASIDE, self.folder):
+        for folder in (self.folder / ASIDE, self.folder / NEWER, self.folder):
             if folder.is_dir():
                 sync_folder(folder)
         # Who else lives in it would be robbed where locks are not seen across nodes.
@@ -127,7 +132,8 @@ class Dead:
         """Of its segments and of what was set aside in it."""
         return sum(
             path.stat().st_size
-            for path in (*self.folder.glob("*.seg"), *(self.folder / ASIDE).glob("*.jsonl"))
+            for pattern in ("*.seg", f"{ASIDE}/*.jsonl", f"{NEWER}/*.jsonl")
+            for path in self.folder.glob(pattern)
         )
 
     def segments(self, into: Path) -> Iterator[int]:
@@ -153,8 +159,9 @@ class Dead:
         for pattern in WORTHLESS:
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            (self.folder / ASIDE).rmdir()
+        for name in (ASIDE, NEWER):
+            with contextlib.suppress(OSError):
+                (self.folder / name).rmdir()
         if any(path.name != ALIVE for path in self.folder.iterdir()):
             return False
         (self.folder / ALIVE).unlink()

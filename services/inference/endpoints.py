@@ -26,7 +26,7 @@ BATCHES = 2
 _encode = msgspec.json.Encoder().encode
 
 
-class ReloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReloadRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`prepare` opens a version beside the served one, `commit` reads the record now, `drop`
     forgets what was prepared; without a phase both happen.
     """

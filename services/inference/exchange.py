@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 
 from fraudops.bundle import DIGEST, FILE_NAME
+from fraudops.spool.segments import ASIDE, NEWER
 from services.inference.intake import Intake
 from services.inference.problems import NoSuchBundleError
 
@@ -31,7 +32,17 @@ def add_exchange(app: FastAPI, bundles: Path, intake: Intake) -> None:
         response_class=Response,
     )
     async def aside(name: str, request: Request) -> None:
-        await intake.take_aside(name, _announced(request), request.stream())
+        await intake.take_aside(ASIDE, name, _announced(request), request.stream())
+
+    @app.put(
+        "/spool/newer/{name}",
+        tags=["admin"],
+        summary="Take over records that a leaving pod keeps for a newer release",
+        status_code=204,
+        response_class=Response,
+    )
+    async def newer(name: str, request: Request) -> None:
+        await intake.take_aside(NEWER, name, _announced(request), request.stream())
 
     @app.put(
         "/spool/{name}",

@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from fraudops.audit.aside import FOLDER, may_be_taken_elsewhere
+from fraudops.audit.aside import may_be_taken_elsewhere
 from fraudops.errors import RefusedError, SpoolFullError, StoreDownError
 from fraudops.ids import uuid7
 from fraudops.spool.segments import INCOMING, parse_segment, spool_bytes, sync_folder
@@ -33,15 +33,17 @@ class Intake:
             raise RefusedError("that is not the name of a spool segment")
         await self._take(self._spool / name, size, parts)
 
-    async def take_aside(self, name: str, size: int | None, parts: AsyncIterator[bytes]) -> None:
-        """A file of what was set aside, as `take` does.
+    async def take_aside(
+        self, folder: str, name: str, size: int | None, parts: AsyncIterator[bytes]
+    ) -> None:
+        """A file of `aside` or `newer`, as `take` does.
 
         All that is set aside here counts against the room for it, since nobody ships it away.
         """
         if not may_be_taken_elsewhere(name):
             raise RefusedError("that is not the name of a file of what was set aside")
         await self._take(
-            self._spool / FOLDER / name, size, parts, _bytes(self._spool / FOLDER, "*.jsonl")
+            self._spool / folder / name, size, parts, _bytes(self._spool / folder, "*.jsonl")
         )
 
     async def _take(

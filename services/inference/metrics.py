@@ -21,10 +21,10 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from fraudops.audit.shipping import ShipperState, read_shipper_state
 from fraudops.drift_standing import DriftStanding, read_standing
+from fraudops.spool.segments import ASIDE, NEWER
 from fraudops.state import State
 from services.inference.pod_files import read_pod_state
 
-ASIDE = "aside"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -193,6 +193,11 @@ class PodNow:
             "fraudops_spool_aside_bytes",
             "Bytes set aside beside the audit spool, for people to look at and replay.",
             value=aside,
+        )
+        yield GaugeMetricFamily(
+            "fraudops_spool_newer_bytes",
+            "Bytes of records that only a shipper of a newer release can ship.",
+            value=sum(_sizes(self._spool / NEWER, "*.jsonl")),
         )
         state = State.at(self._spool.parent)
         if told := read_shipper_state(state):

@@ -4,18 +4,18 @@ point), and what its poller saw of the record.
 
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from fraudops.canonical import canonical_json
+from fraudops.extensible import Extensible, decode_document, encode_document
 from fraudops.state import State
 
 KEPT = 3
-Content = TypeVar("Content")
+Content = TypeVar("Content", bound=Extensible)
 
 
-class PodState(msgspec.Struct, frozen=True, kw_only=True):
+class PodState(Extensible, frozen=True, kw_only=True):
     """What the pod serves; writing it is the pod's commit.
 
     `served` holds the digests that served before, newest first: their bundles are kept.
@@ -35,7 +35,8 @@ class PodState(msgspec.Struct, frozen=True, kw_only=True):
 
     def next(self, epoch: int, version: str, digest: str, source: str) -> "PodState":
         earlier = [known for known in (self.digest, *self.served) if known and known != digest]
-        return PodState(
+        return msgspec.structs.replace(
+            self,
             epoch=epoch,
             version=version,
             digest=digest,
@@ -43,8 +44,12 @@ class PodState(msgspec.Struct, frozen=True, kw_only=True):
             served=tuple(dict.fromkeys(earlier))[:KEPT],
         )
 
+    def without_model(self, served: tuple[str, ...]) -> "PodState":
+        """The state of a pod that serves nothing, at the same epoch."""
+        return msgspec.structs.replace(self, version=None, digest=None, source=None, served=served)
 
-class RecordView(msgspec.Struct, frozen=True, kw_only=True):
+
+class RecordView(Extensible, frozen=True, kw_only=True):
     """What the pod last saw of the serving record, and what keeps it from following.
 
     `ready` is set once the pod has caught up since its start.
@@ -73,16 +78,16 @@ def read_record_view(state: State) -> RecordView:
     return _read(record_view_path(state), RecordView())
 
 
-def write(path: Path, content: Any) -> None:
+def write(path: Path, content: Extensible) -> None:
     """Renamed into place; it need not survive the node, whose next start reads the record anyway."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(canonical_json(content))
+    temporary.write_bytes(encode_document(content))
     temporary.replace(path)
 
 
 def _read(path: Path, default: Content) -> Content:
     """The default when the file is missing or is not one of ours: the record decides then."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=type(default))
+        return decode_document(path.read_bytes(), type(default))
     except (FileNotFoundError, msgspec.MsgspecError):
         return default

@@ -32,13 +32,13 @@ def settle(settings: InferenceSettings, state: State, cache: BundleCache) -> Non
     before = read_pod_state(state)
     target = _target(settings, before)
     if target.digest is None or not (state.bundles / target.digest).is_dir():
-        write(pod_state_path(state), PodState(epoch=before.epoch, served=before.served))
+        write(pod_state_path(state), before.without_model(before.served))
         return
     try:
         asyncio.run(cache.ensure(target.version or "", target.digest, PROOF_SECONDS, fetch=False))
     except FraudopsError as error:
         logger.error("the cached bundle is not served", extra={"reason": str(error)})
-        write(pod_state_path(state), PodState(epoch=before.epoch, served=target.served))
+        write(pod_state_path(state), before.without_model(target.served))
         write(
             record_view_path(state),
             RecordView(epoch=target.epoch, version=target.version, refused=str(error)),

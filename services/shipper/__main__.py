@@ -30,6 +30,7 @@ from fraudops.spool.volume import Home, settle
 from fraudops.state import State
 from services.shipper.adopting import Adopting
 from services.shipper.handover import hand_over
+from services.shipper.newer_kinds import NewerKinds
 from services.shipper.pace import HURRIED_BYTES, Pace
 from services.shipper.shipping import Shipper
 from services.shipper.sink import Sink
@@ -69,11 +70,13 @@ async def serve(settings: ShipperSettings) -> None:
     try:
         _listen(state, wake)
         working = asyncio.create_task(shipper.run(stopping))
-        adopting = [Adopting(home, settings.audit.spool_max_bytes, current).run()] if home else []
+        background = [NewerKinds(state.spool).run()]
+        if home:
+            background.append(Adopting(home, settings.audit.spool_max_bytes, current).run())
         await _supervise(
             working,
             sink,
-            (_report(state, spool, current, pace, home), watch_drift(url, state), *adopting),
+            (_report(state, spool, current, pace, home), watch_drift(url, state), *background),
             stopping,
         )
         while settings.cluster.release and not home and await _hand_over(settings, spool) > 0:

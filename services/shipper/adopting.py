@@ -91,7 +91,7 @@ class Adopting:
 
     def _take_what_was_set_aside(self, dead: Dead) -> None:
         """It waits for people here as it did there, and goes on from here when this pod dies."""
-        aside = Aside(dead.folder)
-        if any(aside.folder.glob("*.jsonl")):
-            with aside.to_take_elsewhere() as paths:
-                Aside(self._own).take_over(paths)
+        for theirs, ours in zip(Aside.all(dead.folder), Aside.all(self._own), strict=True):
+            if any(theirs.folder.glob("*.jsonl")):
+                with theirs.to_take_elsewhere() as paths:
+                    ours.take_over(paths)

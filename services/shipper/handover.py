@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from fraudops.audit.aside import FOLDER, Aside
+from fraudops.audit.aside import Aside
 from fraudops.errors import StoreDownError
 from fraudops.peers import peer_urls
 from fraudops.settings import ShipperSettings
@@ -47,8 +47,8 @@ def give_away(spool: Path, urls: Sequence[str], token: str) -> int:
     with httpx.Client(
         headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT, trust_env=False
     ) as client:
-        return _give_segments(client, takers, spool) + _give_what_was_set_aside(
-            client, takers, spool
+        return _give_segments(client, takers, spool) + sum(
+            _give_what_was_set_aside(client, takers, aside) for aside in Aside.all(spool)
         )
 
 
@@ -62,16 +62,16 @@ def _give_segments(client: httpx.Client, takers: list[str], spool: Path) -> int:
     return left
 
 
-def _give_what_was_set_aside(client: httpx.Client, takers: list[str], spool: Path) -> int:
+def _give_what_was_set_aside(client: httpx.Client, takers: list[str], aside: Aside) -> int:
     """As it is: damaged stretches too, and each with the reason and the moment that it was set
     aside for. How many files stay here.
     """
-    if not (spool / FOLDER).is_dir():
+    if not aside.folder.is_dir():
         return 0
     try:
-        with Aside(spool).to_take_elsewhere() as paths:
+        with aside.to_take_elsewhere() as paths:
             return sum(
-                not _give_to_first(client, takers, path, f"spool/{FOLDER}/{path.name}")
+                not _give_to_first(client, takers, path, f"spool/{aside.folder.name}/{path.name}")
                 for path in paths
             )
     except (StoreDownError, OSError) as error:

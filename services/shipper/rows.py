@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from fraudops.audit.aside import Rejected
-from fraudops.audit.records import Label, Prediction, decode
+from fraudops.audit.records import Label, Prediction, decode, is_newer_kind
 from fraudops.ids import timestamp_ms
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -28,15 +28,26 @@ class Row(NamedTuple):
     payload: bytes
 
 
-def to_rows(payloads: list[bytes]) -> tuple[list[Row], list[Rejected]]:
-    """The rows, and the payloads that are none."""
-    rows, rejected = [], []
+class Sorted(NamedTuple):
+    """The rows of a group, what cannot become a row, and records of kinds unknown here."""
+
+    rows: list[Row]
+    rejected: list[Rejected]
+    unknown: list[bytes]
+
+
+def to_rows(payloads: list[bytes]) -> Sorted:
+    """Turn payloads into rows of the tables."""
+    rows, rejected, unknown = list[Row](), list[Rejected](), list[bytes]()
     for payload in payloads:
         try:
             rows.append(_row(payload))
         except UNREADABLE as error:
-            rejected.append(Rejected(payload, f"cannot be decoded: {type(error).__name__}"))
-    return rows, rejected
+            if is_newer_kind(payload):
+                unknown.append(payload)
+            else:
+                rejected.append(Rejected(payload, f"cannot be decoded: {type(error).__name__}"))
+    return Sorted(rows, rejected, unknown)
 
 
 def answered_at(payload: bytes) -> datetime | None:

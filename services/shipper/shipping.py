@@ -15,6 +15,7 @@ from fraudops.audit.aside import Aside, Rejected
 from fraudops.audit.shipping import ShipperState
 from fraudops.errors import StoreDownError
 from fraudops.spool.reader import CHUNK, Piece, SegmentReader, SpoolReader
+from fraudops.spool.segments import NEWER
 from services.shipper.pace import Pace
 from services.shipper.rows import answered_at
 from services.shipper.sink import Sink
@@ -40,14 +41,9 @@ class Shipper:
         wake: asyncio.Event,
         pace: Pace,
     ) -> None:
-        self._spool, self._sink, self._aside, self._current, self._wake, self._pace = (
-            spool,
-            sink,
-            Aside(folder),
-            current,
-            wake,
-            pace,
-        )
+        self._spool, self._sink, self._current = spool, sink, current
+        self._wake, self._pace = wake, pace
+        self._aside, self._newer = Aside.all(folder)
         self._budget = 4 * SMALLEST_GROUP
         self._failures = 0
 
@@ -92,6 +88,7 @@ class Shipper:
             [payload for _, piece in group for payload in piece.payloads]
         )
         refused = self._set_aside(group, outcome.rejected)
+        self._keep(outcome.unknown)
         for reader, piece in group:
             reader.commit(piece, refused)
             self._current.missing += piece.missing
@@ -121,6 +118,17 @@ class Shipper:
                 extra={"stretches": len(damaged), "missing_records": missing, "folder": "aside"},
             )
         return len(rejected) + len(damaged) + missing
+
+    def _keep(self, unknown: list[bytes]) -> None:
+        """Keep records of unknown kinds on disk, for a shipper of a newer release."""
+        if unknown:
+            reason = "of a kind that only a newer release knows"
+            self._newer.put([Rejected(payload, reason) for payload in unknown])
+            self._current.kept_for_newer += len(unknown)
+            logger.warning(
+                "records of a newer release are kept: upgrade to ship them",
+                extra={"records": len(unknown), "folder": NEWER},
+            )
 
     def _adapt(self, more: bool, seconds: float) -> None:
         """Larger groups while more waits and they go fast, smaller ones when they go slowly."""

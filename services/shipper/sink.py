@@ -40,11 +40,15 @@ INSERT = {
 
 @dataclass
 class Outcome:
-    """Rows committed, how many of them were new, and what PostgreSQL will never take."""
+    """Rows committed, how many of them were new, and what PostgreSQL will never take.
+
+    `unknown` are records of kinds that only a newer release knows.
+    """
 
     rows: int = 0
     new: int = 0
     rejected: list[Rejected] = field(default_factory=list)
+    unknown: list[bytes] = field(default_factory=list)
 
 
 class Sink:
@@ -88,8 +92,8 @@ class Sink:
         Raises StoreDownError; then any part may be committed, and all should come again.
         """
         await self.open()
-        rows, rejected = to_rows(payloads)
-        outcome = Outcome(rejected=rejected)
+        rows, rejected, unknown = to_rows(payloads)
+        outcome = Outcome(rejected=rejected, unknown=unknown)
         with self._translated():
             reasons = {day: await self._why_not(day) for day in {row.day for row in rows} if day}
             if any(reasons.values()):

@@ -1,11 +1,13 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from fraudops.bundle import MANIFEST, REFERENCE_ROWS, Manifest, read_manifest, seal
+from fraudops.bundle import FORMAT, MANIFEST, REFERENCE_ROWS, Manifest, read_manifest, seal
+from fraudops.canonical import sha256_bytes
 from fraudops.errors import BundleError
 from fraudops.scorer import LinearParameters, LinearScorer
 from fraudops.verification import check_scorer, read_reference_rows, verify_bundle
@@ -61,12 +63,29 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
         verify_bundle(tmp_path, "0" * 64)
 
 
-def test_a_manifest_with_unknown_keys_is_refused(tmp_path: Path) -> None:
+def rewrite(folder: Path, **fields: Any) -> str:
+    """Change fields of the manifest and return its digest."""
+    raw = msgspec.json.decode((folder / MANIFEST).read_bytes())
+    data = msgspec.json.encode(raw | fields)
+    (folder / MANIFEST).write_bytes(data)
+    return sha256_bytes(data)
+
+
+def test_a_bundle_with_fields_of_a_later_release_is_read_and_stays_as_it_is(tmp_path: Path) -> None:
     write_linear_bundle(tmp_path)
-    raw = msgspec.json.decode((tmp_path / MANIFEST).read_bytes())
-    (tmp_path / MANIFEST).write_bytes(msgspec.json.encode(raw | {"pickle": "x"}))
-    with pytest.raises(BundleError, match="cannot be read"):
-        read_manifest(tmp_path)
+    digest = rewrite(tmp_path, later={"field": 1})
+    before = (tmp_path / MANIFEST).read_bytes()
+    verify_bundle(tmp_path, digest)
+    assert (tmp_path / MANIFEST).read_bytes() == before
+
+
+def test_a_bundle_of_a_newer_format_is_refused_for_that_and_not_for_its_fields(
+    tmp_path: Path,
+) -> None:
+    write_linear_bundle(tmp_path)
+    digest = rewrite(tmp_path, format=FORMAT + 1, threshold="by segment", later=1)
+    with pytest.raises(BundleError, match=f"format {FORMAT + 1}.*reads up to {FORMAT}: upgrade"):
+        read_manifest(tmp_path, digest)
 
 
 @pytest.mark.parametrize(
