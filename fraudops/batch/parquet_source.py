@@ -93,7 +93,9 @@ class ParquetSource:
         kept = batch.select(list(self.keep)).cast(self.kept_schema)
         if len(at_fault):
             sound = ~wrong.any(axis=1)
-            x, kept = x[sound], kept.filter(pa.array(sound))
+            x = x[sound]
+            # Arrow takes a table without columns for one without rows, and refuses the mask.
+            kept = kept.filter(pa.array(sound)) if self.keep else kept
         return Piece(number, x, kept, bad)
 
     @contextmanager
