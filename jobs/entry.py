@@ -16,6 +16,7 @@ import click
 from rich.console import Console
 
 from fraudops.errors import FraudopsError
+from fraudops.proxies import bypass_proxies
 from fraudops.state import DEFAULT_STATE, State
 
 # Standard output carries what a program may read (tables, --json); progress and notices go to
@@ -84,6 +85,7 @@ def run(command: Callable[..., Any]) -> None:
     """
     if os.environ.get(MARK_VARIABLE):
         sys.stdout = marked(sys.stdout.buffer)
+    bypass_proxies()
     try:
         ended = command.main(standalone_mode=False)  # type: ignore[attr-defined]
     except click.Abort:

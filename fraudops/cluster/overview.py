@@ -17,8 +17,9 @@ from fraudops.promotion.record import ServingRecord
 PORT = 8000
 ASK = f"""
 import sys, urllib.error, urllib.request
+direct = urllib.request.build_opener(urllib.request.ProxyHandler({{}}))
 try:
-    answer = urllib.request.urlopen("http://127.0.0.1:{PORT}/ready", timeout=5)
+    answer = direct.open("http://127.0.0.1:{PORT}/ready", timeout=5)
 except urllib.error.HTTPError as error:
     answer = error
 sys.stdout.buffer.write(answer.read())

@@ -63,7 +63,9 @@ def fetch(
             f"{target}: exists and is not the file with the checksum {sha256[:12]}…; remove it, or choose another --out"
         )
     failures = []
-    with httpx.Client(follow_redirects=True, timeout=httpx.Timeout(timeout_seconds)) as client:
+    limits = httpx.Timeout(timeout_seconds)
+    # The mirrors are in the internet, so this client uses the proxy that the environment names.
+    with httpx.Client(follow_redirects=True, timeout=limits, trust_env=True) as client:
         for mirror in mirrors:
             try:
                 _from_mirror(client, mirror, target, sha256, progress)

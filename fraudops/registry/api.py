@@ -11,9 +11,9 @@ import httpx
 import msgspec
 
 from fraudops.errors import SettingsError, StoreDownError
+from fraudops.proxies import goes_direct
 
 API = "/api/2.0"
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 # uvicorn closes an idle connection after 5 s; a client that keeps it as long sends into the closing
 # one now and then.
 KEEPALIVE_SECONDS = 2.0
@@ -49,7 +49,7 @@ class MlflowApi:
             base_url=parsed.copy_with(path=parsed.path.rstrip("/") + API + "/"),
             timeout=timeout_seconds,
             limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
-            trust_env=parsed.host not in LOOPBACK,
+            trust_env=not goes_direct(parsed.host),
         )
         self._close = weakref.finalize(self, self._client.close)
 

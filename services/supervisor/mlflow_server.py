@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+from fraudops.proxies import bypass_proxies
+
 MODULE = "services.supervisor.mlflow_server"
 ROOT = "mlflow-artifacts:/"
 ALLOWED_HOSTS = "localhost:*,127.0.0.1:*"
@@ -42,6 +44,7 @@ def environment(backend_store: str, artifacts: Path) -> dict[str, str]:
 def main() -> None:
     host, port = sys.argv[1:]
     backend_store = os.environ["MLFLOW_BACKEND_STORE_URI"]
+    bypass_proxies()  # boto3 reads NO_PROXY: an object store in the cluster is called directly
     import uvicorn
     from mlflow.server import constants
 

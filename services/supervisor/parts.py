@@ -12,6 +12,7 @@ import psutil
 
 from fraudops.canonical import canonical_json, sha256_bytes
 from fraudops.errors import StoreDownError
+from fraudops.proxies import no_proxy
 from fraudops.settings import COMMAND_LINE, PREFIX
 from fraudops.state import State
 from services.supervisor import mlflow_server, postgresql, probes
@@ -22,8 +23,7 @@ from services.supervisor.record import Choices
 
 INFERENCE, SHIPPER = "services.inference", "services.shipper"
 LOOPBACK = "127.0.0.1"
-NO_PROXY = "127.0.0.1,localhost,::1"
-_PROXIES = [f"{name}_proxy" for name in ("http", "https", "all")]
+_PROXIES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
 _AUTHORITIES = ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
 _PLACE = ["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "TZ"]
 INHERITED = frozenset([*_PLACE, *_AUTHORITIES, *_PROXIES, *map(str.upper, _PROXIES)])
@@ -115,8 +115,7 @@ def _inherited() -> dict[str, str]:
     return {
         "PATH": os.defpath,
         **inherited,
-        "NO_PROXY": NO_PROXY,
-        "no_proxy": NO_PROXY,
+        **no_proxy(os.environ),
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -56,9 +56,10 @@ def new_model() -> str:
     return f"train-{next(_numbers)}"
 
 
-def run_training(url: str, *arguments: str) -> Training:
+def run_training(url: str, *arguments: str, **more: str) -> Training:
     model = new_model()
-    environment = {**bare_environment(), "MLFLOW_TRACKING_URI": url, "FRAUDOPS_MODEL_NAME": model}
+    settings = {"MLFLOW_TRACKING_URI": url, "FRAUDOPS_MODEL_NAME": model}
+    environment = {**bare_environment(), **settings, **more}
     return Training(model, call("fraudops train", command, *arguments, **environment))
 
 
@@ -236,6 +237,18 @@ def test_with_mlflow_away_training_ends_before_it_reads_the_data_and_names_the_u
     assert training.done.returncode == 75
     assert url in training.done.stderr
     assert "absent.csv" not in training.done.stderr
+
+
+def test_training_registers_behind_a_proxy_that_cannot_reach_this_machine(
+    mlflow_url: str, second_schema: tuple[Path, Path]
+) -> None:
+    data, schema = map(str, second_schema)
+    proxy = f"http://127.0.0.1:{free_port()}"
+    names = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "ALL_PROXY")
+    environment = dict.fromkeys(names, proxy) | {"NO_PROXY": "", "no_proxy": ""}
+    training = run_training(mlflow_url, "--data", data, "--schema", schema, **environment)
+    assert training.done.returncode == 0, training.done.stderr
+    assert [one.version for one in Registry(mlflow_url, training.model).versions()] == ["1"]
 
 
 def test_data_that_does_not_fit_registers_nothing(mlflow_url: str, tmp_path: Path) -> None:

@@ -389,6 +389,7 @@ def test_parts_get_what_they_need_of_the_environment_and_nothing_else(
         "HOME",
     ):
         monkeypatch.setenv(name, "from the shell")
+    monkeypatch.setenv("NO_PROXY", "of.the.shell")
     state = State.at(tmp_path)
     server = PostgreSQL(state.postgresql, free_port())
     server.make_passwords()
@@ -406,7 +407,7 @@ def test_parts_get_what_they_need_of_the_environment_and_nothing_else(
     assert given["mlflow"] == {"HOME", "HTTPS_PROXY"}
     assert given["inference"] == given["shipper"] == {"HOME", "HTTPS_PROXY", "FRAUDOPS_LOG_LEVEL"}
     assert all(
-        "127.0.0.1" in part.environment["NO_PROXY"]
+        {"127.0.0.1", "of.the.shell"} <= set(part.environment["NO_PROXY"].split(","))
         for name, part in built.items()
         if name != "postgresql"
     )
