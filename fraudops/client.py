@@ -10,6 +10,7 @@ import httpx
 import msgspec
 
 from fraudops.errors import SettingsError, StoreDownError
+from fraudops.urls import malformed, split_url, without_credentials
 
 T = TypeVar("T")
 FAULTS_SHOWN = 5
@@ -54,16 +55,14 @@ class InferenceClient:
     """
 
     def __init__(self, url: str, timeout_seconds: float = 10.0, connections: int = 8) -> None:
-        self.url = url.rstrip("/")
+        self.url = without_credentials(split_url(url, "FRAUDOPS_URL")).rstrip("/")
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         try:
             self._http = httpx.Client(
-                base_url=self.url, timeout=timeout_seconds, limits=limits, trust_env=False
+                base_url=url.rstrip("/"), timeout=timeout_seconds, limits=limits, trust_env=False
             )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise SettingsError(
-                f"{url!r} is not the url of an inference service; give it as http://HOST:PORT"
-            ) from error
+        except (httpx.InvalidURL, ValueError):
+            raise malformed("FRAUDOPS_URL") from None
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +111,7 @@ class InferenceClient:
             )
         except httpx.UnsupportedProtocol as error:
             raise SettingsError(
-                f"{self.url!r} is not the url of an inference service; give it as http://HOST:PORT"
+                "FRAUDOPS_URL is not the URL of an inference service: give it as http://HOST:PORT"
             ) from error
         except httpx.TransportError as error:
             message = f"the inference service at {self.url} does not answer ({type(error).__name__}); `fraudops status` says why, `fraudops up` starts it"

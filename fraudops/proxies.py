@@ -17,6 +17,11 @@ from urllib.parse import urlsplit
 DIRECT = ("localhost", "127.0.0.1", "::1", ".svc", ".cluster.local")
 # Variables that hold the address of something that may run beside us.
 URLS = ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL")
+# httpx refuses such a proxy when a client is made, and quotes a part of its password.
+UNUSABLE = (
+    "the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names cannot be used: give it as "
+    "http://HOST:PORT, with user and password percent-encoded"
+)
 API_SERVER = "KUBERNETES_SERVICE_HOST"
 
 

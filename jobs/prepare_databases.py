@@ -42,9 +42,9 @@ class Target:
     database: str
 
     @classmethod
-    def of(cls, url: str) -> "Target":
+    def of(cls, url: str, name: str = "DATABASE_URL") -> "Target":
         """Raises SettingsError when the url names no role or no database."""
-        parts = urlsplit(dsn(url))
+        parts = urlsplit(dsn(url, name))
         role, database = unquote(parts.username or ""), unquote(parts.path.removeprefix("/"))
         if not role or not database:
             raise SettingsError(
@@ -206,7 +206,10 @@ def make_right(url: str, mlflow_url: str | None, admin_url: str | None, deadline
     """Raises StoreDownError, SettingsError."""
     from fraudops.audit.database import migrate
 
-    for target in [Target.of(each) for each in (url, mlflow_url) if each]:
+    named = {"DATABASE_URL": url, "MLFLOW_BACKEND_STORE_URI": mlflow_url}
+    if admin_url:
+        dsn(admin_url, "DATABASE_ADMIN_URL")
+    for target in [Target.of(each, name) for name, each in named.items() if each]:
         patiently(lambda target=target: asyncio.run(prepare(target, admin_url)), deadline)  # type: ignore[misc]
         notices.print(f"role {target.role} can enter {address(target.url)}", markup=False)
     if mlflow_url:

@@ -9,6 +9,7 @@ import httpx
 
 from fraudops.promotion.ports import Pod, PodRefusedError, PodSilentError
 from fraudops.promotion.record import Target
+from fraudops.urls import split_url, without_credentials
 
 ASK_SECONDS = 5.0
 GRACE_SECONDS = 30.0
@@ -21,6 +22,7 @@ class PodDoor:
 
     def __init__(self, url: str, admin_token: str) -> None:
         self.url = url.rstrip("/")
+        self._shown = without_credentials(split_url(self.url, "FRAUDOPS_URL"))
         self.headers = {"Authorization": f"Bearer {admin_token}"}
 
     async def ready(self) -> bool:
@@ -75,7 +77,7 @@ class PodDoor:
                 )
         except httpx.HTTPError as error:
             raise PodSilentError(
-                f"{self.url}{path} did not answer ({type(error).__name__})"
+                f"{self._shown}{path} did not answer ({type(error).__name__})"
             ) from error
 
 
