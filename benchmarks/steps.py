@@ -205,8 +205,9 @@ async def application(models: Models, state: State) -> AsyncIterator[Calls]:
 
     make_folders(state)
     settings, run, lifeline = InferenceSettings(state=state.root), RunFolder(state.run), os.pipe()
-    Prover(settings, run, lifeline).keep()
-    await asyncio.to_thread(start.settle, settings, state, BundleCache(state.bundles, run))
+    prover = Prover(settings, run, lifeline)
+    prover.keep()
+    await asyncio.to_thread(start.settle, settings, state, BundleCache(state.bundles, run), prover)
     app = create_app(settings, Drain())
     try:
         async with app.router.lifespan_context(app):

@@ -99,7 +99,7 @@ class Prover:
 
         `leave` closes what the new process must not hold.
         """
-        if self._pid is not None and not _lives(self._pid):
+        if self._pid is not None and not self.lives():
             logger.error(
                 "the process that proves bundles has died and is replaced", extra={"pid": self._pid}
             )
@@ -114,6 +114,9 @@ class Prover:
             return
         if self._pid == 0:
             _live(partial(self._serve, leave))
+
+    def lives(self) -> bool:
+        return self._pid is not None and _lives(self._pid)
 
     def leave(self) -> None:
         """In a worker, after its fork."""

@@ -190,5 +190,5 @@ def serve(settings: InferenceSettings) -> None:
     run = RunFolder(state.run)
     server = InferenceServer(settings, run)
     server.prover.keep()
-    start.settle(settings, state, BundleCache(state.bundles, run))
+    start.settle(settings, state, BundleCache(state.bundles, run), server.prover)
     server.run()

@@ -4,6 +4,7 @@ from the serving record.
 
 import asyncio
 import logging
+import time
 
 from fraudops.errors import FraudopsError
 from fraudops.promotion.record import EMPTY, target_of
@@ -18,13 +19,15 @@ from services.inference.pod_files import (
     record_view_path,
     write,
 )
+from services.inference.prover import Prover
 from services.inference.records import record_reader, template_target
 
 logger = logging.getLogger(__name__)
 PROOF_SECONDS = 60.0
+LOOK_SECONDS = 0.1
 
 
-def settle(settings: InferenceSettings, state: State, cache: BundleCache) -> None:
+def settle(settings: InferenceSettings, state: State, cache: BundleCache, prover: Prover) -> None:
     """Writes the pod's state: what the record names if its bundle is in the cache and proved now;
     else nothing, and the poller brings it.
     """
@@ -35,7 +38,7 @@ def settle(settings: InferenceSettings, state: State, cache: BundleCache) -> Non
         write(pod_state_path(state), before.without_model(before.served))
         return
     try:
-        asyncio.run(cache.ensure(target.version or "", target.digest, PROOF_SECONDS, fetch=False))
+        _prove(cache, target.version or "", target.digest, prover)
     except FraudopsError as error:
         logger.error("the cached bundle is not served", extra={"reason": str(error)})
         write(pod_state_path(state), before.without_model(target.served))
@@ -45,6 +48,33 @@ def settle(settings: InferenceSettings, state: State, cache: BundleCache) -> Non
         )
     else:
         write(pod_state_path(state), target)
+
+
+def _prove(cache: BundleCache, version: str, digest: str, prover: Prover) -> None:
+    """Proves a cached bundle, and replaces a prover that dies before it answers.
+
+    Raises RefusedError or StoreDownError.
+    """
+    deadline = time.monotonic() + PROOF_SECONDS
+    # gunicorn's arbiter replaces the prover later, but it does not run yet. The fork happens
+    # between two event loops, so that the new prover inherits no connection of the asker.
+    while not asyncio.run(_answered(cache, version, digest, prover, deadline)):
+        prover.keep()
+
+
+async def _answered(
+    cache: BundleCache, version: str, digest: str, prover: Prover, deadline: float
+) -> bool:
+    """Whether the prover lived until the answer; a refusal raises."""
+    seconds = deadline - time.monotonic()
+    asking = asyncio.ensure_future(cache.ensure(version, digest, seconds, fetch=False))
+    while not (await asyncio.wait({asking}, timeout=LOOK_SECONDS))[0]:
+        # The master holds the listener too: without a prover the request waits and fails nowhere.
+        if not prover.lives():
+            asking.cancel()
+            return False
+    await asking
+    return True
 
 
 def _target(settings: InferenceSettings, before: PodState) -> PodState:

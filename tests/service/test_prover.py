@@ -91,6 +91,20 @@ def test_a_prover_that_dies_is_replaced_and_a_promotion_waits_for_the_next(
     ] == []
 
 
+def test_a_prover_that_dies_within_the_start_is_replaced_and_the_cached_bundle_served(
+    tmp_path: Path,
+) -> None:
+    started = Service(
+        tmp_path / "state", workers=1, program=("tests.dead_prover", "services.inference")
+    )
+    try:
+        started.promoted(1)
+        assert "has died and is replaced" in started.log
+        assert "the cached bundle is not served" not in started.log
+    finally:
+        started.kill()
+
+
 def test_what_tells_the_service_to_leave_does_not_end_its_prover_first(service: Service) -> None:
     proving = prover(service)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
