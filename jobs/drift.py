@@ -61,9 +61,17 @@ def _to_since(
     metavar="TIME",
     help=f"The window begins here instead: an ISO time (UTC), or `{LAST}`: where the version's last run ended, if it has one.",
 )
+@click.option(
+    "--report/--no-report",
+    default=True,
+    show_default=True,
+    help="Write an HTML report after the verdict, which takes some seconds more.",
+)
 @json_option
 @state_option
-def command(hours: float, since: datetime | str | None, as_json: bool, state: State) -> str:
+def command(
+    hours: float, since: datetime | str | None, report: bool, as_json: bool, state: State
+) -> str:
     """Compare what was scored with the production version's reference.
 
     PSI of every feature and of the score. One above its threshold is a warning, in two windows
@@ -82,7 +90,7 @@ def command(hours: float, since: datetime | str | None, as_json: bool, state: St
             print_json({"verdict": None, "reason": NOTHING_SERVES})
         return NOTHING_SERVES
     entry = production_of(record)
-    found = asyncio.run(
+    scanned = asyncio.run(
         scan(
             state,
             entry,
@@ -90,12 +98,18 @@ def command(hours: float, since: datetime | str | None, as_json: bool, state: St
             Asked(hours, since),
             settings.model_name,
             settings.audit.keys(),
+            report=report,
         )
     )
+    found = scanned.found
+    if not as_json:
+        show(found)
+    scanned.write_report()
+    # A program may open the report that it reads of, and a person clicks on its line.
     if as_json:
         print_json(found.report())
-    else:
-        show(found)
+    elif found.html_path:
+        output.print(Text(f"report: {found.html_path}"))
     return f"{drift_text.title(found)}: {drift_text.verdict_line(found)}"
 
 
@@ -107,8 +121,8 @@ def show(found: "DriftRun") -> None:
         output.print(_table(found))
     for line in drift_text.lines(found):
         output.print(Text(line))
-    if found.html_path:
-        output.print(Text(f"report: {found.html_path}"))
+    # Through a pipe too the verdict is read before the report is written.
+    output.file.flush()
 
 
 def _table(found: "DriftRun") -> Table:

@@ -4,7 +4,7 @@ its row and its HTML.
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,9 +17,9 @@ from fraudops import drift_runs, endpoints
 from fraudops.audit.database import create_engine
 from fraudops.audit.recent import recent
 from fraudops.bundle import DRIFT_REFERENCE, Manifest, check_files, read_manifest
-from fraudops.drift import SCORE, decision_rate, join_windows, judge
+from fraudops.drift import SCORE, ColumnDrift, decision_rate, join_windows, judge, psi
 from fraudops.drift_runs import DriftRun, PreviousRun
-from fraudops.errors import BundleError, SettingsError
+from fraudops.errors import BundleError, SettingsError, StoreDownError
 from fraudops.promotion.record import Entry, ServingRecord
 from fraudops.registry import Registry
 from fraudops.settings import DriftSettings
@@ -71,6 +71,35 @@ class Window:
     rows_estimated: bool
 
 
+@dataclass(frozen=True)
+class Scan:
+    """A judged and stored window, with the rows that its HTML report compares."""
+
+    found: DriftRun
+    reference: pd.DataFrame
+    current: pd.DataFrame
+
+    def write_report(self) -> None:
+        """Write the HTML report to `found.html_path`, if the run has one.
+
+        Evidently takes seconds, so callers show the verdict first. Raises StoreDownError.
+        """
+        if self.found.html_path is None:
+            return
+        path = Path(self.found.html_path)
+        thresholds = {column.name: column.threshold for column in self.found.columns}
+        lines = [drift_text.verdict_line(self.found), *drift_text.lines(self.found)]
+        comparison = Comparison(self.reference, self.current, thresholds)
+        try:
+            comparison.write_html(path, drift_text.title(self.found), lines)
+        except OSError as error:
+            raise StoreDownError(
+                f"the verdict is stored, but its report {path} cannot be written "
+                f"({error.strerror}): check the disk, or leave the report out with --no-report"
+            ) from error
+        keep_latest(path.parent, KEPT_REPORTS)
+
+
 async def scan(
     state: State,
     entry: Entry,
@@ -78,22 +107,28 @@ async def scan(
     asked: Asked,
     model_name: str = "credit-fraud",
     keys: Sequence[bytes] = (),
-) -> DriftRun:
-    """Judges one window of what `entry` has scored, up to now, stores it and writes its HTML.
+    *,
+    report: bool = True,
+) -> Scan:
+    """Judge one window of what `entry` has scored, up to now, and store the run.
+
+    The stored run names the report's path, which `Scan.write_report` writes; without `report`
+    it names none.
 
     Raises StoreDownError without PostgreSQL, BundleError when the reference is not the bundle's
     own.
     """
     reference = read_reference(state, entry, model_name)
     thresholds = column_thresholds(reference.manifest, limits)
+    reports = state.reports if report else None
     engine = create_engine(endpoints.database_url(state))
     try:
         window = await _read(engine, reference, asked, limits, keys)
-        found = _compare(reference, window, thresholds, limits.minimum_rows, state.reports)
+        found = _compare(reference, window, thresholds, limits.minimum_rows, reports)
         await drift_runs.record(engine, found)
     finally:
         await engine.dispose()
-    return found
+    return Scan(found, reference.rows, window.current)
 
 
 def production_of(record: ServingRecord) -> Entry:
@@ -202,14 +237,14 @@ def _compare(
     window: Window,
     thresholds: dict[str, float],
     minimum_rows: int,
-    reports: Path,
+    reports: Path | None,
 ) -> DriftRun:
     enough = len(window.current) >= minimum_rows
-    compared = {name: threshold for name, threshold in thresholds.items() if name in window.current}
-    comparison = Comparison(reference.rows, window.current, compared) if enough else None
-    columns = tuple(comparison.columns) if comparison else ()
-    found = DriftRun(
-        id=uuid.uuid4(),
+    columns = _columns(reference.rows, window.current, thresholds) if enough else ()
+    run_id = uuid.uuid4()
+    name = f"drift-{window.end:%Y%m%dT%H%M%S}-{run_id.hex[:8]}.html"
+    return DriftRun(
+        id=run_id,
         at=datetime.now(UTC),
         start=window.start,
         end=window.end,
@@ -233,12 +268,16 @@ def _compare(
         before=window.before,
         features_unavailable=window.features_unavailable,
         rows_estimated=window.rows_estimated,
+        html_path=str(reports / name) if reports and enough else None,
     )
-    if comparison is None:
-        return found
-    path = reports / f"drift-{found.end:%Y%m%dT%H%M%S}-{found.id.hex[:8]}.html"
-    comparison.write_html(
-        path, drift_text.title(found), [drift_text.verdict_line(found), *drift_text.lines(found)]
+
+
+def _columns(
+    reference: pd.DataFrame, current: pd.DataFrame, thresholds: dict[str, float]
+) -> tuple[ColumnDrift, ...]:
+    """The drift of every column that both frames have, by the PSI that the report shows too."""
+    return tuple(
+        ColumnDrift(name, psi(reference[name].to_numpy(), current[name].to_numpy()), threshold)
+        for name, threshold in thresholds.items()
+        if name in current
     )
-    keep_latest(reports, KEPT_REPORTS)
-    return replace(found, html_path=str(path))

@@ -28,7 +28,7 @@ from fraudops.audit.privacy import protection
 from fraudops.bundle import DRIFT_REFERENCE, seal
 from fraudops.datasets import Dataset, generate, load, split
 from fraudops.datasets.drifts import overlay
-from fraudops.errors import BundleError, SettingsError
+from fraudops.errors import BundleError, SettingsError, StoreDownError
 from fraudops.ids import uuid7
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.record import Entry, ServingRecord
@@ -322,9 +322,42 @@ def test_the_run_is_a_row_with_its_columns_and_an_html_report_without_rows(
     page = Path(row[8]).read_text()
     assert "verdict: NONE" in page
     assert page.index("verdict: NONE") < page.index("drawDashboard")
+    for name, value in values(report).items():
+        assert f"<td>{name}</td><td>{value:.3f}</td>" in page
     middle = current.frame["V17"].iloc[1:-1]
     inside = middle[(middle > current.frame["V17"].min()) & (middle < current.frame["V17"].max())]
     assert not any(repr(value) in page for value in inside.tolist() if len(repr(value)) > 10)
+
+
+def test_the_verdict_is_shown_and_stored_before_the_report_is_written(site: Site) -> None:
+    since = site.answered(bank()[1])
+    site.state.reports.write_text("a file where the folder of the reports should be")
+    result = site.drift("--since", since)
+    assert "verdict: NONE" in result.stdout
+    assert "report: " not in result.stdout
+    assert isinstance(result.exception, StoreDownError)
+    assert "leave the report out with --no-report" in str(result.exception)
+    assert rows_of(site.database, "SELECT verdict FROM drift_runs") == [("none",)]
+
+
+def test_without_a_report_the_verdict_is_the_same_and_evidently_is_not_loaded(site: Site) -> None:
+    since = site.answered(bank()[1])
+    code = "import sys; from jobs.drift import command; command(standalone_mode=False); assert 'evidently' not in sys.modules"
+    arguments = ["--state", str(site.state.root), "--since", since, "--json", "--no-report"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=bare_environment() | {"DATABASE_URL": site.database},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    report = json.loads(done.stdout)
+    assert (report["verdict"], report["html_path"]) == ("none", None)
+    assert values(report) == values(site.found("--since", since))
+    assert not any(
+        path.name.endswith(f"{report['id'][:8]}.html") for path in site.state.reports.iterdir()
+    )
 
 
 def test_drift_warns_once_and_alarms_in_the_second_window_running(site: Site) -> None:
