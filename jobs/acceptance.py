@@ -12,6 +12,7 @@ import click
 
 from fraudops import endpoints
 from fraudops.errors import RefusedError, StoreDownError
+from fraudops.ids import TEST_PREFIX
 from jobs.data_options import schema_option
 from jobs.entry import notices, output, run, state_option
 from jobs.service_options import open_client, url_option
@@ -92,7 +93,7 @@ def compare(answer: "Answer", row: Mapping[str, Any], transaction_id: str) -> No
 @state_option
 def command(wait_seconds: float, url: str | None, schema: Path | None, state: "State") -> None:
     """Score a known transaction through the service and find its audit row."""
-    transaction_id = f"acceptance-{uuid.uuid4().hex}"
+    transaction_id = f"{TEST_PREFIX}{uuid.uuid4().hex}"
     with open_client(url, state) as client:
         client.ready()
         answer = client.predict(known_transaction(schema), transaction_id)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fraudops.audit.shipping import ShipperState, read_shipper_state
 from fraudops.endpoints import database_url
+from fraudops.ids import TEST_PREFIX
 from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
 from jobs.entry import json_option, output, print_json, run, state_option
@@ -126,6 +127,10 @@ def _show(title: str, found: Found, spools: "ShipperState | str | None", now: da
             repeats = total.answers - total.decisions
             output.print(
                 f"{repeats:,} answers repeat a transaction of the 24 hours before: each is audited, and its first answer is the one decision."
+            )
+        if total.tests:
+            output.print(
+                f"Tests of the installation among these answers: {total.tests:,} (their transaction_id begins with {TEST_PREFIX})"
             )
         output.print(_quality(total))
         if total.labelled:

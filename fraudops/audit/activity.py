@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from fraudops.audit import sampling
 from fraudops.audit.database import translated
 from fraudops.audit.sampling import INDEXED, RARITY, WHOLE, WITHIN
+from fraudops.ids import TEST_PREFIX
 
 REPEAT = timedelta(hours=24)
 # Of a large window about so many answers are read, and so many of those decided as fraud: at the
@@ -34,7 +35,8 @@ class Activity:
 
     Counts are exact where both weights are 1. Else they are estimates: of the answers decided as
     fraud one in `fraud_weight` was read, of the others one in `weight`, `read` in all; `first`
-    and `last` are among these. Latencies are of all answers, repeats included.
+    and `last` are among these. Latencies are of all answers, repeats included. `tests` of the
+    answers are tests of the installation, by their transaction_id.
     """
 
     model_version: str | None
@@ -56,6 +58,7 @@ class Activity:
     false_positives: int
     false_negatives: int
     true_negatives: int
+    tests: int = 0
 
     @property
     def estimated(self) -> bool:
@@ -184,12 +187,15 @@ SELECT model_version, model_digest,
        coalesce(sum(weight) FILTER (WHERE label = 1 AND prediction = 1), 0) AS true_positives,
        coalesce(sum(weight) FILTER (WHERE label = 0 AND prediction = 1), 0) AS false_positives,
        coalesce(sum(weight) FILTER (WHERE label = 1 AND prediction = 0), 0) AS false_negatives,
-       coalesce(sum(weight) FILTER (WHERE label = 0 AND prediction = 0), 0) AS true_negatives
+       coalesce(sum(weight) FILTER (WHERE label = 0 AND prediction = 0), 0) AS true_negatives,
+       coalesce(sum(weight) FILTER (WHERE starts_with(transaction_id, '{tests}')), 0) AS tests
 FROM judged
 GROUP BY GROUPING SETS ((model_version, model_digest), ())
 ORDER BY grouping(model_version) DESC, first
 """
-EXACT, SAMPLED = (text(_ACTIVITY.format(source=source)) for source in (_ALL, _SAMPLE))
+EXACT, SAMPLED = (
+    text(_ACTIVITY.format(source=source, tests=TEST_PREFIX)) for source in (_ALL, _SAMPLE)
+)
 
 
 async def activity(

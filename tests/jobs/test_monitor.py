@@ -14,6 +14,7 @@ from psycopg import sql
 
 from fraudops.audit.records import Record, encode, new_label
 from fraudops.audit.shipping import ShipperState, shipper_path, write_shipper_state
+from fraudops.ids import TEST_PREFIX
 from fraudops.renamed import write_renamed
 from fraudops.state import State
 from jobs.cli import cli
@@ -51,6 +52,15 @@ def test_an_empty_window_is_said_clearly(database: str, state: State) -> None:
     assert "the last 2 hours" in done.stdout
     assert "Nothing was answered in this window." in done.stdout
     assert "No shipper has run" in done.stdout
+
+
+def test_answers_to_tests_of_the_installation_are_told_apart(database: str, state: State) -> None:
+    ids = ("t-1", None, f"{TEST_PREFIX}1", "a-fraudops-test-1")
+    store(database, [prediction(datetime.now(UTC), transaction_id=name) for name in ids])
+    asked = ("monitor", "--hours", "1", "--state", str(state.root))
+    assert "Tests of the installation among these answers: 1 (" in fraudops(database, *asked).stdout
+    total = json.loads(fraudops(database, *asked, "--json").stdout)["total"]
+    assert (total["answers"], total["tests"]) == (4, 1)
 
 
 def test_what_was_answered_is_reported_in_all_and_by_version(database: str, state: State) -> None:

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from fraudops.client import Answer
@@ -39,6 +40,10 @@ def test_an_answer_and_its_audit_row_are_found(serving: Platform) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "its audit row is in PostgreSQL" in done.stdout
+    with psycopg.connect(serving.database_url) as connection:
+        assert connection.execute(
+            "SELECT count(*) FROM predictions WHERE starts_with(transaction_id, 'fraudops-test-')"
+        ).fetchone() == (1,)
 
 
 def test_a_row_that_says_something_else_is_named_by_its_column() -> None:
