@@ -20,6 +20,7 @@ from fraudops.endpoints import database_url
 from fraudops.errors import RefusedError, SettingsError
 from fraudops.settings import RetentionJobSettings
 from fraudops.state import State
+from fraudops.terminal import print_table
 from jobs.audit_report import agreement_table, what_is_wrong
 from jobs.entry import json_option, notices, output, print_json, run, state_option
 from jobs.on_cluster import ClusterCommand
@@ -123,7 +124,7 @@ def verify(
             | {"agrees": found.agrees, "records_damaged": shipper.missing if shipper else 0}
         )
     else:
-        output.print(agreement_table(found))
+        print_table(output, agreement_table(found))
     if not state.spool.is_dir():
         notices.print(
             IN_THE_PODS

@@ -10,6 +10,7 @@ import click
 import msgspec
 from rich.table import Table
 
+from fraudops.terminal import print_table
 from jobs.entry import any_state_option, json_option, output, print_json, run
 from jobs.on_cluster import cluster_options
 
@@ -73,7 +74,10 @@ def show(found: "Overview") -> None:
             str(len(pod.workers) or ""),
             _remark(found, pod),
         )
-    output.print(table if found.pods else "[red]no pod of the inference service is there[/]")
+    if found.pods:
+        print_table(output, table)
+    else:
+        output.print("[red]no pod of the inference service is there[/]")
 
 
 def _remark(found: "Overview", pod: "PodReport") -> str:

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from fraudops.terminal import print_table
 from jobs.entry import notices, output
 
 
@@ -24,7 +25,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(summary):
         facts.add_row(f"[bold]{name}[/]", escape(value))
-    output.print(facts)
+    print_table(output, facts)
     output.print()
     table = Table("feature", box=None)
     for name in ("minimum", "1 %", "median", "99 %", "maximum", "allowed"):
@@ -32,7 +33,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     for name, column in summary["columns"].items():
         values = [f"{column[key]:.4g}" for key in ("minimum", "p01", "median", "p99", "maximum")]
         table.add_row(name, *values, "{:g} to {:g}".format(*column["allowed"]))
-    output.print(table)
+    print_table(output, table)
 
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from rich.text import Text
 from fraudops.drift import SCORE, Verdict
 from fraudops.settings import DriftJobSettings
 from fraudops.state import State
+from fraudops.terminal import print_table
 from jobs import drift_text
 from jobs.entry import json_option, notices, output, print_json, run, state_option
 from jobs.on_cluster import on_cluster
@@ -118,7 +119,7 @@ def show(found: "DriftRun") -> None:
     output.print(Text(drift_text.title(found)))
     output.print(Text(drift_text.verdict_line(found), STYLES[found.verdict]))
     if found.columns:
-        output.print(_table(found))
+        print_table(output, _table(found))
     for line in drift_text.lines(found):
         output.print(Text(line))
     # Through a pipe too the verdict is read before the report is written.

@@ -12,6 +12,7 @@ from fraudops.promotion.record import ServingRecord
 from fraudops.registry import ModelVersion
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
+from fraudops.terminal import print_table
 from jobs.entry import json_option, notices, output, print_json, run, state_option
 from jobs.on_cluster import on_cluster
 from jobs.promote import say
@@ -81,7 +82,7 @@ def command(as_json: bool, state: State) -> None:
     elif not versions:
         output.print("No version is registered yet. Train one: fraudops train")
     else:
-        output.print(_table(versions))
+        print_table(output, _table(versions))
 
 
 def _table(versions: list[dict[str, Any]]) -> Table:

@@ -15,6 +15,7 @@ from fraudops.endpoints import database_url
 from fraudops.ids import TEST_PREFIX
 from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
+from fraudops.terminal import print_table
 from jobs.entry import json_option, output, print_json, run, state_option
 from jobs.on_cluster import on_cluster
 
@@ -122,7 +123,7 @@ def _show(title: str, found: Found, spools: "ShipperState | str | None", now: da
     total, versions = found
     output.print(title, markup=False)
     if total.answers:
-        output.print(_activity_table(total, versions))
+        print_table(output, _activity_table(total, versions))
         if total.answers != total.decisions:
             repeats = total.answers - total.decisions
             output.print(
@@ -134,7 +135,7 @@ def _show(title: str, found: Found, spools: "ShipperState | str | None", now: da
             )
         output.print(_quality(total))
         if total.labelled:
-            output.print(_quality_table(total, versions))
+            print_table(output, _quality_table(total, versions))
         if total.estimated:
             output.print(_estimated(total))
     else:

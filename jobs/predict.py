@@ -116,6 +116,8 @@ def _show_many(answers: "list[Answer]", as_json: bool) -> None:
         return
     from rich.table import Table
 
+    from fraudops.terminal import print_table
+
     table = Table(
         "row", "decision", "probability", "threshold", "version", "prediction_id", box=None
     )
@@ -129,7 +131,7 @@ def _show_many(answers: "list[Answer]", as_json: bool) -> None:
             answer.model_version,
             answer.prediction_id,
         )
-    output.print(table)
+    print_table(output, table)
 
 
 if __name__ == "__main__":

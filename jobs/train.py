@@ -21,6 +21,7 @@ from fraudops.bundle import Interval, Manifest
 from fraudops.registry import TAG_DIGEST, TAG_REQUEST, TAG_SAMPLE, TAG_SCHEMA_FINGERPRINT, Registry
 from fraudops.settings import ProgramSettings
 from fraudops.state import State
+from fraudops.terminal import print_table
 from jobs.entry import json_option, notices, output, print_json, run, state_option, where
 from jobs.on_cluster import on_cluster
 from jobs.tracking import RunContent, logged_run
@@ -207,7 +208,7 @@ def report(registered: Registered, model: str, console: Console = output) -> Non
     for name, title in METRIC_TITLES.items():
         metric = manifest.metrics[name]
         table.add_row(title, f"{metric.value:.4f}", f"{metric.lower:.4f} to {metric.upper:.4f}")
-    console.print(table)
+    print_table(console, table)
     data = "the packaged sample" if manifest.dataset.sample else manifest.dataset.source
     console.print(
         f"threshold {manifest.threshold:g}, expected to flag {manifest.expected_decision_rate:.2%} of transactions; trained on {escape(data)}"

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fraudops.state import State
+from fraudops.terminal import print_table
 from services.supervisor.record import Choices, PartRecord, Phase, Record
 
 COLOURS = {"running": "green", "dead": "red", "gave up": "red", "failing": "red"}
@@ -48,7 +49,7 @@ class Announcer:
 
     def show(self, rows: Table, output: Console) -> None:
         with contextlib.suppress(OSError):
-            output.print(rows)
+            print_table(output, rows)
 
     def say(self, text: str) -> None:
         """A terminal that is gone stops nobody's work."""
