@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 from rich.table import Table
+from rich.text import Text
 
 from fraudops.terminal import print_table
 from jobs.entry import any_state_option, json_option, output, print_json, run
@@ -37,6 +38,7 @@ def as_mapping(found: "Overview") -> dict[str, Any]:
         "serving": serving
         and {name: serving[name] for name in ("epoch", "version", "digest", "by", "at")},
         "mirrored": found.record.mirrored == found.record.epoch,
+        "alias": found.record.alias_error,
         "reserved": record.get("reserved"),
         "pods": [asdict(pod) | {"behind": pod.name in found.behind} for pod in found.pods],
         "behind": list(found.behind),
@@ -52,8 +54,8 @@ def show(found: "Overview") -> None:
         else "no model is promoted"
     )
     output.print(f"release {found.release} in namespace {found.namespace}: [bold]{serves}[/]")
-    if current and found.record.mirrored < current.epoch:
-        output.print("[yellow]MLflow's alias is late: the reconciler writes it[/]")
+    if found.record.alias_error:
+        output.print(Text(f"alias: {found.record.alias_error}", "yellow"))
     if reserved:
         output.print(
             f"[yellow]a promotion of version {reserved.version} by {reserved.strategy} is under way, or was left[/] (epoch {reserved.epoch})"

@@ -89,6 +89,15 @@ class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
         return self.current.epoch if self.current else 0
 
     @property
+    def alias_error(self) -> str | None:
+        """How the registry's alias differs from this record, or None when they agree."""
+        if self.mirrored < self.epoch:
+            return (
+                f"the registry's alias production has not been brought after epoch {self.epoch} yet"
+            )
+        return self.alias_moved
+
+    @property
     def highest_epoch(self) -> int:
         """No epoch is used twice, not even one whose promotion was refused."""
         return max(self.epoch, self.highest_reserved)

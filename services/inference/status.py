@@ -116,11 +116,7 @@ class Status:
         except FraudopsError as error:
             errors["epoch"] = str(error)
         else:
-            errors["alias"] = record.alias_moved
-            if record.mirrored < record.epoch:
-                errors["alias"] = (
-                    f"the registry's alias {ALIAS} has not been brought after epoch {record.epoch} yet"
-                )
+            errors["alias"] = record.alias_error
             target, reason = self._pod.target(record), read_record_view(self._pod.state).error
             epoch = target.epoch if target else 0
             if reason or epoch != now.epoch:

@@ -113,7 +113,7 @@ def status_details(report: dict[str, Any]) -> list[str]:
                 else ""
             )
             lines.append(f"{name}: {times}{part['reason']}")
-    return lines
+    return lines + ([f"alias: {report['alias']}"] if report["alias"] else [])
 
 
 def _parts(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -6,6 +6,8 @@ import http.client
 from typing import Any
 
 from fraudops.audit.shipping import read_shipper_state
+from fraudops.errors import FraudopsError
+from fraudops.promotion.local import FileRecordStore
 from fraudops.state import State
 from services.supervisor import probes
 from services.supervisor.parts import endings
@@ -35,7 +37,21 @@ def report(state: State) -> dict[str, Any]:
     well = supervisor["state"] == "running" and all(
         part["state"] == "running" for part in parts.values()
     )
-    return {**parts, "supervisor": supervisor, "folder": str(state.root), "well": well}
+    return {
+        **parts,
+        "supervisor": supervisor,
+        "alias": _alias_error(state),
+        "folder": str(state.root),
+        "well": well,
+    }
+
+
+def _alias_error(state: State) -> str | None:
+    """What the reconciler found of the registry's alias; no part fails because of it."""
+    try:
+        return FileRecordStore(state.serving_record).read()[0].alias_error
+    except (FraudopsError, OSError) as error:
+        return str(error)
 
 
 def _supervisor(record: Record) -> dict[str, Any]:
