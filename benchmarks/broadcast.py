@@ -31,8 +31,8 @@ from benchmarks.results import Result, Table
 from benchmarks.spread import Claim, Spread, ratio, spread
 from benchmarks.subjects import Site
 from benchmarks.turns import order
-from fraudops.bundle import read_manifest, seal
-from fraudops.promotion.door import PodDoor
+from fraudops.model.manifest import read_manifest, seal
+from fraudops.promotion.admin_client import PodDoor
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
 from fraudops.promotion.ports import Attempt, Candidate, Pod
 from fraudops.promotion.protocol import Promoter, Request

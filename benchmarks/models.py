@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fraudops.bundle import MANIFEST, Manifest
 from fraudops.canonical import sha256_bytes
+from fraudops.model.manifest import MANIFEST, Manifest
 
 ROOT = Path(__file__).parents[1]
 ROWS = 2000
@@ -65,9 +65,9 @@ def open_models(folder: Path) -> Models:
 
 def main(folder: Path) -> None:
     from fraudops import datasets
-    from fraudops.algorithms import training_settings
-    from fraudops.pipelines import probabilities
-    from fraudops.training import Provenance, train, write_bundle
+    from fraudops.model.pipeline_file import probabilities
+    from fraudops.training.settings import training_settings
+    from fraudops.training.trainer import Provenance, train, write_bundle
 
     dataset = datasets.load()
     split = datasets.split(dataset)

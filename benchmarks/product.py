@@ -28,8 +28,8 @@ from benchmarks.processes import (
     wait_until,
     wait_until_answering,
 )
-from fraudops.audit.shipping import read_shipper_state
-from fraudops.bundle import read_manifest, seal
+from fraudops.audit.shipper_status import read_shipper_state
+from fraudops.model.manifest import read_manifest, seal
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.record import Entry, ServingRecord
 from fraudops.state import State

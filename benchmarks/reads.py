@@ -26,7 +26,7 @@ from benchmarks.spread import Claim, Spread, ratio, short, spread
 from fraudops.audit import sampling
 from fraudops.audit.activity import Activity, activity, levels, statement
 from fraudops.audit.database import create_engine
-from fraudops.audit.recent import recent, selection
+from fraudops.drift.window import recent, selection
 from fraudops.settings import DriftSettings
 
 DAY_ROWS, QUICK_DAY_ROWS, DAYS, QUICK_DAYS, PROJECTED = (

@@ -17,7 +17,7 @@ from benchmarks.models import Models
 from benchmarks.protocols import TRANSACTION, TRANSACTIONS
 from fraudops.audit.records import Prediction, decode, encode
 from fraudops.ids import uuid7
-from fraudops.scorer import open_scorer
+from fraudops.model.scorer import open_scorer
 from fraudops.settings import AuditSettings, InferenceSettings
 from fraudops.spool import SpoolWriter
 from fraudops.state import State
@@ -124,7 +124,7 @@ def alternatives(models: Models) -> dict[str, Step]:
     from pydantic import create_model
 
     from benchmarks.peers.pipeline import build
-    from fraudops.pipelines import load_pipeline
+    from fraudops.model.pipeline_file import load_pipeline
 
     plain, trees = (
         build(models.plain, list(models.names)),
@@ -194,20 +194,22 @@ async def application(models: Models, state: State) -> AsyncIterator[Calls]:
 
     Needs FRAUDOPS_STATE to name the state's folder, and PROMETHEUS_MULTIPROC_DIR its metrics'.
     """
-    from services.inference import start
     from services.inference.application import create_app
-    from services.inference.bundles import BundleCache
-    from services.inference.channel import RunFolder
     from services.inference.folders import make_folders
-    from services.inference.protocol import DirectProtocol
-    from services.inference.prover import Prover
-    from services.inference.worker import Drain
+    from services.inference.http.protocol import DirectProtocol
+    from services.inference.pod import startup
+    from services.inference.pod.bundle_cache import BundleCache
+    from services.inference.pod.bundle_verifier import Prover
+    from services.inference.pod.worker import Drain
+    from services.inference.pod.worker_channel import RunFolder
 
     make_folders(state)
     settings, run, lifeline = InferenceSettings(state=state.root), RunFolder(state.run), os.pipe()
     prover = Prover(settings, run, lifeline)
     prover.keep()
-    await asyncio.to_thread(start.settle, settings, state, BundleCache(state.bundles, run), prover)
+    await asyncio.to_thread(
+        startup.settle, settings, state, BundleCache(state.bundles, run), prover
+    )
     app = create_app(settings, Drain())
     try:
         async with app.router.lifespan_context(app):

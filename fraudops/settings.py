@@ -10,9 +10,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from fraudops.audit.privacy import Protect, protection, read_keys
 from fraudops.errors import SettingsError
-from fraudops.gates import GateSettings
+from fraudops.feature_encryption import Protect, protection, read_keys
+from fraudops.validation.gates import GateSettings
 
 PREFIX = "FRAUDOPS_"
 ADMIN_PORT = "A port of their own for the admin calls, as in the cluster; without one they are on `port` too."

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from fraudops.audit.aside import Aside, Replayed
-from fraudops.audit.shipping import read_shipper_state
+from fraudops.audit.dead_letters import Aside, Replayed
+from fraudops.audit.shipper_status import read_shipper_state
 from fraudops.endpoints import database_url
 from fraudops.errors import RefusedError, SettingsError
 from fraudops.settings import RetentionJobSettings
 from fraudops.state import State
 from fraudops.terminal import print_table
-from jobs.audit_report import agreement_table, what_is_wrong
-from jobs.entry import json_option, notices, output, print_json, run, state_option
 from jobs.on_cluster import ClusterCommand
+from jobs.reports.audit import agreement_table, what_is_wrong
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
-    from fraudops.audit.agreement import Agreement, Answers
+    from fraudops.audit.reconciliation import Agreement, Answers
 
 IN_THE_PODS = "In the cluster the pods' spools are not looked into: what is still in them counts as lost here. fraudops_spool_rows must be 0 in their metrics."
 Window = tuple[datetime, datetime]
@@ -141,9 +141,9 @@ def verify(
 async def _verify(
     state: State, log: "Answers | None", window: Window, kept_days: int
 ) -> "Agreement":
-    from fraudops.audit.agreement import compare
     from fraudops.audit.connection import connect
     from fraudops.audit.database import translated
+    from fraudops.audit.reconciliation import compare
 
     url = database_url(state)
     with _bar("looking") as tell, translated(url):

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fraudops.terminal import print_table
-from jobs.entry import any_state_option, json_option, output, print_json, run
 from jobs.on_cluster import cluster_options
+from jobs.runner import any_state_option, json_option, output, print_json, run
 
 if TYPE_CHECKING:
     from fraudops.cluster.overview import Overview, PodReport

@@ -7,15 +7,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.data_options import (
+from jobs.data_push import push
+from jobs.options.data import (
     data_option,
     drift_option,
     prevalence_option,
     schema_option,
     strength_option,
 )
-from jobs.data_push import push
-from jobs.entry import any_state_option, json_option, notices, output, print_json, run, state_option
+from jobs.runner import (
+    any_state_option,
+    json_option,
+    notices,
+    output,
+    print_json,
+    run,
+    state_option,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +55,7 @@ def describe(
     from fraudops.datasets import load
     from fraudops.datasets.summary import summarise
     from fraudops.schema import load_schema
-    from jobs.data_report import print_summary
+    from jobs.reports.data import print_summary
 
     summary = summarise(load(source, load_schema(schema), prevalence))
     if as_json:
@@ -129,7 +137,7 @@ def fetch(out: Path | None, mirrors: tuple[str, ...], sha256: str | None, state:
     attempt broke off.
     """
     from fraudops.datasets.official import MIRRORS, NAME, SHA256, Mirror, fetch
-    from jobs.data_report import download_bar
+    from jobs.reports.data import download_bar
 
     target = out or state.root / "data" / NAME
     with download_bar(target.name) as progress:

@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from fraudops.errors import RefusedError, SettingsError
-from jobs.data_report import download_bar
-from jobs.entry import MARK_VARIABLE, any_state_option, json_option, output, print_json
 from jobs.on_cluster import Streams, cluster_options, say
+from jobs.reports.data import download_bar
+from jobs.runner import MARK_VARIABLE, any_state_option, json_option, output, print_json
 
 
 @click.command(name="push", params=list(cluster_options))

@@ -16,7 +16,7 @@ from fraudops import endpoints
 from fraudops.errors import FraudopsError
 from fraudops.state import DEFAULT_STATE, State
 from jobs.commands import CommandFailedError, Done, Interrupts, Terminal
-from jobs.entry import notices, output, run, state_option
+from jobs.runner import notices, output, run, state_option
 
 LOOK_SECONDS = 0.5
 HELD_OUT = ("simulate", "--rows", "2000")

@@ -11,16 +11,16 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from fraudops.drift import SCORE, Verdict
+from fraudops.drift import wording
+from fraudops.drift.psi import SCORE, Verdict
 from fraudops.settings import DriftJobSettings
 from fraudops.state import State
 from fraudops.terminal import print_table
-from jobs import drift_text
-from jobs.entry import json_option, notices, output, print_json, run, state_option
 from jobs.on_cluster import on_cluster
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
-    from fraudops.drift_runs import DriftRun
+    from fraudops.drift.runs import DriftRun
 
 SHOWN_COLUMNS = 8
 NOTHING_SERVES = "no version is in production yet: there is nothing to compare"
@@ -78,8 +78,8 @@ def command(
     PSI of every feature and of the score. One above its threshold is a warning, in two windows
     running an alarm; the exit code is 0 either way.
     """
-    from fraudops.promotion.here import read_record
-    from jobs.drift_scan import Asked, production_of, scan
+    from fraudops.drift.scan import Asked, production_of, scan
+    from fraudops.wiring import read_record
 
     settings = DriftJobSettings.from_environment()
     record = read_record(settings.cluster, state)
@@ -111,16 +111,16 @@ def command(
         print_json(found.report())
     elif found.html_path:
         output.print(Text(f"report: {found.html_path}"))
-    return f"{drift_text.title(found)}: {drift_text.verdict_line(found)}"
+    return f"{wording.title(found)}: {wording.verdict_line(found)}"
 
 
 def show(found: "DriftRun") -> None:
     """The report as a person reads it: verdict, columns, decision rate, and what to do."""
-    output.print(Text(drift_text.title(found)))
-    output.print(Text(drift_text.verdict_line(found), STYLES[found.verdict]))
+    output.print(Text(wording.title(found)))
+    output.print(Text(wording.verdict_line(found), STYLES[found.verdict]))
     if found.columns:
         print_table(output, _table(found))
-    for line in drift_text.lines(found):
+    for line in wording.lines(found):
         output.print(Text(line))
     # Through a pipe too the verdict is read before the report is written.
     output.file.flush()

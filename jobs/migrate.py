@@ -10,7 +10,7 @@ import click
 from fraudops.endpoints import database_url
 from fraudops.errors import StoreDownError
 from fraudops.state import State
-from jobs.entry import notices, run, state_option
+from jobs.runner import notices, run, state_option
 
 PAUSE_SECONDS = 1.0
 

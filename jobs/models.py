@@ -7,15 +7,15 @@ import click
 from rich.table import Table
 
 from fraudops.errors import StoreDownError
-from fraudops.promotion.here import world_of
 from fraudops.promotion.record import ServingRecord
 from fraudops.registry import ModelVersion
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from fraudops.terminal import print_table
-from jobs.entry import json_option, notices, output, print_json, run, state_option
+from fraudops.wiring import world_of
 from jobs.on_cluster import on_cluster
 from jobs.promote import say
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 
 def verdict_of(version: ModelVersion) -> str:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from fraudops.audit.shipping import ShipperState, read_shipper_state
+from fraudops.audit.shipper_status import ShipperState, read_shipper_state
 from fraudops.endpoints import database_url
 from fraudops.ids import TEST_PREFIX
 from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
 from fraudops.terminal import print_table
-from jobs.entry import json_option, output, print_json, run, state_option
 from jobs.on_cluster import on_cluster
+from jobs.runner import json_option, output, print_json, run, state_option
 
 if TYPE_CHECKING:
     from fraudops.audit.activity import Activity

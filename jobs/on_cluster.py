@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import click
 
 from fraudops.errors import SettingsError
-from jobs.entry import MARK_VARIABLE, OUTPUT_MARK, notices, output
+from jobs.runner import MARK_VARIABLE, OUTPUT_MARK, notices, output
 
 MARK = OUTPUT_MARK.encode()
 # Of the command line here; in the pod everything lies elsewhere.

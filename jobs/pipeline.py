@@ -15,21 +15,21 @@ from rich.console import Console
 
 from fraudops import endpoints
 from fraudops.errors import FraudopsError, RefusedError
-from fraudops.gates import GateSettings
 from fraudops.promotion.convergence import Result
-from fraudops.promotion.here import read_record
 from fraudops.promotion.record import ServingRecord, Strategy
 from fraudops.registry import TAG_REQUEST, ModelVersion, Registry
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
-from jobs.entry import json_option, notices, output, print_json, run, state_option
+from fraudops.validation.gates import GateSettings
+from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
+from jobs.options.training import Plan, training_options
 from jobs.promote import outcome_of, promote_version
+from jobs.reports.validation import Screen
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 from jobs.train import report as report_training
 from jobs.train import said, train_and_register
-from jobs.training_options import Plan, training_options
 from jobs.validate import DataOptions, Site, next_command, refusal, validate_version
-from jobs.validation_report import Screen
 
 
 @dataclass

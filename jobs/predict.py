@@ -9,9 +9,9 @@ import click
 import msgspec
 
 from fraudops.errors import SettingsError
-from jobs.data_options import data_option, schema_option
-from jobs.entry import json_option, output, print_json, run, state_option
-from jobs.service_options import open_client, url_option
+from jobs.options.data import data_option, schema_option
+from jobs.options.service import open_client, url_option
+from jobs.runner import json_option, output, print_json, run, state_option
 
 if TYPE_CHECKING:
     from fraudops.client import Answer

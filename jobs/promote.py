@@ -14,18 +14,18 @@ from datetime import UTC, datetime
 import click
 
 from fraudops.errors import RefusedError, SettingsError, StoreDownError
-from fraudops.gates import GateResult, GateSettings
+from fraudops.promotion.admission import admit
 from fraudops.promotion.convergence import Result
-from fraudops.promotion.gate import admit
-from fraudops.promotion.here import World, world_of
 from fraudops.promotion.ports import Candidate
 from fraudops.promotion.protocol import Request
 from fraudops.promotion.record import ServingRecord, Strategy
 from fraudops.registry import LATEST, TAG_WAIVER, ModelVersion
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
-from jobs.entry import json_option, notices, output, print_json, run, state_option
+from fraudops.validation.gates import GateResult, GateSettings
+from fraudops.wiring import World, world_of
 from jobs.on_cluster import on_cluster
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 
 def who() -> str:
@@ -98,7 +98,7 @@ def _waive(world: World, version: ModelVersion, digest: str, reason: str) -> Mod
 def _compare_again(
     world: World, candidate: ModelVersion, record: ServingRecord, limits: GateSettings
 ) -> list[GateResult]:
-    from fraudops.validation import recompare
+    from fraudops.validation.verdict import recompare
 
     if record.current is None:
         return []

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 import click
 
 from fraudops.errors import StoreDownError
-from fraudops.promotion.here import world_of
 from fraudops.promotion.local import write_durably
 from fraudops.promotion.reconcile import Findings, reconcile
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
-from jobs.entry import json_option, notices, print_json, run, state_option
+from fraudops.wiring import world_of
 from jobs.promote import say
+from jobs.runner import json_option, notices, print_json, run, state_option
 
 # In the cluster a dead holder's lock is taken over only by whoever has watched it for the Lease's
 # whole duration.

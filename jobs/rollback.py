@@ -9,17 +9,17 @@ import uuid
 
 import click
 
+from fraudops.promotion.admission import way_back
 from fraudops.promotion.convergence import Result
-from fraudops.promotion.gate import way_back
-from fraudops.promotion.here import world_of
 from fraudops.promotion.ports import Candidate
 from fraudops.promotion.protocol import Request
 from fraudops.promotion.record import ServingRecord, Strategy
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
-from jobs.entry import json_option, run, state_option
+from fraudops.wiring import world_of
 from jobs.on_cluster import on_cluster
 from jobs.promote import report, say, who
+from jobs.runner import json_option, run, state_option
 
 
 def roll_back(state: State) -> Result:

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from fraudops.errors import RefusedError, SettingsError
 from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
-from jobs.entry import json_option, notices, output, print_json, run, state_option
 from jobs.on_cluster import on_cluster
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
     from fraudops.batch.plan import Counts, Layout, Summary

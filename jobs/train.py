@@ -17,18 +17,18 @@ from rich.table import Table
 
 import fraudops
 from fraudops import endpoints
-from fraudops.bundle import Interval, Manifest
+from fraudops.model.manifest import Interval, Manifest
 from fraudops.registry import TAG_DIGEST, TAG_REQUEST, TAG_SAMPLE, TAG_SCHEMA_FINGERPRINT, Registry
+from fraudops.registry.tracking import RunContent, logged_run
 from fraudops.settings import ProgramSettings
 from fraudops.state import State
 from fraudops.terminal import print_table
-from jobs.entry import json_option, notices, output, print_json, run, state_option, where
 from jobs.on_cluster import on_cluster
-from jobs.tracking import RunContent, logged_run
-from jobs.training_options import Plan, training_options
+from jobs.options.training import Plan, training_options
+from jobs.runner import json_option, notices, output, print_json, run, state_option, where
 
 if TYPE_CHECKING:
-    from fraudops.training import Trained
+    from fraudops.training.trainer import Trained
 
 METRIC_TITLES = {
     "roc_auc": "ROC-AUC",
@@ -63,7 +63,7 @@ def train_and_register(
     registry.versions()
     from fraudops import datasets
     from fraudops.schema import load_schema
-    from fraudops.training import Provenance, train, write_bundle
+    from fraudops.training.trainer import Provenance, train, write_bundle
 
     _say("reading the data")
     dataset = datasets.load(
@@ -96,8 +96,8 @@ def train_and_register(
 
 
 def _content(trained: "Trained", manifest: Manifest, digest: str, bundle: Path) -> RunContent:
-    from fraudops.charts import draw
     from fraudops.datasets import class_weights
+    from fraudops.training.plots import draw
 
     test, data = trained.split.test, manifest.dataset
     facts = {

@@ -13,18 +13,18 @@ import click
 
 from fraudops import endpoints
 from fraudops.errors import BundleError, FraudopsError, RefusedError, StoreDownError
-from fraudops.gates import GateResult, GateSettings, intact
 from fraudops.promotion.record import ServingRecord
 from fraudops.registry import ModelVersion, Registry
 from fraudops.settings import ClusterSettings, ValidateJobSettings
 from fraudops.state import State
-from fraudops.validation import Production, store_scores, store_verdict, verdict
-from jobs import validation_report
-from jobs.entry import json_option, notices, output, print_json, run, state_option, where
+from fraudops.validation.gates import GateResult, GateSettings, intact
+from fraudops.validation.verdict import Production, store_scores, store_verdict, verdict
 from jobs.on_cluster import on_cluster
+from jobs.reports import validation
+from jobs.runner import json_option, notices, output, print_json, run, state_option, where
 
 if TYPE_CHECKING:
-    from fraudops.candidate import Measurement, TestData
+    from fraudops.validation.candidate import Measurement, TestData
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def validate_version(
     version: str,
     options: DataOptions,
     settings: GateSettings,
-    screen: validation_report.Screen,
+    screen: validation.Screen,
 ) -> tuple[Findings, dict[str, Any]]:
     """The five steps; stores test scores and verdict, and gives the verdict too.
 
@@ -93,11 +93,11 @@ def _take_steps(
     found: Findings,
     options: DataOptions,
     settings: GateSettings,
-    screen: validation_report.Screen,
+    screen: validation.Screen,
     folder: Path,
 ) -> None:
-    from fraudops import candidate as steps  # scikit-learn, skops and pandas
-    from fraudops.promotion.here import read_record
+    from fraudops.validation import candidate as steps  # scikit-learn, skops and pandas
+    from fraudops.wiring import read_record
 
     registry, state = site.registry, site.state
     opened = steps.open_candidate(registry, found.version, folder / "candidate")
@@ -202,7 +202,7 @@ def command(
     started = time.monotonic()
     settings = ValidateJobSettings.from_environment()
     site = Site(Registry(endpoints.mlflow_url(state), settings.model_name), state, settings.cluster)
-    screen = validation_report.Screen(notices if as_json else output)
+    screen = validation.Screen(notices if as_json else output)
     found, stored = validate_version(
         site,
         version,
@@ -214,7 +214,7 @@ def command(
     following = next_command(found, passed, state)
     promotion, failure = promote_now(state, number) if passed and auto_promote else (None, None)
     if as_json:
-        facts = validation_report.as_mapping(found.version, found.data, found.measured, stored)
+        facts = validation.as_mapping(found.version, found.data, found.measured, stored)
         print_json(
             facts
             | {

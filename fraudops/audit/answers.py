@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import msgspec
 import numpy as np
 
-from fraudops.audit.agreement import Answers, binary, ids_of, moments
+from fraudops.audit.reconciliation import Answers, binary, ids_of, moments
 from fraudops.errors import DataError
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
-from fraudops.audit.agreement import binary, ids_of, look_elsewhere, moments
+from fraudops.audit.reconciliation import binary, ids_of, look_elsewhere, moments
 from fraudops.errors import RefusedError, SettingsError, StoreDownError
 from fraudops.state import State
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fraudops import endpoints
-from fraudops.bundle import Manifest
 from fraudops.errors import BundleError, SettingsError
-from fraudops.promotion.here import read_record
+from fraudops.model.manifest import Manifest
+from fraudops.model.scorer import Scorer, open_scorer
+from fraudops.model.verification import verify_bundle
 from fraudops.registry import Registry
 from fraudops.schema import FeatureSchema
-from fraudops.scorer import Scorer, open_scorer
 from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
-from fraudops.verification import verify_bundle
+from fraudops.wiring import read_record
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from fraudops.cluster.api import Cluster, NotFoundError
-from fraudops.promotion.door import PodDoor
+from fraudops.promotion.admin_client import PodDoor
 from fraudops.promotion.ports import Pod, PodSilentError
 from fraudops.promotion.record import Target
 

@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 18
 START_SECONDS = 300.0
 DEADLINE_SECONDS = 3600
 RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
-RECEIVER = "jobs.data_receive"
+RECEIVER = "jobs.install.receive_data"
 
 
 def data_mount(cronjob: Object) -> str:

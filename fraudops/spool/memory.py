@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fraudops.errors import SpoolFullError, StoreDownError
 from fraudops.spool.frames import MAX_PAYLOAD
-from fraudops.spool.tally import Tally
+from fraudops.spool.in_memory_count import Tally
 from fraudops.spool.writer import SpoolWriter
 
 logger = logging.getLogger(__name__)

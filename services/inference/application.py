@@ -12,25 +12,26 @@ from fastapi import FastAPI
 
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
-from services.inference import openapi
-from services.inference.admin import Admin
-from services.inference.audit import Audit, audit_of
-from services.inference.bundles import BundleCache
-from services.inference.channel import Ask, RunFolder
-from services.inference.direct import Direct
-from services.inference.edge import Edge
-from services.inference.endpoints import endpoints
-from services.inference.exchange import add_exchange
-from services.inference.intake import Intake
-from services.inference.metrics import Metrics, PodNow
-from services.inference.pages import PAGES, add_pages
-from services.inference.pod import Pod
-from services.inference.pod_files import read_pod_state
-from services.inference.poller import Poller
-from services.inference.records import record_reader, template_target
+from services.inference.audit.takeover import Intake
+from services.inference.audit.writers import Audit, audit_of
+from services.inference.http import openapi
+from services.inference.http.admin_auth import Admin
+from services.inference.http.endpoints import endpoints
+from services.inference.http.fast_path import Direct
+from services.inference.http.metrics_page import PodNow
+from services.inference.http.middleware import Edge
+from services.inference.http.pages import PAGES, add_pages
+from services.inference.http.peer_routes import add_exchange
+from services.inference.metrics import Metrics
+from services.inference.pod.bundle_cache import BundleCache
+from services.inference.pod.coordinator import Pod
+from services.inference.pod.poller import Poller
+from services.inference.pod.record_reader import record_reader, template_target
+from services.inference.pod.state import read_pod_state
+from services.inference.pod.status import Status
+from services.inference.pod.worker import Drain, Worker
+from services.inference.pod.worker_channel import Ask, RunFolder
 from services.inference.scoring import Scoring
-from services.inference.status import Status
-from services.inference.worker import Drain, Worker
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fraudops.bundle import check_files, read_manifest
+from fraudops.model.manifest import check_files, read_manifest
+from fraudops.model.scorer import Scorer, open_scorer
 from fraudops.schema import FeatureSchema
-from fraudops.scorer import Scorer, open_scorer
-from services.inference.requests import TransactionReader
+from services.inference.parsing import TransactionReader
 
 
 @dataclass(frozen=True, eq=False)

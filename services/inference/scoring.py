@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from fraudops.audit.privacy import Protect
 from fraudops.audit.records import Prediction, encode
+from fraudops.feature_encryption import Protect
 from fraudops.ids import uuid7
-from services.inference.audit import Audit
+from services.inference.audit.writers import Audit
 from services.inference.metrics import Metrics
 from services.inference.model import Model
-from services.inference.requests import REPORTED_FAULTS, Fault, InvalidBodyError, Reader, RowList
+from services.inference.parsing import REPORTED_FAULTS, Fault, InvalidBodyError, Reader, RowList
 
 CHUNK = 128
 TRANSACTIONS = RowList("transactions")

@@ -22,13 +22,13 @@ from uvicorn_worker import UvicornWorker
 from fraudops import logs
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
-from services.inference import start
 from services.inference.application import create_app
-from services.inference.bundles import BundleCache
-from services.inference.channel import RunFolder
-from services.inference.protocol import DirectProtocol
-from services.inference.prover import Prover
-from services.inference.worker import Drain
+from services.inference.http.protocol import DirectProtocol
+from services.inference.pod import startup
+from services.inference.pod.bundle_cache import BundleCache
+from services.inference.pod.bundle_verifier import Prover
+from services.inference.pod.worker import Drain
+from services.inference.pod.worker_channel import RunFolder
 
 # Longer than any client keeps an idle connection: the client closes it, never we under its next
 # request.
@@ -190,5 +190,5 @@ def serve(settings: InferenceSettings) -> None:
     run = RunFolder(state.run)
     server = InferenceServer(settings, run)
     server.prover.keep()
-    start.settle(settings, state, BundleCache(state.bundles, run), server.prover)
+    startup.settle(settings, state, BundleCache(state.bundles, run), server.prover)
     server.run()

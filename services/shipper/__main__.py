@@ -21,12 +21,12 @@ import uvloop
 
 from fraudops import logs
 from fraudops.audit.connection import dsn
-from fraudops.audit.shipping import ShipperState, write_shipper_state
+from fraudops.audit.shipper_status import ShipperState, write_shipper_state
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.settings import ShipperSettings
-from fraudops.spool.bell import open_bell
 from fraudops.spool.reader import SpoolReader
 from fraudops.spool.volume import Home, settle
+from fraudops.spool.wakeup import open_bell
 from fraudops.state import State
 from services.shipper.adopting import Adopting
 from services.shipper.handover import hand_over

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import random
 
-from fraudops.audit.aside import Aside
-from fraudops.audit.shipping import ShipperState
+from fraudops.audit.dead_letters import Aside
+from fraudops.audit.shipper_status import ShipperState
 from fraudops.errors import FraudopsError
 from fraudops.spool.segments import spool_bytes
 from fraudops.spool.volume import Dead, Home, Volume

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import httpx
 
-from fraudops.audit.aside import Aside
+from fraudops.audit.dead_letters import Aside
+from fraudops.cluster.peers import peer_urls
 from fraudops.errors import StoreDownError
-from fraudops.peers import peer_urls
 from fraudops.settings import ShipperSettings
 from fraudops.spool.segments import adopt, list_segments
 from fraudops.state import State

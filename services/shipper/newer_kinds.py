@@ -9,7 +9,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from fraudops.audit.aside import Aside
+from fraudops.audit.dead_letters import Aside
 from fraudops.errors import FraudopsError
 from fraudops.spool.segments import NEWER
 

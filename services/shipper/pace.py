@@ -8,7 +8,7 @@ none: what is only in the spool goes with its disk.
 
 import asyncio
 
-from fraudops.audit.shipping import ShipperState
+from fraudops.audit.shipper_status import ShipperState
 
 CALM_BYTES, PAUSE_SECONDS = 32 << 10, 0.004
 HURRIED_BYTES = 8 << 20

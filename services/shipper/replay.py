@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import msgspec
 
-from fraudops.audit.aside import Aside
+from fraudops.audit.dead_letters import Aside
 from fraudops.errors import FraudopsError
 from fraudops.settings import ShipperSettings
 from fraudops.state import State

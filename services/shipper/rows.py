@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import astuple
 
-from fraudops.audit.aside import Rejected
+from fraudops.audit.dead_letters import Rejected
 from fraudops.audit.records import Label, Prediction, decode, is_newer_kind
 from fraudops.ids import timestamp_ms
 

@@ -11,8 +11,8 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from fraudops.audit.aside import Aside, Rejected
-from fraudops.audit.shipping import ShipperState
+from fraudops.audit.dead_letters import Aside, Rejected
+from fraudops.audit.shipper_status import ShipperState
 from fraudops.errors import StoreDownError
 from fraudops.spool.reader import CHUNK, Piece, SegmentReader, SpoolReader
 from fraudops.spool.segments import NEWER

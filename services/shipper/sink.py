@@ -13,8 +13,8 @@ from typing import Any
 
 import asyncpg
 
-from fraudops.audit.aside import Rejected
 from fraudops.audit.connection import TROUBLE, address, connect, sqlstate, why_away
+from fraudops.audit.dead_letters import Rejected
 from fraudops.audit.partitions import ensure_partition, partition_name
 from fraudops.errors import StoreDownError
 from services.shipper.rows import COLUMNS, Row, to_rows

@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 from fraudops.audit.connection import TROUBLE, connect
-from fraudops.drift_standing import DriftStanding, write_standing
+from fraudops.drift.status import DriftStanding, write_standing
 from fraudops.state import State
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from fraudops.errors import StoreDownError
 from fraudops.proxies import no_proxy
 from fraudops.settings import COMMAND_LINE, PREFIX
 from fraudops.state import State
-from services.supervisor import mlflow_server, postgresql, probes
+from services.mlflow import server as mlflow_server
+from services.supervisor import postgresql, probes
 from services.supervisor.logs import last_words
 from services.supervisor.postgresql import PostgreSQL, postmasters, server_processes
 from services.supervisor.processes import Ending, Handle, programs, run_to_end, session_members

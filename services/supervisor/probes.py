@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from fraudops.audit.shipping import read_shipper_state, shipper_path
+from fraudops.audit.shipper_status import read_shipper_state, shipper_path
 from fraudops.state import State
 from services.supervisor.processes import Handle
 

@@ -5,7 +5,7 @@ and their answers.
 import http.client
 from typing import Any
 
-from fraudops.audit.shipping import read_shipper_state
+from fraudops.audit.shipper_status import read_shipper_state
 from fraudops.errors import FraudopsError
 from fraudops.promotion.local import FileRecordStore
 from fraudops.state import State

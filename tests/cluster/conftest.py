@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.cluster.release import Release, installed
-from tests.figures import PROOF, Figures
+from tests.support.figures import PROOF, Figures
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tests.known import TRANSACTION
-from tests.support import eventually
+from tests.support.known_transaction import TRANSACTION
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "fraudops"

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from tests.cluster.release import Release
-from tests.known import TRANSACTION
-from tests.support import eventually
+from tests.support.known_transaction import TRANSACTION
+from tests.support.waiting import eventually
 
 URL = os.environ.get("KIND_URL", "http://localhost:8080")
 ADMIN = [

@@ -17,7 +17,7 @@ from fraudops.cluster.rollout import ANNOTATION, DeploymentRollouts
 from fraudops.promotion.ports import Lock, Records, StaleRecordError
 from fraudops.promotion.record import Target
 from tests.cluster.release import Release
-from tests.promotion_ports import LockContract, RecordsContract
+from tests.support.promotion_ports import LockContract, RecordsContract
 
 RELEASE = "shop"
 OTHER = "example.com/other"

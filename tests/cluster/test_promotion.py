@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.conftest import Counts
 from tests.cluster.release import Promoted, Release, Seen, run, until
-from tests.figures import Figures
+from tests.support.figures import Figures
 
 PODS = 3
 # Where a promoter is killed: after which line of its log, and how many seconds later.

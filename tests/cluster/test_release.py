@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 from tests.cluster.release import CHART, Release, until
-from tests.figures import Figures
+from tests.support.figures import Figures
 
 KINDS = "deployments,statefulsets,services,configmaps,secrets,cronjobs,jobs,networkpolicies,roles,rolebindings,serviceaccounts,pdb,ingress,pvc"
 

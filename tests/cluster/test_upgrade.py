@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.conftest import Counts
 from tests.cluster.release import ROOT, Release, run, until
-from tests.figures import Figures
+from tests.support.figures import Figures
 
 # The first commit whose release serves in a cluster and has all that an upgrade must keep.
 EARLIER = "962f8a802c7b"

@@ -8,7 +8,7 @@ from typing import Any
 from tests.cluster import addons
 from tests.cluster.release import Release, until
 from tests.cluster.test_access import URL
-from tests.figures import Figures
+from tests.support.figures import Figures
 
 ROWS = 1500
 

@@ -21,12 +21,12 @@ from fraudops.audit.connection import connect
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.migrations import upgrade
 from fraudops.audit.partitions import ensure_partition, partition_name
-from fraudops.audit.recent import recent
 from fraudops.audit.records import Record, encode
 from fraudops.audit.tables import metadata
+from fraudops.drift.window import recent
 from fraudops.errors import SettingsError, StoreDownError
 from services.shipper.sink import Sink
-from tests.audit_records import prediction
+from tests.support.audit_records import prediction
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

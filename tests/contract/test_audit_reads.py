@@ -18,11 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from fraudops.audit import sampling
 from fraudops.audit.activity import Activity, activity, statement
 from fraudops.audit.database import create_engine
-from fraudops.audit.privacy import protection
-from fraudops.audit.recent import recent, selection
 from fraudops.audit.records import Prediction, Record, encode, new_label
+from fraudops.drift.window import recent, selection
+from fraudops.feature_encryption import protection
 from services.shipper.sink import Sink
-from tests.audit_records import prediction
+from tests.support.audit_records import prediction
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

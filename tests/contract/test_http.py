@@ -16,10 +16,11 @@ import pytest
 from fraudops.audit.records import Label, Prediction
 from fraudops.client import InferenceClient
 from fraudops.ids import timestamp_ms
+from fraudops.model.scorer import open_scorer
 from fraudops.schema import load_schema
-from fraudops.scorer import open_scorer
-from tests.serving import BANK, BANK_ROW, HTTP, TOKEN, ULB_ROW, Service, problem
-from tests.support import eventually
+from tests.support.http_client import HTTP
+from tests.support.serving import BANK, BANK_ROW, TOKEN, ULB_ROW, Service, problem
+from tests.support.waiting import eventually
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 CARD = "4111111111111111"

@@ -17,10 +17,10 @@ import psycopg
 import pyarrow.parquet
 import pytest
 
-from fraudops.audit.aside import Aside, Rejected
-from fraudops.audit.privacy import protection
+from fraudops.audit.dead_letters import Aside, Rejected
 from fraudops.audit.records import Prediction, encode, new_label
 from fraudops.errors import StoreDownError
+from fraudops.feature_encryption import protection
 from fraudops.ids import uuid7
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolReader, SpoolWriter
@@ -28,8 +28,8 @@ from fraudops.spool.segments import list_segments
 from fraudops.state import State
 from jobs.audit import command
 from services.shipper.sink import Sink
-from tests.audit_records import fill, prediction
-from tests.commands import Caller, Told
+from tests.support.audit_records import fill, prediction
+from tests.support.commands import Caller, Told
 
 CARD = "4111111111111111"
 

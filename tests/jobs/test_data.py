@@ -12,9 +12,9 @@ import pytest
 from fraudops.datasets import load, packaged_sample
 from fraudops.schema import load_schema
 from jobs.data import command
-from tests.commands import Caller
-from tests.file_server import Served, serve
-from tests.support import free_port
+from tests.support.commands import Caller
+from tests.support.file_server import Served, serve
+from tests.support.processes import free_port
 
 BANK = Path(__file__).parents[1] / "data" / "bank.yaml"
 

@@ -22,24 +22,24 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from fraudops.audit.database import connect
+from fraudops.audit.connection import connect
 from fraudops.audit.partitions import ensure_partition
-from fraudops.audit.privacy import protection
-from fraudops.bundle import DRIFT_REFERENCE, seal
 from fraudops.datasets import Dataset, generate, load, split
 from fraudops.datasets.drifts import overlay
+from fraudops.drift.report import keep_latest
 from fraudops.errors import BundleError, SettingsError, StoreDownError
+from fraudops.feature_encryption import protection
 from fraudops.ids import uuid7
+from fraudops.model.manifest import DRIFT_REFERENCE, seal
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.record import Entry, ServingRecord
 from fraudops.registry import TAG_DIGEST, Registry
 from fraudops.schema import Feature, FeatureSchema
 from fraudops.state import State
 from jobs.drift import command
-from jobs.drift_report import keep_latest
-from tests.bundles import make_manifest
 from tests.conftest import bare_environment
 from tests.contract.test_registry import new_run, put
+from tests.support.bundles import make_manifest
 
 KEY = bytes(range(32))
 NEVER = "postgresql://nobody:correct-horse@127.0.0.1:9/none"
@@ -191,7 +191,7 @@ def sample_site(tmp_path: Path, database: str) -> Site:
 
 
 def psi_by_deciles(reference: pd.Series, current: pd.Series) -> float:
-    """Our own computation, apart from fraudops.drift: pandas cuts both by the reference's deciles."""
+    """Our own computation, apart from fraudops.drift.psi: pandas cuts both by the reference's deciles."""
     edges = [-np.inf, *np.unique(np.percentile(reference, range(10, 100, 10))), np.inf]
     shares = [
         pd.cut(values, edges).value_counts(sort=False, normalize=True).clip(lower=1e-4).to_numpy()

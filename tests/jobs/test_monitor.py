@@ -13,16 +13,16 @@ import pytest
 from psycopg import sql
 
 from fraudops.audit.records import Record, encode, new_label
-from fraudops.audit.shipping import ShipperState, shipper_path, write_shipper_state
+from fraudops.audit.shipper_status import ShipperState, shipper_path, write_shipper_state
+from fraudops.files import write_renamed
 from fraudops.ids import TEST_PREFIX
-from fraudops.renamed import write_renamed
 from fraudops.state import State
 from jobs.cli import cli
 from services.shipper.sink import Sink
-from tests.audit_records import prediction
-from tests.commands import Told, call
 from tests.conftest import bare_environment
-from tests.support import free_port
+from tests.support.audit_records import prediction
+from tests.support.commands import Told, call
+from tests.support.processes import free_port
 
 
 def fraudops(url: str, *arguments: str) -> Told:

@@ -19,9 +19,10 @@ from fraudops.promotion.record import ServingRecord
 from fraudops.registry import TAG_REQUEST, Registry
 from fraudops.schema import load_schema
 from fraudops.settings import PromoteJobSettings
-from jobs import bootstrap, pipeline
-from tests.commands import Caller, Told
-from tests.serving import TOKEN, Service
+from jobs import pipeline
+from jobs.install import first_model as bootstrap
+from tests.support.commands import Caller, Told
+from tests.support.serving import TOKEN, Service
 
 _numbers = itertools.count()
 BANK = Path(__file__).parents[1] / "data" / "bank.yaml"

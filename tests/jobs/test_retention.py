@@ -21,7 +21,7 @@ from fraudops.audit.connection import connect
 from fraudops.audit.partitions import RETENTION_LOCK, ensure_partition, partition_name
 from fraudops.ids import uuid7
 from jobs.retention import command
-from tests.commands import Caller, Told
+from tests.support.commands import Caller, Told
 
 TODAY = datetime.now(UTC).date()
 OLD, OLDEST, KEPT = (TODAY - timedelta(days=days) for days in (401, 405, 400))

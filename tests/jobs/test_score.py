@@ -9,8 +9,8 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from tests.commands import Caller
-from tests.scored import Scene
+from tests.support.commands import Caller
+from tests.support.scored import Scene
 
 ADDED = ["fraud_probability", "prediction", "model_version", "threshold"]
 SECRET = "4929.12345"

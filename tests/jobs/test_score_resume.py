@@ -22,10 +22,10 @@ from fraudops.batch import run
 from fraudops.batch.plan import Counts, Layout, Plan, Summary, claim
 from fraudops.batch.run import Order, score_file
 from fraudops.errors import DataError, SettingsError
-from tests.commands import Caller
 from tests.conftest import bare_environment
-from tests.scored import VERSION, Scene
-from tests.support import eventually
+from tests.support.commands import Caller
+from tests.support.scored import VERSION, Scene
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 ROWS = 260

@@ -14,14 +14,15 @@ import pytest
 
 from fraudops.datasets import generate
 from fraudops.errors import StoreDownError
+from fraudops.model.verification import verify_bundle
 from fraudops.registry import Registry
+from fraudops.registry.tracking import RunContent, logged_run
 from fraudops.schema import load_schema
-from fraudops.verification import verify_bundle
-from jobs.tracking import RunContent, logged_run
 from jobs.train import command, git_revision
-from tests.commands import Told, call
 from tests.conftest import bare_environment
-from tests.support import HTTP, free_port
+from tests.support.commands import Told, call
+from tests.support.http_client import HTTP
+from tests.support.processes import free_port
 
 _numbers = itertools.count()
 SMALL_SCHEMA = """

@@ -18,21 +18,22 @@ import skops.io
 from click.testing import CliRunner, Result
 from sklearn.preprocessing import FunctionTransformer
 
-from fraudops import datasets, gates
-from fraudops.bundle import PIPELINE, REFERENCE_ROWS, TRAIN_ROWS
+from fraudops import datasets
 from fraudops.datasets import Dataset
 from fraudops.datasets.writing import write_frame
 from fraudops.errors import RefusedError
-from fraudops.gates import GateSettings
+from fraudops.model.manifest import PIPELINE, REFERENCE_ROWS, TRAIN_ROWS
+from fraudops.model.scorer import SCORER, open_scorer
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.record import Entry, ServingRecord
 from fraudops.registry import TAG_SCHEMA_FINGERPRINT, ModelVersion, Registry
 from fraudops.schema import load_schema
-from fraudops.scorer import SCORER, open_scorer
 from fraudops.state import State
-from fraudops.validation import SCORES, recompare, stored_scores
+from fraudops.validation import gates
+from fraudops.validation.gates import GateSettings
+from fraudops.validation.verdict import SCORES, recompare, stored_scores
 from jobs.validate import command
-from tests.trained import Trained, put, register, seal_again, train
+from tests.support.trained import Trained, put, register, seal_again, train
 
 BANK = load_schema(Path(__file__).parents[1] / "data" / "bank.yaml")
 # A scorer that opens and says the same of every row: any model beats it.

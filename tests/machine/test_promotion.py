@@ -20,8 +20,9 @@ from fraudops.registry import Registry
 from jobs.promote import promote_version
 from jobs.rollback import roll_back
 from tests.conftest import Platform
-from tests.serving import TOKEN, Service
-from tests.support import HTTP, eventually
+from tests.support.http_client import HTTP
+from tests.support.serving import TOKEN, Service
+from tests.support.waiting import eventually
 
 NOWHERE = "127.0.0.1:9"
 ALTERNATIONS = 20
@@ -42,7 +43,7 @@ class Load:
 def load(url: str) -> Iterator[Load]:
     """CLIENTS clients in a process of their own; what they saw is there when the block has ended."""
     running = Load()
-    command = [sys.executable, "-m", "tests.load", url, str(CLIENTS)]
+    command = [sys.executable, "-m", "tests.support.load", url, str(CLIENTS)]
     clients = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield running

@@ -21,7 +21,8 @@ from services.supervisor.processes import Handle
 from services.supervisor.record import load
 from services.supervisor.status import report
 from tests.conftest import Platform, bare_environment, down_at_the_end, whole_platform
-from tests.support import HTTP, eventually
+from tests.support.http_client import HTTP
+from tests.support.waiting import eventually
 
 PARTS = ("inference", "shipper", "mlflow", "postgresql")
 # The promise is 10 s; a machine that also does other things is given more.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fraudops.state import State
-from tests.shippers import Running, Start
+from tests.support.shippers import Running, Start
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from fraudops.drift_standing import read_standing
+from fraudops.drift.status import read_standing
 from fraudops.state import State
-from services.inference.metrics import PodNow
-from services.inference.pod_files import PodState, pod_state_path, write
+from services.inference.http.metrics_page import PodNow
+from services.inference.pod.state import PodState, pod_state_path, write
 from services.shipper.watching import watch_drift
-from tests.support import eventually
+from tests.support.waiting import eventually
 
 SERVED, OTHER = "a" * 64, "b" * 64
 BEGINNING = datetime(2026, 11, 2, 12, tzinfo=UTC)

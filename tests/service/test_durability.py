@@ -12,9 +12,10 @@ import httpx
 import psycopg
 import pytest
 
-from tests.faults import World, refuse_large_files, whole_world
-from tests.serving import HTTP, ULB_ROW, Service, problem
-from tests.support import eventually
+from tests.support.faults import World, refuse_large_files, whole_world
+from tests.support.http_client import HTTP
+from tests.support.serving import ULB_ROW, Service, problem
+from tests.support.waiting import eventually
 
 LABEL = {
     "transaction_id": "t-1",

@@ -20,16 +20,16 @@ from fraudops.audit.activity import Activity, activity
 from fraudops.audit.database import create_engine
 from fraudops.audit.records import decode, encode
 from fraudops.ids import timestamp_ms
-from fraudops.spool.peek import payloads
+from fraudops.spool.inspection import payloads
 from fraudops.spool.segments import list_segments
 from fraudops.state import State
 from jobs.audit import command
 from services.supervisor.postgresql import OWNER
-from tests.answer_log import Log, Verdict
-from tests.audit_records import prediction
-from tests.backlog import fill, plain_copy, ship
-from tests.commands import Caller
-from tests.fault_proxy import (
+from tests.support.answer_log import Log, Verdict
+from tests.support.audit_records import prediction
+from tests.support.backlog import fill, plain_copy, ship
+from tests.support.commands import Caller
+from tests.support.fault_proxy import (
     COMMITTING,
     COPIED,
     COPYING,
@@ -39,10 +39,10 @@ from tests.fault_proxy import (
     WITHIN,
     Trap,
 )
-from tests.faults import World, pause, refuse_large_files, whole_world
-from tests.figures import PROOF, Figures
-from tests.segments import Read, damage, segment_of
-from tests.stepped_clock import step
+from tests.support.faults import World, pause, refuse_large_files, whole_world
+from tests.support.figures import PROOF, Figures
+from tests.support.segments import Read, damage, segment_of
+from tests.support.stepped_clock import step
 
 SEED = 7
 SPOOL_BYTES = 32 << 20 if PROOF else 4 << 20
@@ -308,7 +308,9 @@ def test_the_clock_stepped_backwards(world: World, verdict: Verdict) -> None:
     """
     clock = world.folder / "clock"
     step(clock, 0)
-    world.restart_service("tests.stepped_clock", "services.inference", STEPPED_CLOCK=str(clock))
+    world.restart_service(
+        "tests.support.stepped_clock", "services.inference", STEPPED_CLOCK=str(clock)
+    )
     with world.load() as log:
         for offset in (-26 * 3600, -27 * 3600, 0, -5):
             step(clock, offset)

@@ -11,17 +11,19 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fraudops.audit.aside import Aside, Entry, Rejected
+from fraudops.audit.dead_letters import Aside, Entry, Rejected
 from fraudops.audit.records import encode
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
-from fraudops.spool.peek import payloads
+from fraudops.spool.inspection import payloads
 from fraudops.spool.segments import list_segments, spool_bytes
 from services.shipper import handover
 from services.shipper.handover import give_away
-from tests.audit_records import prediction
-from tests.serving import HTTP, TOKEN, Service, problem
-from tests.support import eventually, free_port
+from tests.support.audit_records import prediction
+from tests.support.http_client import HTTP
+from tests.support.processes import free_port
+from tests.support.serving import TOKEN, Service, problem
+from tests.support.waiting import eventually
 
 ROOM = 4 << 20
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

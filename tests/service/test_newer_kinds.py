@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from fraudops.audit.aside import Aside, Rejected
+from fraudops.audit.dead_letters import Aside, Rejected
 from fraudops.audit.records import decode, encode, is_newer_kind
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
@@ -12,10 +12,10 @@ from fraudops.spool.segments import NEWER
 from fraudops.state import State
 from services.shipper.handover import give_away
 from services.shipper.newer_kinds import NewerKinds
-from tests.audit_records import prediction
-from tests.serving import TOKEN, Service
-from tests.shippers import Start, expect, expect_empty, set_aside
-from tests.support import eventually
+from tests.support.audit_records import prediction
+from tests.support.serving import TOKEN, Service
+from tests.support.shippers import Start, expect, expect_empty, set_aside
+from tests.support.waiting import eventually
 
 LATER = msgspec.msgpack.encode(["outcome", "a-prediction", 1.5, None])
 

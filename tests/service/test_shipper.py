@@ -21,9 +21,10 @@ from fraudops.spool import SpoolWriter
 from fraudops.spool.segments import list_segments
 from fraudops.state import State
 from services.supervisor.postgresql import PostgreSQL, start, stop
-from tests.audit_records import fill, prediction
-from tests.shippers import CARD, Start, expect, expect_empty, ids
-from tests.support import eventually, free_port
+from tests.support.audit_records import fill, prediction
+from tests.support.processes import free_port
+from tests.support.shippers import CARD, Start, expect, expect_empty, ids
+from tests.support.waiting import eventually
 
 
 def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(

@@ -14,10 +14,11 @@ from fraudops.spool import SpoolWriter
 from fraudops.spool.frames import encode_frame
 from fraudops.spool.segments import list_segments
 from fraudops.state import State
-from services.inference.metrics import PodNow
-from tests.audit_records import fill, prediction
-from tests.shippers import CARD, Start, expect, expect_empty, ids, set_aside
-from tests.support import eventually, free_port
+from services.inference.http.metrics_page import PodNow
+from tests.support.audit_records import fill, prediction
+from tests.support.processes import free_port
+from tests.support.shippers import CARD, Start, expect, expect_empty, ids, set_aside
+from tests.support.waiting import eventually
 
 
 def test_a_replayed_segment_changes_nothing(

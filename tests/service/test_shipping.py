@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from fraudops.audit.records import encode
-from fraudops.audit.shipping import ShipperState
+from fraudops.audit.shipper_status import ShipperState
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.spool.reader import SpoolReader
 from services.shipper.pace import CALM_BYTES, PAUSE_SECONDS, Pace
 from services.shipper.shipping import Shipper
 from services.shipper.sink import Outcome, Sink
-from tests.audit_records import prediction
-from tests.shippers import expect, ids
+from tests.support.audit_records import prediction
+from tests.support.shippers import expect, ids
 
 ROWS = 4_000
 

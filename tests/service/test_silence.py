@@ -14,8 +14,8 @@ from fraudops.audit.records import encode
 from fraudops.errors import StoreDownError
 from services.shipper import sink as sink_module
 from services.shipper.sink import Outcome, Sink
-from tests.audit_records import prediction
-from tests.fault_proxy import COPYING, GREETING, INSERTING, WITHIN, FaultProxy, Trap
+from tests.support.audit_records import prediction
+from tests.support.fault_proxy import COPYING, GREETING, INSERTING, WITHIN, FaultProxy, Trap
 
 # More than the sockets between them hold, so that the COPY waits in its middle for room.
 PAYLOADS = [encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for _ in range(200)]

@@ -12,19 +12,20 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from fraudops.audit.aside import Aside, Rejected
+from fraudops.audit.dead_letters import Aside, Rejected
 from fraudops.audit.records import Record, encode
-from fraudops.audit.shipping import ShipperState
+from fraudops.audit.shipper_status import ShipperState
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.spool.segments import list_segments
 from fraudops.spool.volume import ALIVE, Home, settle
 from fraudops.state import State
-from services.inference.metrics import PodNow
-from tests.audit_records import fill, prediction
-from tests.serving import Service
-from tests.shippers import Running, expect, ids
-from tests.support import eventually, free_port
+from services.inference.http.metrics_page import PodNow
+from tests.support.audit_records import fill, prediction
+from tests.support.processes import free_port
+from tests.support.serving import Service
+from tests.support.shippers import Running, expect, ids
+from tests.support.waiting import eventually
 
 # Others look, and count as silent, within what a test has time for.
 PROGRAM = """

@@ -28,7 +28,7 @@ from services.supervisor.postgresql import PostgreSQL
 from services.supervisor.probes import ProbeError
 from services.supervisor.processes import Ending, Handle, end, session_members
 from services.supervisor.record import Choices, PartRecord, Record
-from tests.support import free_port
+from tests.support.processes import free_port
 
 SLEEP = "import time; time.sleep(600)"
 ENDING = Ending(signal.SIGTERM, 5.0, session_members, list)

@@ -21,7 +21,7 @@ from services.supervisor.postgresql import (
     start,
     stop,
 )
-from tests.support import free_port
+from tests.support.processes import free_port
 
 FAST = {"fsync": "off"}
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from fraudops.audit.records import Prediction
+from fraudops.promotion.admin_client import PodDoor
 from fraudops.promotion.convergence import Deadlines, Result
-from fraudops.promotion.door import PodDoor
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
 from fraudops.promotion.ports import Attempt, Candidate, Pod, PodRefusedError
 from fraudops.promotion.protocol import Promoter, Request
 from fraudops.promotion.record import ServingRecord, Target
-from tests.releases import FIRST, unpack
-from tests.serving import TOKEN, Service
-from tests.support import HTTP, eventually
+from tests.support.http_client import HTTP
+from tests.support.releases import FIRST, unpack
+from tests.support.serving import TOKEN, Service
+from tests.support.waiting import eventually
 
 
 class TwoPods:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from fraudops.audit.records import Label, Prediction, decode, encode, new_label
-from tests.audit_records import prediction
+from tests.support.audit_records import prediction
 
 MOMENT = datetime(2026, 11, 2, 12, 30, tzinfo=UTC)
 

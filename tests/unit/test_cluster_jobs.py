@@ -15,8 +15,8 @@ from fraudops.cluster.runner import Wanted, _container, job_of
 from fraudops.cluster.upload import data_mount, data_name, receiver_of
 from fraudops.errors import SettingsError
 from fraudops.promotion.record import EMPTY, Entry, ServingRecord
-from jobs.entry import OUTPUT_MARK, json_option, state_option
 from jobs.on_cluster import Streams, arguments_for_the_pod, on_cluster
+from jobs.runner import OUTPUT_MARK, json_option, state_option
 
 CRONJOB: dict[str, Any] = {
     "metadata": {"name": "shop-train", "uid": "u-1"},
@@ -104,7 +104,7 @@ def test_another_program_in_the_templates_place_has_its_own_arguments_alone() ->
 
 def test_the_receiver_may_write_to_the_data_volume_and_listens_to_one_sender() -> None:
     job = receiver_of(
-        CRONJOB, "shop-data-1", Wanted("train", ["/data/x"], module="jobs.data_receive")
+        CRONJOB, "shop-data-1", Wanted("train", ["/data/x"], module="jobs.install.receive_data")
     )
     container = container_of(job)
     assert (container["stdin"], container["stdinOnce"], job["spec"]["backoffLimit"]) == (

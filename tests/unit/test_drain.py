@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from services.inference.drain import begin, main
-from tests.support import free_port
+from tests.support.processes import free_port
 
 TOKEN = "correct-horse"
 

@@ -8,7 +8,7 @@ import pytest
 
 from fraudops.extensible import Extensible, decode_document, encode_document
 from fraudops.promotion.record import ServingRecord, commit, decode, encode, undo
-from services.inference.pod_files import PodState
+from services.inference.pod.state import PodState
 
 ENTRY = {
     "epoch": 4,

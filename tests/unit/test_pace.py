@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fraudops.audit.shipping import ShipperState
+from fraudops.audit.shipper_status import ShipperState
 from services.shipper.pace import CALM_BYTES, PAUSE_SECONDS, Pace
 
 

@@ -17,9 +17,9 @@ from fraudops.promotion.convergence import Result
 from fraudops.promotion.ports import Pod, StaleRecordError, UnknownWriteError
 from fraudops.promotion.protocol import Promoter
 from fraudops.promotion.record import Strategy, Target
-from tests.figures import PROOF, Figures
-from tests.simulation.scenario import STRATEGIES, Scenario
-from tests.simulation.world import Rules, Violation
+from tests.support.figures import PROOF, Figures
+from tests.support.simulation.scenario import STRATEGIES, Scenario
+from tests.support.simulation.world import Rules, Violation
 
 SEEDS = 10_000 if PROOF else int(os.environ.get("SIMULATION_SEEDS", "250"))
 SEARCH = 4000

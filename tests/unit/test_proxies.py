@@ -21,8 +21,8 @@ from fraudops.cluster.api import Cluster
 from fraudops.datasets.official import Mirror, fetch
 from fraudops.proxies import bypass_proxies, goes_direct
 from fraudops.registry.api import MlflowApi
-from tests.file_server import Served, serve
-from tests.support import free_port
+from tests.support.file_server import Served, serve
+from tests.support.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 VARIABLES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fraudops.schema import Feature, FeatureSchema
-from services.inference.requests import Fault, InvalidBodyError, RowList, TransactionReader
+from services.inference.parsing import Fault, InvalidBodyError, RowList, TransactionReader
 from services.inference.scoring import CHUNK, read_rows
 
 READER = TransactionReader(

@@ -15,11 +15,11 @@ import pytest
 from fraudops.errors import SpoolFullError, StoreDownError
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolReader, SpoolWriter
+from fraudops.spool.in_memory_count import Tally, take_lost
+from fraudops.spool.inspection import waiting
 from fraudops.spool.memory import PIECE, MemoryWriter
-from fraudops.spool.peek import waiting
 from fraudops.spool.segments import spool_bytes
-from fraudops.spool.tally import Tally, take_lost
-from tests.support import eventually
+from tests.support.waiting import eventually
 
 SMALL = AuditSettings(spool_max_bytes=1 << 20, segment_max_bytes=1 << 16)
 RECORD = 1000

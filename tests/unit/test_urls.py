@@ -12,10 +12,10 @@ from fraudops.audit.connection import connect, dsn
 from fraudops.client import InferenceClient
 from fraudops.datasets.official import Mirror, fetch
 from fraudops.errors import SettingsError, StoreDownError
-from fraudops.promotion.door import PodDoor
+from fraudops.promotion.admin_client import PodDoor
 from fraudops.promotion.ports import PodSilentError
 from fraudops.registry.api import MlflowApi
-from jobs.prepare_databases import Target
+from jobs.install.databases import Target
 from services.mlflow.wait import fault
 
 # Each password begins and ends with a word that no message may hold.
