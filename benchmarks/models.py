@@ -25,7 +25,7 @@ KINDS = {"linear": "logistic-regression", "trees": "hist-gradient-boosting"}
 
 
 @dataclass(frozen=True)
-class Models:
+class BenchmarkModels:
     """What `python -m benchmarks.models` left in a folder."""
 
     folder: Path
@@ -41,7 +41,7 @@ class Models:
         return self.folder / "plain.json"
 
 
-def train(folder: Path) -> Models:
+def train(folder: Path) -> BenchmarkModels:
     """In a process of its own: scikit-learn and pandas stay out of the one that measures."""
     subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "benchmarks.models", str(folder)],
@@ -52,10 +52,10 @@ def train(folder: Path) -> Models:
     return open_models(folder)
 
 
-def open_models(folder: Path) -> Models:
+def open_models(folder: Path) -> BenchmarkModels:
     manifest = msgspec.json.decode((folder / "linear" / MANIFEST).read_bytes(), type=Manifest)
     with np.load(folder / "rows.npz") as stored:
-        return Models(
+        return BenchmarkModels(
             folder,
             manifest.feature_schema.names,
             stored["x"],

@@ -16,7 +16,7 @@ T = TypeVar("T")
 FAULTS_SHOWN = 5
 
 
-class Answer(msgspec.Struct, frozen=True):
+class PredictResponse(msgspec.Struct, frozen=True):
     """What POST /predict says of one transaction;
 
     `prediction` is 1 where the probability reaches the threshold.
@@ -29,10 +29,10 @@ class Answer(msgspec.Struct, frozen=True):
     threshold: float
 
 
-class BatchAnswer(msgspec.Struct, frozen=True):
+class BatchPredictResponse(msgspec.Struct, frozen=True):
     """Predictions in the order of the transactions."""
 
-    predictions: list[Answer]
+    predictions: list[PredictResponse]
 
 
 class Label(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -83,16 +83,17 @@ class InferenceClient:
         features: Mapping[str, float],
         transaction_id: str | None = None,
         entity_key: str | None = None,
-    ) -> Answer:
+    ) -> PredictResponse:
         """Scores one transaction and leaves its audit record."""
         extra = {"transaction_id": transaction_id, "entity_key": entity_key}
         body = {**features, **{name: value for name, value in extra.items() if value is not None}}
-        return _decoded(self._call("POST", "/predict", body), Answer)
+        return _decoded(self._call("POST", "/predict", body), PredictResponse)
 
-    def predict_batch(self, transactions: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    def predict_batch(self, transactions: Sequence[Mapping[str, Any]]) -> list[PredictResponse]:
         """Scores up to 10,000 transactions, all or nothing, in their order."""
         return _decoded(
-            self._call("POST", "/predict/batch", {"transactions": list(transactions)}), BatchAnswer
+            self._call("POST", "/predict/batch", {"transactions": list(transactions)}),
+            BatchPredictResponse,
         ).predictions
 
     def feedback(self, labels: Sequence[Label]) -> None:

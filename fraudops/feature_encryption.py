@@ -30,7 +30,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(dict[str, float])
 
 
-class ClosedError(FraudopsError):
+class FeaturesUnreadableError(FraudopsError):
     """These features cannot be read here; the message says why."""
 
 
@@ -82,7 +82,7 @@ def _hashing(key: bytes) -> Protect:
     )
 
 
-class Opener:
+class FeatureDecryptor:
     """Reads what was sealed by any of the keys."""
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
@@ -90,14 +90,14 @@ class Opener:
         self._ciphers: dict[bytes, Any] = {}
 
     def open(self, identifier: str, kept: bytes) -> dict[str, float]:
-        """The features of this prediction. Raises ClosedError."""
+        """The features of this prediction. Raises FeaturesUnreadableError."""
         kind, name, rest = kept[:1], kept[1 : 1 + ID_BYTES], kept[1 + ID_BYTES :]
         if kind == HASHED:
-            raise ClosedError("only a keyed hash of them is kept")
+            raise FeaturesUnreadableError("only a keyed hash of them is kept")
         if kind != SEALED:
-            raise ClosedError("they are kept in a way that this release does not know")
+            raise FeaturesUnreadableError("they are kept in a way that this release does not know")
         if name not in self._keys:
-            raise ClosedError(
+            raise FeaturesUnreadableError(
                 "they are sealed by another key than FRAUDOPS_AUDIT__KEY"
                 if self._keys
                 else "they are sealed, and FRAUDOPS_AUDIT__KEY is not set"
@@ -114,7 +114,7 @@ class Opener:
                 )
             )
         except (InvalidTag, ValueError):
-            raise ClosedError(
+            raise FeaturesUnreadableError(
                 "their seal is broken: this is not what was written for this prediction"
             ) from None
 

@@ -14,14 +14,14 @@ from fraudops.canonical import canonical_json
 Content = TypeVar("Content", bound=msgspec.Struct)
 
 
-def write_renamed(path: Path, content: msgspec.Struct) -> None:
+def write_json(path: Path, content: msgspec.Struct) -> None:
     """Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(canonical_json(content))
     temporary.replace(path)
 
 
-def read_renamed(path: Path, kind: type[Content]) -> Content | None:
+def read_json(path: Path, kind: type[Content]) -> Content | None:
     """None when the file is not there, or another release wrote what we cannot read."""
     with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
         return msgspec.json.decode(path.read_bytes(), type=kind)

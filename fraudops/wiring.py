@@ -16,7 +16,7 @@ from fraudops.promotion.journal import DatabaseJournal
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
 from fraudops.promotion.ports import Aliases, Lock, Pods, Records, Rollouts
 from fraudops.promotion.protocol import Promoter
-from fraudops.promotion.record import ServingRecord
+from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import Registry
 from fraudops.settings import ClusterSettings, PromoteJobSettings
 from fraudops.state import State
@@ -41,7 +41,7 @@ class RegistryAliases:
 
 
 @dataclass(frozen=True)
-class World:
+class PromotionContext:
     """Everything that promotions, rollbacks and the reconciler work on."""
 
     records: Records
@@ -70,9 +70,9 @@ class World:
 
 
 @asynccontextmanager
-async def world_of(
+async def open_promotion_context(
     settings: PromoteJobSettings, state: State, say: Say, wait_seconds: float = 120.0
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PromotionContext]:
     """Raises SettingsError when nothing is known of a running product, StoreDownError when the
     cluster does not answer.
     """
@@ -92,7 +92,7 @@ async def world_of(
         )
         lock = FileLock(state.locks / "promotion.lock", wait_seconds)
         records = LocalRecords(FileRecordStore(state.serving_record))
-        yield World(
+        yield PromotionContext(
             records,
             lock,
             aliases,
@@ -122,7 +122,7 @@ async def world_of(
         )
     async with Cluster.connect(settings.cluster.namespace) as cluster:
         identity = os.environ.get("HOSTNAME") or f"process {os.getpid()}"
-        yield World(
+        yield PromotionContext(
             ConfigMapRecords(cluster, release),
             LeaseLock(cluster, release, identity, say, wait_seconds),
             aliases,

@@ -37,7 +37,7 @@ def as_mapping(found: "Overview") -> dict[str, Any]:
         "namespace": found.namespace,
         "serving": serving
         and {name: serving[name] for name in ("epoch", "version", "digest", "by", "at")},
-        "mirrored": found.record.mirrored == found.record.epoch,
+        "mirrored": found.record.alias_epoch == found.record.epoch,
         "alias": found.record.alias_error,
         "reserved": record.get("reserved"),
         "pods": [asdict(pod) | {"behind": pod.name in found.behind} for pod in found.pods],

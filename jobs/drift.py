@@ -78,7 +78,7 @@ def command(
     PSI of every feature and of the score. One above its threshold is a warning, in two windows
     running an alarm; the exit code is 0 either way.
     """
-    from fraudops.drift.scan import Asked, production_of, scan
+    from fraudops.drift.scan import ScanRange, production_of, scan
     from fraudops.wiring import read_record
 
     settings = DriftJobSettings.from_environment()
@@ -96,7 +96,7 @@ def command(
             state,
             entry,
             settings.drift,
-            Asked(hours, since),
+            ScanRange(hours, since),
             settings.model_name,
             settings.audit.keys(),
             report=report,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from fraudops.client import Answer, InferenceClient
+from fraudops.client import InferenceClient, PredictResponse
 from fraudops.errors import SettingsError, StoreDownError
 
 # So many failures on end, and the service is away rather than stumbling.
@@ -21,7 +21,7 @@ class Replay:
     `reason` is the last failure's, `refusal` the first refusal's.
     """
 
-    answers: list[Answer | None]
+    answers: list[PredictResponse | None]
     sent: int = 0
     refused: int = 0
     failed: int = 0
@@ -87,14 +87,16 @@ def replay(
 
 def _post(
     client: InferenceClient, row: dict[str, float], transaction_id: str
-) -> Answer | StoreDownError | SettingsError:
+) -> PredictResponse | StoreDownError | SettingsError:
     try:
         return client.predict(row, transaction_id=transaction_id)
     except (StoreDownError, SettingsError) as error:
         return error
 
 
-def _note(state: Replay, index: int, outcome: Answer | StoreDownError | SettingsError) -> None:
+def _note(
+    state: Replay, index: int, outcome: PredictResponse | StoreDownError | SettingsError
+) -> None:
     state.sent += 1
     if isinstance(outcome, StoreDownError):
         state.failed += 1

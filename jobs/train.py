@@ -24,11 +24,11 @@ from fraudops.settings import ProgramSettings
 from fraudops.state import State
 from fraudops.terminal import print_table
 from jobs.on_cluster import on_cluster
-from jobs.options.training import Plan, training_options
+from jobs.options.training import TrainingInputs, training_options
 from jobs.runner import json_option, notices, output, print_json, run, state_option, where
 
 if TYPE_CHECKING:
-    from fraudops.training.trainer import Trained
+    from fraudops.training.trainer import TrainingResult
 
 METRIC_TITLES = {
     "roc_auc": "ROC-AUC",
@@ -53,7 +53,7 @@ class Registered:
 
 
 def train_and_register(
-    registry: Registry, url: str, plan: Plan, request: str | None = None
+    registry: Registry, url: str, plan: TrainingInputs, request: str | None = None
 ) -> Registered:
     """The whole training; the version is tagged with `request`, so that another try finds it.
 
@@ -95,7 +95,9 @@ def train_and_register(
             return Registered(registry.create_version(run_id, tags), run_id, digest, manifest)
 
 
-def _content(trained: "Trained", manifest: Manifest, digest: str, bundle: Path) -> RunContent:
+def _content(
+    trained: "TrainingResult", manifest: Manifest, digest: str, bundle: Path
+) -> RunContent:
     from fraudops.datasets import class_weights
     from fraudops.training.plots import draw
 
@@ -106,7 +108,7 @@ def _content(trained: "Trained", manifest: Manifest, digest: str, bundle: Path) 
     }
     facts |= {
         "scorer_max_abs_difference": manifest.scorer.max_abs_difference,
-        "scorer_flips": manifest.scorer.flips,
+        "scorer_flips": manifest.scorer.decision_mismatches,
     }
     described = {f"dataset_{name}": value for name, value in msgspec.structs.asdict(data).items()}
     parts = {
@@ -259,7 +261,7 @@ def command(as_json: bool, state: State, **training: Any) -> str:
     its threshold on the second, and reported on the third.
     """
     started = time.monotonic()
-    plan = Plan.of(**training)
+    plan = TrainingInputs.of(**training)
     url = endpoints.mlflow_url(state)
     registry = Registry(url, ProgramSettings.from_environment().model_name)
     registered = train_and_register(registry, url, plan)

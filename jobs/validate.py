@@ -13,7 +13,7 @@ import click
 
 from fraudops import endpoints
 from fraudops.errors import BundleError, FraudopsError, RefusedError, StoreDownError
-from fraudops.promotion.record import ServingRecord
+from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import ModelVersion, Registry
 from fraudops.settings import ClusterSettings, ValidateJobSettings
 from fraudops.state import State
@@ -37,7 +37,7 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class Site:
+class ValidationSite:
     """Where a version is judged: its registry, and what serves there."""
 
     registry: Registry
@@ -46,7 +46,7 @@ class Site:
 
 
 @dataclass
-class Findings:
+class ValidationFindings:
     """What the steps found so far; `gates` decide."""
 
     version: ModelVersion
@@ -57,17 +57,17 @@ class Findings:
 
 
 def validate_version(
-    site: Site,
+    site: ValidationSite,
     version: str,
     options: DataOptions,
     settings: GateSettings,
     screen: validation.Screen,
-) -> tuple[Findings, dict[str, Any]]:
+) -> tuple[ValidationFindings, dict[str, Any]]:
     """The five steps; stores test scores and verdict, and gives the verdict too.
 
     Raises UnknownVersionError, DataError, StoreDownError; a bad bundle is a finding."""
     started = time.monotonic()
-    found = Findings(site.registry.find(version), [])
+    found = ValidationFindings(site.registry.find(version), [])
     screen.version(found.version)
     with tempfile.TemporaryDirectory(prefix="fraudops-validate-") as folder:
         try:
@@ -89,8 +89,8 @@ def validate_version(
 
 
 def _take_steps(
-    site: Site,
-    found: Findings,
+    site: ValidationSite,
+    found: ValidationFindings,
     options: DataOptions,
     settings: GateSettings,
     screen: validation.Screen,
@@ -125,7 +125,7 @@ def production_of(record: ServingRecord) -> Production | None:
     )
 
 
-def next_command(found: Findings, passed: bool, state: State) -> str:
+def next_command(found: ValidationFindings, passed: bool, state: State) -> str:
     """What to type now, as it works here."""
     if not passed:
         return f"fraudops train{where(state)}"
@@ -201,7 +201,9 @@ def command(
     """
     started = time.monotonic()
     settings = ValidateJobSettings.from_environment()
-    site = Site(Registry(endpoints.mlflow_url(state), settings.model_name), state, settings.cluster)
+    site = ValidationSite(
+        Registry(endpoints.mlflow_url(state), settings.model_name), state, settings.cluster
+    )
     screen = validation.Screen(notices if as_json else output)
     found, stored = validate_version(
         site,
@@ -231,7 +233,7 @@ def command(
     return f"version {number} passed {len(found.gates)} gates{' and is in production' if promotion else ''}"
 
 
-def refusal(found: Findings, following: str) -> RefusedError:
+def refusal(found: ValidationFindings, following: str) -> RefusedError:
     failed = ", ".join(gate.name for gate in found.gates if not gate.passed)
     return RefusedError(
         f"version {found.version.version} is refused ({failed}); the verdict is stored on it. Train another: {following}"

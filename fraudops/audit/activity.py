@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from fraudops.audit import sampling
 from fraudops.audit.database import translated
-from fraudops.audit.sampling import INDEXED, RARITY, WHOLE, WITHIN
+from fraudops.audit.sampling import INDEXED, SAMPLE_LEVEL, WHOLE, WITHIN
 from fraudops.ids import TEST_PREFIX
 
 REPEAT = timedelta(hours=24)
@@ -144,8 +144,8 @@ _COLUMNS = 'id, "timestamp", transaction_id, fraud_probability, prediction, late
 _ALL = f"SELECT {_COLUMNS}, 1 AS weight, true AS even FROM predictions WHERE {WHOLE} AND model_name = :model_name"  # noqa: S608
 # `even`: read at the same rate whatever was decided.
 _SAMPLE = " UNION ALL ".join(
-    f"SELECT {_COLUMNS}, CAST(:weight_{decision} AS integer), {RARITY} = ANY(CAST(:even AS integer[])) FROM predictions "  # noqa: S608
-    f"WHERE prediction = {decision} AND {RARITY} = ANY(CAST(:rare_{decision} AS integer[])) AND {INDEXED} AND {WITHIN} AND model_name = :model_name"
+    f"SELECT {_COLUMNS}, CAST(:weight_{decision} AS integer), {SAMPLE_LEVEL} = ANY(CAST(:even AS integer[])) FROM predictions "  # noqa: S608
+    f"WHERE prediction = {decision} AND {SAMPLE_LEVEL} = ANY(CAST(:rare_{decision} AS integer[])) AND {INDEXED} AND {WITHIN} AND model_name = :model_name"
     for decision in (0, 1)
 )
 # Each answer is looked up on its own, by index: what one costs does not depend on what the window
@@ -204,7 +204,7 @@ async def activity(
     """All answers of [since, until), and those of each version in order of its first: exact, or of
     more than EXACT_ROWS estimated in the same time.
     """
-    asked = sampling.asked(since, until, model_name)
+    asked = sampling.query_parameters(since, until, model_name)
     with translated(str(engine.url)):
         async with engine.connect() as connection:
             chosen = await levels(connection, asked)
@@ -231,9 +231,9 @@ def statement(asked: Mapping[str, Any], level: int, fraud_level: int) -> tuple[A
             "repeat": REPEAT
         }
     rare = {
-        "rare_0": sampling.rare(level),
-        "rare_1": sampling.rare(fraud_level),
-        "even": sampling.rare(max(level, fraud_level)),
+        "rare_0": sampling.sample_levels(level),
+        "rare_1": sampling.sample_levels(fraud_level),
+        "even": sampling.sample_levels(max(level, fraud_level)),
     }
     return SAMPLED, {name: asked[name] for name in names} | rare | {
         "weight_0": 1 << level,

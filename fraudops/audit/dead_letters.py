@@ -20,7 +20,7 @@ from fraudops.errors import DataError, StoreDownError
 from fraudops.ids import uuid7
 from fraudops.settings import AuditSettings
 from fraudops.spool.frames import MAX_FRAME
-from fraudops.spool.inspection import Seen, payloads
+from fraudops.spool.inspection import ScanResult, payloads
 from fraudops.spool.segments import ASIDE, NEWER, sync_folder
 from fraudops.spool.writer import SpoolWriter
 
@@ -33,7 +33,7 @@ TAKEN = ".taken.jsonl"
 _NAME = re.compile(r"[0-9]{8}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.jsonl")
 
 
-class Rejected(NamedTuple):
+class RejectedRecord(NamedTuple):
     """The payload of a record, or a damaged stretch of a segment, with the reason.
 
     It holds card data: it is for the file, never for a log.
@@ -43,7 +43,7 @@ class Rejected(NamedTuple):
     reason: str
 
 
-class Entry(msgspec.Struct, frozen=True):
+class DeadLetter(msgspec.Struct, frozen=True):
     """One line of the file; `payload` is base64."""
 
     at: datetime
@@ -62,7 +62,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class Replayed:
+class ReplayResult:
     """`records` were taken back to the spool, `kept` hold none and stay;
 
     `kinds` is why. `segments` were read, and `damaged` stretches found.
@@ -75,7 +75,7 @@ class Replayed:
     kinds: dict[str, int] = field(default_factory=dict)
 
 
-class Aside:
+class DeadLetters:
     """`spool/aside/YYYYMMDD.jsonl`, one object a line: at, reason, payload (base64).
 
     `spool/newer` has the same form. It holds records of kinds that only a newer release knows.
@@ -85,32 +85,32 @@ class Aside:
         self._spool, self.folder = spool, spool / folder
 
     @classmethod
-    def all(cls, spool: Path) -> "tuple[Aside, Aside]":
+    def all(cls, spool: Path) -> "tuple[DeadLetters, DeadLetters]":
         """Both folders: a pod that leaves gives away the one and the other."""
         return cls(spool, ASIDE), cls(spool, NEWER)
 
-    def put(self, rejected: Iterable[Rejected]) -> None:
+    def put(self, rejected: Iterable[RejectedRecord]) -> None:
         """On the disk when it returns. The same line may come twice after a crash. Raises OSError."""
         now = datetime.now(UTC)
         self._write(
             [
-                Entry(now, entry.reason, base64.b64encode(entry.payload).decode())
+                DeadLetter(now, entry.reason, base64.b64encode(entry.payload).decode())
                 for entry in rejected
             ]
         )
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[DeadLetter]:
         """Everything that is set aside. Raises DataError for a file that another program spoiled."""
         for path in sorted(self.folder.glob("*.jsonl")):
             with contextlib.suppress(FileNotFoundError):
                 yield from _read(path)
 
-    def replay(self) -> Replayed:
+    def replay(self) -> ReplayResult:
         """Takes what can be read back to the spool, and forgets it here once it is on the disk
         there. Killed in between, the next replay begins again: what arrives twice changes
         nothing. Raises StoreDownError while another replay runs, SpoolFullError, DataError.
         """
-        done = Replayed()
+        done = ReplayResult()
         with self._alone():
             self._take()
             for path in sorted(self.folder.glob(f"*{TAKEN}")):
@@ -120,14 +120,14 @@ class Aside:
                 path.unlink()
         return done
 
-    def replay_segments(self, paths: Sequence[Path]) -> Replayed:
+    def replay_segments(self, paths: Sequence[Path]) -> ReplayResult:
         """Takes the records of segments from elsewhere (another disk, a backup) into the spool; the
         files stay as they are. Raises as `replay` does.
         """
-        done = Replayed()
+        done = ReplayResult()
         with self._alone(), _writer(self._spool) as writer:
             for path in paths:
-                seen, batch = Seen(), list[bytes]()
+                seen, batch = ScanResult(), list[bytes]()
                 for payload in payloads(path, seen=seen):
                     if not _is_record(payload) and not is_newer_kind(payload):
                         seen.damaged += 1
@@ -141,7 +141,7 @@ class Aside:
         return done
 
     @contextlib.contextmanager
-    def to_take_elsewhere(self) -> Iterator[list[Path]]:
+    def for_handover(self) -> Iterator[list[Path]]:
         """The files, under names that never come twice; within the block no replay takes them.
 
         Raises StoreDownError while one runs.
@@ -150,9 +150,7 @@ class Aside:
             self._take()
             for path in self.folder.glob(f"*{TAKEN}"):
                 path.rename(path.with_name(path.name.removesuffix(TAKEN) + ".jsonl"))
-            yield sorted(
-                path for path in self.folder.glob("*.jsonl") if may_be_taken_elsewhere(path.name)
-            )
+            yield sorted(path for path in self.folder.glob("*.jsonl") if is_final_file(path.name))
 
     def take_over(self, paths: Iterable[Path]) -> None:
         """Renames what another folder of the same file system gives away into this one."""
@@ -161,7 +159,7 @@ class Aside:
             path.rename(self.folder / path.name)
         sync_folder(self.folder)
 
-    def _write(self, entries: Sequence[Entry]) -> None:
+    def _write(self, entries: Sequence[DeadLetter]) -> None:
         if not entries:
             return
         with self._locked("put.lock"):
@@ -181,9 +179,7 @@ class Aside:
         with self._locked("put.lock"):
             for path in self.folder.glob("*.jsonl"):
                 if not path.name.endswith(TAKEN):
-                    stem = (
-                        path.stem if may_be_taken_elsewhere(path.name) else f"{path.stem}-{uuid7()}"
-                    )
+                    stem = path.stem if is_final_file(path.name) else f"{path.stem}-{uuid7()}"
                     path.rename(self.folder / f"{stem}{TAKEN}")
 
     @contextlib.contextmanager
@@ -207,7 +203,7 @@ class Aside:
             ) from error
 
 
-def may_be_taken_elsewhere(name: str) -> bool:
+def is_final_file(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
@@ -222,11 +218,11 @@ def _cut_torn_line(descriptor: int) -> None:
         os.ftruncate(descriptor, start + tail.rfind(b"\n") + 1)
 
 
-def _read(path: Path) -> Iterator[Entry]:
+def _read(path: Path) -> Iterator[DeadLetter]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield msgspec.json.decode(line, type=Entry)
+                yield msgspec.json.decode(line, type=DeadLetter)
             except msgspec.MsgspecError:
                 if line.endswith(b"\n"):
                     raise DataError(
@@ -234,7 +230,9 @@ def _read(path: Path) -> Iterator[Entry]:
                     ) from None
 
 
-def _bring_back(entries: Iterable[Entry], writer: SpoolWriter, done: Replayed) -> list[Entry]:
+def _bring_back(
+    entries: Iterable[DeadLetter], writer: SpoolWriter, done: ReplayResult
+) -> list[DeadLetter]:
     """The entries that hold no record."""
     kept, batch = [], list[bytes]()
     for entry in entries:
@@ -250,7 +248,7 @@ def _bring_back(entries: Iterable[Entry], writer: SpoolWriter, done: Replayed) -
     return kept
 
 
-def _append(writer: SpoolWriter, batch: list[bytes], done: Replayed) -> None:
+def _append(writer: SpoolWriter, batch: list[bytes], done: ReplayResult) -> None:
     if batch:
         writer.append_many(batch)
         done.records += len(batch)

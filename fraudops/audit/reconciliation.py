@@ -17,11 +17,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fraudops.audit.dead_letters import Aside
+from fraudops.audit.dead_letters import DeadLetters
 from fraudops.audit.partitions import partitions
-from fraudops.audit.records import Label, decode, is_newer_kind
+from fraudops.audit.records import LabelRecord, decode, is_newer_kind
 from fraudops.ids import timestamp_ms
-from fraudops.spool.inspection import waiting
+from fraudops.spool.inspection import unshipped_payloads
 from fraudops.spool.segments import NEWER
 from fraudops.state import State
 
@@ -53,7 +53,7 @@ class Answers(NamedTuple):
     ids: Ids
 
 
-class Elsewhere(NamedTuple):
+class Outstanding(NamedTuple):
     """The predictions that are in the spool and set aside, the labels in the spool, and how many
     stretches set aside hold no record.
     """
@@ -65,7 +65,7 @@ class Elsewhere(NamedTuple):
     newer: int
 
 
-class Places(NamedTuple):
+class Locations(NamedTuple):
     """Where ids were found: no id is in two of them."""
 
     table: Ids
@@ -74,7 +74,7 @@ class Places(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LogFound:
+class AnswerLogReport:
     """Of an answer log with `lines` answers, `repeated` of them under an id that came before: the
     ids in the table, only in the spool, only set aside, of days that retention has taken, and
     nowhere.
@@ -90,7 +90,7 @@ class LogFound:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ReconciliationReport:
     """Rows of the window;
 
     `duplicated`, the ids that stand in the table more than once or under a timestamp that is not
@@ -108,7 +108,7 @@ class Agreement:
     set_aside: int
     unreadable: int
     kept_for_newer: int
-    log: LogFound | None
+    log: AnswerLogReport | None
 
     @property
     def agrees(self) -> bool:
@@ -133,11 +133,11 @@ def moments(ids: Ids) -> list[datetime]:
     ]
 
 
-def look_elsewhere(state: State) -> Elsewhere:
+def find_outstanding(state: State) -> Outstanding:
     """Raises DataError, OSError."""
     spooled, set_aside, labels, unreadable = list[bytes](), list[bytes](), 0, 0
-    newer = sum(1 for _ in Aside(state.spool, NEWER).entries())
-    for payload in waiting(state.spool):
+    newer = sum(1 for _ in DeadLetters(state.spool, NEWER).entries())
+    for payload in unshipped_payloads(state.spool):
         if is_newer_kind(payload):
             newer += 1
             continue
@@ -145,19 +145,19 @@ def look_elsewhere(state: State) -> Elsewhere:
         labels += identifier is None
         if identifier:
             spooled.append(identifier)
-    for entry in Aside(state.spool).entries():
+    for entry in DeadLetters(state.spool).entries():
         identifier = _prediction_id(entry.data)
         unreadable += identifier is None
         if identifier:
             set_aside.append(identifier)
-    return Elsewhere(ids_of(spooled), ids_of(set_aside), labels, unreadable, newer)
+    return Outstanding(ids_of(spooled), ids_of(set_aside), labels, unreadable, newer)
 
 
 def _prediction_id(payload: bytes) -> bytes | None:
     """None for a label, and for what is no record or has no proper id."""
     try:
         record = decode(payload)
-        return None if isinstance(record, Label) else binary(record.id)
+        return None if isinstance(record, LabelRecord) else binary(record.id)
     except (msgspec.MsgspecError, ValueError):
         return None
 
@@ -169,13 +169,13 @@ async def compare(
     window: tuple[datetime, datetime],
     kept_days: int,
     tell: Progress,
-) -> Agreement:
+) -> ReconciliationReport:
     """`window` is of the table's rows that are counted; with an answer log the whole table is
     looked through for ids that stand twice.
 
     `tell` hears the share that is done, 0 to 1. Raises what asyncpg raises, DataError, OSError.
     """
-    elsewhere = look_elsewhere(state)
+    elsewhere = find_outstanding(state)
     asked = answers.ids if answers else ids_of(())
     known = np.unique(np.concatenate([asked, elsewhere.spool, elsewhere.aside]))
     present = _without(known, await _absent(connection, known, lambda share: tell(share * 0.6)))
@@ -184,7 +184,7 @@ async def compare(
     )
     spool = _without(elsewhere.spool, present)
     aside = _without(_without(elsewhere.aside, present), spool)
-    return Agreement(
+    return ReconciliationReport(
         since=window[0],
         until=window[1],
         rows=rows,
@@ -194,18 +194,18 @@ async def compare(
         set_aside=len(aside),
         unreadable=elsewhere.unreadable,
         kept_for_newer=elsewhere.newer,
-        log=await _log(connection, state, answers, Places(present, spool, aside), kept_days)
+        log=await _log(connection, state, answers, Locations(present, spool, aside), kept_days)
         if answers
         else None,
     )
 
 
 async def _log(
-    connection: Any, state: State, answers: Answers, places: Places, kept_days: int
-) -> LogFound:
+    connection: Any, state: State, answers: Answers, places: Locations, kept_days: int
+) -> AnswerLogReport:
     missing = _without(_without(_without(answers.ids, places.table), places.spool), places.aside)
     if len(missing):
-        again = look_elsewhere(state)
+        again = find_outstanding(state)
         missing = _without(_without(missing, again.spool), again.aside)
         missing = await _absent(connection, missing, lambda _: None)
     expired = await _gone(connection, missing, datetime.now(UTC).date() - timedelta(days=kept_days))
@@ -213,7 +213,7 @@ async def _log(
         len(np.intersect1d(answers.ids, places.spool)),
         len(np.intersect1d(answers.ids, places.aside)),
     )
-    return LogFound(
+    return AnswerLogReport(
         lines=answers.lines,
         repeated=answers.lines - len(answers.ids),
         in_table=len(answers.ids) - len(missing) - in_spool - aside,

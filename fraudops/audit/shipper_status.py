@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 
-from fraudops.files import read_renamed, write_renamed
+from fraudops.files import read_json, write_json
 from fraudops.state import State
 
 STALE_SECONDS = 5.0
 
 
-class ShipperState(msgspec.Struct, kw_only=True):
+class ShipperStatus(msgspec.Struct, kw_only=True):
     """Counters run since the process began.
 
     `oldest_at` is when the oldest answer was given that is only in the spool; `abandoned_bytes`
@@ -23,7 +23,7 @@ class ShipperState(msgspec.Struct, kw_only=True):
 
     pid: int
     at: datetime
-    doing: str
+    phase: str = msgspec.field(name="doing")
     backlog_bytes: int = 0
     backlog_segments: int = 0
     backlog_rows: int = 0
@@ -46,12 +46,12 @@ def shipper_path(state: State) -> Path:
     return state.run / "shipper.json"
 
 
-def write_shipper_state(state: State, current: ShipperState) -> None:
+def write_shipper_status(state: State, current: ShipperStatus) -> None:
     """Raises OSError."""
     current.at = datetime.now(UTC)
-    write_renamed(shipper_path(state), current)
+    write_json(shipper_path(state), current)
 
 
-def read_shipper_state(state: State) -> ShipperState | None:
+def read_shipper_status(state: State) -> ShipperStatus | None:
     """None when no shipper ever ran here, or another release wrote what we cannot read."""
-    return read_renamed(shipper_path(state), ShipperState)
+    return read_json(shipper_path(state), ShipperStatus)

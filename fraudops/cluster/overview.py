@@ -12,7 +12,7 @@ from fraudops.cluster.api import Cluster
 from fraudops.cluster.pods import ClusterPods, is_ready
 from fraudops.cluster.records import ConfigMapRecords
 from fraudops.errors import FraudopsError
-from fraudops.promotion.record import ServingRecord
+from fraudops.promotion.serving_record import ServingRecord
 
 PORT = 8000
 ASK = f"""

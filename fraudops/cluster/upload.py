@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fraudops.cluster.api import Cluster
-from fraudops.cluster.runner import JobRunner, Object, Wanted, job_of
+from fraudops.cluster.runner import JobRunner, JobSpec, Object, job_of
 from fraudops.errors import SettingsError, StoreDownError
 
 CHUNK_BYTES = 1 << 18
@@ -59,7 +59,7 @@ def data_name(cronjob: Object) -> str:
     ).name
 
 
-def receiver_of(cronjob: Object, name: str, wanted: Wanted) -> Object:
+def receiver_of(cronjob: Object, name: str, wanted: JobSpec) -> Object:
     """A Job like the training one that may write to the volume, and whose standard input stays open
     for one sender.
     """

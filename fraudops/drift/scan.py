@@ -22,7 +22,7 @@ from fraudops.drift.runs import DriftRun, PreviousRun
 from fraudops.drift.window import recent
 from fraudops.errors import BundleError, SettingsError, StoreDownError
 from fraudops.model.manifest import DRIFT_REFERENCE, Manifest, check_files, read_manifest
-from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.registry import Registry
 from fraudops.settings import DriftSettings
 from fraudops.state import State
@@ -32,7 +32,7 @@ LAST = "last"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ScanRange:
     """The window as the user gave it: the last `hours`, or from `since` on;
 
     `last` is where the last run of this version ended, where there is one.
@@ -48,13 +48,13 @@ class Reference:
     own validation rows.
     """
 
-    entry: Entry
+    entry: ServingEntry
     manifest: Manifest
     rows: pd.DataFrame
 
 
 @dataclass(frozen=True)
-class Window:
+class DriftWindow:
     """Audited rows of [start, end): `rows` in all, the `current` ones to compare, `positives` of
     `decisions`, and the window before. Where features are unavailable, `current` has the score
     alone.
@@ -102,9 +102,9 @@ class Scan:
 
 async def scan(
     state: State,
-    entry: Entry,
+    entry: ServingEntry,
     limits: DriftSettings,
-    asked: Asked,
+    asked: ScanRange,
     model_name: str = "credit-fraud",
     keys: Sequence[bytes] = (),
     *,
@@ -131,7 +131,7 @@ async def scan(
     return Scan(found, reference.rows, window.current)
 
 
-def production_of(record: ServingRecord) -> Entry:
+def production_of(record: ServingRecord) -> ServingEntry:
     """What the serving record says is served. Raises SettingsError when nothing is."""
     if record.current is None:
         raise SettingsError(
@@ -140,7 +140,7 @@ def production_of(record: ServingRecord) -> Entry:
     return record.current
 
 
-def read_reference(state: State, entry: Entry, model_name: str) -> Reference:
+def read_reference(state: State, entry: ServingEntry, model_name: str) -> Reference:
     """From the service's cache of bundles, else from MLflow. Raises BundleError."""
     cached = state.bundles / entry.digest
     if cached.is_dir():
@@ -151,7 +151,7 @@ def read_reference(state: State, entry: Entry, model_name: str) -> Reference:
         return _open(Path(folder), entry)
 
 
-def _open(folder: Path, entry: Entry) -> Reference:
+def _open(folder: Path, entry: ServingEntry) -> Reference:
     manifest = read_manifest(folder, entry.digest)
     check_files(folder, manifest)
     if DRIFT_REFERENCE not in manifest.files:
@@ -187,10 +187,10 @@ def column_thresholds(manifest: Manifest, limits: DriftSettings) -> dict[str, fl
 async def _read(
     engine: AsyncEngine,
     reference: Reference,
-    asked: Asked,
+    asked: ScanRange,
     limits: DriftSettings,
     keys: Sequence[bytes],
-) -> Window:
+) -> DriftWindow:
     digest, names = reference.entry.digest, reference.manifest.feature_schema.names
     now = datetime.now(UTC)
     start = _start(asked, now, await runs.latest(engine, digest))
@@ -209,7 +209,7 @@ async def _read(
         unavailable = max(found.closed, key=lambda reason: found.closed[reason])
         current = pd.DataFrame({SCORE: found.probability})
     before = await runs.window_before(engine, digest, start)
-    return Window(
+    return DriftWindow(
         start,
         now,
         found.rows,
@@ -222,7 +222,7 @@ async def _read(
     )
 
 
-def _start(asked: Asked, now: datetime, last: PreviousRun | None) -> datetime:
+def _start(asked: ScanRange, now: datetime, last: PreviousRun | None) -> datetime:
     if asked.since == LAST and last is not None:
         return last.end
     if isinstance(asked.since, datetime):
@@ -234,7 +234,7 @@ def _start(asked: Asked, now: datetime, last: PreviousRun | None) -> datetime:
 
 def _compare(
     reference: Reference,
-    window: Window,
+    window: DriftWindow,
     thresholds: dict[str, float],
     minimum_rows: int,
     reports: Path | None,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from fraudops.files import read_renamed, write_renamed
+from fraudops.files import read_json, write_json
 from fraudops.state import State
 
 
-class DriftStanding(msgspec.Struct, frozen=True, kw_only=True):
+class DriftStatus(msgspec.Struct, frozen=True, kw_only=True):
     """`verdict` and `digest` are those of the latest window that could be judged, None before one
     was; `last_run` is of any run.
     """
@@ -27,15 +27,15 @@ class DriftStanding(msgspec.Struct, frozen=True, kw_only=True):
         return self.verdict == "alarm" and self.digest == digest
 
 
-def standing_path(state: State) -> Path:
+def drift_status_path(state: State) -> Path:
     return state.run / "drift.json"
 
 
-def write_standing(state: State, standing: DriftStanding) -> None:
+def write_drift_status(state: State, drift_status: DriftStatus) -> None:
     """Raises OSError."""
-    write_renamed(standing_path(state), standing)
+    write_json(drift_status_path(state), drift_status)
 
 
-def read_standing(state: State) -> DriftStanding | None:
+def read_drift_status(state: State) -> DriftStatus | None:
     """None before the first run, or when another release wrote what we cannot read."""
-    return read_renamed(standing_path(state), DriftStanding)
+    return read_json(drift_status_path(state), DriftStatus)

@@ -17,14 +17,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from fraudops.audit import sampling
 from fraudops.audit.database import translated
-from fraudops.audit.sampling import INDEXED, INDEXED_LEVEL, LOT, RARITY, WANTED, WHOLE, WITHIN
-from fraudops.feature_encryption import ClosedError, Opener
+from fraudops.audit.sampling import (
+    INDEXED,
+    INDEXED_LEVEL,
+    SAMPLE_KEY,
+    SAMPLE_LEVEL,
+    WANTED,
+    WHOLE,
+    WITHIN,
+)
+from fraudops.feature_encryption import FeatureDecryptor, FeaturesUnreadableError
 
 CHUNK_ROWS = 5_000
 _READ = 'SELECT id, "timestamp", prediction, fraud_probability, CAST(features AS text), features_sealed FROM predictions'
 _COUNT = text(f"SELECT count(*) FROM predictions WHERE {WHOLE} AND {WANTED}")  # noqa: S608
-_WHOLE = text(f'{_READ} WHERE {WHOLE} AND {WANTED} AND {LOT} < :lots ORDER BY "timestamp", id')
-_SAMPLE = text(f"""{_READ} WHERE prediction IN (0, 1) AND {RARITY} = ANY(CAST(:rare AS integer[])) AND {INDEXED} AND {WITHIN} AND {WANTED}
+_WHOLE = text(
+    f'{_READ} WHERE {WHOLE} AND {WANTED} AND {SAMPLE_KEY} < :lots ORDER BY "timestamp", id'
+)
+_SAMPLE = text(f"""{_READ} WHERE prediction IN (0, 1) AND {SAMPLE_LEVEL} = ANY(CAST(:rare AS integer[])) AND {INDEXED} AND {WITHIN} AND {WANTED}
 ORDER BY "timestamp", id""")
 _features = msgspec.json.Decoder(dict[str, float])
 
@@ -69,7 +79,7 @@ async def recent(
     gives the same rows. One of about EXACT_ROWS, whosever they are, is counted; of a larger one
     `rows` is an estimate, and the time stays that of the rows read.
     """
-    asked = sampling.asked(since, until, model_name, model_digest)
+    asked = sampling.query_parameters(since, until, model_name, model_digest)
     opening = _Opening(keys)
     with translated(str(engine.url)):
         async with engine.connect() as connection:
@@ -103,7 +113,7 @@ def selection(
     this share of it.
     """
     if level:
-        return _SAMPLE, _filled(_SAMPLE, {**asked, "rare": sampling.rare(level)})
+        return _SAMPLE, _filled(_SAMPLE, {**asked, "rare": sampling.sample_levels(level)})
     return _WHOLE, _filled(_WHOLE, {**asked, "lots": ceil(share * (1 << sampling.BITS))})
 
 
@@ -121,7 +131,7 @@ class _Opening:
     """The features of rows, and why some of them cannot be read."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        self._opener = Opener(keys)
+        self._opener = FeatureDecryptor(keys)
         self.closed: dict[str, int] = {}
 
     def features(self, row: Any) -> dict[str, float]:
@@ -129,7 +139,7 @@ class _Opening:
             return _features.decode(row[4]) if row[4] else {}
         try:
             return self._opener.open(str(row[0]), row[5])
-        except ClosedError as error:
+        except FeaturesUnreadableError as error:
             self.closed[str(error)] = self.closed.get(str(error), 0) + 1
             return {}
 

@@ -65,7 +65,7 @@ class ScorerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str
     max_abs_difference: float
-    flips: int
+    decision_mismatches: int = msgspec.field(name="flips")
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,16 +7,16 @@ from typing import Any
 
 import httpx
 
-from fraudops.promotion.ports import Pod, PodRefusedError, PodSilentError
-from fraudops.promotion.record import Target
+from fraudops.promotion.ports import PodRef, PodRefusedError, PodUnresponsiveError
+from fraudops.promotion.serving_record import ServingTarget
 from fraudops.urls import split_url, without_credentials
 
 ASK_SECONDS = 5.0
 GRACE_SECONDS = 30.0
 
 
-class PodDoor:
-    """Each call raises PodSilentError when nobody answers in time; prepare and activate also
+class PodAdminClient:
+    """Each call raises PodUnresponsiveError when nobody answers in time; prepare and activate also
     PodRefusedError with the pod's reason.
     """
 
@@ -33,7 +33,7 @@ class PodDoor:
         body = _body(await self._call("GET", "/ready", ASK_SECONDS))
         return max((worker.get("epoch") or 0 for worker in body.get("workers") or []), default=0)
 
-    async def prepare(self, target: Target, seconds: float) -> None:
+    async def prepare(self, target: ServingTarget, seconds: float) -> None:
         asked = {
             "phase": "prepare",
             "version": target.version,
@@ -45,7 +45,7 @@ class PodDoor:
     async def activate(self, epoch: int, seconds: float) -> int:
         return int((await self._reload({"phase": "commit", "epoch": epoch}, seconds))["epoch"])
 
-    async def drop(self, target: Target) -> None:
+    async def drop(self, target: ServingTarget) -> None:
         await self._reload(
             {
                 "phase": "drop",
@@ -76,7 +76,7 @@ class PodDoor:
                     method, self.url + path, json=asked, headers=self.headers
                 )
         except httpx.HTTPError as error:
-            raise PodSilentError(
+            raise PodUnresponsiveError(
                 f"{self._shown}{path} did not answer ({type(error).__name__})"
             ) from error
 
@@ -85,30 +85,30 @@ class LocalPods:
     """This machine's inference processes as the one pod of the Service."""
 
     def __init__(self, url: str, admin_token: str) -> None:
-        self.door = PodDoor(url, admin_token)
+        self.client = PodAdminClient(url, admin_token)
 
-    async def list(self) -> Sequence[Pod]:
+    async def list(self) -> Sequence[PodRef]:
         try:
-            return [Pod("local", ready=await self.door.ready())]
-        except PodSilentError:
+            return [PodRef("local", ready=await self.client.ready())]
+        except PodUnresponsiveError:
             return []
 
-    async def wanted(self) -> int:
+    async def desired_replicas(self) -> int:
         return 1
 
-    async def epoch(self, pod: Pod) -> int:
-        return await self.door.epoch()
+    async def epoch(self, pod: PodRef) -> int:
+        return await self.client.epoch()
 
-    async def prepare(self, pod: Pod, target: Target, seconds: float) -> None:
-        await self.door.prepare(target, seconds)
+    async def prepare(self, pod: PodRef, target: ServingTarget, seconds: float) -> None:
+        await self.client.prepare(target, seconds)
 
-    async def activate(self, pod: Pod, epoch: int, seconds: float) -> int:
-        return await self.door.activate(epoch, seconds)
+    async def activate(self, pod: PodRef, epoch: int, seconds: float) -> int:
+        return await self.client.activate(epoch, seconds)
 
-    async def drop(self, pod: Pod, target: Target) -> None:
-        await self.door.drop(target)
+    async def drop(self, pod: PodRef, target: ServingTarget) -> None:
+        await self.client.drop(target)
 
-    async def delete(self, pod: Pod) -> None:
+    async def delete(self, pod: PodRef) -> None:
         raise PodRefusedError(
             "on one machine the supervisor restarts what hangs; see `fraudops status`"
         )
@@ -126,7 +126,7 @@ def _body(answer: httpx.Response) -> dict[str, Any]:
     try:
         body = answer.json()
     except ValueError as error:
-        raise PodSilentError(
+        raise PodUnresponsiveError(
             f"answered {answer.status_code} with something that is not JSON"
         ) from error
     return body if isinstance(body, dict) else {}

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 from fraudops.errors import RefusedError
-from fraudops.promotion.ports import Candidate
-from fraudops.promotion.record import ServingRecord, Strategy
+from fraudops.promotion.ports import PromotionCandidate
+from fraudops.promotion.serving_record import ServingRecord, Strategy
 from fraudops.registry import TAG_SAMPLE, ModelVersion
 
 
@@ -32,7 +32,7 @@ def admit(
     strategy: Strategy,
     recompare: Recompare,
     environment: Environment = "development",
-) -> Candidate:
+) -> PromotionCandidate:
     """Raises RefusedError with the reason and what to do.
 
     `recompare` takes the candidate and compares it with the record's version.
@@ -61,12 +61,12 @@ def admit(
         _refuse_unless_passed(version, verdict)
         if verdict and current and _moved(verdict, record, version.digest):
             _refuse_worse(version, current.version, recompare(version))
-    return Candidate(
+    return PromotionCandidate(
         version.version, version.digest, version.schema_fingerprint, _short(verdict), waiver, sample
     )
 
 
-def way_back(record: ServingRecord, environment: Environment = "development") -> Candidate:
+def way_back(record: ServingRecord, environment: Environment = "development") -> PromotionCandidate:
     """What served before, with the verdict or waiver that it was promoted with.
 
     Raises RefusedError: in production also for a model of the packaged sample.
@@ -75,7 +75,7 @@ def way_back(record: ServingRecord, environment: Environment = "development") ->
         raise RefusedError("there is no earlier version to go back to")
     entry = record.stack[0]
     _refuse_sample(entry.version, entry.sample, environment)
-    return Candidate(
+    return PromotionCandidate(
         entry.version,
         entry.digest,
         entry.schema_fingerprint,

@@ -16,7 +16,7 @@ SUFFIX = ".held"
 _number = struct.Struct("<Q")
 
 
-class Tally:
+class InFlightCounter:
     """One number, mapped: it is there after a kill, and costs no write.
 
     Its owner's by `flock`; not synced, for what a node loses the node's memory held.
@@ -63,7 +63,7 @@ def _create(folder: Path) -> tuple[Path, int]:
         os.close(descriptor)
 
 
-def take_lost(folder: Path) -> int:
+def collect_lost(folder: Path) -> int:
     """What processes that have ended held, at most: a record that was written, and not yet taken
     off, counts too. Each is counted by one caller.
     """

@@ -13,7 +13,7 @@ from fraudops.spool.segments import list_segments
 
 
 @dataclass
-class Seen:
+class ScanResult:
     """What was passed on the way: `damaged` stretches that no record could be read from, an
     unfinished last write among them.
     """
@@ -21,7 +21,7 @@ class Seen:
     damaged: int = 0
 
 
-def waiting(folder: Path) -> Iterator[bytes]:
+def unshipped_payloads(folder: Path) -> Iterator[bytes]:
     """The payloads that are not yet recorded as safe elsewhere.
 
     A segment that is shipped and removed meanwhile is passed over.
@@ -36,9 +36,9 @@ def waiting(folder: Path) -> Iterator[bytes]:
             continue
 
 
-def payloads(path: Path, start: int = 0, seen: Seen | None = None) -> Iterator[bytes]:
+def payloads(path: Path, start: int = 0, seen: ScanResult | None = None) -> Iterator[bytes]:
     """Every payload of a segment that can be read, whatever lies between. Raises OSError."""
-    seen = seen or Seen()
+    seen = seen or ScanResult()
     with path.open("rb") as file:
         file.seek(start)
         data, damaged = file.read(CHUNK), False

@@ -11,13 +11,13 @@ from pathlib import Path
 NAME = "shipper.bell"
 
 
-class Bell:
+class WakeupPipe:
     """The worker's end."""
 
     def __init__(self, folder: Path) -> None:
         self._path, self._descriptor = folder / NAME, -1
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Without a shipper that listens nothing happens."""
         try:
             if self._descriptor < 0:
@@ -34,7 +34,7 @@ class Bell:
         self._descriptor = -1
 
 
-def open_bell(folder: Path) -> int:
+def open_wakeup_pipe(folder: Path) -> int:
     """The shipper's end, to be read without waiting.
 
     It is open for writing too, so that its end never seems to have come. Raises OSError.

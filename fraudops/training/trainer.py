@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """A calibrated pipeline with its threshold;
 
     `metrics` are those of the test part, which nothing before had seen.
@@ -62,7 +62,7 @@ class Provenance:
     git_revision: str
 
 
-def train(split: Split, settings: TrainingSettings, say: Say) -> Trained:
+def train(split: Split, settings: TrainingSettings, say: Say) -> TrainingResult:
     """Fits on the train part, calibrates and chooses the threshold on the validation part, reports
     on the test part.
     """
@@ -94,10 +94,12 @@ def train(split: Split, settings: TrainingSettings, say: Say) -> Trained:
         settings.resamples,
     )
     expected = float(weights @ (scored >= threshold) / weights.sum())
-    return Trained(settings, split, model, threshold, expected, scored, predicted, metrics)
+    return TrainingResult(settings, split, model, threshold, expected, scored, predicted, metrics)
 
 
-def write_bundle(folder: Path, trained: Trained, provenance: Provenance) -> tuple[str, Manifest]:
+def write_bundle(
+    folder: Path, trained: TrainingResult, provenance: Provenance
+) -> tuple[str, Manifest]:
     """Fills the empty folder with a sealed bundle that its own verification accepts; returns digest
     and manifest. Raises RefusedError.
     """
@@ -118,7 +120,7 @@ def write_bundle(folder: Path, trained: Trained, provenance: Provenance) -> tupl
     return digest, verify_bundle(folder, digest)
 
 
-def reference_rows(trained: Trained) -> Floats:
+def reference_rows(trained: TrainingResult) -> Floats:
     """(rows, features + 1), the probability last: frauds, rows about the threshold, others by
     chance, and the smallest and largest value of each column.
     """
@@ -148,19 +150,21 @@ def _fit(pipeline: Pipeline, rows: Dataset, say: Say) -> Pipeline:
     return pipeline
 
 
-def _compare(folder: Path, trained: Trained, reference: Floats, kind: str) -> ScorerInfo:
+def _compare(folder: Path, trained: TrainingResult, reference: Floats, kind: str) -> ScorerInfo:
     """The compiled scorer against the pipeline, on the reference rows and on every test row."""
     scorer = open_scorer(folder)
     rows = np.vstack([reference[:, :-1], trained.split.test.x])
     expected = np.concatenate([reference[:, -1], trained.test_probability])
     scored = scorer.score_many(rows)
-    flips = int(((scored >= trained.threshold) != (expected >= trained.threshold)).sum())
+    mismatches = int(((scored >= trained.threshold) != (expected >= trained.threshold)).sum())
     return ScorerInfo(
-        kind=kind, max_abs_difference=float(np.abs(scored - expected).max()), flips=flips
+        kind=kind,
+        max_abs_difference=float(np.abs(scored - expected).max()),
+        decision_mismatches=mismatches,
     )
 
 
-def _write_drift_reference(path: Path, trained: Trained) -> None:
+def _write_drift_reference(path: Path, trained: TrainingResult) -> None:
     validation = trained.split.validation
     chosen: NDArray[np.intp] = np.arange(len(validation))
     if len(chosen) > DRIFT_REFERENCE_ROWS:
@@ -176,7 +180,7 @@ def _write_drift_reference(path: Path, trained: Trained) -> None:
     )
 
 
-def _manifest(trained: Trained, provenance: Provenance, scorer: ScorerInfo) -> Manifest:
+def _manifest(trained: TrainingResult, provenance: Provenance, scorer: ScorerInfo) -> Manifest:
     settings, split, dataset = trained.settings, trained.split, provenance.dataset
     return Manifest(
         format=manifest.FORMAT,

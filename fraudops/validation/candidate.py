@@ -180,9 +180,9 @@ def _parity(candidate: Candidate, x: Floats, scored: Floats) -> Parity:
     reference = read_reference_rows(candidate.folder, candidate.manifest)
     expected = _pipeline_probability(candidate.pipeline, np.vstack([x, reference[:, :-1]]))
     given, threshold = np.concatenate([scored, reference[:, -1]]), candidate.manifest.threshold
-    flips = int(((given >= threshold) != (expected >= threshold)).sum())
+    mismatches = int(((given >= threshold) != (expected >= threshold)).sum())
     return Parity(
-        float(np.abs(given - expected).max()), tolerance(candidate.manifest), flips, len(given)
+        float(np.abs(given - expected).max()), tolerance(candidate.manifest), mismatches, len(given)
     )
 
 

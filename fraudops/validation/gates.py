@@ -12,7 +12,7 @@ ROC_AUC = "roc_auc"
 AVERAGE_PRECISION = "average_precision"
 TEST_ROWS = "trained_on_test_rows"
 PARITY = "scorer_parity"
-FLIPS = "decision_flips"
+DECISION_MISMATCHES = "decision_flips"
 LATENCY = "latency_ms"
 COMPARED = {
     "roc_auc": "roc_auc_against_production",
@@ -61,7 +61,7 @@ class Parity:
 
     difference: float
     tolerance: float
-    flips: int
+    mismatches: int
     rows: int
 
 
@@ -125,10 +125,10 @@ def scores_as_its_pipeline(parity: Parity, settings: GateSettings) -> list[GateR
     return [
         GateResult(PARITY, parity.difference, limit, parity.difference <= limit, apart, "<="),
         GateResult(
-            FLIPS,
-            parity.flips,
+            DECISION_MISMATCHES,
+            parity.mismatches,
             settings.decision_flips,
-            parity.flips <= settings.decision_flips,
+            parity.mismatches <= settings.decision_flips,
             flips,
             "<=",
         ),

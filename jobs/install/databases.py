@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Target:
+class DatabaseTarget:
     """One database with the role that owns it."""
 
     url: str
@@ -42,7 +42,7 @@ class Target:
     database: str
 
     @classmethod
-    def of(cls, url: str, name: str = "DATABASE_URL") -> "Target":
+    def of(cls, url: str, name: str = "DATABASE_URL") -> "DatabaseTarget":
         """Raises SettingsError when the url names no role or no database."""
         parts = urlsplit(dsn(url, name))
         role, database = unquote(parts.username or ""), unquote(parts.path.removeprefix("/"))
@@ -71,7 +71,7 @@ def quoted(name: str) -> str:
 
 
 def statements(
-    target: Target, verifier: str, *, role_exists: bool, database_exists: bool
+    target: DatabaseTarget, verifier: str, *, role_exists: bool, database_exists: bool
 ) -> list[str]:
     """The SQL that makes role and database right, in order.
 
@@ -89,7 +89,7 @@ def statements(
     return sql
 
 
-async def try_to_enter(target: Target) -> str | None:
+async def try_to_enter(target: DatabaseTarget) -> str | None:
     """None if the role can log in; "missing" if it, its password or its database is not there.
 
     Raises StoreDownError.
@@ -106,7 +106,7 @@ async def try_to_enter(target: Target) -> str | None:
     return None
 
 
-async def create(target: Target, admin_url: str) -> None:
+async def create(target: DatabaseTarget, admin_url: str) -> None:
     """Raises StoreDownError."""
     try:
         admin = await connect(admin_url, "fraudops-prepare")
@@ -133,7 +133,7 @@ async def create(target: Target, admin_url: str) -> None:
     notices.print(f"role {target.role} and database {target.database} made", markup=False)
 
 
-def instructions(target: Target) -> str:
+def instructions(target: DatabaseTarget) -> str:
     """What a database team runs, with the password left for them to fill in."""
     sql = statements(target, "…", role_exists=False, database_exists=False)
     lines = "\n".join(f"  {line};" for line in sql if not line.startswith("GRANT")).replace(
@@ -142,7 +142,7 @@ def instructions(target: Target) -> str:
     return f"role {target.role} cannot enter {address(target.url)}; have it made, this waits for it:\n{lines}"
 
 
-async def prepare(target: Target, admin_url: str | None) -> None:
+async def prepare(target: DatabaseTarget, admin_url: str | None) -> None:
     """One attempt. Raises StoreDownError while the role cannot enter."""
     if await try_to_enter(target) is None:
         return
@@ -209,7 +209,7 @@ def make_right(url: str, mlflow_url: str | None, admin_url: str | None, deadline
     named = {"DATABASE_URL": url, "MLFLOW_BACKEND_STORE_URI": mlflow_url}
     if admin_url:
         dsn(admin_url, "DATABASE_ADMIN_URL")
-    for target in [Target.of(each, name) for name, each in named.items() if each]:
+    for target in [DatabaseTarget.of(each, name) for name, each in named.items() if each]:
         patiently(lambda target=target: asyncio.run(prepare(target, admin_url)), deadline)  # type: ignore[misc]
         notices.print(f"role {target.role} can enter {address(target.url)}", markup=False)
     if mlflow_url:

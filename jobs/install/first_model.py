@@ -13,15 +13,15 @@ from fraudops import endpoints
 from fraudops.audit.connection import connect
 from fraudops.audit.database import translated
 from fraudops.errors import StoreDownError
-from fraudops.promotion.ports import PodSilentError
-from fraudops.promotion.record import ServingRecord
+from fraudops.promotion.ports import PodUnresponsiveError
+from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import Registry
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
-from fraudops.wiring import read_record, world_of
+from fraudops.wiring import open_promotion_context, read_record
 from jobs.install.databases import patiently
-from jobs.options.training import Plan, training_options
-from jobs.pipeline import Pipeline, Steps, refuse_sample
+from jobs.options.training import TrainingInputs, training_options
+from jobs.pipeline import Pipeline, PipelineSteps, refuse_sample
 from jobs.promote import outcome_of
 from jobs.runner import notices, output, run, state_option
 
@@ -53,16 +53,16 @@ async def pods_answer(settings: PromoteJobSettings, state: State) -> None:
     """Raises StoreDownError until the serving record can be written and as many pods as are wanted
     answer.
     """
-    async with world_of(settings, state, lambda _: None) as world:
-        if (await world.records.read())[1] is None:
+    async with open_promotion_context(settings, state, lambda _: None) as context:
+        if (await context.records.read())[1] is None:
             raise StoreDownError("the serving record is not there yet: the setup Job makes it")
-        pods, wanted = await world.pods.list(), await world.pods.wanted()
+        pods, wanted = await context.pods.list(), await context.pods.desired_replicas()
         if len(pods) < wanted:
             raise StoreDownError(f"{len(pods)} of {wanted} pods of the inference service are there")
         for pod in pods:
             try:
-                await world.pods.epoch(pod)
-            except PodSilentError as error:
+                await context.pods.epoch(pod)
+            except PodUnresponsiveError as error:
                 raise StoreDownError(f"pod {pod.name} does not answer yet ({error})") from error
 
 
@@ -117,13 +117,13 @@ def command(wait_seconds: float, state: State, **training: Any) -> str:
     exits 0.
     """
     started = time.monotonic()
-    settings, plan = PromoteJobSettings.from_environment(), Plan.of(**training)
+    settings, plan = PromoteJobSettings.from_environment(), TrainingInputs.of(**training)
     patiently(_awaited(lambda: read_record(settings.cluster, state)), started + wait_seconds)
     said = serves_already(read_record(settings.cluster, state), settings.request_id)
     if said is None:
         refuse_sample(settings, plan)
         wait_for_all(settings, state, started + wait_seconds)
-        result = Pipeline(state, settings, plan, output, first_only=True).run(Steps())
+        result = Pipeline(state, settings, plan, output, first_only=True).run(PipelineSteps())
         overtaken = result.outcome in ("refused", "overtaken") and serves_already(
             read_record(settings.cluster, state), settings.request_id
         )

@@ -24,7 +24,7 @@ DATABASES = {"url": "fraudops", "mlflow-url": "mlflow", "admin-url": "postgres"}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class KubernetesObject:
     """One object; `resource` is its plural in the API's core group."""
 
     resource: str
@@ -35,8 +35,8 @@ class Wanted:
         return str(self.manifest["metadata"]["name"])
 
 
-def secret(name: str, labels: Mapping[str, str], values: Mapping[str, str]) -> Wanted:
-    return Wanted(
+def secret(name: str, labels: Mapping[str, str], values: Mapping[str, str]) -> KubernetesObject:
+    return KubernetesObject(
         "secrets",
         {
             "apiVersion": "v1",
@@ -48,23 +48,25 @@ def secret(name: str, labels: Mapping[str, str], values: Mapping[str, str]) -> W
     )
 
 
-def record(name: str, labels: Mapping[str, str]) -> Wanted:
+def record(name: str, labels: Mapping[str, str]) -> KubernetesObject:
     """An empty serving record: the promotion may change it, and nobody but this Job needs the right
     to create ConfigMaps.
     """
-    return Wanted(
+    return KubernetesObject(
         "configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(name, labels)}
     )
 
 
-def claim(name: str, labels: Mapping[str, str], size: str, storage_class: str | None) -> Wanted:
+def claim(
+    name: str, labels: Mapping[str, str], size: str, storage_class: str | None
+) -> KubernetesObject:
     spec: dict[str, Any] = {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": size}},
     }
     if storage_class:
         spec["storageClassName"] = storage_class
-    return Wanted(
+    return KubernetesObject(
         "persistentvolumeclaims",
         {
             "apiVersion": "v1",
@@ -91,7 +93,7 @@ def _metadata(name: str, labels: Mapping[str, str]) -> dict[str, Any]:
     return {"name": name, "labels": {"app.kubernetes.io/name": "fraudops", **labels}}
 
 
-async def make(wanted: Iterator[Wanted]) -> None:
+async def make(wanted: Iterator[KubernetesObject]) -> None:
     """Raises ForbiddenError, StoreDownError, UnknownWriteError; the Job is tried again then."""
     async with Cluster.connect(os.environ.get("FRAUDOPS_CLUSTER__NAMESPACE")) as cluster:
         for each in wanted:
@@ -152,7 +154,7 @@ def command(
 ) -> None:
     """Make what outlives the release, where it is absent."""
 
-    def wanted() -> Iterator[Wanted]:
+    def wanted() -> Iterator[KubernetesObject]:
         if admin_secret:
             yield secret(admin_secret, labels, {admin_key: secrets.token_urlsafe(PASSWORD_BYTES)})
         if database_secret and database_host:

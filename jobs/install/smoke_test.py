@@ -18,7 +18,7 @@ from jobs.options.service import open_client, url_option
 from jobs.runner import notices, output, run, state_option
 
 if TYPE_CHECKING:
-    from fraudops.client import Answer
+    from fraudops.client import PredictResponse
     from fraudops.state import State
 
 PAUSE_SECONDS = 0.5
@@ -65,7 +65,7 @@ async def audit_row(url: str, prediction_id: str, seconds: float) -> Mapping[str
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-def compare(answer: "Answer", row: Mapping[str, Any], transaction_id: str) -> None:
+def compare(answer: "PredictResponse", row: Mapping[str, Any], transaction_id: str) -> None:
     """Raises RefusedError naming the column in which answer and audit differ."""
     answered = {
         "fraud_probability": answer.fraud_probability,

@@ -45,7 +45,7 @@ _OPTIONS = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingInputs:
     """Which rows to train on (None: the packaged sample) and how."""
 
     source: str | None
@@ -61,7 +61,7 @@ class Plan:
         prevalence: float | None,
         config: Path | None,
         **flags: Any,
-    ) -> "Plan":
+    ) -> "TrainingInputs":
         """From the options below. Raises SettingsError."""
         return cls(source, schema, prevalence, training_settings(config, **flags))
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from fraudops.audit.reconciliation import Agreement
+    from fraudops.audit.reconciliation import ReconciliationReport
 
 
-def agreement_table(found: "Agreement") -> Table:
+def reconciliation_table(found: "ReconciliationReport") -> Table:
     """Where everything is, a count a line."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
@@ -55,7 +55,7 @@ def agreement_table(found: "Agreement") -> Table:
     return table
 
 
-def what_is_wrong(found: "Agreement") -> str:
+def what_is_wrong(found: "ReconciliationReport") -> str:
     """Empty when all agrees."""
     lost = (
         f"{found.log.lost:,} of {found.log.lines - found.log.repeated:,} answers are lost"

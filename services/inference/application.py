@@ -12,19 +12,19 @@ from fastapi import FastAPI
 
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
-from services.inference.audit.takeover import Intake
+from services.inference.audit.takeover import HandoverReceiver
 from services.inference.audit.writers import Audit, audit_of
 from services.inference.http import openapi
 from services.inference.http.admin_auth import Admin
 from services.inference.http.endpoints import endpoints
-from services.inference.http.fast_path import Direct
-from services.inference.http.metrics_page import PodNow
-from services.inference.http.middleware import Edge
+from services.inference.http.fast_path import FastPath
+from services.inference.http.metrics_page import PodCollector
+from services.inference.http.middleware import RequestMiddleware
 from services.inference.http.pages import PAGES, add_pages
-from services.inference.http.peer_routes import add_exchange
+from services.inference.http.peer_routes import add_peer_routes
 from services.inference.metrics import Metrics
 from services.inference.pod.bundle_cache import BundleCache
-from services.inference.pod.coordinator import Pod
+from services.inference.pod.coordinator import PodCoordinator
 from services.inference.pod.poller import Poller
 from services.inference.pod.record_reader import record_reader, template_target
 from services.inference.pod.state import read_pod_state
@@ -36,14 +36,14 @@ from services.inference.scoring import Scoring
 logger = logging.getLogger(__name__)
 
 
-class Service(FastAPI):
+class InferenceApp(FastAPI):
     """FastAPI, with the calls that are answered below its router in its documentation;
 
-    `direct` is what the server's protocol asks first.
+    `fast_path` is what the server's protocol asks first.
     """
 
-    def __init__(self, worker: Worker, direct: Direct, **options: Any) -> None:
-        self.worker, self.direct = worker, direct
+    def __init__(self, worker: Worker, fast_path: FastPath, **options: Any) -> None:
+        self.worker, self.fast_path = worker, fast_path
         # FastAPI can send traces by itself; here nothing leaves that is not asked for.
         super().__init__(
             title="fraudops",
@@ -62,7 +62,7 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     metrics, run = Metrics(state.metrics), RunFolder(state.run)
     worker = Worker(state.bundles, metrics, drain)
     audit = audit_of(settings, state, metrics)
-    pod = Pod(
+    pod = PodCoordinator(
         state,
         run,
         BundleCache(state.bundles, run),
@@ -73,13 +73,13 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     status = Status(pod, settings.pod, settings.model_name, settings.audit.durability, drain)
     poller = Poller(pod, metrics, settings.record_poll_seconds)
     scoring = Scoring(audit, metrics, settings.pod, settings.audit.protection())
-    app = Service(
+    app = InferenceApp(
         worker,
-        Direct(worker, scoring, audit, metrics, drain),
+        FastPath(worker, scoring, audit, metrics, drain),
         lifespan=lambda _app: _life(worker, audit, run, pod, poller),
     )
     app.add_middleware(
-        Edge,
+        RequestMiddleware,
         worker=worker,
         endpoints=endpoints(worker, scoring, audit, pod, status),
         pages=PAGES,
@@ -94,12 +94,14 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
         app,
         status,
         state.metrics,
-        PodNow(lambda: len(run.registered()), state.spool, settings.workers),
+        PodCollector(lambda: len(run.registered()), state.spool, settings.workers),
     )
-    add_exchange(
+    add_peer_routes(
         app,
         state.bundles,
-        Intake(state.spool, settings.audit.spool_max_bytes, lambda: _no_intake(worker, drain)),
+        HandoverReceiver(
+            state.spool, settings.audit.spool_max_bytes, lambda: _no_intake(worker, drain)
+        ),
     )
     return app
 
@@ -112,7 +114,7 @@ def _no_intake(worker: Worker, drain: Drain) -> str | None:
 
 @asynccontextmanager
 async def _life(
-    worker: Worker, audit: Audit, run: RunFolder, pod: Pod, poller: Poller
+    worker: Worker, audit: Audit, run: RunFolder, pod: PodCoordinator, poller: Poller
 ) -> AsyncIterator[None]:
     """Registers, then reads the pod's state, then accepts: a commit meanwhile is either told to
     this worker or in the file.
@@ -123,7 +125,7 @@ async def _life(
     if now.version and now.digest:
         reply = await worker.answer(
             Ask(
-                op="commit",
+                op="activate",
                 epoch=now.epoch,
                 version=now.version,
                 digest=now.digest,

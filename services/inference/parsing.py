@@ -48,7 +48,7 @@ _BOUND = re.compile(r"Expected `(?:float|int)` (?P<relation>>=|<=) (?P<bound>\S+
 _RELATIONS = {">=": "must be at least", "<=": "must be at most"}
 
 
-class Fault(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class FieldFault(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One thing wrong with a body: in which row (of a list), in which field, and why."""
 
     index: int | None = None
@@ -59,7 +59,7 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 class InvalidBodyError(FraudopsError):
     """The body is refused; `faults` holds the first REPORTED_FAULTS of what is wrong."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    def __init__(self, faults: Sequence[FieldFault]) -> None:
         self.faults = tuple(faults[:REPORTED_FAULTS])
         first = self.faults[0]
         where = "" if first.index is None else f"row {first.index}: "
@@ -107,13 +107,13 @@ class Reader(Generic[Kind]):
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return []
 
-    def faults(self, row: msgspec.Raw) -> list[Fault]:
+    def faults(self, row: msgspec.Raw) -> list[FieldFault]:
         """What is wrong with a row that does not read."""
         body = bytes(row)
         return (
             faults_in(self.kind, body)
             if len(body) <= ROW_BYTES
-            else [Fault(reason=f"is larger than {ROW_BYTES >> 10} KiB")]
+            else [FieldFault(reason=f"is larger than {ROW_BYTES >> 10} KiB")]
         )
 
 
@@ -209,44 +209,46 @@ class RowList:
                 raise InvalidBodyError(faults_in(self._shape, body)) from error
             return self.split(finite)
         if not rows:
-            raise InvalidBodyError([Fault(field=self.key, reason="must hold at least one row")])
+            raise InvalidBodyError(
+                [FieldFault(field=self.key, reason="must hold at least one row")]
+            )
         if len(rows) > self.most:
             raise InvalidBodyError(
-                [Fault(field=self.key, reason=f"must hold at most {self.most} rows")]
+                [FieldFault(field=self.key, reason=f"must hold at most {self.most} rows")]
             )
         return rows
 
 
-def faults_in(kind: type[msgspec.Struct], body: bytes) -> list[Fault]:
+def faults_in(kind: type[msgspec.Struct], body: bytes) -> list[FieldFault]:
     """Everything that keeps the body from being a `kind`."""
     if not body.strip():
-        return [Fault(reason="is empty")]
+        return [FieldFault(reason="is empty")]
     try:
         content = json.loads(body.decode(), parse_int=float, parse_constant=float)
     except UnicodeDecodeError:
-        return [Fault(reason="is not UTF-8")]
+        return [FieldFault(reason="is not UTF-8")]
     except json.JSONDecodeError as error:
-        return [Fault(reason=f"is not valid JSON (character {error.pos})")]
+        return [FieldFault(reason=f"is not valid JSON (character {error.pos})")]
     except RecursionError:
-        return [Fault(reason="is nested too deeply")]
+        return [FieldFault(reason="is nested too deeply")]
     if not isinstance(content, dict):
-        return [Fault(reason="must be an object")]
+        return [FieldFault(reason="must be an object")]
     return list(_field_faults(kind, content)) or [
-        Fault(reason=ONE_NAME if kind is LabelEntry else "is not accepted")
+        FieldFault(reason=ONE_NAME if kind is LabelEntry else "is not accepted")
     ]
 
 
-def _field_faults(kind: type[msgspec.Struct], content: Mapping[str, Any]) -> Iterator[Fault]:
+def _field_faults(kind: type[msgspec.Struct], content: Mapping[str, Any]) -> Iterator[FieldFault]:
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     for name, field in fields.items():
         if name not in content:
             if field.required:
-                yield Fault(field=name, reason="is missing")
+                yield FieldFault(field=name, reason="is missing")
         elif reason := _refusal(content[name], field.type):
-            yield Fault(field=name, reason=reason)
+            yield FieldFault(field=name, reason=reason)
     for name in sorted(content.keys() - fields.keys()):
         shown = name if _SHOWN_NAME.fullmatch(name) else None
-        yield Fault(
+        yield FieldFault(
             field=shown,
             reason="is not a field of this schema"
             if shown

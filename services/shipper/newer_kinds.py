@@ -9,7 +9,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from fraudops.audit.dead_letters import Aside
+from fraudops.audit.dead_letters import DeadLetters
 from fraudops.errors import FraudopsError
 from fraudops.spool.segments import NEWER
 
@@ -21,7 +21,7 @@ class NewerKinds:
     """The folder `spool/newer` of one shipper."""
 
     def __init__(self, spool: Path) -> None:
-        self._kept = Aside(spool, NEWER)
+        self._kept = DeadLetters(spool, NEWER)
         self._looked_at: set[str] = set()
 
     async def run(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 
 from fraudops.audit.connection import TROUBLE, address, connect, sqlstate, why_away
-from fraudops.audit.dead_letters import Rejected
+from fraudops.audit.dead_letters import RejectedRecord
 from fraudops.audit.partitions import ensure_partition, partition_name
 from fraudops.errors import StoreDownError
 from services.shipper.rows import COLUMNS, Row, to_rows
@@ -39,7 +39,7 @@ INSERT = {
 
 
 @dataclass
-class Outcome:
+class ShipOutcome:
     """Rows committed, how many of them were new, and what PostgreSQL will never take.
 
     `unknown` are records of kinds that only a newer release knows.
@@ -47,7 +47,7 @@ class Outcome:
 
     rows: int = 0
     new: int = 0
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[RejectedRecord] = field(default_factory=list)
     unknown: list[bytes] = field(default_factory=list)
 
 
@@ -86,19 +86,19 @@ class Sink:
         self._days.clear()
         self._careful = True
 
-    async def ship(self, payloads: list[bytes]) -> Outcome:
+    async def ship(self, payloads: list[bytes]) -> ShipOutcome:
         """All of them committed or rejected when it returns.
 
         Raises StoreDownError; then any part may be committed, and all should come again.
         """
         await self.open()
         rows, rejected, unknown = to_rows(payloads)
-        outcome = Outcome(rejected=rejected, unknown=unknown)
+        outcome = ShipOutcome(rejected=rejected, unknown=unknown)
         with self._translated():
             reasons = {day: await self._why_not(day) for day in {row.day for row in rows} if day}
             if any(reasons.values()):
                 outcome.rejected += [
-                    Rejected(row.payload, reason)
+                    RejectedRecord(row.payload, reason)
                     for row in rows
                     if row.day and (reason := reasons[row.day])
                 ]
@@ -134,7 +134,7 @@ class Sink:
             else f"the partition {partition_name(day)} was taken out of the table: older than what is retained"
         )
 
-    async def _insert(self, rows: list[Row], outcome: Outcome) -> None:
+    async def _insert(self, rows: list[Row], outcome: ShipOutcome) -> None:
         """In one transaction; halves, and halves of these, until what PostgreSQL refuses stands alone."""
         try:
             async with self._patience():
@@ -145,7 +145,7 @@ class Sink:
                 raise
             if len(rows) == 1:
                 outcome.rejected.append(
-                    Rejected(
+                    RejectedRecord(
                         rows[0].payload,
                         f"PostgreSQL refuses it: {type(error).__name__} {sqlstate(error)}: {error}",
                     )

@@ -52,10 +52,10 @@ def cli() -> None:
 )
 def up(state: State, detach: bool, workers: int | None, host: str | None, port: int | None) -> None:
     """Start everything, or repair what is not running."""
-    from services.supervisor.up import Wishes, up_detached, up_here
+    from services.supervisor.up import UpOptions, up_detached, up_here
 
     sys.exit(
-        (up_detached if detach else up_here)(state, Wishes(host, port, workers), notices, output)
+        (up_detached if detach else up_here)(state, UpOptions(host, port, workers), notices, output)
     )
 
 

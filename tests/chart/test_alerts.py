@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fraudops.audit.shipper_status import ShipperState, write_shipper_state
-from fraudops.drift.status import DriftStanding, write_standing
+from fraudops.audit.shipper_status import ShipperStatus, write_shipper_status
+from fraudops.drift.status import DriftStatus, write_drift_status
 from tests.chart.rendering import CHART, EVERYTHING, ROOT, VARIANTS, Variant, kinds, refusal, render
 from tests.support.http_client import HTTP
 from tests.support.serving import Service
@@ -57,10 +57,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Labels:
     service = Service(tmp_path_factory.mktemp("alerts"), workers=1).promoted(1)
     try:
         now = datetime.now(UTC)
-        write_shipper_state(service.state, ShipperState(pid=1, at=now, doing="shipping"))
-        write_standing(
+        write_shipper_status(service.state, ShipperStatus(pid=1, at=now, phase="shipping"))
+        write_drift_status(
             service.state,
-            DriftStanding(last_run=now, verdict="alarm", digest=service.ready()["digest"]),
+            DriftStatus(last_run=now, verdict="alarm", digest=service.ready()["digest"]),
         )
         assert service.predict().status_code == 200
         text = HTTP.get(f"{service.url}/metrics").text

@@ -14,7 +14,7 @@ from tests.support.figures import PROOF, Figures
 
 
 @dataclass(frozen=True)
-class Counts:
+class PodCounts:
     """How often each thing is done."""
 
     broadcasts: int
@@ -24,7 +24,7 @@ class Counts:
     audited_rows: int
 
 
-COUNTS = Counts(20, 3, 10, 5, 100_000) if PROOF else Counts(3, 1, 2, 1, 2_000)
+COUNTS = PodCounts(20, 3, 10, 5, 100_000) if PROOF else PodCounts(3, 1, 2, 1, 2_000)
 
 
 @pytest.fixture(scope="session")
@@ -50,5 +50,5 @@ def figures() -> Iterator[Figures]:
 
 
 @pytest.fixture(scope="session")
-def counts() -> Counts:
+def counts() -> PodCounts:
     return COUNTS

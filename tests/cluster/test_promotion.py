@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.conftest import Counts
+from tests.cluster.conftest import PodCounts
 from tests.cluster.release import Promoted, Release, Seen, run, until
 from tests.support.figures import Figures
 
@@ -61,7 +61,7 @@ def assert_served(seen: Seen, release: Release, at_least: int) -> None:
 
 
 def test_broadcasts_and_rollouts_under_load(
-    release: Release, versions: tuple[str, str], counts: Counts, figures: Figures
+    release: Release, versions: tuple[str, str], counts: PodCounts, figures: Figures
 ) -> None:
     promotions: list[Promoted] = []
     wanted: list[str] = []
@@ -87,7 +87,7 @@ def test_broadcasts_and_rollouts_under_load(
 
 
 def test_pods_that_are_deleted_during_broadcasts(
-    release: Release, versions: tuple[str, str], counts: Counts, figures: Figures
+    release: Release, versions: tuple[str, str], counts: PodCounts, figures: Figures
 ) -> None:
     stop = threading.Event()
     deleted: list[str] = []
@@ -121,7 +121,7 @@ def test_pods_that_are_deleted_during_broadcasts(
 
 
 def test_a_promoter_that_is_killed_leaves_one_version_everywhere(
-    release: Release, versions: tuple[str, str], counts: Counts, figures: Figures
+    release: Release, versions: tuple[str, str], counts: PodCounts, figures: Figures
 ) -> None:
     ended: list[str] = []
     with release.traffic() as seen:

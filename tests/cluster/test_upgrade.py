@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import Counts
+from tests.cluster.conftest import PodCounts
 from tests.cluster.release import ROOT, Release, run, until
 from tests.support.figures import Figures
 
@@ -67,7 +67,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Itera
 
 
 def test_an_upgrade_from_an_earlier_commit_loses_nothing(
-    release: Release, earlier: Path, counts: Counts, figures: Figures
+    release: Release, earlier: Path, counts: PodCounts, figures: Figures
 ) -> None:
     values = json.loads(json.dumps(release.values)) | {"ingress": {"enabled": False}}
     old = json.loads(json.dumps(values))

@@ -378,7 +378,7 @@ async def test_a_large_window_is_read_by_the_index_whatever_is_known_of_the_tabl
     if analyzed:
         with psycopg.connect(database) as connection:
             connection.execute("ANALYZE predictions")
-    asked = sampling.asked(NOON - 24 * HOUR, NOON + HOUR, "credit-fraud")
+    asked = sampling.query_parameters(NOON - 24 * HOUR, NOON + HOUR, "credit-fraud")
     async with engine.connect() as connection:
         await sampling.look(connection, asked)
         for chosen, parameters in (statement(asked, 4, 1), selection(asked, 4)):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fraudops.audit.records import Label, Prediction
+from fraudops.audit.records import LabelRecord, Prediction
 from fraudops.client import InferenceClient
 from fraudops.ids import timestamp_ms
 from fraudops.model.scorer import open_scorer
@@ -306,7 +306,7 @@ def test_labels_are_accepted_and_spooled_and_the_same_label_again_is_the_same_ro
     for _ in range(2):
         answer = service.post("/feedback", json.dumps({"labels": labels}))
         assert (answer.status_code, answer.json()) == (202, {"accepted": 2})
-    spooled = [record for record in service.audited() if isinstance(record, Label)]
+    spooled = [record for record in service.audited() if isinstance(record, LabelRecord)]
     assert len(spooled) == 4
     assert len({record.id for record in spooled}) == 2
     assert prediction in {record.prediction_id for record in spooled}

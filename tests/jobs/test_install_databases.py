@@ -15,7 +15,7 @@ from psycopg import sql
 
 from fraudops.errors import SettingsError, StoreDownError
 from jobs.install.databases import (
-    Target,
+    DatabaseTarget,
     instructions,
     prepare,
     quoted,
@@ -32,12 +32,12 @@ _numbers = itertools.count()
 
 
 @pytest.fixture
-def target(postgresql_server: PostgreSQL) -> Iterator[Target]:
+def target(postgresql_server: PostgreSQL) -> Iterator[DatabaseTarget]:
     """A role and a database that are not there, with names that want quoting."""
     name = f"own-{next(_numbers)}"
     parts = urlsplit(postgresql_server.admin_url())
     url = f"postgresql://{name}:p%40ss%2Fword'%22%2540@{parts.hostname}:{parts.port}/{name}"
-    yield Target.of(url)
+    yield DatabaseTarget.of(url)
     with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
         admin.execute(
             sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
@@ -53,18 +53,18 @@ def run(**variables: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_url_is_taken_apart_with_its_escapes(target: Target) -> None:
+def test_the_url_is_taken_apart_with_its_escapes(target: DatabaseTarget) -> None:
     assert (target.role, target.database, target.password) == (
         target.database,
         target.role,
         PASSWORD,
     )
     with pytest.raises(SettingsError, match="must name a role and a database"):
-        Target.of("postgresql://db.example.com:5432/")
+        DatabaseTarget.of("postgresql://db.example.com:5432/")
 
 
 async def test_role_and_database_are_made_once_and_belong_together(
-    postgresql_server: PostgreSQL, target: Target
+    postgresql_server: PostgreSQL, target: DatabaseTarget
 ) -> None:
     admin = postgresql_server.admin_url()
     assert await try_to_enter(target) == "missing"
@@ -82,7 +82,7 @@ async def test_role_and_database_are_made_once_and_belong_together(
 
 
 async def test_a_role_with_another_password_gets_the_urls(
-    postgresql_server: PostgreSQL, target: Target
+    postgresql_server: PostgreSQL, target: DatabaseTarget
 ) -> None:
     await prepare(target, postgresql_server.admin_url())
     with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
@@ -92,7 +92,7 @@ async def test_a_role_with_another_password_gets_the_urls(
     assert await try_to_enter(target) is None
 
 
-async def test_without_an_admin_the_sql_is_printed_and_no_password(target: Target) -> None:
+async def test_without_an_admin_the_sql_is_printed_and_no_password(target: DatabaseTarget) -> None:
     with pytest.raises(StoreDownError) as refusal:
         await prepare(target, None)
     assert f'CREATE DATABASE "{target.database}" OWNER "{target.role}";' in str(refusal.value)
@@ -113,7 +113,7 @@ def test_the_verifier_is_the_one_that_postgresql_makes(postgresql_server: Postgr
 
 
 def test_the_program_brings_both_databases_to_this_release(
-    postgresql_server: PostgreSQL, target: Target
+    postgresql_server: PostgreSQL, target: DatabaseTarget
 ) -> None:
     variables = {
         "DATABASE_URL": target.url,
@@ -132,7 +132,7 @@ def test_the_program_brings_both_databases_to_this_release(
         )
 
 
-def test_postgresql_away_is_worth_another_try(target: Target) -> None:
+def test_postgresql_away_is_worth_another_try(target: DatabaseTarget) -> None:
     done = run(DATABASE_URL=f"postgresql://a:b@127.0.0.1:{free_port()}/c")
     assert done.returncode == 75
     assert "does not answer (ConnectionRefusedError)" in done.stderr

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from fraudops.batch import run
-from fraudops.batch.plan import Counts, Layout, Plan, Summary, claim
+from fraudops.batch.plan import BatchPlan, Counts, Layout, Summary, claim
 from fraudops.batch.run import Order, score_file
 from fraudops.errors import DataError, SettingsError
 from tests.conftest import bare_environment
@@ -197,7 +197,7 @@ def test_the_shard_whose_plan_comes_second_follows_the_first(
     order = order_of(scene, tmp_path, "csv", shards=2)
     expected = undisturbed(order, scene)
 
-    def overtaken(layout: Layout, plan: Plan) -> Plan:
+    def overtaken(layout: Layout, plan: BatchPlan) -> BatchPlan:
         monkeypatch.setattr(run, "claim", claim)
         scene.serve(VERSION)
         score_file(replace(order, shard=1), scene.models, quietly)

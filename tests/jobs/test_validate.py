@@ -25,7 +25,7 @@ from fraudops.errors import RefusedError
 from fraudops.model.manifest import PIPELINE, REFERENCE_ROWS, TRAIN_ROWS
 from fraudops.model.scorer import SCORER, open_scorer
 from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.registry import TAG_SCHEMA_FINGERPRINT, ModelVersion, Registry
 from fraudops.schema import load_schema
 from fraudops.state import State
@@ -123,7 +123,7 @@ def serve(state: State, registry: Registry, version: str) -> ModelVersion:
     found = registry.version(version)
     assert found.digest
     assert found.schema_fingerprint
-    entry = Entry(
+    entry = ServingEntry(
         epoch=1,
         version=version,
         digest=found.digest,
@@ -170,7 +170,7 @@ def test_the_verdict_and_the_test_scores_are_stored_for_exactly_this_bundle(
         gates.AVERAGE_PRECISION,
         gates.TEST_ROWS,
         gates.PARITY,
-        gates.FLIPS,
+        gates.DECISION_MISMATCHES,
         gates.LATENCY,
         *gates.COMPARED.values(),
     }
@@ -322,7 +322,7 @@ def test_a_scorer_that_is_not_its_pipeline_is_refused_though_its_reference_rows_
     np.save(spoilt.folder / REFERENCE_ROWS, reference)
     version = register(mlflow_url, registry, seal_again(spoilt))
     assert exit_code(validate(state, version)) == 65
-    assert failed(registry, version) == [gates.PARITY, gates.FLIPS]
+    assert failed(registry, version) == [gates.PARITY, gates.DECISION_MISMATCHES]
 
 
 def test_the_limits_come_from_the_environment(
@@ -401,7 +401,7 @@ def test_a_version_of_other_columns_is_not_compared_and_goes_by_rollout(
     registry: Registry, mlflow_url: str, good: Trained, state: State
 ) -> None:
     version = register(mlflow_url, registry, good)
-    entry = Entry(
+    entry = ServingEntry(
         epoch=1,
         version="9",
         digest="9" * 64,

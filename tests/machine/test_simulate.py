@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from fraudops.audit.shipper_status import read_shipper_state
+from fraudops.audit.shipper_status import read_shipper_status
 from fraudops.datasets import generate
 from fraudops.datasets.writing import write_frame
 from fraudops.schema import load_schema
@@ -33,7 +33,7 @@ def test_every_transaction_is_answered_audited_and_labelled(serving: Platform) -
 
     def all_shipped() -> None:
         """Of what other tests have asked."""
-        told = read_shipper_state(serving.state)
+        told = read_shipper_status(serving.state)
         assert told
         assert told.at > asked
         assert told.backlog_rows == 0

@@ -11,12 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from fraudops.client import Answer
+from fraudops.client import PredictResponse
 from fraudops.errors import RefusedError
 from jobs.install.smoke_test import compare, known_transaction
 from tests.conftest import Platform
 
-ANSWER = Answer(
+ANSWER = PredictResponse(
     prediction_id="p", fraud_probability=0.25, prediction=0, model_version="3", threshold=0.5
 )
 ROW: dict[str, Any] = {

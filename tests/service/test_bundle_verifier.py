@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from fraudops.settings import InferenceSettings
-from services.inference.pod.bundle_verifier import Prover
+from services.inference.pod.bundle_verifier import BundleVerifier
 from services.inference.pod.worker_channel import RunFolder
 from tests.support.serving import Service, problem
 from tests.support.waiting import eventually
@@ -161,7 +161,7 @@ def test_a_fork_that_fails_ends_nothing_and_is_tried_again_a_second_later(
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", refuse)
-    keeper = Prover(InferenceSettings(state=tmp_path), RunFolder(tmp_path), os.pipe())
+    keeper = BundleVerifier(InferenceSettings(state=tmp_path), RunFolder(tmp_path), os.pipe())
     keeper.keep()
     keeper.keep()
     assert len(forks) == 1

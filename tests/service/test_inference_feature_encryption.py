@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from fraudops.audit.records import Prediction, encode
-from fraudops.feature_encryption import ClosedError, Opener, protection
+from fraudops.feature_encryption import FeatureDecryptor, FeaturesUnreadableError, protection
 from services.shipper.sink import Sink
 from tests.support.serving import ULB_ROW, Service
 
@@ -68,14 +68,14 @@ def test_no_feature_touches_the_disk_of_the_pod_nor_the_table(
     assert [(row[0], row[1], row[3], row[4]) for row in rows] == [
         (name, None, "t-1" if place == 1 else None, "local") for place, name in enumerate(ids)
     ]
-    opener = Opener([KEY])
+    opener = FeatureDecryptor([KEY])
     if service.environment["FRAUDOPS_AUDIT__FEATURES"] == "sealed":
         assert [opener.open(row[0], row[2]) for row in rows] == [ROW] * 4
     else:
         digest = protection("hashed", [KEY])
         assert digest
         assert [row[2] for row in rows] == [digest("", ROW)] * 4
-        with pytest.raises(ClosedError, match="keyed hash"):
+        with pytest.raises(FeaturesUnreadableError, match="keyed hash"):
             opener.open(rows[0][0], rows[0][2])
     assert not any(trace in service.log for trace in (TEXT, str(AMOUNT)))
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import msgspec
 
-from fraudops.audit.dead_letters import Aside, Rejected
+from fraudops.audit.dead_letters import DeadLetters, RejectedRecord
 from fraudops.audit.records import decode, encode, is_newer_kind
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.spool.segments import NEWER
 from fraudops.state import State
-from services.shipper.handover import give_away
+from services.shipper.handover import hand_over
 from services.shipper.newer_kinds import NewerKinds
 from tests.support.audit_records import prediction
 from tests.support.serving import TOKEN, Service
@@ -27,7 +27,7 @@ def fill(spool: Path, payloads: list[bytes]) -> None:
 
 
 def kept(spool: Path) -> list[bytes]:
-    return [entry.data for entry in Aside(spool, NEWER).entries()]
+    return [entry.data for entry in DeadLetters(spool, NEWER).entries()]
 
 
 def test_a_record_with_fields_of_a_later_release_is_shipped_without_them(
@@ -68,14 +68,16 @@ def test_a_release_that_knows_the_kind_ships_what_an_older_one_kept(
 ) -> None:
     record = prediction()
     reason = "of a kind that only a newer release knows"
-    Aside(state.spool, NEWER).put([Rejected(encode(record), reason), Rejected(LATER, reason)])
+    DeadLetters(state.spool, NEWER).put(
+        [RejectedRecord(encode(record), reason), RejectedRecord(LATER, reason)]
+    )
     start_shipper(database)
     expect(database, [record.id])
     assert kept(state.spool) == [LATER]
 
 
 def test_what_is_kept_is_read_once_for_each_file(tmp_path: Path) -> None:
-    Aside(tmp_path, NEWER).put([Rejected(LATER, "unknown")])
+    DeadLetters(tmp_path, NEWER).put([RejectedRecord(LATER, "unknown")])
     kinds = NewerKinds(tmp_path)
     kinds.look()
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / NEWER).glob("*.jsonl")}
@@ -88,8 +90,8 @@ def test_what_is_kept_is_read_once_for_each_file(tmp_path: Path) -> None:
 def test_a_leaving_pod_hands_it_over(tmp_path: Path) -> None:
     pod = Service(tmp_path / "pod", workers=1).promoted(1)
     try:
-        Aside(tmp_path / "spool", NEWER).put([Rejected(LATER, "unknown")])
-        assert give_away(tmp_path / "spool", [pod.url], TOKEN) == 0
+        DeadLetters(tmp_path / "spool", NEWER).put([RejectedRecord(LATER, "unknown")])
+        assert hand_over(tmp_path / "spool", [pod.url], TOKEN) == 0
         assert kept(pod.state.spool) == [LATER]
         assert kept(tmp_path / "spool") == []
     finally:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from fraudops.audit.records import Prediction
-from fraudops.promotion.admin_client import PodDoor
-from fraudops.promotion.convergence import Deadlines, Result
+from fraudops.promotion.admin_client import PodAdminClient
+from fraudops.promotion.convergence import Deadlines, PromotionResult
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
-from fraudops.promotion.ports import Attempt, Candidate, Pod, PodRefusedError
-from fraudops.promotion.protocol import Promoter, Request
-from fraudops.promotion.record import ServingRecord, Target
+from fraudops.promotion.ports import Attempt, PodRef, PodRefusedError, PromotionCandidate
+from fraudops.promotion.protocol import Promoter, PromotionRequest
+from fraudops.promotion.serving_record import ServingRecord, ServingTarget
 from tests.support.http_client import HTTP
 from tests.support.releases import FIRST, unpack
 from tests.support.serving import TOKEN, Service
@@ -25,27 +25,27 @@ class TwoPods:
     """The pods of the Service, by their names."""
 
     def __init__(self, pods: dict[str, Service]) -> None:
-        self.clients = {name: PodDoor(pod.url, TOKEN) for name, pod in pods.items()}
+        self.clients = {name: PodAdminClient(pod.url, TOKEN) for name, pod in pods.items()}
 
-    async def list(self) -> Sequence[Pod]:
-        return [Pod(name, await client.ready()) for name, client in self.clients.items()]
+    async def list(self) -> Sequence[PodRef]:
+        return [PodRef(name, await client.ready()) for name, client in self.clients.items()]
 
-    async def wanted(self) -> int:
+    async def desired_replicas(self) -> int:
         return len(self.clients)
 
-    async def epoch(self, pod: Pod) -> int:
+    async def epoch(self, pod: PodRef) -> int:
         return await self.clients[pod.name].epoch()
 
-    async def prepare(self, pod: Pod, target: Target, seconds: float) -> None:
+    async def prepare(self, pod: PodRef, target: ServingTarget, seconds: float) -> None:
         await self.clients[pod.name].prepare(target, seconds)
 
-    async def activate(self, pod: Pod, epoch: int, seconds: float) -> int:
+    async def activate(self, pod: PodRef, epoch: int, seconds: float) -> int:
         return await self.clients[pod.name].activate(epoch, seconds)
 
-    async def drop(self, pod: Pod, target: Target) -> None:
+    async def drop(self, pod: PodRef, target: ServingTarget) -> None:
         await self.clients[pod.name].drop(target)
 
-    async def delete(self, pod: Pod) -> None:
+    async def delete(self, pod: PodRef) -> None:
         raise PodRefusedError("these pods are not deleted")
 
 
@@ -77,17 +77,19 @@ class Release:
     def record(self) -> ServingRecord:
         return FileRecordStore(self.pods["new"].state.serving_record).read()[0]
 
-    def change(self, seed: int | None) -> Result:
+    def change(self, seed: int | None) -> PromotionResult:
         """Promote the version of that seed, or roll back."""
         if seed is not None:
             digests = {pod.bundle(seed) for pod in self.pods.values()}
             assert len(digests) == 1
 
-        async def choose(record: ServingRecord) -> Candidate:
+        async def choose(record: ServingRecord) -> PromotionCandidate:
             if seed is None:
                 top = record.stack[0]
-                return Candidate(top.version, top.digest, top.schema_fingerprint, top.verdict)
-            return Candidate(str(seed), digests.pop(), "of the bundle", {"passed": True})
+                return PromotionCandidate(
+                    top.version, top.digest, top.schema_fingerprint, top.verdict
+                )
+            return PromotionCandidate(str(seed), digests.pop(), "of the bundle", {"passed": True})
 
         state = self.pods["new"].state
         promoter = Promoter(
@@ -101,7 +103,7 @@ class Release:
             Deadlines(30, 30, 30, 30),
             None,
         )
-        request = Request(f"change-{seed}", "a test", choose, rollback=seed is None)
+        request = PromotionRequest(f"change-{seed}", "a test", choose, rollback=seed is None)
         return asyncio.run(promoter.run(request))
 
     def ask(self, name: str, stop: threading.Event) -> None:

@@ -21,7 +21,7 @@ from tests.support.known_transaction import TRANSACTION
 AGAIN_TH = 10
 
 
-class Client(threading.Thread):
+class AuditedClient(threading.Thread):
     def __init__(
         self,
         url: str,
@@ -106,7 +106,7 @@ def main() -> None:
         log.with_suffix(".refused").open("a", buffering=1) as refused,
     ):
         threads = [
-            Client(url, pause, f"{name}-{number}", answers, refused, stopped)
+            AuditedClient(url, pause, f"{name}-{number}", answers, refused, stopped)
             for number in range(clients)
         ]
         for thread in threads:

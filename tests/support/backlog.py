@@ -16,7 +16,7 @@ import psycopg
 
 from fraudops.audit.database import migrate
 from fraudops.audit.records import encode
-from fraudops.audit.shipper_status import read_shipper_state
+from fraudops.audit.shipper_status import read_shipper_status
 from fraudops.schema import load_schema
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
@@ -87,7 +87,7 @@ def ship(state: State, url: str, rows: int, seconds: float) -> Shipped:
 
 
 def _shipped(state: State, pid: int) -> int:
-    told = read_shipper_state(state)
+    told = read_shipper_status(state)
     return told.shipped if told and told.pid == pid else 0
 
 

@@ -43,7 +43,7 @@ def make_manifest(
             prevalence=0.001727,
             sample=sample,
         ),
-        scorer=ScorerInfo(kind="linear", max_abs_difference=0.0, flips=0),
+        scorer=ScorerInfo(kind="linear", max_abs_difference=0.0, decision_mismatches=0),
         git_revision="unknown",
         libraries={},
         created_at="2026-01-01T00:00:00Z",

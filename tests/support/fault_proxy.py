@@ -40,7 +40,7 @@ class Trap:
     sprung: threading.Event = field(default_factory=threading.Event)
 
 
-class Connection:
+class ProxiedConnection:
     """Of one client: its two streams, and whether answers are let through."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
@@ -60,7 +60,7 @@ class FaultProxy:
     def __init__(self, upstream: int) -> None:
         self._upstream, self.port, self.resets = upstream, 0, 0
         self._loop = asyncio.new_event_loop()
-        self._connections: set[Connection] = set()
+        self._connections: set[ProxiedConnection] = set()
         self._trap: Trap | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -123,7 +123,7 @@ class FaultProxy:
         except OSError:
             writer.transport.abort()
             return
-        connection = Connection(writer, server)
+        connection = ProxiedConnection(writer, server)
         self._connections.add(connection)
         try:
             async with asyncio.TaskGroup() as both:
@@ -136,7 +136,7 @@ class FaultProxy:
             writer.transport.abort()
             server.transport.abort()
 
-    async def _forward(self, connection: Connection, reader: asyncio.StreamReader) -> None:
+    async def _forward(self, connection: ProxiedConnection, reader: asyncio.StreamReader) -> None:
         """What the client says. Its end ends both directions."""
         while data := await reader.read(1 << 16):
             await self._flowing.wait()
@@ -150,7 +150,7 @@ class FaultProxy:
         raise ConnectionResetError
 
     async def _spring(
-        self, trap: Trap, connection: Connection, reader: asyncio.StreamReader, data: bytes
+        self, trap: Trap, connection: ProxiedConnection, reader: asyncio.StreamReader, data: bytes
     ) -> NoReturn:
         end = data.index(trap.words) + trap.more
         while trap.more and len(data) < end:
@@ -174,7 +174,7 @@ class FaultProxy:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def _return(self, connection: Connection, upstream: asyncio.StreamReader) -> None:
+    async def _return(self, connection: ProxiedConnection, upstream: asyncio.StreamReader) -> None:
         """What the server answers."""
         while data := await upstream.read(1 << 16):
             await self._flowing.wait()

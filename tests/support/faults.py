@@ -20,7 +20,7 @@ import httpx
 import psutil
 
 from fraudops.audit.database import migrate
-from fraudops.audit.shipper_status import ShipperState, read_shipper_state
+from fraudops.audit.shipper_status import ShipperStatus, read_shipper_status
 from fraudops.state import State
 from services.supervisor.postgresql import PostgreSQL, server_processes, start, stop
 from tests.support.answer_log import Log
@@ -40,7 +40,7 @@ SERVER = {} if PROOF else {"fsync": "off"}
 
 
 @dataclass
-class World:
+class FaultHarness:
     """Everything runs, and each test leaves it so."""
 
     folder: Path
@@ -62,9 +62,9 @@ class World:
         return self.server.url()
 
     @property
-    def told(self) -> ShipperState:
+    def told(self) -> ShipperStatus:
         """Of the shipper that runs now."""
-        told = read_shipper_state(self.state)
+        told = read_shipper_status(self.state)
         assert told
         assert told.pid == self.shippers[-1].pid
         return told
@@ -179,19 +179,19 @@ class World:
 
         def empty() -> None:
             assert self.told.at > moment
-            assert (self.told.backlog_bytes, self.told.doing) == (0, "shipping"), self.told
+            assert (self.told.backlog_bytes, self.told.phase) == (0, "shipping"), self.told
 
         eventually(empty, SETTLE_SECONDS)
 
 
 @contextlib.contextmanager
-def whole_world(folder: Path, **settings: str) -> Iterator[World]:
+def whole_world(folder: Path, **settings: str) -> Iterator[FaultHarness]:
     """PostgreSQL, proxy, service and shipper; none of them outlives the block."""
     server = PostgreSQL(folder / "server", free_port())
     postgresql = start(server, folder / "postgresql.log", **SERVER)
     with contextlib.ExitStack() as stack:
         proxy = stack.enter_context(FaultProxy(server.port).running())
-        world = World(
+        world = FaultHarness(
             folder,
             server,
             proxy,

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from tests.support.known_transaction import TRANSACTION
 
 
-class Client(threading.Thread):
+class LoadClient(threading.Thread):
     def __init__(self, url: str, stopped: threading.Event) -> None:
         super().__init__()
         self.url, self.stopped = urlsplit(url), stopped
@@ -45,7 +45,7 @@ class Client(threading.Thread):
 
 def main() -> None:
     stopped = threading.Event()
-    clients = [Client(sys.argv[1], stopped) for _ in range(int(sys.argv[2]))]
+    clients = [LoadClient(sys.argv[1], stopped) for _ in range(int(sys.argv[2]))]
     for client in clients:
         client.start()
     sys.stdin.read()

@@ -10,7 +10,7 @@ import pytest
 
 from fraudops.errors import StoreDownError
 from fraudops.promotion.ports import Lock, Records, StaleRecordError
-from fraudops.promotion.record import EMPTY, Reservation, ServingRecord, reserve
+from fraudops.promotion.serving_record import EMPTY, Reservation, ServingRecord, reserve
 
 
 def reserved(epoch: int, by: str = "job") -> ServingRecord:

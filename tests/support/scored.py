@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 
-from fraudops.batch.model import Models
+from fraudops.batch.model import BatchModels
 from fraudops.datasets import Dataset, load
-from fraudops.promotion.record import Entry, ServingRecord, encode
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord, encode
 from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
 from tests.support.trained import train
@@ -27,11 +27,11 @@ class Scene:
     data: Dataset
 
     @property
-    def models(self) -> Models:
-        return Models(ClusterJobSettings(), self.state)
+    def models(self) -> BatchModels:
+        return BatchModels(ClusterJobSettings(), self.state)
 
     def serve(self, version: str) -> None:
-        entry = Entry(
+        entry = ServingEntry(
             epoch=1,
             version=version,
             digest=self.digest,

@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 
-from fraudops.audit.records import Label, Prediction, decode
+from fraudops.audit.records import LabelRecord, Prediction, decode
 from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.schema import Feature, FeatureSchema, load_schema
 from fraudops.spool.frames import frame_at
 from fraudops.state import State
@@ -130,7 +130,7 @@ class Service:
         store = FileRecordStore(self.state.serving_record)
         before, token = store.read()
         epoch = epoch or before.epoch + 1
-        entry = Entry(
+        entry = ServingEntry(
             epoch=epoch,
             version=version,
             digest=digest,
@@ -139,7 +139,7 @@ class Service:
             at="2026-01-01T00:00:00Z",
             verdict={},
         )
-        store.compare_and_set(ServingRecord(current=entry, mirrored=epoch), token)
+        store.compare_and_set(ServingRecord(current=entry, alias_epoch=epoch), token)
         return epoch
 
     def promoted(
@@ -186,9 +186,9 @@ class Service:
             worker["pid"] for worker in HTTP.get(f"{self.url}/ready", timeout=5).json()["workers"]
         ]
 
-    def audited(self) -> list[Prediction | Label]:
+    def audited(self) -> list[Prediction | LabelRecord]:
         """Everything in the spool, of all workers, dead ones too."""
-        records: list[Prediction | Label] = []
+        records: list[Prediction | LabelRecord] = []
         for path in sorted(self.state.spool.glob("*.seg")):
             data, offset = path.read_bytes(), 0
             while frame := frame_at(data, offset):

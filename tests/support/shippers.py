@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from fraudops.audit.shipper_status import ShipperState, read_shipper_state
+from fraudops.audit.shipper_status import ShipperStatus, read_shipper_status
 from fraudops.state import State
 from tests.support.waiting import eventually
 
@@ -20,7 +20,7 @@ CARD = "4111111111111111"
 
 
 @dataclass
-class Running:
+class RunningShipper:
     """One shipper process on a state folder of its own."""
 
     state: State
@@ -28,8 +28,8 @@ class Running:
     log: Path
 
     @property
-    def told(self) -> ShipperState:
-        told = read_shipper_state(self.state)
+    def told(self) -> ShipperStatus:
+        told = read_shipper_status(self.state)
         assert told
         assert told.pid == self.process.pid
         return told
@@ -39,7 +39,7 @@ class Running:
         return self.process.wait(20)
 
 
-Start = Callable[..., Running]
+Start = Callable[..., RunningShipper]
 
 
 def ids(url: str, table: str = "predictions") -> list[str]:

@@ -78,7 +78,7 @@ def train(
             sample=dataset.sample,
         ),
         parameters={"split": "time", "seed": 7},
-        scorer=ScorerInfo(kind=kind, max_abs_difference=0.0, flips=0),
+        scorer=ScorerInfo(kind=kind, max_abs_difference=0.0, decision_mismatches=0),
     )
     return Trained(folder, seal(folder, manifest), dataset.schema.fingerprint)
 

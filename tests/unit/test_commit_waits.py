@@ -12,7 +12,7 @@ from fraudops.errors import StoreDownError
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolReader, SpoolWriter
 from fraudops.spool.segments import list_segments
-from fraudops.spool.wakeup import Bell, open_bell
+from fraudops.spool.wakeup import WakeupPipe, open_wakeup_pipe
 from services.inference.audit.commit_waits import Confirmations
 from tests.support.waiting import eventually
 
@@ -30,7 +30,7 @@ class Spool:
         return sum(len(piece.payloads) for _, piece in group)
 
     def waits(self, seconds: float = 20.0) -> Confirmations:
-        return Confirmations(self.folder, Bell(self.folder), seconds)
+        return Confirmations(self.folder, WakeupPipe(self.folder), seconds)
 
 
 @pytest.fixture
@@ -115,17 +115,17 @@ async def test_what_was_set_aside_is_not_answered_and_what_comes_after_is(spool:
 
 
 def test_a_bell_is_heard_by_who_listens_and_waits_for_nobody(tmp_path: Path) -> None:
-    bell = Bell(tmp_path)
-    bell.ring()
-    listener = open_bell(tmp_path)
+    wakeup = WakeupPipe(tmp_path)
+    wakeup.notify()
+    listener = open_wakeup_pipe(tmp_path)
     for _ in range(100_000):
-        bell.ring()
+        wakeup.notify()
     assert os.read(listener, 1 << 20)
     os.close(listener)
-    bell.ring()
-    bell.ring()
-    listener = open_bell(tmp_path)
-    bell.ring()
+    wakeup.notify()
+    wakeup.notify()
+    listener = open_wakeup_pipe(tmp_path)
+    wakeup.notify()
     assert os.read(listener, 10) == b"\0"
     os.close(listener)
-    bell.close()
+    wakeup.close()

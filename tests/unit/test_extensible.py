@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from fraudops.extensible import Extensible, decode_document, encode_document
-from fraudops.promotion.record import ServingRecord, commit, decode, encode, undo
+from fraudops.promotion.serving_record import ServingRecord, commit, decode, encode, undo
 from services.inference.pod.state import PodState
 
 ENTRY = {
@@ -55,7 +55,7 @@ def test_a_pods_state_keeps_them_when_the_pod_moves_on() -> None:
 
 
 def test_a_record_without_unknown_fields_is_stored_in_the_form_of_the_release_before() -> None:
-    assert encode(ServingRecord(mirrored=3)) == b'{"mirrored":3}'
+    assert encode(ServingRecord(alias_epoch=3)) == b'{"mirrored":3}'
 
 
 @pytest.mark.parametrize("data", [b"[]", b"7", b'{"current": [1]}', b'{"stack": {}}', b"{"])

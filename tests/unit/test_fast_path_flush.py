@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from services.inference.http.fast_path import Direct
+from services.inference.http.fast_path import FastPath
 from services.inference.http.middleware import Headers
-from services.inference.scoring import Asked, Scored
+from services.inference.scoring import PendingRequest, Scored
 
 
-class Caller:
+class RecordingResponder:
     status = 0
 
     def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
@@ -22,13 +22,13 @@ class Caller:
 class Defective:
     """Scores what is not "bad"."""
 
-    def at_once(self, asked: Sequence[Asked]) -> list[Scored]:
+    def at_once(self, asked: Sequence[PendingRequest]) -> list[Scored]:
         if any(one.transaction == "bad" for one in asked):
             raise ZeroDivisionError
         return [Scored("id", 0.5, 1, "1", 0.5) for _ in asked]
 
 
-class Counts:
+class CountedAnswers:
     def __init__(self) -> None:
         self.answered: dict[int, int] = {}
 
@@ -40,7 +40,7 @@ class Counts:
 
 async def test_a_request_that_cannot_be_scored_takes_none_of_its_neighbours_along() -> None:
     model = SimpleNamespace(reader=msgspec.json.Decoder(str))
-    worker, counts = SimpleNamespace(serving=SimpleNamespace(model=model)), Counts()
+    worker, counts = SimpleNamespace(serving=SimpleNamespace(model=model)), CountedAnswers()
     parts: tuple[Any, ...] = (
         worker,
         Defective(),
@@ -48,10 +48,10 @@ async def test_a_request_that_cannot_be_scored_takes_none_of_its_neighbours_alon
         counts,
         SimpleNamespace(active=False),
     )
-    direct = Direct(*parts)
-    callers = [Caller() for _ in range(4)]
+    fast_path = FastPath(*parts)
+    callers = [RecordingResponder() for _ in range(4)]
     for caller, body in zip(callers, (b'"good"', b'"bad"', b'"good"', b'"good"'), strict=True):
-        assert direct.take(caller, body, None, 0.0)
+        assert fast_path.submit(caller, body, None, 0.0)
     await asyncio.sleep(0)
     assert [caller.status for caller in callers] == [200, 500, 200, 200]
     assert counts.answered == {200: 3, 500: 1}

@@ -11,7 +11,13 @@ from hypothesis import strategies as some
 
 from fraudops.audit.records import decode, encode
 from fraudops.errors import SettingsError
-from fraudops.feature_encryption import ClosedError, Opener, Protect, protection, read_keys
+from fraudops.feature_encryption import (
+    FeatureDecryptor,
+    FeaturesUnreadableError,
+    Protect,
+    protection,
+    read_keys,
+)
 from fraudops.ids import uuid7
 from fraudops.settings import DriftJobSettings, InferenceSettings, ShipperSettings
 from tests.support.audit_records import prediction
@@ -21,7 +27,7 @@ FEATURES = {"V1": -1.25, "Amount": 4111111111111111.0}
 TEXT = base64.b64encode(KEY).decode()
 
 
-class Row(msgspec.Struct):
+class StoredRow(msgspec.Struct):
     V1: float
     Amount: float
 
@@ -40,13 +46,16 @@ def test_plain_features_are_not_touched() -> None:
 @given(some.dictionaries(some.text(max_size=20), some.floats(allow_nan=False), max_size=40))
 def test_what_is_sealed_opens_to_the_same_by_the_same_key(features: dict[str, float]) -> None:
     identifier = uuid7()
-    assert Opener([KEY]).open(identifier, protect("sealed")(identifier, features)) == features
+    assert (
+        FeatureDecryptor([KEY]).open(identifier, protect("sealed")(identifier, features))
+        == features
+    )
 
 
 def test_a_rows_own_struct_seals_and_hashes_as_the_mapping_does() -> None:
     identifier = uuid7()
-    row = Row(**FEATURES)
-    assert Opener([KEY]).open(identifier, protect("sealed")(identifier, row)) == FEATURES
+    row = StoredRow(**FEATURES)
+    assert FeatureDecryptor([KEY]).open(identifier, protect("sealed")(identifier, row)) == FEATURES
     assert protect("hashed")(identifier, row) == protect("hashed")(identifier, FEATURES)
 
 
@@ -80,26 +89,26 @@ def test_the_same_features_seal_differently_and_hash_alike() -> None:
 )
 def test_what_cannot_be_opened_says_why(keys: tuple[bytes, ...], spoil: Any, reason: str) -> None:
     kept = protect("sealed")("a", FEATURES)
-    with pytest.raises(ClosedError, match=reason):
-        Opener(keys).open("a", spoil(kept))
+    with pytest.raises(FeaturesUnreadableError, match=reason):
+        FeatureDecryptor(keys).open("a", spoil(kept))
 
 
 def test_the_features_of_one_prediction_do_not_pass_for_anothers() -> None:
-    with pytest.raises(ClosedError, match="seal is broken"):
-        Opener([KEY]).open("b", protect("sealed")("a", FEATURES))
+    with pytest.raises(FeaturesUnreadableError, match="seal is broken"):
+        FeatureDecryptor([KEY]).open("b", protect("sealed")("a", FEATURES))
 
 
 def test_a_hash_never_opens() -> None:
-    with pytest.raises(ClosedError, match="only a keyed hash"):
-        Opener([KEY]).open("a", protect("hashed")("a", FEATURES))
+    with pytest.raises(FeaturesUnreadableError, match="only a keyed hash"):
+        FeatureDecryptor([KEY]).open("a", protect("hashed")("a", FEATURES))
 
 
 def test_after_a_new_key_came_first_the_old_one_still_opens() -> None:
-    both = Opener([OTHER, KEY])
+    both = FeatureDecryptor([OTHER, KEY])
     assert both.open("a", protect("sealed", KEY)("a", FEATURES)) == FEATURES
     assert both.open("a", protect("sealed", OTHER, KEY)("a", FEATURES)) == FEATURES
-    with pytest.raises(ClosedError):
-        Opener([KEY]).open("a", protect("sealed", OTHER, KEY)("a", FEATURES))
+    with pytest.raises(FeaturesUnreadableError):
+        FeatureDecryptor([KEY]).open("a", protect("sealed", OTHER, KEY)("a", FEATURES))
 
 
 def test_keys_are_read_from_base64_with_commas_between() -> None:

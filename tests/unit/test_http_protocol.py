@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from services.inference.http.protocol import DirectProtocol
+from services.inference.http.protocol import FastPathProtocol
 from tests.support.serving import ULB_ROW
 
 BODY = json.dumps(ULB_ROW).encode()
@@ -26,12 +26,12 @@ HEADERS = {
 
 
 class Application:
-    """Answers 204 to what comes the long way; `direct` is what takes the short one."""
+    """Answers 204 to what comes the long way; `fast_path` is what takes the short one."""
 
     def __init__(self, willing: bool = True) -> None:
-        self.direct, self.willing = self, willing
+        self.fast_path, self.willing = self, willing
         self.taken: list[tuple[bytes, str | None]] = []
-        self.waiting: list[tuple[DirectProtocol, str]] = []
+        self.waiting: list[tuple[FastPathProtocol, str]] = []
         self.long: list[bytes] = []
         self.going_on = asyncio.Event()
         self.going_on.set()
@@ -47,8 +47,8 @@ class Application:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    def take(
-        self, caller: DirectProtocol, body: bytes, request_id: str | None, started: float
+    def submit(
+        self, caller: FastPathProtocol, body: bytes, request_id: str | None, started: float
     ) -> bool:
         if self.willing:
             self.taken.append((body, request_id))
@@ -84,12 +84,12 @@ class Transport(asyncio.Transport):
         self.reading = True
 
 
-def connect(application: Application) -> tuple[DirectProtocol, Transport]:
-    config = Config(application, http=DirectProtocol, lifespan="off", log_config=None)
+def connect(application: Application) -> tuple[FastPathProtocol, Transport]:
+    config = Config(application, http=FastPathProtocol, lifespan="off", log_config=None)
     config.load()
-    assert config.http_protocol_class is DirectProtocol
+    assert config.http_protocol_class is FastPathProtocol
     protocol, transport = (
-        DirectProtocol(config=config, server_state=ServerState(), app_state={}),
+        FastPathProtocol(config=config, server_state=ServerState(), app_state={}),
         Transport(),
     )
     protocol.connection_made(transport)

@@ -4,10 +4,10 @@ import asyncio
 import threading
 from pathlib import Path
 
-from fraudops.promotion.record import EMPTY, ServingRecord
+from fraudops.promotion.serving_record import EMPTY, ServingRecord
 from fraudops.state import State
 from services.inference.pod.bundle_cache import BundleCache
-from services.inference.pod.coordinator import Pod
+from services.inference.pod.coordinator import PodCoordinator
 from services.inference.pod.status import Status
 from services.inference.pod.worker import Drain
 from services.inference.pod.worker_channel import RunFolder
@@ -26,7 +26,7 @@ async def test_however_many_ask_what_is_served_one_thread_reads_the_record(tmp_p
         return EMPTY
 
     run = RunFolder(state.run)
-    pod = Pod(state, run, BundleCache(state.bundles, run), hanging, None, 1)
+    pod = PodCoordinator(state, run, BundleCache(state.bundles, run), hanging, None, 1)
     status = Status(pod, "pod", "model", "spool", Drain())
     asking = [asyncio.create_task(status.model_info()) for _ in range(100)]
     try:

@@ -4,7 +4,7 @@ import pytest
 
 from fraudops.errors import RefusedError
 from fraudops.promotion.admission import admit, way_back
-from fraudops.promotion.record import EMPTY, Reservation, ServingRecord, commit, reserve
+from fraudops.promotion.serving_record import EMPTY, Reservation, ServingRecord, commit, reserve
 from fraudops.registry import TAG_SAMPLE, ModelVersion
 
 VERDICT = {"digest": "d", "passed": True}

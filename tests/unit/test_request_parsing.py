@@ -13,7 +13,7 @@ from fraudops.schema import Feature, FeatureSchema
 from services.inference.parsing import (
     BATCH_ROWS,
     REPORTED_FAULTS,
-    Fault,
+    FieldFault,
     InvalidBodyError,
     LabelEntry,
     Reader,
@@ -34,7 +34,7 @@ ROW: dict[str, Any] = {"age": 1.5, "class": -2, "__class__": 0, "spent": 10}
 CARD = "4111111111111111"
 
 
-def refused(body: bytes | str) -> list[Fault]:
+def refused(body: bytes | str) -> list[FieldFault]:
     with pytest.raises(InvalidBodyError) as refusal:
         READER.read(body if isinstance(body, bytes) else body.encode())
     return list(refusal.value.faults)
@@ -131,7 +131,7 @@ def test_an_unknown_field_that_could_be_data_is_not_named(name: str) -> None:
     ],
 )
 def test_what_is_no_json_object_is_refused_as_a_whole(body: bytes, reason: str) -> None:
-    assert refused(body) == [Fault(reason=reason)]
+    assert refused(body) == [FieldFault(reason=reason)]
 
 
 @given(
@@ -183,7 +183,7 @@ def test_a_row_with_nan_is_a_fault_of_its_own_field_not_of_the_whole_body() -> N
 
 def test_a_huge_row_is_refused_without_being_looked_at() -> None:
     (row,) = ROWS.split(json.dumps({"transactions": [{"age": "x" * 70_000}]}).encode())
-    assert READER.faults(row) == [Fault(reason="is larger than 64 KiB")]
+    assert READER.faults(row) == [FieldFault(reason="is larger than 64 KiB")]
 
 
 def test_no_more_faults_are_told_than_the_limit() -> None:

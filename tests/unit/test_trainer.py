@@ -13,7 +13,7 @@ from fraudops.model.verification import verify_bundle
 from fraudops.training import trainer
 from fraudops.training.plots import draw
 from fraudops.training.settings import training_settings
-from fraudops.training.trainer import Provenance, Trained, train, write_bundle
+from fraudops.training.trainer import Provenance, TrainingResult, train, write_bundle
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +27,13 @@ def parts(dataset: Dataset) -> Split:
 
 
 @pytest.fixture(scope="module")
-def trained(parts: Split) -> Trained:
+def trained(parts: Split) -> TrainingResult:
     return train(parts, training_settings(), lambda text: None)
 
 
 @pytest.fixture(scope="module")
 def sealed(
-    trained: Trained, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+    trained: TrainingResult, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str, bundle.Manifest]:
     folder = tmp_path_factory.mktemp("bundle")
     return (folder, *write_bundle(folder, trained, Provenance("credit-fraud", dataset, "abc")))
@@ -48,7 +48,7 @@ def test_the_packaged_sample_trains_to_a_model_that_passes_its_gates_with_margin
 
 
 def test_the_threshold_comes_from_the_validation_part_weighted_to_prevalence(
-    trained: Trained, parts: Split
+    trained: TrainingResult, parts: Split
 ) -> None:
     validation = parts.validation
     weights = class_weights(validation.y, 0.002)
@@ -60,7 +60,7 @@ def test_the_threshold_comes_from_the_validation_part_weighted_to_prevalence(
 
 
 def test_the_metrics_are_those_of_the_test_part_weighted_to_prevalence(
-    trained: Trained, parts: Split
+    trained: TrainingResult, parts: Split
 ) -> None:
     weights = class_weights(parts.test.y, 0.002)
     expected = evaluate(
@@ -73,12 +73,12 @@ def test_the_metrics_are_those_of_the_test_part_weighted_to_prevalence(
     assert trained.metrics == expected
 
 
-def test_the_scaler_saw_the_train_part_alone(trained: Trained, parts: Split) -> None:
+def test_the_scaler_saw_the_train_part_alone(trained: TrainingResult, parts: Split) -> None:
     scaler = trained.model.calibrated_classifiers_[0].estimator.estimator[0]
     assert scaler.mean_ == pytest.approx(parts.train.x.mean(axis=0))
 
 
-def test_the_costs_and_the_seed_are_settings(trained: Trained, parts: Split) -> None:
+def test_the_costs_and_the_seed_are_settings(trained: TrainingResult, parts: Split) -> None:
     dear = train(parts, training_settings(review=200.0), lambda text: None)
     assert dear.threshold > trained.threshold
     assert dear.expected_decision_rate < trained.expected_decision_rate
@@ -108,7 +108,7 @@ def test_a_bundle_is_whole_sealed_and_verified(
         False,
     )
     assert manifest.feature_schema == dataset.schema
-    assert (manifest.git_revision, manifest.scorer.kind, manifest.scorer.flips) == (
+    assert (manifest.git_revision, manifest.scorer.kind, manifest.scorer.decision_mismatches) == (
         "abc",
         "linear",
         0,
@@ -118,14 +118,14 @@ def test_a_bundle_is_whole_sealed_and_verified(
 
 
 def test_the_saved_pipeline_is_the_one_that_was_evaluated(
-    sealed: tuple[Path, str, bundle.Manifest], trained: Trained, parts: Split
+    sealed: tuple[Path, str, bundle.Manifest], trained: TrainingResult, parts: Split
 ) -> None:
     reopened = load_pipeline(sealed[0] / bundle.PIPELINE)
     assert (probabilities(reopened, parts.test.x) == trained.test_probability).all()
 
 
 def test_reference_rows_hold_frauds_and_rows_about_the_threshold(
-    sealed: tuple[Path, str, bundle.Manifest], trained: Trained, parts: Split
+    sealed: tuple[Path, str, bundle.Manifest], trained: TrainingResult, parts: Split
 ) -> None:
     rows = np.load(sealed[0] / bundle.REFERENCE_ROWS)
     assert rows.shape == (trainer.REFERENCE_TOTAL + 2, len(parts.test.schema.features) + 1)
@@ -153,7 +153,7 @@ def test_train_rows_are_those_of_train_and_validation_and_none_of_the_test_part(
 
 
 def test_the_drift_reference_is_the_validation_part_with_its_probabilities(
-    sealed: tuple[Path, str, bundle.Manifest], trained: Trained, parts: Split
+    sealed: tuple[Path, str, bundle.Manifest], trained: TrainingResult, parts: Split
 ) -> None:
     table = pyarrow.parquet.read_table(sealed[0] / bundle.DRIFT_REFERENCE)
     assert table.column_names == [*parts.validation.schema.names, "fraud_probability"]
@@ -162,7 +162,7 @@ def test_the_drift_reference_is_the_validation_part_with_its_probabilities(
 
 
 def test_a_long_validation_part_is_sampled_for_the_drift_reference(
-    trained: Trained, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: TrainingResult, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "DRIFT_REFERENCE_ROWS", 500)
     write_bundle(tmp_path, trained, Provenance("credit-fraud", dataset, "abc"))
@@ -182,7 +182,7 @@ def test_gradient_boosting_makes_a_bundle_with_an_onnx_scorer(
         train(parts, settings, lambda text: None),
         Provenance("credit-fraud", dataset, "abc"),
     )
-    assert (manifest.algorithm, manifest.scorer.kind, manifest.scorer.flips) == (
+    assert (manifest.algorithm, manifest.scorer.kind, manifest.scorer.decision_mismatches) == (
         "hist-gradient-boosting",
         "onnx",
         0,
@@ -193,7 +193,7 @@ def test_gradient_boosting_makes_a_bundle_with_an_onnx_scorer(
 
 
 def test_pictures_are_pngs_of_curves_calibration_and_confusion(
-    trained: Trained, parts: Split
+    trained: TrainingResult, parts: Split
 ) -> None:
     test = parts.test
     pictures = draw(

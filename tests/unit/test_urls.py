@@ -12,10 +12,10 @@ from fraudops.audit.connection import connect, dsn
 from fraudops.client import InferenceClient
 from fraudops.datasets.official import Mirror, fetch
 from fraudops.errors import SettingsError, StoreDownError
-from fraudops.promotion.admin_client import PodDoor
-from fraudops.promotion.ports import PodSilentError
+from fraudops.promotion.admin_client import PodAdminClient
+from fraudops.promotion.ports import PodUnresponsiveError
 from fraudops.registry.api import MlflowApi
-from jobs.install.databases import Target
+from jobs.install.databases import DatabaseTarget
 from services.mlflow.wait import fault
 
 # Each password begins and ends with a word that no message may hold.
@@ -24,11 +24,11 @@ PASSWORDS = [f"first{sign}last" for sign in "/?#@[]"]
 PASSWORDS += [f"7654321{sign}last" for sign in "/?#"]
 READERS: dict[str, Callable[[str], object]] = {
     "DATABASE_URL": lambda url: dsn(f"postgresql{url}"),
-    "DATABASE_ADMIN_URL": lambda url: Target.of(f"postgres{url}", "DATABASE_ADMIN_URL"),
+    "DATABASE_ADMIN_URL": lambda url: DatabaseTarget.of(f"postgres{url}", "DATABASE_ADMIN_URL"),
     "MLFLOW_BACKEND_STORE_URI": lambda url: fault(f"postgresql+psycopg{url}"),
     "MLFLOW_TRACKING_URI": lambda url: MlflowApi(f"http{url}", 1.0),
     "FRAUDOPS_URL": lambda url: InferenceClient(f"https{url}"),
-    "FRAUDOPS_URL of a promotion": lambda url: PodDoor(f"http{url}", "token"),
+    "FRAUDOPS_URL of a promotion": lambda url: PodAdminClient(f"http{url}", "token"),
     "--mirror": lambda url: Mirror.at(f"https{url}"),
 }
 
@@ -54,7 +54,7 @@ def check_quotes_nothing(error: BaseException) -> None:
 def test_an_escaped_password_is_taken() -> None:
     url = "postgresql://user:a%2Fb%3Fc%23d%40e%5Bf@host.example:5432/fraud"
     assert dsn(url) == url
-    assert Target.of(url).password == "a/b?c#d@e[f"
+    assert DatabaseTarget.of(url).password == "a/b?c#d@e[f"
 
 
 async def test_a_port_that_asyncpg_cannot_read_is_not_quoted() -> None:
@@ -90,8 +90,8 @@ def test_an_inference_client_shows_its_url_without_the_password(scheme: str) -> 
 
 
 async def test_an_admin_call_that_fails_shows_its_url_without_the_password() -> None:
-    with pytest.raises(PodSilentError, match=r"http://127\.0\.0\.1:1/ready") as silent:
-        await PodDoor("http://first:last@127.0.0.1:1", "token").ready()
+    with pytest.raises(PodUnresponsiveError, match=r"http://127\.0\.0\.1:1/ready") as silent:
+        await PodAdminClient("http://first:last@127.0.0.1:1", "token").ready()
     assert "last" not in str(silent.value)
 
 

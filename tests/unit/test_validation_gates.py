@@ -79,7 +79,7 @@ def test_scorer_and_pipeline_agree_in_probability_and_in_every_decision(
 
 def test_a_bundle_cannot_allow_its_own_scorer_any_difference() -> None:
     assert passed(
-        gates.scores_as_its_pipeline(Parity(0.01, tolerance=0.5, flips=0, rows=100), DEFAULT)
+        gates.scores_as_its_pipeline(Parity(0.01, tolerance=0.5, mismatches=0, rows=100), DEFAULT)
     ) == [False, True]
 
 

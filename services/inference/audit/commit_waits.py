@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fraudops.errors import StoreDownError
 from fraudops.spool.position import POSITION, read_position
-from fraudops.spool.wakeup import Bell
+from fraudops.spool.wakeup import WakeupPipe
 from fraudops.spool.writer import Place
 
 LOOK_SECONDS, LATE_LOOK_SECONDS, PROBE_SECONDS = 0.002, 0.05, 1.0
@@ -43,8 +43,8 @@ class Confirmations:
     connection for nothing.
     """
 
-    def __init__(self, spool: Path, bell: Bell, seconds: float) -> None:
-        self._spool, self._bell, self._seconds = spool, bell, seconds
+    def __init__(self, spool: Path, wakeup: WakeupPipe, seconds: float) -> None:
+        self._spool, self._wakeup, self._seconds = spool, wakeup, seconds
         self._segments: dict[str, Waiting] = {}
         self._refused: dict[str, int] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -63,7 +63,7 @@ class Confirmations:
         table later all the same.
         """
         taken = self._enqueue(place)
-        self._bell.ring()
+        self._wakeup.notify()
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
         await asyncio.wait([taken], timeout=self._seconds)
@@ -98,7 +98,7 @@ class Confirmations:
         for waiting in self._segments.values():
             os.close(waiting.descriptor)
         self._segments.clear()
-        self._bell.close()
+        self._wakeup.close()
 
     async def _look(self) -> None:
         """As long as anybody waits."""

@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from fraudops.audit.dead_letters import may_be_taken_elsewhere
+from fraudops.audit.dead_letters import is_final_file
 from fraudops.errors import RefusedError, SpoolFullError, StoreDownError
 from fraudops.ids import uuid7
 from fraudops.spool.segments import INCOMING, parse_segment, spool_bytes, sync_folder
@@ -18,7 +18,7 @@ from fraudops.spool.segments import INCOMING, parse_segment, spool_bytes, sync_f
 SHARE = 0.5
 
 
-class Intake:
+class HandoverReceiver:
     """`refusal` says why this pod takes nothing now, None when it does."""
 
     def __init__(self, spool: Path, maximum: int, refusal: Callable[[], str | None]) -> None:
@@ -33,14 +33,14 @@ class Intake:
             raise RefusedError("that is not the name of a spool segment")
         await self._take(self._spool / name, size, parts)
 
-    async def take_aside(
+    async def take_dead_letters(
         self, folder: str, name: str, size: int | None, parts: AsyncIterator[bytes]
     ) -> None:
         """A file of `aside` or `newer`, as `take` does.
 
         All that is set aside here counts against the room for it, since nobody ships it away.
         """
-        if not may_be_taken_elsewhere(name):
+        if not is_final_file(name):
             raise RefusedError("that is not the name of a file of what was set aside")
         await self._take(
             self._spool / folder / name, size, parts, _bytes(self._spool / folder, "*.jsonl")

@@ -12,9 +12,9 @@ from typing import Protocol
 from fraudops.errors import StoreDownError
 from fraudops.settings import InferenceSettings
 from fraudops.spool import SpoolWriter
-from fraudops.spool.in_memory_count import take_lost
+from fraudops.spool.in_memory_count import collect_lost
 from fraudops.spool.memory import MemoryWriter
-from fraudops.spool.wakeup import Bell
+from fraudops.spool.wakeup import WakeupPipe
 from fraudops.state import State
 from services.inference.audit.commit_waits import Confirmations
 from services.inference.metrics import Metrics
@@ -86,7 +86,7 @@ class Audit:
 
     def open(self) -> None:
         """At the worker's start: a disk that is full now must not keep the worker from living."""
-        if lost := take_lost(self._folder):
+        if lost := collect_lost(self._folder):
             logger.error(
                 "answers were lost with a process that held them in memory",
                 extra={"records_at_most": lost},
@@ -179,7 +179,9 @@ def audit_of(settings: InferenceSettings, state: State, metrics: Metrics) -> Aud
             lambda: MemoryWriter(open_spool, chosen.memory_max_bytes, folder), metrics, folder
         )
     if chosen.durability == "commit":
-        confirmations = Confirmations(state.spool, Bell(folder), chosen.commit_timeout_seconds)
+        confirmations = Confirmations(
+            state.spool, WakeupPipe(folder), chosen.commit_timeout_seconds
+        )
         return CommittedAudit(
             open_spool, metrics, folder, confirmations, blocking=chosen.fsync == "always"
         )

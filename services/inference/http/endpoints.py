@@ -9,10 +9,10 @@ import msgspec
 from fraudops.ids import uuid7
 from services.inference.audit.writers import Audit
 from services.inference.http.feedback import accept
-from services.inference.http.middleware import SINGLE_BYTES, Answer, Call, Endpoint
-from services.inference.model import Model
-from services.inference.parsing import Fault, InvalidBodyError, Reader
-from services.inference.pod.coordinator import PREPARE_SECONDS, Pod
+from services.inference.http.middleware import SINGLE_BYTES, Call, Endpoint, EndpointResponse
+from services.inference.model import LoadedModel
+from services.inference.parsing import FieldFault, InvalidBodyError, Reader
+from services.inference.pod.coordinator import PREPARE_SECONDS, PodCoordinator
 from services.inference.pod.status import NotReadyError, Status
 from services.inference.pod.worker import Worker
 from services.inference.scoring import ScoredBatch, Scoring
@@ -45,18 +45,18 @@ class Predictions:
     def __init__(self, worker: Worker, scoring: Scoring, status: Status) -> None:
         self._worker, self._scoring, self._status = worker, scoring, status
 
-    async def one(self, call: Call) -> Answer:
+    async def one(self, call: Call) -> EndpointResponse:
         scored = await self._scoring.one(
             self._model(call), call.body, call.request_id, call.started
         )
-        return Answer(_encode(scored), call.request_id or scored.prediction_id)
+        return EndpointResponse(_encode(scored), call.request_id or scored.prediction_id)
 
-    async def many(self, call: Call) -> Answer:
+    async def many(self, call: Call) -> EndpointResponse:
         request_id = call.request_id or uuid7()
         scored = await self._scoring.many(self._model(call), call.body, request_id, call.started)
-        return Answer(_encode(ScoredBatch(scored)), request_id)
+        return EndpointResponse(_encode(ScoredBatch(scored)), request_id)
 
-    def _model(self, call: Call) -> Model:
+    def _model(self, call: Call) -> LoadedModel:
         serving = call.serving or self._worker.serving
         if serving is None:
             raise NotReadyError(self._status.why_no_model())
@@ -67,17 +67,17 @@ class Feedback:
     def __init__(self, audit: Audit) -> None:
         self._audit = audit
 
-    async def __call__(self, call: Call) -> Answer:
+    async def __call__(self, call: Call) -> EndpointResponse:
         accepted = await accept(call.body, self._audit)
-        return Answer(_encode({"accepted": accepted}), call.request_id or uuid7(), 202)
+        return EndpointResponse(_encode({"accepted": accepted}), call.request_id or uuid7(), 202)
 
 
 class Reload:
-    def __init__(self, pod: Pod, status: Status) -> None:
+    def __init__(self, pod: PodCoordinator, status: Status) -> None:
         self._pod, self._status = pod, status
         self._reader = Reader(ReloadRequest)
 
-    async def __call__(self, call: Call) -> Answer:
+    async def __call__(self, call: Call) -> EndpointResponse:
         """Answers once every worker of the pod has done it.
 
         Raises RefusedError, StoreDownError: then the old version serves on.
@@ -89,33 +89,35 @@ class Reload:
         elif request.phase == "drop":
             await self._pod.drop(_required(request, "digest"))
         else:
-            await self._pod.follow(
+            await self._pod.activate(
                 request.epoch or 0, request.version, request.digest, request.deadline_seconds
             )
-        return Answer(_encode(await self._status.reloaded()), call.request_id or uuid7())
+        return EndpointResponse(_encode(await self._status.reloaded()), call.request_id or uuid7())
 
 
 class DrainPod:
-    def __init__(self, pod: Pod, status: Status) -> None:
+    def __init__(self, pod: PodCoordinator, status: Status) -> None:
         self._pod, self._status = pod, status
 
-    async def __call__(self, call: Call) -> Answer:
+    async def __call__(self, call: Call) -> EndpointResponse:
         """Every worker asks its clients to leave from here on, and the pod is no longer ready;
         there is no way back.
         """
         await self._pod.drain()
-        return Answer(_encode(await self._status.reloaded()), call.request_id or uuid7())
+        return EndpointResponse(_encode(await self._status.reloaded()), call.request_id or uuid7())
 
 
 def _required(request: ReloadRequest, field: str) -> str:
     value: Any = getattr(request, field)
     if value is None:
-        raise InvalidBodyError([Fault(field=field, reason=f"is missing: {request.phase} needs it")])
+        raise InvalidBodyError(
+            [FieldFault(field=field, reason=f"is missing: {request.phase} needs it")]
+        )
     return str(value)
 
 
 def endpoints(
-    worker: Worker, scoring: Scoring, audit: Audit, pod: Pod, status: Status
+    worker: Worker, scoring: Scoring, audit: Audit, pod: PodCoordinator, status: Status
 ) -> Mapping[str, Endpoint]:
     predictions, batches = Predictions(worker, scoring, status), asyncio.Semaphore(BATCHES)
     return {

@@ -16,26 +16,26 @@ from fraudops.errors import StoreDownError
 from fraudops.ids import uuid7
 from services.inference.audit.writers import Audit
 from services.inference.http.middleware import JSON, Headers
-from services.inference.http.problems import problem
+from services.inference.http.problems import problem_response
 from services.inference.metrics import Metrics
 from services.inference.pod.worker import Drain, Worker
-from services.inference.scoring import Asked, Scoring
+from services.inference.scoring import PendingRequest, Scoring
 
 logger = logging.getLogger(__name__)
 PREDICT = "/predict"
 # So many are about 2 ms of work: more would keep other connections waiting.
-MOST = 64
+MAX_BATCH = 64
 
 _encode = msgspec.json.Encoder().encode
 
 
-class Caller(Protocol):
+class Responder(Protocol):
     """Who waits for an answer."""
 
     def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None: ...
 
 
-class Direct:
+class FastPath:
     """One worker's requests between their arrival and the end of the event loop's turn."""
 
     def __init__(
@@ -48,10 +48,12 @@ class Direct:
             metrics,
             drain,
         )
-        self._callers: list[Caller] = []
-        self._asked: list[Asked] = []
+        self._callers: list[Responder] = []
+        self._asked: list[PendingRequest] = []
 
-    def take(self, caller: Caller, body: bytes, request_id: str | None, started: float) -> bool:
+    def submit(
+        self, caller: Responder, body: bytes, request_id: str | None, started: float
+    ) -> bool:
         """True if the caller gets its answer within this turn of the loop;
 
         `started` is perf_counter's.
@@ -67,8 +69,8 @@ class Direct:
         if not self._callers:
             asyncio.get_running_loop().call_soon(self.flush)
         self._callers.append(caller)
-        self._asked.append(Asked(model, transaction, request_id, started))
-        if len(self._callers) >= MOST:
+        self._asked.append(PendingRequest(model, transaction, request_id, started))
+        if len(self._callers) >= MAX_BATCH:
             self.flush()
         return True
 
@@ -97,13 +99,15 @@ class Direct:
             for caller, one, answer in zip(callers, asked, scored, strict=True):
                 caller.reply(200, [JSON], _encode(answer), one.request_id or answer.prediction_id)
 
-    def _refuse(self, callers: list[Caller], asked: list[Asked], error: Exception) -> None:
-        status, headers, body = problem(error)
+    def _refuse(
+        self, callers: list[Responder], asked: list[PendingRequest], error: Exception
+    ) -> None:
+        status, headers, body = problem_response(error)
         self._count(asked, status)
         for caller, one in zip(callers, asked, strict=True):
             caller.reply(status, headers, body, one.request_id or uuid7())
 
-    def _count(self, asked: list[Asked], status: int) -> None:
+    def _count(self, asked: list[PendingRequest], status: int) -> None:
         now = perf_counter()
         self._metrics.answered_together(
             "POST", PREDICT, status, [now - one.started for one in asked]

@@ -10,8 +10,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from fraudops.audit.shipper_status import ShipperState, read_shipper_state
-from fraudops.drift.status import DriftStanding, read_standing
+from fraudops.audit.shipper_status import ShipperStatus, read_shipper_status
+from fraudops.drift.status import DriftStatus, read_drift_status
 from fraudops.spool.segments import ASIDE, NEWER
 from fraudops.state import State
 from services.inference.pod.state import read_pod_state
@@ -19,7 +19,7 @@ from services.inference.pod.state import read_pod_state
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 
-class PodNow:
+class PodCollector:
     """What is looked up when somebody asks: workers alive, the spool, and what the shipper beside
     it last wrote of itself.
     """
@@ -55,10 +55,10 @@ class PodNow:
             value=sum(_sizes(self._spool / NEWER, "*.jsonl")),
         )
         state = State.at(self._spool.parent)
-        if told := read_shipper_state(state):
+        if told := read_shipper_status(state):
             yield from _shipper(told, datetime.now(UTC))
-        if standing := read_standing(state):
-            yield from _drift(standing, read_pod_state(state).digest)
+        if drift_status := read_drift_status(state):
+            yield from _drift(drift_status, read_pod_state(state).digest)
 
 
 def _sizes(folder: Path, pattern: str) -> list[int]:
@@ -69,7 +69,7 @@ def _sizes(folder: Path, pattern: str) -> list[int]:
     return sizes
 
 
-def _shipper(told: ShipperState, now: datetime) -> Iterable[Metric]:
+def _shipper(told: ShipperStatus, now: datetime) -> Iterable[Metric]:
     """Its counters begin anew with its process, as Prometheus expects of counters."""
     oldest = max(0.0, (now - told.oldest_at).total_seconds()) if told.oldest_at else 0.0
     yield GaugeMetricFamily(
@@ -90,7 +90,7 @@ def _shipper(told: ShipperState, now: datetime) -> Iterable[Metric]:
     yield GaugeMetricFamily(
         "fraudops_shipper_waiting",
         "1 while the shipper waits for PostgreSQL.",
-        value=told.doing == "waiting",
+        value=told.phase == "waiting",
     )
     yield GaugeMetricFamily(
         "fraudops_shipper_silent_seconds",
@@ -127,14 +127,14 @@ def _shipper(told: ShipperState, now: datetime) -> Iterable[Metric]:
     )
 
 
-def _drift(standing: DriftStanding, digest: str | None) -> Iterable[Metric]:
-    alarm = standing.alarms(digest)
+def _drift(drift_status: DriftStatus, digest: str | None) -> Iterable[Metric]:
+    alarm = drift_status.alarms(digest)
     yield GaugeMetricFamily(
         "fraudops_drift_alarm",
         "1 while the last drift run that could tell alarms about the model that this pod serves.",
         value=alarm,
     )
-    last_run = standing.last_run.timestamp()
+    last_run = drift_status.last_run.timestamp()
     yield GaugeMetricFamily(
         "fraudops_drift_last_run_timestamp_seconds",
         "When drift was last looked for, in seconds since 1970.",
@@ -154,7 +154,7 @@ class Readiness:
         )
 
 
-def render(folder: Path, pod: PodNow, ready: bool) -> bytes:
+def render(folder: Path, pod: PodCollector, ready: bool) -> bytes:
     """The metrics of all workers, dead ones' counts included."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(folder))

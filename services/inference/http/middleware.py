@@ -22,7 +22,7 @@ from services.inference.http.problems import (
     NotJsonError,
     SlowBodyError,
     WrongMethodError,
-    problem,
+    problem_response,
 )
 from services.inference.metrics import Metrics
 from services.inference.model import Serving
@@ -50,7 +50,7 @@ class Call:
         self.started, self.body, self.request_id, self.serving = started, body, request_id, serving
 
 
-class Answer(NamedTuple):
+class EndpointResponse(NamedTuple):
     body: bytes
     request_id: str
     status: int = 200
@@ -63,14 +63,14 @@ class Endpoint:
     `gate` bounds how many bodies are in memory at once; `admin` asks for the token first.
     """
 
-    answer: Callable[[Call], Awaitable[Answer]]
+    answer: Callable[[Call], Awaitable[EndpointResponse]]
     limit: int
     admin: bool = False
     body_required: bool = True
     gate: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
 
 
-class Edge:
+class RequestMiddleware:
     """The outermost of our own code, as FastAPI middleware."""
 
     def __init__(
@@ -135,7 +135,7 @@ class Edge:
                 answer.request_id,
             )
         except FraudopsError as error:
-            status, headers, content = problem(error)
+            status, headers, content = problem_response(error)
             if b"expect" in known:
                 # The client waits with its body, and may not send it at all: what comes next would
                 # be taken for it.
@@ -162,7 +162,7 @@ class Edge:
             self._admin.admit_page(scope, known.get(b"authorization", b""))
             await self._app(scope, receive, watched)
         except FraudopsError as error:
-            code, refusal, body = problem(error)
+            code, refusal, body = problem_response(error)
             await watched(
                 {
                     "type": "http.response.start",

@@ -9,7 +9,7 @@ import msgspec
 from services.inference.http.endpoints import ReloadRequest
 from services.inference.http.feedback import LABELS
 from services.inference.http.problems import CONTENT_TYPE, Problem
-from services.inference.model import Model
+from services.inference.model import LoadedModel
 from services.inference.parsing import BATCH_ROWS, LabelEntry
 from services.inference.pod.status import ModelInfo, Ready, Reloaded
 from services.inference.scoring import TRANSACTIONS, Scored, ScoredBatch
@@ -35,7 +35,7 @@ class Transaction(msgspec.Struct):
     """
 
 
-def describe(document: dict[str, Any], model: Model | None) -> dict[str, Any]:
+def describe(document: dict[str, Any], model: LoadedModel | None) -> dict[str, Any]:
     """Adds the four calls to what FastAPI has described."""
     transaction = model.reader.kind if model else Transaction
     rows = Annotated[list[transaction], msgspec.Meta(min_length=1, max_length=BATCH_ROWS)]  # type: ignore[valid-type]
@@ -103,7 +103,7 @@ def describe(document: dict[str, Any], model: Model | None) -> dict[str, Any]:
     }
 
 
-def _about(model: Model) -> str:
+def _about(model: LoadedModel) -> str:
     return f"The features of {model.name} version {model.version} (schema {model.schema.name}), all of them, and nothing else but the two optional ids."
 
 

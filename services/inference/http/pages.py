@@ -11,17 +11,19 @@ from starlette.exceptions import HTTPException
 
 from fraudops.errors import FraudopsError
 from fraudops.ids import uuid7
-from services.inference.http.metrics_page import CONTENT_TYPE, PodNow, render
+from services.inference.http.metrics_page import CONTENT_TYPE, PodCollector, render
 from services.inference.http.middleware import client_id
 from services.inference.http.openapi import REFERENCE
 from services.inference.http.problems import CONTENT_TYPE as PROBLEM
-from services.inference.http.problems import NoSuchEndpointError, WrongMethodError, problem
+from services.inference.http.problems import NoSuchEndpointError, WrongMethodError, problem_response
 from services.inference.pod.status import Status
 
 PAGES = ("/health", "/ready", "/model_info", "/metrics", "/docs", "/redoc", "/openapi.json")
 
 
-def add_pages(app: FastAPI, status: Status, metrics_folder: Path, pod_now: PodNow) -> None:
+def add_pages(
+    app: FastAPI, status: Status, metrics_folder: Path, pod_collector: PodCollector
+) -> None:
     @app.get("/health", tags=["state"], summary="The process lives")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
@@ -54,7 +56,7 @@ def add_pages(app: FastAPI, status: Status, metrics_folder: Path, pod_now: PodNo
     )
     async def metrics() -> Response:
         return Response(
-            await asyncio.to_thread(render, metrics_folder, pod_now, await status.is_ready()),
+            await asyncio.to_thread(render, metrics_folder, pod_collector, await status.is_ready()),
             media_type=CONTENT_TYPE,
         )
 
@@ -99,5 +101,5 @@ async def _crash(request: Request, error: Exception) -> Response:
 
 
 def _respond(error: Exception) -> Response:
-    code, headers, body = problem(error)
+    code, headers, body = problem_response(error)
     return Response(body, code, {name.decode(): value.decode() for name, value in headers})

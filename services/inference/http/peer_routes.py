@@ -7,11 +7,11 @@ from fastapi.responses import FileResponse, Response
 
 from fraudops.model.manifest import DIGEST, FILE_NAME
 from fraudops.spool.segments import ASIDE, NEWER
-from services.inference.audit.takeover import Intake
+from services.inference.audit.takeover import HandoverReceiver
 from services.inference.http.problems import NoSuchBundleError
 
 
-def add_exchange(app: FastAPI, bundles: Path, intake: Intake) -> None:
+def add_peer_routes(app: FastAPI, bundles: Path, receiver: HandoverReceiver) -> None:
     @app.get(
         "/bundles/{digest}/{name}",
         tags=["admin"],
@@ -32,7 +32,7 @@ def add_exchange(app: FastAPI, bundles: Path, intake: Intake) -> None:
         response_class=Response,
     )
     async def aside(name: str, request: Request) -> None:
-        await intake.take_aside(ASIDE, name, _announced(request), request.stream())
+        await receiver.take_dead_letters(ASIDE, name, _announced(request), request.stream())
 
     @app.put(
         "/spool/newer/{name}",
@@ -42,7 +42,7 @@ def add_exchange(app: FastAPI, bundles: Path, intake: Intake) -> None:
         response_class=Response,
     )
     async def newer(name: str, request: Request) -> None:
-        await intake.take_aside(NEWER, name, _announced(request), request.stream())
+        await receiver.take_dead_letters(NEWER, name, _announced(request), request.stream())
 
     @app.put(
         "/spool/{name}",
@@ -52,7 +52,7 @@ def add_exchange(app: FastAPI, bundles: Path, intake: Intake) -> None:
         response_class=Response,
     )
     async def segment(name: str, request: Request) -> None:
-        await intake.take(name, _announced(request), request.stream())
+        await receiver.take(name, _announced(request), request.stream())
 
 
 def _announced(request: Request) -> int | None:

@@ -12,7 +12,7 @@ from fraudops.errors import (
     SpoolFullError,
     StoreDownError,
 )
-from services.inference.parsing import Fault, InvalidBodyError
+from services.inference.parsing import FieldFault, InvalidBodyError
 from services.inference.pod.status import NotReadyError
 from services.inference.pod.worker_channel import WorkerShown
 
@@ -74,12 +74,12 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     title: str
     status: int
     detail: str
-    errors: tuple[Fault, ...] = ()
+    errors: tuple[FieldFault, ...] = ()
     workers: Sequence[WorkerShown] | None = None
 
 
 @dataclass(frozen=True)
-class Kind:
+class ErrorResponse:
     status: int
     title: str
     headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -87,34 +87,39 @@ class Kind:
 
 RETRY = ((b"retry-after", b"1"),)
 # The first row whose type fits is taken: a subclass stands above its base.
-KINDS: Mapping[type[Exception], Kind] = {
-    InvalidBodyError: Kind(422, "The body was refused"),
-    BodyTooLargeError: Kind(413, "The body is too large"),
-    SlowBodyError: Kind(408, "The body came too slowly"),
-    CutOffError: Kind(400, "The body is cut off"),
-    NotJsonError: Kind(415, "Not JSON"),
-    UnauthorisedError: Kind(401, "Not authorised", ((b"www-authenticate", b"Bearer"),)),
-    AdminDisabledError: Kind(403, "Admin calls are off"),
-    NoSuchEndpointError: Kind(404, "Not found"),
-    NoSuchBundleError: Kind(404, "Not found"),
-    WrongMethodError: Kind(405, "Method not allowed"),
-    NotReadyError: Kind(503, "Not ready"),
-    SpoolFullError: Kind(503, "The audit spool is full", RETRY),
-    StoreDownError: Kind(503, "Not available now", RETRY),
-    RefusedError: Kind(409, "Refused"),
-    SettingsError: Kind(409, "Refused"),
+ERROR_RESPONSES: Mapping[type[Exception], ErrorResponse] = {
+    InvalidBodyError: ErrorResponse(422, "The body was refused"),
+    BodyTooLargeError: ErrorResponse(413, "The body is too large"),
+    SlowBodyError: ErrorResponse(408, "The body came too slowly"),
+    CutOffError: ErrorResponse(400, "The body is cut off"),
+    NotJsonError: ErrorResponse(415, "Not JSON"),
+    UnauthorisedError: ErrorResponse(401, "Not authorised", ((b"www-authenticate", b"Bearer"),)),
+    AdminDisabledError: ErrorResponse(403, "Admin calls are off"),
+    NoSuchEndpointError: ErrorResponse(404, "Not found"),
+    NoSuchBundleError: ErrorResponse(404, "Not found"),
+    WrongMethodError: ErrorResponse(405, "Method not allowed"),
+    NotReadyError: ErrorResponse(503, "Not ready"),
+    SpoolFullError: ErrorResponse(503, "The audit spool is full", RETRY),
+    StoreDownError: ErrorResponse(503, "Not available now", RETRY),
+    RefusedError: ErrorResponse(409, "Refused"),
+    SettingsError: ErrorResponse(409, "Refused"),
 }
-CRASH = Kind(500, "A defect of the service")
+CRASH = ErrorResponse(500, "A defect of the service")
 
 
-def problem(error: Exception) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+def problem_response(error: Exception) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, headers and body.
 
     An error that is none of ours is a 500 that says nothing about itself: its message may quote
     data.
     """
     kind = next(
-        (kind for kind_of_error, kind in KINDS.items() if isinstance(error, kind_of_error)), CRASH
+        (
+            kind
+            for kind_of_error, kind in ERROR_RESPONSES.items()
+            if isinstance(error, kind_of_error)
+        ),
+        CRASH,
     )
     detail = (
         str(error)

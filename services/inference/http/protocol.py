@@ -13,14 +13,14 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from services.inference.http.fast_path import PREDICT, Direct
+from services.inference.http.fast_path import PREDICT, FastPath
 from services.inference.http.middleware import SINGLE_BYTES, Headers, client_id, is_json
 
 _PATH = PREDICT.encode()
 _UNUSUAL = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 
 
-class DirectProtocol(HttpToolsProtocol):
+class FastPathProtocol(HttpToolsProtocol):
     """`_body` is there while a request that may take the short way arrives;
 
     `_waits` while its answer is due within this turn of the loop.
@@ -28,7 +28,7 @@ class DirectProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._direct: Direct = self.config.app.direct  # type: ignore[union-attr]
+        self._fast_path: FastPath = self.config.app.fast_path  # type: ignore[union-attr]
         self._body: bytes | None = None
         self._request_id: str | None = None
         self._waits = False
@@ -42,7 +42,7 @@ class DirectProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self._waits:
-            self._direct.flush()
+            self._fast_path.flush()
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
@@ -64,7 +64,7 @@ class DirectProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         self._waits = True
-        if len(body) > SINGLE_BYTES or not self._direct.take(
+        if len(body) > SINGLE_BYTES or not self._fast_path.submit(
             self, body, self._request_id, self._started
         ):
             self._waits = False
@@ -85,7 +85,7 @@ class DirectProtocol(HttpToolsProtocol):
         self.on_response_complete()
 
     def shutdown(self) -> None:
-        self._direct.flush()
+        self._fast_path.flush()
         super().shutdown()
 
     def _is_free(self) -> bool:

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from fraudops.errors import RefusedError, StoreDownError
-from services.inference.folders import PROVED
-from services.inference.pod.bundle_verifier import Outcome, Wanted
+from services.inference.folders import VERIFIED
+from services.inference.pod.bundle_verifier import BundleRequest, VerificationOutcome
 from services.inference.pod.worker_channel import RunFolder
 
 
@@ -25,19 +25,19 @@ class BundleCache:
     def __init__(self, folder: Path, run: RunFolder) -> None:
         self.folder, self._run = folder, run
 
-    def is_proved(self, digest: str) -> bool:
-        return self._proof(digest).exists() and (self.folder / digest).is_dir()
+    def is_verified(self, digest: str) -> bool:
+        return self._marker(digest).exists() and (self.folder / digest).is_dir()
 
     async def ensure(self, version: str, digest: str, seconds: float, *, fetch: bool = True) -> str:
         """Where the bundle came from, once it is here and proved anew.
 
         Raises RefusedError with the reason, StoreDownError.
         """
-        self._proof(digest).unlink(missing_ok=True)
+        self._marker(digest).unlink(missing_ok=True)
         try:
             async with asyncio.timeout(seconds):
-                answer = await self._run.ask_for_proof(
-                    msgspec.json.encode(Wanted(version, digest, fetch))
+                answer = await self._run.request_verification(
+                    msgspec.json.encode(BundleRequest(version, digest, fetch))
                 )
         except TimeoutError as error:
             raise StoreDownError(
@@ -48,7 +48,7 @@ class BundleCache:
                 f"the process that proves version {version} ended without an answer; the log may say why, or memory is short"
             ) from error
         source = _read_outcome(answer)
-        self._proof(digest).touch()
+        self._marker(digest).touch()
         return source
 
     def prune(self, keep: Collection[str]) -> None:
@@ -58,16 +58,16 @@ class BundleCache:
         """
         for folder in self.folder.iterdir():
             if folder.name not in keep and not folder.name.startswith("."):
-                self._proof(folder.name).unlink(missing_ok=True)
+                self._marker(folder.name).unlink(missing_ok=True)
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _proof(self, digest: str) -> Path:
-        return self._run.path / f"{PROVED}{digest}"
+    def _marker(self, digest: str) -> Path:
+        return self._run.path / f"{VERIFIED}{digest}"
 
 
 def _read_outcome(answer: bytes) -> str:
     """What the prover wrote. Raises RefusedError or StoreDownError with its reason."""
-    outcome = msgspec.json.decode(answer, type=Outcome)
+    outcome = msgspec.json.decode(answer, type=VerificationOutcome)
     if outcome.source:
         return outcome.source
     reason = outcome.error or "no reason was given"

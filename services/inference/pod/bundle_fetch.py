@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 INCOMING, REFUSED = ".incoming-", ".refused-"
 
 
-def bring(
+def fetch_bundle(
     settings: InferenceSettings, bundles: Path, version: str, digest: str, *, fetch: bool = True
 ) -> str:
     """`cache`, `peer` or `registry`;

@@ -23,7 +23,7 @@ from fraudops import logs
 from fraudops.errors import FraudopsError
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
-from services.inference.pod.bundle_fetch import bring
+from services.inference.pod.bundle_fetch import fetch_bundle
 from services.inference.pod.worker_channel import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ HANDLED = (
 )
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class BundleRequest(msgspec.Struct, frozen=True):
     """A version's bundle; without `fetch` only what is in the cache is proved."""
 
     version: str
@@ -52,7 +52,7 @@ class Wanted(msgspec.Struct, frozen=True):
     fetch: bool = True
 
 
-class Outcome(msgspec.Struct, omit_defaults=True):
+class VerificationOutcome(msgspec.Struct, omit_defaults=True):
     """`source` where the bundle came from, or `error` with its exit code."""
 
     source: str | None = None
@@ -61,7 +61,7 @@ class Outcome(msgspec.Struct, omit_defaults=True):
 
 
 @dataclass(frozen=True)
-class Proof:
+class Verification:
     """One that is under way: whoever waits for it, its process, and a pipe's end that can be read
     when that has ended.
     """
@@ -78,7 +78,7 @@ class Proof:
         self.connection.close()
 
 
-class Prover:
+class BundleVerifier:
     """Belongs to the master, which holds the listener: what is asked while there is no prover waits
     for the next one.
 
@@ -90,7 +90,7 @@ class Prover:
     ) -> None:
         self._settings, self._lifeline = settings, lifeline
         self._bundles = State.at(settings.state).bundles
-        self._listener = run.listen_for_proofs()
+        self._listener = run.listen_for_verifications()
         self._pid: int | None = None
         self._tried = float("-inf")
 
@@ -131,36 +131,40 @@ class Prover:
         for number in HANDLED:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        proofs: list[Proof] = []
+        verifications: list[Verification] = []
         while True:
             # Nothing more is said on a connection: one that can be read was hung up.
             waiting = [
                 self._listener.fileno(),
                 lifeline,
-                *(part for proof in proofs for part in (proof.handle, proof.connection.fileno())),
+                *(
+                    part
+                    for verification in verifications
+                    for part in (verification.handle, verification.connection.fileno())
+                ),
             ]
             ready = frozenset(select.select(waiting, [], [])[0])
-            for proof in [
-                proof
-                for proof in proofs
+            for verification in [
+                verification
+                for verification in verifications
                 if lifeline in ready
-                or not ready.isdisjoint((proof.handle, proof.connection.fileno()))
+                or not ready.isdisjoint((verification.handle, verification.connection.fileno()))
             ]:
-                proofs.remove(proof)
-                proof.end()
+                verifications.remove(verification)
+                verification.end()
             if lifeline in ready:
                 return
             if self._listener.fileno() in ready and (begun := self._begin()):
-                proofs.append(begun)
+                verifications.append(begun)
 
-    def _begin(self) -> Proof | None:
+    def _begin(self) -> Verification | None:
         try:
             connection, _ = self._listener.accept()
         except OSError:
             return None
         try:
             connection.settimeout(ASK_SECONDS)
-            wanted = msgspec.json.decode(connection.makefile("rb").readline(), type=Wanted)
+            wanted = msgspec.json.decode(connection.makefile("rb").readline(), type=BundleRequest)
             handle, held = os.pipe()
         except (OSError, msgspec.MsgspecError) as error:
             _give_up(error, connection.detach())
@@ -173,19 +177,21 @@ class Prover:
         if pid == 0:
             _live(partial(self._answer, connection, wanted))
         os.close(held)
-        return Proof(connection, pid, handle)
+        return Verification(connection, pid, handle)
 
-    def _answer(self, connection: socket.socket, wanted: Wanted) -> None:
+    def _answer(self, connection: socket.socket, wanted: BundleRequest) -> None:
         # Proving takes as long as it takes; the workers beside it answer.
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
         try:
-            outcome = Outcome(
-                source=bring(
+            outcome = VerificationOutcome(
+                source=fetch_bundle(
                     self._settings, self._bundles, wanted.version, wanted.digest, fetch=wanted.fetch
                 )
             )
         except FraudopsError as error:
-            outcome = Outcome(error=str(error)[:LONGEST_REASON], exit_code=error.exit_code)
+            outcome = VerificationOutcome(
+                error=str(error)[:LONGEST_REASON], exit_code=error.exit_code
+            )
         connection.sendall(msgspec.json.encode(outcome) + b"\n")
 
 

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from fraudops.errors import FraudopsError, RefusedError, StoreDownError
-from fraudops.promotion.record import ServingRecord, Target, target_of
+from fraudops.promotion.serving_record import ServingRecord, ServingTarget, target_of
 from fraudops.state import State
 from services.inference.pod.bundle_cache import BundleCache
 from services.inference.pod.state import (
@@ -36,10 +36,10 @@ from services.inference.pod.worker_channel import Ask, RunFolder, WorkerAnswer
 logger = logging.getLogger(__name__)
 STATE_SECONDS = 1.0
 PREPARE_SECONDS = 60.0
-COMMIT_SECONDS = 10.0
+ACTIVATE_SECONDS = 10.0
 
 
-class Pod:
+class PodCoordinator:
     """The same object in every worker; the lock decides who acts.
 
     `template` is what the pod was made for, if by a rollout.
@@ -51,7 +51,7 @@ class Pod:
         run: RunFolder,
         cache: BundleCache,
         read_record: Callable[[], ServingRecord],
-        template: Target | None,
+        template: ServingTarget | None,
         workers: int,
     ) -> None:
         self.state, self.run, self.cache = state, run, cache
@@ -64,7 +64,7 @@ class Pod:
         except OSError as error:
             raise StoreDownError(f"the serving record cannot be read ({error.strerror})") from error
 
-    def target(self, record: ServingRecord) -> Target | None:
+    def target(self, record: ServingRecord) -> ServingTarget | None:
         """Where the record sends this pod."""
         return target_of(record, self._template)
 
@@ -95,7 +95,7 @@ class Pod:
         if faults := [answer.fault for answer in answers if answer.fault]:
             raise StoreDownError("; ".join(faults))
 
-    async def follow(
+    async def activate(
         self,
         epoch: int = 0,
         version: str | None = None,
@@ -121,7 +121,7 @@ class Pod:
                 _named(target_of(await self.record(), None), 0, None, None), PREPARE_SECONDS
             )
 
-    async def _go(self, target: Target, seconds: float) -> None:
+    async def _go(self, target: ServingTarget, seconds: float) -> None:
         now = read_pod_state(self.state)
         check_step(now.epoch, now.digest, target.epoch, target.digest)
         if now.is_behind(target.epoch):
@@ -129,10 +129,10 @@ class Pod:
                 target.epoch,
                 target.version,
                 target.digest,
-                await self._bring(target, time.monotonic() + seconds),
+                await self._fetch(target, time.monotonic() + seconds),
             )
             write(pod_state_path(self.state), now)
-        await self._commit_all(now)
+        await self._activate_all(now)
         await self._turn_ready(now)
         await self._prune(now)
 
@@ -142,13 +142,13 @@ class Pod:
 
         Raises RefusedError, StoreDownError.
         """
-        async with self._locked(COMMIT_SECONDS):
+        async with self._locked(ACTIVATE_SECONDS):
             now = read_pod_state(self.state)
             try:
-                await self._commit_all(now)
+                await self._activate_all(now)
             except StoreDownError:
                 await self.cache.ensure(now.version or "", now.digest or "", PREPARE_SECONDS)
-                await self._commit_all(now)
+                await self._activate_all(now)
 
     async def is_complete(self, now: PodState) -> bool:
         """Whether as many workers as there should be serve what the pod does."""
@@ -178,7 +178,7 @@ class Pod:
             )
             logger.info("the pod is ready", extra={"epoch": now.epoch, "version": now.version})
 
-    async def _bring(self, entry: Target, deadline: float) -> str:
+    async def _fetch(self, entry: ServingTarget, deadline: float) -> str:
         """Opens the entry's bundle in every worker and returns its source."""
         sources = [
             source
@@ -201,7 +201,7 @@ class Pod:
 
         One that was proved before is only opened; if that fails it is proved anew.
         """
-        if self.cache.is_proved(ask.digest):
+        if self.cache.is_verified(ask.digest):
             try:
                 await self._prepare_all(msgspec.structs.replace(ask, source=source), deadline)
                 return source
@@ -226,17 +226,17 @@ class Pod:
             kind = RefusedError if all(answer.reply for answer in answers) else StoreDownError
             raise kind(f"version {ask.version} was not prepared: {'; '.join(faults)}")
 
-    async def _commit_all(self, now: PodState) -> None:
+    async def _activate_all(self, now: PodState) -> None:
         if now.version is None or now.digest is None:
             return
         ask = Ask(
-            op="commit",
+            op="activate",
             epoch=now.epoch,
             version=now.version,
             digest=now.digest,
             source=now.source or "cache",
         )
-        answers = await self.run.ask_all(ask, COMMIT_SECONDS)
+        answers = await self.run.ask_all(ask, ACTIVATE_SECONDS)
         if faults := [answer.fault for answer in answers if answer.fault]:
             raise StoreDownError(
                 f"the pod is at epoch {now.epoch}, but not every worker has followed: {'; '.join(faults)}"
@@ -278,7 +278,9 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def _named(entry: Target | None, epoch: int, version: str | None, digest: str | None) -> Target:
+def _named(
+    entry: ServingTarget | None, epoch: int, version: str | None, digest: str | None
+) -> ServingTarget:
     if entry is None:
         raise RefusedError("no model has been promoted: the serving record is empty")
     if entry.epoch < epoch:

@@ -10,9 +10,9 @@ import time
 import msgspec
 
 from fraudops.errors import FraudopsError
-from fraudops.promotion.record import ServingRecord, Target, target_of
+from fraudops.promotion.serving_record import ServingRecord, ServingTarget, target_of
 from services.inference.metrics import Metrics
-from services.inference.pod.coordinator import Pod, try_lock
+from services.inference.pod.coordinator import PodCoordinator, try_lock
 from services.inference.pod.state import (
     PodState,
     RecordView,
@@ -33,7 +33,7 @@ class Poller:
     dies.
     """
 
-    def __init__(self, pod: Pod, metrics: Metrics, poll_seconds: float) -> None:
+    def __init__(self, pod: PodCoordinator, metrics: Metrics, poll_seconds: float) -> None:
         self._pod, self._metrics, self._poll_seconds = pod, metrics, poll_seconds
         self._failed: tuple[int, str] | None = None
         self._pause, self._next_try = poll_seconds, 0.0
@@ -68,7 +68,7 @@ class Poller:
         except FraudopsError as error:
             view = msgspec.structs.replace(before, error=str(error))
         else:
-            self._metrics.record_read(record.epoch, record.mirrored)
+            self._metrics.record_read(record.epoch, record.alias_epoch)
             target = self._pod.target(record)
             fault = await self._follow(record, target)
             if read_pod_state(self._pod.state).epoch == record.epoch:
@@ -89,7 +89,7 @@ class Poller:
             write(record_view_path(self._pod.state), view)
         return not view.ready and not view.error and view.epoch > 0
 
-    async def _follow(self, record: ServingRecord, target: Target | None) -> str | None:
+    async def _follow(self, record: ServingRecord, target: ServingTarget | None) -> str | None:
         """Why the pod does not follow the record, None when it does."""
         now, epoch = read_pod_state(self._pod.state), target.epoch if target else 0
         if epoch < now.epoch:
@@ -103,7 +103,7 @@ class Poller:
         if self._failed and self._failed[0] == epoch and time.monotonic() < self._next_try:
             return self._failed[1]
         try:
-            await (self._pod.follow() if behind else self._pod.finish())
+            await (self._pod.activate() if behind else self._pod.finish())
         except FraudopsError as error:
             failure = (
                 str(error)

@@ -15,7 +15,13 @@ from typing import Any
 
 from fraudops.errors import StoreDownError
 from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.record import EMPTY, ServingRecord, Target, config_map_name, of_config_map
+from fraudops.promotion.serving_record import (
+    EMPTY,
+    ServingRecord,
+    ServingTarget,
+    config_map_name,
+    of_config_map,
+)
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
 
@@ -36,9 +42,9 @@ def record_reader(settings: InferenceSettings) -> Callable[[], ServingRecord]:
     ).read
 
 
-def template_target(settings: InferenceSettings) -> Target | None:
+def template_target(settings: InferenceSettings) -> ServingTarget | None:
     """What the pod template's annotation named when this pod was made."""
-    return Target.parse(settings.rollout or "")
+    return ServingTarget.parse(settings.rollout or "")
 
 
 class ConfigMapReader:

@@ -7,11 +7,11 @@ import logging
 import time
 
 from fraudops.errors import FraudopsError
-from fraudops.promotion.record import EMPTY, target_of
+from fraudops.promotion.serving_record import EMPTY, target_of
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
 from services.inference.pod.bundle_cache import BundleCache
-from services.inference.pod.bundle_verifier import Prover
+from services.inference.pod.bundle_verifier import BundleVerifier
 from services.inference.pod.record_reader import record_reader, template_target
 from services.inference.pod.state import (
     PodState,
@@ -23,11 +23,13 @@ from services.inference.pod.state import (
 )
 
 logger = logging.getLogger(__name__)
-PROOF_SECONDS = 60.0
+VERIFICATION_SECONDS = 60.0
 LOOK_SECONDS = 0.1
 
 
-def settle(settings: InferenceSettings, state: State, cache: BundleCache, prover: Prover) -> None:
+def settle(
+    settings: InferenceSettings, state: State, cache: BundleCache, verifier: BundleVerifier
+) -> None:
     """Writes the pod's state: what the record names if its bundle is in the cache and proved now;
     else nothing, and the poller brings it.
     """
@@ -38,7 +40,7 @@ def settle(settings: InferenceSettings, state: State, cache: BundleCache, prover
         write(pod_state_path(state), before.without_model(before.served))
         return
     try:
-        _prove(cache, target.version or "", target.digest, prover)
+        _prove(cache, target.version or "", target.digest, verifier)
     except FraudopsError as error:
         logger.error("the cached bundle is not served", extra={"reason": str(error)})
         write(pod_state_path(state), before.without_model(target.served))
@@ -50,27 +52,27 @@ def settle(settings: InferenceSettings, state: State, cache: BundleCache, prover
         write(pod_state_path(state), target)
 
 
-def _prove(cache: BundleCache, version: str, digest: str, prover: Prover) -> None:
+def _prove(cache: BundleCache, version: str, digest: str, verifier: BundleVerifier) -> None:
     """Proves a cached bundle, and replaces a prover that dies before it answers.
 
     Raises RefusedError or StoreDownError.
     """
-    deadline = time.monotonic() + PROOF_SECONDS
+    deadline = time.monotonic() + VERIFICATION_SECONDS
     # gunicorn's arbiter replaces the prover later, but it does not run yet. The fork happens
     # between two event loops, so that the new prover inherits no connection of the asker.
-    while not asyncio.run(_answered(cache, version, digest, prover, deadline)):
-        prover.keep()
+    while not asyncio.run(_answered(cache, version, digest, verifier, deadline)):
+        verifier.keep()
 
 
 async def _answered(
-    cache: BundleCache, version: str, digest: str, prover: Prover, deadline: float
+    cache: BundleCache, version: str, digest: str, verifier: BundleVerifier, deadline: float
 ) -> bool:
     """Whether the prover lived until the answer; a refusal raises."""
     seconds = deadline - time.monotonic()
     asking = asyncio.ensure_future(cache.ensure(version, digest, seconds, fetch=False))
     while not (await asyncio.wait({asking}, timeout=LOOK_SECONDS))[0]:
         # The master holds the listener too: without a prover the request waits and fails nowhere.
-        if not prover.lives():
+        if not verifier.lives():
             asking.cancel()
             return False
     await asking

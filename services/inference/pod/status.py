@@ -12,9 +12,9 @@ from fraudops.errors import (
     StoreDownError,
 )
 from fraudops.model.manifest import read_manifest
-from fraudops.promotion.record import ServingRecord
+from fraudops.promotion.serving_record import ServingRecord
 from fraudops.state import State
-from services.inference.pod.coordinator import Pod
+from services.inference.pod.coordinator import PodCoordinator
 from services.inference.pod.state import PodState, RecordView, read_pod_state, read_record_view
 from services.inference.pod.worker import Drain
 from services.inference.pod.worker_channel import WorkerAnswer, WorkerShown
@@ -79,7 +79,9 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class Status:
-    def __init__(self, pod: Pod, name: str, model_name: str, durability: str, drain: Drain) -> None:
+    def __init__(
+        self, pod: PodCoordinator, name: str, model_name: str, durability: str, drain: Drain
+    ) -> None:
         self._pod, self._name, self._model_name, self._durability, self._drain = (
             pod,
             name,

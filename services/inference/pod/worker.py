@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fraudops.errors import FraudopsError, RefusedError
 from services.inference.metrics import Metrics
-from services.inference.model import Model, Serving, open_model
+from services.inference.model import LoadedModel, Serving, open_model
 from services.inference.pod.worker_channel import Ask, Reply
 
 
@@ -27,7 +27,7 @@ class Drain:
 
 @dataclass(frozen=True)
 class Prepared:
-    model: Model
+    model: LoadedModel
     epoch: int
     source: str
     expiry: asyncio.TimerHandle
@@ -56,8 +56,8 @@ class Worker:
         try:
             if ask.op == "prepare":
                 await self.prepare(ask)
-            elif ask.op == "commit":
-                await self.commit(ask)
+            elif ask.op == "activate":
+                await self.activate(ask)
             elif ask.op == "drop":
                 self.drop(ask.digest)
             elif ask.op == "drain":
@@ -81,7 +81,7 @@ class Worker:
             expiry = asyncio.get_running_loop().call_later(ask.seconds, self.drop, ask.digest)
             self._prepared[ask.digest] = Prepared(model, ask.epoch, ask.source, expiry)
 
-    async def commit(self, ask: Ask) -> None:
+    async def activate(self, ask: Ask) -> None:
         """Serves the model in the epoch; requests that have begun keep theirs. Raises RefusedError."""
         async with self._turn:
             now = self.serving
@@ -106,14 +106,14 @@ class Worker:
         if prepared := self._prepared.pop(digest, None):
             prepared.expiry.cancel()
 
-    async def _opened(self, ask: Ask) -> Model:
+    async def _opened(self, ask: Ask) -> LoadedModel:
         if warm := self._warm(ask.digest):
             return warm
         return await asyncio.to_thread(
             open_model, self._bundles / ask.digest, ask.version, ask.digest
         )
 
-    def _warm(self, digest: str) -> Model | None:
+    def _warm(self, digest: str) -> LoadedModel | None:
         """The model if it is open already: served, prepared, or served just before."""
         held = [known.model for known in (self.serving, self._previous) if known] + [
             prepared.model for prepared in self._prepared.values()

@@ -17,13 +17,13 @@ from typing import Literal
 import msgspec
 
 _NAME = re.compile(r"worker-(?P<pid>[0-9]+)\.sock")
-PROVER = "prover.sock"
+VERIFIER_SOCKET = "prover.sock"
 DEAD = (FileNotFoundError, ConnectionRefusedError)
 CUT_OFF = (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError)
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    op: Literal["state", "prepare", "commit", "drop", "drain"]
+    op: Literal["state", "prepare", "activate", "drop", "drain"]
     epoch: int = 0
     version: str = ""
     digest: str = ""
@@ -86,17 +86,17 @@ class RunFolder:
     def address(self, pid: int) -> str:
         return f"/proc/self/fd/{self._descriptor}/worker-{pid}.sock"
 
-    def listen_for_proofs(self) -> socket.socket:
+    def listen_for_verifications(self) -> socket.socket:
         """What `ask_for_proof` reaches."""
-        (self.path / PROVER).unlink(missing_ok=True)
+        (self.path / VERIFIER_SOCKET).unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(f"/proc/self/fd/{self._descriptor}/{PROVER}")
+        listener.bind(f"/proc/self/fd/{self._descriptor}/{VERIFIER_SOCKET}")
         listener.listen()
         return listener
 
-    async def ask_for_proof(self, line: bytes) -> bytes:
+    async def request_verification(self, line: bytes) -> bytes:
         """The prover's answer. Raises OSError or IncompleteReadError when it ends without one."""
-        return await _exchange(f"/proc/self/fd/{self._descriptor}/{PROVER}", line)
+        return await _exchange(f"/proc/self/fd/{self._descriptor}/{VERIFIER_SOCKET}", line)
 
     def registered(self) -> list[int]:
         return sorted(

@@ -9,18 +9,18 @@ from typing import Any
 from fraudops.errors import StoreDownError
 from fraudops.promotion.ports import (
     Attempt,
-    Pod,
+    PodRef,
     PodRefusedError,
-    PodSilentError,
+    PodUnresponsiveError,
     StaleRecordError,
     UnknownWriteError,
 )
-from fraudops.promotion.record import Entry, ServingRecord, Target
-from tests.support.simulation.world import LEASE_SECONDS, Actor, SimPod, Violation, World
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord, ServingTarget
+from tests.support.simulation.world import LEASE_SECONDS, Actor, SimPod, SimulatedWorld, Violation
 
 
 class SimRecords:
-    def __init__(self, world: World, actor: Actor) -> None:
+    def __init__(self, world: SimulatedWorld, actor: Actor) -> None:
         self.world, self.actor = world, actor
 
     async def read(self) -> tuple[ServingRecord, Any]:
@@ -43,7 +43,7 @@ class SimRecords:
             raise UnknownWriteError("the answer was lost")
         return written
 
-    def _check_commit(self, entry: Entry) -> None:
+    def _check_commit(self, entry: ServingEntry) -> None:
         world = self.world
         if not (entry.verdict or entry.waiver):
             raise Violation(f"version {entry.version} was committed without verdict or waiver")
@@ -63,7 +63,7 @@ class SimRecords:
 
 
 class SimLock:
-    def __init__(self, world: World, actor: Actor) -> None:
+    def __init__(self, world: SimulatedWorld, actor: Actor) -> None:
         self.world, self.actor = world, actor
 
     @contextlib.asynccontextmanager
@@ -94,7 +94,7 @@ class SimLock:
 
 
 class SimAliases:
-    def __init__(self, world: World, actor: Actor) -> None:
+    def __init__(self, world: SimulatedWorld, actor: Actor) -> None:
         self.world, self.actor = world, actor
 
     async def get(self, alias: str) -> str | None:
@@ -114,13 +114,13 @@ class SimAliases:
 
 
 class SimPods:
-    def __init__(self, world: World, actor: Actor) -> None:
+    def __init__(self, world: SimulatedWorld, actor: Actor) -> None:
         self.world, self.actor = world, actor
 
-    def _find(self, pod: Pod) -> SimPod:
+    def _find(self, pod: PodRef) -> SimPod:
         return next(other for other in self.world.pods if other.name == pod.name)
 
-    async def list(self) -> Sequence[Pod]:
+    async def list(self) -> Sequence[PodRef]:
         await self.world.step(self.actor)
         rules = self.world.rules
         listed = [
@@ -129,34 +129,34 @@ class SimPods:
             if not pod.gone and (rules.gone_means_gone or not pod.terminating)
         ]
         return [
-            Pod(pod.name, pod.ready)
+            PodRef(pod.name, pod.ready)
             for pod in listed
             if rules.list_all or (pod.ready and not pod.terminating)
         ]
 
-    async def wanted(self) -> int:
+    async def desired_replicas(self) -> int:
         return self.world.replicas
 
-    async def epoch(self, pod: Pod) -> int:
+    async def epoch(self, pod: PodRef) -> int:
         found = await self._reach(pod, 2.0)
         return found.epoch
 
-    async def _reach(self, pod: Pod, seconds: float) -> SimPod:
+    async def _reach(self, pod: PodRef, seconds: float) -> SimPod:
         """The message arrives, or the caller learns after a while that nobody answered."""
         world, found = self.world, self._find(pod)
         await world.step(self.actor)
         if found.gone or not found.up or world.clock < found.silent_until or world.chance(0.02):
             await world.step(self.actor, seconds if world.chance(0.3) else 0.1)
-            raise PodSilentError("no answer")
+            raise PodUnresponsiveError("no answer")
         return found
 
     async def _answered(self, seconds: float) -> None:
         await self.world.step(self.actor)
         if self.world.chance(0.02):
             await self.world.step(self.actor, seconds if self.world.chance(0.3) else 0.1)
-            raise PodSilentError("the answer was lost")
+            raise PodUnresponsiveError("the answer was lost")
 
-    async def prepare(self, pod: Pod, target: Target, seconds: float) -> None:
+    async def prepare(self, pod: PodRef, target: ServingTarget, seconds: float) -> None:
         found = await self._reach(pod, seconds)
         deadline = self.world.clock + seconds + 30
         await self.world.step(None, found.slow * self.world.random.random())
@@ -168,18 +168,18 @@ class SimPods:
         found.prepared[target.digest] = (target.epoch, deadline)
         await self._answered(seconds)
 
-    async def activate(self, pod: Pod, epoch: int, seconds: float) -> int:
+    async def activate(self, pod: PodRef, epoch: int, seconds: float) -> int:
         found = await self._reach(pod, seconds)
         await self.world.follow(found)
         await self._answered(seconds)
         return found.epoch
 
-    async def drop(self, pod: Pod, target: Target) -> None:
+    async def drop(self, pod: PodRef, target: ServingTarget) -> None:
         found = await self._reach(pod, 2.0)
         found.prepared.pop(target.digest, None)
         await self._answered(2.0)
 
-    async def delete(self, pod: Pod) -> None:
+    async def delete(self, pod: PodRef) -> None:
         await self.world.step(self.actor)
         found = self._find(pod)
         if not found.terminating:
@@ -187,10 +187,10 @@ class SimPods:
 
 
 class SimRollouts:
-    def __init__(self, world: World, actor: Actor) -> None:
+    def __init__(self, world: SimulatedWorld, actor: Actor) -> None:
         self.world, self.actor = world, actor
 
-    async def annotate(self, target: Target) -> None:
+    async def annotate(self, target: ServingTarget) -> None:
         await self.world.step(self.actor)
         self.world.template = (target.epoch, target.digest)
         self.world.annotated.add((target.epoch, target.digest))
@@ -208,7 +208,7 @@ class SimRollouts:
 
 
 class SimJournal:
-    def __init__(self, world: World, actor: Actor) -> None:
+    def __init__(self, world: SimulatedWorld, actor: Actor) -> None:
         self.world, self.actor = world, actor
 
     async def write(self, attempt: Attempt) -> None:
@@ -217,7 +217,7 @@ class SimJournal:
 
 
 class SimClock:
-    def __init__(self, world: World, actor: Actor) -> None:
+    def __init__(self, world: SimulatedWorld, actor: Actor) -> None:
         self.world, self.actor = world, actor
 
     def now(self) -> float:

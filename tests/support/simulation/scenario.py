@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fraudops.errors import RefusedError, StoreDownError
-from fraudops.promotion.convergence import Deadlines, Result
-from fraudops.promotion.ports import Candidate
-from fraudops.promotion.protocol import Promoter, Request
+from fraudops.promotion.convergence import Deadlines, PromotionResult
+from fraudops.promotion.ports import PromotionCandidate
+from fraudops.promotion.protocol import Promoter, PromotionRequest
 from fraudops.promotion.reconcile import reconcile
-from fraudops.promotion.record import Entry, ServingRecord, Strategy
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord, Strategy
 from tests.support.simulation.loop import SimulatedLoop
 from tests.support.simulation.ports import (
     SimAliases,
@@ -23,7 +23,7 @@ from tests.support.simulation.ports import (
     SimRecords,
     SimRollouts,
 )
-from tests.support.simulation.world import Actor, Rules, Violation, World
+from tests.support.simulation.world import Actor, Rules, SimulatedWorld, Violation
 
 VERSIONS = {"1": "A", "2": "B", "3": "C"}
 TRIES = 4
@@ -41,19 +41,19 @@ class Job:
     strategy: Strategy = "broadcast"
 
 
-def choose(job: Job) -> Callable[[ServingRecord], Awaitable[Candidate]]:
-    async def gate(record: ServingRecord) -> Candidate:
+def choose(job: Job) -> Callable[[ServingRecord], Awaitable[PromotionCandidate]]:
+    async def gate(record: ServingRecord) -> PromotionCandidate:
         if job.rollback:
             if not record.stack:
                 raise RefusedError("nothing to go back to")
             entry = record.stack[0]
-            return Candidate(
+            return PromotionCandidate(
                 entry.version, entry.digest, entry.schema_fingerprint, entry.verdict, entry.waiver
             )
         if job.version not in VERSIONS:
             raise RefusedError("no verdict")
         digest = VERSIONS[job.version]
-        return Candidate(job.version, digest, "schema", {"digest": digest, "passed": True})
+        return PromotionCandidate(job.version, digest, "schema", {"digest": digest, "passed": True})
 
     return gate
 
@@ -66,12 +66,12 @@ class Scenario:
         promoter: type[Promoter] = Promoter,
         strategies: tuple[Strategy, ...] = STRATEGIES,
     ) -> None:
-        self.world, self.strategies = World(seed, rules), strategies
+        self.world, self.strategies = SimulatedWorld(seed, rules), strategies
         self.promoter = promoter
-        self.results: dict[str, Result] = {}
+        self.results: dict[str, PromotionResult] = {}
         self.failure: BaseException | None = None
 
-    def run(self) -> World:
+    def run(self) -> SimulatedWorld:
         """Raises Violation with the seed's trace."""
         world = self.world
         with asyncio.Runner(
@@ -142,7 +142,7 @@ class Scenario:
         world.replicas = chance.randint(1, 5)
         if chance.random() < 0.85:
             passed = {"passed": True}
-            older = Entry(
+            older = ServingEntry(
                 epoch=1,
                 version="2",
                 digest="B",
@@ -151,7 +151,7 @@ class Scenario:
                 at="",
                 verdict=passed,
             )
-            entry = Entry(
+            entry = ServingEntry(
                 epoch=2,
                 version="1",
                 digest="A",
@@ -160,7 +160,9 @@ class Scenario:
                 at="",
                 verdict=passed,
             )
-            world.record = ServingRecord(current=entry, previous=older, stack=(older,), mirrored=2)
+            world.record = ServingRecord(
+                current=entry, previous=older, stack=(older,), alias_epoch=2
+            )
             world.commits += [(1, "B"), (2, "A")]
             world.aliases = {"production": "1", "champion": "2"}
             # The record came back from a backup: the pods have seen a later epoch than it knows.
@@ -196,10 +198,10 @@ class Scenario:
                 return
             await world.step(seconds=chance.random() * 20)
 
-    async def _try(self, job: Job, actor: Actor) -> Result | None:
+    async def _try(self, job: Job, actor: Actor) -> PromotionResult | None:
         """None when the try ended with a code that is tried again."""
         world = self.world
-        request = Request(
+        request = PromotionRequest(
             id=job.id,
             requested_by="simulation",
             choose=choose(job),
@@ -234,7 +236,7 @@ class Scenario:
             SimJournal(world, actor),
             SimClock(world, actor),
             lambda text: world.note(f"{actor.name}: {text}"),
-            Deadlines(prepare=20, activate=20, second=30, rollout=90),
+            Deadlines(prepare=20, activate=20, retry=30, rollout=90),
             SimRollouts(world, actor),
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fraudops.promotion.ports import Attempt
-from fraudops.promotion.record import EMPTY, ServingRecord, Target, target_of
+from fraudops.promotion.serving_record import EMPTY, ServingRecord, ServingTarget, target_of
 
 LEASE_SECONDS = 15.0
 POLL_SECONDS = 2.0
@@ -69,7 +69,7 @@ class SimPod:
     born_at: float = 0.0
 
 
-class World:
+class SimulatedWorld:
     """Time, chance and truth of one seed."""
 
     def __init__(self, seed: int, rules: Rules = Rules(), calm: bool = False) -> None:
@@ -226,7 +226,7 @@ class World:
         """
         if pod.template is None or pod.template[1] in pod.refuses:
             return
-        wanted = target_of(self.record, Target(pod.template[0], "", pod.template[1]))
+        wanted = target_of(self.record, ServingTarget(pod.template[0], "", pod.template[1]))
         obeyed = wanted is not None and (wanted.epoch, wanted.digest) == pod.template
         if obeyed or not self.rules.annotation_needs_the_record:
             self.serve(pod, *pod.template)

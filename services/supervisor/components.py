@@ -19,8 +19,14 @@ from services.mlflow import server as mlflow_server
 from services.supervisor import postgresql, probes
 from services.supervisor.logs import last_words
 from services.supervisor.postgresql import PostgreSQL, postmasters, server_processes
-from services.supervisor.processes import Ending, Handle, programs, run_to_end, session_members
-from services.supervisor.record import Choices
+from services.supervisor.processes import (
+    Handle,
+    ShutdownPolicy,
+    programs,
+    run_to_end,
+    session_members,
+)
+from services.supervisor.record import RunConfig
 
 INFERENCE, SHIPPER = "services.inference", "services.shipper"
 LOOPBACK = "127.0.0.1"
@@ -30,7 +36,7 @@ _PLACE = ["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "LANG", "LC_ALL", "LC_CTY
 INHERITED = frozenset([*_PLACE, *_AUTHORITIES, *_PROXIES, *map(str.upper, _PROXIES)])
 
 
-def endings(state: State) -> dict[str, Ending]:
+def endings(state: State) -> dict[str, ShutdownPolicy]:
     """By part, in the order in which they are stopped: first who takes requests, last who keeps
     what came of them.
     """
@@ -45,19 +51,21 @@ def endings(state: State) -> dict[str, Ending]:
             }.values()
         )
 
-    def of_module(module: str, folder: Path, seconds: float) -> Ending:
-        return Ending(signal.SIGTERM, seconds, session_members, lambda: programs(module, folder))
+    def of_module(module: str, folder: Path, seconds: float) -> ShutdownPolicy:
+        return ShutdownPolicy(
+            signal.SIGTERM, seconds, session_members, lambda: programs(module, folder)
+        )
 
     return {
         "inference": of_module(INFERENCE, state.root, 25.0),
         "shipper": of_module(SHIPPER, state.root, 20.0),
         "mlflow": of_module(mlflow_server.MODULE, state.mlflow, 10.0),
-        "postgresql": Ending(signal.SIGINT, 30.0, of_postgresql, lambda: postmasters(data)),
+        "postgresql": ShutdownPolicy(signal.SIGINT, 30.0, of_postgresql, lambda: postmasters(data)),
     }
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """`prepare` may change the command;
 
     `needs`: the parts that must run before it is started, with `at_once` only before it is
@@ -68,7 +76,7 @@ class Part:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     folder: Path
-    ending: Ending
+    shutdown: ShutdownPolicy
     probe: Callable[[Handle], None]
     prepare: Callable[[], Awaitable[tuple[str, ...]]] | None = None
     when_ready: Callable[[], None] | None = None
@@ -84,7 +92,9 @@ class Part:
         return sha256_bytes(canonical_json([self.command, chosen]))
 
 
-def build(state: State, choices: Choices, server: PostgreSQL, admin_token: str) -> dict[str, Part]:
+def build(
+    state: State, choices: RunConfig, server: PostgreSQL, admin_token: str
+) -> dict[str, Component]:
     """Every part by name, in the order in which people read them."""
     stop = endings(state)
     parts = (
@@ -97,7 +107,7 @@ def build(state: State, choices: Choices, server: PostgreSQL, admin_token: str) 
 
 
 def reconcile(
-    state: State, choices: Choices, server: PostgreSQL
+    state: State, choices: RunConfig, server: PostgreSQL
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """Command and environment of the job that brings late bookkeeping after the serving record."""
     environment = _settings(state) | {
@@ -136,7 +146,7 @@ def _program(module: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", module, *arguments)
 
 
-def _postgresql(server: PostgreSQL, ending: Ending) -> Part:
+def _postgresql(server: PostgreSQL, ending: ShutdownPolicy) -> Component:
     async def prepare() -> tuple[str, ...]:
         identity = await asyncio.to_thread(server.prepare)
         return identity.wrap(*server.command())
@@ -146,12 +156,12 @@ def _postgresql(server: PostgreSQL, ending: Ending) -> Part:
         if complaint:
             raise probes.ProbeError(complaint)
 
-    return Part(
+    return Component(
         name="postgresql",
         command=server.command(),
         environment=postgresql.environment(),
         folder=Path("/"),
-        ending=ending,
+        shutdown=ending,
         probe=probe,
         prepare=prepare,
         when_ready=server.create_databases,
@@ -159,17 +169,19 @@ def _postgresql(server: PostgreSQL, ending: Ending) -> Part:
     )
 
 
-def _mlflow(state: State, choices: Choices, server: PostgreSQL, ending: Ending) -> Part:
+def _mlflow(
+    state: State, choices: RunConfig, server: PostgreSQL, ending: ShutdownPolicy
+) -> Component:
     """First started beside PostgreSQL, not after it: it takes longer to import than PostgreSQL to
     start, and then waits for it.
     """
-    return Part(
+    return Component(
         name="mlflow",
         command=_program(*mlflow_server.arguments(choices.mlflow_port)),
         environment=_inherited()
         | mlflow_server.environment(server.url("mlflow"), state.mlflow / "artifacts"),
         folder=state.mlflow,
-        ending=ending,
+        shutdown=ending,
         probe=lambda process: probes.expect_200(process, choices.mlflow_url + probes.MLFLOW),
         needs=("postgresql",),
         at_once=True,
@@ -177,7 +189,9 @@ def _mlflow(state: State, choices: Choices, server: PostgreSQL, ending: Ending) 
     )
 
 
-def _inference(state: State, choices: Choices, admin_token: str, ending: Ending) -> Part:
+def _inference(
+    state: State, choices: RunConfig, admin_token: str, ending: ShutdownPolicy
+) -> Component:
     """It needs neither PostgreSQL nor MLflow to answer."""
     environment = {
         "FRAUDOPS_HOST": choices.host,
@@ -186,19 +200,19 @@ def _inference(state: State, choices: Choices, admin_token: str, ending: Ending)
         "FRAUDOPS_ADMIN_TOKEN": admin_token,
         "MLFLOW_TRACKING_URI": choices.mlflow_url,
     }
-    return Part(
+    return Component(
         name="inference",
         command=_program(INFERENCE),
         environment=_settings(state) | environment,
         folder=state.root,
-        ending=ending,
+        shutdown=ending,
         probe=lambda process: probes.expect_200(process, f"{choices.inference_url}/health"),
         before_stop=lambda: probes.drain(choices.inference_url, admin_token),
         address=(choices.host, choices.inference_port),
     )
 
 
-def _shipper(state: State, server: PostgreSQL, ending: Ending) -> Part:
+def _shipper(state: State, server: PostgreSQL, ending: ShutdownPolicy) -> Component:
     command = _program(SHIPPER)
     environment = _settings(state) | {"DATABASE_URL": server.url()}
 
@@ -213,12 +227,12 @@ def _shipper(state: State, server: PostgreSQL, ending: Ending) -> Part:
             )
         return command
 
-    return Part(
+    return Component(
         name="shipper",
         command=command,
         environment=environment,
         folder=state.root,
-        ending=ending,
+        shutdown=ending,
         probe=lambda process: probes.expect_written(state, process.pid),
         prepare=prepare,
         needs=("postgresql",),

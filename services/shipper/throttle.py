@@ -8,13 +8,13 @@ none: what is only in the spool goes with its disk.
 
 import asyncio
 
-from fraudops.audit.shipper_status import ShipperState
+from fraudops.audit.shipper_status import ShipperStatus
 
 CALM_BYTES, PAUSE_SECONDS = 32 << 10, 0.004
 HURRIED_BYTES = 8 << 20
 
 
-class Pace:
+class Throttle:
     """A backlog of `hurried_bytes` is shipped without a pause: with 0 every one is."""
 
     def __init__(self, hurried_bytes: float = 0) -> None:
@@ -23,7 +23,7 @@ class Pace:
         self._calm = 0.0
         self._seen: int | None = None
 
-    def look(self, current: ShipperState) -> None:
+    def look(self, current: ShipperStatus) -> None:
         """About every second: what waits now, and whether any record has come since the last look."""
         seen = current.backlog_rows + current.shipped + current.set_aside + current.missing
         coming = self._seen is not None and seen > self._seen

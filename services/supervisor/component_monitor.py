@@ -13,10 +13,10 @@ import psycopg
 
 from fraudops.errors import FraudopsError
 from services.supervisor import ports
-from services.supervisor.parts import Part
+from services.supervisor.components import Component
 from services.supervisor.probes import ProbeError
 from services.supervisor.processes import Handle, describe_end, end, spawn
-from services.supervisor.record import PartRecord, Phase
+from services.supervisor.record import ComponentRecord, Phase
 
 TRIES = 5
 FIRST_PAUSE_SECONDS = 0.5
@@ -39,14 +39,14 @@ class _FailedError(Exception):
     """This try has come to nothing; the message says why."""
 
 
-class Keeper:
+class ComponentMonitor:
     """One part's life.
 
     `record` is what is written down of it; `changed` is called when that is no longer so.
     """
 
     def __init__(
-        self, part: Part, record: PartRecord, log: Path, changed: Callable[[], None]
+        self, part: Component, record: ComponentRecord, log: Path, changed: Callable[[], None]
     ) -> None:
         self.part = part
         self.record = record
@@ -57,7 +57,7 @@ class Keeper:
         self._child: subprocess.Popen[bytes] | None = None
         self._ever_ready = False
 
-    async def keep(self, others: Mapping[str, "Keeper"]) -> None:
+    async def keep(self, others: Mapping[str, "ComponentMonitor"]) -> None:
         """Until cancelled, which leaves the process as it is. Raises PortTakenError."""
         needed = [others[name] for name in self.part.needs]
         failures, first = 0, True
@@ -98,7 +98,7 @@ class Keeper:
             and self.record.fingerprint == self.part.fingerprint
         )
 
-    async def _start(self, needed: Sequence["Keeper"]) -> None:
+    async def _start(self, needed: Sequence["ComponentMonitor"]) -> None:
         self._note("waiting" if needed else "starting")
         for other in needed:
             await other.runs.wait()
@@ -123,7 +123,7 @@ class Keeper:
 
     async def _end(self, seconds: float | None) -> None:
         """Whatever there is of the part, in the time that it is usually given or in `seconds`."""
-        await end(self.record.process, self.part.ending, seconds)
+        await end(self.record.process, self.part.shutdown, seconds)
         if self._child:
             self._child.poll()
 
@@ -147,7 +147,7 @@ class Keeper:
                 raise _FailedError(str(error).strip()) from error
         self._ever_ready = True
 
-    async def _watch(self, needed: Sequence["Keeper"]) -> None:
+    async def _watch(self, needed: Sequence["ComponentMonitor"]) -> None:
         """Raises when it died or stopped answering, which is not held against it while what it
         needs is away.
         """

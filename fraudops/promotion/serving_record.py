@@ -20,7 +20,7 @@ STACK_LIMIT = 20
 REQUEST_LIMIT = 20
 
 
-class Entry(Extensible, frozen=True, kw_only=True, omit_defaults=True):
+class ServingEntry(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     """One version in production: `by` is the request that put it there (the Job's UID), the same
     for all its tries.
 
@@ -59,7 +59,7 @@ class Reservation(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     sample: bool = False
 
 
-class Request(Extensible, frozen=True, kw_only=True, omit_defaults=True):
+class RecordedRequest(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     """A request id with the epoch that its first try reserved."""
 
     id: str
@@ -75,12 +75,12 @@ class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     found it. Fields of a later release are kept (`Extensible`).
     """
 
-    current: Entry | None = None
-    previous: Entry | None = None
+    current: ServingEntry | None = None
+    previous: ServingEntry | None = None
     reserved: Reservation | None = None
-    stack: tuple[Entry, ...] = ()
-    requests: tuple[Request, ...] = ()
-    mirrored: int = 0
+    stack: tuple[ServingEntry, ...] = ()
+    requests: tuple[RecordedRequest, ...] = ()
+    alias_epoch: int = msgspec.field(default=0, name="mirrored")
     alias_moved: str | None = None
     highest_reserved: int = 0
 
@@ -110,7 +110,7 @@ class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
 EMPTY = ServingRecord()
 
 
-class Target(msgspec.Struct, frozen=True):
+class ServingTarget(msgspec.Struct, frozen=True):
     """One model in one epoch: what a pod is asked to prepare, and goes to.
 
     A pod template's annotation names one as `epoch/version/digest`.
@@ -124,7 +124,7 @@ class Target(msgspec.Struct, frozen=True):
         return f"{self.epoch}/{self.version}/{self.digest}"
 
     @classmethod
-    def parse(cls, text: str) -> "Target | None":
+    def parse(cls, text: str) -> "ServingTarget | None":
         """None for what is no target: such an annotation is nobody's of us."""
         epoch, _, rest = text.partition("/")
         version, _, digest = rest.partition("/")
@@ -135,7 +135,7 @@ class Target(msgspec.Struct, frozen=True):
         )
 
 
-def target_of(record: ServingRecord, template: Target | None) -> Target | None:
+def target_of(record: ServingRecord, template: ServingTarget | None) -> ServingTarget | None:
     """Where the record sends a pod whose template named `template`: there while a rollout has
     reserved exactly it, else to what serves.
     """
@@ -146,14 +146,16 @@ def target_of(record: ServingRecord, template: Target | None) -> Target | None:
         and (reserved.epoch, reserved.digest) == (template.epoch, template.digest)
     ):
         return template
-    return Target(current.epoch, current.version, current.digest) if current else None
+    return ServingTarget(current.epoch, current.version, current.digest) if current else None
 
 
 def reserve(record: ServingRecord, reservation: Reservation) -> ServingRecord:
     """The record with the reservation, and with the request remembered by the epoch of its first try."""
     requests = record.requests
     if record.first_reservation(reservation.by) is None:
-        requests = (Request(id=reservation.by, epoch=reservation.epoch), *requests)[:REQUEST_LIMIT]
+        requests = (RecordedRequest(id=reservation.by, epoch=reservation.epoch), *requests)[
+            :REQUEST_LIMIT
+        ]
     return msgspec.structs.replace(
         record, reserved=reservation, requests=requests, highest_reserved=reservation.epoch
     )
@@ -166,7 +168,7 @@ def commit(record: ServingRecord) -> ServingRecord:
     reserved = record.reserved
     if reserved is None:
         raise FraudopsError("a record without a reservation was to be committed")
-    entry = Entry(
+    entry = ServingEntry(
         epoch=reserved.epoch,
         version=reserved.version,
         digest=reserved.digest,
@@ -213,9 +215,9 @@ def release(record: ServingRecord) -> ServingRecord:
     return msgspec.structs.replace(record, reserved=None)
 
 
-def mirror(record: ServingRecord, epoch: int) -> ServingRecord:
+def alias_synced(record: ServingRecord, epoch: int) -> ServingRecord:
     """The record with the note that the alias of this epoch has been written and read back."""
-    return msgspec.structs.replace(record, mirrored=epoch, alias_moved=None)
+    return msgspec.structs.replace(record, alias_epoch=epoch, alias_moved=None)
 
 
 def note_alias(record: ServingRecord, moved: str | None) -> ServingRecord:

@@ -21,18 +21,19 @@ import pytest
 
 from fraudops.errors import SettingsError
 from fraudops.state import State
-from services.supervisor import keeper, logs, parts, ports, probes, supervisor
-from services.supervisor.keeper import Keeper, PortTakenError
-from services.supervisor.parts import Part
+from services.supervisor import component_monitor as monitor
+from services.supervisor import components, logs, ports, probes, supervisor
+from services.supervisor.component_monitor import ComponentMonitor, PortTakenError
+from services.supervisor.components import Component
 from services.supervisor.postgresql import PostgreSQL
 from services.supervisor.probes import ProbeError
-from services.supervisor.processes import Ending, Handle, end, session_members
-from services.supervisor.record import Choices, PartRecord, Record
+from services.supervisor.processes import Handle, ShutdownPolicy, end, session_members
+from services.supervisor.record import ComponentRecord, Record, RunConfig
 from tests.support.processes import free_port
 
 SLEEP = "import time; time.sleep(600)"
-ENDING = Ending(signal.SIGTERM, 5.0, session_members, list)
-Make = Callable[..., Keeper]
+ENDING = ShutdownPolicy(signal.SIGTERM, 5.0, session_members, list)
+Make = Callable[..., ComponentMonitor]
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
         "PROBE_PAUSE_SECONDS",
         "FIRST_PAUSE_SECONDS",
     ):
-        monkeypatch.setattr(keeper, pause, 0.01)
+        monkeypatch.setattr(monitor, pause, 0.01)
 
 
 @pytest.fixture
@@ -52,33 +53,33 @@ def make(tmp_path: Path) -> Make:
 
     def keeper_of(
         name: str, text: str, probe: Callable[[Handle], None] = lambda _: None, **more: object
-    ) -> Keeper:
+    ) -> ComponentMonitor:
         command = (sys.executable, "-I", "-S", "-c", text)
-        part = Part(
+        part = Component(
             name=name,
             command=command,
             environment={},
             folder=tmp_path,
-            ending=ENDING,
+            shutdown=ENDING,
             probe=probe,
             **more,
         )  # type: ignore[arg-type]
-        return Keeper(part, PartRecord(), tmp_path / f"{name}.log", lambda: None)
+        return ComponentMonitor(part, ComponentRecord(), tmp_path / f"{name}.log", lambda: None)
 
     return keeper_of
 
 
 @contextlib.asynccontextmanager
-async def kept(*keepers: Keeper) -> AsyncIterator[list[asyncio.Task[None]]]:
-    others = {keeper.part.name: keeper for keeper in keepers}
-    tasks = [asyncio.create_task(keeper.keep(others)) for keeper in keepers]
+async def kept(*monitors: ComponentMonitor) -> AsyncIterator[list[asyncio.Task[None]]]:
+    others = {monitor.part.name: monitor for monitor in monitors}
+    tasks = [asyncio.create_task(monitor.keep(others)) for monitor in monitors]
     try:
         yield tasks
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for each in keepers:
+        for each in monitors:
             await each.stop()
 
 
@@ -98,7 +99,7 @@ async def test_a_part_that_fails_five_times_is_given_up_with_its_last_words_unti
     )
     async with kept(one):
         await until(lambda: one.record.phase == "gave up")
-        assert one.record.restarts == keeper.TRIES
+        assert one.record.restarts == monitor.TRIES
         assert "Error: the wheel is off" in (one.record.reason or "")
         assert one.record.process is None
         mended.touch()
@@ -148,7 +149,7 @@ async def test_silence_is_excused_while_what_a_part_needs_is_away(make: Make) ->
         await until(reader.runs.is_set)
         store.runs.clear()
         asked.clear()
-        await until(lambda: len(asked) > 2 * keeper.MISSES)
+        await until(lambda: len(asked) > 2 * monitor.MISSES)
         store.runs.set()
         assert (reader.record.restarts, reader.record.phase) == (0, "running")
 
@@ -236,7 +237,9 @@ async def test_when_its_folder_is_removed_the_supervisor_stops_everything(
     state.logs.mkdir()
     monkeypatch.setattr(supervisor, "HOUSEKEEPING_SECONDS", 0.05)
     monkeypatch.setattr(
-        parts, "build", lambda *_: {name: make(name, SLEEP).part for name in parts.endings(state)}
+        components,
+        "build",
+        lambda *_: {name: make(name, SLEEP).part for name in components.endings(state)},
     )
     record = Record()
     with ports.Claims() as claims:
@@ -244,8 +247,8 @@ async def test_when_its_folder_is_removed_the_supervisor_stops_everything(
     running = asyncio.create_task(
         supervisor.Supervisor(state, record, choices, server, "token", lambda _: None).run()
     )
-    await until(lambda: all(part.phase == "running" for part in record.parts.values()))
-    processes = [part.process for part in record.parts.values() if part.process]
+    await until(lambda: all(part.phase == "running" for part in record.components.values()))
+    processes = [part.process for part in record.components.values() if part.process]
     shutil.rmtree(state.root)
     assert await asyncio.wait_for(running, 20)
     assert [process.alive for process in processes] == [False] * 4
@@ -299,7 +302,7 @@ def test_ports_are_kept_unless_taken_and_asked_for_ones_are_insisted_on(
     claims: ports.Claims, taken_port: int
 ) -> None:
     free = free_port()
-    kept_choices = Choices(
+    kept_choices = RunConfig(
         host="127.0.0.1",
         workers=3,
         inference_port=taken_port,
@@ -327,7 +330,7 @@ def test_a_port_asked_for_once_is_insisted_on_the_next_time(
     first = ports.choose(claims, None, None, free_port(), None)
     assert first.port_given
     assert ports.choose(claims, first, None, None, None).inference_port == first.inference_port
-    moved = Choices(
+    moved = RunConfig(
         host="127.0.0.1",
         workers=2,
         inference_port=taken_port,
@@ -367,7 +370,7 @@ def test_a_claim_ends_with_its_holder(claims: ports.Claims) -> None:
 def test_what_a_living_part_holds_is_claimed_by_whoever_takes_it_over(
     claims: ports.Claims, taken_port: int
 ) -> None:
-    before = Choices(
+    before = RunConfig(
         host="127.0.0.1", workers=2, inference_port=0, mlflow_port=taken_port, postgresql_port=0
     )
     assert (
@@ -393,9 +396,9 @@ def test_parts_get_what_they_need_of_the_environment_and_nothing_else(
     state = State.at(tmp_path)
     server = PostgreSQL(state.postgresql, free_port())
     server.make_passwords()
-    built = parts.build(
+    built = components.build(
         state,
-        Choices(host="127.0.0.1", workers=2, inference_port=1, mlflow_port=2, postgresql_port=3),
+        RunConfig(host="127.0.0.1", workers=2, inference_port=1, mlflow_port=2, postgresql_port=3),
         server,
         "token",
     )
