@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from services.inference.direct import Direct
-from services.inference.edge import Answer, Call, Edge, Endpoint
 
 from services.inference.failures import FailureLog
-from tests.support import eventually
+from services.inference.http.fast_path import FastPath
+from services.inference.http.middleware import Answer, Call, Endpoint, RequestMiddleware
+from tests.support.waiting import eventually
 
 SECRET = "4111111111111111"
 
@@ -93,7 +93,7 @@ def client_of(failures: FailureLog) -> httpx.AsyncClient:
     async def pages(scope: Any, receive: Any, send: Any) -> None:
         fail_elsewhere()
 
-    edge = Edge(
+    edge = RequestMiddleware(
         pages,
         worker=SimpleNamespace(serving=None),  # type: ignore[arg-type]
         endpoints={"/predict/batch": Endpoint(endpoint, limit=1000)},
@@ -149,7 +149,7 @@ async def test_every_caller_of_the_fast_path_gets_a_problem(
         SimpleNamespace(active=False),
     )
     failures = FailureLog()
-    direct = Direct(*parts, failures)
+    direct = FastPath(*parts, failures)
     callers = [Caller() for _ in range(20)]
     for caller in callers:
         assert direct.take(caller, b'"row"', None, 0.0)
