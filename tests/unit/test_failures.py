@@ -13,7 +13,7 @@ import pytest
 
 from services.inference.failures import FailureLog
 from services.inference.http.fast_path import FastPath
-from services.inference.http.middleware import Answer, Call, Endpoint, RequestMiddleware
+from services.inference.http.middleware import Call, Endpoint, EndpointResponse, RequestMiddleware
 from tests.support.waiting import eventually
 
 SECRET = "4111111111111111"
@@ -87,7 +87,7 @@ class Uncounted:
 def client_of(failures: FailureLog) -> httpx.AsyncClient:
     """A client of a middleware whose endpoint, and whose pages, fail by a defect."""
 
-    async def endpoint(call: Call) -> Answer:
+    async def endpoint(call: Call) -> EndpointResponse:
         return fail()
 
     async def pages(scope: Any, receive: Any, send: Any) -> None:
@@ -152,7 +152,7 @@ async def test_every_caller_of_the_fast_path_gets_a_problem(
     direct = FastPath(*parts, failures)
     callers = [Caller() for _ in range(20)]
     for caller in callers:
-        assert direct.take(caller, b'"row"', None, 0.0)
+        assert direct.submit(caller, b'"row"', None, 0.0)
     await asyncio.sleep(0)
     assert {caller.status for caller in callers} == {500}
     assert len(traces(caplog)) == 1
