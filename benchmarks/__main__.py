@@ -5,7 +5,14 @@ from pathlib import Path
 import click
 
 from benchmarks import batch, growth, latency, parts, serving
-from benchmarks.commands import Plan, conclude, generator_option, quick_option, results_option, site
+from benchmarks.commands import (
+    BenchmarkPlan,
+    conclude,
+    generator_option,
+    quick_option,
+    results_option,
+    site,
+)
 
 
 @click.command()
@@ -23,8 +30,8 @@ def command(peers: bool, generator: str | None, results: Path | None, quick: boo
     With --quick, that it can be measured.
     """
 
-    def plan(rounds: int, seconds: float) -> Plan:
-        return Plan.of(rounds, seconds, generator, quick)
+    def plan(rounds: int, seconds: float) -> BenchmarkPlan:
+        return BenchmarkPlan.of(rounds, seconds, generator, quick)
 
     with site() as place:
         chosen = serving.subjects(peers, serving.QUICK if quick and not peers else ())

@@ -33,7 +33,7 @@ WHERE prediction = 1 OR n % {MISSED_TH} = 7 OR n % {LABELLED_TH} = 3
 """  # noqa: S608
 
 
-class Audit:
+class AuditTables:
     """Grows backwards from today, day by day; days are attached with their indexes as a migrated
     database has them.
     """

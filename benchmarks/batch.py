@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks import results
 from benchmarks.commands import (
-    Plan,
+    BenchmarkPlan,
     conclude,
     generator_option,
     quick_option,
@@ -23,7 +23,7 @@ from benchmarks.processes import SubjectError, post, processor_seconds
 from benchmarks.protocols import TRANSACTION, TRANSACTIONS
 from benchmarks.results import Result, Table
 from benchmarks.spread import Claim, ratio, short, spread
-from benchmarks.subjects import TOLERANCE, Site, Subject, audit_defaults, ours
+from benchmarks.subjects import TOLERANCE, BenchmarkSite, Subject, audit_defaults, ours
 from benchmarks.turns import order
 
 ROWS = 10_000
@@ -71,7 +71,7 @@ def command(
 ) -> None:
     """Rows a second in large bodies."""
     with site() as place:
-        result = measure(place, Plan.of(number, seconds, generator, quick))
+        result = measure(place, BenchmarkPlan.of(number, seconds, generator, quick))
     conclude(result, results)
 
 
@@ -82,7 +82,7 @@ def subjects() -> list[Subject]:
     ]
 
 
-def measure(place: Site, plan: Plan) -> Result:
+def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
     chosen = subjects()
     result = results.begin("batch", f"Bodies of {ROWS:,} rows", plan, audit=audit_defaults())
     single: dict[str, list[Rows]] = {subject.key: [] for subject in chosen}
@@ -116,7 +116,7 @@ def measure(place: Site, plan: Plan) -> Result:
     return result
 
 
-def turn(subject: Subject, place: Site, plan: Plan, rows: int) -> Rows:
+def turn(subject: Subject, place: BenchmarkSite, plan: BenchmarkPlan, rows: int) -> Rows:
     """Raises SubjectError for a wrong answer, a refusal, and answers that PostgreSQL does not have."""
     protocol, connections = (
         (TRANSACTION, SINGLE_CONNECTIONS) if rows == 1 else (TRANSACTIONS, BATCH_CONNECTIONS)
@@ -152,7 +152,7 @@ def turn(subject: Subject, place: Site, plan: Plan, rows: int) -> Rows:
         )
 
 
-def _check(place: Site, url: str, bodies: Path, rows: int) -> None:
+def _check(place: BenchmarkSite, url: str, bodies: Path, rows: int) -> None:
     with bodies.open("rb") as file:
         status, answer = post(url, file.readline().rstrip(b"\n"), 60.0)
     expected = place.models.expected["linear"]
@@ -164,7 +164,7 @@ def _check(place: Site, url: str, bodies: Path, rows: int) -> None:
         raise SubjectError(f"{url} answers {status} {answer[:300]!r}")
 
 
-def overloaded(place: Site, driver: Generator) -> Overload:
+def overloaded(place: BenchmarkSite, driver: Generator) -> Overload:
     """More than can be shipped into a spool that holds little: refusals, nothing lost, and service
     again once there is room.
     """

@@ -21,22 +21,22 @@ import httpx
 import msgspec
 
 from benchmarks import models, results
-from benchmarks.commands import Plan, conclude, quick_option, results_option, say, site
+from benchmarks.commands import BenchmarkPlan, conclude, quick_option, results_option, say, site
 from benchmarks.fake_pods import WORKERS, ServiceTimes
-from benchmarks.models import Models
+from benchmarks.models import BenchmarkModels
 from benchmarks.processes import SubjectError, bare_environment, wait_until
 from benchmarks.product import product
 from benchmarks.protocols import TRANSACTION
 from benchmarks.results import Result, Table
 from benchmarks.spread import Claim, Spread, ratio, spread
-from benchmarks.subjects import Site
+from benchmarks.subjects import BenchmarkSite
 from benchmarks.turns import order
-from fraudops.bundle import read_manifest, seal
-from fraudops.promotion.door import PodDoor
+from fraudops.model.manifest import read_manifest, seal
+from fraudops.promotion.admin_client import PodAdminClient
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
-from fraudops.promotion.ports import Attempt, Candidate, Pod
-from fraudops.promotion.protocol import Promoter, Request
-from fraudops.promotion.record import Entry, ServingRecord, Target
+from fraudops.promotion.ports import Attempt, PodRef, PromotionCandidate
+from fraudops.promotion.protocol import Promoter, PromotionRequest
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord, ServingTarget
 
 PODS = (3, 10, 25, 50)
 SAMPLES = 20
@@ -57,11 +57,11 @@ SECONDS = 30.0
 def command(number: int, results: Path | None, quick: bool) -> None:
     """A broadcast to 3, 10, 25 and 50 pods."""
     with site(with_database=False) as place:
-        result = measure(place, Plan.of(number, 0.0, None, quick))
+        result = measure(place, BenchmarkPlan.of(number, 0.0, None, quick))
     conclude(result, results)
 
 
-def measure(place: Site, plan: Plan) -> Result:
+def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
     result = results.begin("broadcast", "How a promotion by broadcast grows with the pods", plan)
     result.settings = {"rounds": plan.rounds, "workers": WORKERS}
     times = measure_a_pod(place, 3 if plan.quick else SAMPLES)
@@ -91,7 +91,7 @@ def measure(place: Site, plan: Plan) -> Result:
     return result
 
 
-def measure_a_pod(place: Site, samples: int) -> ServiceTimes:
+def measure_a_pod(place: BenchmarkSite, samples: int) -> ServiceTimes:
     """Seconds of each call to one real pod that has this machine to itself: a bundle that it has
     never proved, prepared and then committed.
     """
@@ -115,7 +115,7 @@ def measure_a_pod(place: Site, samples: int) -> ServiceTimes:
         ) as client:
             wait_until(lambda: client.get("/ready").status_code == 200, "the pod is not ready")
             for epoch in range(2, samples + 2):
-                target = Target(
+                target = ServingTarget(
                     epoch, str(epoch), another_bundle(place.models, pod.state.bundles, epoch)
                 )
                 asked = {"version": target.version, "digest": target.digest, "epoch": epoch}
@@ -131,7 +131,7 @@ def measure_a_pod(place: Site, samples: int) -> ServiceTimes:
                     )
                 )
                 store.compare_and_set(
-                    ServingRecord(current=entry(target), mirrored=epoch), store.read()[1]
+                    ServingRecord(current=entry(target), alias_epoch=epoch), store.read()[1]
                 )
                 times.commit.append(
                     timed(
@@ -153,8 +153,8 @@ def timed(request: httpx.Request, client: httpx.Client) -> float:
     return seconds
 
 
-def entry(target: Target) -> Entry:
-    return Entry(
+def entry(target: ServingTarget) -> ServingEntry:
+    return ServingEntry(
         epoch=target.epoch,
         version=target.version,
         digest=target.digest,
@@ -165,7 +165,7 @@ def entry(target: Target) -> Entry:
     )
 
 
-def another_bundle(models: Models, bundles: Path, number: int) -> str:
+def another_bundle(models: BenchmarkModels, bundles: Path, number: int) -> str:
     """The same model under another digest, in the pod's cache; returns the digest."""
     made = bundles.parent / f"made-{number}"
     shutil.copytree(models.folder / "linear", made)
@@ -204,33 +204,33 @@ class LoopbackPods:
 
     def __init__(self, ports: Sequence[int]) -> None:
         self._doors = {
-            f"pod-{number}": PodDoor(f"http://127.0.0.1:{port}", TOKEN)
+            f"pod-{number}": PodAdminClient(f"http://127.0.0.1:{port}", TOKEN)
             for number, port in enumerate(ports)
         }
 
-    async def list(self) -> Sequence[Pod]:
-        return [Pod(name, ready=True) for name in self._doors]
+    async def list(self) -> Sequence[PodRef]:
+        return [PodRef(name, ready=True) for name in self._doors]
 
-    async def wanted(self) -> int:
+    async def desired_replicas(self) -> int:
         return len(self._doors)
 
-    async def epoch(self, pod: Pod) -> int:
+    async def epoch(self, pod: PodRef) -> int:
         return await self._doors[pod.name].epoch()
 
-    async def prepare(self, pod: Pod, target: Target, seconds: float) -> None:
+    async def prepare(self, pod: PodRef, target: ServingTarget, seconds: float) -> None:
         await self._doors[pod.name].prepare(target, seconds)
 
-    async def activate(self, pod: Pod, epoch: int, seconds: float) -> int:
+    async def activate(self, pod: PodRef, epoch: int, seconds: float) -> int:
         return await self._doors[pod.name].activate(epoch, seconds)
 
-    async def drop(self, pod: Pod, target: Target) -> None:
+    async def drop(self, pod: PodRef, target: ServingTarget) -> None:
         await self._doors[pod.name].drop(target)
 
-    async def delete(self, pod: Pod) -> None:
+    async def delete(self, pod: PodRef) -> None:
         raise SubjectError(f"{pod.name} was silent")
 
 
-class Aliases:
+class MemoryAliases:
     def __init__(self) -> None:
         self._versions: dict[str, str] = {}
 
@@ -295,18 +295,22 @@ async def _promote_twice(folder: Path, pods: LoopbackPods) -> Phases:
         promoter = Promoter(
             records,
             FileLock(folder / "lock"),
-            Aliases(),
+            MemoryAliases(),
             pods,
             NoJournal(),
             SystemClock(),
             phases.hear,
         )
-        candidate = Candidate(version, version * 64, "s", {"passed": True})
+        candidate = PromotionCandidate(version, version * 64, "s", {"passed": True})
 
-        async def choose(_record: ServingRecord, candidate: Candidate = candidate) -> Candidate:
+        async def choose(
+            _record: ServingRecord, candidate: PromotionCandidate = candidate
+        ) -> PromotionCandidate:
             return candidate
 
-        result = await promoter.run(Request(f"request {version}", "a benchmark", choose, version))
+        result = await promoter.run(
+            PromotionRequest(f"request {version}", "a benchmark", choose, version)
+        )
         phases.whole = phases.now
         epochs = {await pods.epoch(pod) for pod in await pods.list()}
         if result.outcome != "done" or epochs != {result.epoch}:

@@ -31,7 +31,7 @@ SAMPLE_EVERY, SAMPLES = 499, 200
 ID, ID_LENGTH = b'"prediction_id":"', 36
 
 
-class Window(msgspec.Struct, kw_only=True):
+class LoadWindow(msgspec.Struct, kw_only=True):
     """`late_ms` (p99): how long after they were due the client sent requests though a connection
     was free; `unsent` were due when the time was over.
 
@@ -62,8 +62,8 @@ class Tally:
         self.refused += other.refused
         self.broken += other.broken
 
-    def shown(self, seconds: float) -> Window:
-        return Window(
+    def shown(self, seconds: float) -> LoadWindow:
+        return LoadWindow(
             seconds=seconds,
             answered=self.latencies.count,
             refused=self.refused,
@@ -132,7 +132,7 @@ class Arrivals:
         return 1.0 if self._rate is None else max(0.0, self.next - now)
 
 
-class Run:
+class LoadRun:
     """Sends the requests in turn until the time is over, then waits a little for the last answers."""
 
     def __init__(
@@ -156,7 +156,7 @@ class Run:
 
     def windows(
         self, seconds: float, window: float, rate: float | None, seed: int = 7
-    ) -> Iterator[Window]:
+    ) -> Iterator[LoadWindow]:
         """What became of each window's requests, and last of all."""
         began = opened = now = time.perf_counter()
         arrivals, total, end = Arrivals(rate, seed, began), Tally(), began + seconds
@@ -250,7 +250,7 @@ def main() -> None:
     address, requests = read_requests(given.url, given.bodies)
     with ExitStack() as stack:
         ids = stack.enter_context(given.ids.open("w")) if given.ids else None
-        run = stack.enter_context(closing(Run(address, requests, given.connections, ids)))
+        run = stack.enter_context(closing(LoadRun(address, requests, given.connections, ids)))
         for window in run.windows(given.seconds, given.window, given.rate, given.seed):
             print(msgspec.json.encode(window).decode(), flush=True)
 

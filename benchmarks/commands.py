@@ -16,7 +16,7 @@ from benchmarks import models, results
 from benchmarks.generators import GENERATORS, Generator, choose
 from benchmarks.product import database
 from benchmarks.results import RESULTS, Result
-from benchmarks.subjects import Site
+from benchmarks.subjects import BenchmarkSite
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -38,7 +38,7 @@ generator_option = click.option(
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """How long each subject is loaded in its turn, how often, and by what."""
 
     rounds: int
@@ -47,7 +47,7 @@ class Plan:
     quick: bool
 
     @classmethod
-    def of(cls, rounds: int, seconds: float, generator: str | None, quick: bool) -> "Plan":
+    def of(cls, rounds: int, seconds: float, generator: str | None, quick: bool) -> "BenchmarkPlan":
         return (
             cls(1, 1.0, choose(generator), True)
             if quick
@@ -60,13 +60,13 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def site(with_database: bool = True) -> Iterator[Site]:
+def site(with_database: bool = True) -> Iterator[BenchmarkSite]:
     """A folder with the trained models, and a PostgreSQL; nothing of them is left."""
     with tempfile.TemporaryDirectory(
         prefix="fraudops-bench-", ignore_cleanup_errors=True
     ) as folder:
         say("training what all subjects serve")
-        place = Site(Path(folder), models.train(Path(folder) / "models"))
+        place = BenchmarkSite(Path(folder), models.train(Path(folder) / "models"))
         if not with_database:
             yield place
             return

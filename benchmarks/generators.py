@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from benchmarks.client import Window
+from benchmarks.client import LoadWindow
 from benchmarks.models import ROOT
 
 GRACE_SECONDS = 60.0
@@ -117,7 +117,7 @@ def read_oha(text: str) -> Load:
 
 
 def read_bundled(text: str) -> Load:
-    done = _last(text, Window)
+    done = _last(text, LoadWindow)
     return Load(
         answered=done.answered,
         refused=done.refused,

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from benchmarks import batch, drawing, latency, results
-from benchmarks.client import Window
+from benchmarks.client import LoadWindow
 from benchmarks.commands import (
-    Plan,
+    BenchmarkPlan,
     conclude,
     generator_option,
     quick_option,
@@ -22,7 +22,7 @@ from benchmarks.processes import SubjectError
 from benchmarks.protocols import TRANSACTIONS
 from benchmarks.results import Result, Table
 from benchmarks.spread import Spread, short, spread
-from benchmarks.subjects import Site, Subject, audit_defaults, floors, ours
+from benchmarks.subjects import BenchmarkSite, Subject, audit_defaults, floors, ours
 from benchmarks.turns import Turn, order, rounds, turn
 
 ROWS = (1, 10, 100, 1000, 10_000)
@@ -43,11 +43,11 @@ def command(
 ) -> None:
     """Throughput and latency as they grow."""
     with site() as place:
-        result = measure(place, Plan.of(number, seconds, generator, quick))
+        result = measure(place, BenchmarkPlan.of(number, seconds, generator, quick))
     conclude(result, results, draw)
 
 
-def measure(place: Site, plan: Plan) -> Result:
+def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
     result = results.begin(
         "growth", "How throughput and latency grow", plan, audit=audit_defaults()
     )
@@ -78,7 +78,9 @@ def measure(place: Site, plan: Plan) -> Result:
     return result
 
 
-def _workers(place: Site, plan: Plan, workers: tuple[int, ...]) -> dict[str, list[Turn]]:
+def _workers(
+    place: BenchmarkSite, plan: BenchmarkPlan, workers: tuple[int, ...]
+) -> dict[str, list[Turn]]:
     subjects = [
         subject
         for count in workers
@@ -93,7 +95,7 @@ def _workers(place: Site, plan: Plan, workers: tuple[int, ...]) -> dict[str, lis
     return turns
 
 
-def _rows(place: Site, plan: Plan) -> dict[int, Spread]:
+def _rows(place: BenchmarkSite, plan: BenchmarkPlan) -> dict[int, Spread]:
     """Rows a second by rows in a body of /predict/batch, one worker, each point a service of its own."""
     measured: dict[int, list[float]] = {rows: [] for rows in ROWS}
     subject = ours("ours-1", "fraudops", 1)
@@ -117,12 +119,12 @@ def _rows(place: Site, plan: Plan) -> dict[int, Spread]:
 
 
 def _load(
-    place: Site, plan: Plan, shares: tuple[float, ...]
-) -> tuple[dict[float, list[Window]], float]:
+    place: BenchmarkSite, plan: BenchmarkPlan, shares: tuple[float, ...]
+) -> tuple[dict[float, list[LoadWindow]], float]:
     """Windows by share of the maximum, one worker; the maximum is measured once."""
     subject: Subject = ours("ours-1", "fraudops", 1)
     top = latency.maximum(subject, place, plan.generator, plan.seconds)
-    windows: dict[float, list[Window]] = {share: [] for share in shares}
+    windows: dict[float, list[LoadWindow]] = {share: [] for share in shares}
     for number_of_round in range(plan.rounds):
         for share in order(shares, number_of_round):
             windows[share].append(latency.turn(subject, place, share * top, plan.seconds))
@@ -134,7 +136,7 @@ def _tables(
     workers: tuple[int, ...],
     rates: dict[str, Spread],
     by_rows: dict[int, Spread],
-    by_load: dict[float, list[Window]],
+    by_load: dict[float, list[LoadWindow]],
     top: float,
 ) -> list[Table]:
     load = [

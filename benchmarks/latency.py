@@ -12,9 +12,9 @@ import click
 import msgspec
 
 from benchmarks import drawing, open_loop, results
-from benchmarks.client import Window
+from benchmarks.client import LoadWindow
 from benchmarks.commands import (
-    Plan,
+    BenchmarkPlan,
     conclude,
     generator_option,
     quick_option,
@@ -26,13 +26,13 @@ from benchmarks.generators import Generator
 from benchmarks.processes import SubjectError
 from benchmarks.results import Result, Table
 from benchmarks.spread import Claim, Spread, ratio, spread
-from benchmarks.subjects import Running, Site, Subject, durabilities, floors, ours
+from benchmarks.subjects import BenchmarkSite, Running, Subject, durabilities, floors, ours
 from benchmarks.turns import order
 
 CONNECTIONS = 16
 SETTLE_SECONDS, MAXIMUM_SECONDS = 1.0, 4.0
 PROMOTED, PROMOTION_SECONDS = "ours-promoted-1", 3.0
-Windows = dict[str, list[Window]]
+Windows = dict[str, list[LoadWindow]]
 
 
 @click.command()
@@ -65,7 +65,7 @@ def command(
 ) -> None:
     """Latency at half load."""
     with site() as place:
-        result = measure(place, Plan.of(number, seconds, generator, quick), share)
+        result = measure(place, BenchmarkPlan.of(number, seconds, generator, quick), share)
     conclude(result, results, draw)
 
 
@@ -92,7 +92,7 @@ def subjects() -> list[Subject]:
     return chosen
 
 
-def measure(place: Site, plan: Plan, share: float = 0.5) -> Result:
+def measure(place: BenchmarkSite, plan: BenchmarkPlan, share: float = 0.5) -> Result:
     chosen = subjects()
     result = results.begin(
         "latency",
@@ -132,7 +132,7 @@ def measure(place: Site, plan: Plan, share: float = 0.5) -> Result:
     return result
 
 
-def maximum(subject: Subject, place: Site, driver: Generator, seconds: float) -> float:
+def maximum(subject: Subject, place: BenchmarkSite, driver: Generator, seconds: float) -> float:
     """Answers a second in a closed loop that could go on: what then is not in PostgreSQL yet takes
     its time too.
     """
@@ -144,7 +144,7 @@ def maximum(subject: Subject, place: Site, driver: Generator, seconds: float) ->
         return burst * seconds / (seconds + shipping)
 
 
-def turn(subject: Subject, place: Site, rate: float, seconds: float) -> Window:
+def turn(subject: Subject, place: BenchmarkSite, rate: float, seconds: float) -> LoadWindow:
     bodies = place.bodies(subject.protocol)
     with subject.start(place) as running:
         open_loop.drive(running.url, bodies, rate, SETTLE_SECONDS)
@@ -223,11 +223,11 @@ def _table(chosen: list[Subject], windows: Windows) -> Table:
     return Table("Milliseconds to an answer", ("subject", "p50", "p99", "late"), rows)
 
 
-def _of(windows: list[Window], field: str) -> Spread:
+def _of(windows: list[LoadWindow], field: str) -> Spread:
     return spread([getattr(window, field) for window in windows])
 
 
-def _without_samples(window: Window) -> Window:
+def _without_samples(window: LoadWindow) -> LoadWindow:
     return msgspec.structs.replace(window, samples=[])
 
 

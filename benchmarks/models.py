@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fraudops.bundle import MANIFEST, Manifest
 from fraudops.canonical import sha256_bytes
+from fraudops.model.manifest import MANIFEST, Manifest
 
 ROOT = Path(__file__).parents[1]
 ROWS = 2000
@@ -25,7 +25,7 @@ KINDS = {"linear": "logistic-regression", "trees": "hist-gradient-boosting"}
 
 
 @dataclass(frozen=True)
-class Models:
+class BenchmarkModels:
     """What `python -m benchmarks.models` left in a folder."""
 
     folder: Path
@@ -41,7 +41,7 @@ class Models:
         return self.folder / "plain.json"
 
 
-def train(folder: Path) -> Models:
+def train(folder: Path) -> BenchmarkModels:
     """In a process of its own: scikit-learn and pandas stay out of the one that measures."""
     subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "benchmarks.models", str(folder)],
@@ -52,10 +52,10 @@ def train(folder: Path) -> Models:
     return open_models(folder)
 
 
-def open_models(folder: Path) -> Models:
+def open_models(folder: Path) -> BenchmarkModels:
     manifest = msgspec.json.decode((folder / "linear" / MANIFEST).read_bytes(), type=Manifest)
     with np.load(folder / "rows.npz") as stored:
-        return Models(
+        return BenchmarkModels(
             folder,
             manifest.feature_schema.names,
             stored["x"],
@@ -65,9 +65,9 @@ def open_models(folder: Path) -> Models:
 
 def main(folder: Path) -> None:
     from fraudops import datasets
-    from fraudops.algorithms import training_settings
-    from fraudops.pipelines import probabilities
-    from fraudops.training import Provenance, train, write_bundle
+    from fraudops.model.pipeline_file import probabilities
+    from fraudops.training.settings import training_settings
+    from fraudops.training.trainer import Provenance, train, write_bundle
 
     dataset = datasets.load()
     split = datasets.split(dataset)

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.client import Window
+from benchmarks.client import LoadWindow
 from benchmarks.models import ROOT
 from benchmarks.processes import SubjectError
 from benchmarks.protocols import Protocol, WrongAnswerError
@@ -30,7 +30,7 @@ def driving(
     seconds: float,
     window: float | None = None,
     ids: Path | None = None,
-) -> Iterator[Iterator[Window]]:
+) -> Iterator[Iterator[LoadWindow]]:
     """The windows as they come, the whole run's last."""
     command = [
         sys.executable,
@@ -51,7 +51,7 @@ def driving(
     try:
         if process.stdout is None:
             raise SubjectError("the client has no output")
-        yield (msgspec.json.decode(line, type=Window) for line in process.stdout)
+        yield (msgspec.json.decode(line, type=LoadWindow) for line in process.stdout)
         if process.wait(GRACE_SECONDS) != 0:
             raise SubjectError(f"the client ended with exit code {process.returncode}")
     finally:
@@ -59,7 +59,7 @@ def driving(
         process.wait()
 
 
-def drive(url: str, bodies: Path, rate: float, seconds: float) -> Window:
+def drive(url: str, bodies: Path, rate: float, seconds: float) -> LoadWindow:
     """Raises SubjectError for any request that was not answered with 200."""
     with driving(url, bodies, rate, seconds) as windows:
         *_, whole = windows
@@ -70,7 +70,7 @@ def drive(url: str, bodies: Path, rate: float, seconds: float) -> Window:
     return whole
 
 
-def check(window: Window, protocol: Protocol, expected: NDArray[np.float64]) -> int:
+def check(window: LoadWindow, protocol: Protocol, expected: NDArray[np.float64]) -> int:
     """How many sampled answers were held against the probability of their row.
 
     Raises SubjectError for a wrong one.

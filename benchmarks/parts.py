@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 
 from benchmarks import models, results
-from benchmarks.commands import Plan, conclude, quick_option, results_option, site
+from benchmarks.commands import BenchmarkPlan, conclude, quick_option, results_option, site
 from benchmarks.product import lay_out
 from benchmarks.results import Result, Table
 from benchmarks.spread import Spread, spread
 from benchmarks.steps import VARIED, Step, alternatives, application, steps
-from benchmarks.subjects import Site
+from benchmarks.subjects import BenchmarkSite
 from fraudops.state import State
 
 REPEATS = 9
@@ -32,11 +32,11 @@ REPEAT_SECONDS = 0.1
 def command(number: int, results: Path | None, quick: bool) -> None:
     """Microseconds of each step."""
     with site(with_database=False) as place:
-        result = measure(place, Plan.of(number, REPEAT_SECONDS, None, quick))
+        result = measure(place, BenchmarkPlan.of(number, REPEAT_SECONDS, None, quick))
     conclude(result, results)
 
 
-def measure(place: Site, plan: Plan) -> Result:
+def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
     result = results.begin("parts", "What an answer costs, step by step", plan)
     trained, repeats = place.models, plan.rounds
     state = lay_out(place.fresh("parts"), trained, "linear")
@@ -87,7 +87,7 @@ def _seconds(step: Callable[[int], object], number: int) -> float:
     return time.perf_counter() - began
 
 
-async def _whole(trained: models.Models, state: State, repeats: int) -> Spread:
+async def _whole(trained: models.BenchmarkModels, state: State, repeats: int) -> Spread:
     """A call of the application, from the server's side."""
     measured = []
     async with application(trained, state) as call:

@@ -18,7 +18,7 @@ import msgspec
 import psutil
 import psycopg
 
-from benchmarks.models import ROOT, Models
+from benchmarks.models import ROOT, BenchmarkModels
 from benchmarks.processes import (
     SubjectError,
     bare_environment,
@@ -28,10 +28,10 @@ from benchmarks.processes import (
     wait_until,
     wait_until_answering,
 )
-from fraudops.audit.shipping import read_shipper_state
-from fraudops.bundle import read_manifest, seal
+from fraudops.audit.shipper_status import read_shipper_status
+from fraudops.model.manifest import read_manifest, seal
 from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.state import State
 from services.supervisor.postgresql import PostgreSQL, start, stop
 
@@ -84,7 +84,7 @@ class Product:
         began, moment = time.monotonic(), datetime.now(UTC)
 
         def drained() -> bool:
-            shown = read_shipper_state(self.state)
+            shown = read_shipper_status(self.state)
             return shown is not None and shown.at > moment and shown.backlog_bytes == 0
 
         wait_until(
@@ -110,7 +110,7 @@ class Product:
         )
         began = time.monotonic()
         self._reload(phase="prepare", version=entry.version, digest=digest, epoch=entry.epoch)
-        store.compare_and_set(ServingRecord(current=entry, mirrored=entry.epoch), token)
+        store.compare_and_set(ServingRecord(current=entry, alias_epoch=entry.epoch), token)
         self._reload(phase="commit", epoch=entry.epoch)
         return time.monotonic() - began
 
@@ -147,12 +147,12 @@ def _another(folder: Path, number: int) -> str:
     return digest
 
 
-def lay_out(folder: Path, models: Models, kind: str) -> State:
+def lay_out(folder: Path, models: BenchmarkModels, kind: str) -> State:
     """A state folder whose record names version 1, with its bundle in the cache."""
     state, digest = State.at(folder), models.digest(kind)
     state.bundles.mkdir(parents=True)
     shutil.copytree(models.folder / kind, state.bundles / digest)
-    entry = Entry(
+    entry = ServingEntry(
         epoch=1,
         version="1",
         digest=digest,
@@ -162,7 +162,7 @@ def lay_out(folder: Path, models: Models, kind: str) -> State:
         verdict={},
     )
     FileRecordStore(state.serving_record).compare_and_set(
-        ServingRecord(current=entry, mirrored=1), b""
+        ServingRecord(current=entry, alias_epoch=1), b""
     )
     return state
 
@@ -170,7 +170,7 @@ def lay_out(folder: Path, models: Models, kind: str) -> State:
 @contextlib.contextmanager
 def product(
     folder: Path,
-    models: Models,
+    models: BenchmarkModels,
     kind: str,
     workers: int,
     settings: Mapping[str, str],

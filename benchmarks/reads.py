@@ -18,15 +18,15 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks import results
-from benchmarks.audit_rows import DIGEST, Audit
-from benchmarks.commands import Plan, conclude, quick_option, results_option, say
+from benchmarks.audit_rows import DIGEST, AuditTables
+from benchmarks.commands import BenchmarkPlan, conclude, quick_option, results_option, say
 from benchmarks.product import database
 from benchmarks.results import Result, Table
 from benchmarks.spread import Claim, Spread, ratio, short, spread
 from fraudops.audit import sampling
 from fraudops.audit.activity import Activity, activity, levels, statement
 from fraudops.audit.database import create_engine
-from fraudops.audit.recent import recent, selection
+from fraudops.drift.window import recent, selection
 from fraudops.settings import DriftSettings
 
 DAY_ROWS, QUICK_DAY_ROWS, DAYS, QUICK_DAYS, PROJECTED = (
@@ -84,15 +84,15 @@ def command(number: int, days: Sequence[int], results: Path | None, quick: bool)
     ):
         result = measure(
             url,
-            Plan.of(number, 0.0, None, quick),
+            BenchmarkPlan.of(number, 0.0, None, quick),
             sorted(set(days or (QUICK_DAYS if quick else DAYS))),
         )
     conclude(result, results)
 
 
-def measure(url: str, plan: Plan, days: Sequence[int]) -> Result:
+def measure(url: str, plan: BenchmarkPlan, days: Sequence[int]) -> Result:
     result = results.begin("reads", "What monitor and drift read of a growing audit", plan)
-    audit = Audit(url, QUICK_DAY_ROWS if plan.quick else DAY_ROWS)
+    audit = AuditTables(url, QUICK_DAY_ROWS if plan.quick else DAY_ROWS)
     result.settings = {
         "rounds": plan.rounds,
         "rows a day": audit.day_rows,
@@ -121,7 +121,7 @@ def measure(url: str, plan: Plan, days: Sequence[int]) -> Result:
     return result
 
 
-async def _read(url: str, audit: Audit, rounds: int) -> tuple[list[Taken], list[Scan]]:
+async def _read(url: str, audit: AuditTables, rounds: int) -> tuple[list[Taken], list[Scan]]:
     engine, found = create_engine(url), list[Taken]()
     try:
         for name, length in zip(
@@ -173,8 +173,8 @@ async def _plans(engine: AsyncEngine, since: datetime, until: datetime) -> list[
     scans = list[Scan]()
     async with engine.connect() as connection:
         for reader, asked in (
-            ("monitor", sampling.asked(since, until, MODEL)),
-            ("drift", sampling.asked(since, until, None, DIGEST)),
+            ("monitor", sampling.query_parameters(since, until, MODEL)),
+            ("drift", sampling.query_parameters(since, until, None, DIGEST)),
         ):
             window = await sampling.look(connection, asked)
             level = (
@@ -191,7 +191,8 @@ async def _plans(engine: AsyncEngine, since: datetime, until: datetime) -> list[
                 text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {chosen.text}"), values
             )
             scans += _walk(
-                reader, (msgspec.json.decode(plan) if isinstance(plan, str) else plan)[0]["Plan"]
+                reader,
+                (msgspec.json.decode(plan) if isinstance(plan, str) else plan)[0]["BenchmarkPlan"],
             )
     return scans
 
@@ -294,7 +295,7 @@ def _scans(scans: list[Scan]) -> Table:
     )
 
 
-def _sizes(audit: Audit) -> tuple[str, ...]:
+def _sizes(audit: AuditTables) -> tuple[str, ...]:
     whole = audit.value(
         "SELECT CAST(sum(pg_total_relation_size(inhrelid)) AS bigint) FROM pg_inherits WHERE inhparent = 'predictions'::regclass"
     )

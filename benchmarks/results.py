@@ -67,7 +67,7 @@ class Result(msgspec.Struct, kw_only=True):
 
 
 class Plan(Protocol):
-    """What of benchmarks.commands.Plan every result states."""
+    """What of benchmarks.commands.BenchmarkPlan every result states."""
 
     @property
     def rounds(self) -> int: ...

@@ -10,7 +10,7 @@ import msgspec
 
 from benchmarks import drawing, peers, results
 from benchmarks.commands import (
-    Plan,
+    BenchmarkPlan,
     conclude,
     generator_option,
     quick_option,
@@ -20,7 +20,7 @@ from benchmarks.commands import (
 )
 from benchmarks.results import Result, Table
 from benchmarks.spread import Claim, Spread, ratio, short, spread
-from benchmarks.subjects import Site, Subject, audit_defaults, peer, standard
+from benchmarks.subjects import BenchmarkSite, Subject, audit_defaults, peer, standard
 from benchmarks.turns import Missing, Turn, rounds, turn
 
 CONNECTIONS = 16
@@ -79,7 +79,7 @@ def command(
     quick: bool,
 ) -> None:
     """Answers a second, in turns."""
-    plan = Plan.of(number, seconds, generator, quick)
+    plan = BenchmarkPlan.of(number, seconds, generator, quick)
     with site() as place:
         result = measure(
             place,
@@ -97,7 +97,7 @@ def subjects(with_peers: bool, only: Collection[str] = ()) -> list[Subject]:
 
 
 def measure(
-    place: Site, plan: Plan, chosen: list[Subject], connections: int = CONNECTIONS
+    place: BenchmarkSite, plan: BenchmarkPlan, chosen: list[Subject], connections: int = CONNECTIONS
 ) -> Result:
     result = results.begin(
         "serving", "Answers a second", plan, connections=connections, audit=audit_defaults()

@@ -14,9 +14,9 @@ import msgspec
 import psycopg
 
 from benchmarks import drawing, latency, open_loop, results
-from benchmarks.client import Window
+from benchmarks.client import LoadWindow
 from benchmarks.commands import (
-    Plan,
+    BenchmarkPlan,
     conclude,
     generator_option,
     quick_option,
@@ -28,7 +28,7 @@ from benchmarks.processes import SubjectError
 from benchmarks.product import Product
 from benchmarks.results import Result, Table
 from benchmarks.spread import Claim, short, spread
-from benchmarks.subjects import Running, Site, Subject, audit_defaults, ours
+from benchmarks.subjects import BenchmarkSite, Running, Subject, audit_defaults, ours
 
 WINDOW_SECONDS, QUICK_WINDOW_SECONDS, QUICK_MINUTES = 10.0, 3.0, 0.25
 MAXIMUM_SECONDS = 5.0
@@ -51,9 +51,9 @@ class Soak(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     rate: float
-    windows: list[Window]
+    windows: list[LoadWindow]
     memory: list[Memory]
-    whole: Window
+    whole: LoadWindow
     lost: int
     unasked: int
 
@@ -79,14 +79,17 @@ def command(
 ) -> None:
     """Half load for long."""
     plan = replace(
-        Plan.of(1, 0.0, generator, quick), seconds=(QUICK_MINUTES if quick else minutes) * 60
+        BenchmarkPlan.of(1, 0.0, generator, quick),
+        seconds=(QUICK_MINUTES if quick else minutes) * 60,
     )
     with site() as place:
         result = measure(place, plan, share, rate, workers)
     conclude(result, results, draw)
 
 
-def measure(place: Site, plan: Plan, share: float, rate: float | None, workers: int) -> Result:
+def measure(
+    place: BenchmarkSite, plan: BenchmarkPlan, share: float, rate: float | None, workers: int
+) -> Result:
     subject = ours("ours", "fraudops", workers)
     result = results.begin(
         "soak", "Half load for long", plan, workers=workers, audit=audit_defaults()
@@ -104,7 +107,9 @@ def measure(place: Site, plan: Plan, share: float, rate: float | None, workers: 
     return result
 
 
-def _soaked(place: Site, subject: Subject, running: Running, rate: float, plan: Plan) -> Soak:
+def _soaked(
+    place: BenchmarkSite, subject: Subject, running: Running, rate: float, plan: BenchmarkPlan
+) -> Soak:
     if running.product is None or place.database is None:
         raise SubjectError("only what ships can be looked up")
     ids = place.folder / "ids"
@@ -127,7 +132,7 @@ def _soaked(place: Site, subject: Subject, running: Running, rate: float, plan: 
     )
 
 
-def _refuse_without_room(place: Site, rate: float, seconds: float) -> None:
+def _refuse_without_room(place: BenchmarkSite, rate: float, seconds: float) -> None:
     needed, free = int(rate * seconds * BYTES_A_ROW), shutil.disk_usage(place.folder).free
     if needed > free:
         raise click.UsageError(
@@ -137,7 +142,7 @@ def _refuse_without_room(place: Site, rate: float, seconds: float) -> None:
 
 def _load(
     url: str, bodies: Path, product: Product, rate: float, seconds: float, window: float, ids: Path
-) -> tuple[list[Window], list[Memory]]:
+) -> tuple[list[LoadWindow], list[Memory]]:
     """The client's windows, the last of the whole run, and the memory by the clock."""
     memory, windows, began = [], [], time.monotonic()
     with open_loop.driving(url, bodies, rate, seconds, window, ids) as coming:

@@ -13,11 +13,11 @@ import msgspec
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from benchmarks.models import Models
+from benchmarks.models import BenchmarkModels
 from benchmarks.protocols import TRANSACTION, TRANSACTIONS
 from fraudops.audit.records import Prediction, decode, encode
 from fraudops.ids import uuid7
-from fraudops.scorer import open_scorer
+from fraudops.model.scorer import open_scorer
 from fraudops.settings import AuditSettings, InferenceSettings
 from fraudops.spool import SpoolWriter
 from fraudops.state import State
@@ -27,7 +27,7 @@ VARIED = 512
 
 
 @dataclass(frozen=True)
-class Steps:
+class StepTimes:
     """`named` in the order in which an answer takes them; `batch` handles `rows` rows a call."""
 
     named: dict[str, Step]
@@ -36,7 +36,7 @@ class Steps:
     close: Callable[[], None]
 
 
-def steps(models: Models, state: State) -> Steps:
+def steps(models: BenchmarkModels, state: State) -> StepTimes:
     """Made of the bundles in `models`; spool and metrics go to the state's folders, which
     PROMETHEUS_MULTIPROC_DIR must name.
     """
@@ -97,7 +97,7 @@ def steps(models: Models, state: State) -> Steps:
         "answer, encoded": lambda _: answer_encoder(ScoredBatch(scored)),
         "audit record, decoded by the shipper": lambda _: [decode(data) for data in encoded],
     }
-    return Steps(named, batch, VARIED, writer.close)
+    return StepTimes(named, batch, VARIED, writer.close)
 
 
 def _record(transaction: Any, answer: Any, model: Any) -> Prediction:
@@ -116,7 +116,7 @@ def _record(transaction: Any, answer: Any, model: Any) -> Prediction:
     )
 
 
-def alternatives(models: Models) -> dict[str, Step]:
+def alternatives(models: BenchmarkModels) -> dict[str, Step]:
     """What others do where ours has its own way."""
     import json
 
@@ -124,7 +124,7 @@ def alternatives(models: Models) -> dict[str, Step]:
     from pydantic import create_model
 
     from benchmarks.peers.pipeline import build
-    from fraudops.pipelines import load_pipeline
+    from fraudops.model.pipeline_file import load_pipeline
 
     plain, trees = (
         build(models.plain, list(models.names)),
@@ -156,7 +156,7 @@ class Calls:
     looks at the answers.
     """
 
-    def __init__(self, protocol: asyncio.Protocol, models: Models) -> None:
+    def __init__(self, protocol: asyncio.Protocol, models: BenchmarkModels) -> None:
         self._requests = [
             _request(TRANSACTION.body(models.names, [row])) for row in models.x[:VARIED].tolist()
         ]
@@ -189,29 +189,32 @@ def _request(body: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def application(models: Models, state: State) -> AsyncIterator[Calls]:
+async def application(models: BenchmarkModels, state: State) -> AsyncIterator[Calls]:
     """The service's whole application in this process.
 
     Needs FRAUDOPS_STATE to name the state's folder, and PROMETHEUS_MULTIPROC_DIR its metrics'.
     """
-    from services.inference import start
     from services.inference.application import create_app
-    from services.inference.bundles import BundleCache
-    from services.inference.channel import RunFolder
     from services.inference.folders import make_folders
-    from services.inference.protocol import DirectProtocol
-    from services.inference.prover import Prover
-    from services.inference.worker import Drain
+    from services.inference.http.protocol import FastPathProtocol
+    from services.inference.pod import startup
+    from services.inference.pod.bundle_cache import BundleCache
+    from services.inference.pod.bundle_verifier import BundleVerifier
+    from services.inference.pod.worker import Drain
+    from services.inference.pod.worker_channel import RunFolder
 
     make_folders(state)
     settings, run, lifeline = InferenceSettings(state=state.root), RunFolder(state.run), os.pipe()
-    Prover(settings, run, lifeline).keep()
-    await asyncio.to_thread(start.settle, settings, state, BundleCache(state.bundles, run))
+    prover = BundleVerifier(settings, run, lifeline)
+    prover.keep()
+    await asyncio.to_thread(
+        startup.settle, settings, state, BundleCache(state.bundles, run), prover
+    )
     app = create_app(settings, Drain())
     try:
         async with app.router.lifespan_context(app):
             yield Calls(
-                DirectProtocol(
+                FastPathProtocol(
                     config=Config(app, log_config=None), server_state=ServerState(), app_state={}
                 ),
                 models,

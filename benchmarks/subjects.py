@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 
 from benchmarks import peers
-from benchmarks.models import ROOT, Models
+from benchmarks.models import ROOT, BenchmarkModels
 from benchmarks.processes import bare_environment, free_port, running, wait_until_answering
 from benchmarks.product import Product, product
 from benchmarks.protocols import CONSTANT, TRANSACTION, Protocol, write_bodies
@@ -23,11 +23,11 @@ TOLERANCE = 1e-6
 
 
 @dataclass
-class Site:
+class BenchmarkSite:
     """What all turns of a run share; each turn works in a folder of its own below `folder`."""
 
     folder: Path
-    models: Models
+    models: BenchmarkModels
     database: str | None = None
     _turns: int = field(default=0)
 
@@ -69,7 +69,7 @@ class Subject:
     title: str
     protocol: Protocol
     workers: int
-    start: Callable[[Site], AbstractContextManager[Running]]
+    start: Callable[[BenchmarkSite], AbstractContextManager[Running]]
     kind: str = "linear"
     group: str = "ours"
 
@@ -86,7 +86,7 @@ def application(
     """A program of benchmarks.applications under uvicorn, with the server's options that ours has."""
 
     @contextlib.contextmanager
-    def start(site: Site) -> Iterator[Running]:
+    def start(site: BenchmarkSite) -> Iterator[Running]:
         port, folder = free_port(), site.fresh(key)
         folder.mkdir()
         environment = bare_environment(OPENBLAS_NUM_THREADS="1")
@@ -124,7 +124,7 @@ def application(
     return Subject(key, title, protocol, workers, start, group=group)
 
 
-def _pipeline(site: Site) -> Path:
+def _pipeline(site: BenchmarkSite) -> Path:
     """The fitted pipeline with the columns' names, so that a DataFrame does not make it warn."""
     import joblib
 
@@ -147,7 +147,7 @@ def ours(
     """Our service; `ships` starts the shipper beside it and brings every answer to PostgreSQL."""
 
     @contextlib.contextmanager
-    def start(site: Site) -> Iterator[Running]:
+    def start(site: BenchmarkSite) -> Iterator[Running]:
         database = site.database if ships else None
         with product(
             site.fresh(key),
@@ -167,7 +167,7 @@ def ours(
 
 def peer(known: peers.Peer, workers: int) -> Subject:
     @contextlib.contextmanager
-    def start(site: Site) -> Iterator[Running]:
+    def start(site: BenchmarkSite) -> Iterator[Running]:
         folder = site.fresh(known.name)
         launch = peers.prepare(known, peers.install(known), folder, site.models.plain, workers)
         with running(launch.command, launch.environment, launch.folder, folder / "log") as process:

@@ -15,7 +15,7 @@ from benchmarks.generators import Generator, GeneratorError, Load
 from benchmarks.peers import PeerError
 from benchmarks.processes import SubjectError, post, processor_seconds
 from benchmarks.protocols import Protocol, WrongAnswerError
-from benchmarks.subjects import TOLERANCE, Running, Site, Subject
+from benchmarks.subjects import TOLERANCE, BenchmarkSite, Running, Subject
 
 SAMPLE_SECONDS = 0.1
 FIRST_CHECKS = 20
@@ -111,7 +111,7 @@ class Checker:
 
 
 def turn(
-    subject: Subject, site: Site, generator: Generator, connections: int, seconds: float
+    subject: Subject, site: BenchmarkSite, generator: Generator, connections: int, seconds: float
 ) -> Turn:
     """Starts the subject, checks it, warms it up, and loads it.
 

@@ -2,3 +2,5 @@
 
 No web framework, no argv.
 """
+
+__version__ = "0.2.0"

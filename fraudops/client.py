@@ -10,12 +10,13 @@ import httpx
 import msgspec
 
 from fraudops.errors import SettingsError, StoreDownError
+from fraudops.urls import malformed, split_url, without_credentials
 
 T = TypeVar("T")
 FAULTS_SHOWN = 5
 
 
-class Answer(msgspec.Struct, frozen=True):
+class PredictResponse(msgspec.Struct, frozen=True):
     """What POST /predict says of one transaction;
 
     `prediction` is 1 where the probability reaches the threshold.
@@ -28,10 +29,10 @@ class Answer(msgspec.Struct, frozen=True):
     threshold: float
 
 
-class BatchAnswer(msgspec.Struct, frozen=True):
+class BatchPredictResponse(msgspec.Struct, frozen=True):
     """Predictions in the order of the transactions."""
 
-    predictions: list[Answer]
+    predictions: list[PredictResponse]
 
 
 class Label(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,16 +55,14 @@ class InferenceClient:
     """
 
     def __init__(self, url: str, timeout_seconds: float = 10.0, connections: int = 8) -> None:
-        self.url = url.rstrip("/")
+        self.url = without_credentials(split_url(url, "FRAUDOPS_URL")).rstrip("/")
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         try:
             self._http = httpx.Client(
-                base_url=self.url, timeout=timeout_seconds, limits=limits, trust_env=False
+                base_url=url.rstrip("/"), timeout=timeout_seconds, limits=limits, trust_env=False
             )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise SettingsError(
-                f"{url!r} is not the url of an inference service; give it as http://HOST:PORT"
-            ) from error
+        except (httpx.InvalidURL, ValueError):
+            raise malformed("FRAUDOPS_URL") from None
 
     def __enter__(self) -> Self:
         return self
@@ -84,16 +83,17 @@ class InferenceClient:
         features: Mapping[str, float],
         transaction_id: str | None = None,
         entity_key: str | None = None,
-    ) -> Answer:
+    ) -> PredictResponse:
         """Scores one transaction and leaves its audit record."""
         extra = {"transaction_id": transaction_id, "entity_key": entity_key}
         body = {**features, **{name: value for name, value in extra.items() if value is not None}}
-        return _decoded(self._call("POST", "/predict", body), Answer)
+        return _decoded(self._call("POST", "/predict", body), PredictResponse)
 
-    def predict_batch(self, transactions: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    def predict_batch(self, transactions: Sequence[Mapping[str, Any]]) -> list[PredictResponse]:
         """Scores up to 10,000 transactions, all or nothing, in their order."""
         return _decoded(
-            self._call("POST", "/predict/batch", {"transactions": list(transactions)}), BatchAnswer
+            self._call("POST", "/predict/batch", {"transactions": list(transactions)}),
+            BatchPredictResponse,
         ).predictions
 
     def feedback(self, labels: Sequence[Label]) -> None:
@@ -112,7 +112,7 @@ class InferenceClient:
             )
         except httpx.UnsupportedProtocol as error:
             raise SettingsError(
-                f"{self.url!r} is not the url of an inference service; give it as http://HOST:PORT"
+                "FRAUDOPS_URL is not the URL of an inference service: give it as http://HOST:PORT"
             ) from error
         except httpx.TransportError as error:
             message = f"the inference service at {self.url} does not answer ({type(error).__name__}); `fraudops status` says why, `fraudops up` starts it"

@@ -4,6 +4,10 @@ partitions on.
 
 import uuid_utils
 
+# A transaction_id that begins so is a test of the installation, such as `helm test`, and no
+# transaction of a customer. The name is reserved: it is written into audit rows.
+TEST_PREFIX = "fraudops-test-"
+
 
 def uuid7() -> str:
     """A new UUIDv7 in canonical text, made from the clock in milliseconds and random bits."""

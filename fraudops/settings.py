@@ -10,15 +10,15 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from fraudops.audit.privacy import Protect, protection, read_keys
 from fraudops.errors import SettingsError
-from fraudops.gates import GateSettings
+from fraudops.feature_encryption import Protect, protection, read_keys
+from fraudops.validation.gates import GateSettings
 
 PREFIX = "FRAUDOPS_"
-ADMIN_PORT = "A port of their own for the admin calls, as in the cluster; without one they are on `port` too."
-POD = "This pod's name, as audited predictions and /reload answers carry it."
-SPOOL_VOLUME = "A volume that outlives pods: the spool is then a folder of the pod's name there, and what dead pods have left there is shipped too."
-ADMIN_TOKEN = "Bearer token of the admin calls; without one they are refused. On one machine it lies in the state folder."
+ADMIN_PORT_HELP = "A port of their own for the admin calls, as in the cluster; without one they are on `port` too."
+POD_HELP = "This pod's name, as audited predictions and /reload answers carry it."
+SPOOL_VOLUME_HELP = "A volume that outlives pods: the spool is then a folder of the pod's name there, and what dead pods have left there is shipped too."
+ADMIN_TOKEN_HELP = "Bearer token of the admin calls; without one they are refused. On one machine it lies in the state folder."
 
 
 class Group(BaseModel):
@@ -264,11 +264,11 @@ class ProgramSettings(BaseSettings):
 class InferenceSettings(ProgramSettings):
     host: str = Field("127.0.0.1", description="The address that the service listens on.")
     port: int = Field(8000, ge=1, le=65535, description="The port that the service listens on.")
-    admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT)
+    admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT_HELP)
     workers: int = Field(2, ge=1, le=64, description="Worker processes of one pod.")
-    pod: str = Field("local", description=POD)
-    spool_volume: Path | None = Field(None, description=SPOOL_VOLUME)
-    admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
+    pod: str = Field("local", description=POD_HELP)
+    spool_volume: Path | None = Field(None, description=SPOOL_VOLUME_HELP)
+    admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN_HELP)
     mlflow_tracking_uri: str | None = Field(
         None,
         validation_alias="MLFLOW_TRACKING_URI",
@@ -309,10 +309,10 @@ class ShipperSettings(ProgramSettings):
         validation_alias="DATABASE_URL",
         description="The audit database, postgresql://USER:PASSWORD@HOST:PORT/NAME.",
     )
-    pod: str = Field("local", description=POD)
-    spool_volume: Path | None = Field(None, description=SPOOL_VOLUME)
-    admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
-    admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT)
+    pod: str = Field("local", description=POD_HELP)
+    spool_volume: Path | None = Field(None, description=SPOOL_VOLUME_HELP)
+    admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN_HELP)
+    admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT_HELP)
     cluster: ClusterSettings = ClusterSettings()
     audit: AuditSettings = AuditSettings()
     retention: KeepingSettings = KeepingSettings()
@@ -338,8 +338,8 @@ class PromoteJobSettings(ValidateJobSettings):
         description="In production a model that was trained on the packaged sample is refused.",
     )
     promotion: PromotionSettings = PromotionSettings()
-    admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN)
-    admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT)
+    admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN_HELP)
+    admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT_HELP)
     request_id: str | None = Field(
         None, description="The promotion's id, the same for all tries: the Job's UID."
     )

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from fraudops.audit.aside import Aside, Replayed
-from fraudops.audit.shipping import read_shipper_state
+from fraudops.audit.dead_letters import DeadLetters, ReplayResult
+from fraudops.audit.shipper_status import read_shipper_status
 from fraudops.endpoints import database_url
 from fraudops.errors import RefusedError, SettingsError
 from fraudops.settings import RetentionJobSettings
 from fraudops.state import State
-from jobs.audit_report import agreement_table, what_is_wrong
-from jobs.entry import json_option, notices, output, print_json, run, state_option
+from fraudops.terminal import print_table
 from jobs.on_cluster import ClusterCommand
+from jobs.reports.audit import reconciliation_table, what_is_wrong
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
-    from fraudops.audit.agreement import Agreement, Answers
+    from fraudops.audit.reconciliation import Answers, ReconciliationReport
 
 IN_THE_PODS = "In the cluster the pods' spools are not looked into: what is still in them counts as lost here. fraudops_spool_rows must be 0 in their metrics."
 Window = tuple[datetime, datetime]
@@ -116,14 +117,14 @@ def verify(
             state, log, window_of(log) if log else _window(since, until), settings.retention.days
         )
     )
-    shipper = read_shipper_state(state)
+    shipper = read_shipper_status(state)
     if as_json:
         print_json(
             asdict(found)
             | {"agrees": found.agrees, "records_damaged": shipper.missing if shipper else 0}
         )
     else:
-        output.print(agreement_table(found))
+        print_table(output, reconciliation_table(found))
     if not state.spool.is_dir():
         notices.print(
             IN_THE_PODS
@@ -139,10 +140,10 @@ def verify(
 
 async def _verify(
     state: State, log: "Answers | None", window: Window, kept_days: int
-) -> "Agreement":
-    from fraudops.audit.agreement import compare
+) -> "ReconciliationReport":
     from fraudops.audit.connection import connect
     from fraudops.audit.database import translated
+    from fraudops.audit.reconciliation import compare
 
     url = database_url(state)
     with _bar("looking") as tell, translated(url):
@@ -161,7 +162,7 @@ async def _verify(
     type=click.Path(path_type=Path),
     required=True,
     metavar="FILE",
-    help="A new Parquet file.",
+    help="A new file. Its name ends in .parquet.",
 )
 @json_option
 @state_option
@@ -173,9 +174,12 @@ def export(
     Streamed: memory stays flat however many rows there are. The file has its name only once it
     is whole.
     """
+    from fraudops.audit.parquet import check_new_file
+
     window = _window(since, until)
     if not out.parent.is_dir():
         raise SettingsError(f"{out.parent} is no folder: make it, or name another file")
+    check_new_file(out)
     rows = asyncio.run(_export(database_url(state), window, out))
     if as_json:
         print_json(
@@ -231,9 +235,11 @@ def replay(segments: tuple[Path, ...], dry_run: bool, as_json: bool, state: Stat
         raise SettingsError(
             f"{state.spool} is the spool itself: the shipper ships what is in there"
         )
-    aside = Aside(state.spool)
+    aside = DeadLetters(state.spool)
     if dry_run:
-        done = Replayed(kinds=dict(Counter(entry.kind for entry in aside.entries()).most_common()))
+        done = ReplayResult(
+            kinds=dict(Counter(entry.kind for entry in aside.entries()).most_common())
+        )
     else:
         done = aside.replay_segments(segments) if segments else aside.replay()
     if as_json:
@@ -247,7 +253,7 @@ def replay(segments: tuple[Path, ...], dry_run: bool, as_json: bool, state: Stat
     return told
 
 
-def replayed(done: Replayed) -> str:
+def replayed(done: ReplayResult) -> str:
     kept = f"; {done.kept:,} hold no record and stay set aside" if done.kept else ""
     damaged = (
         f"; {done.damaged:,} damaged stretches in {done.segments} segments" if done.damaged else ""

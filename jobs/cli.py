@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from jobs.entry import run
+from jobs.runner import run
 
 # command → (module, help); each module has a click command named `command`
 COMMANDS = {

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 from rich.table import Table
+from rich.text import Text
 
-from jobs.entry import any_state_option, json_option, output, print_json, run
+from fraudops.terminal import print_table
 from jobs.on_cluster import cluster_options
+from jobs.runner import any_state_option, json_option, output, print_json, run
 
 if TYPE_CHECKING:
     from fraudops.cluster.overview import Overview, PodReport
@@ -35,7 +37,8 @@ def as_mapping(found: "Overview") -> dict[str, Any]:
         "namespace": found.namespace,
         "serving": serving
         and {name: serving[name] for name in ("epoch", "version", "digest", "by", "at")},
-        "mirrored": found.record.mirrored == found.record.epoch,
+        "mirrored": found.record.alias_epoch == found.record.epoch,
+        "alias": found.record.alias_error,
         "reserved": record.get("reserved"),
         "pods": [asdict(pod) | {"behind": pod.name in found.behind} for pod in found.pods],
         "behind": list(found.behind),
@@ -51,8 +54,8 @@ def show(found: "Overview") -> None:
         else "no model is promoted"
     )
     output.print(f"release {found.release} in namespace {found.namespace}: [bold]{serves}[/]")
-    if current and found.record.mirrored < current.epoch:
-        output.print("[yellow]MLflow's alias is late: the reconciler writes it[/]")
+    if found.record.alias_error:
+        output.print(Text(f"alias: {found.record.alias_error}", "yellow"))
     if reserved:
         output.print(
             f"[yellow]a promotion of version {reserved.version} by {reserved.strategy} is under way, or was left[/] (epoch {reserved.epoch})"
@@ -73,7 +76,10 @@ def show(found: "Overview") -> None:
             str(len(pod.workers) or ""),
             _remark(found, pod),
         )
-    output.print(table if found.pods else "[red]no pod of the inference service is there[/]")
+    if found.pods:
+        print_table(output, table)
+    else:
+        output.print("[red]no pod of the inference service is there[/]")
 
 
 def _remark(found: "Overview", pod: "PodReport") -> str:

@@ -19,7 +19,7 @@ from types import FrameType
 from rich.text import Text
 
 from fraudops.errors import FraudopsError
-from jobs.entry import output
+from jobs.runner import output
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 STOP_SECONDS = 10.0

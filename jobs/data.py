@@ -7,15 +7,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.data_options import (
+from jobs.data_push import push
+from jobs.options.data import (
     data_option,
     drift_option,
     prevalence_option,
     schema_option,
     strength_option,
 )
-from jobs.data_push import push
-from jobs.entry import any_state_option, json_option, notices, output, print_json, run, state_option
+from jobs.runner import (
+    any_state_option,
+    json_option,
+    notices,
+    output,
+    print_json,
+    run,
+    state_option,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +55,7 @@ def describe(
     from fraudops.datasets import load
     from fraudops.datasets.summary import summarise
     from fraudops.schema import load_schema
-    from jobs.data_report import print_summary
+    from jobs.reports.data import print_summary
 
     summary = summarise(load(source, load_schema(schema), prevalence))
     if as_json:
@@ -109,7 +117,7 @@ def check(file: Path, schema: Path | None, as_json: bool) -> None:
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to put it. [default: data/creditcard.csv in the state folder]",
+    help="Where to put it; ends in .csv. [default: data/creditcard.csv in the state folder]",
 )
 @click.option(
     "--mirror",
@@ -129,9 +137,13 @@ def fetch(out: Path | None, mirrors: tuple[str, ...], sha256: str | None, state:
     attempt broke off.
     """
     from fraudops.datasets.official import MIRRORS, NAME, SHA256, Mirror, fetch
-    from jobs.data_report import download_bar
+    from fraudops.errors import SettingsError
+    from jobs.reports.data import download_bar
 
     target = out or state.root / "data" / NAME
+    # With --sha256 the file is another one, and only the caller knows its format.
+    if not sha256 and target.suffix != ".csv":
+        raise SettingsError(f"{target}: the official file is a CSV; let the name end in .csv")
     with download_bar(target.name) as progress:
         url = fetch(
             target, tuple(Mirror.at(url) for url in mirrors) or MIRRORS, sha256 or SHA256, progress

@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from fraudops.errors import RefusedError, SettingsError
-from jobs.data_report import download_bar
-from jobs.entry import MARK_VARIABLE, any_state_option, json_option, output, print_json
 from jobs.on_cluster import Streams, cluster_options, say
+from jobs.reports.data import download_bar
+from jobs.runner import MARK_VARIABLE, any_state_option, json_option, output, print_json
 
 
 @click.command(name="push", params=list(cluster_options))
@@ -53,7 +53,7 @@ async def _push(
     Raises RefusedError when what arrived is something else.
     """
     from fraudops.cluster.api import Cluster
-    from fraudops.cluster.runner import JobRunner, Wanted, find_release, new_name
+    from fraudops.cluster.runner import JobRunner, JobSpec, find_release, new_name
     from fraudops.cluster.upload import RECEIVER, data_mount, data_name, receiver_of, send
 
     told: list[str] = []
@@ -71,7 +71,7 @@ async def _push(
         found = await find_release(cluster, release)
         template = await runner.template(found, "train")
         path = f"{data_mount(template)}/{name or data_name(template)}"
-        wanted = Wanted("train", (path, "--size", str(size)), RECEIVER, {MARK_VARIABLE: "1"})
+        wanted = JobSpec("train", (path, "--size", str(size)), RECEIVER, {MARK_VARIABLE: "1"})
         with download_bar(file.name) as progress:
             code, digest = await send(
                 cluster,

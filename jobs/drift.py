@@ -11,15 +11,16 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from fraudops.drift import SCORE, Verdict
+from fraudops.drift import wording
+from fraudops.drift.psi import SCORE, Verdict
 from fraudops.settings import DriftJobSettings
 from fraudops.state import State
-from jobs import drift_text
-from jobs.entry import json_option, notices, output, print_json, run, state_option
+from fraudops.terminal import print_table
 from jobs.on_cluster import on_cluster
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
-    from fraudops.drift_runs import DriftRun
+    from fraudops.drift.runs import DriftRun
 
 SHOWN_COLUMNS = 8
 NOTHING_SERVES = "no version is in production yet: there is nothing to compare"
@@ -61,16 +62,24 @@ def _to_since(
     metavar="TIME",
     help=f"The window begins here instead: an ISO time (UTC), or `{LAST}`: where the version's last run ended, if it has one.",
 )
+@click.option(
+    "--report/--no-report",
+    default=True,
+    show_default=True,
+    help="Write an HTML report after the verdict, which takes some seconds more.",
+)
 @json_option
 @state_option
-def command(hours: float, since: datetime | str | None, as_json: bool, state: State) -> str:
+def command(
+    hours: float, since: datetime | str | None, report: bool, as_json: bool, state: State
+) -> str:
     """Compare what was scored with the production version's reference.
 
     PSI of every feature and of the score. One above its threshold is a warning, in two windows
     running an alarm; the exit code is 0 either way.
     """
-    from fraudops.promotion.here import read_record
-    from jobs.drift_scan import Asked, production_of, scan
+    from fraudops.drift.scan import ScanRange, production_of, scan
+    from fraudops.wiring import read_record
 
     settings = DriftJobSettings.from_environment()
     record = read_record(settings.cluster, state)
@@ -82,33 +91,39 @@ def command(hours: float, since: datetime | str | None, as_json: bool, state: St
             print_json({"verdict": None, "reason": NOTHING_SERVES})
         return NOTHING_SERVES
     entry = production_of(record)
-    found = asyncio.run(
+    scanned = asyncio.run(
         scan(
             state,
             entry,
             settings.drift,
-            Asked(hours, since),
+            ScanRange(hours, since),
             settings.model_name,
             settings.audit.keys(),
+            report=report,
         )
     )
+    found = scanned.found
+    if not as_json:
+        show(found)
+    scanned.write_report()
+    # A program may open the report that it reads of, and a person clicks on its line.
     if as_json:
         print_json(found.report())
-    else:
-        show(found)
-    return f"{drift_text.title(found)}: {drift_text.verdict_line(found)}"
+    elif found.html_path:
+        output.print(Text(f"report: {found.html_path}"))
+    return f"{wording.title(found)}: {wording.verdict_line(found)}"
 
 
 def show(found: "DriftRun") -> None:
     """The report as a person reads it: verdict, columns, decision rate, and what to do."""
-    output.print(Text(drift_text.title(found)))
-    output.print(Text(drift_text.verdict_line(found), STYLES[found.verdict]))
+    output.print(Text(wording.title(found)))
+    output.print(Text(wording.verdict_line(found), STYLES[found.verdict]))
     if found.columns:
-        output.print(_table(found))
-    for line in drift_text.lines(found):
+        print_table(output, _table(found))
+    for line in wording.lines(found):
         output.print(Text(line))
-    if found.html_path:
-        output.print(Text(f"report: {found.html_path}"))
+    # Through a pipe too the verdict is read before the report is written.
+    output.file.flush()
 
 
 def _table(found: "DriftRun") -> Table:

@@ -10,7 +10,7 @@ import click
 from fraudops.endpoints import database_url
 from fraudops.errors import StoreDownError
 from fraudops.state import State
-from jobs.entry import notices, run, state_option
+from jobs.runner import notices, run, state_option
 
 PAUSE_SECONDS = 1.0
 
@@ -40,7 +40,7 @@ def command(state: State, wait_seconds: float) -> str:
     said = ""
     while True:
         try:
-            migrate(url)
+            migrated = migrate(url)
         except StoreDownError as error:
             if time.monotonic() + PAUSE_SECONDS > deadline:
                 raise
@@ -49,7 +49,7 @@ def command(state: State, wait_seconds: float) -> str:
                 said = str(error)
             time.sleep(PAUSE_SECONDS)
         else:
-            done = f"the audit database at {address(url)} has this release's schema"
+            done = migrated.summary(address(url))
             notices.print(done, markup=False)
             return done
 

@@ -7,14 +7,15 @@ import click
 from rich.table import Table
 
 from fraudops.errors import StoreDownError
-from fraudops.promotion.here import world_of
-from fraudops.promotion.record import ServingRecord
+from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import ModelVersion
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
-from jobs.entry import json_option, notices, output, print_json, run, state_option
+from fraudops.terminal import print_table
+from fraudops.wiring import open_promotion_context
 from jobs.on_cluster import on_cluster
 from jobs.promote import say
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 
 def verdict_of(version: ModelVersion) -> str:
@@ -57,10 +58,10 @@ def command(as_json: bool, state: State) -> None:
     settings = PromoteJobSettings.from_environment()
 
     async def read() -> tuple[ServingRecord, list[ModelVersion] | StoreDownError]:
-        async with world_of(settings, state, say) as world:
-            record, _ = await world.records.read()
+        async with open_promotion_context(settings, state, say) as context:
+            record, _ = await context.records.read()
             try:
-                return record, world.registry.versions()
+                return record, context.registry.versions()
             except StoreDownError as error:
                 return record, error
 
@@ -81,7 +82,7 @@ def command(as_json: bool, state: State) -> None:
     elif not versions:
         output.print("No version is registered yet. Train one: fraudops train")
     else:
-        output.print(_table(versions))
+        print_table(output, _table(versions))
 
 
 def _table(versions: list[dict[str, Any]]) -> Table:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from fraudops.audit.shipping import ShipperState, read_shipper_state
+from fraudops.audit.shipper_status import ShipperStatus, read_shipper_status
 from fraudops.endpoints import database_url
+from fraudops.ids import TEST_PREFIX
 from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
-from jobs.entry import json_option, output, print_json, run, state_option
+from fraudops.terminal import print_table
 from jobs.on_cluster import on_cluster
+from jobs.runner import json_option, output, print_json, run, state_option
 
 if TYPE_CHECKING:
     from fraudops.audit.activity import Activity
@@ -49,7 +51,7 @@ def command(hours: float, as_json: bool, state: State) -> str:
     until = datetime.now(UTC)
     since = until - timedelta(hours=hours)
     found = asyncio.run(_ask(database_url(state), since, until, model_name))
-    spools = IN_THE_PODS if settings.cluster.release else read_shipper_state(state)
+    spools = IN_THE_PODS if settings.cluster.release else read_shipper_status(state)
     if as_json:
         print_json(
             report(
@@ -57,7 +59,7 @@ def command(hours: float, as_json: bool, state: State) -> str:
                 since,
                 until,
                 found,
-                spools if isinstance(spools, ShipperState) else None,
+                spools if isinstance(spools, ShipperStatus) else None,
             )
         )
     else:
@@ -83,7 +85,7 @@ async def _ask(url: str, since: datetime, until: datetime, model_name: str) -> F
 
 
 def report(
-    model_name: str, since: datetime, until: datetime, found: Found, shipper: ShipperState | None
+    model_name: str, since: datetime, until: datetime, found: Found, shipper: ShipperStatus | None
 ) -> dict[str, Any]:
     """What `--json` prints. A ratio without anything to divide by is null."""
     total, versions = found
@@ -117,19 +119,23 @@ def _mapping(activity: "Activity") -> dict[str, Any]:
     }
 
 
-def _show(title: str, found: Found, spools: "ShipperState | str | None", now: datetime) -> None:
+def _show(title: str, found: Found, spools: "ShipperStatus | str | None", now: datetime) -> None:
     total, versions = found
     output.print(title, markup=False)
     if total.answers:
-        output.print(_activity_table(total, versions))
+        print_table(output, _activity_table(total, versions))
         if total.answers != total.decisions:
             repeats = total.answers - total.decisions
             output.print(
                 f"{repeats:,} answers repeat a transaction of the 24 hours before: each is audited, and its first answer is the one decision."
             )
+        if total.tests:
+            output.print(
+                f"Tests of the installation among these answers: {total.tests:,} (their transaction_id begins with {TEST_PREFIX})"
+            )
         output.print(_quality(total))
         if total.labelled:
-            output.print(_quality_table(total, versions))
+            print_table(output, _quality_table(total, versions))
         if total.estimated:
             output.print(_estimated(total))
     else:
@@ -210,11 +216,11 @@ def _percent(value: float | None) -> str:
     return "none" if value is None else f"{value:.2%}"
 
 
-def _doing(shipper: ShipperState, now: datetime) -> str:
-    return "silent" if shipper.doing != "stopped" and shipper.stale(now) else shipper.doing
+def _doing(shipper: ShipperStatus, now: datetime) -> str:
+    return "silent" if shipper.phase != "stopped" and shipper.stale(now) else shipper.phase
 
 
-def _waiting(shipper: ShipperState | None, now: datetime) -> str:
+def _waiting(shipper: ShipperStatus | None, now: datetime) -> str:
     """What these figures lack because it is not in the table yet."""
     if shipper is None:
         return "No shipper has run in this state folder."

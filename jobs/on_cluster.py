@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import click
 
 from fraudops.errors import SettingsError
-from jobs.entry import MARK_VARIABLE, OUTPUT_MARK, notices, output
+from jobs.runner import MARK_VARIABLE, OUTPUT_MARK, notices, output
 
 MARK = OUTPUT_MARK.encode()
 # Of the command line here; in the pod everything lies elsewhere.
@@ -118,7 +118,7 @@ def run_as_job(
 ) -> int:
     """The exit code of the Job's last try. Ctrl-C leaves the Job running."""
     from fraudops.cluster.api import Cluster
-    from fraudops.cluster.runner import JobRunner, Wanted, find_release, job_of, new_name
+    from fraudops.cluster.runner import JobRunner, JobSpec, find_release, job_of, new_name
 
     started: list[str] = []
     streams = Streams(last_only="--json" in arguments)
@@ -127,7 +127,7 @@ def run_as_job(
         async with Cluster.connect(namespace) as cluster:
             runner = JobRunner(cluster, say, streams.emit)
             found = await find_release(cluster, release)
-            wanted = Wanted(template, arguments, module, environment(), shards)
+            wanted = JobSpec(template, arguments, module, environment(), shards)
             job = job_of(
                 await runner.template(found, template),
                 new_name(found, module.rpartition(".")[2] if module else template),

@@ -15,30 +15,30 @@ from rich.console import Console
 
 from fraudops import endpoints
 from fraudops.errors import FraudopsError, RefusedError
-from fraudops.gates import GateSettings
-from fraudops.promotion.convergence import Result
-from fraudops.promotion.here import read_record
-from fraudops.promotion.record import ServingRecord, Strategy
+from fraudops.promotion.convergence import PromotionResult
+from fraudops.promotion.serving_record import ServingRecord, Strategy
 from fraudops.registry import TAG_REQUEST, ModelVersion, Registry
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
-from jobs.entry import json_option, notices, output, print_json, run, state_option
+from fraudops.validation.gates import GateSettings
+from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
+from jobs.options.training import TrainingInputs, training_options
 from jobs.promote import outcome_of, promote_version
+from jobs.reports.validation import Screen
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 from jobs.train import report as report_training
 from jobs.train import said, train_and_register
-from jobs.training_options import Plan, training_options
-from jobs.validate import DataOptions, Site, next_command, refusal, validate_version
-from jobs.validation_report import Screen
+from jobs.validate import DataOptions, ValidationSite, next_command, refusal, validate_version
 
 
 @dataclass
-class Steps:
+class PipelineSteps:
     """How far it came: which steps this try took itself, and what became of the promotion."""
 
     version: str | None = None
     taken: list[str] = field(default_factory=list)
-    promotion: Result | None = None
+    promotion: PromotionResult | None = None
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Pipeline:
 
     state: State
     settings: PromoteJobSettings
-    plan: Plan
+    plan: TrainingInputs
     console: Console
     first_only: bool = False
 
-    def run(self, steps: Steps) -> Result:
+    def run(self, steps: PipelineSteps) -> PromotionResult:
         """Fills `steps` on the way.
 
         Raises RefusedError at a gate that refuses, StoreDownError, DataError, SettingsError.
@@ -75,7 +75,7 @@ class Pipeline:
     def _registry(self) -> Registry:
         return Registry(endpoints.mlflow_url(self.state), self.settings.model_name)
 
-    def _trained(self, request: str, steps: Steps) -> ModelVersion:
+    def _trained(self, request: str, steps: PipelineSteps) -> ModelVersion:
         registry = self._registry
         known = [
             version for version in registry.versions() if version.tags.get(TAG_REQUEST) == request
@@ -94,13 +94,13 @@ class Pipeline:
         steps.taken.append("train")
         return registry.version(registered.version)
 
-    def _validated(self, version: ModelVersion, steps: Steps) -> ModelVersion:
+    def _validated(self, version: ModelVersion, steps: PipelineSteps) -> ModelVersion:
         verdict = version.verdict or {}
         if verdict.get("passed") and verdict.get("digest") == version.digest:
             self._title(2, "validate", f"version {version.version} has passed in an earlier try")
             return version
         self._title(2, "validate", f"version {version.version}")
-        site = Site(self._registry, self.state, self.settings.cluster)
+        site = ValidationSite(self._registry, self.state, self.settings.cluster)
         data = DataOptions(self.plan.source, self.plan.schema, self.plan.prevalence)
         found, stored = validate_version(
             site,
@@ -118,7 +118,7 @@ class Pipeline:
         self.console.print(f"\n[bold]{number} of 3: {name}[/], {what}")
 
 
-def refuse_sample(settings: PromoteJobSettings, plan: Plan) -> None:
+def refuse_sample(settings: PromoteJobSettings, plan: TrainingInputs) -> None:
     """Before any time is spent: production will not take a model of the packaged sample.
 
     Raises RefusedError.
@@ -139,7 +139,7 @@ def strategy_for(version: ModelVersion, record: ServingRecord) -> Strategy:
     )
 
 
-def summary(steps: Steps, error: FraudopsError | None, seconds: float) -> dict[str, Any]:
+def summary(steps: PipelineSteps, error: FraudopsError | None, seconds: float) -> dict[str, Any]:
     """What `--json` prints; `reason` says why it ended early."""
     promotion = asdict(steps.promotion) if steps.promotion else None
     return {
@@ -165,10 +165,10 @@ def command(as_json: bool, state: State, **training: Any) -> str:
     pipeline = Pipeline(
         state,
         PromoteJobSettings.from_environment(),
-        Plan.of(**training),
+        TrainingInputs.of(**training),
         notices if as_json else output,
     )
-    steps, failure, said = Steps(), None, ""
+    steps, failure, said = PipelineSteps(), None, ""
     try:
         said = outcome_of(pipeline.run(steps), time.monotonic() - started)
         pipeline.console.print(said)

@@ -9,12 +9,12 @@ import click
 import msgspec
 
 from fraudops.errors import SettingsError
-from jobs.data_options import data_option, schema_option
-from jobs.entry import json_option, output, print_json, run, state_option
-from jobs.service_options import open_client, url_option
+from jobs.options.data import data_option, schema_option
+from jobs.options.service import open_client, url_option
+from jobs.runner import json_option, output, print_json, run, state_option
 
 if TYPE_CHECKING:
-    from fraudops.client import Answer
+    from fraudops.client import PredictResponse
     from fraudops.state import State
 
 Transaction = dict[str, Any]
@@ -98,7 +98,7 @@ def _read(file: str | None) -> Transaction | list[Transaction]:
         ) from error
 
 
-def _show(answer: "Answer", truth: int | None, as_json: bool) -> None:
+def _show(answer: "PredictResponse", truth: int | None, as_json: bool) -> None:
     if as_json:
         print_json(msgspec.structs.asdict(answer) | ({} if truth is None else {"label": truth}))
         return
@@ -110,11 +110,13 @@ def _show(answer: "Answer", truth: int | None, as_json: bool) -> None:
     output.print(f"model version {answer.model_version}, prediction_id {answer.prediction_id}")
 
 
-def _show_many(answers: "list[Answer]", as_json: bool) -> None:
+def _show_many(answers: "list[PredictResponse]", as_json: bool) -> None:
     if as_json:
         print_json({"predictions": [msgspec.structs.asdict(answer) for answer in answers]})
         return
     from rich.table import Table
+
+    from fraudops.terminal import print_table
 
     table = Table(
         "row", "decision", "probability", "threshold", "version", "prediction_id", box=None
@@ -129,7 +131,7 @@ def _show_many(answers: "list[Answer]", as_json: bool) -> None:
             answer.model_version,
             answer.prediction_id,
         )
-    output.print(table)
+    print_table(output, table)
 
 
 if __name__ == "__main__":

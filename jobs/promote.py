@@ -14,18 +14,18 @@ from datetime import UTC, datetime
 import click
 
 from fraudops.errors import RefusedError, SettingsError, StoreDownError
-from fraudops.gates import GateResult, GateSettings
-from fraudops.promotion.convergence import Result
-from fraudops.promotion.gate import admit
-from fraudops.promotion.here import World, world_of
-from fraudops.promotion.ports import Candidate
-from fraudops.promotion.protocol import Request
-from fraudops.promotion.record import ServingRecord, Strategy
+from fraudops.promotion.admission import admit
+from fraudops.promotion.convergence import PromotionResult
+from fraudops.promotion.ports import PromotionCandidate
+from fraudops.promotion.protocol import PromotionRequest
+from fraudops.promotion.serving_record import ServingRecord, Strategy
 from fraudops.registry import LATEST, TAG_WAIVER, ModelVersion
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
-from jobs.entry import json_option, notices, output, print_json, run, state_option
+from fraudops.validation.gates import GateResult, GateSettings
+from fraudops.wiring import PromotionContext, open_promotion_context
 from jobs.on_cluster import on_cluster
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 
 def who() -> str:
@@ -47,7 +47,7 @@ def promote_version(
     force: bool = False,
     strategy: Strategy = "broadcast",
     first_only: bool = False,
-) -> Result:
+) -> PromotionResult:
     """The whole promotion;
 
     `reason` with `force` writes a waiver for exactly this version's digest first, `first_only`
@@ -57,57 +57,59 @@ def promote_version(
     """
     settings = PromoteJobSettings.from_environment()
 
-    async def go() -> Result:
-        async with world_of(settings, state, say) as world:
+    async def go() -> PromotionResult:
+        async with open_promotion_context(settings, state, say) as context:
 
-            async def choose(record: ServingRecord) -> Candidate:
+            async def choose(record: ServingRecord) -> PromotionCandidate:
                 if first_only and record.current:
                     raise RefusedError(f"version {record.current.version} serves already")
-                candidate = world.registry.find(version)
+                candidate = context.registry.find(version)
                 if force and candidate.digest:
-                    candidate = _waive(world, candidate, candidate.digest, reason or "")
+                    candidate = _waive(context, candidate, candidate.digest, reason or "")
                 limits = GateSettings(**settings.gates.model_dump())
                 return admit(
                     candidate,
                     record,
                     strategy,
-                    lambda admitted: _compare_again(world, admitted, record, limits),
+                    lambda admitted: _compare_again(context, admitted, record, limits),
                     settings.environment,
                 )
 
             named = "" if version == LATEST else version
-            request = Request(
+            request = PromotionRequest(
                 settings.request_id or str(uuid.uuid4()), who(), choose, named, strategy
             )
-            return await world.promoter().run(request)
+            return await context.promoter().run(request)
 
     return asyncio.run(go())
 
 
-def _waive(world: World, version: ModelVersion, digest: str, reason: str) -> ModelVersion:
+def _waive(
+    context: PromotionContext, version: ModelVersion, digest: str, reason: str
+) -> ModelVersion:
     waiver = {
         "digest": digest,
         "reason": reason,
         "who": who(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    world.registry.set_tag(version.version, TAG_WAIVER, json.dumps(waiver))
+    context.registry.set_tag(version.version, TAG_WAIVER, json.dumps(waiver))
     return replace(version, waiver=waiver)
 
 
 def _compare_again(
-    world: World, candidate: ModelVersion, record: ServingRecord, limits: GateSettings
+    context: PromotionContext, candidate: ModelVersion, record: ServingRecord, limits: GateSettings
 ) -> list[GateResult]:
-    from fraudops.validation import recompare
+    from fraudops.validation.verdict import recompare
 
     if record.current is None:
         return []
     return recompare(
-        world.registry, candidate, world.registry.version(record.current.version), limits
+        context.registry, candidate, context.registry.version(record.current.version), limits
     )
 
 
-def outcome_of(result: Result, seconds: float) -> str:
+def outcome_of(result: PromotionResult, seconds: float) -> str:
     """One line of what happened, or the error whose exit code it has."""
     if result.outcome in ("done", "unchanged"):
         done = (
@@ -128,7 +130,7 @@ def outcome_of(result: Result, seconds: float) -> str:
     raise RefusedError(f"{result.outcome}: {result.reason}; {serves}")
 
 
-def report(result: Result, seconds: float, as_json: bool) -> str:
+def report(result: PromotionResult, seconds: float, as_json: bool) -> str:
     """Prints the outcome, and gives it as one line or raises the error whose exit code it has."""
     if as_json:
         print_json(asdict(result) | {"seconds": round(seconds, 3)})

@@ -10,35 +10,38 @@ from datetime import UTC, datetime
 import click
 
 from fraudops.errors import StoreDownError
-from fraudops.promotion.here import world_of
 from fraudops.promotion.local import write_durably
-from fraudops.promotion.reconcile import Findings, reconcile
+from fraudops.promotion.reconcile import ReconcileResult, reconcile
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
-from jobs.entry import json_option, notices, print_json, run, state_option
+from fraudops.wiring import open_promotion_context
 from jobs.promote import say
+from jobs.runner import json_option, notices, print_json, run, state_option
 
 # In the cluster a dead holder's lock is taken over only by whoever has watched it for the Lease's
 # whole duration.
 LOCK_SECONDS, CLUSTER_LOCK_SECONDS = 1.0, 40.0
 
 
-async def bring_after(settings: PromoteJobSettings, state: State) -> tuple[Findings, int]:
+async def bring_after(settings: PromoteJobSettings, state: State) -> tuple[ReconcileResult, int]:
     """The findings, and the number of rows that were brought.
 
     Raises StoreDownError when a promotion has the lock or the record's store is away.
     """
     wait_seconds = CLUSTER_LOCK_SECONDS if settings.cluster.release else LOCK_SECONDS
-    async with world_of(settings, state, say, wait_seconds) as world, world.lock.hold("reconcile"):
-        record, token = await world.records.read()
-        await world.promoter().undo_unfinished_rollout(record, token)
+    async with (
+        open_promotion_context(settings, state, say, wait_seconds) as context,
+        context.lock.hold("reconcile"),
+    ):
+        record, token = await context.records.read()
+        await context.promoter().undo_unfinished_rollout(record, token)
         rows, late = 0, tuple[str, ...]()
         try:
-            rows = await world.journal.flush()
-            await world.journal.bring_after(record)
+            rows = await context.journal.flush()
+            await context.journal.bring_after(record)
         except StoreDownError:
             late = ("rows",)
-        findings = await reconcile(world.records, world.aliases)
+        findings = await reconcile(context.records, context.aliases)
         return replace(findings, late=(*findings.late, *late)), rows
 
 

@@ -13,8 +13,8 @@ from fraudops.endpoints import database_url
 from fraudops.errors import SettingsError, StoreDownError
 from fraudops.settings import RetentionJobSettings, RetentionSettings
 from fraudops.state import State
-from jobs.entry import json_option, notices, output, print_json, run, state_option
 from jobs.on_cluster import on_cluster
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 # Half of the Job's time; what is left then is the next run's.
 INDEX_SECONDS = 1800

@@ -9,28 +9,28 @@ import uuid
 
 import click
 
-from fraudops.promotion.convergence import Result
-from fraudops.promotion.gate import way_back
-from fraudops.promotion.here import world_of
-from fraudops.promotion.ports import Candidate
-from fraudops.promotion.protocol import Request
-from fraudops.promotion.record import ServingRecord, Strategy
+from fraudops.promotion.admission import way_back
+from fraudops.promotion.convergence import PromotionResult
+from fraudops.promotion.ports import PromotionCandidate
+from fraudops.promotion.protocol import PromotionRequest
+from fraudops.promotion.serving_record import ServingRecord, Strategy
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
-from jobs.entry import json_option, run, state_option
+from fraudops.wiring import open_promotion_context
 from jobs.on_cluster import on_cluster
 from jobs.promote import report, say, who
+from jobs.runner import json_option, run, state_option
 
 
-def roll_back(state: State) -> Result:
+def roll_back(state: State) -> PromotionResult:
     settings = PromoteJobSettings.from_environment()
 
-    async def choose(record: ServingRecord) -> Candidate:
+    async def choose(record: ServingRecord) -> PromotionCandidate:
         return way_back(record, settings.environment)
 
-    async def go() -> Result:
-        async with world_of(settings, state, say) as world:
-            record, _ = await world.records.read()
+    async def go() -> PromotionResult:
+        async with open_promotion_context(settings, state, say) as context:
+            record, _ = await context.records.read()
             back = record.stack[0] if record.stack else None
             crosses = (
                 record.current
@@ -38,7 +38,7 @@ def roll_back(state: State) -> Result:
                 and back.schema_fingerprint != record.current.schema_fingerprint
             )
             strategy: Strategy = "rollout" if crosses else "broadcast"
-            request = Request(
+            request = PromotionRequest(
                 settings.request_id or str(uuid.uuid4()),
                 who(),
                 choose,
@@ -46,7 +46,7 @@ def roll_back(state: State) -> Result:
                 strategy,
                 rollback=True,
             )
-            return await world.promoter().run(request)
+            return await context.promoter().run(request)
 
     return asyncio.run(go())
 

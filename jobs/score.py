@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from fraudops.errors import RefusedError, SettingsError
 from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
-from jobs.entry import json_option, notices, output, print_json, run, state_option
 from jobs.on_cluster import on_cluster
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
     from fraudops.batch.plan import Counts, Layout, Summary
@@ -112,7 +112,7 @@ def command(
     as_json: bool,
     state: State,
 ) -> str:
-    from fraudops.batch.model import Models
+    from fraudops.batch.model import BatchModels
     from fraudops.batch.plan import Layout, Summary
     from fraudops.batch.run import Order, score_file
 
@@ -128,7 +128,7 @@ def command(
     _check_distinct(file, target, bad_rows)
     order = Order(file, target, version, keep, bad_rows, index, count, chunk_rows)
     with _bar(f"shard {index} of {count}" if count > 1 else file.name) as tell:
-        found = score_file(order, Models(ClusterJobSettings.from_environment(), state), tell)
+        found = score_file(order, BatchModels(ClusterJobSettings.from_environment(), state), tell)
     if isinstance(found, Summary):
         return _show(found, layout, as_json)
     if as_json:
@@ -175,10 +175,10 @@ def _check_distinct(file: Path, out: Path, bad_rows: Path | None) -> None:
 
 def _merge(layout: "Layout") -> "Summary":
     """Raises RefusedError while shards are missing, SettingsError when there is nothing to join."""
-    from fraudops.batch.plan import Plan, load
+    from fraudops.batch.plan import BatchPlan, load
     from fraudops.batch.run import join, missing_shards
 
-    plan = load(layout.plan, Plan)
+    plan = load(layout.plan, BatchPlan)
     summary = join(layout)
     if summary is not None:
         return summary

@@ -12,7 +12,7 @@ import click
 from rich.text import Text
 
 from fraudops.settings import COMMAND_LINE, PREFIX, PROGRAMS, ProgramSettings, known_variables
-from jobs.entry import any_state_option, json_option, notices, output, print_json, run
+from jobs.runner import any_state_option, json_option, notices, output, print_json, run
 
 
 @dataclass(frozen=True)

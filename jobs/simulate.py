@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fraudops.errors import RefusedError, StoreDownError
-from jobs.data_options import data_option, drift_option, schema_option, strength_option
-from jobs.entry import json_option, notices, output, print_json, run, state_option
-from jobs.service_options import open_client, url_option
+from jobs.options.data import data_option, drift_option, schema_option, strength_option
+from jobs.options.service import open_client, url_option
+from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
     from fraudops.client import InferenceClient
     from fraudops.datasets import Dataset
     from fraudops.state import State
-    from jobs.replay import Replay
+    from jobs.load_generator import Replay
 
 LABELS_A_CALL = 200
 SOURCE = "simulate"
@@ -78,7 +78,7 @@ def command(
     state: "State",
     as_json: bool,
 ) -> None:
-    from jobs.replay import replay
+    from jobs.load_generator import replay
 
     with open_client(url, state, concurrency) as client:
         client.ready()
@@ -201,7 +201,7 @@ def _judge(outcome: "Replay") -> None:
 
 
 def _bar(name: str, total: int) -> Any:
-    from jobs.data_report import count_bar
+    from jobs.reports.data import count_bar
 
     return count_bar(name, total)
 

@@ -17,17 +17,18 @@ from rich.table import Table
 
 import fraudops
 from fraudops import endpoints
-from fraudops.bundle import Interval, Manifest
+from fraudops.model.manifest import Interval, Manifest
 from fraudops.registry import TAG_DIGEST, TAG_REQUEST, TAG_SAMPLE, TAG_SCHEMA_FINGERPRINT, Registry
+from fraudops.registry.tracking import RunContent, logged_run
 from fraudops.settings import ProgramSettings
 from fraudops.state import State
-from jobs.entry import json_option, notices, output, print_json, run, state_option, where
+from fraudops.terminal import print_table
 from jobs.on_cluster import on_cluster
-from jobs.tracking import RunContent, logged_run
-from jobs.training_options import Plan, training_options
+from jobs.options.training import TrainingInputs, training_options
+from jobs.runner import json_option, notices, output, print_json, run, state_option, where
 
 if TYPE_CHECKING:
-    from fraudops.training import Trained
+    from fraudops.training.trainer import TrainingResult
 
 METRIC_TITLES = {
     "roc_auc": "ROC-AUC",
@@ -52,7 +53,7 @@ class Registered:
 
 
 def train_and_register(
-    registry: Registry, url: str, plan: Plan, request: str | None = None
+    registry: Registry, url: str, plan: TrainingInputs, request: str | None = None
 ) -> Registered:
     """The whole training; the version is tagged with `request`, so that another try finds it.
 
@@ -62,7 +63,7 @@ def train_and_register(
     registry.versions()
     from fraudops import datasets
     from fraudops.schema import load_schema
-    from fraudops.training import Provenance, train, write_bundle
+    from fraudops.training.trainer import Provenance, train, write_bundle
 
     _say("reading the data")
     dataset = datasets.load(
@@ -94,9 +95,11 @@ def train_and_register(
             return Registered(registry.create_version(run_id, tags), run_id, digest, manifest)
 
 
-def _content(trained: "Trained", manifest: Manifest, digest: str, bundle: Path) -> RunContent:
-    from fraudops.charts import draw
+def _content(
+    trained: "TrainingResult", manifest: Manifest, digest: str, bundle: Path
+) -> RunContent:
     from fraudops.datasets import class_weights
+    from fraudops.training.plots import draw
 
     test, data = trained.split.test, manifest.dataset
     facts = {
@@ -105,7 +108,7 @@ def _content(trained: "Trained", manifest: Manifest, digest: str, bundle: Path) 
     }
     facts |= {
         "scorer_max_abs_difference": manifest.scorer.max_abs_difference,
-        "scorer_flips": manifest.scorer.flips,
+        "scorer_flips": manifest.scorer.decision_mismatches,
     }
     described = {f"dataset_{name}": value for name, value in msgspec.structs.asdict(data).items()}
     parts = {
@@ -207,7 +210,7 @@ def report(registered: Registered, model: str, console: Console = output) -> Non
     for name, title in METRIC_TITLES.items():
         metric = manifest.metrics[name]
         table.add_row(title, f"{metric.value:.4f}", f"{metric.lower:.4f} to {metric.upper:.4f}")
-    console.print(table)
+    print_table(console, table)
     data = "the packaged sample" if manifest.dataset.sample else manifest.dataset.source
     console.print(
         f"threshold {manifest.threshold:g}, expected to flag {manifest.expected_decision_rate:.2%} of transactions; trained on {escape(data)}"
@@ -258,7 +261,7 @@ def command(as_json: bool, state: State, **training: Any) -> str:
     its threshold on the second, and reported on the third.
     """
     started = time.monotonic()
-    plan = Plan.of(**training)
+    plan = TrainingInputs.of(**training)
     url = endpoints.mlflow_url(state)
     registry = Registry(url, ProgramSettings.from_environment().model_name)
     registered = train_and_register(registry, url, plan)

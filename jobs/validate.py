@@ -13,18 +13,18 @@ import click
 
 from fraudops import endpoints
 from fraudops.errors import BundleError, FraudopsError, RefusedError, StoreDownError
-from fraudops.gates import GateResult, GateSettings, intact
-from fraudops.promotion.record import ServingRecord
+from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import ModelVersion, Registry
 from fraudops.settings import ClusterSettings, ValidateJobSettings
 from fraudops.state import State
-from fraudops.validation import Production, store_scores, store_verdict, verdict
-from jobs import validation_report
-from jobs.entry import json_option, notices, output, print_json, run, state_option, where
+from fraudops.validation.gates import GateResult, GateSettings, intact
+from fraudops.validation.verdict import Production, store_scores, store_verdict, verdict
 from jobs.on_cluster import on_cluster
+from jobs.reports import validation
+from jobs.runner import json_option, notices, output, print_json, run, state_option, where
 
 if TYPE_CHECKING:
-    from fraudops.candidate import Measurement, TestData
+    from fraudops.validation.candidate import Measurement, TestData
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class Site:
+class ValidationSite:
     """Where a version is judged: its registry, and what serves there."""
 
     registry: Registry
@@ -46,7 +46,7 @@ class Site:
 
 
 @dataclass
-class Findings:
+class ValidationFindings:
     """What the steps found so far; `gates` decide."""
 
     version: ModelVersion
@@ -57,17 +57,17 @@ class Findings:
 
 
 def validate_version(
-    site: Site,
+    site: ValidationSite,
     version: str,
     options: DataOptions,
     settings: GateSettings,
-    screen: validation_report.Screen,
-) -> tuple[Findings, dict[str, Any]]:
+    screen: validation.Screen,
+) -> tuple[ValidationFindings, dict[str, Any]]:
     """The five steps; stores test scores and verdict, and gives the verdict too.
 
     Raises UnknownVersionError, DataError, StoreDownError; a bad bundle is a finding."""
     started = time.monotonic()
-    found = Findings(site.registry.find(version), [])
+    found = ValidationFindings(site.registry.find(version), [])
     screen.version(found.version)
     with tempfile.TemporaryDirectory(prefix="fraudops-validate-") as folder:
         try:
@@ -89,15 +89,15 @@ def validate_version(
 
 
 def _take_steps(
-    site: Site,
-    found: Findings,
+    site: ValidationSite,
+    found: ValidationFindings,
     options: DataOptions,
     settings: GateSettings,
-    screen: validation_report.Screen,
+    screen: validation.Screen,
     folder: Path,
 ) -> None:
-    from fraudops import candidate as steps  # scikit-learn, skops and pandas
-    from fraudops.promotion.here import read_record
+    from fraudops.validation import candidate as steps  # scikit-learn, skops and pandas
+    from fraudops.wiring import read_record
 
     registry, state = site.registry, site.state
     opened = steps.open_candidate(registry, found.version, folder / "candidate")
@@ -125,7 +125,7 @@ def production_of(record: ServingRecord) -> Production | None:
     )
 
 
-def next_command(found: Findings, passed: bool, state: State) -> str:
+def next_command(found: ValidationFindings, passed: bool, state: State) -> str:
     """What to type now, as it works here."""
     if not passed:
         return f"fraudops train{where(state)}"
@@ -201,8 +201,10 @@ def command(
     """
     started = time.monotonic()
     settings = ValidateJobSettings.from_environment()
-    site = Site(Registry(endpoints.mlflow_url(state), settings.model_name), state, settings.cluster)
-    screen = validation_report.Screen(notices if as_json else output)
+    site = ValidationSite(
+        Registry(endpoints.mlflow_url(state), settings.model_name), state, settings.cluster
+    )
+    screen = validation.Screen(notices if as_json else output)
     found, stored = validate_version(
         site,
         version,
@@ -214,7 +216,7 @@ def command(
     following = next_command(found, passed, state)
     promotion, failure = promote_now(state, number) if passed and auto_promote else (None, None)
     if as_json:
-        facts = validation_report.as_mapping(found.version, found.data, found.measured, stored)
+        facts = validation.as_mapping(found.version, found.data, found.measured, stored)
         print_json(
             facts
             | {
@@ -231,7 +233,7 @@ def command(
     return f"version {number} passed {len(found.gates)} gates{' and is in production' if promotion else ''}"
 
 
-def refusal(found: Findings, following: str) -> RefusedError:
+def refusal(found: ValidationFindings, following: str) -> RefusedError:
     failed = ", ".join(gate.name for gate in found.gates if not gate.passed)
     return RefusedError(
         f"version {found.version.version} is refused ({failed}); the verdict is stored on it. Train another: {following}"

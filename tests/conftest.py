@@ -23,12 +23,14 @@ from fraudops import endpoints
 from fraudops.state import State
 from jobs.cli import SUPERVISOR, cli
 from jobs.score import command as score_command
-from services.supervisor import mlflow_server
+from services.mlflow import server as mlflow_server
 from services.supervisor.postgresql import OWNER, PostgreSQL, start
-from tests.commands import Caller, Told, call
-from tests.scored import Scene, make_scene
-from tests.shared import Begun, alone, run_folder, shared
-from tests.support import HTTP, eventually, free_port, lifeline
+from tests.support.commands import Caller, Told, call
+from tests.support.http_client import HTTP
+from tests.support.processes import free_port, lifeline
+from tests.support.scored import Scene, make_scene
+from tests.support.shared_servers import Begun, alone, run_folder, shared
+from tests.support.waiting import eventually
 
 TEMPLATE, UNFINISHED = "fraudops_template", "fraudops_template_unfinished"
 # A machine that does something else meanwhile is no fault of what is tested.

@@ -12,7 +12,7 @@ import kserve
 import numpy as np
 
 
-class Fraud(kserve.Model):  # type: ignore[misc]
+class FraudModel(kserve.Model):  # type: ignore[misc]
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.load()
@@ -32,4 +32,4 @@ class Fraud(kserve.Model):  # type: ignore[misc]
 
 if __name__ == "__main__":
     arguments, _ = argparse.ArgumentParser(parents=[kserve.model_server.parser]).parse_known_args()
-    kserve.ModelServer(workers=arguments.workers).start([Fraud(arguments.model_name)])
+    kserve.ModelServer(workers=arguments.workers).start([FraudModel(arguments.model_name)])

@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from fraudops.audit import sampling
 from fraudops.audit.database import translated
-from fraudops.audit.sampling import INDEXED, RARITY, WHOLE, WITHIN
+from fraudops.audit.sampling import INDEXED, SAMPLE_LEVEL, WHOLE, WITHIN
+from fraudops.ids import TEST_PREFIX
 
 REPEAT = timedelta(hours=24)
 # Of a large window about so many answers are read, and so many of those decided as fraud: at the
@@ -34,7 +35,8 @@ class Activity:
 
     Counts are exact where both weights are 1. Else they are estimates: of the answers decided as
     fraud one in `fraud_weight` was read, of the others one in `weight`, `read` in all; `first`
-    and `last` are among these. Latencies are of all answers, repeats included.
+    and `last` are among these. Latencies are of all answers, repeats included. `tests` of the
+    answers are tests of the installation, by their transaction_id.
     """
 
     model_version: str | None
@@ -56,6 +58,7 @@ class Activity:
     false_positives: int
     false_negatives: int
     true_negatives: int
+    tests: int = 0
 
     @property
     def estimated(self) -> bool:
@@ -141,8 +144,8 @@ _COLUMNS = 'id, "timestamp", transaction_id, fraud_probability, prediction, late
 _ALL = f"SELECT {_COLUMNS}, 1 AS weight, true AS even FROM predictions WHERE {WHOLE} AND model_name = :model_name"  # noqa: S608
 # `even`: read at the same rate whatever was decided.
 _SAMPLE = " UNION ALL ".join(
-    f"SELECT {_COLUMNS}, CAST(:weight_{decision} AS integer), {RARITY} = ANY(CAST(:even AS integer[])) FROM predictions "  # noqa: S608
-    f"WHERE prediction = {decision} AND {RARITY} = ANY(CAST(:rare_{decision} AS integer[])) AND {INDEXED} AND {WITHIN} AND model_name = :model_name"
+    f"SELECT {_COLUMNS}, CAST(:weight_{decision} AS integer), {SAMPLE_LEVEL} = ANY(CAST(:even AS integer[])) FROM predictions "  # noqa: S608
+    f"WHERE prediction = {decision} AND {SAMPLE_LEVEL} = ANY(CAST(:rare_{decision} AS integer[])) AND {INDEXED} AND {WITHIN} AND model_name = :model_name"
     for decision in (0, 1)
 )
 # Each answer is looked up on its own, by index: what one costs does not depend on what the window
@@ -184,12 +187,15 @@ SELECT model_version, model_digest,
        coalesce(sum(weight) FILTER (WHERE label = 1 AND prediction = 1), 0) AS true_positives,
        coalesce(sum(weight) FILTER (WHERE label = 0 AND prediction = 1), 0) AS false_positives,
        coalesce(sum(weight) FILTER (WHERE label = 1 AND prediction = 0), 0) AS false_negatives,
-       coalesce(sum(weight) FILTER (WHERE label = 0 AND prediction = 0), 0) AS true_negatives
+       coalesce(sum(weight) FILTER (WHERE label = 0 AND prediction = 0), 0) AS true_negatives,
+       coalesce(sum(weight) FILTER (WHERE starts_with(transaction_id, '{tests}')), 0) AS tests
 FROM judged
 GROUP BY GROUPING SETS ((model_version, model_digest), ())
 ORDER BY grouping(model_version) DESC, first
 """
-EXACT, SAMPLED = (text(_ACTIVITY.format(source=source)) for source in (_ALL, _SAMPLE))
+EXACT, SAMPLED = (
+    text(_ACTIVITY.format(source=source, tests=TEST_PREFIX)) for source in (_ALL, _SAMPLE)
+)
 
 
 async def activity(
@@ -198,7 +204,7 @@ async def activity(
     """All answers of [since, until), and those of each version in order of its first: exact, or of
     more than EXACT_ROWS estimated in the same time.
     """
-    asked = sampling.asked(since, until, model_name)
+    asked = sampling.query_parameters(since, until, model_name)
     with translated(str(engine.url)):
         async with engine.connect() as connection:
             chosen = await levels(connection, asked)
@@ -225,9 +231,9 @@ def statement(asked: Mapping[str, Any], level: int, fraud_level: int) -> tuple[A
             "repeat": REPEAT
         }
     rare = {
-        "rare_0": sampling.rare(level),
-        "rare_1": sampling.rare(fraud_level),
-        "even": sampling.rare(max(level, fraud_level)),
+        "rare_0": sampling.sample_levels(level),
+        "rare_1": sampling.sample_levels(fraud_level),
+        "even": sampling.sample_levels(max(level, fraud_level)),
     }
     return SAMPLED, {name: asked[name] for name in names} | rare | {
         "weight_0": 1 << level,

@@ -6,18 +6,18 @@ from datetime import datetime, timedelta
 import msgspec
 import numpy as np
 
-from fraudops.audit.agreement import Answers, binary, ids_of, moments
+from fraudops.audit.reconciliation import Answers, binary, ids_of, moments
 from fraudops.errors import DataError
 
 
-class Answer(msgspec.Struct):
+class LoggedAnswer(msgspec.Struct):
     """An answer of /predict, or one of /predict/batch."""
 
     prediction_id: str | None = None
-    predictions: list["Answer"] | None = None
+    predictions: list["LoggedAnswer"] | None = None
 
 
-_decoder = msgspec.json.Decoder(Answer)
+_decoder = msgspec.json.Decoder(LoggedAnswer)
 
 
 def read_answers(lines: Iterable[bytes]) -> Answers:

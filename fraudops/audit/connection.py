@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from fraudops.errors import SettingsError
+from fraudops.urls import malformed, split_url
 
 CONNECT_SECONDS = 10.0
 # SQLSTATEs that pass without our doing: connection, resources, shutdown and recovery, locks,
@@ -21,7 +22,7 @@ AWAY = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 TROUBLE = (asyncpg.PostgresError, *AWAY)
 
 
-def dsn(url: str) -> str:
+def dsn(url: str, name: str = "DATABASE_URL") -> str:
     """The URL as asyncpg takes it: `postgres://` and any `postgresql+driver://` included.
 
     Raises SettingsError without quoting it.
@@ -29,14 +30,10 @@ def dsn(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
         raise SettingsError(
-            "DATABASE_URL must begin with postgresql:// (postgres:// is taken as the same)"
+            f"{name} must begin with postgresql:// (postgres:// is taken as the same)"
         )
-    try:
-        _ = urlsplit(url).port
-    except ValueError:
-        raise SettingsError(
-            "DATABASE_URL: the port is not a number (a / or @ in the password must be written %2F or %40)"
-        ) from None
+    if split_url(url, name).fragment:
+        raise malformed(name)
     return f"postgresql://{rest}"
 
 
@@ -48,11 +45,17 @@ def address(url: str) -> str:
 
 async def connect(url: str, program: str = "fraudops") -> Any:
     """A plain asyncpg connection, in UTC. Raises what asyncpg raises: use within `translated`."""
-    return await asyncpg.connect(
-        dsn(url),
-        timeout=CONNECT_SECONDS,
-        server_settings={"application_name": program, "timezone": "UTC"},
-    )
+    checked = dsn(url)
+    try:
+        return await asyncpg.connect(
+            checked,
+            timeout=CONNECT_SECONDS,
+            server_settings={"application_name": program, "timezone": "UTC"},
+        )
+    except asyncpg.InterfaceError:
+        raise  # also a ValueError, but one that quotes no password
+    except ValueError:
+        raise malformed("DATABASE_URL") from None
 
 
 def sqlstate(error: BaseException) -> str:

@@ -3,12 +3,16 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from fraudops.audit.connection import TROUBLE, address, connect, dsn, why_away
 from fraudops.errors import StoreDownError
+
+if TYPE_CHECKING:
+    from fraudops.audit.migrations import Migrated
 
 
 def create_engine(url: str) -> AsyncEngine:
@@ -42,11 +46,11 @@ def translated(url: str | None = None) -> Iterator[None]:
         ) from error
 
 
-def migrate(url: str) -> None:
-    """Brings the database to this release's schema, with the partitions of today and tomorrow.
+def migrate(url: str) -> "Migrated":
+    """Bring the database to this release's schema, with the partitions of today and tomorrow.
 
     Raises StoreDownError.
     """
     from fraudops.audit.migrations import upgrade
 
-    asyncio.run(upgrade(url))
+    return asyncio.run(upgrade(url))

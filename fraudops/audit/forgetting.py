@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
-from fraudops.audit.agreement import binary, ids_of, look_elsewhere, moments
+from fraudops.audit.reconciliation import binary, find_outstanding, ids_of, moments
 from fraudops.errors import RefusedError, SettingsError, StoreDownError
 from fraudops.state import State
 
@@ -37,7 +37,7 @@ def _binary(identifier: str) -> bytes:
 
 
 def _absent(state: State, identifier: UUID) -> Exception:
-    found = look_elsewhere(state)
+    found = find_outstanding(state)
     if identifier.bytes in _all(found.spool):
         return StoreDownError(
             f"{identifier} is still in the spool: try again when it is shipped. Nothing was forgotten"

@@ -38,7 +38,7 @@ class Prediction(
     entity_key: str | None = None
 
 
-class Label(msgspec.Struct, array_like=True, tag="label", frozen=True, kw_only=True):
+class LabelRecord(msgspec.Struct, array_like=True, tag="label", frozen=True, kw_only=True):
     """What became of a transaction, named by prediction_id or transaction_id.
 
     `id` follows from the content: the same label again is the same row.
@@ -60,11 +60,11 @@ def new_label(
     *,
     prediction_id: str | None = None,
     transaction_id: str | None = None,
-) -> Label:
+) -> LabelRecord:
     """A label received now. `labelled_at` must be aware; it is kept in UTC."""
     moment = labelled_at.astimezone(UTC)
     content = msgspec.json.encode([prediction_id, transaction_id, label, moment, source]).decode()
-    return Label(
+    return LabelRecord(
         id=str(uuid5(LABEL_NAMESPACE, content)),
         label=label,
         labelled_at=moment,
@@ -75,9 +75,23 @@ def new_label(
     )
 
 
-Record = Prediction | Label
+Record = Prediction | LabelRecord
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Record)
+
+
+KINDS = frozenset({"prediction", "label"})
+
+
+def is_newer_kind(data: bytes) -> bool:
+    """Whether the bytes are a record of a kind that only a newer release knows."""
+    try:
+        content = msgspec.msgpack.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    if not isinstance(content, list) or not content or not isinstance(content[0], str):
+        return False
+    return content[0] not in KINDS
 
 
 def encode(record: Record) -> bytes:

@@ -25,9 +25,9 @@ BITS = 16
 # Of the rows that were not decided as fraud the index holds one in 2^this.
 INDEXED_LEVEL = 3
 PILOT_LEVEL = 10
-LOT = "(get_byte(uuid_send(id), 14) * 256 + get_byte(uuid_send(id), 15))"
-RARITY = f"({LOT} & -{LOT})"
-INDEXED = f"(prediction = 1 OR {LOT} & 7 = 0)"
+SAMPLE_KEY = "(get_byte(uuid_send(id), 14) * 256 + get_byte(uuid_send(id), 15))"
+SAMPLE_LEVEL = f"({SAMPLE_KEY} & -{SAMPLE_KEY})"
+INDEXED = f"(prediction = 1 OR {SAMPLE_KEY} & 7 = 0)"
 WANTED = "(CAST(:model_name AS text) IS NULL OR model_name = :model_name) AND (CAST(:model_digest AS text) IS NULL OR model_digest = :model_digest)"
 WITHIN = '"timestamp" >= :since AND "timestamp" < :until'
 # The primary key leads there as well, and to nothing else; a window of a part of a day needs that.
@@ -37,7 +37,7 @@ WHOLE = f"{WITHIN} AND id >= CAST(:lowest AS uuid) AND id < CAST(:beyond AS uuid
 PINNED = (text("SET LOCAL enable_seqscan = off"), text("SET LOCAL jit = off"))
 _PILOT = text(f"""
 SELECT prediction, count(*) AS found, count(*) FILTER (WHERE {WANTED}) AS wanted FROM predictions
-WHERE prediction IN (0, 1) AND {RARITY} = ANY(CAST(:rare AS integer[])) AND {INDEXED} AND {WITHIN} GROUP BY prediction
+WHERE prediction IN (0, 1) AND {SAMPLE_LEVEL} = ANY(CAST(:rare AS integer[])) AND {INDEXED} AND {WITHIN} GROUP BY prediction
 """)  # noqa: S608 (constants of ours only)
 
 
@@ -48,18 +48,18 @@ class Stratum:
     """
 
     rows: float = 0.0
-    wanted: float = 0.0
+    matching: float = 0.0
 
     def level(self, most: int, least: int = 0) -> int:
         """The n for which one row in 2^n makes at most about `most` of the wanted ones, and looks
         at no more than EXACT_ROWS, or `most`, to find them.
         """
-        excess = max(self.wanted / most, self.rows / max(most, EXACT_ROWS))
+        excess = max(self.matching / most, self.rows / max(most, EXACT_ROWS))
         return min(BITS, max(least, ceil(log2(excess)) if excess > 1 else 0))
 
 
 @dataclass(frozen=True)
-class Window:
+class WindowEstimate:
     """About what [since, until) holds, by the rarest thousandth of its rows."""
 
     others: Stratum
@@ -72,10 +72,12 @@ class Window:
 
     @property
     def all(self) -> Stratum:
-        return Stratum(self.others.rows + self.frauds.rows, self.others.wanted + self.frauds.wanted)
+        return Stratum(
+            self.others.rows + self.frauds.rows, self.others.matching + self.frauds.matching
+        )
 
 
-def asked(
+def query_parameters(
     since: datetime, until: datetime, model_name: str | None = None, model_digest: str | None = None
 ) -> dict[str, Any]:
     """What the conditions above are filled with."""
@@ -93,21 +95,21 @@ def asked(
     }
 
 
-def rare(level: int) -> list[int]:
+def sample_levels(level: int) -> list[int]:
     """The rarities of one row in 2^level."""
     return [*(1 << number for number in range(level, BITS)), 0]
 
 
-async def look(connection: AsyncConnection, asked: Mapping[str, Any]) -> Window:
+async def look(connection: AsyncConnection, asked: Mapping[str, Any]) -> WindowEstimate:
     """Begins a transaction's reading; reads one row in 2^PILOT_LEVEL of the index."""
     for setting in PINNED:
         await connection.execute(setting)
     names = ("since", "until", "model_name", "model_digest")
     found = await connection.execute(
-        _PILOT, {name: asked[name] for name in names} | {"rare": rare(PILOT_LEVEL)}
+        _PILOT, {name: asked[name] for name in names} | {"rare": sample_levels(PILOT_LEVEL)}
     )
     strata = {
-        row.prediction: Stratum(row.found * 2.0**PILOT_LEVEL, row.wanted * 2.0**PILOT_LEVEL)
+        row.prediction: Stratum(row.found * 2.0**PILOT_LEVEL, row.matching * 2.0**PILOT_LEVEL)
         for row in found
     }
-    return Window(strata.get(0, Stratum()), strata.get(1, Stratum()))
+    return WindowEstimate(strata.get(0, Stratum()), strata.get(1, Stratum()))

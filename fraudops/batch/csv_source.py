@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from fraudops.batch.rows import BadRow, Matrix, Piece, first_fault, kept_columns, wrong_values
+from fraudops.batch.rows import BadRow, Matrix, RowChunk, first_fault, kept_columns, wrong_values
 from fraudops.datasets.csv_file import AS_NUMBER, INFINITE, MISSING, NO_NUMBER, opened
 from fraudops.datasets.header import NUMBER, check_carries, first_record
 from fraudops.errors import DataError
@@ -52,7 +52,7 @@ class CsvSource:
         self._begin = self._body
         self._skipped: int | None = None
 
-    def read(self, pieces: range) -> Iterator[Piece]:
+    def read(self, pieces: range) -> Iterator[RowChunk]:
         if not pieces:
             return
         with opened(self.path) as file:
@@ -94,18 +94,18 @@ class CsvSource:
             )
         return line
 
-    def _piece(self, number: int, block: bytes, lines: int) -> Piece:
+    def _piece(self, number: int, block: bytes, lines: int) -> RowChunk:
         parts = list(self._parts(number, block, lines))
         if len(parts) == 1:
             return parts[0]
-        return Piece(
+        return RowChunk(
             number,
             np.concatenate([part.x for part in parts]),
             pa.concat_tables([part.kept for part in parts]),
             [bad for part in parts for bad in part.bad],
         )
 
-    def _parts(self, number: int, block: bytes, lines: int) -> Iterator[Piece]:
+    def _parts(self, number: int, block: bytes, lines: int) -> Iterator[RowChunk]:
         """The block as Arrow reads it; where it finds no way through, or rows are bad, the two
         halves, down to what is walked line by line.
 
@@ -125,7 +125,7 @@ class CsvSource:
         else:
             yield self._walk(number, block, lines)
 
-    def _sound(self, number: int, block: bytes) -> Piece | None:
+    def _sound(self, number: int, block: bytes) -> RowChunk | None:
         """None unless every row of the block is sound."""
         try:
             table = self._parse(block)
@@ -137,7 +137,7 @@ class CsvSource:
         return (
             None
             if wrong_values(x, self._schema).any()
-            else Piece(number, x, table.select(list(self.keep)), ())
+            else RowChunk(number, x, table.select(list(self.keep)), ())
         )
 
     def _parse(self, block: bytes) -> pa.Table:
@@ -155,7 +155,7 @@ class CsvSource:
             convert_options=convert,
         )
 
-    def _walk(self, number: int, block: bytes, lines: int) -> Piece:
+    def _walk(self, number: int, block: bytes, lines: int) -> RowChunk:
         sound, bad = list[tuple[int, list[str], list[float]]](), list[BadRow]()
         places = [self._names.index(name) for name in self._schema.names]
         for line, cells in self._records(block, lines):
@@ -177,7 +177,7 @@ class CsvSource:
                     _as_line(sound[index][1]),
                 )
             )
-        return Piece(
+        return RowChunk(
             number, x[good], self._kept(sound, x, good), sorted(bad, key=lambda row: row.number)
         )
 

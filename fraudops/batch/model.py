@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fraudops import endpoints
-from fraudops.bundle import Manifest
 from fraudops.errors import BundleError, SettingsError
-from fraudops.promotion.here import read_record
+from fraudops.model.manifest import Manifest
+from fraudops.model.scorer import Scorer, open_scorer
+from fraudops.model.verification import verify_bundle
 from fraudops.registry import Registry
 from fraudops.schema import FeatureSchema
-from fraudops.scorer import Scorer, open_scorer
 from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
-from fraudops.verification import verify_bundle
+from fraudops.wiring import read_record
 
 
 @dataclass(frozen=True)
-class Model:
+class BatchModel:
     """A verified version, ready to score."""
 
     name: str
@@ -32,7 +32,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Models:
+class BatchModels:
     """Where versions and bundles are found: this machine's state folder, or the cluster that the
     settings name.
     """
@@ -62,7 +62,7 @@ class Models:
             )
         return found.version, found.digest
 
-    def open(self, version: str, digest: str) -> Model:
+    def open(self, version: str, digest: str) -> BatchModel:
         """Raises BundleError when the bundle is not what its digest says, StoreDownError when it is
         not to be had.
         """
@@ -84,9 +84,9 @@ class Models:
         return Registry(endpoints.mlflow_url(self.state), self.settings.model_name)
 
 
-def _open(folder: Path, version: str, digest: str) -> Model:
+def _open(folder: Path, version: str, digest: str) -> BatchModel:
     manifest: Manifest = verify_bundle(folder, digest)
-    return Model(
+    return BatchModel(
         manifest.model_name,
         version,
         digest,

@@ -15,7 +15,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from fraudops.batch.plan import whole
-from fraudops.batch.rows import BadRow, Piece
+from fraudops.batch.rows import BadRow, RowChunk
 from fraudops.errors import SettingsError
 
 ADDED = pa.schema(
@@ -39,7 +39,7 @@ class Output:
             self._header = _header(self.schema, out)
 
     def table(
-        self, piece: Piece, probability: NDArray[np.float64], version: str, threshold: float
+        self, piece: RowChunk, probability: NDArray[np.float64], version: str, threshold: float
     ) -> pa.Table:
         count, prediction = len(probability), (probability >= threshold).astype(np.int8)
         same = pa.repeat(pa.scalar(version), count), pa.repeat(pa.scalar(threshold), count)

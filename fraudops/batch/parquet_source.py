@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from fraudops.batch.rows import BadRow, Matrix, Piece, first_fault, kept_columns, wrong_values
+from fraudops.batch.rows import BadRow, Matrix, RowChunk, first_fault, kept_columns, wrong_values
 from fraudops.datasets.header import check_carries
 from fraudops.datasets.parquet_file import check_type
 from fraudops.errors import DataError
@@ -41,7 +41,7 @@ class ParquetSource:
         self._ends = np.cumsum(groups, dtype=np.int64)
         self.kept_schema = pa.schema([(name, _plain(found.field(name).type)) for name in self.keep])
 
-    def read(self, pieces: range) -> Iterator[Piece]:
+    def read(self, pieces: range) -> Iterator[RowChunk]:
         for number, batch in zip(pieces, self._batches(pieces), strict=True):
             yield self._piece(number, batch)
 
@@ -74,7 +74,7 @@ class ParquetSource:
                     held.append(batch)
         raise DataError(f"{self.path}: the file has changed while it was read; start again")
 
-    def _piece(self, number: int, batch: pa.Table) -> Piece:
+    def _piece(self, number: int, batch: pa.Table) -> RowChunk:
         x: Matrix = np.empty((len(batch), len(self._schema.features)))
         for position, name in enumerate(self._schema.names):
             x[:, position] = batch.column(name).cast(pa.float64(), safe=False).to_numpy()
@@ -93,8 +93,10 @@ class ParquetSource:
         kept = batch.select(list(self.keep)).cast(self.kept_schema)
         if len(at_fault):
             sound = ~wrong.any(axis=1)
-            x, kept = x[sound], kept.filter(pa.array(sound))
-        return Piece(number, x, kept, bad)
+            x = x[sound]
+            # Arrow takes a table without columns for one without rows, and refuses the mask.
+            kept = kept.filter(pa.array(sound)) if self.keep else kept
+        return RowChunk(number, x, kept, bad)
 
     @contextmanager
     def _opened(self) -> Iterator[pyarrow.parquet.ParquetFile]:

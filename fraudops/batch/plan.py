@@ -32,7 +32,7 @@ WORDS = {
 }
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Two runs of one plan write the same bytes.
 
     `modified_ns` is the input's, `pieces` how many parts it falls into, whatever the number of
@@ -73,7 +73,7 @@ class Counts(msgspec.Struct, frozen=True):
 class Summary(msgspec.Struct, frozen=True):
     """Lies beside a whole output: what was scored with what."""
 
-    plan: Plan
+    plan: BatchPlan
     counts: Counts
 
 
@@ -108,7 +108,7 @@ def part(path: Path, shard: int, shards: int) -> Path:
     return path if shards == 1 else path.with_name(f"{path.name}.part-{shard}-of-{shards}")
 
 
-def claim(layout: Layout, plan: Plan) -> Plan:
+def claim(layout: Layout, plan: BatchPlan) -> BatchPlan:
     """The plan that stands: this one, unless another shard or an earlier try has written its own
     before.
     """
@@ -122,10 +122,10 @@ def claim(layout: Layout, plan: Plan) -> Plan:
             pass
         finally:
             temporary.unlink()
-    return load(layout.plan, Plan) or plan
+    return load(layout.plan, BatchPlan) or plan
 
 
-def check_same(standing: Plan, wanted: Plan, layout: Layout) -> None:
+def check_same(standing: BatchPlan, wanted: BatchPlan, layout: Layout) -> None:
     """Raises SettingsError naming what differs between the run that was begun and the one that is
     asked for.
     """

@@ -31,7 +31,7 @@ class BadRow:
 
 
 @dataclass(frozen=True)
-class Piece:
+class RowChunk:
     """`x` is (rows, features), sound rows only;
 
     `kept` has the columns that the output takes over of the same rows.

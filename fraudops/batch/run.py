@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from fraudops.batch.csv_source import CsvSource
-from fraudops.batch.model import Model, Models
+from fraudops.batch.model import BatchModel, BatchModels
 from fraudops.batch.output import BadRows, Output, join_shards
 from fraudops.batch.parquet_source import ParquetSource
 from fraudops.batch.plan import (
+    BatchPlan,
     Counts,
     Layout,
-    Plan,
     Summary,
     check_same,
     claim,
@@ -29,7 +29,7 @@ from fraudops.batch.plan import (
     unfinished,
     writing,
 )
-from fraudops.batch.rows import Matrix, Piece
+from fraudops.batch.rows import Matrix, RowChunk
 from fraudops.datasets.loading import ZIP
 from fraudops.datasets.parquet_file import MAGIC
 from fraudops.errors import DataError
@@ -57,13 +57,13 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Run:
+class BatchRun:
     """An order with everything that it needs, under a plan that stands."""
 
     order: Order
     layout: Layout
-    plan: Plan
-    model: Model
+    plan: BatchPlan
+    model: BatchModel
     source: Source
     output: Output
 
@@ -87,7 +87,7 @@ class Run:
             progress(self.source.end_of(found.number) - begin, end - begin, counts)
         return counts
 
-    def _score_piece(self, piece: Piece) -> Counts:
+    def _score_piece(self, piece: RowChunk) -> Counts:
         if self.order.bad_rows:
             BadRows(self.source.place).write(piece.bad, self.layout.bad(piece.number))
         elif piece.bad:
@@ -132,7 +132,7 @@ class Run:
                 path.unlink(missing_ok=True)
 
 
-def _probabilities(model: Model, x: Matrix) -> Matrix:
+def _probabilities(model: BatchModel, x: Matrix) -> Matrix:
     """(rows, features) → (rows,), to the last bit the same wherever a row stands.
 
     In full slices, the last one filled up: BLAS sums the rows of an incomplete block in another
@@ -146,7 +146,7 @@ def _probabilities(model: Model, x: Matrix) -> Matrix:
     return np.concatenate([np.empty(0), *slices])[: len(x)]
 
 
-def score_file(order: Order, models: Models, progress: Progress) -> Summary | Counts:
+def score_file(order: Order, models: BatchModels, progress: Progress) -> Summary | Counts:
     """The summary once the whole output is there, else (other shards are missing) the counts of
     this shard.
     """
@@ -162,8 +162,8 @@ def score_file(order: Order, models: Models, progress: Progress) -> Summary | Co
     return join(layout) or counts
 
 
-def _begin(order: Order, layout: Layout, models: Models) -> Run | Summary:
-    standing = load(layout.plan, Plan)
+def _begin(order: Order, layout: Layout, models: BatchModels) -> BatchRun | Summary:
+    standing = load(layout.plan, BatchPlan)
     if standing and order.version in (None, standing.version):
         version, digest = standing.version, standing.digest  # a promotion meanwhile changes nothing
     else:
@@ -181,10 +181,10 @@ def _begin(order: Order, layout: Layout, models: Models) -> Run | Summary:
             order, layout, models
         )  # another shard came first, perhaps with the version before a promotion
     check_same(stands, plan, layout)
-    return Run(order, layout, stands, model, source, output)
+    return BatchRun(order, layout, stands, model, source, output)
 
 
-def open_source(order: Order, model: Model) -> Source:
+def open_source(order: Order, model: BatchModel) -> Source:
     """By what the file begins with, whatever its name. Raises DataError."""
     path = order.source
     try:
@@ -200,9 +200,9 @@ def open_source(order: Order, model: Model) -> Source:
     return kind(path, model.schema, order.keep, order.chunk_rows)
 
 
-def _plan(order: Order, model: Model, source: Source) -> Plan:
+def _plan(order: Order, model: BatchModel, source: Source) -> BatchPlan:
     found = order.source.stat()
-    return Plan(
+    return BatchPlan(
         input=order.source.name,
         bytes=found.st_size,
         modified_ns=found.st_mtime_ns,
@@ -218,7 +218,7 @@ def _plan(order: Order, model: Model, source: Source) -> Plan:
     )
 
 
-def _check_unchanged(plan: Plan, source: Path) -> None:
+def _check_unchanged(plan: BatchPlan, source: Path) -> None:
     found = source.stat()
     if (found.st_size, found.st_mtime_ns) != (plan.bytes, plan.modified_ns):
         raise DataError(
@@ -238,13 +238,13 @@ def join(layout: Layout) -> Summary | None:
         return load(layout.summary, Summary)
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        plan = load(layout.plan, Plan)
+        plan = load(layout.plan, BatchPlan)
         if plan is None:
             return load(layout.summary, Summary)
         return None if missing_shards(layout, plan) else _join(layout, plan)
 
 
-def _join(layout: Layout, plan: Plan) -> Summary:
+def _join(layout: Layout, plan: BatchPlan) -> Summary:
     counts = Counts()
     for shard in range(plan.shards):
         counts += load(layout.shard_done(shard), Counts) or Counts()
@@ -257,7 +257,7 @@ def _join(layout: Layout, plan: Plan) -> Summary:
     return summary
 
 
-def _clear(layout: Layout, plan: Plan) -> None:
+def _clear(layout: Layout, plan: BatchPlan) -> None:
     """Removes what a whole output no longer needs.
 
     The folder goes at once, by a rename: no later run may find half of it.
@@ -272,15 +272,15 @@ def _clear(layout: Layout, plan: Plan) -> None:
             shard.unlink(missing_ok=True)
 
 
-def _targets(layout: Layout, plan: Plan) -> list[Path]:
+def _targets(layout: Layout, plan: BatchPlan) -> list[Path]:
     return [layout.out, *([Path(plan.bad_rows)] if plan.bad_rows else [])]
 
 
-def _parts(path: Path, plan: Plan) -> list[Path]:
+def _parts(path: Path, plan: BatchPlan) -> list[Path]:
     return [part(path, shard, plan.shards) for shard in range(plan.shards)]
 
 
-def missing_shards(layout: Layout, plan: Plan) -> list[int]:
+def missing_shards(layout: Layout, plan: BatchPlan) -> list[int]:
     """Those whose note or whose files are not there."""
     paths = {
         shard: [

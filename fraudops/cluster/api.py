@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -12,6 +13,7 @@ from kubernetes.aio import client, config
 
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.promotion.ports import StaleRecordError, UnknownWriteError
+from fraudops.proxies import goes_direct
 
 TIMEOUT_SECONDS = 10.0
 # A followed log that says nothing for so long is asked for again: its connection may be gone
@@ -57,6 +59,9 @@ class Cluster:
             raise StoreDownError(
                 f"no Kubernetes cluster is known here ({error}); set KUBECONFIG, or leave --on-cluster away"
             ) from error
+        host = urlsplit(settings.host).hostname or ""
+        # The client reads HTTPS_PROXY by default. A `proxy-url` in the kubeconfig still counts.
+        settings.client_session_kwargs = {"trust_env": not goes_direct(host)}
         async with client.ApiClient(configuration=settings) as api:
             yield cls(api, namespace or "default")
 

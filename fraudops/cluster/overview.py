@@ -12,13 +12,14 @@ from fraudops.cluster.api import Cluster
 from fraudops.cluster.pods import ClusterPods, is_ready
 from fraudops.cluster.records import ConfigMapRecords
 from fraudops.errors import FraudopsError
-from fraudops.promotion.record import ServingRecord
+from fraudops.promotion.serving_record import ServingRecord
 
 PORT = 8000
 ASK = f"""
 import sys, urllib.error, urllib.request
+direct = urllib.request.build_opener(urllib.request.ProxyHandler({{}}))
 try:
-    answer = urllib.request.urlopen("http://127.0.0.1:{PORT}/ready", timeout=5)
+    answer = direct.open("http://127.0.0.1:{PORT}/ready", timeout=5)
 except urllib.error.HTTPError as error:
     answer = error
 sys.stdout.buffer.write(answer.read())

@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 
 from fraudops.cluster.api import Cluster, NotFoundError
-from fraudops.promotion.door import PodDoor
-from fraudops.promotion.ports import Pod, PodSilentError
-from fraudops.promotion.record import Target
+from fraudops.promotion.admin_client import PodAdminClient
+from fraudops.promotion.ports import PodRef, PodUnresponsiveError
+from fraudops.promotion.serving_record import ServingTarget
 
 ANNOTATION = "fraudops.io/serving"
 
@@ -29,7 +29,7 @@ class ClusterPods:
         self.admin_token, self.admin_port = admin_token, admin_port
         self._addresses: dict[str, str | None] = {}
 
-    async def list(self) -> Sequence[Pod]:
+    async def list(self) -> Sequence[PodRef]:
         found = await self.cluster.call(
             "GET", self.cluster.path("v1", "pods"), query={"labelSelector": self.selector}
         )
@@ -41,38 +41,38 @@ class ClusterPods:
         self._addresses |= {
             item["metadata"]["name"]: (item.get("status") or {}).get("podIP") for item in living
         }
-        return [Pod(item["metadata"]["name"], is_ready(item)) for item in living]
+        return [PodRef(item["metadata"]["name"], is_ready(item)) for item in living]
 
-    async def wanted(self) -> int:
+    async def desired_replicas(self) -> int:
         deployment = await self.cluster.call(
             "GET", self.cluster.path("apps/v1", "deployments", self.deployment)
         )
         return int((deployment.get("spec") or {}).get("replicas") or 0)
 
-    async def epoch(self, pod: Pod) -> int:
-        return await self._door(pod).epoch()
+    async def epoch(self, pod: PodRef) -> int:
+        return await self._client(pod).epoch()
 
-    async def prepare(self, pod: Pod, target: Target, seconds: float) -> None:
-        await self._door(pod).prepare(target, seconds)
+    async def prepare(self, pod: PodRef, target: ServingTarget, seconds: float) -> None:
+        await self._client(pod).prepare(target, seconds)
 
-    async def activate(self, pod: Pod, epoch: int, seconds: float) -> int:
-        return await self._door(pod).activate(epoch, min(seconds, 10.0))
+    async def activate(self, pod: PodRef, epoch: int, seconds: float) -> int:
+        return await self._client(pod).activate(epoch, min(seconds, 10.0))
 
-    async def drop(self, pod: Pod, target: Target) -> None:
-        await self._door(pod).drop(target)
+    async def drop(self, pod: PodRef, target: ServingTarget) -> None:
+        await self._client(pod).drop(target)
 
-    async def delete(self, pod: Pod) -> None:
+    async def delete(self, pod: PodRef) -> None:
         try:
             await self.cluster.call("DELETE", self.cluster.path("v1", "pods", pod.name))
         except NotFoundError:
             return
 
-    def _door(self, pod: Pod) -> PodDoor:
+    def _client(self, pod: PodRef) -> PodAdminClient:
         address = self._addresses.get(pod.name)
         if not address:
-            raise PodSilentError("the pod has no address yet")
+            raise PodUnresponsiveError("the pod has no address yet")
         host = f"[{address}]" if ":" in address else address
-        return PodDoor(str(httpx.URL(f"http://{host}:{self.admin_port}")), self.admin_token)
+        return PodAdminClient(str(httpx.URL(f"http://{host}:{self.admin_port}")), self.admin_token)
 
 
 def is_ready(pod: dict[str, Any]) -> bool:

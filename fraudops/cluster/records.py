@@ -5,7 +5,7 @@ with the resourceVersion.
 from typing import Any
 
 from fraudops.cluster.api import Cluster, NotFoundError
-from fraudops.promotion.record import (
+from fraudops.promotion.serving_record import (
     CONFIG_MAP_KEY,
     EMPTY,
     ServingRecord,

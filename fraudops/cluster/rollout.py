@@ -5,7 +5,7 @@ renders.
 from typing import Any
 
 from fraudops.cluster.api import Cluster
-from fraudops.promotion.record import Target
+from fraudops.promotion.serving_record import ServingTarget
 
 ANNOTATION = "fraudops.io/serving"
 POINTER = "/spec/template/metadata/annotations/fraudops.io~1serving"
@@ -25,7 +25,7 @@ class DeploymentRollouts:
         found: dict[str, Any] | None = deployment["spec"]["template"]["metadata"].get("annotations")
         return found
 
-    async def annotate(self, target: Target) -> None:
+    async def annotate(self, target: ServingTarget) -> None:
         annotations = await self._annotations()
         patch: list[dict[str, Any]] = []
         if annotations is None:

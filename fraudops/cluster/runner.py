@@ -15,7 +15,7 @@ from fraudops.cluster.api import Cluster, NotFoundError
 from fraudops.errors import FraudopsError, RefusedError, SettingsError, StoreDownError
 
 Object = dict[str, Any]
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 LABELS = "app.kubernetes.io/name=fraudops,app.kubernetes.io/component=train"
 POLL_SECONDS = 0.5
 # The API server may restart under a Job that runs for hours.
@@ -28,7 +28,7 @@ FINAL = frozenset({SettingsError.exit_code, RefusedError.exit_code})
 
 
 @dataclass(frozen=True)
-class Wanted:
+class JobSpec:
     """`template` names the CronJob;
 
     `module` runs instead of its program and arguments, else the arguments follow those of the
@@ -44,7 +44,7 @@ class Wanted:
     shards: int | None = None
 
 
-def job_of(cronjob: Object, name: str, wanted: Wanted) -> Object:
+def job_of(cronjob: Object, name: str, wanted: JobSpec) -> Object:
     """The Job as `kubectl create job --from` would make it, with what is wanted.
 
     It goes with the release that its template belongs to.
@@ -291,7 +291,7 @@ class JobRunner:
     async def _pod(self, name: str) -> Object:
         return await self.cluster.call("GET", self.cluster.path("v1", "pods", name))
 
-    async def _patiently(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _patiently(self, ask: Callable[[], Awaitable[Value]]) -> Value:
         end = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from fraudops.cluster.api import Cluster
-from fraudops.cluster.runner import JobRunner, Object, Wanted, job_of
+from fraudops.cluster.runner import JobRunner, JobSpec, Object, job_of
 from fraudops.errors import SettingsError, StoreDownError
 
 CHUNK_BYTES = 1 << 18
 START_SECONDS = 300.0
 DEADLINE_SECONDS = 3600
 RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
-RECEIVER = "jobs.data_receive"
+RECEIVER = "jobs.install.receive_data"
 
 
 def data_mount(cronjob: Object) -> str:
@@ -59,7 +59,7 @@ def data_name(cronjob: Object) -> str:
     ).name
 
 
-def receiver_of(cronjob: Object, name: str, wanted: Wanted) -> Object:
+def receiver_of(cronjob: Object, name: str, wanted: JobSpec) -> Object:
     """A Job like the training one that may write to the volume, and whose standard input stays open
     for one sender.
     """

@@ -16,7 +16,7 @@ INFINITE_VALUE = "the value is infinite, or too large for a number; correct it o
 
 
 @dataclass(frozen=True, order=True)
-class Fault:
+class DataFault:
     """The first row (from 0) of one kind of fault in one column, and how many rows have it."""
 
     row: int
@@ -26,7 +26,7 @@ class Fault:
     rows: int
 
 
-def first_fault(columns: Columns, schema: FeatureSchema) -> Fault | None:
+def first_fault(columns: Columns, schema: FeatureSchema) -> DataFault | None:
     """The fault nearest to the top of the file; within a row, the one in the leftmost column of the
     schema.
     """
@@ -40,7 +40,7 @@ def first_fault(columns: Columns, schema: FeatureSchema) -> Fault | None:
 
 def _faults(
     values: NDArray[np.float64], position: int, name: str, schema: FeatureSchema
-) -> list[Fault]:
+) -> list[DataFault]:
     missing = np.isnan(values)
     infinite = np.isinf(values)
     found = [
@@ -49,7 +49,7 @@ def _faults(
         _outside(values, name, schema, ~(missing | infinite)),
     ]
     return [
-        Fault(int(wrong.argmax()), position, name, text, int(wrong.sum()))
+        DataFault(int(wrong.argmax()), position, name, text, int(wrong.sum()))
         for wrong, text in found
         if wrong.any()
     ]

@@ -14,6 +14,8 @@ import httpx
 
 from fraudops.canonical import sha256_file
 from fraudops.errors import SettingsError, StoreDownError
+from fraudops.proxies import UNUSABLE
+from fraudops.urls import split_url, without_credentials
 
 NAME = "creditcard.csv"
 SHA256 = "76274b691b16a6c49d3f159c883398e03ccd6d1ee12d9d8ee38f4b4b98551a89"
@@ -30,7 +32,13 @@ class Mirror:
 
     @classmethod
     def at(cls, url: str) -> "Mirror":
-        return cls(url, zipped=httpx.URL(url).path.endswith(".zip"))
+        """Raises SettingsError for what is no URL, and quotes none of it."""
+        return cls(url, zipped=split_url(url, "--mirror").path.endswith(".zip"))
+
+    @property
+    def shown(self) -> str:
+        """The URL without a password, for messages."""
+        return without_credentials(split_url(self.url, "--mirror"))
 
 
 MIRRORS = (
@@ -63,18 +71,24 @@ def fetch(
             f"{target}: exists and is not the file with the checksum {sha256[:12]}…; remove it, or choose another --out"
         )
     failures = []
-    with httpx.Client(follow_redirects=True, timeout=httpx.Timeout(timeout_seconds)) as client:
+    limits = httpx.Timeout(timeout_seconds)
+    # The mirrors are in the internet, so this client uses the proxy that the environment names.
+    try:
+        client = httpx.Client(follow_redirects=True, timeout=limits, trust_env=True)
+    except (httpx.InvalidURL, ValueError, ImportError):
+        raise SettingsError(UNUSABLE) from None
+    with client:
         for mirror in mirrors:
             try:
                 _from_mirror(client, mirror, target, sha256, progress)
             except _MirrorFailed as failure:
-                failures.append(f"  {mirror.url}: {failure}")
+                failures.append(f"  {mirror.shown}: {failure}")
             except OSError as error:
                 raise SettingsError(
                     f"{target}: cannot be written ({error.strerror}); choose another --out, or make room"
                 ) from error
             else:
-                return mirror.url
+                return mirror.shown
     raise StoreDownError(
         "no mirror gave the file:\n"
         + "\n".join(failures)
@@ -148,7 +162,7 @@ def _download(client: httpx.Client, mirror: Mirror, file: BinaryIO, progress: Pr
                 file.write(chunk)
                 done += len(chunk)
                 progress(done, total)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _MirrorFailed(
             f"cannot be reached ({type(error).__name__})"
             if done == 0

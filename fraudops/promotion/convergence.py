@@ -9,35 +9,35 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fraudops.errors import FraudopsError, StoreDownError
-from fraudops.promotion import record as records_of
+from fraudops.promotion import serving_record as serving_record
 from fraudops.promotion.ports import (
     Aliases,
     Attempt,
     Clock,
     Journal,
     Lock,
-    Pod,
+    PodRef,
     PodRefusedError,
     Pods,
-    PodSilentError,
+    PodUnresponsiveError,
     Records,
     Rollouts,
     StaleRecordError,
     UnknownWriteError,
 )
-from fraudops.promotion.record import ServingRecord
+from fraudops.promotion.serving_record import ServingRecord
 
-Outcome = Literal["done", "unchanged", "refused", "failed", "overtaken", "unconfirmed"]
+PromotionOutcome = Literal["done", "unchanged", "refused", "failed", "overtaken", "unconfirmed"]
 
 
 @dataclass(frozen=True)
-class Result:
+class PromotionResult:
     """`epoch` and `version` are what the record says at the end;
 
     `late` names what the reconciler still has to bring after it.
     """
 
-    outcome: Outcome
+    outcome: PromotionOutcome
     epoch: int
     version: str | None
     reason: str | None = None
@@ -52,12 +52,12 @@ class Deadlines:
 
     prepare: float = 60.0
     activate: float = 30.0
-    second: float = 45.0
+    retry: float = 45.0
     rollout: float = 600.0
     pause: float = 0.2
 
 
-class Overtaken(Exception):
+class Superseded(Exception):
     """The record belongs to a later promotion."""
 
 
@@ -85,44 +85,48 @@ class Convergence:
             rollouts,
         )
 
-    async def _finish(self, attempt: Attempt, record: ServingRecord, outcome: Outcome) -> Result:
+    async def _finish(
+        self, attempt: Attempt, record: ServingRecord, outcome: PromotionOutcome
+    ) -> PromotionResult:
         """Everything after the commit: mirror, activate, row. Safe to run again."""
         current = record.current
         if current is None:
             raise FraudopsError("a promotion was to be finished, but the record names no version")
         try:
-            late = await self._mirror(current.epoch)
-            silent = await self._activate_everywhere(current.epoch, self.deadlines.activate)
+            late = await self._sync_alias(current.epoch)
+            unresponsive = await self._activate_everywhere(current.epoch, self.deadlines.activate)
             reason = None
-            if silent:
-                record, outcome, reason = await self._answer_silence(record, silent, outcome)
+            if unresponsive:
+                record, outcome, reason = await self._handle_unresponsive(
+                    record, unresponsive, outcome
+                )
             await self._still_mine(record)
-        except Overtaken:
+        except Superseded:
             record, _ = await self.records.read()
             return await self._end(
                 attempt, "overtaken", record, "a later promotion has written the record"
             )
         return await self._end(attempt, outcome, record, reason, late)
 
-    async def _mirror(self, epoch: int) -> tuple[str, ...]:
-        return await mirror(self.records, self.aliases, epoch)
+    async def _sync_alias(self, epoch: int) -> tuple[str, ...]:
+        return await sync_alias(self.records, self.aliases, epoch)
 
     async def _still_mine(self, record: ServingRecord) -> None:
         latest, _ = await self.records.read()
         if latest.epoch != record.epoch:
-            raise Overtaken
+            raise Superseded
 
-    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[Pod]:
+    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
         """Tells every pod that exists after the commit to read the record; returns those that
         neither follow nor go within the deadline.
         """
         end = self.clock.now() + seconds
         waiting = list(await self.pods.list())
-        while not waiting and await self.pods.wanted() > 0 and self.clock.now() < end:
+        while not waiting and await self.pods.desired_replicas() > 0 and self.clock.now() < end:
             await self.clock.sleep(self.deadlines.pause)
             waiting = list(await self.pods.list())
-        if not waiting and await self.pods.wanted() > 0:
-            return [Pod("(no pod at all)", ready=False)]
+        if not waiting and await self.pods.desired_replicas() > 0:
+            return [PodRef("(no pod at all)", ready=False)]
         while waiting:
             reached = await asyncio.gather(
                 *(self._activate(pod, epoch, max(end - self.clock.now(), 0.1)) for pod in waiting)
@@ -135,10 +139,10 @@ class Convergence:
             waiting = [pod for pod in waiting if pod.name in existing]
         return waiting
 
-    async def _activate(self, pod: Pod, epoch: int, seconds: float) -> bool:
+    async def _activate(self, pod: PodRef, epoch: int, seconds: float) -> bool:
         try:
             reached = await self.pods.activate(pod, epoch, seconds)
-        except (PodSilentError, PodRefusedError) as error:
+        except (PodUnresponsiveError, PodRefusedError) as error:
             self.say(f"{pod.name} has not followed yet: {error}")
             return False
         if reached > epoch:  # overtaken, unless the record is older than the pod
@@ -146,32 +150,32 @@ class Convergence:
             return reached <= latest.epoch
         return reached == epoch
 
-    async def _answer_silence(
-        self, record: ServingRecord, silent: list[Pod], outcome: Outcome
-    ) -> tuple[ServingRecord, Outcome, str | None]:
+    async def _handle_unresponsive(
+        self, record: ServingRecord, unresponsive: list[PodRef], outcome: PromotionOutcome
+    ) -> tuple[ServingRecord, PromotionOutcome, str | None]:
         """One silent pod is deleted; more than one sends the promotion back, once; what then is
         still there ends it as unconfirmed.
         """
-        names = ", ".join(pod.name for pod in silent)
+        names = ", ".join(pod.name for pod in unresponsive)
         current = record.current
         if current is None or not await self.lock.held():
-            raise Overtaken
-        if len(silent) == 1 and silent[0].name != "(no pod at all)":
+            raise Superseded
+        if len(unresponsive) == 1 and unresponsive[0].name != "(no pod at all)":
             self.say(f"{names} is silent: deleting it")
             try:
-                await self.pods.delete(silent[0])
-            except (PodSilentError, PodRefusedError) as error:
+                await self.pods.delete(unresponsive[0])
+            except (PodUnresponsiveError, PodRefusedError) as error:
                 self.say(f"{names} cannot be deleted: {error}")
-        elif record.previous is None or current.undo or len(silent) == 1:
+        elif record.previous is None or current.undo or len(unresponsive) == 1:
             return (
                 record,
                 "failed" if record.previous is None else "unconfirmed",
                 f"not confirmed by {names} within {self.deadlines.activate:g} s",
             )
         else:
-            record = await self._undo(record, silent)
+            record = await self._undo(record, unresponsive)
             outcome = "failed"
-        still = await self._activate_everywhere(record.epoch, self.deadlines.second)
+        still = await self._activate_everywhere(record.epoch, self.deadlines.retry)
         if still:
             return record, "unconfirmed", f"not confirmed by {', '.join(pod.name for pod in still)}"
         return (
@@ -180,33 +184,33 @@ class Convergence:
             f"went back: not confirmed by {names}" if outcome == "failed" else None,
         )
 
-    async def _undo(self, record: ServingRecord, silent: list[Pod]) -> ServingRecord:
+    async def _undo(self, record: ServingRecord, unresponsive: list[PodRef]) -> ServingRecord:
         """One more commit, compared with our own: a new epoch with the version before."""
         latest, token = await self.records.read()
         if latest.epoch != record.epoch:
-            raise Overtaken
+            raise Superseded
         epoch = max([latest.highest_epoch, *await self._pod_epochs(await self.pods.list())]) + 1
-        back = records_of.undo(latest, epoch, self.clock.timestamp())
-        self.say(f"{len(silent)} pods are silent: going back, epoch {epoch}")
+        back = serving_record.undo(latest, epoch, self.clock.timestamp())
+        self.say(f"{len(unresponsive)} pods are silent: going back, epoch {epoch}")
         try:
             await self._write(back, token)
         except StaleRecordError as error:
-            raise Overtaken from error
-        await self._mirror(epoch)
+            raise Superseded from error
+        await self._sync_alias(epoch)
         return back
 
     async def _end(
         self,
         attempt: Attempt,
-        outcome: Outcome,
+        outcome: PromotionOutcome,
         record: ServingRecord,
         reason: str | None = None,
         late: tuple[str, ...] = (),
-    ) -> Result:
+    ) -> PromotionResult:
         row = "done" if outcome == "unchanged" else outcome
         reason = "already in production" if outcome == "unchanged" and reason is None else reason
         await self.journal.write(replace(attempt, outcome=row, reason=reason))
-        return Result(
+        return PromotionResult(
             outcome, record.epoch, record.current.version if record.current else None, reason, late
         )
 
@@ -222,17 +226,17 @@ class Convergence:
                 if seen != token:
                     raise StaleRecordError("the record has moved on") from error
 
-    async def _pod_epochs(self, pods: Sequence[Pod]) -> list[int]:
-        async def ask(pod: Pod) -> int:
+    async def _pod_epochs(self, pods: Sequence[PodRef]) -> list[int]:
+        async def ask(pod: PodRef) -> int:
             try:
                 return await self.pods.epoch(pod)
-            except PodSilentError:
+            except PodUnresponsiveError:
                 return 0
 
         return list(await asyncio.gather(*(ask(pod) for pod in pods)))
 
 
-async def mirror(records: Records, aliases: Aliases, epoch: int) -> tuple[str, ...]:
+async def sync_alias(records: Records, aliases: Aliases, epoch: int) -> tuple[str, ...]:
     """Writes the alias and looks at the record again, until both agree; then notes it.
 
     Raises Overtaken when the record is no longer at `epoch`.
@@ -253,10 +257,10 @@ async def mirror(records: Records, aliases: Aliases, epoch: int) -> tuple[str, .
                 and await aliases.get("production") == record.current.version
             ):
                 break
-        if latest.mirrored < latest.epoch or latest.alias_moved:
-            await records.compare_and_set(records_of.mirror(latest, latest.epoch), token)
+        if latest.alias_epoch < latest.epoch or latest.alias_moved:
+            await records.compare_and_set(serving_record.alias_synced(latest, latest.epoch), token)
     except (StoreDownError, StaleRecordError, UnknownWriteError):
         return ("alias",)
     if latest.epoch != epoch:
-        raise Overtaken
+        raise Superseded
     return ()

@@ -19,7 +19,7 @@ from fraudops.audit.database import create_engine, translated
 from fraudops.audit.tables import promotions
 from fraudops.errors import StoreDownError
 from fraudops.promotion.ports import Attempt
-from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 
 NAMESPACE = uuid.UUID("6ad3b5b0-54a5-4d2c-9d0c-0d8e0f7c2f11")
 PATIENCE_SECONDS = 3.0
@@ -122,7 +122,7 @@ class DatabaseJournal:
         }
 
 
-def _attempt_of(entry: Entry) -> Attempt:
+def _attempt_of(entry: ServingEntry) -> Attempt:
     return Attempt(
         entry.by,
         entry.requested_by,

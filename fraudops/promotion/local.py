@@ -14,7 +14,7 @@ from typing import Any
 
 from fraudops.errors import StoreDownError
 from fraudops.promotion.ports import StaleRecordError
-from fraudops.promotion.record import EMPTY, ServingRecord, decode, encode
+from fraudops.promotion.serving_record import EMPTY, ServingRecord, decode, encode
 
 
 class FileRecordStore:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fraudops.errors import FraudopsError
-from fraudops.promotion.record import ServingRecord, Strategy, Target
+from fraudops.promotion.serving_record import ServingRecord, ServingTarget, Strategy
 
 
 class StaleRecordError(FraudopsError):
@@ -29,12 +29,12 @@ class PodRefusedError(FraudopsError):
     """The pod answered and said no; the message is its reason."""
 
 
-class PodSilentError(FraudopsError):
+class PodUnresponsiveError(FraudopsError):
     """The pod did not answer in time, or answered nothing of use."""
 
 
 @dataclass(frozen=True)
-class Pod:
+class PodRef:
     """One pod of the Service.
 
     `name` is unique over time: a pod that is replaced comes back under another name.
@@ -45,7 +45,7 @@ class Pod:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PromotionCandidate:
     """A version that the gate let through, with what let it through.
 
     `sample`: it was trained on the packaged sample.
@@ -111,34 +111,34 @@ class Aliases(Protocol):
 class Pods(Protocol):
     """The pods of the Service.
 
-    Each call may raise PodSilentError; prepare and activate also PodRefusedError.
+    Each call may raise PodUnresponsiveError; prepare and activate also PodRefusedError.
     """
 
-    async def list(self) -> Sequence[Pod]:
+    async def list(self) -> Sequence[PodRef]:
         """All pods that exist: ready, unready and terminating alike."""
         ...
 
-    async def wanted(self) -> int:
+    async def desired_replicas(self) -> int:
         """How many pods there should be."""
         ...
 
-    async def epoch(self, pod: Pod) -> int:
+    async def epoch(self, pod: PodRef) -> int:
         """The epoch that every worker of the pod has reached."""
         ...
 
-    async def prepare(self, pod: Pod, target: Target, seconds: float) -> None:
+    async def prepare(self, pod: PodRef, target: ServingTarget, seconds: float) -> None:
         """Loads, verifies and warms the version beside the one that serves; it is dropped again
         after `seconds` plus a grace.
         """
         ...
 
-    async def activate(self, pod: Pod, epoch: int, seconds: float) -> int:
+    async def activate(self, pod: PodRef, epoch: int, seconds: float) -> int:
         """Tells the pod to read the record now; returns the epoch that all its workers then have."""
         ...
 
-    async def drop(self, pod: Pod, target: Target) -> None: ...
+    async def drop(self, pod: PodRef, target: ServingTarget) -> None: ...
 
-    async def delete(self, pod: Pod) -> None:
+    async def delete(self, pod: PodRef) -> None:
         """Asks for the pod's graceful end; it is gone only when it is no longer listed."""
         ...
 
@@ -148,7 +148,7 @@ class Rollouts(Protocol):
     the same.
     """
 
-    async def annotate(self, target: Target) -> None:
+    async def annotate(self, target: ServingTarget) -> None:
         """Replaces what the annotation said, compared with what it was.
 
         Raises StaleRecordError, StoreDownError, UnknownWriteError.

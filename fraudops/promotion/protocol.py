@@ -12,27 +12,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fraudops.errors import RefusedError, StoreDownError
-from fraudops.promotion import record as records_of
-from fraudops.promotion.convergence import Convergence, Result
+from fraudops.promotion import serving_record as serving_record
+from fraudops.promotion.convergence import Convergence, PromotionResult
 from fraudops.promotion.ports import (
     Attempt,
-    Candidate,
-    Pod,
+    PodRef,
     PodRefusedError,
-    PodSilentError,
+    PodUnresponsiveError,
+    PromotionCandidate,
     StaleRecordError,
     UnknownWriteError,
 )
-from fraudops.promotion.record import Reservation, ServingRecord, Strategy, Target
+from fraudops.promotion.serving_record import Reservation, ServingRecord, ServingTarget, Strategy
 
-Choose = Callable[[ServingRecord], Awaitable[Candidate]]
+Choose = Callable[[ServingRecord], Awaitable[PromotionCandidate]]
 
 
 TRIES = 10
 
 
 @dataclass(frozen=True)
-class Request:
+class PromotionRequest:
     """`id` is the same for all tries;
 
     `choose` is the gate: it names the version, or raises RefusedError with the reason.
@@ -49,7 +49,7 @@ class Request:
 class Promoter(Convergence):
     """One promoter: a Job in the cluster, a command on one machine."""
 
-    async def run(self, request: Request) -> Result:
+    async def run(self, request: PromotionRequest) -> PromotionResult:
         """Raises StoreDownError when the lock, the record or the registry is not to be had before
         the commit; nothing has changed then.
         """
@@ -87,8 +87,8 @@ class Promoter(Convergence):
             return await self._promote(request, candidate, attempt)
 
     async def _resume(
-        self, record: ServingRecord, first: int, request: Request, attempt: Attempt
-    ) -> Result | None:
+        self, record: ServingRecord, first: int, request: PromotionRequest, attempt: Attempt
+    ) -> PromotionResult | None:
         """What an earlier try of this request left: its own commit is finished, a later promotion
         ends it, else it begins anew.
         """
@@ -112,7 +112,9 @@ class Promoter(Convergence):
             )
         return None
 
-    async def _promote(self, request: Request, candidate: Candidate, attempt: Attempt) -> Result:
+    async def _promote(
+        self, request: PromotionRequest, candidate: PromotionCandidate, attempt: Attempt
+    ) -> PromotionResult:
         try:
             reserved, token = await self._reserve(request, candidate)
         except StaleRecordError:
@@ -120,13 +122,13 @@ class Promoter(Convergence):
             return await self._end(
                 attempt, "overtaken", record, "another promotion began at the same moment"
             )
-        target = Target(reserved.highest_epoch, candidate.version, candidate.digest)
+        target = ServingTarget(reserved.highest_epoch, candidate.version, candidate.digest)
         attempt = replace(attempt, epoch=target.epoch)
         by_rollout = request.strategy == "rollout" and self.rollouts is not None
         refusal = await (self._roll_out(target) if by_rollout else self._prepare_everywhere(target))
         if refusal:
             return await self._give_up(target, reserved, token, attempt, refusal)
-        record = records_of.commit(reserved)
+        record = serving_record.commit(reserved)
         try:
             # The commit point, fenced by the token that the reservation returned, never by a later
             # read.
@@ -140,7 +142,9 @@ class Promoter(Convergence):
         self.say(f"committed: epoch {target.epoch} is version {target.version}")
         return await self._finish(attempt, record, "done")
 
-    async def _reserve(self, request: Request, candidate: Candidate) -> tuple[ServingRecord, Any]:
+    async def _reserve(
+        self, request: PromotionRequest, candidate: PromotionCandidate
+    ) -> tuple[ServingRecord, Any]:
         """Above the highest epoch of the record and of every pod that answers."""
         record, token = await self.records.read()
         epoch = max([record.highest_epoch, *await self._pod_epochs(await self.pods.list())]) + 1
@@ -158,7 +162,7 @@ class Promoter(Convergence):
             waiver=candidate.waiver,
             sample=candidate.sample,
         )
-        reserved = records_of.reserve(record, reservation)
+        reserved = serving_record.reserve(record, reservation)
         token = await self._write(reserved, token)
         self.say(f"reserved epoch {epoch} for version {candidate.version}")
         return reserved, token
@@ -169,7 +173,7 @@ class Promoter(Convergence):
         """
         return max([0, *await self._pod_epochs(await self.pods.list())]) <= record.epoch
 
-    async def _prepare_everywhere(self, target: Target) -> str | None:
+    async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
         """None when every ready pod holds the version, else the reason of the first that does not.
 
         An unready pod has a veto only when none is ready.
@@ -178,7 +182,7 @@ class Promoter(Convergence):
         asked: set[str] = set()
         while True:
             pods = await self.pods.list()
-            if not pods and await self.pods.wanted() > 0:
+            if not pods and await self.pods.desired_replicas() > 0:
                 return "there is no pod to prepare; is the inference service running?"
             new = [pod for pod in pods if pod.name not in asked]
             none_ready = not any(pod.ready for pod in pods)
@@ -197,7 +201,9 @@ class Promoter(Convergence):
             if refusals:
                 return refusals[0]
 
-    async def _prepare(self, pod: Pod, target: Target, end: float, patient: bool) -> str | None:
+    async def _prepare(
+        self, pod: PodRef, target: ServingTarget, end: float, patient: bool
+    ) -> str | None:
         """The pod's refusal, or None.
 
         A patient caller asks a silent pod again until the deadline, or until it is gone.
@@ -210,7 +216,7 @@ class Promoter(Convergence):
                 await self.pods.prepare(pod, target, seconds)
             except PodRefusedError as error:
                 return f"pod {pod.name}: {error}"
-            except PodSilentError as error:
+            except PodUnresponsiveError as error:
                 if not patient:
                     return f"pod {pod.name}: {error}"
                 await self.clock.sleep(self.deadlines.pause)
@@ -220,7 +226,7 @@ class Promoter(Convergence):
                 self.say(f"prepared on {pod.name}")
                 return None
 
-    async def _roll_out(self, target: Target) -> str | None:
+    async def _roll_out(self, target: ServingTarget) -> str | None:
         """None when as many pods as wanted are ready at the new epoch, else why not.
 
         Old pods answer meanwhile.
@@ -235,7 +241,7 @@ class Promoter(Convergence):
         while True:
             ready = [pod for pod in await self.pods.list() if pod.ready]
             there = [epoch for epoch in await self._pod_epochs(ready) if epoch == target.epoch]
-            if len(there) >= await self.pods.wanted():
+            if len(there) >= await self.pods.desired_replicas():
                 return None
             if self.clock.now() >= end:
                 return f"after {self.deadlines.rollout:g} s only {len(there)} new pods are ready with version {target.version}"
@@ -250,7 +256,7 @@ class Promoter(Convergence):
             return record
         rollouts = self.rollouts
         self.say(f"undoing the unfinished rollout of epoch {reserved.epoch}")
-        released = records_of.release(record)
+        released = serving_record.release(record)
         try:
             await self._surely(lambda: rollouts.undo(reserved.epoch))
             await self._write(released, token)
@@ -271,16 +277,21 @@ class Promoter(Convergence):
         raise StoreDownError("the Kubernetes API does not answer writes")
 
     async def _give_up(
-        self, target: Target, reserved: ServingRecord, token: Any, attempt: Attempt, refusal: str
-    ) -> Result:
+        self,
+        target: ServingTarget,
+        reserved: ServingRecord,
+        token: Any,
+        attempt: Attempt,
+        refusal: str,
+    ) -> PromotionResult:
         await self._take_back(target, attempt)
         try:
-            await self.records.compare_and_set(records_of.release(reserved), token)
+            await self.records.compare_and_set(serving_record.release(reserved), token)
         except (StaleRecordError, UnknownWriteError, StoreDownError):
             self.say("the reservation stays in the record; the next promotion replaces it")
         return await self._end(attempt, "refused", reserved, refusal)
 
-    async def _take_back(self, target: Target, attempt: Attempt) -> None:
+    async def _take_back(self, target: ServingTarget, attempt: Attempt) -> None:
         """What was asked of the pods, before anything was committed."""
         if attempt.strategy == "rollout" and (rollouts := self.rollouts):
             try:
@@ -289,13 +300,13 @@ class Promoter(Convergence):
                 self.say("the pod template has been changed meanwhile: it is left as it is")
         await self._drop(target)
 
-    async def _drop(self, target: Target) -> None:
+    async def _drop(self, target: ServingTarget) -> None:
         """Best effort: what is not dropped now goes at the deadline that the prepare carried."""
 
-        async def drop(pod: Pod) -> None:
+        async def drop(pod: PodRef) -> None:
             try:
                 await self.pods.drop(pod, target)
-            except (PodSilentError, PodRefusedError):
+            except (PodUnresponsiveError, PodRefusedError):
                 self.say(
                     f"{pod.name} did not answer the drop; it drops version {target.version} at its deadline"
                 )

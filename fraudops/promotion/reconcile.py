@@ -3,13 +3,13 @@
 from contextlib import suppress
 from dataclasses import dataclass
 
-from fraudops.promotion.convergence import Overtaken, mirror
+from fraudops.promotion.convergence import Superseded, sync_alias
 from fraudops.promotion.ports import Aliases, Records, StaleRecordError, UnknownWriteError
-from fraudops.promotion.record import note_alias
+from fraudops.promotion.serving_record import note_alias
 
 
 @dataclass(frozen=True)
-class Findings:
+class ReconcileResult:
     """`late` is what could not be brought now;
 
     `alias` says that production's alias was moved by hand, and to what.
@@ -20,7 +20,7 @@ class Findings:
     mirrored: bool = False
 
 
-async def reconcile(records: Records, aliases: Aliases) -> Findings:
+async def reconcile(records: Records, aliases: Aliases) -> ReconcileResult:
     """An alias that differs while `mirrored` < `epoch` is late and is written; one that differs
     afterwards is a wish, which is reported.
 
@@ -29,13 +29,13 @@ async def reconcile(records: Records, aliases: Aliases) -> Findings:
     """
     record, token = await records.read()
     if record.current is None:
-        return Findings()
-    if record.mirrored < record.epoch:
+        return ReconcileResult()
+    if record.alias_epoch < record.epoch:
         try:
-            late = await mirror(records, aliases, record.epoch)
-        except Overtaken:
-            return Findings()
-        return Findings(late=late, mirrored=not late)
+            late = await sync_alias(records, aliases, record.epoch)
+        except Superseded:
+            return ReconcileResult()
+        return ReconcileResult(late=late, mirrored=not late)
     alias = await aliases.get("production")
     moved = None if alias == record.current.version else alias_moved(alias, record.current.version)
     if moved != record.alias_moved:
@@ -43,7 +43,7 @@ async def reconcile(records: Records, aliases: Aliases) -> Findings:
         # alias too.
         with suppress(StaleRecordError, UnknownWriteError):
             await records.compare_and_set(note_alias(record, moved), token)
-    return Findings(alias=moved)
+    return ReconcileResult(alias=moved)
 
 
 def alias_moved(alias: str | None, serving: str) -> str:

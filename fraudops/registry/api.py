@@ -11,9 +11,10 @@ import httpx
 import msgspec
 
 from fraudops.errors import SettingsError, StoreDownError
+from fraudops.proxies import UNUSABLE, goes_direct
+from fraudops.urls import malformed, split_url, without_credentials
 
 API = "/api/2.0"
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 # uvicorn closes an idle connection after 5 s; a client that keeps it as long sends into the closing
 # one now and then.
 KEEPALIVE_SECONDS = 2.0
@@ -35,22 +36,25 @@ class MlflowApi:
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         try:
+            shown = without_credentials(split_url(url, "MLFLOW_TRACKING_URI"))
             parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise SettingsError(
-                f"the MLflow url is not one ({error}); MLFLOW_TRACKING_URI must look like http://mlflow:5000"
-            ) from error
+        except httpx.InvalidURL:
+            raise malformed("MLFLOW_TRACKING_URI") from None
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise SettingsError(
-                f"the MLflow url must begin with http:// or https:// and name a host, not {parsed.scheme or 'nothing'}: see MLFLOW_TRACKING_URI"
+                "MLFLOW_TRACKING_URI must begin with http:// or https:// and name a host, "
+                "such as http://mlflow:5000"
             )
-        self.url = str(parsed.copy_with(userinfo=b"")).rstrip("/")
-        self._client = httpx.Client(
-            base_url=parsed.copy_with(path=parsed.path.rstrip("/") + API + "/"),
-            timeout=timeout_seconds,
-            limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
-            trust_env=parsed.host not in LOOPBACK,
-        )
+        self.url = shown.rstrip("/")
+        try:
+            self._client = httpx.Client(
+                base_url=parsed.copy_with(path=parsed.path.rstrip("/") + API + "/"),
+                timeout=timeout_seconds,
+                limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
+                trust_env=not goes_direct(parsed.host),
+            )
+        except (httpx.InvalidURL, ValueError, ImportError):
+            raise SettingsError(UNUSABLE) from None
         self._close = weakref.finalize(self, self._client.close)
 
     def close(self) -> None:

@@ -183,7 +183,7 @@ class Registry:
 
     def download_bundle(self, version: ModelVersion, folder: Path) -> None:
         """Streams the files of the version's bundle into `folder` (made if absent), unverified:
-        fraudops.verification judges them.
+        fraudops.model.verification judges them.
 
         Raises BundleError when there is none, or it holds what no bundle holds.
         """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fraudops.errors import SpoolFullError, StoreDownError
 from fraudops.spool.frames import MAX_PAYLOAD
-from fraudops.spool.tally import Tally
+from fraudops.spool.in_memory_count import InFlightCounter
 from fraudops.spool.writer import SpoolWriter
 
 logger = logging.getLogger(__name__)
@@ -31,11 +31,11 @@ class MemoryWriter:
 
     def __init__(self, open_spool: Callable[[], SpoolWriter], maximum: int, folder: Path) -> None:
         """`folder` is for the tally. Raises StoreDownError when the disk refuses."""
-        self._maximum, self._tally = maximum, Tally(folder)
+        self._maximum, self._in_flight = maximum, InFlightCounter(folder)
         try:
             self._spool = open_spool()
         except StoreDownError:
-            self._tally.close()
+            self._in_flight.close()
             raise
         self._held: deque[bytes] = deque()
         self._bytes = 0
@@ -60,7 +60,7 @@ class MemoryWriter:
                     "memory is full of what the audit spool has not taken yet: nothing is scored unaudited"
                 )
             self._bytes += size
-            self._tally.add(len(payloads))
+            self._in_flight.add(len(payloads))
             self._held.extend(payloads)
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class MemoryWriter:
                 extra={"records": len(self._held)},
             )
         self._spool.close()
-        self._tally.close()
+        self._in_flight.close()
 
     def _keep(self) -> None:
         """The thread."""
@@ -104,7 +104,7 @@ class MemoryWriter:
                 for _ in piece:
                     self._held.popleft()
                 self._bytes -= sum(map(len, piece))
-                self._tally.add(-len(piece))
+                self._in_flight.add(-len(piece))
         return True
 
     def _first(self) -> list[bytes]:

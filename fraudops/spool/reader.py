@@ -25,7 +25,7 @@ LOCK = "shipper.lock"
 
 
 @dataclass(frozen=True)
-class Piece:
+class SegmentChunk:
     """What lies between two positions of a segment: payloads, or one damaged stretch.
 
     `missing` counts records that must have stood there.
@@ -61,7 +61,7 @@ class SegmentReader:
     def size(self) -> int:
         return os.fstat(self._descriptor).st_size
 
-    def read(self, budget: int) -> Piece | None:
+    def read(self, budget: int) -> SegmentChunk | None:
         """The next piece of at most `budget` bytes, or of one record;
 
         None when there is nothing yet.
@@ -74,7 +74,7 @@ class SegmentReader:
                 return piece or (self._damage(data) if data else None)
         return self._damage(data)
 
-    def has_more(self, piece: Piece) -> bool:
+    def has_more(self, piece: SegmentChunk) -> bool:
         """Whether to read on at once after this piece, of this segment or of the next of its series."""
         return self._adopted or self.size > piece.end
 
@@ -95,7 +95,7 @@ class SegmentReader:
                 return max(0, frame.ordinal + 1 - self._ordinal)
         return 0
 
-    def commit(self, piece: Piece, refused: int = 0) -> None:
+    def commit(self, piece: SegmentChunk, refused: int = 0) -> None:
         """Records that the piece is safe elsewhere;
 
         `refused` of its records, or of its group's, were set aside. A full disk that does not
@@ -126,19 +126,19 @@ class SegmentReader:
             )
             self._recorded = True
 
-    def _frames(self, data: bytes, budget: int = CHUNK) -> Piece | None:
+    def _frames(self, data: bytes, budget: int = CHUNK) -> SegmentChunk | None:
         payloads, offset, ordinal, missing = [], 0, self._ordinal, 0
         while offset < budget and (frame := frame_at(data, offset)):
             payloads.append(frame.payload)
             missing += max(0, frame.ordinal - ordinal)
             offset, ordinal = frame.end, frame.ordinal + 1
         return (
-            Piece(self.position, self.position + offset, ordinal, payloads, missing=missing)
+            SegmentChunk(self.position, self.position + offset, ordinal, payloads, missing=missing)
             if payloads
             else None
         )
 
-    def _damage(self, data: bytes) -> Piece | None:
+    def _damage(self, data: bytes) -> SegmentChunk | None:
         """At the position stands no valid frame: an unfinished write, or damage.
 
         Of a live segment only what a later valid frame proves is believed, and only after
@@ -154,7 +154,7 @@ class SegmentReader:
             following = next_frame(data, 1)
         if following is None:
             following = len(data) if len(data) < CHUNK else CHUNK - MAX_FRAME
-        return Piece(
+        return SegmentChunk(
             self.position, self.position + following, self._ordinal, damaged=data[:following]
         )
 
@@ -188,7 +188,7 @@ class SpoolReader:
             raise StoreDownError(f"another shipper works on {folder}") from error
         self._forget_lost_positions()
 
-    def read(self, budget: int) -> list[tuple[SegmentReader, Piece]]:
+    def read(self, budget: int) -> list[tuple[SegmentReader, SegmentChunk]]:
         """A piece of each series that has one, at most `budget` bytes in all or a record each.
 
         Finished segments are removed on the way.

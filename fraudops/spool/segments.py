@@ -11,6 +11,9 @@ from pathlib import Path
 from fraudops.ids import uuid7
 
 SUFFIX = ".seg"
+# Folders inside the spool. The first holds dead letters, the second records of kinds that only a
+# newer release knows. Both hold files of the same form.
+ASIDE, NEWER = "aside", "newer"
 # Before the name of what another pod is handing over and has not yet whole.
 INCOMING = ".incoming-"
 _NAME = re.compile(

@@ -20,11 +20,17 @@ from pathlib import Path
 from fraudops.errors import StoreDownError
 from fraudops.spool.position import POSITION
 from fraudops.spool.reader import LOCK
-from fraudops.spool.segments import INCOMING, adopt, list_segments, sync_folder
+from fraudops.spool.segments import (
+    ASIDE,
+    INCOMING,
+    NEWER,
+    adopt,
+    list_segments,
+    sync_folder,
+)
 
 logger = logging.getLogger(__name__)
 ALIVE = "alive.lock"
-ASIDE = "aside"
 SILENT_SECONDS = 30.0
 SETTLE_SECONDS = 5.0
 # What a dead pod leaves that is worth nothing: locks, positions of segments that are gone, half of
@@ -34,18 +40,17 @@ WORTHLESS = (
     f"*{POSITION}",
     "*.tmp",
     f"{INCOMING}*",
-    f"{ASIDE}/put.lock",
-    f"{ASIDE}/replay.lock",
+    *(f"{folder}/{name}.lock" for folder in (ASIDE, NEWER) for name in ("put", "replay")),
 )
 
 
-class Home:
+class PodDirectory:
     """The folder of a pod that lives, held until the process ends."""
 
     def __init__(self, folder: Path, descriptor: int) -> None:
         self.folder, self._descriptor = folder, descriptor
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Says that the pod lives; a full disk that does not take it stops nobody.
 
         Raises StoreDownError when the folder is no longer this pod's.
@@ -57,7 +62,7 @@ class Home:
                 f"{self.folder} was taken from this living pod: does the file system of the spool's volume keep flock across its nodes?"
             )
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Everything in the folder is on the disk when it returns, and nobody need wait to see it
         silent. Raises OSError.
         """
@@ -65,7 +70,7 @@ class Home:
             if path.is_file():
                 with contextlib.suppress(FileNotFoundError):
                     _sync(path)
-        for folder in (self.folder / ASIDE, self.folder):
+        for folder in (self.folder / ASIDE, self.folder / NEWER, self.folder):
             if folder.is_dir():
                 sync_folder(folder)
         # Who else lives in it would be robbed where locks are not seen across nodes.
@@ -73,7 +78,7 @@ class Home:
             os.utime(self._descriptor, (0, 0))
 
 
-def settle(volume: Path, pod: str, link: Path) -> Home:
+def claim(volume: Path, pod: str, link: Path) -> PodDirectory:
     """The pod's folder on the volume, which `link` leads to from now on; each process of the pod
     calls it. Raises StoreDownError.
     """
@@ -96,7 +101,7 @@ def settle(volume: Path, pod: str, link: Path) -> Home:
     return home
 
 
-def _hold(folder: Path) -> Home:
+def _hold(folder: Path) -> PodDirectory:
     """Another pod may look into the folder at the same moment, which takes it no time, or even
     remove it.
     """
@@ -107,14 +112,14 @@ def _hold(folder: Path) -> Home:
             descriptor = os.open(folder / ALIVE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if _lock(descriptor, fcntl.LOCK_SH) and _is_at(descriptor, folder / ALIVE):
                 os.utime(descriptor)
-                return Home(folder, descriptor)
+                return PodDirectory(folder, descriptor)
             os.close(descriptor)
         time.sleep(0.02)
     raise StoreDownError(f"another pod holds {folder}, and does not let go of it")
 
 
 @dataclass(frozen=True)
-class Dead:
+class OrphanedDirectory:
     """A folder whose lock is free, and held by us;
 
     `settled` once nobody can come back to it unseen.
@@ -127,7 +132,8 @@ class Dead:
         """Of its segments and of what was set aside in it."""
         return sum(
             path.stat().st_size
-            for path in (*self.folder.glob("*.seg"), *(self.folder / ASIDE).glob("*.jsonl"))
+            for pattern in ("*.seg", f"{ASIDE}/*.jsonl", f"{NEWER}/*.jsonl")
+            for path in self.folder.glob(pattern)
         )
 
     def segments(self, into: Path) -> Iterator[int]:
@@ -153,8 +159,9 @@ class Dead:
         for pattern in WORTHLESS:
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            (self.folder / ASIDE).rmdir()
+        for name in (ASIDE, NEWER):
+            with contextlib.suppress(OSError):
+                (self.folder / name).rmdir()
         if any(path.name != ALIVE for path in self.folder.iterdir()):
             return False
         (self.folder / ALIVE).unlink()
@@ -164,11 +171,11 @@ class Dead:
 class Volume:
     """The volume as one pod sees it."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: PodDirectory) -> None:
         self._home = home
         self._seen: dict[str, tuple[int, float]] = {}
 
-    def dead(self) -> Iterator[Dead]:
+    def orphans(self) -> Iterator[OrphanedDirectory]:
         """The folders of pods that are dead; nobody else has one until the next is asked for.
 
         Raises OSError.
@@ -186,7 +193,9 @@ class Volume:
             if descriptor is None:
                 continue
             try:
-                yield Dead(folder, self._is_silent(folder.name, os.fstat(descriptor).st_mtime_ns))
+                yield OrphanedDirectory(
+                    folder, self._is_silent(folder.name, os.fstat(descriptor).st_mtime_ns)
+                )
             finally:
                 os.close(descriptor)
                 # Only an empty one goes, and on NFS only once nobody has its lock file open.

@@ -7,7 +7,7 @@ import sys
 from fraudops import logs
 from fraudops.errors import FraudopsError, SettingsError
 from fraudops.settings import InferenceSettings
-from fraudops.spool.volume import settle
+from fraudops.spool.volume import claim
 from fraudops.state import State
 from services.inference.folders import make_folders
 
@@ -22,7 +22,7 @@ def main() -> None:
         logs.configure(settings.log_level, "inference")
         state = State.at(settings.state)
         if settings.spool_volume:
-            settle(settings.spool_volume, settings.pod, state.spool)
+            claim(settings.spool_volume, settings.pod, state.spool)
         make_folders(state)
     except FraudopsError as error:
         logger.error(str(error))

@@ -12,37 +12,39 @@ from fastapi import FastAPI
 
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
-from services.inference import openapi
-from services.inference.admin import Admin
-from services.inference.audit import Audit, audit_of
-from services.inference.bundles import BundleCache
-from services.inference.channel import Ask, RunFolder
-from services.inference.direct import Direct
-from services.inference.edge import Edge
-from services.inference.endpoints import endpoints
-from services.inference.exchange import add_exchange
-from services.inference.intake import Intake
-from services.inference.metrics import Metrics, PodNow
-from services.inference.pages import PAGES, add_pages
-from services.inference.pod import Pod
-from services.inference.pod_files import read_pod_state
-from services.inference.poller import Poller
-from services.inference.records import record_reader, template_target
+from services.inference.audit.takeover import HandoverReceiver
+from services.inference.audit.writers import Audit, audit_of
+from services.inference.failures import FailureLog
+from services.inference.http import openapi
+from services.inference.http.admin_auth import Admin
+from services.inference.http.endpoints import endpoints
+from services.inference.http.fast_path import FastPath
+from services.inference.http.metrics_page import PodCollector
+from services.inference.http.middleware import RequestMiddleware
+from services.inference.http.pages import PAGES, add_pages
+from services.inference.http.peer_routes import add_peer_routes
+from services.inference.metrics import Metrics
+from services.inference.pod.bundle_cache import BundleCache
+from services.inference.pod.coordinator import PodCoordinator
+from services.inference.pod.poller import Poller
+from services.inference.pod.record_reader import record_reader, template_target
+from services.inference.pod.state import read_pod_state
+from services.inference.pod.status import Status
+from services.inference.pod.worker import Drain, Worker
+from services.inference.pod.worker_channel import Ask, RunFolder
 from services.inference.scoring import Scoring
-from services.inference.status import Status
-from services.inference.worker import Drain, Worker
 
 logger = logging.getLogger(__name__)
 
 
-class Service(FastAPI):
+class InferenceApp(FastAPI):
     """FastAPI, with the calls that are answered below its router in its documentation;
 
-    `direct` is what the server's protocol asks first.
+    `fast_path` is what the server's protocol asks first.
     """
 
-    def __init__(self, worker: Worker, direct: Direct, **options: Any) -> None:
-        self.worker, self.direct = worker, direct
+    def __init__(self, worker: Worker, fast_path: FastPath, **options: Any) -> None:
+        self.worker, self.fast_path = worker, fast_path
         # FastAPI can send traces by itself; here nothing leaves that is not asked for.
         super().__init__(
             title="fraudops",
@@ -61,7 +63,7 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     metrics, run = Metrics(state.metrics), RunFolder(state.run)
     worker = Worker(state.bundles, metrics, drain)
     audit = audit_of(settings, state, metrics)
-    pod = Pod(
+    pod = PodCoordinator(
         state,
         run,
         BundleCache(state.bundles, run),
@@ -72,13 +74,14 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     status = Status(pod, settings.pod, settings.model_name, settings.audit.durability, drain)
     poller = Poller(pod, metrics, settings.record_poll_seconds)
     scoring = Scoring(audit, metrics, settings.pod, settings.audit.protection())
-    app = Service(
+    failures = FailureLog()
+    app = InferenceApp(
         worker,
-        Direct(worker, scoring, audit, metrics, drain),
-        lifespan=lambda _app: _life(worker, audit, run, pod, poller),
+        FastPath(worker, scoring, audit, metrics, drain, failures),
+        lifespan=lambda _app: _life(worker, audit, run, pod, poller, failures),
     )
     app.add_middleware(
-        Edge,
+        RequestMiddleware,
         worker=worker,
         endpoints=endpoints(worker, scoring, audit, pod, status),
         pages=PAGES,
@@ -88,17 +91,20 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
             settings.admin_token.get_secret_value().encode() if settings.admin_token else None,
             settings.admin_port,
         ),
+        failures=failures,
     )
     add_pages(
         app,
         status,
         state.metrics,
-        PodNow(lambda: len(run.registered()), state.spool, settings.workers),
+        PodCollector(lambda: len(run.registered()), state.spool, settings.workers),
     )
-    add_exchange(
+    add_peer_routes(
         app,
         state.bundles,
-        Intake(state.spool, settings.audit.spool_max_bytes, lambda: _no_intake(worker, drain)),
+        HandoverReceiver(
+            state.spool, settings.audit.spool_max_bytes, lambda: _no_intake(worker, drain)
+        ),
     )
     return app
 
@@ -111,7 +117,12 @@ def _no_intake(worker: Worker, drain: Drain) -> str | None:
 
 @asynccontextmanager
 async def _life(
-    worker: Worker, audit: Audit, run: RunFolder, pod: Pod, poller: Poller
+    worker: Worker,
+    audit: Audit,
+    run: RunFolder,
+    pod: PodCoordinator,
+    poller: Poller,
+    failures: FailureLog,
 ) -> AsyncIterator[None]:
     """Registers, then reads the pod's state, then accepts: a commit meanwhile is either told to
     this worker or in the file.
@@ -122,7 +133,7 @@ async def _life(
     if now.version and now.digest:
         reply = await worker.answer(
             Ask(
-                op="commit",
+                op="activate",
                 epoch=now.epoch,
                 version=now.version,
                 digest=now.digest,
@@ -138,6 +149,7 @@ async def _life(
     await asyncio.gather(polling, return_exceptions=True)
     listener.close()
     run.forget(os.getpid())
+    failures.close()
     await audit.close()
 
 

@@ -11,7 +11,7 @@ from fraudops.spool.segments import INCOMING
 from fraudops.state import State
 
 LOCK_SECONDS = 3.0
-PROVED = "proved-"
+VERIFIED = "proved-"
 
 
 def make_folders(state: State) -> int:
@@ -32,7 +32,7 @@ def make_folders(state: State) -> int:
         ) from error
     for left in (
         *state.run.glob("worker-*.sock"),
-        *state.run.glob(f"{PROVED}*"),
+        *state.run.glob(f"{VERIFIED}*"),
         *state.spool.glob(f"{INCOMING}*"),
     ):
         left.unlink(missing_ok=True)

@@ -6,26 +6,14 @@ PROMETHEUS_MULTIPROC_DIR by then. A metric never carries the model's version as 
 would stay behind after a promotion: the version is a value.
 """
 
-import contextlib
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from fraudops.audit.shipping import ShipperState, read_shipper_state
-from fraudops.drift_standing import DriftStanding, read_standing
-from fraudops.state import State
-from services.inference.pod_files import read_pod_state
-
-ASIDE = "aside"
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -162,143 +150,3 @@ def _reserve(folder: Path) -> None:
     for path in folder.glob(f"*_{os.getpid()}.db"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-
-
-class PodNow:
-    """What is looked up when somebody asks: workers alive, the spool, and what the shipper beside
-    it last wrote of itself.
-    """
-
-    def __init__(self, workers: Callable[[], int], spool: Path, wanted: int = 1) -> None:
-        self._workers, self._spool, self._wanted = workers, spool, wanted
-
-    def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily(
-            "fraudops_workers", "Workers of this pod that are registered.", value=self._workers()
-        )
-        yield GaugeMetricFamily(
-            "fraudops_workers_wanted", "Workers that this pod should have.", value=self._wanted
-        )
-        segments = _sizes(self._spool, "*.seg")
-        yield GaugeMetricFamily(
-            "fraudops_spool_bytes",
-            "Bytes in the audit spool, shipped ones not yet removed included.",
-            value=sum(segments),
-        )
-        yield GaugeMetricFamily(
-            "fraudops_spool_segments", "Segment files in the audit spool.", value=len(segments)
-        )
-        aside = sum(_sizes(self._spool / ASIDE, "*.jsonl"))
-        yield GaugeMetricFamily(
-            "fraudops_spool_aside_bytes",
-            "Bytes set aside beside the audit spool, for people to look at and replay.",
-            value=aside,
-        )
-        state = State.at(self._spool.parent)
-        if told := read_shipper_state(state):
-            yield from _shipper(told, datetime.now(UTC))
-        if standing := read_standing(state):
-            yield from _drift(standing, read_pod_state(state).digest)
-
-
-def _sizes(folder: Path, pattern: str) -> list[int]:
-    sizes = []
-    for path in folder.glob(pattern):
-        with contextlib.suppress(FileNotFoundError):
-            sizes.append(path.stat().st_size)
-    return sizes
-
-
-def _shipper(told: ShipperState, now: datetime) -> Iterable[Metric]:
-    """Its counters begin anew with its process, as Prometheus expects of counters."""
-    oldest = max(0.0, (now - told.oldest_at).total_seconds()) if told.oldest_at else 0.0
-    yield GaugeMetricFamily(
-        "fraudops_spool_rows",
-        "Predictions and labels in the audit spool that are not in PostgreSQL yet.",
-        value=told.backlog_rows,
-    )
-    yield GaugeMetricFamily(
-        "fraudops_spool_unshipped_bytes",
-        "Bytes in the audit spool that are not in PostgreSQL yet.",
-        value=told.backlog_bytes,
-    )
-    yield GaugeMetricFamily(
-        "fraudops_spool_oldest_seconds",
-        "Age of the oldest answer that is only in the spool.",
-        value=oldest,
-    )
-    yield GaugeMetricFamily(
-        "fraudops_shipper_waiting",
-        "1 while the shipper waits for PostgreSQL.",
-        value=told.doing == "waiting",
-    )
-    yield GaugeMetricFamily(
-        "fraudops_shipper_silent_seconds",
-        "Since the shipper last said anything.",
-        value=max(0.0, (now - told.at).total_seconds()),
-    )
-    yield CounterMetricFamily(
-        "fraudops_shipper_shipped", "Rows committed to PostgreSQL.", value=told.shipped
-    )
-    yield CounterMetricFamily(
-        "fraudops_shipper_replayed",
-        "Rows that were in PostgreSQL already when they were shipped.",
-        value=told.replayed,
-    )
-    yield CounterMetricFamily(
-        "fraudops_shipper_set_aside",
-        "Records and damaged stretches set aside with their reason.",
-        value=told.set_aside,
-    )
-    yield CounterMetricFamily(
-        "fraudops_shipper_missing",
-        "Records that must have stood where a segment is damaged.",
-        value=told.missing,
-    )
-    yield GaugeMetricFamily(
-        "fraudops_spool_abandoned_bytes",
-        "Bytes in dead pods' folders on the spool's volume.",
-        value=told.abandoned_bytes,
-    )
-    yield CounterMetricFamily(
-        "fraudops_spool_adopted_bytes",
-        "Bytes taken from dead pods' folders into this pod's spool.",
-        value=told.adopted_bytes,
-    )
-
-
-def _drift(standing: DriftStanding, digest: str | None) -> Iterable[Metric]:
-    alarm = standing.alarms(digest)
-    yield GaugeMetricFamily(
-        "fraudops_drift_alarm",
-        "1 while the last drift run that could tell alarms about the model that this pod serves.",
-        value=alarm,
-    )
-    last_run = standing.last_run.timestamp()
-    yield GaugeMetricFamily(
-        "fraudops_drift_last_run_timestamp_seconds",
-        "When drift was last looked for, in seconds since 1970.",
-        value=last_run,
-    )
-
-
-class Readiness:
-    def __init__(self, ready: bool) -> None:
-        self._ready = ready
-
-    def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily(
-            "fraudops_ready",
-            "1 while every worker of this pod serves the promoted model.",
-            value=self._ready,
-        )
-
-
-def render(folder: Path, pod: PodNow, ready: bool) -> bytes:
-    """The metrics of all workers, dead ones' counts included."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(folder))
-    registry.register(pod)
-    registry.register(Readiness(ready))
-    text: bytes = generate_latest(registry)
-    return text

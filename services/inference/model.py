@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fraudops.bundle import check_files, read_manifest
+from fraudops.model.manifest import check_files, read_manifest
+from fraudops.model.scorer import Scorer, open_scorer
 from fraudops.schema import FeatureSchema
-from fraudops.scorer import Scorer, open_scorer
-from services.inference.requests import TransactionReader
+from services.inference.parsing import TransactionReader
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class LoadedModel:
     """One opening of a version, equal to no other.
 
     `sample`: it was trained on the packaged sample, and knows nothing of a bank's own transactions.
@@ -39,18 +39,18 @@ class Serving:
     """
 
     epoch: int
-    model: Model
+    model: LoadedModel
     source: str
 
 
-def open_model(folder: Path, version: str, digest: str) -> Model:
+def open_model(folder: Path, version: str, digest: str) -> LoadedModel:
     """Opens and warms a bundle that the prover has verified; its files are held against their
     digests once more, which takes milliseconds. Raises BundleError.
     """
     manifest = read_manifest(folder, digest)
     check_files(folder, manifest)
     schema = manifest.feature_schema
-    model = Model(
+    model = LoadedModel(
         manifest.model_name,
         version,
         digest,

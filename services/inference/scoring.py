@@ -10,13 +10,19 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from fraudops.audit.privacy import Protect
 from fraudops.audit.records import Prediction, encode
+from fraudops.feature_encryption import Protect
 from fraudops.ids import uuid7
-from services.inference.audit import Audit
+from services.inference.audit.writers import Audit
 from services.inference.metrics import Metrics
-from services.inference.model import Model
-from services.inference.requests import REPORTED_FAULTS, Fault, InvalidBodyError, Reader, RowList
+from services.inference.model import LoadedModel
+from services.inference.parsing import (
+    REPORTED_FAULTS,
+    FieldFault,
+    InvalidBodyError,
+    Reader,
+    RowList,
+)
 
 CHUNK = 128
 TRANSACTIONS = RowList("transactions")
@@ -40,13 +46,13 @@ class ScoredBatch(msgspec.Struct, frozen=True):
     predictions: list[Scored]
 
 
-class Asked(NamedTuple):
+class PendingRequest(NamedTuple):
     """One transaction with the model that serves it;
 
     `request_id` is the client's, `started` perf_counter's.
     """
 
-    model: Model
+    model: LoadedModel
     transaction: Any
     request_id: str | None
     started: float
@@ -63,7 +69,7 @@ class Scoring:
         self._audit, self._metrics, self._pod, self._protect = audit, metrics, pod, protect
 
     async def one(
-        self, model: Model, body: bytes, request_id: str | None, started: float
+        self, model: LoadedModel, body: bytes, request_id: str | None, started: float
     ) -> Scored:
         """`started` is perf_counter's. Raises InvalidBodyError, SpoolFullError, StoreDownError."""
         transaction = model.reader.read(body)
@@ -73,7 +79,7 @@ class Scoring:
         self._metrics.decided(scored.prediction, 1 - scored.prediction)
         return scored
 
-    def at_once(self, asked: Sequence[Asked]) -> list[Scored]:
+    def at_once(self, asked: Sequence[PendingRequest]) -> list[Scored]:
         """Transactions that came together, by one append: all or none.
 
         Only where the audit does not wait. Raises SpoolFullError, StoreDownError.
@@ -96,7 +102,7 @@ class Scoring:
         return answers
 
     async def many(
-        self, model: Model, body: bytes, request_id: str, started: float
+        self, model: LoadedModel, body: bytes, request_id: str, started: float
     ) -> list[Scored]:
         """In the order of the rows; all or nothing. Raises as `one` does."""
         reader = model.reader
@@ -119,7 +125,7 @@ class Scoring:
 
     def _decide(
         self,
-        model: Model,
+        model: LoadedModel,
         transaction: Any,
         probability: float,
         request_id: str | None,
@@ -175,7 +181,7 @@ async def read_rows(reader: Reader[Row], rows: RowList, body: bytes) -> AsyncIte
     else:
         return
     # Row by row, to say what is wrong with which; rows may have gone already.
-    faults: list[Fault] = []
+    faults: list[FieldFault] = []
     raws = rows.split(body)
     for start in range(0, len(raws), CHUNK):
         chunk: list[Row] = []
@@ -192,6 +198,6 @@ async def read_rows(reader: Reader[Row], rows: RowList, body: bytes) -> AsyncIte
     if read and not faults:
         # A row that reads has no brace that could mislead the cuts: another list follows the one
         # that was begun. (Before any row has gone the last counts.)
-        faults.append(Fault(field=rows.key, reason="must be given once"))
+        faults.append(FieldFault(field=rows.key, reason="must be given once"))
     if faults:
         raise InvalidBodyError(faults)

@@ -22,13 +22,13 @@ from uvicorn_worker import UvicornWorker
 from fraudops import logs
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
-from services.inference import start
 from services.inference.application import create_app
-from services.inference.bundles import BundleCache
-from services.inference.channel import RunFolder
-from services.inference.protocol import DirectProtocol
-from services.inference.prover import Prover
-from services.inference.worker import Drain
+from services.inference.http.protocol import FastPathProtocol
+from services.inference.pod import startup
+from services.inference.pod.bundle_cache import BundleCache
+from services.inference.pod.bundle_verifier import BundleVerifier
+from services.inference.pod.worker import Drain
+from services.inference.pod.worker_channel import RunFolder
 
 # Longer than any client keeps an idle connection: the client closes it, never we under its next
 # request.
@@ -52,7 +52,7 @@ class InferenceServer(BaseApplication):  # type: ignore[misc]
 
     def __init__(self, settings: InferenceSettings, run: RunFolder) -> None:
         self.settings, self.drain, self.lifeline = settings, Drain(), os.pipe()
-        self.prover = Prover(settings, run, self.lifeline)
+        self.verifier = BundleVerifier(settings, run, self.lifeline)
         super().__init__()
 
     def run(self) -> None:
@@ -87,7 +87,7 @@ class InferenceServer(BaseApplication):  # type: ignore[misc]
     def _part(self) -> None:
         """What is the master's alone."""
         os.close(self.lifeline[1])
-        self.prover.leave()
+        self.verifier.leave()
 
     def _forget(self, pid: int) -> None:
         state = State.at(self.settings.state)
@@ -99,7 +99,7 @@ class InferenceArbiter(Arbiter):  # type: ignore[misc]
     """The prover is looked after like the workers."""
 
     def manage_workers(self) -> None:
-        self.app.prover.keep(self._close_listeners)
+        self.app.verifier.keep(self._close_listeners)
         super().manage_workers()
 
     def _close_listeners(self) -> None:
@@ -110,7 +110,7 @@ class InferenceArbiter(Arbiter):  # type: ignore[misc]
 class InferenceWorker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS = {
         "loop": "uvloop",
-        "http": DirectProtocol,
+        "http": FastPathProtocol,
         "ws": "none",
         "lifespan": "on",
         "server_header": False,
@@ -189,6 +189,6 @@ def serve(settings: InferenceSettings) -> None:
     state = State.at(settings.state)
     run = RunFolder(state.run)
     server = InferenceServer(settings, run)
-    server.prover.keep()
-    start.settle(settings, state, BundleCache(state.bundles, run))
+    server.verifier.keep()
+    startup.settle(settings, state, BundleCache(state.bundles, run), server.verifier)
     server.run()

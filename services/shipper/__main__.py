@@ -21,18 +21,19 @@ import uvloop
 
 from fraudops import logs
 from fraudops.audit.connection import dsn
-from fraudops.audit.shipping import ShipperState, write_shipper_state
+from fraudops.audit.shipper_status import ShipperStatus, write_shipper_status
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.settings import ShipperSettings
-from fraudops.spool.bell import open_bell
 from fraudops.spool.reader import SpoolReader
-from fraudops.spool.volume import Home, settle
+from fraudops.spool.volume import PodDirectory, claim
+from fraudops.spool.wakeup import open_wakeup_pipe
 from fraudops.state import State
-from services.shipper.adopting import Adopting
-from services.shipper.handover import hand_over
-from services.shipper.pace import HURRIED_BYTES, Pace
+from services.shipper.handover import hand_over_to_peers
+from services.shipper.newer_kinds import NewerKinds
+from services.shipper.orphan_adoption import OrphanAdoption
 from services.shipper.shipping import Shipper
 from services.shipper.sink import Sink
+from services.shipper.throttle import HURRIED_BYTES, Throttle
 from services.shipper.watching import watch_drift
 
 logger = logging.getLogger(__name__)
@@ -49,45 +50,47 @@ async def serve(settings: ShipperSettings) -> None:
     url = dsn(settings.database_url.get_secret_value())
     stopping, wake = asyncio.Event(), asyncio.Event()
     # With `commit` the answers wait for us.
-    pace = Pace(
+    throttle = Throttle(
         0
         if settings.audit.durability == "commit"
         else min(HURRIED_BYTES, settings.audit.spool_max_bytes // 8)
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _stop, stopping, wake, pace)
+        asyncio.get_running_loop().add_signal_handler(number, _stop, stopping, wake, throttle)
     state.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     home = (
-        settle(settings.spool_volume, settings.pod, state.spool) if settings.spool_volume else None
+        claim(settings.spool_volume, settings.pod, state.spool) if settings.spool_volume else None
     )
     spool = await _open_spool(state, stopping)
     if spool is None:
         return
-    current = ShipperState(pid=os.getpid(), at=datetime.now(UTC), doing="starting")
+    current = ShipperStatus(pid=os.getpid(), at=datetime.now(UTC), phase="starting")
     sink = Sink(url, settings.retention.days)
-    shipper = Shipper(spool, sink, state.spool, current, wake, pace)
+    shipper = Shipper(spool, sink, state.spool, current, wake, throttle)
     try:
         _listen(state, wake)
         working = asyncio.create_task(shipper.run(stopping))
-        adopting = [Adopting(home, settings.audit.spool_max_bytes, current).run()] if home else []
+        background = [NewerKinds(state.spool).run()]
+        if home:
+            background.append(OrphanAdoption(home, settings.audit.spool_max_bytes, current).run())
         await _supervise(
             working,
             sink,
-            (_report(state, spool, current, pace, home), watch_drift(url, state), *adopting),
+            (_report(state, spool, current, throttle, home), watch_drift(url, state), *background),
             stopping,
         )
         while settings.cluster.release and not home and await _hand_over(settings, spool) > 0:
             await asyncio.sleep(AGAIN_SECONDS)
             await _drain(asyncio.create_task(shipper.run(stopping)), sink, AGAIN_DRAIN_SECONDS)
         if home:
-            home.leave()
+            home.release()
     except FileNotFoundError:
         if home:
-            home.beat()
+            home.heartbeat()
         raise
     finally:
         await sink.close()
-        current.doing = "stopped"
+        current.phase = "stopped"
         _write(state, spool, current)
         spool.close()
     logger.info("stopped", extra={"left_bytes": current.backlog_bytes, "shipped": current.shipped})
@@ -111,8 +114,8 @@ async def _open_spool(state: State, stopping: asyncio.Event) -> SpoolReader | No
     return None
 
 
-def _stop(stopping: asyncio.Event, wake: asyncio.Event, pace: Pace) -> None:
-    pace.hurry()
+def _stop(stopping: asyncio.Event, wake: asyncio.Event, throttle: Throttle) -> None:
+    throttle.hurry()
     stopping.set()
     wake.set()
 
@@ -122,16 +125,16 @@ def _listen(state: State, wake: asyncio.Event) -> None:
     shipper looks by itself, only later.
     """
     try:
-        bell = open_bell(state.run)
+        wakeup = open_wakeup_pipe(state.run)
     except OSError as error:
         logger.error("no bell wakes the shipper", extra={"reason": error.strerror})
         return
 
     def rung() -> None:
-        os.read(bell, 1 << 16)
+        os.read(wakeup, 1 << 16)
         wake.set()
 
-    asyncio.get_running_loop().add_reader(bell, rung)
+    asyncio.get_running_loop().add_reader(wakeup, rung)
 
 
 async def _supervise(
@@ -167,21 +170,25 @@ async def _drain(working: "asyncio.Task[None]", sink: Sink, seconds: float) -> N
 async def _hand_over(settings: ShipperSettings, spool: SpoolReader) -> int:
     """How many files stay here."""
     spool.let_go()
-    return await asyncio.to_thread(hand_over, settings)
+    return await asyncio.to_thread(hand_over_to_peers, settings)
 
 
 async def _report(
-    state: State, spool: SpoolReader, current: ShipperState, pace: Pace, home: Home | None
+    state: State,
+    spool: SpoolReader,
+    current: ShipperStatus,
+    throttle: Throttle,
+    home: PodDirectory | None,
 ) -> None:
     while True:
         if home:
-            home.beat()
+            home.heartbeat()
         _write(state, spool, current)
-        pace.look(current)
+        throttle.look(current)
         await asyncio.sleep(REPORT_SECONDS)
 
 
-def _write(state: State, spool: SpoolReader, current: ShipperState) -> None:
+def _write(state: State, spool: SpoolReader, current: ShipperStatus) -> None:
     try:
         backlog = spool.backlog()
         current.backlog_bytes, current.backlog_segments, current.backlog_rows = (
@@ -189,7 +196,7 @@ def _write(state: State, spool: SpoolReader, current: ShipperState) -> None:
             backlog.segments,
             backlog.rows,
         )
-        write_shipper_state(state, current)
+        write_shipper_status(state, current)
     except OSError as error:
         # On a full disk it is the shipper that makes room. Its silence is seen: by the probe and by
         # an alert.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import httpx
 
-from fraudops.audit.aside import FOLDER, Aside
+from fraudops.audit.dead_letters import DeadLetters
+from fraudops.cluster.peers import peer_urls
 from fraudops.errors import StoreDownError
-from fraudops.peers import peer_urls
 from fraudops.settings import ShipperSettings
 from fraudops.spool.segments import adopt, list_segments
 from fraudops.state import State
@@ -23,19 +23,19 @@ TIMEOUT = httpx.Timeout(5.0, connect=1.0)
 PART = 1 << 20
 
 
-def hand_over(settings: ShipperSettings) -> int:
+def hand_over_to_peers(settings: ShipperSettings) -> int:
     """To the release's other pods.
 
     Returns how many segments and files of what was set aside stay here.
     """
     token = settings.admin_token
     urls = peer_urls(settings.cluster, settings.admin_port) if token else []
-    return give_away(
+    return hand_over(
         State.at(settings.state).spool, urls, token.get_secret_value() if token else ""
     )
 
 
-def give_away(spool: Path, urls: Sequence[str], token: str) -> int:
+def hand_over(spool: Path, urls: Sequence[str], token: str) -> int:
     """Gives every segment of the spool, and every file of what was set aside, to the first pod that
     takes it; returns how many stay here.
 
@@ -43,35 +43,37 @@ def give_away(spool: Path, urls: Sequence[str], token: str) -> int:
     from here when another pod has it on its disk: killed in between, it is there twice, which
     changes nothing, since a row arrives once by its primary key.
     """
-    takers = list(urls)
+    receivers = list(urls)
     with httpx.Client(
         headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT, trust_env=False
     ) as client:
-        return _give_segments(client, takers, spool) + _give_what_was_set_aside(
-            client, takers, spool
+        return _give_segments(client, receivers, spool) + sum(
+            _give_what_was_set_aside(client, receivers, aside) for aside in DeadLetters.all(spool)
         )
 
 
-def _give_segments(client: httpx.Client, takers: list[str], spool: Path) -> int:
+def _give_segments(client: httpx.Client, receivers: list[str], spool: Path) -> int:
     """How many stay here."""
     left = 0
     for segment in list_segments(spool):
         path = spool / segment.name
         with _adopted(path) as ours:
-            left += not (ours and _give_to_first(client, takers, path, f"spool/{path.name}"))
+            left += not (ours and _give_to_first(client, receivers, path, f"spool/{path.name}"))
     return left
 
 
-def _give_what_was_set_aside(client: httpx.Client, takers: list[str], spool: Path) -> int:
+def _give_what_was_set_aside(client: httpx.Client, receivers: list[str], aside: DeadLetters) -> int:
     """As it is: damaged stretches too, and each with the reason and the moment that it was set
     aside for. How many files stay here.
     """
-    if not (spool / FOLDER).is_dir():
+    if not aside.folder.is_dir():
         return 0
     try:
-        with Aside(spool).to_take_elsewhere() as paths:
+        with aside.for_handover() as paths:
             return sum(
-                not _give_to_first(client, takers, path, f"spool/{FOLDER}/{path.name}")
+                not _give_to_first(
+                    client, receivers, path, f"spool/{aside.folder.name}/{path.name}"
+                )
                 for path in paths
             )
     except (StoreDownError, OSError) as error:
@@ -89,18 +91,18 @@ def _adopted(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _give_to_first(client: httpx.Client, takers: list[str], path: Path, place: str) -> bool:
+def _give_to_first(client: httpx.Client, receivers: list[str], path: Path, place: str) -> bool:
     """Whether the first of the takers has it on its disk, and it has gone from here.
 
     Who does not take it is asked no more this time: the pod has not the time to wait again.
     """
     try:
-        while takers and not _give(client, f"{takers[0]}/{place}", path):
-            del takers[0]
-        if takers:
+        while receivers and not _give(client, f"{receivers[0]}/{place}", path):
+            del receivers[0]
+        if receivers:
             path.unlink(missing_ok=True)
             logger.info(
-                "a file of the spool was handed over", extra={"file": path.name, "to": takers[0]}
+                "a file of the spool was handed over", extra={"file": path.name, "to": receivers[0]}
             )
     except OSError as error:
         logger.error(
@@ -108,7 +110,7 @@ def _give_to_first(client: httpx.Client, takers: list[str], path: Path, place: s
             extra={"file": path.name, "reason": error.strerror},
         )
         return False
-    return bool(takers)
+    return bool(receivers)
 
 
 def _give(client: httpx.Client, url: str, path: Path) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import msgspec
 
-from fraudops.audit.aside import Aside
+from fraudops.audit.dead_letters import DeadLetters
 from fraudops.errors import FraudopsError
 from fraudops.settings import ShipperSettings
 from fraudops.state import State
@@ -16,7 +16,7 @@ from fraudops.state import State
 
 def main() -> None:
     try:
-        done = Aside(State.at(ShipperSettings.from_environment().state).spool).replay()
+        done = DeadLetters(State.at(ShipperSettings.from_environment().state).spool).replay()
     except FraudopsError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)

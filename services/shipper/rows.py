@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import astuple
 
-from fraudops.audit.aside import Rejected
-from fraudops.audit.records import Label, Prediction, decode
+from fraudops.audit.dead_letters import RejectedRecord
+from fraudops.audit.records import LabelRecord, Prediction, decode, is_newer_kind
 from fraudops.ids import timestamp_ms
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COLUMNS: dict[str, tuple[str, ...]] = {
     "predictions": ("timestamp", *Prediction.__struct_fields__, "features_sealed"),
-    "labels": Label.__struct_fields__,
+    "labels": LabelRecord.__struct_fields__,
 }
 UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, TypeError, RecursionError)
 _json = msgspec.json.Encoder()
@@ -28,15 +28,28 @@ class Row(NamedTuple):
     payload: bytes
 
 
-def to_rows(payloads: list[bytes]) -> tuple[list[Row], list[Rejected]]:
-    """The rows, and the payloads that are none."""
-    rows, rejected = [], []
+class Sorted(NamedTuple):
+    """The rows of a group, what cannot become a row, and records of kinds unknown here."""
+
+    rows: list[Row]
+    rejected: list[RejectedRecord]
+    unknown: list[bytes]
+
+
+def to_rows(payloads: list[bytes]) -> Sorted:
+    """Turn payloads into rows of the tables."""
+    rows, rejected, unknown = list[Row](), list[RejectedRecord](), list[bytes]()
     for payload in payloads:
         try:
             rows.append(_row(payload))
         except UNREADABLE as error:
-            rejected.append(Rejected(payload, f"cannot be decoded: {type(error).__name__}"))
-    return rows, rejected
+            if is_newer_kind(payload):
+                unknown.append(payload)
+            else:
+                rejected.append(
+                    RejectedRecord(payload, f"cannot be decoded: {type(error).__name__}")
+                )
+    return Sorted(rows, rejected, unknown)
 
 
 def answered_at(payload: bytes) -> datetime | None:
@@ -54,7 +67,7 @@ def answered_at(payload: bytes) -> datetime | None:
 
 def _row(payload: bytes) -> Row:
     record = decode(payload)
-    if isinstance(record, Label):
+    if isinstance(record, LabelRecord):
         return Row("labels", astuple(record), None, payload)
     moment = EPOCH + timedelta(milliseconds=timestamp_ms(record.id))
     identifier, features, *rest = astuple(record)

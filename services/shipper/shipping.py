@@ -11,19 +11,20 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from fraudops.audit.aside import Aside, Rejected
-from fraudops.audit.shipping import ShipperState
+from fraudops.audit.dead_letters import DeadLetters, RejectedRecord
+from fraudops.audit.shipper_status import ShipperStatus
 from fraudops.errors import StoreDownError
-from fraudops.spool.reader import CHUNK, Piece, SegmentReader, SpoolReader
-from services.shipper.pace import Pace
+from fraudops.spool.reader import CHUNK, SegmentChunk, SegmentReader, SpoolReader
+from fraudops.spool.segments import NEWER
 from services.shipper.rows import answered_at
 from services.shipper.sink import Sink
+from services.shipper.throttle import Throttle
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 SMALLEST_GROUP, LARGEST_GROUP = 64 << 10, CHUNK
-Group = list[tuple[SegmentReader, Piece]]
+Group = list[tuple[SegmentReader, SegmentChunk]]
 
 
 class Shipper:
@@ -36,18 +37,13 @@ class Shipper:
         spool: SpoolReader,
         sink: Sink,
         folder: Path,
-        current: ShipperState,
+        current: ShipperStatus,
         wake: asyncio.Event,
-        pace: Pace,
+        throttle: Throttle,
     ) -> None:
-        self._spool, self._sink, self._aside, self._current, self._wake, self._pace = (
-            spool,
-            sink,
-            Aside(folder),
-            current,
-            wake,
-            pace,
-        )
+        self._spool, self._sink, self._current = spool, sink, current
+        self._wake, self._pace = wake, throttle
+        self._aside, self._newer = DeadLetters.all(folder)
         self._budget = 4 * SMALLEST_GROUP
         self._failures = 0
 
@@ -92,6 +88,7 @@ class Shipper:
             [payload for _, piece in group for payload in piece.payloads]
         )
         refused = self._set_aside(group, outcome.rejected)
+        self._keep(outcome.unknown)
         for reader, piece in group:
             reader.commit(piece, refused)
             self._current.missing += piece.missing
@@ -100,10 +97,10 @@ class Shipper:
         self._adapt(more, time.monotonic() - started)
         return more
 
-    def _set_aside(self, group: Group, rejected: list[Rejected]) -> int:
+    def _set_aside(self, group: Group, rejected: list[RejectedRecord]) -> int:
         """How many records, or stretches of them, are not in the table."""
         damaged = [
-            Rejected(
+            RejectedRecord(
                 piece.damaged,
                 f"damaged or unfinished: {reader.segment.name} from byte {piece.start}",
             )
@@ -122,6 +119,17 @@ class Shipper:
             )
         return len(rejected) + len(damaged) + missing
 
+    def _keep(self, unknown: list[bytes]) -> None:
+        """Keep records of unknown kinds on disk, for a shipper of a newer release."""
+        if unknown:
+            reason = "of a kind that only a newer release knows"
+            self._newer.put([RejectedRecord(payload, reason) for payload in unknown])
+            self._current.kept_for_newer += len(unknown)
+            logger.warning(
+                "records of a newer release are kept: upgrade to ship them",
+                extra={"records": len(unknown), "folder": NEWER},
+            )
+
     def _adapt(self, more: bool, seconds: float) -> None:
         """Larger groups while more waits and they go fast, smaller ones when they go slowly."""
         if seconds > 2:
@@ -134,13 +142,13 @@ class Shipper:
             logger.warning("waiting", extra={"reason": str(error)})
         self._failures = min(self._failures + 1, 20)
         self._budget = max(SMALLEST_GROUP, self._budget // 2)
-        self._current.doing, self._current.last_error = "waiting", str(error)
+        self._current.phase, self._current.last_error = "waiting", str(error)
 
     def _worked(self) -> None:
         if self._failures:
             logger.info("PostgreSQL takes rows again")
         self._failures = 0
-        self._current.doing, self._current.last_error = "shipping", None
+        self._current.phase, self._current.last_error = "shipping", None
 
 
 async def _pause(event: asyncio.Event, seconds: float) -> None:

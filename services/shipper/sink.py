@@ -13,8 +13,8 @@ from typing import Any
 
 import asyncpg
 
-from fraudops.audit.aside import Rejected
 from fraudops.audit.connection import TROUBLE, address, connect, sqlstate, why_away
+from fraudops.audit.dead_letters import RejectedRecord
 from fraudops.audit.partitions import ensure_partition, partition_name
 from fraudops.errors import StoreDownError
 from services.shipper.rows import COLUMNS, Row, to_rows
@@ -39,12 +39,16 @@ INSERT = {
 
 
 @dataclass
-class Outcome:
-    """Rows committed, how many of them were new, and what PostgreSQL will never take."""
+class ShipOutcome:
+    """Rows committed, how many of them were new, and what PostgreSQL will never take.
+
+    `unknown` are records of kinds that only a newer release knows.
+    """
 
     rows: int = 0
     new: int = 0
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[RejectedRecord] = field(default_factory=list)
+    unknown: list[bytes] = field(default_factory=list)
 
 
 class Sink:
@@ -82,19 +86,19 @@ class Sink:
         self._days.clear()
         self._careful = True
 
-    async def ship(self, payloads: list[bytes]) -> Outcome:
+    async def ship(self, payloads: list[bytes]) -> ShipOutcome:
         """All of them committed or rejected when it returns.
 
         Raises StoreDownError; then any part may be committed, and all should come again.
         """
         await self.open()
-        rows, rejected = to_rows(payloads)
-        outcome = Outcome(rejected=rejected)
+        rows, rejected, unknown = to_rows(payloads)
+        outcome = ShipOutcome(rejected=rejected, unknown=unknown)
         with self._translated():
             reasons = {day: await self._why_not(day) for day in {row.day for row in rows} if day}
             if any(reasons.values()):
                 outcome.rejected += [
-                    Rejected(row.payload, reason)
+                    RejectedRecord(row.payload, reason)
                     for row in rows
                     if row.day and (reason := reasons[row.day])
                 ]
@@ -130,7 +134,7 @@ class Sink:
             else f"the partition {partition_name(day)} was taken out of the table: older than what is retained"
         )
 
-    async def _insert(self, rows: list[Row], outcome: Outcome) -> None:
+    async def _insert(self, rows: list[Row], outcome: ShipOutcome) -> None:
         """In one transaction; halves, and halves of these, until what PostgreSQL refuses stands alone."""
         try:
             async with self._patience():
@@ -141,7 +145,7 @@ class Sink:
                 raise
             if len(rows) == 1:
                 outcome.rejected.append(
-                    Rejected(
+                    RejectedRecord(
                         rows[0].payload,
                         f"PostgreSQL refuses it: {type(error).__name__} {sqlstate(error)}: {error}",
                     )

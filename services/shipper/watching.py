@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 from fraudops.audit.connection import TROUBLE, connect
-from fraudops.drift_standing import DriftStanding, write_standing
+from fraudops.drift.status import DriftStatus, write_drift_status
 from fraudops.state import State
 
 logger = logging.getLogger(__name__)
@@ -43,9 +43,9 @@ async def _look(url: str, state: State) -> None:
         # silent, and the shipper's end waits for us.
         connection.terminate()
     if found["last_run"]:
-        write_standing(
+        write_drift_status(
             state,
-            DriftStanding(
+            DriftStatus(
                 last_run=found["last_run"], verdict=found["verdict"], digest=found["digest"]
             ),
         )

@@ -52,10 +52,10 @@ def cli() -> None:
 )
 def up(state: State, detach: bool, workers: int | None, host: str | None, port: int | None) -> None:
     """Start everything, or repair what is not running."""
-    from services.supervisor.up import Wishes, up_detached, up_here
+    from services.supervisor.up import UpOptions, up_detached, up_here
 
     sys.exit(
-        (up_detached if detach else up_here)(state, Wishes(host, port, workers), notices, output)
+        (up_detached if detach else up_here)(state, UpOptions(host, port, workers), notices, output)
     )
 
 
@@ -76,6 +76,7 @@ def status(state: State, as_json: bool) -> None:
 
     Exits 75 when not all is well.
     """
+    from fraudops.terminal import print_table
     from services.supervisor.display import status_details, status_table
     from services.supervisor.status import report
 
@@ -83,7 +84,7 @@ def status(state: State, as_json: bool) -> None:
     if as_json:
         output.print(json.dumps(found, indent=2), markup=False)
     else:
-        output.print(status_table(found))
+        print_table(output, status_table(found))
         for line in status_details(found):
             output.print(line, markup=False)
     sys.exit(0 if found["well"] else 75)

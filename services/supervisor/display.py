@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from fraudops.state import State
-from services.supervisor.record import Choices, PartRecord, Phase, Record
+from fraudops.terminal import print_table
+from services.supervisor.record import ComponentRecord, Phase, Record, RunConfig
 
 COLOURS = {"running": "green", "dead": "red", "gave up": "red", "failing": "red"}
 SETTLED: tuple[Phase, ...] = ("running", "gave up")
@@ -27,15 +28,15 @@ class Announcer:
 
     def skip(self, record: Record) -> None:
         """Takes what is so now as told."""
-        self._seen = {name: (part.phase, part.restarts) for name, part in record.parts.items()}
+        self._seen = {name: (part.phase, part.restarts) for name, part in record.components.items()}
 
     def tell(self, record: Record) -> None:
-        for name, part in record.parts.items():
+        for name, part in record.components.items():
             if self._seen.get(name) != (part.phase, part.restarts):
                 self._seen[name] = (part.phase, part.restarts)
                 self._line(name, part)
 
-    def _line(self, name: str, part: PartRecord) -> None:
+    def _line(self, name: str, part: ComponentRecord) -> None:
         text = {
             "running": f"[green]●[/] {name} runs [dim]{f'after {part.seconds:.1f} s' if part.seconds else 'already'}[/]",
             "restarting": f"[yellow]●[/] {name}: {_plain(part.reason)}; starting it again",
@@ -48,7 +49,7 @@ class Announcer:
 
     def show(self, rows: Table, output: Console) -> None:
         with contextlib.suppress(OSError):
-            output.print(rows)
+            print_table(output, rows)
 
     def say(self, text: str) -> None:
         """A terminal that is gone stops nobody's work."""
@@ -59,10 +60,12 @@ class Announcer:
 
 def settled(record: Record) -> bool:
     """Whether every part runs, or will not."""
-    return bool(record.parts) and all(part.phase in SETTLED for part in record.parts.values())
+    return bool(record.components) and all(
+        part.phase in SETTLED for part in record.components.values()
+    )
 
 
-def table(state: State, choices: Choices) -> Table:
+def table(state: State, choices: RunConfig) -> Table:
     rows = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     rows.add_row("predictions", choices.inference_url, f"[dim]{choices.inference_url}/docs[/]")
     rows.add_row("models", choices.mlflow_url, "[dim]MLflow[/]")
@@ -112,7 +115,7 @@ def status_details(report: dict[str, Any]) -> list[str]:
                 else ""
             )
             lines.append(f"{name}: {times}{part['reason']}")
-    return lines
+    return lines + ([f"alias: {report['alias']}"] if report["alias"] else [])
 
 
 def _parts(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -11,10 +11,10 @@ from rich.markup import escape
 
 from fraudops.errors import StoreDownError
 from fraudops.state import State
+from services.supervisor.components import endings
 from services.supervisor.display import Announcer
-from services.supervisor.parts import endings
 from services.supervisor.processes import end
-from services.supervisor.record import PartRecord, holder, load, lock, save
+from services.supervisor.record import ComponentRecord, holder, load, lock, save
 
 # All parts together may take longer than this only if every one has to be killed.
 PATIENCE_SECONDS = 95.0
@@ -65,7 +65,7 @@ async def _stop_parts(state: State, announcer: Announcer) -> bool:
     record = load(state)
     found = False
     for name, ending in endings(state).items():
-        part = record.parts.setdefault(name, PartRecord())
+        part = record.components.setdefault(name, ComponentRecord())
         ended = await end(part.process, ending)
         found = found or ended
         part.process, part.phase = None, "stopped"

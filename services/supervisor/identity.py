@@ -54,8 +54,9 @@ def choose_identity(folder: Path, program: Path) -> Identity:
             return candidate
         obstacles.append(what)
     raise SettingsError(
-        f"PostgreSQL refuses to run as root, and here root can neither open a user namespace nor become somebody else ({'; '.join(obstacles)}): "
-        "run as another user, in a state folder of its own"
+        f"PostgreSQL refuses to run as root, and here root can neither open a user namespace nor "
+        f"become another user ({'; '.join(obstacles)}): run as another user, with an "
+        "installation and a state folder (--state) that this user can reach"
     )
 
 

@@ -14,12 +14,12 @@ from types import TracebackType
 import psutil
 
 from fraudops.errors import SettingsError
-from services.supervisor.record import Choices
+from services.supervisor.record import RunConfig
 
 LOOPBACK = "127.0.0.1"
 INFERENCE, MLFLOW, POSTGRESQL = 8000, 5000, 15432
 TRIES = 500
-FRESH = Choices(host=LOOPBACK, workers=2, inference_port=0, mlflow_port=0, postgresql_port=0)
+FRESH = RunConfig(host=LOOPBACK, workers=2, inference_port=0, mlflow_port=0, postgresql_port=0)
 
 
 class Claims:
@@ -63,12 +63,12 @@ class Claims:
 
 def choose(
     claims: Claims,
-    previous: Choices | None,
+    previous: RunConfig | None,
     host: str | None,
     port: int | None,
     workers: int | None,
     living: Collection[str] = (),
-) -> Choices:
+) -> RunConfig:
     """What the user asked for, else what was kept.
 
     `living`: the parts that hold their ports. Raises SettingsError when a port asked for is taken.
@@ -95,7 +95,7 @@ def choose(
             held="inference" in living,
             not_these=(postgresql, mlflow),
         )
-    return Choices(
+    return RunConfig(
         host=host,
         workers=workers or kept.workers,
         inference_port=inference,

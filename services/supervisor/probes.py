@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from fraudops.audit.shipping import read_shipper_state, shipper_path
+from fraudops.audit.shipper_status import read_shipper_status, shipper_path
 from fraudops.state import State
 from services.supervisor.processes import Handle
 
@@ -91,7 +91,7 @@ def expect_written(state: State, pid: int | None) -> None:
 
     `pid`: who must have written, None for whoever it was.
     """
-    written = read_shipper_state(state)
+    written = read_shipper_status(state)
     if written is None or pid not in (None, written.pid):
         raise ProbeError(f"{shipper_path(state)} is not written yet")
     if written.stale(datetime.now(UTC)):

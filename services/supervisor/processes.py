@@ -104,7 +104,7 @@ def programs(module: str, folder: Path) -> list[psutil.Process]:
 
 
 @dataclass(frozen=True)
-class Ending:
+class ShutdownPolicy:
     """How a part is asked to stop, how long it may take, which processes are its, and which may be
     though nobody wrote them down.
     """
@@ -112,16 +112,16 @@ class Ending:
     signal: signal.Signals
     seconds: float
     members: Callable[[Handle], list[psutil.Process]]
-    strays: Callable[[], list[psutil.Process]]
+    orphans: Callable[[], list[psutil.Process]]
 
 
-async def end(process: Handle | None, ending: Ending, seconds: float | None = None) -> bool:
+async def end(process: Handle | None, ending: ShutdownPolicy, seconds: float | None = None) -> bool:
     """Asks the process, if it lives, and kills what is there of the part `seconds` later.
 
     Whether there was anything to end.
     """
     leaders = [process] if process else []
-    for stray in ending.strays():
+    for stray in ending.orphans():
         with contextlib.suppress(ProcessLookupError):
             leaders.append(Handle.of(stray.pid))
     ended = [
@@ -131,7 +131,7 @@ async def end(process: Handle | None, ending: Ending, seconds: float | None = No
     return any(ended)
 
 
-async def _end_one(leader: Handle, ending: Ending, seconds: float) -> bool:
+async def _end_one(leader: Handle, ending: ShutdownPolicy, seconds: float) -> bool:
     found = bool(ending.members(leader))
     if leader.alive:
         with contextlib.suppress(ProcessLookupError):

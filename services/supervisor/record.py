@@ -17,7 +17,7 @@ from services.supervisor.processes import Handle
 Phase = Literal["waiting", "starting", "running", "restarting", "gave up", "stopping", "stopped"]
 
 
-class Choices(msgspec.Struct, frozen=True, kw_only=True):
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Kept from one `up` to the next.
 
     `port_given`: the user named the inference port, so another will not do.
@@ -45,7 +45,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
         return f"http://127.0.0.1:{self.mlflow_port}"
 
 
-class PartRecord(msgspec.Struct, kw_only=True):
+class ComponentRecord(msgspec.Struct, kw_only=True):
     """`fingerprint`: of command and settings; a living process with another one is not what is
     wanted. `reason`: of the last failure.
     """
@@ -61,8 +61,8 @@ class PartRecord(msgspec.Struct, kw_only=True):
 class Record(msgspec.Struct, kw_only=True):
     supervisor: Handle | None = None
     stopping: bool = False
-    choices: Choices | None = None
-    parts: dict[str, PartRecord] = {}
+    run_config: RunConfig | None = msgspec.field(default=None, name="choices")
+    components: dict[str, ComponentRecord] = msgspec.field(default_factory=dict, name="parts")
 
 
 def record_path(state: State) -> Path:

@@ -5,13 +5,15 @@ and their answers.
 import http.client
 from typing import Any
 
-from fraudops.audit.shipping import read_shipper_state
+from fraudops.audit.shipper_status import read_shipper_status
+from fraudops.errors import FraudopsError
+from fraudops.promotion.local import FileRecordStore
 from fraudops.state import State
 from services.supervisor import probes
-from services.supervisor.parts import endings
+from services.supervisor.components import endings
 from services.supervisor.postgresql import OWNER, PostgreSQL
 from services.supervisor.processes import Handle
-from services.supervisor.record import Choices, PartRecord, Record, load
+from services.supervisor.record import ComponentRecord, Record, RunConfig, load
 
 SECONDS = 3.0
 ORDER = ("inference", "shipper", "mlflow", "postgresql")
@@ -28,14 +30,28 @@ def report(state: State) -> dict[str, Any]:
         name: _part(state, record, name, supervised=supervisor["state"] in ("running", "stopping"))
         for name in ORDER
     }
-    if record.choices and parts["inference"]["state"] == "running":
-        parts["inference"] |= _serving(state, record.choices)
+    if record.run_config and parts["inference"]["state"] == "running":
+        parts["inference"] |= _serving(state, record.run_config)
     if parts["shipper"]["state"] == "running":
         parts["shipper"] |= _shipping(state, parts["shipper"]["reason"])
     well = supervisor["state"] == "running" and all(
         part["state"] == "running" for part in parts.values()
     )
-    return {**parts, "supervisor": supervisor, "folder": str(state.root), "well": well}
+    return {
+        **parts,
+        "supervisor": supervisor,
+        "alias": _alias_error(state),
+        "folder": str(state.root),
+        "well": well,
+    }
+
+
+def _alias_error(state: State) -> str | None:
+    """What the reconciler found of the registry's alias; no part fails because of it."""
+    try:
+        return FileRecordStore(state.serving_record).read()[0].alias_error
+    except (FraudopsError, OSError) as error:
+        return str(error)
 
 
 def _supervisor(record: Record) -> dict[str, Any]:
@@ -55,7 +71,7 @@ def _supervisor(record: Record) -> dict[str, Any]:
 
 
 def _part(state: State, record: Record, name: str, supervised: bool) -> dict[str, Any]:
-    part = record.parts.get(name, PartRecord())
+    part = record.components.get(name, ComponentRecord())
     pids = (
         [process.pid for process in endings(state)[name].members(part.process)]
         if part.process
@@ -84,27 +100,27 @@ def _part(state: State, record: Record, name: str, supervised: bool) -> dict[str
 
 
 def _url(record: Record, name: str) -> str | None:
-    if record.choices is None:
+    if record.run_config is None:
         return None
-    postgresql = f"postgresql://{OWNER}@127.0.0.1:{record.choices.postgresql_port}/fraudops"
+    postgresql = f"postgresql://{OWNER}@127.0.0.1:{record.run_config.postgresql_port}/fraudops"
     return {
-        "inference": record.choices.inference_url,
-        "mlflow": record.choices.mlflow_url,
+        "inference": record.run_config.inference_url,
+        "mlflow": record.run_config.mlflow_url,
         "postgresql": postgresql,
     }.get(name)
 
 
 def _fault(state: State, record: Record, name: str, process: Handle) -> str | None:
     """What keeps a living part from working."""
-    if record.choices is None:
+    if record.run_config is None:
         return None
     try:
         if name == "inference":
-            probes.expect_200(process, f"{record.choices.inference_url}/health", SECONDS)
+            probes.expect_200(process, f"{record.run_config.inference_url}/health", SECONDS)
         elif name == "mlflow":
-            probes.expect_200(process, record.choices.mlflow_url + probes.MLFLOW, SECONDS)
+            probes.expect_200(process, record.run_config.mlflow_url + probes.MLFLOW, SECONDS)
         elif name == "postgresql":
-            return PostgreSQL(state.postgresql, record.choices.postgresql_port).complaint(
+            return PostgreSQL(state.postgresql, record.run_config.postgresql_port).complaint(
                 int(SECONDS)
             )
         else:
@@ -114,7 +130,7 @@ def _fault(state: State, record: Record, name: str, process: Handle) -> str | No
     return None
 
 
-def _serving(state: State, choices: Choices) -> dict[str, Any]:
+def _serving(state: State, choices: RunConfig) -> dict[str, Any]:
     """Which version each worker serves.
 
     Not to serve is a failure once a model has been promoted.
@@ -138,11 +154,11 @@ def _serving(state: State, choices: Choices) -> dict[str, Any]:
 
 
 def _shipping(state: State, reason: str | None) -> dict[str, Any]:
-    written = read_shipper_state(state)
+    written = read_shipper_status(state)
     if written is None:
         return {}
     return {
-        "doing": written.doing,
+        "doing": written.phase,
         "backlog_bytes": written.backlog_bytes,
         "shipped": written.shipped,
         "reason": written.last_error or reason,

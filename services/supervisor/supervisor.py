@@ -8,12 +8,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fraudops.state import State
-from services.supervisor import logs, parts
-from services.supervisor.keeper import Keeper, PortTakenError
-from services.supervisor.parts import endings
+from services.supervisor import components, logs
+from services.supervisor.component_monitor import ComponentMonitor, PortTakenError
+from services.supervisor.components import endings
 from services.supervisor.postgresql import PostgreSQL
 from services.supervisor.processes import Handle, run_to_end
-from services.supervisor.record import Choices, PartRecord, Record, record_path, save
+from services.supervisor.record import ComponentRecord, Record, RunConfig, record_path, save
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TRY_AGAIN = signal.SIGUSR1
@@ -31,7 +31,7 @@ class Supervisor:
         self,
         state: State,
         record: Record,
-        choices: Choices,
+        choices: RunConfig,
         server: PostgreSQL,
         admin_token: str,
         announce: Callable[[Record], None],
@@ -41,13 +41,21 @@ class Supervisor:
         self._choices = choices
         self._server = server
         self._announce = announce
-        wanted = parts.build(state, choices, server, admin_token)
-        record.supervisor, record.stopping, record.choices = Handle.of(os.getpid()), False, choices
-        record.parts = {name: record.parts.get(name, PartRecord()) for name in wanted}
-        for part in record.parts.values():
+        wanted = components.build(state, choices, server, admin_token)
+        record.supervisor, record.stopping, record.run_config = (
+            Handle.of(os.getpid()),
+            False,
+            choices,
+        )
+        record.components = {
+            name: record.components.get(name, ComponentRecord()) for name in wanted
+        }
+        for part in record.components.values():
             part.phase, part.restarts, part.reason = "waiting", 0, None
         self._keepers = {
-            name: Keeper(part, record.parts[name], state.logs / f"{name}.log", self._changed)
+            name: ComponentMonitor(
+                part, record.components[name], state.logs / f"{name}.log", self._changed
+            )
             for name, part in wanted.items()
         }
 
@@ -66,7 +74,7 @@ class Supervisor:
             loop.add_signal_handler(number, asked.set)
         loop.add_signal_handler(TRY_AGAIN, self._try_again)
         work: list[Coroutine[Any, Any, Any]] = [
-            keeper.keep(self._keepers) for keeper in self._keepers.values()
+            monitor.keep(self._keepers) for monitor in self._keepers.values()
         ]
         work += [self._reconcile(), self._keep_house(asked), asked.wait()]
         tasks = [asyncio.create_task(each) for each in work]
@@ -91,8 +99,8 @@ class Supervisor:
         self._changed()
 
     def _try_again(self) -> None:
-        for keeper in self._keepers.values():
-            keeper.again.set()
+        for monitor in self._keepers.values():
+            monitor.again.set()
 
     def _changed(self) -> None:
         """A full disk stops nobody."""
@@ -104,7 +112,7 @@ class Supervisor:
         """Brings late bookkeeping after the serving record; there is none before the first
         promotion, and none to be done with a store away.
         """
-        command, environment = parts.reconcile(self._state, self._choices, self._server)
+        command, environment = components.reconcile(self._state, self._choices, self._server)
         while True:
             await asyncio.sleep(RECONCILE_SECONDS)
             if self._state.serving_record.exists() and all(

@@ -22,6 +22,7 @@ from typing import NoReturn
 
 CLONE_NEWUSER = 0x10000000
 PR_SET_KEEPCAPS = 8
+PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP = 28, 1 << 2
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2
 CAPABILITY_VERSION_3 = 0x20080522
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
@@ -65,19 +66,24 @@ def keep_reading(uid: int, gid: int) -> None:
         for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE)
         if _permitted() >> capability & 1
     ][:1]
+    # PostgreSQL looks for its own program by access(2), for which the kernel ignores the
+    # capabilities of every uid but 0, unless this bit is set. Setting it takes CAP_SETPCAP.
+    # Without it `--can-use` finds the program out of reach in a folder of mode 0700.
+    libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     _check(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "prctl")
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+    mask = sum(1 << capability for capability in wanted)
+    # With the bit above the change of uid drops no capability: the others go here.
+    _check(
+        libc.capset(
+            ctypes.byref(_Header(CAPABILITY_VERSION_3, 0)),
+            (_Sets * 2)(_Sets(mask, mask, mask), _Sets()),
+        ),
+        "capset",
+    )
     for capability in wanted:
-        mask = 1 << capability
-        _check(
-            libc.capset(
-                ctypes.byref(_Header(CAPABILITY_VERSION_3, 0)),
-                (_Sets * 2)(_Sets(mask, mask, mask), _Sets()),
-            ),
-            "capset",
-        )
         _check(libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0), "prctl")
 
 
@@ -104,10 +110,14 @@ def _can_use(folder: str, program: str) -> int:
     try:
         probe.mkdir()
         probe.rmdir()
-        usable = os.access(program, os.X_OK, effective_ids=True)
+        # As PostgreSQL asks: with the real ids. With the effective ids the kernel counts
+        # capabilities that it ignores when PostgreSQL asks.
+        usable = os.access(program, os.R_OK | os.X_OK)
     except OSError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    if not usable:
+        sys.stderr.write(f"{program} cannot be run: check its mode and the folders above it\n")
     return 0 if usable else 1
 
 

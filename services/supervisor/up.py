@@ -21,7 +21,7 @@ from services.supervisor import ports
 from services.supervisor.display import Announcer, settled, table
 from services.supervisor.postgresql import PostgreSQL
 from services.supervisor.processes import Handle
-from services.supervisor.record import Choices, Record, holder, load, lock, write_private
+from services.supervisor.record import Record, RunConfig, holder, load, lock, write_private
 from services.supervisor.supervisor import Supervisor
 from services.supervisor.watching import join, watch_child
 
@@ -30,7 +30,7 @@ ELSEWHERE = ("DATABASE_URL", "MLFLOW_TRACKING_URI", "FRAUDOPS_URL")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class UpOptions:
     """What the user named; None: as last time."""
 
     host: str | None = None
@@ -47,30 +47,30 @@ class Wishes:
         ]
 
 
-def up_here(state: State, wishes: Wishes, notices: Console, output: Console) -> int:
+def up_here(state: State, options: UpOptions, notices: Console, output: Console) -> int:
     """Supervises until a signal, or joins who does already. Returns the exit code."""
     _check(state, notices)
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         with lock(state, "up") as ours:
             if ours:
-                _supervise(state, wishes, notices, output)
+                _supervise(state, options, notices, output)
                 return 0
         supervisor = holder(state)
         if supervisor and supervisor.role == "up" and not load(state).stopping:
-            return _join(state, wishes, supervisor.process, notices, output)
+            return _join(state, options, supervisor.process, notices, output)
         time.sleep(0.05)
     raise StoreDownError(
         f"what runs in {state.root} has been stopping for {WAIT_SECONDS:.0f} s: see `fraudops status`"
     )
 
 
-def up_detached(state: State, wishes: Wishes, notices: Console, output: Console) -> int:
+def up_detached(state: State, options: UpOptions, notices: Console, output: Console) -> int:
     """Leaves a supervisor behind, and returns when all runs or will not."""
     _check(state, notices)
     supervisor = holder(state)
     if supervisor and supervisor.role == "up" and not load(state).stopping:
-        return _join(state, wishes, supervisor.process, notices, output)
+        return _join(state, options, supervisor.process, notices, output)
     command = [
         sys.executable,
         "-P",
@@ -79,7 +79,7 @@ def up_detached(state: State, wishes: Wishes, notices: Console, output: Console)
         "up",
         "--state",
         str(state.root),
-        *wishes.arguments(),
+        *options.arguments(),
     ]
     environment = {
         name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
@@ -119,12 +119,12 @@ def _check(state: State, notices: Console) -> None:
 
 
 def _join(
-    state: State, wishes: Wishes, supervisor: Handle, notices: Console, output: Console
+    state: State, options: UpOptions, supervisor: Handle, notices: Console, output: Console
 ) -> int:
-    choices = load(state).choices
-    if choices and wishes not in (
-        Wishes(),
-        Wishes(choices.host, choices.inference_port, choices.workers),
+    choices = load(state).run_config
+    if choices and options not in (
+        UpOptions(),
+        UpOptions(choices.host, choices.inference_port, choices.workers),
     ):
         notices.print(
             "[yellow]note:[/] it goes on with the settings that it has: `fraudops down` first, then `up` with others"
@@ -132,17 +132,19 @@ def _join(
     return join(state, supervisor, notices, output)
 
 
-def _supervise(state: State, wishes: Wishes, notices: Console, output: Console) -> None:
+def _supervise(state: State, options: UpOptions, notices: Console, output: Console) -> None:
     announcer = Announcer(notices, dated=not notices.is_terminal)
     announce = _announce_and_show(state, announcer, output)
     record = load(state)
     with ports.Claims() as claims:
         while True:
             living = [
-                name for name, part in record.parts.items() if part.process and part.process.alive
+                name
+                for name, part in record.components.items()
+                if part.process and part.process.alive
             ]
             choices = ports.choose(
-                claims, record.choices, wishes.host, wishes.port, wishes.workers, living
+                claims, record.run_config, options.host, options.port, options.workers, living
             )
             if asyncio.run(_build(state, record, choices, announce).run()):
                 return
@@ -158,9 +160,9 @@ def _announce_and_show(
     def announce(record: Record) -> None:
         nonlocal shown
         announcer.tell(record)
-        if not shown and record.choices and settled(record):
+        if not shown and record.run_config and settled(record):
             shown = True
-            announcer.show(table(state, record.choices), output)
+            announcer.show(table(state, record.run_config), output)
             if not announcer.dated:
                 announcer.say("Ctrl-C stops everything")
 
@@ -168,7 +170,7 @@ def _announce_and_show(
 
 
 def _build(
-    state: State, record: Record, choices: Choices, announce: Callable[[Record], None]
+    state: State, record: Record, choices: RunConfig, announce: Callable[[Record], None]
 ) -> Supervisor:
     for folder in (state.mlflow, state.run, state.spool, state.bundles, state.metrics):
         folder.mkdir(parents=True, exist_ok=True)

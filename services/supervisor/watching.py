@@ -32,10 +32,12 @@ def join(state: State, supervisor: Handle, notices: Console, output: Console) ->
     )
     announcer = Announcer(notices)
     announcer.skip(load(state))
-    if any(part.phase == "gave up" for part in load(state).parts.values()):
+    if any(part.phase == "gave up" for part in load(state).components.values()):
         with contextlib.suppress(ProcessLookupError):
             os.kill(supervisor.pid, TRY_AGAIN)
-        wait_for(lambda: all(part.phase != "gave up" for part in load(state).parts.values()), 2.0)
+        wait_for(
+            lambda: all(part.phase != "gave up" for part in load(state).components.values()), 2.0
+        )
     return _follow(state, supervisor, announcer, output, lambda: supervisor.alive)
 
 
@@ -74,15 +76,17 @@ def _follow(
         record = load(state)
         if record.supervisor and supervisor in (None, record.supervisor):
             announcer.tell(record)
-            if settled(record) and record.choices:
-                announcer.show(table(state, record.choices), output)
+            if settled(record) and record.run_config:
+                announcer.show(table(state, record.run_config), output)
                 return (
                     ALL_IS_WELL
-                    if all(part.phase == "running" for part in record.parts.values())
+                    if all(part.phase == "running" for part in record.components.values())
                     else NOT_ALL_RUNS
                 )
         if time.monotonic() > deadline:
-            late = ", ".join(name for name, part in record.parts.items() if part.phase != "running")
+            late = ", ".join(
+                name for name, part in record.components.items() if part.phase != "running"
+            )
             raise StoreDownError(
                 f"not running after {WAIT_SECONDS:.0f} s: {late or 'the supervisor'}; see `fraudops status` and {state.logs}"
             )

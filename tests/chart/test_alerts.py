@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from fraudops.audit.shipping import ShipperState, write_shipper_state
-from fraudops.drift_standing import DriftStanding, write_standing
+from fraudops.audit.shipper_status import ShipperStatus, write_shipper_status
+from fraudops.drift.status import DriftStatus, write_drift_status
 from tests.chart.rendering import CHART, EVERYTHING, ROOT, VARIANTS, Variant, kinds, refusal, render
-from tests.serving import HTTP, Service
+from tests.support.http_client import HTTP
+from tests.support.serving import Service
 
 ON = ("serviceMonitor.enabled=true", "prometheusRule.enabled=true")
 # What Prometheus itself adds, and kube-state-metrics where `kubeStateMetrics` says that it is
@@ -56,10 +57,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Labels:
     service = Service(tmp_path_factory.mktemp("alerts"), workers=1).promoted(1)
     try:
         now = datetime.now(UTC)
-        write_shipper_state(service.state, ShipperState(pid=1, at=now, doing="shipping"))
-        write_standing(
+        write_shipper_status(service.state, ShipperStatus(pid=1, at=now, phase="shipping"))
+        write_drift_status(
             service.state,
-            DriftStanding(last_run=now, verdict="alarm", digest=service.ready()["digest"]),
+            DriftStatus(last_run=now, verdict="alarm", digest=service.ready()["digest"]),
         )
         assert service.predict().status_code == 200
         text = HTTP.get(f"{service.url}/metrics").text
@@ -92,7 +93,7 @@ def test_the_paths_that_alerts_select_are_ones_that_are_counted() -> None:
         for group in re.findall(r'endpoint=~?"([^"]*)"', rule["expr"])
         for path in group.split("|")
     }
-    source = (ROOT / "services" / "inference" / "endpoints.py").read_text()
+    source = (ROOT / "services" / "inference" / "http" / "endpoints.py").read_text()
     assert paths == {"/predict", "/predict/batch", "/feedback"}
     assert {path for path in paths if f'"{path}": Endpoint(' not in source} == set()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fraudops import __version__
 from tests.chart.rendering import CHART, Manifest, Variant, kinds, pod_template, render, title
 
 PODS = {
@@ -69,12 +70,12 @@ def copy_of_chart(folder: Path, before: str, after: str) -> Path:
 
 
 def test_a_new_version_of_the_chart_alone_replaces_nothing(tmp_path: Path) -> None:
-    newer = copy_of_chart(tmp_path, "\nversion: 0.1.0", "\nversion: 0.1.1")
+    newer = copy_of_chart(tmp_path, f"\nversion: {__version__}", "\nversion: 9.9.9")
     assert replaced(render(), render(chart=newer)) == set()
 
 
 def test_a_new_release_of_the_programs_replaces_what_runs_them(tmp_path: Path) -> None:
-    newer = copy_of_chart(tmp_path, "appVersion: 0.1.0", "appVersion: 0.2.0")
+    newer = copy_of_chart(tmp_path, f"appVersion: {__version__}", "appVersion: 9.9.9")
     assert replaced(render(), render(chart=newer)) == {"inference", "mlflow"}
 
 
@@ -91,7 +92,7 @@ def test_what_cannot_be_changed_stays_the_same(tmp_path: Path) -> None:
             for m in kinds(manifests, "Deployment", "StatefulSet")
         }
 
-    newer = copy_of_chart(tmp_path, "version: 0.1.0", "version: 0.2.0")
+    newer = copy_of_chart(tmp_path, f"version: {__version__}", "version: 9.9.9")
     assert fixed(render()) == fixed(
         render(Variant(settings=("inference.workers=3", "logLevel=debug")), chart=newer)
     )

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.release import Release, installed
-from tests.figures import PROOF, Figures
-from tests.shared import run_folder
+from tests.support.figures import PROOF, Figures
+from tests.support.shared_servers import run_folder
 
 
 @dataclass(frozen=True)
-class Counts:
+class Repetitions:
     """How often each thing is done."""
 
     broadcasts: int
@@ -26,7 +26,7 @@ class Counts:
     audited_rows: int
 
 
-COUNTS = Counts(20, 3, 10, 5, 100_000) if PROOF else Counts(3, 1, 2, 1, 2_000)
+COUNTS = Repetitions(20, 3, 10, 5, 100_000) if PROOF else Repetitions(3, 1, 2, 1, 2_000)
 # These make namespaces of their own. They run beside the tests that change the installed release.
 OWN_NAMESPACES = {"test_upgrade.py", "test_runner.py", "test_ports.py"}
 
@@ -68,5 +68,5 @@ def figures() -> Iterator[Figures]:
 
 
 @pytest.fixture(scope="session")
-def counts() -> Counts:
+def counts() -> Repetitions:
     return COUNTS

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tests.known import TRANSACTION
-from tests.shared import alone
-from tests.support import eventually
+from tests.support.known_transaction import TRANSACTION
+from tests.support.shared_servers import alone
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "fraudops"
+URL = os.environ.get("KIND_URL", "http://localhost:8080")
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": False,

@@ -3,18 +3,16 @@ their labels.
 """
 
 import json
-import os
 import uuid
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from tests.cluster.release import Release
-from tests.known import TRANSACTION
-from tests.support import eventually
+from tests.cluster.release import URL, Release
+from tests.support.known_transaction import TRANSACTION
+from tests.support.waiting import eventually
 
-URL = os.environ.get("KIND_URL", "http://localhost:8080")
 ADMIN = [
     "/reload",
     "/metrics",

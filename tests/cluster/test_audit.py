@@ -1,7 +1,7 @@
 """The audit outlives the pods: what a leaving pod cannot ship goes to another one."""
 
 from tests.cluster.release import Release, until
-from tests.figures import Figures
+from tests.support.figures import Figures
 
 
 def test_pods_that_leave_while_the_database_is_away_lose_nothing(

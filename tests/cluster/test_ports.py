@@ -15,9 +15,9 @@ from fraudops.cluster.lease import LeaseLock
 from fraudops.cluster.records import ConfigMapRecords
 from fraudops.cluster.rollout import ANNOTATION, DeploymentRollouts
 from fraudops.promotion.ports import Lock, Records, StaleRecordError
-from fraudops.promotion.record import Target
+from fraudops.promotion.serving_record import ServingTarget
 from tests.cluster.release import Release
-from tests.promotion_ports import LockContract, RecordsContract
+from tests.support.promotion_ports import LockContract, RecordsContract
 
 RELEASE = "shop"
 OTHER = "example.com/other"
@@ -161,10 +161,10 @@ class TestRollouts:
         self, cluster: Cluster, annotations: Any
     ) -> None:
         rollouts = DeploymentRollouts(cluster, RELEASE)
-        await rollouts.annotate(Target(4, "7", "d" * 64))
+        await rollouts.annotate(ServingTarget(4, "7", "d" * 64))
         assert await annotations() == {ANNOTATION: f"4/7/{'d' * 64}"}
         await annotations({OTHER: "kept"})
-        await rollouts.annotate(Target(5, "8", "e" * 64))
+        await rollouts.annotate(ServingTarget(5, "8", "e" * 64))
         assert await annotations() == {ANNOTATION: f"5/8/{'e' * 64}", OTHER: "kept"}
 
     async def test_undo_takes_its_own_epoch_away_and_no_other(
@@ -172,7 +172,7 @@ class TestRollouts:
     ) -> None:
         rollouts = DeploymentRollouts(cluster, RELEASE)
         await annotations({OTHER: "kept"})
-        await rollouts.annotate(Target(5, "8", "e"))
+        await rollouts.annotate(ServingTarget(5, "8", "e"))
         await rollouts.undo(4)
         assert ANNOTATION in await annotations()
         await rollouts.undo(5)
@@ -183,7 +183,7 @@ class TestRollouts:
         self, cluster: Cluster, annotations: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         rollouts = DeploymentRollouts(cluster, RELEASE)
-        await rollouts.annotate(Target(5, "8", "e"))
+        await rollouts.annotate(ServingTarget(5, "8", "e"))
         before = await annotations()
         await annotations({ANNOTATION: "6/9/f"})
 
@@ -192,7 +192,7 @@ class TestRollouts:
 
         monkeypatch.setattr(rollouts, "_annotations", as_it_was)
         with pytest.raises(StaleRecordError):
-            await rollouts.annotate(Target(7, "1", "a"))
+            await rollouts.annotate(ServingTarget(7, "1", "a"))
         with pytest.raises(StaleRecordError):
             await rollouts.undo(5)
         assert (await annotations())[ANNOTATION] == "6/9/f"

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.conftest import Counts
+from tests.cluster.conftest import Repetitions
 from tests.cluster.release import Promoted, Release, Seen, run, until
-from tests.figures import Figures
+from tests.support.figures import Figures
 
 PODS = 3
 # Where a promoter is killed: after which line of its log, and how many seconds later.
@@ -95,7 +95,7 @@ def test_a_bundle_that_one_pod_cannot_take_changes_nothing(
 
 
 def test_broadcasts_and_rollouts_under_load(
-    release: Release, versions: tuple[str, str], counts: Counts, figures: Figures
+    release: Release, versions: tuple[str, str], counts: Repetitions, figures: Figures
 ) -> None:
     promotions: list[Promoted] = []
     wanted: list[str] = []
@@ -121,7 +121,7 @@ def test_broadcasts_and_rollouts_under_load(
 
 
 def test_pods_that_are_deleted_during_broadcasts(
-    release: Release, versions: tuple[str, str], counts: Counts, figures: Figures
+    release: Release, versions: tuple[str, str], counts: Repetitions, figures: Figures
 ) -> None:
     stop = threading.Event()
     deleted: list[str] = []
@@ -155,7 +155,7 @@ def test_pods_that_are_deleted_during_broadcasts(
 
 
 def test_a_promoter_that_is_killed_leaves_one_version_everywhere(
-    release: Release, versions: tuple[str, str], counts: Counts, figures: Figures
+    release: Release, versions: tuple[str, str], counts: Repetitions, figures: Figures
 ) -> None:
     ended: list[str] = []
     with release.traffic() as seen:

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from fraudops.cluster.api import Cluster
-from fraudops.cluster.runner import JobRunner, Wanted, find_release, job_of
+from fraudops.cluster.runner import JobRunner, JobSpec, find_release, job_of
 from fraudops.cluster.upload import RECEIVER, receiver_of, send
 from fraudops.errors import SettingsError, StoreDownError
 from tests.cluster.release import Release
@@ -81,7 +81,7 @@ class Followed:
         job = job_of(
             await self.runner.template("shop", "train"),
             f"shop-train-{uuid.uuid4().hex[:6]}",
-            Wanted("train", arguments),
+            JobSpec("train", arguments),
         )
         job["spec"] |= changes
         return await self.runner.follow(await self.runner.create(job))
@@ -147,7 +147,7 @@ async def test_releases_are_found_by_their_training_template(followed: Followed)
 async def test_a_file_arrives_whole_on_the_data_volume(followed: Followed, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_bytes(os.urandom(3_000_000))
-    wanted = Wanted("train", ("/data/rows.csv", "--size", "3000000"), RECEIVER)
+    wanted = JobSpec("train", ("/data/rows.csv", "--size", "3000000"), RECEIVER)
     sent: list[int] = []
     job = receiver_of(await followed.runner.template("shop", "train"), "shop-data", wanted)
     code, digest = await send(followed.cluster, followed.runner, job, file, sent.append)

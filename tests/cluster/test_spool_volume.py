@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.release import Release, until
-from tests.figures import Figures
+from tests.support.figures import Figures
 
 # kind's volumes are of one node, and so are its pods.
 VOLUME = (

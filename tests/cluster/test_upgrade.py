@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import Counts
+from tests.cluster.conftest import Repetitions
 from tests.cluster.release import Release, run, until
-from tests.figures import Figures
-from tests.releases import commits, unpack
+from tests.support.figures import Figures
+from tests.support.releases import commits, unpack
 
 FOLDERS = {"inference": "services/inference", "mlflow": "services/mlflow", "jobs": "jobs"}
 NAMES = {"inference": "fraudops-serving", "mlflow": "fraudops-mlflow", "jobs": "fraudops-jobs"}
@@ -68,7 +68,7 @@ def build(files: Path, folder: str, image: str) -> None:
 
 
 def test_an_upgrade_from_the_previous_release_loses_nothing(
-    upgrade: Upgrade, counts: Counts, figures: Figures
+    upgrade: Upgrade, counts: Repetitions, figures: Figures
 ) -> None:
     before, after = upgrade.before, upgrade.after
     serving = before.agreed()

@@ -21,12 +21,12 @@ from fraudops.audit.connection import connect
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.migrations import upgrade
 from fraudops.audit.partitions import ensure_partition, partition_name
-from fraudops.audit.recent import recent
 from fraudops.audit.records import Record, encode
 from fraudops.audit.tables import metadata
+from fraudops.drift.window import recent
 from fraudops.errors import SettingsError, StoreDownError
 from services.shipper.sink import Sink
-from tests.audit_records import prediction
+from tests.support.audit_records import prediction
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -95,6 +95,21 @@ async def test_migrating_again_and_at_once_changes_nothing(empty_database: str) 
         partition_name(today + timedelta(days=1)),
     }
     assert {row["tablename"] for row in tables} == expected
+
+
+async def test_the_schema_of_a_newer_release_stays_and_is_written_to(empty_database: str) -> None:
+    await upgrade(empty_database)
+    connection = await connect(empty_database)
+    await connection.execute(
+        "ALTER TABLE predictions ADD COLUMN later text; "
+        "UPDATE fraudops_schema_version SET version_num = '9999'"
+    )
+    migrated = await upgrade(empty_database)
+    assert (migrated.revision, migrated.newer) == ("9999", True)
+    assert "schema of a newer release (9999)" in migrated.summary("host:1/db")
+    assert await connection.fetchval("SELECT version_num FROM fraudops_schema_version") == "9999"
+    await connection.close()
+    await store(empty_database, [prediction()])
 
 
 async def test_a_table_full_of_an_earlier_releases_rows_is_migrated_untouched_or_not_at_all(

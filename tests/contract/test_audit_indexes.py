@@ -14,7 +14,7 @@ from fraudops.audit.migrations import upgrade
 from fraudops.audit.partitions import INDEX_LOCK, partition_name
 from fraudops.audit.records import encode
 from services.shipper.sink import Sink
-from tests.audit_records import prediction
+from tests.support.audit_records import prediction
 
 TODAY = datetime.now(UTC).date()
 TOMORROW, EARLIER = TODAY + timedelta(days=1), TODAY - timedelta(days=3)

@@ -18,11 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from fraudops.audit import sampling
 from fraudops.audit.activity import Activity, activity, statement
 from fraudops.audit.database import create_engine
-from fraudops.audit.privacy import protection
-from fraudops.audit.recent import recent, selection
 from fraudops.audit.records import Prediction, Record, encode, new_label
+from fraudops.drift.window import recent, selection
+from fraudops.feature_encryption import protection
 from services.shipper.sink import Sink
-from tests.audit_records import prediction
+from tests.support.audit_records import prediction
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -378,7 +378,7 @@ async def test_a_large_window_is_read_by_the_index_whatever_is_known_of_the_tabl
     if analyzed:
         with psycopg.connect(database) as connection:
             connection.execute("ANALYZE predictions")
-    asked = sampling.asked(NOON - 24 * HOUR, NOON + HOUR, "credit-fraud")
+    asked = sampling.query_parameters(NOON - 24 * HOUR, NOON + HOUR, "credit-fraud")
     async with engine.connect() as connection:
         await sampling.look(connection, asked)
         for chosen, parameters in (statement(asked, 4, 1), selection(asked, 4)):

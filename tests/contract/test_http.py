@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from fraudops.audit.records import Label, Prediction
+from fraudops.audit.records import LabelRecord, Prediction
 from fraudops.client import InferenceClient
 from fraudops.ids import timestamp_ms
+from fraudops.model.scorer import open_scorer
 from fraudops.schema import load_schema
-from fraudops.scorer import open_scorer
-from tests.serving import BANK, BANK_ROW, HTTP, TOKEN, ULB_ROW, Service, problem
-from tests.support import eventually
+from tests.support.http_client import HTTP
+from tests.support.serving import BANK, BANK_ROW, TOKEN, ULB_ROW, Service, problem
+from tests.support.waiting import eventually
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 CARD = "4111111111111111"
@@ -305,7 +306,7 @@ def test_labels_are_accepted_and_spooled_and_the_same_label_again_is_the_same_ro
     for _ in range(2):
         answer = service.post("/feedback", json.dumps({"labels": labels}))
         assert (answer.status_code, answer.json()) == (202, {"accepted": 2})
-    spooled = [record for record in service.audited() if isinstance(record, Label)]
+    spooled = [record for record in service.audited() if isinstance(record, LabelRecord)]
     assert len(spooled) == 4
     assert len({record.id for record in spooled}) == 2
     assert prediction in {record.prediction_id for record in spooled}
@@ -382,7 +383,6 @@ def test_reload_refuses_what_it_does_not_know(service: Service) -> None:
         {"version": "--cached"},
         {"digest": "../../etc"},
         {"epoch": 0},
-        {"more": 1},
         {"phase": "prepare", "version": "1"},
     ):
         answer = service.reload(**body)
@@ -431,6 +431,7 @@ def test_the_documentation_names_every_call_and_every_reference_resolves(service
         "/bundles/{digest}/{name}",
         "/spool/{name}",
         "/spool/aside/{name}",
+        "/spool/newer/{name}",
     }
     names = re.findall(r'"#/components/schemas/([A-Za-z]+)"', json.dumps(document))
     assert {name for name in names if name not in document["components"]["schemas"]} == set()

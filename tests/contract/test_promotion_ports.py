@@ -6,7 +6,7 @@ import pytest
 
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords
 from fraudops.promotion.ports import Lock, Records
-from tests.promotion_ports import LockContract, RecordsContract
+from tests.support.promotion_ports import LockContract, RecordsContract
 
 
 class TestFileRecords(RecordsContract):

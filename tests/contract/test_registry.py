@@ -16,7 +16,7 @@ import pytest
 from fraudops.errors import BundleError, SettingsError, StoreDownError, UnknownVersionError
 from fraudops.registry import TAG_DIGEST, TAG_SAMPLE, TAG_VERDICT, ModelVersion, Registry, artifacts
 from fraudops.registry.api import MlflowAnswerError
-from tests.support import HTTP
+from tests.support.http_client import HTTP
 
 API = "/api/2.0"
 

@@ -17,10 +17,10 @@ import psycopg
 import pyarrow.parquet
 import pytest
 
-from fraudops.audit.aside import Aside, Rejected
-from fraudops.audit.privacy import protection
+from fraudops.audit.dead_letters import DeadLetters, RejectedRecord
 from fraudops.audit.records import Prediction, encode, new_label
 from fraudops.errors import StoreDownError
+from fraudops.feature_encryption import protection
 from fraudops.ids import uuid7
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolReader, SpoolWriter
@@ -28,18 +28,18 @@ from fraudops.spool.segments import list_segments
 from fraudops.state import State
 from jobs.audit import command
 from services.shipper.sink import Sink
-from tests.audit_records import fill, prediction
-from tests.commands import Caller, Told
+from tests.support.audit_records import fill, prediction
+from tests.support.commands import Caller, Told
 
 CARD = "4111111111111111"
 
 
-class Audit:
+class AuditSite:
     """A state folder with a spool, a database with the audit's tables, and the command over both."""
 
     def __init__(self, url: str, folder: Path, call: Caller) -> None:
         self.url, self.state, self._call = url, State.at(folder), call
-        self.aside = Aside(self.state.spool)
+        self.aside = DeadLetters(self.state.spool)
 
     def __call__(self, *arguments: str | Path, stdin: str = "", **environment: str) -> Told:
         return self._call(
@@ -93,11 +93,11 @@ def audit(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Audit:
-    return Audit(database, tmp_path / "state", Caller("audit", command, monkeypatch, capsys))
+) -> AuditSite:
+    return AuditSite(database, tmp_path / "state", Caller("audit", command, monkeypatch, capsys))
 
 
-def test_answers_in_table_spool_and_aside_are_each_counted_where_they_are(audit: Audit) -> None:
+def test_answers_in_table_spool_and_aside_are_each_counted_where_they_are(audit: AuditSite) -> None:
     table = audit.ship(*(prediction() for _ in range(5)))
     spool = fill(
         audit.state.spool,
@@ -108,7 +108,10 @@ def test_answers_in_table_spool_and_aside_are_each_counted_where_they_are(audit:
     )[:3]
     poison = prediction()
     audit.aside.put(
-        [Rejected(encode(poison), "why"), Rejected(b"torn", "damaged or unfinished: x from byte 3")]
+        [
+            RejectedRecord(encode(poison), "why"),
+            RejectedRecord(b"torn", "damaged or unfinished: x from byte 3"),
+        ]
     )
     code, found = audit.verify([*table, *spool, poison.id])
     assert code == 0
@@ -144,15 +147,15 @@ def test_answers_in_table_spool_and_aside_are_each_counted_where_they_are(audit:
     }
 
 
-def test_a_row_that_is_shipped_but_still_in_the_spool_counts_once(audit: Audit) -> None:
+def test_a_row_that_is_shipped_but_still_in_the_spool_counts_once(audit: AuditSite) -> None:
     records = [prediction() for _ in range(4)]
     fill(audit.state.spool, records)
-    audit.aside.put([Rejected(encode(records[0]), "why")])
+    audit.aside.put([RejectedRecord(encode(records[0]), "why")])
     code, found = audit.verify(audit.ship(*records))
     assert (code, found["in_spool"], found["set_aside"], found["log"]["in_table"]) == (0, 0, 0, 4)
 
 
-def test_a_lost_answer_is_refused_and_counted(audit: Audit) -> None:
+def test_a_lost_answer_is_refused_and_counted(audit: AuditSite) -> None:
     table = audit.ship(prediction(), prediction())
     code, found = audit.verify([*table, uuid7(), uuid7()])
     assert (code, found["log"]["lost"], found["agrees"]) == (65, 2, False)
@@ -160,7 +163,7 @@ def test_a_lost_answer_is_refused_and_counted(audit: Audit) -> None:
     assert "1 of 2 answers are lost" in told.stderr
 
 
-def test_an_answer_of_a_day_that_retention_took_is_not_called_lost(audit: Audit) -> None:
+def test_an_answer_of_a_day_that_retention_took_is_not_called_lost(audit: AuditSite) -> None:
     old = prediction(datetime.now(UTC) - timedelta(days=31))
     assert audit.verify([old.id])[1]["log"]["lost"] == 1
     code, found = audit.verify([old.id], FRAUDOPS_RETENTION__DAYS="30")
@@ -169,7 +172,7 @@ def test_an_answer_of_a_day_that_retention_took_is_not_called_lost(audit: Audit)
 
 @pytest.mark.parametrize("shift", [timedelta(milliseconds=1), timedelta(days=1)])
 def test_an_id_that_stands_twice_is_refused_wherever_the_second_row_is(
-    audit: Audit, shift: timedelta
+    audit: AuditSite, shift: timedelta
 ) -> None:
     [identifier] = audit.ship(prediction())
     with psycopg.connect(audit.url) as connection:
@@ -198,7 +201,9 @@ def test_an_id_that_stands_twice_is_refused_wherever_the_second_row_is(
     assert (told.returncode, "1 ids stand in the table twice" in told.stderr) == (65, True)
 
 
-def test_without_an_answer_log_table_and_spool_are_held_against_each_other(audit: Audit) -> None:
+def test_without_an_answer_log_table_and_spool_are_held_against_each_other(
+    audit: AuditSite,
+) -> None:
     audit.ship(*(prediction() for _ in range(3)))
     fill(audit.state.spool, [prediction()])
     told = audit("verify", "--json")
@@ -207,7 +212,7 @@ def test_without_an_answer_log_table_and_spool_are_held_against_each_other(audit
     assert json.loads(audit("verify", "--json", "--until", "2026-01-01").stdout)["rows"] == 0
 
 
-def test_an_answer_log_may_hold_answers_as_they_were_given(audit: Audit) -> None:
+def test_an_answer_log_may_hold_answers_as_they_were_given(audit: AuditSite) -> None:
     ids = audit.ship(*(prediction() for _ in range(4)))
     batch = {
         "predictions": [
@@ -241,7 +246,7 @@ def test_an_answer_log_may_hold_answers_as_they_were_given(audit: Audit) -> None
         "00000000-0000-4000-8000-000000000000",
     ],
 )
-def test_a_bad_answer_log_is_refused_by_line_and_never_quoted(audit: Audit, line: str) -> None:
+def test_a_bad_answer_log_is_refused_by_line_and_never_quoted(audit: AuditSite, line: str) -> None:
     told = audit("verify", "--answers", "-", stdin=f"{uuid7()}\n{line}\n")
     assert told.returncode == 64
     assert "line 2 of the answers" in told.stderr
@@ -260,12 +265,15 @@ def test_a_bad_answer_log_is_refused_by_line_and_never_quoted(audit: Audit, line
         ),
         (("export", "--out", "/dev/null/x.parquet"), "is no folder"),
         (("export", "--out", os.devnull), "exists already"),
+        (("export", "--out", "x.csv"), "let its name end in .parquet"),
+        (("export", "--out", "x.parquet.gz"), "let its name end in .parquet"),
+        (("export", "--out", "x"), "let its name end in .parquet"),
         (("replay", "/dev/null/x"), "does not exist"),
         (("forgive",), "No such command"),
     ],
 )
 def test_wrong_usage_is_refused_with_its_reason(
-    audit: Audit, arguments: tuple[str, ...], complaint: str
+    audit: AuditSite, arguments: tuple[str, ...], complaint: str
 ) -> None:
     told = (
         audit._call(*arguments, DATABASE_URL=audit.url)
@@ -277,7 +285,7 @@ def test_wrong_usage_is_refused_with_its_reason(
 
 
 def test_on_the_cluster_the_job_gets_the_subcommand_and_what_was_typed_after_it(
-    audit: Audit, monkeypatch: pytest.MonkeyPatch
+    audit: AuditSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[Any] = []
     monkeypatch.setattr("jobs.on_cluster.run_as_job", lambda *arguments: sent.append(arguments))
@@ -292,12 +300,12 @@ def test_on_the_cluster_the_job_gets_the_subcommand_and_what_was_typed_after_it(
     ]
 
 
-def test_without_postgresql_it_says_so_and_can_be_tried_again(audit: Audit) -> None:
+def test_without_postgresql_it_says_so_and_can_be_tried_again(audit: AuditSite) -> None:
     told = audit("verify", DATABASE_URL="postgresql://u:p@127.0.0.1:1/d")
     assert (told.returncode, "127.0.0.1:1/d does not answer" in told.stderr) == (75, True)
 
 
-def test_an_export_holds_exactly_the_window_in_order(audit: Audit, tmp_path: Path) -> None:
+def test_an_export_holds_exactly_the_window_in_order(audit: AuditSite, tmp_path: Path) -> None:
     noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=3)
     sent = audit.ship(*(prediction(noon + timedelta(hours=6 * number)) for number in range(12)))
     file = tmp_path / "window.parquet"
@@ -322,12 +330,12 @@ def test_an_export_holds_exactly_the_window_in_order(audit: Audit, tmp_path: Pat
 
 
 def test_set_aside_rows_come_back_once_their_fault_is_repaired_and_never_twice(
-    audit: Audit,
+    audit: AuditSite,
 ) -> None:
     records = [prediction(fraud_probability=1.5), prediction(fraud_probability=1.25)]
     fill(audit.state.spool, [prediction(), *records])
     assert audit.ship_the_spool() == 1
-    audit.aside.put([Rejected(b"torn", "damaged or unfinished: x from byte 3")])
+    audit.aside.put([RejectedRecord(b"torn", "damaged or unfinished: x from byte 3")])
     told = audit("replay", "--dry-run", "--json")
     assert json.loads(told.stdout)["kinds"] == {
         "PostgreSQL refuses it: CheckViolationError 23514": 2,
@@ -359,7 +367,7 @@ def test_set_aside_rows_come_back_once_their_fault_is_repaired_and_never_twice(
 
 
 def test_a_segment_from_elsewhere_is_taken_in_around_its_damage(
-    audit: Audit, tmp_path: Path
+    audit: AuditSite, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     sent = fill(other, [prediction() for _ in range(40)])
@@ -376,15 +384,15 @@ def test_a_segment_from_elsewhere_is_taken_in_around_its_damage(
     assert audit.verify(sent)[1]["log"]["lost"] == 2
 
 
-def test_a_segment_of_the_spool_itself_is_refused(audit: Audit) -> None:
+def test_a_segment_of_the_spool_itself_is_refused(audit: AuditSite) -> None:
     fill(audit.state.spool, [prediction()])
     [segment] = list_segments(audit.state.spool)
     assert audit("replay", audit.state.spool / segment.name).returncode == 64
 
 
-def test_a_replay_that_was_killed_goes_on_and_two_do_not_run_at_once(audit: Audit) -> None:
+def test_a_replay_that_was_killed_goes_on_and_two_do_not_run_at_once(audit: AuditSite) -> None:
     record = prediction()
-    audit.aside.put([Rejected(encode(record), "why")])
+    audit.aside.put([RejectedRecord(encode(record), "why")])
     audit.aside._take()
     assert audit.verify([record.id])[1]["log"]["set_aside"] == 1
     with audit.aside._alone():
@@ -394,9 +402,9 @@ def test_a_replay_that_was_killed_goes_on_and_two_do_not_run_at_once(audit: Audi
 
 
 def test_a_full_spool_keeps_what_is_set_aside(
-    audit: Audit, monkeypatch: pytest.MonkeyPatch
+    audit: AuditSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit.aside.put([Rejected(encode(prediction()), "why")])
+    audit.aside.put([RejectedRecord(encode(prediction()), "why")])
     with monkeypatch.context() as patch:
         patch.setattr(
             "fraudops.spool.writer.os.write", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
@@ -407,18 +415,18 @@ def test_a_full_spool_keeps_what_is_set_aside(
     assert audit.aside.replay().records == 1
 
 
-def test_half_a_line_of_a_killed_shipper_spoils_nothing(audit: Audit) -> None:
-    audit.aside.put([Rejected(b"first", "why")])
+def test_half_a_line_of_a_killed_shipper_spoils_nothing(audit: AuditSite) -> None:
+    audit.aside.put([RejectedRecord(b"first", "why")])
     [path] = audit.aside.folder.glob("*.jsonl")
     with path.open("ab") as file:
         file.write(b'{"at":"2026-11-02T00:00:00Z","rea')
     assert [entry.data for entry in audit.aside.entries()] == [b"first"]
-    audit.aside.put([Rejected(b"second", "why")])
+    audit.aside.put([RejectedRecord(b"second", "why")])
     assert [entry.data for entry in audit.aside.entries()] == [b"first", b"second"]
 
 
-def test_in_a_pod_the_shippers_program_replays(audit: Audit) -> None:
-    audit.aside.put([Rejected(encode(prediction()), "why")])
+def test_in_a_pod_the_shippers_program_replays(audit: AuditSite) -> None:
+    audit.aside.put([RejectedRecord(encode(prediction()), "why")])
     environment = {**os.environ, "DATABASE_URL": audit.url, "FRAUDOPS_STATE": str(audit.state.root)}
     done = subprocess.run(
         [sys.executable, "-m", "services.shipper.replay"],
@@ -431,7 +439,7 @@ def test_in_a_pod_the_shippers_program_replays(audit: Audit) -> None:
     assert audit.ship_the_spool() == 1
 
 
-def test_a_living_writers_records_are_seen_without_taking_its_segment(audit: Audit) -> None:
+def test_a_living_writers_records_are_seen_without_taking_its_segment(audit: AuditSite) -> None:
     writer = SpoolWriter(audit.state.spool, "worker-1", AuditSettings())
     first, second = prediction(), prediction()
     writer.append(encode(first))
@@ -442,7 +450,7 @@ def test_a_living_writers_records_are_seen_without_taking_its_segment(audit: Aud
     assert audit.verify([first.id, second.id])[1]["log"]["in_spool"] == 2
 
 
-def features(audit: Audit) -> dict[str, tuple[Any, Any]]:
+def features(audit: AuditSite) -> dict[str, tuple[Any, Any]]:
     with psycopg.connect(audit.url) as connection:
         return {
             row[0]: row[1:]
@@ -452,7 +460,7 @@ def features(audit: Audit) -> dict[str, tuple[Any, Any]]:
         }
 
 
-def test_forgotten_features_leave_their_row_and_do_not_come_back(audit: Audit) -> None:
+def test_forgotten_features_leave_their_row_and_do_not_come_back(audit: AuditSite) -> None:
     seal = protection("sealed", [bytes(32)])
     assert seal
     plain, sealed, other = prediction(), prediction(), prediction()
@@ -471,11 +479,11 @@ def test_forgotten_features_leave_their_row_and_do_not_come_back(audit: Audit) -
     assert audit.verify([plain.id, sealed.id, other.id])[1]["log"]["in_table"] == 3
 
 
-def test_what_cannot_be_forgotten_is_said_and_then_nothing_is(audit: Audit) -> None:
+def test_what_cannot_be_forgotten_is_said_and_then_nothing_is(audit: AuditSite) -> None:
     [shipped] = audit.ship(prediction())
     [spooled] = fill(audit.state.spool, [prediction()])
     aside = prediction()
-    audit.aside.put([Rejected(encode(aside), "why")])
+    audit.aside.put([RejectedRecord(encode(aside), "why")])
     for identifier, code, reason in (
         (spooled, 75, "still in the spool"),
         (aside.id, 65, "is set aside"),
@@ -488,7 +496,7 @@ def test_what_cannot_be_forgotten_is_said_and_then_nothing_is(audit: Audit) -> N
     assert audit("forget").returncode == 64
 
 
-def test_what_it_prints_holds_no_card_data(audit: Audit) -> None:
+def test_what_it_prints_holds_no_card_data(audit: AuditSite) -> None:
     records = [prediction(entity_key=CARD), prediction(entity_key=f"{CARD}\x00")]
     fill(audit.state.spool, records)
     audit.ship_the_spool()

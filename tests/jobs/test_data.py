@@ -12,9 +12,9 @@ import pytest
 from fraudops.datasets import load, packaged_sample
 from fraudops.schema import load_schema
 from jobs.data import command
-from tests.commands import Caller
-from tests.file_server import Served, serve
-from tests.support import free_port
+from tests.support.commands import Caller
+from tests.support.file_server import Served, serve
+from tests.support.processes import free_port
 
 BANK = Path(__file__).parents[1] / "data" / "bank.yaml"
 
@@ -208,3 +208,11 @@ def test_fetch_without_any_mirror_ends_with_75(data: Caller, tmp_path: Path) -> 
     assert told.returncode == 75
     assert "no mirror gave the file" in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_fetch_puts_the_official_csv_under_no_other_suffix(data: Caller, tmp_path: Path) -> None:
+    mirror = ("--mirror", f"http://127.0.0.1:{free_port()}/creditcard.csv")
+    for name in ("rows.parquet", "rows.csv.gz", "rows"):
+        told = data("fetch", *mirror, "--out", tmp_path / name, "--state", tmp_path)
+        assert told.returncode == 64
+        assert f"{name}: the official file is a CSV" in " ".join(told.stderr.split())

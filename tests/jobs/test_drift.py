@@ -22,24 +22,24 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from fraudops.audit.database import connect
+from fraudops.audit.connection import connect
 from fraudops.audit.partitions import ensure_partition
-from fraudops.audit.privacy import protection
-from fraudops.bundle import DRIFT_REFERENCE, seal
 from fraudops.datasets import Dataset, generate, load, split
 from fraudops.datasets.drifts import overlay
-from fraudops.errors import BundleError, SettingsError
+from fraudops.drift.report import keep_latest
+from fraudops.errors import BundleError, SettingsError, StoreDownError
+from fraudops.feature_encryption import protection
 from fraudops.ids import uuid7
+from fraudops.model.manifest import DRIFT_REFERENCE, seal
 from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.registry import TAG_DIGEST, Registry
 from fraudops.schema import Feature, FeatureSchema
 from fraudops.state import State
 from jobs.drift import command
-from jobs.drift_report import keep_latest
-from tests.bundles import make_manifest
 from tests.conftest import bare_environment
 from tests.contract.test_registry import new_run, put
+from tests.support.bundles import make_manifest
 
 KEY = bytes(range(32))
 NEVER = "postgresql://nobody:correct-horse@127.0.0.1:9/none"
@@ -82,7 +82,7 @@ def score(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Site:
+class DriftSite:
     """A state folder with a version in production, and its audit database."""
 
     state: State
@@ -164,11 +164,11 @@ def write_bundle(folder: Path, reference: Dataset) -> str:
     )
 
 
-def site_with(folder: Path, database: str, reference: Dataset) -> Site:
+def site_with(folder: Path, database: str, reference: Dataset) -> DriftSite:
     state = State.at(folder / "state")
     digest = write_bundle(state.bundles / "new", reference)
     (state.bundles / "new").rename(state.bundles / digest)
-    entry = Entry(
+    entry = ServingEntry(
         epoch=1,
         version="3",
         digest=digest,
@@ -177,21 +177,21 @@ def site_with(folder: Path, database: str, reference: Dataset) -> Site:
         at="2026-01-01T00:00:00Z",
     )
     FileRecordStore(state.serving_record).compare_and_set(ServingRecord(current=entry), b"")
-    return Site(state, database, digest)
+    return DriftSite(state, database, digest)
 
 
 @pytest.fixture
-def site(tmp_path: Path, database: str) -> Site:
+def site(tmp_path: Path, database: str) -> DriftSite:
     return site_with(tmp_path, database, bank()[0])
 
 
 @pytest.fixture
-def sample_site(tmp_path: Path, database: str) -> Site:
+def sample_site(tmp_path: Path, database: str) -> DriftSite:
     return site_with(tmp_path, database, sample()[0])
 
 
 def psi_by_deciles(reference: pd.Series, current: pd.Series) -> float:
-    """Our own computation, apart from fraudops.drift: pandas cuts both by the reference's deciles."""
+    """Our own computation, apart from fraudops.drift.psi: pandas cuts both by the reference's deciles."""
     edges = [-np.inf, *np.unique(np.percentile(reference, range(10, 100, 10))), np.inf]
     shares = [
         pd.cut(values, edges).value_counts(sort=False, normalize=True).clip(lower=1e-4).to_numpy()
@@ -210,7 +210,7 @@ def rows_of(database: str, query: str) -> list[Any]:
 
 
 def test_rows_like_the_reference_are_no_drift_and_the_numbers_are_our_own(
-    sample_site: Site,
+    sample_site: DriftSite,
 ) -> None:
     reference, current = sample()
     since = sample_site.answered(current)
@@ -244,7 +244,7 @@ def protect(database: str, how: Literal["sealed", "hashed"], only: str = "true")
         )
 
 
-def test_sealed_features_are_compared_by_whoever_has_the_key(site: Site) -> None:
+def test_sealed_features_are_compared_by_whoever_has_the_key(site: DriftSite) -> None:
     since = site.answered(bank()[1])
     plain = site.found("--since", since)
     protect(site.database, "sealed")
@@ -266,7 +266,7 @@ def test_sealed_features_are_compared_by_whoever_has_the_key(site: Site) -> None
     ids=["hashed", "no key", "another key"],
 )
 def test_without_features_the_score_is_judged_and_their_drift_is_said_to_be_not_available(
-    site: Site, how: Literal["sealed", "hashed"], key: bytes | None, reason: str
+    site: DriftSite, how: Literal["sealed", "hashed"], key: bytes | None, reason: str
 ) -> None:
     since = site.answered(bank()[1])
     protect(site.database, how)
@@ -286,7 +286,7 @@ def test_without_features_the_score_is_judged_and_their_drift_is_said_to_be_not_
     assert reason in Path(report["html_path"]).read_text()
 
 
-def test_a_few_rows_that_were_forgotten_do_not_end_the_comparison(site: Site) -> None:
+def test_a_few_rows_that_were_forgotten_do_not_end_the_comparison(site: DriftSite) -> None:
     since = site.answered(bank()[1])
     protect(site.database, "hashed", "id IN (SELECT id FROM predictions ORDER BY id LIMIT 100)")
     with psycopg.connect(site.database) as connection:
@@ -303,7 +303,7 @@ def test_a_few_rows_that_were_forgotten_do_not_end_the_comparison(site: Site) ->
 
 
 def test_the_run_is_a_row_with_its_columns_and_an_html_report_without_rows(
-    sample_site: Site,
+    sample_site: DriftSite,
 ) -> None:
     _, current = sample()
     report = sample_site.found("--since", sample_site.answered(current))
@@ -322,12 +322,34 @@ def test_the_run_is_a_row_with_its_columns_and_an_html_report_without_rows(
     page = Path(row[8]).read_text()
     assert "verdict: NONE" in page
     assert page.index("verdict: NONE") < page.index("drawDashboard")
+    for name, value in values(report).items():
+        assert f"<td>{name}</td><td>{value:.3f}</td>" in page
     middle = current.frame["V17"].iloc[1:-1]
     inside = middle[(middle > current.frame["V17"].min()) & (middle < current.frame["V17"].max())]
     assert not any(repr(value) in page for value in inside.tolist() if len(repr(value)) > 10)
 
 
-def test_drift_warns_once_and_alarms_in_the_second_window_running(site: Site) -> None:
+def test_the_verdict_is_shown_and_stored_before_the_report_is_written(site: DriftSite) -> None:
+    since = site.answered(bank()[1])
+    site.state.reports.write_text("a file where the folder of the reports should be")
+    result = site.drift("--since", since)
+    assert "verdict: NONE" in result.stdout
+    assert "report: " not in result.stdout
+    assert isinstance(result.exception, StoreDownError)
+    assert "leave the report out with --no-report" in str(result.exception)
+    assert rows_of(site.database, "SELECT verdict FROM drift_runs") == [("none",)]
+
+
+def test_without_a_report_the_verdict_is_the_same(site: DriftSite) -> None:
+    since = site.answered(bank()[1])
+    alone = site.found("--since", since, "--no-report")
+    assert not site.state.reports.exists()
+    report = site.found("--since", since)
+    assert (alone["verdict"], alone["html_path"]) == (report["verdict"], None)
+    assert values(alone) == values(report)
+
+
+def test_drift_warns_once_and_alarms_in_the_second_window_running(site: DriftSite) -> None:
     drifted, _ = overlay(bank()[1], "covariate", seed=7)
     first = site.found("--since", site.answered(spread(drifted, 1000)))
     assert first["verdict"] == "warning"
@@ -341,7 +363,7 @@ def test_drift_warns_once_and_alarms_in_the_second_window_running(site: Site) ->
     assert (second["verdict"], second["before"]["id"]) == ("alarm", first["id"])
 
 
-def test_a_window_without_enough_rows_is_recorded_and_passed_over(site: Site) -> None:
+def test_a_window_without_enough_rows_is_recorded_and_passed_over(site: DriftSite) -> None:
     inflated, _ = overlay(bank()[1], "amount-inflation", seed=7)
     assert site.found("--since", site.answered(spread(inflated, 500)))["verdict"] == "warning"
     quiet = site.found("--since", site.answered(spread(inflated, 499)))
@@ -362,7 +384,7 @@ def test_a_window_without_enough_rows_is_recorded_and_passed_over(site: Site) ->
     ]
 
 
-def test_what_another_version_answered_and_found_does_not_count(site: Site) -> None:
+def test_what_another_version_answered_and_found_does_not_count(site: DriftSite) -> None:
     drifted, _ = overlay(bank()[1], "covariate", seed=7)
     site.answered(spread(drifted, 800), digest="f" * 64)
     with psycopg.connect(site.database) as connection:
@@ -378,7 +400,7 @@ def test_what_another_version_answered_and_found_does_not_count(site: Site) -> N
     ) == [(None,)]
 
 
-def test_a_schema_of_other_names_is_scanned_alike_and_read_by_a_person(site: Site) -> None:
+def test_a_schema_of_other_names_is_scanned_alike_and_read_by_a_person(site: DriftSite) -> None:
     drifted, _ = overlay(spread(bank()[1], 1000), "amount-inflation", seed=1)
     site.answered(drifted)
     result = site.drift(
@@ -395,19 +417,19 @@ def test_a_schema_of_other_names_is_scanned_alike_and_read_by_a_person(site: Sit
     assert "fraudops drift --since last" in said
 
 
-def test_a_threshold_of_a_column_that_the_model_lacks_is_refused(site: Site) -> None:
+def test_a_threshold_of_a_column_that_the_model_lacks_is_refused(site: DriftSite) -> None:
     result = site.drift(FRAUDOPS_DRIFT__FEATURE_THRESHOLDS='{"V99": 0.4}')
     assert isinstance(result.exception, SettingsError)
     assert "'V99'" in str(result.exception)
 
 
-def test_a_window_that_cannot_be_is_refused(site: Site) -> None:
+def test_a_window_that_cannot_be_is_refused(site: DriftSite) -> None:
     result = site.drift("--since", "2999-01-01")
     assert isinstance(result.exception, SettingsError)
     assert "lies in the future" in str(result.exception)
 
 
-def test_the_first_run_of_a_version_since_the_last_takes_the_hours(site: Site) -> None:
+def test_the_first_run_of_a_version_since_the_last_takes_the_hours(site: DriftSite) -> None:
     first = site.found("--since", "last", "--hours", "2")
     assert datetime.fromisoformat(first["end"]) - datetime.fromisoformat(
         first["start"]
@@ -415,7 +437,7 @@ def test_the_first_run_of_a_version_since_the_last_takes_the_hours(site: Site) -
     assert site.found("--since", "last", "--hours", "2")["start"] == first["end"]
 
 
-def test_a_reference_that_was_altered_is_not_believed(site: Site) -> None:
+def test_a_reference_that_was_altered_is_not_believed(site: DriftSite) -> None:
     (site.state.bundles / site.digest / DRIFT_REFERENCE).write_bytes(b"PAR1")
     result = site.drift()
     assert isinstance(result.exception, BundleError)
@@ -423,7 +445,7 @@ def test_a_reference_that_was_altered_is_not_believed(site: Site) -> None:
 
 
 def test_the_reference_comes_from_mlflow_when_the_service_has_not_cached_it(
-    site: Site, mlflow_url: str
+    site: DriftSite, mlflow_url: str
 ) -> None:
     model = f"drift-{uuid7()}"
     registry = Registry(mlflow_url, model)

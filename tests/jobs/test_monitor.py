@@ -13,15 +13,16 @@ import pytest
 from psycopg import sql
 
 from fraudops.audit.records import Record, encode, new_label
-from fraudops.audit.shipping import ShipperState, shipper_path, write_shipper_state
-from fraudops.renamed import write_renamed
+from fraudops.audit.shipper_status import ShipperStatus, shipper_path, write_shipper_status
+from fraudops.files import write_json
+from fraudops.ids import TEST_PREFIX
 from fraudops.state import State
 from jobs.cli import cli
 from services.shipper.sink import Sink
-from tests.audit_records import prediction
-from tests.commands import Told, call
 from tests.conftest import bare_environment
-from tests.support import free_port
+from tests.support.audit_records import prediction
+from tests.support.commands import Told, call
+from tests.support.processes import free_port
 
 
 def fraudops(url: str, *arguments: str) -> Told:
@@ -53,6 +54,15 @@ def test_an_empty_window_is_said_clearly(database: str, state: State) -> None:
     assert "No shipper has run" in done.stdout
 
 
+def test_answers_to_tests_of_the_installation_are_told_apart(database: str, state: State) -> None:
+    ids = ("t-1", None, f"{TEST_PREFIX}1", "a-fraudops-test-1")
+    store(database, [prediction(datetime.now(UTC), transaction_id=name) for name in ids])
+    asked = ("monitor", "--hours", "1", "--state", str(state.root))
+    assert "Tests of the installation among these answers: 1 (" in fraudops(database, *asked).stdout
+    total = json.loads(fraudops(database, *asked, "--json").stdout)["total"]
+    assert (total["answers"], total["tests"]) == (4, 1)
+
+
 def test_what_was_answered_is_reported_in_all_and_by_version(database: str, state: State) -> None:
     now = datetime.now(UTC)
     old = [
@@ -75,15 +85,15 @@ def test_what_was_answered_is_reported_in_all_and_by_version(database: str, stat
     ]
     store(database, [*old, *new, *labels])
     # Written ahead of its time, so that it is not silent yet however long the commands below take.
-    told = ShipperState(
+    told = ShipperStatus(
         pid=os.getpid(),
         at=now + timedelta(hours=1),
-        doing="waiting",
+        phase="waiting",
         backlog_bytes=1_234_567,
         oldest_at=now,
         last_error="PostgreSQL is away",
     )
-    write_renamed(shipper_path(state), told)
+    write_json(shipper_path(state), told)
 
     read = json.loads(
         fraudops(database, "monitor", "--hours", "24", "--json", "--state", str(state.root)).stdout
@@ -167,8 +177,8 @@ def test_a_window_too_large_to_count_is_said_to_be_estimated_and_how_well(
 
 def test_without_labels_no_quality_is_claimed(database: str, state: State) -> None:
     store(database, [prediction() for _ in range(3)])
-    told = ShipperState(pid=os.getpid(), at=datetime.now(UTC), doing="shipping")
-    write_shipper_state(state, told)
+    told = ShipperStatus(pid=os.getpid(), at=datetime.now(UTC), phase="shipping")
+    write_shipper_status(state, told)
     done = fraudops(database, "monitor", "--state", str(state.root))
     assert "No labels have come" in done.stdout
     assert "Everything answered is in the table." in done.stdout
@@ -178,8 +188,8 @@ def test_without_labels_no_quality_is_claimed(database: str, state: State) -> No
 
 
 def test_a_shipper_that_no_longer_writes_is_called_silent(database: str, state: State) -> None:
-    told = ShipperState(pid=1, at=datetime.now(UTC), doing="shipping")
-    write_shipper_state(state, told)
+    told = ShipperStatus(pid=1, at=datetime.now(UTC), phase="shipping")
+    write_shipper_status(state, told)
     path = state.run / "shipper.json"
     path.write_text(path.read_text().replace(f'"at":"{told.at:%Y}', '"at":"2020'))
     assert (

@@ -15,13 +15,14 @@ import pytest
 from fraudops import datasets
 from fraudops.datasets.writing import write_frame
 from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.record import ServingRecord
+from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import TAG_REQUEST, Registry
 from fraudops.schema import load_schema
 from fraudops.settings import PromoteJobSettings
-from jobs import bootstrap, pipeline
-from tests.commands import Caller, Told
-from tests.serving import TOKEN, Service
+from jobs import pipeline
+from jobs.install import first_model as bootstrap
+from tests.support.commands import Caller, Told
+from tests.support.serving import TOKEN, Service
 
 _numbers = itertools.count()
 BANK = Path(__file__).parents[1] / "data" / "bank.yaml"
@@ -30,7 +31,7 @@ LENIENT = {"FRAUDOPS_GATES__AVERAGE_PRECISION": "0.2", "FRAUDOPS_GATES__RESAMPLE
 
 
 @dataclass
-class Site:
+class PipelineSite:
     """An inference service without a model, its registry and its database."""
 
     service: Service
@@ -65,7 +66,7 @@ def idle_site(
     database: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Site:
+) -> PipelineSite:
     """Its service does not run: for roads that end before they come to it."""
     model = f"pipeline-{next(_numbers)}"
     service = Service(
@@ -82,11 +83,11 @@ def idle_site(
         "MLFLOW_TRACKING_URI": mlflow_url,
         "DATABASE_URL": database,
     }
-    return Site(service, Registry(mlflow_url, model), environment, monkeypatch, capsys)
+    return PipelineSite(service, Registry(mlflow_url, model), environment, monkeypatch, capsys)
 
 
 @pytest.fixture
-def site(idle_site: Site) -> Iterator[Site]:
+def site(idle_site: PipelineSite) -> Iterator[PipelineSite]:
     idle_site.service.start()
     yield idle_site
     idle_site.service.stop()
@@ -105,7 +106,7 @@ def answer(told: Told) -> dict[str, Any]:
 
 
 def test_a_pipeline_brings_a_model_to_production_and_its_second_try_trains_nothing(
-    site: Site, rows: Path
+    site: PipelineSite, rows: Path
 ) -> None:
     data = ("--data", rows, "--schema", BANK)
     first = site.pipeline(*data, "--json", FRAUDOPS_REQUEST_ID="job-1")
@@ -126,7 +127,7 @@ def test_a_pipeline_brings_a_model_to_production_and_its_second_try_trains_nothi
         ]
 
 
-def test_another_try_goes_on_where_the_last_one_ended(site: Site, rows: Path) -> None:
+def test_another_try_goes_on_where_the_last_one_ended(site: PipelineSite, rows: Path) -> None:
     data = ("--data", rows, "--schema", BANK, "--json")
     stopped = site.pipeline(
         *data,
@@ -146,7 +147,7 @@ def test_another_try_goes_on_where_the_last_one_ended(site: Site, rows: Path) ->
     )
 
 
-def test_the_gate_that_refuses_ends_the_pipeline(idle_site: Site, rows: Path) -> None:
+def test_the_gate_that_refuses_ends_the_pipeline(idle_site: PipelineSite, rows: Path) -> None:
     told = idle_site.pipeline(
         "--data", rows, "--schema", BANK, "--json", FRAUDOPS_GATES__ROC_AUC="1"
     )
@@ -157,7 +158,7 @@ def test_the_gate_that_refuses_ends_the_pipeline(idle_site: Site, rows: Path) ->
 
 
 def test_production_refuses_a_model_of_the_packaged_sample_before_it_is_trained(
-    idle_site: Site,
+    idle_site: PipelineSite,
 ) -> None:
     for command in (idle_site.pipeline, idle_site.bootstrap):
         told = command(FRAUDOPS_ENVIRONMENT="production")
@@ -166,7 +167,7 @@ def test_production_refuses_a_model_of_the_packaged_sample_before_it_is_trained(
     assert idle_site.versions == []
 
 
-def test_bootstrap_brings_a_first_model_and_then_changes_nothing(site: Site) -> None:
+def test_bootstrap_brings_a_first_model_and_then_changes_nothing(site: PipelineSite) -> None:
     first = site.bootstrap("--wait", "30", FRAUDOPS_REQUEST_ID="install-1")
     assert first.returncode == 0, first.stderr
     for part in ("PostgreSQL has", "MLflow answers", "the pods"):
@@ -181,7 +182,7 @@ def test_bootstrap_brings_a_first_model_and_then_changes_nothing(site: Site) -> 
     assert (site.versions, site.record.epoch) == (["1"], 1)
 
 
-def test_bootstrap_says_what_it_waits_for_and_ends_at_its_deadline(idle_site: Site) -> None:
+def test_bootstrap_says_what_it_waits_for_and_ends_at_its_deadline(idle_site: PipelineSite) -> None:
     told = idle_site.bootstrap(
         "--wait", "1", DATABASE_URL="postgresql://nobody:correct-horse@127.0.0.1:9/none"
     )
@@ -192,12 +193,12 @@ def test_bootstrap_says_what_it_waits_for_and_ends_at_its_deadline(idle_site: Si
 
 
 def test_a_first_model_never_replaces_one_that_was_promoted_meanwhile(
-    site: Site, rows: Path
+    site: PipelineSite, rows: Path
 ) -> None:
     assert site.pipeline("--data", rows, "--schema", BANK).returncode == 0
     for name, value in (site.environment | LENIENT).items():
         site.monkeypatch.setenv(name, value)
-    plan = pipeline.Plan.of(str(rows), BANK, None, None)
+    plan = pipeline.TrainingInputs.of(str(rows), BANK, None, None)
     road = pipeline.Pipeline(
         site.service.state,
         PromoteJobSettings.from_environment(),
@@ -205,5 +206,5 @@ def test_a_first_model_never_replaces_one_that_was_promoted_meanwhile(
         pipeline.notices,
         first_only=True,
     )
-    assert road.run(pipeline.Steps()).outcome == "refused"
+    assert road.run(pipeline.PipelineSteps()).outcome == "refused"
     assert site.record.epoch == 1

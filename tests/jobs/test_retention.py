@@ -21,7 +21,7 @@ from fraudops.audit.connection import connect
 from fraudops.audit.partitions import RETENTION_LOCK, ensure_partition, partition_name
 from fraudops.ids import uuid7
 from jobs.retention import command
-from tests.commands import Caller, Told
+from tests.support.commands import Caller, Told
 
 TODAY = datetime.now(UTC).date()
 OLD, OLDEST, KEPT = (TODAY - timedelta(days=days) for days in (401, 405, 400))
@@ -30,7 +30,7 @@ INSERT INTO predictions (id, "timestamp", features, fraud_probability, predictio
 VALUES (%s, %s, '{"Amount": 1.5}', 0.25, 0, 0.3, 'credit-fraud', '1', 'd', 0.5, 'p')"""
 
 
-class Audit:
+class RetentionSite:
     """A database with a partition for each of three old days, two rows in each."""
 
     def __init__(self, url: str, call: Caller) -> None:
@@ -101,8 +101,8 @@ class Audit:
 @pytest.fixture
 def audit(
     database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Audit:
-    return Audit(database, Caller("retention", command, monkeypatch, capsys))
+) -> RetentionSite:
+    return RetentionSite(database, Caller("retention", command, monkeypatch, capsys))
 
 
 def answer(told: Told) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def answer(told: Told) -> dict[str, Any]:
     return found
 
 
-def test_days_beyond_their_time_leave_and_the_next_ones_are_made(audit: Audit) -> None:
+def test_days_beyond_their_time_leave_and_the_next_ones_are_made(audit: RetentionSite) -> None:
     told = audit.retain("--json")
     assert told.returncode == 0, told.stderr
     assert [each["day"] for each in answer(told)["dropped"]] == [str(OLDEST), str(OLD)]
@@ -123,7 +123,7 @@ def test_days_beyond_their_time_leave_and_the_next_ones_are_made(audit: Audit) -
     assert (again.returncode, "no day to drop" in again.stdout) == (0, True)
 
 
-def test_a_dry_run_changes_nothing(audit: Audit) -> None:
+def test_a_dry_run_changes_nothing(audit: RetentionSite) -> None:
     before = audit.tables
     told = audit.retain("--dry-run", "--json", FRAUDOPS_RETENTION__DAYS="404")
     assert [each["day"] for each in answer(told)["dropped"]] == [str(OLDEST)]
@@ -131,7 +131,7 @@ def test_a_dry_run_changes_nothing(audit: Audit) -> None:
 
 
 def test_each_day_is_written_to_parquet_first_and_never_over_an_earlier_file(
-    audit: Audit, tmp_path: Path
+    audit: RetentionSite, tmp_path: Path
 ) -> None:
     (tmp_path / f"{partition_name(OLDEST)}.parquet").write_bytes(b"earlier")
     told = audit.retain("--export", tmp_path, "--json")
@@ -150,7 +150,7 @@ def test_each_day_is_written_to_parquet_first_and_never_over_an_earlier_file(
 
 
 def test_nothing_is_dropped_without_the_export_that_was_asked_for(
-    audit: Audit, tmp_path: Path
+    audit: RetentionSite, tmp_path: Path
 ) -> None:
     told = audit.retain(FRAUDOPS_RETENTION__EXPORT=str(tmp_path / "missing"))
     assert told.returncode == 64
@@ -158,7 +158,7 @@ def test_nothing_is_dropped_without_the_export_that_was_asked_for(
 
 
 def test_a_reader_is_waited_for_only_so_long_and_the_next_run_goes_on(
-    audit: Audit, monkeypatch: pytest.MonkeyPatch
+    audit: RetentionSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "LOCK_SECONDS", 1)
     monkeypatch.setattr(retention, "PAUSE_SECONDS", 0.0)
@@ -174,7 +174,7 @@ def test_a_reader_is_waited_for_only_so_long_and_the_next_run_goes_on(
 
 
 def test_what_a_killed_run_left_detached_is_exported_and_dropped_by_the_next(
-    audit: Audit, tmp_path: Path
+    audit: RetentionSite, tmp_path: Path
 ) -> None:
     with psycopg.connect(audit.url, autocommit=True) as connection:
         connection.execute(
@@ -188,7 +188,7 @@ def test_what_a_killed_run_left_detached_is_exported_and_dropped_by_the_next(
 
 
 def test_a_day_that_an_earlier_release_took_out_is_exported_without_the_columns_that_came_later(
-    audit: Audit, tmp_path: Path
+    audit: RetentionSite, tmp_path: Path
 ) -> None:
     with psycopg.connect(audit.url, autocommit=True) as connection:
         connection.execute(
@@ -201,7 +201,7 @@ def test_a_day_that_an_earlier_release_took_out_is_exported_without_the_columns_
     assert table["features_sealed"].null_count == 2
 
 
-def test_two_retentions_do_not_run_at_once(audit: Audit) -> None:
+def test_two_retentions_do_not_run_at_once(audit: RetentionSite) -> None:
     with psycopg.connect(audit.url) as other:
         other.execute("SELECT pg_advisory_lock(%s)", [RETENTION_LOCK])
         told = audit.retain()

@@ -9,8 +9,8 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from tests.commands import Caller
-from tests.scored import Scene
+from tests.support.commands import Caller
+from tests.support.scored import Scene
 
 ADDED = ["fraud_probability", "prediction", "model_version", "threshold"]
 SECRET = "4929.12345"
@@ -196,6 +196,31 @@ def test_bad_rows_of_a_parquet_file_are_set_aside_as_well(
     assert json.loads(aside[2]["content"])["transaction_id"] == "t,299"
     kept = read(tmp_path / "out.parquet").column("transaction_id").to_pylist()
     assert kept == [f"t,{index}" for index in range(299) if index not in (7, 150)]
+
+
+@pytest.mark.parametrize("source", ["in.csv", "in.parquet"])
+@pytest.mark.parametrize("out", ["out.csv", "out.parquet"])
+def test_bad_rows_of_a_file_of_features_alone_are_set_aside_as_well(
+    scene: Scene, score: Caller, tmp_path: Path, source: str, out: str
+) -> None:
+    """Without an id and without `--keep` no column is kept. The good rows are scored all the same."""
+    table = scene.table(300).select(list(scene.data.schema.names))
+    amounts = table.column("Amount").to_pylist()
+    amounts[7] = -1.0
+    place = table.schema.get_field_index("Amount")
+    table = table.set_column(place, "Amount", pa.array(amounts, pa.float64()))
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    pyarrow.csv.write_csv(table, tmp_path / "in.csv")
+    run = (tmp_path / source, "--state", scene.state.root)
+    refused = score(*run, "--out", tmp_path / "refused.csv")
+    assert refused.returncode == 64
+    assert "'Amount'" in refused.stderr
+    bad, pieces = ("--bad-rows", tmp_path / "bad.csv"), ("--chunk-rows", "70")
+    scored = score(*run, "--out", tmp_path / out, *bad, *pieces)
+    assert scored.returncode == 0, scored.stderr
+    assert read(tmp_path / out).num_rows == 299
+    assert read(tmp_path / out).column_names == ADDED
+    assert [row["column"] for row in read(tmp_path / "bad.csv").to_pylist()] == ["Amount"]
 
 
 def test_one_bad_row_among_many_is_found_whichever_it_is(

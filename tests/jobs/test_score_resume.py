@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from fraudops.batch import run
-from fraudops.batch.plan import Counts, Layout, Plan, Summary, claim
+from fraudops.batch.plan import BatchPlan, Counts, Layout, Summary, claim
 from fraudops.batch.run import Order, score_file
 from fraudops.errors import DataError, SettingsError
-from tests.commands import Caller
 from tests.conftest import bare_environment
-from tests.scored import VERSION, Scene
-from tests.support import eventually
+from tests.support.commands import Caller
+from tests.support.scored import VERSION, Scene
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 ROWS = 260
@@ -197,7 +197,7 @@ def test_the_shard_whose_plan_comes_second_follows_the_first(
     order = order_of(scene, tmp_path, "csv", shards=2)
     expected = undisturbed(order, scene)
 
-    def overtaken(layout: Layout, plan: Plan) -> Plan:
+    def overtaken(layout: Layout, plan: BatchPlan) -> BatchPlan:
         monkeypatch.setattr(run, "claim", claim)
         scene.serve(VERSION)
         score_file(replace(order, shard=1), scene.models, quietly)

@@ -14,14 +14,15 @@ import pytest
 
 from fraudops.datasets import generate
 from fraudops.errors import StoreDownError
+from fraudops.model.verification import verify_bundle
 from fraudops.registry import Registry
+from fraudops.registry.tracking import RunContent, logged_run
 from fraudops.schema import load_schema
-from fraudops.verification import verify_bundle
-from jobs.tracking import RunContent, logged_run
 from jobs.train import command, git_revision
-from tests.commands import Told, call
 from tests.conftest import bare_environment
-from tests.support import HTTP, free_port
+from tests.support.commands import Told, call
+from tests.support.http_client import HTTP
+from tests.support.processes import free_port
 
 _numbers = itertools.count()
 SMALL_SCHEMA = """
@@ -56,9 +57,10 @@ def new_model() -> str:
     return f"train-{next(_numbers)}"
 
 
-def run_training(url: str, *arguments: str) -> Training:
+def run_training(url: str, *arguments: str, **more: str) -> Training:
     model = new_model()
-    environment = {**bare_environment(), "MLFLOW_TRACKING_URI": url, "FRAUDOPS_MODEL_NAME": model}
+    settings = {"MLFLOW_TRACKING_URI": url, "FRAUDOPS_MODEL_NAME": model}
+    environment = {**bare_environment(), **settings, **more}
     return Training(model, call("fraudops train", command, *arguments, **environment))
 
 
@@ -236,6 +238,18 @@ def test_with_mlflow_away_training_ends_before_it_reads_the_data_and_names_the_u
     assert training.done.returncode == 75
     assert url in training.done.stderr
     assert "absent.csv" not in training.done.stderr
+
+
+def test_training_registers_behind_a_proxy_that_cannot_reach_this_machine(
+    mlflow_url: str, second_schema: tuple[Path, Path]
+) -> None:
+    data, schema = map(str, second_schema)
+    proxy = f"http://127.0.0.1:{free_port()}"
+    names = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "ALL_PROXY")
+    environment = dict.fromkeys(names, proxy) | {"NO_PROXY": "", "no_proxy": ""}
+    training = run_training(mlflow_url, "--data", data, "--schema", schema, **environment)
+    assert training.done.returncode == 0, training.done.stderr
+    assert [one.version for one in Registry(mlflow_url, training.model).versions()] == ["1"]
 
 
 def test_data_that_does_not_fit_registers_nothing(mlflow_url: str, tmp_path: Path) -> None:

@@ -18,21 +18,22 @@ import skops.io
 from click.testing import CliRunner, Result
 from sklearn.preprocessing import FunctionTransformer
 
-from fraudops import datasets, gates
-from fraudops.bundle import PIPELINE, REFERENCE_ROWS, TRAIN_ROWS
+from fraudops import datasets
 from fraudops.datasets import Dataset
 from fraudops.datasets.writing import write_frame
 from fraudops.errors import RefusedError
-from fraudops.gates import GateSettings
+from fraudops.model.manifest import PIPELINE, REFERENCE_ROWS, TRAIN_ROWS
+from fraudops.model.scorer import SCORER, open_scorer
 from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.registry import TAG_SCHEMA_FINGERPRINT, ModelVersion, Registry
 from fraudops.schema import load_schema
-from fraudops.scorer import SCORER, open_scorer
 from fraudops.state import State
-from fraudops.validation import SCORES, recompare, stored_scores
+from fraudops.validation import gates
+from fraudops.validation.gates import GateSettings
+from fraudops.validation.verdict import SCORES, recompare, stored_scores
 from jobs.validate import command
-from tests.trained import Trained, put, register, seal_again, train
+from tests.support.trained import Trained, put, register, seal_again, train
 
 BANK = load_schema(Path(__file__).parents[1] / "data" / "bank.yaml")
 # A scorer that opens and says the same of every row: any model beats it.
@@ -122,7 +123,7 @@ def serve(state: State, registry: Registry, version: str) -> ModelVersion:
     found = registry.version(version)
     assert found.digest
     assert found.schema_fingerprint
-    entry = Entry(
+    entry = ServingEntry(
         epoch=1,
         version=version,
         digest=found.digest,
@@ -169,7 +170,7 @@ def test_the_verdict_and_the_test_scores_are_stored_for_exactly_this_bundle(
         gates.AVERAGE_PRECISION,
         gates.TEST_ROWS,
         gates.PARITY,
-        gates.FLIPS,
+        gates.DECISION_MISMATCHES,
         gates.LATENCY,
         *gates.COMPARED.values(),
     }
@@ -321,7 +322,7 @@ def test_a_scorer_that_is_not_its_pipeline_is_refused_though_its_reference_rows_
     np.save(spoilt.folder / REFERENCE_ROWS, reference)
     version = register(mlflow_url, registry, seal_again(spoilt))
     assert exit_code(validate(state, version)) == 65
-    assert failed(registry, version) == [gates.PARITY, gates.FLIPS]
+    assert failed(registry, version) == [gates.PARITY, gates.DECISION_MISMATCHES]
 
 
 def test_the_limits_come_from_the_environment(
@@ -400,7 +401,7 @@ def test_a_version_of_other_columns_is_not_compared_and_goes_by_rollout(
     registry: Registry, mlflow_url: str, good: Trained, state: State
 ) -> None:
     version = register(mlflow_url, registry, good)
-    entry = Entry(
+    entry = ServingEntry(
         epoch=1,
         version="9",
         digest="9" * 64,

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tests.conftest import Platform
-from tests.support import HTTP, eventually
+from tests.support.http_client import HTTP
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="session")

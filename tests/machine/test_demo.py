@@ -77,7 +77,8 @@ def test_the_demo_walks_the_whole_road_and_leaves_nothing_running(folder: Path) 
         )
     ]
     assert re.findall(r"^verdict: ([A-Z ]+)", said, re.MULTILINE) == ["NONE", "WARNING", "ALARM"]
-    report = re.findall(r"^report: (.*)$", said, re.MULTILINE)[-1]
+    [report] = re.findall(r"^report: (.*)$", said, re.MULTILINE)
+    assert said.index("verdict: ALARM") < said.index(report)
     assert "verdict: ALARM" in Path(report).read_text()
     assert f"file://{report}" in said
     assert left_running(folder) == []

@@ -8,9 +8,9 @@ import pytest
 
 from fraudops.datasets import load, split
 from jobs.predict import command
-from tests.commands import Caller
 from tests.conftest import Platform
-from tests.support import free_port
+from tests.support.commands import Caller
+from tests.support.processes import free_port
 
 KNOWN = json.loads(
     resources.files("fraudops.datasets").joinpath("sample/transaction.json").read_text()

@@ -15,13 +15,14 @@ import pytest
 
 from fraudops.endpoints import Endpoints
 from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.record import Entry, ServingRecord
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.registry import Registry
 from jobs.promote import promote_version
 from jobs.rollback import roll_back
 from tests.conftest import Platform
-from tests.serving import TOKEN, Service
-from tests.support import HTTP, eventually
+from tests.support.http_client import HTTP
+from tests.support.serving import TOKEN, Service
+from tests.support.waiting import eventually
 
 NOWHERE = "127.0.0.1:9"
 ALTERNATIONS = 20
@@ -29,7 +30,7 @@ CLIENTS = 8
 
 
 @dataclass
-class Load:
+class RunningLoad:
     """What the clients saw: when each request was sent and which version answered it, and every
     answer that was not a 200.
     """
@@ -39,10 +40,10 @@ class Load:
 
 
 @contextmanager
-def load(url: str) -> Iterator[Load]:
+def load(url: str) -> Iterator[RunningLoad]:
     """CLIENTS clients in a process of their own; what they saw is there when the block has ended."""
-    running = Load()
-    command = [sys.executable, "-m", "tests.load", url, str(CLIENTS)]
+    running = RunningLoad()
+    command = [sys.executable, "-m", "tests.support.load", url, str(CLIENTS)]
     clients = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield running
@@ -109,7 +110,7 @@ def test_the_alias_follows_the_record_and_champion_is_the_way_back(
     promote(serving, versions[0])
     registry = Registry(serving.mlflow_url)
     assert (registry.alias("production"), registry.alias("champion")) == versions
-    assert record(serving).mirrored == record(serving).epoch
+    assert record(serving).alias_epoch == record(serving).epoch
 
 
 def test_promoting_what_serves_pushes_nothing(serving: Platform) -> None:
@@ -259,7 +260,7 @@ def alone(tmp_path: Path) -> Iterator[Platform]:
         store = FileRecordStore(service.state.serving_record)
         current, token = store.read()
         older = ServingRecord(
-            current=current.current, stack=(_first(service),), mirrored=current.epoch
+            current=current.current, stack=(_first(service),), alias_epoch=current.epoch
         )
         store.compare_and_set(older, token)
         service.state.admin_token.write_text(TOKEN)
@@ -277,9 +278,9 @@ def alone(tmp_path: Path) -> Iterator[Platform]:
         service.stop()
 
 
-def _first(service: Service) -> Entry:
+def _first(service: Service) -> ServingEntry:
     digest = service.bundle(1)
-    return Entry(
+    return ServingEntry(
         epoch=1,
         version="1",
         digest=digest,
@@ -301,7 +302,7 @@ def test_a_rollback_needs_neither_mlflow_nor_postgresql_and_the_reconciler_catch
     assert told.returncode == 0, told.stderr
     result = json.loads(told.stdout)
     assert (result["version"], result["late"]) == ("1", ["alias"])
-    assert record(alone).mirrored < record(alone).epoch
+    assert record(alone).alias_epoch < record(alone).epoch
     assert alone.run("reconcile").returncode == 75
     pending = alone.state.root / "promotions.pending"
     assert pending.stat().st_size > 0

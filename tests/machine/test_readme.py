@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.conftest import Platform
-from tests.support import HTTP
+from tests.support.http_client import HTTP
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
-from tests.commands import Caller
 from tests.conftest import Platform
-from tests.scored import Scene
-from tests.support import HTTP
+from tests.support.commands import Caller
+from tests.support.http_client import HTTP
+from tests.support.scored import Scene
 
 
 def test_scores_are_those_of_the_service(

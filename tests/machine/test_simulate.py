@@ -8,14 +8,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from fraudops.audit.shipping import read_shipper_state
+from fraudops.audit.shipper_status import read_shipper_status
 from fraudops.datasets import generate
 from fraudops.datasets.writing import write_frame
 from fraudops.schema import load_schema
 from jobs.simulate import command
-from tests.commands import Caller
 from tests.conftest import Platform
-from tests.support import eventually, free_port
+from tests.support.commands import Caller
+from tests.support.processes import free_port
+from tests.support.waiting import eventually
 
 BANK = Path(__file__).parents[1] / "data" / "bank.yaml"
 
@@ -32,7 +33,7 @@ def test_every_transaction_is_answered_audited_and_labelled(serving: Platform) -
 
     def all_shipped() -> None:
         """Of what other tests have asked."""
-        told = read_shipper_state(serving.state)
+        told = read_shipper_status(serving.state)
         assert told
         assert told.at > asked
         assert told.backlog_rows == 0

@@ -16,12 +16,13 @@ import psutil
 import pytest
 
 from fraudops.state import State
-from services.supervisor.parts import endings
+from services.supervisor.components import endings
 from services.supervisor.processes import Handle
 from services.supervisor.record import load
 from services.supervisor.status import report
 from tests.conftest import Platform, bare_environment, down_at_the_end, whole_platform
-from tests.support import HTTP, eventually
+from tests.support.http_client import HTTP
+from tests.support.waiting import eventually
 
 PARTS = ("inference", "shipper", "mlflow", "postgresql")
 # The promise is 10 s; a machine that also does other things is given more.
@@ -49,7 +50,7 @@ def status(platform: Platform) -> dict[str, Any]:
 
 
 def leaders(state: State) -> dict[str, Handle]:
-    return {name: part.process for name, part in load(state).parts.items() if part.process}
+    return {name: part.process for name, part in load(state).components.items() if part.process}
 
 
 def all_processes(state: State) -> list[psutil.Process]:
@@ -79,7 +80,7 @@ def assert_nothing_runs(state: State, processes: list[psutil.Process]) -> None:
         for process in processes
         if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     ]
-    assert not [stray for ending in endings(state).values() for stray in ending.strays()]
+    assert not [stray for ending in endings(state).values() for stray in ending.orphans()]
     assert not state.endpoints.exists()
 
 
@@ -169,7 +170,7 @@ def test_down_stops_what_a_killed_supervisor_left_and_two_ups_at_once_make_one(
         for _ in range(2)
     ]
     assert [(up.communicate(timeout=120)[1], up.returncode)[1] for up in racing] == [0, 0]
-    assert all(len(endings(running.state)[name].strays()) == 1 for name in PARTS)
+    assert all(len(endings(running.state)[name].orphans()) == 1 for name in PARTS)
 
 
 def test_products_begun_at_once_beside_a_third_get_ports_of_their_own_and_stop_whole_by_down_or_an_interrupt(
@@ -189,7 +190,7 @@ def test_products_begun_at_once_beside_a_third_get_ports_of_their_own_and_stop_w
         told = racing.communicate(timeout=180)[1]
         assert racing.returncode == 0, told
         eventually(lambda: [assert_well(each) for each in begun])
-        chosen = [load(each.state).choices for each in (running, *begun)]
+        chosen = [load(each.state).run_config for each in (running, *begun)]
         assert (
             len(
                 {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fraudops.state import State
-from tests.shippers import Running, Start
+from tests.support.shippers import RunningShipper, Start
 
 
 @pytest.fixture
@@ -20,9 +20,9 @@ def state(tmp_path: Path) -> State:
 
 @pytest.fixture
 def start_shipper(state: State, tmp_path: Path) -> Iterator[Start]:
-    started: list[Running] = []
+    started: list[RunningShipper] = []
 
-    def begin(url: str, **more: str) -> Running:
+    def begin(url: str, **more: str) -> RunningShipper:
         log = tmp_path / "shipper.log"
         environment = {**os.environ, "DATABASE_URL": url, "FRAUDOPS_STATE": str(state.root), **more}
         with log.open("ab") as output:
@@ -32,7 +32,7 @@ def start_shipper(state: State, tmp_path: Path) -> Iterator[Start]:
                 stdout=output,
                 stderr=output,
             )
-        started.append(Running(state, process, log))
+        started.append(RunningShipper(state, process, log))
         return started[-1]
 
     yield begin

@@ -11,12 +11,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from fraudops.drift_standing import read_standing
+from fraudops.drift.status import read_drift_status
 from fraudops.state import State
-from services.inference.metrics import PodNow
-from services.inference.pod_files import PodState, pod_state_path, write
+from services.inference.http.metrics_page import PodCollector
+from services.inference.pod.state import PodState, pod_state_path, write
 from services.shipper.watching import watch_drift
-from tests.support import eventually
+from tests.support.waiting import eventually
 
 SERVED, OTHER = "a" * 64, "b" * 64
 BEGINNING = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -60,7 +60,7 @@ def ran(url: str, hour: int, verdict: str, digest: str = SERVED) -> datetime:
 def metrics(state: State) -> dict[str, float]:
     found = {
         sample.name: sample.value
-        for family in PodNow(lambda: 1, state.spool).collect()
+        for family in PodCollector(lambda: 1, state.spool).collect()
         for sample in family.samples
     }
     return {name: value for name, value in found.items() if name.startswith("fraudops_drift")}
@@ -80,9 +80,9 @@ async def told(state: State, last_run: datetime) -> dict[str, float]:
     """The metrics, once the shipper has seen that run."""
 
     def seen() -> None:
-        standing = read_standing(state)
-        assert standing is not None
-        assert standing.last_run == last_run
+        drift_status = read_drift_status(state)
+        assert drift_status is not None
+        assert drift_status.last_run == last_run
 
     await asyncio.to_thread(eventually, seen, 20)
     return metrics(state)

@@ -12,9 +12,10 @@ import httpx
 import psycopg
 import pytest
 
-from tests.faults import World, refuse_large_files, whole_world
-from tests.serving import HTTP, ULB_ROW, Service, problem
-from tests.support import eventually
+from tests.support.faults import FaultHarness, refuse_large_files, whole_world
+from tests.support.http_client import HTTP
+from tests.support.serving import ULB_ROW, Service, problem
+from tests.support.waiting import eventually
 
 LABEL = {
     "transaction_id": "t-1",
@@ -25,7 +26,7 @@ LABEL = {
 
 
 @pytest.fixture(scope="module")
-def committing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHarness]:
     settings = {
         "FRAUDOPS_AUDIT__DURABILITY": "commit",
         "FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS": "20",
@@ -34,7 +35,14 @@ def committing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
-def in_table(world: World, answers: list[str]) -> int:
+@pytest.fixture
+def committing(whole: FaultHarness) -> Iterator[FaultHarness]:
+    """The whole, running as it was for the test before, whether that passed or failed."""
+    yield whole
+    whole.restore()
+
+
+def in_table(world: FaultHarness, answers: list[str]) -> int:
     with psycopg.connect(world.url) as connection:
         row = connection.execute(
             "SELECT count(*) FROM predictions WHERE id = ANY(%s::uuid[])", [answers]
@@ -43,14 +51,16 @@ def in_table(world: World, answers: list[str]) -> int:
     return int(row[0])
 
 
-def test_commit_answers_when_the_row_is_in_the_table(committing: World) -> None:
+def test_commit_answers_when_the_row_is_in_the_table(committing: FaultHarness) -> None:
     for _ in range(20):
         answer = committing.service.predict()
         assert answer.status_code == 200
         assert in_table(committing, [answer.json()["prediction_id"]]) == 1
 
 
-def test_commit_answers_a_batch_when_all_of_its_rows_are_in_the_table(committing: World) -> None:
+def test_commit_answers_a_batch_when_all_of_its_rows_are_in_the_table(
+    committing: FaultHarness,
+) -> None:
     answer = HTTP.post(
         f"{committing.service.url}/predict/batch", json={"transactions": [ULB_ROW] * 600}
     )
@@ -60,7 +70,7 @@ def test_commit_answers_a_batch_when_all_of_its_rows_are_in_the_table(committing
     )
 
 
-async def test_many_wait_for_their_commit_beside_each_other(committing: World) -> None:
+async def test_many_wait_for_their_commit_beside_each_other(committing: FaultHarness) -> None:
     url = f"{committing.service.url}/predict"
     async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
         answers = await asyncio.gather(*(client.post(url, json=ULB_ROW) for _ in range(100)))
@@ -71,7 +81,7 @@ async def test_many_wait_for_their_commit_beside_each_other(committing: World) -
 
 
 def test_commit_without_postgresql_answers_503_stays_ready_and_comes_back(
-    committing: World,
+    committing: FaultHarness,
 ) -> None:
     committing.restart_service("services.inference", FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS="1")
     committing.stop_postgresql()
@@ -91,15 +101,11 @@ def test_commit_without_postgresql_answers_503_stays_ready_and_comes_back(
         return [answer.json()["prediction_id"] for answer in answers]
 
     assert in_table(committing, eventually(answered, 30)) == 20
-    committing.restart_service("services.inference")
 
 
-def test_commit_works_with_every_policy_of_fsync(committing: World) -> None:
+def test_commit_works_with_every_policy_of_fsync(committing: FaultHarness) -> None:
     committing.restart_service("services.inference", FRAUDOPS_AUDIT__FSYNC="always")
-    try:
-        assert in_table(committing, [committing.service.predict().json()["prediction_id"]]) == 1
-    finally:
-        committing.restart_service("services.inference")
+    assert in_table(committing, [committing.service.predict().json()["prediction_id"]]) == 1
 
 
 def serving(folder: Path, **environment: str) -> Service:

@@ -20,16 +20,16 @@ from fraudops.audit.activity import Activity, activity
 from fraudops.audit.database import create_engine
 from fraudops.audit.records import decode, encode
 from fraudops.ids import timestamp_ms
-from fraudops.spool.peek import payloads
+from fraudops.spool.inspection import payloads
 from fraudops.spool.segments import list_segments
 from fraudops.state import State
 from jobs.audit import command
 from services.supervisor.postgresql import OWNER
-from tests.answer_log import Log, Verdict
-from tests.audit_records import prediction
-from tests.backlog import fill, plain_copy, ship
-from tests.commands import Caller
-from tests.fault_proxy import (
+from tests.support.answer_log import Log, Verdict
+from tests.support.audit_records import prediction
+from tests.support.backlog import fill, plain_copy, ship
+from tests.support.commands import Caller
+from tests.support.fault_proxy import (
     COMMITTING,
     COPIED,
     COPYING,
@@ -39,10 +39,10 @@ from tests.fault_proxy import (
     WITHIN,
     Trap,
 )
-from tests.faults import World, pause, refuse_large_files, whole_world
-from tests.figures import PROOF, Figures
-from tests.segments import Read, damage, segment_of
-from tests.stepped_clock import step
+from tests.support.faults import FaultHarness, pause, refuse_large_files, whole_world
+from tests.support.figures import PROOF, Figures
+from tests.support.segments import Read, damage, segment_of
+from tests.support.stepped_clock import step
 
 SEED = 7
 SPOOL_BYTES = 32 << 20 if PROOF else 4 << 20
@@ -62,7 +62,7 @@ def figures() -> Iterator[Figures]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHarness]:
     settings = {
         "FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(SPOOL_BYTES),
         "FRAUDOPS_AUDIT__SEGMENT_MAX_BYTES": str(1 << 18),
@@ -72,8 +72,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture
+def world(whole: FaultHarness) -> Iterator[FaultHarness]:
+    """The whole, running as it was for the test before, whether that passed or failed."""
+    yield whole
+    whole.restore()
+
+
+@pytest.fixture
 def verdict(
-    world: World,
+    world: FaultHarness,
     figures: Figures,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -81,7 +88,7 @@ def verdict(
     return Verdict(world.state, world.url, figures, Caller("audit", command, monkeypatch, capsys))
 
 
-def kill_workers(world: World, log: Log, chance: random.Random, times: int) -> None:
+def kill_workers(world: FaultHarness, log: Log, chance: random.Random, times: int) -> None:
     for _ in range(times):
         pid = chance.choice(world.service.worker_pids())
         os.kill(pid, signal.SIGKILL)
@@ -89,7 +96,19 @@ def kill_workers(world: World, log: Log, chance: random.Random, times: int) -> N
         log.grew_by(10)
 
 
-def test_postgresql_stopped(world: World, verdict: Verdict, figures: Figures) -> None:
+def test_a_test_that_fails_leaves_nothing_stopped_for_those_after_it(world: FaultHarness) -> None:
+    world.restart_service("services.inference", FRAUDOPS_AUDIT__DURABILITY="memory")
+    world.kill_service()
+    world.end_shipper()
+    world.stop_postgresql()
+    world.proxy.stall()
+    world.restore()
+    assert world.service.environment == world.settings
+    assert world.service.predict().status_code == 200
+    world.settled()
+
+
+def test_postgresql_stopped(world: FaultHarness, verdict: Verdict, figures: Figures) -> None:
     with world.load() as log:
         moments = [time.monotonic()]
         pause(0.5, 60)
@@ -111,7 +130,7 @@ def test_postgresql_stopped(world: World, verdict: Verdict, figures: Figures) ->
     )
 
 
-def test_postgresql_killed_within_a_copy(world: World, verdict: Verdict) -> None:
+def test_postgresql_killed_within_a_copy(world: FaultHarness, verdict: Verdict) -> None:
     times = 10 if PROOF else 1
     with world.load() as log:
         for _ in range(times):
@@ -125,7 +144,7 @@ def test_postgresql_killed_within_a_copy(world: World, verdict: Verdict) -> None
     verdict.nothing_lost(log, f"PostgreSQL killed within a COPY, {times} times")
 
 
-def test_connections_reset(world: World, verdict: Verdict) -> None:
+def test_connections_reset(world: FaultHarness, verdict: Verdict) -> None:
     """At any moment, within a COPY, and when PostgreSQL has committed and the shipper does not hear
     it.
     """
@@ -152,7 +171,7 @@ def test_connections_reset(world: World, verdict: Verdict) -> None:
     assert world.told.replayed > replayed
 
 
-def test_the_network_stalled_without_a_reset(world: World, verdict: Verdict) -> None:
+def test_the_network_stalled_without_a_reset(world: FaultHarness, verdict: Verdict) -> None:
     """Shorter than the shipper's patience, and in the full tier longer."""
     with world.load() as log:
         world.proxy.stall()
@@ -166,7 +185,7 @@ def test_the_network_stalled_without_a_reset(world: World, verdict: Verdict) -> 
 
 @pytest.mark.parametrize("words", [GREETING, COPYING, INSERTING] if PROOF else [INSERTING])
 def test_a_connection_that_goes_silent_for_ever(
-    world: World, verdict: Verdict, words: bytes
+    world: FaultHarness, verdict: Verdict, words: bytes
 ) -> None:
     """Neither side learns of it, as when a firewall forgets a connection: the shipper makes another
     one, and PostgreSQL lets go of what the old one holds.
@@ -184,7 +203,7 @@ def test_a_connection_that_goes_silent_for_ever(
     verdict.nothing_lost(log, f"a connection silent for ever within {words.decode().split()[0]}")
 
 
-def test_the_spool_full(world: World, verdict: Verdict, figures: Figures) -> None:
+def test_the_spool_full(world: FaultHarness, verdict: Verdict, figures: Figures) -> None:
     """By its own maximum, while PostgreSQL is away."""
     with world.load() as log:
         world.stop_postgresql()
@@ -202,7 +221,7 @@ def test_the_spool_full(world: World, verdict: Verdict, figures: Figures) -> Non
     )
 
 
-def test_the_disk_full(world: World, verdict: Verdict) -> None:
+def test_the_disk_full(world: FaultHarness, verdict: Verdict) -> None:
     """The kernel writes half a record and then refuses, by the workers' RLIMIT_FSIZE: a full disk
     that needs no rights.
     """
@@ -223,7 +242,7 @@ def test_the_disk_full(world: World, verdict: Verdict) -> None:
     )
 
 
-def test_workers_killed(world: World, verdict: Verdict) -> None:
+def test_workers_killed(world: FaultHarness, verdict: Verdict) -> None:
     chance, times = random.Random(SEED), 50 if PROOF else 3
     with world.load() as log:
         kill_workers(world, log, chance, times)
@@ -233,7 +252,7 @@ def test_workers_killed(world: World, verdict: Verdict) -> None:
 
 
 def test_workers_killed_that_answer_from_memory(
-    world: World, verdict: Verdict, figures: Figures
+    world: FaultHarness, verdict: Verdict, figures: Figures
 ) -> None:
     """What `memory` does not promise is stated, and no more is lost than the service counts."""
     chance, times = random.Random(SEED), 50 if PROOF else 3
@@ -254,7 +273,7 @@ def test_workers_killed_that_answer_from_memory(
 
 
 def test_workers_killed_that_answer_when_postgresql_has_committed(
-    world: World, verdict: Verdict
+    world: FaultHarness, verdict: Verdict
 ) -> None:
     chance, times = random.Random(SEED), 50 if PROOF else 3
     world.restart_service(
@@ -281,7 +300,7 @@ def test_workers_killed_that_answer_when_postgresql_has_committed(
 
 
 def test_every_process_of_the_pod_killed_at_once(
-    world: World, verdict: Verdict, figures: Figures
+    world: FaultHarness, verdict: Verdict, figures: Figures
 ) -> None:
     """Service, workers and shipper: what was written survives the processes under any fsync policy;
     only a machine's end could tell these apart.
@@ -302,13 +321,15 @@ def test_every_process_of_the_pod_killed_at_once(
     )
 
 
-def test_the_clock_stepped_backwards(world: World, verdict: Verdict) -> None:
+def test_the_clock_stepped_backwards(world: FaultHarness, verdict: Verdict) -> None:
     """Over a midnight and within the day, where the clock enters: the real service with ids from a
     stepped clock.
     """
     clock = world.folder / "clock"
     step(clock, 0)
-    world.restart_service("tests.stepped_clock", "services.inference", STEPPED_CLOCK=str(clock))
+    world.restart_service(
+        "tests.support.stepped_clock", "services.inference", STEPPED_CLOCK=str(clock)
+    )
     with world.load() as log:
         for offset in (-26 * 3600, -27 * 3600, 0, -5):
             step(clock, offset)
@@ -322,7 +343,7 @@ def test_the_clock_stepped_backwards(world: World, verdict: Verdict) -> None:
 
 
 def test_a_client_that_repeats_a_request_makes_two_rows_and_one_decision(
-    world: World, verdict: Verdict
+    world: FaultHarness, verdict: Verdict
 ) -> None:
     """While the shipper dies and what it had shipped comes again."""
     with world.load() as log:
@@ -356,7 +377,7 @@ async def _activity(url: str, since: datetime, until: datetime) -> tuple[Activit
 
 
 def test_damaged_segments_lose_what_was_damaged_and_say_so(
-    world: World, verdict: Verdict, figures: Figures
+    world: FaultHarness, verdict: Verdict, figures: Figures
 ) -> None:
     """One bit flipped, and another segment cut off: what no policy promises to keep is counted, by
     the shipper and by `verify`.
@@ -417,7 +438,7 @@ def test_a_segment_damaged_anywhere_loses_no_record_outside_the_damage(figures: 
     )
 
 
-def test_a_long_backlog_is_shipped(world: World, tmp_path: Path, figures: Figures) -> None:
+def test_a_long_backlog_is_shipped(world: FaultHarness, tmp_path: Path, figures: Figures) -> None:
     """What that costs goes into the figures, and is no assertion."""
     rows, name = 1_000_000 if PROOF else 2_000, "backlog"
     state = State.at(tmp_path / "state")

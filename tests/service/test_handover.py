@@ -11,17 +11,19 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fraudops.audit.aside import Aside, Entry, Rejected
+from fraudops.audit.dead_letters import DeadLetter, DeadLetters, RejectedRecord
 from fraudops.audit.records import encode
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
-from fraudops.spool.peek import payloads
+from fraudops.spool.inspection import payloads
 from fraudops.spool.segments import list_segments, spool_bytes
 from services.shipper import handover
-from services.shipper.handover import give_away
-from tests.audit_records import prediction
-from tests.serving import HTTP, TOKEN, Service, problem
-from tests.support import eventually, free_port
+from services.shipper.handover import hand_over
+from tests.support.audit_records import prediction
+from tests.support.http_client import HTTP
+from tests.support.processes import free_port
+from tests.support.serving import TOKEN, Service, problem
+from tests.support.waiting import eventually
 
 ROOM = 4 << 20
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -84,7 +86,7 @@ def test_every_record_goes_to_the_first_pod_that_answers(pod: Service, tmp_path:
     written = leaving(tmp_path / "spool", 500, size=3000)
     assert len(list_segments(tmp_path / "spool")) > 1
     assert (
-        give_away(tmp_path / "spool", [f"http://127.0.0.1:{free_port()}", admin_url(pod)], TOKEN)
+        hand_over(tmp_path / "spool", [f"http://127.0.0.1:{free_port()}", admin_url(pod)], TOKEN)
         == 0
     )
     assert list_segments(tmp_path / "spool") == []
@@ -110,7 +112,7 @@ def test_a_pod_that_is_over_half_full_takes_nothing_and_nothing_is_lost(
 ) -> None:
     written = leaving(tmp_path / "spool", 1200, size=3000)
     before = len(list_segments(tmp_path / "spool"))
-    left = give_away(tmp_path / "spool", [admin_url(pod)], TOKEN)
+    left = hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN)
     assert 0 < left < before
     assert len(list_segments(tmp_path / "spool")) == left
     kept = [
@@ -125,10 +127,10 @@ def test_a_segment_that_is_still_written_to_stays(pod: Service, tmp_path: Path) 
     writer = SpoolWriter(tmp_path / "spool", "alive", AuditSettings())
     written = [encode(prediction()) for _ in range(2)]
     writer.append(written[0])
-    assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
+    assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
     writer.append(written[1])
     writer.close()
-    assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 0
+    assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 0
     assert held(pod) == sorted(written)
 
 
@@ -140,12 +142,12 @@ def test_a_pod_that_hangs_is_waited_for_once(
     assert len(list_segments(tmp_path / "spool")) > 1
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         url = f"http://127.0.0.1:{hanging.getsockname()[1]}"
-        assert give_away(tmp_path / "spool", [url], TOKEN) == len(list_segments(tmp_path / "spool"))
+        assert hand_over(tmp_path / "spool", [url], TOKEN) == len(list_segments(tmp_path / "spool"))
         hanging.setblocking(False)
         hanging.accept()[0].close()
         with pytest.raises(BlockingIOError):
             hanging.accept()
-        assert give_away(tmp_path / "spool", [url, admin_url(pod)], TOKEN) == 0
+        assert hand_over(tmp_path / "spool", [url, admin_url(pod)], TOKEN) == 0
 
 
 def test_segments_that_come_at_once_take_no_more_than_the_room_there_is(
@@ -195,25 +197,25 @@ def test_what_a_killed_pod_had_half_taken_does_not_stay(pod: Service) -> None:
     eventually(swept)
 
 
-UNREADABLE = Rejected(b"\xf1op1 no whole frame", "damaged or unfinished: w.seg from byte 0")
+UNREADABLE = RejectedRecord(b"\xf1op1 no whole frame", "damaged or unfinished: w.seg from byte 0")
 
 
-def leave_aside(spool: Path) -> list[Entry]:
+def leave_aside(spool: Path) -> list[DeadLetter]:
     """A record that PostgreSQL refused, a stretch that nobody can read, and half a line of a death:
     what was set aside.
     """
-    Aside(spool).put(
-        [Rejected(encode(prediction()), "PostgreSQL refuses it: no reason"), UNREADABLE]
+    DeadLetters(spool).put(
+        [RejectedRecord(encode(prediction()), "PostgreSQL refuses it: no reason"), UNREADABLE]
     )
-    entries = list(Aside(spool).entries())
+    entries = list(DeadLetters(spool).entries())
     [path] = (spool / "aside").glob("*.jsonl")
     with path.open("ab") as file:
         file.write(b'{"at": "2026')
     return entries
 
 
-def aside_in(folder: Path) -> list[Entry]:
-    return list(Aside(folder).entries())
+def aside_in(folder: Path) -> list[DeadLetter]:
+    return list(DeadLetters(folder).entries())
 
 
 @pytest.mark.parametrize("records", [0, 3])
@@ -222,25 +224,25 @@ def test_what_was_set_aside_goes_too_as_it_is(pod: Service, tmp_path: Path, reco
     written = leaving(tmp_path / "spool", records)
     entries = leave_aside(tmp_path / "spool")
     assert (
-        give_away(tmp_path / "spool", [f"http://127.0.0.1:{free_port()}", admin_url(pod)], TOKEN)
+        hand_over(tmp_path / "spool", [f"http://127.0.0.1:{free_port()}", admin_url(pod)], TOKEN)
         == 0
     )
     assert held(pod) == sorted(written)
     assert aside_in(pod.state.spool) == entries
     assert aside_in(tmp_path / "spool") == []
-    replayed = Aside(pod.state.spool).replay()
+    replayed = DeadLetters(pod.state.spool).replay()
     assert (replayed.records, replayed.kept) == (1, 1)
     assert [entry.data for entry in aside_in(pod.state.spool)] == [UNREADABLE.payload]
 
 
 def test_what_was_set_aside_and_comes_again_changes_nothing(pod: Service, tmp_path: Path) -> None:
     entries = leave_aside(tmp_path / "spool")
-    with Aside(tmp_path / "spool").to_take_elsewhere() as paths:
+    with DeadLetters(tmp_path / "spool").for_handover() as paths:
         [path] = paths
     data = path.read_bytes()
     for _ in range(2):
         path.write_bytes(data)
-        assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 0
+        assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 0
     assert aside_in(pod.state.spool) == entries
 
 
@@ -248,12 +250,12 @@ def test_what_was_set_aside_stays_where_no_pod_has_room_for_it_or_a_replay_runs(
     pod: Service, tmp_path: Path
 ) -> None:
     leave_aside(tmp_path / "spool")
-    Aside(pod.state.spool).put(
-        [Rejected(b"x" * (1 << 20), "damaged or unfinished: w.seg from byte 0")] * 2
+    DeadLetters(pod.state.spool).put(
+        [RejectedRecord(b"x" * (1 << 20), "damaged or unfinished: w.seg from byte 0")] * 2
     )
-    assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
-    with Aside(tmp_path / "spool").to_take_elsewhere():
-        assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
+    assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
+    with DeadLetters(tmp_path / "spool").for_handover():
+        assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
     assert len(aside_in(tmp_path / "spool")) == len(aside_in(pod.state.spool)) == 2
 
 
@@ -278,8 +280,8 @@ def test_a_segment_is_taken_with_the_token_and_on_the_admin_port_only(
     pod: Service, tmp_path: Path
 ) -> None:
     leaving(tmp_path / "spool", 3)
-    assert give_away(tmp_path / "spool", [admin_url(pod)], "a wrong token") == 1
-    assert give_away(tmp_path / "spool", [pod.url], TOKEN) == 1
+    assert hand_over(tmp_path / "spool", [admin_url(pod)], "a wrong token") == 1
+    assert hand_over(tmp_path / "spool", [pod.url], TOKEN) == 1
     assert held(pod) == []
 
 
@@ -287,7 +289,7 @@ def test_a_draining_pod_takes_nothing(tmp_path: Path) -> None:
     leaving(tmp_path / "spool", 3)
     with serving(tmp_path / "pod") as pod:
         assert HTTP.post(f"{admin_url(pod)}/drain", headers=BEARER).status_code == 200
-        assert give_away(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
+        assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
         (segment,) = list_segments(tmp_path / "spool")
         refused = HTTP.put(f"{admin_url(pod)}/spool/{segment.name}", content=b"x", headers=BEARER)
         assert problem(refused)["detail"] == "this pod is leaving too"

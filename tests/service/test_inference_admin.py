@@ -5,12 +5,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fraudops.bundle import MANIFEST
 from fraudops.errors import StoreDownError
-from fraudops.verification import verify_bundle
-from services.inference import peers
-from tests.serving import HTTP, TOKEN, ULB_ROW, Service, problem
-from tests.support import free_port
+from fraudops.model.manifest import MANIFEST
+from fraudops.model.verification import verify_bundle
+from services.inference.pod import peer_download
+from tests.support.http_client import HTTP
+from tests.support.processes import free_port
+from tests.support.serving import TOKEN, ULB_ROW, Service, problem
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -83,15 +84,17 @@ def test_a_pod_takes_a_bundle_from_the_first_peer_that_has_it(
     service: Service, tmp_path: Path
 ) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
-    peers.download([dead, admin_url(service)], TOKEN, digest(service), tmp_path / "bundle")
+    peer_download.download([dead, admin_url(service)], TOKEN, digest(service), tmp_path / "bundle")
     verify_bundle(tmp_path / "bundle", digest(service))
 
 
 def test_a_pod_says_so_when_no_peer_has_a_bundle(service: Service, tmp_path: Path) -> None:
     with pytest.raises(StoreDownError, match="no other pod has it"):
-        peers.download([admin_url(service)], TOKEN, "0" * 64, tmp_path / "bundle")
+        peer_download.download([admin_url(service)], TOKEN, "0" * 64, tmp_path / "bundle")
     with pytest.raises(StoreDownError, match="no other pod has it"):
-        peers.download([admin_url(service)], "a wrong token", digest(service), tmp_path / "bundle")
+        peer_download.download(
+            [admin_url(service)], "a wrong token", digest(service), tmp_path / "bundle"
+        )
 
 
 def test_no_client_gets_a_bundle_through_a_proxy_or_redirect(service: Service) -> None:

@@ -21,8 +21,9 @@ import httpx
 import pytest
 
 from fraudops.audit.records import Prediction
-from tests.serving import HTTP, TOKEN, ULB_ROW, Service, problem
-from tests.support import eventually
+from tests.support.http_client import HTTP
+from tests.support.serving import TOKEN, ULB_ROW, Service, problem
+from tests.support.waiting import eventually
 
 HEAVY = (
     "sklearn",
@@ -76,9 +77,9 @@ def test_neither_the_service_nor_what_proves_bundles_imports_a_training_library(
     code = (
         "import sys\n"
         "from fraudops.settings import InferenceSettings\n"
-        "from services.inference import bundles, prepare, server, start\n"
+        "from services.inference.pod import bundle_cache as bundles, bundle_fetch as prepare, startup as start; from services.inference import server\n"
         "from services.inference.application import create_app\n"
-        "from services.inference.worker import Drain\n"
+        "from services.inference.pod.worker import Drain\n"
         f"__import__('pathlib').Path({str(tmp_path / 'run')!r}).mkdir()\n"
         "create_app(InferenceSettings(), Drain())\n"
         "import fraudops.registry\n"

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.record import Reservation, commit, release
-from tests.serving import HTTP, Service
-from tests.support import eventually
+from fraudops.promotion.serving_record import Reservation, commit, release
+from tests.support.http_client import HTTP
+from tests.support.serving import Service
+from tests.support.waiting import eventually
 
 SERVES, WANTED = 1, 2
 

@@ -16,10 +16,12 @@ import psutil
 import pytest
 
 from fraudops.registry import Registry
-from services.inference.pod_files import PodState, pod_state_path, read_pod_state, write
-from tests.bundles import write_linear_bundle
-from tests.serving import HTTP, Service, problem
-from tests.support import eventually, free_port
+from services.inference.pod.state import PodState, pod_state_path, read_pod_state, write
+from tests.support.bundles import write_linear_bundle
+from tests.support.http_client import HTTP
+from tests.support.processes import free_port
+from tests.support.serving import Service, problem
+from tests.support.waiting import eventually
 
 
 @contextlib.contextmanager

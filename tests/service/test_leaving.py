@@ -14,8 +14,8 @@ from fraudops.audit.records import encode
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.state import State
-from tests.audit_records import prediction
-from tests.fault_proxy import COPYING, INSERTING, WITHIN, FaultProxy, Trap
+from tests.support.audit_records import prediction
+from tests.support.fault_proxy import COPYING, INSERTING, WITHIN, FaultProxy, Trap
 
 # The drain cut short, and the other pods replaced: they take nothing at first, then everything.
 PROGRAM = """

@@ -21,9 +21,10 @@ from fraudops.spool import SpoolWriter
 from fraudops.spool.segments import list_segments
 from fraudops.state import State
 from services.supervisor.postgresql import PostgreSQL, start, stop
-from tests.audit_records import fill, prediction
-from tests.shippers import CARD, Start, expect, expect_empty, ids
-from tests.support import eventually, free_port
+from tests.support.audit_records import fill, prediction
+from tests.support.processes import free_port
+from tests.support.shippers import CARD, Start, expect, expect_empty, ids
+from tests.support.waiting import eventually
 
 
 def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(
@@ -53,7 +54,7 @@ def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(
         assert (
             shipper.told.shipped,
             shipper.told.backlog_bytes,
-            shipper.told.doing,
+            shipper.told.phase,
             shipper.told.last_error,
         ) == (2, 0, "shipping", None)
 
@@ -107,7 +108,7 @@ def test_it_waits_for_the_database_and_for_its_tables_and_says_so(
     shipper = start_shipper(url)
 
     def waits_for(reason: str) -> None:
-        assert shipper.told.doing == "waiting"
+        assert shipper.told.phase == "waiting"
         assert reason in (shipper.told.last_error or "")
 
     eventually(lambda: waits_for("no such database"))
@@ -212,7 +213,7 @@ def test_a_stopped_shipper_ships_first_what_is_there(
     writer.append_many([encode(record) for record in records])
     assert shipper.end() == 0
     assert ids(database) == sorted(record.id for record in records)
-    assert shipper.told.doing == "stopped"
+    assert shipper.told.phase == "stopped"
     assert shipper.told.backlog_bytes == 0
     writer.close()
 
@@ -224,7 +225,7 @@ def test_stopped_without_postgresql_it_leaves_the_spool_and_ends_well(
     shipper = start_shipper(f"postgresql://u:{CARD}@127.0.0.1:{free_port()}/d")
 
     def waits() -> None:
-        assert shipper.told.doing == "waiting"
+        assert shipper.told.phase == "waiting"
 
     eventually(waits)
     assert shipper.end() == 0

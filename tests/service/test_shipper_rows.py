@@ -14,10 +14,11 @@ from fraudops.spool import SpoolWriter
 from fraudops.spool.frames import encode_frame
 from fraudops.spool.segments import list_segments
 from fraudops.state import State
-from services.inference.metrics import PodNow
-from tests.audit_records import fill, prediction
-from tests.shippers import CARD, Start, expect, expect_empty, ids, set_aside
-from tests.support import eventually, free_port
+from services.inference.http.metrics_page import PodCollector
+from tests.support.audit_records import fill, prediction
+from tests.support.processes import free_port
+from tests.support.shippers import CARD, Start, expect, expect_empty, ids, set_aside
+from tests.support.waiting import eventually
 
 
 def test_a_replayed_segment_changes_nothing(
@@ -138,7 +139,7 @@ def test_the_services_metrics_show_the_spool_and_its_shipper(
 def metrics(state: State) -> dict[str, float]:
     return {
         sample.name: sample.value
-        for family in PodNow(lambda: 1, state.spool).collect()
+        for family in PodCollector(lambda: 1, state.spool).collect()
         for sample in family.samples
     }
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from fraudops.audit.records import encode
-from fraudops.audit.shipping import ShipperState
+from fraudops.audit.shipper_status import ShipperStatus
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.spool.reader import SpoolReader
-from services.shipper.pace import CALM_BYTES, PAUSE_SECONDS, Pace
 from services.shipper.shipping import Shipper
-from services.shipper.sink import Outcome, Sink
-from tests.audit_records import prediction
-from tests.shippers import expect, ids
+from services.shipper.sink import ShipOutcome, Sink
+from services.shipper.throttle import CALM_BYTES, PAUSE_SECONDS, Throttle
+from tests.support.audit_records import prediction
+from tests.support.shippers import expect, ids
 
 ROWS = 4_000
 
@@ -35,7 +35,7 @@ class Watched(Sink):
         self.between: list[float] = []
         self._ended: float | None = None
 
-    async def ship(self, payloads: list[bytes]) -> Outcome:
+    async def ship(self, payloads: list[bytes]) -> ShipOutcome:
         self.groups.append(sum(map(len, payloads)))
         if self._ended is not None:
             self.between.append(time.monotonic() - self._ended)
@@ -53,7 +53,7 @@ class Shipping:
 
 
 @asynccontextmanager
-async def shipping(database: str, folder: Path, pace: Pace) -> AsyncIterator[Shipping]:
+async def shipping(database: str, folder: Path, throttle: Throttle) -> AsyncIterator[Shipping]:
     """Three writers live; only one of them has records."""
     idle, busy, late = (
         SpoolWriter(folder, name, AuditSettings()) for name in ("w-1", "w-2", "w-3")
@@ -63,11 +63,11 @@ async def shipping(database: str, folder: Path, pace: Pace) -> AsyncIterator[Shi
     sink, spool, current = (
         Watched(database),
         SpoolReader(folder),
-        ShipperState(pid=1, at=datetime.now(UTC), doing="starting"),
+        ShipperStatus(pid=1, at=datetime.now(UTC), phase="starting"),
     )
     try:
         yield Shipping(
-            Shipper(spool, sink, folder, current, asyncio.Event(), pace),
+            Shipper(spool, sink, folder, current, asyncio.Event(), throttle),
             sink,
             [record.id for record in records],
         )
@@ -78,11 +78,11 @@ async def shipping(database: str, folder: Path, pace: Pace) -> AsyncIterator[Shi
             writer.close()
 
 
-def calm() -> Pace:
-    pace = Pace(1 << 40)
+def calm() -> Throttle:
+    throttle = Throttle(1 << 40)
     for rows in (10, 20):
-        pace.look(ShipperState(pid=1, at=datetime.now(UTC), doing="shipping", shipped=rows))
-    return pace
+        throttle.look(ShipperStatus(pid=1, at=datetime.now(UTC), phase="shipping", shipped=rows))
+    return throttle
 
 
 @pytest.mark.parametrize("is_calm", [True, False])
@@ -91,7 +91,7 @@ async def test_all_that_waits_is_shipped_before_a_stop_though_its_writer_lives(
 ) -> None:
     stopping = asyncio.Event()
     stopping.set()
-    async with shipping(database, tmp_path, calm() if is_calm else Pace()) as made:
+    async with shipping(database, tmp_path, calm() if is_calm else Throttle()) as made:
         await made.shipper.run(stopping)
         assert ids(database) == sorted(made.answered)
         assert (

@@ -13,9 +13,9 @@ from fraudops.audit import connection as connection_module
 from fraudops.audit.records import encode
 from fraudops.errors import StoreDownError
 from services.shipper import sink as sink_module
-from services.shipper.sink import Outcome, Sink
-from tests.audit_records import prediction
-from tests.fault_proxy import COPYING, GREETING, INSERTING, WITHIN, FaultProxy, Trap
+from services.shipper.sink import ShipOutcome, Sink
+from tests.support.audit_records import prediction
+from tests.support.fault_proxy import COPYING, GREETING, INSERTING, WITHIN, FaultProxy, Trap
 
 # More than the sockets between them hold, so that the COPY waits in its middle for room.
 PAYLOADS = [encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for _ in range(200)]
@@ -67,7 +67,7 @@ def behind_a_network(database: str) -> Iterator[tuple[Sink, FaultProxy]]:
         yield Sink(database.replace(match[0], f":{proxy.port}/")), proxy
 
 
-async def until_shipped(sink: Sink) -> Outcome:
+async def until_shipped(sink: Sink) -> ShipOutcome:
     """What the silent connection inserted and did not commit is let go by PostgreSQL a little later."""
     for _ in range(100):
         with contextlib.suppress(StoreDownError):
@@ -76,7 +76,7 @@ async def until_shipped(sink: Sink) -> Outcome:
     raise AssertionError("PostgreSQL never let go of them")
 
 
-async def in_time(sink: Sink) -> Outcome:
+async def in_time(sink: Sink) -> ShipOutcome:
     """By a task of its own: a timeout around it would be taken for the network's."""
     shipping = asyncio.create_task(sink.ship(PAYLOADS))
     done, _ = await asyncio.wait({shipping}, timeout=15)

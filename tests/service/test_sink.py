@@ -14,8 +14,8 @@ from psycopg.rows import dict_row
 from fraudops.audit.records import encode, new_label
 from fraudops.ids import timestamp_ms
 from services.shipper.sink import Sink
-from tests.audit_records import prediction
-from tests.shippers import ids
+from tests.support.audit_records import prediction
+from tests.support.shippers import ids
 
 
 def group(rows: int) -> list[bytes]:

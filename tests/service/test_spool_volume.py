@@ -12,32 +12,33 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from fraudops.audit.aside import Aside, Rejected
+from fraudops.audit.dead_letters import DeadLetters, RejectedRecord
 from fraudops.audit.records import Record, encode
-from fraudops.audit.shipping import ShipperState
+from fraudops.audit.shipper_status import ShipperStatus
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.spool.segments import list_segments
-from fraudops.spool.volume import ALIVE, Home, settle
+from fraudops.spool.volume import ALIVE, PodDirectory, claim
 from fraudops.state import State
-from services.inference.metrics import PodNow
-from tests.audit_records import fill, prediction
-from tests.serving import Service
-from tests.shippers import Running, expect, ids
-from tests.support import eventually, free_port
+from services.inference.http.metrics_page import PodCollector
+from tests.support.audit_records import fill, prediction
+from tests.support.processes import free_port
+from tests.support.serving import Service
+from tests.support.shippers import RunningShipper, expect, ids
+from tests.support.waiting import eventually
 
 # Others look, and count as silent, within what a test has time for.
 PROGRAM = """
 import sys
-import fraudops.spool.volume as volume, services.shipper.__main__ as shipper, services.shipper.adopting as adopting
+import fraudops.spool.volume as volume, services.shipper.__main__ as shipper, services.shipper.orphan_adoption as adopting
 volume.SILENT_SECONDS, adopting.LOOK_SECONDS = float(sys.argv[1]), 0.2
 shipper.main()
 """
 NOWHERE = "postgresql://u:p@127.0.0.1:{}/d"
-Pods = Callable[..., Running]
+Pods = Callable[..., RunningShipper]
 
 
-class Pod:
+class ShipperPod:
     """A pod's state folder, and its folder on the volume; what is written here was answered by its
     workers, who live in this process.
     """
@@ -59,9 +60,9 @@ class Pod:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Pods]:
     """The shipper of a pod."""
-    started: list[Running] = []
+    started: list[RunningShipper] = []
 
-    def begin(pod: Pod, url: str, silent: float = 0.5, **more: str) -> Running:
+    def begin(pod: ShipperPod, url: str, silent: float = 0.5, **more: str) -> RunningShipper:
         log = tmp_path / f"{pod.name}.log"
         own = {
             "FRAUDOPS_STATE": str(pod.state.root),
@@ -81,7 +82,7 @@ def start(tmp_path: Path) -> Iterator[Pods]:
                 stdout=output,
                 stderr=output,
             )
-        running = Running(pod.state, process, log)
+        running = RunningShipper(pod.state, process, log)
         started.append(running)
         eventually(lambda: running.told)
         return running
@@ -92,19 +93,19 @@ def start(tmp_path: Path) -> Iterator[Pods]:
             running.end(signal.SIGKILL)
 
 
-def holds(pod: Pod) -> Home:
+def holds(pod: ShipperPod) -> PodDirectory:
     """What the service of a pod does when it begins."""
-    return settle(pod.volume, pod.name, pod.state.spool)
+    return claim(pod.volume, pod.name, pod.state.spool)
 
 
-def told(running: Running, check: Callable[[ShipperState], bool]) -> None:
+def told(running: RunningShipper, check: Callable[[ShipperStatus], bool]) -> None:
     def checked() -> None:
         assert check(running.told), running.told
 
     eventually(checked)
 
 
-def gone(pod: Pod) -> None:
+def gone(pod: ShipperPod) -> None:
     def checked() -> None:
         assert not pod.folder.exists(), list(pod.folder.iterdir())
 
@@ -114,7 +115,7 @@ def gone(pod: Pod) -> None:
 def test_a_pod_ships_its_own_folder_on_the_volume(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
-    pod = Pod(tmp_path, "pod-a")
+    pod = ShipperPod(tmp_path, "pod-a")
     running = start(pod, database)
     sent = pod.has_answered(20)
     expect(database, sent)
@@ -129,10 +130,10 @@ def test_without_postgresql_a_pod_leaves_at_once_and_the_next_ships_what_it_left
     """Nothing is handed over: there is nobody to take it here, and the shipper would go on asking
     until the grace period ends.
     """
-    old, new = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    old, new = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
     running = start(old, NOWHERE.format(free_port()))
     sent = old.has_answered(50)
-    told(running, lambda said: said.doing == "waiting" and said.backlog_rows == 50)
+    told(running, lambda said: said.phase == "waiting" and said.backlog_rows == 50)
     assert running.end() == 0
     assert (old.folder / ALIVE).stat().st_mtime_ns == 0
     next_one = start(new, database, silent=600)
@@ -142,7 +143,7 @@ def test_without_postgresql_a_pod_leaves_at_once_and_the_next_ships_what_it_left
 
 
 def test_all_pods_killed_at_once_lose_nothing(start: Pods, tmp_path: Path, database: str) -> None:
-    pods = [Pod(tmp_path, f"pod-{number}") for number in range(3)]
+    pods = [ShipperPod(tmp_path, f"pod-{number}") for number in range(3)]
     shippers = [start(pod, NOWHERE.format(free_port())) for pod in pods]
     sent = [
         identifier
@@ -154,7 +155,7 @@ def test_all_pods_killed_at_once_lose_nothing(start: Pods, tmp_path: Path, datab
     for shipper in shippers:
         shipper.process.wait()
     # Two come at once, and race for what the three have left.
-    others = [Pod(tmp_path, "pod-x"), Pod(tmp_path, "pod-y")]
+    others = [ShipperPod(tmp_path, "pod-x"), ShipperPod(tmp_path, "pod-y")]
     running = [start(pod, database) for pod in others]
     expect(database, sent, 40)
     for pod in pods:
@@ -172,7 +173,7 @@ def test_the_folder_of_a_living_pod_is_nobodys_but_its_own(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
     """Its shipper died, its service lives: the lock says so, however long it is silent."""
-    living, other = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    living, other = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
     home = holds(living)
     sent = living.has_answered(20)
     os.utime(living.folder / ALIVE, (0, 0))
@@ -193,7 +194,7 @@ def test_a_folder_whose_lock_seems_free_is_left_alone_until_it_is_silent(
     """As between nodes, where the file system does not keep locks: the pod lives, and touches its
     folder.
     """
-    living, other = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    living, other = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
     sent = living.has_answered(20)
     (living.folder / ALIVE).touch()
     running = start(other, database, silent=600)
@@ -208,14 +209,14 @@ def test_a_folder_whose_lock_seems_free_is_left_alone_until_it_is_silent(
 def test_what_waits_in_dead_folders_is_counted_while_postgresql_is_away(
     start: Pods, tmp_path: Path
 ) -> None:
-    dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    dead, pod = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
     dead.has_answered(30)
     (size,) = (path.stat().st_size for path in dead.folder.glob("*.seg"))
     running = start(pod, NOWHERE.format(free_port()), silent=0)
-    told(running, lambda said: said.doing == "waiting" and said.abandoned_bytes == size)
+    told(running, lambda said: said.phase == "waiting" and said.abandoned_bytes == size)
     found = {
         sample.name: sample.value
-        for family in PodNow(lambda: 1, pod.state.spool).collect()
+        for family in PodCollector(lambda: 1, pod.state.spool).collect()
         for sample in family.samples
     }
     assert found["fraudops_spool_abandoned_bytes"] == size
@@ -226,7 +227,7 @@ def test_a_pod_takes_no_more_than_it_has_room_for(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
     """PostgreSQL takes rows and then none: what was not taken waits in the dead folder."""
-    dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    dead, pod = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
     sent = dead.has_answered(3000, segment_max_bytes=1 << 18, spool_max_bytes=1 << 28)
     maximum = 1 << 20
     with psycopg.connect(database) as blocking:
@@ -242,19 +243,21 @@ def test_a_pod_takes_no_more_than_it_has_room_for(
 def test_what_was_set_aside_goes_on_to_a_pod_that_lives(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
-    dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
-    Aside(dead.folder).put([Rejected(b"no frame", "damaged or unfinished: w.seg from byte 0")])
-    entries = list(Aside(dead.folder).entries())
+    dead, pod = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
+    DeadLetters(dead.folder).put(
+        [RejectedRecord(b"no frame", "damaged or unfinished: w.seg from byte 0")]
+    )
+    entries = list(DeadLetters(dead.folder).entries())
     running = start(pod, NOWHERE.format(free_port()), silent=0)
     gone(dead)
-    assert list(Aside(pod.folder).entries()) == entries
+    assert list(DeadLetters(pod.folder).entries()) == entries
     assert running.end() == 0
-    assert list(Aside(pod.folder).entries()) == entries
+    assert list(DeadLetters(pod.folder).entries()) == entries
 
 
 def test_positions_move_with_their_segments(start: Pods, tmp_path: Path, database: str) -> None:
     """Shipped to its middle by the dead pod, from there on by the other; no row is sent twice."""
-    old, new = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    old, new = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
     writer = SpoolWriter(old.folder, "pod-a-1", AuditSettings())
     records: list[Record] = [prediction() for _ in range(20)]
     writer.append_many([encode(record) for record in records[:10]])
@@ -274,7 +277,7 @@ def test_positions_move_with_their_segments(start: Pods, tmp_path: Path, databas
 def test_a_folder_that_people_have_put_something_into_is_kept(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
-    dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    dead, pod = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
     sent = dead.has_answered(3)
     (dead.folder / "notes.txt").write_text("look at this")
     start(pod, database, silent=0)
@@ -290,7 +293,7 @@ def test_a_folder_that_people_have_put_something_into_is_kept(
 def test_a_shipper_whose_folder_was_taken_begins_anew(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
-    pod = Pod(tmp_path, "pod-a")
+    pod = ShipperPod(tmp_path, "pod-a")
     running = start(pod, database)
     pod.folder.rename(pod.volume / "taken")
     assert running.process.wait(20) == 75
@@ -303,13 +306,13 @@ def test_a_shipper_whose_folder_was_taken_begins_anew(
 def test_the_service_answers_into_its_folder_on_the_volume_and_a_killed_one_is_shipped(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
-    dead, pod = Pod(tmp_path, "pod-a"), Pod(tmp_path, "pod-b")
+    dead, pod = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
     settings = {"FRAUDOPS_POD": dead.name, "FRAUDOPS_SPOOL_VOLUME": str(dead.volume)}
     service = Service(dead.state.root, workers=2, environment=settings).promoted(1)
     try:
         sent = [service.predict().json()["prediction_id"] for _ in range(20)]
         running = start(pod, database, silent=0)
-        told(running, lambda said: said.doing == "shipping" and said.abandoned_bytes == 0)
+        told(running, lambda said: said.phase == "shipping" and said.abandoned_bytes == 0)
         assert ids(database) == []
     finally:
         service.kill()

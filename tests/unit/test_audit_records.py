@@ -3,8 +3,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import msgspec
 import pytest
 
-from fraudops.audit.records import Label, Prediction, decode, encode, new_label
-from tests.audit_records import prediction
+from fraudops.audit.records import LabelRecord, Prediction, decode, encode, new_label
+from tests.support.audit_records import prediction
 
 MOMENT = datetime(2026, 11, 2, 12, 30, tzinfo=UTC)
 
@@ -47,7 +47,7 @@ def test_the_same_label_again_has_the_same_id() -> None:
         new_label(1, MOMENT, "analyst", prediction_id="t-1"),
     ],
 )
-def test_another_label_has_another_id(other: Label) -> None:
+def test_another_label_has_another_id(other: LabelRecord) -> None:
     assert other.id != new_label(1, MOMENT, "analyst", transaction_id="t-1").id
 
 

@@ -17,7 +17,7 @@ def test_a_broadcast_to_fake_pods_is_a_real_promotion(tmp_path: Path) -> None:
     phases = broadcast.promote(tmp_path / "pods", 4, AT_ONCE, seed=1)
     assert 0 < phases.reserved < phases.committed < phases.whole
     record, _ = FileRecordStore(tmp_path / "pods" / "serving.json").read()
-    assert (record.epoch, record.mirrored) == (2, 2)
+    assert (record.epoch, record.alias_epoch) == (2, 2)
     assert record.current is not None
     assert record.current.version == "2"
 

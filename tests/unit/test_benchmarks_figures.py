@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results, soak
-from benchmarks.commands import Plan
+from benchmarks.commands import BenchmarkPlan
 from benchmarks.generators import GENERATORS
 from benchmarks.latencies import Latencies
 from benchmarks.results import Table
 from benchmarks.spread import Claim, ratio, short, spread
 
-PLAN = Plan(3, 5.0, GENERATORS["bundled"], quick=True)
+PLAN = BenchmarkPlan(3, 5.0, GENERATORS["bundled"], quick=True)
 
 
 def test_a_spread_is_the_median_with_its_range() -> None:

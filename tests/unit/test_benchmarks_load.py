@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.client import Arrivals, Run, Window, content_length, read_requests
+from benchmarks.client import Arrivals, LoadRun, LoadWindow, content_length, read_requests
 from benchmarks.generators import (
     GENERATORS,
     GeneratorError,
@@ -71,9 +71,9 @@ def serving(respond: Respond) -> Iterator[tuple[str, int]]:
 
 def whole(
     address: tuple[str, int], rate: float | None, requests: int = 3, seconds: float = 0.3
-) -> Window:
+) -> LoadWindow:
     with contextlib.closing(
-        Run(address, [b"POST %d" % number for number in range(requests)], 2)
+        LoadRun(address, [b"POST %d" % number for number in range(requests)], 2)
     ) as run:
         *_, last = run.windows(seconds, math.inf, rate)
     return last
@@ -231,7 +231,7 @@ def test_every_round_begins_with_another_subject() -> None:
 def test_a_wrong_probability_ends_the_run() -> None:
     from benchmarks.open_loop import check
 
-    window = Window(
+    window = LoadWindow(
         seconds=1.0,
         answered=1,
         refused=0,

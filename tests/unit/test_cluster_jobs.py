@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from fraudops.cluster.overview import Overview, PodReport, report_of
-from fraudops.cluster.runner import Wanted, _container, job_of
+from fraudops.cluster.runner import JobSpec, _container, job_of
 from fraudops.cluster.upload import data_mount, data_name, receiver_of
 from fraudops.errors import SettingsError
-from fraudops.promotion.record import EMPTY, Entry, ServingRecord
-from jobs.entry import OUTPUT_MARK, json_option, state_option
+from fraudops.promotion.serving_record import EMPTY, ServingEntry, ServingRecord
 from jobs.on_cluster import Streams, arguments_for_the_pod, on_cluster
+from jobs.runner import OUTPUT_MARK, json_option, state_option
 
 CRONJOB: dict[str, Any] = {
     "metadata": {"name": "shop-train", "uid": "u-1"},
@@ -54,7 +54,7 @@ CRONJOB: dict[str, Any] = {
         },
     },
 }
-ENTRY = Entry(
+ENTRY = ServingEntry(
     epoch=4, version="7", digest="d", schema_fingerprint="s", by="job", at="2026-11-02T12:00:00Z"
 )
 
@@ -67,7 +67,7 @@ def container_of(job: dict[str, Any]) -> dict[str, Any]:
 def test_arguments_follow_those_of_the_template_and_the_template_stays_as_it_is() -> None:
     before = copy.deepcopy(CRONJOB)
     job = job_of(
-        CRONJOB, "shop-train-1", Wanted("train", ["--seed", "8"], environment={"LOGNAME": "ada"})
+        CRONJOB, "shop-train-1", JobSpec("train", ["--seed", "8"], environment={"LOGNAME": "ada"})
     )
     assert container_of(job)["args"] == ["--prevalence", "0.002", "--seed", "8"]
     assert container_of(job)["command"] == ["python", "-m", "jobs.train"]
@@ -89,13 +89,13 @@ def test_an_indexed_job_has_as_many_pods_as_shards_are_asked_for() -> None:
         "completions": 1,
         "parallelism": 1,
     }
-    spec = job_of(template, "shop-score-1", Wanted("score", ["--shards", "4"], shards=4))["spec"]
+    spec = job_of(template, "shop-score-1", JobSpec("score", ["--shards", "4"], shards=4))["spec"]
     assert (spec["completions"], spec["parallelism"]) == (4, 4)
-    assert job_of(template, "shop-score-2", Wanted("score"))["spec"]["completions"] == 1
+    assert job_of(template, "shop-score-2", JobSpec("score"))["spec"]["completions"] == 1
 
 
 def test_another_program_in_the_templates_place_has_its_own_arguments_alone() -> None:
-    job = job_of(CRONJOB, "shop-rollback-1", Wanted("train", ["--json"], module="jobs.rollback"))
+    job = job_of(CRONJOB, "shop-rollback-1", JobSpec("train", ["--json"], module="jobs.rollback"))
     assert (container_of(job)["command"], container_of(job)["args"]) == (
         ["python", "-m", "jobs.rollback"],
         ["--json"],
@@ -104,7 +104,7 @@ def test_another_program_in_the_templates_place_has_its_own_arguments_alone() ->
 
 def test_the_receiver_may_write_to_the_data_volume_and_listens_to_one_sender() -> None:
     job = receiver_of(
-        CRONJOB, "shop-data-1", Wanted("train", ["/data/x"], module="jobs.data_receive")
+        CRONJOB, "shop-data-1", JobSpec("train", ["/data/x"], module="jobs.install.receive_data")
     )
     container = container_of(job)
     assert (container["stdin"], container["stdinOnce"], job["spec"]["backoffLimit"]) == (

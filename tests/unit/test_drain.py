@@ -6,12 +6,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from services.inference.drain import begin, main
-from tests.support import free_port
+from tests.support.processes import free_port
 
 TOKEN = "correct-horse"
 
 
-class Pod(BaseHTTPRequestHandler):
+class DrainedPod(BaseHTTPRequestHandler):
     """Stands for the admin port: drains whoever has the token."""
 
     asked: list[tuple[str, str | None]] = []
@@ -27,8 +27,8 @@ class Pod(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    Pod.asked.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Pod) as server:
+    DrainedPod.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), DrainedPod) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server.server_port
@@ -38,7 +38,7 @@ def port() -> Iterator[int]:
 
 def test_the_pod_is_asked_to_drain_with_the_token(port: int) -> None:
     assert begin(port, TOKEN) is None
-    assert Pod.asked == [("/drain", f"Bearer {TOKEN}")]
+    assert DrainedPod.asked == [("/drain", f"Bearer {TOKEN}")]
 
 
 def test_a_refusal_and_a_silence_are_told_apart(port: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraudops.drift import ColumnDrift, decision_rate, join_windows, judge, psi
+from fraudops.drift.psi import ColumnDrift, decision_rate, join_windows, judge, psi
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ import pytest
 
 from benchmarks.results import RESULTS
 from fraudops.errors import StoreDownError
-from fraudops.promotion import record as records_of
-from fraudops.promotion.convergence import Result
-from fraudops.promotion.ports import Pod, StaleRecordError, UnknownWriteError
+from fraudops.promotion import serving_record as serving_record
+from fraudops.promotion.convergence import PromotionResult
+from fraudops.promotion.ports import PodRef, StaleRecordError, UnknownWriteError
 from fraudops.promotion.protocol import Promoter
-from fraudops.promotion.record import Strategy, Target
-from tests.figures import PROOF, Figures
-from tests.simulation.scenario import STRATEGIES, Scenario
-from tests.simulation.world import Rules, Violation
+from fraudops.promotion.serving_record import ServingTarget, Strategy
+from tests.support.figures import PROOF, Figures
+from tests.support.simulation.scenario import STRATEGIES, Scenario
+from tests.support.simulation.world import Rules, Violation
 
 SEEDS = 10_000 if PROOF else int(os.environ.get("SIMULATION_SEEDS", "250"))
 SEARCH = 4000
@@ -63,13 +63,13 @@ class CommitsWithALaterRead(Promoter):
 class ActivatesThePodsOfBefore(Promoter):
     """The pods to activate are those that were listed before the commit."""
 
-    before: tuple[Pod, ...] = ()
+    before: tuple[PodRef, ...] = ()
 
-    async def _prepare_everywhere(self, target: Target) -> str | None:
+    async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
         self.before = tuple(await self.pods.list())
         return await super()._prepare_everywhere(target)
 
-    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[Pod]:
+    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
         for pod in self.before:
             await self._activate(pod, epoch, 1.0)
         return []
@@ -78,19 +78,21 @@ class ActivatesThePodsOfBefore(Promoter):
 class ForgetsItsTries(Promoter):
     """A retry begins anew instead of finishing or ending what an earlier try of the same request left."""
 
-    async def _resume(self, *_: Any) -> Result | None:
+    async def _resume(self, *_: Any) -> PromotionResult | None:
         return None
 
 
 class MirrorsWithoutLookingAgain(Promoter):
     """The alias is written and noted without a second look at the record."""
 
-    async def _mirror(self, epoch: int) -> tuple[str, ...]:
+    async def _sync_alias(self, epoch: int) -> tuple[str, ...]:
         try:
             record, _ = await self.records.read()
             await self.aliases.set("production", record.current.version if record.current else "")
             latest, token = await self.records.read()
-            await self.records.compare_and_set(records_of.mirror(latest, latest.epoch), token)
+            await self.records.compare_and_set(
+                serving_record.alias_synced(latest, latest.epoch), token
+            )
         except (StaleRecordError, UnknownWriteError, StoreDownError):
             return ("alias",)
         return ()
@@ -106,7 +108,7 @@ class IgnoresThePodsEpochs(Promoter):
 class TakesSilenceForConsent(Promoter):
     """Who does not answer the activation is taken to have followed."""
 
-    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[Pod]:
+    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
         await super()._activate_everywhere(epoch, 2.0)
         return []
 
@@ -116,7 +118,7 @@ class DoesNotAskTheReadyAgain(Promoter):
     follow afterwards is waited for no longer.
     """
 
-    async def _prepare_everywhere(self, target: Target) -> str | None:
+    async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
         end = self.clock.now() + self.deadlines.prepare
         for pod in await self.pods.list():
             await self._prepare(pod, target, end, patient=False)
@@ -126,9 +128,9 @@ class DoesNotAskTheReadyAgain(Promoter):
 class UndoesWithoutComparing(Promoter):
     """The way back is written over whatever the record says by then."""
 
-    async def _undo(self, record: Any, silent: list[Pod]) -> Any:
+    async def _undo(self, record: Any, silent: list[PodRef]) -> Any:
         _, token = await self.records.read()
-        back = records_of.undo(record, record.epoch + 1, self.clock.timestamp())
+        back = serving_record.undo(record, record.epoch + 1, self.clock.timestamp())
         await self._write(back, token)
         return back
 

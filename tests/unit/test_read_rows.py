@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fraudops.schema import Feature, FeatureSchema
-from services.inference.requests import Fault, InvalidBodyError, RowList, TransactionReader
+from services.inference.parsing import FieldFault, InvalidBodyError, RowList, TransactionReader
 from services.inference.scoring import CHUNK, read_rows
 
 READER = TransactionReader(
@@ -26,7 +26,7 @@ READER = TransactionReader(
     )
 )
 ROWS = RowList("rows", most=500, piece_bytes=1)
-Found = list[Any] | tuple[Fault, ...]
+Found = list[Any] | tuple[FieldFault, ...]
 
 
 class RowByRow(RowList):
@@ -129,7 +129,7 @@ def test_a_list_that_is_given_twice_is_refused_once_rows_of_the_first_have_gone(
         json.dumps([{"a": 1, "b": 2}] * rows, separators=(",", ":")) for rows in (2, second)
     )
     assert read(ROWS, f'{{"rows":{first},"rows":{other}}}'.encode()) == (
-        Fault(field="rows", reason="must be given once"),
+        FieldFault(field="rows", reason="must be given once"),
     )
 
 
@@ -137,7 +137,7 @@ def test_faults_name_their_rows_after_those_that_were_read() -> None:
     rows: list[Any] = [{"a": 1, "b": 2} for _ in range(300)]
     rows[170], rows[290] = {"a": 1}, {"a": 1, "b": "x"}
     found = same(body_of(*rows))
-    assert [(fault.index, fault.field) for fault in found if isinstance(fault, Fault)] == [
+    assert [(fault.index, fault.field) for fault in found if isinstance(fault, FieldFault)] == [
         (170, "b"),
         (290, "b"),
     ]

@@ -2,7 +2,7 @@ from urllib.parse import unquote, urlsplit
 
 from click.testing import CliRunner
 
-from jobs.setup import claim, command, database_values, record, secret
+from jobs.install.setup import claim, command, database_values, record, secret
 
 LABELS = {"app.kubernetes.io/instance": "fraudops"}
 

@@ -16,7 +16,7 @@ from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolReader, SpoolWriter
 from fraudops.spool.frames import encode_frame
 from fraudops.spool.segments import list_segments, spool_bytes
-from tests.support import eventually
+from tests.support.waiting import eventually
 
 SMALL = AuditSettings(spool_max_bytes=1 << 20, segment_max_bytes=1 << 16)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fraudops.spool.frames import HEADER, encode_frame
 from fraudops.spool.reader import CHUNK
-from tests.segments import Read, segment_of
+from tests.support.segments import Read, segment_of
 
 EXAMPLES = settings(max_examples=150, deadline=None, database=None)
 contents = st.lists(st.binary(max_size=60), min_size=1, max_size=25)

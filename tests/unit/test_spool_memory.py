@@ -15,11 +15,11 @@ import pytest
 from fraudops.errors import SpoolFullError, StoreDownError
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolReader, SpoolWriter
+from fraudops.spool.in_memory_count import InFlightCounter, collect_lost
+from fraudops.spool.inspection import unshipped_payloads
 from fraudops.spool.memory import PIECE, MemoryWriter
-from fraudops.spool.peek import waiting
 from fraudops.spool.segments import spool_bytes
-from fraudops.spool.tally import Tally, take_lost
-from tests.support import eventually
+from tests.support.waiting import eventually
 
 SMALL = AuditSettings(spool_max_bytes=1 << 20, segment_max_bytes=1 << 16)
 RECORD = 1000
@@ -34,7 +34,7 @@ def writer(folder: Path, maximum: int = 1 << 20, settings: AuditSettings = SMALL
 
 
 def spooled(folder: Path) -> list[bytes]:
-    return list(waiting(folder / "spool"))
+    return list(unshipped_payloads(folder / "spool"))
 
 
 def reaches(folder: Path, wanted: list[bytes]) -> Callable[[], None]:
@@ -117,7 +117,7 @@ def test_closing_it_before_a_full_spool_loses_nothing_either(tmp_path: Path) -> 
     taken = fill(tmp_path, memory)
     memory.close()
     assert spooled(tmp_path) == taken
-    assert take_lost(tmp_path) == 0
+    assert collect_lost(tmp_path) == 0
 
 
 def test_many_go_in_together_or_none(tmp_path: Path) -> None:
@@ -161,21 +161,21 @@ def test_what_a_process_lost_is_counted_once_by_the_next_one(tmp_path: Path, end
         assert process.stdout
         assert process.stdout.readline() == b"held\n"
         if end == "killed":
-            assert take_lost(tmp_path) == 0, "it lives"
+            assert collect_lost(tmp_path) == 0, "it lives"
             process.send_signal(signal.SIGKILL)
         else:
             process.communicate(b"")
     assert spooled(tmp_path) == []
-    assert take_lost(tmp_path) == 14
-    assert take_lost(tmp_path) == 0
+    assert collect_lost(tmp_path) == 14
+    assert collect_lost(tmp_path) == 0
     assert list(tmp_path.glob("*.held")) == []
 
 
 def test_a_tally_that_its_process_could_not_finish_counts_nothing(tmp_path: Path) -> None:
     (tmp_path / "half.held").write_bytes(b"\x01")
-    living = Tally(tmp_path)
+    living = InFlightCounter(tmp_path)
     living.add(3)
-    assert take_lost(tmp_path) == 0
+    assert collect_lost(tmp_path) == 0
     living.add(-3)
     living.close()
     assert list(tmp_path.iterdir()) == []

@@ -5,10 +5,11 @@ that the previous release keeps running.
 import logging
 from datetime import UTC, datetime, timedelta
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
@@ -29,9 +30,27 @@ TABLE_LOCK_SECONDS = 3
 INDEX_SECONDS = 60
 
 
-async def upgrade(url: str) -> str:
-    """To the newest revision, in one transaction under an advisory lock, with the partitions of
-    today and tomorrow; the revision.
+class Migrated(NamedTuple):
+    """The schema's revision; `newer` when a later release has made it."""
+
+    revision: str
+    newer: bool
+
+    def summary(self, address: str) -> str:
+        """What `fraudops migrate` prints about the database at that address."""
+        if self.newer:
+            return (
+                f"the audit database at {address} has the schema of a newer release "
+                f"({self.revision}); it stays, and this release works on it"
+            )
+        return f"the audit database at {address} has this release's schema"
+
+
+async def upgrade(url: str) -> Migrated:
+    """Bring the schema to this release's revision, with the partitions of today and tomorrow.
+
+    It is one transaction under an advisory lock. A newer schema stays as it is: migrations only
+    expand, so that this release works on it too.
 
     Then days that lack an index get it, without a lock and as far as they come in a minute: what
     is left makes reading slow, never wrong.
@@ -48,7 +67,7 @@ async def upgrade(url: str) -> str:
                     text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK}
                 )
                 await connection.execute(text(f"SET LOCAL lock_timeout = '{TABLE_LOCK_SECONDS}s'"))
-                revision = await connection.run_sync(_upgrade)
+                migrated = await connection.run_sync(_upgrade)
                 raw = (await connection.get_raw_connection()).driver_connection
                 today = datetime.now(UTC).date()
                 for day in (today, today + timedelta(days=1)):
@@ -60,7 +79,7 @@ async def upgrade(url: str) -> str:
                 "days without an index are left to retention",
                 extra={"reason": type(error).__name__},
             )
-        return revision
+        return migrated
     finally:
         await engine.dispose()
 
@@ -73,10 +92,17 @@ async def _index(url: str) -> None:
         await connection.close()
 
 
-def _upgrade(connection: Connection) -> str:
+def _upgrade(connection: Connection) -> Migrated:
     config = Config()
     config.set_main_option("script_location", str(resources.files("fraudops.audit.migrations")))
     script = ScriptDirectory.from_config(config)
+
+    head = str(script.get_current_head())
+    options = {"version_table": VERSION_TABLE}
+    found = MigrationContext.configure(connection, opts=options).get_current_revision()
+    # Revisions are numbers of four digits, so that they sort by age.
+    if found and found > head:
+        return Migrated(found, newer=True)
 
     def steps(revision: Any, _context: Any) -> Any:
         return script._upgrade_revs("head", revision)
@@ -84,4 +110,4 @@ def _upgrade(connection: Connection) -> str:
     with EnvironmentContext(config, script, fn=steps, destination_rev="head") as environment:
         environment.configure(connection=connection, version_table=VERSION_TABLE)
         environment.run_migrations()
-    return str(script.get_current_head())
+    return Migrated(head, newer=False)

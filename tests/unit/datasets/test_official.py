@@ -11,8 +11,8 @@ import pytest
 
 from fraudops.datasets.official import MIRRORS, NAME, SHA256, Mirror, fetch
 from fraudops.errors import SettingsError, StoreDownError
-from tests.file_server import Served, serve
-from tests.support import free_port
+from tests.support.file_server import Served, serve
+from tests.support.processes import free_port
 
 CONTENT = bytes(range(256)) * 5000
 CHECKSUM = hashlib.sha256(CONTENT).hexdigest()

@@ -1,0 +1,1 @@
+"""Drift: PSI verdicts, scans of recent predictions, their reports and rows."""

@@ -1,0 +1,81 @@
+"""What a drift run says to people: on the terminal and on top of the HTML report."""
+
+from typing import TYPE_CHECKING
+
+from fraudops.drift.psi import SCORE, Verdict
+
+if TYPE_CHECKING:
+    from fraudops.drift.runs import DriftRun
+
+WHAT_NEXT: dict[Verdict, str] = {
+    "none": "Nothing to do.",
+    "warning": "It becomes an alarm if the next window exceeds as well. Once more rows have been scored: fraudops drift --since last",
+    "alarm": (
+        "The model sees other data than it was made for. A few columns far above their threshold are usually a broken or changed feed: look there first. "
+        "Many are a change of customers or of business: train on newer rows (fraudops train), validate, promote. "
+        "If it began with a promotion: fraudops rollback. Live precision and recall: fraudops monitor"
+    ),
+    "not enough rows": "Take a longer window (--hours), or look whether traffic arrives: fraudops monitor",
+}
+
+
+def title(run: "DriftRun") -> str:
+    """Which rows were compared with which."""
+    rows = (
+        f"{run.rows:,} rows"
+        if run.compared == run.rows
+        else f"{run.compared:,} of {'about ' if run.rows_estimated else ''}{run.rows:,} rows"
+    )
+    same_day = run.start.date() == run.end.date()
+    window = f"{run.start:%Y-%m-%d %H:%M:%S} to {run.end:{'%H:%M:%S' if same_day else '%Y-%m-%d %H:%M:%S'}} UTC"
+    return f"Drift of version {run.model_version} ({run.model_digest[:12]}): {rows} of {window} against its own reference of {run.reference_rows:,}"
+
+
+def verdict_line(run: "DriftRun") -> str:
+    """The verdict and why."""
+    return f"verdict: {run.verdict.upper()}: {_why(run)}"
+
+
+def _why(run: "DriftRun") -> str:
+    if run.verdict == "not enough rows":
+        return f"fewer than {run.minimum_rows:,} rows are not judged"
+    if run.verdict == "none":
+        if run.features_unavailable:
+            return f"the score is within its threshold; {_unavailable(run)}"
+        return f"the score and all {len(run.columns) - 1} features are within their thresholds"
+    names = [_name(column.name) for column in run.exceeded]
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    before = (
+        f"; the window that ended {run.before.end:%Y-%m-%d %H:%M:%S} UTC exceeded as well"
+        if run.verdict == "alarm" and run.before
+        else ""
+    )
+    return f"above the threshold: {shown}{before}{f'; {_unavailable(run)}' if run.features_unavailable else ''}"
+
+
+def _unavailable(run: "DriftRun") -> str:
+    return f"drift of the features is not available: {run.features_unavailable}"
+
+
+def _name(column: str) -> str:
+    return "the score" if column == SCORE else column
+
+
+def lines(run: "DriftRun") -> list[str]:
+    """What to do, and the decision rate, which has no say in the verdict."""
+    if not run.rows:
+        return [WHAT_NEXT[run.verdict]]
+    rate = run.rate
+    text = f"decided as fraud: {rate.value:.2%} (95 %: {rate.lower:.2%} to {rate.upper:.2%}), expected {rate.expected:.2%}: {rate.position}"
+    return [text + _rate_reason(run), WHAT_NEXT[run.verdict]]
+
+
+def _rate_reason(run: "DriftRun") -> str:
+    if run.rate.position == "below":
+        return ". Less fraud, or fraud that the model does not see; labels tell which"
+    if run.rate.position == "above":
+        enriched = (
+            ". The packaged sample holds more frauds than nature does: a replay of it lies above"
+        )
+        return enriched if run.sample else ". More fraud, or other data; labels tell which"
+    return ""

@@ -1,0 +1,81 @@
+"""Structs that keep the fields of a newer release.
+
+During an upgrade two releases read and write the same documents. A release that dropped the
+fields it does not know would erase what the newer one has written.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from fraudops.canonical import canonical_json
+
+Document = TypeVar("Document", bound="Extensible")
+
+
+class Extensible(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of a stored struct; `unknown` holds the fields that this release does not know.
+
+    `msgspec.structs.replace` carries them along, so that a changed document keeps them.
+    Only this module reads and writes `unknown`; it is never a field of the stored form.
+    """
+
+    unknown: dict[str, Any] = {}
+
+
+def decode_document(data: bytes, kind: type[Document]) -> Document:
+    """Decode JSON into `kind`, keeping unknown fields at every level.
+
+    Raises msgspec.MsgspecError.
+    """
+    raw = msgspec.json.decode(data)
+    return msgspec.convert(_nested(raw, kind), kind)
+
+
+def encode_document(document: Extensible) -> bytes:
+    """Encode as canonical JSON, with the unknown fields in their places."""
+    return canonical_json(_flat(msgspec.to_builtins(document), type(document)))
+
+
+def _nested(raw: Any, kind: Any) -> Any:
+    """Move the unknown fields of every document under its key `unknown`."""
+    if not isinstance(raw, dict):
+        return raw
+    fields = _fields(kind)
+    known = {name: _each(raw[name], fields[name], _nested) for name in fields.keys() & raw.keys()}
+    return known | {"unknown": {name: raw[name] for name in raw.keys() - fields.keys()}}
+
+
+def _flat(raw: Any, kind: Any) -> Any:
+    """Undo `_nested`. A field that this release knows wins over an unknown one of its name."""
+    fields = _fields(kind)
+    known = {name: _each(raw[name], fields[name], _flat) for name in fields.keys() & raw.keys()}
+    return {**raw.get("unknown", {}), **known}
+
+
+@cache
+def _fields(kind: type[Extensible]) -> Mapping[str, Any]:
+    """The type of every stored field, by its stored name."""
+    hints = get_type_hints(kind)
+    stored = msgspec.structs.fields(kind)
+    return {field.encode_name: hints[field.name] for field in stored if field.name != "unknown"}
+
+
+def _each(value: Any, hint: Any, change: Callable[[Any, Any], Any]) -> Any:
+    """Apply `change` to every document in a field: a document, an optional one, or a tuple."""
+    inner = next((part for part in (hint, *get_args(hint)) if _is_document(part)), None)
+    if inner is None or value is None:
+        return value
+    if get_origin(hint) is tuple:
+        return [change(item, inner) for item in value] if _is_list(value) else value
+    return change(value, inner)
+
+
+def _is_document(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Extensible)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)

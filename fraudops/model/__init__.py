@@ -1,0 +1,1 @@
+"""Bundles: manifest, scorer, pipeline file, metrics and verification."""

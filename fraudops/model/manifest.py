@@ -1,0 +1,143 @@
+"""A bundle: everything that one model version carries, in one folder, under one digest.
+
+bundle.json              the manifest below, as canonical JSON; its sha256 is the version's digest
+pipeline.skops           the fitted, calibrated scikit-learn pipeline (never opened by the service)
+scorer.json, scorer.onnx the compiled scorer (fraudops.model.scorer; the second only where the first says so)
+reference_rows.npy       float64 (rows, features + 1): feature values and, last, the pipeline's own probability
+drift_reference.parquet  features and probability (column `fraud_probability`) of the validation slice
+train_rows.npy           uint64, sorted: a hash of each row that training saw
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fraudops.canonical import canonical_json, sha256_bytes, sha256_file
+from fraudops.errors import BundleError
+from fraudops.schema import FeatureSchema
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+REFERENCE_ROWS = "reference_rows.npy"
+PIPELINE = "pipeline.skops"
+DRIFT_REFERENCE = "drift_reference.parquet"
+TRAIN_ROWS = "train_rows.npy"
+# What a bundle, and a file of one, may be called where names come from elsewhere.
+DIGEST = re.compile(r"[0-9a-f]{64}")
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+
+
+class _Format(msgspec.Struct, frozen=True):
+    """The one field of a manifest that every release can read."""
+
+    format: int
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A point estimate with the bounds of its 95 % bootstrap interval."""
+
+    value: float
+    lower: float
+    upper: float
+
+
+class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the rows came from;
+
+    `sample` marks the packaged sample, which is not a bank's production data.
+    """
+
+    digest: str
+    source: str
+    rows: int
+    frauds: int
+    prevalence: float | None
+    sample: bool
+
+
+class ScorerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """`max_abs_difference` is against the pipeline's float64 probabilities on the reference rows;
+
+    `flips` counts decisions that differ at the threshold.
+    """
+
+    kind: str
+    max_abs_difference: float
+    decision_mismatches: int = msgspec.field(name="flips")
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `bundle.json`.
+
+    Fields of a later release are passed over. A change that every reader must understand
+    raises `format`, and readers look at that first.
+    """
+
+    format: int
+    model_name: str
+    algorithm: str
+    schema: dict[str, Any]
+    schema_fingerprint: str
+    threshold: float
+    threshold_policy: dict[str, Any]
+    expected_decision_rate: float
+    metrics: dict[str, Interval]
+    parameters: dict[str, Any]
+    dataset: DatasetInfo
+    scorer: ScorerInfo
+    git_revision: str
+    libraries: dict[str, str]
+    created_at: str
+    files: dict[str, str]
+
+    @property
+    def feature_schema(self) -> FeatureSchema:
+        return FeatureSchema.from_mapping(self.schema, "bundle.json: schema")
+
+
+def seal(folder: Path, manifest: Manifest) -> str:
+    """Writes `bundle.json` with the sha256 of every other file of the folder and returns the
+    bundle's digest.
+    """
+    files = {
+        path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST
+    }
+    data = canonical_json(msgspec.structs.replace(manifest, files=files))
+    (folder / MANIFEST).write_bytes(data)
+    return sha256_bytes(data)
+
+
+def read_manifest(folder: Path, digest: str | None = None) -> Manifest:
+    """Reads `bundle.json`, refusing one whose sha256 is not `digest`. Raises BundleError."""
+    try:
+        data = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise BundleError(f"the bundle has no readable {MANIFEST} ({error.strerror})") from error
+    if digest is not None and sha256_bytes(data) != digest:
+        raise BundleError(
+            f"{MANIFEST} is not the one that was registered: its sha256 is {sha256_bytes(data)[:12]}, expected {digest[:12]}"
+        )
+    try:
+        version = msgspec.json.decode(data, type=_Format).format
+        if version > FORMAT:
+            raise BundleError(
+                f"the bundle has format {version}, and this release reads up to {FORMAT}: "
+                "upgrade fraudops where this message comes from"
+            )
+        return msgspec.json.decode(data, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"{MANIFEST} cannot be read: {error}") from error
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raises BundleError unless the folder holds exactly the manifest's files with their digests."""
+    present = {path.name for path in folder.iterdir()} - {MANIFEST}
+    for name in sorted(present - manifest.files.keys()):
+        raise BundleError(f"the bundle holds {name}, which its manifest does not name")
+    for name, expected in sorted(manifest.files.items()):
+        if name not in present:
+            raise BundleError(f"the bundle lacks {name}")
+        if sha256_file(folder / name) != expected:
+            raise BundleError(f"{name} has been altered: its sha256 is not the manifest's")

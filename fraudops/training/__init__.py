@@ -1,0 +1,1 @@
+"""Training: settings, pipelines, compilation to ONNX and plots."""

@@ -1,0 +1,1 @@
+"""Validation: gates over a candidate, and the verdict they lead to."""

@@ -1,0 +1,191 @@
+"""The comparison with production and the verdict: what is stored on a version, and what promotion
+asks of it again. Light to import.
+"""
+
+import io
+import math
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fraudops.canonical import canonical_json
+from fraudops.errors import RefusedError
+from fraudops.model.metrics import paired_difference
+from fraudops.registry import TAG_VERDICT, ModelVersion, Registry
+from fraudops.validation.gates import GateResult, GateSettings, not_compared, not_worse
+
+SCORES = "validation/test_scores.npz"
+Metric = Literal["roc_auc", "average_precision"]
+
+
+@dataclass(frozen=True)
+class TestScores:
+    """What a version's compiled scorer said of each test row: y int8, weights and probability
+    float64, all (n,). `test_digest` names the rows.
+    """
+
+    __test__ = False  # not a pytest class
+
+    y: NDArray[np.int8]
+    weights: NDArray[np.float64]
+    probability: NDArray[np.float64]
+    test_digest: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Production:
+    """The version that serves, as the serving record has it."""
+
+    version: str
+    digest: str
+    schema_fingerprint: str
+
+
+def store_scores(registry: Registry, version: ModelVersion, scores: TestScores) -> None:
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        allow_pickle=False,
+        y=scores.y,
+        weights=scores.weights,
+        probability=scores.probability,
+        test_digest=np.array(scores.test_digest),
+        digest=np.array(scores.digest),
+    )
+    registry.upload(version, SCORES, buffer.getvalue())
+
+
+def stored_scores(registry: Registry, version: ModelVersion) -> TestScores:
+    """Raises RefusedError when there are none for exactly this bundle, or they cannot be read."""
+    data = registry.download(version, SCORES)
+    again = f"run `fraudops validate --version {version.version}` again"
+    if data is None:
+        raise RefusedError(f"version {version.version} has no stored test scores: {again}")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            y, weights, probability = (
+                np.asarray(arrays[name]) for name in ("y", "weights", "probability")
+            )
+            scores = TestScores(
+                y.astype(np.int8),
+                weights.astype(np.float64),
+                probability.astype(np.float64),
+                str(arrays["test_digest"]),
+                str(arrays["digest"]),
+            )
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise RefusedError(
+            f"the stored test scores of version {version.version} cannot be read: {again}"
+        ) from error
+    sound = (
+        scores.y.ndim == 1
+        and scores.y.shape == scores.weights.shape == scores.probability.shape
+        and bool(np.isfinite(scores.probability).all())
+    )
+    if not sound or scores.digest != version.digest:
+        raise RefusedError(
+            f"the stored test scores of version {version.version} are not of its bundle: {again}"
+        )
+    return scores
+
+
+def compare(
+    scores: TestScores, production: NDArray[np.float64], version: str, settings: GateSettings
+) -> list[GateResult]:
+    """The candidate's scores against production's probabilities (n,) of the same rows."""
+    differences = {
+        metric: paired_difference(
+            scores.y,
+            scores.probability,
+            production,
+            scores.weights,
+            metric,
+            settings.seed,
+            settings.resamples,
+        )
+        for metric in get_args(Metric)
+    }
+    return not_worse(differences, version, settings)
+
+
+def nothing_to_compare(
+    candidate_fingerprint: str | None, candidate_digest: str | None, production: Production | None
+) -> str | None:
+    """Why there is nothing to compare with, None where there is."""
+    if production is None:
+        return "no version is in production yet: there is nothing to compare with"
+    if production.digest == candidate_digest:
+        return f"version {production.version} in production is this very bundle"
+    if production.schema_fingerprint != candidate_fingerprint:
+        return f"not comparable: version {production.version} in production reads other columns, so a promotion goes by `--strategy rollout`"
+    return None
+
+
+def recompare(
+    registry: Registry, candidate: ModelVersion, production: ModelVersion, settings: GateSettings
+) -> list[GateResult]:
+    """The comparison once more, from the stored test scores of both, when production has moved
+    since the candidate's verdict.
+
+    Raises RefusedError when the scores are not of the same test rows.
+    """
+    serving = Production(
+        production.version, production.digest or "", production.schema_fingerprint or ""
+    )
+    reason = nothing_to_compare(candidate.schema_fingerprint, candidate.digest, serving)
+    if reason is not None:
+        return not_compared(reason, settings, passed=True)
+    mine, theirs = stored_scores(registry, candidate), stored_scores(registry, production)
+    if mine.test_digest != theirs.test_digest or not np.array_equal(mine.y, theirs.y):
+        raise RefusedError(
+            f"version {candidate.version} was validated on other test rows than version {production.version}, which serves: "
+            f"run `fraudops validate --version {candidate.version}` again"
+        )
+    return compare(mine, theirs.probability, production.version, settings)
+
+
+def verdict(
+    digest: str,
+    test_digest: str | None,
+    gates: Sequence[GateResult],
+    settings: GateSettings,
+    compared_to: Production | None,
+    at: str,
+) -> dict[str, Any]:
+    """What is stored on the version: passed only if every gate is. `at` is ISO 8601 in UTC."""
+    return {
+        "digest": digest,
+        "test_digest": test_digest,
+        "passed": bool(gates) and all(gate.passed for gate in gates),
+        "gates": [_gate(gate) for gate in gates],
+        "settings": asdict(settings),
+        "compared_to": {"version": compared_to.version, "digest": compared_to.digest}
+        if compared_to
+        else None,
+        "at": at,
+    }
+
+
+def store_verdict(registry: Registry, version: ModelVersion, stored: dict[str, Any]) -> None:
+    registry.set_tag(version.version, TAG_VERDICT, canonical_json(stored).decode())
+
+
+def _gate(gate: GateResult) -> dict[str, Any]:
+    """A value that JSON cannot hold becomes null; the detail is short, since the whole verdict is
+    one tag.
+    """
+    value = (
+        None if gate.value is None or not math.isfinite(gate.value) else float(f"{gate.value:.6g}")
+    )
+    return {
+        "name": gate.name,
+        "value": value,
+        "limit": gate.limit,
+        "passed": gate.passed,
+        "detail": gate.detail[:240],
+    }

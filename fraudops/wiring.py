@@ -1,0 +1,164 @@
+"""Puts a promoter together from settings: over this machine's state folder, or in the cluster when
+a release is named.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fraudops import endpoints
+from fraudops.errors import SettingsError
+from fraudops.promotion.admin_client import LocalPods
+from fraudops.promotion.convergence import Deadlines
+from fraudops.promotion.journal import DatabaseJournal
+from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
+from fraudops.promotion.ports import Aliases, Lock, Pods, Records, Rollouts
+from fraudops.promotion.protocol import Promoter
+from fraudops.promotion.serving_record import ServingRecord
+from fraudops.registry import Registry
+from fraudops.settings import ClusterSettings, PromoteJobSettings
+from fraudops.state import State
+
+Say = Callable[[str], None]
+# The alias only follows the record: pods wait for it no longer, the reconciler writes it when the
+# registry is back.
+ALIAS_SECONDS = 3.0
+
+
+class RegistryAliases:
+    """The registry's aliases as the protocol's port: its calls block, so they run in a thread."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    async def get(self, alias: str) -> str | None:
+        return await asyncio.to_thread(self.registry.alias, alias)
+
+    async def set(self, alias: str, version: str) -> None:
+        await asyncio.to_thread(self.registry.set_alias, alias, version)
+
+
+@dataclass(frozen=True)
+class PromotionContext:
+    """Everything that promotions, rollbacks and the reconciler work on."""
+
+    records: Records
+    lock: Lock
+    aliases: Aliases
+    registry: Registry
+    pods: Pods
+    journal: DatabaseJournal
+    rollouts: Rollouts | None
+    deadlines: Deadlines
+    say: Say
+
+    def promoter(self) -> Promoter:
+        clock = SystemClock()
+        return Promoter(
+            self.records,
+            self.lock,
+            self.aliases,
+            self.pods,
+            self.journal,
+            clock,
+            self.say,
+            self.deadlines,
+            self.rollouts,
+        )
+
+
+@asynccontextmanager
+async def open_promotion_context(
+    settings: PromoteJobSettings, state: State, say: Say, wait_seconds: float = 120.0
+) -> AsyncIterator[PromotionContext]:
+    """Raises SettingsError when nothing is known of a running product, StoreDownError when the
+    cluster does not answer.
+    """
+    given = settings.promotion
+    deadlines = Deadlines(
+        given.prepare_seconds, given.activate_seconds, given.second_seconds, given.rollout_seconds
+    )
+    url = endpoints.mlflow_url(state)
+    registry = Registry(url, settings.model_name)
+    aliases = RegistryAliases(Registry(url, settings.model_name, ALIAS_SECONDS))
+    if settings.cluster.release is None:
+        journal = DatabaseJournal(
+            endpoints.database_url(state),
+            settings.model_name,
+            say,
+            state.root / "promotions.pending",
+        )
+        lock = FileLock(state.locks / "promotion.lock", wait_seconds)
+        records = LocalRecords(FileRecordStore(state.serving_record))
+        yield PromotionContext(
+            records,
+            lock,
+            aliases,
+            registry,
+            LocalPods(endpoints.inference_url(state), _local_token(state)),
+            journal,
+            None,
+            deadlines,
+            say,
+        )
+        return
+    from fraudops.cluster.api import Cluster
+    from fraudops.cluster.events import EventJournal
+    from fraudops.cluster.lease import LeaseLock
+    from fraudops.cluster.pods import ClusterPods
+    from fraudops.cluster.records import ConfigMapRecords
+    from fraudops.cluster.rollout import DeploymentRollouts
+
+    release = settings.cluster.release
+    if settings.admin_token is None:
+        raise SettingsError(
+            "FRAUDOPS_ADMIN_TOKEN is not set: the pods take admin calls only with their token"
+        )
+    if settings.admin_port is None:
+        raise SettingsError(
+            "FRAUDOPS_ADMIN_PORT is not set: it is the port of the pods' admin calls"
+        )
+    async with Cluster.connect(settings.cluster.namespace) as cluster:
+        identity = os.environ.get("HOSTNAME") or f"process {os.getpid()}"
+        yield PromotionContext(
+            ConfigMapRecords(cluster, release),
+            LeaseLock(cluster, release, identity, say, wait_seconds),
+            aliases,
+            registry,
+            ClusterPods(
+                cluster, release, settings.admin_token.get_secret_value(), settings.admin_port
+            ),
+            EventJournal(cluster, release, endpoints.database_url(state), settings.model_name, say),
+            DeploymentRollouts(cluster, release),
+            deadlines,
+            say,
+        )
+
+
+def read_record(settings: ClusterSettings, state: State) -> ServingRecord:
+    """What serves, from the ConfigMap when a release is named, else from the state folder.
+
+    Raises StoreDownError; call it outside an event loop.
+    """
+    if settings.release is None:
+        return FileRecordStore(state.serving_record).read()[0]
+    return asyncio.run(_from_cluster(settings.release, settings.namespace))
+
+
+async def _from_cluster(release: str, namespace: str | None) -> ServingRecord:
+    from fraudops.cluster.api import Cluster
+    from fraudops.cluster.records import ConfigMapRecords
+
+    async with Cluster.connect(namespace) as cluster:
+        return (await ConfigMapRecords(cluster, release).read())[0]
+
+
+def _local_token(state: State) -> str:
+    try:
+        return state.admin_token.read_text().strip()
+    except OSError as error:
+        raise SettingsError(
+            f"{state.admin_token} cannot be read ({error.strerror}): run `fraudops up --detach` or give --state FOLDER"
+        ) from error

@@ -1,0 +1,1 @@
+"""Programs that the chart's installation runs."""

@@ -1,0 +1,1 @@
+"""The HTTP layer: protocol, middleware, endpoints and pages."""

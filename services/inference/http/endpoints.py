@@ -1,0 +1,129 @@
+"""The calls with a body: each takes bytes that are within their limit and returns the answer's bytes."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from fraudops.ids import uuid7
+from services.inference.audit.writers import Audit
+from services.inference.http.feedback import accept
+from services.inference.http.middleware import SINGLE_BYTES, Call, Endpoint, EndpointResponse
+from services.inference.model import LoadedModel
+from services.inference.parsing import FieldFault, InvalidBodyError, Reader
+from services.inference.pod.coordinator import PREPARE_SECONDS, PodCoordinator
+from services.inference.pod.status import NotReadyError, Status
+from services.inference.pod.worker import Worker
+from services.inference.scoring import ScoredBatch, Scoring
+
+BATCH_BYTES = 16 << 20
+# Batches in memory at once, a worker: at the limit each takes some 50 MB with its rows, answers and
+# records.
+BATCHES = 2
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ReloadRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`prepare` opens a version beside the served one, `commit` reads the record now, `drop`
+    forgets what was prepared; without a phase both happen.
+    """
+
+    phase: Literal["prepare", "commit", "drop"] | None = None
+    version: Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")] | None = (
+        None
+    )
+    digest: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")] | None = None
+    epoch: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = PREPARE_SECONDS
+
+
+class Predictions:
+    """/predict and /predict/batch: a request ends with the model that it began with."""
+
+    def __init__(self, worker: Worker, scoring: Scoring, status: Status) -> None:
+        self._worker, self._scoring, self._status = worker, scoring, status
+
+    async def one(self, call: Call) -> EndpointResponse:
+        scored = await self._scoring.one(
+            self._model(call), call.body, call.request_id, call.started
+        )
+        return EndpointResponse(_encode(scored), call.request_id or scored.prediction_id)
+
+    async def many(self, call: Call) -> EndpointResponse:
+        request_id = call.request_id or uuid7()
+        scored = await self._scoring.many(self._model(call), call.body, request_id, call.started)
+        return EndpointResponse(_encode(ScoredBatch(scored)), request_id)
+
+    def _model(self, call: Call) -> LoadedModel:
+        serving = call.serving or self._worker.serving
+        if serving is None:
+            raise NotReadyError(self._status.why_no_model())
+        return serving.model
+
+
+class Feedback:
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+
+    async def __call__(self, call: Call) -> EndpointResponse:
+        accepted = await accept(call.body, self._audit)
+        return EndpointResponse(_encode({"accepted": accepted}), call.request_id or uuid7(), 202)
+
+
+class Reload:
+    def __init__(self, pod: PodCoordinator, status: Status) -> None:
+        self._pod, self._status = pod, status
+        self._reader = Reader(ReloadRequest)
+
+    async def __call__(self, call: Call) -> EndpointResponse:
+        """Answers once every worker of the pod has done it.
+
+        Raises RefusedError, StoreDownError: then the old version serves on.
+        """
+        request = self._reader.read(call.body or b"{}")
+        if request.phase == "prepare":
+            version, digest = _required(request, "version"), _required(request, "digest")
+            await self._pod.prepare(version, digest, request.epoch or 0, request.deadline_seconds)
+        elif request.phase == "drop":
+            await self._pod.drop(_required(request, "digest"))
+        else:
+            await self._pod.activate(
+                request.epoch or 0, request.version, request.digest, request.deadline_seconds
+            )
+        return EndpointResponse(_encode(await self._status.reloaded()), call.request_id or uuid7())
+
+
+class DrainPod:
+    def __init__(self, pod: PodCoordinator, status: Status) -> None:
+        self._pod, self._status = pod, status
+
+    async def __call__(self, call: Call) -> EndpointResponse:
+        """Every worker asks its clients to leave from here on, and the pod is no longer ready;
+        there is no way back.
+        """
+        await self._pod.drain()
+        return EndpointResponse(_encode(await self._status.reloaded()), call.request_id or uuid7())
+
+
+def _required(request: ReloadRequest, field: str) -> str:
+    value: Any = getattr(request, field)
+    if value is None:
+        raise InvalidBodyError(
+            [FieldFault(field=field, reason=f"is missing: {request.phase} needs it")]
+        )
+    return str(value)
+
+
+def endpoints(
+    worker: Worker, scoring: Scoring, audit: Audit, pod: PodCoordinator, status: Status
+) -> Mapping[str, Endpoint]:
+    predictions, batches = Predictions(worker, scoring, status), asyncio.Semaphore(BATCHES)
+    return {
+        "/predict": Endpoint(predictions.one, SINGLE_BYTES),
+        "/predict/batch": Endpoint(predictions.many, BATCH_BYTES, gate=batches),
+        "/feedback": Endpoint(Feedback(audit), BATCH_BYTES, gate=batches),
+        "/reload": Endpoint(Reload(pod, status), SINGLE_BYTES, admin=True, body_required=False),
+        "/drain": Endpoint(DrainPod(pod, status), SINGLE_BYTES, admin=True, body_required=False),
+    }

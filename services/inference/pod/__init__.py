@@ -1,0 +1,1 @@
+"""The pod: its workers, state file, bundles and serving record."""

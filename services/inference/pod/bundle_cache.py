@@ -1,0 +1,78 @@
+"""The pod's bundle cache, seen from a worker: bundles are brought and proved by the prover, and old
+ones removed.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+import msgspec
+
+from fraudops.errors import RefusedError, StoreDownError
+from services.inference.folders import VERIFIED
+from services.inference.pod.bundle_verifier import BundleRequest, VerificationOutcome
+from services.inference.pod.worker_channel import RunFolder
+
+
+class BundleCache:
+    """`folder` holds one folder a bundle, named by its digest; whoever calls holds the pod's lock.
+
+    A bundle is proved once in a pod's life; the run folder has an empty file for each that was.
+    That its files are still the same, each worker checks itself.
+    """
+
+    def __init__(self, folder: Path, run: RunFolder) -> None:
+        self.folder, self._run = folder, run
+
+    def is_verified(self, digest: str) -> bool:
+        return self._marker(digest).exists() and (self.folder / digest).is_dir()
+
+    async def ensure(self, version: str, digest: str, seconds: float, *, fetch: bool = True) -> str:
+        """Where the bundle came from, once it is here and proved anew.
+
+        Raises RefusedError with the reason, StoreDownError.
+        """
+        self._marker(digest).unlink(missing_ok=True)
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await self._run.request_verification(
+                    msgspec.json.encode(BundleRequest(version, digest, fetch))
+                )
+        except TimeoutError as error:
+            raise StoreDownError(
+                f"version {version} was not brought and proved within {round(seconds, 1):g} s"
+            ) from error
+        except (OSError, asyncio.IncompleteReadError) as error:
+            raise StoreDownError(
+                f"the process that proves version {version} ended without an answer; the log may say why, or memory is short"
+            ) from error
+        source = _read_outcome(answer)
+        self._marker(digest).touch()
+        return source
+
+    def prune(self, keep: Collection[str]) -> None:
+        """Removes the bundles that are none of `keep`.
+
+        A folder that does not go now is tried again after the next promotion.
+        """
+        for folder in self.folder.iterdir():
+            if folder.name not in keep and not folder.name.startswith("."):
+                self._marker(folder.name).unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _marker(self, digest: str) -> Path:
+        return self._run.path / f"{VERIFIED}{digest}"
+
+
+def _read_outcome(answer: bytes) -> str:
+    """What the prover wrote. Raises RefusedError or StoreDownError with its reason."""
+    outcome = msgspec.json.decode(answer, type=VerificationOutcome)
+    if outcome.source:
+        return outcome.source
+    reason = outcome.error or "no reason was given"
+    raise (
+        StoreDownError(reason)
+        if outcome.exit_code == StoreDownError.exit_code
+        else RefusedError(reason)
+    )

@@ -1,0 +1,130 @@
+"""Brings a bundle into the pod's cache and proves it.
+
+A folder appears there by a rename, complete and verified, or not at all.
+
+Runs in the prover's processes; what only a download needs is imported there.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fraudops.errors import BundleError, FraudopsError, RefusedError, StoreDownError
+from fraudops.model.verification import verify_bundle
+from fraudops.settings import InferenceSettings
+
+logger = logging.getLogger(__name__)
+INCOMING, REFUSED = ".incoming-", ".refused-"
+
+
+def fetch_bundle(
+    settings: InferenceSettings, bundles: Path, version: str, digest: str, *, fetch: bool = True
+) -> str:
+    """`cache`, `peer` or `registry`;
+
+    `settings` say where the last two are. What was refused is no longer in the cache.
+
+    Raises BundleError, RefusedError, UnknownVersionError, StoreDownError.
+    """
+    with _disk_errors():
+        bundles.mkdir(parents=True, exist_ok=True)
+        _sweep(bundles)
+        refusal = _check_cached(bundles, digest)
+        if refusal is None:
+            return "cache"
+        if not fetch:
+            raise BundleError(refusal)
+        try:
+            return _download(settings, bundles, version, digest)
+        except FraudopsError as error:
+            kind = StoreDownError if isinstance(error, StoreDownError) else RefusedError
+            raise kind(f"{refusal}; {error}") from error
+
+
+def _check_cached(bundles: Path, digest: str) -> str | None:
+    """None if the cache holds the bundle, unaltered; else why not.
+
+    What is altered is taken away.
+    """
+    folder = bundles / digest
+    if not folder.is_dir():
+        return f"the bundle {digest[:12]} is not in the cache"
+    try:
+        verify_bundle(folder, digest)
+    except BundleError as error:
+        _discard(bundles, folder)
+        return f"the cached bundle {digest[:12]} was refused: {error}"
+    return None
+
+
+def _download(settings: InferenceSettings, bundles: Path, version: str, digest: str) -> str:
+    """From another pod, else from the registry: what a pod cannot give, or gives altered, the
+    registry still may.
+    """
+    incoming = bundles / f"{INCOMING}{digest}-{os.getpid()}"
+    try:
+        if _from_peers(settings, digest, incoming):
+            source = "peer"
+        else:
+            _from_registry(settings, version, digest, incoming)
+            source = "registry"
+        incoming.rename(bundles / digest)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+    return source
+
+
+def _from_peers(settings: InferenceSettings, digest: str, incoming: Path) -> bool:
+    from fraudops.cluster.peers import peer_urls
+    from services.inference.pod import peer_download
+
+    urls, token = peer_urls(settings.cluster, settings.admin_port), settings.admin_token
+    if not urls or token is None:
+        return False
+    try:
+        peer_download.download(urls, token.get_secret_value(), digest, incoming)
+        verify_bundle(incoming, digest)
+    except FraudopsError as error:
+        logger.info("no other pod gave the bundle", extra={"digest": digest, "reason": str(error)})
+        shutil.rmtree(incoming, ignore_errors=True)
+        return False
+    return True
+
+
+def _from_registry(settings: InferenceSettings, version: str, digest: str, incoming: Path) -> None:
+    if not settings.mlflow_tracking_uri:
+        raise StoreDownError("it cannot be fetched, because MLFLOW_TRACKING_URI is not set")
+    from fraudops.registry import Registry
+
+    registry = Registry(settings.mlflow_tracking_uri, settings.model_name)
+    registry.download_bundle(registry.version(version), incoming)
+    verify_bundle(incoming, digest)
+
+
+def _discard(bundles: Path, folder: Path) -> None:
+    """Out of the cache at once; the removal may take its time."""
+    aside = bundles / f"{REFUSED}{folder.name}-{os.getpid()}"
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sweep(bundles: Path) -> None:
+    """What killed processes have left: the caller holds the pod's lock, so nobody else is at work
+    here.
+    """
+    for entry in bundles.iterdir():
+        if entry.name.startswith((INCOMING, REFUSED)):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RefusedError(
+            f"the bundle cannot be written to the cache ({error.strerror}): check the disk"
+        ) from error

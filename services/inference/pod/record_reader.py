@@ -1,0 +1,117 @@
+"""Where a pod reads the serving record: this machine's file, or the release's ConfigMap, by the
+standard library and the pod's own token.
+
+The service has no Kubernetes client: one GET every few seconds does not need its 60 MB.
+"""
+
+import json
+import os
+import ssl
+import threading
+from collections.abc import Callable
+from http.client import HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any
+
+from fraudops.errors import StoreDownError
+from fraudops.promotion.local import FileRecordStore
+from fraudops.promotion.serving_record import (
+    EMPTY,
+    ServingRecord,
+    ServingTarget,
+    config_map_name,
+    of_config_map,
+)
+from fraudops.settings import InferenceSettings
+from fraudops.state import State
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+SECONDS = 5.0
+
+
+def record_reader(settings: InferenceSettings) -> Callable[[], ServingRecord]:
+    """A function that reads the record anew.
+
+    It blocks, and raises RecordUnreadableError, StoreDownError or OSError.
+    """
+    if settings.cluster.release is None:
+        store = FileRecordStore(State.at(settings.state).serving_record)
+        return lambda: store.read()[0]
+    return ConfigMapReader(
+        settings.cluster.release, settings.cluster.namespace or (ACCOUNT / "namespace").read_text()
+    ).read
+
+
+def template_target(settings: InferenceSettings) -> ServingTarget | None:
+    """What the pod template's annotation named when this pod was made."""
+    return ServingTarget.parse(settings.rollout or "")
+
+
+class ConfigMapReader:
+    """Plain quorum GETs of one ConfigMap over one kept connection; made in one process and used by
+    its threads.
+    """
+
+    def __init__(self, release: str, namespace: str, account: Path = ACCOUNT) -> None:
+        self._path, self._account = (
+            f"/api/v1/namespaces/{namespace}/configmaps/{config_map_name(release)}",
+            account,
+        )
+        self._lock = threading.Lock()
+        self._connection: HTTPSConnection | None = None
+
+    def read(self) -> ServingRecord:
+        """EMPTY while there is no ConfigMap. Raises RecordUnreadableError, StoreDownError."""
+        with self._lock:
+            status, body = self._get()
+        if status == 404:
+            return EMPTY
+        if status != 200:
+            raise StoreDownError(f"the Kubernetes API answered {status} for the serving record")
+        try:
+            found = json.loads(body)
+        except ValueError as error:
+            raise StoreDownError(
+                "the Kubernetes API answered with something that is not JSON"
+            ) from error
+        return of_config_map(found)
+
+    def _get(self) -> tuple[int, bytes]:
+        """A kept connection may have ended since: then one new one is tried."""
+        kept = self._connection is not None
+        try:
+            return self._exchange()
+        except (OSError, HTTPException) as error:
+            self._close()
+            if not kept:
+                raise StoreDownError(
+                    f"the Kubernetes API does not answer ({type(error).__name__})"
+                ) from error
+        return self._get()
+
+    def _exchange(self) -> tuple[int, bytes]:
+        if self._connection is None:
+            self._connection = self._connect()
+        # The token is exchanged by the kubelet while the pod lives.
+        headers = {
+            "Authorization": f"Bearer {(self._account / 'token').read_text()}",
+            "Accept": "application/json",
+        }
+        self._connection.request("GET", self._path, headers=headers)
+        answer = self._connection.getresponse()
+        return answer.status, answer.read()
+
+    def _connect(self) -> HTTPSConnection:
+        context: Any = ssl.create_default_context(cafile=self._account / "ca.crt")
+        port = int(os.environ.get("KUBERNETES_SERVICE_PORT", "443"))
+        return HTTPSConnection(
+            os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc"),
+            port,
+            timeout=SECONDS,
+            context=context,
+        )
+
+    def _close(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None

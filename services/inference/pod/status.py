@@ -1,0 +1,186 @@
+"""What the pod says of itself: /ready, /model_info, and the answer of /reload."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from fraudops.errors import (
+    BundleError,
+    FraudopsError,
+    StoreDownError,
+)
+from fraudops.model.manifest import read_manifest
+from fraudops.promotion.serving_record import ServingRecord
+from fraudops.state import State
+from services.inference.pod.coordinator import PodCoordinator
+from services.inference.pod.state import PodState, RecordView, read_pod_state, read_record_view
+from services.inference.pod.worker import Drain
+from services.inference.pod.worker_channel import WorkerAnswer, WorkerShown
+
+
+class NotReadyError(StoreDownError):
+    """`workers` is what each worker of the pod serves, as /ready shows it."""
+
+    def __init__(self, reason: str, workers: Sequence[WorkerShown] | None = None) -> None:
+        super().__init__(reason)
+        self.workers = workers
+
+
+ALIAS = "production"
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """Every worker has the promoted model open."""
+
+    status: Literal["ready"]
+    epoch: int
+    version: str | None
+    digest: str | None
+    workers: list[WorkerShown]
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """What the pod and each of its workers serve now."""
+
+    pod: str
+    epoch: int
+    version: str | None
+    digest: str | None
+    workers: list[WorkerShown]
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """`source` says where the bundle came from: registry, peer or cache.
+
+    A model that was `trained_on_sample` knows nothing of a bank's transactions.
+    """
+
+    name: str
+    alias: str
+    version: str | None
+    digest: str | None
+    epoch: int
+    source: str | None
+    trained_on_sample: bool | None
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """`audit` is the durability of the answers' records: off, memory, spool or commit.
+
+    `errors.epoch` is there while the pod is not where the serving record is.
+    """
+
+    model: ServedModel
+    audit: str
+    challenger: None
+    errors: dict[str, str | None]
+
+
+class Status:
+    def __init__(
+        self, pod: PodCoordinator, name: str, model_name: str, durability: str, drain: Drain
+    ) -> None:
+        self._pod, self._name, self._model_name, self._durability, self._drain = (
+            pod,
+            name,
+            model_name,
+            durability,
+            drain,
+        )
+        self._reading: asyncio.Task[ServingRecord] | None = None
+
+    async def ready(self) -> Ready:
+        """Asks every worker. Raises NotReadyError with the reason."""
+        now, view, workers = (
+            read_pod_state(self._pod.state),
+            read_record_view(self._pod.state),
+            await self._pod.workers(),
+        )
+        shown = [worker.shown for worker in workers]
+        reason = (
+            "the pod is leaving: it drains" if self._drain.active else _why_not(now, view, workers)
+        )
+        if reason:
+            raise NotReadyError(reason, shown)
+        return Ready("ready", now.epoch, now.version, now.digest, shown)
+
+    async def is_ready(self) -> bool:
+        try:
+            await self.ready()
+        except NotReadyError:
+            return False
+        return True
+
+    async def reloaded(self) -> Reloaded:
+        now, workers = read_pod_state(self._pod.state), await self._pod.workers()
+        return Reloaded(
+            self._name, now.epoch, now.version, now.digest, [worker.shown for worker in workers]
+        )
+
+    async def model_info(self) -> ModelInfo:
+        now = read_pod_state(self._pod.state)
+        sample = await asyncio.to_thread(_trained_on_sample, self._pod.state, now.digest)
+        model = ServedModel(
+            self._model_name, ALIAS, now.version, now.digest, now.epoch, now.source, sample
+        )
+        errors: dict[str, str | None] = {"alias": None, "stage": None}
+        try:
+            record = await self._record()
+        except FraudopsError as error:
+            errors["epoch"] = str(error)
+        else:
+            errors["alias"] = record.alias_error
+            target, reason = self._pod.target(record), read_record_view(self._pod.state).error
+            epoch = target.epoch if target else 0
+            if reason or epoch != now.epoch:
+                errors["epoch"] = (
+                    reason or f"the serving record is at epoch {epoch}, this pod at {now.epoch}"
+                )
+        return ModelInfo(model, self._durability, None, errors)
+
+    async def _record(self) -> ServingRecord:
+        """One read at a time, however many ask: each holds a thread while the store does not
+        answer, and audit and metrics need threads too.
+        """
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._pod.record())
+        return await asyncio.shield(self._reading)
+
+    def why_no_model(self) -> str:
+        """For a worker that was asked to score and has nothing to score with."""
+        return (
+            _why_not(read_pod_state(self._pod.state), read_record_view(self._pod.state), [])
+            or "this worker is still opening the model"
+        )
+
+
+def _trained_on_sample(state: State, digest: str | None) -> bool | None:
+    """By the bundle's own word;
+
+    None without a model, or when the bundle was lost from the cache since it was opened.
+    """
+    try:
+        return read_manifest(state.bundles / digest, digest).dataset.sample if digest else None
+    except BundleError:
+        return None
+
+
+def _why_not(now: PodState, view: RecordView, workers: list[WorkerAnswer]) -> str | None:
+    reasons = "; ".join(reason for reason in (view.refused, view.error) if reason)
+    if now.digest is None:
+        return reasons or (
+            f"version {view.version} is being opened" if view.epoch else "no model promoted"
+        )
+    for worker in workers:
+        if fault := worker.fault:
+            return fault
+        if worker.reply and worker.reply.epoch != now.epoch:
+            return (
+                reasons
+                or f"worker {worker.pid} is at epoch {worker.reply.epoch}, the pod at {now.epoch}"
+            )
+    if not view.ready:
+        return reasons or "the pod is starting"
+    return None

@@ -1,0 +1,161 @@
+"""How the workers of a pod talk: each serves a small socket in the run folder; one JSON line is
+asked, one is answered.
+
+A socket's path may have 107 bytes, a state folder's may be longer: sockets are reached through
+the folder's descriptor.
+"""
+
+import asyncio
+import os
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+_NAME = re.compile(r"worker-(?P<pid>[0-9]+)\.sock")
+VERIFIER_SOCKET = "prover.sock"
+DEAD = (FileNotFoundError, ConnectionRefusedError)
+CUT_OFF = (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError)
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    op: Literal["state", "prepare", "activate", "drop", "drain"]
+    epoch: int = 0
+    version: str = ""
+    digest: str = ""
+    source: str = ""
+    seconds: float = 0.0
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the worker serves;
+
+    `warm` maps the digests that it holds open to where their bundles came from.
+    """
+
+    pid: int
+    epoch: int = 0
+    version: str | None = None
+    digest: str | None = None
+    warm: dict[str, str] = {}
+    draining: bool = False
+    error: str | None = None
+
+
+class WorkerShown(msgspec.Struct, frozen=True):
+    """What one worker serves, as answers show it; nulls for a worker that does not answer."""
+
+    pid: int
+    epoch: int | None
+    version: str | None
+
+
+@dataclass(frozen=True)
+class WorkerAnswer:
+    """`reply` is None when the worker lives but does not answer."""
+
+    pid: int
+    reply: Reply | None
+
+    @property
+    def fault(self) -> str | None:
+        if self.reply is None:
+            return f"worker {self.pid} does not answer"
+        return f"worker {self.pid}: {self.reply.error}" if self.reply.error else None
+
+    @property
+    def shown(self) -> WorkerShown:
+        return WorkerShown(
+            self.pid,
+            self.reply.epoch if self.reply else None,
+            self.reply.version if self.reply else None,
+        )
+
+
+class RunFolder:
+    """Who is registered, and how to reach them. Usable after a fork."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def address(self, pid: int) -> str:
+        return f"/proc/self/fd/{self._descriptor}/worker-{pid}.sock"
+
+    def listen_for_verifications(self) -> socket.socket:
+        """What `ask_for_proof` reaches."""
+        (self.path / VERIFIER_SOCKET).unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(f"/proc/self/fd/{self._descriptor}/{VERIFIER_SOCKET}")
+        listener.listen()
+        return listener
+
+    async def request_verification(self, line: bytes) -> bytes:
+        """The prover's answer. Raises OSError or IncompleteReadError when it ends without one."""
+        return await _exchange(f"/proc/self/fd/{self._descriptor}/{VERIFIER_SOCKET}", line)
+
+    def registered(self) -> list[int]:
+        return sorted(
+            int(match["pid"])
+            for match in (_NAME.fullmatch(entry.name) for entry in self.path.iterdir())
+            if match
+        )
+
+    def forget(self, pid: int) -> None:
+        (self.path / f"worker-{pid}.sock").unlink(missing_ok=True)
+
+    async def serve(self, answer: Callable[[Ask], Awaitable[Reply]]) -> asyncio.Server:
+        """Registers this process: from here on it is asked."""
+        pid = os.getpid()
+        self.forget(pid)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(self.address(pid))
+
+        async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            line = await reader.readline()
+            if line:
+                writer.write(
+                    msgspec.json.encode(await answer(msgspec.json.decode(line, type=Ask))) + b"\n"
+                )
+            writer.close()
+
+        return await asyncio.start_unix_server(converse, sock=listener, backlog=128)
+
+    async def ask_all(self, ask: Ask, seconds: float) -> list[WorkerAnswer]:
+        """Every registered worker's answer; the dead are left out, the hung are in it without one."""
+        answers = await asyncio.gather(*(self._ask(pid, ask, seconds) for pid in self.registered()))
+        return [answer for answer in answers if answer]
+
+    async def _ask(self, pid: int, ask: Ask, seconds: float) -> WorkerAnswer | None:
+        """A worker that cuts the connection off is asked once more: if it has died, that is refused."""
+        try:
+            async with asyncio.timeout(seconds):
+                try:
+                    return await self._exchange(pid, ask)
+                except CUT_OFF:
+                    return await self._exchange(pid, ask)
+        except DEAD:
+            return None
+        except (TimeoutError, BlockingIOError, *CUT_OFF):
+            return WorkerAnswer(pid, None)
+
+    async def _exchange(self, pid: int, ask: Ask) -> WorkerAnswer:
+        return WorkerAnswer(
+            pid,
+            msgspec.json.decode(
+                await _exchange(self.address(pid), msgspec.json.encode(ask)), type=Reply
+            ),
+        )
+
+
+async def _exchange(address: str, line: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(address)
+    try:
+        writer.write(line + b"\n")
+        return await reader.readuntil(b"\n")
+    finally:
+        writer.close()

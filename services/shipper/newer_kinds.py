@@ -1,0 +1,51 @@
+"""Ships records of kinds that an older release could not ship.
+
+A shipper keeps a record of an unknown kind in `spool/newer`. After an upgrade the next shipper
+knows the kind and takes the record back into the spool. The same holds for files that another
+pod hands over, or that come from a dead pod's folder.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from fraudops.audit.dead_letters import DeadLetters
+from fraudops.errors import FraudopsError
+from fraudops.spool.segments import NEWER
+
+logger = logging.getLogger(__name__)
+LOOK_SECONDS = 10.0
+
+
+class NewerKinds:
+    """The folder `spool/newer` of one shipper."""
+
+    def __init__(self, spool: Path) -> None:
+        self._kept = DeadLetters(spool, NEWER)
+        self._looked_at: set[str] = set()
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.to_thread(self.look)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def look(self) -> None:
+        """Take what this release knows back into the spool; a file is read only once."""
+        if self._names() <= self._looked_at:
+            return
+        try:
+            done = self._kept.replay()
+        except (FraudopsError, OSError) as error:
+            logger.error(
+                "the records that were kept for a newer release cannot be read",
+                extra={"reason": str(error)},
+            )
+            return
+        self._looked_at = self._names()
+        if done.records:
+            logger.info(
+                "records that an older release kept are shipped", extra={"records": done.records}
+            )
+
+    def _names(self) -> set[str]:
+        return {path.name for path in self._kept.folder.glob("*.jsonl")}

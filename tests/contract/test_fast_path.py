@@ -1,0 +1,247 @@
+"""/predict has a short way for what is usual and the whole application for the rest: a client must
+not be able to tell which one answered.
+"""
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fraudops.audit.records import Prediction
+from tests.support.serving import ULB_ROW, Service
+from tests.support.waiting import eventually
+
+BODY = json.dumps(ULB_ROW | {"transaction_id": "t-1"}).encode()
+BAD = json.dumps(ULB_ROW | {"V1": "x"}).encode()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    started = Service(tmp_path_factory.mktemp("direct"), workers=1).promoted(1)
+    yield started
+    started.stop()
+
+
+class Wire:
+    """A connection of which every byte is seen."""
+
+    def __init__(self, service: Service) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", service.port), timeout=10)
+        self.file = self.socket.makefile("rb")
+
+    def __enter__(self) -> "Wire":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.socket.close()
+
+    def answer(self) -> tuple[int, dict[str, str], dict[str, Any]]:
+        """Status, headers, body."""
+        status = int(self.file.readline().split()[1])
+        headers = {}
+        while line := self.file.readline().strip():
+            name, _, value = line.decode().partition(": ")
+            headers[name] = value
+        return status, headers, json.loads(self.file.read(int(headers["content-length"])))
+
+
+def whole(body: bytes, more: str = "") -> bytes:
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{more}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def chunked(body: bytes, more: str = "") -> bytes:
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{more}Transfer-Encoding: chunked\r\n\r\n"
+    return head.encode() + (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+
+
+def ask(service: Service, request: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
+    with Wire(service) as wire:
+        wire.socket.sendall(request)
+        return wire.answer()
+
+
+@pytest.mark.parametrize("body", [BODY, BAD, b"", b"{", b"\xff"])
+@pytest.mark.parametrize("more", ["", "X-Request-Id: r-1\r\n", "Connection: Keep-Alive\r\n"])
+def test_both_ways_answer_alike(service: Service, body: bytes, more: str) -> None:
+    (status, headers, content), (other_status, other_headers, other_content) = (
+        ask(service, way(body, more)) for way in (whole, chunked)
+    )
+    assert status == other_status == (200 if body == BODY else 422)
+    assert headers.keys() == other_headers.keys()
+    assert headers["content-type"] == other_headers["content-type"]
+    for answered, shown in ((content, headers), (other_content, other_headers)):
+        identifier = answered.pop("prediction_id", None)
+        assert shown["x-request-id"] == (
+            "r-1" if more.startswith("X") else identifier or shown["x-request-id"]
+        )
+    assert content == other_content
+
+
+def test_both_ways_audit_and_count_alike(service: Service) -> None:
+    before, known = service.metrics(), {record.id for record in service.audited()}
+    for way in (whole, chunked):
+        ask(service, way(BODY, "X-Request-Id: twin\r\n"))
+    one, other = (record for record in service.audited() if record.id not in known)
+    assert isinstance(one, Prediction)
+    assert isinstance(other, Prediction)
+    assert {
+        name for name in one.__struct_fields__ if getattr(one, name) != getattr(other, name)
+    } == {"id", "latency_ms"}
+    assert one.request_id == "twin"
+
+    def counted() -> None:
+        after = service.metrics()
+        for name in (
+            'http_requests_total{endpoint="/predict",method="POST",status="200"}',
+            'http_request_duration_seconds_count{endpoint="/predict"}',
+        ):
+            assert after[name] - before.get(name, 0) == 2
+        name = 'http_request_duration_seconds_sum{endpoint="/predict"}'
+        assert 0 < after[name] - before.get(name, 0) < 10
+        buckets = [
+            after[name] - before.get(name, 0)
+            for name in after
+            if name.startswith('http_request_duration_seconds_bucket{endpoint="/predict"')
+        ]
+        assert max(buckets) == 2
+
+    eventually(counted)
+
+
+def test_requests_that_are_sent_ahead_are_answered_in_their_order_whatever_way_each_takes(
+    service: Service,
+) -> None:
+    requests = [
+        way(body, f"X-Request-Id: p-{number}\r\n")
+        for number, (way, body) in enumerate(
+            ((whole, BODY), (chunked, BODY), (whole, BAD), (whole, BODY)) * 5
+        )
+    ]
+    with Wire(service) as wire:
+        wire.socket.sendall(b"".join(requests))
+        answers = [wire.answer() for _ in requests]
+    assert [headers["x-request-id"] for _, headers, _ in answers] == [
+        f"p-{number}" for number in range(len(requests))
+    ]
+    assert [status for status, _, _ in answers] == [200, 200, 422, 200] * 5
+
+
+def test_requests_that_come_together_are_each_answered_audited_and_counted(
+    service: Service,
+) -> None:
+    """The worker is stopped while they arrive, so that it finds them all at once."""
+    before, known = service.metrics(), {record.id for record in service.audited()}
+    (pid,) = service.worker_pids()
+    wires = [Wire(service) for _ in range(20)]
+    for wire in wires:
+        # Known to the event loop: connections are accepted one in each of its turns.
+        wire.socket.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert wire.answer()[0] == 200
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for number, wire in enumerate(wires):
+            wire.socket.sendall(
+                whole(BAD if number % 5 == 4 else BODY, f"X-Request-Id: t-{number}\r\n")
+            )
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    answers = [wire.answer() for wire in wires]
+    for wire in wires:
+        wire.__exit__()
+    assert [(status, headers["x-request-id"]) for status, headers, _ in answers] == [
+        (422 if n % 5 == 4 else 200, f"t-{n}") for n in range(20)
+    ]
+    audited = [record for record in service.audited() if record.id not in known]
+    assert sorted(record.id for record in audited) == sorted(
+        content["prediction_id"] for status, _, content in answers if status == 200
+    )
+
+    def counted() -> None:
+        after = service.metrics()
+        grown = {name: after[name] - before.get(name, 0) for name in after}
+        assert grown['http_requests_total{endpoint="/predict",method="POST",status="200"}'] == 16
+        assert grown['http_request_duration_seconds_count{endpoint="/predict"}'] == 20
+        assert (
+            grown['fraudops_predictions_total{decision="genuine"}']
+            + grown.get('fraudops_predictions_total{decision="fraud"}', 0)
+            == 16
+        )
+
+    eventually(counted)
+
+
+def test_a_request_in_pieces_is_one_request_wherever_it_is_cut(service: Service) -> None:
+    request = whole(BODY)
+    with Wire(service) as wire:
+        wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for cut in (1, 20, request.index(b"\r\n\r\n") + 4, len(request) - 10):
+            wire.socket.sendall(request[:cut])
+            # The answer to another connection says that the first piece has been read.
+            assert ask(service, whole(BODY))[0] == 200
+            wire.socket.sendall(request[cut:])
+            assert wire.answer()[0] == 200
+
+
+def test_a_body_above_the_limit_is_refused_though_it_comes_in_one_piece(service: Service) -> None:
+    """The worker is stopped meanwhile, so that it reads everything at once."""
+    (pid,) = service.worker_pids()
+    with Wire(service) as wire:
+        for size, expected in (((64 << 10) + 1, 413), (64 << 10, 200)):
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                wire.socket.sendall(whole(BODY.ljust(size)))
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert wire.answer()[0] == expected
+
+
+def test_a_client_that_wants_to_end_the_connection_or_speaks_an_old_http_gets_its_way(
+    service: Service,
+) -> None:
+    for request in (
+        whole(BODY, "Connection: close\r\n"),
+        whole(BODY).replace(b"HTTP/1.1", b"HTTP/1.0"),
+    ):
+        with Wire(service) as wire:
+            wire.socket.sendall(request)
+            assert wire.answer()[0] == 200
+            assert wire.file.read() == b""
+
+
+def test_a_full_spool_refuses_both_ways_and_the_connection_lives(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    service = Service(
+        tmp_path_factory.mktemp("full"),
+        workers=1,
+        environment={"FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(1 << 20)},
+    ).promoted(1)
+    try:
+        with Wire(service) as wire:
+            statuses = []
+            for _ in range(5000):
+                wire.socket.sendall(whole(BODY))
+                status, headers, content = wire.answer()
+                statuses.append(status)
+                if status != 200:
+                    break
+            assert statuses[-1] == 503
+            assert (headers["retry-after"], content["title"]) == ("1", "The audit spool is full")
+            wire.socket.sendall(chunked(BODY))
+            assert wire.answer()[0] == 503
+        assert len(service.audited()) == len(statuses) - 1
+        eventually(lambda: _refusals(service, 2))
+    finally:
+        service.stop()
+
+
+def _refusals(service: Service, wanted: int) -> None:
+    found = service.metrics()
+    assert found['http_requests_total{endpoint="/predict",method="POST",status="503"}'] == wanted
+    assert found["fraudops_spool_refused_total"] == wanted

@@ -1,0 +1,437 @@
+"""A keeper over small programs: what fails is tried again and given up, what hangs is started anew,
+what is left behind is ended.
+"""
+
+import asyncio
+import contextlib
+import http.server
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fraudops.errors import SettingsError
+from fraudops.state import State
+from services.supervisor import component_monitor as monitor
+from services.supervisor import components, logs, ports, probes, supervisor
+from services.supervisor.component_monitor import ComponentMonitor, PortTakenError
+from services.supervisor.components import Component
+from services.supervisor.postgresql import PostgreSQL
+from services.supervisor.probes import ProbeError
+from services.supervisor.processes import Handle, ShutdownPolicy, end, session_members
+from services.supervisor.record import ComponentRecord, Record, RunConfig
+from tests.support.processes import free_port
+
+SLEEP = "import time; time.sleep(600)"
+ENDING = ShutdownPolicy(signal.SIGTERM, 5.0, session_members, list)
+Make = Callable[..., ComponentMonitor]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for pause in (
+        "LOOK_SECONDS",
+        "MISSED_PAUSE_SECONDS",
+        "PROBE_PAUSE_SECONDS",
+        "FIRST_PAUSE_SECONDS",
+    ):
+        monkeypatch.setattr(monitor, pause, 0.01)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A keeper of a part that runs a Python text and is asked by `probe`."""
+
+    def keeper_of(
+        name: str, text: str, probe: Callable[[Handle], None] = lambda _: None, **more: object
+    ) -> ComponentMonitor:
+        command = (sys.executable, "-I", "-S", "-c", text)
+        part = Component(
+            name=name,
+            command=command,
+            environment={},
+            folder=tmp_path,
+            shutdown=ENDING,
+            probe=probe,
+            **more,
+        )  # type: ignore[arg-type]
+        return ComponentMonitor(part, ComponentRecord(), tmp_path / f"{name}.log", lambda: None)
+
+    return keeper_of
+
+
+@contextlib.asynccontextmanager
+async def kept(*monitors: ComponentMonitor) -> AsyncIterator[list[asyncio.Task[None]]]:
+    others = {monitor.part.name: monitor for monitor in monitors}
+    tasks = [asyncio.create_task(monitor.keep(others)) for monitor in monitors]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for each in monitors:
+            await each.stop()
+
+
+async def until(check: Callable[[], bool], seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not check():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_a_part_that_fails_five_times_is_given_up_with_its_last_words_until_somebody_asks(
+    make: Make, tmp_path: Path
+) -> None:
+    mended = tmp_path / "mended"
+    one = make(
+        "fragile",
+        f"import os, sys, time; time.sleep(600) if os.path.exists({str(mended)!r}) else sys.exit('Error: the wheel is off')",
+    )
+    async with kept(one):
+        await until(lambda: one.record.phase == "gave up")
+        assert one.record.restarts == monitor.TRIES
+        assert "Error: the wheel is off" in (one.record.reason or "")
+        assert one.record.process is None
+        mended.touch()
+        one.again.set()
+        await until(lambda: one.record.phase == "running")
+
+
+async def test_a_part_that_lives_but_does_not_answer_is_started_again(make: Make) -> None:
+    deaf: set[Handle] = set()
+
+    def probe(process: Handle) -> None:
+        if process in deaf:
+            raise ProbeError("silence")
+
+    one = make("silent", SLEEP, probe)
+    async with kept(one):
+        await until(one.runs.is_set)
+        first = one.record.process
+        assert first
+        deaf.add(first)
+        await until(lambda: one.record.restarts == 1 and one.record.phase == "running")
+        assert not first.alive
+        assert one.record.reason == "it stopped answering: silence"
+
+
+async def test_a_part_that_is_halted_is_started_again(make: Make) -> None:
+    one = make("halted", SLEEP)
+    async with kept(one):
+        await until(one.runs.is_set)
+        assert one.record.process
+        os.kill(one.record.process.pid, signal.SIGSTOP)
+        await until(lambda: one.record.restarts == 1 and one.record.phase == "running")
+        assert "halted by a signal" in (one.record.reason or "")
+
+
+async def test_silence_is_excused_while_what_a_part_needs_is_away(make: Make) -> None:
+    asked = []
+    store = make("store", SLEEP)
+
+    def probe(_: Handle) -> None:
+        asked.append(store.runs.is_set())
+        if not store.runs.is_set():
+            raise ProbeError("no store")
+
+    reader = make("reader", SLEEP, probe, needs=("store",))
+    async with kept(store, reader):
+        await until(reader.runs.is_set)
+        store.runs.clear()
+        asked.clear()
+        await until(lambda: len(asked) > 2 * monitor.MISSES)
+        store.runs.set()
+        assert (reader.record.restarts, reader.record.phase) == (0, "running")
+
+
+async def test_what_a_dead_part_left_behind_is_ended_before_it_is_started_again(make: Make) -> None:
+    port = free_port()
+    orphan_holds_the_port = f"import os, socket, time; listener = socket.create_server(('127.0.0.1', {port})); os.fork(); time.sleep(600)"
+
+    def probe(_: Handle) -> None:
+        if not ports.is_taken("127.0.0.1", port):
+            raise ProbeError("it does not listen yet")
+
+    one = make("leader", orphan_holds_the_port, probe, address=("127.0.0.1", port))
+    async with kept(one):
+        await until(
+            lambda: (
+                one.runs.is_set()
+                and one.record.process is not None
+                and len(session_members(one.record.process)) == 2
+            )
+        )
+        first = one.record.process
+        assert first
+        left = session_members(first)
+        os.kill(first.pid, signal.SIGKILL)
+        await until(lambda: one.record.restarts == 1 and one.record.phase == "running")
+        assert not [
+            process
+            for process in left
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        ]
+    assert not ports.is_taken("127.0.0.1", port)
+
+
+async def test_a_port_lost_before_the_first_start_calls_for_another(make: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        one = make("late", SLEEP, address=("127.0.0.1", stranger.getsockname()[1]))
+        async with kept(one) as [task]:
+            with pytest.raises(PortTakenError, match=f"taken by process {os.getpid()} "):
+                await asyncio.wait_for(asyncio.shield(task), 10)
+
+
+async def test_an_answer_of_somebody_else_is_not_taken_for_the_parts_own(make: Make) -> None:
+    """The stranger comes after the port was seen free, so the part finds it taken itself."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    one = make(
+        "robbed",
+        f"import http.server; http.server.HTTPServer(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler)",
+    )
+    stranger = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", port), http.server.SimpleHTTPRequestHandler, bind_and_activate=False
+    )
+
+    async def rob() -> tuple[str, ...]:
+        stranger.server_bind()
+        stranger.server_activate()
+        threading.Thread(target=stranger.serve_forever, args=[0.05]).start()
+        assert probes.get(url)[0] == 200
+        return one.part.command
+
+    one.part = replace(
+        one.part,
+        address=("127.0.0.1", port),
+        prepare=rob,
+        probe=lambda process: probes.expect_200(process, url),
+    )
+    try:
+        async with kept(one) as [task]:
+            with pytest.raises(PortTakenError, match=f"taken by process {os.getpid()} "):
+                await asyncio.wait_for(asyncio.shield(task), 20)
+            assert "Address already in use" in (one.record.reason or "")
+            assert not one.runs.is_set()
+    finally:
+        await asyncio.to_thread(stranger.shutdown)
+        stranger.server_close()
+
+
+async def test_when_its_folder_is_removed_the_supervisor_stops_everything(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = State.at(tmp_path / "state")
+    server = PostgreSQL(state.postgresql, free_port())
+    server.make_passwords()
+    state.logs.mkdir()
+    monkeypatch.setattr(supervisor, "HOUSEKEEPING_SECONDS", 0.05)
+    monkeypatch.setattr(
+        components,
+        "build",
+        lambda *_: {name: make(name, SLEEP).part for name in components.endings(state)},
+    )
+    record = Record()
+    with ports.Claims() as claims:
+        choices = ports.choose(claims, None, None, None, None)
+    running = asyncio.create_task(
+        supervisor.Supervisor(state, record, choices, server, "token", lambda _: None).run()
+    )
+    await until(lambda: all(part.phase == "running" for part in record.components.values()))
+    processes = [part.process for part in record.components.values() if part.process]
+    shutil.rmtree(state.root)
+    assert await asyncio.wait_for(running, 20)
+    assert [process.alive for process in processes] == [False] * 4
+
+
+def test_a_program_that_ignores_the_request_to_stop_is_killed() -> None:
+    stubborn = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)",
+    ]
+    with subprocess.Popen(stubborn, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert asyncio.run(end(Handle.of(process.pid), ENDING, seconds=0.1))
+        assert process.wait(5) == -signal.SIGKILL
+
+
+def test_a_stranger_with_the_same_pid_is_not_ours() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", SLEEP], start_new_session=True
+    ) as process:
+        ours = Handle.of(process.pid)
+        strangers = (
+            Handle(ours.pid, ours.started + 1, ours.boot),
+            Handle(ours.pid, ours.started, "another boot"),
+        )
+        found = [
+            (handle.alive, [member.pid for member in session_members(handle)])
+            for handle in (ours, *strangers)
+        ]
+        process.kill()
+    assert found == [(True, [ours.pid]), (False, []), (False, [])]
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def claims() -> Iterator[ports.Claims]:
+    with ports.Claims() as held:
+        yield held
+
+
+def test_ports_are_kept_unless_taken_and_asked_for_ones_are_insisted_on(
+    claims: ports.Claims, taken_port: int
+) -> None:
+    free = free_port()
+    kept_choices = RunConfig(
+        host="127.0.0.1",
+        workers=3,
+        inference_port=taken_port,
+        mlflow_port=free,
+        postgresql_port=taken_port,
+    )
+    again = ports.choose(claims, kept_choices, None, None, None)
+    assert (again.mlflow_port, again.workers) == (free, 3)
+    assert taken_port not in (again.inference_port, again.postgresql_port)
+    assert (
+        ports.choose(claims, kept_choices, None, None, None, living=["inference"]).inference_port
+        == taken_port
+    )
+    with pytest.raises(
+        SettingsError, match=f"port {taken_port} is taken by process {os.getpid()} "
+    ):
+        ports.choose(claims, None, None, taken_port, None)
+    with pytest.raises(SettingsError, match=r"cannot listen on 192\.0\.2\.1"):
+        ports.choose(claims, None, "192.0.2.1", None, None)
+
+
+def test_a_port_asked_for_once_is_insisted_on_the_next_time(
+    claims: ports.Claims, taken_port: int
+) -> None:
+    first = ports.choose(claims, None, None, free_port(), None)
+    assert first.port_given
+    assert ports.choose(claims, first, None, None, None).inference_port == first.inference_port
+    moved = RunConfig(
+        host="127.0.0.1",
+        workers=2,
+        inference_port=taken_port,
+        mlflow_port=0,
+        postgresql_port=0,
+        port_given=True,
+    )
+    with pytest.raises(SettingsError, match="choose another with --port"):
+        ports.choose(claims, moved, None, None, None)
+
+
+def test_a_port_that_is_chosen_is_given_to_no_other_supervisor_though_nobody_listens_there_yet(
+    claims: ports.Claims,
+) -> None:
+    ours = ports.choose(claims, None, None, None, None)
+    with ports.Claims() as others:
+        theirs = ports.choose(others, None, None, None, None)
+        assert not {ours.inference_port, ours.mlflow_port, ours.postgresql_port} & {
+            theirs.inference_port,
+            theirs.mlflow_port,
+            theirs.postgresql_port,
+        }
+        with pytest.raises(
+            SettingsError, match=f"port {ours.inference_port} is kept by another fraudops"
+        ):
+            ports.choose(others, None, None, ours.inference_port, None)
+
+
+def test_a_claim_ends_with_its_holder(claims: ports.Claims) -> None:
+    port = free_port()
+    with ports.Claims() as others:
+        assert others.take(port)
+        assert not claims.take(port)
+    assert claims.take(port)
+
+
+def test_what_a_living_part_holds_is_claimed_by_whoever_takes_it_over(
+    claims: ports.Claims, taken_port: int
+) -> None:
+    before = RunConfig(
+        host="127.0.0.1", workers=2, inference_port=0, mlflow_port=taken_port, postgresql_port=0
+    )
+    assert (
+        ports.choose(claims, before, None, None, None, living=["mlflow"]).mlflow_port == taken_port
+    )
+    with ports.Claims() as others:
+        assert not others.take(taken_port)
+
+
+def test_parts_get_what_they_need_of_the_environment_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "SOMEBODYS_SECRET",
+        "PYTHONDONTWRITEBYTECODE",
+        "FRAUDOPS_DATA",
+        "FRAUDOPS_LOG_LEVEL",
+        "HTTPS_PROXY",
+        "HOME",
+    ):
+        monkeypatch.setenv(name, "from the shell")
+    monkeypatch.setenv("NO_PROXY", "of.the.shell")
+    state = State.at(tmp_path)
+    server = PostgreSQL(state.postgresql, free_port())
+    server.make_passwords()
+    built = components.build(
+        state,
+        RunConfig(host="127.0.0.1", workers=2, inference_port=1, mlflow_port=2, postgresql_port=3),
+        server,
+        "token",
+    )
+    given = {
+        name: {key for key, value in part.environment.items() if value == "from the shell"}
+        for name, part in built.items()
+    }
+    assert given["postgresql"] == set()
+    assert given["mlflow"] == {"HOME", "HTTPS_PROXY"}
+    assert given["inference"] == given["shipper"] == {"HOME", "HTTPS_PROXY", "FRAUDOPS_LOG_LEVEL"}
+    assert all(
+        {"127.0.0.1", "of.the.shell"} <= set(part.environment["NO_PROXY"].split(","))
+        for name, part in built.items()
+        if name != "postgresql"
+    )
+    assert "DATABASE_URL" not in built["inference"].environment
+    assert "FRAUDOPS_ADMIN_TOKEN" not in built["shipper"].environment
+
+
+def test_logs_stay_within_bounds_while_they_are_written_to(tmp_path: Path) -> None:
+    log = tmp_path / "part.log"
+    with log.open("ab", buffering=0) as part:
+        part.write(b"x" * 100)
+        logs.bound(tmp_path, max_bytes=50)
+        part.write(b"new\n")
+    assert log.read_bytes() == b"new\n"
+    assert (tmp_path / "part.log.1").stat().st_size == 100
+
+
+def test_last_words_are_the_reason_rather_than_the_farewell(tmp_path: Path) -> None:
+    log = tmp_path / "part.log"
+    assert logs.last_words(log) == ""
+    log.write_text("starting\nFATAL:  could not bind\nLOG:  shut down\n\n")
+    assert logs.last_words(log) == "FATAL:  could not bind"
+    log.write_text("starting\nall is well\n")
+    assert logs.last_words(log) == "all is well"

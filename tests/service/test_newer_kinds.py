@@ -1,0 +1,108 @@
+"""Records of a kind that only a newer release knows: kept, handed over, shipped by that release."""
+
+from pathlib import Path
+
+import msgspec
+
+from fraudops.audit.dead_letters import DeadLetters, RejectedRecord
+from fraudops.audit.records import decode, encode, is_newer_kind
+from fraudops.settings import AuditSettings
+from fraudops.spool import SpoolWriter
+from fraudops.spool.segments import NEWER
+from fraudops.state import State
+from services.shipper.handover import hand_over
+from services.shipper.newer_kinds import NewerKinds
+from tests.support.audit_records import prediction
+from tests.support.serving import TOKEN, Service
+from tests.support.shippers import Start, expect, expect_empty, set_aside
+from tests.support.waiting import eventually
+
+LATER = msgspec.msgpack.encode(["outcome", "a-prediction", 1.5, None])
+
+
+def fill(spool: Path, payloads: list[bytes]) -> None:
+    writer = SpoolWriter(spool, "w-1", AuditSettings())
+    writer.append_many(payloads)
+    writer.close()
+
+
+def kept(spool: Path) -> list[bytes]:
+    return [entry.data for entry in DeadLetters(spool, NEWER).entries()]
+
+
+def test_a_record_with_fields_of_a_later_release_is_shipped_without_them(
+    state: State, start_shipper: Start, database: str
+) -> None:
+    record = prediction()
+    longer = [*msgspec.msgpack.decode(encode(record)), "a field", {"another": 1}]
+    fill(state.spool, [msgspec.msgpack.encode(longer)])
+    start_shipper(database)
+    expect(database, [record.id])
+    assert set_aside(state) == []
+
+
+def test_a_kind_that_this_release_does_not_know_is_kept_and_its_neighbours_are_shipped(
+    state: State, start_shipper: Start, database: str
+) -> None:
+    records = [prediction() for _ in range(3)]
+    fill(state.spool, [encode(records[0]), LATER, *map(encode, records[1:])])
+    shipper = start_shipper(database)
+    expect(database, [record.id for record in records])
+    expect_empty(state)
+    assert kept(state.spool) == [LATER]
+    assert set_aside(state) == []
+    eventually(lambda: told(shipper.told.kept_for_newer, 1))
+    # Another start of the same release changes nothing.
+    shipper.end()
+    start_shipper(database)
+    expect_empty(state)
+    assert kept(state.spool) == [LATER]
+
+
+def told(found: int, expected: int) -> None:
+    assert found == expected
+
+
+def test_a_release_that_knows_the_kind_ships_what_an_older_one_kept(
+    state: State, start_shipper: Start, database: str
+) -> None:
+    record = prediction()
+    reason = "of a kind that only a newer release knows"
+    DeadLetters(state.spool, NEWER).put(
+        [RejectedRecord(encode(record), reason), RejectedRecord(LATER, reason)]
+    )
+    start_shipper(database)
+    expect(database, [record.id])
+    assert kept(state.spool) == [LATER]
+
+
+def test_what_is_kept_is_read_once_for_each_file(tmp_path: Path) -> None:
+    DeadLetters(tmp_path, NEWER).put([RejectedRecord(LATER, "unknown")])
+    kinds = NewerKinds(tmp_path)
+    kinds.look()
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / NEWER).glob("*.jsonl")}
+    kinds.look()
+    found = {path: path.stat().st_mtime_ns for path in (tmp_path / NEWER).glob("*.jsonl")}
+    assert found == written
+    assert kept(tmp_path) == [LATER]
+
+
+def test_a_leaving_pod_hands_it_over(tmp_path: Path) -> None:
+    pod = Service(tmp_path / "pod", workers=1).promoted(1)
+    try:
+        DeadLetters(tmp_path / "spool", NEWER).put([RejectedRecord(LATER, "unknown")])
+        assert hand_over(tmp_path / "spool", [pod.url], TOKEN) == 0
+        assert kept(pod.state.spool) == [LATER]
+        assert kept(tmp_path / "spool") == []
+    finally:
+        pod.stop()
+
+
+def test_only_a_record_of_another_kind_is_one_of_a_newer_release() -> None:
+    assert is_newer_kind(LATER)
+    assert not is_newer_kind(encode(prediction()))
+    for damaged in (b"", b"\xc1", msgspec.msgpack.encode([1]), msgspec.msgpack.encode({"a": 1})):
+        assert not is_newer_kind(damaged)
+    # A record of a known kind that lacks fields is damaged, and no newer release can ship it.
+    assert not is_newer_kind(msgspec.msgpack.encode(["prediction"]))
+    assert decode(encode(prediction()))

@@ -1,0 +1,184 @@
+"""A pod of the first release and one of this release, in one Service, through the same changes."""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from fraudops.audit.records import Prediction
+from fraudops.promotion.admin_client import PodAdminClient
+from fraudops.promotion.convergence import Deadlines, PromotionResult
+from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
+from fraudops.promotion.ports import Attempt, PodRef, PodRefusedError, PromotionCandidate
+from fraudops.promotion.protocol import Promoter, PromotionRequest
+from fraudops.promotion.serving_record import ServingRecord, ServingTarget
+from tests.support.http_client import HTTP
+from tests.support.releases import FIRST, unpack
+from tests.support.serving import TOKEN, Service
+from tests.support.waiting import eventually
+
+
+class TwoPods:
+    """The pods of the Service, by their names."""
+
+    def __init__(self, pods: dict[str, Service]) -> None:
+        self.clients = {name: PodAdminClient(pod.url, TOKEN) for name, pod in pods.items()}
+
+    async def list(self) -> Sequence[PodRef]:
+        return [PodRef(name, await client.ready()) for name, client in self.clients.items()]
+
+    async def desired_replicas(self) -> int:
+        return len(self.clients)
+
+    async def epoch(self, pod: PodRef) -> int:
+        return await self.clients[pod.name].epoch()
+
+    async def prepare(self, pod: PodRef, target: ServingTarget, seconds: float) -> None:
+        await self.clients[pod.name].prepare(target, seconds)
+
+    async def activate(self, pod: PodRef, epoch: int, seconds: float) -> int:
+        return await self.clients[pod.name].activate(epoch, seconds)
+
+    async def drop(self, pod: PodRef, target: ServingTarget) -> None:
+        await self.clients[pod.name].drop(target)
+
+    async def delete(self, pod: PodRef) -> None:
+        raise PodRefusedError("these pods are not deleted")
+
+
+@dataclass
+class MemoryAliases:
+    versions: dict[str, str] = field(default_factory=dict)
+
+    async def get(self, alias: str) -> str | None:
+        return self.versions.get(alias)
+
+    async def set(self, alias: str, version: str) -> None:
+        self.versions[alias] = version
+
+
+class NoJournal:
+    async def write(self, attempt: Attempt) -> None:
+        """The rows are not what these tests ask about."""
+
+
+@dataclass
+class Release:
+    """Two pods that read one serving record, and a load that notes every answer."""
+
+    pods: dict[str, Service]
+    answered: dict[str, list[str]]
+    failed: list[str]
+
+    @property
+    def record(self) -> ServingRecord:
+        return FileRecordStore(self.pods["new"].state.serving_record).read()[0]
+
+    def change(self, seed: int | None) -> PromotionResult:
+        """Promote the version of that seed, or roll back."""
+        if seed is not None:
+            digests = {pod.bundle(seed) for pod in self.pods.values()}
+            assert len(digests) == 1
+
+        async def choose(record: ServingRecord) -> PromotionCandidate:
+            if seed is None:
+                top = record.stack[0]
+                return PromotionCandidate(
+                    top.version, top.digest, top.schema_fingerprint, top.verdict
+                )
+            return PromotionCandidate(str(seed), digests.pop(), "of the bundle", {"passed": True})
+
+        state = self.pods["new"].state
+        promoter = Promoter(
+            LocalRecords(FileRecordStore(state.serving_record)),
+            FileLock(state.locks / "promotion.lock"),
+            MemoryAliases(),
+            TwoPods(self.pods),
+            NoJournal(),
+            SystemClock(),
+            lambda _: None,
+            Deadlines(30, 30, 30, 30),
+            None,
+        )
+        request = PromotionRequest(f"change-{seed}", "a test", choose, rollback=seed is None)
+        return asyncio.run(promoter.run(request))
+
+    def ask(self, name: str, stop: threading.Event) -> None:
+        while not stop.is_set():
+            answer = self.pods[name].predict()
+            if answer.status_code == 200:
+                self.answered[name].append(answer.json()["prediction_id"])
+            else:
+                self.failed.append(answer.text)
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Iterator[Release]:
+    """The pod "old" runs the first release, the pod "new" this one."""
+    first = unpack(FIRST, tmp_path / "first-release")
+    new = Service(tmp_path / "new", workers=1)
+    old = Service(tmp_path / "old", workers=1, code=first)
+    pods = {"old": old, "new": new}
+    digests = {pod.bundle(1) for pod in pods.values()}
+    new.record("1", digests.pop())
+    old.state.serving_record.symlink_to(new.state.serving_record)
+    for pod in pods.values():
+        pod.start()
+    for pod in pods.values():
+        eventually(pod.ready)
+    yield Release(pods, {name: [] for name in pods}, [])
+    for pod in pods.values():
+        pod.stop()
+
+
+def test_both_serve_through_a_promotion_and_a_rollback_and_lose_nothing(release: Release) -> None:
+    stop = threading.Event()
+    askers = [threading.Thread(target=release.ask, args=(name, stop)) for name in release.pods]
+    for asker in askers:
+        asker.start()
+    try:
+        for seed, version in ((2, "2"), (3, "3"), (None, "2")):
+            assert release.change(seed).outcome == "done"
+            for pod in release.pods.values():
+                assert pod.predict().json()["model_version"] == version
+    finally:
+        stop.set()
+        for asker in askers:
+            asker.join()
+    assert release.failed == []
+    for name, pod in release.pods.items():
+        audited = {record.id for record in pod.audited() if isinstance(record, Prediction)}
+        assert release.answered[name]
+        assert set(release.answered[name]) <= audited
+
+
+def test_the_first_release_follows_a_record_with_fields_that_it_does_not_know(
+    release: Release,
+) -> None:
+    """What 0.2.0 keeps for a later release does not stop a pod of 0.1.0."""
+    path = release.pods["new"].state.serving_record
+    path.write_bytes(
+        path.read_bytes().replace(b'{"current":{', b'{"later":1,"current":{"act":"x",')
+    )
+    assert release.change(2).outcome == "done"
+    assert release.record.unknown == {"later": 1}
+    assert release.record.stack[0].unknown == {"act": "x"}
+    for pod in release.pods.values():
+        assert pod.predict().json()["model_version"] == "2"
+
+
+def test_an_admin_call_with_a_field_of_a_later_release_is_obeyed(release: Release) -> None:
+    answer = release.pods["new"].reload(phase="commit", epoch=1, reason_of_a_later_release="x")
+    assert answer.status_code == 200, answer.text
+
+
+def test_the_old_pod_runs_the_first_release(release: Release) -> None:
+    """Else the tests above would compare this release with itself."""
+    sizes = {
+        name: "fraudops_spool_newer_bytes" in HTTP.get(f"{pod.url}/metrics").text
+        for name, pod in release.pods.items()
+    }
+    assert sizes == {"old": False, "new": True}

@@ -1,0 +1,80 @@
+"""A job's command as a person calls it, without the second that a process of its own costs."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from jobs.runner import run
+
+
+@dataclass(frozen=True)
+class Told:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Caller:
+    """Calls the command with arguments, a standard input, and an environment that has no other
+    FRAUDOPS_ variable.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Callable[..., object],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        self._name, self._command, self._monkeypatch, self._capsys = (
+            name,
+            command,
+            monkeypatch,
+            capsys,
+        )
+
+    def __call__(self, *arguments: str | Path, stdin: str = "", **environment: str) -> Told:
+        code = 0
+        with self._monkeypatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("FRAUDOPS_")]:
+                patch.delenv(name)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", [self._name, *map(str, arguments)])
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+            try:
+                run(self._command)
+            except SystemExit as exit_:
+                code = int(exit_.code or 0)
+        return Told(code, *self._capsys.readouterr())
+
+
+def call(
+    name: str, command: Callable[..., object], *arguments: str | Path, **environment: str
+) -> Told:
+    """For fixtures and helpers, which have neither `monkeypatch` nor `capsys`: the command with
+    this environment and no other.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        for variable in set(os.environ) - set(environment):
+            patch.delenv(variable)
+        for variable, value in environment.items():
+            patch.setenv(variable, value)
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        try:
+            run(command)
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+    return Told(code, out.getvalue(), err.getvalue())

@@ -1,0 +1,32 @@
+"""Processes of tests: free ports, and commands that run when a process dies."""
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def lifeline(*command: str) -> Iterator[None]:
+    """Has `command` run when this process dies within the block, however it dies: whoever waits at
+    the other end of a pipe learns of it.
+    """
+    waiting = ["sh", "-c", 'read -r over || exec "$@"', "lifeline", *command]
+    with subprocess.Popen(
+        waiting,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as waits:
+        try:
+            yield
+        finally:
+            waits.communicate(b"over\n")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,110 @@
+"""What every record store and every promotion lock must do, here or in the cluster: the same suite
+runs on each.
+"""
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+
+from fraudops.errors import StoreDownError
+from fraudops.promotion.ports import Lock, Records, StaleRecordError
+from fraudops.promotion.serving_record import EMPTY, Reservation, ServingRecord, reserve
+
+
+def reserved(epoch: int, by: str = "job") -> ServingRecord:
+    """A record that differs from that of every other epoch."""
+    reservation = Reservation(
+        epoch=epoch,
+        version="7",
+        digest="d",
+        schema_fingerprint="s",
+        strategy="broadcast",
+        by=by,
+        at="2026-11-02T12:00:00Z",
+    )
+    return reserve(EMPTY, reservation)
+
+
+class RecordsContract:
+    """`records` is a fixture: a store without a record."""
+
+    async def test_without_a_record_nothing_serves_and_the_first_write_makes_it(
+        self, records: Records
+    ) -> None:
+        record, token = await records.read()
+        assert record == EMPTY
+        await records.compare_and_set(reserved(1), token)
+        assert (await records.read())[0] == reserved(1)
+
+    async def test_the_token_of_a_write_serves_for_the_next_one(self, records: Records) -> None:
+        token = (await records.read())[1]
+        for epoch in range(1, 4):
+            token = await records.compare_and_set(reserved(epoch), token)
+        record, last = await records.read()
+        assert (record, last) == (reserved(3), token)
+
+    async def test_an_old_token_writes_nothing(self, records: Records) -> None:
+        first = await records.compare_and_set(reserved(1), (await records.read())[1])
+        await records.compare_and_set(reserved(2), first)
+        with pytest.raises(StaleRecordError):
+            await records.compare_and_set(reserved(3), first)
+        assert (await records.read())[0] == reserved(2)
+
+    async def test_of_writers_at_once_one_wins_also_for_the_first_record(
+        self, records: Records
+    ) -> None:
+        for round_ in range(2):
+            token = (await records.read())[1]
+            writes = [
+                records.compare_and_set(reserved(10 * round_ + epoch, by=f"job {epoch}"), token)
+                for epoch in range(1, 5)
+            ]
+            answers: list[Any] = await asyncio.gather(*writes, return_exceptions=True)
+            won = [
+                epoch
+                for epoch, answer in enumerate(answers, 1)
+                if not isinstance(answer, StaleRecordError)
+            ]
+            assert len(won) == 1, answers
+            assert (await records.read())[0] == reserved(10 * round_ + won[0], by=f"job {won[0]}")
+
+
+class LockContract:
+    """`locks` is a fixture: two holders' views of one free lock, each giving up after two seconds."""
+
+    async def test_the_second_waits_and_is_told_who_has_it(self, locks: tuple[Lock, Lock]) -> None:
+        first, second = locks
+        async with first.hold("one"):
+            assert await first.held()
+            with pytest.raises(StoreDownError, match="another promotion has the lock"):
+                async with second.hold("two"):
+                    pytest.fail("both have the lock")
+        async with second.hold("two"):
+            assert await second.held()
+
+    async def test_it_is_free_again_however_its_holder_ended(
+        self, locks: tuple[Lock, Lock]
+    ) -> None:
+        first, second = locks
+        with contextlib.suppress(ZeroDivisionError):
+            async with first.hold("one"):
+                _ = 1 / 0
+        async with second.hold("two"):
+            assert await second.held()
+
+    async def test_whoever_waits_gets_it_when_it_is_let_go(self, locks: tuple[Lock, Lock]) -> None:
+        first, second = locks
+        order: list[str] = []
+
+        async def wait() -> None:
+            async with second.hold("two"):
+                order.append("second has it")
+
+        async with first.hold("one"):
+            waiting = asyncio.create_task(wait())
+            await asyncio.sleep(0.3)
+            order.append("first lets go")
+        await waiting
+        assert order == ["first lets go", "second has it"]

@@ -1,0 +1,77 @@
+"""A shipper process on a state folder of its own, and what must be true of the table and of the
+spool around it.
+"""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from fraudops.audit.shipper_status import ShipperStatus, read_shipper_status
+from fraudops.state import State
+from tests.support.waiting import eventually
+
+CARD = "4111111111111111"
+
+
+@dataclass
+class RunningShipper:
+    """One shipper process on a state folder of its own."""
+
+    state: State
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def told(self) -> ShipperStatus:
+        told = read_shipper_status(self.state)
+        assert told
+        assert told.pid == self.process.pid
+        return told
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+Start = Callable[..., RunningShipper]
+
+
+def ids(url: str, table: str = "predictions") -> list[str]:
+    with psycopg.connect(url) as connection:
+        return [
+            str(row[0])
+            for row in connection.execute(
+                sql.SQL("SELECT id FROM {} ORDER BY id").format(sql.Identifier(table))
+            )
+        ]
+
+
+def expect(url: str, wanted: list[str], seconds: float = 20) -> None:
+    def all_there() -> None:
+        assert ids(url) == sorted(wanted)
+
+    eventually(all_there, seconds)
+
+
+def expect_empty(state: State) -> None:
+    """All shipped and removed, nothing left but the lock."""
+
+    def nothing_left() -> None:
+        assert [path.name for path in state.spool.iterdir() if path.is_file()] == ["shipper.lock"]
+
+    eventually(nothing_left)
+
+
+def set_aside(state: State) -> list[dict[str, str]]:
+    lines = [
+        line
+        for path in sorted((state.spool / "aside").glob("*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    return [json.loads(line) for line in lines]

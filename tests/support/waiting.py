@@ -1,0 +1,21 @@
+"""Wait for a condition with a deadline."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+def eventually(check: Callable[[], Result], seconds: float = 60.0, pause: float = 0.05) -> Result:
+    """The first result of `check` that raises nothing; after the deadline its last failure comes
+    through.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return check()
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(pause)

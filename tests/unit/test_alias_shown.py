@@ -1,0 +1,42 @@
+"""An alias that was moved by hand is seen where people look: in `status`, here and on a cluster."""
+
+from pathlib import Path
+
+import pytest
+
+from fraudops.cluster.overview import Overview
+from fraudops.promotion.local import FileRecordStore
+from fraudops.promotion.reconcile import alias_moved
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord
+from fraudops.state import State
+from jobs.cluster_status import as_mapping, show
+from services.supervisor.display import status_details
+from services.supervisor.status import report
+
+ENTRY = ServingEntry(
+    epoch=4, version="7", digest="d", schema_fingerprint="s", by="job", at="2026-11-02T12:00:00Z"
+)
+MOVED = ServingRecord(current=ENTRY, alias_epoch=4, alias_moved=alias_moved("3", "7"))
+LATE = ServingRecord(current=ENTRY, alias_epoch=3)
+FINE = ServingRecord(current=ENTRY, alias_epoch=4)
+
+
+@pytest.mark.parametrize(
+    ("record", "shown"),
+    [(MOVED, "points at version 3"), (LATE, "does not follow epoch 4"), (FINE, None)],
+)
+def test_status_tells_how_the_alias_differs_from_the_record(
+    tmp_path: Path, record: ServingRecord, shown: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = State.at(tmp_path)
+    FileRecordStore(state.serving_record).compare_and_set(record, b"")
+    found, overview = report(state), Overview("shop", "cards", record, ())
+    assert found["alias"] == as_mapping(overview)["alias"] == record.alias_error
+    show(overview)
+    for text in ("\n".join(status_details(found)), capsys.readouterr().out):
+        assert ("alias: " in text) == bool(shown)
+        assert (shown or "") in text
+
+
+def test_status_before_the_first_promotion_says_nothing_of_an_alias(tmp_path: Path) -> None:
+    assert report(State.at(tmp_path))["alias"] is None

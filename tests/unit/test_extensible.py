@@ -1,0 +1,71 @@
+"""Documents keep the fields of a newer release, at every level and through every change."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from fraudops.extensible import Extensible, decode_document, encode_document
+from fraudops.promotion.serving_record import ServingRecord, commit, decode, encode, undo
+from services.inference.pod.state import PodState
+
+ENTRY = {
+    "epoch": 4,
+    "version": "1",
+    "digest": "1" * 64,
+    "schema_fingerprint": "f",
+    "by": "a",
+    "at": "then",
+}
+RESERVED = ENTRY | {"epoch": 5, "version": "2", "digest": "2" * 64, "strategy": "broadcast"}
+RECORD: dict[str, Any] = {
+    "future": {"nested": [1, {"unknown": 2}]},
+    "current": ENTRY | {"act": "promote"},
+    "previous": ENTRY | {"epoch": 3, "act": "promote"},
+    "reserved": RESERVED | {"act": "canary"},
+    "stack": [ENTRY | {"epoch": 3, "act": "promote"}],
+    "requests": [{"id": "a", "epoch": 4, "tries": 2}],
+    "unknown": "a field that bears the name itself",
+}
+
+
+def test_a_record_of_a_newer_release_is_written_as_it_was_read() -> None:
+    assert json.loads(encode(decode(json.dumps(RECORD).encode()))) == RECORD
+
+
+def test_a_commit_keeps_what_the_reservation_and_the_replaced_entry_carry() -> None:
+    written = json.loads(encode(commit(decode(json.dumps(RECORD).encode()))))
+    assert written["future"] == RECORD["future"]
+    assert written["current"]["act"] == "canary"
+    assert written["stack"][0] == RECORD["current"]
+    assert written["requests"] == RECORD["requests"]
+
+
+def test_an_undo_keeps_the_fields_of_what_it_goes_back_to() -> None:
+    written = json.loads(encode(undo(decode(json.dumps(RECORD).encode()), 6, "now")))
+    assert written["current"]["act"] == "promote"
+    assert written["future"] == RECORD["future"]
+
+
+def test_a_pods_state_keeps_them_when_the_pod_moves_on() -> None:
+    state = decode_document(b'{"epoch": 1, "challenger": "7"}', PodState)
+    moved = state.next(2, "2", "2" * 64, "cache").without_model(())
+    assert json.loads(encode_document(moved))["challenger"] == "7"
+
+
+def test_a_record_without_unknown_fields_is_stored_in_the_form_of_the_release_before() -> None:
+    assert encode(ServingRecord(alias_epoch=3)) == b'{"mirrored":3}'
+
+
+@pytest.mark.parametrize("data", [b"[]", b"7", b'{"current": [1]}', b'{"stack": {}}', b"{"])
+def test_what_is_no_document_is_refused(data: bytes) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        decode_document(data, ServingRecord)
+
+
+def test_a_known_field_wins_over_an_unknown_one_of_its_name() -> None:
+    class Small(Extensible, frozen=True, kw_only=True):
+        count: int = 0
+
+    assert json.loads(encode_document(Small(count=1, unknown={"count": 2}))) == {"count": 1}

@@ -1,0 +1,59 @@
+"""Requests that come in one turn of the event loop are answered together, and yet each for itself."""
+
+import asyncio
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+
+from services.inference.failures import FailureLog
+from services.inference.http.fast_path import FastPath
+from services.inference.http.middleware import Headers
+from services.inference.scoring import PendingRequest, Scored
+
+
+class RecordingResponder:
+    status = 0
+
+    def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
+        self.status = status
+
+
+class Defective:
+    """Scores what is not "bad"."""
+
+    def at_once(self, asked: Sequence[PendingRequest]) -> list[Scored]:
+        if any(one.transaction == "bad" for one in asked):
+            raise ZeroDivisionError
+        return [Scored("id", 0.5, 1, "1", 0.5) for _ in asked]
+
+
+class CountedAnswers:
+    def __init__(self) -> None:
+        self.answered: dict[int, int] = {}
+
+    def answered_together(
+        self, method: str, route: str, status: int, seconds: Sequence[float]
+    ) -> None:
+        self.answered[status] = self.answered.get(status, 0) + len(seconds)
+
+
+async def test_a_request_that_cannot_be_scored_takes_none_of_its_neighbours_along() -> None:
+    model = SimpleNamespace(reader=msgspec.json.Decoder(str))
+    worker, counts = SimpleNamespace(serving=SimpleNamespace(model=model)), CountedAnswers()
+    parts: tuple[Any, ...] = (
+        worker,
+        Defective(),
+        SimpleNamespace(waits=False),
+        counts,
+        SimpleNamespace(active=False),
+        FailureLog(),
+    )
+    fast_path = FastPath(*parts)
+    callers = [RecordingResponder() for _ in range(4)]
+    for caller, body in zip(callers, (b'"good"', b'"bad"', b'"good"', b'"good"'), strict=True):
+        assert fast_path.submit(caller, body, None, 0.0)
+    await asyncio.sleep(0)
+    assert [caller.status for caller in callers] == [200, 500, 200, 200]
+    assert counts.answered == {200: 3, 500: 1}

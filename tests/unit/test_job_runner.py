@@ -1,0 +1,85 @@
+"""How a job ends in a container: one line of what happened, and standard output that can be told
+from standard error.
+"""
+
+import io
+from pathlib import Path
+
+import click
+import pytest
+
+from fraudops.errors import RefusedError
+from fraudops.promotion.ports import UnknownWriteError
+from jobs import runner
+
+
+@pytest.fixture
+def left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "termination-log"
+    path.write_text("before")
+    monkeypatch.setattr(runner.conclude, "__defaults__", (path,))
+    monkeypatch.setattr("sys.argv", ["job"])
+    return path
+
+
+def ended(callback: object) -> int:
+    try:
+        runner.run(click.Command("job", callback=callback))  # type: ignore[arg-type]
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+def test_what_a_command_returns_is_left_behind_as_one_line(left_behind: Path) -> None:
+    assert ended(lambda: "version 3\n is registered") == 0
+    assert left_behind.read_text() == "version 3 is registered"
+
+
+def test_an_error_is_left_behind_with_its_exit_code(left_behind: Path) -> None:
+    def refuse() -> None:
+        raise RefusedError("version 3 is refused (roc_auc)")
+
+    assert ended(refuse) == 65
+    assert left_behind.read_text() == "version 3 is refused (roc_auc)"
+
+
+def test_a_write_that_was_not_answered_is_worth_another_try(left_behind: Path) -> None:
+    def lose() -> None:
+        raise UnknownWriteError("the Kubernetes API did not answer a write")
+
+    assert ended(lose) == 75
+    assert left_behind.read_text() == "the Kubernetes API did not answer a write"
+
+
+def test_a_crash_leaves_its_kind_and_none_of_its_words(left_behind: Path) -> None:
+    def crash() -> None:
+        raise ValueError("4111 1111 1111 1111")
+
+    with pytest.raises(ValueError):
+        ended(crash)
+    assert left_behind.read_text() == "crashed with ValueError: see the log"
+
+
+def test_a_long_line_is_cut_to_what_kubernetes_keeps(tmp_path: Path) -> None:
+    path = tmp_path / "termination-log"
+    path.touch()
+    runner.conclude("é" * 3000, path)
+    assert path.read_text() == "é" * 2000
+
+
+def test_nothing_is_written_where_there_is_no_such_file(tmp_path: Path) -> None:
+    runner.conclude("done", tmp_path / "missing")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_is_the_exit_code(left_behind: Path) -> None:
+    assert ended(lambda: 75) == 75
+
+
+def test_marked_output_marks_every_line_once() -> None:
+    raw = io.BytesIO()
+    stream = runner.marked(raw)
+    for text in ("one\ntw", "o\n\n", "three"):
+        stream.write(text)
+        stream.flush()
+    assert raw.getvalue().decode() == "\x1eone\n\x1etwo\n\x1e\n\x1ethree"

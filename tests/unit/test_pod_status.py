@@ -1,0 +1,40 @@
+"""What a pod says of itself while the store of the serving record does not answer."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+from fraudops.promotion.serving_record import EMPTY, ServingRecord
+from fraudops.state import State
+from services.inference.pod.bundle_cache import BundleCache
+from services.inference.pod.coordinator import PodCoordinator
+from services.inference.pod.status import Status
+from services.inference.pod.worker import Drain
+from services.inference.pod.worker_channel import RunFolder
+
+
+async def test_however_many_ask_what_is_served_one_thread_reads_the_record(tmp_path: Path) -> None:
+    state = State.at(tmp_path)
+    state.run.mkdir()
+    answered, readers = threading.Event(), list[int]()
+    loop, reading = asyncio.get_running_loop(), asyncio.Event()
+
+    def hanging() -> ServingRecord:
+        readers.append(threading.get_ident())
+        loop.call_soon_threadsafe(reading.set)
+        answered.wait(20)
+        return EMPTY
+
+    run = RunFolder(state.run)
+    pod = PodCoordinator(state, run, BundleCache(state.bundles, run), hanging, None, 1)
+    status = Status(pod, "pod", "model", "spool", Drain())
+    asking = [asyncio.create_task(status.model_info()) for _ in range(100)]
+    try:
+        async with asyncio.timeout(10):
+            await reading.wait()
+            await asyncio.to_thread(int)
+    finally:
+        answered.set()
+        shown = await asyncio.gather(*asking)
+    assert len(readers) == 1
+    assert all(info.model.epoch == 0 for info in shown)
