@@ -9,7 +9,7 @@ compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # What MLflow lists for those who train and log with it; its server imports none of it.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install demo up down test machine-test chart-test check bench soak proof lock render images kind-up cluster-test kind-down clean help
+.PHONY: install demo up down test machine-test chart-test check bench soak proof lock render docs images kind-up cluster-test kind-down clean help
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -61,6 +61,9 @@ lock: install ## resolve the dependencies anew, and the share of each image
 
 render: install ## what is made from the chart: its table of values, and the plain manifests under k8s/
 	@$(bin)/python k8s/render.py
+
+docs: install ## the documentation: its generated pages, and the site in .site/html
+	@$(bin)/python docs/build.py $(ARGS)
 
 images: ## the three images
 	@python3 k8s/cluster.py images
