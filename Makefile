@@ -37,7 +37,7 @@ down: install ## stop what `make up` started
 test: install ## every part's tests, on real PostgreSQL, MLflow and gunicorn processes
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-machine-test: install ## the whole product on one machine: promotions under load, the demo, the supervisor, the README's commands
+machine-test: install ## the whole product on one machine: promotions under load, the demo, the supervisor, the commands of the README and docs/
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder tests/machine $(ARGS)
 
 chart-test: install ## the rendered chart, by both helms
@@ -75,7 +75,7 @@ cluster-test: install kind-up ## the same, then `helm test` and the cluster's te
 	@helm --kube-context kind-$${KIND_CLUSTER:-fraudops} --namespace fraudops test fraudops
 	@$(bin)/pytest -p no:randomly tests/cluster $(ARGS)
 
-proof: install ## every figure that the README quotes, measured here in hours, into benchmarks/results
+proof: install ## every figure that the pages quote, measured here in hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
 	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py
 	@PROOF=1 $(MAKE) --no-print-directory cluster-test kind-down

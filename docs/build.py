@@ -112,20 +112,23 @@ def settings_page() -> str:
             f"| `{setting.variable}` | {_cell(setting.type)} | {default} "
             f"| {_cell(setting.description)} | {', '.join(setting.programs)} |"
         )
-    return "\n".join(
-        [
-            MADE,
-            "# Settings\n",
-            "Every program reads its settings from the environment, once, when it starts.",
-            "An unknown name that begins with `FRAUDOPS_` is refused with exit code 64.",
-            "`fraudops settings` prints the same list and marks what is set.",
-            "In the cluster the chart sets them: see the [table of values]"
-            "(../charts/fraudops/README.md#values).\n",
-            "| variable | type | default | meaning | read by |",
-            "|---|---|---|---|---|",
-            *rows,
-        ]
-    ) + "\n"
+    return (
+        "\n".join(
+            [
+                MADE,
+                "# Settings\n",
+                "Every program reads its settings from the environment, once, when it starts.",
+                "An unknown name that begins with `FRAUDOPS_` is refused with exit code 64.",
+                "`fraudops settings` prints the same list and marks what is set.",
+                "In the cluster the chart sets them: see the [table of values]"
+                "(../charts/fraudops/README.md#values).\n",
+                "| variable | type | default | meaning | read by |",
+                "|---|---|---|---|---|",
+                *rows,
+            ]
+        )
+        + "\n"
+    )
 
 
 # -- the service

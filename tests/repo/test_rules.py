@@ -6,14 +6,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TOP = {
-    *("services", "charts", "k8s", "jobs", "tests", "fraudops", "benchmarks", ".ci"),
+    *("services", "charts", "k8s", "jobs", "tests", "fraudops", "benchmarks", ".ci", "docs"),
     *(
         "skaffold.yaml",
         "kind-config.yaml",
         "pyproject.toml",
         "README.md",
-        "UPGRADING.md",
         "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "UPGRADING.md",
+        ".editorconfig",
         "LICENSE",
         "Makefile",
         ".gitignore",
@@ -70,7 +73,7 @@ def test_no_file_of_ours_is_long() -> None:
         for name, lines in long.items()
         if name.split("/")[0] in ("fraudops", "services", "jobs")
     )
-    assert product[int(len(product) * 0.9)] <= 255
+    assert product[int(len(product) * 0.9)] <= 250
 
 
 def test_no_work_is_left_undone_in_the_code() -> None:
