@@ -150,11 +150,12 @@ def openapi() -> Schema:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         from fraudops.settings import InferenceSettings
         from fraudops.state import State
-        from services.inference import application
+        from services.inference.application import create_app
+        from services.inference.pod.worker import Drain
 
         State.at(folder).run.mkdir()
         settings = InferenceSettings(state=Path(folder))
-        described: Schema = application.create_app(settings, application.Drain()).openapi()
+        described: Schema = create_app(settings, Drain()).openapi()
         return described
 
 
