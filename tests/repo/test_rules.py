@@ -6,7 +6,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TOP = {
-    *("services", "charts", "k8s", "jobs", "tests", "fraudops", "benchmarks", ".ci", "docs"),
+    *(
+        "services",
+        "charts",
+        "k8s",
+        "jobs",
+        "tests",
+        "fraudops",
+        "benchmarks",
+        ".ci",
+        ".github",
+        "docs",
+    ),
     *(
         "skaffold.yaml",
         "kind-config.yaml",
@@ -21,6 +32,7 @@ TOP = {
         "Makefile",
         ".gitignore",
         ".dockerignore",
+        ".pre-commit-config.yaml",
     ),
 }
 VAGUE = {"utils", "helpers", "common", "core", "base", "misc", "manager", "constants"}
