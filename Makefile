@@ -11,7 +11,7 @@ compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # What MLflow lists for those who train and log with it; its server imports none of it.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install demo up down test machine-test chart-test style lint-workflows check bench soak proof lock render images cluster-tools kind-up cluster-test kind-down clean help
+.PHONY: install demo up down test machine-test chart-test style lint-workflows check bench soak proof lock render docs images cluster-tools kind-up cluster-test kind-down clean help
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -42,7 +42,7 @@ test machine-test: export OMP_NUM_THREADS := 1
 test: install ## every part's tests, on real PostgreSQL, MLflow and gunicorn processes
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-machine-test: install ## the whole product on one machine: promotions under load, the demo, the supervisor, the README's commands
+machine-test: install ## the whole product on one machine: promotions under load, the demo, the supervisor, the commands of the README and docs/
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder tests/machine $(ARGS)
 
 chart-test: install ## the rendered chart, by both helms
@@ -77,6 +77,9 @@ lock: install ## resolve the dependencies anew, and the share of each image
 render: install ## what is made from the chart: its table of values, and the plain manifests under k8s/
 	@$(bin)/python k8s/render.py
 
+docs: install ## the documentation: its generated pages, and the site in .site/html
+	@$(bin)/python docs/build.py $(ARGS)
+
 images: ## the three images
 	@python3 k8s/cluster.py images
 
@@ -96,7 +99,7 @@ kind-up: $(if $(FRAUDOPS_DATA),install) ## a kind cluster with everything, a fir
 cluster-test: install kind-up ## the same, then the cluster's tests, `helm test` among them
 	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 2 --dist loadgroup) tests/cluster $(ARGS)
 
-proof: install ## every figure that the README quotes, measured here in hours, into benchmarks/results
+proof: install ## every figure that the pages quote, measured here in hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
 	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py
 	@PROOF=1 $(MAKE) --no-print-directory cluster-test kind-down

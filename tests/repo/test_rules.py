@@ -6,14 +6,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TOP = {
-    *("services", "charts", "k8s", "jobs", "tests", "fraudops", "benchmarks", ".ci", ".github"),
+    *(
+        "services",
+        "charts",
+        "k8s",
+        "jobs",
+        "tests",
+        "fraudops",
+        "benchmarks",
+        ".ci",
+        ".github",
+        "docs",
+    ),
     *(
         "skaffold.yaml",
         "kind-config.yaml",
         "pyproject.toml",
         "README.md",
-        "UPGRADING.md",
         "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "UPGRADING.md",
+        ".editorconfig",
         "LICENSE",
         "Makefile",
         ".gitignore",
