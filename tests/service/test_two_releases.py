@@ -10,9 +10,15 @@ import pytest
 
 from fraudops.audit.records import Prediction
 from fraudops.promotion.admin_client import PodAdminClient
-from fraudops.promotion.convergence import Deadlines, PromotionResult
+from fraudops.promotion.convergence import PromotionResult
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
-from fraudops.promotion.ports import Attempt, PodRef, PodRefusedError, PromotionCandidate
+from fraudops.promotion.ports import (
+    Attempt,
+    PodRef,
+    PodRefusedError,
+    PromotionCandidate,
+    PromotionPorts,
+)
 from fraudops.promotion.protocol import Promoter, PromotionRequest
 from fraudops.promotion.serving_record import ServingRecord, ServingTarget
 from tests.support.http_client import HTTP
@@ -92,19 +98,16 @@ class Release:
             return PromotionCandidate(str(seed), digests.pop(), "of the bundle", {"passed": True})
 
         state = self.pods["new"].state
-        promoter = Promoter(
-            LocalRecords(FileRecordStore(state.serving_record)),
-            FileLock(state.locks / "promotion.lock"),
-            MemoryAliases(),
-            TwoPods(self.pods),
-            NoJournal(),
-            SystemClock(),
-            lambda _: None,
-            Deadlines(30, 30, 30, 30),
-            None,
+        ports = PromotionPorts(
+            records=LocalRecords(FileRecordStore(state.serving_record)),
+            lock=FileLock(state.locks / "promotion.lock"),
+            aliases=MemoryAliases(),
+            pods=TwoPods(self.pods),
+            journal=NoJournal(),
+            clock=SystemClock(),
         )
         request = PromotionRequest(f"change-{seed}", "a test", choose, rollback=seed is None)
-        return asyncio.run(promoter.run(request))
+        return asyncio.run(Promoter(ports).run(request))
 
     def ask(self, name: str, stop: threading.Event) -> None:
         while not stop.is_set():
