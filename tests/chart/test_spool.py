@@ -16,10 +16,10 @@ from tests.chart.rendering import (
     environment,
     kinds,
     named,
+    notes,
     refusal,
     render,
 )
-from tests.chart.test_values import notes
 
 GI = 1 << 30
 ON = "inference.spool.persistence.enabled=true"

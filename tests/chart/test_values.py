@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.rendering import CHART, EVERYTHING, ROOT, Variant, refusal, render, tool
+from tests.chart.rendering import CHART, EVERYTHING, ROOT, Variant, notes, refusal, render, tool
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -173,30 +173,6 @@ def test_the_plain_manifests_build_without_helm(folder: str) -> None:
         for subject in document["subjects"]
     }
     assert subjects == {"fraudops"}
-
-
-def notes(*settings: str, files: tuple[str, ...] = ()) -> str:
-    command = [
-        tool("helm"),
-        "install",
-        "fraudops",
-        str(CHART),
-        "--namespace",
-        "fraud",
-        "--dry-run=client",
-    ]
-    command += [argument for file in files for argument in ("--values", str(ROOT / file))]
-    command += [argument for setting in settings for argument in ("--set", setting)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.partition("NOTES:")[2]
 
 
 def test_the_notes_say_what_to_run_while_no_model_serves() -> None:

@@ -5,24 +5,11 @@ Two tiers: every behaviour once and short, or with PROOF=1 the full figures, wri
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
-from tests.cluster.release import Release, installed
+from tests.cluster.release import PodCounts, Release, installed
 from tests.support.figures import PROOF, Figures
-
-
-@dataclass(frozen=True)
-class PodCounts:
-    """How often each thing is done."""
-
-    broadcasts: int
-    rollouts: int
-    kills: int
-    deletions: int
-    audited_rows: int
-
 
 COUNTS = PodCounts(20, 3, 10, 5, 100_000) if PROOF else PodCounts(3, 1, 2, 1, 2_000)
 

@@ -3,7 +3,6 @@ their labels.
 """
 
 import json
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +10,10 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from tests.cluster.release import Release
+from tests.cluster.release import URL, Release
 from tests.support.known_transaction import TRANSACTION
 from tests.support.waiting import eventually
 
-URL = os.environ.get("KIND_URL", "http://localhost:8080")
 ADMIN = [
     "/reload",
     "/metrics",

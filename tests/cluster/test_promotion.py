@@ -12,8 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.conftest import PodCounts
-from tests.cluster.release import Promoted, Release, Seen, run, until
+from tests.cluster.release import PodCounts, Promoted, Release, Seen, run, until
 from tests.support.figures import Figures
 
 PODS = 3

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import PodCounts
-from tests.cluster.release import ROOT, Release, run, until
+from tests.cluster.release import ROOT, PodCounts, Release, run, until
 from tests.support.figures import Figures
 
 # The first commit whose release serves in a cluster and has all that an upgrade must keep.

@@ -29,7 +29,7 @@ from fraudops.state import State
 from jobs.audit import command
 from services.shipper.sink import Sink
 from tests.support.audit_records import fill, prediction
-from tests.support.commands import Caller, Told
+from tests.support.commands import Caller, CommandResult
 
 CARD = "4111111111111111"
 
@@ -41,7 +41,9 @@ class AuditSite:
         self.url, self.state, self._call = url, State.at(folder), call
         self.aside = DeadLetters(self.state.spool)
 
-    def __call__(self, *arguments: str | Path, stdin: str = "", **environment: str) -> Told:
+    def __call__(
+        self, *arguments: str | Path, stdin: str = "", **environment: str
+    ) -> CommandResult:
         return self._call(
             *arguments,
             "--state",

@@ -37,9 +37,9 @@ from fraudops.registry import TAG_DIGEST, Registry
 from fraudops.schema import Feature, FeatureSchema
 from fraudops.state import State
 from jobs.drift import command
-from tests.conftest import bare_environment
-from tests.contract.test_registry import new_run, put
 from tests.support.bundles import make_manifest
+from tests.support.commands import bare_environment
+from tests.support.mlflow_runs import new_run, put
 
 KEY = bytes(range(32))
 NEVER = "postgresql://nobody:correct-horse@127.0.0.1:9/none"

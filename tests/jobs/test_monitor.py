@@ -19,13 +19,12 @@ from fraudops.ids import TEST_PREFIX
 from fraudops.state import State
 from jobs.cli import cli
 from services.shipper.sink import Sink
-from tests.conftest import bare_environment
 from tests.support.audit_records import prediction
-from tests.support.commands import Told, call
+from tests.support.commands import CommandResult, bare_environment, call
 from tests.support.processes import free_port
 
 
-def fraudops(url: str, *arguments: str) -> Told:
+def fraudops(url: str, *arguments: str) -> CommandResult:
     return call("fraudops", cli, *arguments, **bare_environment(), DATABASE_URL=url, COLUMNS="120")
 
 

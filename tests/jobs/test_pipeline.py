@@ -21,7 +21,7 @@ from fraudops.schema import load_schema
 from fraudops.settings import PromoteJobSettings
 from jobs import pipeline
 from jobs.install import first_model as bootstrap
-from tests.support.commands import Caller, Told
+from tests.support.commands import Caller, CommandResult
 from tests.support.serving import TOKEN, Service
 
 _numbers = itertools.count()
@@ -40,12 +40,12 @@ class PipelineSite:
     monkeypatch: pytest.MonkeyPatch
     capsys: pytest.CaptureFixture[str]
 
-    def pipeline(self, *arguments: str | Path, **environment: str) -> Told:
+    def pipeline(self, *arguments: str | Path, **environment: str) -> CommandResult:
         return Caller("pipeline", pipeline.command, self.monkeypatch, self.capsys)(
             *arguments, **(self.environment | LENIENT | environment)
         )
 
-    def bootstrap(self, *arguments: str | Path, **environment: str) -> Told:
+    def bootstrap(self, *arguments: str | Path, **environment: str) -> CommandResult:
         return Caller("bootstrap", bootstrap.command, self.monkeypatch, self.capsys)(
             *arguments, **(self.environment | LENIENT | environment)
         )
@@ -100,7 +100,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def answer(told: Told) -> dict[str, Any]:
+def answer(told: CommandResult) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(told.stdout)
     return found
 

@@ -21,7 +21,7 @@ from fraudops.audit.connection import connect
 from fraudops.audit.partitions import RETENTION_LOCK, ensure_partition, partition_name
 from fraudops.ids import uuid7
 from jobs.retention import command
-from tests.support.commands import Caller, Told
+from tests.support.commands import Caller, CommandResult
 
 TODAY = datetime.now(UTC).date()
 OLD, OLDEST, KEPT = (TODAY - timedelta(days=days) for days in (401, 405, 400))
@@ -49,7 +49,7 @@ class RetentionSite:
             await ensure_partition(connection, day)
         await connection.close()
 
-    def retain(self, *arguments: str | Path, **environment: str) -> Told:
+    def retain(self, *arguments: str | Path, **environment: str) -> CommandResult:
         return self._call(*arguments, **({"DATABASE_URL": self.url} | environment))
 
     @property
@@ -105,7 +105,7 @@ def audit(
     return RetentionSite(database, Caller("retention", command, monkeypatch, capsys))
 
 
-def answer(told: Told) -> dict[str, Any]:
+def answer(told: CommandResult) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(told.stdout)
     return found
 

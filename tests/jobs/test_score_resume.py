@@ -22,8 +22,7 @@ from fraudops.batch import run
 from fraudops.batch.plan import BatchPlan, Counts, Layout, Summary, claim
 from fraudops.batch.run import Order, score_file
 from fraudops.errors import DataError, SettingsError
-from tests.conftest import bare_environment
-from tests.support.commands import Caller
+from tests.support.commands import Caller, bare_environment
 from tests.support.scored import VERSION, Scene
 from tests.support.waiting import eventually
 

@@ -19,8 +19,7 @@ from fraudops.registry import Registry
 from fraudops.registry.tracking import RunContent, logged_run
 from fraudops.schema import load_schema
 from jobs.train import command, git_revision
-from tests.conftest import bare_environment
-from tests.support.commands import Told, call
+from tests.support.commands import CommandResult, bare_environment, call
 from tests.support.http_client import HTTP
 from tests.support.processes import free_port
 
@@ -44,7 +43,7 @@ class Training:
     """One finished run of the command."""
 
     model: str
-    done: Told
+    done: CommandResult
 
     @property
     def answer(self) -> dict[str, Any]:
@@ -72,7 +71,7 @@ def run_program(url: str, *arguments: str, cwd: Path) -> Training:
     done = subprocess.run(
         line, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
     )
-    return Training(model, Told(done.returncode, done.stdout, done.stderr))
+    return Training(model, CommandResult(done.returncode, done.stdout, done.stderr))
 
 
 def mlflow_run(url: str, run_id: str) -> dict[str, Any]:

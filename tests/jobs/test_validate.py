@@ -33,7 +33,8 @@ from fraudops.validation import gates
 from fraudops.validation.gates import GateSettings
 from fraudops.validation.verdict import SCORES, recompare, stored_scores
 from jobs.validate import command
-from tests.support.trained import Trained, put, register, seal_again, train
+from tests.support.mlflow_runs import put
+from tests.support.trained import Trained, register, seal_again, train
 
 BANK = load_schema(Path(__file__).parents[1] / "data" / "bank.yaml")
 # A scorer that opens and says the same of every row: any model beats it.

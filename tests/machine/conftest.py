@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.conftest import Platform
 from tests.support.http_client import HTTP
+from tests.support.platform import Platform
 from tests.support.waiting import eventually
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import bare_environment
+from tests.support.commands import bare_environment
 
 DEADLINE_SECONDS = 240
 

@@ -8,8 +8,8 @@ import pytest
 
 from fraudops.datasets import load, split
 from jobs.predict import command
-from tests.conftest import Platform
 from tests.support.commands import Caller
+from tests.support.platform import Platform
 from tests.support.processes import free_port
 
 KNOWN = json.loads(

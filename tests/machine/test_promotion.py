@@ -19,8 +19,8 @@ from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.registry import Registry
 from jobs.promote import promote_version
 from jobs.rollback import roll_back
-from tests.conftest import Platform
 from tests.support.http_client import HTTP
+from tests.support.platform import Platform
 from tests.support.serving import TOKEN, Service
 from tests.support.waiting import eventually
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import Platform
 from tests.support.http_client import HTTP
+from tests.support.platform import Platform
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
-from tests.conftest import Platform
 from tests.support.commands import Caller
 from tests.support.http_client import HTTP
+from tests.support.platform import Platform
 from tests.support.scored import Scene
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from fraudops.endpoints import Endpoints
 from fraudops.schema import load_schema
-from tests.conftest import Platform, bare_environment
+from tests.support.commands import bare_environment
 from tests.support.http_client import HTTP
+from tests.support.platform import Platform
 from tests.support.serving import TOKEN, Service
 
 BANK = Path(__file__).parents[1] / "data" / "bank.yaml"

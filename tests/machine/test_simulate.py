@@ -13,8 +13,8 @@ from fraudops.datasets import generate
 from fraudops.datasets.writing import write_frame
 from fraudops.schema import load_schema
 from jobs.simulate import command
-from tests.conftest import Platform
 from tests.support.commands import Caller
+from tests.support.platform import Platform
 from tests.support.processes import free_port
 from tests.support.waiting import eventually
 

@@ -14,7 +14,7 @@ import pytest
 from fraudops.client import PredictResponse
 from fraudops.errors import RefusedError
 from jobs.install.smoke_test import compare, known_transaction
-from tests.conftest import Platform
+from tests.support.platform import Platform
 
 ANSWER = PredictResponse(
     prediction_id="p", fraud_probability=0.25, prediction=0, model_version="3", threshold=0.5

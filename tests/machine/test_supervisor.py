@@ -20,8 +20,9 @@ from services.supervisor.components import endings
 from services.supervisor.processes import Handle
 from services.supervisor.record import load
 from services.supervisor.status import report
-from tests.conftest import Platform, bare_environment, down_at_the_end, whole_platform
+from tests.support.commands import bare_environment
 from tests.support.http_client import HTTP
+from tests.support.platform import Platform, down_at_the_end, whole_platform
 from tests.support.waiting import eventually
 
 PARTS = ("inference", "shipper", "mlflow", "postgresql")

@@ -95,7 +95,7 @@ def test_a_prover_that_dies_within_the_start_is_replaced_and_the_cached_bundle_s
     tmp_path: Path,
 ) -> None:
     started = Service(
-        tmp_path / "state", workers=1, program=("tests.support.dead_prover", "services.inference")
+        tmp_path / "state", workers=1, program=("tests.support.dead_verifier", "services.inference")
     )
     try:
         started.promoted(1)

@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests.support.faults import FaultHarness, refuse_large_files, whole_world
+from tests.support.faults import FaultHarness, refuse_large_files, running_harness
 from tests.support.http_client import HTTP
 from tests.support.serving import ULB_ROW, Service, problem
 from tests.support.waiting import eventually
@@ -31,7 +31,7 @@ def committing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHarnes
         "FRAUDOPS_AUDIT__DURABILITY": "commit",
         "FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS": "20",
     }
-    with whole_world(tmp_path_factory.mktemp("commit"), **settings) as made:
+    with running_harness(tmp_path_factory.mktemp("commit"), **settings) as made:
         yield made
 
 

@@ -39,9 +39,9 @@ from tests.support.fault_proxy import (
     WITHIN,
     Trap,
 )
-from tests.support.faults import FaultHarness, pause, refuse_large_files, whole_world
+from tests.support.faults import FaultHarness, pause, refuse_large_files, running_harness
 from tests.support.figures import PROOF, Figures
-from tests.support.segments import Read, damage, segment_of
+from tests.support.segments import SegmentContents, damage, segment_of
 from tests.support.stepped_clock import step
 
 SEED = 7
@@ -67,7 +67,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHarness]:
         "FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(SPOOL_BYTES),
         "FRAUDOPS_AUDIT__SEGMENT_MAX_BYTES": str(1 << 18),
     }
-    with whole_world(tmp_path_factory.mktemp("faults"), **settings) as made:
+    with running_harness(tmp_path_factory.mktemp("faults"), **settings) as made:
         yield made
 
 
@@ -130,7 +130,7 @@ def test_connections_reset(world: FaultHarness, verdict: Verdict) -> None:
     it.
     """
     chance, times = random.Random(SEED), 20 if PROOF else 2
-    before, replayed = world.proxy.resets, world.told.replayed
+    before, replayed = world.proxy.resets, world.status.replayed
     with world.load() as log:
         for _ in range(times):
             world.proxy.reset()
@@ -149,7 +149,7 @@ def test_connections_reset(world: FaultHarness, verdict: Verdict) -> None:
         log,
         f"connections reset, {world.proxy.resets - before} times, {2 * times} of them with a commit that was not heard of",
     )
-    assert world.told.replayed > replayed
+    assert world.status.replayed > replayed
 
 
 def test_the_network_stalled_without_a_reset(world: FaultHarness, verdict: Verdict) -> None:
@@ -383,7 +383,7 @@ def test_damaged_segments_lose_what_was_damaged_and_say_so(
         )
         # Perhaps of records alone whose answers nobody received any more.
         assert before - left
-        assert world.told.set_aside >= 1
+        assert world.status.set_aside >= 1
         lost, answered = lost + len(gone), answered + found["log"]["lines"]
         world.start_service()
     figures.note(
@@ -405,10 +405,12 @@ def test_a_segment_damaged_anywhere_loses_no_record_outside_the_damage(figures: 
         at = chance.randrange(len(whole))
         hit = sum(end <= at for end in ends)
         if chance.random() < 0.5:
-            read, kept = Read(whole[:at]), written[:hit]
+            read, kept = SegmentContents(whole[:at]), written[:hit]
         else:
             read, kept = (
-                Read(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :]),
+                SegmentContents(
+                    whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :]
+                ),
                 written[:hit] + written[hit + 1 :],
             )
         assert read.payloads == kept, f"seed {seed}"

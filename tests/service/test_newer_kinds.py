@@ -14,7 +14,7 @@ from services.shipper.handover import hand_over
 from services.shipper.newer_kinds import NewerKinds
 from tests.support.audit_records import prediction
 from tests.support.serving import TOKEN, Service
-from tests.support.shippers import Start, expect, expect_empty, set_aside
+from tests.support.shippers import Start, dead_letters, expect, expect_empty
 from tests.support.waiting import eventually
 
 LATER = msgspec.msgpack.encode(["outcome", "a-prediction", 1.5, None])
@@ -38,7 +38,7 @@ def test_a_record_with_fields_of_a_later_release_is_shipped_without_them(
     fill(state.spool, [msgspec.msgpack.encode(longer)])
     start_shipper(database)
     expect(database, [record.id])
-    assert set_aside(state) == []
+    assert dead_letters(state) == []
 
 
 def test_a_kind_that_this_release_does_not_know_is_kept_and_its_neighbours_are_shipped(
@@ -50,8 +50,8 @@ def test_a_kind_that_this_release_does_not_know_is_kept_and_its_neighbours_are_s
     expect(database, [record.id for record in records])
     expect_empty(state)
     assert kept(state.spool) == [LATER]
-    assert set_aside(state) == []
-    eventually(lambda: told(shipper.told.kept_for_newer, 1))
+    assert dead_letters(state) == []
+    eventually(lambda: told(shipper.status.kept_for_newer, 1))
     # Another start of the same release changes nothing.
     shipper.end()
     start_shipper(database)

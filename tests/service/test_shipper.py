@@ -52,10 +52,10 @@ def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(
 
     def told_so() -> None:
         assert (
-            shipper.told.shipped,
-            shipper.told.backlog_bytes,
-            shipper.told.phase,
-            shipper.told.last_error,
+            shipper.status.shipped,
+            shipper.status.backlog_bytes,
+            shipper.status.phase,
+            shipper.status.last_error,
         ) == (2, 0, "shipping", None)
 
     eventually(told_so)
@@ -78,7 +78,7 @@ def test_a_disk_that_takes_nothing_keeps_it_from_nothing(
     expect_empty(state)
     assert running.process.poll() is None
     obstacle.rmdir()
-    eventually(lambda: running.told)
+    eventually(lambda: running.status)
     assert running.end() == 0
 
 
@@ -108,15 +108,15 @@ def test_it_waits_for_the_database_and_for_its_tables_and_says_so(
     shipper = start_shipper(url)
 
     def waits_for(reason: str) -> None:
-        assert shipper.told.phase == "waiting"
-        assert reason in (shipper.told.last_error or "")
+        assert shipper.status.phase == "waiting"
+        assert reason in (shipper.status.last_error or "")
 
     eventually(lambda: waits_for("no such database"))
     with psycopg.connect(postgresql, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
             eventually(lambda: waits_for("run `fraudops migrate`"))
-            assert shipper.told.backlog_bytes > 0
+            assert shipper.status.backlog_bytes > 0
             migrate(url)
             expect(url, sent)
             assert shipper.end() == 0
@@ -207,14 +207,14 @@ def test_a_stopped_shipper_ships_first_what_is_there(
     state: State, start_shipper: Start, database: str
 ) -> None:
     shipper = start_shipper(database)
-    eventually(lambda: shipper.told)
+    eventually(lambda: shipper.status)
     writer = SpoolWriter(state.spool, "worker-1", AuditSettings())
     records = [prediction() for _ in range(2_000)]
     writer.append_many([encode(record) for record in records])
     assert shipper.end() == 0
     assert ids(database) == sorted(record.id for record in records)
-    assert shipper.told.phase == "stopped"
-    assert shipper.told.backlog_bytes == 0
+    assert shipper.status.phase == "stopped"
+    assert shipper.status.backlog_bytes == 0
     writer.close()
 
 
@@ -225,11 +225,11 @@ def test_stopped_without_postgresql_it_leaves_the_spool_and_ends_well(
     shipper = start_shipper(f"postgresql://u:{CARD}@127.0.0.1:{free_port()}/d")
 
     def waits() -> None:
-        assert shipper.told.phase == "waiting"
+        assert shipper.status.phase == "waiting"
 
     eventually(waits)
     assert shipper.end() == 0
-    assert shipper.told.backlog_bytes > 0
+    assert shipper.status.backlog_bytes > 0
     assert len(list_segments(state.spool)) == 1
     assert CARD not in shipper.log.read_text()
 
@@ -238,7 +238,7 @@ def test_a_second_shipper_waits_for_the_first(
     state: State, start_shipper: Start, database: str
 ) -> None:
     first = start_shipper(database)
-    eventually(lambda: first.told)
+    eventually(lambda: first.status)
     second = start_shipper(database)
 
     def waits() -> None:
@@ -246,7 +246,7 @@ def test_a_second_shipper_waits_for_the_first(
 
     eventually(waits)
     assert first.end() == 0
-    eventually(lambda: second.told)
+    eventually(lambda: second.status)
     sent = fill(state.spool, [prediction()])
     expect(database, sent)
     assert second.end() == 0

@@ -17,7 +17,7 @@ from fraudops.state import State
 from services.inference.http.metrics_page import PodCollector
 from tests.support.audit_records import fill, prediction
 from tests.support.processes import free_port
-from tests.support.shippers import CARD, Start, expect, expect_empty, ids, set_aside
+from tests.support.shippers import CARD, Start, dead_letters, expect, expect_empty, ids
 from tests.support.waiting import eventually
 
 
@@ -32,7 +32,7 @@ def test_a_replayed_segment_changes_nothing(
     (state.spool / segment.name).write_bytes(copy)
 
     def replayed() -> None:
-        assert shipper.told.replayed == 20
+        assert shipper.status.replayed == 20
 
     eventually(replayed)
     expect_empty(state)
@@ -64,7 +64,7 @@ def test_rows_that_postgresql_refuses_are_set_aside_and_block_nothing(
     shipper = start_shipper(database)
     expect(database, [record.id for record in good])
     expect_empty(state)
-    kept = set_aside(state)
+    kept = dead_letters(state)
     assert sorted(base64.b64decode(line["payload"]) for line in kept) == sorted(
         [*(encode(record) for record in poison), b"no record at all"]
     )
@@ -72,7 +72,7 @@ def test_rows_that_postgresql_refuses_are_set_aside_and_block_nothing(
     assert ids(database, "labels") == []
 
     def told_so() -> None:
-        assert shipper.told.set_aside == len(poison) + 1
+        assert shipper.status.set_aside == len(poison) + 1
 
     eventually(told_so)
     log = shipper.log.read_text()
@@ -157,13 +157,13 @@ def test_a_damaged_segment_is_shipped_around_its_damage(
     shipper = start_shipper(database)
     expect(database, [record.id for number, record in enumerate(records) if number not in (4, 9)])
     expect_empty(state)
-    assert [base64.b64decode(line["payload"]) for line in set_aside(state)] == [
+    assert [base64.b64decode(line["payload"]) for line in dead_letters(state)] == [
         frames[4],
         frames[9][:-3],
     ]
 
     def told_so() -> None:
-        assert (shipper.told.missing, shipper.told.set_aside) == (1, 2)
+        assert (shipper.status.missing, shipper.status.set_aside) == (1, 2)
 
     eventually(told_so)
 
@@ -196,10 +196,10 @@ def test_rows_of_a_day_that_retention_took_are_set_aside(
     expect(database, fresh)
 
     def told_so() -> None:
-        assert shipper.told.set_aside == 30
+        assert shipper.status.set_aside == 30
 
     eventually(told_so)
-    assert {line["reason"] for line in set_aside(state)} == {
+    assert {line["reason"] for line in dead_letters(state)} == {
         "the partition predictions_20200101 was taken out of the table: older than what is retained"
     }
 
@@ -222,7 +222,7 @@ def test_rows_older_than_what_is_retained_are_set_aside_and_make_no_partition(
     start_shipper(database, FRAUDOPS_RETENTION__DAYS="3")
     expect(database, kept)
     expect_empty(state)
-    assert [line["reason"] for line in set_aside(state)] == [
+    assert [line["reason"] for line in dead_letters(state)] == [
         "older than the 3 days that are retained"
     ] * 2
     with psycopg.connect(database) as connection:

@@ -84,7 +84,7 @@ def start(tmp_path: Path) -> Iterator[Pods]:
             )
         running = RunningShipper(pod.state, process, log)
         started.append(running)
-        eventually(lambda: running.told)
+        eventually(lambda: running.status)
         return running
 
     yield begin
@@ -100,7 +100,7 @@ def holds(pod: ShipperPod) -> PodDirectory:
 
 def told(running: RunningShipper, check: Callable[[ShipperStatus], bool]) -> None:
     def checked() -> None:
-        assert check(running.told), running.told
+        assert check(running.status), running.status
 
     eventually(checked)
 
@@ -162,9 +162,9 @@ def test_all_pods_killed_at_once_lose_nothing(start: Pods, tmp_path: Path, datab
         gone(pod)
 
     def both_together() -> None:
-        assert sum(shipper.told.shipped for shipper in running) == len(sent)
-        assert sum(shipper.told.replayed for shipper in running) == 0
-        assert [shipper.told.abandoned_bytes for shipper in running] == [0, 0]
+        assert sum(shipper.status.shipped for shipper in running) == len(sent)
+        assert sum(shipper.status.replayed for shipper in running) == 0
+        assert [shipper.status.abandoned_bytes for shipper in running] == [0, 0]
 
     eventually(both_together)
 
@@ -234,7 +234,7 @@ def test_a_pod_takes_no_more_than_it_has_room_for(
         blocking.execute("LOCK TABLE predictions IN SHARE MODE")
         running = start(pod, database, silent=0, FRAUDOPS_AUDIT__SPOOL_MAX_BYTES=str(maximum))
         told(running, lambda said: said.adopted_bytes > 0 and said.abandoned_bytes > 0)
-        assert running.told.adopted_bytes <= maximum * 9 // 16
+        assert running.status.adopted_bytes <= maximum * 9 // 16
     expect(database, sent)
     gone(dead)
     told(running, lambda said: (said.shipped, said.replayed) == (len(sent), 0))

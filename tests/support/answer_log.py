@@ -71,7 +71,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """Answers that are not in the table, or stand there otherwise than they were given;
     transactions that stand there more often than they were sent, and those that were sent again
     and have a row for each time.
@@ -84,7 +84,7 @@ class Compared:
     repeated: int
 
 
-def compare(url: str, log: Log) -> Compared:
+def compare(url: str, log: Log) -> Comparison:
     answers = [answer for answer in log.answers() if "transaction_id" in answer]
     requests = [*answers, *log.refused()]
     with psycopg.connect(url) as connection:
@@ -114,7 +114,7 @@ def compare(url: str, log: Log) -> Compared:
         )
     assert compared
     assert times
-    return Compared(len(answers), *compared, *times)
+    return Comparison(len(answers), *compared, *times)
 
 
 class Verdict:

@@ -14,7 +14,7 @@ from jobs.runner import run
 
 
 @dataclass(frozen=True)
-class Told:
+class CommandResult:
     returncode: int
     stdout: str
     stderr: str
@@ -39,7 +39,9 @@ class Caller:
             capsys,
         )
 
-    def __call__(self, *arguments: str | Path, stdin: str = "", **environment: str) -> Told:
+    def __call__(
+        self, *arguments: str | Path, stdin: str = "", **environment: str
+    ) -> CommandResult:
         code = 0
         with self._monkeypatch.context() as patch:
             for name in [name for name in os.environ if name.startswith("FRAUDOPS_")]:
@@ -52,12 +54,12 @@ class Caller:
                 run(self._command)
             except SystemExit as exit_:
                 code = int(exit_.code or 0)
-        return Told(code, *self._capsys.readouterr())
+        return CommandResult(code, *self._capsys.readouterr())
 
 
 def call(
     name: str, command: Callable[..., object], *arguments: str | Path, **environment: str
-) -> Told:
+) -> CommandResult:
     """For fixtures and helpers, which have neither `monkeypatch` nor `capsys`: the command with
     this environment and no other.
     """
@@ -77,4 +79,8 @@ def call(
             run(command)
         except SystemExit as exit_:
             code = int(exit_.code or 0)
-    return Told(code, out.getvalue(), err.getvalue())
+    return CommandResult(code, out.getvalue(), err.getvalue())
+
+
+def bare_environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}

@@ -62,7 +62,7 @@ class FaultHarness:
         return self.server.url()
 
     @property
-    def told(self) -> ShipperStatus:
+    def status(self) -> ShipperStatus:
         """Of the shipper that runs now."""
         told = read_shipper_status(self.state)
         assert told
@@ -178,14 +178,14 @@ class FaultHarness:
         moment = datetime.now(UTC)
 
         def empty() -> None:
-            assert self.told.at > moment
-            assert (self.told.backlog_bytes, self.told.phase) == (0, "shipping"), self.told
+            assert self.status.at > moment
+            assert (self.status.backlog_bytes, self.status.phase) == (0, "shipping"), self.status
 
         eventually(empty, SETTLE_SECONDS)
 
 
 @contextlib.contextmanager
-def whole_world(folder: Path, **settings: str) -> Iterator[FaultHarness]:
+def running_harness(folder: Path, **settings: str) -> Iterator[FaultHarness]:
     """PostgreSQL, proxy, service and shipper; none of them outlives the block."""
     server = PostgreSQL(folder / "server", free_port())
     postgresql = start(server, folder / "postgresql.log", **SERVER)

@@ -12,7 +12,7 @@ from fraudops.spool.position import POSITION, Position, read_position
 NAME = "w.0123456789abcdef0123456789abcdef.00000001.seg"
 
 
-class Read:
+class SegmentContents:
     """Everything that a reader makes of these bytes as the segment of a dead writer."""
 
     def __init__(self, data: bytes, budget: int = 1 << 16) -> None:

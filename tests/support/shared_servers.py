@@ -27,7 +27,7 @@ END_SECONDS = 20
 
 
 @dataclass(frozen=True)
-class Begun:
+class StartedServer:
     """A server's process, the signal that ends it, and what its users want to know."""
 
     process: "subprocess.Popen[bytes]"
@@ -50,7 +50,7 @@ def alone(file: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def shared(folder: Path, begin: Callable[[], Begun]) -> Iterator[str]:
+def shared(folder: Path, begin: Callable[[], StartedServer]) -> Iterator[str]:
     """The address of the server in `folder`.
 
     Its starter stays until all others have left, so that nothing runs when the tests have ended.

@@ -28,7 +28,7 @@ class RunningShipper:
     log: Path
 
     @property
-    def told(self) -> ShipperStatus:
+    def status(self) -> ShipperStatus:
         told = read_shipper_status(self.state)
         assert told
         assert told.pid == self.process.pid
@@ -68,7 +68,7 @@ def expect_empty(state: State) -> None:
     eventually(nothing_left)
 
 
-def set_aside(state: State) -> list[dict[str, str]]:
+def dead_letters(state: State) -> list[dict[str, str]]:
     lines = [
         line
         for path in sorted((state.spool / "aside").glob("*.jsonl"))

@@ -27,7 +27,7 @@ from fraudops.training.compilation import compile_pipeline
 from fraudops.training.pipelines import build, calibrate
 from fraudops.training.settings import training_settings
 from tests.support.bundles import make_manifest
-from tests.support.http_client import HTTP
+from tests.support.mlflow_runs import new_run, put
 
 Labels = NDArray[np.int8]
 
@@ -98,9 +98,7 @@ def seal_again(trained: Trained, **changes: Any) -> Trained:
 
 def register(url: str, registry: Registry, trained: Trained, **tags: str) -> str:
     """Uploads the bundle to a run of its own and returns the number of the new version."""
-    run = HTTP.post(
-        f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}
-    ).json()["run"]["info"]["run_id"]
+    run = new_run(url)
     for path in trained.folder.iterdir():
         put(url, run, f"bundle/{path.name}", path.read_bytes())
     return registry.create_version(
@@ -112,9 +110,3 @@ def register(url: str, registry: Registry, trained: Trained, **tags: str) -> str
         }
         | tags,
     )
-
-
-def put(url: str, run: str, name: str, data: bytes) -> None:
-    HTTP.put(
-        f"{url}/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}", content=data
-    ).raise_for_status()

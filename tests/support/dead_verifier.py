@@ -1,4 +1,4 @@
-"""Runs a module whose first forked process dies at once: `python -m tests.support.dead_prover MODULE`.
+"""Runs a module whose first forked process dies at once: `python -m tests.support.dead_verifier MODULE`.
 
 The inference service forks its prover first.
 """
