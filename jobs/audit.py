@@ -162,7 +162,7 @@ async def _verify(
     type=click.Path(path_type=Path),
     required=True,
     metavar="FILE",
-    help="A new Parquet file.",
+    help="A new file. Its name ends in .parquet.",
 )
 @json_option
 @state_option
@@ -174,9 +174,12 @@ def export(
     Streamed: memory stays flat however many rows there are. The file has its name only once it
     is whole.
     """
+    from fraudops.audit.parquet import check_new_file
+
     window = _window(since, until)
     if not out.parent.is_dir():
         raise SettingsError(f"{out.parent} is no folder: make it, or name another file")
+    check_new_file(out)
     rows = asyncio.run(_export(database_url(state), window, out))
     if as_json:
         print_json(

@@ -117,7 +117,7 @@ def check(file: Path, schema: Path | None, as_json: bool) -> None:
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to put it. [default: data/creditcard.csv in the state folder]",
+    help="Where to put it; ends in .csv. [default: data/creditcard.csv in the state folder]",
 )
 @click.option(
     "--mirror",
@@ -137,9 +137,13 @@ def fetch(out: Path | None, mirrors: tuple[str, ...], sha256: str | None, state:
     attempt broke off.
     """
     from fraudops.datasets.official import MIRRORS, NAME, SHA256, Mirror, fetch
+    from fraudops.errors import SettingsError
     from jobs.reports.data import download_bar
 
     target = out or state.root / "data" / NAME
+    # With --sha256 the file is another one, and only the caller knows its format.
+    if not sha256 and target.suffix != ".csv":
+        raise SettingsError(f"{target}: the official file is a CSV; let the name end in .csv")
     with download_bar(target.name) as progress:
         url = fetch(
             target, tuple(Mirror.at(url) for url in mirrors) or MIRRORS, sha256 or SHA256, progress

@@ -208,3 +208,11 @@ def test_fetch_without_any_mirror_ends_with_75(data: Caller, tmp_path: Path) -> 
     assert told.returncode == 75
     assert "no mirror gave the file" in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_fetch_puts_the_official_csv_under_no_other_suffix(data: Caller, tmp_path: Path) -> None:
+    mirror = ("--mirror", f"http://127.0.0.1:{free_port()}/creditcard.csv")
+    for name in ("rows.parquet", "rows.csv.gz", "rows"):
+        told = data("fetch", *mirror, "--out", tmp_path / name, "--state", tmp_path)
+        assert told.returncode == 64
+        assert f"{name}: the official file is a CSV" in " ".join(told.stderr.split())

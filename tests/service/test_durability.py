@@ -26,13 +26,20 @@ LABEL = {
 
 
 @pytest.fixture(scope="module")
-def committing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHarness]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHarness]:
     settings = {
         "FRAUDOPS_AUDIT__DURABILITY": "commit",
         "FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS": "20",
     }
     with running_harness(tmp_path_factory.mktemp("commit"), **settings) as made:
         yield made
+
+
+@pytest.fixture
+def committing(whole: FaultHarness) -> Iterator[FaultHarness]:
+    """The whole, running as it was for the test before, whether that passed or failed."""
+    yield whole
+    whole.restore()
 
 
 def in_table(world: FaultHarness, answers: list[str]) -> int:
@@ -94,15 +101,11 @@ def test_commit_without_postgresql_answers_503_stays_ready_and_comes_back(
         return [answer.json()["prediction_id"] for answer in answers]
 
     assert in_table(committing, eventually(answered, 30)) == 20
-    committing.restart_service("services.inference")
 
 
 def test_commit_works_with_every_policy_of_fsync(committing: FaultHarness) -> None:
     committing.restart_service("services.inference", FRAUDOPS_AUDIT__FSYNC="always")
-    try:
-        assert in_table(committing, [committing.service.predict().json()["prediction_id"]]) == 1
-    finally:
-        committing.restart_service("services.inference")
+    assert in_table(committing, [committing.service.predict().json()["prediction_id"]]) == 1
 
 
 def serving(folder: Path, **environment: str) -> Service:

@@ -62,13 +62,20 @@ def figures() -> Iterator[Figures]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHarness]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHarness]:
     settings = {
         "FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(SPOOL_BYTES),
         "FRAUDOPS_AUDIT__SEGMENT_MAX_BYTES": str(1 << 18),
     }
     with running_harness(tmp_path_factory.mktemp("faults"), **settings) as made:
         yield made
+
+
+@pytest.fixture
+def world(whole: FaultHarness) -> Iterator[FaultHarness]:
+    """The whole, running as it was for the test before, whether that passed or failed."""
+    yield whole
+    whole.restore()
 
 
 @pytest.fixture
@@ -87,6 +94,18 @@ def kill_workers(world: FaultHarness, log: Log, chance: random.Random, times: in
         os.kill(pid, signal.SIGKILL)
         world.replaced(pid)
         log.grew_by(10)
+
+
+def test_a_test_that_fails_leaves_nothing_stopped_for_those_after_it(world: FaultHarness) -> None:
+    world.restart_service("services.inference", FRAUDOPS_AUDIT__DURABILITY="memory")
+    world.kill_service()
+    world.end_shipper()
+    world.stop_postgresql()
+    world.proxy.stall()
+    world.restore()
+    assert world.service.environment == world.settings
+    assert world.service.predict().status_code == 200
+    world.settled()
 
 
 def test_postgresql_stopped(world: FaultHarness, verdict: Verdict, figures: Figures) -> None:

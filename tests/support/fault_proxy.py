@@ -91,6 +91,11 @@ class FaultProxy:
         """Every connection there is, by RST on both sides."""
         self._call(self._reset)
 
+    def clear(self) -> None:
+        """Remove a trap that has not sprung, and let everything pass."""
+        self._trap = None
+        self.flow()
+
     def set(self, trap: Trap) -> Trap:
         self._trap = trap
         return trap

@@ -41,7 +41,7 @@ SERVER = {} if PROOF else {"fsync": "off"}
 
 @dataclass
 class FaultHarness:
-    """Everything runs, and each test leaves it so."""
+    """Everything runs; `restore` makes it so again after each test."""
 
     folder: Path
     server: PostgreSQL
@@ -122,6 +122,21 @@ class FaultHarness:
         self.service.stop()
         self.service.program, self.service.environment = program, {**self.settings, **environment}
         self.start_service()
+
+    def restore(self) -> None:
+        """Start what a failed test left stopped, and end the faults that it left in force."""
+        self.proxy.clear()
+        if self.postgresql.poll() is not None:
+            self.start_postgresql()
+        assert self.service.process
+        usual = (("services.inference",), self.settings)
+        runs = self.service.process.poll() is None
+        if not runs or (self.service.program, self.service.environment) != usual:
+            self.restart_service("services.inference")
+        eventually(self.service.ready)
+        refuse_large_files(self.service.worker_pids(), resource.RLIM_INFINITY)
+        if self.shippers[-1].poll() is not None:
+            self.start_shipper()
 
     def start_service(self) -> None:
         self.service.start()
