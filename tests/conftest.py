@@ -1,5 +1,6 @@
-"""Real servers, started once a session when the first test asks: PostgreSQL, MLflow, and the whole
-product under its supervisor.
+"""Real servers for all tests: PostgreSQL, MLflow, and the whole supervised product.
+
+Each server starts when the first test needs it. All test processes of a run share it.
 """
 
 import os
@@ -29,7 +30,7 @@ from tests.support.shared_servers import StartedServer, alone, run_folder, share
 from tests.support.waiting import eventually
 
 TEMPLATE, UNFINISHED = "fraudops_template", "fraudops_template_unfinished"
-# A machine that does something else meanwhile is no fault of what is tested.
+# A test that is slow because the machine is busy has not found a defect.
 hypothesis.settings.register_profile(
     "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -50,9 +51,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
-    """A server of the tests' own; nothing in it outlives them, so it does not wait for the disk.
+    """A PostgreSQL server for the tests alone.
 
-    All test processes share it: use names of your own.
+    Nothing in it outlives the tests, so it does not wait for the disk. All test processes share
+    it: use unique names for databases and roles.
     """
 
     def begin() -> StartedServer:
@@ -80,12 +82,11 @@ def postgresql(postgresql_server: PostgreSQL) -> str:
 
 @pytest.fixture(scope="session")
 def _template(postgresql_server: PostgreSQL) -> str:
-    """A database with the audit's tables, migrated once, of which each test gets a copy."""
-    migrate = [
-        sys.executable,
-        "-c",
-        "import os; from fraudops.audit.database import migrate; migrate(os.environ['DATABASE_URL'])",
-    ]
+    """A database with the audit's tables, migrated once. Each test gets a copy of it."""
+    program = (
+        "import os; from fraudops.audit.database import migrate;"
+        " migrate(os.environ['DATABASE_URL'])"
+    )
     with (
         alone(postgresql_server.folder / "template.lock"),
         psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin,
@@ -97,11 +98,12 @@ def _template(postgresql_server: PostgreSQL) -> str:
                 )
             )
             subprocess.run(
-                migrate,
+                [sys.executable, "-c", program],
                 env={**os.environ, "DATABASE_URL": postgresql_server.url(UNFINISHED)},
                 check=True,
                 timeout=60,
             )
+            # The final name appears only when the database is complete.
             admin.execute(
                 sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
                     sql.Identifier(UNFINISHED), sql.Identifier(TEMPLATE)
@@ -112,8 +114,9 @@ def _template(postgresql_server: PostgreSQL) -> str:
 
 @pytest.fixture
 def database(postgresql_server: PostgreSQL, _template: str) -> Iterator[str]:
-    """The `postgresql://` URL of a fresh database with the audit's tables, for its owner, who is no
-    superuser.
+    """The `postgresql://` URL of a fresh database with the audit's tables.
+
+    It names the database's owner, who is not a superuser.
     """
     name = f"test_{uuid4().hex}"
     with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
@@ -130,7 +133,7 @@ def database(postgresql_server: PostgreSQL, _template: str) -> Iterator[str]:
 def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real MLflow server with an SQLite store.
 
-    All test processes share it and its models outlive a test: use a model name of your own.
+    All test processes share it and its models outlive a test: use a unique model name.
     """
     with shared(
         run_folder(tmp_path_factory) / "shared-mlflow",
@@ -165,7 +168,7 @@ def start_mlflow(folder: Path) -> StartedServer:
 
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """One for the session: leave it as you found it, or start one of your own."""
+    """One running product for all tests: leave it as it was, or start a second one."""
     with whole_platform(tmp_path_factory.mktemp("platform") / "state") as started:
         yield started
 

@@ -1,4 +1,4 @@
-"""Nothing happens on import: every module of the packages can be imported with an empty environment."""
+"""Imports: they have no effects, and they follow the order of the packages."""
 
 import ast
 import pkgutil
@@ -14,17 +14,17 @@ import services
 from tests.support.scheduling import LONGEST
 
 TESTS = Path(__file__).parents[1]
-ALEMBIC_ENTRY = "fraudops.audit.migrations.env"  # run by Alembic alone
+ALEMBIC_ENTRY = "fraudops.audit.migrations.env"  # only Alembic can run it
 
 
 def modules() -> list[str]:
-    found = [package.__name__ for package in (fraudops, services, jobs)]
+    names = [package.__name__ for package in (fraudops, services, jobs)]
     for package in (fraudops, services, jobs):
-        found += [
+        names += [
             module.name
             for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
         ]
-    return [name for name in found if not name.endswith("__main__") and name != ALEMBIC_ENTRY]
+    return [name for name in names if not name.endswith("__main__") and name != ALEMBIC_ENTRY]
 
 
 def test_every_module_imports_with_an_empty_environment(tmp_path: Path) -> None:

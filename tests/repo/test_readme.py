@@ -1,5 +1,6 @@
-"""What the README says of files, targets and settings is true; tests/machine and tests/cluster run
-its commands.
+"""The files, targets, settings and figures that the README names exist.
+
+tests/machine and tests/cluster run the README's commands.
 """
 
 import json
@@ -12,16 +13,16 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_every_make_target_it_names_exists() -> None:
+def test_every_make_target_of_the_readme_exists() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z0-9-]+)", README)) <= targets
 
 
-def test_every_setting_it_names_exists() -> None:
+def test_every_setting_of_the_readme_exists() -> None:
     assert set(re.findall(r"\bFRAUDOPS_[A-Z_]+\b", README)) <= known_variables()
 
 
-def test_every_file_it_names_exists() -> None:
+def test_every_file_of_the_readme_exists() -> None:
     named = re.findall(
         r"(?<![.\w])((?:benchmarks|charts|fraudops|jobs|k8s|services)/[\w./-]+\.\w+)", README
     )

@@ -1,4 +1,7 @@
-"""A job's command as a person calls it, without the second that a process of its own costs."""
+"""A job's command, called in this process as a user calls it in a shell.
+
+A process for each call would cost a second.
+"""
 
 import contextlib
 import io
@@ -21,8 +24,9 @@ class CommandResult:
 
 
 class Caller:
-    """Calls the command with arguments, a standard input, and an environment that has no other
-    FRAUDOPS_ variable.
+    """Call the command with arguments, standard input and environment variables.
+
+    The environment holds no other FRAUDOPS_ variable.
     """
 
     def __init__(
@@ -60,8 +64,9 @@ class Caller:
 def call(
     name: str, command: Callable[..., object], *arguments: str | Path, **environment: str
 ) -> CommandResult:
-    """For fixtures and helpers, which have neither `monkeypatch` nor `capsys`: the command with
-    this environment and no other.
+    """Call the command with exactly this environment.
+
+    For fixtures and helpers, which cannot use `monkeypatch` and `capsys`.
     """
     out, err = io.StringIO(), io.StringIO()
     code = 0

@@ -16,7 +16,7 @@ from tests.support.processes import lifeline
 
 @dataclass(frozen=True)
 class Platform:
-    """The whole product, as `fraudops up --detach` leaves it."""
+    """The whole product as `fraudops up --detach` starts it."""
 
     state: State
     environment: dict[str, str] = field(default_factory=dict)
@@ -38,8 +38,9 @@ class Platform:
         return self.state.admin_token.read_text().strip()
 
     def run(self, *arguments: str) -> CommandResult:
-        """`fraudops COMMAND … --state FOLDER` in an environment of PATH and HOME only; in this
-        process, unless it takes the process over.
+        """Run `fraudops COMMAND … --state FOLDER` with only PATH and HOME from the environment.
+
+        The command runs in this process, unless it replaces the process that runs it.
         """
         if arguments[0] in SUPERVISOR:
             return self.start(*arguments)
@@ -54,7 +55,7 @@ class Platform:
         )
 
     def start(self, *arguments: str) -> CommandResult:
-        """The same in a process of its own."""
+        """Run the same command in a new process."""
         command = [
             sys.executable,
             "-c",
@@ -64,15 +65,15 @@ class Platform:
             str(self.state.root),
         ]
         environment = bare_environment() | self.environment
-        told = subprocess.run(
+        done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
-        return CommandResult(told.returncode, told.stdout, told.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 @contextlib.contextmanager
 def down_at_the_end(folder: Path) -> Iterator[Platform]:
-    """Of the block, or of the test process: nothing of what runs in `folder` is left."""
+    """A product that is stopped when the block or the test process ends."""
     platform = Platform(State.at(folder))
     with lifeline(sys.executable, "-m", "services.supervisor", "down", "--state", str(folder)):
         try:
@@ -84,6 +85,7 @@ def down_at_the_end(folder: Path) -> Iterator[Platform]:
 
 @contextlib.contextmanager
 def whole_platform(folder: Path) -> Iterator[Platform]:
+    """A running product, stopped when the block or the test process ends."""
     with down_at_the_end(folder) as platform:
         up = platform.run("up", "--detach")
         assert up.returncode == 0, up.stderr

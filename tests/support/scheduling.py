@@ -1,4 +1,4 @@
-"""Which test process runs which file, and the files that start first."""
+"""Scheduling: which files share a test process, and which files start first."""
 
 from pathlib import Path
 
