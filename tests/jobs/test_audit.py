@@ -1,6 +1,4 @@
-"""`fraudops audit` against a real PostgreSQL and a real spool: what it counts, what it refuses,
-what it brings back.
-"""
+"""`fraudops audit` against a real PostgreSQL and a real spool."""
 
 import asyncio
 import json

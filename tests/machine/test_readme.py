@@ -1,27 +1,20 @@
-"""Every command of the README is run."""
+"""Every command of the README and of docs/ for one machine is run."""
 
-import re
 import shlex
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.support.documents import commands
 from tests.support.http_client import HTTP
 from tests.support.platform import Platform
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 # Run by the fixtures of the suite, by test_demo, and by CI.
 ELSEWHERE = {"fraudops up --detach", "fraudops down", "make demo", "make test"}
 ADDRESS = "http://127.0.0.1:8000"
 STATUS = {"/feedback": 202}
-
-
-def commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    lines = [re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line]
 
 
 def request(command: str, platform: Platform) -> httpx.Response:
@@ -44,13 +37,12 @@ def request(command: str, platform: Platform) -> httpx.Response:
     return HTTP.request(method, url, headers=headers, content=body, timeout=30)
 
 
-def test_the_readme_has_commands() -> None:
-    assert len(commands()) > 20
-    assert set(commands()) >= ELSEWHERE
+def test_the_pages_have_the_commands_that_run_elsewhere() -> None:
+    assert set(commands("sh")) >= ELSEWHERE
 
 
-@pytest.mark.parametrize("command", [command for command in commands() if command not in ELSEWHERE])
-def test_the_command_does_what_the_readme_says(command: str, serving: Platform) -> None:
+@pytest.mark.parametrize("command", [line for line in commands("sh") if line not in ELSEWHERE])
+def test_the_command_does_what_the_page_says(command: str, serving: Platform) -> None:
     if command.startswith("curl"):
         answer = request(command, serving)
         path = "/" + command.split(ADDRESS + "/")[1].split()[0]
