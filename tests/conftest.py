@@ -84,7 +84,7 @@ def postgresql(postgresql_server: PostgreSQL) -> str:
 def _template(postgresql_server: PostgreSQL) -> str:
     """A database with the audit's tables, migrated once. Each test gets a copy of it."""
     program = (
-        "import os; from fraudops.audit.database import migrate;"
+        "import os; from fraudops.audit.migrations import migrate;"
         " migrate(os.environ['DATABASE_URL'])"
     )
     with (

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
-from fraudops.audit.database import migrate
+from fraudops.audit.migrations import migrate
 from fraudops.audit.records import encode, new_label
 from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter

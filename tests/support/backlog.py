@@ -15,7 +15,7 @@ from statistics import median
 import psutil
 import psycopg
 
-from fraudops.audit.database import migrate
+from fraudops.audit.migrations import migrate
 from fraudops.audit.records import encode
 from fraudops.audit.shipper_status import read_shipper_status
 from fraudops.schema import load_schema

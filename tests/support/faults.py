@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from fraudops.audit.database import migrate
+from fraudops.audit.migrations import migrate
 from fraudops.audit.shipper_status import ShipperStatus, read_shipper_status
 from fraudops.state import State
 from services.supervisor.postgresql import PostgreSQL, server_processes, start, stop
