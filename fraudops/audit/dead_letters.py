@@ -18,9 +18,9 @@ import msgspec
 from fraudops.audit.records import decode, is_newer_kind
 from fraudops.errors import DataError, StoreDownError
 from fraudops.ids import uuid7
-from fraudops.settings import AuditSettings
 from fraudops.spool.frames import MAX_FRAME
 from fraudops.spool.inspection import ScanResult, payloads
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import ASIDE, NEWER, sync_folder
 from fraudops.spool.writer import SpoolWriter
 
@@ -266,7 +266,7 @@ def _is_record(payload: bytes) -> bool:
 @contextlib.contextmanager
 def _writer(spool: Path) -> Iterator[SpoolWriter]:
     """A writer whose appends are on the disk when they return."""
-    writer = SpoolWriter(spool, REPLAYER, AuditSettings(fsync="always"))
+    writer = SpoolWriter(spool, REPLAYER, SpoolOptions(fsync="always"))
     try:
         yield writer
     finally:

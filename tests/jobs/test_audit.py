@@ -15,8 +15,8 @@ from fraudops.audit.dead_letters import RejectedRecord
 from fraudops.audit.records import encode, new_label
 from fraudops.feature_encryption import protection
 from fraudops.ids import uuid7
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments
 from tests.support.audit_records import fill, prediction
 from tests.support.audit_site import AuditSite
@@ -267,7 +267,7 @@ def test_an_export_holds_exactly_the_window_in_order(audit: AuditSite, tmp_path:
 def test_records_of_a_living_writer_are_counted_without_closing_its_segment(
     audit: AuditSite,
 ) -> None:
-    writer = SpoolWriter(audit.state.spool, "worker-1", AuditSettings())
+    writer = SpoolWriter(audit.state.spool, "worker-1", SpoolOptions())
     first, second = prediction(), prediction()
     writer.append(encode(first))
     assert audit.verify([first.id])[1]["log"]["in_spool"] == 1

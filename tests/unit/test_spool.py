@@ -7,18 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fraudops.errors import SpoolFullError, StoreDownError
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolReader, SpoolWriter
 from fraudops.spool.frames import encode_frame
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments, spool_bytes
 from tests.support.waiting import eventually
 
-SMALL = AuditSettings(spool_max_bytes=1 << 20, segment_max_bytes=1 << 16)
+SMALL = SpoolOptions(max_bytes=1 << 20, segment_bytes=1 << 16)
 
 
 def payloads(count: int, size: int = 100) -> list[bytes]:
@@ -44,7 +45,7 @@ def segment_files(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("fsync", ["always", "interval", "never"])
 def test_what_was_appended_is_read_in_order_under_every_policy(tmp_path: Path, fsync: str) -> None:
-    writer = SpoolWriter(tmp_path, "w", AuditSettings(fsync=fsync))  # type: ignore[arg-type]
+    writer = SpoolWriter(tmp_path, "w", SpoolOptions(fsync=fsync))  # type: ignore[arg-type]
     sent = payloads(20)
     for payload in sent[:10]:
         writer.append(payload)
@@ -157,7 +158,7 @@ def test_the_backlog_counts_rows_of_every_segment_that_are_not_committed(tmp_pat
 def test_an_unfinished_last_write_and_a_last_record_of_any_size_are_counted_by_the_last_whole_frame(
     tmp_path: Path,
 ) -> None:
-    writer = SpoolWriter(tmp_path, "w", AuditSettings())
+    writer = SpoolWriter(tmp_path, "w", SpoolOptions())
     writer.append_many([*payloads(3), b"x" * 300_000])
     writer.close()
     [segment] = list_segments(tmp_path)
@@ -186,7 +187,7 @@ def test_a_full_spool_refuses_and_takes_again_after_shipping(tmp_path: Path) -> 
     for writer in writers:
         with pytest.raises(SpoolFullError, match="full"):
             append_for_ever(writer)
-    assert spool_bytes(tmp_path) <= SMALL.spool_max_bytes * 34 // 32
+    assert spool_bytes(tmp_path) <= SMALL.max_bytes * 34 // 32
 
     def takes_again() -> None:
         drain(tmp_path)
@@ -194,7 +195,7 @@ def test_a_full_spool_refuses_and_takes_again_after_shipping(tmp_path: Path) -> 
             writer.append(b"again")
 
     eventually(takes_again)
-    assert spool_bytes(tmp_path) < SMALL.spool_max_bytes // 2
+    assert spool_bytes(tmp_path) < SMALL.max_bytes // 2
     for writer in writers:
         writer.close()
 
@@ -231,10 +232,10 @@ FILL_A_SMALL_DISK = """
 import resource, sys
 from pathlib import Path
 from fraudops.errors import SpoolFullError
-from fraudops.settings import AuditSettings
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool import SpoolWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, -1))
-writer = SpoolWriter(Path(sys.argv[1]), "w", AuditSettings())
+writer = SpoolWriter(Path(sys.argv[1]), "w", SpoolOptions())
 count = 0
 for attempt in range(1_000):
     try:
@@ -273,9 +274,9 @@ def test_half_a_write_on_a_full_disk_is_taken_back(tmp_path: Path, how: str) -> 
 APPEND_FOR_EVER = """
 import sys
 from pathlib import Path
-from fraudops.settings import AuditSettings
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool import SpoolWriter
-writer = SpoolWriter(Path(sys.argv[1]), "w", AuditSettings(segment_max_bytes=1 << 16))
+writer = SpoolWriter(Path(sys.argv[1]), "w", SpoolOptions(segment_bytes=1 << 16))
 number = 0
 while True:
     writer.append(b"%08d" % number)
@@ -305,7 +306,7 @@ def test_whatever_a_killed_writer_had_appended_is_there(tmp_path: Path) -> None:
 def test_always_says_so_when_the_disk_does_not_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = SpoolWriter(tmp_path, "w", AuditSettings(fsync="always"))
+    writer = SpoolWriter(tmp_path, "w", SpoolOptions(fsync="always"))
     writer.append(b"one")
 
     def broken(_descriptor: int) -> None:
@@ -357,7 +358,7 @@ def test_damage_in_a_living_segment_does_not_hold_up_what_follows(tmp_path: Path
 
 
 def test_a_record_larger_than_the_budget_and_one_larger_than_allowed(tmp_path: Path) -> None:
-    writer = SpoolWriter(tmp_path, "w", AuditSettings())
+    writer = SpoolWriter(tmp_path, "w", SpoolOptions())
     writer.append(b"y" * (1 << 20))
     with pytest.raises(ValueError, match="larger"):
         writer.append(b"y" * ((1 << 20) + 1))
@@ -394,7 +395,7 @@ def test_a_writer_cannot_be_named_out_of_the_folder(tmp_path: Path, name: str) -
 
 def test_a_finished_segment_is_given_up_at_once_however_long_the_interval(tmp_path: Path) -> None:
     """What follows it is shipped only then, and with `commit` answers wait for that."""
-    writer = SpoolWriter(tmp_path, "w", SMALL.model_copy(update={"fsync_interval_ms": 10_000}))
+    writer = SpoolWriter(tmp_path, "w", replace(SMALL, fsync_interval_ms=10_000))
     writer.append_many([bytes(1 << 16)])
     writer.append(b"next")
     reader = SpoolReader(tmp_path)
