@@ -3,12 +3,12 @@ positions recorded after the rows were safe elsewhere.
 """
 
 import contextlib
-import fcntl
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fraudops.errors import StoreDownError
+from fraudops.files import try_lock
 from fraudops.spool.frames import MAX_FRAME, frame_at, last_frame, next_frame
 from fraudops.spool.position import POSITION, Position, read_position, write_position
 from fraudops.spool.segments import Segment, adopt, list_segments
@@ -181,11 +181,9 @@ class SpoolReader:
         self._readers: dict[Segment, SegmentReader] = {}
         self._rows: dict[Segment, tuple[int, int]] = {}
         self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not try_lock(self._lock):
             os.close(self._lock)
-            raise StoreDownError(f"another shipper works on {folder}") from error
+            raise StoreDownError(f"another shipper works on {folder}")
         self._forget_lost_positions()
 
     def read(self, budget: int) -> list[tuple[SegmentReader, SegmentChunk]]:

@@ -1,13 +1,13 @@
 """Segment files: their names, which exist, who holds them, and how much room they take."""
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fraudops.files import try_lock
 from fraudops.ids import uuid7
 
 SUFFIX = ".seg"
@@ -93,19 +93,4 @@ def create_segment(folder: Path, segment: Segment) -> int | None:
 
 def adopt(descriptor: int) -> bool:
     """True if the segment was nobody's and is now ours: no writer will ever append to it again."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
-        raise
-    return True
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names of new files survive the node."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return try_lock(descriptor)

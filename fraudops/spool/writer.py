@@ -12,9 +12,10 @@ from itertools import count
 from pathlib import Path
 
 from fraudops.errors import SpoolFullError, StoreDownError
+from fraudops.files import sync_folder
 from fraudops.spool.frames import encode_frame
 from fraudops.spool.options import SpoolOptions
-from fraudops.spool.segments import Segment, create_segment, new_series, spool_bytes, sync_folder
+from fraudops.spool.segments import Segment, create_segment, new_series, spool_bytes
 
 logger = logging.getLogger(__name__)
 COUNT_SECONDS = 0.1

@@ -3,7 +3,6 @@ the settings and the living processes again.
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from fraudops.files import try_lock, write_atomically
 from fraudops.state import State
 from services.supervisor.processes import Handle
 
@@ -78,15 +78,8 @@ def load(state: State) -> Record:
 
 
 def save(state: State, record: Record) -> None:
-    write_private(record_path(state), msgspec.json.format(msgspec.json.encode(record)))
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Whole or not at all, and for its owner only."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
-        file.write(data)
-    temporary.replace(path)
+    data = msgspec.json.format(msgspec.json.encode(record))
+    write_atomically(record_path(state), data, private=True)
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -108,9 +101,7 @@ def lock(state: State, role: Literal["up", "down"]) -> Iterator[bool]:
     """
     lock_path(state).parent.mkdir(parents=True, exist_ok=True)
     with lock_path(state).open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file.fileno()):
             yield False
             return
         file.truncate(0)
@@ -123,12 +114,9 @@ def holder(state: State) -> Holder | None:
     """Who has the lock now: None when nobody."""
     try:
         with lock_path(state).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pass
+            if try_lock(file.fileno(), shared=True):
+                return None
     except FileNotFoundError:
-        return None
-    else:
         return None
     try:
         return msgspec.json.decode(lock_path(state).read_bytes(), type=Holder)

@@ -15,13 +15,14 @@ from rich.console import Console
 
 from fraudops.endpoints import Endpoints
 from fraudops.errors import SettingsError, StoreDownError
+from fraudops.files import write_atomically
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
 from services.supervisor import ports
 from services.supervisor.display import Announcer, settled, table
 from services.supervisor.postgresql import PostgreSQL
 from services.supervisor.processes import Handle
-from services.supervisor.record import Record, RunConfig, holder, load, lock, write_private
+from services.supervisor.record import Record, RunConfig, holder, load, lock
 from services.supervisor.supervisor import Supervisor
 from services.supervisor.watching import join, watch_child
 
@@ -181,11 +182,11 @@ def _build(
         database_url=server.url(),
         mlflow_url=choices.mlflow_url,
     )
-    write_private(state.endpoints, msgspec.json.encode(endpoints))
+    write_atomically(state.endpoints, msgspec.json.encode(endpoints), private=True)
     return Supervisor(state, record, choices, server, _admin_token(state.admin_token), announce)
 
 
 def _admin_token(path: Path) -> str:
     if not path.exists():
-        write_private(path, secrets.token_urlsafe(32).encode())
+        write_atomically(path, secrets.token_urlsafe(32).encode(), private=True)
     return path.read_text().strip()
