@@ -18,7 +18,7 @@ from services.supervisor.components import endings
 from services.supervisor.processes import Handle
 from services.supervisor.record import load
 from services.supervisor.status import report
-from tests.support.commands import bare_environment
+from tests.support.commands import CommandResult, bare_environment
 from tests.support.http_client import HTTP
 from tests.support.platform import Platform, down_at_the_end, whole_platform
 from tests.support.waiting import eventually
@@ -69,7 +69,7 @@ def assert_well(platform: Platform) -> dict[str, Any]:
     return report
 
 
-def assert_succeeded(done: subprocess.CompletedProcess[str], words: str) -> None:
+def assert_succeeded(done: CommandResult | subprocess.CompletedProcess[str], words: str) -> None:
     assert (done.returncode, words in done.stderr) == (0, True), done.stderr
 
 
