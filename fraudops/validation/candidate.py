@@ -16,6 +16,7 @@ from fraudops.errors import BundleError, SettingsError, UnknownVersionError
 from fraudops.model.manifest import PIPELINE, TRAIN_ROWS, Interval, Manifest
 from fraudops.model.metrics import Costs, evaluate
 from fraudops.model.pipeline_file import load_pipeline
+from fraudops.model.ranking import Floats
 from fraudops.model.scorer import Scorer, open_scorer
 from fraudops.model.verification import read_reference_rows, tolerance, verify_bundle
 from fraudops.registry import ModelVersion, Registry
@@ -33,7 +34,6 @@ from fraudops.validation.gates import (
 )
 from fraudops.validation.verdict import Production, TestScores, compare, nothing_to_compare
 
-Floats = NDArray[np.float64]
 TIMED_ROWS = 200
 WARM_UP_ROWS = 20
 

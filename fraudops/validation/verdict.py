@@ -7,19 +7,18 @@ import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fraudops.canonical import canonical_json
 from fraudops.errors import RefusedError
-from fraudops.model.metrics import paired_difference
+from fraudops.model.metrics import Metric, paired_difference
 from fraudops.registry import TAG_VERDICT, ModelVersion, Registry
 from fraudops.validation.gates import GateResult, GateSettings, not_compared, not_worse
 
 SCORES = "validation/test_scores.npz"
-Metric = Literal["roc_auc", "average_precision"]
 
 
 @dataclass(frozen=True)
