@@ -5,26 +5,13 @@ Two tiers: every behaviour once and short, or with PROOF=1 the full figures, wri
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.release import Release, installed
+from tests.cluster.release import Release, Repetitions, installed
 from tests.support.figures import PROOF, Figures
 from tests.support.shared_servers import run_folder
-
-
-@dataclass(frozen=True)
-class Repetitions:
-    """How often each thing is done."""
-
-    broadcasts: int
-    rollouts: int
-    kills: int
-    deletions: int
-    audited_rows: int
-
 
 COUNTS = Repetitions(20, 3, 10, 5, 100_000) if PROOF else Repetitions(3, 1, 2, 1, 2_000)
 # These make namespaces of their own. They run beside the tests that change the installed release.

@@ -20,6 +20,7 @@ from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "fraudops"
+# The ingress as this machine reaches it.
 URL = os.environ.get("KIND_URL", "http://localhost:8080")
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -28,6 +29,17 @@ RESTRICTED = {
 }
 ENDED = ("Complete", "Failed", "SuccessCriteriaMet", "FailureTarget")
 Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Repetitions:
+    """How often the tests repeat each kind of event, and the rows that they audit."""
+
+    broadcasts: int
+    rollouts: int
+    kills: int
+    deletions: int
+    audited_rows: int
 
 
 @dataclass(frozen=True)

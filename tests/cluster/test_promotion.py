@@ -11,8 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.conftest import Repetitions
-from tests.cluster.release import Promoted, Release, Seen, run, until
+from tests.cluster.release import Promoted, Release, Repetitions, Seen, run, until
 from tests.support.figures import Figures
 
 PODS = 3

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import Repetitions
-from tests.cluster.release import Release, run, until
+from tests.cluster.release import Release, Repetitions, run, until
 from tests.support.figures import Figures
 from tests.support.releases import commits, unpack
 
