@@ -15,6 +15,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
 
 from fraudops.errors import BundleError
+from fraudops.model.manifest import PIPELINE
 
 # The types that our pipelines need in addition to those that skops trusts by default.
 TRUSTED = frozenset(
@@ -29,6 +30,26 @@ TRUSTED = frozenset(
 def probabilities(model: CalibratedClassifierCV, x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the pipeline's own probabilities of fraud: (n, features) → (n,)."""
     return np.asarray(model.predict_proba(x)[:, 1], dtype=np.float64)
+
+
+def checked_probabilities(model: Any, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what `probabilities` does, for a pipeline from the registry.
+
+    Raises BundleError when it cannot score these rows, or when it has not exactly two classes.
+    """
+    try:
+        both = np.asarray(model.predict_proba(x), dtype=np.float64)
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        raise BundleError(
+            f"{PIPELINE} cannot score rows of {x.shape[1]} features ({type(error).__name__}): "
+            "train the version again"
+        ) from error
+    if both.shape != (len(x), 2):
+        raise BundleError(
+            f"{PIPELINE} returns an array of the shape {both.shape}, expected {(len(x), 2)}: "
+            "train the version again"
+        )
+    return both[:, 1]
 
 
 def save_pipeline(model: CalibratedClassifierCV, path: Path) -> None:

@@ -6,7 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraudops.errors import BundleError, SettingsError
-from fraudops.model.manifest import FORMAT, REFERENCE_ROWS, Manifest, check_files, read_manifest
+from fraudops.model.manifest import (
+    FORMAT,
+    REFERENCE_ROWS,
+    TRAIN_ROWS,
+    Manifest,
+    check_files,
+    read_manifest,
+)
 from fraudops.model.scorer import Scorer, open_scorer
 
 LINEAR_TOLERANCE = 1e-6
@@ -75,6 +82,20 @@ def read_reference_rows(folder: Path, manifest: Manifest) -> NDArray[np.float64]
         )
     if not np.isfinite(rows).all():
         raise BundleError(f"{REFERENCE_ROWS} holds values that are not finite")
+    return rows
+
+
+def read_train_rows(folder: Path) -> NDArray[np.uint64]:
+    """Return a hash of each row that training saw, (rows,), sorted.
+
+    Raises BundleError.
+    """
+    try:
+        rows = np.load(folder / TRAIN_ROWS, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{TRAIN_ROWS} cannot be read: {error}") from error
+    if not isinstance(rows, np.ndarray) or rows.dtype != np.uint64 or rows.ndim != 1:
+        raise BundleError(f"{TRAIN_ROWS} must hold one uint64 for each row that training saw")
     return rows
 
 
