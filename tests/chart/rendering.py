@@ -1,4 +1,4 @@
-"""The chart as Helm renders it, and ways to walk over what comes out."""
+"""Render the chart with Helm, and iterate over the objects, pods and containers."""
 
 import functools
 import json
@@ -25,8 +25,10 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to install: values files below the repository, --set arguments, and whether it is an
-    upgrade.
+    """One way to install the chart.
+
+    `files` are values files below the repository, `settings` are --set arguments, and `upgrade`
+    renders for `helm upgrade`.
     """
 
     files: tuple[str, ...] = ()
@@ -55,10 +57,10 @@ VARIANTS = {
 
 
 def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    program = shutil.which(name)
+    if program is None:
         pytest.fail(f"{name} is not on PATH: {HOW_TO_GET[name]}")
-    return found
+    return program
 
 
 def helm_template(
@@ -76,8 +78,39 @@ def helm_template(
     )
 
 
+@functools.cache
+def text_of(
+    variant: Variant, release: str = "fraudops", helm: str = "helm", chart: Path = CHART
+) -> str:
+    done = helm_template(variant, release=release, helm=helm, chart=chart)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def render(
+    variant: Variant = Variant(), release: str = "fraudops", chart: Path = CHART
+) -> list[Manifest]:
+    """Return every object of the variant; the caller may change them."""
+    objects: list[Manifest] = json.loads(json_of(variant, release, chart))
+    return objects
+
+
+@functools.cache
+def json_of(variant: Variant, release: str, chart: Path) -> str:
+    # A test may change its copy, so each call parses again; JSON parses 40 times as fast as YAML.
+    documents = yaml.load_all(text_of(variant, release, chart=chart), Loader=yaml.CSafeLoader)
+    return json.dumps([document for document in documents if document])
+
+
+def refusal(*settings: str, files: tuple[str, ...] = ()) -> str:
+    """Return Helm's error for settings that it must refuse."""
+    done = helm_template(Variant(files, settings))
+    assert done.returncode != 0, f"rendered with {settings}"
+    return done.stderr
+
+
 def notes(*settings: str, files: tuple[str, ...] = ()) -> str:
-    """Return the notes that `helm install` would print with these settings and files."""
+    """Return the notes that `helm install` prints with these settings and files."""
     command = [
         tool("helm"),
         "install",
@@ -101,49 +134,18 @@ def notes(*settings: str, files: tuple[str, ...] = ()) -> str:
     return done.stdout.partition("NOTES:")[2]
 
 
-@functools.cache
-def text_of(
-    variant: Variant, release: str = "fraudops", helm: str = "helm", chart: Path = CHART
-) -> str:
-    done = helm_template(variant, release=release, helm=helm, chart=chart)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def render(
-    variant: Variant = Variant(), release: str = "fraudops", chart: Path = CHART
-) -> list[Manifest]:
-    """A fresh copy of every object."""
-    found: list[Manifest] = json.loads(json_of(variant, release, chart))
-    return found
-
-
-@functools.cache
-def json_of(variant: Variant, release: str, chart: Path) -> str:
-    # A test may change its copy, so each call parses again; JSON parses 40 times as fast as YAML.
-    documents = yaml.load_all(text_of(variant, release, chart=chart), Loader=yaml.CSafeLoader)
-    return json.dumps([document for document in documents if document])
-
-
-def refusal(*settings: str, files: tuple[str, ...] = ()) -> str:
-    """What helm says of values that it does not render."""
-    done = helm_template(Variant(files, settings))
-    assert done.returncode != 0, f"rendered with {settings}"
-    return done.stderr
-
-
 def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    found = [
+    matching = [
         manifest
         for manifest in manifests
         if manifest["kind"] == kind and manifest["metadata"]["name"] == name
     ]
-    assert len(found) == 1, f"{kind} {name}: {len(found)} found"
-    return found[0]
+    assert len(matching) == 1, f"{kind} {name}: {len(matching)} found"
+    return matching[0]
 
 
-def kinds(manifests: list[Manifest], *wanted: str) -> list[Manifest]:
-    return [manifest for manifest in manifests if manifest["kind"] in wanted]
+def kinds(manifests: list[Manifest], *names: str) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] in names]
 
 
 def title(manifest: Manifest) -> str:
@@ -157,7 +159,7 @@ def job_spec(manifest: Manifest) -> dict[str, Any] | None:
 
 
 def pod_template(manifest: Manifest) -> dict[str, Any] | None:
-    """metadata and spec of the pods that an object makes, or of the pod that it is."""
+    """Return metadata and spec of the pods that an object makes, or of the pod that it is."""
     if manifest["kind"] == "Pod":
         return {"metadata": manifest["metadata"], "spec": manifest["spec"]}
     spec = job_spec(manifest) or manifest.get("spec")
@@ -173,7 +175,7 @@ def pods(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def containers(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Title, pod spec and container, init containers and sidecars included."""
+    """Yield label, pod spec and container; init containers and sidecars are included."""
     for owner, template in pods(manifests):
         spec = template["spec"]
         for container in [*spec.get("initContainers", []), *spec["containers"]]:
@@ -181,13 +183,14 @@ def containers(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any],
 
 
 def environment(manifests: list[Manifest], container: Mapping[str, Any]) -> dict[str, str]:
-    """The container's variables as it sees them; what comes from a Secret or from the pod stands
-    for itself in angle brackets.
+    """Return the container's environment variables as it sees them.
+
+    A variable from a Secret or from the pod has its source in angle brackets, as `<secretKeyRef>`.
     """
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for source in container.get("envFrom", []):
         if "configMapRef" in source:
-            found |= named(manifests, "ConfigMap", source["configMapRef"]["name"])["data"]
+            variables |= named(manifests, "ConfigMap", source["configMapRef"]["name"])["data"]
     for entry in container.get("env", []):
-        found[entry["name"]] = entry.get("value") or f"<{next(iter(entry['valueFrom']))}>"
-    return found
+        variables[entry["name"]] = entry.get("value") or f"<{next(iter(entry['valueFrom']))}>"
+    return variables

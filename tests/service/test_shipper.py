@@ -1,6 +1,4 @@
-"""The shipper as a process, between a real spool and a real PostgreSQL, and what must hold whatever
-dies.
-"""
+"""The shipper as a process between a real spool and a real PostgreSQL, under faults."""
 
 import signal
 import subprocess
@@ -27,7 +25,7 @@ from tests.support.shippers import CARD, Start, expect, expect_empty, ids
 from tests.support.waiting import eventually
 
 
-def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(
+def test_spooled_records_are_in_the_tables_once_and_leave_the_spool(
     state: State, start_shipper: Start, database: str
 ) -> None:
     record = prediction(
@@ -40,7 +38,8 @@ def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(
     expect_empty(state)
     with psycopg.connect(database) as connection:
         row = connection.execute(
-            'SELECT "timestamp", features, latency_ms, transaction_id, entity_key, model_version FROM predictions'
+            'SELECT "timestamp", features, latency_ms, transaction_id, entity_key, model_version'
+            " FROM predictions"
         ).fetchone()
         assert row
         assert int(row[0].timestamp() * 1000) == int(record.id.replace("-", "")[:12], 16)
@@ -50,7 +49,7 @@ def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(
         ).fetchall()
     assert stored == [(uuid.UUID(label.id), 1, label.labelled_at, "analyst", "t-1", None)]
 
-    def told_so() -> None:
+    def all_shipped() -> None:
         assert (
             shipper.status.shipped,
             shipper.status.backlog_bytes,
@@ -58,10 +57,10 @@ def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(
             shipper.status.last_error,
         ) == (2, 0, "shipping", None)
 
-    eventually(told_so)
+    eventually(all_shipped)
 
 
-def test_a_disk_that_takes_nothing_keeps_it_from_nothing(
+def test_a_full_disk_does_not_keep_the_shipper_from_shipping(
     state: State, start_shipper: Start, database: str
 ) -> None:
     writer = SpoolWriter(state.spool, "w1", AuditSettings())
@@ -69,7 +68,7 @@ def test_a_disk_that_takes_nothing_keeps_it_from_nothing(
     writer.append_many([encode(record) for record in records])
     writer.close()
     (segment,) = list_segments(state.spool)
-    # Every write to this device finds it full.
+    # Every write to /dev/full fails with ENOSPC.
     (state.spool / f"{segment.name}.position").symlink_to("/dev/full")
     obstacle = state.run / "shipper.json"
     obstacle.mkdir(parents=True)
@@ -98,10 +97,9 @@ def test_a_living_worker_is_shipped_while_it_writes(
     expect_empty(state)
 
 
-def test_it_waits_for_the_database_and_for_its_tables_and_says_so(
+def test_the_shipper_waits_for_the_database_and_its_tables_and_says_so(
     state: State, start_shipper: Start, postgresql: str
 ) -> None:
-    """Neither exists when it starts; it makes neither."""
     name = f"late_{uuid.uuid4().hex}"
     url = urlsplit(postgresql)._replace(path=f"/{name}").geturl()
     sent = fill(state.spool, [prediction() for _ in range(5)])
@@ -186,9 +184,12 @@ def _grew(url: str, seen: int) -> None:
 def test_connections_that_postgresql_ends_are_made_again(
     state: State, start_shipper: Start, database: str, postgresql: str
 ) -> None:
-    """In the middle of whatever it does: connecting, COPY, commit, idle."""
+    """Terminate the shipper's connection four times, whatever statement it runs at that moment."""
     sent = fill(state.spool, [prediction() for _ in range(6_000)])
-    query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s AND application_name = 'fraudops-shipper'"
+    query = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = %s AND application_name = 'fraudops-shipper'"
+    )
     shipper = start_shipper(database)
     with psycopg.connect(postgresql, autocommit=True) as admin:
 
@@ -203,7 +204,7 @@ def test_connections_that_postgresql_ends_are_made_again(
     assert shipper.process.poll() is None
 
 
-def test_a_stopped_shipper_ships_first_what_is_there(
+def test_a_stopped_shipper_ships_the_whole_spool_first(
     state: State, start_shipper: Start, database: str
 ) -> None:
     shipper = start_shipper(database)
@@ -218,7 +219,7 @@ def test_a_stopped_shipper_ships_first_what_is_there(
     writer.close()
 
 
-def test_stopped_without_postgresql_it_leaves_the_spool_and_ends_well(
+def test_a_shipper_stopped_without_postgresql_leaves_the_spool_and_ends_with_0(
     state: State, start_shipper: Start
 ) -> None:
     fill(state.spool, [prediction() for _ in range(5)])
@@ -252,7 +253,7 @@ def test_a_second_shipper_waits_for_the_first(
     assert second.end() == 0
 
 
-def test_a_wrong_database_url_ends_it_at_once_with_the_code_of_a_wrong_setting(
+def test_a_wrong_database_url_ends_the_shipper_with_the_code_of_a_wrong_setting(
     start_shipper: Start,
 ) -> None:
     shipper = start_shipper(f"mysql://u:{CARD}@127.0.0.1/d")
@@ -261,8 +262,11 @@ def test_a_wrong_database_url_ends_it_at_once_with_the_code_of_a_wrong_setting(
     assert CARD not in shipper.log.read_text()
 
 
-def test_it_imports_neither_sqlalchemy_nor_anything_heavy() -> None:
-    program = "import sys, services.shipper.__main__; print(sorted({name.split('.')[0] for name in sys.modules}))"
+def test_the_shipper_imports_neither_sqlalchemy_nor_anything_heavy() -> None:
+    program = (
+        "import sys, services.shipper.__main__\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules}))"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout

@@ -6,16 +6,16 @@ The search itself is tested on protocols with one rule switched off.
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from benchmarks.results import RESULTS
 from fraudops.errors import StoreDownError
-from fraudops.promotion import serving_record as serving_record
-from fraudops.promotion.convergence import PromotionResult
-from fraudops.promotion.ports import PodRef, StaleRecordError, UnknownWriteError
+from fraudops.promotion import serving_record
+from fraudops.promotion.convergence import Convergence, PromotionResult, write_record
+from fraudops.promotion.ports import PodRef, PromotionPorts, StaleRecordError, UnknownWriteError
 from fraudops.promotion.protocol import Promoter
 from fraudops.promotion.serving_record import ServingTarget, Strategy
 from tests.support.figures import PROOF, Figures
@@ -55,25 +55,37 @@ def test_every_rule_holds_in_every_seed(figures: Figures) -> None:
 class CommitsWithALaterRead(Promoter):
     """Compares the commit with a later read instead of with the reservation's token."""
 
-    async def _write(self, record: Any, token: Any) -> Any:
-        if record.reserved is None and record.current and not record.current.undo:
-            _, token = await self.records.read()
-        return await super()._write(record, token)
+    async def _commit(self, record: Any, token: Any) -> None:
+        _, token = await self.ports.records.read()
+        await super()._commit(record, token)
+
+
+def with_convergence(kind: type[Convergence]) -> Callable[[PromotionPorts], Promoter]:
+    """A promoter whose steps after the commit are those of `kind`."""
+    return lambda ports: Promoter(ports, kind(ports))
+
+
+class ActivatesListedPods(Convergence):
+    """Only the pods in `listed` are activated."""
+
+    listed: tuple[PodRef, ...] = ()
+
+    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
+        for pod in self.listed:
+            await self._activate(pod, epoch, 1.0)
+        return []
 
 
 class ActivatesOnlyEarlierPods(Promoter):
     """Activates the pods that were listed before the commit."""
 
-    before: tuple[PodRef, ...] = ()
+    def __init__(self, ports: PromotionPorts) -> None:
+        self.activation = ActivatesListedPods(ports)
+        super().__init__(ports, self.activation)
 
     async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
-        self.before = tuple(await self.pods.list())
+        self.activation.listed = tuple(await self.ports.pods.list())
         return await super()._prepare_everywhere(target)
-
-    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
-        for pod in self.before:
-            await self._activate(pod, epoch, 1.0)
-        return []
 
 
 class ForgetsEarlierTries(Promoter):
@@ -83,15 +95,17 @@ class ForgetsEarlierTries(Promoter):
         return None
 
 
-class SyncsTheAliasWithoutASecondRead(Promoter):
+class SyncsTheAliasWithoutASecondRead(Convergence):
     """Writes the alias without reading the record a second time."""
 
     async def _sync_alias(self, epoch: int) -> tuple[str, ...]:
         try:
-            record, _ = await self.records.read()
-            await self.aliases.set("production", record.current.version if record.current else "")
-            latest, token = await self.records.read()
-            await self.records.compare_and_set(
+            record, _ = await self.ports.records.read()
+            await self.ports.aliases.set(
+                "production", record.current.version if record.current else ""
+            )
+            latest, token = await self.ports.records.read()
+            await self.ports.records.compare_and_set(
                 serving_record.alias_synced(latest, latest.epoch), token
             )
         except (StaleRecordError, UnknownWriteError, StoreDownError):
@@ -99,14 +113,14 @@ class SyncsTheAliasWithoutASecondRead(Promoter):
         return ()
 
 
-class IgnoresThePodsEpochs(Promoter):
+class IgnoresThePodsEpochs(Convergence):
     """Reserves an epoch above the record's, but maybe not above the pods'."""
 
-    async def _pod_epochs(self, pods: Any) -> list[int]:
+    async def pod_epochs(self, pods: Any) -> list[int]:
         return []
 
 
-class TakesNoAnswerAsConsent(Promoter):
+class TakesNoAnswerAsConsent(Convergence):
     """Takes a pod that does not answer the activation as activated."""
 
     async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
@@ -121,19 +135,19 @@ class DoesNotListThePodsAgain(Promoter):
     """
 
     async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
-        end = self.clock.now() + self.deadlines.prepare
-        for pod in await self.pods.list():
+        end = self.ports.clock.now() + self.ports.deadlines.prepare
+        for pod in await self.ports.pods.list():
             await self._prepare(pod, target, end, patient=False)
         return None
 
 
-class UndoesWithoutComparing(Promoter):
+class UndoesWithoutComparing(Convergence):
     """Writes the undo over the record, whatever the record holds by then."""
 
     async def _undo(self, record: Any, silent: list[PodRef]) -> Any:
-        _, token = await self.records.read()
-        back = serving_record.undo(record, record.epoch + 1, self.clock.timestamp())
-        await self._write(back, token)
+        _, token = await self.ports.records.read()
+        back = serving_record.undo(record, record.epoch + 1, self.ports.clock.timestamp())
+        await write_record(self.ports.records, back, token)
         return back
 
 
@@ -176,12 +190,18 @@ def recorded_seed(rule: str) -> int:
         pytest.param(Rules(), ActivatesOnlyEarlierPods, id="the pods are listed after the commit"),
         pytest.param(Rules(), ForgetsEarlierTries, id="a try finishes what its request began"),
         pytest.param(
-            Rules(), SyncsTheAliasWithoutASecondRead, id="the mirror looks at the record again"
+            Rules(),
+            with_convergence(SyncsTheAliasWithoutASecondRead),
+            id="the mirror looks at the record again",
         ),
         pytest.param(
-            Rules(), IgnoresThePodsEpochs, id="the reservation is above every pod's epoch"
+            Rules(),
+            with_convergence(IgnoresThePodsEpochs),
+            id="the reservation is above every pod's epoch",
         ),
-        pytest.param(Rules(), TakesNoAnswerAsConsent, id="silence is not consent"),
+        pytest.param(
+            Rules(), with_convergence(TakesNoAnswerAsConsent), id="silence is not consent"
+        ),
         pytest.param(Rules(), DoesNotListThePodsAgain, id="a ready pod has a veto"),
         pytest.param(
             Rules(),
@@ -189,12 +209,17 @@ def recorded_seed(rule: str) -> int:
             id="the next holder of the lock undoes an unfinished rollout",
         ),
         pytest.param(
-            Rules(), UndoesWithoutComparing, id="the way back is compared with the own commit"
+            Rules(),
+            with_convergence(UndoesWithoutComparing),
+            id="the way back is compared with the own commit",
         ),
     ],
 )
 def test_the_search_finds_a_violation_when_a_rule_is_switched_off(
-    rules: Rules, promoter: type[Promoter], request: pytest.FixtureRequest, figures: Figures
+    rules: Rules,
+    promoter: Callable[[PromotionPorts], Promoter],
+    request: pytest.FixtureRequest,
+    figures: Figures,
 ) -> None:
     strategies: tuple[Strategy, ...] = (
         ("rollout", "broadcast")

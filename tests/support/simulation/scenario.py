@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fraudops.errors import RefusedError, StoreDownError
-from fraudops.promotion.convergence import Deadlines, PromotionResult
-from fraudops.promotion.ports import PromotionCandidate
+from fraudops.promotion.convergence import PromotionResult
+from fraudops.promotion.ports import Deadlines, PromotionCandidate, PromotionPorts
 from fraudops.promotion.protocol import Promoter, PromotionRequest
 from fraudops.promotion.reconcile import reconcile
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord, Strategy
@@ -64,7 +64,7 @@ class Scenario:
         self,
         seed: int,
         rules: Rules = PRODUCT,
-        promoter: type[Promoter] = Promoter,
+        promoter: Callable[[PromotionPorts], Promoter] = Promoter,
         strategies: tuple[Strategy, ...] = STRATEGIES,
     ) -> None:
         self.world, self.strategies = SimulatedWorld(seed, rules), strategies
@@ -232,17 +232,18 @@ class Scenario:
 
     def _promoter(self, actor: Actor) -> Promoter:
         world = self.world
-        return self.promoter(
-            SimRecords(world, actor),
-            SimLock(world, actor),
-            SimAliases(world, actor),
-            SimPods(world, actor),
-            SimJournal(world, actor),
-            SimClock(world, actor),
-            lambda text: world.note(f"{actor.name}: {text}"),
-            Deadlines(prepare=20, activate=20, retry=30, rollout=90),
-            SimRollouts(world, actor),
+        ports = PromotionPorts(
+            records=SimRecords(world, actor),
+            lock=SimLock(world, actor),
+            aliases=SimAliases(world, actor),
+            pods=SimPods(world, actor),
+            journal=SimJournal(world, actor),
+            clock=SimClock(world, actor),
+            rollouts=SimRollouts(world, actor),
+            deadlines=Deadlines(prepare=20, activate=20, retry=30, rollout=90),
+            say=lambda text: world.note(f"{actor.name}: {text}"),
         )
+        return self.promoter(ports)
 
     async def _faults(self) -> None:
         world, chance = self.world, self.world.random
