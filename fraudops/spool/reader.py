@@ -1,5 +1,7 @@
-"""The reading side of the spool: every segment of every series, each series in its order, from
-positions recorded after the rows were safe elsewhere.
+"""The reading side of the spool: every segment of every series, each series in its order.
+
+Reading continues from recorded positions. A position is recorded after the rows are safe
+elsewhere, so that a crash repeats records but loses none.
 """
 
 import contextlib
@@ -13,22 +15,23 @@ from fraudops.spool.frames import MAX_FRAME, frame_at, last_frame, next_frame
 from fraudops.spool.position import POSITION, Position, read_position, write_position
 from fraudops.spool.segments import Segment, adopt, list_segments
 
-# A piece that holds no whole frame is read again this large: damage must be longer than any frame
-# to hide the next one.
+# When a small read finds no whole frame, this many bytes are read. Damage hides the next frame
+# only if it is longer than any frame.
 CHUNK = 4 * MAX_FRAME
-# The last record is looked for in so much of a segment's end, and only then in more.
+# Bytes at a segment's end that are searched for its last record, before CHUNK bytes are.
 TAIL = 64 << 10
-# So many series are read side by side: far more than one machine has workers; the dead beyond wait
-# for the older dead.
+# Series that are read side by side: far more than one machine has workers. If more writers than
+# this have died, the newest of them wait.
 SIDE_BY_SIDE = 256
 LOCK = "shipper.lock"
 
 
 @dataclass(frozen=True)
 class SegmentChunk:
-    """What lies between two positions of a segment: payloads, or one damaged stretch.
+    """The part of a segment between two positions: payloads, or one damaged stretch.
 
-    `missing` counts records that must have stood there.
+    `missing` counts the records that the frames' numbers skip. `ordinal` is the number of the
+    record after the chunk.
     """
 
     start: int
@@ -40,10 +43,10 @@ class SegmentChunk:
 
 
 class SegmentReader:
-    """One segment.
+    """Reads one segment.
 
-    While its writer lives it is read as far as it is valid; once adopted, what cannot be read is
-    a damaged stretch, at its end a torn tail.
+    While the writer lives, the segment is read as far as it is valid. Once it is adopted, bytes
+    that cannot be read are a damaged stretch; at the end of the segment, a torn tail.
     """
 
     def __init__(self, folder: Path, segment: Segment) -> None:
@@ -62,32 +65,38 @@ class SegmentReader:
         return os.fstat(self._descriptor).st_size
 
     def read(self, budget: int) -> SegmentChunk | None:
-        """The next piece of at most `budget` bytes, or of one record;
+        """Return the next chunk: at most `budget` bytes, or one larger record.
 
-        None when there is nothing yet.
+        Returns None when there is nothing to read yet.
         """
+        # Adopt before reading: an adopted segment does not grow, so that a torn end is final.
         self._adopted = self._adopted or adopt(self._descriptor)
         for length in (min(budget, CHUNK), CHUNK):
             data = os.pread(self._descriptor, length, self.position)
-            piece = self._frames(data, budget)
-            if piece or len(data) < length:
-                return piece or (self._damage(data) if data else None)
+            chunk = self._frames(data, budget)
+            if chunk or len(data) < length:
+                return chunk or (self._damage(data) if data else None)
         return self._damage(data)
 
-    def has_more(self, piece: SegmentChunk) -> bool:
-        """Whether to read on at once after this piece, of this segment or of the next of its series."""
-        return self._adopted or self.size > piece.end
+    def has_more(self, chunk: SegmentChunk) -> bool:
+        """Return whether to read on immediately after this chunk.
+
+        True for an adopted segment too: the next segment of its series may hold records.
+        """
+        return self._adopted or self.size > chunk.end
 
     def finished(self) -> bool:
-        """Nobody writes to it any more, and everything in it was committed."""
+        """Return whether the segment has no writer any more and everything in it is committed."""
         if not self._recorded:
             self._record()
+        # Adopt before looking at the size: until then the writer may append.
         self._adopted = self._adopted or adopt(self._descriptor)
         return self._adopted and self.position >= self.size
 
     def rows(self, size: int) -> int:
-        """Records up to `size` that are not committed: what the last one's number says, so that it
-        takes the same time however many they are.
+        """Return how many records before offset `size` are not committed yet.
+
+        The number of the last record tells, so that the time does not depend on their count.
         """
         for length in (TAIL, CHUNK):
             start = max(self.position, size - length)
@@ -95,22 +104,20 @@ class SegmentReader:
                 return max(0, frame.ordinal + 1 - self._ordinal)
         return 0
 
-    def commit(self, piece: SegmentChunk, refused: int = 0) -> None:
-        """Records that the piece is safe elsewhere;
+    def commit(self, chunk: SegmentChunk, refused: int = 0) -> None:
+        """Record that the chunk is safe elsewhere.
 
-        `refused` of its records, or of its group's, were set aside. A full disk that does not
-        take it stops nobody: only shipping makes room again. It is tried again with each look,
-        since answers may wait for it.
+        `refused` counts its records, or records of its batch, that became dead letters. A full
+        disk that refuses the position does not stop shipping, because only shipping makes room
+        again. Each later call of `finished` tries again, since answers may wait for the position.
         """
         self._refused += refused
-        self.position, self._ordinal = piece.end, piece.ordinal
+        self.position, self._ordinal = chunk.end, chunk.ordinal
         self._record()
 
     def remove(self) -> None:
-        """Deletes the finished segment.
-
-        Its lock is held until it is gone, so that nobody else takes it up.
-        """
+        """Delete the finished segment and its position."""
+        # The lock is held until the file is deleted, so that no other process adopts it.
         self._path.unlink(missing_ok=True)
         self._position_path.unlink(missing_ok=True)
         self.close()
@@ -139,20 +146,22 @@ class SegmentReader:
         )
 
     def _damage(self, data: bytes) -> SegmentChunk | None:
-        """At the position stands no valid frame: an unfinished write, or damage.
+        """Return the damaged stretch at the position, where no valid frame begins.
 
-        Of a live segment only what a later valid frame proves is believed, and only after
-        reading once more: the bytes between may have been written while we read.
+        Returns None while it may still be an unfinished write.
         """
         following = next_frame(data, 1)
         if not self._adopted:
+            # The writer lives. Only a valid frame further on shows that this is damage.
             if following is None:
                 return None
+            # The writer may have filled the gap during the first read, so read again.
             data = os.pread(self._descriptor, CHUNK, self.position)
             if frame_at(data, 0):
                 return self._frames(data)
             following = next_frame(data, 1)
         if following is None:
+            # A frame that continues behind this chunk may begin in its last MAX_FRAME bytes.
             following = len(data) if len(data) < CHUNK else CHUNK - MAX_FRAME
         return SegmentChunk(
             self.position, self.position + following, self._ordinal, damaged=data[:following]
@@ -161,9 +170,9 @@ class SegmentReader:
 
 @dataclass(frozen=True)
 class Backlog:
-    """What is not yet safe elsewhere;
+    """Bytes, segments and rows that are not safe elsewhere yet.
 
-    `rows` as the numbers of the frames have it, lost ones included.
+    `rows` follows the numbers of the frames, so that it includes records that are damaged.
     """
 
     bytes: int
@@ -175,7 +184,7 @@ class SpoolReader:
     """All segments of a folder, for the one shipper that works on it."""
 
     def __init__(self, folder: Path) -> None:
-        """Waits for nobody: raises StoreDownError when another shipper holds the folder."""
+        """Lock the folder. Raises StoreDownError immediately when another shipper holds it."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder = folder
         self._readers: dict[Segment, SegmentReader] = {}
@@ -186,23 +195,24 @@ class SpoolReader:
         except BlockingIOError as error:
             os.close(self._lock)
             raise StoreDownError(f"another shipper works on {folder}") from error
-        self._forget_lost_positions()
+        self._remove_orphaned_positions()
 
     def read(self, budget: int) -> list[tuple[SegmentReader, SegmentChunk]]:
-        """A piece of each series that has one, at most `budget` bytes in all or a record each.
+        """Return a chunk of each series that has one, and delete finished segments.
 
-        Finished segments are removed on the way.
+        Together the chunks have at most `budget` bytes, or one record each.
         """
         waiting = [reader for reader in self._oldest() if reader.size > reader.position]
         share = max(1, budget // max(1, len(waiting)))
-        pieces = ((reader, reader.read(share)) for reader in waiting)
-        return [(reader, piece) for reader, piece in pieces if piece]
+        chunks = ((reader, reader.read(share)) for reader in waiting)
+        return [(reader, chunk) for reader, chunk in chunks if chunk]
 
     def remove_finished(self) -> None:
-        """What `read` does before it reads."""
+        """Delete finished segments, as `read` does before it reads."""
         self._oldest()
 
     def backlog(self) -> Backlog:
+        """Count the bytes and rows of all segments."""
         waiting = rows = 0
         segments = list_segments(self.folder)
         for segment in segments:
@@ -215,14 +225,11 @@ class SpoolReader:
         return Backlog(waiting, len(segments), rows)
 
     def _waiting(self, segment: Segment) -> tuple[int, int]:
-        """Bytes and rows of one segment.
-
-        Of those that are not open, which nobody reads yet, the rows are looked up again only
-        when they have grown.
-        """
+        """Return the unshipped bytes and rows of one segment."""
         if reader := self._readers.get(segment):
             size = reader.size
             return max(0, size - reader.position), reader.rows(size)
+        # Segments that are not open yet are counted again only after they have grown.
         size = (self.folder / segment.name).stat().st_size
         known, rows = self._rows.get(segment, (-1, 0))
         if known != size:
@@ -232,21 +239,23 @@ class SpoolReader:
             self._rows[segment] = (size, rows)
         return size, rows
 
-    def let_go(self) -> None:
-        """Closes every segment, so that another part of this process may adopt them; the folder
-        stays ours.
+    def close_segments(self) -> None:
+        """Close every segment, so that another part of this process may adopt it.
+
+        The lock on the folder stays.
         """
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
 
     def close(self) -> None:
-        self.let_go()
+        self.close_segments()
         os.close(self._lock)
 
     def _oldest(self) -> list[SegmentReader]:
-        """The oldest unfinished segment of each series, the oldest series first; only these are
-        open, however long the backlog.
+        """Return the oldest unfinished segment of each series, the oldest series first.
+
+        Only these segments are open, so that a long backlog does not exhaust the descriptors.
         """
         oldest: dict[str, SegmentReader] = {}
         for segment in list_segments(self.folder):
@@ -260,8 +269,11 @@ class SpoolReader:
                     oldest[segment.series] = reader
         return list(oldest.values())
 
-    def _forget_lost_positions(self) -> None:
-        """A death between the removals of a segment and of its position leaves the latter."""
+    def _remove_orphaned_positions(self) -> None:
+        """Delete positions without a segment.
+
+        A crash after deleting a segment but before deleting its position file leaves one.
+        """
         names = {segment.name for segment in list_segments(self.folder)}
         for path in self.folder.glob(f"*{POSITION}"):
             if path.name.removesuffix(POSITION) not in names:
