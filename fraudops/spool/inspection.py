@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fraudops.spool.frames import MAX_FRAME, frame_at, next_frame
 from fraudops.spool.position import POSITION, Position, read_position
-from fraudops.spool.reader import CHUNK
+from fraudops.spool.segment_reader import CHUNK
 from fraudops.spool.segments import list_segments
 
 
