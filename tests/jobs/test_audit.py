@@ -486,7 +486,7 @@ def test_what_cannot_be_forgotten_is_said_and_then_nothing_is(audit: AuditSite) 
     audit.aside.put([RejectedRecord(encode(aside), "why")])
     for identifier, code, reason in (
         (spooled, 75, "still in the spool"),
-        (aside.id, 65, "is set aside"),
+        (aside.id, 65, "is a dead letter in"),
         (uuid7(), 64, "has no prediction"),
         (CARD, 64, "UUIDv7"),
     ):
