@@ -313,7 +313,7 @@ def test_if_one_prediction_cannot_be_forgotten_none_is(audit: AuditSite) -> None
     audit.dead_letters.put([RejectedRecord(encode(refused), "why")])
     for identifier, code, reason in (
         (spooled, 75, "still in the spool"),
-        (refused.id, 65, "is set aside"),
+        (refused.id, 65, "is a dead letter in"),
         (uuid7(), 64, "has no prediction"),
         (CARD, 64, "UUIDv7"),
     ):

@@ -18,7 +18,7 @@ from fraudops.errors import SpoolFullError, StoreDownError
 from fraudops.spool import SpoolReader, SpoolWriter
 from fraudops.spool.in_memory_count import InFlightCounter, collect_lost
 from fraudops.spool.inspection import unshipped_payloads
-from fraudops.spool.memory import PIECE, MemoryWriter
+from fraudops.spool.memory import BATCH_BYTES, MemoryWriter
 from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import spool_bytes
 from tests.support.waiting import eventually
@@ -56,7 +56,7 @@ def fill(folder: Path, memory: MemoryWriter) -> list[bytes]:
             while True:
                 memory.append_many(records(10, accepted))
                 accepted += 10
-        assert spool_bytes(folder / "spool") > (1 << 20) - PIECE
+        assert spool_bytes(folder / "spool") > (1 << 20) - BATCH_BYTES
 
     eventually(both_full)
     with pytest.raises(SpoolFullError, match="memory is full"):
