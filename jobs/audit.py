@@ -141,17 +141,14 @@ def verify(
 async def _verify(
     state: State, log: "Answers | None", window: Window, kept_days: int
 ) -> "ReconciliationReport":
-    from fraudops.audit.connection import connect
+    from fraudops.audit.connection import open_connection
     from fraudops.audit.database import translated
     from fraudops.audit.reconciliation import compare
 
     url = database_url(state)
     with _bar("looking") as tell, translated(url):
-        connection = await connect(url, "fraudops-audit")
-        try:
+        async with open_connection(url, "fraudops-audit") as connection:
             return await compare(connection, state, log, window, kept_days, tell)
-        finally:
-            await connection.close()
 
 
 @click.command()
@@ -198,18 +195,15 @@ def export(
 
 async def _export(url: str, window: Window, out: Path) -> int:
     from fraudops.audit import parquet
-    from fraudops.audit.connection import connect
+    from fraudops.audit.connection import open_connection
     from fraudops.audit.database import translated
 
     length = window[1] - window[0]
     with _bar("exporting") as tell, translated(url):
-        connection = await connect(url, "fraudops-audit")
-        try:
+        async with open_connection(url, "fraudops-audit") as connection:
             return await parquet.export(
                 connection, *window, out, lambda moment: tell((moment - window[0]) / length)
             )
-        finally:
-            await connection.close()
 
 
 @click.command()
@@ -289,16 +283,13 @@ def forget(identifiers: tuple[str, ...], as_json: bool, state: State) -> str:
 
 
 async def _forget(url: str, state: State, identifiers: tuple[str, ...]) -> int:
-    from fraudops.audit.connection import connect
+    from fraudops.audit.connection import open_connection
     from fraudops.audit.database import translated
     from fraudops.audit.forgetting import forget as take_out
 
     with translated(url):
-        connection = await connect(url, "fraudops-audit")
-        try:
+        async with open_connection(url, "fraudops-audit") as connection:
             return await take_out(connection, state, identifiers)
-        finally:
-            await connection.close()
 
 
 @contextmanager

@@ -3,9 +3,11 @@ partitions are made. Safe to run again.
 """
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,33 +18,35 @@ from fraudops.state import State
 from jobs.on_cluster import on_cluster
 from jobs.runner import json_option, notices, output, print_json, run, state_option
 
+if TYPE_CHECKING:
+    from fraudops.audit.partitions import Partition
+
 # Half of the Job's time; what is left then is the next run's.
 INDEX_SECONDS = 1800
 
 
 async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[str, Any]:
-    """What was done, or would be.
+    """Apply the retention, or with `dry_run` only list what is due. Return the report for --json.
 
-    Raises StoreDownError; a day that is in use, and those behind it, are left for the next run.
+    A day that is in use, and every later day, is left for the next run. Raises StoreDownError.
     """
     from fraudops.audit import retention
-    from fraudops.audit.connection import connect
+    from fraudops.audit.connection import open_connection
     from fraudops.audit.database import translated
     from fraudops.audit.indexing import index_days
     from fraudops.audit.partitions import partitions
 
     today = datetime.now(UTC).date()
+    report: dict[str, Any] = {
+        "kept_days": settings.days,
+        "oldest_kept": today - timedelta(days=settings.days),
+        "dry_run": dry_run,
+    }
     with translated(url):
-        connection = await connect(url, "fraudops-retention")
-        try:
+        async with open_connection(url, "fraudops-retention") as connection:
             due = retention.expired(await partitions(connection), today, settings.days)
-            done: dict[str, Any] = {
-                "kept_days": settings.days,
-                "oldest_kept": today - timedelta(days=settings.days),
-                "dry_run": dry_run,
-            }
             if dry_run:
-                return done | {
+                return report | {
                     "dropped": [{"day": each.day, "bytes": each.bytes} for each in due],
                     "in_use": [],
                     "made": [],
@@ -50,36 +54,38 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
                     "not_indexed": [],
                 }
             await retention.begin(connection)
-            done |= {
-                "made": await retention.make_ahead(connection, today),
-                "dropped": [],
-                "in_use": [],
-            }
-            for number, partition in enumerate(due):
-                try:
-                    dropped = await retention.take_out(connection, partition, settings.export)
-                except retention.InUseError as error:
-                    notices.print(
-                        f"{partition.day} stays until the next run: {error}", markup=False
-                    )
-                    done["in_use"] = [each.day for each in due[number:]]
-                    break
-                where = f", {dropped.rows:,} rows in {dropped.file}" if dropped.file else ""
-                notices.print(
-                    f"{partition.day} dropped ({partition.bytes / 1e6:.1f} MB{where})", markup=False
-                )
-                done["dropped"].append(
-                    {
-                        "day": dropped.day,
-                        "bytes": dropped.bytes,
-                        "rows": dropped.rows,
-                        "file": dropped.file,
-                    }
-                )
-            indexed, left = await index_days(connection, INDEX_SECONDS)
-            return done | {"indexed": indexed, "not_indexed": left}
-        finally:
-            await connection.close()
+            # New partitions come before the drops: a day in use must not delay tomorrow's rows.
+            made = await retention.make_ahead(connection, today)
+            dropped, in_use = await _drop(connection, due, settings.export)
+            indexed, not_indexed = await index_days(connection, INDEX_SECONDS)
+    return report | {
+        "made": made,
+        "dropped": dropped,
+        "in_use": in_use,
+        "indexed": indexed,
+        "not_indexed": not_indexed,
+    }
+
+
+async def _drop(
+    connection: Any, due: "Sequence[Partition]", export: Path | None
+) -> tuple[list[dict[str, Any]], list[date]]:
+    """Drop the days in order, oldest first. Return the dropped days and the days left in use."""
+    from fraudops.audit import retention
+
+    dropped: list[dict[str, Any]] = []
+    for number, partition in enumerate(due):
+        try:
+            done = await retention.take_out(connection, partition, export)
+        except retention.InUseError as error:
+            notices.print(f"{partition.day} stays until the next run: {error}", markup=False)
+            return dropped, [each.day for each in due[number:]]
+        file = f", {done.rows:,} rows in {done.file}" if done.file else ""
+        notices.print(
+            f"{partition.day} dropped ({partition.bytes / 1e6:.1f} MB{file})", markup=False
+        )
+        dropped.append(asdict(done))
+    return dropped, []
 
 
 def said(done: dict[str, Any]) -> str:

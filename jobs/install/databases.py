@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 import click
 
-from fraudops.audit.connection import address, connect, dsn, sqlstate, why_away
+from fraudops.audit.connection import address, dsn, open_connection, sqlstate, why_away
 from fraudops.errors import SettingsError, StoreDownError
 from jobs.runner import notices, run
 
@@ -95,22 +95,20 @@ async def try_to_enter(target: DatabaseTarget) -> str | None:
     Raises StoreDownError.
     """
     try:
-        connection = await connect(target.url, "fraudops-prepare")
+        async with open_connection(target.url, "fraudops-prepare"):
+            return None
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         if sqlstate(error).startswith(MISSING):
             return "missing"
         raise StoreDownError(
             f"PostgreSQL at {address(target.url)} {why_away(error) or f'fails ({type(error).__name__})'}"
         ) from error
-    await connection.close()
-    return None
 
 
 async def create(target: DatabaseTarget, admin_url: str) -> None:
     """Raises StoreDownError."""
     try:
-        admin = await connect(admin_url, "fraudops-prepare")
-        try:
+        async with open_connection(admin_url, "fraudops-prepare") as admin:
             roles = await admin.fetchval(
                 "SELECT count(*) FROM pg_roles WHERE rolname = $1", target.role
             )
@@ -122,8 +120,6 @@ async def create(target: DatabaseTarget, admin_url: str) -> None:
                 target, verifier, role_exists=bool(roles), database_exists=bool(databases)
             ):
                 await admin.execute(statement)
-        finally:
-            await admin.close()
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         reason = (
             why_away(error)
@@ -164,15 +160,12 @@ async def upgrade_mlflow(url: str) -> None:
 
     Where there are none yet the server makes them when it starts.
     """
-    connection = await connect(url, "fraudops-prepare")
-    try:
+    async with open_connection(url, "fraudops-prepare") as connection:
         if not await has_mlflow_tables(connection):
             notices.print("MLflow's database is empty: the server makes its tables")
             return
         await connection.execute("SELECT pg_advisory_lock($1)", MLFLOW_LOCK)
         await asyncio.to_thread(_run_upgrade, url)
-    finally:
-        await connection.close()
     notices.print("MLflow's tables are those of this release")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from fraudops import endpoints
-from fraudops.audit.connection import connect
+from fraudops.audit.connection import open_connection
 from fraudops.audit.database import translated
 from fraudops.errors import StoreDownError
 from fraudops.promotion.ports import PodUnresponsiveError
@@ -42,11 +42,8 @@ def serves_already(record: ServingRecord, request: str | None) -> str | None:
 async def database_answers(url: str) -> None:
     """Raises StoreDownError until the audit's tables are there."""
     with translated(url):
-        connection = await connect(url, "fraudops-bootstrap")
-        try:
+        async with open_connection(url, "fraudops-bootstrap") as connection:
             await connection.execute("SELECT FROM promotions LIMIT 1")
-        finally:
-            await connection.close()
 
 
 async def pods_answer(settings: PromoteJobSettings, state: State) -> None:

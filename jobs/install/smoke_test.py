@@ -43,19 +43,16 @@ def known_transaction(schema: Path | None) -> dict[str, float]:
 
 async def audit_row(url: str, prediction_id: str, seconds: float) -> Mapping[str, Any]:
     """Raises StoreDownError when it has not arrived in time."""
-    from fraudops.audit.connection import connect
+    from fraudops.audit.connection import open_connection
     from fraudops.audit.database import translated
 
     deadline = time.monotonic() + seconds
     while True:
         with translated(url):
-            connection = await connect(url, "fraudops-acceptance")
-            try:
+            async with open_connection(url, "fraudops-acceptance") as connection:
                 row: Mapping[str, Any] | None = await connection.fetchrow(
                     COLUMNS, uuid.UUID(prediction_id)
                 )
-            finally:
-                await connection.close()
         if row:
             return row
         if time.monotonic() > deadline:
