@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraudops.errors import DataError
+from fraudops.model.costs import DEFAULT_COSTS, Costs
 from fraudops.model.manifest import Interval
 
 Floats = NDArray[np.float64]
@@ -23,14 +24,6 @@ CALIBRATION_BINS = 10
 SMALLEST_THRESHOLD = 1e-12
 # The largest resample matrix held at once, in cells of 8 bytes.
 CELLS = 4_000_000
-
-
-@dataclass(frozen=True)
-class Costs:
-    """A missed fraud costs its amount and the fee, a review costs the same whatever it finds."""
-
-    fee: float = 15.0
-    review: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +113,7 @@ def evaluate(
     weights: Floats,
     amount: Floats,
     threshold: float,
-    costs: Costs = Costs(),
+    costs: Costs = DEFAULT_COSTS,
     seed: int = 7,
     resamples: int = 200,
 ) -> dict[str, Interval]:
@@ -171,7 +164,7 @@ def choose_threshold(
     probability: Floats,
     weights: Floats,
     amount: Floats,
-    costs: Costs = Costs(),
+    costs: Costs = DEFAULT_COSTS,
     seed: int = 7,
     resamples: int = 200,
 ) -> float:

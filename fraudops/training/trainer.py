@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from fraudops.datasets import Dataset, Split, class_weights, row_hashes
 from fraudops.model import manifest
 from fraudops.model.manifest import DatasetInfo, Interval, Manifest, ScorerInfo
-from fraudops.model.metrics import Costs, Floats, choose_threshold, evaluate
+from fraudops.model.metrics import Floats, choose_threshold, evaluate
 from fraudops.model.pipeline_file import probabilities, save_pipeline
 from fraudops.model.scorer import open_scorer
 from fraudops.model.verification import verify_bundle
@@ -75,7 +75,7 @@ def train(split: Split, settings: TrainingSettings, say: Say) -> TrainingResult:
     say(
         f"choosing the threshold on {len(validation):,} validation rows with {validation.frauds:,} frauds"
     )
-    costs = Costs(settings.costs.fee, settings.costs.review)
+    costs = settings.costs.as_costs()
     scored = probabilities(model, validation.x)
     threshold = choose_threshold(
         validation.y, scored, weights, validation.amount, costs, settings.seed, settings.resamples

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from fraudops.datasets import Dataset, class_weights, load, row_hashes, split
 from fraudops.errors import BundleError, SettingsError, UnknownVersionError
+from fraudops.model.costs import Costs
 from fraudops.model.manifest import PIPELINE, TRAIN_ROWS, Interval, Manifest
-from fraudops.model.metrics import Costs, evaluate
+from fraudops.model.metrics import evaluate
 from fraudops.model.pipeline_file import load_pipeline
 from fraudops.model.scorer import Scorer, open_scorer
 from fraudops.model.verification import read_reference_rows, tolerance, verify_bundle
