@@ -1,5 +1,6 @@
-"""`fraudops retention`: days of predictions beyond their time leave the audit, and the next days'
-partitions are made. Safe to run again.
+"""`fraudops retention`: drop expired days of predictions and create the next partitions.
+
+Safe to repeat.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from jobs.runner import json_option, notices, output, print_json, run, state_opt
 if TYPE_CHECKING:
     from fraudops.audit.partitions import Partition
 
-# Half of the Job's time; what is left then is the next run's.
+# Half of the Job's time limit. The next run indexes the days that are left.
 INDEX_SECONDS = 1800
 
 
@@ -88,16 +89,21 @@ async def _drop(
     return dropped, []
 
 
-def said(done: dict[str, Any]) -> str:
-    days, megabytes = len(done["dropped"]), sum(each["bytes"] for each in done["dropped"]) / 1e6
-    what = (
-        f"{days} days of predictions ({megabytes:.1f} MB) {'would be dropped' if done['dry_run'] else 'dropped'}"
-        if days
-        else "no day to drop"
-    )
-    indexed = f"; {len(done['indexed'])} days indexed" if done["indexed"] else ""
-    left = f"; {len(done['not_indexed'])} days left to index" if done["not_indexed"] else ""
-    return f"{what}; kept from {done['oldest_kept']} on; {len(done['made'])} partitions made ahead{indexed}{left}"
+def summary_of(report: dict[str, Any]) -> str:
+    """Return the report as one line."""
+    days = len(report["dropped"])
+    megabytes = sum(each["bytes"] for each in report["dropped"]) / 1e6
+    dropped = "would be dropped" if report["dry_run"] else "dropped"
+    parts = [
+        f"{days} days of predictions ({megabytes:.1f} MB) {dropped}" if days else "no day to drop",
+        f"kept from {report['oldest_kept']} on",
+        f"{len(report['made'])} partitions created in advance",
+    ]
+    if report["indexed"]:
+        parts.append(f"{len(report['indexed'])} days indexed")
+    if report["not_indexed"]:
+        parts.append(f"{len(report['not_indexed'])} days left to index")
+    return "; ".join(parts)
 
 
 @on_cluster("retention")
@@ -105,44 +111,44 @@ def said(done: dict[str, Any]) -> str:
 @click.option(
     "--days",
     type=click.IntRange(1, 36_500),
-    help="Keep this many days. [env: FRAUDOPS_RETENTION__DAYS; default: 400]",
+    help="Number of days to keep. [env: FRAUDOPS_RETENTION__DAYS; default: 400]",
 )
 @click.option(
     "--export",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Write each day to Parquet here before it is dropped. [env: FRAUDOPS_RETENTION__EXPORT]",
+    help="Write each day to a Parquet file in this folder before the day is dropped. "
+    "[env: FRAUDOPS_RETENTION__EXPORT]",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be dropped.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be dropped.")
 @json_option
 @state_option
 def command(
     days: int | None, export: Path | None, dry_run: bool, as_json: bool, state: State
 ) -> str:
-    """Drop whole days of predictions beyond their time; make the next days' partitions.
+    """Drop expired days of predictions and create the next days' partitions.
 
-    Others read and write on meanwhile. Exits 75 when a day is in use for too long: the next run
-    takes it.
+    Readers and writers of other days are not blocked. Exits with 75 if a day is in use for too
+    long; the next run drops it.
     """
-    given = {
+    flags = {
         name: value for name, value in (("days", days), ("export", export)) if value is not None
     }
-    settings = RetentionJobSettings.from_environment().retention.model_copy(update=given)
+    settings = RetentionJobSettings.from_environment().retention.model_copy(update=flags)
     if settings.export and not settings.export.is_dir():
         raise SettingsError(
-            f"{settings.export} is no folder: nothing is dropped without its export"
+            f"{settings.export} is no folder: create it; nothing is dropped without its export"
         )
-    done = asyncio.run(retain(database_url(state), settings, dry_run))
-    ended = said(done)
+    report = asyncio.run(retain(database_url(state), settings, dry_run))
+    summary = summary_of(report)
     if as_json:
-        print_json(done)
+        print_json(report)
     else:
-        output.print(ended)
-    if done["in_use"]:
-        raise StoreDownError(
-            f"{ended}; in use, and left for the next run: {', '.join(map(str, done['in_use']))}"
-        )
-    return ended
+        output.print(summary)
+    if report["in_use"]:
+        days_in_use = ", ".join(map(str, report["in_use"]))
+        raise StoreDownError(f"{summary}; in use and left for the next run: {days_in_use}")
+    return summary
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def test_an_id_that_stands_twice_is_refused_wherever_the_second_row_is(
         "--since",
         (datetime.now(UTC) - timedelta(days=1)).isoformat(),
     )
-    assert (told.returncode, "1 ids stand in the table twice" in told.stderr) == (65, True)
+    assert (told.returncode, "1 ids are in the table twice" in told.stderr) == (65, True)
 
 
 def test_without_an_answer_log_table_and_spool_are_held_against_each_other(
@@ -291,7 +291,10 @@ def test_on_the_cluster_the_job_gets_the_subcommand_and_what_was_typed_after_it(
         == 0
     )
     assert audit("export", "--out", "/export/x.parquet", "--on-cluster").returncode == 0
-    assert [(each[0], *each[2:]) for each in sent] == [
+    assert [
+        (release, spec.template, spec.module, spec.arguments, spec.shards)
+        for release, _namespace, spec in sent
+    ] == [
         ("shop", "promote", "jobs.audit", ["verify", "--since", "2026-01-01"], None),
         (None, "retention", "jobs.audit", ["export", "--out", "/export/x.parquet"], None),
     ]
