@@ -5,11 +5,13 @@ export UV_LINK_MODE := copy
 # A site that inspects its own traffic has its certificate among the system's.
 export UV_SYSTEM_CERTS := 1
 bin := .venv/bin
+# Without the linker's flags a Helm 3 that Go installs takes itself for one of Kubernetes 1.20.
+helm3 := helm.sh/helm/v3
 compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
 # What MLflow lists for those who train and log with it; its server imports none of it.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install demo up down test machine-test chart-test check bench soak proof lock render images kind-up cluster-test kind-down clean help
+.PHONY: install demo up down test machine-test chart-test style lint-workflows check bench soak proof lock render docs images cluster-tools kind-up cluster-test kind-down clean help
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -34,17 +36,30 @@ up: install ## everything on this machine, in the foreground
 down: install ## stop what `make up` started
 	@$(bin)/fraudops down
 
+# The small models of the tests gain nothing from OpenMP's threads. With several test processes the
+# threads wait for each other in busy loops: the pipelines' tests took 30 s of processor time, now 12.
+test machine-test: export OMP_NUM_THREADS := 1
 test: install ## every part's tests, on real PostgreSQL, MLflow and gunicorn processes
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-machine-test: install ## the whole product on one machine: promotions under load, the demo, the supervisor, the README's commands
+machine-test: install ## the whole product on one machine: promotions under load, the demo, the supervisor, the commands of the README and docs/
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder tests/machine $(ARGS)
 
 chart-test: install ## the rendered chart, by both helms
 	@$(bin)/pytest -n 2 --dist loadfile tests/chart $(ARGS)
 
-check: install ## format, lint, types, import contracts, tests
+style: install ## what the source looks like, in figures; fails when a limit is broken
+	@$(bin)/python -m tests.repo.style
+
+lint-workflows: install ## the GitHub workflows, by zizmor, and by actionlint where Go is installed
+	@$(bin)/zizmor --offline --quiet --no-progress .github
+	@if command -v go >/dev/null; then \
+		GOBIN=$(CURDIR)/$(bin) go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 && $(bin)/actionlint; \
+	else echo "actionlint did not run: go is not on PATH"; fi
+
+check: install ## format, lint, types, import contracts, style, tests
 	@$(bin)/ruff format --check . && $(bin)/ruff check . && $(bin)/mypy && $(bin)/lint-imports
+	@$(MAKE) --no-print-directory style
 	@$(MAKE) --no-print-directory test
 
 bench: install ## what serving costs, measured here in about half an hour (ARGS=--peers: beside what others pick; ARGS=--quick: that it can be measured)
@@ -62,17 +77,29 @@ lock: install ## resolve the dependencies anew, and the share of each image
 render: install ## what is made from the chart: its table of values, and the plain manifests under k8s/
 	@$(bin)/python k8s/render.py
 
+docs: install ## the documentation: its generated pages, and the site in .site/html
+	@$(bin)/python docs/build.py $(ARGS)
+
 images: ## the three images
 	@python3 k8s/cluster.py images
+
+# Go checks each of these against its public checksum database.
+cluster-tools: TOOLS ?= $(CURDIR)/$(bin)
+cluster-tools: ## kind and both helms, built by Go (TOOLS=FOLDER receives them)
+	@GOBIN=$(TOOLS) go install sigs.k8s.io/kind@v0.33.0
+	@GOBIN=$(TOOLS) go install -ldflags "-X $(helm3)/pkg/chartutil.k8sVersionMajor=1 -X $(helm3)/pkg/chartutil.k8sVersionMinor=33" $(helm3)/cmd/helm@v3.18.0
+	@mv $(TOOLS)/helm $(TOOLS)/helm3
+	@GOBIN=$(TOOLS) go install helm.sh/helm/v4/cmd/helm@v4.1.4
 
 kind-up: $(if $(FRAUDOPS_DATA),install) ## a kind cluster with everything, a first model, and a prediction through its ingress (FRAUDOPS_DATA=FILE trains on yours)
 	@python3 k8s/cluster.py up
 
-cluster-test: install kind-up ## the same, then `helm test` and the cluster's tests
-	@helm --kube-context kind-$${KIND_CLUSTER:-fraudops} --namespace fraudops test fraudops
-	@$(bin)/pytest -p no:randomly tests/cluster $(ARGS)
+# Two processes: one changes the installed release, the other works in namespaces of its own.
+# Figures are taken by one process alone.
+cluster-test: install kind-up ## the same, then the cluster's tests, `helm test` among them
+	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 2 --dist loadgroup) tests/cluster $(ARGS)
 
-proof: install ## every figure that the README quotes, measured here in hours, into benchmarks/results
+proof: install ## every figure that the pages quote, measured here in hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
 	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py
 	@PROOF=1 $(MAKE) --no-print-directory cluster-test kind-down

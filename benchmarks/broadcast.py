@@ -34,7 +34,7 @@ from benchmarks.turns import order
 from fraudops.model.manifest import read_manifest, seal
 from fraudops.promotion.admin_client import PodAdminClient
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
-from fraudops.promotion.ports import Attempt, PodRef, PromotionCandidate
+from fraudops.promotion.ports import Attempt, PodRef, PromotionCandidate, PromotionPorts
 from fraudops.promotion.protocol import Promoter, PromotionRequest
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord, ServingTarget
 
@@ -293,13 +293,15 @@ async def _promote_twice(folder: Path, pods: LoopbackPods) -> Phases:
     for version in ("1", "2"):
         phases = Phases()
         promoter = Promoter(
-            records,
-            FileLock(folder / "lock"),
-            MemoryAliases(),
-            pods,
-            NoJournal(),
-            SystemClock(),
-            phases.hear,
+            PromotionPorts(
+                records=records,
+                lock=FileLock(folder / "lock"),
+                aliases=MemoryAliases(),
+                pods=pods,
+                journal=NoJournal(),
+                clock=SystemClock(),
+                say=phases.hear,
+            )
         )
         candidate = PromotionCandidate(version, version * 64, "s", {"passed": True})
 

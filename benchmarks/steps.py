@@ -215,7 +215,10 @@ async def application(models: BenchmarkModels, state: State) -> AsyncIterator[Ca
         async with app.router.lifespan_context(app):
             yield Calls(
                 FastPathProtocol(
-                    config=Config(app, log_config=None), server_state=ServerState(), app_state={}
+                    app.fast_path,
+                    config=Config(app, log_config=None),
+                    server_state=ServerState(),
+                    app_state={},
                 ),
                 models,
             )

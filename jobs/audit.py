@@ -140,7 +140,7 @@ async def _verify(
     type=click.Path(path_type=Path),
     required=True,
     metavar="FILE",
-    help="A new Parquet file.",
+    help="A new file. Its name ends in .parquet.",
 )
 @json_option
 @state_option
@@ -152,9 +152,12 @@ def export(
     Rows are streamed, so memory does not grow with their number. The file gets its name only
     when it is complete.
     """
+    from fraudops.audit.parquet import check_new_file
+
     window = _window(since, until)
     if not out.parent.is_dir():
         raise SettingsError(f"{out.parent} is no folder: create it, or name another file")
+    check_new_file(out)
     rows = asyncio.run(_export(database_url(state), window, out))
     if as_json:
         print_json(

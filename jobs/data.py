@@ -116,7 +116,7 @@ def _print_check(report: dict[str, Any]) -> None:
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The file to write. [default: data/creditcard.csv in the state folder]",
+    help="The file to write; ends in .csv. [default: data/creditcard.csv in the state folder]",
 )
 @click.option(
     "--mirror",
@@ -137,9 +137,13 @@ def fetch(out: Path | None, mirrors: tuple[str, ...], sha256: str | None, state:
     An interrupted download continues where it ended.
     """
     from fraudops.datasets.official import MIRRORS, NAME, SHA256, Mirror, fetch
+    from fraudops.errors import SettingsError
     from jobs.reports.progress import download_bar
 
     target = out or state.root / "data" / NAME
+    # With --sha256 the file is another one, and only the caller knows its format.
+    if not sha256 and target.suffix != ".csv":
+        raise SettingsError(f"{target}: the official file is a CSV; use a name in .csv")
     sources = tuple(Mirror.at(url) for url in mirrors) or MIRRORS
     with download_bar(target.name) as progress:
         url = fetch(target, sources, sha256 or SHA256, progress)

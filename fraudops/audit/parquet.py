@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NAMES = tuple(column.name for column in predictions.columns)
 BATCH = 10_000
+SUFFIX = ".parquet"
 COLUMNS = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped"
 
 
@@ -109,6 +110,14 @@ class ParquetFile:
                 )
 
 
+def check_new_file(path: Path) -> None:
+    """Raises SettingsError for a file that exists, or whose name says another format."""
+    if path.exists():
+        raise SettingsError(f"{path} exists already: name another file")
+    if path.suffix != SUFFIX:
+        raise SettingsError(f"{path}: the export is a Parquet file; let its name end in {SUFFIX}")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[ParquetFile]:
     """A file that takes its name, which nobody had, at the end only.
@@ -116,8 +125,7 @@ def whole_file(path: Path) -> Iterator[ParquetFile]:
     Raises SettingsError when somebody has it.
     """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    if path.exists():
-        raise SettingsError(f"{path} exists already: name another file")
+    check_new_file(path)
     try:
         file = ParquetFile(unfinished)
         yield file

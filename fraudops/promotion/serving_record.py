@@ -91,10 +91,8 @@ class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def alias_error(self) -> str | None:
         """How the registry's alias differs from this record, or None when they agree."""
-        if self.mirrored < self.epoch:
-            return (
-                f"the registry's alias production has not been brought after epoch {self.epoch} yet"
-            )
+        if self.alias_epoch < self.epoch:
+            return f"the registry's alias production does not follow epoch {self.epoch} yet"
         return self.alias_moved
 
     @property

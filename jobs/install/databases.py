@@ -220,12 +220,9 @@ def command(wait_seconds: float, if_set_up: bool) -> None:
     """Prepare roles, databases and tables, or print the SQL that is needed."""
     url = os.environ.get("DATABASE_URL")
     if url:
-        prepare_databases(
-            url,
-            os.environ.get("MLFLOW_BACKEND_STORE_URI"),
-            os.environ.get("DATABASE_ADMIN_URL"),
-            time.monotonic() + wait_seconds,
-        )
+        mlflow_url = os.environ.get("MLFLOW_BACKEND_STORE_URI")
+        admin_url = os.environ.get("DATABASE_ADMIN_URL")
+        prepare_databases(url, mlflow_url, admin_url, time.monotonic() + wait_seconds)
     elif if_set_up:
         notices.print("there is no database Secret yet: nothing to migrate before this upgrade")
     else:

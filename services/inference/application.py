@@ -14,6 +14,7 @@ from fraudops.settings import InferenceSettings
 from fraudops.state import State
 from services.inference.audit.takeover import HandoverReceiver
 from services.inference.audit.writers import Audit, audit_of
+from services.inference.failures import FailureLog
 from services.inference.http import openapi
 from services.inference.http.admin_auth import Admin
 from services.inference.http.endpoints import endpoints
@@ -56,7 +57,7 @@ class InferenceApp(FastAPI):
         return openapi.describe(super().openapi(), serving.model if serving else None)
 
 
-def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
+def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
     """A worker's application, after the fork; it registers itself with the pod when it starts."""
     state = State.at(settings.state)
     metrics, run = Metrics(state.metrics), RunFolder(state.run)
@@ -73,10 +74,11 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
     status = Status(pod, settings.pod, settings.model_name, settings.audit.durability, drain)
     poller = Poller(pod, metrics, settings.record_poll_seconds)
     scoring = Scoring(audit, metrics, settings.pod, settings.audit.protection())
+    failures = FailureLog()
     app = InferenceApp(
         worker,
-        FastPath(worker, scoring, audit, metrics, drain),
-        lifespan=lambda _app: _life(worker, audit, run, pod, poller),
+        FastPath(worker, scoring, audit, metrics, drain, failures),
+        lifespan=lambda _app: _life(worker, audit, run, pod, poller, failures),
     )
     app.add_middleware(
         RequestMiddleware,
@@ -89,6 +91,7 @@ def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
             settings.admin_token.get_secret_value().encode() if settings.admin_token else None,
             settings.admin_port,
         ),
+        failures=failures,
     )
     add_pages(
         app,
@@ -114,7 +117,12 @@ def _no_intake(worker: Worker, drain: Drain) -> str | None:
 
 @asynccontextmanager
 async def _life(
-    worker: Worker, audit: Audit, run: RunFolder, pod: PodCoordinator, poller: Poller
+    worker: Worker,
+    audit: Audit,
+    run: RunFolder,
+    pod: PodCoordinator,
+    poller: Poller,
+    failures: FailureLog,
 ) -> AsyncIterator[None]:
     """Registers, then reads the pod's state, then accepts: a commit meanwhile is either told to
     this worker or in the file.
@@ -141,6 +149,7 @@ async def _life(
     await asyncio.gather(polling, return_exceptions=True)
     listener.close()
     run.forget(os.getpid())
+    failures.close()
     await audit.close()
 
 

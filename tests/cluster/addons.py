@@ -1,33 +1,12 @@
-"""What a cluster of a site has and a bare one has not: metrics for the HPA, a Prometheus operator.
+"""What a test needs in the cluster besides the product: metrics for the autoscaler, Prometheus."""
 
-Added from the neighbouring kit where there is one.
-"""
-
-import subprocess
-from pathlib import Path
+import os
+import sys
 
 from tests.cluster.release import ROOT, Release, run
 
-KIT = ROOT.parent / "shared" / "kind" / "addons" / "up"
-# What is there once an add-on is.
-SIGNS = {
-    "metrics": ("apiservice", "v1beta1.metrics.k8s.io"),
-    "prometheus": ("crd", "servicemonitors.monitoring.coreos.com"),
-}
-
 
 def need(release: Release, addon: str) -> None:
-    """Fails when it is neither there nor to be had."""
-    if (
-        subprocess.run(
-            ["kubectl", "--context", release.context, "get", *SIGNS[addon]],
-            capture_output=True,
-            check=False,
-        ).returncode
-        == 0
-    ):
-        return
-    assert Path(KIT).exists(), (
-        f"the cluster has no {' '.join(SIGNS[addon])}: install {addon} in it first"
-    )
-    run(str(KIT), "--name", release.context.removeprefix("kind-"), addon)
+    """Install `metrics` or `prometheus` unless the cluster has it."""
+    os.environ["KIND_CLUSTER"] = release.context.removeprefix("kind-")
+    run(sys.executable, str(ROOT / "k8s" / "cluster.py"), f"addon-{addon}")

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.known_transaction import TRANSACTION
+from tests.support.shared_servers import alone
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "fraudops"
+# The ingress as this machine reaches it.
+URL = os.environ.get("KIND_URL", "http://localhost:8080")
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": False,
@@ -26,6 +29,17 @@ RESTRICTED = {
 }
 ENDED = ("Complete", "Failed", "SuccessCriteriaMet", "FailureTarget")
 Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Repetitions:
+    """How often the tests repeat each kind of event, and the rows that they audit."""
+
+    broadcasts: int
+    rollouts: int
+    kills: int
+    deletions: int
+    audited_rows: int
 
 
 @dataclass(frozen=True)
@@ -304,7 +318,7 @@ class Release:
 
     @contextmanager
     def client(self, command: list[str], files: dict[str, str]) -> Iterator[str]:
-        """A pod that may reach the service, with the files and transaction.json at /clients; its name."""
+        """Run a pod that may reach the service, with the files and transaction.json at /clients."""
         pod = f"clients-{os.urandom(3).hex()}"
         data = files | {"transaction.json": TRANSACTION.decode()}
         self.apply(
@@ -432,7 +446,8 @@ class Promoted:
 def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, (
-        f"{' '.join(command[:12])}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+        f"{' '.join(command[:12])}: exit {done.returncode}\n"
+        f"{done.stdout[-2000:]}{done.stderr[-4000:]}"
     )
     return done.stdout
 
@@ -462,14 +477,27 @@ def until(check: Callable[[], bool], seconds: float, what: str) -> None:
 
 
 @contextmanager
-def installed(cluster: str) -> Iterator[Release]:
-    """What `make kind-up` has installed."""
+def installed(cluster: str, folder: Path) -> Iterator[Release]:
+    """The release of `make kind-up`, with the values of its installation.
+
+    `folder` is shared by all test processes of a run.
+    """
     with kubeconfig_of(cluster) as kubeconfig:
         release = Release(f"kind-{cluster}", kubeconfig)
-        yield replace(
-            release,
-            values=json.loads(release.helm("get", "values", release.name, "--output", "json")),
-        )
+        yield replace(release, values=first_values(release, folder))
+
+
+def first_values(release: Release, folder: Path) -> Object:
+    """The release's values as they are before any test of this run changes them.
+
+    The first process writes them down: when a second one asks, a test may have changed them.
+    """
+    file = folder / "values.json"
+    with alone(folder / "values.lock"):
+        if not file.exists():
+            file.write_text(release.helm("get", "values", release.name, "--output", "json"))
+    values: Object = json.loads(file.read_text())
+    return values
 
 
 @contextmanager

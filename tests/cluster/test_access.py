@@ -3,19 +3,16 @@ their labels.
 """
 
 import json
-import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
 import pytest
 
-from tests.cluster.release import Release
+from tests.cluster.release import URL, Release
 from tests.support.known_transaction import TRANSACTION
 from tests.support.waiting import eventually
 
-URL = os.environ.get("KIND_URL", "http://localhost:8080")
 ADMIN = [
     "/reload",
     "/metrics",
@@ -26,8 +23,21 @@ ADMIN = [
     "//metrics",
     "/%6detrics",
 ]
-# Connects, and says whether it could.
-TRY = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3); print('open')"
+# Prints the targets (NAME=HOST:PORT) that accept a connection. What the network drops answers
+# nothing until the timeout, so all are tried side by side.
+TRY = """
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def attempt(target):
+    name, _, address = target.partition("=")
+    host, _, port = address.partition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=3).close()
+    except OSError:
+        return ""
+    return name
+print(*ThreadPoolExecutor(8).map(attempt, sys.argv[1:]))
+"""
 TARGETS = {
     "inference": ("inference", 80),
     "admin": ("inference-admin", 8001),
@@ -61,39 +71,44 @@ def test_admin_calls_are_not_there_for_the_ingress(release: Release, path: str) 
         assert answer.status_code == 404, f"{method} {path}: {answer.status_code}"
 
 
-@contextmanager
-def pod(release: Release, labels: dict[str, str]) -> Iterator[str]:
-    name = f"client-{uuid.uuid4().hex[:6]}"
-    release.apply(release.client_pod(name, ["sleep", "600"], labels))
+@pytest.fixture(scope="module")
+def clients(release: Release) -> Iterator[dict[str, str]]:
+    """A running pod for each target, with the label that opens it, and "stranger" without one."""
+    run = uuid.uuid4().hex[:6]
+    names = {client: f"client-{client}-{run}" for client in ("stranger", *TARGETS)}
+    for client, name in names.items():
+        labels = {} if client == "stranger" else {f"fraudops.io/access-{client}": "true"}
+        release.apply(release.client_pod(name, ["sleep", "600"], labels))
+    pods = [f"pod/{name}" for name in names.values()]
     try:
-        release.kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=120s")
-        yield name
+        release.kubectl("wait", *pods, "--for=condition=Ready", "--timeout=120s")
+        yield names
     finally:
-        release.kubectl(
-            "delete", f"pod/{name}", "--wait=false", "--grace-period=0", "--force", check=False
-        )
+        release.kubectl("delete", *pods, "--wait=false", "--grace-period=0", "--force", check=False)
 
 
-def reaches(release: Release, name: str, target: str) -> bool:
-    host, port = TARGETS[target]
-    return "open" in release.kubectl(
-        "exec", name, "--", "python", "-c", TRY, f"{release.name}-{host}", str(port), check=False
-    )
+def reached(release: Release, pod: str) -> set[str]:
+    """The targets to which the pod can connect."""
+    addresses = [
+        f"{target}={release.name}-{host}:{port}" for target, (host, port) in TARGETS.items()
+    ]
+    return set(release.kubectl("exec", pod, "--", "python", "-c", TRY, *addresses).split())
 
 
-def test_a_pod_without_a_label_reaches_nothing(release: Release) -> None:
-    with pod(release, {}) as stranger:
-        assert [target for target in TARGETS if reaches(release, stranger, target)] == []
+def test_a_pod_without_a_label_reaches_nothing(release: Release, clients: dict[str, str]) -> None:
+    assert reached(release, clients["stranger"]) == set()
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_label_opens_exactly_its_door(release: Release, target: str) -> None:
-    with pod(release, {f"fraudops.io/access-{target}": "true"}) as client:
+def test_a_label_opens_exactly_its_door(
+    release: Release, clients: dict[str, str], target: str
+) -> None:
+    # The policies reach the node a moment after the pod.
+    eventually(lambda: must_equal(reached(release, clients[target]), {target}), 30, 1.0)
 
-        def check() -> None:
-            assert [other for other in TARGETS if reaches(release, client, other)] == [target]
 
-        eventually(check, 30, 1.0)
+def must_equal(found: set[str], wanted: set[str]) -> None:
+    assert found == wanted
 
 
 def test_nobody_writes_the_record_with_the_services_own_token(release: Release) -> None:

@@ -1,12 +1,13 @@
-"""Install, again, upgrade, away and back: nothing changes that was not asked to, and nothing is lost."""
+"""Install, install again, upgrade, uninstall: only what was asked for changes, nothing is lost."""
 
 import json
-from dataclasses import replace
 
 from tests.cluster.release import CHART, Release, until
-from tests.support.figures import Figures
 
-KINDS = "deployments,statefulsets,services,configmaps,secrets,cronjobs,jobs,networkpolicies,roles,rolebindings,serviceaccounts,pdb,ingress,pvc"
+KINDS = (
+    "deployments,statefulsets,services,configmaps,secrets,cronjobs,jobs,networkpolicies,"
+    "roles,rolebindings,serviceaccounts,pdb,ingress,pvc"
+)
 
 
 def wanted(release: Release) -> dict[str, str]:
@@ -80,22 +81,3 @@ def test_uninstalled_and_installed_again_it_serves_what_it_served(release: Relea
     release.install()
     assert release.agreed() == serving
     assert int(release.sql("SELECT count(*) FROM predictions")) >= rows
-
-
-def test_a_second_release_in_another_namespace_by_helm_3(
-    release: Release, figures: Figures
-) -> None:
-    """`helm3 install --wait` ends well with a first model that serves; the first release does not
-    notice.
-    """
-    second, before = replace(release, namespace="second"), release.serving()
-    release.kubectl("create", "namespace", "second")
-    try:
-        second.install("inference.replicas=1", "ingress.enabled=false", program="helm3")
-        assert second.agreed()[1] == 1
-        said = second.helm("test", "fraudops", "--logs", program="helm3")
-        assert "its audit row is in PostgreSQL" in said
-    finally:
-        release.kubectl("delete", "namespace", "second", "--wait=false")
-    assert release.serving() == before
-    figures.note("helm3 install --wait of a second release", "serves its own first model, epoch 1")

@@ -1,106 +1,116 @@
-"""From the chart and the images of an earlier commit to these: nothing is lost, no request fails."""
+"""Releases in their own namespaces: an upgrade loses nothing, a neighbour changes nothing."""
 
 import json
-import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import PodCounts
-from tests.cluster.release import ROOT, Release, run, until
+from tests.cluster.release import Release, Repetitions, run, until
 from tests.support.figures import Figures
+from tests.support.releases import commits, unpack
 
-# The first commit whose release serves in a cluster and has all that an upgrade must keep.
-EARLIER = "962f8a802c7b"
-IMAGES = {"inference": "services/inference", "mlflow": "services/mlflow", "jobs": "jobs"}
+FOLDERS = {"inference": "services/inference", "mlflow": "services/mlflow", "jobs": "jobs"}
 NAMES = {"inference": "fraudops-serving", "mlflow": "fraudops-mlflow", "jobs": "fraudops-jobs"}
 BATCH = 1000
 FILL = """
 import json, sys, urllib.request
 row = json.load(open("/clients/transaction.json"))
 body = json.dumps({"transactions": [row] * %d}).encode()
+headers = {"Content-Type": "application/json"}
 for _ in range(int(sys.argv[2])):
-    request = urllib.request.Request(sys.argv[1] + "/predict/batch", body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(sys.argv[1] + "/predict/batch", body, headers)
     urllib.request.urlopen(request, timeout=60).read()
 """
 
 
+@dataclass(frozen=True)
+class Upgrade:
+    """One installation in a namespace of its own: as the previous release, and as this one."""
+
+    version: str
+    before: Release
+    after: Release
+
+
 @pytest.fixture(scope="module")
-def earlier(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Path]:
-    """The earlier commit's files, its images on the node under a tag of their own."""
-    if (
-        subprocess.run(
-            ["git", "-C", str(ROOT), "cat-file", "-e", f"{EARLIER}^{{commit}}"],
-            capture_output=True,
-            check=False,
-        ).returncode
-        != 0
-    ):
-        pytest.skip(f"this checkout has no history: commit {EARLIER} is not in it")
-    folder = tmp_path_factory.mktemp("earlier") / "checkout"
-    run("git", "-C", str(ROOT), "worktree", "add", "--detach", str(folder), EARLIER)
-    try:
-        for place, image in NAMES.items():
-            run(
-                "docker",
-                "build",
-                "--quiet",
-                "--file",
-                str(folder / IMAGES[place] / "Dockerfile"),
-                "--tag",
-                f"{image}:{EARLIER}",
-                str(folder),
-            )
-            run(
-                "kind",
-                "load",
-                "docker-image",
-                f"{image}:{EARLIER}",
-                "--name",
-                release.context.removeprefix("kind-"),
-            )
-        yield folder
-    finally:
-        run("git", "-C", str(ROOT), "worktree", "remove", "--force", str(folder))
-
-
-def test_an_upgrade_from_an_earlier_commit_loses_nothing(
-    release: Release, earlier: Path, counts: PodCounts, figures: Figures
-) -> None:
+def upgrade(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Upgrade]:
+    """The previous release, installed by its own chart with images of its own files."""
+    version, commit = next(iter(commits().items()))
+    files = unpack(version, tmp_path_factory.mktemp("previous"))
+    images = {place: f"{name}:{commit}" for place, name in NAMES.items()}
+    with ThreadPoolExecutor(len(images)) as pool:
+        list(pool.map(lambda place: build(files, FOLDERS[place], images[place]), images))
+    # One archive: layers that the images share travel to the node once.
+    cluster = release.context.removeprefix("kind-")
+    run("kind", "load", "docker-image", *images.values(), "--name", cluster)
     values = json.loads(json.dumps(release.values)) | {"ingress": {"enabled": False}}
     old = json.loads(json.dumps(values))
     for place in NAMES:
-        old[place]["image"]["tag"] = EARLIER
+        old[place]["image"]["tag"] = commit
     before, after = (
         replace(release, namespace="earlier", values=chosen) for chosen in (old, values)
     )
     release.kubectl("create", "namespace", "earlier")
     try:
-        before.install(chart=earlier / "charts" / "fraudops")
-        serving = before.agreed()
-        fill(before, counts.audited_rows)
-        rows = int(before.sql("SELECT count(*) FROM predictions"))
-        assert rows >= counts.audited_rows
-        with after.traffic() as seen:
-            after.install()
-        assert seen.failures == []
-        after.assert_all_audited(seen.ids)
-        assert int(after.sql("SELECT count(*) FROM predictions")) == rows + seen.answered
-        assert after.agreed() == serving
-        new = {f"fraudops-serving:{values['inference']['image']['tag']}"}
-        until(
-            lambda: {image_of(pod) for pod in after.objects("pods", "inference")} == new,
-            90,
-            "only pods of the new image",
-        )
+        before.install(chart=files / "charts" / "fraudops")
+        yield Upgrade(version, before, after)
     finally:
         release.kubectl("delete", "namespace", "earlier", "--wait=false")
-    figures.note(
-        f"helm upgrade from commit {EARLIER} under load",
-        f"{rows} audited rows, all kept; {seen.answered} requests meanwhile, failed: {len(seen.failures)}",
+
+
+def build(files: Path, folder: str, image: str) -> None:
+    dockerfile = str(files / folder / "Dockerfile")
+    run("docker", "build", "--quiet", "--file", dockerfile, "--tag", image, str(files))
+
+
+def test_an_upgrade_from_the_previous_release_loses_nothing(
+    upgrade: Upgrade, counts: Repetitions, figures: Figures
+) -> None:
+    before, after = upgrade.before, upgrade.after
+    serving = before.agreed()
+    fill(before, counts.audited_rows)
+    rows = int(before.sql("SELECT count(*) FROM predictions"))
+    assert rows >= counts.audited_rows
+    with after.traffic() as seen:
+        after.install()
+    assert seen.failures == []
+    after.assert_all_audited(seen.ids)
+    assert int(after.sql("SELECT count(*) FROM predictions")) == rows + seen.answered
+    assert after.agreed() == serving
+    new = {f"fraudops-serving:{after.values['inference']['image']['tag']}"}
+    until(
+        lambda: {image_of(pod) for pod in after.objects("pods", "inference")} == new,
+        90,
+        "only pods of the new image",
     )
+    figures.note(
+        f"helm upgrade from release {upgrade.version} under load",
+        f"{rows} audited rows, all kept; {seen.answered} requests during it, "
+        f"failed: {len(seen.failures)}",
+    )
+
+
+def test_a_second_release_in_another_namespace_by_helm_3(
+    release: Release, upgrade: Upgrade, figures: Figures
+) -> None:
+    """`helm3 install --wait` ends with a first model that serves; its neighbour does not change."""
+    neighbour = upgrade.after
+    second, before = replace(release, namespace="second"), neighbour.agreed()
+    pods = neighbour.pods()
+    release.kubectl("create", "namespace", "second")
+    try:
+        second.install("inference.replicas=1", "ingress.enabled=false", program="helm3")
+        assert second.agreed()[1] == 1
+        said = second.helm("test", "fraudops", "--logs", program="helm3")
+        assert "its audit row is in PostgreSQL" in said
+    finally:
+        release.kubectl("delete", "namespace", "second", "--wait=false")
+    assert neighbour.agreed() == before
+    assert neighbour.pods() == pods
+    figures.note("helm3 install --wait of a second release", "serves its own first model, epoch 1")
 
 
 def image_of(pod: dict[str, object]) -> str:
@@ -109,7 +119,7 @@ def image_of(pod: dict[str, object]) -> str:
 
 
 def fill(release: Release, rows: int) -> None:
-    """Audited predictions by the thousand, sent from a pod; returns when all of them are in the table."""
+    """Send predictions by the thousand from a pod, and wait until all are in the table."""
     with release.client(["sleep", "3600"], {"fill.py": FILL % BATCH}) as pod:
         release.kubectl(
             "exec",

@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 from tests.cluster import addons
-from tests.cluster.release import Release, until
-from tests.cluster.test_access import URL
+from tests.cluster.release import URL, Release, until
 from tests.support.figures import Figures
 
 ROWS = 1500

@@ -17,21 +17,7 @@ from fraudops.errors import BundleError, SettingsError, StoreDownError, UnknownV
 from fraudops.registry import TAG_DIGEST, TAG_SAMPLE, TAG_VERDICT, ModelVersion, Registry, artifacts
 from fraudops.registry.api import MlflowAnswerError
 from tests.support.http_client import HTTP
-
-API = "/api/2.0"
-
-
-def new_run(url: str) -> str:
-    answer = HTTP.post(
-        f"{url}{API}/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}
-    ).json()
-    return str(answer["run"]["info"]["run_id"])
-
-
-def put(url: str, run: str, name: str, data: bytes) -> None:
-    HTTP.put(
-        f"{url}{API}/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}", content=data
-    ).raise_for_status()
+from tests.support.mlflow_runs import API, new_run, put
 
 
 @pytest.fixture

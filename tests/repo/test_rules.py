@@ -1,4 +1,4 @@
-"""Rules about the project itself: where things lie, and what no file may name."""
+"""Rules about the repository itself: its layout, its file names, and forbidden words."""
 
 import re
 import subprocess
@@ -6,18 +6,33 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TOP = {
-    *("services", "charts", "k8s", "jobs", "tests", "fraudops", "benchmarks", ".ci"),
+    *(
+        "services",
+        "charts",
+        "k8s",
+        "jobs",
+        "tests",
+        "fraudops",
+        "benchmarks",
+        ".ci",
+        ".github",
+        "docs",
+    ),
     *(
         "skaffold.yaml",
         "kind-config.yaml",
         "pyproject.toml",
         "README.md",
-        "UPGRADING.md",
         "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "UPGRADING.md",
+        ".editorconfig",
         "LICENSE",
         "Makefile",
         ".gitignore",
         ".dockerignore",
+        ".pre-commit-config.yaml",
     ),
 }
 VAGUE = {"utils", "helpers", "common", "core", "base", "misc", "manager", "constants"}

@@ -1,6 +1,4 @@
-"""A keeper over small programs: what fails is tried again and given up, what hangs is started anew,
-what is left behind is ended.
-"""
+"""The supervisor's component monitor over small programs, and its ports, settings and logs."""
 
 import asyncio
 import contextlib
@@ -49,9 +47,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """A keeper of a part that runs a Python text and is asked by `probe`."""
+    """Return a maker of monitors: its component runs a Python text and is checked by `probe`."""
 
-    def keeper_of(
+    def monitor_of(
         name: str, text: str, probe: Callable[[Handle], None] = lambda _: None, **more: object
     ) -> ComponentMonitor:
         command = (sys.executable, "-I", "-S", "-c", text)
@@ -66,7 +64,7 @@ def make(tmp_path: Path) -> Make:
         )  # type: ignore[arg-type]
         return ComponentMonitor(part, ComponentRecord(), tmp_path / f"{name}.log", lambda: None)
 
-    return keeper_of
+    return monitor_of
 
 
 @contextlib.asynccontextmanager
@@ -89,13 +87,16 @@ async def until(check: Callable[[], bool], seconds: float = 20.0) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_part_that_fails_five_times_is_given_up_with_its_last_words_until_somebody_asks(
+async def test_a_component_that_fails_five_times_is_given_up_with_its_last_words_until_up_is_run(
     make: Make, tmp_path: Path
 ) -> None:
     mended = tmp_path / "mended"
     one = make(
         "fragile",
-        f"import os, sys, time; time.sleep(600) if os.path.exists({str(mended)!r}) else sys.exit('Error: the wheel is off')",
+        "import os, sys, time\n"
+        f"if os.path.exists({str(mended)!r}):\n"
+        "    time.sleep(600)\n"
+        "sys.exit('Error: the wheel is off')",
     )
     async with kept(one):
         await until(lambda: one.record.phase == "gave up")
@@ -107,11 +108,11 @@ async def test_a_part_that_fails_five_times_is_given_up_with_its_last_words_unti
         await until(lambda: one.record.phase == "running")
 
 
-async def test_a_part_that_lives_but_does_not_answer_is_started_again(make: Make) -> None:
-    deaf: set[Handle] = set()
+async def test_a_component_that_lives_but_does_not_answer_is_started_again(make: Make) -> None:
+    silent: set[Handle] = set()
 
     def probe(process: Handle) -> None:
-        if process in deaf:
+        if process in silent:
             raise ProbeError("silence")
 
     one = make("silent", SLEEP, probe)
@@ -119,13 +120,13 @@ async def test_a_part_that_lives_but_does_not_answer_is_started_again(make: Make
         await until(one.runs.is_set)
         first = one.record.process
         assert first
-        deaf.add(first)
+        silent.add(first)
         await until(lambda: one.record.restarts == 1 and one.record.phase == "running")
         assert not first.alive
         assert one.record.reason == "it stopped answering: silence"
 
 
-async def test_a_part_that_is_halted_is_started_again(make: Make) -> None:
+async def test_a_component_that_is_halted_is_started_again(make: Make) -> None:
     one = make("halted", SLEEP)
     async with kept(one):
         await until(one.runs.is_set)
@@ -135,12 +136,12 @@ async def test_a_part_that_is_halted_is_started_again(make: Make) -> None:
         assert "halted by a signal" in (one.record.reason or "")
 
 
-async def test_silence_is_excused_while_what_a_part_needs_is_away(make: Make) -> None:
-    asked = []
+async def test_failed_probes_do_not_count_while_a_dependency_is_down(make: Make) -> None:
+    probed = []
     store = make("store", SLEEP)
 
     def probe(_: Handle) -> None:
-        asked.append(store.runs.is_set())
+        probed.append(store.runs.is_set())
         if not store.runs.is_set():
             raise ProbeError("no store")
 
@@ -148,15 +149,20 @@ async def test_silence_is_excused_while_what_a_part_needs_is_away(make: Make) ->
     async with kept(store, reader):
         await until(reader.runs.is_set)
         store.runs.clear()
-        asked.clear()
-        await until(lambda: len(asked) > 2 * monitor.MISSES)
+        probed.clear()
+        await until(lambda: len(probed) > 2 * monitor.MISSES)
         store.runs.set()
         assert (reader.record.restarts, reader.record.phase) == (0, "running")
 
 
-async def test_what_a_dead_part_left_behind_is_ended_before_it_is_started_again(make: Make) -> None:
+async def test_orphans_of_a_dead_component_are_ended_before_it_is_started_again(make: Make) -> None:
     port = free_port()
-    orphan_holds_the_port = f"import os, socket, time; listener = socket.create_server(('127.0.0.1', {port})); os.fork(); time.sleep(600)"
+    orphan_holds_the_port = (
+        "import os, socket, time\n"
+        f"listener = socket.create_server(('127.0.0.1', {port}))\n"
+        "os.fork()\n"
+        "time.sleep(600)"
+    )
 
     def probe(_: Handle) -> None:
         if not ports.is_taken("127.0.0.1", port):
@@ -192,13 +198,14 @@ async def test_a_port_lost_before_the_first_start_calls_for_another(make: Make) 
                 await asyncio.wait_for(asyncio.shield(task), 10)
 
 
-async def test_an_answer_of_somebody_else_is_not_taken_for_the_parts_own(make: Make) -> None:
-    """The stranger comes after the port was seen free, so the part finds it taken itself."""
+async def test_an_answer_of_another_process_is_not_taken_for_the_components_own(make: Make) -> None:
+    """The stranger takes the port after the monitor saw it free, so the component fails to bind."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     one = make(
         "robbed",
-        f"import http.server; http.server.HTTPServer(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler)",
+        "from http.server import HTTPServer, SimpleHTTPRequestHandler\n"
+        f"HTTPServer(('127.0.0.1', {port}), SimpleHTTPRequestHandler)",
     )
     stranger = http.server.ThreadingHTTPServer(
         ("127.0.0.1", port), http.server.SimpleHTTPRequestHandler, bind_and_activate=False
@@ -260,7 +267,10 @@ def test_a_program_that_ignores_the_request_to_stop_is_killed() -> None:
         "-I",
         "-S",
         "-c",
-        "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)",
+        "import signal, time\n"
+        "signal.signal(15, signal.SIG_IGN)\n"
+        "print('up', flush=True)\n"
+        "time.sleep(600)",
     ]
     with subprocess.Popen(stubborn, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout
@@ -278,12 +288,12 @@ def test_a_stranger_with_the_same_pid_is_not_ours() -> None:
             Handle(ours.pid, ours.started + 1, ours.boot),
             Handle(ours.pid, ours.started, "another boot"),
         )
-        found = [
+        seen = [
             (handle.alive, [member.pid for member in session_members(handle)])
             for handle in (ours, *strangers)
         ]
         process.kill()
-    assert found == [(True, [ours.pid]), (False, []), (False, [])]
+    assert seen == [(True, [ours.pid]), (False, []), (False, [])]
 
 
 @pytest.fixture
@@ -298,7 +308,7 @@ def claims() -> Iterator[ports.Claims]:
         yield held
 
 
-def test_ports_are_kept_unless_taken_and_asked_for_ones_are_insisted_on(
+def test_ports_are_kept_unless_taken_and_requested_ports_are_never_replaced(
     claims: ports.Claims, taken_port: int
 ) -> None:
     free = free_port()
@@ -324,7 +334,7 @@ def test_ports_are_kept_unless_taken_and_asked_for_ones_are_insisted_on(
         ports.choose(claims, None, "192.0.2.1", None, None)
 
 
-def test_a_port_asked_for_once_is_insisted_on_the_next_time(
+def test_a_port_requested_once_is_never_replaced_at_the_next_start(
     claims: ports.Claims, taken_port: int
 ) -> None:
     first = ports.choose(claims, None, None, free_port(), None)
@@ -342,7 +352,7 @@ def test_a_port_asked_for_once_is_insisted_on_the_next_time(
         ports.choose(claims, moved, None, None, None)
 
 
-def test_a_port_that_is_chosen_is_given_to_no_other_supervisor_though_nobody_listens_there_yet(
+def test_a_port_that_is_chosen_is_given_to_no_other_supervisor_before_a_component_listens_there(
     claims: ports.Claims,
 ) -> None:
     ours = ports.choose(claims, None, None, None, None)
@@ -367,7 +377,7 @@ def test_a_claim_ends_with_its_holder(claims: ports.Claims) -> None:
     assert claims.take(port)
 
 
-def test_what_a_living_part_holds_is_claimed_by_whoever_takes_it_over(
+def test_the_port_of_a_living_component_is_claimed_by_the_supervisor_that_takes_it_over(
     claims: ports.Claims, taken_port: int
 ) -> None:
     before = RunConfig(
@@ -380,7 +390,7 @@ def test_what_a_living_part_holds_is_claimed_by_whoever_takes_it_over(
         assert not others.take(taken_port)
 
 
-def test_parts_get_what_they_need_of_the_environment_and_nothing_else(
+def test_components_get_what_they_need_of_the_environment_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in (
@@ -402,13 +412,14 @@ def test_parts_get_what_they_need_of_the_environment_and_nothing_else(
         server,
         "token",
     )
-    given = {
+    passed_on = {
         name: {key for key, value in part.environment.items() if value == "from the shell"}
         for name, part in built.items()
     }
-    assert given["postgresql"] == set()
-    assert given["mlflow"] == {"HOME", "HTTPS_PROXY"}
-    assert given["inference"] == given["shipper"] == {"HOME", "HTTPS_PROXY", "FRAUDOPS_LOG_LEVEL"}
+    assert passed_on["postgresql"] == set()
+    assert passed_on["mlflow"] == {"HOME", "HTTPS_PROXY"}
+    services = {"HOME", "HTTPS_PROXY", "FRAUDOPS_LOG_LEVEL"}
+    assert passed_on["inference"] == passed_on["shipper"] == services
     assert all(
         {"127.0.0.1", "of.the.shell"} <= set(part.environment["NO_PROXY"].split(","))
         for name, part in built.items()
@@ -428,7 +439,7 @@ def test_logs_stay_within_bounds_while_they_are_written_to(tmp_path: Path) -> No
     assert (tmp_path / "part.log.1").stat().st_size == 100
 
 
-def test_last_words_are_the_reason_rather_than_the_farewell(tmp_path: Path) -> None:
+def test_the_last_words_in_a_log_are_the_reason_and_not_the_shutdown_line(tmp_path: Path) -> None:
     log = tmp_path / "part.log"
     assert logs.last_words(log) == ""
     log.write_text("starting\nFATAL:  could not bind\nLOG:  shut down\n\n")

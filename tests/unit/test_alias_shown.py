@@ -23,7 +23,7 @@ FINE = ServingRecord(current=ENTRY, alias_epoch=4)
 
 @pytest.mark.parametrize(
     ("record", "shown"),
-    [(MOVED, "points at version 3"), (LATE, "has not been brought after epoch 4"), (FINE, None)],
+    [(MOVED, "points at version 3"), (LATE, "does not follow epoch 4"), (FINE, None)],
 )
 def test_status_tells_how_the_alias_differs_from_the_record(
     tmp_path: Path, record: ServingRecord, shown: str | None, capsys: pytest.CaptureFixture[str]

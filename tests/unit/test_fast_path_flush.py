@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from services.inference.failures import FailureLog
 from services.inference.http.fast_path import FastPath
 from services.inference.http.middleware import Headers
 from services.inference.scoring import PendingRequest, Scored
@@ -47,6 +48,7 @@ async def test_a_request_that_cannot_be_scored_takes_none_of_its_neighbours_alon
         SimpleNamespace(waits=False),
         counts,
         SimpleNamespace(active=False),
+        FailureLog(),
     )
     fast_path = FastPath(*parts)
     callers = [RecordingResponder() for _ in range(4)]

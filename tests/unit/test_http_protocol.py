@@ -5,6 +5,7 @@ that closes it must be seen here.
 import asyncio
 import json
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -85,13 +86,13 @@ class Transport(asyncio.Transport):
 
 
 def connect(application: Application) -> tuple[FastPathProtocol, Transport]:
-    config = Config(application, http=FastPathProtocol, lifespan="off", log_config=None)
+    http: Any = partial(FastPathProtocol, application.fast_path)
+    config = Config(application, http=http, lifespan="off", log_config=None)
     config.load()
-    assert config.http_protocol_class is FastPathProtocol
-    protocol, transport = (
-        FastPathProtocol(config=config, server_state=ServerState(), app_state={}),
-        Transport(),
-    )
+    build: Any = config.http_protocol_class
+    protocol = build(config=config, server_state=ServerState(), app_state={})
+    assert isinstance(protocol, FastPathProtocol)
+    transport = Transport()
     protocol.connection_made(transport)
     return protocol, transport
 

@@ -126,3 +126,28 @@ def test_a_linear_scorer_imports_nothing_but_numpy_and_msgspec(tmp_path: Path) -
         ).stdout.strip()
         == "[]"
     )
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+def test_an_onnx_run_that_fails_raises_and_writes_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], rows: int
+) -> None:
+    """onnxruntime would write a line with a value of the row to standard error for each run."""
+    parts = onnx.helper
+    nodes = [
+        parts.make_node("Cast", ["row"], ["index"], to=onnx.TensorProto.INT64),
+        parts.make_node("Gather", ["table", "index"], ["raw"]),
+    ]
+    kind = onnx.TensorProto.FLOAT
+    source, target = (parts.make_tensor_value_info(x, kind, [None, 1]) for x in ("row", "raw"))
+    table = parts.make_tensor("table", kind, [2], [0.0, 1.0])
+    graph = parts.make_graph(nodes, "lookup", [source], [target], [table])
+    model = parts.make_model(graph, opset_imports=[parts.make_opsetid("", 15)], ir_version=8)
+    (tmp_path / "scorer.onnx").write_bytes(model.SerializeToString())
+    scorer = open_scorer(write(tmp_path, kind="onnx", slope=1.0, intercept=0.0))
+    out_of_bounds = 4929.0
+    with pytest.raises(Exception, match="out of data bounds"):
+        scorer.score_many(np.full((rows, 1), out_of_bounds))
+    with pytest.raises(Exception, match="out of data bounds"):
+        scorer.score([out_of_bounds])
+    assert capfd.readouterr() == ("", "")

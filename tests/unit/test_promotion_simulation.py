@@ -5,16 +5,16 @@ on protocols with one rule switched off.
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from benchmarks.results import RESULTS
 from fraudops.errors import StoreDownError
-from fraudops.promotion import serving_record as serving_record
-from fraudops.promotion.convergence import PromotionResult
-from fraudops.promotion.ports import PodRef, StaleRecordError, UnknownWriteError
+from fraudops.promotion import serving_record
+from fraudops.promotion.convergence import Convergence, PromotionResult, write_record
+from fraudops.promotion.ports import PodRef, PromotionPorts, StaleRecordError, UnknownWriteError
 from fraudops.promotion.protocol import Promoter
 from fraudops.promotion.serving_record import ServingTarget, Strategy
 from tests.support.figures import PROOF, Figures
@@ -54,25 +54,37 @@ def test_what_must_hold_holds_in_every_seed(figures: Figures) -> None:
 class CommitsWithALaterRead(Promoter):
     """The commit is compared with a read of its own instead of with the reservation's token."""
 
-    async def _write(self, wanted: Any, token: Any) -> Any:
-        if wanted.reserved is None and wanted.current and not wanted.current.undo:
-            _, token = await self.records.read()
-        return await super()._write(wanted, token)
+    async def _commit(self, record: Any, token: Any) -> None:
+        _, token = await self.ports.records.read()
+        await super()._commit(record, token)
+
+
+def with_convergence(kind: type[Convergence]) -> Callable[[PromotionPorts], Promoter]:
+    """A promoter whose steps after the commit are those of `kind`."""
+    return lambda ports: Promoter(ports, kind(ports))
+
+
+class ActivatesListedPods(Convergence):
+    """Only the pods in `listed` are activated."""
+
+    listed: tuple[PodRef, ...] = ()
+
+    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
+        for pod in self.listed:
+            await self._activate(pod, epoch, 1.0)
+        return []
 
 
 class ActivatesThePodsOfBefore(Promoter):
     """The pods to activate are those that were listed before the commit."""
 
-    before: tuple[PodRef, ...] = ()
+    def __init__(self, ports: PromotionPorts) -> None:
+        self.activation = ActivatesListedPods(ports)
+        super().__init__(ports, self.activation)
 
     async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
-        self.before = tuple(await self.pods.list())
+        self.activation.listed = tuple(await self.ports.pods.list())
         return await super()._prepare_everywhere(target)
-
-    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
-        for pod in self.before:
-            await self._activate(pod, epoch, 1.0)
-        return []
 
 
 class ForgetsItsTries(Promoter):
@@ -82,15 +94,17 @@ class ForgetsItsTries(Promoter):
         return None
 
 
-class MirrorsWithoutLookingAgain(Promoter):
+class MirrorsWithoutLookingAgain(Convergence):
     """The alias is written and noted without a second look at the record."""
 
     async def _sync_alias(self, epoch: int) -> tuple[str, ...]:
         try:
-            record, _ = await self.records.read()
-            await self.aliases.set("production", record.current.version if record.current else "")
-            latest, token = await self.records.read()
-            await self.records.compare_and_set(
+            record, _ = await self.ports.records.read()
+            await self.ports.aliases.set(
+                "production", record.current.version if record.current else ""
+            )
+            latest, token = await self.ports.records.read()
+            await self.ports.records.compare_and_set(
                 serving_record.alias_synced(latest, latest.epoch), token
             )
         except (StaleRecordError, UnknownWriteError, StoreDownError):
@@ -98,14 +112,14 @@ class MirrorsWithoutLookingAgain(Promoter):
         return ()
 
 
-class IgnoresThePodsEpochs(Promoter):
+class IgnoresThePodsEpochs(Convergence):
     """A reservation above the record's epoch alone."""
 
-    async def _pod_epochs(self, pods: Any) -> list[int]:
+    async def pod_epochs(self, pods: Any) -> list[int]:
         return []
 
 
-class TakesSilenceForConsent(Promoter):
+class TakesSilenceForConsent(Convergence):
     """Who does not answer the activation is taken to have followed."""
 
     async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
@@ -119,19 +133,19 @@ class DoesNotAskTheReadyAgain(Promoter):
     """
 
     async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
-        end = self.clock.now() + self.deadlines.prepare
-        for pod in await self.pods.list():
+        end = self.ports.clock.now() + self.ports.deadlines.prepare
+        for pod in await self.ports.pods.list():
             await self._prepare(pod, target, end, patient=False)
         return None
 
 
-class UndoesWithoutComparing(Promoter):
+class UndoesWithoutComparing(Convergence):
     """The way back is written over whatever the record says by then."""
 
     async def _undo(self, record: Any, silent: list[PodRef]) -> Any:
-        _, token = await self.records.read()
-        back = serving_record.undo(record, record.epoch + 1, self.clock.timestamp())
-        await self._write(back, token)
+        _, token = await self.ports.records.read()
+        back = serving_record.undo(record, record.epoch + 1, self.ports.clock.timestamp())
+        await write_record(self.ports.records, back, token)
         return back
 
 
@@ -172,12 +186,18 @@ def found_before(rule: str) -> int:
         pytest.param(Rules(), ActivatesThePodsOfBefore, id="the pods are listed after the commit"),
         pytest.param(Rules(), ForgetsItsTries, id="a try finishes what its request began"),
         pytest.param(
-            Rules(), MirrorsWithoutLookingAgain, id="the mirror looks at the record again"
+            Rules(),
+            with_convergence(MirrorsWithoutLookingAgain),
+            id="the mirror looks at the record again",
         ),
         pytest.param(
-            Rules(), IgnoresThePodsEpochs, id="the reservation is above every pod's epoch"
+            Rules(),
+            with_convergence(IgnoresThePodsEpochs),
+            id="the reservation is above every pod's epoch",
         ),
-        pytest.param(Rules(), TakesSilenceForConsent, id="silence is not consent"),
+        pytest.param(
+            Rules(), with_convergence(TakesSilenceForConsent), id="silence is not consent"
+        ),
         pytest.param(Rules(), DoesNotAskTheReadyAgain, id="a ready pod has a veto"),
         pytest.param(
             Rules(),
@@ -185,12 +205,17 @@ def found_before(rule: str) -> int:
             id="the next holder of the lock undoes an unfinished rollout",
         ),
         pytest.param(
-            Rules(), UndoesWithoutComparing, id="the way back is compared with the own commit"
+            Rules(),
+            with_convergence(UndoesWithoutComparing),
+            id="the way back is compared with the own commit",
         ),
     ],
 )
 def test_the_search_finds_a_violation_when_a_rule_is_switched_off(
-    rules: Rules, promoter: type[Promoter], request: pytest.FixtureRequest, figures: Figures
+    rules: Rules,
+    promoter: Callable[[PromotionPorts], Promoter],
+    request: pytest.FixtureRequest,
+    figures: Figures,
 ) -> None:
     strategies: tuple[Strategy, ...] = (
         ("rollout", "broadcast")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fraudops.spool.frames import HEADER, encode_frame
 from fraudops.spool.reader import CHUNK
-from tests.support.segments import Read, segment_of
+from tests.support.segments import SegmentContents, segment_of
 
 EXAMPLES = settings(max_examples=150, deadline=None, database=None)
 contents = st.lists(st.binary(max_size=60), min_size=1, max_size=25)
@@ -19,7 +19,7 @@ def test_an_undamaged_segment_is_read_whole_with_any_budget(
     payloads: list[bytes], budget: int
 ) -> None:
     data, _ = segment_of(payloads)
-    read = Read(data, budget)
+    read = SegmentContents(data, budget)
     assert (read.payloads, read.missing, read.damaged) == (payloads, 0, 0)
 
 
@@ -30,7 +30,7 @@ def test_a_truncated_segment_gives_every_whole_frame_before_the_cut(
 ) -> None:
     whole, ends = segment_of(payloads)
     cut = data.draw(st.integers(0, len(whole)))
-    read = Read(whole[:cut])
+    read = SegmentContents(whole[:cut])
     kept = sum(end <= cut for end in ends)
     assert read.payloads == payloads[:kept]
     assert read.damaged == cut - (ends[kept - 1] if kept else 0)
@@ -46,7 +46,7 @@ def test_a_flipped_bit_costs_its_own_record_only_and_is_counted(
     flipped = bytearray(whole)
     flipped[bit // 8] ^= 1 << bit % 8
     hit = sum(end <= bit // 8 for end in ends)
-    read = Read(bytes(flipped))
+    read = SegmentContents(bytes(flipped))
     assert read.payloads == payloads[:hit] + payloads[hit + 1 :]
     assert read.damaged == HEADER + len(payloads[hit])
     # Behind the last record nothing tells that one is missing: it looks like the unfinished write
@@ -63,7 +63,7 @@ def test_a_hole_costs_what_it_touches_and_no_record_is_made_up(
     start = data.draw(st.integers(0, len(whole) - 1))
     stop = data.draw(st.integers(start + 1, len(whole)))
     filling = data.draw(st.sampled_from([b"", b"\x00", b"\xf1op1"]))
-    read = Read(whole[:start] + filling * (stop - start) + whole[stop:])
+    read = SegmentContents(whole[:start] + filling * (stop - start) + whole[stop:])
     untouched = [
         payload
         for payload, begin, end in zip(payloads, [0, *ends], ends, strict=False)
@@ -82,13 +82,13 @@ def is_within(some: list[bytes], all_of: list[bytes]) -> bool:
 @EXAMPLES
 @given(st.binary(max_size=400))
 def test_any_bytes_at_all_are_read_without_an_error(data: bytes) -> None:
-    read = Read(data)
+    read = SegmentContents(data)
     assert len(data) == read.damaged + sum(HEADER + len(payload) for payload in read.payloads)
 
 
 def test_a_stretch_of_damage_longer_than_a_read_is_crossed() -> None:
     first, last = encode_frame(0, b"first"), encode_frame(5, b"last")
-    read = Read(first + b"\x00" * (CHUNK + CHUNK // 2) + last)
+    read = SegmentContents(first + b"\x00" * (CHUNK + CHUNK // 2) + last)
     assert read.payloads == [b"first", b"last"]
     assert read.damaged == CHUNK + CHUNK // 2
     assert read.missing == 4

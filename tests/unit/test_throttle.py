@@ -40,7 +40,7 @@ async def rest(throttle: Throttle, monkeypatch: pytest.MonkeyPatch) -> float:
 
 
 @pytest.mark.parametrize(
-    "pace",
+    "throttle",
     [
         Throttle(1_000),
         looking(1_000, 1_000, 10, 20),

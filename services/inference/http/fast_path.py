@@ -6,7 +6,6 @@ is left to the Edge, which answers everything.
 """
 
 import asyncio
-import logging
 from time import perf_counter
 from typing import Protocol
 
@@ -15,13 +14,13 @@ import msgspec
 from fraudops.errors import StoreDownError
 from fraudops.ids import uuid7
 from services.inference.audit.writers import Audit
+from services.inference.failures import FailureLog
 from services.inference.http.middleware import JSON, Headers
 from services.inference.http.problems import problem_response
 from services.inference.metrics import Metrics
 from services.inference.pod.worker import Drain, Worker
 from services.inference.scoring import PendingRequest, Scoring
 
-logger = logging.getLogger(__name__)
 PREDICT = "/predict"
 # So many are about 2 ms of work: more would keep other connections waiting.
 MAX_BATCH = 64
@@ -39,8 +38,15 @@ class FastPath:
     """One worker's requests between their arrival and the end of the event loop's turn."""
 
     def __init__(
-        self, worker: Worker, scoring: Scoring, audit: Audit, metrics: Metrics, drain: Drain
+        self,
+        worker: Worker,
+        scoring: Scoring,
+        audit: Audit,
+        metrics: Metrics,
+        drain: Drain,
+        failures: FailureLog,
     ) -> None:
+        self._failures = failures
         self._worker, self._scoring, self._audit, self._metrics, self._drain = (
             worker,
             scoring,
@@ -84,7 +90,7 @@ class FastPath:
             scored = self._scoring.at_once(asked)
         except StoreDownError as error:
             self._refuse(callers, asked, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (logged once a kind and period)
             # The boundary of these requests: whoever waits must get an answer, and one that cannot
             # be scored must not take the others along.
             if len(asked) > 1:
@@ -92,7 +98,7 @@ class FastPath:
                     self._callers, self._asked = [caller], [one]
                     self.flush()
                 return
-            logger.error("a request failed", exc_info=error)
+            self._failures.note(error)
             self._refuse(callers, asked, error)
         else:
             self._count(asked, 200)

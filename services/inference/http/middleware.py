@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fraudops.errors import FraudopsError
 from fraudops.ids import uuid7
+from services.inference.failures import FailureLog
 from services.inference.http.admin_auth import Admin
 from services.inference.http.problems import (
     BodyTooLargeError,
@@ -82,7 +83,9 @@ class RequestMiddleware:
         metrics: Metrics,
         drain: Drain,
         admin: Admin,
+        failures: FailureLog,
     ) -> None:
+        self._failures = failures
         self._app, self._worker, self._endpoints, self._metrics, self._drain = (
             app,
             worker,
@@ -134,8 +137,9 @@ class RequestMiddleware:
                 answer.body,
                 answer.request_id,
             )
-        except FraudopsError as error:
-            status, headers, content = problem_response(error)
+        except Exception as error:  # noqa: BLE001 (logged once a kind and period)
+            # The boundary of one request: its client gets an answer whatever failed.
+            status, headers, content = self._problem(error)
             if b"expect" in known:
                 # The client waits with its body, and may not send it at all: what comes next would
                 # be taken for it.
@@ -147,11 +151,12 @@ class RequestMiddleware:
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
         known = _known_headers(scope["headers"])
         request_id = client_id(known.get(b"x-request-id")) or uuid7()
-        status = 500
+        status, begun = 500, False
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
+                begun = True
                 status = message["status"]
                 headers: Headers = list(message.get("headers", []))
                 self._finish(headers, request_id)
@@ -161,8 +166,10 @@ class RequestMiddleware:
         try:
             self._admin.admit_page(scope, known.get(b"authorization", b""))
             await self._app(scope, receive, watched)
-        except FraudopsError as error:
-            code, refusal, body = problem_response(error)
+        except Exception as error:
+            code, refusal, body = self._problem(error)
+            if begun:
+                raise  # the server cuts off an answer that has begun
             await watched(
                 {
                     "type": "http.response.start",
@@ -174,6 +181,12 @@ class RequestMiddleware:
         finally:
             path = scope["path"] if scope["path"] in self._pages else "other"
             self._metrics.answered(scope["method"], path, status, perf_counter() - started)
+
+    def _problem(self, error: Exception) -> tuple[int, Headers, bytes]:
+        """Status, headers and body for the client. A defect of the service is logged."""
+        if not isinstance(error, FraudopsError):
+            self._failures.note(error)
+        return problem_response(error)
 
     def _finish(self, headers: Headers, request_id: str) -> None:
         headers.append((b"x-request-id", request_id.encode()))

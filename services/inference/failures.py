@@ -1,0 +1,67 @@
+"""Logs what fails by a defect of the service: once a kind and period, with a count.
+
+A scorer that fails does so for every request. A stack trace for each of them would fill the disk
+and hide the first one.
+"""
+
+import asyncio
+import logging
+import traceback
+from dataclasses import dataclass
+
+from fraudops.logs import describe
+
+logger = logging.getLogger(__name__)
+PERIOD_SECONDS = 60.0
+
+
+@dataclass
+class _Repeats:
+    """Failures of one kind since its last log line, and the timer that ends the period."""
+
+    count: int
+    timer: asyncio.TimerHandle
+
+
+class FailureLog:
+    """The failures of one worker. It is used by the event loop alone."""
+
+    def __init__(self, period_seconds: float = PERIOD_SECONDS) -> None:
+        self._period_seconds = period_seconds
+        # By type and line, which are few. An error itself would keep its request's data in memory.
+        self._kinds: dict[str, _Repeats] = {}
+
+    def note(self, error: Exception) -> None:
+        """Logs the first failure of a kind with its stack trace, and counts the next ones."""
+        kind = describe(error)
+        if repeats := self._kinds.get(kind):
+            repeats.count += 1
+            return
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [f"{frame.filename}:{frame.lineno}" for frame in frames]
+        logger.error("a request failed", exc_info=error, extra={"trace": places})
+        self._kinds[kind] = _Repeats(0, self._later(kind))
+
+    def close(self) -> None:
+        """Logs the counts that no log line shows yet."""
+        for kind, repeats in self._kinds.items():
+            repeats.timer.cancel()
+            self._log(kind, repeats.count)
+        self._kinds.clear()
+
+    def _end_period(self, kind: str) -> None:
+        count = self._kinds[kind].count
+        if count:
+            self._log(kind, count)
+            self._kinds[kind] = _Repeats(0, self._later(kind))
+        else:
+            # After a quiet period the next failure is news again, and gets its stack trace.
+            del self._kinds[kind]
+
+    def _later(self, kind: str) -> asyncio.TimerHandle:
+        loop = asyncio.get_running_loop()
+        return loop.call_later(self._period_seconds, self._end_period, kind)
+
+    def _log(self, kind: str, count: int) -> None:
+        if count:
+            logger.error("more requests failed the same way", extra={"error": kind, "count": count})

@@ -1,0 +1,159 @@
+"""A scorer that fails: every client gets a problem, and the log gets one stack trace."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from services.inference.failures import FailureLog
+from services.inference.http.fast_path import FastPath
+from services.inference.http.middleware import Call, Endpoint, EndpointResponse, RequestMiddleware
+from tests.support.waiting import eventually
+
+SECRET = "4111111111111111"
+
+
+def fail(*_: object) -> Any:
+    raise ZeroDivisionError(SECRET)
+
+
+def fail_elsewhere(*_: object) -> Any:
+    raise KeyError(SECRET)
+
+
+def note(failures: FailureLog, times: int, call: Any = fail) -> None:
+    for _ in range(times):
+        try:
+            call()
+        except (ZeroDivisionError, KeyError) as error:
+            failures.note(error)
+
+
+def traces(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The type of error of each log line that has a stack trace."""
+    return [record.exc_info[0].__name__ for record in caplog.records if record.exc_info]  # type: ignore[union-attr]
+
+
+def counts(caplog: pytest.LogCaptureFixture) -> list[int]:
+    return [record.__dict__["count"] for record in caplog.records if not record.exc_info]
+
+
+@pytest.fixture(autouse=True)
+def errors_alone(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.ERROR):
+        yield
+
+
+async def test_each_kind_of_failure_has_one_stack_trace(caplog: pytest.LogCaptureFixture) -> None:
+    failures = FailureLog()
+    note(failures, 500)
+    note(failures, 3, fail_elsewhere)
+    assert traces(caplog) == ["ZeroDivisionError", "KeyError"]
+    assert "test_failures.py" in caplog.records[0].__dict__["trace"][-1]
+    failures.close()
+    assert counts(caplog) == [499, 2]
+
+
+async def test_a_period_ends_with_a_count_and_a_quiet_one_with_a_new_beginning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failures = FailureLog(period_seconds=0.05)
+    note(failures, 5)
+    assert await asyncio.to_thread(eventually, lambda: counts(caplog)[0]) == 4
+
+    def check_quiet() -> None:
+        assert not failures._kinds
+
+    await asyncio.to_thread(eventually, check_quiet)
+    note(failures, 1)
+    assert traces(caplog) == ["ZeroDivisionError"] * 2
+    failures.close()
+
+
+class Uncounted:
+    """Metrics that count nothing."""
+
+    def answered(self, *_: object) -> None: ...
+
+    def answered_together(self, *_: object) -> None: ...
+
+
+def client_of(failures: FailureLog) -> httpx.AsyncClient:
+    """A client of a middleware whose endpoint, and whose pages, fail by a defect."""
+
+    async def endpoint(call: Call) -> EndpointResponse:
+        return fail()
+
+    async def pages(scope: Any, receive: Any, send: Any) -> None:
+        fail_elsewhere()
+
+    edge = RequestMiddleware(
+        pages,
+        worker=SimpleNamespace(serving=None),  # type: ignore[arg-type]
+        endpoints={"/predict/batch": Endpoint(endpoint, limit=1000)},
+        pages=(),
+        metrics=Uncounted(),  # type: ignore[arg-type]
+        drain=SimpleNamespace(active=False),  # type: ignore[arg-type]
+        admin=SimpleNamespace(admit_page=lambda *_: None),  # type: ignore[arg-type]
+        failures=failures,
+    )
+    return httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://pod")
+
+
+@pytest.mark.parametrize("path", ["/predict/batch", "/ready"])
+async def test_every_client_of_what_fails_gets_a_problem(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = FailureLog()
+    async with client_of(failures) as client:
+        for number in range(20):
+            headers = {"x-request-id": f"r-{number}"}
+            answer = await client.request(
+                "GET" if path == "/ready" else "POST",
+                path,
+                json={} if path != "/ready" else None,
+                headers=headers,
+            )
+            assert answer.status_code == 500
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.headers["x-request-id"] == f"r-{number}"
+            assert json.loads(answer.content)["title"] == "A defect of the service"
+            assert SECRET not in answer.text
+    assert len(traces(caplog)) == 1
+    failures.close()
+    assert counts(caplog) == [19]
+
+
+class Caller:
+    status = 0
+
+    def reply(self, status: int, headers: Any, body: bytes, request_id: str) -> None:
+        self.status = status
+
+
+async def test_every_caller_of_the_fast_path_gets_a_problem(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = SimpleNamespace(reader=msgspec.json.Decoder(str))
+    parts: tuple[Any, ...] = (
+        SimpleNamespace(serving=SimpleNamespace(model=model)),
+        SimpleNamespace(at_once=fail),
+        SimpleNamespace(waits=False),
+        Uncounted(),
+        SimpleNamespace(active=False),
+    )
+    failures = FailureLog()
+    direct = FastPath(*parts, failures)
+    callers = [Caller() for _ in range(20)]
+    for caller in callers:
+        assert direct.submit(caller, b'"row"', None, 0.0)
+    await asyncio.sleep(0)
+    assert {caller.status for caller in callers} == {500}
+    assert len(traces(caplog)) == 1
+    failures.close()
