@@ -107,8 +107,8 @@ def images() -> None:
 
 def tag(name: str) -> str:
     """The version and the image's id: a pod restarts exactly when its image has changed."""
-    found = ask("docker", "image", "inspect", f"{name}:{VERSION}", "--format", "{{.Id}}")
-    return f"{VERSION}-{found.removeprefix('sha256:')[:12]}"
+    identity = ask("docker", "image", "inspect", f"{name}:{VERSION}", "--format", "{{.Id}}")
+    return f"{VERSION}-{identity.removeprefix('sha256:')[:12]}"
 
 
 def cluster() -> None:
