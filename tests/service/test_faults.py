@@ -51,15 +51,15 @@ SPOOL_BYTES = 32 << 20 if PROOF else 4 << 20
 
 @pytest.fixture(scope="module")
 def figures() -> Iterator[Figures]:
-    found = Figures(
+    collected = Figures(
         "faults",
         "The audit under faults",
         seed=SEED,
         durability="spool unless a line says otherwise",
         fsync="interval",
     )
-    yield found
-    found.write()
+    yield collected
+    collected.write()
 
 
 @pytest.fixture(scope="module")
@@ -263,9 +263,9 @@ def test_workers_killed_that_answer_from_memory(
     counted = harness.service.metrics()["fraudops_audit_lost_total"]
     harness.restart_service("services.inference")
     harness.settled()
-    found = verdict.verified(log)
-    lost, lines = found["log"]["lost"], found["log"]["lines"]
-    assert (found["log"]["in_table"], found["duplicated"]) == (lines - lost, 0)
+    report = verdict.verified(log)
+    lost, lines = report["log"]["lost"], report["log"]["lines"]
+    assert (report["log"]["in_table"], report["duplicated"]) == (lines - lost, 0)
     assert lost <= counted
     figures.note(
         f"durability memory, a worker killed, {times} times",
@@ -396,15 +396,15 @@ def test_damaged_segments_lose_what_was_damaged_and_say_so(
         harness.start_shipper()
         harness.settled()
         gone = {answer["prediction_id"] for answer in log.answers()} & (before - left)
-        found = verdict.verified(log)
-        assert (found["log"]["lost"], found["log"]["in_table"]) == (
+        report = verdict.verified(log)
+        assert (report["log"]["lost"], report["log"]["in_table"]) == (
             len(gone),
-            found["log"]["lines"] - len(gone),
+            report["log"]["lines"] - len(gone),
         )
         # The damage may hit only records whose answers no client received, so `gone` may be empty.
         assert before - left
         assert harness.status.set_aside >= 1
-        lost, answered = lost + len(gone), answered + found["log"]["lines"]
+        lost, answered = lost + len(gone), answered + report["log"]["lines"]
         harness.start_service()
     figures.note(
         f"a bit flipped and a segment cut off, {times} times",
