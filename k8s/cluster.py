@@ -24,6 +24,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,26 +112,47 @@ def tag(name: str) -> str:
     return f"{VERSION}-{identity.removeprefix('sha256:')[:12]}"
 
 
-def cluster() -> None:
-    """Create the cluster unless it exists, with an ingress controller and the other add-ons."""
+def create() -> None:
+    """Create the cluster unless it exists."""
     if CLUSTER in ask("kind", "get", "clusters").split():
         say(f"the cluster {CLUSTER} exists")
-    else:
-        say(f"creating the cluster {CLUSTER} from {NODE_IMAGE or 'the node image of this kind'}")
-        shape = ["--name", CLUSTER, "--config", CONFIG]
-        shape += ["--image", NODE_IMAGE] if NODE_IMAGE else []
-        run("kind", "create", "cluster", *shape, "--wait", "180s")
+        return
+    say(f"creating the cluster {CLUSTER} from {NODE_IMAGE or 'the node image of this kind'}")
+    shape = ["--name", CLUSTER, "--config", CONFIG]
+    shape += ["--image", NODE_IMAGE] if NODE_IMAGE else []
+    run("kind", "create", "cluster", *shape, "--wait", "180s")
+
+
+def load(image: str) -> None:
+    if not ask("docker", "image", "inspect", image):
+        say(f"  {image} is not on this machine: the cluster pulls it")
+        return
+    say(f"loading {image}")
+    run("kind", "load", "docker-image", image, "--name", CLUSTER)
+
+
+def provide(name: str, created: Future[None]) -> None:
+    """Build an image, and load it once the cluster exists."""
+    build(name)
+    created.result()
+    load(f"{name}:{tag(name)}")
+
+
+def equip(created: Future[None]) -> None:
+    """Give the cluster what it needs from others: PostgreSQL's image and the add-ons."""
+    created.result()
+    load(POSTGRES)
     addons.need("ingress", *ADDONS)
 
 
-def load() -> None:
-    """Load the images into the cluster in one archive, so that shared layers travel once."""
-    needed = [*(f"{name}:{tag(name)}" for name in IMAGES), POSTGRES]
-    local = [image for image in needed if ask("docker", "image", "inspect", image)]
-    for image in set(needed) - set(local):
-        say(f"  {image} is not on this machine: the cluster pulls it")
-    say(f"loading {', '.join(local)}")
-    run("kind", "load", "docker-image", *local, "--name", CLUSTER)
+def cluster_with_images() -> None:
+    """Create and equip the cluster while the images build; raises the first failure."""
+    with ThreadPoolExecutor(len(IMAGES) + 2) as pool:
+        created = pool.submit(create)
+        steps = [pool.submit(provide, name, created) for name in IMAGES]
+        steps.append(pool.submit(equip, created))
+    for step in (created, *steps):
+        step.result()
 
 
 def install() -> None:
@@ -214,9 +236,7 @@ def predict() -> None:
 
 def up() -> None:
     need_tools()
-    # The cluster mostly waits while it starts; the builds use the processor.
-    together(cluster, *(partial(build, name) for name in IMAGES))
-    load()
+    cluster_with_images()
     install()
     first_model()
     predict()
