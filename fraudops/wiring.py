@@ -11,10 +11,17 @@ from dataclasses import dataclass
 from fraudops import endpoints
 from fraudops.errors import SettingsError
 from fraudops.promotion.admin_client import LocalPods
-from fraudops.promotion.convergence import Deadlines
 from fraudops.promotion.journal import DatabaseJournal
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
-from fraudops.promotion.ports import Aliases, Lock, Pods, Records, Rollouts
+from fraudops.promotion.ports import (
+    Aliases,
+    Deadlines,
+    Lock,
+    Pods,
+    PromotionPorts,
+    Records,
+    Rollouts,
+)
 from fraudops.promotion.protocol import Promoter
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import Registry
@@ -55,17 +62,18 @@ class PromotionContext:
     say: Say
 
     def promoter(self) -> Promoter:
-        clock = SystemClock()
         return Promoter(
-            self.records,
-            self.lock,
-            self.aliases,
-            self.pods,
-            self.journal,
-            clock,
-            self.say,
-            self.deadlines,
-            self.rollouts,
+            PromotionPorts(
+                records=self.records,
+                lock=self.lock,
+                aliases=self.aliases,
+                pods=self.pods,
+                journal=self.journal,
+                clock=SystemClock(),
+                rollouts=self.rollouts,
+                deadlines=self.deadlines,
+                say=self.say,
+            )
         )
 
 
@@ -93,15 +101,15 @@ async def open_promotion_context(
         lock = FileLock(state.locks / "promotion.lock", wait_seconds)
         records = LocalRecords(FileRecordStore(state.serving_record))
         yield PromotionContext(
-            records,
-            lock,
-            aliases,
-            registry,
-            LocalPods(endpoints.inference_url(state), _local_token(state)),
-            journal,
-            None,
-            deadlines,
-            say,
+            records=records,
+            lock=lock,
+            aliases=aliases,
+            registry=registry,
+            pods=LocalPods(endpoints.inference_url(state), _local_token(state)),
+            journal=journal,
+            rollouts=None,
+            deadlines=deadlines,
+            say=say,
         )
         return
     from fraudops.cluster.api import Cluster
@@ -122,18 +130,18 @@ async def open_promotion_context(
         )
     async with Cluster.connect(settings.cluster.namespace) as cluster:
         identity = os.environ.get("HOSTNAME") or f"process {os.getpid()}"
+        token = settings.admin_token.get_secret_value()
+        database = endpoints.database_url(state)
         yield PromotionContext(
-            ConfigMapRecords(cluster, release),
-            LeaseLock(cluster, release, identity, say, wait_seconds),
-            aliases,
-            registry,
-            ClusterPods(
-                cluster, release, settings.admin_token.get_secret_value(), settings.admin_port
-            ),
-            EventJournal(cluster, release, endpoints.database_url(state), settings.model_name, say),
-            DeploymentRollouts(cluster, release),
-            deadlines,
-            say,
+            records=ConfigMapRecords(cluster, release),
+            lock=LeaseLock(cluster, release, identity, say, wait_seconds),
+            aliases=aliases,
+            registry=registry,
+            pods=ClusterPods(cluster, release, token, settings.admin_port),
+            journal=EventJournal(cluster, release, database, settings.model_name, say),
+            rollouts=DeploymentRollouts(cluster, release),
+            deadlines=deadlines,
+            say=say,
         )
 
 

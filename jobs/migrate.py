@@ -33,7 +33,7 @@ def command(state: State, wait_seconds: float) -> str:
     time.
     """
     from fraudops.audit.connection import address
-    from fraudops.audit.database import migrate
+    from fraudops.audit.migrations import migrate
 
     url = database_url(state)
     deadline = time.monotonic() + wait_seconds

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import click
 
 from fraudops.errors import StoreDownError
-from fraudops.promotion.local import write_durably
+from fraudops.files import write_atomically
 from fraudops.promotion.reconcile import ReconcileResult, reconcile
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
@@ -53,7 +53,7 @@ def command(as_json: bool, state: State) -> str:
     findings, rows = asyncio.run(bring_after(PromoteJobSettings.from_environment(), state))
     found = asdict(findings) | {"rows": rows, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     state.run.mkdir(parents=True, exist_ok=True)
-    write_durably(state.run / "reconcile.json", json.dumps(found).encode())
+    write_atomically(state.run / "reconcile.json", json.dumps(found).encode(), durable=True)
     if as_json:
         print_json(found)
     elif findings.alias:

@@ -36,7 +36,7 @@ WHOLE = f"{WITHIN} AND id >= CAST(:lowest AS uuid) AND id < CAST(:beyond AS uuid
 # pay.
 PINNED = (text("SET LOCAL enable_seqscan = off"), text("SET LOCAL jit = off"))
 _PILOT = text(f"""
-SELECT prediction, count(*) AS found, count(*) FILTER (WHERE {WANTED}) AS wanted FROM predictions
+SELECT prediction, count(*) AS found, count(*) FILTER (WHERE {WANTED}) AS matching FROM predictions
 WHERE prediction IN (0, 1) AND {SAMPLE_LEVEL} = ANY(CAST(:rare AS integer[])) AND {INDEXED} AND {WITHIN} GROUP BY prediction
 """)  # noqa: S608 (constants of ours only)
 

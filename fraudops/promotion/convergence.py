@@ -4,24 +4,20 @@ Every step of it is safe to run again.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fraudops.errors import FraudopsError, StoreDownError
-from fraudops.promotion import serving_record as serving_record
+from fraudops.promotion import serving_record
 from fraudops.promotion.ports import (
     Aliases,
     Attempt,
-    Clock,
-    Journal,
-    Lock,
     PodRef,
     PodRefusedError,
-    Pods,
     PodUnresponsiveError,
+    PromotionPorts,
     Records,
-    Rollouts,
     StaleRecordError,
     UnknownWriteError,
 )
@@ -44,48 +40,17 @@ class PromotionResult:
     late: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Deadlines:
-    """Seconds: to prepare all pods, to activate them, once more after a silent pod was deleted or
-    the promotion was undone, and for a rollout.
-    """
-
-    prepare: float = 60.0
-    activate: float = 30.0
-    retry: float = 45.0
-    rollout: float = 600.0
-    pause: float = 0.2
-
-
 class Superseded(Exception):
     """The record belongs to a later promotion."""
 
 
 class Convergence:
-    """Brings every pod after the record."""
+    """The steps after a commit: sync the alias, activate every pod, record the outcome."""
 
-    def __init__(
-        self,
-        records: Records,
-        lock: Lock,
-        aliases: Aliases,
-        pods: Pods,
-        journal: Journal,
-        clock: Clock,
-        say: Callable[[str], None] = lambda _: None,
-        deadlines: Deadlines = Deadlines(),
-        rollouts: Rollouts | None = None,
-    ) -> None:
-        self.records, self.lock, self.aliases, self.pods = records, lock, aliases, pods
-        self.journal, self.clock, self.say, self.deadlines, self.rollouts = (
-            journal,
-            clock,
-            say,
-            deadlines,
-            rollouts,
-        )
+    def __init__(self, ports: PromotionPorts) -> None:
+        self.ports = ports
 
-    async def _finish(
+    async def finish(
         self, attempt: Attempt, record: ServingRecord, outcome: PromotionOutcome
     ) -> PromotionResult:
         """Everything after the commit: mirror, activate, row. Safe to run again."""
@@ -94,7 +59,9 @@ class Convergence:
             raise FraudopsError("a promotion was to be finished, but the record names no version")
         try:
             late = await self._sync_alias(current.epoch)
-            unresponsive = await self._activate_everywhere(current.epoch, self.deadlines.activate)
+            unresponsive = await self._activate_everywhere(
+                current.epoch, self.ports.deadlines.activate
+            )
             reason = None
             if unresponsive:
                 record, outcome, reason = await self._handle_unresponsive(
@@ -102,17 +69,17 @@ class Convergence:
                 )
             await self._still_mine(record)
         except Superseded:
-            record, _ = await self.records.read()
-            return await self._end(
+            record, _ = await self.ports.records.read()
+            return await self.end(
                 attempt, "overtaken", record, "a later promotion has written the record"
             )
-        return await self._end(attempt, outcome, record, reason, late)
+        return await self.end(attempt, outcome, record, reason, late)
 
     async def _sync_alias(self, epoch: int) -> tuple[str, ...]:
-        return await sync_alias(self.records, self.aliases, epoch)
+        return await sync_alias(self.ports.records, self.ports.aliases, epoch)
 
     async def _still_mine(self, record: ServingRecord) -> None:
-        latest, _ = await self.records.read()
+        latest, _ = await self.ports.records.read()
         if latest.epoch != record.epoch:
             raise Superseded
 
@@ -120,33 +87,40 @@ class Convergence:
         """Tells every pod that exists after the commit to read the record; returns those that
         neither follow nor go within the deadline.
         """
-        end = self.clock.now() + seconds
-        waiting = list(await self.pods.list())
-        while not waiting and await self.pods.desired_replicas() > 0 and self.clock.now() < end:
-            await self.clock.sleep(self.deadlines.pause)
-            waiting = list(await self.pods.list())
-        if not waiting and await self.pods.desired_replicas() > 0:
+        end = self.ports.clock.now() + seconds
+        waiting = list(await self.ports.pods.list())
+        while (
+            not waiting
+            and await self.ports.pods.desired_replicas() > 0
+            and self.ports.clock.now() < end
+        ):
+            await self.ports.clock.sleep(self.ports.deadlines.pause)
+            waiting = list(await self.ports.pods.list())
+        if not waiting and await self.ports.pods.desired_replicas() > 0:
             return [PodRef("(no pod at all)", ready=False)]
         while waiting:
             reached = await asyncio.gather(
-                *(self._activate(pod, epoch, max(end - self.clock.now(), 0.1)) for pod in waiting)
+                *(
+                    self._activate(pod, epoch, max(end - self.ports.clock.now(), 0.1))
+                    for pod in waiting
+                )
             )
             waiting = [pod for pod, there in zip(waiting, reached, strict=True) if not there]
-            if not waiting or self.clock.now() >= end:
+            if not waiting or self.ports.clock.now() >= end:
                 break
-            await self.clock.sleep(self.deadlines.pause)
-            existing = {pod.name for pod in await self.pods.list()}
+            await self.ports.clock.sleep(self.ports.deadlines.pause)
+            existing = {pod.name for pod in await self.ports.pods.list()}
             waiting = [pod for pod in waiting if pod.name in existing]
         return waiting
 
     async def _activate(self, pod: PodRef, epoch: int, seconds: float) -> bool:
         try:
-            reached = await self.pods.activate(pod, epoch, seconds)
+            reached = await self.ports.pods.activate(pod, epoch, seconds)
         except (PodUnresponsiveError, PodRefusedError) as error:
-            self.say(f"{pod.name} has not followed yet: {error}")
+            self.ports.say(f"{pod.name} has not followed yet: {error}")
             return False
         if reached > epoch:  # overtaken, unless the record is older than the pod
-            latest, _ = await self.records.read()
+            latest, _ = await self.ports.records.read()
             return reached <= latest.epoch
         return reached == epoch
 
@@ -158,24 +132,24 @@ class Convergence:
         """
         names = ", ".join(pod.name for pod in unresponsive)
         current = record.current
-        if current is None or not await self.lock.held():
+        if current is None or not await self.ports.lock.held():
             raise Superseded
         if len(unresponsive) == 1 and unresponsive[0].name != "(no pod at all)":
-            self.say(f"{names} is silent: deleting it")
+            self.ports.say(f"{names} is silent: deleting it")
             try:
-                await self.pods.delete(unresponsive[0])
+                await self.ports.pods.delete(unresponsive[0])
             except (PodUnresponsiveError, PodRefusedError) as error:
-                self.say(f"{names} cannot be deleted: {error}")
+                self.ports.say(f"{names} cannot be deleted: {error}")
         elif record.previous is None or current.undo or len(unresponsive) == 1:
             return (
                 record,
                 "failed" if record.previous is None else "unconfirmed",
-                f"not confirmed by {names} within {self.deadlines.activate:g} s",
+                f"not confirmed by {names} within {self.ports.deadlines.activate:g} s",
             )
         else:
             record = await self._undo(record, unresponsive)
             outcome = "failed"
-        still = await self._activate_everywhere(record.epoch, self.deadlines.retry)
+        still = await self._activate_everywhere(record.epoch, self.ports.deadlines.retry)
         if still:
             return record, "unconfirmed", f"not confirmed by {', '.join(pod.name for pod in still)}"
         return (
@@ -186,20 +160,22 @@ class Convergence:
 
     async def _undo(self, record: ServingRecord, unresponsive: list[PodRef]) -> ServingRecord:
         """One more commit, compared with our own: a new epoch with the version before."""
-        latest, token = await self.records.read()
+        latest, token = await self.ports.records.read()
         if latest.epoch != record.epoch:
             raise Superseded
-        epoch = max([latest.highest_epoch, *await self._pod_epochs(await self.pods.list())]) + 1
-        back = serving_record.undo(latest, epoch, self.clock.timestamp())
-        self.say(f"{len(unresponsive)} pods are silent: going back, epoch {epoch}")
+        epoch = (
+            max([latest.highest_epoch, *await self.pod_epochs(await self.ports.pods.list())]) + 1
+        )
+        back = serving_record.undo(latest, epoch, self.ports.clock.timestamp())
+        self.ports.say(f"{len(unresponsive)} pods are silent: going back, epoch {epoch}")
         try:
-            await self._write(back, token)
+            await write_record(self.ports.records, back, token)
         except StaleRecordError as error:
             raise Superseded from error
         await self._sync_alias(epoch)
         return back
 
-    async def _end(
+    async def end(
         self,
         attempt: Attempt,
         outcome: PromotionOutcome,
@@ -209,31 +185,35 @@ class Convergence:
     ) -> PromotionResult:
         row = "done" if outcome == "unchanged" else outcome
         reason = "already in production" if outcome == "unchanged" and reason is None else reason
-        await self.journal.write(replace(attempt, outcome=row, reason=reason))
+        await self.ports.journal.write(replace(attempt, outcome=row, reason=reason))
         return PromotionResult(
             outcome, record.epoch, record.current.version if record.current else None, reason, late
         )
 
-    async def _write(self, wanted: ServingRecord, token: Any) -> Any:
-        """One compare-and-set; an answer that was lost is settled by looking."""
-        while True:
-            try:
-                return await self.records.compare_and_set(wanted, token)
-            except (StaleRecordError, UnknownWriteError) as error:
-                record, seen = await self.records.read()
-                if record == wanted:
-                    return seen
-                if seen != token:
-                    raise StaleRecordError("the record has moved on") from error
-
-    async def _pod_epochs(self, pods: Sequence[PodRef]) -> list[int]:
+    async def pod_epochs(self, pods: Sequence[PodRef]) -> list[int]:
         async def ask(pod: PodRef) -> int:
             try:
-                return await self.pods.epoch(pod)
+                return await self.ports.pods.epoch(pod)
             except PodUnresponsiveError:
                 return 0
 
         return list(await asyncio.gather(*(ask(pod) for pod in pods)))
+
+
+async def write_record(records: Records, wanted: ServingRecord, token: Any) -> Any:
+    """Write by one compare-and-set; a lost answer is settled by reading the record again.
+
+    Returns the new token. Raises StaleRecordError, StoreDownError.
+    """
+    while True:
+        try:
+            return await records.compare_and_set(wanted, token)
+        except (StaleRecordError, UnknownWriteError) as error:
+            record, seen = await records.read()
+            if record == wanted:
+                return seen
+            if seen != token:
+                raise StaleRecordError("the record has moved on") from error
 
 
 async def sync_alias(records: Records, aliases: Aliases, epoch: int) -> tuple[str, ...]:

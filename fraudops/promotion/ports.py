@@ -3,7 +3,7 @@
 On one machine, in the cluster and in the simulation the same protocol runs over these.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -176,3 +176,36 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Timeouts in seconds.
+
+    `prepare`: until every pod has prepared the version.
+    `activate`: until every pod has activated it.
+    `retry`: a second activation, after an unresponsive pod was deleted or after an undo.
+    `rollout`: until the new pods of a rollout are ready.
+    `pause`: between two looks at the pods.
+    """
+
+    prepare: float = 60.0
+    activate: float = 30.0
+    retry: float = 45.0
+    rollout: float = 600.0
+    pause: float = 0.2
+
+
+@dataclass(frozen=True)
+class PromotionPorts:
+    """Everything that a promotion reads and writes. Without `rollouts` it knows broadcasts only."""
+
+    records: Records
+    lock: Lock
+    aliases: Aliases
+    pods: Pods
+    journal: Journal
+    clock: Clock
+    rollouts: Rollouts | None = None
+    deadlines: Deadlines = Deadlines()
+    say: Callable[[str], None] = lambda _: None

@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fraudops.errors import RefusedError, StoreDownError
-from fraudops.promotion import serving_record as serving_record
-from fraudops.promotion.convergence import Convergence, PromotionResult
+from fraudops.promotion import serving_record
+from fraudops.promotion.convergence import Convergence, PromotionResult, write_record
 from fraudops.promotion.ports import (
     Attempt,
     PodRef,
     PodRefusedError,
     PodUnresponsiveError,
     PromotionCandidate,
+    PromotionPorts,
     StaleRecordError,
     UnknownWriteError,
 )
@@ -46,18 +47,21 @@ class PromotionRequest:
     rollback: bool = False
 
 
-class Promoter(Convergence):
+class Promoter:
     """One promoter: a Job in the cluster, a command on one machine."""
+
+    def __init__(self, ports: PromotionPorts, convergence: Convergence | None = None) -> None:
+        self.ports, self.convergence = ports, convergence or Convergence(ports)
 
     async def run(self, request: PromotionRequest) -> PromotionResult:
         """Raises StoreDownError when the lock, the record or the registry is not to be had before
         the commit; nothing has changed then.
         """
-        async with self.lock.hold(request.id):
-            record, token = await self.records.read()
+        async with self.ports.lock.hold(request.id):
+            record, token = await self.ports.records.read()
             record = await self.undo_unfinished_rollout(record, token)
             serving = record.current.version if record.current else None
-            at = self.clock.timestamp()
+            at = self.ports.clock.timestamp()
             attempt = Attempt(
                 request.id,
                 request.requested_by,
@@ -74,7 +78,7 @@ class Promoter(Convergence):
             try:
                 candidate = await request.choose(record)
             except RefusedError as refusal:
-                return await self._end(attempt, "refused", record, str(refusal))
+                return await self.convergence.end(attempt, "refused", record, str(refusal))
             current = record.current
             attempt = replace(attempt, version=candidate.version, digest=candidate.digest)
             if (
@@ -82,8 +86,8 @@ class Promoter(Convergence):
                 and (current.digest, current.version) == (candidate.digest, candidate.version)
                 and await self._is_newest(record)
             ):
-                return await self._finish(attempt, record, "unchanged")
-            await self.journal.write(attempt)
+                return await self.convergence.finish(attempt, record, "unchanged")
+            await self.ports.journal.write(attempt)
             return await self._promote(request, candidate, attempt)
 
     async def _resume(
@@ -97,14 +101,16 @@ class Promoter(Convergence):
             attempt = replace(
                 attempt, version=current.version, digest=current.digest, epoch=current.epoch
             )
-            return await self._finish(attempt, record, "failed" if current.undo else "done")
+            return await self.convergence.finish(
+                attempt, record, "failed" if current.undo else "done"
+            )
         later = [
             entry
             for entry in (current, reserved)
             if entry and entry.by != request.id and entry.epoch > first
         ]
         if later:
-            return await self._end(
+            return await self.convergence.end(
                 attempt,
                 "overtaken",
                 record,
@@ -118,36 +124,49 @@ class Promoter(Convergence):
         try:
             reserved, token = await self._reserve(request, candidate)
         except StaleRecordError:
-            record, _ = await self.records.read()
-            return await self._end(
+            record, _ = await self.ports.records.read()
+            return await self.convergence.end(
                 attempt, "overtaken", record, "another promotion began at the same moment"
             )
         target = ServingTarget(reserved.highest_epoch, candidate.version, candidate.digest)
         attempt = replace(attempt, epoch=target.epoch)
-        by_rollout = request.strategy == "rollout" and self.rollouts is not None
+        by_rollout = request.strategy == "rollout" and self.ports.rollouts is not None
         refusal = await (self._roll_out(target) if by_rollout else self._prepare_everywhere(target))
         if refusal:
             return await self._give_up(target, reserved, token, attempt, refusal)
         record = serving_record.commit(reserved)
         try:
-            # The commit point, fenced by the token that the reservation returned, never by a later
-            # read.
-            await self._write(record, token)
+            await self._commit(record, token)
         except StaleRecordError:
             await self._take_back(target, attempt)
-            record, _ = await self.records.read()
-            return await self._end(
+            record, _ = await self.ports.records.read()
+            return await self.convergence.end(
                 attempt, "overtaken", record, "another promotion has written the record"
             )
-        self.say(f"committed: epoch {target.epoch} is version {target.version}")
-        return await self._finish(attempt, record, "done")
+        self.ports.say(f"committed: epoch {target.epoch} is version {target.version}")
+        return await self.convergence.finish(attempt, record, "done")
+
+    async def _commit(self, record: ServingRecord, token: Any) -> None:
+        """Write the commit point.
+
+        The token is the one that the reservation returned, never one of a later read.
+        """
+        await write_record(self.ports.records, record, token)
 
     async def _reserve(
         self, request: PromotionRequest, candidate: PromotionCandidate
     ) -> tuple[ServingRecord, Any]:
         """Above the highest epoch of the record and of every pod that answers."""
-        record, token = await self.records.read()
-        epoch = max([record.highest_epoch, *await self._pod_epochs(await self.pods.list())]) + 1
+        record, token = await self.ports.records.read()
+        epoch = (
+            max(
+                [
+                    record.highest_epoch,
+                    *await self.convergence.pod_epochs(await self.ports.pods.list()),
+                ]
+            )
+            + 1
+        )
         reservation = Reservation(
             epoch=epoch,
             version=candidate.version,
@@ -155,7 +174,7 @@ class Promoter(Convergence):
             schema_fingerprint=candidate.schema_fingerprint,
             strategy=request.strategy,
             by=request.id,
-            at=self.clock.timestamp(),
+            at=self.ports.clock.timestamp(),
             requested_by=request.requested_by,
             rollback=request.rollback,
             verdict=candidate.verdict,
@@ -163,26 +182,29 @@ class Promoter(Convergence):
             sample=candidate.sample,
         )
         reserved = serving_record.reserve(record, reservation)
-        token = await self._write(reserved, token)
-        self.say(f"reserved epoch {epoch} for version {candidate.version}")
+        token = await write_record(self.ports.records, reserved, token)
+        self.ports.say(f"reserved epoch {epoch} for version {candidate.version}")
         return reserved, token
 
     async def _is_newest(self, record: ServingRecord) -> bool:
         """False when a pod has seen a later epoch: the record came back from a backup, and only a
         new epoch brings the pods after it.
         """
-        return max([0, *await self._pod_epochs(await self.pods.list())]) <= record.epoch
+        return (
+            max([0, *await self.convergence.pod_epochs(await self.ports.pods.list())])
+            <= record.epoch
+        )
 
     async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
         """None when every ready pod holds the version, else the reason of the first that does not.
 
         An unready pod has a veto only when none is ready.
         """
-        end = self.clock.now() + self.deadlines.prepare
+        end = self.ports.clock.now() + self.ports.deadlines.prepare
         asked: set[str] = set()
         while True:
-            pods = await self.pods.list()
-            if not pods and await self.pods.desired_replicas() > 0:
+            pods = await self.ports.pods.list()
+            if not pods and await self.ports.pods.desired_replicas() > 0:
                 return "there is no pod to prepare; is the inference service running?"
             new = [pod for pod in pods if pod.name not in asked]
             none_ready = not any(pod.ready for pod in pods)
@@ -209,21 +231,21 @@ class Promoter(Convergence):
         A patient caller asks a silent pod again until the deadline, or until it is gone.
         """
         while True:
-            seconds = end - self.clock.now()
+            seconds = end - self.ports.clock.now()
             if seconds <= 0:
-                return f"pod {pod.name} was not prepared within {self.deadlines.prepare:g} s"
+                return f"pod {pod.name} was not prepared within {self.ports.deadlines.prepare:g} s"
             try:
-                await self.pods.prepare(pod, target, seconds)
+                await self.ports.pods.prepare(pod, target, seconds)
             except PodRefusedError as error:
                 return f"pod {pod.name}: {error}"
             except PodUnresponsiveError as error:
                 if not patient:
                     return f"pod {pod.name}: {error}"
-                await self.clock.sleep(self.deadlines.pause)
-                if all(other.name != pod.name for other in await self.pods.list()):
+                await self.ports.clock.sleep(self.ports.deadlines.pause)
+                if all(other.name != pod.name for other in await self.ports.pods.list()):
                     return None
             else:
-                self.say(f"prepared on {pod.name}")
+                self.ports.say(f"prepared on {pod.name}")
                 return None
 
     async def _roll_out(self, target: ServingTarget) -> str | None:
@@ -231,35 +253,37 @@ class Promoter(Convergence):
 
         Old pods answer meanwhile.
         """
-        assert self.rollouts is not None
-        rollouts = self.rollouts
+        assert self.ports.rollouts is not None
+        rollouts = self.ports.rollouts
         try:
             await self._surely(lambda: rollouts.annotate(target))
         except StaleRecordError as error:
             return str(error)
-        end = self.clock.now() + self.deadlines.rollout
+        end = self.ports.clock.now() + self.ports.deadlines.rollout
         while True:
-            ready = [pod for pod in await self.pods.list() if pod.ready]
-            there = [epoch for epoch in await self._pod_epochs(ready) if epoch == target.epoch]
-            if len(there) >= await self.pods.desired_replicas():
+            ready = [pod for pod in await self.ports.pods.list() if pod.ready]
+            there = [
+                epoch for epoch in await self.convergence.pod_epochs(ready) if epoch == target.epoch
+            ]
+            if len(there) >= await self.ports.pods.desired_replicas():
                 return None
-            if self.clock.now() >= end:
-                return f"after {self.deadlines.rollout:g} s only {len(there)} new pods are ready with version {target.version}"
-            await self.clock.sleep(self.deadlines.pause * 5)
+            if self.ports.clock.now() >= end:
+                return f"after {self.ports.deadlines.rollout:g} s only {len(there)} new pods are ready with version {target.version}"
+            await self.ports.clock.sleep(self.ports.deadlines.pause * 5)
 
     async def undo_unfinished_rollout(self, record: ServingRecord, token: Any) -> ServingRecord:
         """Whoever gets the lock next first undoes what a promoter that died before its commit has
         left on the pod template.
         """
         reserved = record.reserved
-        if self.rollouts is None or reserved is None or reserved.strategy != "rollout":
+        if self.ports.rollouts is None or reserved is None or reserved.strategy != "rollout":
             return record
-        rollouts = self.rollouts
-        self.say(f"undoing the unfinished rollout of epoch {reserved.epoch}")
+        rollouts = self.ports.rollouts
+        self.ports.say(f"undoing the unfinished rollout of epoch {reserved.epoch}")
         released = serving_record.release(record)
         try:
             await self._surely(lambda: rollouts.undo(reserved.epoch))
-            await self._write(released, token)
+            await write_record(self.ports.records, released, token)
         except StaleRecordError as error:
             raise StoreDownError(
                 "another promotion is under way: try again when it has ended"
@@ -272,8 +296,8 @@ class Promoter(Convergence):
             try:
                 return await write()
             except UnknownWriteError as error:
-                self.say(f"trying again: {error}")
-                await self.clock.sleep(self.deadlines.pause)
+                self.ports.say(f"trying again: {error}")
+                await self.ports.clock.sleep(self.ports.deadlines.pause)
         raise StoreDownError("the Kubernetes API does not answer writes")
 
     async def _give_up(
@@ -286,18 +310,18 @@ class Promoter(Convergence):
     ) -> PromotionResult:
         await self._take_back(target, attempt)
         try:
-            await self.records.compare_and_set(serving_record.release(reserved), token)
+            await self.ports.records.compare_and_set(serving_record.release(reserved), token)
         except (StaleRecordError, UnknownWriteError, StoreDownError):
-            self.say("the reservation stays in the record; the next promotion replaces it")
-        return await self._end(attempt, "refused", reserved, refusal)
+            self.ports.say("the reservation stays in the record; the next promotion replaces it")
+        return await self.convergence.end(attempt, "refused", reserved, refusal)
 
     async def _take_back(self, target: ServingTarget, attempt: Attempt) -> None:
         """What was asked of the pods, before anything was committed."""
-        if attempt.strategy == "rollout" and (rollouts := self.rollouts):
+        if attempt.strategy == "rollout" and (rollouts := self.ports.rollouts):
             try:
                 await self._surely(lambda: rollouts.undo(target.epoch))
             except StaleRecordError:
-                self.say("the pod template has been changed meanwhile: it is left as it is")
+                self.ports.say("the pod template has been changed meanwhile: it is left as it is")
         await self._drop(target)
 
     async def _drop(self, target: ServingTarget) -> None:
@@ -305,10 +329,10 @@ class Promoter(Convergence):
 
         async def drop(pod: PodRef) -> None:
             try:
-                await self.pods.drop(pod, target)
+                await self.ports.pods.drop(pod, target)
             except (PodUnresponsiveError, PodRefusedError):
-                self.say(
+                self.ports.say(
                     f"{pod.name} did not answer the drop; it drops version {target.version} at its deadline"
                 )
 
-        await asyncio.gather(*(drop(pod) for pod in await self.pods.list()))
+        await asyncio.gather(*(drop(pod) for pod in await self.ports.pods.list()))

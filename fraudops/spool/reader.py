@@ -5,12 +5,12 @@ elsewhere, so that a crash repeats records but loses none.
 """
 
 import contextlib
-import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from fraudops.errors import StoreDownError
+from fraudops.files import try_lock
 from fraudops.spool.position import POSITION
 from fraudops.spool.segment_reader import SegmentChunk, SegmentReader
 from fraudops.spool.segments import Segment, list_segments
@@ -43,11 +43,9 @@ class SpoolReader:
         self._readers: dict[Segment, SegmentReader] = {}
         self._rows: dict[Segment, tuple[int, int]] = {}
         self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not try_lock(self._lock):
             os.close(self._lock)
-            raise StoreDownError(f"another shipper works on {folder}") from error
+            raise StoreDownError(f"another shipper works on {folder}")
         self._remove_orphaned_positions()
 
     def read(self, budget: int) -> list[tuple[SegmentReader, SegmentChunk]]:

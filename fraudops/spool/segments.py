@@ -1,13 +1,13 @@
 """Segment files: names, listing, size, and locks."""
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fraudops.files import try_lock
 from fraudops.ids import uuid7
 
 SUFFIX = ".seg"
@@ -98,19 +98,4 @@ def adopt(descriptor: int) -> bool:
 
     No writer ever appends to an adopted segment again. Raises OSError.
     """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
-        raise
-    return True
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that the names of new files in it survive the node. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return try_lock(descriptor)

@@ -9,7 +9,6 @@ it was either released cleanly or not touched for SILENT_SECONDS on the observer
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fraudops.errors import StoreDownError
+from fraudops.files import sync_file, sync_folder, try_lock
 from fraudops.spool.position import POSITION
 from fraudops.spool.reader import LOCK
 from fraudops.spool.segments import (
@@ -26,7 +26,6 @@ from fraudops.spool.segments import (
     NEWER,
     adopt,
     list_segments,
-    sync_folder,
 )
 
 logger = logging.getLogger(__name__)
@@ -72,13 +71,13 @@ class PodDirectory:
         for path in self.folder.rglob("*"):
             if path.is_file():
                 with contextlib.suppress(FileNotFoundError):
-                    _sync(path)
+                    sync_file(path)
         for folder in (self.folder / ASIDE, self.folder / NEWER, self.folder):
             if folder.is_dir():
                 sync_folder(folder)
         # Only the last process of the pod may mark the folder. Where flock is node-local, other
         # pods would otherwise take it from processes that still write.
-        if _lock(self._descriptor, fcntl.LOCK_EX):
+        if try_lock(self._descriptor):
             # The time zero is the mark: see `_is_silent`.
             os.utime(self._descriptor, (0, 0))
 
@@ -121,7 +120,7 @@ def _hold(folder: Path) -> PodDirectory:
         folder.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(folder / ALIVE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if _lock(descriptor, fcntl.LOCK_SH) and _is_at(descriptor, folder / ALIVE):
+            if try_lock(descriptor, shared=True) and _is_at(descriptor, folder / ALIVE):
                 os.utime(descriptor)
                 return PodDirectory(folder, descriptor)
             os.close(descriptor)
@@ -240,7 +239,7 @@ def _free(folder: Path) -> int | None:
     descriptor = None
     try:
         descriptor = os.open(folder / ALIVE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if _lock(descriptor, fcntl.LOCK_EX) and _is_at(descriptor, folder / ALIVE):
+        if try_lock(descriptor) and _is_at(descriptor, folder / ALIVE):
             return descriptor
     except FileNotFoundError:
         pass
@@ -254,25 +253,9 @@ def _free(folder: Path) -> int | None:
     return None
 
 
-def _lock(descriptor: int, how: int) -> bool:
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _is_at(descriptor: int, path: Path) -> bool:
     """Return whether the open file is still the one at `path`, not a deleted or replaced one."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,9 +12,10 @@ from itertools import count
 from pathlib import Path
 
 from fraudops.errors import SpoolFullError, StoreDownError
-from fraudops.settings import AuditSettings
+from fraudops.files import sync_folder
 from fraudops.spool.frames import encode_frame
-from fraudops.spool.segments import Segment, create_segment, new_series, spool_bytes, sync_folder
+from fraudops.spool.options import SpoolOptions
+from fraudops.spool.segments import Segment, create_segment, new_series, spool_bytes
 
 logger = logging.getLogger(__name__)
 COUNT_SECONDS = 0.1
@@ -47,21 +48,21 @@ class SpoolWriter:
     100 ms, and whenever it has written a 32nd of the limit. Each may exceed the limit by that much.
     """
 
-    def __init__(self, folder: Path, writer: str, settings: AuditSettings) -> None:
+    def __init__(self, folder: Path, writer: str, options: SpoolOptions) -> None:
         """Create the folder and a first segment. Raises StoreDownError when the disk refuses."""
-        self._folder, self._writer, self._settings = folder, writer, settings
+        self._folder, self._writer, self._options = folder, writer, options
         self._series, self._sequence = new_series(), 0
-        self._always, self._never = settings.fsync == "always", settings.fsync == "never"
+        self._always, self._never = options.fsync == "always", options.fsync == "never"
         self._limit = max(
-            settings.spool_max_bytes // 1024,
-            min(settings.segment_max_bytes, settings.spool_max_bytes // 16),
+            options.max_bytes // 1024,
+            min(options.segment_bytes, options.max_bytes // 16),
         )
         self._lock, self._sync_lock = threading.Lock(), threading.Lock()
         self._stopping, self._due = threading.Event(), threading.Event()
         self._descriptor = -1
         self._retired: list[int] = []
         self._size = self._ordinal = self._ended = 0
-        self._maximum = settings.spool_max_bytes
+        self._maximum = options.max_bytes
         self._written = self._synced = 0
         self._full = self._folder_dirty = False
         self.fsync_failures = 0
@@ -286,9 +287,7 @@ class SpoolWriter:
     def _keep(self) -> None:
         """Run the thread: sync by the policy, close retired segments, count the spool."""
         pause = (
-            COUNT_SECONDS
-            if self._always or self._never
-            else self._settings.fsync_interval_ms / 1000
+            COUNT_SECONDS if self._always or self._never else self._options.fsync_interval_ms / 1000
         )
         counted = 0.0
         while True:

@@ -204,7 +204,7 @@ def patiently(attempt: Callable[[], Result], deadline: float) -> Result:
 
 def make_right(url: str, mlflow_url: str | None, admin_url: str | None, deadline: float) -> None:
     """Raises StoreDownError, SettingsError."""
-    from fraudops.audit.database import migrate
+    from fraudops.audit.migrations import migrate
 
     named = {"DATABASE_URL": url, "MLFLOW_BACKEND_STORE_URI": mlflow_url}
     if admin_url:

@@ -3,13 +3,13 @@ not at all. Run in the cluster.
 """
 
 import hashlib
-import os
 import sys
 from pathlib import Path
 
 import click
 
 from fraudops.errors import RefusedError, StoreDownError
+from fraudops.files import atomic_file
 from jobs.runner import output, run
 
 CHUNK_BYTES = 1 << 20
@@ -21,23 +21,19 @@ def receive(target: Path, size: int) -> str:
     Raises RefusedError when fewer come, StoreDownError when the volume has no room.
     """
     digest, left = hashlib.sha256(), size
-    unfinished = target.with_name(f".{target.name}.part")
     try:
-        with unfinished.open("wb") as file:
-            while left and (chunk := sys.stdin.buffer.read(min(CHUNK_BYTES, left))):
-                file.write(chunk)
-                digest.update(chunk)
-                left -= len(chunk)
-            os.fsync(file.fileno())
-        if left:
-            raise RefusedError(
-                f"the sender ended {left:,} bytes before the end: {target.name} is as it was"
-            )
-        unfinished.replace(target)
+        with atomic_file(target, durable=True) as temporary:
+            with temporary.open("wb") as file:
+                while left and (chunk := sys.stdin.buffer.read(min(CHUNK_BYTES, left))):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    left -= len(chunk)
+            if left:
+                raise RefusedError(
+                    f"the sender ended {left:,} bytes before the end: {target.name} is as it was"
+                )
     except OSError as error:
         raise StoreDownError(f"{target} cannot be written: {error.strerror}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     return digest.hexdigest()
 
 

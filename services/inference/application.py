@@ -57,7 +57,7 @@ class InferenceApp(FastAPI):
         return openapi.describe(super().openapi(), serving.model if serving else None)
 
 
-def create_app(settings: InferenceSettings, drain: Drain) -> FastAPI:
+def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
     """A worker's application, after the fork; it registers itself with the pod when it starts."""
     state = State.at(settings.state)
     metrics, run = Metrics(state.metrics), RunFolder(state.run)

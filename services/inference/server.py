@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from types import FrameType
 from typing import Any
 
-from fastapi import FastAPI
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
@@ -22,7 +22,7 @@ from uvicorn_worker import UvicornWorker
 from fraudops import logs
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
-from services.inference.application import create_app
+from services.inference.application import InferenceApp, create_app
 from services.inference.http.protocol import FastPathProtocol
 from services.inference.pod import startup
 from services.inference.pod.bundle_cache import BundleCache
@@ -80,7 +80,7 @@ class InferenceServer(BaseApplication):  # type: ignore[misc]
         for name, value in chosen.items():
             self.cfg.set(name, value)
 
-    def load(self) -> FastAPI:
+    def load(self) -> InferenceApp:
         """In the worker, after the fork."""
         return create_app(self.settings, self.drain)
 
@@ -110,7 +110,6 @@ class InferenceArbiter(Arbiter):  # type: ignore[misc]
 class InferenceWorker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS = {
         "loop": "uvloop",
-        "http": FastPathProtocol,
         "ws": "none",
         "lifespan": "on",
         "server_header": False,
@@ -127,6 +126,8 @@ class InferenceWorker(UvicornWorker):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
+        # uvicorn calls this for every connection, with arguments of its own.
+        self.config.http = partial(FastPathProtocol, self.wsgi.fast_path)
         server = DrainingServer(self.config, self.app.drain, self._drain_seconds)
         loop, lifeline = asyncio.get_running_loop(), self.app.lifeline[0]
 

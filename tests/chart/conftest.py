@@ -1,3 +1,5 @@
+"""The rendered chart, in every variant, for the tests of this folder."""
+
 import pytest
 
 from tests.chart.rendering import VARIANTS, Manifest, render
@@ -5,5 +7,5 @@ from tests.chart.rendering import VARIANTS, Manifest, render
 
 @pytest.fixture(params=VARIANTS)
 def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
-    """Every object of each way to install."""
+    """Return every object of one variant of the installation."""
     return render(VARIANTS[request.param])

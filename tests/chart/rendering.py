@@ -1,4 +1,4 @@
-"""The chart as Helm renders it, and ways to walk over what comes out."""
+"""Render the chart with Helm, and iterate over the objects, pods and containers."""
 
 import functools
 import json
@@ -25,8 +25,10 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to install: values files below the repository, --set arguments, and whether it is an
-    upgrade.
+    """One way to install the chart.
+
+    `files` are values files below the repository, `settings` are --set arguments, and `upgrade`
+    renders for `helm upgrade`.
     """
 
     files: tuple[str, ...] = ()
@@ -55,10 +57,10 @@ VARIANTS = {
 
 
 def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    program = shutil.which(name)
+    if program is None:
         pytest.fail(f"{name} is not on PATH: {HOW_TO_GET[name]}")
-    return found
+    return program
 
 
 def helm_template(
@@ -88,9 +90,9 @@ def text_of(
 def render(
     variant: Variant = Variant(), release: str = "fraudops", chart: Path = CHART
 ) -> list[Manifest]:
-    """A fresh copy of every object."""
-    found: list[Manifest] = json.loads(json_of(variant, release, chart))
-    return found
+    """Return every object of the variant; the caller may change them."""
+    objects: list[Manifest] = json.loads(json_of(variant, release, chart))
+    return objects
 
 
 @functools.cache
@@ -101,49 +103,24 @@ def json_of(variant: Variant, release: str, chart: Path) -> str:
 
 
 def refusal(*settings: str, files: tuple[str, ...] = ()) -> str:
-    """What helm says of values that it does not render."""
+    """Return Helm's error for settings that it must refuse."""
     done = helm_template(Variant(files, settings))
     assert done.returncode != 0, f"rendered with {settings}"
     return done.stderr
 
 
-def notes(*settings: str, files: tuple[str, ...] = ()) -> str:
-    """What helm prints at the end of an installation."""
-    command = [
-        tool("helm"),
-        "install",
-        "fraudops",
-        str(CHART),
-        "--namespace",
-        "fraud",
-        "--dry-run=client",
-    ]
-    command += [argument for file in files for argument in ("--values", str(ROOT / file))]
-    command += [argument for setting in settings for argument in ("--set", setting)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.partition("NOTES:")[2]
-
-
 def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    found = [
+    matching = [
         manifest
         for manifest in manifests
         if manifest["kind"] == kind and manifest["metadata"]["name"] == name
     ]
-    assert len(found) == 1, f"{kind} {name}: {len(found)} found"
-    return found[0]
+    assert len(matching) == 1, f"{kind} {name}: {len(matching)} found"
+    return matching[0]
 
 
-def kinds(manifests: list[Manifest], *wanted: str) -> list[Manifest]:
-    return [manifest for manifest in manifests if manifest["kind"] in wanted]
+def kinds(manifests: list[Manifest], *names: str) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] in names]
 
 
 def title(manifest: Manifest) -> str:
@@ -157,7 +134,7 @@ def job_spec(manifest: Manifest) -> dict[str, Any] | None:
 
 
 def pod_template(manifest: Manifest) -> dict[str, Any] | None:
-    """metadata and spec of the pods that an object makes, or of the pod that it is."""
+    """Return metadata and spec of the pods that an object makes, or of the pod that it is."""
     if manifest["kind"] == "Pod":
         return {"metadata": manifest["metadata"], "spec": manifest["spec"]}
     spec = job_spec(manifest) or manifest.get("spec")
@@ -173,7 +150,7 @@ def pods(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def containers(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Title, pod spec and container, init containers and sidecars included."""
+    """Yield label, pod spec and container; init containers and sidecars are included."""
     for owner, template in pods(manifests):
         spec = template["spec"]
         for container in [*spec.get("initContainers", []), *spec["containers"]]:
@@ -181,13 +158,14 @@ def containers(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any],
 
 
 def environment(manifests: list[Manifest], container: Mapping[str, Any]) -> dict[str, str]:
-    """The container's variables as it sees them; what comes from a Secret or from the pod stands
-    for itself in angle brackets.
+    """Return the container's environment variables as it sees them.
+
+    A variable from a Secret or from the pod has its source in angle brackets, as `<secretKeyRef>`.
     """
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for source in container.get("envFrom", []):
         if "configMapRef" in source:
-            found |= named(manifests, "ConfigMap", source["configMapRef"]["name"])["data"]
+            variables |= named(manifests, "ConfigMap", source["configMapRef"]["name"])["data"]
     for entry in container.get("env", []):
-        found[entry["name"]] = entry.get("value") or f"<{next(iter(entry['valueFrom']))}>"
-    return found
+        variables[entry["name"]] = entry.get("value") or f"<{next(iter(entry['valueFrom']))}>"
+    return variables

@@ -1,4 +1,4 @@
-"""Who may do what: roles by verb and name, the network's doors, and what an ingress lets through."""
+"""Access rules of the chart: roles, network policies, and the paths of an ingress."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ PRIVATE = [
 
 
 def test_the_roles_are_exactly_these() -> None:
-    found = {
+    roles = {
         role["metadata"]["name"]: {
             ((group, resource), name): rule["verbs"]
             for rule in role["rules"]
@@ -66,7 +66,7 @@ def test_the_roles_are_exactly_these() -> None:
         }
         for role in kinds(render(), "Role")
     }
-    assert found == ROLES
+    assert roles == ROLES
 
 
 def test_each_role_is_bound_to_the_account_of_its_name(manifests: list[Manifest]) -> None:
@@ -84,11 +84,11 @@ def test_the_lease_leaves_its_spec_to_its_holder(manifests: list[Manifest]) -> N
     assert "spec" not in named(manifests, "Lease", "fraudops-promotion")
 
 
-def matches(path: str, kind: str, asked: str) -> bool:
-    """As Ingress and Gateway API have it: Exact is the path itself, Prefix goes by whole segments."""
+def matches(path: str, kind: str, requested: str) -> bool:
+    """Match a path as Ingress and Gateway API do; Prefix compares whole segments."""
     if kind == "Exact":
-        return asked == path
-    return asked == path.rstrip("/") or asked.startswith(path.rstrip("/") + "/")
+        return requested == path
+    return requested == path.rstrip("/") or requested.startswith(path.rstrip("/") + "/")
 
 
 def ingress_paths(manifests: list[Manifest]) -> list[tuple[str, str]]:
@@ -109,12 +109,12 @@ def route_paths(manifests: list[Manifest]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("paths", [ingress_paths, route_paths])
 def test_only_the_public_calls_pass_an_ingress(paths: Any) -> None:
     listed = paths(render(Variant(EVERYTHING.files, ("httpRoute.docs=true",))))
-    assert [
-        asked for asked in PUBLIC if not any(matches(path, kind, asked) for path, kind in listed)
-    ] == []
-    assert [
-        asked for asked in PRIVATE if any(matches(path, kind, asked) for path, kind in listed)
-    ] == []
+    passing = [
+        call
+        for call in (*PUBLIC, *PRIVATE)
+        if any(matches(path, kind, call) for path, kind in listed)
+    ]
+    assert passing == PUBLIC
     undocumented = paths(
         render(Variant(EVERYTHING.files, ("httpRoute.docs=false", "ingress.docs=false")))
     )
@@ -138,7 +138,7 @@ def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     return bool(selector.get("matchLabels", {}).items() <= labels.items())
 
 
-def test_every_pod_is_denied_what_is_not_opened(manifests: list[Manifest]) -> None:
+def test_every_pod_is_denied_all_traffic_that_no_policy_allows(manifests: list[Manifest]) -> None:
     deny = named(manifests, "NetworkPolicy", "fraudops-default-deny")["spec"]
     assert deny["policyTypes"] == ["Ingress", "Egress"]
     assert "ingress" not in deny
@@ -150,38 +150,41 @@ def test_every_pod_is_denied_what_is_not_opened(manifests: list[Manifest]) -> No
 def reachable(
     manifests: list[Manifest], client: dict[str, str], server: dict[str, str], port: int
 ) -> bool:
-    """Whether one pod of the release may connect to another: a way out of the one and a way into
-    the other.
+    """Return whether one pod of the release may connect to another.
+
+    That needs an egress rule for the client and an ingress rule for the server.
     """
-    ways_out = [
+    egress_rules = [
         rule
         for spec in policies(manifests)
         if selects(spec["podSelector"], client)
         for rule in spec.get("egress", [])
     ]
     out = any(
-        peer.get("podSelector") and selects(peer["podSelector"], server) and has(rule, port)
-        for rule in ways_out
+        peer.get("podSelector") and selects(peer["podSelector"], server) and opens_port(rule, port)
+        for rule in egress_rules
         for peer in rule.get("to", [])
     )
-    ways_in = [
+    ingress_rules = [
         rule
         for spec in policies(manifests)
         if selects(spec["podSelector"], server)
         for rule in spec.get("ingress", [])
     ]
     return out and any(
-        set(peer) == {"podSelector"} and selects(peer["podSelector"], client) and has(rule, port)
-        for rule in ways_in
+        set(peer) == {"podSelector"}
+        and selects(peer["podSelector"], client)
+        and opens_port(rule, port)
+        for rule in ingress_rules
         for peer in rule.get("from", [])
     )
 
 
-def has(rule: dict[str, Any], port: int) -> bool:
+def opens_port(rule: dict[str, Any], port: int) -> bool:
     return port in {entry["port"] for entry in rule["ports"]}
 
 
-def test_the_network_opens_exactly_these_doors() -> None:
+def test_the_network_policies_allow_exactly_these_connections() -> None:
     manifests = render(VARIANTS["quickstart"])
     labels = {
         template["metadata"]["labels"]["app.kubernetes.io/component"]: template["metadata"][
@@ -189,19 +192,19 @@ def test_the_network_opens_exactly_these_doors() -> None:
         ]
         for _, template in pods(manifests)
     }
-    doors = {"postgresql": 5432, "mlflow": 5000, "inference": 8000, "admin": 8001}
-    open_doors = {
-        (client, door)
+    targets = {"postgresql": 5432, "mlflow": 5000, "inference": 8000, "admin": 8001}
+    allowed = {
+        (client, target)
         for client, own in labels.items()
-        for door, port in doors.items()
-        if reachable(manifests, own, labels["inference" if door == "admin" else door], port)
+        for target, port in targets.items()
+        if reachable(manifests, own, labels["inference" if target == "admin" else target], port)
     }
-    registry_and_rows = {
-        (client, door)
+    promotion_and_pods = {
+        (client, target)
         for client in ("promote", "pipeline", "reconcile", "bootstrap", "inference")
-        for door in ("mlflow", "postgresql", "admin")
+        for target in ("mlflow", "postgresql", "admin")
     }
-    assert open_doors == registry_and_rows | {
+    assert allowed == promotion_and_pods | {
         *(
             ("mlflow", "postgresql"),
             ("migrate", "postgresql"),
@@ -218,7 +221,7 @@ def test_the_network_opens_exactly_these_doors() -> None:
     }
 
 
-def test_the_ways_out_of_the_namespace_are_of_those_who_need_them() -> None:
+def test_only_pods_that_need_it_may_connect_out_of_the_namespace() -> None:
     manifests = render(EVERYTHING)
     for spec in policies(manifests):
         for rule in spec.get("egress", []):
@@ -242,30 +245,32 @@ def test_the_ways_out_of_the_namespace_are_of_those_who_need_them() -> None:
     }
 
 
-def test_an_ingress_and_a_prometheus_come_in_only_where_they_are_wanted() -> None:
-    def namespaces(*settings: str) -> set[str]:
-        found = [
-            peer
-            for spec in policies(render(Variant(settings=settings)))
-            for rule in spec.get("ingress", [])
-            for peer in rule["from"]
-        ]
-        return {
-            peer["namespaceSelector"]["matchLabels"].get("kubernetes.io/metadata.name", "labelled")
-            for peer in found
-            if "namespaceSelector" in peer
-        }
+def namespaces(*settings: str) -> set[str]:
+    """Return the namespaces from which the network policies allow connections."""
+    peers = [
+        peer
+        for spec in policies(render(Variant(settings=settings)))
+        for rule in spec.get("ingress", [])
+        for peer in rule["from"]
+    ]
+    return {
+        peer["namespaceSelector"]["matchLabels"].get("kubernetes.io/metadata.name", "labelled")
+        for peer in peers
+        if "namespaceSelector" in peer
+    }
 
+
+def test_an_ingress_and_a_prometheus_may_connect_only_if_they_are_enabled() -> None:
     assert namespaces() == {"labelled"}
     assert namespaces("ingress.enabled=true") == {"labelled", "traefik"}
     assert namespaces("serviceMonitor.enabled=true") == {"labelled", "monitoring"}
 
 
-def test_a_way_without_peers_is_closed_rather_than_open_to_all(manifests: list[Manifest]) -> None:
+def test_a_rule_without_peers_is_closed_and_not_open_to_all(manifests: list[Manifest]) -> None:
     closed = render(Variant(settings=("networkPolicy.apiServer.cidrs=null",)))
     for spec in (*policies(manifests), *policies(closed)):
-        ways = [*spec.get("egress", []), *spec.get("ingress", [])]
-        assert all(rule.get("to") or rule.get("from") or has(rule, 53) for rule in ways)
+        rules = [*spec.get("egress", []), *spec.get("ingress", [])]
+        assert all(rule.get("to") or rule.get("from") or opens_port(rule, 53) for rule in rules)
 
 
 def test_the_network_can_be_left_open() -> None:

@@ -1,4 +1,4 @@
-"""Every alert is about metrics that the service really has, says what to do, and has a runbook."""
+"""The alerts: existing metrics only, a summary that says what to do, and a runbook for each."""
 
 import re
 from collections.abc import Iterator
@@ -14,10 +14,9 @@ from tests.support.http_client import HTTP
 from tests.support.serving import Service
 
 ON = ("serviceMonitor.enabled=true", "prometheusRule.enabled=true")
-# What Prometheus itself adds, and kube-state-metrics where `kubeStateMetrics` says that it is
-# there.
-GIVEN_LABELS = {"namespace", "service", "pod"}
-GIVEN_METRICS = {
+# Prometheus adds these labels. kube-state-metrics adds these metrics if `kubeStateMetrics` is on.
+EXTERNAL_LABELS = {"namespace", "service", "pod"}
+EXTERNAL_METRICS = {
     "kube_job_failed": {"namespace", "job_name", "condition"},
     "kube_job_status_start_time": {"namespace", "job_name"},
 }
@@ -34,26 +33,24 @@ def alerts(variant: Variant = EVERYTHING) -> list[dict[str, Any]]:
     ]
 
 
-def named(variant: Variant) -> set[str]:
+def alert_names(variant: Variant) -> set[str]:
     return {rule["alert"] for rule in alerts(variant)}
 
 
 def selectors(expression: str) -> Iterator[tuple[str, str]]:
-    """Each metric that an expression names, with what stands in its braces."""
+    """Yield each metric that an expression names, with the text in its braces."""
     bare = re.sub(r"\b(?:by|on|without|ignoring) ?\([^)]*\)", " ", expression)
-    for found in re.finditer(
+    for match in re.finditer(
         r"(?<![\w\"/.|])([a-zA-Z_:][\w:]*)(?:\{([^}]*)\})?(?!\w)\s*(\()?", bare
     ):
-        name, braces, call = found.groups()
+        name, braces, call = match.groups()
         if braces is not None or (call is None and name not in WORDS):
             yield name, braces or ""
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Labels:
-    """Every sample that a service renders which has answered, refused, shipped and looked for
-    drift, with its labels.
-    """
+    """Return the labels of every sample that a service renders after predictions and drift runs."""
     service = Service(tmp_path_factory.mktemp("alerts"), workers=1).promoted(1)
     try:
         now = datetime.now(UTC)
@@ -66,27 +63,27 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Labels:
         text = HTTP.get(f"{service.url}/metrics").text
     finally:
         service.stop()
-    found: Labels = {}
+    labels: Labels = {}
     for line in text.splitlines():
         if not line.startswith("#"):
             name, _, rest = line.partition(" ")[0].partition("{")
-            found.setdefault(name, set()).update(re.findall(r"(\w+)=", rest))
-    return found
+            labels.setdefault(name, set()).update(re.findall(r"(\w+)=", rest))
+    return labels
 
 
-def test_every_metric_of_every_alert_is_one_that_the_service_has(served: Labels) -> None:
-    known = served | GIVEN_METRICS
+def test_the_service_has_every_metric_of_every_alert(served: Labels) -> None:
+    known = served | EXTERNAL_METRICS
     for rule in alerts():
         used = dict(selectors(rule["expr"]))
         assert used, rule["alert"]
         assert used.keys() <= known.keys(), rule["alert"]
         for name, braces in selectors(rule["expr"]):
             labels = set(re.findall(r"(\w+)(?:=~|=|!=|!~)", braces))
-            assert labels <= known[name] | GIVEN_LABELS, f"{rule['alert']}: {name}"
+            assert labels <= known[name] | EXTERNAL_LABELS, f"{rule['alert']}: {name}"
             assert "namespace" in labels, f"{rule['alert']}: {name} of every release in the cluster"
 
 
-def test_the_paths_that_alerts_select_are_ones_that_are_counted() -> None:
+def test_the_service_counts_the_paths_that_alerts_select() -> None:
     paths = {
         path
         for rule in alerts()
@@ -99,7 +96,10 @@ def test_the_paths_that_alerts_select_are_ones_that_are_counted() -> None:
 
 
 def test_an_expression_is_read_as_prometheus_does() -> None:
-    expression = 'max by (pod) (rate(a_total{x="m|n"}[5m])) > 4 * 3600 or (b{y=~"/c"} unless on (pod) d) and time() - e{} < 1'
+    expression = (
+        'max by (pod) (rate(a_total{x="m|n"}[5m])) > 4 * 3600'
+        ' or (b{y=~"/c"} unless on (pod) d) and time() - e{} < 1'
+    )
     assert list(selectors(expression)) == [
         ("a_total", 'x="m|n"'),
         ("b", 'y=~"/c"'),
@@ -123,10 +123,10 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
 
 def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
     headings = re.findall(r"^## (\w+)$", (CHART / "RUNBOOKS.md").read_text(), re.MULTILINE)
-    assert sorted(headings) == sorted(named(EVERYTHING))
+    assert sorted(headings) == sorted(alert_names(EVERYTHING))
 
 
-def test_no_alert_is_there_unless_it_is_asked_for() -> None:
+def test_alerts_are_rendered_only_if_they_are_enabled() -> None:
     alerting = {name for name, variant in VARIANTS.items() if alerts(variant)}
     assert alerting == {
         name
@@ -138,24 +138,24 @@ def test_no_alert_is_there_unless_it_is_asked_for() -> None:
     )
 
 
-def test_alerts_are_only_about_what_the_release_does() -> None:
-    production = named(Variant(settings=ON))
+def test_alerts_are_only_about_enabled_features_of_the_release() -> None:
+    production = alert_names(Variant(settings=ON))
     assert "FraudopsSampleModelInProduction" in production
-    assert production - named(Variant(settings=(*ON, "environment=development"))) == {
+    assert production - alert_names(Variant(settings=(*ON, "environment=development"))) == {
         "FraudopsSampleModelInProduction"
     }
-    assert production - named(Variant(settings=(*ON, "jobs.drift.enabled=false"))) == {
+    assert production - alert_names(Variant(settings=(*ON, "jobs.drift.enabled=false"))) == {
         "FraudopsDriftUnknown"
     }
-    assert named(
+    assert alert_names(
         Variant(settings=(*ON, "inference.spool.persistence.enabled=true"))
     ) - production == {"FraudopsSpoolAbandoned"}
-    assert named(Variant(settings=(*ON, "prometheusRule.kubeStateMetrics=true"))) - production == {
-        "FraudopsJobFailed"
-    }
+    assert alert_names(
+        Variant(settings=(*ON, "prometheusRule.kubeStateMetrics=true"))
+    ) - production == {"FraudopsJobFailed"}
 
 
-def test_limits_are_the_values() -> None:
+def test_the_limits_of_alerts_are_the_values() -> None:
     settings = (
         "prometheusRule.errorShare=0.05",
         "prometheusRule.latencyP99Seconds=0.25",
@@ -180,6 +180,7 @@ def test_limits_are_the_values() -> None:
 
 
 def test_the_paths_keep_their_label_when_they_are_scraped() -> None:
-    """Prometheus would name its own port `endpoint`, and the alerts on /predict would never fire."""
+    # Without honorLabels Prometheus overwrites the label `endpoint` with the name of the scraped
+    # port, and the alerts on /predict never fire.
     (monitor,) = kinds(render(EVERYTHING), "ServiceMonitor")
     assert [endpoint["honorLabels"] for endpoint in monitor["spec"]["endpoints"]] == [True]

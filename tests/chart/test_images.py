@@ -1,6 +1,9 @@
-"""What the images install, and what runs in the cluster beside them."""
+"""The images: what they install, and the Skaffold and kind files that use them."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-import fraudops
+from fraudops import __version__
 from tests.chart.rendering import CHART, ROOT, Variant, containers, kinds, render
 
 DOCKERFILES = {
@@ -46,60 +49,94 @@ NOT_IN = {
 
 
 def locked(path: Path) -> dict[str, set[str]]:
-    """Every `name==version ; markers` with its hashes."""
-    found: dict[str, set[str]] = {}
+    """Return every `name==version ; markers` of a lock file with its hashes."""
+    pins: dict[str, set[str]] = {}
     pin = ""
     for line in path.read_text().splitlines():
         if line and not line.startswith((" ", "#")):
             pin = line.removesuffix("\\").strip()
-            found[pin] = set()
+            pins[pin] = set()
         elif "--hash" in line:
-            found[pin].add(line.strip().removesuffix("\\").strip())
-    return found
+            pins[pin].add(line.strip().removesuffix("\\").strip())
+    return pins
+
+
+def by_version(lock: dict[str, set[str]]) -> dict[str, set[str]]:
+    return {pin.split(" ;")[0]: hashes for pin, hashes in lock.items()}
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_an_image_installs_what_the_lock_has_and_nothing_else(name: str) -> None:
-    def by_version(lock: dict[str, set[str]]) -> dict[str, set[str]]:
-        return {pin.split(" ;")[0]: hashes for pin, hashes in lock.items()}
-
-    whole, share = (
-        by_version(locked(ROOT / "requirements.lock")),
-        by_version(locked(ROOT / f"requirements-{name}.lock")),
-    )
+def test_an_image_installs_nothing_but_pins_of_the_whole_lock(name: str) -> None:
+    whole = by_version(locked(ROOT / "requirements.lock"))
+    share = by_version(locked(ROOT / f"requirements-{name}.lock"))
     assert len(share) > 20
     assert {pin: hashes for pin, hashes in share.items() if whole.get(pin) != hashes} == {}
     assert all(share.values()), "a pin without hashes"
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_an_image_leaves_out_what_its_program_does_not_need(name: str) -> None:
+def test_an_image_installs_no_library_that_its_program_does_not_need(name: str) -> None:
     installed = {pin.split("==")[0] for pin in locked(ROOT / f"requirements-{name}.lock")}
     assert installed & NOT_IN[name] == set()
 
 
 @pytest.mark.parametrize("path", DOCKERFILES.values())
-def test_a_dockerfile_takes_its_base_by_argument_and_ends_as_nobody(path: str) -> None:
+def test_a_dockerfile_takes_its_base_by_argument_and_runs_as_an_unprivileged_user(
+    path: str,
+) -> None:
     text = (ROOT / path).read_text()
     lines = text.splitlines()
-    assert not any(line.lower().startswith("# syntax=") for line in lines), "it would be pulled"
+    # A syntax line would make the build pull an image from a registry.
+    assert not any(line.lower().startswith("# syntax=") for line in lines)
     assert "ARG BASE=python:3.11-slim" in lines
     assert {line.split()[1] for line in lines if line.startswith("FROM")} <= {
         "${BASE}",
         "dependencies",
     }
     assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
-    assert "RUN" not in text.rpartition("\nFROM ")[2], (
-        "what the last stage runs would leave its tools behind"
-    )
+    # A command in the last stage would leave its tools in the image.
+    assert "RUN" not in text.rpartition("\nFROM ")[2]
     assert "--require-hashes" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "programs"),
+    [
+        ("services/inference/Dockerfile", ("services.inference.__main__", "services.shipper")),
+        ("services/mlflow/Dockerfile", ("services.mlflow.server", "services.mlflow.wait")),
+    ],
+)
+def test_an_image_has_every_module_of_ours_that_its_programs_import(
+    path: str, programs: tuple[str, ...], tmp_path: Path
+) -> None:
+    for line in (ROOT / path).read_text().splitlines():
+        if not line.startswith("COPY ") or not (words := line.split())[-1].startswith("/app/"):
+            continue
+        *sources, target = words[1:]
+        for source in sources:
+            place = tmp_path / target.removeprefix("/app/")
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, place)
+                continue
+            place = place / Path(source).name if target.endswith("/") else place
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / source, place)
+    # The environment's own installation of fraudops is this repository.
+    program = (
+        f"import sys; sys.path = [{str(tmp_path)!r}, *(p for p in sys.path if p != {str(ROOT)!r})]"
+        f"; import {', '.join(programs)}"
+    )
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_chart_runs_the_images_that_are_built() -> None:
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     images = {container["image"] for _, _, container in containers(render())}
     assert images == {f"{name}:{version}" for name in DOCKERFILES} | {"postgres:17"}
-    assert version == fraudops.__version__
+    assert version == __version__
 
 
 def strict(**properties: Any) -> dict[str, Any]:
@@ -118,8 +155,8 @@ RELEASE = strict(
     setValues={"type": "object"},
     setValueTemplates={"type": "object", "additionalProperties": TEXT},
 )
-# The part of Skaffold's own schema (v4beta13) that skaffold.yaml uses, as its reference describes
-# it; its program is not at hand here.
+# The part of Skaffold's schema (v4beta13) that skaffold.yaml uses, written from its reference:
+# the tests do not need the program.
 SKAFFOLD = strict(
     apiVersion={"const": "skaffold/v4beta13"},
     kind={"const": "Config"},
@@ -142,7 +179,7 @@ SKAFFOLD = strict(
 )
 
 
-def test_skaffold_builds_our_images_and_gives_them_to_our_chart() -> None:
+def test_skaffold_builds_the_images_and_passes_them_to_the_chart() -> None:
     config = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
     jsonschema.validate(config, SKAFFOLD)
     assert {

@@ -1,6 +1,4 @@
-"""Rules over every Job and CronJob: what ends it, what is tried again, and that a plain Job's name
-is its content.
-"""
+"""Rules for every Job and CronJob: deadlines, retries, names, arguments and data."""
 
 import pytest
 
@@ -21,7 +19,7 @@ ON_DEMAND = {"train", "validate", "promote", "pipeline"}
 ONCE = {"setup", "migrate", "bootstrap"}
 
 
-def test_every_job_ends_and_says_by_its_exit_code_whether_to_try_again(
+def test_every_job_has_a_deadline_and_is_retried_by_its_exit_code(
     manifests: list[Manifest],
 ) -> None:
     for manifest in kinds(manifests, "Job", "CronJob"):
@@ -38,7 +36,7 @@ def test_every_job_ends_and_says_by_its_exit_code_whether_to_try_again(
         assert StoreDownError.exit_code not in rules[1]["onExitCodes"]["values"]
 
 
-def test_a_promotion_is_tried_three_times_more() -> None:
+def test_a_promotion_is_retried_three_times() -> None:
     for name in ("promote", "pipeline", "bootstrap"):
         found = [
             m
@@ -48,7 +46,7 @@ def test_a_promotion_is_tried_three_times_more() -> None:
         assert [job_spec(manifest)["backoffLimit"] for manifest in found] == [3]  # type: ignore[index]
 
 
-def test_jobs_that_are_started_again_and_again_are_cleared_away(manifests: list[Manifest]) -> None:
+def test_finished_jobs_of_a_cronjob_are_deleted(manifests: list[Manifest]) -> None:
     for manifest in kinds(manifests, "CronJob"):
         spec = manifest["spec"]
         assert spec["jobTemplate"]["spec"]["ttlSecondsAfterFinished"] >= 600, title(manifest)
@@ -57,7 +55,7 @@ def test_jobs_that_are_started_again_and_again_are_cleared_away(manifests: list[
         assert spec["startingDeadlineSeconds"] >= 60, title(manifest)
 
 
-def test_what_runs_on_demand_is_a_suspended_template() -> None:
+def test_jobs_that_run_on_demand_are_suspended_templates() -> None:
     cron = {
         manifest["metadata"]["name"].removeprefix("fraudops-"): manifest["spec"]
         for manifest in kinds(render(), "CronJob")
@@ -68,8 +66,9 @@ def test_what_runs_on_demand_is_a_suspended_template() -> None:
 
 
 def test_scoring_is_a_template_in_shards_that_writes_to_the_data_volume() -> None:
-    """Without a volume it is not there; and no claim is rendered, which a suspended template alone
-    would leave waiting.
+    """Without a data volume the template is not rendered, and the chart renders no claim for it.
+
+    Only a suspended template would mount that claim, so the claim would stay unbound.
     """
     assert "fraudops-score" not in {manifest["metadata"]["name"] for manifest in render()}
     manifests = render(
@@ -117,8 +116,8 @@ def data_mounts(manifest: Manifest) -> list[dict[str, object]]:
     ]
 
 
-def test_a_suspended_template_starts_with_what_it_needs() -> None:
-    """`kubectl create job --from=cronjob/…` cannot add arguments."""
+def test_a_suspended_template_has_all_the_arguments_that_it_needs() -> None:
+    # `kubectl create job --from=cronjob/…` cannot add arguments.
     args = {
         m["metadata"]["name"]: job_spec(m)["template"]["spec"]["containers"][0].get("args")
         for m in kinds(render(), "CronJob")
@@ -142,11 +141,10 @@ def test_all_tries_of_a_promotion_are_one_request(manifests: list[Manifest]) -> 
 
 
 def once_jobs(*settings: str) -> dict[str, str]:
-    """Component → name of the plain Jobs."""
-    found = kinds(render(Variant(EVERYTHING.files, settings)), "Job")
+    """Return the names of the plain Jobs by their component."""
     return {
         manifest["metadata"]["labels"]["app.kubernetes.io/component"]: manifest["metadata"]["name"]
-        for manifest in found
+        for manifest in kinds(render(Variant(EVERYTHING.files, settings)), "Job")
     }
 
 
@@ -172,8 +170,10 @@ def test_jobs_that_run_once_are_named_by_their_content() -> None:
     } == set()
 
 
-def test_jobs_that_run_once_stay_until_their_successors_come(manifests: list[Manifest]) -> None:
-    """One that vanished would be made, and would run, again at every `helm upgrade`."""
+def test_jobs_that_run_once_stay_until_the_next_ones_replace_them(
+    manifests: list[Manifest],
+) -> None:
+    """Helm would make and run a Job again at every upgrade if its time to live had deleted it."""
     for manifest in kinds(manifests, "Job"):
         hooked = "helm.sh/hook" in manifest["metadata"].get("annotations", {})
         assert ("ttlSecondsAfterFinished" in manifest["spec"]) == hooked, title(manifest)
@@ -203,30 +203,32 @@ def test_the_migration_before_an_upgrade_reads_no_config_map_and_ends_before_hel
     ("setting", "component"),
     [("jobs.migrate.enabled=false", "migrate"), ("bootstrap.enabled=false", "bootstrap")],
 )
-def test_a_job_that_is_switched_off_is_not_there(setting: str, component: str) -> None:
+def test_a_job_that_is_disabled_is_not_rendered(setting: str, component: str) -> None:
     assert component not in once_jobs(setting)
 
 
-def test_setup_makes_only_what_is_not_given() -> None:
-    def setup(*settings: str) -> list[str]:
-        manifests = render(Variant(settings=settings))
-        jobs = [
-            m
-            for m in kinds(manifests, "Job")
-            if m["metadata"]["labels"]["app.kubernetes.io/component"] == "setup"
-        ]
-        made: list[str] = [
-            argument
-            for argument in jobs[0]["spec"]["template"]["spec"]["containers"][0]["args"]
-            if argument.startswith("--")
-        ]
-        return [*made, *named(manifests, "Role", "fraudops-setup")["rules"][0]["resources"]]
+def setup_options(*settings: str) -> list[str]:
+    """Return the options of the setup Job and the resources that its role may create."""
+    manifests = render(Variant(settings=settings))
+    jobs = [
+        m
+        for m in kinds(manifests, "Job")
+        if m["metadata"]["labels"]["app.kubernetes.io/component"] == "setup"
+    ]
+    options: list[str] = [
+        argument
+        for argument in jobs[0]["spec"]["template"]["spec"]["containers"][0]["args"]
+        if argument.startswith("--")
+    ]
+    return [*options, *named(manifests, "Role", "fraudops-setup")["rules"][0]["resources"]]
 
+
+def test_setup_makes_only_objects_that_the_values_do_not_name() -> None:
     assert {"--admin-secret", "--database-secret", "--record", "configmaps", "secrets"} <= set(
-        setup()
+        setup_options()
     )
-    assert {"--data-claim", "persistentvolumeclaims"} <= set(setup("data.source=volume"))
-    given = setup(
+    assert {"--data-claim", "persistentvolumeclaims"} <= set(setup_options("data.source=volume"))
+    remaining = setup_options(
         "adminToken.existingSecret=a",
         "postgresql.existingSecret=b",
         "data.source=volume",
@@ -238,35 +240,30 @@ def test_setup_makes_only_what_is_not_given() -> None:
         "--data-claim",
         "secrets",
         "persistentvolumeclaims",
-    } & set(given)
-    assert "--record" in given
+    } & set(remaining)
+    assert "--record" in remaining
 
 
-def test_the_data_is_where_the_jobs_are_told_it_is() -> None:
-    def train(*settings: str) -> tuple[str | None, set[str], list[str]]:
-        spec = job_spec(named(render(Variant(settings=settings)), "CronJob", "fraudops-train"))[
-            "template"
-        ]["spec"]  # type: ignore[index]
-        container = spec["containers"][0]
-        path = next(
-            (
-                entry["value"]
-                for entry in container.get("env", [])
-                if entry["name"] == "FRAUDOPS_DATA"
-            ),
-            None,
-        )
-        return (
-            path,
-            {mount["mountPath"] for mount in container["volumeMounts"]},
-            [c["name"] for c in spec.get("initContainers", [])],
-        )
+def train_data(*settings: str) -> tuple[str | None, set[str], list[str]]:
+    """Return FRAUDOPS_DATA, the mounts and the init containers of the training template."""
+    spec = job_spec(named(render(Variant(settings=settings)), "CronJob", "fraudops-train"))[
+        "template"
+    ]["spec"]  # type: ignore[index]
+    container = spec["containers"][0]
+    variables = {entry["name"]: entry.get("value") for entry in container.get("env", [])}
+    return (
+        variables.get("FRAUDOPS_DATA"),
+        {mount["mountPath"] for mount in container["volumeMounts"]},
+        [c["name"] for c in spec.get("initContainers", [])],
+    )
 
-    assert train() == (None, {"/tmp"}, [])
-    assert train("data.source=volume", "data.file=own.parquet") == (
+
+def test_the_data_is_mounted_at_the_path_in_the_environment_of_the_jobs() -> None:
+    assert train_data() == (None, {"/tmp"}, [])
+    assert train_data("data.source=volume", "data.file=own.parquet") == (
         "/data/own.parquet",
         {"/tmp", "/data"},
         [],
     )
     url = ("data.source=url", "data.url=https://example.com/x.csv", f"data.sha256={'0' * 64}")
-    assert train(*url) == ("/data/creditcard.csv", {"/tmp", "/data"}, ["fetch-data"])
+    assert train_data(*url) == ("/data/creditcard.csv", {"/tmp", "/data"}, ["fetch-data"])

@@ -1,6 +1,4 @@
-"""Every object is one that Kubernetes and the CRDs know, has a name and labels of its own, and
-finds what it refers to.
-"""
+"""Rules for every object: valid schema, unique name, standard labels, resolved references."""
 
 import functools
 import json
@@ -35,10 +33,10 @@ from tests.chart.rendering import (
 )
 
 SCHEMAS = Path(__file__).parent / "schemas"
-# The oldest that Chart.yaml allows, and the one of the kind cluster.
+# The oldest version that Chart.yaml allows, and the version of the kind cluster.
 KUBERNETES = ("1.29", "1.34")
 HEADLESS = {"fraudops-postgresql"}
-# Made by the setup Job, never by the chart.
+# The setup Job makes these, never the chart.
 MADE_ONCE = {
     "fraudops-admin",
     "fraudops-database",
@@ -46,7 +44,8 @@ MADE_ONCE = {
     "fraudops-data",
     "kube-root-ca.crt",
 }
-GIVEN = {
+# Objects of the site that the values files name.
+EXISTING = {
     "audit-key",
     "fraudops-postgres",
     "fraudops-postgres-app",
@@ -59,7 +58,10 @@ GIVEN = {
 
 @functools.cache
 def check(version: str, text: str) -> None:
-    """Raises a ValidationError; most objects are the same in several variants, and are looked at once."""
+    """Validate an object; raise a ValidationError.
+
+    Cached, because most objects are the same in several variants.
+    """
     manifest = json.loads(text)
     own = SCHEMAS / f"{manifest['kind'].lower()}.json"
     if own.exists():
@@ -81,20 +83,20 @@ def test_the_schemas_refuse_an_unknown_field() -> None:
             check(KUBERNETES[0], json.dumps(manifest))
 
 
-class OnceLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping: the later would win unseen."""
+class UniqueKeyLoader(yaml.SafeLoader):
+    """A loader that refuses a key twice in one mapping, where YAML would keep the later one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         twice = [
             key for key, count in Counter(key.value for key, _ in node.value).items() if count > 1
         ]
-        assert not twice, f"line {node.start_mark.line + 1}: {twice} stands twice"
+        assert not twice, f"line {node.start_mark.line + 1}: {twice} is there twice"
         return super().construct_mapping(node, deep)
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=str)
-def test_no_key_stands_twice(variant: Variant) -> None:
-    assert len(list(yaml.load_all(text_of(variant), Loader=OnceLoader))) > 30
+def test_no_mapping_has_a_key_twice(variant: Variant) -> None:
+    assert len(list(yaml.load_all(text_of(variant), Loader=UniqueKeyLoader))) > 30
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=str)
@@ -118,7 +120,7 @@ def test_every_object_carries_the_standard_labels(manifests: list[Manifest]) -> 
         } <= labels.keys(), title(manifest)
 
 
-def test_nothing_is_owned_outside_the_namespace(manifests: list[Manifest]) -> None:
+def test_no_object_is_outside_of_the_namespace(manifests: list[Manifest]) -> None:
     cluster_wide = {
         "ClusterRole",
         "ClusterRoleBinding",
@@ -132,16 +134,17 @@ def test_nothing_is_owned_outside_the_namespace(manifests: list[Manifest]) -> No
         assert {subject["namespace"] for subject in binding["subjects"]} == {NAMESPACE}
 
 
-def test_there_is_no_hook_but_the_test_and_the_migration_before_an_upgrade() -> None:
-    def hooks(variant: Variant) -> set[str]:
-        found = {
-            manifest["metadata"]["name"]: manifest["metadata"]
-            .get("annotations", {})
-            .get("helm.sh/hook")
-            for manifest in render(variant)
-        }
-        return {f"{hook} {name}" for name, hook in found.items() if hook}
+def hooks(variant: Variant) -> set[str]:
+    by_name = {
+        manifest["metadata"]["name"]: manifest["metadata"]
+        .get("annotations", {})
+        .get("helm.sh/hook")
+        for manifest in render(variant)
+    }
+    return {f"{hook} {name}" for name, hook in by_name.items() if hook}
 
+
+def test_there_is_no_hook_but_the_test_and_the_migration_before_an_upgrade() -> None:
     assert hooks(EVERYTHING) == {"test fraudops-test-prediction"}
     assert hooks(VARIANTS["everything upgraded"]) == {
         "test fraudops-test-prediction",
@@ -149,7 +152,7 @@ def test_there_is_no_hook_but_the_test_and_the_migration_before_an_upgrade() -> 
     }
 
 
-def test_no_template_asks_the_cluster_but_the_notes() -> None:
+def test_only_the_notes_read_objects_of_the_cluster() -> None:
     asking = [
         str(path.relative_to(CHART))
         for path in CHART.rglob("templates/**/*")
@@ -162,16 +165,16 @@ def test_no_secret_is_rendered(manifests: list[Manifest]) -> None:
     assert kinds(manifests, "Secret") == []
 
 
-def test_one_kind_stands_in_each_template() -> None:
+def test_each_template_has_one_kind() -> None:
     for path in CHART.glob("templates/*/*.yaml"):
         assert len(set(re.findall(r"^kind: (\w+)", path.read_text(), re.MULTILINE))) <= 1, path
 
 
-def test_selectors_find_the_pods_that_they_mean(manifests: list[Manifest]) -> None:
-    found = {owner: template["metadata"]["labels"] for owner, template in pods(manifests)}
+def test_selectors_select_the_intended_pods(manifests: list[Manifest]) -> None:
+    pod_labels = {owner: template["metadata"]["labels"] for owner, template in pods(manifests)}
 
     def selected(labels: dict[str, str]) -> set[str]:
-        return {owner for owner, own in found.items() if labels.items() <= own.items()}
+        return {owner for owner, own in pod_labels.items() if labels.items() <= own.items()}
 
     for manifest in kinds(manifests, "Deployment", "StatefulSet"):
         assert selected(manifest["spec"]["selector"]["matchLabels"]) == {title(manifest)}
@@ -182,11 +185,11 @@ def test_selectors_find_the_pods_that_they_mean(manifests: list[Manifest]) -> No
             "Deployment fraudops-inference"
         }
     for monitor in kinds(manifests, "ServiceMonitor"):
-        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        labels = monitor["spec"]["selector"]["matchLabels"].items()
         assert [
             s["metadata"]["name"]
             for s in kinds(manifests, "Service")
-            if wanted <= s["metadata"]["labels"].items()
+            if labels <= s["metadata"]["labels"].items()
         ] == ["fraudops-inference-admin"]
 
 
@@ -217,17 +220,17 @@ def test_every_named_port_exists_in_the_pod(manifests: list[Manifest]) -> None:
             assert port is None or port in {port["name"] for port in container["ports"]}, label
 
 
-def test_everything_that_a_pod_mounts_or_reads_is_there(manifests: list[Manifest]) -> None:
+def test_every_object_that_a_pod_mounts_or_reads_exists(manifests: list[Manifest]) -> None:
     rendered = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
     for manifest in manifests:
         for kind, name in references(manifest):
-            assert (kind, name) in rendered or name in MADE_ONCE | GIVEN | {"default"}, (
+            assert (kind, name) in rendered or name in MADE_ONCE | EXISTING | {"default"}, (
                 f"{title(manifest)} refers to {kind} {name}"
             )
 
 
 def references(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Kind and name of what the pods of an object mount or read."""
+    """Yield kind and name of every object that the pods of this one mount or read."""
     template = pod_template(manifest)
     if template is None:
         return
@@ -258,7 +261,7 @@ def references(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def test_no_claim_is_rendered_that_no_running_pod_mounts(manifests: list[Manifest]) -> None:
-    """Where the StorageClass binds on first use, helm's --wait would never end."""
+    """`helm --wait` would time out if the StorageClass binds a claim only at its first use."""
     running = {
         name
         for manifest in kinds(manifests, "Deployment", "StatefulSet")
@@ -289,7 +292,7 @@ def test_another_release_has_other_names() -> None:
 
 
 def test_the_instance_label_is_the_names_prefix() -> None:
-    """The promotion finds the pods by it."""
+    # The promotion finds the pods by this label.
     deployment = named(render(release="second"), "Deployment", "second-fraudops-inference")
     settings = named(render(release="second"), "ConfigMap", "second-fraudops-jobs")["data"]
     assert (
@@ -308,7 +311,7 @@ def test_names_are_short_enough_for_kubernetes() -> None:
     assert "Set fullnameOverride" in refusal(f"fullnameOverride={longest}x")
 
 
-def test_what_no_schema_can_say_is_refused_with_its_remedy() -> None:
+def test_values_that_contradict_each_other_are_refused_with_a_remedy() -> None:
     assert "Set data.source to your own data" in refusal("bootstrap.enabled=true")
     assert "name in postgresql.existingSecret" in refusal("postgresql.enabled=false")
     assert "set mlflow.url" in refusal("mlflow.enabled=false")

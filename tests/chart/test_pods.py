@@ -1,4 +1,4 @@
-"""Rules over every container of every way to install."""
+"""Rules for every container in every variant of the installation."""
 
 import importlib.util
 import re
@@ -19,7 +19,7 @@ from tests.chart.rendering import (
 )
 
 LONG_RUNNING = {"Deployment", "StatefulSet"}
-# What Pod Security `restricted` lets a pod mount.
+# The volume types that Pod Security `restricted` allows.
 VOLUMES = {
     "configMap",
     "emptyDir",
@@ -29,7 +29,7 @@ VOLUMES = {
     "secret",
     "downwardAPI",
 }
-# Who may talk to the Kubernetes API, by its own ServiceAccount.
+# The containers that may call the Kubernetes API, with their ServiceAccount.
 ACCOUNTS = {
     "inference": "fraudops-inference",
     "validate": "fraudops-jobs",
@@ -41,7 +41,7 @@ ACCOUNTS = {
     "bootstrap": "fraudops-promotion",
     "setup": "fraudops-setup",
 }
-READS = {
+SECRET_READERS = {
     "FRAUDOPS_ADMIN_TOKEN": {
         "inference",
         "shipper",
@@ -93,7 +93,9 @@ def test_no_pod_gets_the_services_of_its_namespace_as_variables(manifests: list[
     ] == []
 
 
-def test_every_container_asks_for_what_it_needs(manifests: list[Manifest]) -> None:
+def test_every_container_requests_cpu_and_memory_and_limits_memory(
+    manifests: list[Manifest],
+) -> None:
     for label, _, container in containers(manifests):
         assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), label
         assert "memory" in container["resources"]["limits"], label
@@ -123,7 +125,7 @@ def test_one_registry_serves_every_image() -> None:
     } == {"registry.example.com/fraud"}
 
 
-def test_the_reason_of_an_end_is_in_the_pods_status(manifests: list[Manifest]) -> None:
+def test_the_reason_of_a_failure_is_in_the_status_of_the_pod(manifests: list[Manifest]) -> None:
     assert [
         label
         for label, _, container in containers(manifests)
@@ -131,7 +133,7 @@ def test_the_reason_of_an_end_is_in_the_pods_status(manifests: list[Manifest]) -
     ] == []
 
 
-def test_no_variable_stands_twice(manifests: list[Manifest]) -> None:
+def test_no_container_has_a_variable_twice(manifests: list[Manifest]) -> None:
     for label, _, container in containers(manifests):
         names = [entry["name"] for entry in container.get("env", [])]
         for source in container.get("envFrom", []):
@@ -140,7 +142,7 @@ def test_no_variable_stands_twice(manifests: list[Manifest]) -> None:
         assert [name for name, count in Counter(names).items() if count > 1] == [], label
 
 
-def test_every_command_is_a_program_of_ours(manifests: list[Manifest]) -> None:
+def test_every_command_is_a_module_of_the_product(manifests: list[Manifest]) -> None:
     for label, _, container in containers(manifests):
         if container["name"] == "postgresql":
             assert "command" not in container
@@ -150,7 +152,7 @@ def test_every_command_is_a_program_of_ours(manifests: list[Manifest]) -> None:
         assert importlib.util.find_spec(module) is not None, f"{label}: there is no {module}"
 
 
-def test_what_stays_up_is_probed_three_ways(manifests: list[Manifest]) -> None:
+def test_every_long_running_container_has_three_probes(manifests: list[Manifest]) -> None:
     for manifest in kinds(manifests, *LONG_RUNNING):
         for container in pod_template(manifest)["spec"]["containers"]:  # type: ignore[index]
             assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), title(
@@ -160,10 +162,10 @@ def test_what_stays_up_is_probed_three_ways(manifests: list[Manifest]) -> None:
             assert (
                 ready["periodSeconds"] * ready["failureThreshold"]
                 < alive["periodSeconds"] * alive["failureThreshold"]
-            ), "leave the Service long before a restart"
+            ), "the pod must leave the Service long before a restart"
 
 
-def test_the_services_probes_mean_different_things() -> None:
+def test_readiness_and_liveness_of_the_service_use_different_paths() -> None:
     deployment = named(render(), "Deployment", "fraudops-inference")
     service = deployment["spec"]["template"]["spec"]["containers"][0]
     assert service["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "http"}
@@ -173,7 +175,7 @@ def test_the_services_probes_mean_different_things() -> None:
     )
 
 
-def test_mlflows_readiness_asks_its_api_by_an_allowed_name() -> None:
+def test_the_readiness_probe_of_mlflow_calls_its_api_by_an_allowed_host() -> None:
     manifests = render()
     probe = named(manifests, "Deployment", "fraudops-mlflow")["spec"]["template"]["spec"][
         "containers"
@@ -216,7 +218,9 @@ def test_the_shipper_is_a_native_sidecar_on_the_services_spool(manifests: list[M
         ] == "state"
 
 
-def test_only_those_who_talk_to_kubernetes_hold_a_token(manifests: list[Manifest]) -> None:
+def test_only_containers_that_call_the_kubernetes_api_have_a_token(
+    manifests: list[Manifest],
+) -> None:
     for owner, template in pods(manifests):
         spec = template["spec"]
         assert spec["automountServiceAccountToken"] is False, owner
@@ -231,9 +235,9 @@ def test_only_those_who_talk_to_kubernetes_hold_a_token(manifests: list[Manifest
                 assert template["metadata"]["labels"]["fraudops.io/access-api"] == "true", owner
 
 
-def test_only_those_who_need_a_secret_read_it(manifests: list[Manifest]) -> None:
+def test_only_containers_that_need_a_secret_read_it(manifests: list[Manifest]) -> None:
     for label, _, container in containers(manifests):
-        for variable, readers in READS.items():
+        for variable, readers in SECRET_READERS.items():
             has = variable in environment(manifests, container)
             assert has <= (container["name"] in readers), f"{label} reads {variable}"
             assert (
@@ -241,14 +245,14 @@ def test_only_those_who_need_a_secret_read_it(manifests: list[Manifest]) -> None
             ), f"{label} lacks {variable}"
 
 
-def test_secrets_never_lie_in_a_config_map(manifests: list[Manifest]) -> None:
+def test_no_config_map_holds_a_secret(manifests: list[Manifest]) -> None:
     for manifest in kinds(manifests, "ConfigMap"):
         assert not re.search(
             r"(?i)password|postgresql://|AWS_SECRET|FRAUDOPS_ADMIN_TOKEN", str(manifest["data"])
         ), title(manifest)
 
 
-def test_replicas_belong_to_the_autoscaler_where_there_is_one() -> None:
+def test_the_chart_sets_no_replicas_with_an_autoscaler() -> None:
     def replicas(*settings: str) -> object:
         spec = named(render(Variant(settings=settings)), "Deployment", "fraudops-inference")["spec"]
         return spec.get("replicas", "absent")
@@ -259,7 +263,7 @@ def test_replicas_belong_to_the_autoscaler_where_there_is_one() -> None:
     assert replicas("inference.autoscaling.enabled=true") == "absent"
 
 
-def test_one_mlflow_at_a_time_has_the_artifacts(manifests: list[Manifest]) -> None:
+def test_two_mlflow_pods_never_share_the_artifacts(manifests: list[Manifest]) -> None:
     for manifest in kinds(manifests, "Deployment"):
         if manifest["metadata"]["name"] == "fraudops-mlflow":
             assert (manifest["spec"]["replicas"], manifest["spec"]["strategy"]) == (

@@ -1,4 +1,4 @@
-"""values.yaml → ConfigMap → environment → settings class: the whole road, for every setting."""
+"""Every setting on its way from values.yaml through the ConfigMap to the settings class."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from fraudops.settings import (
 from jobs.settings import Setting, settings_of
 from tests.chart.rendering import Manifest, Variant, containers, environment, refusal, render
 
-# Which container runs which program.
+# The settings of the program in each container.
 RUNS: dict[str, type[ProgramSettings]] = {
     "inference": InferenceSettings,
     "shipper": ShipperSettings,
@@ -33,8 +33,8 @@ RUNS: dict[str, type[ProgramSettings]] = {
     "drift": DriftJobSettings,
     "retention": RetentionJobSettings,
 }
-# What the chart decides, or takes from a Secret or the pod, rather than from values.
-DECIDED = {
+# The chart sets these itself or takes them from a Secret or the pod; no value sets them.
+SET_BY_CHART = {
     *(
         "FRAUDOPS_STATE",
         "FRAUDOPS_HOST",
@@ -54,15 +54,15 @@ DECIDED = {
     "FRAUDOPS_SPOOL_VOLUME",
 }
 AUDIT_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
-# Where a value's place is not the setting's name.
-PLACES = {
+# The settings whose value has another name.
+VALUE_PATHS = {
     "FRAUDOPS_MODEL_NAME": "modelName",
     "FRAUDOPS_LOG_LEVEL": "logLevel",
     "FRAUDOPS_ENVIRONMENT": "environment",
     "FRAUDOPS_RETENTION__EXPORT": "retention.exportClaim",
     "MLFLOW_TRACKING_URI": "mlflow.url",
 }
-OTHER = {
+OTHER_VALUES = {
     "FRAUDOPS_LOG_LEVEL": "debug",
     "FRAUDOPS_ENVIRONMENT": "development",
     "FRAUDOPS_AUDIT__DURABILITY": "commit",
@@ -75,20 +75,21 @@ OTHER = {
 SETTINGS = {setting.variable: setting for program in PROGRAMS for setting in settings_of(program)}
 
 
-def place(variable: str) -> str:
-    """`FRAUDOPS_GATES__ROC_AUC` → `gates.rocAuc`; a setting without a group is the inference
-    service's.
+def value_path(variable: str) -> str:
+    """Return the value of a variable: `FRAUDOPS_GATES__ROC_AUC` is set by `gates.rocAuc`.
+
+    A setting without a group belongs to the inference service.
     """
-    if variable in PLACES:
-        return PLACES[variable]
+    if variable in VALUE_PATHS:
+        return VALUE_PATHS[variable]
     group, _, name = variable.removeprefix(PREFIX).lower().rpartition("__")
-    return f"{group or 'inference'}.{re.sub(r'_([a-z])', lambda found: found[1].upper(), name)}"
+    return f"{group or 'inference'}.{re.sub(r'_([a-z])', lambda match: match[1].upper(), name)}"
 
 
 def other_value(setting: Setting) -> str:
-    """One that the setting accepts and that is not its default."""
-    if setting.variable in OTHER:
-        return OTHER[setting.variable]
+    """Return a value that the setting accepts and that is not its default."""
+    if setting.variable in OTHER_VALUES:
+        return OTHER_VALUES[setting.variable]
     if setting.type.startswith("integer"):
         return str(setting.default + 1)
     return str(setting.default / 2)
@@ -131,16 +132,14 @@ def test_every_variable_of_every_container_is_a_known_one(manifests: list[Manife
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_charts_defaults_are_the_programs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for what the chart decides, and for the environment: what is installed is production
-    unless one says otherwise.
-    """
-    found = dict(leaves(settings_of_container(render(), name, monkeypatch)))
+    values = dict(leaves(settings_of_container(render(), name, monkeypatch)))
     differing = {
         variable
-        for variable, value in found.items()
+        for variable, value in values.items()
         if SETTINGS[variable].default not in (value, str(value))
     }
-    assert differing <= DECIDED | {"FRAUDOPS_ENVIRONMENT", "MLFLOW_TRACKING_URI"}
+    # An installation is production by default, a program on one machine is not.
+    assert differing <= SET_BY_CHART | {"FRAUDOPS_ENVIRONMENT", "MLFLOW_TRACKING_URI"}
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -148,20 +147,24 @@ def test_every_setting_can_be_reached_from_values(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = dict(leaves(settings_of_container(render(), name, monkeypatch)))
-    wanted = [SETTINGS[variable] for variable in before if variable not in DECIDED]
-    given = [
-        f"{place(setting.variable)}={other_value(setting)}"
-        for setting in wanted
+    reachable = [SETTINGS[variable] for variable in before if variable not in SET_BY_CHART]
+    arguments = [
+        f"{value_path(setting.variable)}={other_value(setting)}"
+        for setting in reachable
         if setting.type != "JSON object"
     ]
-    given.append("audit.existingSecret=keys")
-    mlflow = ["mlflow.enabled=false", "mlflow.url=https://mlflow.example.com"]
-    manifests = render(Variant(settings=(*given, *mlflow, "drift.featureThresholds.Amount=0.4")))
+    arguments += [
+        "audit.existingSecret=keys",
+        "mlflow.enabled=false",
+        "mlflow.url=https://mlflow.example.com",
+        "drift.featureThresholds.Amount=0.4",
+    ]
+    manifests = render(Variant(settings=tuple(arguments)))
     after = dict(leaves(settings_of_container(manifests, name, monkeypatch)))
-    assert {variable for variable in before if before[variable] == after[variable]} <= DECIDED
+    assert {variable for variable in before if before[variable] == after[variable]} <= SET_BY_CHART
 
 
-def test_the_feature_thresholds_travel_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_feature_thresholds_are_passed_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of_container(
         render(Variant(settings=("drift.featureThresholds.Amount=0.4",))), "drift", monkeypatch
     )
@@ -169,20 +172,20 @@ def test_the_feature_thresholds_travel_as_json(monkeypatch: pytest.MonkeyPatch) 
     assert settings.drift.feature_thresholds == {"Amount": 0.4}
 
 
-def test_the_key_of_the_features_reaches_the_service_and_drift_and_nobody_else() -> None:
+def test_the_feature_key_reaches_only_the_service_and_drift() -> None:
     manifests = render(
         Variant(
             settings=("audit.features=sealed", "audit.existingSecret=keys", "audit.secretKey=mine")
         )
     )
-    found = {
+    entries = {
         container["name"]: entry
         for _, _, container in containers(manifests)
         for entry in container.get("env", [])
         if "AUDIT__KEY" in entry["name"]
     }
-    assert found.keys() == {"inference", "drift"}
-    assert {tuple(entry["valueFrom"]["secretKeyRef"].items()) for entry in found.values()} == {
+    assert entries.keys() == {"inference", "drift"}
+    assert {tuple(entry["valueFrom"]["secretKeyRef"].items()) for entry in entries.values()} == {
         (("name", "keys"), ("key", "mine"))
     }
     assert not any(
@@ -200,7 +203,6 @@ def test_each_setting_is_one_line_of_a_config_map() -> None:
     maps = [manifest["data"] for manifest in render() if manifest["kind"] == "ConfigMap"]
     for data in maps:
         assert all(isinstance(value, str) for value in data.values())
-        assert not any(re.fullmatch(r"-?[0-9.]+e\+[0-9]+", value) for value in data.values()), (
-            "a whole number as Go prints a large float"
-        )
+        # Go prints a large whole number from YAML as a float with an exponent.
+        assert not any(re.fullmatch(r"-?[0-9.]+e\+[0-9]+", value) for value in data.values())
     assert json.loads(maps[-1].get("FRAUDOPS_DRIFT__FEATURE_THRESHOLDS", "{}")) == {}

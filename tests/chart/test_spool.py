@@ -1,6 +1,4 @@
-"""Where the audit spool lies: always on a disk that holds it, and with a volume of its own outside
-of the pod.
-"""
+"""The disk of the audit spool: large enough, and optionally a volume that outlives the pod."""
 
 import math
 import re
@@ -22,7 +20,7 @@ from tests.chart.rendering import (
 )
 
 GI = 1 << 30
-ON = "inference.spool.persistence.enabled=true"
+PERSISTENT = "inference.spool.persistence.enabled=true"
 PERSISTENCE = "inference.spool.persistence"
 
 
@@ -39,7 +37,7 @@ def volume(*settings: str, name: str = "state") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("spool", [1 << 20, 1 << 28, GI, 16 * GI, (1 << 34) + 1])
-def test_the_state_is_made_large_enough_for_spool_and_bundles(spool: int) -> None:
+def test_the_state_is_large_enough_for_spool_and_bundles(spool: int) -> None:
     size = (
         int(volume(f"audit.spoolMaxBytes={spool}")["emptyDir"]["sizeLimit"].removesuffix("Mi"))
         << 20
@@ -56,9 +54,9 @@ def test_a_spool_that_its_disk_cannot_hold_is_refused(size: str) -> None:
     for kind in ("emptyDir", "ephemeral"):
         chosen = (f"inference.state.type={kind}", f"inference.state.size={size}")
         assert render(Variant(settings=(*chosen, f"audit.spoolMaxBytes={bound}")))
-        said = refusal(*chosen, f"audit.spoolMaxBytes={bound + 1}")
-        assert "seven tenths of inference.state.size" in said
-    advice = re.search(r"at least (\d+)Mi", said)
+        message = refusal(*chosen, f"audit.spoolMaxBytes={bound + 1}")
+        assert "seven tenths of inference.state.size" in message
+    advice = re.search(r"at least (\d+)Mi", message)
     assert advice
     assert render(
         Variant(
@@ -67,7 +65,7 @@ def test_a_spool_that_its_disk_cannot_hold_is_refused(size: str) -> None:
     )
 
 
-def test_a_spool_above_the_limit_of_ephemeral_storage_is_refused_where_it_counts() -> None:
+def test_a_spool_above_the_limit_of_ephemeral_storage_is_refused_for_an_empty_directory() -> None:
     limit = (
         "inference.resources.limits.ephemeral-storage=1Gi",
         "inference.shipper.resources.limits.ephemeral-storage=1Mi",
@@ -78,7 +76,7 @@ def test_a_spool_above_the_limit_of_ephemeral_storage_is_refused_where_it_counts
     )
     assert render(Variant(settings=(*limit, below)))
     assert "not below the pod's limit of ephemeral-storage" in refusal(*limit, not_below)
-    for elsewhere in ("inference.state.type=ephemeral", ON):
+    for elsewhere in ("inference.state.type=ephemeral", PERSISTENT):
         assert render(Variant(settings=(*limit, not_below, elsewhere)))
 
 
@@ -91,28 +89,28 @@ def test_a_spool_above_the_limit_of_ephemeral_storage_is_refused_where_it_counts
         (("inference.replicas=null",), 3),
     ],
 )
-def test_the_volume_must_hold_the_spools_of_all_pods_and_of_one_more_in_a_rollout(
+def test_the_volume_must_hold_the_spools_of_all_pods_and_one_more_during_a_rollout(
     settings: tuple[str, ...], pods: int
 ) -> None:
     enough, spool = f"{PERSISTENCE}.size=100Gi", 70 * GI // pods
-    assert render(Variant(settings=(ON, enough, *settings, f"audit.spoolMaxBytes={spool}")))
-    said = refusal(ON, enough, *settings, f"audit.spoolMaxBytes={spool + pods}")
-    assert f"The spools of {pods} pods" in said
-    advice = re.search(r"at least (\d+)Mi", said)
+    assert render(Variant(settings=(PERSISTENT, enough, *settings, f"audit.spoolMaxBytes={spool}")))
+    message = refusal(PERSISTENT, enough, *settings, f"audit.spoolMaxBytes={spool + pods}")
+    assert f"The spools of {pods} pods" in message
+    advice = re.search(r"at least (\d+)Mi", message)
     assert advice
     assert render(
         Variant(
             settings=(
-                ON,
+                PERSISTENT,
                 f"{PERSISTENCE}.size={advice[1]}Mi",
                 *settings,
                 f"audit.spoolMaxBytes={spool + pods}",
             )
         )
     )
-    # A claim of one's own is no larger for being one's own.
+    # The same limit holds for a claim that the site has made.
     assert f"The spools of {pods} pods" in refusal(
-        ON,
+        PERSISTENT,
         enough,
         f"{PERSISTENCE}.existingClaim=mine",
         *settings,
@@ -120,7 +118,7 @@ def test_the_volume_must_hold_the_spools_of_all_pods_and_of_one_more_in_a_rollou
     )
 
 
-def test_the_volume_is_one_claim_of_all_pods() -> None:
+def test_the_volume_is_one_claim_for_all_pods() -> None:
     (claim,) = (
         claim
         for claim in kinds(render(EVERYTHING), "PersistentVolumeClaim")
@@ -132,19 +130,21 @@ def test_the_volume_is_one_claim_of_all_pods() -> None:
         "resources": {"requests": {"storage": "20Gi"}},
     }
     assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    assert volume(ON, name="spool")["persistentVolumeClaim"] == {
+    assert volume(PERSISTENT, name="spool")["persistentVolumeClaim"] == {
         "claimName": claim["metadata"]["name"]
     }
-    assert volume(ON)["emptyDir"] == {"sizeLimit": "1024Mi"}
-    one_node = render(Variant(settings=(ON, f"{PERSISTENCE}.accessModes={{ReadWriteOnce}}")))
+    assert volume(PERSISTENT)["emptyDir"] == {"sizeLimit": "1024Mi"}
+    one_node = render(
+        Variant(settings=(PERSISTENT, f"{PERSISTENCE}.accessModes={{ReadWriteOnce}}"))
+    )
     assert named(one_node, "PersistentVolumeClaim", "fraudops-inference-spool")["spec"][
         "accessModes"
     ] == ["ReadWriteOnce"]
-    assert "accessModes" in refusal(ON, f"{PERSISTENCE}.accessModes={{ReadWriteOncePod}}")
+    assert "accessModes" in refusal(PERSISTENT, f"{PERSISTENCE}.accessModes={{ReadWriteOncePod}}")
 
 
-def test_a_claim_of_ones_own_is_mounted_and_none_is_made() -> None:
-    manifests = render(Variant(settings=(ON, f"{PERSISTENCE}.existingClaim=mine")))
+def test_an_existing_claim_is_mounted_and_no_other_is_rendered() -> None:
+    manifests = render(Variant(settings=(PERSISTENT, f"{PERSISTENCE}.existingClaim=mine")))
     assert not [
         claim
         for claim in kinds(manifests, "PersistentVolumeClaim")
@@ -155,29 +155,28 @@ def test_a_claim_of_ones_own_is_mounted_and_none_is_made() -> None:
     ]
 
 
-def test_service_and_shipper_find_the_same_folder_there() -> None:
-    manifests = render(Variant(settings=(ON,)))
-    found = {}
+def test_service_and_shipper_use_the_same_folder_of_the_volume() -> None:
+    manifests = render(Variant(settings=(PERSISTENT,)))
+    folders = {}
     for _, _, container in containers(manifests):
         variables = environment(manifests, container)
         if "FRAUDOPS_SPOOL_VOLUME" in variables:
-            (place,) = (
+            (mount_path,) = (
                 mount["mountPath"]
                 for mount in container["volumeMounts"]
                 if mount["name"] == "spool"
             )
-            found[container["name"]] = (
+            folders[container["name"]] = (
                 variables["FRAUDOPS_SPOOL_VOLUME"],
                 variables["FRAUDOPS_POD"],
             )
-            assert variables["FRAUDOPS_SPOOL_VOLUME"] == f"{place}/fraudops", (
-                "another release may have the same claim"
-            )
-    assert found.keys() == {"inference", "shipper"}
-    assert len(set(found.values())) == 1
+            # Another release may use the same claim, so each has its own folder.
+            assert variables["FRAUDOPS_SPOOL_VOLUME"] == f"{mount_path}/fraudops"
+    assert folders.keys() == {"inference", "shipper"}
+    assert len(set(folders.values())) == 1
 
 
-def test_without_the_volume_nothing_of_it_is_there() -> None:
+def test_without_persistence_no_volume_and_no_variable_is_rendered() -> None:
     manifests = render()
     assert [volume["name"] for volume in pod_spec(manifests)["volumes"]] == [
         "state",
@@ -190,10 +189,10 @@ def test_without_the_volume_nothing_of_it_is_there() -> None:
     )
 
 
-def test_the_notes_say_what_a_volume_changes() -> None:
+def test_the_notes_describe_the_effect_of_a_volume() -> None:
     assert "lies on its node's disk" in notes()
-    assert "lies on its node's disk" not in notes(ON)
-    assert "the audit spool" in notes(ON)
+    assert "lies on its node's disk" not in notes(PERSISTENT)
+    assert "the audit spool" in notes(PERSISTENT)
     assert "every inference pod must run on one node" in notes(
-        ON, f"{PERSISTENCE}.accessModes={{ReadWriteOnce}}"
+        PERSISTENT, f"{PERSISTENCE}.accessModes={{ReadWriteOnce}}"
     )

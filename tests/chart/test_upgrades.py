@@ -1,4 +1,4 @@
-"""What an upgrade replaces: exactly the pods that read what has changed."""
+"""Upgrades: exactly the pods that read a changed value are replaced."""
 
 import shutil
 from pathlib import Path
@@ -17,13 +17,13 @@ S3 = ("mlflow.artifacts.type=s3", "mlflow.artifacts.s3.destination=s3://a/b")
 
 
 def replaced(before: list[Manifest], after: list[Manifest]) -> set[str]:
-    """What stays up and gets new pods."""
+    """Return the components whose pods an upgrade replaces."""
     templates = [
         {
             title(manifest): pod_template(manifest)
-            for manifest in kinds(found, "Deployment", "StatefulSet")
+            for manifest in kinds(manifests, "Deployment", "StatefulSet")
         }
-        for found in (before, after)
+        for manifests in (before, after)
     ]
     return {name.split("-")[1] for name in PODS if templates[0][name] != templates[1][name]}
 
@@ -74,25 +74,25 @@ def test_a_new_version_of_the_chart_alone_replaces_nothing(tmp_path: Path) -> No
     assert replaced(render(), render(chart=newer)) == set()
 
 
-def test_a_new_release_of_the_programs_replaces_what_runs_them(tmp_path: Path) -> None:
+def test_a_new_release_of_the_programs_replaces_the_pods_that_run_them(tmp_path: Path) -> None:
     newer = copy_of_chart(tmp_path, f"appVersion: {__version__}", "appVersion: 9.9.9")
     assert replaced(render(), render(chart=newer)) == {"inference", "mlflow"}
 
 
-def test_what_cannot_be_changed_stays_the_same(tmp_path: Path) -> None:
-    """Selectors and volume claim templates: Kubernetes refuses an upgrade that touches them."""
+def immutable_fields(manifests: list[Manifest]) -> dict[str, object]:
+    return {
+        title(m): [
+            m["spec"]["selector"],
+            m["spec"].get("volumeClaimTemplates"),
+            m["spec"].get("serviceName"),
+        ]
+        for m in kinds(manifests, "Deployment", "StatefulSet")
+    }
 
-    def fixed(manifests: list[Manifest]) -> dict[str, object]:
-        return {
-            title(m): [
-                m["spec"]["selector"],
-                m["spec"].get("volumeClaimTemplates"),
-                m["spec"].get("serviceName"),
-            ]
-            for m in kinds(manifests, "Deployment", "StatefulSet")
-        }
 
+def test_immutable_fields_stay_the_same(tmp_path: Path) -> None:
+    """Kubernetes refuses an upgrade that changes selectors or volume claim templates."""
     newer = copy_of_chart(tmp_path, f"version: {__version__}", "version: 9.9.9")
-    assert fixed(render()) == fixed(
+    assert immutable_fields(render()) == immutable_fields(
         render(Variant(settings=("inference.workers=3", "logLevel=debug")), chart=newer)
     )

@@ -1,6 +1,4 @@
-"""The values: a strict schema, a description for each, and files made from the chart that are up to
-date.
-"""
+"""The values: a strict schema, a description for each, and up-to-date generated files."""
 
 import importlib.util
 import json
@@ -46,7 +44,7 @@ def test_every_value_is_described_by_a_sentence() -> None:
     assert {path: text for path, text in described.items() if not text.endswith(".")} == {}
 
 
-def test_no_object_takes_a_key_that_it_does_not_know() -> None:
+def test_no_object_of_the_values_accepts_an_unknown_key() -> None:
     loose = {
         path
         for path, node in every_node()
@@ -55,25 +53,19 @@ def test_no_object_takes_a_key_that_it_does_not_know() -> None:
     assert loose == set()
 
 
-def test_the_defaults_and_the_schema_know_the_same_values() -> None:
-    def known(node: dict[str, Any], values: Any, path: str) -> None:
-        if "$ref" in node:
-            node = SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[1]]
-        if "properties" in node:
-            assert set(values) == set(node["properties"]), path
-            for name, child in node["properties"].items():
-                known(child, values[name], f"{path}.{name}")
+def assert_same_names(node: dict[str, Any], values: Any, path: str) -> None:
+    if "$ref" in node:
+        node = SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[1]]
+    if "properties" in node:
+        assert set(values) == set(node["properties"]), path
+        for name, child in node["properties"].items():
+            assert_same_names(child, values[name], f"{path}.{name}")
 
-    known(
-        {
-            **SCHEMA,
-            "properties": {
-                name: node for name, node in SCHEMA["properties"].items() if name != "global"
-            },
-        },
-        VALUES,
-        "values",
-    )
+
+def test_the_defaults_and_the_schema_have_the_same_values() -> None:
+    # Helm itself adds `global`, so the schema allows it and values.yaml has none.
+    properties = {name: node for name, node in SCHEMA["properties"].items() if name != "global"}
+    assert_same_names({**SCHEMA, "properties": properties}, VALUES, "values")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +85,7 @@ def test_a_wrong_value_is_refused_by_name(setting: str, complaint: str) -> None:
 
 
 def test_a_number_may_come_from_the_command_line() -> None:
-    """`--set` makes a string of 0.5."""
+    # Helm passes the 0.5 of `--set` as a string.
     data = next(
         m["data"]
         for m in render(Variant(settings=("gates.rocAuc=0.5",)))
@@ -103,7 +95,7 @@ def test_a_number_may_come_from_the_command_line() -> None:
 
 
 def test_some_template_reads_every_value() -> None:
-    """A value that nothing reads would be a promise that nobody keeps."""
+    # A value that no template reads would have no effect.
     words = set(
         re.findall(
             r"\w+",
@@ -126,7 +118,7 @@ def rendering_script() -> Any:
     return module
 
 
-def test_what_is_made_from_the_chart_is_up_to_date() -> None:
+def test_the_files_generated_from_the_chart_are_up_to_date() -> None:
     tool("helm")
     done = subprocess.run(
         [sys.executable, ROOT / "k8s" / "render.py", "--check"],
@@ -175,18 +167,18 @@ def test_the_plain_manifests_build_without_helm(folder: str) -> None:
     assert subjects == {"fraudops"}
 
 
-def test_the_notes_say_what_to_run_while_no_model_serves() -> None:
+def test_the_notes_name_the_command_to_run_while_no_model_serves() -> None:
     assert "kubectl -n fraud create job first-model --from=cronjob/fraudops-pipeline" in notes()
     assert "the bootstrap Job trains, validates and promotes one from the packaged sample" in notes(
         "bootstrap.enabled=true", "environment=development"
     )
 
 
-def test_the_notes_warn_of_what_is_not_for_production() -> None:
+def test_the_notes_warn_of_settings_that_are_not_for_production() -> None:
     development = notes("environment=development")
     assert "knows nothing of your transactions" in development
     assert (
-        "/model_info says trained_on_sample, the metric fraudops_model_trained_on_sample is 1"
+        "/model_info says trained_on_sample, and the metric fraudops_model_trained_on_sample is 1"
         in development
     )
     assert "one pod without backups" in notes()

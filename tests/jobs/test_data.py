@@ -1,4 +1,4 @@
-"""`fraudops data` as a person runs it."""
+"""`fraudops data`: describe, check, generate and fetch."""
 
 import hashlib
 import json
@@ -24,9 +24,9 @@ def data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return Caller("data", command, monkeypatch, capsys)
 
 
-def test_it_is_a_command_of_the_console_script() -> None:
+def test_data_is_a_command_of_the_console_script() -> None:
     script = [str(Path(sys.executable).with_name("fraudops")), "data", "check", "/absent.csv"]
-    told = subprocess.run(
+    result = subprocess.run(
         script,
         env={"PATH": "/usr/bin:/bin"},
         capture_output=True,
@@ -34,33 +34,33 @@ def test_it_is_a_command_of_the_console_script() -> None:
         timeout=60,
         check=False,
     )
-    assert told.returncode == 64
-    assert "/absent.csv: no such file" in told.stderr
-    assert "Traceback" not in told.stderr
+    assert result.returncode == 64
+    assert "/absent.csv: no such file" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_describe_calls_the_sample_a_sample(data: Caller) -> None:
-    told = data("describe")
-    assert told.returncode == 0, told.stderr
-    assert "packaged sample (a sample of the public ULB data" in told.stdout
-    assert "25,507" in told.stdout
-    assert "332" in told.stdout
-    assert "0.1727%" in told.stdout
+    result = data("describe")
+    assert result.returncode == 0, result.stderr
+    assert "packaged sample (a sample of the public ULB data" in result.stdout
+    assert "25,507" in result.stdout
+    assert "332" in result.stdout
+    assert "0.1727%" in result.stdout
 
 
 def test_describe_as_json_is_one_object(data: Caller) -> None:
-    found = json.loads(data("describe", "--json").stdout)
-    assert (found["rows"], found["frauds"], found["prevalence"], found["sample"]) == (
+    report = json.loads(data("describe", "--json").stdout)
+    assert (report["rows"], report["frauds"], report["prevalence"], report["sample"]) == (
         25_507,
         332,
         0.001727,
         True,
     )
-    assert found["digest"] == packaged_sample().sha256
-    assert found["schema"] == {"name": "ulb-credit-card", "fingerprint": load_schema().fingerprint}
-    assert found["period"]["length"] == 172_787
-    assert found["columns"]["Amount"]["maximum"] == 11_789.84
-    assert found["columns"]["Amount"]["allowed"] == [0, 1_000_000]
+    assert report["digest"] == packaged_sample().sha256
+    assert report["schema"] == {"name": "ulb-credit-card", "fingerprint": load_schema().fingerprint}
+    assert report["period"]["length"] == 172_787
+    assert report["columns"]["Amount"]["maximum"] == 11_789.84
+    assert report["columns"]["Amount"]["allowed"] == [0, 1_000_000]
 
 
 def test_data_and_schema_come_from_the_environment_too(data: Caller, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_data_and_schema_come_from_the_environment_too(data: Caller, tmp_path: P
         ).returncode
         == 0
     )
-    told = data(
+    result = data(
         "describe",
         "--json",
         "--prevalence",
@@ -79,8 +79,8 @@ def test_data_and_schema_come_from_the_environment_too(data: Caller, tmp_path: P
         FRAUDOPS_DATA=str(rows),
         FRAUDOPS_SCHEMA=str(BANK),
     )
-    found = json.loads(told.stdout)
-    assert (found["rows"], found["schema"]["name"], found["prevalence"], found["sample"]) == (
+    report = json.loads(result.stdout)
+    assert (report["rows"], report["schema"]["name"], report["prevalence"], report["sample"]) == (
         500,
         "bank-five",
         0.02,
@@ -88,22 +88,22 @@ def test_data_and_schema_come_from_the_environment_too(data: Caller, tmp_path: P
     )
 
 
-def test_check_says_what_training_would_find_and_the_next_command(
+def test_check_shows_the_data_as_training_reads_it_and_the_next_command(
     data: Caller, tmp_path: Path
 ) -> None:
     rows = tmp_path / "bank.csv"
     made = data("generate", "--out", rows, "--rows", "500", "--fraud-rate", "0.1", "--schema", BANK)
     assert "500 rows, 50 frauds, generated (seed 7)" in made.stderr
-    told = data("check", rows, "--schema", BANK)
-    assert told.returncode == 0, told.stderr
-    assert "fits the schema bank-five: 500 rows, 50 frauds" in told.stdout
-    assert f"fraudops train --data {rows} --schema {BANK}" in told.stdout
-    found = json.loads(data("check", rows, "--schema", BANK, "--json").stdout)
-    assert found["digest"] == hashlib.sha256(rows.read_bytes()).hexdigest()
+    result = data("check", rows, "--schema", BANK)
+    assert result.returncode == 0, result.stderr
+    assert "fits the schema bank-five: 500 rows, 50 frauds" in result.stdout
+    assert f"fraudops train --data {rows} --schema {BANK}" in result.stdout
+    report = json.loads(data("check", rows, "--schema", BANK, "--json").stdout)
+    assert report["digest"] == hashlib.sha256(rows.read_bytes()).hexdigest()
     assert (
-        sum(part["rows"] for part in found["split"].values())
-        + found["dropped_ties"]
-        + found["dropped_duplicates"]
+        sum(part["rows"] for part in report["split"].values())
+        + report["dropped_ties"]
+        + report["dropped_duplicates"]
         == 500
     )
 
@@ -112,21 +112,22 @@ def test_a_bad_file_ends_with_64_and_no_stack_trace(data: Caller, tmp_path: Path
     rows = tmp_path / "bank.csv"
     data("generate", "--out", rows, "--rows", "500", "--fraud-rate", "0.1", "--schema", BANK)
     rows.write_text(rows.read_text() + "1,2,3,4,5,Mr [bold]Smith,0\n")
-    told = data("check", rows, "--schema", BANK)
-    assert told.returncode == 64
+    result = data("check", rows, "--schema", BANK)
+    assert result.returncode == 64
     assert (
-        f"error: {rows}: line 502, column 'merchant_z': text where a number belongs" in told.stderr
+        f"error: {rows}: line 502, column 'merchant_z': text where a number belongs"
+        in result.stderr
     )
-    assert "Smith" not in told.stderr
-    assert "Traceback" not in told.stderr
-    assert told.stdout == ""
+    assert "Smith" not in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
 
 
-def test_generate_lays_a_drift_over_real_rows_and_writes_the_truth(
+def test_generate_applies_a_drift_to_real_rows_and_writes_the_truth(
     data: Caller, tmp_path: Path
 ) -> None:
     rows, truth = tmp_path / "drifted.csv.gz", tmp_path / "truth.csv"
-    told = data(
+    result = data(
         "generate",
         "--data",
         "sample",
@@ -139,14 +140,14 @@ def test_generate_lays_a_drift_over_real_rows_and_writes_the_truth(
         "--truth",
         truth,
     )
-    assert told.returncode == 0, told.stderr
-    assert "packaged sample under new-fraud-pattern drift" in told.stderr
-    known = pd.read_csv(truth)
-    assert known["drifted"].sum() == 50
-    assert load(rows).frauds == 50 + (known["pattern"] == "fraud").sum()
+    assert result.returncode == 0, result.stderr
+    assert "packaged sample under new-fraud-pattern drift" in result.stderr
+    truths = pd.read_csv(truth)
+    assert truths["drifted"].sum() == 50
+    assert load(rows).frauds == 50 + (truths["pattern"] == "fraud").sum()
 
 
-def test_generate_repeats_itself_to_the_byte(data: Caller, tmp_path: Path) -> None:
+def test_generate_writes_the_same_bytes_again(data: Caller, tmp_path: Path) -> None:
     first, second = tmp_path / "first.csv.gz", tmp_path / "second.csv.gz"
     for path in (first, second):
         assert (
@@ -172,9 +173,9 @@ def test_generate_repeats_itself_to_the_byte(data: Caller, tmp_path: Path) -> No
 def test_wrong_usage_of_generate_ends_with_64(
     data: Caller, arguments: list[str], words: str
 ) -> None:
-    told = data("generate", *arguments)
-    assert told.returncode == 64
-    assert words in told.stderr
+    result = data("generate", *arguments)
+    assert result.returncode == 64
+    assert words in result.stderr
 
 
 def test_fetch_puts_the_file_into_the_state_folder_and_names_the_next_command(
@@ -191,28 +192,28 @@ def test_fetch_puts_the_file_into_the_state_folder_and_names_the_next_command(
             "--state",
             tmp_path,
         )
-        told = data(*arguments)
-        assert told.returncode == 0, told.stderr
+        result = data(*arguments)
+        assert result.returncode == 0, result.stderr
         target = tmp_path / "data" / "creditcard.csv"
         assert target.read_bytes() == content
-        assert f"fetched from {served.url}" in told.stderr
-        assert f"fraudops train --data {target}" in told.stdout
+        assert f"fetched from {served.url}" in result.stderr
+        assert f"fraudops train --data {target}" in result.stdout
         assert "already there" in data(*arguments).stderr
         assert len(served.ranges) == 1
 
 
 def test_fetch_without_any_mirror_ends_with_75(data: Caller, tmp_path: Path) -> None:
-    told = data(
+    result = data(
         "fetch", "--mirror", f"http://127.0.0.1:{free_port()}/creditcard.csv", "--state", tmp_path
     )
-    assert told.returncode == 75
-    assert "no mirror gave the file" in told.stderr
-    assert "Traceback" not in told.stderr
+    assert result.returncode == 75
+    assert "no mirror gave the file" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_fetch_puts_the_official_csv_under_no_other_suffix(data: Caller, tmp_path: Path) -> None:
     mirror = ("--mirror", f"http://127.0.0.1:{free_port()}/creditcard.csv")
     for name in ("rows.parquet", "rows.csv.gz", "rows"):
-        told = data("fetch", *mirror, "--out", tmp_path / name, "--state", tmp_path)
-        assert told.returncode == 64
-        assert f"{name}: the official file is a CSV" in " ".join(told.stderr.split())
+        result = data("fetch", *mirror, "--out", tmp_path / name, "--state", tmp_path)
+        assert result.returncode == 64
+        assert f"{name}: the official file is a CSV" in " ".join(result.stderr.split())

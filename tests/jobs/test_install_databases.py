@@ -1,4 +1,4 @@
-"""Roles, databases and tables, on a real PostgreSQL."""
+"""The preparation of roles, databases and tables on a real PostgreSQL."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def target(postgresql_server: PostgreSQL) -> Iterator[DatabaseTarget]:
-    """A role and a database that are not there, with names that want quoting."""
+    """Yield a role and a database that do not exist yet, with names that need quoting."""
     name = f"own-{next(_numbers)}"
     parts = urlsplit(postgresql_server.admin_url())
     url = f"postgresql://{name}:p%40ss%2Fword'%22%2540@{parts.hostname}:{parts.port}/{name}"
@@ -53,7 +53,7 @@ def run(**variables: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_url_is_taken_apart_with_its_escapes(target: DatabaseTarget) -> None:
+def test_the_url_is_parsed_with_its_escapes(target: DatabaseTarget) -> None:
     assert (target.role, target.database, target.password) == (
         target.database,
         target.role,
@@ -63,7 +63,7 @@ def test_the_url_is_taken_apart_with_its_escapes(target: DatabaseTarget) -> None
         DatabaseTarget.of("postgresql://db.example.com:5432/")
 
 
-async def test_role_and_database_are_made_once_and_belong_together(
+async def test_role_and_database_are_made_once_and_the_role_owns_the_database(
     postgresql_server: PostgreSQL, target: DatabaseTarget
 ) -> None:
     admin = postgresql_server.admin_url()
@@ -73,15 +73,16 @@ async def test_role_and_database_are_made_once_and_belong_together(
     await prepare(target, admin)
     with psycopg.connect(admin) as connection:
         owner = connection.execute(
-            "SELECT rolname, datacl::text FROM pg_database JOIN pg_roles ON datdba = pg_roles.oid WHERE datname = %s",
+            "SELECT rolname, datacl::text FROM pg_database"
+            " JOIN pg_roles ON datdba = pg_roles.oid WHERE datname = %s",
             [target.database],
         ).fetchone()
     assert owner is not None
     assert owner[0] == target.role
-    assert "=Tc/" not in owner[1].replace(f'"\\"{target.role}\\"', ""), "everybody may enter"
+    assert "=Tc/" not in owner[1].replace(f'"\\"{target.role}\\"', ""), "PUBLIC may connect"
 
 
-async def test_a_role_with_another_password_gets_the_urls(
+async def test_a_role_with_another_password_gets_the_one_of_the_url(
     postgresql_server: PostgreSQL, target: DatabaseTarget
 ) -> None:
     await prepare(target, postgresql_server.admin_url())
@@ -100,7 +101,7 @@ async def test_without_an_admin_the_sql_is_printed_and_no_password(target: Datab
     assert "SCRAM" not in instructions(target)
 
 
-def test_the_verifier_is_the_one_that_postgresql_makes(postgresql_server: PostgreSQL) -> None:
+def test_the_scram_verifier_is_the_one_that_postgresql_makes(postgresql_server: PostgreSQL) -> None:
     with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
         admin.execute("CREATE ROLE scram_probe PASSWORD 'correct horse'")
         stored = admin.execute(
@@ -112,7 +113,7 @@ def test_the_verifier_is_the_one_that_postgresql_makes(postgresql_server: Postgr
     assert scram("correct horse", salt) == stored[0]
 
 
-def test_the_program_brings_both_databases_to_this_release(
+def test_the_program_migrates_both_databases_to_this_release(
     postgresql_server: PostgreSQL, target: DatabaseTarget
 ) -> None:
     variables = {
@@ -132,13 +133,13 @@ def test_the_program_brings_both_databases_to_this_release(
         )
 
 
-def test_postgresql_away_is_worth_another_try(target: DatabaseTarget) -> None:
+def test_an_unavailable_postgresql_ends_the_program_with_75(target: DatabaseTarget) -> None:
     done = run(DATABASE_URL=f"postgresql://a:b@127.0.0.1:{free_port()}/c")
     assert done.returncode == 75
     assert "does not answer (ConnectionRefusedError)" in done.stderr
 
 
-def test_before_an_upgrade_an_install_without_secrets_is_no_fault() -> None:
+def test_an_upgrade_of_an_install_without_secrets_has_nothing_to_migrate() -> None:
     environment = {"PATH": os.environ["PATH"]}
     command = [sys.executable, "-m", "jobs.install.databases"]
     before_upgrade = subprocess.run(
@@ -167,7 +168,7 @@ _initialize_tables(create_engine(sys.argv[1]))
 """
 
 
-async def test_mlflows_own_upgrade_runs_where_there_are_tables(
+async def test_mlflows_own_upgrade_runs_if_its_tables_exist(
     database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = database.replace("postgresql://", "postgresql+psycopg://", 1)
@@ -186,9 +187,8 @@ def test_the_mlflow_server_waits_until_its_role_can_enter(
     postgresql_server: PostgreSQL, database: str
 ) -> None:
     assert fault(database) is None
-    refused = fault(
-        f"postgresql://nobody:secret-word@127.0.0.1:{urlsplit(postgresql_server.admin_url()).port}/nothing"
-    )
+    port = urlsplit(postgresql_server.admin_url()).port
+    refused = fault(f"postgresql://nobody:secret-word@127.0.0.1:{port}/nothing")
     assert refused is not None
     assert "nothing" in refused
     assert "secret-word" not in refused

@@ -19,13 +19,12 @@ from fraudops.ids import TEST_PREFIX
 from fraudops.state import State
 from jobs.cli import cli
 from services.shipper.sink import Sink
-from tests.conftest import bare_environment
 from tests.support.audit_records import prediction
-from tests.support.commands import Told, call
+from tests.support.commands import CommandResult, bare_environment, call
 from tests.support.processes import free_port
 
 
-def fraudops(url: str, *arguments: str) -> Told:
+def fraudops(url: str, *arguments: str) -> CommandResult:
     return call("fraudops", cli, *arguments, **bare_environment(), DATABASE_URL=url, COLUMNS="120")
 
 
@@ -46,7 +45,7 @@ def state(tmp_path: Path) -> State:
     return state
 
 
-def test_an_empty_window_is_said_clearly(database: str, state: State) -> None:
+def test_an_empty_window_is_reported_as_empty(database: str, state: State) -> None:
     done = fraudops(database, "monitor", "--hours", "2", "--state", str(state.root))
     assert done.returncode == 0, done.stderr
     assert "the last 2 hours" in done.stdout
@@ -54,16 +53,19 @@ def test_an_empty_window_is_said_clearly(database: str, state: State) -> None:
     assert "No shipper has run" in done.stdout
 
 
-def test_answers_to_tests_of_the_installation_are_told_apart(database: str, state: State) -> None:
+def test_answers_to_tests_of_the_installation_are_counted_separately(
+    database: str, state: State
+) -> None:
     ids = ("t-1", None, f"{TEST_PREFIX}1", "a-fraudops-test-1")
     store(database, [prediction(datetime.now(UTC), transaction_id=name) for name in ids])
-    asked = ("monitor", "--hours", "1", "--state", str(state.root))
-    assert "Tests of the installation among these answers: 1 (" in fraudops(database, *asked).stdout
-    total = json.loads(fraudops(database, *asked, "--json").stdout)["total"]
+    monitor = ("monitor", "--hours", "1", "--state", str(state.root))
+    text = fraudops(database, *monitor).stdout
+    assert "Tests of the installation among these answers: 1 (" in text
+    total = json.loads(fraudops(database, *monitor, "--json").stdout)["total"]
     assert (total["answers"], total["tests"]) == (4, 1)
 
 
-def test_what_was_answered_is_reported_in_all_and_by_version(database: str, state: State) -> None:
+def test_answers_are_reported_in_total_and_by_version(database: str, state: State) -> None:
     now = datetime.now(UTC)
     old = [
         prediction(
@@ -84,8 +86,8 @@ def test_what_was_answered_is_reported_in_all_and_by_version(database: str, stat
         new_label(0, now, "analyst", prediction_id=new[0].id),
     ]
     store(database, [*old, *new, *labels])
-    # Written ahead of its time, so that it is not silent yet however long the commands below take.
-    told = ShipperStatus(
+    # A time in the future: the shipper must not count as silent before the commands below end.
+    status = ShipperStatus(
         pid=os.getpid(),
         at=now + timedelta(hours=1),
         phase="waiting",
@@ -93,7 +95,7 @@ def test_what_was_answered_is_reported_in_all_and_by_version(database: str, stat
         oldest_at=now,
         last_error="PostgreSQL is away",
     )
-    write_json(shipper_path(state), told)
+    write_json(shipper_path(state), status)
 
     read = json.loads(
         fraudops(database, "monitor", "--hours", "24", "--json", "--state", str(state.root)).stdout
@@ -119,7 +121,7 @@ def test_what_was_answered_is_reported_in_all_and_by_version(database: str, stat
     assert "The shipper is waiting: PostgreSQL is away." in text
 
 
-def test_answers_and_decisions_are_told_apart_where_a_client_repeated_itself(
+def test_answers_and_decisions_differ_when_a_client_repeats_a_request(
     database: str, state: State
 ) -> None:
     store(
@@ -143,21 +145,26 @@ def test_answers_and_decisions_are_told_apart_where_a_client_repeated_itself(
     assert "Estimates" not in text
 
 
-LARGE = """
-INSERT INTO predictions (id, "timestamp", fraud_probability, prediction, threshold, model_name, model_version, model_digest, latency_ms, pod)
-SELECT CAST(lpad(to_hex(CAST(extract(epoch FROM moment) * 1000 AS bigint)), 12, '0') || '7' || substr(lot, 1, 3) || '8' || substr(lot, 4, 15) AS uuid),
+# 250,000 predictions, one every 5 ms, whose ids are version 7 UUIDs of their timestamps. Every
+# 500th is decided as fraud.
+INSERT_MANY = """
+INSERT INTO predictions (id, "timestamp", fraud_probability, prediction, threshold, model_name,
+                         model_version, model_digest, latency_ms, pod)
+SELECT CAST(lpad(to_hex(CAST(extract(epoch FROM moment) * 1000 AS bigint)), 12, '0')
+            || '7' || substr(lot, 1, 3) || '8' || substr(lot, 4, 15) AS uuid),
        moment, 0.5, CAST(n % 500 = 0 AS int), 0.5, 'credit-fraud', '3', 'd', 1.0, 'p'
-FROM (SELECT n, md5('' || n) AS lot, date_trunc('milliseconds', now() - n * interval '5 milliseconds') AS moment
+FROM (SELECT n, md5('' || n) AS lot,
+             date_trunc('milliseconds', now() - n * interval '5 milliseconds') AS moment
       FROM generate_series(1, 250000) AS n) AS drawn"""
 
 
-def test_a_window_too_large_to_count_is_said_to_be_estimated_and_how_well(
+def test_a_window_too_large_to_count_is_estimated_with_its_margins(
     database: str, state: State
 ) -> None:
-    """Of frauds, which are few, every one is counted all the same."""
+    """Frauds are few, so each of them is counted even then."""
     store(database, [prediction(datetime.now(UTC) - timedelta(hours=1))])
     with psycopg.connect(database) as connection:
-        connection.execute(LARGE)
+        connection.execute(INSERT_MANY)
     read = fraudops(database, "monitor", "--hours", "2", "--json", "--state", str(state.root))
     total = json.loads(read.stdout)["total"]
     assert (
@@ -170,15 +177,15 @@ def test_a_window_too_large_to_count_is_said_to_be_estimated_and_how_well(
     assert 25_000 < total["read"] < 38_000
     text = fraudops(database, "monitor", "--hours", "2", "--state", str(state.root)).stdout
     assert (
-        f"Estimates from {total['read']:,} answers: of those decided as fraud all, of the others one in 8. With 95 % confidence answers ±"
-        in " ".join(text.split())
+        f"Estimates from {total['read']:,} answers: of those decided as fraud all, of the others"
+        " one in 8. With 95 % confidence answers ±" in " ".join(text.split())
     )
 
 
 def test_without_labels_no_quality_is_claimed(database: str, state: State) -> None:
     store(database, [prediction() for _ in range(3)])
-    told = ShipperStatus(pid=os.getpid(), at=datetime.now(UTC), phase="shipping")
-    write_shipper_status(state, told)
+    status = ShipperStatus(pid=os.getpid(), at=datetime.now(UTC), phase="shipping")
+    write_shipper_status(state, status)
     done = fraudops(database, "monitor", "--state", str(state.root))
     assert "No labels have come" in done.stdout
     assert "Everything answered is in the table." in done.stdout
@@ -188,19 +195,17 @@ def test_without_labels_no_quality_is_claimed(database: str, state: State) -> No
 
 
 def test_a_shipper_that_no_longer_writes_is_called_silent(database: str, state: State) -> None:
-    told = ShipperStatus(pid=1, at=datetime.now(UTC), phase="shipping")
-    write_shipper_status(state, told)
+    status = ShipperStatus(pid=1, at=datetime.now(UTC), phase="shipping")
+    write_shipper_status(state, status)
     path = state.run / "shipper.json"
-    path.write_text(path.read_text().replace(f'"at":"{told.at:%Y}', '"at":"2020'))
+    path.write_text(path.read_text().replace(f'"at":"{status.at:%Y}', '"at":"2020'))
     assert (
         "The shipper is silent" in fraudops(database, "monitor", "--state", str(state.root)).stdout
     )
 
 
 @pytest.mark.parametrize("arguments", [("monitor",), ("migrate", "--wait", "0")])
-def test_without_postgresql_the_exit_code_says_try_again(
-    state: State, arguments: tuple[str, ...]
-) -> None:
+def test_without_postgresql_the_exit_code_is_75(state: State, arguments: tuple[str, ...]) -> None:
     done = fraudops(
         f"postgresql://u:secret@127.0.0.1:{free_port()}/d", *arguments, "--state", str(state.root)
     )

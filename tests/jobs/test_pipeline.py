@@ -1,5 +1,6 @@
-"""`fraudops pipeline` and `bootstrap` against a real MLflow, PostgreSQL and inference service: the
-whole road, its gates, and its second try.
+"""`fraudops pipeline` and the install's first model: all steps, the gates, and a second try.
+
+MLflow, PostgreSQL and the inference service are real.
 """
 
 import itertools
@@ -21,13 +22,13 @@ from fraudops.schema import load_schema
 from fraudops.settings import PromoteJobSettings
 from jobs import pipeline
 from jobs.install import first_model as bootstrap
-from tests.support.commands import Caller, Told
+from tests.support.commands import Caller, CommandResult
 from tests.support.serving import TOKEN, Service
 
 _numbers = itertools.count()
 BANK = Path(__file__).parents[1] / "data" / "bank.yaml"
 FEW = ("--set", "max_iter=200")
-LENIENT = {"FRAUDOPS_GATES__AVERAGE_PRECISION": "0.2", "FRAUDOPS_GATES__RESAMPLES": "100"}
+LENIENT_GATES = {"FRAUDOPS_GATES__AVERAGE_PRECISION": "0.2", "FRAUDOPS_GATES__RESAMPLES": "100"}
 
 
 @dataclass
@@ -40,14 +41,14 @@ class PipelineSite:
     monkeypatch: pytest.MonkeyPatch
     capsys: pytest.CaptureFixture[str]
 
-    def pipeline(self, *arguments: str | Path, **environment: str) -> Told:
+    def pipeline(self, *arguments: str | Path, **environment: str) -> CommandResult:
         return Caller("pipeline", pipeline.command, self.monkeypatch, self.capsys)(
-            *arguments, **(self.environment | LENIENT | environment)
+            *arguments, **(self.environment | LENIENT_GATES | environment)
         )
 
-    def bootstrap(self, *arguments: str | Path, **environment: str) -> Told:
+    def bootstrap(self, *arguments: str | Path, **environment: str) -> CommandResult:
         return Caller("bootstrap", bootstrap.command, self.monkeypatch, self.capsys)(
-            *arguments, **(self.environment | LENIENT | environment)
+            *arguments, **(self.environment | LENIENT_GATES | environment)
         )
 
     @property
@@ -67,7 +68,7 @@ def idle_site(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> PipelineSite:
-    """Its service does not run: for roads that end before they come to it."""
+    """Return a site whose service does not run, for pipelines that end before they need it."""
     model = f"pipeline-{next(_numbers)}"
     service = Service(
         tmp_path / "state",
@@ -100,12 +101,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def answer(told: Told) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(told.stdout)
-    return found
+def answer(result: CommandResult) -> dict[str, Any]:
+    return dict(json.loads(result.stdout))
 
 
-def test_a_pipeline_brings_a_model_to_production_and_its_second_try_trains_nothing(
+def test_a_pipeline_promotes_a_model_and_its_second_try_trains_nothing(
     site: PipelineSite, rows: Path
 ) -> None:
     data = ("--data", rows, "--schema", BANK)
@@ -127,7 +127,7 @@ def test_a_pipeline_brings_a_model_to_production_and_its_second_try_trains_nothi
         ]
 
 
-def test_another_try_goes_on_where_the_last_one_ended(site: PipelineSite, rows: Path) -> None:
+def test_another_try_continues_where_the_last_one_ended(site: PipelineSite, rows: Path) -> None:
     data = ("--data", rows, "--schema", BANK, "--json")
     stopped = site.pipeline(
         *data,
@@ -148,12 +148,12 @@ def test_another_try_goes_on_where_the_last_one_ended(site: PipelineSite, rows: 
 
 
 def test_the_gate_that_refuses_ends_the_pipeline(idle_site: PipelineSite, rows: Path) -> None:
-    told = idle_site.pipeline(
+    result = idle_site.pipeline(
         "--data", rows, "--schema", BANK, "--json", FRAUDOPS_GATES__ROC_AUC="1"
     )
-    assert told.returncode == 65
-    assert (answer(told)["taken"], answer(told)["promotion"]) == (["train", "validate"], None)
-    assert "roc_auc" in answer(told)["reason"]
+    assert result.returncode == 65
+    assert (answer(result)["taken"], answer(result)["promotion"]) == (["train", "validate"], None)
+    assert "roc_auc" in answer(result)["reason"]
     assert idle_site.record.current is None
 
 
@@ -161,13 +161,13 @@ def test_production_refuses_a_model_of_the_packaged_sample_before_it_is_trained(
     idle_site: PipelineSite,
 ) -> None:
     for command in (idle_site.pipeline, idle_site.bootstrap):
-        told = command(FRAUDOPS_ENVIRONMENT="production")
-        assert told.returncode == 65
-        assert "packaged sample" in told.stderr
+        result = command(FRAUDOPS_ENVIRONMENT="production")
+        assert result.returncode == 65
+        assert "packaged sample" in result.stderr
     assert idle_site.versions == []
 
 
-def test_bootstrap_brings_a_first_model_and_then_changes_nothing(site: PipelineSite) -> None:
+def test_bootstrap_promotes_a_first_model_and_then_changes_nothing(site: PipelineSite) -> None:
     first = site.bootstrap("--wait", "30", FRAUDOPS_REQUEST_ID="install-1")
     assert first.returncode == 0, first.stderr
     for part in ("PostgreSQL has", "MLflow answers", "the pods"):
@@ -183,28 +183,28 @@ def test_bootstrap_brings_a_first_model_and_then_changes_nothing(site: PipelineS
 
 
 def test_bootstrap_says_what_it_waits_for_and_ends_at_its_deadline(idle_site: PipelineSite) -> None:
-    told = idle_site.bootstrap(
+    result = idle_site.bootstrap(
         "--wait", "1", DATABASE_URL="postgresql://nobody:correct-horse@127.0.0.1:9/none"
     )
-    assert told.returncode == 75
-    assert "PostgreSQL at 127.0.0.1:9/none does not answer" in told.stderr
-    assert "correct-horse" not in told.stderr
+    assert result.returncode == 75
+    assert "PostgreSQL at 127.0.0.1:9/none does not answer" in result.stderr
+    assert "correct-horse" not in result.stderr
     assert idle_site.versions == []
 
 
-def test_a_first_model_never_replaces_one_that_was_promoted_meanwhile(
+def test_a_first_model_never_replaces_one_that_was_promoted_before_it(
     site: PipelineSite, rows: Path
 ) -> None:
     assert site.pipeline("--data", rows, "--schema", BANK).returncode == 0
-    for name, value in (site.environment | LENIENT).items():
+    for name, value in (site.environment | LENIENT_GATES).items():
         site.monkeypatch.setenv(name, value)
     plan = pipeline.TrainingInputs.of(str(rows), BANK, None, None)
-    road = pipeline.Pipeline(
+    first_model = pipeline.Pipeline(
         site.service.state,
         PromoteJobSettings.from_environment(),
         plan,
         pipeline.notices,
         first_only=True,
     )
-    assert road.run(pipeline.PipelineSteps()).outcome == "refused"
+    assert first_model.run(pipeline.PipelineSteps()).outcome == "refused"
     assert site.record.epoch == 1

@@ -1,6 +1,4 @@
-"""`fraudops retention` against a real PostgreSQL: what it takes out, what it waits for, and what it
-leaves when it is stopped.
-"""
+"""`fraudops retention` on a real PostgreSQL: dropped days, exports, locks and killed runs."""
 
 import asyncio
 import json
@@ -21,12 +19,13 @@ from fraudops.audit.connection import connect
 from fraudops.audit.partitions import RETENTION_LOCK, ensure_partition, partition_name
 from fraudops.ids import uuid7
 from jobs.retention import command
-from tests.support.commands import Caller, Told
+from tests.support.commands import Caller, CommandResult
 
 TODAY = datetime.now(UTC).date()
 OLD, OLDEST, KEPT = (TODAY - timedelta(days=days) for days in (401, 405, 400))
 ROW = """
-INSERT INTO predictions (id, "timestamp", features, fraud_probability, prediction, threshold, model_name, model_version, model_digest, latency_ms, pod)
+INSERT INTO predictions (id, "timestamp", features, fraud_probability, prediction, threshold,
+                         model_name, model_version, model_digest, latency_ms, pod)
 VALUES (%s, %s, '{"Amount": 1.5}', 0.25, 0, 0.3, 'credit-fraud', '1', 'd', 0.5, 'p')"""
 
 
@@ -49,7 +48,7 @@ class RetentionSite:
             await ensure_partition(connection, day)
         await connection.close()
 
-    def retain(self, *arguments: str | Path, **environment: str) -> Told:
+    def retain(self, *arguments: str | Path, **environment: str) -> CommandResult:
         return self._call(*arguments, **({"DATABASE_URL": self.url} | environment))
 
     @property
@@ -72,70 +71,69 @@ class RetentionSite:
 
     @contextmanager
     def reader(self) -> Iterator[None]:
-        """Somebody in the middle of a transaction that has read the table."""
+        """Hold a transaction open that has read the table."""
         with psycopg.connect(self.url) as connection:
             connection.execute("SELECT count(*) FROM predictions")
             yield
 
     @contextmanager
     def writer(self) -> Iterator[list[str]]:
-        """Somebody who writes all the time and waits half a second for no lock."""
+        """Insert rows without pause and yield their ids; fail on a lock held for half a second."""
         written: list[str] = []
         ended = threading.Event()
-
-        def write() -> None:
-            with psycopg.connect(
-                self.url, autocommit=True, options="-c lock_timeout=500ms"
-            ) as connection:
-                while not ended.wait(0.01):
-                    written.append(uuid7())
-                    connection.execute(ROW, [written[-1], datetime.now(UTC)])
-
         with ThreadPoolExecutor(1) as pool:
-            writing = pool.submit(write)
+            writing = pool.submit(self._write_until, ended, written)
             yield written
             ended.set()
             writing.result()
 
+    def _write_until(self, ended: threading.Event, written: list[str]) -> None:
+        options = "-c lock_timeout=500ms"
+        with psycopg.connect(self.url, autocommit=True, options=options) as connection:
+            while not ended.wait(0.01):
+                written.append(uuid7())
+                connection.execute(ROW, [written[-1], datetime.now(UTC)])
+
 
 @pytest.fixture
-def audit(
+def site(
     database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> RetentionSite:
     return RetentionSite(database, Caller("retention", command, monkeypatch, capsys))
 
 
-def answer(told: Told) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(told.stdout)
-    return found
+def answer(result: CommandResult) -> dict[str, Any]:
+    return dict(json.loads(result.stdout))
 
 
-def test_days_beyond_their_time_leave_and_the_next_ones_are_made(audit: RetentionSite) -> None:
-    told = audit.retain("--json")
-    assert told.returncode == 0, told.stderr
-    assert [each["day"] for each in answer(told)["dropped"]] == [str(OLDEST), str(OLD)]
-    assert audit.days == [KEPT, KEPT]
-    assert audit.tables == {
+def test_days_beyond_the_retention_are_dropped_and_the_next_ones_are_made(
+    site: RetentionSite,
+) -> None:
+    result = site.retain("--json")
+    assert result.returncode == 0, result.stderr
+    assert [each["day"] for each in answer(result)["dropped"]] == [str(OLDEST), str(OLD)]
+    assert site.days == [KEPT, KEPT]
+    assert site.tables == {
         partition_name(KEPT),
         *(partition_name(TODAY + timedelta(days=ahead)) for ahead in range(8)),
     }
-    again = audit.retain()
+    again = site.retain()
     assert (again.returncode, "no day to drop" in again.stdout) == (0, True)
 
 
-def test_a_dry_run_changes_nothing(audit: RetentionSite) -> None:
-    before = audit.tables
-    told = audit.retain("--dry-run", "--json", FRAUDOPS_RETENTION__DAYS="404")
-    assert [each["day"] for each in answer(told)["dropped"]] == [str(OLDEST)]
-    assert (audit.tables, len(audit.days)) == (before, 6)
+def test_a_dry_run_changes_nothing(site: RetentionSite) -> None:
+    before = site.tables
+    result = site.retain("--dry-run", "--json", FRAUDOPS_RETENTION__DAYS="404")
+    assert [each["day"] for each in answer(result)["dropped"]] == [str(OLDEST)]
+    assert (site.tables, len(site.days)) == (before, 6)
 
 
 def test_each_day_is_written_to_parquet_first_and_never_over_an_earlier_file(
-    audit: RetentionSite, tmp_path: Path
+    site: RetentionSite, tmp_path: Path
 ) -> None:
     (tmp_path / f"{partition_name(OLDEST)}.parquet").write_bytes(b"earlier")
-    told = audit.retain("--export", tmp_path, "--json")
-    assert [(each["rows"], Path(each["file"]).name) for each in answer(told)["dropped"]] == [
+    result = site.retain("--export", tmp_path, "--json")
+    assert [(each["rows"], Path(each["file"]).name) for each in answer(result)["dropped"]] == [
         (2, f"{partition_name(OLDEST)}-2.parquet"),
         (2, f"{partition_name(OLD)}.parquet"),
     ]
@@ -146,64 +144,64 @@ def test_each_day_is_written_to_parquet_first_and_never_over_an_earlier_file(
         (row["timestamp"].date(), row["fraud_probability"], row["prediction"], row["request_id"])
         for row in rows
     } == {(OLD, 0.25, 0, None)}
-    assert [path.name for path in tmp_path.glob("*.part")] == []
+    assert [path.name for path in tmp_path.glob("*.tmp")] == []
 
 
-def test_nothing_is_dropped_without_the_export_that_was_asked_for(
-    audit: RetentionSite, tmp_path: Path
+def test_nothing_is_dropped_without_the_requested_export(
+    site: RetentionSite, tmp_path: Path
 ) -> None:
-    told = audit.retain(FRAUDOPS_RETENTION__EXPORT=str(tmp_path / "missing"))
-    assert told.returncode == 64
-    assert len(audit.days) == 6
+    result = site.retain(FRAUDOPS_RETENTION__EXPORT=str(tmp_path / "missing"))
+    assert result.returncode == 64
+    assert len(site.days) == 6
 
 
-def test_a_reader_is_waited_for_only_so_long_and_the_next_run_goes_on(
-    audit: RetentionSite, monkeypatch: pytest.MonkeyPatch
+def test_retention_waits_for_a_reader_up_to_a_limit_and_the_next_run_drops_the_days(
+    site: RetentionSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "LOCK_SECONDS", 1)
     monkeypatch.setattr(retention, "PAUSE_SECONDS", 0.0)
-    with audit.reader(), audit.writer() as written:
-        told = audit.retain("--json")
-    assert told.returncode == 75, told.stderr
-    assert answer(told)["in_use"] == [str(OLDEST), str(OLD)]
+    with site.reader(), site.writer() as written:
+        result = site.retain("--json")
+    assert result.returncode == 75, result.stderr
+    assert answer(result)["in_use"] == [str(OLDEST), str(OLD)]
     assert len(written) > 5
-    told = audit.retain("--json")
-    assert told.returncode == 0, told.stderr
-    assert [each["day"] for each in answer(told)["dropped"]] == [str(OLDEST), str(OLD)]
-    assert audit.days == [KEPT, KEPT, *([TODAY] * len(written))]
+    result = site.retain("--json")
+    assert result.returncode == 0, result.stderr
+    assert [each["day"] for each in answer(result)["dropped"]] == [str(OLDEST), str(OLD)]
+    assert site.days == [KEPT, KEPT, *([TODAY] * len(written))]
 
 
-def test_what_a_killed_run_left_detached_is_exported_and_dropped_by_the_next(
-    audit: RetentionSite, tmp_path: Path
+def test_a_partition_that_a_killed_run_detached_is_exported_and_dropped_by_the_next(
+    site: RetentionSite, tmp_path: Path
 ) -> None:
-    with psycopg.connect(audit.url, autocommit=True) as connection:
+    with psycopg.connect(site.url, autocommit=True) as connection:
         connection.execute(
             f"ALTER TABLE predictions DETACH PARTITION {partition_name(OLD)} CONCURRENTLY"
         )
-    told = audit.retain("--export", tmp_path, "--json")
-    assert [(each["day"], each["rows"]) for each in answer(told)["dropped"]] == [
+    result = site.retain("--export", tmp_path, "--json")
+    assert [(each["day"], each["rows"]) for each in answer(result)["dropped"]] == [
         (str(OLDEST), 2),
         (str(OLD), 2),
     ]
 
 
-def test_a_day_that_an_earlier_release_took_out_is_exported_without_the_columns_that_came_later(
-    audit: RetentionSite, tmp_path: Path
+def test_a_day_that_an_earlier_release_detached_is_exported_with_newer_columns_empty(
+    site: RetentionSite, tmp_path: Path
 ) -> None:
-    with psycopg.connect(audit.url, autocommit=True) as connection:
+    with psycopg.connect(site.url, autocommit=True) as connection:
         connection.execute(
             f"ALTER TABLE predictions DETACH PARTITION {partition_name(OLD)} CONCURRENTLY"
         )
         connection.execute(f"ALTER TABLE {partition_name(OLD)} DROP COLUMN features_sealed")
-    told = audit.retain("--export", tmp_path, "--json")
-    assert [each["rows"] for each in answer(told)["dropped"]] == [2, 2]
+    result = site.retain("--export", tmp_path, "--json")
+    assert [each["rows"] for each in answer(result)["dropped"]] == [2, 2]
     table = pyarrow.parquet.read_table(tmp_path / f"{partition_name(OLD)}.parquet")
     assert table["features_sealed"].null_count == 2
 
 
-def test_two_retentions_do_not_run_at_once(audit: RetentionSite) -> None:
-    with psycopg.connect(audit.url) as other:
+def test_two_retentions_never_run_together(site: RetentionSite) -> None:
+    with psycopg.connect(site.url) as other:
         other.execute("SELECT pg_advisory_lock(%s)", [RETENTION_LOCK])
-        told = audit.retain()
-    assert (told.returncode, "another retention is running" in told.stderr) == (75, True)
-    assert len(audit.days) == 6
+        result = site.retain()
+    assert (result.returncode, "another retention is running" in result.stderr) == (75, True)
+    assert len(site.days) == 6

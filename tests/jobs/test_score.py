@@ -1,4 +1,4 @@
-"""`fraudops score`: every format and size of file, and what it says of files that it cannot score."""
+"""`fraudops score`: formats, sizes, bad rows, and refused files."""
 
 import gzip
 import json
@@ -25,36 +25,37 @@ def read(path: Path) -> pa.Table:
     )
 
 
-def test_every_format_in_gives_the_same_scores_in_every_format_out(
+def test_every_input_format_gives_the_same_scores_in_every_output_format(
     scene: Scene, score: Caller, tmp_path: Path
 ) -> None:
     source = scene.csv(tmp_path / "in.csv", 600)
     (tmp_path / "in.csv.gz").write_bytes(gzip.compress(source.read_bytes()))
     scene.parquet(tmp_path / "in.parquet", 600)
-    found = []
+    columns = []
     for name in ("in.csv", "in.csv.gz", "in.parquet"):
         for suffix in ("csv", "parquet"):
             out = tmp_path / f"{name}.out.{suffix}"
-            told = score(
+            result = score(
                 tmp_path / name, "--out", out, "--chunk-rows", "170", "--state", scene.state.root
             )
-            assert told.returncode == 0, told.stderr
+            assert result.returncode == 0, result.stderr
             assert not Path(f"{out}.parts").exists()
             table = read(out)
             assert table.column_names == ["transaction_id", *ADDED]
-            found.append(table.to_pydict())
-    assert [row["fraud_probability"] for row in found] == [found[0]["fraud_probability"]] * 6
-    assert [row["transaction_id"] for row in found] == [[f"t,{index}" for index in range(600)]] * 6
+            columns.append(table.to_pydict())
+    assert [each["fraud_probability"] for each in columns] == [columns[0]["fraud_probability"]] * 6
+    ids = [f"t,{index}" for index in range(600)]
+    assert [each["transaction_id"] for each in columns] == [ids] * 6
 
 
-def test_columns_are_kept_on_demand_with_their_types(
+def test_requested_columns_are_kept_with_their_types(
     scene: Scene, score: Caller, tmp_path: Path
 ) -> None:
     for source in (
         scene.parquet(tmp_path / "in.parquet", 120),
         scene.csv(tmp_path / "in.csv", 120),
     ):
-        told = score(
+        result = score(
             source,
             "--out",
             tmp_path / "out.parquet",
@@ -65,24 +66,24 @@ def test_columns_are_kept_on_demand_with_their_types(
             "--state",
             scene.state.root,
         )
-        assert told.returncode == 0, told.stderr
-        found = read(tmp_path / "out.parquet")
-        assert found.column_names == ["transaction_id", "note", "Amount", *ADDED]
-        assert found.column("Amount").to_pylist() == scene.data.amount[:120].tolist()
+        assert result.returncode == 0, result.stderr
+        table = read(tmp_path / "out.parquet")
+        assert table.column_names == ["transaction_id", "note", "Amount", *ADDED]
+        assert table.column("Amount").to_pylist() == scene.data.amount[:120].tolist()
 
 
 def test_an_empty_file_gives_an_empty_output(scene: Scene, score: Caller, tmp_path: Path) -> None:
     for source in (scene.csv(tmp_path / "in.csv", 0), scene.parquet(tmp_path / "in.parquet", 0)):
         for suffix in ("csv", "parquet"):
-            told = score(
+            result = score(
                 source, "--out", tmp_path / f"{source.name}.{suffix}", "--state", scene.state.root
             )
-            assert told.returncode == 0, told.stderr
+            assert result.returncode == 0, result.stderr
             assert read(tmp_path / f"{source.name}.{suffix}").num_rows == 0
 
 
-def spoilt(lines: list[str]) -> list[str]:
-    """Ten bad rows; the sound ones stay as they are."""
+def with_bad_rows(lines: list[str]) -> list[str]:
+    """Insert ten bad rows after line 40; the good rows stay as they are."""
     first = lines[1].split(",")
     bad = [
         ",".join([SECRET + "x", *first[1:]]),
@@ -99,12 +100,12 @@ def spoilt(lines: list[str]) -> list[str]:
     return [*lines[:40], "\n", *bad, *lines[40:]]
 
 
-def test_bad_rows_of_a_csv_are_set_aside_with_line_column_reason_and_content(
+def test_bad_rows_of_a_csv_are_written_with_line_column_reason_and_content(
     scene: Scene, score: Caller, tmp_path: Path
 ) -> None:
     lines = scene.lines(200)
-    (tmp_path / "bad.csv").write_text("".join(spoilt(lines)))
-    told = score(
+    (tmp_path / "bad.csv").write_text("".join(with_bad_rows(lines)))
+    result = score(
         tmp_path / "bad.csv",
         "--out",
         tmp_path / "out.csv",
@@ -116,8 +117,8 @@ def test_bad_rows_of_a_csv_are_set_aside_with_line_column_reason_and_content(
         "--state",
         scene.state.root,
     )
-    assert told.returncode == 0, told.stderr
-    counts = json.loads(told.stdout)
+    assert result.returncode == 0, result.stderr
+    counts = json.loads(result.stdout)
     assert (counts["scored"], counts["set_aside"]) == (200, 10)
     aside = read(tmp_path / "aside.csv").to_pylist()
     assert [row["line"] for row in aside] == list(range(42, 52))
@@ -161,7 +162,7 @@ def test_bad_rows_of_a_csv_are_set_aside_with_line_column_reason_and_content(
     )
 
 
-def test_bad_rows_of_a_parquet_file_are_set_aside_as_well(
+def test_bad_rows_of_a_parquet_file_are_written_as_well(
     scene: Scene, score: Caller, tmp_path: Path
 ) -> None:
     table = scene.table(300)
@@ -177,7 +178,7 @@ def test_bad_rows_of_a_parquet_file_are_set_aside_as_well(
             table.schema.get_field_index(column), column, pa.array(values, pa.float64())
         )
     pyarrow.parquet.write_table(table, tmp_path / "bad.parquet", row_group_size=80)
-    told = score(
+    result = score(
         tmp_path / "bad.parquet",
         "--out",
         tmp_path / "out.parquet",
@@ -188,8 +189,8 @@ def test_bad_rows_of_a_parquet_file_are_set_aside_as_well(
         "--state",
         scene.state.root,
     )
-    assert told.returncode == 0, told.stderr
-    assert "297 rows scored" in told.stdout
+    assert result.returncode == 0, result.stderr
+    assert "297 rows scored" in result.stdout
     aside = read(tmp_path / "aside.csv").to_pylist()
     assert [(row["row"], row["column"]) for row in aside] == [(8, "V2"), (151, "V3"), (300, "V28")]
     assert "1 more" in aside[2]["reason"]
@@ -200,10 +201,10 @@ def test_bad_rows_of_a_parquet_file_are_set_aside_as_well(
 
 @pytest.mark.parametrize("source", ["in.csv", "in.parquet"])
 @pytest.mark.parametrize("out", ["out.csv", "out.parquet"])
-def test_bad_rows_of_a_file_of_features_alone_are_set_aside_as_well(
+def test_bad_rows_of_a_file_of_features_alone_are_written_as_well(
     scene: Scene, score: Caller, tmp_path: Path, source: str, out: str
 ) -> None:
-    """Without an id and without `--keep` no column is kept. The good rows are scored all the same."""
+    """Without an id and without `--keep` no column is kept, yet the good rows are scored."""
     table = scene.table(300).select(list(scene.data.schema.names))
     amounts = table.column("Amount").to_pylist()
     amounts[7] = -1.0
@@ -223,21 +224,22 @@ def test_bad_rows_of_a_file_of_features_alone_are_set_aside_as_well(
     assert [row["column"] for row in read(tmp_path / "bad.csv").to_pylist()] == ["Amount"]
 
 
-def test_one_bad_row_among_many_is_found_whichever_it_is(
+def test_one_bad_row_among_many_is_found_at_any_position(
     scene: Scene, score: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sound rows around it are read as quickly as ever: halves of halves, down to a few lines."""
+    # A chunk with a bad row is halved again and again, down to a few lines that are read one by
+    # one. Small chunks here, so that 300 rows are enough for several halvings.
     monkeypatch.setattr("fraudops.batch.csv_source.WALKED_BYTES", 2000)
     lines = scene.lines(300)
     for place in (1, 77, 150, 299):
         (tmp_path / "bad.csv").write_text(
-            "".join([*lines[:place], "\n", spoilt(lines)[41], *lines[place:]])
+            "".join([*lines[:place], "\n", with_bad_rows(lines)[41], *lines[place:]])
         )
         out, aside = tmp_path / f"{place}.parquet", tmp_path / f"{place}.csv"
-        told = score(
+        result = score(
             tmp_path / "bad.csv", "--out", out, "--bad-rows", aside, "--state", scene.state.root
         )
-        assert told.returncode == 0, told.stderr
+        assert result.returncode == 0, result.stderr
         assert [row["line"] for row in read(aside).to_pylist()] == [place + 2]
         assert read(out).column("transaction_id").to_pylist() == [
             f"t,{index}" for index in range(300)
@@ -245,13 +247,13 @@ def test_one_bad_row_among_many_is_found_whichever_it_is(
 
 
 @pytest.mark.parametrize("number", range(10))
-def test_a_bad_row_ends_it_by_name_and_without_its_value(
+def test_a_bad_row_without_bad_rows_file_ends_the_run_without_quoting_its_value(
     scene: Scene, score: Caller, tmp_path: Path, number: int
 ) -> None:
     lines = scene.lines(100)
-    bad = spoilt(lines)[41 + number]
+    bad = with_bad_rows(lines)[41 + number]
     (tmp_path / "bad.csv").write_text("".join([*lines[:60], bad, *lines[60:]]))
-    told = score(
+    result = score(
         tmp_path / "bad.csv",
         "--out",
         tmp_path / "out.csv",
@@ -260,35 +262,33 @@ def test_a_bad_row_ends_it_by_name_and_without_its_value(
         "--state",
         scene.state.root,
     )
-    assert told.returncode == 64
-    assert "bad.csv: line 61" in told.stderr
-    assert "--bad-rows FILE" in told.stderr
-    assert SECRET not in told.stderr
+    assert result.returncode == 64
+    assert "bad.csv: line 61" in result.stderr
+    assert "--bad-rows FILE" in result.stderr
+    assert SECRET not in result.stderr
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_text_that_is_not_utf8_is_not_altered_in_silence(
-    scene: Scene, score: Caller, tmp_path: Path
-) -> None:
+def test_text_that_is_not_utf8_is_refused(scene: Scene, score: Caller, tmp_path: Path) -> None:
     lines = scene.lines(20)
     (tmp_path / "in.csv").write_bytes("".join(lines).encode().replace(b"t,7", b"t\xff7"))
-    told = score(tmp_path / "in.csv", "--out", tmp_path / "out.csv", "--state", scene.state.root)
-    assert told.returncode == 64
-    assert "line 9, column 'transaction_id': the text is not UTF-8" in told.stderr
+    result = score(tmp_path / "in.csv", "--out", tmp_path / "out.csv", "--state", scene.state.root)
+    assert result.returncode == 64
+    assert "line 9, column 'transaction_id': the text is not UTF-8" in result.stderr
 
 
-def test_a_quoted_line_break_is_read_or_refused_never_torn(
+def test_a_row_with_a_quoted_line_break_is_read_whole_or_refused(
     scene: Scene, score: Caller, tmp_path: Path
 ) -> None:
     (tmp_path / "in.csv").write_text("".join(scene.lines(60)).replace('"t,', '"t\n'))
-    told = score(
+    result = score(
         tmp_path / "in.csv", "--out", tmp_path / "whole.parquet", "--state", scene.state.root
     )
-    assert told.returncode == 0, told.stderr
+    assert result.returncode == 0, result.stderr
     assert read(tmp_path / "whole.parquet").column("transaction_id").to_pylist() == [
         f"t\n{index}" for index in range(60)
     ]
-    codes = [
+    results = [
         score(
             tmp_path / "in.csv",
             "--out",
@@ -300,12 +300,12 @@ def test_a_quoted_line_break_is_read_or_refused_never_torn(
         )
         for rows in SIZES
     ]
-    assert {told.returncode for told in codes} == {0, 64}
-    for rows, told in zip(SIZES, codes, strict=True):
-        if told.returncode == 0:
+    assert {result.returncode for result in results} == {0, 64}
+    for rows, result in zip(SIZES, results, strict=True):
+        if result.returncode == 0:
             assert read(tmp_path / f"{rows}.parquet").equals(read(tmp_path / "whole.parquet"))
         else:
-            assert "goes over a line break" in told.stderr
+            assert "goes over a line break" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -326,10 +326,10 @@ def test_a_file_that_lacks_columns_is_refused(
     scene: Scene, score: Caller, tmp_path: Path, content: str, words: str
 ) -> None:
     (tmp_path / "in.csv").write_text(content)
-    told = score(tmp_path / "in.csv", "--out", tmp_path / "out.csv", "--state", scene.state.root)
-    assert told.returncode == 64
-    assert words in told.stderr
-    assert "Traceback" not in told.stderr
+    result = score(tmp_path / "in.csv", "--out", tmp_path / "out.csv", "--state", scene.state.root)
+    assert result.returncode == 64
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
@@ -360,12 +360,12 @@ def test_wrong_usage_ends_with_64(
 ) -> None:
     scene.csv(tmp_path / "in.csv", 20)
     monkeypatch.chdir(tmp_path)
-    told = score(
+    result = score(
         *arguments, *([] if "--state" in arguments else ["--state", str(scene.state.root)])
     )
-    assert told.returncode == 64
-    assert words in told.stderr
-    assert "Traceback" not in told.stderr
+    assert result.returncode == 64
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_the_help_says_that_nothing_is_audited(score: Caller) -> None:

@@ -1,6 +1,4 @@
-"""`fraudops score` killed at any moment, in shards, and by several at once: the bytes are those of
-one undisturbed run.
-"""
+"""`fraudops score`, killed or in shards, writes the bytes of one undisturbed run."""
 
 import contextlib
 import fcntl
@@ -10,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +20,7 @@ from fraudops.batch import run
 from fraudops.batch.plan import BatchPlan, Counts, Layout, Summary, claim
 from fraudops.batch.run import Order, score_file
 from fraudops.errors import DataError, SettingsError
-from tests.conftest import bare_environment
-from tests.support.commands import Caller
+from tests.support.commands import Caller, bare_environment
 from tests.support.scored import VERSION, Scene
 from tests.support.waiting import eventually
 
@@ -36,7 +33,7 @@ def quietly(_done: int, _total: int, _counts: Counts) -> None:
 
 
 def order_of(scene: Scene, folder: Path, suffix: str, shards: int = 1) -> Order:
-    """Rows of which one is bad, in nine pieces or so."""
+    """Return an order over an input with one bad row, which makes about nine pieces."""
     source = folder / f"in.{suffix}"
     if suffix == "csv":
         lines = scene.lines(ROWS)
@@ -63,29 +60,31 @@ def results(order: Order) -> tuple[bytes, bytes]:
 
 
 def undisturbed(order: Order, scene: Scene) -> tuple[bytes, bytes]:
-    """What one run without shards writes; nothing of it is left."""
+    """Return the bytes that one run without shards writes, and delete its files."""
     assert isinstance(score_file(replace(order, shards=1), scene.models, quietly), Summary)
-    found = results(order)
+    written = results(order)
     for path in (order.out, order.bad_rows, Layout(order.out).summary):
         assert path is not None
         path.unlink()
-    return found
+    return written
 
 
 class Killed(BaseException):
-    """No `except` of the program sees it coming."""
+    """A simulated SIGKILL: no `except Exception` of the program catches it."""
 
 
-class Death:
-    """Comes before the effect of that number, or halfway through it where bytes are written; the
-    dead have no effects.
+class KillSwitch:
+    """Kills the program before its effect with this number; no later effect happens.
+
+    An effect that writes bytes is killed after half of them.
     """
 
     def __init__(self, number: int) -> None:
         self.left, self.dead = number, False
 
-    def before(self, effect: Callable[..., Any]) -> Callable[..., Any]:
-        def mortal(*arguments: Any, **named: Any) -> Any:
+    def guard(self, effect: Callable[..., Any]) -> Callable[..., Any]:
+        # A plain function: as a class attribute of Path it must bind its instance.
+        def guarded(*arguments: Any, **named: Any) -> Any:
             self.left -= 1
             if self.left < 0:
                 if effect.__name__ == "write_bytes" and not self.dead:
@@ -94,7 +93,7 @@ class Death:
                 raise Killed
             return effect(*arguments, **named)
 
-        return mortal
+        return guarded
 
 
 EFFECTS = (
@@ -110,18 +109,18 @@ EFFECTS = (
 
 
 def killed_at(number: int, act: Callable[[], object]) -> bool:
-    """Whether the act was killed; else it had fewer effects."""
-    death = Death(number)
+    """Run `act` and kill it at this effect; return False if it has fewer effects."""
+    switch = KillSwitch(number)
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in EFFECTS:
-            patch.setattr(owner, name, death.before(getattr(owner, name)))
+            patch.setattr(owner, name, switch.guard(getattr(owner, name)))
         with contextlib.suppress(Killed):
             act()
-    return death.dead
+    return switch.dead
 
 
 @pytest.mark.parametrize(("suffix", "shards"), [("csv", 1), ("parquet", 2)])
-def test_killed_before_any_effect_it_ends_with_the_same_bytes(
+def test_a_run_killed_at_any_effect_ends_with_the_same_bytes(
     scene: Scene, tmp_path: Path, suffix: str, shards: int
 ) -> None:
     order = replace(order_of(scene, tmp_path, suffix, shards), chunk_rows=70)
@@ -138,7 +137,7 @@ def test_killed_before_any_effect_it_ends_with_the_same_bytes(
         all_shards()
         assert results(order) == expected, f"killed at effect {number}"
         left = {path.name for path in tmp_path.iterdir()}
-        assert {name for name in left if ".unfinished" not in name} == {
+        assert {name for name in left if not name.endswith(".tmp")} == {
             f"in.{suffix}",
             f"out.{suffix}",
             f"out.{suffix}.json",
@@ -147,11 +146,11 @@ def test_killed_before_any_effect_it_ends_with_the_same_bytes(
         for path in tmp_path.iterdir():
             if path.name != f"in.{suffix}":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        number += random.randint(1, 9)  # every one in the long run
+        number += random.randint(1, 9)  # random steps: many runs together kill at every effect
     assert number > 30
 
 
-def test_a_process_killed_at_a_random_moment_is_gone_on_with(scene: Scene, tmp_path: Path) -> None:
+def test_a_process_killed_at_a_random_moment_is_continued(scene: Scene, tmp_path: Path) -> None:
     order = replace(
         order_of(scene, tmp_path, "csv"), source=scene.csv(tmp_path / "long.csv", 2_400)
     )
@@ -182,29 +181,29 @@ def test_a_process_killed_at_a_random_moment_is_gone_on_with(scene: Scene, tmp_p
     process.send_signal(signal.SIGKILL)
     process.wait(10)
     assert not order.out.exists()
-    told: list[Counts] = []
-    found = score_file(order, scene.models, lambda _done, _total, counts: told.append(counts))
-    assert isinstance(found, Summary)
-    assert found.counts.scored == 2_400
-    assert len(told) < found.plan.pieces - piece
+    progress: list[Counts] = []
+    summary = score_file(order, scene.models, lambda _done, _total, counts: progress.append(counts))
+    assert isinstance(summary, Summary)
+    assert summary.counts.scored == 2_400
+    assert len(progress) < summary.plan.pieces - piece
     assert results(order) == expected
 
 
-def test_the_shard_whose_plan_comes_second_follows_the_first(
+def test_the_shard_whose_plan_is_second_follows_the_plan_of_the_first(
     scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has looked at what serves before a promotion, or after one that the first has not seen."""
+    """Both shards use one version even if a promotion runs between their plans."""
     order = order_of(scene, tmp_path, "csv", shards=2)
     expected = undisturbed(order, scene)
 
-    def overtaken(layout: Layout, plan: BatchPlan) -> BatchPlan:
+    def claim_after_the_other(layout: Layout, plan: BatchPlan) -> BatchPlan:
         monkeypatch.setattr(run, "claim", claim)
         scene.serve(VERSION)
         score_file(replace(order, shard=1), scene.models, quietly)
         assert plan.version == "4"
         return claim(layout, plan)
 
-    monkeypatch.setattr(run, "claim", overtaken)
+    monkeypatch.setattr(run, "claim", claim_after_the_other)
     scene.serve("4")
     assert isinstance(score_file(order, scene.models, quietly), Summary)
     assert results(order) == expected
@@ -250,18 +249,18 @@ def test_an_indexed_job_scores_the_shard_of_its_index(
     assert (early.returncode, "of 2 shards these are not whole: 0" in early.stderr) == (65, True)
     assert score(*words, "--shards", "2", JOB_COMPLETION_INDEX="0").returncode == 0
     assert order.out.read_bytes() == expected
-    assert score("--merge", "--out", order.out).returncode == 0, "to join again changes nothing"
+    assert score("--merge", "--out", order.out).returncode == 0, "a second join changes nothing"
 
 
-def test_a_promotion_meanwhile_changes_nothing(scene: Scene, tmp_path: Path) -> None:
+def test_a_promotion_during_a_run_changes_nothing(scene: Scene, tmp_path: Path) -> None:
     order = order_of(scene, tmp_path, "parquet", shards=2)
     expected = undisturbed(order, scene)
     score_file(replace(order, shard=1), scene.models, quietly)
     scene.serve("4")
     try:
-        found = score_file(replace(order, shard=0), scene.models, quietly)
-        assert isinstance(found, Summary)
-        assert (found.plan.version, results(order)) == (VERSION, expected)
+        summary = score_file(replace(order, shard=0), scene.models, quietly)
+        assert isinstance(summary, Summary)
+        assert (summary.plan.version, results(order)) == (VERSION, expected)
         after = score_file(replace(order, shard=1), scene.models, quietly)
         assert isinstance(after, Counts), "a new run, of the version that serves now"
     finally:
@@ -269,8 +268,8 @@ def test_a_promotion_meanwhile_changes_nothing(scene: Scene, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def begun(scene: Scene, tmp_path: Path) -> Order:
-    """A run of which the second half is missing."""
+def begun_order(scene: Scene, tmp_path: Path) -> Order:
+    """Return the order of a run whose second shard has not been scored yet."""
     order = order_of(scene, tmp_path, "parquet", shards=2)
     score_file(order, scene.models, quietly)
     return order
@@ -285,22 +284,22 @@ def begun(scene: Scene, tmp_path: Path) -> Order:
         ({"shards": 3}, "another number of shards"),
     ],
 )
-def test_what_was_begun_is_not_mixed_with_something_else(
-    scene: Scene, begun: Order, change: dict[str, Any], words: str
+def test_a_begun_run_is_not_continued_with_other_options(
+    scene: Scene, begun_order: Order, change: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(SettingsError, match=words):
-        score_file(replace(begun, **change), scene.models, quietly)
+        score_file(replace(begun_order, **change), scene.models, quietly)
 
 
-def test_an_input_that_has_changed_is_not_mixed_with_what_it_was(
-    scene: Scene, begun: Order
+def test_a_begun_run_is_not_continued_with_a_changed_input(
+    scene: Scene, begun_order: Order
 ) -> None:
-    scene.parquet(begun.source, ROWS - 1)
+    scene.parquet(begun_order.source, ROWS - 1)
     with pytest.raises(SettingsError, match="another state of the input file"):
-        score_file(replace(begun, shard=1), scene.models, quietly)
+        score_file(replace(begun_order, shard=1), scene.models, quietly)
 
 
-def test_an_input_that_changes_under_way_is_noticed(scene: Scene, tmp_path: Path) -> None:
+def test_an_input_that_changes_during_a_run_is_noticed(scene: Scene, tmp_path: Path) -> None:
     order = order_of(scene, tmp_path, "csv")
     with pytest.raises(DataError, match="has changed while it was scored"):
         score_file(
@@ -309,22 +308,21 @@ def test_an_input_that_changes_under_way_is_noticed(scene: Scene, tmp_path: Path
     assert not order.out.exists()
 
 
-def test_what_is_whole_is_not_done_again(scene: Scene, tmp_path: Path) -> None:
-    order, told = order_of(scene, tmp_path, "csv"), list[Counts]()
+def test_a_complete_run_is_not_repeated(scene: Scene, tmp_path: Path) -> None:
+    order, progress = order_of(scene, tmp_path, "csv"), list[Counts]()
     first = score_file(order, scene.models, quietly)
     before = order.out.stat().st_mtime_ns
-    assert (
-        score_file(order, scene.models, lambda _done, _total, counts: told.append(counts)) == first
-    )
-    assert (order.out.stat().st_mtime_ns, told) == (before, [])
+    again = score_file(order, scene.models, lambda _done, _total, counts: progress.append(counts))
+    assert again == first
+    assert (order.out.stat().st_mtime_ns, progress) == (before, [])
 
 
 def test_the_number_of_shards_changes_no_byte(scene: Scene, tmp_path: Path) -> None:
-    def of(shards: int) -> Iterator[bytes]:
+    written = []
+    for shards in (1, 4, 13):
         order = order_of(scene, tmp_path, "parquet", shards)
         for shard in random.sample(range(shards), shards):
             score_file(replace(order, shard=shard), scene.models, quietly)
-        yield from results(order)
+        written.append(results(order))
         Layout(order.out).summary.unlink()
-
-    assert tuple(of(1)) == tuple(of(4)) == tuple(of(13))
+    assert written == [written[0]] * 3

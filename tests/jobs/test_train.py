@@ -19,8 +19,7 @@ from fraudops.registry import Registry
 from fraudops.registry.tracking import RunContent, logged_run
 from fraudops.schema import load_schema
 from jobs.train import command, git_revision
-from tests.conftest import bare_environment
-from tests.support.commands import Told, call
+from tests.support.commands import CommandResult, bare_environment, call
 from tests.support.http_client import HTTP
 from tests.support.processes import free_port
 
@@ -44,13 +43,12 @@ class Training:
     """One finished run of the command."""
 
     model: str
-    done: Told
+    done: CommandResult
 
     @property
     def answer(self) -> dict[str, Any]:
         assert self.done.returncode == 0, self.done.stderr
-        found: dict[str, Any] = json.loads(self.done.stdout)
-        return found
+        return dict(json.loads(self.done.stdout))
 
 
 def new_model() -> str:
@@ -65,14 +63,14 @@ def run_training(url: str, *arguments: str, **more: str) -> Training:
 
 
 def run_program(url: str, *arguments: str, cwd: Path) -> Training:
-    """As a person types it: a process of its own."""
+    """Run `fraudops train` as its own process, as a user does."""
     model = new_model()
     environment = {**bare_environment(), "MLFLOW_TRACKING_URI": url, "FRAUDOPS_MODEL_NAME": model}
     line = [str(Path(sys.executable).with_name("fraudops")), "train", *arguments]
     done = subprocess.run(
         line, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
     )
-    return Training(model, Told(done.returncode, done.stdout, done.stderr))
+    return Training(model, CommandResult(done.returncode, done.stdout, done.stderr))
 
 
 def mlflow_run(url: str, run_id: str) -> dict[str, Any]:
@@ -81,8 +79,7 @@ def mlflow_run(url: str, run_id: str) -> dict[str, Any]:
         .raise_for_status()
         .json()
     )
-    found: dict[str, Any] = answer["run"]
-    return found
+    return dict(answer["run"])
 
 
 def artifacts(url: str, run_id: str, folder: str) -> set[str]:
@@ -96,13 +93,13 @@ def artifacts(url: str, run_id: str, folder: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def training(mlflow_url: str, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    """The packaged sample with the default settings, in an empty folder."""
+    """Train on the packaged sample with the default settings, in an empty folder."""
     return run_program(mlflow_url, "--json", cwd=tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture(scope="module")
 def second_schema(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A schema of five other names with rows that fit it: (data, schema)."""
+    """Return the paths of rows with five other columns and of their schema: (data, schema)."""
     folder = tmp_path_factory.mktemp("second-schema")
     (folder / "schema.yaml").write_text(SMALL_SCHEMA)
     generate(
@@ -129,13 +126,15 @@ def test_training_registers_a_version_whose_bundle_verifies_under_its_tags(
     assert np.load(tmp_path / "reference_rows.npy").shape[1] == 30
 
 
-def test_the_run_shows_parameters_metrics_with_bounds_pictures_and_the_dataset(
+def test_the_mlflow_run_holds_parameters_metrics_with_bounds_plots_and_the_dataset(
     training: Training, mlflow_url: str
 ) -> None:
-    found = mlflow_run(mlflow_url, training.answer["run_id"])
-    metrics = {metric["key"]: metric["value"] for metric in found["data"]["metrics"]}
-    parameters = {parameter["key"]: parameter["value"] for parameter in found["data"]["params"]}
-    assert found["info"]["status"] == "FINISHED"
+    mlflow_data = mlflow_run(mlflow_url, training.answer["run_id"])
+    metrics = {metric["key"]: metric["value"] for metric in mlflow_data["data"]["metrics"]}
+    parameters = {
+        parameter["key"]: parameter["value"] for parameter in mlflow_data["data"]["params"]
+    }
+    assert mlflow_data["info"]["status"] == "FINISHED"
     assert metrics["roc_auc"] >= 0.97
     assert metrics["roc_auc_lower"] < metrics["roc_auc"] < metrics["roc_auc_upper"]
     assert {
@@ -151,7 +150,7 @@ def test_the_run_shows_parameters_metrics_with_bounds_pictures_and_the_dataset(
         "seed": "7",
         "split": "time",
     }.items() < parameters.items()
-    dataset = found["inputs"]["dataset_inputs"][0]["dataset"]
+    dataset = mlflow_data["inputs"]["dataset_inputs"][0]["dataset"]
     assert parameters["dataset_digest"].startswith(dataset["digest"])
     assert artifacts(mlflow_url, training.answer["run_id"], "pictures") == {
         "roc_curve.png",
@@ -177,7 +176,10 @@ def test_a_second_schema_trains_by_configuration_and_ends_with_version_metrics_a
     data, schema = second_schema
     config = tmp_path / "train.yaml"
     config.write_text(
-        "algorithm: hist-gradient-boosting\nseed: 11\nhyperparameters: {max_iter: 20}\ncosts: {review: 4}\n"
+        "algorithm: hist-gradient-boosting\n"
+        "seed: 11\n"
+        "hyperparameters: {max_iter: 20}\n"
+        "costs: {review: 4}\n"
     )
     options = [
         "--data",
@@ -223,7 +225,7 @@ def test_a_second_schema_trains_by_configuration_and_ends_with_version_metrics_a
         (["--config", "absent.yaml"], "absent.yaml: the configuration cannot be read"),
     ],
 )
-def test_a_wrong_setting_is_refused_before_the_data_and_the_registry_are_looked_at(
+def test_a_wrong_setting_is_refused_before_the_data_and_the_registry_are_opened(
     arguments: list[str], message: str
 ) -> None:
     training = run_training(f"http://127.0.0.1:{free_port()}", *arguments, "--data", "absent.csv")
@@ -232,7 +234,7 @@ def test_a_wrong_setting_is_refused_before_the_data_and_the_registry_are_looked_
     assert "absent.csv" not in training.done.stderr
 
 
-def test_with_mlflow_away_training_ends_before_it_reads_the_data_and_names_the_url() -> None:
+def test_without_mlflow_training_ends_before_it_reads_the_data_and_names_the_url() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     training = run_training(url, "--data", "absent.csv")
     assert training.done.returncode == 75
@@ -285,7 +287,7 @@ def test_a_run_whose_version_cannot_be_registered_is_marked_failed(
     assert mlflow_run(mlflow_url, run_id)["info"]["status"] == "FAILED"
 
 
-def test_an_mlflow_that_goes_away_meanwhile_is_named(
+def test_an_mlflow_that_becomes_unavailable_during_training_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -297,7 +299,7 @@ def test_an_mlflow_that_goes_away_meanwhile_is_named(
         pytest.fail("there is no run to register")
 
 
-def test_the_git_revision_is_the_checkouts_and_unknown_outside_one(
+def test_the_git_revision_is_that_of_the_checkout_and_unknown_outside_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "fraudops" / "__init__.py"

@@ -1,6 +1,4 @@
-"""`fraudops validate` on a real MLflow server, with models that were really trained: what passes,
-and everything that must not.
-"""
+"""`fraudops validate` on a real MLflow server with trained models: passes and refusals."""
 
 import json
 import shutil
@@ -33,15 +31,16 @@ from fraudops.validation import gates
 from fraudops.validation.gates import GateSettings
 from fraudops.validation.verdict import SCORES, recompare, stored_scores
 from jobs.validate import command
-from tests.support.trained import Trained, put, register, seal_again, train
+from tests.support.mlflow_runs import put
+from tests.support.trained import Trained, register, seal_again, train
 
 BANK = load_schema(Path(__file__).parents[1] / "data" / "bank.yaml")
-# A scorer that opens and says the same of every row: any model beats it.
-COIN = b'{"kind":"linear","coefficients":[0,0,0,0,0],"intercept":0}'
+# A valid scorer with the same score for every row: any model is better.
+CONSTANT_SCORER = b'{"kind":"linear","coefficients":[0,0,0,0,0],"intercept":0}'
 
 
 def bank_rows(folder: Path, seed: int) -> Dataset:
-    """A file of a bank's own five columns, as `train --data` would read it."""
+    """Write a file with five columns of a bank; return it as `train --data` reads it."""
     path = folder / f"bank-{seed}.parquet"
     write_frame(datasets.generate(4000, seed, BANK, fraud_rate=0.05).dataset.frame, path)
     return datasets.load(path, BANK)
@@ -59,7 +58,7 @@ def good(rows: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def weak(rows: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """It knows one feature of five: sound, and clearly worse."""
+    """Return a valid but clearly worse model: four of its five features are shuffled."""
     noise = np.random.default_rng(5)
 
     def blurred(x: Any) -> Any:
@@ -74,15 +73,15 @@ def weak(rows: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.fixture
-def spoilt(good: Trained, tmp_path: Path) -> Trained:
-    """A copy of the good bundle, to be changed by the test."""
-    shutil.copytree(good.folder, tmp_path / "spoilt")
-    return replace(good, folder=tmp_path / "spoilt")
+def copied(good: Trained, tmp_path: Path) -> Trained:
+    """Return a copy of the good bundle for a test to change."""
+    shutil.copytree(good.folder, tmp_path / "copied")
+    return replace(good, folder=tmp_path / "copied")
 
 
 @pytest.fixture
 def registry(mlflow_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """Of a model of the test's own, which the command finds through its environment."""
+    """Yield the registry of a new model, which the environment names to the command."""
     model = f"validate-{uuid4().hex[:8]}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
     monkeypatch.setenv("FRAUDOPS_MODEL_NAME", model)
@@ -101,8 +100,7 @@ def validate(state: State, version: str, *more: str) -> Result:
 
 
 def report(result: Result) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    return dict(json.loads(result.stdout))
 
 
 def exit_code(result: Result) -> int:
@@ -110,7 +108,7 @@ def exit_code(result: Result) -> int:
 
 
 def failed(registry: Registry, version: str) -> list[str]:
-    """The gates that the stored verdict names as failed."""
+    """Return the names of the failed gates in the stored verdict."""
     verdict = registry.version(version).verdict
     assert verdict is not None
     names = [gate["name"] for gate in verdict["gates"] if not gate["passed"]]
@@ -119,25 +117,25 @@ def failed(registry: Registry, version: str) -> list[str]:
 
 
 def serve(state: State, registry: Registry, version: str) -> ModelVersion:
-    """Writes the serving record as a promotion of this version leaves it."""
-    found = registry.version(version)
-    assert found.digest
-    assert found.schema_fingerprint
+    """Write the serving record as a promotion of this version leaves it."""
+    promoted = registry.version(version)
+    assert promoted.digest
+    assert promoted.schema_fingerprint
     entry = ServingEntry(
         epoch=1,
         version=version,
-        digest=found.digest,
-        schema_fingerprint=found.schema_fingerprint,
+        digest=promoted.digest,
+        schema_fingerprint=promoted.schema_fingerprint,
         by="test",
         at="2026-01-01T00:00:00Z",
     )
     state.root.mkdir(exist_ok=True)
     store = FileRecordStore(state.serving_record)
     store.compare_and_set(ServingRecord(current=entry), store.read()[1])
-    return found
+    return promoted
 
 
-def test_a_good_version_passes_every_gate_and_says_what_to_type_next(
+def test_a_good_version_passes_every_gate_and_names_the_next_command(
     registry: Registry, mlflow_url: str, good: Trained, state: State
 ) -> None:
     version = register(mlflow_url, registry, good)
@@ -155,10 +153,10 @@ def test_the_verdict_and_the_test_scores_are_stored_for_exactly_this_bundle(
     registry: Registry, mlflow_url: str, good: Trained, rows: Dataset, state: State
 ) -> None:
     version = register(mlflow_url, registry, good)
-    found = report(validate(state, version, "--json"))
+    printed = report(validate(state, version, "--json"))
     stored = registry.version(version)
     test = datasets.split(rows).test
-    assert stored.verdict == found["verdict"]
+    assert stored.verdict == printed["verdict"]
     assert (
         stored.verdict["digest"],
         stored.verdict["test_digest"],
@@ -178,7 +176,7 @@ def test_the_verdict_and_the_test_scores_are_stored_for_exactly_this_bundle(
     assert (scores.test_digest, scores.digest) == (test.digest, good.digest)
     assert np.array_equal(scores.y, test.y)
     assert np.array_equal(scores.probability, open_scorer(good.folder).score_many(test.x))
-    assert found["test_data"] == {
+    assert printed["test_data"] == {
         "source": rows.source,
         "digest": test.digest,
         "rows": len(test),
@@ -189,14 +187,14 @@ def test_the_verdict_and_the_test_scores_are_stored_for_exactly_this_bundle(
     }
 
 
-def test_json_is_one_object_on_standard_output_and_the_steps_go_to_standard_error(
+def test_json_prints_one_object_to_standard_output_and_the_steps_to_standard_error(
     registry: Registry,
     mlflow_url: str,
     weak: Trained,
     state: State,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The whole program, with its exit code: refused, and the object is printed all the same."""
+    """Run the program itself: it prints the object even when it refuses the version."""
     version = register(mlflow_url, registry, weak)
     monkeypatch.setenv("FRAUDOPS_GATES__ROC_AUC", "0.9999")
     arguments = [
@@ -211,14 +209,14 @@ def test_json_is_one_object_on_standard_output_and_the_steps_go_to_standard_erro
     ]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 65, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["passed"], found["version"], found["promotion"]) == (False, version, None)
-    assert found["next"].startswith("fraudops train")
+    printed = json.loads(done.stdout)
+    assert (printed["passed"], printed["version"], printed["promotion"]) == (False, version, None)
+    assert printed["next"].startswith("fraudops train")
     assert "5/5 comparison" in done.stderr
     assert "error:" in done.stderr
 
 
-def test_an_unknown_version_exits_64_and_a_registry_that_is_away_75(
+def test_an_unknown_version_exits_64_and_an_unavailable_registry_75(
     registry: Registry, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert exit_code(validate(state, "1")) == 64
@@ -230,7 +228,7 @@ def test_an_altered_file_is_refused_and_named(
     registry: Registry, mlflow_url: str, good: Trained, state: State
 ) -> None:
     version = register(mlflow_url, registry, good)
-    put(mlflow_url, registry.version(version).run_id, f"bundle/{SCORER}", COIN)
+    put(mlflow_url, registry.version(version).run_id, f"bundle/{SCORER}", CONSTANT_SCORER)
     result = validate(state, version)
     assert exit_code(result) == 65
     assert f"{SCORER} has been altered" in result.stdout
@@ -238,11 +236,11 @@ def test_an_altered_file_is_refused_and_named(
     assert registry.download(registry.version(version), SCORES) is None
 
 
-def test_a_manifest_that_was_written_anew_is_not_the_registered_one(
-    registry: Registry, mlflow_url: str, spoilt: Trained, good: Trained, state: State
+def test_a_manifest_that_was_written_again_is_not_the_registered_one(
+    registry: Registry, mlflow_url: str, copied: Trained, good: Trained, state: State
 ) -> None:
     version = register(
-        mlflow_url, registry, replace(seal_again(spoilt, threshold=0.9), digest=good.digest)
+        mlflow_url, registry, replace(seal_again(copied, threshold=0.9), digest=good.digest)
     )
     assert exit_code(validate(state, version)) == 65
     assert failed(registry, version) == [gates.BUNDLE]
@@ -257,14 +255,12 @@ def test_a_file_that_the_manifest_does_not_name_is_refused(
     assert failed(registry, version) == [gates.BUNDLE]
 
 
-def test_a_pipeline_with_a_type_of_somebody_else_is_never_opened(
-    registry: Registry, mlflow_url: str, spoilt: Trained, state: State
+def test_a_pipeline_with_a_foreign_type_is_never_opened(
+    registry: Registry, mlflow_url: str, copied: Trained, state: State
 ) -> None:
-    """Sealed by its maker, digests in order: only our allow-list stands between the file and its
-    function.
-    """
-    skops.io.dump(FunctionTransformer(func=shutil.rmtree), spoilt.folder / PIPELINE)
-    version = register(mlflow_url, registry, seal_again(spoilt))
+    # The bundle is sealed again, so every digest is right: only the allow-list of types refuses it.
+    skops.io.dump(FunctionTransformer(func=shutil.rmtree), copied.folder / PIPELINE)
+    version = register(mlflow_url, registry, seal_again(copied))
     result = validate(state, version)
     assert exit_code(result) == 65
     assert "rmtree" in result.stdout
@@ -274,7 +270,7 @@ def test_a_pipeline_with_a_type_of_somebody_else_is_never_opened(
 def test_a_tag_that_names_another_schema_is_refused(
     registry: Registry, mlflow_url: str, good: Trained, state: State
 ) -> None:
-    """Promotion goes by the tag when it chooses between broadcast and rollout."""
+    # Promotion chooses between broadcast and rollout by this tag.
     version = register(mlflow_url, registry, good, **{TAG_SCHEMA_FINGERPRINT: "0" * 64})
     assert exit_code(validate(state, version)) == 65
     assert failed(registry, version) == [gates.BUNDLE]
@@ -290,10 +286,10 @@ def test_a_model_trained_on_its_test_rows_is_refused_however_good_it_looks(
 
 
 def test_a_bundle_that_hides_its_training_rows_is_refused(
-    registry: Registry, mlflow_url: str, spoilt: Trained, state: State
+    registry: Registry, mlflow_url: str, copied: Trained, state: State
 ) -> None:
-    np.save(spoilt.folder / TRAIN_ROWS, np.array([], dtype=np.uint64))
-    version = register(mlflow_url, registry, seal_again(spoilt))
+    np.save(copied.folder / TRAIN_ROWS, np.array([], dtype=np.uint64))
+    version = register(mlflow_url, registry, seal_again(copied))
     assert exit_code(validate(state, version)) == 65
     assert failed(registry, version) == [gates.TEST_ROWS]
 
@@ -308,19 +304,18 @@ def test_a_model_of_shuffled_labels_is_refused(
 
 
 def test_a_scorer_that_is_not_its_pipeline_is_refused_though_its_reference_rows_agree(
-    registry: Registry, mlflow_url: str, spoilt: Trained, state: State
+    registry: Registry, mlflow_url: str, copied: Trained, state: State
 ) -> None:
-    """Serving compares the scorer with the stored scores alone; here both were forged, and every
-    digest is in order.
-    """
-    scorer = json.loads((spoilt.folder / SCORER).read_text())
-    (spoilt.folder / SCORER).write_text(
+    # Scorer and reference scores are forged together and sealed again. Serving compares only these
+    # two, so it would not notice.
+    scorer = json.loads((copied.folder / SCORER).read_text())
+    (copied.folder / SCORER).write_text(
         json.dumps(scorer | {"intercept": scorer["intercept"] + 0.5})
     )
-    reference = np.load(spoilt.folder / REFERENCE_ROWS)
-    reference[:, -1] = open_scorer(spoilt.folder).score_many(reference[:, :-1])
-    np.save(spoilt.folder / REFERENCE_ROWS, reference)
-    version = register(mlflow_url, registry, seal_again(spoilt))
+    reference = np.load(copied.folder / REFERENCE_ROWS)
+    reference[:, -1] = open_scorer(copied.folder).score_many(reference[:, :-1])
+    np.save(copied.folder / REFERENCE_ROWS, reference)
+    version = register(mlflow_url, registry, seal_again(copied))
     assert exit_code(validate(state, version)) == 65
     assert failed(registry, version) == [gates.PARITY, gates.DECISION_MISMATCHES]
 
@@ -338,23 +333,23 @@ def test_the_limits_come_from_the_environment(
     assert failed(registry, version) == [gates.AVERAGE_PRECISION]
 
 
-def test_another_file_is_used_and_said_to_be_another(
+def test_another_file_is_used_and_reported_as_another(
     registry: Registry, mlflow_url: str, good: Trained, state: State, tmp_path: Path
 ) -> None:
     version = register(mlflow_url, registry, good)
     other = bank_rows(tmp_path, seed=4)
-    found = report(
+    printed = report(
         validate(state, version, "--data", other.source, "--prevalence", "0.01", "--json")
     )
-    assert found["test_data"]["same_file_as_training"] is False
-    assert found["test_data"]["prevalence"] == 0.01
-    assert found["verdict"]["test_digest"] == datasets.split(other).test.digest
+    assert printed["test_data"]["same_file_as_training"] is False
+    assert printed["test_data"]["prevalence"] == 0.01
+    assert printed["verdict"]["test_digest"] == datasets.split(other).test.digest
 
 
-def test_a_schema_or_a_file_that_cannot_be_meant_exits_64(
-    registry: Registry, mlflow_url: str, spoilt: Trained, state: State, tmp_path: Path
+def test_a_schema_or_a_file_that_does_not_fit_exits_64(
+    registry: Registry, mlflow_url: str, copied: Trained, state: State, tmp_path: Path
 ) -> None:
-    version = register(mlflow_url, registry, spoilt)
+    version = register(mlflow_url, registry, copied)
     other = tmp_path / "other.yaml"
     other.write_text(
         (Path(__file__).parents[1] / "data" / "bank.yaml").read_text().replace("velocity", "speed")
@@ -364,7 +359,7 @@ def test_a_schema_or_a_file_that_cannot_be_meant_exits_64(
     assert registry.version(version).verdict is None
 
 
-def test_a_version_worse_than_production_is_refused_and_the_record_says_which_that_is(
+def test_a_version_worse_than_the_one_in_the_serving_record_is_refused(
     registry: Registry,
     mlflow_url: str,
     good: Trained,
@@ -385,19 +380,19 @@ def test_a_version_worse_than_production_is_refused_and_the_record_says_which_th
     assert validate(state, serving).exit_code == 0
 
 
-def test_a_version_in_production_is_compared_from_the_local_cache_when_the_registry_has_lost_it(
+def test_a_version_in_production_that_the_registry_has_lost_is_compared_from_the_cache(
     registry: Registry, mlflow_url: str, good: Trained, weak: Trained, state: State
 ) -> None:
     serving, better = register(mlflow_url, registry, weak), register(mlflow_url, registry, good)
     serve(state, registry, serving)
-    put(mlflow_url, registry.version(serving).run_id, f"bundle/{SCORER}", COIN)
+    put(mlflow_url, registry.version(serving).run_id, f"bundle/{SCORER}", CONSTANT_SCORER)
     assert exit_code(validate(state, better)) == 65
     assert failed(registry, better) == list(gates.COMPARED.values())
     shutil.copytree(weak.folder, state.bundles / weak.digest)
     assert validate(state, better).exit_code == 0
 
 
-def test_a_version_of_other_columns_is_not_compared_and_goes_by_rollout(
+def test_a_version_of_other_columns_is_not_compared_and_needs_a_rollout(
     registry: Registry, mlflow_url: str, good: Trained, state: State
 ) -> None:
     version = register(mlflow_url, registry, good)
@@ -412,16 +407,16 @@ def test_a_version_of_other_columns_is_not_compared_and_goes_by_rollout(
     state.root.mkdir()
     FileRecordStore(state.serving_record).compare_and_set(ServingRecord(current=entry), b"")
     result = validate(state, version, "--json")
-    found = report(result)
-    assert found["passed"]
-    assert "--strategy rollout" in found["next"]
-    assert [gate["detail"].split(":")[0] for gate in found["verdict"]["gates"][-2:]] == [
+    printed = report(result)
+    assert printed["passed"]
+    assert "--strategy rollout" in printed["next"]
+    assert [gate["detail"].split(":")[0] for gate in printed["verdict"]["gates"][-2:]] == [
         "not comparable"
     ] * 2
-    assert found["verdict"]["compared_to"] == {"version": "9", "digest": "9" * 64}
+    assert printed["verdict"]["compared_to"] == {"version": "9", "digest": "9" * 64}
 
 
-def test_the_comparison_is_made_again_from_stored_scores_alone(
+def test_the_comparison_is_repeated_from_stored_scores_alone(
     registry: Registry,
     mlflow_url: str,
     good: Trained,
@@ -451,7 +446,7 @@ def test_the_comparison_is_made_again_from_stored_scores_alone(
         None,
     ]
     registry.upload(better, SCORES, registry.download(worse, SCORES) or b"")
-    with pytest.raises(RefusedError, match="not of its bundle"):
+    with pytest.raises(RefusedError, match="damaged or of another bundle"):
         recompare(registry, worse, better, GateSettings())
     registry.upload(better, SCORES, b"not an archive")
     with pytest.raises(RefusedError, match="cannot be read"):
@@ -473,10 +468,10 @@ def test_scores_of_other_test_rows_are_never_compared(
 def test_a_promotion_that_cannot_be_made_leaves_the_verdict_and_is_reported(
     registry: Registry, mlflow_url: str, good: Trained, state: State
 ) -> None:
-    """Nothing runs in this state folder, so `--auto-promote` has nobody to tell."""
+    """No service runs in this state folder, so `--auto-promote` finds no pod."""
     version = register(mlflow_url, registry, good)
     result = validate(state, version, "--auto-promote", "--json")
     assert exit_code(result) == 64
-    found = report(result)
-    assert (found["passed"], found["promotion"]["outcome"]) == (True, "failed")
+    printed = report(result)
+    assert (printed["passed"], printed["promotion"]["outcome"]) == (True, "failed")
     assert failed(registry, version) == []

@@ -1,22 +1,22 @@
-"""The whole product with a model in production, for the tests that only need one to answer."""
+"""The whole product with a model in production, for tests that only need a served model."""
 
 import json
 
 import pytest
 
-from tests.conftest import Platform
 from tests.support.http_client import HTTP
+from tests.support.platform import Platform
 from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="session")
 def serving(platform: Platform) -> Platform:
-    """Trained, validated and promoted on the packaged sample."""
+    """Return the product after training, validation and promotion on the packaged sample."""
     version = str(json.loads(_done(platform, "train", "--json"))["version"])
     _done(platform, "validate", "--version", version)
     _done(platform, "promote", "--version", version, "--alias", "production")
-    # /ready follows a pod's first model at the next look at the record, a little after the
-    # promotion's return.
+    # A pod reports its first model in /ready only at the next poll of the record, a little after
+    # the promotion has returned.
     eventually(lambda: HTTP.get(f"{platform.inference_url}/ready").raise_for_status())
     return platform
 

@@ -1,4 +1,4 @@
-"""The demo as a person runs it, in folders and processes of its own."""
+"""`fraudops demo` as a user runs it: its steps, an interrupt, and a step that fails."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import bare_environment
+from tests.support.commands import bare_environment
 
 DEADLINE_SECONDS = 240
 
@@ -33,32 +33,32 @@ def start(folder: Path, *arguments: str, **environment: str) -> "subprocess.Pope
 
 
 def left_running(folder: Path) -> list[str]:
-    """Processes that hold on to this folder: by their arguments, working folder or environment."""
-    found = []
+    """List processes that name this folder in arguments, working folder or environment."""
+    running = []
     for process in psutil.process_iter():
         try:
             about = " ".join([*process.cmdline(), process.cwd(), *process.environ().values()])
         except psutil.Error:
             continue
         if str(folder) in about and process.pid != os.getpid():
-            found.append(f"{process.pid} {' '.join(process.cmdline())}")
-    return found
+            running.append(f"{process.pid} {' '.join(process.cmdline())}")
+    return running
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A working folder; whatever a failed test leaves running in it is ended."""
+    """Yield a working folder; kill what a failed test leaves running in it."""
     yield tmp_path
     for line in left_running(tmp_path):
         with contextlib.suppress(psutil.Error):
             psutil.Process(int(line.split()[0])).kill()
 
 
-def test_the_demo_walks_the_whole_road_and_leaves_nothing_running(folder: Path) -> None:
+def test_the_demo_runs_every_step_and_leaves_nothing_running(folder: Path) -> None:
     demo = start(folder, "--exit")
-    said, _ = demo.communicate(timeout=DEADLINE_SECONDS)
-    assert demo.returncode == 0, said + (folder / "stderr.txt").read_text()
-    typed = re.findall(r"^\$ fraudops (.*)$", said, re.MULTILINE)
+    output, _ = demo.communicate(timeout=DEADLINE_SECONDS)
+    assert demo.returncode == 0, output + (folder / "stderr.txt").read_text()
+    typed = re.findall(r"^\$ fraudops (.*)$", output, re.MULTILINE)
     assert [line.split()[0] for line in typed] == [
         *(
             "up",
@@ -76,11 +76,11 @@ def test_the_demo_walks_the_whole_road_and_leaves_nothing_running(folder: Path) 
             "down",
         )
     ]
-    assert re.findall(r"^verdict: ([A-Z ]+)", said, re.MULTILINE) == ["NONE", "WARNING", "ALARM"]
-    [report] = re.findall(r"^report: (.*)$", said, re.MULTILINE)
-    assert said.index("verdict: ALARM") < said.index(report)
+    assert re.findall(r"^verdict: ([A-Z ]+)", output, re.MULTILINE) == ["NONE", "WARNING", "ALARM"]
+    [report] = re.findall(r"^report: (.*)$", output, re.MULTILINE)
+    assert output.index("verdict: ALARM") < output.index(report)
     assert "verdict: ALARM" in Path(report).read_text()
-    assert f"file://{report}" in said
+    assert f"file://{report}" in output
     assert left_running(folder) == []
 
 
@@ -93,8 +93,8 @@ def test_an_interrupt_leaves_nothing_running(folder: Path, step: str, seconds: f
     for line in demo.stdout:
         if line.startswith(f"$ fraudops {step}"):
             break
-    time.sleep(seconds)  # somewhere inside the step; where exactly does not matter
-    for _ in range(2):  # the second one must not disturb the ending
+    time.sleep(seconds)  # into the middle of the step; the exact moment does not matter
+    for _ in range(2):  # a second interrupt must not disturb the shutdown
         demo.send_signal(signal.SIGINT)
         time.sleep(0.05)
     demo.communicate(timeout=DEADLINE_SECONDS)
@@ -104,9 +104,9 @@ def test_an_interrupt_leaves_nothing_running(folder: Path, step: str, seconds: f
 
 def test_a_step_that_fails_ends_the_demo_with_its_code(folder: Path) -> None:
     demo = start(folder, FRAUDOPS_WORKRES="3")
-    said, _ = demo.communicate(timeout=60)
+    output, _ = demo.communicate(timeout=60)
     assert demo.returncode == 64
-    assert "$ fraudops train" not in said
+    assert "$ fraudops train" not in output
     errors = (folder / "stderr.txt").read_text()
     assert "unknown setting FRAUDOPS_WORKRES (did you mean FRAUDOPS_WORKERS?)" in errors
     assert "the demo ends here: `fraudops up --detach` ended with code 64" in errors

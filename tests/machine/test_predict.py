@@ -1,4 +1,4 @@
-"""`fraudops predict`: through the running product, and what it says when there is none."""
+"""`fraudops predict` with the running product, and its messages without one."""
 
 import json
 from importlib import resources
@@ -8,8 +8,8 @@ import pytest
 
 from fraudops.datasets import load, split
 from jobs.predict import command
-from tests.conftest import Platform
 from tests.support.commands import Caller
+from tests.support.platform import Platform
 from tests.support.processes import free_port
 
 KNOWN = json.loads(
@@ -23,7 +23,7 @@ def predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return Caller("predict", command, monkeypatch, capsys)
 
 
-def test_the_known_transaction_is_a_fraud_of_the_samples_test_part() -> None:
+def test_the_packaged_transaction_is_a_fraud_of_the_samples_test_part() -> None:
     test = split(load()).test
     rows = [index for index, row in enumerate(test.x.tolist()) if row == list(KNOWN.values())]
     assert tuple(KNOWN) == test.schema.names
@@ -31,11 +31,11 @@ def test_the_known_transaction_is_a_fraud_of_the_samples_test_part() -> None:
     assert test.y[rows[0]] == 1
 
 
-def test_the_known_transaction_is_called_a_fraud(serving: Platform) -> None:
-    told = serving.run("predict")
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.startswith("FRAUD  probability ")
-    assert "prediction_id" in told.stdout
+def test_the_packaged_transaction_is_decided_as_fraud(serving: Platform) -> None:
+    result = serving.run("predict")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("FRAUD  probability ")
+    assert "prediction_id" in result.stdout
     answer = json.loads(serving.run("predict", "--json").stdout)
     assert set(answer) == {
         "prediction_id",
@@ -48,7 +48,7 @@ def test_the_known_transaction_is_called_a_fraud(serving: Platform) -> None:
     assert answer["fraud_probability"] > answer["threshold"]
 
 
-def test_a_row_of_the_test_part_comes_with_its_truth(serving: Platform) -> None:
+def test_a_row_of_the_test_part_is_printed_with_its_label(serving: Platform) -> None:
     answer = json.loads(serving.run("predict", "--row", "0", "--json").stdout)
     assert (answer["label"], answer["prediction"]) == (0, 0)
     assert "it truly is genuine" in serving.run("predict", "--row", "0").stdout
@@ -58,12 +58,12 @@ def test_a_list_is_scored_in_its_order(serving: Platform, tmp_path: Path) -> Non
     genuine = KNOWN | {name: 0.0 for name in KNOWN if name != "Amount"}
     file = tmp_path / "rows.json"
     file.write_text(json.dumps([KNOWN, genuine, KNOWN]))
-    told = json.loads(serving.run("predict", str(file), "--json").stdout)
-    assert [answer["prediction"] for answer in told["predictions"]] == [1, 0, 1]
+    batch = json.loads(serving.run("predict", str(file), "--json").stdout)
+    assert [answer["prediction"] for answer in batch["predictions"]] == [1, 0, 1]
     assert "FRAUD" in serving.run("predict", str(file)).stdout
 
 
-def test_what_the_service_refuses_is_named_by_field_and_without_its_value(
+def test_a_transaction_that_the_service_refuses_is_named_by_field_without_values(
     serving: Platform, tmp_path: Path
 ) -> None:
     file = tmp_path / "row.json"
@@ -73,11 +73,11 @@ def test_what_the_service_refuses_is_named_by_field_and_without_its_value(
             | {"V1": SECRET, "colour": 1}
         )
     )
-    told = serving.run("predict", str(file))
-    assert told.returncode == 64
+    result = serving.run("predict", str(file))
+    assert result.returncode == 64
     for words in ("V3 is missing", "V1 must be at most 500", "colour is not a field"):
-        assert words in told.stderr
-    assert str(SECRET) not in told.stderr
+        assert words in result.stderr
+    assert str(SECRET) not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_what_the_service_refuses_is_named_by_field_and_without_its_value(
         ("[4929.12345]", "expected one transaction"),
     ],
 )
-def test_what_is_no_transaction_is_refused_unquoted(
+def test_an_input_that_is_no_transaction_is_refused_without_quoting_it(
     predict: Caller, content: str, words: str
 ) -> None:
-    told = predict("-", stdin=content)
-    assert told.returncode == 64
-    assert f"standard input: {words}" in told.stderr
-    assert str(SECRET) not in told.stderr
+    result = predict("-", stdin=content)
+    assert result.returncode == 64
+    assert f"standard input: {words}" in result.stderr
+    assert str(SECRET) not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_what_is_no_transaction_is_refused_unquoted(
     ],
 )
 def test_wrong_usage_ends_with_64(predict: Caller, arguments: list[str], words: str) -> None:
-    told = predict(*arguments)
-    assert told.returncode == 64
-    assert words in told.stderr
-    assert "Traceback" not in told.stderr
+    result = predict(*arguments)
+    assert result.returncode == 64
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_service_that_is_away_ends_with_75(predict: Caller) -> None:
-    told = predict("--url", f"http://127.0.0.1:{free_port()}")
-    assert told.returncode == 75
-    assert "does not answer (ConnectError)" in told.stderr
-    assert "Traceback" not in told.stderr
+    result = predict("--url", f"http://127.0.0.1:{free_port()}")
+    assert result.returncode == 75
+    assert "does not answer (ConnectError)" in result.stderr
+    assert "Traceback" not in result.stderr

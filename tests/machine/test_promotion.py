@@ -1,4 +1,4 @@
-"""Promotion on the whole product: under load, refused, offline, by hand, and twice at once."""
+"""Promotion on the whole product: under load, refused, offline, and two together."""
 
 import json
 import subprocess
@@ -19,8 +19,8 @@ from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.registry import Registry
 from jobs.promote import promote_version
 from jobs.rollback import roll_back
-from tests.conftest import Platform
 from tests.support.http_client import HTTP
+from tests.support.platform import Platform
 from tests.support.serving import TOKEN, Service
 from tests.support.waiting import eventually
 
@@ -31,8 +31,10 @@ CLIENTS = 8
 
 @dataclass
 class RunningLoad:
-    """What the clients saw: when each request was sent and which version answered it, and every
-    answer that was not a 200.
+    """The answers of the clients, filled in when their block has ended.
+
+    `answers` holds when each request was sent (monotonic seconds) and the version that answered
+    it. `failures` holds every answer that was not a 200.
     """
 
     answers: list[tuple[float, str]] = field(default_factory=list)
@@ -41,7 +43,7 @@ class RunningLoad:
 
 @contextmanager
 def load(url: str) -> Iterator[RunningLoad]:
-    """CLIENTS clients in a process of their own; what they saw is there when the block has ended."""
+    """Run CLIENTS clients in another process until the block ends."""
     running = RunningLoad()
     command = [sys.executable, "-m", "tests.support.load", url, str(CLIENTS)]
     clients = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -55,7 +57,7 @@ def load(url: str) -> Iterator[RunningLoad]:
 
 @pytest.fixture(scope="module")
 def versions(serving: Platform) -> tuple[str, str]:
-    """The version that serves, and another that passed validation."""
+    """Return the version that serves and another one that passed validation."""
     current = record(serving).current
     assert current is not None
     trained = serving.run("train", "--seed", "8", "--json")
@@ -70,9 +72,9 @@ def record(platform: Platform) -> ServingRecord:
 
 
 def promote(platform: Platform, version: str, *more: str) -> str:
-    told = platform.run("promote", "--version", version, "--alias", "production", *more)
-    assert told.returncode == 0, told.stderr
-    return told.stdout
+    done = platform.run("promote", "--version", version, "--alias", "production", *more)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def rows(platform: Platform) -> list[tuple[str, str, str | None]]:
@@ -86,24 +88,24 @@ def test_twenty_promotions_under_load_fail_no_request_and_leave_no_old_answer(
     serving: Platform, versions: tuple[str, str]
 ) -> None:
     promote(serving, versions[0])
-    stretches: list[tuple[float, float, str]] = []
+    periods: list[tuple[float, float, str]] = []
     with load(serving.inference_url) as running:
         for number in range(ALTERNATIONS):
             version = versions[(number + 1) % 2]
             assert promote_version(serving.state, version).outcome == "done"
             returned = time.monotonic()
-            time.sleep(0.2)  # the stretch in which only this version may answer
-            stretches.append((returned, time.monotonic(), version))
+            time.sleep(0.2)  # during this time only this version may answer
+            periods.append((returned, time.monotonic(), version))
     assert running.failures == []
     assert {version for _, version in running.answers} == set(versions)
-    for returned, until, version in stretches:
+    for returned, until, version in periods:
         late = [answered for sent, answered in running.answers if returned < sent < until]
         assert len(late) >= 10
         assert set(late) == {version}
     assert [row[1] for row in rows(serving)[-ALTERNATIONS:]] == ["done"] * ALTERNATIONS
 
 
-def test_the_alias_follows_the_record_and_champion_is_the_way_back(
+def test_the_alias_follows_the_record_and_champion_names_the_version_before(
     serving: Platform, versions: tuple[str, str]
 ) -> None:
     promote(serving, versions[1])
@@ -113,7 +115,7 @@ def test_the_alias_follows_the_record_and_champion_is_the_way_back(
     assert record(serving).alias_epoch == record(serving).epoch
 
 
-def test_promoting_what_serves_pushes_nothing(serving: Platform) -> None:
+def test_promoting_the_serving_version_changes_no_pod(serving: Platform) -> None:
     before = record(serving)
     assert before.current is not None
     assert "nothing was pushed" in promote(serving, before.current.version)
@@ -121,20 +123,20 @@ def test_promoting_what_serves_pushes_nothing(serving: Platform) -> None:
     assert rows(serving)[-1] == (before.current.version, "done", "already in production")
 
 
-def test_a_rollback_goes_back_and_never_forward(
+def test_repeated_rollbacks_go_back_and_never_forward(
     serving: Platform, versions: tuple[str, str]
 ) -> None:
     promote(serving, versions[1])
     promote(serving, versions[0])
     stack = [entry.version for entry in record(serving).stack]
     for back in range(2):
-        told = serving.run("rollback", "--json")
-        assert told.returncode == 0, told.stderr
-        assert json.loads(told.stdout)["version"] == stack[back]
+        done = serving.run("rollback", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["version"] == stack[back]
         assert [entry.version for entry in record(serving).stack] == stack[back + 1 :]
 
 
-def test_a_version_without_a_verdict_is_refused_and_a_waiver_lets_it_through(
+def test_a_version_without_a_verdict_is_refused_unless_it_has_a_waiver(
     serving: Platform,
 ) -> None:
     trained = serving.run("train", "--seed", "9", "--json")
@@ -155,7 +157,7 @@ def test_a_version_without_a_verdict_is_refused_and_a_waiver_lets_it_through(
     assert serving.run("rollback").returncode == 0
 
 
-def test_production_refuses_a_model_of_the_packaged_sample_also_on_the_way_back(
+def test_production_refuses_to_promote_or_roll_back_to_a_model_of_the_packaged_sample(
     serving: Platform, versions: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for version in versions:
@@ -193,20 +195,20 @@ def test_an_altered_bundle_is_refused_by_the_pod_and_nothing_has_changed(serving
 
 
 def test_an_unknown_version_is_named_with_the_known_ones(serving: Platform) -> None:
-    told = serving.run("promote", "--version", "999")
-    assert told.returncode == 64
-    assert "999" in told.stderr
+    done = serving.run("promote", "--version", "999")
+    assert done.returncode == 64
+    assert "999" in done.stderr
 
 
-def test_two_promotions_at_once_take_turns(serving: Platform, versions: tuple[str, str]) -> None:
+def test_two_concurrent_promotions_take_turns(serving: Platform, versions: tuple[str, str]) -> None:
     with ThreadPoolExecutor(2) as pool:
-        told = list(
+        results = list(
             pool.map(
                 lambda version: serving.start("promote", "--version", version, "--json"), versions
             )
         )
-    assert [one.returncode for one in told] == [0, 0], [one.stderr for one in told]
-    epochs = [json.loads(one.stdout)["epoch"] for one in told]
+    assert [one.returncode for one in results] == [0, 0], [one.stderr for one in results]
+    epochs = [json.loads(one.stdout)["epoch"] for one in results]
     assert record(serving).epoch == max(epochs)
 
 
@@ -216,18 +218,18 @@ def test_an_alias_moved_by_hand_is_reported_and_not_followed(
     promote(serving, versions[0])
     registry = Registry(serving.mlflow_url)
     registry.set_alias("production", versions[1])
-    told = serving.run("reconcile", "--json")
-    assert f"points at version {versions[1]}" in json.loads(told.stdout)["alias"]
+    done = serving.run("reconcile", "--json")
+    assert f"points at version {versions[1]}" in json.loads(done.stdout)["alias"]
     current = record(serving).current
     assert current is not None
     assert current.version == versions[0]
-    assert alias_error(serving) == json.loads(told.stdout)["alias"]
+    assert alias_error(serving) == json.loads(done.stdout)["alias"]
     registry.set_alias("production", versions[0])
     assert json.loads(serving.run("reconcile", "--json").stdout)["alias"] is None
     assert alias_error(serving) is None
 
 
-def test_promoting_what_serves_sets_an_alias_back_that_was_moved_by_hand(
+def test_promoting_the_serving_version_restores_an_alias_that_was_moved_by_hand(
     serving: Platform, versions: tuple[str, str]
 ) -> None:
     promote(serving, versions[0])
@@ -245,13 +247,14 @@ def alias_error(platform: Platform) -> str | None:
     return error
 
 
-# -- with neither MLflow nor PostgreSQL
+# -- without MLflow and PostgreSQL
 
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[Platform]:
-    """The inference service alone, with two versions in its record and bundles in its cache; every
-    other part is away.
+    """Yield an inference service without MLflow and PostgreSQL.
+
+    Its record and its cache hold two versions.
     """
     service = Service(tmp_path / "state")
     try:
@@ -298,21 +301,21 @@ def _serves(service: Service, version: str) -> None:
 def test_a_rollback_needs_neither_mlflow_nor_postgresql_and_the_reconciler_catches_up(
     alone: Platform, mlflow_url: str, database: str
 ) -> None:
-    told = alone.run("rollback", "--json")
-    assert told.returncode == 0, told.stderr
-    result = json.loads(told.stdout)
-    assert (result["version"], result["late"]) == ("1", ["alias"])
+    done = alone.run("rollback", "--json")
+    assert done.returncode == 0, done.stderr
+    rollback = json.loads(done.stdout)
+    assert (rollback["version"], rollback["late"]) == ("1", ["alias"])
     assert record(alone).alias_epoch < record(alone).epoch
     assert alone.run("reconcile").returncode == 75
     pending = alone.state.root / "promotions.pending"
     assert pending.stat().st_size > 0
 
-    back = {
+    endpoints = {
         "inference_url": alone.inference_url,
         "database_url": database,
         "mlflow_url": mlflow_url,
     }
-    alone.state.endpoints.write_text(json.dumps(back))
+    alone.state.endpoints.write_text(json.dumps(endpoints))
     _register_a_version(mlflow_url)
     caught_up = alone.run("reconcile", "--json")
     assert caught_up.returncode == 0, caught_up.stderr
@@ -323,20 +326,20 @@ def test_a_rollback_needs_neither_mlflow_nor_postgresql_and_the_reconciler_catch
 
 
 def _register_a_version(url: str) -> None:
-    """So that there is a version 1 which an alias can point at."""
+    """Register version 1, so that an alias can point at it."""
     made = HTTP.post(
         f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}
     ).raise_for_status()
     Registry(url).create_version(made.json()["run"]["info"]["run_id"], {})
 
 
-def test_a_promotion_without_the_registry_changes_nothing_and_says_what_is_away(
+def test_a_promotion_without_the_registry_changes_nothing_and_names_the_registry(
     alone: Platform,
 ) -> None:
     before = record(alone)
-    told = alone.run("promote", "--version", "3")
-    assert told.returncode == 75
-    assert NOWHERE in told.stderr
+    done = alone.run("promote", "--version", "3")
+    assert done.returncode == 75
+    assert NOWHERE in done.stderr
     assert record(alone) == before
     models = alone.run("models")
     assert models.returncode == 75
@@ -347,8 +350,8 @@ def test_without_the_service_nothing_is_promoted(alone: Platform) -> None:
     places = json.loads(alone.state.endpoints.read_bytes())
     alone.state.endpoints.write_text(json.dumps(places | {"inference_url": f"http://{NOWHERE}"}))
     before = record(alone)
-    told = alone.run("rollback")
-    assert told.returncode == 65
-    assert "is the inference service running" in told.stderr
+    done = alone.run("rollback")
+    assert done.returncode == 65
+    assert "is the inference service running" in done.stderr
     after = record(alone)
     assert (after.current, after.stack) == (before.current, before.stack)

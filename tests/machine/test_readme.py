@@ -1,4 +1,4 @@
-"""Every command of the README and of docs/ for one machine is run."""
+"""Run every command that the README and docs/ give for one machine."""
 
 import shlex
 from pathlib import Path
@@ -6,19 +6,19 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import Platform
 from tests.support.documents import commands
 from tests.support.http_client import HTTP
+from tests.support.platform import Platform
 
 ROOT = Path(__file__).parents[2]
-# Run by the fixtures of the suite, by test_demo, and by CI.
+# The fixtures of the suite, test_demo and CI run these.
 ELSEWHERE = {"fraudops up --detach", "fraudops down", "make demo", "make test"}
 ADDRESS = "http://127.0.0.1:8000"
 STATUS = {"/feedback": 202}
 
 
 def request(command: str, platform: Platform) -> httpx.Response:
-    """The request that a curl command line makes."""
+    """Send the request that a curl command line describes."""
     words = shlex.split(command.replace("$(cat .fraudops/admin.token)", platform.admin_token))
     assert words[:2] == ["curl", "-s"]
     method, headers, body, url = "GET", {}, b"", ""
@@ -30,8 +30,8 @@ def request(command: str, platform: Platform) -> httpx.Response:
             name, value = next(rest).split(": ", 1)
             headers[name] = value
         elif word == "-d":
-            given, method = next(rest), "POST"
-            body = (ROOT / given[1:]).read_bytes() if given.startswith("@") else given.encode()
+            data, method = next(rest), "POST"
+            body = (ROOT / data[1:]).read_bytes() if data.startswith("@") else data.encode()
         else:
             url = word.replace(ADDRESS, platform.inference_url)
     return HTTP.request(method, url, headers=headers, content=body, timeout=30)
@@ -50,5 +50,5 @@ def test_the_command_does_what_the_page_says(command: str, serving: Platform) ->
     else:
         program, *arguments = shlex.split(command.replace(" .fraudops/", f" {serving.state.root}/"))
         assert program == "fraudops"
-        told = serving.run(*arguments)
-        assert told.returncode == 0, told.stderr
+        result = serving.run(*arguments)
+        assert result.returncode == 0, result.stderr

@@ -1,6 +1,4 @@
-"""`fraudops score` beside a running product: the same scores as the service's, and versions from
-the registry.
-"""
+"""`fraudops score` with a running product: equal scores, and versions of the registry."""
 
 import json
 from pathlib import Path
@@ -8,23 +6,23 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
-from tests.conftest import Platform
 from tests.support.commands import Caller
 from tests.support.http_client import HTTP
+from tests.support.platform import Platform
 from tests.support.scored import Scene
 
 
 def test_scores_are_those_of_the_service(
     serving: Platform, scene: Scene, score: Caller, tmp_path: Path
 ) -> None:
-    told = score(
+    result = score(
         scene.parquet(tmp_path / "in.parquet", 500),
         "--out",
         tmp_path / "out.parquet",
         "--state",
         serving.state.root,
     )
-    assert told.returncode == 0, told.stderr
+    assert result.returncode == 0, result.stderr
     rows = [
         dict(zip(scene.data.schema.names, row, strict=True)) for row in scene.data.x[:500].tolist()
     ]
@@ -33,27 +31,27 @@ def test_scores_are_those_of_the_service(
         .raise_for_status()
         .json()["predictions"]
     )
-    found = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    scored = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
     assert np.allclose(
-        [row["fraud_probability"] for row in found],
+        [row["fraud_probability"] for row in scored],
         [answer["fraud_probability"] for answer in answers],
         rtol=0,
         atol=1e-12,
     )
     for name in ("prediction", "model_version", "threshold"):
-        assert [row[name] for row in found] == [answer[name] for answer in answers]
-    assert 0 < sum(row["prediction"] for row in found) < 500
+        assert [row[name] for row in scored] == [answer[name] for answer in answers]
+    assert 0 < sum(row["prediction"] for row in scored) < 500
 
 
-def test_another_version_comes_from_the_registry(
+def test_a_version_that_does_not_serve_is_fetched_from_the_registry(
     serving: Platform, scene: Scene, score: Caller, tmp_path: Path
 ) -> None:
     file = scene.csv(tmp_path / "in.csv", 50)
     arguments = (file, "--version", "1", "--json", "--state", tmp_path / "empty")
-    told = score(*arguments, MLFLOW_TRACKING_URI=serving.mlflow_url)
-    assert told.returncode == 0, told.stderr
-    found = json.loads(told.stdout)
-    assert (found["out"], found["version"], found["scored"]) == (
+    result = score(*arguments, MLFLOW_TRACKING_URI=serving.mlflow_url)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert (summary["out"], summary["version"], summary["scored"]) == (
         str(tmp_path / "in.scores.csv"),
         "1",
         50,

@@ -1,4 +1,4 @@
-"""The schema is data: the whole road of a model whose five columns are a bank's own."""
+"""A model with five columns of a bank, from generated data to drift, by configuration alone."""
 
 import json
 import subprocess
@@ -11,8 +11,9 @@ import pytest
 
 from fraudops.endpoints import Endpoints
 from fraudops.schema import load_schema
-from tests.conftest import Platform, bare_environment
+from tests.support.commands import bare_environment
 from tests.support.http_client import HTTP
+from tests.support.platform import Platform
 from tests.support.serving import TOKEN, Service
 
 BANK = Path(__file__).parents[1] / "data" / "bank.yaml"
@@ -20,14 +21,12 @@ BANK = Path(__file__).parents[1] / "data" / "bank.yaml"
 
 @pytest.fixture
 def bank(tmp_path: Path, mlflow_url: str, database: str) -> Iterator[Platform]:
-    """The product of a bank: service and shipper of its own, on the PostgreSQL and the MLflow of
-    all tests.
-    """
+    """Yield a bank's service and shipper on the PostgreSQL and the MLflow that tests share."""
     environment = {"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": "bank"}
     service = Service(tmp_path / "state", environment=environment).start()
     service.state.admin_token.write_text(TOKEN)
-    places = Endpoints(inference_url=service.url, database_url=database, mlflow_url=mlflow_url)
-    service.state.endpoints.write_bytes(msgspec.json.encode(places))
+    endpoints = Endpoints(inference_url=service.url, database_url=database, mlflow_url=mlflow_url)
+    service.state.endpoints.write_bytes(msgspec.json.encode(endpoints))
     shipping = bare_environment() | {"DATABASE_URL": database, "FRAUDOPS_STATE": str(service.root)}
     with (
         (tmp_path / "shipper.log").open("wb") as log,
@@ -43,12 +42,14 @@ def bank(tmp_path: Path, mlflow_url: str, database: str) -> Iterator[Platform]:
 
 
 def done(platform: Platform, *arguments: str) -> str:
-    told = platform.run(*arguments)
-    assert told.returncode == 0, told.stderr
-    return told.stdout
+    result = platform.run(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
-def test_a_model_of_other_columns_walks_the_whole_road(bank: Platform, tmp_path: Path) -> None:
+def test_a_model_of_other_columns_is_trained_promoted_served_and_watched(
+    bank: Platform, tmp_path: Path
+) -> None:
     data, names = str(tmp_path / "bank.csv"), load_schema(BANK).names
     done(
         bank,
@@ -63,10 +64,11 @@ def test_a_model_of_other_columns_walks_the_whole_road(bank: Platform, tmp_path:
         "--out",
         data,
     )
-    given = ("--data", data, "--schema", str(BANK))
-    version = str(json.loads(done(bank, "train", *given, "--json"))["version"])
+    data_options = ("--data", data, "--schema", str(BANK))
+    version = str(json.loads(done(bank, "train", *data_options, "--json"))["version"])
     assert (
-        json.loads(done(bank, "validate", "--version", version, *given, "--json"))["passed"] is True
+        json.loads(done(bank, "validate", "--version", version, *data_options, "--json"))["passed"]
+        is True
     )
     done(bank, "promote", "--version", version, "--alias", "production")
 
@@ -78,7 +80,7 @@ def test_a_model_of_other_columns_walks_the_whole_road(bank: Platform, tmp_path:
     assert "V1" in refused.text
     assert names[0] in HTTP.get(f"{bank.inference_url}/openapi.json").text
 
-    done(bank, "simulate", "--rows", "800", *given)
+    done(bank, "simulate", "--rows", "800", *data_options)
     report = json.loads(done(bank, "drift", "--hours", "1", "--json"))
     assert report["verdict"] == "none"
     assert {column["name"] for column in report["columns"]} >= set(names)

@@ -1,4 +1,4 @@
-"""`fraudops simulate`: traffic through the running product, found again in the audit tables."""
+"""`fraudops simulate`: traffic through the running product, checked in the audit tables."""
 
 import json
 from datetime import UTC, datetime
@@ -13,8 +13,8 @@ from fraudops.datasets import generate
 from fraudops.datasets.writing import write_frame
 from fraudops.schema import load_schema
 from jobs.simulate import command
-from tests.conftest import Platform
 from tests.support.commands import Caller
+from tests.support.platform import Platform
 from tests.support.processes import free_port
 from tests.support.waiting import eventually
 
@@ -29,22 +29,22 @@ def count(platform: Platform, question: str, *values: Any) -> int:
 
 
 def test_every_transaction_is_answered_audited_and_labelled(serving: Platform) -> None:
-    asked = datetime.now(UTC)
+    started = datetime.now(UTC)
 
     def all_shipped() -> None:
-        """Of what other tests have asked."""
-        told = read_shipper_status(serving.state)
-        assert told
-        assert told.at > asked
-        assert told.backlog_rows == 0
+        # Rows of other tests would else arrive between the two counts.
+        status = read_shipper_status(serving.state)
+        assert status
+        assert status.at > started
+        assert status.backlog_rows == 0
 
     eventually(all_shipped)
     before = [
         count(serving, f"SELECT count(*) FROM {table}") for table in ("predictions", "labels")
     ]
-    told = serving.run("simulate", "--rows", "300", "--json")
-    assert told.returncode == 0, told.stderr
-    summary = json.loads(told.stdout)
+    result = serving.run("simulate", "--rows", "300", "--json")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
     assert (summary["sent"], summary["answered"], summary["refused"], summary["failures"]) == (
         300,
         300,
@@ -63,42 +63,48 @@ def test_every_transaction_is_answered_audited_and_labelled(serving: Platform) -
         assert [now - then for now, then in zip(after, before, strict=True)] == [300, 300]
 
     eventually(arrived)
-    joined = "SELECT count(*) FROM labels JOIN predictions ON predictions.id = labels.prediction_id WHERE labels.source = 'simulate' AND label = 1"
+    joined = (
+        "SELECT count(*) FROM labels JOIN predictions ON predictions.id = labels.prediction_id"
+        " WHERE labels.source = 'simulate' AND label = 1"
+    )
     assert count(serving, joined) >= summary["frauds"]
 
 
-def test_without_labels_none_are_handed_in_and_each_run_has_ids_of_its_own(
+def test_no_labels_sends_none_and_each_run_has_its_own_transaction_ids(
     serving: Platform,
 ) -> None:
     for _run in range(2):
-        told = serving.run(
+        result = serving.run(
             "simulate", "--rows", "20", "--no-labels", "--json", "--concurrency", "2"
         )
-        assert json.loads(told.stdout)["labels"] == 0
-    ids = "SELECT count(*) - count(DISTINCT transaction_id) FROM predictions WHERE transaction_id LIKE 'sim-%%'"
+        assert json.loads(result.stdout)["labels"] == 0
+    ids = (
+        "SELECT count(*) - count(DISTINCT transaction_id) FROM predictions"
+        " WHERE transaction_id LIKE 'sim-%%'"
+    )
     assert count(serving, ids) == 0
 
 
-def test_a_drift_is_laid_over_the_rows_that_are_sent(serving: Platform) -> None:
-    told = serving.run(
+def test_a_drift_is_applied_to_the_rows_that_are_sent(serving: Platform) -> None:
+    result = serving.run(
         "simulate", "--rows", "100", "--no-labels", "--drift", "covariate", "--strength", "2"
     )
-    assert told.returncode == 0, told.stderr
+    assert result.returncode == 0, result.stderr
     assert (
         "packaged sample under covariate drift (strength 2, seed 7), 100 of 100 rows touched"
-        in told.stdout
+        in result.stdout
     )
-    assert "100: 100 answered, 0 refused, 0 failures" in told.stdout
+    assert "100: 100 answered, 0 refused, 0 failures" in result.stdout
 
 
-def test_more_rows_than_there_are_come_with_replacement_and_it_says_so(
+def test_more_rows_than_the_data_has_are_drawn_with_replacement_and_reported(
     serving: Platform, tmp_path: Path
 ) -> None:
     rows = tmp_path / "few.csv"
     write_frame(generate(200, 7, fraud_rate=0.2).dataset.frame, rows)
-    told = serving.run("simulate", "--data", str(rows), "--rows", "60", "--json", "--no-labels")
-    assert "the test part has 40 rows: 60 are drawn from them with replacement" in told.stderr
-    summary = json.loads(told.stdout)
+    result = serving.run("simulate", "--data", str(rows), "--rows", "60", "--json", "--no-labels")
+    assert "the test part has 40 rows: 60 are drawn from them with replacement" in result.stderr
+    summary = json.loads(result.stdout)
     assert (summary["answered"], summary["repeated_rows"]) == (60, True)
 
 
@@ -107,23 +113,23 @@ def test_rows_that_the_service_refuses_end_with_65_and_the_reason(
 ) -> None:
     rows = tmp_path / "bank.csv"
     write_frame(generate(200, 7, load_schema(BANK), fraud_rate=0.2).dataset.frame, rows)
-    told = serving.run("simulate", "--data", str(rows), "--schema", str(BANK), "--rows", "30")
-    assert told.returncode == 65
-    assert "30: 0 answered, 30 refused, 0 failures" in told.stdout
-    assert "V1 is missing" in told.stderr
+    result = serving.run("simulate", "--data", str(rows), "--schema", str(BANK), "--rows", "30")
+    assert result.returncode == 65
+    assert "30: 0 answered, 30 refused, 0 failures" in result.stdout
+    assert "V1 is missing" in result.stderr
 
 
 def test_a_rate_is_kept(serving: Platform) -> None:
-    told = serving.run("simulate", "--rows", "21", "--rate", "20", "--no-labels", "--json")
-    assert json.loads(told.stdout)["seconds"] >= 1.0, "row 20 is due a second after row 0"
+    result = serving.run("simulate", "--rows", "21", "--rate", "20", "--no-labels", "--json")
+    assert json.loads(result.stdout)["seconds"] >= 1.0, "row 20 is due a second after row 0"
 
 
 def test_a_service_that_is_away_ends_with_75(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = Caller("simulate", command, monkeypatch, capsys)(
+    result = Caller("simulate", command, monkeypatch, capsys)(
         "--url", f"http://127.0.0.1:{free_port()}"
     )
-    assert told.returncode == 75
-    assert "does not answer (ConnectError)" in told.stderr
-    assert told.stdout == ""
+    assert result.returncode == 75
+    assert "does not answer (ConnectError)" in result.stderr
+    assert result.stdout == ""

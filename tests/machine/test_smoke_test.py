@@ -1,4 +1,4 @@
-"""`helm test`'s program, on the whole product."""
+"""The program of `helm test`, on the whole product."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from fraudops.client import PredictResponse
 from fraudops.errors import RefusedError
 from jobs.install.smoke_test import compare, known_transaction
-from tests.conftest import Platform
+from tests.support.platform import Platform
 
 ANSWER = PredictResponse(
     prediction_id="p", fraud_probability=0.25, prediction=0, model_version="3", threshold=0.5
@@ -46,7 +46,7 @@ def test_an_answer_and_its_audit_row_are_found(serving: Platform) -> None:
         ).fetchone() == (1,)
 
 
-def test_a_row_that_says_something_else_is_named_by_its_column() -> None:
+def test_a_row_that_differs_is_named_by_its_column() -> None:
     compare(ANSWER, ROW, "t")
     for column, other in (
         ("fraud_probability", 0.26),
@@ -58,16 +58,17 @@ def test_a_row_that_says_something_else_is_named_by_its_column() -> None:
             compare(ANSWER, ROW | {column: other}, "t")
 
 
-def test_the_known_transaction_is_the_packaged_one() -> None:
+def test_the_test_transaction_is_the_packaged_one() -> None:
     packaged = json.loads(
         resources.files("fraudops.datasets").joinpath("sample/transaction.json").read_text()
     )
     assert known_transaction(None) == packaged
 
 
-def test_for_another_schema_it_is_the_middle_of_each_range(tmp_path: Path) -> None:
+def test_the_test_transaction_of_another_schema_is_the_middle_of_each_range(tmp_path: Path) -> None:
     schema = tmp_path / "schema.yaml"
     schema.write_text(
-        "{name: own, label: fraud, time: t, amount: a, features: [{name: a, minimum: 0, maximum: 10}, {name: b, minimum: -1, maximum: 1}]}"
+        "{name: own, label: fraud, time: t, amount: a, features: ["
+        "{name: a, minimum: 0, maximum: 10}, {name: b, minimum: -1, maximum: 1}]}"
     )
     assert known_transaction(schema) == {"a": 5.0, "b": 0.0}

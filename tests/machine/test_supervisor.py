@@ -1,6 +1,4 @@
-"""`up`, `down` and `status` over the real parts: what is killed comes back, what is stopped leaves
-nothing, what is said is so.
-"""
+"""`up`, `down` and `status` over the real components: restarts, takeovers, complete stops."""
 
 import contextlib
 import json
@@ -16,29 +14,30 @@ import psutil
 import pytest
 
 from fraudops.state import State
-from services.supervisor.components import endings
+from services.supervisor.components import shutdown_policies
 from services.supervisor.processes import Handle
 from services.supervisor.record import load
 from services.supervisor.status import report
-from tests.conftest import Platform, bare_environment, down_at_the_end, whole_platform
+from tests.support.commands import CommandResult, bare_environment
 from tests.support.http_client import HTTP
+from tests.support.platform import Platform, down_at_the_end, whole_platform
 from tests.support.waiting import eventually
 
-PARTS = ("inference", "shipper", "mlflow", "postgresql")
-# The promise is 10 s; a machine that also does other things is given more.
-BACK_SECONDS = 30
+COMPONENTS = ("inference", "shipper", "mlflow", "postgresql")
+# The documentation says 10 s; a busy machine gets more.
+RESTART_SECONDS = 30
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """A product of this module's own, in a folder whose name has a space."""
+    """Yield a product for this module only, in a folder whose name has a space."""
     with whole_platform(tmp_path_factory.mktemp("supervised") / "a state") as started:
         yield started
 
 
 @pytest.fixture
 def running(own: Platform) -> Platform:
-    """Whatever the test before has done to it, all of it runs."""
+    """Return the product with every component running, whatever the test before did to it."""
     if not status(own)["well"]:
         up = own.run("up", "--detach")
         assert up.returncode == 0, up.stderr
@@ -54,24 +53,24 @@ def leaders(state: State) -> dict[str, Handle]:
 
 
 def all_processes(state: State) -> list[psutil.Process]:
-    """Of every session that a part began, PostgreSQL's children and the supervisor."""
-    found = [
+    """List the processes of every component's session, PostgreSQL's children and the supervisor."""
+    members = [
         process
         for name, leader in leaders(state).items()
-        for process in endings(state)[name].members(leader)
+        for process in shutdown_policies(state)[name].members(leader)
     ]
     supervisor = load(state).supervisor
-    return found + ([psutil.Process(supervisor.pid)] if supervisor else [])
+    return members + ([psutil.Process(supervisor.pid)] if supervisor else [])
 
 
 def assert_well(platform: Platform) -> dict[str, Any]:
-    found = status(platform)
-    assert found["well"], found
-    return found
+    report = status(platform)
+    assert report["well"], report
+    return report
 
 
-def assert_told(told: subprocess.CompletedProcess[str], words: str) -> None:
-    assert (told.returncode, words in told.stderr) == (0, True), told.stderr
+def assert_succeeded(done: CommandResult | subprocess.CompletedProcess[str], words: str) -> None:
+    assert (done.returncode, words in done.stderr) == (0, True), done.stderr
 
 
 def assert_nothing_runs(state: State, processes: list[psutil.Process]) -> None:
@@ -80,24 +79,26 @@ def assert_nothing_runs(state: State, processes: list[psutil.Process]) -> None:
         for process in processes
         if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     ]
-    assert not [stray for ending in endings(state).values() for stray in ending.orphans()]
+    assert not [
+        orphan for policy in shutdown_policies(state).values() for orphan in policy.orphans()
+    ]
     assert not state.endpoints.exists()
 
 
-@pytest.mark.parametrize("name", PARTS)
-def test_a_part_that_is_killed_is_started_again_and_the_others_go_on(
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_component_that_is_killed_is_started_again_and_the_others_keep_running(
     running: Platform, name: str
 ) -> None:
     before = leaders(running.state)
     os.kill(before[name].pid, signal.SIGKILL)
 
-    def back() -> dict[str, Any]:
+    def restarted() -> dict[str, Any]:
         now = leaders(running.state)
         assert now[name] != before[name]
         return assert_well(running)
 
-    found = eventually(back, BACK_SECONDS)
-    assert found[name]["restarts"] > 0
+    after = eventually(restarted, RESTART_SECONDS)
+    assert after[name]["restarts"] > 0
     assert {
         other: process for other, process in leaders(running.state).items() if other != name
     } == {other: process for other, process in before.items() if other != name}
@@ -112,10 +113,10 @@ def test_a_worker_that_is_killed_is_replaced(running: Platform) -> None:
         assert len(now) == len(before)
         assert min(before) not in now
 
-    eventually(replaced, BACK_SECONDS)
+    eventually(replaced, RESTART_SECONDS)
 
 
-def test_the_parts_outlive_their_supervisor_and_the_next_up_takes_them_over(
+def test_the_components_outlive_their_supervisor_and_the_next_up_takes_them_over(
     running: Platform,
 ) -> None:
     before, supervisor = leaders(running.state), load(running.state).supervisor
@@ -127,11 +128,11 @@ def test_the_parts_outlive_their_supervisor_and_the_next_up_takes_them_over(
     eventually(lambda: _is(status(running)["shipper"]["state"], "dead"))
 
     assert running.run("status").returncode == 75
-    elsewhere = {**bare_environment(), "TZ": "Asia/Tokyo", "LANG": "C.UTF-8"}
-    assert_told(
+    other_environment = {**bare_environment(), "TZ": "Asia/Tokyo", "LANG": "C.UTF-8"}
+    assert_succeeded(
         subprocess.run(
             _up(running.state, "--detach"),
-            env=elsewhere,
+            env=other_environment,
             capture_output=True,
             text=True,
             check=False,
@@ -147,20 +148,20 @@ def test_the_parts_outlive_their_supervisor_and_the_next_up_takes_them_over(
 def test_a_second_up_joins_the_first(running: Platform) -> None:
     before = leaders(running.state)
     for arguments in (["up"], ["up", "--detach"]):
-        told = running.run(*arguments)
-        assert_told(told, "already running")
-        assert running.inference_url in told.stdout
+        second = running.run(*arguments)
+        assert_succeeded(second, "already running")
+        assert running.inference_url in second.stdout
     assert leaders(running.state) == before
 
 
-def test_down_stops_what_a_killed_supervisor_left_and_two_ups_at_once_make_one(
+def test_down_stops_what_a_killed_supervisor_left_and_two_concurrent_ups_start_one_product(
     running: Platform,
 ) -> None:
     processes, supervisor = all_processes(running.state), load(running.state).supervisor
     assert supervisor
     os.kill(supervisor.pid, signal.SIGKILL)
     for _ in range(2):
-        assert_told(running.run("down"), "nothing runs")
+        assert_succeeded(running.run("down"), "nothing runs")
         assert_nothing_runs(running.state, processes)
 
     racing = [
@@ -170,15 +171,15 @@ def test_down_stops_what_a_killed_supervisor_left_and_two_ups_at_once_make_one(
         for _ in range(2)
     ]
     assert [(up.communicate(timeout=120)[1], up.returncode)[1] for up in racing] == [0, 0]
-    assert all(len(endings(running.state)[name].orphans()) == 1 for name in PARTS)
+    assert all(len(shutdown_policies(running.state)[name].orphans()) == 1 for name in COMPONENTS)
 
 
-def test_products_begun_at_once_beside_a_third_get_ports_of_their_own_and_stop_whole_by_down_or_an_interrupt(
+def test_concurrent_products_get_different_ports_and_stop_by_down_or_an_interrupt(
     running: Platform, tmp_path: Path
 ) -> None:
     with contextlib.ExitStack() as stack:
         begun = [stack.enter_context(down_at_the_end(tmp_path / name)) for name in ("one", "two")]
-        here, racing = (
+        foreground, detached = (
             subprocess.Popen(
                 _up(each.state, *how, "--workers", "1"),
                 env=bare_environment(),
@@ -187,8 +188,8 @@ def test_products_begun_at_once_beside_a_third_get_ports_of_their_own_and_stop_w
             )
             for each, how in zip(begun, ((), ("--detach",)), strict=True)
         )
-        told = racing.communicate(timeout=180)[1]
-        assert racing.returncode == 0, told
+        errors = detached.communicate(timeout=180)[1]
+        assert detached.returncode == 0, errors
         eventually(lambda: [assert_well(each) for each in begun])
         chosen = [load(each.state).run_config for each in (running, *begun)]
         assert (
@@ -204,34 +205,32 @@ def test_products_begun_at_once_beside_a_third_get_ports_of_their_own_and_stop_w
         )
         processes = [all_processes(each.state) for each in begun]
 
-        here.send_signal(signal.SIGINT)
-        output, notices = here.communicate(timeout=60)
-        assert (here.returncode, b"/docs" in output) == (0, True), notices
+        foreground.send_signal(signal.SIGINT)
+        output, notices = foreground.communicate(timeout=60)
+        assert (foreground.returncode, b"/docs" in output) == (0, True), notices
         assert_nothing_runs(
-            begun[0].state, [process for process in processes[0] if process.pid != here.pid]
+            begun[0].state, [process for process in processes[0] if process.pid != foreground.pid]
         )
         assert_well(begun[1])
-        assert_told(begun[1].run("down"), "nothing runs")
+        assert_succeeded(begun[1].run("down"), "nothing runs")
         assert_nothing_runs(begun[1].state, processes[1])
         assert_well(running)
         logs = [notices, (begun[1].state.logs / "supervisor.log").read_bytes()]
         assert not [log for log in logs if b"choosing again" in log]
 
 
-def test_status_tells_people_and_programs_the_same(running: Platform) -> None:
-    programs, people = running.run("status", "--json"), running.run("status")
-    assert (programs.returncode, people.returncode) == (0, 0)
-    found = json.loads(programs.stdout)
-    assert all(
-        str(pid) in people.stdout for part in ("inference", "mlflow") for pid in found[part]["pids"]
-    )
-    assert {worker["pid"] for worker in found["inference"]["workers"]} < set(
-        found["inference"]["pids"]
-    )
-    assert found["inference"]["url"] == running.inference_url
+def test_status_prints_the_same_as_text_and_as_json(running: Platform) -> None:
+    as_json, as_text = running.run("status", "--json"), running.run("status")
+    assert (as_json.returncode, as_text.returncode) == (0, 0)
+    parsed = json.loads(as_json.stdout)
+    for name in ("inference", "mlflow"):
+        assert all(str(pid) in as_text.stdout for pid in parsed[name]["pids"])
+    workers = {worker["pid"] for worker in parsed["inference"]["workers"]}
+    assert workers < set(parsed["inference"]["pids"])
+    assert parsed["inference"]["url"] == running.inference_url
 
 
-def test_secrets_stay_in_files_of_their_owner_and_out_of_sight(running: Platform) -> None:
+def test_secrets_are_only_in_files_that_only_their_owner_reads(running: Platform) -> None:
     state = running.state
     for path in (
         state.endpoints,
@@ -252,8 +251,8 @@ def test_secrets_stay_in_files_of_their_owner_and_out_of_sight(running: Platform
     assert not [secret for secret in secrets for text in shown if secret in text]
 
 
-def _is(found: str, wanted: str) -> None:
-    assert found == wanted
+def _is(value: str, expected: str) -> None:
+    assert value == expected
 
 
 def _up(state: State, *arguments: str) -> list[str]:

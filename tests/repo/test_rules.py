@@ -1,4 +1,4 @@
-"""Rules about the project itself: where things lie, and what no file may name."""
+"""Rules about the repository itself: its layout, its file names, and forbidden words."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Shippers for the tests of this folder; none outlives its test."""
+"""Fixtures that start shipper processes and end them with the test."""
 
 import os
 import signal
@@ -36,6 +36,6 @@ def start_shipper(state: State, tmp_path: Path) -> Iterator[Start]:
         return started[-1]
 
     yield begin
-    for running in started:
-        if running.process.poll() is None:
-            running.end(signal.SIGKILL)
+    for shipper in started:
+        if shipper.process.poll() is None:
+            shipper.end(signal.SIGKILL)

@@ -1,6 +1,4 @@
-"""The process that proves bundles: it is replaced when it dies, stays while the pod is told to
-leave, and leaves nothing running.
-"""
+"""The process that verifies bundles: its replacement, its end, and downloads that hang."""
 
 import contextlib
 import errno
@@ -23,12 +21,12 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture
-def endless() -> Iterator[str]:
-    """A registry whose answers never end."""
+def endless_registry() -> Iterator[str]:
+    """Yield the URL of a registry that sends one header byte after another and never ends."""
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def trickle() -> None:
+        def answer_endlessly() -> None:
             listener.settimeout(0.2)
             with contextlib.ExitStack() as kept:
                 answering: list[socket.socket] = []
@@ -40,7 +38,7 @@ def endless() -> Iterator[str]:
                         with contextlib.suppress(OSError):
                             connection.sendall(b"x")
 
-        thread = threading.Thread(target=trickle)
+        thread = threading.Thread(target=answer_endlessly)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         over.set()
@@ -48,22 +46,24 @@ def endless() -> Iterator[str]:
 
 
 @pytest.fixture
-def service(tmp_path: Path, endless: str) -> Iterator[Service]:
-    started = Service(tmp_path / "state", workers=1, environment={"MLFLOW_TRACKING_URI": endless})
+def service(tmp_path: Path, endless_registry: str) -> Iterator[Service]:
+    started = Service(
+        tmp_path / "state", workers=1, environment={"MLFLOW_TRACKING_URI": endless_registry}
+    )
     try:
         yield started.promoted(1)
     finally:
         started.kill()
 
 
-def prover(service: Service) -> psutil.Process:
+def verifier_process(service: Service) -> psutil.Process:
     assert service.process is not None
-    (found,) = (
+    (process,) = (
         child
         for child in psutil.Process(service.process.pid).children()
         if child.pid not in service.worker_pids()
     )
-    return found
+    return process
 
 
 def promote(service: Service, seed: int) -> None:
@@ -72,30 +72,32 @@ def promote(service: Service, seed: int) -> None:
     assert answer.json()["version"] == str(seed)
 
 
-def gone(process: psutil.Process) -> None:
+def assert_gone(process: psutil.Process) -> None:
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_prover_that_dies_is_replaced_and_a_promotion_waits_for_the_next(
+def test_a_verifier_that_dies_is_replaced_and_a_promotion_waits_for_the_next(
     service: Service,
 ) -> None:
-    first = prover(service)
+    first = verifier_process(service)
     first.kill()
     promote(service, 2)
     assert "has died and is replaced" in service.log
-    assert prover(service).pid != first.pid
+    assert verifier_process(service).pid != first.pid
     promote(service, 3)
-    # Else the port would be taken for as long as it lives.
+    # An inherited listening socket would keep the port taken after the service has ended.
     assert [
-        held for held in prover(service).net_connections("tcp") if held.laddr.port == service.port
+        connection
+        for connection in verifier_process(service).net_connections("tcp")
+        if connection.laddr.port == service.port
     ] == []
 
 
-def test_a_prover_that_dies_within_the_start_is_replaced_and_the_cached_bundle_served(
+def test_a_verifier_that_dies_within_the_start_is_replaced_and_the_cached_bundle_served(
     tmp_path: Path,
 ) -> None:
     started = Service(
-        tmp_path / "state", workers=1, program=("tests.support.dead_prover", "services.inference")
+        tmp_path / "state", workers=1, program=("tests.support.dead_verifier", "services.inference")
     )
     try:
         started.promoted(1)
@@ -105,19 +107,19 @@ def test_a_prover_that_dies_within_the_start_is_replaced_and_the_cached_bundle_s
         started.kill()
 
 
-def test_what_tells_the_service_to_leave_does_not_end_its_prover_first(service: Service) -> None:
-    proving = prover(service)
+def test_signals_that_stop_the_service_do_not_end_its_verifier_first(service: Service) -> None:
+    before = verifier_process(service)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        proving.send_signal(number)
+        before.send_signal(number)
     promote(service, 2)
-    assert prover(service).pid == proving.pid
+    assert verifier_process(service).pid == before.pid
     service.stop()
-    eventually(lambda: gone(proving))
+    eventually(lambda: assert_gone(before))
 
 
 @pytest.mark.parametrize("end", ["deadline", "kill"])
-def test_a_download_that_hangs_ends_with_whoever_asked(service: Service, end: str) -> None:
-    proving, answers = prover(service), list[str]()
+def test_a_download_that_hangs_ends_with_its_request(service: Service, end: str) -> None:
+    verifier, answers = verifier_process(service), list[str]()
     seconds = 2 if end == "deadline" else 60
 
     def ask() -> None:
@@ -138,16 +140,16 @@ def test_a_download_that_hangs_ends_with_whoever_asked(service: Service, end: st
 
     asking = threading.Thread(target=ask)
     asking.start()
-    (download,) = eventually(lambda: _some(proving.children()))
+    (download,) = eventually(lambda: _some(verifier.children()))
     eventually(lambda: _is_nice(download))
     if end == "kill":
         service.kill()
-        eventually(lambda: gone(proving))
+        eventually(lambda: assert_gone(verifier))
     asking.join()
-    eventually(lambda: gone(download))
+    eventually(lambda: assert_gone(download))
     if end == "deadline":
         assert answers == ["version 7 was not brought and proved within 2 s"]
-        assert proving.children() == []
+        assert verifier.children() == []
         promote(service, 2)
 
 
@@ -161,18 +163,20 @@ def test_a_fork_that_fails_ends_nothing_and_is_tried_again_a_second_later(
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", refuse)
-    keeper = BundleVerifier(InferenceSettings(state=tmp_path), RunFolder(tmp_path), os.pipe())
-    keeper.keep()
-    keeper.keep()
+    bundle_verifier = BundleVerifier(
+        InferenceSettings(state=tmp_path), RunFolder(tmp_path), os.pipe()
+    )
+    bundle_verifier.keep()
+    bundle_verifier.keep()
     assert len(forks) == 1
     assert "bundles cannot be proved now" in caplog.text
 
     def tried_again() -> None:
-        keeper.keep()
+        bundle_verifier.keep()
         assert len(forks) == 2
 
     eventually(tried_again)
-    keeper.leave()
+    bundle_verifier.leave()
 
 
 def _is_nice(process: psutil.Process) -> None:
@@ -184,10 +188,14 @@ def _some(children: list[psutil.Process]) -> list[psutil.Process]:
     return children
 
 
-def test_a_proof_that_is_killed_refuses_the_version_and_nothing_else(service: Service) -> None:
-    proving = prover(service)
+def test_a_verification_that_is_killed_refuses_the_version_and_nothing_else(
+    service: Service,
+) -> None:
+    verifier = verifier_process(service)
     killing = threading.Thread(
-        target=lambda: os.kill(eventually(lambda: _some(proving.children()))[0].pid, signal.SIGKILL)
+        target=lambda: os.kill(
+            eventually(lambda: _some(verifier.children()))[0].pid, signal.SIGKILL
+        )
     )
     killing.start()
     answer = service.reload(
@@ -196,6 +204,6 @@ def test_a_proof_that_is_killed_refuses_the_version_and_nothing_else(service: Se
     killing.join()
     assert answer.status_code == 503
     assert "proves version 7 ended without an answer" in problem(answer)["detail"]
-    assert prover(service).pid == proving.pid
+    assert verifier_process(service).pid == verifier.pid
     assert service.predict().status_code == 200
     promote(service, 2)

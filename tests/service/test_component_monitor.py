@@ -1,6 +1,4 @@
-"""A keeper over small programs: what fails is tried again and given up, what hangs is started anew,
-what is left behind is ended.
-"""
+"""The supervisor's component monitor over small programs, and its ports, settings and logs."""
 
 import asyncio
 import contextlib
@@ -27,7 +25,7 @@ from services.supervisor.component_monitor import ComponentMonitor, PortTakenErr
 from services.supervisor.components import Component
 from services.supervisor.postgresql import PostgreSQL
 from services.supervisor.probes import ProbeError
-from services.supervisor.processes import Handle, ShutdownPolicy, end, session_members
+from services.supervisor.processes import Handle, ShutdownPolicy, session_members, terminate
 from services.supervisor.record import ComponentRecord, Record, RunConfig
 from tests.support.processes import free_port
 
@@ -49,9 +47,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """A keeper of a part that runs a Python text and is asked by `probe`."""
+    """Return a maker of monitors: its component runs a Python text and is checked by `probe`."""
 
-    def keeper_of(
+    def monitor_of(
         name: str, text: str, probe: Callable[[Handle], None] = lambda _: None, **more: object
     ) -> ComponentMonitor:
         command = (sys.executable, "-I", "-S", "-c", text)
@@ -66,13 +64,13 @@ def make(tmp_path: Path) -> Make:
         )  # type: ignore[arg-type]
         return ComponentMonitor(part, ComponentRecord(), tmp_path / f"{name}.log", lambda: None)
 
-    return keeper_of
+    return monitor_of
 
 
 @contextlib.asynccontextmanager
 async def kept(*monitors: ComponentMonitor) -> AsyncIterator[list[asyncio.Task[None]]]:
-    others = {monitor.part.name: monitor for monitor in monitors}
-    tasks = [asyncio.create_task(monitor.keep(others)) for monitor in monitors]
+    others = {monitor.component.name: monitor for monitor in monitors}
+    tasks = [asyncio.create_task(monitor.run(others)) for monitor in monitors]
     try:
         yield tasks
     finally:
@@ -89,13 +87,16 @@ async def until(check: Callable[[], bool], seconds: float = 20.0) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_part_that_fails_five_times_is_given_up_with_its_last_words_until_somebody_asks(
+async def test_a_component_that_fails_five_times_is_given_up_with_its_last_words_until_up_is_run(
     make: Make, tmp_path: Path
 ) -> None:
     mended = tmp_path / "mended"
     one = make(
         "fragile",
-        f"import os, sys, time; time.sleep(600) if os.path.exists({str(mended)!r}) else sys.exit('Error: the wheel is off')",
+        "import os, sys, time\n"
+        f"if os.path.exists({str(mended)!r}):\n"
+        "    time.sleep(600)\n"
+        "sys.exit('Error: the wheel is off')",
     )
     async with kept(one):
         await until(lambda: one.record.phase == "gave up")
@@ -103,60 +104,65 @@ async def test_a_part_that_fails_five_times_is_given_up_with_its_last_words_unti
         assert "Error: the wheel is off" in (one.record.reason or "")
         assert one.record.process is None
         mended.touch()
-        one.again.set()
+        one.retry.set()
         await until(lambda: one.record.phase == "running")
 
 
-async def test_a_part_that_lives_but_does_not_answer_is_started_again(make: Make) -> None:
-    deaf: set[Handle] = set()
+async def test_a_component_that_lives_but_does_not_answer_is_started_again(make: Make) -> None:
+    silent: set[Handle] = set()
 
     def probe(process: Handle) -> None:
-        if process in deaf:
+        if process in silent:
             raise ProbeError("silence")
 
     one = make("silent", SLEEP, probe)
     async with kept(one):
-        await until(one.runs.is_set)
+        await until(one.running.is_set)
         first = one.record.process
         assert first
-        deaf.add(first)
+        silent.add(first)
         await until(lambda: one.record.restarts == 1 and one.record.phase == "running")
         assert not first.alive
         assert one.record.reason == "it stopped answering: silence"
 
 
-async def test_a_part_that_is_halted_is_started_again(make: Make) -> None:
+async def test_a_component_that_is_halted_is_started_again(make: Make) -> None:
     one = make("halted", SLEEP)
     async with kept(one):
-        await until(one.runs.is_set)
+        await until(one.running.is_set)
         assert one.record.process
         os.kill(one.record.process.pid, signal.SIGSTOP)
         await until(lambda: one.record.restarts == 1 and one.record.phase == "running")
         assert "halted by a signal" in (one.record.reason or "")
 
 
-async def test_silence_is_excused_while_what_a_part_needs_is_away(make: Make) -> None:
-    asked = []
+async def test_failed_probes_do_not_count_while_a_dependency_is_down(make: Make) -> None:
+    probed = []
     store = make("store", SLEEP)
 
     def probe(_: Handle) -> None:
-        asked.append(store.runs.is_set())
-        if not store.runs.is_set():
+        probed.append(store.running.is_set())
+        if not store.running.is_set():
             raise ProbeError("no store")
 
     reader = make("reader", SLEEP, probe, needs=("store",))
     async with kept(store, reader):
-        await until(reader.runs.is_set)
-        store.runs.clear()
-        asked.clear()
-        await until(lambda: len(asked) > 2 * monitor.MISSES)
-        store.runs.set()
+        await until(reader.running.is_set)
+        store.running.clear()
+        probed.clear()
+        await until(lambda: len(probed) > 2 * monitor.MISSES)
+        store.running.set()
         assert (reader.record.restarts, reader.record.phase) == (0, "running")
 
 
-async def test_what_a_dead_part_left_behind_is_ended_before_it_is_started_again(make: Make) -> None:
+async def test_orphans_of_a_dead_component_are_ended_before_it_is_started_again(make: Make) -> None:
     port = free_port()
-    orphan_holds_the_port = f"import os, socket, time; listener = socket.create_server(('127.0.0.1', {port})); os.fork(); time.sleep(600)"
+    orphan_holds_the_port = (
+        "import os, socket, time\n"
+        f"listener = socket.create_server(('127.0.0.1', {port}))\n"
+        "os.fork()\n"
+        "time.sleep(600)"
+    )
 
     def probe(_: Handle) -> None:
         if not ports.is_taken("127.0.0.1", port):
@@ -166,7 +172,7 @@ async def test_what_a_dead_part_left_behind_is_ended_before_it_is_started_again(
     async with kept(one):
         await until(
             lambda: (
-                one.runs.is_set()
+                one.running.is_set()
                 and one.record.process is not None
                 and len(session_members(one.record.process)) == 2
             )
@@ -192,13 +198,14 @@ async def test_a_port_lost_before_the_first_start_calls_for_another(make: Make) 
                 await asyncio.wait_for(asyncio.shield(task), 10)
 
 
-async def test_an_answer_of_somebody_else_is_not_taken_for_the_parts_own(make: Make) -> None:
-    """The stranger comes after the port was seen free, so the part finds it taken itself."""
+async def test_an_answer_of_another_process_is_not_taken_for_the_components_own(make: Make) -> None:
+    """The stranger takes the port after the monitor saw it free, so the component fails to bind."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     one = make(
         "robbed",
-        f"import http.server; http.server.HTTPServer(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler)",
+        "from http.server import HTTPServer, SimpleHTTPRequestHandler\n"
+        f"HTTPServer(('127.0.0.1', {port}), SimpleHTTPRequestHandler)",
     )
     stranger = http.server.ThreadingHTTPServer(
         ("127.0.0.1", port), http.server.SimpleHTTPRequestHandler, bind_and_activate=False
@@ -209,10 +216,10 @@ async def test_an_answer_of_somebody_else_is_not_taken_for_the_parts_own(make: M
         stranger.server_activate()
         threading.Thread(target=stranger.serve_forever, args=[0.05]).start()
         assert probes.get(url)[0] == 200
-        return one.part.command
+        return one.component.command
 
-    one.part = replace(
-        one.part,
+    one.component = replace(
+        one.component,
         address=("127.0.0.1", port),
         prepare=rob,
         probe=lambda process: probes.expect_200(process, url),
@@ -222,7 +229,7 @@ async def test_an_answer_of_somebody_else_is_not_taken_for_the_parts_own(make: M
             with pytest.raises(PortTakenError, match=f"taken by process {os.getpid()} "):
                 await asyncio.wait_for(asyncio.shield(task), 20)
             assert "Address already in use" in (one.record.reason or "")
-            assert not one.runs.is_set()
+            assert not one.running.is_set()
     finally:
         await asyncio.to_thread(stranger.shutdown)
         stranger.server_close()
@@ -239,11 +246,13 @@ async def test_when_its_folder_is_removed_the_supervisor_stops_everything(
     monkeypatch.setattr(
         components,
         "build",
-        lambda *_: {name: make(name, SLEEP).part for name in components.endings(state)},
+        lambda *_: {
+            name: make(name, SLEEP).component for name in components.shutdown_policies(state)
+        },
     )
     record = Record()
-    with ports.Claims() as claims:
-        choices = ports.choose(claims, None, None, None, None)
+    with ports.PortClaims() as claims:
+        choices = ports.choose_ports(claims, None, None, None, None)
     running = asyncio.create_task(
         supervisor.Supervisor(state, record, choices, server, "token", lambda _: None).run()
     )
@@ -260,12 +269,15 @@ def test_a_program_that_ignores_the_request_to_stop_is_killed() -> None:
         "-I",
         "-S",
         "-c",
-        "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)",
+        "import signal, time\n"
+        "signal.signal(15, signal.SIG_IGN)\n"
+        "print('up', flush=True)\n"
+        "time.sleep(600)",
     ]
     with subprocess.Popen(stubborn, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout
         process.stdout.readline()
-        assert asyncio.run(end(Handle.of(process.pid), ENDING, seconds=0.1))
+        assert asyncio.run(terminate(Handle.of(process.pid), ENDING, seconds=0.1))
         assert process.wait(5) == -signal.SIGKILL
 
 
@@ -278,12 +290,12 @@ def test_a_stranger_with_the_same_pid_is_not_ours() -> None:
             Handle(ours.pid, ours.started + 1, ours.boot),
             Handle(ours.pid, ours.started, "another boot"),
         )
-        found = [
+        seen = [
             (handle.alive, [member.pid for member in session_members(handle)])
             for handle in (ours, *strangers)
         ]
         process.kill()
-    assert found == [(True, [ours.pid]), (False, []), (False, [])]
+    assert seen == [(True, [ours.pid]), (False, []), (False, [])]
 
 
 @pytest.fixture
@@ -293,13 +305,13 @@ def taken_port() -> Iterator[int]:
 
 
 @pytest.fixture
-def claims() -> Iterator[ports.Claims]:
-    with ports.Claims() as held:
+def claims() -> Iterator[ports.PortClaims]:
+    with ports.PortClaims() as held:
         yield held
 
 
-def test_ports_are_kept_unless_taken_and_asked_for_ones_are_insisted_on(
-    claims: ports.Claims, taken_port: int
+def test_ports_are_kept_unless_taken_and_requested_ports_are_never_replaced(
+    claims: ports.PortClaims, taken_port: int
 ) -> None:
     free = free_port()
     kept_choices = RunConfig(
@@ -309,27 +321,31 @@ def test_ports_are_kept_unless_taken_and_asked_for_ones_are_insisted_on(
         mlflow_port=free,
         postgresql_port=taken_port,
     )
-    again = ports.choose(claims, kept_choices, None, None, None)
+    again = ports.choose_ports(claims, kept_choices, None, None, None)
     assert (again.mlflow_port, again.workers) == (free, 3)
     assert taken_port not in (again.inference_port, again.postgresql_port)
     assert (
-        ports.choose(claims, kept_choices, None, None, None, living=["inference"]).inference_port
+        ports.choose_ports(
+            claims, kept_choices, None, None, None, living=["inference"]
+        ).inference_port
         == taken_port
     )
     with pytest.raises(
         SettingsError, match=f"port {taken_port} is taken by process {os.getpid()} "
     ):
-        ports.choose(claims, None, None, taken_port, None)
+        ports.choose_ports(claims, None, None, taken_port, None)
     with pytest.raises(SettingsError, match=r"cannot listen on 192\.0\.2\.1"):
-        ports.choose(claims, None, "192.0.2.1", None, None)
+        ports.choose_ports(claims, None, "192.0.2.1", None, None)
 
 
-def test_a_port_asked_for_once_is_insisted_on_the_next_time(
-    claims: ports.Claims, taken_port: int
+def test_a_port_requested_once_is_never_replaced_at_the_next_start(
+    claims: ports.PortClaims, taken_port: int
 ) -> None:
-    first = ports.choose(claims, None, None, free_port(), None)
+    first = ports.choose_ports(claims, None, None, free_port(), None)
     assert first.port_given
-    assert ports.choose(claims, first, None, None, None).inference_port == first.inference_port
+    assert (
+        ports.choose_ports(claims, first, None, None, None).inference_port == first.inference_port
+    )
     moved = RunConfig(
         host="127.0.0.1",
         workers=2,
@@ -339,15 +355,15 @@ def test_a_port_asked_for_once_is_insisted_on_the_next_time(
         port_given=True,
     )
     with pytest.raises(SettingsError, match="choose another with --port"):
-        ports.choose(claims, moved, None, None, None)
+        ports.choose_ports(claims, moved, None, None, None)
 
 
-def test_a_port_that_is_chosen_is_given_to_no_other_supervisor_though_nobody_listens_there_yet(
-    claims: ports.Claims,
+def test_a_port_that_is_chosen_is_given_to_no_other_supervisor_before_a_component_listens_there(
+    claims: ports.PortClaims,
 ) -> None:
-    ours = ports.choose(claims, None, None, None, None)
-    with ports.Claims() as others:
-        theirs = ports.choose(others, None, None, None, None)
+    ours = ports.choose_ports(claims, None, None, None, None)
+    with ports.PortClaims() as others:
+        theirs = ports.choose_ports(others, None, None, None, None)
         assert not {ours.inference_port, ours.mlflow_port, ours.postgresql_port} & {
             theirs.inference_port,
             theirs.mlflow_port,
@@ -356,31 +372,32 @@ def test_a_port_that_is_chosen_is_given_to_no_other_supervisor_though_nobody_lis
         with pytest.raises(
             SettingsError, match=f"port {ours.inference_port} is kept by another fraudops"
         ):
-            ports.choose(others, None, None, ours.inference_port, None)
+            ports.choose_ports(others, None, None, ours.inference_port, None)
 
 
-def test_a_claim_ends_with_its_holder(claims: ports.Claims) -> None:
+def test_a_claim_ends_with_its_holder(claims: ports.PortClaims) -> None:
     port = free_port()
-    with ports.Claims() as others:
-        assert others.take(port)
-        assert not claims.take(port)
-    assert claims.take(port)
+    with ports.PortClaims() as others:
+        assert others.claim(port)
+        assert not claims.claim(port)
+    assert claims.claim(port)
 
 
-def test_what_a_living_part_holds_is_claimed_by_whoever_takes_it_over(
-    claims: ports.Claims, taken_port: int
+def test_the_port_of_a_living_component_is_claimed_by_the_supervisor_that_takes_it_over(
+    claims: ports.PortClaims, taken_port: int
 ) -> None:
     before = RunConfig(
         host="127.0.0.1", workers=2, inference_port=0, mlflow_port=taken_port, postgresql_port=0
     )
     assert (
-        ports.choose(claims, before, None, None, None, living=["mlflow"]).mlflow_port == taken_port
+        ports.choose_ports(claims, before, None, None, None, living=["mlflow"]).mlflow_port
+        == taken_port
     )
-    with ports.Claims() as others:
-        assert not others.take(taken_port)
+    with ports.PortClaims() as others:
+        assert not others.claim(taken_port)
 
 
-def test_parts_get_what_they_need_of_the_environment_and_nothing_else(
+def test_components_get_what_they_need_of_the_environment_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in (
@@ -402,13 +419,14 @@ def test_parts_get_what_they_need_of_the_environment_and_nothing_else(
         server,
         "token",
     )
-    given = {
+    passed_on = {
         name: {key for key, value in part.environment.items() if value == "from the shell"}
         for name, part in built.items()
     }
-    assert given["postgresql"] == set()
-    assert given["mlflow"] == {"HOME", "HTTPS_PROXY"}
-    assert given["inference"] == given["shipper"] == {"HOME", "HTTPS_PROXY", "FRAUDOPS_LOG_LEVEL"}
+    assert passed_on["postgresql"] == set()
+    assert passed_on["mlflow"] == {"HOME", "HTTPS_PROXY"}
+    services = {"HOME", "HTTPS_PROXY", "FRAUDOPS_LOG_LEVEL"}
+    assert passed_on["inference"] == passed_on["shipper"] == services
     assert all(
         {"127.0.0.1", "of.the.shell"} <= set(part.environment["NO_PROXY"].split(","))
         for name, part in built.items()
@@ -422,16 +440,16 @@ def test_logs_stay_within_bounds_while_they_are_written_to(tmp_path: Path) -> No
     log = tmp_path / "part.log"
     with log.open("ab", buffering=0) as part:
         part.write(b"x" * 100)
-        logs.bound(tmp_path, max_bytes=50)
+        logs.truncate_large_logs(tmp_path, max_bytes=50)
         part.write(b"new\n")
     assert log.read_bytes() == b"new\n"
     assert (tmp_path / "part.log.1").stat().st_size == 100
 
 
-def test_last_words_are_the_reason_rather_than_the_farewell(tmp_path: Path) -> None:
+def test_the_last_words_in_a_log_are_the_reason_and_not_the_shutdown_line(tmp_path: Path) -> None:
     log = tmp_path / "part.log"
-    assert logs.last_words(log) == ""
+    assert logs.last_error_line(log) == ""
     log.write_text("starting\nFATAL:  could not bind\nLOG:  shut down\n\n")
-    assert logs.last_words(log) == "FATAL:  could not bind"
+    assert logs.last_error_line(log) == "FATAL:  could not bind"
     log.write_text("starting\nall is well\n")
-    assert logs.last_words(log) == "all is well"
+    assert logs.last_error_line(log) == "all is well"

@@ -1,4 +1,4 @@
-"""What the drift runs found, on its way from PostgreSQL over the shipper to the pod's metrics."""
+"""The result of drift runs: from PostgreSQL through the shipper to the pod's metrics."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from services.shipper.watching import watch_drift
 from tests.support.waiting import eventually
 
 SERVED, OTHER = "a" * 64, "b" * 64
-BEGINNING = datetime(2026, 11, 2, 12, tzinfo=UTC)
+FIRST_HOUR = datetime(2026, 11, 2, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def serve(state: State, digest: str) -> None:
     write(pod_state_path(state), PodState(epoch=1, version="1", digest=digest))
 
 
-def ran(url: str, hour: int, verdict: str, digest: str = SERVED) -> datetime:
-    """A run over one hour, written a minute after its end."""
-    end = BEGINNING + timedelta(hours=hour)
+def add_run(url: str, hour: int, verdict: str, digest: str = SERVED) -> datetime:
+    """Insert a run over one hour, written a minute after that hour; return when it was written."""
+    end = FIRST_HOUR + timedelta(hours=hour)
     values = (
         uuid.uuid4(),
         end + timedelta(minutes=1),
@@ -50,7 +50,8 @@ def ran(url: str, hour: int, verdict: str, digest: str = SERVED) -> datetime:
     )
     with psycopg.connect(url) as connection:
         connection.execute(
-            "INSERT INTO drift_runs (id, at, window_start, window_end, model_version, model_digest, rows, verdict, report)"
+            "INSERT INTO drift_runs (id, at, window_start, window_end, model_version,"
+            " model_digest, rows, verdict, report)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
             values,
         )
@@ -58,12 +59,12 @@ def ran(url: str, hour: int, verdict: str, digest: str = SERVED) -> datetime:
 
 
 def metrics(state: State) -> dict[str, float]:
-    found = {
+    return {
         sample.name: sample.value
         for family in PodCollector(lambda: 1, state.spool).collect()
         for sample in family.samples
+        if sample.name.startswith("fraudops_drift")
     }
-    return {name: value for name, value in found.items() if name.startswith("fraudops_drift")}
 
 
 @contextlib.asynccontextmanager
@@ -76,8 +77,8 @@ async def watching(url: str, state: State) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def told(state: State, last_run: datetime) -> dict[str, float]:
-    """The metrics, once the shipper has seen that run."""
+async def metrics_after(state: State, last_run: datetime) -> dict[str, float]:
+    """Return the metrics once the shipper has seen that run."""
 
     def seen() -> None:
         drift_status = read_drift_status(state)
@@ -88,37 +89,41 @@ async def told(state: State, last_run: datetime) -> dict[str, float]:
     return metrics(state)
 
 
-async def test_an_alarm_stands_until_a_window_that_can_tell_takes_it_back(
+async def test_an_alarm_stays_until_a_window_with_enough_rows_ends_it(
     state: State, database: str
 ) -> None:
     async with watching(database, state):
         assert metrics(state) == {}
-        empty = await told(state, ran(database, 1, "not enough rows"))
+        empty = await metrics_after(state, add_run(database, 1, "not enough rows"))
         assert empty == {
             "fraudops_drift_alarm": 0,
             "fraudops_drift_last_run_timestamp_seconds": (
-                BEGINNING + timedelta(hours=1, minutes=1)
+                FIRST_HOUR + timedelta(hours=1, minutes=1)
             ).timestamp(),
         }
         expected = [("warning", 0), ("alarm", 1), ("not enough rows", 1), ("none", 0)]
         for hour, (verdict, alarm) in enumerate(expected, 2):
-            assert (await told(state, ran(database, hour, verdict)))[
+            assert (await metrics_after(state, add_run(database, hour, verdict)))[
                 "fraudops_drift_alarm"
             ] == alarm, verdict
 
 
-async def test_an_alarm_about_another_model_than_the_served_one_is_none(
+async def test_an_alarm_about_a_model_that_does_not_serve_is_not_shown(
     state: State, database: str
 ) -> None:
     async with watching(database, state):
-        assert (await told(state, ran(database, 1, "alarm", OTHER)))["fraudops_drift_alarm"] == 0
+        assert (await metrics_after(state, add_run(database, 1, "alarm", OTHER)))[
+            "fraudops_drift_alarm"
+        ] == 0
         serve(state, OTHER)
         assert metrics(state)["fraudops_drift_alarm"] == 1
 
 
-async def test_without_postgresql_what_was_seen_last_stays(state: State, database: str) -> None:
+async def test_the_last_drift_status_stays_while_postgresql_is_away(
+    state: State, database: str
+) -> None:
     async with watching(database, state):
-        before = await told(state, ran(database, 1, "alarm"))
+        before = await metrics_after(state, add_run(database, 1, "alarm"))
     attempts, tried_again = itertools.count(1), asyncio.Event()
 
     async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

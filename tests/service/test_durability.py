@@ -1,5 +1,6 @@
-"""Where a record is before its answer leaves, by the service's own setting, beside a real shipper
-and a real PostgreSQL.
+"""Each setting of `durability`: where a record is when its answer leaves the service.
+
+The shipper and PostgreSQL are real.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests.support.faults import FaultHarness, refuse_large_files, whole_world
+from tests.support.faults import FaultHarness, refuse_large_files, running_harness
 from tests.support.http_client import HTTP
 from tests.support.serving import ULB_ROW, Service, problem
 from tests.support.waiting import eventually
@@ -31,7 +32,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHarness]:
         "FRAUDOPS_AUDIT__DURABILITY": "commit",
         "FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS": "20",
     }
-    with whole_world(tmp_path_factory.mktemp("commit"), **settings) as made:
+    with running_harness(tmp_path_factory.mktemp("commit"), **settings) as made:
         yield made
 
 
@@ -70,7 +71,7 @@ def test_commit_answers_a_batch_when_all_of_its_rows_are_in_the_table(
     )
 
 
-async def test_many_wait_for_their_commit_beside_each_other(committing: FaultHarness) -> None:
+async def test_a_hundred_requests_wait_for_their_commit_together(committing: FaultHarness) -> None:
     url = f"{committing.service.url}/predict"
     async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
         answers = await asyncio.gather(*(client.post(url, json=ULB_ROW) for _ in range(100)))
@@ -80,7 +81,7 @@ async def test_many_wait_for_their_commit_beside_each_other(committing: FaultHar
     assert in_table(committing, [answer.json()["prediction_id"] for answer in answers]) == 100
 
 
-def test_commit_without_postgresql_answers_503_stays_ready_and_comes_back(
+def test_commit_without_postgresql_answers_503_stays_ready_and_recovers(
     committing: FaultHarness,
 ) -> None:
     committing.restart_service("services.inference", FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS="1")
@@ -95,7 +96,7 @@ def test_commit_without_postgresql_answers_503_stays_ready_and_comes_back(
         committing.start_postgresql()
 
     def answered() -> list[str]:
-        """By every worker."""
+        # Twenty new connections reach every worker.
         answers = [committing.service.predict() for _ in range(20)]
         assert {answer.status_code for answer in answers} == {200}
         return [answer.json()["prediction_id"] for answer in answers]
@@ -112,7 +113,7 @@ def serving(folder: Path, **environment: str) -> Service:
     return Service(folder / "state", workers=1, environment=environment).promoted(1)
 
 
-def test_memory_answers_and_a_polite_end_loses_nothing(tmp_path: Path) -> None:
+def test_memory_answers_and_an_orderly_stop_loses_nothing(tmp_path: Path) -> None:
     service = serving(tmp_path, FRAUDOPS_AUDIT__DURABILITY="memory")
     try:
         ids = [service.predict().json()["prediction_id"] for _ in range(50)]
@@ -124,11 +125,11 @@ def test_memory_answers_and_a_polite_end_loses_nothing(tmp_path: Path) -> None:
     assert len(service.audited()) == 51
 
 
-def test_what_a_killed_worker_held_in_memory_is_counted(tmp_path: Path) -> None:
-    """Its spool takes nothing, so that it holds all that it has answered."""
+def test_answers_that_a_killed_worker_held_in_memory_are_counted(tmp_path: Path) -> None:
     service = serving(tmp_path, FRAUDOPS_AUDIT__DURABILITY="memory")
     try:
         (worker,) = service.worker_pids()
+        # Its spool takes nothing now, so the worker holds every answer in memory.
         refuse_large_files([worker], 0)
         assert [service.predict().status_code for _ in range(5)] == [200] * 5
         os.kill(worker, signal.SIGKILL)

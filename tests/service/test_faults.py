@@ -1,5 +1,6 @@
-"""Every answered prediction is in the table once, whatever dies: each fault under load, short here,
-whole with PROOF=1 (`make proof`).
+"""Each fault under load: every answered prediction is in the table exactly once afterwards.
+
+The faults are short here and have their full length with PROOF=1 (`make proof`).
 """
 
 import asyncio
@@ -39,9 +40,9 @@ from tests.support.fault_proxy import (
     WITHIN,
     Trap,
 )
-from tests.support.faults import FaultHarness, pause, refuse_large_files, whole_world
+from tests.support.faults import FaultHarness, pause, refuse_large_files, running_harness
 from tests.support.figures import PROOF, Figures
-from tests.support.segments import Read, damage, segment_of
+from tests.support.segments import SegmentContents, damage, segment_of
 from tests.support.stepped_clock import step
 
 SEED = 7
@@ -67,7 +68,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHarness]:
         "FRAUDOPS_AUDIT__SPOOL_MAX_BYTES": str(SPOOL_BYTES),
         "FRAUDOPS_AUDIT__SEGMENT_MAX_BYTES": str(1 << 18),
     }
-    with whole_world(tmp_path_factory.mktemp("faults"), **settings) as made:
+    with running_harness(tmp_path_factory.mktemp("faults"), **settings) as made:
         yield made
 
 
@@ -145,11 +146,9 @@ def test_postgresql_killed_within_a_copy(world: FaultHarness, verdict: Verdict) 
 
 
 def test_connections_reset(world: FaultHarness, verdict: Verdict) -> None:
-    """At any moment, within a COPY, and when PostgreSQL has committed and the shipper does not hear
-    it.
-    """
+    """Reset at random moments, within a COPY, and when only PostgreSQL knows of the commit."""
     chance, times = random.Random(SEED), 20 if PROOF else 2
-    before, replayed = world.proxy.resets, world.told.replayed
+    before, replayed = world.proxy.resets, world.status.replayed
     with world.load() as log:
         for _ in range(times):
             world.proxy.reset()
@@ -166,15 +165,16 @@ def test_connections_reset(world: FaultHarness, verdict: Verdict) -> None:
     world.settled()
     verdict.nothing_lost(
         log,
-        f"connections reset, {world.proxy.resets - before} times, {2 * times} of them with a commit that was not heard of",
+        f"connections reset, {world.proxy.resets - before} times,"
+        f" {2 * times} of them with a commit that was not heard of",
     )
-    assert world.told.replayed > replayed
+    assert world.status.replayed > replayed
 
 
 def test_the_network_stalled_without_a_reset(world: FaultHarness, verdict: Verdict) -> None:
-    """Shorter than the shipper's patience, and in the full tier longer."""
     with world.load() as log:
         world.proxy.stall()
+        # Shorter than the shipper's timeout; with PROOF=1 longer.
         seconds = pause(1.5, 75)
         world.proxy.flow()
         log.grew_by(20)
@@ -184,16 +184,17 @@ def test_the_network_stalled_without_a_reset(world: FaultHarness, verdict: Verdi
 
 
 @pytest.mark.parametrize("words", [GREETING, COPYING, INSERTING] if PROOF else [INSERTING])
-def test_a_connection_that_goes_silent_for_ever(
+def test_a_connection_that_falls_silent_and_stays_so(
     world: FaultHarness, verdict: Verdict, words: bytes
 ) -> None:
-    """Neither side learns of it, as when a firewall forgets a connection: the shipper makes another
-    one, and PostgreSQL lets go of what the old one holds.
+    """The shipper connects again and PostgreSQL releases the locks of the old connection.
+
+    Neither side learns that the connection is dead, as when a firewall drops its state.
     """
     with world.load() as log:
         trap = world.proxy.set(Trap(words, "stall", more=WITHIN if words == COPYING else 0))
         if words != COPYING:
-            # Said on a new connection only.
+            # Only a new connection sends these words.
             world.proxy.reset()
         assert trap.sprung.wait(30)
         pause(2, 60)
@@ -204,7 +205,6 @@ def test_a_connection_that_goes_silent_for_ever(
 
 
 def test_the_spool_full(world: FaultHarness, verdict: Verdict, figures: Figures) -> None:
-    """By its own maximum, while PostgreSQL is away."""
     with world.load() as log:
         world.stop_postgresql()
         answer = world.fill_spool(log)
@@ -222,11 +222,10 @@ def test_the_spool_full(world: FaultHarness, verdict: Verdict, figures: Figures)
 
 
 def test_the_disk_full(world: FaultHarness, verdict: Verdict) -> None:
-    """The kernel writes half a record and then refuses, by the workers' RLIMIT_FSIZE: a full disk
-    that needs no rights.
-    """
     with world.load() as log:
         workers = world.service.worker_pids()
+        # RLIMIT_FSIZE acts like a full disk and needs no root: the kernel writes half a record
+        # and refuses the rest.
         refuse_large_files(
             workers, min(path.stat().st_size for path in world.state.spool.glob("*.seg")) + 1300
         )
@@ -254,7 +253,7 @@ def test_workers_killed(world: FaultHarness, verdict: Verdict) -> None:
 def test_workers_killed_that_answer_from_memory(
     world: FaultHarness, verdict: Verdict, figures: Figures
 ) -> None:
-    """What `memory` does not promise is stated, and no more is lost than the service counts."""
+    """`memory` loses answers of a killed worker, but never more than the service counts."""
     chance, times = random.Random(SEED), 50 if PROOF else 3
     world.restart_service("services.inference", FRAUDOPS_AUDIT__DURABILITY="memory")
     with world.load() as log:
@@ -299,11 +298,12 @@ def test_workers_killed_that_answer_when_postgresql_has_committed(
     )
 
 
-def test_every_process_of_the_pod_killed_at_once(
+def test_every_process_of_the_pod_killed_together(
     world: FaultHarness, verdict: Verdict, figures: Figures
 ) -> None:
-    """Service, workers and shipper: what was written survives the processes under any fsync policy;
-    only a machine's end could tell these apart.
+    """Written records survive the processes under any fsync policy.
+
+    Only the crash of a machine makes a difference between the policies.
     """
     times = 10 if PROOF else 1
     with world.load() as log:
@@ -317,14 +317,13 @@ def test_every_process_of_the_pod_killed_at_once(
     verdict.nothing_lost(log, f"service, workers and shipper killed at once, {times} times")
     figures.note(
         "what fsync interval does not promise",
-        "a machine's crash may take the answers since its last fsync, 100 ms: no machine was crashed here",
+        "a machine's crash may take the answers since its last fsync, 100 ms:"
+        " no machine was crashed here",
     )
 
 
 def test_the_clock_stepped_backwards(world: FaultHarness, verdict: Verdict) -> None:
-    """Over a midnight and within the day, where the clock enters: the real service with ids from a
-    stepped clock.
-    """
+    """Step the clock that ids are made from, over a midnight and within a day."""
     clock = world.folder / "clock"
     step(clock, 0)
     world.restart_service(
@@ -345,9 +344,9 @@ def test_the_clock_stepped_backwards(world: FaultHarness, verdict: Verdict) -> N
 def test_a_client_that_repeats_a_request_makes_two_rows_and_one_decision(
     world: FaultHarness, verdict: Verdict
 ) -> None:
-    """While the shipper dies and what it had shipped comes again."""
     with world.load() as log:
         log.grew_by(50)
+        # The next shipper sends again what this one shipped and did not note.
         world.end_shipper()
         world.start_shipper()
         log.grew_by(100)
@@ -379,9 +378,7 @@ async def _activity(url: str, since: datetime, until: datetime) -> tuple[Activit
 def test_damaged_segments_lose_what_was_damaged_and_say_so(
     world: FaultHarness, verdict: Verdict, figures: Figures
 ) -> None:
-    """One bit flipped, and another segment cut off: what no policy promises to keep is counted, by
-    the shipper and by `verify`.
-    """
+    """Flip one bit and cut off another segment; the shipper and `verify` count what is lost."""
     chance, times, lost, answered = random.Random(SEED), 10 if PROOF else 1, 0, 0
     for _ in range(times):
         world.end_shipper(signal.SIGTERM)
@@ -400,9 +397,9 @@ def test_damaged_segments_lose_what_was_damaged_and_say_so(
             len(gone),
             found["log"]["lines"] - len(gone),
         )
-        # Perhaps of records alone whose answers nobody received any more.
+        # The damage may hit only records whose answers no client received, so `gone` may be empty.
         assert before - left
-        assert world.told.set_aside >= 1
+        assert world.status.set_aside >= 1
         lost, answered = lost + len(gone), answered + found["log"]["lines"]
         world.start_service()
     figures.note(
@@ -412,7 +409,6 @@ def test_damaged_segments_lose_what_was_damaged_and_say_so(
 
 
 def test_a_segment_damaged_anywhere_loses_no_record_outside_the_damage(figures: Figures) -> None:
-    """Real records, each seed another cut or flip."""
     seeds, lost = 10_000 if PROOF else 200, 0
     for seed in range(seeds):
         chance = random.Random(seed)
@@ -424,22 +420,25 @@ def test_a_segment_damaged_anywhere_loses_no_record_outside_the_damage(figures: 
         at = chance.randrange(len(whole))
         hit = sum(end <= at for end in ends)
         if chance.random() < 0.5:
-            read, kept = Read(whole[:at]), written[:hit]
+            read, kept = SegmentContents(whole[:at]), written[:hit]
         else:
             read, kept = (
-                Read(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :]),
+                SegmentContents(
+                    whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :]
+                ),
                 written[:hit] + written[hit + 1 :],
             )
         assert read.payloads == kept, f"seed {seed}"
         lost += len(written) - len(kept)
     figures.note(
         "a segment cut off or a bit of it flipped",
-        f"{seeds:,} seeds: nothing lost but what was cut or flipped ({lost:,} records), nothing made up",
+        f"{seeds:,} seeds: nothing lost but what was cut or flipped ({lost:,} records),"
+        " nothing made up",
     )
 
 
 def test_a_long_backlog_is_shipped(world: FaultHarness, tmp_path: Path, figures: Figures) -> None:
-    """What that costs goes into the figures, and is no assertion."""
+    """Ship the rows and note the cost in the figures; no time is asserted."""
     rows, name = 1_000_000 if PROOF else 2_000, "backlog"
     state = State.at(tmp_path / "state")
     with psycopg.connect(world.server.admin_url(), autocommit=True) as admin:
@@ -454,7 +453,8 @@ def test_a_long_backlog_is_shipped(world: FaultHarness, tmp_path: Path, figures:
     )
     figures.note(
         "plain COPY of the same rows, no index",
-        f"{rows / copied:,.0f} rows a second: shipping reaches {copied / shipped.seconds:.2f} of it",
+        f"{rows / copied:,.0f} rows a second:"
+        f" shipping reaches {copied / shipped.seconds:.2f} of it",
     )
     figures.note(
         "memory of the shipper, a tenth shipped, and at most",

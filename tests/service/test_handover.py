@@ -1,4 +1,4 @@
-"""A leaving pod's spool on its way to another pod: whole, once, and only where there is room."""
+"""The handover of a leaving pod's spool: every record once, to a pod that has room for it."""
 
 import contextlib
 import shutil
@@ -13,9 +13,9 @@ import pytest
 
 from fraudops.audit.dead_letters import DeadLetter, DeadLetters, RejectedRecord
 from fraudops.audit.records import encode
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.spool.inspection import payloads
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments, spool_bytes
 from services.shipper import handover
 from services.shipper.handover import hand_over
@@ -51,7 +51,7 @@ def one_pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def pod(one_pod: Service) -> Iterator[Service]:
-    """Nothing but its own segment stays for the next test."""
+    """Yield the module's pod; delete what a test handed over to it."""
     yield one_pod
     for segment in list_segments(one_pod.state.spool):
         if not segment.writer.startswith("local-"):
@@ -63,9 +63,9 @@ def admin_url(service: Service) -> str:
     return f"http://127.0.0.1:{service.environment['FRAUDOPS_ADMIN_PORT']}"
 
 
-def leaving(folder: Path, records: int, size: int = 0) -> list[bytes]:
-    """A spool that nobody writes to any more, and what is in it."""
-    writer = SpoolWriter(folder, "leaving-1", AuditSettings(segment_max_bytes=1 << 20))
+def write_closed_spool(folder: Path, records: int, size: int = 0) -> list[bytes]:
+    """Write a spool whose writer has closed it; return its payloads."""
+    writer = SpoolWriter(folder, "leaving-1", SpoolOptions(segment_bytes=1 << 20))
     written = [encode(prediction(features={"V1": 0.5, "text": "x" * size})) for _ in range(records)]
     for payload in written:
         writer.append(payload)
@@ -73,28 +73,27 @@ def leaving(folder: Path, records: int, size: int = 0) -> list[bytes]:
     return written
 
 
-def held(service: Service) -> list[bytes]:
-    found = [
+def payloads_of(service: Service) -> list[bytes]:
+    return sorted(
         payload
         for segment in list_segments(service.state.spool)
         for payload in payloads(service.state.spool / segment.name)
-    ]
-    return sorted(found)
+    )
 
 
 def test_every_record_goes_to_the_first_pod_that_answers(pod: Service, tmp_path: Path) -> None:
-    written = leaving(tmp_path / "spool", 500, size=3000)
+    written = write_closed_spool(tmp_path / "spool", 500, size=3000)
     assert len(list_segments(tmp_path / "spool")) > 1
     assert (
         hand_over(tmp_path / "spool", [f"http://127.0.0.1:{free_port()}", admin_url(pod)], TOKEN)
         == 0
     )
     assert list_segments(tmp_path / "spool") == []
-    assert held(pod) == sorted(written)
+    assert payloads_of(pod) == sorted(written)
 
 
-def test_a_segment_that_comes_again_changes_nothing(pod: Service, tmp_path: Path) -> None:
-    leaving(tmp_path / "spool", 20)
+def test_a_segment_that_is_sent_again_changes_nothing(pod: Service, tmp_path: Path) -> None:
+    write_closed_spool(tmp_path / "spool", 20)
     (segment,) = list_segments(tmp_path / "spool")
     data = (tmp_path / "spool" / segment.name).read_bytes()
     for _ in range(2):
@@ -110,7 +109,7 @@ def test_a_segment_that_comes_again_changes_nothing(pod: Service, tmp_path: Path
 def test_a_pod_that_is_over_half_full_takes_nothing_and_nothing_is_lost(
     pod: Service, tmp_path: Path
 ) -> None:
-    written = leaving(tmp_path / "spool", 1200, size=3000)
+    written = write_closed_spool(tmp_path / "spool", 1200, size=3000)
     before = len(list_segments(tmp_path / "spool"))
     left = hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN)
     assert 0 < left < before
@@ -120,25 +119,25 @@ def test_a_pod_that_is_over_half_full_takes_nothing_and_nothing_is_lost(
         for segment in list_segments(tmp_path / "spool")
         for payload in payloads(tmp_path / "spool" / segment.name)
     ]
-    assert sorted([*kept, *held(pod)]) == sorted(written)
+    assert sorted([*kept, *payloads_of(pod)]) == sorted(written)
 
 
 def test_a_segment_that_is_still_written_to_stays(pod: Service, tmp_path: Path) -> None:
-    writer = SpoolWriter(tmp_path / "spool", "alive", AuditSettings())
+    writer = SpoolWriter(tmp_path / "spool", "alive", SpoolOptions())
     written = [encode(prediction()) for _ in range(2)]
     writer.append(written[0])
     assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
     writer.append(written[1])
     writer.close()
     assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 0
-    assert held(pod) == sorted(written)
+    assert payloads_of(pod) == sorted(written)
 
 
 def test_a_pod_that_hangs_is_waited_for_once(
     pod: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handover, "TIMEOUT", httpx.Timeout(0.5))
-    leaving(tmp_path / "spool", 500, size=3000)
+    write_closed_spool(tmp_path / "spool", 500, size=3000)
     assert len(list_segments(tmp_path / "spool")) > 1
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         url = f"http://127.0.0.1:{hanging.getsockname()[1]}"
@@ -150,10 +149,10 @@ def test_a_pod_that_hangs_is_waited_for_once(
         assert hand_over(tmp_path / "spool", [url, admin_url(pod)], TOKEN) == 0
 
 
-def test_segments_that_come_at_once_take_no_more_than_the_room_there_is(
+def test_segments_that_arrive_together_take_no_more_than_the_free_room(
     pod: Service, tmp_path: Path
 ) -> None:
-    leaving(tmp_path / "spool", 1200, size=3000)
+    write_closed_spool(tmp_path / "spool", 1200, size=3000)
     segments = [
         (segment.name, (tmp_path / "spool" / segment.name).read_bytes())
         for segment in list_segments(tmp_path / "spool")
@@ -182,7 +181,7 @@ def test_segments_that_come_at_once_take_no_more_than_the_room_there_is(
     assert statuses.count(204) == len(list_segments(pod.state.spool)) - before
 
 
-def test_what_a_killed_pod_had_half_taken_does_not_stay(pod: Service) -> None:
+def test_a_segment_that_a_killed_pod_had_half_received_is_deleted(pod: Service) -> None:
     before = pod.worker_pids()[0]
     pod.kill()
     unfinished = pod.state.spool / ".incoming-1"
@@ -200,10 +199,8 @@ def test_what_a_killed_pod_had_half_taken_does_not_stay(pod: Service) -> None:
 UNREADABLE = RejectedRecord(b"\xf1op1 no whole frame", "damaged or unfinished: w.seg from byte 0")
 
 
-def leave_aside(spool: Path) -> list[DeadLetter]:
-    """A record that PostgreSQL refused, a stretch that nobody can read, and half a line of a death:
-    what was set aside.
-    """
+def write_dead_letters(spool: Path) -> list[DeadLetter]:
+    """Write dead letters: a refused record, unreadable bytes, and half a line of a dead shipper."""
     DeadLetters(spool).put(
         [RejectedRecord(encode(prediction()), "PostgreSQL refuses it: no reason"), UNREADABLE]
     )
@@ -214,49 +211,48 @@ def leave_aside(spool: Path) -> list[DeadLetter]:
     return entries
 
 
-def aside_in(folder: Path) -> list[DeadLetter]:
+def dead_letters_in(folder: Path) -> list[DeadLetter]:
     return list(DeadLetters(folder).entries())
 
 
-@pytest.mark.parametrize("records", [0, 3])
-def test_what_was_set_aside_goes_too_as_it_is(pod: Service, tmp_path: Path, records: int) -> None:
-    """Also when everything else was shipped."""
-    written = leaving(tmp_path / "spool", records)
-    entries = leave_aside(tmp_path / "spool")
+@pytest.mark.parametrize("records", [0, 3], ids=["all else shipped", "records left"])
+def test_dead_letters_are_handed_over_unchanged(pod: Service, tmp_path: Path, records: int) -> None:
+    written = write_closed_spool(tmp_path / "spool", records)
+    entries = write_dead_letters(tmp_path / "spool")
     assert (
         hand_over(tmp_path / "spool", [f"http://127.0.0.1:{free_port()}", admin_url(pod)], TOKEN)
         == 0
     )
-    assert held(pod) == sorted(written)
-    assert aside_in(pod.state.spool) == entries
-    assert aside_in(tmp_path / "spool") == []
+    assert payloads_of(pod) == sorted(written)
+    assert dead_letters_in(pod.state.spool) == entries
+    assert dead_letters_in(tmp_path / "spool") == []
     replayed = DeadLetters(pod.state.spool).replay()
     assert (replayed.records, replayed.kept) == (1, 1)
-    assert [entry.data for entry in aside_in(pod.state.spool)] == [UNREADABLE.payload]
+    assert [entry.data for entry in dead_letters_in(pod.state.spool)] == [UNREADABLE.payload]
 
 
-def test_what_was_set_aside_and_comes_again_changes_nothing(pod: Service, tmp_path: Path) -> None:
-    entries = leave_aside(tmp_path / "spool")
+def test_dead_letters_that_are_sent_again_change_nothing(pod: Service, tmp_path: Path) -> None:
+    entries = write_dead_letters(tmp_path / "spool")
     with DeadLetters(tmp_path / "spool").for_handover() as paths:
         [path] = paths
     data = path.read_bytes()
     for _ in range(2):
         path.write_bytes(data)
         assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 0
-    assert aside_in(pod.state.spool) == entries
+    assert dead_letters_in(pod.state.spool) == entries
 
 
-def test_what_was_set_aside_stays_where_no_pod_has_room_for_it_or_a_replay_runs(
+def test_dead_letters_stay_while_no_pod_has_room_or_a_replay_runs(
     pod: Service, tmp_path: Path
 ) -> None:
-    leave_aside(tmp_path / "spool")
+    write_dead_letters(tmp_path / "spool")
     DeadLetters(pod.state.spool).put(
         [RejectedRecord(b"x" * (1 << 20), "damaged or unfinished: w.seg from byte 0")] * 2
     )
     assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
     with DeadLetters(tmp_path / "spool").for_handover():
         assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
-    assert len(aside_in(tmp_path / "spool")) == len(aside_in(pod.state.spool)) == 2
+    assert len(dead_letters_in(tmp_path / "spool")) == len(dead_letters_in(pod.state.spool)) == 2
 
 
 @pytest.mark.parametrize(
@@ -270,7 +266,7 @@ def test_what_was_set_aside_stays_where_no_pod_has_room_for_it_or_a_replay_runs(
         "aside/20261127.jsonl",
     ],
 )
-def test_nothing_but_segments_and_what_was_set_aside_is_taken(pod: Service, name: str) -> None:
+def test_nothing_but_segments_and_dead_letters_is_taken(pod: Service, name: str) -> None:
     answer = HTTP.put(f"{admin_url(pod)}/spool/{name}", content=b"x", headers=BEARER)
     assert answer.status_code in (404, 409)
     assert not (pod.state.spool / name).exists()
@@ -279,14 +275,14 @@ def test_nothing_but_segments_and_what_was_set_aside_is_taken(pod: Service, name
 def test_a_segment_is_taken_with_the_token_and_on_the_admin_port_only(
     pod: Service, tmp_path: Path
 ) -> None:
-    leaving(tmp_path / "spool", 3)
+    write_closed_spool(tmp_path / "spool", 3)
     assert hand_over(tmp_path / "spool", [admin_url(pod)], "a wrong token") == 1
     assert hand_over(tmp_path / "spool", [pod.url], TOKEN) == 1
-    assert held(pod) == []
+    assert payloads_of(pod) == []
 
 
 def test_a_draining_pod_takes_nothing(tmp_path: Path) -> None:
-    leaving(tmp_path / "spool", 3)
+    write_closed_spool(tmp_path / "spool", 3)
     with serving(tmp_path / "pod") as pod:
         assert HTTP.post(f"{admin_url(pod)}/drain", headers=BEARER).status_code == 200
         assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1

@@ -1,4 +1,4 @@
-"""The admin calls on a port of their own, and bundles that one pod gives another."""
+"""Admin calls on their own port, and bundles that one pod downloads from another."""
 
 from pathlib import Path
 

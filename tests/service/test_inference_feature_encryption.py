@@ -1,6 +1,4 @@
-"""What a real worker leaves of the features of what it answered, when they are to be sealed or
-hashed: in the spool, in the table, in the log.
-"""
+"""Sealed and hashed features: a real worker leaves none in its spool, the table or its log."""
 
 import asyncio
 import base64
@@ -34,7 +32,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
 
 
 def answered(service: Service) -> list[str]:
-    """One alone, one with names, two in a batch; their ids."""
+    """Send one row alone, one with ids, and two in a batch; return the prediction ids."""
     batch = json.dumps({"transactions": [ROW, ROW | {"entity_key": "e"}]})
     single = [
         service.predict(ROW),
@@ -63,20 +61,21 @@ def test_no_feature_touches_the_disk_of_the_pod_nor_the_table(
     asyncio.run(ship())
     with psycopg.connect(database) as connection:
         rows = connection.execute(
-            "SELECT id::text, features, features_sealed, transaction_id, pod FROM predictions ORDER BY id"
+            "SELECT id::text, features, features_sealed, transaction_id, pod"
+            " FROM predictions ORDER BY id"
         ).fetchall()
     assert [(row[0], row[1], row[3], row[4]) for row in rows] == [
         (name, None, "t-1" if place == 1 else None, "local") for place, name in enumerate(ids)
     ]
-    opener = FeatureDecryptor([KEY])
+    decryptor = FeatureDecryptor([KEY])
     if service.environment["FRAUDOPS_AUDIT__FEATURES"] == "sealed":
-        assert [opener.open(row[0], row[2]) for row in rows] == [ROW] * 4
+        assert [decryptor.open(row[0], row[2]) for row in rows] == [ROW] * 4
     else:
         digest = protection("hashed", [KEY])
         assert digest
         assert [row[2] for row in rows] == [digest("", ROW)] * 4
         with pytest.raises(FeaturesUnreadableError, match="keyed hash"):
-            opener.open(rows[0][0], rows[0][2])
+            decryptor.open(rows[0][0], rows[0][2])
     assert not any(trace in service.log for trace in (TEXT, str(AMOUNT)))
 
 

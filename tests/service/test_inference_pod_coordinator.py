@@ -1,4 +1,4 @@
-"""All workers of a pod as one: PROMOTION.md's "Pods and their workers" against real processes."""
+"""The pod coordinator with real workers: all of them serve the same model."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ HEADERS = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Two workers, in a folder whose path is longer than a socket's may be."""
+    """Yield a service with two workers; its folder's path is too long for a unix socket."""
     started = Service(tmp_path_factory.mktemp("pod") / ("long-" * 25)).promoted(1)
     yield started
     started.stop()
@@ -37,7 +37,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One that looks at the record by itself only after a minute: what it does, it was told to."""
+    """Yield a service that polls the record once a minute, so it acts on admin calls only."""
     started = Service(
         tmp_path_factory.mktemp("slow"), environment={"FRAUDOPS_RECORD_POLL_SECONDS": "60"}
     ).promoted(1)
@@ -46,18 +46,17 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def versions_now(service: Service, requests: int = 24) -> set[str]:
-    """Which versions answer on fresh connections, which the kernel deals to both workers."""
+    # Each request opens a new connection, and the kernel spreads those over both workers.
     return {service.predict().json()["model_version"] for _ in range(requests)}
 
 
 def move_to(service: Service, seed: int) -> int:
-    """Writes the record and lets the pod follow; returns the epoch."""
+    """Write the record, activate its version in the pod, and return the epoch."""
     epoch = service.record(str(seed), service.bundle(seed))
 
     def moved() -> None:
-        service.bundle(
-            seed
-        )  # again, if the pod has just tidied away what it neither serves nor prepares
+        # Written again: the pod may have deleted the bundle, which it does not serve yet.
+        service.bundle(seed)
         answer = service.reload(phase="commit", epoch=epoch)
         assert answer.status_code == 200, answer.text
 
@@ -66,11 +65,11 @@ def move_to(service: Service, seed: int) -> int:
 
 
 def begin_request(service: Service) -> socket.socket:
-    """A request whose body is still to come, once the service has begun it."""
+    """Send the head of a request; return the connection once the service has begun with it."""
     connection = socket.create_connection(("127.0.0.1", service.port), timeout=10)
     connection.sendall(
-        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
-        % len(BODY)
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY)
     )
     assert connection.recv(100).startswith(b"HTTP/1.1 100")
     return connection
@@ -107,7 +106,7 @@ def _answer(connection: socket.socket) -> bytes:
     return received
 
 
-def test_the_pod_follows_the_record_without_being_told(service: Service) -> None:
+def test_the_pod_follows_the_record_without_an_admin_call(service: Service) -> None:
     epoch = service.record("6", service.bundle(6))
     eventually(lambda: _at(service, epoch))
     assert versions_now(service) == {"6"}
@@ -118,9 +117,9 @@ def _at(service: Service, epoch: int) -> None:
 
 
 class Hammer:
-    """Clients that never pause, on kept-alive connections that they never repeat a request on.
+    """Clients that send without pause on kept-alive connections and never repeat a request.
 
-    `step` counts the promotions that have returned.
+    `begun` counts the promotions that have begun, `step` those that have returned.
     """
 
     def __init__(self, service: Service, clients: int) -> None:
@@ -163,7 +162,7 @@ class Hammer:
         connection.close()
 
 
-def test_twenty_promotions_under_load_fail_no_request_and_are_obeyed_at_once(
+def test_twenty_promotions_under_load_fail_no_request_and_take_effect_immediately(
     service: Service,
 ) -> None:
     move_to(service, 7)
@@ -231,11 +230,11 @@ def test_epochs_never_go_down_and_one_epoch_is_one_model(service: Service) -> No
     assert (lower.status_code, problem(lower)["title"]) == (409, "Refused")
     assert f"epoch {epoch - 1} is behind epoch {epoch}" in lower.json()["detail"]
 
-    def said() -> None:
+    def reported() -> None:
         errors = HTTP.get(f"{service.url}/model_info").json()["errors"]
         assert "went back" in errors["epoch"]
 
-    eventually(said)
+    eventually(reported)
     service.record("11", service.bundle(11), epoch=epoch)
     other = service.reload()
     assert (other.status_code, problem(other)["status"]) == (409, 409)
@@ -274,7 +273,7 @@ def test_prepare_changes_nothing_until_the_record_commits(slow: Service) -> None
         before["version"],
     )
     assert versions_now(slow) == {before["version"]}
-    # What is prepared is open: it serves although the cache has lost it meanwhile.
+    # A prepared bundle is open, so it serves even if the cache has lost its files.
     for file in (slow.state.bundles / digest).iterdir():
         file.unlink()
     epoch = slow.record("20", digest)
@@ -288,7 +287,8 @@ def test_a_refused_prepare_has_changed_nothing_and_says_why(slow: Service) -> No
     before, digest = slow.ready(), slow.bundle(21)
     alter(slow, digest)
     refused = slow.reload(phase="prepare", version="21", digest=digest, epoch=before["epoch"] + 1)
-    assert refused.status_code == 503  # it was refused, and cannot be fetched anew without MLflow
+    # 503: the cached copy was refused, and without MLflow the pod cannot fetch another one.
+    assert refused.status_code == 503
     assert "scorer.json has been altered" in problem(refused)["detail"]
     assert not (slow.state.bundles / digest).exists()
     assert slow.ready() == before
@@ -298,7 +298,7 @@ def test_a_refused_prepare_has_changed_nothing_and_says_why(slow: Service) -> No
 
 
 @pytest.mark.parametrize("how", ["dropped", "expired"])
-def test_what_was_prepared_is_forgotten(slow: Service, how: str) -> None:
+def test_a_prepared_bundle_is_closed_when_it_is_dropped_or_expires(slow: Service, how: str) -> None:
     before, seed = slow.ready(), 22 if how == "dropped" else 23
     digest, epoch = slow.bundle(seed), before["epoch"] + 1
     prepared = slow.reload(
@@ -317,7 +317,7 @@ def test_what_was_prepared_is_forgotten(slow: Service, how: str) -> None:
     eventually(lambda: _nothing_warm(slow))
     slow.record(str(seed), digest)
     alter(slow, digest)
-    # Nothing is open any more, so the altered file is met.
+    # No bundle is open any more, so the pod reads the altered file.
     assert "altered" in problem(slow.reload(phase="commit"))["detail"]
     assert versions_now(slow) == {before["version"]}
     move_to(slow, 1)
@@ -350,7 +350,7 @@ def test_a_hung_worker_is_reported_and_ends_on_the_new_version_when_it_is_back(
 
 
 def _served_by_the_other(service: Service, epoch: int, said: str) -> None:
-    """Connections that the kernel dealt to the stopped worker time out."""
+    # Connections that the kernel has assigned to the stopped worker time out.
     answer = service.reload(phase="commit", epoch=epoch, deadline_seconds=3, timeout=6)
     assert answer.status_code in (409, 503)
     assert said in problem(answer)["detail"]
@@ -360,25 +360,24 @@ def _reloaded(service: Service, epoch: int) -> None:
     assert service.reload(phase="commit", epoch=epoch).status_code == 200
 
 
-def test_what_a_dead_coordinator_left_is_finished_from_the_state_file(service: Service) -> None:
-    """It had written the pod's state, and had told nobody."""
+def test_the_work_of_a_dead_coordinator_is_finished_from_the_state_file(service: Service) -> None:
     digest = service.bundle(13)
     before = read_pod_state(service.state)
     epoch = before.epoch + 1
+    # The coordinator died here: the state file is written, and no worker is activated.
     write(pod_state_path(service.state), before.next(epoch, "13", digest, "cache"))
     service.record("13", digest, epoch=epoch)
 
     def finished() -> None:
-        service.bundle(
-            13
-        )  # again, if the pod has just tidied away what it neither serves nor prepares
+        # Written again: the pod may have deleted the bundle, which it does not serve yet.
+        service.bundle(13)
         _at(service, epoch)
 
     eventually(finished)
     assert versions_now(service) == {"13"}
 
 
-def test_a_worker_born_after_the_pods_commit_serves_it_before_it_accepts(slow: Service) -> None:
+def test_a_worker_started_after_the_pods_commit_serves_the_new_version_first(slow: Service) -> None:
     digest = slow.bundle(25)
     now = read_pod_state(slow.state)
     write(pod_state_path(slow.state), now.next(now.epoch + 1, "25", digest, "cache"))
@@ -414,15 +413,16 @@ def test_the_cache_keeps_the_last_three_that_served(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_under_the_poller_ends_no_worker(tmp_path: Path) -> None:
-    """Its notes cannot be written: by the workers' RLIMIT_FSIZE, which needs no rights."""
     pod = Service(tmp_path).promoted(1)
     try:
         before = pod.worker_pids()
+        # RLIMIT_FSIZE acts like a full disk and needs no root: no state file can be written.
+        # RLIMIT_FSIZE acts like a full disk and needs no root: no state file can be written.
         for pid in before:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (8, resource.RLIM_INFINITY))
         good = pod.state.serving_record.read_bytes()
         pod.state.serving_record.write_text("no record")
-        time.sleep(2)  # many looks, each with something to write down
+        time.sleep(2)  # many polls, each with an error to write to the state file
         assert pod.worker_pids() == before
         for pid in before:
             resource.prlimit(

@@ -1,6 +1,4 @@
-"""The worker as a process: what it imports and holds, how it stops, what a full or slow disk does,
-and that two workers are no slower than one.
-"""
+"""The worker as a process: imports, memory, stop, full and slow disks, and two workers."""
 
 import contextlib
 import http.client
@@ -15,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -71,13 +70,14 @@ def test_a_serving_worker_has_mapped_no_training_library_and_holds_less_than_120
         assert resident_megabytes(pid) < 120
 
 
-def test_neither_the_service_nor_what_proves_bundles_imports_a_training_library(
+def test_neither_the_service_nor_its_bundle_verifier_imports_a_training_library(
     tmp_path: Path,
 ) -> None:
     code = (
         "import sys\n"
         "from fraudops.settings import InferenceSettings\n"
-        "from services.inference.pod import bundle_cache as bundles, bundle_fetch as prepare, startup as start; from services.inference import server\n"
+        "from services.inference import server\n"
+        "from services.inference.pod import bundle_cache, bundle_fetch, startup\n"
         "from services.inference.application import create_app\n"
         "from services.inference.pod.worker import Drain\n"
         f"__import__('pathlib').Path({str(tmp_path / 'run')!r}).mkdir()\n"
@@ -129,49 +129,57 @@ def test_counts_survive_their_worker_and_are_not_doubled(tmp_path: Path) -> None
         service.stop()
 
 
-def test_a_stop_lets_clients_leave_answers_what_has_begun_and_closes_the_spool(
-    tmp_path: Path,
-) -> None:
-    service = Service(tmp_path, environment={"FRAUDOPS_DRAIN_SECONDS": "2"}).promoted(1)
-    failures: list[str] = []
-    ids: list[str] = []
-    left = threading.Event()
+@dataclass
+class PersistentClients:
+    """Clients that send without pause until a new connection is refused.
 
-    def client() -> None:
-        """Sends without pause; when it is told to leave it opens a new connection, until that is
-        refused.
-        """
-        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+    `ids` holds the predictions that they received. `failures` holds the errors on a kept-alive
+    connection. `released` is set by the first answer that closes its connection.
+    """
+
+    port: int
+    ids: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         while True:
             fresh = connection.sock is None
             try:
                 connection.request("POST", "/predict", BODY, HEADERS)
                 answer = connection.getresponse()
-                ids.append(json.loads(answer.read())["prediction_id"])
+                self.ids.append(json.loads(answer.read())["prediction_id"])
             except (OSError, http.client.HTTPException) as error:
                 if not fresh:
-                    failures.append(repr(error))
+                    self.failures.append(repr(error))
                 connection.close()
                 return
             if answer.headers.get("connection") == "close":
-                left.set()
+                self.released.set()
 
-    clients = [threading.Thread(target=client) for _ in range(4)]
-    for thread in clients:
+
+def test_a_stop_releases_clients_answers_begun_requests_and_closes_the_spool(
+    tmp_path: Path,
+) -> None:
+    service = Service(tmp_path, environment={"FRAUDOPS_DRAIN_SECONDS": "2"}).promoted(1)
+    clients = PersistentClients(service.port)
+    threads = [threading.Thread(target=clients.run) for _ in range(4)]
+    for thread in threads:
         thread.start()
-    eventually(lambda: _more_than(ids, 50))
-    assert not left.is_set()
+    eventually(lambda: _more_than(clients.ids, 50))
+    assert not clients.released.is_set()
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as begun:
         begun.sendall(
-            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
-            % len(BODY)
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY)
         )
         assert begun.recv(100).startswith(b"HTTP/1.1 100")
         assert service.process
         service.process.send_signal(signal.SIGTERM)
-        assert left.wait(10)
+        assert clients.released.wait(10)
         assert "drain" in service.not_ready()
-        for thread in clients:
+        for thread in threads:
             thread.join(20)
         begun.sendall(BODY)
         received = b""
@@ -180,10 +188,10 @@ def test_a_stop_lets_clients_leave_answers_what_has_begun_and_closes_the_spool(
     assert received.startswith(b"HTTP/1.1 200")
     assert b"connection: close" in received
     assert service.process.wait(30) == 0
-    assert failures == []
+    assert clients.failures == []
     audited = [record.id for record in service.audited()]
-    assert len(audited) == len(set(audited)) == len(ids) + 1
-    assert set(ids) <= set(audited)
+    assert len(audited) == len(set(audited)) == len(clients.ids) + 1
+    assert set(clients.ids) <= set(audited)
     assert list(service.state.run.glob("worker-*.sock")) == []
 
 
@@ -206,7 +214,7 @@ def test_a_drain_reaches_every_worker(tmp_path: Path) -> None:
         service.stop()
 
 
-def test_a_full_spool_is_503_with_nothing_scored_unaudited_and_the_pod_stays_ready(
+def test_a_full_spool_answers_503_leaves_nothing_unaudited_and_the_pod_stays_ready(
     tmp_path: Path,
 ) -> None:
     service = Service(
@@ -236,7 +244,7 @@ def test_a_full_spool_is_503_with_nothing_scored_unaudited_and_the_pod_stays_rea
         assert len(audited) % 300 == len(audited) - accepted
         metrics = service.metrics()
         assert metrics["fraudops_spool_refused_total"] >= 300
-        # The shipper takes a segment away: answers go on by themselves.
+        # The shipper deletes segments: predictions are answered again without a restart.
         for segment in sorted(service.state.spool.glob("*.seg"))[:-1]:
             segment.unlink()
         eventually(lambda: _answers(service))
@@ -248,7 +256,7 @@ def _answers(service: Service) -> None:
     assert service.predict().status_code == 200
 
 
-def test_a_spool_that_cannot_be_opened_keeps_no_worker_from_living(tmp_path: Path) -> None:
+def test_a_worker_lives_although_its_spool_cannot_be_opened(tmp_path: Path) -> None:
     service = Service(tmp_path, workers=1).promoted(1)
     try:
         (first,) = service.worker_pids()
@@ -270,7 +278,7 @@ def _replaced(service: Service, pid: int) -> None:
     assert new != pid
 
 
-def test_fsync_always_answers_from_several_connections_at_once(tmp_path: Path) -> None:
+def test_fsync_always_answers_requests_of_several_connections_together(tmp_path: Path) -> None:
     service = Service(
         tmp_path, workers=1, environment={"FRAUDOPS_AUDIT__FSYNC": "always"}
     ).promoted(1)
@@ -296,8 +304,9 @@ def test_fsync_always_answers_from_several_connections_at_once(tmp_path: Path) -
 def test_sequential_answers_on_one_connection_are_as_fast_with_two_workers_as_with_one(
     service: Service, tmp_path: Path
 ) -> None:
-    """Without uvloop an inherited socket keeps Nagle's algorithm on, and every such answer waits 40
-    ms: a ratio of a hundred.
+    """Two workers inherit their sockets, and Nagle's algorithm must be off on them too.
+
+    Without uvloop it stays on and each such answer waits 40 ms, which is a ratio of a hundred.
     """
     alone = Service(tmp_path, workers=1).promoted(1)
     try:

@@ -1,6 +1,4 @@
-"""A pod that a rollout has made: it obeys its template while the record says the same, and never
-stays unready for it.
-"""
+"""A pod that a rollout created: it follows its template only while the record agrees."""
 
 from pathlib import Path
 
@@ -13,21 +11,22 @@ from tests.support.http_client import HTTP
 from tests.support.serving import Service
 from tests.support.waiting import eventually
 
-SERVES, WANTED = 1, 2
+SERVES, NEXT = 1, 2
 
 
-def made_for(root: Path, digest: str, reserved: str | None = None) -> Service:
-    """A newborn whose template names epoch 2, while version 1 serves in epoch 1 and `reserved` is
-    reserved for epoch 2.
+def created_for(root: Path, digest: str, reserved: str | None = None) -> Service:
+    """Return a pod whose template names `digest` for epoch 2, not started yet.
+
+    Version 1 serves in epoch 1. The record reserves epoch 2 for the digest `reserved`, if any.
     """
-    service = Service(root, workers=1, environment={"FRAUDOPS_ROLLOUT": f"2/{WANTED}/{digest}"})
+    service = Service(root, workers=1, environment={"FRAUDOPS_ROLLOUT": f"2/{NEXT}/{digest}"})
     service.record(str(SERVES), service.bundle(SERVES))
     if reserved:
         store = FileRecordStore(service.state.serving_record)
         record, token = store.read()
-        wanted = Reservation(
+        reservation = Reservation(
             epoch=2,
-            version=str(WANTED),
+            version=str(NEXT),
             digest=reserved,
             schema_fingerprint="f",
             strategy="rollout",
@@ -36,7 +35,7 @@ def made_for(root: Path, digest: str, reserved: str | None = None) -> Service:
             verdict={},
         )
         store.compare_and_set(
-            msgspec.structs.replace(record, reserved=wanted, highest_reserved=2), token
+            msgspec.structs.replace(record, reserved=reservation, highest_reserved=2), token
         )
     return service
 
@@ -49,13 +48,15 @@ def served(service: Service) -> tuple[int, str, str | None]:
 
 @pytest.fixture
 def digest(tmp_path: Path) -> str:
-    """Of the version that the rollout brings, whose bundle only some pods can load."""
-    return Service(tmp_path / "other").bundle(WANTED)
+    """Return the digest of the rollout's version; no pod has its bundle yet."""
+    return Service(tmp_path / "other").bundle(NEXT)
 
 
-def test_it_serves_what_the_record_has_reserved_for_it(tmp_path: Path, digest: str) -> None:
-    service = made_for(tmp_path / "pod", digest, reserved=digest)
-    service.bundle(WANTED)
+def test_a_new_pod_serves_the_version_that_the_record_has_reserved(
+    tmp_path: Path, digest: str
+) -> None:
+    service = created_for(tmp_path / "pod", digest, reserved=digest)
+    service.bundle(NEXT)
     service.start()
     try:
         assert served(service) == (2, "2", None)
@@ -68,10 +69,10 @@ def test_it_serves_what_the_record_has_reserved_for_it(tmp_path: Path, digest: s
         service.stop()
 
 
-def test_it_serves_what_serves_elsewhere_when_it_cannot_load_its_own_and_says_so(
+def test_a_new_pod_that_cannot_load_its_own_version_serves_the_current_one_and_says_so(
     tmp_path: Path, digest: str
 ) -> None:
-    service = made_for(tmp_path / "pod", digest, reserved=digest).start()
+    service = created_for(tmp_path / "pod", digest, reserved=digest).start()
     try:
         epoch, version, error = served(service)
         assert (epoch, version) == (1, "1")
@@ -82,11 +83,11 @@ def test_it_serves_what_serves_elsewhere_when_it_cannot_load_its_own_and_says_so
 
 
 @pytest.mark.parametrize("reserved", [None, "0" * 64], ids=["nothing", "another model"])
-def test_it_follows_the_record_when_that_has_not_reserved_the_same(
+def test_a_new_pod_follows_the_record_if_that_has_not_reserved_its_version(
     tmp_path: Path, digest: str, reserved: str | None
 ) -> None:
-    service = made_for(tmp_path / "pod", digest, reserved)
-    service.bundle(WANTED)
+    service = created_for(tmp_path / "pod", digest, reserved)
+    service.bundle(NEXT)
     service.start()
     try:
         assert served(service) == (1, "1", None)
@@ -94,9 +95,11 @@ def test_it_follows_the_record_when_that_has_not_reserved_the_same(
         service.stop()
 
 
-def test_after_an_undone_rollout_it_reports_that_it_is_ahead(tmp_path: Path, digest: str) -> None:
-    service = made_for(tmp_path / "pod", digest, reserved=digest)
-    service.bundle(WANTED)
+def test_a_new_pod_reports_after_an_undone_rollout_that_it_is_ahead(
+    tmp_path: Path, digest: str
+) -> None:
+    service = created_for(tmp_path / "pod", digest, reserved=digest)
+    service.bundle(NEXT)
     service.start()
     try:
         assert served(service) == (2, "2", None)
@@ -104,11 +107,11 @@ def test_after_an_undone_rollout_it_reports_that_it_is_ahead(tmp_path: Path, dig
         record, token = store.read()
         store.compare_and_set(release(record), token)
 
-        def told() -> None:
+        def reported() -> None:
             epoch, version, error = served(service)
             assert (epoch, version) == (2, "2")
             assert error is not None
 
-        eventually(told)
+        eventually(reported)
     finally:
         service.stop()

@@ -1,6 +1,4 @@
-"""Starts and restarts: from the cache, with what was altered, with MLflow away or there, after the
-master's death.
-"""
+"""Starts and restarts of the service: cache, altered files, MLflow, records, settings."""
 
 import contextlib
 import os
@@ -67,7 +65,7 @@ def test_an_altered_cached_file_is_refused_at_the_start_and_ready_says_so(tmp_pa
         assert problem(service.predict())["status"] == 503
         assert HTTP.get(f"{service.url}/health").status_code == 200
         assert not (service.state.bundles / digest).exists()
-        # Put back as it was, it is proved and served without a restart.
+        # The service verifies and serves the restored bundle without a restart.
         service.bundle(1)
         eventually(service.ready)
         assert "not" not in HTTP.get(f"{service.url}/model_info").json()["errors"]
@@ -85,7 +83,7 @@ def test_a_restart_serves_no_other_model_in_the_same_epoch(tmp_path: Path) -> No
         )
 
 
-def test_what_the_cache_lacks_or_has_altered_is_fetched_from_mlflow(
+def test_a_bundle_that_is_missing_or_altered_in_the_cache_is_fetched_from_mlflow(
     tmp_path: Path, mlflow_url: str
 ) -> None:
     model = f"serving-{uuid4().hex[:8]}"
@@ -130,7 +128,7 @@ def _register(url: str, model: str, bundle: Path) -> str:
         return registry.create_version(run, {})
 
 
-def test_a_bundle_lost_while_serving_is_no_harm_until_a_worker_needs_it_and_heals_when_it_is_back(
+def test_a_bundle_lost_while_serving_matters_only_to_a_new_worker_until_it_is_back(
     tmp_path: Path,
 ) -> None:
     with running(Service(tmp_path).promoted(1)) as service:
@@ -138,10 +136,10 @@ def test_a_bundle_lost_while_serving_is_no_harm_until_a_worker_needs_it_and_heal
         assert {service.predict().status_code for _ in range(8)} == {200}
         os.kill(service.worker_pids()[0], signal.SIGKILL)
 
-        def said() -> None:
+        def reported() -> None:
             assert "not in the cache" in service.not_ready()
 
-        eventually(said)
+        eventually(reported)
         service.bundle(1)
         ready = eventually(service.ready)
         assert len(ready["workers"]) == 2
@@ -151,12 +149,12 @@ def test_an_unreadable_record_changes_nothing_for_a_pod_that_serves(tmp_path: Pa
     with running(Service(tmp_path, workers=1).promoted(1)) as service:
         service.state.serving_record.write_text("{")
 
-        def said() -> None:
+        def reported() -> None:
             assert (
                 "cannot be read" in HTTP.get(f"{service.url}/model_info").json()["errors"]["epoch"]
             )
 
-        eventually(said)
+        eventually(reported)
         assert service.ready()["epoch"] == 1
         service.stop()
         service.start()
@@ -190,7 +188,7 @@ def test_a_start_follows_a_record_that_moved_while_the_pod_was_away(tmp_path: Pa
         assert read_pod_state(service.state).served == (service.bundle(1),)
 
 
-def test_a_pod_state_that_names_an_unproved_bundle_is_not_believed(tmp_path: Path) -> None:
+def test_a_pod_state_that_names_an_unverified_bundle_is_not_believed(tmp_path: Path) -> None:
     service = Service(tmp_path, workers=1)
     digest = service.bundle(1)
     alter(service, digest)
@@ -203,7 +201,7 @@ def test_a_pod_state_that_names_an_unproved_bundle_is_not_believed(tmp_path: Pat
         assert read_pod_state(service.state) == PodState(epoch=3)
 
 
-def test_all_leave_when_their_master_is_killed_and_a_restart_finds_the_port_free(
+def test_all_workers_leave_when_the_service_is_killed_and_a_restart_finds_the_port_free(
     tmp_path: Path,
 ) -> None:
     with running(Service(tmp_path).promoted(1)) as service:
@@ -261,7 +259,7 @@ def test_a_wrong_setting_ends_with_64_and_its_name(tmp_path: Path, name: str, va
     assert name in done.stderr
 
 
-def test_arguments_end_with_64_and_where_settings_come_from(tmp_path: Path) -> None:
+def test_arguments_end_with_64_and_a_hint_at_the_environment(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "services.inference", "--workers", "3"]
     done = subprocess.run(
         command,

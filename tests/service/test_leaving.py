@@ -1,5 +1,6 @@
-"""A shipper that is told to stop in a pod that goes: it reaches the handing over whatever
-PostgreSQL does, for the pod's grace period is short.
+"""A shipper that stops with its pod reaches the handover even if PostgreSQL is silent.
+
+The grace period of a pod is short, so no wait for PostgreSQL may use it up.
 """
 
 import re
@@ -11,31 +12,34 @@ from pathlib import Path
 import pytest
 
 from fraudops.audit.records import encode
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.state import State
 from tests.support.audit_records import prediction
 from tests.support.fault_proxy import COPYING, INSERTING, WITHIN, FaultProxy, Trap
 
-# The drain cut short, and the other pods replaced: they take nothing at first, then everything.
+# The shipper with a short drain and a handover that fails twice and then succeeds.
 PROGRAM = """
 import services.shipper.__main__ as shipper
 answers = iter((1, 1, 0))
 def hand_over(settings):
     print("handing over", flush=True)
     return next(answers)
-shipper.hand_over, shipper.DRAIN_SECONDS, shipper.AGAIN_SECONDS, shipper.AGAIN_DRAIN_SECONDS = hand_over, 0.5, 0.1, 0.5
+shipper.hand_over = hand_over
+shipper.DRAIN_SECONDS, shipper.AGAIN_SECONDS, shipper.AGAIN_DRAIN_SECONDS = 0.5, 0.1, 0.5
 shipper.main()
 """
-LOOKING = b"FROM drift_runs"
+READING_DRIFT_RUNS = b"FROM drift_runs"
 
 
-@pytest.mark.parametrize("words", [COPYING, INSERTING, LOOKING], ids=["copy", "insert", "drift"])
-def test_a_silent_postgresql_does_not_keep_it_from_handing_over(
+@pytest.mark.parametrize(
+    "words", [COPYING, INSERTING, READING_DRIFT_RUNS], ids=["copy", "insert", "drift"]
+)
+def test_a_silent_postgresql_does_not_keep_the_shipper_from_handing_over(
     state: State, database: str, tmp_path: Path, words: bytes
 ) -> None:
-    writer = SpoolWriter(state.spool, "answered", AuditSettings())
-    if words != LOOKING:
+    writer = SpoolWriter(state.spool, "answered", SpoolOptions())
+    if words != READING_DRIFT_RUNS:
         writer.append_many(
             [encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for _ in range(100)]
         )

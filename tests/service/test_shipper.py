@@ -1,6 +1,4 @@
-"""The shipper as a process, between a real spool and a real PostgreSQL, and what must hold whatever
-dies.
-"""
+"""The shipper as a process between a real spool and a real PostgreSQL, under faults."""
 
 import signal
 import subprocess
@@ -14,20 +12,21 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
-from fraudops.audit.database import migrate
+from fraudops.audit.migrations import migrate
 from fraudops.audit.records import encode, new_label
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments
 from fraudops.state import State
-from services.supervisor.postgresql import PostgreSQL, start, stop
+from services.supervisor.postgresql import PostgreSQL
+from services.supervisor.postgresql_standalone import start, stop
 from tests.support.audit_records import fill, prediction
 from tests.support.processes import free_port
 from tests.support.shippers import CARD, Start, expect, expect_empty, ids
 from tests.support.waiting import eventually
 
 
-def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(
+def test_spooled_records_are_in_the_tables_once_and_leave_the_spool(
     state: State, start_shipper: Start, database: str
 ) -> None:
     record = prediction(
@@ -40,7 +39,8 @@ def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(
     expect_empty(state)
     with psycopg.connect(database) as connection:
         row = connection.execute(
-            'SELECT "timestamp", features, latency_ms, transaction_id, entity_key, model_version FROM predictions'
+            'SELECT "timestamp", features, latency_ms, transaction_id, entity_key, model_version'
+            " FROM predictions"
         ).fetchone()
         assert row
         assert int(row[0].timestamp() * 1000) == int(record.id.replace("-", "")[:12], 16)
@@ -50,26 +50,26 @@ def test_what_is_spooled_is_in_the_tables_once_and_leaves_the_spool(
         ).fetchall()
     assert stored == [(uuid.UUID(label.id), 1, label.labelled_at, "analyst", "t-1", None)]
 
-    def told_so() -> None:
+    def all_shipped() -> None:
         assert (
-            shipper.told.shipped,
-            shipper.told.backlog_bytes,
-            shipper.told.phase,
-            shipper.told.last_error,
+            shipper.status.shipped,
+            shipper.status.backlog_bytes,
+            shipper.status.phase,
+            shipper.status.last_error,
         ) == (2, 0, "shipping", None)
 
-    eventually(told_so)
+    eventually(all_shipped)
 
 
-def test_a_disk_that_takes_nothing_keeps_it_from_nothing(
+def test_a_full_disk_does_not_keep_the_shipper_from_shipping(
     state: State, start_shipper: Start, database: str
 ) -> None:
-    writer = SpoolWriter(state.spool, "w1", AuditSettings())
+    writer = SpoolWriter(state.spool, "w1", SpoolOptions())
     records = [prediction() for _ in range(5)]
     writer.append_many([encode(record) for record in records])
     writer.close()
     (segment,) = list_segments(state.spool)
-    # Every write to this device finds it full.
+    # Every write to /dev/full fails with ENOSPC.
     (state.spool / f"{segment.name}.position").symlink_to("/dev/full")
     obstacle = state.run / "shipper.json"
     obstacle.mkdir(parents=True)
@@ -78,14 +78,14 @@ def test_a_disk_that_takes_nothing_keeps_it_from_nothing(
     expect_empty(state)
     assert running.process.poll() is None
     obstacle.rmdir()
-    eventually(lambda: running.told)
+    eventually(lambda: running.status)
     assert running.end() == 0
 
 
 def test_a_living_worker_is_shipped_while_it_writes(
     state: State, start_shipper: Start, database: str
 ) -> None:
-    writer = SpoolWriter(state.spool, "worker-1", AuditSettings())
+    writer = SpoolWriter(state.spool, "worker-1", SpoolOptions())
     start_shipper(database)
     sent: list[str] = []
     for _ in range(3):
@@ -98,25 +98,24 @@ def test_a_living_worker_is_shipped_while_it_writes(
     expect_empty(state)
 
 
-def test_it_waits_for_the_database_and_for_its_tables_and_says_so(
+def test_the_shipper_waits_for_the_database_and_its_tables_and_says_so(
     state: State, start_shipper: Start, postgresql: str
 ) -> None:
-    """Neither exists when it starts; it makes neither."""
     name = f"late_{uuid.uuid4().hex}"
     url = urlsplit(postgresql)._replace(path=f"/{name}").geturl()
     sent = fill(state.spool, [prediction() for _ in range(5)])
     shipper = start_shipper(url)
 
     def waits_for(reason: str) -> None:
-        assert shipper.told.phase == "waiting"
-        assert reason in (shipper.told.last_error or "")
+        assert shipper.status.phase == "waiting"
+        assert reason in (shipper.status.last_error or "")
 
     eventually(lambda: waits_for("no such database"))
     with psycopg.connect(postgresql, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
             eventually(lambda: waits_for("run `fraudops migrate`"))
-            assert shipper.told.backlog_bytes > 0
+            assert shipper.status.backlog_bytes > 0
             migrate(url)
             expect(url, sent)
             assert shipper.end() == 0
@@ -132,7 +131,7 @@ def test_an_outage_of_postgresql_loses_and_doubles_nothing(
     try:
         migrate(server.url())
         start_shipper(server.url())
-        writer = SpoolWriter(state.spool, "worker-1", AuditSettings())
+        writer = SpoolWriter(state.spool, "worker-1", SpoolOptions())
         before = [prediction() for _ in range(200)]
         writer.append_many([encode(record) for record in before])
         expect(server.url(), [record.id for record in before])
@@ -154,7 +153,7 @@ def test_a_shipper_killed_again_and_again_ships_everything_once(
     ending = threading.Event()
 
     def write(name: str) -> None:
-        writer = SpoolWriter(state.spool, name, AuditSettings(segment_max_bytes=1 << 16))
+        writer = SpoolWriter(state.spool, name, SpoolOptions(segment_bytes=1 << 16))
         while not ending.wait(0.002):
             records = [prediction() for _ in range(5)]
             writer.append_many([encode(record) for record in records])
@@ -186,9 +185,12 @@ def _grew(url: str, seen: int) -> None:
 def test_connections_that_postgresql_ends_are_made_again(
     state: State, start_shipper: Start, database: str, postgresql: str
 ) -> None:
-    """In the middle of whatever it does: connecting, COPY, commit, idle."""
+    """Terminate the shipper's connection four times, whatever statement it runs at that moment."""
     sent = fill(state.spool, [prediction() for _ in range(6_000)])
-    query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s AND application_name = 'fraudops-shipper'"
+    query = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = %s AND application_name = 'fraudops-shipper'"
+    )
     shipper = start_shipper(database)
     with psycopg.connect(postgresql, autocommit=True) as admin:
 
@@ -203,33 +205,33 @@ def test_connections_that_postgresql_ends_are_made_again(
     assert shipper.process.poll() is None
 
 
-def test_a_stopped_shipper_ships_first_what_is_there(
+def test_a_stopped_shipper_ships_the_whole_spool_first(
     state: State, start_shipper: Start, database: str
 ) -> None:
     shipper = start_shipper(database)
-    eventually(lambda: shipper.told)
-    writer = SpoolWriter(state.spool, "worker-1", AuditSettings())
+    eventually(lambda: shipper.status)
+    writer = SpoolWriter(state.spool, "worker-1", SpoolOptions())
     records = [prediction() for _ in range(2_000)]
     writer.append_many([encode(record) for record in records])
     assert shipper.end() == 0
     assert ids(database) == sorted(record.id for record in records)
-    assert shipper.told.phase == "stopped"
-    assert shipper.told.backlog_bytes == 0
+    assert shipper.status.phase == "stopped"
+    assert shipper.status.backlog_bytes == 0
     writer.close()
 
 
-def test_stopped_without_postgresql_it_leaves_the_spool_and_ends_well(
+def test_a_shipper_stopped_without_postgresql_leaves_the_spool_and_ends_with_0(
     state: State, start_shipper: Start
 ) -> None:
     fill(state.spool, [prediction() for _ in range(5)])
     shipper = start_shipper(f"postgresql://u:{CARD}@127.0.0.1:{free_port()}/d")
 
     def waits() -> None:
-        assert shipper.told.phase == "waiting"
+        assert shipper.status.phase == "waiting"
 
     eventually(waits)
     assert shipper.end() == 0
-    assert shipper.told.backlog_bytes > 0
+    assert shipper.status.backlog_bytes > 0
     assert len(list_segments(state.spool)) == 1
     assert CARD not in shipper.log.read_text()
 
@@ -238,7 +240,7 @@ def test_a_second_shipper_waits_for_the_first(
     state: State, start_shipper: Start, database: str
 ) -> None:
     first = start_shipper(database)
-    eventually(lambda: first.told)
+    eventually(lambda: first.status)
     second = start_shipper(database)
 
     def waits() -> None:
@@ -246,13 +248,13 @@ def test_a_second_shipper_waits_for_the_first(
 
     eventually(waits)
     assert first.end() == 0
-    eventually(lambda: second.told)
+    eventually(lambda: second.status)
     sent = fill(state.spool, [prediction()])
     expect(database, sent)
     assert second.end() == 0
 
 
-def test_a_wrong_database_url_ends_it_at_once_with_the_code_of_a_wrong_setting(
+def test_a_wrong_database_url_ends_the_shipper_with_the_code_of_a_wrong_setting(
     start_shipper: Start,
 ) -> None:
     shipper = start_shipper(f"mysql://u:{CARD}@127.0.0.1/d")
@@ -261,8 +263,11 @@ def test_a_wrong_database_url_ends_it_at_once_with_the_code_of_a_wrong_setting(
     assert CARD not in shipper.log.read_text()
 
 
-def test_it_imports_neither_sqlalchemy_nor_anything_heavy() -> None:
-    program = "import sys, services.shipper.__main__; print(sorted({name.split('.')[0] for name in sys.modules}))"
+def test_the_shipper_imports_neither_sqlalchemy_nor_anything_heavy() -> None:
+    program = (
+        "import sys, services.shipper.__main__\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules}))"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout

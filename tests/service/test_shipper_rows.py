@@ -1,6 +1,4 @@
-"""What the shipper does with rows that come again, that PostgreSQL refuses, that are damaged or of
-another day, and how its metrics say so.
-"""
+"""Shipping of rows that are sent again, refused, damaged or old, and the metrics of it."""
 
 import base64
 import signal
@@ -9,15 +7,15 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from fraudops.audit.records import encode, new_label
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.spool.frames import encode_frame
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments
 from fraudops.state import State
 from services.inference.http.metrics_page import PodCollector
 from tests.support.audit_records import fill, prediction
 from tests.support.processes import free_port
-from tests.support.shippers import CARD, Start, expect, expect_empty, ids, set_aside
+from tests.support.shippers import CARD, Start, dead_letters, expect, expect_empty, ids
 from tests.support.waiting import eventually
 
 
@@ -32,14 +30,14 @@ def test_a_replayed_segment_changes_nothing(
     (state.spool / segment.name).write_bytes(copy)
 
     def replayed() -> None:
-        assert shipper.told.replayed == 20
+        assert shipper.status.replayed == 20
 
     eventually(replayed)
     expect_empty(state)
     assert ids(database) == sorted(sent)
 
 
-def test_rows_that_postgresql_refuses_are_set_aside_and_block_nothing(
+def test_rows_that_postgresql_refuses_become_dead_letters_and_block_nothing(
     state: State, start_shipper: Start, database: str
 ) -> None:
     good = [prediction(entity_key=CARD) for _ in range(50)]
@@ -58,23 +56,23 @@ def test_rows_that_postgresql_refuses_are_set_aside_and_block_nothing(
         new_label(1, datetime.now(UTC), "analyst", prediction_id=CARD),
     ]
     mixed = [*good[:20], *poison[:6], *good[20:35], *poison[6:], *good[35:]]
-    writer = SpoolWriter(state.spool, "worker-1", AuditSettings())
+    writer = SpoolWriter(state.spool, "worker-1", SpoolOptions())
     writer.append_many([*(encode(record) for record in mixed), b"no record at all"])
     writer.close()
     shipper = start_shipper(database)
     expect(database, [record.id for record in good])
     expect_empty(state)
-    kept = set_aside(state)
+    kept = dead_letters(state)
     assert sorted(base64.b64decode(line["payload"]) for line in kept) == sorted(
         [*(encode(record) for record in poison), b"no record at all"]
     )
     assert all(line["reason"] for line in kept)
     assert ids(database, "labels") == []
 
-    def told_so() -> None:
-        assert shipper.told.set_aside == len(poison) + 1
+    def counted() -> None:
+        assert shipper.status.set_aside == len(poison) + 1
 
-    eventually(told_so)
+    eventually(counted)
     log = shipper.log.read_text()
     assert "set aside" in log
     assert CARD not in log
@@ -83,7 +81,7 @@ def test_rows_that_postgresql_refuses_are_set_aside_and_block_nothing(
 def test_the_services_metrics_show_the_spool_and_its_shipper(
     state: State, start_shipper: Start, database: str
 ) -> None:
-    """The service beside the shipper renders what the shipper writes of itself."""
+    """The service renders the status file that the shipper writes."""
     fill(state.spool, [*(prediction() for _ in range(20)), prediction(fraud_probability=1.5)])
     copies = {path: path.read_bytes() for path in state.spool.glob("*.seg")}
     before = metrics(state)
@@ -93,15 +91,15 @@ def test_the_services_metrics_show_the_spool_and_its_shipper(
     away = start_shipper(f"postgresql://u:p@127.0.0.1:{free_port()}/d")
 
     def waits() -> None:
-        found = metrics(state)
+        now = metrics(state)
         assert (
-            found["fraudops_spool_rows"],
-            found["fraudops_shipper_waiting"],
-            found["fraudops_shipper_shipped_total"],
+            now["fraudops_spool_rows"],
+            now["fraudops_shipper_waiting"],
+            now["fraudops_shipper_shipped_total"],
         ) == (21, 1, 0)
-        assert found["fraudops_spool_unshipped_bytes"] > 0
-        assert 0 < found["fraudops_spool_oldest_seconds"] < 60
-        assert found["fraudops_shipper_silent_seconds"] < 60
+        assert now["fraudops_spool_unshipped_bytes"] > 0
+        assert 0 < now["fraudops_spool_oldest_seconds"] < 60
+        assert now["fraudops_shipper_silent_seconds"] < 60
 
     eventually(waits)
     away.end()
@@ -111,21 +109,19 @@ def test_the_services_metrics_show_the_spool_and_its_shipper(
         path.write_bytes(content)
 
     def shipped() -> None:
-        found = metrics(state)
+        now = metrics(state)
         counts = [
-            found[f"fraudops_shipper_{name}_total"]
+            now[f"fraudops_shipper_{name}_total"]
             for name in ("shipped", "replayed", "set_aside", "missing")
         ]
         assert counts == [40, 20, 2, 0]
         assert (
-            found["fraudops_spool_rows"],
-            found["fraudops_spool_unshipped_bytes"],
-            found["fraudops_shipper_waiting"],
-        ) == (0, 0, 0)
-        assert (
-            found["fraudops_spool_oldest_seconds"],
-            found["fraudops_spool_aside_bytes"] > 0,
-        ) == (0, True)
+            now["fraudops_spool_rows"],
+            now["fraudops_spool_unshipped_bytes"],
+            now["fraudops_shipper_waiting"],
+            now["fraudops_spool_oldest_seconds"],
+        ) == (0, 0, 0, 0)
+        assert now["fraudops_spool_aside_bytes"] > 0
 
     eventually(shipped)
     shipper.end(signal.SIGKILL)
@@ -157,21 +153,21 @@ def test_a_damaged_segment_is_shipped_around_its_damage(
     shipper = start_shipper(database)
     expect(database, [record.id for number, record in enumerate(records) if number not in (4, 9)])
     expect_empty(state)
-    assert [base64.b64decode(line["payload"]) for line in set_aside(state)] == [
+    assert [base64.b64decode(line["payload"]) for line in dead_letters(state)] == [
         frames[4],
         frames[9][:-3],
     ]
 
-    def told_so() -> None:
-        assert (shipper.told.missing, shipper.told.set_aside) == (1, 2)
+    def counted() -> None:
+        assert (shipper.status.missing, shipper.status.set_aside) == (1, 2)
 
-    eventually(told_so)
+    eventually(counted)
 
 
 def test_the_partition_of_any_day_is_made_when_it_is_needed(
     state: State, start_shipper: Start, database: str
 ) -> None:
-    """A clock that was wrong, a spool that was found again: no job has made these days."""
+    """Ship rows of days that no job has made: a clock was wrong, or an old spool was found."""
     days = [
         datetime(2019, 12, 31, 23, 59, 59, tzinfo=UTC),
         datetime(2020, 1, 1, tzinfo=UTC),
@@ -182,7 +178,7 @@ def test_the_partition_of_any_day_is_made_when_it_is_needed(
     expect(database, sent)
 
 
-def test_rows_of_a_day_that_retention_took_are_set_aside(
+def test_rows_of_a_day_that_retention_has_detached_become_dead_letters(
     state: State, start_shipper: Start, database: str
 ) -> None:
     day = datetime(2020, 1, 1, tzinfo=UTC)
@@ -195,21 +191,19 @@ def test_rows_of_a_day_that_retention_took_are_set_aside(
     fresh = fill(state.spool, [prediction()])
     expect(database, fresh)
 
-    def told_so() -> None:
-        assert shipper.told.set_aside == 30
+    def counted() -> None:
+        assert shipper.status.set_aside == 30
 
-    eventually(told_so)
-    assert {line["reason"] for line in set_aside(state)} == {
+    eventually(counted)
+    assert {line["reason"] for line in dead_letters(state)} == {
         "the partition predictions_20200101 was taken out of the table: older than what is retained"
     }
 
 
-def test_rows_older_than_what_is_retained_are_set_aside_and_make_no_partition(
+def test_rows_older_than_the_retained_days_become_dead_letters_and_make_no_partition(
     state: State, start_shipper: Start, database: str
 ) -> None:
-    """The day was dropped long ago: a new partition of it would take the rows along at the next
-    retention.
-    """
+    """A new partition of an old day would be dropped with its rows by the next retention."""
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     fill(
         state.spool,
@@ -222,7 +216,7 @@ def test_rows_older_than_what_is_retained_are_set_aside_and_make_no_partition(
     start_shipper(database, FRAUDOPS_RETENTION__DAYS="3")
     expect(database, kept)
     expect_empty(state)
-    assert [line["reason"] for line in set_aside(state)] == [
+    assert [line["reason"] for line in dead_letters(state)] == [
         "older than the 3 days that are retained"
     ] * 2
     with psycopg.connect(database) as connection:

@@ -1,6 +1,4 @@
-"""In which groups the shipper takes the spool: little ones while answers come, of those who have
-something, and all there is when it stops.
-"""
+"""The shipper's batches: small while predictions are answered, everything when it stops."""
 
 import asyncio
 import time
@@ -14,8 +12,8 @@ import pytest
 
 from fraudops.audit.records import encode
 from fraudops.audit.shipper_status import ShipperStatus
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.reader import SpoolReader
 from services.shipper.shipping import Shipper
 from services.shipper.sink import ShipOutcome, Sink
@@ -26,17 +24,17 @@ from tests.support.shippers import expect, ids
 ROWS = 4_000
 
 
-class Watched(Sink):
-    """Notes the bytes of each group, and the seconds that passed before the next."""
+class WatchedSink(Sink):
+    """A sink that notes the bytes of each batch and the seconds between two batches."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self.groups: list[int] = []
+        self.batches: list[int] = []
         self.between: list[float] = []
         self._ended: float | None = None
 
     async def ship(self, payloads: list[bytes]) -> ShipOutcome:
-        self.groups.append(sum(map(len, payloads)))
+        self.batches.append(sum(map(len, payloads)))
         if self._ended is not None:
             self.between.append(time.monotonic() - self._ended)
         try:
@@ -48,20 +46,18 @@ class Watched(Sink):
 @dataclass
 class Shipping:
     shipper: Shipper
-    sink: Watched
+    sink: WatchedSink
     answered: list[str]
 
 
 @asynccontextmanager
 async def shipping(database: str, folder: Path, throttle: Throttle) -> AsyncIterator[Shipping]:
-    """Three writers live; only one of them has records."""
-    idle, busy, late = (
-        SpoolWriter(folder, name, AuditSettings()) for name in ("w-1", "w-2", "w-3")
-    )
+    """Yield a shipper over the spool of three living writers, of which one has records."""
+    idle, busy, late = (SpoolWriter(folder, name, SpoolOptions()) for name in ("w-1", "w-2", "w-3"))
     records = [prediction() for _ in range(ROWS)]
     busy.append_many([encode(record) for record in records])
     sink, spool, current = (
-        Watched(database),
+        WatchedSink(database),
         SpoolReader(folder),
         ShipperStatus(pid=1, at=datetime.now(UTC), phase="starting"),
     )
@@ -86,7 +82,7 @@ def calm() -> Throttle:
 
 
 @pytest.mark.parametrize("is_calm", [True, False])
-async def test_all_that_waits_is_shipped_before_a_stop_though_its_writer_lives(
+async def test_the_whole_spool_is_shipped_before_a_stop_though_its_writer_lives(
     database: str, tmp_path: Path, is_calm: bool
 ) -> None:
     stopping = asyncio.Event()
@@ -95,13 +91,13 @@ async def test_all_that_waits_is_shipped_before_a_stop_though_its_writer_lives(
         await made.shipper.run(stopping)
         assert ids(database) == sorted(made.answered)
         assert (
-            max(made.sink.groups) <= CALM_BYTES
+            max(made.sink.batches) <= CALM_BYTES
             if is_calm
-            else made.sink.groups[1] > made.sink.groups[0] > CALM_BYTES
+            else made.sink.batches[1] > made.sink.batches[0] > CALM_BYTES
         )
 
 
-async def test_while_answers_come_one_little_group_follows_the_other_with_a_rest_between(
+async def test_while_predictions_are_answered_small_batches_follow_each_other_with_pauses(
     database: str, tmp_path: Path
 ) -> None:
     stopping = asyncio.Event()
@@ -111,8 +107,8 @@ async def test_while_answers_come_one_little_group_follows_the_other_with_a_rest
         stopping.set()
         await running
         assert (
-            sum(made.sink.groups) / CALM_BYTES
-            <= len(made.sink.groups)
-            < 2 * sum(made.sink.groups) / CALM_BYTES
+            sum(made.sink.batches) / CALM_BYTES
+            <= len(made.sink.batches)
+            < 2 * sum(made.sink.batches) / CALM_BYTES
         )
         assert min(made.sink.between) >= 0.99 * PAUSE_SECONDS

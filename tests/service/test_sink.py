@@ -1,5 +1,6 @@
-"""What the sink does with predictions that may be in PostgreSQL already: nothing twice, nothing
-refused, whichever way they go in.
+"""Sink: rows that are in the table already, rows that it must reject, and every column.
+
+Rows enter the table by a direct COPY or through a staging table; both must behave alike.
 """
 
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ def group(rows: int) -> list[bytes]:
     return [encode(prediction()) for _ in range(rows)]
 
 
-async def test_rows_that_are_there_already_change_nothing_on_an_old_connection_or_a_new_one(
+async def test_rows_that_are_in_the_table_already_change_nothing_on_an_old_or_a_new_connection(
     database: str,
 ) -> None:
     first, second, third, fourth = group(5), group(7), group(3), group(4)
@@ -46,7 +47,7 @@ async def test_rows_that_are_there_already_change_nothing_on_an_old_connection_o
     assert len(ids(database)) == 5 + 7 + 3 + 4
 
 
-async def test_one_row_twice_in_one_group_and_repeated_labels_are_one_row_each(
+async def test_a_row_twice_in_one_group_and_a_repeated_label_are_one_row_each(
     database: str,
 ) -> None:
     label = encode(new_label(1, datetime(2026, 1, 1, tzinfo=UTC), "analyst", transaction_id="t-1"))
@@ -65,7 +66,7 @@ async def test_one_row_twice_in_one_group_and_repeated_labels_are_one_row_each(
     assert len(ids(database, "labels")) == 1
 
 
-async def test_a_row_that_postgresql_refuses_is_rejected_alone_whichever_way_it_goes(
+async def test_a_row_that_postgresql_refuses_is_rejected_alone_on_every_path(
     database: str,
 ) -> None:
     sink = Sink(database)
@@ -76,8 +77,8 @@ async def test_a_row_that_postgresql_refuses_is_rejected_alone_whichever_way_it_
     await sink.close()
 
 
-async def test_every_column_comes_back_as_it_was_answered(database: str) -> None:
-    """Whole or sealed features, texts beyond ASCII, what is there and what is not."""
+async def test_every_column_is_read_back_as_it_was_answered(database: str) -> None:
+    """Write and read plain and sealed features, non-ASCII texts, and present and absent values."""
     bare = prediction()
     rich = prediction(
         features={'quote " and \\': 1e-300, "größe": -0.0, "V1": 12345.678901234567},
@@ -97,13 +98,13 @@ async def test_every_column_comes_back_as_it_was_answered(database: str) -> None
         assert (await sink.ship([encode(record) for record in records])).new == 1
     await sink.close()
     with psycopg.connect(database, row_factory=dict_row) as connection:
-        found = {str(row.pop("id")): row for row in connection.execute("SELECT * FROM predictions")}
+        rows = {str(row.pop("id")): row for row in connection.execute("SELECT * FROM predictions")}
     for record in (bare, rich, sealed):
-        wanted = asdict(record)
-        identifier, features = wanted.pop("id"), wanted.pop("features")
-        row = found[identifier]
+        expected = asdict(record)
+        identifier, features = expected.pop("id"), expected.pop("features")
+        row = rows[identifier]
         plain, kept, moment = row.pop("features"), row.pop("features_sealed"), row.pop("timestamp")
-        assert row == wanted
+        assert row == expected
         assert (plain, kept) == (
             (None, features) if isinstance(features, bytes) else (features, None)
         )
@@ -120,15 +121,15 @@ async def test_every_column_comes_back_as_it_was_answered(database: str) -> None
         {"features": {"V1": msgspec.msgpack.Ext(1, b"x")}},
     ],
 )
-async def test_what_fits_no_column_is_rejected_and_its_neighbours_are_not(
+async def test_a_value_that_fits_no_column_is_rejected_and_its_neighbours_are_not(
     database: str, changes: dict[str, Any]
 ) -> None:
-    """On a new connection, and by a COPY straight into the table."""
+    """Reject it on a new connection, and in a COPY directly into the table."""
     sink = Sink(database)
     bad = encode(prediction(**changes))
-    for straight in (False, True):
+    for direct in (False, True):
         outcome = await sink.ship([*group(2), bad, *group(2)])
-        assert (outcome.new, [entry.payload for entry in outcome.rejected]) == (4, [bad]), straight
+        assert (outcome.new, [entry.payload for entry in outcome.rejected]) == (4, [bad]), direct
         assert (await sink.ship(group(2))).new == 2
     await sink.close()
 

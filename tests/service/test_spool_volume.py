@@ -1,5 +1,6 @@
-"""A volume that outlives pods: each pod ships what is its own and what dead pods have left, and
-nothing of it is ever in two hands.
+"""A spool volume that outlives pods: each pod ships its own folder and those of dead pods.
+
+No two pods ever own the same folder.
 """
 
 import os
@@ -15,8 +16,8 @@ import pytest
 from fraudops.audit.dead_letters import DeadLetters, RejectedRecord
 from fraudops.audit.records import Record, encode
 from fraudops.audit.shipper_status import ShipperStatus
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments
 from fraudops.spool.volume import ALIVE, PodDirectory, claim
 from fraudops.state import State
@@ -27,29 +28,30 @@ from tests.support.serving import Service
 from tests.support.shippers import RunningShipper, expect, ids
 from tests.support.waiting import eventually
 
-# Others look, and count as silent, within what a test has time for.
+# The shipper with shorter times: it adopts folders, and counts them as silent, within a test.
 PROGRAM = """
 import sys
-import fraudops.spool.volume as volume, services.shipper.__main__ as shipper, services.shipper.orphan_adoption as adopting
-volume.SILENT_SECONDS, adopting.LOOK_SECONDS = float(sys.argv[1]), 0.2
-shipper.main()
+import fraudops.spool.volume
+import services.shipper.__main__
+import services.shipper.orphan_adoption
+fraudops.spool.volume.SILENT_SECONDS = float(sys.argv[1])
+services.shipper.orphan_adoption.LOOK_SECONDS = 0.2
+services.shipper.__main__.main()
 """
 NOWHERE = "postgresql://u:p@127.0.0.1:{}/d"
 Pods = Callable[..., RunningShipper]
 
 
 class ShipperPod:
-    """A pod's state folder, and its folder on the volume; what is written here was answered by its
-    workers, who live in this process.
-    """
+    """A pod's state folder and its folder on the volume; this process acts as its workers."""
 
     def __init__(self, tmp_path: Path, name: str) -> None:
         self.name, self.volume = name, tmp_path / "volume"
         self.state, self.folder = State.at(tmp_path / name), self.volume / name
 
     def has_answered(self, count: int, **settings: int) -> list[str]:
-        """As a worker that then ends."""
-        writer = SpoolWriter(self.folder, f"{self.name}-1", AuditSettings(**settings))
+        """Write this many predictions as a worker that then ends; return their ids."""
+        writer = SpoolWriter(self.folder, f"{self.name}-1", SpoolOptions(**settings))
         records = [prediction(features={"text": "x" * 1000}) for _ in range(count)]
         for record in records:
             writer.append(encode(record))
@@ -59,7 +61,7 @@ class ShipperPod:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Pods]:
-    """The shipper of a pod."""
+    """Return a function that starts the shipper of a pod; all of them end with the test."""
     started: list[RunningShipper] = []
 
     def begin(pod: ShipperPod, url: str, silent: float = 0.5, **more: str) -> RunningShipper:
@@ -84,7 +86,7 @@ def start(tmp_path: Path) -> Iterator[Pods]:
             )
         running = RunningShipper(pod.state, process, log)
         started.append(running)
-        eventually(lambda: running.told)
+        eventually(lambda: running.status)
         return running
 
     yield begin
@@ -93,19 +95,19 @@ def start(tmp_path: Path) -> Iterator[Pods]:
             running.end(signal.SIGKILL)
 
 
-def holds(pod: ShipperPod) -> PodDirectory:
-    """What the service of a pod does when it begins."""
+def claim_folder(pod: ShipperPod) -> PodDirectory:
+    """Claim the pod's folder as its service does at the start; the lock is held until the end."""
     return claim(pod.volume, pod.name, pod.state.spool)
 
 
-def told(running: RunningShipper, check: Callable[[ShipperStatus], bool]) -> None:
+def expect_status(running: RunningShipper, check: Callable[[ShipperStatus], bool]) -> None:
     def checked() -> None:
-        assert check(running.told), running.told
+        assert check(running.status), running.status
 
     eventually(checked)
 
 
-def gone(pod: ShipperPod) -> None:
+def expect_gone(pod: ShipperPod) -> None:
     def checked() -> None:
         assert not pod.folder.exists(), list(pod.folder.iterdir())
 
@@ -124,63 +126,63 @@ def test_a_pod_ships_its_own_folder_on_the_volume(
     assert list_segments(pod.folder) == []
 
 
-def test_without_postgresql_a_pod_leaves_at_once_and_the_next_ships_what_it_left(
+def test_without_postgresql_a_pod_leaves_immediately_and_the_next_one_ships_its_folder(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
-    """Nothing is handed over: there is nobody to take it here, and the shipper would go on asking
-    until the grace period ends.
-    """
+    """Nothing is handed over: the search for a receiver would use up the grace period."""
     old, new = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
     running = start(old, NOWHERE.format(free_port()))
     sent = old.has_answered(50)
-    told(running, lambda said: said.phase == "waiting" and said.backlog_rows == 50)
+    expect_status(running, lambda status: status.phase == "waiting" and status.backlog_rows == 50)
     assert running.end() == 0
     assert (old.folder / ALIVE).stat().st_mtime_ns == 0
     next_one = start(new, database, silent=600)
     expect(database, sent)
-    gone(old)
-    told(next_one, lambda said: said.abandoned_bytes == 0 and said.adopted_bytes > 50_000)
+    expect_gone(old)
+    expect_status(
+        next_one, lambda status: status.abandoned_bytes == 0 and status.adopted_bytes > 50_000
+    )
 
 
-def test_all_pods_killed_at_once_lose_nothing(start: Pods, tmp_path: Path, database: str) -> None:
+def test_all_pods_killed_together_lose_nothing(start: Pods, tmp_path: Path, database: str) -> None:
     pods = [ShipperPod(tmp_path, f"pod-{number}") for number in range(3)]
     shippers = [start(pod, NOWHERE.format(free_port())) for pod in pods]
     sent = [
         identifier
         for pod in pods
-        for identifier in pod.has_answered(200, segment_max_bytes=1 << 16, spool_max_bytes=1 << 26)
+        for identifier in pod.has_answered(200, segment_bytes=1 << 16, max_bytes=1 << 26)
     ]
     for shipper in shippers:
         shipper.process.kill()
     for shipper in shippers:
         shipper.process.wait()
-    # Two come at once, and race for what the three have left.
+    # Two pods start together and race for the folders of the three dead ones.
     others = [ShipperPod(tmp_path, "pod-x"), ShipperPod(tmp_path, "pod-y")]
     running = [start(pod, database) for pod in others]
     expect(database, sent, 40)
     for pod in pods:
-        gone(pod)
+        expect_gone(pod)
 
     def both_together() -> None:
-        assert sum(shipper.told.shipped for shipper in running) == len(sent)
-        assert sum(shipper.told.replayed for shipper in running) == 0
-        assert [shipper.told.abandoned_bytes for shipper in running] == [0, 0]
+        assert sum(shipper.status.shipped for shipper in running) == len(sent)
+        assert sum(shipper.status.replayed for shipper in running) == 0
+        assert [shipper.status.abandoned_bytes for shipper in running] == [0, 0]
 
     eventually(both_together)
 
 
-def test_the_folder_of_a_living_pod_is_nobodys_but_its_own(
+def test_the_folder_of_a_living_pod_is_adopted_by_no_other_pod(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
-    """Its shipper died, its service lives: the lock says so, however long it is silent."""
+    """Its shipper is dead and its service holds the lock, so silence alone does not free it."""
     living, other = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
-    home = holds(living)
+    home = claim_folder(living)
     sent = living.has_answered(20)
     os.utime(living.folder / ALIVE, (0, 0))
     running = start(other, database, silent=0)
     mine = other.has_answered(5)
     expect(database, mine)
-    told(running, lambda said: said.abandoned_bytes == 0)
+    expect_status(running, lambda status: status.abandoned_bytes == 0)
     assert len(list_segments(living.folder)) == 1
     own = start(living, database)
     expect(database, [*sent, *mine])
@@ -191,90 +193,91 @@ def test_the_folder_of_a_living_pod_is_nobodys_but_its_own(
 def test_a_folder_whose_lock_seems_free_is_left_alone_until_it_is_silent(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
-    """As between nodes, where the file system does not keep locks: the pod lives, and touches its
-    folder.
-    """
+    """Where flock is local to a node, a living pod is known only by its touched folder."""
     living, other = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
     sent = living.has_answered(20)
     (living.folder / ALIVE).touch()
     running = start(other, database, silent=600)
-    told(running, lambda said: said.abandoned_bytes > 0)
+    expect_status(running, lambda status: status.abandoned_bytes > 0)
     assert len(list_segments(living.folder)) == 1
     assert running.end() == 0
     start(other, database, silent=0.5)
     expect(database, sent)
-    gone(living)
+    expect_gone(living)
 
 
-def test_what_waits_in_dead_folders_is_counted_while_postgresql_is_away(
+def test_records_in_dead_folders_are_counted_while_postgresql_is_away(
     start: Pods, tmp_path: Path
 ) -> None:
     dead, pod = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
     dead.has_answered(30)
     (size,) = (path.stat().st_size for path in dead.folder.glob("*.seg"))
     running = start(pod, NOWHERE.format(free_port()), silent=0)
-    told(running, lambda said: said.phase == "waiting" and said.abandoned_bytes == size)
-    found = {
+    expect_status(
+        running, lambda status: status.phase == "waiting" and status.abandoned_bytes == size
+    )
+    metrics = {
         sample.name: sample.value
         for family in PodCollector(lambda: 1, pod.state.spool).collect()
         for sample in family.samples
     }
-    assert found["fraudops_spool_abandoned_bytes"] == size
-    assert found["fraudops_spool_bytes"] == found["fraudops_spool_adopted_bytes_total"] == 0
+    assert metrics["fraudops_spool_abandoned_bytes"] == size
+    assert metrics["fraudops_spool_bytes"] == metrics["fraudops_spool_adopted_bytes_total"] == 0
 
 
 def test_a_pod_takes_no_more_than_it_has_room_for(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
-    """PostgreSQL takes rows and then none: what was not taken waits in the dead folder."""
+    """While PostgreSQL takes no rows, the rest of the backlog stays in the dead folder."""
     dead, pod = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
-    sent = dead.has_answered(3000, segment_max_bytes=1 << 18, spool_max_bytes=1 << 28)
+    sent = dead.has_answered(3000, segment_bytes=1 << 18, max_bytes=1 << 28)
     maximum = 1 << 20
     with psycopg.connect(database) as blocking:
         blocking.execute("LOCK TABLE predictions IN SHARE MODE")
         running = start(pod, database, silent=0, FRAUDOPS_AUDIT__SPOOL_MAX_BYTES=str(maximum))
-        told(running, lambda said: said.adopted_bytes > 0 and said.abandoned_bytes > 0)
-        assert running.told.adopted_bytes <= maximum * 9 // 16
+        expect_status(
+            running, lambda status: status.adopted_bytes > 0 and status.abandoned_bytes > 0
+        )
+        assert running.status.adopted_bytes <= maximum * 9 // 16
     expect(database, sent)
-    gone(dead)
-    told(running, lambda said: (said.shipped, said.replayed) == (len(sent), 0))
+    expect_gone(dead)
+    expect_status(running, lambda status: (status.shipped, status.replayed) == (len(sent), 0))
 
 
-def test_what_was_set_aside_goes_on_to_a_pod_that_lives(
-    start: Pods, tmp_path: Path, database: str
-) -> None:
+def test_dead_letters_move_to_a_living_pod(start: Pods, tmp_path: Path, database: str) -> None:
     dead, pod = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
     DeadLetters(dead.folder).put(
         [RejectedRecord(b"no frame", "damaged or unfinished: w.seg from byte 0")]
     )
     entries = list(DeadLetters(dead.folder).entries())
     running = start(pod, NOWHERE.format(free_port()), silent=0)
-    gone(dead)
+    expect_gone(dead)
     assert list(DeadLetters(pod.folder).entries()) == entries
     assert running.end() == 0
     assert list(DeadLetters(pod.folder).entries()) == entries
 
 
 def test_positions_move_with_their_segments(start: Pods, tmp_path: Path, database: str) -> None:
-    """Shipped to its middle by the dead pod, from there on by the other; no row is sent twice."""
+    """The dead pod ships half of a segment and the other pod the rest; no row is sent twice."""
     old, new = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
-    writer = SpoolWriter(old.folder, "pod-a-1", AuditSettings())
+    writer = SpoolWriter(old.folder, "pod-a-1", SpoolOptions())
     records: list[Record] = [prediction() for _ in range(20)]
     writer.append_many([encode(record) for record in records[:10]])
     running = start(old, database)
     expect(database, [record.id for record in records[:10]])
-    # In the table is not yet written down: a shipper that is killed in between sends them again.
-    told(running, lambda said: said.shipped == 10)
+    # Rows are in the table before the position is written. A shipper killed in between would
+    # send them again, so this test waits for the status that follows the position.
+    expect_status(running, lambda status: status.shipped == 10)
     running.end(signal.SIGKILL)
     writer.append_many([encode(record) for record in records[10:]])
     writer.close()
     next_one = start(new, database)
     expect(database, [record.id for record in records])
-    gone(old)
-    told(next_one, lambda said: (said.shipped, said.replayed) == (10, 0))
+    expect_gone(old)
+    expect_status(next_one, lambda status: (status.shipped, status.replayed) == (10, 0))
 
 
-def test_a_folder_that_people_have_put_something_into_is_kept(
+def test_a_folder_with_a_file_of_a_person_is_kept(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
     dead, pod = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
@@ -285,12 +288,12 @@ def test_a_folder_that_people_have_put_something_into_is_kept(
     eventually(
         lambda: (
             [path.name for path in dead.folder.iterdir() if path.name != ALIVE] == ["notes.txt"]
-            or pytest.fail("more is there")
+            or pytest.fail("the folder holds more than notes.txt")
         )
     )
 
 
-def test_a_shipper_whose_folder_was_taken_begins_anew(
+def test_a_shipper_whose_folder_was_taken_ends_and_starts_with_a_new_one(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
     pod = ShipperPod(tmp_path, "pod-a")
@@ -303,7 +306,7 @@ def test_a_shipper_whose_folder_was_taken_begins_anew(
     expect(database, sent)
 
 
-def test_the_service_answers_into_its_folder_on_the_volume_and_a_killed_one_is_shipped(
+def test_the_service_writes_to_its_folder_on_the_volume_which_is_shipped_after_a_kill(
     start: Pods, tmp_path: Path, database: str
 ) -> None:
     dead, pod = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
@@ -312,15 +315,17 @@ def test_the_service_answers_into_its_folder_on_the_volume_and_a_killed_one_is_s
     try:
         sent = [service.predict().json()["prediction_id"] for _ in range(20)]
         running = start(pod, database, silent=0)
-        told(running, lambda said: said.phase == "shipping" and said.abandoned_bytes == 0)
+        expect_status(
+            running, lambda status: status.phase == "shipping" and status.abandoned_bytes == 0
+        )
         assert ids(database) == []
     finally:
         service.kill()
     expect(database, sent)
-    gone(dead)
+    expect_gone(dead)
 
 
-def test_a_volume_that_is_not_there_ends_the_service_with_the_code_of_a_store_that_is_away(
+def test_a_missing_volume_ends_the_service_with_the_code_of_an_unavailable_store(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: as root or anyone, in any folder, after any death."""
+"""The embedded PostgreSQL: as root or another user, in any folder, after any kill."""
 
 import os
 import shutil
@@ -13,14 +13,9 @@ import pytest
 from fraudops.errors import SettingsError, StoreDownError
 from services.supervisor import identity
 from services.supervisor.identity import Identity
-from services.supervisor.postgresql import (
-    OWNER,
-    PostgreSQL,
-    binaries,
-    server_processes,
-    start,
-    stop,
-)
+from services.supervisor.postgresql import OWNER, PostgreSQL, binaries
+from services.supervisor.postgresql_processes import server_processes
+from services.supervisor.postgresql_standalone import start, stop
 from tests.support.processes import free_port
 
 FAST = {"fsync": "off"}
@@ -28,8 +23,9 @@ FAST = {"fsync": "off"}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> PostgreSQL:
-    """A data folder, with nothing running in it, below a folder that only its owner may enter;
-    longer than a unix socket's path may be.
+    """Return a server that does not run, below a folder that only its owner may enter.
+
+    Its path has a space and is too long for a unix socket.
     """
     private = tmp_path_factory.mktemp("private") / "with a space"
     private.mkdir(mode=0o700)
@@ -43,7 +39,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "postgresql.log"
 
 
-def test_it_runs_with_databases_of_an_owner_who_is_no_superuser_and_on_tcp_only(
+def test_postgresql_runs_on_tcp_only_with_databases_whose_owner_is_no_superuser(
     server: PostgreSQL, log: Path
 ) -> None:
     process = start(server, log, **FAST)
@@ -66,7 +62,7 @@ def test_it_runs_with_databases_of_an_owner_who_is_no_superuser_and_on_tcp_only(
     assert server_processes(server.data) == []
 
 
-def test_folders_above_it_keep_their_modes_and_owners(server: PostgreSQL) -> None:
+def test_folders_above_the_data_keep_their_modes_and_owners(server: PostgreSQL) -> None:
     assert stat.S_IMODE(server.folder.parent.parent.stat().st_mode) == 0o700
     assert {
         path.stat().st_uid
@@ -75,7 +71,7 @@ def test_folders_above_it_keep_their_modes_and_owners(server: PostgreSQL) -> Non
     assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
 
 
-def test_it_starts_again_after_it_was_killed_outright(server: PostgreSQL, log: Path) -> None:
+def test_postgresql_starts_again_after_sigkill(server: PostgreSQL, log: Path) -> None:
     process = start(server, log, **FAST)
     session = psycopg.connect(server.url())
     process.send_signal(signal.SIGKILL)
@@ -83,7 +79,7 @@ def test_it_starts_again_after_it_was_killed_outright(server: PostgreSQL, log: P
     assert (server.data / "postmaster.pid").exists()
     process = start(server, log, **FAST)
     try:
-        assert server.complaint() is None
+        assert server.connection_error() is None
         with pytest.raises(psycopg.OperationalError):
             session.execute("SELECT 1")
     finally:
@@ -91,7 +87,7 @@ def test_it_starts_again_after_it_was_killed_outright(server: PostgreSQL, log: P
         stop(process)
 
 
-def test_a_stale_lock_file_that_names_a_living_process_does_not_keep_it_from_starting(
+def test_a_stale_lock_file_that_names_a_living_process_does_not_prevent_the_start(
     server: PostgreSQL, log: Path
 ) -> None:
     (server.data / "postmaster.pid").write_text(
@@ -101,15 +97,15 @@ def test_a_stale_lock_file_that_names_a_living_process_does_not_keep_it_from_sta
 
 
 def _identities(folder: Path) -> list[Identity]:
-    """Every way that this machine has; only root has a choice."""
+    """Return the identities that PostgreSQL can have on this machine; only root has a choice."""
     return [
-        found
-        for found in identity.candidates()
-        if identity.obstacle(found, folder, binaries() / "postgres") is None
+        candidate
+        for candidate in identity.candidates()
+        if identity.obstacle(candidate, folder, binaries() / "postgres") is None
     ]
 
 
-def test_every_way_of_not_being_root_works_on_what_another_left(
+def test_every_way_of_not_being_root_works_on_the_data_of_another_one(
     server: PostgreSQL, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ways = _identities(server.folder)
@@ -124,7 +120,7 @@ def test_every_way_of_not_being_root_works_on_what_another_left(
 def test_every_way_of_not_being_root_reaches_programs_in_a_folder_closed_to_others(
     tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a clone below root's home: PostgreSQL looks for its own program by access(2)."""
+    """PostgreSQL checks its own program with access(2), which fails in a clone in root's home."""
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     installed = binaries().parents[2]
@@ -145,7 +141,7 @@ def test_every_way_of_not_being_root_reaches_programs_in_a_folder_closed_to_othe
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
-def test_a_program_that_no_way_reaches_is_named_with_what_to_do(
+def test_a_program_that_no_identity_reaches_is_named_with_a_remedy(
     server: PostgreSQL, tmp_path: Path
 ) -> None:
     program = tmp_path / "postgres"
@@ -155,7 +151,7 @@ def test_a_program_that_no_way_reaches_is_named_with_what_to_do(
     assert f"{program} cannot be" in str(identity.obstacle(way, server.folder, program))
 
 
-def test_where_no_way_is_left_it_says_what_was_tried(
+def test_where_no_identity_works_the_message_says_to_run_as_another_user(
     server: PostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -165,7 +161,7 @@ def test_where_no_way_is_left_it_says_what_was_tried(
         server.prepare()
 
 
-def test_a_first_start_that_was_cut_short_is_begun_anew(server: PostgreSQL, tmp_path: Path) -> None:
+def test_a_first_start_that_was_cut_short_is_repeated(server: PostgreSQL, tmp_path: Path) -> None:
     cut = PostgreSQL(tmp_path / "cut", free_port())
     (cut.folder / "data.unfinished").mkdir(parents=True)
     (cut.folder / "data.unfinished" / "PG_VERSION").write_text("18")
@@ -193,7 +189,7 @@ def test_a_lost_password_is_named(server: PostgreSQL, tmp_path: Path) -> None:
     password = server.folder / f"{OWNER}.password"
     kept = password.rename(tmp_path / "kept")
     try:
-        with pytest.raises(SettingsError, match=r"fraudops\.password is gone"):
+        with pytest.raises(SettingsError, match=r"fraudops\.password is missing"):
             server.url()
     finally:
         kept.rename(password)

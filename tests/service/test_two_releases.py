@@ -1,4 +1,4 @@
-"""A pod of the first release and one of this release, in one Service, through the same changes."""
+"""A pod of the first release and one of this release through the same promotions."""
 
 import asyncio
 import threading
@@ -10,9 +10,15 @@ import pytest
 
 from fraudops.audit.records import Prediction
 from fraudops.promotion.admin_client import PodAdminClient
-from fraudops.promotion.convergence import Deadlines, PromotionResult
+from fraudops.promotion.convergence import PromotionResult
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
-from fraudops.promotion.ports import Attempt, PodRef, PodRefusedError, PromotionCandidate
+from fraudops.promotion.ports import (
+    Attempt,
+    PodRef,
+    PodRefusedError,
+    PromotionCandidate,
+    PromotionPorts,
+)
 from fraudops.promotion.protocol import Promoter, PromotionRequest
 from fraudops.promotion.serving_record import ServingRecord, ServingTarget
 from tests.support.http_client import HTTP
@@ -22,7 +28,7 @@ from tests.support.waiting import eventually
 
 
 class TwoPods:
-    """The pods of the Service, by their names."""
+    """Both pods as the promoter sees them: the port `Pods` over their admin calls."""
 
     def __init__(self, pods: dict[str, Service]) -> None:
         self.clients = {name: PodAdminClient(pod.url, TOKEN) for name, pod in pods.items()}
@@ -50,7 +56,7 @@ class TwoPods:
 
 
 @dataclass
-class MemoryAliases:
+class AliasesInMemory:
     versions: dict[str, str] = field(default_factory=dict)
 
     async def get(self, alias: str) -> str | None:
@@ -60,13 +66,13 @@ class MemoryAliases:
         self.versions[alias] = version
 
 
-class NoJournal:
+class SilentJournal:
     async def write(self, attempt: Attempt) -> None:
-        """The rows are not what these tests ask about."""
+        pass
 
 
 @dataclass
-class Release:
+class PodsOfTwoReleases:
     """Two pods that read one serving record, and a load that notes every answer."""
 
     pods: dict[str, Service]
@@ -92,19 +98,16 @@ class Release:
             return PromotionCandidate(str(seed), digests.pop(), "of the bundle", {"passed": True})
 
         state = self.pods["new"].state
-        promoter = Promoter(
-            LocalRecords(FileRecordStore(state.serving_record)),
-            FileLock(state.locks / "promotion.lock"),
-            MemoryAliases(),
-            TwoPods(self.pods),
-            NoJournal(),
-            SystemClock(),
-            lambda _: None,
-            Deadlines(30, 30, 30, 30),
-            None,
+        ports = PromotionPorts(
+            records=LocalRecords(FileRecordStore(state.serving_record)),
+            lock=FileLock(state.locks / "promotion.lock"),
+            aliases=AliasesInMemory(),
+            pods=TwoPods(self.pods),
+            journal=SilentJournal(),
+            clock=SystemClock(),
         )
         request = PromotionRequest(f"change-{seed}", "a test", choose, rollback=seed is None)
-        return asyncio.run(promoter.run(request))
+        return asyncio.run(Promoter(ports).run(request))
 
     def ask(self, name: str, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -116,8 +119,8 @@ class Release:
 
 
 @pytest.fixture
-def release(tmp_path: Path) -> Iterator[Release]:
-    """The pod "old" runs the first release, the pod "new" this one."""
+def pods_of_two_releases(tmp_path: Path) -> Iterator[PodsOfTwoReleases]:
+    """Yield the pods: "old" runs the first release and "new" this one."""
     first = unpack(FIRST, tmp_path / "first-release")
     new = Service(tmp_path / "new", workers=1)
     old = Service(tmp_path / "old", workers=1, code=first)
@@ -129,56 +132,64 @@ def release(tmp_path: Path) -> Iterator[Release]:
         pod.start()
     for pod in pods.values():
         eventually(pod.ready)
-    yield Release(pods, {name: [] for name in pods}, [])
+    yield PodsOfTwoReleases(pods, {name: [] for name in pods}, [])
     for pod in pods.values():
         pod.stop()
 
 
-def test_both_serve_through_a_promotion_and_a_rollback_and_lose_nothing(release: Release) -> None:
+def test_both_serve_through_a_promotion_and_a_rollback_and_lose_nothing(
+    pods_of_two_releases: PodsOfTwoReleases,
+) -> None:
     stop = threading.Event()
-    askers = [threading.Thread(target=release.ask, args=(name, stop)) for name in release.pods]
-    for asker in askers:
-        asker.start()
+    clients = [
+        threading.Thread(target=pods_of_two_releases.ask, args=(name, stop))
+        for name in pods_of_two_releases.pods
+    ]
+    for client in clients:
+        client.start()
     try:
         for seed, version in ((2, "2"), (3, "3"), (None, "2")):
-            assert release.change(seed).outcome == "done"
-            for pod in release.pods.values():
+            assert pods_of_two_releases.change(seed).outcome == "done"
+            for pod in pods_of_two_releases.pods.values():
                 assert pod.predict().json()["model_version"] == version
     finally:
         stop.set()
-        for asker in askers:
-            asker.join()
-    assert release.failed == []
-    for name, pod in release.pods.items():
+        for client in clients:
+            client.join()
+    assert pods_of_two_releases.failed == []
+    for name, pod in pods_of_two_releases.pods.items():
         audited = {record.id for record in pod.audited() if isinstance(record, Prediction)}
-        assert release.answered[name]
-        assert set(release.answered[name]) <= audited
+        assert pods_of_two_releases.answered[name]
+        assert set(pods_of_two_releases.answered[name]) <= audited
 
 
 def test_the_first_release_follows_a_record_with_fields_that_it_does_not_know(
-    release: Release,
+    pods_of_two_releases: PodsOfTwoReleases,
 ) -> None:
-    """What 0.2.0 keeps for a later release does not stop a pod of 0.1.0."""
-    path = release.pods["new"].state.serving_record
+    path = pods_of_two_releases.pods["new"].state.serving_record
     path.write_bytes(
         path.read_bytes().replace(b'{"current":{', b'{"later":1,"current":{"act":"x",')
     )
-    assert release.change(2).outcome == "done"
-    assert release.record.unknown == {"later": 1}
-    assert release.record.stack[0].unknown == {"act": "x"}
-    for pod in release.pods.values():
+    assert pods_of_two_releases.change(2).outcome == "done"
+    assert pods_of_two_releases.record.unknown == {"later": 1}
+    assert pods_of_two_releases.record.stack[0].unknown == {"act": "x"}
+    for pod in pods_of_two_releases.pods.values():
         assert pod.predict().json()["model_version"] == "2"
 
 
-def test_an_admin_call_with_a_field_of_a_later_release_is_obeyed(release: Release) -> None:
-    answer = release.pods["new"].reload(phase="commit", epoch=1, reason_of_a_later_release="x")
+def test_an_admin_call_with_a_field_of_a_later_release_is_obeyed(
+    pods_of_two_releases: PodsOfTwoReleases,
+) -> None:
+    answer = pods_of_two_releases.pods["new"].reload(
+        phase="commit", epoch=1, reason_of_a_later_release="x"
+    )
     assert answer.status_code == 200, answer.text
 
 
-def test_the_old_pod_runs_the_first_release(release: Release) -> None:
-    """Else the tests above would compare this release with itself."""
-    sizes = {
+def test_the_old_pod_runs_the_first_release(pods_of_two_releases: PodsOfTwoReleases) -> None:
+    """Guard the tests above, which else would compare this release with itself."""
+    has_new_metric = {
         name: "fraudops_spool_newer_bytes" in HTTP.get(f"{pod.url}/metrics").text
-        for name, pod in release.pods.items()
+        for name, pod in pods_of_two_releases.pods.items()
     }
-    assert sizes == {"old": False, "new": True}
+    assert has_new_metric == {"old": False, "new": True}

@@ -1,5 +1,6 @@
-"""What clients were answered, held against the table: by `fraudops audit verify`, and by what each
-answer said.
+"""The log of a load's answers, compared with the audit table.
+
+Two comparisons run: `fraudops audit verify`, and one by the content of each answer.
 """
 
 import json
@@ -16,19 +17,23 @@ from tests.support.waiting import eventually
 
 COMPARED = """
 SELECT count(*) FILTER (WHERE p.id IS NULL),
-       count(*) FILTER (WHERE (p.transaction_id, p.fraud_probability, p.model_version) IS DISTINCT FROM (a.transaction_id, a.probability, a.version))
+       count(*) FILTER (
+           WHERE (p.transaction_id, p.fraud_probability, p.model_version)
+           IS DISTINCT FROM (a.transaction_id, a.probability, a.version)
+       )
 FROM answered a LEFT JOIN predictions p ON p.id = a.id
 """
 TIMES = """
 WITH sent AS (SELECT transaction_id, count(*) AS times FROM requested GROUP BY transaction_id),
      stored AS (SELECT transaction_id, count(*) AS rows FROM predictions GROUP BY transaction_id)
-SELECT count(*) FILTER (WHERE rows > times), count(*) FILTER (WHERE rows > 1) FROM sent JOIN stored USING (transaction_id)
+SELECT count(*) FILTER (WHERE rows > times), count(*) FILTER (WHERE rows > 1)
+FROM sent JOIN stored USING (transaction_id)
 """
 
 
 @dataclass(frozen=True)
 class Log:
-    """What the clients of one load were answered, and were not; grows while they run."""
+    """The answers and refusals that one load's clients got. It grows while they run."""
 
     path: Path
 
@@ -39,24 +44,27 @@ class Log:
         return _lines(self.path.with_suffix(".refused"))
 
     def broken(self) -> list[dict[str, Any]]:
-        """Requests whose connection ended without an answer."""
+        """Return the requests whose connection ended without an answer."""
         return [line for line in self.refused() if line["status"] == 0]
 
     def refused_by(self, words: str) -> None:
-        """Waits for a request that was refused with these words."""
+        """Wait for a refusal whose reason holds `words`."""
 
-        def said() -> None:
+        def logged() -> None:
             assert any(words in line["reason"] for line in self.refused())
 
-        eventually(said)
+        eventually(logged)
 
     def p99(self, since: float, until: float) -> float:
-        """Milliseconds, of the answers to what was sent between two moments of the monotonic clock."""
+        """Return the p99 in milliseconds of the answers to requests sent in an interval.
+
+        `since` and `until` are moments of the monotonic clock.
+        """
         values = sorted(answer["ms"] for answer in self.answers() if since <= answer["at"] < until)
         return float(values[int(len(values) * 0.99)])
 
     def grew_by(self, count: int) -> None:
-        """Waits for so many more answers."""
+        """Wait for `count` more answers."""
         goal = len(self.answers()) + count
 
         def reached() -> None:
@@ -67,14 +75,17 @@ class Log:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     text = path.read_text() if path.exists() else ""
+    # The clients still write: a last line without its line break is incomplete.
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Answers that are not in the table, or stand there otherwise than they were given;
-    transactions that stand there more often than they were sent, and those that were sent again
-    and have a row for each time.
+class Comparison:
+    """How the answers of a log differ from the rows of the audit table.
+
+    `answers` counts the answers, `lost` those without a row, and `different` those whose row
+    differs. `doubled` counts transactions with more rows than requests. `repeated` counts
+    transactions that were sent twice and have two rows.
     """
 
     answers: int
@@ -84,12 +95,13 @@ class Compared:
     repeated: int
 
 
-def compare(url: str, log: Log) -> Compared:
+def compare(url: str, log: Log) -> Comparison:
     answers = [answer for answer in log.answers() if "transaction_id" in answer]
     requests = [*answers, *log.refused()]
     with psycopg.connect(url) as connection:
         connection.execute(
-            "CREATE TEMP TABLE answered (id uuid, transaction_id text, probability float8, version text)"
+            "CREATE TEMP TABLE answered"
+            " (id uuid, transaction_id text, probability float8, version text)"
         )
         connection.execute("CREATE TEMP TABLE requested (transaction_id text)")
         with connection.cursor().copy("COPY answered FROM STDIN") as copy:
@@ -114,18 +126,21 @@ def compare(url: str, log: Log) -> Compared:
         )
     assert compared
     assert times
-    return Compared(len(answers), *compared, *times)
+    return Comparison(len(answers), *compared, *times)
 
 
 class Verdict:
-    """Says what became of the answers of a log, and notes it."""
+    """Check that no answer of a log was lost, and record the figures."""
 
     def __init__(self, state: State, url: str, figures: Figures, call: Caller) -> None:
         self._state, self._url, self._figures, self._call = state, url, figures, call
 
     def verified(self, log: Log) -> dict[str, Any]:
-        """What `fraudops audit verify --answers` found; it must itself say whether it agrees."""
-        told = self._call(
+        """Return the report of `fraudops audit verify --answers`.
+
+        The command's exit code must match the report.
+        """
+        done = self._call(
             "verify",
             "--answers",
             log.path,
@@ -134,21 +149,23 @@ class Verdict:
             self._state.root,
             DATABASE_URL=self._url,
         )
-        found: dict[str, Any] = json.loads(told.stdout)
-        assert told.returncode == (0 if found["agrees"] else 65), told.stderr
-        return found
+        report: dict[str, Any] = json.loads(done.stdout)
+        assert done.returncode == (0 if report["agrees"] else 65), done.stderr
+        return report
 
     def nothing_lost(self, log: Log, fault: str) -> None:
-        """Call it when all is shipped."""
-        found, compared = self.verified(log), compare(self._url, log)
+        """Check a log after everything was shipped."""
+        report, compared = self.verified(log), compare(self._url, log)
         lost, doubled = (
-            found["log"]["lost"] + found["log"]["set_aside"] + compared.lost,
-            found["duplicated"] + compared.doubled,
+            report["log"]["lost"] + report["log"]["set_aside"] + compared.lost,
+            report["duplicated"] + compared.doubled,
         )
-        seen = f"{fault}: {found}, {compared}"
-        assert (lost, doubled, compared.different, found["log"]["repeated"]) == (0, 0, 0, 0), seen
-        assert found["log"]["in_table"] == found["log"]["lines"] > 0, seen
-        assert compared.repeated > 0, seen
+        context = f"{fault}: {report}, {compared}"
+        assert (lost, doubled, compared.different, report["log"]["repeated"]) == (0, 0, 0, 0), (
+            context
+        )
+        assert report["log"]["in_table"] == report["log"]["lines"] > 0, context
+        assert compared.repeated > 0, context
         refused = log.refused()
         broken = sum(line["status"] == 0 for line in refused)
         unanswered = (
@@ -156,5 +173,7 @@ class Verdict:
         )
         self._figures.note(
             fault,
-            f"{found['log']['lines']:,} answered, {compared.repeated:,} transactions of them twice, lost 0, duplicated 0{unanswered}",
+            f"{report['log']['lines']:,} answered,"
+            f" {compared.repeated:,} transactions of them twice,"
+            f" lost 0, duplicated 0{unanswered}",
         )

@@ -1,4 +1,4 @@
-"""Audit records to order, and a spool filled with them."""
+"""Audit records with chosen fields, and a spool filled with them."""
 
 import secrets
 from collections.abc import Iterable
@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from fraudops.audit.records import Prediction, Record, encode
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 
 
 def id_at(moment: datetime) -> str:
-    """A UUIDv7 of this moment."""
-    digits = f"{int(moment.timestamp() * 1000):012x}7{secrets.token_hex(2)[:3]}8{secrets.token_hex(8)[:15]}"
+    """Return a UUIDv7 of this moment."""
+    milliseconds = int(moment.timestamp() * 1000)
+    # RFC 9562: 48 bits of milliseconds, version 7, 12 random bits, variant, 62 random bits.
+    digits = f"{milliseconds:012x}7{secrets.token_hex(2)[:3]}8{secrets.token_hex(8)[:15]}"
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
@@ -34,8 +36,8 @@ def prediction(moment: datetime | None = None, **changes: Any) -> Prediction:
 
 
 def fill(folder: Path, records: Iterable[Record], writer: str = "worker-1") -> list[str]:
-    """Spools the records, as a worker that then ends; their ids."""
-    spool = SpoolWriter(folder, writer, AuditSettings())
+    """Spool the records as a worker that then ends, and return their ids."""
+    spool = SpoolWriter(folder, writer, SpoolOptions())
     ids = []
     for record in records:
         spool.append(encode(record))

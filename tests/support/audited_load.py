@@ -1,120 +1,102 @@
-"""Clients at a pace that log every answer, and send each tenth transaction again: `python -m
-tests.support.audited_load URL CLIENTS PAUSE NAME LOG`.
+"""Clients that post to /predict at a fixed pace and log every answer.
 
-Until standard input closes. LOG gets a JSON line for each answer as soon as it is there, with
-what `fraudops audit verify --answers` wants and the transaction_id that was sent; LOG.refused
-one for each request that got none, `status` 0 when its connection broke. `at` is of the
-machine's monotonic clock. Transaction ids are NAME-CLIENT-NUMBER.
+Run `python -m tests.support.audited_load URL CLIENTS PAUSE NAME LOG`. The clients stop when
+standard input closes.
+
+LOG gets one JSON line per answer, as soon as the answer arrives. The line holds the fields that
+`fraudops audit verify --answers` needs, and the transaction_id that was sent. LOG.refused gets one
+line per request without a 200; its `status` is 0 if the connection broke. `at` is from the
+machine's monotonic clock. Transaction ids are NAME-CLIENT-NUMBER. Every tenth transaction repeats
+the one before it.
 """
 
-import http.client
 import json
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
-from urllib.parse import urlsplit
 
 from tests.support.known_transaction import TRANSACTION
+from tests.support.load import (
+    NO_ANSWER,
+    PredictAnswer,
+    PredictConnection,
+    run_until_stdin_closes,
+)
 
-AGAIN_TH = 10
+REPEAT_EVERY = 10
+
+
+@dataclass(frozen=True)
+class AnswerFiles:
+    answers: TextIO
+    refused: TextIO
+
+    def log(self, sent: dict[str, Any], answer: PredictAnswer) -> None:
+        if answer.status == 200:
+            self._write(self.answers, json.loads(answer.body) | sent)
+            return
+        refusal = {
+            "status": answer.status,
+            "retry_after": answer.retry_after,
+            "reason": answer.body[:300].decode(),
+        }
+        self._write(self.refused, sent | refusal)
+
+    def log_broken(self, sent: dict[str, Any], error: Exception) -> None:
+        self._write(self.refused, sent | {"status": 0, "reason": repr(error)})
+
+    def _write(self, file: TextIO, line: dict[str, Any]) -> None:
+        # One write per line: a reader never sees a part of a line that ends in a line break.
+        file.write(json.dumps(line) + "\n")
 
 
 class AuditedClient(threading.Thread):
     def __init__(
-        self,
-        url: str,
-        pause: float,
-        name: str,
-        answers: TextIO,
-        refused: TextIO,
-        stopped: threading.Event,
+        self, url: str, pause: float, name: str, files: AnswerFiles, stopped: threading.Event
     ) -> None:
         super().__init__(name=name)
-        self.url, self.pause, self.answers, self.refused, self.stopped = (
-            urlsplit(url),
-            pause,
-            answers,
-            refused,
-            stopped,
-        )
+        self.connection, self.pause = PredictConnection(url), pause
+        self.files, self.stopped = files, stopped
 
     def run(self) -> None:
-        connection = http.client.HTTPConnection(self.url.hostname or "", self.url.port, timeout=20)
         transaction, number = json.loads(TRANSACTION), 0
-        following = time.monotonic()
-        while not self.stopped.wait(max(0.0, following - time.monotonic())):
-            following = max(following + self.pause, time.monotonic())
+        due = time.monotonic()
+        while not self.stopped.wait(max(0.0, due - time.monotonic())):
+            # After a slow answer the pace starts again from now, without a burst to catch up.
+            due = max(due + self.pause, time.monotonic())
             number += 1
-            name = f"{self.name}-{number - (number % AGAIN_TH == 0)}"
-            sent = time.monotonic()
-            try:
-                connection.request(
-                    "POST",
-                    "/predict",
-                    json.dumps(transaction | {"transaction_id": name}),
-                    {"Content-Type": "application/json"},
-                )
-                answer = connection.getresponse()
-                self.note(
-                    answer.status,
-                    answer.read(),
-                    {"transaction_id": name, "at": sent, "ms": (time.monotonic() - sent) * 1000},
-                    answer,
-                )
-            except (OSError, http.client.HTTPException) as error:
-                self.write(
-                    self.refused,
-                    {"transaction_id": name, "at": sent, "status": 0, "reason": repr(error)},
-                )
-                connection.close()
-        connection.close()
+            name = f"{self.name}-{number - (number % REPEAT_EVERY == 0)}"
+            self._send(name, json.dumps(transaction | {"transaction_id": name}))
+        self.connection.close()
 
-    def note(
-        self, status: int, body: bytes, seen: dict[str, Any], answer: http.client.HTTPResponse
-    ) -> None:
-        if status == 200:
-            self.write(self.answers, json.loads(body) | seen)
-        else:
-            self.write(
-                self.refused,
-                seen
-                | {
-                    "status": status,
-                    "retry_after": answer.headers.get("Retry-After"),
-                    "reason": body[:300].decode(),
-                },
-            )
-
-    def write(self, file: TextIO, line: dict[str, Any]) -> None:
-        """By one write, so that a line is whole whoever reads meanwhile."""
-        file.write(json.dumps(line) + "\n")
+    def _send(self, name: str, body: str) -> None:
+        started = time.monotonic()
+        sent = {"transaction_id": name, "at": started}
+        try:
+            answer = self.connection.post(body)
+        except NO_ANSWER as error:
+            self.files.log_broken(sent, error)
+            return
+        self.files.log(sent | {"ms": (time.monotonic() - started) * 1000}, answer)
 
 
 def main() -> None:
-    url, clients, pause, name, log = (
-        sys.argv[1],
-        int(sys.argv[2]),
-        float(sys.argv[3]),
-        sys.argv[4],
-        Path(sys.argv[5]),
-    )
-    stopped = threading.Event()
+    url, clients, pause, name, log = sys.argv[1:6]
+    stopped, path = threading.Event(), Path(log)
+    # Line buffering: a test reads the files while the clients write.
     with (
-        log.open("a", buffering=1) as answers,
-        log.with_suffix(".refused").open("a", buffering=1) as refused,
+        path.open("a", buffering=1) as answers,
+        path.with_suffix(".refused").open("a", buffering=1) as refused,
     ):
+        files = AnswerFiles(answers, refused)
         threads = [
-            AuditedClient(url, pause, f"{name}-{number}", answers, refused, stopped)
-            for number in range(clients)
+            AuditedClient(url, float(pause), f"{name}-{number}", files, stopped)
+            for number in range(int(clients))
         ]
-        for thread in threads:
-            thread.start()
-        sys.stdin.read()
-        stopped.set()
-        for thread in threads:
-            thread.join(30)
+        run_until_stdin_closes(threads, stopped)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""A long backlog of the spool shipped to PostgreSQL, and the same rows by a plain COPY into a table
-without any index.
+"""The time to ship a long backlog, compared with a plain COPY of the same rows.
+
+The plain COPY goes into a table without any index.
 """
 
 import os
@@ -14,23 +15,24 @@ from statistics import median
 import psutil
 import psycopg
 
-from fraudops.audit.database import migrate
+from fraudops.audit.migrations import migrate
 from fraudops.audit.records import encode
 from fraudops.audit.shipper_status import read_shipper_status
 from fraudops.schema import load_schema
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.state import State
 from tests.support.audit_records import prediction
 
-PART = 1 << 20
-GROUP = 500
+CHUNK_BYTES = 1 << 20
+GROUP_ROWS = 500
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """Rows in the table, seconds from the shipper's start, and its resident bytes: when a tenth was
-    shipped, and at most after that.
+    """The shipped rows, the seconds from the shipper's start, and its resident bytes.
+
+    `early` is the memory when a tenth was shipped, `most` the maximum after that.
     """
 
     rows: int
@@ -40,12 +42,13 @@ class Shipped:
 
 
 def fill(state: State, rows: int, seed: int) -> None:
-    """As one worker would, with features as the packaged schema has them."""
+    """Spool `rows` predictions as one worker, with the features of the packaged schema."""
     chance, names = random.Random(seed), load_schema().names
-    writer = SpoolWriter(state.spool, "worker-1", AuditSettings(spool_max_bytes=1 << 40))
-    for start in range(0, rows, GROUP):
+    writer = SpoolWriter(state.spool, "worker-1", SpoolOptions(max_bytes=1 << 40))
+    for start in range(0, rows, GROUP_ROWS):
         features = [
-            {name: chance.gauss(0, 1) for name in names} for _ in range(min(GROUP, rows - start))
+            {name: chance.gauss(0, 1) for name in names}
+            for _ in range(min(GROUP_ROWS, rows - start))
         ]
         writer.append_many(
             [
@@ -57,8 +60,9 @@ def fill(state: State, rows: int, seed: int) -> None:
 
 
 def ship(state: State, url: str, rows: int, seconds: float) -> Shipped:
-    """By the real shipper, started here, until the table has them all; a backlog that is not
-    shipped in time fails.
+    """Start the real shipper and wait until the table has all rows.
+
+    Raises AssertionError if that takes longer than `seconds`.
     """
     migrate(url)
     environment = {
@@ -66,34 +70,34 @@ def ship(state: State, url: str, rows: int, seconds: float) -> Shipped:
         "DATABASE_URL": url,
         "FRAUDOPS_STATE": str(state.root),
     }
-    began, sizes = time.monotonic(), list[tuple[int, int]]()
+    started, sizes = time.monotonic(), list[tuple[int, int]]()
     with subprocess.Popen([sys.executable, "-m", "services.shipper"], env=environment) as shipper:
         try:
             memory = psutil.Process(shipper.pid)
             while (shipped := _shipped(state, shipper.pid)) < rows:
                 sizes.append((shipped, memory.memory_info().rss))
-                assert time.monotonic() - began < seconds, (
+                assert time.monotonic() - started < seconds, (
                     f"{shipped} of {rows} rows shipped in {seconds:g} s"
                 )
                 time.sleep(0.1)
-            took = time.monotonic() - began
+            duration = time.monotonic() - started
             sizes.append((shipped, memory.memory_info().rss))
         finally:
             shipper.terminate()
     grown = [size for count, size in sizes if count >= rows // 10]
     with psycopg.connect(url) as connection:
         row = connection.execute("SELECT count(*) FROM predictions").fetchone()
-    return Shipped(row[0] if row else 0, took, grown[0], max(grown))
+    return Shipped(row[0] if row else 0, duration, grown[0], max(grown))
 
 
 def _shipped(state: State, pid: int) -> int:
-    told = read_shipper_status(state)
-    return told.shipped if told and told.pid == pid else 0
+    status = read_shipper_status(state)
+    return status.shipped if status and status.pid == pid else 0
 
 
 def plain_copy(url: str, folder: Path, times: int = 3) -> float:
-    """The median seconds of it."""
-    file, took = folder / "rows.copy", list[float]()
+    """Return the median seconds of `times` COPYs of all rows into a table without an index."""
+    file, durations = folder / "rows.copy", list[float]()
     with psycopg.connect(url, autocommit=True) as connection:
         with (
             file.open("wb") as out,
@@ -106,14 +110,14 @@ def plain_copy(url: str, folder: Path, times: int = 3) -> float:
         connection.execute("CREATE TABLE plain (LIKE predictions)")
         for _ in range(times):
             connection.execute("TRUNCATE plain")
-            began = time.monotonic()
+            started = time.monotonic()
             with (
                 file.open("rb") as rows,
                 connection.cursor().copy("COPY plain FROM STDIN (FORMAT binary)") as copy,
             ):
-                while part := rows.read(PART):
+                while part := rows.read(CHUNK_BYTES):
                     copy.write(part)
-            took.append(time.monotonic() - began)
+            durations.append(time.monotonic() - started)
         connection.execute("DROP TABLE plain")
     file.unlink()
-    return median(took)
+    return median(durations)

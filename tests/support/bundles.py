@@ -1,5 +1,6 @@
-"""A small real bundle, made in milliseconds without scikit-learn: what serving and promotion tests
-serve.
+"""A small real bundle for serving and promotion tests.
+
+It is made in milliseconds, without scikit-learn.
 """
 
 import json
@@ -58,8 +59,9 @@ def write_linear_bundle(
     threshold: float = 0.3,
     sample: bool = True,
 ) -> str:
-    """Writes a sealed bundle whose scorer is a seeded dot product and returns its digest; other
-    seeds score otherwise.
+    """Write a sealed bundle whose scorer is a seeded dot product, and return its digest.
+
+    Bundles of different seeds give different scores.
     """
     manifest = make_manifest(schema, threshold, sample)
     random = np.random.default_rng(seed)

@@ -1,4 +1,7 @@
-"""A job's command as a person calls it, without the second that a process of its own costs."""
+"""A job's command, called in this process as a user calls it in a shell.
+
+A process for each call would cost a second.
+"""
 
 import contextlib
 import io
@@ -14,15 +17,16 @@ from jobs.runner import run
 
 
 @dataclass(frozen=True)
-class Told:
+class CommandResult:
     returncode: int
     stdout: str
     stderr: str
 
 
 class Caller:
-    """Calls the command with arguments, a standard input, and an environment that has no other
-    FRAUDOPS_ variable.
+    """Call the command with arguments, standard input and environment variables.
+
+    The environment holds no other FRAUDOPS_ variable.
     """
 
     def __init__(
@@ -39,7 +43,9 @@ class Caller:
             capsys,
         )
 
-    def __call__(self, *arguments: str | Path, stdin: str = "", **environment: str) -> Told:
+    def __call__(
+        self, *arguments: str | Path, stdin: str = "", **environment: str
+    ) -> CommandResult:
         code = 0
         with self._monkeypatch.context() as patch:
             for name in [name for name in os.environ if name.startswith("FRAUDOPS_")]:
@@ -52,14 +58,15 @@ class Caller:
                 run(self._command)
             except SystemExit as exit_:
                 code = int(exit_.code or 0)
-        return Told(code, *self._capsys.readouterr())
+        return CommandResult(code, *self._capsys.readouterr())
 
 
 def call(
     name: str, command: Callable[..., object], *arguments: str | Path, **environment: str
-) -> Told:
-    """For fixtures and helpers, which have neither `monkeypatch` nor `capsys`: the command with
-    this environment and no other.
+) -> CommandResult:
+    """Call the command with exactly this environment.
+
+    For fixtures and helpers, which cannot use `monkeypatch` and `capsys`.
     """
     out, err = io.StringIO(), io.StringIO()
     code = 0
@@ -77,4 +84,8 @@ def call(
             run(command)
         except SystemExit as exit_:
             code = int(exit_.code or 0)
-    return Told(code, out.getvalue(), err.getvalue())
+    return CommandResult(code, out.getvalue(), err.getvalue())
+
+
+def bare_environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}

@@ -1,5 +1,7 @@
-"""A network between the shipper and PostgreSQL that can be reset, and stalled without a reset, at a
-chosen point of what the shipper says.
+"""A network between the shipper and PostgreSQL that tests can break.
+
+It resets connections, or stalls them without a reset, at a chosen point of the client's
+messages.
 """
 
 import asyncio
@@ -11,8 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
+# SO_LINGER on with 0 seconds: closing the socket then sends RST instead of FIN.
 RESET = struct.pack("ii", 1, 0)
-# Bytes from the word COPY on: its statement, and half of a row.
+# Bytes after the word COPY: the rest of the statement, and half of a row.
 WITHIN = 600
 COPYING, INSERTING, COMMITTING, GREETING = (
     b'COPY "',
@@ -20,17 +23,19 @@ COPYING, INSERTING, COMMITTING, GREETING = (
     b"COMMIT",
     b"SET lock_timeout",
 )
-# A COPY into the table itself commits by its end: the message CopyDone.
+# A COPY into the table itself commits with its last message, CopyDone.
 STRAIGHT, COPIED = b'COPY "predictions"', b"c\x00\x00\x00\x04"
 
 
 @dataclass
 class Trap:
-    """Springs once, when a client has said `words`: `hold` keeps back what the client says further,
-    `stall` what both say, `cut` the answer, and then resets.
+    """A fault that happens once, when a client sends `words`.
 
-    With `after` only once somebody has said that. So many bytes from the words on are let
-    through, of what came with them all when `more` is 0.
+    `hold` keeps back everything that the client sends after that. `stall` keeps back both
+    directions. `cut` keeps back the answer and then resets the connection.
+
+    With `after`, the trap is active only once a client has sent those bytes. `more` bytes from the
+    start of `words` are let through; 0 lets through all bytes that arrived together with `words`.
     """
 
     words: bytes
@@ -41,7 +46,7 @@ class Trap:
 
 
 class ProxiedConnection:
-    """Of one client: its two streams, and whether answers are let through."""
+    """The two streams of one client; answers pass only while `answered` is set."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client, self.server = client, server
@@ -55,7 +60,7 @@ class ProxiedConnection:
 
 
 class FaultProxy:
-    """Listens on `port` and connects to `upstream`, both on the loopback, in a thread of its own."""
+    """A proxy in a thread, from the loopback port `port` to `upstream`."""
 
     def __init__(self, upstream: int) -> None:
         self._upstream, self.port, self.resets = upstream, 0, 0
@@ -81,18 +86,18 @@ class FaultProxy:
             self._loop.close()
 
     def stall(self) -> None:
-        """Nothing passes, and nobody is told; new connections are taken and hear nothing either."""
+        """Let nothing pass, without a reset. New connections are accepted and get no bytes."""
         self._call(self._flowing.clear)
 
     def flow(self) -> None:
         self._call(self._flowing.set)
 
     def reset(self) -> None:
-        """Every connection there is, by RST on both sides."""
+        """Reset every connection with RST on both sides."""
         self._call(self._reset)
 
     def clear(self) -> None:
-        """Remove a trap that has not sprung, and let everything pass."""
+        """Remove a trap that has not been sprung, and let everything pass."""
         self._trap = None
         self.flow()
 
@@ -120,6 +125,7 @@ class FaultProxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._reset()
+        # An aborted transport closes its socket in the next turn of the loop.
         await asyncio.sleep(0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -142,7 +148,7 @@ class FaultProxy:
             server.transport.abort()
 
     async def _forward(self, connection: ProxiedConnection, reader: asyncio.StreamReader) -> None:
-        """What the client says. Its end ends both directions."""
+        """Pass on the bytes of the client. Its end closes both directions."""
         while data := await reader.read(1 << 16):
             await self._flowing.wait()
             trap = self._trap
@@ -161,6 +167,7 @@ class FaultProxy:
         while trap.more and len(data) < end:
             piece = await reader.read(1 << 16)
             if not piece:
+                # The client ended first: the trap waits for the next connection.
                 self._trap = trap
                 raise ConnectionResetError
             data += piece
@@ -171,16 +178,17 @@ class FaultProxy:
         await _pass(connection.server, data)
         trap.sprung.set()
         if trap.then == "cut":
+            # The server gets time to act on the message; its answer stays here.
             await asyncio.sleep(0.2)
             self.resets += 1
             connection.reset()
             raise ConnectionResetError
-        # Not even the client's end is heard of.
+        # Read no further: the proxy must not even notice that the client ends.
         await asyncio.Event().wait()
         raise AssertionError
 
     async def _return(self, connection: ProxiedConnection, upstream: asyncio.StreamReader) -> None:
-        """What the server answers."""
+        """Pass on the bytes of the server."""
         while data := await upstream.read(1 << 16):
             await self._flowing.wait()
             await connection.answered.wait()

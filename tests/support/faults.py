@@ -1,5 +1,6 @@
-"""The audit's whole road, made to be broken: clients, service, spool, shipper, a network with
-faults, PostgreSQL; and the answer log held against the table.
+"""The audit's whole path under faults, from the clients to PostgreSQL.
+
+Clients, service, spool, shipper, a faulty network and PostgreSQL run as real processes.
 """
 
 import contextlib
@@ -19,10 +20,12 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from fraudops.audit.database import migrate
+from fraudops.audit.migrations import migrate
 from fraudops.audit.shipper_status import ShipperStatus, read_shipper_status
 from fraudops.state import State
-from services.supervisor.postgresql import PostgreSQL, server_processes, start, stop
+from services.supervisor.postgresql import PostgreSQL
+from services.supervisor.postgresql_processes import server_processes
+from services.supervisor.postgresql_standalone import start, stop
 from tests.support.answer_log import Log
 from tests.support.fault_proxy import FaultProxy
 from tests.support.figures import PROOF
@@ -31,9 +34,12 @@ from tests.support.serving import ULB_ROW, Service
 from tests.support.waiting import eventually
 
 CLIENTS, PAUSE = 4, 0.02
-# In the short tier the shipper waits 3 s for a silent PostgreSQL and not a minute: nothing else in
-# it differs.
-IMPATIENT = "from services.shipper import sink; sink.TRANSACTION_SECONDS = 3.0; from services.shipper.__main__ import main; main()"
+# In the short tier the shipper waits 3 s instead of a minute for a silent PostgreSQL. Nothing else
+# of it differs.
+IMPATIENT = (
+    "from services.shipper import sink; sink.TRANSACTION_SECONDS = 3.0;"
+    " from services.shipper.__main__ import main; main()"
+)
 SHIPPER = ["-m", "services.shipper"] if PROOF else ["-c", IMPATIENT]
 SETTLE_SECONDS = 600 if PROOF else 60
 SERVER = {} if PROOF else {"fsync": "off"}
@@ -41,7 +47,7 @@ SERVER = {} if PROOF else {"fsync": "off"}
 
 @dataclass
 class FaultHarness:
-    """Everything runs; `restore` makes it so again after each test."""
+    """All running parts; `restore` starts them again after each test."""
 
     folder: Path
     server: PostgreSQL
@@ -58,22 +64,22 @@ class FaultHarness:
 
     @property
     def url(self) -> str:
-        """Of the database itself, not through the faulty network."""
+        """The URL of the database itself, past the faulty network."""
         return self.server.url()
 
     @property
-    def told(self) -> ShipperStatus:
-        """Of the shipper that runs now."""
-        told = read_shipper_status(self.state)
-        assert told
-        assert told.pid == self.shippers[-1].pid
-        return told
+    def status(self) -> ShipperStatus:
+        """The status of the shipper that runs now."""
+        status = read_shipper_status(self.state)
+        assert status
+        assert status.pid == self.shippers[-1].pid
+        return status
 
     def stop_postgresql(self) -> None:
         stop(self.postgresql)
 
     def kill_postgresql(self) -> None:
-        """All of its processes at once, as a machine's out-of-memory killer or a lost node would."""
+        """Kill all server processes together, as the out-of-memory killer or a lost node does."""
         for process in server_processes(self.server.data):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -104,27 +110,28 @@ class FaultHarness:
         self.shippers[-1].wait(20)
 
     def kill_service(self) -> None:
-        """The service with all its workers: none gets to do anything first."""
+        """Kill the service with all its workers; none of them can react."""
         assert self.service.process
-        everyone = [
+        processes = [
             psutil.Process(self.service.process.pid),
             *psutil.Process(self.service.process.pid).children(recursive=True),
         ]
-        for process in everyone:
+        # Suspend all first: otherwise the main process replaces a worker that dies before it.
+        for process in processes:
             process.suspend()
-        for process in everyone:
+        for process in processes:
             process.kill()
         self.service.process.wait(10)
-        psutil.wait_procs(everyone[1:], 10)
+        psutil.wait_procs(processes[1:], 10)
 
     def restart_service(self, *program: str, **environment: str) -> None:
-        """Politely, as another program."""
+        """Stop the service gracefully and start it as another program."""
         self.service.stop()
         self.service.program, self.service.environment = program, {**self.settings, **environment}
         self.start_service()
 
     def restore(self) -> None:
-        """Start what a failed test left stopped, and end the faults that it left in force."""
+        """Start what a failed test left stopped, and remove the faults that it left."""
         self.proxy.clear()
         if self.postgresql.poll() is not None:
             self.start_postgresql()
@@ -143,17 +150,20 @@ class FaultHarness:
         eventually(self.service.ready)
 
     def replaced(self, dead: int) -> None:
-        """Waits for another worker in the place of this one."""
+        """Wait until another worker has replaced the dead one."""
 
-        def whole_again() -> None:
+        def complete_again() -> None:
             workers = self.service.worker_pids()
             assert dead not in workers
             assert len(workers) == self.service.workers
 
-        eventually(whole_again)
+        eventually(complete_again)
 
     def fill_spool(self, log: Log) -> httpx.Response:
-        """Posts batches, whose answers go into the log too, until one is refused; that answer."""
+        """Post batches until one is refused, and return that answer.
+
+        The accepted answers go into the log.
+        """
         body = json.dumps({"transactions": [ULB_ROW] * 250})
         for _ in range(1000):
             answer = self.service.post("/predict/batch", body)
@@ -165,8 +175,10 @@ class FaultHarness:
 
     @contextlib.contextmanager
     def load(self) -> Iterator[Log]:
-        """Answers are given when the block begins; at its end every client has the answer to its
-        last request.
+        """Run the clients during the block.
+
+        The block begins when answers arrive. At its end every client has the answer to its last
+        request.
         """
         self.loads += 1
         log = Log(self.folder / f"answers-{self.loads}.jsonl")
@@ -187,21 +199,22 @@ class FaultHarness:
             clients.communicate(timeout=60)
 
     def settled(self) -> None:
-        """Waits until the shipper has nothing left to ship: it may have to find out first that a
-        connection is dead.
+        """Wait until the shipper has nothing left to ship.
+
+        It may first have to notice that a connection is dead.
         """
         moment = datetime.now(UTC)
 
         def empty() -> None:
-            assert self.told.at > moment
-            assert (self.told.backlog_bytes, self.told.phase) == (0, "shipping"), self.told
+            assert self.status.at > moment
+            assert (self.status.backlog_bytes, self.status.phase) == (0, "shipping"), self.status
 
         eventually(empty, SETTLE_SECONDS)
 
 
 @contextlib.contextmanager
-def whole_world(folder: Path, **settings: str) -> Iterator[FaultHarness]:
-    """PostgreSQL, proxy, service and shipper; none of them outlives the block."""
+def running_harness(folder: Path, **settings: str) -> Iterator[FaultHarness]:
+    """Run PostgreSQL, proxy, service and shipper; all of them end with the block."""
     server = PostgreSQL(folder / "server", free_port())
     postgresql = start(server, folder / "postgresql.log", **SERVER)
     with contextlib.ExitStack() as stack:
@@ -228,15 +241,16 @@ def whole_world(folder: Path, **settings: str) -> Iterator[FaultHarness]:
 
 
 def pause(short: float, full: float) -> float:
-    """Waits so long as the tier says, and returns it."""
+    """Wait for the seconds of the tier, and return them."""
     seconds = full if PROOF else short
     time.sleep(seconds)
     return seconds
 
 
 def refuse_large_files(pids: list[int], size: int) -> None:
-    """The kernel writes what fits below `size` and then refuses, as a full disk does, and needs no
-    rights for it.
+    """Let the kernel refuse writes beyond `size`, as a full disk does.
+
+    The part below `size` is still written. The limit needs no privileges.
     """
     for pid in pids:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

@@ -1,6 +1,4 @@
-"""What tests measure on the way: written to benchmarks/results by `make proof`, which sets PROOF=1,
-and by nothing else.
-"""
+"""Figures that tests measure. Only `make proof`, which sets PROOF=1, writes them to a file."""
 
 import os
 from datetime import UTC, datetime
@@ -12,7 +10,7 @@ PROOF = os.environ.get("PROOF") == "1"
 
 
 class Figures:
-    """One result with one table."""
+    """One benchmark result with one table."""
 
     def __init__(self, name: str, title: str, **settings: object) -> None:
         self.name, self.title, self.settings = name, title, settings
@@ -25,16 +23,17 @@ class Figures:
         if values:
             self.note(
                 f"{what}: median (least to most), seconds",
-                f"{median(values):.1f} ({min(values):.1f} to {max(values):.1f}), {len(values)} times",
+                f"{median(values):.1f} ({min(values):.1f} to {max(values):.1f}),"
+                f" {len(values)} times",
             )
 
     def write(self) -> None:
         if PROOF:
             commit, changed = revision()
             at = datetime.now(UTC).isoformat(timespec="seconds")
-            given = {"name": self.name, "title": self.title, "settings": self.settings}
+            identity = {"name": self.name, "title": self.title, "settings": self.settings}
             result = Result(
-                **given, at=at, commit=commit, changed=changed, quick=False, machine=machine()
+                **identity, at=at, commit=commit, changed=changed, quick=False, machine=machine()
             )  # type: ignore[arg-type]
             result.tables.append(Table("Seen", ("what", "measured"), self.rows))
             write(result, RESULTS)

@@ -1,4 +1,4 @@
-"""A real HTTP server on a free port for downloads: with or without Range, whole or breaking off."""
+"""A real HTTP server for downloads: with or without Range, complete or cut off."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Served:
-    """What the server gives, and what it was asked: `ranges` holds each request's Range header."""
+    """The file and the behaviour of the server, and each request's Range header in `ranges`."""
 
     content: bytes
     ranged: bool = True
@@ -24,11 +24,11 @@ class Served:
 def serve(served: Served, path: str = "/creditcard.csv") -> Iterator[Served]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked = self.headers.get("Range")
-            served.ranges.append(asked)
+            range_header = self.headers.get("Range")
+            served.ranges.append(range_header)
             start = (
-                int(asked.removeprefix("bytes=").removesuffix("-"))
-                if asked and served.ranged
+                int(range_header.removeprefix("bytes=").removesuffix("-"))
+                if range_header and served.ranged
                 else 0
             )
             status = served.status or (

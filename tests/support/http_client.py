@@ -2,8 +2,8 @@
 
 import httpx
 
-# A new connection for each request, so that the kernel deals them to all workers; one TLS context
-# for all tests, which costs more than a request.
+# One client, because a TLS context costs more than a request. No kept-alive connections: the kernel
+# then spreads the requests over all workers.
 HTTP = httpx.Client(
     verify=False, trust_env=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0)
 )

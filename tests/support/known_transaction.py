@@ -1,4 +1,4 @@
-"""The README's known transaction, as it is sent."""
+"""The README's example transaction as JSON bytes."""
 
 from importlib import resources
 

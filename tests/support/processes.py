@@ -1,4 +1,4 @@
-"""Processes of tests: free ports, and commands that run when a process dies."""
+"""Free ports, and commands that run when the test process dies."""
 
 import contextlib
 import socket
@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def lifeline(*command: str) -> Iterator[None]:
-    """Has `command` run when this process dies within the block, however it dies: whoever waits at
-    the other end of a pipe learns of it.
-    """
+    """Run `command` if this process dies within the block, however it dies."""
+    # The shell waits at the other end of a pipe. The kernel closes the pipe when this process dies.
     waiting = ["sh", "-c", 'read -r over || exec "$@"', "lifeline", *command]
     with subprocess.Popen(
         waiting,
@@ -18,11 +17,11 @@ def lifeline(*command: str) -> Iterator[None]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-    ) as waits:
+    ) as shell:
         try:
             yield
         finally:
-            waits.communicate(b"over\n")
+            shell.communicate(b"over\n")
 
 
 def free_port() -> int:

@@ -1,5 +1,6 @@
-"""What every record store and every promotion lock must do, here or in the cluster: the same suite
-runs on each.
+"""The contract of every record store and every promotion lock.
+
+The same tests run on the files of one machine and on the objects of a cluster.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from fraudops.promotion.serving_record import EMPTY, Reservation, ServingRecord,
 
 
 def reserved(epoch: int, by: str = "job") -> ServingRecord:
-    """A record that differs from that of every other epoch."""
+    """Return a record that differs from that of every other epoch."""
     reservation = Reservation(
         epoch=epoch,
         version="7",
@@ -28,9 +29,9 @@ def reserved(epoch: int, by: str = "job") -> ServingRecord:
 
 
 class RecordsContract:
-    """`records` is a fixture: a store without a record."""
+    """Tests of a record store. The fixture `records` is a store without a record."""
 
-    async def test_without_a_record_nothing_serves_and_the_first_write_makes_it(
+    async def test_the_record_is_empty_until_the_first_write_creates_it(
         self, records: Records
     ) -> None:
         record, token = await records.read()
@@ -38,7 +39,7 @@ class RecordsContract:
         await records.compare_and_set(reserved(1), token)
         assert (await records.read())[0] == reserved(1)
 
-    async def test_the_token_of_a_write_serves_for_the_next_one(self, records: Records) -> None:
+    async def test_the_token_of_a_write_is_valid_for_the_next_write(self, records: Records) -> None:
         token = (await records.read())[1]
         for epoch in range(1, 4):
             token = await records.compare_and_set(reserved(epoch), token)
@@ -52,7 +53,7 @@ class RecordsContract:
             await records.compare_and_set(reserved(3), first)
         assert (await records.read())[0] == reserved(2)
 
-    async def test_of_writers_at_once_one_wins_also_for_the_first_record(
+    async def test_exactly_one_of_several_writers_wins_for_the_first_record_too(
         self, records: Records
     ) -> None:
         for round_ in range(2):
@@ -72,9 +73,12 @@ class RecordsContract:
 
 
 class LockContract:
-    """`locks` is a fixture: two holders' views of one free lock, each giving up after two seconds."""
+    """Tests of a lock. The fixture `locks` is two holders' views of one free lock.
 
-    async def test_the_second_waits_and_is_told_who_has_it(self, locks: tuple[Lock, Lock]) -> None:
+    Each holder gives up after two seconds.
+    """
+
+    async def test_the_second_holder_waits_and_is_refused(self, locks: tuple[Lock, Lock]) -> None:
         first, second = locks
         async with first.hold("one"):
             assert await first.held()
@@ -84,9 +88,7 @@ class LockContract:
         async with second.hold("two"):
             assert await second.held()
 
-    async def test_it_is_free_again_however_its_holder_ended(
-        self, locks: tuple[Lock, Lock]
-    ) -> None:
+    async def test_the_lock_is_free_after_its_holder_failed(self, locks: tuple[Lock, Lock]) -> None:
         first, second = locks
         with contextlib.suppress(ZeroDivisionError):
             async with first.hold("one"):
@@ -94,17 +96,19 @@ class LockContract:
         async with second.hold("two"):
             assert await second.held()
 
-    async def test_whoever_waits_gets_it_when_it_is_let_go(self, locks: tuple[Lock, Lock]) -> None:
+    async def test_a_waiting_holder_gets_the_lock_when_it_is_released(
+        self, locks: tuple[Lock, Lock]
+    ) -> None:
         first, second = locks
         order: list[str] = []
 
         async def wait() -> None:
             async with second.hold("two"):
-                order.append("second has it")
+                order.append("second holds")
 
         async with first.hold("one"):
             waiting = asyncio.create_task(wait())
             await asyncio.sleep(0.3)
-            order.append("first lets go")
+            order.append("first releases")
         await waiting
-        assert order == ["first lets go", "second has it"]
+        assert order == ["first releases", "second holds"]

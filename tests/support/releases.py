@@ -1,4 +1,4 @@
-"""Earlier releases of the product, as CHANGELOG.md names them, unpacked from this repository."""
+"""Earlier releases of the product, as CHANGELOG.md names them, unpacked from the history."""
 
 import io
 import re
@@ -11,14 +11,14 @@ FIRST = "0.1.0"
 
 
 def commits() -> dict[str, str]:
-    """Map every release to its commit, the newest first."""
+    """Return the commit of every release, the newest release first."""
     text = (ROOT / "CHANGELOG.md").read_text()
-    found = re.findall(r"^## ([0-9.]+)\n\nCommit `([0-9a-f]{7,40})`", text, re.MULTILINE)
-    return dict(found)
+    releases = re.findall(r"^## ([0-9.]+)\n\nCommit `([0-9a-f]{7,40})`", text, re.MULTILINE)
+    return dict(releases)
 
 
 def unpack(version: str, folder: Path) -> Path:
-    """Write the files of a release into `folder`. It needs the history of the repository."""
+    """Write the files of a release into `folder`. Needs the history of the repository."""
     archive = ["git", "-C", str(ROOT), "archive", "--format=tar", commits()[version]]
     packed = subprocess.run(archive, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as files:

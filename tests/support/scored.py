@@ -1,6 +1,4 @@
-"""A state folder in which a model of the packaged sample serves, and files of transactions to score
-with it.
-"""
+"""A state folder in which a model of the packaged sample serves, and files to score."""
 
 import csv
 import io
@@ -22,6 +20,8 @@ VERSION = "3"
 
 @dataclass(frozen=True)
 class Scene:
+    """The state folder, the served model's digest, and the transactions of the sample."""
+
     state: State
     digest: str
     data: Dataset
@@ -42,7 +42,7 @@ class Scene:
         self.state.serving_record.write_bytes(encode(ServingRecord(current=entry)))
 
     def lines(self, rows: int) -> list[str]:
-        """A header, then transactions with an id of their own, as a CSV has them."""
+        """Return CSV lines: a header, then `rows` transactions, each with a unique id."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*self.data.schema.names, "transaction_id", "note"])

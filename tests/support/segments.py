@@ -1,4 +1,4 @@
-"""Segments of the spool made from payloads, and everything that a reader makes of what is left of one."""
+"""Spool segments made from payloads, and all that a reader gets from a damaged one."""
 
 import os
 import random
@@ -12,8 +12,11 @@ from fraudops.spool.position import POSITION, Position, read_position
 NAME = "w.0123456789abcdef0123456789abcdef.00000001.seg"
 
 
-class Read:
-    """Everything that a reader makes of these bytes as the segment of a dead writer."""
+class SegmentContents:
+    """All that a reader gets from these bytes as the segment of a dead writer.
+
+    `missing` counts lost records, `damaged` the damaged stretches.
+    """
 
     def __init__(self, data: bytes, budget: int = 1 << 16) -> None:
         self.payloads: list[bytes] = []
@@ -36,23 +39,24 @@ class Read:
 
 
 def segment_of(payloads: list[bytes]) -> tuple[bytes, list[int]]:
-    """The bytes, and where each frame ends."""
+    """Return the bytes of a segment, and the offset at which each frame ends."""
     frames = [encode_frame(ordinal, payload) for ordinal, payload in enumerate(payloads)]
     ends = [sum(map(len, frames[: index + 1])) for index in range(len(frames))]
     return b"".join(frames), ends
 
 
 def damage(chance: random.Random, paths: list[Path]) -> None:
-    """Of what is not shipped yet: flips a bit of the first segment that has any, cuts the last one
-    short.
+    """Damage the part that is not shipped yet.
+
+    Flips one bit of the first segment with such a part, and cuts the last one short.
     """
-    waiting = [(path, start) for path in paths if (start := _shipped(path)) < path.stat().st_size]
-    path, start = waiting[0]
+    unshipped = [(path, start) for path in paths if (start := _shipped(path)) < path.stat().st_size]
+    path, start = unshipped[0]
     data = bytearray(path.read_bytes())
     bit = chance.randrange(start * 8, len(data) * 8)
     data[bit // 8] ^= 1 << bit % 8
     path.write_bytes(data)
-    path, start = waiting[-1]
+    path, start = unshipped[-1]
     size = path.stat().st_size
     os.truncate(path, size - chance.randint(1, min(3000, size - start)))
 

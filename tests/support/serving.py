@@ -1,5 +1,6 @@
-"""The real inference service on a free port, with real small bundles in its cache and a serving
-record written by hand: no MLflow, no PostgreSQL.
+"""The real inference service on a free port, without MLflow and PostgreSQL.
+
+Small real bundles are in its cache, and the tests write the serving record.
 """
 
 import json
@@ -41,7 +42,7 @@ BANK_ROW: dict[str, Any] = dict.fromkeys(BANK.names, 0.25)
 
 @dataclass
 class Service:
-    """One service over one state folder; `start` again after `stop` or `kill` is a restart."""
+    """One service over one state folder; `start` after `stop` or `kill` is a restart."""
 
     root: Path
     workers: int = 2
@@ -49,7 +50,7 @@ class Service:
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
     program: tuple[str, ...] = ("services.inference",)
-    # The checkout whose code runs: `python -m` looks there first.
+    # The checkout whose code runs: `python -m` searches its working directory first.
     code: Path = Path(__file__).parents[2]
 
     @property
@@ -115,7 +116,7 @@ class Service:
         threshold: float = 0.3,
         sample: bool = True,
     ) -> str:
-        """Puts a bundle into the cache, as if it had been brought and proved, and returns its digest."""
+        """Put a bundle into the cache as if it were fetched and verified, and return its digest."""
         made = self.root / f"made-{seed}"
         digest = write_linear_bundle(made, seed, schema, threshold, sample)
         self.state.bundles.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ class Service:
         return digest
 
     def record(self, version: str, digest: str, epoch: int | None = None) -> int:
-        """Writes the serving record, by default one epoch on, and returns its epoch."""
+        """Write the serving record, by default one epoch later, and return its epoch."""
         store = FileRecordStore(self.state.serving_record)
         before, token = store.read()
         epoch = epoch or before.epoch + 1
@@ -145,7 +146,7 @@ class Service:
     def promoted(
         self, seed: int, schema: FeatureSchema | None = None, threshold: float = 0.3
     ) -> "Service":
-        """A running service that serves version `seed`."""
+        """Start the service with version `seed` and wait until it is ready."""
         self.record(str(seed), self.bundle(seed, schema, threshold))
         self.start()
         eventually(self.ready)
@@ -181,13 +182,13 @@ class Service:
         return HTTP.post(self.url + path, content=content, headers=headers, timeout=30)
 
     def worker_pids(self) -> list[int]:
-        """Ready or not."""
+        """Return the pids of all workers, ready or not."""
         return [
             worker["pid"] for worker in HTTP.get(f"{self.url}/ready", timeout=5).json()["workers"]
         ]
 
     def audited(self) -> list[Prediction | LabelRecord]:
-        """Everything in the spool, of all workers, dead ones too."""
+        """Return all records in the spool, those of dead workers included."""
         records: list[Prediction | LabelRecord] = []
         for path in sorted(self.state.spool.glob("*.seg")):
             data, offset = path.read_bytes(), 0
@@ -205,7 +206,7 @@ class Service:
 
 
 def problem(answer: httpx.Response) -> dict[str, Any]:
-    """The body of an error, which must be the one shape that all errors have."""
+    """Return the body of an error after checking that it has the one shape of all errors."""
     assert answer.headers["content-type"] == "application/problem+json", answer.text
     body: dict[str, Any] = json.loads(answer.content)
     assert body["status"] == answer.status_code

@@ -1,5 +1,7 @@
-"""One server for all test processes of a run: started by the first that asks for it, ended when the
-last of them has gone, however it went.
+"""One server for all test processes of a run.
+
+The first process that needs it starts it. It ends when the last user has gone, even if that user
+was killed.
 """
 
 import contextlib
@@ -13,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-# Whoever uses the server holds a shared lock, which the kernel takes back from the dead; this
-# process waits for the lock of its own.
+# Every user of the server holds a shared lock, and the kernel releases the lock of a dead process.
+# The guardian gets the exclusive lock when no user is left.
 GUARDIAN = """
 import fcntl, os, sys
 users, address, pid, number = sys.argv[1:]
@@ -27,8 +29,8 @@ END_SECONDS = 20
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A server's process, the signal that ends it, and what its users want to know."""
+class StartedServer:
+    """A server's process, the signal that ends it, and the address for its users."""
 
     process: "subprocess.Popen[bytes]"
     ending: signal.Signals
@@ -36,42 +38,43 @@ class Begun:
 
 
 def run_folder(factory: pytest.TempPathFactory) -> Path:
-    """The folder that the test processes of this run have in common."""
+    """Return the folder that the test processes of this run share."""
     own = factory.getbasetemp()
+    # pytest-xdist gives each test process the folder popen-gwN below the run's folder.
     return own.parent if own.name.startswith("popen-") else own
 
 
 @contextlib.contextmanager
 def alone(file: Path) -> Iterator[None]:
-    """One process at a time in the block."""
+    """Let one process at a time into the block."""
     with file.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 @contextlib.contextmanager
-def shared(folder: Path, begin: Callable[[], Begun]) -> Iterator[str]:
-    """The address of the server in `folder`.
+def shared(folder: Path, begin: Callable[[], StartedServer]) -> Iterator[str]:
+    """The address of the server in `folder`, which the first user starts.
 
-    Its starter stays until all others have left, so that nothing runs when the tests have ended.
+    The process that started it stays until all others have left. Nothing runs after the tests.
     """
     folder.mkdir(exist_ok=True)
-    users, address, begun = folder / "users", folder / "address", None
-    with users.open("a") as place:
-        with alone(folder / "door"):
-            # Waits while a guardian ends what earlier users have left.
-            fcntl.flock(place, fcntl.LOCK_SH)
+    users, address, started = folder / "users", folder / "address", None
+    with users.open("a") as users_lock:
+        with alone(folder / "entry"):
+            # Waits while a guardian ends the server of earlier users.
+            fcntl.flock(users_lock, fcntl.LOCK_SH)
             if not address.exists():
-                begun = begin()
-                address.write_text(begun.address)
-                told = [users, address, str(begun.process.pid), str(int(begun.ending))]
+                started = begin()
+                address.write_text(started.address)
+                arguments = [users, address, str(started.process.pid), str(int(started.ending))]
                 guardian = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", GUARDIAN, *told], start_new_session=True
+                    [sys.executable, "-I", "-S", "-c", GUARDIAN, *arguments], start_new_session=True
                 )
         try:
             yield address.read_text()
         finally:
-            fcntl.flock(place, fcntl.LOCK_UN)
-            if begun:
+            fcntl.flock(users_lock, fcntl.LOCK_UN)
+            if started:
                 guardian.wait()
-                begun.process.wait(END_SECONDS)
+                started.process.wait(END_SECONDS)

@@ -1,6 +1,4 @@
-"""A shipper process on a state folder of its own, and what must be true of the table and of the
-spool around it.
-"""
+"""A shipper process on its own state folder, and checks of the table and the spool."""
 
 import json
 import signal
@@ -21,18 +19,16 @@ CARD = "4111111111111111"
 
 @dataclass
 class RunningShipper:
-    """One shipper process on a state folder of its own."""
-
     state: State
     process: subprocess.Popen[bytes]
     log: Path
 
     @property
-    def told(self) -> ShipperStatus:
-        told = read_shipper_status(self.state)
-        assert told
-        assert told.pid == self.process.pid
-        return told
+    def status(self) -> ShipperStatus:
+        status = read_shipper_status(self.state)
+        assert status
+        assert status.pid == self.process.pid
+        return status
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
@@ -52,15 +48,17 @@ def ids(url: str, table: str = "predictions") -> list[str]:
         ]
 
 
-def expect(url: str, wanted: list[str], seconds: float = 20) -> None:
+def expect(url: str, expected: list[str], seconds: float = 20) -> None:
+    """Wait until the table holds exactly the predictions with these ids."""
+
     def all_there() -> None:
-        assert ids(url) == sorted(wanted)
+        assert ids(url) == sorted(expected)
 
     eventually(all_there, seconds)
 
 
 def expect_empty(state: State) -> None:
-    """All shipped and removed, nothing left but the lock."""
+    """Wait until all segments are shipped and removed; only the lock file stays."""
 
     def nothing_left() -> None:
         assert [path.name for path in state.spool.iterdir() if path.is_file()] == ["shipper.lock"]
@@ -68,7 +66,7 @@ def expect_empty(state: State) -> None:
     eventually(nothing_left)
 
 
-def set_aside(state: State) -> list[dict[str, str]]:
+def dead_letters(state: State) -> list[dict[str, str]]:
     lines = [
         line
         for path in sorted((state.spool / "aside").glob("*.jsonl"))

@@ -1,8 +1,9 @@
-"""`python -m tests.support.stepped_clock MODULE` runs the module with ids from a clock that is off by the
-seconds in the file that STEPPED_CLOCK names.
+"""Run `python -m tests.support.stepped_clock MODULE`: its ids come from a wrong clock.
 
-Where the machine's clock enters the audit is the id: its millisecond is the row's timestamp and
-names its day. Latencies are of the monotonic clock.
+The file that STEPPED_CLOCK names holds the clock's error in seconds.
+
+The machine's clock enters the audit only through the id: its milliseconds are the row's timestamp
+and name its day. Latencies come from the monotonic clock.
 """
 
 import os
@@ -17,7 +18,7 @@ from fraudops import ids
 
 
 def step(clock: Path, seconds: float) -> None:
-    """In one moment, whoever reads meanwhile."""
+    """Set the clock's error. A concurrent reader sees the old value or the new one."""
     unfinished = clock.with_suffix(".new")
     unfinished.write_text(str(seconds))
     unfinished.rename(clock)
@@ -31,7 +32,7 @@ def main() -> None:
             uuid_utils.uuid7(nanoseconds=time.time_ns() + int(float(clock.read_text()) * 1e9))
         )
 
-    # Before anything else takes it by name.
+    # Replaced before another module can import the function by name.
     ids.uuid7 = uuid7
     module = sys.argv.pop(1)
     runpy.run_module(module, run_name="__main__", alter_sys=True)

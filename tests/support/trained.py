@@ -1,5 +1,6 @@
-"""Bundles of models that were really trained, small enough for a test, and their way into a
-registry: good ones, and ones spoilt to order.
+"""Bundles of really trained models, sound or spoilt, and their registration.
+
+The models are small enough for a test.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from fraudops.training.compilation import compile_pipeline
 from fraudops.training.pipelines import build, calibrate
 from fraudops.training.settings import training_settings
 from tests.support.bundles import make_manifest
-from tests.support.http_client import HTTP
+from tests.support.mlflow_runs import new_run, put
 
 Labels = NDArray[np.int8]
 
@@ -49,9 +50,10 @@ def train(
     labels: Callable[[Labels], Labels] = lambda y: y,
     threshold: float = 0.3,
 ) -> Trained:
-    """A calibrated logistic regression of the dataset's train part;
+    """Train a calibrated logistic regression on the dataset's train part, and seal its bundle.
 
-    `seen`, `features` and `labels` change what training gets to see.
+    `seen`, `features` and `labels` change the rows, the features and the labels that training
+    gets.
     """
     parts, rows = split(dataset), seen(dataset)
     fitted = build(training_settings()).fit(features(rows.x), labels(rows.y))
@@ -84,8 +86,9 @@ def train(
 
 
 def seal_again(trained: Trained, **changes: Any) -> Trained:
-    """After a file was changed: a manifest that names the files as they are now, so that only a
-    gate can tell.
+    """Seal a bundle again after one of its files was changed.
+
+    The manifest then matches the files, so that only a gate can find the change.
     """
     manifest = make_manifest()
     stored = msgspec.json.decode((trained.folder / MANIFEST).read_bytes(), type=type(manifest))
@@ -97,10 +100,8 @@ def seal_again(trained: Trained, **changes: Any) -> Trained:
 
 
 def register(url: str, registry: Registry, trained: Trained, **tags: str) -> str:
-    """Uploads the bundle to a run of its own and returns the number of the new version."""
-    run = HTTP.post(
-        f"{url}/api/2.0/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}
-    ).json()["run"]["info"]["run_id"]
+    """Upload the bundle to a new run and return the number of the new version."""
+    run = new_run(url)
     for path in trained.folder.iterdir():
         put(url, run, f"bundle/{path.name}", path.read_bytes())
     return registry.create_version(
@@ -112,9 +113,3 @@ def register(url: str, registry: Registry, trained: Trained, **tags: str) -> str
         }
         | tags,
     )
-
-
-def put(url: str, run: str, name: str, data: bytes) -> None:
-    HTTP.put(
-        f"{url}/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}", content=data
-    ).raise_for_status()

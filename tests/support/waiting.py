@@ -1,4 +1,4 @@
-"""Wait for a condition with a deadline."""
+"""Waiting for a condition, with a deadline."""
 
 import time
 from collections.abc import Callable
@@ -8,8 +8,9 @@ Result = TypeVar("Result")
 
 
 def eventually(check: Callable[[], Result], seconds: float = 60.0, pause: float = 0.05) -> Result:
-    """The first result of `check` that raises nothing; after the deadline its last failure comes
-    through.
+    """Return the first result of `check` that raises nothing.
+
+    Raises the last error of `check` after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while True:

@@ -1,6 +1,4 @@
-"""How a job ends in a container: one line of what happened, and standard output that can be told
-from standard error.
-"""
+"""The end of a job in a container: a one-line termination message, and marked output."""
 
 import io
 from pathlib import Path
@@ -14,7 +12,7 @@ from jobs import runner
 
 
 @pytest.fixture
-def left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def termination_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "termination-log"
     path.write_text("before")
     monkeypatch.setattr(runner.conclude, "__defaults__", (path,))
@@ -30,34 +28,34 @@ def ended(callback: object) -> int:
     return 0
 
 
-def test_what_a_command_returns_is_left_behind_as_one_line(left_behind: Path) -> None:
+def test_the_result_of_a_command_is_written_as_one_line(termination_file: Path) -> None:
     assert ended(lambda: "version 3\n is registered") == 0
-    assert left_behind.read_text() == "version 3 is registered"
+    assert termination_file.read_text() == "version 3 is registered"
 
 
-def test_an_error_is_left_behind_with_its_exit_code(left_behind: Path) -> None:
+def test_an_error_is_written_with_its_exit_code(termination_file: Path) -> None:
     def refuse() -> None:
         raise RefusedError("version 3 is refused (roc_auc)")
 
     assert ended(refuse) == 65
-    assert left_behind.read_text() == "version 3 is refused (roc_auc)"
+    assert termination_file.read_text() == "version 3 is refused (roc_auc)"
 
 
-def test_a_write_that_was_not_answered_is_worth_another_try(left_behind: Path) -> None:
+def test_an_unanswered_write_has_the_exit_code_of_a_retry(termination_file: Path) -> None:
     def lose() -> None:
         raise UnknownWriteError("the Kubernetes API did not answer a write")
 
     assert ended(lose) == 75
-    assert left_behind.read_text() == "the Kubernetes API did not answer a write"
+    assert termination_file.read_text() == "the Kubernetes API did not answer a write"
 
 
-def test_a_crash_leaves_its_kind_and_none_of_its_words(left_behind: Path) -> None:
+def test_a_crash_writes_its_type_and_not_its_message(termination_file: Path) -> None:
     def crash() -> None:
         raise ValueError("4111 1111 1111 1111")
 
     with pytest.raises(ValueError):
         ended(crash)
-    assert left_behind.read_text() == "crashed with ValueError: see the log"
+    assert termination_file.read_text() == "crashed with ValueError: see the log"
 
 
 def test_a_long_line_is_cut_to_what_kubernetes_keeps(tmp_path: Path) -> None:
@@ -72,7 +70,7 @@ def test_nothing_is_written_where_there_is_no_such_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_number_is_the_exit_code(left_behind: Path) -> None:
+def test_a_returned_number_is_the_exit_code(termination_file: Path) -> None:
     assert ended(lambda: 75) == 75
 
 

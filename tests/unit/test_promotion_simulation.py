@@ -1,20 +1,21 @@
-"""The promotion protocol, searched for violations of what must hold; and the search itself, tried
-on protocols with one rule switched off.
+"""A search for scenarios in which the promotion protocol breaks a rule.
+
+The search itself is tested on protocols with one rule switched off.
 """
 
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from benchmarks.results import RESULTS
 from fraudops.errors import StoreDownError
-from fraudops.promotion import serving_record as serving_record
-from fraudops.promotion.convergence import PromotionResult
-from fraudops.promotion.ports import PodRef, StaleRecordError, UnknownWriteError
+from fraudops.promotion import serving_record
+from fraudops.promotion.convergence import Convergence, PromotionResult, write_record
+from fraudops.promotion.ports import PodRef, PromotionPorts, StaleRecordError, UnknownWriteError
 from fraudops.promotion.protocol import Promoter
 from fraudops.promotion.serving_record import ServingTarget, Strategy
 from tests.support.figures import PROOF, Figures
@@ -27,12 +28,12 @@ SEARCH = 4000
 
 @pytest.fixture(scope="module")
 def figures() -> Iterator[Figures]:
-    found = Figures("simulation", "Promotion, searched for violations")
-    yield found
-    found.write()
+    measured = Figures("simulation", "Promotion, searched for violations")
+    yield measured
+    measured.write()
 
 
-def test_what_must_hold_holds_in_every_seed(figures: Figures) -> None:
+def test_every_rule_holds_in_every_seed(figures: Figures) -> None:
     ended: dict[str, int] = {}
     for seed in range(SEEDS):
         scenario = Scenario(seed)
@@ -52,45 +53,59 @@ def test_what_must_hold_holds_in_every_seed(figures: Figures) -> None:
 
 
 class CommitsWithALaterRead(Promoter):
-    """The commit is compared with a read of its own instead of with the reservation's token."""
+    """Compares the commit with a later read instead of with the reservation's token."""
 
-    async def _write(self, wanted: Any, token: Any) -> Any:
-        if wanted.reserved is None and wanted.current and not wanted.current.undo:
-            _, token = await self.records.read()
-        return await super()._write(wanted, token)
+    async def _commit(self, record: Any, token: Any) -> None:
+        _, token = await self.ports.records.read()
+        await super()._commit(record, token)
 
 
-class ActivatesThePodsOfBefore(Promoter):
-    """The pods to activate are those that were listed before the commit."""
+def with_convergence(kind: type[Convergence]) -> Callable[[PromotionPorts], Promoter]:
+    """A promoter whose steps after the commit are those of `kind`."""
+    return lambda ports: Promoter(ports, kind(ports))
 
-    before: tuple[PodRef, ...] = ()
 
-    async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
-        self.before = tuple(await self.pods.list())
-        return await super()._prepare_everywhere(target)
+class ActivatesListedPods(Convergence):
+    """Only the pods in `listed` are activated."""
+
+    listed: tuple[PodRef, ...] = ()
 
     async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
-        for pod in self.before:
+        for pod in self.listed:
             await self._activate(pod, epoch, 1.0)
         return []
 
 
-class ForgetsItsTries(Promoter):
-    """A retry begins anew instead of finishing or ending what an earlier try of the same request left."""
+class ActivatesOnlyEarlierPods(Promoter):
+    """Activates the pods that were listed before the commit."""
+
+    def __init__(self, ports: PromotionPorts) -> None:
+        self.activation = ActivatesListedPods(ports)
+        super().__init__(ports, self.activation)
+
+    async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
+        self.activation.listed = tuple(await self.ports.pods.list())
+        return await super()._prepare_everywhere(target)
+
+
+class ForgetsEarlierTries(Promoter):
+    """Starts a retry afresh, without finishing or ending what an earlier try left."""
 
     async def _resume(self, *_: Any) -> PromotionResult | None:
         return None
 
 
-class MirrorsWithoutLookingAgain(Promoter):
-    """The alias is written and noted without a second look at the record."""
+class SyncsTheAliasWithoutASecondRead(Convergence):
+    """Writes the alias without reading the record a second time."""
 
     async def _sync_alias(self, epoch: int) -> tuple[str, ...]:
         try:
-            record, _ = await self.records.read()
-            await self.aliases.set("production", record.current.version if record.current else "")
-            latest, token = await self.records.read()
-            await self.records.compare_and_set(
+            record, _ = await self.ports.records.read()
+            await self.ports.aliases.set(
+                "production", record.current.version if record.current else ""
+            )
+            latest, token = await self.ports.records.read()
+            await self.ports.records.compare_and_set(
                 serving_record.alias_synced(latest, latest.epoch), token
             )
         except (StaleRecordError, UnknownWriteError, StoreDownError):
@@ -98,53 +113,56 @@ class MirrorsWithoutLookingAgain(Promoter):
         return ()
 
 
-class IgnoresThePodsEpochs(Promoter):
-    """A reservation above the record's epoch alone."""
+class IgnoresThePodsEpochs(Convergence):
+    """Reserves an epoch above the record's, but maybe not above the pods'."""
 
-    async def _pod_epochs(self, pods: Any) -> list[int]:
+    async def pod_epochs(self, pods: Any) -> list[int]:
         return []
 
 
-class TakesSilenceForConsent(Promoter):
-    """Who does not answer the activation is taken to have followed."""
+class TakesNoAnswerAsConsent(Convergence):
+    """Takes a pod that does not answer the activation as activated."""
 
     async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
         await super()._activate_everywhere(epoch, 2.0)
         return []
 
 
-class DoesNotAskTheReadyAgain(Promoter):
-    """Pods are listed once for the prepare, and never again before the commit; and whoever cannot
-    follow afterwards is waited for no longer.
+class DoesNotListThePodsAgain(Promoter):
+    """Lists the pods once for the prepare, and not again before the commit.
+
+    It does not wait for a pod that cannot follow afterwards.
     """
 
     async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
-        end = self.clock.now() + self.deadlines.prepare
-        for pod in await self.pods.list():
+        end = self.ports.clock.now() + self.ports.deadlines.prepare
+        for pod in await self.ports.pods.list():
             await self._prepare(pod, target, end, patient=False)
         return None
 
 
-class UndoesWithoutComparing(Promoter):
-    """The way back is written over whatever the record says by then."""
+class UndoesWithoutComparing(Convergence):
+    """Writes the undo over the record, whatever the record holds by then."""
 
     async def _undo(self, record: Any, silent: list[PodRef]) -> Any:
-        _, token = await self.records.read()
-        back = serving_record.undo(record, record.epoch + 1, self.clock.timestamp())
-        await self._write(back, token)
+        _, token = await self.ports.records.read()
+        back = serving_record.undo(record, record.epoch + 1, self.ports.clock.timestamp())
+        await write_record(self.ports.records, back, token)
         return back
 
 
 class LeavesRolloutsUnfinished(Promoter):
-    """What a dead promoter left on the pod template stays there."""
+    """Leaves the annotation of a dead promoter on the pod template."""
 
     async def undo_unfinished_rollout(self, record: Any, token: Any) -> Any:
         return record
 
 
-def found_before(rule: str) -> int:
-    """The seed that `make proof` recorded for this rule: a search that begins there is over at once
-    while the scenarios are the same, and else goes on.
+def recorded_seed(rule: str) -> int:
+    """Return the seed that `make proof` recorded for this rule, or 0.
+
+    A search from that seed ends immediately while the scenarios are unchanged. After a change it
+    goes on.
     """
     table = json.loads((RESULTS / "simulation.json").read_text())["tables"][0]
     recorded = dict(table["rows"]).get(f"switched off: {rule}", "")
@@ -169,35 +187,46 @@ def found_before(rule: str) -> int:
         pytest.param(
             Rules(), CommitsWithALaterRead, id="the commit is compared with the reservation"
         ),
-        pytest.param(Rules(), ActivatesThePodsOfBefore, id="the pods are listed after the commit"),
-        pytest.param(Rules(), ForgetsItsTries, id="a try finishes what its request began"),
+        pytest.param(Rules(), ActivatesOnlyEarlierPods, id="the pods are listed after the commit"),
+        pytest.param(Rules(), ForgetsEarlierTries, id="a try finishes what its request began"),
         pytest.param(
-            Rules(), MirrorsWithoutLookingAgain, id="the mirror looks at the record again"
+            Rules(),
+            with_convergence(SyncsTheAliasWithoutASecondRead),
+            id="the mirror looks at the record again",
         ),
         pytest.param(
-            Rules(), IgnoresThePodsEpochs, id="the reservation is above every pod's epoch"
+            Rules(),
+            with_convergence(IgnoresThePodsEpochs),
+            id="the reservation is above every pod's epoch",
         ),
-        pytest.param(Rules(), TakesSilenceForConsent, id="silence is not consent"),
-        pytest.param(Rules(), DoesNotAskTheReadyAgain, id="a ready pod has a veto"),
+        pytest.param(
+            Rules(), with_convergence(TakesNoAnswerAsConsent), id="silence is not consent"
+        ),
+        pytest.param(Rules(), DoesNotListThePodsAgain, id="a ready pod has a veto"),
         pytest.param(
             Rules(),
             LeavesRolloutsUnfinished,
             id="the next holder of the lock undoes an unfinished rollout",
         ),
         pytest.param(
-            Rules(), UndoesWithoutComparing, id="the way back is compared with the own commit"
+            Rules(),
+            with_convergence(UndoesWithoutComparing),
+            id="the way back is compared with the own commit",
         ),
     ],
 )
 def test_the_search_finds_a_violation_when_a_rule_is_switched_off(
-    rules: Rules, promoter: type[Promoter], request: pytest.FixtureRequest, figures: Figures
+    rules: Rules,
+    promoter: Callable[[PromotionPorts], Promoter],
+    request: pytest.FixtureRequest,
+    figures: Figures,
 ) -> None:
     strategies: tuple[Strategy, ...] = (
         ("rollout", "broadcast")
         if "annotation" in request.node.name or "rollout" in request.node.name
         else STRATEGIES
     )
-    first = 0 if PROOF else found_before(request.node.callspec.id)
+    first = 0 if PROOF else recorded_seed(request.node.callspec.id)
     for seed in (*range(first, SEARCH), *range(first)):
         try:
             Scenario(seed, rules, promoter, strategies).run()

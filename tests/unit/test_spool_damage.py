@@ -1,5 +1,6 @@
-"""Segments cut short, flipped and holed at random: what stands before the damage is read, what
-follows is found again, and nothing is made up.
+"""Segments that are cut short, or have flipped bits and holes at random places.
+
+Records before the damage are read, the next sound record is found, and none is invented.
 """
 
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from fraudops.spool.frames import HEADER, encode_frame
 from fraudops.spool.segment_reader import CHUNK
-from tests.support.segments import Read, segment_of
+from tests.support.segments import SegmentContents, segment_of
 
 EXAMPLES = settings(max_examples=150, deadline=None, database=None)
 contents = st.lists(st.binary(max_size=60), min_size=1, max_size=25)
@@ -15,22 +16,22 @@ contents = st.lists(st.binary(max_size=60), min_size=1, max_size=25)
 
 @EXAMPLES
 @given(contents, st.integers(1, 300))
-def test_an_undamaged_segment_is_read_whole_with_any_budget(
+def test_an_undamaged_segment_is_read_completely_with_any_budget(
     payloads: list[bytes], budget: int
 ) -> None:
     data, _ = segment_of(payloads)
-    read = Read(data, budget)
+    read = SegmentContents(data, budget)
     assert (read.payloads, read.missing, read.damaged) == (payloads, 0, 0)
 
 
 @EXAMPLES
 @given(contents, st.data())
-def test_a_truncated_segment_gives_every_whole_frame_before_the_cut(
+def test_a_truncated_segment_gives_every_complete_frame_before_the_cut(
     payloads: list[bytes], data: st.DataObject
 ) -> None:
     whole, ends = segment_of(payloads)
     cut = data.draw(st.integers(0, len(whole)))
-    read = Read(whole[:cut])
+    read = SegmentContents(whole[:cut])
     kept = sum(end <= cut for end in ends)
     assert read.payloads == payloads[:kept]
     assert read.damaged == cut - (ends[kept - 1] if kept else 0)
@@ -38,7 +39,7 @@ def test_a_truncated_segment_gives_every_whole_frame_before_the_cut(
 
 @EXAMPLES
 @given(contents, st.data())
-def test_a_flipped_bit_costs_its_own_record_only_and_is_counted(
+def test_a_flipped_bit_loses_only_its_own_record_and_is_counted(
     payloads: list[bytes], data: st.DataObject
 ) -> None:
     whole, ends = segment_of(payloads)
@@ -46,24 +47,24 @@ def test_a_flipped_bit_costs_its_own_record_only_and_is_counted(
     flipped = bytearray(whole)
     flipped[bit // 8] ^= 1 << bit % 8
     hit = sum(end <= bit // 8 for end in ends)
-    read = Read(bytes(flipped))
+    read = SegmentContents(bytes(flipped))
     assert read.payloads == payloads[:hit] + payloads[hit + 1 :]
     assert read.damaged == HEADER + len(payloads[hit])
-    # Behind the last record nothing tells that one is missing: it looks like the unfinished write
-    # of a dead process.
+    # After the last record nothing shows that one is missing: the damage looks like the unfinished
+    # write of a dead process.
     assert read.missing == (1 if hit < len(payloads) - 1 else 0)
 
 
 @EXAMPLES
 @given(contents, st.data())
-def test_a_hole_costs_what_it_touches_and_no_record_is_made_up(
+def test_a_hole_loses_only_the_records_that_it_touches(
     payloads: list[bytes], data: st.DataObject
 ) -> None:
     whole, ends = segment_of(payloads)
     start = data.draw(st.integers(0, len(whole) - 1))
     stop = data.draw(st.integers(start + 1, len(whole)))
     filling = data.draw(st.sampled_from([b"", b"\x00", b"\xf1op1"]))
-    read = Read(whole[:start] + filling * (stop - start) + whole[stop:])
+    read = SegmentContents(whole[:start] + filling * (stop - start) + whole[stop:])
     untouched = [
         payload
         for payload, begin, end in zip(payloads, [0, *ends], ends, strict=False)
@@ -74,21 +75,21 @@ def test_a_hole_costs_what_it_touches_and_no_record_is_made_up(
 
 
 def is_within(some: list[bytes], all_of: list[bytes]) -> bool:
-    """Whether `some` is what is left of `all_of` when elements are struck out, in order."""
+    """Return whether `some` is `all_of` with elements removed, in the same order."""
     rest = iter(all_of)
-    return all(any(found == wanted for found in rest) for wanted in some)
+    return all(any(item == expected for item in rest) for expected in some)
 
 
 @EXAMPLES
 @given(st.binary(max_size=400))
-def test_any_bytes_at_all_are_read_without_an_error(data: bytes) -> None:
-    read = Read(data)
+def test_any_bytes_are_read_without_an_error(data: bytes) -> None:
+    read = SegmentContents(data)
     assert len(data) == read.damaged + sum(HEADER + len(payload) for payload in read.payloads)
 
 
 def test_a_stretch_of_damage_longer_than_a_read_is_crossed() -> None:
     first, last = encode_frame(0, b"first"), encode_frame(5, b"last")
-    read = Read(first + b"\x00" * (CHUNK + CHUNK // 2) + last)
+    read = SegmentContents(first + b"\x00" * (CHUNK + CHUNK // 2) + last)
     assert read.payloads == [b"first", b"last"]
     assert read.damaged == CHUNK + CHUNK // 2
     assert read.missing == 4

@@ -2,6 +2,7 @@
 that the previous release keeps running.
 """
 
+import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -44,6 +45,14 @@ class Migrated(NamedTuple):
                 f"({self.revision}); it stays, and this release works on it"
             )
         return f"the audit database at {address} has this release's schema"
+
+
+def migrate(url: str) -> Migrated:
+    """Bring the database to this release's schema, with the partitions of today and tomorrow.
+
+    Raises StoreDownError.
+    """
+    return asyncio.run(upgrade(url))
 
 
 async def upgrade(url: str) -> Migrated:

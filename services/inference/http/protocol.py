@@ -26,9 +26,9 @@ class FastPathProtocol(HttpToolsProtocol):
     `_waits` while its answer is due within this turn of the loop.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, fast_path: FastPath, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._fast_path: FastPath = self.config.app.fast_path  # type: ignore[union-attr]
+        self._fast_path = fast_path
         self._body: bytes | None = None
         self._request_id: str | None = None
         self._waits = False

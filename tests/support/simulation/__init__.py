@@ -1,3 +1,4 @@
-"""The promotion protocol in a seeded world: the product's own code over ports that lose, delay,
-pause and kill.
+"""The promotion protocol in a simulated, seeded world.
+
+The product's own code runs over ports that lose, delay, pause and kill.
 """

@@ -1,5 +1,6 @@
-"""An asyncio loop with virtual time: when nothing is ready to run, the world decides what happens
-next.
+"""An asyncio loop with virtual time.
+
+When nothing is ready to run, the world decides what happens next.
 """
 
 import asyncio
@@ -9,9 +10,7 @@ from typing import Any
 
 
 class _IdleSelector(selectors.SelectSelector):
-    """Asked for events with nothing ready to run, it lets the world resolve one future instead of
-    waiting.
-    """
+    """A selector that never waits: the idle callback resolves one future instead."""
 
     def __init__(self, idle: Callable[[], None]) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
-"""The ports of a promotion over the simulated world: every call is a point at which anything else
-may happen.
+"""The ports of a promotion over the simulated world.
+
+Every call contains a step: a point at which anything else may happen.
 """
 
 import contextlib
@@ -57,9 +58,8 @@ class SimRecords:
             raise Violation(f"{entry.by} has committed twice")
         world.committed_by.add(entry.by)
         world.commits.append((entry.epoch, entry.digest))
-        world.note(
-            f"{self.actor.name} commits epoch {entry.epoch} {entry.digest}{' (undo)' if entry.undo else ''}"
-        )
+        undo = " (undo)" if entry.undo else ""
+        world.note(f"{self.actor.name} commits epoch {entry.epoch} {entry.digest}{undo}")
 
 
 class SimLock:
@@ -138,17 +138,20 @@ class SimPods:
         return self.world.replicas
 
     async def epoch(self, pod: PodRef) -> int:
-        found = await self._reach(pod, 2.0)
-        return found.epoch
+        reached = await self._reach(pod, 2.0)
+        return reached.epoch
 
     async def _reach(self, pod: PodRef, seconds: float) -> SimPod:
-        """The message arrives, or the caller learns after a while that nobody answered."""
-        world, found = self.world, self._find(pod)
+        """Deliver a message to a pod.
+
+        Raises PodUnresponsiveError, after some time, if no answer can arrive.
+        """
+        world, target = self.world, self._find(pod)
         await world.step(self.actor)
-        if found.gone or not found.up or world.clock < found.silent_until or world.chance(0.02):
+        if target.gone or not target.up or world.clock < target.silent_until or world.chance(0.02):
             await world.step(self.actor, seconds if world.chance(0.3) else 0.1)
             raise PodUnresponsiveError("no answer")
-        return found
+        return target
 
     async def _answered(self, seconds: float) -> None:
         await self.world.step(self.actor)
@@ -157,33 +160,33 @@ class SimPods:
             raise PodUnresponsiveError("the answer was lost")
 
     async def prepare(self, pod: PodRef, target: ServingTarget, seconds: float) -> None:
-        found = await self._reach(pod, seconds)
+        reached = await self._reach(pod, seconds)
         deadline = self.world.clock + seconds + 30
-        await self.world.step(None, found.slow * self.world.random.random())
+        await self.world.step(None, reached.slow * self.world.random.random())
         await self.world.step(self.actor)
-        if target.digest in found.refuses or target.epoch <= found.epoch:
-            if found.ready:
+        if target.digest in reached.refuses or target.epoch <= reached.epoch:
+            if reached.ready:
                 self.world.vetoed.add(target.epoch)
             raise PodRefusedError("cannot serve it")
-        found.prepared[target.digest] = (target.epoch, deadline)
+        reached.prepared[target.digest] = (target.epoch, deadline)
         await self._answered(seconds)
 
     async def activate(self, pod: PodRef, epoch: int, seconds: float) -> int:
-        found = await self._reach(pod, seconds)
-        await self.world.follow(found)
+        reached = await self._reach(pod, seconds)
+        await self.world.follow(reached)
         await self._answered(seconds)
-        return found.epoch
+        return reached.epoch
 
     async def drop(self, pod: PodRef, target: ServingTarget) -> None:
-        found = await self._reach(pod, 2.0)
-        found.prepared.pop(target.digest, None)
+        reached = await self._reach(pod, 2.0)
+        reached.prepared.pop(target.digest, None)
         await self._answered(2.0)
 
     async def delete(self, pod: PodRef) -> None:
         await self.world.step(self.actor)
-        found = self._find(pod)
-        if not found.terminating:
-            self.world.spawn(self.world.end_of(found))
+        target = self._find(pod)
+        if not target.terminating:
+            self.world.spawn(self.world.end_of(target))
 
 
 class SimRollouts:

@@ -1,5 +1,6 @@
-"""One seed: a cluster, some promotion Jobs with their retries, bad weather, and at the end the
-checks of what must hold.
+"""One seeded scenario: a cluster, promotion Jobs with retries, and random faults.
+
+At the end the scenario checks that everything agrees.
 """
 
 import asyncio
@@ -8,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fraudops.errors import RefusedError, StoreDownError
-from fraudops.promotion.convergence import Deadlines, PromotionResult
-from fraudops.promotion.ports import PromotionCandidate
+from fraudops.promotion.convergence import PromotionResult
+from fraudops.promotion.ports import Deadlines, PromotionCandidate, PromotionPorts
 from fraudops.promotion.protocol import Promoter, PromotionRequest
 from fraudops.promotion.reconcile import reconcile
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord, Strategy
@@ -33,7 +34,7 @@ PRODUCT = Rules()
 
 @dataclass(frozen=True)
 class Job:
-    """One request, as a Kubernetes Job runs it: up to TRIES processes with one id."""
+    """One request as a Kubernetes Job runs it: up to TRIES processes with one id."""
 
     id: str
     version: str
@@ -45,7 +46,7 @@ def choose(job: Job) -> Callable[[ServingRecord], Awaitable[PromotionCandidate]]
     async def gate(record: ServingRecord) -> PromotionCandidate:
         if job.rollback:
             if not record.stack:
-                raise RefusedError("nothing to go back to")
+                raise RefusedError("no version to roll back to")
             entry = record.stack[0]
             return PromotionCandidate(
                 entry.version, entry.digest, entry.schema_fingerprint, entry.verdict, entry.waiver
@@ -63,7 +64,7 @@ class Scenario:
         self,
         seed: int,
         rules: Rules = PRODUCT,
-        promoter: type[Promoter] = Promoter,
+        promoter: Callable[[PromotionPorts], Promoter] = Promoter,
         strategies: tuple[Strategy, ...] = STRATEGIES,
     ) -> None:
         self.world, self.strategies = SimulatedWorld(seed, rules), strategies
@@ -72,7 +73,7 @@ class Scenario:
         self.failure: BaseException | None = None
 
     def run(self) -> SimulatedWorld:
-        """Raises Violation with the seed's trace."""
+        """Run the scenario and return its world. Raises Violation with the seed's trace."""
         world = self.world
         with asyncio.Runner(
             loop_factory=lambda: SimulatedLoop(self._idle, lambda: world.clock)
@@ -97,32 +98,32 @@ class Scenario:
         assert main is not None
         self.main = main
         try:
-            await self._story()
+            await self._play()
         except asyncio.CancelledError:
             main.uncancel()
         for task in self.world.tasks:
             task.cancel()
         outcomes = await asyncio.gather(*self.world.tasks, return_exceptions=True)
-        faults = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-        if self.failure or faults:
-            raise self.failure or faults[0]
+        errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        if self.failure or errors:
+            raise self.failure or errors[0]
 
-    # -- the story
+    # -- the run
 
-    async def _story(self) -> None:
+    async def _play(self) -> None:
         world, chance = self.world, self.world.random
-        self._found_cluster()
+        self._create_cluster()
         jobs = [self._job(number) for number in range(chance.randint(1, 3))]
         running = [world.spawn(self._run_job(job)) for job in jobs]
         world.spawn(world.control())
-        weather = world.spawn(self._weather())
+        faults = world.spawn(self._faults())
         while not all(task.done() for task in running):
             await world.step(seconds=1.0)
-            self._look(running)
-        weather.cancel()
+            self._raise_failures(running)
+        faults.cancel()
         await self._settle()
 
-    def _look(self, tasks: list[Any]) -> None:
+    def _raise_failures(self, tasks: list[Any]) -> None:
         for task in [*tasks, *self.world.tasks]:
             if task.done() and not task.cancelled() and task.exception():
                 raise task.exception()
@@ -137,7 +138,7 @@ class Scenario:
             strategy=chance.choice(self.strategies),
         )
 
-    def _found_cluster(self) -> None:
+    def _create_cluster(self) -> None:
         world, chance = self.world, self.world.random
         world.replicas = chance.randint(1, 5)
         if chance.random() < 0.85:
@@ -165,11 +166,11 @@ class Scenario:
             )
             world.commits += [(1, "B"), (2, "A")]
             world.aliases = {"production": "1", "champion": "2"}
-            # The record came back from a backup: the pods have seen a later epoch than it knows.
+            # The record was restored from a backup: the pods serve a later epoch than it names.
             world.restored = chance.random() < 0.08
             world.commits += [(7, "B")] if world.restored else []
         for _ in range(world.replicas):
-            pod = world.birth(
+            pod = world.start_pod(
                 slow=chance.choice([0, 0, 0.5, 6]),
                 refuses=frozenset({"C"}) if chance.random() < 0.06 else frozenset(),
             )
@@ -199,7 +200,10 @@ class Scenario:
             await world.step(seconds=chance.random() * 20)
 
     async def _try(self, job: Job, actor: Actor) -> PromotionResult | None:
-        """None when the try ended with a code that is tried again."""
+        """Run one process of a job.
+
+        Returns None if it ended with an exit code after which the Job tries again.
+        """
         world = self.world
         request = PromotionRequest(
             id=job.id,
@@ -223,51 +227,54 @@ class Scenario:
             world.promised = (result.epoch, dict(world.commits)[result.epoch])
             world.check_promise()
         elif result.outcome == "refused" and committed:
-            raise Violation(f"{job.id} was refused and has committed")
+            raise Violation(f"{job.id} was refused after it committed")
         return result if result.outcome != "unconfirmed" else None
 
     def _promoter(self, actor: Actor) -> Promoter:
         world = self.world
-        return self.promoter(
-            SimRecords(world, actor),
-            SimLock(world, actor),
-            SimAliases(world, actor),
-            SimPods(world, actor),
-            SimJournal(world, actor),
-            SimClock(world, actor),
-            lambda text: world.note(f"{actor.name}: {text}"),
-            Deadlines(prepare=20, activate=20, retry=30, rollout=90),
-            SimRollouts(world, actor),
+        ports = PromotionPorts(
+            records=SimRecords(world, actor),
+            lock=SimLock(world, actor),
+            aliases=SimAliases(world, actor),
+            pods=SimPods(world, actor),
+            journal=SimJournal(world, actor),
+            clock=SimClock(world, actor),
+            rollouts=SimRollouts(world, actor),
+            deadlines=Deadlines(prepare=20, activate=20, retry=30, rollout=90),
+            say=lambda text: world.note(f"{actor.name}: {text}"),
         )
+        return self.promoter(ports)
 
-    async def _weather(self) -> None:
+    async def _faults(self) -> None:
         world, chance = self.world, self.world.random
         while not world.calm:
             await world.step(seconds=chance.random() * 12)
             living = [pod for pod in world.pods if not pod.gone and not pod.terminating]
-            storm = chance.random()
-            if storm < 0.2 and living:
+            draw = chance.random()
+            if draw < 0.2 and living:
                 world.spawn(world.end_of(chance.choice(living)))
-            elif storm < 0.35:
+            elif draw < 0.35:
                 world.replicas = max(1, min(6, world.replicas + chance.choice([-1, 1, 1])))
-            elif storm < 0.45 and living:
+            elif draw < 0.45 and living:
                 chance.choice(living).silent_until = world.clock + chance.random() * 60
-            elif storm < 0.5:
+            elif draw < 0.5:
                 for pod in living:
                     pod.silent_until = world.clock + chance.random() * 40
-            elif storm < 0.55:
+            elif draw < 0.55:
                 world.registry_down_until = world.clock + chance.random() * 30
 
     # -- the end
 
     async def _settle(self) -> None:
-        """The weather ends, promoters are finished or dead: everything must agree, or somebody
-        alive reports it.
+        """End the faults, and check that record, registry and pods agree.
+
+        All promoters have finished or are dead.
         """
         world = self.world
         world.calm, world.registry_down_until = True, 0.0
         for pod in world.pods:
             pod.silent_until = 0.0
+        # Longer than a lease: a dead promoter's lock is free after it.
         await world.step(seconds=40)
         await self._reconcile()
         await world.step(seconds=90)
@@ -286,7 +293,7 @@ class Scenario:
             )
 
     def _check_agreement(self) -> None:
-        self._look([])
+        self._raise_failures([])
         world, current = self.world, self.world.record.current
         for pod in world.pods:
             if (
@@ -294,7 +301,7 @@ class Scenario:
                 or pod.gone
                 or pod.terminating
                 or current.digest in pod.refuses
-                or pod.born_at > world.clock - 10
+                or pod.started_at > world.clock - 10
             ):
                 continue
             if not pod.ready:
@@ -305,16 +312,17 @@ class Scenario:
                 current.digest,
             ) and not restored_and_reported:
                 raise Violation(
-                    f"{pod.name} is at {pod.digest} epoch {pod.epoch}, the record at {current.digest} epoch {current.epoch}"
+                    f"{pod.name} is at {pod.digest} epoch {pod.epoch},"
+                    f" the record at {current.digest} epoch {current.epoch}"
                 )
 
     async def _promote_in_calm(self) -> None:
-        """With the weather gone the next promotion goes through, whatever the earlier ones have left."""
+        """Check that a promotion without faults succeeds, whatever the earlier ones left."""
         world = self.world
         for pod in world.pods:
             pod.slow, pod.refuses = 0.0, frozenset()
         result = await self._try(Job("calm", "2"), Actor("calm/0"))
         if result is None or result.outcome not in ("done", "unchanged"):
-            raise Violation(f"in calm weather a promotion ended {result}")
+            raise Violation(f"without faults a promotion ended {result}")
         await world.step(seconds=10)
         self._check_agreement()

@@ -1,5 +1,6 @@
-"""A cluster of fake pods, one record, one registry, one lease; messages are lost, pods are slow,
-refuse, die and are born, promoters are killed and paused.
+"""A cluster of fake pods, one record, one registry and one lease.
+
+Messages are lost. Pods are slow, refuse, die and start. Promoters are killed and paused.
 """
 
 import asyncio
@@ -15,12 +16,12 @@ POLL_SECONDS = 2.0
 
 
 class Violation(AssertionError):
-    """Something that must hold did not."""
+    """A rule that must always hold was broken."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The pods' rules of PROMOTION.md, each of which can be switched off."""
+    """The pods' rules of the promotion protocol, each of which can be switched off."""
 
     refuse_lower_epochs: bool = True
     pods_poll: bool = True
@@ -31,7 +32,10 @@ class Rules:
 
 @dataclass
 class Actor:
-    """A promoter's process: killed at a step, it never runs again; paused at one, its steps wait."""
+    """A promoter's process.
+
+    If it is killed at a step, it never runs again. If it is paused at a step, its steps wait.
+    """
 
     name: str
     kill_at: int | None = None
@@ -66,11 +70,11 @@ class SimPod:
     digest: str | None = None
     prepared: dict[str, tuple[int, float]] = field(default_factory=dict)
     template: Template = None
-    born_at: float = 0.0
+    started_at: float = 0.0
 
 
 class SimulatedWorld:
-    """Time, chance and truth of one seed."""
+    """Time, random choices and state of one seed."""
 
     def __init__(self, seed: int, rules: Rules = Rules(), calm: bool = False) -> None:
         self.random = random.Random(seed)
@@ -82,7 +86,7 @@ class SimulatedWorld:
         self.aliases: dict[str, str] = {}
         self.registry_down_until = 0.0
         self.pods: list[SimPod] = []
-        self.born = 0
+        self.pods_started = 0
         self.replicas = 0
         self.lease: tuple[str, float] | None = None
         self.rows: dict[str, Attempt] = {}
@@ -96,7 +100,7 @@ class SimulatedWorld:
         self.annotated: set[tuple[int, str]] = set()
         self.restored = False
 
-    # -- time and chance
+    # -- time and random choices
 
     def note(self, text: str) -> None:
         self.trace.append(f"{self.clock:8.2f} {text}")
@@ -105,7 +109,7 @@ class SimulatedWorld:
         return not self.calm and self.random.random() < probability
 
     def advance(self) -> None:
-        """Resolves one waiting step, chosen by chance among those that are due; else time jumps."""
+        """Resolve one random step among those that are due; if none is due, move the clock."""
         runnable = [
             w for w in self.waiting if not w.future.done() and (w.actor is None or w.actor.alive)
         ]
@@ -126,7 +130,7 @@ class SimulatedWorld:
         chosen.future.set_result(None)
 
     async def step(self, actor: Actor | None = None, seconds: float = 0.0) -> None:
-        """One point at which anything else may happen, after at least `seconds`."""
+        """Wait for at least `seconds`; anything else may happen before it returns."""
         delay = seconds + self.random.random() * 0.04
         if actor:
             self._count(actor)
@@ -151,8 +155,9 @@ class SimulatedWorld:
     # -- what must hold at every moment
 
     def check_promise(self) -> None:
-        """A promotion that returned success is kept by every pod that answers, until the next
-        commit or the next reservation by rollout.
+        """Check that every answering pod still serves the last successful promotion.
+
+        The promise ends with the next commit or the next reservation by rollout.
         """
         if self.promised and self.record.reserved and self.record.reserved.strategy == "rollout":
             self.promised = None
@@ -160,8 +165,10 @@ class SimulatedWorld:
             return
         for pod in self.pods:
             if pod.ready and not pod.gone and pod.digest != self.promised[1]:
+                epoch, digest = self.promised
                 raise Violation(
-                    f"{pod.name} answers with {pod.digest} after {self.promised[1]} was promised (epoch {self.promised[0]})"
+                    f"{pod.name} answers with {pod.digest} after {digest} was promised"
+                    f" (epoch {epoch})"
                 )
 
     def serve(self, pod: SimPod, epoch: int, digest: str) -> None:
@@ -178,11 +185,13 @@ class SimulatedWorld:
 
     # -- pods
 
-    def birth(self, **traits: Any) -> SimPod:
-        self.born += 1
-        pod = SimPod(f"pod-{self.born}", template=self.template, born_at=self.clock, **traits)
+    def start_pod(self, **traits: Any) -> SimPod:
+        self.pods_started += 1
+        pod = SimPod(
+            f"pod-{self.pods_started}", template=self.template, started_at=self.clock, **traits
+        )
         self.pods.append(pod)
-        self.note(f"{pod.name} is born")
+        self.note(f"{pod.name} starts")
         self.spawn(self._live(pod))
         return pod
 
@@ -204,7 +213,7 @@ class SimulatedWorld:
                 await self.follow(pod)
 
     async def follow(self, pod: SimPod) -> None:
-        """Reads the record now and swaps; between reading and swapping anything may happen."""
+        """Read the record and serve its entry; anything may happen between the two."""
         entry = self.record.current
         await self.step(seconds=pod.slow * self.random.random())
         self._expire(pod)
@@ -220,32 +229,33 @@ class SimulatedWorld:
         self.serve(pod, entry.epoch, entry.digest)
 
     def _obey_annotation(self, pod: SimPod) -> None:
-        """Only while the record says the same: reserved, or already committed.
+        """Serve the template's target if the record reserves or has committed exactly it.
 
-        A pod that cannot load it takes the record's.
+        A pod that cannot load that target takes the record's.
         """
         if pod.template is None or pod.template[1] in pod.refuses:
             return
-        wanted = target_of(self.record, ServingTarget(pod.template[0], "", pod.template[1]))
-        obeyed = wanted is not None and (wanted.epoch, wanted.digest) == pod.template
+        target = target_of(self.record, ServingTarget(pod.template[0], "", pod.template[1]))
+        obeyed = target is not None and (target.epoch, target.digest) == pod.template
         if obeyed or not self.rules.annotation_needs_the_record:
             self.serve(pod, *pod.template)
 
     async def control(self) -> None:
-        """The Deployment's controller: one pod more than wanted, none less; old templates are
-        replaced by the present one.
+        """Act as the Deployment's controller, with a surge of one pod and none unavailable.
+
+        Pods of old templates are replaced by pods of the present one.
         """
         while True:
             await self.step(seconds=1.0)
             living = [pod for pod in self.pods if not pod.gone and not pod.terminating]
             old = [pod for pod in living if pod.template != self.template]
             if len(living) < self.replicas or (old and len(living) == self.replicas):
-                self.birth()
+                self.start_pod()
             elif old and sum(pod.ready for pod in living) > self.replicas:
                 self.spawn(self.end_of(old[0]))
 
     def _expire(self, pod: SimPod) -> None:
-        """Drops what was prepared beyond its deadline, or for an epoch that the record has passed."""
+        """Drop prepared bundles past their deadline, or of epochs that the record has passed."""
         kept = {
             digest: (epoch, end)
             for digest, (epoch, end) in pod.prepared.items()
@@ -254,11 +264,12 @@ class SimulatedWorld:
         pod.prepared = kept
 
     async def end_of(self, pod: SimPod) -> None:
-        """A graceful end: the pod still answers while it drains, and is listed until its object is
-        gone.
+        """End a pod gracefully.
+
+        The pod answers while it drains, and is listed until its object is gone.
         """
         pod.terminating = True
-        self.note(f"{pod.name} is asked to end")
+        self.note(f"{pod.name} begins to end")
         await self.step(seconds=1 + self.random.random() * 6)
         pod.ready, pod.up, pod.gone = False, False, True
         self.note(f"{pod.name} is gone")

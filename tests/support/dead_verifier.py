@@ -1,6 +1,7 @@
-"""Runs a module whose first forked process dies at once: `python -m tests.support.dead_prover MODULE`.
+"""A program whose first fork dies immediately.
 
-The inference service forks its prover first.
+Run `python -m tests.support.dead_verifier MODULE`. The first process that the inference service
+forks is its bundle verifier.
 """
 
 import os
@@ -10,7 +11,7 @@ import sys
 fork = os.fork
 
 
-def die() -> int:
+def fork_a_dead_process() -> int:
     os.fork = fork
     pid = fork()
     if pid == 0:
@@ -19,5 +20,5 @@ def die() -> int:
 
 
 if __name__ == "__main__":
-    os.fork = die
+    os.fork = fork_a_dead_process
     runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)

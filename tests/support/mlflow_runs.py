@@ -1,0 +1,20 @@
+"""Runs of a real MLflow server, written through its REST API as a training job would."""
+
+from tests.support.http_client import HTTP
+
+API = "/api/2.0"
+
+
+def new_run(url: str) -> str:
+    """Create a run in the default experiment and return its id."""
+    answer = HTTP.post(
+        f"{url}{API}/mlflow/runs/create", json={"experiment_id": "0", "start_time": 1}
+    ).json()
+    return str(answer["run"]["info"]["run_id"])
+
+
+def put(url: str, run: str, name: str, data: bytes) -> None:
+    """Upload `data` as the artifact `name` of a run. Raises httpx.HTTPStatusError."""
+    HTTP.put(
+        f"{url}{API}/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}", content=data
+    ).raise_for_status()

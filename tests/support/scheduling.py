@@ -1,0 +1,41 @@
+"""Scheduling: which files share a test process, and which files start first."""
+
+from pathlib import Path
+
+from xdist.scheduler import LoadFileScheduling
+
+# These files share one whole product, so that one test process runs them all. A file that is
+# missing from the list works too, but starts a second product.
+ON_THE_PLATFORM = (
+    "test_promotion.py",
+    "test_readme.py",
+    "test_predict.py",
+    "test_simulate.py",
+    "test_score_served.py",
+    "test_smoke_test.py",
+)
+# The longest files start first, so that all test processes end at about the same time.
+LONGEST = (
+    "test_demo.py",
+    *ON_THE_PLATFORM,
+    "test_supervisor.py",
+    "test_faults.py",
+    "test_inference_start.py",
+    "test_inference_pod_coordinator.py",
+    "test_promotion_simulation.py",
+    "test_pipeline.py",
+    "test_second_schema.py",
+    "test_shipper.py",
+    "test_drift.py",
+    "test_spool_volume.py",
+    "test_durability.py",
+    "test_inference_process.py",
+)
+
+
+class PlatformScheduling(LoadFileScheduling):
+    """Keep the tests of a file together, and the files that share the whole product."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "the platform" if Path(file).name in ON_THE_PLATFORM else file
