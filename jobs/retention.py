@@ -57,7 +57,7 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
             }
             for number, partition in enumerate(due):
                 try:
-                    dropped = await retention.take_out(connection, partition, settings.export)
+                    dropped = await retention.remove_day(connection, partition, settings.export)
                 except retention.InUseError as error:
                     notices.print(
                         f"{partition.day} stays until the next run: {error}", markup=False

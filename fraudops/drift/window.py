@@ -83,7 +83,7 @@ async def recent(
     opening = _Opening(keys)
     with translated(str(engine.url)):
         async with engine.connect() as connection:
-            window = await sampling.look(connection, asked)
+            window = await sampling.estimate_window(connection, asked)
             level = 0 if window.small else window.all.level(limit, INDEXED_LEVEL)
             rows = 0 if level else int(await connection.scalar(_COUNT, _filled(_COUNT, asked)) or 0)
             drawn = await _stream(
