@@ -12,7 +12,8 @@ Sealed features are the msgpack of the features under AES-256-GCM-SIV (RFC 8452)
 the prediction. Nonces are random, and one key may seal 2^32 rows within weeks. With GCM-SIV a
 repeated nonce only reveals whether two rows are equal; with GCM it would break the encryption.
 
-Hashed features are the keyed BLAKE2b (RFC 7693) of the same bytes. Equal features have equal hashes.
+Hashed features are the keyed BLAKE2b (RFC 7693) of the same bytes. Equal features have equal
+hashes.
 """
 
 import base64

@@ -16,9 +16,10 @@ CONNECT_SECONDS = 10.0
 # resources, shutdown and recovery, locks, conflicts, a standby, a missing role or database.
 TEMPORARY = ("08", "53", "57", "55", "40", "25006", "28", "3D", "58", "XX")
 NO_SCHEMA = ("42P01", "42703", "3F000")
+# Errors of the connection itself. InternalClientError is one of them, because asyncpg's own state
+# breaks when the server ends the connection during a COPY.
 AWAY = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-# The errors of asyncpg and of its sockets. InternalClientError is one of them, because asyncpg's
-# own state breaks when the server ends the connection during a COPY.
+# All errors that asyncpg raises.
 TROUBLE = (asyncpg.PostgresError, *AWAY)
 
 

@@ -117,7 +117,7 @@ class DeadLetters:
     def replay(self) -> ReplayResult:
         """Write the records of dead letters to the spool, and delete those dead letters.
 
-        After a crash the next replay starts again; the table ignores records that it has already.
+        After a crash the next replay starts again. The table ignores records that it already has.
         Raises StoreDownError while another replay runs, SpoolFullError, DataError.
         """
         done = ReplayResult()
@@ -173,6 +173,7 @@ class DeadLetters:
         sync_folder(self.folder)
 
     def _write(self, entries: Sequence[DeadLetter]) -> None:
+        """Append the entries to the file of today, and sync it."""
         if not entries:
             return
         with locked(self.folder / "put.lock"):
@@ -198,6 +199,7 @@ class DeadLetters:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
+        """Keep other replays out. Raises StoreDownError while one runs."""
         with try_locked(self.folder / "replay.lock") as held:
             if not held:
                 raise StoreDownError("another replay is running: try again when it has ended")

@@ -34,7 +34,7 @@ ORDER BY day.relname DESC
 
 
 async def index_days(connection: Any, seconds: float) -> tuple[list[str], list[str]]:
-    """Index partitions, the newest first; return those that were indexed and those that were not.
+    """Index partitions, the newest first; return the indexed ones and the remaining ones.
 
     A partition is not indexed when `seconds` are over, or when it is in use for too long. Nothing
     is done while another process does it. Raises the errors of asyncpg.

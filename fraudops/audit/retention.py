@@ -1,6 +1,6 @@
-"""Retention: old days of predictions are detached from the table, exported if asked, and dropped.
+"""Retention: detach old days of predictions from the table, export them, and drop them.
 
-Writers never wait for it.
+The export to Parquet is optional. Writers never wait for retention.
 """
 
 import asyncio
@@ -112,7 +112,7 @@ async def _retry_when_locked(step: Callable[[], Any]) -> None:
         except asyncpg.LockNotAvailableError as error:
             if not left:
                 raise InUseError(
-                    f"the table is being read for longer than {LOCK_SECONDS} s at a time"
+                    f"the table is read for longer than {LOCK_SECONDS} s at a time"
                 ) from error
             await asyncio.sleep(PAUSE_SECONDS)
         else:

@@ -35,7 +35,7 @@ SAMPLE_KEY = "(get_byte(uuid_send(id), 14) * 256 + get_byte(uuid_send(id), 15))"
 # the same as in the migration r0003.
 SAMPLE_LEVEL = f"({SAMPLE_KEY} & -{SAMPLE_KEY})"
 INDEXED = f"(prediction = 1 OR {SAMPLE_KEY} & 7 = 0)"
-WANTED = (
+MODEL_FILTER = (
     "(CAST(:model_name AS text) IS NULL OR model_name = :model_name) "
     "AND (CAST(:model_digest AS text) IS NULL OR model_digest = :model_digest)"
 )
@@ -47,7 +47,7 @@ WHOLE = f"{WITHIN} AND id >= CAST(:lowest AS uuid) AND id < CAST(:beyond AS uuid
 # compilation to save time.
 PLANNER_SETTINGS = (text("SET LOCAL enable_seqscan = off"), text("SET LOCAL jit = off"))
 _PILOT = text(f"""
-SELECT prediction, count(*) AS rows, count(*) FILTER (WHERE {WANTED}) AS matching
+SELECT prediction, count(*) AS rows, count(*) FILTER (WHERE {MODEL_FILTER}) AS matching
 FROM predictions
 WHERE prediction IN (0, 1) AND {SAMPLE_LEVEL} = ANY(CAST(:lowest_bits AS integer[]))
   AND {INDEXED} AND {WITHIN}
@@ -94,7 +94,7 @@ class WindowEstimate:
 def query_parameters(
     since: datetime, until: datetime, model_name: str | None = None, model_digest: str | None = None
 ) -> dict[str, Any]:
-    """Return the parameters of the conditions WANTED, WITHIN and WHOLE."""
+    """Return the parameters of the conditions MODEL_FILTER, WITHIN and WHOLE."""
     # An id begins with 48 bits of Unix milliseconds.
     lowest, beyond = (
         str(UUID(int=max(0, int(moment.timestamp() * 1000) + more) << 80))
