@@ -31,12 +31,16 @@ from tests.support.waiting import eventually
 # The shipper with shorter times: it adopts folders, and counts them as silent, within a test.
 PROGRAM = """
 import sys
-import fraudops.spool.volume
-import services.shipper.__main__
-import services.shipper.orphan_adoption
-fraudops.spool.volume.SILENT_SECONDS = float(sys.argv[1])
-services.shipper.orphan_adoption.LOOK_SECONDS = 0.2
-services.shipper.__main__.main()
+import fraudops.spool.volume as volume
+import services.shipper.__main__ as shipper
+import services.shipper.orphan_adoption as orphan_adoption
+for module, name, value in (
+    (volume, "SILENT_SECONDS", float(sys.argv[1])),
+    (orphan_adoption, "LOOK_SECONDS", 0.2),
+):
+    assert hasattr(module, name), name
+    setattr(module, name, value)
+shipper.main()
 """
 NOWHERE = "postgresql://u:p@127.0.0.1:{}/d"
 Pods = Callable[..., RunningShipper]
