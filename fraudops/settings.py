@@ -185,6 +185,10 @@ class GateLimits(Group):
     )
     seed: int = Field(GateSettings.seed, ge=0, description="Seed of the bootstrap.")
 
+    def as_gate_settings(self) -> GateSettings:
+        """Return the limits as the gates take them."""
+        return GateSettings(**self.model_dump())
+
 
 class ClusterSettings(Group):
     """Set in the cluster only: without a release the programs work on this machine's state folder."""

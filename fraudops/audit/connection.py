@@ -3,6 +3,8 @@
 It does not import SQLAlchemy, which would make the shipper start slowly.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,6 +61,16 @@ async def connect(url: str, program: str = "fraudops") -> Any:
         raise  # It is a ValueError too, but it quotes no password.
     except ValueError:
         raise malformed("DATABASE_URL") from None
+
+
+@asynccontextmanager
+async def open_connection(url: str, program: str = "fraudops") -> AsyncIterator[Any]:
+    """Open a connection as `connect` does, for one block, and close it at the end of the block."""
+    connection = await connect(url, program)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 def sqlstate(error: BaseException) -> str:

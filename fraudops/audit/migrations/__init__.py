@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from fraudops.audit.connection import TROUBLE, connect
+from fraudops.audit.connection import TROUBLE, open_connection
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.indexing import index_days
 from fraudops.audit.partitions import MIGRATION_LOCK, ensure_partition
@@ -94,11 +94,8 @@ async def upgrade(url: str) -> Migrated:
 
 
 async def _index(url: str) -> None:
-    connection = await connect(url, "fraudops-migrate")
-    try:
+    async with open_connection(url, "fraudops-migrate") as connection:
         await index_days(connection, INDEX_SECONDS)
-    finally:
-        await connection.close()
 
 
 def _upgrade(connection: Connection) -> Migrated:
