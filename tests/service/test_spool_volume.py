@@ -304,7 +304,7 @@ def test_a_shipper_whose_folder_was_taken_ends_and_starts_with_a_new_one(
     running = start(pod, database)
     pod.folder.rename(pod.volume / "taken")
     assert running.process.wait(20) == 75
-    assert "keep flock across its nodes" in running.log.read_text()
+    assert "supports flock across nodes" in running.log.read_text()
     start(pod, database)
     sent = fill(pod.state.spool, [prediction()])
     expect(database, sent)
