@@ -13,8 +13,9 @@ import numpy as np
 
 from fraudops.datasets import Dataset, class_weights, load, row_hashes, split
 from fraudops.errors import BundleError, SettingsError, UnknownVersionError
+from fraudops.model.costs import Costs
 from fraudops.model.manifest import PIPELINE, Interval, Manifest
-from fraudops.model.metrics import Costs, evaluate
+from fraudops.model.metrics import evaluate
 from fraudops.model.pipeline_file import checked_probabilities, load_pipeline
 from fraudops.model.ranking import Floats
 from fraudops.model.scorer import Scorer, open_scorer

@@ -78,31 +78,6 @@ def helm_template(
     )
 
 
-def notes(*settings: str, files: tuple[str, ...] = ()) -> str:
-    """Return the notes that `helm install` would print with these settings and files."""
-    command = [
-        tool("helm"),
-        "install",
-        "fraudops",
-        str(CHART),
-        "--namespace",
-        "fraud",
-        "--dry-run=client",
-    ]
-    command += [argument for file in files for argument in ("--values", str(ROOT / file))]
-    command += [argument for setting in settings for argument in ("--set", setting)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.partition("NOTES:")[2]
-
-
 @functools.cache
 def text_of(
     variant: Variant, release: str = "fraudops", helm: str = "helm", chart: Path = CHART
@@ -132,31 +107,6 @@ def refusal(*settings: str, files: tuple[str, ...] = ()) -> str:
     done = helm_template(Variant(files, settings))
     assert done.returncode != 0, f"rendered with {settings}"
     return done.stderr
-
-
-def notes(*settings: str, files: tuple[str, ...] = ()) -> str:
-    """What helm prints at the end of an installation."""
-    command = [
-        tool("helm"),
-        "install",
-        "fraudops",
-        str(CHART),
-        "--namespace",
-        "fraud",
-        "--dry-run=client",
-    ]
-    command += [argument for file in files for argument in ("--values", str(ROOT / file))]
-    command += [argument for setting in settings for argument in ("--set", setting)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.partition("NOTES:")[2]
 
 
 def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:

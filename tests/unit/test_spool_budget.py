@@ -1,19 +1,19 @@
-"""How much of the spool is read at once, and whether to read on."""
+"""The size of one read of the spool, and whether another read follows."""
 
 from pathlib import Path
 
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.reader import SpoolReader
 
 FRAME = 116
 PAYLOADS = [bytes(100)] * 20
 
 
-def test_a_budget_is_for_those_who_have_records_and_holds_one_of_each_at_least(
+def test_a_budget_is_split_among_segments_that_have_records(
     tmp_path: Path,
 ) -> None:
-    writers = [SpoolWriter(tmp_path, name, AuditSettings()) for name in "abc"]
+    writers = [SpoolWriter(tmp_path, name, SpoolOptions()) for name in "abc"]
     reader = SpoolReader(tmp_path)
     writers[1].append_many(PAYLOADS)
     [(segment, piece)] = reader.read(10 * FRAME)
@@ -28,8 +28,8 @@ def test_a_budget_is_for_those_who_have_records_and_holds_one_of_each_at_least(
         writer.close()
 
 
-def test_a_segment_that_its_writer_left_has_more_behind_it_perhaps(tmp_path: Path) -> None:
-    writer = SpoolWriter(tmp_path, "w", AuditSettings())
+def test_a_finished_segment_may_have_a_successor(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "w", SpoolOptions())
     writer.append_many(PAYLOADS[:5])
     writer.close()
     reader = SpoolReader(tmp_path)
