@@ -130,7 +130,7 @@ async def test_every_client_of_what_fails_gets_a_problem(
     assert counts(caplog) == [19]
 
 
-class Caller:
+class WaitingCaller:
     status = 0
 
     def reply(self, status: int, headers: Any, body: bytes, request_id: str) -> None:
@@ -150,7 +150,7 @@ async def test_every_caller_of_the_fast_path_gets_a_problem(
     )
     failures = FailureLog()
     direct = FastPath(*parts, failures)
-    callers = [Caller() for _ in range(20)]
+    callers = [WaitingCaller() for _ in range(20)]
     for caller in callers:
         assert direct.submit(caller, b'"row"', None, 0.0)
     await asyncio.sleep(0)

@@ -126,7 +126,7 @@ async def test_every_usual_request_in_one_piece_takes_the_fast_path() -> None:
         await settle()
     assert application.taken == [(BODY, f"r-{number}") for number in range(3)]
     assert transport.written.count(b"HTTP/1.1 200 OK\r\n") == 3
-    assert transport.written.endswith(b"content-length: 5\r\nx-request-id: r-2\r\n\r\nshort")
+    assert transport.written.endswith(b"content-length: 4\r\nx-request-id: r-2\r\n\r\nfast")
     assert protocol.server_state.total_requests == 3
     assert application.usual == []
 
@@ -162,7 +162,7 @@ async def test_a_request_in_pieces_or_declined_reaches_the_application_complete(
     protocol, transport = connect(refusing)
     protocol.data_received(request())
     await settle()
-    assert refusing.long == [BODY]
+    assert refusing.usual == [BODY]
     assert transport.written.startswith(b"HTTP/1.1 204")
     # Cut within its head, the body still arrives in one piece.
     assert application.usual == [BODY]
