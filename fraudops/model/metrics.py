@@ -133,8 +133,11 @@ def _row_terms(
     """Return what each row adds to each weighted sum, (n, 5 + bins)."""
     fraud, flagged = (y == 1).astype(np.float64), (probability >= threshold).astype(np.float64)
     cost = np.where(flagged == 1, costs.review, fraud * (amount + costs.fee))
-    edges = np.minimum((probability * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = (edges[:, None] == np.arange(CALIBRATION_BINS)) * (probability - fraud)[:, None]
+    # The last bin includes the probability 1.
+    bins = np.minimum((probability * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    # One column per bin. The weighted sum of a column is the gap between the mean probability and
+    # the share of fraud in that bin, times the weight of the bin.
+    gaps = (bins[:, None] == np.arange(CALIBRATION_BINS)) * (probability - fraud)[:, None]
     return np.column_stack([np.ones(len(y)), fraud, flagged, fraud * flagged, cost, gaps])
 
 

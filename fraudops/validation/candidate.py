@@ -13,16 +13,10 @@ from fraudops.model.manifest import PIPELINE, Manifest
 from fraudops.model.pipeline_file import load_pipeline
 from fraudops.model.ranking import Floats
 from fraudops.model.scorer import Scorer, open_scorer
-from fraudops.model.verification import (
-    verify_bundle,
-)
+from fraudops.model.verification import verify_bundle
 from fraudops.registry import ModelVersion, Registry
 from fraudops.schema import load_schema
-from fraudops.validation.gates import (
-    GateResult,
-    GateSettings,
-    not_compared,
-)
+from fraudops.validation.gates import GateResult, GateSettings, not_compared
 from fraudops.validation.verdict import Production, TestScores, compare, nothing_to_compare
 
 
@@ -125,10 +119,9 @@ def production_probability(
 ) -> Floats:
     """Return the probabilities (n,) of the serving version's compiled scorer for the rows `x`.
 
-    Its bundle is read from the local cache, or else downloaded from the registry.
-
-    Raises UnknownVersionError or BundleError when its bundle is missing or is not the promoted one,
-    and StoreDownError when MLflow is down.
+    The bundle is read from the local cache, or else downloaded from the registry. Raises
+    UnknownVersionError or BundleError when it is missing or is not the promoted one, and
+    StoreDownError when MLflow is down.
     """
     cached = cache / production.digest
     if not cached.is_dir():
