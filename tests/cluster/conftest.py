@@ -20,17 +20,15 @@ COUNTS = Repetitions(20, 3, 10, 5, 100_000) if PROOF else Repetitions(3, 1, 2, 1
 OWN_NAMESPACES = {"test_upgrade.py", "test_runner.py", "test_ports.py"}
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the tests into two groups for `-n 2 --dist loadgroup`; each keeps its order.
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Deal the tests to two processes (`-n 2 --dist loadgroup`): two groups, each in its order.
 
-    It runs first, because xdist reads the groups in a hook of the same name.
+    xdist reads the groups when the collection ends, before any hook of a conftest runs then.
     """
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            own = item.path.name in OWN_NAMESPACES
-            group = "own namespaces" if own else "the installed release"
-            item.add_marker(pytest.mark.xdist_group(group))
+    if item.path.parent == Path(__file__).parent:
+        own = item.path.name in OWN_NAMESPACES
+        group = "own namespaces" if own else "the installed release"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
