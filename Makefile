@@ -96,6 +96,7 @@ kind-up: $(if $(FRAUDOPS_DATA),install) ## a kind cluster with everything, a fir
 
 # Two processes: one changes the installed release, the other works in namespaces of its own.
 # Figures are taken by one process alone.
+cluster-test: export KIND_ADDONS := metrics prometheus
 cluster-test: install kind-up ## the same, then the cluster's tests, `helm test` among them
 	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 2 --dist loadgroup) tests/cluster $(ARGS)
 

@@ -34,7 +34,8 @@ from fraudops.model.manifest import read_manifest, seal
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.state import State
-from services.supervisor.postgresql import PostgreSQL, start, stop
+from services.supervisor.postgresql import PostgreSQL
+from services.supervisor.postgresql_standalone import start, stop
 
 DRAIN_SECONDS = 300.0
 ADMIN_TOKEN = "of-the-benchmarks"

@@ -19,8 +19,9 @@ from benchmarks.protocols import TRANSACTION, TRANSACTIONS
 from fraudops.audit.records import Prediction, decode, encode
 from fraudops.ids import uuid7
 from fraudops.model.scorer import open_scorer
-from fraudops.settings import AuditSettings, InferenceSettings
+from fraudops.settings import InferenceSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.state import State
 
 Step = Callable[[int], Any]
@@ -60,7 +61,7 @@ def steps(models: BenchmarkModels, state: State) -> StepTimes:
         for transaction, answer in zip(read, scored, strict=True)
     ]
     encoded = [encode(record) for record in records]
-    writer = SpoolWriter(state.spool, "parts", AuditSettings(spool_max_bytes=8 << 30))
+    writer = SpoolWriter(state.spool, "parts", SpoolOptions(max_bytes=8 << 30))
     trees = open_scorer(models.folder / "trees")
     metrics = Metrics(state.metrics)
     astuple, features, answer_encoder = (

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fraudops.errors import SettingsError
 from fraudops.feature_encryption import Protect, protection, read_keys
+from fraudops.spool.options import SpoolOptions
 from fraudops.validation.gates import GateSettings
 
 PREFIX = "FRAUDOPS_"
@@ -80,23 +81,36 @@ class AuditSettings(OpeningSettings):
         description="How the features of an audited prediction are kept: as they are, encrypted, or as a keyed hash.",
     )
     fsync: Literal["always", "interval", "never"] = Field(
-        "interval",
+        SpoolOptions.fsync,
         description="What of the spool survives: with always the node, with interval the process, with never what the kernel does.",
     )
     fsync_interval_ms: int = Field(
-        100, ge=1, le=10_000, description="Milliseconds between two fsyncs when fsync is interval."
+        SpoolOptions.fsync_interval_ms,
+        ge=1,
+        le=10_000,
+        description="Milliseconds between two fsyncs when fsync is interval.",
     )
     spool_max_bytes: int = Field(
-        1 << 30,
+        SpoolOptions.max_bytes,
         ge=1 << 20,
         description="Room of the audit spool; when it is full the service answers 503 rather than score unaudited.",
     )
     segment_max_bytes: int = Field(
-        64 << 20, ge=1 << 16, description="A spool segment is closed at this size."
+        SpoolOptions.segment_bytes,
+        ge=1 << 16,
+        description="A spool segment is closed at this size.",
     )
 
     def protection(self) -> Protect | None:
         return protection(self.features, self.keys())
+
+    def spool_options(self) -> SpoolOptions:
+        return SpoolOptions(
+            fsync=self.fsync,
+            fsync_interval_ms=self.fsync_interval_ms,
+            max_bytes=self.spool_max_bytes,
+            segment_bytes=self.segment_max_bytes,
+        )
 
 
 class DriftSettings(Group):
@@ -170,6 +184,10 @@ class GateLimits(Group):
         description="Bootstrap resamples behind every interval.",
     )
     seed: int = Field(GateSettings.seed, ge=0, description="Seed of the bootstrap.")
+
+    def as_gate_settings(self) -> GateSettings:
+        """Return the limits as the gates take them."""
+        return GateSettings(**self.model_dump())
 
 
 class ClusterSettings(Group):

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from process import CLUSTER, ask, helm, kubectl, run, say
+from process import CLUSTER, ask, fail, helm, kubectl, run, say
 
 KIT = os.environ.get("KIND_KIT", "")
 
@@ -63,6 +63,8 @@ ADDONS = {
 
 def need(*names: str) -> None:
     """Install those of the add-ons that the cluster does not have."""
+    if unknown := set(names) - set(ADDONS):
+        fail(f"no add-on is called {', '.join(unknown)}; there are {', '.join(ADDONS)}")
     missing = [name for name in names if not ask(*kubectl("get", *ADDONS[name].sign, "-o", "name"))]
     if not missing:
         return

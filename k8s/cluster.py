@@ -9,6 +9,7 @@ must be on PATH. Every wait has a deadline; when it passes, the events and logs 
 | KIND_IMAGE     | the node image; empty means the default of the installed kind        |
 | KIND_CONFIG    | the cluster's configuration file                                     |
 | KIND_URL       | where the ingress answers                                            |
+| KIND_ADDONS    | what the cluster gets besides an ingress: metrics, prometheus        |
 | KIND_KIT       | a folder with `up` and `addons/up`, for machines that pull no images |
 | BASE_IMAGE     | the base of the three images                                         |
 | FRAUDOPS_DATA  | the file that the first model is trained on                          |
@@ -47,6 +48,7 @@ from process import (
 ROOT = Path(__file__).parents[1]
 NODE_IMAGE = os.environ.get("KIND_IMAGE", "kindest/node:v1.34.4")
 CONFIG = os.environ.get("KIND_CONFIG", str(ROOT / "kind-config.yaml"))
+ADDONS = os.environ.get("KIND_ADDONS", "").split()
 DATA = os.environ.get("FRAUDOPS_DATA", "")
 URL = os.environ.get("KIND_URL", "http://localhost:8080")
 RELEASE = "fraudops"
@@ -110,7 +112,7 @@ def tag(name: str) -> str:
 
 
 def cluster() -> None:
-    """Create the cluster unless it exists, with an ingress controller."""
+    """Create the cluster unless it exists, with an ingress controller and the other add-ons."""
     if CLUSTER in ask("kind", "get", "clusters").split():
         say(f"the cluster {CLUSTER} exists")
     else:
@@ -118,7 +120,7 @@ def cluster() -> None:
         shape = ["--name", CLUSTER, "--config", CONFIG]
         shape += ["--image", NODE_IMAGE] if NODE_IMAGE else []
         run("kind", "create", "cluster", *shape, "--wait", "180s")
-    addons.need("ingress")
+    addons.need("ingress", *ADDONS)
 
 
 def load() -> None:

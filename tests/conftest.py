@@ -19,7 +19,8 @@ from psycopg import sql
 
 from jobs.score import command as score_command
 from services.mlflow import server as mlflow_server
-from services.supervisor.postgresql import OWNER, PostgreSQL, start
+from services.supervisor.postgresql import OWNER, PostgreSQL
+from services.supervisor.postgresql_standalone import start
 from tests.support.commands import Caller
 from tests.support.http_client import HTTP
 from tests.support.platform import Platform, whole_platform
@@ -84,7 +85,7 @@ def postgresql(postgresql_server: PostgreSQL) -> str:
 def _template(postgresql_server: PostgreSQL) -> str:
     """A database with the audit's tables, migrated once. Each test gets a copy of it."""
     program = (
-        "import os; from fraudops.audit.database import migrate;"
+        "import os; from fraudops.audit.migrations import migrate;"
         " migrate(os.environ['DATABASE_URL'])"
     )
     with (

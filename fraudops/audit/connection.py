@@ -3,6 +3,8 @@
 Light: the shipper imports no SQLAlchemy.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -56,6 +58,16 @@ async def connect(url: str, program: str = "fraudops") -> Any:
         raise  # also a ValueError, but one that quotes no password
     except ValueError:
         raise malformed("DATABASE_URL") from None
+
+
+@asynccontextmanager
+async def open_connection(url: str, program: str = "fraudops") -> AsyncIterator[Any]:
+    """Open a connection as `connect` does, for one block, and close it at the end of the block."""
+    connection = await connect(url, program)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 def sqlstate(error: BaseException) -> str:

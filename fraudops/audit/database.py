@@ -1,18 +1,13 @@
-"""PostgreSQL by SQLAlchemy: engines, migration, and errors translated at the edge."""
+"""PostgreSQL by SQLAlchemy: engines, and errors translated at the edge."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from fraudops.audit.connection import TROUBLE, address, connect, dsn, why_away
 from fraudops.errors import StoreDownError
-
-if TYPE_CHECKING:
-    from fraudops.audit.migrations import Migrated
 
 
 def create_engine(url: str) -> AsyncEngine:
@@ -44,13 +39,3 @@ def translated(url: str | None = None) -> Iterator[None]:
         raise StoreDownError(
             f"PostgreSQL{f' at {address(url)}' if url else ''} {reason}"
         ) from error
-
-
-def migrate(url: str) -> "Migrated":
-    """Bring the database to this release's schema, with the partitions of today and tomorrow.
-
-    Raises StoreDownError.
-    """
-    from fraudops.audit.migrations import upgrade
-
-    return asyncio.run(upgrade(url))

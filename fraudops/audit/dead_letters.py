@@ -4,7 +4,6 @@ a line of JSON each, for people to look at and replay.
 
 import base64
 import contextlib
-import fcntl
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,11 +16,12 @@ import msgspec
 
 from fraudops.audit.records import decode, is_newer_kind
 from fraudops.errors import DataError, StoreDownError
+from fraudops.files import locked, sync_folder, try_locked
 from fraudops.ids import uuid7
-from fraudops.settings import AuditSettings
 from fraudops.spool.frames import MAX_FRAME
 from fraudops.spool.inspection import ScanResult, payloads
-from fraudops.spool.segments import ASIDE, NEWER, sync_folder
+from fraudops.spool.options import SpoolOptions
+from fraudops.spool.segments import ASIDE, NEWER
 from fraudops.spool.writer import SpoolWriter
 
 REPLAYER = "replay"
@@ -162,7 +162,7 @@ class DeadLetters:
     def _write(self, entries: Sequence[DeadLetter]) -> None:
         if not entries:
             return
-        with self._locked("put.lock"):
+        with locked(self.folder / "put.lock"):
             descriptor = os.open(
                 self.folder / f"{datetime.now(UTC):%Y%m%d}.jsonl",
                 os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
@@ -176,31 +176,18 @@ class DeadLetters:
 
     def _take(self) -> None:
         """From here on what the shipper sets aside goes to new files."""
-        with self._locked("put.lock"):
+        with locked(self.folder / "put.lock"):
             for path in self.folder.glob("*.jsonl"):
                 if not path.name.endswith(TAKEN):
                     stem = path.stem if is_final_file(path.name) else f"{path.stem}-{uuid7()}"
                     path.rename(self.folder / f"{stem}{TAKEN}")
 
     @contextlib.contextmanager
-    def _locked(self, name: str, how: int = fcntl.LOCK_EX) -> Iterator[None]:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, how)
-            yield
-        finally:
-            os.close(descriptor)
-
-    @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        try:
-            with self._locked("replay.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
-                yield
-        except BlockingIOError as error:
-            raise StoreDownError(
-                "another replay is running: try again when it has ended"
-            ) from error
+        with try_locked(self.folder / "replay.lock") as held:
+            if not held:
+                raise StoreDownError("another replay is running: try again when it has ended")
+            yield
 
 
 def is_final_file(name: str) -> bool:
@@ -266,7 +253,7 @@ def _is_record(payload: bytes) -> bool:
 @contextlib.contextmanager
 def _writer(spool: Path) -> Iterator[SpoolWriter]:
     """A writer whose appends are on the disk when they return."""
-    writer = SpoolWriter(spool, REPLAYER, AuditSettings(fsync="always"))
+    writer = SpoolWriter(spool, REPLAYER, SpoolOptions(fsync="always"))
     try:
         yield writer
     finally:

@@ -3,7 +3,6 @@ stays flat; on disk under their name only when whole.
 """
 
 import errno
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,7 @@ from sqlalchemy import DateTime, Double, LargeBinary, SmallInteger
 from fraudops.audit.partitions import partitions
 from fraudops.audit.tables import predictions
 from fraudops.errors import SettingsError, StoreDownError
-from fraudops.spool.segments import sync_folder
+from fraudops.files import publish, temporary_path
 
 if TYPE_CHECKING:
     import pyarrow
@@ -97,13 +96,11 @@ class ParquetFile:
         self.rows += rows
 
     def close(self) -> None:
-        """On the disk, and read back: it says that it holds what was written."""
+        """Finish the file, and read back that it holds what was written."""
         import pyarrow.parquet
 
         with _disk(self.path):
             self._writer.close()
-            with self.path.open("rb") as file:
-                os.fsync(file.fileno())
             if pyarrow.parquet.read_metadata(self.path).num_rows != self.rows:
                 raise StoreDownError(
                     f"{self.path} does not hold what was written to it: check the disk"
@@ -124,15 +121,14 @@ def whole_file(path: Path) -> Iterator[ParquetFile]:
 
     Raises SettingsError when somebody has it.
     """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    unfinished = temporary_path(path)
     check_new_file(path)
     try:
         file = ParquetFile(unfinished)
         yield file
         file.close()
         with _disk(path):
-            unfinished.rename(path)
-            sync_folder(path.parent)
+            publish(unfinished, path, durable=True)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -4,7 +4,6 @@ first writes and everybody else follows.
 
 import errno
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import msgspec
 
 from fraudops.canonical import canonical_json
 from fraudops.errors import SettingsError, StoreDownError
+from fraudops.files import atomic_file, temporary_path
 
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 SUFFIXES = (".csv", ".parquet")
@@ -114,7 +114,7 @@ def claim(layout: Layout, plan: BatchPlan) -> BatchPlan:
     """
     with writing(layout.plan):
         layout.folder.mkdir(parents=True, exist_ok=True)
-        temporary = unfinished(layout.plan)
+        temporary = temporary_path(layout.plan)
         temporary.write_bytes(canonical_json(plan))
         try:
             os.link(temporary, layout.plan)
@@ -161,20 +161,8 @@ def whole(path: Path) -> Iterator[Path]:
     """A name to write to; its file has the path's own once the block has ended well, and is on disk
     by then.
     """
-    temporary = unfinished(path)
-    with writing(path):
-        try:
-            yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def unfinished(path: Path) -> Path:
-    """Another name for every process, on whichever node."""
-    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.unfinished")
+    with writing(path), atomic_file(path, durable=True) as temporary:
+        yield temporary
 
 
 @contextmanager

@@ -26,13 +26,13 @@ from fraudops.batch.plan import (
     load,
     part,
     store,
-    unfinished,
     writing,
 )
 from fraudops.batch.rows import Matrix, RowChunk
 from fraudops.datasets.loading import ZIP
 from fraudops.datasets.parquet_file import MAGIC
 from fraudops.errors import DataError
+from fraudops.files import temporary_path
 
 Source = CsvSource | ParquetSource
 # Told after every piece: how much of the input is done, how much there is, and what was scored so
@@ -263,7 +263,7 @@ def _clear(layout: Layout, plan: BatchPlan) -> None:
     The folder goes at once, by a rename: no later run may find half of it.
     """
     if layout.folder.exists():
-        aside = unfinished(layout.folder)
+        aside = temporary_path(layout.folder)
         with writing(layout.folder), suppress(FileNotFoundError):
             layout.folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)

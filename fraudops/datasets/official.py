@@ -2,7 +2,6 @@
 and known by its checksum.
 """
 
-import fcntl
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import httpx
 
 from fraudops.canonical import sha256_file
 from fraudops.errors import SettingsError, StoreDownError
+from fraudops.files import try_lock
 from fraudops.proxies import UNUSABLE
 from fraudops.urls import split_url, without_credentials
 
@@ -192,8 +192,6 @@ def _continues(response: httpx.Response, done: int) -> bool:
 def _locked(part: Path) -> Iterator[BinaryIO]:
     """The part file, opened for appending by one process alone."""
     with part.open("r+b" if part.exists() else "w+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreDownError(f"{part}: another download is writing it; wait for it") from error
+        if not try_lock(file.fileno()):
+            raise StoreDownError(f"{part}: another download is writing it; wait for it")
         yield file

@@ -1,7 +1,6 @@
 """Rows to a CSV, gzipped CSV or Parquet file, by the file's suffix; read back, they are the same rows."""
 
 import gzip
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from fraudops.errors import SettingsError
+from fraudops.files import atomic_file
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
@@ -26,14 +26,10 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
     """Writes whole or not at all. Raises SettingsError when the place cannot be written."""
     check_suffix(path)
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with atomic_file(path) as part:
             _write(table, part, path.name)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
     except OSError as error:
         raise SettingsError(
             f"{path}: cannot be written ({error.strerror}); choose another --out"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fraudops.drift.psi import ColumnDrift, psi
+from fraudops.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,12 +53,8 @@ class Comparison:
         """
         page = self._snapshot.get_html_str(as_iframe=False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(
-            page.replace("<body>", f"<body>{_summary(title, lines, self.columns)}", 1),
-            encoding="utf-8",
-        )
-        temporary.replace(path)
+        page = page.replace("<body>", f"<body>{_summary(title, lines, self.columns)}", 1)
+        write_atomically(path, page.encode())
 
 
 @contextlib.contextmanager

@@ -1,1 +1,1 @@
-"""Bundles: manifest, scorer, pipeline file, metrics and verification."""
+"""Bundles: manifest, pipeline file, scorer, metrics and verification."""

@@ -1,10 +1,11 @@
-"""A bundle: everything that one model version carries, in one folder, under one digest.
+"""The manifest of a bundle: all files of one model version, in one folder, under one digest.
 
-bundle.json              the manifest below, as canonical JSON; its sha256 is the version's digest
-pipeline.skops           the fitted, calibrated scikit-learn pipeline (never opened by the service)
-scorer.json, scorer.onnx the compiled scorer (fraudops.model.scorer; the second only where the first says so)
-reference_rows.npy       float64 (rows, features + 1): feature values and, last, the pipeline's own probability
-drift_reference.parquet  features and probability (column `fraud_probability`) of the validation slice
+bundle.json              the manifest, as canonical JSON; its sha256 is the digest of the version
+pipeline.skops           the fitted, calibrated scikit-learn pipeline; the service never opens it
+scorer.json              the compiled scorer (fraudops.model.scorer)
+scorer.onnx              the model of a scorer of kind `onnx`; a linear scorer has no such file
+reference_rows.npy       float64 (rows, features + 1): features, then the pipeline's probability
+drift_reference.parquet  features and `fraud_probability` of the rows of the validation part
 train_rows.npy           uint64, sorted: a hash of each row that training saw
 """
 
@@ -24,7 +25,7 @@ REFERENCE_ROWS = "reference_rows.npy"
 PIPELINE = "pipeline.skops"
 DRIFT_REFERENCE = "drift_reference.parquet"
 TRAIN_ROWS = "train_rows.npy"
-# What a bundle, and a file of one, may be called where names come from elsewhere.
+# Names that arrive from outside become paths, so they must match these.
 DIGEST = re.compile(r"[0-9a-f]{64}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
@@ -36,7 +37,7 @@ class _Format(msgspec.Struct, frozen=True):
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """A point estimate with the bounds of its 95 % bootstrap interval."""
+    """A point estimate and the bounds of its 95 % bootstrap interval."""
 
     value: float
     lower: float
@@ -44,9 +45,9 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the rows came from;
+    """The data that a version was trained on.
 
-    `sample` marks the packaged sample, which is not a bank's production data.
+    `sample` is true for the packaged sample, which is not production data of a bank.
     """
 
     digest: str
@@ -58,9 +59,10 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScorerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """`max_abs_difference` is against the pipeline's float64 probabilities on the reference rows;
+    """The compiled scorer, compared with the pipeline's float64 probabilities.
 
-    `flips` counts decisions that differ at the threshold.
+    The comparison covers the reference rows and the test rows. `decision_mismatches` counts
+    the rows that scorer and pipeline place on different sides of the threshold.
     """
 
     kind: str
@@ -71,8 +73,8 @@ class ScorerInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `bundle.json`.
 
-    Fields of a later release are passed over. A change that every reader must understand
-    raises `format`, and readers look at that first.
+    Readers skip fields that a later release added. A change that every reader must understand
+    raises `format`, so readers check that field first.
     """
 
     format: int
@@ -98,9 +100,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def seal(folder: Path, manifest: Manifest) -> str:
-    """Writes `bundle.json` with the sha256 of every other file of the folder and returns the
-    bundle's digest.
-    """
+    """Write `bundle.json` with the sha256 of every other file and return the bundle's digest."""
     files = {
         path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST
     }
@@ -110,21 +110,26 @@ def seal(folder: Path, manifest: Manifest) -> str:
 
 
 def read_manifest(folder: Path, digest: str | None = None) -> Manifest:
-    """Reads `bundle.json`, refusing one whose sha256 is not `digest`. Raises BundleError."""
+    """Read `bundle.json`.
+
+    Raises BundleError when its sha256 is not `digest`, or when it cannot be read.
+    """
     try:
         data = (folder / MANIFEST).read_bytes()
     except OSError as error:
         raise BundleError(f"the bundle has no readable {MANIFEST} ({error.strerror})") from error
     if digest is not None and sha256_bytes(data) != digest:
         raise BundleError(
-            f"{MANIFEST} is not the one that was registered: its sha256 is {sha256_bytes(data)[:12]}, expected {digest[:12]}"
+            f"{MANIFEST} is not the one that was registered: "
+            f"its sha256 is {sha256_bytes(data)[:12]}, expected {digest[:12]}"
         )
     try:
+        # The format first: a manifest of a later format may not decode as this release's Manifest.
         version = msgspec.json.decode(data, type=_Format).format
         if version > FORMAT:
             raise BundleError(
                 f"the bundle has format {version}, and this release reads up to {FORMAT}: "
-                "upgrade fraudops where this message comes from"
+                "upgrade the fraudops that reports this error"
             )
         return msgspec.json.decode(data, type=Manifest)
     except msgspec.MsgspecError as error:
@@ -132,7 +137,10 @@ def read_manifest(folder: Path, digest: str | None = None) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Raises BundleError unless the folder holds exactly the manifest's files with their digests."""
+    """Check that the folder holds exactly the manifest's files, each with its digest.
+
+    Raises BundleError.
+    """
     present = {path.name for path in folder.iterdir()} - {MANIFEST}
     for name in sorted(present - manifest.files.keys()):
         raise BundleError(f"the bundle holds {name}, which its manifest does not name")

@@ -1,117 +1,28 @@
-"""How good probabilities are, with bootstrap intervals: plain arrays in, plain values out.
+"""Metrics of predicted probabilities, with bootstrap intervals.
 
-Every row has a weight (fraudops.datasets.class_weights), which brings enriched data back to its
-natural share of fraud. The bootstrap draws frauds and genuine rows each from their own kind (a
-stratified percentile bootstrap, Efron & Tibshirani 1993), so that no resample is without frauds.
+Each row has a weight (fraudops.datasets.class_weights). The weights restore the natural share of
+fraud in data that was enriched with frauds. The bootstrap is a stratified percentile bootstrap
+(Efron & Tibshirani 1993): it draws frauds and genuine rows separately, so that every resample
+contains frauds.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fraudops.errors import DataError
+from fraudops.model.costs import DEFAULT_COSTS, Costs
 from fraudops.model.manifest import Interval
+from fraudops.model.ranking import Curve, Floats, Ranking, check_rows
 
-Floats = NDArray[np.float64]
 Metric = Literal["roc_auc", "average_precision"]
 
 FIXED_PRECISION = 0.80
 CALIBRATION_BINS = 10
 SMALLEST_THRESHOLD = 1e-12
-# The largest resample matrix held at once, in cells of 8 bytes.
+# The largest resample matrix in memory, in cells of 8 bytes.
 CELLS = 4_000_000
-
-
-@dataclass(frozen=True)
-class Costs:
-    """A missed fraud costs its amount and the fee, a review costs the same whatever it finds."""
-
-    fee: float = 15.0
-    review: float = 5.0
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Weighted counts from the highest probability downwards, one row a resample: shapes
-    (resamples, steps).
-    """
-
-    true_positives: Floats
-    false_positives: Floats
-
-    @property
-    def recall(self) -> Floats:
-        return self.true_positives / self.true_positives[:, -1:]
-
-    @property
-    def false_positive_rate(self) -> Floats:
-        return self.false_positives / self.false_positives[:, -1:]
-
-    @property
-    def precision(self) -> Floats:
-        """0 where a resample has no row yet."""
-        flagged = self.true_positives + self.false_positives
-        return np.divide(
-            self.true_positives, flagged, out=np.zeros_like(flagged), where=flagged > 0
-        )
-
-    def roc_auc(self) -> Floats:
-        """Area by trapezoids, so that ties count half (Hanley & McNeil 1982)."""
-        recall = self.recall
-        area: Floats = ((recall + _shifted(recall)) * _steps(self.false_positive_rate)).sum(
-            axis=1
-        ) / 2
-        return area
-
-    def average_precision(self) -> Floats:
-        """Sum of precision times the step of recall, without interpolation, as scikit-learn has it."""
-        total: Floats = (_steps(self.recall) * self.precision).sum(axis=1)
-        return total
-
-    def recall_at_precision(self, precision: float) -> Floats:
-        """The largest recall whose precision is at least this; 0 where none is."""
-        best: Floats = np.where(self.precision >= precision, self.recall, 0.0).max(axis=1)
-        return best
-
-
-class Ranking:
-    """Rows ordered by falling probability; equal probabilities form one step.
-
-    Only steps that hold a fraud, or that stand before one, are kept: between them a curve runs
-    straight on, and no metric and no least cost lies there.
-    """
-
-    def __init__(self, y: NDArray[Any], probability: Floats) -> None:
-        self.order = np.argsort(-probability, kind="stable")
-        ranked = probability[self.order]
-        self.fraud = (y[self.order] == 1).astype(np.float64)
-        ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        holds_fraud = np.diff(np.cumsum(self.fraud)[ends], prepend=0.0) > 0
-        kept = np.flatnonzero(holds_fraud | np.append(holds_fraud[1:], True))
-        self._starts = np.concatenate([[0], ends[kept][:-1] + 1])
-        # The threshold that flags nothing, then those that flag up to and including each kept step:
-        # halfway to the next lower probability.
-        padded = np.concatenate([[1.0], ranked[ends], [0.0]])
-        self.cuts: Floats = ((padded[:-1] + padded[1:]) / 2)[np.concatenate([[0], kept + 1])]
-
-    def curve(self, weights: Floats) -> Curve:
-        """`weights` (resamples, n) in the rows' own order."""
-        ranked = weights[:, self.order]
-        positives = self.cumulated(ranked * self.fraud)
-        return Curve(positives, self.cumulated(ranked) - positives)
-
-    def cumulated(self, ranked: Floats) -> Floats:
-        """Sums of (resamples, n) ranked values from the top to the end of each kept step."""
-        return np.cumsum(np.add.reduceat(ranked, self._starts, axis=1), axis=1)
-
-
-def curve(y: NDArray[Any], probability: Floats, weights: Floats) -> Curve:
-    """The curve of the rows as they are (one resample)."""
-    _check(y, probability, weights)
-    return Ranking(y, probability).curve(weights[None, :])
 
 
 def evaluate(
@@ -120,20 +31,20 @@ def evaluate(
     weights: Floats,
     amount: Floats,
     threshold: float,
-    costs: Costs = Costs(),
+    costs: Costs = DEFAULT_COSTS,
     seed: int = 7,
     resamples: int = 200,
 ) -> dict[str, Interval]:
-    """Each metric with its 95 % interval; all arrays (n,).
+    """Return each metric with its 95 % interval; all arrays have the shape (n,).
 
-    Raises DataError when the rows hold one class only or a probability is not finite.
+    Raises DataError when the rows are all of one class or a probability is not finite.
     """
-    _check(y, probability, weights, amount)
+    check_rows(y, probability, weights, amount)
     ranking = Ranking(y, probability)
     rows = _row_terms(y, probability, amount, threshold, costs)
     parts = [
         _metrics(ranking.curve(drawn), drawn @ rows)
-        for drawn in _drawn(y, weights, seed, resamples)
+        for drawn in _resampled(y, weights, seed, resamples)
     ]
     return {name: _interval(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
@@ -147,11 +58,12 @@ def paired_difference(
     seed: int = 7,
     resamples: int = 200,
 ) -> Interval:
-    """Candidate minus production on the same rows, both from the same resamples.
+    """Return the metric of the candidate minus that of production, on the same rows.
 
-    Raises DataError as `evaluate`.
+    Both use the same resamples, so that chance in the choice of rows mostly cancels out.
+    Raises DataError as `evaluate` does.
     """
-    _check(y, candidate, weights, production)
+    check_rows(y, candidate, weights, production)
     measure: Callable[[Curve], Floats] = (
         Curve.roc_auc if metric == "roc_auc" else Curve.average_precision
     )
@@ -160,7 +72,7 @@ def paired_difference(
         np.concatenate(
             [
                 measure(first.curve(drawn)) - measure(second.curve(drawn))
-                for drawn in _drawn(y, weights, seed, resamples)
+                for drawn in _resampled(y, weights, seed, resamples)
             ]
         )
     )
@@ -171,31 +83,32 @@ def choose_threshold(
     probability: Floats,
     weights: Floats,
     amount: Floats,
-    costs: Costs = Costs(),
+    costs: Costs = DEFAULT_COSTS,
     seed: int = 7,
     resamples: int = 200,
 ) -> float:
-    """The median over the resamples of the threshold with the least cost, to six significant
-    digits, in (0, 1]. Raises DataError as `evaluate`.
+    """Return the median over the resamples of the threshold with the least cost.
+
+    It has six significant digits and lies in (0, 1]. Raises DataError as `evaluate` does.
     """
-    _check(y, probability, weights, amount)
+    check_rows(y, probability, weights, amount)
     ranking = Ranking(y, probability)
     missable = ranking.fraud * (amount + costs.fee)[ranking.order]
     chosen = []
-    for drawn in _drawn(y, weights, seed, resamples):
+    for drawn in _resampled(y, weights, seed, resamples):
         ranked = drawn[:, ranking.order]
         saved = ranking.cumulated(ranked * missable)
-        excess = (
-            ranking.cumulated(ranked) * costs.review - saved
-        )  # above the cost of flagging nothing
+        # Costs relative to flagging nothing: that threshold has the cost 0, in the first column.
+        excess = ranking.cumulated(ranked) * costs.review - saved
         chosen.append(
             ranking.cuts[np.argmin(np.column_stack([np.zeros(len(excess)), excess]), axis=1)]
         )
+    # The first value belongs to the rows themselves and is no resample.
     return max(float(f"{np.median(np.concatenate(chosen)[1:]):.6g}"), SMALLEST_THRESHOLD)
 
 
-def _drawn(y: NDArray[Any], weights: Floats, seed: int, resamples: int) -> Iterator[Floats]:
-    """First the weights as they are (1, n), then the resampled ones in chunks (k, n)."""
+def _resampled(y: NDArray[Any], weights: Floats, seed: int, resamples: int) -> Iterator[Floats]:
+    """Yield the weights themselves (1, n), then resampled weights in chunks (k, n)."""
     yield weights[None, :]
     random = np.random.default_rng(seed)
     kinds = [np.flatnonzero(y == 1), np.flatnonzero(y != 1)]
@@ -208,9 +121,8 @@ def _drawn(y: NDArray[Any], weights: Floats, seed: int, resamples: int) -> Itera
 
 
 def _multiplicities(random: np.random.Generator, size: int, resamples: int) -> NDArray[np.int64]:
-    """How often each of `size` rows is drawn when `size` are drawn with replacement: (resamples,
-    size).
-    """
+    """Return how often each row is drawn, (resamples, size), in `size` draws with replacement."""
+    # Each resample numbers its rows from another offset, so that one bincount counts all of them.
     drawn = random.integers(0, size, (resamples, size)) + np.arange(resamples)[:, None] * size
     return np.bincount(drawn.ravel(), minlength=resamples * size).reshape(resamples, size)
 
@@ -218,7 +130,7 @@ def _multiplicities(random: np.random.Generator, size: int, resamples: int) -> N
 def _row_terms(
     y: NDArray[Any], probability: Floats, amount: Floats, threshold: float, costs: Costs
 ) -> Floats:
-    """What a row adds to each weighted sum: (n, 5 + bins)."""
+    """Return what each row adds to each weighted sum, (n, 5 + bins)."""
     fraud, flagged = (y == 1).astype(np.float64), (probability >= threshold).astype(np.float64)
     cost = np.where(flagged == 1, costs.review, fraud * (amount + costs.fee))
     edges = np.minimum((probability * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
@@ -227,8 +139,10 @@ def _row_terms(
 
 
 def _metrics(ranks: Curve, sums: Floats) -> dict[str, Floats]:
-    """One value a resample; the calibration error is the expected calibration error over
-    equal-width bins (Naeini et al. 2015).
+    """Return each metric with one value per resample.
+
+    The calibration error is the expected calibration error over bins of equal width
+    (Naeini et al. 2015).
     """
     weight, fraud, flagged, caught, cost = sums[:, :5].T
     return {
@@ -244,28 +158,8 @@ def _metrics(ranks: Curve, sums: Floats) -> dict[str, Floats]:
 
 
 def _interval(values: Floats) -> Interval:
-    """The first value with the 2.5 and 97.5 percentiles of the others."""
+    """Return the first value with the 2.5 and 97.5 percentiles of the others."""
     lower, upper = (
         np.percentile(values[1:], [2.5, 97.5]) if len(values) > 1 else (values[0], values[0])
     )
     return Interval(float(values[0]), float(lower), float(upper))
-
-
-def _shifted(values: Floats) -> Floats:
-    return np.concatenate([np.zeros((len(values), 1)), values[:, :-1]], axis=1)
-
-
-def _steps(values: Floats) -> Floats:
-    return np.diff(values, axis=1, prepend=0.0)
-
-
-def _check(y: NDArray[Any], probability: Floats, *others: Floats) -> None:
-    if any(array.shape != y.shape for array in (probability, *others)):
-        raise ValueError("labels, probabilities, weights and amounts must have one length")
-    frauds = int((y == 1).sum())
-    if frauds in (0, len(y)):
-        raise DataError(
-            f"{len(y)} rows with {frauds} frauds cannot be evaluated: both frauds and genuine rows are needed; use more data"
-        )
-    if not np.isfinite(probability).all():
-        raise DataError("a probability is not a finite number: the model cannot be evaluated")

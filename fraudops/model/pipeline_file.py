@@ -1,4 +1,8 @@
-"""Pipelines: built, calibrated, and kept as skops files that are opened through an allow-list of ours."""
+"""Read and write calibrated pipelines as skops files.
+
+A skops file may name any Python type. Only types on an allow-list are loaded, so that opening a
+file from the registry runs no foreign code.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +15,9 @@ from sklearn.calibration import CalibratedClassifierCV
 from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
 
 from fraudops.errors import BundleError
+from fraudops.model.manifest import PIPELINE
 
-# What our pipelines hold beyond skops' own defaults. A file that names anything else is not opened,
-# whatever it says of itself.
+# The types that our pipelines need in addition to those that skops trusts by default.
 TRUSTED = frozenset(
     {
         "sklearn.calibration._CalibratedClassifier",
@@ -24,8 +28,28 @@ TRUSTED = frozenset(
 
 
 def probabilities(model: CalibratedClassifierCV, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, features) → (n,) probabilities of fraud, as the pipeline itself has them."""
+    """Return the pipeline's own probabilities of fraud: (n, features) → (n,)."""
     return np.asarray(model.predict_proba(x)[:, 1], dtype=np.float64)
+
+
+def checked_probabilities(model: Any, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what `probabilities` does, for a pipeline from the registry.
+
+    Raises BundleError when it cannot score these rows, or when it has not exactly two classes.
+    """
+    try:
+        both = np.asarray(model.predict_proba(x), dtype=np.float64)
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        raise BundleError(
+            f"{PIPELINE} cannot score rows of {x.shape[1]} features ({type(error).__name__}): "
+            "train the version again"
+        ) from error
+    if both.shape != (len(x), 2):
+        raise BundleError(
+            f"{PIPELINE} returns an array of the shape {both.shape}, expected {(len(x), 2)}: "
+            "train the version again"
+        )
+    return both[:, 1]
 
 
 def save_pipeline(model: CalibratedClassifierCV, path: Path) -> None:
@@ -33,15 +57,17 @@ def save_pipeline(model: CalibratedClassifierCV, path: Path) -> None:
 
 
 def load_pipeline(path: Path) -> CalibratedClassifierCV:
-    """Opens a skops file that holds a calibrated pipeline and no type beyond our allow-list.
+    """Load a calibrated pipeline from a skops file.
 
-    Raises BundleError.
+    Raises BundleError when the file cannot be read, names a type that is not on the allow-list,
+    or contains something else than a calibrated pipeline.
     """
     try:
         untrusted = sorted(set(skops.io.get_untrusted_types(file=path)) - TRUSTED)
         if untrusted:
             raise BundleError(
-                f"{path.name} holds types that fraudops does not open: {', '.join(untrusted)}; train the version with `fraudops train`"
+                f"{path.name} holds types that fraudops does not open: {', '.join(untrusted)}; "
+                "train the version with `fraudops train`"
             )
         model: Any = skops.io.load(path, trusted=sorted(TRUSTED))
     except (
@@ -53,9 +79,11 @@ def load_pipeline(path: Path) -> CalibratedClassifierCV:
         UnsupportedTypeException,
         UntrustedTypesFoundException,
     ) as error:
+        # Not the message of the error: it may quote the content of an untrusted file.
         raise BundleError(f"{path.name} cannot be opened: {type(error).__name__}") from error
     if not isinstance(model, CalibratedClassifierCV):
         raise BundleError(
-            f"{path.name} holds a {type(model).__name__}, not a calibrated pipeline; train the version with `fraudops train`"
+            f"{path.name} holds a {type(model).__name__}, not a calibrated pipeline; "
+            "train the version with `fraudops train`"
         )
     return model

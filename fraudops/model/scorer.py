@@ -1,9 +1,12 @@
-"""The compiled scorer of a bundle: the same probabilities as the pipeline, without scikit-learn.
+"""The compiled scorer of a bundle: the pipeline's probabilities without scikit-learn.
 
-`scorer.json` is `{"kind": "linear", "coefficients": [float64 per feature], "intercept": float}`:
-probability = sigmoid(coefficients . row + intercept), scaling and calibration folded in; or
-`{"kind": "onnx", "slope": a, "intercept": b}` beside `scorer.onnx`, which maps float32 or
-float64 (n, features) to raw scores (n,) or (n, 1): probability = sigmoid(a * raw + b).
+`scorer.json` has one of two forms.
+
+* `{"kind": "linear", "coefficients": [float64 per feature], "intercept": float}`:
+  probability = sigmoid(coefficients . row + intercept). The coefficients include the scaling and
+  the calibration.
+* `{"kind": "onnx", "slope": a, "intercept": b}`: probability = sigmoid(a * raw + b). The file
+  `scorer.onnx` maps float32 or float64 rows (n, features) to raw scores (n,) or (n, 1).
 """
 
 import importlib
@@ -28,33 +31,37 @@ ONNX_MODEL = "scorer.onnx"
 
 
 class Scorer(Protocol):
-    """Thread-safe and read-only once opened."""
+    """A model that scores rows. Several threads may use one scorer."""
 
     @property
     def kind(self) -> str: ...
 
     @property
     def features(self) -> int:
-        """How many values a row has."""
+        """The number of values in a row."""
         ...
 
     def score(self, row: Sequence[float]) -> float:
-        """Probability of fraud of one row, features in schema order."""
+        """Return the probability of fraud of one row, with its features in schema order."""
         ...
 
     def score_few(self, rows: Sequence[Sequence[float]]) -> list[float]:
-        """As `score`, for a handful of rows at once: what is made for a number of rows is kept."""
+        """Return the probability of fraud of each of a few rows.
+
+        Each thread keeps the buffers that it made for a number of rows, so use it with few
+        different numbers of rows.
+        """
         ...
 
     def score_many(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n, features) → (n,) probabilities."""
+        """Return the probabilities of fraud: (n, features) → (n,)."""
         ...
 
 
 class LinearParameters(
     msgspec.Struct, frozen=True, tag_field="kind", tag="linear", forbid_unknown_fields=True
 ):
-    """probability = sigmoid(coefficients . row + intercept)."""
+    """Parameters of probability = sigmoid(coefficients . row + intercept)."""
 
     coefficients: tuple[float, ...]
     intercept: float
@@ -63,7 +70,7 @@ class LinearParameters(
 class OnnxParameters(
     msgspec.Struct, frozen=True, tag_field="kind", tag="onnx", forbid_unknown_fields=True
 ):
-    """probability = sigmoid(slope * raw + intercept), raw from `scorer.onnx`."""
+    """Parameters of probability = sigmoid(slope * raw + intercept), with raw from `scorer.onnx`."""
 
     slope: float
     intercept: float
@@ -73,7 +80,7 @@ Parameters = LinearParameters | OnnxParameters
 
 
 def sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 / (1 + e^-v) element by element, without overflow at either end."""
+    """Return 1 / (1 + e^-v) of each element, without overflow for large or small values."""
     small = np.exp(-np.abs(values))
     return np.where(values >= 0, 1.0, small) / (1.0 + small)
 
@@ -86,10 +93,7 @@ def _sigmoid(value: float) -> float:
 
 
 class LinearScorer:
-    """One fused dot product.
-
-    For one row plain floats beat numpy, which would first copy the row into an array.
-    """
+    """A scorer that is one dot product; scaling and calibration are part of its coefficients."""
 
     kind = "linear"
 
@@ -103,6 +107,7 @@ class LinearScorer:
         return len(self._coefficients)
 
     def score(self, row: Sequence[float]) -> float:
+        # Plain floats are faster than numpy here, which would first copy the row into an array.
         return _sigmoid(sum(map(mul, self._coefficients, row), self._intercept))
 
     def score_few(self, rows: Sequence[Sequence[float]]) -> list[float]:
@@ -112,21 +117,24 @@ class LinearScorer:
         return sigmoid(rows @ self._vector + self._intercept)
 
 
-class _Bound:
-    """One run's rows and raw scores, in arrays that the session reads and writes in place: naming
-    and checking them anew would be half of a row's price.
+class _BoundRun:
+    """A run of an ONNX session over a fixed number of rows, with arrays that it reuses.
+
+    The session reads the rows and writes the raw scores in place. Binding and checking new arrays
+    for each run would double the time of a single row. Not thread-safe.
     """
 
     def __init__(self, session: Any, rows: NDArray[Any], raw: NDArray[Any]) -> None:
         self._run, self._rows, self._raw = session.run_with_iobinding, rows, raw.reshape(-1)
-        # numpy takes twice as long to look at each value's type.
+        # struct packs the values: numpy looks at the type of each one, which takes twice as long.
+        # It packs doubles only, so a float32 model needs a second array.
         self._doubles = rows if rows.dtype == np.float64 else np.empty(rows.shape)
         self._pack: Callable[..., None] = partial(
             struct.Struct(f"{rows.size}d").pack_into, self._doubles.data, 0
         )
         self._binding = session.io_binding()
         self._binding.bind_cpu_input(session.get_inputs()[0].name, rows)
-        # Kept, as is the binding: both only point at the arrays.
+        # The binding points at the memory of these arrays. They must live as long as the binding.
         self._out = importlib.import_module("onnxruntime").OrtValue.ortvalue_from_numpy(raw)
         self._binding.bind_ortvalue_output(session.get_outputs()[0].name, self._out)
 
@@ -139,15 +147,13 @@ class _Bound:
         return raw
 
 
-class _OfThread(threading.local):
+class _ThreadRuns(threading.local):
     def __init__(self) -> None:
-        self.of_size: dict[int, _Bound] = {}
+        self.by_size: dict[int, _BoundRun] = {}
 
 
 class OnnxScorer:
-    """An ONNX model's raw score through the calibrator's sigmoid; one thread a call, since a pod's
-    workers share its processors.
-    """
+    """A scorer that applies the calibrator's sigmoid to the raw score of an ONNX model."""
 
     kind = "onnx"
 
@@ -158,7 +164,7 @@ class OnnxScorer:
         self._features, self._input, self._output = source.shape[1], source.name, target.name
         self._dtype, self._raw_dtype = _dtype(source), _dtype(target)
         self._raw_is_flat = len(target.shape) == 1
-        self._mine = _OfThread()
+        self._runs = _ThreadRuns()
 
     @property
     def features(self) -> int:
@@ -168,11 +174,9 @@ class OnnxScorer:
         return self.score_few((row,))[0]
 
     def score_few(self, rows: Sequence[Sequence[float]]) -> list[float]:
-        """One run, which costs most of what a row does."""
-        return [
-            _sigmoid(self._slope * value + self._intercept)
-            for value in self._bound(len(rows))(rows)
-        ]
+        # One run for all rows: starting a run takes most of the time of a row.
+        raw = self._bound_run(len(rows))(rows)
+        return [_sigmoid(self._slope * value + self._intercept) for value in raw]
 
     def score_many(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         if not len(rows):
@@ -182,12 +186,12 @@ class OnnxScorer:
         )[0]
         return sigmoid(self._slope * raw.reshape(-1).astype(np.float64) + self._intercept)
 
-    def _bound(self, size: int) -> _Bound:
-        """This thread's own for so many rows."""
-        bound = self._mine.of_size.get(size)
+    def _bound_run(self, size: int) -> _BoundRun:
+        # One per thread, because two threads must not write into the same arrays.
+        bound = self._runs.by_size.get(size)
         if bound is None:
             raw = np.empty(size if self._raw_is_flat else (size, 1), self._raw_dtype)
-            bound = self._mine.of_size[size] = _Bound(
+            bound = self._runs.by_size[size] = _BoundRun(
                 self._session, np.empty((size, self._features), self._dtype), raw
             )
         return bound
@@ -198,7 +202,10 @@ def _dtype(tensor: Any) -> np.dtype[Any]:
 
 
 def open_scorer(folder: Path) -> Scorer:
-    """Opens the scorer of an already verified bundle. Raises BundleError when it cannot."""
+    """Open the scorer of a verified bundle.
+
+    Raises BundleError when its files cannot be read.
+    """
     try:
         parameters = msgspec.json.decode((folder / SCORER).read_bytes(), type=Parameters)
         if isinstance(parameters, LinearParameters):
@@ -209,16 +216,17 @@ def open_scorer(folder: Path) -> Scorer:
 
 
 def _session(model: bytes) -> Any:
-    """onnxruntime is imported only here: a linear model never pays for it."""
+    # Imported here, because a linear model does not need it and it takes long to import.
     runtime = importlib.import_module("onnxruntime")
     runtime.disable_telemetry_events()
     options = runtime.SessionOptions()
+    # One thread per call: the workers of a pod share its CPUs.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    # Only what is fatal. Of a run that fails it would write a line to standard error, with values
-    # of the row in it, and the error that it raises says the same.
+    # Log fatal errors only. For a failed run, onnxruntime would write a line with values of the row
+    # to standard error. The exception that it raises says the same.
     options.log_severity_level = 4
-    # Its exceptions share no base class but Exception.
+    # The exceptions of onnxruntime have no common base class other than Exception.
     state = runtime.capi.onnxruntime_pybind11_state
     faults = (
         state.Fail,

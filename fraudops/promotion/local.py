@@ -4,15 +4,15 @@ lock.
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fraudops.errors import StoreDownError
+from fraudops.files import locked, try_lock, write_atomically
 from fraudops.promotion.ports import StaleRecordError
 from fraudops.promotion.serving_record import EMPTY, ServingRecord, decode, encode
 
@@ -31,35 +31,12 @@ class FileRecordStore:
         return decode(data), data
 
     def compare_and_set(self, record: ServingRecord, token: bytes) -> bytes:
-        with _locked(self.path.with_suffix(".lock")):
+        with locked(self.path.with_suffix(".lock")):
             if self.read()[1] != token:
                 raise StaleRecordError("the serving record has been written by somebody else")
             data = encode(record)
-            write_durably(self.path, data)
+            write_atomically(self.path, data, durable=True)
             return data
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Whole or not at all, and on disk before it returns."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class LocalRecords:
@@ -86,7 +63,7 @@ class FileLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         end = time.monotonic() + self.wait_seconds
         with self.path.open("a+") as file:
-            while not _try_lock(file.fileno()):
+            while not try_lock(file.fileno()):
                 if time.monotonic() > end:
                     file.seek(0)
                     raise StoreDownError(
@@ -100,14 +77,6 @@ class FileLock:
 
     async def held(self) -> bool:
         return True
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 class SystemClock:

@@ -1,10 +1,9 @@
-"""From a calibrated scikit-learn pipeline to the scorer files of fraudops.model.scorer, which need no
-scikit-learn.
+"""Compile a calibrated scikit-learn pipeline to the scorer files of fraudops.model.scorer.
 
-Linear pipelines become one dot product with scaling and calibration folded in. Gradient boosting
-becomes an ONNX TreeEnsemble (ai.onnx.ml 5) in float64, written node by node: in float32, as the
-usual converter writes it, values fall on the wrong side of a split (measured: raw scores off by
-0.08; here 1e-14).
+A linear pipeline becomes one dot product that includes scaling and calibration. Gradient boosting
+becomes an ONNX TreeEnsemble (ai.onnx.ml 5) in float64, which this module writes node by node. The
+usual converter writes float32: some values then fall on the wrong side of a split, and raw scores
+differ by up to 0.08. In float64 they differ by 1e-14.
 """
 
 import math
@@ -26,15 +25,18 @@ from sklearn.preprocessing import StandardScaler
 from fraudops.errors import RefusedError
 from fraudops.model.scorer import ONNX_MODEL, SCORER, LinearParameters, OnnxParameters
 
-ADVICE = "use logistic-regression (alone or after a StandardScaler) or hist-gradient-boosting, with one sigmoid calibrator over a FrozenEstimator"
+ADVICE = (
+    "use logistic-regression (alone or after a StandardScaler) or hist-gradient-boosting, "
+    "with one sigmoid calibrator over a FrozenEstimator"
+)
 IR_VERSION = 10
 OPSETS = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 5)]
 
 
 def compile_pipeline(model: Any, folder: Path) -> str:
-    """Writes `scorer.json`, and `scorer.onnx` where one is needed, and returns the scorer's kind.
+    """Write `scorer.json`, for trees also `scorer.onnx`, and return the scorer's kind.
 
-    Raises RefusedError for what does not compile.
+    Raises RefusedError for a pipeline that does not compile.
     """
     inner, slope, intercept = _calibrated(model)
     steps = (
@@ -42,6 +44,7 @@ def compile_pipeline(model: Any, folder: Path) -> str:
         if isinstance(inner, Pipeline)
         else [inner]
     )
+    # Exact types: a subclass may compute something else than its base class.
     match [type(step) for step in steps]:
         case [tail] if tail is LogisticRegression:
             parameters: LinearParameters | OnnxParameters = _linear(
@@ -54,16 +57,18 @@ def compile_pipeline(model: Any, folder: Path) -> str:
             (folder / ONNX_MODEL).write_bytes(trees.to_onnx(int(steps[0].n_features_in_)))
             parameters = OnnxParameters(slope=slope, intercept=slope * baseline + intercept)
         case kinds:
-            raise RefusedError(
-                f"a pipeline of {', '.join(kind.__name__ for kind in kinds)} does not compile to a scorer: {ADVICE}"
-            )
+            names = ", ".join(kind.__name__ for kind in kinds)
+            raise RefusedError(f"a pipeline of {names} does not compile to a scorer: {ADVICE}")
     _check_finite(parameters)
     (folder / SCORER).write_bytes(msgspec.json.encode(parameters))
     return "linear" if isinstance(parameters, LinearParameters) else "onnx"
 
 
 def _calibrated(model: Any) -> tuple[Any, float, float]:
-    """The fitted pipeline, slope and intercept: probability = sigmoid(slope * decision + intercept)."""
+    """Return the fitted pipeline with the slope and intercept of its calibrator.
+
+    probability = sigmoid(slope * decision + intercept). Raises RefusedError.
+    """
     if (
         not isinstance(model, CalibratedClassifierCV)
         or model.method != "sigmoid"
@@ -80,13 +85,14 @@ def _calibrated(model: Any) -> tuple[Any, float, float]:
             f"the pipeline is not a frozen classifier of the classes 0 and 1: {ADVICE}"
         )
     (calibrator,) = pair.calibrators
+    # scikit-learn computes 1 / (1 + exp(a * decision + b)), so both signs change.
     return pair.estimator.estimator, -float(calibrator.a_), -float(calibrator.b_)
 
 
 def _linear(
     scaler: StandardScaler | None, model: LogisticRegression, slope: float, intercept: float
 ) -> LinearParameters:
-    """slope * (w . (x - mean) / scale + b) + intercept as one dot product."""
+    """Return slope * (w . (x - mean) / scale + b) + intercept as one dot product."""
     weights = np.asarray(model.coef_[0], dtype=np.float64)
     bias = float(model.intercept_[0])
     if scaler is not None:
@@ -103,28 +109,31 @@ def _check_finite(parameters: LinearParameters | OnnxParameters) -> None:
     )
     if not all(map(math.isfinite, (*numbers, parameters.intercept))):
         raise RefusedError(
-            "the model's coefficients are not finite numbers: it did not converge; scale the columns, or lower C or max_iter"
+            "the model's coefficients are not finite numbers: it did not converge; "
+            "scale the columns, or lower C or max_iter"
         )
 
 
 @dataclass
 class _Trees:
-    """The lists of a TreeEnsemble: inner nodes and leaves of all trees, each numbered through."""
+    """The lists of a TreeEnsemble.
+
+    Inner nodes and leaves have separate numbers, and each count runs through all trees.
+    """
 
     roots: list[int] = field(default_factory=list)
     features: list[int] = field(default_factory=list)
     splits: list[float] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
-    branches: dict[str, list[int]] = field(
-        default_factory=lambda: {name: [] for name in ("true", "false")}
-    )
-    leaf_flags: dict[str, list[int]] = field(
-        default_factory=lambda: {name: [] for name in ("true", "false")}
-    )
+    branches: dict[str, list[int]] = field(default_factory=lambda: {"true": [], "false": []})
+    leaf_flags: dict[str, list[int]] = field(default_factory=lambda: {"true": [], "false": []})
     leaves: list[float] = field(default_factory=list)
 
     def add(self, nodes: Any) -> None:
-        """One tree as scikit-learn keeps it: a row goes left when its value <= num_threshold."""
+        """Add a tree of scikit-learn, given as its array of nodes.
+
+        A row continues left when its value <= num_threshold.
+        """
         self.roots.append(len(self.features))
         is_leaf = nodes["is_leaf"].astype(bool)
         numbers = np.where(
@@ -144,7 +153,10 @@ class _Trees:
                 self.leaf_flags[name].append(int(is_leaf[child]))
 
     def _stump(self, leaf: int) -> None:
-        """A tree of one leaf: the operator wants a node, whose branches then lead to the same leaf."""
+        """Add a tree of a single leaf.
+
+        The operator requires an inner node, so both branches of a node lead to that leaf.
+        """
         self.features.append(0)
         self.splits.append(0.0)
         self.missing.append(0)
@@ -185,12 +197,17 @@ class _Trees:
 
 
 def _trees(model: HistGradientBoostingClassifier) -> tuple[_Trees, float]:
-    """The ensemble and the baseline that scikit-learn adds to the sum of its leaves."""
+    """Return the trees and the baseline that scikit-learn adds to the sum of their leaves.
+
+    Raises RefusedError for categorical features.
+    """
     if model.is_categorical_ is not None and model.is_categorical_.any():
         raise RefusedError(
-            "gradient boosting with categorical features does not compile to a scorer: encode them as numbers before training"
+            "gradient boosting with categorical features does not compile to a scorer: "
+            "encode them as numbers before training"
         )
     trees = _Trees()
+    # Two classes have one predictor per iteration.
     for (predictor,) in model._predictors:
         trees.add(predictor.nodes)
     return trees, float(np.asarray(model._baseline_prediction).ravel()[0])

@@ -19,49 +19,45 @@ FOLDS = 2
 
 
 def build(settings: TrainingSettings) -> Pipeline:
-    """The pipeline that the settings describe, not fitted."""
+    """Return the pipeline that the settings describe, not fitted."""
     chosen = settings.hyperparameters
+    values = chosen.model_dump() | {"class_weight": _class_weight(chosen.class_weight)}
     if isinstance(chosen, algorithms.LogisticRegression):
+        # lbfgs is faster, but it has no L1 penalty.
         solver = "saga" if chosen.l1_ratio else "lbfgs"
-        values = chosen.model_dump() | {"class_weight": _class_weight(chosen.class_weight)}
         return Pipeline(
             [
                 ("scale", StandardScaler()),
                 ("model", LogisticRegression(**values, solver=solver, random_state=settings.seed)),
             ]
         )
-    values = chosen.model_dump() | {"class_weight": _class_weight(chosen.class_weight)}
-    return Pipeline(
-        [
-            (
-                "model",
-                HistGradientBoostingClassifier(
-                    **values, early_stopping=False, random_state=settings.seed
-                ),
-            )
-        ]
+    # Early stopping would take a part of the training rows away, at random.
+    trees = HistGradientBoostingClassifier(
+        **values, early_stopping=False, random_state=settings.seed
     )
+    return Pipeline([("model", trees)])
 
 
 def calibrate(
     fitted: Pipeline, x: NDArray[np.float64], y: NDArray[np.int8], weights: NDArray[np.float64]
 ) -> CalibratedClassifierCV:
-    """One sigmoid over the decision function of the fitted pipeline (Platt 2000), fitted on these
-    rows. Raises DataError with fewer than two of a class.
+    """Fit one sigmoid over the decision function of the fitted pipeline (Platt 2000).
 
-    With a frozen estimator scikit-learn fits exactly one calibrator on all rows; its folds only
-    collect the same predictions in parts.
+    `x` is (n, features), `y` and `weights` are (n,). Raises DataError when a class has fewer than
+    two rows.
     """
     if min(int((y == 1).sum()), int((y != 1).sum())) < FOLDS:
         raise DataError(
-            f"the validation part holds {int((y == 1).sum())} frauds among {len(y)} rows, too few to calibrate; give more rows"
+            f"the validation part holds {int((y == 1).sum())} frauds among {len(y)} rows, "
+            "too few to calibrate; give more rows"
         )
+    # With a frozen estimator scikit-learn fits exactly one calibrator on all rows. Its folds only
+    # collect the same predictions in parts.
     model = CalibratedClassifierCV(
         FrozenEstimator(fitted), method="sigmoid", cv=FOLDS, ensemble=False
     )
     with warnings.catch_warnings():
-        # "weights will only be used for the calibration itself": just what is wanted of a frozen
-        # estimator.
+        # scikit-learn warns that it uses the weights for the calibration only. That is intended.
         warnings.filterwarnings(
             "ignore", "Since FrozenEstimator does not appear to accept sample_weight", UserWarning
         )

@@ -1,8 +1,11 @@
-"""Pictures of a model's test results as PNG: ROC and precision-recall curves, calibration,
-confusion matrix. No display and no global state.
+"""Plots of a model's test results as PNG.
+
+They are the ROC curve, precision and recall, the calibration, and the confusion matrix. matplotlib
+is used without a display and without pyplot's global state.
 """
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fraudops.model.metrics import Curve, Floats, curve
+from fraudops.model.ranking import Curve, Floats, curve
 
 INK, QUIET = "#1f4e79", "#9aa5b1"
 CALIBRATION_BINS = 12
@@ -20,23 +23,26 @@ CALIBRATION_BINS = 12
 def draw(
     y: NDArray[Any], probability: Floats, weights: Floats, threshold: float, title: str
 ) -> dict[str, bytes]:
-    """File name → PNG; arrays (n,), `weights` as for fraudops.model.metrics."""
+    """Return a PNG for each file name.
+
+    All arrays are (n,). `weights` are those of fraudops.model.metrics.
+    """
     ranks = curve(y, probability, weights)
     return {
-        "roc_curve.png": _picture(_roc, title, ranks),
-        "precision_recall_curve.png": _picture(_precision_recall, title, ranks),
-        "calibration.png": _picture(_calibration, title, y, probability, weights),
-        "confusion_matrix.png": _picture(
+        "roc_curve.png": _png(_roc, title, ranks),
+        "precision_recall_curve.png": _png(_precision_recall, title, ranks),
+        "calibration.png": _png(_calibration, title, y, probability, weights),
+        "confusion_matrix.png": _png(
             _confusion, title, y, probability >= threshold, weights, threshold
         ),
     }
 
 
-def _picture(drawn: Any, title: str, *values: Any) -> bytes:
+def _png(plot: Callable[..., None], title: str, *values: Any) -> bytes:
     figure = Figure(figsize=(6, 5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    drawn(axes, *values)
+    plot(axes, *values)
     figure.suptitle(title, fontsize=9, color=QUIET)
     data = io.BytesIO()
     figure.savefig(data, format="png")
@@ -69,7 +75,7 @@ def _precision_recall(axes: Axes, ranks: Curve) -> None:
 
 
 def _calibration(axes: Axes, y: NDArray[Any], probability: Floats, weights: Floats) -> None:
-    """Logarithmic axes: nearly all transactions have a probability far below 0.01."""
+    # Logarithmic axes, because nearly all transactions have a probability far below 0.01.
     clipped = np.clip(probability, 1e-6, 1.0)
     edges = np.geomspace(clipped.min(), 1.0, CALIBRATION_BINS + 1)
     bins = np.clip(np.searchsorted(edges, clipped, side="right") - 1, 0, CALIBRATION_BINS - 1)
@@ -105,6 +111,7 @@ def _confusion(
     shares = (
         np.array([[float(weights[cell].sum()) for cell in row] for row in cells]) / weights.sum()
     )
+    # vmax above 1 keeps the darkest blue light enough for black text.
     axes.imshow(counts / counts.sum(axis=1, keepdims=True), cmap="Blues", vmin=0, vmax=1.6)
     for row in (0, 1):
         for column in (0, 1):

@@ -1,6 +1,6 @@
-"""What a training run may be told: algorithm, hyperparameters, seed, split and costs.
+"""Settings of a training run: algorithm, hyperparameters, seed, split and costs.
 
-Light to import: a wrong name is refused before any data is read.
+The module is light to import, so that a wrong name is refused before any data is read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fraudops.errors import SettingsError
+from fraudops.model.costs import Costs
 
 ClassWeight = Literal["none", "balanced"] | Annotated[float, Field(gt=0, le=1e6)]
 
@@ -20,12 +21,11 @@ class _Group(BaseModel):
 
 
 class LogisticRegression(_Group):
-    """scikit-learn's names;
+    """Hyperparameters of logistic regression, under scikit-learn's names.
 
-    `class_weight` as a number is the weight of a fraud against a genuine row.
-
-    The defaults had the best mean average precision and ROC-AUC over four forward-chained folds
-    of the packaged sample's training rows.
+    `class_weight` as a number is the weight of a fraud relative to a genuine row. The defaults had
+    the best mean average precision and ROC-AUC over four forward-chained folds of the training rows
+    of the packaged sample.
     """
 
     C: float = Field(0.01, gt=0)
@@ -36,7 +36,10 @@ class LogisticRegression(_Group):
 
 
 class HistGradientBoosting(_Group):
-    """scikit-learn's names; the defaults chosen as for LogisticRegression."""
+    """Hyperparameters of gradient boosting, under scikit-learn's names.
+
+    The defaults were chosen like those of LogisticRegression.
+    """
 
     learning_rate: float = Field(0.1, gt=0, le=1)
     max_iter: int = Field(100, ge=1, le=10_000)
@@ -49,12 +52,14 @@ class HistGradientBoosting(_Group):
 
 
 class CostSettings(_Group):
-    """A missed fraud costs its amount and `fee`, a review costs `review`, in the currency of the
-    amounts.
-    """
+    """The costs of a decision as a user may set them; `Costs` explains them."""
 
-    fee: float = Field(15.0, ge=0)
-    review: float = Field(5.0, gt=0)
+    fee: float = Field(Costs.fee, ge=0)
+    review: float = Field(Costs.review, gt=0)
+
+    def as_costs(self) -> Costs:
+        """Return the costs as the metrics take them."""
+        return Costs(self.fee, self.review)
 
 
 Model = TypeVar("Model", bound=_Group)
@@ -67,7 +72,7 @@ ALGORITHMS: Mapping[str, type[Hyperparameters]] = {
 
 
 class TrainingSettings(_Group):
-    """One training run; the same settings, seed and rows give the same model."""
+    """Settings of one training run. The same settings and rows give the same model."""
 
     algorithm: AlgorithmName = "logistic-regression"
     hyperparameters: Hyperparameters = LogisticRegression()
@@ -80,10 +85,11 @@ class TrainingSettings(_Group):
 def training_settings(
     config: Path | None = None, assignments: Sequence[str] = (), **flags: Any
 ) -> TrainingSettings:
-    """The settings of a `--config` file, `--set name=value` hyperparameters over its own, then the
-    flags that are not None.
+    """Return the settings of a training run.
 
-    Raises SettingsError naming what is unknown or out of range.
+    They are read from the file `config`. Then the hyperparameters of `--set name=value` replace
+    those of the file, and flags that are not None replace its other settings.
+    Raises SettingsError, which names the value that is unknown or out of range.
     """
     where = str(config) if config else "the command line"
     values = _read(config) if config else {}
@@ -115,7 +121,8 @@ def _read(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"{path}: the configuration cannot be read ({type(error).__name__}); give the path of a YAML file"
+            f"{path}: the configuration cannot be read ({type(error).__name__}); "
+            "give the path of a YAML file"
         ) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -154,7 +161,10 @@ def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def _validated(model: type[Model], values: dict[str, Any], what: str) -> Model:
-    """Raises SettingsError: "… hyperparameter 'depth' is unknown; known are …"."""
+    """Return the model built from `values`.
+
+    Raises SettingsError, for example "… hyperparameter 'depth' is unknown; known are …".
+    """
     for name in values:
         if name not in model.model_fields:
             raise SettingsError(

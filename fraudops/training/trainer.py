@@ -1,5 +1,7 @@
-"""From the parts of a split to a sealed bundle: fit, calibrate, choose the threshold, evaluate,
-compile, seal, and verify what was sealed.
+"""Train a model and write its bundle.
+
+The steps: fit, calibrate, choose the threshold, evaluate, compile, seal, and verify the sealed
+bundle.
 """
 
 import platform
@@ -20,8 +22,9 @@ from sklearn.pipeline import Pipeline
 from fraudops.datasets import Dataset, Split, class_weights, row_hashes
 from fraudops.model import manifest
 from fraudops.model.manifest import DatasetInfo, Interval, Manifest, ScorerInfo
-from fraudops.model.metrics import Costs, Floats, choose_threshold, evaluate
+from fraudops.model.metrics import choose_threshold, evaluate
 from fraudops.model.pipeline_file import probabilities, save_pipeline
+from fraudops.model.ranking import Floats
 from fraudops.model.scorer import open_scorer
 from fraudops.model.verification import verify_bundle
 from fraudops.training.compilation import compile_pipeline
@@ -33,14 +36,16 @@ REFERENCE_NEAR_THRESHOLD = 64
 REFERENCE_TOTAL = 256
 DRIFT_REFERENCE_ROWS = 20_000
 PROBABILITY = "fraud_probability"
+# Shows a line of progress to the user.
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A calibrated pipeline with its threshold;
+    """A calibrated pipeline with its threshold and scores.
 
-    `metrics` are those of the test part, which nothing before had seen.
+    `metrics` are measured on the test part, which no earlier step reads. `validation_probability`
+    and `test_probability` are (n,), one value per row of their part.
     """
 
     settings: TrainingSettings
@@ -55,7 +60,7 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a bundle says of its making."""
+    """The origin of a bundle, for its manifest."""
 
     model_name: str
     dataset: Dataset
@@ -63,35 +68,32 @@ class Provenance:
 
 
 def train(split: Split, settings: TrainingSettings, say: Say) -> TrainingResult:
-    """Fits on the train part, calibrates and chooses the threshold on the validation part, reports
-    on the test part.
+    """Train a model on the parts of a split.
+
+    The train part fits the pipeline. The validation part calibrates it and chooses its threshold.
+    The test part measures it. Raises DataError when a part is too small.
     """
     validation, test = split.validation, split.test
     weights = class_weights(validation.y, validation.prevalence)
-    say(
-        f"fitting {settings.algorithm} on {len(split.train):,} rows with {split.train.frauds:,} frauds"
-    )
+    say(f"fitting {settings.algorithm} on {_count(split.train, 'train')}")
     model = calibrate(_fit(build(settings), split.train, say), validation.x, validation.y, weights)
-    say(
-        f"choosing the threshold on {len(validation):,} validation rows with {validation.frauds:,} frauds"
-    )
-    costs = Costs(settings.costs.fee, settings.costs.review)
+    say(f"choosing the threshold on {_count(validation, 'validation')}")
+    costs = settings.costs.as_costs()
     scored = probabilities(model, validation.x)
     threshold = choose_threshold(
         validation.y, scored, weights, validation.amount, costs, settings.seed, settings.resamples
     )
-    say(f"evaluating on {len(test):,} test rows with {test.frauds:,} frauds")
+    say(f"evaluating on {_count(test, 'test')}")
     predicted = probabilities(model, test.x)
-    test_weights = class_weights(test.y, test.prevalence)
     metrics = evaluate(
         test.y,
         predicted,
-        test_weights,
+        class_weights(test.y, test.prevalence),
         test.amount,
         threshold,
         costs,
-        settings.seed,
-        settings.resamples,
+        seed=settings.seed,
+        resamples=settings.resamples,
     )
     expected = float(weights @ (scored >= threshold) / weights.sum())
     return TrainingResult(settings, split, model, threshold, expected, scored, predicted, metrics)
@@ -100,8 +102,9 @@ def train(split: Split, settings: TrainingSettings, say: Say) -> TrainingResult:
 def write_bundle(
     folder: Path, trained: TrainingResult, provenance: Provenance
 ) -> tuple[str, Manifest]:
-    """Fills the empty folder with a sealed bundle that its own verification accepts; returns digest
-    and manifest. Raises RefusedError.
+    """Write a sealed and verified bundle into an empty folder; return its digest and manifest.
+
+    Raises RefusedError when the pipeline does not compile or the bundle fails its verification.
     """
     save_pipeline(trained.model, folder / manifest.PIPELINE)
     kind = compile_pipeline(trained.model, folder)
@@ -121,8 +124,10 @@ def write_bundle(
 
 
 def reference_rows(trained: TrainingResult) -> Floats:
-    """(rows, features + 1), the probability last: frauds, rows about the threshold, others by
-    chance, and the smallest and largest value of each column.
+    """Return the rows that every later verification scores, (rows, features + 1).
+
+    They are frauds, rows near the threshold, random other rows, a row of the smallest value of each
+    column and a row of the largest. The last column is the pipeline's probability.
     """
     random = np.random.default_rng(trained.settings.seed)
     x, y, scored = (
@@ -141,7 +146,12 @@ def reference_rows(trained: TrainingResult) -> Floats:
     return np.column_stack([rows, probabilities(trained.model, rows)])
 
 
+def _count(rows: Dataset, part: str) -> str:
+    return f"{len(rows):,} {part} rows with {rows.frauds:,} frauds"
+
+
 def _fit(pipeline: Pipeline, rows: Dataset, say: Say) -> Pipeline:
+    # scikit-learn warns when a model does not converge, and the user must see that warning.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pipeline.fit(rows.x, rows.y)
@@ -151,7 +161,7 @@ def _fit(pipeline: Pipeline, rows: Dataset, say: Say) -> Pipeline:
 
 
 def _compare(folder: Path, trained: TrainingResult, reference: Floats, kind: str) -> ScorerInfo:
-    """The compiled scorer against the pipeline, on the reference rows and on every test row."""
+    """Compare the compiled scorer with the pipeline on the reference rows and all test rows."""
     scorer = open_scorer(folder)
     rows = np.vstack([reference[:, :-1], trained.split.test.x])
     expected = np.concatenate([reference[:, -1], trained.test_probability])

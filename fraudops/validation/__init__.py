@@ -1,1 +1,1 @@
-"""Validation: gates over a candidate, and the verdict they lead to."""
+"""Validation: the gates that a candidate must pass, and the verdict."""

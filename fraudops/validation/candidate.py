@@ -1,5 +1,6 @@
-"""A version under validation: its bundle opened, the test rows it never saw, and everything the
-gates want to know of it. Heavy to import.
+"""A version under validation: its bundle, its test rows, and the measurements for the gates.
+
+The module is heavy to import: it needs scikit-learn, skops and pandas.
 """
 
 import time
@@ -9,15 +10,21 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fraudops.datasets import Dataset, class_weights, load, row_hashes, split
 from fraudops.errors import BundleError, SettingsError, UnknownVersionError
-from fraudops.model.manifest import PIPELINE, TRAIN_ROWS, Interval, Manifest
-from fraudops.model.metrics import Costs, evaluate
-from fraudops.model.pipeline_file import load_pipeline
+from fraudops.model.costs import Costs
+from fraudops.model.manifest import PIPELINE, Interval, Manifest
+from fraudops.model.metrics import evaluate
+from fraudops.model.pipeline_file import checked_probabilities, load_pipeline
+from fraudops.model.ranking import Floats
 from fraudops.model.scorer import Scorer, open_scorer
-from fraudops.model.verification import read_reference_rows, tolerance, verify_bundle
+from fraudops.model.verification import (
+    read_reference_rows,
+    read_train_rows,
+    tolerance,
+    verify_bundle,
+)
 from fraudops.registry import ModelVersion, Registry
 from fraudops.schema import load_schema
 from fraudops.validation.gates import (
@@ -33,15 +40,16 @@ from fraudops.validation.gates import (
 )
 from fraudops.validation.verdict import Production, TestScores, compare, nothing_to_compare
 
-Floats = NDArray[np.float64]
 TIMED_ROWS = 200
 WARM_UP_ROWS = 20
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A version whose bundle is sound: `pipeline` came through the trusted loader, `scorer` is what
-    would serve.
+    """A version with a verified bundle.
+
+    The allow-list of fraudops.model.pipeline_file admitted `pipeline`. `scorer` is the model that
+    serves after a promotion.
     """
 
     version: ModelVersion
@@ -53,9 +61,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class TestData:
-    """The test part, weighted to `prevalence`;
+    """The test part of a data file, weighted to `prevalence`.
 
-    `as_trained` is whether the file is the very one that training read.
+    `as_trained` is true when the file has the digest of the one that training read.
     """
 
     __test__ = False  # not a pytest class
@@ -69,8 +77,11 @@ class TestData:
 
 @dataclass(frozen=True)
 class Measurement:
-    """`probability` (n,) is the compiled scorer's, `seen` counts test rows among the `trained`
-    ones, `median_ms` is the median of scoring one row.
+    """Measurements of a candidate on its test rows.
+
+    `probability` (n,) is from the compiled scorer. `trained` is the number of rows that training
+    saw, and `seen` is the number of test rows among them. `median_ms` is the median time of scoring
+    one row, over `timed` rows.
     """
 
     probability: Floats
@@ -83,19 +94,22 @@ class Measurement:
 
 
 def open_candidate(registry: Registry, version: ModelVersion, folder: Path) -> Candidate:
-    """Downloads and verifies the bundle into `folder`.
+    """Download the bundle of a version into `folder` and verify it.
 
-    Raises BundleError naming what is not as it was registered, or may not be opened.
+    Raises BundleError, which names the file that differs from the registered one or cannot be
+    opened.
     """
     if version.digest is None:
         raise BundleError(
-            f"version {version.version} was not registered by `fraudops train`: it has no bundle to validate"
+            f"version {version.version} was not registered by `fraudops train`: "
+            "it has no bundle to validate"
         )
     registry.download_bundle(version, folder)
     manifest = verify_bundle(folder, version.digest)
     if manifest.schema_fingerprint != version.schema_fingerprint:
         raise BundleError(
-            f"version {version.version} is tagged with another schema than its bundle has: register it again"
+            f"the registry tags version {version.version} with another schema than its bundle has: "
+            "train the version again"
         )
     return Candidate(
         version, folder, manifest, load_pipeline(folder / PIPELINE), open_scorer(folder)
@@ -105,13 +119,14 @@ def open_candidate(registry: Registry, version: ModelVersion, folder: Path) -> C
 def load_test_data(
     manifest: Manifest, source: str | None, schema: Path | None, prevalence: float | None
 ) -> TestData:
-    """The test part of the data that training read, or of `source`, split as training split it.
+    """Return the test part of `source`, or else of the data that training read.
 
-    Raises SettingsError, DataError.
+    The split is that of the training. Raises SettingsError, DataError.
     """
     if schema is not None and load_schema(schema).fingerprint != manifest.schema_fingerprint:
         raise SettingsError(
-            f"{schema} is not the schema that this version was trained with ({manifest.feature_schema.name!r}): leave --schema out"
+            f"{schema} is not the schema that this version was trained with "
+            f"({manifest.feature_schema.name!r}): leave --schema out"
         )
     dataset = load(
         source or _recorded_source(manifest),
@@ -130,18 +145,22 @@ def load_test_data(
 
 
 def _recorded_source(manifest: Manifest) -> str | None:
-    """None is the packaged sample."""
+    """Return the path of the data that training read, or None for the packaged sample."""
     if manifest.dataset.sample:
         return None
     if not Path(manifest.dataset.source).is_file():
         raise SettingsError(
-            f"the data of this version, {manifest.dataset.source}, is not here: give the file with --data FILE"
+            f"the data of this version, {manifest.dataset.source}, is not on this machine: "
+            "give the file with --data FILE"
         )
     return manifest.dataset.source
 
 
 def measure(candidate: Candidate, data: TestData, settings: GateSettings) -> Measurement:
-    """Scores the test rows with pipeline and scorer. Raises BundleError when either cannot."""
+    """Score the test rows with pipeline and scorer, and measure the scores.
+
+    Raises BundleError when the pipeline cannot score them or a file of the bundle is malformed.
+    """
     x, manifest = data.rows.x, candidate.manifest
     probability = candidate.scorer.score_many(x)
     metrics = evaluate(
@@ -174,33 +193,24 @@ def _costs(manifest: Manifest) -> Costs:
 
 
 def _parity(candidate: Candidate, x: Floats, scored: Floats) -> Parity:
-    """Scorer against pipeline on the test rows, and the pipeline against its own stored scores:
-    serving trusts those.
+    """Compare the scorer with the pipeline on the test rows and on the reference rows.
+
+    For the reference rows the bundle's stored probabilities take the place of the scorer's. The
+    service compares its scorer with those, so they must be the pipeline's own.
     """
     reference = read_reference_rows(candidate.folder, candidate.manifest)
-    expected = _pipeline_probability(candidate.pipeline, np.vstack([x, reference[:, :-1]]))
-    given, threshold = np.concatenate([scored, reference[:, -1]]), candidate.manifest.threshold
-    mismatches = int(((given >= threshold) != (expected >= threshold)).sum())
+    expected = checked_probabilities(candidate.pipeline, np.vstack([x, reference[:, :-1]]))
+    actual, threshold = np.concatenate([scored, reference[:, -1]]), candidate.manifest.threshold
     return Parity(
-        float(np.abs(given - expected).max()), tolerance(candidate.manifest), mismatches, len(given)
+        difference=float(np.abs(actual - expected).max()),
+        tolerance=tolerance(candidate.manifest),
+        mismatches=int(((actual >= threshold) != (expected >= threshold)).sum()),
+        rows=len(actual),
     )
 
 
-def _pipeline_probability(pipeline: Any, x: Floats) -> Floats:
-    try:
-        probability = np.asarray(pipeline.predict_proba(x), dtype=np.float64)
-    except (AttributeError, TypeError, ValueError, IndexError) as error:
-        raise BundleError(
-            f"{PIPELINE} cannot score rows of {x.shape[1]} features ({type(error).__name__}): train the version again"
-        ) from error
-    if probability.shape != (len(x), 2):
-        raise BundleError(
-            f"{PIPELINE} answers in the shape {probability.shape} where a probability of each of two classes belongs"
-        )
-    return probability[:, 1]
-
-
 def _median_ms(scorer: Scorer, x: Floats) -> tuple[float, int]:
+    # Row by row: that is how most transactions arrive at the service.
     rows = x[:TIMED_ROWS].tolist()
     for row in rows[:WARM_UP_ROWS]:
         scorer.score(row)
@@ -213,25 +223,15 @@ def _milliseconds(score: Callable[[list[float]], float], row: list[float]) -> fl
     return (time.perf_counter() - started) * 1000
 
 
-def read_train_rows(folder: Path) -> NDArray[np.uint64]:
-    """Raises BundleError."""
-    try:
-        rows = np.load(folder / TRAIN_ROWS, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BundleError(f"{TRAIN_ROWS} cannot be read: {error}") from error
-    if not isinstance(rows, np.ndarray) or rows.dtype != np.uint64 or rows.ndim != 1:
-        raise BundleError(f"{TRAIN_ROWS} must hold one uint64 for each row that training saw")
-    return rows
-
-
 def production_probability(
     registry: Registry, production: Production, cache: Path, folder: Path, x: Floats
 ) -> Floats:
-    """What the serving version's compiled scorer says of these rows; its bundle comes from the
-    local cache, else from the registry.
+    """Return the probabilities (n,) of the serving version's compiled scorer for the rows `x`.
 
-    Raises UnknownVersionError or BundleError when its bundle is not to be had as it was
-    promoted, StoreDownError when MLflow is away.
+    Its bundle is read from the local cache, or else downloaded from the registry.
+
+    Raises UnknownVersionError or BundleError when its bundle is missing or is not the promoted one,
+    and StoreDownError when MLflow is down.
     """
     cached = cache / production.digest
     if not cached.is_dir():
@@ -250,8 +250,9 @@ def against_production(
     cache: Path,
     settings: GateSettings,
 ) -> list[GateResult]:
-    """The comparison with what serves, on the candidate's test rows; a comparison that was due and
-    cannot be made fails. Raises StoreDownError.
+    """Compare the candidate with the version that serves, on the candidate's test rows.
+
+    The gates fail when a comparison is due but production cannot be scored. Raises StoreDownError.
     """
     reason = nothing_to_compare(
         candidate.manifest.schema_fingerprint, candidate.version.digest, production
@@ -259,16 +260,16 @@ def against_production(
     if reason is not None or production is None:
         return not_compared(reason or "", settings, passed=True)
     try:
-        theirs = production_probability(
+        serving = production_probability(
             registry, production, cache, candidate.folder.with_name("production"), data.rows.x
         )
     except (UnknownVersionError, BundleError) as error:
         return not_compared(
-            f"version {production.version} in production cannot be scored: {error}",
+            f"version {production.version} in production cannot score the test rows: {error}",
             settings,
             passed=False,
         )
-    return compare(scores_of(candidate, data, probability), theirs, production.version, settings)
+    return compare(scores_of(candidate, data, probability), serving, production.version, settings)
 
 
 def scores_of(candidate: Candidate, data: TestData, probability: Floats) -> TestScores:
@@ -280,7 +281,7 @@ def scores_of(candidate: Candidate, data: TestData, probability: Floats) -> Test
 def checks(
     candidate: Candidate, data: TestData, measured: Measurement, settings: GateSettings
 ) -> list[GateResult]:
-    """Every gate that needs no other version."""
+    """Return the results of all gates that need no other version."""
     return [
         intact(None, len(candidate.manifest.files)),
         *discriminates(measured.metrics, settings, data.prevalence),

@@ -1,6 +1,6 @@
-"""The gates between a trained version and production: measured values in, judgements out.
+"""Gates that a trained version must pass before it may serve.
 
-No I/O, no clock, no settings but those given.
+Each gate is a function from measured values to results. It does no I/O and reads no clock.
 """
 
 from dataclasses import dataclass
@@ -22,10 +22,15 @@ COMPARED = {
 
 @dataclass(frozen=True)
 class GateSettings:
-    """`roc_auc` must be exceeded, `average_precision` (at the natural prevalence) reached; the two
-    differences are the lowest allowed lower 95 % bounds of candidate minus production;
-    `latency_ms` bounds the median of scoring one row, `scorer_difference` what a bundle may
-    allow its own scorer.
+    """Limits of the gates, with the settings of their bootstrap.
+
+    roc_auc, average_precision      The candidate must be above the first and not below the second,
+                                    which applies at the natural prevalence.
+    roc_auc_difference,             Candidate minus production. The lower 95 % bound must not be
+    average_precision_difference    below this.
+    latency_ms                      The median time of scoring one row must not be above this.
+    scorer_difference               Limit of the tolerance that a bundle states for its own scorer.
+    decision_flips                  Rows on which scorer and pipeline may decide differently.
     """
 
     roc_auc: float = 0.90
@@ -41,8 +46,9 @@ class GateSettings:
 
 @dataclass(frozen=True)
 class GateResult:
-    """One judgement: what was measured, what was allowed (`sign` says on which side of `limit` the
-    value must lie), and why in a sentence.
+    """The result of one gate: the measured value, its limit, and the reason in a sentence.
+
+    `sign` compares `value` with `limit`, for example ">=".
     """
 
     name: str
@@ -55,8 +61,10 @@ class GateResult:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far compiled scorer and pipeline are apart: the largest difference of probability, and
-    how many decisions differ, over `rows` rows.
+    """The differences between the compiled scorer and the pipeline over `rows` rows.
+
+    `difference` is the largest difference of probability. `mismatches` counts decisions that
+    differ.
     """
 
     difference: float
@@ -66,18 +74,18 @@ class Parity:
 
 
 def intact(fault: str | None, files: int = 0) -> GateResult:
-    """`fault` is why the bundle is not the registered one, or may not be opened;
-
-    None when it is sound.
-    """
-    good = f"{files} files, all with the registered digests; the pipeline holds only types that fraudops trusts"
-    return GateResult(BUNDLE, None, None, fault is None, fault or good)
+    """Judge the bundle: `fault` says why it was refused, and is None for a sound one."""
+    sound = (
+        f"{files} files, all with the registered digests; "
+        "the pipeline holds only types that fraudops trusts"
+    )
+    return GateResult(BUNDLE, None, None, fault is None, fault or sound)
 
 
 def discriminates(
     metrics: dict[str, Interval], settings: GateSettings, prevalence: float | None
 ) -> list[GateResult]:
-    """ROC-AUC and average precision of the test rows. A value that is not a number fails."""
+    """Judge ROC-AUC and average precision of the test rows. NaN fails."""
     at = "the data as collected" if prevalence is None else f"prevalence {prevalence:g}"
     auc, precision = metrics["roc_auc"], metrics["average_precision"]
     return [
@@ -96,9 +104,9 @@ def discriminates(
 
 
 def untrained_on_test_rows(seen: int, tested: int, trained: int) -> GateResult:
-    """`seen` of the `tested` rows are among the `trained` ones.
+    """Judge whether training saw test rows: `seen` of the `tested` rows are among `trained` ones.
 
-    A bundle that names no row that it was trained on proves nothing and fails.
+    A bundle that names no training rows fails, because nothing can then be compared.
     """
     if trained == 0:
         return GateResult(
@@ -106,30 +114,35 @@ def untrained_on_test_rows(seen: int, tested: int, trained: int) -> GateResult:
             None,
             0,
             False,
-            "the bundle does not name the rows it was trained on, so nothing shows that the test is fair",
+            "the bundle does not name the rows that it was trained on, so it is unknown whether "
+            "test rows are among them; train the version again",
             "=",
         )
     detail = f"none of {tested:,} test rows is among the {trained:,} rows that training saw"
     if seen:
-        detail = f"{seen:,} of {tested:,} test rows are among the rows that training saw: its metrics are worth nothing; train on the train part alone"
+        detail = (
+            f"{seen:,} of {tested:,} test rows are among the rows that training saw: "
+            "the metrics are not valid; train on the train part alone"
+        )
     return GateResult(TEST_ROWS, seen, 0, seen == 0, detail, "=")
 
 
 def scores_as_its_pipeline(parity: Parity, settings: GateSettings) -> list[GateResult]:
-    """The compiled scorer against the pipeline, and the decisions of both at the version's threshold."""
+    """Compare compiled scorer and pipeline, and their decisions at the version's threshold."""
+    # A bundle states its own tolerance, so a setting limits it.
     limit = min(parity.tolerance, settings.scorer_difference)
-    apart = (
+    difference = (
         f"largest difference of probability between scorer and pipeline over {parity.rows:,} rows"
     )
-    flips = f"of {parity.rows:,} decisions differ between scorer and pipeline"
+    mismatches = f"of {parity.rows:,} decisions differ between scorer and pipeline"
     return [
-        GateResult(PARITY, parity.difference, limit, parity.difference <= limit, apart, "<="),
+        GateResult(PARITY, parity.difference, limit, parity.difference <= limit, difference, "<="),
         GateResult(
             DECISION_MISMATCHES,
             parity.mismatches,
             settings.decision_flips,
             parity.mismatches <= settings.decision_flips,
-            flips,
+            mismatches,
             "<=",
         ),
     ]
@@ -149,38 +162,41 @@ def fast_enough(median_ms: float, rows: int, settings: GateSettings) -> GateResu
 def not_worse(
     differences: dict[str, Interval], production: str, settings: GateSettings
 ) -> list[GateResult]:
-    """Candidate minus production from a paired bootstrap, by metric (the keys of COMPARED): the
-    lower 95 % bound decides.
+    """Judge the differences candidate minus production, by metric (the keys of COMPARED).
+
+    They are from a paired bootstrap. The lower 95 % bound decides.
     """
-    limits = {
-        "roc_auc": settings.roc_auc_difference,
-        "average_precision": settings.average_precision_difference,
-    }
     return [
         GateResult(
             COMPARED[metric],
             differences[metric].lower,
             limit,
             differences[metric].lower >= limit,
-            f"lower bound of the difference to version {production}: {differences[metric].value:+.4f} ({_bounds(differences[metric])})",
+            f"lower bound of the difference to version {production}: "
+            f"{differences[metric].value:+.4f} ({_bounds(differences[metric])})",
             ">=",
         )
-        for metric, limit in limits.items()
+        for metric, limit in _difference_limits(settings).items()
     ]
 
 
 def not_compared(reason: str, settings: GateSettings, passed: bool) -> list[GateResult]:
-    """Both comparisons without a value: passed where there is nothing to compare with, failed where
-    a comparison was due and could not be made.
+    """Return both comparisons without a value.
+
+    `passed` is true if there is nothing to compare with, and false if a comparison was due and
+    could not be made.
     """
-    limits = {
+    return [
+        GateResult(COMPARED[metric], None, limit, passed, reason, ">=")
+        for metric, limit in _difference_limits(settings).items()
+    ]
+
+
+def _difference_limits(settings: GateSettings) -> dict[str, float]:
+    return {
         "roc_auc": settings.roc_auc_difference,
         "average_precision": settings.average_precision_difference,
     }
-    return [
-        GateResult(COMPARED[metric], None, limit, passed, reason, ">=")
-        for metric, limit in limits.items()
-    ]
 
 
 def _interval(interval: Interval) -> str:

@@ -1,5 +1,7 @@
-"""The comparison with production and the verdict: what is stored on a version, and what promotion
-asks of it again. Light to import.
+"""The comparison with production, and the verdict that is stored on a version.
+
+A promotion makes the comparison again if another version serves by then. The module is light to
+import.
 """
 
 import io
@@ -7,25 +9,25 @@ import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fraudops.canonical import canonical_json
 from fraudops.errors import RefusedError
-from fraudops.model.metrics import paired_difference
+from fraudops.model.metrics import Metric, paired_difference
 from fraudops.registry import TAG_VERDICT, ModelVersion, Registry
 from fraudops.validation.gates import GateResult, GateSettings, not_compared, not_worse
 
 SCORES = "validation/test_scores.npz"
-Metric = Literal["roc_auc", "average_precision"]
 
 
 @dataclass(frozen=True)
 class TestScores:
-    """What a version's compiled scorer said of each test row: y int8, weights and probability
-    float64, all (n,). `test_digest` names the rows.
+    """Probabilities of a version's compiled scorer for each test row.
+
+    All arrays are (n,). `test_digest` is the digest of the test rows, `digest` that of the bundle.
     """
 
     __test__ = False  # not a pytest class
@@ -39,7 +41,7 @@ class TestScores:
 
 @dataclass(frozen=True)
 class Production:
-    """The version that serves, as the serving record has it."""
+    """The version that serves, according to the serving record."""
 
     version: str
     digest: str
@@ -61,7 +63,11 @@ def store_scores(registry: Registry, version: ModelVersion, scores: TestScores) 
 
 
 def stored_scores(registry: Registry, version: ModelVersion) -> TestScores:
-    """Raises RefusedError when there are none for exactly this bundle, or they cannot be read."""
+    """Read the test scores of a version.
+
+    Raises RefusedError when there are none, when they are of another bundle, or when they cannot be
+    read.
+    """
     data = registry.download(version, SCORES)
     again = f"run `fraudops validate --version {version.version}` again"
     if data is None:
@@ -89,7 +95,8 @@ def stored_scores(registry: Registry, version: ModelVersion) -> TestScores:
     )
     if not sound or scores.digest != version.digest:
         raise RefusedError(
-            f"the stored test scores of version {version.version} are not of its bundle: {again}"
+            f"the stored test scores of version {version.version} are damaged "
+            f"or of another bundle: {again}"
         )
     return scores
 
@@ -97,7 +104,7 @@ def stored_scores(registry: Registry, version: ModelVersion) -> TestScores:
 def compare(
     scores: TestScores, production: NDArray[np.float64], version: str, settings: GateSettings
 ) -> list[GateResult]:
-    """The candidate's scores against production's probabilities (n,) of the same rows."""
+    """Compare the candidate's scores with production's probabilities (n,) of the same rows."""
     differences = {
         metric: paired_difference(
             scores.y,
@@ -116,22 +123,25 @@ def compare(
 def nothing_to_compare(
     candidate_fingerprint: str | None, candidate_digest: str | None, production: Production | None
 ) -> str | None:
-    """Why there is nothing to compare with, None where there is."""
+    """Return the reason why there is nothing to compare with, or None if there is something."""
     if production is None:
         return "no version is in production yet: there is nothing to compare with"
     if production.digest == candidate_digest:
-        return f"version {production.version} in production is this very bundle"
+        return f"version {production.version} in production is the same bundle"
     if production.schema_fingerprint != candidate_fingerprint:
-        return f"not comparable: version {production.version} in production reads other columns, so a promotion goes by `--strategy rollout`"
+        return (
+            f"not comparable: version {production.version} in production reads other columns, "
+            "so promote with `--strategy rollout`"
+        )
     return None
 
 
 def recompare(
     registry: Registry, candidate: ModelVersion, production: ModelVersion, settings: GateSettings
 ) -> list[GateResult]:
-    """The comparison once more, from the stored test scores of both, when production has moved
-    since the candidate's verdict.
+    """Repeat the comparison from the stored test scores of both versions.
 
+    A promotion needs this if another version serves than at the time of the verdict.
     Raises RefusedError when the scores are not of the same test rows.
     """
     serving = Production(
@@ -140,13 +150,14 @@ def recompare(
     reason = nothing_to_compare(candidate.schema_fingerprint, candidate.digest, serving)
     if reason is not None:
         return not_compared(reason, settings, passed=True)
-    mine, theirs = stored_scores(registry, candidate), stored_scores(registry, production)
-    if mine.test_digest != theirs.test_digest or not np.array_equal(mine.y, theirs.y):
+    scores, served = stored_scores(registry, candidate), stored_scores(registry, production)
+    if scores.test_digest != served.test_digest or not np.array_equal(scores.y, served.y):
         raise RefusedError(
-            f"version {candidate.version} was validated on other test rows than version {production.version}, which serves: "
+            f"version {candidate.version} was validated on other test rows than version "
+            f"{production.version}, which serves: "
             f"run `fraudops validate --version {candidate.version}` again"
         )
-    return compare(mine, theirs.probability, production.version, settings)
+    return compare(scores, served.probability, production.version, settings)
 
 
 def verdict(
@@ -157,7 +168,10 @@ def verdict(
     compared_to: Production | None,
     at: str,
 ) -> dict[str, Any]:
-    """What is stored on the version: passed only if every gate is. `at` is ISO 8601 in UTC."""
+    """Return the verdict to store on a version, which passes only if every gate passed.
+
+    `at` is ISO 8601 in UTC.
+    """
     return {
         "digest": digest,
         "test_digest": test_digest,
@@ -176,9 +190,7 @@ def store_verdict(registry: Registry, version: ModelVersion, stored: dict[str, A
 
 
 def _gate(gate: GateResult) -> dict[str, Any]:
-    """A value that JSON cannot hold becomes null; the detail is short, since the whole verdict is
-    one tag.
-    """
+    # JSON has no NaN and no infinity.
     value = (
         None if gate.value is None or not math.isfinite(gate.value) else float(f"{gate.value:.6g}")
     )
@@ -187,5 +199,6 @@ def _gate(gate: GateResult) -> dict[str, Any]:
         "value": value,
         "limit": gate.limit,
         "passed": gate.passed,
+        # The whole verdict must fit into one tag of the registry.
         "detail": gate.detail[:240],
     }

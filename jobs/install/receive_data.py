@@ -1,54 +1,56 @@
-"""The other end of `fraudops data push`: standard input into a file of the data volume, whole or
-not at all. Run in the cluster.
+"""Receiving side of `fraudops data push`: copy standard input to a file of the data volume.
+
+Runs in the cluster. The file is replaced only when all bytes have arrived.
 """
 
 import hashlib
-import os
 import sys
 from pathlib import Path
 
 import click
 
 from fraudops.errors import RefusedError, StoreDownError
+from fraudops.files import atomic_file
 from jobs.runner import output, run
 
 CHUNK_BYTES = 1 << 20
 
 
 def receive(target: Path, size: int) -> str:
-    """The sha256 of the `size` bytes that were read.
+    """Read `size` bytes, store them as `target` and return their sha256.
 
-    Raises RefusedError when fewer come, StoreDownError when the volume has no room.
+    Raises RefusedError if fewer bytes arrive, StoreDownError if the volume cannot store them.
     """
-    digest, left = hashlib.sha256(), size
-    unfinished = target.with_name(f".{target.name}.part")
+    digest, missing = hashlib.sha256(), size
     try:
-        with unfinished.open("wb") as file:
-            while left and (chunk := sys.stdin.buffer.read(min(CHUNK_BYTES, left))):
-                file.write(chunk)
-                digest.update(chunk)
-                left -= len(chunk)
-            os.fsync(file.fileno())
-        if left:
-            raise RefusedError(
-                f"the sender ended {left:,} bytes before the end: {target.name} is as it was"
-            )
-        unfinished.replace(target)
+        with atomic_file(target, durable=True) as temporary:
+            with temporary.open("wb") as file:
+                while missing and (chunk := sys.stdin.buffer.read(min(CHUNK_BYTES, missing))):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    missing -= len(chunk)
+            if missing:
+                raise RefusedError(
+                    f"the sender stopped {missing:,} bytes before the end: {target.name} is unchanged"
+                )
     except OSError as error:
         raise StoreDownError(f"{target} cannot be written: {error.strerror}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     return digest.hexdigest()
 
 
 @click.command(name="receive")
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
-    "--size", required=True, type=click.IntRange(0), metavar="BYTES", help="How many bytes to read."
+    "--size",
+    required=True,
+    type=click.IntRange(0),
+    metavar="BYTES",
+    help="Number of bytes to read.",
 )
 def command(target: Path, size: int) -> str:
-    """Read a file from standard input."""
+    """Read a file from standard input and store it as TARGET."""
     digest = receive(target, size)
+    # `fraudops data push` looks for this line.
     output.print(f"sha256 {digest}")
     return f"{target} received: {size:,} bytes, sha256 {digest}"
 

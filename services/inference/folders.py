@@ -1,12 +1,12 @@
 """The folders that a service writes to, before anything else."""
 
-import fcntl
 import os
 import shutil
 import time
 from pathlib import Path
 
 from fraudops.errors import StoreDownError
+from fraudops.files import try_lock
 from fraudops.spool.segments import INCOMING
 from fraudops.state import State
 
@@ -43,14 +43,11 @@ def _lock(path: Path) -> int:
     """Workers of a service that was killed hold it until they have gone."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > end:
-                raise StoreDownError(
-                    f"another inference service works on {path.parent.parent}: stop it, or give this one its own FRAUDOPS_STATE"
-                ) from error
-            time.sleep(0.05)
-        else:
-            return descriptor
+    while not try_lock(descriptor):
+        if time.monotonic() > end:
+            raise StoreDownError(
+                f"another inference service works on {path.parent.parent}: stop it, "
+                "or give this one its own FRAUDOPS_STATE"
+            )
+        time.sleep(0.05)
+    return descriptor

@@ -109,31 +109,6 @@ def refusal(*settings: str, files: tuple[str, ...] = ()) -> str:
     return done.stderr
 
 
-def notes(*settings: str, files: tuple[str, ...] = ()) -> str:
-    """Return the notes that `helm install` prints with these settings and files."""
-    command = [
-        tool("helm"),
-        "install",
-        "fraudops",
-        str(CHART),
-        "--namespace",
-        "fraud",
-        "--dry-run=client",
-    ]
-    command += [argument for file in files for argument in ("--values", str(ROOT / file))]
-    command += [argument for setting in settings for argument in ("--set", setting)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.partition("NOTES:")[2]
-
-
 def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
     matching = [
         manifest

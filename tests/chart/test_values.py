@@ -178,7 +178,7 @@ def test_the_notes_warn_of_settings_that_are_not_for_production() -> None:
     development = notes("environment=development")
     assert "knows nothing of your transactions" in development
     assert (
-        "/model_info says trained_on_sample, the metric fraudops_model_trained_on_sample is 1"
+        "/model_info says trained_on_sample, and the metric fraudops_model_trained_on_sample is 1"
         in development
     )
     assert "one pod without backups" in notes()

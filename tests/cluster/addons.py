@@ -1,4 +1,4 @@
-"""What a test needs in the cluster besides the product: metrics for the autoscaler, Prometheus."""
+"""Add-ons of the cluster that some tests need: metrics for the autoscaler, and Prometheus."""
 
 import os
 import sys

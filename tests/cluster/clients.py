@@ -1,11 +1,12 @@
-"""Clients in a pod of the cluster: kept-alive connections through the Service, each at its own
-pace, no request ever repeated.
+"""Clients in a pod of the cluster, on kept-alive connections through the Service.
 
 `python clients.py URL RATE CONNECTIONS FOLDER` posts FOLDER/transaction.json until the file
-/tmp/stop is there, then prints one JSON object: `runs` as [first sent, last sent, version,
-count] in the order of sending (seconds of the wall clock, which all pods of a node share) and
-`failures`. The ids of all answers are in /tmp/answers. Plain standard library: it is read into a
-pod from a ConfigMap.
+/tmp/stop exists. No request is repeated. Then it prints one JSON object. Its `runs` are lists
+[first sent, last sent, version, count] in the order of sending. The times are seconds of the wall
+clock, which all pods of a node share. Its `failures` are pairs of time and text. The ids of all
+answers are in /tmp/answers.
+
+It uses the standard library only, because a ConfigMap mounts this one file into a pod.
 """
 
 import http.client
@@ -20,7 +21,10 @@ STOP, ANSWERS = Path("/tmp/stop"), Path("/tmp/answers")
 
 
 class Client(threading.Thread):
-    """A broken connection fails the request that was on it; the next request gets a new one."""
+    """A client that sends a request every `pause` seconds.
+
+    A broken connection fails its request, and the next request opens a new connection.
+    """
 
     def __init__(self, url: str, pause: float, body: bytes) -> None:
         super().__init__()
@@ -32,6 +36,7 @@ class Client(threading.Thread):
         connection = self.connection()
         following = time.monotonic()
         while not STOP.exists():
+            # After a slow answer, catch up with at most one second of requests.
             following = max(following + self.pause, time.monotonic() - 1)
             sent = time.time()
             try:
@@ -58,14 +63,14 @@ class Client(threading.Thread):
 
 
 def runs(answers: list[tuple[float, str, str]]) -> list[list[object]]:
-    """Neighbours of one version as one."""
-    found: list[list[object]] = []
+    """Merge consecutive answers of one version into [first sent, last sent, version, count]."""
+    merged: list[list[object]] = []
     for sent, version, _ in answers:
-        if found and found[-1][2] == version:
-            found[-1][1], found[-1][3] = sent, int(str(found[-1][3])) + 1
+        if merged and merged[-1][2] == version:
+            merged[-1][1], merged[-1][3] = sent, int(str(merged[-1][3])) + 1
         else:
-            found.append([sent, sent, version, 1])
-    return found
+            merged.append([sent, sent, version, 1])
+    return merged
 
 
 def main() -> None:
@@ -95,7 +100,8 @@ def main() -> None:
         ),
         flush=True,
     )
-    while STOP.exists():  # until the pod is taken away: its file is still to be read
+    # The test still has to read the answers, so the pod runs until it is deleted.
+    while STOP.exists():
         time.sleep(1)
 
 

@@ -1,6 +1,7 @@
 """The release that `make kind-up` has installed.
 
-Two tiers: every behaviour once and short, or with PROOF=1 the full figures, written down.
+Every behaviour is tested once and for a short time. With PROOF=1 the tests run at full length and
+write their figures to a file.
 """
 
 import os
@@ -14,15 +15,16 @@ from tests.support.figures import PROOF, Figures
 from tests.support.shared_servers import run_folder
 
 COUNTS = Repetitions(20, 3, 10, 5, 100_000) if PROOF else Repetitions(3, 1, 2, 1, 2_000)
-# These make namespaces of their own. They run beside the tests that change the installed release.
+# These tests make their own namespaces, so they run in parallel with the tests that change the
+# installed release.
 OWN_NAMESPACES = {"test_upgrade.py", "test_runner.py", "test_ports.py"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deal the tests to two processes (`-n 2 --dist loadgroup`): two groups, each in its order.
+    """Divide the tests into two groups for `-n 2 --dist loadgroup`; each keeps its order.
 
-    First among the hooks: xdist reads the groups in a hook of the same name.
+    It runs first, because xdist reads the groups in a hook of the same name.
     """
     for item in items:
         if item.path.parent == Path(__file__).parent:
@@ -34,24 +36,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
     cluster = os.environ.get("KIND_CLUSTER", "fraudops")
-    with installed(cluster, run_folder(tmp_path_factory)) as found:
-        os.environ["KUBECONFIG"] = str(found.kubeconfig)  # what the product's own client reads
-        yield found
+    with installed(cluster, run_folder(tmp_path_factory)) as release:
+        # The product's own Kubernetes client reads this variable.
+        os.environ["KUBECONFIG"] = str(release.kubeconfig)
+        yield release
 
 
 @pytest.fixture(scope="session")
 def versions(release: Release) -> tuple[str, str]:
-    """The one that serves, and another that could."""
+    """Return the version that serves and another one that passed validation."""
     release.agreed()
     return release.serving()[0], release.new_version(11)
 
 
 @pytest.fixture(scope="session")
 def figures() -> Iterator[Figures]:
-    """What is measured on the way; the full tier writes it down."""
-    found = Figures("cluster", "On Kubernetes", cluster="kind, one node")
-    yield found
-    found.write()
+    """Yield the collected measurements; PROOF=1 writes them to a file."""
+    collected = Figures("cluster", "On Kubernetes", cluster="kind, one node")
+    yield collected
+    collected.write()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,4 @@
-"""An installed release of the chart, as its owner sees it: kubectl, helm, the `fraudops` command,
-psql.
-"""
+"""An installed release of the chart, used through kubectl, helm, psql and `fraudops`."""
 
 import json
 import os
@@ -14,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.observations import Promoted, Run, Seen, stamped
 from tests.support.known_transaction import TRANSACTION
 from tests.support.shared_servers import alone
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "fraudops"
-# The ingress as this machine reaches it.
+# The address of the ingress on this machine.
 URL = os.environ.get("KIND_URL", "http://localhost:8080")
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -43,37 +42,8 @@ class Repetitions:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What separates one request's pods: sent moments, versions and failures as
-    tests/cluster/clients.py prints them.
-    """
-
-    first: float
-    last: float
-    version: str
-    count: int
-
-
-@dataclass
-class Seen:
-    """What the clients saw, filled in when their block has ended."""
-
-    runs: list[Run] = field(default_factory=list)
-    failures: list[tuple[float, str]] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-
-    @property
-    def answered(self) -> int:
-        return sum(run.count for run in self.runs)
-
-    def versions_after(self, moment: float, until: float = float("inf")) -> set[str]:
-        """Versions that answered requests sent after one moment and before another."""
-        return {run.version for run in self.runs if run.last > moment and run.first < until}
-
-
-@dataclass(frozen=True)
 class Release:
-    """`values` are those of the first installation."""
+    """A release in one namespace of a cluster; `values` are those of its first installation."""
 
     context: str
     kubeconfig: Path
@@ -103,15 +73,15 @@ class Release:
     def install(
         self, *sets: str, chart: Path = CHART, program: str = "helm", wait: bool = True
     ) -> None:
-        """`helm upgrade --install` with the values of the installation and what is set beside them,
-        until everything is ready.
+        """Run `helm upgrade --install` with the release's values and the additional `sets`.
+
+        With `wait` it returns when everything is ready.
         """
         chosen = [argument for value in sets for argument in ("--set", value)]
         waiting = ["--wait", "--timeout", "8m"] if wait else []
         if program == "helm":
-            waiting.append(
-                "--force-conflicts"
-            )  # replicas that somebody has scaled by hand are the chart's again
+            # `kubectl scale` owns the field `replicas` after a test has scaled by hand.
+            waiting.append("--force-conflicts")
         with self.values_file() as values:
             self.helm(
                 "upgrade",
@@ -133,7 +103,7 @@ class Release:
             yield file.name
 
     def fraudops(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        """The console script on this machine, with this cluster's kubeconfig."""
+        """Run the command `fraudops` on this machine with this cluster's kubeconfig."""
         script = "from jobs.cli import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", script, *arguments],
@@ -179,8 +149,7 @@ class Release:
     # -- objects
 
     def get(self, *what: str) -> Object:
-        found: Object = json.loads(self.kubectl("get", *what, "-o", "json"))
-        return found
+        return dict(json.loads(self.kubectl("get", *what, "-o", "json")))
 
     def objects(self, kind: str, component: str = "") -> list[Object]:
         selector = f"app.kubernetes.io/instance={self.name}" + (
@@ -190,7 +159,7 @@ class Release:
         return items
 
     def pods(self, component: str = "inference") -> list[str]:
-        """Names of the component's pods that live and are not on their way out."""
+        """Return the names of the component's pods that run and are not being deleted."""
         living = [
             pod
             for pod in self.objects("pods", component)
@@ -207,19 +176,18 @@ class Release:
         return str(current["version"]), int(current["epoch"])
 
     def status(self) -> Object:
-        found: Object = json.loads(
-            self.fraudops("status", "--on-cluster", "--json", check=False).stdout
+        return dict(
+            json.loads(self.fraudops("status", "--on-cluster", "--json", check=False).stdout)
         )
-        return found
 
     def agreed(self) -> tuple[str, int]:
-        """Version and epoch, once record, alias and every worker of every pod agree on them."""
+        """Return version and epoch once the record, the alias and every worker agree on them."""
 
         def check() -> tuple[str, int]:
-            found = self.status()
-            assert found["well"], found
-            assert found["reserved"] is None, found
-            assert found["mirrored"], found
+            status = self.status()
+            assert status["well"], status
+            assert status["reserved"] is None, status
+            assert status["mirrored"], status
             return self.serving()
 
         return eventually(check, 180, 1.0)
@@ -233,7 +201,7 @@ class Release:
 
     @contextmanager
     def away(self, *workloads: str) -> Iterator[None]:
-        """`deployment/mlflow`, `statefulset/postgresql`: at no replicas within the block."""
+        """Scale workloads such as `deployment/mlflow` to 0 replicas within the block."""
         for workload in workloads:
             kind, _, name = workload.partition("/")
             self.kubectl("scale", f"{kind}/{self.name}-{name}", "--replicas=0")
@@ -252,10 +220,10 @@ class Release:
                 kind, _, name = workload.partition("/")
                 self.kubectl("rollout", "status", f"{kind}/{self.name}-{name}", "--timeout=300s")
 
-    # -- the road of a model
+    # -- models
 
     def new_version(self, seed: int) -> str:
-        """A version that has been trained and validated by the chart's Jobs."""
+        """Train and validate a version with the chart's Jobs; return it."""
         trained = json.loads(
             self.fraudops("train", "--on-cluster", "--seed", str(seed), "--json").stdout
         )
@@ -263,8 +231,8 @@ class Release:
         self.fraudops("validate", "--on-cluster", "--version", version)
         return version
 
-    def promote(self, version: str, *arguments: str) -> "Promoted":
-        """By a Job of the chart, to its end."""
+    def promote(self, version: str, *arguments: str) -> Promoted:
+        """Promote the version with a Job of the chart and wait for the end of the Job."""
         done = self.fraudops(
             "promote",
             "--on-cluster",
@@ -277,10 +245,10 @@ class Release:
         )
         return self.promoted(done)
 
-    def rollback(self) -> "Promoted":
+    def rollback(self) -> Promoted:
         return self.promoted(self.fraudops("rollback", "--on-cluster", check=False))
 
-    def promoted(self, done: "subprocess.CompletedProcess[str]") -> "Promoted":
+    def promoted(self, done: "subprocess.CompletedProcess[str]") -> Promoted:
         job = done.stderr.split("Job ", 1)[1].split()[0]
         log = self.kubectl("logs", f"job/{job}", "--timestamps", "--tail=-1", check=False)
         return Promoted(
@@ -294,7 +262,10 @@ class Release:
 
     @contextmanager
     def traffic(self, rate: float = 120.0, connections: int = 12) -> Iterator[Seen]:
-        """Clients in a pod, from before the block until after it; never repeats a request."""
+        """Run clients in a pod, from before the block until after it.
+
+        `rate` is in requests per second, of all connections together.
+        """
         seen = Seen()
         command = [
             "python",
@@ -312,13 +283,16 @@ class Release:
             time.sleep(1)
             self.kubectl("exec", pod, "--", "touch", "/tmp/stop")
             line = eventually(lambda: last_line(self.kubectl("logs", pod)), 60, 0.5)
-            seen.runs = [Run(*found) for found in line["runs"]]
+            seen.runs = [Run(*entry) for entry in line["runs"]]
             seen.failures = [(moment, text) for moment, text in line["failures"]]
             seen.ids = self.kubectl("exec", pod, "--", "cat", "/tmp/answers").split()
 
     @contextmanager
     def client(self, command: list[str], files: dict[str, str]) -> Iterator[str]:
-        """Run a pod that may reach the service, with the files and transaction.json at /clients."""
+        """Run a pod that may reach the service; yield its name.
+
+        It has the files and transaction.json in /clients.
+        """
         pod = f"clients-{os.urandom(3).hex()}"
         data = files | {"transaction.json": TRANSACTION.decode()}
         self.apply(
@@ -341,7 +315,7 @@ class Release:
     def client_pod(
         self, name: str, command: list[str], labels: dict[str, str], files: str | None = None
     ) -> Object:
-        """A pod of the release's Jobs image that runs something else.
+        """Return the manifest of a pod that runs `command` in the release's Jobs image.
 
         `files` names a ConfigMap that is mounted at /clients.
         """
@@ -381,11 +355,11 @@ class Release:
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
     def audited(self, ids: list[str]) -> dict[str, int]:
-        """How often each id is in the table; ids that are not there are left out."""
+        """Return how often each id is in the table; ids that are not there are left out."""
         listed = "\n".join(ids)
         query = (
-            "CREATE TEMP TABLE asked (id uuid); COPY asked FROM STDIN;\n" + listed + "\n\\.\n"
-            "SELECT p.id, count(*) FROM predictions p JOIN asked USING (id) GROUP BY 1;\n"
+            "CREATE TEMP TABLE answered (id uuid); COPY answered FROM STDIN;\n" + listed + "\n\\.\n"
+            "SELECT p.id, count(*) FROM predictions p JOIN answered USING (id) GROUP BY 1;\n"
         )
         command = (
             "exec",
@@ -409,38 +383,13 @@ class Release:
 
     def assert_all_audited(self, ids: list[str]) -> None:
         def check() -> None:
-            found = self.audited(ids)
-            assert len(found) == len(ids), (
-                f"{len(ids) - len(found)} of {len(ids)} answered predictions are not in the table"
+            counts = self.audited(ids)
+            assert len(counts) == len(ids), (
+                f"{len(ids) - len(counts)} of {len(ids)} answered predictions are not in the table"
             )
-            assert set(found.values()) <= {1}, "a prediction is there twice"
+            assert set(counts.values()) <= {1}, "a prediction is there twice"
 
         eventually(check, 120, 2.0)
-
-
-@dataclass(frozen=True)
-class Promoted:
-    """A promotion's Job that has ended: exit code, all that was said, and the moments (seconds,
-    wall clock) of its log's lines.
-    """
-
-    exit_code: int
-    job: str
-    said: str
-    lines: list[tuple[float, str]]
-
-    def moment(self, text: str) -> float:
-        return next(moment for moment, line in self.lines if text in line)
-
-    @property
-    def returned(self) -> float:
-        """When it said that every worker serves the version."""
-        return self.moment("serves on every worker")
-
-    @property
-    def seconds(self) -> float:
-        """From the lock to convergence."""
-        return self.returned - self.moment("lock acquired")
 
 
 def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
@@ -452,21 +401,12 @@ def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
     return done.stdout
 
 
-def stamped(line: str) -> tuple[float, str]:
-    """A line of `kubectl logs --timestamps`: its moment and its text."""
-    stamp, _, text = line.partition(" ")
-    whole, _, fraction = stamp.rstrip("Z").partition(".")
-    seconds = time.mktime(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) - time.timezone
-    return seconds + float(f"0.{fraction or 0}"), text
-
-
 def last_line(log: str) -> Object:
-    found: Object = json.loads(log.splitlines()[-1])
-    return found
+    return dict(json.loads(log.splitlines()[-1]))
 
 
-def none_of(found: list[Object]) -> None:
-    assert not found, f"{len(found)} are still there"
+def none_of(objects: list[Object]) -> None:
+    assert not objects, f"{len(objects)} are still there"
 
 
 def until(check: Callable[[], bool], seconds: float, what: str) -> None:
@@ -478,9 +418,9 @@ def until(check: Callable[[], bool], seconds: float, what: str) -> None:
 
 @contextmanager
 def installed(cluster: str, folder: Path) -> Iterator[Release]:
-    """The release of `make kind-up`, with the values of its installation.
+    """Yield the release of `make kind-up` with the values of its installation.
 
-    `folder` is shared by all test processes of a run.
+    All test processes of a run share `folder`.
     """
     with kubeconfig_of(cluster) as kubeconfig:
         release = Release(f"kind-{cluster}", kubeconfig)
@@ -488,9 +428,10 @@ def installed(cluster: str, folder: Path) -> Iterator[Release]:
 
 
 def first_values(release: Release, folder: Path) -> Object:
-    """The release's values as they are before any test of this run changes them.
+    """Return the release's values as they were before a test of this run changed them.
 
-    The first process writes them down: when a second one asks, a test may have changed them.
+    The first process writes them to a file. When a second process starts, a test of the first one
+    may already have changed the release.
     """
     file = folder / "values.json"
     with alone(folder / "values.lock"):

@@ -1,6 +1,4 @@
-"""Who reaches what: the public calls through the ingress, nothing else through it, and pods only by
-their labels.
-"""
+"""Access in a real cluster: public calls through the ingress, pods by label, and API rights."""
 
 import json
 import uuid
@@ -23,8 +21,8 @@ ADMIN = [
     "//metrics",
     "/%6detrics",
 ]
-# Prints the targets (NAME=HOST:PORT) that accept a connection. What the network drops answers
-# nothing until the timeout, so all are tried side by side.
+# Prints the targets (NAME=HOST:PORT) that accept a connection. A dropped packet gets no answer
+# until the timeout, so the program tries all targets in parallel.
 TRY = """
 import socket, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +60,7 @@ def test_a_prediction_through_the_ingress_is_audited(release: Release) -> None:
 
 
 @pytest.mark.parametrize("path", ADMIN)
-def test_admin_calls_are_not_there_for_the_ingress(release: Release, path: str) -> None:
+def test_the_ingress_answers_404_to_admin_calls(release: Release, path: str) -> None:
     token = release.get("secret", f"{release.name}-admin")["data"]["token"]
     for method in ("GET", "POST"):
         answer = httpx.request(
@@ -73,7 +71,7 @@ def test_admin_calls_are_not_there_for_the_ingress(release: Release, path: str) 
 
 @pytest.fixture(scope="module")
 def clients(release: Release) -> Iterator[dict[str, str]]:
-    """A running pod for each target, with the label that opens it, and "stranger" without one."""
+    """Run one pod for each target with the label for it, and one, "stranger", without a label."""
     run = uuid.uuid4().hex[:6]
     names = {client: f"client-{client}-{run}" for client in ("stranger", *TARGETS)}
     for client, name in names.items():
@@ -88,7 +86,7 @@ def clients(release: Release) -> Iterator[dict[str, str]]:
 
 
 def reached(release: Release, pod: str) -> set[str]:
-    """The targets to which the pod can connect."""
+    """Return the targets to which the pod can connect."""
     addresses = [
         f"{target}={release.name}-{host}:{port}" for target, (host, port) in TARGETS.items()
     ]
@@ -100,31 +98,31 @@ def test_a_pod_without_a_label_reaches_nothing(release: Release, clients: dict[s
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_label_opens_exactly_its_door(
+def test_a_label_allows_connections_to_exactly_its_target(
     release: Release, clients: dict[str, str], target: str
 ) -> None:
-    # The policies reach the node a moment after the pod.
+    # The node applies the network policies a moment after the pod has started.
     eventually(lambda: must_equal(reached(release, clients[target]), {target}), 30, 1.0)
 
 
-def must_equal(found: set[str], wanted: set[str]) -> None:
-    assert found == wanted
+def must_equal(actual: set[str], expected: set[str]) -> None:
+    assert actual == expected
 
 
-def test_nobody_writes_the_record_with_the_services_own_token(release: Release) -> None:
+def test_the_services_own_token_cannot_write_the_record(release: Release) -> None:
     """The pods' account may read one ConfigMap; the promotion's may write it."""
-    may = [
+    answers = [
         json.dumps(
             release.kubectl(
                 "auth",
                 "can-i",
                 verb,
-                what,
+                resource,
                 f"--as=system:serviceaccount:{release.namespace}:{release.name}-{account}",
                 check=False,
             ).strip()
         )
-        for account, verb, what in (
+        for account, verb, resource in (
             ("inference", "get", f"configmap/{release.name}-serving"),
             ("inference", "patch", f"configmap/{release.name}-serving"),
             ("inference", "get", "secrets"),
@@ -132,4 +130,4 @@ def test_nobody_writes_the_record_with_the_services_own_token(release: Release) 
             ("promotion", "delete", "deployments"),
         )
     ]
-    assert may == ['"yes"', '"no"', '"no"', '"yes"', '"no"']
+    assert answers == ['"yes"', '"no"', '"no"', '"yes"', '"no"']

@@ -1,4 +1,4 @@
-"""The audit outlives the pods: what a leaving pod cannot ship goes to another one."""
+"""The audit outlives the pods: a leaving pod hands its unshipped records to another one."""
 
 from tests.cluster.release import Release, until
 from tests.support.figures import Figures
@@ -7,9 +7,7 @@ from tests.support.figures import Figures
 def test_pods_that_leave_while_the_database_is_away_lose_nothing(
     release: Release, figures: Figures
 ) -> None:
-    """PostgreSQL at 0 replicas, each inference pod in turn deleted and replaced under load; then
-    PostgreSQL comes back.
-    """
+    """Delete and replace each inference pod under load while PostgreSQL has no replicas."""
     old = release.pods()
     with release.traffic() as seen:
         with release.away("statefulset/postgresql"):

@@ -1,6 +1,4 @@
-"""The promotion's ports in Kubernetes, against the API of a real cluster: the ConfigMap, the Lease,
-the pod template.
-"""
+"""The promotion's ports on a real cluster: ConfigMap, Lease and pod template."""
 
 import asyncio
 import uuid
@@ -25,22 +23,22 @@ OTHER = "example.com/other"
 
 @pytest.fixture
 async def cluster(release: Release) -> AsyncIterator[Cluster]:
-    """A namespace of the test's own."""
+    """Yield a client for a new namespace, which is deleted after the test."""
     name = f"fraudops-test-{uuid.uuid4().hex[:8]}"
-    async with Cluster.connect(name) as found:
-        await found.call(
+    async with Cluster.connect(name) as client:
+        await client.call(
             "POST",
             "/api/v1/namespaces",
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
         )
         try:
-            yield found
+            yield client
         finally:
-            await found.call("DELETE", f"/api/v1/namespaces/{name}")
+            await client.call("DELETE", f"/api/v1/namespaces/{name}")
 
 
 async def make_lease(cluster: Cluster) -> str:
-    """As the chart ships it: without a spec."""
+    """Create the Lease without a spec, as the chart does; return its path."""
     group = "coordination.k8s.io/v1"
     made = {"apiVersion": group, "kind": "Lease", "metadata": {"name": f"{RELEASE}-promotion"}}
     await cluster.call("POST", cluster.path(group, "leases"), made)
@@ -61,7 +59,7 @@ class TestConfigMapRecords(RecordsContract):
             "metadata": {"name": f"{RELEASE}-serving", "labels": {"made-by": "setup"}},
         }
         await cluster.call("POST", cluster.path("v1", "configmaps"), made)
-        await self.test_without_a_record_nothing_serves_and_the_first_write_makes_it(records)
+        await self.test_the_record_is_empty_until_the_first_write_creates_it(records)
         found = await cluster.call("GET", cluster.path("v1", "configmaps", f"{RELEASE}-serving"))
         assert found["metadata"]["labels"] == {"made-by": "setup"}
 
@@ -91,9 +89,8 @@ async def test_a_lease_is_renewed_while_it_is_held_and_taken_over_when_its_holde
     taking = asyncio.create_task(following.__aenter__())
     await asyncio.sleep(5)
     assert (taking.done(), await living.held()) == (False, True)
-    monkeypatch.setattr(
-        lease, "RENEW_SECONDS", 60.0
-    )  # from its next renewal on the holder is silent, as a paused one
+    # After its next renewal the holder is silent, like a process that is paused.
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 60.0)
     await taking
     assert (await other.held(), await living.held()) == (True, False)
     await holding.__aexit__(None, None, None)
@@ -101,34 +98,33 @@ async def test_a_lease_is_renewed_while_it_is_held_and_taken_over_when_its_holde
     await following.__aexit__(None, None, None)
 
 
-async def test_a_lease_is_let_go_also_while_its_renewal_is_on_its_way(
+async def test_a_lease_is_released_even_while_its_renewal_is_being_sent(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
     path = await make_lease(cluster)
-    call, on_their_way = cluster.call, list[asyncio.Task[Any]]()
+    call, sent = cluster.call, list[asyncio.Task[Any]]()
 
     async def slow(method: str, *arguments: Any, **more: Any) -> Any:
-        """A write that has left arrives, whatever becomes of whoever sent it."""
-
+        # A request that was sent arrives at the API even if the task that sent it is cancelled.
         async def late() -> Any:
             await asyncio.sleep(0.2)
             return await call(method, *arguments, **more)
 
         if method != "PATCH":
             return await call(method, *arguments, **more)
-        on_their_way.append(asyncio.create_task(late()))
-        return await asyncio.shield(on_their_way[-1])
+        sent.append(asyncio.create_task(late()))
+        return await asyncio.shield(sent[-1])
 
     monkeypatch.setattr(cluster, "call", slow)
     async with LeaseLock(cluster, RELEASE, "one", lambda _: None, wait_seconds=2).hold("job"):
-        await asyncio.sleep(0.15)  # the first renewal has left and not arrived
-    await asyncio.gather(*on_their_way, return_exceptions=True)
+        await asyncio.sleep(0.15)  # the first renewal is sent and has not arrived yet
+    await asyncio.gather(*sent, return_exceptions=True)
     assert (await call("GET", path))["spec"]["holderIdentity"] == ""
 
 
 class TestRollouts:
-    """The one annotation on the pod template of `<release>-inference`."""
+    """Tests of the annotation on the pod template of `<release>-inference`."""
 
     @pytest.fixture
     async def annotations(self, cluster: Cluster) -> Any:
@@ -157,7 +153,7 @@ class TestRollouts:
 
         return read
 
-    async def test_the_annotation_says_the_target_and_is_replaced_by_the_next(
+    async def test_the_annotation_names_the_target_and_is_replaced_by_the_next_one(
         self, cluster: Cluster, annotations: Any
     ) -> None:
         rollouts = DeploymentRollouts(cluster, RELEASE)
@@ -167,7 +163,7 @@ class TestRollouts:
         await rollouts.annotate(ServingTarget(5, "8", "e" * 64))
         assert await annotations() == {ANNOTATION: f"5/8/{'e' * 64}", OTHER: "kept"}
 
-    async def test_undo_takes_its_own_epoch_away_and_no_other(
+    async def test_undo_removes_its_own_epoch_and_no_other(
         self, cluster: Cluster, annotations: Any
     ) -> None:
         rollouts = DeploymentRollouts(cluster, RELEASE)
@@ -179,7 +175,7 @@ class TestRollouts:
         await rollouts.undo(5)
         assert await annotations() == {OTHER: "kept"}
 
-    async def test_an_annotation_that_somebody_changed_meanwhile_is_left_alone(
+    async def test_an_annotation_that_changed_since_it_was_read_is_left_alone(
         self, cluster: Cluster, annotations: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         rollouts = DeploymentRollouts(cluster, RELEASE)
@@ -198,6 +194,6 @@ class TestRollouts:
         assert (await annotations())[ANNOTATION] == "6/9/f"
 
 
-async def test_what_is_not_there_is_told_from_what_cannot_be_reached(cluster: Cluster) -> None:
+async def test_a_missing_object_raises_its_own_error(cluster: Cluster) -> None:
     with pytest.raises(NotFoundError):
         await cluster.call("GET", cluster.path("v1", "configmaps", "nothing"))

@@ -1,5 +1,7 @@
-"""Promotion under load: no request fails, none that is sent after a promotion's return is answered
-by the old version, and all agree in the end.
+"""Promotion under load in a real cluster.
+
+No request fails. The old version answers no request that was sent after a promotion returned. In
+the end record, alias and workers agree.
 """
 
 import json
@@ -11,11 +13,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.release import Promoted, Release, Repetitions, Seen, run, until
+from tests.cluster.observations import Promoted, Seen
+from tests.cluster.release import Release, Repetitions, run, until
 from tests.support.figures import Figures
 
 PODS = 3
-# Where a promoter is killed: after which line of its log, and how many seconds later.
+# The moments at which a promoter is killed: a line of its log and the seconds after it.
 POINTS = [
     ("committed", 0.0),
     ("reserved epoch", 0.0),
@@ -39,7 +42,7 @@ def three_pods(release: Release) -> Iterator[None]:
 
 
 def other(versions: tuple[str, str], release: Release) -> str:
-    """The one of the two that does not serve."""
+    """Return the version that does not serve."""
     return next(version for version in versions if version != release.serving()[0])
 
 
@@ -49,7 +52,7 @@ def assert_promised(seen: Seen, promotions: list[Promoted], versions: list[str])
         promotions, versions, [*promotions[1:], None], strict=True
     ):
         until_next = following.moment("reserved epoch") if following else float("inf")
-        assert seen.versions_after(promoted.returned, until_next) <= {version}, promoted.said
+        assert seen.versions_after(promoted.returned, until_next) <= {version}, promoted.output
 
 
 def assert_served(seen: Seen, release: Release, at_least: int) -> None:
@@ -61,9 +64,9 @@ def assert_served(seen: Seen, release: Release, at_least: int) -> None:
 def test_a_bundle_that_one_pod_cannot_take_changes_nothing(
     release: Release, versions: tuple[str, str], figures: Figures
 ) -> None:
-    """Its cache cannot be written to: a full disk, or a wrong mount.
+    """One pod cannot write to its cache, as with a full disk or a wrong mount.
 
-    This test comes first: after a promotion every pod has the version in its cache.
+    This test is the first of the file: after a promotion every pod has the version in its cache.
     """
     before, target = release.record(), other(versions, release)
     pod = release.pods()[1]
@@ -73,8 +76,8 @@ def test_a_bundle_that_one_pod_cannot_take_changes_nothing(
         refused = release.promote(target)
     finally:
         release.kubectl("exec", pod, "-c", "inference", "--", "chmod", "700", cache)
-    assert refused.exit_code == 65, refused.said
-    assert pod in refused.said
+    assert refused.exit_code == 65, refused.output
+    assert pod in refused.output
     after = release.record()
     assert after["current"] == before["current"]
     assert after.get("reserved") is None
@@ -97,24 +100,24 @@ def test_broadcasts_and_rollouts_under_load(
     release: Release, versions: tuple[str, str], counts: Repetitions, figures: Figures
 ) -> None:
     promotions: list[Promoted] = []
-    wanted: list[str] = []
+    targets: list[str] = []
     strategies = ["broadcast"] * counts.broadcasts + ["rollout"] * counts.rollouts
     started = time.time()
     with release.traffic() as seen:
         for strategy in strategies:
-            wanted.append(other(versions, release))
-            promotions.append(release.promote(wanted[-1], "--strategy", strategy))
-            assert promotions[-1].exit_code == 0, promotions[-1].said
-            assert release.serving()[0] == wanted[-1]
+            targets.append(other(versions, release))
+            promotions.append(release.promote(targets[-1], "--strategy", strategy))
+            assert promotions[-1].exit_code == 0, promotions[-1].output
+            assert release.serving()[0] == targets[-1]
     seconds = time.time() - started
     assert_served(seen, release, int(50 * seconds))
-    assert_promised(seen, promotions, wanted)
-    assert release.agreed()[0] == wanted[-1]
-    took = [promoted.seconds for promoted in promotions]
-    figures.seconds("broadcast to 3 pods, lock to convergence", took[: counts.broadcasts])
-    figures.seconds("rollout of 3 pods, lock to convergence", took[counts.broadcasts :])
+    assert_promised(seen, promotions, targets)
+    assert release.agreed()[0] == targets[-1]
+    durations = [promoted.seconds for promoted in promotions]
+    figures.seconds("broadcast to 3 pods, lock to convergence", durations[: counts.broadcasts])
+    figures.seconds("rollout of 3 pods, lock to convergence", durations[counts.broadcasts :])
     figures.note(
-        "requests a second on kept-alive connections meanwhile",
+        "requests a second on kept-alive connections during it",
         f"{seen.answered / seconds:.0f}, {seen.answered} in all, failed: {len(seen.failures)}",
     )
 
@@ -131,22 +134,22 @@ def test_pods_that_are_deleted_during_broadcasts(
             release.kubectl("delete", f"pod/{deleted[-1]}", "--wait=false")
 
     promotions: list[Promoted] = []
-    wanted: list[str] = []
+    targets: list[str] = []
     with release.traffic() as seen:
         deleting = threading.Thread(target=delete)
         deleting.start()
         try:
             for _ in range(counts.deletions):
-                wanted.append(other(versions, release))
-                promotions.append(release.promote(wanted[-1]))
-                assert promotions[-1].exit_code == 0, promotions[-1].said
+                targets.append(other(versions, release))
+                promotions.append(release.promote(targets[-1]))
+                assert promotions[-1].exit_code == 0, promotions[-1].output
         finally:
             stop.set()
             deleting.join()
-        assert release.agreed()[0] == wanted[-1]
+        assert release.agreed()[0] == targets[-1]
     assert deleted
     assert_served(seen, release, 500)
-    assert_promised(seen, promotions, wanted)
+    assert_promised(seen, promotions, targets)
     figures.note(
         "broadcasts while a pod is deleted every 10 s",
         f"{len(promotions)}, {len(deleted)} pods deleted, failed requests: {len(seen.failures)}",
@@ -172,7 +175,10 @@ def test_a_promoter_that_is_killed_leaves_one_version_everywhere(
 
 
 def kill_promoter_after(release: Release, version: str, line: str, delay: float) -> bool:
-    """Whether a promoter was killed; its Job has ended either way."""
+    """Promote, and kill the promoter after this line of its log; return whether it was killed.
+
+    The Job has ended when this returns.
+    """
     command = [
         sys.executable,
         "-c",
@@ -184,7 +190,7 @@ def kill_promoter_after(release: Release, version: str, line: str, delay: float)
         "--alias",
         "production",
     ]
-    said, killed = "", False
+    output, killed = "", False
     with subprocess.Popen(
         command,
         env=release.environment,
@@ -193,17 +199,17 @@ def kill_promoter_after(release: Release, version: str, line: str, delay: float)
         text=True,
     ) as following:
         for text in following.stdout or ():
-            said += text
+            output += text
             if line in text and not killed:
                 time.sleep(delay)
                 killed = kill_in_node(release, "jobs.promote")
         code = following.wait(300)
-    assert code in (0, 65), said
+    assert code in (0, 65), output
     return killed
 
 
 def kill_in_node(release: Release, program: str) -> bool:
-    """SIGKILL to every process of the node that runs the program."""
+    """Send SIGKILL to every process of the node that runs the program."""
     node = f"{release.context.removeprefix('kind-')}-control-plane"
     pids = run(
         "docker",
@@ -225,7 +231,7 @@ def test_scaling_up_and_down_under_load(release: Release) -> None:
         until(
             lambda: len(release.objects("pods", "inference")) == PODS,
             90,
-            "the pods that were scaled away are gone",
+            "the surplus pods are gone",
         )
     assert_served(seen, release, 500)
     release.agreed()
@@ -244,7 +250,7 @@ def test_a_rolling_restart_and_evictions_under_load(release: Release) -> None:
 
 
 def evict(release: Release, pod: str) -> None:
-    """As a node's drain does: again until the disruption budget allows it."""
+    """Evict the pod as the drain of a node does: repeat until the disruption budget allows it."""
     eviction = {
         "apiVersion": "policy/v1",
         "kind": "Eviction",
@@ -269,13 +275,13 @@ def test_a_rollback_needs_neither_registry_nor_database(
     assert release.promote(target).exit_code == 0
     with release.traffic() as seen:
         with release.away("deployment/mlflow", "statefulset/postgresql"):
-            back = release.rollback()
-            assert back.exit_code == 0, back.said
+            rollback = release.rollback()
+            assert rollback.exit_code == 0, rollback.output
             assert release.serving()[0] == before
         version, epoch = release.agreed()
         assert version == before
     assert seen.failures == []
-    assert seen.versions_after(back.returned) == {before}
+    assert seen.versions_after(rollback.returned) == {before}
 
     def caught_up() -> bool:
         row = release.sql(f"SELECT outcome FROM promotions WHERE epoch = {epoch}")
@@ -285,7 +291,7 @@ def test_a_rollback_needs_neither_registry_nor_database(
     release.assert_all_audited(seen.ids)
     figures.note(
         "rollback with MLflow and PostgreSQL at 0 replicas, lock to convergence",
-        f"{back.seconds:.1f} s; alias and row followed",
+        f"{rollback.seconds:.1f} s; alias and row followed",
     )
 
 
@@ -327,7 +333,7 @@ def source_of(release: Release, pod: str) -> str:
     return str(answer["model"]["source"])
 
 
-def test_two_rollbacks_go_on_back_and_never_forward(
+def test_two_rollbacks_go_back_twice_and_never_forward(
     release: Release, versions: tuple[str, str]
 ) -> None:
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Every command that the README and docs/ give for a cluster is run on one."""
+"""Run every command that the README and docs/ give for a cluster on a real one."""
 
 import shlex
 
@@ -7,7 +7,10 @@ from tests.support.documents import commands
 
 
 def test_the_release_is_installed_as_the_pages_say(release: Release) -> None:
-    """Dry, by the API server: the release is there already. test_release.py runs `helm test`."""
+    """Run the commands with `--dry-run=server`, because the release is installed already.
+
+    test_release.py runs `helm test`.
+    """
     tried = []
     for command in commands("console"):
         match shlex.split(command):
@@ -29,12 +32,12 @@ def test_the_release_is_installed_as_the_pages_say(release: Release) -> None:
 
 
 def test_the_commands_do_what_the_pages_say(release: Release, versions: tuple[str, str]) -> None:
-    """In their order; the versions that they name are those of a cluster just installed."""
+    # The pages name the versions 1 and 2 of a new cluster; here they may have other numbers.
     named = dict(zip(("1", "2"), sorted(versions, key=int), strict=True))
     for command in (line for line in commands("console") if line.startswith("fraudops")):
         words = shlex.split(command)[1:]
-        for place, word in enumerate(words[:-1]):
+        for position, word in enumerate(words[:-1]):
             if word == "--version":
-                words[place + 1] = named[words[place + 1]]
+                words[position + 1] = named[words[position + 1]]
         release.fraudops(*words)
     release.agreed()

@@ -1,4 +1,4 @@
-"""Install, install again, upgrade, uninstall: only what was asked for changes, nothing is lost."""
+"""Install, upgrade, uninstall: only the intended objects change, and nothing is lost."""
 
 import json
 
@@ -10,49 +10,50 @@ KINDS = (
 )
 
 
-def wanted(release: Release) -> dict[str, str]:
-    """What each object asks for, and the pods."""
-    found = {}
+def specifications(release: Release) -> dict[str, str]:
+    """Return the specification of each object, and the names of the pods."""
+    objects = {}
     for item in release.get(KINDS, "-l", f"app.kubernetes.io/instance={release.name}")["items"]:
         name = f"{item['kind']}/{item['metadata']['name']}"
         if item["metadata"].get("ownerReferences"):
             continue
-        found[name] = json.dumps(
+        objects[name] = json.dumps(
             [item.get(part) for part in ("spec", "data", "rules", "subjects")], sort_keys=True
         )
-    return found | {
+    return objects | {
         pod: ""
         for component in ("inference", "mlflow", "postgresql")
         for pod in release.pods(component)
     }
 
 
-def test_the_charts_own_test_passes(release: Release) -> None:
-    said = release.helm("test", release.name, "--logs")
-    assert "its audit row is in PostgreSQL" in said
+def test_the_test_of_the_chart_passes(release: Release) -> None:
+    output = release.helm("test", release.name, "--logs")
+    assert "its audit row is in PostgreSQL" in output
 
 
-def test_the_same_again_changes_nothing(release: Release) -> None:
-    """By helm 4, and as plain manifests, as GitOps applies them."""
+def test_a_second_installation_changes_nothing(release: Release) -> None:
+    """Install again with Helm 4, and as plain manifests as a GitOps tool applies them."""
     release.install()
-    before = wanted(release)
+    before = specifications(release)
     release.install()
-    assert wanted(release) == before
+    assert specifications(release) == before
     with release.values_file() as values:
         rendered = release.helm(
             "template", release.name, str(CHART), "--values", values, "--no-hooks"
         )
     release.kubectl("apply", "-f", "-", stdin=rendered)
     release.agreed()
-    assert wanted(release) == before
+    assert specifications(release) == before
 
 
 def test_a_changed_setting_restarts_exactly_its_readers_and_loses_nothing(release: Release) -> None:
     release.install()
-    serving, before = release.serving(), wanted(release)
+    serving, before = release.serving(), specifications(release)
     with release.traffic() as seen:
+        # The next test installs the release again, and with it the setting's own value.
         release.install("audit.fsyncIntervalMs=50")
-    after = wanted(release)
+    after = specifications(release)
     changed = {
         name.partition("/")[2] or name.rsplit("-", 2)[0]
         for name in before.keys() ^ after.keys()
@@ -62,11 +63,10 @@ def test_a_changed_setting_restarts_exactly_its_readers_and_loses_nothing(releas
     assert seen.failures == []
     release.assert_all_audited(seen.ids)
     assert release.agreed() == serving
-    release.install()
 
 
-def test_uninstalled_and_installed_again_it_serves_what_it_served(release: Release) -> None:
-    """The volumes, the Secrets and the record outlive the release."""
+def test_a_release_that_is_installed_again_serves_the_same_version(release: Release) -> None:
+    """Volumes, Secrets and the record outlive the release."""
     release.agreed()
     serving, rows = release.serving(), int(release.sql("SELECT count(*) FROM predictions"))
     release.helm("uninstall", release.name, "--wait")

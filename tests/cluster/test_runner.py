@@ -1,6 +1,4 @@
-"""Jobs made from a CronJob and followed to their end, in a real cluster; and a file that goes to
-its volume.
-"""
+"""The job runner in a real cluster: Jobs are followed to their end, and a file is uploaded."""
 
 import hashlib
 import os
@@ -27,7 +25,7 @@ sys.exit(int(sys.argv[1]))
 
 
 def cronjob(image: str) -> dict[str, Any]:
-    """What the chart's training template has, as far as it matters here."""
+    """Return a CronJob with the parts of the chart's training template that the runner uses."""
     container = {
         "name": "train",
         "image": image,
@@ -68,13 +66,13 @@ def cronjob(image: str) -> dict[str, Any]:
     }
 
 
-class Followed:
-    """A runner with everything that it was told."""
+class RunnerSite:
+    """A runner that keeps its notices and the log lines of its Jobs."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.cluster, self.said, self.lines = cluster, list[str](), list[str]()
+        self.cluster, self.notices, self.lines = cluster, list[str](), list[str]()
         self.runner = JobRunner(
-            cluster, self.said.append, lambda _, line: self.lines.append(line.decode())
+            cluster, self.notices.append, lambda _, line: self.lines.append(line.decode())
         )
 
     async def run(self, *arguments: str, **changes: Any) -> int:
@@ -88,7 +86,7 @@ class Followed:
 
 
 @pytest.fixture
-async def followed(release: Release) -> AsyncIterator[Followed]:
+async def site(release: Release) -> AsyncIterator[RunnerSite]:
     name = f"fraudops-test-{uuid.uuid4().hex[:8]}"
     async with Cluster.connect(name) as cluster:
         await cluster.call(
@@ -108,48 +106,48 @@ async def followed(release: Release) -> AsyncIterator[Followed]:
             await cluster.call(
                 "POST", cluster.path("batch/v1", "cronjobs"), cronjob(release.jobs_image)
             )
-            yield Followed(cluster)
+            yield RunnerSite(cluster)
         finally:
             await cluster.call("DELETE", f"/api/v1/namespaces/{name}")
 
 
-async def test_a_job_ends_with_its_containers_code_and_every_line_of_every_container(
-    followed: Followed,
+async def test_a_job_returns_its_containers_code_and_the_lines_of_every_container(
+    site: RunnerSite,
 ) -> None:
-    assert await followed.run("65", "0") == 65
-    assert followed.lines == ["fetched", "try ['65', '0']"]
+    assert await site.run("65", "0") == 65
+    assert site.lines == ["fetched", "try ['65', '0']"]
 
 
-async def test_a_job_is_followed_over_its_tries_and_through_silence(
-    followed: Followed, monkeypatch: pytest.MonkeyPatch
+async def test_a_job_is_followed_over_its_tries_and_a_silent_log(
+    site: RunnerSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "fraudops.cluster.api.FOLLOWING", aiohttp.ClientTimeout(total=None, sock_read=1)
     )
-    assert await followed.run("75", "3") == 75
-    assert followed.lines == ["fetched", "try ['75', '3']"] * 2
-    assert any("BackoffLimitExceeded" in text for text in followed.said)
+    assert await site.run("75", "3") == 75
+    assert site.lines == ["fetched", "try ['75', '3']"] * 2
+    assert any("BackoffLimitExceeded" in text for text in site.notices)
 
 
-async def test_a_job_that_its_deadline_ends_has_no_code(followed: Followed) -> None:
+async def test_a_job_that_its_deadline_ends_raises_an_error(site: RunnerSite) -> None:
     with pytest.raises(StoreDownError, match="DeadlineExceeded"):
-        await followed.run("0", "60", activeDeadlineSeconds=8)
+        await site.run("0", "60", activeDeadlineSeconds=8)
 
 
-async def test_releases_are_found_by_their_training_template(followed: Followed) -> None:
-    assert await find_release(followed.cluster, None) == "shop"
+async def test_releases_are_found_by_their_training_template(site: RunnerSite) -> None:
+    assert await find_release(site.cluster, None) == "shop"
     with pytest.raises(SettingsError, match="there is shop"):
-        await find_release(followed.cluster, "store")
+        await find_release(site.cluster, "store")
     with pytest.raises(SettingsError, match="shop-drift"):
-        await followed.runner.template("shop", "drift")
+        await site.runner.template("shop", "drift")
 
 
-async def test_a_file_arrives_whole_on_the_data_volume(followed: Followed, tmp_path: Path) -> None:
+async def test_a_file_arrives_whole_on_the_data_volume(site: RunnerSite, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_bytes(os.urandom(3_000_000))
-    wanted = JobSpec("train", ("/data/rows.csv", "--size", "3000000"), RECEIVER)
+    spec = JobSpec("train", ("/data/rows.csv", "--size", "3000000"), RECEIVER)
     sent: list[int] = []
-    job = receiver_of(await followed.runner.template("shop", "train"), "shop-data", wanted)
-    code, digest = await send(followed.cluster, followed.runner, job, file, sent.append)
+    job = receiver_of(await site.runner.template("shop", "train"), "shop-data", spec)
+    code, digest = await send(site.cluster, site.runner, job, file, sent.append)
     assert (code, digest, sent[-1]) == (0, hashlib.sha256(file.read_bytes()).hexdigest(), 3_000_000)
-    assert followed.lines == [f"sha256 {digest}"]
+    assert site.lines == [f"sha256 {digest}"]

@@ -1,4 +1,4 @@
-"""With a spool volume that outlives them all pods may go at once, whatever PostgreSQL does."""
+"""A spool volume that outlives the pods: all of them may end together without PostgreSQL."""
 
 import json
 from collections.abc import Iterator
@@ -8,17 +8,17 @@ import pytest
 from tests.cluster.release import Release, until
 from tests.support.figures import Figures
 
-# kind's volumes are of one node, and so are its pods.
+# A volume of kind belongs to one node; all pods run on that node, so ReadWriteOnce is enough.
 VOLUME = (
     "inference.spool.persistence.enabled=true",
     "inference.spool.persistence.accessModes={ReadWriteOnce}",
 )
-PLACE = "/var/spool/fraudops"
+MOUNT_PATH = "/var/spool/fraudops"
 
 
 @pytest.fixture
 def persistent(release: Release) -> Iterator[Release]:
-    """The release with the volume, and afterwards as it was."""
+    """Yield the release with the volume; restore it after the test."""
     release.install(*VOLUME)
     release.agreed()
     try:
@@ -29,20 +29,18 @@ def persistent(release: Release) -> Iterator[Release]:
         release.kubectl("delete", "pvc", f"{release.name}-inference-spool", "--wait=false")
 
 
-def test_all_pods_deleted_at_once_while_the_database_is_away_lose_nothing(
+def test_all_pods_deleted_together_while_the_database_is_away_lose_nothing(
     persistent: Release, figures: Figures
 ) -> None:
-    """One by force, as if its node had died, the others with their grace period, under load; then
-    PostgreSQL comes back.
-    """
+    """One pod is killed as if its node had died, the others get their grace period."""
     release = persistent
     old = release.pods()
     with release.traffic() as seen:
         with release.away("statefulset/postgresql"):
             until(
-                lambda: all(told(release, pod)["backlog_rows"] > 100 for pod in old),
+                lambda: all(shipper_status(release, pod)["backlog_rows"] > 100 for pod in old),
                 60,
-                "every pod holds answers that are nowhere else",
+                "every pod holds records that are not in PostgreSQL",
             )
             release.kubectl(
                 "delete", f"pod/{old[0]}", "--force", "--grace-period=0", "--wait=false"
@@ -58,9 +56,11 @@ def test_all_pods_deleted_at_once_while_the_database_is_away_lose_nothing(
             )
             until(lambda: len(release.pods()) == len(old), 90, "the new pods run")
             until(
-                lambda: all(told(release, pod)["abandoned_bytes"] > 0 for pod in release.pods()),
+                lambda: all(
+                    shipper_status(release, pod)["abandoned_bytes"] > 0 for pod in release.pods()
+                ),
                 60,
-                "they say what the old ones have left",
+                "the new pods report the folders of the old ones",
             )
         release.agreed()
     assert seen.answered > 500
@@ -76,17 +76,13 @@ def test_all_pods_deleted_at_once_while_the_database_is_away_lose_nothing(
     )
 
 
-def told(release: Release, pod: str) -> dict[str, int]:
-    """What the pod's shipper says of itself."""
-    found: dict[str, int] = json.loads(
-        release.kubectl(
-            "exec", pod, "-c", "shipper", "--", "cat", "/var/lib/fraudops/run/shipper.json"
-        )
-    )
-    return found
+def shipper_status(release: Release, pod: str) -> dict[str, int]:
+    """Return the status that the pod's shipper has written."""
+    path = "/var/lib/fraudops/run/shipper.json"
+    return dict(json.loads(release.kubectl("exec", pod, "-c", "shipper", "--", "cat", path)))
 
 
 def folders(release: Release) -> list[str]:
     return release.kubectl(
-        "exec", release.pods()[0], "-c", "shipper", "--", "ls", f"{PLACE}/{release.name}"
+        "exec", release.pods()[0], "-c", "shipper", "--", "ls", f"{MOUNT_PATH}/{release.name}"
     ).split()

@@ -28,7 +28,7 @@ for _ in range(int(sys.argv[2])):
 
 @dataclass(frozen=True)
 class Upgrade:
-    """One installation in a namespace of its own: as the previous release, and as this one."""
+    """One installation in its own namespace: as the previous release and as this one."""
 
     version: str
     before: Release
@@ -37,19 +37,21 @@ class Upgrade:
 
 @pytest.fixture(scope="module")
 def upgrade(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Upgrade]:
-    """The previous release, installed by its own chart with images of its own files."""
+    """Install the previous release with its own chart and images built from its own files."""
     version, commit = next(iter(commits().items()))
     files = unpack(version, tmp_path_factory.mktemp("previous"))
-    images = {place: f"{name}:{commit}" for place, name in NAMES.items()}
+    images = {component: f"{name}:{commit}" for component, name in NAMES.items()}
     with ThreadPoolExecutor(len(images)) as pool:
-        list(pool.map(lambda place: build(files, FOLDERS[place], images[place]), images))
-    # One archive: layers that the images share travel to the node once.
+        list(
+            pool.map(lambda component: build(files, FOLDERS[component], images[component]), images)
+        )
+    # One archive for all images: a layer that they share is sent to the node once.
     cluster = release.context.removeprefix("kind-")
     run("kind", "load", "docker-image", *images.values(), "--name", cluster)
     values = json.loads(json.dumps(release.values)) | {"ingress": {"enabled": False}}
     old = json.loads(json.dumps(values))
-    for place in NAMES:
-        old[place]["image"]["tag"] = commit
+    for component in NAMES:
+        old[component]["image"]["tag"] = commit
     before, after = (
         replace(release, namespace="earlier", values=chosen) for chosen in (old, values)
     )
@@ -104,8 +106,8 @@ def test_a_second_release_in_another_namespace_by_helm_3(
     try:
         second.install("inference.replicas=1", "ingress.enabled=false", program="helm3")
         assert second.agreed()[1] == 1
-        said = second.helm("test", "fraudops", "--logs", program="helm3")
-        assert "its audit row is in PostgreSQL" in said
+        output = second.helm("test", "fraudops", "--logs", program="helm3")
+        assert "its audit row is in PostgreSQL" in output
     finally:
         release.kubectl("delete", "namespace", "second", "--wait=false")
     assert neighbour.agreed() == before

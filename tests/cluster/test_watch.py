@@ -1,6 +1,4 @@
-"""What watches: a real Prometheus scrapes, the autoscaler scales, the drift CronJob alerts on the
-drifted replay and not on the plain one.
-"""
+"""Monitoring in a real cluster: Prometheus, the autoscaler and the drift CronJob."""
 
 import json
 from typing import Any
@@ -16,30 +14,30 @@ def test_prometheus_scrapes_every_pod(release: Release) -> None:
     addons.need(release, "prometheus")
     release.install("serviceMonitor.enabled=true", "prometheusRule.enabled=true")
 
-    def ask(path: str) -> dict[str, Any]:
+    def query(path: str) -> dict[str, Any]:
         proxy = "/api/v1/namespaces/monitoring/services/prometheus-operated:9090/proxy/api/v1/"
         answer = release.kubectl("get", "--raw", proxy + path, check=False)
         return dict(json.loads(answer)["data"]) if answer else {}
 
     def scraped() -> bool:
-        found = ask("query?query=fraudops_serving_epoch").get("result", [])
-        return {sample["metric"]["pod"] for sample in found} == set(release.pods()) and {
-            sample["value"][1] for sample in found
+        samples = query("query?query=fraudops_serving_epoch").get("result", [])
+        return {sample["metric"]["pod"] for sample in samples} == set(release.pods()) and {
+            sample["value"][1] for sample in samples
         } == {str(release.serving()[1])}
 
     until(scraped, 180, "fraudops_serving_epoch of every pod in Prometheus")
 
-    def judged() -> bool:
+    def evaluated() -> bool:
         rules = [
             rule
-            for group in ask("rules").get("groups", [])
+            for group in query("rules").get("groups", [])
             for rule in group["rules"]
             if rule["name"].startswith("Fraudops")
         ]
         return len(rules) > 10 and {rule["health"] for rule in rules} == {"ok"}
 
-    until(judged, 180, "every alert of the release evaluated by Prometheus")
-    firing = [alert["labels"] for alert in ask("alerts")["alerts"] if alert["state"] == "firing"]
+    until(evaluated, 180, "every alert of the release evaluated by Prometheus")
+    firing = [alert["labels"] for alert in query("alerts")["alerts"] if alert["state"] == "firing"]
     assert [labels["alertname"] for labels in firing if labels.get("severity") == "critical"] == []
 
 
@@ -74,9 +72,8 @@ def test_the_autoscaler_scales_up_under_load_and_down_again(
 
 def test_drift_alerts_on_the_drifted_replay_only(release: Release, figures: Figures) -> None:
     release.agreed()
-    assert (
-        release.fraudops("drift", "--on-cluster", "--since", "last").returncode == 0
-    )  # what other tests have sent ends here
+    # This run covers the predictions of other tests, so the next windows hold only the replays.
+    assert release.fraudops("drift", "--on-cluster", "--since", "last").returncode == 0
     verdicts = [
         replayed(release, *arguments)
         for arguments in ((), ("--drift", "covariate"), ("--drift", "covariate"))
@@ -86,7 +83,7 @@ def test_drift_alerts_on_the_drifted_replay_only(release: Release, figures: Figu
 
 
 def replayed(release: Release, *drift: str) -> str:
-    """The verdict on a replay of its own, by the chart's CronJob."""
+    """Replay rows and return the verdict of the chart's drift CronJob on them."""
     release.fraudops("simulate", "--url", URL, "--rows", str(ROWS), "--no-labels", *drift)
     sent = int(release.sql("SELECT count(*) FROM predictions"))
     until(

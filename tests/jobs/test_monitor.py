@@ -187,7 +187,7 @@ def test_without_labels_no_quality_is_claimed(database: str, state: State) -> No
     status = ShipperStatus(pid=os.getpid(), at=datetime.now(UTC), phase="shipping")
     write_shipper_status(state, status)
     done = fraudops(database, "monitor", "--state", str(state.root))
-    assert "No labels have come" in done.stdout
+    assert "No labels have arrived" in done.stdout
     assert "Everything answered is in the table." in done.stdout
     read = json.loads(fraudops(database, "monitor", "--json", "--state", str(state.root)).stdout)
     assert read["total"]["precision"] is None

@@ -144,7 +144,7 @@ def test_each_day_is_written_to_parquet_first_and_never_over_an_earlier_file(
         (row["timestamp"].date(), row["fraud_probability"], row["prediction"], row["request_id"])
         for row in rows
     } == {(OLD, 0.25, 0, None)}
-    assert [path.name for path in tmp_path.glob("*.part")] == []
+    assert [path.name for path in tmp_path.glob("*.tmp")] == []
 
 
 def test_nothing_is_dropped_without_the_requested_export(

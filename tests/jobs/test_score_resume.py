@@ -137,7 +137,7 @@ def test_a_run_killed_at_any_effect_ends_with_the_same_bytes(
         all_shards()
         assert results(order) == expected, f"killed at effect {number}"
         left = {path.name for path in tmp_path.iterdir()}
-        assert {name for name in left if ".unfinished" not in name} == {
+        assert {name for name in left if not name.endswith(".tmp")} == {
             f"in.{suffix}",
             f"out.{suffix}",
             f"out.{suffix}.json",

@@ -446,7 +446,7 @@ def test_the_comparison_is_repeated_from_stored_scores_alone(
         None,
     ]
     registry.upload(better, SCORES, registry.download(worse, SCORES) or b"")
-    with pytest.raises(RefusedError, match="not of its bundle"):
+    with pytest.raises(RefusedError, match="damaged or of another bundle"):
         recompare(registry, worse, better, GateSettings())
     registry.upload(better, SCORES, b"not an archive")
     with pytest.raises(RefusedError, match="cannot be read"):

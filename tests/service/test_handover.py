@@ -13,9 +13,9 @@ import pytest
 
 from fraudops.audit.dead_letters import DeadLetter, DeadLetters, RejectedRecord
 from fraudops.audit.records import encode
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.spool.inspection import payloads
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments, spool_bytes
 from services.shipper import handover
 from services.shipper.handover import hand_over
@@ -65,7 +65,7 @@ def admin_url(service: Service) -> str:
 
 def write_closed_spool(folder: Path, records: int, size: int = 0) -> list[bytes]:
     """Write a spool whose writer has closed it; return its payloads."""
-    writer = SpoolWriter(folder, "leaving-1", AuditSettings(segment_max_bytes=1 << 20))
+    writer = SpoolWriter(folder, "leaving-1", SpoolOptions(segment_bytes=1 << 20))
     written = [encode(prediction(features={"V1": 0.5, "text": "x" * size})) for _ in range(records)]
     for payload in written:
         writer.append(payload)
@@ -123,7 +123,7 @@ def test_a_pod_that_is_over_half_full_takes_nothing_and_nothing_is_lost(
 
 
 def test_a_segment_that_is_still_written_to_stays(pod: Service, tmp_path: Path) -> None:
-    writer = SpoolWriter(tmp_path / "spool", "alive", AuditSettings())
+    writer = SpoolWriter(tmp_path / "spool", "alive", SpoolOptions())
     written = [encode(prediction()) for _ in range(2)]
     writer.append(written[0])
     assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fraudops.audit.records import encode
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.state import State
 from tests.support.audit_records import prediction
 from tests.support.fault_proxy import COPYING, INSERTING, WITHIN, FaultProxy, Trap
@@ -38,7 +38,7 @@ READING_DRIFT_RUNS = b"FROM drift_runs"
 def test_a_silent_postgresql_does_not_keep_the_shipper_from_handing_over(
     state: State, database: str, tmp_path: Path, words: bytes
 ) -> None:
-    writer = SpoolWriter(state.spool, "answered", AuditSettings())
+    writer = SpoolWriter(state.spool, "answered", SpoolOptions())
     if words != READING_DRIFT_RUNS:
         writer.append_many(
             [encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for _ in range(100)]

@@ -6,8 +6,8 @@ import msgspec
 
 from fraudops.audit.dead_letters import DeadLetters, RejectedRecord
 from fraudops.audit.records import decode, encode, is_newer_kind
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import NEWER
 from fraudops.state import State
 from services.shipper.handover import hand_over
@@ -21,7 +21,7 @@ NEWER_RECORD = msgspec.msgpack.encode(["outcome", "a-prediction", 1.5, None])
 
 
 def fill(spool: Path, payloads: list[bytes]) -> None:
-    writer = SpoolWriter(spool, "w-1", AuditSettings())
+    writer = SpoolWriter(spool, "w-1", SpoolOptions())
     writer.append_many(payloads)
     writer.close()
 

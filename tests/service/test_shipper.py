@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
-from fraudops.audit.database import migrate
+from fraudops.audit.migrations import migrate
 from fraudops.audit.records import encode, new_label
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments
 from fraudops.state import State
-from services.supervisor.postgresql import PostgreSQL, start, stop
+from services.supervisor.postgresql import PostgreSQL
+from services.supervisor.postgresql_standalone import start, stop
 from tests.support.audit_records import fill, prediction
 from tests.support.processes import free_port
 from tests.support.shippers import CARD, Start, expect, expect_empty, ids
@@ -63,7 +64,7 @@ def test_spooled_records_are_in_the_tables_once_and_leave_the_spool(
 def test_a_full_disk_does_not_keep_the_shipper_from_shipping(
     state: State, start_shipper: Start, database: str
 ) -> None:
-    writer = SpoolWriter(state.spool, "w1", AuditSettings())
+    writer = SpoolWriter(state.spool, "w1", SpoolOptions())
     records = [prediction() for _ in range(5)]
     writer.append_many([encode(record) for record in records])
     writer.close()
@@ -84,7 +85,7 @@ def test_a_full_disk_does_not_keep_the_shipper_from_shipping(
 def test_a_living_worker_is_shipped_while_it_writes(
     state: State, start_shipper: Start, database: str
 ) -> None:
-    writer = SpoolWriter(state.spool, "worker-1", AuditSettings())
+    writer = SpoolWriter(state.spool, "worker-1", SpoolOptions())
     start_shipper(database)
     sent: list[str] = []
     for _ in range(3):
@@ -130,7 +131,7 @@ def test_an_outage_of_postgresql_loses_and_doubles_nothing(
     try:
         migrate(server.url())
         start_shipper(server.url())
-        writer = SpoolWriter(state.spool, "worker-1", AuditSettings())
+        writer = SpoolWriter(state.spool, "worker-1", SpoolOptions())
         before = [prediction() for _ in range(200)]
         writer.append_many([encode(record) for record in before])
         expect(server.url(), [record.id for record in before])
@@ -152,7 +153,7 @@ def test_a_shipper_killed_again_and_again_ships_everything_once(
     ending = threading.Event()
 
     def write(name: str) -> None:
-        writer = SpoolWriter(state.spool, name, AuditSettings(segment_max_bytes=1 << 16))
+        writer = SpoolWriter(state.spool, name, SpoolOptions(segment_bytes=1 << 16))
         while not ending.wait(0.002):
             records = [prediction() for _ in range(5)]
             writer.append_many([encode(record) for record in records])
@@ -209,7 +210,7 @@ def test_a_stopped_shipper_ships_the_whole_spool_first(
 ) -> None:
     shipper = start_shipper(database)
     eventually(lambda: shipper.status)
-    writer = SpoolWriter(state.spool, "worker-1", AuditSettings())
+    writer = SpoolWriter(state.spool, "worker-1", SpoolOptions())
     records = [prediction() for _ in range(2_000)]
     writer.append_many([encode(record) for record in records])
     assert shipper.end() == 0

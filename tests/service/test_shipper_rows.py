@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from fraudops.audit.records import encode, new_label
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
 from fraudops.spool.frames import encode_frame
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments
 from fraudops.state import State
 from services.inference.http.metrics_page import PodCollector
@@ -56,7 +56,7 @@ def test_rows_that_postgresql_refuses_become_dead_letters_and_block_nothing(
         new_label(1, datetime.now(UTC), "analyst", prediction_id=CARD),
     ]
     mixed = [*good[:20], *poison[:6], *good[20:35], *poison[6:], *good[35:]]
-    writer = SpoolWriter(state.spool, "worker-1", AuditSettings())
+    writer = SpoolWriter(state.spool, "worker-1", SpoolOptions())
     writer.append_many([*(encode(record) for record in mixed), b"no record at all"])
     writer.close()
     shipper = start_shipper(database)

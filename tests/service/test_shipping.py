@@ -12,8 +12,8 @@ import pytest
 
 from fraudops.audit.records import encode
 from fraudops.audit.shipper_status import ShipperStatus
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.reader import SpoolReader
 from services.shipper.shipping import Shipper
 from services.shipper.sink import ShipOutcome, Sink
@@ -53,9 +53,7 @@ class Shipping:
 @asynccontextmanager
 async def shipping(database: str, folder: Path, throttle: Throttle) -> AsyncIterator[Shipping]:
     """Yield a shipper over the spool of three living writers, of which one has records."""
-    idle, busy, late = (
-        SpoolWriter(folder, name, AuditSettings()) for name in ("w-1", "w-2", "w-3")
-    )
+    idle, busy, late = (SpoolWriter(folder, name, SpoolOptions()) for name in ("w-1", "w-2", "w-3"))
     records = [prediction() for _ in range(ROWS)]
     busy.append_many([encode(record) for record in records])
     sink, spool, current = (

@@ -16,8 +16,8 @@ import pytest
 from fraudops.audit.dead_letters import DeadLetters, RejectedRecord
 from fraudops.audit.records import Record, encode
 from fraudops.audit.shipper_status import ShipperStatus
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments
 from fraudops.spool.volume import ALIVE, PodDirectory, claim
 from fraudops.state import State
@@ -51,7 +51,7 @@ class ShipperPod:
 
     def has_answered(self, count: int, **settings: int) -> list[str]:
         """Write this many predictions as a worker that then ends; return their ids."""
-        writer = SpoolWriter(self.folder, f"{self.name}-1", AuditSettings(**settings))
+        writer = SpoolWriter(self.folder, f"{self.name}-1", SpoolOptions(**settings))
         records = [prediction(features={"text": "x" * 1000}) for _ in range(count)]
         for record in records:
             writer.append(encode(record))
@@ -150,7 +150,7 @@ def test_all_pods_killed_together_lose_nothing(start: Pods, tmp_path: Path, data
     sent = [
         identifier
         for pod in pods
-        for identifier in pod.has_answered(200, segment_max_bytes=1 << 16, spool_max_bytes=1 << 26)
+        for identifier in pod.has_answered(200, segment_bytes=1 << 16, max_bytes=1 << 26)
     ]
     for shipper in shippers:
         shipper.process.kill()
@@ -230,7 +230,7 @@ def test_a_pod_takes_no_more_than_it_has_room_for(
 ) -> None:
     """While PostgreSQL takes no rows, the rest of the backlog stays in the dead folder."""
     dead, pod = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
-    sent = dead.has_answered(3000, segment_max_bytes=1 << 18, spool_max_bytes=1 << 28)
+    sent = dead.has_answered(3000, segment_bytes=1 << 18, max_bytes=1 << 28)
     maximum = 1 << 20
     with psycopg.connect(database) as blocking:
         blocking.execute("LOCK TABLE predictions IN SHARE MODE")
@@ -260,7 +260,7 @@ def test_dead_letters_move_to_a_living_pod(start: Pods, tmp_path: Path, database
 def test_positions_move_with_their_segments(start: Pods, tmp_path: Path, database: str) -> None:
     """The dead pod ships half of a segment and the other pod the rest; no row is sent twice."""
     old, new = ShipperPod(tmp_path, "pod-a"), ShipperPod(tmp_path, "pod-b")
-    writer = SpoolWriter(old.folder, "pod-a-1", AuditSettings())
+    writer = SpoolWriter(old.folder, "pod-a-1", SpoolOptions())
     records: list[Record] = [prediction() for _ in range(20)]
     writer.append_many([encode(record) for record in records[:10]])
     running = start(old, database)

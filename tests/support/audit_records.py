@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fraudops.audit.records import Prediction, Record, encode
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 
 
 def id_at(moment: datetime) -> str:
@@ -37,7 +37,7 @@ def prediction(moment: datetime | None = None, **changes: Any) -> Prediction:
 
 def fill(folder: Path, records: Iterable[Record], writer: str = "worker-1") -> list[str]:
     """Spool the records as a worker that then ends, and return their ids."""
-    spool = SpoolWriter(folder, writer, AuditSettings())
+    spool = SpoolWriter(folder, writer, SpoolOptions())
     ids = []
     for record in records:
         spool.append(encode(record))

@@ -15,12 +15,12 @@ from statistics import median
 import psutil
 import psycopg
 
-from fraudops.audit.database import migrate
+from fraudops.audit.migrations import migrate
 from fraudops.audit.records import encode
 from fraudops.audit.shipper_status import read_shipper_status
 from fraudops.schema import load_schema
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.state import State
 from tests.support.audit_records import prediction
 
@@ -44,7 +44,7 @@ class Shipped:
 def fill(state: State, rows: int, seed: int) -> None:
     """Spool `rows` predictions as one worker, with the features of the packaged schema."""
     chance, names = random.Random(seed), load_schema().names
-    writer = SpoolWriter(state.spool, "worker-1", AuditSettings(spool_max_bytes=1 << 40))
+    writer = SpoolWriter(state.spool, "worker-1", SpoolOptions(max_bytes=1 << 40))
     for start in range(0, rows, GROUP_ROWS):
         features = [
             {name: chance.gauss(0, 1) for name in names}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fraudops.errors import StoreDownError
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolReader, SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments
 from fraudops.spool.wakeup import WakeupPipe, open_wakeup_pipe
 from services.inference.audit.commit_waits import Confirmations
@@ -40,9 +40,7 @@ class Spool:
 def spool(tmp_path: Path) -> Iterator[Spool]:
     made = Spool(
         tmp_path,
-        SpoolWriter(
-            tmp_path, "w", AuditSettings(spool_max_bytes=1 << 20, segment_max_bytes=1 << 16)
-        ),
+        SpoolWriter(tmp_path, "w", SpoolOptions(max_bytes=1 << 20, segment_bytes=1 << 16)),
         SpoolReader(tmp_path),
     )
     yield made

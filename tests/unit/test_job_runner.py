@@ -1,12 +1,13 @@
-"""The end of a job in a container: a one-line termination message, and marked output."""
+"""End of a job: its termination message, its exit code, its marked output and its retries."""
 
 import io
+import time
 from pathlib import Path
 
 import click
 import pytest
 
-from fraudops.errors import RefusedError
+from fraudops.errors import RefusedError, StoreDownError
 from fraudops.promotion.ports import UnknownWriteError
 from jobs import runner
 
@@ -81,3 +82,34 @@ def test_marked_output_marks_every_line_once() -> None:
         stream.write(text)
         stream.flush()
     assert raw.getvalue().decode() == "\x1eone\n\x1etwo\n\x1e\n\x1ethree"
+
+
+class Flaky:
+    """An attempt that fails with each reason in turn and then succeeds."""
+
+    def __init__(self, *reasons: str) -> None:
+        self._reasons = list(reasons)
+
+    def __call__(self) -> str:
+        if self._reasons:
+            raise StoreDownError(self._reasons.pop(0))
+        return "done"
+
+
+def test_a_retry_prints_each_new_reason_once(capsys: pytest.CaptureFixture[str]) -> None:
+    attempt = Flaky("no server", "no server", "no table")
+    assert runner.retry_until(attempt, time.monotonic() + 60, pause_seconds=0.0) == "done"
+    assert capsys.readouterr() == ("", "waiting: no server\nwaiting: no table\n")
+
+
+def test_a_retry_raises_the_last_error_after_the_deadline() -> None:
+    with pytest.raises(StoreDownError, match="no table"):
+        runner.retry_until(Flaky("no table"), time.monotonic() - 1, pause_seconds=0.0)
+
+
+def test_a_retry_raises_other_errors_immediately() -> None:
+    def refuse() -> None:
+        raise RefusedError("refused")
+
+    with pytest.raises(RefusedError):
+        runner.retry_until(refuse, time.monotonic() + 60)

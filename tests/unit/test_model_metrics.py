@@ -5,7 +5,9 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from fraudops.errors import DataError
-from fraudops.model.metrics import Costs, choose_threshold, curve, evaluate, paired_difference
+from fraudops.model.costs import Costs
+from fraudops.model.metrics import choose_threshold, evaluate, paired_difference
+from fraudops.model.ranking import curve
 
 
 def sample(

@@ -52,4 +52,4 @@ def test_a_claim_names_a_storage_class_only_when_it_is_given_one() -> None:
 def test_no_call_reaches_the_cluster_when_no_object_is_needed() -> None:
     result = CliRunner().invoke(command, ["--help"])
     assert result.exit_code == 0
-    assert "where it is absent" in result.output
+    assert "do not exist yet" in result.output

@@ -8,18 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fraudops.errors import SpoolFullError, StoreDownError
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolReader, SpoolWriter
 from fraudops.spool.frames import encode_frame
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments, spool_bytes
 from tests.support.waiting import eventually
 
-SMALL = AuditSettings(spool_max_bytes=1 << 20, segment_max_bytes=1 << 16)
+SMALL = SpoolOptions(max_bytes=1 << 20, segment_bytes=1 << 16)
 
 
 def payloads(count: int, size: int = 100) -> list[bytes]:
@@ -47,7 +48,7 @@ def segment_files(folder: Path) -> list[str]:
 def test_appended_records_are_read_in_order_under_every_fsync_policy(
     tmp_path: Path, fsync: str
 ) -> None:
-    writer = SpoolWriter(tmp_path, "w", AuditSettings(fsync=fsync))  # type: ignore[arg-type]
+    writer = SpoolWriter(tmp_path, "w", SpoolOptions(fsync=fsync))  # type: ignore[arg-type]
     sent = payloads(20)
     for payload in sent[:10]:
         writer.append(payload)
@@ -160,7 +161,7 @@ def test_the_backlog_counts_rows_of_every_segment_that_are_not_committed(tmp_pat
 def test_the_row_count_is_that_of_the_last_complete_frame(
     tmp_path: Path,
 ) -> None:
-    writer = SpoolWriter(tmp_path, "w", AuditSettings())
+    writer = SpoolWriter(tmp_path, "w", SpoolOptions())
     writer.append_many([*payloads(3), b"x" * 300_000])
     writer.close()
     [segment] = list_segments(tmp_path)
@@ -189,14 +190,14 @@ def test_a_full_spool_refuses_and_accepts_again_after_shipping(tmp_path: Path) -
     for writer in writers:
         with pytest.raises(SpoolFullError, match="full"):
             append_for_ever(writer)
-    assert spool_bytes(tmp_path) <= SMALL.spool_max_bytes * 34 // 32
+    assert spool_bytes(tmp_path) <= SMALL.max_bytes * 34 // 32
 
     def accepts_again() -> None:
         drain(tmp_path)
         for writer in writers:
             writer.append(b"again")
         # The writers already accept when the first segment is gone.
-        assert spool_bytes(tmp_path) < SMALL.spool_max_bytes // 2
+        assert spool_bytes(tmp_path) < SMALL.max_bytes // 2
 
     eventually(accepts_again)
     for writer in writers:
@@ -235,10 +236,10 @@ FILL_A_SMALL_DISK = """
 import resource, sys
 from pathlib import Path
 from fraudops.errors import SpoolFullError
-from fraudops.settings import AuditSettings
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool import SpoolWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, -1))
-writer = SpoolWriter(Path(sys.argv[1]), "w", AuditSettings())
+writer = SpoolWriter(Path(sys.argv[1]), "w", SpoolOptions())
 count = 0
 for attempt in range(1_000):
     try:
@@ -277,9 +278,9 @@ def test_a_partial_write_on_a_full_disk_is_undone(tmp_path: Path, how: str) -> N
 APPEND_FOR_EVER = """
 import sys
 from pathlib import Path
-from fraudops.settings import AuditSettings
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool import SpoolWriter
-writer = SpoolWriter(Path(sys.argv[1]), "w", AuditSettings(segment_max_bytes=1 << 16))
+writer = SpoolWriter(Path(sys.argv[1]), "w", SpoolOptions(segment_bytes=1 << 16))
 number = 0
 while True:
     writer.append(b"%08d" % number)
@@ -309,7 +310,7 @@ def test_every_record_that_a_killed_writer_appended_is_there(tmp_path: Path) -> 
 def test_fsync_always_reports_a_disk_that_does_not_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = SpoolWriter(tmp_path, "w", AuditSettings(fsync="always"))
+    writer = SpoolWriter(tmp_path, "w", SpoolOptions(fsync="always"))
     writer.append(b"one")
 
     def broken(_descriptor: int) -> None:
@@ -361,7 +362,7 @@ def test_damage_in_a_living_segment_does_not_hold_up_what_follows(tmp_path: Path
 
 
 def test_a_record_larger_than_the_budget_and_one_larger_than_allowed(tmp_path: Path) -> None:
-    writer = SpoolWriter(tmp_path, "w", AuditSettings())
+    writer = SpoolWriter(tmp_path, "w", SpoolOptions())
     writer.append(b"y" * (1 << 20))
     with pytest.raises(ValueError, match="larger"):
         writer.append(b"y" * ((1 << 20) + 1))
@@ -398,7 +399,7 @@ def test_the_name_of_a_writer_cannot_leave_the_folder(tmp_path: Path, name: str)
 
 def test_a_finished_segment_is_removed_immediately_whatever_the_interval(tmp_path: Path) -> None:
     """The next segment is shipped only after that, and with `commit` answers wait for it."""
-    writer = SpoolWriter(tmp_path, "w", SMALL.model_copy(update={"fsync_interval_ms": 10_000}))
+    writer = SpoolWriter(tmp_path, "w", replace(SMALL, fsync_interval_ms=10_000))
     writer.append_many([bytes(1 << 16)])
     writer.append(b"next")
     reader = SpoolReader(tmp_path)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.reader import SpoolReader
 
 FRAME = 116
@@ -13,7 +13,7 @@ PAYLOADS = [bytes(100)] * 20
 def test_a_budget_is_split_among_segments_that_have_records(
     tmp_path: Path,
 ) -> None:
-    writers = [SpoolWriter(tmp_path, name, AuditSettings()) for name in "abc"]
+    writers = [SpoolWriter(tmp_path, name, SpoolOptions()) for name in "abc"]
     reader = SpoolReader(tmp_path)
     writers[1].append_many(PAYLOADS)
     [(segment, piece)] = reader.read(10 * FRAME)
@@ -29,7 +29,7 @@ def test_a_budget_is_split_among_segments_that_have_records(
 
 
 def test_a_finished_segment_may_have_a_successor(tmp_path: Path) -> None:
-    writer = SpoolWriter(tmp_path, "w", AuditSettings())
+    writer = SpoolWriter(tmp_path, "w", SpoolOptions())
     writer.append_many(PAYLOADS[:5])
     writer.close()
     reader = SpoolReader(tmp_path)

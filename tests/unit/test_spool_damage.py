@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraudops.spool.frames import HEADER, encode_frame
-from fraudops.spool.reader import CHUNK
+from fraudops.spool.segment_reader import CHUNK
 from tests.support.segments import SegmentContents, segment_of
 
 EXAMPLES = settings(max_examples=150, deadline=None, database=None)

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 
 from fraudops.errors import SpoolFullError, StoreDownError
-from fraudops.settings import AuditSettings
 from fraudops.spool import SpoolReader, SpoolWriter
 from fraudops.spool.in_memory_count import InFlightCounter, collect_lost
 from fraudops.spool.inspection import unshipped_payloads
-from fraudops.spool.memory import PIECE, MemoryWriter
+from fraudops.spool.memory import BATCH_BYTES, MemoryWriter
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import spool_bytes
 from tests.support.waiting import eventually
 
-SMALL = AuditSettings(spool_max_bytes=1 << 20, segment_max_bytes=1 << 16)
+SMALL = SpoolOptions(max_bytes=1 << 20, segment_bytes=1 << 16)
 RECORD = 1000
 
 
@@ -31,8 +31,8 @@ def records(count: int, start: int = 0) -> list[bytes]:
     return [f"{number:08d}".encode().ljust(RECORD, b".") for number in range(start, start + count)]
 
 
-def writer(folder: Path, maximum: int = 1 << 20, settings: AuditSettings = SMALL) -> MemoryWriter:
-    return MemoryWriter(partial(SpoolWriter, folder / "spool", "w", settings), maximum, folder)
+def writer(folder: Path, maximum: int = 1 << 20, options: SpoolOptions = SMALL) -> MemoryWriter:
+    return MemoryWriter(partial(SpoolWriter, folder / "spool", "w", options), maximum, folder)
 
 
 def spooled(folder: Path) -> list[bytes]:
@@ -56,7 +56,7 @@ def fill(folder: Path, memory: MemoryWriter) -> list[bytes]:
             while True:
                 memory.append_many(records(10, accepted))
                 accepted += 10
-        assert spool_bytes(folder / "spool") > (1 << 20) - PIECE
+        assert spool_bytes(folder / "spool") > (1 << 20) - BATCH_BYTES
 
     eventually(both_full)
     with pytest.raises(SpoolFullError, match="memory is full"):
@@ -66,7 +66,7 @@ def fill(folder: Path, memory: MemoryWriter) -> list[bytes]:
 
 @pytest.mark.parametrize("fsync", ["always", "interval", "never"])
 def test_accepted_records_reach_the_spool_in_order(tmp_path: Path, fsync: str) -> None:
-    memory = writer(tmp_path, settings=AuditSettings(fsync=fsync))  # type: ignore[arg-type]
+    memory = writer(tmp_path, options=SpoolOptions(fsync=fsync))  # type: ignore[arg-type]
     sent = records(500)
     for number in range(0, 500, 5):
         memory.append_many(sent[number : number + 5])
@@ -137,11 +137,11 @@ KILLED = """
 import resource, signal, sys
 from functools import partial
 from pathlib import Path
-from fraudops.settings import AuditSettings
+from fraudops.spool.options import SpoolOptions
 from fraudops.spool import SpoolWriter
 from fraudops.spool.memory import MemoryWriter
 folder = Path(sys.argv[1])
-memory = MemoryWriter(partial(SpoolWriter, folder / "spool", "w", AuditSettings()), 1 << 20, folder)
+memory = MemoryWriter(partial(SpoolWriter, folder / "spool", "w", SpoolOptions()), 1 << 20, folder)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # a disk that takes nothing
 for number in range(7):

@@ -7,7 +7,8 @@ import pytest
 
 from fraudops.datasets import Dataset, Split, class_weights, generate, load, row_hashes, split
 from fraudops.model import manifest as bundle
-from fraudops.model.metrics import Costs, choose_threshold, evaluate
+from fraudops.model.costs import Costs
+from fraudops.model.metrics import choose_threshold, evaluate
 from fraudops.model.pipeline_file import load_pipeline, probabilities
 from fraudops.model.verification import verify_bundle
 from fraudops.training import trainer

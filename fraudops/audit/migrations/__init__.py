@@ -2,6 +2,7 @@
 that the previous release keeps running.
 """
 
+import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -13,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from fraudops.audit.connection import TROUBLE, connect
+from fraudops.audit.connection import TROUBLE, open_connection
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.indexing import index_days
 from fraudops.audit.partitions import MIGRATION_LOCK, ensure_partition
@@ -44,6 +45,14 @@ class Migrated(NamedTuple):
                 f"({self.revision}); it stays, and this release works on it"
             )
         return f"the audit database at {address} has this release's schema"
+
+
+def migrate(url: str) -> Migrated:
+    """Bring the database to this release's schema, with the partitions of today and tomorrow.
+
+    Raises StoreDownError.
+    """
+    return asyncio.run(upgrade(url))
 
 
 async def upgrade(url: str) -> Migrated:
@@ -85,11 +94,8 @@ async def upgrade(url: str) -> Migrated:
 
 
 async def _index(url: str) -> None:
-    connection = await connect(url, "fraudops-migrate")
-    try:
+    async with open_connection(url, "fraudops-migrate") as connection:
         await index_days(connection, INDEX_SECONDS)
-    finally:
-        await connection.close()
 
 
 def _upgrade(connection: Connection) -> Migrated:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from fraudops.audit.dead_letters import is_final_file
 from fraudops.errors import RefusedError, SpoolFullError, StoreDownError
+from fraudops.files import sync_folder
 from fraudops.ids import uuid7
-from fraudops.spool.segments import INCOMING, parse_segment, spool_bytes, sync_folder
+from fraudops.spool.segments import INCOMING, parse_segment, spool_bytes
 
 # A pod that is over half full needs its room for what it answers itself.
 SHARE = 0.5

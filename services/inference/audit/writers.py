@@ -171,7 +171,8 @@ class CommittedAudit(Audit):
 def audit_of(settings: InferenceSettings, state: State, metrics: Metrics) -> Audit:
     """As `audit.durability` wants it. Make it after the fork."""
     chosen, folder = settings.audit, state.run
-    open_spool = partial(SpoolWriter, state.spool, f"{settings.pod}-{os.getpid()}", chosen)
+    writer = f"{settings.pod}-{os.getpid()}"
+    open_spool = partial(SpoolWriter, state.spool, writer, chosen.spool_options())
     if chosen.durability == "off":
         return NoAudit(Unwritten, metrics, folder)
     if chosen.durability == "memory":

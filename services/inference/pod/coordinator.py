@@ -8,7 +8,6 @@ workers".
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 import time
@@ -18,6 +17,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from fraudops.errors import FraudopsError, RefusedError, StoreDownError
+from fraudops.files import try_lock
 from fraudops.promotion.serving_record import ServingRecord, ServingTarget, target_of
 from fraudops.state import State
 from services.inference.pod.bundle_cache import BundleCache
@@ -268,14 +268,6 @@ class PodCoordinator:
             yield
         finally:
             os.close(descriptor)
-
-
-def try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _named(

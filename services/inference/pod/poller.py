@@ -10,9 +10,10 @@ import time
 import msgspec
 
 from fraudops.errors import FraudopsError
+from fraudops.files import try_lock
 from fraudops.promotion.serving_record import ServingRecord, ServingTarget, target_of
 from services.inference.metrics import Metrics
-from services.inference.pod.coordinator import PodCoordinator, try_lock
+from services.inference.pod.coordinator import PodCoordinator
 from services.inference.pod.state import (
     PodState,
     RecordView,

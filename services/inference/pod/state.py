@@ -2,13 +2,13 @@
 point), and what its poller saw of the record.
 """
 
-import os
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from fraudops.extensible import Extensible, decode_document, encode_document
+from fraudops.files import write_atomically
 from fraudops.state import State
 
 KEPT = 3
@@ -80,9 +80,7 @@ def read_record_view(state: State) -> RecordView:
 
 def write(path: Path, content: Extensible) -> None:
     """Renamed into place; it need not survive the node, whose next start reads the record anyway."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(encode_document(content))
-    temporary.replace(path)
+    write_atomically(path, encode_document(content))
 
 
 def _read(path: Path, default: Content) -> Content:
