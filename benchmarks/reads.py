@@ -178,7 +178,7 @@ async def _plans(engine: AsyncEngine, since: datetime, until: datetime) -> list[
             ("monitor", sampling.query_parameters(since, until, MODEL)),
             ("drift", sampling.query_parameters(since, until, None, DIGEST)),
         ):
-            window = await sampling.look(connection, query)
+            window = await sampling.estimate_window(connection, query)
             level = (
                 0
                 if window.small

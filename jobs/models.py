@@ -69,7 +69,7 @@ async def _read(
 @json_option
 @state_option
 def command(as_json: bool, state: State) -> None:
-    """List versions with aliases and verdicts, and how far back each rollback target is."""
+    """List versions with aliases, verdicts and the number of rollbacks that lead to each."""
     settings = PromoteJobSettings.from_environment()
     record, versions = asyncio.run(_read(settings, state))
     if isinstance(versions, StoreDownError):

@@ -77,7 +77,7 @@ async def _drop(
     dropped: list[dict[str, Any]] = []
     for number, partition in enumerate(due):
         try:
-            done = await retention.take_out(connection, partition, export)
+            done = await retention.remove_day(connection, partition, export)
         except retention.InUseError as error:
             notices.print(f"{partition.day} stays until the next run: {error}", markup=False)
             return dropped, [each.day for each in due[number:]]

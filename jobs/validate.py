@@ -25,7 +25,8 @@ from jobs.reports import validation
 from jobs.runner import json_option, notices, output, print_json, run, state_option, target_options
 
 if TYPE_CHECKING:
-    from fraudops.validation.candidate import Measurement, TestData
+    from fraudops.validation.candidate import TestData
+    from fraudops.validation.measurement import Measurement
 
 
 @dataclass(frozen=True)
@@ -100,26 +101,26 @@ def _take_steps(
     folder: Path,
 ) -> None:
     # Imported here: it loads scikit-learn, skops and pandas, which --help does not need.
-    from fraudops.validation import candidate as steps
+    from fraudops.validation import candidate, measurement
     from fraudops.wiring import read_record
 
     registry, state = site.registry, site.state
-    opened = steps.open_candidate(registry, found.version, folder / "candidate")
-    found.data = data = steps.load_test_data(
+    opened = candidate.open_candidate(registry, found.version, folder / "candidate")
+    found.data = data = candidate.load_test_data(
         opened.manifest, options.source, options.schema, options.prevalence
     )
     screen.data(data)
-    found.measured = measured = steps.measure(opened, data, settings)
+    found.measured = measured = measurement.measure(opened, data, settings)
     screen.metrics(opened.manifest, measured, data.prevalence)
-    found.gates = steps.checks(opened, data, measured, settings)
+    found.gates = measurement.checks(opened, data, measured, settings)
     screen.checks(found.gates)
     found.compared_to = production_of(read_record(site.cluster, state))
-    compared = steps.against_production(
+    compared = candidate.against_production(
         registry, opened, data, measured.probability, found.compared_to, state.bundles, settings
     )
     screen.comparison(compared, found.compared_to)
     found.gates += compared
-    store_scores(registry, found.version, steps.scores_of(opened, data, measured.probability))
+    store_scores(registry, found.version, candidate.scores_of(opened, data, measured.probability))
 
 
 def production_of(record: ServingRecord) -> Production | None:

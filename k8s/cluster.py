@@ -24,6 +24,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ VERSION = next(
     for line in (ROOT / "charts/fraudops/Chart.yaml").read_text().splitlines()
     if line.startswith("appVersion:")
 )
-# Each image with its folder and its place in the values.
+# Each image with its folder and its key in the chart's values.
 IMAGES = {
     "fraudops-serving": ("services/inference", "inference"),
     "fraudops-mlflow": ("services/mlflow", "mlflow"),
@@ -100,37 +101,58 @@ def build(name: str) -> None:
 
 
 def images() -> None:
-    """Build the three images side by side."""
+    """Build the three images in parallel."""
     need_tools()
     together(*(partial(build, name) for name in IMAGES))
 
 
 def tag(name: str) -> str:
     """The version and the image's id: a pod restarts exactly when its image has changed."""
-    found = ask("docker", "image", "inspect", f"{name}:{VERSION}", "--format", "{{.Id}}")
-    return f"{VERSION}-{found.removeprefix('sha256:')[:12]}"
+    identity = ask("docker", "image", "inspect", f"{name}:{VERSION}", "--format", "{{.Id}}")
+    return f"{VERSION}-{identity.removeprefix('sha256:')[:12]}"
 
 
-def cluster() -> None:
-    """Create the cluster unless it exists, with an ingress controller and the other add-ons."""
+def create() -> None:
+    """Create the cluster unless it exists."""
     if CLUSTER in ask("kind", "get", "clusters").split():
         say(f"the cluster {CLUSTER} exists")
-    else:
-        say(f"creating the cluster {CLUSTER} from {NODE_IMAGE or 'the node image of this kind'}")
-        shape = ["--name", CLUSTER, "--config", CONFIG]
-        shape += ["--image", NODE_IMAGE] if NODE_IMAGE else []
-        run("kind", "create", "cluster", *shape, "--wait", "180s")
+        return
+    say(f"creating the cluster {CLUSTER} from {NODE_IMAGE or 'the node image of this kind'}")
+    shape = ["--name", CLUSTER, "--config", CONFIG]
+    shape += ["--image", NODE_IMAGE] if NODE_IMAGE else []
+    run("kind", "create", "cluster", *shape, "--wait", "180s")
+
+
+def load(image: str) -> None:
+    if not ask("docker", "image", "inspect", image):
+        say(f"  {image} is not on this machine: the cluster pulls it")
+        return
+    say(f"loading {image}")
+    run("kind", "load", "docker-image", image, "--name", CLUSTER)
+
+
+def provide(name: str, created: Future[None]) -> None:
+    """Build an image, and load it once the cluster exists."""
+    build(name)
+    created.result()
+    load(f"{name}:{tag(name)}")
+
+
+def equip(created: Future[None]) -> None:
+    """Give the cluster what it needs from others: PostgreSQL's image and the add-ons."""
+    created.result()
+    load(POSTGRES)
     addons.need("ingress", *ADDONS)
 
 
-def load() -> None:
-    """Load the images into the cluster in one archive, so that shared layers travel once."""
-    wanted = [*(f"{name}:{tag(name)}" for name in IMAGES), POSTGRES]
-    local = [image for image in wanted if ask("docker", "image", "inspect", image)]
-    for image in set(wanted) - set(local):
-        say(f"  {image} is not on this machine: the cluster pulls it")
-    say(f"loading {', '.join(local)}")
-    run("kind", "load", "docker-image", *local, "--name", CLUSTER)
+def cluster_with_images() -> None:
+    """Create and equip the cluster while the images build; raises the first failure."""
+    with ThreadPoolExecutor(len(IMAGES) + 2) as pool:
+        created = pool.submit(create)
+        steps = [pool.submit(provide, name, created) for name in IMAGES]
+        steps.append(pool.submit(equip, created))
+    for step in (created, *steps):
+        step.result()
 
 
 def install() -> None:
@@ -165,12 +187,12 @@ def first_model() -> None:
 
 def push_data() -> None:
     say(f"pushing {DATA} to the data volume")
-    named = {"FRAUDOPS_CLUSTER__RELEASE": RELEASE, "FRAUDOPS_CLUSTER__NAMESPACE": NAMESPACE}
+    release = {"FRAUDOPS_CLUSTER__RELEASE": RELEASE, "FRAUDOPS_CLUSTER__NAMESPACE": NAMESPACE}
     with tempfile.NamedTemporaryFile("w", suffix=".kubeconfig") as kubeconfig:
         kubeconfig.write(ask("kind", "get", "kubeconfig", "--name", CLUSTER))
         kubeconfig.flush()
         push = [str(ROOT / ".venv/bin/fraudops"), "data", "push", DATA, "--on-cluster"]
-        environment = {**os.environ, **named, "KUBECONFIG": kubeconfig.name}
+        environment = {**os.environ, **release, "KUBECONFIG": kubeconfig.name}
         if subprocess.run(push, env=environment, check=False).returncode != 0:
             fail(f"{DATA} did not reach the data volume: see the message above")
 
@@ -193,29 +215,28 @@ def answers() -> tuple[bool, str]:
 
 
 def predict() -> None:
-    """Ask for one prediction through the ingress and wait for its audit row."""
+    """Request one prediction through the ingress and wait for its audit row."""
     wait("the pods of the service", ready("deployment/fraudops-inference"), 240)
     wait(f"the ingress at {URL}", answers, 120)
     answer = call("/predict", (ROOT / "fraudops/datasets/sample/transaction.json").read_bytes())
     say(f"a prediction: {json.dumps(answer)}")
     columns = "id, timestamp, model_version, fraud_probability, pod"
-    made = answer["prediction_id"]  # the service's own id, so it is safe in a query
-    question = f"SELECT {columns} FROM predictions WHERE id = '{made}'"  # noqa: S608
+    # The service made this id, so it is safe in a query.
+    prediction = answer["prediction_id"]
+    question = f"SELECT {columns} FROM predictions WHERE id = '{prediction}'"  # noqa: S608
     psql = ("psql", "-U", "postgres", "-d", "fraudops", "-tAc", question)
     query = kubectl("exec", "statefulset/fraudops-postgresql", "--", *psql)
 
     def row() -> tuple[bool, str]:
-        found = ask(*query)
-        return bool(found), found
+        audited = ask(*query)
+        return bool(audited), audited
 
     wait("its audit row", row, 60)
 
 
 def up() -> None:
     need_tools()
-    # The cluster mostly waits while it starts; the builds use the processor.
-    together(cluster, *(partial(build, name) for name in IMAGES))
-    load()
+    cluster_with_images()
     install()
     first_model()
     predict()

@@ -1,4 +1,6 @@
-"""The format of a segment: a sequence of frames, each with a header of 16 bytes and a payload.
+"""The format of a segment: a sequence of frames.
+
+A frame has a header of 16 bytes and a payload:
 
     magic 4 | ordinal 4 | length 4 | crc32 4 | payload
 

@@ -69,8 +69,7 @@ class MemoryWriter:
                     "is scored unaudited. Check the disk of the spool"
                 )
             self._bytes += size
-            # Count first: a kill between the two lines may count a record too many, never one too
-            # few.
+            # Count first, for the same reason as in `_flush`: a kill may come between the lines.
             self._in_flight.add(len(payloads))
             self._held.extend(payloads)
 
@@ -93,7 +92,7 @@ class MemoryWriter:
         self._in_flight.close()
 
     def _keep(self) -> None:
-        """Run the thread."""
+        """Run the thread: flush every few milliseconds, and less often after a refusal."""
         pause = PAUSE_SECONDS
         while not self._stopping.wait(pause):
             pause = PAUSE_SECONDS if self._flush() else AGAIN_SECONDS
@@ -113,8 +112,8 @@ class MemoryWriter:
                 self._refused = True
                 return False
             self._refused = False
-            # Remove records only after the write: a kill in between counts them as lost although
-            # they are in the spool.
+            # Remove records only after the write: a kill in between must count too many lost
+            # records, never too few.
             with self._lock:
                 for _ in batch:
                     self._held.popleft()

@@ -1,9 +1,9 @@
-"""Positions of the shipper: how far each segment is shipped, in one line in a file next to it.
+"""Positions of the shipper: a file next to each segment says how far it is shipped.
 
-The line is overwritten in place, not replaced by a rename. ext4 flushes a renamed file to the
-disk immediately, and appends to the spool wait for that flush: with ten positions a second, p99
-of the answers was 5.5 ms with a rename and is 1.9 ms in place. A checksum lets readers detect a
-line that is half written, or was torn when the node died.
+The file has one line, which is overwritten in place, not replaced by a rename. ext4 flushes a
+renamed file to the disk immediately, and appends to the spool wait for that flush. With ten
+positions a second, p99 of the answers was 5.5 ms with a rename and is 1.9 ms in place. A checksum
+lets readers detect a line that is half written, or was torn when the node died.
 """
 
 import errno

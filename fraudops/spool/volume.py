@@ -54,7 +54,7 @@ class PodDirectory:
 
         Raises StoreDownError when another pod has taken the folder.
         """
-        # A full disk may refuse this; the pod goes on without it.
+        # A full disk may refuse this. That must not stop the shipper, which makes room.
         with contextlib.suppress(OSError):
             os.utime(self._descriptor)
         if not _is_at(self._descriptor, self.folder / ALIVE):
@@ -113,8 +113,8 @@ def _hold(folder: Path) -> PodDirectory:
 
     Raises OSError, and StoreDownError when another pod keeps holding it.
     """
-    # Another pod may examine the folder in the same moment, and may even remove it. Both take it
-    # milliseconds, so try again.
+    # Another pod may lock the folder for a moment to examine it, and may even remove it. So try
+    # several times.
     end = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < end:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -185,7 +185,7 @@ class OrphanedDirectory:
 
 
 class Volume:
-    """The volume as one pod sees it."""
+    """The other pods' folders on the volume."""
 
     def __init__(self, home: PodDirectory) -> None:
         self._home = home

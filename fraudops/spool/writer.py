@@ -53,6 +53,7 @@ class SpoolWriter:
         self._folder, self._writer, self._options = folder, writer, options
         self._series, self._sequence = new_series(), 0
         self._always, self._never = options.fsync == "always", options.fsync == "never"
+        # A segment is a small part of the spool, because the shipper deletes whole segments only.
         self._limit = max(
             options.max_bytes // 1024,
             min(options.segment_bytes, options.max_bytes // 16),
@@ -218,7 +219,7 @@ class SpoolWriter:
         if self._stopping.is_set():
             raise ValueError("the spool writer is closed")
         try:
-            # None: a shipper took the new file for an abandoned one before it was locked.
+            # create_segment returns None if a shipper deleted the new file before it was locked.
             descriptor = None
             while descriptor is None:
                 self._sequence += 1
@@ -304,7 +305,7 @@ class SpoolWriter:
     def _count(self) -> None:
         """Recount the spool, and retire the current segment when the spool is nearly full.
 
-        The shipper deletes only segments without a writer: retiring lets it make room.
+        The shipper deletes only segments without a writer, so retiring lets it make room.
         """
         before = self._written
         try:
@@ -315,6 +316,7 @@ class SpoolWriter:
         with self._lock:
             # Bytes appended during the count may be counted twice, until the next count.
             self._grant(counted + self._written - before)
+            # A segment of less than a 16th of its limit stays: retiring it would free too little.
             if self._size and (self._full or (self._room < self._limit < 16 * self._size)):
                 self._retire()
             self._full = False

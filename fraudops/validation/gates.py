@@ -104,9 +104,9 @@ def discriminates(
 
 
 def untrained_on_test_rows(seen: int, tested: int, trained: int) -> GateResult:
-    """Judge whether training saw test rows: `seen` of the `tested` rows are among `trained` ones.
+    """Judge the test rows that training saw: `seen` of `tested`, of which there must be none.
 
-    A bundle that names no training rows fails, because nothing can then be compared.
+    `trained` is the number of rows that training saw. A bundle that names none of them fails.
     """
     if trained == 0:
         return GateResult(

@@ -15,7 +15,8 @@ from fraudops.validation.verdict import Production
 from jobs.reports.metrics import METRIC_TITLES
 
 if TYPE_CHECKING:
-    from fraudops.validation.candidate import Measurement, TestData
+    from fraudops.validation.candidate import TestData
+    from fraudops.validation.measurement import Measurement
 
 STEPS = 5
 GATE_TITLES = {

@@ -170,6 +170,7 @@ def _postgresql(server: PostgreSQL, policy: ShutdownPolicy) -> Component:
         name="postgresql",
         command=server.command(),
         environment=postgresql.environment(),
+        # PostgreSQL may run as a user that cannot enter our folder.
         folder=Path("/"),
         shutdown=policy,
         probe=probe,
@@ -202,6 +203,7 @@ def _inference(
     state: State, config: RunConfig, admin_token: str, policy: ShutdownPolicy
 ) -> Component:
     # The service answers without PostgreSQL and without MLflow, so it needs no other component.
+    # No DATABASE_URL: only the shipper writes to PostgreSQL.
     environment = {
         "FRAUDOPS_HOST": config.host,
         "FRAUDOPS_PORT": str(config.inference_port),
@@ -226,6 +228,7 @@ def _shipper(state: State, server: PostgreSQL, policy: ShutdownPolicy) -> Compon
     environment = _settings(state) | {"DATABASE_URL": server.url()}
 
     async def prepare() -> tuple[str, ...]:
+        # The shipper writes into the newest schema, so each start migrates first.
         log = state.logs / "migrate.log"
         code = await run_to_completion(
             _program("jobs.migrate", "--wait", "0"), environment, log, state.root, seconds=120.0

@@ -61,6 +61,7 @@ def _stop_supervisor(state: State, announcer: Announcer, deadline: float) -> boo
     announcer.skip(load(state))
     with contextlib.suppress(ProcessLookupError):
         os.kill(holder.process.pid, signal.SIGTERM)
+    # Its record says how far it is, so its lines can be printed here.
     while holder.process.alive:
         announcer.announce(load(state))
         if time.monotonic() > deadline:

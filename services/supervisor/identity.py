@@ -96,6 +96,7 @@ def obstacle(identity: Identity, folder: Path, program: Path) -> str | None:
     """Return why the identity cannot work in a subfolder of `folder` that it owns, or None."""
     if not identity.wrapper:
         return None
+    # Tried for real: what a container permits depends on its capabilities, seccomp and mounts.
     probe = folder / f".probe-{os.getpid()}"
     probe.mkdir(mode=0o700)
     try:

@@ -120,6 +120,7 @@ def free_port(
     if held:
         claims.claim(last)
         return last
+    # `last` is 0 before the first run. Claimed ports may have no listener yet, so both are checked.
     candidates: list[int] = [last, *range(usual, usual + TRIES)]
     for port in candidates:
         if port and port not in excluded and not is_taken(host, port) and claims.claim(port):

@@ -188,6 +188,7 @@ class PostgreSQL:
             shutil.rmtree(unfinished)
         unfinished.mkdir(mode=0o700)
         identity.adopt(unfinished)
+        # A copy, because initdb runs as `identity`, which may not read our file.
         password = unfinished.with_name(f"{ADMIN}.initdb")
         shutil.copyfile(self.folder / f"{ADMIN}.password", password)
         password.chmod(0o600)
@@ -204,6 +205,7 @@ class PostgreSQL:
             output = (result.stderr.strip() or result.stdout.strip())[-500:]
             raise SettingsError(f"PostgreSQL's initdb failed in {unfinished}: {output}")
         unfinished.rename(self.data)
+        # PostgreSQL's own writes are durable. This makes initdb's files durable too.
         threading.Thread(target=os.sync, daemon=True).start()
 
     def _refuse_other_version(self) -> None:

@@ -77,6 +77,7 @@ def session_members(leader: Handle) -> list[psutil.Process]:
     The session outlives its leader. While members live, the kernel does not reuse the leader's
     pid, because it is the session's id.
     """
+    # A living process with this pid and another start time began another session.
     with contextlib.suppress(ProcessLookupError):
         if Handle.of(leader.pid) != leader:
             return []
@@ -99,6 +100,7 @@ def programs(module: str, folder: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
             if (
+                # The module is the fourth word of our commands: python -P -m MODULE.
                 module in process.cmdline()[:5]
                 and os.getsid(process.pid) == process.pid
                 and Path(process.cwd()) == folder.resolve()

@@ -36,7 +36,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         """The service's URL as seen from this machine."""
         # Clients need a real address instead of the wildcard that the service listens on.
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        # RFC 3986: an IPv6 address stands in brackets.
+        # RFC 3986 requires brackets around an IPv6 address.
         host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.inference_port}"
 
@@ -107,6 +107,7 @@ def lock(state: State, role: Literal["up", "down"]) -> Iterator[bool]:
     dies, also after SIGKILL.
     """
     lock_path(state).parent.mkdir(parents=True, exist_ok=True)
+    # Opened by "a": "w" would erase the present holder's entry before the lock is tried.
     with lock_path(state).open("a+b") as file:
         if not try_lock(file.fileno()):
             yield False
@@ -129,4 +130,5 @@ def lock_holder(state: State) -> LockHolder | None:
     try:
         return msgspec.json.decode(lock_path(state).read_bytes(), type=LockHolder)
     except msgspec.MsgspecError:
+        # The holder has the lock but has not written its entry yet.
         return None

@@ -92,6 +92,7 @@ def _component(state: State, record: Record, name: str, supervised: bool) -> dic
         fault = _fault(state, record, name, process) if process and alive else "its process is gone"
         if alive:
             result |= {"state": "failing", "reason": fault} if fault else {"state": "running"}
+            # A component that was never restarted has no failure to report.
             result |= {} if fault or component.restarts else {"reason": None}
         elif component.phase != "stopped":
             result |= {"state": "dead", "reason": fault}

@@ -86,6 +86,7 @@ def up_detached(state: State, options: UpOptions, notices: Console, output: Cons
         return _join(state, options, supervisor, notices, output)
     program = [sys.executable, "-P", "-m", "services.supervisor"]
     command = [*program, "up", "--state", str(state.root), *options.arguments()]
+    # Cached bytecode makes the next start of every component faster.
     environment = {
         name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
     }
@@ -113,6 +114,7 @@ def _running_supervisor(state: State) -> Handle | None:
 
 def _check(state: State, notices: Console) -> None:
     """Check the settings and create the state folder. Raises SettingsError."""
+    # The components inherit this umask, so only their user can read what they write.
     os.umask(0o077)
     # A wrong FRAUDOPS_ variable would otherwise end one component after the other.
     InferenceSettings.from_environment()
@@ -151,6 +153,7 @@ def _supervise(state: State, options: UpOptions, notices: Console, output: Conso
     record = load(state)
     with ports.PortClaims() as claims:
         while True:
+            # Components that a killed supervisor left running keep their ports and are adopted.
             living = [
                 name
                 for name, component in record.components.items()
@@ -165,7 +168,7 @@ def _supervise(state: State, options: UpOptions, notices: Console, output: Conso
 
 
 class _Display:
-    """Prints each change, and the table of addresses when the components first have settled."""
+    """Prints each change, and once the table of addresses, when the components have settled."""
 
     def __init__(self, state: State, announcer: Announcer, output: Console) -> None:
         self._state = state
@@ -201,6 +204,8 @@ def _build(
 
 
 def _admin_token(path: Path) -> str:
+    # Kept from run to run: with another token the fingerprint would change, and a running service
+    # could not be adopted.
     if not path.exists():
         write_atomically(path, secrets.token_urlsafe(32).encode(), private=True)
     return path.read_text().strip()

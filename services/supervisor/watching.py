@@ -80,6 +80,7 @@ def _follow(
     record = Record()
     while alive():
         record = load(state)
+        # Until the new supervisor has saved its record, the file has the previous run's.
         if record.supervisor and supervisor in (None, record.supervisor):
             announcer.announce(record)
             if settled(record) and record.run_config:

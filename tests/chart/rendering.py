@@ -78,6 +78,31 @@ def helm_template(
     )
 
 
+def notes(*settings: str, files: tuple[str, ...] = ()) -> str:
+    """Return the notes that `helm install` would print with these settings and files."""
+    command = [
+        tool("helm"),
+        "install",
+        "fraudops",
+        str(CHART),
+        "--namespace",
+        "fraud",
+        "--dry-run=client",
+    ]
+    command += [argument for file in files for argument in ("--values", str(ROOT / file))]
+    command += [argument for setting in settings for argument in ("--set", setting)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition("NOTES:")[2]
+
+
 @functools.cache
 def text_of(
     variant: Variant, release: str = "fraudops", helm: str = "helm", chart: Path = CHART

@@ -1,5 +1,6 @@
 """The images: what they install, and the Skaffold and kind files that use them."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -223,3 +224,31 @@ def test_the_kind_cluster_maps_the_ports_of_its_ingress() -> None:
     }
     assert mapped == {80: (8080, "127.0.0.1"), 443: (8443, "127.0.0.1")}
     assert "ingress-ready=true" in config["nodes"][0]["kubeadmConfigPatches"][0]
+
+
+def first_party_imports(file: Path) -> set[str]:
+    """Dotted names that a file imports from this repository, imports in functions included."""
+    names = set[str]()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.split(".")[0] in ("fraudops", "services", "jobs")}
+
+
+def test_the_mlflow_image_has_every_module_that_it_imports() -> None:
+    """It copies single files, so a new import would end in a pod that cannot start."""
+    text = (ROOT / DOCKERFILES["fraudops-mlflow"]).read_text()
+    copied = {
+        name
+        for line in re.findall(r"^COPY (?!--from)(.*)", text, re.MULTILINE)
+        for name in line.split()[:-1]
+        if name.endswith(".py")
+    }
+    needed = {f"{place}/__init__.py" for place in ("fraudops", "services", "services/mlflow")}
+    for name in copied:
+        modules = {part.replace(".", "/") + ".py" for part in first_party_imports(ROOT / name)}
+        # `from package import name` names a module or something within one.
+        needed |= {module for module in modules if (ROOT / module).is_file()}
+    assert needed - copied == set()

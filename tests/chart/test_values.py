@@ -63,7 +63,7 @@ def assert_same_names(node: dict[str, Any], values: Any, path: str) -> None:
 
 
 def test_the_defaults_and_the_schema_have_the_same_values() -> None:
-    # Helm itself adds `global`, so the schema allows it and values.yaml has none.
+    # A parent chart may pass `global`, so the schema allows it although values.yaml has none.
     properties = {name: node for name, node in SCHEMA["properties"].items() if name != "global"}
     assert_same_names({**SCHEMA, "properties": properties}, VALUES, "values")
 

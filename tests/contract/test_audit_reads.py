@@ -381,7 +381,7 @@ async def test_a_large_window_is_read_by_the_index_with_and_without_statistics(
             connection.execute("ANALYZE predictions")
     query = sampling.query_parameters(NOON - 24 * HOUR, NOON + HOUR, "credit-fraud")
     async with engine.connect() as connection:
-        await sampling.look(connection, query)
+        await sampling.estimate_window(connection, query)
         for chosen, parameters in (statement(query, 4, 1), selection(query, 4)):
             plan = "\n".join(
                 (await connection.execute(text(f"EXPLAIN {chosen.text}"), parameters)).scalars()

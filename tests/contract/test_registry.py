@@ -274,7 +274,7 @@ def faulty_url() -> Iterator[str]:
     ("kind", "says"),
     [
         *((status, f"fails with {status}") for status in ("500", "503", "429")),
-        *((status, "not MLflow's API") for status in ("200", "302", "404")),
+        *((status, "not from MLflow's API") for status in ("200", "302", "404")),
         *((status, "credentials") for status in ("401", "403")),
         ("short", "does not answer"),
     ],

@@ -116,7 +116,7 @@ def test_answers_are_reported_in_total_and_by_version(database: str, state: Stat
     assert read["spool"]["waiting_bytes"] == 1_234_567
 
     text = fraudops(database, "monitor", "--state", str(state.root)).stdout
-    assert "Labels have come for 3 of 11 decisions (27.27%)" in text
+    assert "Labels have arrived for 3 of 11 decisions (27.27%)" in text
     assert "Still in the spool, and not in these figures: 1,234,567 bytes" in text
     assert "The shipper is waiting: PostgreSQL is away." in text
 

@@ -131,7 +131,7 @@ async def test_every_client_of_a_failing_path_gets_a_problem(
     assert counts(caplog) == [19]
 
 
-class Caller:
+class WaitingCaller:
     status = 0
 
     def reply(self, status: int, headers: Any, body: bytes, request_id: str) -> None:
@@ -151,7 +151,7 @@ async def test_every_caller_of_the_fast_path_gets_a_problem(
     )
     failures = FailureLog()
     fast_path = FastPath(*parts, failures)
-    callers = [Caller() for _ in range(20)]
+    callers = [WaitingCaller() for _ in range(20)]
     for caller in callers:
         assert fast_path.submit(caller, b'"row"', None, 0.0)
     await asyncio.sleep(0)

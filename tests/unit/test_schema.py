@@ -86,9 +86,9 @@ def test_fingerprint_takes_whole_numbers_and_floats_as_one() -> None:
         (mapping(features=[feature(minimum=True)]), "finite"),
         (mapping(features=[feature(name="1st")]), "features[0].name"),
         (mapping(features=[feature(name="v alue")]), "features[0].name"),
-        (mapping(features=[feature(), feature()]), "'value' stands twice"),
-        (mapping(label="value"), "'value' stands twice"),
-        (mapping(time="fraud"), "'fraud' stands twice"),
+        (mapping(features=[feature(), feature()]), "'value' is named more than once"),
+        (mapping(label="value"), "'value' is named more than once"),
+        (mapping(time="fraud"), "'fraud' is named more than once"),
         (mapping(amount="price"), "'price', which is not among the features"),
         (
             mapping(features=[feature(), feature(name="transaction_id")]),
