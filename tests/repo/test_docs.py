@@ -71,8 +71,8 @@ def test_the_commands_of_the_pages_are_counted(capsys: pytest.CaptureFixture[str
     total = sum(len(links(page)) for page in PAGES)
     with capsys.disabled():
         print(
-            f"\n{len(PAGES)} pages: {len(machine)} commands run on one machine, {len(cluster)} on a "
-            f"cluster; {total} links checked"
+            f"\n{len(PAGES)} pages: {len(machine)} commands run on one machine,"
+            f" {len(cluster)} on a cluster; {total} links checked"
         )
     assert len(machine) > 20
     assert len(cluster) > 8
