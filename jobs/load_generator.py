@@ -22,7 +22,7 @@ class Replay:
 
     `answers` has one entry per row, None where no answer arrived. `away` is True if the load was
     stopped because the service is down. `reason` is the message of the last failure, `refusal`
-    that of the first refusal. `seconds` is the duration of the whole load.
+    that of the first refusal. `seconds` is the duration of the load.
     """
 
     answers: list[PredictResponse | None]

@@ -98,7 +98,7 @@ def refuse_cluster_options() -> None:
     """Raise SettingsError if --release or --namespace was typed without --on-cluster."""
     context = click.get_current_context()
     for name in ("release", "namespace"):
-        # The same values in the environment are fine: they are settings of the whole shell.
+        # The same values in the environment are fine: they are settings of the shell.
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise SettingsError(f"--{name} is valid only with --on-cluster")
 

@@ -27,7 +27,7 @@ INDEX_SECONDS = 1800
 
 
 async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[str, Any]:
-    """Apply the retention, or with `dry_run` only list what is due. Return the report for --json.
+    """Drop the expired days and return the report; with `dry_run` only list them.
 
     A day that is in use, and every later day, is left for the next run. Raises StoreDownError.
     """
@@ -71,7 +71,7 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
 async def _drop(
     connection: Any, due: "Sequence[Partition]", export: Path | None
 ) -> tuple[list[dict[str, Any]], list[date]]:
-    """Drop the days in order, oldest first. Return the dropped days and the days left in use."""
+    """Drop the days in order, up to one that is in use. Return the dropped and the other days."""
     from fraudops.audit import retention
 
     dropped: list[dict[str, Any]] = []

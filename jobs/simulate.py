@@ -120,7 +120,7 @@ def _traffic(
     from fraudops.schema import load_schema
 
     test = split(load(source, load_schema(schema))).test
-    # Spread over the whole test part, so that a short run covers its whole period.
+    # Spread over the whole test part, so that a short run covers its full period.
     chosen = spread_rows(len(test), rows, seed)
     repeated = rows > len(test)
     if repeated:

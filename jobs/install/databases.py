@@ -1,6 +1,6 @@
-"""Prepare the databases for this release: roles, databases, MLflow's tables, the audit's tables.
+"""Prepare the databases for this release: roles, databases and tables.
 
-Run by the chart, and safe to repeat. DATABASE_ADMIN_URL names a role that may create roles and
+The tables are those of MLflow and of the audit. Run by the chart, and safe to repeat. DATABASE_ADMIN_URL names a role that may create roles and
 databases. Without it the program prints the SQL and waits until a database team has run it.
 """
 
