@@ -1,7 +1,8 @@
 """Prepare the databases for this release: roles, databases and tables.
 
-The tables are those of MLflow and of the audit. Run by the chart, and safe to repeat. DATABASE_ADMIN_URL names a role that may create roles and
-databases. Without it the program prints the SQL and waits until a database team has run it.
+The tables are those of MLflow and of the audit. The chart runs the program, and it is safe to
+repeat. DATABASE_ADMIN_URL names a role that may create roles and databases. Without it the program
+prints the SQL and waits until a database team has run it.
 """
 
 import asyncio
