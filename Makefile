@@ -98,7 +98,7 @@ kind-up: $(if $(FRAUDOPS_DATA),install) ## a kind cluster with everything, a fir
 # Figures are taken by one process alone.
 cluster-test: export KIND_ADDONS := metrics prometheus
 cluster-test: install kind-up ## the same, then the cluster's tests, `helm test` among them
-	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 2 --dist loadgroup) tests/cluster $(ARGS)
+	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 2 --dist loadfile) tests/cluster $(ARGS)
 
 proof: install ## every figure that the pages quote, measured here in hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
