@@ -1,19 +1,19 @@
-# The only doors. Each installs what it needs itself and is safe to run again.
+# All entry points. Each target installs what it needs and is safe to run again.
 SHELL := /bin/bash
 export UV_COMPILE_BYTECODE := 1
 export UV_LINK_MODE := copy
-# A site that inspects its own traffic has its certificate among the system's.
+# A network that inspects TLS traffic has its certificate in the system's store.
 export UV_SYSTEM_CERTS := 1
 bin := .venv/bin
-# Without the linker's flags a Helm 3 that Go installs takes itself for one of Kubernetes 1.20.
+# Without the linker flags, a Helm 3 built by `go install` assumes Kubernetes 1.20.
 helm3 := helm.sh/helm/v3
 compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
-# What MLflow lists for those who train and log with it; its server imports none of it.
+# Dependencies of MLflow's clients that its server does not import.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
 .PHONY: install demo up down test machine-test chart-test style lint-workflows check bench soak proof lock render docs images cluster-tools kind-up cluster-test kind-down clean help
-help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+help: ## show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 .venv/.installed: requirements.lock pyproject.toml
 	@echo "installing the locked dependencies into .venv (once; about a minute)"
@@ -25,12 +25,12 @@ help: ## this list
 	@env -u PYTHONDONTWRITEBYTECODE $(bin)/python -m compileall -q fraudops services jobs
 	@touch $@
 
-install: .venv/.installed ## the locked environment in .venv
+install: .venv/.installed ## install the locked dependencies into .venv
 
-demo: install ## everything on this machine, and the whole road of a model (ARGS=--exit ends it)
+demo: install ## start everything on this machine and take a model from data to drift (ARGS=--exit stops it at the end)
 	@$(bin)/fraudops demo $(ARGS)
 
-up: install ## everything on this machine, in the foreground
+up: install ## start everything on this machine, in the foreground
 	@$(bin)/fraudops up $(ARGS)
 
 down: install ## stop what `make up` started
@@ -39,68 +39,68 @@ down: install ## stop what `make up` started
 # The small models of the tests gain nothing from OpenMP's threads. With several test processes the
 # threads wait for each other in busy loops: the pipelines' tests took 30 s of processor time, now 12.
 test machine-test: export OMP_NUM_THREADS := 1
-test: install ## every part's tests, on real PostgreSQL, MLflow and gunicorn processes
+test: install ## run the tests of the code, with real PostgreSQL, MLflow and gunicorn processes
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-machine-test: install ## the whole product on one machine: promotions under load, the demo, the supervisor, the commands of the README and docs/
+machine-test: install ## run the tests of the whole product: promotions under load, demo, supervisor, commands of README and docs/
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder tests/machine $(ARGS)
 
-chart-test: install ## the rendered chart, by both helms
+chart-test: install ## run the tests of the rendered chart, with Helm 3 and Helm 4
 	@$(bin)/pytest -n 2 --dist loadfile tests/chart $(ARGS)
 
-style: install ## what the source looks like, in figures; fails when a limit is broken
+style: install ## print figures of the source's style, and fail when a limit is broken
 	@$(bin)/python -m tests.repo.style
 
-lint-workflows: install ## the GitHub workflows, by zizmor, and by actionlint where Go is installed
+lint-workflows: install ## check the GitHub workflows with zizmor, and with actionlint if Go is installed
 	@$(bin)/zizmor --offline --quiet --no-progress .github
 	@if command -v go >/dev/null; then \
 		GOBIN=$(CURDIR)/$(bin) go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 && $(bin)/actionlint; \
 	else echo "actionlint did not run: go is not on PATH"; fi
 
-check: install ## format, lint, types, import contracts, style, tests
+check: install ## check format, lint, types, import contracts and style, and run the tests
 	@$(bin)/ruff format --check . && $(bin)/ruff check . && $(bin)/mypy && $(bin)/lint-imports
 	@$(MAKE) --no-print-directory style
 	@$(MAKE) --no-print-directory test
 
-bench: install ## what serving costs, measured here in about half an hour (ARGS=--peers: beside what others pick; ARGS=--quick: that it can be measured)
+bench: install ## measure serving on this machine, in about half an hour (ARGS=--peers: other servers too; ARGS=--quick: a short trial)
 	@$(bin)/python -m benchmarks $(ARGS)
 
-soak: install ## half of the maximum load for 30 minutes: memory, tail latency, nothing lost
+soak: install ## run half of the maximum load for 30 minutes: memory, tail latency, lost records
 	@$(bin)/python -m benchmarks.soak $(ARGS)
 
-lock: install ## resolve the dependencies anew, and the share of each image
+lock: install ## resolve all dependencies again, and those of each image
 	$(compile) --all-extras -o requirements.lock
 	$(compile) --extra serve -c requirements.lock -o requirements-serve.lock
 	$(compile) --extra jobs -c requirements.lock -o requirements-jobs.lock
 	$(compile) --extra mlflow-server -c requirements.lock $(addprefix --no-emit-package ,$(not-in-mlflow-server)) -o requirements-mlflow.lock
 
-render: install ## what is made from the chart: its table of values, and the plain manifests under k8s/
+render: install ## write the chart's table of values and the plain manifests under k8s/
 	@$(bin)/python k8s/render.py
 
-docs: install ## the documentation: its generated pages, and the site in .site/html
+docs: install ## write the generated pages of docs/, and build the site in .site/html
 	@$(bin)/python docs/build.py $(ARGS)
 
-images: ## the three images
+images: ## build the three images
 	@python3 k8s/cluster.py images
 
-# Go checks each of these against its public checksum database.
+# Go verifies each download against its public checksum database.
 cluster-tools: TOOLS ?= $(CURDIR)/$(bin)
-cluster-tools: ## kind and both helms, built by Go (TOOLS=FOLDER receives them)
+cluster-tools: ## build kind, Helm 3 and Helm 4 with Go, into TOOLS=FOLDER
 	@GOBIN=$(TOOLS) go install sigs.k8s.io/kind@v0.33.0
 	@GOBIN=$(TOOLS) go install -ldflags "-X $(helm3)/pkg/chartutil.k8sVersionMajor=1 -X $(helm3)/pkg/chartutil.k8sVersionMinor=33" $(helm3)/cmd/helm@v3.18.0
 	@mv $(TOOLS)/helm $(TOOLS)/helm3
 	@GOBIN=$(TOOLS) go install helm.sh/helm/v4/cmd/helm@v4.1.4
 
-kind-up: $(if $(FRAUDOPS_DATA),install) ## a kind cluster with everything, a first model, and a prediction through its ingress (FRAUDOPS_DATA=FILE trains on yours)
+kind-up: $(if $(FRAUDOPS_DATA),install) ## start a kind cluster with everything, a first model and a prediction (FRAUDOPS_DATA=FILE trains on your data)
 	@python3 k8s/cluster.py up
 
-# Two processes: one changes the installed release, the other works in namespaces of its own.
-# Figures are taken by one process alone.
+# Two processes: one changes the installed release, the other uses separate namespaces. Figures
+# (PROOF=1) are measured by one process.
 cluster-test: export KIND_ADDONS := metrics prometheus
-cluster-test: install kind-up ## the same, then the cluster's tests, `helm test` among them
+cluster-test: install kind-up ## start the kind cluster and run its tests, `helm test` included
 	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 2 --dist loadfile) tests/cluster $(ARGS)
 
-proof: install ## every figure that the pages quote, measured here in hours, into benchmarks/results
+proof: install ## measure every figure that the pages quote, for hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
 	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py
 	@PROOF=1 $(MAKE) --no-print-directory cluster-test kind-down
@@ -109,8 +109,8 @@ proof: install ## every figure that the pages quote, measured here in hours, int
 	@$(bin)/python -m benchmarks --peers
 	@$(bin)/python -m benchmarks.soak
 
-kind-down: ## the kind cluster away
+kind-down: ## delete the kind cluster
 	@python3 k8s/cluster.py down
 
-clean: ## the environment and this folder's state
+clean: ## delete .venv and the state folder .fraudops
 	rm -rf .venv .fraudops

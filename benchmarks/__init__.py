@@ -1,17 +1,18 @@
-"""What is measured, how, and against whom.
+"""Measurements of the product's speed, and of the alternatives to it.
 
 Every figure that the project states comes from a command of this package:
 
-    python -m benchmarks.serving    requests a second, of ours, of the bare web server, and of what people would pick instead (--peers)
+    python -m benchmarks.serving    requests per second of the product and the bare web server,
+                                    with --peers also of other model servers
     python -m benchmarks.latency    open-loop latency at half load, audit on and off
-    python -m benchmarks.batch      rows a second in bodies of 10,000, and what happens past the rate that can be shipped
-    python -m benchmarks.parts      what each step of one answer costs in process
-    python -m benchmarks.growth     throughput against workers and body size, latency against load
-    python -m benchmarks.broadcast  a promotion by broadcast against the number of pods
-    python -m benchmarks.reads      what monitor and drift read of an audit that grows, and how long that takes
+    python -m benchmarks.batch      rows per second in bodies of 10,000, and overload of the spool
+    python -m benchmarks.parts      the cost of each step of one answer, in process
+    python -m benchmarks.growth     throughput by workers and body size, latency by load
+    python -m benchmarks.broadcast  a promotion by broadcast, by number of pods
+    python -m benchmarks.reads      the reads of monitor and drift from a growing audit
     python -m benchmarks.soak       memory, tail latency and lost answers over a long run
     python -m benchmarks            the first five in turn
 
-Figures depend on the machine; what is claimed are ratios between subjects that took turns in one
-run.
+Figures depend on the machine. The project claims only ratios between subjects that took turns in
+one run.
 """

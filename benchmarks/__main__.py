@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: every benchmark but the soak, in turn."""
+"""`python -m benchmarks`: serving, latency, batch, growth and parts, in turn."""
 
 from pathlib import Path
 
@@ -19,15 +19,15 @@ from benchmarks.commands import (
 @click.option(
     "--peers",
     is_flag=True,
-    help="MLServer, BentoML, KServe and mlflow models serve as well; the first time each is installed from PyPI.",
+    help="Also measure other model servers. The first run installs them from PyPI.",
 )
 @generator_option
 @results_option
 @quick_option
 def command(peers: bool, generator: str | None, results: Path | None, quick: bool) -> None:
-    """Everything that the project claims of its speed, measured on this machine.
+    """Measure every figure that the project claims, on this machine.
 
-    With --quick, that it can be measured.
+    With --quick, only check that everything can be measured.
     """
 
     def plan(rounds: int, seconds: float) -> BenchmarkPlan:

@@ -1,5 +1,6 @@
-"""`python -m benchmarks.batch`: rows a second in bodies of 10,000 against single requests, and what
-happens past the rate that can be shipped.
+"""`python -m benchmarks.batch`: rows per second in bodies of 10,000, and overload.
+
+The batch rate is compared with single requests. The overload sends more than can be shipped.
 """
 
 from pathlib import Path
@@ -33,10 +34,10 @@ SHIPPED_SECONDS, OVERLOAD_SECONDS = 600.0, 3.0
 
 
 class Rows(msgspec.Struct, frozen=True, kw_only=True):
-    """`rate` in rows a second;
+    """One turn: `rate` in rows per second, and `processor_us` per row.
 
-    `audited`: rows in PostgreSQL in the end, if they are shipped; `shipped_rate` once the load
-    was over.
+    `audited` counts the rows in PostgreSQL in the end, if they are shipped. `shipped_rate` is the
+    rate of shipping after the load.
     """
 
     rate: float
@@ -47,8 +48,10 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Overload(msgspec.Struct, frozen=True, kw_only=True):
-    """With a small spool: rows a second that were taken in all, bodies answered and refused, and
-    how a refusal reads.
+    """Load on a service with a small spool.
+
+    `accepted_rate` is in rows per second; `answered` and `refused` count bodies. `refusal` is the
+    answer to a refused body, `recovered` says that the service accepts bodies again.
     """
 
     accepted_rate: float
@@ -59,9 +62,9 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command()
-@click.option("--rounds", "number", default=3, show_default=True)
+@click.option("--rounds", "number", default=3, show_default=True, help="Number of rounds.")
 @click.option(
-    "--seconds", default=5.0, show_default=True, help="How long a subject is loaded in its turn."
+    "--seconds", default=5.0, show_default=True, help="Seconds of load per subject and round."
 )
 @generator_option
 @results_option
@@ -69,7 +72,7 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
 def command(
     number: int, seconds: float, generator: str | None, results: Path | None, quick: bool
 ) -> None:
-    """Rows a second in large bodies."""
+    """Measure rows per second in large bodies."""
     with site() as place:
         result = measure(place, BenchmarkPlan.of(number, seconds, generator, quick))
     conclude(result, results)
@@ -78,7 +81,7 @@ def command(
 def subjects() -> list[Subject]:
     return [
         ours("ours-1", "everything on", 1),
-        ours("ours-alone-1", "nothing shipped meanwhile", 1, ships=False),
+        ours("ours-alone-1", "nothing shipped during the load", 1, ships=False),
     ]
 
 
@@ -91,12 +94,14 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
         for subject in order(chosen, number_of_round):
             for taken, rows in ((single, 1), (batch, ROWS)):
                 taken[subject.key].append(turn(subject, place, plan, rows))
+                rate = taken[subject.key][-1].rate
                 say(
-                    f"round {number_of_round + 1}: {subject.title}, {rows:,} rows a body: {taken[subject.key][-1].rate:,.0f} rows a second"
+                    f"round {number_of_round + 1}: {subject.title}, {rows:,} rows per body:"
+                    f" {rate:,.0f} rows per second"
                 )
     overload = overloaded(place, plan.generator)
     result.tables = [_table(chosen, single, batch), _overload_table(overload)]
-    text = f"rows a second in bodies of {ROWS:,} against /predict, everything on"
+    text = f"rows per second in bodies of {ROWS:,} against /predict, everything on"
     result.claims = [
         Claim(
             text,
@@ -109,15 +114,19 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
         )
     ]
     result.notes = [
-        "What a row costs in JSON, id and audit is in parts.md.",
-        f"Past the rate that can be shipped the service answers: {overload.refusal}",
+        "parts.md has the cost of a row's JSON, id and audit.",
+        f"Above the rate that can be shipped, the service answers: {overload.refusal}",
     ]
     result.details = {"single": single, "batch": batch, "overload": overload}
     return result
 
 
 def turn(subject: Subject, place: BenchmarkSite, plan: BenchmarkPlan, rows: int) -> Rows:
-    """Raises SubjectError for a wrong answer, a refusal, and answers that PostgreSQL does not have."""
+    """Load the subject once with bodies of `rows` rows.
+
+    Raises SubjectError for a wrong answer, a refusal, and an answer without its row in
+    PostgreSQL.
+    """
     protocol, connections = (
         (TRANSACTION, SINGLE_CONNECTIONS) if rows == 1 else (TRANSACTIONS, BATCH_CONNECTIONS)
     )
@@ -140,15 +149,17 @@ def turn(subject: Subject, place: BenchmarkSite, plan: BenchmarkPlan, rows: int)
         product = running.product
         if product is None or product.database is None:
             return taken
-        shipped_meanwhile = product.audited()
+        shipped_before = product.audited()
         seconds = product.drain(SHIPPED_SECONDS)
         audited = product.audited()
-        # One row was the wait for readiness, one body the check; the generator hangs up on what is
-        # under way.
+        # Beyond the counted answers there is one row of the readiness check and one body of the
+        # answer check. The generator hangs up on requests in flight; their rows may be there too.
         if not 0 <= audited - 1 - rows - taken.answered <= connections * rows:
-            raise SubjectError(f"{audited:,} audited rows of {taken.answered + rows + 1:,}")
+            raise SubjectError(
+                f"PostgreSQL has {audited:,} rows of {taken.answered + rows + 1:,} answers"
+            )
         return msgspec.structs.replace(
-            taken, audited=audited, shipped_rate=(audited - shipped_meanwhile) / seconds
+            taken, audited=audited, shipped_rate=(audited - shipped_before) / seconds
         )
 
 
@@ -165,8 +176,9 @@ def _check(place: BenchmarkSite, url: str, bodies: Path, rows: int) -> None:
 
 
 def overloaded(place: BenchmarkSite, driver: Generator) -> Overload:
-    """More than can be shipped into a spool that holds little: refusals, nothing lost, and service
-    again once there is room.
+    """Send more than can be shipped to a service with a small spool.
+
+    The service must refuse, lose nothing, and accept again once the spool has room.
     """
     bodies = place.bodies(TRANSACTIONS, ROWS)
     subject = ours(
@@ -178,7 +190,7 @@ def overloaded(place: BenchmarkSite, driver: Generator) -> Overload:
         body = bodies.read_bytes().partition(b"\n")[0]
         refusal = _refusal(url, body)
         if running.product is None:
-            raise SubjectError("it is not ours")
+            raise SubjectError("only the product can be overloaded")
         running.product.drain(SHIPPED_SECONDS)
         recovered = post(url, body, 60.0)[0] == 200
         return Overload(
@@ -191,8 +203,9 @@ def overloaded(place: BenchmarkSite, driver: Generator) -> Overload:
 
 
 def _refusal(url: str, body: bytes) -> str:
-    """What the service answers once more; the shipper may have made room since, which some bodies
-    fill again.
+    """Return the answer to a refused body.
+
+    The shipper may have made room since the load; more bodies then fill the spool again.
     """
     for _ in range(SMALL_SPOOL // len(body) + 10):
         status, answer = post(url, body, 60.0)
@@ -200,7 +213,7 @@ def _refusal(url: str, body: bytes) -> str:
             return f"{status} {answer.decode()}"
         if status != 200:
             raise SubjectError(f"{url} answers {status} {answer[:300]!r}")
-    raise SubjectError("nothing was refused when one client asked on")
+    raise SubjectError("the service refused nothing to a single client after the load")
 
 
 def _until_refused(driver: Generator, url: str, bodies: Path) -> Load:
@@ -208,9 +221,7 @@ def _until_refused(driver: Generator, url: str, bodies: Path) -> Load:
         load = driver.drive(url, bodies, 2 * BATCH_CONNECTIONS, OVERLOAD_SECONDS)
         if load.refused:
             return load
-    raise SubjectError(
-        "nothing was refused: the shipper keeps up with everything that the generator sends"
-    )
+    raise SubjectError("the service refused nothing: the shipper keeps up with the load generator")
 
 
 def _table(
@@ -232,12 +243,12 @@ def _table(
             )
     columns = (
         "subject",
-        "rows a body",
-        "rows a second",
-        "µs of processor a row",
-        "rows a second shipped afterwards",
+        "rows per body",
+        "rows per second",
+        "CPU µs per row",
+        "rows per second shipped afterwards",
     )
-    return Table("Rows a second, one worker", columns, rows)
+    return Table("Rows per second, one worker", columns, rows)
 
 
 def _overload_table(overload: Overload) -> Table:
@@ -250,8 +261,8 @@ def _overload_table(overload: Overload) -> Table:
         )
     ]
     return Table(
-        f"Past the rate that can be shipped, a spool of {SMALL_SPOOL >> 20} MiB",
-        ("rows a second taken", "bodies answered", "bodies refused", "serves again"),
+        f"Above the rate that can be shipped, with a spool of {SMALL_SPOOL >> 20} MiB",
+        ("rows per second accepted", "bodies answered", "bodies refused", "serves again"),
         rows,
     )
 

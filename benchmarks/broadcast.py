@@ -1,8 +1,8 @@
-"""`python -m benchmarks.broadcast`: how a promotion by broadcast grows with the pods, from the lock
-to the last pod's word that it serves.
+"""`python -m benchmarks.broadcast`: the time of a promotion by broadcast, by number of pods.
 
-The promoter, its door to the pods and the record are the product's own; one real pod is measured
-first, and many fake ones then take as long as it did.
+The time runs from the lock to the confirmation of the last pod. The promoter, its admin client
+and the record are the product's own. One real pod is measured first. Many fake pods then take as
+long as it did.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ from fraudops.promotion.serving_record import ServingEntry, ServingRecord, Servi
 PODS = (3, 10, 25, 50)
 SAMPLES = 20
 TOKEN = "a-token-of-the-benchmarks"
-SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0
 
 
 @click.command()
@@ -50,12 +50,12 @@ SECONDS = 30.0
     "number",
     default=9,
     show_default=True,
-    help="How often each number of pods is promoted to.",
+    help="Promotions for each number of pods.",
 )
 @results_option
 @quick_option
 def command(number: int, results: Path | None, quick: bool) -> None:
-    """A broadcast to 3, 10, 25 and 50 pods."""
+    """Measure a broadcast to 3, 10, 25 and 50 pods."""
     with site(with_database=False) as place:
         result = measure(place, BenchmarkPlan.of(number, 0.0, None, quick))
     conclude(result, results)
@@ -84,16 +84,19 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
         )
     ]
     result.notes = [
-        "The pods are HTTP servers that wait as long as the measured pod took, drawn by chance: the slowest counts. Promoter and door are the product's.",
-        "Not in it: the bundle's way to the pods (it lay in the measured pod's cache and was proved anew), the Kubernetes API and the registry's alias.",
+        "The fake pods are HTTP servers that wait for a random time of the measured pod."
+        " The slowest pod counts. Promoter and admin client are the product's.",
+        "Not included: the download of the bundle (the measured pod had it in its cache and"
+        " verified it again), the Kubernetes API, and the registry's alias.",
     ]
     result.details = {"times": times, "phases": taken, "ratio": growth}
     return result
 
 
 def measure_a_pod(place: BenchmarkSite, samples: int) -> ServiceTimes:
-    """Seconds of each call to one real pod that has this machine to itself: a bundle that it has
-    never proved, prepared and then committed.
+    """Return the seconds of each call to one real pod that has this machine to itself.
+
+    Each bundle is new to the pod. It is prepared and then committed.
     """
     settings = {"FRAUDOPS_ADMIN_TOKEN": TOKEN, "FRAUDOPS_RECORD_POLL_SECONDS": "60"}
     times = ServiceTimes([], [], [])
@@ -110,7 +113,7 @@ def measure_a_pod(place: BenchmarkSite, samples: int) -> ServiceTimes:
         with httpx.Client(
             base_url=pod.url,
             headers={"Authorization": f"Bearer {TOKEN}"},
-            timeout=SECONDS,
+            timeout=TIMEOUT_SECONDS,
             trust_env=False,
         ) as client:
             wait_until(lambda: client.get("/ready").status_code == 200, "the pod is not ready")
@@ -118,14 +121,15 @@ def measure_a_pod(place: BenchmarkSite, samples: int) -> ServiceTimes:
                 target = ServingTarget(
                     epoch, str(epoch), another_bundle(place.models, pod.state.bundles, epoch)
                 )
-                asked = {"version": target.version, "digest": target.digest, "epoch": epoch}
+                identity = {"version": target.version, "digest": target.digest, "epoch": epoch}
                 times.ready.append(timed(client.build_request("GET", "/ready"), client))
                 times.prepare.append(
                     timed(
                         client.build_request(
                             "POST",
                             "/reload",
-                            json={"phase": "prepare", "deadline_seconds": SECONDS} | asked,
+                            json={"phase": "prepare", "deadline_seconds": TIMEOUT_SECONDS}
+                            | identity,
                         ),
                         client,
                     )
@@ -166,7 +170,7 @@ def entry(target: ServingTarget) -> ServingEntry:
 
 
 def another_bundle(models: BenchmarkModels, bundles: Path, number: int) -> str:
-    """The same model under another digest, in the pod's cache; returns the digest."""
+    """Put the same model under another digest into the pod's cache, and return the digest."""
     made = bundles.parent / f"made-{number}"
     shutil.copytree(models.folder / "linear", made)
     digest = seal(
@@ -178,9 +182,9 @@ def another_bundle(models: BenchmarkModels, bundles: Path, number: int) -> str:
 
 @dataclass
 class Phases:
-    """Seconds since the promotion began at which the promoter said what it had done;
+    """Seconds from the promotion's begin to each step that the promoter reported.
 
-    `whole` when it returned.
+    `whole` is the time until it returned.
     """
 
     reserved: float = 0.0
@@ -188,7 +192,7 @@ class Phases:
     whole: float = 0.0
     _started: float = field(default_factory=time.perf_counter)
 
-    def hear(self, text: str) -> None:
+    def record_step(self, text: str) -> None:
         if text.startswith("reserved"):
             self.reserved = self.now
         elif text.startswith("committed"):
@@ -200,34 +204,34 @@ class Phases:
 
 
 class LoopbackPods:
-    """As the cluster's pods are spoken to: listed from one place, asked at their own doors."""
+    """The pods as the cluster's are called: one list, and an admin client for each."""
 
     def __init__(self, ports: Sequence[int]) -> None:
-        self._doors = {
+        self._clients = {
             f"pod-{number}": PodAdminClient(f"http://127.0.0.1:{port}", TOKEN)
             for number, port in enumerate(ports)
         }
 
     async def list(self) -> Sequence[PodRef]:
-        return [PodRef(name, ready=True) for name in self._doors]
+        return [PodRef(name, ready=True) for name in self._clients]
 
     async def desired_replicas(self) -> int:
-        return len(self._doors)
+        return len(self._clients)
 
     async def epoch(self, pod: PodRef) -> int:
-        return await self._doors[pod.name].epoch()
+        return await self._clients[pod.name].epoch()
 
     async def prepare(self, pod: PodRef, target: ServingTarget, seconds: float) -> None:
-        await self._doors[pod.name].prepare(target, seconds)
+        await self._clients[pod.name].prepare(target, seconds)
 
     async def activate(self, pod: PodRef, epoch: int, seconds: float) -> int:
-        return await self._doors[pod.name].activate(epoch, seconds)
+        return await self._clients[pod.name].activate(epoch, seconds)
 
     async def drop(self, pod: PodRef, target: ServingTarget) -> None:
-        await self._doors[pod.name].drop(target)
+        await self._clients[pod.name].drop(target)
 
     async def delete(self, pod: PodRef) -> None:
-        raise SubjectError(f"{pod.name} was silent")
+        raise SubjectError(f"{pod.name} did not answer")
 
 
 class MemoryAliases:
@@ -243,14 +247,14 @@ class MemoryAliases:
 
 class NoJournal:
     async def write(self, attempt: Attempt) -> None:
-        """The rows are not what is measured."""
+        """Keep nothing: the journal's rows are not measured."""
 
 
 @contextmanager
 def fake_pods(
     folder: Path, count: int, record: Path, times: ServiceTimes, seed: int
 ) -> Iterator[list[int]]:
-    """The ports of as many fake pods, in a process of their own."""
+    """Run `count` fake pods in another process and yield their ports."""
     drawn = folder / "times.json"
     drawn.write_bytes(msgspec.json.encode(times))
     command = [
@@ -279,8 +283,10 @@ def fake_pods(
 
 
 def promote(folder: Path, count: int, times: ServiceTimes, seed: int) -> Phases:
-    """One promotion to as many pods, the second of their lives: the first one opens what the
-    promoter keeps. Raises SubjectError unless every pod serves it.
+    """Run two promotions to `count` pods and return the phases of the second.
+
+    The first one opens the connections that the promoter keeps. Raises SubjectError unless every
+    pod serves the promoted version.
     """
     folder.mkdir()
     with fake_pods(folder, count, folder / "serving.json", times, seed) as ports:
@@ -300,7 +306,7 @@ async def _promote_twice(folder: Path, pods: LoopbackPods) -> Phases:
                 pods=pods,
                 journal=NoJournal(),
                 clock=SystemClock(),
-                say=phases.hear,
+                say=phases.record_step,
             )
         )
         candidate = PromotionCandidate(version, version * 64, "s", {"passed": True})
@@ -327,7 +333,7 @@ def _calls(times: ServiceTimes) -> Table:
         (what, str(spread([seconds * 1000 for seconds in getattr(times, what)])))
         for what in ("ready", "prepare", "commit")
     ]
-    return Table("What one real pod took", ("call", "milliseconds"), rows)
+    return Table("Times of one real pod", ("call", "milliseconds"), rows)
 
 
 def _growth(taken: dict[int, list[Phases]], growth: dict[int, Spread]) -> Table:

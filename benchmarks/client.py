@@ -1,9 +1,10 @@
-"""`python -m benchmarks.client URL BODIES`: the bundled load generator, one thread over plain sockets.
+"""`python -m benchmarks.client URL BODIES`: the bundled load generator.
 
-With `--rate` it is an open loop: requests are due by a Poisson process whatever became of those
-before, and a latency counts from the moment at which its request was due, so that queueing is in
-it. Without a rate, every connection sends its next request as soon as it has its answer. Prints
-a line of JSON for each `--window`, and one for the whole run at the end.
+It is one thread over plain sockets. With `--rate` it is an open loop: a Poisson process makes
+requests due, whatever happened to earlier ones. A latency counts from the moment at which the
+request was due, so it includes queueing. Without a rate, every connection sends its next request
+as soon as it has its answer. Prints a line of JSON for each `--window`, and one for the whole run
+at the end.
 """
 
 import argparse
@@ -32,10 +33,11 @@ ID, ID_LENGTH = b'"prediction_id":"', 36
 
 
 class LoadWindow(msgspec.Struct, kw_only=True):
-    """`late_ms` (p99): how long after they were due the client sent requests though a connection
-    was free; `unsent` were due when the time was over.
+    """The counts and latencies of one window of time.
 
-    `samples` are indices of bodies with their answers.
+    `late_ms` (p99) is the client's own delay: the time from due to sent while a connection was
+    free. `unsent` requests were due at the end of the run. `samples` are indices of bodies with
+    their answers.
     """
 
     seconds: float
@@ -50,7 +52,7 @@ class LoadWindow(msgspec.Struct, kw_only=True):
 
 
 class Tally:
-    """What became of the requests of a while."""
+    """Counters of the requests of one window."""
 
     def __init__(self) -> None:
         self.latencies, self.lateness = Latencies(), Latencies()
@@ -75,7 +77,7 @@ class Tally:
 
 
 class Connection:
-    """A kept-alive connection with at most one request under way, which was due at `due`."""
+    """A kept-alive connection with at most one request in flight, due at `due`."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._address = address
@@ -88,9 +90,9 @@ class Connection:
         self._received = b""
 
     def answer(self) -> tuple[int, bytes] | None:
-        """Status and body once they are whole.
+        """Return status and body, or None while they are incomplete.
 
-        Raises OSError when the service hung up, ValueError for an answer without a Content-Length.
+        Raises OSError if the service hung up, ValueError for an answer without a Content-Length.
         """
         part = self.socket.recv(1 << 18)
         if not part:
@@ -109,8 +111,10 @@ def content_length(head: bytes) -> int:
 
 
 class Arrivals:
-    """When requests are due, in seconds: by a Poisson process of `rate` a second; without a rate,
-    always as many as there are free connections.
+    """The moments, in seconds, at which requests are due.
+
+    With a rate they follow a Poisson process of `rate` per second. Without one, as many are due as
+    there are free connections.
     """
 
     def __init__(self, rate: float | None, seed: int, start: float) -> None:
@@ -119,7 +123,7 @@ class Arrivals:
         self.next = start
 
     def until(self, now: float, free: int) -> deque[float]:
-        """All that are due and not yet sent, the first first."""
+        """Return all moments that are due and not yet sent, the earliest first."""
         if self._rate is None:
             self.waiting.extend([now] * (free - len(self.waiting)))
         while self._rate is not None and self.next <= now:
@@ -128,12 +132,15 @@ class Arrivals:
         return self.waiting
 
     def pause(self, now: float) -> float:
-        """Seconds until the next is due; any time when only answers make one due."""
+        """Return the seconds until the next request is due.
+
+        In a closed loop only answers make a request due, so any time will do.
+        """
         return 1.0 if self._rate is None else max(0.0, self.next - now)
 
 
 class LoadRun:
-    """Sends the requests in turn until the time is over, then waits a little for the last answers."""
+    """A run that sends the requests in turn, then waits for the last answers."""
 
     def __init__(
         self,
@@ -143,7 +150,7 @@ class LoadRun:
         ids: TextIO | None = None,
     ) -> None:
         self._requests, self._ids = requests, ids
-        # In turn: a server ends the connection that has been idle for long.
+        # Used in turn: a server closes a connection that is idle for long.
         self._free = deque(Connection(address) for _ in range(connections))
         self._busy: dict[socket.socket, Connection] = {}
         self._sent, self._looked = 0, 0.0
@@ -157,9 +164,9 @@ class LoadRun:
     def windows(
         self, seconds: float, window: float, rate: float | None, seed: int = 7
     ) -> Iterator[LoadWindow]:
-        """What became of each window's requests, and last of all."""
-        began = opened = now = time.perf_counter()
-        arrivals, total, end = Arrivals(rate, seed, began), Tally(), began + seconds
+        """Yield the result of each window, and last the result of the whole run."""
+        started = opened = now = time.perf_counter()
+        arrivals, total, end = Arrivals(rate, seed, started), Tally(), started + seconds
         while now < end or (self._busy and now < end + LAST_ANSWERS_SECONDS):
             if now < end:
                 self._send(arrivals.until(now, len(self._free)), now)
@@ -181,6 +188,7 @@ class LoadRun:
         while waiting and self._free:
             connection = self._free.popleft()
             connection.due, connection.body = waiting.popleft(), self._sent % len(self._requests)
+            # Only these could have been sent on time: a connection was free when they became due.
             if connection.due >= self._looked:
                 self._tally.lateness.add(now - connection.due)
             self._sent += 1
@@ -223,9 +231,12 @@ class LoadRun:
 
 
 def read_requests(url: str, bodies: Path) -> tuple[tuple[str, int], list[bytes]]:
-    """The address, and the requests for each body, whole as they go over the wire."""
+    """Return the address, and a complete HTTP request for each body of the file."""
     parts = urlsplit(url)
-    head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n".encode()
+    head = (
+        f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+        "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    ).encode()
     return (parts.hostname or "", parts.port or 80), [
         head % len(body) + body for body in bodies.read_bytes().splitlines()
     ]
@@ -237,21 +248,22 @@ def main() -> None:
     parser.add_argument("bodies", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--connections", type=int, default=16)
-    parser.add_argument("--rate", type=float, help="requests a second; without it, a closed loop")
+    parser.add_argument("--rate", type=float, help="requests per second; without it, a closed loop")
     parser.add_argument("--window", type=float, default=math.inf)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument(
-        "--ids", type=Path, help="a file for the prediction ids of all answers, one a line"
+        "--ids", type=Path, help="a file for the prediction ids of all answers, one per line"
     )
-    given = parser.parse_args()
-    # Timers may come 50 microseconds late by default: half of what is measured here.
+    options = parser.parse_args()
+    # By default timers may be 50 microseconds late, which is half of a measured latency.
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1000)
+    # A collection would pause the client and look like a slow answer.
     gc.disable()
-    address, requests = read_requests(given.url, given.bodies)
+    address, requests = read_requests(options.url, options.bodies)
     with ExitStack() as stack:
-        ids = stack.enter_context(given.ids.open("w")) if given.ids else None
-        run = stack.enter_context(closing(LoadRun(address, requests, given.connections, ids)))
-        for window in run.windows(given.seconds, given.window, given.rate, given.seed):
+        ids = stack.enter_context(options.ids.open("w")) if options.ids else None
+        run = stack.enter_context(closing(LoadRun(address, requests, options.connections, ids)))
+        for window in run.windows(options.seconds, options.window, options.rate, options.seed):
             print(msgspec.json.encode(window).decode(), flush=True)
 
 

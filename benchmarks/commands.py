@@ -1,6 +1,4 @@
-"""What the commands of this package have in common: their options, their folder of work, and how a
-result is said and kept.
-"""
+"""Shared parts of the commands: options, the working folder, and output of results."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,23 +21,23 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 quick_option = click.option(
     "--quick",
     is_flag=True,
-    help="Short and once: shows that everything works and answers are right; its figures mean nothing.",
+    help="One short round. It checks the answers; its figures mean nothing.",
 )
 results_option = click.option(
     "--results",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where the results go; benchmarks/results by default, for a quick run nowhere.",
+    help="Folder for the results [default: benchmarks/results; none for a quick run].",
 )
 generator_option = click.option(
     "--generator",
     type=click.Choice(list(GENERATORS)),
-    help="By default the first of these that is installed.",
+    help="Load generator [default: the first of these that is installed].",
 )
 
 
 @dataclass(frozen=True)
 class BenchmarkPlan:
-    """How long each subject is loaded in its turn, how often, and by what."""
+    """The seconds of load per turn, the number of rounds, and the load generator."""
 
     rounds: int
     seconds: float
@@ -61,11 +59,11 @@ def say(text: str) -> None:
 
 @contextmanager
 def site(with_database: bool = True) -> Iterator[BenchmarkSite]:
-    """A folder with the trained models, and a PostgreSQL; nothing of them is left."""
+    """A folder with the trained models and a PostgreSQL; both are removed at the end."""
     with tempfile.TemporaryDirectory(
         prefix="fraudops-bench-", ignore_cleanup_errors=True
     ) as folder:
-        say("training what all subjects serve")
+        say("training the models that all subjects serve")
         place = BenchmarkSite(Path(folder), models.train(Path(folder) / "models"))
         if not with_database:
             yield place
@@ -77,7 +75,10 @@ def site(with_database: bool = True) -> Iterator[BenchmarkSite]:
 def conclude(
     result: Result, folder: Path | None, draw: Callable[[Result, Path], None] | None = None
 ) -> None:
-    """Says the result, and writes it with its picture unless a quick run was told nowhere."""
+    """Print the result, and write it with its picture.
+
+    A quick run writes only into a folder that was given.
+    """
     Console().print(Markdown(results.markdown(result)))
     folder = folder or (None if result.quick else RESULTS)
     if folder:

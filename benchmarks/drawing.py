@@ -1,4 +1,4 @@
-"""Pictures of results. matplotlib is imported by whoever draws, never by what is measured."""
+"""Pictures of results. Only this module imports matplotlib, not the code that is measured."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ WIDTH = 9.0
 
 
 def figure(rows: int = 1, columns: int = 1, height: float = 4.0) -> tuple[Figure, Sequence[Axes]]:
-    """Without a screen and without pyplot, which would keep every figure."""
+    """Create a figure without a screen, and without pyplot, which keeps every figure."""
     matplotlib.use("agg")
     drawn = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = drawn.subplots(rows, columns, squeeze=False)
@@ -26,7 +26,7 @@ def figure(rows: int = 1, columns: int = 1, height: float = 4.0) -> tuple[Figure
 def bars(
     axes: Axes, titles: Sequence[str], values: Sequence[Spread], groups: Sequence[str], label: str
 ) -> None:
-    """Medians on a logarithmic axis, their range as whiskers, the first on top."""
+    """Draw medians on a logarithmic axis with their range as whiskers, the first on top."""
     medians = [value.median for value in values]
     whiskers = [
         [value.median - value.least for value in values],
@@ -66,7 +66,7 @@ def lines(
     y_label: str,
     log: str = "",
 ) -> None:
-    """One line a name; `log` names the logarithmic axes."""
+    """Draw one line per name; `log` names the logarithmic axes."""
     for name, y in named.items():
         axes.plot(x, y, marker="o", markersize=3, label=name)
     if "x" in log:

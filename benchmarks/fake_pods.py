@@ -1,11 +1,12 @@
-"""`python -m benchmarks.fake_pods COUNT RECORD TIMES SEED`: pods for a promoter to speak to, one
-HTTP server on the loopback each, all in this one process.
+"""`python -m benchmarks.fake_pods COUNT RECORD TIMES SEED`: pods for a promoter to call.
 
-A fake pod answers /ready and /reload as the service does: it refuses a lower epoch, reads the
-record anew on a commit, and reports what it then serves. Instead of the work of a pod it waits
-as long as a real one took, drawn by chance from TIMES: in a cluster every pod has processors of
-its own, here fifty real ones would share these. The first line of standard output has the ports;
-the end of standard input ends it.
+Each pod is an HTTP server on the loopback; all run in this one process. A fake pod answers /ready
+and /reload as the service does: it refuses a lower epoch, reads the record again on a commit, and
+reports the version that it then serves. Instead of a pod's work it waits for a random time from
+TIMES, the times of a real pod. In a cluster every pod has its own CPUs; fifty real pods would share
+the CPUs of this machine.
+
+The first line of standard output holds the ports. The program ends with its standard input.
 """
 
 import asyncio
@@ -39,13 +40,13 @@ class FakePod:
         self._epoch, self._version = 0, ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request a connection."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-        path = head.split(" ", 2)[1]
+        """Answer one request and close the connection."""
+        request_head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        path = request_head.split(" ", 2)[1]
         length = next(
             (
                 int(line.partition(":")[2])
-                for line in head.splitlines()
+                for line in request_head.splitlines()
                 if line.startswith("content-length:")
             ),
             0,
@@ -54,22 +55,23 @@ class FakePod:
             path, json.loads(await reader.readexactly(length) or b"{}")
         )
         content = json.dumps(body).encode()
-        writer.write(
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n".encode()
-            + content
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
         )
+        writer.write(head.encode() + content)
         await writer.drain()
         writer.close()
 
-    async def answer(self, path: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        phase = asked.get("phase", "ready") if path == "/reload" else "ready"
+    async def answer(self, path: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        phase = request.get("phase", "ready") if path == "/reload" else "ready"
         await asyncio.sleep(self._chance.choice(getattr(self._times, phase)))
         if phase == "commit":
             current = self._record.read()[0].current
-            if current is None or current.epoch < asked["epoch"]:
+            if current is None or current.epoch < request["epoch"]:
                 return 409, {"detail": "the serving record is not yet there"}
             self._epoch, self._version = current.epoch, current.version
-        elif phase == "prepare" and asked["epoch"] < self._epoch:
+        elif phase == "prepare" and request["epoch"] < self._epoch:
             return 409, {"detail": f"epoch {self._epoch} is served already"}
         workers = [
             {"pid": number, "epoch": self._epoch, "version": self._version}

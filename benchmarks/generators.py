@@ -1,6 +1,6 @@
-"""The load generators: wrk or oha where they are installed, else the client of this package.
+"""The load generators: wrk or oha if installed, otherwise the client of this package.
 
-Kept-alive connections, no pipelining, varied bodies.
+All use kept-alive connections without pipelining, and varied bodies.
 """
 
 import shutil
@@ -25,7 +25,7 @@ class GeneratorError(Exception):
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """`answered` counts 200s, `refused` other answers, `broken` requests without one."""
+    """Counts of a load: `answered` with 200, `refused` otherwise, `broken` without an answer."""
 
     answered: int
     refused: int
@@ -36,7 +36,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return self.answered / self.seconds
 
 
@@ -48,7 +48,7 @@ class Generator:
     read: Callable[[str], Load]
 
     def drive(self, url: str, bodies: Path, connections: int, seconds: float) -> Load:
-        """Closed loop: each connection sends its next request when it has its answer.
+        """Load a URL in a closed loop: each connection sends when it has its last answer.
 
         Raises GeneratorError.
         """
@@ -87,7 +87,7 @@ class _OhaOutput(msgspec.Struct, rename="camel"):
 
 
 def read_wrk(text: str) -> Load:
-    """What wrk.lua printed last; wrk counts refused requests among its requests."""
+    """Read the last line of wrk.lua. wrk counts refused requests among its requests."""
     done = _last(text, _WrkOutput)
     return Load(
         answered=done.requests - done.refused,
@@ -100,7 +100,10 @@ def read_wrk(text: str) -> Load:
 
 
 def read_oha(text: str) -> Load:
-    """oha's JSON, latencies in seconds; requests that its deadline cut off are no errors."""
+    """Read oha's JSON. Its latencies are in seconds.
+
+    Requests that oha's own deadline cut off are not errors of the subject.
+    """
     done = _decode(text, _OhaOutput)
     answered = done.status_code_distribution.get("200", 0)
     percentiles = done.latency_percentiles
@@ -137,7 +140,7 @@ def _decode(text: str, kind: type[Kind]) -> Kind:
         return msgspec.json.decode(text, type=kind)
     except msgspec.MsgspecError as error:
         raise GeneratorError(
-            f"the load generator's output is not what it should be ({error}): {text[-300:]!r}"
+            f"cannot read the output of the load generator ({error}): {text[-300:]!r}"
         ) from error
 
 
@@ -182,7 +185,8 @@ GENERATORS = {
     "oha": Generator("oha", "oha, on all cores", _oha, read_oha),
     "bundled": Generator(
         "bundled",
-        "the bundled client, in Python: slower than wrk, so the fastest subjects look slower than they are",
+        "the bundled client, in Python: slower than wrk,"
+        " so the fastest subjects look slower than they are",
         _bundled,
         read_bundled,
     ),
@@ -190,8 +194,11 @@ GENERATORS = {
 
 
 def choose(name: str | None = None) -> Generator:
-    """By name, else the first that is installed."""
+    """Return the generator of this name, or the first that is installed.
+
+    Raises GeneratorError if it is not installed.
+    """
     for known, generator in GENERATORS.items():
         if known == (name or known) and (known == "bundled" or shutil.which(known)):
             return generator
-    raise GeneratorError(f"{name} is not installed: leave --generator out to take what is")
+    raise GeneratorError(f"{name} is not installed: install it, or leave out --generator")

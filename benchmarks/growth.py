@@ -1,6 +1,4 @@
-"""`python -m benchmarks.growth`: how throughput grows with workers and with rows in a body, and how
-latency grows with load.
-"""
+"""`python -m benchmarks.growth`: throughput by workers and rows per body, latency by load."""
 
 import os
 from pathlib import Path
@@ -31,9 +29,9 @@ CONNECTIONS = 16
 
 
 @click.command()
-@click.option("--rounds", "number", default=3, show_default=True)
+@click.option("--rounds", "number", default=3, show_default=True, help="Number of rounds.")
 @click.option(
-    "--seconds", default=5.0, show_default=True, help="How long each point is loaded in a round."
+    "--seconds", default=5.0, show_default=True, help="Seconds of load per point and round."
 )
 @generator_option
 @results_option
@@ -41,7 +39,7 @@ CONNECTIONS = 16
 def command(
     number: int, seconds: float, generator: str | None, results: Path | None, quick: bool
 ) -> None:
-    """Throughput and latency as they grow."""
+    """Measure throughput and latency as load and workers grow."""
     with site() as place:
         result = measure(place, BenchmarkPlan.of(number, seconds, generator, quick))
     conclude(result, results, draw)
@@ -49,7 +47,7 @@ def command(
 
 def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
     result = results.begin(
-        "growth", "How throughput and latency grow", plan, audit=audit_defaults()
+        "growth", "Throughput and latency by workers, rows and load", plan, audit=audit_defaults()
     )
     workers = (1, 2) if plan.quick else (1, 2, *range(4, 2 * len(os.sched_getaffinity(0)) + 1, 2))
     by_workers = _workers(place, plan, workers)
@@ -62,7 +60,7 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
     result.tables = _tables(workers, rates, by_rows, by_load, top)
     result.notes = [
         "One machine: load generator, shipper and PostgreSQL share its cores with the workers.",
-        "Latency by an open loop of Poisson arrivals.",
+        "Latencies are from an open loop with Poisson arrivals.",
     ]
     result.details = {
         "workers": {
@@ -96,7 +94,10 @@ def _workers(
 
 
 def _rows(place: BenchmarkSite, plan: BenchmarkPlan) -> dict[int, Spread]:
-    """Rows a second by rows in a body of /predict/batch, one worker, each point a service of its own."""
+    """Measure rows per second by rows per body of /predict/batch, with one worker.
+
+    Each point starts a new service.
+    """
     measured: dict[int, list[float]] = {rows: [] for rows in ROWS}
     subject = ours("ours-1", "fraudops", 1)
     for number_of_round in range(plan.rounds):
@@ -114,21 +115,24 @@ def _rows(place: BenchmarkSite, plan: BenchmarkPlan) -> dict[int, Spread]:
                 if running.product:
                     running.product.drain()
             measured[rows].append(load.rate * rows)
-            say(f"{rows:,} rows a body: {measured[rows][-1]:,.0f} rows a second")
+            say(f"{rows:,} rows per body: {measured[rows][-1]:,.0f} rows per second")
     return {rows: spread(rates) for rows, rates in measured.items()}
 
 
 def _load(
     place: BenchmarkSite, plan: BenchmarkPlan, shares: tuple[float, ...]
 ) -> tuple[dict[float, list[LoadWindow]], float]:
-    """Windows by share of the maximum, one worker; the maximum is measured once."""
+    """Return windows by share of the maximum, and the maximum, for one worker.
+
+    The maximum is measured once.
+    """
     subject: Subject = ours("ours-1", "fraudops", 1)
     top = latency.maximum(subject, place, plan.generator, plan.seconds)
     windows: dict[float, list[LoadWindow]] = {share: [] for share in shares}
     for number_of_round in range(plan.rounds):
         for share in order(shares, number_of_round):
             windows[share].append(latency.turn(subject, place, share * top, plan.seconds))
-            say(f"{share:.0%} of {top:,.0f} a second: p99 {windows[share][-1].p99_ms:.3f} ms")
+            say(f"{share:.0%} of {top:,.0f} per second: p99 {windows[share][-1].p99_ms:.3f} ms")
     return windows, top
 
 
@@ -160,13 +164,13 @@ def _tables(
             ],
         ),
         Table(
-            "Rows in a body",
-            ("rows", "rows a second"),
+            "Rows per body",
+            ("rows", "rows per second"),
             [(f"{rows:,}", str(rate)) for rows, rate in by_rows.items()],
         ),
         Table(
             "Load",
-            ("share of the maximum", "requests a second", "p50 ms", "p99 ms"),
+            ("share of the maximum", "requests per second", "p50 ms", "p99 ms"),
             [(*row,) for row in load],
         ),
     ]
@@ -180,10 +184,10 @@ def draw(result: Result, path: Path) -> None:
         name: [details["workers"][count][index].median / 1000 for count in counts]
         for index, name in enumerate(("bare ASGI", "fraudops"))
     }
-    drawing.lines(workers, counts, by_name, "workers", "thousand answers a second")
+    drawing.lines(workers, counts, by_name, "workers", "thousand answers per second")
     rates = {"fraudops": [rate.median / 1000 for rate in details["rows"].values()]}
     drawing.lines(
-        rows, list(details["rows"]), rates, "rows in a body", "thousand rows a second", log="x"
+        rows, list(details["rows"]), rates, "rows per body", "thousand rows per second", log="x"
     )
     tails = {
         name: [pair[index].median for pair in details["load"].values()]
@@ -193,7 +197,7 @@ def draw(result: Result, path: Path) -> None:
         load,
         [share * details["maximum"] for share in details["load"]],
         tails,
-        "requests a second",
+        "requests per second",
         "milliseconds",
         log="y",
     )

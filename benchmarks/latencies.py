@@ -1,14 +1,15 @@
-"""Many latencies in little room: counts in buckets that each span one per cent."""
+"""A compact histogram of latencies: counts in buckets that each span one per cent."""
 
 from math import ceil, exp, log
 
 BUCKETS_AN_E_FOLD = 100
-LARGEST = 2100  # exp(21) microseconds, some twenty minutes
+LARGEST = 2100  # exp(21) microseconds, about twenty minutes
 
 
 class Latencies:
-    """Adding costs a fraction of a microsecond whatever was added before; percentiles are right
-    within half a per cent.
+    """A histogram whose percentiles are right within half a per cent.
+
+    Adding a value takes a fraction of a microsecond, however many there are.
     """
 
     def __init__(self) -> None:
@@ -26,9 +27,9 @@ class Latencies:
         self.count += other.count
 
     def percentile_ms(self, share: float) -> float:
-        """Milliseconds that at least `share` of the latencies do not exceed (nearest rank);
+        """Return the milliseconds that at least `share` of the latencies do not exceed.
 
-        NaN when there are none.
+        Uses the nearest rank. NaN if there are none.
         """
         if not self.count:
             return float("nan")

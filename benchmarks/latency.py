@@ -1,5 +1,6 @@
-"""`python -m benchmarks.latency`: how long answers take at half of our own maximum, by an open
-loop, of the bare web server and of ours.
+"""`python -m benchmarks.latency`: open-loop latency at half of the product's maximum.
+
+The bare web server and the product get the same rate.
 """
 
 import contextlib
@@ -41,16 +42,16 @@ Windows = dict[str, list[LoadWindow]]
     "number",
     default=5,
     show_default=True,
-    help="How often every subject takes its turn.",
+    help="Turns of every subject.",
 )
 @click.option(
-    "--seconds", default=15.0, show_default=True, help="How long a subject is loaded in its turn."
+    "--seconds", default=15.0, show_default=True, help="Seconds of load per subject and round."
 )
 @click.option(
     "--share",
     default=0.5,
     show_default=True,
-    help="Of our own maximum, which each round measures first.",
+    help="Share of the product's maximum. Each round measures the maximum first.",
 )
 @generator_option
 @results_option
@@ -63,18 +64,18 @@ def command(
     results: Path | None,
     quick: bool,
 ) -> None:
-    """Latency at half load."""
+    """Measure latency at half load."""
     with site() as place:
         result = measure(place, BenchmarkPlan.of(number, seconds, generator, quick), share)
     conclude(result, results, draw)
 
 
 def subjects() -> list[Subject]:
-    """`ours-1` is everything on; the others say what of it costs what."""
+    """Return the floor and the product: `ours-1` with everything on, the others with less."""
     chosen = [
         floors(1),
         ours("ours-1", "fraudops, everything on", 1),
-        ours("ours-alone-1", "fraudops, nothing shipped meanwhile", 1, ships=False),
+        ours("ours-alone-1", "fraudops, nothing shipped during the load", 1, ships=False),
     ]
     if "off" in durabilities():
         chosen.append(
@@ -108,7 +109,8 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan, share: float = 0.5) -> Re
             share * maximum(chosen[1], place, plan.generator, min(MAXIMUM_SECONDS, plan.seconds))
         )
         say(
-            f"round {number_of_round + 1}: {rates[-1]:,.0f} requests a second are {share:.0%} of our maximum"
+            f"round {number_of_round + 1}: {rates[-1]:,.0f} requests per second"
+            f" are {share:.0%} of the product's maximum"
         )
         for subject in order(chosen, number_of_round):
             window = turn(subject, place, rates[-1], plan.seconds)
@@ -116,10 +118,13 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan, share: float = 0.5) -> Re
             say(f"  {subject.title}: p50 {window.p50_ms:.3f} ms, p99 {window.p99_ms:.3f} ms")
     result.tables = [_table(chosen, windows)]
     result.claims = claims(windows)
+    sampled = sum(len(window.samples) for several in windows.values() for window in several)
     result.notes = [
-        "Requests are due by a Poisson process; a latency counts from when its request was due. `late` is how late the client itself sent (p99).",
-        f"Rates of the rounds: {', '.join(f'{rate:,.0f}' for rate in rates)} requests a second; every subject of a round got the same.",
-        f"{sum(len(window.samples) for several in windows.values() for window in several):,} answers were held against the scikit-learn pipeline.",
+        "Requests are due by a Poisson process. A latency counts from the moment at which its"
+        " request was due. `late` is the client's own delay before it sent (p99).",
+        f"Rates of the rounds: {', '.join(f'{rate:,.0f}' for rate in rates)} requests per second."
+        " Every subject of a round got the same rate.",
+        f"{sampled:,} answers were compared with the scikit-learn pipeline.",
     ]
     titles = {subject.key: (subject.title, subject.group) for subject in chosen}
     result.details = {
@@ -133,8 +138,9 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan, share: float = 0.5) -> Re
 
 
 def maximum(subject: Subject, place: BenchmarkSite, driver: Generator, seconds: float) -> float:
-    """Answers a second in a closed loop that could go on: what then is not in PostgreSQL yet takes
-    its time too.
+    """Return the answers per second that a closed loop can sustain.
+
+    The time to ship the remaining rows after the load counts too.
     """
     bodies = place.bodies(subject.protocol)
     with subject.start(place) as running:
@@ -160,8 +166,9 @@ def turn(subject: Subject, place: BenchmarkSite, rate: float, seconds: float) ->
 
 @contextlib.contextmanager
 def promoting(running: Running, pause: float) -> Iterator[None]:
-    """A version that was never seen before is prepared and served after each pause while the block
-    lasts. Raises SubjectError.
+    """Prepare and promote a new version after each pause of the block.
+
+    Raises SubjectError if a promotion fails, or if the block ends before the first one.
     """
     stopping = threading.Event()
 
@@ -179,14 +186,14 @@ def promoting(running: Running, pause: float) -> Iterator[None]:
         finally:
             stopping.set()
         if not promotions.result():
-            raise SubjectError("the load was over before the first promotion")
+            raise SubjectError("the load ended before the first promotion: use more --seconds")
 
 
 def claims(windows: Windows) -> list[Claim]:
     tails = {key: [window.p99_ms for window in taken] for key, taken in windows.items()}
     made = [
         Claim(
-            "p99 of everything on against the bare ASGI floor at the same rate",
+            "p99 with everything on against the bare ASGI floor at the same rate",
             ratio(tails["ours-1"], tails["floor-1"]),
             3.0,
             "at most",
@@ -248,7 +255,8 @@ def draw(result: Result, path: Path) -> None:
     drawing.save(
         drawn,
         path,
-        f"open loop at {result.settings['share_of_maximum']:.0%} of our maximum, {result.machine.cores} cores, commit {result.commit[:12]}",
+        f"open loop at {result.settings['share_of_maximum']:.0%} of the product's maximum,"
+        f" {result.machine.cores} cores, commit {result.commit[:12]}",
     )
 
 

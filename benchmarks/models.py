@@ -1,9 +1,12 @@
-"""`python -m benchmarks.models FOLDER`: what all subjects serve, trained on the packaged sample:
-the same rows, split and settings for everyone.
+"""`python -m benchmarks.models FOLDER`: the models that all subjects serve.
+
+They are trained on the packaged sample. All subjects get the same rows, split and settings.
 
 linear/, trees/   sealed bundles of the logistic regression and of the gradient boosting
-plain.json        the logistic regression, calibration folded in, as numbers: who serves scikit-learn builds the same pipeline from them
-rows.npz          x (n, features) to send, and each pipeline's own probabilities of them, against which every answer is held
+plain.json        the numbers of the logistic regression with its calibration; subjects that
+                  serve scikit-learn build the same pipeline from them
+rows.npz          the rows x (n, features) to send, and each pipeline's probabilities of them;
+                  every answer is compared with these
 """
 
 import json
@@ -26,7 +29,10 @@ KINDS = {"linear": "logistic-regression", "trees": "hist-gradient-boosting"}
 
 @dataclass(frozen=True)
 class BenchmarkModels:
-    """What `python -m benchmarks.models` left in a folder."""
+    """The models and rows in a folder that `python -m benchmarks.models` wrote.
+
+    `x` has the shape (rows, features); `expected` has the probabilities by kind of model.
+    """
 
     folder: Path
     names: tuple[str, ...]
@@ -42,7 +48,10 @@ class BenchmarkModels:
 
 
 def train(folder: Path) -> BenchmarkModels:
-    """In a process of its own: scikit-learn and pandas stay out of the one that measures."""
+    """Train in another process: scikit-learn and pandas stay out of this one.
+
+    The process that measures must stay small.
+    """
     subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "benchmarks.models", str(folder)],
         cwd=ROOT,
@@ -83,7 +92,8 @@ def main(folder: Path) -> None:
 
 
 def write_plain(folder: Path, rows: NDArray[np.float64]) -> None:
-    """StandardScaler and LogisticRegression whose probabilities are the calibrated ones:
+    """Write a StandardScaler and a LogisticRegression with the calibrated probabilities.
+
     coefficients . row = weights . (row - mean) / scale.
     """
     fused = json.loads((folder / "linear" / "scorer.json").read_bytes())

@@ -1,5 +1,6 @@
-"""Requests at a given rate, whatever the answers do: the bundled client as a program of its own,
-its sampled answers checked.
+"""Requests at a fixed rate, from the bundled client in another process.
+
+A sample of the answers is checked.
 """
 
 import subprocess
@@ -31,7 +32,10 @@ def driving(
     window: float | None = None,
     ids: Path | None = None,
 ) -> Iterator[Iterator[LoadWindow]]:
-    """The windows as they come, the whole run's last."""
+    """Yield the windows as they arrive; the last one is of the whole run.
+
+    Raises SubjectError if the client fails.
+    """
     command = [
         sys.executable,
         "-m",
@@ -60,20 +64,24 @@ def driving(
 
 
 def drive(url: str, bodies: Path, rate: float, seconds: float) -> LoadWindow:
-    """Raises SubjectError for any request that was not answered with 200."""
+    """Load a URL and return the window of the whole run.
+
+    Raises SubjectError if any request was not answered with 200.
+    """
     with driving(url, bodies, rate, seconds) as windows:
         *_, whole = windows
     if whole.refused or whole.broken or not whole.answered:
         raise SubjectError(
-            f"{whole.answered} answers, {whole.refused} refused, {whole.broken} broken, {whole.unsent} not sent"
+            f"{whole.answered} answers, {whole.refused} refused, {whole.broken} broken,"
+            f" {whole.unsent} not sent"
         )
     return whole
 
 
 def check(window: LoadWindow, protocol: Protocol, expected: NDArray[np.float64]) -> int:
-    """How many sampled answers were held against the probability of their row.
+    """Compare the sampled answers with the probability of their row, and return their number.
 
-    Raises SubjectError for a wrong one.
+    Raises SubjectError for a wrong answer.
     """
     for index, answer in window.samples:
         try:
@@ -81,5 +89,7 @@ def check(window: LoadWindow, protocol: Protocol, expected: NDArray[np.float64])
         except WrongAnswerError as error:
             raise SubjectError(f"row {index}: {error}") from error
         if difference > TOLERANCE:
-            raise SubjectError(f"row {index} is {difference:.2g} away from what its pipeline says")
+            raise SubjectError(
+                f"the answer for row {index} differs by {difference:.2g} from its pipeline"
+            )
     return len(window.samples)

@@ -1,5 +1,6 @@
-"""`python -m benchmarks.parts`: what each step of an answer costs in process, one row and a row of
-many, and what others do instead.
+"""`python -m benchmarks.parts`: the cost of each step of an answer, in process.
+
+The steps are timed for one row and for a row of a batch, next to common alternatives.
 """
 
 import asyncio
@@ -25,12 +26,12 @@ REPEAT_SECONDS = 0.1
 
 @click.command()
 @click.option(
-    "--rounds", "number", default=REPEATS, show_default=True, help="How often every step is timed."
+    "--rounds", "number", default=REPEATS, show_default=True, help="Series of calls per step."
 )
 @results_option
 @quick_option
 def command(number: int, results: Path | None, quick: bool) -> None:
-    """Microseconds of each step."""
+    """Measure the microseconds of each step."""
     with site(with_database=False) as place:
         result = measure(place, BenchmarkPlan.of(number, REPEAT_SECONDS, None, quick))
     conclude(result, results)
@@ -40,8 +41,8 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
     result = results.begin("parts", "What an answer costs, step by step", plan)
     trained, repeats = place.models, plan.rounds
     state = lay_out(place.fresh("parts"), trained, "linear")
-    # Before what reads them at its import, as the service does it; the process that proves the
-    # bundle reads the first.
+    # Set before the modules that read them at import, as the service does. The process that
+    # verifies the bundle reads FRAUDOPS_STATE.
     os.environ.update(
         FRAUDOPS_STATE=str(state.root),
         OPENBLAS_NUM_THREADS="1",
@@ -65,37 +66,42 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
                 "the whole request, from the bytes of the socket to those of the answer": whole,
             },
         ),
-        _table(f"A row of a body of {made.rows}", "step", batch),
-        _table("What others do", "step", others),
+        _table(f"One row of a body of {made.rows}", "step", batch),
+        _table("Common alternatives", "step", others),
     ]
-    result.notes = ["Microseconds, median and range of repeats; each includes a call of some 0.05."]
+    result.notes = [
+        "Microseconds, median and range of the series. Each includes a call of about 0.05."
+    ]
     result.details = {"one": one, "batch": batch, "others": others, "whole": whole}
     return result
 
 
 def microseconds(step: Step, repeats: int = REPEATS, calls: int | None = None) -> Spread:
-    """Of a call, in `repeats` series of as many calls as fit in REPEAT_SECONDS, or of `calls`."""
+    """Return the microseconds of one call, from `repeats` series of calls.
+
+    A series has `calls` calls, or as many as fit into REPEAT_SECONDS.
+    """
     step(0)
     number = calls or max(1, int(REPEAT_SECONDS / max(1e-7, _seconds(step, 5) / 5)))
     return spread([_seconds(step, number) / number * 1e6 for _ in range(repeats)])
 
 
 def _seconds(step: Callable[[int], object], number: int) -> float:
-    began = time.perf_counter()
+    started = time.perf_counter()
     for index in range(number):
         step(index % VARIED)
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
 async def _whole(trained: models.BenchmarkModels, state: State, repeats: int) -> Spread:
-    """A call of the application, from the server's side."""
+    """Measure a call of the whole application, from the server's side."""
     measured = []
     async with application(trained, state) as call:
         for _ in range(repeats + 1):
-            began = time.perf_counter()
+            started = time.perf_counter()
             for index in range(VARIED):
                 await call(index)
-            measured.append((time.perf_counter() - began) / VARIED * 1e6)
+            measured.append((time.perf_counter() - started) / VARIED * 1e6)
         if call.status != 200:
             raise RuntimeError(f"the application answers {call.status}")
     return spread(measured[1:])

@@ -1,6 +1,4 @@
-"""The programs that are measured: started with a deadline, asked for what they use, and ended with
-all that they started.
-"""
+"""The measured programs: start with a deadline, measure their use, and end them all."""
 
 import contextlib
 import http.client
@@ -20,14 +18,14 @@ STOP_SECONDS = 20.0
 
 
 class SubjectError(Exception):
-    """A program does not start, or does not answer as it should."""
+    """A program does not start, or gives a wrong answer."""
 
 
 @contextlib.contextmanager
 def running(
     command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The process in a session of its own, which ends whole when the block does."""
+    """Run the command in a new session, and end the whole session with the block."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -48,8 +46,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
-    # What it left behind is in its session still; the number is nobody else's while any of that
-    # lives.
+    # Its children may live on in its session. The kernel gives the number of a process group to no
+    # other process while one of them lives.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(5)
@@ -58,11 +56,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def wait_until(
     check: Callable[[], bool], what: str, seconds: float = START_SECONDS, pause: float = 0.05
 ) -> None:
-    """Raises SubjectError when it does not come true in time."""
+    """Wait for the check to become true. Raises SubjectError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not check():
         if time.monotonic() > deadline:
-            raise SubjectError(f"{what}: not within {seconds:g} s")
+            raise SubjectError(f"{what}, after {seconds:g} s")
         time.sleep(pause)
 
 
@@ -73,7 +71,10 @@ def wait_until_answering(
     log: Path,
     seconds: float = START_SECONDS,
 ) -> None:
-    """Until the first body of the file is answered with 200 by a program that lives."""
+    """Wait until the program answers the first body of the file with 200.
+
+    Raises SubjectError if the program ends, or after `seconds`.
+    """
     with bodies.open("rb") as file:
         body = file.readline().rstrip(b"\n")
 
@@ -95,7 +96,7 @@ def wait_until_answering(
 
 
 def post(url: str, body: bytes, timeout: float = 30.0) -> tuple[int, bytes]:
-    """On a connection of its own."""
+    """Post a body over a new connection and return status and body of the answer."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
     try:
@@ -107,7 +108,7 @@ def post(url: str, body: bytes, timeout: float = 30.0) -> tuple[int, bytes]:
 
 
 def tree(pid: int) -> list[psutil.Process]:
-    """The process and all below it."""
+    """Return the process and all its descendants."""
     try:
         leader = psutil.Process(pid)
         return [leader, *leader.children(recursive=True)]
@@ -116,7 +117,7 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def processor_seconds(pid: int) -> float:
-    """User and system time of the process and all below it."""
+    """Return user and system time of the process and all its descendants."""
     total = 0.0
     for process in tree(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -133,7 +134,10 @@ def free_port() -> int:
 
 
 def bare_environment(**settings: str) -> dict[str, str]:
-    """PATH, HOME and what is given: nothing that a shell may have set, no proxy to the loopback."""
+    """Return PATH, HOME, TMPDIR and `settings`, without the shell's other variables.
+
+    A proxy of the shell would catch calls to the loopback.
+    """
     return {
         name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ
     } | settings

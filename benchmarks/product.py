@@ -1,5 +1,6 @@
-"""Ours, as users start it: `python -m services.inference` over a state folder with a cached bundle
-and a serving record; with a database, the shipper too.
+"""The product as users start it: `python -m services.inference` over a state folder.
+
+The folder has a cached bundle and a serving record. With a database, the shipper runs too.
 """
 
 import contextlib
@@ -33,7 +34,8 @@ from fraudops.model.manifest import read_manifest, seal
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.state import State
-from services.supervisor.postgresql import PostgreSQL, start, stop
+from services.supervisor.postgresql import PostgreSQL
+from services.supervisor.postgresql_standalone import start, stop
 
 DRAIN_SECONDS = 300.0
 ADMIN_TOKEN = "of-the-benchmarks"
@@ -41,7 +43,7 @@ ADMIN_TOKEN = "of-the-benchmarks"
 
 @contextlib.contextmanager
 def database(folder: Path) -> Iterator[str]:
-    """The url of the embedded PostgreSQL with our tables, set up as `fraudops up` does."""
+    """The URL of an embedded PostgreSQL with the audit's tables, set up as by `fraudops up`."""
     folder.mkdir(parents=True, exist_ok=True)
     server = PostgreSQL(folder / "server", free_port())
     process = start(server, folder / "postgresql.log")
@@ -60,8 +62,7 @@ def database(folder: Path) -> Iterator[str]:
 class Product:
     """A running service.
 
-    `pod` is its name on every audited row; `database` is where its shipper brings them, if it
-    has one.
+    `pod` is its name on every audited row. `database` is the target of its shipper, if it has one.
     """
 
     state: State
@@ -78,10 +79,11 @@ class Product:
         ]
 
     def drain(self, seconds: float = DRAIN_SECONDS) -> float:
-        """Waits until all that was answered is in PostgreSQL, and returns the seconds that it took.
+        """Wait until PostgreSQL has all answers, and return the seconds that it took.
+
         Raises SubjectError.
         """
-        began, moment = time.monotonic(), datetime.now(UTC)
+        started, moment = time.monotonic(), datetime.now(UTC)
 
         def drained() -> bool:
             shown = read_shipper_status(self.state)
@@ -89,16 +91,16 @@ class Product:
 
         wait_until(
             drained,
-            f"the shipper has not brought everything to PostgreSQL (log: {self.state.root / 'shipper.log'})",
+            "the shipper has not shipped everything to PostgreSQL"
+            f" (see its log {self.state.root / 'shipper.log'})",
             seconds,
         )
-        return time.monotonic() - began
+        return time.monotonic() - started
 
     def promote_again(self, number: int) -> float:
-        """A bundle that this pod has never seen, with the served one's scores, in the next epoch,
-        and the seconds until every worker serves it.
+        """Promote a new bundle with the scores of the served one, in the next epoch.
 
-        Raises SubjectError.
+        Returns the seconds until every worker serves it. Raises SubjectError.
         """
         store = FileRecordStore(self.state.serving_record)
         record, token = store.read()
@@ -108,27 +110,27 @@ class Product:
         entry = msgspec.structs.replace(
             record.current, epoch=record.epoch + 1, version=str(number), digest=digest
         )
-        began = time.monotonic()
+        started = time.monotonic()
         self._reload(phase="prepare", version=entry.version, digest=digest, epoch=entry.epoch)
         store.compare_and_set(ServingRecord(current=entry, alias_epoch=entry.epoch), token)
         self._reload(phase="commit", epoch=entry.epoch)
-        return time.monotonic() - began
+        return time.monotonic() - started
 
-    def _reload(self, **asked: Any) -> None:
+    def _reload(self, **body: Any) -> None:
         answer = httpx.post(
             f"{self.url}/reload",
-            json=asked,
+            json=body,
             headers={"Authorization": f"Bearer {ADMIN_TOKEN}"},
             timeout=60,
             trust_env=False,
         )
         if answer.status_code != 200:
-            raise SubjectError(f"{asked['phase']}: {answer.status_code} {answer.text[:300]}")
+            raise SubjectError(f"{body['phase']}: {answer.status_code} {answer.text[:300]}")
 
     def audited(self) -> int:
-        """Rows of this service in PostgreSQL."""
+        """Return the number of rows of this service in PostgreSQL."""
         if self.database is None:
-            raise SubjectError("this service ships nowhere")
+            raise SubjectError("this service has no database")
         with psycopg.connect(self.database) as connection:
             row = connection.execute(
                 "SELECT count(*) FROM predictions WHERE pod = %s", [self.pod]
@@ -137,7 +139,7 @@ class Product:
 
 
 def _another(folder: Path, number: int) -> str:
-    """The same bundle of another training run, beside it; its digest."""
+    """Write the bundle again, as of another training run, and return the copy's digest."""
     copy = folder.with_name(f".another-{number}")
     shutil.copytree(folder, copy)
     digest = seal(
@@ -148,7 +150,7 @@ def _another(folder: Path, number: int) -> str:
 
 
 def lay_out(folder: Path, models: BenchmarkModels, kind: str) -> State:
-    """A state folder whose record names version 1, with its bundle in the cache."""
+    """Make a state folder whose record names version 1, with its bundle in the cache."""
     state, digest = State.at(folder), models.digest(kind)
     state.bundles.mkdir(parents=True)
     shutil.copytree(models.folder / kind, state.bundles / digest)
@@ -177,7 +179,10 @@ def product(
     bodies: Path,
     database: str | None,
 ) -> Iterator[Product]:
-    """A service ready to answer; the folder, which must not exist, is gone afterwards."""
+    """A service that is ready to answer; its folder is removed afterwards.
+
+    The folder must not exist.
+    """
     state, port = lay_out(folder, models, kind), free_port()
     own = {
         "FRAUDOPS_STATE": str(folder),

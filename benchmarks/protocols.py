@@ -1,4 +1,4 @@
-"""How each subject is asked for the probability of fraud, and where in its answer that stands."""
+"""The protocol of each subject: the body of a request, and the probabilities in an answer."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,10 +14,10 @@ Rows = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Protocol:
-    """`ask` makes the body for some rows;
+    """The protocol of one subject.
 
-    `read` finds their probabilities in the parsed answer, or is None for an answer that is
-    constant.
+    `ask` makes the body for some rows. `read` returns their probabilities from the parsed answer;
+    it is None for a constant answer.
     """
 
     ask: Callable[[Sequence[str], Rows], Any]
@@ -27,23 +27,24 @@ class Protocol:
         return json.dumps(self.ask(names, rows), separators=(",", ":")).encode()
 
     def difference(self, answer: bytes, expected: NDArray[np.float64]) -> float:
-        """The largest difference of an answer to what it should be; 0 for a constant one.
+        """Return the largest difference of an answer from `expected`; 0 for a constant answer.
 
-        Raises WrongAnswerError when it is none at all.
+        Raises WrongAnswerError if it is not an answer.
         """
         if self.read is None:
             return 0.0
         try:
-            given = np.array(self.read(json.loads(answer)), dtype=np.float64)
+            probabilities = np.array(self.read(json.loads(answer)), dtype=np.float64)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise WrongAnswerError(
                 f"not an answer ({type(error).__name__}): {answer[:200]!r}"
             ) from error
-        if given.shape != expected.shape or not np.isfinite(given).all():
+        if probabilities.shape != expected.shape or not np.isfinite(probabilities).all():
             raise WrongAnswerError(
-                f"probabilities of the shape {given.shape} for {expected.shape} rows, or some that are no numbers: {answer[:200]!r}"
+                f"probabilities of shape {probabilities.shape} instead of {expected.shape},"
+                f" or not all finite: {answer[:200]!r}"
             )
-        return float(np.abs(given - expected).max())
+        return float(np.abs(probabilities - expected).max())
 
 
 class WrongAnswerError(Exception):
@@ -85,7 +86,7 @@ FRAME = Protocol(
 def write_bodies(
     path: Path, protocol: Protocol, names: Sequence[str], x: NDArray[np.float64], rows: int = 1
 ) -> Path:
-    """One body a line, each of `rows` rows; the last rows that fill no body are left out."""
+    """Write one body per line, each of `rows` rows; rows that fill no body are left out."""
     chunks = (x[start : start + rows].tolist() for start in range(0, len(x) - rows + 1, rows))
     path.write_bytes(b"\n".join(protocol.body(names, chunk) for chunk in chunks) + b"\n")
     return path

@@ -1,5 +1,6 @@
-"""`python -m benchmarks.reads`: what `fraudops monitor` and `fraudops drift` read, and how long
-that takes, against the rows in the table and in the window.
+"""`python -m benchmarks.reads`: the reads of `fraudops monitor` and `fraudops drift`.
+
+They are timed by the rows in the table and in the window.
 """
 
 import asyncio
@@ -42,8 +43,9 @@ READERS = ("monitor", "drift")
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """Of one window of a table of `rows`: seconds of each round, by reader; what monitor said, and
-    how many rows drift compared.
+    """The reads of one window of a table of `rows`: seconds of each round, by reader.
+
+    `monitor` is the result of monitor, `compared` the number of rows that drift compares.
     """
 
     rows: int
@@ -54,7 +56,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Scan(msgspec.Struct, frozen=True):
-    """A scan of a plan, all days together: rows returned, how often it was begun, pages touched."""
+    """A scan of a plan, all days together: rows returned, number of loops, pages touched."""
 
     reader: str
     node: str
@@ -65,19 +67,17 @@ class Scan(msgspec.Struct, frozen=True):
 
 
 @click.command()
-@click.option(
-    "--rounds", "number", default=5, show_default=True, help="How often every window is read."
-)
+@click.option("--rounds", "number", default=5, show_default=True, help="Reads of every window.")
 @click.option(
     "--days",
     multiple=True,
     type=click.IntRange(1),
-    help=f"The table's days, of {DAY_ROWS:,} rows each; give it several times. {DAYS} by default.",
+    help=f"Days of {DAY_ROWS:,} rows in the table. Repeat it for more sizes [default: {DAYS}].",
 )
 @results_option
 @quick_option
 def command(number: int, days: Sequence[int], results: Path | None, quick: bool) -> None:
-    """Monitor and drift over a growing audit."""
+    """Measure monitor and drift over a growing audit."""
     with (
         tempfile.TemporaryDirectory(prefix="fraudops-bench-", ignore_cleanup_errors=True) as folder,
         database(Path(folder) / "postgresql") as url,
@@ -91,38 +91,40 @@ def command(number: int, days: Sequence[int], results: Path | None, quick: bool)
 
 
 def measure(url: str, plan: BenchmarkPlan, days: Sequence[int]) -> Result:
-    result = results.begin("reads", "What monitor and drift read of a growing audit", plan)
+    result = results.begin("reads", "Reads of monitor and drift from a growing audit", plan)
     audit = AuditTables(url, QUICK_DAY_ROWS if plan.quick else DAY_ROWS)
     result.settings = {
         "rounds": plan.rounds,
         "rows a day": audit.day_rows,
-        "read whole up to": sampling.EXACT_ROWS,
+        "read in full up to": sampling.EXACT_ROWS,
     }
-    taken, indexes, scans = list[Taken](), list[tuple[str, ...]](), list[Scan]()
+    taken, sizes, scans = list[Taken](), list[tuple[str, ...]](), list[Scan]()
     for number in days:
-        began = time.monotonic()
+        started = time.monotonic()
         audit.grow(number * audit.day_rows)
-        say(f"{audit.rows:,} rows made in {time.monotonic() - began:.0f} s")
-        indexes.append(_sizes(audit))
-        found, scans = asyncio.run(_read(url, audit, plan.rounds))
-        taken += found
+        say(f"{audit.rows:,} rows made in {time.monotonic() - started:.0f} s")
+        sizes.append(_sizes(audit))
+        reads, scans = asyncio.run(_read(url, audit, plan.rounds))
+        taken += reads
     result.tables = [
         _seconds(taken),
         _estimates(taken),
         _scans(scans),
-        Table("Disk", ("rows", "table and indexes", "its index for samples"), indexes),
+        Table("Disk", ("rows", "table and indexes", "sample index"), sizes),
     ]
     result.claims = [_claim(taken, reader, window) for reader in READERS for window in WINDOWS]
     result.notes = [_projected(taken, reader) for reader in READERS] + [
-        f"A window of more than about {sampling.EXACT_ROWS:,} rows is estimated from a share of it. The plan is that of all days of the largest table.",
-        "Seconds of the reading alone, once its pages are in the page cache: the command's start and Evidently's report come on top, always alike.",
+        f"A window of more than about {sampling.EXACT_ROWS:,} rows is estimated from a sample."
+        " The plan covers all days of the largest table.",
+        "The seconds are of the reads alone, with all pages in the page cache. The start of the"
+        " command and the drift report come on top, and do not depend on the rows.",
     ]
     result.details = {"taken": taken, "scans": scans}
     return result
 
 
 async def _read(url: str, audit: AuditTables, rounds: int) -> tuple[list[Taken], list[Scan]]:
-    engine, found = create_engine(url), list[Taken]()
+    engine, reads = create_engine(url), list[Taken]()
     try:
         for name, length in zip(
             WINDOWS,
@@ -134,12 +136,12 @@ async def _read(url: str, audit: AuditTables, rounds: int) -> tuple[list[Taken],
                 {reader: list[float]() for reader in READERS},
                 0,
             )
-            # The first is not counted: it brings the pages in.
+            # The first read is not counted: it loads the pages into the page cache.
             for _ in range(rounds + 1):
-                began = time.perf_counter()
-                said, _versions = await activity(engine, since, audit.until, MODEL)
-                seconds["monitor"].append(time.perf_counter() - began)
-                began = time.perf_counter()
+                started = time.perf_counter()
+                report, _versions = await activity(engine, since, audit.until, MODEL)
+                seconds["monitor"].append(time.perf_counter() - started)
+                started = time.perf_counter()
                 rows = await recent(
                     engine,
                     since,
@@ -148,70 +150,72 @@ async def _read(url: str, audit: AuditTables, rounds: int) -> tuple[list[Taken],
                     audit.names,
                     model_digest=DIGEST,
                 )
-                seconds["drift"].append(time.perf_counter() - began)
+                seconds["drift"].append(time.perf_counter() - started)
                 compared = len(rows.id)
-            found.append(
+            reads.append(
                 Taken(
                     audit.rows,
                     name,
                     {reader: values[1:] for reader, values in seconds.items()},
-                    said,
+                    report,
                     compared,
                 )
             )
             say(
                 f"{audit.rows:,} rows, {name}: "
-                + ", ".join(f"{reader} {spread(found[-1].seconds[reader])} s" for reader in READERS)
+                + ", ".join(f"{reader} {spread(reads[-1].seconds[reader])} s" for reader in READERS)
             )
-        return found, await _plans(engine, audit.until - timedelta(days=audit.days), audit.until)
+        return reads, await _plans(engine, audit.until - timedelta(days=audit.days), audit.until)
     finally:
         await engine.dispose()
 
 
 async def _plans(engine: AsyncEngine, since: datetime, until: datetime) -> list[Scan]:
-    """What the plans of the longest window scan, by EXPLAIN (ANALYZE, BUFFERS)."""
+    """Return the scans of the plans for the longest window, by EXPLAIN (ANALYZE, BUFFERS)."""
     scans = list[Scan]()
     async with engine.connect() as connection:
-        for reader, asked in (
+        for reader, query in (
             ("monitor", sampling.query_parameters(since, until, MODEL)),
             ("drift", sampling.query_parameters(since, until, None, DIGEST)),
         ):
-            window = await sampling.look(connection, asked)
+            window = await sampling.estimate_window(connection, query)
             level = (
                 0
                 if window.small
                 else window.all.level(DriftSettings().maximum_rows, sampling.INDEXED_LEVEL)
             )
             chosen, values = (
-                statement(asked, *await levels(connection, asked))
+                statement(query, *await levels(connection, query))
                 if reader == "monitor"
-                else selection(asked, level)
+                else selection(query, level)
             )
             plan = await connection.scalar(
                 text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {chosen.text}"), values
             )
             scans += _walk(
                 reader,
-                (msgspec.json.decode(plan) if isinstance(plan, str) else plan)[0]["BenchmarkPlan"],
+                (msgspec.json.decode(plan) if isinstance(plan, str) else plan)[0]["Plan"],
             )
     return scans
 
 
 def _walk(reader: str, plan: dict[str, Any]) -> list[Scan]:
-    """The scans below a node, those of the same kind as one."""
-    below, found = [plan], dict[tuple[str, str], list[int]]()
+    """Return the scans below a node; scans of the same kind are added up."""
+    below, sums_by_scan = [plan], dict[tuple[str, str], list[int]]()
     while below:
         node = below.pop()
         below += node.get("Plans", [])
         name = node.get("Index Name") or node.get("Relation Name")
         if name and node["Actual Loops"]:
-            sums = found.setdefault((node["Node Type"], re.sub(r"_[0-9]{8}", "", name)), [0, 0, 0])
+            sums = sums_by_scan.setdefault(
+                (node["Node Type"], re.sub(r"_[0-9]{8}", "", name)), [0, 0, 0]
+            )
             for place, value in enumerate(
                 (round(node["Actual Rows"] * node["Actual Loops"]), node["Actual Loops"])
             ):
                 sums[place] += value
             sums[2] += node["Shared Hit Blocks"] + node["Shared Read Blocks"]
-    return [Scan(reader, node, name, *sums) for (node, name), sums in sorted(found.items())]
+    return [Scan(reader, node, name, *sums) for (node, name), sums in sorted(sums_by_scan.items())]
 
 
 def _of(taken: list[Taken], window: str) -> list[Taken]:
@@ -220,18 +224,25 @@ def _of(taken: list[Taken], window: str) -> list[Taken]:
 
 def _claim(taken: list[Taken], reader: str, window: str) -> Claim:
     smallest, *_, largest = _of(taken, window)
-    text = f"{reader} of {'the last ' if window != 'all' else ''}{window} takes at most twice as long in {largest.rows:,} rows as in {smallest.rows:,}"
+    last = "the last " if window != "all" else ""
+    text = (
+        f"{reader} of {last}{window} takes at most twice as long"
+        f" in {largest.rows:,} rows as in {smallest.rows:,}"
+    )
     return Claim(text, ratio(largest.seconds[reader], smallest.seconds[reader]), 2.0, "at most")
 
 
 def _projected(taken: list[Taken], reader: str) -> str:
-    """By the straight line through the medians of all sizes."""
-    found = _of(taken, "all")
-    medians = [spread(one.seconds[reader]).median for one in found]
-    slope, intercept = np.polyfit([one.rows for one in found], medians, 1)
+    """Project the time to PROJECTED rows by a straight line through the medians."""
+    reads = _of(taken, "all")
+    medians = [spread(one.seconds[reader]).median for one in reads]
+    slope, intercept = np.polyfit([one.rows for one in reads], medians, 1)
     projected = max(intercept + slope * PROJECTED, 0.0)
     times = short(float(projected / medians[0]))
-    return f"{reader} of all rows, projected to {PROJECTED:,}: {short(float(projected))} s, {times} times that of {found[0].rows:,}."
+    return (
+        f"{reader} of all rows, projected to {PROJECTED:,}: {short(float(projected))} s,"
+        f" {times} times that of {reads[0].rows:,}."
+    )
 
 
 def _seconds(taken: list[Taken]) -> Table:
@@ -248,20 +259,20 @@ def _seconds(taken: list[Taken]) -> Table:
 def _estimates(taken: list[Taken]) -> Table:
     rows = []
     for one in taken:
-        said, margins = one.monitor, one.monitor.margins()
+        report, margins = one.monitor, one.monitor.margins()
         ratios = (
-            f"{getattr(said, name) or 0:.2%} ± {margins[name]:.2%}"
+            f"{getattr(report, name) or 0:.2%} ± {margins[name]:.2%}"
             for name in ("precision", "recall")
         )
         counts = (
-            f"{getattr(said, name):,} ± {margins[name]:,.0f}"
+            f"{getattr(report, name):,} ± {margins[name]:,.0f}"
             for name in ("answers", "decisions", "frauds")
         )
         rows.append(
-            (f"{one.rows:,}", one.window, f"{said.read:,}", *counts, *ratios, f"{one.compared:,}")
+            (f"{one.rows:,}", one.window, f"{report.read:,}", *counts, *ratios, f"{one.compared:,}")
         )
     return Table(
-        "What they said",
+        "Results of the reads",
         (
             "rows",
             "window",
@@ -296,13 +307,16 @@ def _scans(scans: list[Scan]) -> Table:
 
 
 def _sizes(audit: AuditTables) -> tuple[str, ...]:
-    whole = audit.value(
-        "SELECT CAST(sum(pg_total_relation_size(inhrelid)) AS bigint) FROM pg_inherits WHERE inhparent = 'predictions'::regclass"
+    partitions = "FROM pg_inherits WHERE inhparent"
+    total = audit.value(
+        "SELECT CAST(sum(pg_total_relation_size(inhrelid)) AS bigint)"
+        f" {partitions} = 'predictions'::regclass"
     )
     index = audit.value(
-        "SELECT CAST(sum(pg_relation_size(inhrelid)) AS bigint) FROM pg_inherits WHERE inhparent = 'predictions_sample'::regclass"
+        "SELECT CAST(sum(pg_relation_size(inhrelid)) AS bigint)"
+        f" {partitions} = 'predictions_sample'::regclass"
     )
-    return f"{audit.rows:,}", f"{whole / 1e9:.2f} GB", f"{index / 1e6:.1f} MB"
+    return f"{audit.rows:,}", f"{total / 1e9:.2f} GB", f"{index / 1e6:.1f} MB"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""What a benchmark leaves behind: NAME.json with everything, NAME.md with tables for people,
-NAME.png with a picture.
-"""
+"""The files of a result: NAME.json with everything, NAME.md with tables, NAME.png."""
 
 import os
 import platform
@@ -47,9 +45,9 @@ class Table(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """`details` is what the tables and claims were made of.
+    """A result; `details` holds the data behind the tables and claims.
 
-    `changed` says whether the checkout differed from the commit.
+    `changed` says that the checkout differs from the commit.
     """
 
     name: str
@@ -67,7 +65,7 @@ class Result(msgspec.Struct, kw_only=True):
 
 
 class Plan(Protocol):
-    """What of benchmarks.commands.BenchmarkPlan every result states."""
+    """The part of benchmarks.commands.BenchmarkPlan that every result states."""
 
     @property
     def rounds(self) -> int: ...
@@ -122,7 +120,7 @@ def machine() -> Machine:
 
 
 def revision() -> tuple[str, bool]:
-    """The commit, and whether files that it holds have changed since; results themselves do not count."""
+    """Return the commit, and whether its files have changed since, results excluded."""
     git = ["git", "-C", str(ROOT)]
     try:
         commit = subprocess.run(
@@ -138,10 +136,7 @@ def revision() -> tuple[str, bool]:
 
 
 def write(result: Result, folder: Path) -> Path:
-    """The paths' common stem.
-
-    A quick run shows that everything works; its figures go nowhere that a real run's go.
-    """
+    """Write the result into a folder and return the common stem of its files."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / result.name
     stem.with_suffix(".json").write_bytes(
@@ -160,16 +155,18 @@ def markdown(result: Result) -> str:
     parts = [f"# {result.title}\n"]
     if result.quick:
         parts.append(
-            "**A quick run: it shows that the harness works; its figures mean nothing.**\n"
+            "**A quick run: it checks that the benchmark works. Its figures mean nothing.**\n"
         )
-    where = f"{machine.cores} cores ({machine.processor}), {machine.memory_gib} GiB, Linux {machine.kernel}, Python {machine.python}"
+    where = (
+        f"{machine.cores} cores ({machine.processor}), {machine.memory_gib} GiB,"
+        f" Linux {machine.kernel}, Python {machine.python}"
+    )
     what = f"commit {result.commit[:12]}{' with changes' if result.changed else ''}"
     settings = ", ".join(
         f"{name.replace('_', ' ')} {value}" for name, value in result.settings.items()
     )
-    parts.append(
-        f"{what}, {result.at}. {where}.{f' {settings[:1].upper()}{settings[1:]}.' if settings else ''}\n"
-    )
+    sentence = f" {settings[:1].upper()}{settings[1:]}." if settings else ""
+    parts.append(f"{what}, {result.at}. {where}.{sentence}\n")
     if result.claims:
         rows = [
             (
@@ -180,9 +177,7 @@ def markdown(result: Result) -> str:
             )
             for claim in result.claims
         ]
-        parts.append(
-            _table(Table("What is claimed", ("claim", "bound", "median (range)", "holds"), rows))
-        )
+        parts.append(_table(Table("Claims", ("claim", "bound", "median (range)", "holds"), rows)))
     parts += [_table(table) for table in result.tables]
     parts += [f"{note}\n" for note in result.notes]
     return "\n".join(parts)

@@ -1,5 +1,6 @@
-"""`python -m benchmarks.serving`: answers a second of ours, of the bare web server, and of what
-people would pick instead, in turns on this machine.
+"""`python -m benchmarks.serving`: answers per second of the product and of alternatives.
+
+The product, the bare web server and other model servers take turns on this machine.
 """
 
 from collections.abc import Collection
@@ -25,9 +26,9 @@ from benchmarks.turns import Missing, Turn, rounds, turn
 
 CONNECTIONS = 16
 QUICK = ("floor-1", "ours-1", "ours-2", "trees-1", "tutorial-1")
-# Ours against whom, as the project claims it: subject, baseline, bound, text.
+# The project's claims: subject, baseline, bound, text.
 CLAIMS = (
-    ("ours-1", "floor-1", 0.5, "everything on, of the bare ASGI floor, one worker each"),
+    ("ours-1", "floor-1", 0.5, "everything on, against the bare ASGI floor, one worker each"),
     ("ours-2", "ours-1", 1.3, "two workers against one"),
     ("ours-1", "tutorial-1", 10.0, "against a tutorial's FastAPI"),
     ("ours-1", "kserve-1", 10.0, "against the KServe SDK"),
@@ -47,23 +48,23 @@ Turns = dict[str, list[Turn]]
     "number",
     default=5,
     show_default=True,
-    help="How often every subject takes its turn.",
+    help="Turns of every subject.",
 )
 @click.option(
-    "--seconds", default=6.0, show_default=True, help="How long a subject is loaded in its turn."
+    "--seconds", default=6.0, show_default=True, help="Seconds of load per subject and round."
 )
-@click.option("--connections", default=CONNECTIONS, show_default=True)
+@click.option("--connections", default=CONNECTIONS, show_default=True, help="Connections.")
 @click.option(
     "--peers",
     "with_peers",
     is_flag=True,
-    help="MLServer, BentoML, KServe and mlflow models serve as well; the first time each is installed from PyPI.",
+    help="Also measure other model servers. The first run installs them from PyPI.",
 )
 @click.option(
     "--only",
     multiple=True,
     metavar="KEY",
-    help="Only these subjects, such as ours-1; may be given several times.",
+    help="Measure only this subject, such as ours-1. Repeat it for more.",
 )
 @generator_option
 @results_option
@@ -78,7 +79,7 @@ def command(
     results: Path | None,
     quick: bool,
 ) -> None:
-    """Answers a second, in turns."""
+    """Measure answers per second, in turns."""
     plan = BenchmarkPlan.of(number, seconds, generator, quick)
     with site() as place:
         result = measure(
@@ -91,7 +92,7 @@ def command(
 
 
 def subjects(with_peers: bool, only: Collection[str] = ()) -> list[Subject]:
-    """All of them, or those of the keys."""
+    """Return all subjects, or those with these keys."""
     chosen = [*standard(), *(peer(known, 1) for known in peers.PEERS if with_peers)]
     return [subject for subject in chosen if not only or subject.key in only]
 
@@ -100,7 +101,7 @@ def measure(
     place: BenchmarkSite, plan: BenchmarkPlan, chosen: list[Subject], connections: int = CONNECTIONS
 ) -> Result:
     result = results.begin(
-        "serving", "Answers a second", plan, connections=connections, audit=audit_defaults()
+        "serving", "Answers per second", plan, connections=connections, audit=audit_defaults()
     )
     turns, missing = rounds(
         chosen,
@@ -124,7 +125,7 @@ def measure(
 
 
 def claims(turns: Turns) -> list[Claim]:
-    """Those whose two subjects were measured."""
+    """Return the claims whose two subjects were measured."""
     rates = {key: [measured.rate for measured in taken] for key, taken in turns.items()}
     costs = {key: [measured.processor_us for measured in taken] for key, taken in turns.items()}
     made = [
@@ -169,14 +170,14 @@ def _table(subjects: dict[str, Subject], turns: Turns) -> Table:
     columns = (
         *(
             "subject",
-            "answers a second",
-            "of the floor with as many workers",
-            "µs of processor an answer",
+            "answers per second",
+            "share of the floor with as many workers",
+            "CPU µs per answer",
             "p99 ms, closed loop",
         ),
-        "seconds after the load until PostgreSQL had all",
+        "seconds after the load until PostgreSQL had all answers",
     )
-    return Table("Answers a second", columns, rows)
+    return Table("Answers per second", columns, rows)
 
 
 def _rates(turns: list[Turn]) -> Spread:
@@ -189,13 +190,16 @@ def _notes(
     everything = [taken for several in turns.values() for taken in several]
     audited = [taken for taken in everything if taken.audited is not None]
     notes = [
-        f"Load: {driver}, kept-alive connections, no pipelining, bodies varied; subjects in turn, medians with their range.",
-        f"{sum(taken.checked for taken in everything):,} answers were held against the scikit-learn pipeline; the largest difference was "
-        f"{max(taken.difference for taken in everything):.1g}.",
+        f"Load: {driver}, kept-alive connections, no pipelining, varied bodies. Subjects take"
+        " turns; figures are medians with their range.",
+        f"{sum(taken.checked for taken in everything):,} answers were compared with the"
+        " scikit-learn pipeline; the largest difference was"
+        f" {max(taken.difference for taken in everything):.1g}.",
     ]
     if audited:
         notes.append(
-            f"Of {sum(taken.answered for taken in audited):,} answers of subjects that ship, PostgreSQL has all; each turn was counted."
+            f"PostgreSQL has all {sum(taken.answered for taken in audited):,} answers of the"
+            " subjects that ship. Every turn was counted."
         )
     return notes + [f"Left out: {subjects[lost.key].title}: {lost.reason}" for lost in missing]
 
@@ -212,12 +216,13 @@ def draw(result: Result, path: Path) -> None:
         [subject["title"] for subject in ordered],
         [spread([taken["rate"] for taken in subject["turns"]]) for subject in ordered],
         [subject["group"] for subject in ordered],
-        "answers a second (logarithmic)",
+        "answers per second (logarithmic)",
     )
     drawing.save(
         drawn,
         path,
-        f"{result.machine.cores} cores, {result.settings['connections']} connections, commit {result.commit[:12]}, {result.at[:10]}",
+        f"{result.machine.cores} cores, {result.settings['connections']} connections,"
+        f" commit {result.commit[:12]}, {result.at[:10]}",
     )
 
 

@@ -1,5 +1,6 @@
-"""`python -m benchmarks.soak --minutes 30`: half of the maximum for long, everything on: memory,
-tail latency, and every answer looked up in PostgreSQL.
+"""`python -m benchmarks.soak --minutes 30`: half of the maximum for a long time.
+
+Everything is on. It measures memory and tail latency, and finds every answer in PostgreSQL.
 """
 
 import shutil
@@ -37,7 +38,10 @@ DRAIN_SECONDS = 3600.0
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """Resident bytes of each worker by pid, and the spool's size, `second` seconds after the start."""
+    """Resident bytes of each worker by pid, and of the spool's files.
+
+    `second` counts from the start of the load.
+    """
 
     second: float
     workers: dict[int, int]
@@ -45,9 +49,9 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class Soak(msgspec.Struct, frozen=True, kw_only=True):
-    """`windows` are the client's, each with the memory after it.
+    """The result of a soak: the client's windows, each with the memory after it.
 
-    `lost`: answers that PostgreSQL has not; `unasked`: rows there without a counted answer.
+    `lost` counts answers that PostgreSQL does not have, `unasked` rows without a counted answer.
     """
 
     rate: float
@@ -59,12 +63,15 @@ class Soak(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command()
-@click.option("--minutes", default=30.0, show_default=True)
+@click.option("--minutes", default=30.0, show_default=True, help="Minutes of load.")
 @click.option(
-    "--share", default=0.5, show_default=True, help="Of our own maximum, which is measured first."
+    "--share",
+    default=0.5,
+    show_default=True,
+    help="Share of the product's maximum, which is measured first.",
 )
-@click.option("--rate", type=float, help="Requests a second, instead of a share of the maximum.")
-@click.option("--workers", default=1, show_default=True)
+@click.option("--rate", type=float, help="Requests per second, instead of a share of the maximum.")
+@click.option("--workers", default=1, show_default=True, help="Workers of the service.")
 @generator_option
 @results_option
 @quick_option
@@ -77,7 +84,7 @@ def command(
     results: Path | None,
     quick: bool,
 ) -> None:
-    """Half load for long."""
+    """Measure half load over a long time."""
     plan = replace(
         BenchmarkPlan.of(1, 0.0, generator, quick),
         seconds=(QUICK_MINUTES if quick else minutes) * 60,
@@ -92,17 +99,19 @@ def measure(
 ) -> Result:
     subject = ours("ours", "fraudops", workers)
     result = results.begin(
-        "soak", "Half load for long", plan, workers=workers, audit=audit_defaults()
+        "soak", "Half load for a long time", plan, workers=workers, audit=audit_defaults()
     )
     rate = rate or share * latency.maximum(subject, place, plan.generator, MAXIMUM_SECONDS)
     _refuse_without_room(place, rate, plan.seconds)
-    say(f"{rate:,.0f} requests a second for {plan.seconds / 60:g} minutes")
+    say(f"{rate:,.0f} requests per second for {plan.seconds / 60:g} minutes")
     with subject.start(place) as running:
         soak = _soaked(place, subject, running, rate, plan)
     result.claims, result.tables, result.details = claims(soak), [_table(soak)], soak
     result.notes = [
-        f"{soak.whole.answered:,} answers at {rate:,.0f} a second, {soak.whole.refused} refused, {soak.whole.broken} broken; "
-        f"PostgreSQL lacks {soak.lost} of them and has {soak.unasked} rows more (checks, and what was under way at the end)."
+        f"{soak.whole.answered:,} answers at {rate:,.0f} per second,"
+        f" {soak.whole.refused} refused, {soak.whole.broken} broken."
+        f" PostgreSQL lacks {soak.lost} of them and has {soak.unasked} more rows"
+        " (of checks, and of requests in flight at the end)."
     ]
     return result
 
@@ -111,7 +120,7 @@ def _soaked(
     place: BenchmarkSite, subject: Subject, running: Running, rate: float, plan: BenchmarkPlan
 ) -> Soak:
     if running.product is None or place.database is None:
-        raise SubjectError("only what ships can be looked up")
+        raise SubjectError("a soak needs a subject that ships to PostgreSQL")
     ids = place.folder / "ids"
     window = QUICK_WINDOW_SECONDS if plan.quick else WINDOW_SECONDS
     windows, memory = _load(
@@ -136,56 +145,56 @@ def _refuse_without_room(place: BenchmarkSite, rate: float, seconds: float) -> N
     needed, free = int(rate * seconds * BYTES_A_ROW), shutil.disk_usage(place.folder).free
     if needed > free:
         raise click.UsageError(
-            f"the rows need some {needed >> 30} GiB, {free >> 30} GiB are free: give fewer --minutes, a lower --rate, or another TMPDIR"
+            f"the rows need about {needed >> 30} GiB, but {free >> 30} GiB are free:"
+            " use fewer --minutes, a lower --rate, or another TMPDIR"
         )
 
 
 def _load(
     url: str, bodies: Path, product: Product, rate: float, seconds: float, window: float, ids: Path
 ) -> tuple[list[LoadWindow], list[Memory]]:
-    """The client's windows, the last of the whole run, and the memory by the clock."""
-    memory, windows, began = [], [], time.monotonic()
-    with open_loop.driving(url, bodies, rate, seconds, window, ids) as coming:
-        for arrived in coming:
+    """Return the client's windows, the whole run's last, and the memory after each."""
+    memory, windows, started = [], [], time.monotonic()
+    with open_loop.driving(url, bodies, rate, seconds, window, ids) as arriving:
+        for arrived in arriving:
             windows.append(arrived)
             sizes = {worker.pid: worker.memory_info().rss for worker in product.workers()}
             memory.append(
                 Memory(
-                    time.monotonic() - began,
+                    time.monotonic() - started,
                     sizes,
                     sum(path.stat().st_size for path in product.state.spool.glob("*.seg")),
                 )
             )
-            say(
-                f"{memory[-1].second:6.0f} s: p99 {arrived.p99_ms:.2f} ms, {', '.join(f'{size / 2**20:.1f}' for size in sizes.values())} MiB"
-            )
+            resident = ", ".join(f"{size / 2**20:.1f}" for size in sizes.values())
+            say(f"{memory[-1].second:6.0f} s: p99 {arrived.p99_ms:.2f} ms, {resident} MiB")
     return windows, memory[:-1]
 
 
 def compare(url: str, pod: str, ids: Path) -> tuple[int, int]:
-    """Answers that are in the file of ids and not in PostgreSQL, and rows of the pod beyond those
-    of the file.
-    """
+    """Return the ids of the file that PostgreSQL lacks, and the pod's rows beyond the file."""
     with psycopg.connect(url) as connection:
         connection.execute("CREATE TEMP TABLE answered (id uuid)")
         with connection.cursor().copy("COPY answered FROM STDIN") as copy, ids.open("rb") as file:
             while part := file.read(1 << 20):
                 copy.write(part)
         lost = connection.execute(
-            "SELECT count(*) FROM answered a WHERE NOT EXISTS (SELECT FROM predictions p WHERE p.id = a.id)"
+            "SELECT count(*) FROM answered a"
+            " WHERE NOT EXISTS (SELECT FROM predictions p WHERE p.id = a.id)"
         ).fetchone()
         rows = connection.execute(
             "SELECT count(*) FROM predictions WHERE pod = %s", [pod]
         ).fetchone()
         known = connection.execute("SELECT count(*) FROM answered").fetchone()
     if not (lost and rows and known):
-        raise SubjectError("PostgreSQL does not count")
+        raise SubjectError("PostgreSQL returned no count")
     return int(lost[0]), int(rows[0]) - int(known[0]) + int(lost[0])
 
 
 def claims(soak: Soak) -> list[Claim]:
-    """Growth of memory, and of p99, between the second and the last sixth of the run: the first
-    sixth is warm-up.
+    """Return the growth of memory and p99, and the lost and refused requests.
+
+    Growth is from the second sixth of the run to the last; the first sixth is warm-up.
     """
     memory = [
         [memory.workers[pid] for memory in soak.memory if pid in memory.workers]
@@ -211,8 +220,9 @@ def claims(soak: Soak) -> list[Claim]:
 
 
 def growth(values: Sequence[float]) -> float:
-    """The median of the last sixth against that of the second sixth; of few values, the last
-    against the first.
+    """Return the median of the last sixth divided by that of the second sixth.
+
+    With few values, the last value divided by the first.
     """
     sixth = len(values) // 6
     return (
@@ -237,7 +247,7 @@ def _table(soak: Soak) -> Table:
             )
         )
     return Table(
-        "By the clock",
+        "Over time",
         ("minute", "p50 ms", "p99 ms", "MiB of each worker", "MiB in the spool"),
         rows,
     )
@@ -267,7 +277,7 @@ def draw(result: Result, path: Path) -> None:
     drawing.save(
         drawn,
         path,
-        f"{soak.rate:,.0f} requests a second, commit {result.commit[:12]}, {result.at[:10]}",
+        f"{soak.rate:,.0f} requests per second, commit {result.commit[:12]}, {result.at[:10]}",
     )
 
 

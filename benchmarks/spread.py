@@ -1,6 +1,4 @@
-"""Repeated measurements as a median with their range, ratios taken round by round, and what is
-claimed of them.
-"""
+"""Repeated measurements: medians with their range, ratios by round, and claims."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -26,14 +24,14 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Raises ValueError when there are none."""
+    """Return the spread of the values. Raises ValueError if there are none."""
     if not values:
         raise ValueError("no measurement, no median")
     return Spread(median(values), min(values), max(values), tuple(values))
 
 
 def ratio(subject: Sequence[float], baseline: Sequence[float]) -> Spread:
-    """subject / baseline of each round: what slowed a whole round down slowed both.
+    """Return subject / baseline of each round: a slow round slows both.
 
     Raises ValueError unless each round measured both.
     """
@@ -41,14 +39,14 @@ def ratio(subject: Sequence[float], baseline: Sequence[float]) -> Spread:
 
 
 def short(value: float) -> str:
-    """Three digits that count, thousands apart: 0.00123, 4.56, 12.3, 45,678."""
+    """Format with three significant digits and thousands apart: 0.00123, 4.56, 12.3, 45,678."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if value == 0 or abs(value) < 10 else f"{value:.1f}"
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """One sentence of the project, and what this run says of it: the median decides."""
+    """A claim of the project and its measurement in this run; the median decides."""
 
     text: str
     measured: Spread

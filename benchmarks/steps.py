@@ -1,5 +1,6 @@
-"""The steps of one answer, each as a function of a number that picks its row; built from the
-service's own parts.
+"""The steps of one answer, built from the service's own parts.
+
+Each step is a function of a number that picks its row.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ VARIED = 512
 
 @dataclass(frozen=True)
 class StepTimes:
-    """`named` in the order in which an answer takes them; `batch` handles `rows` rows a call."""
+    """The steps: `named` in the order of an answer, `batch` with `rows` rows per call."""
 
     named: dict[str, Step]
     batch: dict[str, Step]
@@ -38,8 +39,10 @@ class StepTimes:
 
 
 def steps(models: BenchmarkModels, state: State) -> StepTimes:
-    """Made of the bundles in `models`; spool and metrics go to the state's folders, which
-    PROMETHEUS_MULTIPROC_DIR must name.
+    """Make the steps from the bundles in `models`.
+
+    Spool and metrics use the state's folders. PROMETHEUS_MULTIPROC_DIR must name the metrics'
+    folder.
     """
     from services.inference.metrics import Metrics
     from services.inference.model import open_model
@@ -79,7 +82,7 @@ def steps(models: BenchmarkModels, state: State) -> StepTimes:
         "id (UUIDv7)": lambda _: uuid7(),
         "audit record, made and encoded": lambda i: encode(_record(read[i], scored[i], model)),
         "append to the spool": lambda i: writer.append(encoded[i]),
-        "count it": count,
+        "count in the metrics": count,
         "answer, made and encoded": lambda i: answer_encoder(
             Scored(scored[i].prediction_id, 0.01, 0, "1", model.threshold)
         ),
@@ -118,7 +121,7 @@ def _record(transaction: Any, answer: Any, model: Any) -> Prediction:
 
 
 def alternatives(models: BenchmarkModels) -> dict[str, Step]:
-    """What others do where ours has its own way."""
+    """Make the steps that other services use in place of the product's."""
     import json
 
     import pandas as pd
@@ -153,8 +156,9 @@ def alternatives(models: BenchmarkModels) -> dict[str, Step]:
 
 
 class Calls:
-    """Whole requests as the server's protocol gets them from a socket, and a transport that only
-    looks at the answers.
+    """Complete requests, passed to the server's protocol as if read from a socket.
+
+    The transport only keeps the answers.
     """
 
     def __init__(self, protocol: asyncio.Protocol, models: BenchmarkModels) -> None:
@@ -165,7 +169,7 @@ class Calls:
         protocol.connection_made(self._transport)
 
     async def __call__(self, index: int) -> None:
-        """Ends with the turn of the event loop in which the answer comes."""
+        """Make one request; the answer arrives within one turn of the event loop."""
         self._protocol.data_received(self._requests[index])
         await asyncio.sleep(0)
         self.status = int(self._transport.written[9:12])
@@ -184,8 +188,8 @@ class _Answers(asyncio.Transport):
 
 def _request(body: bytes) -> bytes:
     return (
-        b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:8000\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-        % (len(body), body)
+        b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:8000\r\n"
+        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
     )
 
 
@@ -193,7 +197,7 @@ def _request(body: bytes) -> bytes:
 async def application(models: BenchmarkModels, state: State) -> AsyncIterator[Calls]:
     """The service's whole application in this process.
 
-    Needs FRAUDOPS_STATE to name the state's folder, and PROMETHEUS_MULTIPROC_DIR its metrics'.
+    FRAUDOPS_STATE must name the state's folder, and PROMETHEUS_MULTIPROC_DIR its metrics' folder.
     """
     from services.inference.application import create_app
     from services.inference.folders import make_folders
@@ -206,10 +210,10 @@ async def application(models: BenchmarkModels, state: State) -> AsyncIterator[Ca
 
     make_folders(state)
     settings, run, lifeline = InferenceSettings(state=state.root), RunFolder(state.run), os.pipe()
-    prover = BundleVerifier(settings, run, lifeline)
-    prover.keep()
+    verifier = BundleVerifier(settings, run, lifeline)
+    verifier.keep()
     await asyncio.to_thread(
-        startup.settle, settings, state, BundleCache(state.bundles, run), prover
+        startup.settle, settings, state, BundleCache(state.bundles, run), verifier
     )
     app = create_app(settings, Drain())
     try:

@@ -1,6 +1,4 @@
-"""Everything that takes a turn under load: the floors, ours, an ordinary tutorial's service, and
-the peers.
-"""
+"""The subjects of a run: the floors, the product, a tutorial's service, and the peers."""
 
 import contextlib
 import sys
@@ -24,7 +22,10 @@ TOLERANCE = 1e-6
 
 @dataclass
 class BenchmarkSite:
-    """What all turns of a run share; each turn works in a folder of its own below `folder`."""
+    """The models, bodies and database that all turns share.
+
+    Each turn works in a new folder below `folder`.
+    """
 
     folder: Path
     models: BenchmarkModels
@@ -36,7 +37,7 @@ class BenchmarkSite:
         return self.folder / f"{name}-{self._turns}"
 
     def bodies(self, protocol: Protocol, rows: int = 1) -> Path:
-        """The file of bodies of so many rows, each row in its turn; three bodies at least."""
+        """Return the file of bodies of `rows` rows each, with at least three bodies."""
         path = self.folder / f"bodies-{id(protocol)}-{rows}"
         x = self.models.x
         return (
@@ -54,7 +55,10 @@ class BenchmarkSite:
 
 @dataclass(frozen=True)
 class Running:
-    """A subject that answers. `pid` leads its processes; `product` is there when it is ours."""
+    """A subject that answers; `pid` leads its processes.
+
+    `product` is None for a subject that is not the product.
+    """
 
     url: str
     pid: int
@@ -63,7 +67,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Subject:
-    """`key` is what results are looked up by, `kind` the model that it serves."""
+    """A program to measure; results use its `key`, and `kind` is the model that it serves."""
 
     key: str
     title: str
@@ -83,7 +87,7 @@ def application(
     group: str,
     model: bool = False,
 ) -> Subject:
-    """A program of benchmarks.applications under uvicorn, with the server's options that ours has."""
+    """A program of benchmarks.applications under uvicorn, with the product's server options."""
 
     @contextlib.contextmanager
     def start(site: BenchmarkSite) -> Iterator[Running]:
@@ -125,7 +129,10 @@ def application(
 
 
 def _pipeline(site: BenchmarkSite) -> Path:
-    """The fitted pipeline with the columns' names, so that a DataFrame does not make it warn."""
+    """Return the file of the fitted pipeline.
+
+    It has the columns' names, so that a DataFrame causes no warning.
+    """
     import joblib
 
     from benchmarks.peers.pipeline import build
@@ -144,7 +151,7 @@ def ours(
     kind: str = "linear",
     ships: bool = True,
 ) -> Subject:
-    """Our service; `ships` starts the shipper beside it and brings every answer to PostgreSQL."""
+    """The product; `ships` starts the shipper too, which writes every answer to PostgreSQL."""
 
     @contextlib.contextmanager
     def start(site: BenchmarkSite) -> Iterator[Running]:
@@ -187,13 +194,13 @@ def peer(known: peers.Peer, workers: int) -> Subject:
 
 
 def durabilities() -> tuple[str, ...]:
-    """The choices of `audit.durability` that this version of ours has."""
+    """Return the choices of `audit.durability` in this version of the product."""
     chosen = AuditSettings.model_fields.get("durability")
     return tuple(get_args(chosen.annotation)) if chosen else ("spool",)
 
 
 def audit_defaults() -> str:
-    """As the service has it when nobody says otherwise."""
+    """Describe the audit's default settings."""
     audit = AuditSettings()
     return (
         f"spool, fsync every {audit.fsync_interval_ms} ms"
@@ -214,7 +221,7 @@ def floors(workers: int) -> Subject:
 
 
 def standard(workers: tuple[int, ...] = (1, 2)) -> list[Subject]:
-    """Without the peers: the floors, ours in all its ways, and what people write themselves."""
+    """Return all subjects but the peers."""
     subjects = [floors(number) for number in workers]
     subjects.append(
         application("parsing-1", "FastAPI, only parses, 1 worker", "parsing", CONSTANT, 1, "others")
@@ -226,7 +233,7 @@ def standard(workers: tuple[int, ...] = (1, 2)) -> list[Subject]:
     subjects.append(
         ours(
             "ours-alone-1",
-            "fraudops, 1 worker, audit spool, nothing shipped meanwhile",
+            "fraudops, 1 worker, audit spool, nothing shipped during the load",
             1,
             ships=False,
         )

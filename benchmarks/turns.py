@@ -1,5 +1,6 @@
-"""One subject's turn under load, with its answers checked while it lasts, and the rounds in which
-all subjects take turns.
+"""One subject's turn under load, and the rounds in which all subjects take turns.
+
+Answers are checked during the load.
 """
 
 import subprocess
@@ -25,11 +26,11 @@ LOST = (SubjectError, PeerError, GeneratorError, OSError, subprocess.SubprocessE
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """`processor_us`: what an answer cost all processes of the subject;
+    """The figures of one turn; `processor_us` is the CPU time of all processes per answer.
 
-    `difference`: the largest among `checked` answers; `audited`: rows in PostgreSQL when
-    everything was shipped, of `answered` ones, and `shipping_seconds` how long that took after
-    the load.
+    `difference` is the largest of the `checked` answers. `audited` counts the rows in PostgreSQL
+    after everything was shipped, of `answered` answers. `shipping_seconds` is the time from the end
+    of the load until then.
     """
 
     rate: float
@@ -44,8 +45,9 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checker:
-    """Asks for one row after the other and holds each answer against the pipeline's own
-    probability, up to TOLERANCE.
+    """Requests one row after another and compares each answer with its pipeline's probability.
+
+    The two may differ by TOLERANCE.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Checker:
         self.fault: str | None = None
 
     def check(self, index: int) -> None:
-        """Raises SubjectError."""
+        """Check the answer for one row. Raises SubjectError."""
         index %= len(self._x)
         status, answer = post(
             self._url, self._protocol.body(self._names, self._x[index : index + 1].tolist())
@@ -80,13 +82,15 @@ class Checker:
         except WrongAnswerError as error:
             raise SubjectError(f"row {index}: {error}") from error
         if difference > TOLERANCE:
-            raise SubjectError(f"row {index} is {difference:.2g} away from what its pipeline says")
+            raise SubjectError(
+                f"the answer for row {index} differs by {difference:.2g} from its pipeline"
+            )
         self.checked, self.difference = self.checked + 1, max(self.difference, difference)
 
     def during(self, load: Callable[[], Load]) -> Load:
-        """Checks ten times a second while the load lasts.
+        """Check ten answers per second during the load.
 
-        Raises SubjectError at the first wrong answer, once it is over.
+        Raises SubjectError after the load if an answer was wrong; checks end at the first one.
         """
         self._stop.clear()
         thread = threading.Thread(target=self._keep_checking)
@@ -113,7 +117,7 @@ class Checker:
 def turn(
     subject: Subject, site: BenchmarkSite, generator: Generator, connections: int, seconds: float
 ) -> Turn:
-    """Starts the subject, checks it, warms it up, and loads it.
+    """Start the subject, check it, warm it up, and load it.
 
     Raises SubjectError for any answer that is missing, refused or wrong.
     """
@@ -129,12 +133,12 @@ def turn(
         for index in range(FIRST_CHECKS):
             checker.check(index)
         warm = generator.drive(running.url, bodies, connections, WARM_UP_SECONDS)
-        before, asked = processor_seconds(running.pid), checker.checked
+        before, checks_before = processor_seconds(running.pid), checker.checked
         load = checker.during(
-            lambda: _whole(generator.drive(running.url, bodies, connections, seconds))
+            lambda: _check_complete(generator.drive(running.url, bodies, connections, seconds))
         )
         used = processor_seconds(running.pid) - before
-        answers = load.answered + checker.checked - asked
+        answers = load.answered + checker.checked - checks_before
         measured = Turn(
             rate=load.rate,
             p50_ms=load.p50_ms,
@@ -147,29 +151,30 @@ def turn(
         return _shipped(running, measured, connections)
 
 
-def _whole(load: Load) -> Load:
+def _check_complete(load: Load) -> Load:
     if load.refused or load.broken or not load.answered:
         raise SubjectError(f"{load.answered} answers, {load.refused} refused, {load.broken} broken")
     return load
 
 
 def _shipped(running: Running, measured: Turn, connections: int) -> Turn:
-    """Raises SubjectError when PostgreSQL has fewer rows than answers were counted, or more than
-    requests were sent.
+    """Add the figures of shipping.
+
+    Raises SubjectError if PostgreSQL has fewer rows than answers, or more than requests.
     """
     if running.product is None or running.product.database is None:
         return measured
     seconds = running.product.drain()
     audited = running.product.audited()
-    # The first answer of all was the wait for readiness; the generator hangs up on what is under
-    # way at the ends of warm-up and load.
+    # One more row is of the readiness check. At the ends of warm-up and load the generator hangs up
+    # on requests in flight; their rows may be there too.
     if not measured.answered + 1 <= audited <= measured.answered + 1 + 2 * connections:
-        raise SubjectError(f"{audited} audited rows of {measured.answered + 1} answers")
+        raise SubjectError(f"PostgreSQL has {audited} rows of {measured.answered + 1} answers")
     return msgspec.structs.replace(measured, audited=audited, shipping_seconds=seconds)
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """A subject without figures, and why."""
+    """A subject without figures, and the reason."""
 
     key: str
     reason: str
@@ -182,9 +187,9 @@ def rounds(
     say: Callable[[str], None],
     between: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, list[Turn]], list[Missing]]:
-    """Every subject once a round, each round beginning with the next one.
+    """Measure every subject once per round; each round starts with another subject.
 
-    A peer that fails is left out, with its reason; a subject of ours must not fail.
+    A peer that fails is left out with its reason. Any other failure ends the run.
     """
     turns: dict[str, list[Turn]] = {subject.key: [] for subject in subjects}
     missing: list[Missing] = []
@@ -203,13 +208,14 @@ def rounds(
                 continue
             turns[subject.key].append(measured)
             say(
-                f"round {number_of_round + 1}: {subject.title}: {measured.rate:,.0f} a second, {measured.processor_us:.1f} µs of processor each"
+                f"round {number_of_round + 1}: {subject.title}: {measured.rate:,.0f} per second,"
+                f" {measured.processor_us:.1f} µs of CPU per answer"
             )
             between()
     return turns, missing
 
 
 def order(items: Sequence[Item], number_of_round: int) -> list[Item]:
-    """Turned by one each round, so that none always follows the same one."""
+    """Rotate the items by one each round, so that a subject does not always follow the same one."""
     first = number_of_round % len(items)
     return [*items[first:], *items[:first]]

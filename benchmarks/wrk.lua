@@ -1,4 +1,4 @@
--- Sends the bodies of a file, one a line, in turn; prints what was measured as one line of JSON.
+-- Sends the bodies of a file, one per line, in turn. Prints the figures as one line of JSON.
 local requests, number = {}, 0
 
 function init(args)
@@ -17,6 +17,7 @@ function done(summary, latency)
   local errors = summary.errors
   io.write(string.format(
     '\n{"requests":%d,"seconds":%.6f,"refused":%d,"broken":%d,"p50_ms":%.4f,"p99_ms":%.4f}\n',
-    summary.requests, summary.duration / 1e6, errors.status, errors.connect + errors.read + errors.write + errors.timeout,
+    summary.requests, summary.duration / 1e6, errors.status,
+    errors.connect + errors.read + errors.write + errors.timeout,
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
 end

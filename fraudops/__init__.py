@@ -1,6 +1,7 @@
-"""What the programs of fraudops agree on: data, models, the serving record, the audit trail.
+"""The library that the programs of fraudops share.
 
-No web framework, no argv.
+It covers data, models, the registry, promotions, the serving record, the audit and drift. It
+imports no web framework and reads no command line.
 """
 
 __version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""Canonical JSON and digests: the same content is the same bytes everywhere."""
+"""Canonical JSON and digests: equal content has equal bytes in every process."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +10,10 @@ _encoder = msgspec.json.Encoder(order="sorted")
 
 
 def canonical_json(value: Any) -> bytes:
-    """Sorted keys, no white space, UTF-8. Structs and dataclasses are taken as their fields."""
+    """Encode a value as JSON with sorted keys, without white space, in UTF-8.
+
+    A struct or a dataclass becomes an object of its fields.
+    """
     return _encoder.encode(value)
 
 

@@ -1,6 +1,4 @@
-"""A client of the inference service: predictions and labels, with the service's refusals as errors
-of ours. Safe to share between threads.
-"""
+"""A client of the inference service, for predictions and labels."""
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -17,9 +15,9 @@ FAULTS_SHOWN = 5
 
 
 class PredictResponse(msgspec.Struct, frozen=True):
-    """What POST /predict says of one transaction;
+    """The answer of POST /predict for one transaction.
 
-    `prediction` is 1 where the probability reaches the threshold.
+    `prediction` is 1 if the probability is not below the threshold, otherwise 0.
     """
 
     prediction_id: str
@@ -30,14 +28,15 @@ class PredictResponse(msgspec.Struct, frozen=True):
 
 
 class BatchPredictResponse(msgspec.Struct, frozen=True):
-    """Predictions in the order of the transactions."""
+    """The answer of POST /predict/batch: predictions in the order of the transactions."""
 
     predictions: list[PredictResponse]
 
 
 class Label(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a transaction truly was (0 or 1), for POST /feedback: by prediction_id or by
-    transaction_id; `labelled_at` in ISO 8601.
+    """The true class of a transaction, for POST /feedback: 1 for fraud, 0 for a genuine one.
+
+    Either `prediction_id` or `transaction_id` names the transaction. `labelled_at` is ISO 8601.
     """
 
     label: int
@@ -48,10 +47,10 @@ class Label(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class InferenceClient:
-    """Keeps its connections alive; close it, or use it in a `with`.
+    """A client with open connections, to use in a `with` block or to close.
 
-    Every call raises SettingsError where the service refuses what was sent (naming fields, never
-    values), and StoreDownError where it is away or cannot answer.
+    Thread-safe. Every call raises SettingsError when the service refuses the request, and
+    StoreDownError when it is down or cannot answer now. A message names fields, never values.
     """
 
     def __init__(self, url: str, timeout_seconds: float = 10.0, connections: int = 8) -> None:
@@ -84,24 +83,30 @@ class InferenceClient:
         transaction_id: str | None = None,
         entity_key: str | None = None,
     ) -> PredictResponse:
-        """Scores one transaction and leaves its audit record."""
+        """Score one transaction. The service audits the prediction."""
         extra = {"transaction_id": transaction_id, "entity_key": entity_key}
         body = {**features, **{name: value for name, value in extra.items() if value is not None}}
         return _decoded(self._call("POST", "/predict", body), PredictResponse)
 
     def predict_batch(self, transactions: Sequence[Mapping[str, Any]]) -> list[PredictResponse]:
-        """Scores up to 10,000 transactions, all or nothing, in their order."""
+        """Score up to 10,000 transactions, and return one prediction for each, in their order.
+
+        If the service refuses one of them, it scores none.
+        """
         return _decoded(
             self._call("POST", "/predict/batch", {"transactions": list(transactions)}),
             BatchPredictResponse,
         ).predictions
 
     def feedback(self, labels: Sequence[Label]) -> None:
-        """Hands in labels; handing them in again changes nothing."""
+        """Send labels. Idempotent."""
         self._call("POST", "/feedback", {"labels": list(labels)})
 
     def ready(self) -> None:
-        """Raises StoreDownError with the service's own reason unless it can answer predictions."""
+        """Check that the service is ready to predict.
+
+        Raises StoreDownError with the service's own reason when it is not.
+        """
         self._call("GET", "/ready")
 
     def _call(self, method: str, path: str, body: Any = None) -> bytes:
@@ -115,8 +120,10 @@ class InferenceClient:
                 "FRAUDOPS_URL is not the URL of an inference service: give it as http://HOST:PORT"
             ) from error
         except httpx.TransportError as error:
-            message = f"the inference service at {self.url} does not answer ({type(error).__name__}); `fraudops status` says why, `fraudops up` starts it"
-            raise StoreDownError(message) from error
+            raise StoreDownError(
+                f"the inference service at {self.url} does not answer ({type(error).__name__}); "
+                "`fraudops status` says why, `fraudops up` starts it"
+            ) from error
         if response.is_success:
             return response.content
         raise _error(response, f"{method} {path} of {self.url}")
@@ -131,7 +138,7 @@ def _error(response: httpx.Response, call: str) -> SettingsError | StoreDownErro
 
 
 def _reason(response: httpx.Response) -> str:
-    """The problem's detail and the fields at fault, from `application/problem+json`."""
+    """Return the detail or the wrong fields of an `application/problem+json` (RFC 9457)."""
     try:
         problem = msgspec.json.decode(response.content)
     except msgspec.DecodeError:
@@ -146,9 +153,9 @@ def _reason(response: httpx.Response) -> str:
 
 
 def _fault(fault: Any) -> str:
-    """`row 3: V1 must be at most 500`, of the service's {index, field, reason}."""
+    """Format an error of the service, {index, field, reason}, as `row 3: V1 must be …`."""
     if not isinstance(fault, dict):
-        return "a fault without a reason"
+        return "an error without a reason"
     row = f"row {fault['index']}: " if fault.get("index") is not None else ""
     return f"{row}{fault.get('field') or 'the body'} {fault.get('reason', 'is not accepted')}"
 
@@ -158,5 +165,6 @@ def _decoded(content: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(content, type=kind)
     except msgspec.MsgspecError as error:
         raise StoreDownError(
-            f"the service answers something else than an inference service of this release: {error}"
+            f"the answer is not that of an inference service of this release ({error}): "
+            "check FRAUDOPS_URL"
         ) from error

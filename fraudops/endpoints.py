@@ -1,5 +1,6 @@
-"""Where the parts of a running product answer: from the environment, else from what `up` wrote into
-the state folder.
+"""URLs of the parts of a running product.
+
+An environment variable has precedence over the file that `fraudops up` writes to the state folder.
 """
 
 import os
@@ -11,9 +12,9 @@ from fraudops.state import State
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """`up.json`, written whole by the supervisor and renamed into place;
+    """The content of `up.json`, which the supervisor writes.
 
-    `database_url` carries its password, so the file is 0600.
+    `database_url` contains a password, so only the file's owner may read it.
     """
 
     inference_url: str
@@ -22,19 +23,20 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(state: State) -> Endpoints:
-    """What `up` wrote. Raises SettingsError when it never did."""
+    """Read `up.json`. Raises SettingsError when it is missing or malformed."""
     try:
         return msgspec.json.decode(state.endpoints.read_bytes(), type=Endpoints)
     except (OSError, msgspec.MsgspecError) as error:
         raise SettingsError(
-            f"nothing is known of a running fraudops in {state.root}: run `fraudops up --detach`, or give --state FOLDER"
+            f"no running fraudops found in {state.root}: "
+            "run `fraudops up --detach`, or give --state FOLDER"
         ) from error
 
 
 def find_endpoint(state: State, variable: str, field: str) -> str:
-    """The value of the environment variable, else the field of `up.json`.
+    """Return the value of the environment variable, or else the field of `up.json`.
 
-    Raises SettingsError when there is neither.
+    Raises SettingsError when both are missing.
     """
     value = os.environ.get(variable)
     if value:

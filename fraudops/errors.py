@@ -1,16 +1,18 @@
-"""Every error that a user can meet, and the exit code of each.
+"""The errors that a user can meet, each with the exit code of its program.
 
-    FraudopsError               1   a crash: a defect of ours
-    ├── SettingsError          64   a flag, a setting or a file of settings is wrong
+    FraudopsError               1   a crash, caused by a defect in fraudops
+    ├── SettingsError          64   a flag, a setting or a file is wrong
     │   ├── DataError               a data file does not fit its schema
     │   └── UnknownVersionError     the registry has no such version
-    ├── RefusedError           65   a gate, a bundle check or a pod said no: nothing has changed
-    │   └── BundleError             a bundle is not what its digest says, or does not score as its pipeline does
-    ├── StoreDownError         75   PostgreSQL, MLflow, the service or a lock is not to be had now: try again
-    │   └── SpoolFullError          the audit spool has no room: nothing is scored unaudited
-    └── UnknownWriteError      75   (fraudops.promotion.ports) a write was not answered: it may have happened, and to try again is safe
+    ├── RefusedError           65   a gate, a bundle check or a pod refused; nothing has changed
+    │   └── BundleError             a bundle does not have its digest, or scores unlike its pipeline
+    ├── StoreDownError         75   PostgreSQL, MLflow, the service or a lock is unavailable: retry
+    │   └── SpoolFullError          the audit spool is full; nothing is scored without an audit
+    └── UnknownWriteError      75   a write had no answer and may have happened; a retry is safe
+                                    (defined in fraudops.promotion.ports)
 
-A message says what, which, and what to do, and never carries card data.
+A message says what happened, to which file, field or setting, and what to do. It contains no card
+data.
 """
 
 

@@ -16,10 +16,10 @@ Document = TypeVar("Document", bound="Extensible")
 
 
 class Extensible(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of a stored struct; `unknown` holds the fields that this release does not know.
+    """Base class of stored structs; `unknown` holds the fields that this release does not know.
 
-    `msgspec.structs.replace` carries them along, so that a changed document keeps them.
-    Only this module reads and writes `unknown`; it is never a field of the stored form.
+    `msgspec.structs.replace` copies them, so that a changed document keeps them. Only this module
+    reads and writes `unknown`. It is never a field of the stored form.
     """
 
     unknown: dict[str, Any] = {}
@@ -35,12 +35,12 @@ def decode_document(data: bytes, kind: type[Document]) -> Document:
 
 
 def encode_document(document: Extensible) -> bytes:
-    """Encode as canonical JSON, with the unknown fields in their places."""
+    """Encode as canonical JSON, with the unknown fields of every level in their places."""
     return canonical_json(_flat(msgspec.to_builtins(document), type(document)))
 
 
 def _nested(raw: Any, kind: Any) -> Any:
-    """Move the unknown fields of every document under its key `unknown`."""
+    """Move the unknown fields of a document, and of those inside it, under its key `unknown`."""
     if not isinstance(raw, dict):
         return raw
     fields = _fields(kind)
@@ -49,22 +49,24 @@ def _nested(raw: Any, kind: Any) -> Any:
 
 
 def _flat(raw: Any, kind: Any) -> Any:
-    """Undo `_nested`. A field that this release knows wins over an unknown one of its name."""
+    """Undo `_nested`."""
     fields = _fields(kind)
     known = {name: _each(raw[name], fields[name], _flat) for name in fields.keys() & raw.keys()}
+    # Known fields are last, so that they replace an unknown field of the same name.
     return {**raw.get("unknown", {}), **known}
 
 
 @cache
 def _fields(kind: type[Extensible]) -> Mapping[str, Any]:
-    """The type of every stored field, by its stored name."""
+    """Return the type of every stored field, by its stored name."""
     hints = get_type_hints(kind)
     stored = msgspec.structs.fields(kind)
     return {field.encode_name: hints[field.name] for field in stored if field.name != "unknown"}
 
 
 def _each(value: Any, hint: Any, change: Callable[[Any, Any], Any]) -> Any:
-    """Apply `change` to every document in a field: a document, an optional one, or a tuple."""
+    """Apply `change` to the documents in a field: one, an optional one, or a tuple of them."""
+    # The hint itself is a document's type, or one of its arguments is: `X | None`, `tuple[X, ...]`.
     inner = next((part for part in (hint, *get_args(hint)) if _is_document(part)), None)
     if inner is None or value is None:
         return value

@@ -1,15 +1,19 @@
-"""The features of an audited prediction as they are kept: whole, sealed, or as a keyed hash.
+"""Encryption of the features of audited predictions: plain, sealed (encrypted), or hashed.
 
-They are made unreadable in the worker, before the spool: whoever has the disk of a pod, what was
-set aside, a hand-over, the table, its exports and its backups, but not the key, has no features.
-Doing it in the shipper would keep the key out of the service but leave the features of an
-outage, up to the whole spool, on the node's disk as they are.
+Features are encrypted or hashed in the worker, before they reach the spool. Without the key they
+cannot be read from a pod's disk, dead letters, handovers, the table, exports or backups. Encrypting
+in the shipper would keep the key out of the service. But during an outage it would leave up to a
+whole spool of plain features on the node's disk.
 
-    kind 1 | key's id 4 | nonce 12 | ciphertext and tag   sealed: AES-256-GCM-SIV (RFC 8452) over the features as msgpack, bound to the prediction's id
-    kind 1 | key's id 4 | hash 32                         hashed: BLAKE2b (RFC 7693), keyed, over the same bytes; equal features have equal hashes
+    sealed: kind 1 | key id 4 | nonce 12 | ciphertext and tag
+    hashed: kind 1 | key id 4 | hash 32
 
-GCM-SIV, because nonces are drawn at random and a key may seal 2^32 rows in weeks: a nonce that
-comes twice reveals no more than that two rows are equal.
+Sealed features are the msgpack of the features under AES-256-GCM-SIV (RFC 8452), bound to the id of
+the prediction. Nonces are random, and one key may seal 2^32 rows within weeks. With GCM-SIV a
+repeated nonce only reveals whether two rows are equal; with GCM it would break the encryption.
+
+Hashed features are the keyed BLAKE2b (RFC 7693) of the same bytes. Equal features have equal
+hashes.
 """
 
 import base64
@@ -25,19 +29,20 @@ from fraudops.errors import FraudopsError
 
 SEALED, HASHED = b"\x01", b"\x02"
 KEY_BYTES, ID_BYTES, NONCE_BYTES = 32, 4, 12
+# Takes the id of a prediction and its features (a dict or a msgspec Struct).
 Protect = Callable[[str, Any], bytes]
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(dict[str, float])
 
 
 class FeaturesUnreadableError(FraudopsError):
-    """These features cannot be read here; the message says why."""
+    """The features cannot be read; the message says why."""
 
 
 def read_keys(text: str) -> tuple[bytes, ...]:
-    """Keys of 32 bytes in base64, with commas between.
+    """Parse keys of 32 bytes in base64, separated by commas.
 
-    Raises ValueError, which quotes none of it.
+    Raises ValueError, which quotes no part of the text.
     """
     keys = []
     for number, part in enumerate(text.split(","), 1):
@@ -47,16 +52,17 @@ def read_keys(text: str) -> tuple[bytes, ...]:
             key = b""
         if len(key) != KEY_BYTES:
             raise ValueError(
-                f"key {number} is not {KEY_BYTES} bytes in base64: make one with `openssl rand -base64 {KEY_BYTES}`"
+                f"key {number} is not {KEY_BYTES} bytes in base64: make one with "
+                f"`openssl rand -base64 {KEY_BYTES}`"
             )
         keys.append(key)
     return tuple(keys)
 
 
 def protection(how: Literal["plain", "sealed", "hashed"], keys: Sequence[bytes]) -> Protect | None:
-    """What turns id and features (a dict or msgspec Struct) into what is kept, by the first key;
+    """Return the function that seals or hashes features with the first key.
 
-    None when they are kept as they are.
+    Returns None for `plain`: the features are stored as they are.
     """
     if how == "plain":
         return None
@@ -64,6 +70,7 @@ def protection(how: Literal["plain", "sealed", "hashed"], keys: Sequence[bytes])
 
 
 def _sealing(key: bytes) -> Protect:
+    # Imported here, because only sealing needs the package.
     from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
     encrypt, head = AESGCMSIV(_derived(key, b"fraudops seal")).encrypt, SEALED + _key_id(key)
@@ -76,27 +83,27 @@ def _sealing(key: bytes) -> Protect:
 
 
 def _hashing(key: bytes) -> Protect:
-    own, head = _derived(key, b"fraudops hash"), HASHED + _key_id(key)
+    hash_key, head = _derived(key, b"fraudops hash"), HASHED + _key_id(key)
     return lambda _identifier, features: (
-        head + hashlib.blake2b(_encoder.encode(features), key=own, digest_size=32).digest()
+        head + hashlib.blake2b(_encoder.encode(features), key=hash_key, digest_size=32).digest()
     )
 
 
 class FeatureDecryptor:
-    """Reads what was sealed by any of the keys."""
+    """Decrypts features that were sealed with any of the keys."""
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
         self._keys = {_key_id(key): key for key in keys}
         self._ciphers: dict[bytes, Any] = {}
 
     def open(self, identifier: str, kept: bytes) -> dict[str, float]:
-        """The features of this prediction. Raises FeaturesUnreadableError."""
-        kind, name, rest = kept[:1], kept[1 : 1 + ID_BYTES], kept[1 + ID_BYTES :]
+        """Return the features of the prediction. Raises FeaturesUnreadableError."""
+        kind, key_id, rest = kept[:1], kept[1 : 1 + ID_BYTES], kept[1 + ID_BYTES :]
         if kind == HASHED:
             raise FeaturesUnreadableError("only a keyed hash of them is kept")
         if kind != SEALED:
-            raise FeaturesUnreadableError("they are kept in a way that this release does not know")
-        if name not in self._keys:
+            raise FeaturesUnreadableError("they are kept in a form that this release does not know")
+        if key_id not in self._keys:
             raise FeaturesUnreadableError(
                 "they are sealed by another key than FRAUDOPS_AUDIT__KEY"
                 if self._keys
@@ -105,22 +112,19 @@ class FeatureDecryptor:
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
-        if name not in self._ciphers:
-            self._ciphers[name] = AESGCMSIV(_derived(self._keys[name], b"fraudops seal"))
+        if key_id not in self._ciphers:
+            self._ciphers[key_id] = AESGCMSIV(_derived(self._keys[key_id], b"fraudops seal"))
+        cipher, nonce, sealed = self._ciphers[key_id], rest[:NONCE_BYTES], rest[NONCE_BYTES:]
         try:
-            return _decoder.decode(
-                self._ciphers[name].decrypt(
-                    rest[:NONCE_BYTES], rest[NONCE_BYTES:], identifier.encode()
-                )
-            )
+            return _decoder.decode(cipher.decrypt(nonce, sealed, identifier.encode()))
         except (InvalidTag, ValueError):
             raise FeaturesUnreadableError(
-                "their seal is broken: this is not what was written for this prediction"
+                "their seal is broken: they were changed, or belong to another prediction"
             ) from None
 
 
 def _derived(key: bytes, purpose: bytes) -> bytes:
-    """A key of its own for each use of the one that is given."""
+    """Derive the key for one purpose, so that no key is used for two."""
     return hashlib.blake2b(key=key, person=purpose, digest_size=KEY_BYTES).digest()
 
 

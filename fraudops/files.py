@@ -1,7 +1,7 @@
-"""Files that several processes share: written whole, locked, kept through a crash of the node.
+"""Files that several processes share: atomic writes, locks, and fsync.
 
-A file that others read appears whole or not at all. It is written under another name and then
-renamed. `durable` says whether it must also survive the node: that costs two fsyncs.
+A file is written under a temporary name and then renamed, so that no reader sees a part of it.
+A durable file also survives the loss of the node, which costs two fsyncs.
 """
 
 import contextlib
@@ -23,24 +23,23 @@ Content = TypeVar("Content", bound=msgspec.Struct)
 def write_atomically(
     path: Path, data: bytes, *, durable: bool = False, private: bool = False
 ) -> None:
-    """Write a file whole or not at all.
+    """Write a whole file or, after an error, nothing.
 
-    `durable`: it is on disk when the call returns. `private`: only its owner may read it.
-
-    Raises OSError, and leaves the file as it was.
+    A `durable` file is on disk when the call returns. Only its owner may read a `private` file.
+    Raises OSError and leaves an earlier file unchanged.
     """
     with atomic_file(path, durable=durable) as temporary:
         if private:
-            # Before the first byte: the content is never readable for others.
+            # Before the first byte, so that no other user can read the content at any time.
             temporary.touch(mode=0o600)
         temporary.write_bytes(data)
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Give a temporary name to write to, and rename it to `path` when the block ends well.
+    """Yield a temporary path to write to, and rename it to `path` after the block.
 
-    Raises OSError.
+    If the block raises, the temporary file is removed. Raises OSError.
     """
     temporary = temporary_path(path)
     try:
@@ -51,39 +50,41 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def publish(temporary: Path, path: Path, *, durable: bool = False) -> None:
-    """Rename a finished file to its own name. Raises OSError."""
+    """Rename a finished file to its final name. Raises OSError."""
     if durable:
-        # Before the rename: ext4 may otherwise keep the name and lose the content.
+        # Before the rename: otherwise a crash may keep the new name and lose the content.
         sync_file(temporary)
     temporary.replace(path)
     if durable:
+        # The new name is content of the folder.
         sync_folder(path.parent)
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside `path` that no other process uses, on any node that shares the folder."""
+    """Return a path in the folder of `path` that no other process of any node uses."""
     return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
 
 
 def write_json(path: Path, content: msgspec.Struct) -> None:
-    """Write canonical JSON whole or not at all. It need not survive the node. Raises OSError."""
+    """Write a file of canonical JSON atomically, but not durably. Raises OSError."""
     write_atomically(path, canonical_json(content))
 
 
 def read_json(path: Path, kind: type[Content]) -> Content | None:
-    """Read a file of `write_json`; None when it is missing or has another form."""
+    """Read a file of `write_json`, or return None when it is missing or cannot be decoded."""
+    # Another release may have written a form that this one cannot decode.
     with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
         return msgspec.json.decode(path.read_bytes(), type=kind)
     return None
 
 
 def sync_file(path: Path) -> None:
-    """Make a file's content survive the node. Raises OSError."""
+    """Fsync the content of a file. Raises OSError."""
     _sync(path, os.O_RDONLY)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names of new files survive the node. Raises OSError."""
+    """Fsync a folder, so that the names of its new files survive the node. Raises OSError."""
     _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
@@ -98,14 +99,14 @@ def _sync(path: Path, flags: int) -> None:
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
     """Take the flock of an open file, or return False when another process has it.
 
-    The kernel frees it when the last copy of the descriptor is closed, so at the latest when
-    its holder dies. Raises OSError.
+    The kernel releases the lock when the last copy of the descriptor is closed, at the latest when
+    the processes that hold it have ended. Raises OSError.
     """
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except OSError as error:
-        # NFS emulates flock by fcntl locks, which say EACCES.
+        # NFS emulates flock with fcntl locks, which may fail with EACCES.
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
         raise
@@ -114,7 +115,10 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, which is made when it is missing. Waits for it. Raises OSError."""
+    """Wait for the lock of a file, then hold it during the block.
+
+    Creates the file if it is missing. Raises OSError.
+    """
     with _lock_file(path) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -122,7 +126,10 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def try_locked(path: Path) -> Iterator[bool]:
-    """Hold the lock of a file if it is free; yields whether it is held. Raises OSError."""
+    """Hold the lock of a file during the block if it is free, and yield True; else yield False.
+
+    Creates the file if it is missing. Raises OSError.
+    """
     with _lock_file(path) as descriptor:
         yield try_lock(descriptor)
 

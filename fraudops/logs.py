@@ -1,6 +1,7 @@
-"""Logs: one line of JSON per event on standard error.
+"""Logs as one line of JSON per event, on standard error.
 
-Of an exception its type and place are kept; its message may quote data and is not.
+A line contains the type of an exception and the place that raised it. It omits the message of a
+foreign exception, because that message may quote card data.
 """
 
 import logging
@@ -14,12 +15,15 @@ import msgspec
 
 from fraudops.errors import FraudopsError
 
+# The attributes of every log record. All others are from the caller's `extra`.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
 class JsonFormatter(logging.Formatter):
-    """`logger.info("text", extra={"rows": 3})` → {"at", "level", "program", "logger", "message",
-    "rows"}.
+    """Format a log record as JSON.
+
+    `logger.info("text", extra={"rows": 3})` becomes an object with the fields `at`, `level`,
+    `program`, `logger`, `message` and `rows`.
     """
 
     def __init__(self, program: str) -> None:
@@ -41,8 +45,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def describe(error: BaseException) -> str:
-    """The type of an error and the line that raised it; the message too when the error is one of
-    ours, which never carries card data.
+    """Return the type of an error and the line that raised it.
+
+    For a FraudopsError also its message, which never contains card data.
     """
     name = (
         f"{type(error).__name__}: {error}"
@@ -56,8 +61,9 @@ def describe(error: BaseException) -> str:
 
 
 def configure(level: str, program: str) -> None:
-    """Sends everything from `level` on to standard error, and nothing elsewhere; what nobody
-    catches is logged too. Call it once, in `main()`.
+    """Log events of `level` and above to standard error only, uncaught exceptions included.
+
+    Call it once, in `main()`.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(program))

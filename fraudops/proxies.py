@@ -1,9 +1,9 @@
-"""Decides which calls may use the proxy that the environment names.
+"""Decide which calls may use the proxy that the environment names.
 
 HTTP_PROXY, HTTPS_PROXY and ALL_PROXY are for the internet. A proxy cannot reach the loopback
-addresses of this machine, and rarely the addresses of a cluster. Two kinds of client ask here:
+addresses of this machine, and rarely the addresses of a cluster. There are two kinds of clients:
 
-* Clients that we make ask `goes_direct` for the host that they call.
+* Our own clients ask `goes_direct` about the host that they call.
 * Clients inside libraries (MLflow's requests, boto3) read NO_PROXY. Every program calls
   `bypass_proxies` when it starts, so that NO_PROXY names the direct hosts.
 """
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 # urllib, requests, aiohttp and httpx all match a name and every name that ends with it.
 DIRECT = ("localhost", "127.0.0.1", "::1", ".svc", ".cluster.local")
-# Variables that hold the address of something that may run beside us.
+# Variables with the URL of a service that may run on this machine or in this cluster.
 URLS = ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL")
 # httpx refuses such a proxy when a client is made, and quotes a part of its password.
 UNUSABLE = (
@@ -26,9 +26,10 @@ API_SERVER = "KUBERNETES_SERVICE_HOST"
 
 
 def goes_direct(host: str) -> bool:
-    """Whether a call to the host bypasses every proxy: loopback, and names inside a cluster.
+    """Return True if a call to the host must bypass every proxy.
 
-    A name without a dot is a Service of the same namespace, or a machine of the local network.
+    These are the loopback addresses, the Kubernetes API, and names inside a cluster. A name without
+    a dot is a Service of the same namespace, or a machine of the local network.
     """
     name = host.strip("[]").rstrip(".").lower()
     if name == os.environ.get(API_SERVER, "").strip("[]").lower():
@@ -43,9 +44,9 @@ def goes_direct(host: str) -> bool:
 
 
 def no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
-    """NO_PROXY in both spellings: what the user named, and every direct host.
+    """Return NO_PROXY in both spellings, with the user's hosts and every direct host.
 
-    Libraries read one spelling or the other, so both get the same value.
+    Some libraries read one spelling and some the other, so both have the same value.
     """
     named = [environment.get(name, "") for name in ("no_proxy", "NO_PROXY")]
     hosts = [host.strip() for value in named for host in value.split(",") if host.strip()]
@@ -56,7 +57,7 @@ def no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def bypass_proxies() -> None:
-    """Makes every client of this process and of its children call direct hosts directly."""
+    """Set NO_PROXY, so that clients of this process and of its children reach direct hosts."""
     os.environ |= no_proxy(os.environ)
 
 
@@ -66,8 +67,9 @@ def _addresses(environment: Mapping[str, str]) -> list[str]:
 
 
 def _host(url: str) -> str:
-    """Empty for what is no URL: the client that uses it says so."""
+    """Return the host of a URL, or "" if it has none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
+        # The client that uses this URL reports it, with the name of its setting.
         return ""

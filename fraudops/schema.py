@@ -1,6 +1,6 @@
-"""The feature schema: which columns a model reads, in which ranges.
+"""The feature schema: the columns that a model reads, with their ranges.
 
-It is data (`schema.yaml`), never code.
+A schema is data (`schema.yaml`), so that other columns need no change of code.
 """
 
 import hashlib
@@ -30,9 +30,9 @@ class Feature:
 
 @dataclass(frozen=True)
 class FeatureSchema:
-    """The features in the order of the model's columns;
+    """A schema with its features in the order of the model's columns.
 
-    `time` orders rows and is never a feature, `amount` is one of them.
+    The column `time` orders the rows and is never a feature. The column `amount` is a feature.
     """
 
     name: str
@@ -47,18 +47,20 @@ class FeatureSchema:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column of a data file: time, features, label."""
+        """All columns of a data file: time, features, label."""
         return (self.time, *self.names, self.label)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the canonical JSON: two schemas with one fingerprint are interchangeable."""
+        """The sha256 of the schema as canonical JSON. Schemas with one fingerprint are equal."""
+        # Not fraudops.canonical: it writes some floats differently, and the fingerprint of a schema
+        # must be the same in every release.
         return hashlib.sha256(
             json.dumps(self.to_mapping(), sort_keys=True, separators=(",", ":")).encode()
         ).hexdigest()
 
     def to_mapping(self) -> dict[str, Any]:
-        """The shape of `schema.yaml`, with the features as an ordered list."""
+        """Return the schema in the form of `schema.yaml`, with the features as an ordered list."""
         features = [
             {"name": f.name, "minimum": f.minimum, "maximum": f.maximum} for f in self.features
         ]
@@ -72,7 +74,10 @@ class FeatureSchema:
 
     @classmethod
     def from_mapping(cls, raw: Any, where: str = "schema") -> "FeatureSchema":
-        """Raises SettingsError naming the key at fault."""
+        """Return the schema in `raw`; `where` names its source in messages.
+
+        Raises SettingsError, which names the wrong key.
+        """
         if not isinstance(raw, dict):
             raise SettingsError(
                 f"{where}: expected a mapping with name, label, time, amount and features"
@@ -86,7 +91,8 @@ class FeatureSchema:
             )
         if not isinstance(raw["features"], list) or not raw["features"]:
             raise SettingsError(
-                f"{where}: features must be a list of {{name, minimum, maximum}}, with at least one entry"
+                f"{where}: features must be a list of {{name, minimum, maximum}}, "
+                "with at least one entry"
             )
         features = tuple(
             _feature(item, f"{where}: features[{index}]")
@@ -103,10 +109,11 @@ class FeatureSchema:
         names = [self.label, self.time, *self.names]
         for name in names:
             if names.count(name) > 1:
-                raise SettingsError(f"{where}: the column {name!r} stands twice")
+                raise SettingsError(f"{where}: the column {name!r} is named more than once")
             if name in RESERVED:
                 raise SettingsError(
-                    f"{where}: the column name {name!r} is reserved for the HTTP contract; rename the column"
+                    f"{where}: the column name {name!r} is reserved for the HTTP contract; "
+                    "rename the column"
                 )
         if self.amount not in self.names:
             raise SettingsError(
@@ -115,7 +122,7 @@ class FeatureSchema:
 
 
 def load_schema(path: str | Path | None = None) -> FeatureSchema:
-    """Reads a `schema.yaml`; without a path, the packaged schema of the ULB credit-card data.
+    """Read a `schema.yaml`, or without a path the packaged schema of the ULB credit-card data.
 
     Raises SettingsError.
     """
@@ -130,7 +137,8 @@ def load_schema(path: str | Path | None = None) -> FeatureSchema:
             text = Path(path).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(
-                f"{where}: the schema cannot be read ({type(error).__name__}); give the path of a schema.yaml"
+                f"{where}: the schema cannot be read ({type(error).__name__}); "
+                "give the path of a schema.yaml"
             ) from error
     try:
         return FeatureSchema.from_mapping(yaml.safe_load(text), where)
@@ -147,7 +155,7 @@ def _feature(item: Any, where: str) -> Feature:
     bounds = [item["minimum"], item["maximum"]]
     if not all(
         isinstance(bound, (int, float))
-        and not isinstance(bound, bool)
+        and not isinstance(bound, bool)  # a bool is an int
         and abs(bound) < float("inf")
         for bound in bounds
     ):

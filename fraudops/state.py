@@ -1,5 +1,6 @@
-"""The folders and files of one running product: on one machine the state folder, in the cluster a
-pod's volume.
+"""Paths of the folders and files of one running product.
+
+They are in the state folder on one machine, and in a volume of the pod in a cluster.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ DEFAULT_STATE = ".fraudops"
 
 @dataclass(frozen=True)
 class State:
-    """Where everything lies below one folder. Naming a path creates nothing."""
+    """Paths below one folder. To name a path creates nothing."""
 
     root: Path
 
@@ -20,7 +21,7 @@ class State:
 
     @property
     def endpoints(self) -> Path:
-        """What `up` chose: urls, ports and pids, as JSON (fraudops.endpoints)."""
+        """The URLs that `fraudops up` chose, as JSON (fraudops.endpoints)."""
         return self.root / "up.json"
 
     @property
@@ -33,7 +34,7 @@ class State:
 
     @property
     def bundles(self) -> Path:
-        """One folder a verified bundle, named by its digest."""
+        """The folder of verified bundles: one folder for each, named by its digest."""
         return self.root / "bundles"
 
     @property
@@ -42,7 +43,7 @@ class State:
 
     @property
     def run(self) -> Path:
-        """The workers' sockets and the pod's state file."""
+        """The folder of the workers' sockets and of the pod's state file."""
         return self.root / "run"
 
     @property

@@ -5,14 +5,14 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-# Wider than any terminal: at this width rich measures what a table needs and squeezes nothing.
+# Wider than any terminal: at this width rich measures the table without shrinking its columns.
 WIDEST = 10_000
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table, or one line per cell where the terminal is too narrow for its words.
+    """Print a table, or one line per cell when the terminal is too narrow for its words.
 
-    rich cuts a word that its column has no room for. A digest or an alias that is cut is lost.
+    rich cuts a word that is wider than its column, and a digest that is cut is of no use.
     """
     options = console.options.update(width=WIDEST)
     if Measurement.get(console, options, table).minimum <= console.width:

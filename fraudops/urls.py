@@ -1,8 +1,8 @@
-"""URLs that may carry a password: what a message may say of them.
+"""URLs that may contain a password, and the parts of them that a message may show.
 
-A password with an unescaped `/`, `?`, `#` or `@` moves the parts of a URL: what follows the
-character then looks like a port, a path or a host. So a malformed URL is never quoted, not even
-in part. The parsers of the libraries quote it, so their errors are not shown either.
+An unescaped `/`, `?`, `#` or `@` in a password ends the user information early. The rest of the
+password then looks like a port, a path or a host. A message therefore quotes no part of a malformed
+URL. The errors of the libraries quote it, so a message does not include them either.
 """
 
 from urllib.parse import SplitResult, urlsplit
@@ -11,7 +11,7 @@ from fraudops.errors import SettingsError
 
 
 def malformed(name: str) -> SettingsError:
-    """The error for a URL that cannot be read. `name` is its setting."""
+    """Return the error for a URL that cannot be read; `name` is its setting."""
     return SettingsError(
         f"{name} is not a valid URL: percent-encode user and password, for example / as %2F, "
         "? as %3F, # as %23, @ as %40 and % as %25, and give the port as a number"
@@ -19,10 +19,10 @@ def malformed(name: str) -> SettingsError:
 
 
 def split_url(url: str, name: str) -> SplitResult:
-    """The parts of the URL in the setting `name`.
+    """Return the parts of the URL in the setting `name`.
 
-    Raises SettingsError, which quotes nothing of the URL, when a part of its password may stand
-    outside the user information.
+    Raises SettingsError, which quotes no part of the URL, when it is malformed or when a part of
+    its password may be outside the user information.
     """
     try:
         parts = urlsplit(url)
@@ -30,7 +30,7 @@ def split_url(url: str, name: str) -> SplitResult:
     except ValueError:
         # `from None`: the message of the cause quotes the URL, and a stack trace would show it.
         raise malformed(name) from None
-    # The one @ ends the user information. Libraries disagree about which of several does.
+    # A single @ ends the user information. If there are several, libraries disagree which one does.
     outside = (parts.path, parts.query, parts.fragment)
     if parts.netloc.count("@") > 1 or any("@" in part for part in outside):
         raise malformed(name)
@@ -38,5 +38,5 @@ def split_url(url: str, name: str) -> SplitResult:
 
 
 def without_credentials(parts: SplitResult) -> str:
-    """The URL without its user information: what a message may show."""
+    """Return the URL without its user information, so that a message may show it."""
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

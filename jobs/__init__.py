@@ -1,3 +1,4 @@
-"""Programs that end: data, train, validate, promote, drift, monitor, migrate …, and the command
-line over them.
+"""Programs that run to completion, and the `fraudops` command line.
+
+Each command is one module, and each module is also the program of a Job in the cluster.
 """

@@ -1,49 +1,50 @@
-"""The console script `fraudops`: thin over what the Jobs run.
+"""The console script `fraudops`: one command per module of this package.
 
-A command's module is imported only when it is used.
+A command's module is imported when the command runs, so that `fraudops --help` starts quickly.
 """
 
 import importlib
 import os
 import sys
+from functools import partial
 from typing import Any
 
 import click
 
 from jobs.runner import run
 
-# command → (module, help); each module has a click command named `command`
+# Command: (module, help). Each module has a click command with the name `command`.
 COMMANDS = {
-    "data": ("jobs.data", "Look at, fetch, generate and check data."),
+    "data": ("jobs.data", "Describe, check, fetch, generate and push data."),
     "train": ("jobs.train", "Train a model and register it with its bundle."),
-    "validate": ("jobs.validate", "Put a version through the gates and store the verdict."),
-    "models": ("jobs.models", "Versions, aliases and verdicts."),
+    "validate": ("jobs.validate", "Check a version against the gates and store the verdict."),
+    "models": ("jobs.models", "List versions with aliases and verdicts."),
     "promote": ("jobs.promote", "Move a version to production, everywhere or nowhere."),
-    "pipeline": ("jobs.pipeline", "Train, validate and promote as one."),
-    "rollback": ("jobs.rollback", "Back to what served before."),
-    "reconcile": ("jobs.reconcile", "Bring alias and rows after the serving record."),
+    "pipeline": ("jobs.pipeline", "Train, validate and promote in one run."),
+    "rollback": ("jobs.rollback", "Return to the version that served before."),
+    "reconcile": ("jobs.reconcile", "Update alias and rows to match the serving record."),
     "predict": ("jobs.predict", "Score one transaction."),
-    "score": ("jobs.score", "Score a file with the model that serves; resumable, in shards."),
-    "monitor": ("jobs.monitor", "Volume, decisions, latency and live quality."),
-    "drift": ("jobs.drift", "Compare what was scored with the production version's reference."),
-    "simulate": ("jobs.simulate", "Send traffic, with labels and drift to order."),
-    "retention": (
-        "jobs.retention",
-        "Drop days of predictions beyond their time, make the next ones.",
-    ),
-    "audit": ("jobs.audit", "Prove that the audit is whole, export it, replay, forget."),
-    "migrate": ("jobs.migrate", "Bring the audit database to this release's schema."),
-    "demo": ("jobs.demo", "The whole road of a model on this machine."),
-    "settings": ("jobs.settings", "Every setting, with its default."),
+    "score": ("jobs.score", "Score a file with the current model; resumable, in shards."),
+    "monitor": ("jobs.monitor", "Show volume, decisions, latency and live quality."),
+    "drift": ("jobs.drift", "Compare recent traffic with the production version's reference."),
+    "simulate": ("jobs.simulate", "Send traffic, with labels and optional drift."),
+    "retention": ("jobs.retention", "Drop expired days of predictions, create the next ones."),
+    "audit": ("jobs.audit", "Verify, export and replay the audit, and forget features."),
+    "migrate": ("jobs.migrate", "Upgrade the audit database to this release's schema."),
+    "demo": ("jobs.demo", "Run the whole lifecycle of a model on this machine."),
+    "settings": ("jobs.settings", "List every setting with its default."),
 }
 SUPERVISOR = {
     "up": "Start everything on this machine.",
     "down": "Stop everything that `up` started.",
-    "status": "Each part's url, pids and state, and the version that each worker serves (--on-cluster: of every pod).",
+    "status": "Show each component's URL, pids and state, and the version that each worker serves "
+    "(--on-cluster: of every pod).",
 }
 
 
 class LazyGroup(click.Group):
+    """A group that lists all commands without importing their modules."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*SUPERVISOR, *COMMANDS]
 
@@ -56,6 +57,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command list from the tables above; click would import every module."""
         with formatter.section("Commands"):
             formatter.write_dl(
                 [*SUPERVISOR.items(), *((name, text) for name, (_, text) in COMMANDS.items())]
@@ -63,27 +65,32 @@ class LazyGroup(click.Group):
 
 
 def _supervisor(name: str) -> click.Command:
-    """The supervisor is a service, which jobs never import: it takes this process over, signals
-    included, with the arguments as they are.
-    """
-
-    def start(args: tuple[str, ...]) -> Any:
-        if name == "status" and "--on-cluster" in args:
-            status: click.Command = importlib.import_module("jobs.cluster_status").command
-            return status.main(list(args), prog_name="fraudops status", standalone_mode=False)
-        return os.execv(sys.executable, [sys.executable, "-m", "services.supervisor", name, *args])
-
+    """Return a command that hands its arguments to the supervisor unchanged."""
+    # The supervisor parses all arguments itself, --help included.
     settings: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": []}
     arguments: list[click.Parameter] = [click.Argument(["args"], nargs=-1, type=click.UNPROCESSED)]
     return click.Command(
-        name, callback=start, params=arguments, context_settings=settings, help=SUPERVISOR[name]
+        name,
+        callback=partial(_start, name),
+        params=arguments,
+        context_settings=settings,
+        help=SUPERVISOR[name],
     )
+
+
+def _start(name: str, args: tuple[str, ...]) -> Any:
+    if name == "status" and "--on-cluster" in args:
+        status: click.Command = importlib.import_module("jobs.cluster_status").command
+        return status.main(list(args), prog_name="fraudops status", standalone_mode=False)
+    # The supervisor is a service, and jobs never import services, so it replaces this process.
+    # exec keeps the pid: signals reach the supervisor directly.
+    return os.execv(sys.executable, [sys.executable, "-m", "services.supervisor", name, *args])
 
 
 @click.command(cls=LazyGroup)
 @click.version_option(package_name="fraudops")
 def cli() -> None:
-    """Train, validate, promote, serve, audit and watch a card-fraud model."""
+    """Train, validate, promote, serve, audit and monitor a card-fraud model."""
 
 
 def main() -> None:

@@ -1,6 +1,4 @@
-"""`fraudops status --on-cluster`: what serves in the cluster, each pod's version and epoch, and who
-is behind.
-"""
+"""`fraudops status --on-cluster`: the serving model and the state of every pod."""
 
 import asyncio
 from dataclasses import asdict
@@ -8,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -28,80 +27,88 @@ async def find(namespace: str | None, release: str | None) -> "Overview":
         return await look(cluster, await find_release(cluster, release))
 
 
-def as_mapping(found: "Overview") -> dict[str, Any]:
-    """What `--json` prints."""
-    record: dict[str, Any] = msgspec.to_builtins(found.record)
+def as_mapping(overview: "Overview") -> dict[str, Any]:
+    """Return the object that `--json` prints."""
+    record: dict[str, Any] = msgspec.to_builtins(overview.record)
     serving = record.get("current")
     return {
-        "release": found.release,
-        "namespace": found.namespace,
+        "release": overview.release,
+        "namespace": overview.namespace,
         "serving": serving
         and {name: serving[name] for name in ("epoch", "version", "digest", "by", "at")},
-        "mirrored": found.record.alias_epoch == found.record.epoch,
-        "alias": found.record.alias_error,
+        "mirrored": overview.record.alias_epoch == overview.record.epoch,
+        "alias": overview.record.alias_error,
         "reserved": record.get("reserved"),
-        "pods": [asdict(pod) | {"behind": pod.name in found.behind} for pod in found.pods],
-        "behind": list(found.behind),
-        "well": found.well,
+        "pods": [asdict(pod) | {"behind": pod.name in overview.behind} for pod in overview.pods],
+        "behind": list(overview.behind),
+        "well": overview.well,
     }
 
 
-def show(found: "Overview") -> None:
-    current, reserved = found.record.current, found.record.reserved
+def show(overview: "Overview") -> None:
+    current, reserved = overview.record.current, overview.record.reserved
     serves = (
         f"version {current.version} serves, epoch {current.epoch}, since {current.at[:19]}Z"
         if current
         else "no model is promoted"
     )
-    output.print(f"release {found.release} in namespace {found.namespace}: [bold]{serves}[/]")
-    if found.record.alias_error:
-        output.print(Text(f"alias: {found.record.alias_error}", "yellow"))
+    output.print(f"release {overview.release} in namespace {overview.namespace}: [bold]{serves}[/]")
+    if overview.record.alias_error:
+        output.print(Text(f"alias: {overview.record.alias_error}", "yellow"))
     if reserved:
+        # A reservation outlives a promoter that was killed, so both cases look the same here.
         output.print(
-            f"[yellow]a promotion of version {reserved.version} by {reserved.strategy} is under way, or was left[/] (epoch {reserved.epoch})"
+            f"[yellow]a promotion of version {reserved.version} by {reserved.strategy} is running "
+            f"or was interrupted[/] (epoch {reserved.epoch})"
         )
+    if overview.pods:
+        print_table(output, _table(overview))
+    else:
+        output.print("[red]the inference service has no pods[/]")
+
+
+def _table(overview: "Overview") -> Table:
     table = Table(box=None, pad_edge=False)
-    for title in ("pod", "ready", "version", "epoch", "workers"):
-        table.add_column(
-            title,
-            min_width=max([len(title), *(len(pod.name) for pod in found.pods if title == "pod")]),
-        )
+    # Pod names are pasted into kubectl commands, so their column never folds.
+    table.add_column("pod", min_width=max(len("pod"), *(len(pod.name) for pod in overview.pods)))
+    for title in ("ready", "version", "epoch", "workers"):
+        table.add_column(title, min_width=len(title))
     table.add_column(overflow="fold")
-    for pod in found.pods:
+    for pod in overview.pods:
         table.add_row(
             pod.name,
             "yes" if pod.ready else "no",
             pod.version or "",
             str(pod.epoch or ""),
             str(len(pod.workers) or ""),
-            _remark(found, pod),
+            _remark(overview, pod),
         )
-    if found.pods:
-        print_table(output, table)
-    else:
-        output.print("[red]no pod of the inference service is there[/]")
+    return table
 
 
-def _remark(found: "Overview", pod: "PodReport") -> str:
-    remarks = ["[red]behind[/]"] if pod.name in found.behind else []
-    remarks += ["on its way out"] if pod.terminating else []
-    return ", ".join([*remarks, *([(pod.reason or "").replace("[", r"\[")] if pod.reason else [])])
+def _remark(overview: "Overview", pod: "PodReport") -> str:
+    remarks = ["[red]behind[/]"] if pod.name in overview.behind else []
+    if pod.terminating:
+        remarks.append("terminating")
+    if pod.reason:
+        remarks.append(escape(pod.reason))
+    return ", ".join(remarks)
 
 
 @click.command(name="status", params=list(cluster_options))
 @json_option
 @any_state_option
 def command(on_cluster: bool, release: str | None, namespace: str | None, as_json: bool) -> int:
-    """What serves in the cluster, each pod's version and epoch, and who is behind.
+    """Show the serving version, each pod's version and epoch, and the pods that are behind.
 
-    Exits 75 when not all is well.
+    Exits with 75 if anything is wrong.
     """
-    found = asyncio.run(find(namespace, release))
+    overview = asyncio.run(find(namespace, release))
     if as_json:
-        print_json(as_mapping(found))
+        print_json(as_mapping(overview))
     else:
-        show(found)
-    return 0 if found.well else 75
+        show(overview)
+    return 0 if overview.well else 75
 
 
 if __name__ == "__main__":

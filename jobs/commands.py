@@ -1,5 +1,6 @@
-"""Runs the console script as a person at a terminal would: shows what is typed, passes on what it
-prints, and stops it when asked to stop.
+"""Run `fraudops` commands as a person in a terminal does, for the demo.
+
+Each command is shown before it runs, its output is passed on, and it is stopped on Ctrl-C.
 """
 
 import contextlib
@@ -27,51 +28,55 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class CommandFailedError(FraudopsError):
-    """A command ended with another code than 0; its own error is on the terminal already."""
+    """A command ended with an exit code other than 0, after it printed its own error."""
 
-    def __init__(self, typed: str, code: int) -> None:
-        super().__init__(f"`{typed}` ended with code {code}")
+    def __init__(self, command: str, code: int) -> None:
+        super().__init__(f"`{command}` ended with code {code}")
         self.exit_code = code
 
 
 @dataclass(frozen=True)
-class Done:
-    """A command that has ended well: what was typed, what it printed (without colours), and how
-    long it took.
+class CommandResult:
+    """A command that succeeded: the command line, its standard output and its duration.
+
+    `printed` is the output without colours.
     """
 
-    typed: str
+    command: str
     printed: str
     seconds: float
 
 
 @dataclass
 class Terminal:
-    """`suffix` (such as `--state FOLDER`) is typed after every command that does not have it yet."""
+    """A terminal that runs `fraudops` commands and keeps their results.
+
+    `suffix`, such as `--state FOLDER`, is added to every command that does not have it.
+    """
 
     interrupts: "Interrupts"
     suffix: Sequence[str] = ()
-    done: list[Done] = field(default_factory=list)
+    results: list[CommandResult] = field(default_factory=list)
 
-    def type(self, *words: str) -> Done:
-        """Runs `fraudops WORDS` to its end.
+    def run(self, *words: str) -> CommandResult:
+        """Run `fraudops WORDS`, pass its output on and return the result.
 
-        Raises CommandFailedError; an interrupt ends the command first.
+        Raises CommandFailedError. Ctrl-C stops the command and raises KeyboardInterrupt.
         """
         arguments = [*words, *([] if self._has_suffix(words) else self.suffix)]
-        typed = shlex.join(["fraudops", *arguments])
-        output.print(Text(f"\n$ {typed}", "bold"))
+        command = shlex.join(["fraudops", *arguments])
+        output.print(Text(f"\n$ {command}", "bold"))
         started = time.monotonic()
         code, printed = self._run(arguments)
         seconds = time.monotonic() - started
         if code:
-            raise CommandFailedError(typed, code)
+            raise CommandFailedError(command, code)
         output.print(Text(f"({seconds:.1f} s)", "dim"))
-        self.done.append(Done(typed, printed, seconds))
-        return self.done[-1]
+        self.results.append(CommandResult(command, printed, seconds))
+        return self.results[-1]
 
-    def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Runs `fraudops WORDS` unseen, whatever its code."""
+    def run_silently(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `fraudops WORDS` without showing it, and accept every exit code."""
         return subprocess.run(
             [*console_script(), *words, *self.suffix],
             stdout=subprocess.PIPE,
@@ -84,9 +89,10 @@ class Terminal:
         return bool(self.suffix) and self.suffix[0] in words
 
     def _run(self, arguments: Sequence[str]) -> tuple[int, str]:
+        """Run one command and return its exit code and its output without colours."""
         command = [*console_script(), *arguments]
-        # A session of its own: Ctrl-C reaches this program alone, which then ends the command in
-        # order.
+        # An interrupt between the start of the process and the assignment of `process` would
+        # leave a process that no code below can stop.
         self.interrupts.hold()
         process = None
         try:
@@ -96,6 +102,8 @@ class Terminal:
                 stdout=subprocess.PIPE,
                 text=True,
                 env=_environment(),
+                # In its own session the command does not get the terminal's Ctrl-C. This program
+                # gets it and then stops the command and all its children.
                 start_new_session=True,
             )
             self.interrupts.release()
@@ -103,14 +111,14 @@ class Terminal:
             return process.wait(), printed
         except BaseException:
             if process is not None:
-                _end(process)
+                _stop(process)
             raise
         finally:
             self.interrupts.release()
 
 
 def _pass_on(lines: Iterable[str]) -> Iterator[str]:
-    """Prints each line as it comes and yields it without colours."""
+    """Print each line as it arrives and yield it without colours."""
     for line in lines:
         sys.stdout.write(line)
         sys.stdout.flush()
@@ -118,27 +126,26 @@ def _pass_on(lines: Iterable[str]) -> Iterator[str]:
 
 
 def console_script() -> list[str]:
-    """The `fraudops` beside this Python, else the one on the PATH."""
-    beside = Path(sys.executable).with_name("fraudops")
-    found = str(beside) if beside.exists() else shutil.which("fraudops")
-    return [found] if found else [sys.executable, "-c", "from jobs.cli import main; main()"]
+    """Return the command of the `fraudops` script next to this Python, else of the one on PATH."""
+    neighbour = Path(sys.executable).with_name("fraudops")
+    script = str(neighbour) if neighbour.exists() else shutil.which("fraudops")
+    return [script] if script else [sys.executable, "-c", "from jobs.cli import main; main()"]
 
 
 def _environment() -> dict[str, str]:
-    """This one, with what a command cannot see through a pipe: colours and width.
-
-    Bytecode is kept, or every start would import three times as long.
-    """
+    """Return this environment, with the terminal's colours and width for the command's output."""
+    # Without bytecode caches every command would take three times as long to import.
     environment = {
         name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
     }
     if output.is_terminal:
+        # The command writes to a pipe, so it cannot detect these itself.
         environment |= {"FORCE_COLOR": "1", "COLUMNS": str(output.width)}
     return environment
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
-    """Asks the command's whole session to end, then insists."""
+def _stop(process: "subprocess.Popen[str]") -> None:
+    """Interrupt the command's process group, and kill it if it does not end in time."""
     for number in (signal.SIGINT, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -148,17 +155,18 @@ def _end(process: "subprocess.Popen[str]") -> None:
 
 
 class Interrupts:
-    """Ctrl-C, SIGTERM and SIGHUP as one KeyboardInterrupt; after the first one nothing interrupts
-    the ending.
+    """Handler that turns Ctrl-C, SIGTERM and SIGHUP into one KeyboardInterrupt.
+
+    All later signals are ignored, so that they cannot interrupt the clean-up.
     """
 
     def __init__(self) -> None:
         self._held = False
         self._pending = False
         for number in SIGNALS:
-            signal.signal(number, self._arrived)
+            signal.signal(number, self._handle)
 
-    def _arrived(self, _number: int, _frame: FrameType | None) -> None:
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self._held:
             self._pending = True
         else:
@@ -166,17 +174,17 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def ignore(self) -> None:
+        """Ignore all signals from now on."""
         self._pending = False
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def hold(self) -> None:
-        """Until `release` an interrupt waits: what is being started must be known before it can be
-        ended.
-        """
+        """Delay an interrupt until `release` is called."""
         self._held = True
 
     def release(self) -> None:
+        """Raise the delayed interrupt, if there is one."""
         self._held = False
         if self._pending:
-            self._arrived(signal.SIGINT, None)
+            self._handle(signal.SIGINT, None)

@@ -1,5 +1,6 @@
-"""The whole road of a model on this machine, by the very commands that a person would type, each
-shown before it runs.
+"""Run the whole lifecycle of a model on this machine.
+
+The demo runs the commands that a person would type, and shows each one before it runs.
 """
 
 import json
@@ -15,16 +16,16 @@ from rich.text import Text
 from fraudops import endpoints
 from fraudops.errors import FraudopsError
 from fraudops.state import DEFAULT_STATE, State
-from jobs.commands import CommandFailedError, Done, Interrupts, Terminal
+from jobs.commands import CommandFailedError, CommandResult, Interrupts, Terminal
 from jobs.runner import notices, output, run, state_option
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 HELD_OUT = ("simulate", "--rows", "2000")
 DRIFTED = ("simulate", "--rows", "1000", "--drift", "covariate")
 
 
-class DemoSurprisedError(FraudopsError):
-    """A step ended well and did not find what the demo is there to show."""
+class UnexpectedResultError(FraudopsError):
+    """A step succeeded, but without the result that the demo shows."""
 
 
 @click.command(name="demo")
@@ -33,116 +34,131 @@ class DemoSurprisedError(FraudopsError):
 )
 @state_option
 def command(leave: bool, state: State) -> None:
-    """The whole road of a model on this machine: train, validate, promote, predict, audit, drift.
+    """Run the whole lifecycle of a model: train, validate, promote, predict, audit, drift.
 
-    On the packaged sample of real card transactions. Stays up until Ctrl-C.
+    Uses the packaged sample of real card transactions. Stays up until Ctrl-C.
     """
     interrupts = Interrupts()
     terminal = Terminal(interrupts, state_words(state))
-    guest = is_up(terminal, state)
+    was_up = is_up(terminal, state)
     try:
-        report = walk(terminal)
-        show_ending(terminal, state, report)
-        if guest:
-            output.print("It was up before the demo, so it stays up: fraudops down stops it.")
+        report = run_lifecycle(terminal)
+        show_summary(terminal, state, report)
+        if was_up:
+            output.print("It was up before the demo, so it stays up. Stop it: fraudops down")
         elif not leave:
             stay(state)
     except CommandFailedError as error:
-        look = f"what it says is above, the logs are in {state.logs}; to look around: fraudops up --detach{shown(terminal.suffix)}, then the command again"
-        notices.print(Text(f"\nthe demo ends here: {error}; {look}", "bold red"))
+        up = f"fraudops up --detach{shown(terminal.suffix)}"
+        notices.print(
+            Text(
+                f"\nthe demo ends here: {error}; its message is above, the logs are in "
+                f"{state.logs}; to look around: {up}, then the command again",
+                "bold red",
+            )
+        )
         raise
     except KeyboardInterrupt:
         notices.print("\nstopping everything")
         raise click.Abort from None
     finally:
+        # A second Ctrl-C must not leave half of the processes running.
         interrupts.ignore()
-        if not guest:
-            terminal.type("down")
+        if not was_up:
+            terminal.run("down")
 
 
-def walk(terminal: Terminal) -> str:
-    """The road; returns the path of the drift report, which the last scan alone writes.
+def run_lifecycle(terminal: Terminal) -> str:
+    """Run all steps and return the path of the drift report, which only the last scan writes.
 
-    Raises CommandFailedError at the first step that fails.
+    Raises CommandFailedError at the first step that fails, and UnexpectedResultError.
     """
-    terminal.type("up", "--detach")
-    trained = terminal.type("train")
-    validated = terminal.type(*following(trained))
-    terminal.type(*following(validated))
-    terminal.type("predict")
-    terminal.type(*HELD_OUT)
-    terminal.type("monitor", "--hours", "1")
-    expect("NONE", terminal.type("drift", "--hours", "1", "--no-report"))
-    terminal.type(*DRIFTED)
-    expect("WARNING", terminal.type("drift", "--since", "last", "--no-report"))
-    terminal.type(*DRIFTED)
-    alarm = terminal.type("drift", "--since", "last")
+    terminal.run("up", "--detach")
+    trained = terminal.run("train")
+    validated = terminal.run(*next_command(trained))
+    terminal.run(*next_command(validated))
+    terminal.run("predict")
+    terminal.run(*HELD_OUT)
+    terminal.run("monitor", "--hours", "1")
+    expect("NONE", terminal.run("drift", "--hours", "1", "--no-report"))
+    # The first window beyond the thresholds is a warning, the second in a row an alarm.
+    terminal.run(*DRIFTED)
+    expect("WARNING", terminal.run("drift", "--since", "last", "--no-report"))
+    terminal.run(*DRIFTED)
+    alarm = terminal.run("drift", "--since", "last")
     expect("ALARM", alarm)
-    return found(r"^report: (.*)$", alarm)
+    return match_line(r"^report: (.*)$", alarm)
 
 
-def following(done: Done) -> list[str]:
-    """The words of the command that this one names as the next."""
-    return shlex.split(found(r"^[Nn]ext: fraudops (.*)$", done))
+def next_command(result: CommandResult) -> list[str]:
+    """Return the words of the command that this one suggests as the next."""
+    return shlex.split(match_line(r"^[Nn]ext: fraudops (.*)$", result))
 
 
-def expect(verdict: str, done: Done) -> None:
-    said = found(r"^verdict: ([A-Z ]+)", done)
-    if said != verdict:
-        raise DemoSurprisedError(
-            f"`{done.typed}` says {said} where this demo was made to show {verdict}"
+def expect(verdict: str, result: CommandResult) -> None:
+    """Raise UnexpectedResultError if a drift scan has another verdict."""
+    actual = match_line(r"^verdict: ([A-Z ]+)", result)
+    if actual != verdict:
+        raise UnexpectedResultError(
+            f"`{result.command}` reports {actual}, but the demo is made to show {verdict}"
         )
 
 
-def found(pattern: str, done: Done) -> str:
-    match = re.search(pattern, done.printed, re.MULTILINE)
+def match_line(pattern: str, result: CommandResult) -> str:
+    """Return the group of the first output line that matches. Raises UnexpectedResultError."""
+    match = re.search(pattern, result.printed, re.MULTILINE)
     if match is None:
-        raise DemoSurprisedError(f"`{done.typed}` ended well but printed no line like {pattern}")
+        raise UnexpectedResultError(
+            f"`{result.command}` succeeded but printed no line like {pattern}"
+        )
     return match[1]
 
 
-def show_ending(terminal: Terminal, state: State, report: str) -> None:
-    """Each step's seconds, and where to look now."""
+def show_summary(terminal: Terminal, state: State, report: str) -> None:
+    """Print the seconds of each step and the addresses to look at."""
     urls = endpoints.read(state)
     output.print()
-    for done in terminal.done:
-        output.print(Text(f"{done.seconds:6.1f} s  {done.typed}"))
-    output.print(Text(f"{sum(done.seconds for done in terminal.done):6.1f} s  in all\n"))
+    for result in terminal.results:
+        output.print(Text(f"{result.seconds:6.1f} s  {result.command}"))
+    total = sum(result.seconds for result in terminal.results)
+    output.print(Text(f"{total:6.1f} s  in total\n"))
     output.print(Text(f"predictions      {urls.inference_url}/docs"))
     output.print(Text(f"models and runs  {urls.mlflow_url}/#/models"))
     output.print(Text(f"drift alarm      file://{report}"))
 
 
 def stay(state: State) -> None:
-    """Until Ctrl-C, or until somebody else stops what runs."""
+    """Wait for Ctrl-C, or until another command stops the product."""
     output.print(
-        "\n[bold]Everything is up. Ctrl-C stops it all.[/] Meanwhile, in another terminal: fraudops status, fraudops models, fraudops --help"
+        "\n[bold]Everything is up. Ctrl-C stops it.[/] In another terminal try: fraudops status, "
+        "fraudops models, fraudops --help"
     )
     try:
         while state.endpoints.exists():
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         output.print()
 
 
 def is_up(terminal: Terminal, state: State) -> bool:
-    """Whether a supervisor was there before us: then it is not ours to stop."""
+    """Return whether a supervisor runs already; the demo must not stop that one."""
     if not state.endpoints.exists():
         return False
-    answer = terminal.ask("status", "--json")
+    result = terminal.run_silently("status", "--json")
     try:
-        return bool(json.loads(answer.stdout)["supervisor"]["state"] == "running")
+        return bool(json.loads(result.stdout)["supervisor"]["state"] == "running")
     except (ValueError, KeyError):
         return False
 
 
 def state_words(state: State) -> Sequence[str]:
-    """What a person would have to add to every command to mean this folder."""
-    usual = State.at(os.environ.get("FRAUDOPS_STATE", DEFAULT_STATE))
-    return () if state == usual else ("--state", str(state.root))
+    """Return the option that makes every command use this folder; none for the default folder."""
+    default = State.at(os.environ.get("FRAUDOPS_STATE", DEFAULT_STATE))
+    return () if state == default else ("--state", str(state.root))
 
 
 def shown(words: Sequence[str]) -> str:
+    """Return the words as they are typed in a shell, each after a space."""
     return "".join(f" {shlex.quote(word)}" for word in words)
 
 

@@ -1,10 +1,10 @@
-"""Compares what the production version has scored lately with that version's own reference.
+"""Compare what the production version scored recently with that version's own reference.
 
-Drift found is a successful run: it exits 0.
+Drift is a result and not a failure: the exit code is 0.
 """
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +17,7 @@ from fraudops.settings import DriftJobSettings
 from fraudops.state import State
 from fraudops.terminal import print_table
 from jobs.on_cluster import on_cluster
+from jobs.options.times import to_moment
 from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
@@ -36,15 +37,7 @@ STYLES: dict[Verdict, str] = {
 def _to_since(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> datetime | str | None:
-    if value is None or value == LAST:
-        return value
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise click.BadParameter(
-            f"give an ISO time such as 2026-11-02T12:00:00Z, or `{LAST}`"
-        ) from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return value if value is None or value == LAST else to_moment(value, f", or `{LAST}`")
 
 
 @on_cluster("drift", "jobs.drift")
@@ -60,7 +53,8 @@ def _to_since(
     "--since",
     callback=_to_since,
     metavar="TIME",
-    help=f"The window begins here instead: an ISO time (UTC), or `{LAST}`: where the version's last run ended, if it has one.",
+    help=f"Start of the window instead of --hours: an ISO time (UTC), or `{LAST}` for the end of "
+    "this version's last run, if it has one.",
 )
 @click.option(
     "--report/--no-report",
@@ -73,24 +67,24 @@ def _to_since(
 def command(
     hours: float, since: datetime | str | None, report: bool, as_json: bool, state: State
 ) -> str:
-    """Compare what was scored with the production version's reference.
+    """Compare recent traffic with the production version's reference.
 
-    PSI of every feature and of the score. One above its threshold is a warning, in two windows
-    running an alarm; the exit code is 0 either way.
+    Computes the PSI of every feature and of the score. One value above its threshold is a
+    warning; two windows in a row are an alarm. The exit code is 0 in both cases.
     """
-    from fraudops.drift.scan import ScanRange, production_of, scan
+    from fraudops.drift.scan import ScanRange, scan, serving_entry
     from fraudops.wiring import read_record
 
     settings = DriftJobSettings.from_environment()
     record = read_record(settings.cluster, state)
     if settings.cluster.release and record.current is None:
-        # The schedule begins with the installation: before the first promotion a failed Job would
-        # alert for nothing.
+        # The CronJob exists from the installation on. A Job that fails before the first promotion
+        # would raise an alert for nothing.
         notices.print(NOTHING_SERVES)
         if as_json:
             print_json({"verdict": None, "reason": NOTHING_SERVES})
         return NOTHING_SERVES
-    entry = production_of(record)
+    entry = serving_entry(record)
     scanned = asyncio.run(
         scan(
             state,
@@ -106,7 +100,7 @@ def command(
     if not as_json:
         show(found)
     scanned.write_report()
-    # A program may open the report that it reads of, and a person clicks on its line.
+    # Only now: a reader of the path may open the file immediately.
     if as_json:
         print_json(found.report())
     elif found.html_path:
@@ -115,19 +109,20 @@ def command(
 
 
 def show(found: "DriftRun") -> None:
-    """The report as a person reads it: verdict, columns, decision rate, and what to do."""
+    """Print the verdict, the columns, the decision rate and what to do."""
     output.print(Text(wording.title(found)))
     output.print(Text(wording.verdict_line(found), STYLES[found.verdict]))
     if found.columns:
         print_table(output, _table(found))
     for line in wording.lines(found):
         output.print(Text(line))
-    # Through a pipe too the verdict is read before the report is written.
+    # A pipe is block-buffered: without this the verdict would appear only after the report.
     output.file.flush()
 
 
 def _table(found: "DriftRun") -> Table:
     table = Table("column", "PSI", "threshold", "", box=None, pad_edge=False)
+    # The score first, then the features with the largest PSI.
     ordered = sorted(found.columns, key=lambda column: (column.name != SCORE, -column.psi))
     for column in ordered[: SHOWN_COLUMNS + 1]:
         name = f"{column.name} (the score)" if column.name == SCORE else column.name
@@ -137,9 +132,9 @@ def _table(found: "DriftRun") -> Table:
             f"{column.threshold:g}",
             "[bold red]exceeded[/]" if column.exceeded else "",
         )
-    left = len(ordered) - SHOWN_COLUMNS - 1
-    if left > 0:
-        table.add_row(f"… and {left} with less", "", "", "")
+    hidden = len(ordered) - SHOWN_COLUMNS - 1
+    if hidden > 0:
+        table.add_row(f"… and {hidden} with less", "", "", "")
     return table
 
 

@@ -1,5 +1,6 @@
-"""Sends transactions over kept-alive connections from several threads, in order, at a rate if
-asked, and remembers what became of each.
+"""Load generator: sends transactions from several threads and records each outcome.
+
+Connections are kept alive, rows are sent in order, and the rate can be limited.
 """
 
 import threading
@@ -10,15 +11,18 @@ from dataclasses import dataclass, field
 from fraudops.client import InferenceClient, PredictResponse
 from fraudops.errors import SettingsError, StoreDownError
 
-# So many failures on end, and the service is away rather than stumbling.
-FAILURES_ON_END = 20
+# After this many failures in a row the service counts as down, and the rest is not sent.
+MAX_FAILURES_IN_A_ROW = 20
+Outcome = PredictResponse | StoreDownError | SettingsError
 
 
 @dataclass
 class Replay:
-    """What became of the rows: `answers` by row, None where there was none.
+    """The outcome of all rows.
 
-    `reason` is the last failure's, `refusal` the first refusal's.
+    `answers` has one entry per row, None where no answer arrived. `away` is True if the load was
+    stopped because the service is down. `reason` is the message of the last failure, `refusal`
+    that of the first refusal. `seconds` is the duration of the load.
     """
 
     answers: list[PredictResponse | None]
@@ -29,11 +33,31 @@ class Replay:
     away: bool = False
     reason: str = ""
     refusal: str = ""
-    _on_end: int = field(default=0, repr=False)
+    _failures_in_a_row: int = field(default=0, repr=False)
 
     @property
     def answered(self) -> int:
         return sum(answer is not None for answer in self.answers)
+
+    def add(self, index: int, outcome: Outcome) -> None:
+        """Count the outcome of one row."""
+        self.sent += 1
+        if isinstance(outcome, StoreDownError):
+            self.failed += 1
+            self._failures_in_a_row += 1
+            self.reason = str(outcome)
+            self.away = self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW
+            return
+        self._failures_in_a_row = 0
+        if isinstance(outcome, SettingsError):
+            self.refused += 1
+            self.refusal = self.refusal or str(outcome)
+        else:
+            self.answers[index] = outcome
+
+
+def _ignore(_rows: int) -> None:
+    pass
 
 
 def replay(
@@ -42,71 +66,75 @@ def replay(
     name: str,
     concurrency: int = 8,
     rate: float | None = None,
-    sent: Callable[[int], object] = lambda _rows: None,
+    on_progress: Callable[[int], object] = _ignore,
 ) -> Replay:
-    """Posts row i as transaction `name-i`; row i is due i / `rate` seconds after the start.
+    """Send all rows and return what became of them.
 
-    Calls `sent` with the rows that have an outcome.
-
-    Gives up after FAILURES_ON_END failures on end; then `away` is True. Raises nothing for what
-    the service does.
+    Row i is sent as transaction `name-i`, not earlier than i / `rate` seconds after the start.
+    `on_progress` gets the number of rows that have an outcome. Errors of the service are counted
+    and not raised.
     """
-    state, lock, stop = Replay([None] * len(rows)), threading.Lock(), threading.Event()
-    queue = iter(range(len(rows)))
-    start = time.monotonic()
+    return _Load(client, rows, name, rate, on_progress).run(concurrency)
 
-    def work() -> None:
-        while not stop.is_set():
-            with lock:
-                index = next(queue, None)
-            if index is None:
-                return
-            if rate is not None and stop.wait(max(0.0, start + index / rate - time.monotonic())):
-                return
-            outcome = _post(client, rows[index], f"{name}-{index:06d}")
-            with lock:
-                _note(state, index, outcome)
-                sent(state.sent)
-            if state.away:
-                stop.set()
 
-    threads = [
-        threading.Thread(target=work, name=f"replay-{number}")
-        for number in range(min(concurrency, len(rows)))
-    ]
-    for thread in threads:
-        thread.start()
-    try:
+class _Load:
+    """One load: threads that take rows from a shared iterator."""
+
+    def __init__(
+        self,
+        client: InferenceClient,
+        rows: Sequence[dict[str, float]],
+        name: str,
+        rate: float | None,
+        on_progress: Callable[[int], object],
+    ) -> None:
+        self._client, self._rows, self._name, self._rate = client, rows, name, rate
+        self._on_progress = on_progress
+        self._replay = Replay([None] * len(rows))
+        # Guards the iterator and the counts, which all threads share.
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._indices = iter(range(len(rows)))
+        self._start = time.monotonic()
+
+    def run(self, concurrency: int) -> Replay:
+        threads = [
+            threading.Thread(target=self._work, name=f"replay-{number}")
+            for number in range(min(concurrency, len(self._rows)))
+        ]
         for thread in threads:
-            thread.join()
-    finally:
-        stop.set()  # Ctrl-C: the other threads end with the row they are at
-    state.seconds = time.monotonic() - start
-    return state
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:
+            # After Ctrl-C every thread finishes its current row and ends.
+            self._stop.set()
+        self._replay.seconds = time.monotonic() - self._start
+        return self._replay
 
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            with self._lock:
+                index = next(self._indices, None)
+            if index is None or self._stop.wait(self._seconds_until_due(index)):
+                return
+            outcome = self._post(index)
+            with self._lock:
+                self._replay.add(index, outcome)
+                self._on_progress(self._replay.sent)
+            if self._replay.away:
+                self._stop.set()
 
-def _post(
-    client: InferenceClient, row: dict[str, float], transaction_id: str
-) -> PredictResponse | StoreDownError | SettingsError:
-    try:
-        return client.predict(row, transaction_id=transaction_id)
-    except (StoreDownError, SettingsError) as error:
-        return error
+    def _seconds_until_due(self, index: int) -> float:
+        # Due times are fixed by the start. A slow answer therefore does not lower the rate.
+        if self._rate is None:
+            return 0.0
+        return max(0.0, self._start + index / self._rate - time.monotonic())
 
-
-def _note(
-    state: Replay, index: int, outcome: PredictResponse | StoreDownError | SettingsError
-) -> None:
-    state.sent += 1
-    if isinstance(outcome, StoreDownError):
-        state.failed += 1
-        state._on_end += 1
-        state.reason = str(outcome)
-        state.away = state._on_end >= FAILURES_ON_END
-        return
-    state._on_end = 0
-    if isinstance(outcome, SettingsError):
-        state.refused += 1
-        state.refusal = state.refusal or str(outcome)
-    else:
-        state.answers[index] = outcome
+    def _post(self, index: int) -> Outcome:
+        try:
+            return self._client.predict(
+                self._rows[index], transaction_id=f"{self._name}-{index:06d}"
+            )
+        except (StoreDownError, SettingsError) as error:
+            return error

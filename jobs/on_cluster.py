@@ -1,40 +1,43 @@
-"""`--on-cluster`: the same command as a Job of the chart, followed from here.
+"""The option `--on-cluster`: run a command as a Job of the chart and follow it.
 
-One decorator a command.
+One decorator adds the option to a command.
 """
 
 import asyncio
-import getpass
-import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from fraudops.errors import SettingsError
-from jobs.runner import MARK_VARIABLE, OUTPUT_MARK, notices, output
+from jobs.runner import MARK_VARIABLE, OUTPUT_MARK, notices, output, say, user_name
+
+if TYPE_CHECKING:
+    from fraudops.cluster.runner import JobSpec
 
 MARK = OUTPUT_MARK.encode()
-# Of the command line here; in the pod everything lies elsewhere.
-OURS = {"--on-cluster": 0, "--release": 1, "--namespace": 1, "--state": 1}
+# Options about this machine, with the number of values that follow each. The pod does not get
+# them: its files lie elsewhere.
+LOCAL_OPTIONS = {"--on-cluster": 0, "--release": 1, "--namespace": 1, "--state": 1}
 cluster_options: tuple[click.Option, ...] = (
     click.Option(
         ["--on-cluster"],
         is_flag=True,
-        help="Run it as a Job of the chart, by your kubeconfig; files that it names lie in the pod.",
+        help="Run the command as a Job of the chart, through your kubeconfig. File names then "
+        "mean files in the pod.",
     ),
     click.Option(
         ["--release"],
         envvar="FRAUDOPS_CLUSTER__RELEASE",
         metavar="NAME",
-        help="With --on-cluster: which one. [default: the only one there]",
+        help="With --on-cluster: the release. [default: the only one in the namespace]",
     ),
     click.Option(
         ["--namespace"],
         envvar="FRAUDOPS_CLUSTER__NAMESPACE",
         metavar="NAME",
-        help="With --on-cluster: where. [default: the kubeconfig's]",
+        help="With --on-cluster: the namespace. [default: the kubeconfig's]",
     ),
 )
 
@@ -42,10 +45,11 @@ cluster_options: tuple[click.Option, ...] = (
 def on_cluster(
     template: str, module: str | None = None
 ) -> Callable[[click.Command], click.Command]:
-    """Gives a command `--on-cluster`: a Job from the CronJob `<release>-TEMPLATE`, with this
-    command's arguments after those of the template.
+    """Return a decorator that adds `--on-cluster` to a command.
 
-    With `module` that program runs in the template's place, with this command's arguments alone.
+    The Job is made from the CronJob `<release>-TEMPLATE`. With `module` that program runs instead
+    of the template's, with the command's arguments alone. Without it, the command's arguments
+    are added to the template's own.
     """
 
     def decorate(command: click.Command) -> click.Command:
@@ -55,7 +59,7 @@ def on_cluster(
 
 
 class ClusterCommand(click.Command):
-    """The command, or with `--on-cluster` its Job."""
+    """A command that runs here, or with `--on-cluster` as a Job."""
 
     def __init__(self, command: click.Command, template: str, module: str | None) -> None:
         super().__init__(
@@ -64,11 +68,12 @@ class ClusterCommand(click.Command):
             params=[*command.params, *cluster_options],
             help=command.help,
         )
-        self._here, self._template, self._module = command.callback, template, module
-        self._given: list[str] = []
+        self._local, self._template, self._module = command.callback, template, module
+        self._arguments: list[str] = []
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        self._given = list(args)
+        # Kept as typed: click's parsed values lose which options were left to their defaults.
+        self._arguments = list(args)
         return super().parse_args(ctx, args)
 
     def _run(
@@ -76,94 +81,101 @@ class ClusterCommand(click.Command):
     ) -> Any:
         if not on_cluster:
             refuse_cluster_options()
-            return self._here(**parameters) if self._here else None
-        return run_as_job(
-            release,
-            namespace,
-            self._template,
-            self._module,
-            arguments_for_the_pod(self._given),
-            parameters.get("shards"),
+            return self._local(**parameters) if self._local else None
+        from fraudops.cluster.runner import JobSpec
+
+        spec = JobSpec(
+            template=self._template,
+            arguments=arguments_for_the_pod(self._arguments),
+            module=self._module,
+            environment=environment(),
+            shards=parameters.get("shards"),
         )
+        return run_as_job(release, namespace, spec)
 
 
 def refuse_cluster_options() -> None:
-    """Raises SettingsError when the release or the namespace was typed without `--on-cluster`."""
+    """Raise SettingsError if --release or --namespace was typed without --on-cluster."""
     context = click.get_current_context()
     for name in ("release", "namespace"):
+        # The same values in the environment are fine: they are settings of the shell.
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            raise SettingsError(f"--{name} belongs to --on-cluster")
+            raise SettingsError(f"--{name} is valid only with --on-cluster")
 
 
-def arguments_for_the_pod(given: Sequence[str]) -> list[str]:
-    """What was typed, without what is about this machine."""
-    kept, left = [], list(given)
-    while left:
-        word = left.pop(0)
+def arguments_for_the_pod(typed: Sequence[str]) -> list[str]:
+    """Return the typed arguments without the options about this machine."""
+    kept, rest = [], list(typed)
+    while rest:
+        word = rest.pop(0)
         name, assigned, _ = word.partition("=")
-        if name not in OURS:
+        if name not in LOCAL_OPTIONS:
             kept.append(word)
         elif not assigned:
-            del left[: OURS[name]]
+            # `--state FOLDER` has its value in the next word, `--state=FOLDER` in its own.
+            del rest[: LOCAL_OPTIONS[name]]
     return kept
 
 
-def run_as_job(
-    release: str | None,
-    namespace: str | None,
-    template: str,
-    module: str | None,
-    arguments: Sequence[str],
-    shards: int | None = None,
-) -> int:
-    """The exit code of the Job's last try. Ctrl-C leaves the Job running."""
-    from fraudops.cluster.api import Cluster
-    from fraudops.cluster.runner import JobRunner, JobSpec, find_release, job_of, new_name
+def run_as_job(release: str | None, namespace: str | None, spec: "JobSpec") -> int:
+    """Run the Job, copy its output and return the exit code of its last attempt.
 
-    started: list[str] = []
-    streams = Streams(last_only="--json" in arguments)
-
-    async def go() -> int:
-        async with Cluster.connect(namespace) as cluster:
-            runner = JobRunner(cluster, say, streams.emit)
-            found = await find_release(cluster, release)
-            wanted = JobSpec(template, arguments, module, environment(), shards)
-            job = job_of(
-                await runner.template(found, template),
-                new_name(found, module.rpartition(".")[2] if module else template),
-                wanted,
-            )
-            started.append(f"kubectl -n {cluster.namespace} logs -f job/{await runner.create(job)}")
-            say(f"Job {job['metadata']['name']} in namespace {cluster.namespace}")
-            return await runner.follow(job["metadata"]["name"])
-
+    Ctrl-C leaves the Job running and prints how to follow it.
+    """
+    follower = JobFollower(spec)
     try:
-        return asyncio.run(go())
+        return asyncio.run(follower.run(release, namespace))
     except KeyboardInterrupt:
-        if started:
-            notices.print(f"\nthe Job runs on: {started[0]}", markup=False)
+        if follower.log_command:
+            notices.print(f"\nthe Job is still running: {follower.log_command}", markup=False)
         raise click.Abort from None
     finally:
-        streams.end()
+        follower.streams.end()
+
+
+class JobFollower:
+    """Creates one Job and copies its output until it ends."""
+
+    def __init__(self, spec: "JobSpec") -> None:
+        self.streams = Streams(last_only="--json" in spec.arguments)
+        # Empty until the Job exists. From then on an interrupt leaves the Job running.
+        self.log_command = ""
+        self._spec = spec
+
+    async def run(self, release: str | None, namespace: str | None) -> int:
+        """Create the Job and return the exit code of its last attempt."""
+        from fraudops.cluster.api import Cluster
+        from fraudops.cluster.runner import JobRunner, find_release, job_of, new_name
+
+        spec = self._spec
+        async with Cluster.connect(namespace) as cluster:
+            runner = JobRunner(cluster, say, self.streams.emit)
+            release_name = await find_release(cluster, release)
+            program = spec.module.rpartition(".")[2] if spec.module else spec.template
+            cronjob = await runner.template(release_name, spec.template)
+            job = job_of(cronjob, new_name(release_name, program), spec)
+            name = await runner.create(job)
+            self.log_command = f"kubectl -n {cluster.namespace} logs -f job/{name}"
+            say(f"Job {name} in namespace {cluster.namespace}")
+            return await runner.follow(name)
 
 
 def environment() -> dict[str, str]:
-    """What the Job is told of whoever waits for it: their name, their terminal's width and colours,
-    and to mark its output.
-    """
-    told = {MARK_VARIABLE: "1", "COLUMNS": str(output.width)}
-    try:
-        told["LOGNAME"] = getpass.getuser()
-    except (KeyError, OSError):
-        told["LOGNAME"] = f"uid {os.getuid()}"
-    return told | ({"FORCE_COLOR": "1"} if output.is_terminal else {})
+    """Return the variables for the Job: the user's name, the terminal, and the mark for output."""
+    colours = {"FORCE_COLOR": "1"} if output.is_terminal else {}
+    return {
+        MARK_VARIABLE: "1",
+        "COLUMNS": str(output.width),
+        "LOGNAME": user_name(),
+        **colours,
+    }
 
 
 class Streams:
-    """What the Job wrote to standard output goes to ours, all else to standard error.
+    """Splits a Job's log into standard output and standard error.
 
-    With `last_only` the output of a try that Kubernetes repeated is no output: it goes to
-    standard error as well, once the next try has begun.
+    With `last_only`, standard output gets only the last attempt's output. The output of an
+    attempt that Kubernetes repeated is written to standard error when the next attempt begins.
     """
 
     def __init__(self, last_only: bool = False) -> None:
@@ -171,6 +183,7 @@ class Streams:
         self._held: list[str] = []
 
     def emit(self, pod: str, line: bytes) -> None:
+        """Write one line of a pod's log to the stream that it belongs to."""
         if pod != self._pod:
             self._pod = pod
             self._write(sys.stderr)
@@ -181,13 +194,10 @@ class Streams:
             print(text, file=sys.stdout if line.startswith(MARK) else sys.stderr, flush=True)
 
     def end(self) -> None:
+        """Write the output of the last attempt."""
         self._write(sys.stdout)
 
     def _write(self, stream: TextIO) -> None:
         for text in self._held:
             print(text, file=stream, flush=True)
         self._held.clear()
-
-
-def say(text: str) -> None:
-    notices.print(f"[dim]{text.replace('[', chr(92) + '[')}[/]")

@@ -1,8 +1,8 @@
-"""Train, validate, promote as one: it ends at the first gate that refuses, and another try of the
-same request goes on where the last one ended.
+"""Train, validate and promote in one run, which ends at the first gate that refuses.
 
-Only the promotion takes the promotion's lock: hours of training hold up nobody's rollback. What
-was promoted meanwhile is compared again there.
+Another attempt of the same request continues where the last one ended. Only the promotion takes
+the promotion lock, so hours of training do not delay a rollback. The promotion compares the
+version again if another one was promoted during the training.
 """
 
 import time
@@ -20,21 +20,20 @@ from fraudops.promotion.serving_record import ServingRecord, Strategy
 from fraudops.registry import TAG_REQUEST, ModelVersion, Registry
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
-from fraudops.validation.gates import GateSettings
 from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
 from jobs.options.training import TrainingInputs, training_options
-from jobs.promote import outcome_of, promote_version
+from jobs.promote import PromotionOptions, outcome_of, promote_version
 from jobs.reports.validation import Screen
 from jobs.runner import json_option, notices, output, print_json, run, state_option
+from jobs.train import registration_line, train_and_register
 from jobs.train import report as report_training
-from jobs.train import said, train_and_register
 from jobs.validate import DataOptions, ValidationSite, next_command, refusal, validate_version
 
 
 @dataclass
 class PipelineSteps:
-    """How far it came: which steps this try took itself, and what became of the promotion."""
+    """The progress of one attempt: the steps that it ran itself, and the promotion's result."""
 
     version: str | None = None
     taken: list[str] = field(default_factory=list)
@@ -43,31 +42,34 @@ class PipelineSteps:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One request's way to production. `first_only` refuses to replace a version that serves."""
+    """One request from training to production.
+
+    `first_only` refuses to replace a version that serves.
+    """
 
     state: State
     settings: PromoteJobSettings
-    plan: TrainingInputs
+    inputs: TrainingInputs
     console: Console
     first_only: bool = False
 
     def run(self, steps: PipelineSteps) -> PromotionResult:
-        """Fills `steps` on the way.
+        """Run the steps that are still missing, and note each one in `steps`.
 
-        Raises RefusedError at a gate that refuses, StoreDownError, DataError, SettingsError.
+        Raises RefusedError at a gate that refuses, StoreDownError, DataError or SettingsError.
         """
-        refuse_sample(self.settings, self.plan)
+        refuse_sample(self.settings, self.inputs)
         request = self.settings.request_id or str(uuid.uuid4())
         record = read_record(self.settings.cluster, self.state)
         if record.current and record.current.by == request:
+            # An earlier attempt has committed. The promotion below only confirms it.
             steps.version, strategy = record.current.version, record.current.strategy
         else:
             version = self._validated(self._trained(request, steps), steps)
             steps.version, strategy = version.version, strategy_for(version, record)
         self._title(3, "promote", f"version {steps.version} by {strategy}")
-        steps.promotion = promote_version(
-            self.state, steps.version, strategy=strategy, first_only=self.first_only
-        )
+        options = PromotionOptions(steps.version, strategy, first_only=self.first_only)
+        steps.promotion = promote_version(self.state, options)
         steps.taken.append("promote")
         return steps.promotion
 
@@ -76,6 +78,7 @@ class Pipeline:
         return Registry(endpoints.mlflow_url(self.state), self.settings.model_name)
 
     def _trained(self, request: str, steps: PipelineSteps) -> ModelVersion:
+        """Return the version that an earlier attempt registered, or train one."""
         registry = self._registry
         known = [
             version for version in registry.versions() if version.tags.get(TAG_REQUEST) == request
@@ -84,29 +87,28 @@ class Pipeline:
             self._title(1, "train", f"an earlier try has registered version {known[0].version}")
             steps.version = known[0].version
             return known[0]
-        self._title(1, "train", self.plan.source or "the packaged sample")
+        self._title(1, "train", self.inputs.source or "the packaged sample")
         registered = train_and_register(
-            registry, endpoints.mlflow_url(self.state), self.plan, request
+            registry, endpoints.mlflow_url(self.state), self.inputs, request
         )
-        report_training(registered, registry.model, self.console)
-        self.console.print(said(registered, registry.model))
+        report_training(registered, self.console)
+        self.console.print(registration_line(registered, registry.model))
         steps.version = registered.version
         steps.taken.append("train")
         return registry.version(registered.version)
 
     def _validated(self, version: ModelVersion, steps: PipelineSteps) -> ModelVersion:
+        """Return the version once it has a passing verdict. Raises RefusedError."""
         verdict = version.verdict or {}
         if verdict.get("passed") and verdict.get("digest") == version.digest:
             self._title(2, "validate", f"version {version.version} has passed in an earlier try")
             return version
         self._title(2, "validate", f"version {version.version}")
-        site = ValidationSite(self._registry, self.state, self.settings.cluster)
-        data = DataOptions(self.plan.source, self.plan.schema, self.plan.prevalence)
         found, stored = validate_version(
-            site,
+            ValidationSite(self._registry, self.state, self.settings.cluster),
             version.version,
-            data,
-            GateSettings(**self.settings.gates.model_dump()),
+            DataOptions(self.inputs.source, self.inputs.schema, self.inputs.prevalence),
+            self.settings.gates.as_gate_settings(),
             Screen(self.console),
         )
         steps.taken.append("validate")
@@ -114,23 +116,24 @@ class Pipeline:
             raise refusal(found, next_command(found, False, self.state))
         return version
 
-    def _title(self, number: int, name: str, what: str) -> None:
-        self.console.print(f"\n[bold]{number} of 3: {name}[/], {what}")
+    def _title(self, number: int, name: str, text: str) -> None:
+        self.console.print(f"\n[bold]{number} of 3: {name}[/], {text}")
 
 
-def refuse_sample(settings: PromoteJobSettings, plan: TrainingInputs) -> None:
-    """Before any time is spent: production will not take a model of the packaged sample.
+def refuse_sample(settings: PromoteJobSettings, inputs: TrainingInputs) -> None:
+    """Refuse to train a model for production on the packaged sample.
 
-    Raises RefusedError.
+    The promotion would refuse it as well, but only after the training. Raises RefusedError.
     """
-    if plan.source is None and settings.environment == "production":
+    if inputs.source is None and settings.environment == "production":
         raise RefusedError(
-            "this would train on the packaged sample, and production refuses such a model: name your own data (`--data FILE`)"
+            "this would train on the packaged sample, and production refuses such a model: name "
+            "your own data (`--data FILE`)"
         )
 
 
 def strategy_for(version: ModelVersion, record: ServingRecord) -> Strategy:
-    """A change of schema goes by rollout."""
+    """Return `rollout` if the promotion changes the schema, else `broadcast`."""
     current = record.current
     return (
         "rollout"
@@ -140,12 +143,11 @@ def strategy_for(version: ModelVersion, record: ServingRecord) -> Strategy:
 
 
 def summary(steps: PipelineSteps, error: FraudopsError | None, seconds: float) -> dict[str, Any]:
-    """What `--json` prints; `reason` says why it ended early."""
-    promotion = asdict(steps.promotion) if steps.promotion else None
+    """Return the object that `--json` prints; `reason` says why the run ended early."""
     return {
         "version": steps.version,
         "taken": steps.taken,
-        "promotion": promotion,
+        "promotion": asdict(steps.promotion) if steps.promotion else None,
         "reason": str(error) if error else None,
         "seconds": round(seconds, 3),
     }
@@ -159,7 +161,7 @@ def summary(steps: PipelineSteps, error: FraudopsError | None, seconds: float) -
 def command(as_json: bool, state: State, **training: Any) -> str:
     """Train, validate and promote a model.
 
-    Ends at the first gate that refuses, with exit code 65; nothing in production has changed then.
+    Ends at the first gate that refuses, with exit code 65. Nothing in production has changed then.
     """
     started = time.monotonic()
     pipeline = Pipeline(
@@ -168,17 +170,18 @@ def command(as_json: bool, state: State, **training: Any) -> str:
         TrainingInputs.of(**training),
         notices if as_json else output,
     )
-    steps, failure, said = PipelineSteps(), None, ""
+    steps, failure, message = PipelineSteps(), None, ""
     try:
-        said = outcome_of(pipeline.run(steps), time.monotonic() - started)
-        pipeline.console.print(said)
+        message = outcome_of(pipeline.run(steps), time.monotonic() - started)
+        pipeline.console.print(message)
     except FraudopsError as error:
         failure = error
         raise
     finally:
+        # Also after a failure: the object names the steps that were completed.
         if as_json:
             print_json(summary(steps, failure, time.monotonic() - started))
-    return said
+    return message
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`fraudops predict`: one transaction, or a list of them, through the running service."""
+"""`fraudops predict`: score one transaction, or a list of them, through the running service."""
 
 import sys
 from importlib import resources
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from fraudops.state import State
 
 Transaction = dict[str, Any]
+HELP = """Score the transaction in FILE.json (- reads standard input).
+
+Without a FILE, score a known fraud of the packaged sample.
+"""
 
 
-@click.command(
-    help="Score the transaction in FILE.json (- reads standard input); without a FILE, a known fraud of the packaged sample."
-)
+@click.command(help=HELP)
 @click.argument("file", required=False, metavar="[FILE.json]")
 @click.option(
     "--row",
@@ -47,8 +49,8 @@ def command(
     if file is not None and row is not None:
         raise SettingsError("give a FILE or --row, not both")
     truth: int | None = None
+    transactions: Transaction | list[Transaction]
     if row is not None:
-        transactions: Transaction | list[Transaction]
         transactions, truth = _held_out(row, source, schema)
     else:
         transactions = _read(file)
@@ -60,6 +62,7 @@ def command(
 
 
 def _held_out(row: int, source: str | None, schema: Path | None) -> tuple[Transaction, int]:
+    """Return a row of the test part and its label. Raises SettingsError if it has no such row."""
     from fraudops.datasets import load, split
     from fraudops.schema import load_schema
 
@@ -72,15 +75,12 @@ def _held_out(row: int, source: str | None, schema: Path | None) -> tuple[Transa
 
 
 def _read(file: str | None) -> Transaction | list[Transaction]:
-    """The JSON of the file. Raises SettingsError that quotes nothing of it."""
+    """Return the JSON of the file. Raises SettingsError, which never quotes the content."""
     name = "standard input" if file == "-" else file or "transaction.json of the packaged sample"
     try:
         if file is None:
-            text = (
-                resources.files("fraudops.datasets")
-                .joinpath("sample/transaction.json")
-                .read_bytes()
-            )
+            sample = resources.files("fraudops.datasets").joinpath("sample/transaction.json")
+            text = sample.read_bytes()
         else:
             text = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         return msgspec.json.decode(text, type=Transaction | list[Transaction])
@@ -89,13 +89,12 @@ def _read(file: str | None) -> Transaction | list[Transaction]:
             f"{name}: cannot be read ({error.strerror}); give a JSON file, or - for standard input"
         ) from error
     except msgspec.ValidationError:
+        # `from None`: the chained error could quote the transaction.
         raise SettingsError(
             f'{name}: expected one transaction as {{"FEATURE": NUMBER, …}}, or a list of them'
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"{name}: not valid JSON; numbers are written as 1.5, and NaN is none"
-        ) from error
+        raise SettingsError(f"{name}: not valid JSON; write numbers as 1.5, and no NaN") from error
 
 
 def _show(answer: "PredictResponse", truth: int | None, as_json: bool) -> None:
@@ -103,9 +102,10 @@ def _show(answer: "PredictResponse", truth: int | None, as_json: bool) -> None:
         print_json(msgspec.structs.asdict(answer) | ({} if truth is None else {"label": truth}))
         return
     verdict = "[bold red]FRAUD[/]" if answer.prediction else "[bold green]genuine[/]"
-    labelled = "" if truth is None else f"; it truly is {'a fraud' if truth else 'genuine'}"
+    labelled = "" if truth is None else f"; the label is {'fraud' if truth else 'genuine'}"
     output.print(
-        f"{verdict}  probability {answer.fraud_probability:.4f}, threshold {answer.threshold:.4f}{labelled}"
+        f"{verdict}  probability {answer.fraud_probability:.4f}, "
+        f"threshold {answer.threshold:.4f}{labelled}"
     )
     output.print(f"model version {answer.model_version}, prediction_id {answer.prediction_id}")
 
@@ -122,10 +122,9 @@ def _show_many(answers: "list[PredictResponse]", as_json: bool) -> None:
         "row", "decision", "probability", "threshold", "version", "prediction_id", box=None
     )
     for index, answer in enumerate(answers):
-        decision = "[bold red]FRAUD[/]" if answer.prediction else "genuine"
         table.add_row(
             str(index),
-            decision,
+            "[bold red]FRAUD[/]" if answer.prediction else "genuine",
             f"{answer.fraud_probability:.4f}",
             f"{answer.threshold:.4f}",
             answer.model_version,

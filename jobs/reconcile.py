@@ -1,5 +1,7 @@
-"""Brings alias and `promotions` rows after the serving record, and writes down what was moved by
-hand. The supervisor runs it every 20 s.
+"""Make the registry's alias and the `promotions` rows match the serving record.
+
+A change that was made by hand is reported and left as it is. The supervisor runs this job every
+20 s, the chart as a CronJob.
 """
 
 import asyncio
@@ -15,18 +17,18 @@ from fraudops.promotion.reconcile import ReconcileResult, reconcile
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from fraudops.wiring import open_promotion_context
-from jobs.promote import say
-from jobs.runner import json_option, notices, print_json, run, state_option
+from jobs.runner import json_option, notices, print_json, run, say, state_option
 
-# In the cluster a dead holder's lock is taken over only by whoever has watched it for the Lease's
-# whole duration.
-LOCK_SECONDS, CLUSTER_LOCK_SECONDS = 1.0, 40.0
+LOCK_SECONDS = 1.0
+# A promoter that died keeps its Lease until a candidate has watched the Lease for its full
+# duration. The wait must be longer than that.
+CLUSTER_LOCK_SECONDS = 40.0
 
 
-async def bring_after(settings: PromoteJobSettings, state: State) -> tuple[ReconcileResult, int]:
-    """The findings, and the number of rows that were brought.
+async def reconcile_all(settings: PromoteJobSettings, state: State) -> tuple[ReconcileResult, int]:
+    """Update the rows and the alias. Return the result and the number of written rows.
 
-    Raises StoreDownError when a promotion has the lock or the record's store is away.
+    Raises StoreDownError while a promotion holds the lock or the record's store is unavailable.
     """
     wait_seconds = CLUSTER_LOCK_SECONDS if settings.cluster.release else LOCK_SECONDS
     async with (
@@ -40,29 +42,34 @@ async def bring_after(settings: PromoteJobSettings, state: State) -> tuple[Recon
             rows = await context.journal.flush()
             await context.journal.bring_after(record)
         except StoreDownError:
+            # PostgreSQL is down. The alias is in MLflow and can still be updated.
             late = ("rows",)
-        findings = await reconcile(context.records, context.aliases)
-        return replace(findings, late=(*findings.late, *late)), rows
+        result = await reconcile(context.records, context.aliases)
+        return replace(result, late=(*result.late, *late)), rows
 
 
 @click.command(name="reconcile")
 @json_option
 @state_option
 def command(as_json: bool, state: State) -> str:
-    """Bring the registry's alias and the promotions rows after the serving record."""
-    findings, rows = asyncio.run(bring_after(PromoteJobSettings.from_environment(), state))
-    found = asdict(findings) | {"rows": rows, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    """Update the registry's alias and the promotions rows to match the serving record."""
+    result, rows = asyncio.run(reconcile_all(PromoteJobSettings.from_environment(), state))
+    report = asdict(result) | {
+        "rows": rows,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     state.run.mkdir(parents=True, exist_ok=True)
-    write_atomically(state.run / "reconcile.json", json.dumps(found).encode(), durable=True)
+    write_atomically(state.run / "reconcile.json", json.dumps(report).encode(), durable=True)
     if as_json:
-        print_json(found)
-    elif findings.alias:
-        notices.print(findings.alias)
-    if findings.late:
+        print_json(report)
+    elif result.alias:
+        notices.print(result.alias, markup=False)
+    if result.late:
         raise StoreDownError(
-            f"still late: {', '.join(findings.late)}; they follow when PostgreSQL and MLflow are back"
+            f"not up to date: {', '.join(result.late)}; the next run updates them when PostgreSQL "
+            "and MLflow are back"
         )
-    return findings.alias or "alias and rows are as the serving record says"
+    return result.alias or "alias and rows match the serving record"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""`fraudops retention`: days of predictions beyond their time leave the audit, and the next days'
-partitions are made. Safe to run again.
+"""`fraudops retention`: drop expired days of predictions and create the next partitions.
+
+Safe to repeat.
 """
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,33 +19,35 @@ from fraudops.state import State
 from jobs.on_cluster import on_cluster
 from jobs.runner import json_option, notices, output, print_json, run, state_option
 
-# Half of the Job's time; what is left then is the next run's.
+if TYPE_CHECKING:
+    from fraudops.audit.partitions import Partition
+
+# Half of the Job's time limit. The next run indexes the days that are left.
 INDEX_SECONDS = 1800
 
 
 async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[str, Any]:
-    """What was done, or would be.
+    """Drop the expired days and return the report; with `dry_run` only list them.
 
-    Raises StoreDownError; a day that is in use, and those behind it, are left for the next run.
+    A day that is in use, and every later day, is left for the next run. Raises StoreDownError.
     """
     from fraudops.audit import retention
-    from fraudops.audit.connection import connect
+    from fraudops.audit.connection import open_connection
     from fraudops.audit.database import translated
     from fraudops.audit.indexing import index_days
     from fraudops.audit.partitions import partitions
 
     today = datetime.now(UTC).date()
+    report: dict[str, Any] = {
+        "kept_days": settings.days,
+        "oldest_kept": today - timedelta(days=settings.days),
+        "dry_run": dry_run,
+    }
     with translated(url):
-        connection = await connect(url, "fraudops-retention")
-        try:
+        async with open_connection(url, "fraudops-retention") as connection:
             due = retention.expired(await partitions(connection), today, settings.days)
-            done: dict[str, Any] = {
-                "kept_days": settings.days,
-                "oldest_kept": today - timedelta(days=settings.days),
-                "dry_run": dry_run,
-            }
             if dry_run:
-                return done | {
+                return report | {
                     "dropped": [{"day": each.day, "bytes": each.bytes} for each in due],
                     "in_use": [],
                     "made": [],
@@ -50,48 +55,55 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
                     "not_indexed": [],
                 }
             await retention.begin(connection)
-            done |= {
-                "made": await retention.make_ahead(connection, today),
-                "dropped": [],
-                "in_use": [],
-            }
-            for number, partition in enumerate(due):
-                try:
-                    dropped = await retention.take_out(connection, partition, settings.export)
-                except retention.InUseError as error:
-                    notices.print(
-                        f"{partition.day} stays until the next run: {error}", markup=False
-                    )
-                    done["in_use"] = [each.day for each in due[number:]]
-                    break
-                where = f", {dropped.rows:,} rows in {dropped.file}" if dropped.file else ""
-                notices.print(
-                    f"{partition.day} dropped ({partition.bytes / 1e6:.1f} MB{where})", markup=False
-                )
-                done["dropped"].append(
-                    {
-                        "day": dropped.day,
-                        "bytes": dropped.bytes,
-                        "rows": dropped.rows,
-                        "file": dropped.file,
-                    }
-                )
-            indexed, left = await index_days(connection, INDEX_SECONDS)
-            return done | {"indexed": indexed, "not_indexed": left}
-        finally:
-            await connection.close()
+            # New partitions come before the drops: a day in use must not delay tomorrow's rows.
+            made = await retention.make_ahead(connection, today)
+            dropped, in_use = await _drop(connection, due, settings.export)
+            indexed, not_indexed = await index_days(connection, INDEX_SECONDS)
+    return report | {
+        "made": made,
+        "dropped": dropped,
+        "in_use": in_use,
+        "indexed": indexed,
+        "not_indexed": not_indexed,
+    }
 
 
-def said(done: dict[str, Any]) -> str:
-    days, megabytes = len(done["dropped"]), sum(each["bytes"] for each in done["dropped"]) / 1e6
-    what = (
-        f"{days} days of predictions ({megabytes:.1f} MB) {'would be dropped' if done['dry_run'] else 'dropped'}"
-        if days
-        else "no day to drop"
-    )
-    indexed = f"; {len(done['indexed'])} days indexed" if done["indexed"] else ""
-    left = f"; {len(done['not_indexed'])} days left to index" if done["not_indexed"] else ""
-    return f"{what}; kept from {done['oldest_kept']} on; {len(done['made'])} partitions made ahead{indexed}{left}"
+async def _drop(
+    connection: Any, due: "Sequence[Partition]", export: Path | None
+) -> tuple[list[dict[str, Any]], list[date]]:
+    """Drop the days in order, up to one that is in use. Return the dropped and the other days."""
+    from fraudops.audit import retention
+
+    dropped: list[dict[str, Any]] = []
+    for number, partition in enumerate(due):
+        try:
+            done = await retention.remove_day(connection, partition, export)
+        except retention.InUseError as error:
+            notices.print(f"{partition.day} stays until the next run: {error}", markup=False)
+            return dropped, [each.day for each in due[number:]]
+        file = f", {done.rows:,} rows in {done.file}" if done.file else ""
+        notices.print(
+            f"{partition.day} dropped ({partition.bytes / 1e6:.1f} MB{file})", markup=False
+        )
+        dropped.append(asdict(done))
+    return dropped, []
+
+
+def summary_of(report: dict[str, Any]) -> str:
+    """Return the report as one line."""
+    days = len(report["dropped"])
+    megabytes = sum(each["bytes"] for each in report["dropped"]) / 1e6
+    dropped = "would be dropped" if report["dry_run"] else "dropped"
+    parts = [
+        f"{days} days of predictions ({megabytes:.1f} MB) {dropped}" if days else "no day to drop",
+        f"kept from {report['oldest_kept']} on",
+        f"{len(report['made'])} partitions created in advance",
+    ]
+    if report["indexed"]:
+        parts.append(f"{len(report['indexed'])} days indexed")
+    if report["not_indexed"]:
+        parts.append(f"{len(report['not_indexed'])} days left to index")
+    return "; ".join(parts)
 
 
 @on_cluster("retention")
@@ -99,44 +111,44 @@ def said(done: dict[str, Any]) -> str:
 @click.option(
     "--days",
     type=click.IntRange(1, 36_500),
-    help="Keep this many days. [env: FRAUDOPS_RETENTION__DAYS; default: 400]",
+    help="Number of days to keep. [env: FRAUDOPS_RETENTION__DAYS; default: 400]",
 )
 @click.option(
     "--export",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Write each day to Parquet here before it is dropped. [env: FRAUDOPS_RETENTION__EXPORT]",
+    help="Write each day to a Parquet file in this folder before the day is dropped. "
+    "[env: FRAUDOPS_RETENTION__EXPORT]",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be dropped.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be dropped.")
 @json_option
 @state_option
 def command(
     days: int | None, export: Path | None, dry_run: bool, as_json: bool, state: State
 ) -> str:
-    """Drop whole days of predictions beyond their time; make the next days' partitions.
+    """Drop expired days of predictions and create the next days' partitions.
 
-    Others read and write on meanwhile. Exits 75 when a day is in use for too long: the next run
-    takes it.
+    Readers and writers of other days are not blocked. Exits with 75 if a day is in use for too
+    long; the next run drops it.
     """
-    given = {
+    flags = {
         name: value for name, value in (("days", days), ("export", export)) if value is not None
     }
-    settings = RetentionJobSettings.from_environment().retention.model_copy(update=given)
+    settings = RetentionJobSettings.from_environment().retention.model_copy(update=flags)
     if settings.export and not settings.export.is_dir():
         raise SettingsError(
-            f"{settings.export} is no folder: nothing is dropped without its export"
+            f"{settings.export} is no folder: create it; nothing is dropped without its export"
         )
-    done = asyncio.run(retain(database_url(state), settings, dry_run))
-    ended = said(done)
+    report = asyncio.run(retain(database_url(state), settings, dry_run))
+    summary = summary_of(report)
     if as_json:
-        print_json(done)
+        print_json(report)
     else:
-        output.print(ended)
-    if done["in_use"]:
-        raise StoreDownError(
-            f"{ended}; in use, and left for the next run: {', '.join(map(str, done['in_use']))}"
-        )
-    return ended
+        output.print(summary)
+    if report["in_use"]:
+        days_in_use = ", ".join(map(str, report["in_use"]))
+        raise StoreDownError(f"{summary}; in use and left for the next run: {days_in_use}")
+    return summary
 
 
 if __name__ == "__main__":

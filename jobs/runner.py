@@ -1,93 +1,148 @@
-"""How every job begins and ends: shared options, one table from errors to exit codes, one line of
-what happened, no stack trace for a user's mistake.
+"""Shared start and end of every job: options, exit codes, output streams and retries.
+
+A user's mistake ends with one line and the exit code of its error, without a stack trace.
 """
 
 import contextlib
+import getpass
 import io
 import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
-from fraudops.errors import FraudopsError
+from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.proxies import bypass_proxies
 from fraudops.state import DEFAULT_STATE, State
 
-# Standard output carries what a program may read (tables, --json); progress and notices go to
-# standard error.
+# Standard output carries what a program may read (tables, --json). Progress and notices are
+# written to standard error.
 notices = Console(stderr=True, highlight=False, soft_wrap=True)
 output = Console(highlight=False, soft_wrap=True)
-# Kubernetes shows what a container wrote here as the reason of its end.
+# Kubernetes shows the content of this file as the reason why the container ended.
 TERMINATION_LOG = Path("/dev/termination-log")
+# Kubernetes cuts a termination message at 4096 bytes.
 MAX_TERMINATION_BYTES = 4000
-# A pod's log mixes the two streams; `--on-cluster` tells them apart by this first character of
-# every line of standard output.
+# A pod's log mixes both streams. `--on-cluster` recognises a line of standard output by this
+# first character.
 OUTPUT_MARK = "\x1e"
 MARK_VARIABLE = "FRAUDOPS_MARK_OUTPUT"
+RETRY_PAUSE_SECONDS = 1.0
+Result = TypeVar("Result")
 
 
 def _to_state(_context: click.Context, _parameter: click.Parameter, value: str) -> State:
     return State.at(value)
 
 
-def _state(**more: Any) -> Callable[[Any], Any]:
-    text = "The state folder of `fraudops up`."
+def _state_option(**settings: Any) -> Callable[[Any], Any]:
     shared: dict[str, Any] = {
         "envvar": "FRAUDOPS_STATE",
         "default": DEFAULT_STATE,
         "show_default": True,
         "metavar": "FOLDER",
-        "help": text,
+        "help": "The state folder of `fraudops up`.",
     }
-    return click.option("--state", **shared, **more)
+    return click.option("--state", **shared, **settings)
 
 
-state_option = _state(callback=_to_state)
-# For commands that need none: every command takes --state.
-any_state_option = _state(expose_value=False)
+state_option = _state_option(callback=_to_state)
+# For commands that do not use the folder. Every command accepts --state, so that scripts can pass
+# it to all of them.
+any_state_option = _state_option(expose_value=False)
 json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="One JSON object on standard output, all else on standard error.",
+    help="Print one JSON object to standard output, and everything else to standard error.",
 )
 
 
-def where(state: State) -> str:
-    """What to type after the next command so that it works on this same product: `--on-cluster`,
-    `--state FOLDER`, or nothing.
+def wait_option(seconds: float, text: str) -> Callable[[Any], Any]:
+    """Return the option `--wait SECONDS` with this default and this help text."""
+    return click.option(
+        "--wait",
+        "wait_seconds",
+        type=click.FloatRange(0),
+        default=seconds,
+        show_default=True,
+        metavar="SECONDS",
+        help=text,
+    )
+
+
+def target_options(state: State) -> str:
+    """Return the options that make a suggested command act on the same installation.
+
+    The result begins with a space, or is empty: ` --on-cluster`, ` --state FOLDER` or ``.
     """
     if os.environ.get(MARK_VARIABLE):
         return " --on-cluster"
-    return (
-        ""
-        if state == State.at(os.environ.get("FRAUDOPS_STATE", DEFAULT_STATE))
-        else f" --state {shlex.quote(str(state.root))}"
-    )
+    if state == State.at(os.environ.get("FRAUDOPS_STATE", DEFAULT_STATE)):
+        return ""
+    return f" --state {shlex.quote(str(state.root))}"
+
+
+def user_name() -> str:
+    """Return the name of the user who runs this process, or `uid N` if the user has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
-def run(command: Callable[..., Any]) -> None:
-    """Runs a click command as a program: exit 0, the error's own code, 64 for wrong usage, 1 for a
-    defect of ours (with its stack trace).
+def say(text: str) -> None:
+    """Print one line of progress to standard error."""
+    notices.print(f"[dim]{escape(text)}[/]")
 
-    A command may return one line of what happened, which a container leaves behind as its
-    termination message, or an exit code.
+
+def retry_until(
+    attempt: Callable[[], Result], deadline: float, pause_seconds: float = RETRY_PAUSE_SECONDS
+) -> Result:
+    """Call `attempt` until it returns, and return its result.
+
+    `deadline` is a time of `time.monotonic()`. A StoreDownError leads to the next attempt; its
+    message is printed unless the attempt before failed with the same one. Raises the
+    StoreDownError of the last attempt when no other attempt fits before the deadline.
+    """
+    printed = ""
+    while True:
+        try:
+            return attempt()
+        except StoreDownError as error:
+            if time.monotonic() + pause_seconds > deadline:
+                raise
+            if str(error) != printed:
+                printed = str(error)
+                notices.print(f"waiting: {printed}", markup=False)
+            time.sleep(pause_seconds)
+
+
+def run(command: Callable[..., Any]) -> None:
+    """Run a click command as a program and exit with its code.
+
+    The codes: 0 for success, the error's own code for a FraudopsError, 64 for wrong usage, 130
+    after Ctrl-C, and 1 with a stack trace for a defect of fraudops. A command may return an exit
+    code, or one line of text, which the container leaves as its termination message.
     """
     if os.environ.get(MARK_VARIABLE):
         sys.stdout = marked(sys.stdout.buffer)
+    # Before any HTTP client is made: each client reads the proxy variables when it is made.
     bypass_proxies()
     try:
-        ended = command.main(standalone_mode=False)  # type: ignore[attr-defined]
+        result = command.main(standalone_mode=False)  # type: ignore[attr-defined]
     except click.Abort:
         notices.print("stopped")
         sys.exit(130)
@@ -96,22 +151,25 @@ def run(command: Callable[..., Any]) -> None:
         conclude(error.format_message())
         sys.exit(64)
     except FraudopsError as error:
-        notices.print(f"[bold red]error:[/] {_escape(str(error))}")
+        notices.print(f"[bold red]error:[/] {escape(str(error))}")
         conclude(str(error))
         sys.exit(error.exit_code)
     except Exception as error:
-        conclude(f"crashed with {type(error).__name__}: see the log")  # its message may quote data
+        # Only the type: the message of an unexpected error may quote card data.
+        conclude(f"crashed with {type(error).__name__}: see the log")
         raise
-    if isinstance(ended, str):
-        conclude(ended)
-    elif isinstance(ended, int):
-        sys.exit(ended)
+    if isinstance(result, str):
+        conclude(result)
+    elif isinstance(result, int):
+        sys.exit(result)
 
 
 def conclude(text: str, path: Path = TERMINATION_LOG) -> None:
-    """Leaves the text as one line where Kubernetes looks for it; does nothing elsewhere."""
+    """Write the text as one line to the termination log, if the process runs in a container."""
+    # A cut in the middle of a character leaves bytes that are not UTF-8; `ignore` drops them.
     line = " ".join(text.split()).encode()[:MAX_TERMINATION_BYTES].decode(errors="ignore")
     with contextlib.suppress(OSError):
+        # No O_CREAT: outside a container the file does not exist and must not be created.
         descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
         try:
             os.write(descriptor, line.encode())
@@ -120,7 +178,7 @@ def conclude(text: str, path: Path = TERMINATION_LOG) -> None:
 
 
 class _MarkedLines(io.RawIOBase):
-    """Bytes on their way to another stream, with the mark before every line."""
+    """A writer that copies bytes to another stream and puts the mark before every line."""
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream, self._mark = stream, OUTPUT_MARK.encode()
@@ -131,6 +189,7 @@ class _MarkedLines(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         for line in bytes(data).splitlines(keepends=True):
+            # A line may arrive in several writes. Only its first part gets the mark.
             self._stream.write(self._mark + line if self._at_start else line)
             self._at_start = line.endswith(b"\n")
         self._stream.flush()
@@ -138,11 +197,7 @@ class _MarkedLines(io.RawIOBase):
 
 
 def marked(stream: Any) -> io.TextIOWrapper:
-    """A text stream that writes to the binary one line by line, each line marked as standard output."""
+    """Return a text stream that writes to a binary stream and marks each line as output."""
     return io.TextIOWrapper(
         io.BufferedWriter(_MarkedLines(stream)), encoding="utf-8", line_buffering=True
     )
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")

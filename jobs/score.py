@@ -1,34 +1,34 @@
-"""`fraudops score`: a file of transactions to a file of scores. Batch scores are not audited."""
+"""`fraudops score`: score a file of transactions. Batch scores are not audited."""
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from fraudops.errors import RefusedError, SettingsError
 from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
 from jobs.on_cluster import on_cluster
+from jobs.reports.progress import RowsBar, rows_bar
 from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
     from fraudops.batch.plan import Counts, Layout, Summary
-    from fraudops.batch.run import Progress as Tell
 
 INDEX = "JOB_COMPLETION_INDEX"
 SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
-HELP = """Score the rows of FILE (CSV, also gzipped, or Parquet) with the model that serves.
+HELP = """Score the rows of FILE (CSV, also gzipped, or Parquet) with the current model.
 
-The output has FILE's transaction_id and entity_key where it has them, the columns that --keep names, and fraud_probability, prediction, model_version and
-threshold, in FILE's order. It appears under its name only when it is whole, with OUT.json beside it: what was scored with what. Killed and started again, the
-same command goes on where it was, with the version that it began with, and ends with the same bytes; its pieces lie in OUT.parts.
+The output keeps FILE's order. It has FILE's transaction_id and entity_key if FILE has them, the
+columns that --keep names, and fraud_probability, prediction, model_version and threshold. The
+output gets its name only when it is complete. OUT.json next to it describes the run.
+
+If the run is killed, repeat the same command: it continues where it ended, with the same model
+version, and produces the same bytes. Its pieces are in OUT.parts.
 
 Batch scores are not decisions: they are not audited, and monitor and drift do not see them.
 """
@@ -39,10 +39,10 @@ def _to_shard(
 ) -> tuple[int, int] | None:
     if value is None:
         return None
-    found = SHARD.fullmatch(value)
-    if not found or not int(found[1]) < int(found[2]):
-        raise click.BadParameter("give it as I/N, I from 0 to N-1, such as 0/4")
-    return int(found[1]), int(found[2])
+    match = SHARD.fullmatch(value)
+    if not match or not int(match[1]) < int(match[2]):
+        raise click.BadParameter("write it as I/N with I from 0 to N-1, such as 0/4")
+    return int(match[1]), int(match[2])
 
 
 @on_cluster("score")
@@ -58,30 +58,32 @@ def _to_shard(
     "--out",
     type=click.Path(path_type=Path),
     metavar="OUT",
-    help="Ends in .csv or .parquet. [default: beside FILE, with .scores before its suffix]",
+    help="The output; ends in .csv or .parquet. [default: next to FILE, with .scores before the "
+    "suffix]",
 )
 @click.option(
     "--version",
     metavar="N",
-    help="Another version than the one that serves; `latest` is the newest.",
+    help="Score with this version instead of the current one; `latest` is the newest.",
 )
 @click.option(
     "--keep",
     multiple=True,
     metavar="COLUMN",
-    help="A column to take over (repeatable); as text, where FILE is a CSV and it is no feature.",
+    help="A column to copy to the output (repeatable). From a CSV, a column that is no feature is "
+    "copied as text.",
 )
 @click.option(
     "--bad-rows",
     type=click.Path(path_type=Path),
     metavar="CSV",
-    help="Set rows that cannot be scored aside here, with the reason. [default: refuse]",
+    help="Write rows that cannot be scored to this file, with the reason. [default: refuse FILE]",
 )
 @click.option(
     "--shard",
     callback=_to_shard,
     metavar="I/N",
-    help="Score the I-th of N shards (from 0) into OUT.part-I-of-N; the last one to end joins them.",
+    help="Score shard I of N (from 0) into OUT.part-I-of-N. The last shard to end joins them.",
 )
 @click.option(
     "--shards",
@@ -89,13 +91,13 @@ def _to_shard(
     metavar="N",
     help=f"The same in an Indexed Job, where {INDEX} is I.",
 )
-@click.option("--merge", is_flag=True, help="Only join the shards of OUT, which must all be there.")
+@click.option("--merge", is_flag=True, help="Only join the shards of OUT; all must exist.")
 @click.option(
     "--chunk-rows",
     type=click.IntRange(1, 10_000_000),
     default=65_536,
     show_default=True,
-    help="How many rows are in memory at a time.",
+    help="Number of rows in memory at a time.",
 )
 @json_option
 @state_option
@@ -121,46 +123,61 @@ def command(
     if merge:
         return _show(_merge(layout), layout, as_json)
     if file is None:
-        raise SettingsError("which FILE? name a CSV or Parquet file of transactions")
+        raise SettingsError("FILE is missing: name a CSV or Parquet file of transactions")
     if shard and shards:
         raise SettingsError("give --shard or --shards, not both")
     index, count = shard or _indexed(shards)
     _check_distinct(file, target, bad_rows)
-    order = Order(file, target, version, keep, bad_rows, index, count, chunk_rows)
-    with _bar(f"shard {index} of {count}" if count > 1 else file.name) as tell:
-        found = score_file(order, BatchModels(ClusterJobSettings.from_environment(), state), tell)
+    order = Order(
+        source=file,
+        out=target,
+        version=version,
+        keep=keep,
+        bad_rows=bad_rows,
+        shard=index,
+        shards=count,
+        chunk_rows=chunk_rows,
+    )
+    models = BatchModels(ClusterJobSettings.from_environment(), state)
+    with rows_bar(f"shard {index} of {count}" if count > 1 else file.name) as bar:
+        found = score_file(order, models, partial(_show_progress, bar))
     if isinstance(found, Summary):
         return _show(found, layout, as_json)
+    # Only the last shard to end returns a Summary; the others return their counts.
     if as_json:
         print_json({"shard": index, "shards": count, **msgspec.to_builtins(found)})
-    said = f"shard {index} of {count} is whole: {_counted(found)}; the last shard to end joins them"
-    notices.print(said, markup=False)
-    return said
+    message = (
+        f"shard {index} of {count} is complete: {_counted(found)}; the last shard to end joins them"
+    )
+    notices.print(message, markup=False)
+    return message
 
 
 def _target(file: Path | None, out: Path | None) -> Path:
+    """Return the output file. Raises SettingsError without --out and FILE."""
     if out is not None:
         return out
     if file is None:
-        raise SettingsError("which output? name it with --out")
+        raise SettingsError("the output is missing: name it with --out")
     name = file.name.removesuffix(".gz")
-    return file.with_name(
-        f"{name.removesuffix(file.suffix).removesuffix('.csv')}.scores{'.parquet' if name.endswith('.parquet') else '.csv'}"
-    )
+    suffix = ".parquet" if name.endswith(".parquet") else ".csv"
+    stem = name.removesuffix(file.suffix).removesuffix(".csv")
+    return file.with_name(f"{stem}.scores{suffix}")
 
 
 def _indexed(shards: int | None) -> tuple[int, int]:
-    """Shard and number of shards. Raises SettingsError outside of an Indexed Job."""
+    """Return the shard and the number of shards. Raises SettingsError outside an Indexed Job."""
     if shards is None:
         return 0, 1
     index = os.environ.get(INDEX, "")
     if not index.isdigit():
         raise SettingsError(
-            f"--shards belongs to an Indexed Job ({INDEX} is not set); here run --shard 0/{shards} to --shard {shards - 1}/{shards}"
+            f"--shards works only in an Indexed Job ({INDEX} is not set); here run "
+            f"--shard 0/{shards} to --shard {shards - 1}/{shards}"
         )
     if int(index) >= shards:
         raise SettingsError(
-            f"{INDEX} is {index}, but --shards says {shards}: let the Job have as many completions"
+            f"{INDEX} is {index}, but --shards is {shards}: set the Job's completions to {shards}"
         )
     return int(index), shards
 
@@ -170,29 +187,32 @@ def _check_distinct(file: Path, out: Path, bad_rows: Path | None) -> None:
     if len(set(paths)) < len(paths):
         raise SettingsError("FILE, --out and --bad-rows must be different files")
     if bad_rows and bad_rows.suffix != ".csv":
-        raise SettingsError(f"{bad_rows}: rows are set aside as CSV; let it end in .csv")
+        raise SettingsError(f"{bad_rows}: bad rows are written as CSV; use a name in .csv")
 
 
 def _merge(layout: "Layout") -> "Summary":
-    """Raises RefusedError while shards are missing, SettingsError when there is nothing to join."""
+    """Join the shards. Raises RefusedError while some are missing, SettingsError without a run."""
     from fraudops.batch.plan import BatchPlan, load
     from fraudops.batch.run import join, missing_shards
 
+    # Read before the join, which removes the plan.
     plan = load(layout.plan, BatchPlan)
     summary = join(layout)
     if summary is not None:
         return summary
     if plan is None:
         raise SettingsError(
-            f"{layout.out}: there is no run to join; score its shards first, with --shard I/N"
+            f"{layout.out}: there is no run to join; first score its shards with --shard I/N"
         )
     missing = ", ".join(map(str, missing_shards(layout, plan)))
     raise RefusedError(
-        f"{layout.out}: of {plan.shards} shards these are not whole: {missing}; score each with --shard I/{plan.shards}"
+        f"{layout.out}: of {plan.shards} shards these are not complete: {missing}; score each "
+        f"with --shard I/{plan.shards}"
     )
 
 
 def _show(found: "Summary", layout: "Layout", as_json: bool) -> str:
+    """Print a complete run and return it as one line."""
     plan = found.plan
     if as_json:
         print_json(
@@ -202,46 +222,28 @@ def _show(found: "Summary", layout: "Layout", as_json: bool) -> str:
                 **msgspec.to_builtins(found.counts),
             }
         )
-    said = f"{layout.out}: {_counted(found.counts)}, version {plan.version}, threshold {plan.threshold:.4f}"
+    message = (
+        f"{layout.out}: {_counted(found.counts)}, version {plan.version}, "
+        f"threshold {plan.threshold:.4f}"
+    )
     if not as_json:
-        output.print(said, markup=False)
+        output.print(message, markup=False)
     if found.counts.set_aside:
         notices.print(
-            f"{plan.bad_rows}: {found.counts.set_aside:,} rows that cannot be scored, with the reason",
+            f"{plan.bad_rows}: {found.counts.set_aside:,} rows that cannot be scored, with the "
+            "reason",
             markup=False,
         )
-    return said
+    return message
 
 
 def _counted(counts: "Counts") -> str:
-    aside = f", {counts.set_aside:,} set aside" if counts.set_aside else ""
-    return f"{counts.scored:,} rows scored, {counts.frauds:,} called a fraud{aside}"
+    bad = f", {counts.set_aside:,} bad rows" if counts.set_aside else ""
+    return f"{counts.scored:,} rows scored, {counts.frauds:,} called a fraud{bad}"
 
 
-@contextmanager
-def _bar(name: str) -> "Iterator[Tell]":
-    """A progress bar; where nobody sees one, a line every tenth of the way."""
-    columns = (
-        TextColumn(escape(name)),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rows]:,} rows"),
-        TimeRemainingColumn(),
-    )
-    said = 0
-    with Progress(
-        *columns, console=notices, transient=True, disable=not notices.is_terminal
-    ) as bar:
-        task = bar.add_task(name, total=None, rows=0)
-
-        def tell(done: int, total: int, counts: "Counts") -> None:
-            nonlocal said
-            bar.update(task, completed=done, total=total, rows=counts.scored)
-            if not notices.is_terminal and total and done * 10 // total > said:
-                said = done * 10 // total
-                notices.print(f"{said * 10} %, {_counted(counts)}", markup=False)
-
-        yield tell
+def _show_progress(bar: RowsBar, done: int, total: int, counts: "Counts") -> None:
+    bar.update(done, total, counts.scored, _counted(counts))
 
 
 if __name__ == "__main__":

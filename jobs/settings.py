@@ -1,11 +1,11 @@
-"""`fraudops settings`: every variable that a program reads, with its type, default and meaning.
+"""`fraudops settings`: list every variable that a program reads.
 
-Values are never shown, only whether one is set.
+Each has its type, its default and its meaning. Values are never shown, because some are secrets. The list says only which ones are set.
 """
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import click
@@ -17,9 +17,9 @@ from jobs.runner import any_state_option, json_option, notices, output, print_js
 
 @dataclass(frozen=True)
 class Setting:
-    """One variable;
+    """One environment variable.
 
-    `default` is None where there is none, `required` where a program does not start without it.
+    `default` is None if there is none. `required`: a program does not start without the variable.
     """
 
     variable: str
@@ -28,31 +28,31 @@ class Setting:
     description: str
     required: bool = False
     secret: bool = False
-    programs: tuple[str, ...] = field(default=())
+    programs: tuple[str, ...] = ()
 
 
 def catalogue() -> list[Setting]:
-    """Every variable of every program and of the command line, by name; one that several programs
-    read stands once and names them all.
+    """Return every variable of every program and of the command line, sorted by name.
+
+    A variable that several programs read occurs once and names them all.
     """
-    found = {
+    merged = {
         name: Setting(name, "string", None, text, programs=("command line",))
         for name, text in COMMAND_LINE.items()
     }
     for program in PROGRAMS:
         for setting in settings_of(program):
-            earlier = found[setting.variable].programs if setting.variable in found else ()
-            found[setting.variable] = Setting(
-                **{**asdict(setting), "programs": (*earlier, *setting.programs)}
-            )
+            earlier = merged[setting.variable].programs if setting.variable in merged else ()
+            merged[setting.variable] = replace(setting, programs=(*earlier, *setting.programs))
     return sorted(
-        found.values(),
+        merged.values(),
+        # The FRAUDOPS_ variables first, then those that other software defines.
         key=lambda setting: (not setting.variable.startswith(PREFIX), setting.variable),
     )
 
 
 def settings_of(program: type[ProgramSettings]) -> Iterator[Setting]:
-    """The variables of one program, groups unfolded."""
+    """Yield the variables of one program, the members of nested groups included."""
     schema = program.model_json_schema(by_alias=False)
     name = program.__name__.removesuffix("Settings").removesuffix("Job").lower()
     aliases = {
@@ -60,10 +60,10 @@ def settings_of(program: type[ProgramSettings]) -> Iterator[Setting]:
         for key, info in program.model_fields.items()
         if info.validation_alias
     }
-    yield from _of_group(schema, schema.get("$defs", {}), PREFIX, aliases, name)
+    yield from _group_settings(schema, schema.get("$defs", {}), PREFIX, aliases, name)
 
 
-def _of_group(
+def _group_settings(
     schema: Mapping[str, Any],
     groups: Mapping[str, Any],
     prefix: str,
@@ -71,8 +71,9 @@ def _of_group(
     program: str,
 ) -> Iterator[Setting]:
     for key, shape in schema["properties"].items():
+        # A reference is a group of settings. Its variables are PREFIX_GROUP__NAME.
         if "$ref" in shape:
-            yield from _of_group(
+            yield from _group_settings(
                 groups[shape["$ref"].rsplit("/", 1)[1]],
                 groups,
                 f"{prefix}{key.upper()}__",
@@ -93,16 +94,18 @@ def _of_group(
 
 
 def _type(shape: Mapping[str, Any]) -> str:
+    """Return a JSON schema type in words, such as `integer >= 1, <= 65535`."""
     if "enum" in shape:
         return " | ".join(map(str, shape["enum"]))
     name = {"password": "secret", "path": "path"}.get(
         shape.get("format", ""), {"object": "JSON object"}.get(shape["type"], shape["type"])
     )
-    words = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     limits = [
-        f"{sign} {shape[word]:g}" if shape[word] < 1e6 else f"{sign} {shape[word]}"
-        for word, sign in words.items()
-        if word in shape
+        # `:g` would write a large integer in scientific notation.
+        f"{sign} {shape[key]:g}" if shape[key] < 1e6 else f"{sign} {shape[key]}"
+        for key, sign in signs.items()
+        if key in shape
     ]
     return f"{name} {', '.join(limits)}".strip()
 
@@ -116,11 +119,9 @@ def _print(settings: list[Setting]) -> None:
             if setting.default is None
             else f"default {setting.default}"
         )
+        is_set = ", set here" if setting.variable in os.environ else ""
         line = Text(setting.variable, style="bold")
-        line.append(
-            f"  {setting.type}, {default}{', set here' if setting.variable in os.environ else ''}",
-            style="not bold",
-        )
+        line.append(f"  {setting.type}, {default}{is_set}", style="not bold")
         output.print(line)
         output.print(Text(f"    {setting.description} ({', '.join(setting.programs)})"))
 
@@ -129,7 +130,7 @@ def _print(settings: list[Setting]) -> None:
 @any_state_option
 @json_option
 def command(as_json: bool) -> None:
-    """Every setting, with its type, default and meaning; values are not shown."""
+    """List every setting with its type, default and meaning. Values are not shown."""
     settings = catalogue()
     unknown = sorted(
         name for name in os.environ if name.startswith(PREFIX) and name not in known_variables()
@@ -148,7 +149,8 @@ def command(as_json: bool) -> None:
         _print(settings)
     if unknown:
         notices.print(
-            f"[bold red]unknown:[/] {', '.join(unknown)}; a program refuses to start with it: unset it or correct the name"
+            f"[bold red]unknown:[/] {', '.join(unknown)}; programs refuse to start with an "
+            "unknown variable: unset it or correct its name"
         )
 
 

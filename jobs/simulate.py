@@ -1,6 +1,4 @@
-"""`fraudops simulate`: held-out transactions as traffic, under a drift if asked, and their labels
-afterwards.
-"""
+"""`fraudops simulate`: send held-out transactions, drifted if wanted, and then their labels."""
 
 import uuid
 from collections import Counter
@@ -13,6 +11,7 @@ import click
 from fraudops.errors import RefusedError, StoreDownError
 from jobs.options.data import data_option, drift_option, schema_option, strength_option
 from jobs.options.service import open_client, url_option
+from jobs.reports.progress import count_bar
 from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
@@ -21,19 +20,22 @@ if TYPE_CHECKING:
     from fraudops.state import State
     from jobs.load_generator import Replay
 
-LABELS_A_CALL = 200
+LABELS_PER_CALL = 200
 SOURCE = "simulate"
+HELP = """Send held-out transactions to the service, then their labels.
+
+The transactions are the data's test part, in time order.
+"""
 
 
-@click.command(
-    help="Send held-out transactions (the data's test part, in time order) to the service, then their labels."
-)
+@click.command(help=HELP)
 @click.option(
     "--rows",
     default=2000,
     show_default=True,
     type=click.IntRange(min=1),
-    help="How many; more than the test part has are drawn with replacement.",
+    help="Number of transactions; if the test part has fewer rows, they are drawn with "
+    "replacement.",
 )
 @data_option
 @schema_option
@@ -43,24 +45,22 @@ SOURCE = "simulate"
     "--labels/--no-labels",
     default=True,
     show_default=True,
-    help="Hand in afterwards what each transaction truly was.",
+    help="Send the true label of each transaction afterwards.",
 )
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
     metavar="R",
-    help="Transactions a second. [default: as fast as they are answered]",
+    help="Transactions per second. [default: as fast as they are answered]",
 )
 @click.option(
     "--concurrency",
     default=8,
     show_default=True,
     type=click.IntRange(1, 256),
-    help="Connections at once.",
+    help="Number of connections.",
 )
-@click.option(
-    "--seed", default=7, show_default=True, help="Of the drift, and of drawing with replacement."
-)
+@click.option("--seed", default=7, show_default=True, help="Seed of the drift and of the drawing.")
 @url_option
 @state_option
 @json_option
@@ -82,23 +82,28 @@ def command(
 
     with open_client(url, state, concurrency) as client:
         client.ready()
-        traffic, touched, repeated = _traffic(rows, source, schema, drift, strength, seed)
+        traffic, drifted, repeated = _traffic(rows, source, schema, drift, strength, seed)
         names = traffic.schema.names
         transactions = [dict(zip(names, row, strict=True)) for row in traffic.x.tolist()]
-        with _bar("transactions", rows) as told:
+        with count_bar("transactions", rows) as progress:
             outcome = replay(
-                client, transactions, f"sim-{uuid.uuid4().hex[:12]}", concurrency, rate, told
+                client,
+                transactions,
+                f"sim-{uuid.uuid4().hex[:12]}",
+                concurrency=concurrency,
+                rate=rate,
+                on_progress=progress,
             )
-        handed_in = _hand_in(client, outcome, traffic) if labels and not outcome.away else 0
-    summary = _summary(outcome, traffic, rows, handed_in) | {
+        sent_labels = _send_labels(client, outcome, traffic) if labels and not outcome.away else 0
+    summary = _summary(outcome, traffic, rows, sent_labels) | {
         "repeated_rows": repeated,
-        "drifted_rows": touched,
+        "drifted_rows": drifted,
     }
     if as_json:
         print_json(summary)
     else:
         _print(summary)
-    _judge(outcome)
+    _raise_failures(outcome)
 
 
 def _traffic(
@@ -109,41 +114,44 @@ def _traffic(
     strength: float,
     seed: int,
 ) -> "tuple[Dataset, int, bool]":
-    """The rows to send, how many of them a drift touched, and whether rows had to be sent twice."""
+    """Return the rows to send, how many a drift changed, and whether rows occur several times."""
     from fraudops.datasets import load, overlay, split
     from fraudops.datasets.traffic import spread_rows
     from fraudops.schema import load_schema
 
     test = split(load(source, load_schema(schema))).test
+    # Spread over the whole test part, so that a short run covers its full period.
     chosen = spread_rows(len(test), rows, seed)
     repeated = rows > len(test)
     if repeated:
         notices.print(
-            f"the test part has {len(test):,} rows: {rows:,} are drawn from them with replacement"
+            f"the test part has {len(test):,} rows: {rows:,} are drawn from it with replacement"
         )
     if drift is None:
         return test.take(chosen), 0, repeated
-    test, affected = overlay(test, drift, seed, strength)  # type: ignore[arg-type]  # click has checked the name
+    # click has checked the name.
+    test, affected = overlay(test, drift, seed, strength)  # type: ignore[arg-type]
     return test.take(chosen), int(affected[chosen].sum()), repeated
 
 
-def _hand_in(client: "InferenceClient", outcome: "Replay", traffic: "Dataset") -> int:
+def _send_labels(client: "InferenceClient", outcome: "Replay", traffic: "Dataset") -> int:
+    """Send the label of every answered transaction and return the number of labels."""
     from fraudops.client import Label
 
     at = datetime.now(UTC).isoformat()
-    known = [
+    labels = [
         Label(label=int(truth), labelled_at=at, source=SOURCE, prediction_id=answer.prediction_id)
         for answer, truth in zip(outcome.answers, traffic.y, strict=True)
         if answer is not None
     ]
-    with _bar("labels", len(known)) as told:
-        for start in range(0, len(known), LABELS_A_CALL):
-            client.feedback(known[start : start + LABELS_A_CALL])
-            told(min(start + LABELS_A_CALL, len(known)))
-    return len(known)
+    with count_bar("labels", len(labels)) as progress:
+        for start in range(0, len(labels), LABELS_PER_CALL):
+            client.feedback(labels[start : start + LABELS_PER_CALL])
+            progress(min(start + LABELS_PER_CALL, len(labels)))
+    return len(labels)
 
 
-def _summary(outcome: "Replay", traffic: "Dataset", rows: int, handed_in: int) -> dict[str, Any]:
+def _summary(outcome: "Replay", traffic: "Dataset", rows: int, labels: int) -> dict[str, Any]:
     answered = [
         (answer, int(truth))
         for answer, truth in zip(outcome.answers, traffic.y, strict=True)
@@ -160,7 +168,7 @@ def _summary(outcome: "Replay", traffic: "Dataset", rows: int, handed_in: int) -
         "decisions": sum(answer.prediction for answer, _truth in answered),
         "frauds": sum(truth for _answer, truth in answered),
         "caught": sum(answer.prediction for answer, truth in answered if truth),
-        "labels": handed_in,
+        "labels": labels,
         "versions": dict(sorted(versions.items())),
         "seconds": round(outcome.seconds, 3),
         "rate": round(outcome.sent / outcome.seconds, 1) if outcome.seconds else None,
@@ -168,42 +176,41 @@ def _summary(outcome: "Replay", traffic: "Dataset", rows: int, handed_in: int) -
 
 
 def _print(summary: dict[str, Any]) -> None:
-    touched = (
-        f", {summary['drifted_rows']:,} of {summary['rows']:,} rows touched"
+    drifted = (
+        f", {summary['drifted_rows']:,} of {summary['rows']:,} rows changed"
         if summary["drifted_rows"]
         else ""
     )
     lines = {
-        "rows": f"{summary['source']}{touched}",
-        "sent": f"{summary['sent']:,}: {summary['answered']:,} answered, {summary['refused']:,} refused, {summary['failures']:,} failures",
-        "decisions": f"{summary['decisions']:,} called fraud; {summary['caught']:,} of the {summary['frauds']:,} true frauds caught",
-        "labels": f"{summary['labels']:,} handed in",
+        "rows": f"{summary['source']}{drifted}",
+        "sent": f"{summary['sent']:,}: {summary['answered']:,} answered, "
+        f"{summary['refused']:,} refused, {summary['failures']:,} failures",
+        "decisions": f"{summary['decisions']:,} called fraud; {summary['caught']:,} of the "
+        f"{summary['frauds']:,} true frauds caught",
+        "labels": f"{summary['labels']:,} sent",
         "versions": ", ".join(
             f"{version} ({count:,})" for version, count in summary["versions"].items()
         )
         or "none answered",
-        "time": f"{summary['seconds']:.1f} s, {summary['rate'] or 0:,.0f} transactions a second",
+        "time": f"{summary['seconds']:.1f} s, {summary['rate'] or 0:,.0f} transactions per second",
     }
     for name, line in lines.items():
         output.print(f"{name:<10} {line}", markup=False)
 
 
-def _judge(outcome: "Replay") -> None:
+def _raise_failures(outcome: "Replay") -> None:
+    """Raise StoreDownError if answers are missing, else RefusedError if rows were refused."""
     if outcome.failed:
-        gave_up = ", and the rest was not sent" if outcome.away else ""
+        stopped = ", and the rest was not sent" if outcome.away else ""
         raise StoreDownError(
-            f"{outcome.failed:,} of {outcome.sent:,} transactions got no answer{gave_up}; the last: {outcome.reason}"
+            f"{outcome.failed:,} of {outcome.sent:,} transactions got no answer{stopped}; "
+            f"the last error: {outcome.reason}"
         )
     if outcome.refused:
         raise RefusedError(
-            f"{outcome.refused:,} of {outcome.sent:,} transactions were refused; the first: {outcome.refusal}"
+            f"{outcome.refused:,} of {outcome.sent:,} transactions were refused; "
+            f"the first error: {outcome.refusal}"
         )
-
-
-def _bar(name: str, total: int) -> Any:
-    from jobs.reports.data import count_bar
-
-    return count_bar(name, total)
 
 
 if __name__ == "__main__":

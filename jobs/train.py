@@ -1,5 +1,6 @@
-"""Trains a model, logs the run, and registers a version with its sealed bundle; ends with the
-version and the next command.
+"""Train a model, log the run, and register a version with its sealed bundle.
+
+The output ends with the number of the version and the next command.
 """
 
 import subprocess
@@ -25,26 +26,16 @@ from fraudops.state import State
 from fraudops.terminal import print_table
 from jobs.on_cluster import on_cluster
 from jobs.options.training import TrainingInputs, training_options
-from jobs.runner import json_option, notices, output, print_json, run, state_option, where
+from jobs.reports.metrics import METRIC_TITLES
+from jobs.runner import json_option, output, print_json, run, say, state_option, target_options
 
 if TYPE_CHECKING:
     from fraudops.training.trainer import TrainingResult
 
-METRIC_TITLES = {
-    "roc_auc": "ROC-AUC",
-    "average_precision": "average precision",
-    "recall_at_precision_0_80": "recall at precision 0.80",
-    "cost_per_transaction": "cost per transaction",
-    "calibration_error": "calibration error",
-    "precision": "precision at the threshold",
-    "recall": "recall at the threshold",
-    "decision_rate": "share flagged",
-}
-
 
 @dataclass(frozen=True)
 class Registered:
-    """A version as it stands in the registry now."""
+    """A version that was just registered."""
 
     version: str
     run_id: str
@@ -53,38 +44,39 @@ class Registered:
 
 
 def train_and_register(
-    registry: Registry, url: str, plan: TrainingInputs, request: str | None = None
+    registry: Registry, url: str, inputs: TrainingInputs, request: str | None = None
 ) -> Registered:
-    """The whole training; the version is tagged with `request`, so that another try finds it.
+    """Train a model and register it.
 
-    Raises StoreDownError before any time is spent when the registry is away, DataError,
-    RefusedError.
+    The version is tagged with `request`, so that another attempt of the request finds it. Raises
+    StoreDownError, DataError or RefusedError.
     """
+    # Fails now if the registry is down, and not after the training.
     registry.versions()
     from fraudops import datasets
     from fraudops.schema import load_schema
     from fraudops.training.trainer import Provenance, train, write_bundle
 
-    _say("reading the data")
+    say("reading the data")
     dataset = datasets.load(
-        Path(plan.source).absolute() if plan.source else None,
-        load_schema(plan.schema),
-        plan.prevalence,
+        Path(inputs.source).absolute() if inputs.source else None,
+        load_schema(inputs.schema),
+        inputs.prevalence,
     )
-    split = datasets.split(dataset, plan.settings.split, plan.settings.seed)
+    split = datasets.split(dataset, inputs.settings.split, inputs.settings.seed)
     if dropped := split.dropped_duplicates + split.dropped_ties:
-        _say(f"{dropped:,} rows dropped: they stand in an earlier part too, or at its very end")
+        say(f"{dropped:,} rows dropped: duplicates of an earlier part, or ties with its last row")
     if dataset.prevalence is None:
-        _say("no --prevalence: the data counts as collected, and so do all figures")
-    trained = train(split, plan.settings, _say)
+        say("no --prevalence: the data and all figures count as collected")
+    trained = train(split, inputs.settings, say)
     with tempfile.TemporaryDirectory(prefix="fraudops-train-") as folder:
         bundle = Path(folder) / "bundle"
         bundle.mkdir()
-        _say("compiling, sealing and verifying the bundle")
+        say("compiling, sealing and verifying the bundle")
         digest, manifest = write_bundle(
             bundle, trained, Provenance(registry.model, dataset, git_revision())
         )
-        _say(f"registering with MLflow at {registry.url}")
+        say(f"registering with MLflow at {registry.url}")
         tags = {
             TAG_DIGEST: digest,
             TAG_SCHEMA_FINGERPRINT: manifest.schema_fingerprint,
@@ -98,6 +90,7 @@ def train_and_register(
 def _content(
     trained: "TrainingResult", manifest: Manifest, digest: str, bundle: Path
 ) -> RunContent:
+    """Return what MLflow stores about the run: parameters, metrics, plots and the bundle."""
     from fraudops.datasets import class_weights
     from fraudops.training.plots import draw
 
@@ -105,21 +98,17 @@ def _content(
     facts = {
         "threshold": manifest.threshold,
         "expected_decision_rate": manifest.expected_decision_rate,
-    }
-    facts |= {
         "scorer_max_abs_difference": manifest.scorer.max_abs_difference,
         "scorer_flips": manifest.scorer.decision_mismatches,
     }
     described = {f"dataset_{name}": value for name, value in msgspec.structs.asdict(data).items()}
     parts = {
-        f"rows_{name}": len(part)
-        for name, part in (
-            ("train", trained.split.train),
-            ("validation", trained.split.validation),
-            ("test", test),
-        )
+        "rows_train": len(trained.split.train),
+        "rows_validation": len(trained.split.validation),
+        "rows_test": len(test),
     }
-    title = f"{manifest.algorithm}, test part of {len(test):,} rows ({'the packaged sample' if data.sample else data.source})"
+    source = "the packaged sample" if data.sample else data.source
+    title = f"{manifest.algorithm}, test part of {len(test):,} rows ({source})"
     return RunContent(
         name=manifest.algorithm,
         parameters={
@@ -150,7 +139,7 @@ def _content(
 
 
 def intervals_as_numbers(metrics: dict[str, Interval]) -> dict[str, float]:
-    """Each metric as `name`, `name_lower` and `name_upper`."""
+    """Return each metric as `name`, `name_lower` and `name_upper`; MLflow stores only numbers."""
     named = {
         name: {"": metric.value, "_lower": metric.lower, "_upper": metric.upper}
         for name, metric in metrics.items()
@@ -161,8 +150,9 @@ def intervals_as_numbers(metrics: dict[str, Interval]) -> dict[str, float]:
 
 
 def git_revision() -> str:
-    """The commit of the checkout that this code runs from, with `-dirty` when it has changed since;
-    `unknown` outside a checkout.
+    """Return the commit of the checkout that this code runs from, or `unknown` outside of one.
+
+    `-dirty` is appended if files differ from the commit.
     """
     folder = Path(fraudops.__file__).parent.parent
     if not (folder / ".git").exists():
@@ -185,15 +175,12 @@ def git_revision() -> str:
 
 
 def next_command(version: str, state: State) -> str:
-    """What to type now, as it works here."""
-    return f"fraudops validate --version {version}{where(state)}"
+    """Return the command to run next, with the options of this installation."""
+    return f"fraudops validate --version {version}{target_options(state)}"
 
 
-def _say(text: str) -> None:
-    notices.print(f"[dim]{escape(text)}[/]")
-
-
-def report(registered: Registered, model: str, console: Console = output) -> None:
+def report(registered: Registered, console: Console = output) -> None:
+    """Print the metrics of the version and its threshold."""
     manifest = registered.manifest
     basis = (
         f"at a prevalence of {manifest.dataset.prevalence:.4%}"
@@ -213,11 +200,12 @@ def report(registered: Registered, model: str, console: Console = output) -> Non
     print_table(console, table)
     data = "the packaged sample" if manifest.dataset.sample else manifest.dataset.source
     console.print(
-        f"threshold {manifest.threshold:g}, expected to flag {manifest.expected_decision_rate:.2%} of transactions; trained on {escape(data)}"
+        f"threshold {manifest.threshold:g}, expected to flag "
+        f"{manifest.expected_decision_rate:.2%} of transactions; trained on {escape(data)}"
     )
 
 
-def said(registered: Registered, model: str) -> str:
+def registration_line(registered: Registered, model: str) -> str:
     return f"{model} version {registered.version} is registered, digest {registered.digest[:12]}"
 
 
@@ -257,24 +245,23 @@ def _as_mapping(
 def command(as_json: bool, state: State, **training: Any) -> str:
     """Train a model and register it with its bundle.
 
-    Rows are split 60/20/20 by time: the model is fitted on the first part, calibrated and given
-    its threshold on the second, and reported on the third.
+    Rows are split 60/20/20 by time. The first part fits the model. The second calibrates it and
+    chooses the threshold. The third measures it.
     """
     started = time.monotonic()
-    plan = TrainingInputs.of(**training)
+    inputs = TrainingInputs.of(**training)
     url = endpoints.mlflow_url(state)
     registry = Registry(url, ProgramSettings.from_environment().model_name)
-    registered = train_and_register(registry, url, plan)
+    registered = train_and_register(registry, url, inputs)
     following = next_command(registered.version, state)
+    line = registration_line(registered, registry.model)
     if as_json:
         print_json(_as_mapping(registered, registry.model, time.monotonic() - started, following))
     else:
-        report(registered, registry.model)
-        output.print(
-            f"[bold]{said(registered, registry.model)}[/], after {time.monotonic() - started:.1f} s"
-        )
+        report(registered)
+        output.print(f"[bold]{line}[/], after {time.monotonic() - started:.1f} s")
         output.print(f"next: {escape(following)}")
-    return said(registered, registry.model)
+    return line
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Puts a version through the gates and stores the verdict: five steps, each with what was found and
-why it passed or not.
+"""Check a version against the gates and store the verdict.
+
+There are five steps. Each one prints what it found and why the gates passed or failed.
 """
 
 import tempfile
@@ -21,15 +22,16 @@ from fraudops.validation.gates import GateResult, GateSettings, intact
 from fraudops.validation.verdict import Production, store_scores, store_verdict, verdict
 from jobs.on_cluster import on_cluster
 from jobs.reports import validation
-from jobs.runner import json_option, notices, output, print_json, run, state_option, where
+from jobs.runner import json_option, notices, output, print_json, run, state_option, target_options
 
 if TYPE_CHECKING:
-    from fraudops.validation.candidate import Measurement, TestData
+    from fraudops.validation.candidate import TestData
+    from fraudops.validation.measurement import Measurement
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The test data that the command line names, where it names any."""
+    """The test data of the command line; None means "as in training"."""
 
     source: str | None
     schema: Path | None
@@ -38,7 +40,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class ValidationSite:
-    """Where a version is judged: its registry, and what serves there."""
+    """The registry of the version, and the installation whose model it is compared with."""
 
     registry: Registry
     state: State
@@ -47,7 +49,7 @@ class ValidationSite:
 
 @dataclass
 class ValidationFindings:
-    """What the steps found so far; `gates` decide."""
+    """The findings of the steps so far. The version passes if every gate in `gates` passed."""
 
     version: ModelVersion
     gates: list[GateResult]
@@ -63,9 +65,11 @@ def validate_version(
     settings: GateSettings,
     screen: validation.Screen,
 ) -> tuple[ValidationFindings, dict[str, Any]]:
-    """The five steps; stores test scores and verdict, and gives the verdict too.
+    """Run the five steps, store test scores and verdict, and return findings and verdict.
 
-    Raises UnknownVersionError, DataError, StoreDownError; a bad bundle is a finding."""
+    A bad bundle is a finding and not an error. Raises UnknownVersionError, DataError or
+    StoreDownError.
+    """
     started = time.monotonic()
     found = ValidationFindings(site.registry.find(version), [])
     screen.version(found.version)
@@ -96,29 +100,31 @@ def _take_steps(
     screen: validation.Screen,
     folder: Path,
 ) -> None:
-    from fraudops.validation import candidate as steps  # scikit-learn, skops and pandas
+    # Imported here: it loads scikit-learn, skops and pandas, which --help does not need.
+    from fraudops.validation import candidate, measurement
     from fraudops.wiring import read_record
 
     registry, state = site.registry, site.state
-    opened = steps.open_candidate(registry, found.version, folder / "candidate")
-    found.data = data = steps.load_test_data(
+    opened = candidate.open_candidate(registry, found.version, folder / "candidate")
+    found.data = data = candidate.load_test_data(
         opened.manifest, options.source, options.schema, options.prevalence
     )
     screen.data(data)
-    found.measured = measured = steps.measure(opened, data, settings)
+    found.measured = measured = measurement.measure(opened, data, settings)
     screen.metrics(opened.manifest, measured, data.prevalence)
-    found.gates = steps.checks(opened, data, measured, settings)
+    found.gates = measurement.checks(opened, data, measured, settings)
     screen.checks(found.gates)
     found.compared_to = production_of(read_record(site.cluster, state))
-    compared = steps.against_production(
+    compared = candidate.against_production(
         registry, opened, data, measured.probability, found.compared_to, state.bundles, settings
     )
     screen.comparison(compared, found.compared_to)
     found.gates += compared
-    store_scores(registry, found.version, steps.scores_of(opened, data, measured.probability))
+    store_scores(registry, found.version, candidate.scores_of(opened, data, measured.probability))
 
 
 def production_of(record: ServingRecord) -> Production | None:
+    """Return the version that serves, in the form that the verdict stores."""
     current = record.current
     return (
         Production(current.version, current.digest, current.schema_fingerprint) if current else None
@@ -126,29 +132,32 @@ def production_of(record: ServingRecord) -> Production | None:
 
 
 def next_command(found: ValidationFindings, passed: bool, state: State) -> str:
-    """What to type now, as it works here."""
+    """Return the command to run next, with the options of this installation."""
+    target = target_options(state)
     if not passed:
-        return f"fraudops train{where(state)}"
-    other = (
+        return f"fraudops train{target}"
+    new_schema = (
         found.compared_to is not None
         and found.compared_to.schema_fingerprint != found.version.schema_fingerprint
     )
-    strategy = " --strategy rollout" if other else ""
-    return f"fraudops promote --version {found.version.version} --alias production{strategy}{where(state)}"
+    # A broadcast cannot change the schema.
+    strategy = " --strategy rollout" if new_schema else ""
+    version = found.version.version
+    return f"fraudops promote --version {version} --alias production{strategy}{target}"
 
 
 def promote_now(state: State, version: str) -> tuple[dict[str, Any], FraudopsError | None]:
-    """What became of the promotion, with the error to end with when it is not in production now."""
-    from jobs.promote import promote_version
+    """Promote the version and return the outcome.
+
+    The second value is the error to raise after the output, or None if the version now serves.
+    """
+    from jobs.promote import PromotionOptions, promote_version
 
     try:
-        result = promote_version(state, version, strategy="broadcast")
+        result = promote_version(state, PromotionOptions(version))
     except FraudopsError as error:
-        return {
-            "outcome": "refused" if isinstance(error, RefusedError) else "failed",
-            "version": version,
-            "reason": str(error),
-        }, error
+        outcome = "refused" if isinstance(error, RefusedError) else "failed"
+        return {"outcome": outcome, "version": version, "reason": str(error)}, error
     if result.outcome in ("done", "unchanged"):
         return asdict(result), None
     kind = StoreDownError if result.outcome == "unconfirmed" else RefusedError
@@ -165,14 +174,15 @@ def promote_now(state: State, version: str) -> tuple[dict[str, Any], FraudopsErr
     "source",
     envvar="FRAUDOPS_DATA",
     metavar="FILE",
-    help="CSV (also .gz) or Parquet. [env: FRAUDOPS_DATA; default: what the version was trained on]",
+    help="CSV (also .gz) or Parquet. [env: FRAUDOPS_DATA; default: the version's training data]",
 )
 @click.option(
     "--schema",
     envvar="FRAUDOPS_SCHEMA",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Refuse a version that was trained with another schema.yaml. [env: FRAUDOPS_SCHEMA; default: the version's own]",
+    help="Refuse a version that was trained with another schema.yaml. [env: FRAUDOPS_SCHEMA; "
+    "default: the version's own]",
 )
 @click.option(
     "--prevalence",
@@ -194,10 +204,10 @@ def command(
     as_json: bool,
     state: State,
 ) -> str:
-    """Put a version through the gates and store the verdict.
+    """Check a version against the gates and store the verdict.
 
-    The test data is the test part of the data that the version was trained on, unless --data
-    names another file. Exit code 65: refused.
+    The test data is the test part of the version's training data, unless --data names another
+    file. Exits with 65 if the version is refused.
     """
     started = time.monotonic()
     settings = ValidateJobSettings.from_environment()
@@ -209,7 +219,7 @@ def command(
         site,
         version,
         DataOptions(source, schema, prevalence),
-        GateSettings(**settings.gates.model_dump()),
+        settings.gates.as_gate_settings(),
         screen,
     )
     number, passed = found.version.version, bool(stored["passed"])
@@ -230,13 +240,16 @@ def command(
     if not passed:
         raise refusal(found, following)
     screen.next(following, promotion)
-    return f"version {number} passed {len(found.gates)} gates{' and is in production' if promotion else ''}"
+    promoted = " and is in production" if promotion else ""
+    return f"version {number} passed {len(found.gates)} gates{promoted}"
 
 
 def refusal(found: ValidationFindings, following: str) -> RefusedError:
+    """Return the error that names the failed gates and the next command."""
     failed = ", ".join(gate.name for gate in found.gates if not gate.passed)
     return RefusedError(
-        f"version {found.version.version} is refused ({failed}); the verdict is stored on it. Train another: {following}"
+        f"version {found.version.version} is refused ({failed}); the verdict is stored with the "
+        f"version. Train another one: {following}"
     )
 
 

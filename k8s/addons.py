@@ -1,4 +1,4 @@
-"""What a kind cluster lacks: an ingress controller, metrics for autoscaling, a Prometheus operator.
+"""Add-ons of a kind cluster: ingress controller, metrics for autoscaling, Prometheus operator.
 
 Each comes from its public Helm chart. KIND_KIT may name a folder with a program `addons/up`, for
 machines that cannot pull images; then `addons/up --name CLUSTER ADDON` installs it instead.
@@ -15,7 +15,7 @@ KIT = os.environ.get("KIND_KIT", "")
 
 @dataclass(frozen=True)
 class Addon:
-    """A Helm chart, and the object by which one sees that it is already installed."""
+    """A Helm chart, and the object (`sign`) that exists if it is already installed."""
 
     sign: tuple[str, ...]
     namespace: str
@@ -62,9 +62,9 @@ ADDONS = {
 
 
 def need(*names: str) -> None:
-    """Install those of the add-ons that the cluster does not have."""
+    """Install the add-ons that the cluster does not have."""
     if unknown := set(names) - set(ADDONS):
-        fail(f"no add-on is called {', '.join(unknown)}; there are {', '.join(ADDONS)}")
+        fail(f"unknown add-on: {', '.join(unknown)}; known are {', '.join(ADDONS)}")
     missing = [name for name in names if not ask(*kubectl("get", *ADDONS[name].sign, "-o", "name"))]
     if not missing:
         return

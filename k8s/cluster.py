@@ -58,7 +58,7 @@ VERSION = next(
     for line in (ROOT / "charts/fraudops/Chart.yaml").read_text().splitlines()
     if line.startswith("appVersion:")
 )
-# Each image with its folder and its place in the values.
+# Each image with its folder and its key in the chart's values.
 IMAGES = {
     "fraudops-serving": ("services/inference", "inference"),
     "fraudops-mlflow": ("services/mlflow", "mlflow"),
@@ -101,15 +101,15 @@ def build(name: str) -> None:
 
 
 def images() -> None:
-    """Build the three images side by side."""
+    """Build the three images in parallel."""
     need_tools()
     together(*(partial(build, name) for name in IMAGES))
 
 
 def tag(name: str) -> str:
     """The version and the image's id: a pod restarts exactly when its image has changed."""
-    found = ask("docker", "image", "inspect", f"{name}:{VERSION}", "--format", "{{.Id}}")
-    return f"{VERSION}-{found.removeprefix('sha256:')[:12]}"
+    identity = ask("docker", "image", "inspect", f"{name}:{VERSION}", "--format", "{{.Id}}")
+    return f"{VERSION}-{identity.removeprefix('sha256:')[:12]}"
 
 
 def create() -> None:
@@ -187,12 +187,12 @@ def first_model() -> None:
 
 def push_data() -> None:
     say(f"pushing {DATA} to the data volume")
-    named = {"FRAUDOPS_CLUSTER__RELEASE": RELEASE, "FRAUDOPS_CLUSTER__NAMESPACE": NAMESPACE}
+    release = {"FRAUDOPS_CLUSTER__RELEASE": RELEASE, "FRAUDOPS_CLUSTER__NAMESPACE": NAMESPACE}
     with tempfile.NamedTemporaryFile("w", suffix=".kubeconfig") as kubeconfig:
         kubeconfig.write(ask("kind", "get", "kubeconfig", "--name", CLUSTER))
         kubeconfig.flush()
         push = [str(ROOT / ".venv/bin/fraudops"), "data", "push", DATA, "--on-cluster"]
-        environment = {**os.environ, **named, "KUBECONFIG": kubeconfig.name}
+        environment = {**os.environ, **release, "KUBECONFIG": kubeconfig.name}
         if subprocess.run(push, env=environment, check=False).returncode != 0:
             fail(f"{DATA} did not reach the data volume: see the message above")
 
@@ -215,20 +215,21 @@ def answers() -> tuple[bool, str]:
 
 
 def predict() -> None:
-    """Ask for one prediction through the ingress and wait for its audit row."""
+    """Request one prediction through the ingress and wait for its audit row."""
     wait("the pods of the service", ready("deployment/fraudops-inference"), 240)
     wait(f"the ingress at {URL}", answers, 120)
     answer = call("/predict", (ROOT / "fraudops/datasets/sample/transaction.json").read_bytes())
     say(f"a prediction: {json.dumps(answer)}")
     columns = "id, timestamp, model_version, fraud_probability, pod"
-    made = answer["prediction_id"]  # the service's own id, so it is safe in a query
-    question = f"SELECT {columns} FROM predictions WHERE id = '{made}'"  # noqa: S608
+    # The service made this id, so it is safe in a query.
+    prediction = answer["prediction_id"]
+    question = f"SELECT {columns} FROM predictions WHERE id = '{prediction}'"  # noqa: S608
     psql = ("psql", "-U", "postgres", "-d", "fraudops", "-tAc", question)
     query = kubectl("exec", "statefulset/fraudops-postgresql", "--", *psql)
 
     def row() -> tuple[bool, str]:
-        found = ask(*query)
-        return bool(found), found
+        audited = ask(*query)
+        return bool(audited), audited
 
     wait("its audit row", row, 60)
 

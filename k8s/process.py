@@ -23,7 +23,10 @@ class FailedError(Exception):
 
 
 def say(text: str) -> None:
-    """Print one line with the seconds since the start; whole lines, from any thread."""
+    """Print one line with the seconds since the start.
+
+    One write keeps lines of several threads apart.
+    """
     sys.stderr.write(f"[{time.monotonic() - STARTED:5.0f} s] {text}\n")
 
 
@@ -54,7 +57,7 @@ def helm(*arguments: str, namespace: str = NAMESPACE) -> tuple[str, ...]:
 
 
 def together(*steps: Callable[[], None]) -> None:
-    """Run the steps side by side. Raises the first failure once all of them have ended."""
+    """Run the steps in parallel. Raises the first failure after all of them have ended."""
     with ThreadPoolExecutor(len(steps)) as pool:
         running = [pool.submit(step) for step in steps]
     for step in running:
@@ -67,12 +70,12 @@ def wait(what: str, check: Callable[[], tuple[bool, str]], seconds: float) -> No
     Raises FailedError after the deadline, when the pods, events and logs are printed.
     """
     say(f"waiting for {what} (at most {seconds:g} s)")
-    deadline, said = time.monotonic() + seconds, ""
+    deadline, last_note = time.monotonic() + seconds, ""
     while True:
         done, note = check()
-        if note and note != said:
+        if note and note != last_note:
             say(f"  {note}")
-            said = note
+            last_note = note
         if done:
             return
         if time.monotonic() > deadline:
@@ -110,10 +113,10 @@ def job_ended(component: str) -> Callable[[], tuple[bool, str]]:
 
     def check() -> tuple[bool, str]:
         selector = f"app.kubernetes.io/component={component}"
-        found = ask(*kubectl("get", "jobs", "-l", selector, "-o", "json"))
+        jobs = ask(*kubectl("get", "jobs", "-l", selector, "-o", "json"))
         conditions = {
             condition["type"]
-            for job in json.loads(found or '{"items": []}')["items"]
+            for job in json.loads(jobs or '{"items": []}')["items"]
             for condition in job["status"].get("conditions", [])
             if condition["status"] == "True"
         }
@@ -130,13 +133,13 @@ def ready(workload: str) -> Callable[[], tuple[bool, str]]:
     """A check for `wait`: every replica of the workload runs its current template and is ready."""
 
     def check() -> tuple[bool, str]:
-        found = json.loads(ask(*kubectl("get", workload, "-o", "json")) or "{}")
-        status, wanted = found.get("status", {}), found.get("spec", {}).get("replicas", 1)
-        generation = found.get("metadata", {}).get("generation", 1)
-        # An older observedGeneration means that the counts still describe the template before.
+        current = json.loads(ask(*kubectl("get", workload, "-o", "json")) or "{}")
+        status, replicas = current.get("status", {}), current.get("spec", {}).get("replicas", 1)
+        generation = current.get("metadata", {}).get("generation", 1)
+        # With an older observedGeneration the counts still describe the previous template.
         observed = status.get("observedGeneration", 0) >= generation
-        current = observed and status.get("updatedReplicas", 0) == wanted
+        updated = observed and status.get("updatedReplicas", 0) == replicas
         running = status.get("readyReplicas", 0)
-        return current and running == wanted, f"{running} of {wanted} ready"
+        return updated and running == replicas, f"{running} of {replicas} ready"
 
     return check

@@ -1,8 +1,7 @@
-"""`python k8s/render.py`: writes what is made from the chart, its README's table of values and the
-plain manifests under k8s/.
+"""`python k8s/render.py`: write the files that are generated from the chart.
 
-With `--check` nothing is written, and the exit code says whether all is as it would be written.
-Needs `helm` on PATH for the manifests.
+These are the README's table of values and the plain manifests under k8s/. With `--check` nothing is
+written, and the exit code is 1 if a file is not up to date. The manifests need `helm` on PATH.
 """
 
 import json
@@ -19,7 +18,7 @@ CHART = ROOT / "charts" / "fraudops"
 README = CHART / "README.md"
 BEGIN, END = "<!-- values: made by `make render` from values.schema.json -->", "<!-- /values -->"
 NAMESPACE = "fraudops"
-# folder under k8s/ → the values files that it is rendered with
+# The values files of each folder under k8s/.
 MANIFESTS: Mapping[str, tuple[str, ...]] = {
     "default": (),
     "quickstart": ("values-quickstart.yaml",),
@@ -28,7 +27,7 @@ HEAD = "# Made from charts/fraudops by `make render`; change the chart, not this
 
 
 def resolved(schema: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
-    """A node with its $ref followed; its own description wins."""
+    """Return the node with its $ref replaced; keys of the node itself win."""
     if "$ref" not in node:
         return dict(node)
     return {
@@ -40,35 +39,36 @@ def resolved(schema: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, An
 def leaves(
     schema: Mapping[str, Any], node: Mapping[str, Any], path: str = ""
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every value that can be set, with its schema; an object is one value where its keys are free
-    or Kubernetes' own.
+    """Yield the path and schema of every value that can be set.
+
+    An object counts as one value if its keys are free, or if it is Kubernetes' resources.
     """
     for name, child in node["properties"].items():
-        found = resolved(schema, child)
+        value = resolved(schema, child)
         where = f"{path}{name}"
-        if "properties" in found and set(found["properties"]) != {"requests", "limits"}:
-            yield from leaves(schema, found, f"{where}.")
+        if "properties" in value and set(value["properties"]) != {"requests", "limits"}:
+            yield from leaves(schema, value, f"{where}.")
         else:
-            yield where, found
+            yield where, value
 
 
 def default(values: Mapping[str, Any], path: str) -> Any:
-    found: Any = values
-    for part in path.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+    value: Any = values
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def kind(node: Mapping[str, Any]) -> str:
     if "enum" in node:
         return " or ".join(f"`{choice}`" for choice in node["enum"])
     types = node["type"] if isinstance(node["type"], list) else [node["type"]]
-    named = [name for name in types if not (name == "string" and "number" in types)]
-    return " or ".join(named)
+    # A number may also be a string, because `helm --set` passes 0.5 as one. People need not know.
+    return " or ".join(name for name in types if not (name == "string" and "number" in types))
 
 
 def table() -> str:
-    """The README's table, from the schema's descriptions and the defaults of values.yaml."""
+    """Return the README's table, from the schema's descriptions and values.yaml's defaults."""
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     rows = ["| value | default | what it is |", "|---|---|---|"]
@@ -87,25 +87,18 @@ def readme() -> str:
 
 
 def manifests(folder: str) -> str:
-    """The chart as plain YAML, without its tests; raises CalledProcessError with helm's own words
-    on standard error.
+    """Return the chart as plain YAML, without its test pod.
+
+    Raises CalledProcessError, with helm's message as its `stderr`.
     """
     files = [argument for name in MANIFESTS[folder] for argument in ("--values", str(CHART / name))]
-    command = [
-        "helm",
-        "template",
-        "fraudops",
-        str(CHART),
-        "--namespace",
-        NAMESPACE,
-        "--skip-tests",
-        *files,
-    ]
+    release = ("fraudops", str(CHART), "--namespace", NAMESPACE)
+    command = ["helm", "template", *release, "--skip-tests", *files]
     return HEAD + subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def made() -> dict[Path, str]:
-    """Every file that is made, with what belongs in it."""
+def generated() -> dict[Path, str]:
+    """Return every generated file with its content."""
     return {README: readme()} | {
         ROOT / "k8s" / folder / "fraudops.yaml": manifests(folder) for folder in MANIFESTS
     }
@@ -113,15 +106,16 @@ def made() -> dict[Path, str]:
 
 def main() -> None:
     stale = {
-        path: text for path, text in made().items() if not path.exists() or path.read_text() != text
+        path: text
+        for path, text in generated().items()
+        if not path.exists() or path.read_text() != text
     }
     check = "--check" in sys.argv[1:]
     for path, text in stale.items():
         if not check:
             path.write_text(text)
-        sys.stderr.write(
-            f"{path.relative_to(ROOT)} {'is not what the chart makes of it: run `make render`' if check else 'written'}\n"
-        )
+        result = "is not up to date: run `make render`" if check else "written"
+        sys.stderr.write(f"{path.relative_to(ROOT)} {result}\n")
     sys.exit(1 if stale and check else 0)
 
 

@@ -19,7 +19,8 @@ from psycopg import sql
 
 from jobs.score import command as score_command
 from services.mlflow import server as mlflow_server
-from services.supervisor.postgresql import OWNER, PostgreSQL, start
+from services.supervisor.postgresql import OWNER, PostgreSQL
+from services.supervisor.postgresql_standalone import start
 from tests.support.commands import Caller
 from tests.support.http_client import HTTP
 from tests.support.platform import Platform, whole_platform

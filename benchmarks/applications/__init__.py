@@ -1,1 +1,1 @@
-"""The small programs that ours is held against: each is an ASGI application for uvicorn."""
+"""Small ASGI applications for uvicorn, to compare the product with."""

@@ -1,4 +1,4 @@
-"""The floor: an answer of the same size as ours, and nothing else.
+"""The floor: an answer of the product's size, and no other work.
 
 No framework can be faster on this server.
 """
@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 BODY = (
-    b'{"prediction_id":"019ab2e2-7b3e-7cc0-8a55-5ff8bb0f1c7b","fraud_probability":0.0012345678901234,"prediction":0,"model_version":"1",'
+    b'{"prediction_id":"019ab2e2-7b3e-7cc0-8a55-5ff8bb0f1c7b",'
+    b'"fraud_probability":0.0012345678901234,"prediction":0,"model_version":"1",'
     b'"threshold":0.30000000000000004}'
 )
 START = {
@@ -23,6 +24,6 @@ async def app(
     receive: Callable[[], Awaitable[Any]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
-    """It does not even read the body."""
+    """Answer without reading the body."""
     await send(START)
     await send(END)

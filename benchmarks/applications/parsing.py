@@ -1,5 +1,6 @@
-"""FastAPI as its documentation has it, with a route that validates the body and answers a constant:
-what the framework itself costs.
+"""FastAPI with a route that validates the body and answers a constant.
+
+It shows the cost of the framework alone.
 """
 
 from typing import Any

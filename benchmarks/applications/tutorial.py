@@ -1,4 +1,4 @@
-"""Serving as the tutorials have it: a pydantic model, one row as a DataFrame, predict_proba.
+"""A service as tutorials write it: a pydantic model, a DataFrame per row, predict_proba.
 
 BENCHMARK_MODEL names the file of the fitted pipeline.
 """

@@ -1,8 +1,7 @@
-"""What people would pick instead, each as its own quick start has it, with the same model, in an
-environment of its own outside the checkout.
+"""Other model servers, each as in its own quick start, with the same model.
 
-NAME.txt pins each environment whole; uv installs it from PyPI into the user's cache, once for
-each content of the file.
+Each runs in its own environment outside the checkout. NAME.txt pins the whole environment. uv
+installs it from PyPI into the user's cache, once for each content of the file.
 """
 
 import hashlib
@@ -23,12 +22,12 @@ INSTALL_SECONDS = 900
 
 
 class PeerError(Exception):
-    """A peer cannot be installed or prepared here; the message says why."""
+    """A peer cannot be installed or prepared on this machine; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How a prepared peer is started: the url answers once it is ready."""
+    """The command that starts a prepared peer; `url` answers when the peer is ready."""
 
     command: list[str]
     environment: dict[str, str]
@@ -38,8 +37,10 @@ class Launch:
 
 @dataclass(frozen=True)
 class Peer:
-    """`launch` gets the environment's folder of programs, a folder to work in that holds
-    `model.joblib`, and the number of workers.
+    """Another model server.
+
+    `launch` gets the environment's folder of programs, a working folder with `model.joblib`, and
+    the number of workers.
     """
 
     name: str
@@ -157,7 +158,7 @@ def cache() -> Path:
 
 
 def install(peer: Peer) -> Path:
-    """The folder of the environment's programs; it is made when it is not there.
+    """Return the folder of the environment's programs; install it first if needed.
 
     Raises PeerError.
     """
@@ -181,12 +182,13 @@ def install(peer: Peer) -> Path:
             ],
             UV_COMPILE_BYTECODE="1",
         )
+        # Written last: an installation that was interrupted is started again.
         (folder / "complete").touch()
     return programs
 
 
 def prepare(peer: Peer, programs: Path, folder: Path, plain: Path, workers: int) -> Launch:
-    """The model as the peer wants it, and how to start it. Raises PeerError."""
+    """Convert the model for the peer, and return how to start it. Raises PeerError."""
     folder.mkdir(parents=True)
     _run(
         [
@@ -220,9 +222,9 @@ def _uv() -> list[str]:
 
 
 def _run(command: list[str], **environment: str) -> None:
-    whole: Mapping[str, str] = {**os.environ, **environment}
+    variables: Mapping[str, str] = {**os.environ, **environment}
     done = subprocess.run(
-        command, env=whole, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
+        command, env=variables, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
     )
     if done.returncode != 0:
         raise PeerError(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-400:]}")

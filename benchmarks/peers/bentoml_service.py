@@ -1,4 +1,4 @@
-"""For `bentoml serve bentoml_service:Fraud`.
+"""The service for `bentoml serve bentoml_service:Fraud`.
 
 BENCHMARK_MODEL names the file of the fitted pipeline.
 """

@@ -1,5 +1,6 @@
-"""`python mlflow_model.py MODEL.joblib FOLDER`: the fitted pipeline as an MLflow model for `mlflow
-models serve`.
+"""`python mlflow_model.py MODEL.joblib FOLDER`: save the pipeline as an MLflow model.
+
+`mlflow models serve` then serves the folder.
 """
 
 import sys

@@ -1,5 +1,6 @@
-"""`python pipeline.py PLAIN.json MODEL.joblib`: the logistic regression as the fitted pipeline of
-whatever scikit-learn this interpreter has.
+"""`python pipeline.py PLAIN.json MODEL.joblib`: build the fitted logistic regression.
+
+It is built for the scikit-learn of this interpreter.
 """
 
 import json
@@ -14,8 +15,9 @@ from sklearn.preprocessing import StandardScaler
 
 
 def build(path: Path, names: list[str] | None = None) -> Pipeline:
-    """What fit() would have left behind, from the numbers of benchmarks.models; with names, as if
-    fitted on a DataFrame.
+    """Build the pipeline that fit() would leave, from the numbers of benchmarks.models.
+
+    With names, it is as if fitted on a DataFrame.
     """
     plain: dict[str, Any] = json.loads(path.read_text())
     scaler, model = StandardScaler(), LogisticRegression()

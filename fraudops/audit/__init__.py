@@ -1,1 +1,1 @@
-"""The audit trail: records, tables, migrations and the questions that monitor and drift ask."""
+"""The audit trail: records, tables, migrations, retention, and queries for monitoring."""

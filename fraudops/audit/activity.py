@@ -1,11 +1,12 @@
-"""What monitor asks of the audit tables: what was answered, how it was decided, how fast, and how
-right.
+"""Recent traffic for `fraudops monitor`: volume, decisions, latency, precision and recall.
 
-An answer is a repeat when the same transaction_id had been answered in the REPEAT before it;
-every other answer is a decision, so that a client who sends a transaction again adds an answer
-and no decision. One decision belongs to one window, whatever windows are asked for. An answer
-without a transaction_id is a decision. Of the labels that name a decision, its transaction or
-one of its repeats, the one labelled last counts.
+An answer is a repeat when the same transaction_id was answered within the time REPEAT before it.
+Every other answer is a decision, also one without a transaction_id. A client that sends a
+transaction again therefore adds an answer and no decision. Each decision belongs to one window,
+whatever windows are queried.
+
+A label may name a decision, its transaction, or one of its repeats. Of several labels, the one with
+the latest `labelled_at` counts.
 """
 
 from collections.abc import Mapping
@@ -14,29 +15,28 @@ from datetime import datetime, timedelta
 from math import sqrt
 from typing import Any
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from fraudops.audit import sampling
+from fraudops.audit.activity_sql import EXACT, SAMPLED
 from fraudops.audit.database import translated
-from fraudops.audit.sampling import INDEXED, SAMPLE_LEVEL, WHOLE, WITHIN
-from fraudops.ids import TEST_PREFIX
 
 REPEAT = timedelta(hours=24)
-# Of a large window about so many answers are read, and so many of those decided as fraud: at the
-# natural prevalence all there are in five million.
+# The approximate number of answers that are read of a large window, and of those decided as fraud.
+# At the natural prevalence, 10,000 are all the frauds in five million answers.
 SAMPLED_ROWS, SAMPLED_FRAUDS = 50_000, 10_000
+# The 97.5 % quantile of the normal distribution, for intervals of 95 %.
 NORMAL_975 = 1.959963984540054
 
 
 @dataclass(frozen=True)
 class Activity:
-    """What was answered in a window, in all or by one version.
+    """Figures of the answers in a window, of all versions or of one.
 
-    Counts are exact where both weights are 1. Else they are estimates: of the answers decided as
-    fraud one in `fraud_weight` was read, of the others one in `weight`, `read` in all; `first`
-    and `last` are among these. Latencies are of all answers, repeats included. `tests` of the
-    answers are tests of the installation, by their transaction_id.
+    Counts are exact if both weights are 1. Otherwise they are estimates: one in `fraud_weight` of
+    the answers decided as fraud was read, and one in `weight` of the others. `read` is the number
+    of rows read; `first` and `last` are times of such rows. Latencies include repeats. `tests`
+    counts answers to tests of the installation, by their transaction_id.
     """
 
     model_version: str | None
@@ -92,14 +92,14 @@ class Activity:
         return _ratio(self.false_positives, self.false_positives + self.true_negatives)
 
     def margins(self) -> dict[str, float]:
-        """Half the width of each estimate's 95 % interval, 0 where the figure is exact: what
-        reading a share adds, not what chance does to any window.
+        """Return half the width of each estimate's 95 % interval, 0 for an exact figure.
 
-        Every row is read or not on its own, so an estimated total has the variance sum of w(w -
-        1) over the rows read (Horvitz and Thompson, 1952), and a ratio that of its residuals.
+        It covers the error of sampling only, not the random variation between windows. Each row is
+        sampled independently, so that an estimated total has the variance sum of w(w - 1) over the
+        rows read (Horvitz and Thompson, 1952). A ratio has the variance of its residuals.
         """
         common, fraud, widest = self.weight, self.fraud_weight, max(self.weight, self.fraud_weight)
-        found = {
+        errors = {
             "answers": _spread(self.answers, widest),
             "decisions": sqrt(
                 _spread(self.frauds, fraud) ** 2
@@ -116,7 +116,7 @@ class Activity:
                 self.false_positives, fraud, self.true_negatives, common
             ),
         }
-        return {name: NORMAL_975 * value for name, value in found.items()}
+        return {name: NORMAL_975 * error for name, error in errors.items()}
 
 
 def _ratio(part: int, whole: int) -> float | None:
@@ -124,12 +124,13 @@ def _ratio(part: int, whole: int) -> float | None:
 
 
 def _spread(total: int, weight: int) -> float:
-    """The standard error of a total of rows that weigh so much; of which none was read, that of one."""
+    """Return the standard error of an estimated total of rows that were read with this weight."""
+    # The sum of w(w - 1) over total / w rows. If no row was read, the error is that of one row.
     return sqrt((weight - 1) * max(total, weight))
 
 
 def _ratio_spread(part: int, weight: int, rest: int, rest_weight: int) -> float:
-    """The standard error of part / (part + rest)."""
+    """Return the standard error of part / (part + rest)."""
     whole = part + rest
     if not whole:
         return 0.0
@@ -140,82 +141,26 @@ def _ratio_spread(part: int, weight: int, rest: int, rest_weight: int) -> float:
     )
 
 
-_COLUMNS = 'id, "timestamp", transaction_id, fraud_probability, prediction, latency_ms, model_version, model_digest'
-_ALL = f"SELECT {_COLUMNS}, 1 AS weight, true AS even FROM predictions WHERE {WHOLE} AND model_name = :model_name"  # noqa: S608
-# `even`: read at the same rate whatever was decided.
-_SAMPLE = " UNION ALL ".join(
-    f"SELECT {_COLUMNS}, CAST(:weight_{decision} AS integer), {SAMPLE_LEVEL} = ANY(CAST(:even AS integer[])) FROM predictions "  # noqa: S608
-    f"WHERE prediction = {decision} AND {SAMPLE_LEVEL} = ANY(CAST(:rare_{decision} AS integer[])) AND {INDEXED} AND {WITHIN} AND model_name = :model_name"
-    for decision in (0, 1)
-)
-# Each answer is looked up on its own, by index: what one costs does not depend on what the window
-# or the table holds. IS TRUE keeps the primary key out of it, which would lead through a day of ids
-# to the few of one transaction.
-_ACTIVITY = """
-WITH answers (id, "timestamp", transaction_id, fraud_probability, prediction, latency_ms, model_version, model_digest, weight, even)
-AS MATERIALIZED ({source}), decided AS MATERIALIZED (
-    SELECT answers.*, NOT EXISTS (
-        SELECT FROM predictions earlier
-        WHERE earlier.transaction_id = answers.transaction_id AND earlier.model_name = :model_name AND (earlier.id < answers.id) IS TRUE
-          AND earlier."timestamp" >= answers."timestamp" - CAST(:repeat AS interval) AND earlier."timestamp" <= answers."timestamp"
-    ) AS decision
-    FROM answers
-), judged AS (
-    SELECT decided.*, truth.label
-    FROM decided LEFT JOIN LATERAL (
-        SELECT label FROM (
-            SELECT label, labelled_at, received_at, labels.id FROM labels WHERE labels.prediction_id = decided.id
-            UNION ALL
-            SELECT label, labelled_at, received_at, labels.id FROM labels WHERE labels.transaction_id = decided.transaction_id
-            UNION ALL
-            SELECT label, labelled_at, received_at, labels.id FROM predictions later JOIN labels ON labels.prediction_id = later.id
-            WHERE later.transaction_id = decided.transaction_id AND later.model_name = :model_name AND (later.id > decided.id) IS TRUE
-              AND later."timestamp" >= decided."timestamp" AND later."timestamp" <= decided."timestamp" + CAST(:repeat AS interval)
-        ) AS named
-        ORDER BY labelled_at DESC, received_at DESC, id DESC LIMIT 1
-    ) AS truth ON decided.decision
-)
-SELECT model_version, model_digest,
-       count(*) AS read,
-       coalesce(sum(weight), 0) AS answers,
-       coalesce(sum(weight) FILTER (WHERE decision), 0) AS decisions,
-       coalesce(sum(weight) FILTER (WHERE decision AND prediction = 1), 0) AS frauds,
-       sum(weight * fraud_probability) FILTER (WHERE decision) / nullif(sum(weight) FILTER (WHERE decision), 0) AS mean_probability,
-       percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY latency_ms) FILTER (WHERE even) AS latencies,
-       min("timestamp") AS first, max("timestamp") AS last,
-       coalesce(sum(weight) FILTER (WHERE label IS NOT NULL), 0) AS labelled,
-       coalesce(sum(weight) FILTER (WHERE label = 1 AND prediction = 1), 0) AS true_positives,
-       coalesce(sum(weight) FILTER (WHERE label = 0 AND prediction = 1), 0) AS false_positives,
-       coalesce(sum(weight) FILTER (WHERE label = 1 AND prediction = 0), 0) AS false_negatives,
-       coalesce(sum(weight) FILTER (WHERE label = 0 AND prediction = 0), 0) AS true_negatives,
-       coalesce(sum(weight) FILTER (WHERE starts_with(transaction_id, '{tests}')), 0) AS tests
-FROM judged
-GROUP BY GROUPING SETS ((model_version, model_digest), ())
-ORDER BY grouping(model_version) DESC, first
-"""
-EXACT, SAMPLED = (
-    text(_ACTIVITY.format(source=source, tests=TEST_PREFIX)) for source in (_ALL, _SAMPLE)
-)
-
-
 async def activity(
     engine: AsyncEngine, since: datetime, until: datetime, model_name: str
 ) -> tuple[Activity, list[Activity]]:
-    """All answers of [since, until), and those of each version in order of its first: exact, or of
-    more than EXACT_ROWS estimated in the same time.
+    """Return the figures of the answers of [since, until), and those of each version.
+
+    Versions are in the order of their first answers. Figures are exact for up to about EXACT_ROWS
+    rows. Above that they are estimates, and the query time does not grow. Raises StoreDownError.
     """
-    asked = sampling.query_parameters(since, until, model_name)
+    parameters = sampling.query_parameters(since, until, model_name)
     with translated(str(engine.url)):
         async with engine.connect() as connection:
-            chosen = await levels(connection, asked)
-            result = await connection.execute(*statement(asked, *chosen))
+            chosen = await levels(connection, parameters)
+            result = await connection.execute(*statement(parameters, *chosen))
             rows = [_activity(row._asdict(), *chosen) for row in result]
     return rows[0], rows[1:]
 
 
-async def levels(connection: AsyncConnection, asked: Mapping[str, Any]) -> tuple[int, int]:
-    """Of the others and of those decided as fraud: one row in 2^level is read."""
-    window = await sampling.look(connection, asked)
+async def levels(connection: AsyncConnection, parameters: Mapping[str, Any]) -> tuple[int, int]:
+    """Choose the sample levels of the answers decided as no fraud and as fraud."""
+    window = await sampling.estimate_window(connection, parameters)
     if window.small:
         return 0, 0
     return window.others.level(SAMPLED_ROWS, sampling.INDEXED_LEVEL), window.frauds.level(
@@ -223,19 +168,21 @@ async def levels(connection: AsyncConnection, asked: Mapping[str, Any]) -> tuple
     )
 
 
-def statement(asked: Mapping[str, Any], level: int, fraud_level: int) -> tuple[Any, dict[str, Any]]:
-    """The statement and its parameters."""
+def statement(
+    parameters: Mapping[str, Any], level: int, fraud_level: int
+) -> tuple[Any, dict[str, Any]]:
+    """Return the statement for the sample levels, and its parameters."""
     names = ["since", "until", "model_name"]
     if not level and not fraud_level:
-        return EXACT, {name: asked[name] for name in (*names, "lowest", "beyond")} | {
+        return EXACT, {name: parameters[name] for name in (*names, "lowest", "beyond")} | {
             "repeat": REPEAT
         }
-    rare = {
-        "rare_0": sampling.sample_levels(level),
-        "rare_1": sampling.sample_levels(fraud_level),
+    lowest_bits = {
+        "lowest_bits_0": sampling.sample_levels(level),
+        "lowest_bits_1": sampling.sample_levels(fraud_level),
         "even": sampling.sample_levels(max(level, fraud_level)),
     }
-    return SAMPLED, {name: asked[name] for name in names} | rare | {
+    return SAMPLED, {name: parameters[name] for name in names} | lowest_bits | {
         "weight_0": 1 << level,
         "weight_1": 1 << fraud_level,
         "repeat": REPEAT,

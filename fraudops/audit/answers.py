@@ -1,4 +1,4 @@
-"""A client's answer log: what it was told, to hold against the audit."""
+"""A client's answer log: the answers that it received, to compare with the audit."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 import msgspec
 import numpy as np
 
-from fraudops.audit.reconciliation import Answers, binary, ids_of, moments
+from fraudops.audit.prediction_ids import id_array, id_bytes, timestamps
+from fraudops.audit.reconciliation import Answers
 from fraudops.errors import DataError
 
 
@@ -21,36 +22,39 @@ _decoder = msgspec.json.Decoder(LoggedAnswer)
 
 
 def read_answers(lines: Iterable[bytes]) -> Answers:
-    """From lines of one prediction_id, or of one answer as JSON.
+    """Read lines that hold one prediction_id, or one answer as JSON.
 
-    Empty lines are passed over. Raises DataError naming the line, never its content.
+    Empty lines are skipped. Raises DataError, which names the line and never quotes it.
     """
-    found = bytearray()
+    ids = bytearray()
     for number, line in enumerate(lines, 1):
         if text := line.strip():
             try:
                 for identifier in _identifiers(text):
-                    found += binary(identifier)
+                    ids += id_bytes(identifier)
             except (msgspec.MsgspecError, ValueError):
                 raise DataError(
-                    f"line {number} of the answers is neither a prediction_id nor an answer with one"
+                    f"line {number} of the answers is neither a prediction_id nor an answer "
+                    "with one"
                 ) from None
-    if not found:
+    if not ids:
         raise DataError(
-            "there is no answer in the file: give a prediction_id a line, or answers as JSON lines"
+            "there is no answer in the file: write one prediction_id or one answer as JSON on "
+            "each line"
         )
-    return Answers(len(found) // 16, ids_of([bytes(found)]))
+    return Answers(len(ids) // 16, id_array([bytes(ids)]))
 
 
 def _identifiers(text: bytes) -> list[str]:
     if not text.startswith(b"{"):
         return [text.decode("ascii")]
     answer = _decoder.decode(text)
-    each = [answer] if answer.predictions is None else answer.predictions
-    return [str(one.prediction_id) for one in each]
+    # An answer of /predict/batch holds a list of answers.
+    answers = [answer] if answer.predictions is None else answer.predictions
+    return [str(one.prediction_id) for one in answers]
 
 
 def window_of(answers: Answers) -> tuple[datetime, datetime]:
-    """From the first answer to just behind the last."""
-    first, last = moments(answers.ids[[0, len(answers.ids) - 1]].astype(np.bytes_))
+    """Return the window [first answer, last answer + 1 ms), which holds all answers."""
+    first, last = timestamps(answers.ids[[0, len(answers.ids) - 1]].astype(np.bytes_))
     return first, last + timedelta(milliseconds=1)

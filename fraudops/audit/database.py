@@ -1,4 +1,4 @@
-"""PostgreSQL by SQLAlchemy: engines, and errors translated at the edge."""
+"""Engines of SQLAlchemy for PostgreSQL, and the translation of its errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ from fraudops.errors import StoreDownError
 
 
 def create_engine(url: str) -> AsyncEngine:
-    """An engine whose connections asyncpg makes from the whole URL, `sslmode` and the like
-    included. Raises SettingsError for another scheme.
-    """
+    """Return an engine. Raises SettingsError for a URL of another scheme."""
     checked = dsn(url)
-    shown = f"postgresql+asyncpg://{address(checked)}"
+    # The engine's own URL has no password: it may appear in messages. asyncpg connects with the
+    # whole URL, because SQLAlchemy's dialect does not know options such as `sslmode`.
+    public_url = f"postgresql+asyncpg://{address(checked)}"
     return create_async_engine(
-        shown,
+        public_url,
         async_creator=lambda: connect(checked),
         pool_size=2,
         max_overflow=2,
@@ -27,8 +27,10 @@ def create_engine(url: str) -> AsyncEngine:
 
 @contextmanager
 def translated(url: str | None = None) -> Iterator[None]:
-    """Turns what asyncpg and SQLAlchemy raise while PostgreSQL is away, or has no tables yet, into
-    StoreDownError; a defect of ours stays what it is.
+    """Raise StoreDownError for the errors of asyncpg and SQLAlchemy that mean "unavailable".
+
+    PostgreSQL is unavailable while it is down, refuses the user, or lacks the tables. Other errors,
+    which show a defect of the program, are raised as they are.
     """
     try:
         yield

@@ -1,5 +1,7 @@
-"""What PostgreSQL will never take, and what cannot be read: kept beside the spool with its reason,
-a line of JSON each, for people to look at and replay.
+"""Dead letters: records that PostgreSQL will never accept, and bytes that cannot be read.
+
+Each is a line of JSON in a folder of the spool, with the reason. An operator looks at them and
+replays them.
 """
 
 import base64
@@ -24,19 +26,21 @@ from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import ASIDE, NEWER
 from fraudops.spool.writer import SpoolWriter
 
+# The name of the spool writer that a replay uses.
 REPLAYER = "replay"
 BATCH = 256
 LONGEST_LINE = 2 * MAX_FRAME
+# The suffix of files that a replay works on. The shipper adds lines to other files only.
 TAKEN = ".taken.jsonl"
-# Of a file that nobody adds to any more: it never comes twice, so that the same file taken
-# elsewhere again is known there.
+# The name of a file that gets no more lines. It is used only once, so that a receiver which gets
+# the file a second time recognises it.
 _NAME = re.compile(r"[0-9]{8}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.jsonl")
 
 
 class RejectedRecord(NamedTuple):
     """The payload of a record, or a damaged stretch of a segment, with the reason.
 
-    It holds card data: it is for the file, never for a log.
+    It holds card data: write it to the dead letters, never to a log.
     """
 
     payload: bytes
@@ -56,16 +60,17 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
     @property
     def kind(self) -> str:
-        """The reason without what may quote data, or name one segment."""
+        """The reason, without parts that may quote data or that name one segment."""
         parts = self.reason.split(": ")
         return ": ".join(parts[:2]) if parts[0] == "PostgreSQL refuses it" else parts[0]
 
 
 @dataclass
 class ReplayResult:
-    """`records` were taken back to the spool, `kept` hold none and stay;
+    """Counts of a replay.
 
-    `kinds` is why. `segments` were read, and `damaged` stretches found.
+    `records` were written to the spool. `kept` dead letters hold no record and stay. `kinds` counts
+    dead letters by reason. `segments` were read, and `damaged` stretches were found in them.
     """
 
     records: int = 0
@@ -76,9 +81,10 @@ class ReplayResult:
 
 
 class DeadLetters:
-    """`spool/aside/YYYYMMDD.jsonl`, one object a line: at, reason, payload (base64).
+    """The folder `spool/aside`, with a file YYYYMMDD.jsonl for each day.
 
-    `spool/newer` has the same form. It holds records of kinds that only a newer release knows.
+    Each line is an object with at, reason and payload (base64). The folder `spool/newer` has the
+    same form. It holds records of kinds that only a newer release knows.
     """
 
     def __init__(self, spool: Path, folder: str = ASIDE) -> None:
@@ -86,11 +92,14 @@ class DeadLetters:
 
     @classmethod
     def all(cls, spool: Path) -> "tuple[DeadLetters, DeadLetters]":
-        """Both folders: a pod that leaves gives away the one and the other."""
+        """Return both folders; a pod that leaves hands over both."""
         return cls(spool, ASIDE), cls(spool, NEWER)
 
     def put(self, rejected: Iterable[RejectedRecord]) -> None:
-        """On the disk when it returns. The same line may come twice after a crash. Raises OSError."""
+        """Write the records, and sync them before it returns.
+
+        After a crash the same record may be written twice. Raises OSError.
+        """
         now = datetime.now(UTC)
         self._write(
             [
@@ -100,29 +109,33 @@ class DeadLetters:
         )
 
     def entries(self) -> Iterator[DeadLetter]:
-        """Everything that is set aside. Raises DataError for a file that another program spoiled."""
+        """Yield all dead letters. Raises DataError for a line that the shipper did not write."""
         for path in sorted(self.folder.glob("*.jsonl")):
             with contextlib.suppress(FileNotFoundError):
                 yield from _read(path)
 
     def replay(self) -> ReplayResult:
-        """Takes what can be read back to the spool, and forgets it here once it is on the disk
-        there. Killed in between, the next replay begins again: what arrives twice changes
-        nothing. Raises StoreDownError while another replay runs, SpoolFullError, DataError.
+        """Write the records of dead letters to the spool, and delete those dead letters.
+
+        After a crash the next replay starts again. The table ignores records that it already has.
+        Raises StoreDownError while another replay runs, SpoolFullError, DataError.
         """
         done = ReplayResult()
         with self._alone():
             self._take()
             for path in sorted(self.folder.glob(f"*{TAKEN}")):
                 with _writer(self._spool) as writer:
-                    kept = _bring_back(_read(path), writer, done)
+                    kept = _replay_entries(_read(path), writer, done)
+                # Delete the file last: its records are synced in the spool, and the kept entries in
+                # another file.
                 self._write(kept)
                 path.unlink()
         return done
 
     def replay_segments(self, paths: Sequence[Path]) -> ReplayResult:
-        """Takes the records of segments from elsewhere (another disk, a backup) into the spool; the
-        files stay as they are. Raises as `replay` does.
+        """Write the records of segment files, from a backup or another disk, to the spool.
+
+        The files stay as they are. Raises the errors of `replay`, and OSError.
         """
         done = ReplayResult()
         with self._alone(), _writer(self._spool) as writer:
@@ -142,9 +155,9 @@ class DeadLetters:
 
     @contextlib.contextmanager
     def for_handover(self) -> Iterator[list[Path]]:
-        """The files, under names that never come twice; within the block no replay takes them.
+        """Yield the finished files, under names that are used only once.
 
-        Raises StoreDownError while one runs.
+        No replay takes them within the block. Raises StoreDownError while one runs.
         """
         with self._alone():
             self._take()
@@ -153,13 +166,14 @@ class DeadLetters:
             yield sorted(path for path in self.folder.glob("*.jsonl") if is_final_file(path.name))
 
     def take_over(self, paths: Iterable[Path]) -> None:
-        """Renames what another folder of the same file system gives away into this one."""
+        """Move files from another folder of the same file system into this one, and sync it."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in paths:
             path.rename(self.folder / path.name)
         sync_folder(self.folder)
 
     def _write(self, entries: Sequence[DeadLetter]) -> None:
+        """Append the entries to the file of today, and sync it."""
         if not entries:
             return
         with locked(self.folder / "put.lock"):
@@ -169,13 +183,14 @@ class DeadLetters:
                 0o600,
             )
             with os.fdopen(descriptor, "wb") as file:
+                # Otherwise the first new line would be joined to half of an old one.
                 _cut_torn_line(file.fileno())
                 file.write(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
                 file.flush()
                 os.fsync(file.fileno())
 
     def _take(self) -> None:
-        """From here on what the shipper sets aside goes to new files."""
+        """Rename all files, so that the shipper writes new dead letters to new files."""
         with locked(self.folder / "put.lock"):
             for path in self.folder.glob("*.jsonl"):
                 if not path.name.endswith(TAKEN):
@@ -184,6 +199,7 @@ class DeadLetters:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
+        """Keep other replays out. Raises StoreDownError while one runs."""
         with try_locked(self.folder / "replay.lock") as held:
             if not held:
                 raise StoreDownError("another replay is running: try again when it has ended")
@@ -191,12 +207,14 @@ class DeadLetters:
 
 
 def is_final_file(name: str) -> bool:
+    """Return whether a file of that name gets no more lines and may be handed over."""
     return _NAME.fullmatch(name) is not None
 
 
 def _cut_torn_line(descriptor: int) -> None:
-    """A death within a write leaves half a line, of something that was not yet recorded as set
-    aside and comes again.
+    """Remove half a line at the end, which a crash during a write leaves.
+
+    Nothing is lost: the shipper records its position after the write, so it reads the record again.
     """
     size = os.fstat(descriptor).st_size
     start = max(0, size - LONGEST_LINE)
@@ -211,16 +229,17 @@ def _read(path: Path) -> Iterator[DeadLetter]:
             try:
                 yield msgspec.json.decode(line, type=DeadLetter)
             except msgspec.MsgspecError:
+                # A last line without its end was torn by a crash, or is being written.
                 if line.endswith(b"\n"):
                     raise DataError(
-                        f"{path}, line {number} is not what the shipper wrote: mend or remove the line"
+                        f"{path}, line {number} is not a dead letter: correct or delete the line"
                     ) from None
 
 
-def _bring_back(
+def _replay_entries(
     entries: Iterable[DeadLetter], writer: SpoolWriter, done: ReplayResult
 ) -> list[DeadLetter]:
-    """The entries that hold no record."""
+    """Write the records of the entries to the spool; return the entries that hold none."""
     kept, batch = [], list[bytes]()
     for entry in entries:
         done.kinds[entry.kind] = done.kinds.get(entry.kind, 0) + 1
@@ -252,7 +271,7 @@ def _is_record(payload: bytes) -> bool:
 
 @contextlib.contextmanager
 def _writer(spool: Path) -> Iterator[SpoolWriter]:
-    """A writer whose appends are on the disk when they return."""
+    """Open a writer that syncs every append before it returns."""
     writer = SpoolWriter(spool, REPLAYER, SpoolOptions(fsync="always"))
     try:
         yield writer

@@ -1,5 +1,7 @@
-"""Days of predictions that are older than an index get their part of it one by one, CONCURRENTLY:
-nobody who reads or writes waits, whatever a day holds.
+"""Indexes for partitions that were made before the index was.
+
+Each partition gets its part of the index by CREATE INDEX CONCURRENTLY, one after the other. Readers
+and writers never wait for it, whatever the size of the partition.
 """
 
 import time
@@ -10,32 +12,36 @@ import asyncpg
 from fraudops.audit.partitions import INDEX_LOCK
 
 LOCK_SECONDS = 5
-# PostgreSQL gives up a statement for the time that it takes, or for a lock.
+# PostgreSQL ended the statement because of its duration or a lock.
 _GAVE_UP = (
     asyncpg.QueryCanceledError,
     asyncpg.LockNotAvailableError,
     asyncpg.DeadlockDetectedError,
 )
+# Each index of `predictions` with each attached partition that lacks its part of it. A part that is
+# not attached to the index does not count: an earlier attempt left it unfinished.
 _MISSING = """
 SELECT whole.relname AS index, day.relname AS day, pg_get_indexdef(whole.oid) AS definition
 FROM pg_index known JOIN pg_class whole ON whole.oid = known.indexrelid
-JOIN pg_inherits part ON part.inhparent = known.indrelid AND NOT part.inhdetachpending JOIN pg_class day ON day.oid = part.inhrelid
+JOIN pg_inherits part ON part.inhparent = known.indrelid AND NOT part.inhdetachpending
+JOIN pg_class day ON day.oid = part.inhrelid
 WHERE known.indrelid = 'predictions'::regclass AND NOT EXISTS (
-    SELECT FROM pg_inherits its JOIN pg_index own ON own.indexrelid = its.inhrelid WHERE its.inhparent = known.indexrelid AND own.indrelid = day.oid
+    SELECT FROM pg_inherits its JOIN pg_index own ON own.indexrelid = its.inhrelid
+    WHERE its.inhparent = known.indexrelid AND own.indrelid = day.oid
 )
 ORDER BY day.relname DESC
 """
 
 
 async def index_days(connection: Any, seconds: float) -> tuple[list[str], list[str]]:
-    """The days that got their part of an index, newest first, and those that are left for another
-    time: `seconds` are over, or somebody has such a day in use.
+    """Index partitions, the newest first; return the indexed ones and the remaining ones.
 
-    Does nothing while another does it. A part that an attempt left unfinished is begun anew.
+    A partition is not indexed when `seconds` are over, or when it is in use for too long. Nothing
+    is done while another process does it. Raises the errors of asyncpg.
     """
     done, left, deadline = list[str](), list[str](), time.monotonic() + seconds
-    # A lock that is waited for would hold up the other's building, which waits for every older
-    # statement.
+    # Do not wait for the lock: CREATE INDEX CONCURRENTLY of the other process waits until all older
+    # statements have ended, and a statement that waits for this lock is one of them.
     if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", INDEX_LOCK):
         return done, left
     try:
@@ -51,6 +57,7 @@ async def index_days(connection: Any, seconds: float) -> tuple[list[str], list[s
 
 
 async def _index_day(connection: Any, row: Any, seconds: float) -> bool:
+    """Build one part of an index; return False when it takes more than `seconds`, or is locked."""
     if seconds < 0.1:
         return False
     part = f"{row['day']}_{row['index'].removeprefix('predictions_')}"
@@ -58,9 +65,11 @@ async def _index_day(connection: Any, row: Any, seconds: float) -> bool:
         f"SET lock_timeout = '{LOCK_SECONDS}s'; SET statement_timeout = '{int(seconds * 1000)}ms'"
     )
     try:
+        # An earlier attempt that failed leaves an invalid index of this name.
         await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {part}")
+        definition = row["definition"].partition(" USING ")[2]
         await connection.execute(
-            f"CREATE INDEX CONCURRENTLY {part} ON {row['day']} USING {row['definition'].partition(' USING ')[2]}"
+            f"CREATE INDEX CONCURRENTLY {part} ON {row['day']} USING {definition}"
         )
         await connection.execute(f"ALTER INDEX {row['index']} ATTACH PARTITION {part}")
     except _GAVE_UP:

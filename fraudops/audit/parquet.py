@@ -1,5 +1,7 @@
-"""Rows of `predictions` as Parquet: streamed by a cursor in the order of their ids, so that memory
-stays flat; on disk under their name only when whole.
+"""Export of rows of `predictions` to a Parquet file.
+
+Rows are streamed by a cursor in the order of their ids, so that memory stays constant. The file
+gets its name only when it is complete and on the disk.
 """
 
 import errno
@@ -22,19 +24,22 @@ if TYPE_CHECKING:
 NAMES = tuple(column.name for column in predictions.columns)
 BATCH = 10_000
 SUFFIX = ".parquet"
-COLUMNS = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped"
+COLUMNS = """
+SELECT attname FROM pg_attribute
+WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped"""
+# Called with the time of the last row that is written.
+Progress = Callable[[datetime], None]
 
 
 async def export(
-    connection: Any, since: datetime, until: datetime, path: Path, tell: Callable[[datetime], None]
+    connection: Any, since: datetime, until: datetime, path: Path, progress: Progress
 ) -> int:
-    """Writes the rows of [since, until) to a new file, day by day, each day as it was at one
-    moment; `tell` hears how far it is. How many rows.
+    """Write the rows of [since, until) to a new file, and return their number.
 
-    Both are in UTC. Raises SettingsError when the file is there already, StoreDownError when the
-    disk does not take it.
+    The times are in UTC. Each day is read in one snapshot. Raises SettingsError when the file
+    exists, StoreDownError when the disk refuses it, and the errors of asyncpg.
     """
-    with whole_file(path) as file:
+    with new_parquet_file(path) as file:
         for day in [part.day for part in await partitions(connection) if part.state == "attached"]:
             midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
             start, end = max(since, midnight), min(until, midnight + timedelta(days=1))
@@ -45,9 +50,9 @@ async def export(
                         file,
                         "predictions",
                         ('WHERE "timestamp" >= $1 AND "timestamp" < $2', start, end),
-                        tell,
+                        progress,
                     )
-                tell(end)
+                progress(end)
     return file.rows
 
 
@@ -56,14 +61,16 @@ async def append(
     file: "ParquetFile",
     table: str,
     where: tuple[Any, ...],
-    tell: Callable[[datetime], None],
+    progress: Progress,
 ) -> None:
-    """The rows of a table, in a transaction of the caller's.
+    """Append the rows of a table to the file.
 
-    A day that an earlier release took out lacks the columns that came later: they are null.
+    `where` is a condition and its parameters. The caller must have begun a transaction, which the
+    cursor needs.
     """
-    there = {row["attname"] for row in await connection.fetch(COLUMNS, table)}
-    columns = ", ".join(f'"{name}"' if name in there else f'NULL AS "{name}"' for name in NAMES)
+    # A partition that an earlier release detached lacks later columns: they are null.
+    present = {row["attname"] for row in await connection.fetch(COLUMNS, table)}
+    columns = ", ".join(f'"{name}"' if name in present else f'NULL AS "{name}"' for name in NAMES)
     # Only our own column and table names enter the statement.
     statement = f"SELECT {columns} FROM {table} {where[0]} ORDER BY id"  # noqa: S608
     cursor = await connection.cursor(statement, *where[1:])
@@ -75,11 +82,14 @@ async def append(
             },
             len(batch),
         )
-        tell(batch[-1]["timestamp"])
+        progress(batch[-1]["timestamp"])
 
 
 class ParquetFile:
-    """Raises StoreDownError when the disk does not take what is written."""
+    """A Parquet file that is being written.
+
+    Its methods raise StoreDownError when the disk refuses a write.
+    """
 
     def __init__(self, path: Path) -> None:
         import pyarrow.parquet
@@ -96,19 +106,19 @@ class ParquetFile:
         self.rows += rows
 
     def close(self) -> None:
-        """Finish the file, and read back that it holds what was written."""
+        """Finish the file, and check that it has as many rows as were written."""
         import pyarrow.parquet
 
         with _disk(self.path):
             self._writer.close()
             if pyarrow.parquet.read_metadata(self.path).num_rows != self.rows:
                 raise StoreDownError(
-                    f"{self.path} does not hold what was written to it: check the disk"
+                    f"{self.path} does not hold the rows that were written: check the disk"
                 )
 
 
 def check_new_file(path: Path) -> None:
-    """Raises SettingsError for a file that exists, or whose name says another format."""
+    """Raise SettingsError for a file that exists, or whose name ends in another suffix."""
     if path.exists():
         raise SettingsError(f"{path} exists already: name another file")
     if path.suffix != SUFFIX:
@@ -116,10 +126,10 @@ def check_new_file(path: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[ParquetFile]:
-    """A file that takes its name, which nobody had, at the end only.
+def new_parquet_file(path: Path) -> Iterator[ParquetFile]:
+    """Open a new file, which gets its name when the block ends without an error.
 
-    Raises SettingsError when somebody has it.
+    Raises SettingsError when the name is taken, StoreDownError when the disk refuses the file.
     """
     unfinished = temporary_path(path)
     check_new_file(path)
@@ -135,16 +145,16 @@ def whole_file(path: Path) -> Iterator[ParquetFile]:
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
+    """Raise StoreDownError for an OSError."""
     try:
         yield
     except OSError as error:
-        raise StoreDownError(
-            f"{path} cannot be written ({errno.errorcode.get(error.errno or 0, 'error')}): check its disk"
-        ) from error
+        name = errno.errorcode.get(error.errno or 0, "error")
+        raise StoreDownError(f"{path} cannot be written ({name}): check its disk") from error
 
 
 def _schema() -> "pyarrow.Schema":
-    """`features` is its JSON."""
+    """Return the file's schema. `features` is JSON text."""
     import pyarrow
 
     kinds = {

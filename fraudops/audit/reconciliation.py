@@ -1,13 +1,11 @@
-"""Whether spool, table and a client's answer log agree, by ids and counts.
+"""Reconciliation of the spool, the table and a client's answer log, by ids and counts.
 
-Nothing here changes anything.
-
-Ids are held as arrays (n,) of 16 bytes each, sorted: a million answers take 16 MB. A row moves
-from the spool to the table, or from there aside, so the spool is looked at first and the table
-last; what seems lost is looked for once more.
+Everything here only reads. Rows move only from the spool to the table or to the dead letters.
+Reading the spool first and the table last therefore misses none. Apparent losses are checked a
+second time.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
@@ -15,69 +13,83 @@ from uuid import UUID
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from fraudops.audit.dead_letters import DeadLetters
 from fraudops.audit.partitions import partitions
+from fraudops.audit.prediction_ids import (
+    Ids,
+    element_bytes,
+    id_array,
+    id_bytes,
+    timestamps,
+    without,
+)
 from fraudops.audit.records import LabelRecord, decode, is_newer_kind
-from fraudops.ids import timestamp_ms
 from fraudops.spool.inspection import unshipped_payloads
 from fraudops.spool.segments import NEWER
 from fraudops.state import State
 
-Ids = NDArray[np.bytes_]
+# Called with the share that is done, from 0 to 1.
 Progress = Callable[[float], None]
 CHUNK = 10_000
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# The primary key is (id, timestamp), and the timestamp follows from the id: twice can an id stand
-# only under a timestamp that is not its own.
+# The primary key is (id, timestamp), and the timestamp is derived from the id. So an id can occur
+# twice only under a wrong timestamp.
 OWN_TIMESTAMP = (
     """to_timestamp(('x' || left(replace({id}::text, '-', ''), 12))::bit(48)::bigint / 1000.0)"""
 )
-# The range of ids is what the primary key's index is read by, in every partition that the planner
-# cannot leave out.
+# The range of ids ($2, $3) bounds the scan of the primary key's index in each partition. The range
+# of timestamps ($4, $5) lets the planner skip partitions.
 ABSENT = f"""
 SELECT array_agg(asked.id) FROM unnest($1::uuid[]) AS asked (id) WHERE NOT EXISTS (
-    SELECT FROM predictions WHERE predictions.id = asked.id AND predictions."timestamp" = {OWN_TIMESTAMP.format(id="asked.id")}
-    AND predictions.id BETWEEN $2 AND $3 AND predictions."timestamp" BETWEEN $4 AND $5)"""  # noqa: S608 (names of ours only)
+    SELECT FROM predictions
+    WHERE predictions.id = asked.id
+      AND predictions."timestamp" = {OWN_TIMESTAMP.format(id="asked.id")}
+      AND predictions.id BETWEEN $2 AND $3 AND predictions."timestamp" BETWEEN $4 AND $5)"""  # noqa: S608 (only our own names enter the statement)
+# The timestamp has milliseconds; half of one allows for the rounding of the division.
 COUNT = """
 SELECT count(*) FILTER (WHERE "timestamp" >= $1 AND "timestamp" < $2) AS rows,
-       array_agg(id) FILTER (WHERE abs(extract(epoch FROM "timestamp" - {own})) > 0.0005) AS misdated
+       array_agg(id) FILTER (WHERE abs(extract(epoch FROM "timestamp" - {own})) > 0.0005)
+           AS misdated
 FROM {table}"""
 
 
 class Answers(NamedTuple):
-    """A client's answer log: `lines` answers, and their distinct ids."""
+    """A client's answer log: the number of its answers, and their distinct ids."""
 
     lines: int
     ids: Ids
 
 
 class Outstanding(NamedTuple):
-    """The predictions that are in the spool and set aside, the labels in the spool, and how many
-    stretches set aside hold no record.
+    """Records that are not in the table yet.
+
+    `spool` and `dead_letters` are ids of predictions. `labels` counts the labels in the spool,
+    `unreadable` the dead letters that hold no prediction, and `newer` the records that wait for a
+    newer release.
     """
 
     spool: Ids
-    aside: Ids
+    dead_letters: Ids
     labels: int
     unreadable: int
     newer: int
 
 
 class Locations(NamedTuple):
-    """Where ids were found: no id is in two of them."""
+    """Ids by the place where they were found; the sets are disjoint."""
 
     table: Ids
     spool: Ids
-    aside: Ids
+    dead_letters: Ids
 
 
 @dataclass(frozen=True)
 class AnswerLogReport:
-    """Of an answer log with `lines` answers, `repeated` of them under an id that came before: the
-    ids in the table, only in the spool, only set aside, of days that retention has taken, and
-    nowhere.
+    """The distinct ids of an answer log, counted by where they are.
+
+    `lines` answers were logged, `repeated` of them under an id that another line has too.
+    `in_spool` and `set_aside` (dead letters) count ids that are not in the table. `expired` counts
+    ids of days that retention has removed, and `lost` those that are nowhere.
     """
 
     lines: int
@@ -91,12 +103,12 @@ class AnswerLogReport:
 
 @dataclass(frozen=True)
 class ReconciliationReport:
-    """Rows of the window;
+    """Counts of a reconciliation; `rows` are the rows of the window.
 
-    `duplicated`, the ids that stand in the table more than once or under a timestamp that is not
-    their own; predictions that are in the spool or set aside and not in the table; labels in the
-    spool; stretches set aside that hold no record; records that wait for a newer release; None
-    without an answer log.
+    `duplicated` counts ids that the table has more than once, or under a timestamp that is not
+    their own. `in_spool` and `set_aside` (dead letters) count predictions that are not in the
+    table. `unreadable` counts dead letters that hold no prediction, and `kept_for_newer` records
+    that wait for a newer release. `log` is None without an answer log.
     """
 
     since: datetime
@@ -115,27 +127,9 @@ class ReconciliationReport:
         return not self.duplicated and not (self.log and self.log.lost)
 
 
-def ids_of(values: Iterable[bytes]) -> Ids:
-    """Sorted and distinct."""
-    return np.unique(np.frombuffer(b"".join(values), dtype="S16"))
-
-
-def binary(identifier: str) -> bytes:
-    """The 16 bytes of a canonical UUIDv7. Raises ValueError for anything else."""
-    timestamp_ms(identifier)
-    return UUID(identifier).bytes
-
-
-def moments(ids: Ids) -> list[datetime]:
-    """The millisecond inside each id."""
-    return [
-        EPOCH + timedelta(milliseconds=int.from_bytes(_bytes(value)[:6], "big")) for value in ids
-    ]
-
-
 def find_outstanding(state: State) -> Outstanding:
-    """Raises DataError, OSError."""
-    spooled, set_aside, labels, unreadable = list[bytes](), list[bytes](), 0, 0
+    """Read the spool and the dead letters. Raises DataError, OSError."""
+    spooled, dead, labels, unreadable = list[bytes](), list[bytes](), 0, 0
     newer = sum(1 for _ in DeadLetters(state.spool, NEWER).entries())
     for payload in unshipped_payloads(state.spool):
         if is_newer_kind(payload):
@@ -149,15 +143,15 @@ def find_outstanding(state: State) -> Outstanding:
         identifier = _prediction_id(entry.data)
         unreadable += identifier is None
         if identifier:
-            set_aside.append(identifier)
-    return Outstanding(ids_of(spooled), ids_of(set_aside), labels, unreadable, newer)
+            dead.append(identifier)
+    return Outstanding(id_array(spooled), id_array(dead), labels, unreadable, newer)
 
 
 def _prediction_id(payload: bytes) -> bytes | None:
-    """None for a label, and for what is no record or has no proper id."""
+    """Return the prediction's id, or None for a label, another payload, or an invalid id."""
     try:
         record = decode(payload)
-        return None if isinstance(record, LabelRecord) else binary(record.id)
+        return None if isinstance(record, LabelRecord) else id_bytes(record.id)
     except (msgspec.MsgspecError, ValueError):
         return None
 
@@ -168,83 +162,85 @@ async def compare(
     answers: Answers | None,
     window: tuple[datetime, datetime],
     kept_days: int,
-    tell: Progress,
+    progress: Progress,
 ) -> ReconciliationReport:
-    """`window` is of the table's rows that are counted; with an answer log the whole table is
-    looked through for ids that stand twice.
+    """Compare the spool, the table and the answer log.
 
-    `tell` hears the share that is done, 0 to 1. Raises what asyncpg raises, DataError, OSError.
+    The rows of `window` are counted. With an answer log, the whole table is searched for duplicate
+    ids, and ids of days older than `kept_days` may be expired. Raises the errors of asyncpg,
+    DataError, OSError.
     """
-    elsewhere = find_outstanding(state)
-    asked = answers.ids if answers else ids_of(())
-    known = np.unique(np.concatenate([asked, elsewhere.spool, elsewhere.aside]))
-    present = _without(known, await _absent(connection, known, lambda share: tell(share * 0.6)))
+    outstanding = find_outstanding(state)
+    logged = answers.ids if answers else id_array(())
+    known = np.unique(np.concatenate([logged, outstanding.spool, outstanding.dead_letters]))
+    absent = await _absent(connection, known, lambda share: progress(share * 0.6))
+    in_table = without(known, absent)
     rows, misdated = await _count(
-        connection, window, answers is not None, lambda share: tell(0.6 + share * 0.4)
+        connection, window, answers is not None, lambda share: progress(0.6 + share * 0.4)
     )
-    spool = _without(elsewhere.spool, present)
-    aside = _without(_without(elsewhere.aside, present), spool)
+    spool = without(outstanding.spool, in_table)
+    dead_letters = without(outstanding.dead_letters, in_table, spool)
+    locations = Locations(in_table, spool, dead_letters)
     return ReconciliationReport(
         since=window[0],
         until=window[1],
         rows=rows,
-        duplicated=len(np.intersect1d(misdated, asked) if answers else misdated),
+        duplicated=len(np.intersect1d(misdated, logged) if answers else misdated),
         in_spool=len(spool),
-        labels_in_spool=elsewhere.labels,
-        set_aside=len(aside),
-        unreadable=elsewhere.unreadable,
-        kept_for_newer=elsewhere.newer,
-        log=await _log(connection, state, answers, Locations(present, spool, aside), kept_days)
+        labels_in_spool=outstanding.labels,
+        set_aside=len(dead_letters),
+        unreadable=outstanding.unreadable,
+        kept_for_newer=outstanding.newer,
+        log=await _log_report(connection, state, answers, locations, kept_days)
         if answers
         else None,
     )
 
 
-async def _log(
-    connection: Any, state: State, answers: Answers, places: Locations, kept_days: int
+async def _log_report(
+    connection: Any, state: State, answers: Answers, locations: Locations, kept_days: int
 ) -> AnswerLogReport:
-    missing = _without(_without(_without(answers.ids, places.table), places.spool), places.aside)
+    missing = without(answers.ids, *locations)
     if len(missing):
+        # A row may have moved after the first look at its place. Look again, the table last.
         again = find_outstanding(state)
-        missing = _without(_without(missing, again.spool), again.aside)
+        missing = without(missing, again.spool, again.dead_letters)
         missing = await _absent(connection, missing, lambda _: None)
-    expired = await _gone(connection, missing, datetime.now(UTC).date() - timedelta(days=kept_days))
-    in_spool, aside = (
-        len(np.intersect1d(answers.ids, places.spool)),
-        len(np.intersect1d(answers.ids, places.aside)),
-    )
+    oldest_kept = datetime.now(UTC).date() - timedelta(days=kept_days)
+    expired = await _count_expired(connection, missing, oldest_kept)
+    in_spool = len(np.intersect1d(answers.ids, locations.spool))
+    dead_letters = len(np.intersect1d(answers.ids, locations.dead_letters))
     return AnswerLogReport(
         lines=answers.lines,
         repeated=answers.lines - len(answers.ids),
-        in_table=len(answers.ids) - len(missing) - in_spool - aside,
+        in_table=len(answers.ids) - len(missing) - in_spool - dead_letters,
         in_spool=in_spool,
-        set_aside=aside,
+        set_aside=dead_letters,
         expired=expired,
         lost=len(missing) - expired,
     )
 
 
-async def _absent(connection: Any, ids: Ids, tell: Progress) -> Ids:
-    """Those of the ids that do not stand in the table under their own timestamp."""
-    found: list[bytes] = []
+async def _absent(connection: Any, ids: Ids, progress: Progress) -> Ids:
+    """Return the ids that the table does not have under their own timestamp."""
+    absent: list[bytes] = []
     for start in range(0, len(ids), CHUNK):
-        chunk = [UUID(bytes=_bytes(value)) for value in ids[start : start + CHUNK]]
+        chunk = [UUID(bytes=element_bytes(value)) for value in ids[start : start + CHUNK]]
+        # The ids are sorted, so that the first and the last one bound the timestamps too.
         ends = ids[[start, start + len(chunk) - 1]]
-        found += [
-            identifier.bytes
-            for identifier in await connection.fetchval(
-                ABSENT, chunk, chunk[0], chunk[-1], *moments(ends)
-            )
-            or ()
-        ]
-        tell((start + len(chunk)) / len(ids))
-    return ids_of(found)
+        rows = await connection.fetchval(ABSENT, chunk, chunk[0], chunk[-1], *timestamps(ends))
+        absent += [identifier.bytes for identifier in rows or ()]
+        progress((start + len(chunk)) / len(ids))
+    return id_array(absent)
 
 
 async def _count(
-    connection: Any, window: tuple[datetime, datetime], everywhere: bool, tell: Progress
+    connection: Any, window: tuple[datetime, datetime], everywhere: bool, progress: Progress
 ) -> tuple[int, Ids]:
-    """Rows of the window, and the ids that stand under a timestamp that is not theirs."""
+    """Return the rows of the window, and the ids under a timestamp that is not their own.
+
+    Days outside the window are searched for such ids only with `everywhere`.
+    """
     days = [
         part
         for part in await partitions(connection)
@@ -258,26 +254,18 @@ async def _count(
         rows += row["rows"]
         misdated += [identifier.bytes for identifier in row["misdated"] or ()]
         done += part.bytes
-        tell(done / total)
-    return rows, ids_of(misdated)
+        progress(done / total)
+    return rows, id_array(misdated)
 
 
 def _touches(day: date, window: tuple[datetime, datetime]) -> bool:
     return window[0].astimezone(UTC).date() <= day <= window[1].astimezone(UTC).date()
 
 
-async def _gone(connection: Any, missing: Ids, oldest_kept: date) -> int:
-    """How many are of days beyond retention that have left the table."""
-    there = {part.day for part in await partitions(connection) if part.state == "attached"}
+async def _count_expired(connection: Any, missing: Ids, oldest_kept: date) -> int:
+    """Count the missing ids of days older than `oldest_kept` that have no partition any more."""
+    attached = {part.day for part in await partitions(connection) if part.state == "attached"}
     return sum(
-        moment.date() < oldest_kept and moment.date() not in there for moment in moments(missing)
+        moment.date() < oldest_kept and moment.date() not in attached
+        for moment in timestamps(missing)
     )
-
-
-def _without(ids: Ids, others: Ids) -> Ids:
-    return np.setdiff1d(ids, others, assume_unique=True)
-
-
-def _bytes(value: Any) -> bytes:
-    """numpy takes trailing zeros of a bytes value for padding."""
-    return bytes(value).ljust(16, b"\0")

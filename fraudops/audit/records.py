@@ -1,6 +1,6 @@
-"""What the spool carries: predictions and labels as msgpack.
+"""The records of the spool: predictions and labels as msgpack.
 
-Fields are only ever appended, with defaults, so that old spools stay readable.
+New fields are only appended, with defaults, so that spools of older releases stay readable.
 """
 
 from datetime import UTC, datetime
@@ -17,8 +17,8 @@ class Prediction(
 ):
     """One answered transaction.
 
-    `id` is a UUIDv7, whose millisecond is the row's timestamp; `features` maps names to floats,
-    or is bytes (privacy).
+    `id` is a UUIDv7; its millisecond is the timestamp of the row. `features` maps names to floats,
+    or is bytes if they are encrypted or hashed (fraudops.feature_encryption).
     """
 
     id: str
@@ -39,9 +39,9 @@ class Prediction(
 
 
 class LabelRecord(msgspec.Struct, array_like=True, tag="label", frozen=True, kw_only=True):
-    """What became of a transaction, named by prediction_id or transaction_id.
+    """The true class of a transaction, which is named by prediction_id or transaction_id.
 
-    `id` follows from the content: the same label again is the same row.
+    `id` is derived from the content, so that the same label sent again is the same row.
     """
 
     id: str
@@ -61,7 +61,7 @@ def new_label(
     prediction_id: str | None = None,
     transaction_id: str | None = None,
 ) -> LabelRecord:
-    """A label received now. `labelled_at` must be aware; it is kept in UTC."""
+    """Return a label that was received now. `labelled_at` needs a time zone; it is kept in UTC."""
     moment = labelled_at.astimezone(UTC)
     content = msgspec.json.encode([prediction_id, transaction_id, label, moment, source]).decode()
     return LabelRecord(
@@ -84,7 +84,7 @@ KINDS = frozenset({"prediction", "label"})
 
 
 def is_newer_kind(data: bytes) -> bool:
-    """Whether the bytes are a record of a kind that only a newer release knows."""
+    """Return whether the bytes are a record of a kind that only a newer release knows."""
     try:
         content = msgspec.msgpack.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -99,6 +99,6 @@ def encode(record: Record) -> bytes:
 
 
 def decode(data: bytes) -> Record:
-    """Raises msgspec.MsgspecError when the bytes are not a record."""
+    """Decode a record. Raises msgspec.MsgspecError when the bytes are not a record."""
     record: Record = _decoder.decode(data)
     return record

@@ -1,5 +1,6 @@
-"""Whole days of predictions leave the audit: taken out of the table, written to Parquet where
-asked, dropped. No writer ever waits for it.
+"""Retention: detach old days of predictions from the table, export them, and drop them.
+
+The export to Parquet is optional. Writers never wait for retention.
 """
 
 import asyncio
@@ -21,8 +22,8 @@ from fraudops.audit.partitions import (
 )
 from fraudops.errors import StoreDownError
 
-# Detaching waits for those who read the table; a lock is asked for this long at most, then again
-# later.
+# Detaching waits for readers of the table. A statement that waits for a lock makes later readers
+# wait too, so it gives up after this time and is tried again.
 LOCK_SECONDS = 5
 TRIES = 3
 PAUSE_SECONDS = 2.0
@@ -31,7 +32,7 @@ AHEAD_DAYS = 8
 
 @dataclass(frozen=True)
 class Dropped:
-    """A day that has left the audit; `rows` and `file` where it was exported."""
+    """A day that was dropped; `rows` and `file` are None if it was not exported."""
 
     day: date
     bytes: int
@@ -40,78 +41,78 @@ class Dropped:
 
 
 class InUseError(StoreDownError):
-    """Somebody reads the table for longer than is waited for; the day's detaching goes on at the
-    next run.
+    """The table is read for too long at a time; the next run of retention continues the day."""
+
+
+def expired(tables: list[Partition], today: date, days: int) -> list[Partition]:
+    """Return the partitions that are entirely older than `days` days, the oldest first.
+
+    Tables that an earlier run has detached but not dropped are among them.
     """
-
-
-def expired(found: list[Partition], today: date, days: int) -> list[Partition]:
-    """The partitions of which every moment is more than `days` days ago; what an earlier run left
-    detached is among them.
-
-    Oldest first, but before all the one whose detaching is pending: PostgreSQL begins no other
-    one meanwhile.
-    """
+    # A pending one comes first: until it is finished, PostgreSQL detaches no other partition.
     return sorted(
-        (each for each in found if each.day < today - timedelta(days=days)),
+        (each for each in tables if each.day < today - timedelta(days=days)),
         key=lambda each: (each.state != "pending", each.day),
     )
 
 
 async def begin(connection: Any) -> None:
-    """Raises StoreDownError while another retention runs."""
+    """Take the lock of retention, until the connection ends.
+
+    Raises StoreDownError while another retention runs.
+    """
     if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RETENTION_LOCK):
         raise StoreDownError("another retention is running: try again when it has ended")
     await connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
 
 
 async def make_ahead(connection: Any, today: date) -> list[date]:
-    """Today's partition and the next week's; the days that were missing."""
-    there = {partition.day for partition in await partitions(connection)}
+    """Create the partitions of today and of the next week; return the days that were missing."""
+    existing = {partition.day for partition in await partitions(connection)}
     missing = [
         day
         for day in (today + timedelta(days=number) for number in range(AHEAD_DAYS))
-        if day not in there
+        if day not in existing
     ]
     for day in missing:
         await ensure_partition(connection, day)
     return missing
 
 
-async def take_out(connection: Any, partition: Partition, export: Path | None) -> Dropped:
-    """Detach, export, drop.
+async def remove_day(connection: Any, partition: Partition, export: Path | None) -> Dropped:
+    """Detach the partition, export it to the folder `export` if one is given, and drop it.
 
-    Killed in between, the next run goes on from there. Raises InUseError.
+    After a crash the next run continues at the step that was not finished. Raises InUseError, and
+    StoreDownError when the disk refuses the export.
     """
-    await _patiently(lambda: _detach(connection, partition.day))
+    await _retry_when_locked(lambda: _detach(connection, partition.day))
     rows, file = await write_parquet(connection, partition, export) if export else (None, None)
-    await _patiently(lambda: connection.execute(f"DROP TABLE IF EXISTS {partition.name}"))
+    await _retry_when_locked(lambda: connection.execute(f"DROP TABLE IF EXISTS {partition.name}"))
     return Dropped(partition.day, partition.bytes, rows, file)
 
 
 async def _detach(connection: Any, day: date) -> None:
-    """CONCURRENTLY: others read and write on meanwhile.
-
-    An attempt that was given up is finished, it cannot be begun again.
-    """
+    """Detach the partition of a day, if it is attached, while others read and write."""
     state = next(
-        (found.state for found in await partitions(connection) if found.day == day), "detached"
+        (each.state for each in await partitions(connection) if each.day == day), "detached"
     )
     if state != "detached":
+        # An interrupted DETACH … CONCURRENTLY can only be finished, not started again.
         how = "FINALIZE" if state == "pending" else "CONCURRENTLY"
         await connection.execute(
             f"ALTER TABLE predictions DETACH PARTITION {partition_name(day)} {how}"
         )
 
 
-async def _patiently(step: Callable[[], Any]) -> None:
+async def _retry_when_locked(step: Callable[[], Any]) -> None:
+    """Run a step, up to TRIES times while the table is in use. Raises InUseError."""
     for left in reversed(range(TRIES)):
         try:
             await step()
         except asyncpg.LockNotAvailableError as error:
             if not left:
                 raise InUseError(
-                    f"the table is being read for longer than {LOCK_SECONDS} s at a time"
+                    f"the table is read for longer than {LOCK_SECONDS} s at a time"
                 ) from error
             await asyncio.sleep(PAUSE_SECONDS)
         else:
@@ -119,19 +120,22 @@ async def _patiently(step: Callable[[], Any]) -> None:
 
 
 async def write_parquet(connection: Any, partition: Partition, folder: Path) -> tuple[int, Path]:
-    """The rows and the file, never over an earlier one.
+    """Write the rows of a partition to a new file; return their number and the file.
 
-    Raises StoreDownError when the disk does not take them.
+    Raises StoreDownError when the disk refuses the file.
     """
     path = _free_name(folder, partition.name)
-    with parquet.whole_file(path) as file:
+    with parquet.new_parquet_file(path) as file:
         async with connection.transaction():
             await parquet.append(connection, file, partition.name, ("",), lambda _: None)
     return file.rows, path
 
 
 def _free_name(folder: Path, name: str) -> Path:
-    """Rows of a day that arrive after its export make a second file."""
+    """Return a file name that is not in use.
+
+    Rows of a day that arrive after its export go to a second file.
+    """
     number = 1
     while (path := folder / f"{name}{f'-{number}' if number > 1 else ''}.parquet").exists():
         number += 1

@@ -1,12 +1,16 @@
-"""Which rows of a window are read: all of a small one, of a large one those whose ids drew a rare
-lot, so that the time stays that of the rows read.
+"""Sampling for queries of a window of time.
 
-The last 16 bits of an id are random. Their lowest set bit is the row's rarity: half of all rows
-have 1, a quarter 2, and one row in 2^n has 2^n or more (or 0, no bit at all). The index
-`predictions_sample` holds every row decided as fraud, and of the others each eighth, by
-decision, rarity and time: it gives one row in 2^n of any window, evenly and always the same
-ones, and reads no other. A day without its part of the index (fraudops.audit.indexing) answers
-the same, slower.
+A small window is read in full. A large one is sampled by the random low bits of each id, so that
+query time depends on the sample and not on the window.
+
+The last 16 bits of an id are its sample key, and are random. Its lowest set bit is geometrically
+distributed: it is 1 for half of all rows, 2 for a quarter, 4 for an eighth. "Lowest set bit >= 2^n,
+or no bit set" therefore selects one row in 2^n. n is the sample level.
+
+The index `predictions_sample` covers every fraud decision and one in eight of the others, by
+decision, lowest set bit and time. Scanning it yields a deterministic, even sample, and reads no
+other row. A partition without its part of the index (fraudops.audit.indexing) gives the same
+sample, more slowly.
 """
 
 from collections.abc import Mapping
@@ -19,40 +23,50 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-# A window of about so many rows is read whole: a few seconds' work.
+# A window of about this many rows is read in full, which takes a few seconds.
 EXACT_ROWS = 200_000
 BITS = 16
-# Of the rows that were not decided as fraud the index holds one in 2^this.
+# The index covers one in 2^INDEXED_LEVEL of the rows that were not decided as fraud.
 INDEXED_LEVEL = 3
+# The level of the small sample that estimates the size of a window.
 PILOT_LEVEL = 10
 SAMPLE_KEY = "(get_byte(uuid_send(id), 14) * 256 + get_byte(uuid_send(id), 15))"
+# The lowest set bit of the key. The planner uses the index only if this expression and INDEXED are
+# the same as in the migration r0003.
 SAMPLE_LEVEL = f"({SAMPLE_KEY} & -{SAMPLE_KEY})"
 INDEXED = f"(prediction = 1 OR {SAMPLE_KEY} & 7 = 0)"
-WANTED = "(CAST(:model_name AS text) IS NULL OR model_name = :model_name) AND (CAST(:model_digest AS text) IS NULL OR model_digest = :model_digest)"
+MODEL_FILTER = (
+    "(CAST(:model_name AS text) IS NULL OR model_name = :model_name) "
+    "AND (CAST(:model_digest AS text) IS NULL OR model_digest = :model_digest)"
+)
 WITHIN = '"timestamp" >= :since AND "timestamp" < :until'
-# The primary key leads there as well, and to nothing else; a window of a part of a day needs that.
+# The range of ids selects the same rows, and lets the planner use the primary key. A window of a
+# part of a day needs that.
 WHOLE = f"{WITHIN} AND id >= CAST(:lowest AS uuid) AND id < CAST(:beyond AS uuid)"
-# A table without statistics must not be read whole, and what is read is too little for compiling to
-# pay.
-PINNED = (text("SET LOCAL enable_seqscan = off"), text("SET LOCAL jit = off"))
+# Without statistics the planner would scan the whole table. The queries read too few rows for JIT
+# compilation to save time.
+PLANNER_SETTINGS = (text("SET LOCAL enable_seqscan = off"), text("SET LOCAL jit = off"))
 _PILOT = text(f"""
-SELECT prediction, count(*) AS found, count(*) FILTER (WHERE {WANTED}) AS matching FROM predictions
-WHERE prediction IN (0, 1) AND {SAMPLE_LEVEL} = ANY(CAST(:rare AS integer[])) AND {INDEXED} AND {WITHIN} GROUP BY prediction
-""")  # noqa: S608 (constants of ours only)
+SELECT prediction, count(*) AS rows, count(*) FILTER (WHERE {MODEL_FILTER}) AS matching
+FROM predictions
+WHERE prediction IN (0, 1) AND {SAMPLE_LEVEL} = ANY(CAST(:lowest_bits AS integer[]))
+  AND {INDEXED} AND {WITHIN}
+GROUP BY prediction
+""")  # noqa: S608 (only our own constants enter the statement)
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """About how many rows of one decision a window holds, and how many of these are of the model
-    that is asked for.
-    """
+    """Estimates for the rows of one decision in a window; `matching` rows are of the model."""
 
     rows: float = 0.0
     matching: float = 0.0
 
     def level(self, most: int, least: int = 0) -> int:
-        """The n for which one row in 2^n makes at most about `most` of the wanted ones, and looks
-        at no more than EXACT_ROWS, or `most`, to find them.
+        """Return the lowest sample level that gives at most about `most` matching rows.
+
+        It is at least `least`. It also limits the rows of all models that are read, to about
+        EXACT_ROWS or `most`.
         """
         excess = max(self.matching / most, self.rows / max(most, EXACT_ROWS))
         return min(BITS, max(least, ceil(log2(excess)) if excess > 1 else 0))
@@ -60,14 +74,14 @@ class Stratum:
 
 @dataclass(frozen=True)
 class WindowEstimate:
-    """About what [since, until) holds, by the rarest thousandth of its rows."""
+    """The estimated size of a window: the rows decided as fraud, and the others."""
 
     others: Stratum
     frauds: Stratum
 
     @property
     def small(self) -> bool:
-        """Whether it is read whole."""
+        """True if the window is read in full."""
         return self.others.rows + self.frauds.rows <= EXACT_ROWS
 
     @property
@@ -80,7 +94,8 @@ class WindowEstimate:
 def query_parameters(
     since: datetime, until: datetime, model_name: str | None = None, model_digest: str | None = None
 ) -> dict[str, Any]:
-    """What the conditions above are filled with."""
+    """Return the parameters of the conditions MODEL_FILTER, WITHIN and WHOLE."""
+    # An id begins with 48 bits of Unix milliseconds.
     lowest, beyond = (
         str(UUID(int=max(0, int(moment.timestamp() * 1000) + more) << 80))
         for moment, more in ((since, 0), (until, 1))
@@ -96,20 +111,26 @@ def query_parameters(
 
 
 def sample_levels(level: int) -> list[int]:
-    """The rarities of one row in 2^level."""
+    """Return the lowest set bits that select one row in 2^level; 0 means that no bit is set."""
     return [*(1 << number for number in range(level, BITS)), 0]
 
 
-async def look(connection: AsyncConnection, asked: Mapping[str, Any]) -> WindowEstimate:
-    """Begins a transaction's reading; reads one row in 2^PILOT_LEVEL of the index."""
-    for setting in PINNED:
+async def estimate_window(
+    connection: AsyncConnection, parameters: Mapping[str, Any]
+) -> WindowEstimate:
+    """Estimate the size of a window from one row in 2^PILOT_LEVEL.
+
+    It also sets PLANNER_SETTINGS for the rest of the transaction, so call it first.
+    """
+    for setting in PLANNER_SETTINGS:
         await connection.execute(setting)
     names = ("since", "until", "model_name", "model_digest")
-    found = await connection.execute(
-        _PILOT, {name: asked[name] for name in names} | {"rare": sample_levels(PILOT_LEVEL)}
+    result = await connection.execute(
+        _PILOT,
+        {name: parameters[name] for name in names} | {"lowest_bits": sample_levels(PILOT_LEVEL)},
     )
     strata = {
-        row.prediction: Stratum(row.found * 2.0**PILOT_LEVEL, row.matching * 2.0**PILOT_LEVEL)
-        for row in found
+        row.prediction: Stratum(row.rows * 2.0**PILOT_LEVEL, row.matching * 2.0**PILOT_LEVEL)
+        for row in result
     }
     return WindowEstimate(strata.get(0, Stratum()), strata.get(1, Stratum()))

@@ -1,5 +1,7 @@
-"""What the shipper says of itself, in `run/shipper.json`: written whole each second, read by status
-and monitor.
+"""The shipper's status in `run/shipper.json`.
+
+The shipper replaces the file every second. `fraudops status`, `fraudops monitor` and the service
+read it.
 """
 
 from datetime import UTC, datetime
@@ -14,11 +16,12 @@ STALE_SECONDS = 5.0
 
 
 class ShipperStatus(msgspec.Struct, kw_only=True):
-    """Counters run since the process began.
+    """The state of the shipper. Counters start at 0 when the process starts.
 
-    `oldest_at` is when the oldest answer was given that is only in the spool; `abandoned_bytes`
-    lie in the folders of dead pods on a volume that outlives them, and `adopted_bytes` came from
-    there. `kept_for_newer` counts records of kinds that only a newer release knows.
+    `oldest_at` is the time of the oldest answer that is only in the spool. `abandoned_bytes` are in
+    the folders of dead pods on the spool's volume, and `adopted_bytes` were taken from there.
+    `set_aside` counts dead letters. `kept_for_newer` counts records of kinds that only a newer
+    release knows.
     """
 
     pid: int
@@ -38,7 +41,7 @@ class ShipperStatus(msgspec.Struct, kw_only=True):
     last_error: str | None = None
 
     def stale(self, now: datetime) -> bool:
-        """Whether the shipper has not written for so long that it must be dead or hung."""
+        """Return whether the status is so old that the shipper must be dead or hung."""
         return (now - self.at).total_seconds() > STALE_SECONDS
 
 
@@ -47,11 +50,11 @@ def shipper_path(state: State) -> Path:
 
 
 def write_shipper_status(state: State, current: ShipperStatus) -> None:
-    """Raises OSError."""
+    """Write the status with the current time. Raises OSError."""
     current.at = datetime.now(UTC)
     write_json(shipper_path(state), current)
 
 
 def read_shipper_status(state: State) -> ShipperStatus | None:
-    """None when no shipper ever ran here, or another release wrote what we cannot read."""
+    """Read the status; None if no shipper has run here, or the file has another form."""
     return read_json(shipper_path(state), ShipperStatus)

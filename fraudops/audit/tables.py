@@ -1,6 +1,6 @@
-"""The audit's tables as SQLAlchemy sees them.
+"""The audit's tables for SQLAlchemy.
 
-What makes them in PostgreSQL are the migrations; a contract test compares the two.
+The migrations create the tables in PostgreSQL. A contract test compares the two.
 """
 
 from sqlalchemy import (

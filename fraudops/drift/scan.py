@@ -131,8 +131,8 @@ async def scan(
     return Scan(found, reference.rows, window.current)
 
 
-def production_of(record: ServingRecord) -> ServingEntry:
-    """What the serving record says is served. Raises SettingsError when nothing is."""
+def serving_entry(record: ServingRecord) -> ServingEntry:
+    """Return the entry of the version that serves. Raises SettingsError if none does."""
     if record.current is None:
         raise SettingsError(
             "no version is in production: run `fraudops promote --version N --alias production` (`fraudops models` lists them)"

@@ -20,9 +20,9 @@ from fraudops.audit.database import translated
 from fraudops.audit.sampling import (
     INDEXED,
     INDEXED_LEVEL,
+    MODEL_FILTER,
     SAMPLE_KEY,
     SAMPLE_LEVEL,
-    WANTED,
     WHOLE,
     WITHIN,
 )
@@ -30,11 +30,11 @@ from fraudops.feature_encryption import FeatureDecryptor, FeaturesUnreadableErro
 
 CHUNK_ROWS = 5_000
 _READ = 'SELECT id, "timestamp", prediction, fraud_probability, CAST(features AS text), features_sealed FROM predictions'
-_COUNT = text(f"SELECT count(*) FROM predictions WHERE {WHOLE} AND {WANTED}")  # noqa: S608
+_COUNT = text(f"SELECT count(*) FROM predictions WHERE {WHOLE} AND {MODEL_FILTER}")  # noqa: S608
 _WHOLE = text(
-    f'{_READ} WHERE {WHOLE} AND {WANTED} AND {SAMPLE_KEY} < :lots ORDER BY "timestamp", id'
+    f'{_READ} WHERE {WHOLE} AND {MODEL_FILTER} AND {SAMPLE_KEY} < :lots ORDER BY "timestamp", id'
 )
-_SAMPLE = text(f"""{_READ} WHERE prediction IN (0, 1) AND {SAMPLE_LEVEL} = ANY(CAST(:rare AS integer[])) AND {INDEXED} AND {WITHIN} AND {WANTED}
+_SAMPLE = text(f"""{_READ} WHERE prediction IN (0, 1) AND {SAMPLE_LEVEL} = ANY(CAST(:rare AS integer[])) AND {INDEXED} AND {WITHIN} AND {MODEL_FILTER}
 ORDER BY "timestamp", id""")
 _features = msgspec.json.Decoder(dict[str, float])
 
@@ -83,7 +83,7 @@ async def recent(
     opening = _Opening(keys)
     with translated(str(engine.url)):
         async with engine.connect() as connection:
-            window = await sampling.look(connection, asked)
+            window = await sampling.estimate_window(connection, asked)
             level = 0 if window.small else window.all.level(limit, INDEXED_LEVEL)
             rows = 0 if level else int(await connection.scalar(_COUNT, _filled(_COUNT, asked)) or 0)
             drawn = await _stream(

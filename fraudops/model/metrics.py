@@ -7,12 +7,12 @@ contains frauds.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fraudops.model.costs import DEFAULT_COSTS, Costs
 from fraudops.model.manifest import Interval
 from fraudops.model.ranking import Curve, Floats, Ranking, check_rows
 
@@ -25,25 +25,13 @@ SMALLEST_THRESHOLD = 1e-12
 CELLS = 4_000_000
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Costs of decisions, in the currency of the amounts.
-
-    A missed fraud costs its amount plus `fee`. A flagged transaction costs one `review`, fraud
-    or not.
-    """
-
-    fee: float = 15.0
-    review: float = 5.0
-
-
 def evaluate(
     y: NDArray[Any],
     probability: Floats,
     weights: Floats,
     amount: Floats,
     threshold: float,
-    costs: Costs = Costs(),
+    costs: Costs = DEFAULT_COSTS,
     seed: int = 7,
     resamples: int = 200,
 ) -> dict[str, Interval]:
@@ -95,7 +83,7 @@ def choose_threshold(
     probability: Floats,
     weights: Floats,
     amount: Floats,
-    costs: Costs = Costs(),
+    costs: Costs = DEFAULT_COSTS,
     seed: int = 7,
     resamples: int = 200,
 ) -> float:
@@ -145,8 +133,11 @@ def _row_terms(
     """Return what each row adds to each weighted sum, (n, 5 + bins)."""
     fraud, flagged = (y == 1).astype(np.float64), (probability >= threshold).astype(np.float64)
     cost = np.where(flagged == 1, costs.review, fraud * (amount + costs.fee))
-    edges = np.minimum((probability * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = (edges[:, None] == np.arange(CALIBRATION_BINS)) * (probability - fraud)[:, None]
+    # The last bin includes the probability 1.
+    bins = np.minimum((probability * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    # One column per bin. The weighted sum of a column is the gap between the mean probability and
+    # the share of fraud in that bin, times the weight of the bin.
+    gaps = (bins[:, None] == np.arange(CALIBRATION_BINS)) * (probability - fraud)[:, None]
     return np.column_stack([np.ones(len(y)), fraud, flagged, fraud * flagged, cost, gaps])
 
 

@@ -1,6 +1,4 @@
-"""Calls to one MLflow server: one place that turns whatever it answers, or does not, into errors a
-user can act on.
-"""
+"""Calls to an MLflow server, with errors that a user can act on."""
 
 import weakref
 from collections.abc import Iterator, Mapping
@@ -15,15 +13,15 @@ from fraudops.proxies import UNUSABLE, goes_direct
 from fraudops.urls import malformed, split_url, without_credentials
 
 API = "/api/2.0"
-# uvicorn closes an idle connection after 5 s; a client that keeps it as long sends into the closing
-# one now and then.
+# uvicorn closes an idle connection after 5 s. A client that keeps it for as long sometimes sends a
+# request just while the server closes it, and the request fails.
 KEEPALIVE_SECONDS = 2.0
 
 
 class MlflowAnswerError(SettingsError):
-    """MLflow understood the call and refused it;
+    """MLflow understood the call and refused it.
 
-    `code` is its error code, e.g. RESOURCE_DOES_NOT_EXIST.
+    `code` is MLflow's error code, for example RESOURCE_DOES_NOT_EXIST.
     """
 
     def __init__(self, message: str, code: str) -> None:
@@ -32,7 +30,11 @@ class MlflowAnswerError(SettingsError):
 
 
 class MlflowApi:
-    """Thread-safe; keeps connections open until it is closed or forgotten."""
+    """A client of MLflow's REST API.
+
+    Thread-safe. Connections stay open until `close`, or until the garbage collector frees the
+    client.
+    """
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         try:
@@ -68,7 +70,10 @@ class MlflowApi:
         params: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """The JSON object that MLflow answers. Raises StoreDownError, MlflowAnswerError."""
+        """Call MLflow and return the JSON object of its answer.
+
+        Raises StoreDownError, MlflowAnswerError.
+        """
         content = None if body is None else msgspec.json.encode(body)
         headers = {} if body is None else {"content-type": "application/json"}
         with self._translated():
@@ -87,11 +92,12 @@ class MlflowApi:
 
     @contextmanager
     def stream(self, path: str) -> Iterator[Iterator[bytes]]:
-        """The chunks of a file, as it is stored. Raises like `call`, also while the chunks are read."""
-        with (
-            self._translated(),
-            self._client.stream("GET", path, headers={"accept-encoding": "identity"}) as response,
-        ):
+        """Open a stored file and yield its chunks.
+
+        Raises the errors of `call`, also while the caller reads the chunks.
+        """
+        headers = {"accept-encoding": "identity"}
+        with self._translated(), self._client.stream("GET", path, headers=headers) as response:
             if not response.is_success:
                 response.read()
             self._check(response)
@@ -103,25 +109,31 @@ class MlflowApi:
             yield
         except httpx.HTTPError as error:
             raise StoreDownError(
-                f"MLflow at {self.url} does not answer ({type(error).__name__}): see `fraudops status`, or check MLFLOW_TRACKING_URI and try again"
+                f"MLflow at {self.url} does not answer ({type(error).__name__}): "
+                "see `fraudops status`, or check MLFLOW_TRACKING_URI and try again"
             ) from error
 
     def _check(self, response: httpx.Response) -> None:
         status = response.status_code
         if response.is_success:
             return
+        # MLflow protects itself against DNS rebinding: it refuses a Host header that it was not
+        # started for.
         if status == 403 and "host" in response.text[:200].lower():
             host = response.request.url.netloc.decode()
             raise StoreDownError(
-                f"MLflow at {self.url} refuses the host name {host}: start it with --allowed-hosts {host} (MLFLOW_SERVER_ALLOWED_HOSTS)"
+                f"MLflow at {self.url} refuses the host name {host}: "
+                f"start it with --allowed-hosts {host} (MLFLOW_SERVER_ALLOWED_HOSTS)"
             )
         if status in (401, 403):
             raise StoreDownError(
-                f"MLflow at {self.url} refuses the caller ({status}): check the credentials in MLFLOW_TRACKING_URI"
+                f"MLflow at {self.url} refuses the caller ({status}): "
+                "check the credentials in MLFLOW_TRACKING_URI"
             )
         if status >= 500 or status in (408, 429):
             raise StoreDownError(
-                f"MLflow at {self.url} fails with {status}: see its log and its database, and try again"
+                f"MLflow at {self.url} fails with {status}: "
+                "see its log and its database, and try again"
             )
         answer = self._object(response)
         raise MlflowAnswerError(
@@ -134,5 +146,6 @@ class MlflowApi:
             return msgspec.json.decode(response.content, type=dict[str, Any])
         except msgspec.MsgspecError as error:
             raise StoreDownError(
-                f"what answers at {self.url} is not MLflow's API ({response.status_code}): check MLFLOW_TRACKING_URI"
+                f"the answer of {self.url} is not from MLflow's API ({response.status_code}): "
+                "check MLFLOW_TRACKING_URI"
             ) from error

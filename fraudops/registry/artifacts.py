@@ -1,5 +1,7 @@
-"""Files of a run behind MLflow's artifact proxy: bounded in number and size, and never written
-outside the folder asked for.
+"""Files of a run behind MLflow's artifact proxy.
+
+The registry is not trusted: number and size of the files are limited, and their names cannot lead
+out of the folder of the download.
 """
 
 import re
@@ -20,9 +22,9 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 def proxied_path(uri: str) -> str:
-    """The path behind the proxy of an `mlflow-artifacts:/…` uri.
+    """Return the path behind the proxy for an `mlflow-artifacts:/…` URI.
 
-    Raises SettingsError for any other place.
+    Raises SettingsError for a URI of another kind of storage.
     """
     parts = urlsplit(uri)
     path = parts.path.strip("/")
@@ -30,7 +32,8 @@ def proxied_path(uri: str) -> str:
         path = parts.path.partition(f"/{PROXY}/")[2].strip("/")
     elif parts.scheme != "mlflow-artifacts" or parts.query or parts.fragment:
         raise SettingsError(
-            f"the files lie at {parts.scheme or 'a local'} storage, not behind the MLflow server: start it with --serve-artifacts and train again"
+            f"the files are in {parts.scheme or 'a local'} storage, and the MLflow server does not "
+            "serve them: start it with --serve-artifacts and train again"
         )
     return _checked(path)
 
@@ -38,13 +41,13 @@ def proxied_path(uri: str) -> str:
 def upload(api: MlflowApi, folder: str, name: str, data: bytes) -> None:
     if len(data) > MAX_FILE_BYTES:
         raise SettingsError(
-            f"{name} holds {len(data)} bytes; at most {MAX_FILE_BYTES} go to the registry"
+            f"{name} holds {len(data)} bytes; the registry takes at most {MAX_FILE_BYTES}"
         )
     api.put(f"{PROXY}/{folder}/{_checked(name)}", data)
 
 
 def download(api: MlflowApi, folder: str, name: str) -> bytes | None:
-    """None when the run has no such file."""
+    """Return a file of a run, or None when the run has no such file."""
     try:
         return b"".join(_chunks(api, f"{folder}/{_checked(name)}", MAX_FILE_BYTES))
     except MlflowAnswerError as error:
@@ -54,9 +57,9 @@ def download(api: MlflowApi, folder: str, name: str) -> bytes | None:
 
 
 def download_folder(api: MlflowApi, source: str, folder: Path) -> None:
-    """Streams every file below `source` into `folder`, which must exist.
+    """Download every file of `source` into `folder`, which must exist.
 
-    Raises BundleError for what no bundle can hold.
+    Raises BundleError for files that cannot be those of a bundle.
     """
     listing = api.call("GET", PROXY, params={"path": source}).get("files", [])
     if not listing:
@@ -64,10 +67,10 @@ def download_folder(api: MlflowApi, source: str, folder: Path) -> None:
             "the registry holds no file of this bundle: train again, or restore MLflow's artifacts"
         )
     if len(listing) > MAX_FILES:
-        raise BundleError(f"the bundle lists {len(listing)} files; at most {MAX_FILES} are taken")
-    left = MAX_BUNDLE_BYTES
+        raise BundleError(f"the bundle has {len(listing)} files; at most {MAX_FILES} are allowed")
+    remaining = MAX_BUNDLE_BYTES
     for entry in listing:
-        left -= _download_file(api, source, entry, folder, left)
+        remaining -= _download_file(api, source, entry, folder, remaining)
 
 
 def _download_file(
@@ -76,14 +79,16 @@ def _download_file(
     name = str(entry.get("path", ""))
     if entry.get("is_dir") or not _NAME.fullmatch(name):
         raise BundleError(
-            "the bundle lists a folder or a name that no bundle has: it was not made by `fraudops train`"
+            "the bundle contains a folder or a file name that no bundle has: "
+            "it was not made by `fraudops train`"
         )
+    # The size is optional in MLflow's answer.
     expected, size = int(entry.get("file_size", -1)), 0
     with (folder / name).open("wb") as file:
         for chunk in _chunks(api, f"{source}/{name}", limit):
             size += file.write(chunk)
     if expected not in (-1, size):
-        raise StoreDownError(f"{name} came with {size} of {expected} bytes: try again")
+        raise StoreDownError(f"only {size} of {expected} bytes of {name} arrived: try again")
     return size
 
 
@@ -93,8 +98,10 @@ def _chunks(api: MlflowApi, path: str, limit: int) -> Iterator[bytes]:
         for chunk in chunks:
             size += len(chunk)
             if size > limit:
+                name = path.rpartition("/")[2]
                 raise BundleError(
-                    f"{path.rpartition('/')[2]} is larger than the {limit} bytes that are left to it: nothing was kept"
+                    f"{name} is larger than the {limit} bytes that are still allowed: "
+                    "fraudops did not write it"
                 )
             yield chunk
 
@@ -102,6 +109,7 @@ def _chunks(api: MlflowApi, path: str, limit: int) -> Iterator[bytes]:
 def _checked(path: str) -> str:
     if not path or not all(_NAME.fullmatch(part) for part in path.split("/")):
         raise SettingsError(
-            "an artifact path may hold only names of letters, digits, '.', '_' and '-', and no folder upwards"
+            "an artifact path may hold only names of letters, digits, '.', '_' and '-', "
+            "and no parent folder"
         )
     return path

@@ -1,5 +1,6 @@
-"""The MLflow run of a training: parameters, metrics, pictures and the bundle, logged with MLflow's
-own client.
+"""The MLflow run of a training: parameters, metrics, plots and the bundle.
+
+MLflow's own client logs it. That client takes seconds to import, so it is imported in functions.
 """
 
 import contextlib
@@ -14,11 +15,11 @@ from typing import Any
 from fraudops.errors import StoreDownError
 
 EXPERIMENT = "credit-fraud"
-# What MLflow keeps of a parameter, and of a dataset's digest.
+# MLflow refuses a longer parameter, and a longer digest of a dataset.
 MAX_PARAMETER = 6000
 MAX_DATASET_DIGEST = 36
-# The client reads these while it is imported or called: it shall not report home, print, or retry
-# for minutes.
+# The client reads these when it is imported or called. They stop it from sending usage data, from
+# printing, and from retrying for minutes.
 QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -32,9 +33,10 @@ QUIET = {
 
 @dataclass(frozen=True)
 class RunContent:
-    """What a run shows.
+    """The content of a run.
 
-    The folder `bundle` becomes its artifact folder of that name, the pictures lie beside it.
+    The files of the folder `bundle` become the artifact folder `bundle`. `pictures` maps file names
+    to PNGs, which become the artifact folder `pictures`.
     """
 
     name: str
@@ -49,11 +51,11 @@ class RunContent:
 
 @contextlib.contextmanager
 def logged_run(url: str, shown_url: str, content: RunContent) -> Iterator[str]:
-    """Logs the run whole and gives its id; marks it failed when that, or what is done with it
-    inside the block, fails.
+    """Log the run and yield its id; mark the run as failed if that, or the block, fails.
 
-    Raises StoreDownError naming `shown_url`, which is `url` without credentials.
+    Raises StoreDownError, which names `shown_url`: that is `url` without credentials.
     """
+    # Before the import: the client reads some of these variables while it is imported.
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -78,17 +80,18 @@ def logged_run(url: str, shown_url: str, content: RunContent) -> Iterator[str]:
 def _experiment(client: Any) -> str:
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is None:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
         try:
             return str(client.create_experiment(EXPERIMENT))
         except MlflowException:
-            found = client.get_experiment_by_name(EXPERIMENT)
-            if found is None:  # else another training has just made it
+            # Another training may have created it in the meantime.
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            if experiment is None:
                 raise
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _fill(client: Any, run: str, content: RunContent) -> None:
@@ -104,19 +107,9 @@ def _fill(client: Any, run: str, content: RunContent) -> None:
         params=parameters,
     )
     source = json.dumps({"sha256": content.dataset_digest})
-    client.log_inputs(
-        run,
-        [
-            DatasetInput(
-                Dataset(
-                    content.dataset_name,
-                    content.dataset_digest[:MAX_DATASET_DIGEST],
-                    "fraudops",
-                    source,
-                )
-            )
-        ],
-    )
+    digest = content.dataset_digest[:MAX_DATASET_DIGEST]
+    dataset = Dataset(content.dataset_name, digest, "fraudops", source)
+    client.log_inputs(run, [DatasetInput(dataset)])
     pictures = content.bundle.with_name("pictures")
     pictures.mkdir()
     for name, data in content.pictures.items():
@@ -135,5 +128,6 @@ def _translated(url: str) -> Iterator[None]:
         yield
     except (MlflowException, requests.RequestException) as error:
         raise StoreDownError(
-            f"MLflow at {url} did not take the run ({type(error).__name__}); nothing is registered: see `fraudops status` and MLflow's log, then train again"
+            f"MLflow at {url} did not take the run ({type(error).__name__}); "
+            "nothing is registered: see `fraudops status` and MLflow's log, then train again"
         ) from error

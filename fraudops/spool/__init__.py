@@ -1,8 +1,8 @@
-"""The spool: an append-only log on local disk that holds every answered prediction until the
-shipper has brought it to PostgreSQL.
+"""The spool: an append-only log on local disk of answered predictions.
 
-A writer owns a series of segment files; `flock` says which one it still appends to, and a
-segment whose lock is free belongs to nobody and may be adopted.
+It holds every record until the shipper has written it to PostgreSQL. A writer owns a series of
+segment files and holds a `flock` on the segment that it appends to. A segment whose lock is free
+has no writer any more, and may be adopted.
 """
 
 from fraudops.spool.reader import SpoolReader

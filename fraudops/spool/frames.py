@@ -1,9 +1,12 @@
-"""The format of a segment: frames of a 16-byte header and a payload, each provable on its own.
+"""The format of a segment: a sequence of frames.
 
-    magic 4 | ordinal 4 | length 4 | crc32 4 | payload          (little-endian; the checksum covers ordinal, length and payload)
+A frame has a header of 16 bytes and a payload:
 
-The ordinal counts frames within the segment, so that a gap says how many records a damaged
-stretch held.
+    magic 4 | ordinal 4 | length 4 | crc32 4 | payload
+
+Numbers are unsigned and little-endian. The checksum covers ordinal, length and payload, so that
+each frame can be verified without its neighbours. The ordinal counts the frames of the segment: a
+gap in it tells how many records a damaged stretch held.
 """
 
 import struct
@@ -20,22 +23,27 @@ MAX_FRAME = HEADER + MAX_PAYLOAD
 
 
 def encode_frame(ordinal: int, payload: bytes) -> bytes:
-    """Raises ValueError for a payload that no reader would take."""
+    """Return the frame of a payload.
+
+    Raises ValueError for a payload of more than MAX_PAYLOAD bytes, which no reader accepts.
+    """
     size = len(payload)
     if size > MAX_PAYLOAD:
-        raise ValueError(f"a record of {size} bytes is larger than {MAX_PAYLOAD}")
+        raise ValueError(f"a record of {size} bytes is larger than the limit of {MAX_PAYLOAD}")
     prefix = _prefix.pack(MAGIC, ordinal, size)
     return prefix + _checksum.pack(crc32(payload, crc32(prefix))) + payload
 
 
 class Frame(NamedTuple):
+    """A decoded frame; `end` is the offset of the byte after it."""
+
     ordinal: int
     payload: bytes
     end: int
 
 
 def frame_at(data: bytes, offset: int) -> Frame | None:
-    """The whole and valid frame that begins at `offset`, else None."""
+    """Return the frame that begins at `offset`, or None if it is incomplete or invalid."""
     start = offset + HEADER
     if start > len(data):
         return None
@@ -49,19 +57,21 @@ def frame_at(data: bytes, offset: int) -> Frame | None:
 
 
 def next_frame(data: bytes, offset: int) -> int | None:
-    """Where the first valid frame at or after `offset` begins, None if there is none."""
-    while (found := data.find(MAGIC, offset)) >= 0:
-        if frame_at(data, found):
-            return found
-        offset = found + 1
+    """Return the offset of the first valid frame at or after `offset`, or None."""
+    while (start := data.find(MAGIC, offset)) >= 0:
+        # A payload may contain the magic, so only a frame with a right checksum counts.
+        if frame_at(data, start):
+            return start
+        offset = start + 1
     return None
 
 
 def last_frame(data: bytes) -> Frame | None:
-    """The last whole and valid frame that lies in `data`, None if there is none."""
-    found = data.rfind(MAGIC)
-    while found >= 0:
-        if frame := frame_at(data, found):
+    """Return the last valid frame in `data`, or None."""
+    start = data.rfind(MAGIC)
+    while start >= 0:
+        if frame := frame_at(data, start):
             return frame
-        found = data.rfind(MAGIC, 0, found + len(MAGIC) - 1)
+        # The range ends within this magic, so that the search finds an earlier one.
+        start = data.rfind(MAGIC, 0, start + len(MAGIC) - 1)
     return None

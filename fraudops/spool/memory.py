@@ -1,4 +1,4 @@
-"""Records in memory on their way to the spool: what the durability `memory` answers on."""
+"""Records in memory on their way to the spool, for the durability `memory`."""
 
 import logging
 import threading
@@ -14,23 +14,28 @@ from fraudops.spool.in_memory_count import InFlightCounter
 from fraudops.spool.writer import SpoolWriter
 
 logger = logging.getLogger(__name__)
+# Between writes, after a refused write, and for the last tries of `close`.
 PAUSE_SECONDS, AGAIN_SECONDS, LAST_SECONDS = 0.003, 0.1, 1.0
-# So much goes by one write. Encoding it takes a fraction of a millisecond, in which this thread may
-# hold the interpreter's lock.
-PIECE = 128 << 10
+# Bytes of one write. While this thread encodes them, it may hold the interpreter's lock, and no
+# request is answered: 128 KiB take a fraction of a millisecond.
+BATCH_BYTES = 128 << 10
 
 
 class MemoryWriter:
-    """Takes what a SpoolWriter takes, as long as `maximum` bytes hold it; a thread brings it to the
-    spool every few milliseconds, in order.
+    """Accepts records as a SpoolWriter does, and holds at most `maximum` bytes of them.
 
-    A process that is killed loses what it holds: the last milliseconds', or all since the spool
-    began to refuse. The tally outlives it and says at most how many records that was. One that
-    is closed loses nothing but what the disk refuses for a second, and says so in its tally too.
+    A thread writes them to the spool every few milliseconds, in order. A process that is killed
+    loses the records it holds: those of the last milliseconds, or all since the spool began to
+    refuse. Its InFlightCounter outlives it and gives an upper limit of their number. A process
+    that calls `close` loses only records that the disk refuses for LAST_SECONDS. They stay in the
+    counter too.
     """
 
     def __init__(self, open_spool: Callable[[], SpoolWriter], maximum: int, folder: Path) -> None:
-        """`folder` is for the tally. Raises StoreDownError when the disk refuses."""
+        """Open the spool and start the thread. The counter is kept in `folder`.
+
+        Raises StoreDownError when the disk refuses.
+        """
         self._maximum, self._in_flight = maximum, InFlightCounter(folder)
         try:
             self._spool = open_spool()
@@ -45,72 +50,81 @@ class MemoryWriter:
         self._thread.start()
 
     def append_many(self, payloads: Sequence[bytes]) -> None:
-        """All of them or none.
+        """Accept all of the records or none.
 
-        Raises SpoolFullError when they do not fit, StoreDownError once it is closed.
+        Raises SpoolFullError when they do not fit, StoreDownError after `close`, and ValueError
+        for a record that is too large.
         """
         size = sum(map(len, payloads))
         if size > MAX_PAYLOAD and (largest := max(map(len, payloads))) > MAX_PAYLOAD:
-            raise ValueError(f"a record of {largest} bytes is larger than {MAX_PAYLOAD}")
+            raise ValueError(
+                f"a record of {largest} bytes is larger than the limit of {MAX_PAYLOAD}"
+            )
         with self._lock:
             if self._stopping.is_set():
-                raise StoreDownError("the worker stops: nothing is scored unaudited")
+                raise StoreDownError("the worker stops: it scores nothing that it cannot audit")
             if self._bytes + size > self._maximum:
                 raise SpoolFullError(
-                    "memory is full of what the audit spool has not taken yet: nothing is scored unaudited"
+                    "memory is full of records that the audit spool has not accepted yet: nothing "
+                    "is scored unaudited. Check the disk of the spool"
                 )
             self._bytes += size
+            # Count first, for the same reason as in `_flush`: a kill may come between the lines.
             self._in_flight.add(len(payloads))
             self._held.extend(payloads)
 
     def close(self) -> None:
-        """What is held has been answered: only the disk refuses it now, not the spool's maximum."""
+        """Write what is held to the spool, and close it. Later calls of `append_many` fail."""
         with self._lock:
             self._stopping.set()
         self._thread.join()
+        # These records are answered already: only the disk may refuse them, not the spool's limit.
         self._spool.lift_maximum()
         end = time.monotonic() + LAST_SECONDS
         while not self._flush() and time.monotonic() < end:
             time.sleep(AGAIN_SECONDS / 2)
         if self._held:
             logger.error(
-                "answers are lost: the audit spool does not take them",
+                "audit records are lost: the audit spool did not accept them in time",
                 extra={"records": len(self._held)},
             )
         self._spool.close()
         self._in_flight.close()
 
     def _keep(self) -> None:
-        """The thread."""
+        """Run the thread: flush every few milliseconds, and less often after a refusal."""
         pause = PAUSE_SECONDS
         while not self._stopping.wait(pause):
             pause = PAUSE_SECONDS if self._flush() else AGAIN_SECONDS
 
     def _flush(self) -> bool:
-        """False when the spool refuses: then all that it has not taken stays."""
-        while piece := self._first():
+        """Write everything held; return False when the spool refuses, and keep the rest."""
+        while batch := self._next_batch():
             try:
-                self._spool.append_many(piece)
+                self._spool.append_many(batch)
             except StoreDownError as error:
+                # Log only the first of several refusals: there are ten tries a second.
                 if not self._refused:
                     logger.error(
-                        "answers wait in memory: the audit spool does not take them",
+                        "audit records wait in memory: the audit spool does not accept them",
                         extra={"reason": str(error)},
                     )
                 self._refused = True
                 return False
             self._refused = False
+            # Remove records only after the write: a kill in between must count too many lost
+            # records, never too few.
             with self._lock:
-                for _ in piece:
+                for _ in batch:
                     self._held.popleft()
-                self._bytes -= sum(map(len, piece))
-                self._in_flight.add(-len(piece))
+                self._bytes -= sum(map(len, batch))
+                self._in_flight.add(-len(batch))
         return True
 
-    def _first(self) -> list[bytes]:
-        """About a piece, one record at least if there is one."""
+    def _next_batch(self) -> list[bytes]:
+        """Return the oldest records, about BATCH_BYTES of them, at least one if any is held."""
         with self._lock:
-            room, count = PIECE, 0
+            room, count = BATCH_BYTES, 0
             for payload in self._held:
                 room -= len(payload)
                 if room < 0 and count:

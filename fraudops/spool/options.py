@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class SpoolOptions:
-    """When a spool is synced, and how large it may become.
+    """Options for syncing a spool and for its size.
 
     `fsync`: `always` syncs before an append returns, `interval` every `fsync_interval_ms`, and
     `never` leaves it to the kernel.
@@ -14,6 +14,6 @@ class SpoolOptions:
 
     fsync: Literal["always", "interval", "never"] = "interval"
     fsync_interval_ms: int = 100
-    # The bound holds for the segments of all writers of a folder together.
+    # The limit holds for the segments of all writers of a folder together.
     max_bytes: int = 1 << 30
     segment_bytes: int = 64 << 20

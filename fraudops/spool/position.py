@@ -1,9 +1,9 @@
-"""How far a segment is safe elsewhere: one line beside it, overwritten in its place.
+"""Positions of the shipper: a file next to each segment says how far it is shipped.
 
-A file that is renamed into place is never seen half either, but ext4 writes it out at once, ten
-times a second, and appends to the spool wait for that: with a shipper that only read and noted
-its positions, p99 of the answers was 5.5 ms, and is 1.9 so. A checksum tells whoever reads
-meanwhile, or after the node died, that the line is not whole.
+The file has one line, which is overwritten in place, not replaced by a rename. ext4 flushes a
+renamed file to the disk immediately, and appends to the spool wait for that flush. With ten
+positions a second, p99 of the answers was 5.5 ms with a rename and is 1.9 ms in place. A checksum
+lets readers detect a line that is half written, or was torn when the node died.
 """
 
 import errno
@@ -16,8 +16,10 @@ POSITION = ".position"
 
 
 class Position(NamedTuple):
-    """`refused` at least of its records were set aside instead of going up to `offset`, or others
-    of their group; `ordinal` is the next record's number.
+    """A segment is shipped up to `offset`; `ordinal` is the number of the next record.
+
+    `refused` grows whenever a record of this segment, or of a batch that was shipped with it,
+    became a dead letter.
     """
 
     offset: int = 0
@@ -26,15 +28,15 @@ class Position(NamedTuple):
 
 
 def read_position(path: Path) -> Position | None:
-    """None when none is there, or none that is whole."""
+    """Return the position, or None if the file is missing or its line is not whole."""
     try:
         with path.open("rb") as file:
             line = file.read(64)
         offset, ordinal, *rest = map(int, line.split())
     except (OSError, ValueError):
         return None
-    # Older lines have no checksum and no leading zeros, the oldest no count of what was refused
-    # either.
+    # Older releases wrote lines without a checksum and without leading zeros. The oldest lines
+    # have no `refused` either. Both are accepted as they are.
     if (
         line.startswith(b"0")
         and len(line) > 10
@@ -45,14 +47,17 @@ def read_position(path: Path) -> Position | None:
 
 
 def write_position(path: Path, position: Position) -> None:
-    """Not synced: a position that is lost makes rows come again, which changes nothing.
+    """Write the position without a sync.
 
-    Raises OSError.
+    If the node loses it, records are shipped again; their primary keys make that harmless. Raises
+    OSError.
     """
+    # All numbers have a fixed width: a new line covers the old one completely.
     line = b"%020d %010d %010d" % position
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         line = b"%b %010d\n" % (line, crc32(line))
+        # A disk that becomes full may cause a short write instead of an error.
         if os.pwrite(descriptor, line, 0) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:

@@ -1,4 +1,4 @@
-"""Segment files: their names, which exist, who holds them, and how much room they take."""
+"""Segment files: names, listing, size, and locks."""
 
 import contextlib
 import fcntl
@@ -14,7 +14,7 @@ SUFFIX = ".seg"
 # Folders inside the spool. The first holds dead letters, the second records of kinds that only a
 # newer release knows. Both hold files of the same form.
 ASIDE, NEWER = "aside", "newer"
-# Before the name of what another pod is handing over and has not yet whole.
+# Prefix of a file that another pod is handing over, until the file is complete.
 INCOMING = ".incoming-"
 _NAME = re.compile(
     r"(?P<writer>[A-Za-z0-9._-]{1,100})\.(?P<series>[0-9a-f]{32})\.(?P<sequence>[0-9]{8})\.seg"
@@ -24,10 +24,10 @@ _WRITER = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 @dataclass(frozen=True, order=True)
 class Segment:
-    """One file of a series: what one writer wrote from its start to its end.
+    """The name of one file of a series. A series holds everything that one writer wrote.
 
-    The series is a UUIDv7 in hexadecimal digits, so that segments sort by age and no name ever
-    comes twice: a recorded position cannot meet another file.
+    The series is a UUIDv7 in hexadecimal digits. Segments therefore sort by age, and no name is
+    ever used twice: a recorded position cannot be applied to another file.
     """
 
     series: str
@@ -44,20 +44,21 @@ def new_series() -> str:
 
 
 def parse_segment(name: str) -> Segment | None:
-    """The segment of that file name, None if it is none."""
+    """Return the segment of a file name, or None for the name of another file."""
     match = _NAME.fullmatch(name)
     return Segment(match["series"], int(match["sequence"]), match["writer"]) if match else None
 
 
 def list_segments(folder: Path) -> list[Segment]:
-    found = (parse_segment(path.name) for path in folder.iterdir())
-    return sorted(segment for segment in found if segment)
+    """Return the segments of a folder, the oldest series first, each in its order."""
+    segments = (parse_segment(path.name) for path in folder.iterdir())
+    return sorted(segment for segment in segments if segment)
 
 
 def spool_bytes(folder: Path) -> int:
-    """The bytes of all segments of all writers.
+    """Return the bytes of all segments of all writers.
 
-    A segment that goes while we count is not counted.
+    A segment that is deleted during the count is not included. Raises OSError.
     """
     total = 0
     with os.scandir(folder) as entries:
@@ -69,15 +70,15 @@ def spool_bytes(folder: Path) -> int:
 
 
 def create_segment(folder: Path, segment: Segment) -> int | None:
-    """A new file and its descriptor, which holds the lock.
+    """Create a segment and return its descriptor, which holds the lock.
 
-    None if a shipper took it for abandoned and removed it before we held the lock.
-
-    Raises OSError; ValueError for a bad writer name.
+    Returns None if a shipper took the segment for an abandoned one and deleted it before this
+    process held the lock. Raises OSError, and ValueError for a bad writer name.
     """
     if not _WRITER.fullmatch(segment.writer):
         raise ValueError(
-            "a spool writer's name is 1 to 100 of letters, digits, dot, underscore and hyphen"
+            "the name of a spool writer must have 1 to 100 letters, digits, dots, underscores "
+            "or hyphens"
         )
     descriptor = os.open(
         folder / segment.name,
@@ -85,6 +86,7 @@ def create_segment(folder: Path, segment: Segment) -> int | None:
         0o600,
     )
     fcntl.flock(descriptor, fcntl.LOCK_EX)
+    # Without a link the file was deleted after our open: records in it would be lost.
     if os.fstat(descriptor).st_nlink:
         return descriptor
     os.close(descriptor)
@@ -92,5 +94,8 @@ def create_segment(folder: Path, segment: Segment) -> int | None:
 
 
 def adopt(descriptor: int) -> bool:
-    """True if the segment was nobody's and is now ours: no writer will ever append to it again."""
+    """Try to lock a segment that has no writer any more; return whether this process holds it.
+
+    No writer ever appends to an adopted segment again. Raises OSError.
+    """
     return try_lock(descriptor)

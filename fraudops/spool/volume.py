@@ -1,11 +1,11 @@
-"""A volume that the pods of a release share: a folder of its own for each pod, and what dead pods
-have left for the others to take.
+"""A volume that the pods of a release share, with one folder for each pod.
 
-Every process of a pod holds a shared lock on the pod's folder, so that the kernel says when the
-last of them is gone, however it went. A file system that keeps locks within one node only would
-say so of every pod of another node: so the shipper touches its folder each second, and a folder
-counts as dead only when its lock is free and it was left in order, or has not been touched for
-SILENT_SECONDS by the looker's own clock.
+The folder of a dead pod is taken over by the others. Every process of a pod holds a shared lock on
+the pod's folder. The kernel frees the lock when the last process ends, also after SIGKILL.
+
+Where flock is node-local (some NFS mounts), every pod on another node would look dead. So the
+shipper also touches its folder every second. A folder counts as dead only if its lock is free and
+it was either released cleanly or not touched for SILENT_SECONDS on the observer's clock.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 ALIVE = "alive.lock"
 SILENT_SECONDS = 30.0
 SETTLE_SECONDS = 5.0
-# What a dead pod leaves that is worth nothing: locks, positions of segments that are gone, half of
-# what was to be handed to it.
-WORTHLESS = (
+# Files of a dead pod that hold no records: locks, positions of deleted segments, and incomplete
+# files that were being handed over to it.
+DISPOSABLE = (
     LOCK,
     f"*{POSITION}",
     "*.tmp",
@@ -44,26 +44,29 @@ WORTHLESS = (
 
 
 class PodDirectory:
-    """The folder of a pod that lives, held until the process ends."""
+    """The folder of a live pod, locked until the process ends."""
 
     def __init__(self, folder: Path, descriptor: int) -> None:
         self.folder, self._descriptor = folder, descriptor
 
     def heartbeat(self) -> None:
-        """Says that the pod lives; a full disk that does not take it stops nobody.
+        """Touch the folder, which shows other pods that this pod lives.
 
-        Raises StoreDownError when the folder is no longer this pod's.
+        Raises StoreDownError when another pod has taken the folder.
         """
+        # A full disk may refuse this. That must not stop the shipper, which makes room.
         with contextlib.suppress(OSError):
             os.utime(self._descriptor)
         if not _is_at(self._descriptor, self.folder / ALIVE):
             raise StoreDownError(
-                f"{self.folder} was taken from this living pod: does the file system of the spool's volume keep flock across its nodes?"
+                f"another pod has taken {self.folder} although this pod lives: check that the "
+                "file system of the spool's volume supports flock across nodes"
             )
 
     def release(self) -> None:
-        """Everything in the folder is on the disk when it returns, and nobody need wait to see it
-        silent. Raises OSError.
+        """Sync everything in the folder, and mark the folder as free for other pods immediately.
+
+        Raises OSError.
         """
         for path in self.folder.rglob("*"):
             if path.is_file():
@@ -72,14 +75,17 @@ class PodDirectory:
         for folder in (self.folder / ASIDE, self.folder / NEWER, self.folder):
             if folder.is_dir():
                 sync_folder(folder)
-        # Who else lives in it would be robbed where locks are not seen across nodes.
+        # Only the last process of the pod may mark the folder. Where flock is node-local, other
+        # pods would otherwise take it from processes that still write.
         if try_lock(self._descriptor):
+            # The time zero is the mark: see `_is_silent`.
             os.utime(self._descriptor, (0, 0))
 
 
 def claim(volume: Path, pod: str, link: Path) -> PodDirectory:
-    """The pod's folder on the volume, which `link` leads to from now on; each process of the pod
-    calls it. Raises StoreDownError.
+    """Lock the pod's folder on the volume, and make `link` a symbolic link to it.
+
+    Each process of the pod calls it. Raises StoreDownError.
     """
     try:
         volume.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,19 +97,24 @@ def claim(volume: Path, pod: str, link: Path) -> PodDirectory:
             link.symlink_to(home.folder)
         if not link.samefile(home.folder):
             raise StoreDownError(
-                f"{link} is there already and leads elsewhere: move it away, or unset FRAUDOPS_SPOOL_VOLUME"
+                f"{link} exists and is not a link to {home.folder}: move it away, or unset "
+                "FRAUDOPS_SPOOL_VOLUME"
             )
     except OSError as error:
         raise StoreDownError(
-            f"the spool's volume {volume} cannot be used ({error.strerror}): is it mounted, and may this user write there?"
+            f"the spool's volume {volume} cannot be used ({error.strerror}): is it mounted, and "
+            "may this user write there?"
         ) from error
     return home
 
 
 def _hold(folder: Path) -> PodDirectory:
-    """Another pod may look into the folder at the same moment, which takes it no time, or even
-    remove it.
+    """Lock the pod's folder, and create it if needed.
+
+    Raises OSError, and StoreDownError when another pod keeps holding it.
     """
+    # Another pod may lock the folder for a moment to examine it, and may even remove it. So try
+    # several times.
     end = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < end:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -114,38 +125,41 @@ def _hold(folder: Path) -> PodDirectory:
                 return PodDirectory(folder, descriptor)
             os.close(descriptor)
         time.sleep(0.02)
-    raise StoreDownError(f"another pod holds {folder}, and does not let go of it")
+    raise StoreDownError(
+        f"another pod holds {folder} and has not released it within {SETTLE_SECONDS:g} s"
+    )
 
 
 @dataclass(frozen=True)
 class OrphanedDirectory:
-    """A folder whose lock is free, and held by us;
+    """A folder without a live process, now locked by this process.
 
-    `settled` once nobody can come back to it unseen.
+    `settled` is true once the folder counts as dead, so that its files may be taken.
     """
 
     folder: Path
     settled: bool
 
     def bytes(self) -> int:
-        """Of its segments and of what was set aside in it."""
+        """Return the bytes of its segments and of its dead letters."""
         return sum(
             path.stat().st_size
             for pattern in ("*.seg", f"{ASIDE}/*.jsonl", f"{NEWER}/*.jsonl")
             for path in self.folder.glob(pattern)
         )
 
-    def segments(self, into: Path) -> Iterator[int]:
-        """Brings one segment after the other, the oldest first, into that folder, where they are
-        read from the same positions; yields the bytes of each.
+    def move_segments(self, into: Path) -> Iterator[int]:
+        """Move the segments and their positions to the folder `into`, the oldest first.
 
-        The position goes first: one whose segment did not follow is of no use to anybody.
+        Yields the bytes of each segment after its move. Raises OSError.
         """
         for segment in list_segments(self.folder):
             path, position = self.folder / segment.name, segment.name + POSITION
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 if adopt(descriptor):
+                    # The position moves first. After a crash in between, a position without its
+                    # segment is harmless; a segment without its position is read twice.
                     with contextlib.suppress(FileNotFoundError):
                         (self.folder / position).rename(into / position)
                     path.rename(into / segment.name)
@@ -154,8 +168,11 @@ class OrphanedDirectory:
                 os.close(descriptor)
 
     def remove_if_empty(self) -> bool:
-        """True if the folder goes when it is let go of; what else somebody has put there keeps it."""
-        for pattern in WORTHLESS:
+        """Delete everything but records; return whether the folder will be removed.
+
+        A file that this release does not know keeps the folder. Raises OSError.
+        """
+        for pattern in DISPOSABLE:
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
         for name in (ASIDE, NEWER):
@@ -168,14 +185,14 @@ class OrphanedDirectory:
 
 
 class Volume:
-    """The volume as one pod sees it."""
+    """The other pods' folders on the volume."""
 
     def __init__(self, home: PodDirectory) -> None:
         self._home = home
         self._seen: dict[str, tuple[int, float]] = {}
 
     def orphans(self) -> Iterator[OrphanedDirectory]:
-        """The folders of pods that are dead; nobody else has one until the next is asked for.
+        """Yield the folders whose lock is free; each is locked until the next one is requested.
 
         Raises OSError.
         """
@@ -197,11 +214,15 @@ class Volume:
                 )
             finally:
                 os.close(descriptor)
-                # Only an empty one goes, and on NFS only once nobody has its lock file open.
+                # Removes an empty folder only. On NFS that works only after the lock file is
+                # closed, because NFS keeps an open deleted file under another name.
                 with contextlib.suppress(OSError):
                     folder.rmdir()
 
     def _is_silent(self, name: str, touched: int) -> bool:
+        """Return whether the pod of a folder released it or has not touched it for too long."""
+        # Clocks of nodes differ, so compare the folder's time with its earlier value only, and
+        # measure the silence with our own clock.
         now = time.monotonic()
         before, since = self._seen.get(name, (None, now))
         if before != touched:
@@ -211,9 +232,9 @@ class Volume:
 
 
 def _free(folder: Path) -> int | None:
-    """The descriptor that holds the folder, None when another has it or it is gone.
+    """Lock a folder; return the descriptor, or None when another process holds or removed it.
 
-    One that cannot be opened keeps nobody from the others.
+    A folder that cannot be opened is logged and skipped, so that the others are still examined.
     """
     descriptor = None
     try:
@@ -224,7 +245,7 @@ def _free(folder: Path) -> int | None:
         pass
     except OSError as error:
         logger.error(
-            "a dead pod's folder cannot be opened",
+            "the folder of another pod cannot be opened",
             extra={"folder": folder.name, "reason": error.strerror},
         )
     if descriptor is not None:
@@ -233,6 +254,7 @@ def _free(folder: Path) -> int | None:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
+    """Return whether the open file is still the one at `path`, not a deleted or replaced one."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

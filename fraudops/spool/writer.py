@@ -1,4 +1,4 @@
-"""The writing side of the spool: one `write` that returned before the answer leaves."""
+"""The writing side of the spool: one `write` call, which returns before the answer is sent."""
 
 import errno
 import logging
@@ -24,10 +24,10 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Place:
-    """Where records end that were appended.
+    """The segment and the offset where appended records end.
 
-    `descriptor` is the receiver's to close: while it is open the segment belongs to its writer,
-    so that no shipper removes it and no pod takes it over.
+    The receiver must close `descriptor`. While it is open, the segment stays locked, so that no
+    shipper deletes it and no other pod takes it over.
     """
 
     segment: str
@@ -36,21 +36,24 @@ class Place:
 
 
 class SpoolWriter:
-    """Appends records to segments of its own in a folder that many writers share; safe to use from
-    several threads.
+    """Appends records to segments of one series, in a folder that many writers share.
 
-    What an append that returned survives: always the process and the container; the node too
-    with fsync `always`, with `interval` all but the last fsync_interval_ms, with `never` what
-    the kernel wrote back. The bound is on the segments of all writers together; each counts them
-    every 100 ms and whenever it has written a 32nd of the bound, so that they may exceed it by
-    so much each. Make it after the fork: it has a thread.
+    It is safe to use from several threads. Create it after forking, because it starts a thread.
+
+    A returned append always survives process and container exit. On node loss: `always` loses
+    nothing, `interval` the last fsync_interval_ms, `never` whatever the kernel had not written
+    back.
+
+    The size limit holds for the segments of all writers together. Each writer counts them every
+    100 ms, and whenever it has written a 32nd of the limit. Each may exceed the limit by that much.
     """
 
     def __init__(self, folder: Path, writer: str, options: SpoolOptions) -> None:
-        """Creates the folder and a first segment. Raises StoreDownError when the disk refuses."""
+        """Create the folder and a first segment. Raises StoreDownError when the disk refuses."""
         self._folder, self._writer, self._options = folder, writer, options
         self._series, self._sequence = new_series(), 0
         self._always, self._never = options.fsync == "always", options.fsync == "never"
+        # A segment is a small part of the spool, because the shipper deletes whole segments only.
         self._limit = max(
             options.max_bytes // 1024,
             min(options.segment_bytes, options.max_bytes // 16),
@@ -75,14 +78,14 @@ class SpoolWriter:
 
     @property
     def used_bytes(self) -> int:
-        """The bytes of all writers' segments, as last counted."""
+        """The bytes of the segments of all writers, as last counted."""
         return self._used
 
     def append(self, payload: bytes) -> None:
-        """One record.
+        """Append one record.
 
-        Raises SpoolFullError when there is no room, StoreDownError when the disk refuses; then
-        nothing was written.
+        Raises SpoolFullError when there is no room, and StoreDownError when the disk refuses. The
+        record then counts as not written, although after a failed fsync it may still be shipped.
         """
         with self._lock:
             failures = self.fsync_failures
@@ -91,7 +94,7 @@ class SpoolWriter:
             self._sync(failures)
 
     def append_many(self, payloads: Sequence[bytes]) -> None:
-        """All of them by one write, or none. Raises as `append` does."""
+        """Append all of the records with one write, or none. Raises the errors of `append`."""
         with self._lock:
             failures = self.fsync_failures
             self._write(b"".join(map(encode_frame, count(self._ordinal), payloads)), len(payloads))
@@ -99,10 +102,14 @@ class SpoolWriter:
             self._sync(failures)
 
     def append_placed(self, payloads: Sequence[bytes]) -> Place:
-        """As `append_many`, for who wants to know when they have left the spool."""
+        """Append as `append_many` does, and return where the records end.
+
+        The caller compares that with the shipper's position to learn when they are shipped.
+        """
         with self._lock:
             failures = self.fsync_failures
             self._write(b"".join(map(encode_frame, count(self._ordinal), payloads)), len(payloads))
+            # Within the lock: another append may retire the segment.
             place = self._place()
         try:
             if self._always:
@@ -113,15 +120,19 @@ class SpoolWriter:
         return place
 
     def lift_maximum(self) -> None:
-        """What is appended from now on is refused by the disk alone: for what was answered already
-        and is nowhere else.
+        """Drop the size limit, for records that were answered already and exist nowhere else.
+
+        From now on only the disk refuses an append.
         """
         with self._lock:
             self._maximum = sys.maxsize
             self._grant(self._used)
 
     def close(self) -> None:
-        """Syncs what the policy says and gives the segment up. Appending afterwards is an error."""
+        """Sync as the policy says, and unlock the segment.
+
+        Appending afterwards raises ValueError.
+        """
         self._stopping.set()
         self._due.set()
         self._thread.join()
@@ -131,7 +142,8 @@ class SpoolWriter:
             self._settle()
 
     def _place(self) -> Place:
-        """Of what was written last; it may have filled its segment."""
+        """Return where the last write ended. Needs the lock."""
+        # The write may have filled its segment: then it is the last of the retired ones.
         live = self._descriptor >= 0
         try:
             descriptor = os.dup(self._descriptor if live else self._retired[-1])
@@ -144,6 +156,7 @@ class SpoolWriter:
         )
 
     def _write(self, frames: bytes, records: int) -> None:
+        """Write the frames to the current segment, or none of them. Needs the lock."""
         size = len(frames)
         if size > self._room:
             self._make_room(size)
@@ -164,7 +177,10 @@ class SpoolWriter:
             self._retire()
 
     def _make_room(self, size: int) -> None:
-        """Counts; once found full, only the thread looks again, so that refusing stays cheap."""
+        """Recount the spool. Raises SpoolFullError when `size` bytes do not fit.
+
+        Once it is full, only the background thread recounts, so that refusing stays cheap.
+        """
         if not self._full:
             try:
                 self._grant(spool_bytes(self._folder), size)
@@ -173,32 +189,37 @@ class SpoolWriter:
         if size > self._room:
             self._full = True
             raise SpoolFullError(
-                "the audit spool is full: nothing is scored unaudited. Is PostgreSQL reachable, and does the shipper run?"
+                "the audit spool is full: nothing is scored unaudited. Is PostgreSQL reachable, "
+                "and does the shipper run?"
             )
 
-    def _grant(self, used: int, wanted: int = 0) -> None:
-        """Room until the next count."""
+    def _grant(self, used: int, needed: int = 0) -> None:
+        """Set the bytes that may be written until the next count."""
         self._used = used
-        self._room = min(self._maximum - used, max(self._maximum // 32, wanted))
+        self._room = min(self._maximum - used, max(self._maximum // 32, needed))
 
     def _undo(self, records: int) -> None:
-        """Takes half a write back.
+        """Roll back a short write.
 
-        Of several frames a reader may have taken the first ones and stand behind them: then
-        nothing may follow in this segment.
+        If it held several frames, a reader may already have consumed some of them. Then the
+        segment is retired and never appended to again: a new frame could start before the reader's
+        position.
         """
         try:
             os.ftruncate(self._descriptor, self._size)
-            spoilt = records > 1
+            unusable = records > 1
         except OSError:
-            spoilt = True
-        if spoilt:
+            # The rest of a frame stays at the end: a reader takes it for a torn tail.
+            unusable = True
+        if unusable:
             self._retire()
 
     def _open(self) -> None:
+        """Open a new segment. Needs the lock."""
         if self._stopping.is_set():
             raise ValueError("the spool writer is closed")
         try:
+            # create_segment returns None if a shipper deleted the new file before it was locked.
             descriptor = None
             while descriptor is None:
                 self._sequence += 1
@@ -210,42 +231,42 @@ class SpoolWriter:
         self._descriptor = descriptor
         self._folder_dirty = not self._never
 
-    def _retire(self, soon: bool = True) -> None:
-        """The next append opens a new segment; the thread syncs and closes this one, which frees
-        its lock: what follows is shipped only then.
+    def _retire(self, wake_thread: bool = True) -> None:
+        """End the current segment: the next append opens a new one. Needs the lock.
+
+        The thread syncs and closes this one, which frees its lock. Only then does the shipper go on
+        with the next segment, so the thread is woken.
         """
         if self._descriptor >= 0:
             self._retired.append(self._descriptor)
             self._descriptor = -1
             self._ended = self._size
             self._size = self._ordinal = 0
-            if soon:
+            if wake_thread:
                 self._due.set()
 
     def _sync(self, failures: int) -> None:
-        """Group commit: whoever comes while another thread syncs is mostly covered by that.
+        """Sync everything that this thread has appended.
 
-        Raises StoreDownError if any sync since the append failed.
+        Raises StoreDownError if a sync since the append failed.
         """
-        mine = self._written
+        # Group commit: a caller that arrives during another thread's fsync is usually covered by
+        # the next one.
+        appended = self._written
         with self._sync_lock:
-            if self._synced < mine:
+            if self._synced < appended:
                 self._settle()
+        # The failed sync may have been another thread's, so compare counts.
         if self.fsync_failures != failures:
-            raise StoreDownError("the disk of the audit spool does not sync; check its volume")
+            raise StoreDownError("the disk of the audit spool does not sync: check its volume")
 
     def _settle(self) -> None:
-        """Everything written so far goes to the disk, and finished segments are closed.
-
-        Needs the sync lock.
-
-        After a failed fsync the kernel may forget the pages, and a second one would lie: the
-        segment ends there.
-        """
+        """Sync everything written so far, and close retired segments. Needs the sync lock."""
         with self._lock:
             goal, current, folder_dirty = self._written, self._descriptor, self._folder_dirty
             finished, self._retired, self._folder_dirty = self._retired, [], False
         try:
+            # Without its name in the folder, a synced segment is lost with the node.
             if folder_dirty:
                 sync_folder(self._folder)
             if not self._never and self._synced != goal:
@@ -255,15 +276,17 @@ class SpoolWriter:
             self._synced = goal
         except OSError as error:
             logger.error("fsync of the audit spool failed", extra={"errno": _errno(error)})
+            # After a failed fsync the kernel may drop the dirty pages, and the next fsync of this
+            # file may report success although they are lost. So the segment ends here.
             with self._lock:
                 self.fsync_failures += 1
-                self._retire(soon=False)
+                self._retire(wake_thread=False)
         finally:
             for descriptor in finished:
                 os.close(descriptor)
 
     def _keep(self) -> None:
-        """The thread: syncs by the policy, closes finished segments, counts the folder's bytes."""
+        """Run the thread: sync by the policy, close retired segments, count the spool."""
         pause = (
             COUNT_SECONDS if self._always or self._never else self._options.fsync_interval_ms / 1000
         )
@@ -280,7 +303,10 @@ class SpoolWriter:
                 counted = time.monotonic()
 
     def _count(self) -> None:
-        """When the folder is full, what we hold is given up, so that the shipper can remove it."""
+        """Recount the spool, and retire the current segment when the spool is nearly full.
+
+        The shipper deletes only segments without a writer, so retiring lets it make room.
+        """
         before = self._written
         try:
             counted = spool_bytes(self._folder)
@@ -288,17 +314,19 @@ class SpoolWriter:
             logger.error("the spool folder cannot be read", extra={"errno": _errno(error)})
             return
         with self._lock:
-            # What was appended while we counted is perhaps counted twice, until the next time.
+            # Bytes appended during the count may be counted twice, until the next count.
             self._grant(counted + self._written - before)
+            # A segment of less than a 16th of its limit stays: retiring it would free too little.
             if self._size and (self._full or (self._room < self._limit < 16 * self._size)):
                 self._retire()
             self._full = False
 
 
 def _refusal(error: OSError) -> StoreDownError:
+    """Return the error to raise when the disk refuses a write."""
     if error.errno in NO_ROOM:
         return SpoolFullError("the disk of the audit spool is full: nothing is scored unaudited")
-    return StoreDownError(f"the audit spool cannot be written ({_errno(error)}); check its volume")
+    return StoreDownError(f"the audit spool cannot be written ({_errno(error)}): check its volume")
 
 
 def _errno(error: OSError) -> str:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fraudops.errors import SettingsError
+from fraudops.model.costs import Costs
 
 ClassWeight = Literal["none", "balanced"] | Annotated[float, Field(gt=0, le=1e6)]
 
@@ -51,13 +52,14 @@ class HistGradientBoosting(_Group):
 
 
 class CostSettings(_Group):
-    """Costs of decisions, in the currency of the amounts.
+    """The costs of a decision as a user may set them; `Costs` explains them."""
 
-    A missed fraud costs its amount plus `fee`. A flagged transaction costs `review`.
-    """
+    fee: float = Field(Costs.fee, ge=0)
+    review: float = Field(Costs.review, gt=0)
 
-    fee: float = Field(15.0, ge=0)
-    review: float = Field(5.0, gt=0)
+    def as_costs(self) -> Costs:
+        """Return the costs as the metrics take them."""
+        return Costs(self.fee, self.review)
 
 
 Model = TypeVar("Model", bound=_Group)

@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline
 from fraudops.datasets import Dataset, Split, class_weights, row_hashes
 from fraudops.model import manifest
 from fraudops.model.manifest import DatasetInfo, Interval, Manifest, ScorerInfo
-from fraudops.model.metrics import Costs, choose_threshold, evaluate
+from fraudops.model.metrics import choose_threshold, evaluate
 from fraudops.model.pipeline_file import probabilities, save_pipeline
 from fraudops.model.ranking import Floats
 from fraudops.model.scorer import open_scorer
@@ -78,7 +78,7 @@ def train(split: Split, settings: TrainingSettings, say: Say) -> TrainingResult:
     say(f"fitting {settings.algorithm} on {_count(split.train, 'train')}")
     model = calibrate(_fit(build(settings), split.train, say), validation.x, validation.y, weights)
     say(f"choosing the threshold on {_count(validation, 'validation')}")
-    costs = Costs(settings.costs.fee, settings.costs.review)
+    costs = settings.costs.as_costs()
     scored = probabilities(model, validation.x)
     threshold = choose_threshold(
         validation.y, scored, weights, validation.amount, costs, settings.seed, settings.resamples

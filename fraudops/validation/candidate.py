@@ -1,46 +1,23 @@
-"""A version under validation: its bundle, its test rows, and the measurements for the gates.
+"""A version under validation: its bundle, its test rows, and the comparison with production.
 
 The module is heavy to import: it needs scikit-learn, skops and pandas.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
-
-from fraudops.datasets import Dataset, class_weights, load, row_hashes, split
+from fraudops.datasets import Dataset, class_weights, load, split
 from fraudops.errors import BundleError, SettingsError, UnknownVersionError
-from fraudops.model.manifest import PIPELINE, Interval, Manifest
-from fraudops.model.metrics import Costs, evaluate
-from fraudops.model.pipeline_file import checked_probabilities, load_pipeline
+from fraudops.model.manifest import PIPELINE, Manifest
+from fraudops.model.pipeline_file import load_pipeline
 from fraudops.model.ranking import Floats
 from fraudops.model.scorer import Scorer, open_scorer
-from fraudops.model.verification import (
-    read_reference_rows,
-    read_train_rows,
-    tolerance,
-    verify_bundle,
-)
+from fraudops.model.verification import verify_bundle
 from fraudops.registry import ModelVersion, Registry
 from fraudops.schema import load_schema
-from fraudops.validation.gates import (
-    GateResult,
-    GateSettings,
-    Parity,
-    discriminates,
-    fast_enough,
-    intact,
-    not_compared,
-    scores_as_its_pipeline,
-    untrained_on_test_rows,
-)
+from fraudops.validation.gates import GateResult, GateSettings, not_compared
 from fraudops.validation.verdict import Production, TestScores, compare, nothing_to_compare
-
-TIMED_ROWS = 200
-WARM_UP_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -72,24 +49,6 @@ class TestData:
     prevalence: float | None
     method: str
     as_trained: bool
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Measurements of a candidate on its test rows.
-
-    `probability` (n,) is from the compiled scorer. `trained` is the number of rows that training
-    saw, and `seen` is the number of test rows among them. `median_ms` is the median time of scoring
-    one row, over `timed` rows.
-    """
-
-    probability: Floats
-    metrics: dict[str, Interval]
-    parity: Parity
-    seen: int
-    trained: int
-    median_ms: float
-    timed: int
 
 
 def open_candidate(registry: Registry, version: ModelVersion, folder: Path) -> Candidate:
@@ -155,82 +114,14 @@ def _recorded_source(manifest: Manifest) -> str | None:
     return manifest.dataset.source
 
 
-def measure(candidate: Candidate, data: TestData, settings: GateSettings) -> Measurement:
-    """Score the test rows with pipeline and scorer, and measure the scores.
-
-    Raises BundleError when the pipeline cannot score them or a file of the bundle is malformed.
-    """
-    x, manifest = data.rows.x, candidate.manifest
-    probability = candidate.scorer.score_many(x)
-    metrics = evaluate(
-        data.rows.y,
-        probability,
-        data.weights,
-        data.rows.amount,
-        manifest.threshold,
-        _costs(manifest),
-        settings.seed,
-        settings.resamples,
-    )
-    trained = read_train_rows(candidate.folder)
-    median_ms, timed = _median_ms(candidate.scorer, x)
-    seen = int(np.isin(row_hashes(data.rows), trained).sum())
-    return Measurement(
-        probability,
-        metrics,
-        _parity(candidate, x, probability),
-        seen,
-        len(trained),
-        median_ms,
-        timed,
-    )
-
-
-def _costs(manifest: Manifest) -> Costs:
-    policy = manifest.threshold_policy
-    return Costs(float(policy.get("fee", Costs.fee)), float(policy.get("review", Costs.review)))
-
-
-def _parity(candidate: Candidate, x: Floats, scored: Floats) -> Parity:
-    """Compare the scorer with the pipeline on the test rows and on the reference rows.
-
-    For the reference rows the bundle's stored probabilities take the place of the scorer's. The
-    service compares its scorer with those, so they must be the pipeline's own.
-    """
-    reference = read_reference_rows(candidate.folder, candidate.manifest)
-    expected = checked_probabilities(candidate.pipeline, np.vstack([x, reference[:, :-1]]))
-    actual, threshold = np.concatenate([scored, reference[:, -1]]), candidate.manifest.threshold
-    return Parity(
-        difference=float(np.abs(actual - expected).max()),
-        tolerance=tolerance(candidate.manifest),
-        mismatches=int(((actual >= threshold) != (expected >= threshold)).sum()),
-        rows=len(actual),
-    )
-
-
-def _median_ms(scorer: Scorer, x: Floats) -> tuple[float, int]:
-    # Row by row: that is how most transactions arrive at the service.
-    rows = x[:TIMED_ROWS].tolist()
-    for row in rows[:WARM_UP_ROWS]:
-        scorer.score(row)
-    return float(np.median([_milliseconds(scorer.score, row) for row in rows])), len(rows)
-
-
-def _milliseconds(score: Callable[[list[float]], float], row: list[float]) -> float:
-    started = time.perf_counter()
-    score(row)
-    return (time.perf_counter() - started) * 1000
-
-
 def production_probability(
     registry: Registry, production: Production, cache: Path, folder: Path, x: Floats
 ) -> Floats:
     """Return the probabilities (n,) of the serving version's compiled scorer for the rows `x`.
 
-    Its bundle is read from the local cache, or else downloaded from the registry.
-
-    Raises UnknownVersionError or BundleError when its bundle is missing or is not the promoted one,
-    and StoreDownError when MLflow is down.
+    The bundle is read from the local cache, or else downloaded from the registry. Raises
+    UnknownVersionError or BundleError when it is missing or is not the promoted one, and
+    StoreDownError when MLflow is down.
     """
     cached = cache / production.digest
     if not cached.is_dir():
@@ -275,16 +166,3 @@ def scores_of(candidate: Candidate, data: TestData, probability: Floats) -> Test
     return TestScores(
         data.rows.y, data.weights, probability, data.rows.digest, candidate.version.digest or ""
     )
-
-
-def checks(
-    candidate: Candidate, data: TestData, measured: Measurement, settings: GateSettings
-) -> list[GateResult]:
-    """Return the results of all gates that need no other version."""
-    return [
-        intact(None, len(candidate.manifest.files)),
-        *discriminates(measured.metrics, settings, data.prevalence),
-        untrained_on_test_rows(measured.seen, len(data.rows), measured.trained),
-        *scores_as_its_pipeline(measured.parity, settings),
-        fast_enough(measured.median_ms, measured.timed, settings),
-    ]

@@ -22,15 +22,15 @@ COMPARED = {
 
 @dataclass(frozen=True)
 class GateSettings:
-    """Limits of the gates, with the settings of their bootstrap.
+    """Limits of the gates, with the resamples and the seed of their bootstrap.
 
-    roc_auc, average_precision      The candidate must be above the first and not below the second,
-                                    which applies at the natural prevalence.
-    roc_auc_difference,             Candidate minus production. The lower 95 % bound must not be
-    average_precision_difference    below this.
-    latency_ms                      The median time of scoring one row must not be above this.
-    scorer_difference               Limit of the tolerance that a bundle states for its own scorer.
-    decision_flips                  Rows on which scorer and pipeline may decide differently.
+    * `roc_auc`: the candidate must be above this.
+    * `average_precision`: the candidate must not be below this, at the natural prevalence.
+    * `roc_auc_difference` and `average_precision_difference`: the lower 95 % bound of candidate
+      minus production must not be below this.
+    * `latency_ms`: the median time of scoring one row must not be above this.
+    * `scorer_difference`: limits the tolerance that a bundle states for its own scorer.
+    * `decision_flips`: number of rows on which scorer and pipeline may decide differently.
     """
 
     roc_auc: float = 0.90
@@ -104,9 +104,9 @@ def discriminates(
 
 
 def untrained_on_test_rows(seen: int, tested: int, trained: int) -> GateResult:
-    """Judge whether training saw test rows: `seen` of the `tested` rows are among `trained` ones.
+    """Judge the test rows that training saw: `seen` of `tested`, of which there must be none.
 
-    A bundle that names no training rows fails, because nothing can then be compared.
+    `trained` is the number of rows that training saw. A bundle that names none of them fails.
     """
     if trained == 0:
         return GateResult(

@@ -73,17 +73,7 @@ def stored_scores(registry: Registry, version: ModelVersion) -> TestScores:
     if data is None:
         raise RefusedError(f"version {version.version} has no stored test scores: {again}")
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            y, weights, probability = (
-                np.asarray(arrays[name]) for name in ("y", "weights", "probability")
-            )
-            scores = TestScores(
-                y.astype(np.int8),
-                weights.astype(np.float64),
-                probability.astype(np.float64),
-                str(arrays["test_digest"]),
-                str(arrays["digest"]),
-            )
+        scores = _decode_scores(data)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise RefusedError(
             f"the stored test scores of version {version.version} cannot be read: {again}"
@@ -99,6 +89,18 @@ def stored_scores(registry: Registry, version: ModelVersion) -> TestScores:
             f"or of another bundle: {again}"
         )
     return scores
+
+
+def _decode_scores(data: bytes) -> TestScores:
+    # No pickle: an array from the registry must not run code.
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return TestScores(
+            np.asarray(arrays["y"]).astype(np.int8),
+            np.asarray(arrays["weights"]).astype(np.float64),
+            np.asarray(arrays["probability"]).astype(np.float64),
+            str(arrays["test_digest"]),
+            str(arrays["digest"]),
+        )
 
 
 def compare(

@@ -1,1 +1,1 @@
-"""Programs that the chart's installation runs."""
+"""Programs that the chart runs during installation, upgrade and `helm test`."""

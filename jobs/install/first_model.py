@@ -1,16 +1,19 @@
-"""A first model where nothing serves yet: waits for what it needs, says what for, then goes the
-whole road. Run by the chart after an installation.
+"""Create a first model where none serves yet.
+
+Run by the chart after an installation. It waits for each component that it needs and prints which
+one, then trains, validates and promotes.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
 
 from fraudops import endpoints
-from fraudops.audit.connection import connect
+from fraudops.audit.connection import open_connection
 from fraudops.audit.database import translated
 from fraudops.errors import StoreDownError
 from fraudops.promotion.ports import PodUnresponsiveError
@@ -19,46 +22,38 @@ from fraudops.registry import Registry
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from fraudops.wiring import open_promotion_context, read_record
-from jobs.install.databases import patiently
 from jobs.options.training import TrainingInputs, training_options
 from jobs.pipeline import Pipeline, PipelineSteps, refuse_sample
 from jobs.promote import outcome_of
-from jobs.runner import notices, output, run, state_option
+from jobs.runner import notices, output, retry_until, run, state_option, wait_option
 
 
 def serves_already(record: ServingRecord, request: str | None) -> str | None:
-    """What to say when there is nothing to do: a version of another request serves.
+    """Return the message for "nothing to do", or None while this request still has work.
 
-    An earlier try's own commit is still to be finished.
+    A version that an earlier attempt of this request committed still has to be confirmed.
     """
     current = record.current
-    return (
-        f"version {current.version} serves already: nothing to do"
-        if current and (request is None or current.by != request)
-        else None
-    )
+    if current is None or (request is not None and current.by == request):
+        return None
+    return f"version {current.version} serves already: nothing to do"
 
 
-async def database_answers(url: str) -> None:
-    """Raises StoreDownError until the audit's tables are there."""
+async def check_database(url: str) -> None:
+    """Raise StoreDownError until the audit's tables exist."""
     with translated(url):
-        connection = await connect(url, "fraudops-bootstrap")
-        try:
+        async with open_connection(url, "fraudops-bootstrap") as connection:
             await connection.execute("SELECT FROM promotions LIMIT 1")
-        finally:
-            await connection.close()
 
 
-async def pods_answer(settings: PromoteJobSettings, state: State) -> None:
-    """Raises StoreDownError until the serving record can be written and as many pods as are wanted
-    answer.
-    """
-    async with open_promotion_context(settings, state, lambda _: None) as context:
+async def check_pods(settings: PromoteJobSettings, state: State) -> None:
+    """Raise StoreDownError until the serving record exists and all pods of the service answer."""
+    async with open_promotion_context(settings, state, _ignore) as context:
         if (await context.records.read())[1] is None:
-            raise StoreDownError("the serving record is not there yet: the setup Job makes it")
-        pods, wanted = await context.pods.list(), await context.pods.desired_replicas()
-        if len(pods) < wanted:
-            raise StoreDownError(f"{len(pods)} of {wanted} pods of the inference service are there")
+            raise StoreDownError("the serving record does not exist yet: the setup Job creates it")
+        pods, desired = await context.pods.list(), await context.pods.desired_replicas()
+        if len(pods) < desired:
+            raise StoreDownError(f"{len(pods)} of {desired} pods of the inference service exist")
         for pod in pods:
             try:
                 await context.pods.epoch(pod)
@@ -66,70 +61,68 @@ async def pods_answer(settings: PromoteJobSettings, state: State) -> None:
                 raise StoreDownError(f"pod {pod.name} does not answer yet ({error})") from error
 
 
+def _ignore(_text: str) -> None:
+    pass
+
+
 def wait_for_all(settings: PromoteJobSettings, state: State, deadline: float) -> None:
-    """Raises the last StoreDownError once the deadline has passed."""
+    """Wait for every component in turn. Raises the last StoreDownError after the deadline."""
     registry = Registry(endpoints.mlflow_url(state), settings.model_name)
     checks: dict[str, Callable[[], Any]] = {
         "PostgreSQL has the audit's tables": lambda: asyncio.run(
-            database_answers(endpoints.database_url(state))
+            check_database(endpoints.database_url(state))
         ),
         "MLflow answers": registry.versions,
         "the pods of the inference service answer": lambda: asyncio.run(
-            pods_answer(settings, state)
+            check_pods(settings, state)
         ),
     }
     for name, check in checks.items():
-        patiently(_awaited(check), deadline)
+        retry_until(partial(_attempt, check), deadline)
         notices.print(name)
 
 
-def _awaited(check: Callable[[], Any]) -> Callable[[], None]:
-    """The check, for which what is not there or not allowed yet is worth waiting for: the objects
-    of an installation come in any order.
+def _attempt(check: Callable[[], Any]) -> None:
+    """Run a check, and turn a missing object or right into StoreDownError, which is retried.
+
+    Kubernetes creates the objects of an installation in any order, Roles included.
     """
     from fraudops.cluster.api import ForbiddenError, NotFoundError
 
-    def attempt() -> None:
-        try:
-            check()
-        except (ForbiddenError, NotFoundError) as error:
-            raise StoreDownError(str(error)) from error
-
-    return attempt
+    try:
+        check()
+    except (ForbiddenError, NotFoundError) as error:
+        raise StoreDownError(str(error)) from error
 
 
 @click.command(name="bootstrap")
 @training_options
-@click.option(
-    "--wait",
-    "wait_seconds",
-    type=click.FloatRange(0),
-    default=1800.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for the parts.",
-)
+@wait_option(1800.0, "How long to wait for the components.")
 @state_option
 def command(wait_seconds: float, state: State, **training: Any) -> str:
-    """Train, validate and promote a first model, where nothing serves yet.
+    """Train, validate and promote a first model if none serves yet.
 
-    Waits for PostgreSQL, MLflow and the pods. Where a version serves it changes nothing and
-    exits 0.
+    Waits for PostgreSQL, MLflow and the pods. If a version serves, it changes nothing and exits
+    with 0.
     """
     started = time.monotonic()
-    settings, plan = PromoteJobSettings.from_environment(), TrainingInputs.of(**training)
-    patiently(_awaited(lambda: read_record(settings.cluster, state)), started + wait_seconds)
-    said = serves_already(read_record(settings.cluster, state), settings.request_id)
-    if said is None:
-        refuse_sample(settings, plan)
-        wait_for_all(settings, state, started + wait_seconds)
-        result = Pipeline(state, settings, plan, output, first_only=True).run(PipelineSteps())
-        overtaken = result.outcome in ("refused", "overtaken") and serves_already(
+    deadline = started + wait_seconds
+    settings, inputs = PromoteJobSettings.from_environment(), TrainingInputs.of(**training)
+    retry_until(partial(_attempt, lambda: read_record(settings.cluster, state)), deadline)
+    message = serves_already(read_record(settings.cluster, state), settings.request_id)
+    if message is None:
+        refuse_sample(settings, inputs)
+        wait_for_all(settings, state, deadline)
+        result = Pipeline(state, settings, inputs, output, first_only=True).run(PipelineSteps())
+        # Another promotion may have won during the training. A model serves, so that is a success.
+        superseded = result.outcome in ("refused", "overtaken") and serves_already(
             read_record(settings.cluster, state), settings.request_id
         )
-        said = overtaken or f"the first model: {outcome_of(result, time.monotonic() - started)}"
-    output.print(said)
-    return said
+        message = superseded or (
+            f"the first model: {outcome_of(result, time.monotonic() - started)}"
+        )
+    output.print(message)
+    return message
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""The other end of `fraudops data push`: standard input into a file of the data volume, whole or
-not at all. Run in the cluster.
+"""Receiving side of `fraudops data push`: copy standard input to a file of the data volume.
+
+Runs in the cluster. The file is replaced only when all bytes have arrived.
 """
 
 import hashlib
@@ -16,21 +17,21 @@ CHUNK_BYTES = 1 << 20
 
 
 def receive(target: Path, size: int) -> str:
-    """The sha256 of the `size` bytes that were read.
+    """Read `size` bytes, store them as `target` and return their sha256.
 
-    Raises RefusedError when fewer come, StoreDownError when the volume has no room.
+    Raises RefusedError if fewer bytes arrive, StoreDownError if the volume cannot store them.
     """
-    digest, left = hashlib.sha256(), size
+    digest, missing = hashlib.sha256(), size
     try:
         with atomic_file(target, durable=True) as temporary:
             with temporary.open("wb") as file:
-                while left and (chunk := sys.stdin.buffer.read(min(CHUNK_BYTES, left))):
+                while missing and (chunk := sys.stdin.buffer.read(min(CHUNK_BYTES, missing))):
                     file.write(chunk)
                     digest.update(chunk)
-                    left -= len(chunk)
-            if left:
+                    missing -= len(chunk)
+            if missing:
                 raise RefusedError(
-                    f"the sender ended {left:,} bytes before the end: {target.name} is as it was"
+                    f"the sender stopped {missing:,} bytes before the end: {target.name} is unchanged"
                 )
     except OSError as error:
         raise StoreDownError(f"{target} cannot be written: {error.strerror}") from error
@@ -40,11 +41,16 @@ def receive(target: Path, size: int) -> str:
 @click.command(name="receive")
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
-    "--size", required=True, type=click.IntRange(0), metavar="BYTES", help="How many bytes to read."
+    "--size",
+    required=True,
+    type=click.IntRange(0),
+    metavar="BYTES",
+    help="Number of bytes to read.",
 )
 def command(target: Path, size: int) -> str:
-    """Read a file from standard input."""
+    """Read a file from standard input and store it as TARGET."""
     digest = receive(target, size)
+    # `fraudops data push` looks for this line.
     output.print(f"sha256 {digest}")
     return f"{target} received: {size:,} bytes, sha256 {digest}"
 

@@ -1,14 +1,13 @@
-"""Makes what outlives a release, each once if it is absent: Secrets, the serving record, the data
-volume's claim. Run by the chart.
+"""Create the objects that outlive a release: Secrets, the serving record, the data claim.
 
-It may create and never read. An object that is there already, whoever made it, is left as it is;
-so running it again changes nothing.
+Run by the chart. Its account may create objects and never read them. An object that exists
+already is left as it is, so running the program again changes nothing.
 """
 
 import asyncio
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from fraudops.promotion.ports import StaleRecordError
 from jobs.runner import notices, run
 
 PASSWORD_BYTES = 24
+# Key in the Secret: role, which is also the name of the role's database.
 DATABASES = {"url": "fraudops", "mlflow-url": "mlflow", "admin-url": "postgres"}
 
 
@@ -49,8 +49,9 @@ def secret(name: str, labels: Mapping[str, str], values: Mapping[str, str]) -> K
 
 
 def record(name: str, labels: Mapping[str, str]) -> KubernetesObject:
-    """An empty serving record: the promotion may change it, and nobody but this Job needs the right
-    to create ConfigMaps.
+    """Return an empty serving record.
+
+    The promotion only updates it, so this Job is the only one that may create ConfigMaps.
     """
     return KubernetesObject(
         "configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(name, labels)}
@@ -78,8 +79,10 @@ def claim(
 
 
 def database_values(host: str) -> dict[str, str]:
-    """Urls of the audit's, MLflow's and the superuser's databases, each role of its own name and
-    password, and the superuser's password alone.
+    """Return the content of the database Secret: a URL per database, and a password.
+
+    Each role has a random password of its own. `password` is the superuser's, which the
+    PostgreSQL container reads.
     """
     passwords = {key: secrets.token_urlsafe(PASSWORD_BYTES) for key in DATABASES}
     urls = {
@@ -93,25 +96,53 @@ def _metadata(name: str, labels: Mapping[str, str]) -> dict[str, Any]:
     return {"name": name, "labels": {"app.kubernetes.io/name": "fraudops", **labels}}
 
 
-async def make(wanted: Iterator[KubernetesObject]) -> None:
-    """Raises ForbiddenError, StoreDownError, UnknownWriteError; the Job is tried again then."""
+async def create_missing(objects: Iterable[KubernetesObject]) -> None:
+    """Create the objects that do not exist yet.
+
+    Raises ForbiddenError, StoreDownError or UnknownWriteError. Kubernetes then repeats the Job.
+    """
     async with Cluster.connect(os.environ.get("FRAUDOPS_CLUSTER__NAMESPACE")) as cluster:
-        for each in wanted:
+        for each in objects:
+            label = f"{each.manifest['kind']} {each.name}"
             try:
                 await cluster.call("POST", cluster.path("v1", each.resource), each.manifest)
             except StaleRecordError:
-                notices.print(
-                    f"{each.manifest['kind']} {each.name} is there already: left as it is",
-                    markup=False,
-                )
+                # The API answers 409: the object exists.
+                notices.print(f"{label} exists already: left as it is", markup=False)
             else:
-                notices.print(f"{each.manifest['kind']} {each.name} made", markup=False)
+                notices.print(f"{label} created", markup=False)
 
 
 def _to_labels(
     _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, str]:
     return dict(value.split("=", 1) for value in values)
+
+
+@dataclass(frozen=True)
+class SetupOptions:
+    """The names of the objects to create; None leaves an object out."""
+
+    record_name: str | None
+    admin_secret: str | None
+    admin_key: str
+    database_secret: str | None
+    database_host: str | None
+    data_claim: str | None
+    data_size: str
+    data_storage_class: str | None
+    labels: dict[str, str]
+
+    def objects(self) -> Iterator[KubernetesObject]:
+        if self.admin_secret:
+            token = secrets.token_urlsafe(PASSWORD_BYTES)
+            yield secret(self.admin_secret, self.labels, {self.admin_key: token})
+        if self.database_secret and self.database_host:
+            yield secret(self.database_secret, self.labels, database_values(self.database_host))
+        if self.record_name:
+            yield record(self.record_name, self.labels)
+        if self.data_claim:
+            yield claim(self.data_claim, self.labels, self.data_size, self.data_storage_class)
 
 
 @click.command(name="setup")
@@ -122,16 +153,24 @@ def _to_labels(
     default="token",
     show_default=True,
     metavar="KEY",
-    help="The token's key in there.",
+    help="Key of the token in that Secret.",
 )
 @click.option(
-    "--database-secret", metavar="NAME", help="Secret of the databases' urls and passwords."
+    "--database-secret", metavar="NAME", help="Secret of the databases' URLs and passwords."
 )
-@click.option("--database-host", metavar="HOST", help="Where that PostgreSQL will answer.")
+@click.option("--database-host", metavar="HOST", help="Host name of that PostgreSQL.")
 @click.option("--data-claim", metavar="NAME", help="Claim of the data volume.")
-@click.option("--data-size", default="5Gi", show_default=True, metavar="QUANTITY", help="Its size.")
 @click.option(
-    "--data-storage-class", metavar="NAME", help="Its StorageClass. [default: the cluster's]"
+    "--data-size",
+    default="5Gi",
+    show_default=True,
+    metavar="QUANTITY",
+    help="Size of the data volume.",
+)
+@click.option(
+    "--data-storage-class",
+    metavar="NAME",
+    help="StorageClass of the data volume. [default: the cluster's]",
 )
 @click.option(
     "--label",
@@ -141,30 +180,9 @@ def _to_labels(
     metavar="KEY=VALUE",
     help="A label of each object (repeatable).",
 )
-def command(
-    record_name: str | None,
-    admin_secret: str | None,
-    admin_key: str,
-    database_secret: str | None,
-    database_host: str | None,
-    data_claim: str | None,
-    data_size: str,
-    data_storage_class: str | None,
-    labels: dict[str, str],
-) -> None:
-    """Make what outlives the release, where it is absent."""
-
-    def wanted() -> Iterator[KubernetesObject]:
-        if admin_secret:
-            yield secret(admin_secret, labels, {admin_key: secrets.token_urlsafe(PASSWORD_BYTES)})
-        if database_secret and database_host:
-            yield secret(database_secret, labels, database_values(database_host))
-        if record_name:
-            yield record(record_name, labels)
-        if data_claim:
-            yield claim(data_claim, labels, data_size, data_storage_class)
-
-    asyncio.run(make(wanted()))
+def command(**options: Any) -> None:
+    """Create the objects that outlive the release and do not exist yet."""
+    asyncio.run(create_missing(SetupOptions(**options).objects()))
 
 
 if __name__ == "__main__":

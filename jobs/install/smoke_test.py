@@ -1,4 +1,4 @@
-"""Scores a known transaction through the Service and waits for its audit row: `helm test`."""
+"""`helm test`: score a known transaction through the Service and wait for its audit row."""
 
 import asyncio
 import time
@@ -15,18 +15,21 @@ from fraudops.errors import RefusedError, StoreDownError
 from fraudops.ids import TEST_PREFIX
 from jobs.options.data import schema_option
 from jobs.options.service import open_client, url_option
-from jobs.runner import notices, output, run, state_option
+from jobs.runner import notices, output, run, state_option, wait_option
 
 if TYPE_CHECKING:
     from fraudops.client import PredictResponse
     from fraudops.state import State
 
-PAUSE_SECONDS = 0.5
-COLUMNS = "SELECT fraud_probability, prediction, model_version, transaction_id, pod FROM predictions WHERE id = $1"
+POLL_SECONDS = 0.5
+AUDIT_ROW = """
+SELECT fraud_probability, prediction, model_version, transaction_id, pod
+FROM predictions WHERE id = $1
+"""
 
 
 def known_transaction(schema: Path | None) -> dict[str, float]:
-    """The packaged one; for another schema the middle of every feature's range."""
+    """Return the packaged transaction, or for another schema the middle of every range."""
     import msgspec
 
     from fraudops.schema import load_schema
@@ -35,70 +38,65 @@ def known_transaction(schema: Path | None) -> dict[str, float]:
         resources.files("fraudops.datasets").joinpath("sample/transaction.json").read_bytes(),
         type=dict[str, float],
     )
-    wanted = load_schema(schema)
-    if set(packaged) == set(wanted.names):
+    expected = load_schema(schema)
+    if set(packaged) == set(expected.names):
         return packaged
-    return {feature.name: (feature.minimum + feature.maximum) / 2 for feature in wanted.features}
+    return {feature.name: (feature.minimum + feature.maximum) / 2 for feature in expected.features}
 
 
 async def audit_row(url: str, prediction_id: str, seconds: float) -> Mapping[str, Any]:
-    """Raises StoreDownError when it has not arrived in time."""
-    from fraudops.audit.connection import connect
+    """Wait for the row of a prediction and return it.
+
+    Raises StoreDownError if the row does not arrive in time, or if PostgreSQL is down.
+    """
+    from fraudops.audit.connection import open_connection
     from fraudops.audit.database import translated
 
     deadline = time.monotonic() + seconds
-    while True:
-        with translated(url):
-            connection = await connect(url, "fraudops-acceptance")
-            try:
+    with translated(url):
+        async with open_connection(url, "fraudops-acceptance") as connection:
+            while True:
                 row: Mapping[str, Any] | None = await connection.fetchrow(
-                    COLUMNS, uuid.UUID(prediction_id)
+                    AUDIT_ROW, uuid.UUID(prediction_id)
                 )
-            finally:
-                await connection.close()
-        if row:
-            return row
-        if time.monotonic() > deadline:
-            raise StoreDownError(
-                f"no audit row of prediction {prediction_id} after {seconds:g} s: see the shipper's log"
-            )
-        await asyncio.sleep(PAUSE_SECONDS)
+                if row:
+                    return row
+                if time.monotonic() > deadline:
+                    raise StoreDownError(
+                        f"no audit row of prediction {prediction_id} after {seconds:g} s: see the "
+                        "shipper's log"
+                    )
+                await asyncio.sleep(POLL_SECONDS)
 
 
 def compare(answer: "PredictResponse", row: Mapping[str, Any], transaction_id: str) -> None:
-    """Raises RefusedError naming the column in which answer and audit differ."""
-    answered = {
+    """Raise RefusedError, naming the column, if the audit row differs from the answer."""
+    expected = {
         "fraud_probability": answer.fraud_probability,
         "prediction": answer.prediction,
         "model_version": answer.model_version,
         "transaction_id": transaction_id,
     }
-    for column, value in answered.items():
+    for column, value in expected.items():
         if row[column] != value:
-            raise RefusedError(f"the audit row says another {column} than the answer")
+            raise RefusedError(f"the audit row and the answer differ in the column {column}")
 
 
 @click.command(name="acceptance")
-@click.option(
-    "--wait",
-    "wait_seconds",
-    type=click.FloatRange(0),
-    default=120.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for the row.",
-)
+@wait_option(120.0, "How long to wait for the row.")
 @url_option
 @schema_option
 @state_option
 def command(wait_seconds: float, url: str | None, schema: Path | None, state: "State") -> None:
     """Score a known transaction through the service and find its audit row."""
+    # The prefix lets monitor count tests apart from real traffic.
     transaction_id = f"{TEST_PREFIX}{uuid.uuid4().hex}"
     with open_client(url, state) as client:
         client.ready()
         answer = client.predict(known_transaction(schema), transaction_id)
     output.print(
-        f"version {answer.model_version} answers {answer.fraud_probability:.6f}, prediction {answer.prediction}"
+        f"version {answer.model_version} answers {answer.fraud_probability:.6f}, "
+        f"prediction {answer.prediction}"
     )
     notices.print("waiting for its audit row")
     row = asyncio.run(audit_row(endpoints.database_url(state), answer.prediction_id, wait_seconds))

@@ -1,4 +1,4 @@
-"""Which rows a command works on: the options that data, train, validate, drift and simulate share.
+"""Options that choose rows, for data, train, validate, drift, predict and simulate.
 
 Light to import.
 """
@@ -21,25 +21,28 @@ schema_option = click.option(
     default=None,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The schema.yaml that the columns follow. [env: FRAUDOPS_SCHEMA; default: the ULB schema]",
+    help="The schema.yaml that describes the columns. [env: FRAUDOPS_SCHEMA; default: the ULB "
+    "schema]",
 )
 prevalence_option = click.option(
     "--prevalence",
     default=None,
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
-    help="The natural share of fraud, when the data's own share is another. [default: the sample's own; else the data counts as collected]",
+    help="The natural share of fraud, if the data has another share. [default: the sample's own "
+    "prevalence; other data counts as collected]",
 )
 drift_option = click.option(
     "--drift",
     default=None,
     type=click.Choice(["covariate", "new-fraud-pattern", "amount-inflation"]),
-    help="A drift to lay over the rows.",
+    help="A drift to apply to the rows.",
 )
 strength_option = click.option(
     "--strength",
     default=1.0,
     show_default=True,
     type=click.FloatRange(0, 10),
-    help="Of the drift: at 1, `covariate` is far beyond a PSI of 0.2 on a third of the features.",
+    help="Strength of the drift. At 1, `covariate` exceeds a PSI of 0.2 by far on a third of the "
+    "features.",
 )

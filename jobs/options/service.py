@@ -1,4 +1,4 @@
-"""Which inference service a command talks to: the options that predict and simulate share.
+"""The option that names the inference service, for predict, simulate and the smoke test.
 
 Light to import.
 """

@@ -1,4 +1,4 @@
-"""What a training may be told, on the command line of train, pipeline and bootstrap alike."""
+"""Options of a training run, for train, pipeline and the first model of an installation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,24 +29,26 @@ _OPTIONS = (
         "--config",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="YAML with algorithm, hyperparameters, seed, split, costs; flags win over it.",
+        help="YAML with algorithm, hyperparameters, seed, split, costs; flags override it.",
     ),
     click.option(
         "--split",
         type=click.Choice(["time", "stratified"]),
-        help="How train, validation and test are parted. [default: time]",
+        help="How rows are divided into train, validation and test. [default: time]",
     ),
-    click.option("--seed", type=int, help="[default: 7]"),
+    click.option("--seed", type=int, help="Seed of every random choice. [default: 7]"),
     click.option(
-        "--fee", type=float, help="What a missed fraud costs beyond its amount. [default: 15]"
+        "--fee",
+        type=float,
+        help="Cost of a missed fraud in addition to its amount. [default: 15]",
     ),
-    click.option("--review", type=float, help="What a review costs. [default: 5]"),
+    click.option("--review", type=float, help="Cost of a review. [default: 5]"),
 )
 
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """Which rows to train on (None: the packaged sample) and how."""
+    """The rows and the settings of one training run; `source` None is the packaged sample."""
 
     source: str | None
     schema: Path | None
@@ -62,11 +64,13 @@ class TrainingInputs:
         config: Path | None,
         **flags: Any,
     ) -> "TrainingInputs":
-        """From the options below. Raises SettingsError."""
+        """Build the inputs from the values of the options above. Raises SettingsError."""
         return cls(source, schema, prevalence, training_settings(config, **flags))
 
 
 def training_options(command: Command) -> Command:
+    """Decorate a command with all options of a training run."""
+    # Decorators apply from the inside out. Reversed, --help lists the options in order.
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

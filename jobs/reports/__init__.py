@@ -1,1 +1,1 @@
-"""What commands print and write for people."""
+"""Output of commands for people: tables, texts and progress bars."""

@@ -1,27 +1,16 @@
-"""Tables and bars of `fraudops data`."""
+"""Tables of `fraudops data describe`."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 
 from fraudops.terminal import print_table
-from jobs.runner import notices, output
+from jobs.runner import output
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """The dataset at a glance, then a line a feature."""
+    """Print the facts about the whole dataset, then one line per feature."""
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(summary):
         facts.add_row(f"[bold]{name}[/]", escape(value))
@@ -48,39 +37,14 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
         if summary["sample"]
         else ""
     )
+    days = period["length"] / 86400
     return [
         ("source", f"{summary['source']}{note}"),
         ("schema", f"{summary['schema']['name']} ({summary['schema']['fingerprint'][:12]})"),
         ("rows", f"{summary['rows']:,}, {summary['duplicates']:,} of them exact duplicates"),
         ("frauds", f"{summary['frauds']:,} ({summary['fraud_share']:.2%} of the rows)"),
         ("prevalence", natural),
-        (
-            "period",
-            f"{period['from']:g} to {period['to']:g} ({period['length'] / 86400:.2f} days, if in seconds)",
-        ),
+        # The schema does not name the unit of the time column.
+        ("period", f"{period['from']:g} to {period['to']:g} ({days:.2f} days, if in seconds)"),
         ("digest", summary["digest"]),
     ]
-
-
-@contextmanager
-def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar on standard error; yields what to tell it: bytes so far, bytes in all."""
-    columns = (
-        TextColumn(escape(name)),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=notices, transient=True) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def count_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error; yields what to tell it: how many are done."""
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notices, transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda done: bar.update(task, completed=done)

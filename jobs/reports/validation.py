@@ -1,4 +1,4 @@
-"""How a validation reads: on the screen step by step, and as one JSON object."""
+"""Output of a validation: step by step for people, and as one JSON object."""
 
 import math
 from collections.abc import Sequence
@@ -12,22 +12,14 @@ from fraudops.model.manifest import Manifest
 from fraudops.registry import TAG_SAMPLE, ModelVersion
 from fraudops.validation.gates import COMPARED, GateResult
 from fraudops.validation.verdict import Production
+from jobs.reports.metrics import METRIC_TITLES
 
 if TYPE_CHECKING:
-    from fraudops.validation.candidate import Measurement, TestData
+    from fraudops.validation.candidate import TestData
+    from fraudops.validation.measurement import Measurement
 
 STEPS = 5
-METRICS = {
-    "roc_auc": "ROC-AUC",
-    "average_precision": "average precision",
-    "recall_at_precision_0_80": "recall at precision 0.80",
-    "precision": "precision at the threshold",
-    "recall": "recall at the threshold",
-    "cost_per_transaction": "cost of a transaction",
-    "calibration_error": "calibration error",
-    "decision_rate": "share of transactions flagged",
-}
-GATES = {
+GATE_TITLES = {
     "bundle": "bundle is the registered one",
     "roc_auc": "ROC-AUC",
     "average_precision": "average precision",
@@ -41,7 +33,7 @@ GATES = {
 
 
 class Screen:
-    """Prints each step as it is done."""
+    """Prints each step of a validation when it is done."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -56,7 +48,7 @@ class Screen:
 
     def data(self, data: "TestData") -> None:
         rows = data.rows
-        at = (
+        weights = (
             f"weighted to prevalence {data.prevalence:g}"
             if data.prevalence is not None
             else "counted as collected (no prevalence is known)"
@@ -64,7 +56,8 @@ class Screen:
         self._step(
             2,
             "test data",
-            f"{len(rows):,} rows with {rows.frauds:,} frauds, the test part by {data.method} of: {rows.source}; {at}",
+            f"{len(rows):,} rows with {rows.frauds:,} frauds, the test part by {data.method} of: "
+            f"{rows.source}; {weights}",
         )
         if not data.as_trained:
             self._line("[yellow]this is not the file that the version was trained on[/]")
@@ -72,15 +65,17 @@ class Screen:
     def metrics(
         self, manifest: Manifest, measured: "Measurement", prevalence: float | None
     ) -> None:
-        at = "as collected" if prevalence is None else f"at prevalence {prevalence:g}"
+        basis = "as collected" if prevalence is None else f"at prevalence {prevalence:g}"
         self._step(
             3,
             "model and metrics",
-            f"{manifest.algorithm}, scorer {manifest.scorer.kind}, threshold {manifest.threshold:g}; metrics {at} (95 % interval)",
+            f"{manifest.algorithm}, scorer {manifest.scorer.kind}, "
+            f"threshold {manifest.threshold:g}; metrics {basis} (95 % interval)",
         )
         for name, interval in measured.metrics.items():
             self._line(
-                f"{METRICS.get(name, name):<30} {interval.value:>9.4f}   {interval.lower:.4f} to {interval.upper:.4f}"
+                f"{METRIC_TITLES.get(name, name):<30} {interval.value:>9.4f}   "
+                f"{interval.lower:.4f} to {interval.upper:.4f}"
             )
 
     def checks(self, gates: Sequence[GateResult]) -> None:
@@ -96,10 +91,8 @@ class Screen:
         self._gates(gates)
 
     def broken(self, gates: Sequence[GateResult]) -> None:
-        """The bundle may not be opened: nothing after the first step means anything."""
-        self._console.print(
-            "[bold]this bundle is not to be trusted, so the other steps are left out[/]"
-        )
+        """Report a bundle that must not be opened; its later steps would mean nothing."""
+        self._console.print("[bold]this bundle is not trusted, so the other steps are skipped[/]")
         self._gates(gates)
 
     def verdict(self, version: ModelVersion, gates: Sequence[GateResult], seconds: float) -> None:
@@ -109,9 +102,10 @@ class Screen:
             if version.tags.get(TAG_SAMPLE) == "true"
             else ""
         )
-        word = "[bold green]PASSED[/]" if not failed else "[bold red]REFUSED[/]"
+        word = "[bold red]REFUSED[/]" if failed else "[bold green]PASSED[/]"
         self._console.print(
-            f"{word}: version {version.version}, {len(gates) - failed} of {len(gates)} gates passed, {seconds:.1f} s{sample}"
+            f"{word}: version {version.version}, {len(gates) - failed} of {len(gates)} gates "
+            f"passed, {seconds:.1f} s{sample}"
         )
 
     def next(self, command: str, promotion: dict[str, Any] | None) -> None:
@@ -131,12 +125,15 @@ class Screen:
     def _gates(self, gates: Sequence[GateResult]) -> None:
         for gate in gates:
             mark = "[green]PASS[/]" if gate.passed else "[bold red]FAIL[/]"
+            title = GATE_TITLES.get(gate.name, gate.name)
             self._line(
-                f"{mark} {GATES.get(gate.name, gate.name):<30} {number(gate.value):>9} {limit(gate):<10} {escape(gate.detail)}"
+                f"{mark} {title:<30} {number(gate.value):>9} {limit(gate):<10} "
+                f"{escape(gate.detail)}"
             )
 
 
 def number(value: float | None) -> str:
+    """Return a number for the table: integers in full, small values in scientific notation."""
     if value is None or not math.isfinite(value):
         return "-"
     if value == int(value) and abs(value) < 1e6:
@@ -154,18 +151,7 @@ def as_mapping(
     measured: "Measurement | None",
     verdict: dict[str, Any],
 ) -> dict[str, Any]:
-    """What `--json` prints of it."""
-    tested = None
-    if data is not None:
-        tested = {
-            "source": data.rows.source,
-            "digest": data.rows.digest,
-            "rows": len(data.rows),
-            "frauds": data.rows.frauds,
-            "prevalence": data.prevalence,
-            "split": data.method,
-            "same_file_as_training": data.as_trained,
-        }
+    """Return the validation's part of what `--json` prints."""
     metrics = (
         {name: msgspec.structs.asdict(interval) for name, interval in measured.metrics.items()}
         if measured
@@ -175,7 +161,19 @@ def as_mapping(
         "version": version.version,
         "digest": version.digest,
         "passed": verdict["passed"],
-        "test_data": tested,
+        "test_data": _data_mapping(data) if data else None,
         "metrics": metrics,
         "verdict": verdict,
+    }
+
+
+def _data_mapping(data: "TestData") -> dict[str, Any]:
+    return {
+        "source": data.rows.source,
+        "digest": data.rows.digest,
+        "rows": len(data.rows),
+        "frauds": data.rows.frauds,
+        "prevalence": data.prevalence,
+        "split": data.method,
+        "same_file_as_training": data.as_trained,
     }

@@ -1,1 +1,1 @@
-"""What the MLflow server's image adds to MLflow."""
+"""The MLflow server, on one machine and in its image."""

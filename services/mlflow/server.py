@@ -1,10 +1,11 @@
-"""The MLflow server in one process: `mlflow server --workers 1` without the second process that
-only starts it.
+"""The MLflow server in one process.
 
-Measured: ready in 3 s with 190 MB, against 6 s with 370 MB. It listens once its tables are
-there, so whoever reaches it reaches a registry. The backend store comes by
-MLFLOW_BACKEND_STORE_URI (a flag would show its password to everyone on the machine), the
-artifacts' folder by MLFLOW_ARTIFACTS_DESTINATION.
+`mlflow server --workers 1` runs a second process that only starts the first. Without it the server
+is ready after 3 s instead of 6 s, and takes 190 MB instead of 370 MB (measured).
+
+Two environment variables configure it: MLFLOW_BACKEND_STORE_URI is the database, and
+MLFLOW_ARTIFACTS_DESTINATION is the artifacts' folder. The database's URL contains a password, which
+every user of the machine could see in a command-line option.
 """
 
 import os
@@ -19,19 +20,19 @@ ALLOWED_HOSTS = "localhost:*,127.0.0.1:*"
 
 
 def arguments(port: int, host: str = "127.0.0.1") -> tuple[str, ...]:
-    """The module to run, and what it wants to know."""
+    """Return the module to run and its arguments."""
     return (MODULE, host, str(port))
 
 
 def environment(backend_store: str, artifacts: Path) -> dict[str, str]:
-    """What the server needs, beside PATH and HOME.
+    """Return the variables that the server needs in addition to PATH and HOME.
 
-    `backend_store`: a `postgresql://` URL or any other of SQLAlchemy's.
+    `backend_store` is a `postgresql://` URL, or any other URL that SQLAlchemy accepts.
     """
+    # Without a driver in the scheme, SQLAlchemy would import psycopg2, which is not installed.
+    store = backend_store.replace("postgresql://", "postgresql+psycopg://", 1)
     return {
-        "MLFLOW_BACKEND_STORE_URI": backend_store.replace(
-            "postgresql://", "postgresql+psycopg://", 1
-        ),
+        "MLFLOW_BACKEND_STORE_URI": store,
         "MLFLOW_ARTIFACTS_DESTINATION": str(artifacts),
         "MLFLOW_SERVER_ALLOWED_HOSTS": ALLOWED_HOSTS,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -44,7 +45,9 @@ def environment(backend_store: str, artifacts: Path) -> dict[str, str]:
 def main() -> None:
     host, port = sys.argv[1:]
     backend_store = os.environ["MLFLOW_BACKEND_STORE_URI"]
-    bypass_proxies()  # boto3 reads NO_PROXY: an object store in the cluster is called directly
+    # boto3 reads NO_PROXY, so an object store in the cluster is called directly.
+    bypass_proxies()
+    # Imported here, because the supervisor imports this module and must not load MLflow.
     import uvicorn
     from mlflow.server import constants
 
@@ -58,6 +61,7 @@ def main() -> None:
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
 
+    # Creates the tables. The server listens afterwards, so every client reaches a working registry.
     initialize_backend_stores(backend_store, backend_store, ROOT)
     uvicorn.run(app, host=host, port=int(port), access_log=False, timeout_graceful_shutdown=5)
 

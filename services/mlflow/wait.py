@@ -1,6 +1,6 @@
-"""`python -m services.mlflow.wait`: returns when MLflow's database lets its role in.
+"""`python -m services.mlflow.wait`: wait until MLflow's database accepts its user.
 
-The server itself would give up after a while.
+MLflow itself would give up after some attempts.
 """
 
 import os
@@ -18,9 +18,9 @@ VARIABLE = "MLFLOW_BACKEND_STORE_URI"
 
 
 def fault(url: str) -> str | None:
-    """None if the database can be used; else why not, without the password.
+    """Return why the database cannot be used, without the password, or None if it can.
 
-    Raises SettingsError for what is no URL.
+    Raises SettingsError when the URL is malformed.
     """
     parts = split_url(url, VARIABLE)
     try:
@@ -31,23 +31,24 @@ def fault(url: str) -> str | None:
         reason = (str(error).strip() or type(error).__name__).splitlines()
         return f"PostgreSQL at {parts.hostname}:{parts.port or 5432}{parts.path}: {reason[0]}"
     except psycopg.ProgrammingError:
-        # libpq cannot read the URL, and quotes what it cannot read.
+        # libpq's message quotes the part of the URL that it cannot read, maybe the password.
         raise malformed(VARIABLE) from None
     return None
 
 
 def main() -> None:
-    url, said = os.environ[VARIABLE], ""
+    url, last_reason = os.environ[VARIABLE], ""
     try:
         while reason := fault(url):
-            if reason != said:
+            # One line per reason keeps the pod's log short.
+            if reason != last_reason:
                 sys.stderr.write(f"waiting for {reason}\n")
-                said = reason
+                last_reason = reason
             time.sleep(PAUSE_SECONDS)
     except SettingsError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
-    sys.stderr.write("MLflow's database is there\n")
+    sys.stderr.write("MLflow's database is ready\n")
 
 
 if __name__ == "__main__":

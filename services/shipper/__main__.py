@@ -169,7 +169,7 @@ async def _drain(working: "asyncio.Task[None]", sink: Sink, seconds: float) -> N
 
 async def _hand_over(settings: ShipperSettings, spool: SpoolReader) -> int:
     """How many files stay here."""
-    spool.let_go()
+    spool.close_segments()
     return await asyncio.to_thread(hand_over_to_peers, settings)
 
 

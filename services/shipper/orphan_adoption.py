@@ -77,7 +77,7 @@ class OrphanAdoption:
         """
         if self._current.phase != "shipping" or not self._has_room():
             return
-        for size in dead.segments(self._own):
+        for size in dead.move_segments(self._own):
             self._current.adopted_bytes += size
             logger.info(
                 "a segment of a dead pod's spool was adopted",

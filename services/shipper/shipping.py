@@ -14,7 +14,8 @@ from pathlib import Path
 from fraudops.audit.dead_letters import DeadLetters, RejectedRecord
 from fraudops.audit.shipper_status import ShipperStatus
 from fraudops.errors import StoreDownError
-from fraudops.spool.reader import CHUNK, SegmentChunk, SegmentReader, SpoolReader
+from fraudops.spool.reader import SpoolReader
+from fraudops.spool.segment_reader import CHUNK, SegmentChunk, SegmentReader
 from fraudops.spool.segments import NEWER
 from services.shipper.rows import answered_at
 from services.shipper.sink import Sink

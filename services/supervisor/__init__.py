@@ -1,1 +1,1 @@
-"""The program that keeps a whole fraudops running on one machine."""
+"""Runs every component of fraudops on one machine and restarts the ones that fail."""

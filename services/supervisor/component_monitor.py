@@ -1,5 +1,7 @@
-"""Keeps one part running: starts it, watches it, starts it again when it dies or no longer answers,
-and gives up when that does not help.
+"""Keeps one component running.
+
+The monitor starts the component, probes it, and restarts it when it dies or stops answering. After
+TRIES failures in a row it gives up until the user asks for another try.
 """
 
 import asyncio
@@ -15,148 +17,176 @@ from fraudops.errors import FraudopsError
 from services.supervisor import ports
 from services.supervisor.components import Component
 from services.supervisor.probes import ProbeError
-from services.supervisor.processes import Handle, describe_end, end, spawn
+from services.supervisor.processes import Handle, describe_exit, spawn, terminate
 from services.supervisor.record import ComponentRecord, Phase
 
 TRIES = 5
 FIRST_PAUSE_SECONDS = 0.5
 READY_SECONDS = 120.0
-# One that dies sooner after it was ready has failed like one that never was.
+# A component that fails sooner than this after it was ready counts as a failed start.
 SETTLED_SECONDS = 10.0
 LOOK_SECONDS = 0.25
 PROBE_PAUSE_SECONDS, MISSED_PAUSE_SECONDS = 2.0, 1.0
 MISSES = 3
-# What fails is not given the time to stop in peace.
+# A component that failed gets little time to stop: it may hang, and users wait for the restart.
 FAILED_END_SECONDS = 2.0
-GOODBYE_SECONDS = 0.3
+# Clients need a moment to close their connections after the call to /drain.
+DRAIN_PAUSE_SECONDS = 0.3
 
 
 class PortTakenError(Exception):
-    """Somebody else has got the port of a part that never ran: another port will do as well."""
+    """Another process holds the port of a component that has never run.
+
+    The supervisor answers it by choosing other ports.
+    """
 
 
 class _FailedError(Exception):
-    """This try has come to nothing; the message says why."""
+    """One attempt to run the component failed; the message gives the reason."""
 
 
 class ComponentMonitor:
-    """One part's life.
+    """Start, watch and stop one component.
 
-    `record` is what is written down of it; `changed` is called when that is no longer so.
+    `record` is the part of the supervisor's record that this monitor keeps up to date. `changed`
+    is called after every change to it.
     """
 
     def __init__(
-        self, part: Component, record: ComponentRecord, log: Path, changed: Callable[[], None]
+        self,
+        component: Component,
+        record: ComponentRecord,
+        log: Path,
+        changed: Callable[[], None],
     ) -> None:
-        self.part = part
+        self.component = component
         self.record = record
         self.log = log
-        self.runs = asyncio.Event()
-        self.again = asyncio.Event()
+        # Set while the component is ready. Components that need this one wait for it.
+        self.running = asyncio.Event()
+        # Set by the user's request to try again after the monitor gave up.
+        self.retry = asyncio.Event()
         self._changed = changed
         self._child: subprocess.Popen[bytes] | None = None
         self._ever_ready = False
 
-    async def keep(self, others: Mapping[str, "ComponentMonitor"]) -> None:
-        """Until cancelled, which leaves the process as it is. Raises PortTakenError."""
-        needed = [others[name] for name in self.part.needs]
+    async def run(self, others: Mapping[str, "ComponentMonitor"]) -> None:
+        """Keep the component running until the task is cancelled.
+
+        Cancelling leaves the process running, so that `stop` or the next supervisor can use it.
+        Raises PortTakenError.
+        """
+        needed = [others[name] for name in self.component.needs]
         failures, first = 0, True
         while True:
             began = time.monotonic()
             try:
-                adopted = first and self._adoptable()
+                adopted = first and self._is_adoptable()
                 if not adopted:
-                    await self._start([] if first and self.part.at_once else needed)
-                await self._become_ready(time.monotonic() + READY_SECONDS)
+                    waits = not first or self.component.first_start_waits
+                    await self._start(needed if waits else [])
+                await self._wait_until_ready(time.monotonic() + READY_SECONDS)
                 self._note("running", seconds=0.0 if adopted else time.monotonic() - began)
                 began = time.monotonic()
-                self.runs.set()
+                self.running.set()
                 await self._watch(needed)
             except _FailedError as error:
-                settled = self.runs.is_set() and time.monotonic() - began > SETTLED_SECONDS
+                settled = self.running.is_set() and time.monotonic() - began > SETTLED_SECONDS
                 failures = 0 if settled else failures + 1
                 await self._recover(str(error), failures)
                 failures %= TRIES
             first = False
 
     async def stop(self) -> None:
-        """To be called when `keep` has ended."""
-        self.runs.clear()
+        """Stop the component. Call this only after the task of `run` has ended."""
+        self.running.clear()
         if self.record.process:
             self._note("stopping")
-            await self._say_goodbye()
+            await self._prepare_stop()
         await self._end(None)
         self.record.process = None
         self._note("stopped")
 
-    def _adoptable(self) -> bool:
-        """Whether what an earlier supervisor started lives, and is what is wanted now."""
+    def _is_adoptable(self) -> bool:
+        """Return whether an earlier supervisor's process is alive and has the same settings."""
         process = self.record.process
         return (
             process is not None
             and process.alive
-            and self.record.fingerprint == self.part.fingerprint
+            and self.record.fingerprint == self.component.fingerprint
         )
 
     async def _start(self, needed: Sequence["ComponentMonitor"]) -> None:
         self._note("waiting" if needed else "starting")
         for other in needed:
-            await other.runs.wait()
+            await other.running.wait()
         self._note("starting")
+        # Orphans of the last run may still hold the port, so they end before the port is checked.
         await self._end(FAILED_END_SECONDS if self._ever_ready else None)
         try:
-            self._refuse_taken_port()
-            command = await self.part.prepare() if self.part.prepare else self.part.command
-            self._child = spawn(command, self.part.environment, self.log, self.part.folder)
+            self._check_port()
+            component = self.component
+            command = await component.prepare() if component.prepare else component.command
+            self._child = spawn(command, component.environment, self.log, component.folder)
         except (FraudopsError, OSError) as error:
             raise _FailedError(str(error)) from error
         self.record.process = Handle.of(self._child.pid)
-        self.record.fingerprint = self.part.fingerprint
+        self.record.fingerprint = self.component.fingerprint
         self._changed()
 
-    async def _say_goodbye(self) -> None:
-        """To whoever answers as the part: nobody else is told what is said then."""
-        if self.part.before_stop and await self._fault() is None:
+    async def _prepare_stop(self) -> None:
+        """Call `before_stop` while the component still answers.
+
+        The probe runs first: on a port that another process has taken over, `before_stop` would
+        send that process the admin token.
+        """
+        if self.component.before_stop and await self._fault() is None:
             with contextlib.suppress(ProbeError):
-                await asyncio.to_thread(self.part.before_stop)
-                await asyncio.sleep(GOODBYE_SECONDS)
+                await asyncio.to_thread(self.component.before_stop)
+                await asyncio.sleep(DRAIN_PAUSE_SECONDS)
 
     async def _end(self, seconds: float | None) -> None:
-        """Whatever there is of the part, in the time that it is usually given or in `seconds`."""
-        await end(self.record.process, self.part.shutdown, seconds)
+        """Terminate all processes of the component within `seconds` (default: its policy's)."""
+        await terminate(self.record.process, self.component.shutdown, seconds)
+        # poll() reaps the child, which otherwise stays a zombie until the supervisor exits.
         if self._child:
             self._child.poll()
 
-    def _refuse_taken_port(self) -> None:
-        if self.part.address and ports.is_taken(*self.part.address):
-            _, port = self.part.address
-            if not self._ever_ready:
-                raise PortTakenError(f"port {port} is taken by {ports.owner(port)}")
-            raise _FailedError(f"port {port} is taken by {ports.owner(port)}")
+    def _check_port(self) -> None:
+        """Raises PortTakenError before the first run and _FailedError afterwards.
 
-    async def _become_ready(self, deadline: float) -> None:
+        A component that has run keeps its port, because clients know it.
+        """
+        if self.component.address and ports.is_taken(*self.component.address):
+            _, port = self.component.address
+            message = f"port {port} is taken by {ports.owner(port)}"
+            raise _FailedError(message) if self._ever_ready else PortTakenError(message)
+
+    async def _wait_until_ready(self, deadline: float) -> None:
         while fault := await self._fault():
-            self._refuse_dead()
+            self._check_alive()
             if time.monotonic() > deadline:
-                raise _FailedError(f"it was not ready in {READY_SECONDS:.0f} s: {fault}")
+                raise _FailedError(f"it was not ready within {READY_SECONDS:.0f} s: {fault}")
             await asyncio.sleep(0.1)
-        if self.part.when_ready:
+        if self.component.when_ready:
             try:
-                await asyncio.to_thread(self.part.when_ready)
+                await asyncio.to_thread(self.component.when_ready)
             except psycopg.Error as error:
                 raise _FailedError(str(error).strip()) from error
         self._ever_ready = True
 
     async def _watch(self, needed: Sequence["ComponentMonitor"]) -> None:
-        """Raises when it died or stopped answering, which is not held against it while what it
-        needs is away.
+        """Probe until the process dies or stops answering, then raise _FailedError.
+
+        Failed probes do not count while a component that this one needs is down.
         """
         misses, next_probe = 0, 0.0
         while True:
-            self._refuse_dead()
+            # Reading /proc is cheap, so a death is seen within LOOK_SECONDS; probes are rarer.
+            self._check_alive()
             if time.monotonic() > next_probe:
                 fault = await self._fault()
-                excused = not all(other.runs.is_set() for other in needed)
+                excused = not all(other.running.is_set() for other in needed)
                 misses = 0 if fault is None or excused else misses + 1
                 if misses == MISSES:
                     raise _FailedError(f"it stopped answering: {fault}")
@@ -166,28 +196,31 @@ class ComponentMonitor:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _fault(self) -> str | None:
+        """Return why the component does not work, or None if it does."""
         process = self.record.process
         if process is None:
             return "it was never started"
         if process.halted:
             return "its process was halted by a signal"
         try:
-            await asyncio.to_thread(self.part.probe, process)
+            await asyncio.to_thread(self.component.probe, process)
         except ProbeError as error:
             return str(error)
         return None
 
-    def _refuse_dead(self) -> None:
+    def _check_alive(self) -> None:
         if self._child:
             self._child.poll()
         if self.record.process is None or not self.record.process.alive:
-            raise _FailedError(describe_end(self._child, self.log))
+            raise _FailedError(describe_exit(self._child, self.log))
 
     async def _recover(self, reason: str, failures: int) -> None:
-        """Waits as long as is wise after so many failures in a row; after the last one until
-        somebody asks for another try.
+        """Wait before the next attempt.
+
+        The pause doubles with each failure in a row. After TRIES failures the monitor stops the
+        component and waits until the user asks for another try.
         """
-        self.runs.clear()
+        self.running.clear()
         self.record.restarts += 1
         if failures < TRIES:
             self._note("restarting", reason=reason)
@@ -196,8 +229,8 @@ class ComponentMonitor:
         await self._end(FAILED_END_SECONDS)
         self.record.process = None
         self._note("gave up", reason=f"{reason} (after {TRIES} tries)")
-        self.again.clear()
-        await self.again.wait()
+        self.retry.clear()
+        await self.retry.wait()
 
     def _note(self, phase: Phase, reason: str | None = None, seconds: float | None = None) -> None:
         self.record.phase = phase

@@ -1,4 +1,4 @@
-"""The parts of a fraudops on one machine: how each is started, asked and stopped."""
+"""The components of fraudops on one machine: how each is started, probed and stopped."""
 
 import asyncio
 import os
@@ -17,13 +17,14 @@ from fraudops.settings import COMMAND_LINE, PREFIX
 from fraudops.state import State
 from services.mlflow import server as mlflow_server
 from services.supervisor import postgresql, probes
-from services.supervisor.logs import last_words
-from services.supervisor.postgresql import PostgreSQL, postmasters, server_processes
+from services.supervisor.logs import last_error_line
+from services.supervisor.postgresql import PostgreSQL
+from services.supervisor.postgresql_processes import postmasters, server_processes
 from services.supervisor.processes import (
     Handle,
     ShutdownPolicy,
     programs,
-    run_to_end,
+    run_to_completion,
     session_members,
 )
 from services.supervisor.record import RunConfig
@@ -31,25 +32,24 @@ from services.supervisor.record import RunConfig
 INFERENCE, SHIPPER = "services.inference", "services.shipper"
 LOOPBACK = "127.0.0.1"
 _PROXIES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
-_AUTHORITIES = ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
-_PLACE = ["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "TZ"]
-INHERITED = frozenset([*_PLACE, *_AUTHORITIES, *_PROXIES, *map(str.upper, _PROXIES)])
+_CERTIFICATES = ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
+_BASICS = ["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "TZ"]
+INHERITED = frozenset([*_BASICS, *_CERTIFICATES, *_PROXIES, *map(str.upper, _PROXIES)])
 
 
-def endings(state: State) -> dict[str, ShutdownPolicy]:
-    """By part, in the order in which they are stopped: first who takes requests, last who keeps
-    what came of them.
+def shutdown_policies(state: State) -> dict[str, ShutdownPolicy]:
+    """Return each component's shutdown policy, in the order in which components stop.
+
+    The inference service stops first, because it takes requests. The shipper then ships the last
+    records, and PostgreSQL, which stores them, stops last.
     """
     data = PostgreSQL(state.postgresql, 0).data
 
     def of_postgresql(leader: Handle) -> list[psutil.Process]:
-        """Its children have sessions of their own; all work in the data folder."""
-        return list(
-            {
-                process.pid: process
-                for process in (*session_members(leader), *server_processes(data))
-            }.values()
-        )
+        # PostgreSQL's child processes open sessions of their own, so the session alone misses
+        # them. All of them work in the data folder.
+        members = (*session_members(leader), *server_processes(data))
+        return list({process.pid: process for process in members}.values())
 
     def of_module(module: str, folder: Path, seconds: float) -> ShutdownPolicy:
         return ShutdownPolicy(
@@ -60,16 +60,22 @@ def endings(state: State) -> dict[str, ShutdownPolicy]:
         "inference": of_module(INFERENCE, state.root, 25.0),
         "shipper": of_module(SHIPPER, state.root, 20.0),
         "mlflow": of_module(mlflow_server.MODULE, state.mlflow, 10.0),
+        # SIGINT is PostgreSQL's fast shutdown. SIGTERM would wait for every client to leave.
         "postgresql": ShutdownPolicy(signal.SIGINT, 30.0, of_postgresql, lambda: postmasters(data)),
     }
 
 
 @dataclass(frozen=True)
 class Component:
-    """`prepare` may change the command;
+    """A program that the supervisor keeps running, with the hooks to start, probe and stop it.
 
-    `needs`: the parts that must run before it is started, with `at_once` only before it is
-    started again.
+    `probe` raises ProbeError while the component does not work.
+    `prepare` runs before each start and returns the command to start.
+    `when_ready` runs each time the component has become ready.
+    `before_stop` runs before the component is asked to stop.
+    `needs` names the components that must run before this one starts. If `first_start_waits` is
+    false, only a restart waits for them.
+    `address` is the host and port where the component will listen.
     """
 
     name: str
@@ -81,46 +87,50 @@ class Component:
     prepare: Callable[[], Awaitable[tuple[str, ...]]] | None = None
     when_ready: Callable[[], None] | None = None
     needs: tuple[str, ...] = ()
-    at_once: bool = False
+    first_start_waits: bool = True
     before_stop: Callable[[], None] | None = None
     address: tuple[str, int] | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Of what makes it another part: not of what the shell that started it happened to hold."""
+        """A digest of the command and settings; a different digest requires a restart.
+
+        Variables that are only inherited from the shell do not count, so `up` from another shell
+        adopts the running process.
+        """
         chosen = {name: value for name, value in self.environment.items() if name not in INHERITED}
         return sha256_bytes(canonical_json([self.command, chosen]))
 
 
 def build(
-    state: State, choices: RunConfig, server: PostgreSQL, admin_token: str
+    state: State, config: RunConfig, server: PostgreSQL, admin_token: str
 ) -> dict[str, Component]:
-    """Every part by name, in the order in which people read them."""
-    stop = endings(state)
-    parts = (
-        _postgresql(server, stop["postgresql"]),
-        _mlflow(state, choices, server, stop["mlflow"]),
-        _inference(state, choices, admin_token, stop["inference"]),
-        _shipper(state, server, stop["shipper"]),
+    """Return every component by name, in the order in which they are displayed."""
+    policies = shutdown_policies(state)
+    components = (
+        _postgresql(server, policies["postgresql"]),
+        _mlflow(state, config, server, policies["mlflow"]),
+        _inference(state, config, admin_token, policies["inference"]),
+        _shipper(state, server, policies["shipper"]),
     )
-    return {part.name: part for part in parts}
+    return {component.name: component for component in components}
 
 
-def reconcile(
-    state: State, choices: RunConfig, server: PostgreSQL
+def reconcile_job(
+    state: State, config: RunConfig, server: PostgreSQL
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Command and environment of the job that brings late bookkeeping after the serving record."""
+    """Return the command and environment of the job that reconciles with the serving record."""
     environment = _settings(state) | {
         "DATABASE_URL": server.url(),
-        "MLFLOW_TRACKING_URI": choices.mlflow_url,
+        "MLFLOW_TRACKING_URI": config.mlflow_url,
     }
     return _program("jobs.reconcile", "--state", str(state.root)), environment
 
 
 def _inherited() -> dict[str, str]:
-    """What every program may have from the shell.
+    """Return the variables that every program may inherit from the shell.
 
-    The parts talk to each other on this machine: never through a proxy.
+    NO_PROXY covers this machine, because the components never call each other through a proxy.
     """
     inherited = {name: value for name, value in os.environ.items() if name in INHERITED}
     return {
@@ -132,7 +142,7 @@ def _inherited() -> dict[str, str]:
 
 
 def _settings(state: State) -> dict[str, str]:
-    """For our own programs also the user's own `FRAUDOPS_*` settings."""
+    """Return the environment of a fraudops program: also the user's `FRAUDOPS_*` settings."""
     settings = {
         name: value
         for name, value in os.environ.items()
@@ -142,26 +152,27 @@ def _settings(state: State) -> dict[str, str]:
 
 
 def _program(module: str, *arguments: str) -> tuple[str, ...]:
-    """`-P`: no module is looked for in the folder that one happens to stand in."""
+    # -P keeps the working folder off sys.path: a file there could shadow a module.
     return (sys.executable, "-P", "-m", module, *arguments)
 
 
-def _postgresql(server: PostgreSQL, ending: ShutdownPolicy) -> Component:
+def _postgresql(server: PostgreSQL, policy: ShutdownPolicy) -> Component:
     async def prepare() -> tuple[str, ...]:
         identity = await asyncio.to_thread(server.prepare)
         return identity.wrap(*server.command())
 
     def probe(_: Handle) -> None:
-        complaint = server.complaint()
-        if complaint:
-            raise probes.ProbeError(complaint)
+        error = server.connection_error()
+        if error:
+            raise probes.ProbeError(error)
 
     return Component(
         name="postgresql",
         command=server.command(),
         environment=postgresql.environment(),
+        # PostgreSQL may run as a user that cannot enter our folder.
         folder=Path("/"),
-        shutdown=ending,
+        shutdown=policy,
         probe=probe,
         prepare=prepare,
         when_ready=server.create_databases,
@@ -170,60 +181,62 @@ def _postgresql(server: PostgreSQL, ending: ShutdownPolicy) -> Component:
 
 
 def _mlflow(
-    state: State, choices: RunConfig, server: PostgreSQL, ending: ShutdownPolicy
+    state: State, config: RunConfig, server: PostgreSQL, policy: ShutdownPolicy
 ) -> Component:
-    """First started beside PostgreSQL, not after it: it takes longer to import than PostgreSQL to
-    start, and then waits for it.
-    """
     return Component(
         name="mlflow",
-        command=_program(*mlflow_server.arguments(choices.mlflow_port)),
+        command=_program(*mlflow_server.arguments(config.mlflow_port)),
         environment=_inherited()
         | mlflow_server.environment(server.url("mlflow"), state.mlflow / "artifacts"),
         folder=state.mlflow,
-        shutdown=ending,
-        probe=lambda process: probes.expect_200(process, choices.mlflow_url + probes.MLFLOW),
+        shutdown=policy,
+        probe=lambda process: probes.expect_200(process, config.mlflow_url + probes.MLFLOW),
         needs=("postgresql",),
-        at_once=True,
-        address=(LOOPBACK, choices.mlflow_port),
+        # MLflow's imports take longer than PostgreSQL's start, so both start together. MLflow
+        # retries its connection to the database.
+        first_start_waits=False,
+        address=(LOOPBACK, config.mlflow_port),
     )
 
 
 def _inference(
-    state: State, choices: RunConfig, admin_token: str, ending: ShutdownPolicy
+    state: State, config: RunConfig, admin_token: str, policy: ShutdownPolicy
 ) -> Component:
-    """It needs neither PostgreSQL nor MLflow to answer."""
+    # The service answers without PostgreSQL and without MLflow, so it needs no other component.
+    # No DATABASE_URL: only the shipper writes to PostgreSQL.
     environment = {
-        "FRAUDOPS_HOST": choices.host,
-        "FRAUDOPS_PORT": str(choices.inference_port),
-        "FRAUDOPS_WORKERS": str(choices.workers),
+        "FRAUDOPS_HOST": config.host,
+        "FRAUDOPS_PORT": str(config.inference_port),
+        "FRAUDOPS_WORKERS": str(config.workers),
         "FRAUDOPS_ADMIN_TOKEN": admin_token,
-        "MLFLOW_TRACKING_URI": choices.mlflow_url,
+        "MLFLOW_TRACKING_URI": config.mlflow_url,
     }
     return Component(
         name="inference",
         command=_program(INFERENCE),
         environment=_settings(state) | environment,
         folder=state.root,
-        shutdown=ending,
-        probe=lambda process: probes.expect_200(process, f"{choices.inference_url}/health"),
-        before_stop=lambda: probes.drain(choices.inference_url, admin_token),
-        address=(choices.host, choices.inference_port),
+        shutdown=policy,
+        probe=lambda process: probes.expect_200(process, f"{config.inference_url}/health"),
+        before_stop=lambda: probes.drain(config.inference_url, admin_token),
+        address=(config.host, config.inference_port),
     )
 
 
-def _shipper(state: State, server: PostgreSQL, ending: ShutdownPolicy) -> Component:
+def _shipper(state: State, server: PostgreSQL, policy: ShutdownPolicy) -> Component:
     command = _program(SHIPPER)
     environment = _settings(state) | {"DATABASE_URL": server.url()}
 
     async def prepare() -> tuple[str, ...]:
+        # The shipper writes into the newest schema, so each start migrates first.
         log = state.logs / "migrate.log"
-        code = await run_to_end(
+        code = await run_to_completion(
             _program("jobs.migrate", "--wait", "0"), environment, log, state.root, seconds=120.0
         )
         if code != 0:
             raise StoreDownError(
-                f"the migration of the audit database failed with exit code {code}: {last_words(log)} (log: {log})"
+                "the migration of the audit database failed with exit code "
+                f"{code}: {last_error_line(log)} (log: {log})"
             )
         return command
 
@@ -232,8 +245,8 @@ def _shipper(state: State, server: PostgreSQL, ending: ShutdownPolicy) -> Compon
         command=command,
         environment=environment,
         folder=state.root,
-        shutdown=ending,
-        probe=lambda process: probes.expect_written(state, process.pid),
+        shutdown=policy,
+        probe=lambda process: probes.expect_shipper_status(state, process.pid),
         prepare=prepare,
         needs=("postgresql",),
     )

@@ -1,6 +1,4 @@
-"""What people see of the parts: a line as each comes up, dies or stops, and a table of where
-everything answers.
-"""
+"""Output for people: a line for each change of a component, and two tables."""
 
 import contextlib
 from datetime import datetime
@@ -19,59 +17,67 @@ SETTLED: tuple[Phase, ...] = ("running", "gave up")
 
 
 class Announcer:
-    """Prints what has changed since it was last told. `dated`: for a log file."""
+    """Prints a line for each change of a component since the last call.
+
+    With `dated` every line starts with the time, for a log file.
+    """
 
     def __init__(self, console: Console, dated: bool = False) -> None:
         self._console = console
         self.dated = dated
-        self._seen: dict[str, tuple[Phase, int]] = {}
+        self._announced: dict[str, tuple[Phase, int]] = {}
 
     def skip(self, record: Record) -> None:
-        """Takes what is so now as told."""
-        self._seen = {name: (part.phase, part.restarts) for name, part in record.components.items()}
+        """Count the record's present state as announced."""
+        self._announced = {
+            name: (component.phase, component.restarts)
+            for name, component in record.components.items()
+        }
 
-    def tell(self, record: Record) -> None:
-        for name, part in record.components.items():
-            if self._seen.get(name) != (part.phase, part.restarts):
-                self._seen[name] = (part.phase, part.restarts)
-                self._line(name, part)
+    def announce(self, record: Record) -> None:
+        for name, component in record.components.items():
+            if self._announced.get(name) != (component.phase, component.restarts):
+                self._announced[name] = (component.phase, component.restarts)
+                self._announce_component(name, component)
 
-    def _line(self, name: str, part: ComponentRecord) -> None:
+    def _announce_component(self, name: str, component: ComponentRecord) -> None:
+        reason = escape(component.reason or "unknown reason")
+        after = f"after {component.seconds:.1f} s" if component.seconds else "already"
         text = {
-            "running": f"[green]●[/] {name} runs [dim]{f'after {part.seconds:.1f} s' if part.seconds else 'already'}[/]",
-            "restarting": f"[yellow]●[/] {name}: {_plain(part.reason)}; starting it again",
-            "gave up": f"[red]●[/] {name}: gave up: {_plain(part.reason)}",
-            "stopping": f"[dim]●[/] {name} is asked to stop",
+            "running": f"[green]●[/] {name} runs [dim]{after}[/]",
+            "restarting": f"[yellow]●[/] {name}: {reason}; restarting it",
+            "gave up": f"[red]●[/] {name}: gave up: {reason}",
+            "stopping": f"[dim]●[/] {name} is stopping",
             "stopped": f"[dim]●[/] {name} has stopped",
-        }.get(part.phase)
+        }.get(component.phase)
         if text:
-            self.say(text)
+            self.print(text)
 
     def show(self, rows: Table, output: Console) -> None:
         with contextlib.suppress(OSError):
             print_table(output, rows)
 
-    def say(self, text: str) -> None:
-        """A terminal that is gone stops nobody's work."""
+    def print(self, text: str) -> None:
         date = f"{datetime.now().astimezone().isoformat(timespec='seconds')} " if self.dated else ""
+        # The terminal may be gone, or its pipe closed. The components run without it.
         with contextlib.suppress(OSError):
             self._console.print(f"{date}{text}")
 
 
 def settled(record: Record) -> bool:
-    """Whether every part runs, or will not."""
+    """Return whether every component either runs or was given up."""
     return bool(record.components) and all(
-        part.phase in SETTLED for part in record.components.values()
+        component.phase in SETTLED for component in record.components.values()
     )
 
 
-def table(state: State, choices: RunConfig) -> Table:
+def address_table(state: State, config: RunConfig) -> Table:
     rows = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    rows.add_row("predictions", choices.inference_url, f"[dim]{choices.inference_url}/docs[/]")
-    rows.add_row("models", choices.mlflow_url, "[dim]MLflow[/]")
+    rows.add_row("predictions", config.inference_url, f"[dim]{config.inference_url}/docs[/]")
+    rows.add_row("models", config.mlflow_url, "[dim]MLflow[/]")
     rows.add_row(
         "audit",
-        f"postgresql://127.0.0.1:{choices.postgresql_port}/fraudops",
+        f"postgresql://127.0.0.1:{config.postgresql_port}/fraudops",
         "[dim]its password is in up.json[/]",
     )
     rows.add_row("state", escape(str(state.root)), "[dim]logs in logs/[/]")
@@ -79,48 +85,40 @@ def table(state: State, choices: RunConfig) -> Table:
 
 
 def status_table(report: dict[str, Any]) -> Table:
-    """`status.report` for people."""
+    """Format the components of `status.report` as a table."""
     rows = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("part", "state", "url", "pids", "restarts"):
+    for heading in ("component", "state", "url", "pids", "restarts"):
         rows.add_column(heading, no_wrap=heading != "pids")
-    for name, part in _parts(report):
-        state = f"[{COLOURS.get(part['state'], 'yellow')}]{part['state']}[/]"
+    for name, component in _components(report):
+        colour = COLOURS.get(component["state"], "yellow")
         rows.add_row(
             name,
-            state,
-            part.get("url"),
-            " ".join(map(str, part["pids"])),
-            str(part.get("restarts", "")),
+            f"[{colour}]{component['state']}[/]",
+            component.get("url"),
+            " ".join(map(str, component["pids"])),
+            str(component.get("restarts", "")),
         )
     return rows
 
 
 def status_details(report: dict[str, Any]) -> list[str]:
-    """What each worker serves, what waits to be shipped, and why something is not as it should be."""
+    """Return the lines below the table: versions by worker, backlog, and reasons of failures."""
     lines = []
-    for name, part in _parts(report):
+    for name, component in _components(report):
         lines += [
             f"{name}: worker {worker.get('pid')} serves version {worker.get('version') or '(none)'}"
-            for worker in part.get("workers", [])
+            for worker in component.get("workers", [])
         ]
-        lines += (
-            [f"{name}: {part['backlog_bytes']:,} bytes wait to be shipped"]
-            if part.get("backlog_bytes")
-            else []
-        )
-        if part.get("reason"):
-            times = (
-                f"started again {part['restarts']} times; the last time because "
-                if part["state"] == "running" and part.get("restarts")
-                else ""
-            )
-            lines.append(f"{name}: {times}{part['reason']}")
+        if component.get("backlog_bytes"):
+            lines.append(f"{name}: {component['backlog_bytes']:,} bytes wait to be shipped")
+        if component.get("reason"):
+            # The reason of a component that runs again is that of its last restart.
+            restarted = component["state"] == "running" and component.get("restarts")
+            prefix = f"restarted {component['restarts']} times, last because " if restarted else ""
+            lines.append(f"{name}: {prefix}{component['reason']}")
     return lines + ([f"alias: {report['alias']}"] if report["alias"] else [])
 
 
-def _parts(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return [(name, part) for name, part in report.items() if isinstance(part, dict)]
-
-
-def _plain(reason: str | None) -> str:
-    return escape(reason or "for no known reason")
+def _components(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    # Of the report's values only components (and the supervisor) are objects.
+    return [(name, value) for name, value in report.items() if isinstance(value, dict)]

@@ -1,4 +1,7 @@
-"""`down`: stops the supervisor, which stops its parts in order; where it is dead, stops them itself."""
+"""`fraudops down`: stop the supervisor and all components.
+
+A living supervisor stops its components in order. If the supervisor is dead, `down` stops them.
+"""
 
 import asyncio
 import contextlib
@@ -11,67 +14,79 @@ from rich.markup import escape
 
 from fraudops.errors import StoreDownError
 from fraudops.state import State
-from services.supervisor.components import endings
+from services.supervisor.components import shutdown_policies
 from services.supervisor.display import Announcer
-from services.supervisor.processes import end
-from services.supervisor.record import ComponentRecord, holder, load, lock, save
+from services.supervisor.processes import terminate
+from services.supervisor.record import ComponentRecord, load, lock, lock_holder, save
 
-# All parts together may take longer than this only if every one has to be killed.
+# Longer than the sum of all shutdown policies, so only components that must be killed exceed it.
 PATIENCE_SECONDS = 95.0
 
 
 def down(state: State, notices: Console) -> None:
-    """Raises StoreDownError when somebody else's `down` does not come to an end."""
+    """Stop everything in the state folder.
+
+    Raises StoreDownError when another `down` holds the lock for too long.
+    """
     if not state.root.is_dir():
         notices.print(f"nothing runs in {state.root}", markup=False)
         return
     os.umask(0o077)
     announcer = Announcer(notices)
-    found = False
+    stopped = False
     deadline = time.monotonic() + 2 * PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        with lock(state, "down") as ours:
-            if ours:
-                found = asyncio.run(_stop_parts(state, announcer)) or found
-                announcer.say(f"nothing runs in {escape(str(state.root))}{' now' if found else ''}")
+        # Holding the lock means that no supervisor lives and none can start.
+        with lock(state, "down") as acquired:
+            if acquired:
+                stopped = asyncio.run(_stop_components(state, announcer)) or stopped
+                now = " now" if stopped else ""
+                announcer.print(f"nothing runs in {escape(str(state.root))}{now}")
                 return
-        found = _stop_supervisor(state, announcer, deadline - PATIENCE_SECONDS) or found
+        stopped = _stop_supervisor(state, announcer, deadline - PATIENCE_SECONDS) or stopped
     raise StoreDownError(
-        f"what runs in {state.root} does not stop: see `fraudops status` and {state.logs}"
+        f"the components in {state.root} do not stop: see `fraudops status` and {state.logs}"
     )
 
 
 def _stop_supervisor(state: State, announcer: Announcer, deadline: float) -> bool:
-    """Asks it once and waits; kills it when it does not come to an end. Whether there was one."""
-    holding = holder(state)
-    if holding is None or holding.role != "up":
+    """Send SIGTERM once and wait; send SIGKILL after the deadline.
+
+    Returns whether a supervisor was running.
+    """
+    holder = lock_holder(state)
+    if holder is None or holder.role != "up":
         time.sleep(0.05)
         return False
     announcer.skip(load(state))
     with contextlib.suppress(ProcessLookupError):
-        os.kill(holding.process.pid, signal.SIGTERM)
-    while holding.process.alive:
-        announcer.tell(load(state))
+        os.kill(holder.process.pid, signal.SIGTERM)
+    # Its record says how far it is, so its lines can be printed here.
+    while holder.process.alive:
+        announcer.announce(load(state))
         if time.monotonic() > deadline:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(holding.process.pid, signal.SIGKILL)
+                os.kill(holder.process.pid, signal.SIGKILL)
         time.sleep(0.05)
-    announcer.tell(load(state))
+    announcer.announce(load(state))
     return True
 
 
-async def _stop_parts(state: State, announcer: Announcer) -> bool:
-    """What a supervisor that was killed left behind. Whether anything was."""
+async def _stop_components(state: State, announcer: Announcer) -> bool:
+    """Stop the components that a killed supervisor left running.
+
+    Returns whether there were any.
+    """
     record = load(state)
-    found = False
-    for name, ending in endings(state).items():
-        part = record.components.setdefault(name, ComponentRecord())
-        ended = await end(part.process, ending)
-        found = found or ended
-        part.process, part.phase = None, "stopped"
+    stopped = False
+    for name, policy in shutdown_policies(state).items():
+        component = record.components.setdefault(name, ComponentRecord())
+        ended = await terminate(component.process, policy)
+        stopped = stopped or ended
+        component.process, component.phase = None, "stopped"
         if ended:
-            announcer.tell(record)
+            announcer.announce(record)
     record.supervisor, record.stopping = None, False
     save(state, record)
     state.endpoints.unlink(missing_ok=True)
-    return found
+    return stopped

@@ -1,4 +1,4 @@
-"""As whom PostgreSQL runs: as we do, or, when we are root, in a way that it accepts."""
+"""The user that PostgreSQL runs as: ours, or an unprivileged one when we are root."""
 
 import os
 import pwd
@@ -15,9 +15,10 @@ LAUNCHER = Path(unprivileged.__file__)
 
 @dataclass(frozen=True)
 class Identity:
-    """`wrapper` goes before a command;
+    """A user to run PostgreSQL as.
 
-    `owner` is the uid (seen from here) that its files must have.
+    `wrapper` is put in front of a command, which then runs as this user.
+    `owner` and `group` are the ids that its files must have, as seen outside its user namespace.
     """
 
     wrapper: tuple[str, ...]
@@ -28,40 +29,44 @@ class Identity:
         return (*self.wrapper, *command)
 
     def adopt(self, folder: Path) -> None:
-        """Gives a folder of ours, and all in it, to this identity: the last run may have had
-        another. Raises SettingsError when it is not ours to give.
+        """Change the owner of the folder and its content to this identity.
+
+        The last run may have used another identity. Raises SettingsError when we may not change
+        the owner.
         """
         if folder.stat().st_uid == self.owner:
             return
         try:
+            # The folder comes last: its owner tells the next run whether all of it was changed.
             for path in (*folder.rglob("*"), folder):
                 os.chown(path, self.owner, self.group, follow_symlinks=False)
         except PermissionError as error:
             raise SettingsError(
-                f"{folder} belongs to another user: run as that user, or name another folder with --state"
+                f"{folder} belongs to another user: run as that user, or name another folder "
+                "with --state"
             ) from error
 
 
 def choose_identity(folder: Path, program: Path) -> Identity:
-    """The first identity that can write below `folder` and start `program`.
+    """Return the first identity that can write below `folder` and start `program`.
 
     Raises SettingsError when there is none.
     """
     obstacles = []
     for candidate in candidates():
-        what = obstacle(candidate, folder, program)
-        if what is None:
+        reason = obstacle(candidate, folder, program)
+        if reason is None:
             return candidate
-        obstacles.append(what)
+        obstacles.append(reason)
     raise SettingsError(
-        f"PostgreSQL refuses to run as root, and here root can neither open a user namespace nor "
+        "PostgreSQL refuses to run as root, and here root can neither open a user namespace nor "
         f"become another user ({'; '.join(obstacles)}): run as another user, with an "
         "installation and a state folder (--state) that this user can reach"
     )
 
 
 def candidates() -> list[Identity]:
-    """In order of preference."""
+    """Return the possible identities, best first."""
     if os.geteuid() != 0:
         return [Identity((), os.geteuid(), os.getegid())]
     account = _unprivileged_account()
@@ -74,26 +79,29 @@ def candidates() -> list[Identity]:
 
 
 def _unprivileged_account() -> pwd.struct_passwd:
-    """`nobody`, or any account but root: initdb wants its uid to have a name."""
+    """Return the account `nobody`, or any account except root.
+
+    initdb requires that its uid has a name. Raises SettingsError when root is the only account.
+    """
     accounts = {account.pw_name: account for account in pwd.getpwall() if account.pw_uid != 0}
     if not accounts:
         raise SettingsError(
-            "PostgreSQL refuses to run as root, and /etc/passwd names nobody else: run as another user"
+            "PostgreSQL refuses to run as root, and /etc/passwd has no other user: run as "
+            "another user"
         )
     return accounts.get("nobody") or next(iter(accounts.values()))
 
 
 def obstacle(identity: Identity, folder: Path, program: Path) -> str | None:
-    """None if the identity can work in a subfolder of `folder` that belongs to it; else what stands
-    in the way.
-    """
+    """Return why the identity cannot work in a subfolder of `folder` that it owns, or None."""
     if not identity.wrapper:
         return None
+    # Tried for real: what a container permits depends on its capabilities, seccomp and mounts.
     probe = folder / f".probe-{os.getpid()}"
     probe.mkdir(mode=0o700)
     try:
         os.chown(probe, identity.owner, identity.group)
-        done = subprocess.run(
+        result = subprocess.run(
             [*identity.wrapper, "--can-use", str(probe), str(program)],
             capture_output=True,
             text=True,
@@ -104,8 +112,7 @@ def obstacle(identity: Identity, folder: Path, program: Path) -> str | None:
         return str(error)
     finally:
         probe.rmdir()
-    return (
-        None
-        if done.returncode == 0
-        else (done.stderr.strip().splitlines() or [f"{program} cannot be started"])[-1]
-    )
+    if result.returncode == 0:
+        return None
+    messages = result.stderr.strip().splitlines()
+    return messages[-1] if messages else f"{program} cannot be started"

@@ -1,5 +1,7 @@
-"""The parts' log files: appended to by the parts themselves, kept within bounds from outside, so
-that nobody has to reopen a file.
+"""The components' log files.
+
+Each component appends to its own file. The supervisor truncates large files from outside, so no
+component has to reopen its log.
 """
 
 import os
@@ -7,23 +9,28 @@ import shutil
 from pathlib import Path
 
 MAX_BYTES = 8 << 20
-TAIL = 6
-GRAVE = ("FATAL:", "Error:", "error:", '"level":"error"')
+TAIL_LINES = 6
+ERROR_MARKS = ("FATAL:", "Error:", "error:", '"level":"error"')
 
 
-def bound(folder: Path, max_bytes: int = MAX_BYTES) -> None:
-    """Moves the content of every log that has outgrown the bound to NAME.log.1 and begins it anew:
-    at most twice the bound each.
+def truncate_large_logs(folder: Path, max_bytes: int = MAX_BYTES) -> None:
+    """Move the content of every log above `max_bytes` to NAME.log.1 and empty the log.
+
+    A log and its copy together take at most about twice `max_bytes`.
     """
     for log in folder.glob("*.log"):
         if log.stat().st_size > max_bytes:
+            # Copied, not renamed: the component holds the file open, and would go on writing to
+            # the renamed one. It appends, so it continues at the start of the emptied file.
             shutil.copyfile(log, log.with_name(f"{log.name}.1"))
             os.truncate(log, 0)
 
 
-def last_words(log: Path, max_characters: int = 300) -> str:
-    """What a program that has ended said of it: its last line that is called fatal or an error,
-    else its last line; '' when there is none.
+def last_error_line(log: Path, max_characters: int = 300) -> str:
+    """Return the most likely reason why a program ended.
+
+    That is the last of its final lines that is marked as an error, else its last line. Returns ''
+    for an empty or unreadable log.
     """
     try:
         with log.open("rb") as file:
@@ -35,8 +42,8 @@ def last_words(log: Path, max_characters: int = 300) -> str:
             ]
     except OSError:
         return ""
-    last = lines[-TAIL:]
+    tail = lines[-TAIL_LINES:]
     return next(
-        (line for line in reversed(last) if any(word in line for word in GRAVE)),
-        last[-1] if last else "",
+        (line for line in reversed(tail) if any(mark in line for mark in ERROR_MARKS)),
+        tail[-1] if tail else "",
     )[:max_characters]

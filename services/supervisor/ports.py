@@ -1,8 +1,10 @@
-"""Which ports the parts get: as last time, else the usual one, else the next that is free, below
-those that the kernel lends to outgoing connections.
+"""The choice of ports for the components.
 
-What is free must stay free until its part listens, also while another `up` looks for ports, so
-each one chosen is claimed first.
+Each component gets its last port again, else its usual one, else the next free one. All candidates
+lie below the range that the kernel assigns to outgoing connections.
+
+A chosen port must stay free until its component listens, even while another `up` chooses ports.
+So each port is claimed before it is used.
 """
 
 import contextlib
@@ -22,18 +24,18 @@ TRIES = 500
 FRESH = RunConfig(host=LOOPBACK, workers=2, inference_port=0, mlflow_port=0, postgresql_port=0)
 
 
-class Claims:
-    """The ports of one supervisor, which no other on this machine gets while it lives.
+class PortClaims:
+    """The ports claimed by one supervisor. No other supervisor on this machine gets them.
 
-    A claim is a Unix socket's abstract name: the kernel gives it once in each network (as it
-    does the port itself), to whatever user, without a file, and takes it back when its holder
-    dies.
+    A claim is a bound Unix socket with an abstract name. Like a TCP port, the name exists once per
+    network namespace, for all users together. It needs no file, and the kernel frees it when its
+    holder dies.
     """
 
     def __init__(self) -> None:
-        self._held: dict[int, socket.socket] = {}
+        self._sockets: dict[int, socket.socket] = {}
 
-    def __enter__(self) -> "Claims":
+    def __enter__(self) -> "PortClaims":
         return self
 
     def __exit__(
@@ -42,12 +44,12 @@ class Claims:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for claim in self._held.values():
+        for claim in self._sockets.values():
             claim.close()
 
-    def take(self, port: int) -> bool:
-        """False when another supervisor has it."""
-        if port in self._held:
+    def claim(self, port: int) -> bool:
+        """Claim the port, and return False if another supervisor has claimed it."""
+        if port in self._sockets:
             return True
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -57,83 +59,91 @@ class Claims:
             if error.errno != errno.EADDRINUSE:
                 raise
             return False
-        self._held[port] = claim
+        self._sockets[port] = claim
         return True
 
 
-def choose(
-    claims: Claims,
+def choose_ports(
+    claims: PortClaims,
     previous: RunConfig | None,
     host: str | None,
     port: int | None,
     workers: int | None,
     living: Collection[str] = (),
 ) -> RunConfig:
-    """What the user asked for, else what was kept.
+    """Return the user's settings, completed from those of the last `up`.
 
-    `living`: the parts that hold their ports. Raises SettingsError when a port asked for is taken.
+    `living` names the components that run and hold their ports. Raises SettingsError when the
+    port that the user named is taken.
     """
-    kept = previous or FRESH
-    host = host or kept.host
-    given = port or (kept.inference_port if kept.port_given else None)
-    living = set(living) - ({"inference"} if given not in (None, kept.inference_port) else set())
+    last = previous or FRESH
+    host = host or last.host
+    # A port that the user named once is required until the user names another.
+    required = port or (last.inference_port if last.port_given else None)
+    if required not in (None, last.inference_port):
+        # The running inference service must move to the other port, so its port is not kept.
+        living = set(living) - {"inference"}
     postgresql = free_port(
-        claims, LOOPBACK, kept.postgresql_port, POSTGRESQL, held="postgresql" in living
+        claims, LOOPBACK, last.postgresql_port, POSTGRESQL, held="postgresql" in living
     )
     mlflow = free_port(
-        claims, LOOPBACK, kept.mlflow_port, MLFLOW, held="mlflow" in living, not_these=(postgresql,)
+        claims, LOOPBACK, last.mlflow_port, MLFLOW, held="mlflow" in living, excluded=(postgresql,)
     )
-    if given and "inference" not in living:
-        refuse_taken(claims, host, given)
-        inference = given
+    if required and "inference" not in living:
+        require_free(claims, host, required)
+        inference = required
     else:
-        inference = free_port(
-            claims,
-            host,
-            kept.inference_port,
-            INFERENCE,
-            held="inference" in living,
-            not_these=(postgresql, mlflow),
-        )
+        held, others = "inference" in living, (postgresql, mlflow)
+        inference = free_port(claims, host, last.inference_port, INFERENCE, held, others)
     return RunConfig(
         host=host,
-        workers=workers or kept.workers,
+        workers=workers or last.workers,
         inference_port=inference,
         mlflow_port=mlflow,
         postgresql_port=postgresql,
-        port_given=given is not None,
+        port_given=required is not None,
     )
 
 
 def free_port(
-    claims: Claims, host: str, kept: int, usual: int, held: bool, not_these: Collection[int] = ()
+    claims: PortClaims,
+    host: str,
+    last: int,
+    usual: int,
+    held: bool,
+    excluded: Collection[int] = (),
 ) -> int:
-    """The kept one if its part holds it, else the first that is free, claimed.
+    """Return the last port if its component holds it, else the first free port, claimed.
 
-    Raises SettingsError when none of some hundreds is, or the host is not ours.
+    Raises SettingsError when none of TRIES ports is free, or when the host is not this machine.
     """
     if held:
-        claims.take(kept)
-        return kept
-    candidates: list[int] = [kept, *range(usual, usual + TRIES)]
+        claims.claim(last)
+        return last
+    # `last` is 0 before the first run. Claimed ports may have no listener yet, so both are checked.
+    candidates: list[int] = [last, *range(usual, usual + TRIES)]
     for port in candidates:
-        if port and port not in not_these and not is_taken(host, port) and claims.take(port):
+        if port and port not in excluded and not is_taken(host, port) and claims.claim(port):
             return port
-    raise SettingsError(f"no port of {usual} to {usual + TRIES - 1} is free on {host}")
+    raise SettingsError(f"no port from {usual} to {usual + TRIES - 1} is free on {host}")
 
 
 def is_taken(host: str, port: int) -> bool:
-    """Raises SettingsError when the address cannot be listened on at all."""
+    """Return whether another process listens on the address.
+
+    Raises SettingsError when this process cannot listen there for any other reason.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         with socket.socket(family, kind, protocol) as probe:
+            # Servers set this option too. Without it, connections in TIME_WAIT count as taken.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except PermissionError as error:
         raise SettingsError(
-            f"port {port} may be opened by root only: choose one from 1024 on"
+            f"only root may open port {port}: choose a port from 1024 on"
         ) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
@@ -142,20 +152,21 @@ def is_taken(host: str, port: int) -> bool:
     return False
 
 
-def refuse_taken(claims: Claims, host: str, port: int) -> None:
-    """Raises SettingsError naming the owner when somebody listens there, or is about to."""
+def require_free(claims: PortClaims, host: str, port: int) -> None:
+    """Claim the port. Raises SettingsError when another process uses or has claimed it."""
     if is_taken(host, port):
         raise SettingsError(
             f"port {port} is taken by {owner(port)}: stop it, or choose another with --port"
         )
-    if not claims.take(port):
+    if not claims.claim(port):
         raise SettingsError(
-            f"port {port} is kept by another fraudops on this machine: stop that, or choose another with --port"
+            f"port {port} is kept by another fraudops on this machine: stop that one, or choose "
+            "another port with --port"
         )
 
 
 def owner(port: int) -> str:
-    """Who listens on a port, as far as we may know."""
+    """Describe the process that listens on the port, as far as we may see it."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             if (
@@ -165,7 +176,6 @@ def owner(port: int) -> str:
                 and connection.pid
             ):
                 process = psutil.Process(connection.pid)
-                return (
-                    f"process {process.pid} ({' '.join(process.cmdline())[:120] or process.name()})"
-                )
+                command = " ".join(process.cmdline())[:120] or process.name()
+                return f"process {process.pid} ({command})"
     return "a process of another user"

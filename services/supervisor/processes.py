@@ -1,6 +1,4 @@
-"""Processes by identities that survive their supervisor: found again, told from a stranger that got
-the same pid, ended with all they started.
-"""
+"""Processes that can be identified and stopped after their supervisor has died."""
 
 import asyncio
 import contextlib
@@ -15,12 +13,14 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from services.supervisor.logs import last_words
+from services.supervisor.logs import last_error_line
 
 
 class Handle(msgspec.Struct, frozen=True):
-    """A process: pids come again, but not with the same start (clock ticks since the boot) in the
-    same boot.
+    """The identity of one process, which no later process can have.
+
+    The kernel reuses a pid, but never with the same start time (in clock ticks since the boot)
+    within one boot.
     """
 
     pid: int
@@ -29,7 +29,7 @@ class Handle(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, pid: int) -> "Handle":
-        """Raises ProcessLookupError when there is no such process."""
+        """Return the identity of a process. Raises ProcessLookupError when it does not exist."""
         return cls(pid, _state_and_start(pid)[1], _boot())
 
     @property
@@ -38,7 +38,7 @@ class Handle(msgspec.Struct, frozen=True):
 
     @property
     def alive(self) -> bool:
-        """Whether it runs; a zombie does not."""
+        """True while the process runs; a zombie does not."""
         with contextlib.suppress(ProcessLookupError):
             state, started = _state_and_start(self.pid)
             return self.same_boot and started == self.started and state not in "ZX"
@@ -46,7 +46,7 @@ class Handle(msgspec.Struct, frozen=True):
 
     @property
     def halted(self) -> bool:
-        """Whether somebody stopped it in its tracks (SIGSTOP)."""
+        """True if the process was stopped by a signal, for example SIGSTOP."""
         with contextlib.suppress(ProcessLookupError):
             return self.alive and _state_and_start(self.pid)[0] == "T"
         return False
@@ -55,8 +55,9 @@ class Handle(msgspec.Struct, frozen=True):
 def spawn(
     command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path
 ) -> subprocess.Popen[bytes]:
-    """In a session of its own, so that a terminal's Ctrl-C does not reach it and all that it starts
-    can be found by the session's number.
+    """Start a process as the leader of a new session.
+
+    A terminal's Ctrl-C does not reach the session. All descendants can be found by the session id.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -71,9 +72,12 @@ def spawn(
 
 
 def session_members(leader: Handle) -> list[psutil.Process]:
-    """The living processes of the session that `leader` began, itself included, also after its
-    death: the kernel gives its number to nobody meanwhile.
+    """Return the living processes of the session that `leader` started, including `leader`.
+
+    The session outlives its leader. While members live, the kernel does not reuse the leader's
+    pid, because it is the session's id.
     """
+    # A living process with this pid and another start time began another session.
     with contextlib.suppress(ProcessLookupError):
         if Handle.of(leader.pid) != leader:
             return []
@@ -88,25 +92,30 @@ def session_members(leader: Handle) -> list[psutil.Process]:
 
 
 def programs(module: str, folder: Path) -> list[psutil.Process]:
-    """The leaders of sessions that run a module of ours in that folder: also those whose supervisor
-    died before it wrote them down.
+    """Return the session leaders that run a module of fraudops in that folder.
+
+    This finds the processes whose supervisor died before it recorded them.
     """
-    found = []
+    leaders = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
             if (
+                # The module is the fourth word of our commands: python -P -m MODULE.
                 module in process.cmdline()[:5]
                 and os.getsid(process.pid) == process.pid
                 and Path(process.cwd()) == folder.resolve()
             ):
-                found.append(process)
-    return found
+                leaders.append(process)
+    return leaders
 
 
 @dataclass(frozen=True)
 class ShutdownPolicy:
-    """How a part is asked to stop, how long it may take, which processes are its, and which may be
-    though nobody wrote them down.
+    """How a component is stopped.
+
+    `signal` asks its leader to stop, within `seconds`.
+    `members` returns all processes of the component with this leader.
+    `orphans` finds leaders of the component that no record names.
     """
 
     signal: signal.Signals
@@ -115,51 +124,54 @@ class ShutdownPolicy:
     orphans: Callable[[], list[psutil.Process]]
 
 
-async def end(process: Handle | None, ending: ShutdownPolicy, seconds: float | None = None) -> bool:
-    """Asks the process, if it lives, and kills what is there of the part `seconds` later.
+async def terminate(
+    process: Handle | None, policy: ShutdownPolicy, seconds: float | None = None
+) -> bool:
+    """Stop a component and its orphans, and kill what is left after `seconds`.
 
-    Whether there was anything to end.
+    `seconds` defaults to the policy's. Returns whether anything was running.
     """
     leaders = [process] if process else []
-    for stray in ending.orphans():
+    for orphan in policy.orphans():
         with contextlib.suppress(ProcessLookupError):
-            leaders.append(Handle.of(stray.pid))
-    ended = [
-        await _end_one(leader, ending, ending.seconds if seconds is None else seconds)
-        for leader in dict.fromkeys(leaders)
-    ]
-    return any(ended)
+            leaders.append(Handle.of(orphan.pid))
+    timeout = policy.seconds if seconds is None else seconds
+    running = [await _terminate_one(leader, policy, timeout) for leader in dict.fromkeys(leaders)]
+    return any(running)
 
 
-async def _end_one(leader: Handle, ending: ShutdownPolicy, seconds: float) -> bool:
-    found = bool(ending.members(leader))
+async def _terminate_one(leader: Handle, policy: ShutdownPolicy, seconds: float) -> bool:
+    running = bool(policy.members(leader))
     if leader.alive:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(leader.pid, ending.signal)
+            os.kill(leader.pid, policy.signal)
+            # A halted process does not handle the signal until it continues.
             os.kill(leader.pid, signal.SIGCONT)
-        await until(lambda: not leader.alive, seconds)
+        await wait_until(lambda: not leader.alive, seconds)
 
-    def none_left() -> bool:
-        remaining = ending.members(leader)
+    def kill_remaining() -> bool:
+        remaining = policy.members(leader)
         for process in remaining:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         return not remaining
 
-    await until(none_left, 5.0)
-    return found
+    # Repeated, because a member may fork between the listing and its kill.
+    await wait_until(kill_remaining, 5.0)
+    return running
 
 
-async def run_to_end(
+async def run_to_completion(
     command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path, seconds: float
 ) -> int:
-    """The exit code of a process that ends by itself; killed with its session after `seconds`, or
-    when the caller is cancelled.
+    """Run a command and return its exit code.
+
+    Its whole session is killed after `seconds`, or when the caller is cancelled.
     """
     process = spawn(command, environment, log, folder)
     leader = Handle.of(process.pid)
     try:
-        await until(lambda: process.poll() is not None, seconds)
+        await wait_until(lambda: process.poll() is not None, seconds)
     finally:
         if process.poll() is None:
             for member in session_members(leader):
@@ -168,11 +180,11 @@ async def run_to_end(
     return process.wait()
 
 
-async def until(check: Callable[[], bool], seconds: float) -> bool:
-    """Whether it came true in time.
+async def wait_until(check: Callable[[], bool], seconds: float) -> bool:
+    """Poll until the check is true, and return whether that happened in time.
 
-    It asks again and again: a process that is nobody's child, or somebody else's, announces its
-    end to nobody.
+    Polling is necessary: the kernel reports the end of a process only to its parent, and an
+    adopted process is not our child.
     """
     deadline = time.monotonic() + seconds
     while not (true := check()) and time.monotonic() < deadline:  # noqa: ASYNC110
@@ -180,21 +192,24 @@ async def until(check: Callable[[], bool], seconds: float) -> bool:
     return true
 
 
-def describe_end(child: subprocess.Popen[bytes] | None, log: Path) -> str:
-    """In words; of a process that is not our child only its death is known."""
+def describe_exit(child: subprocess.Popen[bytes] | None, log: Path) -> str:
+    """Describe how a process ended. For an adopted process only the fact is known."""
     returncode = child.poll() if child else None
     if returncode is None:
         return "it died"
     if returncode < 0:
         return f"it was killed by {signal.Signals(-returncode).name}"
-    return f"it ended with exit code {returncode}, its last words: {last_words(log) or '(none)'} (log: {log})"
+    last = last_error_line(log) or "(nothing)"
+    return f"it ended with exit code {returncode}; its log ends with: {last} (log: {log})"
 
 
 def _state_and_start(pid: int) -> tuple[str, int]:
-    """Fields 3 and 22 of /proc/PID/stat (proc_pid_stat(5)); the name in field 2 may hold spaces and
-    brackets.
+    """Return fields 3 and 22 of /proc/PID/stat, see proc_pid_stat(5).
+
+    Raises ProcessLookupError when the process does not exist.
     """
     try:
+        # Field 2, the name in brackets, may itself contain spaces and brackets.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError as error:
         raise ProcessLookupError(f"no process {pid}") from error

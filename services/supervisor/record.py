@@ -1,5 +1,6 @@
-"""What the supervisor writes down (`supervisor.json`, 0600), so that the next one finds the ports,
-the settings and the living processes again.
+"""The supervisor's record (`supervisor.json`, mode 0600) and its lock.
+
+The next supervisor reads the ports, the settings and the living processes from the record.
 """
 
 import contextlib
@@ -18,9 +19,9 @@ Phase = Literal["waiting", "starting", "running", "restarting", "gave up", "stop
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Kept from one `up` to the next.
+    """The settings of a run, kept from one `up` to the next.
 
-    `port_given`: the user named the inference port, so another will not do.
+    `port_given` is true if the user named the inference port. Then no other port is chosen.
     """
 
     host: str
@@ -32,13 +33,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def inference_url(self) -> str:
-        """As seen from this machine."""
+        """The service's URL as seen from this machine."""
+        # Clients need a real address instead of the wildcard that the service listens on.
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return (
-            f"http://[{host}]:{self.inference_port}"
-            if ":" in host
-            else f"http://{host}:{self.inference_port}"
-        )
+        # RFC 3986 requires brackets around an IPv6 address.
+        host = f"[{host}]" if ":" in host else host
+        return f"http://{host}:{self.inference_port}"
 
     @property
     def mlflow_url(self) -> str:
@@ -46,8 +46,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ComponentRecord(msgspec.Struct, kw_only=True):
-    """`fingerprint`: of command and settings; a living process with another one is not what is
-    wanted. `reason`: of the last failure.
+    """The state of one component.
+
+    `fingerprint` is the digest of its command and settings. A living process with another
+    fingerprint is replaced.
+    `reason` is that of the last failure.
+    `seconds` is the time that the last start took.
     """
 
     phase: Phase = "stopped"
@@ -59,6 +63,8 @@ class ComponentRecord(msgspec.Struct, kw_only=True):
 
 
 class Record(msgspec.Struct, kw_only=True):
+    """The content of `supervisor.json`."""
+
     supervisor: Handle | None = None
     stopping: bool = False
     run_config: RunConfig | None = msgspec.field(default=None, name="choices")
@@ -70,7 +76,7 @@ def record_path(state: State) -> Path:
 
 
 def load(state: State) -> Record:
-    """An empty one when nothing, or nothing readable, is there."""
+    """Return the saved record, or an empty one if the file is missing or unreadable."""
     try:
         return msgspec.json.decode(record_path(state).read_bytes(), type=Record)
     except (FileNotFoundError, msgspec.MsgspecError):
@@ -82,8 +88,8 @@ def save(state: State, record: Record) -> None:
     write_atomically(record_path(state), data, private=True)
 
 
-class Holder(msgspec.Struct, frozen=True):
-    """Who has the lock, and what for."""
+class LockHolder(msgspec.Struct, frozen=True):
+    """The process that holds the lock, and the command that it runs."""
 
     role: Literal["up", "down"]
     process: Handle
@@ -95,30 +101,34 @@ def lock_path(state: State) -> Path:
 
 @contextlib.contextmanager
 def lock(state: State, role: Literal["up", "down"]) -> Iterator[bool]:
-    """One supervisor, or one `down`, a state folder: yields whether it is ours now.
+    """Try to take the lock of a state folder, and yield whether that succeeded.
 
-    The kernel lets go of it when we die, however we die.
+    One supervisor or one `down` holds it at a time. The kernel frees the lock when its holder
+    dies, also after SIGKILL.
     """
     lock_path(state).parent.mkdir(parents=True, exist_ok=True)
+    # Opened by "a": "w" would erase the present holder's entry before the lock is tried.
     with lock_path(state).open("a+b") as file:
         if not try_lock(file.fileno()):
             yield False
             return
         file.truncate(0)
-        file.write(msgspec.json.encode(Holder(role, Handle.of(os.getpid()))))
+        file.write(msgspec.json.encode(LockHolder(role, Handle.of(os.getpid()))))
         file.flush()
         yield True
 
 
-def holder(state: State) -> Holder | None:
-    """Who has the lock now: None when nobody."""
+def lock_holder(state: State) -> LockHolder | None:
+    """Return the process that holds the lock now, or None if it is free."""
     try:
+        # A shared lock tests the state without shutting out another process that tests it too.
         with lock_path(state).open("rb") as file:
             if try_lock(file.fileno(), shared=True):
                 return None
     except FileNotFoundError:
         return None
     try:
-        return msgspec.json.decode(lock_path(state).read_bytes(), type=Holder)
+        return msgspec.json.decode(lock_path(state).read_bytes(), type=LockHolder)
     except msgspec.MsgspecError:
+        # The holder has the lock but has not written its entry yet.
         return None

@@ -1,5 +1,6 @@
-"""What runs and how it is, seen from outside: what is written down is checked against the processes
-and their answers.
+"""The state of all components, as `fraudops status` reports it.
+
+The record alone may be outdated. So each recorded process is looked up and probed.
 """
 
 import http.client
@@ -10,7 +11,7 @@ from fraudops.errors import FraudopsError
 from fraudops.promotion.local import FileRecordStore
 from fraudops.state import State
 from services.supervisor import probes
-from services.supervisor.components import endings
+from services.supervisor.components import shutdown_policies
 from services.supervisor.postgresql import OWNER, PostgreSQL
 from services.supervisor.processes import Handle
 from services.supervisor.record import ComponentRecord, Record, RunConfig, load
@@ -20,25 +21,24 @@ ORDER = ("inference", "shipper", "mlflow", "postgresql")
 
 
 def report(state: State) -> dict[str, Any]:
-    """`status --json`.
+    """Return what `status --json` prints.
 
-    `well` is false when something does not run, or should serve a model and does not.
+    `well` is false when a component does not run, or when the service should serve a model and
+    does not.
     """
     record = load(state)
     supervisor = _supervisor(record)
-    parts = {
-        name: _part(state, record, name, supervised=supervisor["state"] in ("running", "stopping"))
-        for name in ORDER
-    }
-    if record.run_config and parts["inference"]["state"] == "running":
-        parts["inference"] |= _serving(state, record.run_config)
-    if parts["shipper"]["state"] == "running":
-        parts["shipper"] |= _shipping(state, parts["shipper"]["reason"])
+    supervised = supervisor["state"] in ("running", "stopping")
+    components = {name: _component(state, record, name, supervised) for name in ORDER}
+    if record.run_config and components["inference"]["state"] == "running":
+        components["inference"] |= _serving(state, record.run_config)
+    if components["shipper"]["state"] == "running":
+        components["shipper"] |= _shipping(state, components["shipper"]["reason"])
     well = supervisor["state"] == "running" and all(
-        part["state"] == "running" for part in parts.values()
+        component["state"] == "running" for component in components.values()
     )
     return {
-        **parts,
+        **components,
         "supervisor": supervisor,
         "alias": _alias_error(state),
         "folder": str(state.root),
@@ -47,7 +47,10 @@ def report(state: State) -> dict[str, Any]:
 
 
 def _alias_error(state: State) -> str | None:
-    """What the reconciler found of the registry's alias; no part fails because of it."""
+    """Return how the registry's alias differs from the record, or None.
+
+    A different alias makes no component fail.
+    """
     try:
         return FileRecordStore(state.serving_record).read()[0].alias_error
     except (FraudopsError, OSError) as error:
@@ -61,7 +64,8 @@ def _supervisor(record: Record) -> dict[str, Any]:
         return {
             "pids": [],
             "state": "dead",
-            "reason": "nothing restarts what dies: `fraudops up` takes over what runs",
+            "reason": "no component is restarted now: run `fraudops up`, which takes over the "
+            "running ones",
         }
     return {
         "pids": [record.supervisor.pid],
@@ -70,33 +74,29 @@ def _supervisor(record: Record) -> dict[str, Any]:
     }
 
 
-def _part(state: State, record: Record, name: str, supervised: bool) -> dict[str, Any]:
-    part = record.components.get(name, ComponentRecord())
-    pids = (
-        [process.pid for process in endings(state)[name].members(part.process)]
-        if part.process
-        else []
-    )
-    found: dict[str, Any] = {
+def _component(state: State, record: Record, name: str, supervised: bool) -> dict[str, Any]:
+    component = record.components.get(name, ComponentRecord())
+    process = component.process
+    members = shutdown_policies(state)[name].members(process) if process else []
+    result: dict[str, Any] = {
         "url": _url(record, name),
-        "pids": sorted(pids),
-        "state": part.phase,
-        "restarts": part.restarts,
-        "reason": part.reason,
+        "pids": sorted(member.pid for member in members),
+        "state": component.phase,
+        "restarts": component.restarts,
+        "reason": component.reason,
     }
-    if part.phase == "running" or not supervised:
-        alive = part.process is not None and part.process.alive
-        fault = (
-            _fault(state, record, name, part.process)
-            if part.process and alive
-            else "its process is gone"
-        )
+    # A living supervisor's "starting" or "gave up" is current. Without one, every recorded phase
+    # is checked, because the process may have died since.
+    if component.phase == "running" or not supervised:
+        alive = process is not None and process.alive
+        fault = _fault(state, record, name, process) if process and alive else "its process is gone"
         if alive:
-            found |= {"state": "failing", "reason": fault} if fault else {"state": "running"}
-            found |= {} if fault or part.restarts else {"reason": None}
-        elif part.phase != "stopped":
-            found |= {"state": "dead", "reason": fault}
-    return found
+            result |= {"state": "failing", "reason": fault} if fault else {"state": "running"}
+            # A component that was never restarted has no failure to report.
+            result |= {} if fault or component.restarts else {"reason": None}
+        elif component.phase != "stopped":
+            result |= {"state": "dead", "reason": fault}
+    return result
 
 
 def _url(record: Record, name: str) -> str | None:
@@ -111,55 +111,54 @@ def _url(record: Record, name: str) -> str | None:
 
 
 def _fault(state: State, record: Record, name: str, process: Handle) -> str | None:
-    """What keeps a living part from working."""
-    if record.run_config is None:
+    """Return why a living component does not work, or None."""
+    config = record.run_config
+    if config is None:
         return None
     try:
         if name == "inference":
-            probes.expect_200(process, f"{record.run_config.inference_url}/health", SECONDS)
+            probes.expect_200(process, f"{config.inference_url}/health", SECONDS)
         elif name == "mlflow":
-            probes.expect_200(process, record.run_config.mlflow_url + probes.MLFLOW, SECONDS)
+            probes.expect_200(process, config.mlflow_url + probes.MLFLOW, SECONDS)
         elif name == "postgresql":
-            return PostgreSQL(state.postgresql, record.run_config.postgresql_port).complaint(
-                int(SECONDS)
-            )
+            server = PostgreSQL(state.postgresql, config.postgresql_port)
+            return server.connection_error(int(SECONDS))
         else:
-            probes.expect_written(state, None)
+            probes.expect_shipper_status(state, None)
     except probes.ProbeError as error:
         return str(error)
     return None
 
 
-def _serving(state: State, choices: RunConfig) -> dict[str, Any]:
-    """Which version each worker serves.
+def _serving(state: State, config: RunConfig) -> dict[str, Any]:
+    """Return the version that each worker serves.
 
-    Not to serve is a failure once a model has been promoted.
+    A service that is not ready counts as failing once a model has been promoted.
     """
     try:
-        status, answer = probes.get_json(f"{choices.inference_url}/ready", SECONDS)
+        status, response = probes.get_json(f"{config.inference_url}/ready", SECONDS)
     except probes.ProbeError as error:
         return {"state": "failing", "reason": str(error), "ready": False, "workers": []}
     serving = {
         "ready": status == http.client.OK,
-        "version": answer.get("version"),
-        "epoch": answer.get("epoch"),
-        "workers": answer.get("workers") or [],
+        "version": response.get("version"),
+        "epoch": response.get("epoch"),
+        "workers": response.get("workers") or [],
     }
     if serving["ready"]:
         return serving
-    why = answer.get("detail") or f"/ready answers {status}"
-    return {**serving, "reason": why} | (
-        {"state": "failing"} if state.serving_record.exists() else {}
-    )
+    serving["reason"] = response.get("detail") or f"/ready answers {status}"
+    # Before the first promotion there is no record, and nothing to serve.
+    return serving | ({"state": "failing"} if state.serving_record.exists() else {})
 
 
 def _shipping(state: State, reason: str | None) -> dict[str, Any]:
-    written = read_shipper_status(state)
-    if written is None:
+    status = read_shipper_status(state)
+    if status is None:
         return {}
     return {
-        "doing": written.phase,
-        "backlog_bytes": written.backlog_bytes,
-        "shipped": written.shipped,
-        "reason": written.last_error or reason,
+        "doing": status.phase,
+        "backlog_bytes": status.backlog_bytes,
+        "shipped": status.shipped,
+        "reason": status.last_error or reason,
     }

@@ -1,4 +1,4 @@
-"""The supervisor itself: all parts under one loop, until a signal stops them in order."""
+"""The supervisor: one event loop that runs all component monitors until a signal."""
 
 import asyncio
 import contextlib
@@ -10,115 +10,115 @@ from typing import Any
 from fraudops.state import State
 from services.supervisor import components, logs
 from services.supervisor.component_monitor import ComponentMonitor, PortTakenError
-from services.supervisor.components import endings
+from services.supervisor.components import shutdown_policies
 from services.supervisor.postgresql import PostgreSQL
-from services.supervisor.processes import Handle, run_to_end
+from services.supervisor.processes import Handle, run_to_completion
 from services.supervisor.record import ComponentRecord, Record, RunConfig, record_path, save
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TRY_AGAIN = signal.SIGUSR1
+RETRY_SIGNAL = signal.SIGUSR1
 RECONCILE_SECONDS = 20.0
 HOUSEKEEPING_SECONDS = 5.0
 
 
 class Supervisor:
-    """Runs the parts that `choices` describe.
+    """Run the components with the settings of `config`.
 
-    `record` is saved and `announce` called with each change.
+    Each change is saved in `record` and passed to `announce`.
     """
 
     def __init__(
         self,
         state: State,
         record: Record,
-        choices: RunConfig,
+        config: RunConfig,
         server: PostgreSQL,
         admin_token: str,
         announce: Callable[[Record], None],
     ) -> None:
         self._state = state
         self._record = record
-        self._choices = choices
+        self._config = config
         self._server = server
         self._announce = announce
-        wanted = components.build(state, choices, server, admin_token)
-        record.supervisor, record.stopping, record.run_config = (
-            Handle.of(os.getpid()),
-            False,
-            choices,
-        )
+        by_name = components.build(state, config, server, admin_token)
+        record.supervisor, record.stopping = Handle.of(os.getpid()), False
+        record.run_config = config
+        # The entries of the last run stay: their processes may still live and be adopted.
         record.components = {
-            name: record.components.get(name, ComponentRecord()) for name in wanted
+            name: record.components.get(name, ComponentRecord()) for name in by_name
         }
-        for part in record.components.values():
-            part.phase, part.restarts, part.reason = "waiting", 0, None
-        self._keepers = {
+        for entry in record.components.values():
+            entry.phase, entry.restarts, entry.reason = "waiting", 0, None
+        self._monitors = {
             name: ComponentMonitor(
-                part, record.components[name], state.logs / f"{name}.log", self._changed
+                component, record.components[name], state.logs / f"{name}.log", self._changed
             )
-            for name, part in wanted.items()
+            for name, component in by_name.items()
         }
 
     async def run(self) -> bool:
-        """Until a signal stops everything: True.
+        """Run until a signal stops all components, then return True.
 
-        False when all was stopped because a port was lost to somebody else before its part ever
-        ran.
-
-        A defect of ours ends the supervisor alone: the parts go on, and the next `up` takes them
-        over.
+        Returns False if all components were stopped because another process took a port before
+        its component first ran. The caller then chooses other ports.
         """
-        asked = asyncio.Event()
+        stop_requested = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in STOP:
-            loop.add_signal_handler(number, asked.set)
-        loop.add_signal_handler(TRY_AGAIN, self._try_again)
+            loop.add_signal_handler(number, stop_requested.set)
+        loop.add_signal_handler(RETRY_SIGNAL, self._retry)
         work: list[Coroutine[Any, Any, Any]] = [
-            monitor.keep(self._keepers) for monitor in self._keepers.values()
+            monitor.run(self._monitors) for monitor in self._monitors.values()
         ]
-        work += [self._reconcile(), self._keep_house(asked), asked.wait()]
+        work += [self._reconcile(), self._keep_house(stop_requested), stop_requested.wait()]
         tasks = [asyncio.create_task(each) for each in work]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            # A defect ends the supervisor without stopping the components. The service goes on,
+            # and the next `up` adopts their processes.
             if isinstance(outcome, Exception) and not isinstance(outcome, PortTakenError):
                 raise outcome
         await self._stop()
-        return asked.is_set()
+        return stop_requested.is_set()
 
     async def _stop(self) -> None:
-        """In order; the shipper takes what the last requests left before it goes, and so before
-        PostgreSQL does.
+        """Stop the components in the order of their shutdown policies.
+
+        The shipper stops after the inference service and before PostgreSQL, so it can still ship
+        the records of the last requests.
         """
         self._record.stopping = True
-        for name in endings(self._state):
-            await self._keepers[name].stop()
+        for name in shutdown_policies(self._state):
+            await self._monitors[name].stop()
         self._record.supervisor = None
         self._state.endpoints.unlink(missing_ok=True)
         self._changed()
 
-    def _try_again(self) -> None:
-        for monitor in self._keepers.values():
-            monitor.again.set()
+    def _retry(self) -> None:
+        for monitor in self._monitors.values():
+            monitor.retry.set()
 
     def _changed(self) -> None:
-        """A full disk stops nobody."""
+        # A full disk must not stop the components, so a record that cannot be saved is skipped.
         with contextlib.suppress(OSError):
             save(self._state, self._record)
         self._announce(self._record)
 
     async def _reconcile(self) -> None:
-        """Brings late bookkeeping after the serving record; there is none before the first
-        promotion, and none to be done with a store away.
+        """Run the reconcile job regularly, so that the registry follows the serving record.
+
+        Before the first promotion there is no record. The job needs PostgreSQL and MLflow.
         """
-        command, environment = components.reconcile(self._state, self._choices, self._server)
+        command, environment = components.reconcile_job(self._state, self._config, self._server)
         while True:
             await asyncio.sleep(RECONCILE_SECONDS)
             if self._state.serving_record.exists() and all(
-                self._keepers[name].runs.is_set() for name in ("postgresql", "mlflow")
+                self._monitors[name].running.is_set() for name in ("postgresql", "mlflow")
             ):
-                await run_to_end(
+                await run_to_completion(
                     command,
                     environment,
                     self._state.logs / "reconcile.log",
@@ -126,12 +126,11 @@ class Supervisor:
                     seconds=120.0,
                 )
 
-    async def _keep_house(self, asked: asyncio.Event) -> None:
-        """Keeps the logs short; whose folder somebody has removed is to stop, or nobody would find
-        it any more.
-        """
+    async def _keep_house(self, stop_requested: asyncio.Event) -> None:
+        """Truncate large logs, and request a stop when the state folder has been removed."""
         while record_path(self._state).exists():
             with contextlib.suppress(OSError):
-                logs.bound(self._state.logs)
+                logs.truncate_large_logs(self._state.logs)
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
-        asked.set()
+        # Without the record neither `status` nor `down` would find this supervisor.
+        stop_requested.set()

@@ -1,16 +1,17 @@
-"""Runs a command without being root, in any folder that root can reach: PostgreSQL refuses to run
-as root.
+"""Run a command as a user other than root, because PostgreSQL refuses to run as root.
 
-Run as a file (`python -I -S unprivileged.py MODE UID GID COMMAND…`) with the standard library
-only, so that it costs little; it becomes the command, under the same pid. The modes:
+The command still reaches every folder that root can reach. This file is run as a script
+(`python -I -S unprivileged.py MODE UID GID COMMAND…`). It imports only the standard library, so
+that it starts quickly. It executes the command in its own process, so the pid stays the same.
 
-`namespace`  a user namespace in which root has another number. Outside of it the process still owns root's files, so folders that only root
-             may enter stay as they are.
-`capability` another uid that keeps the right to pass through and read what root can, and nothing else of root's. For containers that allow
-             no user namespaces; what it writes to must belong to that uid.
+MODE `namespace`: a user namespace in which root has another uid. Outside of the namespace the
+process still owns root's files, so folders that only root may enter can stay as they are.
 
-`COMMAND` may be `--can-use FOLDER PROGRAM`: exit 0 if, in that mode, the folder can be written
-to and the program started.
+MODE `capability`: another uid that keeps one of root's rights, to enter folders and read files.
+It is for containers that forbid user namespaces. Folders that it writes to must belong to the uid.
+
+`COMMAND` may be `--can-use FOLDER PROGRAM`. It exits with 0 if, in that mode, the folder can be
+written to and the program can be started.
 """
 
 import ctypes
@@ -43,39 +44,42 @@ class _Sets(ctypes.Structure):
 
 
 def enter_namespace(uid: int, gid: int) -> None:
-    """Root becomes `uid`:`gid` in a namespace of its own.
+    """Become `uid`:`gid` in a new user namespace.
 
-    Raises OSError where the kernel or the container forbids it.
+    Raises OSError when the kernel or the container forbids it.
     """
     outer_uid, outer_gid = os.geteuid(), os.getegid()
     _check(libc.unshare(CLONE_NEWUSER), "unshare")
     Path("/proc/self/uid_map").write_text(f"{uid} {outer_uid} 1")
+    # The kernel accepts a gid_map from an unprivileged process only after setgroups is denied.
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/gid_map").write_text(f"{gid} {outer_gid} 1")
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
 
 
-def keep_reading(uid: int, gid: int) -> None:
-    """Becomes `uid`:`gid` with one capability left, which the command inherits.
+def keep_read_access(uid: int, gid: int) -> None:
+    """Become `uid`:`gid` with one capability, which the command inherits.
 
-    Raises OSError when root has it not.
+    Raises OSError when the process lacks the rights to change its ids and capabilities.
     """
-    wanted = [
+    permitted = _permitted()
+    # CAP_DAC_OVERRIDE also allows writing, so it is only the second choice.
+    kept = [
         capability
         for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE)
-        if _permitted() >> capability & 1
+        if permitted >> capability & 1
     ][:1]
-    # PostgreSQL looks for its own program by access(2), for which the kernel ignores the
-    # capabilities of every uid but 0, unless this bit is set. Setting it takes CAP_SETPCAP.
-    # Without it `--can-use` finds the program out of reach in a folder of mode 0700.
+    # PostgreSQL looks for its own program by access(2). For that call the kernel ignores the
+    # capabilities of every uid except 0, unless this bit is set. Setting the bit needs
+    # CAP_SETPCAP. Without the bit, `--can-use` refuses a program in a folder of mode 0700.
     libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     _check(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "prctl")
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-    mask = sum(1 << capability for capability in wanted)
-    # With the bit above the change of uid drops no capability: the others go here.
+    mask = sum(1 << capability for capability in kept)
+    # With the bit above, the change of uid drops no capability. So the others are dropped here.
     _check(
         libc.capset(
             ctypes.byref(_Header(CAPABILITY_VERSION_3, 0)),
@@ -83,13 +87,14 @@ def keep_reading(uid: int, gid: int) -> None:
         ),
         "capset",
     )
-    for capability in wanted:
+    # execv drops every capability that is not ambient.
+    for capability in kept:
         _check(libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0), "prctl")
 
 
 MODES: dict[str, Callable[[int, int], None]] = {
     "namespace": enter_namespace,
-    "capability": keep_reading,
+    "capability": keep_read_access,
 }
 
 
@@ -110,8 +115,8 @@ def _can_use(folder: str, program: str) -> int:
     try:
         probe.mkdir()
         probe.rmdir()
-        # As PostgreSQL asks: with the real ids. With the effective ids the kernel counts
-        # capabilities that it ignores when PostgreSQL asks.
+        # access(2) with the real ids, as PostgreSQL calls it. With the effective ids, the kernel
+        # would count capabilities that it ignores for PostgreSQL.
         usable = os.access(program, os.R_OK | os.X_OK)
     except OSError as error:
         sys.stderr.write(f"{error}\n")

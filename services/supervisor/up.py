@@ -1,4 +1,7 @@
-"""`up`: takes the state folder's lock and supervises, or joins the one who does."""
+"""`fraudops up`: supervise the components, or join the supervisor that already does.
+
+The lock of the state folder decides which of the two happens.
+"""
 
 import asyncio
 import os
@@ -19,69 +22,71 @@ from fraudops.files import write_atomically
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
 from services.supervisor import ports
-from services.supervisor.display import Announcer, settled, table
+from services.supervisor.display import Announcer, address_table, settled
 from services.supervisor.postgresql import PostgreSQL
 from services.supervisor.processes import Handle
-from services.supervisor.record import Record, RunConfig, holder, load, lock
+from services.supervisor.record import Record, RunConfig, load, lock, lock_holder
 from services.supervisor.supervisor import Supervisor
 from services.supervisor.watching import join, watch_child
 
 WAIT_SECONDS = 120.0
-ELSEWHERE = ("DATABASE_URL", "MLFLOW_TRACKING_URI", "FRAUDOPS_URL")
+# Variables by which commands use other servers than those that `up` starts.
+EXTERNAL_SERVERS = ("DATABASE_URL", "MLFLOW_TRACKING_URI", "FRAUDOPS_URL")
 
 
 @dataclass(frozen=True)
 class UpOptions:
-    """What the user named; None: as last time."""
+    """The options that the user gave. None means the value of the last `up`."""
 
     host: str | None = None
     port: int | None = None
     workers: int | None = None
 
     def arguments(self) -> list[str]:
-        named = {"--host": self.host, "--port": self.port, "--workers": self.workers}
+        options = {"--host": self.host, "--port": self.port, "--workers": self.workers}
         return [
             word
-            for name, value in named.items()
+            for name, value in options.items()
             if value is not None
             for word in (name, str(value))
         ]
 
 
-def up_here(state: State, options: UpOptions, notices: Console, output: Console) -> int:
-    """Supervises until a signal, or joins who does already. Returns the exit code."""
+def up_in_foreground(state: State, options: UpOptions, notices: Console, output: Console) -> int:
+    """Supervise until a signal, or join the running supervisor. Returns the exit code.
+
+    Raises StoreDownError when the last run does not finish stopping in time.
+    """
     _check(state, notices)
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
-        with lock(state, "up") as ours:
-            if ours:
+        with lock(state, "up") as acquired:
+            if acquired:
                 _supervise(state, options, notices, output)
                 return 0
-        supervisor = holder(state)
-        if supervisor and supervisor.role == "up" and not load(state).stopping:
-            return _join(state, options, supervisor.process, notices, output)
+        supervisor = _running_supervisor(state)
+        if supervisor:
+            return _join(state, options, supervisor, notices, output)
+        # The lock belongs to a `down`, or to a supervisor that is stopping.
         time.sleep(0.05)
     raise StoreDownError(
-        f"what runs in {state.root} has been stopping for {WAIT_SECONDS:.0f} s: see `fraudops status`"
+        f"the last run in {state.root} has not finished stopping after {WAIT_SECONDS:.0f} s: "
+        "see `fraudops status`"
     )
 
 
 def up_detached(state: State, options: UpOptions, notices: Console, output: Console) -> int:
-    """Leaves a supervisor behind, and returns when all runs or will not."""
+    """Start a supervisor in the background.
+
+    Waits until every component runs or was given up. Returns the exit code.
+    """
     _check(state, notices)
-    supervisor = holder(state)
-    if supervisor and supervisor.role == "up" and not load(state).stopping:
-        return _join(state, options, supervisor.process, notices, output)
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "services.supervisor",
-        "up",
-        "--state",
-        str(state.root),
-        *options.arguments(),
-    ]
+    supervisor = _running_supervisor(state)
+    if supervisor:
+        return _join(state, options, supervisor, notices, output)
+    program = [sys.executable, "-P", "-m", "services.supervisor"]
+    command = [*program, "up", "--state", str(state.root), *options.arguments()]
+    # Cached bytecode makes the next start of every component faster.
     environment = {
         name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
     }
@@ -99,94 +104,108 @@ def up_detached(state: State, options: UpOptions, notices: Console, output: Cons
     return watch_child(state, child, begin, notices, output)
 
 
-def _check(state: State, notices: Console) -> None:
-    """Before anything is started: a wrong `FRAUDOPS_` variable would end the parts one by one.
+def _running_supervisor(state: State) -> Handle | None:
+    """Return the supervisor of the state folder, or None if it is absent or stopping."""
+    holder = lock_holder(state)
+    if holder and holder.role == "up" and not load(state).stopping:
+        return holder.process
+    return None
 
-    Makes the folder.
-    """
+
+def _check(state: State, notices: Console) -> None:
+    """Check the settings and create the state folder. Raises SettingsError."""
+    # The components inherit this umask, so only their user can read what they write.
     os.umask(0o077)
+    # A wrong FRAUDOPS_ variable would otherwise end one component after the other.
     InferenceSettings.from_environment()
     try:
         state.logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(
-            f"cannot keep anything in {state.root} ({error.strerror}): name another folder with --state"
+            f"cannot write to {state.root} ({error.strerror}): name another folder with --state"
         ) from error
-    for name in ELSEWHERE:
+    for name in EXTERNAL_SERVERS:
         if os.environ.get(name):
             notices.print(
-                f"[yellow]note:[/] {name} is set in this shell: commands will use it, not what `up` starts"
+                f"[yellow]note:[/] {name} is set in this shell: commands will use it instead of "
+                "what `up` starts"
             )
 
 
 def _join(
     state: State, options: UpOptions, supervisor: Handle, notices: Console, output: Console
 ) -> int:
-    choices = load(state).run_config
-    if choices and options not in (
+    config = load(state).run_config
+    if config and options not in (
         UpOptions(),
-        UpOptions(choices.host, choices.inference_port, choices.workers),
+        UpOptions(config.host, config.inference_port, config.workers),
     ):
         notices.print(
-            "[yellow]note:[/] it goes on with the settings that it has: `fraudops down` first, then `up` with others"
+            "[yellow]note:[/] the running fraudops keeps its settings: to change them, run "
+            "`fraudops down` and then `fraudops up` with the new ones"
         )
     return join(state, supervisor, notices, output)
 
 
 def _supervise(state: State, options: UpOptions, notices: Console, output: Console) -> None:
     announcer = Announcer(notices, dated=not notices.is_terminal)
-    announce = _announce_and_show(state, announcer, output)
+    display = _Display(state, announcer, output)
     record = load(state)
-    with ports.Claims() as claims:
+    with ports.PortClaims() as claims:
         while True:
+            # Components that a killed supervisor left running keep their ports and are adopted.
             living = [
                 name
-                for name, part in record.components.items()
-                if part.process and part.process.alive
+                for name, component in record.components.items()
+                if component.process and component.process.alive
             ]
-            choices = ports.choose(
+            config = ports.choose_ports(
                 claims, record.run_config, options.host, options.port, options.workers, living
             )
-            if asyncio.run(_build(state, record, choices, announce).run()):
+            if asyncio.run(_build(state, record, config, display.update).run()):
                 return
-            announcer.say("a port was taken by somebody else meanwhile: choosing again")
+            announcer.print("another process has taken a chosen port: choosing again")
 
 
-def _announce_and_show(
-    state: State, announcer: Announcer, output: Console
-) -> Callable[[Record], None]:
-    """Tells each change, and shows the table when all runs for the first time."""
-    shown = False
+class _Display:
+    """Prints each change, and once the table of addresses, when the components have settled."""
 
-    def announce(record: Record) -> None:
-        nonlocal shown
-        announcer.tell(record)
-        if not shown and record.run_config and settled(record):
-            shown = True
-            announcer.show(table(state, record.run_config), output)
-            if not announcer.dated:
-                announcer.say("Ctrl-C stops everything")
+    def __init__(self, state: State, announcer: Announcer, output: Console) -> None:
+        self._state = state
+        self._announcer = announcer
+        self._output = output
+        self._table_shown = False
 
-    return announce
+    def update(self, record: Record) -> None:
+        self._announcer.announce(record)
+        if self._table_shown or not record.run_config or not settled(record):
+            return
+        self._table_shown = True
+        self._announcer.show(address_table(self._state, record.run_config), self._output)
+        # A dated log belongs to a supervisor in the background, which no Ctrl-C reaches.
+        if not self._announcer.dated:
+            self._announcer.print("Ctrl-C stops everything")
 
 
 def _build(
-    state: State, record: Record, choices: RunConfig, announce: Callable[[Record], None]
+    state: State, record: Record, config: RunConfig, announce: Callable[[Record], None]
 ) -> Supervisor:
     for folder in (state.mlflow, state.run, state.spool, state.bundles, state.metrics):
         folder.mkdir(parents=True, exist_ok=True)
-    server = PostgreSQL(state.postgresql, choices.postgresql_port)
+    server = PostgreSQL(state.postgresql, config.postgresql_port)
     server.make_passwords()
     endpoints = Endpoints(
-        inference_url=choices.inference_url,
+        inference_url=config.inference_url,
         database_url=server.url(),
-        mlflow_url=choices.mlflow_url,
+        mlflow_url=config.mlflow_url,
     )
     write_atomically(state.endpoints, msgspec.json.encode(endpoints), private=True)
-    return Supervisor(state, record, choices, server, _admin_token(state.admin_token), announce)
+    return Supervisor(state, record, config, server, _admin_token(state.admin_token), announce)
 
 
 def _admin_token(path: Path) -> str:
+    # Kept from run to run: with another token the fingerprint would change, and a running service
+    # could not be adopted.
     if not path.exists():
         write_atomically(path, secrets.token_urlsafe(32).encode(), private=True)
     return path.read_text().strip()

@@ -2,6 +2,9 @@
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,39 @@ def test_a_dockerfile_takes_its_base_by_argument_and_runs_as_an_unprivileged_use
     # A command in the last stage would leave its tools in the image.
     assert "RUN" not in text.rpartition("\nFROM ")[2]
     assert "--require-hashes" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "programs"),
+    [
+        ("services/inference/Dockerfile", ("services.inference.__main__", "services.shipper")),
+        ("services/mlflow/Dockerfile", ("services.mlflow.server", "services.mlflow.wait")),
+    ],
+)
+def test_an_image_has_every_module_of_ours_that_its_programs_import(
+    path: str, programs: tuple[str, ...], tmp_path: Path
+) -> None:
+    for line in (ROOT / path).read_text().splitlines():
+        if not line.startswith("COPY ") or not (words := line.split())[-1].startswith("/app/"):
+            continue
+        *sources, target = words[1:]
+        for source in sources:
+            place = tmp_path / target.removeprefix("/app/")
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, place)
+                continue
+            place = place / Path(source).name if target.endswith("/") else place
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / source, place)
+    # The environment's own installation of fraudops is this repository.
+    program = (
+        f"import sys; sys.path = [{str(tmp_path)!r}, *(p for p in sys.path if p != {str(ROOT)!r})]"
+        f"; import {', '.join(programs)}"
+    )
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_chart_runs_the_images_that_are_built() -> None:

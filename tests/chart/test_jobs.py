@@ -38,12 +38,12 @@ def test_every_job_has_a_deadline_and_is_retried_by_its_exit_code(
 
 def test_a_promotion_is_retried_three_times() -> None:
     for name in ("promote", "pipeline", "bootstrap"):
-        found = [
+        jobs = [
             m
             for m in kinds(render(EVERYTHING), "Job", "CronJob")
             if m["metadata"]["labels"]["app.kubernetes.io/component"] == name
         ]
-        assert [job_spec(manifest)["backoffLimit"] for manifest in found] == [3]  # type: ignore[index]
+        assert [job_spec(manifest)["backoffLimit"] for manifest in jobs] == [3]  # type: ignore[index]
 
 
 def test_finished_jobs_of_a_cronjob_are_deleted(manifests: list[Manifest]) -> None:

@@ -63,7 +63,7 @@ def assert_same_names(node: dict[str, Any], values: Any, path: str) -> None:
 
 
 def test_the_defaults_and_the_schema_have_the_same_values() -> None:
-    # Helm itself adds `global`, so the schema allows it and values.yaml has none.
+    # A parent chart may pass `global`, so the schema allows it although values.yaml has none.
     properties = {name: node for name, node in SCHEMA["properties"].items() if name != "global"}
     assert_same_names({**SCHEMA, "properties": properties}, VALUES, "values")
 
@@ -178,7 +178,7 @@ def test_the_notes_warn_of_settings_that_are_not_for_production() -> None:
     development = notes("environment=development")
     assert "knows nothing of your transactions" in development
     assert (
-        "/model_info says trained_on_sample, the metric fraudops_model_trained_on_sample is 1"
+        "/model_info says trained_on_sample, and the metric fraudops_model_trained_on_sample is 1"
         in development
     )
     assert "one pod without backups" in notes()

@@ -60,8 +60,8 @@ class TestConfigMapRecords(RecordsContract):
         }
         await cluster.call("POST", cluster.path("v1", "configmaps"), made)
         await self.test_the_record_is_empty_until_the_first_write_creates_it(records)
-        found = await cluster.call("GET", cluster.path("v1", "configmaps", f"{RELEASE}-serving"))
-        assert found["metadata"]["labels"] == {"made-by": "setup"}
+        stored = await cluster.call("GET", cluster.path("v1", "configmaps", f"{RELEASE}-serving"))
+        assert stored["metadata"]["labels"] == {"made-by": "setup"}
 
 
 class TestLease(LockContract):

@@ -1,6 +1,4 @@
-"""The audit tables as the migrations make them in a real PostgreSQL, and what the queries say about
-rows in them.
-"""
+"""The audit tables that the migrations make in a real PostgreSQL."""
 
 import asyncio
 import uuid
@@ -58,8 +56,8 @@ async def store(url: str, records: list[Record]) -> None:
 
 async def test_migrations_make_the_tables_that_the_code_names(engine: AsyncEngine) -> None:
     def described(connection: Any) -> dict[str, list[tuple[str, str, bool]]]:
-        found = inspect(connection)
-        columns = {table: found.get_columns(table) for table in metadata.tables}
+        inspector = inspect(connection)
+        columns = {table: inspector.get_columns(table) for table in metadata.tables}
         return {
             table: [
                 (column["name"], column["type"].compile(connection.dialect), column["nullable"])
@@ -69,7 +67,7 @@ async def test_migrations_make_the_tables_that_the_code_names(engine: AsyncEngin
         }
 
     async with engine.connect() as connection:
-        found = await connection.run_sync(described)
+        actual = await connection.run_sync(described)
         dialect = connection.dialect
     named = {
         name: [
@@ -78,10 +76,10 @@ async def test_migrations_make_the_tables_that_the_code_names(engine: AsyncEngin
         ]
         for name, table in metadata.tables.items()
     }
-    assert found == named
+    assert actual == named
 
 
-async def test_migrating_again_and_at_once_changes_nothing(empty_database: str) -> None:
+async def test_migrating_again_and_concurrently_changes_nothing(empty_database: str) -> None:
     first = await asyncio.gather(*(upgrade(empty_database) for _ in range(3)))
     assert len(set(first)) == 1
     today = datetime.now(UTC).date()
@@ -115,9 +113,7 @@ async def test_the_schema_of_a_newer_release_stays_and_is_written_to(empty_datab
 async def test_a_table_full_of_an_earlier_releases_rows_is_migrated_untouched_or_not_at_all(
     empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No row is rewritten, and while somebody reads for long the migration gives up rather than
-    keep others waiting behind it.
-    """
+    """No row is rewritten. Behind a long read the migration gives up instead of blocking others."""
     monkeypatch.setattr("fraudops.audit.migrations.TABLE_LOCK_SECONDS", 1)
     await upgrade(empty_database)
     connection, reader = await connect(empty_database), await connect(empty_database)
@@ -126,7 +122,10 @@ async def test_a_table_full_of_an_earlier_releases_rows_is_migrated_untouched_or
         "ALTER TABLE predictions DROP COLUMN features_sealed; DROP INDEX predictions_sample"
     )
     await connection.execute("UPDATE fraudops_schema_version SET version_num = '0001'")
-    files = "SELECT array_agg(relfilenode ORDER BY relname) FROM pg_class WHERE relname ~ '^predictions' AND relname !~ 'sample|prediction_expr'"
+    files = (
+        "SELECT array_agg(relfilenode ORDER BY relname) FROM pg_class"
+        " WHERE relname ~ '^predictions' AND relname !~ 'sample|prediction_expr'"
+    )
     before = await connection.fetchval(files)
     async with reader.transaction():
         await reader.fetch("SELECT count(*) FROM predictions")
@@ -139,7 +138,8 @@ async def test_a_table_full_of_an_earlier_releases_rows_is_migrated_untouched_or
     assert await connection.fetchval(files) == before
     assert (
         await connection.fetchval(
-            "SELECT count(*) FROM predictions WHERE features IS NOT NULL AND features_sealed IS NULL"
+            "SELECT count(*) FROM predictions"
+            " WHERE features IS NOT NULL AND features_sealed IS NULL"
         )
         == 50
     )
@@ -148,7 +148,7 @@ async def test_a_table_full_of_an_earlier_releases_rows_is_migrated_untouched_or
     await reader.close()
 
 
-async def test_a_partition_is_made_once_however_many_ask(database: str) -> None:
+async def test_concurrent_requests_make_a_partition_once(database: str) -> None:
     connections = [await connect(database) for _ in range(4)]
     assert (
         await asyncio.gather(
@@ -194,7 +194,7 @@ async def test_a_day_that_retention_detached_is_not_made_again(database: str) ->
         ("$", "?sslmode=prefer&application_name=x"),
     ],
 )
-async def test_every_common_form_of_the_url_is_taken(
+async def test_every_common_form_of_the_url_is_accepted(
     database: str, change: tuple[str, str]
 ) -> None:
     url = database + change[1] if change[0] == "$" else database.replace(*change)
@@ -207,7 +207,7 @@ async def test_every_common_form_of_the_url_is_taken(
 @pytest.mark.parametrize(
     "url", ["mysql://u:secret@h/d", "secret", "postgresql://u:sec/ret@h:54x/d"]
 )
-def test_another_url_is_a_wrong_setting_and_is_not_quoted(url: str) -> None:
+def test_an_unusable_url_is_a_wrong_setting_and_is_not_quoted(url: str) -> None:
     with pytest.raises(SettingsError, match="DATABASE_URL") as refused:
         create_engine(url)
     assert "sec" not in str(refused.value)
@@ -227,7 +227,7 @@ def broken(url: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     "reason", ["does not answer", "refuses this user or password", "no such database"]
 )
-async def test_what_keeps_us_from_the_database_is_said_without_its_password(
+async def test_a_connection_error_names_its_reason_without_the_password(
     postgresql: str, reason: str
 ) -> None:
     engine = create_engine(broken(postgresql)[reason])
@@ -253,7 +253,7 @@ async def test_a_connection_that_the_server_ends_is_a_store_that_is_down(postgre
     await other.close()
 
 
-async def test_a_defect_of_ours_is_not_called_a_store_that_is_down(database: str) -> None:
+async def test_a_defect_is_not_reported_as_a_store_that_is_down(database: str) -> None:
     connection = await connect(database)
     with pytest.raises(asyncpg.PostgresSyntaxError), translated():
         await connection.execute("SELEKT")
@@ -261,7 +261,10 @@ async def test_a_defect_of_ours_is_not_called_a_store_that_is_down(database: str
 
 
 def test_a_client_that_lost_its_state_when_the_server_went_is_a_store_that_is_down() -> None:
-    """asyncpg raises it, rarely, when a connection ends within a COPY; it is no PostgresError."""
+    """asyncpg raises this error, rarely, when a connection ends within a COPY.
+
+    It is not a PostgresError.
+    """
     with pytest.raises(StoreDownError), translated():
         raise asyncpg.InternalClientError(
             "cannot switch to state 15; another operation (2) is in progress"

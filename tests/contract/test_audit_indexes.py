@@ -1,5 +1,6 @@
-"""Days of an earlier release's rows get the index that they lack while others read and write, as
-far as the time goes.
+"""Days of an earlier release get their missing index while others read and write.
+
+The indexing stops at its deadline.
 """
 
 from collections.abc import AsyncIterator
@@ -20,12 +21,17 @@ TODAY = datetime.now(UTC).date()
 TOMORROW, EARLIER = TODAY + timedelta(days=1), TODAY - timedelta(days=3)
 DAYS = [partition_name(day) for day in (TOMORROW, TODAY, EARLIER)]
 PARTS = """
-SELECT count(*) FROM pg_inherits JOIN pg_index ON indexrelid = inhrelid WHERE inhparent = 'predictions_sample'::regclass AND indisvalid"""
+SELECT count(*) FROM pg_inherits JOIN pg_index ON indexrelid = inhrelid
+WHERE inhparent = 'predictions_sample'::regclass AND indisvalid
+"""
 
 
 @pytest.fixture
 async def connection(database: str) -> AsyncIterator[Any]:
-    """Of a database as release 0002 left it, with rows of two days and one day without."""
+    """A connection to a database as release 0002 left it.
+
+    Two days have rows, and one day has none.
+    """
     connection = await connect(database)
     await connection.execute(
         "DROP INDEX predictions_sample; UPDATE fraudops_schema_version SET version_num = '0002'"
@@ -43,11 +49,11 @@ async def connection(database: str) -> AsyncIterator[Any]:
 
 
 async def indexed(connection: Any) -> tuple[int, bool]:
-    """How many days have their part, and whether the index of the whole table is valid for it."""
-    whole = await connection.fetchval(
+    """Return the number of days with an index, and whether the table's index is valid."""
+    valid = await connection.fetchval(
         "SELECT indisvalid FROM pg_index WHERE indexrelid = 'predictions_sample'::regclass"
     )
-    return await connection.fetchval(PARTS), whole
+    return await connection.fetchval(PARTS), valid
 
 
 async def test_migrating_indexes_the_days_that_are_there(connection: Any, database: str) -> None:
@@ -56,10 +62,10 @@ async def test_migrating_indexes_the_days_that_are_there(connection: Any, databa
     assert await index_days(connection, 60) == ([], [])
 
 
-async def test_a_day_that_somebody_writes_is_left_and_begun_anew_next_time(
+async def test_a_day_with_an_open_write_is_left_for_the_next_migration(
     connection: Any, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who writes or reads meanwhile waits for nothing."""
+    """Readers and writers never wait for the indexing."""
     monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)
     monkeypatch.setattr("fraudops.audit.indexing.LOCK_SECONDS", 1)
     await upgrade(database)
@@ -74,7 +80,7 @@ async def test_a_day_that_somebody_writes_is_left_and_begun_anew_next_time(
     assert await indexed(connection) == (3, True)
 
 
-async def test_two_never_index_at_once_and_time_that_is_over_begins_no_day(
+async def test_one_process_indexes_at_a_time_and_begins_no_day_after_the_deadline(
     connection: Any, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)
@@ -87,7 +93,7 @@ async def test_two_never_index_at_once_and_time_that_is_over_begins_no_day(
     assert await index_days(connection, 60) == (DAYS, [])
 
 
-async def test_a_day_made_meanwhile_has_the_index_from_the_start(
+async def test_a_day_made_during_the_indexing_has_the_index_from_the_start(
     connection: Any, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)

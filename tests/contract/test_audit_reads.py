@@ -1,5 +1,6 @@
-"""What monitor and drift read of the audit tables of a real PostgreSQL: small windows whole, large
-ones by a share that says so.
+"""The reads of monitor and drift from the audit tables of a real PostgreSQL.
+
+Small windows are read in full. Large ones are sampled, and the result says so.
 """
 
 import random
@@ -45,16 +46,16 @@ async def store(url: str, records: list[Record]) -> None:
 
 
 def drawn(chance: random.Random, moment: datetime, **changes: Any) -> Prediction:
-    """One whose id is the seed's: what is sampled of it is not left to luck."""
+    """Return a prediction whose id comes from the seed, so that the sample is always the same."""
     bits = int(moment.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | chance.getrandbits(62)
     return prediction(id=str(uuid.UUID(int=bits)), **changes)
 
 
 def traffic(seed: int) -> list[Record]:
-    """An hour of ROWS transactions, a tenth of them sent twice, a fiftieth decided as fraud, half
-    of these rightly, and a fortieth missed.
+    """Return an hour of ROWS transactions, all of them labelled.
 
-    All are labelled, by transaction_id or by the id of the answer that came last.
+    A tenth is sent twice. A fiftieth is decided as fraud, half of these correctly. A fortieth is
+    a missed fraud. Labels name the transaction_id or the id of the last answer.
     """
     chance, records = random.Random(seed), list[Record]()
     for number in range(ROWS):
@@ -79,7 +80,7 @@ def traffic(seed: int) -> list[Record]:
 
 @pytest.fixture
 def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is a large window elsewhere is one of a thousand rows here."""
+    """Make a window of a thousand rows a large one."""
     monkeypatch.setattr("fraudops.audit.sampling.EXACT_ROWS", 1_000)
     monkeypatch.setattr("fraudops.audit.sampling.PILOT_LEVEL", 3)
     monkeypatch.setattr("fraudops.audit.activity.SAMPLED_ROWS", 1_000)
@@ -96,16 +97,18 @@ async def test_recent_rows_come_as_columns_in_order_of_time(
         database,
         [late, early, prediction(NOON + 4 * HOUR), prediction(NOON + HOUR, model_digest="e" * 64)],
     )
-    found = await recent(engine, NOON, NOON + 3 * HOUR, 10, ["Amount", "V1"], model_digest="d" * 64)
-    assert found.rows == 2
-    assert found.id.tolist() == [early.id, late.id]
-    assert found.timestamp.tolist() == [
+    window = await recent(
+        engine, NOON, NOON + 3 * HOUR, 10, ["Amount", "V1"], model_digest="d" * 64
+    )
+    assert window.rows == 2
+    assert window.id.tolist() == [early.id, late.id]
+    assert window.timestamp.tolist() == [
         NOON.replace(tzinfo=None),
         (NOON + 2 * HOUR).replace(tzinfo=None),
     ]
-    assert found.prediction.tolist() == [0, 1]
-    assert found.probability.tolist() == [0.125, 0.75]
-    np.testing.assert_array_equal(found.features, [[np.nan, 1.0], [4.5, 3.0]])
+    assert window.prediction.tolist() == [0, 1]
+    assert window.probability.tolist() == [0.125, 0.75]
+    np.testing.assert_array_equal(window.features, [[np.nan, 1.0], [4.5, 3.0]])
 
 
 async def test_features_are_opened_by_their_keys_and_the_rest_is_counted_by_its_reason(
@@ -120,20 +123,20 @@ async def test_features_are_opened_by_their_keys_and_the_rest_is_counted_by_its_
             id=records[place].id, features=keep(records[place].id, {"V1": float(place)})
         )
     await store(database, list(records))
-    found = await recent(engine, NOON, NOON + HOUR, 10, ["V1"], keys=[key])
-    np.testing.assert_array_equal(found.features[:, 0], [-1.25, 1.0, np.nan, np.nan])
-    assert found.closed == {
+    window = await recent(engine, NOON, NOON + HOUR, 10, ["V1"], keys=[key])
+    np.testing.assert_array_equal(window.features[:, 0], [-1.25, 1.0, np.nan, np.nan])
+    assert window.closed == {
         "they are sealed by another key than FRAUDOPS_AUDIT__KEY": 1,
         "only a keyed hash of them is kept": 1,
     }
-    assert (found.rows, len(found.probability)) == (4, 4)
+    assert (window.rows, len(window.probability)) == (4, 4)
 
 
 async def test_a_window_without_rows_gives_empty_columns(engine: AsyncEngine) -> None:
-    found = await recent(engine, NOON, NOON + HOUR, 10, ["V1", "Amount"])
-    assert found.rows == 0
-    assert found.features.shape == (0, 2)
-    assert found.id.shape == found.prediction.shape == (0,)
+    window = await recent(engine, NOON, NOON + HOUR, 10, ["V1", "Amount"])
+    assert window.rows == 0
+    assert window.features.shape == (0, 2)
+    assert window.id.shape == window.prediction.shape == (0,)
 
 
 async def test_a_large_window_is_sampled_evenly_and_the_same_each_time(
@@ -188,9 +191,7 @@ async def test_a_repeated_transaction_is_one_decision_the_earliest(
     assert [version.model_version for version in versions] == ["3"]
 
 
-async def test_of_the_labels_of_a_decision_the_one_labelled_last_counts(
-    engine: AsyncEngine, database: str
-) -> None:
+async def test_the_latest_label_of_a_decision_counts(engine: AsyncEngine, database: str) -> None:
     caught, missed = (
         prediction(NOON, prediction=1, transaction_id="t-1"),
         prediction(NOON, prediction=0),
@@ -203,7 +204,7 @@ async def test_of_the_labels_of_a_decision_the_one_labelled_last_counts(
             missed,
             again,
             new_label(0, NOON + 3 * HOUR, "first look", transaction_id="t-1"),
-            # It names the repeat: the decision is the first answer all the same.
+            # The label names the repeat, but the decision is still the first answer.
             new_label(1, NOON + 5 * HOUR, "chargeback", prediction_id=again.id),
             new_label(
                 0, NOON + 4 * HOUR, "a late word of an earlier look", prediction_id=caught.id
@@ -226,7 +227,7 @@ async def test_of_the_labels_of_a_decision_the_one_labelled_last_counts(
     assert total.false_positive_rate is None
 
 
-async def test_activity_is_told_by_version_and_of_the_asked_model_and_window_only(
+async def test_activity_is_reported_by_version_for_one_model_and_window(
     engine: AsyncEngine, database: str
 ) -> None:
     versions = [("3", "d" * 64, 1.0), ("4", "e" * 64, 3.0), ("4", "e" * 64, 5.0)]
@@ -269,7 +270,7 @@ async def test_activity_of_an_empty_window_is_zero_and_none(engine: AsyncEngine)
     ) == (None,) * 5
 
 
-async def test_a_transaction_sent_again_a_day_later_is_another_decision_and_one_sent_before_the_window_is_none(
+async def test_a_repeat_a_day_later_is_a_decision_and_a_repeat_within_a_day_is_none(
     engine: AsyncEngine, database: str
 ) -> None:
     moments = [NOON - HOUR, NOON, NOON + timedelta(hours=23), NOON + timedelta(hours=48)]
@@ -279,8 +280,8 @@ async def test_a_transaction_sent_again_a_day_later_is_another_decision_and_one_
         (NOON, NOON + 24 * HOUR),
         (NOON + 24 * HOUR, NOON + 49 * HOUR),
     ]
-    found = [(await activity(engine, since, until, "credit-fraud"))[0] for since, until in windows]
-    assert [(one.answers, one.decisions) for one in found] == [(1, 1), (2, 0), (1, 1)]
+    counts = [(await activity(engine, since, until, "credit-fraud"))[0] for since, until in windows]
+    assert [(one.answers, one.decisions) for one in counts] == [(1, 1), (2, 0), (1, 1)]
 
 
 async def test_another_models_answer_is_no_repeat(engine: AsyncEngine, database: str) -> None:
@@ -307,12 +308,12 @@ EXPECTED = {
 }
 
 
-def assert_within_margins(found: Activity) -> None:
-    margins = found.margins()
+def assert_within_margins(estimate: Activity) -> None:
+    margins = estimate.margins()
     for name, value in EXPECTED.items():
-        assert abs(getattr(found, name) - value) <= 1.5 * margins[name] + 1e-12, (
+        assert abs(getattr(estimate, name) - value) <= 1.5 * margins[name] + 1e-12, (
             name,
-            getattr(found, name),
+            getattr(estimate, name),
             value,
             margins[name],
         )
@@ -334,7 +335,7 @@ async def test_a_large_window_is_estimated_within_its_margins_and_its_frauds_are
     assert total.latency_p50_ms == pytest.approx(ROWS / 2, rel=0.1)
 
 
-async def test_the_same_window_counted_whole_says_what_was_true(
+async def test_the_same_window_counted_in_full_gives_the_true_figures(
     engine: AsyncEngine, database: str
 ) -> None:
     await store(database, traffic(7))
@@ -371,17 +372,17 @@ async def test_drift_reads_a_share_of_a_large_window_evenly_and_the_same_each_ti
 
 
 @pytest.mark.parametrize("analyzed", [False, True])
-async def test_a_large_window_is_read_by_the_index_whatever_is_known_of_the_table(
+async def test_a_large_window_is_read_by_the_index_with_and_without_statistics(
     engine: AsyncEngine, database: str, analyzed: bool
 ) -> None:
     await store(database, traffic(7))
     if analyzed:
         with psycopg.connect(database) as connection:
             connection.execute("ANALYZE predictions")
-    asked = sampling.query_parameters(NOON - 24 * HOUR, NOON + HOUR, "credit-fraud")
+    query = sampling.query_parameters(NOON - 24 * HOUR, NOON + HOUR, "credit-fraud")
     async with engine.connect() as connection:
-        await sampling.look(connection, asked)
-        for chosen, parameters in (statement(asked, 4, 1), selection(asked, 4)):
+        await sampling.estimate_window(connection, query)
+        for chosen, parameters in (statement(query, 4, 1), selection(query, 4)):
             plan = "\n".join(
                 (await connection.execute(text(f"EXPLAIN {chosen.text}"), parameters)).scalars()
             )

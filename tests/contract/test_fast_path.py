@@ -1,5 +1,6 @@
-"""/predict has a short way for what is usual and the whole application for the rest: a client must
-not be able to tell which one answered.
+"""The fast path of /predict, and the application for all other requests.
+
+A client must not be able to tell which of them answered.
 """
 
 import json
@@ -21,13 +22,13 @@ BAD = json.dumps(ULB_ROW | {"V1": "x"}).encode()
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    started = Service(tmp_path_factory.mktemp("direct"), workers=1).promoted(1)
+    started = Service(tmp_path_factory.mktemp("fast-path"), workers=1).promoted(1)
     yield started
     started.stop()
 
 
 class Wire:
-    """A connection of which every byte is seen."""
+    """A connection whose bytes the test writes and reads itself."""
 
     def __init__(self, service: Service) -> None:
         self.socket = socket.create_connection(("127.0.0.1", service.port), timeout=10)
@@ -41,7 +42,7 @@ class Wire:
         self.socket.close()
 
     def answer(self) -> tuple[int, dict[str, str], dict[str, Any]]:
-        """Status, headers, body."""
+        """Read one answer and return its status, headers and body."""
         status = int(self.file.readline().split()[1])
         headers = {}
         while line := self.file.readline().strip():
@@ -50,14 +51,16 @@ class Wire:
         return status, headers, json.loads(self.file.read(int(headers["content-length"])))
 
 
-def whole(body: bytes, more: str = "") -> bytes:
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{more}Content-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+HEAD = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+def with_length(body: bytes, more: str = "") -> bytes:
+    return f"{HEAD}{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def chunked(body: bytes, more: str = "") -> bytes:
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{more}Transfer-Encoding: chunked\r\n\r\n"
-    return head.encode() + (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+    head = f"{HEAD}{more}Transfer-Encoding: chunked\r\n\r\n".encode()
+    return head + (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
 
 
 def ask(service: Service, request: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
@@ -68,9 +71,9 @@ def ask(service: Service, request: bytes) -> tuple[int, dict[str, str], dict[str
 
 @pytest.mark.parametrize("body", [BODY, BAD, b"", b"{", b"\xff"])
 @pytest.mark.parametrize("more", ["", "X-Request-Id: r-1\r\n", "Connection: Keep-Alive\r\n"])
-def test_both_ways_answer_alike(service: Service, body: bytes, more: str) -> None:
+def test_both_paths_answer_alike(service: Service, body: bytes, more: str) -> None:
     (status, headers, content), (other_status, other_headers, other_content) = (
-        ask(service, way(body, more)) for way in (whole, chunked)
+        ask(service, encoding(body, more)) for encoding in (with_length, chunked)
     )
     assert status == other_status == (200 if body == BODY else 422)
     assert headers.keys() == other_headers.keys()
@@ -83,10 +86,10 @@ def test_both_ways_answer_alike(service: Service, body: bytes, more: str) -> Non
     assert content == other_content
 
 
-def test_both_ways_audit_and_count_alike(service: Service) -> None:
+def test_both_paths_audit_and_count_alike(service: Service) -> None:
     before, known = service.metrics(), {record.id for record in service.audited()}
-    for way in (whole, chunked):
-        ask(service, way(BODY, "X-Request-Id: twin\r\n"))
+    for encoding in (with_length, chunked):
+        ask(service, encoding(BODY, "X-Request-Id: twin\r\n"))
     one, other = (record for record in service.audited() if record.id not in known)
     assert isinstance(one, Prediction)
     assert isinstance(other, Prediction)
@@ -114,13 +117,13 @@ def test_both_ways_audit_and_count_alike(service: Service) -> None:
     eventually(counted)
 
 
-def test_requests_that_are_sent_ahead_are_answered_in_their_order_whatever_way_each_takes(
+def test_pipelined_requests_are_answered_in_order_on_both_paths(
     service: Service,
 ) -> None:
     requests = [
         way(body, f"X-Request-Id: p-{number}\r\n")
         for number, (way, body) in enumerate(
-            ((whole, BODY), (chunked, BODY), (whole, BAD), (whole, BODY)) * 5
+            ((with_length, BODY), (chunked, BODY), (with_length, BAD), (with_length, BODY)) * 5
         )
     ]
     with Wire(service) as wire:
@@ -132,22 +135,22 @@ def test_requests_that_are_sent_ahead_are_answered_in_their_order_whatever_way_e
     assert [status for status, _, _ in answers] == [200, 200, 422, 200] * 5
 
 
-def test_requests_that_come_together_are_each_answered_audited_and_counted(
+def test_requests_that_arrive_together_are_each_answered_audited_and_counted(
     service: Service,
 ) -> None:
-    """The worker is stopped while they arrive, so that it finds them all at once."""
+    """The worker is stopped while they arrive, so that it reads them all together."""
     before, known = service.metrics(), {record.id for record in service.audited()}
     (pid,) = service.worker_pids()
     wires = [Wire(service) for _ in range(20)]
     for wire in wires:
-        # Known to the event loop: connections are accepted one in each of its turns.
+        # The answer shows that the event loop knows the connection: it accepts one per turn.
         wire.socket.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         assert wire.answer()[0] == 200
     os.kill(pid, signal.SIGSTOP)
     try:
         for number, wire in enumerate(wires):
             wire.socket.sendall(
-                whole(BAD if number % 5 == 4 else BODY, f"X-Request-Id: t-{number}\r\n")
+                with_length(BAD if number % 5 == 4 else BODY, f"X-Request-Id: t-{number}\r\n")
             )
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -177,36 +180,36 @@ def test_requests_that_come_together_are_each_answered_audited_and_counted(
 
 
 def test_a_request_in_pieces_is_one_request_wherever_it_is_cut(service: Service) -> None:
-    request = whole(BODY)
+    request = with_length(BODY)
     with Wire(service) as wire:
         wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for cut in (1, 20, request.index(b"\r\n\r\n") + 4, len(request) - 10):
             wire.socket.sendall(request[:cut])
-            # The answer to another connection says that the first piece has been read.
-            assert ask(service, whole(BODY))[0] == 200
+            # The answer on another connection shows that the worker has read the first piece.
+            assert ask(service, with_length(BODY))[0] == 200
             wire.socket.sendall(request[cut:])
             assert wire.answer()[0] == 200
 
 
 def test_a_body_above_the_limit_is_refused_though_it_comes_in_one_piece(service: Service) -> None:
-    """The worker is stopped meanwhile, so that it reads everything at once."""
+    """The worker is stopped while the body arrives, so that it reads everything in one piece."""
     (pid,) = service.worker_pids()
     with Wire(service) as wire:
         for size, expected in (((64 << 10) + 1, 413), (64 << 10, 200)):
             os.kill(pid, signal.SIGSTOP)
             try:
-                wire.socket.sendall(whole(BODY.ljust(size)))
+                wire.socket.sendall(with_length(BODY.ljust(size)))
             finally:
                 os.kill(pid, signal.SIGCONT)
             assert wire.answer()[0] == expected
 
 
-def test_a_client_that_wants_to_end_the_connection_or_speaks_an_old_http_gets_its_way(
+def test_the_connection_closes_for_http_1_0_or_connection_close(
     service: Service,
 ) -> None:
     for request in (
-        whole(BODY, "Connection: close\r\n"),
-        whole(BODY).replace(b"HTTP/1.1", b"HTTP/1.0"),
+        with_length(BODY, "Connection: close\r\n"),
+        with_length(BODY).replace(b"HTTP/1.1", b"HTTP/1.0"),
     ):
         with Wire(service) as wire:
             wire.socket.sendall(request)
@@ -214,7 +217,7 @@ def test_a_client_that_wants_to_end_the_connection_or_speaks_an_old_http_gets_it
             assert wire.file.read() == b""
 
 
-def test_a_full_spool_refuses_both_ways_and_the_connection_lives(
+def test_a_full_spool_refuses_on_both_paths_and_the_connection_stays(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     service = Service(
@@ -226,7 +229,7 @@ def test_a_full_spool_refuses_both_ways_and_the_connection_lives(
         with Wire(service) as wire:
             statuses = []
             for _ in range(5000):
-                wire.socket.sendall(whole(BODY))
+                wire.socket.sendall(with_length(BODY))
                 status, headers, content = wire.answer()
                 statuses.append(status)
                 if status != 200:
@@ -241,7 +244,9 @@ def test_a_full_spool_refuses_both_ways_and_the_connection_lives(
         service.stop()
 
 
-def _refusals(service: Service, wanted: int) -> None:
-    found = service.metrics()
-    assert found['http_requests_total{endpoint="/predict",method="POST",status="503"}'] == wanted
-    assert found["fraudops_spool_refused_total"] == wanted
+def _refusals(service: Service, expected: int) -> None:
+    metrics = service.metrics()
+    assert (
+        metrics['http_requests_total{endpoint="/predict",method="POST",status="503"}'] == expected
+    )
+    assert metrics["fraudops_spool_refused_total"] == expected

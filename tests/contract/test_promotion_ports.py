@@ -1,4 +1,4 @@
-"""The promotion's ports on one machine: a file for the record, a file lock."""
+"""The promotion's ports on one machine: a file for the record, and a file lock."""
 
 from pathlib import Path
 

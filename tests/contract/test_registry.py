@@ -1,5 +1,6 @@
-"""The registry client against a real MLflow server; a server of a few lines answers only what a
-healthy MLflow never does.
+"""The registry client against a real MLflow server.
+
+A small server of the test gives the answers that a healthy MLflow never gives.
 """
 
 import socket
@@ -141,7 +142,7 @@ def test_a_bundle_comes_back_byte_for_byte(
     }
 
 
-def test_a_file_beside_the_bundle_is_written_read_and_replaced(
+def test_a_file_next_to_the_bundle_is_written_read_and_replaced(
     registry: Registry, registered: ModelVersion, tmp_path: Path
 ) -> None:
     name = "validation/test_scores.npz"
@@ -224,15 +225,16 @@ def test_an_unknown_run_cannot_become_a_version(registry: Registry) -> None:
 
 
 def test_a_host_name_that_mlflow_does_not_allow_is_explained(mlflow_url: str) -> None:
-    """127.1 is another spelling of 127.0.0.1: the same server, a Host header outside its list; its
-    /health stays 200.
+    """127.1 is another spelling of 127.0.0.1, so the Host header is not in MLflow's list.
+
+    The server's /health still answers 200.
     """
     port = mlflow_url.rpartition(":")[2]
     with pytest.raises(StoreDownError, match=f"--allowed-hosts 127.1:{port}"):
         Registry(f"http://127.1:{port}").versions()
 
 
-def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
+def test_an_unreachable_server_is_named_without_its_password() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -243,7 +245,7 @@ def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
 
 
 class Faulty(BaseHTTPRequestHandler):
-    """Answers every call with the path's first part: a status, or a file that breaks off."""
+    """Answers with the first part of the path: a status, or an incomplete file."""
 
     protocol_version = "HTTP/1.1"
 
@@ -272,20 +274,18 @@ def faulty_url() -> Iterator[str]:
     ("kind", "says"),
     [
         *((status, f"fails with {status}") for status in ("500", "503", "429")),
-        *((status, "not MLflow's API") for status in ("200", "302", "404")),
+        *((status, "not from MLflow's API") for status in ("200", "302", "404")),
         *((status, "credentials") for status in ("401", "403")),
         ("short", "does not answer"),
     ],
 )
-def test_whatever_is_not_mlflow_in_good_health_is_a_store_that_is_down(
-    faulty_url: str, kind: str, says: str
-) -> None:
+def test_an_unhealthy_server_is_a_store_that_is_down(faulty_url: str, kind: str, says: str) -> None:
     with pytest.raises(StoreDownError, match=says) as caught:
         Registry(f"{faulty_url}/{kind}").versions()
     assert caught.value.exit_code == 75
 
 
-def test_a_file_that_breaks_off_is_never_taken_for_whole(
+def test_an_incomplete_download_is_never_accepted(
     faulty_url: str, registered: ModelVersion
 ) -> None:
     with pytest.raises(StoreDownError, match="does not answer"):
@@ -295,7 +295,7 @@ def test_a_file_that_breaks_off_is_never_taken_for_whole(
 @pytest.mark.parametrize(
     "url", ["", "mlflow:5000", "sqlite:///mlflow.db", "http://", "http://host:port"]
 )
-def test_an_url_that_is_none_is_a_mistake_of_the_user(url: str) -> None:
+def test_an_invalid_url_is_a_mistake_of_the_user(url: str) -> None:
     with pytest.raises(SettingsError, match="MLFLOW_TRACKING_URI"):
         Registry(url)
 
@@ -317,7 +317,10 @@ def test_only_files_behind_the_proxy_are_reached(uri: str) -> None:
 
 def test_the_client_imports_nothing_heavy() -> None:
     heavy = "mlflow sklearn skops pandas scipy numpy evidently matplotlib pyarrow"
-    code = f"import sys, fraudops.registry; print([name for name in {heavy.split()} if name in sys.modules])"
+    code = (
+        "import sys, fraudops.registry;"
+        f" print([name for name in {heavy.split()} if name in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -133,7 +133,7 @@ def test_an_id_that_is_in_the_table_twice_is_refused_wherever_the_second_row_is(
         "--since",
         (datetime.now(UTC) - timedelta(days=1)).isoformat(),
     )
-    assert (result.returncode, "1 ids stand in the table twice" in result.stderr) == (65, True)
+    assert (result.returncode, "1 ids are in the table twice" in result.stderr) == (65, True)
 
 
 def test_without_an_answer_log_the_table_and_the_spool_are_compared(
@@ -229,7 +229,10 @@ def test_on_the_cluster_the_job_gets_the_subcommand_and_its_options(
         == 0
     )
     assert audit("export", "--out", "/export/x.parquet", "--on-cluster").returncode == 0
-    assert [(each[0], *each[2:]) for each in calls] == [
+    assert [
+        (release, spec.template, spec.module, spec.arguments, spec.shards)
+        for release, _namespace, spec in calls
+    ] == [
         ("shop", "promote", "jobs.audit", ["verify", "--since", "2026-01-01"], None),
         (None, "retention", "jobs.audit", ["export", "--out", "/export/x.parquet"], None),
     ]
@@ -313,7 +316,7 @@ def test_if_one_prediction_cannot_be_forgotten_none_is(audit: AuditSite) -> None
     audit.dead_letters.put([RejectedRecord(encode(refused), "why")])
     for identifier, code, reason in (
         (spooled, 75, "still in the spool"),
-        (refused.id, 65, "is set aside"),
+        (refused.id, 65, "is a dead letter in"),
         (uuid7(), 64, "has no prediction"),
         (CARD, 64, "UUIDv7"),
     ):

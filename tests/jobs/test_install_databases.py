@@ -16,11 +16,11 @@ from psycopg import sql
 from fraudops.errors import SettingsError, StoreDownError
 from jobs.install.databases import (
     DatabaseTarget,
+    can_log_in,
     instructions,
     prepare,
     quoted,
     scram,
-    try_to_enter,
     upgrade_mlflow,
 )
 from services.mlflow.wait import fault
@@ -67,9 +67,9 @@ async def test_role_and_database_are_made_once_and_the_role_owns_the_database(
     postgresql_server: PostgreSQL, target: DatabaseTarget
 ) -> None:
     admin = postgresql_server.admin_url()
-    assert await try_to_enter(target) == "missing"
+    assert await can_log_in(target) is False
     await prepare(target, admin)
-    assert await try_to_enter(target) is None
+    assert await can_log_in(target) is True
     await prepare(target, admin)
     with psycopg.connect(admin) as connection:
         owner = connection.execute(
@@ -88,9 +88,9 @@ async def test_a_role_with_another_password_gets_the_one_of_the_url(
     await prepare(target, postgresql_server.admin_url())
     with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
         admin.execute(f"ALTER ROLE {quoted(target.role)} PASSWORD 'another'")
-    assert await try_to_enter(target) == "missing"
+    assert await can_log_in(target) is False
     await prepare(target, postgresql_server.admin_url())
-    assert await try_to_enter(target) is None
+    assert await can_log_in(target) is True
 
 
 async def test_without_an_admin_the_sql_is_printed_and_no_password(target: DatabaseTarget) -> None:
@@ -123,9 +123,9 @@ def test_the_program_migrates_both_databases_to_this_release(
     }
     first, second = run(**variables), run(**variables)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert f"role {target.role} and database {target.database} made" in first.stderr
-    assert "made" not in second.stderr.replace("makes", "")
-    assert "MLflow's database is empty: the server makes its tables" in first.stderr
+    assert f"role {target.role} and database {target.database} created" in first.stderr
+    assert "created" not in second.stderr
+    assert "MLflow's database is empty: its server creates the tables" in first.stderr
     assert PASSWORD not in first.stderr + second.stderr
     with psycopg.connect(target.url) as connection:
         assert connection.execute("SELECT to_regclass('predictions') IS NOT NULL").fetchone() == (
@@ -180,7 +180,7 @@ async def test_mlflows_own_upgrade_runs_if_its_tables_exist(
         timeout=120,
     )
     await upgrade_mlflow(database)
-    assert "MLflow's tables are those of this release" in capsys.readouterr().err
+    assert "MLflow's tables match this release" in capsys.readouterr().err
 
 
 def test_the_mlflow_server_waits_until_its_role_can_enter(

@@ -116,7 +116,7 @@ def test_answers_are_reported_in_total_and_by_version(database: str, state: Stat
     assert read["spool"]["waiting_bytes"] == 1_234_567
 
     text = fraudops(database, "monitor", "--state", str(state.root)).stdout
-    assert "Labels have come for 3 of 11 decisions (27.27%)" in text
+    assert "Labels have arrived for 3 of 11 decisions (27.27%)" in text
     assert "Still in the spool, and not in these figures: 1,234,567 bytes" in text
     assert "The shipper is waiting: PostgreSQL is away." in text
 
@@ -187,7 +187,7 @@ def test_without_labels_no_quality_is_claimed(database: str, state: State) -> No
     status = ShipperStatus(pid=os.getpid(), at=datetime.now(UTC), phase="shipping")
     write_shipper_status(state, status)
     done = fraudops(database, "monitor", "--state", str(state.root))
-    assert "No labels have come" in done.stdout
+    assert "No labels have arrived" in done.stdout
     assert "Everything answered is in the table." in done.stdout
     read = json.loads(fraudops(database, "monitor", "--json", "--state", str(state.root)).stdout)
     assert read["total"]["precision"] is None

@@ -338,10 +338,10 @@ def test_a_file_that_lacks_columns_is_refused(
     [
         (["absent.csv"], "absent.csv: cannot be read (No such file or directory)"),
         ([], "name it with --out"),
-        (["--out", "out.csv"], "which FILE?"),
+        (["--out", "out.csv"], "FILE is missing"),
         (["in.csv", "--out", "out.xlsx"], "let it end in .csv or .parquet"),
         (["in.csv", "--out", "in.csv"], "must be different files"),
-        (["in.csv", "--bad-rows", "bad.parquet"], "let it end in .csv"),
+        (["in.csv", "--bad-rows", "bad.parquet"], "use a name in .csv"),
         (["in.csv", "--keep", "colour"], "there is no column 'colour' to keep"),
         (["in.csv", "--shard", "3/3"], "I from 0 to N-1"),
         (["in.csv", "--shards", "3"], "here run --shard 0/3 to --shard 2/3"),

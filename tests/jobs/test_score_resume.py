@@ -246,7 +246,7 @@ def test_an_indexed_job_scores_the_shard_of_its_index(
     assert (tmp_path / "out.parquet.part-1-of-2").exists()
     assert not order.out.exists()
     early = score("--merge", "--out", order.out)
-    assert (early.returncode, "of 2 shards these are not whole: 0" in early.stderr) == (65, True)
+    assert (early.returncode, "of 2 shards these are not complete: 0" in early.stderr) == (65, True)
     assert score(*words, "--shards", "2", JOB_COMPLETION_INDEX="0").returncode == 0
     assert order.out.read_bytes() == expected
     assert score("--merge", "--out", order.out).returncode == 0, "a second join changes nothing"

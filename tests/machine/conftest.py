@@ -22,6 +22,6 @@ def serving(platform: Platform) -> Platform:
 
 
 def _done(platform: Platform, *arguments: str) -> str:
-    told = platform.run(*arguments)
-    assert told.returncode == 0, told.stderr
-    return told.stdout
+    result = platform.run(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout

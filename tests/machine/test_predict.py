@@ -51,7 +51,7 @@ def test_the_packaged_transaction_is_decided_as_fraud(serving: Platform) -> None
 def test_a_row_of_the_test_part_is_printed_with_its_label(serving: Platform) -> None:
     answer = json.loads(serving.run("predict", "--row", "0", "--json").stdout)
     assert (answer["label"], answer["prediction"]) == (0, 0)
-    assert "it truly is genuine" in serving.run("predict", "--row", "0").stdout
+    assert "the label is genuine" in serving.run("predict", "--row", "0").stdout
 
 
 def test_a_list_is_scored_in_its_order(serving: Platform, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fraudops.endpoints import Endpoints
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.registry import Registry
-from jobs.promote import promote_version
+from jobs.promote import PromotionOptions, promote_version
 from jobs.rollback import roll_back
 from tests.support.http_client import HTTP
 from tests.support.platform import Platform
@@ -92,7 +92,7 @@ def test_twenty_promotions_under_load_fail_no_request_and_leave_no_old_answer(
     with load(serving.inference_url) as running:
         for number in range(ALTERNATIONS):
             version = versions[(number + 1) % 2]
-            assert promote_version(serving.state, version).outcome == "done"
+            assert promote_version(serving.state, PromotionOptions(version)).outcome == "done"
             returned = time.monotonic()
             time.sleep(0.2)  # during this time only this version may answer
             periods.append((returned, time.monotonic(), version))
@@ -168,8 +168,8 @@ def test_production_refuses_to_promote_or_roll_back_to_a_model_of_the_packaged_s
     before = record(serving)
     monkeypatch.setenv("FRAUDOPS_ENVIRONMENT", "production")
     for result in (
-        promote_version(serving.state, versions[0]),
-        promote_version(serving.state, versions[0], force=True, reason="now"),
+        promote_version(serving.state, PromotionOptions(versions[0])),
+        promote_version(serving.state, PromotionOptions(versions[0], waiver_reason="now")),
         roll_back(serving.state),
     ):
         assert result.outcome == "refused"

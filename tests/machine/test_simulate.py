@@ -91,7 +91,7 @@ def test_a_drift_is_applied_to_the_rows_that_are_sent(serving: Platform) -> None
     )
     assert result.returncode == 0, result.stderr
     assert (
-        "packaged sample under covariate drift (strength 2, seed 7), 100 of 100 rows touched"
+        "packaged sample under covariate drift (strength 2, seed 7), 100 of 100 rows changed"
         in result.stdout
     )
     assert "100: 100 answered, 0 refused, 0 failures" in result.stdout
@@ -103,7 +103,7 @@ def test_more_rows_than_the_data_has_are_drawn_with_replacement_and_reported(
     rows = tmp_path / "few.csv"
     write_frame(generate(200, 7, fraud_rate=0.2).dataset.frame, rows)
     result = serving.run("simulate", "--data", str(rows), "--rows", "60", "--json", "--no-labels")
-    assert "the test part has 40 rows: 60 are drawn from them with replacement" in result.stderr
+    assert "the test part has 40 rows: 60 are drawn from it with replacement" in result.stderr
     summary = json.loads(result.stdout)
     assert (summary["answered"], summary["repeated_rows"]) == (60, True)
 

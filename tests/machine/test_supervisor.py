@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from fraudops.state import State
-from services.supervisor.components import endings
+from services.supervisor.components import shutdown_policies
 from services.supervisor.processes import Handle
 from services.supervisor.record import load
 from services.supervisor.status import report
@@ -57,7 +57,7 @@ def all_processes(state: State) -> list[psutil.Process]:
     members = [
         process
         for name, leader in leaders(state).items()
-        for process in endings(state)[name].members(leader)
+        for process in shutdown_policies(state)[name].members(leader)
     ]
     supervisor = load(state).supervisor
     return members + ([psutil.Process(supervisor.pid)] if supervisor else [])
@@ -79,7 +79,9 @@ def assert_nothing_runs(state: State, processes: list[psutil.Process]) -> None:
         for process in processes
         if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     ]
-    assert not [orphan for policy in endings(state).values() for orphan in policy.orphans()]
+    assert not [
+        orphan for policy in shutdown_policies(state).values() for orphan in policy.orphans()
+    ]
     assert not state.endpoints.exists()
 
 
@@ -169,7 +171,7 @@ def test_down_stops_what_a_killed_supervisor_left_and_two_concurrent_ups_start_o
         for _ in range(2)
     ]
     assert [(up.communicate(timeout=120)[1], up.returncode)[1] for up in racing] == [0, 0]
-    assert all(len(endings(running.state)[name].orphans()) == 1 for name in COMPONENTS)
+    assert all(len(shutdown_policies(running.state)[name].orphans()) == 1 for name in COMPONENTS)
 
 
 def test_concurrent_products_get_different_ports_and_stop_by_down_or_an_interrupt(

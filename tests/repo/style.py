@@ -26,8 +26,8 @@ SAME_THING: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What a set of Python files looks like; lengths of lines in characters, others in lines."""
+class StyleFigures:
+    """The sizes of a set of Python files; lines in characters, the other sizes in lines."""
 
     files: list[int] = field(default_factory=list)
     functions: list[int] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Figures:
     classes: dict[str, list[str]] = field(default_factory=dict)
 
     def limited(self) -> dict[str, int]:
-        """The figures that have a limit, under the names of LIMITS."""
+        """Return the figures that have a limit, by their names in LIMITS."""
         return {
             "line length p99": quantile(self.lines, 0.99),
             "docstring first line p90": quantile(self.docstrings, 0.9),
@@ -49,26 +49,26 @@ class Figures:
         }
 
     def broken(self) -> list[str]:
-        """One sentence for each broken limit."""
-        found = [
+        """Return one sentence for each broken limit."""
+        problems = [
             f"{name} is {value}, the limit is {LIMITS[name]}"
             for name, value in self.limited().items()
             if value > LIMITS[name]
         ]
-        found += [
+        problems += [
             f"class {name} is defined more than once: {', '.join(places)}"
             for name, places in sorted(self.classes.items())
             if len(places) > 1 and name not in SAME_THING
         ]
-        return found
+        return problems
 
 
 def quantile(values: Sequence[int], share: float) -> int:
-    """The value at `share` (0 to 1) of the sorted values; 0 when there are none."""
+    """Return the value at `share` (0 to 1) of the sorted values; 0 if there are none."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))] if values else 0
 
 
-def measure(sources: Iterable[tuple[str, str]]) -> Figures:
+def measure(sources: Iterable[tuple[str, str]]) -> StyleFigures:
     """Measure Python sources, given as pairs of a file's name and its text."""
     files, functions, lines, docstrings = list[int](), list[int](), list[int](), list[int]()
     documentable, comments = 0, list[str]()
@@ -89,7 +89,7 @@ def measure(sources: Iterable[tuple[str, str]]) -> Figures:
             documentable += 1
             if docstring := ast.get_docstring(node):
                 docstrings.append(len(docstring.splitlines()[0]))
-    return Figures(
+    return StyleFigures(
         files,
         functions,
         lines,
@@ -103,7 +103,7 @@ def measure(sources: Iterable[tuple[str, str]]) -> Figures:
 
 
 def comments_of(text: str) -> Iterator[str]:
-    """Every comment, also those at the end of a line; a `#` in a string is none."""
+    """Return every comment, also at the end of a line. A `#` in a string is not a comment."""
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             yield token.string
@@ -116,7 +116,7 @@ def sources_of(*folders: str) -> Iterator[tuple[str, str]]:
             yield str(path.relative_to(ROOT)), path.read_text()
 
 
-def rows(product: Figures, tests: Figures) -> Iterator[tuple[str, str]]:
+def rows(product: StyleFigures, tests: StyleFigures) -> Iterator[tuple[str, str]]:
     """The table: a title and a figure for each row."""
     yield from general_rows(product)
     yield from docstring_rows(product)
@@ -130,7 +130,7 @@ def rows(product: Figures, tests: Figures) -> Iterator[tuple[str, str]]:
     yield "tests: function p50 / p90", quantiles(tests.functions, 0.5, 0.9)
 
 
-def general_rows(figures: Figures) -> Iterator[tuple[str, str]]:
+def general_rows(figures: StyleFigures) -> Iterator[tuple[str, str]]:
     files, functions, lines = figures.files, figures.functions, figures.lines
     yield "source files / kLOC", f"{len(files)} / {sum(files) / 1000:.1f}"
     yield "file p50 / p90 / max", f"{quantiles(files, 0.5, 0.9)} / {max(files)}"
@@ -142,7 +142,7 @@ def general_rows(figures: Figures) -> Iterator[tuple[str, str]]:
     yield "lines over 100 / over 120", " / ".join(over)
 
 
-def docstring_rows(figures: Figures) -> Iterator[tuple[str, str]]:
+def docstring_rows(figures: StyleFigures) -> Iterator[tuple[str, str]]:
     share = len(figures.docstrings) / figures.documentable
     yield "docstrings: share of modules, classes, functions", f"{share:.0%}"
     yield "docstring first line p50 / p90", quantiles(figures.docstrings, 0.5, 0.9)

@@ -25,7 +25,7 @@ from services.supervisor.component_monitor import ComponentMonitor, PortTakenErr
 from services.supervisor.components import Component
 from services.supervisor.postgresql import PostgreSQL
 from services.supervisor.probes import ProbeError
-from services.supervisor.processes import Handle, ShutdownPolicy, end, session_members
+from services.supervisor.processes import Handle, ShutdownPolicy, session_members, terminate
 from services.supervisor.record import ComponentRecord, Record, RunConfig
 from tests.support.processes import free_port
 
@@ -69,8 +69,8 @@ def make(tmp_path: Path) -> Make:
 
 @contextlib.asynccontextmanager
 async def kept(*monitors: ComponentMonitor) -> AsyncIterator[list[asyncio.Task[None]]]:
-    others = {monitor.part.name: monitor for monitor in monitors}
-    tasks = [asyncio.create_task(monitor.keep(others)) for monitor in monitors]
+    others = {monitor.component.name: monitor for monitor in monitors}
+    tasks = [asyncio.create_task(monitor.run(others)) for monitor in monitors]
     try:
         yield tasks
     finally:
@@ -104,7 +104,7 @@ async def test_a_component_that_fails_five_times_is_given_up_with_its_last_words
         assert "Error: the wheel is off" in (one.record.reason or "")
         assert one.record.process is None
         mended.touch()
-        one.again.set()
+        one.retry.set()
         await until(lambda: one.record.phase == "running")
 
 
@@ -117,7 +117,7 @@ async def test_a_component_that_lives_but_does_not_answer_is_started_again(make:
 
     one = make("silent", SLEEP, probe)
     async with kept(one):
-        await until(one.runs.is_set)
+        await until(one.running.is_set)
         first = one.record.process
         assert first
         silent.add(first)
@@ -129,7 +129,7 @@ async def test_a_component_that_lives_but_does_not_answer_is_started_again(make:
 async def test_a_component_that_is_halted_is_started_again(make: Make) -> None:
     one = make("halted", SLEEP)
     async with kept(one):
-        await until(one.runs.is_set)
+        await until(one.running.is_set)
         assert one.record.process
         os.kill(one.record.process.pid, signal.SIGSTOP)
         await until(lambda: one.record.restarts == 1 and one.record.phase == "running")
@@ -141,17 +141,17 @@ async def test_failed_probes_do_not_count_while_a_dependency_is_down(make: Make)
     store = make("store", SLEEP)
 
     def probe(_: Handle) -> None:
-        probed.append(store.runs.is_set())
-        if not store.runs.is_set():
+        probed.append(store.running.is_set())
+        if not store.running.is_set():
             raise ProbeError("no store")
 
     reader = make("reader", SLEEP, probe, needs=("store",))
     async with kept(store, reader):
-        await until(reader.runs.is_set)
-        store.runs.clear()
+        await until(reader.running.is_set)
+        store.running.clear()
         probed.clear()
         await until(lambda: len(probed) > 2 * monitor.MISSES)
-        store.runs.set()
+        store.running.set()
         assert (reader.record.restarts, reader.record.phase) == (0, "running")
 
 
@@ -172,7 +172,7 @@ async def test_orphans_of_a_dead_component_are_ended_before_it_is_started_again(
     async with kept(one):
         await until(
             lambda: (
-                one.runs.is_set()
+                one.running.is_set()
                 and one.record.process is not None
                 and len(session_members(one.record.process)) == 2
             )
@@ -216,10 +216,10 @@ async def test_an_answer_of_another_process_is_not_taken_for_the_components_own(
         stranger.server_activate()
         threading.Thread(target=stranger.serve_forever, args=[0.05]).start()
         assert probes.get(url)[0] == 200
-        return one.part.command
+        return one.component.command
 
-    one.part = replace(
-        one.part,
+    one.component = replace(
+        one.component,
         address=("127.0.0.1", port),
         prepare=rob,
         probe=lambda process: probes.expect_200(process, url),
@@ -229,7 +229,7 @@ async def test_an_answer_of_another_process_is_not_taken_for_the_components_own(
             with pytest.raises(PortTakenError, match=f"taken by process {os.getpid()} "):
                 await asyncio.wait_for(asyncio.shield(task), 20)
             assert "Address already in use" in (one.record.reason or "")
-            assert not one.runs.is_set()
+            assert not one.running.is_set()
     finally:
         await asyncio.to_thread(stranger.shutdown)
         stranger.server_close()
@@ -246,11 +246,13 @@ async def test_when_its_folder_is_removed_the_supervisor_stops_everything(
     monkeypatch.setattr(
         components,
         "build",
-        lambda *_: {name: make(name, SLEEP).part for name in components.endings(state)},
+        lambda *_: {
+            name: make(name, SLEEP).component for name in components.shutdown_policies(state)
+        },
     )
     record = Record()
-    with ports.Claims() as claims:
-        choices = ports.choose(claims, None, None, None, None)
+    with ports.PortClaims() as claims:
+        choices = ports.choose_ports(claims, None, None, None, None)
     running = asyncio.create_task(
         supervisor.Supervisor(state, record, choices, server, "token", lambda _: None).run()
     )
@@ -275,7 +277,7 @@ def test_a_program_that_ignores_the_request_to_stop_is_killed() -> None:
     with subprocess.Popen(stubborn, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout
         process.stdout.readline()
-        assert asyncio.run(end(Handle.of(process.pid), ENDING, seconds=0.1))
+        assert asyncio.run(terminate(Handle.of(process.pid), ENDING, seconds=0.1))
         assert process.wait(5) == -signal.SIGKILL
 
 
@@ -303,13 +305,13 @@ def taken_port() -> Iterator[int]:
 
 
 @pytest.fixture
-def claims() -> Iterator[ports.Claims]:
-    with ports.Claims() as held:
+def claims() -> Iterator[ports.PortClaims]:
+    with ports.PortClaims() as held:
         yield held
 
 
 def test_ports_are_kept_unless_taken_and_requested_ports_are_never_replaced(
-    claims: ports.Claims, taken_port: int
+    claims: ports.PortClaims, taken_port: int
 ) -> None:
     free = free_port()
     kept_choices = RunConfig(
@@ -319,27 +321,31 @@ def test_ports_are_kept_unless_taken_and_requested_ports_are_never_replaced(
         mlflow_port=free,
         postgresql_port=taken_port,
     )
-    again = ports.choose(claims, kept_choices, None, None, None)
+    again = ports.choose_ports(claims, kept_choices, None, None, None)
     assert (again.mlflow_port, again.workers) == (free, 3)
     assert taken_port not in (again.inference_port, again.postgresql_port)
     assert (
-        ports.choose(claims, kept_choices, None, None, None, living=["inference"]).inference_port
+        ports.choose_ports(
+            claims, kept_choices, None, None, None, living=["inference"]
+        ).inference_port
         == taken_port
     )
     with pytest.raises(
         SettingsError, match=f"port {taken_port} is taken by process {os.getpid()} "
     ):
-        ports.choose(claims, None, None, taken_port, None)
+        ports.choose_ports(claims, None, None, taken_port, None)
     with pytest.raises(SettingsError, match=r"cannot listen on 192\.0\.2\.1"):
-        ports.choose(claims, None, "192.0.2.1", None, None)
+        ports.choose_ports(claims, None, "192.0.2.1", None, None)
 
 
 def test_a_port_requested_once_is_never_replaced_at_the_next_start(
-    claims: ports.Claims, taken_port: int
+    claims: ports.PortClaims, taken_port: int
 ) -> None:
-    first = ports.choose(claims, None, None, free_port(), None)
+    first = ports.choose_ports(claims, None, None, free_port(), None)
     assert first.port_given
-    assert ports.choose(claims, first, None, None, None).inference_port == first.inference_port
+    assert (
+        ports.choose_ports(claims, first, None, None, None).inference_port == first.inference_port
+    )
     moved = RunConfig(
         host="127.0.0.1",
         workers=2,
@@ -349,15 +355,15 @@ def test_a_port_requested_once_is_never_replaced_at_the_next_start(
         port_given=True,
     )
     with pytest.raises(SettingsError, match="choose another with --port"):
-        ports.choose(claims, moved, None, None, None)
+        ports.choose_ports(claims, moved, None, None, None)
 
 
 def test_a_port_that_is_chosen_is_given_to_no_other_supervisor_before_a_component_listens_there(
-    claims: ports.Claims,
+    claims: ports.PortClaims,
 ) -> None:
-    ours = ports.choose(claims, None, None, None, None)
-    with ports.Claims() as others:
-        theirs = ports.choose(others, None, None, None, None)
+    ours = ports.choose_ports(claims, None, None, None, None)
+    with ports.PortClaims() as others:
+        theirs = ports.choose_ports(others, None, None, None, None)
         assert not {ours.inference_port, ours.mlflow_port, ours.postgresql_port} & {
             theirs.inference_port,
             theirs.mlflow_port,
@@ -366,28 +372,29 @@ def test_a_port_that_is_chosen_is_given_to_no_other_supervisor_before_a_componen
         with pytest.raises(
             SettingsError, match=f"port {ours.inference_port} is kept by another fraudops"
         ):
-            ports.choose(others, None, None, ours.inference_port, None)
+            ports.choose_ports(others, None, None, ours.inference_port, None)
 
 
-def test_a_claim_ends_with_its_holder(claims: ports.Claims) -> None:
+def test_a_claim_ends_with_its_holder(claims: ports.PortClaims) -> None:
     port = free_port()
-    with ports.Claims() as others:
-        assert others.take(port)
-        assert not claims.take(port)
-    assert claims.take(port)
+    with ports.PortClaims() as others:
+        assert others.claim(port)
+        assert not claims.claim(port)
+    assert claims.claim(port)
 
 
 def test_the_port_of_a_living_component_is_claimed_by_the_supervisor_that_takes_it_over(
-    claims: ports.Claims, taken_port: int
+    claims: ports.PortClaims, taken_port: int
 ) -> None:
     before = RunConfig(
         host="127.0.0.1", workers=2, inference_port=0, mlflow_port=taken_port, postgresql_port=0
     )
     assert (
-        ports.choose(claims, before, None, None, None, living=["mlflow"]).mlflow_port == taken_port
+        ports.choose_ports(claims, before, None, None, None, living=["mlflow"]).mlflow_port
+        == taken_port
     )
-    with ports.Claims() as others:
-        assert not others.take(taken_port)
+    with ports.PortClaims() as others:
+        assert not others.claim(taken_port)
 
 
 def test_components_get_what_they_need_of_the_environment_and_nothing_else(
@@ -433,7 +440,7 @@ def test_logs_stay_within_bounds_while_they_are_written_to(tmp_path: Path) -> No
     log = tmp_path / "part.log"
     with log.open("ab", buffering=0) as part:
         part.write(b"x" * 100)
-        logs.bound(tmp_path, max_bytes=50)
+        logs.truncate_large_logs(tmp_path, max_bytes=50)
         part.write(b"new\n")
     assert log.read_bytes() == b"new\n"
     assert (tmp_path / "part.log.1").stat().st_size == 100
@@ -441,8 +448,8 @@ def test_logs_stay_within_bounds_while_they_are_written_to(tmp_path: Path) -> No
 
 def test_the_last_words_in_a_log_are_the_reason_and_not_the_shutdown_line(tmp_path: Path) -> None:
     log = tmp_path / "part.log"
-    assert logs.last_words(log) == ""
+    assert logs.last_error_line(log) == ""
     log.write_text("starting\nFATAL:  could not bind\nLOG:  shut down\n\n")
-    assert logs.last_words(log) == "FATAL:  could not bind"
+    assert logs.last_error_line(log) == "FATAL:  could not bind"
     log.write_text("starting\nall is well\n")
-    assert logs.last_words(log) == "all is well"
+    assert logs.last_error_line(log) == "all is well"

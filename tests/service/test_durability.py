@@ -27,7 +27,7 @@ LABEL = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHarness]:
+def shared_harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHarness]:
     settings = {
         "FRAUDOPS_AUDIT__DURABILITY": "commit",
         "FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS": "20",
@@ -37,14 +37,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHarness]:
 
 
 @pytest.fixture
-def committing(whole: FaultHarness) -> Iterator[FaultHarness]:
-    """The whole, running as it was for the test before, whether that passed or failed."""
-    yield whole
-    whole.restore()
+def committing(shared_harness: FaultHarness) -> Iterator[FaultHarness]:
+    """Yield the harness; afterwards start what the test left stopped and remove its faults."""
+    yield shared_harness
+    shared_harness.restore()
 
 
-def in_table(world: FaultHarness, answers: list[str]) -> int:
-    with psycopg.connect(world.url) as connection:
+def in_table(harness: FaultHarness, answers: list[str]) -> int:
+    with psycopg.connect(harness.url) as connection:
         row = connection.execute(
             "SELECT count(*) FROM predictions WHERE id = ANY(%s::uuid[])", [answers]
         ).fetchone()

@@ -349,11 +349,11 @@ def test_a_hung_worker_is_reported_and_ends_on_the_new_version_when_it_is_back(
     assert versions_now(slow) == {"24"}
 
 
-def _served_by_the_other(service: Service, epoch: int, said: str) -> None:
+def _served_by_the_other(service: Service, epoch: int, reason: str) -> None:
     # Connections that the kernel has assigned to the stopped worker time out.
     answer = service.reload(phase="commit", epoch=epoch, deadline_seconds=3, timeout=6)
     assert answer.status_code in (409, 503)
-    assert said in problem(answer)["detail"]
+    assert reason in problem(answer)["detail"]
 
 
 def _reloaded(service: Service, epoch: int) -> None:
@@ -416,7 +416,6 @@ def test_a_full_disk_under_the_poller_ends_no_worker(tmp_path: Path) -> None:
     pod = Service(tmp_path).promoted(1)
     try:
         before = pod.worker_pids()
-        # RLIMIT_FSIZE acts like a full disk and needs no root: no state file can be written.
         # RLIMIT_FSIZE acts like a full disk and needs no root: no state file can be written.
         for pid in before:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (8, resource.RLIM_INFINITY))

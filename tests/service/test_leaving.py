@@ -25,8 +25,14 @@ answers = iter((1, 1, 0))
 def hand_over(settings):
     print("handing over", flush=True)
     return next(answers)
-shipper.hand_over = hand_over
-shipper.DRAIN_SECONDS, shipper.AGAIN_SECONDS, shipper.AGAIN_DRAIN_SECONDS = 0.5, 0.1, 0.5
+for name, value in {
+    "hand_over_to_peers": hand_over,
+    "DRAIN_SECONDS": 0.5,
+    "AGAIN_SECONDS": 0.1,
+    "AGAIN_DRAIN_SECONDS": 0.5,
+}.items():
+    assert hasattr(shipper, name), name
+    setattr(shipper, name, value)
 shipper.main()
 """
 READING_DRIFT_RUNS = b"FROM drift_runs"

@@ -18,7 +18,8 @@ from fraudops.spool import SpoolWriter
 from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments
 from fraudops.state import State
-from services.supervisor.postgresql import PostgreSQL, start, stop
+from services.supervisor.postgresql import PostgreSQL
+from services.supervisor.postgresql_standalone import start, stop
 from tests.support.audit_records import fill, prediction
 from tests.support.processes import free_port
 from tests.support.shippers import CARD, Start, expect, expect_empty, ids

@@ -31,12 +31,16 @@ from tests.support.waiting import eventually
 # The shipper with shorter times: it adopts folders, and counts them as silent, within a test.
 PROGRAM = """
 import sys
-import fraudops.spool.volume
-import services.shipper.__main__
-import services.shipper.orphan_adoption
-fraudops.spool.volume.SILENT_SECONDS = float(sys.argv[1])
-services.shipper.orphan_adoption.LOOK_SECONDS = 0.2
-services.shipper.__main__.main()
+import fraudops.spool.volume as volume
+import services.shipper.__main__ as shipper
+import services.shipper.orphan_adoption as orphan_adoption
+for module, name, value in (
+    (volume, "SILENT_SECONDS", float(sys.argv[1])),
+    (orphan_adoption, "LOOK_SECONDS", 0.2),
+):
+    assert hasattr(module, name), name
+    setattr(module, name, value)
+shipper.main()
 """
 NOWHERE = "postgresql://u:p@127.0.0.1:{}/d"
 Pods = Callable[..., RunningShipper]
@@ -300,7 +304,7 @@ def test_a_shipper_whose_folder_was_taken_ends_and_starts_with_a_new_one(
     running = start(pod, database)
     pod.folder.rename(pod.volume / "taken")
     assert running.process.wait(20) == 75
-    assert "keep flock across its nodes" in running.log.read_text()
+    assert "supports flock across nodes" in running.log.read_text()
     start(pod, database)
     sent = fill(pod.state.spool, [prediction()])
     expect(database, sent)

@@ -13,14 +13,9 @@ import pytest
 from fraudops.errors import SettingsError, StoreDownError
 from services.supervisor import identity
 from services.supervisor.identity import Identity
-from services.supervisor.postgresql import (
-    OWNER,
-    PostgreSQL,
-    binaries,
-    server_processes,
-    start,
-    stop,
-)
+from services.supervisor.postgresql import OWNER, PostgreSQL, binaries
+from services.supervisor.postgresql_processes import server_processes
+from services.supervisor.postgresql_standalone import start, stop
 from tests.support.processes import free_port
 
 FAST = {"fsync": "off"}
@@ -84,7 +79,7 @@ def test_postgresql_starts_again_after_sigkill(server: PostgreSQL, log: Path) ->
     assert (server.data / "postmaster.pid").exists()
     process = start(server, log, **FAST)
     try:
-        assert server.complaint() is None
+        assert server.connection_error() is None
         with pytest.raises(psycopg.OperationalError):
             session.execute("SELECT 1")
     finally:
@@ -194,7 +189,7 @@ def test_a_lost_password_is_named(server: PostgreSQL, tmp_path: Path) -> None:
     password = server.folder / f"{OWNER}.password"
     kept = password.rename(tmp_path / "kept")
     try:
-        with pytest.raises(SettingsError, match=r"fraudops\.password is gone"):
+        with pytest.raises(SettingsError, match=r"fraudops\.password is missing"):
             server.url()
     finally:
         kept.rename(password)

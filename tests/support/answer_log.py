@@ -80,7 +80,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AnswerComparison:
     """How the answers of a log differ from the rows of the audit table.
 
     `answers` counts the answers, `lost` those without a row, and `different` those whose row
@@ -95,7 +95,7 @@ class Comparison:
     repeated: int
 
 
-def compare(url: str, log: Log) -> Comparison:
+def compare(url: str, log: Log) -> AnswerComparison:
     answers = [answer for answer in log.answers() if "transaction_id" in answer]
     requests = [*answers, *log.refused()]
     with psycopg.connect(url) as connection:
@@ -126,7 +126,7 @@ def compare(url: str, log: Log) -> Comparison:
         )
     assert compared
     assert times
-    return Comparison(len(answers), *compared, *times)
+    return AnswerComparison(len(answers), *compared, *times)
 
 
 class Verdict:

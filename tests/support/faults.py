@@ -23,7 +23,9 @@ import psutil
 from fraudops.audit.migrations import migrate
 from fraudops.audit.shipper_status import ShipperStatus, read_shipper_status
 from fraudops.state import State
-from services.supervisor.postgresql import PostgreSQL, server_processes, start, stop
+from services.supervisor.postgresql import PostgreSQL
+from services.supervisor.postgresql_processes import server_processes
+from services.supervisor.postgresql_standalone import start, stop
 from tests.support.answer_log import Log
 from tests.support.fault_proxy import FaultProxy
 from tests.support.figures import PROOF

@@ -1,4 +1,4 @@
-"""An alias that was moved by hand is seen where people look: in `status`, here and on a cluster."""
+"""`status` shows an alias that was moved by hand, locally and on a cluster."""
 
 from pathlib import Path
 
@@ -25,15 +25,15 @@ FINE = ServingRecord(current=ENTRY, alias_epoch=4)
     ("record", "shown"),
     [(MOVED, "points at version 3"), (LATE, "does not follow epoch 4"), (FINE, None)],
 )
-def test_status_tells_how_the_alias_differs_from_the_record(
+def test_status_reports_how_the_alias_differs_from_the_record(
     tmp_path: Path, record: ServingRecord, shown: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = State.at(tmp_path)
     FileRecordStore(state.serving_record).compare_and_set(record, b"")
-    found, overview = report(state), Overview("shop", "cards", record, ())
-    assert found["alias"] == as_mapping(overview)["alias"] == record.alias_error
+    local, overview = report(state), Overview("shop", "cards", record, ())
+    assert local["alias"] == as_mapping(overview)["alias"] == record.alias_error
     show(overview)
-    for text in ("\n".join(status_details(found)), capsys.readouterr().out):
+    for text in ("\n".join(status_details(local)), capsys.readouterr().out):
         assert ("alias: " in text) == bool(shown)
         assert (shown or "") in text
 

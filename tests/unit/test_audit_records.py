@@ -67,6 +67,6 @@ def test_a_record_of_a_later_release_with_more_fields_is_still_read() -> None:
         msgspec.msgpack.encode(["prediction", 1]),
     ],
 )
-def test_what_is_no_record_is_refused(data: bytes) -> None:
+def test_data_that_is_not_a_record_is_refused(data: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
         decode(data)

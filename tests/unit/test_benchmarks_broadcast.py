@@ -1,4 +1,4 @@
-"""The benchmark of a broadcast promotes for real, and refuses to report a promotion that was none."""
+"""The benchmark of a broadcast runs real promotions and rejects one that did not happen."""
 
 import random
 from pathlib import Path
@@ -34,7 +34,7 @@ async def test_a_fake_pod_refuses_a_commit_that_the_record_has_not(tmp_path: Pat
     assert (status, body["detail"]) == (409, "the serving record is not yet there")
 
 
-def test_pods_that_do_not_follow_are_no_measurement(
+def test_a_promotion_that_pods_do_not_follow_is_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def elsewhere(_pods: broadcast.LoopbackPods, _pod: object) -> int:

@@ -1,4 +1,4 @@
-"""The arithmetic behind every figure that is stated."""
+"""The arithmetic of every stated figure."""
 
 import math
 import random
@@ -29,7 +29,7 @@ def test_no_measurement_has_no_median() -> None:
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
-    """A round that was slow for both says the same as a fast one; the ratio of the medians would be 2."""
+    """A round that slows both gives the same ratio. The ratio of the medians would be 2."""
     measured = ratio([10.0, 100.0, 40.0], [20.0, 200.0, 10.0])
     assert measured.values == (0.5, 0.5, 4.0)
     assert measured.median == 0.5
@@ -86,7 +86,7 @@ def test_latencies_together_are_those_of_each() -> None:
     assert one.percentile_ms(1.0) == pytest.approx(1000.0, rel=0.01)
 
 
-def test_nothing_and_the_endless_have_their_place_too() -> None:
+def test_zero_and_endless_latencies_are_counted_too() -> None:
     latencies = Latencies()
     assert math.isnan(latencies.percentile_ms(0.5))
     latencies.add(0.0)
@@ -105,7 +105,7 @@ def test_a_quick_run_says_that_its_figures_mean_nothing() -> None:
     result.tables = [Table("Them", ("subject", "figure"), [("one", "1"), ("two", "2")])]
     result.claims = [Claim("faster", spread([1.0]), 2.0, "at least")]
     text = results.markdown(result)
-    assert "its figures mean nothing" in text
+    assert "Its figures mean nothing" in text
     assert "| faster | at least 2 | 1 | **no** |" in text
     assert "| two | 2 |" in text
     assert "Rounds 3, seconds 5.0, load generator bundled, connections 16." in text

@@ -1,5 +1,6 @@
-"""What load generators say, when requests are due, and who takes turns with whom; against small
-servers of the test's own.
+"""The output of load generators, the times at which requests are due, and the turns.
+
+The client runs against small servers of the tests.
 """
 
 import contextlib
@@ -46,7 +47,7 @@ Respond = Callable[[socket.socket, bytes], None]
 
 @contextlib.contextmanager
 def serving(respond: Respond) -> Iterator[tuple[str, int]]:
-    """A server that hands each request of each connection to `respond`."""
+    """A server that passes each request of each connection to `respond`."""
 
     def converse(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
@@ -69,7 +70,7 @@ def serving(respond: Respond) -> Iterator[tuple[str, int]]:
         thread.join()
 
 
-def whole(
+def run_window(
     address: tuple[str, int], rate: float | None, requests: int = 3, seconds: float = 0.3
 ) -> LoadWindow:
     with contextlib.closing(
@@ -81,31 +82,32 @@ def whole(
 
 def test_wrk_counts_refused_requests_among_its_requests() -> None:
     load = read_wrk(
-        'Running 1s test\n\n{"requests":100,"seconds":2.0,"refused":10,"broken":3,"p50_ms":0.5,"p99_ms":1.5}\n'
+        "Running 1s test\n\n"
+        '{"requests":100,"seconds":2.0,"refused":10,"broken":3,"p50_ms":0.5,"p99_ms":1.5}\n'
     )
     assert (load.answered, load.refused, load.broken) == (90, 10, 3)
     assert load.rate == 45.0
 
 
-def test_oha_says_seconds_and_counts_what_its_deadline_cut_off_as_errors() -> None:
-    said = {
+def test_the_requests_that_the_deadline_of_oha_cut_off_are_no_errors() -> None:
+    output = {
         "summary": {"total": 2.0, "successRate": 1.0},
         "latencyPercentiles": {"p50": 0.0005, "p99": 0.002, "p99.99": None},
         "statusCodeDistribution": {"200": 90, "503": 10},
         "errorDistribution": {"aborted due to deadline": 16, "connection closed": 2},
     }
-    load = read_oha(json.dumps(said))
+    load = read_oha(json.dumps(output))
     assert (load.answered, load.refused, load.broken, load.rate) == (90, 10, 2, 45.0)
     assert (load.p50_ms, load.p99_ms) == (0.5, 2.0)
 
 
 @pytest.mark.parametrize("read", [read_wrk, read_oha, read_bundled])
-def test_output_that_is_none_is_an_error_that_shows_it(read: Callable[[str], object]) -> None:
+def test_unreadable_output_is_an_error_that_quotes_it(read: Callable[[str], object]) -> None:
     with pytest.raises(GeneratorError, match="unable to connect"):
         read("unable to connect to 127.0.0.1:1 Connection refused\n")
 
 
-def test_the_bundled_client_is_there_for_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bundled_client_is_always_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert choose() is GENERATORS["bundled"]
     with pytest.raises(GeneratorError, match="wrk is not installed"):
@@ -118,7 +120,7 @@ def test_arrivals_do_not_wait_for_answers() -> None:
     assert len(due) == pytest.approx(5000, rel=0.1)
     assert due == sorted(due)
     gaps = [later - earlier for earlier, later in pairwise(due)]
-    # Of an exponential distribution the standard deviation is its mean.
+    # The standard deviation of an exponential distribution is its mean.
     assert np.std(gaps) == pytest.approx(0.01, rel=0.1)
     assert arrivals.pause(50.0) > 0
 
@@ -134,7 +136,7 @@ def test_the_client_counts_answers_and_refusals() -> None:
         connection.sendall(REFUSAL if request == b"POST 2" else ANSWER)
 
     with serving(respond) as address:
-        window = whole(address, rate=200.0)
+        window = run_window(address, rate=200.0)
     assert window.answered > 10
     assert window.refused == pytest.approx(window.answered / 2, abs=2)
     assert window.broken == 0
@@ -147,7 +149,7 @@ def test_an_answer_may_come_in_pieces() -> None:
             threading.Event().wait(0.002)
 
     with serving(respond) as address:
-        window = whole(address, rate=None)
+        window = run_window(address, rate=None)
     assert window.answered > 2
     assert window.broken == 0
 
@@ -158,25 +160,25 @@ def test_a_connection_that_ends_is_counted_and_opened_again() -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
     with serving(respond) as address:
-        window = whole(address, rate=100.0)
+        window = run_window(address, rate=100.0)
     assert window.answered == 0
     assert window.broken > 2
 
 
 def test_a_latency_counts_from_when_the_request_was_due() -> None:
-    """Two connections, answers after 50 ms, 200 a second due: most of the wait is for a connection."""
+    """With two connections and answers after 50 ms, 200 requests per second must mostly queue."""
 
     def respond(connection: socket.socket, request: bytes) -> None:
         threading.Event().wait(0.05)
         connection.sendall(ANSWER)
 
     with serving(respond) as address:
-        open_loop, closed_loop = whole(address, rate=200.0), whole(address, rate=None)
+        open_loop, closed_loop = run_window(address, rate=200.0), run_window(address, rate=None)
     assert open_loop.unsent > 0
     assert open_loop.p50_ms > closed_loop.p50_ms
 
 
-def test_requests_go_over_the_wire_whole(tmp_path: Path) -> None:
+def test_a_request_has_a_head_and_its_complete_body(tmp_path: Path) -> None:
     bodies = tmp_path / "bodies"
     bodies.write_bytes(b'{"a":1}\n{"a":22}\n')
     address, requests = read_requests("http://127.0.0.1:8000/predict", bodies)
@@ -203,7 +205,7 @@ def test_the_probability_is_found_in_every_kind_of_answer(
 
 
 @pytest.mark.parametrize("answer", [b"{}", b"nonsense", b'{"fraud_probability":null}'])
-def test_what_is_no_answer_is_wrong(answer: bytes) -> None:
+def test_a_body_that_is_not_an_answer_is_wrong(answer: bytes) -> None:
     with pytest.raises(WrongAnswerError):
         TRANSACTION.difference(answer, np.array([0.2]))
 
@@ -242,5 +244,5 @@ def test_a_wrong_probability_ends_the_run() -> None:
         samples=[(1, '{"fraud_probability":0.5}')],
     )
     assert check(window, TRANSACTION, np.array([0.1, 0.5])) == 1
-    with pytest.raises(SubjectError, match=r"row 1 is 0\.4 away"):
+    with pytest.raises(SubjectError, match=r"the answer for row 1 differs by 0\.4"):
         check(window, TRANSACTION, np.array([0.5, 0.1]))

@@ -1,6 +1,4 @@
-"""What `--on-cluster` makes of the chart's templates and of what was typed; and what it makes of
-what Kubernetes and the pods say.
-"""
+"""Jobs of `--on-cluster`, and the status that Kubernetes and the pods report."""
 
 import copy
 import json
@@ -60,8 +58,8 @@ ENTRY = ServingEntry(
 
 
 def container_of(job: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = job["spec"]["template"]["spec"]["containers"][0]
-    return found
+    container: dict[str, Any] = job["spec"]["template"]["spec"]["containers"][0]
+    return container
 
 
 def test_arguments_follow_those_of_the_template_and_the_template_stays_as_it_is() -> None:
@@ -82,7 +80,7 @@ def test_arguments_follow_those_of_the_template_and_the_template_stays_as_it_is(
     assert before == CRONJOB
 
 
-def test_an_indexed_job_has_as_many_pods_as_shards_are_asked_for() -> None:
+def test_an_indexed_job_has_one_pod_per_requested_shard() -> None:
     template = copy.deepcopy(CRONJOB)
     template["spec"]["jobTemplate"]["spec"] |= {
         "completionMode": "Indexed",
@@ -94,7 +92,7 @@ def test_an_indexed_job_has_as_many_pods_as_shards_are_asked_for() -> None:
     assert job_of(template, "shop-score-2", JobSpec("score"))["spec"]["completions"] == 1
 
 
-def test_another_program_in_the_templates_place_has_its_own_arguments_alone() -> None:
+def test_a_replaced_program_gets_only_its_own_arguments() -> None:
     job = job_of(CRONJOB, "shop-rollback-1", JobSpec("train", ["--json"], module="jobs.rollback"))
     assert (container_of(job)["command"], container_of(job)["args"]) == (
         ["python", "-m", "jobs.rollback"],
@@ -147,13 +145,13 @@ def test_a_release_without_a_data_volume_says_how_to_get_one() -> None:
         (["--reason=--on-cluster is new", "--on-cluster"], ["--reason=--on-cluster is new"]),
     ],
 )
-def test_the_pod_gets_what_was_typed_without_what_is_about_this_machine(
+def test_the_pod_gets_the_typed_arguments_except_those_about_this_machine(
     typed: list[str], sent: list[str]
 ) -> None:
     assert arguments_for_the_pod(typed) == sent
 
 
-def test_a_command_runs_here_unless_it_is_asked_to_run_there() -> None:
+def test_a_command_runs_locally_unless_on_cluster_is_given() -> None:
     @on_cluster("train")
     @click.command(name="here")
     @json_option
@@ -167,7 +165,7 @@ def test_a_command_runs_here_unless_it_is_asked_to_run_there() -> None:
     assert "--on-cluster" in CliRunner().invoke(command, ["--help"]).output
 
 
-def test_standard_output_of_the_job_is_ours_and_all_else_is_standard_error(
+def test_the_jobs_standard_output_is_printed_and_all_else_is_standard_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     streams = Streams()
@@ -177,7 +175,7 @@ def test_standard_output_of_the_job_is_ours_and_all_else_is_standard_error(
     assert capsys.readouterr() == ("version 3\n", "reading\n�\n")
 
 
-def test_of_a_repeated_job_only_the_last_try_answers_in_json(
+def test_only_the_last_try_of_a_repeated_job_answers_in_json(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     streams = Streams(last_only=True)
@@ -219,7 +217,7 @@ def test_of_a_repeated_job_only_the_last_try_answers_in_json(
         ({}, "not started yet"),
     ],
 )
-def test_what_a_container_waits_for_is_said_in_kubernetes_own_words(
+def test_a_waiting_container_is_reported_in_the_words_of_kubernetes(
     status: dict[str, Any], waits_for: str
 ) -> None:
     assert _container({"status": status}, "train").waits_for == waits_for
@@ -240,25 +238,25 @@ def overview(record: ServingRecord, *pods: PodReport) -> Overview:
     return Overview("shop", "cards", record, pods)
 
 
-def test_a_pod_is_as_far_as_its_last_worker() -> None:
+def test_a_pod_has_the_epoch_of_its_last_worker() -> None:
     record = ServingRecord(current=ENTRY)
     level = report_of("a", True, False, ready_answer((4, "7"), (4, "7")))
     mixed = report_of("b", True, False, ready_answer((4, "7"), (3, "6")))
     leaving = report_of("c", False, True, ready_answer((3, "6")))
-    found = overview(record, level, mixed, leaving)
-    assert (mixed.epoch, mixed.version, found.behind, found.well) == (3, "6 and 7", ("b",), False)
+    status = overview(record, level, mixed, leaving)
+    assert (mixed.epoch, mixed.version, status.behind, status.well) == (3, "6 and 7", ("b",), False)
     assert overview(record, level, leaving).well
 
 
-def test_a_pod_that_cannot_be_asked_counts_as_behind_and_says_why() -> None:
+def test_an_unreachable_pod_counts_as_behind_with_its_reason() -> None:
     unreachable = report_of(
         "a",
         True,
         False,
         json.dumps({"kind": "Status", "message": "error trying to reach service"}).encode(),
     )
-    found = overview(ServingRecord(current=ENTRY), unreachable)
-    assert (found.behind, found.well) == (("a",), False)
+    status = overview(ServingRecord(current=ENTRY), unreachable)
+    assert (status.behind, status.well) == (("a",), False)
     assert "error trying to reach service" in str(unreachable.reason)
 
 

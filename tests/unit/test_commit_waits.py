@@ -1,4 +1,7 @@
-"""Who waits for PostgreSQL is let go by the shipper's position alone."""
+"""Requests that wait for PostgreSQL.
+
+Only the position of the shipper lets one continue.
+"""
 
 import asyncio
 import os
@@ -46,7 +49,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 
 
 async def still_waits(task: "asyncio.Task[None]") -> None:
-    """After some looks."""
+    """Check that the task waits, after several polls of the position."""
     done, _ = await asyncio.wait([task], timeout=0.05)
     assert not done
 
@@ -64,8 +67,8 @@ async def test_each_waits_for_its_own_record(spool: Spool) -> None:
     await waits.close()
 
 
-async def test_a_segment_stays_until_nobody_waits_for_it(spool: Spool) -> None:
-    """Else its position would go with it, and a pod that leaves would give it away."""
+async def test_a_segment_stays_while_a_request_waits_for_it(spool: Spool) -> None:
+    """Otherwise its position is deleted with it, and a pod that drains hands it over."""
     waits = spool.waits()
     full = asyncio.create_task(waits.wait(spool.writer.append_placed([bytes(1 << 16)])))
     following = asyncio.create_task(waits.wait(spool.writer.append_placed([b"next"])))
@@ -83,7 +86,7 @@ async def test_a_segment_stays_until_nobody_waits_for_it(spool: Spool) -> None:
     assert list_segments(spool.folder) == []
 
 
-async def test_in_vain_is_told_and_nothing_more_is_let_in_until_it_was_confirmed(
+async def test_a_wait_in_vain_fails_and_requests_are_refused_until_confirmed(
     spool: Spool,
 ) -> None:
     waits = spool.waits(0.05)
@@ -98,7 +101,7 @@ async def test_in_vain_is_told_and_nothing_more_is_let_in_until_it_was_confirmed
     await waits.close()
 
 
-async def test_what_was_set_aside_is_not_answered_and_what_comes_after_is(spool: Spool) -> None:
+async def test_a_dead_letter_is_not_confirmed_and_the_record_after_it_is(spool: Spool) -> None:
     waits = spool.waits()
     bad = asyncio.create_task(waits.wait(spool.writer.append_placed([b"1"])))
     await still_waits(bad)
@@ -112,7 +115,7 @@ async def test_what_was_set_aside_is_not_answered_and_what_comes_after_is(spool:
     await waits.close()
 
 
-def test_a_bell_is_heard_by_who_listens_and_waits_for_nobody(tmp_path: Path) -> None:
+def test_a_wake_up_reaches_the_listener_and_never_blocks(tmp_path: Path) -> None:
     wakeup = WakeupPipe(tmp_path)
     wakeup.notify()
     listener = open_wakeup_pipe(tmp_path)

@@ -12,12 +12,12 @@ TOKEN = "correct-horse"
 
 
 class DrainedPod(BaseHTTPRequestHandler):
-    """Stands for the admin port: drains whoever has the token."""
+    """An admin port that drains for any caller with the token."""
 
-    asked: list[tuple[str, str | None]] = []
+    calls: list[tuple[str, str | None]] = []
 
     def do_POST(self) -> None:
-        self.asked.append((self.path, self.headers["Authorization"]))
+        self.calls.append((self.path, self.headers["Authorization"]))
         self.send_response(200 if self.headers["Authorization"] == f"Bearer {TOKEN}" else 401)
         self.end_headers()
 
@@ -27,7 +27,7 @@ class DrainedPod(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    DrainedPod.asked.clear()
+    DrainedPod.calls.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), DrainedPod) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -38,10 +38,10 @@ def port() -> Iterator[int]:
 
 def test_the_pod_is_asked_to_drain_with_the_token(port: int) -> None:
     assert begin(port, TOKEN) is None
-    assert DrainedPod.asked == [("/drain", f"Bearer {TOKEN}")]
+    assert DrainedPod.calls == [("/drain", f"Bearer {TOKEN}")]
 
 
-def test_a_refusal_and_a_silence_are_told_apart(port: int) -> None:
+def test_a_refusal_and_a_missing_answer_are_reported_differently(port: int) -> None:
     assert begin(port, "wrong") == "status 401"
     assert begin(free_port(), TOKEN) == "ConnectionRefusedError"
 

@@ -15,7 +15,7 @@ def rng() -> np.random.Generator:
 
 
 def psi_by_hand(reference: list[float], current: list[float]) -> float:
-    """The definition, value by value: deciles of the reference, shares floored at 0.0001."""
+    """The definition, value by value: deciles of the reference, shares of at least 0.0001."""
     ordered = np.sort(reference)
     deciles = [
         float(np.interp(share / 10 * (len(ordered) - 1), range(len(ordered)), ordered))
@@ -53,8 +53,7 @@ def test_psi_does_not_change_under_a_monotone_transformation(
     seed: int, scale: float, transform
 ) -> None:
     source = np.random.default_rng(seed)
-    # 11 k + 1 rows put every decile on a value of the sample, so that both sides bin by the same
-    # rows
+    # With 11 k + 1 rows every decile is a value of the sample, so both sides have the same bins.
     reference, current = source.normal(size=331), source.normal(0.5, scale, size=200)
     assert psi(transform(reference), transform(current)) == pytest.approx(
         psi(reference, current), abs=1e-9
@@ -108,7 +107,7 @@ def test_the_score_alone_is_enough_to_alarm() -> None:
     )
 
 
-def test_a_window_that_does_not_exceed_is_none_whatever_came_before() -> None:
+def test_a_window_below_the_thresholds_has_no_drift_whatever_came_before() -> None:
     assert judge(5000, 500, [column(0.2), column(0.199)], exceeded_before=True) == "none"
 
 
@@ -117,7 +116,7 @@ def test_too_few_rows_are_never_judged() -> None:
 
 
 def test_the_wilson_interval_agrees_with_published_values() -> None:
-    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3
+    # Source: Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
     for positives, rows, lower, upper in [
         (81, 263, 0.2553, 0.3662),
         (15, 148, 0.0624, 0.1605),
@@ -145,6 +144,6 @@ def test_a_scheduled_window_begins_where_the_one_before_it_ended(late: timedelta
     assert join_windows(NOON + late - DAY, NOON + late, previous_end) == previous_end
 
 
-def test_a_window_asked_for_in_between_keeps_its_start() -> None:
+def test_a_requested_window_keeps_its_start() -> None:
     assert join_windows(NOON - DAY, NOON, NOON - DAY / 2) == NOON - DAY
     assert join_windows(NOON - DAY, NOON, None) == NOON - DAY

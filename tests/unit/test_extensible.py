@@ -1,4 +1,4 @@
-"""Documents keep the fields of a newer release, at every level and through every change."""
+"""Documents keep the fields of a newer release, at every level and after every change."""
 
 import json
 from typing import Any
@@ -42,13 +42,13 @@ def test_a_commit_keeps_what_the_reservation_and_the_replaced_entry_carry() -> N
     assert written["requests"] == RECORD["requests"]
 
 
-def test_an_undo_keeps_the_fields_of_what_it_goes_back_to() -> None:
+def test_an_undo_keeps_the_fields_of_the_entry_that_it_restores() -> None:
     written = json.loads(encode(undo(decode(json.dumps(RECORD).encode()), 6, "now")))
     assert written["current"]["act"] == "promote"
     assert written["future"] == RECORD["future"]
 
 
-def test_a_pods_state_keeps_them_when_the_pod_moves_on() -> None:
+def test_a_pods_state_keeps_unknown_fields_when_the_pod_changes_version() -> None:
     state = decode_document(b'{"epoch": 1, "challenger": "7"}', PodState)
     moved = state.next(2, "2", "2" * 64, "cache").without_model(())
     assert json.loads(encode_document(moved))["challenger"] == "7"
@@ -59,7 +59,7 @@ def test_a_record_without_unknown_fields_is_stored_in_the_form_of_the_release_be
 
 
 @pytest.mark.parametrize("data", [b"[]", b"7", b'{"current": [1]}', b'{"stack": {}}', b"{"])
-def test_what_is_no_document_is_refused(data: bytes) -> None:
+def test_data_that_is_not_a_document_is_refused(data: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
         decode_document(data, ServingRecord)
 

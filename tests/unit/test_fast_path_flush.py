@@ -1,4 +1,4 @@
-"""Requests that come in one turn of the event loop are answered together, and yet each for itself."""
+"""Requests of one turn of the event loop are answered together, but fail separately."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ class RecordingResponder:
 
 
 class Defective:
-    """Scores what is not "bad"."""
+    """A scoring that fails for a batch with a "bad" transaction."""
 
-    def at_once(self, asked: Sequence[PendingRequest]) -> list[Scored]:
-        if any(one.transaction == "bad" for one in asked):
+    def at_once(self, requests: Sequence[PendingRequest]) -> list[Scored]:
+        if any(request.transaction == "bad" for request in requests):
             raise ZeroDivisionError
-        return [Scored("id", 0.5, 1, "1", 0.5) for _ in asked]
+        return [Scored("id", 0.5, 1, "1", 0.5) for _ in requests]
 
 
 class CountedAnswers:
@@ -39,7 +39,7 @@ class CountedAnswers:
         self.answered[status] = self.answered.get(status, 0) + len(seconds)
 
 
-async def test_a_request_that_cannot_be_scored_takes_none_of_its_neighbours_along() -> None:
+async def test_a_request_that_cannot_be_scored_does_not_fail_its_neighbours() -> None:
     model = SimpleNamespace(reader=msgspec.json.Decoder(str))
     worker, counts = SimpleNamespace(serving=SimpleNamespace(model=model)), CountedAnswers()
     parts: tuple[Any, ...] = (

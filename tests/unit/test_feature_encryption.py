@@ -1,4 +1,4 @@
-"""Features sealed and hashed: what opens them, what does not, and what nobody can see in them."""
+"""Sealed and hashed features: who can open them, and what they reveal."""
 
 import base64
 import secrets
@@ -33,9 +33,9 @@ class StoredRow(msgspec.Struct):
 
 
 def protect(how: Literal["sealed", "hashed"], *keys: bytes) -> Protect:
-    found = protection(how, keys or (KEY,))
-    assert found
-    return found
+    protector = protection(how, keys or (KEY,))
+    assert protector
+    return protector
 
 
 def test_plain_features_are_not_touched() -> None:
@@ -44,7 +44,7 @@ def test_plain_features_are_not_touched() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(some.dictionaries(some.text(max_size=20), some.floats(allow_nan=False), max_size=40))
-def test_what_is_sealed_opens_to_the_same_by_the_same_key(features: dict[str, float]) -> None:
+def test_sealed_features_open_unchanged_with_the_same_key(features: dict[str, float]) -> None:
     identifier = uuid7()
     assert (
         FeatureDecryptor([KEY]).open(identifier, protect("sealed")(identifier, features))
@@ -59,13 +59,14 @@ def test_a_rows_own_struct_seals_and_hashes_as_the_mapping_does() -> None:
     assert protect("hashed")(identifier, row) == protect("hashed")(identifier, FEATURES)
 
 
-def test_nothing_of_the_features_or_the_key_is_in_what_is_kept() -> None:
+def test_stored_bytes_reveal_neither_features_nor_key() -> None:
     identifier = uuid7()
     for how in ("sealed", "hashed"):
-        kept = encode(prediction(id=identifier, features=protect(how)(identifier, FEATURES)))  # type: ignore[arg-type]
+        features = protect(how)(identifier, FEATURES)  # type: ignore[arg-type]
+        stored = encode(prediction(id=identifier, features=features))
         for trace in (b"V1", b"Amount", msgspec.msgpack.encode(FEATURES["Amount"])[1:], KEY[:8]):
-            assert trace not in kept
-        assert decode(kept).features[:1] in (b"\x01", b"\x02")  # type: ignore[union-attr]
+            assert trace not in stored
+        assert decode(stored).features[:1] in (b"\x01", b"\x02")  # type: ignore[union-attr]
 
 
 def test_the_same_features_seal_differently_and_hash_alike() -> None:
@@ -79,18 +80,20 @@ def test_the_same_features_seal_differently_and_hash_alike() -> None:
 @pytest.mark.parametrize(
     ("keys", "spoil", "reason"),
     [
-        ((), lambda kept: kept, "FRAUDOPS_AUDIT__KEY is not set"),
-        ((OTHER,), lambda kept: kept, "another key"),
-        ((KEY,), lambda kept: kept[:-1] + bytes([kept[-1] ^ 1]), "seal is broken"),
-        ((KEY,), lambda kept: kept[:10], "seal is broken"),
-        ((KEY,), lambda kept: b"\x09" + kept[1:], "does not know"),
-        ((KEY,), lambda kept: b"", "does not know"),
+        ((), lambda stored: stored, "FRAUDOPS_AUDIT__KEY is not set"),
+        ((OTHER,), lambda stored: stored, "another key"),
+        ((KEY,), lambda stored: stored[:-1] + bytes([stored[-1] ^ 1]), "seal is broken"),
+        ((KEY,), lambda stored: stored[:10], "seal is broken"),
+        ((KEY,), lambda stored: b"\x09" + stored[1:], "does not know"),
+        ((KEY,), lambda stored: b"", "does not know"),
     ],
 )
-def test_what_cannot_be_opened_says_why(keys: tuple[bytes, ...], spoil: Any, reason: str) -> None:
-    kept = protect("sealed")("a", FEATURES)
+def test_features_that_cannot_be_opened_name_the_reason(
+    keys: tuple[bytes, ...], spoil: Any, reason: str
+) -> None:
+    stored = protect("sealed")("a", FEATURES)
     with pytest.raises(FeaturesUnreadableError, match=reason):
-        FeatureDecryptor(keys).open("a", spoil(kept))
+        FeatureDecryptor(keys).open("a", spoil(stored))
 
 
 def test_the_features_of_one_prediction_do_not_pass_for_anothers() -> None:
@@ -103,7 +106,7 @@ def test_a_hash_never_opens() -> None:
         FeatureDecryptor([KEY]).open("a", protect("hashed")("a", FEATURES))
 
 
-def test_after_a_new_key_came_first_the_old_one_still_opens() -> None:
+def test_an_old_key_still_opens_after_a_new_key_came_first() -> None:
     both = FeatureDecryptor([OTHER, KEY])
     assert both.open("a", protect("sealed", KEY)("a", FEATURES)) == FEATURES
     assert both.open("a", protect("sealed", OTHER, KEY)("a", FEATURES)) == FEATURES
@@ -140,7 +143,7 @@ def test_a_bad_key_is_refused_by_its_number_and_never_quoted(
         assert "correct" not in str(settings_refusal.value)
 
 
-def test_sealing_without_a_key_is_refused_where_it_would_be_done_and_nowhere_else(
+def test_sealing_without_a_key_is_refused_only_by_programs_that_seal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FRAUDOPS_AUDIT__FEATURES", "sealed")

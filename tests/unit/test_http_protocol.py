@@ -1,5 +1,6 @@
-"""Which requests take the short way, with uvicorn's own protocol around it: an upgrade of uvicorn
-that closes it must be seen here.
+"""Requests that take the fast path, with uvicorn's own protocol around it.
+
+An upgrade of uvicorn that disables the fast path must fail here.
 """
 
 import asyncio
@@ -27,24 +28,27 @@ HEADERS = {
 
 
 class Application:
-    """Answers 204 to what comes the long way; `fast_path` is what takes the short one."""
+    """An application that answers 204 on the usual path, and its own fast path.
+
+    `taken` holds the requests of the fast path, `usual` the bodies of the others.
+    """
 
     def __init__(self, willing: bool = True) -> None:
         self.fast_path, self.willing = self, willing
         self.taken: list[tuple[bytes, str | None]] = []
         self.waiting: list[tuple[FastPathProtocol, str]] = []
-        self.long: list[bytes] = []
-        self.going_on = asyncio.Event()
-        self.going_on.set()
+        self.usual: list[bytes] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["query_string"] == b"slow":
-            await self.going_on.wait()
+            await self.may_answer.wait()
         body, more = b"", True
         while more:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
-        self.long.append(body)
+        self.usual.append(body)
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -60,7 +64,7 @@ class Application:
     def flush(self) -> None:
         waiting, self.waiting = self.waiting, []
         for caller, request_id in waiting:
-            caller.reply(200, [], b"short", request_id)
+            caller.reply(200, [], b"fast", request_id)
 
 
 class Transport(asyncio.Transport):
@@ -112,7 +116,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_usual_request_in_one_piece_takes_the_short_way_again_and_again() -> None:
+async def test_every_usual_request_in_one_piece_takes_the_fast_path() -> None:
     application = Application()
     protocol, transport = connect(application)
     for number in range(3):
@@ -122,9 +126,9 @@ async def test_a_usual_request_in_one_piece_takes_the_short_way_again_and_again(
         await settle()
     assert application.taken == [(BODY, f"r-{number}") for number in range(3)]
     assert transport.written.count(b"HTTP/1.1 200 OK\r\n") == 3
-    assert transport.written.endswith(b"content-length: 5\r\nx-request-id: r-2\r\n\r\nshort")
+    assert transport.written.endswith(b"content-length: 4\r\nx-request-id: r-2\r\n\r\nfast")
     assert protocol.server_state.total_requests == 3
-    assert application.long == []
+    assert application.usual == []
 
 
 @pytest.mark.parametrize(
@@ -140,15 +144,15 @@ async def test_a_usual_request_in_one_piece_takes_the_short_way_again_and_again(
         request(Upgrade="h2c"),
     ],
 )
-async def test_an_unusual_request_takes_the_long_way_with_its_body(unusual: bytes) -> None:
+async def test_an_unusual_request_reaches_the_application_with_its_body(unusual: bytes) -> None:
     application = Application()
     protocol, _ = connect(application)
     protocol.data_received(unusual)
     await settle()
-    assert (application.taken, application.long) == ([], [BODY])
+    assert (application.taken, application.usual) == ([], [BODY])
 
 
-async def test_a_request_in_pieces_or_one_that_is_not_taken_goes_the_long_way_whole() -> None:
+async def test_a_request_in_pieces_or_declined_reaches_the_application_complete() -> None:
     application, refusing = Application(), Application(willing=False)
     for cut in (3, 60, len(request()) - 5):
         protocol, _ = connect(application)
@@ -158,14 +162,14 @@ async def test_a_request_in_pieces_or_one_that_is_not_taken_goes_the_long_way_wh
     protocol, transport = connect(refusing)
     protocol.data_received(request())
     await settle()
-    assert refusing.long == [BODY]
+    assert refusing.usual == [BODY]
     assert transport.written.startswith(b"HTTP/1.1 204")
-    # Cut within its head it is still whole when its last piece comes.
-    assert application.long == [BODY]
+    # Cut within its head, the body still arrives in one piece.
+    assert application.usual == [BODY]
     assert application.taken == [(BODY, None)] * 2
 
 
-async def test_a_client_that_does_not_read_its_answers_is_not_given_more_the_short_way() -> None:
+async def test_a_client_that_does_not_read_its_answers_leaves_the_fast_path() -> None:
     application = Application()
     protocol, _ = connect(application)
     protocol.pause_writing()
@@ -176,22 +180,20 @@ async def test_a_client_that_does_not_read_its_answers_is_not_given_more_the_sho
     await settle()
 
 
-async def test_answers_keep_the_order_of_requests_that_were_sent_ahead_whatever_way_each_takes() -> (
-    None
-):
+async def test_pipelined_answers_keep_their_order_on_both_paths() -> None:
     application = Application()
     protocol, transport = connect(application)
-    application.going_on.clear()
+    application.may_answer.clear()
     slow, quick = request("POST /predict?slow HTTP/1.1"), request("POST /predict?quick HTTP/1.1")
     protocol.data_received(request() + slow + quick + request())
     await settle()
     assert transport.written.count(b"HTTP/1.1") == 1, "nothing may pass the slow one"
-    application.going_on.set()
+    application.may_answer.set()
     await settle()
     assert re.findall(rb"HTTP/1.1 (\d+)", transport.written) == [b"200", b"204", b"204", b"204"]
 
 
-async def test_a_server_that_ends_answers_first_what_waits() -> None:
+async def test_a_server_that_stops_answers_waiting_requests_first() -> None:
     application = Application()
     protocol, transport = connect(application)
     protocol.data_received(request())
@@ -200,7 +202,7 @@ async def test_a_server_that_ends_answers_first_what_waits() -> None:
     assert transport.written.startswith(b"HTTP/1.1 200 OK")
 
 
-async def test_nobody_is_answered_who_has_gone() -> None:
+async def test_a_disconnected_client_gets_no_answer() -> None:
     application = Application()
     protocol, transport = connect(application)
     protocol.data_received(request())

@@ -31,6 +31,6 @@ def test_ids_are_canonical_unique_and_sort_by_time() -> None:
         "zzzzzzzz-zzzz-7zzz-8zzz-zzzzzzzzzzzz",
     ],
 )
-def test_what_is_no_uuid7_has_no_timestamp(text: str) -> None:
+def test_an_id_that_is_not_a_uuid7_has_no_timestamp(text: str) -> None:
     with pytest.raises(ValueError):
         timestamp_ms(text)

@@ -1,20 +1,19 @@
-"""How a job ends in a container: one line of what happened, and standard output that can be told
-from standard error.
-"""
+"""End of a job: its termination message, its exit code, its marked output and its retries."""
 
 import io
+import time
 from pathlib import Path
 
 import click
 import pytest
 
-from fraudops.errors import RefusedError
+from fraudops.errors import RefusedError, StoreDownError
 from fraudops.promotion.ports import UnknownWriteError
 from jobs import runner
 
 
 @pytest.fixture
-def left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def termination_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "termination-log"
     path.write_text("before")
     monkeypatch.setattr(runner.conclude, "__defaults__", (path,))
@@ -30,34 +29,34 @@ def ended(callback: object) -> int:
     return 0
 
 
-def test_what_a_command_returns_is_left_behind_as_one_line(left_behind: Path) -> None:
+def test_the_result_of_a_command_is_written_as_one_line(termination_file: Path) -> None:
     assert ended(lambda: "version 3\n is registered") == 0
-    assert left_behind.read_text() == "version 3 is registered"
+    assert termination_file.read_text() == "version 3 is registered"
 
 
-def test_an_error_is_left_behind_with_its_exit_code(left_behind: Path) -> None:
+def test_an_error_is_written_with_its_exit_code(termination_file: Path) -> None:
     def refuse() -> None:
         raise RefusedError("version 3 is refused (roc_auc)")
 
     assert ended(refuse) == 65
-    assert left_behind.read_text() == "version 3 is refused (roc_auc)"
+    assert termination_file.read_text() == "version 3 is refused (roc_auc)"
 
 
-def test_a_write_that_was_not_answered_is_worth_another_try(left_behind: Path) -> None:
+def test_an_unanswered_write_has_the_exit_code_of_a_retry(termination_file: Path) -> None:
     def lose() -> None:
         raise UnknownWriteError("the Kubernetes API did not answer a write")
 
     assert ended(lose) == 75
-    assert left_behind.read_text() == "the Kubernetes API did not answer a write"
+    assert termination_file.read_text() == "the Kubernetes API did not answer a write"
 
 
-def test_a_crash_leaves_its_kind_and_none_of_its_words(left_behind: Path) -> None:
+def test_a_crash_writes_its_type_and_not_its_message(termination_file: Path) -> None:
     def crash() -> None:
         raise ValueError("4111 1111 1111 1111")
 
     with pytest.raises(ValueError):
         ended(crash)
-    assert left_behind.read_text() == "crashed with ValueError: see the log"
+    assert termination_file.read_text() == "crashed with ValueError: see the log"
 
 
 def test_a_long_line_is_cut_to_what_kubernetes_keeps(tmp_path: Path) -> None:
@@ -72,7 +71,7 @@ def test_nothing_is_written_where_there_is_no_such_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_number_is_the_exit_code(left_behind: Path) -> None:
+def test_a_returned_number_is_the_exit_code(termination_file: Path) -> None:
     assert ended(lambda: 75) == 75
 
 
@@ -83,3 +82,34 @@ def test_marked_output_marks_every_line_once() -> None:
         stream.write(text)
         stream.flush()
     assert raw.getvalue().decode() == "\x1eone\n\x1etwo\n\x1e\n\x1ethree"
+
+
+class Flaky:
+    """An attempt that fails with each reason in turn and then succeeds."""
+
+    def __init__(self, *reasons: str) -> None:
+        self._reasons = list(reasons)
+
+    def __call__(self) -> str:
+        if self._reasons:
+            raise StoreDownError(self._reasons.pop(0))
+        return "done"
+
+
+def test_a_retry_prints_each_new_reason_once(capsys: pytest.CaptureFixture[str]) -> None:
+    attempt = Flaky("no server", "no server", "no table")
+    assert runner.retry_until(attempt, time.monotonic() + 60, pause_seconds=0.0) == "done"
+    assert capsys.readouterr() == ("", "waiting: no server\nwaiting: no table\n")
+
+
+def test_a_retry_raises_the_last_error_after_the_deadline() -> None:
+    with pytest.raises(StoreDownError, match="no table"):
+        runner.retry_until(Flaky("no table"), time.monotonic() - 1, pause_seconds=0.0)
+
+
+def test_a_retry_raises_other_errors_immediately() -> None:
+    def refuse() -> None:
+        raise RefusedError("refused")
+
+    with pytest.raises(RefusedError):
+        runner.retry_until(refuse, time.monotonic() + 60)

@@ -40,7 +40,10 @@ def test_the_message_of_our_own_error_is_kept() -> None:
 
 
 def test_configured_logs_go_to_standard_error_from_their_level_on() -> None:
-    program = "import logging; from fraudops import logs; logs.configure('warning', 'x'); logging.info('quiet'); logging.warning('loud')"
+    program = (
+        "import logging; from fraudops import logs; logs.configure('warning', 'x');"
+        " logging.info('quiet'); logging.warning('loud')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

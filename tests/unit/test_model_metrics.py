@@ -5,14 +5,15 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from fraudops.errors import DataError
-from fraudops.model.metrics import Costs, choose_threshold, evaluate, paired_difference
+from fraudops.model.costs import Costs
+from fraudops.model.metrics import choose_threshold, evaluate, paired_difference
 from fraudops.model.ranking import curve
 
 
 def sample(
     seed: int = 0, rows: int = 3000, frauds: int = 60, ties: bool = False
 ) -> tuple[np.ndarray, ...]:
-    """Labels, probabilities, weights and amounts; genuine rows weigh 7.9."""
+    """Return labels, probabilities, weights and amounts; a genuine row has the weight 7.9."""
     random = np.random.default_rng(seed)
     y = np.zeros(rows, np.int8)
     y[random.choice(rows, frauds, replace=False)] = 1
@@ -124,17 +125,23 @@ def test_the_interval_of_roc_auc_is_that_of_a_loop_over_scikit_learn() -> None:
 
 def test_resamples_in_many_chunks_give_intervals_too(monkeypatch: pytest.MonkeyPatch) -> None:
     y, probability, weights, amount = sample()
-    whole = evaluate(y, probability, weights, amount, 0.3)["roc_auc"]
+    in_one_chunk = evaluate(y, probability, weights, amount, 0.3)["roc_auc"]
     monkeypatch.setattr("fraudops.model.metrics.CELLS", 1)
     chunked = evaluate(y, probability, weights, amount, 0.3)["roc_auc"]
-    assert chunked.value == whole.value
-    assert chunked.lower == pytest.approx(whole.lower, abs=0.01)
+    assert chunked.value == in_one_chunk.value
+    assert chunked.lower == pytest.approx(in_one_chunk.lower, abs=0.01)
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "average_precision"])
 def test_a_model_compared_with_itself_differs_by_nothing(metric: str) -> None:
     y, probability, weights, _ = sample()
-    difference = paired_difference(y, probability, probability, weights, metric)  # type: ignore[arg-type]
+    difference = paired_difference(
+        y,
+        probability,
+        probability,
+        weights,
+        metric,  # type: ignore[arg-type]
+    )
     assert (difference.value, difference.lower, difference.upper) == (0, 0, 0)
 
 

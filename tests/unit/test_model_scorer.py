@@ -39,7 +39,7 @@ def test_linear_scorer_scores_one_row_as_it_scores_many(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [1e308, -1e308, 800.0, -800.0])
-def test_scores_far_out_saturate_without_overflow(tmp_path: Path, value: float) -> None:
+def test_extreme_scores_saturate_without_overflow(tmp_path: Path, value: float) -> None:
     scorer = open_scorer(write(tmp_path, kind="linear", coefficients=[1.0], intercept=0.0))
     expected = 1.0 if value > 0 else 0.0
     assert scorer.score([value]) == pytest.approx(expected)
@@ -75,7 +75,7 @@ def test_a_scorer_that_cannot_be_read_is_a_bundle_error(tmp_path: Path, text: st
 
 
 @pytest.mark.parametrize("model", [b"", b"not a model"])
-def test_an_onnx_file_that_is_none_is_a_bundle_error(tmp_path: Path, model: bytes) -> None:
+def test_an_invalid_onnx_file_is_a_bundle_error(tmp_path: Path, model: bytes) -> None:
     write(tmp_path, kind="onnx", slope=1.0, intercept=0.0)
     (tmp_path / "scorer.onnx").write_bytes(model)
     with pytest.raises(BundleError, match=r"scorer\.onnx cannot be opened"):
@@ -116,9 +116,11 @@ def test_an_onnx_model_of_either_width_scores_one_row_as_it_scores_many(
 def test_a_linear_scorer_imports_nothing_but_numpy_and_msgspec(tmp_path: Path) -> None:
     write(tmp_path, kind="linear", coefficients=[1.0], intercept=0.0)
     program = (
-        "import sys; from pathlib import Path; import fraudops.model.verification; from fraudops.model.scorer import open_scorer;"
+        "import sys; from pathlib import Path; import fraudops.model.verification;"
+        "from fraudops.model.scorer import open_scorer;"
         f"open_scorer(Path({str(tmp_path)!r})).score([1.0]);"
-        "print([name for name in ('onnxruntime', 'sklearn', 'scipy', 'pandas', 'pyarrow', 'mlflow', 'skops', 'matplotlib') if name in sys.modules])"
+        "heavy = 'onnxruntime sklearn scipy pandas pyarrow mlflow skops matplotlib'.split();"
+        "print([name for name in heavy if name in sys.modules])"
     )
     assert (
         subprocess.run(

@@ -94,9 +94,7 @@ def test_hyperparameters_seed_and_class_weights_reach_the_estimator() -> None:
         )
     )[-1]
     assert (trees.max_iter, trees.class_weight, trees.random_state) == (9, {0: 1.0, 1: 4.0}, 7)
-    assert (
-        trees.early_stopping is False
-    )  # "auto" would hold rows back by chance from 10,000 rows on
+    assert trees.early_stopping is False  # "auto" would hold out random rows from 10,000 rows on
 
 
 def test_an_elastic_net_trains_and_compiles(tmp_path: Path) -> None:
@@ -126,7 +124,7 @@ def test_a_pipeline_with_a_type_beyond_the_allow_list_is_not_opened(tmp_path: Pa
         load_pipeline(tmp_path / "pipeline.skops")
 
 
-def test_a_skops_file_that_is_none_or_holds_something_else_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_skops_file_or_another_object_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pipeline.skops"
     with pytest.raises(BundleError, match="cannot be opened: FileNotFoundError"):
         load_pipeline(path)
@@ -145,7 +143,11 @@ def test_a_skops_file_that_is_none_or_holds_something_else_is_refused(tmp_path: 
         ("logistic-regression", ["class_weight=balanced", "C=10"], "linear"),
         ("hist-gradient-boosting", [], "onnx"),
         ("hist-gradient-boosting", ["max_leaf_nodes=2", "class_weight=3"], "onnx"),
-        ("hist-gradient-boosting", ["min_samples_leaf=1200"], "onnx"),  # every tree is one leaf
+        (
+            "hist-gradient-boosting",
+            ["min_samples_leaf=1200"],
+            "onnx",
+        ),  # every tree is a single leaf
     ],
 )
 def test_the_compiled_scorer_has_the_pipelines_probabilities_to_the_last_digits(
@@ -180,8 +182,8 @@ def test_rows_score_the_same_alone_in_groups_of_any_size_and_from_several_thread
         ]
 
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(few, [1, 2, 3, 8, 64] * 4):
-            assert found == pytest.approx(many, abs=1e-14)
+        for scores in pool.map(few, [1, 2, 3, 8, 64] * 4):
+            assert scores == pytest.approx(many, abs=1e-14)
 
 
 def test_values_exactly_on_a_split_go_the_pipelines_way(tmp_path: Path) -> None:

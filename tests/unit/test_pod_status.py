@@ -1,4 +1,4 @@
-"""What a pod says of itself while the store of the serving record does not answer."""
+"""A pod's status while the store of the serving record does not answer."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ from services.inference.pod.worker import Drain
 from services.inference.pod.worker_channel import RunFolder
 
 
-async def test_however_many_ask_what_is_served_one_thread_reads_the_record(tmp_path: Path) -> None:
+async def test_one_thread_reads_the_record_for_all_concurrent_requests(tmp_path: Path) -> None:
     state = State.at(tmp_path)
     state.run.mkdir()
     answered, readers = threading.Event(), list[int]()

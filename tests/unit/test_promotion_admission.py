@@ -1,4 +1,4 @@
-"""Which version the gate lets through in which environment."""
+"""The versions that the gate admits in each environment."""
 
 import pytest
 
@@ -35,18 +35,24 @@ def test_production_refuses_a_model_of_the_packaged_sample_whatever_was_waived()
 @pytest.mark.parametrize(
     ("sample", "environment"), [("true", "development"), ("false", "production")]
 )
-def test_a_sample_model_is_good_for_development_and_ones_own_for_production(
+def test_development_admits_a_sample_model_and_production_another_model(
     sample: str, environment: str
 ) -> None:
-    admitted = admit(version(sample), EMPTY, "broadcast", lambda _: [], environment)  # type: ignore[arg-type]
+    admitted = admit(
+        version(sample),
+        EMPTY,
+        "broadcast",
+        lambda _: [],
+        environment,  # type: ignore[arg-type]
+    )
     assert admitted.version == "3"
 
 
 def promoted(record: ServingRecord, candidate_sample: bool) -> ServingRecord:
-    """The record after one more promotion, as the protocol makes it of what the gate admitted."""
+    """Return the record after the protocol has promoted a version that the gate admitted."""
     admitted = admit(version(str(candidate_sample).lower()), record, "broadcast", lambda _: [])
     epoch = record.highest_epoch + 1
-    wanted = Reservation(
+    reservation = Reservation(
         epoch=epoch,
         version=str(epoch),
         digest=str(epoch) * 64,
@@ -56,10 +62,10 @@ def promoted(record: ServingRecord, candidate_sample: bool) -> ServingRecord:
         at="now",
         sample=admitted.sample,
     )
-    return commit(reserve(record, wanted))
+    return commit(reserve(record, reservation))
 
 
-def test_the_way_back_to_a_model_of_the_packaged_sample_is_closed_in_production() -> None:
+def test_a_rollback_to_a_sample_model_is_refused_in_production() -> None:
     record = promoted(promoted(EMPTY, candidate_sample=True), candidate_sample=False)
     with pytest.raises(RefusedError, match="version 1 was trained on the packaged sample"):
         way_back(record, "production")
@@ -68,6 +74,6 @@ def test_the_way_back_to_a_model_of_the_packaged_sample_is_closed_in_production(
     assert way_back(own, "production").version == "1"
 
 
-def test_there_is_no_way_back_from_the_first_version() -> None:
+def test_the_first_version_cannot_be_rolled_back() -> None:
     with pytest.raises(RefusedError, match="no earlier version"):
         way_back(promoted(EMPTY, candidate_sample=False))

@@ -1,4 +1,8 @@
-"""Where a pod goes: by what it was made for while the record says the same, else by the record."""
+"""The target of a new pod.
+
+It is the target of the pod's template while the record reserves it, and otherwise the current
+model.
+"""
 
 import pytest
 
@@ -23,7 +27,7 @@ def record(reserved: ServingTarget | None) -> ServingRecord:
     )
     if reserved is None:
         return ServingRecord(current=current)
-    wanted = Reservation(
+    reservation = Reservation(
         epoch=reserved.epoch,
         version=reserved.version,
         digest=reserved.digest,
@@ -32,10 +36,10 @@ def record(reserved: ServingTarget | None) -> ServingRecord:
         by="b",
         at="now",
     )
-    return ServingRecord(current=current, reserved=wanted)
+    return ServingRecord(current=current, reserved=reservation)
 
 
-def test_a_pod_made_for_what_is_reserved_goes_there() -> None:
+def test_a_pod_created_for_the_reserved_target_takes_it() -> None:
     assert target_of(record(NEW), NEW) == NEW
 
 
@@ -44,16 +48,18 @@ def test_a_pod_made_for_what_is_reserved_goes_there() -> None:
     [None, ServingTarget(6, "2", DIGESTS["2"]), ServingTarget(5, "1", DIGESTS["1"])],
     ids=["nothing", "another epoch", "another model"],
 )
-def test_a_pod_made_for_anything_else_follows_what_serves(reserved: ServingTarget | None) -> None:
+def test_a_pod_created_for_another_target_takes_the_current_model(
+    reserved: ServingTarget | None,
+) -> None:
     assert target_of(record(reserved), NEW) == ServingTarget(4, "1", DIGESTS["1"])
 
 
-def test_a_pod_made_for_nothing_ignores_a_reservation() -> None:
+def test_a_pod_created_without_a_target_ignores_a_reservation() -> None:
     assert target_of(record(NEW), None) == ServingTarget(4, "1", DIGESTS["1"])
     assert target_of(EMPTY, NEW) is None
 
 
-def test_a_target_reads_what_it_writes() -> None:
+def test_a_written_target_is_read_back() -> None:
     assert ServingTarget.parse(str(NEW)) == NEW
 
 
@@ -61,16 +67,16 @@ def test_a_target_reads_what_it_writes() -> None:
     "text",
     ["", "5", "5/2", "x/2/" + "2" * 64, "5//" + "2" * 64, "5/2/short", "5/2/" + "2" * 64 + "/more"],
 )
-def test_what_is_no_target_names_nothing(text: str) -> None:
+def test_a_malformed_target_is_none(text: str) -> None:
     assert ServingTarget.parse(text) is None
 
 
 def test_a_record_of_a_later_release_is_read() -> None:
-    """While it is upgraded, pods of both releases read one record."""
+    """During an upgrade, pods of both releases read one record."""
     written = encode(record(None)).replace(
         b'{"current"', b'{"a_field_of_a_later_release":1,"current"'
     )
     assert b"later_release" in written
-    found = decode(written)
-    assert found.current == record(None).current
-    assert found.unknown == {"a_field_of_a_later_release": 1}
+    later = decode(written)
+    assert later.current == record(None).current
+    assert later.unknown == {"a_field_of_a_later_release": 1}

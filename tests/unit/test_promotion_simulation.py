@@ -1,5 +1,6 @@
-"""The promotion protocol, searched for violations of what must hold; and the search itself, tried
-on protocols with one rule switched off.
+"""A search for scenarios in which the promotion protocol breaks a rule.
+
+The search itself is tested on protocols with one rule switched off.
 """
 
 import json
@@ -27,12 +28,12 @@ SEARCH = 4000
 
 @pytest.fixture(scope="module")
 def figures() -> Iterator[Figures]:
-    found = Figures("simulation", "Promotion, searched for violations")
-    yield found
-    found.write()
+    measured = Figures("simulation", "Promotion, searched for violations")
+    yield measured
+    measured.write()
 
 
-def test_what_must_hold_holds_in_every_seed(figures: Figures) -> None:
+def test_every_rule_holds_in_every_seed(figures: Figures) -> None:
     ended: dict[str, int] = {}
     for seed in range(SEEDS):
         scenario = Scenario(seed)
@@ -52,7 +53,7 @@ def test_what_must_hold_holds_in_every_seed(figures: Figures) -> None:
 
 
 class CommitsWithALaterRead(Promoter):
-    """The commit is compared with a read of its own instead of with the reservation's token."""
+    """Compares the commit with a later read instead of with the reservation's token."""
 
     async def _commit(self, record: Any, token: Any) -> None:
         _, token = await self.ports.records.read()
@@ -75,8 +76,8 @@ class ActivatesListedPods(Convergence):
         return []
 
 
-class ActivatesThePodsOfBefore(Promoter):
-    """The pods to activate are those that were listed before the commit."""
+class ActivatesOnlyEarlierPods(Promoter):
+    """Activates the pods that were listed before the commit."""
 
     def __init__(self, ports: PromotionPorts) -> None:
         self.activation = ActivatesListedPods(ports)
@@ -87,15 +88,15 @@ class ActivatesThePodsOfBefore(Promoter):
         return await super()._prepare_everywhere(target)
 
 
-class ForgetsItsTries(Promoter):
-    """A retry begins anew instead of finishing or ending what an earlier try of the same request left."""
+class ForgetsEarlierTries(Promoter):
+    """Starts a retry afresh, without finishing or ending what an earlier try left."""
 
     async def _resume(self, *_: Any) -> PromotionResult | None:
         return None
 
 
-class MirrorsWithoutLookingAgain(Convergence):
-    """The alias is written and noted without a second look at the record."""
+class SyncsTheAliasWithoutASecondRead(Convergence):
+    """Writes the alias without reading the record a second time."""
 
     async def _sync_alias(self, epoch: int) -> tuple[str, ...]:
         try:
@@ -113,23 +114,24 @@ class MirrorsWithoutLookingAgain(Convergence):
 
 
 class IgnoresThePodsEpochs(Convergence):
-    """A reservation above the record's epoch alone."""
+    """Reserves an epoch above the record's, but maybe not above the pods'."""
 
     async def pod_epochs(self, pods: Any) -> list[int]:
         return []
 
 
-class TakesSilenceForConsent(Convergence):
-    """Who does not answer the activation is taken to have followed."""
+class TakesNoAnswerAsConsent(Convergence):
+    """Takes a pod that does not answer the activation as activated."""
 
     async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
         await super()._activate_everywhere(epoch, 2.0)
         return []
 
 
-class DoesNotAskTheReadyAgain(Promoter):
-    """Pods are listed once for the prepare, and never again before the commit; and whoever cannot
-    follow afterwards is waited for no longer.
+class DoesNotListThePodsAgain(Promoter):
+    """Lists the pods once for the prepare, and not again before the commit.
+
+    It does not wait for a pod that cannot follow afterwards.
     """
 
     async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
@@ -140,7 +142,7 @@ class DoesNotAskTheReadyAgain(Promoter):
 
 
 class UndoesWithoutComparing(Convergence):
-    """The way back is written over whatever the record says by then."""
+    """Writes the undo over the record, whatever the record holds by then."""
 
     async def _undo(self, record: Any, silent: list[PodRef]) -> Any:
         _, token = await self.ports.records.read()
@@ -150,15 +152,17 @@ class UndoesWithoutComparing(Convergence):
 
 
 class LeavesRolloutsUnfinished(Promoter):
-    """What a dead promoter left on the pod template stays there."""
+    """Leaves the annotation of a dead promoter on the pod template."""
 
     async def undo_unfinished_rollout(self, record: Any, token: Any) -> Any:
         return record
 
 
-def found_before(rule: str) -> int:
-    """The seed that `make proof` recorded for this rule: a search that begins there is over at once
-    while the scenarios are the same, and else goes on.
+def recorded_seed(rule: str) -> int:
+    """Return the seed that `make proof` recorded for this rule, or 0.
+
+    A search from that seed ends immediately while the scenarios are unchanged. After a change it
+    goes on.
     """
     table = json.loads((RESULTS / "simulation.json").read_text())["tables"][0]
     recorded = dict(table["rows"]).get(f"switched off: {rule}", "")
@@ -183,11 +187,11 @@ def found_before(rule: str) -> int:
         pytest.param(
             Rules(), CommitsWithALaterRead, id="the commit is compared with the reservation"
         ),
-        pytest.param(Rules(), ActivatesThePodsOfBefore, id="the pods are listed after the commit"),
-        pytest.param(Rules(), ForgetsItsTries, id="a try finishes what its request began"),
+        pytest.param(Rules(), ActivatesOnlyEarlierPods, id="the pods are listed after the commit"),
+        pytest.param(Rules(), ForgetsEarlierTries, id="a try finishes what its request began"),
         pytest.param(
             Rules(),
-            with_convergence(MirrorsWithoutLookingAgain),
+            with_convergence(SyncsTheAliasWithoutASecondRead),
             id="the mirror looks at the record again",
         ),
         pytest.param(
@@ -196,9 +200,9 @@ def found_before(rule: str) -> int:
             id="the reservation is above every pod's epoch",
         ),
         pytest.param(
-            Rules(), with_convergence(TakesSilenceForConsent), id="silence is not consent"
+            Rules(), with_convergence(TakesNoAnswerAsConsent), id="silence is not consent"
         ),
-        pytest.param(Rules(), DoesNotAskTheReadyAgain, id="a ready pod has a veto"),
+        pytest.param(Rules(), DoesNotListThePodsAgain, id="a ready pod has a veto"),
         pytest.param(
             Rules(),
             LeavesRolloutsUnfinished,
@@ -222,7 +226,7 @@ def test_the_search_finds_a_violation_when_a_rule_is_switched_off(
         if "annotation" in request.node.name or "rollout" in request.node.name
         else STRATEGIES
     )
-    first = 0 if PROOF else found_before(request.node.callspec.id)
+    first = 0 if PROOF else recorded_seed(request.node.callspec.id)
     for seed in (*range(first, SEARCH), *range(first)):
         try:
             Scenario(seed, rules, promoter, strategies).run()

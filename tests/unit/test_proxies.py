@@ -1,4 +1,4 @@
-"""Behind a proxy: loopback and cluster addresses are called directly, the internet through it."""
+"""Behind a proxy, loopback and cluster addresses bypass it, and other hosts use it."""
 
 import ast
 import hashlib
@@ -44,7 +44,7 @@ class Answering(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def local() -> Iterator[str]:
-    """The address of a server on the loopback that answers every GET with JSON."""
+    """The address of a loopback server that answers every GET with JSON."""
     with HTTPServer(("127.0.0.1", 0), Answering) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -55,7 +55,7 @@ def local() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def proxy(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The environment names a proxy that does not answer, and no host that bypasses it."""
+    """An environment with a proxy that does not answer, and without hosts that bypass it."""
     address = f"http://127.0.0.1:{free_port()}"
     for name in VARIABLES:
         # A first value makes monkeypatch restore what the code under test writes.
@@ -67,7 +67,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize("host", DIRECT)
-def test_loopback_and_cluster_hosts_go_direct(host: str) -> None:
+def test_loopback_and_cluster_hosts_bypass_the_proxy(host: str) -> None:
     assert goes_direct(host.strip("[]"))
 
 
@@ -76,7 +76,7 @@ def test_other_hosts_use_the_proxy(host: str) -> None:
     assert not goes_direct(host)
 
 
-def test_the_api_server_goes_direct(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_server_bypasses_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     assert goes_direct("10.96.0.1")
 
@@ -85,7 +85,7 @@ def test_the_api_server_goes_direct(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_client_of_a_library_decides_the_same(
     host: str, proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`requests` is MLflow's client, and `aiohttp` decides as urllib does."""
+    """`requests` is MLflow's client. `aiohttp` decides like urllib."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@{host}:5000")
     bypass_proxies()
     url = f"http://{host}:5000/api"
@@ -117,7 +117,7 @@ def test_our_mlflow_client_calls_this_machine_directly(local: str) -> None:
 async def test_our_kubernetes_client_calls_this_machine_directly(
     local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with kind, whose API server listens on the loopback."""
+    """With kind, the API server listens on the loopback."""
     config = {
         "current-context": "kind",
         "contexts": [{"name": "kind", "context": {"cluster": "kind", "user": "me"}}],
@@ -140,7 +140,7 @@ def test_a_pod_asks_itself_directly(local: str) -> None:
 
 
 def test_data_is_fetched_through_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No host of this name exists, so only a proxy can have answered."""
+    """No host has this name, so only a proxy can have answered."""
     bypass_proxies()
     with serve(Served(b"the file")) as server:
         monkeypatch.setenv("http_proxy", server.url)
@@ -150,7 +150,7 @@ def test_data_is_fetched_through_the_proxy(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_every_http_client_says_whether_it_reads_the_environment() -> None:
-    """An httpx client that says nothing follows HTTP_PROXY, also to a pod or to this machine."""
+    """By default an httpx client follows HTTP_PROXY, even to a pod or to this machine."""
     silent = [
         f"{path.relative_to(ROOT)}:{call.lineno}"
         for folder in ("fraudops", "jobs", "services")

@@ -1,6 +1,4 @@
-"""Lists are read in pieces; whatever a body looks like, the rows and the faults are those of
-reading it row by row.
-"""
+"""Lists are read in pieces, with the same rows and faults as row by row, for any body."""
 
 import asyncio
 import json
@@ -54,9 +52,9 @@ def read(rows: RowList, body: bytes) -> Found:
 
 
 def same(body: bytes) -> Found:
-    found = read(ROWS, body)
-    assert found == read(RowByRow("rows", most=500), body)
-    return found
+    items = read(ROWS, body)
+    assert items == read(RowByRow("rows", most=500), body)
+    return items
 
 
 def body_of(*rows: Any) -> bytes:
@@ -122,7 +120,7 @@ def test_an_unusual_body_reads_as_row_by_row(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("second", [1, 2, 3])
-def test_a_list_that_is_given_twice_is_refused_once_rows_of_the_first_have_gone(
+def test_a_second_list_is_refused_after_rows_of_the_first_were_read(
     second: int,
 ) -> None:
     first, other = (
@@ -136,8 +134,8 @@ def test_a_list_that_is_given_twice_is_refused_once_rows_of_the_first_have_gone(
 def test_faults_name_their_rows_after_those_that_were_read() -> None:
     rows: list[Any] = [{"a": 1, "b": 2} for _ in range(300)]
     rows[170], rows[290] = {"a": 1}, {"a": 1, "b": "x"}
-    found = same(body_of(*rows))
-    assert [(fault.index, fault.field) for fault in found if isinstance(fault, FieldFault)] == [
+    items = same(body_of(*rows))
+    assert [(fault.index, fault.field) for fault in items if isinstance(fault, FieldFault)] == [
         (170, "b"),
         (290, "b"),
     ]
@@ -154,6 +152,6 @@ SPACE = st.sampled_from(["", " ", "\n", "\t", "\x0b"])
 def test_any_body_reads_as_row_by_row(
     rows: list[Any], before: str, after: str, at: int, put: bytes
 ) -> None:
-    whole = json.dumps({"rows": rows}, separators=(f"{before},{after}", ":")).encode()
-    same(whole)
-    same(whole[:at] + put + whole[at:])
+    body = json.dumps({"rows": rows}, separators=(f"{before},{after}", ":")).encode()
+    same(body)
+    same(body[:at] + put + body[at:])

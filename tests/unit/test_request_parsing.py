@@ -1,4 +1,4 @@
-"""What is refused, why, and that a refusal never repeats what was sent."""
+"""Refused requests and their reasons. A refusal never repeats the data of a request."""
 
 import contextlib
 import json
@@ -130,7 +130,7 @@ def test_an_unknown_field_that_could_be_data_is_not_named(name: str) -> None:
         (b'{"a":' * 10_000, "is nested too deeply"),
     ],
 )
-def test_what_is_no_json_object_is_refused_as_a_whole(body: bytes, reason: str) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused_as_a_whole(body: bytes, reason: str) -> None:
     assert refused(body) == [FieldFault(reason=reason)]
 
 
@@ -144,8 +144,8 @@ def test_no_refusal_repeats_a_value(sent: dict[str, Any]) -> None:
     try:
         READER.read(json.dumps(sent).encode())
     except InvalidBodyError as refusal:
-        told = str(refusal) + msgspec.json.encode(refusal.faults).decode()
-        assert "4111" not in told
+        message = str(refusal) + msgspec.json.encode(refusal.faults).decode()
+        assert "4111" not in message
 
 
 @given(st.binary(max_size=200))
@@ -181,12 +181,12 @@ def test_a_row_with_nan_is_a_fault_of_its_own_field_not_of_the_whole_body() -> N
     assert [READER.faults(row)[0].reason for row in rows[1:]] == ["must be a finite number"] * 2
 
 
-def test_a_huge_row_is_refused_without_being_looked_at() -> None:
+def test_a_huge_row_is_refused_without_being_parsed() -> None:
     (row,) = ROWS.split(json.dumps({"transactions": [{"age": "x" * 70_000}]}).encode())
     assert READER.faults(row) == [FieldFault(reason="is larger than 64 KiB")]
 
 
-def test_no_more_faults_are_told_than_the_limit() -> None:
+def test_no_more_faults_are_reported_than_the_limit() -> None:
     assert (
         len(refused(json.dumps({f"f{index % 9}_{'x' * (index // 9)}": 1 for index in range(200)})))
         == REPORTED_FAULTS

@@ -1,5 +1,3 @@
-"""The feature schema as data."""
-
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +58,12 @@ def test_fingerprint_changes_with_every_name_range_and_order(change: dict[str, A
 
 
 def test_fingerprint_takes_whole_numbers_and_floats_as_one() -> None:
-    whole, floats = (
+    integers, floats = (
         mapping(features=[feature(maximum=10)]),
         mapping(features=[feature(maximum=10.0)]),
     )
     assert (
-        FeatureSchema.from_mapping(whole).fingerprint
+        FeatureSchema.from_mapping(integers).fingerprint
         == FeatureSchema.from_mapping(floats).fingerprint
     )
 
@@ -88,9 +86,9 @@ def test_fingerprint_takes_whole_numbers_and_floats_as_one() -> None:
         (mapping(features=[feature(minimum=True)]), "finite"),
         (mapping(features=[feature(name="1st")]), "features[0].name"),
         (mapping(features=[feature(name="v alue")]), "features[0].name"),
-        (mapping(features=[feature(), feature()]), "'value' stands twice"),
-        (mapping(label="value"), "'value' stands twice"),
-        (mapping(time="fraud"), "'fraud' stands twice"),
+        (mapping(features=[feature(), feature()]), "'value' is named more than once"),
+        (mapping(label="value"), "'value' is named more than once"),
+        (mapping(time="fraud"), "'fraud' is named more than once"),
         (mapping(amount="price"), "'price', which is not among the features"),
         (
             mapping(features=[feature(), feature(name="transaction_id")]),
@@ -109,7 +107,7 @@ def test_wrong_schema_is_refused_with_the_key_at_fault(raw: Any, words: str) -> 
     assert words in str(refusal.value)
 
 
-def test_file_that_is_no_yaml_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_file_that_is_not_yaml_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "schema.yaml"
     path.write_text("name: bank\nlabel: [\n")
     with pytest.raises(SettingsError, match="not valid YAML at line"):

@@ -42,7 +42,7 @@ OTHER = {
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment with nothing of ours in it but what a program requires."""
+    """An environment with only the variables that a program requires."""
     for name in BY_NAME:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATABASE_URL", SECRET)
@@ -64,7 +64,7 @@ def other_value(setting: Setting) -> str:
     if setting.type.startswith("integer"):
         return str((setting.default or 9000) + 1)
     if setting.type.startswith("number"):
-        return str(setting.default / 2)  # shares may not exceed 1
+        return str(setting.default / 2)  # a share may not exceed 1
     return "another"
 
 
@@ -117,7 +117,8 @@ def test_an_unknown_name_is_refused_with_its_nearest_neighbour(
     environment.setenv("FRAUDOPS_WORKRES", "3")
     with pytest.raises(
         SettingsError,
-        match=r"unknown setting FRAUDOPS_WORKRES \(did you mean FRAUDOPS_WORKERS\?\); `fraudops settings` lists",
+        match=r"unknown setting FRAUDOPS_WORKRES \(did you mean FRAUDOPS_WORKERS\?\);"
+        r" `fraudops settings` lists",
     ):
         program.from_environment()
 

@@ -49,7 +49,7 @@ def test_a_claim_names_a_storage_class_only_when_it_is_given_one() -> None:
     assert (spec["storageClassName"], spec["resources"]["requests"]["storage"]) == ("fast", "5Gi")
 
 
-def test_nothing_is_asked_of_the_cluster_where_nothing_is_wanted() -> None:
+def test_no_call_reaches_the_cluster_when_no_object_is_needed() -> None:
     result = CliRunner().invoke(command, ["--help"])
     assert result.exit_code == 0
-    assert "where it is absent" in result.output
+    assert "do not exist yet" in result.output

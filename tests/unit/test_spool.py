@@ -1,5 +1,6 @@
-"""The spool's two sides on a real folder: what was appended is read in order, whatever died in
-between.
+"""Writer and reader of the spool on a real folder.
+
+Appended records are read in order, whichever process dies in between.
 """
 
 import errno
@@ -27,16 +28,16 @@ def payloads(count: int, size: int = 100) -> list[bytes]:
 
 
 def drain(folder: Path, budget: int = 1 << 16) -> list[bytes]:
-    """Reads and commits everything there is now."""
+    """Read and commit everything that is there now."""
     reader = SpoolReader(folder)
-    found: list[bytes] = []
+    read: list[bytes] = []
     while group := reader.read(budget):
         for segment, piece in group:
             assert not piece.damaged
-            found += piece.payloads
+            read += piece.payloads
             segment.commit(piece)
     reader.close()
-    return found
+    return read
 
 
 def segment_files(folder: Path) -> list[str]:
@@ -44,7 +45,9 @@ def segment_files(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("fsync", ["always", "interval", "never"])
-def test_what_was_appended_is_read_in_order_under_every_policy(tmp_path: Path, fsync: str) -> None:
+def test_appended_records_are_read_in_order_under_every_fsync_policy(
+    tmp_path: Path, fsync: str
+) -> None:
     writer = SpoolWriter(tmp_path, "w", SpoolOptions(fsync=fsync))  # type: ignore[arg-type]
     sent = payloads(20)
     for payload in sent[:10]:
@@ -64,7 +67,7 @@ def test_the_order_of_a_writer_is_kept_over_many_segments(tmp_path: Path) -> Non
     assert drain(tmp_path) == sent
 
 
-def test_what_a_writer_left_before_it_was_restarted_is_read_too(tmp_path: Path) -> None:
+def test_records_from_before_a_writers_restart_are_read_too(tmp_path: Path) -> None:
     for payload in (b"before", b"after"):
         writer = SpoolWriter(tmp_path, "w", SMALL)
         writer.append(payload)
@@ -77,9 +80,9 @@ def test_writers_share_the_folder_and_each_keeps_its_order(tmp_path: Path) -> No
     for number in range(300):
         for index, writer in enumerate(writers):
             writer.append(f"{index} {number}".encode())
-    found = drain(tmp_path, 4_096)
+    drained = drain(tmp_path, 4_096)
     for index in range(3):
-        assert [payload for payload in found if payload.startswith(b"%d " % index)] == [
+        assert [payload for payload in drained if payload.startswith(b"%d " % index)] == [
             f"{index} {number}".encode() for number in range(300)
         ]
     for writer in writers:
@@ -99,7 +102,7 @@ def test_a_finished_segment_is_removed_and_a_live_one_stays(tmp_path: Path) -> N
     assert segment_files(tmp_path) == []
 
 
-def test_what_was_not_committed_comes_again(tmp_path: Path) -> None:
+def test_uncommitted_rows_are_read_again(tmp_path: Path) -> None:
     writer = SpoolWriter(tmp_path, "w", SMALL)
     writer.append_many(payloads(50))
     writer.close()
@@ -112,7 +115,7 @@ def test_what_was_not_committed_comes_again(tmp_path: Path) -> None:
     assert drain(tmp_path) == payloads(50)[len(piece.payloads) :]
 
 
-def test_a_lost_position_brings_the_rows_again_and_half_a_one_too(tmp_path: Path) -> None:
+def test_a_lost_or_incomplete_position_repeats_the_rows(tmp_path: Path) -> None:
     writer = SpoolWriter(tmp_path, "w", SMALL)
     writer.append_many(payloads(5))
     assert len(drain(tmp_path)) == 5
@@ -155,7 +158,7 @@ def test_the_backlog_counts_rows_of_every_segment_that_are_not_committed(tmp_pat
     reader.close()
 
 
-def test_an_unfinished_last_write_and_a_last_record_of_any_size_are_counted_by_the_last_whole_frame(
+def test_the_row_count_is_that_of_the_last_complete_frame(
     tmp_path: Path,
 ) -> None:
     writer = SpoolWriter(tmp_path, "w", SpoolOptions())
@@ -169,7 +172,7 @@ def test_an_unfinished_last_write_and_a_last_record_of_any_size_are_counted_by_t
     reader.close()
 
 
-def test_one_shipper_works_on_a_folder(tmp_path: Path) -> None:
+def test_a_folder_admits_one_shipper(tmp_path: Path) -> None:
     first = SpoolReader(tmp_path)
     with pytest.raises(StoreDownError, match="another shipper"):
         SpoolReader(tmp_path)
@@ -182,20 +185,21 @@ def append_for_ever(writer: SpoolWriter) -> None:
         writer.append(b"x" * 1_000)
 
 
-def test_a_full_spool_refuses_and_takes_again_after_shipping(tmp_path: Path) -> None:
+def test_a_full_spool_refuses_and_accepts_again_after_shipping(tmp_path: Path) -> None:
     writers = [SpoolWriter(tmp_path, name, SMALL) for name in ("a", "b")]
     for writer in writers:
         with pytest.raises(SpoolFullError, match="full"):
             append_for_ever(writer)
     assert spool_bytes(tmp_path) <= SMALL.max_bytes * 34 // 32
 
-    def takes_again() -> None:
+    def accepts_again() -> None:
         drain(tmp_path)
         for writer in writers:
             writer.append(b"again")
+        # The writers already accept when the first segment is gone.
+        assert spool_bytes(tmp_path) < SMALL.max_bytes // 2
 
-    eventually(takes_again)
-    assert spool_bytes(tmp_path) < SMALL.max_bytes // 2
+    eventually(accepts_again)
     for writer in writers:
         writer.close()
 
@@ -208,7 +212,7 @@ def test_a_batch_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_a_closed_writer_takes_nothing(tmp_path: Path) -> None:
+def test_a_closed_writer_accepts_nothing(tmp_path: Path) -> None:
     writer = SpoolWriter(tmp_path, "w", SMALL)
     writer.close()
     with pytest.raises(ValueError, match="closed"):
@@ -255,17 +259,17 @@ print(count)
 
 
 @pytest.mark.parametrize("how", ["one", "many"])
-def test_half_a_write_on_a_full_disk_is_taken_back(tmp_path: Path, how: str) -> None:
-    """The file-size limit stands for the disk: the kernel then writes a part, as with ENOSPC."""
+def test_a_partial_write_on_a_full_disk_is_undone(tmp_path: Path, how: str) -> None:
+    """The file-size limit acts as a full disk: the kernel writes a part, as with ENOSPC."""
     done = subprocess.run(
         [sys.executable, "-c", FILL_A_SMALL_DISK, str(tmp_path), how],
         capture_output=True,
         text=True,
         check=True,
     )
-    found = drain(tmp_path)
-    assert found[-1] == b"after"
-    assert [payload[:6] for payload in found[:-1]] == [
+    drained = drain(tmp_path)
+    assert drained[-1] == b"after"
+    assert [payload[:6] for payload in drained[:-1]] == [
         b"%06d" % number for number in range(int(done.stdout))
     ]
     assert int(done.stdout) > 100
@@ -285,7 +289,7 @@ while True:
 """
 
 
-def test_whatever_a_killed_writer_had_appended_is_there(tmp_path: Path) -> None:
+def test_every_record_that_a_killed_writer_appended_is_there(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", APPEND_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE
     )
@@ -297,13 +301,13 @@ def test_whatever_a_killed_writer_had_appended_is_there(tmp_path: Path) -> None:
     answered = int((child.stdout.read().split() or [answered])[-1])
     child.wait()
     child.stdout.close()
-    found = drain(tmp_path)
-    assert found == [b"%08d" % number for number in range(len(found))]
-    assert answered <= len(found) <= answered + 1
+    drained = drain(tmp_path)
+    assert drained == [b"%08d" % number for number in range(len(drained))]
+    assert answered <= len(drained) <= answered + 1
     assert segment_files(tmp_path) == [] or drain(tmp_path) == []
 
 
-def test_always_says_so_when_the_disk_does_not_sync(
+def test_fsync_always_reports_a_disk_that_does_not_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = SpoolWriter(tmp_path, "w", SpoolOptions(fsync="always"))
@@ -322,16 +326,16 @@ def test_always_says_so_when_the_disk_does_not_sync(
     assert drain(tmp_path)[-1] == b"three"
 
 
-def test_an_unfinished_frame_of_a_living_writer_is_waited_for(tmp_path: Path) -> None:
+def test_the_reader_waits_for_an_unfinished_frame_of_a_live_writer(tmp_path: Path) -> None:
     writer = SpoolWriter(tmp_path, "w", SMALL)
     [segment] = list_segments(tmp_path)
-    whole = encode_frame(0, b"unfinished")
+    frame = encode_frame(0, b"unfinished")
     reader = SpoolReader(tmp_path)
     with (tmp_path / segment.name).open("ab", buffering=0) as file:
-        for end in range(0, len(whole), 5):
-            file.write(whole[end : end + 5][: len(whole) - 1 - end])
+        for end in range(0, len(frame), 5):
+            file.write(frame[end : end + 5][: len(frame) - 1 - end])
             assert reader.read(1 << 16) == []
-        file.write(whole[-1:])
+        file.write(frame[-1:])
     [(_, piece)] = reader.read(1 << 16)
     assert piece.payloads == [b"unfinished"]
     reader.close()
@@ -388,13 +392,13 @@ def test_a_long_backlog_needs_few_open_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "a b"])
-def test_a_writer_cannot_be_named_out_of_the_folder(tmp_path: Path, name: str) -> None:
+def test_the_name_of_a_writer_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="name"):
         SpoolWriter(tmp_path, name, SMALL)
 
 
-def test_a_finished_segment_is_given_up_at_once_however_long_the_interval(tmp_path: Path) -> None:
-    """What follows it is shipped only then, and with `commit` answers wait for that."""
+def test_a_finished_segment_is_removed_immediately_whatever_the_interval(tmp_path: Path) -> None:
+    """The next segment is shipped only after that, and with `commit` answers wait for it."""
     writer = SpoolWriter(tmp_path, "w", replace(SMALL, fsync_interval_ms=10_000))
     writer.append_many([bytes(1 << 16)])
     writer.append(b"next")

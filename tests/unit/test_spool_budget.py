@@ -1,4 +1,4 @@
-"""How much of the spool is read at once, and whether to read on."""
+"""The size of one read of the spool, and whether another read follows."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ FRAME = 116
 PAYLOADS = [bytes(100)] * 20
 
 
-def test_a_budget_is_for_those_who_have_records_and_holds_one_of_each_at_least(
+def test_a_budget_is_split_among_segments_that_have_records(
     tmp_path: Path,
 ) -> None:
     writers = [SpoolWriter(tmp_path, name, SpoolOptions()) for name in "abc"]
@@ -28,7 +28,7 @@ def test_a_budget_is_for_those_who_have_records_and_holds_one_of_each_at_least(
         writer.close()
 
 
-def test_a_segment_that_its_writer_left_has_more_behind_it_perhaps(tmp_path: Path) -> None:
+def test_a_finished_segment_may_have_a_successor(tmp_path: Path) -> None:
     writer = SpoolWriter(tmp_path, "w", SpoolOptions())
     writer.append_many(PAYLOADS[:5])
     writer.close()

@@ -1,12 +1,13 @@
-"""Segments cut short, flipped and holed at random: what stands before the damage is read, what
-follows is found again, and nothing is made up.
+"""Segments that are cut short, or have flipped bits and holes at random places.
+
+Records before the damage are read, the next sound record is found, and none is invented.
 """
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraudops.spool.frames import HEADER, encode_frame
-from fraudops.spool.reader import CHUNK
+from fraudops.spool.segment_reader import CHUNK
 from tests.support.segments import SegmentContents, segment_of
 
 EXAMPLES = settings(max_examples=150, deadline=None, database=None)
@@ -15,7 +16,7 @@ contents = st.lists(st.binary(max_size=60), min_size=1, max_size=25)
 
 @EXAMPLES
 @given(contents, st.integers(1, 300))
-def test_an_undamaged_segment_is_read_whole_with_any_budget(
+def test_an_undamaged_segment_is_read_completely_with_any_budget(
     payloads: list[bytes], budget: int
 ) -> None:
     data, _ = segment_of(payloads)
@@ -25,7 +26,7 @@ def test_an_undamaged_segment_is_read_whole_with_any_budget(
 
 @EXAMPLES
 @given(contents, st.data())
-def test_a_truncated_segment_gives_every_whole_frame_before_the_cut(
+def test_a_truncated_segment_gives_every_complete_frame_before_the_cut(
     payloads: list[bytes], data: st.DataObject
 ) -> None:
     whole, ends = segment_of(payloads)
@@ -38,7 +39,7 @@ def test_a_truncated_segment_gives_every_whole_frame_before_the_cut(
 
 @EXAMPLES
 @given(contents, st.data())
-def test_a_flipped_bit_costs_its_own_record_only_and_is_counted(
+def test_a_flipped_bit_loses_only_its_own_record_and_is_counted(
     payloads: list[bytes], data: st.DataObject
 ) -> None:
     whole, ends = segment_of(payloads)
@@ -49,14 +50,14 @@ def test_a_flipped_bit_costs_its_own_record_only_and_is_counted(
     read = SegmentContents(bytes(flipped))
     assert read.payloads == payloads[:hit] + payloads[hit + 1 :]
     assert read.damaged == HEADER + len(payloads[hit])
-    # Behind the last record nothing tells that one is missing: it looks like the unfinished write
-    # of a dead process.
+    # After the last record nothing shows that one is missing: the damage looks like the unfinished
+    # write of a dead process.
     assert read.missing == (1 if hit < len(payloads) - 1 else 0)
 
 
 @EXAMPLES
 @given(contents, st.data())
-def test_a_hole_costs_what_it_touches_and_no_record_is_made_up(
+def test_a_hole_loses_only_the_records_that_it_touches(
     payloads: list[bytes], data: st.DataObject
 ) -> None:
     whole, ends = segment_of(payloads)
@@ -74,14 +75,14 @@ def test_a_hole_costs_what_it_touches_and_no_record_is_made_up(
 
 
 def is_within(some: list[bytes], all_of: list[bytes]) -> bool:
-    """Whether `some` is what is left of `all_of` when elements are struck out, in order."""
+    """Return whether `some` is `all_of` with elements removed, in the same order."""
     rest = iter(all_of)
-    return all(any(found == wanted for found in rest) for wanted in some)
+    return all(any(item == expected for item in rest) for expected in some)
 
 
 @EXAMPLES
 @given(st.binary(max_size=400))
-def test_any_bytes_at_all_are_read_without_an_error(data: bytes) -> None:
+def test_any_bytes_are_read_without_an_error(data: bytes) -> None:
     read = SegmentContents(data)
     assert len(data) == read.damaged + sum(HEADER + len(payload) for payload in read.payloads)
 

@@ -1,5 +1,7 @@
-"""Memory before the spool: what it holds comes in order, is refused rather than dropped, and is
-counted when its process is killed.
+"""Memory in front of the spool.
+
+Records arrive in order, are refused rather than dropped, and are counted when their process is
+killed.
 """
 
 import contextlib
@@ -16,7 +18,7 @@ from fraudops.errors import SpoolFullError, StoreDownError
 from fraudops.spool import SpoolReader, SpoolWriter
 from fraudops.spool.in_memory_count import InFlightCounter, collect_lost
 from fraudops.spool.inspection import unshipped_payloads
-from fraudops.spool.memory import PIECE, MemoryWriter
+from fraudops.spool.memory import BATCH_BYTES, MemoryWriter
 from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import spool_bytes
 from tests.support.waiting import eventually
@@ -37,33 +39,33 @@ def spooled(folder: Path) -> list[bytes]:
     return list(unshipped_payloads(folder / "spool"))
 
 
-def reaches(folder: Path, wanted: list[bytes]) -> Callable[[], None]:
-    def there() -> None:
-        assert spooled(folder) == wanted
+def reaches(folder: Path, expected: list[bytes]) -> Callable[[], None]:
+    def check() -> None:
+        assert spooled(folder) == expected
 
-    return there
+    return check
 
 
 def fill(folder: Path, memory: MemoryWriter) -> list[bytes]:
-    """Until the spool takes not one piece more, and memory nothing; what was taken."""
-    taken = 0
+    """Fill spool and memory until both refuse, and return the accepted records."""
+    accepted = 0
 
     def both_full() -> None:
-        nonlocal taken
+        nonlocal accepted
         with contextlib.suppress(SpoolFullError):
             while True:
-                memory.append_many(records(10, taken))
-                taken += 10
-        assert spool_bytes(folder / "spool") > (1 << 20) - PIECE
+                memory.append_many(records(10, accepted))
+                accepted += 10
+        assert spool_bytes(folder / "spool") > (1 << 20) - BATCH_BYTES
 
     eventually(both_full)
     with pytest.raises(SpoolFullError, match="memory is full"):
-        memory.append_many(records(10, taken))
-    return records(taken)
+        memory.append_many(records(10, accepted))
+    return records(accepted)
 
 
 @pytest.mark.parametrize("fsync", ["always", "interval", "never"])
-def test_what_memory_took_reaches_the_spool_in_order(tmp_path: Path, fsync: str) -> None:
+def test_accepted_records_reach_the_spool_in_order(tmp_path: Path, fsync: str) -> None:
     memory = writer(tmp_path, options=SpoolOptions(fsync=fsync))  # type: ignore[arg-type]
     sent = records(500)
     for number in range(0, 500, 5):
@@ -73,7 +75,7 @@ def test_what_memory_took_reaches_the_spool_in_order(tmp_path: Path, fsync: str)
     assert spooled(tmp_path) == sent
 
 
-def test_closing_it_loses_nothing(tmp_path: Path) -> None:
+def test_closing_the_writer_loses_nothing(tmp_path: Path) -> None:
     memory = writer(tmp_path)
     memory.append_many(records(300))
     memory.close()
@@ -81,7 +83,7 @@ def test_closing_it_loses_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.held")) == []
 
 
-def test_once_closed_it_takes_nothing_more(tmp_path: Path) -> None:
+def test_a_closed_writer_refuses_records(tmp_path: Path) -> None:
     memory = writer(tmp_path)
     memory.close()
     with pytest.raises(StoreDownError, match="stops"):
@@ -89,13 +91,13 @@ def test_once_closed_it_takes_nothing_more(tmp_path: Path) -> None:
     assert spooled(tmp_path) == []
 
 
-def test_while_the_spool_is_full_memory_holds_what_it_has_refuses_the_rest_and_delivers_later(
+def test_memory_keeps_its_records_while_the_spool_is_full_and_refuses_more(
     tmp_path: Path,
 ) -> None:
     memory = writer(tmp_path)
     taken = fill(tmp_path, memory)
-    seen = spooled(tmp_path)
-    assert len(seen) < len(taken)
+    on_disk = spooled(tmp_path)
+    assert len(on_disk) < len(taken)
     reader, shipped = SpoolReader(tmp_path / "spool"), list[bytes]()
 
     def ship() -> None:
@@ -112,7 +114,7 @@ def test_while_the_spool_is_full_memory_holds_what_it_has_refuses_the_rest_and_d
     reader.close()
 
 
-def test_closing_it_before_a_full_spool_loses_nothing_either(tmp_path: Path) -> None:
+def test_closing_the_writer_with_a_full_spool_loses_nothing_either(tmp_path: Path) -> None:
     memory = writer(tmp_path)
     taken = fill(tmp_path, memory)
     memory.close()
@@ -120,7 +122,7 @@ def test_closing_it_before_a_full_spool_loses_nothing_either(tmp_path: Path) -> 
     assert collect_lost(tmp_path) == 0
 
 
-def test_many_go_in_together_or_none(tmp_path: Path) -> None:
+def test_a_batch_is_accepted_completely_or_not_at_all(tmp_path: Path) -> None:
     memory = writer(tmp_path, 100 * RECORD)
     with pytest.raises(SpoolFullError):
         memory.append_many(records(101))
@@ -152,7 +154,9 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("end", ["killed", "closed"])
-def test_what_a_process_lost_is_counted_once_by_the_next_one(tmp_path: Path, end: str) -> None:
+def test_records_that_a_process_lost_are_counted_once_by_the_next_one(
+    tmp_path: Path, end: str
+) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path), end],
         stdin=subprocess.PIPE,
@@ -171,7 +175,7 @@ def test_what_a_process_lost_is_counted_once_by_the_next_one(tmp_path: Path, end
     assert list(tmp_path.glob("*.held")) == []
 
 
-def test_a_tally_that_its_process_could_not_finish_counts_nothing(tmp_path: Path) -> None:
+def test_a_counter_that_its_process_could_not_finish_counts_nothing(tmp_path: Path) -> None:
     (tmp_path / "half.held").write_bytes(b"\x01")
     living = InFlightCounter(tmp_path)
     living.add(3)

@@ -1,5 +1,6 @@
-"""A position is one line that is overwritten in its place: whoever reads it has it whole or not at
-all.
+"""A position is one line that is overwritten in place.
+
+A reader gets a complete position or none.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from fraudops.spool.position import Position, read_position, write_position
 
 
 @pytest.mark.parametrize(
-    ("line", "wanted"),
+    ("line", "expected"),
     [
         (b"116 1\n", Position(116, 1, 0)),
         (b"116 1 3\n", Position(116, 1, 3)),
@@ -22,15 +23,15 @@ from fraudops.spool.position import Position, read_position, write_position
     ],
     ids=["the oldest", "without a checksum", "empty", "half", "zeros", "torn", "cut off"],
 )
-def test_a_position_is_read_whole_or_not_at_all(
-    tmp_path: Path, line: bytes, wanted: Position | None
+def test_a_position_is_read_completely_or_not_at_all(
+    tmp_path: Path, line: bytes, expected: Position | None
 ) -> None:
     path = tmp_path / "position"
     assert read_position(path) is None
     path.write_bytes(line)
-    assert read_position(path) == wanted
+    assert read_position(path) == expected
     for position in (Position(1, 2, 3), Position(10**15, 10**9, 0)):
         write_position(path, position)
         assert read_position(path) == position
-    # The release before reads it too.
+    # The previous release must be able to read it.
     assert tuple(map(int, path.read_text().split()))[:3] == position

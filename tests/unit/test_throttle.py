@@ -1,4 +1,4 @@
-"""The shipper gives way to answers while little waits, and no longer."""
+"""The shipper pauses for answers while the backlog is short, and only then."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -22,13 +22,13 @@ def shown(backlog_bytes: int, rows: int) -> ShipperStatus:
 
 def looking(hurried_bytes: float, backlog: int, *rows: int) -> Throttle:
     throttle = Throttle(hurried_bytes)
-    for seen in rows:
-        throttle.look(shown(backlog, seen))
+    for count in rows:
+        throttle.look(shown(backlog, count))
     return throttle
 
 
 async def rest(throttle: Throttle, monkeypatch: pytest.MonkeyPatch) -> float:
-    """Seconds of one."""
+    """Return the seconds of one pause."""
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -56,14 +56,14 @@ async def rest(throttle: Throttle, monkeypatch: pytest.MonkeyPatch) -> float:
         "answers wait for PostgreSQL",
     ],
 )
-async def test_it_hurries(throttle: Throttle, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shipping_does_not_pause(throttle: Throttle, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (throttle.limit(10 * CALM_BYTES), await rest(throttle, monkeypatch)) == (
         10 * CALM_BYTES,
         0,
     )
 
 
-async def test_it_hurries_once_it_was_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shipping_does_not_pause_during_a_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
     throttle = looking(1_000, 0, 10, 20)
     throttle.hurry()
     throttle.look(shown(0, 30))
@@ -74,7 +74,7 @@ async def test_it_hurries_once_it_was_told_to_stop(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("backlog", "calm"), [(0, 1), (500, 0.5), (900, 0.1)])
-async def test_groups_grow_and_rests_shrink_with_the_backlog(
+async def test_groups_grow_and_pauses_shrink_with_the_backlog(
     backlog: int, calm: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     throttle = looking(1_000, backlog, 10, 20)

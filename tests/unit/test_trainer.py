@@ -7,7 +7,8 @@ import pytest
 
 from fraudops.datasets import Dataset, Split, class_weights, generate, load, row_hashes, split
 from fraudops.model import manifest as bundle
-from fraudops.model.metrics import Costs, choose_threshold, evaluate
+from fraudops.model.costs import Costs
+from fraudops.model.metrics import choose_threshold, evaluate
 from fraudops.model.pipeline_file import load_pipeline, probabilities
 from fraudops.model.verification import verify_bundle
 from fraudops.training import trainer
@@ -40,11 +41,11 @@ def sealed(
 
 
 def test_the_packaged_sample_trains_to_a_model_that_passes_its_gates_with_margin() -> None:
-    said: list[str] = []
-    metrics = train(split(load()), training_settings(), said.append).metrics
+    messages: list[str] = []
+    metrics = train(split(load()), training_settings(), messages.append).metrics
     assert metrics["roc_auc"].value >= 0.97
     assert metrics["average_precision"].lower >= 0.60
-    assert not [text for text in said if "warning" in text]
+    assert not [text for text in messages if "warning" in text]
 
 
 def test_the_threshold_comes_from_the_validation_part_weighted_to_prevalence(
@@ -73,7 +74,9 @@ def test_the_metrics_are_those_of_the_test_part_weighted_to_prevalence(
     assert trained.metrics == expected
 
 
-def test_the_scaler_saw_the_train_part_alone(trained: TrainingResult, parts: Split) -> None:
+def test_the_scaler_is_fitted_on_the_train_part_alone(
+    trained: TrainingResult, parts: Split
+) -> None:
     scaler = trained.model.calibrated_classifiers_[0].estimator.estimator[0]
     assert scaler.mean_ == pytest.approx(parts.train.x.mean(axis=0))
 
@@ -84,13 +87,13 @@ def test_the_costs_and_the_seed_are_settings(trained: TrainingResult, parts: Spl
     assert dear.expected_decision_rate < trained.expected_decision_rate
 
 
-def test_what_scikit_learn_warns_of_is_said_and_not_lost(parts: Split) -> None:
-    said: list[str] = []
-    train(parts, training_settings(assignments=["max_iter=1", "C=100"]), said.append)
-    assert [text for text in said if text.startswith("warning: lbfgs failed to converge")]
+def test_warnings_of_scikit_learn_are_reported(parts: Split) -> None:
+    messages: list[str] = []
+    train(parts, training_settings(assignments=["max_iter=1", "C=100"]), messages.append)
+    assert [text for text in messages if text.startswith("warning: lbfgs failed to converge")]
 
 
-def test_a_bundle_is_whole_sealed_and_verified(
+def test_a_bundle_is_complete_sealed_and_verified(
     sealed: tuple[Path, str, bundle.Manifest], dataset: Dataset
 ) -> None:
     folder, digest, manifest = sealed

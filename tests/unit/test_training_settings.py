@@ -8,7 +8,7 @@ from fraudops.errors import SettingsError
 from fraudops.training.settings import HistGradientBoosting, LogisticRegression, training_settings
 
 
-def test_without_a_word_a_training_is_a_logistic_regression_split_by_time() -> None:
+def test_a_training_is_by_default_a_logistic_regression_split_by_time() -> None:
     settings = training_settings()
     assert (settings.algorithm, settings.split, settings.seed) == ("logistic-regression", "time", 7)
     assert settings.hyperparameters == LogisticRegression()
@@ -18,7 +18,9 @@ def test_without_a_word_a_training_is_a_logistic_regression_split_by_time() -> N
 def test_flags_win_over_the_file_and_set_over_its_hyperparameters(tmp_path: Path) -> None:
     config = tmp_path / "train.yaml"
     config.write_text(
-        "algorithm: hist-gradient-boosting\nseed: 3\nsplit: stratified\ncosts: {fee: 20, review: 2}\nhyperparameters: {max_iter: 30, learning_rate: 5e-2}\n"
+        "algorithm: hist-gradient-boosting\nseed: 3\nsplit: stratified\n"
+        "costs: {fee: 20, review: 2}\n"
+        "hyperparameters: {max_iter: 30, learning_rate: 5e-2}\n"
     )
     settings = training_settings(config, ["max_iter=40"], seed=4, review=3.0, split=None)
     assert settings.hyperparameters == HistGradientBoosting(max_iter=40, learning_rate=0.05)
@@ -65,7 +67,7 @@ def test_a_class_weight_is_a_word_or_the_weight_of_a_fraud(text: str, expected: 
         ({"review": 0.0}, "cost 'review'"),
     ],
 )
-def test_what_is_unknown_or_out_of_range_is_refused_by_name(
+def test_an_unknown_or_out_of_range_argument_is_refused_by_name(
     arguments: dict[str, object], message: str
 ) -> None:
     with pytest.raises(SettingsError) as error:
@@ -84,7 +86,7 @@ def test_what_is_unknown_or_out_of_range_is_refused_by_name(
         ("algorithm: {}\n", "is unknown; known are logistic-regression"),
     ],
 )
-def test_a_configuration_that_says_something_else_is_refused_with_its_name(
+def test_an_invalid_configuration_is_refused_with_its_name(
     tmp_path: Path, text: str, message: str
 ) -> None:
     config = tmp_path / "train.yaml"
@@ -95,13 +97,17 @@ def test_a_configuration_that_says_something_else_is_refused_with_its_name(
     assert message in str(error.value)
 
 
-def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         training_settings(tmp_path / "absent.yaml")
 
 
 def test_reading_the_settings_imports_no_scikit_learn() -> None:
-    program = "import sys, fraudops.training.settings, jobs.train; print([name for name in ('sklearn', 'pandas', 'mlflow', 'matplotlib', 'skops') if name in sys.modules])"
+    program = (
+        "import sys, fraudops.training.settings, jobs.train;"
+        " heavy = ('sklearn', 'pandas', 'mlflow', 'matplotlib', 'skops');"
+        " print([name for name in heavy if name in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True

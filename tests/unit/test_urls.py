@@ -1,4 +1,4 @@
-"""Malformed URLs with a password: each setting is refused, and nothing of the URL is printed."""
+"""Malformed URLs with a password: they are refused, and no part of them is printed."""
 
 import traceback
 from collections.abc import Callable
@@ -18,9 +18,9 @@ from fraudops.registry.api import MlflowApi
 from jobs.install.databases import DatabaseTarget
 from services.mlflow.wait import fault
 
-# Each password begins and ends with a word that no message may hold.
+# No message may hold the words at the ends of these passwords.
 PASSWORDS = [f"first{sign}last" for sign in "/?#@[]"]
-# After digits the rest of the password looks like a path, a query or a fragment.
+# After digits, the rest of the password looks like a path, a query or a fragment.
 PASSWORDS += [f"7654321{sign}last" for sign in "/?#"]
 READERS: dict[str, Callable[[str], object]] = {
     "DATABASE_URL": lambda url: dsn(f"postgresql{url}"),
@@ -45,13 +45,13 @@ def test_an_unescaped_password_is_refused_and_none_of_it_is_printed(
 
 
 def check_quotes_nothing(error: BaseException) -> None:
-    """Neither the message nor the whole stack trace holds a part of the password."""
+    """Check that neither the message nor the stack trace holds a part of the password."""
     shown = "".join(traceback.format_exception_only(error)) + str(error.__cause__)
     assert not [word for word in ("first", "last", "7654321") if word in shown]
     assert error.__suppress_context__ or error.__context__ is None
 
 
-def test_an_escaped_password_is_taken() -> None:
+def test_an_escaped_password_is_accepted() -> None:
     url = "postgresql://user:a%2Fb%3Fc%23d%40e%5Bf@host.example:5432/fraud"
     assert dsn(url) == url
     assert DatabaseTarget.of(url).password == "a/b?c#d@e[f"

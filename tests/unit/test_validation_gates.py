@@ -1,4 +1,4 @@
-"""The gates, from plain values."""
+"""The validation gates, from plain values."""
 
 import dataclasses
 import math
@@ -49,9 +49,9 @@ def test_average_precision_says_at_which_prevalence_it_holds() -> None:
 
 def test_a_single_test_row_that_training_saw_fails() -> None:
     assert gates.untrained_on_test_rows(0, 1000, 3000).passed
-    seen = gates.untrained_on_test_rows(1, 1000, 3000)
-    assert not seen.passed
-    assert "1 of 1,000 test rows" in seen.detail
+    result = gates.untrained_on_test_rows(1, 1000, 3000)
+    assert not result.passed
+    assert "1 of 1,000 test rows" in result.detail
 
 
 def test_a_bundle_that_names_no_training_row_fails() -> None:

@@ -1,10 +1,10 @@
-{{/* What no schema can say. Rendered once, from the first object of the chart. */}}
+{{/* Checks across several values, which a schema cannot express. Included once, by the inference ConfigMap. */}}
 {{- define "fraudops.checks" -}}
 {{- if and .Values.bootstrap.enabled (eq .Values.environment "production") (eq .Values.data.source "sample") }}
-{{- fail "\n\nbootstrap.enabled would put a model of the packaged sample into production, and environment: production refuses such a model.\nSet data.source to your own data, or environment: development (as values-quickstart.yaml does).\n" }}
+{{- fail "\n\nbootstrap.enabled would promote a model of the packaged sample, and environment: production refuses such a model.\nSet data.source to your own data, or environment: development (as values-quickstart.yaml does).\n" }}
 {{- end }}
 {{- if and (not .Values.postgresql.enabled) (not .Values.postgresql.existingSecret) }}
-{{- fail "\n\npostgresql.enabled is false: name in postgresql.existingSecret a Secret that holds the url of your PostgreSQL (keys: postgresql.secretKeys).\n" }}
+{{- fail "\n\npostgresql.enabled is false: name in postgresql.existingSecret a Secret with the URL of your PostgreSQL (its keys: postgresql.secretKeys).\n" }}
 {{- end }}
 {{- if and (not .Values.mlflow.enabled) (not .Values.mlflow.url) }}
 {{- fail "\n\nmlflow.enabled is false: set mlflow.url to your own MLflow server.\n" }}
@@ -16,13 +16,13 @@
 {{- fail "\n\ndata.source is url: set data.url and data.sha256.\n" }}
 {{- end }}
 {{- if and .Values.prometheusRule.enabled (not .Values.serviceMonitor.enabled) }}
-{{- fail "\n\nprometheusRule.enabled needs serviceMonitor.enabled: its alerts read what that scrapes.\n" }}
+{{- fail "\n\nprometheusRule.enabled needs serviceMonitor.enabled: the alerts read the metrics that the ServiceMonitor scrapes.\n" }}
 {{- end }}
 {{- if and (ne .Values.audit.features "plain") (not .Values.audit.existingSecret) }}
-{{- fail (printf "\n\naudit.features is %s: name in audit.existingSecret a Secret with its key (openssl rand -base64 32).\n" .Values.audit.features) }}
+{{- fail (printf "\n\naudit.features is %s: name in audit.existingSecret a Secret with the key (create one by `openssl rand -base64 32`).\n" .Values.audit.features) }}
 {{- end }}
 {{- include "fraudops.roomChecks" . }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
-{{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: the Gateway that takes the route.\n" }}
+{{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: name the Gateway that accepts the route.\n" }}
 {{- end }}
 {{- end }}

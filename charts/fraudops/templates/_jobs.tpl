@@ -1,17 +1,19 @@
 {{/*
-The spec of one Job, of (dict "root" $ "name" "train" "settings" .Values.jobs.train …):
-  module       what `python -m` runs
+The spec of one Job. Argument: (dict "root" $ "name" "train" "settings" .Values.jobs.train …), with
+  module       the module that `python -m` runs
   args         its arguments
-  account      its ServiceAccount; with one, the container gets its token
-  access       list of what its pod may reach: mlflow, postgresql, admin, inference, api, https
-  database, adminToken, auditKey   true: it reads that Secret; databases: every url of the database Secret
-  data         true: it reads the training data
-  writesData   true: it writes to the data volume as well
-  shards       an Indexed Job of so many pods, all at once
-  bare         true: it reads no ConfigMap
+  account      its ServiceAccount; the container gets the account's token
+  access       list of destinations that its pod may reach: mlflow, postgresql, admin, inference, api, https
+  database, adminToken, auditKey   true: the container reads that Secret
+  databases    true: the container reads every URL of the database Secret
+  data         true: the container reads the training data
+  writesData   true: the container also writes to the data volume
+  shards       number of pods of an Indexed Job, which run at the same time
+  bare         true: the container reads no ConfigMap
   exportClaim  a claim that is mounted at /export
-  backoffLimit, ttl   instead of those of .Values.jobs; ttl "" keeps the Job
-Exit codes are those of the programs: 64 bad settings and 65 a gate refused end the Job at once; 75 a store is away, and all others, are tried again.
+  backoffLimit, ttl   replace those of .Values.jobs; ttl "" keeps the finished Job
+Exit code 64 (bad settings) or 65 (a gate refused) ends the Job immediately. Any other, such as 75
+(a store is unavailable), is retried.
 */}}
 {{- define "fraudops.job" -}}
 {{- $root := .root }}
@@ -117,7 +119,7 @@ template:
       {{- end }}
 {{- end }}
 
-{{/* The variables of a Job's container beyond the ConfigMap's; of the same dict as fraudops.job. */}}
+{{/* The variables of a Job's container in addition to the ConfigMap's. Argument: the dict of fraudops.job. */}}
 {{- define "fraudops.job.env" -}}
 {{- $root := .root }}
 {{- $data := and .data (ne $root.Values.data.source "sample") }}
@@ -136,7 +138,7 @@ template:
 {{- end }}
 {{- if .adminToken }}
 {{- include "fraudops.env.adminToken" $root | nindent 0 }}
-# The same for all tries of a Job: a promotion that finds its own commit finishes it.
+{{- /* All retries of a Job have the same request id, so a promotion that was killed recognises its own commit and finishes it. */}}
 - {name: FRAUDOPS_REQUEST_ID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}}
 {{- end }}
 {{- if .auditKey }}
@@ -156,8 +158,9 @@ template:
 {{- end }}
 
 {{/*
-A CronJob around it: (dict "root" $ "name" "drift" "schedule" "17 * * * *" …). Without a schedule it is suspended: a template for
-`kubectl create job --from=cronjob/…` and `fraudops … --on-cluster`.
+A CronJob with the same Job. Argument: the dict of fraudops.job, with "schedule" "17 * * * *". Without
+a schedule the CronJob is suspended, and only a template for `kubectl create job --from=cronjob/…`
+and `fraudops … --on-cluster`.
 */}}
 {{- define "fraudops.cronjob" -}}
 apiVersion: batch/v1
@@ -178,7 +181,10 @@ spec:
     spec: {{ include "fraudops.job" . | nindent 6 }}
 {{- end }}
 
-{{/* A Job that runs once: named by a hash of its whole spec, which Kubernetes would not let anyone change. It stays until its successor comes. */}}
+{{/*
+A Job that runs once per content. Its name has a hash of the spec, because Kubernetes allows no change
+of an existing Job's spec. The Job stays until an upgrade replaces it, so it is not run again.
+*/}}
 {{- define "fraudops.onceJob" -}}
 {{- $spec := include "fraudops.job" (merge (dict "ttl" "") .) }}
 apiVersion: batch/v1

@@ -1,9 +1,12 @@
-{{/* The prefix of every object's name, `release` in the programs' settings. Fails rather than cuts: a cut name can be another release's. */}}
+{{/*
+The prefix of every object's name; the programs' settings call it `release`. A name that is too long
+fails, because a truncated name could be that of another release.
+*/}}
 {{- define "fraudops.fullname" -}}
 {{- $name := default "fraudops" .Values.nameOverride }}
 {{- $full := .Values.fullnameOverride | default (ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name)) }}
 {{- if gt (len $full) 36 }}
-{{- fail (printf "\n\nThe name %q has more than 36 characters, and the names made from it would be too long for Kubernetes. Set fullnameOverride.\n" $full) }}
+{{- fail (printf "\n\nThe name %q has more than 36 characters, and names derived from it would be too long for Kubernetes. Set fullnameOverride.\n" $full) }}
 {{- end }}
 {{- $full }}
 {{- end }}
@@ -14,7 +17,7 @@
 {{- define "fraudops.jobs" -}}{{ include "fraudops.fullname" . }}-jobs{{- end }}
 {{- define "fraudops.promotion" -}}{{ include "fraudops.fullname" . }}-promotion{{- end }}
 {{- define "fraudops.setup" -}}{{ include "fraudops.fullname" . }}-setup{{- end }}
-{{/* Not objects of the chart: the setup Job makes them once, and they outlive the release. */}}
+{{/* Not objects of the chart. The setup Job creates them once, and they outlive the release. */}}
 {{- define "fraudops.record" -}}{{ include "fraudops.fullname" . }}-serving{{- end }}
 {{- define "fraudops.adminSecret" -}}{{ .Values.adminToken.existingSecret | default (printf "%s-admin" (include "fraudops.fullname" .)) }}{{- end }}
 {{- define "fraudops.databaseSecret" -}}{{ .Values.postgresql.existingSecret | default (printf "%s-database" (include "fraudops.fullname" .)) }}{{- end }}
@@ -26,14 +29,17 @@
 {{- if .Values.mlflow.enabled }}http://{{ include "fraudops.mlflow" . }}:5000{{ else }}{{ .Values.mlflow.url }}{{ end }}
 {{- end }}
 
-{{/* registry/repository:tag of (dict "root" $ "image" .Values.x.image); a tag that begins with sha256: is a digest. */}}
+{{/* registry/repository:tag. Argument: (dict "root" $ "image" .Values.x.image). A tag that begins with sha256: is a digest. */}}
 {{- define "fraudops.image" -}}
 {{- $registry := .image.registry | default .root.Values.imageRegistry }}
 {{- $tag := .image.tag | default .root.Chart.AppVersion }}
 {{- with $registry }}{{ . }}/{{ end }}{{ .image.repository }}{{ ternary "@" ":" (hasPrefix "sha256:" $tag) }}{{ $tag }}
 {{- end }}
 
-{{/* Labels of an object of (dict "root" $ "component" "inference"). `instance` is the name's prefix: the promotion finds its pods by it. */}}
+{{/*
+Labels of an object. Argument: (dict "root" $ "component" "inference"). `instance` is the prefix of the
+names, and promotions find the pods by it.
+*/}}
 {{- define "fraudops.selector" -}}
 app.kubernetes.io/name: fraudops
 app.kubernetes.io/instance: {{ include "fraudops.fullname" .root }}
@@ -46,7 +52,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- end }}
 
-{{/* The pods of a release that has no component in their selector: what every network policy of the whole release selects. */}}
+{{/* Selects all pods of the release, for network policies that apply to every component. */}}
 {{- define "fraudops.releasePods" -}}
 app.kubernetes.io/name: fraudops
 app.kubernetes.io/instance: {{ include "fraudops.fullname" . }}

@@ -1,4 +1,7 @@
-{{/* What every pod has; (dict "root" $ "user" 10001 "placement" .Values.inference). Pod Security `restricted`, no token unless it is mounted by hand. */}}
+{{/*
+Settings of every pod. Argument: (dict "root" $ "user" 10001 "placement" .Values.inference). They meet Pod
+Security `restricted`. A ServiceAccount's token is mounted only where a template asks for it.
+*/}}
 {{- define "fraudops.pod" -}}
 enableServiceLinks: false
 automountServiceAccountToken: false
@@ -31,7 +34,7 @@ securityContext:
 terminationMessagePolicy: FallbackToLogsOnError
 {{- end }}
 
-{{/* The ServiceAccount's token for one container, rather than for every one of the pod. */}}
+{{/* The ServiceAccount's token for one container instead of all containers of the pod. */}}
 {{- define "fraudops.tokenVolume" -}}
 - name: api-token
   projected:
@@ -62,7 +65,10 @@ terminationMessagePolicy: FallbackToLogsOnError
 - {name: MLFLOW_BACKEND_STORE_URI, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" . }}, key: {{ .Values.postgresql.secretKeys.mlflowUrl }}}}}
 {{- end }}
 
-{{/* Pods are replaced when what they read has changed: the ConfigMap by its checksum, a Secret by the number that its values carry. */}}
+{{/*
+A checksum of a ConfigMap. As an annotation it replaces the pods when the ConfigMap has changed. For a
+Secret, whose content helm does not know, the numbers of secretRevisions do the same.
+*/}}
 {{- define "fraudops.checksum" -}}
 checksum/settings: {{ get (include (print .root.Template.BasePath .file) .root | fromYaml) "data" | toJson | sha256sum }}
 {{- end }}

@@ -1,5 +1,6 @@
-"""Alembic migrations, run by our own few lines rather than an env.py: they only ever expand, so
-that the previous release keeps running.
+"""Alembic migrations, which this module runs without an env.py.
+
+Migrations only add to the schema, so that the previous release keeps working on it.
 """
 
 import asyncio
@@ -14,35 +15,35 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from fraudops.audit.connection import TROUBLE, connect
+from fraudops.audit.connection import TROUBLE, open_connection
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.indexing import index_days
 from fraudops.audit.partitions import MIGRATION_LOCK, ensure_partition
 
 logger = logging.getLogger(__name__)
-# MLflow's store has an `alembic_version` too, and the two may share a database.
+# Not Alembic's default name: MLflow's store has an `alembic_version`, and may share the database.
 VERSION_TABLE = "fraudops_schema_version"
 LOCK_SECONDS = 20
-# Whoever comes to a table behind a statement that waits for it waits as well: the migration gives
-# up, and is tried again, before that is felt.
+# A statement that waits for a table's lock makes later readers and writers wait too. So the
+# migration gives up after this time, and is tried again.
 TABLE_LOCK_SECONDS = 3
-# What is not indexed by then is left to retention: the migration before an upgrade has four minutes
-# in all.
+# Retention indexes the partitions that are left after this time: the migration before an upgrade
+# has four minutes for everything.
 INDEX_SECONDS = 60
 
 
 class Migrated(NamedTuple):
-    """The schema's revision; `newer` when a later release has made it."""
+    """The revision of the schema; `newer` if it is of a later release than this one."""
 
     revision: str
     newer: bool
 
     def summary(self, address: str) -> str:
-        """What `fraudops migrate` prints about the database at that address."""
+        """Return the line that `fraudops migrate` prints about the database at `address`."""
         if self.newer:
             return (
                 f"the audit database at {address} has the schema of a newer release "
-                f"({self.revision}); it stays, and this release works on it"
+                f"({self.revision}): nothing was changed, and this release works with it"
             )
         return f"the audit database at {address} has this release's schema"
 
@@ -58,14 +59,13 @@ def migrate(url: str) -> Migrated:
 async def upgrade(url: str) -> Migrated:
     """Bring the schema to this release's revision, with the partitions of today and tomorrow.
 
-    It is one transaction under an advisory lock. A newer schema stays as it is: migrations only
-    expand, so that this release works on it too.
+    The migration is one transaction under an advisory lock. A newer schema stays as it is:
+    migrations only add to it, so that this release works with it too. Then partitions that lack an
+    index get it, without a lock on the table and for at most INDEX_SECONDS. A partition without an
+    index makes queries slower, never wrong.
 
-    Then days that lack an index get it, without a lock and as far as they come in a minute: what
-    is left makes reading slow, never wrong.
-
-    Raises StoreDownError, also when another migrates for 20 s or a table is in use for 3 s
-    (nothing has changed then).
+    Raises StoreDownError. It does so too when another migration holds the lock for LOCK_SECONDS, or
+    a table is in use for TABLE_LOCK_SECONDS; then nothing has changed.
     """
     engine = create_engine(url)
     try:
@@ -85,7 +85,7 @@ async def upgrade(url: str) -> Migrated:
             await _index(url)
         except TROUBLE as error:
             logger.warning(
-                "days without an index are left to retention",
+                "some days were not indexed; the next run of retention indexes them",
                 extra={"reason": type(error).__name__},
             )
         return migrated
@@ -94,11 +94,8 @@ async def upgrade(url: str) -> Migrated:
 
 
 async def _index(url: str) -> None:
-    connection = await connect(url, "fraudops-migrate")
-    try:
+    async with open_connection(url, "fraudops-migrate") as connection:
         await index_days(connection, INDEX_SECONDS)
-    finally:
-        await connection.close()
 
 
 def _upgrade(connection: Connection) -> Migrated:
@@ -108,10 +105,10 @@ def _upgrade(connection: Connection) -> Migrated:
 
     head = str(script.get_current_head())
     options = {"version_table": VERSION_TABLE}
-    found = MigrationContext.configure(connection, opts=options).get_current_revision()
+    current = MigrationContext.configure(connection, opts=options).get_current_revision()
     # Revisions are numbers of four digits, so that they sort by age.
-    if found and found > head:
-        return Migrated(found, newer=True)
+    if current and current > head:
+        return Migrated(current, newer=True)
 
     def steps(revision: Any, _context: Any) -> Any:
         return script._upgrade_revs("head", revision)

@@ -1,4 +1,4 @@
-"""A small file of another bank, whole; tests break copies of it."""
+"""A small, sound file of another bank; the tests damage copies of it."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def made(bank: FeatureSchema) -> Dataset:
 
 @pytest.fixture
 def lines(made: Dataset, tmp_path: Path) -> list[str]:
-    """The lines of a sound CSV, header first, no line break at their ends."""
+    """The lines of a sound CSV, the header first, without line breaks."""
     path = tmp_path / "sound.csv"
     write_frame(made.frame, path)
     return path.read_text().splitlines()

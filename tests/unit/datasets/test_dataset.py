@@ -22,7 +22,7 @@ def test_every_column_of_a_row_counts_in_its_hash(made: Dataset) -> None:
 
 
 def test_hashes_are_the_same_in_every_release(sample: Dataset) -> None:
-    """They stand in bundles: "trained on a test row" compares them across releases."""
+    """Bundles store them: the gate for test rows in training compares them across releases."""
     assert row_hashes(sample)[:2].tolist() == [3550487775250687338, 14821136933924081788]
 
 

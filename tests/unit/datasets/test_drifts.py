@@ -1,5 +1,6 @@
-"""The named drifts over real and generated rows, measured as the drift report measures: PSI against
-the validation slice.
+"""The named drifts over real and generated rows.
+
+They are measured as by the drift report: PSI against the validation slice.
 """
 
 import numpy as np
@@ -16,14 +17,17 @@ THRESHOLD = 0.2
 
 
 def psi(reference: NDArray[np.float64], current: NDArray[np.float64]) -> float:
-    """Population stability index over the deciles of the reference; empty bins count as 1 in 10,000."""
+    """Population stability index over the deciles of the reference.
+
+    An empty bin counts as a share of 0.0001.
+    """
     inner = np.unique(np.quantile(reference, np.linspace(0, 1, 11)))[1:-1]
     shares = [
         np.bincount(np.searchsorted(inner, values, "right"), minlength=len(inner) + 1) / len(values)
         for values in (reference, current)
     ]
-    expected, found = (np.clip(share, 1e-4, None) for share in shares)
-    return float(((found - expected) * np.log(found / expected)).sum())
+    expected, actual = (np.clip(share, 1e-4, None) for share in shares)
+    return float(((actual - expected) * np.log(actual / expected)).sum())
 
 
 def psis(reference: Dataset, current: Dataset) -> dict[str, float]:
@@ -34,7 +38,7 @@ def psis(reference: Dataset, current: Dataset) -> dict[str, float]:
 
 
 def sent(rows: Dataset, count: int = 1000) -> Dataset:
-    """What `simulate --rows 1000` sends."""
+    """Return the rows that `simulate --rows` sends."""
     return rows.take(spread_rows(len(rows), count, 7))
 
 
@@ -58,20 +62,20 @@ def test_covariate_drift_is_far_beyond_the_threshold_on_several_features(
     parts: Split, seed: int
 ) -> None:
     drifted, affected = overlay(parts.test, "covariate", seed)
-    found = psis(parts.validation, sent(drifted))
-    several = max(2, round((len(found) - 1) / 3))
-    assert sum(value > 1.5 * THRESHOLD for value in found.values()) >= several
-    assert found[parts.test.schema.amount] < THRESHOLD
+    values = psis(parts.validation, sent(drifted))
+    several = max(2, round((len(values) - 1) / 3))
+    assert sum(value > 1.5 * THRESHOLD for value in values.values()) >= several
+    assert values[parts.test.schema.amount] < THRESHOLD
     assert affected.all()
     assert np.array_equal(drifted.y, parts.test.y)
 
 
 def test_amount_inflation_moves_the_amount_alone(parts: Split) -> None:
     drifted, affected = overlay(parts.test, "amount-inflation", 7)
-    found = psis(parts.validation, sent(drifted))
+    values = psis(parts.validation, sent(drifted))
     amount = parts.test.schema.amount
-    assert found.pop(amount) > THRESHOLD
-    assert max(found.values()) < THRESHOLD
+    assert values.pop(amount) > THRESHOLD
+    assert max(values.values()) < THRESHOLD
     assert np.array_equal(affected, drifted.amount != parts.test.amount)
     assert np.median(drifted.amount) == pytest.approx(3 * np.median(parts.test.amount), rel=0.01)
 

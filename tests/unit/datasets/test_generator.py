@@ -1,4 +1,4 @@
-"""Generated transactions: whether they look like transactions, for any schema."""
+"""Generated transactions look like transactions, for any schema."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def ulb() -> GeneratedDataset:
 
 
 def night_share(time: np.ndarray) -> float:
-    """The share of rows between midnight and 6 h."""
+    """Return the share of rows between midnight and 6 h."""
     return float((time % DAY_SECONDS < DAY_SECONDS / 4).mean())
 
 
@@ -78,8 +78,8 @@ def test_card_testing_comes_in_bursts(ulb: GeneratedDataset) -> None:
     )
 
 
-def test_what_is_learnt_of_one_seed_holds_for_another(bank: FeatureSchema) -> None:
-    """The direction from genuine rows to frauds, a poor man's model, ranks the rows of other seeds."""
+def test_a_model_of_one_seed_ranks_the_rows_of_another(bank: FeatureSchema) -> None:
+    """The model is the direction from genuine rows to frauds."""
     for schema in (load_schema(), bank):
         first, second = (generate(5000, seed, schema, fraud_rate=0.05).dataset for seed in (1, 2))
         scale = first.x.std(axis=0)
@@ -161,6 +161,6 @@ def test_any_schema_gets_values_inside_its_ranges(
 @pytest.mark.parametrize(
     "change", [{"rows": 1}, {"fraud_rate": 0.0}, {"fraud_rate": 1.0}, {"days": 0.0}]
 )
-def test_arguments_from_which_no_rows_follow_are_refused(change: dict[str, float]) -> None:
+def test_invalid_arguments_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="the generator needs"):
         generate(**({"rows": 100, "seed": 1} | change))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Sound data: the packaged sample, CSV in its dialects, Parquet."""
+"""Sound data: the packaged sample, CSV in its dialects, and Parquet."""
 
 import gzip
 import hashlib
@@ -49,7 +49,7 @@ def test_columns_have_the_schemas_order_and_types(sample: Dataset) -> None:
     assert np.array_equal(sample.amount, sample.x[:, 28])
 
 
-def test_a_prevalence_of_ones_own_wins_over_the_samples() -> None:
+def test_a_given_prevalence_overrides_the_samples() -> None:
     assert load(prevalence=0.01).prevalence == 0.01
 
 
@@ -65,7 +65,7 @@ def test_a_schema_that_is_not_the_samples_needs_a_file(bank: FeatureSchema) -> N
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
-def test_what_was_written_is_read_back_exactly(made: Dataset, tmp_path: Path, suffix: str) -> None:
+def test_a_written_file_is_read_back_exactly(made: Dataset, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"rows{suffix}"
     write_frame(made.frame, path)
     loaded = load(path, made.schema)
@@ -104,7 +104,9 @@ def _quoted(lines: list[str]) -> str:
         ),
     ],
 )
-def test_dialects_of_csv_are_one(made: Dataset, lines: list[str], tmp_path: Path, dialect) -> None:  # type: ignore[no-untyped-def]
+def test_every_csv_dialect_gives_the_same_rows(
+    made: Dataset, lines: list[str], tmp_path: Path, dialect
+) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "rows.csv"
     path.write_bytes(dialect(lines).encode())
     assert load(path, made.schema).frame.equals(made.frame)

@@ -1,4 +1,4 @@
-"""Fetching the official file, from real servers on this machine that behave well and badly."""
+"""Downloads of the official file from real local servers, healthy and faulty."""
 
 import fcntl
 import hashlib
@@ -42,21 +42,24 @@ def test_three_mirrors_are_known_on_three_hosts_and_the_checksum_is_the_official
     assert SHA256 == "76274b691b16a6c49d3f159c883398e03ccd6d1ee12d9d8ee38f4b4b98551a89"
 
 
-def test_the_file_arrives_whole_and_progress_is_told(good: Served, target: Path) -> None:
-    told: list[tuple[int, int | None]] = []
+def test_the_file_arrives_complete_and_progress_is_reported(good: Served, target: Path) -> None:
+    reports: list[tuple[int, int | None]] = []
     assert (
         fetch(
-            target, (Mirror.at(good.url),), CHECKSUM, lambda done, total: told.append((done, total))
+            target,
+            (Mirror.at(good.url),),
+            CHECKSUM,
+            lambda done, total: reports.append((done, total)),
         )
         == good.url
     )
     assert target.read_bytes() == CONTENT
     assert left(target) == [NAME]
-    assert told[-1] == (len(CONTENT), len(CONTENT))
-    assert len(told) > 1
+    assert reports[-1] == (len(CONTENT), len(CONTENT))
+    assert len(reports) > 1
 
 
-def test_a_file_that_is_there_is_not_fetched_again(good: Served, target: Path) -> None:
+def test_an_existing_file_is_not_fetched_again(good: Served, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(CONTENT)
     assert fetch(target, (Mirror.at(good.url),), CHECKSUM) is None
@@ -79,14 +82,14 @@ def test_a_dead_mirror_and_one_that_refuses_are_passed_over(good: Served, target
         )
 
 
-def test_a_broken_download_is_taken_up_by_the_next_mirror(good: Served, target: Path) -> None:
+def test_a_broken_download_is_resumed_by_the_next_mirror(good: Served, target: Path) -> None:
     with serve(Served(CONTENT, break_after=300_000)) as broken:
         assert fetch(target, (Mirror.at(broken.url), Mirror.at(good.url)), CHECKSUM) == good.url
     assert good.ranges == ["bytes=300000-"]
     assert target.read_bytes() == CONTENT
 
 
-def test_a_broken_download_is_taken_up_by_the_next_attempt(target: Path) -> None:
+def test_a_broken_download_is_resumed_by_the_next_attempt(target: Path) -> None:
     with serve(Served(CONTENT, break_after=300_000)) as served:
         with pytest.raises(StoreDownError, match="broke off after 300,000 bytes"):
             fetch(target, (Mirror.at(served.url),), CHECKSUM)
@@ -97,7 +100,7 @@ def test_a_broken_download_is_taken_up_by_the_next_attempt(target: Path) -> None
     assert target.read_bytes() == CONTENT
 
 
-def test_a_mirror_that_cannot_continue_gives_the_whole_file_anew(target: Path) -> None:
+def test_a_mirror_without_ranges_sends_the_whole_file_again(target: Path) -> None:
     target.parent.mkdir()
     target.with_name(f"{NAME}.part").write_bytes(b"x" * 1000)
     with serve(Served(CONTENT, ranged=False)) as served:
@@ -106,7 +109,7 @@ def test_a_mirror_that_cannot_continue_gives_the_whole_file_anew(target: Path) -
 
 
 @pytest.mark.parametrize("part", [b"x" * 1000, CONTENT + b"too much"])
-def test_a_wrong_beginning_is_thrown_away_and_fetched_anew(
+def test_a_wrong_partial_file_is_discarded_and_fetched_again(
     good: Served, target: Path, part: bytes
 ) -> None:
     target.parent.mkdir()
@@ -141,7 +144,7 @@ def test_a_wrong_mirror_does_not_spoil_the_next(good: Served, target: Path) -> N
     assert target.read_bytes() == CONTENT
 
 
-def test_a_login_page_does_not_cost_what_has_come(target: Path) -> None:
+def test_a_login_page_does_not_destroy_the_partial_file(target: Path) -> None:
     target.parent.mkdir()
     part = target.with_name(f"{NAME}.part")
     part.write_bytes(CONTENT[:500])

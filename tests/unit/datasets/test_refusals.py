@@ -1,5 +1,6 @@
-"""Every way in which a file can be wrong: refused with the file, the place, and what to do; never
-with a value.
+"""Every defect of a file is refused with the file, the place, and the remedy.
+
+No refusal quotes a value.
 """
 
 import gzip
@@ -27,7 +28,7 @@ def refusal(path: Path, schema: FeatureSchema) -> str:
 
 
 def with_cell(lines: list[str], line: int, column: str, text: str) -> str:
-    """The file with one cell changed; `line` as an editor counts."""
+    """Return the file with one cell changed; `line` counts from 1, as an editor does."""
     header = [name.strip('"') for name in lines[0].split(",")]
     cells = lines[line - 1].split(",")
     cells[header.index(column)] = text
@@ -91,7 +92,7 @@ def test_the_line_is_counted_in_the_unsorted_file(
     assert "line 40, column 'velocity'" in refusal(path, bank)
 
 
-def test_the_topmost_of_several_faults_is_named_and_its_like_counted(
+def test_the_first_of_several_faults_is_named_and_equal_faults_are_counted(
     lines: list[str], bank: FeatureSchema, tmp_path: Path
 ) -> None:
     path = tmp_path / "broken.csv"
@@ -236,7 +237,7 @@ def _directory(path: Path, _text: bytes) -> None:
         ),
     ],
 )
-def test_what_is_no_data_file_is_refused(
+def test_a_file_of_another_kind_is_refused(
     lines: list[str],
     bank: FeatureSchema,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Train, validation and test."""
+"""Train, validation and test parts."""
 
 from typing import Literal
 
@@ -77,7 +77,7 @@ def test_rows_at_the_time_of_the_cut_are_dropped_from_the_later_part() -> None:
         7.0,
         8.0,
         9.0,
-    ]  # 60 % of the rows end between two fives, 80 % behind the sevens
+    ]  # 60 % of the rows end between two fives, 80 % after the sevens
     result = split(
         dataset(time, [float(value) for value in range(12)], [1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0])
     )

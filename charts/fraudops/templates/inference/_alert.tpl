@@ -1,4 +1,7 @@
-{{/* One alert of (dict "root" $ "name" … "severity" … "for" "5m" "expr" … "summary" …); its runbook is the paragraph of its name. */}}
+{{/*
+One alert. Argument: (dict "root" $ "name" … "severity" … "for" "5m" "expr" … "summary" …). Its runbook is
+the section of RUNBOOKS.md with its name.
+*/}}
 {{- define "fraudops.alert" -}}
 - alert: {{ .name }}
   expr: {{ .expr | squote }}

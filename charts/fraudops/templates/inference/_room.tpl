@@ -1,4 +1,4 @@
-{{/* Whole bytes of a quantity such as 20Gi, 1.5T or 1073741824. */}}
+{{/* Bytes of a quantity such as 20Gi, 1.5T or 1073741824, rounded down. */}}
 {{- define "fraudops.bytes" -}}
 {{- $number := regexFind "^[0-9]+([.][0-9]+)?" (toString .) }}
 {{- $unit := trimPrefix $number (toString .) }}
@@ -6,7 +6,10 @@
 {{- mulf (float64 $number) (get $factors $unit | float64) | floor | int64 }}
 {{- end }}
 
-{{/* Size of the pod's state: the spool is at most seven tenths of it, and 1 GiB is beside it for bundles; that alone where the spool lies elsewhere. */}}
+{{/*
+Size of the pod's state. The spool takes at most seven tenths of it, and at least 1 GiB is left for
+bundles. If the spool is on its own volume, the size is 1 GiB.
+*/}}
 {{- define "fraudops.stateSize" -}}
 {{- if .Values.inference.state.size }}{{ .Values.inference.state.size }}
 {{- else if .Values.inference.spool.persistence.enabled }}1024Mi
@@ -22,28 +25,35 @@
 {{- end }}
 {{- end }}
 
-{{/* With the mount and never without it, which the ConfigMap would give to pods of before. A folder of the release's own: on a claim of yours another release may have one too. */}}
+{{/*
+The spool's folder. It is not in the ConfigMap, because a pod from before an upgrade that restarts its
+container would read the new variable there, but has no such mount. Each release has its own folder:
+several releases may share an existing claim.
+*/}}
 {{- define "fraudops.env.spoolVolume" -}}
 {{- if .Values.inference.spool.persistence.enabled -}}
 - {name: FRAUDOPS_SPOOL_VOLUME, value: /var/spool/fraudops/{{ include "fraudops.fullname" . }}}
 {{- end }}
 {{- end }}
 
-{{/* The pods that may have a spool at once, the one more of a rollout included. */}}
+{{/* The largest number of pods that have a spool at the same time, including the extra pod of a rollout. */}}
 {{- define "fraudops.mostPods" -}}
 {{- if .Values.inference.autoscaling.enabled }}{{ add1 (.Values.inference.autoscaling.maxReplicas | int64) }}
 {{- else }}{{ add1 (.Values.inference.replicas | default 2 | int64) }}
 {{- end }}
 {{- end }}
 
-{{/* A spool that fills its disk before its own bound does not refuse in time: a full emptyDir evicts the pod, spool included. */}}
+{{/*
+Checks that the spool reaches its own limit before it fills the disk. Only the limit makes the service
+refuse requests in time. A full emptyDir evicts the pod, and the spool is lost with it.
+*/}}
 {{- define "fraudops.roomChecks" -}}
 {{- $spool := int64 .Values.audit.spoolMaxBytes }}
 {{- $persistence := .Values.inference.spool.persistence }}
 {{- if $persistence.enabled }}
 {{- $all := mul $spool (include "fraudops.mostPods" . | int64) }}
 {{- if gt (mul $all 10) (mul 7 (include "fraudops.bytes" $persistence.size | int64)) }}
-{{- fail (printf "\n\nThe spools of %s pods, audit.spoolMaxBytes each, are more than seven tenths of inference.spool.persistence.size (%s).\nSet it to at least %dMi, or lower audit.spoolMaxBytes.\n" (include "fraudops.mostPods" .) $persistence.size (add 1 (div (div (mul $all 10) 7) 1048576))) }}
+{{- fail (printf "\n\nThe spools of %s pods (audit.spoolMaxBytes each) take more than seven tenths of inference.spool.persistence.size (%s).\nSet it to at least %dMi, or lower audit.spoolMaxBytes.\n" (include "fraudops.mostPods" .) $persistence.size (add 1 (div (div (mul $all 10) 7) 1048576))) }}
 {{- end }}
 {{- else if gt (mul $spool 10) (mul 7 (include "fraudops.bytes" (include "fraudops.stateSize" .) | int64)) }}
 {{- fail (printf "\n\naudit.spoolMaxBytes (%d) is more than seven tenths of inference.state.size (%s).\nSet it to at least %dMi, or lower audit.spoolMaxBytes.\n" $spool .Values.inference.state.size (add 1 (div (div (mul $spool 10) 7) 1048576))) }}
@@ -53,7 +63,7 @@
 {{- with get .limits "ephemeral-storage" }}{{ $limit = add $limit (include "fraudops.bytes" . | int64) }}{{ end }}
 {{- end }}
 {{- if and $limit (ge $spool $limit) }}
-{{- fail (printf "\n\naudit.spoolMaxBytes (%d) is not below the pod's limit of ephemeral-storage (%d bytes): the kubelet would evict the pod, spool included.\nRaise limits.ephemeral-storage in inference.resources and inference.shipper.resources, or lower audit.spoolMaxBytes.\n" $spool $limit) }}
+{{- fail (printf "\n\naudit.spoolMaxBytes (%d) is not below the pod's limit of ephemeral-storage (%d bytes): the kubelet would evict the pod, and its spool would be lost.\nRaise limits.ephemeral-storage in inference.resources and inference.shipper.resources, or lower audit.spoolMaxBytes.\n" $spool $limit) }}
 {{- end }}
 {{- end }}
 {{- end }}

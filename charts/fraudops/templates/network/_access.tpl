@@ -1,6 +1,7 @@
 {{/*
-One way, both ends, of (dict "root" $ "name" "mlflow" "component" "mlflow" "port" 5000 "from" extra peers): who carries the label may reach the component.
-The label alone opens the door in the release's namespace: a notebook that wears it may read the registry.
+Two policies that let pods with the label fraudops.io/access-NAME reach a component: its ingress and
+their egress. Argument: (dict "root" $ "name" "mlflow" "component" "mlflow" "port" 5000 "from" extra peers).
+The ingress accepts any pod of the release's namespace with the label, for example a notebook.
 */}}
 {{- define "fraudops.access" -}}
 apiVersion: networking.k8s.io/v1
@@ -38,7 +39,11 @@ spec:
       ports: [{port: {{ .port }}, protocol: TCP}]
 {{- end }}
 
-{{/* The way out, of (dict "root" $ "name" "https" "to" .Values.networkPolicy.https); none where no peer is named, since an empty list would mean all. */}}
+{{/*
+The egress of pods with the label to addresses outside the release. Argument:
+(dict "root" $ "name" "https" "to" .Values.networkPolicy.https). Without any peer there is no policy, because
+an empty list would allow every address.
+*/}}
 {{- define "fraudops.way" -}}
 {{- if or .to.cidrs .to.peers }}
 apiVersion: networking.k8s.io/v1

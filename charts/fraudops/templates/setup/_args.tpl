@@ -1,4 +1,7 @@
-{{/* What the setup Job makes, if it is absent, as its arguments: nothing that is given by existingSecret or existingClaim. */}}
+{{/*
+The arguments of the setup Job: the objects that it creates if they are missing. An object that
+existingSecret or existingClaim names is not among them.
+*/}}
 {{- define "fraudops.setup.args" -}}
 {{- $args := list "--record" (include "fraudops.record" .) "--label" (printf "app.kubernetes.io/instance=%s" (include "fraudops.fullname" .)) }}
 {{- if not .Values.adminToken.existingSecret }}

@@ -1,1 +1,1 @@
-"""One module a revision, in order of their numbers."""
+"""One module for each revision; their names begin with the number."""

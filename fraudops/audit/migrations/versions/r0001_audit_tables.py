@@ -1,12 +1,13 @@
-"""The first tables: predictions by UTC day, labels, promotions, drift runs."""
+"""Revision 1: predictions, labels, promotions and drift runs."""
 
 from alembic import op
 
 revision = "0001"
 down_revision = None
 
-# No default partition: it would forbid DETACH … CONCURRENTLY. No foreign keys to predictions:
-# labels come before their rows, partitions go.
+# There is no default partition, because with one PostgreSQL refuses DETACH … CONCURRENTLY. There
+# are no foreign keys to predictions: a label may arrive before its prediction, and stays when the
+# partition is dropped.
 STATEMENTS = (
     """
     CREATE TABLE predictions (
@@ -29,9 +30,15 @@ STATEMENTS = (
         PRIMARY KEY (id, "timestamp")
     ) PARTITION BY RANGE ("timestamp")
     """,
-    # Rows arrive in the order of time, so a BRIN index finds a window for next to nothing.
-    'CREATE INDEX predictions_timestamp ON predictions USING brin ("timestamp") WITH (pages_per_range = 32, autosummarize = on)',
-    "CREATE INDEX predictions_transaction_id ON predictions (transaction_id) WHERE transaction_id IS NOT NULL",
+    # Rows arrive in the order of time, so that a small BRIN index is enough to find a window.
+    """
+    CREATE INDEX predictions_timestamp ON predictions USING brin ("timestamp")
+    WITH (pages_per_range = 32, autosummarize = on)
+    """,
+    """
+    CREATE INDEX predictions_transaction_id ON predictions (transaction_id)
+    WHERE transaction_id IS NOT NULL
+    """,
     """
     CREATE TABLE labels (
         id uuid PRIMARY KEY,
@@ -44,8 +51,14 @@ STATEMENTS = (
         CHECK (num_nonnulls(prediction_id, transaction_id) >= 1)
     )
     """,
-    "CREATE INDEX labels_prediction_id ON labels (prediction_id) WHERE prediction_id IS NOT NULL",
-    "CREATE INDEX labels_transaction_id ON labels (transaction_id) WHERE transaction_id IS NOT NULL",
+    """
+    CREATE INDEX labels_prediction_id ON labels (prediction_id)
+    WHERE prediction_id IS NOT NULL
+    """,
+    """
+    CREATE INDEX labels_transaction_id ON labels (transaction_id)
+    WHERE transaction_id IS NOT NULL
+    """,
     """
     CREATE TABLE promotions (
         id uuid PRIMARY KEY,

@@ -1,5 +1,6 @@
-"""Features that are sealed or hashed have a column of their own; one without a default, so that no
-row is touched.
+"""Revision 2: a column for encrypted or hashed features.
+
+It has no default, so that PostgreSQL does not rewrite any row.
 """
 
 from alembic import op

@@ -1,6 +1,7 @@
-"""The index of the rows that are read of a large window.
+"""Revision 3: the index `predictions_sample`, for samples of large windows (audit.sampling).
 
-The days that are there get their parts afterwards (fraudops.audit.indexing): nobody waits for it.
+ON ONLY creates no parts for existing partitions, because that would block writers. They get their
+parts afterwards, by fraudops.audit.indexing.
 """
 
 from alembic import op
@@ -10,7 +11,8 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    lot = "(get_byte(uuid_send(id), 14) * 256 + get_byte(uuid_send(id), 15))"
+    key = "(get_byte(uuid_send(id), 14) * 256 + get_byte(uuid_send(id), 15))"
     op.execute(
-        f'CREATE INDEX predictions_sample ON ONLY predictions (prediction, ({lot} & -{lot}), "timestamp") WHERE prediction = 1 OR {lot} & 7 = 0'
+        "CREATE INDEX predictions_sample ON ONLY predictions "
+        f'(prediction, ({key} & -{key}), "timestamp") WHERE prediction = 1 OR {key} & 7 = 0'
     )

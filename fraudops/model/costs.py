@@ -1,0 +1,17 @@
+"""Costs of a decision. Light to import."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of a decision, in the currency of the amounts.
+
+    A missed fraud costs its amount plus `fee`. A review costs `review`, whatever it finds.
+    """
+
+    fee: float = 15.0
+    review: float = 5.0
+
+
+DEFAULT_COSTS = Costs()

@@ -1,0 +1,43 @@
+"""Settings of every program, read from environment variables.
+
+Each program builds its settings once, in `main()`. They are frozen. A variable that begins with
+`FRAUDOPS_` and that no program reads is refused.
+"""
+
+from fraudops.settings.audit import AuditSettings, RetentionSettings
+from fraudops.settings.groups import ClusterSettings, DriftSettings, GateLimits, PromotionSettings
+from fraudops.settings.programs import (
+    COMMAND_LINE,
+    PREFIX,
+    PROGRAMS,
+    ClusterJobSettings,
+    DriftJobSettings,
+    InferenceSettings,
+    ProgramSettings,
+    PromoteJobSettings,
+    RetentionJobSettings,
+    ShipperSettings,
+    ValidateJobSettings,
+    known_variables,
+)
+
+__all__ = [
+    "COMMAND_LINE",
+    "PREFIX",
+    "PROGRAMS",
+    "AuditSettings",
+    "ClusterJobSettings",
+    "ClusterSettings",
+    "DriftJobSettings",
+    "DriftSettings",
+    "GateLimits",
+    "InferenceSettings",
+    "ProgramSettings",
+    "PromoteJobSettings",
+    "PromotionSettings",
+    "RetentionJobSettings",
+    "RetentionSettings",
+    "ShipperSettings",
+    "ValidateJobSettings",
+    "known_variables",
+]

@@ -1,0 +1,141 @@
+"""Groups of settings for drift, the gates, promotions and the cluster."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fraudops.validation.gates import GateSettings
+
+
+class Group(BaseModel):
+    """Settings whose variables share a prefix, such as `FRAUDOPS_DRIFT__`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DriftSettings(Group):
+    """Limits above which a window of audited predictions counts as drifted.
+
+    The window is compared with the drift reference of the version in production.
+    """
+
+    minimum_rows: int = Field(500, ge=50, description="A window with fewer rows gets no verdict.")
+    maximum_rows: int = Field(
+        50_000,
+        ge=1_000,
+        le=1_000_000,
+        description="Maximum number of rows to compare. A larger window is sampled evenly.",
+    )
+    score_threshold: float = Field(
+        0.2, gt=0, description="Highest PSI of the score. A window above it has drifted."
+    )
+    feature_threshold: float = Field(
+        0.2, gt=0, description="Highest PSI of a feature. A window above it has drifted."
+    )
+    feature_thresholds: dict[str, float] = Field(
+        {},
+        description='Limits of single features as JSON, such as {"Amount": 0.4}. '
+        "The other features keep feature_threshold.",
+    )
+
+
+class GateLimits(Group):
+    """Limits of the gates that a version must pass before it may serve."""
+
+    roc_auc: float = Field(
+        GateSettings.roc_auc, ge=0, le=1, description="ROC-AUC on the test rows must be above this."
+    )
+    average_precision: float = Field(
+        GateSettings.average_precision,
+        ge=0,
+        le=1,
+        description="Average precision at the natural prevalence must be at least this.",
+    )
+    roc_auc_difference: float = Field(
+        GateSettings.roc_auc_difference,
+        ge=-1,
+        le=1,
+        description="ROC-AUC minus that of the production model: "
+        "the lower bound of its 95 % interval must be at least this.",
+    )
+    average_precision_difference: float = Field(
+        GateSettings.average_precision_difference,
+        ge=-1,
+        le=1,
+        description="Average precision minus that of the production model: "
+        "the lower bound of its 95 % interval must be at least this.",
+    )
+    latency_ms: float = Field(
+        GateSettings.latency_ms,
+        gt=0,
+        description="Highest median duration of scoring one row, in milliseconds.",
+    )
+    scorer_difference: float = Field(
+        GateSettings.scorer_difference,
+        gt=0,
+        le=0.01,
+        description="Highest difference between the probabilities of scorer and pipeline. "
+        "It holds even if the bundle permits more.",
+    )
+    decision_flips: int = Field(
+        GateSettings.decision_flips,
+        ge=0,
+        description="Number of test rows on which scorer and pipeline may decide differently.",
+    )
+    resamples: int = Field(
+        GateSettings.resamples,
+        ge=100,
+        le=10_000,
+        description="Number of bootstrap resamples for each interval.",
+    )
+    seed: int = Field(GateSettings.seed, ge=0, description="Random seed of the bootstrap.")
+
+    def as_gate_settings(self) -> GateSettings:
+        """Return the limits in the form that the gates take."""
+        return GateSettings(**self.model_dump())
+
+
+class PromotionSettings(Group):
+    """Time limits of a promotion."""
+
+    prepare_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="Seconds in which every pod must have prepared the version.",
+    )
+    activate_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Seconds in which every pod must have activated the version.",
+    )
+    second_seconds: float = Field(
+        45.0,
+        gt=0,
+        le=3600,
+        description="Additional seconds after an unresponsive pod was deleted "
+        "or the promotion was undone.",
+    )
+    rollout_seconds: float = Field(
+        600.0,
+        gt=0,
+        le=86_400,
+        description="Seconds in which the pods of a rollout must become ready.",
+    )
+
+
+class ClusterSettings(Group):
+    """The Helm release that a program belongs to.
+
+    They are set in a cluster only. Without a release the programs use the state folder of this
+    machine.
+    """
+
+    release: str | None = Field(
+        None,
+        pattern=r"[a-z0-9]([-a-z0-9]*[a-z0-9])?",
+        description="Prefix of this release's objects in Kubernetes.",
+    )
+    namespace: str | None = Field(
+        None,
+        description="Namespace of the release. If unset, that of the pod or of the kubeconfig.",
+    )
