@@ -4,12 +4,13 @@ a release is named.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fraudops import endpoints
 from fraudops.errors import SettingsError
+from fraudops.progress import Say
 from fraudops.promotion.admin_client import LocalPods
 from fraudops.promotion.journal import DatabaseJournal
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
@@ -28,7 +29,6 @@ from fraudops.registry import Registry
 from fraudops.settings import ClusterSettings, PromoteJobSettings
 from fraudops.state import State
 
-Say = Callable[[str], None]
 # The alias only follows the record: pods wait for it no longer, the reconciler writes it when the
 # registry is back.
 ALIAS_SECONDS = 3.0
