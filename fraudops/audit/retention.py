@@ -41,7 +41,7 @@ class Dropped:
 
 
 class InUseError(StoreDownError):
-    """A statement reads the table for too long. The next run of retention continues with the day."""
+    """A statement reads the table for too long. The next run of retention repeats the day."""
 
 
 def expired(tables: list[Partition], today: date, days: int) -> list[Partition]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Costs:
     """The costs of a decision, in the currency of the amounts.
 
-    A missed fraud costs its amount plus `fee`. Every review costs `review`, whether it finds a fraud
-    or not.
+    A missed fraud costs its amount plus `fee`. Every review costs `review`, even if it finds no
+    fraud.
     """
 
     fee: float = 15.0

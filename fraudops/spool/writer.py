@@ -319,7 +319,7 @@ class SpoolWriter:
         with self._lock:
             # Bytes appended during the count may be counted twice, until the next count.
             self._grant(counted + self._written - before)
-            # A segment smaller than a 16th of its limit stays, because retiring it frees too little.
+            # A segment of less than a 16th of its limit stays: retiring it frees too little.
             if self._size and (self._full or (self._room < self._limit < 16 * self._size)):
                 self._retire()
             self._full = False
