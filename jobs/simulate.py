@@ -185,7 +185,7 @@ def _print(summary: dict[str, Any]) -> None:
         "rows": f"{summary['source']}{drifted}",
         "sent": f"{summary['sent']:,}: {summary['answered']:,} answered, "
         f"{summary['refused']:,} refused, {summary['failures']:,} failures",
-        "decisions": f"{summary['decisions']:,} decided as fraud; {summary['caught']:,} of the "
+        "decisions": f"{summary['decisions']:,} flagged as fraud; {summary['caught']:,} of the "
         f"{summary['frauds']:,} true frauds caught",
         "labels": f"{summary['labels']:,} sent",
         "versions": ", ".join(
