@@ -1,5 +1,6 @@
-"""Puts a promoter together from settings: over this machine's state folder, or in the cluster when
-a release is named.
+"""Assembly of a promoter from settings.
+
+It works on this machine's state folder, or in the cluster if a release is named.
 """
 
 import asyncio
@@ -168,5 +169,6 @@ def _local_token(state: State) -> str:
         return state.admin_token.read_text().strip()
     except OSError as error:
         raise SettingsError(
-            f"{state.admin_token} cannot be read ({error.strerror}): run `fraudops up --detach` or give --state FOLDER"
+            f"{state.admin_token} cannot be read ({error.strerror}): "
+            "run `fraudops up --detach` or give --state FOLDER"
         ) from error

@@ -31,7 +31,8 @@ def receive(target: Path, size: int) -> str:
                     missing -= len(chunk)
             if missing:
                 raise RefusedError(
-                    f"the sender stopped {missing:,} bytes before the end: {target.name} is unchanged"
+                    f"the sender stopped {missing:,} bytes before the end: "
+                    f"{target.name} is unchanged"
                 )
     except OSError as error:
         raise StoreDownError(f"{target} cannot be written: {error.strerror}") from error
