@@ -37,7 +37,8 @@ class Subcommand(ClusterCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)
-        # The Job runs this module, whose command is the group: the subcommand's name comes first.
+        # The Job runs this module, whose command is the group. So its first argument is the name of
+        # the subcommand.
         self._arguments = [str(self.name), *self._arguments]
         return rest
 
@@ -191,8 +192,8 @@ async def _export(url: str, window: TimeWindow, out: Path) -> int:
 def replay(segments: tuple[Path, ...], dry_run: bool, as_json: bool, state: State) -> str:
     """Return dead letters, or the records of SEGMENT files from another disk, to the spool.
 
-    First repair what made PostgreSQL refuse them. A second replay changes nothing: a row that
-    exists stays as it is. In a pod: `python -m services.shipper.replay`.
+    First remove the reason why PostgreSQL refused them. A second replay changes nothing, because
+    an existing row stays as it is. In a pod, run `python -m services.shipper.replay` instead.
     """
     if any(segment.absolute().parent == state.spool for segment in segments):
         raise SettingsError(f"{state.spool} is the spool itself: the shipper ships its segments")
@@ -259,8 +260,8 @@ async def _forget(url: str, state: State, identifiers: tuple[str, ...]) -> int:
             return await forget_features(connection, state, identifiers)
 
 
-# The template names the CronJob whose volumes and rights the command needs. `replay` has none: in
-# the cluster only the pod itself can read its spool.
+# The template names the CronJob whose volumes and rights the command needs. `replay` has no
+# template: in the cluster only the pod itself can read its spool.
 for _command, _template in ((verify, "promote"), (export, "retention"), (forget, "promote")):
     command.add_command(Subcommand(_command, _template, "jobs.audit"))
 command.add_command(replay)

@@ -79,7 +79,7 @@ def generate(
     from fraudops.datasets import overlay
     from fraudops.datasets.writing import check_suffix, write_frame
 
-    # Before the slow part: a wrong suffix must not cost a generation.
+    # Checked before the rows are generated, which may take minutes.
     for path in (out, truth):
         if path is not None:
             check_suffix(path)

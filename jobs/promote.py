@@ -128,7 +128,7 @@ def outcome_of(result: PromotionResult, seconds: float) -> str:
         done = (
             "serves on every worker"
             if result.outcome == "done"
-            else "is in production already: nothing was pushed"
+            else "is in production already: nothing has changed"
         )
         return f"version {result.version} {done} (epoch {result.epoch}, {seconds:.1f} s)"
     serves = (

@@ -55,7 +55,7 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
                     "not_indexed": [],
                 }
             await retention.begin(connection)
-            # New partitions come before the drops: a day in use must not delay tomorrow's rows.
+            # Create partitions before any drop: a day in use must not delay tomorrow's rows.
             made = await retention.make_ahead(connection, today)
             dropped, in_use = await _drop(connection, due, settings.export)
             indexed, not_indexed = await index_days(connection, INDEX_SECONDS)

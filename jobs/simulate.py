@@ -1,4 +1,4 @@
-"""`fraudops simulate`: send held-out transactions, drifted if wanted, and then their labels."""
+"""`fraudops simulate`: send held-out transactions, with an optional drift, then their labels."""
 
 import uuid
 from collections import Counter
@@ -185,7 +185,7 @@ def _print(summary: dict[str, Any]) -> None:
         "rows": f"{summary['source']}{drifted}",
         "sent": f"{summary['sent']:,}: {summary['answered']:,} answered, "
         f"{summary['refused']:,} refused, {summary['failures']:,} failures",
-        "decisions": f"{summary['decisions']:,} called fraud; {summary['caught']:,} of the "
+        "decisions": f"{summary['decisions']:,} flagged as fraud; {summary['caught']:,} of the "
         f"{summary['frauds']:,} true frauds caught",
         "labels": f"{summary['labels']:,} sent",
         "versions": ", ".join(

@@ -1,6 +1,6 @@
 """Prepare the databases for this release: roles, databases and tables.
 
-The tables are those of MLflow and of the audit. The chart runs the program, and it is safe to
+The tables are those of MLflow and of the audit. The chart runs this program, and it is safe to
 repeat. DATABASE_ADMIN_URL names a role that may create roles and databases. Without it the program
 prints the SQL and waits until a database team has run it.
 """
@@ -215,7 +215,7 @@ def prepare_databases(
 @click.option(
     "--if-set-up",
     is_flag=True,
-    help="Exit with 0 if DATABASE_URL is not set, because the installation never got that far.",
+    help="Exit with 0 if DATABASE_URL is not set: the setup Job has not created the Secret yet.",
 )
 def command(wait_seconds: float, if_set_up: bool) -> None:
     """Prepare roles, databases and tables, or print the SQL that is needed."""
