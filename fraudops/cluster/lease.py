@@ -6,12 +6,13 @@ The holder renews it. Another promoter takes it over if it was not renewed for i
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 from fraudops.cluster.api import Cluster
 from fraudops.errors import StoreDownError
+from fraudops.progress import Say
 from fraudops.promotion.ports import StaleRecordError, UnknownWriteError
 
 DURATION_SECONDS = 15
@@ -30,7 +31,7 @@ class LeaseLock:
         cluster: Cluster,
         release: str,
         identity: str,
-        say: Callable[[str], None],
+        say: Say,
         wait_seconds: float = 300.0,
     ) -> None:
         self.cluster, self.path = (

@@ -94,7 +94,8 @@ class Reader(Generic[Kind]):
         """Decode one struct. Raises InvalidBodyError."""
         try:
             return self._decoder.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        # A kind that skips unknown fields raises RecursionError for one that is nested too deeply.
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidBodyError(faults_in(self.kind, body)) from error
 
     def decode(self, row: bytes | msgspec.Raw) -> Kind:
