@@ -3,7 +3,7 @@
 HTTP_PROXY, HTTPS_PROXY and ALL_PROXY are for the internet. A proxy cannot reach the loopback
 addresses of this machine, and rarely the addresses of a cluster. There are two kinds of clients:
 
-* Our own clients ask `goes_direct` about the host that they call.
+* Our own clients call `goes_direct` with the host that they are about to call.
 * Clients inside libraries (MLflow's requests, boto3) read NO_PROXY. Every program calls
   `bypass_proxies` when it starts, so that NO_PROXY names the direct hosts.
 """
@@ -50,6 +50,9 @@ def no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
     """
     named = [environment.get(name, "") for name in ("no_proxy", "NO_PROXY")]
     hosts = [host.strip() for value in named for host in value.split(",") if host.strip()]
+    # It excludes every host, but most libraries read it so only if it stands alone.
+    if "*" in hosts:
+        return {"no_proxy": "*", "NO_PROXY": "*"}
     hosts += DIRECT
     hosts += [host for host in map(_host, _addresses(environment)) if host and goes_direct(host)]
     value = ",".join(dict.fromkeys(hosts))

@@ -100,7 +100,7 @@ def command(
     if not as_json:
         show(drift_run)
     scanned.write_report()
-    # Only now: a reader of the path may open the file immediately.
+    # Print the path only after the file exists: a reader may open it immediately.
     if as_json:
         print_json(drift_run.report())
     elif drift_run.html_path:

@@ -24,8 +24,8 @@ from fraudops.validation.verdict import Production, TestScores, compare, nothing
 class Candidate:
     """A version with a verified bundle.
 
-    The allow-list of fraudops.model.pipeline_file admitted `pipeline`. `scorer` is the model that
-    serves after a promotion.
+    `pipeline` holds only types on the allow-list of fraudops.model.pipeline_file. `scorer` is the
+    model that serves after a promotion.
     """
 
     version: ModelVersion
@@ -140,7 +140,8 @@ def against_production(
 ) -> list[GateResult]:
     """Compare the candidate with the version that serves, on the candidate's test rows.
 
-    The gates fail when a comparison is due but production cannot be scored. Raises StoreDownError.
+    The gates fail when the comparison is required and production's scorer fails on the rows. Raises
+    StoreDownError.
     """
     reason = nothing_to_compare(
         candidate.manifest.schema_fingerprint, candidate.version.digest, production

@@ -1,4 +1,4 @@
-"""Files that several processes share: whole or not at all, locked, and on disk when they say so."""
+"""Files that several processes share: atomic writes, locks, and durability."""
 
 import os
 import stat
@@ -6,9 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fraudops import files
+
+
+class Named(msgspec.Struct):
+    name: str
+
 
 HOLDER = """
 import sys, time
@@ -22,7 +28,7 @@ with locked(Path(sys.argv[1])):
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of what is synced, in order; each is really synced."""
+    """The names of the synced files, in order; each is really synced."""
     names: list[str] = []
     fsync = os.fsync
 
@@ -34,7 +40,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_a_failed_write_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_other_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     files.write_atomically(path, b"before")
 
@@ -93,3 +99,18 @@ def test_shared_locks_exclude_only_exclusive_ones(tmp_path: Path) -> None:
         assert files.try_lock(one.fileno(), shared=True)
         assert files.try_lock(other.fileno(), shared=True)
         assert not files.try_lock(other.fileno())
+
+
+def test_a_private_file_is_private_despite_a_temporary_file_of_a_crash(tmp_path: Path) -> None:
+    """A container's process may get the pid of the process that crashed."""
+    path = tmp_path / "secret"
+    files.temporary_path(path).write_bytes(b"left by a crash")
+    files.temporary_path(path).chmod(0o644)
+    files.write_atomically(path, b"content", private=True)
+    assert path.read_bytes() == b"content"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_is_not_utf8_counts_as_one_that_cannot_be_decoded(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b'{"name":"\xff"}')
+    assert files.read_json(tmp_path / "file", Named) is None
