@@ -84,7 +84,8 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 def _command(name: str, command: click.Command) -> Iterator[str]:
     context = click.Context(command, info_name=f"fraudops {name}", max_content_width=200)
     yield f"{_prose(command.help or '')}\n"
-    yield f"```text\n{' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n```\n"
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    yield f"```text\n{usage}\n```\n"
     yield "| option | meaning |\n|---|---|"
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
@@ -135,17 +136,17 @@ def settings_page() -> str:
 
 
 def http_page(page: str) -> str:
-    """Replace what stands between the two marks by the service's own description."""
+    """Replace the text between the two marks with the description that the service gives."""
     before, _, rest = page.partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:
-        raise SystemExit(f"docs/http-api.md has lost its marks {BEGIN} and {END}")
+        raise SystemExit(f"docs/http-api.md lacks the marks {BEGIN} and {END}: restore them")
     return f"{before}{BEGIN}\n{_service()}\n{END}{after}"
 
 
 def openapi() -> Schema:
     """Return the OpenAPI document of a service that serves no model yet."""
-    # The metrics library writes its files where this names it, as soon as it is imported.
+    # The metrics library reads this variable when it is imported, and writes into that folder.
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         from fraudops.settings import InferenceSettings
@@ -265,7 +266,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         build(SITE)
     except subprocess.CalledProcessError:
-        sys.stderr.write("the site was not built: mend the links that are named above\n")
+        sys.stderr.write("the site was not built: correct the links that are named above\n")
         return 1
     sys.stderr.write(f"{SITE.relative_to(ROOT)}/html/index.html is the site\n")
     return 0

@@ -47,7 +47,7 @@ class JsonFormatter(logging.Formatter):
 def describe(error: BaseException) -> str:
     """Return the type of an error and the line that raised it.
 
-    For a FraudopsError also its message, which never contains card data.
+    For a FraudopsError the result also has its message, which never contains card data.
     """
     name = (
         f"{type(error).__name__}: {error}"

@@ -3,7 +3,7 @@
 HTTP_PROXY, HTTPS_PROXY and ALL_PROXY are for the internet. A proxy cannot reach the loopback
 addresses of this machine, and rarely the addresses of a cluster. There are two kinds of clients:
 
-* Our own clients ask `goes_direct` about the host that they call.
+* Our own clients call `goes_direct` with the host that they are about to call.
 * Clients inside libraries (MLflow's requests, boto3) read NO_PROXY. Every program calls
   `bypass_proxies` when it starts, so that NO_PROXY names the direct hosts.
 """

@@ -11,7 +11,7 @@ DEFAULT_STATE = ".fraudops"
 
 @dataclass(frozen=True)
 class State:
-    """Paths below one folder. To name a path creates nothing."""
+    """Paths below one folder. Its properties return paths and create nothing."""
 
     root: Path
 

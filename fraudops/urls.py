@@ -30,7 +30,8 @@ def split_url(url: str, name: str) -> SplitResult:
     except ValueError:
         # `from None`: the message of the cause quotes the URL, and a stack trace would show it.
         raise malformed(name) from None
-    # A single @ ends the user information. If there are several, libraries disagree which one does.
+    # One @ ends the user information. If there are several, libraries disagree about which one
+    # does, so no part of the URL is safe to show.
     outside = (parts.path, parts.query, parts.fragment)
     if parts.netloc.count("@") > 1 or any("@" in part for part in outside):
         raise malformed(name)

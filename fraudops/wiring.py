@@ -1,15 +1,18 @@
-"""Puts a promoter together from settings: over this machine's state folder, or in the cluster when
-a release is named.
+"""Build the parts of a promotion from settings.
+
+If the settings name a release, the parts work in the cluster. Otherwise they work on the state
+folder of this machine.
 """
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fraudops import endpoints
 from fraudops.errors import SettingsError
+from fraudops.progress import Say
 from fraudops.promotion.admin_client import LocalPods
 from fraudops.promotion.journal import DatabaseJournal
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
@@ -28,14 +31,22 @@ from fraudops.registry import Registry
 from fraudops.settings import ClusterSettings, PromoteJobSettings
 from fraudops.state import State
 
-Say = Callable[[str], None]
+<<<<<<< HEAD
 # The alias only follows the record: pods wait for it no longer, the reconciler writes it when the
 # registry is back.
+=======
+Say = Callable[[str], None]
+# Timeout of a call that reads or writes an alias. The alias only follows the record, so a promotion
+# must not wait for a registry that is down. The reconciler writes the alias later.
+>>>>>>> rev-read
 ALIAS_SECONDS = 3.0
 
 
 class RegistryAliases:
-    """The registry's aliases as the protocol's port: its calls block, so they run in a thread."""
+    """The registry as the protocol's port for aliases.
+
+    The registry's calls block, so they run in a thread.
+    """
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
@@ -49,7 +60,7 @@ class RegistryAliases:
 
 @dataclass(frozen=True)
 class PromotionContext:
-    """Everything that promotions, rollbacks and the reconciler work on."""
+    """The dependencies of promotions, rollbacks and the reconciler."""
 
     records: Records
     lock: Lock
@@ -81,8 +92,10 @@ class PromotionContext:
 async def open_promotion_context(
     settings: PromoteJobSettings, state: State, say: Say, wait_seconds: float = 120.0
 ) -> AsyncIterator[PromotionContext]:
-    """Raises SettingsError when nothing is known of a running product, StoreDownError when the
-    cluster does not answer.
+    """Yield the dependencies, and close their connections after the block.
+
+    Raises SettingsError when a setting is missing or no running product is found, and
+    StoreDownError when the cluster does not answer.
     """
     given = settings.promotion
     deadlines = Deadlines(
@@ -112,6 +125,7 @@ async def open_promotion_context(
             say=say,
         )
         return
+    # Imported here, because a program on one machine does not need the Kubernetes client.
     from fraudops.cluster.api import Cluster
     from fraudops.cluster.events import EventJournal
     from fraudops.cluster.lease import LeaseLock
@@ -122,11 +136,11 @@ async def open_promotion_context(
     release = settings.cluster.release
     if settings.admin_token is None:
         raise SettingsError(
-            "FRAUDOPS_ADMIN_TOKEN is not set: the pods take admin calls only with their token"
+            "FRAUDOPS_ADMIN_TOKEN is not set: the pods refuse admin calls without their token"
         )
     if settings.admin_port is None:
         raise SettingsError(
-            "FRAUDOPS_ADMIN_PORT is not set: it is the port of the pods' admin calls"
+            "FRAUDOPS_ADMIN_PORT is not set: set it to the port of the pods' admin calls"
         )
     async with Cluster.connect(settings.cluster.namespace) as cluster:
         identity = os.environ.get("HOSTNAME") or f"process {os.getpid()}"
@@ -146,9 +160,9 @@ async def open_promotion_context(
 
 
 def read_record(settings: ClusterSettings, state: State) -> ServingRecord:
-    """What serves, from the ConfigMap when a release is named, else from the state folder.
+    """Return the serving record of the named release, or else of the state folder.
 
-    Raises StoreDownError; call it outside an event loop.
+    It starts an event loop, so do not call it from inside one. Raises StoreDownError.
     """
     if settings.release is None:
         return FileRecordStore(state.serving_record).read()[0]
@@ -168,5 +182,6 @@ def _local_token(state: State) -> str:
         return state.admin_token.read_text().strip()
     except OSError as error:
         raise SettingsError(
-            f"{state.admin_token} cannot be read ({error.strerror}): run `fraudops up --detach` or give --state FOLDER"
+            f"{state.admin_token} cannot be read ({error.strerror}): "
+            "run `fraudops up --detach` or give --state FOLDER"
         ) from error

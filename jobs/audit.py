@@ -1,9 +1,9 @@
-"""`fraudops audit`: verify that no prediction is lost, export rows, replay dead letters, forget."""
+"""`fraudops audit`: verify the audit, export rows, replay dead letters, forget features."""
 
 import asyncio
 from collections import Counter
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from fraudops.settings import RetentionJobSettings
 from fraudops.state import State
 from fraudops.terminal import print_table
 from jobs.on_cluster import ClusterCommand
-from jobs.options.times import since_option, until_option
+from jobs.options.times import TimeWindow, since_option, to_window, until_option
 from jobs.reports.audit import problems_of, reconciliation_table
 from jobs.reports.progress import share_bar
 from jobs.runner import json_option, notices, output, print_json, run, state_option
@@ -30,7 +30,6 @@ SPOOLS_NOT_READ = (
     "In the cluster the pods' spools are not read: a prediction that is still in one counts as "
     "lost here. Check that fraudops_spool_rows is 0 in the metrics of every pod."
 )
-Window = tuple[datetime, datetime]
 
 
 class Subcommand(ClusterCommand):
@@ -38,7 +37,8 @@ class Subcommand(ClusterCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)
-        # The Job runs the module of the whole group, so it needs the subcommand's name first.
+        # The Job runs this module, whose command is the group. So its first argument is the name of
+        # the subcommand.
         self._arguments = [str(self.name), *self._arguments]
         return rest
 
@@ -48,18 +48,6 @@ class Subcommand(ClusterCommand):
 )
 def command() -> None:
     pass
-
-
-def _window(since: datetime | None, until: datetime | None) -> Window:
-    """Return the window in UTC. Raises SettingsError if it is empty."""
-    end = (until or datetime.now(UTC)).astimezone(UTC)
-    start = (since or end - timedelta(hours=24)).astimezone(UTC)
-    if start >= end:
-        raise SettingsError(
-            f"the window from {start.isoformat()} to {end.isoformat()} is empty: --since must be "
-            "before --until"
-        )
-    return start, end
 
 
 @click.command()
@@ -91,7 +79,7 @@ def verify(
         raise SettingsError(
             "--since and --until cannot be used with --answers: the answers define the window"
         )
-    window = window_of(log) if log else _window(since, until)
+    window = window_of(log) if log else to_window(since, until)
     found = asyncio.run(_verify(state, log, window, settings.retention.days))
     _show_verification(found, state, as_json)
     if not state.spool.is_dir():
@@ -120,7 +108,7 @@ def _show_verification(found: "ReconciliationReport", state: State, as_json: boo
 
 
 async def _verify(
-    state: State, log: "Answers | None", window: Window, kept_days: int
+    state: State, log: "Answers | None", window: TimeWindow, kept_days: int
 ) -> "ReconciliationReport":
     from fraudops.audit.connection import open_connection
     from fraudops.audit.database import translated
@@ -154,7 +142,7 @@ def export(
     """
     from fraudops.audit.parquet import check_new_file
 
-    window = _window(since, until)
+    window = to_window(since, until)
     if not out.parent.is_dir():
         raise SettingsError(f"{out.parent} is no folder: create it, or name another file")
     check_new_file(out)
@@ -178,7 +166,7 @@ def export(
     return f"{rows:,} predictions exported"
 
 
-async def _export(url: str, window: Window, out: Path) -> int:
+async def _export(url: str, window: TimeWindow, out: Path) -> int:
     from fraudops.audit import parquet
     from fraudops.audit.connection import open_connection
     from fraudops.audit.database import translated
@@ -204,8 +192,8 @@ async def _export(url: str, window: Window, out: Path) -> int:
 def replay(segments: tuple[Path, ...], dry_run: bool, as_json: bool, state: State) -> str:
     """Return dead letters, or the records of SEGMENT files from another disk, to the spool.
 
-    First repair what made PostgreSQL refuse them. A second replay changes nothing: a row that
-    exists stays as it is. In a pod: `python -m services.shipper.replay`.
+    First remove the reason why PostgreSQL refused them. A second replay changes nothing, because
+    an existing row stays as it is. In a pod, run `python -m services.shipper.replay` instead.
     """
     if any(segment.absolute().parent == state.spool for segment in segments):
         raise SettingsError(f"{state.spool} is the spool itself: the shipper ships its segments")
@@ -272,8 +260,8 @@ async def _forget(url: str, state: State, identifiers: tuple[str, ...]) -> int:
             return await forget_features(connection, state, identifiers)
 
 
-# The template names the CronJob whose volumes and rights the command needs. `replay` has none: in
-# the cluster only the pod itself can read its spool.
+# The template names the CronJob whose volumes and rights the command needs. `replay` has no
+# template: in the cluster only the pod itself can read its spool.
 for _command, _template in ((verify, "promote"), (export, "retention"), (forget, "promote")):
     command.add_command(Subcommand(_command, _template, "jobs.audit"))
 command.add_command(replay)

@@ -91,7 +91,7 @@ def run_lifecycle(terminal: Terminal) -> str:
 
 
 def next_command(result: CommandResult) -> list[str]:
-    """Return the words of the command that this one suggests as the next."""
+    """Return the words of the next command that the result suggests."""
     return shlex.split(match_line(r"^[Nn]ext: fraudops (.*)$", result))
 
 
@@ -158,7 +158,7 @@ def state_words(state: State) -> Sequence[str]:
 
 
 def shown(words: Sequence[str]) -> str:
-    """Return the words as they are typed in a shell, each after a space."""
+    """Return the words in shell quotes where needed, each after a space."""
     return "".join(f" {shlex.quote(word)}" for word in words)
 
 

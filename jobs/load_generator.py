@@ -22,7 +22,7 @@ class Replay:
 
     `answers` has one entry per row, None where no answer arrived. `away` is True if the load was
     stopped because the service is down. `reason` is the message of the last failure, `refusal`
-    that of the first refusal. `seconds` is the duration of the whole load.
+    that of the first refusal. `seconds` is the duration of the load.
     """
 
     answers: list[PredictResponse | None]
@@ -68,7 +68,7 @@ def replay(
     rate: float | None = None,
     on_progress: Callable[[int], object] = _ignore,
 ) -> Replay:
-    """Send all rows and return what became of them.
+    """Send all rows and return their outcomes.
 
     Row i is sent as transaction `name-i`, not earlier than i / `rate` seconds after the start.
     `on_progress` gets the number of rows that have an outcome. Errors of the service are counted
@@ -126,7 +126,7 @@ class _Load:
                 self._stop.set()
 
     def _seconds_until_due(self, index: int) -> float:
-        # Due times are fixed by the start. A slow answer therefore does not lower the rate.
+        # Due times are counted from the start, so a slow answer does not lower the rate.
         if self._rate is None:
             return 0.0
         return max(0.0, self._start + index / self._rate - time.monotonic())

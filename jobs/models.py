@@ -29,7 +29,7 @@ def verdict_of(version: ModelVersion) -> str:
 
 
 def describe(version: ModelVersion, record: ServingRecord) -> dict[str, Any]:
-    """Return what `--json` prints of one version.
+    """Return the object that `--json` prints for one version.
 
     `back` is the number of rollbacks that lead to this version, or None.
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MARK = OUTPUT_MARK.encode()
 # Options about this machine, with the number of values that follow each. The pod does not get
-# them: its files lie elsewhere.
+# them, because its files have other paths.
 LOCAL_OPTIONS = {"--on-cluster": 0, "--release": 1, "--namespace": 1, "--state": 1}
 cluster_options: tuple[click.Option, ...] = (
     click.Option(
@@ -72,7 +72,7 @@ class ClusterCommand(click.Command):
         self._arguments: list[str] = []
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # Kept as typed: click's parsed values lose which options were left to their defaults.
+        # Keep the words as typed: click's parsed values do not show which of them are defaults.
         self._arguments = list(args)
         return super().parse_args(ctx, args)
 
@@ -98,7 +98,7 @@ def refuse_cluster_options() -> None:
     """Raise SettingsError if --release or --namespace was typed without --on-cluster."""
     context = click.get_current_context()
     for name in ("release", "namespace"):
-        # The same values in the environment are fine: they are settings of the whole shell.
+        # The same values in the environment are fine: they are settings of the shell.
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise SettingsError(f"--{name} is valid only with --on-cluster")
 

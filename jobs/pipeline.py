@@ -84,7 +84,7 @@ class Pipeline:
             version for version in registry.versions() if version.tags.get(TAG_REQUEST) == request
         ]
         if known:
-            self._title(1, "train", f"an earlier try has registered version {known[0].version}")
+            self._title(1, "train", f"an earlier attempt registered version {known[0].version}")
             steps.version = known[0].version
             return known[0]
         self._title(1, "train", self.inputs.source or "the packaged sample")
@@ -101,7 +101,7 @@ class Pipeline:
         """Return the version once it has a passing verdict. Raises RefusedError."""
         verdict = version.verdict or {}
         if verdict.get("passed") and verdict.get("digest") == version.digest:
-            self._title(2, "validate", f"version {version.version} has passed in an earlier try")
+            self._title(2, "validate", f"version {version.version} passed in an earlier attempt")
             return version
         self._title(2, "validate", f"version {version.version}")
         found, stored = validate_version(
@@ -178,7 +178,7 @@ def command(as_json: bool, state: State, **training: Any) -> str:
         failure = error
         raise
     finally:
-        # Also after a failure: the object names the steps that were completed.
+        # Printed after a failure too: the object names the completed steps.
         if as_json:
             print_json(summary(steps, failure, time.monotonic() - started))
     return message

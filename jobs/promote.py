@@ -100,7 +100,7 @@ class PromotionGate:
 
 
 def promote_version(state: State, options: PromotionOptions) -> PromotionResult:
-    """Run the whole promotion. Raises StoreDownError or UnknownVersionError."""
+    """Run a promotion. Raises StoreDownError or UnknownVersionError."""
     return asyncio.run(_promote(state, options))
 
 
@@ -128,7 +128,7 @@ def outcome_of(result: PromotionResult, seconds: float) -> str:
         done = (
             "serves on every worker"
             if result.outcome == "done"
-            else "is in production already: nothing was pushed"
+            else "is in production already: nothing has changed"
         )
         return f"version {result.version} {done} (epoch {result.epoch}, {seconds:.1f} s)"
     serves = (
@@ -146,7 +146,7 @@ def outcome_of(result: PromotionResult, seconds: float) -> str:
 
 def report(result: PromotionResult, seconds: float, as_json: bool) -> str:
     """Print the outcome and return it as one line. Raises as `outcome_of` does."""
-    # The JSON object is printed for failures too, so it comes before the error.
+    # The JSON object is printed for failures too, so it is printed before the error is raised.
     if as_json:
         print_json(asdict(result) | {"seconds": round(seconds, 3)})
     outcome = outcome_of(result, seconds)

@@ -20,8 +20,8 @@ from fraudops.wiring import open_promotion_context
 from jobs.runner import json_option, notices, print_json, run, say, state_option
 
 LOCK_SECONDS = 1.0
-# A promoter that died keeps its Lease until a candidate has watched it for its whole duration.
-# The wait must be longer than that.
+# A promoter that died keeps its Lease until a candidate has watched the Lease for its full
+# duration. The wait must be longer than that.
 CLUSTER_LOCK_SECONDS = 40.0
 
 

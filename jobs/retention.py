@@ -27,7 +27,7 @@ INDEX_SECONDS = 1800
 
 
 async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[str, Any]:
-    """Apply the retention, or with `dry_run` only list what is due. Return the report for --json.
+    """Drop the expired days and return the report; with `dry_run` only list them.
 
     A day that is in use, and every later day, is left for the next run. Raises StoreDownError.
     """
@@ -55,7 +55,7 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
                     "not_indexed": [],
                 }
             await retention.begin(connection)
-            # New partitions come before the drops: a day in use must not delay tomorrow's rows.
+            # Create partitions before any drop: a day in use must not delay tomorrow's rows.
             made = await retention.make_ahead(connection, today)
             dropped, in_use = await _drop(connection, due, settings.export)
             indexed, not_indexed = await index_days(connection, INDEX_SECONDS)
@@ -71,7 +71,7 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
 async def _drop(
     connection: Any, due: "Sequence[Partition]", export: Path | None
 ) -> tuple[list[dict[str, Any]], list[date]]:
-    """Drop the days in order, oldest first. Return the dropped days and the days left in use."""
+    """Drop the days in order, up to one that is in use. Return the dropped and the other days."""
     from fraudops.audit import retention
 
     dropped: list[dict[str, Any]] = []

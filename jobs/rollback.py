@@ -35,7 +35,7 @@ class RollbackGate:
 
 
 def roll_back(state: State) -> PromotionResult:
-    """Run the whole rollback. Raises StoreDownError."""
+    """Run a rollback. Raises StoreDownError."""
     return asyncio.run(_roll_back(state))
 
 

@@ -239,7 +239,7 @@ def _show(found: "Summary", layout: "Layout", as_json: bool) -> str:
 
 def _counted(counts: "Counts") -> str:
     bad = f", {counts.set_aside:,} bad rows" if counts.set_aside else ""
-    return f"{counts.scored:,} rows scored, {counts.frauds:,} called a fraud{bad}"
+    return f"{counts.scored:,} rows scored, {counts.frauds:,} flagged as fraud{bad}"
 
 
 def _show_progress(bar: RowsBar, done: int, total: int, counts: "Counts") -> None:

@@ -1,6 +1,7 @@
-"""`fraudops settings`: list every variable that a program reads, with type, default and meaning.
+"""`fraudops settings`: list every variable that a program reads.
 
-Values are never shown, because some are secrets. The list says only which ones are set.
+Each has its type, its default and its meaning. Values are never shown, because some are secrets.
+The list only marks the variables that are set.
 """
 
 import os

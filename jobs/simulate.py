@@ -1,4 +1,4 @@
-"""`fraudops simulate`: send held-out transactions, drifted if wanted, and then their labels."""
+"""`fraudops simulate`: send held-out transactions, with an optional drift, then their labels."""
 
 import uuid
 from collections import Counter
@@ -120,7 +120,7 @@ def _traffic(
     from fraudops.schema import load_schema
 
     test = split(load(source, load_schema(schema))).test
-    # Spread over the whole test part, so that a short run covers its whole period.
+    # Spread over the whole test part, so that a short run covers its full period.
     chosen = spread_rows(len(test), rows, seed)
     repeated = rows > len(test)
     if repeated:
@@ -185,7 +185,7 @@ def _print(summary: dict[str, Any]) -> None:
         "rows": f"{summary['source']}{drifted}",
         "sent": f"{summary['sent']:,}: {summary['answered']:,} answered, "
         f"{summary['refused']:,} refused, {summary['failures']:,} failures",
-        "decisions": f"{summary['decisions']:,} called fraud; {summary['caught']:,} of the "
+        "decisions": f"{summary['decisions']:,} flagged as fraud; {summary['caught']:,} of the "
         f"{summary['frauds']:,} true frauds caught",
         "labels": f"{summary['labels']:,} sent",
         "versions": ", ".join(

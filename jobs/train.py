@@ -51,7 +51,7 @@ def train_and_register(
     The version is tagged with `request`, so that another attempt of the request finds it. Raises
     StoreDownError, DataError or RefusedError.
     """
-    # Fails now if the registry is down, and not after the training.
+    # If the registry is down, fail here and not after the training.
     registry.versions()
     from fraudops import datasets
     from fraudops.schema import load_schema
@@ -90,7 +90,7 @@ def train_and_register(
 def _content(
     trained: "TrainingResult", manifest: Manifest, digest: str, bundle: Path
 ) -> RunContent:
-    """Return what MLflow stores about the run: parameters, metrics, plots and the bundle."""
+    """Return the content of the run for MLflow: parameters, metrics, plots and the bundle."""
     from fraudops.datasets import class_weights
     from fraudops.training.plots import draw
 

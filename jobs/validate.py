@@ -124,7 +124,7 @@ def _take_steps(
 
 
 def production_of(record: ServingRecord) -> Production | None:
-    """Return the version that serves, in the form that the verdict stores."""
+    """Return the serving version in the form that the verdict stores."""
     current = record.current
     return (
         Production(current.version, current.digest, current.schema_fingerprint) if current else None

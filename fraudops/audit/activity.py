@@ -1,9 +1,9 @@
 """Recent traffic for `fraudops monitor`: volume, decisions, latency, precision and recall.
 
 An answer is a repeat when the same transaction_id was answered within the time REPEAT before it.
-Every other answer is a decision, also one without a transaction_id. A client that sends a
-transaction again therefore adds an answer and no decision. Each decision belongs to one window,
-whatever windows are queried.
+Every other answer is a decision, also an answer without a transaction_id. A client that sends a
+transaction again therefore adds an answer and no decision. The queried window has no influence on
+which answers are decisions.
 
 A label may name a decision, its transaction, or one of its repeats. Of several labels, the one with
 the latest `labelled_at` counts.
@@ -22,8 +22,8 @@ from fraudops.audit.activity_sql import EXACT, SAMPLED
 from fraudops.audit.database import translated
 
 REPEAT = timedelta(hours=24)
-# The approximate number of answers that are read of a large window, and of those decided as fraud.
-# At the natural prevalence, 10,000 are all the frauds in five million answers.
+# The approximate numbers of answers and of fraud decisions that are read of a large window. At the
+# natural prevalence, five million answers have fewer than 10,000 frauds, so all of them are read.
 SAMPLED_ROWS, SAMPLED_FRAUDS = 50_000, 10_000
 # The 97.5 % quantile of the normal distribution, for intervals of 95 %.
 NORMAL_975 = 1.959963984540054

@@ -24,8 +24,8 @@ WHERE prediction = {decision} AND {SAMPLE_LEVEL} = ANY(CAST(:lowest_bits_{decisi
     for decision in (0, 1)
 )
 # Repeats and labels of each answer are looked up one by one, by index. The cost of one answer does
-# not depend on the size of the window or of the table. IS TRUE keeps the planner from the primary
-# key, which would scan all ids of a day for the few of one transaction.
+# not depend on the size of the window or of the table. IS TRUE stops the planner from using the
+# primary key: it would scan all ids of a day to find the few ids of one transaction.
 _ACTIVITY = """
 WITH answers (
     id, "timestamp", transaction_id, fraud_probability, prediction, latency_ms,

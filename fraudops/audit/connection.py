@@ -14,8 +14,9 @@ from fraudops.errors import SettingsError
 from fraudops.urls import malformed, split_url
 
 CONNECT_SECONDS = 10.0
-# Prefixes of the SQLSTATEs of conditions that end without a change to the request: connection,
-# resources, shutdown and recovery, locks, conflicts, a standby, a missing role or database.
+# Prefixes of SQLSTATEs after which the same request may succeed later. The conditions are:
+# connection, resources, shutdown and recovery, locks, conflicts, a standby, a missing role or
+# database.
 TEMPORARY = ("08", "53", "57", "55", "40", "25006", "28", "3D", "58", "XX")
 NO_SCHEMA = ("42P01", "42703", "3F000")
 # Errors of the connection itself. InternalClientError is one of them, because asyncpg's own state

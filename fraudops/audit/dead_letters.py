@@ -1,7 +1,7 @@
-"""Dead letters: records that PostgreSQL will never accept, and bytes that cannot be read.
+"""Dead letters: records that PostgreSQL has refused, and bytes that cannot be read.
 
-Each is a line of JSON in a folder of the spool, with the reason. An operator looks at them and
-replays them.
+Each is a line of JSON in a folder of the spool, with the reason. An operator looks at them, removes
+the reason and replays them.
 """
 
 import base64

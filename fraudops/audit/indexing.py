@@ -1,7 +1,7 @@
-"""Indexes for partitions that were made before the index was.
+"""Indexes for partitions that are older than the index.
 
 Each partition gets its part of the index by CREATE INDEX CONCURRENTLY, one after the other. Readers
-and writers never wait for it, whatever the size of the partition.
+and writers never wait for it, even if the partition is large.
 """
 
 import time
@@ -12,14 +12,14 @@ import asyncpg
 from fraudops.audit.partitions import INDEX_LOCK
 
 LOCK_SECONDS = 5
-# PostgreSQL ended the statement because of its duration or a lock.
+# PostgreSQL raises these when a statement took too long or could not get a lock.
 _GAVE_UP = (
     asyncpg.QueryCanceledError,
     asyncpg.LockNotAvailableError,
     asyncpg.DeadlockDetectedError,
 )
-# Each index of `predictions` with each attached partition that lacks its part of it. A part that is
-# not attached to the index does not count: an earlier attempt left it unfinished.
+# Each index of `predictions`, with each attached partition that has no part of that index. A part
+# that is not attached to the index counts as missing: an earlier attempt left it unfinished.
 _MISSING = """
 SELECT whole.relname AS index, day.relname AS day, pg_get_indexdef(whole.oid) AS definition
 FROM pg_index known JOIN pg_class whole ON whole.oid = known.indexrelid
@@ -36,8 +36,8 @@ ORDER BY day.relname DESC
 async def index_days(connection: Any, seconds: float) -> tuple[list[str], list[str]]:
     """Index partitions, the newest first; return the indexed ones and the remaining ones.
 
-    A partition is not indexed when `seconds` are over, or when it is in use for too long. Nothing
-    is done while another process does it. Raises the errors of asyncpg.
+    A partition remains when `seconds` have passed, or when it is in use for too long. While another
+    process builds indexes, this call does nothing. Raises the errors of asyncpg.
     """
     done, left, deadline = list[str](), list[str](), time.monotonic() + seconds
     # Do not wait for the lock: CREATE INDEX CONCURRENTLY of the other process waits until all older

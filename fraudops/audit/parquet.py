@@ -122,7 +122,7 @@ def check_new_file(path: Path) -> None:
     if path.exists():
         raise SettingsError(f"{path} exists already: name another file")
     if path.suffix != SUFFIX:
-        raise SettingsError(f"{path}: the export is a Parquet file; let its name end in {SUFFIX}")
+        raise SettingsError(f"{path}: the export is a Parquet file: use a name in {SUFFIX}")
 
 
 @contextmanager

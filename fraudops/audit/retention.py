@@ -41,7 +41,7 @@ class Dropped:
 
 
 class InUseError(StoreDownError):
-    """The table is read for too long at a time; the next run of retention continues the day."""
+    """A statement reads the table for too long. The next run of retention repeats the day."""
 
 
 def expired(tables: list[Partition], today: date, days: int) -> list[Partition]:
@@ -49,7 +49,7 @@ def expired(tables: list[Partition], today: date, days: int) -> list[Partition]:
 
     Tables that an earlier run has detached but not dropped are among them.
     """
-    # A pending one comes first: until it is finished, PostgreSQL detaches no other partition.
+    # A pending partition is first: until it is finished, PostgreSQL detaches no other partition.
     return sorted(
         (each for each in tables if each.day < today - timedelta(days=days)),
         key=lambda each: (each.state != "pending", each.day),
@@ -112,7 +112,7 @@ async def _retry_when_locked(step: Callable[[], Any]) -> None:
         except asyncpg.LockNotAvailableError as error:
             if not left:
                 raise InUseError(
-                    f"the table is read for longer than {LOCK_SECONDS} s at a time"
+                    f"a statement reads the table for longer than {LOCK_SECONDS} s"
                 ) from error
             await asyncio.sleep(PAUSE_SECONDS)
         else:

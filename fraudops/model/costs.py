@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Costs:
     """The costs of a decision, in the currency of the amounts.
 
-    A missed fraud costs its amount plus `fee`. A review costs `review`, whatever it finds.
+    A missed fraud costs its amount plus `fee`. Every review costs `review`, even if it finds no
+    fraud.
     """
 
     fee: float = 15.0

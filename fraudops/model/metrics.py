@@ -87,9 +87,10 @@ def choose_threshold(
     seed: int = 7,
     resamples: int = 200,
 ) -> float:
-    """Return the median over the resamples of the threshold with the least cost.
+    """Return a threshold with a low cost: the median of the best thresholds of the resamples.
 
-    It has six significant digits and lies in (0, 1]. Raises DataError as `evaluate` does.
+    The best threshold of a resample is the one with the least cost. The result has six significant
+    digits and lies in (0, 1]. Raises DataError as `evaluate` does.
     """
     check_rows(y, probability, weights, amount)
     ranking = Ranking(y, probability)

@@ -65,8 +65,8 @@ class Curve:
 class Ranking:
     """Rows in order of falling probability; rows of equal probability form one step.
 
-    A step is kept only if it, or the step after it, contains a fraud. Over the other steps a curve
-    is a straight line, so that they change no metric and hold no least cost.
+    A step is kept only if it, or the step after it, contains a fraud. Across the other steps a
+    curve is a straight line. So they change no metric, and the least cost is at none of them.
     """
 
     def __init__(self, y: NDArray[Any], probability: Floats) -> None:

@@ -48,8 +48,8 @@ class Scorer(Protocol):
     def score_few(self, rows: Sequence[Sequence[float]]) -> list[float]:
         """Return the probability of fraud of each of a few rows.
 
-        Each thread keeps the buffers that it made for a number of rows, so use it with few
-        different numbers of rows.
+        Each thread keeps a set of buffers for every number of rows that it has scored. So call it
+        with only a few different numbers of rows.
         """
         ...
 

@@ -51,7 +51,7 @@ class RunContent:
 
 @contextlib.contextmanager
 def logged_run(url: str, shown_url: str, content: RunContent) -> Iterator[str]:
-    """Log the run and yield its id; mark the run as failed if that, or the block, fails.
+    """Log the run and yield its id; mark the run as failed if the logging or the block fails.
 
     Raises StoreDownError, which names `shown_url`: that is `url` without credentials.
     """

@@ -57,7 +57,7 @@ class AuditSettings(DecryptionSettings):
 
     durability: Literal["off", "memory", "spool", "commit"] = Field(
         "spool",
-        description="Where a record is before its answer is sent: `memory` is the worker's memory, "
+        description="Place of a record before its answer is sent: `memory` is the worker's memory, "
         "`spool` the disk, `commit` PostgreSQL. `off` audits nothing.",
     )
     memory_max_bytes: int = Field(
@@ -80,7 +80,7 @@ class AuditSettings(DecryptionSettings):
     )
     fsync: Literal["always", "interval", "never"] = Field(
         SpoolOptions.fsync,
-        description="What the spool loses when a node is lost: nothing with `always`, the last "
+        description="Loss of the spool when a node is lost: nothing with `always`, the last "
         "fsync_interval_ms with `interval`, and with `never` what the kernel has not yet written. "
         "The end of a process or container loses nothing.",
     )

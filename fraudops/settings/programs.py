@@ -119,7 +119,7 @@ class InferenceSettings(ProgramSettings):
     @field_validator("audit")
     @classmethod
     def _check_key(cls, value: AuditSettings) -> AuditSettings:
-        # Here and not in the group: the shipper ships protected features without their key.
+        # Not checked in the group, because the shipper ships protected features without the key.
         if value.features != "plain" and not value.key:
             raise ValueError(f"{value.features} features need a key: set FRAUDOPS_AUDIT__KEY")
         return value

@@ -21,7 +21,7 @@ class ScanResult:
 
 
 def unshipped_payloads(folder: Path) -> Iterator[bytes]:
-    """Yield the payloads behind the recorded position of each segment.
+    """Yield the payloads after the recorded position of each segment.
 
     A segment that is shipped and deleted during the scan is skipped. Raises OSError.
     """
@@ -36,7 +36,7 @@ def unshipped_payloads(folder: Path) -> Iterator[bytes]:
 
 
 def payloads(path: Path, start: int = 0, seen: ScanResult | None = None) -> Iterator[bytes]:
-    """Yield every payload of a segment that can be read, and skip what lies between them.
+    """Yield every readable payload of a segment, and skip damaged stretches.
 
     Raises OSError.
     """

@@ -14,7 +14,8 @@ from fraudops.spool.in_memory_count import InFlightCounter
 from fraudops.spool.writer import SpoolWriter
 
 logger = logging.getLogger(__name__)
-# Between writes, after a refused write, and for the last tries of `close`.
+# Seconds between two writes, seconds before the next try after a refused write, and seconds for
+# which `close` keeps trying.
 PAUSE_SECONDS, AGAIN_SECONDS, LAST_SECONDS = 0.003, 0.1, 1.0
 # Bytes of one write. While this thread encodes them, it may hold the interpreter's lock, and no
 # request is answered: 128 KiB take a fraction of a millisecond.
@@ -25,10 +26,10 @@ class MemoryWriter:
     """Accepts records as a SpoolWriter does, and holds at most `maximum` bytes of them.
 
     A thread writes them to the spool every few milliseconds, in order. A process that is killed
-    loses the records it holds: those of the last milliseconds, or all since the spool began to
-    refuse. Its InFlightCounter outlives it and gives an upper limit of their number. A process
-    that calls `close` loses only records that the disk refuses for LAST_SECONDS. They stay in the
-    counter too.
+    loses the records that it holds. These are the records of the last milliseconds, or all since
+    the spool began to refuse. Its InFlightCounter outlives it and gives an upper limit of their
+    number. A process that calls `close` loses only records that the disk refuses for
+    LAST_SECONDS. The counter still counts those.
     """
 
     def __init__(self, open_spool: Callable[[], SpoolWriter], maximum: int, folder: Path) -> None:
@@ -69,7 +70,7 @@ class MemoryWriter:
                     "is scored unaudited. Check the disk of the spool"
                 )
             self._bytes += size
-            # Count first, for the same reason as in `_flush`: a kill may come between the lines.
+            # Count first, for the same reason as in `_flush`: a kill may happen between the lines.
             self._in_flight.add(len(payloads))
             self._held.extend(payloads)
 
@@ -78,7 +79,7 @@ class MemoryWriter:
         with self._lock:
             self._stopping.set()
         self._thread.join()
-        # These records are answered already: only the disk may refuse them, not the spool's limit.
+        # Their answers were sent already, so the spool's size limit must not refuse these records.
         self._spool.lift_maximum()
         end = time.monotonic() + LAST_SECONDS
         while not self._flush() and time.monotonic() < end:

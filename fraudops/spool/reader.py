@@ -15,8 +15,8 @@ from fraudops.spool.position import POSITION
 from fraudops.spool.segment_reader import SegmentChunk, SegmentReader
 from fraudops.spool.segments import Segment, list_segments
 
-# Series that are read side by side: far more than one machine has workers. If more writers than
-# this have died, the newest of them wait.
+# Number of series that are read at the same time. It is far larger than the number of workers on
+# one machine. If more writers than this have died, the newest series wait.
 SIDE_BY_SIDE = 256
 LOCK = "shipper.lock"
 
@@ -25,7 +25,7 @@ LOCK = "shipper.lock"
 class Backlog:
     """Bytes, segments and rows that are not safe elsewhere yet.
 
-    `rows` follows the numbers of the frames, so that it includes records that are damaged.
+    `rows` is computed from the numbers of the frames, so it includes damaged records.
     """
 
     bytes: int

@@ -9,8 +9,8 @@ from fraudops.spool.frames import MAX_FRAME, frame_at, last_frame, next_frame
 from fraudops.spool.position import POSITION, Position, read_position, write_position
 from fraudops.spool.segments import Segment, adopt
 
-# When a small read finds no whole frame, this many bytes are read. Damage hides the next frame
-# only if it is longer than any frame.
+# Bytes to read again when a smaller read holds no whole frame. This is enough to find the frame
+# after a damaged stretch, unless the stretch is longer than the largest frame.
 CHUNK = 4 * MAX_FRAME
 # Bytes at a segment's end that are searched for its last record, before CHUNK bytes are.
 TAIL = 64 << 10
@@ -35,8 +35,8 @@ class SegmentChunk:
 class SegmentReader:
     """Reads one segment.
 
-    While the writer lives, the segment is read as far as it is valid. Once it is adopted, bytes
-    that cannot be read are a damaged stretch; at the end of the segment, a torn tail.
+    While the writer lives, reading stops at the first frame that is not valid. In an adopted
+    segment, bytes that cannot be read are a damaged stretch. At its end they are a torn tail.
     """
 
     def __init__(self, folder: Path, segment: Segment) -> None:
@@ -86,7 +86,7 @@ class SegmentReader:
     def rows(self, size: int) -> int:
         """Return how many records before offset `size` are not committed yet.
 
-        The number of the last record tells, so that the time does not depend on their count.
+        The count follows from the number of the last record, so its cost does not grow with it.
         """
         for length in (TAIL, CHUNK):
             start = max(self.position, size - length)
@@ -151,7 +151,7 @@ class SegmentReader:
                 return self._frames(data)
             following = next_frame(data, 1)
         if following is None:
-            # A frame that continues behind this chunk may begin in its last MAX_FRAME bytes.
+            # A frame that continues after this chunk may begin in its last MAX_FRAME bytes.
             following = len(data) if len(data) < CHUNK else CHUNK - MAX_FRAME
         return SegmentChunk(
             self.position, self.position + following, self._ordinal, damaged=data[:following]

@@ -72,8 +72,8 @@ def spool_bytes(folder: Path) -> int:
 def create_segment(folder: Path, segment: Segment) -> int | None:
     """Create a segment and return its descriptor, which holds the lock.
 
-    Returns None if a shipper took the segment for an abandoned one and deleted it before this
-    process held the lock. Raises OSError, and ValueError for a bad writer name.
+    Returns None if a shipper deleted the segment as abandoned before this process held the lock.
+    Raises OSError, and ValueError for a bad writer name.
     """
     if not _WRITER.fullmatch(segment.writer):
         raise ValueError(

@@ -1,4 +1,7 @@
-"""The writing side of the spool: one `write` call, which returns before the answer is sent."""
+"""The writing side of the spool.
+
+An append is one `write` call. It returns before the answer is sent.
+"""
 
 import errno
 import logging
@@ -143,7 +146,7 @@ class SpoolWriter:
 
     def _place(self) -> Place:
         """Return where the last write ended. Needs the lock."""
-        # The write may have filled its segment: then it is the last of the retired ones.
+        # If the write filled its segment, that segment is now the last retired one.
         live = self._descriptor >= 0
         try:
             descriptor = os.dup(self._descriptor if live else self._retired[-1])
@@ -234,8 +237,8 @@ class SpoolWriter:
     def _retire(self, wake_thread: bool = True) -> None:
         """End the current segment: the next append opens a new one. Needs the lock.
 
-        The thread syncs and closes this one, which frees its lock. Only then does the shipper go on
-        with the next segment, so the thread is woken.
+        The thread syncs and closes the ended segment, which frees its lock. The shipper starts the
+        next segment only after that, so the thread is woken.
         """
         if self._descriptor >= 0:
             self._retired.append(self._descriptor)
@@ -316,7 +319,7 @@ class SpoolWriter:
         with self._lock:
             # Bytes appended during the count may be counted twice, until the next count.
             self._grant(counted + self._written - before)
-            # A segment of less than a 16th of its limit stays: retiring it would free too little.
+            # A segment of less than a 16th of its limit stays: retiring it frees too little.
             if self._size and (self._full or (self._room < self._limit < 16 * self._size)):
                 self._retire()
             self._full = False

@@ -52,7 +52,7 @@ def calibrate(
             "too few to calibrate; give more rows"
         )
     # With a frozen estimator scikit-learn fits exactly one calibrator on all rows. Its folds only
-    # collect the same predictions in parts.
+    # divide the work: each computes a part of the same predictions.
     model = CalibratedClassifierCV(
         FrozenEstimator(fitted), method="sigmoid", cv=FOLDS, ensemble=False
     )

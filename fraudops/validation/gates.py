@@ -104,9 +104,9 @@ def discriminates(
 
 
 def untrained_on_test_rows(seen: int, tested: int, trained: int) -> GateResult:
-    """Judge the test rows that training saw: `seen` of `tested`, of which there must be none.
+    """Judge whether training saw test rows: `seen` of the `tested` rows, which must be 0.
 
-    `trained` is the number of rows that training saw. A bundle that names none of them fails.
+    `trained` is the number of rows that training saw. The gate fails if the bundle names none.
     """
     if trained == 0:
         return GateResult(
@@ -183,8 +183,8 @@ def not_worse(
 def not_compared(reason: str, settings: GateSettings, passed: bool) -> list[GateResult]:
     """Return both comparisons without a value.
 
-    `passed` is true if there is nothing to compare with, and false if a comparison was due and
-    could not be made.
+    `passed` is true if there is nothing to compare with. It is false if a comparison was required
+    and could not be made.
     """
     return [
         GateResult(COMPARED[metric], None, limit, passed, reason, ">=")

@@ -87,8 +87,8 @@ def _costs(manifest: Manifest) -> Costs:
 def _parity(candidate: Candidate, x: Floats, scored: Floats) -> Parity:
     """Compare the scorer with the pipeline on the test rows and on the reference rows.
 
-    For the reference rows the bundle's stored probabilities take the place of the scorer's. The
-    service compares its scorer with those, so they must be the pipeline's own.
+    On the reference rows the stored probabilities of the bundle are compared, not the scorer's. The
+    service checks its scorer against them, so they must be the pipeline's own.
     """
     reference = read_reference_rows(candidate.folder, candidate.manifest)
     expected = checked_probabilities(candidate.pipeline, np.vstack([x, reference[:, :-1]]))

@@ -1,6 +1,6 @@
 """The comparison with production, and the verdict that is stored on a version.
 
-A promotion makes the comparison again if another version serves by then. The module is light to
+A promotion repeats the comparison if another version serves at that time. The module is light to
 import.
 """
 

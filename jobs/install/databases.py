@@ -1,7 +1,8 @@
-"""Prepare the databases for this release: roles, databases, MLflow's tables, the audit's tables.
+"""Prepare the databases for this release: roles, databases and tables.
 
-Run by the chart, and safe to repeat. DATABASE_ADMIN_URL names a role that may create roles and
-databases. Without it the program prints the SQL and waits until a database team has run it.
+The tables are those of MLflow and of the audit. The chart runs this program, and it is safe to
+repeat. DATABASE_ADMIN_URL names a role that may create roles and databases. Without it the program
+prints the SQL and waits until a database team has run it.
 """
 
 import asyncio
@@ -214,7 +215,7 @@ def prepare_databases(
 @click.option(
     "--if-set-up",
     is_flag=True,
-    help="Exit with 0 if DATABASE_URL is not set, because the installation never got that far.",
+    help="Exit with 0 if DATABASE_URL is not set: the setup Job has not created the Secret yet.",
 )
 def command(wait_seconds: float, if_set_up: bool) -> None:
     """Prepare roles, databases and tables, or print the SQL that is needed."""

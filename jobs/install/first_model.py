@@ -1,7 +1,7 @@
-"""Create a first model where none serves yet.
+"""Create a first model if none serves yet.
 
-Run by the chart after an installation. It waits for each component that it needs and prints which
-one, then trains, validates and promotes.
+The chart runs this program after an installation. It waits for each component that it needs and
+prints its name. Then it trains, validates and promotes.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from jobs.runner import notices, output, retry_until, run, state_option, wait_op
 def serves_already(record: ServingRecord, request: str | None) -> str | None:
     """Return the message for "nothing to do", or None while this request still has work.
 
-    A version that an earlier attempt of this request committed still has to be confirmed.
+    If an earlier attempt of this request committed a version, that version must be confirmed.
     """
     current = record.current
     if current is None or (request is not None and current.by == request):
@@ -114,7 +114,7 @@ def command(wait_seconds: float, state: State, **training: Any) -> str:
         refuse_sample(settings, inputs)
         wait_for_all(settings, state, deadline)
         result = Pipeline(state, settings, inputs, output, first_only=True).run(PipelineSteps())
-        # Another promotion may have won during the training. A model serves, so that is a success.
+        # Another promotion may have finished during the training. A model serves: a success.
         superseded = result.outcome in ("refused", "overtaken") and serves_already(
             read_record(settings.cluster, state), settings.request_id
         )

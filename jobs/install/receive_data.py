@@ -1,6 +1,6 @@
 """Receiving side of `fraudops data push`: copy standard input to a file of the data volume.
 
-Runs in the cluster. The file is replaced only when all bytes have arrived.
+It runs in the cluster. The file is replaced only when all bytes have arrived.
 """
 
 import hashlib
@@ -31,7 +31,8 @@ def receive(target: Path, size: int) -> str:
                     missing -= len(chunk)
             if missing:
                 raise RefusedError(
-                    f"the sender stopped {missing:,} bytes before the end: {target.name} is unchanged"
+                    f"the last {missing:,} bytes did not arrive: {target.name} is unchanged; "
+                    "push the file again"
                 )
     except OSError as error:
         raise StoreDownError(f"{target} cannot be written: {error.strerror}") from error

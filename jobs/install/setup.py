@@ -1,7 +1,7 @@
 """Create the objects that outlive a release: Secrets, the serving record, the data claim.
 
-Run by the chart. Its account may create objects and never read them. An object that exists
-already is left as it is, so running the program again changes nothing.
+The chart runs this program. Its account may create objects and never read them. An existing object
+is left as it is, so running the program again changes nothing.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ def claim(
 def database_values(host: str) -> dict[str, str]:
     """Return the content of the database Secret: a URL per database, and a password.
 
-    Each role has a random password of its own. `password` is the superuser's, which the
+    Every role gets a different random password. `password` is the superuser's, which the
     PostgreSQL container reads.
     """
     passwords = {key: secrets.token_urlsafe(PASSWORD_BYTES) for key in DATABASES}

@@ -1,11 +1,15 @@
-"""Options that take a moment, for audit and drift.
+"""Options that take a time, for audit and drift.
 
 Light to import.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import click
+
+from fraudops.errors import SettingsError
+
+TimeWindow = tuple[datetime, datetime]
 
 
 def to_moment(value: str, alternative: str = "") -> datetime:
@@ -40,3 +44,15 @@ until_option = click.option(
     metavar="TIME",
     help="End of the window: an ISO time (UTC). [default: now]",
 )
+
+
+def to_window(since: datetime | None, until: datetime | None) -> TimeWindow:
+    """Return the window of the two options, in UTC. Raises SettingsError if it is empty."""
+    end = (until or datetime.now(UTC)).astimezone(UTC)
+    start = (since or end - timedelta(hours=24)).astimezone(UTC)
+    if start >= end:
+        raise SettingsError(
+            f"the window from {start.isoformat()} to {end.isoformat()} is empty: --since must be "
+            "before --until"
+        )
+    return start, end

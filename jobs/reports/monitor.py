@@ -62,7 +62,7 @@ def quality_table(rows: Sequence["Activity"]) -> Table:
 
 
 def quality_note(total: "Activity") -> str:
-    """Return the sentence that leads to the quality table, or says why there is none."""
+    """Return the sentence above the quality table, or the reason why there is no table."""
     if not total.labelled:
         return (
             "No labels have arrived for these decisions yet: precision and recall are unknown. "
@@ -75,7 +75,7 @@ def quality_note(total: "Activity") -> str:
 
 
 def estimate_note(total: "Activity") -> str:
-    """Return how a large window was sampled, and the 95 % margins of its figures."""
+    """Return the note about a sampled window: the sample and the 95 % margins of its figures."""
     margins = total.margins()
     counts = ", ".join(
         f"{name} ± {margins[name]:,.0f}" for name in ("answers", "decisions", "frauds")
@@ -94,7 +94,7 @@ def estimate_note(total: "Activity") -> str:
 
 
 def spool_note(shipper: ShipperStatus | None, now: datetime) -> str:
-    """Return which predictions the figures lack because they are not in the table yet."""
+    """Return the note about predictions that are not in the table yet, so not in the figures."""
     if shipper is None:
         return "No shipper has run in this state folder."
     phase = shipper_phase(shipper, now)

@@ -151,7 +151,7 @@ def as_mapping(
     measured: "Measurement | None",
     verdict: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the validation's part of what `--json` prints."""
+    """Return the validation's part of the object that `--json` prints."""
     metrics = (
         {name: msgspec.structs.asdict(interval) for name, interval in measured.metrics.items()}
         if measured

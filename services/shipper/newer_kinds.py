@@ -1,8 +1,8 @@
 """Ships records of kinds that an older release could not ship.
 
 A shipper keeps a record of an unknown kind in `spool/newer`. After an upgrade the next shipper
-knows the kind and takes the record back into the spool. The same holds for files that another
-pod hands over, or that come from a dead pod's folder.
+knows the kind and moves the record back into the spool. The folder may also hold files that
+another pod has handed over, or that were adopted from a dead pod.
 """
 
 import asyncio
@@ -34,7 +34,10 @@ class NewerKinds:
             await asyncio.sleep(LOOK_SECONDS)
 
     def look(self) -> None:
-        """Take what this release knows back into the spool, while PostgreSQL takes rows."""
+        """Move the records that this release knows back into the spool, if it has room for them.
+
+        While PostgreSQL is away, the room is for what the pod answers.
+        """
         try:
             if self._current.phase != "shipping" or spool_bytes(self._spool) >= self._room:
                 return
@@ -44,15 +47,16 @@ class NewerKinds:
             self._looked_at.clear()
             done = self._kept.replay(self._room)
         except SpoolFullError:
-            logger.info("records that an older release kept wait for room in the spool")
+            logger.info("records in the folder `newer` wait until the spool has room")
         except (FraudopsError, OSError) as error:
             logger.error(
-                "the records that were kept for a newer release cannot be read",
+                "the records in the folder `newer` cannot be read",
                 extra={"reason": str(error)},
             )
         else:
             logger.info(
-                "records that an older release kept are shipped", extra={"records": done.records}
+                "moved records that an older release kept to the spool",
+                extra={"records": done.records},
             )
 
     def _finds_known(self) -> bool:

@@ -46,7 +46,7 @@ class _FailedError(Exception):
 
 
 class ComponentMonitor:
-    """Start, watch and stop one component.
+    """Starts, watches and stops one component.
 
     `record` is the part of the supervisor's record that this monitor keeps up to date. `changed`
     is called after every change to it.

@@ -181,7 +181,7 @@ class PostgreSQL:
     def _initialise(self, identity: Identity) -> None:
         """Run initdb in a temporary folder, then rename that to the data folder.
 
-        So a first start that is killed leaves no incomplete data folder.
+        A first start that is killed therefore leaves no incomplete data folder.
         """
         unfinished = self.folder / "data.unfinished"
         if unfinished.exists():

@@ -21,7 +21,7 @@ ORDER = ("inference", "shipper", "mlflow", "postgresql")
 
 
 def report(state: State) -> dict[str, Any]:
-    """Return what `status --json` prints.
+    """Return the object that `fraudops status --json` prints.
 
     `well` is false when a component does not run, or when the service should serve a model and
     does not.

@@ -118,7 +118,9 @@ def test_the_alias_follows_the_record_and_champion_names_the_version_before(
 def test_promoting_the_serving_version_changes_no_pod(serving: Platform) -> None:
     before = record(serving)
     assert before.current is not None
-    assert "nothing was pushed" in promote(serving, before.current.version)
+    assert "is in production already: nothing has changed" in promote(
+        serving, before.current.version
+    )
     assert record(serving) == before
     assert rows(serving)[-1] == (before.current.version, "done", "already in production")
 

@@ -27,7 +27,7 @@ SAME_THING: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class StyleFigures:
-    """What a set of Python files looks like; lengths of lines in characters, others in lines."""
+    """The sizes of a set of Python files; lines in characters, the other sizes in lines."""
 
     files: list[int] = field(default_factory=list)
     functions: list[int] = field(default_factory=list)
@@ -40,7 +40,7 @@ class StyleFigures:
     classes: dict[str, list[str]] = field(default_factory=dict)
 
     def limited(self) -> dict[str, int]:
-        """The figures that have a limit, under the names of LIMITS."""
+        """Return the figures that have a limit, by their names in LIMITS."""
         return {
             "line length p99": quantile(self.lines, 0.99),
             "docstring first line p90": quantile(self.docstrings, 0.9),
@@ -49,22 +49,22 @@ class StyleFigures:
         }
 
     def broken(self) -> list[str]:
-        """One sentence for each broken limit."""
-        found = [
+        """Return one sentence for each broken limit."""
+        problems = [
             f"{name} is {value}, the limit is {LIMITS[name]}"
             for name, value in self.limited().items()
             if value > LIMITS[name]
         ]
-        found += [
+        problems += [
             f"class {name} is defined more than once: {', '.join(places)}"
             for name, places in sorted(self.classes.items())
             if len(places) > 1 and name not in SAME_THING
         ]
-        return found
+        return problems
 
 
 def quantile(values: Sequence[int], share: float) -> int:
-    """The value at `share` (0 to 1) of the sorted values; 0 when there are none."""
+    """Return the value at `share` (0 to 1) of the sorted values; 0 if there are none."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))] if values else 0
 
 
@@ -103,7 +103,7 @@ def measure(sources: Iterable[tuple[str, str]]) -> StyleFigures:
 
 
 def comments_of(text: str) -> Iterator[str]:
-    """Every comment, also those at the end of a line; a `#` in a string is none."""
+    """Return every comment, also at the end of a line. A `#` in a string is not a comment."""
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             yield token.string

@@ -1,4 +1,4 @@
-"""`k8s/cluster.py` says what it lacks, and needs nothing but what is on PATH."""
+"""`k8s/cluster.py` names missing tools and needs only what is on PATH."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def test_an_engine_that_does_not_answer_is_named(tmp_path: Path) -> None:
     assert "no Docker engine answers; start one" in done.stderr
 
 
-def test_a_kit_prepares_what_is_missing_and_is_asked_no_more_than_that(tmp_path: Path) -> None:
+def test_a_kit_is_called_only_to_prepare_missing_tools(tmp_path: Path) -> None:
     program(tmp_path, "up", 'echo "asked" >"$0.log"')
     done = call("images", PATH=str(tmp_path), KIND_KIT=str(tmp_path))
     assert (tmp_path / "up.log").read_text() == "asked\n"

@@ -1,6 +1,6 @@
-"""What the pages say of files, links, targets, settings and figures is true.
+"""The files, links, targets, settings and figures that the pages name exist.
 
-tests/machine and tests/cluster run their commands.
+tests/machine and tests/cluster run the commands of the pages.
 """
 
 import json
@@ -59,7 +59,7 @@ def test_a_page_names_only_what_exists(page: Path) -> None:
 
 
 @named
-def test_a_command_that_no_test_runs_stands_with_its_reason(page: Path) -> None:
+def test_a_command_that_no_test_runs_has_a_reason(page: Path) -> None:
     for block in (block for block in blocks() if block.page == page):
         assert block.language in ("sh", "console", "text", "yaml"), block.text
         if page not in GENERATED and block.language == "text" and TYPED.search(block.text):
@@ -67,15 +67,15 @@ def test_a_command_that_no_test_runs_stands_with_its_reason(page: Path) -> None:
 
 
 def test_the_commands_of_the_pages_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    here, there = commands("sh"), commands("console")
+    machine, cluster = commands("sh"), commands("console")
     total = sum(len(links(page)) for page in PAGES)
     with capsys.disabled():
         print(
-            f"\n{len(PAGES)} pages: {len(here)} commands run on one machine, {len(there)} on a "
-            f"cluster; {total} links checked"
+            f"\n{len(PAGES)} pages: {len(machine)} commands run on one machine,"
+            f" {len(cluster)} on a cluster; {total} links checked"
         )
-    assert len(here) > 20
-    assert len(there) > 8
+    assert len(machine) > 20
+    assert len(cluster) > 8
 
 
 def test_the_readme_is_short() -> None:
@@ -95,7 +95,7 @@ def test_results_that_a_page_links_to_name_their_commit() -> None:
 
 
 def figures() -> Iterator[str]:
-    """The numbers of the performance page, of promotion's figures, and of the README's line."""
+    """Return the figures of the performance page, of promotion's figures, and of the README."""
     texts = (
         prose(ROOT / "docs/performance.md"),
         prose(ROOT / "docs/promotion.md").partition("## Figures")[2],
@@ -106,7 +106,7 @@ def figures() -> Iterator[str]:
 
 
 def test_every_figure_is_a_recorded_result() -> None:
-    """Rounded as the page rounds it."""
+    """A figure may be rounded as the page rounds it."""
     recorded = {
         float(number.replace(",", ""))
         for result in RESULTS
@@ -116,7 +116,7 @@ def test_every_figure_is_a_recorded_result() -> None:
 
 
 def rounds(recorded: float, shown: str) -> bool:
-    """Whether the recorded number, rounded to the digits that are shown, is the shown one."""
+    """Return whether the recorded number, rounded to the shown digits, is the shown one."""
     digits = shown.replace(",", "")
     decimals = len(digits.partition(".")[2])
     if not decimals:
@@ -167,7 +167,7 @@ def test_the_search_of_the_site_is_its_own(site: Path) -> None:
 
 
 def test_a_missing_anchor_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strict mode is on: shown with one page that links to nothing."""
+    """A page with one broken link shows that strict mode is on."""
     root = tmp_path / "root"
     (root / "docs").mkdir(parents=True)
     (root / "README.md").write_text("# One\n\n[there](README.md#nowhere)\n")

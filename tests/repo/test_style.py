@@ -1,4 +1,4 @@
-"""`make style` measures what it says, and each limit can be broken."""
+"""The measurements of `make style`, and each limit when it is broken."""
 
 import subprocess
 import sys

@@ -10,7 +10,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-# The runner's own business: a folder with the tools that `make cluster-tools` has built.
+# Only for the runner: the folder of the tools that `make cluster-tools` has built.
 PATH_LINE = 'echo "$HOME/cluster-tools" >>"$GITHUB_PATH"'
 
 

@@ -1,4 +1,4 @@
-"""The pages that people read: their commands, their links and their anchors."""
+"""The Markdown pages: their commands, links and anchors."""
 
 import re
 from collections.abc import Iterator
@@ -31,12 +31,12 @@ class Block:
 def blocks() -> Iterator[Block]:
     for page in PAGES:
         text = page.read_text()
-        for found in FENCE.finditer(text):
-            yield Block(page, found[1], found[2], text[found.end() :])
+        for match in FENCE.finditer(text):
+            yield Block(page, match[1], match[2], text[match.end() :])
 
 
 def commands(language: str) -> list[str]:
-    """The distinct commands of the blocks of one language, in the order of the pages."""
+    """Return the distinct commands of one language's blocks, in the order of the pages."""
     lines = (
         re.sub(r"\s+#.*", "", line).strip()
         for block in blocks()
@@ -47,18 +47,17 @@ def commands(language: str) -> list[str]:
 
 
 def prose(page: Path) -> str:
-    """The page without its fenced blocks."""
+    """Return the page without its fenced blocks."""
     return FENCE.sub("", page.read_text())
 
 
 def links(page: Path) -> list[str]:
-    """The targets of the page's links and images, those to other hosts left out."""
+    """Return the targets of the page's links and images, without those to other hosts."""
     unquoted = re.sub(r"`[^`\n]*`", "", prose(page))
-    found = LINK.findall(unquoted)
-    return [target for target in found if not re.match(r"[a-z]+:", target)]
+    return [target for target in LINK.findall(unquoted) if not re.match(r"[a-z]+:", target)]
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of the page's headings, as GitHub and the site make them."""
+    """Return the anchors of the page's headings, as GitHub and the site make them."""
     titles = re.findall(r"^#{1,6} (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -36,8 +36,9 @@ def note(failures: FailureLog, times: int, call: Any = fail) -> None:
 
 
 def traces(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The type of error of each log line that has a stack trace."""
-    return [record.exc_info[0].__name__ for record in caplog.records if record.exc_info]  # type: ignore[union-attr]
+    """Return the error type of each log line that has a stack trace."""
+    records = [record for record in caplog.records if record.exc_info]
+    return [record.exc_info[0].__name__ for record in records]  # type: ignore[index, union-attr]
 
 
 def counts(caplog: pytest.LogCaptureFixture) -> list[int]:
@@ -85,7 +86,7 @@ class Uncounted:
 
 
 def client_of(failures: FailureLog) -> httpx.AsyncClient:
-    """A client of a middleware whose endpoint, and whose pages, fail by a defect."""
+    """Return a client of a middleware whose endpoint and pages always fail."""
 
     async def endpoint(call: Call) -> EndpointResponse:
         return fail()
@@ -93,7 +94,7 @@ def client_of(failures: FailureLog) -> httpx.AsyncClient:
     async def pages(scope: Any, receive: Any, send: Any) -> None:
         fail_elsewhere()
 
-    edge = RequestMiddleware(
+    middleware = RequestMiddleware(
         pages,
         worker=SimpleNamespace(serving=None),  # type: ignore[arg-type]
         endpoints={"/predict/batch": Endpoint(endpoint, limit=1000)},
@@ -103,11 +104,11 @@ def client_of(failures: FailureLog) -> httpx.AsyncClient:
         admin=SimpleNamespace(admit_page=lambda *_: None),  # type: ignore[arg-type]
         failures=failures,
     )
-    return httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://pod")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(middleware), base_url="http://pod")
 
 
 @pytest.mark.parametrize("path", ["/predict/batch", "/ready"])
-async def test_every_client_of_what_fails_gets_a_problem(
+async def test_every_client_of_a_failing_path_gets_a_problem(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     failures = FailureLog()
@@ -149,10 +150,10 @@ async def test_every_caller_of_the_fast_path_gets_a_problem(
         SimpleNamespace(active=False),
     )
     failures = FailureLog()
-    direct = FastPath(*parts, failures)
+    fast_path = FastPath(*parts, failures)
     callers = [WaitingCaller() for _ in range(20)]
     for caller in callers:
-        assert direct.submit(caller, b'"row"', None, 0.0)
+        assert fast_path.submit(caller, b'"row"', None, 0.0)
     await asyncio.sleep(0)
     assert {caller.status for caller in callers} == {500}
     assert len(traces(caplog)) == 1

@@ -1,4 +1,4 @@
-"""Files that several processes share: whole or not at all, locked, and on disk when they say so."""
+"""Files that several processes share: atomic writes, locks, and durability."""
 
 import os
 import stat
@@ -28,7 +28,7 @@ with locked(Path(sys.argv[1])):
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of what is synced, in order; each is really synced."""
+    """The names of the synced files, in order; each is really synced."""
     names: list[str] = []
     fsync = os.fsync
 
@@ -40,7 +40,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_a_failed_write_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_other_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     files.write_atomically(path, b"before")
 

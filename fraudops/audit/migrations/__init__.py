@@ -27,8 +27,8 @@ LOCK_SECONDS = 20
 # A statement that waits for a table's lock makes later readers and writers wait too. So the
 # migration gives up after this time, and is tried again.
 TABLE_LOCK_SECONDS = 3
-# Retention indexes the partitions that are left after this time: the migration before an upgrade
-# has four minutes for everything.
+# The migration before an upgrade may take four minutes in total. Retention indexes the partitions
+# that are left after this time.
 INDEX_SECONDS = 60
 
 
@@ -49,7 +49,7 @@ class Migrated(NamedTuple):
 
 
 def migrate(url: str) -> Migrated:
-    """Bring the database to this release's schema, with the partitions of today and tomorrow.
+    """Upgrade the schema to this release's revision, and create today's and tomorrow's partition.
 
     Raises StoreDownError.
     """
@@ -57,7 +57,7 @@ def migrate(url: str) -> Migrated:
 
 
 async def upgrade(url: str) -> Migrated:
-    """Bring the schema to this release's revision, with the partitions of today and tomorrow.
+    """Do what `migrate` does, in the running event loop.
 
     The migration is one transaction under an advisory lock. A newer schema stays as it is:
     migrations only add to it, so that this release works with it too. Then partitions that lack an
