@@ -75,9 +75,10 @@ async def serve(settings: ShipperSettings) -> None:
     try:
         _listen(state, wake)
         working = asyncio.create_task(shipper.run(stopping))
-        background = [NewerKinds(state.spool).run()]
+        maximum = settings.audit.spool_max_bytes
+        background = [NewerKinds(state.spool, maximum, current).run()]
         if home:
-            background.append(OrphanAdoption(home, settings.audit.spool_max_bytes, current).run())
+            background.append(OrphanAdoption(home, maximum, current).run())
         await _supervise(
             working,
             sink,
