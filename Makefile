@@ -98,7 +98,7 @@ kind-up: $(if $(FRAUDOPS_DATA),install) ## start a kind cluster with everything,
 # (PROOF=1) are measured by one process.
 cluster-test: export KIND_ADDONS := metrics prometheus
 cluster-test: install kind-up ## start the kind cluster and run its tests, `helm test` included
-	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 2 --dist loadgroup) tests/cluster $(ARGS)
+	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 2 --dist loadfile) tests/cluster $(ARGS)
 
 proof: install ## measure every figure that the pages quote, for hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from fraudops.canonical import canonical_json
+from fraudops.canonical import canonical_json, decode_json
 
 Document = TypeVar("Document", bound="Extensible")
 
@@ -30,8 +30,7 @@ def decode_document(data: bytes, kind: type[Document]) -> Document:
 
     Raises msgspec.MsgspecError.
     """
-    raw = msgspec.json.decode(data)
-    return msgspec.convert(_nested(raw, kind), kind)
+    return msgspec.convert(_nested(decode_json(data, object), kind), kind)
 
 
 def encode_document(document: Extensible) -> bytes:

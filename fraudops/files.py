@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from fraudops.canonical import canonical_json
+from fraudops.canonical import canonical_json, decode_json
 
 Content = TypeVar("Content", bound=msgspec.Struct)
 
@@ -30,8 +30,10 @@ def write_atomically(
     """
     with atomic_file(path, durable=durable) as temporary:
         if private:
-            # Before the first byte, so that no other user can read the content at any time.
-            temporary.touch(mode=0o600)
+            # A file that a crash has left may be open to other users. A new one gets its mode
+            # before the first byte, so that no other user can read the content at any time.
+            temporary.unlink(missing_ok=True)
+            temporary.touch(mode=0o600, exist_ok=False)
         temporary.write_bytes(data)
 
 
@@ -74,7 +76,7 @@ def read_json(path: Path, kind: type[Content]) -> Content | None:
     """Read a file of `write_json`, or return None when it is missing or cannot be decoded."""
     # Another release may have written a form that this one cannot decode.
     with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return decode_json(path.read_bytes(), kind)
     return None
 
 

@@ -50,6 +50,9 @@ def no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
     """
     named = [environment.get(name, "") for name in ("no_proxy", "NO_PROXY")]
     hosts = [host.strip() for value in named for host in value.split(",") if host.strip()]
+    # It excludes every host, but most libraries read it so only if it stands alone.
+    if "*" in hosts:
+        return {"no_proxy": "*", "NO_PROXY": "*"}
     hosts += DIRECT
     hosts += [host for host in map(_host, _addresses(environment)) if host and goes_direct(host)]
     value = ",".join(dict.fromkeys(hosts))

@@ -6,12 +6,13 @@ folder of this machine.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fraudops import endpoints
 from fraudops.errors import SettingsError
+from fraudops.progress import Say
 from fraudops.promotion.admin_client import LocalPods
 from fraudops.promotion.journal import DatabaseJournal
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
@@ -30,9 +31,14 @@ from fraudops.registry import Registry
 from fraudops.settings import ClusterSettings, PromoteJobSettings
 from fraudops.state import State
 
+<<<<<<< HEAD
+# The alias only follows the record: pods wait for it no longer, the reconciler writes it when the
+# registry is back.
+=======
 Say = Callable[[str], None]
 # Timeout of a call that reads or writes an alias. The alias only follows the record, so a promotion
 # must not wait for a registry that is down. The reconciler writes the alias later.
+>>>>>>> rev-read
 ALIAS_SECONDS = 3.0
 
 

@@ -96,16 +96,16 @@ def command(
             report=report,
         )
     )
-    found = scanned.found
+    drift_run = scanned.run
     if not as_json:
-        show(found)
+        show(drift_run)
     scanned.write_report()
     # Print the path only after the file exists: a reader may open it immediately.
     if as_json:
-        print_json(found.report())
-    elif found.html_path:
-        output.print(Text(f"report: {found.html_path}"))
-    return f"{wording.title(found)}: {wording.verdict_line(found)}"
+        print_json(drift_run.report())
+    elif drift_run.html_path:
+        output.print(Text(f"report: {drift_run.html_path}"))
+    return f"{wording.title(drift_run)}: {wording.verdict_line(drift_run)}"
 
 
 def show(found: "DriftRun") -> None:

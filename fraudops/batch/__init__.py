@@ -1,3 +1,5 @@
-"""Files scored with the model that serves: piece by piece in bounded memory, resumable, and in
-shards that other machines may take.
+"""Scores files with the model that serves.
+
+A run works piece by piece in bounded memory, can be resumed, and can be divided into shards for
+several machines.
 """

@@ -1,5 +1,7 @@
-"""A CSV, plain or gzipped, in pieces of about so many rows each: a piece has the lines that begin
-between two byte offsets, so any shard finds its own.
+"""Reads a plain or gzipped CSV in pieces of about `chunk_rows` rows each.
+
+A piece has the lines that begin between two byte offsets. So a shard finds its pieces without
+reading those before them.
 """
 
 import csv
@@ -28,7 +30,7 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 class CsvSource:
-    """Raises DataError for what is no CSV, or lacks a column."""
+    """A CSV as pieces. Raises DataError for a file that is not a CSV or lacks a column."""
 
     place = "line"
 
@@ -42,8 +44,8 @@ class CsvSource:
             self.size = file.seek(0, io.SEEK_END)
         check_carries(self._names, schema.names, str(path))
         self.keep = kept_columns(self._names, keep, str(path))
-        # In bytes, by the mean length of the first lines: a piece need not know how many lines are
-        # before it.
+        # In bytes, from the mean length of the first lines. To find pieces of an exact number of
+        # lines, every shard would have to read the file from the start.
         self._chunk = max(1, chunk_rows * len(sample) // max(1, sample.count(b"\n")))
         self.pieces = -(-max(0, self.size - self._body) // self._chunk)
         self.kept_schema = pa.schema(
@@ -53,11 +55,17 @@ class CsvSource:
         self._skipped: int | None = None
 
     def read(self, pieces: range) -> Iterator[RowChunk]:
+        """Yield the rows of these pieces in order. Raises DataError for a file that cannot be cut.
+
+        The file must not change during the run.
+        """
         if not pieces:
             return
         with opened(self.path) as file:
             start = self._body
             if pieces.start:
+                # Skip the line that begins before the offset: it belongs to the piece before. Start
+                # one byte earlier, or a line that begins exactly at the offset is skipped too.
                 file.seek(self._offset(pieces.start) - 1)
                 start = self._offset(pieces.start) - 1 + len(self._line(file))
             else:
@@ -69,20 +77,23 @@ class CsvSource:
                 start, lines = start + len(block), lines + block.count(b"\n")
 
     def end_of(self, piece: int) -> int:
-        """How many bytes lie up to the end of the piece."""
+        """Return the number of bytes from the start of the file to the end of the piece."""
         return min(self._offset(piece + 1), self.size)
 
     def _offset(self, piece: int) -> int:
         return self._body + piece * self._chunk
 
     def _block(self, file: BinaryIO, start: int, end: int) -> bytes:
-        """The lines that begin in [start, end), start being the beginning of one."""
+        """Return the lines that begin in [start, end); a line must begin at `start`."""
         if start >= end:
             return b""
         block = file.read(end - 1 - start) + self._line(file)
+        # An odd number of quotes means that the block ends inside a quoted value. Then the lines
+        # are not the rows, and a cut at a line would tear a row apart.
         if block.count(b'"') % 2:
             raise DataError(
-                f"{self.path}: a quoted value goes over a line break, or a quote is not closed; save the file as Parquet, or without them"
+                f"{self.path}: a quoted value goes over a line break, or a quote is not closed; "
+                "save the file as Parquet, or without them"
             )
         return block
 
@@ -90,7 +101,8 @@ class CsvSource:
         line = file.readline(MAXIMUM_LINE)
         if len(line) == MAXIMUM_LINE:
             raise DataError(
-                f"{self.path}: a line of more than {MAXIMUM_LINE >> 20} MiB; save the file with a line for each row"
+                f"{self.path}: a line of more than {MAXIMUM_LINE >> 20} MiB; "
+                "save the file with a line for each row"
             )
         return line
 
@@ -106,30 +118,33 @@ class CsvSource:
         )
 
     def _parts(self, number: int, block: bytes, lines: int) -> Iterator[RowChunk]:
-        """The block as Arrow reads it; where it finds no way through, or rows are bad, the two
-        halves, down to what is walked line by line.
+        """Yield the rows of the block, in one or more parts.
 
-        `lines` is how many there are between where the reading began and the block.
+        Arrow reads a block in which every row is valid. Any other block is halved, and the small
+        blocks that remain are read line by line. So one bad row does not slow down the whole piece.
+
+        `lines` is the number of lines between the start of the reading and the block.
         """
-        found = self._sound(number, block)
+        valid = self._read_fast(number, block)
         middle = block.find(b"\n", len(block) // 2) + 1
-        if found is not None:
-            yield found
+        if valid is not None:
+            yield valid
         elif (
             len(block) > WALKED_BYTES
             and 0 < middle < len(block)
+            # Not inside a quoted value: its line break is not the end of a row.
             and not block.count(b'"', 0, middle) % 2
         ):
             yield from self._parts(number, block[:middle], lines)
             yield from self._parts(number, block[middle:], lines + block.count(b"\n", 0, middle))
         else:
-            yield self._walk(number, block, lines)
+            yield self._read_line_by_line(number, block, lines)
 
-    def _sound(self, number: int, block: bytes) -> RowChunk | None:
-        """None unless every row of the block is sound."""
+    def _read_fast(self, number: int, block: bytes) -> RowChunk | None:
+        """Read the block with Arrow; return None unless every row is valid."""
         try:
             table = self._parse(block)
-        except pa.ArrowInvalid:  # its message would show the value
+        except pa.ArrowInvalid:
             return None
         x: Matrix = np.empty((len(table), len(self._schema.features)))
         for position, name in enumerate(self._schema.names):
@@ -155,45 +170,47 @@ class CsvSource:
             convert_options=convert,
         )
 
-    def _walk(self, number: int, block: bytes, lines: int) -> RowChunk:
-        sound, bad = list[tuple[int, list[str], list[float]]](), list[BadRow]()
+    def _read_line_by_line(self, number: int, block: bytes, lines: int) -> RowChunk:
+        """Read the block with the csv module, and name the line of every bad row."""
+        numeric, bad = list[tuple[int, list[str], list[float]]](), list[BadRow]()
         places = [self._names.index(name) for name in self._schema.names]
         for line, cells in self._records(block, lines):
             fault = self._unreadable(cells, places)
             if cells is not None and fault is None:
-                sound.append((line, cells, [_number(cells[place]) for place in places]))
+                numeric.append((line, cells, [_number(cells[place]) for place in places]))
             elif fault is not None:
                 bad.append(BadRow(line, *fault, _as_line(cells or ())))
-        x: Matrix = np.array([values for _, _, values in sound], dtype=np.float64).reshape(
-            len(sound), len(places)
+        x: Matrix = np.array([values for _, _, values in numeric], dtype=np.float64).reshape(
+            len(numeric), len(places)
         )
         wrong = wrong_values(x, self._schema)
         good: NDArray[np.bool_] = ~np.any(wrong, axis=1)
         for index in np.flatnonzero(~good).tolist():
             bad.append(
                 BadRow(
-                    sound[index][0],
+                    numeric[index][0],
                     *first_fault(x[index], wrong[index], self._schema),
-                    _as_line(sound[index][1]),
+                    _as_line(numeric[index][1]),
                 )
             )
         return RowChunk(
-            number, x[good], self._kept(sound, x, good), sorted(bad, key=lambda row: row.number)
+            number, x[good], self._kept(numeric, x, good), sorted(bad, key=lambda row: row.number)
         )
 
     def _kept(
         self,
-        sound: Sequence[tuple[int, list[str], list[float]]],
+        numeric: Sequence[tuple[int, list[str], list[float]]],
         x: Matrix,
         good: NDArray[np.bool_],
     ) -> pa.Table:
+        """Return the kept columns of the good rows, in the types that `_read_fast` gives them."""
         columns = [
             x[good, self._schema.names.index(name)]
             if name in self._schema.names
             else [
                 cells[self._names.index(name)]
-                for (_, cells, _), fine in zip(sound, good, strict=True)
-                if fine
+                for (_, cells, _), is_good in zip(numeric, good, strict=True)
+                if is_good
             ]
             for name in self.keep
         ]
@@ -202,16 +219,17 @@ class CsvSource:
     def _unreadable(
         self, cells: list[str] | None, places: Sequence[int]
     ) -> tuple[str | None, str] | None:
-        """Column, if it is one's, and reason;
+        """Return the column, if one is at fault, and the reason why a row cannot be read.
 
-        None when every feature reads as a number, be it a bad one.
+        Return None when every feature is a number, even one that the schema does not allow.
         """
         if cells is None:
             return None, "cannot be read as CSV; correct or remove the line"
         if len(cells) != len(self._names):
             return (
                 None,
-                f"{len(cells)} values where the header names {len(self._names)} columns; complete or remove the line",
+                f"{len(cells)} values where the header names {len(self._names)} columns; "
+                "complete or remove the line",
             )
         for place in places:
             if not _is_number(cells[place]):
@@ -222,10 +240,11 @@ class CsvSource:
         return None
 
     def _records(self, block: bytes, lines: int) -> Iterator[tuple[int, list[str] | None]]:
-        """Each record that is not blank, with the line on which it begins;
+        """Yield each record that is not blank, with the line on which it begins.
 
-        None for what the csv module refuses.
+        The cells are None for a record that the csv module refuses.
         """
+        # The bytes that are not UTF-8 become surrogates, which `_unreadable` finds.
         reader = csv.reader(io.StringIO(block.decode("utf-8", "surrogateescape"), newline=""))
         before = self._lines_skipped() + lines
         while True:
@@ -241,22 +260,24 @@ class CsvSource:
                 yield line, cells
 
     def _lines_skipped(self) -> int:
-        """How many lines end before the reading began; counted only when there is a row to be named."""
+        """Count the lines before the start of the reading, once and only for the first bad row."""
         if self._skipped is None:
-            self._skipped, left = 0, self._begin
+            self._skipped, remaining = 0, self._begin
             with opened(self.path) as file:
-                while left and (chunk := file.read(min(CHUNK_BYTES, left))):
-                    self._skipped, left = self._skipped + chunk.count(b"\n"), left - len(chunk)
+                while remaining and (chunk := file.read(min(CHUNK_BYTES, remaining))):
+                    self._skipped += chunk.count(b"\n")
+                    remaining -= len(chunk)
         return self._skipped
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[list[str], int]:
-    """The column names and the offset of the first line after them."""
+    """Return the column names and the offset of the first line after them. Raises DataError."""
     while True:
         line = file.readline(MAXIMUM_LINE)
         if b"\0" in line:
             raise DataError(
-                f"{path}: not a CSV, but a binary or UTF-16 file; save it as CSV in UTF-8, or as Parquet"
+                f"{path}: not a CSV, but a binary or UTF-16 file; "
+                "save it as CSV in UTF-8, or as Parquet"
             )
         if not line:
             raise DataError(f"{path}: the file is empty; give a CSV with a header and rows")

@@ -1,18 +1,14 @@
-"""The model of a run: the version that serves, or another, with its verified scorer; from the state
-folder's cache, else from the registry.
-"""
+"""The model of a run: a version, by default the one that serves, with its verified scorer."""
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from fraudops import endpoints
-from fraudops.errors import BundleError, SettingsError
+from fraudops.errors import SettingsError
 from fraudops.model.manifest import Manifest
 from fraudops.model.scorer import Scorer, open_scorer
 from fraudops.model.verification import verify_bundle
-from fraudops.registry import Registry
+from fraudops.registry import Registry, verified_bundle
 from fraudops.schema import FeatureSchema
 from fraudops.settings import ClusterJobSettings
 from fraudops.state import State
@@ -21,7 +17,7 @@ from fraudops.wiring import read_record
 
 @dataclass(frozen=True)
 class BatchModel:
-    """A verified version, ready to score."""
+    """A version with a verified bundle, ready to score."""
 
     name: str
     version: str
@@ -33,17 +29,16 @@ class BatchModel:
 
 @dataclass(frozen=True)
 class BatchModels:
-    """Where versions and bundles are found: this machine's state folder, or the cluster that the
-    settings name.
-    """
+    """The versions and bundles of a state folder, or of the cluster that the settings name."""
 
     settings: ClusterJobSettings
     state: State
 
     def find(self, version: str | None) -> tuple[str, str]:
-        """Number and digest: of the version that serves when none is named.
+        """Return the number and the digest of a version, or of the one that serves for None.
 
-        Raises SettingsError, UnknownVersionError, StoreDownError.
+        Raises SettingsError when no version serves or the version has no digest, and
+        UnknownVersionError, StoreDownError.
         """
         record = read_record(self.settings.cluster, self.state)
         if version is None:
@@ -54,38 +49,31 @@ class BatchModels:
             return record.current.version, record.current.digest
         for entry in (record.current, *record.stack):
             if entry is not None and entry.version == version:
-                return version, entry.digest  # known without the registry
-        found = self._registry().find(version)
-        if found.digest is None:
+                # The record has the digest, so scoring works while MLflow is down.
+                return version, entry.digest
+        registered = self._registry().find(version)
+        if registered.digest is None:
             raise SettingsError(
-                f"version {version} carries no digest: it was not made by `fraudops train`; name another with --version N"
+                f"version {version} has no digest: `fraudops train` did not make it; "
+                "name another version with --version N"
             )
-        return found.version, found.digest
+        return registered.version, registered.digest
 
     def open(self, version: str, digest: str) -> BatchModel:
-        """Raises BundleError when the bundle is not what its digest says, StoreDownError when it is
-        not to be had.
+        """Open the bundle of a version, from the local cache or else from the registry.
+
+        Raises BundleError when the bundle does not have this digest, UnknownVersionError, and
+        StoreDownError when MLflow is needed and is unavailable.
         """
-        cached = self.state.bundles / digest
-        if cached.is_dir():
-            try:
-                return _open(cached, version, digest)
-            except BundleError:
-                pass  # the registry's may be whole
-        folder = Path(tempfile.mkdtemp(prefix="fraudops-score-"))
-        try:
-            registry = self._registry()
-            registry.download_bundle(registry.version(version), folder)
-            return _open(folder, version, digest)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        bundle = verified_bundle(version, digest, self.state.bundles, self._registry, verify_bundle)
+        with bundle as (folder, manifest):
+            return _open(folder, manifest, version, digest)
 
     def _registry(self) -> Registry:
         return Registry(endpoints.mlflow_url(self.state), self.settings.model_name)
 
 
-def _open(folder: Path, version: str, digest: str) -> BatchModel:
-    manifest: Manifest = verify_bundle(folder, digest)
+def _open(folder: Path, manifest: Manifest, version: str, digest: str) -> BatchModel:
     return BatchModel(
         manifest.model_name,
         version,

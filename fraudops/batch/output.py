@@ -1,5 +1,6 @@
-"""Scores to CSV or Parquet: a piece at a time, and pieces joined to a whole whose bytes follow from
-the pieces alone.
+"""Writes scores to CSV or Parquet, piece by piece, and joins the pieces.
+
+The bytes of the joined file depend only on the pieces, not on shards or interruptions.
 """
 
 import csv
@@ -30,7 +31,10 @@ CHUNK_BYTES = 1 << 20
 
 
 class Output:
-    """Writes the pieces of one output and joins them."""
+    """Writes the pieces of one output and joins them.
+
+    Raises SettingsError when a kept column has a type that a CSV cannot hold.
+    """
 
     def __init__(self, out: Path, kept: pa.Schema) -> None:
         self._parquet = out.name.endswith(".parquet")
@@ -41,14 +45,21 @@ class Output:
     def table(
         self, piece: RowChunk, probability: NDArray[np.float64], version: str, threshold: float
     ) -> pa.Table:
+        """Return the rows to write: the kept columns and the scores of a piece.
+
+        `probability` has the shape (n,). A row is predicted as fraud from `threshold` on.
+        """
         count, prediction = len(probability), (probability >= threshold).astype(np.int8)
-        same = pa.repeat(pa.scalar(version), count), pa.repeat(pa.scalar(threshold), count)
-        return pa.table([*piece.kept.columns, probability, prediction, *same], schema=self.schema)
+        constants = pa.repeat(pa.scalar(version), count), pa.repeat(pa.scalar(threshold), count)
+        return pa.table(
+            [*piece.kept.columns, probability, prediction, *constants], schema=self.schema
+        )
 
     def write(self, table: pa.Table, path: Path) -> None:
-        """A piece: without a header where it is CSV."""
+        """Write a piece. A CSV piece has no header, so that pieces can be joined."""
         with whole(path) as temporary:
             if self._parquet:
+                # One row group for each piece, which is joined as it is.
                 pyarrow.parquet.write_table(table, temporary, row_group_size=max(1, len(table)))
             else:
                 pyarrow.csv.write_csv(
@@ -56,7 +67,7 @@ class Output:
                 )
 
     def join(self, paths: Sequence[Path], target: Path) -> None:
-        """The pieces one after the other."""
+        """Join the pieces in this order."""
         if self._parquet:
             _join_parquet(paths, target, self.schema)
         else:
@@ -64,9 +75,7 @@ class Output:
 
 
 class BadRows:
-    """Rows that were set aside, as CSV: where they stand, the column at fault, why, and the row
-    itself.
-    """
+    """Writes rows that cannot be scored as CSV: place, column at fault, reason, and content."""
 
     def __init__(self, place: str) -> None:
         self._header = _csv([[place, "column", "reason", "content"]])
@@ -82,12 +91,11 @@ class BadRows:
 
 
 def join_shards(paths: Sequence[Path], target: Path) -> None:
-    """The outputs of the shards, each whole in itself, to one: the bytes that a run without shards
-    writes.
-    """
+    """Join the complete outputs of all shards into the file that a run without shards writes."""
     if target.name.endswith(".parquet"):
         _join_parquet(paths, target, pyarrow.parquet.read_schema(paths[0]))
         return
+    # Every shard of a CSV begins with the same header.
     with paths[0].open("rb") as file:
         header = file.readline()
     _join_csv(paths, target, header, skip=len(header))
@@ -103,6 +111,7 @@ def _append_row_groups(path: Path, writer: pyarrow.parquet.ParquetWriter) -> Non
     with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
         for index in range(file.metadata.num_row_groups):
             table = file.read_row_group(index)
+            # A piece without valid rows adds no row group.
             if len(table):
                 writer.write_table(table, row_group_size=len(table))
 
@@ -123,12 +132,13 @@ def _csv(rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def _header(schema: pa.Schema, out: Path) -> bytes:
-    """Raises SettingsError when a column is of a kind that CSV cannot hold."""
+    """Return the header. Raises SettingsError for a column of a type that a CSV cannot hold."""
     header = io.BytesIO()
     try:
         pyarrow.csv.write_csv(schema.empty_table(), header)
     except pa.ArrowException as error:
         raise SettingsError(
-            f"{out}: a column to keep holds what a CSV cannot: keep another, or let --out end in .parquet"
+            f"{out}: a column to keep has a type that a CSV cannot hold: "
+            "keep another column, or let --out end in .parquet"
         ) from error
     return header.getvalue()

@@ -1,5 +1,6 @@
-"""What one run is, and where its pieces lie: pure but for the plan's own file, which whoever comes
-first writes and everybody else follows.
+"""The plan of a run and the paths of its files.
+
+The first shard writes the plan to a file, and every other shard follows that plan.
 """
 
 import errno
@@ -17,8 +18,8 @@ from fraudops.files import atomic_file, temporary_path
 
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 SUFFIXES = (".csv", ".parquet")
-# What a user knows the plan's fields by; the others follow from these.
-WORDS = {
+# The fields of a plan that the user decides, as messages name them. The other fields follow.
+FIELD_NAMES = {
     "input": "input file",
     "bytes": "state of the input file",
     "modified_ns": "state of the input file",
@@ -33,10 +34,10 @@ WORDS = {
 
 
 class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Two runs of one plan write the same bytes.
+    """Everything that decides about the output: two runs of one plan write the same bytes.
 
-    `modified_ns` is the input's, `pieces` how many parts it falls into, whatever the number of
-    shards.
+    `bytes` and `modified_ns` are the size and the modification time of the input. `pieces` is the
+    number of pieces of the whole input, independent of the number of shards.
     """
 
     input: str
@@ -53,12 +54,19 @@ class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float
 
     def pieces_of(self, shard: int) -> range:
-        """Neighbours, so that the shards' outputs one after the other are the whole."""
+        """Return the pieces of a shard, counted from 0.
+
+        They are consecutive, so the outputs of all shards in order are the whole output.
+        """
         return range(shard * self.pieces // self.shards, (shard + 1) * self.pieces // self.shards)
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Of a piece, a shard or the whole: rows scored, those of them called a fraud, and rows set aside."""
+    """Counts of a piece, a shard or the whole run.
+
+    `frauds` counts the scored rows that are predicted as fraud. `set_aside` counts the rows that
+    were written to the file of bad rows.
+    """
 
     scored: int = 0
     frauds: int = 0
@@ -71,19 +79,22 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """Lies beside a whole output: what was scored with what."""
+    """The plan and the counts of a complete output, in a file next to it."""
 
     plan: BatchPlan
     counts: Counts
 
 
 class Layout:
-    """The files of one output. `folder` is there only while a run is not whole."""
+    """The paths of the files of one output. `folder` exists only while the run is incomplete.
+
+    Raises SettingsError for an output with an unknown suffix.
+    """
 
     def __init__(self, out: Path) -> None:
         if not out.name.endswith(SUFFIXES):
             raise SettingsError(
-                f"{out}: the format follows from the name; let it end in {' or '.join(SUFFIXES)}"
+                f"{out}: the name decides the format; let it end in {' or '.join(SUFFIXES)}"
             )
         self.out, self.folder = out, out.with_name(f"{out.name}.parts")
         self.plan, self.lock = self.folder / "plan.json", self.folder / "lock"
@@ -96,7 +107,7 @@ class Layout:
         return self.folder / f"{piece:08}.bad"
 
     def done(self, piece: int) -> Path:
-        """Written last: the piece is whole."""
+        """Return the path of a piece's counts, which are written last: the piece is complete."""
         return self.folder / f"{piece:08}.json"
 
     def shard_done(self, shard: int) -> Path:
@@ -104,19 +115,22 @@ class Layout:
 
 
 def part(path: Path, shard: int, shards: int) -> Path:
-    """Where a shard's share of the file lies; the file itself when there is but one shard."""
+    """Return the path of a shard's part of a file, or the file itself for a single shard."""
     return path if shards == 1 else path.with_name(f"{path.name}.part-{shard}-of-{shards}")
 
 
 def claim(layout: Layout, plan: BatchPlan) -> BatchPlan:
-    """The plan that stands: this one, unless another shard or an earlier try has written its own
-    before.
+    """Store the plan, unless an earlier run or another shard has stored one; return the stored one.
+
+    Raises SettingsError, or StoreDownError when the disk is full.
     """
     with writing(layout.plan):
         layout.folder.mkdir(parents=True, exist_ok=True)
         temporary = temporary_path(layout.plan)
         temporary.write_bytes(canonical_json(plan))
         try:
+            # A link fails if the plan exists, where a rename would replace it. So of two shards
+            # that start together one wins, and nobody reads half a plan.
             os.link(temporary, layout.plan)
         except FileExistsError:
             pass
@@ -125,22 +139,24 @@ def claim(layout: Layout, plan: BatchPlan) -> BatchPlan:
     return load(layout.plan, BatchPlan) or plan
 
 
-def check_same(standing: BatchPlan, wanted: BatchPlan, layout: Layout) -> None:
-    """Raises SettingsError naming what differs between the run that was begun and the one that is
-    asked for.
-    """
+def check_same(stored: BatchPlan, plan: BatchPlan, layout: Layout) -> None:
+    """Raise SettingsError, which names the differences, if an unfinished run has another plan."""
     differing = dict.fromkeys(
-        word for name, word in WORDS.items() if getattr(standing, name) != getattr(wanted, name)
+        label for name, label in FIELD_NAMES.items() if getattr(stored, name) != getattr(plan, name)
     )
     if differing:
         raise SettingsError(
-            f"{layout.out}: an unfinished run with another {', another '.join(differing)} lies there; "
-            f"finish it with what it was begun with, remove {layout.folder} to begin anew, or choose another --out"
+            f"{layout.out}: an unfinished run with another {', another '.join(differing)} exists; "
+            f"finish it with the same options, remove {layout.folder} to start again, "
+            "or choose another --out"
         )
 
 
 def load(path: Path, kind: type[Kind]) -> Kind | None:
-    """None when the file is not there. Raises SettingsError for one that is none of ours."""
+    """Read a file of a run; return None if it does not exist.
+
+    Raises SettingsError for a file that this release cannot read.
+    """
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
@@ -152,14 +168,16 @@ def load(path: Path, kind: type[Kind]) -> Kind | None:
 
 
 def store(path: Path, value: msgspec.Struct) -> None:
+    """Write a value as canonical JSON, durably. Raises SettingsError, StoreDownError."""
     with whole(path) as temporary:
         temporary.write_bytes(canonical_json(value))
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A name to write to; its file has the path's own once the block has ended well, and is on disk
-    by then.
+    """Yield a temporary path, whose file is synced and renamed to `path` when the block succeeds.
+
+    After a crash the file is there completely or not at all. Raises SettingsError, StoreDownError.
     """
     with writing(path), atomic_file(path, durable=True) as temporary:
         yield temporary
@@ -167,12 +185,14 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
+    """Translate an OSError of the block to StoreDownError for a full disk, else SettingsError."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreDownError(
-                f"{path}: there is no room left; make some and start again: it goes on where it was"
+                f"{path}: the disk is full; free some space and start again: "
+                "the run continues where it stopped"
             ) from error
         raise SettingsError(
             f"{path}: cannot be written ({error.strerror}); choose another place"

@@ -1,4 +1,4 @@
-"""Which rows of a piece can be scored, and why the others cannot: the rules are those of /predict."""
+"""Checks which rows of a piece can be scored, by the rules of /predict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +12,17 @@ from fraudops.errors import DataError
 from fraudops.schema import Feature, FeatureSchema
 
 Matrix = NDArray[np.float64]
-# The ids of the HTTP contract are kept unasked.
+# The output keeps the ids of the HTTP contract, even if the user does not name them.
 IDS = ("transaction_id", "entity_key")
 ADDED = ("fraud_probability", "prediction", "model_version", "threshold")
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """`number` counts lines of a CSV, rows of a Parquet file, from 1;
+    """A row that cannot be scored.
 
-    `content` is the row itself, for the file that it is set aside in.
+    `number` is the line of a CSV or the row of a Parquet file, from 1. `column` is None if the
+    whole row is at fault. `content` is the row itself, for the file of bad rows.
     """
 
     number: int
@@ -32,9 +33,10 @@ class BadRow:
 
 @dataclass(frozen=True)
 class RowChunk:
-    """`x` is (rows, features), sound rows only;
+    """The rows of one piece, or of a part of it.
 
-    `kept` has the columns that the output takes over of the same rows.
+    `x` (rows, features) holds the valid rows. `kept` has the columns of the same rows that the
+    output keeps.
     """
 
     number: int
@@ -44,20 +46,21 @@ class RowChunk:
 
 
 def wrong_values(x: Matrix, schema: FeatureSchema) -> NDArray[np.bool_]:
-    """(rows, features): True where a value is missing, infinite or outside its range.
-
-    A NaN fails every comparison.
-    """
+    """Return True (rows, features) where a value is missing, infinite or outside its range."""
     lower, upper = (
         np.array([getattr(feature, bound) for feature in schema.features])
         for bound in ("minimum", "maximum")
     )
+    # Not `(x < lower) | (x > upper)`: a NaN fails every comparison and must count as wrong.
     wrong: NDArray[np.bool_] = ~((x >= lower) & (x <= upper))
     return wrong
 
 
 def first_fault(values: Matrix, wrong: NDArray[np.bool_], schema: FeatureSchema) -> tuple[str, str]:
-    """Column and reason of the leftmost fault of one row, and how many more it has."""
+    """Return the column and the reason of the first fault of a row, with the number of others.
+
+    `values` and `wrong` have the shape (features,).
+    """
     position = int(wrong.argmax())
     feature, more = schema.features[position], int(wrong.sum()) - 1
     others = "" if not more else f" (and {more} more of its columns)"
@@ -70,18 +73,19 @@ def _reason(value: float, feature: Feature) -> str:
     return INFINITE_VALUE if np.isinf(value) else outside_range(feature)
 
 
-def kept_columns(names: Sequence[str], asked: Sequence[str], where: str) -> tuple[str, ...]:
-    """The columns that the output takes over, each once.
+def kept_columns(names: Sequence[str], keep: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return the columns that the output keeps, each once: the ids and those of `keep`.
 
-    Raises DataError for one that the file does not have, or that the scores would hide.
+    Raises DataError for a column that the file does not have, or that the output adds itself.
     """
-    for name in asked:
+    for name in keep:
         if name not in names:
             raise DataError(
                 f"{where}: there is no column {name!r} to keep; name one that the file has"
             )
         if name in ADDED:
             raise DataError(
-                f"{where}: the column {name!r} cannot be kept: the scores have one of that name; rename it"
+                f"{where}: the column {name!r} cannot be kept: "
+                "the scores have a column of that name; rename it"
             )
-    return tuple(dict.fromkeys([*(name for name in IDS if name in names), *asked]))
+    return tuple(dict.fromkeys([*(name for name in IDS if name in names), *keep]))

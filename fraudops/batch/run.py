@@ -1,6 +1,7 @@
-"""One run over a file: plan, pieces, shards, whole.
+"""One run over a file: scores its pieces, joins them to shards, and the shards to the output.
 
-Killed at any moment and started again it goes on where it was, and ends with the same bytes.
+A run that is killed at any moment and started again continues where it stopped, and writes the
+same bytes.
 """
 
 import fcntl
@@ -35,16 +36,21 @@ from fraudops.errors import DataError
 from fraudops.files import temporary_path
 
 Source = CsvSource | ParquetSource
-# Told after every piece: how much of the input is done, how much there is, and what was scored so
-# far.
+# Called after every piece with the amount of input done, the total amount, and the counts so far.
+# The amounts are bytes of a CSV, or rows of a Parquet file.
 Progress = Callable[[int, int, Counts], None]
 
+# Rows that the scorer gets together, always exactly so many (see _probabilities).
 SLICE_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for. `version` None is the one that serves; `shard` counts from 0."""
+    """The options of a run.
+
+    Without a `version`, the run uses the one that serves. `shard` counts from 0. `bad_rows` is the
+    file for rows that cannot be scored; without it the first such row ends the run.
+    """
 
     source: Path
     out: Path
@@ -58,7 +64,7 @@ class Order:
 
 @dataclass(frozen=True)
 class BatchRun:
-    """An order with everything that it needs, under a plan that stands."""
+    """An order with the model, source and output that its stored plan needs."""
 
     order: Order
     layout: Layout
@@ -68,23 +74,24 @@ class BatchRun:
     output: Output
 
     def score(self, progress: Progress) -> Counts:
-        """Every piece of the shard that is not done yet.
+        """Score the pieces of the shard that are not done yet; return the counts of all.
 
-        Raises DataError for the first bad row unless bad rows are set aside.
+        Raises DataError for the first bad row, unless the order names a file for bad rows.
         """
         pieces = self.plan.pieces_of(self.order.shard)
-        counts, left = Counts(), pieces
+        # Pieces are scored in order, so the first one without counts ends those of an earlier run.
+        counts, remaining = Counts(), pieces
         for piece in pieces:
             done = load(self.layout.done(piece), Counts)
             if done is None:
                 break
-            counts, left = counts + done, range(piece + 1, pieces.stop)
+            counts, remaining = counts + done, range(piece + 1, pieces.stop)
         begin, end = (
             self.source.end_of(piece - 1) if piece else 0 for piece in (pieces.start, pieces.stop)
         )
-        for found in self.source.read(left):
-            counts += self._score_piece(found)
-            progress(self.source.end_of(found.number) - begin, end - begin, counts)
+        for piece_rows in self.source.read(remaining):
+            counts += self._score_piece(piece_rows)
+            progress(self.source.end_of(piece_rows.number) - begin, end - begin, counts)
         return counts
 
     def _score_piece(self, piece: RowChunk) -> Counts:
@@ -94,7 +101,8 @@ class BatchRun:
             bad = piece.bad[0]
             column = f", column {bad.column!r}" if bad.column else ""
             raise DataError(
-                f"{self.order.source}: {self.source.place} {bad.number}{column}: {bad.reason}, or set such rows aside with --bad-rows FILE"
+                f"{self.order.source}: {self.source.place} {bad.number}{column}: {bad.reason}, "
+                "or write such rows to another file with --bad-rows FILE"
             )
         table = self.output.table(
             piece, _probabilities(self.model, piece.x), self.model.version, self.model.threshold
@@ -103,11 +111,15 @@ class BatchRun:
         counts = Counts(
             len(table), int(table.column("prediction").to_numpy().sum()), len(piece.bad)
         )
+        # Last: a piece counts as done only when its scores and bad rows are on disk.
         store(self.layout.done(piece.number), counts)
         return counts
 
     def join_shard(self, counts: Counts) -> None:
-        """The shard's own file, and its note that it is whole."""
+        """Join the pieces of the shard, store its counts, and delete the pieces.
+
+        Raises DataError when the input changed during the run.
+        """
         _check_unchanged(self.plan, self.order.source)
         pieces, shard, shards = (
             self.plan.pieces_of(self.order.shard),
@@ -122,6 +134,7 @@ class BatchRun:
                 [self.layout.bad(piece) for piece in pieces],
                 part(self.order.bad_rows, shard, shards),
             )
+        # Only with these counts is the shard complete. Until then its pieces are needed.
         store(self.layout.shard_done(shard), counts)
         for piece in pieces:
             for path in (
@@ -133,10 +146,11 @@ class BatchRun:
 
 
 def _probabilities(model: BatchModel, x: Matrix) -> Matrix:
-    """(rows, features) → (rows,), to the last bit the same wherever a row stands.
+    """Return the probabilities (rows,) of the rows `x` (rows, features).
 
-    In full slices, the last one filled up: BLAS sums the rows of an incomplete block in another
-    order, and shares larger ones out among threads.
+    A row gets the same probability to the last bit wherever it is in the file. Therefore every call
+    of the scorer has SLICE_ROWS rows, the last one filled up with zeros: BLAS sums the rows of an
+    incomplete block in another order, and divides a larger block among threads.
     """
     full = np.concatenate([x, np.zeros((-len(x) % SLICE_ROWS, x.shape[1]))])
     slices = [
@@ -147,12 +161,14 @@ def _probabilities(model: BatchModel, x: Matrix) -> Matrix:
 
 
 def score_file(order: Order, models: BatchModels, progress: Progress) -> Summary | Counts:
-    """The summary once the whole output is there, else (other shards are missing) the counts of
-    this shard.
+    """Run an order; return the summary, or this shard's counts while other shards are missing.
+
+    Raises SettingsError, DataError, BundleError, UnknownVersionError, StoreDownError.
     """
     layout = Layout(order.out)
     run = _begin(order, layout, models)
     if isinstance(run, Summary):
+        # A run that was killed after its summary may have left files.
         _clear(layout, run.plan)
         return run
     counts = load(layout.shard_done(order.shard), Counts)
@@ -163,29 +179,30 @@ def score_file(order: Order, models: BatchModels, progress: Progress) -> Summary
 
 
 def _begin(order: Order, layout: Layout, models: BatchModels) -> BatchRun | Summary:
-    standing = load(layout.plan, BatchPlan)
-    if standing and order.version in (None, standing.version):
-        version, digest = standing.version, standing.digest  # a promotion meanwhile changes nothing
+    """Prepare a run, or return the summary if its output is complete already."""
+    stored = load(layout.plan, BatchPlan)
+    if stored and order.version in (None, stored.version):
+        # A promotion during the run must not change the model of its remaining pieces.
+        version, digest = stored.version, stored.digest
     else:
         version, digest = models.find(order.version)
     model = models.open(version, digest)
     source = open_source(order, model)
     plan = _plan(order, model, source)
     summary = load(layout.summary, Summary)
-    if summary and summary.plan == plan and standing in (None, plan) and order.out.exists():
+    if summary and summary.plan == plan and stored in (None, plan) and order.out.exists():
         return summary
     output = Output(order.out, source.kept_schema)
-    stands = claim(layout, plan)
-    if standing is None and stands != plan and order.version is None:
-        return _begin(
-            order, layout, models
-        )  # another shard came first, perhaps with the version before a promotion
-    check_same(stands, plan, layout)
-    return BatchRun(order, layout, stands, model, source, output)
+    claimed = claim(layout, plan)
+    if stored is None and claimed != plan and order.version is None:
+        # Another shard was first, perhaps with the version before a promotion: begin with its plan.
+        return _begin(order, layout, models)
+    check_same(claimed, plan, layout)
+    return BatchRun(order, layout, claimed, model, source, output)
 
 
 def open_source(order: Order, model: BatchModel) -> Source:
-    """By what the file begins with, whatever its name. Raises DataError."""
+    """Open the input by its first bytes, whatever its name. Raises DataError."""
     path = order.source
     try:
         with path.open("rb") as file:
@@ -201,11 +218,11 @@ def open_source(order: Order, model: BatchModel) -> Source:
 
 
 def _plan(order: Order, model: BatchModel, source: Source) -> BatchPlan:
-    found = order.source.stat()
+    status = order.source.stat()
     return BatchPlan(
         input=order.source.name,
-        bytes=found.st_size,
-        modified_ns=found.st_mtime_ns,
+        bytes=status.st_size,
+        modified_ns=status.st_mtime_ns,
         chunk_rows=order.chunk_rows,
         pieces=source.pieces,
         keep=source.keep,
@@ -219,24 +236,27 @@ def _plan(order: Order, model: BatchModel, source: Source) -> BatchPlan:
 
 
 def _check_unchanged(plan: BatchPlan, source: Path) -> None:
-    found = source.stat()
-    if (found.st_size, found.st_mtime_ns) != (plan.bytes, plan.modified_ns):
+    status = source.stat()
+    if (status.st_size, status.st_mtime_ns) != (plan.bytes, plan.modified_ns):
         raise DataError(
-            f"{source}: the file has changed while it was scored; start again once it rests"
+            f"{source}: the file changed while it was scored; "
+            "start again when nothing writes to it any more"
         )
 
 
 def join(layout: Layout) -> Summary | None:
-    """Joins the shards once all of them are whole;
+    """Join the shards if all of them are complete, and return the summary.
 
-    None while some are missing. Two shards that end at once take turns, and the second finds it
-    done.
+    Return None while shards are missing. Raises SettingsError, StoreDownError.
     """
     try:
         lock = layout.lock.open("w")
     except FileNotFoundError:
+        # The folder is deleted: another process has joined the shards.
         return load(layout.summary, Summary)
     with lock:
+        # Two shards that end at the same time wait for each other here. The second finds no plan,
+        # because the first has removed the folder.
         fcntl.flock(lock, fcntl.LOCK_EX)
         plan = load(layout.plan, BatchPlan)
         if plan is None:
@@ -252,21 +272,20 @@ def _join(layout: Layout, plan: BatchPlan) -> Summary:
         for path in _targets(layout, plan):
             join_shards(_parts(path, plan), path)
     summary = Summary(plan, counts)
+    # Before the parts are deleted: from now on the output is complete, even after a crash.
     store(layout.summary, summary)
     _clear(layout, plan)
     return summary
 
 
 def _clear(layout: Layout, plan: BatchPlan) -> None:
-    """Removes what a whole output no longer needs.
-
-    The folder goes at once, by a rename: no later run may find half of it.
-    """
+    """Delete the files that a complete output does not need any more."""
     if layout.folder.exists():
-        aside = temporary_path(layout.folder)
+        # The rename removes the whole folder in one step: no later run may find a part of it.
+        doomed = temporary_path(layout.folder)
         with writing(layout.folder), suppress(FileNotFoundError):
-            layout.folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+            layout.folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
     for path in _targets(layout, plan) if plan.shards > 1 else ():
         for shard in _parts(path, plan):
             shard.unlink(missing_ok=True)
@@ -281,7 +300,7 @@ def _parts(path: Path, plan: BatchPlan) -> list[Path]:
 
 
 def missing_shards(layout: Layout, plan: BatchPlan) -> list[int]:
-    """Those whose note or whose files are not there."""
+    """Return the shards whose counts or whose files do not exist."""
     paths = {
         shard: [
             layout.shard_done(shard),
@@ -289,4 +308,4 @@ def missing_shards(layout: Layout, plan: BatchPlan) -> list[int]:
         ]
         for shard in range(plan.shards)
     }
-    return [shard for shard, wanted in paths.items() if not all(path.exists() for path in wanted)]
+    return [shard for shard, files in paths.items() if not all(path.exists() for path in files)]

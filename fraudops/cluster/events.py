@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 from fraudops.cluster.api import Cluster, ForbiddenError
 from fraudops.errors import StoreDownError
-from fraudops.promotion.journal import DatabaseJournal, Say
+from fraudops.progress import Say
+from fraudops.promotion.journal import DatabaseJournal
 from fraudops.promotion.ports import Attempt, StaleRecordError, UnknownWriteError
 
 GOOD = ("started", "done")

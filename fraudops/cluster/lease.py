@@ -5,12 +5,13 @@ silent for its whole duration.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 from fraudops.cluster.api import Cluster
 from fraudops.errors import StoreDownError
+from fraudops.progress import Say
 from fraudops.promotion.ports import StaleRecordError, UnknownWriteError
 
 DURATION_SECONDS = 15
@@ -29,7 +30,7 @@ class LeaseLock:
         cluster: Cluster,
         release: str,
         identity: str,
-        say: Callable[[str], None],
+        say: Say,
         wait_seconds: float = 300.0,
     ) -> None:
         self.cluster, self.path = (

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from fraudops.cluster.api import Cluster, NotFoundError
 from fraudops.errors import FraudopsError, RefusedError, SettingsError, StoreDownError
+from fraudops.progress import Say
 
 Object = dict[str, Any]
 Value = TypeVar("Value")
@@ -110,9 +111,7 @@ class JobRunner:
     `say` what happens around it.
     """
 
-    def __init__(
-        self, cluster: Cluster, say: Callable[[str], None], emit: Callable[[str, bytes], None]
-    ) -> None:
+    def __init__(self, cluster: Cluster, say: Say, emit: Callable[[str, bytes], None]) -> None:
         self.cluster, self.say, self.emit = cluster, say, emit
         self._last_said = ""
 

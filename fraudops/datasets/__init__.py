@@ -1,5 +1,6 @@
-"""Card transactions: the packaged sample, files that fit a schema, generated rows, and the drifts
-that can be laid over any of them.
+"""Card transactions: the packaged sample, files that fit a schema, and generated rows.
+
+`overlay` changes any of them by a named drift.
 """
 
 from fraudops.datasets.dataset import Dataset, class_weights, row_hashes, rows_digest

@@ -1,5 +1,6 @@
-"""What a value must be to fit its schema: pure, over whole columns, and silent about the values
-themselves.
+"""Checks of the values of a dataset against its schema, over whole columns.
+
+No message quotes a value, because values are card data.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ INFINITE_VALUE = "the value is infinite, or too large for a number; correct it o
 
 @dataclass(frozen=True, order=True)
 class DataFault:
-    """The first row (from 0) of one kind of fault in one column, and how many rows have it."""
+    """One kind of fault in one column: its first row, counted from 0, and the number of rows.
+
+    Faults sort by row, then by `position`, the column's place in the schema.
+    """
 
     row: int
     position: int
@@ -27,9 +31,7 @@ class DataFault:
 
 
 def first_fault(columns: Columns, schema: FeatureSchema) -> DataFault | None:
-    """The fault nearest to the top of the file; within a row, the one in the leftmost column of the
-    schema.
-    """
+    """Return the fault in the first bad row, and there in the schema's first bad column."""
     faults = [
         fault
         for position, name in enumerate(schema.columns)
@@ -43,14 +45,14 @@ def _faults(
 ) -> list[DataFault]:
     missing = np.isnan(values)
     infinite = np.isinf(values)
-    found = [
+    checks = [
         (missing, NO_VALUE),
         (infinite, INFINITE_VALUE),
         _outside(values, name, schema, ~(missing | infinite)),
     ]
     return [
         DataFault(int(wrong.argmax()), position, name, text, int(wrong.sum()))
-        for wrong, text in found
+        for wrong, text in checks
         if wrong.any()
     ]
 
@@ -58,6 +60,10 @@ def _faults(
 def _outside(
     values: NDArray[np.float64], name: str, schema: FeatureSchema, finite: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], str]:
+    """Return which finite values (rows,) are outside the allowed range, and the message for them.
+
+    The time has no range.
+    """
     if name == schema.label:
         return finite & (values != 0) & (values != 1), "the class must be 0 (genuine) or 1 (fraud)"
     for feature in schema.features:
@@ -69,11 +75,14 @@ def _outside(
 
 
 def outside_range(feature: Feature) -> str:
-    return f"the value lies outside the schema's range of {feature.minimum:g} to {feature.maximum:g}; correct it, or widen the range in the schema"
+    return (
+        "the value lies outside the schema's range of "
+        f"{feature.minimum:g} to {feature.maximum:g}; correct it, or widen the range in the schema"
+    )
 
 
 def shortage(columns: Columns, schema: FeatureSchema) -> str | None:
-    """Why these rows, each of them sound, are together not enough to work with."""
+    """Return why the rows cannot be used although each row is valid, or None if they can."""
     rows = len(columns[schema.label])
     frauds = int((columns[schema.label] == 1).sum())
     if rows < MINIMUM_ROWS:

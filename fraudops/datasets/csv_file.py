@@ -1,5 +1,6 @@
-"""A CSV, plain or gzipped, to columns of float64: Arrow reads it; where Arrow stumbles, or a line
-number is wanted, it is walked line by line.
+"""Reads a plain or gzipped CSV into columns of float64.
+
+Arrow reads it fast. The slow csv module reads it again only to find the line number of a fault.
 """
 
 import csv
@@ -21,7 +22,7 @@ from fraudops.errors import DataError
 from fraudops.schema import FeatureSchema
 
 GZIP = b"\x1f\x8b"
-# How spreadsheets and databases write "no value".
+# The ways in which spreadsheets and databases write "no value".
 MISSING = ("", "NaN", "nan", "-nan", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None")
 INFINITE = frozenset({"inf", "infinity"})
 NO_NUMBER = "text where a number belongs"
@@ -29,7 +30,10 @@ AS_NUMBER = "write it as 1234.5, without currency, spaces or a decimal comma"
 
 
 def read_csv(path: Path, schema: FeatureSchema) -> Columns:
-    """Columns by name, NaN where a value is missing. Raises DataError naming line and column."""
+    """Return the columns (rows,) by name, with NaN for a missing value.
+
+    Raises DataError, which names the line and the column.
+    """
     _check_first_line(path, schema)
     options = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(schema.columns, pa.float64()),
@@ -45,21 +49,26 @@ def read_csv(path: Path, schema: FeatureSchema) -> Columns:
                 parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             )
     except pa.ArrowInvalid:
-        return _walk(path, schema)  # its message would show the value
+        # Arrow's message would show the value, which is card data.
+        return _read_line_by_line(path, schema)
     return {name: table.column(name).to_numpy(zero_copy_only=False) for name in schema.columns}
 
 
 def line_of(path: Path, row: int) -> int:
-    """The line, counted from 1 as an editor shows it, on which the data row (from 0) begins."""
+    """Return the line on which a data row begins.
+
+    Lines count from 1, as in an editor. Rows count from 0, without the header and blank lines.
+    """
     for index, (line, _cells) in enumerate(_records(path)):
         if index == row + 1:
             return line
-    raise DataError(f"{path}: the file has changed while it was read; try again")
+    raise DataError(f"{path}: the file changed while it was read; try again")
 
 
-def _walk(path: Path, schema: FeatureSchema) -> Columns:
-    """Finds the line that Arrow could not read; should there be none after all, its columns are as
-    good.
+def _read_line_by_line(path: Path, schema: FeatureSchema) -> Columns:
+    """Read the file with the csv module, and raise DataError for the line that Arrow refused.
+
+    If the csv module finds no such line, return the columns: they are equally correct.
     """
     records = _records(path)
     _line, header = next(records)
@@ -71,7 +80,8 @@ def _walk(path: Path, schema: FeatureSchema) -> Columns:
 def _numbers(cells: list[str], header: list[str], where: str, schema: FeatureSchema) -> list[float]:
     if len(cells) != len(header):
         raise DataError(
-            f"{where}: {len(cells)} values where the header names {len(header)} columns; complete or remove the line"
+            f"{where}: {len(cells)} values where the header names {len(header)} columns; "
+            "complete or remove the line"
         )
     numbers = []
     for cell, name in zip(cells, header, strict=True):
@@ -94,7 +104,7 @@ def _remedy(name: str, schema: FeatureSchema) -> str:
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Each record that is not blank, the header first, with the line on which it begins."""
+    """Yield each record that is not blank, the header first, with the line on which it begins."""
     with (
         opened(path) as file,
         io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="") as text,
@@ -112,6 +122,7 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
                 ) from error
             if cells:
                 yield line, cells
+            # `line_num` counts the lines of a quoted value too, so the next record begins here.
             line = reader.line_num + 1
 
 
@@ -120,7 +131,8 @@ def _check_first_line(path: Path, schema: FeatureSchema) -> None:
         start = file.read(4096)
         if b"\0" in start:
             raise DataError(
-                f"{path}: not a CSV, but a binary or UTF-16 file; save it as CSV in UTF-8, or as Parquet"
+                f"{path}: not a CSV, but a binary or UTF-16 file; "
+                "save it as CSV in UTF-8, or as Parquet"
             )
         lines = (start + file.readline(1 << 20)).decode("utf-8-sig", errors="replace").splitlines()
     line = next((number for number, text in enumerate(lines) if text.strip()), None)
@@ -131,7 +143,10 @@ def _check_first_line(path: Path, schema: FeatureSchema) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The file's bytes, unzipped. Raises DataError for a gzip file that is cut off or damaged."""
+    """Open the file for reading, and decompress it if it is gzipped.
+
+    Raises DataError for a gzip file that is incomplete or damaged.
+    """
     with path.open("rb") as raw:
         zipped = raw.read(2) == GZIP
         raw.seek(0)

@@ -1,4 +1,4 @@
-"""Rows that fit a schema, and what can be said of them without a model."""
+"""Rows that fit a schema, with their digest, hashes and class weights."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -13,12 +13,13 @@ from fraudops.schema import FeatureSchema
 
 @dataclass(frozen=True)
 class Dataset:
-    """Checked rows in time order: exactly `schema.columns`, float64 but for the label, which is int8.
+    """Checked rows in time order.
 
-    `digest` is the sha256 of the file's bytes, or of the canonical rows (`rows_digest`) where
-    there is no file: generated rows and parts of a split. `prevalence` is the natural share of
-    fraud; None means that the data counts as collected. `sample` is True for the packaged sample
-    alone.
+    `frame` has exactly the columns `schema.columns`: the label as int8, all others as float64.
+    `digest` is the sha256 of the file's bytes. Generated rows and the parts of a split have no
+    file: there it is the digest of the rows (`rows_digest`). `prevalence` is the natural share of
+    fraud; None means that the data has the natural share already. `sample` is True only for the
+    packaged sample.
     """
 
     frame: pd.DataFrame
@@ -33,7 +34,7 @@ class Dataset:
 
     @property
     def x(self) -> NDArray[np.float64]:
-        """(rows, features), features in schema order."""
+        """The features (rows, features), in schema order."""
         return np.ascontiguousarray(self.frame[list(self.schema.names)].to_numpy(dtype=np.float64))
 
     @property
@@ -53,7 +54,7 @@ class Dataset:
         return int(self.y.sum())
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Dataset":
-        """The rows at these positions (or where True), with their own digest."""
+        """Return the rows at these positions, or where a mask is True, with their own digest."""
         frame = self.frame.iloc[
             np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         ].reset_index(drop=True)
@@ -61,8 +62,10 @@ class Dataset:
 
 
 def canonical_frame(columns: dict[str, NDArray[np.float64]], schema: FeatureSchema) -> pd.DataFrame:
-    """Columns in the schema's order and types, rows sorted by time; rows of one time keep their
-    order. -0.0 becomes 0.0.
+    """Return the columns in the schema's order and types, with the rows sorted by time.
+
+    Rows with the same time keep their order. -0.0 becomes 0.0, so that equal values have equal
+    bytes and equal digests.
     """
     order = np.argsort(columns[schema.time], kind="stable")
     data = {name: columns[name][order] + 0.0 for name in schema.columns}
@@ -70,7 +73,7 @@ def canonical_frame(columns: dict[str, NDArray[np.float64]], schema: FeatureSche
 
 
 def rows_digest(frame: pd.DataFrame, schema: FeatureSchema) -> str:
-    """sha256 over the column names and the rows' float64 bytes."""
+    """Return the sha256 of the column names and of the rows' float64 bytes."""
     digest = hashlib.sha256("\n".join(schema.columns).encode())
     for name in schema.columns:
         digest.update(frame[name].to_numpy(dtype="<f8").tobytes())
@@ -78,14 +81,14 @@ def rows_digest(frame: pd.DataFrame, schema: FeatureSchema) -> str:
 
 
 def row_hashes(dataset: Dataset) -> NDArray[np.uint64]:
-    """(rows,) hash of time, features and label of each row: equal rows have equal hashes, in any
-    file and any release.
+    """Return a hash (rows,) of the time, features and label of each row.
 
-    Each column's float64 bits are folded in with the finaliser of splitmix64 (Steele, Lea,
-    Flood, OOPSLA 2014).
+    Equal rows have equal hashes in every file and every release. The finaliser of splitmix64
+    (Steele, Lea, Flood, OOPSLA 2014) mixes the float64 bits of each column into the hash.
     """
     hashes = np.zeros(len(dataset), dtype=np.uint64)
     for name in dataset.schema.columns:
+        # The sum with 0.0 turns -0.0 into 0.0: equal values must have equal bits.
         bits = (dataset.frame[name].to_numpy(dtype="<f8") + 0.0).view(np.uint64)
         hashes = _mix(hashes + np.uint64(0x9E3779B97F4A7C15) ^ bits)
     return hashes
@@ -98,10 +101,12 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def class_weights(y: NDArray[np.int8], prevalence: float | None) -> NDArray[np.float64]:
-    """(rows,) weights under which frauds are `prevalence` of the whole: 1 for a fraud, one common
-    weight for the genuine rows; all 1 without a prevalence.
+    """Return weights (rows,) under which frauds have the share `prevalence` of the total.
 
-    Raises SettingsError when `prevalence` is not a share or one of the classes is absent.
+    A fraud has the weight 1; all genuine rows have one common weight. Without a prevalence all
+    weights are 1.
+
+    Raises SettingsError when `prevalence` is not a share, or when a class has no rows.
     """
     weights = np.ones(len(y), dtype=np.float64)
     if prevalence is None:
@@ -114,7 +119,8 @@ def class_weights(y: NDArray[np.int8], prevalence: float | None) -> NDArray[np.f
     genuine = len(y) - frauds
     if frauds == 0 or genuine == 0:
         raise SettingsError(
-            "rows of one class only cannot be weighted to a prevalence; give rows with frauds and genuine transactions"
+            "rows of one class only cannot be weighted to a prevalence; "
+            "give rows with frauds and genuine transactions"
         )
     weights[y != 1] = frauds * (1 - prevalence) / (prevalence * genuine)
     return weights

@@ -1,6 +1,6 @@
-"""The frauds of the generator: how each pattern looks, when it strikes and what it takes.
+"""The fraud patterns of the generator: the features, times and amounts of each.
 
-Invented, in the manner of real ones.
+The patterns are invented, after the kinds of fraud that are known from practice.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,11 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pattern:
-    """`share` of all frauds;
+    """One kind of fraud.
 
-    `distance` from genuine rows in standard deviations, whatever the number of features; median
-    and log-sigma of the amount.
+    `share` is its share of all frauds. `distance` is the Euclidean distance of its centre from the
+    genuine rows, in standard deviations and independent of the number of features. The amount is
+    log-normal, with this median and this standard deviation of the logarithm.
     """
 
     name: str
@@ -41,16 +42,16 @@ PATTERNS = (
 
 
 def draw_patterns(frauds: int, generator: np.random.Generator) -> NDArray[np.intp]:
-    """(frauds,) index into PATTERNS, by share."""
+    """Draw an index into PATTERNS (frauds,) for each fraud, by the shares of the patterns."""
     return generator.choice(len(PATTERNS), size=frauds, p=[pattern.share for pattern in PATTERNS])
 
 
 def directions(schema: FeatureSchema) -> Float:
-    """(patterns, features) in standard deviations: the same for every seed, so that what was learnt
-    of one generated file holds for the next.
+    """Return the move of each pattern (patterns, features), in standard deviations.
 
-    A feature moves to the same side in every pattern, as in real data; which features move
-    differs. The amount has its own law and stays out.
+    It depends on the schema and not on the seed, so a model that learns from one generated file
+    also fits the next. A feature moves to the same side in every pattern, as in real data, but the
+    patterns move different features. The amount has its own distribution and does not move.
     """
     world = np.random.default_rng(int(schema.fingerprint[:16], 16))
     movable = np.flatnonzero([name != schema.amount for name in schema.names])
@@ -63,14 +64,16 @@ def directions(schema: FeatureSchema) -> Float:
             movable, size=min(len(movable), max(3, len(movable) // 3)), replace=False
         )
         weights = world.uniform(0.6, 1.0, size=len(chosen))
+        # The norm makes the length of the whole move equal to `distance`.
         moves[row, chosen] = pattern.distance * weights / np.linalg.norm(weights) * side[chosen]
     return moves
 
 
 def draw_times(pattern: Pattern, count: int, days: float, generator: np.random.Generator) -> Float:
-    """(count,) seconds since the first midnight."""
+    """Draw the times (count,) of a pattern's frauds, in seconds since the first midnight."""
     if pattern.when != "bursts":
         return rhythm(count, days, generator, night=pattern.when == "night")
+    # About six frauds in each burst of at most ten minutes; the division rounds up.
     starts = rhythm(max(1, -(-count // 6)), days, generator, night=True)
     return np.minimum(
         generator.choice(starts, size=count) + generator.uniform(0, 600, size=count),
@@ -79,8 +82,10 @@ def draw_times(pattern: Pattern, count: int, days: float, generator: np.random.G
 
 
 def rhythm(count: int, days: float, generator: np.random.Generator, night: bool = False) -> Float:
-    """(count,) seconds, dense at 15 h and sparse at 3 h (the other way round at `night`): the
-    inverse of the distribution function on a grid of minutes.
+    """Draw times (count,) in seconds that follow the time of day.
+
+    They are dense at 15 h and sparse at 3 h, or the reverse with `night`. The method is inverse
+    transform sampling: the distribution function on a grid of minutes, inverted by interpolation.
     """
     edges = np.linspace(0, days * DAY_SECONDS, max(2, int(days * 1440) + 1))
     middle = (edges[1:] + edges[:-1]) / 2

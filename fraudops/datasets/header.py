@@ -1,5 +1,6 @@
-"""Do a file's columns carry the schema's names? The refusal names columns, and never the first row
-of a file that has no header.
+"""Checks the column names of a file against a schema.
+
+A message never quotes the first row of a file without a header, because that row is card data.
 """
 
 import csv
@@ -14,44 +15,50 @@ SHOWN = 5
 
 
 def check_header(names: Sequence[str], schema: FeatureSchema, where: str) -> None:
-    """Raises DataError unless `names` are the schema's columns, each once, in any order."""
-    expected, found = set(schema.columns), set(names)
-    if not expected & found:
+    """Check that `names` are the schema's columns, each once, in any order. Raises DataError."""
+    expected, present = set(schema.columns), set(names)
+    if not expected & present:
         raise DataError(
             f"{where}: {_no_header(names)}; it must name the columns: {_listed(schema.columns)}"
         )
-    missing = [name for name in schema.columns if name not in found]
+    missing = [name for name in schema.columns if name not in present]
     extra = [name for name in names if name not in expected]
     if missing:
         raise DataError(
-            f"{where}: {_columns(missing)} missing{_near(missing, extra)}; add {_them(missing)}, or give the schema of this file with --schema"
+            f"{where}: {_columns(missing)} missing{_near(missing, extra)}; "
+            f"add {_them(missing)}, or give the schema of this file with --schema"
         )
     if extra:
         raise DataError(
-            f"{where}: {_columns(extra)} not in the schema {schema.name!r}; remove {_them(extra)}, or give the schema of this file with --schema"
+            f"{where}: {_columns(extra)} not in the schema {schema.name!r}; "
+            f"remove {_them(extra)}, or give the schema of this file with --schema"
         )
-    for name in schema.columns:
-        if list(names).count(name) > 1:
-            raise DataError(f"{where}: the column {name!r} stands there twice; remove one of them")
+    _check_once(names, schema.columns, where)
 
 
-def check_carries(names: Sequence[str], wanted: Sequence[str], where: str) -> None:
-    """Raises DataError unless each of `wanted` is among `names`, once; other columns may stand
-    beside them.
+def check_carries(names: Sequence[str], required: Sequence[str], where: str) -> None:
+    """Check that `names` has each of `required` once; it may have other columns too.
+
+    Raises DataError.
     """
-    if not set(wanted) & set(names):
+    if not set(required) & set(names):
         raise DataError(
-            f"{where}: {_no_header(names)}; it must name the columns: {_listed(wanted)}"
+            f"{where}: {_no_header(names)}; it must name the columns: {_listed(required)}"
         )
-    missing = [name for name in wanted if name not in names]
+    missing = [name for name in required if name not in names]
     if missing:
-        near = _near(missing, [name for name in names if name not in wanted])
+        near = _near(missing, [name for name in names if name not in required])
         raise DataError(
-            f"{where}: {_columns(missing)} missing{near}; add {_them(missing)}, or score with a version that was trained on this file's columns"
+            f"{where}: {_columns(missing)} missing{near}; add {_them(missing)}, "
+            "or score with a version that was trained on this file's columns"
         )
-    for name in wanted:
+    _check_once(names, required, where)
+
+
+def _check_once(names: Sequence[str], required: Sequence[str], where: str) -> None:
+    for name in required:
         if list(names).count(name) > 1:
-            raise DataError(f"{where}: the column {name!r} stands there twice; remove one of them")
+            raise DataError(f"{where}: the column {name!r} occurs twice; remove one of them")
 
 
 def _no_header(names: Sequence[str]) -> str:
@@ -65,7 +72,7 @@ def _no_header(names: Sequence[str]) -> str:
 
 
 def _near(missing: list[str], extra: list[str]) -> str:
-    """Points at names that differ in case or surrounding white space only."""
+    """Return a hint at names that differ only in case or in surrounding white space."""
     plain = {name.strip().casefold(): name for name in extra}
     near = [
         f"{plain[name.casefold()]!r} is not {name!r}"
@@ -93,5 +100,5 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def first_record(line: str) -> list[str]:
-    """The cells of a CSV's first line."""
+    """Return the cells of a CSV's first line."""
     return next(csv.reader([line]), [])

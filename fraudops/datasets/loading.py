@@ -1,4 +1,4 @@
-"""From a file to a Dataset, or to a refusal that says where and what to do."""
+"""Loads a file as a Dataset, or raises an error that names the place and the remedy."""
 
 from dataclasses import dataclass
 from importlib import resources
@@ -20,7 +20,7 @@ ZIP = b"PK\x03\x04"
 
 @dataclass(frozen=True)
 class Sample:
-    """The packaged sample: what `sample/about.yaml` says of it."""
+    """The packaged sample, described by `sample/about.yaml`."""
 
     path: Path
     source: str
@@ -46,12 +46,14 @@ def load(
     schema: FeatureSchema | None = None,
     prevalence: float | None = None,
 ) -> Dataset:
-    """Reads a CSV (also gzipped) or Parquet file by its content, checks every value, and sorts the
-    rows by time.
+    """Load a CSV, gzipped CSV or Parquet file, check every value, and sort the rows by time.
 
-    Without a source, the packaged sample; without a schema, the ULB one; without a prevalence,
-    the sample's own for the sample and none for any other file. Raises DataError naming file,
-    row, column and remedy, and SettingsError for a prevalence that is no share.
+    The content decides about the format, not the name. The defaults are the packaged sample, the
+    schema of the ULB data, and for the sample its natural prevalence. Any other file has no
+    prevalence by default.
+
+    Raises DataError, which names the file, row, column and remedy, and SettingsError for a
+    prevalence that is not a share.
     """
     if prevalence is not None and not 0 < prevalence < 1:
         raise SettingsError(
@@ -60,11 +62,13 @@ def load(
     schema, sample = schema or load_schema(), packaged_sample()
     if source is None and set(schema.columns) != set(load_schema().columns):
         raise DataError(
-            f"the packaged sample does not have the columns of the schema {schema.name!r}; give a file that has, with --data FILE"
+            f"the packaged sample does not have the columns of the schema {schema.name!r}; "
+            "give a file that has them, with --data FILE"
         )
     path = sample.path if source is None else Path(source)
     columns = _read(path, schema)
     digest = sha256_file(path)
+    # A copy of the sample counts as the sample, wherever it is.
     if digest == sample.sha256:
         name = sample.source if source is None else f"{path} ({sample.source})"
         return Dataset(
@@ -87,7 +91,7 @@ def _read(path: Path, schema: FeatureSchema) -> Columns:
     fault = first_fault(columns, schema)
     if fault is not None:
         place = f"row {fault.row + 1}" if parquet else f"line {line_of(path, fault.row)}"
-        more = f" ({fault.rows:,} rows of this column are so)" if fault.rows > 1 else ""
+        more = f" ({fault.rows:,} rows of this column have this fault)" if fault.rows > 1 else ""
         raise DataError(f"{path}: {place}, column {fault.column!r}: {fault.text}{more}")
     lacking = shortage(columns, schema)
     if lacking:
@@ -103,7 +107,8 @@ def _first_bytes(path: Path) -> bytes:
             return file.read(4)
     except FileNotFoundError as error:
         raise DataError(
-            f"{path}: no such file; give the path of a CSV or Parquet file, or leave --data out for the packaged sample"
+            f"{path}: no such file; give the path of a CSV or Parquet file, "
+            "or leave --data out for the packaged sample"
         ) from error
     except OSError as error:
         raise DataError(

@@ -1,5 +1,6 @@
-"""The official ULB file: fetched from one of three mirrors, taken up where a broken download ended,
-and known by its checksum.
+"""Downloads the official ULB file from one of three mirrors, and verifies its checksum.
+
+A download that breaks off is continued where it ended.
 """
 
 import zipfile
@@ -20,19 +21,24 @@ from fraudops.urls import split_url, without_credentials
 NAME = "creditcard.csv"
 SHA256 = "76274b691b16a6c49d3f159c883398e03ccd6d1ee12d9d8ee38f4b4b98551a89"
 CHUNK = 1 << 18
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all
+# Called with the bytes so far and the bytes in total, or None if the total is unknown.
+Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """`zipped`: the address yields a zip archive that holds the file."""
+    """A URL of the file, or if `zipped` of a zip archive that contains the file."""
 
     url: str
     zipped: bool = False
 
     @classmethod
     def at(cls, url: str) -> "Mirror":
-        """Raises SettingsError for what is no URL, and quotes none of it."""
+        """Return the mirror at a URL.
+
+        Raises SettingsError for an invalid URL. The message does not quote it, because it may
+        contain a password.
+        """
         return cls(url, zipped=split_url(url, "--mirror").path.endswith(".zip"))
 
     @property
@@ -49,7 +55,7 @@ MIRRORS = (
 
 
 class _MirrorFailed(Exception):
-    """Why one mirror did not help; the next one may."""
+    """The reason why one mirror failed; `fetch` then tries the next one."""
 
 
 def fetch(
@@ -59,20 +65,23 @@ def fetch(
     progress: Progress = lambda _done, _total: None,
     timeout_seconds: float = 20.0,
 ) -> str | None:
-    """Puts the file at `target` and returns the mirror's url, or None when it already was there.
+    """Download the file to `target`; return the mirror's URL, or None if the file exists already.
 
-    Raises SettingsError when `target` is another file or cannot be written, StoreDownError when
-    no mirror could give it; what has come stays beside the target for the next attempt.
+    An incomplete download stays next to the target, and the next call continues it.
+
+    Raises SettingsError when `target` is another file or cannot be written, and StoreDownError
+    when every mirror failed.
     """
     if target.exists():
         if target.is_file() and sha256_file(target) == sha256:
             return None
         raise SettingsError(
-            f"{target}: exists and is not the file with the checksum {sha256[:12]}…; remove it, or choose another --out"
+            f"{target}: exists and is not the file with the checksum {sha256[:12]}…; "
+            "remove it, or choose another --out"
         )
     failures = []
     limits = httpx.Timeout(timeout_seconds)
-    # The mirrors are in the internet, so this client uses the proxy that the environment names.
+    # The mirrors are on the internet, so this client uses the proxy that the environment names.
     try:
         client = httpx.Client(follow_redirects=True, timeout=limits, trust_env=True)
     except (httpx.InvalidURL, ValueError, ImportError):
@@ -85,14 +94,15 @@ def fetch(
                 failures.append(f"  {mirror.shown}: {failure}")
             except OSError as error:
                 raise SettingsError(
-                    f"{target}: cannot be written ({error.strerror}); choose another --out, or make room"
+                    f"{target}: cannot be written ({error.strerror}); "
+                    "choose another --out, or free disk space"
                 ) from error
             else:
                 return mirror.shown
     raise StoreDownError(
         "no mirror gave the file:\n"
         + "\n".join(failures)
-        + "\ncheck the network and run it again: what has come is kept and taken up from there"
+        + "\ncheck the network and run the command again: it continues incomplete downloads"
     )
 
 
@@ -102,57 +112,62 @@ def _from_mirror(
     part = target.with_name(target.name + (".zip.part" if mirror.zipped else ".part"))
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(part) as file:
-        for _attempt in (
-            ("taken up", "from the beginning") if file.seek(0, 2) else ("from the beginning",)
-        ):
+        # A continued download may join two versions of the file. If its checksum is wrong,
+        # `_accept` empties it and a second attempt starts from the beginning.
+        attempts = 2 if file.seek(0, 2) else 1
+        for _attempt in range(attempts):
             _download(client, mirror, file, progress)
             if _accept(file, part, mirror, target, sha256):
                 return
         part.unlink()
-    raise _MirrorFailed(f"what it gives does not have the checksum {sha256[:12]}…")
+    raise _MirrorFailed(f"its file does not have the checksum {sha256[:12]}…")
 
 
 def _accept(file: BinaryIO, part: Path, mirror: Mirror, target: Path, sha256: str) -> bool:
-    """Moves the download to its place if its checksum is right; empties it otherwise."""
+    """Move the download to its target if its checksum is right, or else empty it."""
+    # The checksum is read through the path, which does not see this file object's buffer.
     file.flush()
-    whole = _unzipped(part, target) if mirror.zipped else part
-    if whole is not None and sha256_file(whole) == sha256:
-        whole.replace(target)
+    complete = _unzipped(part, target) if mirror.zipped else part
+    if complete is not None and sha256_file(complete) == sha256:
+        complete.replace(target)
         part.unlink(missing_ok=True)
         return True
     file.truncate(0)
     file.seek(0)
-    if whole is not None and whole != part:
-        whole.unlink()
+    if complete is not None and complete != part:
+        complete.unlink()
     return False
 
 
 def _unzipped(part: Path, target: Path) -> Path | None:
-    whole = target.with_name(target.name + ".unzipped.part")
+    """Return the path of the unpacked file, or None if the archive is bad or does not have it."""
+    unzipped = target.with_name(target.name + ".unzipped.part")
     try:
         with (
             zipfile.ZipFile(part) as archive,
             archive.open(NAME) as member,
-            whole.open("wb") as file,
+            unzipped.open("wb") as file,
         ):
             while chunk := member.read(CHUNK):
                 file.write(chunk)
     except (zipfile.BadZipFile, KeyError):
         return None
-    return whole
+    return unzipped
 
 
 def _download(client: httpx.Client, mirror: Mirror, file: BinaryIO, progress: Progress) -> None:
-    """Appends what the file still lacks, or begins anew where the mirror cannot continue.
+    """Append the missing bytes, or start from the beginning if the mirror cannot continue.
 
     Raises _MirrorFailed.
     """
     done = file.seek(0, 2)
+    # Byte ranges of a compressed response would not be those of the file.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
     try:
         with client.stream("GET", mirror.url, headers=headers) as response:
             if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-                return  # all of it is there, or too much: the checksum decides
+                # The file is complete or too long already. The checksum decides which.
+                return
             if not _continues(response, done):
                 done = file.seek(0)
                 file.truncate()
@@ -173,25 +188,26 @@ def _download(client: httpx.Client, mirror: Mirror, file: BinaryIO, progress: Pr
 
 
 def _continues(response: httpx.Response, done: int) -> bool:
-    """Whether the body goes on at byte `done`;
+    """Return True if the body continues at byte `done`, and False if it is the whole file.
 
-    False when it is the whole file. Raises _MirrorFailed when it is neither.
+    Raises _MirrorFailed when it is neither.
     """
     if response.status_code == httpx.codes.PARTIAL_CONTENT and response.headers.get(
         "Content-Range", ""
     ).startswith(f"bytes {done}-"):
         return True
     if response.status_code != httpx.codes.OK:
-        raise _MirrorFailed(f"answers {response.status_code}")
+        raise _MirrorFailed(f"responds with status {response.status_code}")
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise _MirrorFailed("answers with a web page")
+        # A mirror that wants a login or shows a notice does so with status 200.
+        raise _MirrorFailed("responds with a web page")
     return False
 
 
 @contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    """The part file, opened for appending by one process alone."""
+    """Open the part file for one process only. Raises StoreDownError when another has it open."""
     with part.open("r+b" if part.exists() else "w+b") as file:
         if not try_lock(file.fileno()):
-            raise StoreDownError(f"{part}: another download is writing it; wait for it")
+            raise StoreDownError(f"{part}: another download is writing it; wait until it ends")
         yield file

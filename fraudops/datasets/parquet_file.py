@@ -1,4 +1,4 @@
-"""A Parquet file to columns of float64."""
+"""Reads a Parquet file into columns of float64."""
 
 from pathlib import Path
 
@@ -14,12 +14,15 @@ MAGIC = b"PAR1"
 
 
 def read_parquet(path: Path, schema: FeatureSchema) -> Columns:
-    """Columns by name, NaN where a value is null. Raises DataError naming the column."""
+    """Return the columns (rows,) by name, with NaN for a null.
+
+    Raises DataError, which names the column.
+    """
     try:
-        found = pyarrow.parquet.read_schema(path)
-        check_header(found.names, schema, str(path))
+        present = pyarrow.parquet.read_schema(path)
+        check_header(present.names, schema, str(path))
         for name in schema.columns:
-            check_type(found.field(name).type, name, path)
+            check_type(present.field(name).type, name, path)
         table = pyarrow.parquet.read_table(path, columns=list(schema.columns))
     except (pa.ArrowException, OSError) as error:
         raise DataError(
@@ -32,7 +35,7 @@ def read_parquet(path: Path, schema: FeatureSchema) -> Columns:
 
 
 def check_type(kind: pa.DataType, name: str, path: Path) -> None:
-    """Raises DataError unless the column holds numbers."""
+    """Check that the column holds numbers. Raises DataError."""
     types = pa.types
     if not (
         types.is_integer(kind)
@@ -41,5 +44,6 @@ def check_type(kind: pa.DataType, name: str, path: Path) -> None:
         or types.is_decimal(kind)
     ):
         raise DataError(
-            f"{path}: the column {name!r} holds {kind}, not numbers; write it as float64 (a time as seconds)"
+            f"{path}: the column {name!r} holds {kind}, not numbers; "
+            "write it as float64 (a time as seconds)"
         )

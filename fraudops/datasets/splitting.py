@@ -1,4 +1,4 @@
-"""Train, validation and test: 60, 20 and 20 % of the rows, no row in two of them."""
+"""Splits a dataset into 60 % train, 20 % validation and 20 % test rows, without overlap."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,10 +15,11 @@ SHARES = (0.6, 0.8)
 
 @dataclass(frozen=True)
 class Split:
-    """Three parts, each in time order. What was dropped, was dropped from the later part.
+    """The three parts of a dataset, each in time order.
 
-    `dropped_duplicates` counts rows that an earlier part holds as well; `dropped_ties` (time
-    split) other rows at the time with which an earlier part ends.
+    Rows that would leak from one part to the next are dropped from the later part.
+    `dropped_duplicates` counts those that equal a row of an earlier part. `dropped_ties`, in a
+    split by time, counts those that have the same time as the last row of an earlier part.
     """
 
     train: Dataset
@@ -30,10 +31,10 @@ class Split:
 
 
 def split(dataset: Dataset, method: Literal["time", "stratified"] = "time", seed: int = 7) -> Split:
-    """Splits by time, or at random with the same share of fraud in each part (`seed` is for that
-    only).
+    """Split by time, or at random with the same share of fraud in each part.
 
-    Raises DataError when a part would hold no fraud or no genuine row.
+    Only the random split uses `seed`. Raises DataError when a part would have no fraud or no
+    genuine row.
     """
     part = _by_time(dataset) if method == "time" else _stratified(dataset, seed)
     duplicate = _repeats(row_hashes(dataset), part)
@@ -67,7 +68,7 @@ def _cuts(rows: int) -> list[int]:
 
 
 def _repeats(hashes: NDArray[np.uint64], part: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Rows whose hash stands in an earlier part as well."""
+    """Return which rows (rows,) have a hash that occurs in an earlier part too."""
     repeated = np.zeros(len(part), dtype=bool)
     for number in (1, 2):
         later = part == number
@@ -76,7 +77,11 @@ def _repeats(hashes: NDArray[np.uint64], part: NDArray[np.int8]) -> NDArray[np.b
 
 
 def _ties(time: NDArray[np.float64], part: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Rows at the very time with which an earlier part ends: nobody can say which of them came first."""
+    """Return which rows (rows,) have the same time as the last row of an earlier part.
+
+    The order of rows with the same time is unknown, so such a row may be older than that part's
+    last row.
+    """
     tied = np.zeros(len(part), dtype=bool)
     for number in (1, 2):
         earlier = time[part < number]
@@ -85,16 +90,17 @@ def _ties(time: NDArray[np.float64], part: NDArray[np.int8]) -> NDArray[np.bool_
     return tied
 
 
+def _lacking(rows: Dataset) -> str | None:
+    if not len(rows):
+        return "no rows"
+    if not rows.frauds:
+        return "no fraud"
+    return "no genuine row" if rows.frauds == len(rows) else None
+
+
 def _check_part(rows: Dataset, name: str, method: str, source: str) -> None:
-    lacking = (
-        "no rows"
-        if not len(rows)
-        else "no fraud"
-        if not rows.frauds
-        else "no genuine row"
-        if rows.frauds == len(rows)
-        else None
-    )
+    """Raise DataError if the part has no rows of a class."""
+    lacking = _lacking(rows)
     if lacking:
         remedy = (
             "give more rows, or split with `--split stratified`"

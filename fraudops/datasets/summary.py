@@ -1,4 +1,4 @@
-"""A dataset in plain values: what a person or a program wants to know before using it."""
+"""Summarises a dataset for `fraudops data describe`."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ from fraudops.datasets.dataset import Dataset, row_hashes
 
 
 def summarise(dataset: Dataset) -> dict[str, Any]:
-    """Ready for JSON; times in the file's own unit (seconds in the ULB data)."""
+    """Return counts, shares and quantiles of a dataset as JSON-ready values.
+
+    Times have the unit of the file, which is seconds in the ULB data.
+    """
     schema, time = dataset.schema, dataset.time
     columns = {
         feature.name: _column(dataset.frame[feature.name].to_numpy(dtype=np.float64))

@@ -1,12 +1,13 @@
-"""Which rows a replay sends, and in which order."""
+"""Selects the rows that a replay of traffic sends."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def spread_rows(available: int, rows: int, seed: int) -> NDArray[np.intp]:
-    """(rows,) positions in time order: evenly spaced when there are enough, else drawn with
-    replacement.
+    """Return the positions (rows,) of the rows to send, in time order.
+
+    They are evenly spaced if enough rows are available, or else drawn with replacement.
     """
     if rows <= available:
         return np.linspace(0, available - 1, rows).round().astype(np.intp)

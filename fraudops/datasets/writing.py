@@ -1,4 +1,4 @@
-"""Rows to a CSV, gzipped CSV or Parquet file, by the file's suffix; read back, they are the same rows."""
+"""Writes rows to a CSV, gzipped CSV or Parquet file, without loss of precision."""
 
 import gzip
 from pathlib import Path
@@ -15,15 +15,18 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
 def check_suffix(path: Path) -> None:
-    """Raises SettingsError for a name from which no format follows."""
+    """Check that the suffix of the name is that of a known format. Raises SettingsError."""
     if not path.name.endswith(SUFFIXES):
         raise SettingsError(
-            f"{path}: the format follows from the name; let it end in {', '.join(SUFFIXES)}"
+            f"{path}: the name decides the format; let it end in {', '.join(SUFFIXES)}"
         )
 
 
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
-    """Writes whole or not at all. Raises SettingsError when the place cannot be written."""
+    """Write the file completely or not at all.
+
+    Raises SettingsError for an unknown suffix, or when the file cannot be written.
+    """
     check_suffix(path)
     table = pa.Table.from_pandas(frame, preserve_index=False)
     try:
@@ -42,6 +45,7 @@ def _write(table: pa.Table, part: Path, name: str) -> None:
     elif name.endswith(".gz"):
         with (
             part.open("wb") as raw,
+            # Without a name and a time in the gzip header, the same rows give the same bytes.
             gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file,
         ):
             pyarrow.csv.write_csv(table, file)

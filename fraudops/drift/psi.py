@@ -1,9 +1,8 @@
-"""Drift, decided from plain values: the PSI of two samples, the verdict of a window, the decision
-rate beside it.
+"""The decisions about drift: PSI of two samples, verdict of a window, and decision rate.
 
-What alarms is the score or a feature above its own threshold in two windows running. A share of
-drifted features never does: one feature that breaks (a feed that stops, a currency that changes)
-is enough to spoil a model, and a share of 0.5 would wait for fifteen of twenty-nine.
+The score or one feature above its own threshold in two windows in a row is an alarm. The share of
+drifted features does not decide. One broken feature, such as a feed that stops or a currency that
+changes, is enough to spoil a model, and a share of 0.5 would wait for 15 of 29 features.
 """
 
 from collections.abc import Sequence
@@ -18,16 +17,15 @@ from numpy.typing import NDArray
 Verdict = Literal["none", "warning", "alarm", "not enough rows"]
 SCORE = "fraud_probability"
 BINS = 10
-# A bin that one sample leaves empty counts as this share, else its logarithm would be infinite.
+# The share of an empty bin: with a share of 0 the logarithm would be infinite.
 EMPTY_SHARE = 1e-4
+# The 97.5 % quantile of the standard normal distribution.
 NORMAL_975 = 1.959963984540054
 
 
 @dataclass(frozen=True)
 class ColumnDrift:
-    """The PSI of one column (the score is the column `fraud_probability`) and the threshold that it
-    is held against.
-    """
+    """The PSI of one column and its threshold. The score is the column `fraud_probability`."""
 
     name: str
     psi: float
@@ -40,8 +38,9 @@ class ColumnDrift:
 
 @dataclass(frozen=True)
 class DecisionRate:
-    """The share of rows decided as fraud, with its 95 % interval, beside the share that the bundle
-    expects at the natural prevalence.
+    """The share of rows that are decided as fraud, with its 95 % interval.
+
+    `expected` is the share that the bundle expects at the natural prevalence.
     """
 
     value: float
@@ -51,21 +50,22 @@ class DecisionRate:
 
     @property
     def position(self) -> Literal["below", "as expected", "above"]:
-        """Where the interval lies relative to the expectation."""
+        """The position of the interval relative to the expected share."""
         if self.upper < self.expected:
             return "below"
         return "above" if self.lower > self.expected else "as expected"
 
 
 def psi(reference: NDArray[np.float64], current: NDArray[np.float64], bins: int = BINS) -> float:
-    """Population stability index of two samples (n,) and (m,): sum over bins of (p - q) ln(p / q),
-    p and q the shares of each sample.
+    """Return the population stability index of two samples (n,) and (m,).
 
-    Bins are the reference's quantiles, as in credit scoring (Siddiqi, Credit Risk Scorecards,
-    2006; Yurdakul, 2018): every bin starts with equal weight and the value does not change under
-    a monotone transformation. Bins of equal width, Evidently's own `psi`, put nearly all of a
-    heavy-tailed column into one bin: tripled amounts come out at 0.07 there, 0.41 here. Without
-    drift the expected value is about (bins - 1)(1/n + 1/m).
+    It is the sum of (p - q) ln(p / q) over the bins, where p and q are the shares of the samples.
+
+    The bins are quantiles of the reference, as in credit scoring (Siddiqi, Credit Risk Scorecards,
+    2006; Yurdakul, 2018). So every bin has equal weight in the reference, and a monotone
+    transformation does not change the value. Evidently's own `psi` has bins of equal width, and one
+    of them gets nearly all values of a heavy-tailed column: tripled amounts give 0.07 there and
+    0.41 here. Without drift the expected value is about (bins - 1)(1/n + 1/m).
     """
     edges = _edges(reference, bins)
     p, q = _shares(reference, edges), _shares(current, edges)
@@ -73,8 +73,10 @@ def psi(reference: NDArray[np.float64], current: NDArray[np.float64], bins: int 
 
 
 def _edges(reference: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
-    """Inner edges: quantiles, or for a column of few values one bin a value and one on either side,
-    so that a constant which moves is seen.
+    """Return the inner edges of the bins, which are quantiles of the reference.
+
+    A column with few distinct values has one bin for each value, and one bin below and above them.
+    So a constant that moves is noticed.
     """
     distinct = np.unique(reference)
     if len(distinct) <= bins:
@@ -83,6 +85,7 @@ def _edges(reference: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
 
 
 def _shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    # side="left" puts a value that equals an edge into the bin below the edge.
     counts = np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
     return np.maximum(counts / len(values), EMPTY_SHARE)
 
@@ -90,11 +93,11 @@ def _shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[
 def judge(
     rows: int, minimum_rows: int, columns: Sequence[ColumnDrift], exceeded_before: bool
 ) -> Verdict:
-    """The verdict of one window, `exceeded_before` being whether the window before it exceeded as
-    well.
+    """Return the verdict of one window.
 
-    `columns` holds every feature and the score. The decision rate has no say: it moves with the
-    fraud rate, which is not the model's fault.
+    `columns` holds every feature and the score. `exceeded_before` is True if a column of the window
+    before this one was above its threshold. The decision rate does not influence the verdict: it
+    moves with the fraud rate, which is not a fault of the model.
     """
     if rows < minimum_rows:
         return "not enough rows"
@@ -104,8 +107,10 @@ def judge(
 
 
 def decision_rate(rows: int, positives: int, expected: float) -> DecisionRate:
-    """The rate with its Wilson score interval (Wilson, 1927), which stays inside [0, 1] and is
-    right for rare decisions, where p +- 1.96 s is not.
+    """Return the decision rate with its Wilson score interval (Wilson, 1927).
+
+    That interval stays inside [0, 1] and is correct for rare decisions. The usual p +- 1.96 s is
+    not.
     """
     if rows == 0:
         return DecisionRate(0.0, 0.0, 1.0, expected)
@@ -116,11 +121,11 @@ def decision_rate(rows: int, positives: int, expected: float) -> DecisionRate:
 
 
 def join_windows(start: datetime, end: datetime, previous_end: datetime | None) -> datetime:
-    """Where a window that was asked for as [start, end) begins: at the previous window's end when
-    that is within a tenth of the window's length.
+    """Return the start of the window [start, end), moved to the end of the previous window.
 
-    A schedule is never exact. Without this a run that starts a second early overlaps the one
-    before it, which then does not count as the window before.
+    It moves only by up to a tenth of the window's length. A schedule is never exact. A run that
+    starts one second early would overlap the previous window, which then would not count as the
+    window before this one.
     """
     if previous_end is not None and abs(previous_end - start) <= (end - start) / 10:
         return previous_end

@@ -1,9 +1,9 @@
-"""The Evidently part of drift: PSI of every column by one fixed method, and the HTML report.
+"""The HTML report of a drift run, made by Evidently.
 
-Evidently takes 3 s and 270 MB to import, so it is imported when there are rows to compare. Its
-own choice of method changes with the number of rows and its own `psi` uses bins of equal width;
-here every column is compared by fraudops.drift.psi.psi, registered as a method of Evidently, so that
-report, row and verdict show one number.
+The import of Evidently takes 3 s and 270 MB, so it happens only when there are rows to compare.
+Evidently chooses its method by the number of rows, and its own `psi` has bins of equal width.
+Therefore fraudops.drift.psi.psi is registered as a method of Evidently and used for every column:
+report, database row and verdict show the same number.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ STYLE = "font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;pad
 
 
 class Comparison:
-    """One run of Evidently over the columns of `thresholds`, which both frames have as finite float64.
+    """One run of Evidently over the columns of `thresholds`.
 
-    Its snapshot keeps histograms, never rows: the widest that a report shows of a transaction is
-    the smallest and largest value of a column.
+    Both frames must have these columns as finite float64. The snapshot keeps histograms and no
+    rows: of single transactions a report shows only the smallest and largest value of a column.
     """
 
     def __init__(
@@ -48,8 +48,9 @@ class Comparison:
         ]
 
     def write_html(self, path: Path, title: str, lines: Sequence[str]) -> None:
-        """Evidently's report with the verdict on top: theirs alone says of each column whether it
-        exceeds, and nothing of the window before.
+        """Write Evidently's report, with the verdict above it. Raises OSError.
+
+        Evidently's part does not know the window before, so it cannot show the verdict.
         """
         page = self._snapshot.get_html_str(as_iframe=False)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,8 +60,9 @@ class Comparison:
 
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
-    """Evidently and litestar warn of their own deprecated calls; the thousands of objects that
-    their import leaves cost the collector a quarter of its time.
+    """Silence warnings of Evidently and litestar about their own calls, and pause the collector.
+
+    The collector would take a quarter of the time, because the import creates so many objects.
     """
     gc.disable()
     try:
@@ -74,6 +76,7 @@ def _importing() -> Iterator[None]:
 def _run(
     reference: "pd.DataFrame", current: "pd.DataFrame", thresholds: Mapping[str, float]
 ) -> Any:
+    # Evidently reads this at import. Without it, it sends usage data over the network.
     os.environ.setdefault("DO_NOT_TRACK", "1")
     from evidently import DataDefinition, Dataset, Report
     from evidently.legacy.calculations.stattests import StatTest, register_stattest
@@ -106,15 +109,19 @@ def _method(
 
 def _summary(title: str, lines: Sequence[str], columns: Sequence[ColumnDrift]) -> str:
     rows = "".join(
-        f"<tr><td>{html.escape(column.name)}</td><td>{column.psi:.3f}</td><td>{column.threshold:g}</td><td>{'exceeded' if column.exceeded else ''}</td></tr>"
+        f"<tr><td>{html.escape(column.name)}</td><td>{column.psi:.3f}</td>"
+        f"<td>{column.threshold:g}</td><td>{'exceeded' if column.exceeded else ''}</td></tr>"
         for column in sorted(columns, key=lambda column: -column.psi)
     )
     text = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    table = f"<table cellpadding=6><tr align=left><th>column</th><th>PSI</th><th>threshold</th><th></th></tr>{rows}</table>"
-    return f'<section style="{STYLE}"><h1>{html.escape(title)}</h1>{text}<details><summary>All columns</summary>{table}</details></section>'
+    header = "<th>column</th><th>PSI</th><th>threshold</th><th></th>"
+    table = f"<table cellpadding=6><tr align=left>{header}</tr>{rows}</table>"
+    details = f"<details><summary>All columns</summary>{table}</details>"
+    return f'<section style="{STYLE}"><h1>{html.escape(title)}</h1>{text}{details}</section>'
 
 
 def keep_latest(folder: Path, count: int) -> None:
-    """Deletes all but the newest reports of a folder: each has about 5 MB."""
+    """Delete all but the newest `count` reports of a folder. Each has about 5 MB."""
+    # The names begin with the time, so they sort by it.
     for path in sorted(folder.glob("drift-*.html"))[:-count]:
         path.unlink(missing_ok=True)

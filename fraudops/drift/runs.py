@@ -1,7 +1,7 @@
-"""The rows of `drift_runs` and `drift_columns`: what each window was found to be, and what the next
-one needs to know of it.
+"""Writes and reads the tables `drift_runs` and `drift_columns`.
 
-Every function of the database raises StoreDownError while PostgreSQL is away or has no tables.
+Every function that uses the database raises StoreDownError while PostgreSQL is unavailable or has
+no tables.
 """
 
 import uuid
@@ -32,12 +32,13 @@ class PreviousRun:
 
 @dataclass(frozen=True, kw_only=True)
 class DriftRun:
-    """One window [start, end) of one model: `rows` it holds, of which `compared` were held against
-    `reference_rows`.
+    """The result for one window [start, end) of one model.
 
-    `columns` has the score and every feature, and is empty when there were not enough rows.
-    `sample` is true when the model was trained on the packaged sample. `features_unavailable`
-    says why the score alone was compared.
+    The window holds `rows` rows, an estimate if `rows_estimated`. `compared` of them were compared
+    with `reference_rows`. `columns` has the score and every feature; it is empty if there were not
+    enough rows. `sample` is true if the model was trained on the packaged sample.
+    `features_unavailable` is the reason why only the score was compared. `before` is the judged
+    window before this one.
     """
 
     id: uuid.UUID
@@ -65,7 +66,7 @@ class DriftRun:
 
     @property
     def exceeded(self) -> tuple[ColumnDrift, ...]:
-        """Columns above their thresholds, the worst first."""
+        """The columns above their thresholds, the largest PSI first."""
         return tuple(
             sorted(
                 (column for column in self.columns if column.exceeded),
@@ -74,7 +75,7 @@ class DriftRun:
         )
 
     def report(self) -> dict[str, Any]:
-        """The run as JSON-ready values: what `--json` prints and the row keeps."""
+        """Return the run as JSON-ready values, for `--json` and for the database row."""
         fields = asdict(self)
         times = {name: fields[name].isoformat() for name in ("at", "start", "end")}
         columns = [
@@ -105,13 +106,14 @@ class DriftRun:
 
 
 async def latest(engine: AsyncEngine, digest: str) -> PreviousRun | None:
-    """The run of this model whose window ended last, whatever it found."""
+    """Return the run of this model whose window ended last, with any verdict."""
     return await _first(engine, drift_runs.c.model_digest == digest)
 
 
 async def window_before(engine: AsyncEngine, digest: str, start: datetime) -> PreviousRun | None:
-    """The latest window of this model that ended by `start` and could be judged: one with too few
-    rows says nothing and is passed over.
+    """Return the latest judged run of this model whose window ended by `start`.
+
+    A window with too few rows was not judged and is skipped.
     """
     return await _first(
         engine,
@@ -135,7 +137,10 @@ async def _first(engine: AsyncEngine, *conditions: Any) -> PreviousRun | None:
 
 
 async def record(engine: AsyncEngine, run: DriftRun) -> None:
-    """Inserts the run and its columns; the score's row is named `fraud_probability`."""
+    """Insert the run and its columns in one transaction.
+
+    The score's row of `drift_columns` has the name `fraud_probability`.
+    """
     values = {
         "id": run.id,
         "at": run.at,
@@ -154,12 +159,12 @@ async def record(engine: AsyncEngine, run: DriftRun) -> None:
     columns = [
         {
             "run_id": run.id,
-            "column_name": c.name,
-            "psi": c.psi,
-            "threshold": c.threshold,
-            "exceeded": c.exceeded,
+            "column_name": column.name,
+            "psi": column.psi,
+            "threshold": column.threshold,
+            "exceeded": column.exceeded,
         }
-        for c in run.columns
+        for column in run.columns
     ]
     with translated():
         async with engine.begin() as connection:

@@ -1,5 +1,6 @@
-"""One drift scan: the reference from the bundle, the window's rows from PostgreSQL, the verdict,
-its row and its HTML.
+"""One drift scan, from the rows of the window to the verdict, its database row and its report.
+
+The reference rows are part of the model's bundle. The rows of the window are in PostgreSQL.
 """
 
 import uuid
@@ -7,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from fraudops.drift.window import recent
 from fraudops.errors import BundleError, SettingsError, StoreDownError
 from fraudops.model.manifest import DRIFT_REFERENCE, Manifest, check_files, read_manifest
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord
-from fraudops.registry import Registry
+from fraudops.registry import Registry, verified_bundle
 from fraudops.settings import DriftSettings
 from fraudops.state import State
 
@@ -33,9 +33,10 @@ LAST = "last"
 
 @dataclass(frozen=True)
 class ScanRange:
-    """The window as the user gave it: the last `hours`, or from `since` on;
+    """The window that the user asks for: the last `hours`, or everything from `since` on.
 
-    `last` is where the last run of this version ended, where there is one.
+    The `since` value `last` is the end of the last run of this model. Without such a run, `hours`
+    applies.
     """
 
     hours: float = 24.0
@@ -44,8 +45,9 @@ class ScanRange:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the production version carries: its manifest, and features and score (float64) of its
-    own validation rows.
+    """The manifest of the serving version, and the validation rows of its training.
+
+    `rows` has the columns of the features and the score, as float64.
     """
 
     entry: ServingEntry
@@ -55,9 +57,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class DriftWindow:
-    """Audited rows of [start, end): `rows` in all, the `current` ones to compare, `positives` of
-    `decisions`, and the window before. Where features are unavailable, `current` has the score
-    alone.
+    """The audited rows of [start, end).
+
+    `rows` is their number, an estimate if `rows_estimated`. `current` holds the rows to compare; it
+    has only the column of the score if `features_unavailable` gives a reason. `positives` of the
+    `decisions` read are frauds. `before` is the last judged run before this window.
     """
 
     start: datetime
@@ -75,23 +79,23 @@ class DriftWindow:
 class Scan:
     """A judged and stored window, with the rows that its HTML report compares."""
 
-    found: DriftRun
+    run: DriftRun
     reference: pd.DataFrame
     current: pd.DataFrame
 
     def write_report(self) -> None:
-        """Write the HTML report to `found.html_path`, if the run has one.
+        """Write the HTML report to `run.html_path`, if the run has one.
 
         Evidently takes seconds, so callers show the verdict first. Raises StoreDownError.
         """
-        if self.found.html_path is None:
+        if self.run.html_path is None:
             return
-        path = Path(self.found.html_path)
-        thresholds = {column.name: column.threshold for column in self.found.columns}
-        lines = [wording.verdict_line(self.found), *wording.lines(self.found)]
+        path = Path(self.run.html_path)
+        thresholds = {column.name: column.threshold for column in self.run.columns}
+        lines = [wording.verdict_line(self.run), *wording.lines(self.run)]
         comparison = Comparison(self.reference, self.current, thresholds)
         try:
-            comparison.write_html(path, wording.title(self.found), lines)
+            comparison.write_html(path, wording.title(self.run), lines)
         except OSError as error:
             raise StoreDownError(
                 f"the verdict is stored, but its report {path} cannot be written "
@@ -104,72 +108,83 @@ async def scan(
     state: State,
     entry: ServingEntry,
     limits: DriftSettings,
-    asked: ScanRange,
+    scan_range: ScanRange,
     model_name: str = "credit-fraud",
     keys: Sequence[bytes] = (),
     *,
     report: bool = True,
 ) -> Scan:
-    """Judge one window of what `entry` has scored, up to now, and store the run.
+    """Judge one window of the predictions of `entry`, up to now, and store the run.
 
-    The stored run names the report's path, which `Scan.write_report` writes; without `report`
-    it names none.
+    The stored run names the path of the report, which `Scan.write_report` writes. With
+    `report=False` there is no path.
 
-    Raises StoreDownError without PostgreSQL, BundleError when the reference is not the bundle's
-    own.
+    Raises SettingsError for a threshold of an unknown column, BundleError for a bad bundle, and
+    StoreDownError while PostgreSQL is unavailable.
     """
     reference = read_reference(state, entry, model_name)
     thresholds = column_thresholds(reference.manifest, limits)
     reports = state.reports if report else None
     engine = create_engine(endpoints.database_url(state))
     try:
-        window = await _read(engine, reference, asked, limits, keys)
-        found = _compare(reference, window, thresholds, limits.minimum_rows, reports)
-        await runs.record(engine, found)
+        window = await _read(engine, reference, scan_range, limits, keys)
+        run = _compare(reference, window, thresholds, limits.minimum_rows, reports)
+        await runs.record(engine, run)
     finally:
         await engine.dispose()
-    return Scan(found, reference.rows, window.current)
+    return Scan(run, reference.rows, window.current)
 
 
 def serving_entry(record: ServingRecord) -> ServingEntry:
     """Return the entry of the version that serves. Raises SettingsError if none does."""
     if record.current is None:
         raise SettingsError(
-            "no version is in production: run `fraudops promote --version N --alias production` (`fraudops models` lists them)"
+            "no version is in production: run `fraudops promote --version N --alias production` "
+            "(`fraudops models` lists the versions)"
         )
     return record.current
 
 
 def read_reference(state: State, entry: ServingEntry, model_name: str) -> Reference:
-    """From the service's cache of bundles, else from MLflow. Raises BundleError."""
-    cached = state.bundles / entry.digest
-    if cached.is_dir():
-        return _open(cached, entry)
-    with TemporaryDirectory(prefix="fraudops-drift-") as folder:
-        registry = Registry(endpoints.mlflow_url(state), model_name)
-        registry.download_bundle(registry.version(entry.version), Path(folder))
-        return _open(Path(folder), entry)
+    """Read the reference from the local cache of bundles, or else from MLflow.
+
+    Raises BundleError for a bundle that is bad or has no reference, UnknownVersionError, and
+    StoreDownError when MLflow is needed and is unavailable.
+    """
+    bundle = verified_bundle(
+        entry.version,
+        entry.digest,
+        state.bundles,
+        lambda: Registry(endpoints.mlflow_url(state), model_name),
+        _checked_manifest,
+    )
+    with bundle as (folder, manifest):
+        return _open(folder, manifest, entry)
 
 
-def _open(folder: Path, entry: ServingEntry) -> Reference:
-    manifest = read_manifest(folder, entry.digest)
+def _checked_manifest(folder: Path, digest: str) -> Manifest:
+    """Check the files of a bundle, without the scorer, which a scan does not use."""
+    manifest = read_manifest(folder, digest)
     check_files(folder, manifest)
+    return manifest
+
+
+def _open(folder: Path, manifest: Manifest, entry: ServingEntry) -> Reference:
     if DRIFT_REFERENCE not in manifest.files:
         raise BundleError(
-            f"the bundle carries no {DRIFT_REFERENCE}: train the version again with this release"
+            f"the bundle has no {DRIFT_REFERENCE}: train the version again with this release"
         )
     frame = pd.read_parquet(folder / DRIFT_REFERENCE)
     columns = [*manifest.feature_schema.names, SCORE]
     missing = [name for name in columns if name not in frame]
     if missing or frame.empty:
-        raise BundleError(
-            f"{DRIFT_REFERENCE} {f'lacks the column {missing[0]}' if missing else 'has no rows'}: train the version again with this release"
-        )
+        fault = f"lacks the column {missing[0]}" if missing else "has no rows"
+        raise BundleError(f"{DRIFT_REFERENCE} {fault}: train the version again with this release")
     return Reference(entry, manifest, frame[columns].astype(np.float64))
 
 
 def column_thresholds(manifest: Manifest, limits: DriftSettings) -> dict[str, float]:
-    """The threshold of the score and of every feature, the score first.
+    """Return the thresholds of the score and of every feature, the score first.
 
     Raises SettingsError for a threshold of a column that the model does not have.
     """
@@ -177,7 +192,8 @@ def column_thresholds(manifest: Manifest, limits: DriftSettings) -> dict[str, fl
     for name in limits.feature_thresholds:
         if name not in names:
             raise SettingsError(
-                f"FRAUDOPS_DRIFT__FEATURE_THRESHOLDS names {name!r}, which is no feature of the model in production ({', '.join(names)})"
+                f"FRAUDOPS_DRIFT__FEATURE_THRESHOLDS names {name!r}, which is not a feature of "
+                f"the model in production ({', '.join(names)})"
             )
     return {SCORE: limits.score_threshold} | {
         name: limits.feature_thresholds.get(name, limits.feature_threshold) for name in names
@@ -187,49 +203,50 @@ def column_thresholds(manifest: Manifest, limits: DriftSettings) -> dict[str, fl
 async def _read(
     engine: AsyncEngine,
     reference: Reference,
-    asked: ScanRange,
+    scan_range: ScanRange,
     limits: DriftSettings,
     keys: Sequence[bytes],
 ) -> DriftWindow:
     digest, names = reference.entry.digest, reference.manifest.feature_schema.names
     now = datetime.now(UTC)
-    start = _start(asked, now, await runs.latest(engine, digest))
-    found = await recent(
+    start = _start(scan_range, now, await runs.latest(engine, digest))
+    predictions = await recent(
         engine, start, now, limits.maximum_rows, names, model_digest=digest, keys=keys
     )
-    # Rows whose features were forgotten or cannot be read have nothing to compare but the score,
-    # which is judged alone if that leaves too few.
+    # The features of a row are NaN when they were cleared or cannot be decrypted.
     current = (
-        pd.DataFrame(found.features, columns=list(names))
-        .assign(**{SCORE: found.probability})
+        pd.DataFrame(predictions.features, columns=list(names))
+        .assign(**{SCORE: predictions.probability})
         .dropna()
     )
     unavailable = None
-    if found.closed and len(current) < limits.minimum_rows:
-        unavailable = max(found.closed, key=lambda reason: found.closed[reason])
-        current = pd.DataFrame({SCORE: found.probability})
+    if predictions.unreadable and len(current) < limits.minimum_rows:
+        # Every row still has its score, so a scan without the keys can judge the score alone.
+        unavailable = predictions.main_reason()
+        current = pd.DataFrame({SCORE: predictions.probability})
     before = await runs.window_before(engine, digest, start)
     return DriftWindow(
-        start,
-        now,
-        found.rows,
-        current,
-        len(found.prediction),
-        int(found.prediction.sum()),
-        before,
-        unavailable,
-        found.estimated,
+        start=start,
+        end=now,
+        rows=predictions.rows,
+        current=current,
+        decisions=len(predictions.prediction),
+        positives=int(predictions.prediction.sum()),
+        before=before,
+        features_unavailable=unavailable,
+        rows_estimated=predictions.estimated,
     )
 
 
-def _start(asked: ScanRange, now: datetime, last: PreviousRun | None) -> datetime:
-    if asked.since == LAST and last is not None:
+def _start(scan_range: ScanRange, now: datetime, last: PreviousRun | None) -> datetime:
+    since = scan_range.since
+    if since == LAST and last is not None:
         return last.end
-    if isinstance(asked.since, datetime):
-        if asked.since >= now:
-            raise SettingsError(f"--since {asked.since.isoformat()} lies in the future")
-        return asked.since
-    return join_windows(now - timedelta(hours=asked.hours), now, last.end if last else None)
+    if isinstance(since, datetime):
+        if since >= now:
+            raise SettingsError(f"--since {since.isoformat()} lies in the future: give a past time")
+        return since
+    return join_windows(now - timedelta(hours=scan_range.hours), now, last.end if last else None)
 
 
 def _compare(
@@ -275,7 +292,10 @@ def _compare(
 def _columns(
     reference: pd.DataFrame, current: pd.DataFrame, thresholds: dict[str, float]
 ) -> tuple[ColumnDrift, ...]:
-    """The drift of every column that both frames have, by the PSI that the report shows too."""
+    """Return the drift of every column that both frames have.
+
+    `Comparison` uses the same PSI, so the verdict and the report show the same numbers.
+    """
     return tuple(
         ColumnDrift(name, psi(reference[name].to_numpy(), current[name].to_numpy()), threshold)
         for name, threshold in thresholds.items()

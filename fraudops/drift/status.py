@@ -1,7 +1,7 @@
-"""What the latest drift run found, as the shipper last read it from PostgreSQL: `run/drift.json`,
-which the pod's metrics are made of.
+"""The file `run/drift.json`: the result of the latest drift run, for the pod's metrics.
 
-The rows of `drift_runs` are the truth; of a pod only its shipper has PostgreSQL.
+The authoritative rows are in the table `drift_runs`. In a pod only the shipper has access to
+PostgreSQL, so it copies the latest result to this file.
 """
 
 from datetime import datetime
@@ -14,8 +14,9 @@ from fraudops.state import State
 
 
 class DriftStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """`verdict` and `digest` are those of the latest window that could be judged, None before one
-    was; `last_run` is of any run.
+    """The time of the latest run, and the verdict and model digest of the latest judged window.
+
+    `verdict` and `digest` are None until a window was judged.
     """
 
     last_run: datetime
@@ -23,7 +24,10 @@ class DriftStatus(msgspec.Struct, frozen=True, kw_only=True):
     digest: str | None = None
 
     def alarms(self, digest: str | None) -> bool:
-        """Whether the alarm is about the model that serves: another one begins anew."""
+        """Return True if there is an alarm for the model with this digest.
+
+        An alarm about an earlier model does not count after a promotion.
+        """
         return self.verdict == "alarm" and self.digest == digest
 
 
@@ -32,10 +36,10 @@ def drift_status_path(state: State) -> Path:
 
 
 def write_drift_status(state: State, drift_status: DriftStatus) -> None:
-    """Raises OSError."""
+    """Replace the file atomically. Raises OSError."""
     write_json(drift_status_path(state), drift_status)
 
 
 def read_drift_status(state: State) -> DriftStatus | None:
-    """None before the first run, or when another release wrote what we cannot read."""
+    """Read the file; return None before the first run, or if this release cannot read it."""
     return read_json(drift_status_path(state), DriftStatus)

@@ -1,4 +1,4 @@
-"""What a drift run says to people: on the terminal and on top of the HTML report."""
+"""The sentences about a drift run, on the terminal and at the top of the HTML report."""
 
 from typing import TYPE_CHECKING
 
@@ -9,30 +9,43 @@ if TYPE_CHECKING:
 
 WHAT_NEXT: dict[Verdict, str] = {
     "none": "Nothing to do.",
-    "warning": "It becomes an alarm if the next window exceeds as well. Once more rows have been scored: fraudops drift --since last",
-    "alarm": (
-        "The model sees other data than it was made for. A few columns far above their threshold are usually a broken or changed feed: look there first. "
-        "Many are a change of customers or of business: train on newer rows (fraudops train), validate, promote. "
-        "If it began with a promotion: fraudops rollback. Live precision and recall: fraudops monitor"
+    "warning": (
+        "It becomes an alarm if the next window exceeds a threshold too. "
+        "When more rows have been scored: fraudops drift --since last"
     ),
-    "not enough rows": "Take a longer window (--hours), or look whether traffic arrives: fraudops monitor",
+    "alarm": (
+        "The data differs from the data that the model was trained on. "
+        "If a few columns are far above their thresholds, the cause is usually a broken or changed "
+        "feed: check that first. "
+        "If there are many, the customers or the business have changed: "
+        "train on newer rows (fraudops train), validate, promote. "
+        "If it began with a promotion: fraudops rollback. "
+        "Live precision and recall: fraudops monitor"
+    ),
+    "not enough rows": (
+        "Choose a longer window (--hours), or check that traffic arrives: fraudops monitor"
+    ),
 }
 
 
 def title(run: "DriftRun") -> str:
-    """Which rows were compared with which."""
+    """Return a line that names the model, the window and the reference."""
     rows = (
         f"{run.rows:,} rows"
         if run.compared == run.rows
         else f"{run.compared:,} of {'about ' if run.rows_estimated else ''}{run.rows:,} rows"
     )
     same_day = run.start.date() == run.end.date()
-    window = f"{run.start:%Y-%m-%d %H:%M:%S} to {run.end:{'%H:%M:%S' if same_day else '%Y-%m-%d %H:%M:%S'}} UTC"
-    return f"Drift of version {run.model_version} ({run.model_digest[:12]}): {rows} of {window} against its own reference of {run.reference_rows:,}"
+    end_format = "%H:%M:%S" if same_day else "%Y-%m-%d %H:%M:%S"
+    window = f"{run.start:%Y-%m-%d %H:%M:%S} to {run.end:{end_format}} UTC"
+    return (
+        f"Drift of version {run.model_version} ({run.model_digest[:12]}): {rows} of {window} "
+        f"against its own reference of {run.reference_rows:,}"
+    )
 
 
 def verdict_line(run: "DriftRun") -> str:
-    """The verdict and why."""
+    """Return the verdict and its reason."""
     return f"verdict: {run.verdict.upper()}: {_why(run)}"
 
 
@@ -46,11 +59,12 @@ def _why(run: "DriftRun") -> str:
     names = [_name(column.name) for column in run.exceeded]
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     before = (
-        f"; the window that ended {run.before.end:%Y-%m-%d %H:%M:%S} UTC exceeded as well"
+        f"; the window that ended {run.before.end:%Y-%m-%d %H:%M:%S} UTC exceeded too"
         if run.verdict == "alarm" and run.before
         else ""
     )
-    return f"above the threshold: {shown}{before}{f'; {_unavailable(run)}' if run.features_unavailable else ''}"
+    unavailable = f"; {_unavailable(run)}" if run.features_unavailable else ""
+    return f"above the threshold: {shown}{before}{unavailable}"
 
 
 def _unavailable(run: "DriftRun") -> str:
@@ -62,20 +76,23 @@ def _name(column: str) -> str:
 
 
 def lines(run: "DriftRun") -> list[str]:
-    """What to do, and the decision rate, which has no say in the verdict."""
+    """Return the line about the decision rate, and the line about what to do next."""
     if not run.rows:
         return [WHAT_NEXT[run.verdict]]
     rate = run.rate
-    text = f"decided as fraud: {rate.value:.2%} (95 %: {rate.lower:.2%} to {rate.upper:.2%}), expected {rate.expected:.2%}: {rate.position}"
+    text = (
+        f"decided as fraud: {rate.value:.2%} (95 %: {rate.lower:.2%} to {rate.upper:.2%}), "
+        f"expected {rate.expected:.2%}: {rate.position}"
+    )
     return [text + _rate_reason(run), WHAT_NEXT[run.verdict]]
 
 
 def _rate_reason(run: "DriftRun") -> str:
     if run.rate.position == "below":
-        return ". Less fraud, or fraud that the model does not see; labels tell which"
+        return ". Less fraud, or fraud that the model misses; labels show which"
     if run.rate.position == "above":
         enriched = (
-            ". The packaged sample holds more frauds than nature does: a replay of it lies above"
+            ". The packaged sample has more frauds than real traffic, so a replay of it is above"
         )
-        return enriched if run.sample else ". More fraud, or other data; labels tell which"
+        return enriched if run.sample else ". More fraud, or other data; labels show which"
     return ""

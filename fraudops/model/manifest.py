@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from fraudops.canonical import canonical_json, sha256_bytes, sha256_file
+from fraudops.canonical import canonical_json, decode_json, sha256_bytes, sha256_file
 from fraudops.errors import BundleError
 from fraudops.schema import FeatureSchema
 
@@ -125,13 +125,13 @@ def read_manifest(folder: Path, digest: str | None = None) -> Manifest:
         )
     try:
         # The format first: a manifest of a later format may not decode as this release's Manifest.
-        version = msgspec.json.decode(data, type=_Format).format
+        version = decode_json(data, _Format).format
         if version > FORMAT:
             raise BundleError(
                 f"the bundle has format {version}, and this release reads up to {FORMAT}: "
                 "upgrade the fraudops that reports this error"
             )
-        return msgspec.json.decode(data, type=Manifest)
+        return decode_json(data, Manifest)
     except msgspec.MsgspecError as error:
         raise BundleError(f"{MANIFEST} cannot be read: {error}") from error
 

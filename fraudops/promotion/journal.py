@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,12 +18,12 @@ from sqlalchemy.dialects.postgresql import insert
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.tables import promotions
 from fraudops.errors import StoreDownError
+from fraudops.progress import Say
 from fraudops.promotion.ports import Attempt
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 
 NAMESPACE = uuid.UUID("6ad3b5b0-54a5-4d2c-9d0c-0d8e0f7c2f11")
 PATIENCE_SECONDS = 3.0
-Say = Callable[[str], None]
 
 
 class PendingAttempt(msgspec.Struct, frozen=True):

@@ -3,12 +3,13 @@
 On one machine, in the cluster and in the simulation the same protocol runs over these.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fraudops.errors import FraudopsError
+from fraudops.progress import Say
 from fraudops.promotion.serving_record import ServingRecord, ServingTarget, Strategy
 
 
@@ -208,4 +209,4 @@ class PromotionPorts:
     clock: Clock
     rollouts: Rollouts | None = None
     deadlines: Deadlines = Deadlines()
-    say: Callable[[str], None] = lambda _: None
+    say: Say = lambda _: None

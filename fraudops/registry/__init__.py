@@ -4,6 +4,7 @@ No other module calls the registry, except that fraudops.registry.tracking logs 
 MLflow's own client. Importing that client takes seconds and 160 MB of memory.
 """
 
+from fraudops.registry.bundles import verified_bundle
 from fraudops.registry.model_version import (
     TAG_DIGEST,
     TAG_REQUEST,
@@ -25,4 +26,5 @@ __all__ = [
     "TAG_WAIVER",
     "ModelVersion",
     "Registry",
+    "verified_bundle",
 ]

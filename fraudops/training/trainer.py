@@ -6,7 +6,6 @@ bundle.
 
 import platform
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,6 +26,7 @@ from fraudops.model.pipeline_file import probabilities, save_pipeline
 from fraudops.model.ranking import Floats
 from fraudops.model.scorer import open_scorer
 from fraudops.model.verification import verify_bundle
+from fraudops.progress import Say
 from fraudops.training.compilation import compile_pipeline
 from fraudops.training.pipelines import build, calibrate
 from fraudops.training.settings import TrainingSettings
@@ -36,8 +36,6 @@ REFERENCE_NEAR_THRESHOLD = 64
 REFERENCE_TOTAL = 256
 DRIFT_REFERENCE_ROWS = 20_000
 PROBABILITY = "fraud_probability"
-# Shows a line of progress to the user.
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

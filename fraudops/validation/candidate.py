@@ -14,7 +14,7 @@ from fraudops.model.pipeline_file import load_pipeline
 from fraudops.model.ranking import Floats
 from fraudops.model.scorer import Scorer, open_scorer
 from fraudops.model.verification import verify_bundle
-from fraudops.registry import ModelVersion, Registry
+from fraudops.registry import ModelVersion, Registry, verified_bundle
 from fraudops.schema import load_schema
 from fraudops.validation.gates import GateResult, GateSettings, not_compared
 from fraudops.validation.verdict import Production, TestScores, compare, nothing_to_compare
@@ -115,20 +115,18 @@ def _recorded_source(manifest: Manifest) -> str | None:
 
 
 def production_probability(
-    registry: Registry, production: Production, cache: Path, folder: Path, x: Floats
+    registry: Registry, production: Production, cache: Path, x: Floats
 ) -> Floats:
     """Return the probabilities (n,) of the serving version's compiled scorer for the rows `x`.
 
-    The bundle is read from the local cache, or else downloaded from the registry. Raises
-    UnknownVersionError or BundleError when it is missing or is not the promoted one, and
-    StoreDownError when MLflow is down.
+    The bundle is read from the local cache, or else from the registry. Raises UnknownVersionError
+    or BundleError when it is missing or is not the promoted one, and StoreDownError when MLflow is
+    unavailable.
     """
-    cached = cache / production.digest
-    if not cached.is_dir():
-        registry.download_bundle(registry.version(production.version), folder)
-        cached = folder
-    verify_bundle(cached, production.digest)
-    return open_scorer(cached).score_many(x)
+    with verified_bundle(
+        production.version, production.digest, cache, lambda: registry, verify_bundle
+    ) as (folder, _manifest):
+        return open_scorer(folder).score_many(x)
 
 
 def against_production(
@@ -151,9 +149,7 @@ def against_production(
     if reason is not None or production is None:
         return not_compared(reason or "", settings, passed=True)
     try:
-        serving = production_probability(
-            registry, production, cache, candidate.folder.with_name("production"), data.rows.x
-        )
+        serving = production_probability(registry, production, cache, data.rows.x)
     except (UnknownVersionError, BundleError) as error:
         return not_compared(
             f"version {production.version} in production cannot score the test rows: {error}",

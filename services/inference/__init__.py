@@ -1,1 +1,1 @@
-"""The program that answers predictions: `python -m services.inference`."""
+"""The prediction service: `python -m services.inference`."""

@@ -1,4 +1,4 @@
-"""`python -m services.inference`: settings from the environment, then gunicorn."""
+"""`python -m services.inference`: read the settings from the environment, then serve."""
 
 import logging
 import os
@@ -27,8 +27,8 @@ def main() -> None:
     except FraudopsError as error:
         logger.error(str(error))
         sys.exit(error.exit_code)
-    # Both must be set before what reads them at its import: one row needs no threads, and workers
-    # share metric files.
+    # OpenBLAS and prometheus-client read these at import, so set them before importing the
+    # server. One row needs no BLAS threads; the workers share the folder of metric files.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(state.metrics)
     from services.inference.server import serve
@@ -36,10 +36,11 @@ def main() -> None:
     serve(settings)
 
 
-def _refuse_arguments(given: list[str]) -> None:
-    if given:
+def _refuse_arguments(arguments: list[str]) -> None:
+    if arguments:
         raise SettingsError(
-            "no arguments are taken: every setting comes from the environment; `fraudops settings` lists them"
+            "this program takes no arguments: set environment variables instead; "
+            "`fraudops settings` lists them"
         )
 
 

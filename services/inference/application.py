@@ -1,4 +1,4 @@
-"""The composition root of one worker: everything is built here, and handed to what needs it."""
+"""The composition root of one worker: builds every object and connects them."""
 
 import asyncio
 import logging
@@ -38,14 +38,15 @@ logger = logging.getLogger(__name__)
 
 
 class InferenceApp(FastAPI):
-    """FastAPI, with the calls that are answered below its router in its documentation;
+    """The FastAPI application of one worker.
 
-    `fast_path` is what the server's protocol asks first.
+    Its OpenAPI document includes the calls that are answered below FastAPI's router. The HTTP
+    protocol tries `fast_path` first.
     """
 
     def __init__(self, worker: Worker, fast_path: FastPath, **options: Any) -> None:
         self.worker, self.fast_path = worker, fast_path
-        # FastAPI can send traces by itself; here nothing leaves that is not asked for.
+        # Disable FastAPI's own telemetry: the service sends nothing without a setting.
         super().__init__(
             title="fraudops",
             telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -58,7 +59,10 @@ class InferenceApp(FastAPI):
 
 
 def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
-    """A worker's application, after the fork; it registers itself with the pod when it starts."""
+    """Build a worker's application; call it after the fork.
+
+    The worker registers with its pod when the application starts.
+    """
     state = State.at(settings.state)
     metrics, run = Metrics(state.metrics), RunFolder(state.run)
     worker = Worker(state.bundles, metrics, drain)
@@ -103,15 +107,16 @@ def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
         app,
         state.bundles,
         HandoverReceiver(
-            state.spool, settings.audit.spool_max_bytes, lambda: _no_intake(worker, drain)
+            state.spool, settings.audit.spool_max_bytes, lambda: _refusal(worker, drain)
         ),
     )
     return app
 
 
-def _no_intake(worker: Worker, drain: Drain) -> str | None:
+def _refusal(worker: Worker, drain: Drain) -> str | None:
+    """Return why this pod accepts no handover now, or None."""
     if drain.active:
-        return "this pod is leaving too"
+        return "this pod is shutting down too"
     return None if worker.serving else "this pod serves no model yet"
 
 
@@ -124,9 +129,9 @@ async def _life(
     poller: Poller,
     failures: FailureLog,
 ) -> AsyncIterator[None]:
-    """Registers, then reads the pod's state, then accepts: a commit meanwhile is either told to
-    this worker or in the file.
-    """
+    """Register the worker, load the pod's model, and run the poller until shutdown."""
+    # Register before reading the state file. A promotion that commits in between then either
+    # finds this worker registered or has already written the file.
     listener = await run.serve(worker.answer)
     audit.open()
     now = read_pod_state(pod.state)
@@ -154,7 +159,7 @@ async def _life(
 
 
 def _end_with(polling: "asyncio.Task[None]") -> None:
-    """A worker that no longer looks at the record must not live on as if it did."""
+    """Stop the worker if the poller failed: it would miss every later promotion."""
     if not polling.cancelled() and (error := polling.exception()):
         logger.error("the poller has failed; this worker is replaced", exc_info=error)
         os.kill(os.getpid(), signal.SIGTERM)

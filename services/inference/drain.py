@@ -1,9 +1,8 @@
-"""`python -m services.inference.drain SECONDS`: the pod's preStop.
+"""`python -m services.inference.drain SECONDS`: the pod's preStop hook.
 
-Every worker asks its clients to leave, and there is time for it.
-
-It waits whatever the service says: ending at once would cut off who is just sending. Plain
-standard library, so that it starts in no time.
+It makes every worker ask its clients to close their connections, and gives them time to do so.
+It waits the full time even if the call fails: returning early would cut off clients in the middle
+of a request. It imports only the standard library, to start quickly.
 """
 
 import os
@@ -15,7 +14,7 @@ ANSWER_SECONDS = 5.0
 
 
 def begin(port: int, token: str) -> str | None:
-    """None once the pod drains; else what came instead."""
+    """Start the drain; return None, or the reason why it did not start."""
     connection = HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
     try:
         connection.request(
@@ -41,7 +40,7 @@ def main() -> None:
     )
     if fault:
         sys.stderr.write(
-            f"the pod does not drain ({fault}); it leaves after {seconds:g} s all the same\n"
+            f"the pod does not drain ({fault}); it still shuts down after {seconds:g} s\n"
         )
     time.sleep(max(0.0, seconds - (time.monotonic() - started)))
 

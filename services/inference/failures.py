@@ -1,7 +1,7 @@
-"""Logs what fails by a defect of the service: once a kind and period, with a count.
+"""Log of unexpected failures: one line for each kind and period, with a count.
 
-A scorer that fails does so for every request. A stack trace for each of them would fill the disk
-and hide the first one.
+A defective scorer fails for every request. A stack trace for each of them would fill the disk and
+hide the first one.
 """
 
 import asyncio
@@ -24,15 +24,16 @@ class _Repeats:
 
 
 class FailureLog:
-    """The failures of one worker. It is used by the event loop alone."""
+    """The failures of one worker; only the event loop uses it."""
 
     def __init__(self, period_seconds: float = PERIOD_SECONDS) -> None:
         self._period_seconds = period_seconds
-        # By type and line, which are few. An error itself would keep its request's data in memory.
+        # Keyed by error type and line, which are few. A stored exception would keep the data of
+        # its request in memory.
         self._kinds: dict[str, _Repeats] = {}
 
     def note(self, error: Exception) -> None:
-        """Logs the first failure of a kind with its stack trace, and counts the next ones."""
+        """Log the first failure of a kind with its stack trace, and count the next ones."""
         kind = describe(error)
         if repeats := self._kinds.get(kind):
             repeats.count += 1
@@ -43,7 +44,7 @@ class FailureLog:
         self._kinds[kind] = _Repeats(0, self._later(kind))
 
     def close(self) -> None:
-        """Logs the counts that no log line shows yet."""
+        """Log the counts that no log line shows yet."""
         for kind, repeats in self._kinds.items():
             repeats.timer.cancel()
             self._log(kind, repeats.count)
@@ -55,7 +56,7 @@ class FailureLog:
             self._log(kind, count)
             self._kinds[kind] = _Repeats(0, self._later(kind))
         else:
-            # After a quiet period the next failure is news again, and gets its stack trace.
+            # After a period without failures, log the next one with its stack trace again.
             del self._kinds[kind]
 
     def _later(self, kind: str) -> asyncio.TimerHandle:

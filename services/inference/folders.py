@@ -1,4 +1,4 @@
-"""The folders that a service writes to, before anything else."""
+"""The folders that the service writes to; they are prepared before it starts."""
 
 import os
 import shutil
@@ -15,10 +15,10 @@ VERIFIED = "proved-"
 
 
 def make_folders(state: State) -> int:
-    """Makes what the service writes to, clears what an earlier run has left, and returns the
-    descriptor that holds the state folder's lock.
+    """Create the folders, remove an earlier run's temporary files, and lock the state folder.
 
-    Raises StoreDownError when another service works on this folder, or the disk refuses.
+    Returns the descriptor that holds the lock. Raises StoreDownError if another service uses the
+    state folder or the disk cannot be written.
     """
     try:
         for folder in (state.root, state.run, state.bundles, state.spool):
@@ -28,7 +28,8 @@ def make_folders(state: State) -> int:
         state.metrics.mkdir(mode=0o700, parents=True)
     except OSError as error:
         raise StoreDownError(
-            f"{error.filename} cannot be written ({error.strerror}): check the disk, or give another FRAUDOPS_STATE"
+            f"{error.filename} cannot be written ({error.strerror}): "
+            "check the disk, or set FRAUDOPS_STATE to another folder"
         ) from error
     for left in (
         *state.run.glob("worker-*.sock"),
@@ -40,14 +41,14 @@ def make_folders(state: State) -> int:
 
 
 def _lock(path: Path) -> int:
-    """Workers of a service that was killed hold it until they have gone."""
+    """Lock the file, and wait for the workers of a killed service, which hold it until they end."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + LOCK_SECONDS
     while not try_lock(descriptor):
         if time.monotonic() > end:
             raise StoreDownError(
                 f"another inference service works on {path.parent.parent}: stop it, "
-                "or give this one its own FRAUDOPS_STATE"
+                "or set FRAUDOPS_STATE to another folder"
             )
         time.sleep(0.05)
     return descriptor

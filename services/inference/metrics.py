@@ -1,9 +1,8 @@
-"""What the service counts about itself: right under several workers (prometheus-client's files, one
-set a process) and after a worker's death.
+"""Prometheus metrics, correct across worker processes and after a worker dies.
 
-prometheus-client decides at its import whether processes share files: `main()` has set
-PROMETHEUS_MULTIPROC_DIR by then. A metric never carries the model's version as a label, which
-would stay behind after a promotion: the version is a value.
+Each process writes its own set of prometheus-client's files. prometheus-client reads
+PROMETHEUS_MULTIPROC_DIR at import, so `main()` sets it first. The model's version is a value and
+never a label: a label would remain after a promotion.
 """
 
 import os
@@ -19,9 +18,9 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class Metrics:
-    """The metrics of one worker, in files of its own in `folder`.
+    """The metrics of one worker, in the files of its process in `folder`.
 
-    Make it after the fork. Raises OSError when the disk refuses.
+    Create it after the fork. Raises OSError if the files cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,12 +49,13 @@ class Metrics:
         self._genuine, self._fraud = predictions.labels("genuine"), predictions.labels("fraud")
         self._refused = Counter(
             "fraudops_spool_refused",
-            "Predictions and labels that were not audited, and so not answered: no room, a disk that refuses, with commit no confirmation.",
+            "Predictions and labels that were not answered, because they could not be audited: "
+            "the spool is full, its disk fails, or (with commit) PostgreSQL did not confirm.",
             registry=registry,
         )
         self._lost = Counter(
             "fraudops_audit_lost",
-            "Audit records at most that processes held in memory alone when they ended.",
+            "Audit records (an upper bound) that processes held only in memory when they ended.",
             registry=registry,
         )
         self._epoch = Gauge(
@@ -75,7 +75,7 @@ class Metrics:
         )
         self._mirrored = gauge(
             "fraudops_record_mirrored_epoch",
-            "The last epoch whose alias is known to stand in the registry.",
+            "The last epoch whose alias is known to be in the registry.",
         )
         self._record_read = gauge(
             "fraudops_record_read_timestamp_seconds",
@@ -86,9 +86,9 @@ class Metrics:
         self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def answered(self, method: str, endpoint: str, status: int, seconds: float) -> None:
-        """Every request is counted once, here or with others, whatever became of it.
+        """Count one answered request; each request is counted exactly once.
 
-        `endpoint` must be one of a fixed few.
+        `endpoint` must be one of a small fixed set, because each value adds time series.
         """
         requests, duration = self._of(method, endpoint, status)
         requests.inc()
@@ -97,9 +97,12 @@ class Metrics:
     def answered_together(
         self, method: str, endpoint: str, status: int, seconds: Sequence[float]
     ) -> None:
-        """So many times `answered`, at the cost of one or two: prometheus-client has no such call,
-        so this adds to the histogram's own values.
+        """Count several requests, one for each value in `seconds`.
+
+        It costs about as much as one or two calls of `answered`.
         """
+        # prometheus-client can only observe one value at a time, so add to the histogram's
+        # private sum and buckets directly.
         buckets: dict[int, int] = {}
         for value in seconds:
             bucket = bisect_left(SECONDS, value)
@@ -144,8 +147,10 @@ class Metrics:
 
 
 def _reserve(folder: Path) -> None:
-    """prometheus-client maps sparse files: on a disk that has filled up since, the first touch of a
-    page would kill the process (SIGBUS).
+    """Allocate the disk space of the metric files.
+
+    prometheus-client maps sparse files. If the disk fills up later, the first write to a page
+    would kill the process with SIGBUS.
     """
     for path in folder.glob(f"*_{os.getpid()}.db"):
         with path.open("r+b") as file:

@@ -1,5 +1,6 @@
-"""An opened model: what a worker needs of a bundle to answer, read-only and shared by every request
-that began with it.
+"""Opened models, which workers use to answer.
+
+They are read-only, and all requests that started with a model share it.
 """
 
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from services.inference.parsing import TransactionReader
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """One opening of a version, equal to no other.
+    """A model version that a worker has opened; instances compare by identity.
 
-    `sample`: it was trained on the packaged sample, and knows nothing of a bank's own transactions.
+    `sample` is true if the model was trained on the packaged sample, which is not production data
+    of a bank.
     """
 
     name: str
@@ -32,10 +34,10 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Serving:
-    """A model in an epoch.
+    """The model that a worker serves, with its epoch.
 
-    A worker holds one and swaps it whole; `source` says where its bundle came from: registry,
-    peer or cache.
+    A worker replaces the whole object in one assignment. `source` is where the bundle was found:
+    registry, peer or cache.
     """
 
     epoch: int
@@ -44,8 +46,9 @@ class Serving:
 
 
 def open_model(folder: Path, version: str, digest: str) -> LoadedModel:
-    """Opens and warms a bundle that the prover has verified; its files are held against their
-    digests once more, which takes milliseconds. Raises BundleError.
+    """Open and warm up a bundle that has been verified.
+
+    Raises BundleError if the files no longer match their digests; the check takes milliseconds.
     """
     manifest = read_manifest(folder, digest)
     check_files(folder, manifest)
@@ -60,6 +63,7 @@ def open_model(folder: Path, version: str, digest: str) -> LoadedModel:
         open_scorer(folder),
         TransactionReader(schema),
     )
+    # The first call of a scorer is slow, so make it here and not in a request.
     row = [min(max(0.0, feature.minimum), feature.maximum) for feature in schema.features]
     model.scorer.score(row)
     model.scorer.score_many(np.array([row, row]))

@@ -1,8 +1,8 @@
-"""What clients may send, checked in compiled code: every refusal names the field and the reason,
-never a value.
+"""Parsing and validation of request bodies; an error names the field and the reason.
 
-A body is decoded by msgspec straight into a struct that is built from the served schema. Only a
-body that was refused is looked at again, slowly, to say everything that is wrong with it.
+An error never contains a value, which may be card data. msgspec decodes a body directly into a
+struct that is built from the served schema. Only a refused body is examined a second time, in
+slower Python code that finds all of its faults.
 """
 
 import json
@@ -32,6 +32,7 @@ ONE_NAME = "must name the transaction by either prediction_id or transaction_id"
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 Identifier = Annotated[str, msgspec.Meta(pattern=rf"\A{IDENTIFIER}\Z")]
 _IDENTIFIER = re.compile(IDENTIFIER)
+# A client may send card data as a field's name, so names with many digits are not shown.
 _SHOWN_NAME = re.compile(r"(?!(?:.*[0-9]){5})[A-Za-z_][A-Za-z0-9_]{0,31}")
 _NOT_FINITE = re.compile(rb"(?<=[:,\[\s])-?(?:NaN|Infinity)(?=[\s,}\]])")
 _KINDS = {
@@ -43,13 +44,13 @@ _KINDS = {
     "array": "a list",
     "object": "an object",
 }
-_EXPECTED = re.compile(r"Expected `(?P<wanted>[a-z]+)(?: \| null)?`, got `(?P<got>[a-z]+)`")
+_EXPECTED = re.compile(r"Expected `(?P<expected>[a-z]+)(?: \| null)?`, got `(?P<actual>[a-z]+)`")
 _BOUND = re.compile(r"Expected `(?:float|int)` (?P<relation>>=|<=) (?P<bound>\S+)")
 _RELATIONS = {">=": "must be at least", "<=": "must be at most"}
 
 
 class FieldFault(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One thing wrong with a body: in which row (of a list), in which field, and why."""
+    """One fault of a body: the row's index (in a list), the field, and the reason."""
 
     index: int | None = None
     field: str | None = None
@@ -57,7 +58,7 @@ class FieldFault(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class InvalidBodyError(FraudopsError):
-    """The body is refused; `faults` holds the first REPORTED_FAULTS of what is wrong."""
+    """A refused body; `faults` holds its first REPORTED_FAULTS faults."""
 
     def __init__(self, faults: Sequence[FieldFault]) -> None:
         self.faults = tuple(faults[:REPORTED_FAULTS])
@@ -68,7 +69,7 @@ class InvalidBodyError(FraudopsError):
 
 
 class LabelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What became of one transaction, named by the id of its prediction or by the client's own."""
+    """The outcome of one transaction, named by its prediction's id or by the client's id."""
 
     label: Annotated[int, msgspec.Meta(ge=0, le=1)]
     labelled_at: Annotated[datetime, msgspec.Meta(tz=True)]
@@ -90,25 +91,29 @@ class Reader(Generic[Kind]):
         self._list_decoder = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
 
     def read(self, body: bytes) -> Kind:
-        """Raises InvalidBodyError."""
+        """Decode one struct. Raises InvalidBodyError."""
         try:
             return self._decoder.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        # A kind that skips unknown fields raises RecursionError for one that is nested too deeply.
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidBodyError(faults_in(self.kind, body)) from error
 
     def decode(self, row: bytes | msgspec.Raw) -> Kind:
-        """Raises msgspec.MsgspecError or UnicodeDecodeError; `read` and `faults` say why."""
+        """Decode one row; `faults` explains a failure.
+
+        Raises msgspec.MsgspecError or UnicodeDecodeError.
+        """
         return self._decoder.decode(row)
 
     def read_list(self, piece: bytes) -> list[Kind]:
-        """The rows of a JSON list; none if any of them does not read."""
+        """Return the rows of a JSON list, or an empty list if a row is invalid."""
         try:
             return self._list_decoder.decode(piece)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return []
 
     def faults(self, row: msgspec.Raw) -> list[FieldFault]:
-        """What is wrong with a row that does not read."""
+        """Return the faults of an invalid row."""
         body = bytes(row)
         return (
             faults_in(self.kind, body)
@@ -124,7 +129,7 @@ class TransactionReader(Reader[Any]):
     """
 
     def __init__(self, schema: FeatureSchema) -> None:
-        # Internal names are our own, so that no column's name can mean something to Python.
+        # Use generated names inside: a column's name could be a keyword or a method in Python.
         internal = [f"f{index}" for index in range(len(schema.features))]
         fields: list[Any] = [
             (name, _number(feature))
@@ -150,9 +155,9 @@ class TransactionReader(Reader[Any]):
         )
 
     def matrix(self, transactions: Sequence[msgspec.Struct]) -> NDArray[np.float64]:
-        """(rows, features) of them, read-only: by way of bytes, in a third of the time that numpy
-        takes to look at each value's type.
-        """
+        """Return the features as a read-only array of shape (rows, features)."""
+        # Through packed bytes this takes a third of the time that numpy needs to inspect the
+        # type of each value.
         packed = b"".join(
             [self._pack(*astuple(transaction)[: self.features]) for transaction in transactions]
         )
@@ -160,6 +165,7 @@ class TransactionReader(Reader[Any]):
 
 
 def is_identifier(text: str) -> bool:
+    """Return whether the text is 1 to 64 characters of the set that IDENTIFIER allows."""
     return _IDENTIFIER.fullmatch(text) is not None
 
 
@@ -178,11 +184,11 @@ class RowList:
         )
 
     def pieces(self, body: bytes) -> Iterator[bytes]:
-        """The list in pieces of some `piece_bytes`, cut where a row seems to end; an empty one for
-        a body that is written in another way.
+        """Split the list into chunks of about `piece_bytes`, cut where a row appears to end.
 
-        If each reads as a list of one row or more, so does the body, with the same rows in the
-        same order: nothing else is between the pieces but commas.
+        Yields b"" if the body has another shape. If each chunk is a valid list of at least one
+        row, the body is valid too and has the same rows in the same order, because only commas
+        are between the chunks.
         """
         head, tail = self._head.match(body), self._tail.search(body, max(len(body) - TAIL_BYTES, 0))
         if not head or not tail:
@@ -198,12 +204,12 @@ class RowList:
         yield b"".join((b"[", view[start:end], b"]")) if end - start <= longest else b""
 
     def split(self, body: bytes) -> list[msgspec.Raw]:
-        """The rows, each still JSON. Raises InvalidBodyError."""
+        """Return the rows, each still as JSON. Raises InvalidBodyError."""
         try:
             rows: list[msgspec.Raw] = getattr(self._decoder.decode(body), self.key)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            # A NaN makes the whole body malformed; as a number out of range it is a fault of its
-            # own row and field.
+            # NaN is no JSON, so it makes the whole body invalid. Replaced by a number that is out
+            # of range, it becomes a fault of one row and field.
             finite = _NOT_FINITE.sub(b"1e999", body)
             if finite == body:
                 raise InvalidBodyError(faults_in(self._shape, body)) from error
@@ -220,7 +226,7 @@ class RowList:
 
 
 def faults_in(kind: type[msgspec.Struct], body: bytes) -> list[FieldFault]:
-    """Everything that keeps the body from being a `kind`."""
+    """Return all reasons why the body is no valid `kind`."""
     if not body.strip():
         return [FieldFault(reason="is empty")]
     try:
@@ -269,9 +275,10 @@ def _refusal(value: Any, kind: Any) -> str | None:
 
 
 def _in_words(message: str) -> str:
-    """msgspec's reason as ours: its messages may quote what was sent."""
+    """Translate msgspec's message, which may quote what the client sent."""
     if match := _EXPECTED.match(message):
-        return f"must be {_KINDS.get(match['wanted'], 'of another type')}, not {_KINDS.get(match['got'], 'of this type')}"
+        expected = _KINDS.get(match["expected"], "of another type")
+        return f"must be {expected}, not {_KINDS.get(match['actual'], 'of this type')}"
     if match := _BOUND.match(message):
         return f"{_RELATIONS[match['relation']]} {float(match['bound']):g}"
     if "matching regex" in message:

@@ -1,5 +1,6 @@
-"""From a checked transaction to an audited answer: what is answered is in the spool before it
-leaves, and is counted here and nowhere else.
+"""Scoring: from a validated transaction to an audited answer.
+
+Each prediction is appended to the audit before it is answered. Predictions are counted only here.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ _astuple = msgspec.structs.astuple
 
 
 class Scored(msgspec.Struct, frozen=True, gc=False):
-    """The answer to one transaction; `prediction` is 1 from the threshold on."""
+    """The answer to one transaction; `prediction` is 1 if the probability >= `threshold`."""
 
     prediction_id: str
     fraud_probability: float
@@ -41,15 +42,15 @@ class Scored(msgspec.Struct, frozen=True, gc=False):
 
 
 class ScoredBatch(msgspec.Struct, frozen=True):
-    """One answer a transaction, in their order."""
+    """One answer for each transaction, in the same order."""
 
     predictions: list[Scored]
 
 
 class PendingRequest(NamedTuple):
-    """One transaction with the model that serves it;
+    """One transaction with the model that scores it.
 
-    `request_id` is the client's, `started` perf_counter's.
+    `request_id` is the client's. `started` is a time of perf_counter in seconds.
     """
 
     model: LoadedModel
@@ -59,8 +60,9 @@ class PendingRequest(NamedTuple):
 
 
 class Scoring:
-    """Scores, audits and counts with whatever model it is given: a request keeps the one that it
-    began with.
+    """Scores, audits and counts transactions.
+
+    The caller passes the model, so that a request keeps the model that it started with.
     """
 
     def __init__(
@@ -71,7 +73,10 @@ class Scoring:
     async def one(
         self, model: LoadedModel, body: bytes, request_id: str | None, started: float
     ) -> Scored:
-        """`started` is perf_counter's. Raises InvalidBodyError, SpoolFullError, StoreDownError."""
+        """Score the body of one transaction; `started` is a time of perf_counter in seconds.
+
+        Raises InvalidBodyError, SpoolFullError or StoreDownError.
+        """
         transaction = model.reader.read(body)
         probability = model.scorer.score(_astuple(transaction)[: model.reader.features])
         scored, record = self._decide(model, transaction, probability, request_id, started)
@@ -79,20 +84,21 @@ class Scoring:
         self._metrics.decided(scored.prediction, 1 - scored.prediction)
         return scored
 
-    def at_once(self, asked: Sequence[PendingRequest]) -> list[Scored]:
-        """Transactions that came together, by one append: all or none.
+    def at_once(self, requests: Sequence[PendingRequest]) -> list[Scored]:
+        """Score several requests and audit them with one append: all or none.
 
-        Only where the audit does not wait. Raises SpoolFullError, StoreDownError.
+        Call it only if the audit does not wait. Raises SpoolFullError or StoreDownError.
         """
         answers, records = [], []
-        for model, together in groupby(asked, lambda one: one.model):
-            ones = list(together)
+        # A promotion may happen between two requests, so group them by their model.
+        for model, group in groupby(requests, lambda request: request.model):
+            same_model = list(group)
             probabilities = model.scorer.score_few(
-                [_astuple(one.transaction)[: model.reader.features] for one in ones]
+                [_astuple(request.transaction)[: model.reader.features] for request in same_model]
             )
-            for one, probability in zip(ones, probabilities, strict=True):
+            for request, probability in zip(same_model, probabilities, strict=True):
                 scored, record = self._decide(
-                    model, one.transaction, probability, one.request_id, one.started
+                    model, request.transaction, probability, request.request_id, request.started
                 )
                 answers.append(scored)
                 records.append(record)
@@ -104,11 +110,11 @@ class Scoring:
     async def many(
         self, model: LoadedModel, body: bytes, request_id: str, started: float
     ) -> list[Scored]:
-        """In the order of the rows; all or nothing. Raises as `one` does."""
+        """Score the body of a batch: all rows or none, in their order. Raises as `one` does."""
         reader = model.reader
         answers: list[Scored] = []
         records: list[bytes] = []
-        # Each chunk's rows go before the next come: they are still in the processor's cache.
+        # Score each chunk before reading the next, while its rows are in the CPU cache.
         async for transactions in read_rows(reader, TRANSACTIONS, body):
             for transaction, probability in zip(
                 transactions,
@@ -131,13 +137,13 @@ class Scoring:
         request_id: str | None,
         started: float,
     ) -> tuple[Scored, bytes]:
-        """The answer and its audit record."""
+        """Return the answer and its encoded audit record."""
         transaction_id, entity_key = transaction.transaction_id, transaction.entity_key
         named = transaction_id is not None or entity_key is not None
         identifier = uuid7()
         prediction = 1 if probability >= model.threshold else 0
-        # The ids are left out of the features; without any, the transaction encodes as its features
-        # alone.
+        # The features must not contain the ids. A transaction without ids encodes as its features
+        # alone, so it needs no copy.
         features = (
             model.reader.features_kind(*_astuple(transaction)[: model.reader.features])
             if named
@@ -164,23 +170,23 @@ class Scoring:
 
 
 async def read_rows(reader: Reader[Row], rows: RowList, body: bytes) -> AsyncIterator[list[Row]]:
-    """The rows, at most CHUNK at a time, with room for other requests in between.
+    """Yield the rows, at most CHUNK at a time; other requests may run in between.
 
-    Raises InvalidBodyError with the first fault of up to REPORTED_FAULTS rows, once all were
-    looked at; after the first faulty row none come.
+    No row follows a faulty one. At the end, raises InvalidBodyError with the first fault of up to
+    REPORTED_FAULTS rows.
     """
     read = 0
     for piece in rows.pieces(body):
-        found = reader.read_list(piece)
-        if not found or read + len(found) > rows.most:
+        parsed = reader.read_list(piece)
+        if not parsed or read + len(parsed) > rows.most:
             break
-        read += len(found)
-        for start in range(0, len(found), CHUNK):
-            yield found[start : start + CHUNK]
+        read += len(parsed)
+        for start in range(0, len(parsed), CHUNK):
+            yield parsed[start : start + CHUNK]
             await asyncio.sleep(0)
     else:
         return
-    # Row by row, to say what is wrong with which; rows may have gone already.
+    # Decode row by row to find the faults. Rows of earlier pieces were yielded already.
     faults: list[FieldFault] = []
     raws = rows.split(body)
     for start in range(0, len(raws), CHUNK):
@@ -196,8 +202,8 @@ async def read_rows(reader: Reader[Row], rows: RowList, body: bytes) -> AsyncIte
             yield chunk
         await asyncio.sleep(0)
     if read and not faults:
-        # A row that reads has no brace that could mislead the cuts: another list follows the one
-        # that was begun. (Before any row has gone the last counts.)
+        # All rows are valid, so the cuts were right. The body then has the list twice: the pieces
+        # came from the first one, and the decoder uses the last one.
         faults.append(FieldFault(field=rows.key, reason="must be given once"))
     if faults:
         raise InvalidBodyError(faults)

@@ -1,5 +1,6 @@
-"""gunicorn with uvicorn's workers, set up in code: no control socket, no command line, no
-configuration file.
+"""gunicorn with uvicorn's workers, configured in code only.
+
+There is no control socket, no command line and no configuration file.
 """
 
 import asyncio
@@ -30,14 +31,14 @@ from services.inference.pod.bundle_verifier import BundleVerifier
 from services.inference.pod.worker import Drain
 from services.inference.pod.worker_channel import RunFolder
 
-# Longer than any client keeps an idle connection: the client closes it, never we under its next
-# request.
+# Longer than clients keep idle connections. The client then closes first; if the server closed
+# first, it could cut off the client's next request.
 KEEP_ALIVE_SECONDS = 75
 HUNG_SECONDS = 30
 
 
 class JsonLogger(Logger):  # type: ignore[misc]
-    """gunicorn's and uvicorn's lines in the product's own format."""
+    """Formats the log lines of gunicorn and uvicorn like those of the product."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -46,8 +47,10 @@ class JsonLogger(Logger):  # type: ignore[misc]
 
 
 class InferenceServer(BaseApplication):  # type: ignore[misc]
-    """`lifeline` is a pipe whose writing end only the master holds: its children see its end when
-    the master dies, however it dies.
+    """The gunicorn application of the service.
+
+    `lifeline` is a pipe. Only the master holds its write end, so its children read end-of-file
+    when the master dies, even by SIGKILL.
     """
 
     def __init__(self, settings: InferenceSettings, run: RunFolder) -> None:
@@ -61,7 +64,7 @@ class InferenceServer(BaseApplication):  # type: ignore[misc]
     def load_config(self) -> None:
         settings = self.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        chosen: dict[str, Any] = {
+        options: dict[str, Any] = {
             "bind": [f"{host}:{port}" for port in (settings.port, settings.admin_port) if port],
             "workers": settings.workers,
             "worker_class": InferenceWorker,
@@ -74,18 +77,18 @@ class InferenceServer(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": settings.graceful_timeout_seconds,
             "control_socket_disable": True,
             "proc_name": "fraudops-inference",
-            "post_fork": lambda _arbiter, _worker: self._part(),
+            "post_fork": lambda _arbiter, _worker: self._leave_master(),
             "child_exit": lambda _arbiter, worker: self._forget(worker.pid),
         }
-        for name, value in chosen.items():
+        for name, value in options.items():
             self.cfg.set(name, value)
 
     def load(self) -> InferenceApp:
-        """In the worker, after the fork."""
+        """Build the application; gunicorn calls this in each worker after the fork."""
         return create_app(self.settings, self.drain)
 
-    def _part(self) -> None:
-        """What is the master's alone."""
+    def _leave_master(self) -> None:
+        """Close, in a worker, the file descriptors that only the master may hold."""
         os.close(self.lifeline[1])
         self.verifier.leave()
 
@@ -96,7 +99,7 @@ class InferenceServer(BaseApplication):  # type: ignore[misc]
 
 
 class InferenceArbiter(Arbiter):  # type: ignore[misc]
-    """The prover is looked after like the workers."""
+    """The gunicorn master; it also restarts the bundle verifier."""
 
     def manage_workers(self) -> None:
         self.app.verifier.keep(self._close_listeners)
@@ -108,6 +111,8 @@ class InferenceArbiter(Arbiter):  # type: ignore[misc]
 
 
 class InferenceWorker(UvicornWorker):  # type: ignore[misc]
+    """A worker that drains on SIGTERM and stops when the master dies."""
+
     CONFIG_KWARGS = {
         "loop": "uvloop",
         "ws": "none",
@@ -126,12 +131,13 @@ class InferenceWorker(UvicornWorker):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        # uvicorn calls this for every connection, with arguments of its own.
+        # uvicorn calls this for every connection and adds its own arguments.
         self.config.http = partial(FastPathProtocol, self.wsgi.fast_path)
         server = DrainingServer(self.config, self.app.drain, self._drain_seconds)
         loop, lifeline = asyncio.get_running_loop(), self.app.lifeline[0]
 
         def orphaned() -> None:
+            # At end-of-file the pipe stays readable, which would call this again and again.
             loop.remove_reader(lifeline)
             server.stop()
 
@@ -144,8 +150,10 @@ class InferenceWorker(UvicornWorker):  # type: ignore[misc]
                 sys.exit(self._failure())
 
     def _failure(self) -> int:
-        """gunicorn ends the whole service for a worker that cannot start; while others serve it
-        must only try again.
+        """Return the exit code of a worker that cannot start.
+
+        With WORKER_BOOT_ERROR gunicorn stops the whole service. While other workers serve, it
+        must only start a new worker instead.
         """
         others = [
             path
@@ -156,8 +164,10 @@ class InferenceWorker(UvicornWorker):  # type: ignore[misc]
 
 
 class DrainingServer(Server):
-    """On SIGTERM every answer first carries `Connection: close` for a while; a server that just
-    stops cuts idle connections off under clients that are about to send.
+    """A server that drains its connections on SIGTERM.
+
+    For `seconds` each answer carries `Connection: close`. If the server stopped immediately, it
+    would cut off clients that are about to send on an idle connection.
     """
 
     def __init__(self, config: Any, drain: Drain, seconds: float) -> None:
@@ -173,7 +183,7 @@ class DrainingServer(Server):
             self.should_exit = True
 
     def stop(self) -> None:
-        """At once: requests that have begun are still answered."""
+        """Stop without draining; requests that have started are still answered."""
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -183,9 +193,9 @@ class DrainingServer(Server):
 
 
 def serve(settings: InferenceSettings) -> None:
-    """Returns, or rather exits, when the service has been told to stop."""
-    # What was imported so far is nobody's garbage: no process that is forked looks through it
-    # again, or copies its pages by doing so.
+    """Run the service until it is stopped; the process then exits."""
+    # Exclude the imported modules from garbage collection. A collection in a forked process
+    # would write to their memory pages and so copy them.
     gc.freeze()
     state = State.at(settings.state)
     run = RunFolder(state.run)

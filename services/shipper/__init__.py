@@ -1,3 +1,4 @@
-"""The shipper: takes what is in the spool to PostgreSQL, exactly once, and waits out whatever keeps
-it from doing so.
+"""The shipper: moves the records of the spool to PostgreSQL.
+
+Each record becomes exactly one row. During an outage the records stay in the spool.
 """

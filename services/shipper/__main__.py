@@ -1,9 +1,10 @@
-"""`python -m services.shipper`: ships the spool of the state folder until SIGTERM, then what it
-still can, and exits 0.
+"""`python -m services.shipper`: ship the spool of the state folder until SIGTERM.
 
-In a cluster the pod's disk goes with the pod: what is left then is handed over to other pods,
-again and again until the pod's grace period ends. A spool on a volume that outlives pods stays
-where it is, for the next pod to take.
+After SIGTERM it drains the spool for a few seconds and exits with 0.
+
+In a cluster the pod's disk is deleted with the pod. The shipper then hands the remaining files
+over to other pods, and retries until the pod's grace period ends. A spool on a volume that
+outlives pods stays where it is: a shipper of another pod adopts it.
 """
 
 import asyncio
@@ -39,17 +40,21 @@ from services.shipper.watching import watch_drift
 logger = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0
 DRAIN_SECONDS = 5.0
-AGAIN_SECONDS, AGAIN_DRAIN_SECONDS = 1.0, 3.0
+RETRY_SECONDS, RETRY_DRAIN_SECONDS = 1.0, 3.0
 CANCEL_SECONDS = 0.5
 NICE = 10
 
 
 async def serve(settings: ShipperSettings) -> None:
-    """Raises SettingsError for a DATABASE_URL that is none."""
+    """Ship the spool until SIGTERM or SIGINT, then drain it.
+
+    Raises SettingsError if DATABASE_URL is not a valid URL, StoreDownError if the volume of the
+    spool cannot be used, and FileNotFoundError if the spool's folder disappears.
+    """
     state = State.at(settings.state)
     url = dsn(settings.database_url.get_secret_value())
     stopping, wake = asyncio.Event(), asyncio.Event()
-    # With `commit` the answers wait for us.
+    # With `commit` each answer waits for its row, so shipping must never pause.
     throttle = Throttle(
         0
         if settings.audit.durability == "commit"
@@ -62,7 +67,7 @@ async def serve(settings: ShipperSettings) -> None:
         claim(settings.spool_volume, settings.pod, state.spool) if settings.spool_volume else None
     )
     spool = await _open_spool(state, stopping)
-    if spool is None:
+    if spool is None:  # stopped before the spool was free
         return
     current = ShipperStatus(pid=os.getpid(), at=datetime.now(UTC), phase="starting")
     sink = Sink(url, settings.retention.days)
@@ -79,12 +84,14 @@ async def serve(settings: ShipperSettings) -> None:
             (_report(state, spool, current, throttle, home), watch_drift(url, state), *background),
             stopping,
         )
+        # Other pods and PostgreSQL may return before the grace period ends, so try both again.
         while settings.cluster.release and not home and await _hand_over(settings, spool) > 0:
-            await asyncio.sleep(AGAIN_SECONDS)
-            await _drain(asyncio.create_task(shipper.run(stopping)), sink, AGAIN_DRAIN_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
+            await _drain(asyncio.create_task(shipper.run(stopping)), sink, RETRY_DRAIN_SECONDS)
         if home:
             home.release()
     except FileNotFoundError:
+        # If another pod took this pod's folder, the heartbeat raises the error that says so.
         if home:
             home.heartbeat()
         raise
@@ -97,18 +104,18 @@ async def serve(settings: ShipperSettings) -> None:
 
 
 async def _open_spool(state: State, stopping: asyncio.Event) -> SpoolReader | None:
-    """Waits while another shipper, perhaps one on its way out, holds the folder;
+    """Open the spool; wait while another shipper, perhaps one that is ending, holds it.
 
-    None when told to stop meanwhile.
+    Returns None if this shipper must stop before the spool is free.
     """
-    said = False
+    logged = False
     while not stopping.is_set():
         try:
             return SpoolReader(state.spool)
         except StoreDownError as error:
-            if not said:
+            if not logged:
                 logger.warning("waiting", extra={"reason": str(error)})
-            said = True
+            logged = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), REPORT_SECONDS)
     return None
@@ -121,32 +128,38 @@ def _stop(stopping: asyncio.Event, wake: asyncio.Event, throttle: Throttle) -> N
 
 
 def _listen(state: State, wake: asyncio.Event) -> None:
-    """From now on a worker that waits for PostgreSQL wakes us; where no bell can be hung the
-    shipper looks by itself, only later.
+    """Let workers that wait for PostgreSQL wake the shipper.
+
+    Without the wake-up pipe the shipper only polls, so those workers wait longer.
     """
     try:
         wakeup = open_wakeup_pipe(state.run)
     except OSError as error:
-        logger.error("no bell wakes the shipper", extra={"reason": error.strerror})
+        logger.error(
+            "the wake-up pipe cannot be opened; the shipper polls instead",
+            extra={"reason": error.strerror},
+        )
         return
+    asyncio.get_running_loop().add_reader(wakeup, _woken, wakeup, wake)
 
-    def rung() -> None:
-        os.read(wakeup, 1 << 16)
-        wake.set()
 
-    asyncio.get_running_loop().add_reader(wakeup, rung)
+def _woken(wakeup: int, wake: asyncio.Event) -> None:
+    # One read empties the pipe: several workers may have written to it.
+    os.read(wakeup, 1 << 16)
+    wake.set()
 
 
 async def _supervise(
     working: "asyncio.Task[None]",
     sink: Sink,
-    beside: Iterable[Coroutine[Any, Any, None]],
+    background: Iterable[Coroutine[Any, Any, None]],
     stopping: asyncio.Event,
 ) -> None:
-    """Until stopped, then as long as the drain may take; ends at once when one of them fails, with
-    its error.
+    """Run the tasks until `stopping` is set, then drain.
+
+    If a task fails, stop the others immediately and raise its error.
     """
-    tasks = [*map(asyncio.create_task, beside), asyncio.create_task(stopping.wait())]
+    tasks = [*map(asyncio.create_task, background), asyncio.create_task(stopping.wait())]
     await asyncio.wait([working, *tasks], return_when=asyncio.FIRST_COMPLETED)
     await _drain(working, sink, DRAIN_SECONDS if stopping.is_set() else 0)
     for task in tasks:
@@ -157,10 +170,11 @@ async def _supervise(
 
 
 async def _drain(working: "asyncio.Task[None]", sink: Sink, seconds: float) -> None:
-    """As long as it may take, and no longer: a connection that went silent, or its end, would keep
-    the work from hearing that it is cancelled.
-    """
+    """Wait at most `seconds` for the work to end, then end it by force."""
     await asyncio.wait([working], timeout=seconds)
+    # A cancellation alone is not enough: asyncpg handles it only after the server has answered,
+    # and a silent connection never answers. The work may also open a new connection meanwhile,
+    # so terminate and cancel until it has ended.
     while not working.done():
         sink.give_up()
         working.cancel()
@@ -168,7 +182,8 @@ async def _drain(working: "asyncio.Task[None]", sink: Sink, seconds: float) -> N
 
 
 async def _hand_over(settings: ShipperSettings, spool: SpoolReader) -> int:
-    """How many files stay here."""
+    """Hand the spool over to other pods; return how many files stay here."""
+    # An open segment is locked by this process, and the handover needs that lock.
     spool.close_segments()
     return await asyncio.to_thread(hand_over_to_peers, settings)
 
@@ -180,6 +195,7 @@ async def _report(
     throttle: Throttle,
     home: PodDirectory | None,
 ) -> None:
+    """Write the shipper's status every second."""
     while True:
         if home:
             home.heartbeat()
@@ -198,17 +214,21 @@ def _write(state: State, spool: SpoolReader, current: ShipperStatus) -> None:
         )
         write_shipper_status(state, current)
     except OSError as error:
-        # On a full disk it is the shipper that makes room. Its silence is seen: by the probe and by
-        # an alert.
-        logger.error("the shipper cannot say how it is", extra={"reason": error.strerror})
+        # Continue: on a full disk only the shipper frees space. The liveness probe and an alert
+        # see that the status is old.
+        logger.error(
+            "the shipper's status file cannot be written", extra={"reason": error.strerror}
+        )
 
 
 def _give_way() -> None:
-    """Where they share processors, answers come before their way to PostgreSQL: what waits
-    meanwhile is in the spool. Linux weighs whole sessions first (sched(7), autogroup); this
-    one's is only lowered when it is the shipper's own.
+    """Lower the shipper's priority, so that predictions win the CPU.
+
+    The records that wait are safe in the spool.
     """
     os.nice(NICE)
+    # With autogroup (sched(7)) Linux ignores `nice` between sessions and compares the groups.
+    # Lower the group only if this process leads the session: another program may share it.
     if os.getsid(0) == os.getpid():
         with contextlib.suppress(OSError):
             Path("/proc/self/autogroup").write_text(str(NICE))

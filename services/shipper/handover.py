@@ -1,5 +1,7 @@
-"""What a leaving pod could not ship goes to another pod, whose shipper brings it to PostgreSQL: an
-answered prediction outlives the pod that answered it.
+"""Handover: a pod that shuts down sends its unshipped files to other pods.
+
+The shipper of the receiving pod ships them. So the record of an answered prediction survives the
+pod that answered it.
 """
 
 import logging
@@ -18,15 +20,15 @@ from fraudops.spool.segments import adopt, list_segments
 from fraudops.state import State
 
 logger = logging.getLogger(__name__)
-# One pod that hangs must not use up the grace period of the pod that leaves.
+# A receiver that hangs must not use up the grace period of this pod.
 TIMEOUT = httpx.Timeout(5.0, connect=1.0)
-PART = 1 << 20
+PART_BYTES = 1 << 20
 
 
 def hand_over_to_peers(settings: ShipperSettings) -> int:
-    """To the release's other pods.
+    """Hand the spool over to the other pods of the release.
 
-    Returns how many segments and files of what was set aside stay here.
+    Returns how many segments and dead-letter files stay here.
     """
     token = settings.admin_token
     urls = peer_urls(settings.cluster, settings.admin_port) if token else []
@@ -36,54 +38,55 @@ def hand_over_to_peers(settings: ShipperSettings) -> int:
 
 
 def hand_over(spool: Path, urls: Sequence[str], token: str) -> int:
-    """Gives every segment of the spool, and every file of what was set aside, to the first pod that
-    takes it; returns how many stay here.
+    """Send each segment and dead-letter file to the first pod that accepts it.
 
-    A segment that is still written to stays: what came later would be lost with it. One goes
-    from here when another pod has it on its disk: killed in between, it is there twice, which
-    changes nothing, since a row arrives once by its primary key.
+    Returns how many stay here. A segment that is still being written stays. Another file is
+    deleted only after the receiver has synced it to its disk. A crash in between leaves two
+    copies. That is harmless, because rows are deduplicated by their primary key.
     """
     receivers = list(urls)
     with httpx.Client(
         headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT, trust_env=False
     ) as client:
         return _give_segments(client, receivers, spool) + sum(
-            _give_what_was_set_aside(client, receivers, aside) for aside in DeadLetters.all(spool)
+            _give_dead_letters(client, receivers, letters) for letters in DeadLetters.all(spool)
         )
 
 
 def _give_segments(client: httpx.Client, receivers: list[str], spool: Path) -> int:
-    """How many stay here."""
+    """Hand over the finished segments; return how many segments stay here."""
     left = 0
     for segment in list_segments(spool):
         path = spool / segment.name
-        with _adopted(path) as ours:
-            left += not (ours and _give_to_first(client, receivers, path, f"spool/{path.name}"))
+        # A segment that has a live writer may still grow; records added later would be lost.
+        with _adopted(path) as finished:
+            left += not (finished and _give_to_first(client, receivers, path, f"spool/{path.name}"))
     return left
 
 
-def _give_what_was_set_aside(client: httpx.Client, receivers: list[str], aside: DeadLetters) -> int:
-    """As it is: damaged stretches too, and each with the reason and the moment that it was set
-    aside for. How many files stay here.
-    """
-    if not aside.folder.is_dir():
+def _give_dead_letters(client: httpx.Client, receivers: list[str], letters: DeadLetters) -> int:
+    """Hand over the files of one dead-letter folder unchanged; return how many stay here."""
+    if not letters.folder.is_dir():
         return 0
     try:
-        with aside.for_handover() as paths:
+        with letters.for_handover() as paths:
             return sum(
                 not _give_to_first(
-                    client, receivers, path, f"spool/{aside.folder.name}/{path.name}"
+                    client, receivers, path, f"spool/{letters.folder.name}/{path.name}"
                 )
                 for path in paths
             )
     except (StoreDownError, OSError) as error:
-        logger.error("what was set aside stays with this pod", extra={"reason": str(error)})
+        logger.error(
+            "the dead letters cannot be handed over and stay with this pod",
+            extra={"folder": letters.folder.name, "reason": str(error)},
+        )
         return 1
 
 
 @contextmanager
 def _adopted(path: Path) -> Iterator[bool]:
-    """Whether nobody writes to the segment any more; meanwhile nobody else takes it up."""
+    """Yield True if the segment's writer has ended; the lock on the segment is held until then."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         yield adopt(descriptor)
@@ -92,9 +95,10 @@ def _adopted(path: Path) -> Iterator[bool]:
 
 
 def _give_to_first(client: httpx.Client, receivers: list[str], path: Path, place: str) -> bool:
-    """Whether the first of the takers has it on its disk, and it has gone from here.
+    """Send the file to the first receiver that accepts it, and delete it here.
 
-    Who does not take it is asked no more this time: the pod has not the time to wait again.
+    Returns False if the file stays. A receiver that refuses is removed from `receivers`: the
+    grace period is too short to wait for it again.
     """
     try:
         while receivers and not _give(client, f"{receivers[0]}/{place}", path):
@@ -102,7 +106,7 @@ def _give_to_first(client: httpx.Client, receivers: list[str], path: Path, place
         if receivers:
             path.unlink(missing_ok=True)
             logger.info(
-                "a file of the spool was handed over", extra={"file": path.name, "to": receivers[0]}
+                "handed a file of the spool over", extra={"file": path.name, "to": receivers[0]}
             )
     except OSError as error:
         logger.error(
@@ -114,25 +118,23 @@ def _give_to_first(client: httpx.Client, receivers: list[str], path: Path, place
 
 
 def _give(client: httpx.Client, url: str, path: Path) -> bool:
-    """Whether that pod has it on its disk. Raises OSError when it cannot be read here."""
+    """Send the file; return True if the receiver has synced it to its disk.
+
+    Raises OSError if the file cannot be read.
+    """
     headers = {"Content-Length": str(path.stat().st_size)}
     try:
-        answer = client.put(url, content=_parts(path), headers=headers)
+        response = client.put(url, content=_parts(path), headers=headers)
+        reason = None if response.status_code < 300 else response.text[:300]
     except httpx.HTTPError as error:
-        logger.warning(
-            "a pod does not take a file of the spool",
-            extra={"url": url, "reason": type(error).__name__},
-        )
-        return False
-    if answer.status_code >= 300:
-        logger.warning(
-            "a pod does not take a file of the spool",
-            extra={"url": url, "reason": answer.text[:300]},
-        )
-    return answer.status_code < 300
+        reason = type(error).__name__
+    if reason is None:
+        return True
+    logger.warning("a pod did not accept a file of the spool", extra={"url": url, "reason": reason})
+    return False
 
 
 def _parts(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while part := file.read(PART):
+        while part := file.read(PART_BYTES):
             yield part

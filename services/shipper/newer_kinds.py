@@ -1,8 +1,8 @@
 """Ships records of kinds that an older release could not ship.
 
 A shipper keeps a record of an unknown kind in `spool/newer`. After an upgrade the next shipper
-knows the kind and takes the record back into the spool. The same holds for files that another
-pod hands over, or that come from a dead pod's folder.
+knows the kind and moves the record back into the spool. The folder may also hold files that
+another pod has handed over, or that were adopted from a dead pod.
 """
 
 import asyncio
@@ -30,21 +30,25 @@ class NewerKinds:
             await asyncio.sleep(LOOK_SECONDS)
 
     def look(self) -> None:
-        """Take what this release knows back into the spool; a file is read only once."""
+        """Move the records that this release knows back into the spool.
+
+        A file is read only once: a second read would find the same unknown records.
+        """
         if self._names() <= self._looked_at:
             return
         try:
             done = self._kept.replay()
         except (FraudopsError, OSError) as error:
             logger.error(
-                "the records that were kept for a newer release cannot be read",
+                "the records in the folder `newer` cannot be read",
                 extra={"reason": str(error)},
             )
             return
         self._looked_at = self._names()
         if done.records:
             logger.info(
-                "records that an older release kept are shipped", extra={"records": done.records}
+                "moved records that an older release kept to the spool",
+                extra={"records": done.records},
             )
 
     def _names(self) -> set[str]:

@@ -1,5 +1,6 @@
-"""On a volume that outlives pods: what dead pods have left comes into this pod's spool, bit by bit,
-and is shipped with its own.
+"""Adoption of the folders of dead pods, on a spool volume that outlives pods.
+
+Their files are moved into this pod's spool, one after the other, and shipped from there.
 """
 
 import asyncio
@@ -14,30 +15,29 @@ from fraudops.spool.volume import OrphanedDirectory, PodDirectory, Volume
 
 logger = logging.getLogger(__name__)
 LOOK_SECONDS = 2.0
-# A spool that is over half full needs its room for what the pod answers itself.
+# The other half of the spool is reserved for the predictions of this pod.
 SHARE = 0.5
 
 
 class OrphanAdoption:
-    """Nothing is copied: segments and what was set aside are renamed into the pod's own folder,
-    where the shipper, the metrics and a replay find them.
+    """Moves the segments and dead letters of dead pods into the folder of this pod.
+
+    It renames files and copies nothing. The shipper, the metrics and a replay then find them.
+    `maximum` is the size limit of the spool in bytes.
     """
 
     def __init__(self, home: PodDirectory, maximum: int, current: ShipperStatus) -> None:
-        self._volume, self._own, self._room, self._current = (
-            Volume(home),
-            home.folder,
-            SHARE * maximum,
-            current,
-        )
+        self._volume, self._own, self._current = Volume(home), home.folder, current
+        self._max_bytes = SHARE * maximum
 
     async def run(self) -> None:
         while True:
             await asyncio.to_thread(self.look)
+            # The random pause keeps the shippers of all pods from looking in step.
             await asyncio.sleep(LOOK_SECONDS * random.uniform(0.5, 1.0))
 
     def look(self) -> None:
-        """Once over all dead folders: takes what may be taken, and counts what stays."""
+        """Visit each dead pod's folder once: move what may move, and count the bytes that stay."""
         left = 0
         try:
             for dead in self._volume.orphans():
@@ -47,20 +47,15 @@ class OrphanAdoption:
         self._current.abandoned_bytes = left
 
     def _take(self, dead: OrphanedDirectory) -> int:
-        """How many bytes stay there.
-
-        What is wrong with what was set aside keeps nobody from the segments.
-        """
-        for step in (
-            (self._take_segments, self._take_what_was_set_aside, self._remove)
-            if dead.settled
-            else ()
-        ):
+        """Empty one folder as far as possible; return how many bytes stay there."""
+        steps = (self._take_segments, self._take_dead_letters, self._remove)
+        for step in steps if dead.settled else ():
+            # A failed step must not stop the next one: they concern different files.
             try:
                 step(dead)
             except (FraudopsError, OSError) as error:
                 logger.error(
-                    "a dead pod's folder was not emptied",
+                    "a dead pod's folder cannot be emptied",
                     extra={"folder": dead.folder.name, "reason": str(error)},
                 )
         return dead.bytes()
@@ -68,29 +63,29 @@ class OrphanAdoption:
     def _remove(self, dead: OrphanedDirectory) -> None:
         if not dead.bytes() and dead.remove_if_empty():
             logger.info(
-                "a dead pod's folder was emptied and removed", extra={"folder": dead.folder.name}
+                "emptied and removed a dead pod's folder", extra={"folder": dead.folder.name}
             )
 
     def _take_segments(self, dead: OrphanedDirectory) -> None:
-        """Only while PostgreSQL takes rows: until then they are as safe where they are, and this
-        pod needs its room.
-        """
+        """Move segments while this spool has room for them."""
+        # While PostgreSQL is down they are equally safe where they are, and this pod needs the
+        # room for its own records.
         if self._current.phase != "shipping" or not self._has_room():
             return
         for size in dead.move_segments(self._own):
             self._current.adopted_bytes += size
             logger.info(
-                "a segment of a dead pod's spool was adopted",
+                "adopted a segment of a dead pod's spool",
                 extra={"folder": dead.folder.name, "bytes": size},
             )
             if not self._has_room():
                 return
 
     def _has_room(self) -> bool:
-        return spool_bytes(self._own) < self._room
+        return spool_bytes(self._own) < self._max_bytes
 
-    def _take_what_was_set_aside(self, dead: OrphanedDirectory) -> None:
-        """It waits for people here as it did there, and goes on from here when this pod dies."""
+    def _take_dead_letters(self, dead: OrphanedDirectory) -> None:
+        """Move the dead letters, which wait here for an operator."""
         for theirs, ours in zip(
             DeadLetters.all(dead.folder), DeadLetters.all(self._own), strict=True
         ):

@@ -1,6 +1,7 @@
-"""`python -m services.shipper.replay`: `fraudops audit replay` where a pod's spool lies.
+"""`python -m services.shipper.replay`: replay the dead letters of the pod that runs it.
 
-Says in one line of JSON what it did.
+`fraudops audit replay` runs this module in each pod of a cluster. It prints one line of JSON with
+the counts of a ReplayResult.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""From what the spool carries to rows of the tables."""
+"""Conversion of the spool's payloads into rows of the tables."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
@@ -20,7 +20,10 @@ _json = msgspec.json.Encoder()
 
 
 class Row(NamedTuple):
-    """Values in the order of COLUMNS[table]; `day` is the partition a prediction belongs to."""
+    """One row, with its values in the order of COLUMNS[table].
+
+    `day` is the day of the partition that holds a prediction; it is None for a label.
+    """
 
     table: str
     values: tuple[Any, ...]
@@ -28,16 +31,20 @@ class Row(NamedTuple):
     payload: bytes
 
 
-class Sorted(NamedTuple):
-    """The rows of a group, what cannot become a row, and records of kinds unknown here."""
+class DecodedGroup(NamedTuple):
+    """The rows of a group of payloads, and the payloads that are none.
+
+    `rejected` payloads cannot be decoded. `unknown` ones have a kind that this release does not
+    know.
+    """
 
     rows: list[Row]
     rejected: list[RejectedRecord]
     unknown: list[bytes]
 
 
-def to_rows(payloads: list[bytes]) -> Sorted:
-    """Turn payloads into rows of the tables."""
+def to_rows(payloads: list[bytes]) -> DecodedGroup:
+    """Convert payloads into rows of the tables."""
     rows, rejected, unknown = list[Row](), list[RejectedRecord](), list[bytes]()
     for payload in payloads:
         try:
@@ -49,11 +56,11 @@ def to_rows(payloads: list[bytes]) -> Sorted:
                 rejected.append(
                     RejectedRecord(payload, f"cannot be decoded: {type(error).__name__}")
                 )
-    return Sorted(rows, rejected, unknown)
+    return DecodedGroup(rows, rejected, unknown)
 
 
 def answered_at(payload: bytes) -> datetime | None:
-    """When the prediction was answered; None for what is no prediction."""
+    """Return when the prediction was answered, or None if the payload is not a prediction."""
     try:
         record = decode(payload)
         return (
@@ -71,7 +78,7 @@ def _row(payload: bytes) -> Row:
         return Row("labels", astuple(record), None, payload)
     moment = EPOCH + timedelta(milliseconds=timestamp_ms(record.id))
     identifier, features, *rest = astuple(record)
-    # Sealed and hashed features come as bytes, readable ones as a mapping.
+    # Encrypted and hashed features are bytes; readable ones are a mapping.
     plain, sealed = (
         (None, features) if isinstance(features, bytes) else (_json.encode(features).decode(), None)
     )

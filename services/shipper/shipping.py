@@ -1,6 +1,6 @@
-"""The shipper's loop: read a group, bring it to PostgreSQL, record how far.
+"""The shipper's loop: read a group of records, write it to PostgreSQL, record the position.
 
-Nothing here is on the request path.
+It runs in a separate process, outside the request path.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from fraudops.audit.shipper_status import ShipperStatus
 from fraudops.errors import StoreDownError
 from fraudops.spool.reader import SpoolReader
 from fraudops.spool.segment_reader import CHUNK, SegmentChunk, SegmentReader
-from fraudops.spool.segments import NEWER
+from fraudops.spool.segments import ASIDE, NEWER
 from services.shipper.rows import answered_at
 from services.shipper.sink import Sink
 from services.shipper.throttle import Throttle
@@ -29,8 +29,10 @@ Group = list[tuple[SegmentReader, SegmentChunk]]
 
 
 class Shipper:
-    """`current` is what it says of itself, `wake` is set by who wants it to look at once;
-    everything runs in one task.
+    """Ships the spool in one task.
+
+    It keeps `current`, the status that others read, up to date. Setting `wake` ends a pause
+    between two polls.
     """
 
     def __init__(
@@ -43,17 +45,20 @@ class Shipper:
         throttle: Throttle,
     ) -> None:
         self._spool, self._sink, self._current = spool, sink, current
-        self._wake, self._pace = wake, throttle
-        self._aside, self._newer = DeadLetters.all(folder)
+        self._wake, self._throttle = wake, throttle
+        self._dead_letters, self._newer = DeadLetters.all(folder)
         self._budget = 4 * SMALLEST_GROUP
         self._failures = 0
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Until it is told to stop; then what is there by then is shipped, as long as PostgreSQL
-        takes it. Raises OSError when the spool cannot be read.
+        """Ship until `stopping` is set, then ship the rest while PostgreSQL accepts it.
+
+        Raises OSError if the spool cannot be read.
         """
         while True:
+            # Read `stopping` before the step: only a step that starts after it sees every record.
             last = stopping.is_set()
+            # Clear before the step: a wake-up during the step then shortens the next pause.
             self._wake.clear()
             try:
                 more = await self._step()
@@ -61,6 +66,7 @@ class Shipper:
                 self._failed(error)
                 if last:
                     return
+                # The random part keeps the shippers of all pods from returning together.
                 await _pause(
                     stopping,
                     min(LONGEST_PAUSE_SECONDS, POLL_SECONDS * 2**self._failures)
@@ -69,7 +75,7 @@ class Shipper:
                 continue
             self._worked()
             if more:
-                await self._pace.rest()
+                await self._throttle.rest()
                 continue
             if last:
                 self._spool.remove_finished()
@@ -77,10 +83,11 @@ class Shipper:
             await _pause(self._wake, POLL_SECONDS)
 
     async def _step(self) -> bool:
-        """Ships one group; True when there may be more."""
-        group = self._spool.read(self._pace.limit(self._budget))
+        """Ship one group; return True if there may be more."""
+        group = self._spool.read(self._throttle.limit(self._budget))
         more = any(reader.has_more(piece) for reader, piece in group)
         self._current.oldest_at = _oldest(group)
+        # Open it also without records, so that the status shows an outage of PostgreSQL.
         await self._sink.open()
         if not group:
             return False
@@ -88,8 +95,10 @@ class Shipper:
         outcome = await self._sink.ship(
             [payload for _, piece in group for payload in piece.payloads]
         )
-        refused = self._set_aside(group, outcome.rejected)
+        refused = self._reject(group, outcome.rejected)
         self._keep(outcome.unknown)
+        # Move the position last: a crash before this line ships the group again, which adds no
+        # row. The other order would lose records.
         for reader, piece in group:
             reader.commit(piece, refused)
             self._current.missing += piece.missing
@@ -98,8 +107,11 @@ class Shipper:
         self._adapt(more, time.monotonic() - started)
         return more
 
-    def _set_aside(self, group: Group, rejected: list[RejectedRecord]) -> int:
-        """How many records, or stretches of them, are not in the table."""
+    def _reject(self, group: Group, rejected: list[RejectedRecord]) -> int:
+        """Write rejected records and damaged stretches to the dead letters.
+
+        Returns how many records and stretches are not in the table.
+        """
         damaged = [
             RejectedRecord(
                 piece.damaged,
@@ -108,15 +120,18 @@ class Shipper:
             for reader, piece in group
             if piece.damaged
         ]
-        self._aside.put([*rejected, *damaged])
+        self._dead_letters.put([*rejected, *damaged])
         self._current.set_aside += len(rejected) + len(damaged)
         missing = sum(piece.missing for _, piece in group)
         if rejected:
-            logger.error("records set aside", extra={"records": len(rejected), "folder": "aside"})
+            logger.error(
+                "records became dead letters: `fraudops audit verify` says why",
+                extra={"records": len(rejected), "folder": ASIDE},
+            )
         if damaged or missing:
             logger.error(
                 "a segment of the spool is damaged",
-                extra={"stretches": len(damaged), "missing_records": missing, "folder": "aside"},
+                extra={"stretches": len(damaged), "missing_records": missing, "folder": ASIDE},
             )
         return len(rejected) + len(damaged) + missing
 
@@ -127,18 +142,19 @@ class Shipper:
             self._newer.put([RejectedRecord(payload, reason) for payload in unknown])
             self._current.kept_for_newer += len(unknown)
             logger.warning(
-                "records of a newer release are kept: upgrade to ship them",
+                "kept records of a newer release: upgrade to ship them",
                 extra={"records": len(unknown), "folder": NEWER},
             )
 
     def _adapt(self, more: bool, seconds: float) -> None:
-        """Larger groups while more waits and they go fast, smaller ones when they go slowly."""
+        """Shrink the groups after a slow one; grow them after a fast one if more records wait."""
         if seconds > 2:
             self._budget = max(SMALLEST_GROUP, self._budget // 2)
         elif more and seconds < 0.5:
             self._budget = min(LARGEST_GROUP, self._budget * 2)
 
     def _failed(self, error: StoreDownError) -> None:
+        # Log each reason once; an outage fails many times in the same way.
         if str(error) != self._current.last_error or not self._failures:
             logger.warning("waiting", extra={"reason": str(error)})
         self._failures = min(self._failures + 1, 20)
@@ -147,19 +163,19 @@ class Shipper:
 
     def _worked(self) -> None:
         if self._failures:
-            logger.info("PostgreSQL takes rows again")
+            logger.info("PostgreSQL accepts rows again")
         self._failures = 0
         self._current.phase, self._current.last_error = "shipping", None
 
 
 async def _pause(event: asyncio.Event, seconds: float) -> None:
-    """Cut short by the event."""
+    """Sleep until the event is set, but at most `seconds`."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
 
 
 def _oldest(group: Group) -> datetime | None:
-    """When the oldest prediction among the first of each piece was answered."""
+    """Return when the oldest of the pieces' first predictions was answered."""
     moments = [
         moment
         for _, piece in group

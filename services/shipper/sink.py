@@ -1,5 +1,7 @@
-"""PostgreSQL as the shipper uses it: COPY, and where rows may be there already by way of a staging
-table and INSERT … ON CONFLICT DO NOTHING. What came before changes nothing when it comes again.
+"""The shipper's connection to PostgreSQL.
+
+Rows are written by COPY. Rows that may exist already are copied to a staging table and inserted
+with ON CONFLICT DO NOTHING, so that writing a row twice changes nothing.
 """
 
 import asyncio
@@ -29,7 +31,11 @@ ROW_FAULTS = ("21", "22", "23", "54")
 
 def _insert_statement(table: str, key: str) -> str:
     columns = ", ".join(f'"{name}"' for name in COLUMNS[table])
-    return f"INSERT INTO {table} ({columns}) SELECT {columns} FROM staging_{table} ON CONFLICT ({key}) DO NOTHING"  # noqa: S608 (names of ours only)
+    # All names are constants of this program.
+    return (
+        f"INSERT INTO {table} ({columns}) "  # noqa: S608
+        f"SELECT {columns} FROM staging_{table} ON CONFLICT ({key}) DO NOTHING"
+    )
 
 
 INSERT = {
@@ -40,9 +46,10 @@ INSERT = {
 
 @dataclass
 class ShipOutcome:
-    """Rows committed, how many of them were new, and what PostgreSQL will never take.
+    """Counts of committed rows (`rows`) and of those that did not exist before (`new`).
 
-    `unknown` are records of kinds that only a newer release knows.
+    PostgreSQL will never accept the `rejected` records. `unknown` are records of kinds that only
+    a newer release knows.
     """
 
     rows: int = 0
@@ -52,9 +59,9 @@ class ShipOutcome:
 
 
 class Sink:
-    """One connection, made when it is needed and thrown away after any trouble.
+    """One connection, opened when needed and dropped after any error.
 
-    Rows of days beyond `kept_days` make no partition: they are rejected.
+    Rows that are older than `kept_days` days are rejected. With None all days are kept.
     """
 
     def __init__(self, url: str, kept_days: int | None = None) -> None:
@@ -68,28 +75,33 @@ class Sink:
         return self._connection is not None and not self._connection.is_closed()
 
     async def open(self) -> None:
-        """Raises StoreDownError, also when the tables are not there yet: the shipper migrates nothing."""
+        """Open the connection if there is none.
+
+        Raises StoreDownError, also if the tables do not exist yet: the shipper never migrates.
+        """
         if self.connected:
             return
         with self._translated():
             connection = self._connection = await connect(self._url, "fraudops-shipper")
-            async with self._patience():
-                # What a lost connection has inserted and not committed must not keep the same rows
-                # waiting until TCP finds out.
+            async with self._time_limit():
+                # A lost connection may leave an open transaction on the server. Without these
+                # limits its rows would block the same rows here until TCP notices.
                 await connection.execute(
-                    f"SET lock_timeout = '20s'; SET idle_in_transaction_session_timeout = '{TRANSACTION_SECONDS:g}s'"
+                    "SET lock_timeout = '20s'; "
+                    f"SET idle_in_transaction_session_timeout = '{TRANSACTION_SECONDS:g}s'"
                 )
                 for table in COLUMNS:
                     await connection.execute(
-                        f"CREATE TEMP TABLE staging_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS"
+                        f"CREATE TEMP TABLE staging_{table} "
+                        f"(LIKE {table} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS"
                     )
         self._days.clear()
         self._careful = True
 
     async def ship(self, payloads: list[bytes]) -> ShipOutcome:
-        """All of them committed or rejected when it returns.
+        """Commit or reject every payload.
 
-        Raises StoreDownError; then any part may be committed, and all should come again.
+        Raises StoreDownError. Then some rows may be committed; ship the whole group again.
         """
         await self.open()
         rows, rejected, unknown = to_rows(payloads)
@@ -107,37 +119,38 @@ class Sink:
         return outcome
 
     async def close(self) -> None:
-        """Politely if that goes quickly."""
+        """Close the connection; terminate it if the server does not answer in time."""
         if self.connected:
             with contextlib.suppress(*TROUBLE):
                 await self._connection.close(timeout=2)
 
     def give_up(self) -> None:
-        """Ends the connection under whatever still waits for it."""
+        """Terminate the connection; calls that wait for it fail."""
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
 
     async def _why_not(self, day: date) -> str | None:
-        """Why rows of that day have no place; None when they have one, which is made if need be."""
+        """Return why rows of that day are rejected, or None; create the partition if needed."""
         today = datetime.now(UTC).date()
         if day > today + timedelta(days=FUTURE_DAYS):
             return "from the future: was the clock wrong?"
         if self._kept_days is not None and day < today - timedelta(days=self._kept_days):
             return f"older than the {self._kept_days} days that are retained"
         if day not in self._days:
-            async with self._patience():
+            async with self._time_limit():
                 self._days[day] = await ensure_partition(self._connection, day)
+        if self._days[day]:
+            return None
         return (
-            None
-            if self._days[day]
-            else f"the partition {partition_name(day)} was taken out of the table: older than what is retained"
+            f"the partition {partition_name(day)} was taken out of the table: "
+            "older than what is retained"
         )
 
     async def _insert(self, rows: list[Row], outcome: ShipOutcome) -> None:
-        """In one transaction; halves, and halves of these, until what PostgreSQL refuses stands alone."""
+        """Insert the rows in one transaction; if a row is refused, halve the rows to find it."""
         try:
-            async with self._patience():
+            async with self._time_limit():
                 outcome.new += await self._transaction(rows)
             outcome.rows += len(rows)
         except (asyncpg.PostgresError, ValueError, OverflowError) as error:
@@ -156,12 +169,10 @@ class Sink:
             await self._insert(rows[middle:], outcome)
 
     async def _transaction(self, rows: list[Row]) -> int:
-        """How many of the rows were new.
-
-        Predictions go straight in by COPY, at half of the cost, unless some may be there
-        already: on a new connection, until a group was all new, and whenever PostgreSQL finds
-        one twice.
-        """
+        """Insert the rows in one transaction; return how many did not exist before."""
+        # A direct COPY costs half as much as the staging table, but fails if a row exists. Rows
+        # may exist on a new connection, because the old one may have committed without an
+        # answer. So use the staging table until a whole group was new.
         try:
             new = await self._copy(rows, straight=not self._careful)
         except asyncpg.UniqueViolationError:
@@ -173,12 +184,13 @@ class Sink:
         return new
 
     async def _copy(self, rows: list[Row], straight: bool) -> int:
-        """How many were new. A COPY that stands alone is a transaction of its own."""
+        """Copy the rows, directly or through the staging tables; return how many were new."""
         by_table = {
             table: values
             for table in COLUMNS
             if (values := [row.values for row in rows if row.table == table])
         }
+        # A single COPY is already atomic. An explicit transaction would add two round trips.
         alone = straight and list(by_table) == ["predictions"]
         new = 0
         async with contextlib.nullcontext() if alone else self._connection.transaction():
@@ -198,8 +210,9 @@ class Sink:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Whatever is not a row's fault ends the connection and becomes StoreDownError: nothing is
-        set aside for it, and it is tried again.
+        """Drop the connection and raise StoreDownError for each error that no row causes.
+
+        Such an error rejects no record: the shipper tries again.
         """
         try:
             yield
@@ -207,17 +220,17 @@ class Sink:
             self.give_up()
             reason = (
                 why_away(error)
-                or f"does not let us write (SQLSTATE {sqlstate(error)}): look into its log"
+                or f"refuses to write (SQLSTATE {sqlstate(error)}): look into its log"
             )
             raise StoreDownError(f"PostgreSQL at {address(self._url)} {reason}") from error
 
     @asynccontextmanager
-    async def _patience(self) -> AsyncIterator[None]:
-        """Ends a connection that takes too long.
+    async def _time_limit(self) -> AsyncIterator[None]:
+        """Terminate a connection that stalls.
 
-        A mere timeout would not: asyncpg waits for the answers to its cancel and its ROLLBACK,
-        which a silent network never brings. Nor would the end alone, ours or one from outside: a
-        COPY that waits for room in the socket does not hear of it.
+        A timeout alone is not enough: asyncpg then waits for the server to acknowledge the cancel
+        and the ROLLBACK. Terminating alone is not enough either: a COPY blocked on a full socket
+        buffer does not notice.
         """
         connection, loop = self._connection, asyncio.get_running_loop()
         timer = loop.call_later(TRANSACTION_SECONDS, connection.terminate)
@@ -225,6 +238,7 @@ class Sink:
             async with asyncio.timeout(TRANSACTION_SECONDS + GRACE_SECONDS) as limit:
 
                 def ended(_: object) -> None:
+                    # RuntimeError: the block has ended already, so there is nothing to cut short.
                     with contextlib.suppress(RuntimeError):
                         limit.reschedule(loop.time() + GRACE_SECONDS)
 
@@ -236,11 +250,10 @@ class Sink:
 
 
 def _blames_a_row(error: Exception) -> bool:
-    """Values that do not fit, by PostgreSQL's word or by asyncpg's before it sent them.
-
-    Not a day that retention took out since we looked: a check violation that names no constraint.
-    """
+    """Return True if a row's values cause the error, in PostgreSQL or in asyncpg's encoder."""
     if isinstance(error, asyncpg.PostgresError):
+        # A check violation without a constraint's name means that retention has detached the
+        # day's partition since `_why_not` ran. The row itself is valid.
         return sqlstate(error).startswith(ROW_FAULTS) and not (
             isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name
         )

@@ -1,9 +1,9 @@
-"""How fast rows go to PostgreSQL: in little groups with pauses between them, so that where they
-share processors an answer waits for a little one at most.
+"""Throttles shipping to small groups of rows with pauses.
 
-While answers come and little waits, groups of some 50 rows go with 4 ms between them. The more
-waits, the larger the groups and the shorter the pauses, and once some 15,000 rows wait there are
-none: what is only in the spool goes with its disk.
+On shared CPUs a prediction then never waits behind a large group. With traffic and a small
+backlog, groups have about 50 rows and pauses last 4 ms. A larger backlog makes the groups larger
+and the pauses shorter. From about 15,000 waiting rows on there is no pause, because rows that are
+only in the spool are lost with its disk.
 """
 
 import asyncio
@@ -15,16 +15,19 @@ HURRIED_BYTES = 8 << 20
 
 
 class Throttle:
-    """A backlog of `hurried_bytes` is shipped without a pause: with 0 every one is."""
+    """Limits the size of groups and the pauses between them.
+
+    A backlog of at least `hurried_bytes` is shipped without pauses. 0 disables the pauses.
+    """
 
     def __init__(self, hurried_bytes: float = 0) -> None:
         self._hurried_bytes = hurried_bytes
-        # From 1 when nothing waits down to 0.
+        # 1 for an empty backlog, down to 0 for one that is shipped without pauses.
         self._calm = 0.0
         self._seen: int | None = None
 
     def look(self, current: ShipperStatus) -> None:
-        """About every second: what waits now, and whether any record has come since the last look."""
+        """Adapt to the backlog and to whether new records arrive; call it about every second."""
         seen = current.backlog_rows + current.shipped + current.set_aside + current.missing
         coming = self._seen is not None and seen > self._seen
         self._seen = seen
@@ -35,14 +38,14 @@ class Throttle:
         )
 
     def hurry(self) -> None:
-        """From now on, whatever waits: who was told to stop has little time."""
+        """Ship without pauses from now on, because the process must end soon."""
         self._hurried_bytes = self._calm = 0.0
 
     def limit(self, size: int) -> int:
-        """How many bytes the next group may have, of those it could have."""
+        """Return the size limit of the next group in bytes, at most `size`."""
         return min(size, int(CALM_BYTES / self._calm)) if self._calm else size
 
     async def rest(self) -> None:
-        """Between a group and the next, where one waits already."""
+        """Pause between two groups when the next one waits already."""
         if self._calm:
             await asyncio.sleep(PAUSE_SECONDS * self._calm)

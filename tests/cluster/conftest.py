@@ -7,8 +7,10 @@ write their figures to a file.
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests.cluster.release import Release, Repetitions, installed
 from tests.support.figures import PROOF, Figures
@@ -20,15 +22,17 @@ COUNTS = Repetitions(20, 3, 10, 5, 100_000) if PROOF else Repetitions(3, 1, 2, 1
 OWN_NAMESPACES = {"test_upgrade.py", "test_runner.py", "test_ports.py"}
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Deal the tests to two processes (`-n 2 --dist loadgroup`): two groups, each in its order.
+class ClusterScheduling(LoadFileScheduling):
+    """Two groups of tests for two processes, each group in its order."""
 
-    xdist reads the groups when the collection ends, before any hook of a conftest runs then.
-    """
-    if item.path.parent == Path(__file__).parent:
-        own = item.path.name in OWN_NAMESPACES
-        group = "own namespaces" if own else "the installed release"
-        item.add_marker(pytest.mark.xdist_group(group))
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "own" if Path(file).name in OWN_NAMESPACES else "the installed release"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ClusterScheduling:
+    # The groups of `--dist loadgroup` would do, but xdist 3.8 does not see them with pytest 9.2.
+    return ClusterScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

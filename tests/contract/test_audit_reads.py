@@ -125,7 +125,7 @@ async def test_features_are_opened_by_their_keys_and_the_rest_is_counted_by_its_
     await store(database, list(records))
     window = await recent(engine, NOON, NOON + HOUR, 10, ["V1"], keys=[key])
     np.testing.assert_array_equal(window.features[:, 0], [-1.25, 1.0, np.nan, np.nan])
-    assert window.closed == {
+    assert window.unreadable == {
         "they are sealed by another key than FRAUDOPS_AUDIT__KEY": 1,
         "only a keyed hash of them is kept": 1,
     }

@@ -15,7 +15,15 @@ from uuid import uuid4
 import pytest
 
 from fraudops.errors import BundleError, SettingsError, StoreDownError, UnknownVersionError
-from fraudops.registry import TAG_DIGEST, TAG_SAMPLE, TAG_VERDICT, ModelVersion, Registry, artifacts
+from fraudops.registry import (
+    TAG_DIGEST,
+    TAG_SAMPLE,
+    TAG_VERDICT,
+    ModelVersion,
+    Registry,
+    artifacts,
+    verified_bundle,
+)
 from fraudops.registry.api import MlflowAnswerError
 from tests.support.http_client import HTTP
 from tests.support.mlflow_runs import API, new_run, put
@@ -140,6 +148,73 @@ def test_a_bundle_comes_back_byte_for_byte(
         "bundle.json": b"{}",
         "train_rows.npy": bytes(3_000_000),
     }
+
+
+def manifest_bytes(folder: Path, _digest: str) -> bytes:
+    """Return the bytes of `bundle.json`. Raises BundleError unless they are the registered ones."""
+    content = (folder / "bundle.json").read_bytes()
+    if content != b"{}":
+        raise BundleError("bundle.json has been altered")
+    return content
+
+
+def no_registry() -> Registry:
+    raise AssertionError("a good cached bundle needs no registry")
+
+
+def cached_bundle(cache: Path, content: bytes) -> Path:
+    folder = cache / ("d" * 64)
+    folder.mkdir()
+    (folder / "bundle.json").write_bytes(content)
+    return folder
+
+
+def test_a_good_cached_bundle_is_used_without_the_registry(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cached = cached_bundle(tmp_path, b"{}")
+    with verified_bundle("1", "d" * 64, tmp_path, no_registry, manifest_bytes) as (folder, content):
+        assert (folder, content) == (cached, b"{}")
+    assert cached.is_dir()
+    assert caplog.text == ""
+
+
+def test_an_error_of_the_caller_does_not_cause_a_download(tmp_path: Path) -> None:
+    cached_bundle(tmp_path, b"{}")
+    with (
+        pytest.raises(BundleError, match="no reference"),
+        verified_bundle("1", "d" * 64, tmp_path, no_registry, manifest_bytes),
+    ):
+        raise BundleError("the bundle has no reference")
+
+
+def test_a_bad_cached_bundle_is_logged_kept_and_downloaded_again(
+    registry: Registry,
+    registered: ModelVersion,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cached = cached_bundle(tmp_path, b"altered")
+    with verified_bundle(
+        registered.version, "d" * 64, tmp_path, lambda: registry, manifest_bytes
+    ) as (folder, content):
+        assert content == b"{}"
+        assert folder != cached
+    assert not folder.exists()
+    assert (cached / "bundle.json").read_bytes() == b"altered"
+    assert "dddddddddddd is bad and is downloaded again: bundle.json has been" in caplog.text
+
+
+def test_a_bundle_that_is_bad_in_the_registry_too_is_refused(
+    registry: Registry, registered: ModelVersion, mlflow_url: str, tmp_path: Path
+) -> None:
+    put(mlflow_url, registered.run_id, "bundle/bundle.json", b"altered")
+    cached_bundle(tmp_path, b"altered")
+    with (
+        pytest.raises(BundleError, match="has been altered"),
+        verified_bundle(registered.version, "d" * 64, tmp_path, lambda: registry, manifest_bytes),
+    ):
+        pass
 
 
 def test_a_file_next_to_the_bundle_is_written_read_and_replaced(

@@ -293,16 +293,8 @@ def test_since_last_uses_the_hours_for_the_first_run_of_a_version(site: DriftSit
     assert site.report("--since", "last", "--hours", "2")["start"] == first["end"]
 
 
-def test_an_altered_reference_is_refused(site: DriftSite) -> None:
-    (site.state.bundles / site.digest / DRIFT_REFERENCE).write_bytes(b"PAR1")
-    result = site.drift()
-    assert isinstance(result.exception, BundleError)
-    assert DRIFT_REFERENCE in str(result.exception)
-
-
-def test_a_reference_that_the_service_has_not_cached_is_fetched_from_mlflow(
-    site: DriftSite, mlflow_url: str
-) -> None:
+def register_bundle(site: DriftSite, mlflow_url: str) -> dict[str, str]:
+    """Register the site's bundle and let its version serve; return the settings of the registry."""
     model = f"drift-{uuid7()}"
     registry = Registry(mlflow_url, model)
     run = new_run(mlflow_url)
@@ -318,8 +310,34 @@ def test_a_reference_that_the_service_has_not_cached_is_fetched_from_mlflow(
         ),
         token,
     )
+    return {"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model}
+
+
+def test_an_altered_reference_is_refused(site: DriftSite, mlflow_url: str) -> None:
+    altered = site.state.bundles / site.digest / DRIFT_REFERENCE
+    altered.write_bytes(b"PAR1")
+    result = site.drift(**register_bundle(site, mlflow_url))
+    assert isinstance(result.exception, BundleError)
+    assert DRIFT_REFERENCE in str(result.exception)
+    assert altered.read_bytes() == b"PAR1"
+
+
+def test_an_altered_reference_in_the_cache_is_logged_and_fetched_from_mlflow(
+    site: DriftSite, mlflow_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = register_bundle(site, mlflow_url)
+    (site.state.bundles / site.digest / DRIFT_REFERENCE).write_bytes(b"PAR1")
+    report = site.report(**registry)
+    assert (report["reference_rows"], report["verdict"]) == (len(bank()[0]), "not enough rows")
+    assert f"{DRIFT_REFERENCE} has been altered" in caplog.text
+
+
+def test_a_reference_that_the_service_has_not_cached_is_fetched_from_mlflow(
+    site: DriftSite, mlflow_url: str
+) -> None:
+    registry = register_bundle(site, mlflow_url)
     (site.state.bundles / site.digest).rename(site.state.bundles / "elsewhere")
-    report = site.report(MLFLOW_TRACKING_URI=mlflow_url, FRAUDOPS_MODEL_NAME=model)
+    report = site.report(**registry)
     assert (report["reference_rows"], report["verdict"]) == (len(bank()[0]), "not enough rows")
 
 

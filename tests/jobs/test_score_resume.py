@@ -301,7 +301,7 @@ def test_a_begun_run_is_not_continued_with_a_changed_input(
 
 def test_an_input_that_changes_during_a_run_is_noticed(scene: Scene, tmp_path: Path) -> None:
     order = order_of(scene, tmp_path, "csv")
-    with pytest.raises(DataError, match="has changed while it was scored"):
+    with pytest.raises(DataError, match="changed while it was scored"):
         score_file(
             order, scene.models, lambda _done, _total, _counts: os.utime(order.source, ns=(1, 1))
         )

@@ -288,4 +288,4 @@ def test_a_draining_pod_takes_nothing(tmp_path: Path) -> None:
         assert hand_over(tmp_path / "spool", [admin_url(pod)], TOKEN) == 1
         (segment,) = list_segments(tmp_path / "spool")
         refused = HTTP.put(f"{admin_url(pod)}/spool/{segment.name}", content=b"x", headers=BEARER)
-        assert problem(refused)["detail"] == "this pod is leaving too"
+        assert problem(refused)["detail"] == "this pod is shutting down too"

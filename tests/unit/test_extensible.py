@@ -1,14 +1,23 @@
 """Documents keep the fields of a newer release, at every level and after every change."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from fraudops.extensible import Extensible, decode_document, encode_document
-from fraudops.promotion.serving_record import ServingRecord, commit, decode, encode, undo
-from services.inference.pod.state import PodState
+from fraudops.promotion.serving_record import (
+    RecordUnreadableError,
+    ServingRecord,
+    commit,
+    decode,
+    encode,
+    undo,
+)
+from fraudops.state import State
+from services.inference.pod.state import PodState, pod_state_path, read_pod_state
 
 ENTRY = {
     "epoch": 4,
@@ -69,3 +78,18 @@ def test_a_known_field_wins_over_an_unknown_one_of_its_name() -> None:
         count: int = 0
 
     assert json.loads(encode_document(Small(count=1, unknown={"count": 2}))) == {"count": 1}
+
+
+DAMAGED = {"not UTF-8": b'{"x":"\xff"}', "too deep": b'{"x":' + b"[" * 9000 + b"]" * 9000 + b"}"}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
+def test_damage_in_a_field_of_a_newer_release_is_a_decoding_error(
+    data: bytes, tmp_path: Path
+) -> None:
+    state = State.at(tmp_path)
+    with pytest.raises(RecordUnreadableError):
+        decode(data)
+    pod_state_path(state).parent.mkdir(parents=True)
+    pod_state_path(state).write_bytes(data)
+    assert read_pod_state(state) == PodState()

@@ -6,9 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fraudops import files
+
+
+class Named(msgspec.Struct):
+    name: str
+
 
 HOLDER = """
 import sys, time
@@ -93,3 +99,18 @@ def test_shared_locks_exclude_only_exclusive_ones(tmp_path: Path) -> None:
         assert files.try_lock(one.fileno(), shared=True)
         assert files.try_lock(other.fileno(), shared=True)
         assert not files.try_lock(other.fileno())
+
+
+def test_a_private_file_is_private_despite_a_temporary_file_of_a_crash(tmp_path: Path) -> None:
+    """A container's process may get the pid of the process that crashed."""
+    path = tmp_path / "secret"
+    files.temporary_path(path).write_bytes(b"left by a crash")
+    files.temporary_path(path).chmod(0o644)
+    files.write_atomically(path, b"content", private=True)
+    assert path.read_bytes() == b"content"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_is_not_utf8_counts_as_one_that_cannot_be_decoded(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b'{"name":"\xff"}')
+    assert files.read_json(tmp_path / "file", Named) is None

@@ -63,6 +63,24 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
         verify_bundle(tmp_path, "0" * 64)
 
 
+def nested(levels: int) -> bytes:
+    return b"[" * levels + b"]" * levels
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("model_name", b'"\xff"'), ("parameters", nested(9000)), ("a_later_field", nested(9000))],
+    ids=["not UTF-8", "too deep", "a later field that is too deep"],
+)
+def test_a_damaged_manifest_is_refused(field: str, value: bytes, tmp_path: Path) -> None:
+    write_linear_bundle(tmp_path)
+    rewrite(tmp_path, **{field: "DAMAGE"})
+    path = tmp_path / MANIFEST
+    path.write_bytes(path.read_bytes().replace(b'"DAMAGE"', value))
+    with pytest.raises(BundleError):
+        read_manifest(tmp_path)
+
+
 def rewrite(folder: Path, **fields: Any) -> str:
     """Change fields of the manifest and return its digest."""
     raw = msgspec.json.decode((folder / MANIFEST).read_bytes())

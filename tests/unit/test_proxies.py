@@ -108,6 +108,18 @@ def test_hosts_that_the_user_excludes_stay_excluded(monkeypatch: pytest.MonkeyPa
         assert requests.utils.get_environ_proxies(f"http://{host}/") == {}
 
 
+@pytest.mark.parametrize("hosts", ["*", "other.org, *"])
+def test_a_user_who_excludes_all_hosts_keeps_that(
+    hosts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", hosts)
+    bypass_proxies()
+    url = "http://mlflow.example.com/"
+    assert requests.utils.get_environ_proxies(url) == {}
+    with pytest.raises(LookupError):
+        get_env_proxy_for_url(URL(url))
+
+
 def test_our_mlflow_client_calls_this_machine_directly(local: str) -> None:
     api = MlflowApi(local, 5.0)
     assert api.call("GET", "anything") == {"well": True}

@@ -237,3 +237,13 @@ def test_a_bad_label_is_refused_by_field_and_reason(
     with pytest.raises(InvalidBodyError) as refusal:
         Reader(LabelEntry).read(json.dumps(LABEL | change).encode())
     assert [(fault.field, fault.reason) for fault in refusal.value.faults] == [(field, reason)]
+
+
+def test_a_field_of_a_newer_release_may_not_be_nested_without_limit() -> None:
+    """A reader that skips unknown fields still walks through their values."""
+
+    class Open(msgspec.Struct):
+        known: int = 0
+
+    with pytest.raises(InvalidBodyError, match="nested too deeply"):
+        Reader(Open).read(b'{"later":' + b"[" * 9000 + b"]" * 9000 + b"}")

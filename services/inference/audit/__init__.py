@@ -1,1 +1,1 @@
-"""How the service audits its answers."""
+"""Auditing of predictions and labels in the inference service."""

@@ -1,6 +1,6 @@
-"""What waits until PostgreSQL has committed it: the durability `commit`.
+"""Waiting until PostgreSQL has committed a record, for the durability `commit`.
 
-One look at the shipper's positions is for all who wait.
+One poll of the shipper's positions serves all waiting requests.
 """
 
 import asyncio
@@ -17,17 +17,21 @@ from fraudops.spool.wakeup import WakeupPipe
 from fraudops.spool.writer import Place
 
 LOOK_SECONDS, LATE_LOOK_SECONDS, PROBE_SECONDS = 0.002, 0.05, 1.0
-AWAY = "PostgreSQL did not confirm in time that the answer is audited: try again. Is it reachable, and does the shipper run?"
+AWAY = (
+    "PostgreSQL did not confirm in time that the answer is audited: try again. "
+    "Is it reachable, and does the shipper run?"
+)
 REFUSED = (
-    "PostgreSQL refused the audited row, or one that went with it: `fraudops audit verify` says why"
+    "PostgreSQL refused the audited row, or a row of the same group: "
+    "`fraudops audit verify` says why"
 )
 
 
 @dataclass
 class Waiting:
-    """Who waits for one segment, in the order of what they wrote.
+    """The requests that wait for one segment, ordered by the end of their record.
 
-    The descriptor keeps the segment where it is.
+    The open descriptor keeps the segment in the spool.
     """
 
     descriptor: int
@@ -36,11 +40,10 @@ class Waiting:
 
 
 class Confirmations:
-    """Of one worker, all on its event loop.
+    """Confirmations of one worker, used from its event loop only.
 
-    While something waits in vain and nothing at all is confirmed, nothing new is let in but one
-    try a second: else every request that is sent again would leave one more row, and hold its
-    connection for nothing.
+    It is also a circuit breaker: while requests time out and nothing is confirmed, one probe per
+    second is admitted. Otherwise each retry of a client would add a row and hold a connection.
     """
 
     def __init__(self, spool: Path, wakeup: WakeupPipe, seconds: float) -> None:
@@ -52,15 +55,17 @@ class Confirmations:
         self._tried = self._moved = float("-inf")
 
     def admit(self) -> None:
-        """Before anything is written. Raises StoreDownError."""
+        """Admit a request, before anything is written. Raises StoreDownError."""
         if self._overdue and (now := time.monotonic()) - self._moved > PROBE_SECONDS:
             if now - self._tried < PROBE_SECONDS:
                 raise StoreDownError(AWAY)
             self._tried = now
 
     async def wait(self, place: Place) -> None:
-        """Raises StoreDownError when it was not confirmed in time, or refused; it may be in the
-        table later all the same.
+        """Wait until the records up to `place` are committed.
+
+        Raises StoreDownError if they are refused or not confirmed in time. After a timeout they
+        may still reach the table later.
         """
         taken = self._enqueue(place)
         self._wakeup.notify()
@@ -77,6 +82,7 @@ class Confirmations:
 
     def _enqueue(self, place: Place) -> "asyncio.Future[bool]":
         waiting = self._segments.get(place.segment)
+        # One descriptor for each segment is enough.
         if waiting:
             os.close(place.descriptor)
         else:
@@ -87,7 +93,7 @@ class Confirmations:
             }
             waiting = self._segments[place.segment] = Waiting(place.descriptor)
         taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        # Those who waited for the disk in threads of their own come in any order.
+        # With fsync `always` the writes run in threads and end in any order.
         insort(waiting.queue, (place.end, taken), key=lambda waits: waits[0])
         return taken
 
@@ -101,7 +107,7 @@ class Confirmations:
         self._wakeup.close()
 
     async def _look(self) -> None:
-        """As long as anybody waits."""
+        """Poll the positions while a request waits; poll slowly if all of them are overdue."""
         while self._segments:
             in_time = sum(len(waiting.queue) for waiting in self._segments.values()) > len(
                 self._overdue
@@ -113,8 +119,10 @@ class Confirmations:
                     os.close(self._segments.pop(name).descriptor)
 
     def _confirm(self, name: str, waiting: Waiting) -> None:
-        """A row that was set aside is not told from its neighbours: none of those that this look
-        finds is answered.
+        """Resolve the requests whose records the shipper has passed.
+
+        The position does not say which row was refused. So if any was, every row that this poll
+        finds is reported as refused.
         """
         position = read_position(self._spool / (name + POSITION))
         if position is None:

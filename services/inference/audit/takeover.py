@@ -1,6 +1,7 @@
-"""What a leaving pod hands over of its audit spool: segments, because PostgreSQL is away, which
-this pod's shipper takes up like those of a dead writer, and what was set aside, which waits here
-for people as it did there.
+"""Receiver of the files that a pod hands over when it shuts down.
+
+This pod's shipper ships the segments like those of a dead writer. Dead letters wait here for an
+operator.
 """
 
 import asyncio
@@ -15,20 +16,24 @@ from fraudops.files import sync_folder
 from fraudops.ids import uuid7
 from fraudops.spool.segments import INCOMING, parse_segment, spool_bytes
 
-# A pod that is over half full needs its room for what it answers itself.
+# The other half of the spool is reserved for the predictions of this pod.
 SHARE = 0.5
 
 
 class HandoverReceiver:
-    """`refusal` says why this pod takes nothing now, None when it does."""
+    """Writes files of other pods into this pod's spool.
+
+    `maximum` is the size limit of the spool in bytes. `refusal` returns why this pod accepts
+    nothing now, or None.
+    """
 
     def __init__(self, spool: Path, maximum: int, refusal: Callable[[], str | None]) -> None:
         self._spool, self._maximum, self._refusal = spool, maximum, refusal
 
     async def take(self, name: str, size: int | None, parts: AsyncIterator[bytes]) -> None:
-        """A segment is on the disk when it returns; the same again changes nothing.
+        """Receive a segment and sync it to the disk; the same segment again changes nothing.
 
-        Raises RefusedError, SpoolFullError, StoreDownError; then it was not.
+        Raises RefusedError, SpoolFullError or StoreDownError; the segment is then not accepted.
         """
         if parse_segment(name) is None:
             raise RefusedError("that is not the name of a spool segment")
@@ -37,24 +42,25 @@ class HandoverReceiver:
     async def take_dead_letters(
         self, folder: str, name: str, size: int | None, parts: AsyncIterator[bytes]
     ) -> None:
-        """A file of `aside` or `newer`, as `take` does.
+        """Receive a file of the folder `aside` or `newer`; raises as `take` does.
 
-        All that is set aside here counts against the room for it, since nobody ships it away.
+        All files of that folder count against the limit, because they are not shipped and so
+        never make room.
         """
         if not is_final_file(name):
-            raise RefusedError("that is not the name of a file of what was set aside")
+            raise RefusedError("that is not the name of a dead-letter file")
         await self._take(
             self._spool / folder / name, size, parts, _bytes(self._spool / folder, "*.jsonl")
         )
 
     async def _take(
-        self, path: Path, size: int | None, parts: AsyncIterator[bytes], beside: int = 0
+        self, path: Path, size: int | None, parts: AsyncIterator[bytes], kept_bytes: int = 0
     ) -> None:
         if reason := self._refusal():
             raise StoreDownError(reason)
         unfinished = self._spool / f"{INCOMING}{uuid7()}"
         try:
-            self._reserve(unfinished, size, beside)
+            self._reserve(unfinished, size, kept_bytes)
             await self._write(unfinished, size or 0, parts)
             await asyncio.to_thread(_appear, unfinished, path)
         except OSError as error:
@@ -62,15 +68,15 @@ class HandoverReceiver:
         finally:
             unfinished.unlink(missing_ok=True)
 
-    def _reserve(self, path: Path, size: int | None, beside: int) -> None:
-        """The room that it will take, before it is counted: of several that come at once, in any
-        worker, each sees the others.
-        """
+    def _reserve(self, path: Path, size: int | None, kept_bytes: int) -> None:
+        """Reserve the room of the file. Raises SpoolFullError if there is too little."""
+        # Reserve before counting: files may arrive in several workers at the same time, and each
+        # worker must count those of the others.
         path.touch(mode=0o600, exist_ok=False)
         os.truncate(path, size or 0)
         if (
             size is None
-            or spool_bytes(self._spool) + _bytes(self._spool, f"{INCOMING}*") + beside
+            or spool_bytes(self._spool) + _bytes(self._spool, f"{INCOMING}*") + kept_bytes
             > SHARE * self._maximum
         ):
             raise SpoolFullError("this pod's spool is over half full: try another pod")
@@ -84,7 +90,7 @@ class HandoverReceiver:
                     break
                 await asyncio.to_thread(file.write, part)
             if written != size:
-                raise RefusedError("the file did not come whole")
+                raise RefusedError("the file is not complete")
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
 
@@ -98,9 +104,9 @@ def _bytes(folder: Path, pattern: str) -> int:
 
 
 def _appear(unfinished: Path, path: Path) -> None:
-    """Under its name at once and whole.
+    """Give the complete file its name, in one step.
 
-    One of that name that is here already is the same one: no name comes twice.
+    Names are unique, so an existing file of that name is the same file.
     """
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o700, exist_ok=True)

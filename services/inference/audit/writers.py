@@ -1,4 +1,4 @@
-"""The worker's end of the audit: where a record must be before its answer leaves."""
+"""Writers of audit records: each durability decides where a record is before its answer."""
 
 import asyncio
 import logging
@@ -24,13 +24,15 @@ REOPEN_SECONDS = 1.0
 
 
 class Writer(Protocol):
+    """Writes records, all of a call or none."""
+
     def append_many(self, payloads: Sequence[bytes], /) -> None: ...
 
     def close(self) -> None: ...
 
 
 class Unwritten:
-    """Where records go when nothing is audited."""
+    """A writer that drops all records, for the durability `off`."""
 
     def append_many(self, payloads: Sequence[bytes], /) -> None:
         pass
@@ -40,27 +42,27 @@ class Unwritten:
 
 
 class Audit:
-    """Appends and counts refusals.
+    """Appends records to the writer and counts refused ones.
 
-    What cannot be opened is tried again, and nothing is answered until then.
+    If the writer cannot be opened, it is tried again, and no request is answered until then.
 
-    `off`: nothing is kept. `waits`: an append may have to wait, for the disk (fsync always) or
-    for PostgreSQL (commit), and only the asynchronous calls may be used. Those who wait together
-    share one fsync, or one look.
+    `off` is true if no record is kept. `waits` is true if an append may wait for the disk (fsync
+    `always`) or for PostgreSQL (`commit`). Then only the asynchronous methods may be called.
+    Appends that wait at the same time share one fsync or one poll.
     """
 
     off = waits = False
 
     def __init__(self, open_writer: Callable[[], Writer], metrics: Metrics, folder: Path) -> None:
-        """`folder` is where processes that held records in memory have left their tallies."""
+        """`folder` holds the in-memory counts of processes that have ended."""
         self._open, self._metrics, self._folder = open_writer, metrics, folder
         self._writer: Writer | None = None
         self._tried = float("-inf")
 
     def put(self, records: Sequence[bytes]) -> None:
-        """All or none, at once; only where nothing `waits`.
+        """Append all records or none; call it only if `waits` is false.
 
-        Raises SpoolFullError, StoreDownError; then nothing was written.
+        Raises SpoolFullError or StoreDownError; nothing is written then.
         """
         try:
             (self._writer or self._opened()).append_many(records)
@@ -69,14 +71,14 @@ class Audit:
             raise
 
     async def append(self, record: bytes) -> None:
-        """Raises as `append_many` does."""
+        """Append one record; raises as `append_many` does."""
         await self.append_many((record,))
 
     async def append_many(self, records: Sequence[bytes]) -> None:
-        """All or none.
+        """Append all records or none.
 
-        Raises SpoolFullError, StoreDownError; then nothing was written, or with `commit` perhaps
-        all.
+        Raises SpoolFullError or StoreDownError. Nothing is written then, but with `commit` all
+        records may be.
         """
         self.put(records)
 
@@ -85,7 +87,10 @@ class Audit:
             await asyncio.to_thread(self._writer.close)
 
     def open(self) -> None:
-        """At the worker's start: a disk that is full now must not keep the worker from living."""
+        """Open the writer when the worker starts, and report records that were lost.
+
+        A failure is only logged: the worker must start even if the disk is full now.
+        """
         if lost := collect_lost(self._folder):
             logger.error(
                 "answers were lost with a process that held them in memory",
@@ -107,7 +112,7 @@ class Audit:
 
 
 class NoAudit(Audit):
-    """For measuring what the audit costs."""
+    """Audits nothing; used to measure the cost of the audit."""
 
     off = True
 
@@ -119,7 +124,7 @@ class NoAudit(Audit):
 
 
 class SyncedAudit(Audit):
-    """Waits for the disk, off the event loop."""
+    """Waits for the fsync of each record, in a thread."""
 
     waits = True
 
@@ -132,7 +137,7 @@ class SyncedAudit(Audit):
 
 
 class CommittedAudit(Audit):
-    """Waits for PostgreSQL; with `blocking` for the disk first, off the event loop."""
+    """Waits for PostgreSQL; with `blocking` first for the fsync, in a thread."""
 
     waits = True
 
@@ -150,6 +155,7 @@ class CommittedAudit(Audit):
 
     async def append_many(self, records: Sequence[bytes]) -> None:
         try:
+            # Before the write: a request that is refused here must leave no row.
             self._confirmations.admit()
             spool = self._opened()
             assert isinstance(spool, SpoolWriter)
@@ -169,7 +175,7 @@ class CommittedAudit(Audit):
 
 
 def audit_of(settings: InferenceSettings, state: State, metrics: Metrics) -> Audit:
-    """As `audit.durability` wants it. Make it after the fork."""
+    """Return the audit for the setting `audit.durability`; call it after the fork."""
     chosen, folder = settings.audit, state.run
     writer = f"{settings.pod}-{os.getpid()}"
     open_spool = partial(SpoolWriter, state.spool, writer, chosen.spool_options())

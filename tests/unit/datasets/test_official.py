@@ -188,8 +188,8 @@ def test_when_no_mirror_helps_each_is_named_with_its_reason(target: Path) -> Non
         fetch(target, (first, Mirror.at(busy.url)), CHECKSUM)
     message = str(error.value)
     assert f"{first.url}: cannot be reached" in message
-    assert f"{busy.url}: answers 503" in message
-    assert "run it again" in message
+    assert f"{busy.url}: responds with status 503" in message
+    assert "run the command again" in message
 
 
 def test_two_downloads_do_not_write_one_file(good: Served, target: Path) -> None:

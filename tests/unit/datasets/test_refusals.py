@@ -102,7 +102,7 @@ def test_the_first_of_several_faults_is_named_and_equal_faults_are_counted(
     path.write_text(text)
     message = refusal(path, bank)
     assert "line 30, column 'merchant_z'" in message
-    assert "(3 rows of this column are so)" in message
+    assert "(3 rows of this column have this fault)" in message
 
 
 @pytest.mark.parametrize(("cut", "count"), [(-1, 6), (None, 8)])
@@ -144,7 +144,7 @@ def test_an_unclosed_quote_is_refused(
         ),
         (
             "seconds,value_eur,velocity,distance_z,device_risk,merchant_z,is_fraud,velocity",
-            "'velocity' stands there twice",
+            "'velocity' occurs twice",
         ),
         (
             "seconds,value_eur, Velocity,distance_z,device_risk,merchant_z,is_fraud",
