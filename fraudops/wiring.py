@@ -31,14 +31,8 @@ from fraudops.registry import Registry
 from fraudops.settings import ClusterSettings, PromoteJobSettings
 from fraudops.state import State
 
-<<<<<<< HEAD
-# The alias only follows the record: pods wait for it no longer, the reconciler writes it when the
-# registry is back.
-=======
-Say = Callable[[str], None]
 # Timeout of a call that reads or writes an alias. The alias only follows the record, so a promotion
 # must not wait for a registry that is down. The reconciler writes the alias later.
->>>>>>> rev-read
 ALIAS_SECONDS = 3.0
 
 
