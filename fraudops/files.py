@@ -30,8 +30,8 @@ def write_atomically(
     """
     with atomic_file(path, durable=durable) as temporary:
         if private:
-            # A file that a crash has left may be open to other users. A new one gets its mode
-            # before the first byte, so that no other user can read the content at any time.
+            # Other users may be able to read a file that a crash has left. A new file gets its
+            # mode before the first byte, so that no other user can read the content at any time.
             temporary.unlink(missing_ok=True)
             temporary.touch(mode=0o600, exist_ok=False)
         temporary.write_bytes(data)

@@ -38,7 +38,7 @@ def goes_direct(host: str) -> bool:
         return ip_address(name).is_loopback
     except ValueError:
         labels = name.split(".")
-    # `svc` is the third label of SERVICE.NAMESPACE.svc, whatever the domain of the cluster.
+    # `svc` is the third label of SERVICE.NAMESPACE.svc in every cluster domain.
     in_cluster = "svc" in labels[2:] or name.endswith(".cluster.local")
     return len(labels) == 1 or labels[-1] == "localhost" or in_cluster
 
@@ -50,7 +50,7 @@ def no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
     """
     named = [environment.get(name, "") for name in ("no_proxy", "NO_PROXY")]
     hosts = [host.strip() for value in named for host in value.split(",") if host.strip()]
-    # It excludes every host, but most libraries read it so only if it stands alone.
+    # `*` excludes every host, but most libraries accept it only as the whole value.
     if "*" in hosts:
         return {"no_proxy": "*", "NO_PROXY": "*"}
     hosts += DIRECT

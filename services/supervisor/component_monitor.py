@@ -153,9 +153,10 @@ class ComponentMonitor:
             self._child.poll()
 
     def _check_port(self) -> None:
-        """Raises PortTakenError before the first run and _FailedError afterwards.
+        """Check that the component's port is free.
 
-        A component that has run keeps its port, because clients know it.
+        Raises PortTakenError before the first run and _FailedError afterwards. A component that
+        has run keeps its port, because clients know it.
         """
         if self.component.address and ports.is_taken(*self.component.address):
             _, port = self.component.address

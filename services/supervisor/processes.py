@@ -111,7 +111,7 @@ def programs(module: str, folder: Path) -> list[psutil.Process]:
 
 @dataclass(frozen=True)
 class ShutdownPolicy:
-    """How a component is stopped.
+    """The way to stop one component.
 
     `signal` asks its leader to stop, within `seconds`.
     `members` returns all processes of the component with this leader.
