@@ -39,5 +39,9 @@ def split_url(url: str, name: str) -> SplitResult:
 
 
 def without_credentials(parts: SplitResult) -> str:
-    """Return the URL without its user information, so that a message may show it."""
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    """Return the URL without user information, query and fragment, so that a message may show it.
+
+    The query of a presigned URL is a credential too.
+    """
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+    return bare.geturl()

@@ -203,7 +203,8 @@ def undo(record: ServingRecord, epoch: int, at: str) -> ServingRecord:
     if failed is None or previous is None:
         raise FraudopsError("a first promotion has nothing to go back to")
     entry = msgspec.structs.replace(previous, epoch=epoch, by=failed.by, at=at, undo=True)
-    was_rollback = not (record.stack and record.stack[0] == previous)
+    # The epoch names the entry. A newer release may have added fields to one of the two copies.
+    was_rollback = not (record.stack and record.stack[0].epoch == previous.epoch)
     stack = (failed, *record.stack) if was_rollback else record.stack[1:]
     return msgspec.structs.replace(
         record, current=entry, previous=stack[0] if stack else None, stack=stack, reserved=None

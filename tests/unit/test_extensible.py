@@ -57,6 +57,13 @@ def test_an_undo_keeps_the_fields_of_the_entry_that_it_restores() -> None:
     assert written["future"] == RECORD["future"]
 
 
+def test_an_undo_knows_the_entry_before_it_by_its_epoch() -> None:
+    """A newer release may add fields to one copy of the entry only."""
+    record = RECORD | {"stack": [ENTRY | {"epoch": 3}]}
+    undone = undo(decode(json.dumps(record).encode()), 6, "now")
+    assert undone.stack == ()
+
+
 def test_a_pods_state_keeps_unknown_fields_when_the_pod_changes_version() -> None:
     state = decode_document(b'{"epoch": 1, "challenger": "7"}', PodState)
     moved = state.next(2, "2", "2" * 64, "cache").without_model(())

@@ -95,9 +95,10 @@ async def test_an_admin_call_that_fails_shows_its_url_without_the_password() -> 
     assert "last" not in str(silent.value)
 
 
-def test_a_mirror_is_shown_without_the_password() -> None:
-    mirror = Mirror.at("https://first:last@127.0.0.1:1/a.zip?x=1")
-    assert (mirror.shown, mirror.zipped) == ("https://127.0.0.1:1/a.zip?x=1", True)
+def test_a_mirror_is_shown_without_password_and_query() -> None:
+    """The query of a presigned URL lets its reader download the file."""
+    mirror = Mirror.at("https://first:last@127.0.0.1:1/a.zip?signature=x")
+    assert (mirror.shown, mirror.zipped) == ("https://127.0.0.1:1/a.zip", True)
 
 
 @pytest.mark.parametrize("proxy", ["http://user:first/last@host:1", "last://host"])

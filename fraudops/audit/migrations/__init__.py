@@ -43,7 +43,7 @@ class Migrated(NamedTuple):
         if self.newer:
             return (
                 f"the audit database at {address} has the schema of a newer release "
-                f"({self.revision}): nothing was changed, and this release works with it"
+                f"({self.revision}): the schema stays, and this release works with it"
             )
         return f"the audit database at {address} has this release's schema"
 
