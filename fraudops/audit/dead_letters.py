@@ -5,6 +5,7 @@ the reason and replays them.
 """
 
 import base64
+import binascii
 import contextlib
 import os
 import re
@@ -17,7 +18,8 @@ from typing import NamedTuple
 import msgspec
 
 from fraudops.audit.records import decode, is_newer_kind
-from fraudops.errors import DataError, StoreDownError
+from fraudops.canonical import decode_json
+from fraudops.errors import DataError, SpoolFullError, StoreDownError
 from fraudops.files import locked, sync_folder, try_locked
 from fraudops.ids import uuid7
 from fraudops.spool.frames import MAX_FRAME
@@ -30,6 +32,9 @@ from fraudops.spool.writer import SpoolWriter
 REPLAYER = "replay"
 BATCH = 256
 LONGEST_LINE = 2 * MAX_FRAME
+# A file of this size gets no more lines, so that a replay holds little of it in memory, and another
+# pod has room for it.
+FILE_BYTES = 8 << 20
 # The suffix of files that a replay works on. The shipper adds lines to other files only.
 TAKEN = ".taken.jsonl"
 # The name of a file that gets no more lines. It is used only once, so that a receiver which gets
@@ -81,7 +86,7 @@ class ReplayResult:
 
 
 class DeadLetters:
-    """The folder `spool/aside`, with a file YYYYMMDD.jsonl for each day.
+    """The folder `spool/aside`, with a file YYYYMMDD.jsonl for today, and finished files.
 
     Each line is an object with at, reason and payload (base64). The folder `spool/newer` has the
     same form. It holds records of kinds that only a newer release knows.
@@ -114,22 +119,32 @@ class DeadLetters:
             with contextlib.suppress(FileNotFoundError):
                 yield from _read(path)
 
-    def replay(self) -> ReplayResult:
+    def holds_records(self, path: Path) -> bool:
+        """Return whether a file has a line that `replay` can write to the spool.
+
+        Raises DataError, OSError.
+        """
+        return any(_is_record(entry.data) for entry in _read(path))
+
+    def replay(self, maximum: int = SpoolOptions.max_bytes) -> ReplayResult:
         """Write the records of dead letters to the spool, and delete those dead letters.
 
-        After a crash the next replay starts again. The table ignores records that it already has.
-        Raises StoreDownError while another replay runs, SpoolFullError, DataError.
+        The spool grows to at most `maximum` bytes. After a crash the next replay starts again. The
+        table ignores records that it already has. Raises StoreDownError while another replay runs,
+        SpoolFullError, DataError.
         """
         done = ReplayResult()
         with self._alone():
             self._take()
             for path in sorted(self.folder.glob(f"*{TAKEN}")):
-                with _writer(self._spool) as writer:
-                    kept = _replay_entries(_read(path), writer, done)
-                # Delete the file last: its records are synced in the spool, and the kept entries in
-                # another file.
-                self._write(kept)
+                with _writer(self._spool, maximum) as writer:
+                    left, full = _replay_entries(_read(path), writer, done)
+                # Delete the file last: its records are synced in the spool, and the others in
+                # another file. A full spool must not make the next replay repeat this file.
+                self._write(left)
                 path.unlink()
+                if full:
+                    raise full
         return done
 
     def replay_segments(self, paths: Sequence[Path]) -> ReplayResult:
@@ -177,17 +192,19 @@ class DeadLetters:
         if not entries:
             return
         with locked(self.folder / "put.lock"):
-            descriptor = os.open(
-                self.folder / f"{datetime.now(UTC):%Y%m%d}.jsonl",
-                os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
-                0o600,
-            )
-            with os.fdopen(descriptor, "wb") as file:
-                # Otherwise the first new line would be joined to half of an old one.
-                _cut_torn_line(file.fileno())
-                file.write(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
-                file.flush()
-                os.fsync(file.fileno())
+            path = self.folder / f"{datetime.now(UTC):%Y%m%d}.jsonl"
+            is_new = not path.exists()
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                size = _append_lines(descriptor, entries)
+            finally:
+                os.close(descriptor)
+            if size >= FILE_BYTES:
+                path.rename(path.with_name(f"{path.stem}-{uuid7()}.jsonl"))
+            if is_new or size >= FILE_BYTES:
+                # The shipper deletes the segment of these records, so the name must be on disk.
+                sync_folder(self.folder)
+                sync_folder(self._spool)
 
     def _take(self) -> None:
         """Rename all files, so that the shipper writes new dead letters to new files."""
@@ -211,6 +228,22 @@ def is_final_file(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def _append_lines(descriptor: int, entries: Sequence[DeadLetter]) -> int:
+    """Append all of the entries or none, sync them, and return the size of the file."""
+    # Otherwise the first new line would be joined to half of an old one.
+    _cut_torn_line(descriptor)
+    before = os.fstat(descriptor).st_size
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
+        os.fsync(descriptor)
+    except OSError:
+        # The caller tries again. On a full disk each attempt would otherwise add some of the lines.
+        os.ftruncate(descriptor, before)
+        raise
+    return os.fstat(descriptor).st_size
+
+
 def _cut_torn_line(descriptor: int) -> None:
     """Remove half a line at the end, which a crash during a write leaves.
 
@@ -227,8 +260,10 @@ def _read(path: Path) -> Iterator[DeadLetter]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield msgspec.json.decode(line, type=DeadLetter)
-            except msgspec.MsgspecError:
+                entry = decode_json(line, DeadLetter)
+                base64.b64decode(entry.payload, validate=True)
+                yield entry
+            except (msgspec.MsgspecError, binascii.Error):
                 # A last line without its end was torn by a crash, or is being written.
                 if line.endswith(b"\n"):
                     raise DataError(
@@ -238,20 +273,31 @@ def _read(path: Path) -> Iterator[DeadLetter]:
 
 def _replay_entries(
     entries: Iterable[DeadLetter], writer: SpoolWriter, done: ReplayResult
-) -> list[DeadLetter]:
-    """Write the records of the entries to the spool; return the entries that hold none."""
-    kept, batch = [], list[bytes]()
-    for entry in entries:
-        done.kinds[entry.kind] = done.kinds.get(entry.kind, 0) + 1
-        if _is_record(entry.data):
-            batch.append(entry.data)
+) -> tuple[list[DeadLetter], SpoolFullError | None]:
+    """Write the records of the entries to the spool.
+
+    Returns the entries that are not there: they hold no record, or the spool was full.
+    """
+    left, batch, remaining = list[DeadLetter](), list[DeadLetter](), iter(entries)
+    try:
+        for entry in remaining:
+            done.kinds[entry.kind] = done.kinds.get(entry.kind, 0) + 1
+            if not _is_record(entry.data):
+                left.append(entry)
+                done.kept += 1
+                continue
+            batch.append(entry)
             if len(batch) == BATCH:
-                _append(writer, batch, done)
-        else:
-            kept.append(entry)
-    _append(writer, batch, done)
-    done.kept += len(kept)
-    return kept
+                _append_entries(writer, batch, done)
+        _append_entries(writer, batch, done)
+    except SpoolFullError as full:
+        return [*left, *batch, *remaining], full
+    return left, None
+
+
+def _append_entries(writer: SpoolWriter, batch: list[DeadLetter], done: ReplayResult) -> None:
+    _append(writer, [entry.data for entry in batch], done)
+    batch.clear()
 
 
 def _append(writer: SpoolWriter, batch: list[bytes], done: ReplayResult) -> None:
@@ -264,15 +310,15 @@ def _append(writer: SpoolWriter, batch: list[bytes], done: ReplayResult) -> None
 def _is_record(payload: bytes) -> bool:
     try:
         decode(payload)
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return False
     return True
 
 
 @contextlib.contextmanager
-def _writer(spool: Path) -> Iterator[SpoolWriter]:
+def _writer(spool: Path, maximum: int = SpoolOptions.max_bytes) -> Iterator[SpoolWriter]:
     """Open a writer that syncs every append before it returns."""
-    writer = SpoolWriter(spool, REPLAYER, SpoolOptions(fsync="always"))
+    writer = SpoolWriter(spool, REPLAYER, SpoolOptions(fsync="always", max_bytes=maximum))
     try:
         yield writer
     finally:

@@ -92,7 +92,7 @@ class CsvSource:
         # are not the rows, and a cut at a line would tear a row apart.
         if block.count(b'"') % 2:
             raise DataError(
-                f"{self.path}: a quoted value goes over a line break, or a quote is not closed; "
+                f"{self.path}: a quoted value contains a line break, or a quote is not closed; "
                 "save the file as Parquet, or without them"
             )
         return block

@@ -120,7 +120,9 @@ def part(path: Path, shard: int, shards: int) -> Path:
 
 
 def claim(layout: Layout, plan: BatchPlan) -> BatchPlan:
-    """Store the plan, unless an earlier run or another shard has stored one; return the stored one.
+    """Store the plan unless one is stored already; return the stored one.
+
+    An earlier run or another shard may have stored it.
 
     Raises SettingsError, or StoreDownError when the disk is full.
     """
@@ -130,7 +132,7 @@ def claim(layout: Layout, plan: BatchPlan) -> BatchPlan:
         temporary.write_bytes(canonical_json(plan))
         try:
             # A link fails if the plan exists, where a rename would replace it. So of two shards
-            # that start together one wins, and nobody reads half a plan.
+            # that start together one wins, and no shard reads half a plan.
             os.link(temporary, layout.plan)
         except FileExistsError:
             pass
@@ -175,7 +177,7 @@ def store(path: Path, value: msgspec.Struct) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path, whose file is synced and renamed to `path` when the block succeeds.
+    """Yield a temporary path; sync its file and rename it to `path` when the block succeeds.
 
     After a crash the file is there completely or not at all. Raises SettingsError, StoreDownError.
     """

@@ -1,4 +1,4 @@
-"""One run over a file: scores its pieces, joins them to shards, and the shards to the output.
+"""One run over a file: scores its pieces, then joins them to shards and the output.
 
 A run that is killed at any moment and started again continues where it stopped, and writes the
 same bytes.

@@ -1,3 +1,4 @@
-"""The ports of a promotion in Kubernetes: a ConfigMap for the record, a Lease for the lock, the
-pods behind the Service.
+"""The ports of a promotion in Kubernetes.
+
+The record is a ConfigMap, the lock is a Lease, and the pods are those behind the Service.
 """

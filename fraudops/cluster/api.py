@@ -57,7 +57,8 @@ class Cluster:
                 namespace = namespace or _namespace_of_context()
         except config.ConfigException as error:
             raise StoreDownError(
-                f"no Kubernetes cluster is known here ({error}); set KUBECONFIG, or leave --on-cluster away"
+                f"no Kubernetes cluster is known here ({error}); "
+                "set KUBECONFIG, or leave --on-cluster away"
             ) from error
         host = urlsplit(settings.host).hostname or ""
         # The client reads HTTPS_PROXY by default. A `proxy-url` in the kubeconfig still counts.

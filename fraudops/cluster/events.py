@@ -13,7 +13,7 @@ GOOD = ("started", "done")
 
 
 class EventJournal(DatabaseJournal):
-    """A row that PostgreSQL does not take now is derived from the serving record by the reconciler."""
+    """Journal in a cluster; the reconciler derives missing rows from the serving record."""
 
     def __init__(self, cluster: Cluster, release: str, url: str, model: str, say: Say) -> None:
         super().__init__(url, model, say)

@@ -1,5 +1,6 @@
-"""The promotion lock as a Lease: renewed while it is held, taken over when its holder has been
-silent for its whole duration.
+"""The promotion lock as a Lease.
+
+The holder renews it. Another promoter takes it over if it was not renewed for its whole duration.
 """
 
 import asyncio
@@ -74,7 +75,8 @@ class LeaseLock:
                 self.say(f"waiting for the lock: {spec.get('holderIdentity')} has it")
             if time.monotonic() > end:
                 raise StoreDownError(
-                    f"another promotion has the lock ({spec.get('holderIdentity')}); try again when it has ended"
+                    f"another promotion has the lock ({spec.get('holderIdentity')}); "
+                    "try again when it has ended"
                 )
             await asyncio.sleep(1.0)
 

@@ -1,5 +1,6 @@
-"""What serves in the cluster and who is behind it, as a person with a kubeconfig can see it: the
-record, and every pod's own word.
+"""Overview of the cluster for a user with a kubeconfig.
+
+It holds the serving record, and what each pod reports to serve.
 """
 
 import asyncio
@@ -93,7 +94,10 @@ async def look(cluster: Cluster, release: str) -> Overview:
 
 
 async def _report(cluster: Cluster, pod: dict[str, Any]) -> PodReport:
-    """Asked through the API server; where network policies keep that from the pod, from inside of it."""
+    """Read a pod's /ready through the API server.
+
+    If network policies block that, run the request inside the pod.
+    """
     name = str(pod["metadata"]["name"])
     _, data = await cluster.fetch(cluster.path("v1", "pods", f"{name}:{PORT}/proxy/ready"))
     report = report_of(name, is_ready(pod), "deletionTimestamp" in pod["metadata"], data)
@@ -115,7 +119,10 @@ def report_of(name: str, ready: bool, terminating: bool, data: bytes) -> PodRepo
     except msgspec.MsgspecError:
         said = {}
     if "workers" not in said:
-        why = f"its /ready is not to be had through the API server ({said.get('message') or 'no word of why'})"
+        why = (
+            "its /ready cannot be reached through the API server "
+            f"({said.get('message') or 'no reason given'})"
+        )
         return PodReport(name, ready, terminating, None, None, (), why)
     workers = tuple(said["workers"] or ())
     epochs = {worker.get("epoch") for worker in workers}

@@ -1,5 +1,6 @@
-"""The serving record in the ConfigMap `<release>-serving`: plain quorum reads, and writes compared
-with the resourceVersion.
+"""The serving record in the ConfigMap `<release>-serving`.
+
+Reads are quorum reads. Writes are compared with the resourceVersion.
 """
 
 from typing import Any

@@ -1,5 +1,6 @@
-"""A rollout by the Deployment: one annotation on its pod template, under a key that the chart never
-renders.
+"""Rollout of a model by the Deployment, through one annotation on its pod template.
+
+The chart never renders the annotation's key.
 """
 
 from typing import Any

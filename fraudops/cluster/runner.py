@@ -1,5 +1,6 @@
-"""Jobs made from the chart's CronJobs, followed from here to their end: every try's log as it is
-written, and the last one's exit code.
+"""Runner of Jobs that are made from the chart's CronJobs.
+
+It follows a Job to its end: the log of every try as it is written, and the exit code of the last.
 """
 
 import asyncio
@@ -101,7 +102,8 @@ async def find_release(cluster: Cluster, release: str | None) -> str:
         else "there is none: give --namespace, or helm install"
     )
     raise SettingsError(
-        f"{f'no release {release}' if release else 'which release?'} in namespace {cluster.namespace}; {there}"
+        f"{f'no release {release}' if release else 'which release?'} "
+        f"in namespace {cluster.namespace}; {there}"
     )
 
 
@@ -123,7 +125,8 @@ class JobRunner:
             )
         except NotFoundError as error:
             raise SettingsError(
-                f"release {release} has no CronJob {release}-{name}: is it switched off in its values?"
+                f"release {release} has no CronJob {release}-{name}: "
+                "is it switched off in its values?"
             ) from error
 
     async def create(self, job: Object) -> str:
@@ -161,7 +164,10 @@ class JobRunner:
             ) from error
 
     async def running_pod(self, job: str) -> str:
-        """The Job's first pod, once its container runs. Raises StoreDownError when it ends before."""
+        """Return the Job's first pod once its container runs.
+
+        Raises StoreDownError if the Job ends before.
+        """
         pod = await self._next_pod(job, set())
         while pod is not None:
             found = await self._patiently(lambda: self._pod(pod))

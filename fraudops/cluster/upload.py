@@ -1,5 +1,6 @@
-"""A file from here to the release's data volume: through the standard input of a short-lived pod
-that mounts it.
+"""Upload of a file to the release's data volume.
+
+A short-lived pod mounts the volume and reads the file from its standard input.
 """
 
 import asyncio
@@ -37,7 +38,8 @@ def data_mount(cronjob: Object) -> str:
     ]
     if not mounts:
         raise SettingsError(
-            "this release reads its data from elsewhere and has no data volume: set data.source to volume (helm upgrade --set data.source=volume)"
+            "this release reads its data from elsewhere and has no data volume: "
+            "set data.source to volume (helm upgrade --set data.source=volume)"
         )
     return str(mounts[0]["mountPath"])
 
@@ -60,8 +62,9 @@ def data_name(cronjob: Object) -> str:
 
 
 def receiver_of(cronjob: Object, name: str, wanted: JobSpec) -> Object:
-    """A Job like the training one that may write to the volume, and whose standard input stays open
-    for one sender.
+    """Return a Job like the training one, which may write to the volume.
+
+    Its standard input stays open for one sender.
     """
     job = job_of(cronjob, name, wanted)
     job["spec"] |= {

@@ -60,7 +60,7 @@ def _faults(
 def _outside(
     values: NDArray[np.float64], name: str, schema: FeatureSchema, finite: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], str]:
-    """Return which finite values (rows,) are outside the allowed range, and the message for them.
+    """Return which finite values (rows,) are outside their range, and the message for them.
 
     The time has no range.
     """

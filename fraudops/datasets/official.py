@@ -65,7 +65,7 @@ def fetch(
     progress: Progress = lambda _done, _total: None,
     timeout_seconds: float = 20.0,
 ) -> str | None:
-    """Download the file to `target`; return the mirror's URL, or None if the file exists already.
+    """Download the file to `target`; return the mirror's URL, or None if it exists already.
 
     An incomplete download stays next to the target, and the next call continues it.
 

@@ -1,4 +1,4 @@
-"""The admin calls of one pod, as a promoter makes them, and the one pod that there is on one machine."""
+"""Client for the admin calls of one pod, and the list of pods on one machine."""
 
 import functools
 import ssl
@@ -16,8 +16,10 @@ GRACE_SECONDS = 30.0
 
 
 class PodAdminClient:
-    """Each call raises PodUnresponsiveError when nobody answers in time; prepare and activate also
-    PodRefusedError with the pod's reason.
+    """The admin calls of one pod.
+
+    Each call raises PodUnresponsiveError if the pod does not answer in time. Prepare and activate
+    also raise PodRefusedError with the pod's reason.
     """
 
     def __init__(self, url: str, admin_token: str) -> None:
@@ -116,8 +118,9 @@ class LocalPods:
 
 @functools.cache
 def _trusted() -> ssl.SSLContext:
-    """Made once: it takes 20 ms of the processor, which each of three calls to each pod would wait
-    for in turn.
+    """Return the TLS context, which is created once.
+
+    Creating it takes 20 ms of CPU time, and each pod gets three calls.
     """
     return httpx.create_ssl_context(trust_env=False)
 

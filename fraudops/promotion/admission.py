@@ -43,7 +43,8 @@ def admit(
     _refuse_sample(version.version, sample, environment)
     if version.digest is None or version.schema_fingerprint is None:
         raise RefusedError(
-            f"version {version.version} carries no bundle of fraudops; train one with `fraudops train`"
+            f"version {version.version} carries no bundle of fraudops; "
+            "train one with `fraudops train`"
         )
     current = record.current
     if (
@@ -52,7 +53,8 @@ def admit(
         and current.schema_fingerprint != version.schema_fingerprint
     ):
         raise RefusedError(
-            f"version {version.version} reads other columns than version {current.version}, which serves: "
+            f"version {version.version} reads other columns than "
+            f"version {current.version}, which serves: "
             "clients must follow, so it goes by `--strategy rollout`, never by broadcast"
         )
     verdict = _of_this_digest(version.verdict, version.digest)
@@ -88,7 +90,8 @@ def way_back(record: ServingRecord, environment: Environment = "development") ->
 def _refuse_sample(version: str, sample: bool, environment: Environment) -> None:
     if sample and environment == "production":
         raise RefusedError(
-            f"version {version} was trained on the packaged sample, and production refuses such a model: train on your own data (`fraudops train --data FILE`)"
+            f"version {version} was trained on the packaged sample, and production refuses such a "
+            "model: train on your own data (`fraudops train --data FILE`)"
         )
 
 
@@ -106,7 +109,8 @@ def _refuse_unless_passed(version: ModelVersion, verdict: dict[str, Any] | None)
             str(gate.get("name")) for gate in verdict.get("gates", []) if not gate.get("passed")
         )
         raise RefusedError(
-            f"version {version.version} did not pass validation ({failed or 'see its verdict'}); `--force --reason …` writes a waiver"
+            f"version {version.version} did not pass validation ({failed or 'see its verdict'}); "
+            "`--force --reason …` writes a waiver"
         )
 
 
@@ -124,7 +128,8 @@ def _refuse_worse(version: ModelVersion, serving: str, gates: Sequence[FailedGat
     if failed:
         details = "; ".join(f"{gate.name}: {gate.detail}" for gate in failed)
         raise RefusedError(
-            f"production has moved to version {serving} since the verdict, and against it version {version.version} is worse: {details}"
+            f"production has moved to version {serving} since the verdict, and against it "
+            f"version {version.version} is worse: {details}"
         )
 
 

@@ -1,6 +1,6 @@
-"""What follows a commit: mirror the alias, activate everywhere, answer silence, write the row.
+"""Steps after the commit of a promotion; all of them are idempotent.
 
-Every step of it is safe to run again.
+They sync the alias, activate every pod, handle unresponsive pods, and record the outcome.
 """
 
 import asyncio

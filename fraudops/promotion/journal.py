@@ -34,8 +34,9 @@ class PendingAttempt(msgspec.Struct, frozen=True):
 
 
 class DatabaseJournal:
-    """Never raises from `write`: what PostgreSQL does not take now goes to the pending file, where
-    there is one.
+    """Writes the rows to PostgreSQL; `write` never raises.
+
+    A row that cannot be written now is appended to the pending file, if there is one.
     """
 
     def __init__(self, url: str, model: str, say: Say, pending: Path | None = None) -> None:

@@ -1,6 +1,4 @@
-"""The ports of a promotion on one machine that need no network: a file for the record, and a file
-lock.
-"""
+"""Ports of a promotion on one machine: a file for the record, and a file lock."""
 
 import asyncio
 import contextlib
@@ -67,7 +65,8 @@ class FileLock:
                 if time.monotonic() > end:
                     file.seek(0)
                     raise StoreDownError(
-                        f"another promotion has the lock ({file.read().strip() or 'unknown'}); try again when it has ended"
+                        f"another promotion has the lock ({file.read().strip() or 'unknown'}); "
+                        "try again when it has ended"
                     )
                 await asyncio.sleep(0.1)
             file.truncate(0)

@@ -92,7 +92,10 @@ class Records(Protocol):
 
 
 class Lock(Protocol):
-    """One promoter at a time; a comfort, not the fence: the fence is the record's compare-and-set."""
+    """Serialises promoters as a convenience.
+
+    Safety depends only on the record's compare-and-set.
+    """
 
     def hold(self, holder: str) -> AbstractAsyncContextManager[None]:
         """Waits for the lock. Raises StoreDownError naming who has it when that takes too long."""
@@ -134,7 +137,7 @@ class Pods(Protocol):
         ...
 
     async def activate(self, pod: PodRef, epoch: int, seconds: float) -> int:
-        """Tells the pod to read the record now; returns the epoch that all its workers then have."""
+        """Make the pod read the record; return the epoch that all its workers then have."""
         ...
 
     async def drop(self, pod: PodRef, target: ServingTarget) -> None: ...

@@ -1,5 +1,6 @@
-"""The promotion protocol: lock, gate, prepare everywhere, one commit, mirror, activate everywhere;
-or nothing has changed.
+"""The promotion protocol: lock, gate, prepare, commit, sync the alias, activate.
+
+If a step before the commit fails, nothing has changed.
 
 Plain code over the ports. A promoter may be killed between any two effects: before the commit
 nothing has changed, after it the next try of the same request, the reconciler, or the pods
@@ -268,7 +269,10 @@ class Promoter:
             if len(there) >= await self.ports.pods.desired_replicas():
                 return None
             if self.ports.clock.now() >= end:
-                return f"after {self.ports.deadlines.rollout:g} s only {len(there)} new pods are ready with version {target.version}"
+                return (
+                    f"after {self.ports.deadlines.rollout:g} s only {len(there)} new pods "
+                    f"are ready with version {target.version}"
+                )
             await self.ports.clock.sleep(self.ports.deadlines.pause * 5)
 
     async def undo_unfinished_rollout(self, record: ServingRecord, token: Any) -> ServingRecord:
@@ -291,7 +295,7 @@ class Promoter:
         return released
 
     async def _surely(self, write: Callable[[], Awaitable[None]]) -> None:
-        """A write that may be made twice, until it is answered. Raises StoreDownError after TRIES."""
+        """Repeat an idempotent write until it succeeds. Raises StoreDownError after TRIES."""
         for _ in range(TRIES):
             try:
                 return await write()
@@ -332,7 +336,8 @@ class Promoter:
                 await self.ports.pods.drop(pod, target)
             except (PodUnresponsiveError, PodRefusedError):
                 self.ports.say(
-                    f"{pod.name} did not answer the drop; it drops version {target.version} at its deadline"
+                    f"{pod.name} did not answer the drop; "
+                    f"it drops version {target.version} at its deadline"
                 )
 
         await asyncio.gather(*(drop(pod) for pod in await self.ports.pods.list()))

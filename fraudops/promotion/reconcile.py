@@ -49,4 +49,7 @@ async def reconcile(records: Records, aliases: Aliases) -> ReconcileResult:
 def alias_moved(alias: str | None, serving: str) -> str:
     found = f"points at version {alias}" if alias else "is missing"
     remedy = "promote that version, or promote the serving one to set it back"
-    return f"the registry's alias production {found}, but version {serving} serves: it was moved by hand and is not followed; {remedy}"
+    return (
+        f"the registry's alias production {found}, but version {serving} serves: "
+        f"it was moved by hand and is not followed; {remedy}"
+    )

@@ -101,7 +101,7 @@ class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
         return max(self.epoch, self.highest_reserved)
 
     def first_reservation(self, request: str) -> int | None:
-        """The epoch that this request's first try reserved, None if it is unknown (or long forgotten)."""
+        """Return the epoch that this request's first try reserved, or None if it is unknown."""
         return next((known.epoch for known in self.requests if known.id == request), None)
 
 
@@ -148,7 +148,7 @@ def target_of(record: ServingRecord, template: ServingTarget | None) -> ServingT
 
 
 def reserve(record: ServingRecord, reservation: Reservation) -> ServingRecord:
-    """The record with the reservation, and with the request remembered by the epoch of its first try."""
+    """Return the record with the reservation and with the epoch of the request's first try."""
     requests = record.requests
     if record.first_reservation(reservation.by) is None:
         requests = (RecordedRequest(id=reservation.by, epoch=reservation.epoch), *requests)[
@@ -160,8 +160,9 @@ def reserve(record: ServingRecord, reservation: Reservation) -> ServingRecord:
 
 
 def commit(record: ServingRecord) -> ServingRecord:
-    """The record after its reservation: a promotion pushes what served onto the stack, a rollback
-    pops the stack's top.
+    """Return the record after the commit of its reservation.
+
+    A promotion pushes the entry that served onto the stack. A rollback pops the stack's top.
     """
     reserved = record.reserved
     if reserved is None:
@@ -194,8 +195,9 @@ def commit(record: ServingRecord) -> ServingRecord:
 
 
 def undo(record: ServingRecord, epoch: int, at: str) -> ServingRecord:
-    """A new epoch with the version that the current entry replaced; the version that failed never
-    enters the stack.
+    """Return the record with a new epoch and the version that the current entry replaced.
+
+    The version that failed never enters the stack.
     """
     failed, previous = record.current, record.previous
     if failed is None or previous is None:
@@ -250,5 +252,6 @@ def decode(data: bytes) -> ServingRecord:
         return decode_document(data, ServingRecord)
     except msgspec.MsgspecError as error:
         raise RecordUnreadableError(
-            f"the serving record cannot be read: {error}. Restore it from a backup; pods keep serving what they have"
+            f"the serving record cannot be read: {error}. "
+            "Restore it from a backup; pods keep serving what they have"
         ) from error

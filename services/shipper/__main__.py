@@ -75,9 +75,10 @@ async def serve(settings: ShipperSettings) -> None:
     try:
         _listen(state, wake)
         working = asyncio.create_task(shipper.run(stopping))
-        background = [NewerKinds(state.spool).run()]
+        maximum = settings.audit.spool_max_bytes
+        background = [NewerKinds(state.spool, maximum, current).run()]
         if home:
-            background.append(OrphanAdoption(home, settings.audit.spool_max_bytes, current).run())
+            background.append(OrphanAdoption(home, maximum, current).run())
         await _supervise(
             working,
             sink,
@@ -173,8 +174,8 @@ async def _drain(working: "asyncio.Task[None]", sink: Sink, seconds: float) -> N
     """Wait at most `seconds` for the work to end, then end it by force."""
     await asyncio.wait([working], timeout=seconds)
     # A cancellation alone is not enough: asyncpg handles it only after the server has answered,
-    # and a silent connection never answers. The work may also open a new connection meanwhile,
-    # so terminate and cancel until it has ended.
+    # and a silent connection never answers. The work may also open another connection, so
+    # terminate and cancel until it has ended.
     while not working.done():
         sink.give_up()
         working.cancel()

@@ -11,7 +11,6 @@ from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import NEWER
 from fraudops.state import State
 from services.shipper.handover import hand_over
-from services.shipper.newer_kinds import NewerKinds
 from tests.support.audit_records import prediction
 from tests.support.serving import TOKEN, Service
 from tests.support.shippers import Start, dead_letters, expect, expect_empty
@@ -74,17 +73,6 @@ def test_a_release_that_knows_the_kind_ships_what_an_older_one_kept(
     start_shipper(database)
     expect(database, [record.id])
     assert kept(state.spool) == [NEWER_RECORD]
-
-
-def test_each_file_of_kept_records_is_read_once(tmp_path: Path) -> None:
-    DeadLetters(tmp_path, NEWER).put([RejectedRecord(NEWER_RECORD, "unknown")])
-    kinds = NewerKinds(tmp_path)
-    kinds.look()
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / NEWER).glob("*.jsonl")}
-    kinds.look()
-    assert {path: path.stat().st_mtime_ns for path in written} == written
-    assert set((tmp_path / NEWER).glob("*.jsonl")) == set(written)
-    assert kept(tmp_path) == [NEWER_RECORD]
 
 
 def test_a_leaving_pod_hands_its_kept_records_over(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The calls with a body: each takes bytes that are within their limit and returns the answer's bytes."""
+"""The calls with a body: each takes the body's bytes and returns the answer's bytes."""
 
 import asyncio
 from collections.abc import Mapping

@@ -18,7 +18,8 @@ async def accept(body: bytes, audit: Audit) -> int:
     """
     if audit.off:
         raise RefusedError(
-            "nothing is audited here (FRAUDOPS_AUDIT__DURABILITY is off), and labels are not kept either"
+            "nothing is audited here (FRAUDOPS_AUDIT__DURABILITY is off), "
+            "and labels are not kept either"
         )
     records = [
         _record(entry) async for entries in read_rows(_reader, LABELS, body) for entry in entries

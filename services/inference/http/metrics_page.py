@@ -20,9 +20,7 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 
 class PodCollector:
-    """What is looked up when somebody asks: workers alive, the spool, and what the shipper beside
-    it last wrote of itself.
-    """
+    """Collects, at each scrape, the live workers, the spool and the shipper's last status."""
 
     def __init__(self, workers: Callable[[], int], spool: Path, wanted: int = 1) -> None:
         self._workers, self._spool, self._wanted = workers, spool, wanted

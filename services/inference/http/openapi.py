@@ -1,5 +1,6 @@
-"""/docs for the calls that are answered below FastAPI's router: the schema of the model that is
-served, in OpenAPI's words.
+"""OpenAPI description of the calls that are answered below FastAPI's router.
+
+It contains the schema of the model that is served.
 """
 
 from typing import Annotated, Any
@@ -104,7 +105,10 @@ def describe(document: dict[str, Any], model: LoadedModel | None) -> dict[str, A
 
 
 def _about(model: LoadedModel) -> str:
-    return f"The features of {model.name} version {model.version} (schema {model.schema.name}), all of them, and nothing else but the two optional ids."
+    return (
+        f"The features of {model.name} version {model.version} (schema {model.schema.name}), "
+        "all of them, and nothing else but the two optional ids."
+    )
 
 
 def _post(

@@ -1,4 +1,7 @@
-"""Errors as HTTP: one table, one body (RFC 9457). A message never carries what a client sent."""
+"""Errors as HTTP: one table, one body (RFC 9457).
+
+A message never contains what a client sent.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +50,8 @@ class UnauthorisedError(FraudopsError):
 class AdminDisabledError(FraudopsError):
     def __init__(self) -> None:
         super().__init__(
-            "admin calls are off, because the service has no admin token: start it with FRAUDOPS_ADMIN_TOKEN set"
+            "admin calls are off, because the service has no admin token: "
+            "start it with FRAUDOPS_ADMIN_TOKEN set"
         )
 
 

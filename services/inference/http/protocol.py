@@ -1,5 +1,6 @@
-"""uvicorn's HTTP protocol with a short way for /predict: no task, no ASGI messages, no middleware.
+"""uvicorn's HTTP protocol with a fast path for /predict.
 
+The fast path has no task, no ASGI messages and no middleware.
 Everything else is uvicorn's own.
 
 A request takes the short way when it is whole at once, as clients send small bodies, and has

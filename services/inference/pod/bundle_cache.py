@@ -1,5 +1,6 @@
-"""The pod's bundle cache, seen from a worker: bundles are brought and proved by the prover, and old
-ones removed.
+"""The pod's bundle cache, as a worker uses it.
+
+The bundle verifier fetches and verifies bundles. Old bundles are removed here.
 """
 
 import asyncio
@@ -16,7 +17,9 @@ from services.inference.pod.worker_channel import RunFolder
 
 
 class BundleCache:
-    """`folder` holds one folder a bundle, named by its digest; whoever calls holds the pod's lock.
+    """The cache in `folder`: one folder for each bundle, named by its digest.
+
+    The caller holds the pod's lock.
 
     A bundle is proved once in a pod's life; the run folder has an empty file for each that was.
     That its files are still the same, each worker checks itself.
@@ -45,7 +48,8 @@ class BundleCache:
             ) from error
         except (OSError, asyncio.IncompleteReadError) as error:
             raise StoreDownError(
-                f"the process that proves version {version} ended without an answer; the log may say why, or memory is short"
+                f"the process that proves version {version} ended without an answer; "
+                "the log may say why, or memory is short"
             ) from error
         source = _read_outcome(answer)
         self._marker(digest).touch()

@@ -112,8 +112,9 @@ def _discard(bundles: Path, folder: Path) -> None:
 
 
 def _sweep(bundles: Path) -> None:
-    """What killed processes have left: the caller holds the pod's lock, so nobody else is at work
-    here.
+    """Remove what killed processes have left.
+
+    The caller holds the pod's lock, so no other process uses the folder.
     """
     for entry in bundles.iterdir():
         if entry.name.startswith((INCOMING, REFUSED)):

@@ -1,5 +1,6 @@
-"""The process that brings and proves bundles: one a pod, forked before the workers with all that a
-proof imports, forks itself again for each bundle.
+"""The process of a pod that fetches and verifies bundles.
+
+It is forked before the workers with all imports loaded, and forks again for each bundle.
 
 So no worker pays for a download or a proof, and no proof for its imports, which were nine tenths
 of its processor time. One JSON line is asked on a socket in the run folder, one is answered.
@@ -62,9 +63,7 @@ class VerificationOutcome(msgspec.Struct, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Verification:
-    """One that is under way: whoever waits for it, its process, and a pipe's end that can be read
-    when that has ended.
-    """
+    """A running verification: its client, its process, and a pipe that is readable at its end."""
 
     connection: socket.socket
     pid: int
@@ -79,8 +78,9 @@ class Verification:
 
 
 class BundleVerifier:
-    """Belongs to the master, which holds the listener: what is asked while there is no prover waits
-    for the next one.
+    """The verifier process, as its parent, the gunicorn master, sees it.
+
+    The master holds the listener, so requests wait if the process must be started again.
 
     `lifeline` is the master's pipe: who reads its end knows that the master has died.
     """

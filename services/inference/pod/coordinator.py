@@ -239,7 +239,8 @@ class PodCoordinator:
         answers = await self.run.ask_all(ask, ACTIVATE_SECONDS)
         if faults := [answer.fault for answer in answers if answer.fault]:
             raise StoreDownError(
-                f"the pod is at epoch {now.epoch}, but not every worker has followed: {'; '.join(faults)}"
+                f"the pod is at epoch {now.epoch}, but not every worker has followed: "
+                f"{'; '.join(faults)}"
             )
 
     async def _prune(self, now: PodState) -> None:

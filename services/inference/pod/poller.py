@@ -1,5 +1,6 @@
-"""One worker of the pod looks at the serving record every few seconds and lets the pod follow it,
-by the same road as /reload.
+"""Poller of the serving record, which runs in one worker of the pod.
+
+Every few seconds it reads the record and makes the pod follow it, as /reload does.
 """
 
 import asyncio
@@ -30,8 +31,9 @@ LONGEST_PAUSE_SECONDS = 15.0
 
 
 class Poller:
-    """Runs in every worker; who holds `poller.lock` works, and the kernel hands it on when that one
-    dies.
+    """Runs in every worker, but polls only in the worker that holds `poller.lock`.
+
+    If that worker dies, the kernel releases the lock and another worker gets it.
     """
 
     def __init__(self, pod: PodCoordinator, metrics: Metrics, poll_seconds: float) -> None:
@@ -94,10 +96,16 @@ class Poller:
         """Why the pod does not follow the record, None when it does."""
         now, epoch = read_pod_state(self._pod.state), target.epoch if target else 0
         if epoch < now.epoch:
-            return f"the serving record went back to epoch {epoch}, this pod stays at {now.epoch}: promote again, or restore the record"
+            return (
+                f"the serving record went back to epoch {epoch}, this pod stays at {now.epoch}: "
+                "promote again, or restore the record"
+            )
         behind = now.is_behind(epoch)
         if not behind and target and target.digest != now.digest:
-            return f"the serving record names another model for epoch {epoch} than this pod serves: promote again"
+            return (
+                f"the serving record names another model for epoch {epoch} than this pod serves: "
+                "promote again"
+            )
         if not behind and _all_at(now, await self._pod.workers()):
             self._failed = None
             return None

@@ -1,5 +1,6 @@
-"""Where a pod reads the serving record: this machine's file, or the release's ConfigMap, by the
-standard library and the pod's own token.
+"""Readers of the serving record: this machine's file, or the release's ConfigMap.
+
+The ConfigMap is read with the standard library and the pod's own token.
 
 The service has no Kubernetes client: one GET every few seconds does not need its 60 MB.
 """
@@ -48,8 +49,9 @@ def template_target(settings: InferenceSettings) -> ServingTarget | None:
 
 
 class ConfigMapReader:
-    """Plain quorum GETs of one ConfigMap over one kept connection; made in one process and used by
-    its threads.
+    """Reads one ConfigMap by quorum GETs over one kept connection.
+
+    Create it in the process whose threads use it.
     """
 
     def __init__(self, release: str, namespace: str, account: Path = ACCOUNT) -> None:

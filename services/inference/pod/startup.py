@@ -1,5 +1,6 @@
-"""What happens once, before the first worker: the proof of the cached bundle, and the pod's state
-from the serving record.
+"""Steps before the first worker starts, done once for each pod.
+
+They verify the cached bundle and write the pod's state from the serving record.
 """
 
 import asyncio
@@ -30,8 +31,9 @@ LOOK_SECONDS = 0.1
 def settle(
     settings: InferenceSettings, state: State, cache: BundleCache, verifier: BundleVerifier
 ) -> None:
-    """Writes the pod's state: what the record names if its bundle is in the cache and proved now;
-    else nothing, and the poller brings it.
+    """Write the pod's state, if the recorded model's bundle is cached and verified now.
+
+    Otherwise write nothing; the poller fetches the bundle later.
     """
     write(record_view_path(state), RecordView())
     before = read_pod_state(state)

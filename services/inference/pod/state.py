@@ -79,7 +79,10 @@ def read_record_view(state: State) -> RecordView:
 
 
 def write(path: Path, content: Extensible) -> None:
-    """Renamed into place; it need not survive the node, whose next start reads the record anyway."""
+    """Write the file by renaming; it is not synced.
+
+    It need not survive a crash of the node, because the next start reads the record.
+    """
     write_atomically(path, encode_document(content))
 
 

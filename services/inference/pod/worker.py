@@ -1,5 +1,6 @@
-"""One worker's models: what it serves, what it has prepared beside it, and the one check on every
-road to a swap.
+"""One worker's models: the one that it serves and those that it has prepared.
+
+Every change of the served model passes the same check here.
 """
 
 import asyncio
@@ -82,7 +83,10 @@ class Worker:
             self._prepared[ask.digest] = Prepared(model, ask.epoch, ask.source, expiry)
 
     async def activate(self, ask: Ask) -> None:
-        """Serves the model in the epoch; requests that have begun keep theirs. Raises RefusedError."""
+        """Serve the model in the epoch; requests that have started keep their model.
+
+        Raises RefusedError.
+        """
         async with self._turn:
             now = self.serving
             check_step(

@@ -1,5 +1,6 @@
-"""How the workers of a pod talk: each serves a small socket in the run folder; one JSON line is
-asked, one is answered.
+"""Messages between the workers of a pod.
+
+Each worker serves a socket in the run folder. A request is one JSON line, and so is its answer.
 
 A socket's path may have 107 bytes, a state folder's may be longer: sockets are reached through
 the folder's descriptor.
@@ -126,12 +127,18 @@ class RunFolder:
         return await asyncio.start_unix_server(converse, sock=listener, backlog=128)
 
     async def ask_all(self, ask: Ask, seconds: float) -> list[WorkerAnswer]:
-        """Every registered worker's answer; the dead are left out, the hung are in it without one."""
+        """Return the answers of all registered workers.
+
+        Dead workers are left out. A hung worker is included, without an answer.
+        """
         answers = await asyncio.gather(*(self._ask(pid, ask, seconds) for pid in self.registered()))
         return [answer for answer in answers if answer]
 
     async def _ask(self, pid: int, ask: Ask, seconds: float) -> WorkerAnswer | None:
-        """A worker that cuts the connection off is asked once more: if it has died, that is refused."""
+        """Ask one worker; if it closes the connection, ask once more.
+
+        If the worker has died, the second connection is refused.
+        """
         try:
             async with asyncio.timeout(seconds):
                 try:
