@@ -1,4 +1,4 @@
-"""Summarises a dataset for `fraudops data describe`."""
+"""Summary of a dataset for `fraudops data describe`."""
 
 from typing import Any
 

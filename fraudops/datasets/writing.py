@@ -1,4 +1,4 @@
-"""Writes rows to a CSV, gzipped CSV or Parquet file, without loss of precision."""
+"""Write rows to a CSV, gzipped CSV or Parquet file, without loss of precision."""
 
 import gzip
 from pathlib import Path
