@@ -18,8 +18,8 @@ Document = TypeVar("Document", bound="Extensible")
 class Extensible(msgspec.Struct, frozen=True, kw_only=True):
     """Base class of stored structs; `unknown` holds the fields that this release does not know.
 
-    `msgspec.structs.replace` copies them, so that a changed document keeps them. A commit also copies
-    those of the reservation into the entry. `unknown` is never a field of the stored form.
+    `msgspec.structs.replace` copies them, so that a changed document keeps them. A commit also
+    copies those of the reservation into the entry. `unknown` is never a field of the stored form.
     """
 
     unknown: dict[str, Any] = {}
