@@ -270,6 +270,6 @@ def test_arguments_end_with_64_and_a_hint_at_the_environment(tmp_path: Path) -> 
         check=False,
     )
     assert done.returncode == 64
-    assert "every setting comes from the environment" in done.stderr
+    assert "set environment variables instead" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

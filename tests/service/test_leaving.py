@@ -28,8 +28,8 @@ def hand_over(settings):
 for name, value in {
     "hand_over_to_peers": hand_over,
     "DRAIN_SECONDS": 0.5,
-    "AGAIN_SECONDS": 0.1,
-    "AGAIN_DRAIN_SECONDS": 0.5,
+    "RETRY_SECONDS": 0.1,
+    "RETRY_DRAIN_SECONDS": 0.5,
 }.items():
     assert hasattr(shipper, name), name
     setattr(shipper, name, value)

@@ -74,7 +74,7 @@ def test_rows_that_postgresql_refuses_become_dead_letters_and_block_nothing(
 
     eventually(counted)
     log = shipper.log.read_text()
-    assert "set aside" in log
+    assert "records became dead letters" in log
     assert CARD not in log
 
 
