@@ -194,20 +194,13 @@ def has_caught_up(now: PodState, seen_epoch: int, unreadable: bool) -> bool:
     return now.epoch == seen_epoch or (unreadable and now.epoch > seen_epoch)
 
 
-def may_turn_ready(
-    now: PodState, record: ServingRecord | None, template: ServingTarget | None
-) -> bool:
+def may_turn_ready(now: PodState, record: ServingRecord | None) -> bool:
     """Decide by the last look at the record before the pod turns ready.
 
-    A promotion that has committed since the pod's last read did not wait for this pod. An
-    unreadable record (None) keeps nobody from serving.
+    A promotion that has committed since the pod's last read did not wait for this pod. A record
+    that cannot be read (None) prevents no pod from serving.
     """
-    if now.digest is None:
-        return False
-    if record is None:
-        return True
-    target = destination(record, template)
-    return max(record.epoch, target.epoch if target else 0) <= now.epoch
+    return now.digest is not None and (record is None or now.epoch >= record.epoch)
 
 
 def keeps_prepared(prepared: ServingTarget, now: PodState) -> bool:
