@@ -151,8 +151,7 @@ def on_activate(
     ) != target.digest
     if other_model and epoch in (0, target.epoch):
         raise RefusedError(
-            f"the serving record names version {target.version}: "
-            "use promote to move to another one"
+            f"the serving record names version {target.version}: use promote to move to another one"
         )
     check_step(now, target)
     return target

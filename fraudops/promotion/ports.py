@@ -153,8 +153,7 @@ class Pods(Protocol):
 
 
 class Rollouts(Protocol):
-    """The pod template's annotation, which a new pod follows while the record reserves the same.
-    """
+    """The pod template's annotation, which a new pod follows while the record reserves the same."""
 
     async def annotate(self, target: ServingTarget) -> None:
         """Replace the annotation that this call has read.
