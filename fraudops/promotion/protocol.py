@@ -97,11 +97,7 @@ class Promoter:
                 at=self.ports.clock.timestamp(),
                 version=request.version,
             )
-            try:
-                ending = await self._run(request, attempt)
-            except Superseded:
-                ending = await self._overtaken(attempt, "a later act has written the record")
-            return await self._end(ending)
+            return await self._end(await self._run(request, attempt))
 
     async def _run(self, request: PromotionRequest, attempt: Attempt) -> Ending:
         """Decide from one read of the record, and reserve on its token; if it moved, again."""
@@ -121,14 +117,14 @@ class Promoter:
             attempt = _about(attempt, change.model, change.strategy)
             if await self._serves_already(record, change):
                 serves = _ended(attempt, "unchanged", "already in production")
-                return await self.convergence.look(serves, record)
+                return await self._converged(serves, self.convergence.look(serves, record))
             await self.outcomes.started(attempt)
             try:
                 reserved, token = await self._reserve(request, change, (record, token))
             except StaleRecordError:
                 self.ports.say("the serving record has changed: deciding again")
                 if not await self.ports.lock.held():
-                    raise Superseded from None
+                    return await self._overtaken(attempt, "another promotion has the lock")
                 await self.ports.clock.sleep(self.ports.deadlines.pause)
                 continue
             except StoreDownError as error:
@@ -171,7 +167,7 @@ class Promoter:
                 attempt = _ended(attempt, "failed", reason)
             else:
                 attempt = msgspec.structs.replace(attempt, outcome="done")
-            return await self.convergence.finish(attempt, record)
+            return await self._converged(attempt, self.convergence.finish(attempt, record))
         for entry in (current, record.reserved):
             if entry and entry.by != request.id and entry.epoch > first:
                 return await self._overtaken(
@@ -231,9 +227,8 @@ class Promoter:
             await self.preparation.take_back(target, by_rollout)
             return await self._overtaken(attempt, "another act has written the record")
         self.ports.say(f"committed: epoch {target.epoch} is version {target.version}")
-        return await self.convergence.finish(
-            msgspec.structs.replace(attempt, outcome="done"), record
-        )
+        done = msgspec.structs.replace(attempt, outcome="done")
+        return await self._converged(done, self.convergence.finish(done, record))
 
     def _by_rollout(self, reserved: Reservation) -> bool:
         return reserved.strategy == "rollout" and self.ports.rollouts is not None
@@ -273,6 +268,13 @@ class Promoter:
             raise StoreDownError(
                 "another promotion is under way: try again when it has ended"
             ) from error
+
+    async def _converged(self, attempt: Attempt, steps: Awaitable[Ending]) -> Ending:
+        """Return how the steps after the commit ended, or `overtaken` by a later act."""
+        try:
+            return await steps
+        except Superseded:
+            return await self._overtaken(attempt, "a later act has written the record")
 
     async def _overtaken(self, attempt: Attempt, reason: str) -> Ending:
         end = self.ports.clock.now() + self.ports.deadlines.pause * 50
