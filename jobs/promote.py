@@ -6,12 +6,13 @@ Afterwards every worker serves it, or nothing has changed and the reason is reco
 import asyncio
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import click
 
-from fraudops.errors import RefusedError, SettingsError, UnknownVersionError
+from fraudops.errors import FraudopsError, RefusedError, SettingsError, UnknownVersionError
 from fraudops.promotion.admission import Waiver, admit
 from fraudops.promotion.attempt import Strategy
 from fraudops.promotion.changes import Promote
@@ -21,7 +22,7 @@ from fraudops.registry import LATEST, ModelVersion, Registry
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from fraudops.validation.gates import GateResult
-from fraudops.wiring import open_promotion_context
+from fraudops.wiring import PromotionContext, open_promotion_context
 from jobs.on_cluster import on_cluster
 from jobs.reports.promotion import ending, late_notices
 from jobs.runner import (
@@ -115,7 +116,19 @@ async def _promote(state: State, options: PromotionOptions) -> PromotionResult:
             strategy=options.strategy,
             if_epoch=options.if_epoch,
         )
-        return await context.promoter().run(request)
+        return await carry_out(context, request)
+
+
+async def carry_out(context: PromotionContext, request: PromotionRequest) -> PromotionResult:
+    """Run the request. Warn when it has committed and the registry differs from the record."""
+    result = await context.promoter().run(request)
+    if result.outcome not in ("refused", "overtaken") and "alias" not in result.late:
+        # The act has ended, so a record that cannot be read now must not make it fail.
+        with suppress(FraudopsError):
+            record, _ = await context.ports.records.read()
+            if record.alias_error:
+                warn(record.alias_error)
+    return result
 
 
 def _waiver(reason: str | None) -> Waiver | None:

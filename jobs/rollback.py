@@ -19,7 +19,7 @@ from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from fraudops.wiring import open_promotion_context
 from jobs.on_cluster import on_cluster
-from jobs.promote import report
+from jobs.promote import carry_out, report
 from jobs.runner import if_epoch_option, json_option, run, say, state_option, user_name, warn
 
 
@@ -71,7 +71,7 @@ async def _roll_back(state: State, if_epoch: int | None) -> PromotionResult:
             act="rollback",
             if_epoch=if_epoch,
         )
-        return await context.promoter().run(request)
+        return await carry_out(context, request)
 
 
 @on_cluster("promote", "jobs.rollback")
