@@ -12,8 +12,6 @@ from tests.cluster.release import Release, Repetitions, run, until
 from tests.support.figures import Figures
 from tests.support.releases import commits, unpack
 
-FOLDERS = {"inference": "services/inference", "mlflow": "services/mlflow", "jobs": "jobs"}
-NAMES = {"inference": "fraudops-serving", "mlflow": "fraudops-mlflow", "jobs": "fraudops-jobs"}
 BATCH = 1000
 FILL = """
 import json, sys, urllib.request
@@ -24,48 +22,6 @@ for _ in range(int(sys.argv[2])):
     request = urllib.request.Request(sys.argv[1] + "/predict/batch", body, headers)
     urllib.request.urlopen(request, timeout=60).read()
 """
-
-
-@dataclass(frozen=True)
-class Upgrade:
-    """One installation in its own namespace: as the previous release and as this one."""
-
-    version: str
-    before: Release
-    after: Release
-
-
-@pytest.fixture(scope="module")
-def upgrade(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Upgrade]:
-    """Install the previous release with its own chart and images built from its own files."""
-    version, commit = next(iter(commits().items()))
-    files = unpack(version, tmp_path_factory.mktemp("previous"))
-    images = {component: f"{name}:{commit}" for component, name in NAMES.items()}
-    with ThreadPoolExecutor(len(images)) as pool:
-        list(
-            pool.map(lambda component: build(files, FOLDERS[component], images[component]), images)
-        )
-    # One archive for all images: a layer that they share is sent to the node once.
-    cluster = release.context.removeprefix("kind-")
-    run("kind", "load", "docker-image", *images.values(), "--name", cluster)
-    values = json.loads(json.dumps(release.values)) | {"ingress": {"enabled": False}}
-    old = json.loads(json.dumps(values))
-    for component in NAMES:
-        old[component]["image"]["tag"] = commit
-    before, after = (
-        replace(release, namespace="earlier", values=chosen) for chosen in (old, values)
-    )
-    release.kubectl("create", "namespace", "earlier")
-    try:
-        before.install(chart=files / "charts" / "fraudops")
-        yield Upgrade(version, before, after)
-    finally:
-        release.kubectl("delete", "namespace", "earlier", "--wait=false")
-
-
-def build(files: Path, folder: str, image: str) -> None:
-    dockerfile = str(files / folder / "Dockerfile")
-    run("docker", "build", "--quiet", "--file", dockerfile, "--tag", image, str(files))
 
 
 def test_an_upgrade_from_the_previous_release_loses_nothing(
