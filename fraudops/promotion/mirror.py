@@ -1,6 +1,6 @@
 """The registry's aliases, which mirror the serving record: `production` and `champion`."""
 
-from fraudops.errors import FraudopsError
+from fraudops.errors import FraudopsError, UnknownVersionError
 from fraudops.promotion.changes import way_back
 from fraudops.promotion.patience import TRIES, Superseded, change_record
 from fraudops.promotion.ports import PromotionPorts
@@ -66,26 +66,34 @@ class AliasMirror:
         """Set each alias, or drop the alias of a version that no longer exists."""
         back = way_back(record)
         for alias, entry in ((ALIAS, record.current), (WAY_BACK, back)):
-            if entry and await self.ports.aliases.exists(entry.version):
-                await self.ports.aliases.set(alias, entry.version)
-            else:
-                await self.ports.aliases.drop(alias)
+            try:
+                if entry:
+                    await self.ports.aliases.set(alias, entry.version)
+                    continue
+            except UnknownVersionError as error:
+                self.ports.say(f"alias {alias} is dropped: {error}")
+            await self.ports.aliases.drop(alias)
 
     async def note(self, record: ServingRecord) -> str | None:
         """Return how the registry differs from the record, or None when they agree."""
         current, back = record.current, way_back(record)
         if current is None:
             return None
-        if not await self.ports.aliases.exists(current.version):
+        found = await self.ports.aliases.get(ALIAS)
+        if found != current.version:
+            if await self.ports.aliases.exists(current.version):
+                return alias_moved(found, current.version)
             return (
                 f"version {current.version}, which serves, is no longer in the registry: "
                 f"it has no alias {ALIAS}; pods serve it from their caches, so promote another "
                 "version before they lose them"
             )
-        found = await self.ports.aliases.get(ALIAS)
-        if found != current.version:
-            return alias_moved(found, current.version)
-        if back and not await self.ports.aliases.exists(back.version):
+        # The registry drops the alias of a version together with the version.
+        if (
+            back
+            and await self.ports.aliases.get(WAY_BACK) != back.version
+            and not await self.ports.aliases.exists(back.version)
+        ):
             return (
                 f"version {back.version}, the way back, is no longer in the registry: "
                 "a rollback works only while pods have its bundle in their caches"
