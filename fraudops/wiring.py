@@ -6,6 +6,7 @@ folder of this machine.
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -137,7 +138,9 @@ async def open_promotion_context(
             "FRAUDOPS_ADMIN_PORT is not set: set it to the port of the pods' admin calls"
         )
     async with Cluster.connect(settings.cluster.namespace) as cluster:
-        identity = os.environ.get("HOSTNAME") or f"process {os.getpid()}"
+        # A shell may export HOSTNAME, and the Lease lets its holder take it again. Without the
+        # process two promoters on one machine would both have the lock.
+        identity = f"{socket.gethostname()}, process {os.getpid()}"
         token = settings.admin_token.get_secret_value()
         database = endpoints.database_url(state)
         yield PromotionContext(

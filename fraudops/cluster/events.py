@@ -1,19 +1,23 @@
-"""Promotions as Kubernetes Events on the inference Deployment, beside their rows."""
+"""Promotions as Kubernetes Events on the inference Deployment, in addition to their rows."""
 
 import uuid
 from datetime import UTC, datetime
 
-from fraudops.cluster.api import Cluster, ForbiddenError
-from fraudops.errors import StoreDownError
+from fraudops.cluster.api import Cluster
+from fraudops.errors import FraudopsError
 from fraudops.progress import Say
 from fraudops.promotion.journal import DatabaseJournal
-from fraudops.promotion.ports import Attempt, StaleRecordError, UnknownWriteError
+from fraudops.promotion.ports import Attempt
 
 GOOD = ("started", "done")
 
 
 class EventJournal(DatabaseJournal):
-    """Journal in a cluster; the reconciler derives missing rows from the serving record."""
+    """The port Journal in a cluster. It writes the row first, and then the Event of an ending.
+
+    An Event is for people, so one that cannot be written is reported and does not fail the
+    promotion. The reconciler derives missing rows from the serving record, but no Events.
+    """
 
     def __init__(self, cluster: Cluster, release: str, url: str, model: str, say: Say) -> None:
         super().__init__(url, model, say)
@@ -26,7 +30,7 @@ class EventJournal(DatabaseJournal):
                 await self.cluster.call(
                     "POST", self.cluster.path("v1", "events"), self._event(attempt)
                 )
-            except (StoreDownError, UnknownWriteError, StaleRecordError, ForbiddenError) as error:
+            except FraudopsError as error:
                 self.say(f"no Event was written: {error}")
 
     def _event(self, attempt: Attempt) -> dict[str, object]:

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fraudops.errors import FraudopsError
+from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.progress import Say
 from fraudops.promotion.serving_record import ServingRecord, ServingTarget, Strategy
 
@@ -34,15 +34,29 @@ class PodUnresponsiveError(FraudopsError):
     """The pod did not answer in time, or answered nothing of use."""
 
 
+class LockBusyError(StoreDownError):
+    """Another promotion holds the lock; `holder` says which one."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"another promotion has the lock ({holder}); try again when it has ended")
+        self.holder = holder
+
+
 @dataclass(frozen=True)
 class PodRef:
     """One pod of the Service.
 
     `name` is unique over time: a pod that is replaced comes back under another name.
+    `running`: its inference container runs. If not, the pod holds no connection.
+    `terminating`: its deletion has been requested.
+    `lost`: why no new connection reaches it, although its object still exists.
     """
 
     name: str
     ready: bool
+    running: bool = True
+    terminating: bool = False
+    lost: str | None = None
 
 
 @dataclass(frozen=True)
