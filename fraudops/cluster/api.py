@@ -42,7 +42,8 @@ class ForbiddenError(FraudopsError):
 class Cluster:
     """Client of one namespace of one cluster.
 
-    It never repeats a request. A caller that repeats one waits first.
+    It repeats no request, and a caller that does waits first. Only aiohttp repeats a GET or a
+    DELETE once if the server has closed the idle connection.
     """
 
     def __init__(self, api: client.ApiClient, namespace: str) -> None:
@@ -225,7 +226,7 @@ class Cluster:
         query: dict[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
-        timeout: aiohttp.ClientTimeout = ORDINARY,  # noqa: ASYNC109 (aiohttp's, for its parts)
+        timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109 (aiohttp's, for its parts)
     ) -> Any:
         headers = {"Accept": "application/json, */*", "Content-Type": content_type}
         request = await self._api.param_serialize(
@@ -236,7 +237,7 @@ class Cluster:
             body=body,
             auth_settings=["BearerToken"],
         )
-        return await self._api.call_api(*request, _request_timeout=timeout)
+        return await self._api.call_api(*request, _request_timeout=timeout or ORDINARY)
 
 
 class Attached:

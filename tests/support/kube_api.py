@@ -11,7 +11,7 @@ import copy
 import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -78,14 +78,13 @@ class Place:
 
 
 class KubeApi:
-    """`requests` are those that arrived. `clock_ahead` is the error of the API server's clock."""
+    """The server. `requests` has the method and the path of each request that arrived."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
-        # Each is called once before a request of its method is applied.
-        self.before: list[tuple[str, Callable[[], Awaitable[Any]]]] = []
-        self.clock_ahead = timedelta()
+        # If set, every answer is this page instead, as a proxy's may be.
+        self.page = ""
         self.url = ""
         self._objects: dict[tuple[str, str, str], Object] = {}
         self._version = 100
@@ -120,7 +119,8 @@ class KubeApi:
         return file
 
     def now(self) -> datetime:
-        return (datetime.now(UTC) + self.clock_ahead).replace(microsecond=0)
+        """Return the time of the server's clock, in whole seconds."""
+        return datetime.now(UTC).replace(microsecond=0)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.method, request.path))
@@ -130,15 +130,14 @@ class KubeApi:
             await self._silence(fault.delay_seconds)
         if fault and fault.then is not None and not fault.applied:
             return await self._fail(request, fault.then)
-        for hook in [hook for hook in self.before if hook[0] == request.method]:
-            self.before.remove(hook)
-            await hook[1]()
         try:
             status, answer = self._apply(request, json.loads(body) if body else None)
         except StatusError as error:
             status, answer = error.code, error.body
         if fault and fault.then is not None:
             return await self._fail(request, fault.then)
+        if self.page:
+            return web.Response(text=self.page, content_type="text/html")
         return self._json(status, answer)
 
     def _fault(self, request: web.Request) -> Fault | None:
