@@ -249,6 +249,15 @@ class RolloutsContract:
         await rollouts.annotate(ServingTarget(5, "8", "e" * 64))
         assert await annotations() == {ANNOTATION: f"5/8/{'e' * 64}", OTHER: "kept"}
 
+    async def test_the_annotation_is_read_back_and_any_other_text_is_none(
+        self, rollouts: DeploymentRollouts, annotations: Any
+    ) -> None:
+        assert await rollouts.annotated() is None
+        await rollouts.annotate(ServingTarget(4, "7", "d" * 64))
+        assert await rollouts.annotated() == ServingTarget(4, "7", "d" * 64)
+        await annotations({ANNOTATION: "edited by hand"})
+        assert await rollouts.annotated() is None
+
     async def test_undo_removes_its_own_epoch_and_no_other(
         self, rollouts: DeploymentRollouts, annotations: Any
     ) -> None:
