@@ -6,7 +6,6 @@ import pytest
 
 from fraudops.cluster.overview import Overview
 from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.reconcile import alias_moved
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.state import State
 from jobs.cluster_status import as_mapping, show
@@ -16,7 +15,7 @@ from services.supervisor.status import report
 ENTRY = ServingEntry(
     epoch=4, version="7", digest="d", schema_fingerprint="s", by="job", at="2026-11-02T12:00:00Z"
 )
-MOVED = ServingRecord(current=ENTRY, alias_epoch=4, alias_moved=alias_moved("3", "7"))
+MOVED = ServingRecord(current=ENTRY, alias_epoch=4, alias_note="production points at version 3")
 LATE = ServingRecord(current=ENTRY, alias_epoch=3)
 FINE = ServingRecord(current=ENTRY, alias_epoch=4)
 
