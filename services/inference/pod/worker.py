@@ -61,7 +61,9 @@ class Worker:
             elif ask.op != "state" and ask.target:
                 await self._change(ask, ask.target)
         except FraudopsError as error:
-            return self._reply(str(error), temporary=isinstance(error, StoreDownError))
+            # A file that cannot be read at all, unlike an altered one, may be readable later.
+            temporary = isinstance(error, StoreDownError) or isinstance(error.__cause__, OSError)
+            return self._reply(str(error), temporary)
         except OSError as error:
             return self._reply(f"its bundle cannot be read ({error.strerror})", temporary=True)
         return self._reply(None)
