@@ -3,18 +3,17 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC
 from typing import Any
 
 import click
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from fraudops import endpoints
 from fraudops.errors import StoreDownError
 from fraudops.promotion.history import PastAct, read_history, with_unwritten
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
-from fraudops.terminal import print_table
 from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
 from jobs.runner import json_option, output, print_json, run, state_option, target_options
@@ -32,7 +31,7 @@ def as_mapping(act: PastAct) -> dict[str, Any]:
 
 
 def show(acts: Sequence[PastAct], target: str) -> None:
-    """Print the table, or how to make the first promotion."""
+    """Print a line for each act and its reasons below, or how to make the first promotion."""
     if not acts:
         output.print(
             f"No promotion is recorded yet. Promote a version: "
@@ -40,44 +39,38 @@ def show(acts: Sequence[PastAct], target: str) -> None:
             markup=False,
         )
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("started (UTC)", "act", "version", "strategy", "who", "outcome", "took"):
-        table.add_column(title)
-    table.add_column("why", overflow="fold")
     for act in acts:
-        table.add_row(
-            act.started_at.strftime("%Y-%m-%d %H:%M:%S"),
-            act.act,
-            _versions(act),
-            act.strategy,
-            escape(act.requested_by),
-            _outcome(act),
-            "" if act.seconds is None else f"{act.seconds:.1f} s",
-            escape(_why(act)),
-        )
-    print_table(output, table)
+        # No table: with the reasons, its columns would be too narrow to read in 80 columns.
+        output.print(_line(act))
+        for reason in _reasons(act):
+            output.print(f"    {reason}", markup=False)
 
 
-def _versions(act: PastAct) -> str:
-    wanted = act.to_version or "?"
-    return f"{act.from_version} → {wanted}" if act.from_version else wanted
+def _line(act: PastAct) -> Text:
+    versions = act.to_version or "(none)"
+    if act.from_version:
+        versions = f"{act.from_version} → {versions}"
+    took = "" if act.seconds is None else f", took {act.seconds:.1f} s"
+    return Text.assemble(
+        f"{act.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}  ",
+        (f"{act.outcome:<11}", "green" if act.outcome in GOOD else "yellow"),
+        f"  {act.act or 'promote or rollback'} {versions} by {act.strategy}, "
+        f"requested by {act.requested_by}{took}",
+    )
 
 
-def _outcome(act: PastAct) -> str:
-    colour = "green" if act.outcome in GOOD else "yellow"
-    return f"[{colour}]{act.outcome}[/]" + ("" if act.written else " (not written yet)")
-
-
-def _why(act: PastAct) -> str:
-    """Return the reasons of the outcome and of the waiver, and the pods that were behind."""
-    parts = [act.reason or ""]
+def _reasons(act: PastAct) -> list[str]:
+    """Return why the act ended so, why its gates were waived, and the pods that were behind."""
+    reasons = [act.reason] if act.reason else []
     if act.waiver_reason:
-        parts.append(f"gates waived: {act.waiver_reason}")
+        reasons.append(f"gates waived: {act.waiver_reason}")
     # Most reasons name the pods already.
-    unnamed = [pod for pod in act.behind if pod not in parts[0]]
+    unnamed = [pod for pod in act.behind if pod not in (act.reason or "")]
     if unnamed:
-        parts.append(f"behind: {', '.join(unnamed)}")
-    return "; ".join(part for part in parts if part)
+        reasons.append(f"behind: {', '.join(unnamed)}")
+    if not act.written:
+        reasons.append("not written to PostgreSQL yet")
+    return reasons
 
 
 @on_cluster("promote", "jobs.promotions")
@@ -117,8 +110,7 @@ def command(limit: int, as_json: bool, state: State) -> None:
         show(acts, target_options(state))
     if failure:
         raise StoreDownError(
-            f"{failure}. The list has only the rows that the serving record keeps until "
-            "PostgreSQL has them"
+            f"{failure} Only the rows that the serving record keeps for PostgreSQL are listed"
         ) from failure
 
 
