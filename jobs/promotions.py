@@ -86,9 +86,9 @@ def _reasons(act: PastAct) -> list[str]:
 @json_option
 @state_option
 def command(limit: int, as_json: bool, state: State) -> None:
-    """List promotions, rollbacks and undos, the newest first.
+    """List promotions and rollbacks, the newest first.
 
-    Each has its versions, who asked for it and why, its outcome, its duration, and the pods that
+    Each has its versions, who requested it, its outcome and why, its duration, and the pods that
     had not followed at its end. While PostgreSQL is down, only the rows that the serving record
     still keeps are listed, and the exit code is 75.
     """
@@ -110,7 +110,7 @@ def command(limit: int, as_json: bool, state: State) -> None:
         show(acts, target_options(state))
     if failure:
         raise StoreDownError(
-            f"{failure} Only the rows that the serving record keeps for PostgreSQL are listed"
+            f"only the rows that the serving record keeps for PostgreSQL are listed: {failure}"
         ) from failure
 
 

@@ -69,8 +69,8 @@ if_epoch_option = click.option(
     "--if-epoch",
     type=click.IntRange(0),
     metavar="N",
-    help="Refuse unless the serving record is at exactly this epoch (`fraudops status`); 0: no "
-    "version serves yet.",
+    help="Refuse unless the serving record is at exactly this epoch (`epoch` of `fraudops models "
+    "--json`); 0: no version serves yet.",
 )
 
 
