@@ -4,12 +4,12 @@ Each test has its own service, model and database.
 """
 
 import asyncio
-import itertools
 import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -23,8 +23,6 @@ from jobs.promote import PromotionGate, PromotionOptions
 from tests.support.promotion_site import NO_DATABASE, NO_REGISTRY, PromotionSite
 from tests.support.serving import TOKEN, Service
 
-_numbers = itertools.count()
-
 
 @pytest.fixture
 def site(
@@ -35,7 +33,7 @@ def site(
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[PromotionSite]:
     """Yield a site with a running service that has no model yet."""
-    model = f"promotion-{next(_numbers)}-{tmp_path.name[-20:]}"
+    model = f"promotion-{uuid4().hex[:8]}"
     service = Service(tmp_path / "state")
     service.root.mkdir()
     (service.root / "admin.token").write_text(TOKEN)
