@@ -41,7 +41,7 @@ def serves_already(record: ServingRecord, request: str | None) -> str | None:
 
 async def check_database(url: str) -> None:
     """Raise StoreDownError until the audit's tables exist."""
-    with translated(url):
+    with translated(url, refusal="refuses to read promotions"):
         async with open_connection(url, "fraudops-bootstrap") as connection:
             await connection.execute("SELECT FROM promotions LIMIT 1")
 
