@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 import msgspec
 
-from fraudops.errors import RefusedError
+from fraudops.errors import RefusedError, StoreDownError
 from fraudops.extensible import Extensible
 from fraudops.promotion.serving_record import ServingRecord, ServingTarget
 
 # The bundles of the last models that a pod served stay in its cache: a rollback needs no download.
 KEPT = 3
+# A caller that expects no target takes what the record names. A zero or an empty text expects
+# nothing, so a promoter may name only an epoch.
+ANY = ServingTarget(0, "", "")
 
 
 class PodState(Extensible, frozen=True, kw_only=True):
@@ -38,7 +41,7 @@ class PodState(Extensible, frozen=True, kw_only=True):
 
     def is_behind(self, epoch: int) -> bool:
         """Whether the pod has yet to serve the model of this epoch."""
-        return epoch > self.epoch or (epoch == self.epoch > 0 and self.digest is None)
+        return epoch > self.epoch or (epoch == self.epoch > 0 and self.target is None)
 
     def serving(self, target: ServingTarget, source: str) -> "PodState":
         """Return the state after the pod has begun to serve the target."""
@@ -51,7 +54,7 @@ class PodState(Extensible, frozen=True, kw_only=True):
             version=target.version,
             digest=target.digest,
             source=source,
-            served=tuple(dict.fromkeys(earlier))[:KEPT],
+            served=tuple(earlier[:KEPT]),
         )
 
     def without_model(self, served: tuple[str, ...]) -> "PodState":
@@ -85,13 +88,9 @@ def destination(record: ServingRecord, template: ServingTarget | None) -> Servin
     record has committed or released it, the record alone decides.
     """
     reserved, current = record.reserved, record.current
-    if template and reserved and _same_model(reserved.target, template):
+    if reserved and reserved.target == template:
         return template
     return current.target if current else None
-
-
-def _same_model(one: ServingTarget, other: ServingTarget) -> bool:
-    return (one.epoch, one.digest) == (other.epoch, other.digest)
 
 
 def check_step(now: PodState, target: ServingTarget) -> None:
@@ -103,8 +102,17 @@ def check_step(now: PodState, target: ServingTarget) -> None:
         raise RefusedError(
             f"epoch {target.epoch} is behind epoch {now.epoch}, which is served already"
         )
-    if target.epoch == now.epoch and now.digest is not None and target.digest != now.digest:
+    if target.epoch == now.epoch and now.target not in (None, target):
         raise RefusedError(f"epoch {now.epoch} is served already, with another model")
+
+
+def check_prepare(now: PodState, target: ServingTarget) -> None:
+    """Check a request to prepare. Raises RefusedError.
+
+    A person may prepare a model without an epoch; nothing can be checked then.
+    """
+    if target.epoch:
+        check_step(now, target)
 
 
 def on_record(
@@ -120,7 +128,7 @@ def on_record(
         )
     if target and now.is_behind(epoch):
         return Follow(target)
-    if target and target.digest != now.digest:
+    if target != now.target:
         return Report(
             f"the serving record names another model for epoch {epoch} than this pod serves: "
             "promote again"
@@ -132,24 +140,24 @@ def on_activate(
     now: PodState,
     record: ServingRecord,
     template: ServingTarget | None,
-    epoch: int = 0,
-    version: str | None = None,
-    digest: str | None = None,
+    expected: ServingTarget = ANY,
 ) -> ServingTarget:
-    """Return what the record sends the pod to, after a caller has asked it to follow.
+    """Return what the record sends the pod to, after a caller has asked the pod to activate.
 
-    Raises RefusedError when the record is not yet at `epoch`, names another version or digest
-    than the caller expects, names none, or sends the pod back.
+    Raises StoreDownError when the record is not yet at the expected epoch: the pod has read it too
+    early, and the same call may succeed later. Raises RefusedError when the record names another
+    model than the caller expects, names none, or sends the pod back.
     """
     target = destination(record, template)
+    epoch = target.epoch if target else 0
+    if epoch < expected.epoch:
+        raise StoreDownError(
+            f"the serving record is at epoch {epoch}, not yet at {expected.epoch}: try again"
+        )
     if target is None:
         raise RefusedError("no model has been promoted: the serving record is empty")
-    if target.epoch < epoch:
-        raise RefusedError(f"the serving record is at epoch {target.epoch}, not yet at {epoch}")
-    other_model = (version or target.version) != target.version or (
-        digest or target.digest
-    ) != target.digest
-    if other_model and epoch in (0, target.epoch):
+    # A record that has moved on past the expected epoch overtakes the caller's model too.
+    if expected.epoch in (0, epoch) and not _is_expected(target, expected):
         raise RefusedError(
             f"the serving record names version {target.version}: use promote to move to another one"
         )
@@ -157,10 +165,15 @@ def on_activate(
     return target
 
 
+def _is_expected(target: ServingTarget, expected: ServingTarget) -> bool:
+    versions, digests = ("", target.version), ("", target.digest)
+    return expected.version in versions and expected.digest in digests
+
+
 def on_failed_template(now: PodState, record: ServingRecord) -> ServingTarget | None:
     """Return what a new pod of a rollout serves when it cannot load its template's target.
 
-    None when the record's own target is none that the pod has yet to serve.
+    None when the pod has reached the record's own target already, or the record has none.
     """
     current = destination(record, None)
     return current if current and now.is_behind(current.epoch) else None
@@ -175,22 +188,28 @@ def on_start(
     pod keeps what it served when the record cannot be read, went back, or has not moved.
     """
     target = destination(record, template) if record else None
-    if target is None or target.epoch < before.epoch:
-        return before
-    if target.epoch == before.epoch and before.digest:
+    if target is None or not before.is_behind(target.epoch):
         return before
     return before.serving(target, "cache")
 
 
-def has_caught_up(now: PodState, seen_epoch: int, unreadable: bool) -> bool:
+def awaited_target(
+    now: PodState, record: ServingRecord, template: ServingTarget | None
+) -> ServingTarget | None:
+    """Return the target that the pod must reach to be caught up.
+
+    A new pod of a rollout that serves the record's own target is not unready for its template's.
+    """
+    own = destination(record, None)
+    return own if own and own == now.target else destination(record, template)
+
+
+def has_caught_up(now: PodState, awaited: ServingTarget | None) -> bool:
     """Whether the pod serves the best that it knows.
 
-    It does when it is at the epoch that it saw in the record. When the record went back or cannot
-    be read, what the pod serves is the best there is.
+    A pod whose record went back or cannot be read is ahead of what it awaits.
     """
-    if now.digest is None:
-        return False
-    return now.epoch == seen_epoch or (unreadable and now.epoch > seen_epoch)
+    return now.target is not None and (awaited is None or now.epoch >= awaited.epoch)
 
 
 def may_turn_ready(now: PodState, record: ServingRecord | None) -> bool:
@@ -199,9 +218,18 @@ def may_turn_ready(now: PodState, record: ServingRecord | None) -> bool:
     A promotion that has committed since the pod's last read did not wait for this pod. A record
     that cannot be read (None) prevents no pod from serving.
     """
-    return now.digest is not None and (record is None or now.epoch >= record.epoch)
+    return now.target is not None and (record is None or now.epoch >= record.epoch)
 
 
 def keeps_prepared(prepared: ServingTarget, now: PodState) -> bool:
     """Whether a prepared model may still be needed once the pod serves `now`."""
     return prepared.epoch > now.epoch and prepared.digest != now.digest
+
+
+def replaces_prepared(asked: ServingTarget, prepared: ServingTarget) -> bool:
+    """Whether a request to prepare or drop the same bundle applies to a prepared model.
+
+    A late message of an earlier promotion must not end what a later one has prepared. A request
+    without an epoch is a person's, and applies.
+    """
+    return asked.epoch == 0 or asked.epoch >= prepared.epoch

@@ -36,7 +36,11 @@ class PodUnresponsiveError(FraudopsError):
 
 
 class LockBusyError(StoreDownError):
-    """Another promotion holds the lock; the message names its holder."""
+    """Another promotion holds the lock; `holder` says which one."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"another promotion has the lock ({holder}); try again when it has ended")
+        self.holder = holder
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Reconciler:
             async with self.ports.lock.hold(holder):
                 return await self._run(holder)
         except LockBusyError as error:
-            return ReconcileResult(busy=str(error))
+            return ReconcileResult(busy=error.holder)
 
     async def _run(self, holder: str) -> ReconcileResult:
         state = await self.ports.records.read()

@@ -8,16 +8,18 @@ import msgspec
 import pytest
 
 from fraudops.extensible import Extensible, decode_document, encode_document
+from fraudops.promotion.pod_rules import PodState
 from fraudops.promotion.serving_record import (
     RecordUnreadableError,
     ServingRecord,
+    ServingTarget,
     commit,
     decode,
     encode,
     undo,
 )
 from fraudops.state import State
-from services.inference.pod.state import PodState, pod_state_path, read_pod_state
+from services.inference.pod.state import pod_state_path, read_pod_state
 
 ENTRY = {
     "epoch": 4,
@@ -66,7 +68,7 @@ def test_an_undo_knows_the_entry_before_it_by_its_epoch() -> None:
 
 def test_a_pods_state_keeps_unknown_fields_when_the_pod_changes_version() -> None:
     state = decode_document(b'{"epoch": 1, "challenger": "7"}', PodState)
-    moved = state.next(2, "2", "2" * 64, "cache").without_model(())
+    moved = state.serving(ServingTarget(2, "2", "2" * 64), "cache").without_model(())
     assert json.loads(encode_document(moved))["challenger"] == "7"
 
 
