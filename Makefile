@@ -97,6 +97,7 @@ kind-up: $(if $(FRAUDOPS_DATA),install) ## start a kind cluster with everything,
 # Two processes: one changes the installed release, the other uses separate namespaces. Figures
 # (PROOF=1) are measured by one process.
 cluster-test: export KIND_ADDONS := metrics prometheus
+cluster-test: export KIND_CONFIG ?= $(CURDIR)/tests/cluster/kind-config.yaml
 cluster-test: install kind-up ## start the kind cluster and run its tests, `helm test` included
 	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 2 --dist loadfile) tests/cluster $(ARGS)
 

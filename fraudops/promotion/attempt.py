@@ -6,9 +6,7 @@ from fraudops.extensible import Extensible
 
 Act = Literal["promote", "rollback", "undo"]
 Strategy = Literal["broadcast", "rollout"]
-Outcome = Literal[
-    "started", "done", "unchanged", "refused", "failed", "overtaken", "unconfirmed"
-]
+Outcome = Literal["started", "done", "unchanged", "refused", "failed", "overtaken", "unconfirmed"]
 
 
 class Attempt(Extensible, frozen=True, kw_only=True, omit_defaults=True):
@@ -16,6 +14,7 @@ class Attempt(Extensible, frozen=True, kw_only=True, omit_defaults=True):
 
     `at` and `finished_at` are times of day in ISO 8601 UTC. `reason` says why the act ended as it
     did, `waiver_reason` why its gates were waived. `behind` names the pods that had not followed.
+    An outcome without `finished_at` is provisional: no promoter has reported it.
     """
 
     request: str
@@ -32,3 +31,8 @@ class Attempt(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     waiver_reason: str | None = None
     behind: tuple[str, ...] = ()
     finished_at: str | None = None
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether the serving record says how the act ended, but its promoter has not."""
+        return self.outcome != "started" and self.finished_at is None

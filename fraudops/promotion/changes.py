@@ -1,7 +1,7 @@
 """The three acts that change what serves, and what each does to the serving record.
 
-    Promote     pushes the entry that served onto the stack. The promoter that committed it may
-                undo it while its own row is unwritten.
+    Promote     pushes the entry that served onto the stack. Its own promoter may undo it, until
+                it has reported an outcome.
     Rollback    takes its model from the stack. It is never undone, so that a way back never
                 ends where it began.
     Undo        restores the record from before a promotion. The failed version never enters the
@@ -93,11 +93,11 @@ def decide_rollback(record: ServingRecord) -> Rollback:
 def decide_undo(record: ServingRecord, request: str) -> Undo | None:
     """Return the undo of this request's own promotion, or None if nobody may undo the entry.
 
-    The request's row is unwritten only until its promoter has reported an outcome. An undo is a
+    A promoter that has reported an outcome, such as `done`, must not take it back. An undo is a
     broadcast without a prepare, so it must not change the schema.
     """
     failed, back = record.current, record.previous
-    if failed is None or back is None or not record.is_unwritten(request):
+    if failed is None or back is None or not record.is_unreported(request):
         return None
     own = failed.by == request and failed.act == "promote"
     if not own or failed.is_same_model(back) or changes_schema(record, back):

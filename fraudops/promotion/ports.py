@@ -102,7 +102,9 @@ class Aliases(Protocol):
 
     async def get(self, alias: str) -> str | None: ...
 
-    async def set(self, alias: str, version: str) -> None: ...
+    async def set(self, alias: str, version: str) -> None:
+        """Set the alias. Raises UnknownVersionError for a version that no longer exists."""
+        ...
 
     async def drop(self, alias: str) -> None:
         """Remove the alias; nothing changes when it is missing."""
@@ -153,8 +155,7 @@ class Pods(Protocol):
 
 
 class Rollouts(Protocol):
-    """The pod template's annotation, which a new pod follows while the record reserves the same.
-    """
+    """The pod template's annotation, which a new pod follows while the record reserves the same."""
 
     async def annotate(self, target: ServingTarget) -> None:
         """Replace the annotation that this call has read.

@@ -161,9 +161,9 @@ class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
         """Return the epoch that this request's first try reserved, or None if it is unknown."""
         return next((known.epoch for known in self.requests if known.id == request), None)
 
-    def is_unwritten(self, request: str) -> bool:
-        """Whether the row of this request is still to be written."""
-        return any(attempt.request == request for attempt in self.unwritten)
+    def is_unreported(self, request: str) -> bool:
+        """Whether the request has committed and its promoter has not reported an outcome."""
+        return any(row.request == request and row.is_provisional for row in self.unwritten)
 
 
 EMPTY = ServingRecord()

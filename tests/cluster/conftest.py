@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+from tests.cluster.earlier import Upgrade, earlier_release
 from tests.cluster.release import Release, Repetitions, installed
 from tests.support.figures import PROOF, Figures
 from tests.support.shared_servers import run_folder
@@ -19,7 +20,7 @@ from tests.support.shared_servers import run_folder
 COUNTS = Repetitions(20, 3, 10, 5, 100_000) if PROOF else Repetitions(3, 1, 2, 1, 2_000)
 # These tests make their own namespaces, so they run in parallel with the tests that change the
 # installed release.
-OWN_NAMESPACES = {"test_upgrade.py", "test_runner.py", "test_ports.py"}
+OWN_NAMESPACES = {"test_upgrade.py", "test_vanished_node.py", "test_runner.py", "test_ports.py"}
 
 
 class ClusterScheduling(LoadFileScheduling):
@@ -49,6 +50,13 @@ def versions(release: Release) -> tuple[str, str]:
     """Return the version that serves and another one that passed validation."""
     release.agreed()
     return release.serving()[0], release.new_version(11)
+
+
+@pytest.fixture(scope="session")
+def upgrade(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Upgrade]:
+    """Yield an installation of the previous release, which its first test upgrades."""
+    with earlier_release(release, tmp_path_factory.mktemp("previous")) as upgrade:
+        yield upgrade
 
 
 @pytest.fixture(scope="session")
