@@ -31,8 +31,8 @@ OPTIONS = ("-q", "-x", "-p", "no:randomly", "-p", "no:xdist", "-p", "no:cachepro
 LIBRARIES = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
 # The processor time of a child before its first test is half a second.
 START_SECONDS = 3.0
-# What tests may wait without processor time.
-WAITING_SECONDS = 20
+# A busy machine gives a child a tenth of a core, and a test may wait.
+WAITING_SECONDS = 60
 MEMORY = 2 << 30
 
 
@@ -122,13 +122,13 @@ class Server:
 
     def start(self, mutant: Mutant, tests: Sequence[str], seconds: float) -> None:
         """Fork a child that runs the tests with the mutant; without they take `seconds`."""
-        limit = START_SECONDS + 2 * seconds
+        limit = START_SECONDS + 3 * seconds
 
         def run() -> None:
             resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 6))
             resource.setrlimit(resource.RLIMIT_AS, (_address_space() + MEMORY,) * 2)
             # The alarm ends a child that waits: such a child uses no processor time.
-            signal.alarm(int(4 * limit) + WAITING_SECONDS)
+            signal.alarm(int(10 * limit) + WAITING_SECONDS)
             sys.meta_path.insert(0, ModuleFinder(mutant))
             order = Order(tests)
             files = list(dict.fromkeys(test.split("::")[0] for test in tests))

@@ -1,13 +1,15 @@
 """The changes that `make mutants` makes, and its list of accepted survivors."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 
+from tests.mutants import table
 from tests.mutants.__main__ import Plan, every_mutant
 from tests.mutants.operators import Mutant, mutants_of
 from tests.mutants.plugins import ROOT
-from tests.mutants.server import Baseline
+from tests.mutants.server import Baseline, Verdict
 from tests.mutants.table import Survivors
 
 HEAD = "def f(a, b, c):\n    "
@@ -117,3 +119,68 @@ def test_a_mutant_is_asked_of_the_tests_that_call_its_function() -> None:
 def test_the_accepted_survivors_name_mutants_and_give_reasons() -> None:
     plan = Plan(**tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutants"])
     assert Survivors.read(every_mutant(plan)).stale == ()
+
+
+MODULE = b"a = 1\nb = 2\n"
+ENTRY = """[[survivor]]
+module = "a.py"
+where = ""
+line = "a = 1"
+change = "1 -> 2"
+reason = "REASON"
+"""
+
+
+@pytest.fixture
+def mutants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Mutant]:
+    """Four mutants, and a list that accepts the first."""
+    monkeypatch.setattr(table, "ACCEPTED", tmp_path / "accepted.toml")
+    monkeypatch.setattr(table, "OPEN", tmp_path / "open.toml")
+    monkeypatch.setattr(table, "ROOT", tmp_path)
+    table.ACCEPTED.write_text(ENTRY)
+    return mutants_of("a.py", MODULE, [])
+
+
+def problems(mutants: list[Mutant], *endings: str, least_percent: float = 0.0) -> list[str]:
+    """Return the problems of a run in which the mutants end like this."""
+    survivors = Survivors.read(mutants)
+    verdicts = {mutant.id: Verdict(ending) for mutant, ending in zip(mutants, endings, strict=True)}
+    total = survivors.rows(mutants, verdicts)[-1]
+    return survivors.problems(mutants, verdicts, total, least_percent)
+
+
+def test_an_accepted_survivor_passes(mutants: list[Mutant]) -> None:
+    assert problems(mutants, "survived", "assertion", "error", "time") == []
+
+
+def test_too_few_killed_mutants_fail(mutants: list[Mutant]) -> None:
+    (problem,) = problems(mutants, "survived", "error", "time", "import", least_percent=95.0)
+    assert problem == "75.0 % are killed, 95 % must be"
+
+
+def test_an_open_survivor_fails_and_its_entry_is_written(mutants: list[Mutant]) -> None:
+    for ending in ("survived", "no test"):
+        (problem,) = problems(mutants, "survived", ending, "error", "error")
+        assert problem.startswith("1 survivors are open, see open.toml")
+    (entry,) = tomllib.loads(table.OPEN.read_text())["survivor"]
+    assert (entry["line"], entry["change"], entry["reason"]) == ("a = 1", "1 -> 0", "")
+
+
+def test_an_accepted_mutant_that_a_test_kills_fails(mutants: list[Mutant]) -> None:
+    (problem,) = problems(mutants, "assertion", "error", "error", "error")
+    assert problem == f"{mutants[0].id} is accepted, but a test kills it"
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        (ENTRY.replace("a = 1", "c = 1"), "accepted.toml: no mutant is a.py |  | c = 1 | 1 -> 2"),
+        (ENTRY.replace("REASON", ""), "accepted.toml: no reason is given for a.py |"),
+    ],
+)
+def test_an_entry_without_a_mutant_or_a_reason_fails(
+    entry: str, problem: str, mutants: list[Mutant]
+) -> None:
+    table.ACCEPTED.write_text(entry)
+    found = problems(mutants, "assertion", "error", "error", "error")
+    assert [one for one in found if one.startswith(problem)]
