@@ -71,12 +71,15 @@ class Pipeline:
         refuse_sample(self.settings, self.inputs)
         request = self.settings.request_id or str(uuid.uuid4())
         record = read_record(self.settings.cluster, self.state)
+        strategy: Strategy
         if record.current and record.current.by == request:
             # An earlier attempt has committed. The promotion below only confirms it.
-            steps.version, strategy = record.current.version, record.current.strategy
+            steps.version = record.current.version
+            strategy = "rollout" if record.current.strategy == "rollout" else "broadcast"
         else:
             version = self._validated(self._trained(request, steps), steps)
-            steps.version, strategy = version.version, strategy_for(version, record)
+            steps.version = version.version
+            strategy = strategy_for(version, record)
         self._title(3, "promote", f"version {steps.version} by {strategy}")
         options = PromotionOptions(steps.version, strategy, if_epoch=self.if_epoch)
         steps.promotion = promote_version(self.state, options)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
+import yaml
 from kubernetes.aio import client, config
 
 from fraudops.errors import FraudopsError, StoreDownError
@@ -24,6 +25,8 @@ ORDINARY = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
 FOLLOWING = aiohttp.ClientTimeout(
     total=None, sock_connect=TIMEOUT_SECONDS, sock_read=SILENCE_SECONDS
 )
+# What the client raises for a kubeconfig that it cannot read. TypeError: the file is empty.
+UNREADABLE = (OSError, TypeError, yaml.YAMLError)
 CHANNEL_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 CONTENT_TYPES = {"merge": "application/merge-patch+json", "json": "application/json-patch+json"}
 
@@ -70,10 +73,17 @@ class Cluster:
                 f"no Kubernetes cluster is known here ({error}); "
                 "set KUBECONFIG, or leave --on-cluster away"
             ) from error
+        except UNREADABLE as error:
+            raise _unusable(error) from error
         host = urlsplit(settings.host).hostname or ""
         # The client reads HTTPS_PROXY by default. A `proxy-url` in the kubeconfig still counts.
         settings.client_session_kwargs = {"trust_env": not goes_direct(host)}
-        async with client.ApiClient(configuration=settings) as api:
+        try:
+            made = client.ApiClient(configuration=settings)
+        except OSError as error:
+            # A certificate that cannot be read. ssl.SSLError is an OSError.
+            raise _unusable(error) from error
+        async with made as api:
             yield cls(api, namespace or "default")
 
     def path(self, group: str, kind: str, name: str = "") -> str:
@@ -333,3 +343,11 @@ def _namespace_of_context(file: str | None) -> str | None:
     _, active = config.list_kube_config_contexts(file)
     namespace = (active or {}).get("context", {}).get("namespace")
     return str(namespace) if namespace else None
+
+
+def _unusable(error: Exception) -> StoreDownError:
+    # Only the type: the message may quote a token of the file.
+    return StoreDownError(
+        f"the kubeconfig or the pod's account cannot be used ({type(error).__name__}): "
+        "check the file that KUBECONFIG names, and its certificates"
+    )

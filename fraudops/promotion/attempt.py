@@ -14,19 +14,20 @@ class Attempt(Extensible, frozen=True, kw_only=True, omit_defaults=True):
 
     `at` and `finished_at` are times of day in ISO 8601 UTC. `reason` says why the act ended as it
     did, `waiver_reason` why its gates were waived. `behind` names the pods that had not followed.
-    An outcome without `finished_at` is provisional: no promoter has reported it.
+    An outcome without `finished_at` is provisional: no promoter has reported it. `act`, `strategy`
+    and `outcome` are text, because a later release may write other words into the record.
     """
 
     request: str
     requested_by: str
     at: str
-    act: Act = "promote"
-    strategy: Strategy = "broadcast"
+    act: Act | str = "promote"
+    strategy: Strategy | str = "broadcast"
     version: str = ""
     digest: str = ""
     from_version: str | None = None
     epoch: int | None = None
-    outcome: Outcome = "started"
+    outcome: Outcome | str = "started"
     reason: str | None = None
     waiver_reason: str | None = None
     behind: tuple[str, ...] = ()

@@ -58,8 +58,8 @@ class PromotionResult:
     followed.
     """
 
-    act: Act
-    outcome: Outcome
+    act: Act | str
+    outcome: Outcome | str
     epoch: int
     version: str | None
     reason: str | None = None
@@ -296,7 +296,7 @@ class Promoter:
         )
 
 
-def _about(attempt: Attempt, model: ModelRef, strategy: Strategy) -> Attempt:
+def _about(attempt: Attempt, model: ModelRef, strategy: Strategy | str) -> Attempt:
     """Return the attempt with the model that its gate has chosen."""
     return msgspec.structs.replace(
         attempt,

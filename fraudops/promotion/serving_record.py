@@ -89,8 +89,8 @@ class ServingEntry(ModelRef, frozen=True, kw_only=True, omit_defaults=True):
     by: str
     at: str
     requested_by: str = ""
-    act: Act = "promote"
-    strategy: Strategy = "broadcast"
+    act: Act | str = "promote"
+    strategy: Strategy | str = "broadcast"
     undo: bool = False
 
     @property
@@ -104,9 +104,9 @@ class Reservation(ModelRef, frozen=True, kw_only=True, omit_defaults=True):
     epoch: int
     by: str
     at: str
-    strategy: Strategy
+    strategy: Strategy | str
     requested_by: str = ""
-    act: Act = "promote"
+    act: Act | str = "promote"
 
     @property
     def target(self) -> ServingTarget:

@@ -1,6 +1,7 @@
 """The lock in a Lease while the API fails, is silent, or loses an answer."""
 
 import asyncio
+import time
 from typing import Any
 
 import aiohttp
@@ -43,10 +44,12 @@ async def test_a_lost_answer_does_not_end_the_wait_for_another_holder(
     async with lock(cluster, "one", wait_seconds=2).hold("job"):
         taking = asyncio.create_task(following.__aenter__())
 
-        async def waits() -> bool:
-            return bool(said)
+        start = time.monotonic()
 
-        await soon(waits)
+        async def has_waited_longer_than_one_duration() -> bool:
+            return bool(said) and time.monotonic() - start > QUICK.duration
+
+        await soon(has_waited_longer_than_one_duration)
         kube_api.faults += [Fault("GET", "leases", 503), Fault("GET", "leases", "cut")]
     async with asyncio.timeout(20):
         await taking

@@ -52,6 +52,7 @@ CASES = {
     "ready": (READY, PodRef("a", ready=True)),
     "not ready": (UNREADY, PodRef("a", ready=False)),
     "waits for a readiness gate": (GATED, PodRef("a", ready=False)),
+    "not ready, without a reason": (pod_status("False", RUNNING), PodRef("a", ready=False)),
     "on a silent node": (CUT_OFF, PodRef("a", ready=False, lost=SILENT_NODE)),
     "on a lost node of an old release": (
         UNREADY | {"reason": "NodeLost"},

@@ -264,13 +264,13 @@ class RolloutsContract:
         await rollouts.undo(5)
         await annotations({OTHER: "kept"})
         await rollouts.undo(5)
-        await rollouts.annotate(ServingTarget(5, "8", "e"))
-        # Neither a lower epoch nor one that begins with the same digit.
-        for epoch in (4, 55):
+        await rollouts.annotate(ServingTarget(55, "8", "e"))
+        # 5 is another epoch although 55 begins with it.
+        for epoch in (54, 56, 5):
             await rollouts.undo(epoch)
             assert ANNOTATION in await annotations()
-        await rollouts.undo(5)
-        await rollouts.undo(5)
+        await rollouts.undo(55)
+        await rollouts.undo(55)
         assert await annotations() == {OTHER: "kept"}
 
     @pytest.mark.parametrize(

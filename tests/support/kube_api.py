@@ -30,11 +30,11 @@ from tests.support.kube_objects import (
     checked,
     forbidden,
     grace_of,
+    limited,
     matches,
     modified,
     not_found,
     patched,
-    without_status,
 )
 
 PATH = re.compile(
@@ -241,7 +241,7 @@ class KubeApi:
         if asked and asked != old["metadata"]["resourceVersion"]:
             raise modified(place.resource, place.name)
         new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
-        new = without_status(place.resource, place.subresource, old, new)
+        new = limited(place.resource, place.subresource, old, new)
         new = checked(place.resource, new)
         # A patch that changes nothing writes nothing and keeps the resourceVersion.
         return copy.deepcopy(old) if new == old else self._store(place, new)

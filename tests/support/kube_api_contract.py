@@ -222,7 +222,9 @@ class KubeApiContract:
         # The timestamp is the end of the grace period, not the time of the request.
         ends = datetime.fromisoformat(deletion["deletionTimestamp"])
         assert timedelta(seconds=18) <= ends - answer.at <= timedelta(seconds=22)
-        again = await ask(cluster, "DELETE", path)
+        # A second request cannot put the end off.
+        longer = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 100}
+        again = await ask(cluster, "DELETE", path, longer)
         assert again.body["metadata"]["deletionTimestamp"] == deletion["deletionTimestamp"]
         listed = await ask(cluster, "GET", path.rpartition("/")[0])
         assert [item["metadata"]["name"] for item in listed.body["items"]] == ["a"]
@@ -242,8 +244,10 @@ class KubeApiContract:
         assert "podIP" not in (await ask(cluster, "GET", path)).body["status"]
         labels = {"metadata": {"labels": {"x": "1"}}}
         await ask(cluster, "PATCH", path, labels, "merge")
-        await ask(cluster, "PATCH", f"{path}/status", status, "merge")
+        both = status | {"spec": {"activeDeadlineSeconds": 5}}
+        await ask(cluster, "PATCH", f"{path}/status", both, "merge")
         stored = (await ask(cluster, "GET", path)).body
+        assert "activeDeadlineSeconds" not in stored["spec"]
         assert (stored["status"]["podIP"], stored["metadata"]["labels"]["x"]) == ("127.0.0.1", "1")
 
     async def test_an_object_without_grace_is_deleted_immediately(self, cluster: Cluster) -> None:

@@ -165,18 +165,16 @@ def checked(resource: Resource, item: Object) -> Object:
     return item
 
 
-def without_status(resource: Resource, subresource: str, old: Object, new: Object) -> Object:
-    """Return `new` with the part that this path may not change as it was.
+def limited(resource: Resource, subresource: str, old: Object, new: Object) -> Object:
+    """Return `new` with the part as it was that this path may not change.
 
-    `/status` changes only the status, and the object's own path everything else.
+    `/status` leaves the specification, and the object's own path leaves the status.
     """
     if resource.plural not in ("pods", "nodes", "deployments"):
         return new
-    kept = new if subresource != "status" else old
-    status = new if subresource == "status" else old
-    return {key: value for key, value in kept.items() if key != "status"} | (
-        {"status": status["status"]} if "status" in status else {}
-    )
+    kept = "spec" if subresource == "status" else "status"
+    rest = {key: value for key, value in new.items() if key != kept}
+    return rest | ({kept: old[kept]} if kept in old else {})
 
 
 def matches(item: Object, selector: str) -> bool:

@@ -103,6 +103,7 @@ def test_a_pod_serves_a_target_only_with_version_and_digest(
     [
         (PodState(), 0, False),
         (PodState(), 1, True),
+        (nothing_at(1), 1, True),
         (nothing_at(4), 3, False),
         (nothing_at(4), 4, True),
         (serving(AT_4), 3, False),

@@ -89,7 +89,7 @@ class Reload:
         """Answer once every worker of the pod has done it.
 
         Raises RefusedError, which is final, and StoreDownError, after which the same call may
-        succeed. The pod then serves what it did.
+        succeed.
         """
         request = self._reader.read(call.body or b"{}")
         if request.phase == "prepare":
