@@ -10,7 +10,6 @@ from sqlalchemy import select
 
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.tables import promotions
-from fraudops.errors import StoreDownError
 from fraudops.promotion.attempt import Attempt
 
 PATIENCE_SECONDS = 10.0
@@ -60,10 +59,6 @@ async def read_history(url: str, model: str, limit: int) -> list[PastAct]:
         with translated(url):
             async with asyncio.timeout(PATIENCE_SECONDS), engine.connect() as connection:
                 return [_of_row(row) for row in (await connection.execute(newest)).mappings()]
-    except TimeoutError as error:
-        raise StoreDownError(
-            f"PostgreSQL did not answer within {PATIENCE_SECONDS:g} s: is it running?"
-        ) from error
     finally:
         await engine.dispose()
 

@@ -12,7 +12,6 @@ from sqlalchemy.dialects.postgresql import insert
 
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.tables import promotions
-from fraudops.errors import StoreDownError
 from fraudops.promotion.attempt import Attempt
 
 NAMESPACE = uuid.UUID("6ad3b5b0-54a5-4d2c-9d0c-0d8e0f7c2f11")
@@ -67,14 +66,10 @@ class DatabaseJournal:
     async def _write(self, attempts: Iterable[Attempt]) -> None:
         engine = create_engine(self.url)
         try:
-            with translated():
+            with translated(self.url):
                 async with asyncio.timeout(PATIENCE_SECONDS), engine.begin() as connection:
                     for attempt in attempts:
                         await connection.execute(_statement(attempt, self._values(attempt)))
-        except TimeoutError as error:
-            raise StoreDownError(
-                f"PostgreSQL did not answer within {PATIENCE_SECONDS:g} s"
-            ) from error
         finally:
             await engine.dispose()
 
