@@ -130,7 +130,7 @@ class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     (`Extensible`).
     """
 
-    format: int = 1
+    format: int = FORMAT
     current: ServingEntry | None = None
     previous: ServingEntry | None = None
     reserved: Reservation | None = None
@@ -238,7 +238,9 @@ class RecordUnreadableError(FraudopsError):
 def encode(record: ServingRecord) -> bytes:
     """Return the record as canonical JSON of this release's format. Raises NewerFormatError."""
     check_writable(record)
-    return encode_document(msgspec.structs.replace(record, format=FORMAT))
+    # A field that has its default is not written, but the number of the format always is.
+    numbered = {**record.unknown, "format": FORMAT}
+    return encode_document(msgspec.structs.replace(record, format=FORMAT, unknown=numbered))
 
 
 def of_config_map(found: Mapping[str, Any]) -> ServingRecord:
@@ -258,10 +260,17 @@ def decode(data: bytes) -> ServingRecord:
         ) from error
     return msgspec.structs.replace(
         record,
+        format=msgspec.json.decode(data, type=_Format).format,
         current=_with_act(record.current),
         previous=_with_act(record.previous),
         stack=tuple(entry for each in record.stack if (entry := _with_act(each))),
     )
+
+
+class _Format(msgspec.Struct):
+    """The number of a stored record; a record of release 0.2.0 has none."""
+
+    format: int = 1
 
 
 def _with_act(entry: ServingEntry | None) -> ServingEntry | None:
