@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from fraudops.promotion.ports import Lock, LockBusyError, Records, StaleRecordError
-from fraudops.promotion.serving_record import EMPTY, FORMAT, Reservation, ServingRecord, reserve
+from fraudops.promotion.serving_record import EMPTY, Reservation, ServingRecord, reserve
 
 
 def reserved(epoch: int, by: str = "job") -> ServingRecord:
-    """Return a record, as this release stores it, that differs from that of every other epoch."""
+    """Return a record that differs from that of every other epoch."""
     reservation = Reservation(
         epoch=epoch,
         version="7",
@@ -24,7 +24,7 @@ def reserved(epoch: int, by: str = "job") -> ServingRecord:
         by=by,
         at="2026-11-02T12:00:00Z",
     )
-    return reserve(ServingRecord(format=FORMAT), reservation)
+    return reserve(EMPTY, reservation)
 
 
 class RecordsContract:
