@@ -193,6 +193,8 @@ class Convergence:
 
 
 def _unconfirmed(attempt: Attempt, behind: Sequence[PodRef]) -> Attempt:
+    if behind == [NO_POD]:
+        return _with_outcome(attempt, "unconfirmed", "no pod of the inference service runs")
     return _with_outcome(attempt, "unconfirmed", f"not confirmed by {_names(behind)}", behind)
 
 

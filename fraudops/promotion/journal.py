@@ -1,6 +1,7 @@
 """The rows of `promotions` in PostgreSQL."""
 
 import asyncio
+import fcntl
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -49,18 +50,19 @@ class DatabaseJournal:
     async def write_old_file(self, path: Path) -> int:
         """Write the rows of a file of release 0.2.0, empty the file, and return their number.
 
-        That release kept rows in a file while PostgreSQL was down. Raises StoreDownError and keeps
-        the file.
+        That release kept rows in a file while PostgreSQL was down, and appended them under the
+        file's lock. Raises StoreDownError and keeps the rows.
         """
-        # The local file is small; no other task of the reconciler waits.
-        if not path.exists():  # noqa: ASYNC240
+        if not path.exists():  # noqa: ASYNC240 (a small local file; no other task waits)
             return 0
-        lines = path.read_bytes().splitlines()  # noqa: ASYNC240
-        rows = [msgspec.json.decode(line, type=_RowOf0_2_0) for line in lines if line]
-        await self._write(
-            msgspec.structs.replace(row.attempt, finished_at=row.finished_at) for row in rows
-        )
-        path.unlink()  # noqa: ASYNC240
+        with path.open("r+b") as file:  # noqa: ASYNC230
+            fcntl.flock(file, fcntl.LOCK_EX)
+            lines = file.read().splitlines()
+            rows = [msgspec.json.decode(line, type=_RowOf0_2_0) for line in lines if line]
+            await self._write(
+                msgspec.structs.replace(row.attempt, finished_at=row.finished_at) for row in rows
+            )
+            file.truncate(0)
         return len(rows)
 
     async def _write(self, attempts: Iterable[Attempt]) -> None:

@@ -27,6 +27,8 @@ class Preparation:
 
     def __init__(self, ports: PromotionPorts) -> None:
         self.ports = ports
+        # Why each pod has not prepared the version yet.
+        self._last: dict[str, str] = {}
 
     async def prepare(self, target: ServingTarget) -> str | None:
         """Make every ready pod prepare the version. Return None, or the reason of a refusal.
@@ -75,8 +77,8 @@ class Preparation:
         return await until(self.ports, end, self.ports.pods.desired_replicas) == 0
 
     def _note(self, waiting: Sequence[PodRef]) -> None:
-        names = ", ".join(map(str, waiting)) or "a pod that runs"
-        self.ports.say(f"waiting for {names}")
+        names = "; ".join(f"{pod}: {self._last[pod.name]}" for pod in waiting)
+        self.ports.say(f"waiting for {names or 'a pod that runs'}")
 
     def _too_late(self, pods: Sequence[PodRef], waiting: Sequence[PodRef]) -> str:
         seconds = f"{self.ports.deadlines.prepare:g} s"
@@ -92,20 +94,20 @@ class Preparation:
 
         A pod that does not answer, or that cannot answer now, may do so at the next call.
         """
-        last = "it was not asked"
+        self._last[pod.name] = "it has not answered yet"
         while (seconds := end - self.ports.clock.now()) > 0:
             try:
                 await self.ports.pods.prepare(pod, target, seconds)
             except PodRefusedError as error:
                 return f"pod {pod.name}: {error}"
             except PodUnresponsiveError as error:
-                last = str(error)
+                self._last[pod.name] = str(error)
                 await self.ports.clock.sleep(self.ports.deadlines.pause * 5)
             else:
                 self.ports.say(f"prepared on {pod.name}")
                 return None
         seconds = self.ports.deadlines.prepare
-        return f"pod {pod.name} was not prepared within {seconds:g} s: {last}"
+        return f"pod {pod.name} was not prepared within {seconds:g} s: {self._last[pod.name]}"
 
     async def drop(self, target: ServingTarget) -> None:
         """Make every pod drop the version that was not committed.

@@ -1,7 +1,6 @@
 """How a promotion or a rollback ended: one sentence for each ending, with the next command."""
 
 from fraudops.errors import RefusedError, StoreDownError
-from fraudops.promotion.convergence import NO_POD
 from fraudops.promotion.protocol import PromotionResult
 
 LATE = {
@@ -35,14 +34,9 @@ def ending(result: PromotionResult, seconds: float, target: str) -> str:
 
 
 def _unconfirmed(result: PromotionResult, target: str) -> str:
-    # With no pod at all, the promoter's reason names a pod that does not exist.
-    why = (
-        "no pod of the inference service runs"
-        if result.behind == (NO_POD.name,)
-        else f"{result.reason}"
-    )
     return (
-        f"unconfirmed: version {result.version} is committed (epoch {result.epoch}), but {why}. "
+        f"unconfirmed: version {result.version} is committed (epoch {result.epoch}), "
+        f"but {result.reason}. "
         "Pods follow the serving record by themselves: watch them with "
         f"`fraudops status{target}`. If version {result.version} is bad, go back with "
         f"`fraudops rollback{target}`"

@@ -4,7 +4,6 @@ import pytest
 
 from fraudops.errors import FraudopsError, RefusedError, StoreDownError
 from fraudops.promotion.attempt import Act, Outcome
-from fraudops.promotion.convergence import NO_POD
 from fraudops.promotion.protocol import PromotionResult
 from jobs.reports.promotion import ending, late_notices
 
@@ -86,11 +85,6 @@ def test_every_other_ending_names_the_reason_and_the_next_command(
     error = failure(ended)
     assert (error.exit_code, str(error)) == (code, sentence)
     assert isinstance(error, RefusedError if code == 65 else StoreDownError)
-
-
-def test_a_first_promotion_without_pods_says_that_none_runs() -> None:
-    error = failure(result("unconfirmed", "not confirmed by no pod", behind=(NO_POD.name,)))
-    assert "but no pod of the inference service runs. " in str(error)
 
 
 def test_what_is_late_says_who_writes_it() -> None:
