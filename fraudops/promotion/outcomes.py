@@ -77,8 +77,11 @@ class Outcomes:
 def with_abandoned(record: ServingRecord, reserved: Reservation) -> ServingRecord:
     """Return the record with the row of a promoter that ended before its commit.
 
-    The row is provisional: what a new try of the request reports replaces it.
+    The row is provisional: what a new try of the request reports replaces it. What the promoter
+    has reported itself stays.
     """
+    if any(row.request == reserved.by and row.finished_at for row in record.unwritten):
+        return record
     row = Attempt(
         request=reserved.by,
         requested_by=reserved.requested_by,
