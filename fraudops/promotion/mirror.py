@@ -88,12 +88,10 @@ class AliasMirror:
                 f"it has no alias {ALIAS}; pods serve it from their caches, so promote another "
                 "version before they lose them"
             )
-        # The registry drops the alias of a version together with the version.
-        if (
-            back
-            and await self.ports.aliases.get(WAY_BACK) != back.version
-            and not await self.ports.aliases.exists(back.version)
-        ):
+        if back and (found := await self.ports.aliases.get(WAY_BACK)) != back.version:
+            # The registry drops the alias of a version together with the version.
+            if await self.ports.aliases.exists(back.version):
+                return way_back_moved(found, back.version)
             return (
                 f"version {back.version}, the way back, is no longer in the registry: "
                 "a rollback works only while pods have its bundle in their caches"
@@ -139,4 +137,13 @@ def alias_moved(alias: str | None, serving: str) -> str:
         f"the registry's alias {ALIAS} {found}, but version {serving} serves: "
         "it was moved by hand and is not followed; promote that version, or promote the "
         "serving one to set it back"
+    )
+
+
+def way_back_moved(alias: str | None, back: str) -> str:
+    """Return the note about an alias of the way back that differs from the record."""
+    found = f"points at version {alias}" if alias else "is missing"
+    return (
+        f"the registry's alias {WAY_BACK} {found}, but `fraudops rollback` goes to version {back}: "
+        "the alias was moved by hand and is not followed; the next promotion sets it back"
     )

@@ -7,7 +7,6 @@ from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.patience import change_record
 from fraudops.promotion.ports import PromotionPorts
 from fraudops.promotion.serving_record import (
-    FORMAT,
     Reservation,
     ServingRecord,
     drop_outcomes,
@@ -68,7 +67,7 @@ class Outcomes:
         """Write every row that the record keeps, and return their number. Raises StoreDownError."""
         record, _ = await self.ports.records.read()
         kept = record.unwritten
-        for row in (*kept, *_rows_of_old_format(record)):
+        for row in kept:
             await self.ports.journal.write(row)
         if kept:
             await change_record(self.ports, lambda latest: drop_outcomes(latest, kept))
@@ -78,8 +77,11 @@ class Outcomes:
 def with_abandoned(record: ServingRecord, reserved: Reservation) -> ServingRecord:
     """Return the record with the row of a promoter that ended before its commit.
 
-    The row is provisional: what a new try of the request reports replaces it.
+    The row is provisional: what a new try of the request reports replaces it. What the promoter
+    has reported itself stays.
     """
+    if any(row.request == reserved.by and row.finished_at for row in record.unwritten):
+        return record
     row = Attempt(
         request=reserved.by,
         requested_by=reserved.requested_by,
@@ -94,26 +96,3 @@ def with_abandoned(record: ServingRecord, reserved: Reservation) -> ServingRecor
         reason="its promoter ended before the commit: nothing has changed",
     )
     return keep_outcome(record, row)
-
-
-def _rows_of_old_format(record: ServingRecord) -> list[Attempt]:
-    """Return a provisional row for each entry that release 0.2.0 committed.
-
-    That release derived missing rows from the record. This one keeps them in it.
-    """
-    if record.format >= FORMAT:
-        return []
-    return [
-        Attempt(
-            request=entry.by,
-            requested_by=entry.requested_by,
-            at=entry.at,
-            strategy=entry.strategy,
-            version=entry.version,
-            digest=entry.digest,
-            epoch=entry.epoch,
-            outcome="done",
-        )
-        for entry in (*reversed(record.stack), record.current)
-        if entry and entry.act != "undo"
-    ]

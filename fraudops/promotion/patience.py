@@ -71,7 +71,7 @@ async def change_record(
     Raises StaleRecordError, UnknownWriteError or StoreDownError after TRIES tries.
     """
     for _ in range(TRIES):
-        record, token = await ports.records.read()
+        record, token = await until(ports, _soon(ports), ports.records.read)
         wanted = change(record)
         if wanted == record:
             return record

@@ -84,11 +84,11 @@ class Report:
 def destination(record: ServingRecord, template: ServingTarget | None) -> ServingTarget | None:
     """Return where the record sends a pod, or None before the first promotion.
 
-    The pod goes to its template's target only while the record reserves exactly that. Once the
-    record has committed or released it, the record alone decides.
+    The pod goes to its template's target only while the record reserves exactly that for a
+    rollout. Once the record has committed or released it, the record alone decides.
     """
     reserved, current = record.reserved, record.current
-    if reserved and reserved.target == template:
+    if reserved and reserved.strategy == "rollout" and reserved.target == template:
         return template
     return current.target if current else None
 

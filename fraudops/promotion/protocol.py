@@ -257,9 +257,7 @@ class Promoter:
         if reserved is None or (reserved.by == request and not self._by_rollout(reserved)):
             return state
         self.ports.say(f"taking back epoch {reserved.epoch}, which was not committed")
-        released = release(record)
-        if reserved.by != request:
-            released = with_abandoned(released, reserved)
+        released = with_abandoned(release(record), reserved)
         try:
             if self._by_rollout(reserved) and (rollouts := self.ports.rollouts):
                 await repeat(self.ports, lambda: rollouts.undo(reserved.epoch))

@@ -162,8 +162,15 @@ class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
         return next((known.epoch for known in self.requests if known.id == request), None)
 
     def is_unreported(self, request: str) -> bool:
-        """Whether the request has committed and its promoter has not reported an outcome."""
-        return any(row.request == request and row.is_provisional for row in self.unwritten)
+        """Whether the request has committed and its promoter has not reported an outcome.
+
+        A commit of this release keeps an `unconfirmed` row. What release 0.2.0 has reported is
+        unknown.
+        """
+        return any(
+            row.request == request and row.is_provisional and row.outcome == "unconfirmed"
+            for row in self.unwritten
+        )
 
 
 EMPTY = ServingRecord()
@@ -258,13 +265,17 @@ def decode(data: bytes) -> ServingRecord:
             f"the serving record cannot be read: {error}. "
             "Restore it from a backup; pods keep serving what they have"
         ) from error
-    return msgspec.structs.replace(
+    record = msgspec.structs.replace(
         record,
         format=msgspec.json.decode(data, type=_Format).format,
         current=_with_act(record.current),
         previous=_with_act(record.previous),
         stack=tuple(entry for each in record.stack if (entry := _with_act(each))),
     )
+    if record.format >= FORMAT:
+        return record
+    # The first write of this release changes the format, so the rows must be in it from then on.
+    return msgspec.structs.replace(record, unwritten=_rows_of_old_format(record))
 
 
 class _Format(msgspec.Struct):
@@ -278,3 +289,24 @@ def _with_act(entry: ServingEntry | None) -> ServingEntry | None:
     if entry and entry.undo and entry.act == "promote":
         return msgspec.structs.replace(entry, act="undo")
     return entry
+
+
+def _rows_of_old_format(record: ServingRecord) -> tuple[Attempt, ...]:
+    """Return a provisional row for each entry that release 0.2.0 committed.
+
+    That release derived missing rows from the record. This one keeps them in it.
+    """
+    return tuple(
+        Attempt(
+            request=entry.by,
+            requested_by=entry.requested_by,
+            at=entry.at,
+            strategy=entry.strategy,
+            version=entry.version,
+            digest=entry.digest,
+            epoch=entry.epoch,
+            outcome="done",
+        )
+        for entry in (*reversed(record.stack), record.current)
+        if entry and entry.act != "undo"
+    )
