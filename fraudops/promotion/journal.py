@@ -55,7 +55,7 @@ class DatabaseJournal:
         """
         if not path.exists():  # noqa: ASYNC240 (a small local file; no other task waits)
             return 0
-        with path.open("r+b") as file:  # noqa: ASYNC230
+        with path.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             lines = file.read().splitlines()
             rows = [msgspec.json.decode(line, type=_RowOf0_2_0) for line in lines if line]

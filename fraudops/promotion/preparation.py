@@ -49,11 +49,12 @@ class Preparation:
 
     async def _prepare(self, target: ServingTarget, end: float, asked: Asked) -> str | None:
         """Ask pods until the latest list holds none that has a veto and has not prepared."""
-        noted = float("-inf")
+        noted = self.ports.clock.now()
         while True:
             pods = await list_pods(self.ports, end)
             for pod in pods:
                 if pod.running and pod.lost is None and pod.name not in asked:
+                    self._last[pod.name] = "it has not answered yet"
                     asked[pod.name] = asyncio.ensure_future(self._ask(pod, target, end))
             voters = voters_of(pods)
             answered = [pod for pod in voters if asked[pod.name].done()]
@@ -94,7 +95,6 @@ class Preparation:
 
         A pod that does not answer, or that cannot answer now, may do so at the next call.
         """
-        self._last[pod.name] = "it has not answered yet"
         while (seconds := end - self.ports.clock.now()) > 0:
             try:
                 await self.ports.pods.prepare(pod, target, seconds)
