@@ -14,6 +14,7 @@ import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.mutants.operators import Mutant, mutants_of
@@ -45,16 +46,19 @@ class Plan:
             found += [str(path.relative_to(ROOT)) for path in paths]
         return list(dict.fromkeys(found))
 
-    def hash_of_tests(self) -> str:
-        """A change of a test, of what tests share, or of the environment asks every mutant again.
+    def hash_of_tests(self, killer: str = "") -> str:
+        """Return what a verdict depends on besides its module.
 
-        A change of another module does not: delete the results after a change of many.
+        A mutant that survives runs again after a change of any test. One that a test has killed
+        runs again only after a change of the file of this test. Both run again after a change of
+        what tests share, or of the environment. A change of another module does not count: delete
+        the results after a change of many.
         """
-        files = {ROOT / test.split("::")[0] for test in self.tests}
+        files = {ROOT / test.split("::")[0] for test in ([killer] if killer else self.tests)}
         files |= set((ROOT / "tests/support").rglob("*.py"))
         files |= set((ROOT / "tests").rglob("conftest.py"))
         digest = hashlib.sha256(json.dumps(self.environment, sort_keys=True).encode())
-        for path in sorted(files):
+        for path in sorted(file for file in files if file.exists()):
             digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
         return digest.hexdigest()[:16]
 
@@ -63,7 +67,7 @@ class Results:
     """The verdicts of this run and of earlier ones, one JSON line each."""
 
     def __init__(self, plan: Plan, modules: Iterable[str]) -> None:
-        self.tests = plan.hash_of_tests()
+        self.tests = cache(plan.hash_of_tests)
         self.sources = {
             module: hashlib.sha256((ROOT / module).read_bytes()).hexdigest()[:16]
             for module in modules
@@ -83,15 +87,20 @@ class Results:
         verdict = Verdict(**line)  # type: ignore[arg-type]
         if verdict.killed:
             self.killers[identity] = verdict.test
-        if hashes == (self.sources.get(module), self.tests):
+        if hashes == (self.sources.get(module), self.tests(_killer(verdict))):
             self.verdicts[identity] = verdict
 
     def add(self, mutant: Mutant, verdict: Verdict) -> None:
         self.verdicts[mutant.id] = verdict
         identity = {"id": mutant.id, "module": mutant.module}
-        hashes = {"source": self.sources[mutant.module], "tests": self.tests}
+        tests = self.tests(_killer(verdict))
+        hashes = {"source": self.sources[mutant.module], "tests": tests}
         with RESULTS.open("a") as file:
             file.write(json.dumps(identity | hashes | asdict(verdict)) + "\n")
+
+
+def _killer(verdict: Verdict) -> str:
+    return verdict.test.split("::")[0] if verdict.killed else ""
 
 
 def run(plan: Plan, mutants: Sequence[Mutant], results: Results, processes: int) -> None:
