@@ -142,8 +142,8 @@ class Checks:
             raise self.world.violated(
                 "a reason", f"{job.id} ends as {result.outcome} without a reason"
             )
-        unread = "cannot be read" in (result.reason or "")
-        if result.outcome == "unconfirmed" and not (result.behind or unread):
+        no_pod = any(words in (result.reason or "") for words in ("cannot be read", "no pod"))
+        if result.outcome == "unconfirmed" and not (result.behind or no_pod):
             raise self.world.violated("names of pods", f"{job.id} is unconfirmed and names no pod")
 
     def _check_duration(self, actor: Actor) -> None:
