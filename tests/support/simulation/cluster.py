@@ -241,6 +241,7 @@ class SimCluster:
         except StoreDownError as error:
             pod.fault = str(error)
         else:
+            pod.has_read = True
             pod.fault = await self._follow(pod, record)
             pod.awaited = pod_rules.awaited_target(pod.state, record, pod.template)
         await self._turn_ready(pod, container)
@@ -362,7 +363,6 @@ class SimCluster:
         slow = world.happens("slow read", pod.name)
         seconds = 1 + 8 * world.choices.number("slow", pod.name) if slow else 0.0
         await self.pause(pod, container, seconds)
-        pod.has_read = True
         return record
 
     async def pause(self, pod: SimPod, container: int, seconds: float) -> None:
