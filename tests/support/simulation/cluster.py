@@ -241,7 +241,6 @@ class SimCluster:
         except StoreDownError as error:
             pod.fault = str(error)
         else:
-            pod.has_read = True
             pod.fault = await self._follow(pod, record)
             pod.awaited = pod_rules.awaited_target(pod.state, record, pod.template)
         await self._turn_ready(pod, container)
@@ -253,6 +252,9 @@ class SimCluster:
             latest = await self.read(pod, container)
         except StoreDownError:
             latest = None
+        else:
+            # Without this, a pod whose next reads fail forgets that it is behind.
+            pod.awaited = pod_rules.awaited_target(pod.state, latest, pod.template)
         if pod_rules.may_turn_ready(pod.state, latest):
             pod.ready = True
             self._publish(pod)
@@ -363,6 +365,7 @@ class SimCluster:
         slow = world.happens("slow read", pod.name)
         seconds = 1 + 8 * world.choices.number("slow", pod.name) if slow else 0.0
         await self.pause(pod, container, seconds)
+        pod.has_read = True
         return record
 
     async def pause(self, pod: SimPod, container: int, seconds: float) -> None:
