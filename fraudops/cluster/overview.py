@@ -12,7 +12,7 @@ import msgspec
 from fraudops.cluster.api import Cluster
 from fraudops.cluster.pods import CONTAINER, is_ready, living_pods
 from fraudops.cluster.records import ConfigMapRecords
-from fraudops.errors import FraudopsError
+from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.promotion.serving_record import ServingRecord
 
 PORT = 8000
@@ -92,10 +92,14 @@ async def look(cluster: Cluster, release: str) -> Overview:
 async def _report(cluster: Cluster, pod: dict[str, Any]) -> PodReport:
     """Read a pod's /ready through the API server.
 
-    If a network policy blocks that, run the request inside the pod.
+    If a network policy blocks that, run the request inside the pod. A pod on a node that does not
+    answer is reported as one that does not say.
     """
     name = str(pod["metadata"]["name"])
-    _, data = await cluster.fetch(cluster.path("v1", "pods", f"{name}:{PORT}/proxy/ready"))
+    try:
+        _, data = await cluster.fetch(cluster.path("v1", "pods", f"{name}:{PORT}/proxy/ready"))
+    except StoreDownError as error:
+        data = msgspec.json.encode({"message": str(error)})
     report = report_of(name, is_ready(pod), "deletionTimestamp" in pod["metadata"], data)
     if report.epoch is None:
         try:

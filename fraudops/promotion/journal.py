@@ -42,7 +42,9 @@ class DatabaseJournal:
     async def write(self, attempt: Attempt) -> None:
         """Write the row of the attempt's request.
 
-        `started` never replaces an outcome, and a provisional outcome replaces only `started`.
+        `started` never replaces an outcome, and a provisional outcome replaces only `started`. A
+        reported outcome replaces what finished earlier: the record may keep the row of one try
+        while a later try has written its own.
         Raises StoreDownError.
         """
         await self._write([attempt])
@@ -115,5 +117,13 @@ def _statement(attempt: Attempt, values: dict[str, Any]) -> Any:
     return statement.on_conflict_do_update(
         index_elements=["id"],
         set_={name: statement.excluded[name] for name in CHANGED},
-        where=promotions.c.outcome == "started" if attempt.is_provisional else None,
+        where=_replaced_by(attempt, statement),
     )
+
+
+def _replaced_by(attempt: Attempt, statement: Any) -> Any:
+    """Return which rows of the request an outcome replaces."""
+    unfinished = promotions.c.outcome == "started"
+    if attempt.is_provisional:
+        return unfinished
+    return unfinished | (promotions.c.finished_at <= statement.excluded.finished_at)

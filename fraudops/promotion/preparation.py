@@ -20,6 +20,7 @@ from fraudops.promotion.serving_record import ServingTarget
 Asked = dict[str, "asyncio.Task[str | None]"]
 # Seconds between two progress lines about the same pods.
 QUIET_SECONDS = 10.0
+SILENT = "it has not answered yet"
 
 
 class Preparation:
@@ -78,7 +79,9 @@ class Preparation:
         return await until(self.ports, end, self.ports.pods.desired_replicas) == 0
 
     def _note(self, waiting: Sequence[PodRef]) -> None:
-        names = "; ".join(f"{pod}: {self._last[pod.name]}" for pod in waiting)
+        # A call that begins in this turn of the loop has not noted anything yet.
+        last = self._last
+        names = "; ".join(f"{pod}: {last.get(pod.name, SILENT)}" for pod in waiting)
         self.ports.say(f"waiting for {names or 'a pod that runs'}")
 
     def _too_late(self, pods: Sequence[PodRef], waiting: Sequence[PodRef]) -> str:

@@ -145,6 +145,18 @@ async def test_a_promotion_that_commits_before_the_last_look_keeps_the_pod_unrea
     assert read_pod_state(pod.state).target == after
 
 
+async def test_a_pod_that_saw_a_commit_in_its_last_look_stays_unready_when_reads_fail(
+    pod: OneWorkerPod,
+) -> None:
+    before, after = pod.target(4, 1), pod.target(5, 2)
+    away = StoreDownError("no answer")
+    pod.answers = [record(before), record(before), record(after), away]
+    async with pod.started():
+        await pod.until(lambda: len(pod.ready_at) > 5)
+    assert (True, 4) not in pod.ready_at
+    assert read_record_view(pod.state).target == after
+
+
 async def test_a_pod_turns_ready_when_the_last_look_gets_no_answer(pod: OneWorkerPod) -> None:
     at = pod.target(4, 1)
     pod.answers = [record(at), record(at), StoreDownError("no answer")]

@@ -160,3 +160,50 @@ async def test_a_store_that_answers_no_write_is_called_a_bounded_number_of_times
     assert code == 75
     # The checks of the simulation allow 60 calls in 5 s.
     assert stage.serving == ("1", 2)
+
+
+@on_stage(pods=2)
+async def test_a_pod_obeys_no_template_for_the_reservation_of_a_broadcast(stage: Stage) -> None:
+    stage.pod("pod-1").busy_until = stage.world.clock + 10
+    promotion = stage.world.spawn(stage.act(Job("slow", version="3")))
+    while stage.record.reserved is None:
+        await stage.wait(0.1)
+    stage.world.store.template = stage.record.reserved.target
+    new = stage.world.cluster.start()
+    await stage.wait(6)
+    assert new.state.target == stage.record.current.target  # type: ignore[union-attr]
+    assert (await promotion).outcome == "done"
+
+
+@on_stage()
+async def test_the_row_of_an_act_of_release_0_2_0_survives_the_new_format(stage: Stage) -> None:
+    stage.start_from_0_2_0()
+    assert (await stage.promote("3")).outcome == "done"
+    await stage.reconcile()
+    assert stage.row("founder-2").outcome == "done"
+
+
+@on_stage()
+async def test_taking_back_an_act_keeps_what_its_promoter_has_reported(stage: Stage) -> None:
+    stage.pod("pod-1").busy_until = stage.world.clock + 5
+    promotion = stage.world.spawn(stage.act(Job("slow", version="3")))
+    while stage.record.reserved is None:
+        await stage.wait(0.1)
+    # A promoter without the lock keeps its row in the record, and so changes the record's token.
+    stage.world.store.database_down_until = stage.world.clock + 20
+    stage.world.store.token += 1
+    assert (await promotion).outcome == "overtaken"
+    await stage.wait(30)
+    await stage.reconcile()
+    assert stage.record.reserved is None
+    assert stage.row("slow").outcome == "overtaken"
+
+
+@on_stage()
+async def test_a_user_s_change_of_champion_is_noted(stage: Stage) -> None:
+    stage.world.registry.aliases["champion"] = "3"
+    await stage.reconcile()
+    assert "the registry's alias champion points at version 3" in str(stage.record.alias_note)
+    assert (await stage.promote("3")).outcome == "done"
+    assert stage.world.registry.aliases["champion"] == "1"
+    assert stage.record.alias_note is None

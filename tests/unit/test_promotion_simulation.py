@@ -102,6 +102,8 @@ def test_the_search_finds_a_violation_when_a_rule_is_switched_off(
         found = RULES_OFF[rule].search((*range(first, SEARCH), *range(first)))
     assert found, f"no violation in {SEARCH} seeds: the search is blind to this rule"
     seed, failure = found
+    # The same weather breaks nothing while the rule is on.
+    assert fails(lambda without: Off(odds=RULES_OFF[rule].odds).build(seed, without)) is None
     figures.note(f"switched off: {rule}", f"found in seed {seed}: {failure.violation}")
 
 

@@ -23,6 +23,7 @@ from fraudops.files import try_lock
 from fraudops.promotion.pod_rules import (
     ANY,
     PodState,
+    awaited_target,
     check_prepare,
     may_turn_ready,
     on_activate,
@@ -123,12 +124,18 @@ class PodCoordinator:
                 await self._cache.ensure(now.target, PREPARE_SECONDS)
                 await self.workers.activate(now)
 
-    async def may_turn_ready(self, now: PodState) -> bool:
-        """Read the record once more, which must be the last act before the pod turns ready."""
+    async def last_look(self, now: PodState, view: RecordView) -> RecordView:
+        """Return the view after the read that must be the last act before the pod turns ready.
+
+        The view keeps what this read has seen. Otherwise a pod whose next reads fail would forget
+        that it is behind, and turn ready.
+        """
         try:
-            return may_turn_ready(now, await self.record())
+            record = await self.record()
         except FraudopsError:
-            return may_turn_ready(now, None)
+            return msgspec.structs.replace(view, ready=may_turn_ready(now, None))
+        seen = awaited_target(now, record, self.template)
+        return msgspec.structs.replace(view, target=seen, ready=may_turn_ready(now, record))
 
     async def _follow(self, now: PodState, target: ServingTarget, seconds: float) -> None:
         if now.is_behind(target.epoch):
@@ -168,8 +175,9 @@ class PodCoordinator:
         """Turn ready without waiting for the next poll, for example after the first promotion."""
         if read_record_view(self.state).ready or not await self.workers.is_complete(now):
             return
-        if await self.may_turn_ready(now):
-            write(record_view_path(self.state), RecordView(target=now.target, ready=True))
+        view = await self.last_look(now, RecordView(target=now.target))
+        write(record_view_path(self.state), view)
+        if view.ready:
             logger.info("the pod is ready", extra={"epoch": now.epoch, "version": now.version})
 
     async def _prune(self, now: PodState) -> None:

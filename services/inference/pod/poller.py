@@ -78,8 +78,8 @@ class Poller:
         view = msgspec.structs.replace(view, ready=read_record_view(self._pod.state).ready)
         now = read_pod_state(self._pod.state)
         caught_up = has_caught_up(now, view.target) and await self._pod.workers.is_complete(now)
-        if caught_up and not view.ready and await self._pod.may_turn_ready(now):
-            view = msgspec.structs.replace(view, ready=True)
+        if caught_up and not view.ready:
+            view = await self._pod.last_look(now, view)
         if caught_up and not view.error:
             view = msgspec.structs.replace(view, refused=None)
         if view != before:

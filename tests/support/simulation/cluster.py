@@ -252,6 +252,9 @@ class SimCluster:
             latest = await self.read(pod, container)
         except StoreDownError:
             latest = None
+        else:
+            # Without this, a pod whose next reads fail forgets that it is behind.
+            pod.awaited = pod_rules.awaited_target(pod.state, latest, pod.template)
         if pod_rules.may_turn_ready(pod.state, latest):
             pod.ready = True
             self._publish(pod)

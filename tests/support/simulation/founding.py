@@ -78,7 +78,7 @@ def _found_record(world: SimulatedWorld, how: str) -> None:
     record = ServingRecord(current=entry, previous=older, stack=(older,), alias_epoch=2)
     data = encode(record)
     if how.startswith("0.2.0"):
-        data = _of_0_2_0(world, how)
+        data = record_of_0_2_0(world, how)
     world.store.start_from(data)
     record = world.store.record
     world.checks.commits.founded(record)
@@ -89,7 +89,7 @@ def _found_record(world: SimulatedWorld, how: str) -> None:
         world.registry.aliases["champion"] = record.stack[0].version
 
 
-def _of_0_2_0(world: SimulatedWorld, how: str) -> bytes:
+def record_of_0_2_0(world: SimulatedWorld, how: str) -> bytes:
     """Return a record as release 0.2.0 writes it: without a format, acts and rows."""
     older, entry = _old_entry("2", 1), _old_entry("1", 2)
     document: dict[str, Any] = {

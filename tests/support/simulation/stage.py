@@ -8,7 +8,7 @@ from fraudops.promotion.protocol import PromotionResult
 from fraudops.promotion.serving_record import ServingRecord, encode
 from tests.support.simulation.choices import Choices
 from tests.support.simulation.cluster import SimPod
-from tests.support.simulation.founding import entry_of, run
+from tests.support.simulation.founding import entry_of, record_of_0_2_0, run
 from tests.support.simulation.jobs import Job, JobRunner
 from tests.support.simulation.scenario import build_world, run_in_virtual_time
 from tests.support.simulation.world import Actor
@@ -65,6 +65,10 @@ class Stage:
 
     async def reconcile(self) -> None:
         await self.runner.reconcile(Actor("reconciler"))
+
+    def start_from_0_2_0(self) -> None:
+        """Begin with a record of release 0.2.0, whose last act has no row of its outcome yet."""
+        self.world.store.start_from(record_of_0_2_0(self.world, "0.2.0"))
 
     async def wait(self, seconds: float) -> None:
         await self.world.step(None, seconds, "stage")

@@ -10,6 +10,7 @@ from fraudops.promotion import (
     convergence,
     mirror,
     outcomes,
+    patience,
     preparation,
     protocol,
     serving_record,
@@ -200,7 +201,15 @@ async def _write_without_pause(ports: Any, wanted: Any, token: Any) -> Any:
             return await ports.records.compare_and_set(wanted, token)
 
 
+async def _write_over_the_latest(ports: Any, wanted: Any, token: Any) -> Any:
+    _, latest = await ports.records.read()
+    return await patience.write_record(ports, wanted, latest)
+
+
 CONVERGENCE = {
+    "an undo is compared with the read that decided it": off(
+        convergence, "write_record", _write_over_the_latest, will_be_paused=1.0, **UNDO_WEATHER
+    ),
     "the pods are listed after the commit": Off(promoter=with_convergence(ActivatesEarlierPods)),
     "silence is not consent": Off(promoter=with_convergence(TakesSilenceAsConsent)),
     "a lost pod may still answer clients": Off(

@@ -125,7 +125,7 @@ class SimLock:
 
     async def held(self) -> bool:
         await self.world.step(self.actor)
-        return self._own_time() < self.actor.lock_until
+        return not self.actor.lost_lock and self._own_time() < self.actor.lock_until
 
     def _own_time(self) -> float:
         return self.actor.own_time(self.world.clock)
@@ -164,7 +164,7 @@ class SimLock:
                 continue
             lease = self.world.store.lease
             if lease.holder is not self.actor:
-                self.actor.lock_until = float("-inf")
+                self.actor.lost_lock = True
                 return
             await self._write(lease)
 

@@ -64,6 +64,7 @@ class Actor:
     unanswered: set[str] = field(default_factory=set)
     locked_at: float | None = None
     lock_until: float = float("-inf")
+    lost_lock: bool = False
     reserved_at: float = 0.0
     listed: "tuple[PodRef, ...]" = ()
     activated: "tuple[PodRef, ...]" = ()
