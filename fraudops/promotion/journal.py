@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import uuid
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,6 @@ class DatabaseJournal:
 
     def _values(self, attempt: Attempt) -> dict[str, Any]:
         ended = attempt.finished_at
-        if attempt.is_provisional:
-            ended = datetime.now(UTC).isoformat()
         return {
             "id": uuid.uuid5(NAMESPACE, attempt.request),
             "started_at": datetime.fromisoformat(attempt.at),
@@ -123,7 +121,8 @@ def _statement(attempt: Attempt, values: dict[str, Any]) -> Any:
 
 def _replaced_by(attempt: Attempt, statement: Any) -> Any:
     """Return which rows of the request an outcome replaces."""
-    unfinished = promotions.c.outcome == "started"
     if attempt.is_provisional:
-        return unfinished
-    return unfinished | (promotions.c.finished_at <= statement.excluded.finished_at)
+        return promotions.c.outcome == "started"
+    # A row that is started or provisional has no time.
+    finished = promotions.c.finished_at
+    return finished.is_(None) | (finished <= statement.excluded.finished_at)

@@ -55,7 +55,7 @@ class Preparation:
             pods = await list_pods(self.ports, end)
             for pod in pods:
                 if pod.running and pod.lost is None and pod.name not in asked:
-                    self._last[pod.name] = "it has not answered yet"
+                    self._last[pod.name] = SILENT
                     asked[pod.name] = asyncio.ensure_future(self._ask(pod, target, end))
             voters = voters_of(pods)
             answered = [pod for pod in voters if asked[pod.name].done()]
@@ -80,8 +80,7 @@ class Preparation:
 
     def _note(self, waiting: Sequence[PodRef]) -> None:
         # A call that begins in this turn of the loop has not noted anything yet.
-        last = self._last
-        names = "; ".join(f"{pod}: {last.get(pod.name, SILENT)}" for pod in waiting)
+        names = "; ".join(f"{pod}: {self._last[pod.name]}" for pod in waiting)
         self.ports.say(f"waiting for {names or 'a pod that runs'}")
 
     def _too_late(self, pods: Sequence[PodRef], waiting: Sequence[PodRef]) -> str:

@@ -73,7 +73,8 @@ async def test_a_row_is_read_back_whole(database: str) -> None:
         ((STARTED, PROVISIONAL), "unconfirmed"),
         ((DONE, PROVISIONAL), "done"),
         ((PROVISIONAL, DONE), "done"),
-        ((UNCONFIRMED, DONE), "done"),
+        ((DONE, UNCONFIRMED), "unconfirmed"),
+        ((UNCONFIRMED, DONE), "unconfirmed"),
         ((PROVISIONAL,), "unconfirmed"),
     ],
 )

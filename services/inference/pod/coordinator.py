@@ -18,6 +18,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.files import try_lock
 from fraudops.promotion.pod_rules import (

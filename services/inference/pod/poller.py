@@ -74,8 +74,7 @@ class Poller:
         """
         before = read_record_view(self._pod.state)
         view = await self._after_record(before)
-        # /reload may have made the pod ready since the look began.
-        view = msgspec.structs.replace(view, ready=read_record_view(self._pod.state).ready)
+        view = _with_written(view, before, read_record_view(self._pod.state))
         now = read_pod_state(self._pod.state)
         caught_up = has_caught_up(now, view.target) and await self._pod.workers.is_complete(now)
         if caught_up and not view.ready:
@@ -144,6 +143,19 @@ class Poller:
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS) if again else self._poll_seconds
         self._failed, self._next_try = (target, fault), time.monotonic() + self._pause
         return fault
+
+
+def _with_written(view: RecordView, before: RecordView, written: RecordView) -> RecordView:
+    """Return the view with what an activation has written since the look began.
+
+    The activation may have made the pod ready. Its last look may also have seen a later commit
+    than this look.
+    """
+    target = view.target
+    if written.target and written.target != before.target:
+        later = target is None or written.target.epoch > target.epoch
+        target = written.target if later else target
+    return msgspec.structs.replace(view, ready=written.ready, target=target)
 
 
 def _log(before: RecordView, view: RecordView) -> None:
