@@ -49,23 +49,43 @@ def spare(upgrade: Upgrade) -> Spare:
     node = f"{release.context.removeprefix('kind-')}-worker"
     nodes = [item["metadata"]["name"] for item in release.get("nodes")["items"]]
     assert node in nodes, "no spare node: run `make kind-down`, then `make cluster-test`"
-    release.install(
-        "inference.replicas=3",
-        f"{TOLERATION}.key=fraudops.io/spare",
-        f"{TOLERATION}.operator=Exists",
-        # One try shows the ending. Later tries only repeat it.
-        "jobs.backoffLimit=0",
-    )
-    release.agreed()
+    with cordoned(release, node):
+        release.install(
+            "inference.replicas=3",
+            f"{TOLERATION}.key=fraudops.io/spare",
+            f"{TOLERATION}.operator=Exists",
+            # One try shows the ending. Later tries only repeat it.
+            "jobs.backoffLimit=0",
+        )
+        release.agreed()
+        for pod in on_node(release, node):
+            release.kubectl("delete", f"pod/{pod}")
+        release.kubectl("rollout", "status", f"deployment/{release.name}-inference")
     while len(release.record().get("stack", [])) < 2:
         assert release.promote(other_than(release)).exit_code == 0
-    on_spare = [
+    with cordoned(release, node.replace("-worker", "-control-plane")):
+        release.kubectl("delete", f"pod/{release.pods()[0]}")
+        release.kubectl("rollout", "status", f"deployment/{release.name}-inference")
+    release.agreed()
+    (pod,) = on_node(release, node)
+    return Spare(release, node, pod)
+
+
+@contextmanager
+def cordoned(release: Release, node: str) -> Iterator[None]:
+    release.kubectl("cordon", node)
+    try:
+        yield
+    finally:
+        release.kubectl("uncordon", node)
+
+
+def on_node(release: Release, node: str) -> list[str]:
+    return [
         pod["metadata"]["name"]
         for pod in release.objects("pods", "inference")
         if pod["spec"].get("nodeName") == node and "deletionTimestamp" not in pod["metadata"]
     ]
-    assert len(on_spare) == 1, on_spare
-    return Spare(release, node, on_spare[0])
 
 
 def other_than(release: Release) -> str:
