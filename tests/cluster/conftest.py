@@ -22,6 +22,8 @@ COUNTS = Repetitions(20, 3, 10, 5, 100_000) if PROOF else Repetitions(3, 1, 2, 1
 # installed release.
 OWN_NAMESPACES = {"test_upgrade.py", "test_vanished_node.py", "test_runner.py", "test_ports.py"}
 
+PROMOTION = {"test_promotion.py", "test_upgrade.py", "test_vanished_node.py"}
+
 
 class ClusterScheduling(LoadFileScheduling):
     """Two groups of tests for two processes, each group in its order."""
@@ -60,11 +62,21 @@ def upgrade(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Itera
 
 
 @pytest.fixture(scope="session")
-def figures() -> Iterator[Figures]:
-    """Yield the collected measurements; PROOF=1 writes them to a file."""
-    collected = Figures("cluster", "On Kubernetes", cluster="kind, one node")
+def all_figures() -> Iterator[dict[bool, Figures]]:
+    """Yield the measurements about promotions (True) and the others, which PROOF=1 writes."""
+    collected = {
+        True: Figures("cluster-promotion", "Promotion on Kubernetes", cluster="kind, two nodes"),
+        False: Figures("cluster", "On Kubernetes", cluster="kind, two nodes"),
+    }
     yield collected
-    collected.write()
+    for figures in collected.values():
+        if figures.rows:
+            figures.write()
+
+
+@pytest.fixture(scope="module")
+def figures(request: pytest.FixtureRequest, all_figures: dict[bool, Figures]) -> Figures:
+    return all_figures[request.path.name in PROMOTION]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ async def test_a_pod_on_a_dead_node_is_shown_as_one_that_does_not_say(
     kube_api: KubeApi, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, then: str | int
 ) -> None:
     """The API server's own call to such a pod ends without an answer."""
-    monkeypatch.setattr(api, "ORDINARY", aiohttp.ClientTimeout(total=0.5))
+    monkeypatch.setattr(api, "ORDINARY", aiohttp.ClientTimeout(total=2))
     await create_pod(cluster, "a", labels=LABELS, status=READY)
     kube_api.faults.append(Fault("GET", "/proxy/ready", then, times=2))  # type: ignore[arg-type]
     overview = await look(cluster, RELEASE)
