@@ -5,20 +5,20 @@ effects. After the commit the next try of the same request, the reconciler, or t
 finish, because all of them read the record.
 """
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
 
 from fraudops.errors import FraudopsError, RefusedError, StoreDownError
-from fraudops.promotion.attempt import Act, Attempt, Outcome, Strategy
+from fraudops.promotion.attempt import Attempt, Outcome, Strategy
 from fraudops.promotion.changes import Promote, Rollback, commit, reservation
 from fraudops.promotion.convergence import Convergence, Ending
 from fraudops.promotion.outcomes import Outcomes, with_abandoned
 from fraudops.promotion.patience import TRIES, Superseded, repeat, until, write_record
 from fraudops.promotion.ports import PromotionPorts, StaleRecordError
 from fraudops.promotion.preparation import Preparation, pod_epochs
+from fraudops.promotion.request import PromotionRequest, PromotionResult
 from fraudops.promotion.serving_record import (
     ModelRef,
     Reservation,
@@ -28,43 +28,7 @@ from fraudops.promotion.serving_record import (
     reserve,
 )
 
-Decide = Callable[[ServingRecord], Awaitable[Promote | Rollback]]
 State = tuple[ServingRecord, Any]
-
-
-@dataclass(frozen=True)
-class PromotionRequest:
-    """What a user asked for. `id` is the same for all its tries.
-
-    `decide` is the gate. It returns the act for one read of the record, or raises RefusedError
-    with the reason. It must not block the event loop, which renews the lock. With `if_epoch` the
-    act is refused unless the record is at exactly this epoch; 0 means that no version serves.
-    """
-
-    id: str
-    requested_by: str
-    decide: Decide
-    act: Act = "promote"
-    version: str = ""
-    strategy: Strategy = "broadcast"
-    if_epoch: int | None = None
-
-
-@dataclass(frozen=True)
-class PromotionResult:
-    """How an act ended. `epoch` and `version` are what the record says at the end.
-
-    `late` names what the reconciler still has to write. `behind` names the pods that had not
-    followed.
-    """
-
-    act: Act | str
-    outcome: Outcome | str
-    epoch: int
-    version: str | None
-    reason: str | None = None
-    late: tuple[str, ...] = ()
-    behind: tuple[str, ...] = ()
 
 
 class Promoter:
