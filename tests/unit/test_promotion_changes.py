@@ -174,14 +174,15 @@ def test_a_version_with_another_bundle_is_another_model() -> None:
 
 
 def test_an_undo_restores_the_record_from_before_the_promotion() -> None:
-    undo = changes.decide_undo(SERVING, "request-3")
+    before = msgspec.structs.replace(SERVING, stack=(*SERVING.stack, entry("5", 0)))
+    undo = changes.decide_undo(before, "request-3")
     assert undo == Undo(entry("2", 3), entry("1", 2))
-    reserved = reserve(SERVING, changes.reservation(Promote(model("5"), "rollout"), 4, "b", "", ""))
+    reserved = reserve(before, changes.reservation(Promote(model("5"), "rollout"), 4, "b", "", ""))
     failed = row("request-3", outcome="failed")
     record = changes.commit_undo(reserved, undo, 9, "now", failed)
     assert record.current == entry("1", 9, by="request-3", at="now", act="undo", undo=True)
     # The failed version is not in the stack: a rollback does not lead to it.
-    assert (versions(record.stack), record.previous) == (["0"], entry("0", 1))
+    assert (versions(record.stack), record.previous) == (["0", "5"], entry("0", 1))
     assert (record.reserved, record.unwritten) == (None, (failed,))
 
 
