@@ -132,11 +132,10 @@ class Promoter:
             else:
                 attempt = msgspec.structs.replace(attempt, outcome="done")
             return await self._converged(attempt, self.convergence.finish(attempt, record))
-        for entry in (current, record.reserved):
-            if entry and entry.by != request.id and entry.epoch > first:
-                return await self._overtaken(
-                    attempt, f"version {entry.version} was promoted since (epoch {entry.epoch})"
-                )
+        if current and current.epoch > first:
+            return await self._overtaken(
+                attempt, f"version {current.version} was promoted since (epoch {current.epoch})"
+            )
         return None
 
     async def _serves_already(self, record: ServingRecord, change: Promote | Rollback) -> bool:
@@ -147,8 +146,8 @@ class Promoter:
         """
         if change.act == "rollback" or not change.model.is_same_model(record.current):
             return False
-        pods = await self.ports.pods.list()
-        return max([0, *await pod_epochs(self.ports, pods)]) <= record.epoch
+        epochs = await pod_epochs(self.ports, await self.ports.pods.list())
+        return all(epoch <= record.epoch for epoch in epochs)
 
     async def _reserve(
         self, request: PromotionRequest, change: Promote | Rollback, state: State
