@@ -9,7 +9,7 @@ import pytest
 
 from fraudops.errors import StoreDownError
 from fraudops.promotion.attempt import Attempt
-from fraudops.promotion.changes import Promote, Rollback, commit, reservation
+from fraudops.promotion.changes import Promote, Rollback
 from fraudops.promotion.protocol import Promoter
 from fraudops.promotion.request import PromotionRequest, PromotionResult
 from fraudops.promotion.serving_record import (
@@ -19,9 +19,8 @@ from fraudops.promotion.serving_record import (
     ServingTarget,
     encode,
     note_alias,
-    reserve,
 )
-from tests.support.simulation.founding import model_of
+from tests.support.simulation.founding import entry_of
 from tests.support.simulation.jobs import Gate, Job, ports_of
 from tests.support.simulation.registry import digest_of
 from tests.support.simulation.stage import FOR_EVER, Stage, on_stage
@@ -65,26 +64,6 @@ def write(stage: Stage, record: ServingRecord) -> None:
 
 def touch(stage: Stage) -> None:
     write(stage, note_alias(stage.record, f"note {stage.world.store.token}"))
-
-
-def reserved(
-    stage: Stage, request: str, strategy: Any = "broadcast", version: str = "3"
-) -> ServingRecord:
-    """Return the record as a promoter leaves it that dies before its commit."""
-    change = Promote(model_of(version), strategy)
-    epoch = stage.record.highest_epoch + 1
-    return reserve(stage.record, reservation(change, epoch, request, "somebody", "then"))
-
-
-def committed(stage: Stage, request: str, **fields: Any) -> ServingRecord:
-    """Return the record as a promoter leaves it that dies after its commit."""
-    row = Attempt(request=request, requested_by="user", at="then", outcome="unconfirmed")
-    record = commit(reserved(stage, request), row)
-    assert record.current is not None
-    stage.world.checks.commits.targets.add((record.epoch, record.current.digest))
-    return msgspec.structs.replace(
-        record, current=msgspec.structs.replace(record.current, **fields)
-    )
 
 
 MINE = Job("mine", version="3")
@@ -372,8 +351,9 @@ async def test_a_later_act_after_the_commit_is_named(stage: Stage) -> None:
     act = stage.world.spawn(mine.run())
     while stage.record.epoch == 2:
         await stage.wait(0.05)
-    stage.world.checks.commits.targets.add((4, digest_of("2")))
-    write(stage, committed(stage, "another", version="2", digest=digest_of("2")))
+    later = entry_of("2", 4)
+    stage.world.checks.commits.targets.add((4, later.digest))
+    write(stage, msgspec.structs.replace(stage.record, current=later))
     result = await act
     assert (result.outcome, result.epoch, result.version) == ("overtaken", 4, "2")
     assert stage.row("mine").outcome == "overtaken"
@@ -422,126 +402,3 @@ async def test_what_serves_gets_a_new_epoch_when_a_pod_has_seen_a_later_one(stag
     result = await stage.promote("1")
     assert (result.outcome, stage.serving, stage.way_back) == ("done", ("1", 8), ["2"])
     assert pod.state.target == ServingTarget(8, "1", digest_of("1"))
-
-
-# -- a later try of the same request
-
-
-@on_stage()
-async def test_a_later_try_finishes_the_own_commit(stage: Stage) -> None:
-    waiver = {"reason": "an emergency"}
-    write(stage, committed(stage, "mine", strategy="rollout", waiver=waiver))
-    mine = Try(stage, MINE)
-    result = await mine.run()
-    assert (result.outcome, result.epoch, mine.asked) == ("done", 3, 0)
-    assert result.reason is None
-    row = stage.row("mine")
-    assert (row.version, row.digest, row.from_version) == ("3", digest_of("3"), "1")
-    assert (row.epoch, row.strategy, row.waiver_reason) == (3, "rollout", "an emergency")
-    assert all(pod.state.epoch == 3 for pod in stage.world.cluster.pods)
-    assert (stage.record.unwritten, stage.record.alias_epoch) == ((), 3)
-
-
-@on_stage(pods=0)
-async def test_a_later_try_finishes_the_first_promotion_of_all(stage: Stage) -> None:
-    stage.world.store.start_from(encode(EMPTY))
-    write(stage, committed(stage, "mine"))
-    result = await Try(stage, MINE).run()
-    assert (result.outcome, result.epoch) == ("done", 1)
-    assert stage.row("mine").from_version is None
-
-
-@on_stage()
-async def test_a_later_try_reports_the_undo_of_an_earlier_one(stage: Stage) -> None:
-    write(stage, committed(stage, "mine", act="undo", undo=True))
-    mine = Try(stage, MINE)
-    result = await mine.run()
-    assert (result.outcome, result.epoch, mine.asked) == ("failed", 3, 0)
-    assert "went back to version 3" in str(result.reason)
-    assert stage.row("mine").outcome == "failed"
-    assert all(pod.state.epoch == 3 for pod in stage.world.cluster.pods)
-
-
-@on_stage()
-async def test_a_later_try_ends_when_another_request_has_committed_since(stage: Stage) -> None:
-    write(stage, reserved(stage, "mine", version="2"))
-    write(stage, committed(stage, "another"))
-    mine = Try(stage, MINE)
-    result = await mine.run()
-    assert (result.outcome, mine.asked, stage.serving) == ("overtaken", 0, ("3", 4))
-    assert "version 3 was promoted since (epoch 4)" in str(result.reason)
-
-
-@pytest.mark.parametrize("strategy", ["broadcast", "rollout"])
-def test_a_later_try_begins_again_when_nothing_was_committed(strategy: Any) -> None:
-    async def play(stage: Stage) -> None:
-        left = reserved(stage, "mine", strategy)
-        assert left.reserved is not None
-        stage.world.checks.reserved_targets.append(left.reserved)
-        write(stage, left)
-        mine = Try(stage, Job("mine", version="3", strategy=strategy))
-        if strategy == "rollout":
-            stage.world.store.template = left.reserved.target
-        result = await mine.run()
-        # Epoch 3 was that of the earlier try.
-        assert (result.outcome, result.epoch, mine.asked) == ("done", 4, 1)
-        assert stage.record.first_reservation("mine") == 3
-        assert (stage.row("mine").outcome, stage.row("mine").epoch) == ("done", 4)
-        template = stage.world.store.template
-        assert (template and template.epoch) == (4 if strategy == "rollout" else None)
-
-    on_stage(pods=2)(play)()
-
-
-# -- what another promoter has left
-
-
-@pytest.mark.parametrize("strategy", ["broadcast", "rollout"])
-def test_the_next_holder_takes_back_what_a_dead_promoter_has_reserved(strategy: Any) -> None:
-    async def play(stage: Stage) -> None:
-        left = reserved(stage, "dead", strategy)
-        assert left.reserved is not None
-        write(stage, left)
-        if strategy == "rollout":
-            stage.world.store.template = left.reserved.target
-        mine = Try(stage, Job("mine", version="4"))
-        result = await mine.run()
-        assert (result.outcome, mine.asked) == ("refused", 1)
-        assert (stage.record.reserved, stage.world.store.template) == (None, None)
-        # The record keeps the row of the dead promoter until the reconciler writes it.
-        (row,) = stage.record.unwritten
-        assert (row.request, row.outcome, row.finished_at) == ("dead", "refused", None)
-        assert (stage.record.highest_epoch, stage.serving) == (3, ("1", 2))
-
-    on_stage(pods=2)(play)()
-
-
-@on_stage()
-async def test_a_dead_promoters_broadcast_leaves_the_annotation_of_a_rollout(stage: Stage) -> None:
-    left = reserved(stage, "dead")
-    assert left.reserved is not None
-    write(stage, left)
-    stage.world.store.template = left.reserved.target
-    assert (await Try(stage, Job("mine", version="2")).run()).outcome == "done"
-    assert stage.world.store.template == left.reserved.target
-
-
-@on_stage()
-async def test_an_act_ends_with_an_error_when_another_one_writes_while_it_takes_back(
-    stage: Stage,
-) -> None:
-    write(stage, reserved(stage, "dead", "rollout"))
-    mine = Try(stage, MINE)
-    annotated = mine.promoter.ports.rollouts
-    assert annotated is not None
-
-    class Rollouts:
-        async def undo(self, epoch: int) -> None:
-            assert epoch == 3
-            touch(stage)
-            await annotated.undo(epoch)
-
-    mine.promoter.ports = replace(mine.promoter.ports, rollouts=Rollouts())  # type: ignore[arg-type]
-    with pytest.raises(StoreDownError, match="another promotion is under way"):
-        await mine.run()
-    assert (mine.asked, stage.world.store.rows) == (0, {})
