@@ -16,7 +16,7 @@ from fraudops.promotion.serving_record import (
     note_alias,
     reserve,
 )
-from tests.support.simulation.founding import model_of
+from tests.support.simulation.founding import entry_of, model_of
 from tests.support.simulation.jobs import RETRY, Job
 from tests.support.simulation.registry import digest_of
 from tests.support.simulation.stage import Stage, on_stage
@@ -121,6 +121,28 @@ def test_a_later_try_begins_again_when_nothing_was_committed(strategy: Any) -> N
         assert (template and template.epoch) == (4 if strategy == "rollout" else None)
 
     on_stage(pods=2)(play)()
+
+
+@on_stage(pods=0)
+async def test_a_later_try_begins_the_first_promotion_of_all_again(stage: Stage) -> None:
+    stage.world.store.start_from(encode(EMPTY))
+    write(stage, reserved(stage, "mine"))
+    result = await stage.act(MINE)
+    assert (result.outcome, stage.serving, was_asked(stage)) == ("done", ("3", 2), True)
+
+
+@on_stage()
+async def test_a_later_try_that_finishes_a_commit_may_be_overtaken(stage: Stage) -> None:
+    write(stage, committed(stage, "mine"))
+    stage.silence("pod-1")
+    finishing = stage.world.spawn(stage.act(MINE))
+    await stage.wait(5)
+    later = entry_of("2", 4)
+    stage.world.checks.commits.targets.add((4, later.digest))
+    write(stage, msgspec.structs.replace(stage.record, current=later))
+    result = await finishing
+    assert (result.outcome, result.epoch, result.version) == ("overtaken", 4, "2")
+    assert (stage.row("mine").outcome, stage.row("mine").epoch) == ("overtaken", 3)
 
 
 # -- what another promoter has left
