@@ -139,12 +139,12 @@ class Promoter:
         return None
 
     async def _serves_already(self, record: ServingRecord, change: Promote | Rollback) -> bool:
-        """Whether a promotion names the model that serves, so that it only reports.
+        """Whether the act names the model that serves, so that it only reports.
 
         It does not when a pod has seen a later epoch. The record was then restored from a backup,
         and only a new epoch makes the pods follow it again.
         """
-        if change.act == "rollback" or not change.model.is_same_model(record.current):
+        if not change.model.is_same_model(record.current):
             return False
         epochs = await pod_epochs(self.ports, await self.ports.pods.list())
         return all(epoch <= record.epoch for epoch in epochs)
@@ -160,7 +160,8 @@ class Promoter:
         record, token = state
         annotated = await self.ports.rollouts.annotated() if self.ports.rollouts else None
         pods = await pod_epochs(self.ports, await self.ports.pods.list())
-        epoch = max([record.highest_epoch, annotated.epoch if annotated else 0, *pods]) + 1
+        seen = [annotated.epoch, *pods] if annotated else pods
+        epoch = max([record.highest_epoch, *seen]) + 1
         now = self.ports.clock.timestamp()
         wanted = reserve(record, reservation(change, epoch, request.id, request.requested_by, now))
         token = await write_record(self.ports, wanted, token)
