@@ -31,11 +31,7 @@ class Try:
     """One process of a request. `then` runs after the gate has seen the record."""
 
     def __init__(
-        self,
-        stage: Stage,
-        job: Job,
-        then: Callable[[], None] = lambda: None,
-        **ports: Any,
+        self, stage: Stage, job: Job, then: Callable[[], None] = lambda: None, **ports: Any
     ) -> None:
         self.stage, self.then = stage, then
         self.actor = Actor(f"{job.id}/0", job)
@@ -110,12 +106,8 @@ async def test_a_refusal_of_the_gate_keeps_what_the_user_has_asked_for(stage: St
     before = stage.record
     result = await Try(stage, Job("mine", version="4", strategy="rollout")).run()
     row = stage.row("mine")
-    assert (result.act, result.outcome, result.epoch, result.version) == (
-        "promote",
-        "refused",
-        2,
-        "1",
-    )
+    assert (result.act, result.outcome) == ("promote", "refused")
+    assert (result.epoch, result.version) == (2, "1")
     assert "did not pass" in str(result.reason)
     assert row == Attempt(
         request="mine",
@@ -384,12 +376,8 @@ async def test_a_refusal_counts_when_the_reservation_cannot_be_removed(stage: St
 async def test_promoting_what_serves_reports_and_reserves_nothing(stage: Stage) -> None:
     before = stage.record
     result = await stage.promote("1")
-    assert (result.act, result.outcome, result.epoch, result.version) == (
-        "promote",
-        "unchanged",
-        2,
-        "1",
-    )
+    assert (result.act, result.outcome) == ("promote", "unchanged")
+    assert (result.epoch, result.version) == (2, "1")
     assert (stage.record, stage.row("act-1").epoch) == (before, None)
     assert (stage.row("act-1").digest, stage.row("act-1").reason) == (digest_of("1"), result.reason)
 
