@@ -261,7 +261,7 @@ async def test_the_reconciler_names_the_promotion_that_has_the_lock(stage: Stage
 @on_stage()
 async def test_a_record_of_a_newer_format_stays_as_it_is(stage: Stage) -> None:
     keep(stage, row(outcome="done"))
-    newer = encode(reserved(stage)).replace(b'"format":2', b'"format":3')
+    newer = encode(stage.record).replace(b'"format":2', b'"format":3')
     stage.world.store.start_from(newer)
     with pytest.raises(NewerFormatError):
         await reconciler(stage).run("reconciler")
