@@ -387,10 +387,12 @@ def test_a_record_holds_plain_defaults() -> None:
     place = {"epoch": 1, "by": "a", "at": "then"}
     plain = ServingEntry(**model("1").model_fields(), **place)
     wanted = Reservation(**model("1").model_fields(), **place, strategy="rollout")
-    assert (plain.act, plain.strategy, plain.undo, plain.sample) == (
-        "promote",
-        "broadcast",
-        False,
-        False,
-    )
+    assert (plain.act, plain.strategy) == ("promote", "broadcast")
+    assert (plain.undo, plain.sample) == (False, False)
     assert (plain.requested_by, wanted.requested_by, wanted.act) == ("", "", "promote")
+
+
+def test_a_record_without_fields_says_that_no_version_serves() -> None:
+    record = decode(b"{}")
+    assert (record.epoch, record.alias_epoch, record.highest_reserved) == (0, 0, 0)
+    assert (record.format, record.alias_error, record.unwritten) == (1, None, ())
