@@ -124,6 +124,26 @@ async def test_a_promotion_of_what_serves_is_overtaken_by_a_later_act(stage: Sta
     assert (stage.row("mine").outcome, stage.row("mine").version) == ("overtaken", "1")
 
 
+class LostLock(SimLock):
+    """A lock that is lost, in a moment in which the store of the record does not answer."""
+
+    async def held(self) -> bool:
+        self.world.store.api_down_until = self.world.clock + 2
+        return False
+
+
+@on_stage()
+async def test_an_overtaken_act_reads_the_record_until_it_is_answered(stage: Stage) -> None:
+    async def decide(record: ServingRecord) -> Promote:
+        stage.world.store.token += 1
+        return Promote(model_of("3"), "broadcast")
+
+    actor = Actor("mine")
+    ports = replace(ports_of(stage.world, actor), lock=LostLock(stage.world, actor))
+    result = await Promoter(ports).run(PromotionRequest("mine", "ada", decide))
+    assert (result.outcome, result.epoch, result.version) == ("overtaken", 2, "1")
+
+
 def test_a_request_is_a_promotion_by_broadcast_unless_it_says_otherwise() -> None:
     async def decide(_: object) -> Any:
         raise NotImplementedError

@@ -8,6 +8,7 @@ import pytest
 
 from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.changes import Promote, commit, reservation
+from fraudops.promotion.ports import UnknownWriteError
 from fraudops.promotion.protocol import Promoter
 from fraudops.promotion.serving_record import (
     EMPTY,
@@ -198,3 +199,32 @@ async def test_an_act_ends_with_an_error_when_another_one_writes_while_it_takes_
     assert await stage.runner.attempt(MINE, actor) == RETRY
     assert (was_asked(stage), stage.world.store.rows) == (False, {})
     assert stage.record.reserved is not None
+
+
+class UnansweredRollouts(SimRollouts):
+    """The first removal of an annotation is not answered."""
+
+    asked = 0
+
+    async def undo(self, epoch: int) -> None:
+        self.asked += 1
+        if self.asked == 1:
+            raise UnknownWriteError("the API does not answer")
+        await super().undo(epoch)
+
+
+@on_stage(pods=2)
+async def test_the_annotation_of_an_own_rollout_is_removed_when_the_next_try_is_refused(
+    stage: Stage,
+) -> None:
+    left = reserved(stage, "mine", "rollout")
+    assert left.reserved is not None
+    write(stage, left)
+    stage.world.store.template = left.reserved.target
+    job = Job("mine", version="4", strategy="rollout")
+    actor = Actor("mine/0", job)
+    rollouts = UnansweredRollouts(stage.world, actor)
+    stage.runner.promoter = lambda ports: Promoter(replace(ports, rollouts=rollouts))
+    assert (await stage.act(job, actor)).outcome == "refused"
+    assert (stage.record.reserved, stage.world.store.template) == (None, None)
+    assert rollouts.asked == 2
