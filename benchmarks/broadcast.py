@@ -37,7 +37,8 @@ from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.changes import Promote, decide_promotion
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
 from fraudops.promotion.ports import PodRef, PromotionPorts
-from fraudops.promotion.protocol import Promoter, PromotionRequest
+from fraudops.promotion.protocol import Promoter
+from fraudops.promotion.request import PromotionRequest
 from fraudops.promotion.serving_record import ModelRef, ServingEntry, ServingRecord, ServingTarget
 
 PODS = (3, 10, 25, 50)

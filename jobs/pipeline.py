@@ -16,7 +16,7 @@ from rich.console import Console
 from fraudops import endpoints
 from fraudops.errors import FraudopsError, RefusedError
 from fraudops.promotion.attempt import Strategy
-from fraudops.promotion.protocol import PromotionResult
+from fraudops.promotion.request import PromotionResult
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import TAG_REQUEST, ModelVersion, Registry
 from fraudops.settings import PromoteJobSettings

@@ -16,7 +16,7 @@ from fraudops.errors import FraudopsError, RefusedError, SettingsError, UnknownV
 from fraudops.promotion.admission import Waiver, admit
 from fraudops.promotion.attempt import Strategy
 from fraudops.promotion.changes import Promote
-from fraudops.promotion.protocol import PromotionRequest, PromotionResult
+from fraudops.promotion.request import PromotionRequest, PromotionResult
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import LATEST, ModelVersion, Registry
 from fraudops.settings import PromoteJobSettings

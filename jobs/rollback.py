@@ -13,7 +13,7 @@ import click
 from fraudops.progress import Say
 from fraudops.promotion.admission import Environment, go_back
 from fraudops.promotion.changes import Rollback, changes_schema
-from fraudops.promotion.protocol import PromotionRequest, PromotionResult
+from fraudops.promotion.request import PromotionRequest, PromotionResult
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 from fraudops.errors import RefusedError
 from fraudops.promotion.attempt import Strategy
 from fraudops.promotion.changes import Promote, Rollback, decide_promotion, decide_rollback
-from fraudops.promotion.serving_record import ModelRef, ServingRecord
+from fraudops.promotion.serving_record import ModelRef, ServingEntry, ServingRecord
 from fraudops.registry import TAG_SAMPLE, ModelVersion
 
 
@@ -78,8 +78,10 @@ def admit(
     change = decide_promotion(record, model, strategy)
     if waiver is None:
         _refuse_unless_passed(version, verdict)
-        if verdict and record.current and _moved(verdict, record, version.digest):
-            _refuse_worse(version, record.current.version, recompare(version))
+        assert verdict is not None
+        current = record.current
+        if current and _moved(verdict, current, version.digest):
+            _refuse_worse(version, current.version, recompare(version))
     return change
 
 
@@ -120,13 +122,10 @@ def _refuse_unless_passed(version: ModelVersion, verdict: dict[str, Any] | None)
         )
 
 
-def _moved(verdict: dict[str, Any], record: ServingRecord, digest: str) -> bool:
+def _moved(verdict: dict[str, Any], current: ServingEntry, digest: str) -> bool:
     """Whether production is no longer what the verdict compared with."""
     compared = verdict.get("compared_to") or {}
-    return record.current is not None and record.current.digest not in (
-        compared.get("digest"),
-        digest,
-    )
+    return current.digest not in (compared.get("digest"), digest)
 
 
 def _refuse_worse(version: ModelVersion, serving: str, gates: Sequence[FailedGate]) -> None:

@@ -55,11 +55,6 @@ class Undo:
     failed: ServingEntry
     back: ServingEntry
 
-    act: ClassVar[Act] = "undo"
-
-
-Change = Promote | Rollback | Undo
-
 
 def changes_schema(record: ServingRecord, model: ModelRef) -> bool:
     """Return whether clients of the serving model must change their requests for this one."""
@@ -69,7 +64,8 @@ def changes_schema(record: ServingRecord, model: ModelRef) -> bool:
 
 def decide_promotion(record: ServingRecord, model: ModelRef, strategy: Strategy) -> Promote:
     """Return the promotion of the model. Raises RefusedError for a broadcast to another schema."""
-    if strategy == "broadcast" and record.current and changes_schema(record, model):
+    if strategy == "broadcast" and changes_schema(record, model):
+        assert record.current is not None
         raise RefusedError(
             f"version {model.version} reads other columns than version "
             f"{record.current.version}, which serves: clients must change their requests, "

@@ -5,20 +5,20 @@ effects. After the commit the next try of the same request, the reconciler, or t
 finish, because all of them read the record.
 """
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
 
 from fraudops.errors import FraudopsError, RefusedError, StoreDownError
-from fraudops.promotion.attempt import Act, Attempt, Outcome, Strategy
+from fraudops.promotion.attempt import Attempt, Outcome, Strategy
 from fraudops.promotion.changes import Promote, Rollback, commit, reservation
 from fraudops.promotion.convergence import Convergence, Ending
 from fraudops.promotion.outcomes import Outcomes, with_abandoned
 from fraudops.promotion.patience import TRIES, Superseded, repeat, until, write_record
 from fraudops.promotion.ports import PromotionPorts, StaleRecordError
 from fraudops.promotion.preparation import Preparation, pod_epochs
+from fraudops.promotion.request import PromotionRequest, PromotionResult
 from fraudops.promotion.serving_record import (
     ModelRef,
     Reservation,
@@ -28,43 +28,7 @@ from fraudops.promotion.serving_record import (
     reserve,
 )
 
-Decide = Callable[[ServingRecord], Awaitable[Promote | Rollback]]
 State = tuple[ServingRecord, Any]
-
-
-@dataclass(frozen=True)
-class PromotionRequest:
-    """What a user asked for. `id` is the same for all its tries.
-
-    `decide` is the gate. It returns the act for one read of the record, or raises RefusedError
-    with the reason. It must not block the event loop, which renews the lock. With `if_epoch` the
-    act is refused unless the record is at exactly this epoch; 0 means that no version serves.
-    """
-
-    id: str
-    requested_by: str
-    decide: Decide
-    act: Act = "promote"
-    version: str = ""
-    strategy: Strategy = "broadcast"
-    if_epoch: int | None = None
-
-
-@dataclass(frozen=True)
-class PromotionResult:
-    """How an act ended. `epoch` and `version` are what the record says at the end.
-
-    `late` names what the reconciler still has to write. `behind` names the pods that had not
-    followed.
-    """
-
-    act: Act | str
-    outcome: Outcome | str
-    epoch: int
-    version: str | None
-    reason: str | None = None
-    late: tuple[str, ...] = ()
-    behind: tuple[str, ...] = ()
 
 
 class Promoter:
@@ -168,23 +132,22 @@ class Promoter:
             else:
                 attempt = msgspec.structs.replace(attempt, outcome="done")
             return await self._converged(attempt, self.convergence.finish(attempt, record))
-        for entry in (current, record.reserved):
-            if entry and entry.by != request.id and entry.epoch > first:
-                return await self._overtaken(
-                    attempt, f"version {entry.version} was promoted since (epoch {entry.epoch})"
-                )
+        if current and current.epoch > first:
+            return await self._overtaken(
+                attempt, f"version {current.version} was promoted since (epoch {current.epoch})"
+            )
         return None
 
     async def _serves_already(self, record: ServingRecord, change: Promote | Rollback) -> bool:
-        """Whether a promotion names the model that serves, so that it only reports.
+        """Whether the act names the model that serves, so that it only reports.
 
         It does not when a pod has seen a later epoch. The record was then restored from a backup,
         and only a new epoch makes the pods follow it again.
         """
-        if change.act == "rollback" or not change.model.is_same_model(record.current):
+        if not change.model.is_same_model(record.current):
             return False
-        pods = await self.ports.pods.list()
-        return max([0, *await pod_epochs(self.ports, pods)]) <= record.epoch
+        epochs = await pod_epochs(self.ports, await self.ports.pods.list())
+        return all(epoch <= record.epoch for epoch in epochs)
 
     async def _reserve(
         self, request: PromotionRequest, change: Promote | Rollback, state: State
@@ -197,7 +160,8 @@ class Promoter:
         record, token = state
         annotated = await self.ports.rollouts.annotated() if self.ports.rollouts else None
         pods = await pod_epochs(self.ports, await self.ports.pods.list())
-        epoch = max([record.highest_epoch, annotated.epoch if annotated else 0, *pods]) + 1
+        seen = [annotated.epoch, *pods] if annotated else pods
+        epoch = max([record.highest_epoch, *seen]) + 1
         now = self.ports.clock.timestamp()
         wanted = reserve(record, reservation(change, epoch, request.id, request.requested_by, now))
         token = await write_record(self.ports, wanted, token)

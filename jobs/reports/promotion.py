@@ -1,7 +1,7 @@
 """How a promotion or a rollback ended: one sentence for each ending, with the next command."""
 
 from fraudops.errors import RefusedError, StoreDownError
-from fraudops.promotion.protocol import PromotionResult
+from fraudops.promotion.request import PromotionResult
 
 LATE = {
     "alias": "the registry's alias: the reconciler writes it when MLflow answers",

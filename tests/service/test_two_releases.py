@@ -14,7 +14,8 @@ from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.changes import Promote, Rollback, decide_promotion, decide_rollback
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
 from fraudops.promotion.ports import PodRef, PodRefusedError, PromotionPorts
-from fraudops.promotion.protocol import Promoter, PromotionRequest, PromotionResult
+from fraudops.promotion.protocol import Promoter
+from fraudops.promotion.request import PromotionRequest, PromotionResult
 from fraudops.promotion.serving_record import ModelRef, ServingRecord, ServingTarget
 from tests.support.http_client import HTTP
 from tests.support.releases import FIRST, unpack

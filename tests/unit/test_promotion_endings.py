@@ -4,7 +4,7 @@ import pytest
 
 from fraudops.errors import FraudopsError, RefusedError, StoreDownError
 from fraudops.promotion.attempt import Act, Outcome
-from fraudops.promotion.protocol import PromotionResult
+from fraudops.promotion.request import PromotionResult
 from jobs.reports.promotion import ending, late_notices
 
 BEHIND = "not confirmed by a (not ready), b (node n-1 does not answer), c (terminating)"
