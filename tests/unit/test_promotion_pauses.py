@@ -10,6 +10,8 @@ import pytest
 
 from fraudops.errors import StoreDownError
 from fraudops.promotion import patience
+from fraudops.promotion.attempt import Attempt
+from fraudops.promotion.convergence import Convergence
 from fraudops.promotion.mirror import AliasMirror
 from fraudops.promotion.ports import (
     Deadlines,
@@ -137,9 +139,12 @@ class OnePod:
     answer: Callable[[], Any]
     ready: bool = True
     failing: int = 0
+    reaches: int = 3
     calls: list[float] = field(default_factory=list)
+    listings: int = 0
 
     async def list(self) -> Sequence[PodRef]:
+        self.listings += 1
         await self.stage.wait(0)
         return [PodRef("a", ready=True)] if self.ready else []
 
@@ -149,6 +154,9 @@ class OnePod:
         if self.failing >= 0:
             raise StoreDownError("the API is down")
         return 0
+
+    async def epoch(self, pod: PodRef) -> int:
+        return self.reaches
 
     async def prepare(self, pod: PodRef, target: ServingTarget, seconds: float) -> None:
         self.calls.append(self.stage.world.clock)
@@ -197,3 +205,34 @@ async def test_no_pod_is_asked_after_the_end_of_a_prepare(stage: Stage) -> None:
 async def test_a_count_of_pods_that_fails_for_a_moment_ends_nothing(stage: Stage) -> None:
     pods = OnePod(stage, lambda: stage.wait(1), ready=False, failing=1)
     assert await prepare(stage, pods) is None
+
+
+@on_stage(pods=0)
+async def test_the_pods_are_listed_with_pauses_while_one_is_slow(stage: Stage) -> None:
+    pods = OnePod(stage, lambda: stage.wait(18))
+    assert await prepare(stage, pods) is None
+    assert pods.listings < 10
+
+
+@on_stage(pods=0)
+async def test_a_rollout_asks_again_how_many_pods_are_wanted(stage: Stage) -> None:
+    pods = OnePod(stage, lambda: stage.wait(1), failing=2)
+    assert await Preparation(ports(stage, pods=pods)).roll_out(TARGET) is None
+
+
+@on_stage(pods=0)
+async def test_a_rollout_lists_the_pods_with_pauses(stage: Stage) -> None:
+    pods = OnePod(stage, lambda: stage.wait(1), reaches=-1)
+    pods.desired_replicas = lambda: asyncio.sleep(0, 1)  # type: ignore[method-assign]
+    deadlines = Deadlines(rollout=60, pause=2)
+    slow = replace(ports(stage, pods=pods), deadlines=deadlines)
+    assert "0 of 1 new pods" in str(await Preparation(slow).roll_out(TARGET))
+    assert pods.listings < 10
+
+
+@on_stage(pods=0)
+async def test_without_a_pod_it_is_asked_again_whether_one_is_wanted(stage: Stage) -> None:
+    pods = OnePod(stage, lambda: stage.wait(1), ready=False, failing=2)
+    attempt = Attempt(request="act", requested_by="user", at="then", outcome="done")
+    end = await Convergence(ports(stage, pods=pods)).look(attempt, stage.record)
+    assert end.attempt.outcome == "done"
