@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -93,19 +94,13 @@ class ScriptedPods:
         self.gone[pod.name] = self.clock.now() + self.goes_after
 
 
-class UncheckedCommits:
-    """The checks of whole acts do not apply: these acts begin after their commit."""
-
-    def on_commit(self, *_: object) -> None:
-        return None
-
-
 class Act:
     """The promotion of version 3 as epoch 3, just committed. Version 1 served before."""
 
     def __init__(self, stage: Stage, *listed: PodRef, **script: Any) -> None:
         self.stage, self.said = stage, list[str]()
-        stage.world.checks.commits = UncheckedCommits()
+        # The checks of whole acts do not apply: this one begins after its commit.
+        stage.world.checks.commits = SimpleNamespace(on_commit=lambda *_: None)
         before = stage.record.current
         assert before is not None
         self.attempt = Attempt(
@@ -163,9 +158,6 @@ def outcome(ending: Ending) -> tuple[str, tuple[str, ...]]:
 
 def for_ever(*names: str) -> dict[str, float]:
     return dict.fromkeys(names, FOR_EVER)
-
-
-# -- every pod follows
 
 
 @on_stage(pods=0)
@@ -252,9 +244,6 @@ async def test_pods_that_nobody_lists_have_not_followed(stage: Stage) -> None:
 async def test_an_api_that_is_down_for_a_moment_ends_nothing(stage: Stage) -> None:
     act = Act(stage, ready("a"), lists=[DOWN, DOWN])
     assert outcome(await act.finish()) == ("done", ())
-
-
-# -- the epoch that a pod answers with
 
 
 # 2: it stays behind. 9: its record was restored from an old backup, and it serves another model.
