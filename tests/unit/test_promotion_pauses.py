@@ -236,3 +236,17 @@ async def test_without_a_pod_it_is_asked_again_whether_one_is_wanted(stage: Stag
     attempt = Attempt(request="act", requested_by="user", at="then", outcome="done")
     end = await Convergence(ports(stage, pods=pods)).look(attempt, stage.record)
     assert end.attempt.outcome == "done"
+
+
+@on_stage()
+async def test_an_undo_waits_for_an_api_that_is_down_for_a_moment(stage: Stage) -> None:
+    stage.world.odds["pods fall silent after a commit"] = 1.0
+    promotion = stage.world.spawn(stage.promote("3"))
+    while stage.serving != ("3", 3):
+        await stage.wait(0.5)
+    stage.world.odds.clear()
+    await stage.wait(15)
+    stage.world.store.api_down_until = stage.world.clock + 12
+    result = await promotion
+    assert result.outcome in ("failed", "unconfirmed")
+    assert stage.serving == ("1", 4)
