@@ -73,7 +73,10 @@ class Preparation:
             if self.ports.clock.now() - noted >= QUIET_SECONDS:
                 self._note(waiting)
                 noted = self.ports.clock.now()
-            await wait_for_all(self.ports, tasks, self.ports.deadlines.pause * 5)
+            if tasks:
+                await wait_for_all(self.ports, tasks, self.ports.deadlines.pause * 5)
+            else:  # no task ends this wait early
+                await self.ports.clock.sleep(self.ports.deadlines.pause * 5)
 
     async def _wants_no_pod(self, end: float) -> bool:
         return await until(self.ports, end, self.ports.pods.desired_replicas) == 0
