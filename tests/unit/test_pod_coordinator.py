@@ -25,6 +25,7 @@ from fraudops.promotion.serving_record import (
 from fraudops.state import State
 from services.inference.folders import VERIFIED
 from services.inference.metrics import Metrics
+from services.inference.pod import coordinator as coordinator_module
 from services.inference.pod import workers as workers_module
 from services.inference.pod.bundle_cache import BundleCache
 from services.inference.pod.bundle_verifier import BundleRequest, VerificationOutcome
@@ -179,7 +180,7 @@ async def test_a_bundle_is_not_verified_again_for_a_worker_that_hangs(
         writer.close()
 
     hanging = await asyncio.start_unix_server(hang, pod.run.address(1))
-    with pytest.raises(StoreDownError, match="does not answer"):
+    with pytest.raises(StoreDownError, match=r"version 5 .* worker 1 does not answer"):
         await pod.coordinator().prepare(pod.target(5), 0.0)
     hanging.close()
     assert pod.verified == []
@@ -232,6 +233,13 @@ async def test_an_activation_keeps_the_source_of_a_prepared_bundle(pod: Pod) -> 
     assert read_pod_state(pod.state).source == "registry"
     assert pod.worker.serving is not None
     assert pod.worker.serving.source == "registry"
+
+
+async def test_an_activation_that_fetches_the_bundle_keeps_its_source(pod: Pod) -> None:
+    at = pod.target(5, verified=False)
+    pod.record = record(at)
+    await pod.coordinator().activate()
+    assert read_pod_state(pod.state) == PodState().serving(at, "registry")
 
 
 async def test_an_activation_that_fails_to_prepare_commits_nothing(pod: Pod) -> None:
@@ -357,6 +365,17 @@ async def test_a_worker_that_lost_its_bundle_gets_it_again(pod: Pod) -> None:
     assert pod.operations() == ["activate", "activate"]
     assert pod.worker.serving is not None
     assert pod.worker.serving.target == at
+
+
+async def test_a_verifier_that_never_answers_does_not_hold_a_finish(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator_module, "PREPARE_SECONDS", 0.2)
+    write(pod_state_path(pod.state), PodState().serving(pod.target(4), "peer"))
+    pod.source, pod.refusals["activate"] = "", [refused()]
+    async with asyncio.timeout(10):
+        with pytest.raises(StoreDownError, match="was not fetched and verified"):
+            await pod.coordinator().finish()
 
 
 async def test_a_pod_that_cannot_be_finished_says_so(pod: Pod) -> None:

@@ -13,6 +13,7 @@ from fraudops.errors import FraudopsError, RefusedError, StoreDownError
 from fraudops.promotion.pod_rules import PodState
 from fraudops.promotion.serving_record import EMPTY, ServingTarget
 from fraudops.state import State
+from services.inference.pod import coordinator
 from services.inference.pod.bundle_cache import BundleCache
 from services.inference.pod.coordinator import PodCoordinator
 from services.inference.pod.state import pod_state_path, write
@@ -23,6 +24,8 @@ AT_5 = ServingTarget(5, "5", "5" * 64)
 ACTS: dict[str, Callable[[PodCoordinator], Awaitable[None]]] = {
     "prepare": lambda pod: pod.prepare(AT_5, 0.2),
     "activate": lambda pod: pod.activate(seconds=0.2),
+    "finish": lambda pod: pod.finish(),
+    "follow": lambda pod: pod.follow_without_template(),
 }
 
 
@@ -45,8 +48,10 @@ def take_lock(pod: PodCoordinator) -> int:
 
 @pytest.mark.parametrize("act", ACTS)
 async def test_a_call_that_does_not_get_the_lock_changes_nothing(
-    pod: PodCoordinator, act: str
+    pod: PodCoordinator, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
+    for name in ("ACTIVATE_SECONDS", "PREPARE_SECONDS"):
+        monkeypatch.setattr(coordinator, name, 0.2)
     descriptor = take_lock(pod)
     with pytest.raises(StoreDownError, match="another call to this pod is not done yet"):
         async with asyncio.timeout(10):

@@ -53,6 +53,7 @@ class Verifier:
     listener: socket.socket
     outcome: VerificationOutcome = GOOD
     alive: bool = True
+    silent: bool = False
     starts: int = 0
     looks: int = 0
     requests: list[BundleRequest] = field(default_factory=list)
@@ -76,7 +77,7 @@ class Verifier:
     def _answer(self, connection: socket.socket) -> None:
         line = connection.makefile("rb").readline()
         # A process that dies never answers, and the master keeps the connection waiting.
-        if self.alive:
+        if self.alive and not self.silent:
             self.requests.append(msgspec.json.decode(line, type=BundleRequest))
             connection.sendall(msgspec.json.encode(self.outcome) + b"\n")
         else:
@@ -194,6 +195,17 @@ def test_a_verifier_that_dies_before_its_answer_is_replaced_and_asked_again(
     pod.verifier.alive = False
     assert pod.settle() == BEFORE
     assert pod.verifier.starts == 1
+
+
+def test_a_verifier_that_lives_and_never_answers_does_not_hold_the_start(
+    pod: StartingPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "VERIFICATION_SECONDS", 0.3)
+    write(pod_state_path(pod.state), BEFORE)
+    pod.cached(SERVED)
+    pod.verifier.silent = True
+    assert pod.settle().target is None
+    assert "was not fetched and verified" in str(read_record_view(pod.state).refused)
 
 
 def test_a_new_pod_of_a_rollout_starts_with_what_the_record_reserves_for_it(
