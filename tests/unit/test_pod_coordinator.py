@@ -135,6 +135,12 @@ def refused(text: str = "altered", temporary: bool = False) -> Reply:
     return Reply(pid=os.getpid(), error=text, temporary=temporary)
 
 
+async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Converse as a worker that never answers."""
+    await reader.read()
+    writer.close()
+
+
 # Preparations.
 
 
@@ -174,11 +180,6 @@ async def test_a_bundle_is_not_verified_again_for_a_worker_that_hangs(
     pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers_module, "STATE_SECONDS", 0.3)
-
-    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
     hanging = await asyncio.start_unix_server(hang, pod.run.address(1))
     with pytest.raises(StoreDownError, match=r"version 5 .* worker 1 does not answer"):
         await pod.coordinator().prepare(pod.target(5), 0.0)
@@ -312,6 +313,19 @@ async def test_a_pod_turns_ready_only_with_all_workers_and_after_the_last_look(
     await coordinator.activate()
     assert read_record_view(pod.state).ready is ready
     assert read_pod_state(pod.state).target == at
+
+
+async def test_a_pod_with_a_worker_that_hangs_does_not_turn_ready(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "STATE_SECONDS", 0.3)
+    at = pod.target(4)
+    await pod.serves(at)
+    hanging = await asyncio.start_unix_server(hang, pod.run.address(1))
+    workers = pod.coordinator().workers
+    assert not await workers.is_complete(read_pod_state(pod.state))
+    assert not await workers.all_serve(read_pod_state(pod.state))
+    hanging.close()
 
 
 @pytest.mark.parametrize(
