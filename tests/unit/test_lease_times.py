@@ -19,6 +19,8 @@ from fraudops.promotion.ports import LockBusyError, StaleRecordError, UnknownWri
 from tests.support.simulation.loop import SimulatedLoop
 
 TIMES = LeaseTimes(duration=15, renew=5.0, pause=1.0)
+# What a monotonic clock shows at the start is any number.
+STARTED = 1000.0
 DOWN, LOST = StoreDownError("no answer"), UnknownWriteError("no answer to a write")
 HANGS, STALE = "hangs", StaleRecordError("changed")
 Answer = Exception | str | None
@@ -82,7 +84,7 @@ class Site:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Any:
     made = Site()
-    monkeypatch.setattr(lease_module, "time", SimpleNamespace(monotonic=lambda: made.now))
+    monkeypatch.setattr(lease_module, "time", SimpleNamespace(monotonic=lambda: made.now + STARTED))
     yield made
     made.loop.close()
 
