@@ -226,8 +226,10 @@ def _ended_with(code: int) -> dict[str, str]:
     match code:
         case pytest.ExitCode.OK:
             return {"ending": "survived"}
-        # A test module, or a conftest, did not load.
-        case pytest.ExitCode.INTERRUPTED | pytest.ExitCode.USAGE_ERROR:
+        # A test module, or a conftest, did not load. With `-x` pytest calls that a failed test.
+        case (
+            pytest.ExitCode.INTERRUPTED | pytest.ExitCode.USAGE_ERROR | pytest.ExitCode.TESTS_FAILED
+        ):
             return {"ending": "import"}
         case pytest.ExitCode.INTERNAL_ERROR:
             return {"ending": "error", "text": "pytest stopped"}
