@@ -7,6 +7,7 @@ contract on the fake API server checks what the requests do there.
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -244,6 +245,15 @@ def test_a_holder_that_lost_the_lease_stops_at_the_next_renewal(site: Site) -> N
     assert site.seconds("GET") == [0.0, 5.0, 26.0]
     assert site.seconds("PATCH") == [0.0]
     assert site.holder() == "two"
+
+
+def test_a_time_without_a_fraction_is_written_with_six_digits_too(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = datetime(2026, 11, 29, 10, 0, 0, tzinfo=UTC)
+    monkeypatch.setattr(lease_module, "datetime", SimpleNamespace(now=lambda zone: whole))
+    site.run(hold(site.lock()))
+    assert site.lease["spec"]["renewTime"] == "2026-11-29T10:00:00.000000Z"
 
 
 # The release.
