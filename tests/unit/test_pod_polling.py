@@ -90,6 +90,11 @@ async def test_only_the_worker_with_the_lock_polls_and_the_next_one_takes_over(p
         with pytest.raises(BlockingIOError):
             take_lock(pod)
     os.close(take_lock(pod))
+
+
+async def test_only_the_owner_may_open_the_pollers_lock(pod: Pod) -> None:
+    async with pod.polls(NEVER):
+        await pod.until(lambda: pod.reads > 0)
     assert stat.S_IMODE((pod.state.run / "poller.lock").stat().st_mode) == 0o600
 
 
