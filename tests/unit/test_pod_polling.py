@@ -133,3 +133,13 @@ async def test_a_disk_that_fails_does_not_end_the_poller(pod: Pod) -> None:
         assert not polling.done()
         record_view_path(pod.state).rmdir()
         await pod.until(pod.has_looked_again())
+
+
+async def test_a_poller_does_not_ask_a_failing_disk_all_the_time(
+    pod: Pod, caplog: pytest.LogCaptureFixture
+) -> None:
+    record_view_path(pod.state).mkdir()
+    async with pod.polls(NEVER):
+        await pod.until(lambda: len(caplog.records) > 0)
+        await asyncio.sleep(0.3)
+    assert len(caplog.records) == 1
