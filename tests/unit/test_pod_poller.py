@@ -202,6 +202,22 @@ async def test_a_commit_before_the_last_look_keeps_the_pod_unready(pod: Pod) -> 
     assert not pod.view().ready
 
 
+async def test_a_pod_behind_the_record_stays_unready_when_the_last_look_gets_no_answer(
+    pod: Pod,
+) -> None:
+    old, new = pod.target(4), pod.target(5)
+    await pod.serves(old, RecordView(target=old))
+    pod.refuses, pod.record = True, record(new)
+
+    def fall_silent_after_the_try() -> None:
+        if pod.reads > 2:
+            pod.record = StoreDownError("no answer")
+
+    pod.at_read = fall_silent_after_the_try
+    await pod.poller()._look()
+    assert (pod.view().target, pod.view().ready) == (new, False)
+
+
 async def test_a_record_that_cannot_be_read_leaves_what_the_pod_knew(
     pod: Pod, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -264,6 +280,8 @@ async def test_a_look_that_sees_nothing_new_writes_nothing(pod: Pod) -> None:
     before = record_view_path(pod.state).stat().st_ino
     await pod.poller()._look()
     assert record_view_path(pod.state).stat().st_ino == before
+    # A ready pod needs no last look.
+    assert pod.reads == 1
 
 
 # Tries that fail.
