@@ -1,5 +1,6 @@
 """The inference pods of a release: listed from the API, called on their admin port."""
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -32,16 +33,14 @@ class ClusterPods:
 
     async def list(self) -> Sequence[PodRef]:
         pods, now = await living_pods(self.cluster, self.release)
-        self._addresses |= {
-            pod["metadata"]["name"]: (pod.get("status") or {}).get("podIP") for pod in pods
-        }
+        self._addresses |= {pod["metadata"]["name"]: pod["status"].get("podIP") for pod in pods}
         return [pod_ref(pod, now) for pod in pods]
 
     async def desired_replicas(self) -> int:
         deployment = await self.cluster.call(
             "GET", self.cluster.path("apps/v1", "deployments", self.deployment)
         )
-        return int((deployment.get("spec") or {}).get("replicas") or 0)
+        return int(deployment["spec"]["replicas"])
 
     async def epoch(self, pod: PodRef) -> int:
         return await self._client(pod).epoch()
@@ -56,10 +55,8 @@ class ClusterPods:
         await self._client(pod).drop(target)
 
     async def delete(self, pod: PodRef) -> None:
-        try:
+        with contextlib.suppress(NotFoundError):
             await self.cluster.call("DELETE", self.cluster.path("v1", "pods", pod.name))
-        except NotFoundError:
-            return
 
     def _client(self, pod: PodRef) -> PodAdminClient:
         address = self._addresses.get(pod.name)
@@ -72,10 +69,13 @@ class ClusterPods:
 async def living_pods(
     cluster: Cluster, release: str
 ) -> tuple[Sequence[dict[str, Any]], datetime | None]:
-    """Return the release's inference pods that have not ended, and the API server's time."""
+    """Return the release's inference pods that have not ended, and the API server's time.
+
+    The API gives every pod a spec and a status, and every Deployment a number of replicas.
+    """
     selector = f"app.kubernetes.io/component=inference,app.kubernetes.io/instance={release}"
     pods, now = await cluster.select(cluster.path("v1", "pods"), selector)
-    return [pod for pod in pods if (pod.get("status") or {}).get("phase") not in ENDED], now
+    return [pod for pod in pods if pod["status"].get("phase") not in ENDED], now
 
 
 def pod_ref(pod: dict[str, Any], now: datetime | None) -> PodRef:
@@ -94,12 +94,12 @@ def is_ready(pod: dict[str, Any]) -> bool:
 
 
 def _conditions(pod: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    found = (pod.get("status") or {}).get("conditions") or []
+    found = pod["status"].get("conditions") or []
     return {condition["type"]: condition for condition in found}
 
 
 def _is_running(pod: dict[str, Any]) -> bool:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    statuses = pod["status"].get("containerStatuses") or []
     return any(
         status["name"] == CONTAINER and "running" in (status.get("state") or {})
         for status in statuses
@@ -116,8 +116,8 @@ def _lost(pod: dict[str, Any], now: datetime | None) -> str | None:
     garbage collector sets its pods to Failed and removes them by force, and `living_pods` skips
     them.
     """
-    if (pod.get("status") or {}).get("reason") == "NodeLost" or _is_cut_off(_conditions(pod)):
-        node = (pod.get("spec") or {}).get("nodeName") or "of the pod"
+    if pod["status"].get("reason") == "NodeLost" or _is_cut_off(_conditions(pod)):
+        node = pod["spec"].get("nodeName") or "of the pod"
         return f"node {node} does not answer"
     return _overdue(pod["metadata"].get("deletionTimestamp"), now)
 

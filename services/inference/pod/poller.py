@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import time
+from dataclasses import dataclass
 
 import msgspec
 
@@ -36,6 +37,19 @@ STARTING_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 15.0
 
 
+@dataclass(frozen=True)
+class Failure:
+    """The last try that failed, and when the poller tries the same target again.
+
+    `pause` is in seconds, and `next_try` is a time of `time.monotonic`.
+    """
+
+    target: ServingTarget | None
+    fault: str
+    pause: float
+    next_try: float
+
+
 class Poller:
     """Runs in every worker, but polls only in the worker that holds `poller.lock`.
 
@@ -44,8 +58,7 @@ class Poller:
 
     def __init__(self, pod: PodCoordinator, metrics: Metrics, poll_seconds: float) -> None:
         self._pod, self._metrics, self._poll_seconds = pod, metrics, poll_seconds
-        self._failed: tuple[ServingTarget | None, str] | None = None
-        self._pause, self._next_try = poll_seconds, 0.0
+        self._failed: Failure | None = None
 
     async def run(self) -> None:
         """Poll until the task is cancelled."""
@@ -107,8 +120,9 @@ class Poller:
         if not isinstance(step, Follow) and await self._pod.workers.all_serve(now):
             self._failed = None
             return None
-        if self._failed and self._failed[0] == target and time.monotonic() < self._next_try:
-            return self._failed[1]
+        failed = self._failed_with(target)
+        if failed and time.monotonic() < failed.next_try:
+            return failed.fault
         try:
             await (self._pod.activate() if isinstance(step, Follow) else self._pod.finish())
         except FraudopsError as error:
@@ -139,10 +153,13 @@ class Poller:
 
         A try downloads and verifies a bundle, which takes time from the workers.
         """
-        again = self._failed is not None and self._failed[0] == target
-        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS) if again else self._poll_seconds
-        self._failed, self._next_try = (target, fault), time.monotonic() + self._pause
+        failed = self._failed_with(target)
+        pause = min(2 * failed.pause, LONGEST_PAUSE_SECONDS) if failed else self._poll_seconds
+        self._failed = Failure(target, fault, pause, time.monotonic() + pause)
         return fault
+
+    def _failed_with(self, target: ServingTarget | None) -> Failure | None:
+        return self._failed if self._failed and self._failed.target == target else None
 
 
 def _with_written(view: RecordView, before: RecordView, written: RecordView) -> RecordView:

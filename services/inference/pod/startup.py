@@ -82,7 +82,7 @@ async def _answered(
     while not (await asyncio.wait({asking}, timeout=LOOK_SECONDS))[0]:
         # The master holds the listener too. Without a verifier the request waits and never fails.
         if not verifier.is_alive():
-            asking.cancel()
+            # `asyncio.run` cancels the request.
             return False
     await asking
     return True

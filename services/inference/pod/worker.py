@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fraudops.errors import FraudopsError, StoreDownError
+from fraudops.errors import FraudopsError
 from fraudops.promotion.pod_rules import PodState, check_step, keeps_prepared, replaces_prepared
 from fraudops.promotion.serving_record import ServingTarget
 from services.inference.metrics import Metrics
@@ -58,12 +58,11 @@ class Worker:
         try:
             if ask.op == "drain":
                 self._drain.begin()
-            elif ask.op != "state" and ask.target:
+            elif ask.target:
                 await self._change(ask, ask.target)
         except FraudopsError as error:
             # A file that cannot be read at all, unlike an altered one, may be readable later.
-            temporary = isinstance(error, StoreDownError) or isinstance(error.__cause__, OSError)
-            return self._reply(str(error), temporary)
+            return self._reply(str(error), temporary=isinstance(error.__cause__, OSError))
         except OSError as error:
             return self._reply(f"its bundle cannot be read ({error.strerror})", temporary=True)
         return self._reply(None)
@@ -73,7 +72,7 @@ class Worker:
             await self.prepare(target, ask.source, ask.seconds)
         elif ask.op == "activate":
             await self.activate(target, ask.source)
-        else:
+        elif ask.op == "drop":
             self.drop(target)
 
     async def prepare(self, target: ServingTarget, source: str, seconds: float) -> None:
