@@ -267,7 +267,7 @@ def decode(data: bytes) -> ServingRecord:
         ) from error
     record = msgspec.structs.replace(
         record,
-        format=msgspec.json.decode(data, type=_Format).format,
+        format=msgspec.json.decode(data, type=_RecordFormat).format,
         current=_with_act(record.current),
         previous=_with_act(record.previous),
         stack=tuple(entry for each in record.stack if (entry := _with_act(each))),
@@ -278,7 +278,7 @@ def decode(data: bytes) -> ServingRecord:
     return msgspec.structs.replace(record, unwritten=_rows_of_old_format(record))
 
 
-class _Format(msgspec.Struct):
+class _RecordFormat(msgspec.Struct):
     """The number of a stored record; a record of release 0.2.0 has none."""
 
     format: int = 1
