@@ -342,7 +342,10 @@ async def test_the_last_look_decides_unless_it_gets_no_answer(
 ) -> None:
     pod.record = found
     now = PodState().serving(ServingTarget(4, "1", "1" * 64), "cache")
-    assert await pod.coordinator().may_turn_ready(now) is ready
+    view = await pod.coordinator().last_look(now, RecordView(target=now.target))
+    assert view.ready is ready
+    seen = found.current if isinstance(found, ServingRecord) else None
+    assert view.target == (seen.target if seen else now.target)
 
 
 async def test_a_record_that_the_disk_does_not_return_is_a_store_that_is_down(pod: Pod) -> None:
