@@ -22,7 +22,16 @@ COUNTS = Repetitions(20, 3, 10, 5, 100_000) if PROOF else Repetitions(3, 1, 2, 1
 # installed release.
 OWN_NAMESPACES = {"test_upgrade.py", "test_vanished_node.py", "test_runner.py", "test_ports.py"}
 
-PROMOTION = {"test_promotion.py", "test_upgrade.py", "test_vanished_node.py"}
+SUBJECTS = {
+    "cluster": "On Kubernetes",
+    "cluster-promotion": "Promotion on Kubernetes",
+    "cluster-upgrade": "Upgrades and vanished nodes on Kubernetes",
+}
+SUBJECT_OF = {
+    "test_promotion.py": "cluster-promotion",
+    "test_upgrade.py": "cluster-upgrade",
+    "test_vanished_node.py": "cluster-upgrade",
+}
 
 
 class ClusterScheduling(LoadFileScheduling):
@@ -62,11 +71,10 @@ def upgrade(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Itera
 
 
 @pytest.fixture(scope="session")
-def all_figures() -> Iterator[dict[bool, Figures]]:
-    """Yield the measurements about promotions (True) and the others, which PROOF=1 writes."""
+def all_figures() -> Iterator[dict[str, Figures]]:
+    """Yield the measurements of each subject, which PROOF=1 writes."""
     collected = {
-        True: Figures("cluster-promotion", "Promotion on Kubernetes", cluster="kind, two nodes"),
-        False: Figures("cluster", "On Kubernetes", cluster="kind, two nodes"),
+        name: Figures(name, title, cluster="kind, two nodes") for name, title in SUBJECTS.items()
     }
     yield collected
     for figures in collected.values():
@@ -75,8 +83,8 @@ def all_figures() -> Iterator[dict[bool, Figures]]:
 
 
 @pytest.fixture(scope="module")
-def figures(request: pytest.FixtureRequest, all_figures: dict[bool, Figures]) -> Figures:
-    return all_figures[request.path.name in PROMOTION]
+def figures(request: pytest.FixtureRequest, all_figures: dict[str, Figures]) -> Figures:
+    return all_figures[SUBJECT_OF.get(request.path.name, "cluster")]
 
 
 @pytest.fixture(scope="session")
