@@ -5,6 +5,7 @@ paused, so that nothing on it answers. Then only its kubelet is stopped: the API
 dead, but the pod still answers on connections that clients have kept open.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,9 @@ def spare(upgrade: Upgrade) -> Spare:
         for pod in on_node(release, node):
             release.kubectl("delete", f"pod/{pod}")
         release.kubectl("rollout", "status", f"deployment/{release.name}-inference")
+    models = json.loads(release.fraudops("models", "--on-cluster", "--json").stdout)
+    if len(models["versions"]) < 2:
+        release.new_version(11)
     while len(release.record().get("stack", [])) < 2:
         assert release.promote(other_than(release)).exit_code == 0
     with cordoned(release, node.replace("-worker", "-control-plane")):
