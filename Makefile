@@ -11,7 +11,7 @@ compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # Dependencies of MLflow's clients that its server does not import.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install demo up down test machine-test chart-test style lint-workflows check bench soak proof lock render docs images cluster-tools kind-up cluster-test kind-down clean help
+.PHONY: install demo up down test machine-test chart-test style mutants lint-workflows check bench soak proof lock render docs images cluster-tools kind-up cluster-test kind-down clean help
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -50,6 +50,10 @@ chart-test: install ## run the tests of the rendered chart, with Helm 3 and Helm
 
 style: install ## print figures of the source's style, and fail when a limit is broken
 	@$(bin)/python -m tests.repo.style
+
+mutants: export OMP_NUM_THREADS := 1
+mutants: install ## change the promotion's decisions one by one, and fail when the tests miss a change (ARGS=--sample=20: a few)
+	@$(bin)/python -m tests.mutants $(ARGS)
 
 lint-workflows: install ## check the GitHub workflows with zizmor, and with actionlint if Go is installed
 	@$(bin)/zizmor --offline --quiet --no-progress .github
@@ -97,6 +101,7 @@ kind-up: $(if $(FRAUDOPS_DATA),install) ## start a kind cluster with everything,
 # Two processes: one changes the installed release, the other uses separate namespaces. Figures
 # (PROOF=1) are measured by one process.
 cluster-test: export KIND_ADDONS := metrics prometheus
+cluster-test: export KIND_CONFIG ?= $(CURDIR)/tests/cluster/kind-config.yaml
 cluster-test: install kind-up ## start the kind cluster and run its tests, `helm test` included
 	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 2 --dist loadfile) tests/cluster $(ARGS)
 
@@ -108,9 +113,10 @@ proof: install ## measure every figure that the pages quote, for hours, into ben
 	@$(bin)/python -m benchmarks.reads
 	@$(bin)/python -m benchmarks --peers
 	@$(bin)/python -m benchmarks.soak
+	@PROOF=1 $(MAKE) --no-print-directory mutants
 
 kind-down: ## delete the kind cluster
 	@python3 k8s/cluster.py down
 
-clean: ## delete .venv and the state folder .fraudops
-	rm -rf .venv .fraudops
+clean: ## delete .venv, the state folder .fraudops, and the results of `make mutants`
+	rm -rf .venv .fraudops .mutants

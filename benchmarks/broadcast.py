@@ -33,10 +33,13 @@ from benchmarks.subjects import BenchmarkSite
 from benchmarks.turns import order
 from fraudops.model.manifest import read_manifest, seal
 from fraudops.promotion.admin_client import PodAdminClient
+from fraudops.promotion.attempt import Attempt
+from fraudops.promotion.changes import Promote, decide_promotion
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
-from fraudops.promotion.ports import Attempt, PodRef, PromotionCandidate, PromotionPorts
-from fraudops.promotion.protocol import Promoter, PromotionRequest
-from fraudops.promotion.serving_record import ServingEntry, ServingRecord, ServingTarget
+from fraudops.promotion.ports import PodRef, PromotionPorts
+from fraudops.promotion.protocol import Promoter
+from fraudops.promotion.request import PromotionRequest
+from fraudops.promotion.serving_record import ModelRef, ServingEntry, ServingRecord, ServingTarget
 
 PODS = (3, 10, 25, 50)
 SAMPLES = 20
@@ -244,6 +247,12 @@ class MemoryAliases:
     async def set(self, alias: str, version: str) -> None:
         self._versions[alias] = version
 
+    async def drop(self, alias: str) -> None:
+        self._versions.pop(alias, None)
+
+    async def exists(self, version: str) -> bool:
+        return True
+
 
 class NoJournal:
     async def write(self, attempt: Attempt) -> None:
@@ -309,15 +318,15 @@ async def _promote_twice(folder: Path, pods: LoopbackPods) -> Phases:
                 say=phases.record_step,
             )
         )
-        candidate = PromotionCandidate(version, version * 64, "s", {"passed": True})
+        model = ModelRef(
+            version=version, digest=version * 64, schema_fingerprint="s", verdict={"passed": True}
+        )
 
-        async def choose(
-            _record: ServingRecord, candidate: PromotionCandidate = candidate
-        ) -> PromotionCandidate:
-            return candidate
+        async def decide(record: ServingRecord, model: ModelRef = model) -> Promote:
+            return decide_promotion(record, model, "broadcast")
 
         result = await promoter.run(
-            PromotionRequest(f"request {version}", "a benchmark", choose, version)
+            PromotionRequest(f"request {version}", "a benchmark", decide, version=version)
         )
         phases.whole = phases.now
         epochs = {await pods.epoch(pod) for pod in await pods.list()}

@@ -7,7 +7,9 @@
     ├── RefusedError           65   a gate, a bundle check or a pod refused; nothing has changed
     │   └── BundleError             a bundle does not have its digest, or scores unlike its pipeline
     ├── StoreDownError         75   PostgreSQL, MLflow, the service or a lock is unavailable: retry
-    │   └── SpoolFullError          the audit spool is full; nothing is scored without an audit
+    │   ├── SpoolFullError          the audit spool is full; nothing is scored without an audit
+    │   └── LockBusyError           another promotion holds the lock
+    │                               (defined in fraudops.promotion.ports)
     └── UnknownWriteError      75   a write had no answer and may have happened; a retry is safe
                                     (defined in fraudops.promotion.ports)
 

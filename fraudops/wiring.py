@@ -6,9 +6,11 @@ folder of this machine.
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fraudops import endpoints
 from fraudops.errors import SettingsError
@@ -16,20 +18,15 @@ from fraudops.progress import Say
 from fraudops.promotion.admin_client import LocalPods
 from fraudops.promotion.journal import DatabaseJournal
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
-from fraudops.promotion.ports import (
-    Aliases,
-    Deadlines,
-    Lock,
-    Pods,
-    PromotionPorts,
-    Records,
-    Rollouts,
-)
+from fraudops.promotion.ports import Deadlines, PromotionPorts
 from fraudops.promotion.protocol import Promoter
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import Registry
 from fraudops.settings import ClusterSettings, PromoteJobSettings
 from fraudops.state import State
+
+if TYPE_CHECKING:
+    from fraudops.cluster.api import Cluster
 
 # Timeout of a call that reads or writes an alias. The alias only follows the record, so a promotion
 # must not wait for a registry that is down. The reconciler writes the alias later.
@@ -51,35 +48,26 @@ class RegistryAliases:
     async def set(self, alias: str, version: str) -> None:
         await asyncio.to_thread(self.registry.set_alias, alias, version)
 
+    async def drop(self, alias: str) -> None:
+        await asyncio.to_thread(self.registry.delete_alias, alias)
+
+    async def exists(self, version: str) -> bool:
+        return await asyncio.to_thread(self.registry.exists, version)
+
 
 @dataclass(frozen=True)
 class PromotionContext:
-    """The dependencies of promotions, rollbacks and the reconciler."""
+    """What promotions, rollbacks and the reconciler need.
 
-    records: Records
-    lock: Lock
-    aliases: Aliases
+    The gate reads `registry`. `rows` is the table `promotions` without Kubernetes Events.
+    """
+
+    ports: PromotionPorts
     registry: Registry
-    pods: Pods
-    journal: DatabaseJournal
-    rollouts: Rollouts | None
-    deadlines: Deadlines
-    say: Say
+    rows: DatabaseJournal
 
     def promoter(self) -> Promoter:
-        return Promoter(
-            PromotionPorts(
-                records=self.records,
-                lock=self.lock,
-                aliases=self.aliases,
-                pods=self.pods,
-                journal=self.journal,
-                clock=SystemClock(),
-                rollouts=self.rollouts,
-                deadlines=self.deadlines,
-                say=self.say,
-            )
-        )
+        return Promoter(self.ports)
 
 
 @asynccontextmanager
@@ -91,36 +79,48 @@ async def open_promotion_context(
     Raises SettingsError when a setting is missing or no running product is found, and
     StoreDownError when the cluster does not answer.
     """
-    given = settings.promotion
-    deadlines = Deadlines(
-        given.prepare_seconds, given.activate_seconds, given.second_seconds, given.rollout_seconds
-    )
-    url = endpoints.mlflow_url(state)
-    registry = Registry(url, settings.model_name)
-    aliases = RegistryAliases(Registry(url, settings.model_name, ALIAS_SECONDS))
+    registry = Registry(endpoints.mlflow_url(state), settings.model_name)
+    rows = DatabaseJournal(endpoints.database_url(state), settings.model_name)
     if settings.cluster.release is None:
-        journal = DatabaseJournal(
-            endpoints.database_url(state),
-            settings.model_name,
-            say,
-            state.root / "promotions.pending",
-        )
-        lock = FileLock(state.locks / "promotion.lock", wait_seconds)
-        records = LocalRecords(FileRecordStore(state.serving_record))
         yield PromotionContext(
-            records=records,
-            lock=lock,
-            aliases=aliases,
-            registry=registry,
-            pods=LocalPods(endpoints.inference_url(state), _local_token(state)),
-            journal=journal,
-            rollouts=None,
-            deadlines=deadlines,
-            say=say,
+            _local_ports(settings, state, rows, say, wait_seconds), registry, rows
         )
         return
     # Imported here, because a program on one machine does not need the Kubernetes client.
     from fraudops.cluster.api import Cluster
+
+    async with Cluster.connect(settings.cluster.namespace) as cluster:
+        ports = _cluster_ports(settings, state, cluster, rows, say, wait_seconds)
+        yield PromotionContext(ports, registry, rows)
+
+
+def _local_ports(
+    settings: PromoteJobSettings,
+    state: State,
+    rows: DatabaseJournal,
+    say: Say,
+    wait_seconds: float,
+) -> PromotionPorts:
+    return PromotionPorts(
+        records=LocalRecords(FileRecordStore(state.serving_record)),
+        lock=FileLock(state.locks / "promotion.lock", wait_seconds),
+        aliases=_aliases(settings, state),
+        pods=LocalPods(endpoints.inference_url(state), _local_token(state)),
+        journal=rows,
+        clock=SystemClock(),
+        deadlines=_deadlines(settings),
+        say=say,
+    )
+
+
+def _cluster_ports(
+    settings: PromoteJobSettings,
+    state: State,
+    cluster: "Cluster",
+    rows: DatabaseJournal,
+    say: Say,
+    wait_seconds: float,
+) -> PromotionPorts:
     from fraudops.cluster.events import EventJournal
     from fraudops.cluster.lease import LeaseLock
     from fraudops.cluster.pods import ClusterPods
@@ -128,6 +128,42 @@ async def open_promotion_context(
     from fraudops.cluster.rollout import DeploymentRollouts
 
     release = settings.cluster.release
+    assert release is not None
+    token, port = _cluster_admin(settings)
+    # A shell may export HOSTNAME, and the Lease lets its holder take it again. Without the
+    # process two promoters on one machine would both have the lock.
+    identity = f"{socket.gethostname()}, process {os.getpid()}"
+    return PromotionPorts(
+        records=ConfigMapRecords(cluster, release),
+        lock=LeaseLock(cluster, release, identity, say, wait_seconds),
+        aliases=_aliases(settings, state),
+        pods=ClusterPods(cluster, release, token, port),
+        journal=EventJournal(rows, cluster, release, say),
+        clock=SystemClock(),
+        rollouts=DeploymentRollouts(cluster, release),
+        deadlines=_deadlines(settings),
+        say=say,
+    )
+
+
+def _aliases(settings: PromoteJobSettings, state: State) -> RegistryAliases:
+    return RegistryAliases(
+        Registry(endpoints.mlflow_url(state), settings.model_name, ALIAS_SECONDS)
+    )
+
+
+def _deadlines(settings: PromoteJobSettings) -> Deadlines:
+    given = settings.promotion
+    return Deadlines(
+        prepare=given.prepare_seconds,
+        activate=given.activate_seconds,
+        retry=given.second_seconds,
+        rollout=given.rollout_seconds,
+    )
+
+
+def _cluster_admin(settings: PromoteJobSettings) -> tuple[str, int]:
+    """Return the token and the port of the pods' admin calls. Raises SettingsError."""
     if settings.admin_token is None:
         raise SettingsError(
             "FRAUDOPS_ADMIN_TOKEN is not set: the pods refuse admin calls without their token"
@@ -136,21 +172,7 @@ async def open_promotion_context(
         raise SettingsError(
             "FRAUDOPS_ADMIN_PORT is not set: set it to the port of the pods' admin calls"
         )
-    async with Cluster.connect(settings.cluster.namespace) as cluster:
-        identity = os.environ.get("HOSTNAME") or f"process {os.getpid()}"
-        token = settings.admin_token.get_secret_value()
-        database = endpoints.database_url(state)
-        yield PromotionContext(
-            records=ConfigMapRecords(cluster, release),
-            lock=LeaseLock(cluster, release, identity, say, wait_seconds),
-            aliases=aliases,
-            registry=registry,
-            pods=ClusterPods(cluster, release, token, settings.admin_port),
-            journal=EventJournal(cluster, release, database, settings.model_name, say),
-            rollouts=DeploymentRollouts(cluster, release),
-            deadlines=deadlines,
-            say=say,
-        )
+    return settings.admin_token.get_secret_value(), settings.admin_port
 
 
 def read_record(settings: ClusterSettings, state: State) -> ServingRecord:

@@ -21,6 +21,7 @@ COMMANDS = {
     "models": ("jobs.models", "List versions with aliases and verdicts."),
     "promote": ("jobs.promote", "Move a version to production, everywhere or nowhere."),
     "pipeline": ("jobs.pipeline", "Train, validate and promote in one run."),
+    "promotions": ("jobs.promotions", "List promotions: who, why, and how each ended."),
     "rollback": ("jobs.rollback", "Return to the version that served before."),
     "reconcile": ("jobs.reconcile", "Update alias and rows to match the serving record."),
     "predict": ("jobs.predict", "Score one transaction."),

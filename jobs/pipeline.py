@@ -15,17 +15,27 @@ from rich.console import Console
 
 from fraudops import endpoints
 from fraudops.errors import FraudopsError, RefusedError
-from fraudops.promotion.convergence import PromotionResult
-from fraudops.promotion.serving_record import ServingRecord, Strategy
+from fraudops.promotion.attempt import Strategy
+from fraudops.promotion.request import PromotionResult
+from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import TAG_REQUEST, ModelVersion, Registry
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
 from jobs.options.training import TrainingInputs, training_options
-from jobs.promote import PromotionOptions, outcome_of, promote_version
+from jobs.promote import PromotionOptions, promote_version
+from jobs.reports.promotion import ending
 from jobs.reports.validation import Screen
-from jobs.runner import json_option, notices, output, print_json, run, state_option
+from jobs.runner import (
+    json_option,
+    notices,
+    output,
+    print_json,
+    run,
+    state_option,
+    target_options,
+)
 from jobs.train import registration_line, train_and_register
 from jobs.train import report as report_training
 from jobs.validate import DataOptions, ValidationSite, next_command, refusal, validate_version
@@ -44,14 +54,14 @@ class PipelineSteps:
 class Pipeline:
     """One request from training to production.
 
-    `first_only` refuses to replace a version that serves.
+    With `if_epoch` the promotion is refused unless the serving record is at exactly this epoch.
     """
 
     state: State
     settings: PromoteJobSettings
     inputs: TrainingInputs
     console: Console
-    first_only: bool = False
+    if_epoch: int | None = None
 
     def run(self, steps: PipelineSteps) -> PromotionResult:
         """Run the steps that are still missing, and note each one in `steps`.
@@ -61,14 +71,17 @@ class Pipeline:
         refuse_sample(self.settings, self.inputs)
         request = self.settings.request_id or str(uuid.uuid4())
         record = read_record(self.settings.cluster, self.state)
+        strategy: Strategy
         if record.current and record.current.by == request:
             # An earlier attempt has committed. The promotion below only confirms it.
-            steps.version, strategy = record.current.version, record.current.strategy
+            steps.version = record.current.version
+            strategy = "rollout" if record.current.strategy == "rollout" else "broadcast"
         else:
             version = self._validated(self._trained(request, steps), steps)
-            steps.version, strategy = version.version, strategy_for(version, record)
+            steps.version = version.version
+            strategy = strategy_for(version, record)
         self._title(3, "promote", f"version {steps.version} by {strategy}")
-        options = PromotionOptions(steps.version, strategy, first_only=self.first_only)
+        options = PromotionOptions(steps.version, strategy, if_epoch=self.if_epoch)
         steps.promotion = promote_version(self.state, options)
         steps.taken.append("promote")
         return steps.promotion
@@ -172,7 +185,8 @@ def command(as_json: bool, state: State, **training: Any) -> str:
     )
     steps, failure, message = PipelineSteps(), None, ""
     try:
-        message = outcome_of(pipeline.run(steps), time.monotonic() - started)
+        result = pipeline.run(steps)
+        message = ending(result, time.monotonic() - started, target_options(state))
         pipeline.console.print(message)
     except FraudopsError as error:
         failure = error

@@ -4,35 +4,38 @@ Afterwards every worker serves it, or nothing has changed and the reason is reco
 """
 
 import asyncio
-import json
 import time
 import uuid
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import click
 
-from fraudops.errors import RefusedError, SettingsError, StoreDownError
-from fraudops.promotion.admission import admit
-from fraudops.promotion.convergence import PromotionResult
-from fraudops.promotion.ports import PromotionCandidate
-from fraudops.promotion.protocol import PromotionRequest
-from fraudops.promotion.serving_record import ServingRecord, Strategy
-from fraudops.registry import LATEST, TAG_WAIVER, ModelVersion
+from fraudops.errors import FraudopsError, RefusedError, SettingsError, UnknownVersionError
+from fraudops.promotion.admission import Waiver, admit
+from fraudops.promotion.attempt import Strategy
+from fraudops.promotion.changes import Promote
+from fraudops.promotion.request import PromotionRequest, PromotionResult
+from fraudops.promotion.serving_record import ServingRecord
+from fraudops.registry import LATEST, ModelVersion, Registry
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from fraudops.validation.gates import GateResult
 from fraudops.wiring import PromotionContext, open_promotion_context
 from jobs.on_cluster import on_cluster
+from jobs.reports.promotion import ending, late_notices
 from jobs.runner import (
+    if_epoch_option,
     json_option,
-    notices,
     output,
     print_json,
     run,
     say,
     state_option,
+    target_options,
     user_name,
+    warn,
 )
 
 
@@ -40,53 +43,43 @@ from jobs.runner import (
 class PromotionOptions:
     """The version to promote and how.
 
-    `waiver_reason` writes a waiver for exactly the digest of this version before the gate.
-    `first_only` refuses the promotion if any version serves already.
+    `waiver_reason` waives the gates for this promotion alone. With `if_epoch` the promotion is
+    refused unless the serving record is at exactly this epoch; 0 means that no version serves.
     """
 
     version: str
     strategy: Strategy = "broadcast"
     waiver_reason: str | None = None
-    first_only: bool = False
+    if_epoch: int | None = None
 
 
 @dataclass(frozen=True)
 class PromotionGate:
     """The gate of one promotion. The promoter calls it while it holds the promotion lock."""
 
-    context: PromotionContext
+    registry: Registry
     settings: PromoteJobSettings
     options: PromotionOptions
+    waiver: Waiver | None = None
 
-    async def choose(self, record: ServingRecord) -> PromotionCandidate:
-        """Return the version to promote.
+    async def decide(self, record: ServingRecord) -> Promote:
+        """Return the promotion of the version.
 
         Raises RefusedError with the reason, UnknownVersionError or StoreDownError.
         """
-        if self.options.first_only and record.current:
-            raise RefusedError(f"version {record.current.version} serves already")
-        candidate = self.context.registry.find(self.options.version)
-        # A version without a bundle has no digest to waive for; `admit` refuses it.
-        if self.options.waiver_reason is not None and candidate.digest:
-            candidate = self._waive(candidate, candidate.digest, self.options.waiver_reason)
+        # Calls of the registry and the comparison block for seconds. On the event loop they would
+        # stop the renewal of the lock, and another promoter would take it.
+        return await asyncio.to_thread(self._decide, record)
+
+    def _decide(self, record: ServingRecord) -> Promote:
         return admit(
-            candidate,
+            self.registry.find(self.options.version),
             record,
             self.options.strategy,
             recompare=lambda version: self._compare_again(version, record),
             environment=self.settings.environment,
+            waiver=self.waiver,
         )
-
-    def _waive(self, version: ModelVersion, digest: str, reason: str) -> ModelVersion:
-        """Store a waiver on the version and return the version with it."""
-        waiver = {
-            "digest": digest,
-            "reason": reason,
-            "who": user_name(),
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        self.context.registry.set_tag(version.version, TAG_WAIVER, json.dumps(waiver))
-        return replace(version, waiver=waiver)
 
     def _compare_again(self, version: ModelVersion, record: ServingRecord) -> list[GateResult]:
         """Compare the version with the one that serves now, which the verdict may not know."""
@@ -94,9 +87,15 @@ class PromotionGate:
 
         if record.current is None:
             return []
-        registry = self.context.registry
-        serving = registry.version(record.current.version)
-        return recompare(registry, version, serving, self.settings.gates.as_gate_settings())
+        try:
+            serving = self.registry.version(record.current.version)
+        except UnknownVersionError as error:
+            raise RefusedError(
+                f"production has moved to version {record.current.version} since the verdict, and "
+                "the registry no longer has that version to compare with; "
+                "`--force --reason …` waives the comparison"
+            ) from error
+        return recompare(self.registry, version, serving, self.settings.gates.as_gate_settings())
 
 
 def promote_version(state: State, options: PromotionOptions) -> PromotionResult:
@@ -107,57 +106,48 @@ def promote_version(state: State, options: PromotionOptions) -> PromotionResult:
 async def _promote(state: State, options: PromotionOptions) -> PromotionResult:
     settings = PromoteJobSettings.from_environment()
     async with open_promotion_context(settings, state, say) as context:
+        gate = PromotionGate(context.registry, settings, options, _waiver(options.waiver_reason))
         request = PromotionRequest(
             id=settings.request_id or str(uuid.uuid4()),
             requested_by=user_name(),
-            choose=PromotionGate(context, settings, options).choose,
+            decide=gate.decide,
             # The number of `latest` is not known before the gate looks it up.
             version="" if options.version == LATEST else options.version,
             strategy=options.strategy,
+            if_epoch=options.if_epoch,
         )
-        return await context.promoter().run(request)
+        return await carry_out(context, request)
 
 
-def outcome_of(result: PromotionResult, seconds: float) -> str:
-    """Return the outcome of a successful promotion as one line.
-
-    Raises RefusedError if nothing has changed, and StoreDownError if the new version is
-    committed but not confirmed by every pod.
-    """
-    if result.outcome in ("done", "unchanged"):
-        done = (
-            "serves on every worker"
-            if result.outcome == "done"
-            else "is in production already: nothing has changed"
-        )
-        return f"version {result.version} {done} (epoch {result.epoch}, {seconds:.1f} s)"
-    serves = (
-        f"version {result.version} serves (epoch {result.epoch})"
-        if result.version
-        else "no model serves"
-    )
-    if result.outcome == "unconfirmed":
-        raise StoreDownError(
-            f"unconfirmed: the record names version {result.version} (epoch {result.epoch}), "
-            f"but {result.reason}; see `fraudops status`"
-        )
-    raise RefusedError(f"{result.outcome}: {result.reason}; {serves}")
+async def carry_out(context: PromotionContext, request: PromotionRequest) -> PromotionResult:
+    """Run the request. Warn when it has committed and the registry differs from the record."""
+    result = await context.promoter().run(request)
+    if result.outcome not in ("refused", "overtaken") and "alias" not in result.late:
+        # The act has ended, so a record that cannot be read now must not make it fail.
+        with suppress(FraudopsError):
+            record, _ = await context.ports.records.read()
+            if record.alias_error:
+                warn(record.alias_error)
+    return result
 
 
-def report(result: PromotionResult, seconds: float, as_json: bool) -> str:
-    """Print the outcome and return it as one line. Raises as `outcome_of` does."""
+def _waiver(reason: str | None) -> Waiver | None:
+    if reason is None:
+        return None
+    return Waiver(reason, user_name(), datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def report(result: PromotionResult, seconds: float, as_json: bool, state: State) -> str:
+    """Print how the act ended and return it as one sentence. Raises as `ending` does."""
     # The JSON object is printed for failures too, so it is printed before the error is raised.
     if as_json:
         print_json(asdict(result) | {"seconds": round(seconds, 3)})
-    outcome = outcome_of(result, seconds)
+    for late in late_notices(result):
+        warn(f"late: {late}")
+    sentence = ending(result, seconds, target_options(state))
     if not as_json:
-        output.print(outcome)
-    if result.late:
-        notices.print(
-            f"[yellow]late:[/] {', '.join(result.late)}: MLflow is down; the reconciler updates "
-            "it when MLflow is back"
-        )
-    return outcome
+        output.print(sentence)
+    return sentence
 
 
 @on_cluster("promote")
@@ -180,9 +170,11 @@ def report(result: PromotionResult, seconds: float, as_json: bool) -> str:
 @click.option(
     "--force",
     is_flag=True,
-    help="Promote without a passing verdict. Stores a waiver with the reason.",
+    help="Promote without a passing verdict. The reason is stored with this promotion, and the "
+    "next promotion of the version needs its own.",
 )
 @click.option("--reason", metavar="TEXT", help="Why the gates are waived (with --force).")
+@if_epoch_option
 @json_option
 @state_option
 def command(
@@ -191,6 +183,7 @@ def command(
     strategy: Strategy,
     force: bool,
     reason: str | None,
+    if_epoch: int | None,
     as_json: bool,
     state: State,
 ) -> str:
@@ -200,12 +193,12 @@ def command(
     one that it serves. If one worker refuses, nothing changes.
     """
     if force and not (reason or "").strip():
-        raise SettingsError("--force needs --reason TEXT: the waiver stores the reason")
+        raise SettingsError("--force needs --reason TEXT: the promotion stores the reason")
     if reason and not force:
         raise SettingsError("--reason is valid only with --force")
     started = time.monotonic()
-    result = promote_version(state, PromotionOptions(version, strategy, reason))
-    return report(result, time.monotonic() - started, as_json)
+    result = promote_version(state, PromotionOptions(version, strategy, reason, if_epoch))
+    return report(result, time.monotonic() - started, as_json, state)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Return to the version that served before: the top of the serving record's stack.
+"""Return to the version that served before: the way back in the serving record.
 
 Needs neither MLflow nor PostgreSQL.
 """
@@ -10,70 +10,83 @@ from dataclasses import dataclass
 
 import click
 
-from fraudops.promotion.admission import Environment, way_back
-from fraudops.promotion.convergence import PromotionResult
-from fraudops.promotion.ports import PromotionCandidate
-from fraudops.promotion.protocol import PromotionRequest
-from fraudops.promotion.serving_record import ServingRecord, Strategy
+from fraudops.progress import Say
+from fraudops.promotion.admission import Environment, go_back
+from fraudops.promotion.changes import Rollback, changes_schema
+from fraudops.promotion.request import PromotionRequest, PromotionResult
+from fraudops.promotion.serving_record import ServingRecord
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from fraudops.wiring import open_promotion_context
 from jobs.on_cluster import on_cluster
-from jobs.promote import report
-from jobs.runner import json_option, run, say, state_option, user_name
+from jobs.promote import carry_out, report
+from jobs.runner import if_epoch_option, json_option, run, say, state_option, user_name, warn
 
 
 @dataclass(frozen=True)
 class RollbackGate:
-    """The gate of one rollback. The promoter calls it while it holds the promotion lock."""
+    """The gate of one rollback. The promoter calls it while it holds the promotion lock.
+
+    `in_place` means that one machine has no pods to replace, so that a rollout replaces the model
+    inside the service.
+    """
 
     environment: Environment
+    in_place: bool
+    warn: Say = warn
 
-    async def choose(self, record: ServingRecord) -> PromotionCandidate:
-        """Return the version to go back to. Raises RefusedError."""
-        return way_back(record, self.environment)
+    async def decide(self, record: ServingRecord) -> Rollback:
+        """Return the rollback, and warn about a change of schema. Raises RefusedError."""
+        change = go_back(record, self.environment)
+        if record.current and changes_schema(record, change.model):
+            way = (
+                "on one machine the model is replaced in place, so clients must change their "
+                "requests now"
+                if self.in_place
+                else "clients must change their requests, so this goes by rollout"
+            )
+            self.warn(
+                f"version {change.model.version} reads other columns than version "
+                f"{record.current.version}: {way}"
+            )
+        return change
 
 
-def roll_back(state: State) -> PromotionResult:
-    """Run a rollback. Raises StoreDownError."""
-    return asyncio.run(_roll_back(state))
+def roll_back(state: State, if_epoch: int | None = None) -> PromotionResult:
+    """Run a rollback. Raises StoreDownError.
+
+    With `if_epoch` it is refused unless the serving record is at exactly this epoch.
+    """
+    return asyncio.run(_roll_back(state, if_epoch))
 
 
-async def _roll_back(state: State) -> PromotionResult:
+async def _roll_back(state: State, if_epoch: int | None) -> PromotionResult:
     settings = PromoteJobSettings.from_environment()
     async with open_promotion_context(settings, state, say) as context:
-        record, _ = await context.records.read()
-        previous = record.stack[0] if record.stack else None
+        gate = RollbackGate(settings.environment, in_place=context.ports.rollouts is None)
         request = PromotionRequest(
             id=settings.request_id or str(uuid.uuid4()),
             requested_by=user_name(),
-            choose=RollbackGate(settings.environment).choose,
-            version=previous.version if previous else "",
-            strategy=strategy_for(record),
-            rollback=True,
+            decide=gate.decide,
+            act="rollback",
+            if_epoch=if_epoch,
         )
-        return await context.promoter().run(request)
-
-
-def strategy_for(record: ServingRecord) -> Strategy:
-    """Return `rollout` if the rollback changes the schema, else `broadcast`."""
-    if not record.current or not record.stack:
-        return "broadcast"
-    same_schema = record.stack[0].schema_fingerprint == record.current.schema_fingerprint
-    return "broadcast" if same_schema else "rollout"
+        return await carry_out(context, request)
 
 
 @on_cluster("promote", "jobs.rollback")
 @click.command(name="rollback")
+@if_epoch_option
 @json_option
 @state_option
-def command(as_json: bool, state: State) -> str:
+def command(if_epoch: int | None, as_json: bool, state: State) -> str:
     """Return to the version that served before.
 
     Each further rollback goes one version further back, never forward.
     """
     started = time.monotonic()
-    return report(roll_back(state), time.monotonic() - started, as_json)
+    result = roll_back(state, if_epoch)
+    return report(result, time.monotonic() - started, as_json, state)
 
 
 if __name__ == "__main__":

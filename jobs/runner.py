@@ -65,6 +65,14 @@ json_option = click.option(
     help="Print one JSON object to standard output, and everything else to standard error.",
 )
 
+if_epoch_option = click.option(
+    "--if-epoch",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Refuse unless the serving record is at exactly this epoch (`epoch` of `fraudops models "
+    "--json`); 0: no version serves yet.",
+)
+
 
 def wait_option(seconds: float, text: str) -> Callable[[Any], Any]:
     """Return the option `--wait SECONDS` with this default and this help text."""
@@ -106,6 +114,11 @@ def print_json(value: Any) -> None:
 def say(text: str) -> None:
     """Print one line of progress to standard error."""
     notices.print(f"[dim]{escape(text)}[/]")
+
+
+def warn(text: str) -> None:
+    """Print one line that a user must not miss to standard error."""
+    notices.print(f"[yellow]{escape(text)}[/]")
 
 
 def retry_until(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fraudops import endpoints
-from fraudops.errors import BundleError, FraudopsError, RefusedError, StoreDownError
+from fraudops.errors import BundleError, FraudopsError, RefusedError
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import ModelVersion, Registry
 from fraudops.settings import ClusterSettings, ValidateJobSettings
@@ -22,6 +22,7 @@ from fraudops.validation.gates import GateResult, GateSettings, intact
 from fraudops.validation.verdict import Production, store_scores, store_verdict, verdict
 from jobs.on_cluster import on_cluster
 from jobs.reports import validation
+from jobs.reports.promotion import ending
 from jobs.runner import json_option, notices, output, print_json, run, state_option, target_options
 
 if TYPE_CHECKING:
@@ -158,12 +159,11 @@ def promote_now(state: State, version: str) -> tuple[dict[str, Any], FraudopsErr
     except FraudopsError as error:
         outcome = "refused" if isinstance(error, RefusedError) else "failed"
         return {"outcome": outcome, "version": version, "reason": str(error)}, error
-    if result.outcome in ("done", "unchanged"):
-        return asdict(result), None
-    kind = StoreDownError if result.outcome == "unconfirmed" else RefusedError
-    return asdict(result), kind(
-        f"the promotion of version {version} is {result.outcome}: {result.reason}"
-    )
+    try:
+        ending(result, 0.0, target_options(state))
+    except FraudopsError as error:
+        return asdict(result), error
+    return asdict(result), None
 
 
 @on_cluster("validate")

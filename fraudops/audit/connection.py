@@ -19,6 +19,7 @@ CONNECT_SECONDS = 10.0
 # database.
 TEMPORARY = ("08", "53", "57", "55", "40", "25006", "28", "3D", "58", "XX")
 NO_SCHEMA = ("42P01", "42703", "3F000")
+NO_RIGHT = "42501"
 # Errors of the connection itself. InternalClientError is one of them, because asyncpg's own state
 # breaks when the server ends the connection during a COPY.
 AWAY = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -83,18 +84,21 @@ def sqlstate(error: BaseException) -> str:
     return str(getattr(inner, "sqlstate", None) or "")
 
 
-def why_away(error: BaseException) -> str | None:
+def why_away(error: BaseException, variable: str = "DATABASE_URL") -> str | None:
     """Return why PostgreSQL is unavailable, in words that quote no data.
 
-    Returns None when the error is about the request itself.
+    `variable` is the setting that holds the URL. Returns None when the error is about the request
+    itself.
     """
     state = sqlstate(error)
     if state in NO_SCHEMA:
         return "lacks the audit's tables, or has older ones: run `fraudops migrate`"
     if state.startswith("28"):
-        return "refuses this user or password: check DATABASE_URL"
+        return f"refuses this user or password: check {variable}"
     if state.startswith("3D"):
-        return "has no such database: check DATABASE_URL"
+        return f"has no such database: check {variable}"
+    if state == NO_RIGHT:
+        return f"refuses a right that the role in {variable} needs: grant it, or use the owner"
     if state.startswith(TEMPORARY):
         return f"cannot handle the request now (SQLSTATE {state}): try again"
     if state:
@@ -105,5 +109,5 @@ def why_away(error: BaseException) -> str | None:
     cause = next((one for one in (inner.__cause__, inner) if isinstance(one, AWAY)), None)
     if cause or getattr(error, "connection_invalidated", False):
         name = type(cause or inner).__name__
-        return f"does not answer ({name}): is it running, and is DATABASE_URL right?"
+        return f"does not answer ({name}): is it running, and is {variable} right?"
     return None

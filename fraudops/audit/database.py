@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from fraudops.audit.connection import TROUBLE, address, connect, dsn, why_away
+from fraudops.audit.connection import TROUBLE, address, connect, dsn, sqlstate, why_away
 from fraudops.errors import StoreDownError
 
 
@@ -26,18 +26,25 @@ def create_engine(url: str) -> AsyncEngine:
 
 
 @contextmanager
-def translated(url: str | None = None) -> Iterator[None]:
+def translated(
+    url: str | None = None, variable: str = "DATABASE_URL", refusal: str | None = None
+) -> Iterator[None]:
     """Raise StoreDownError for the errors of asyncpg and SQLAlchemy that mean "unavailable".
 
     PostgreSQL is unavailable while it is down, refuses the user, or lacks the tables. Other errors,
-    which show a defect of the program, are raised as they are.
+    which show a defect of the program, are raised as they are. With `refusal` they become a
+    StoreDownError too, whose reason begins with it. `variable` is the setting that holds the URL.
     """
     try:
         yield
     except (DBAPIError, *TROUBLE) as error:
-        reason = why_away(error)
-        if reason is None:
+        reason = why_away(error, variable)
+        if reason is None and refusal is None:
             raise
+        # psycopg sends no SQLSTATE with an error of the connection.
+        code = sqlstate(error)
+        detail = f"SQLSTATE {code}" if code else type(getattr(error, "orig", error)).__name__
         raise StoreDownError(
-            f"PostgreSQL{f' at {address(url)}' if url else ''} {reason}"
+            f"PostgreSQL{f' at {address(url)}' if url else ''} "
+            f"{reason or f'{refusal} ({detail}): look into its log'}"
         ) from error

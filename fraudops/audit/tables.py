@@ -15,7 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
 )
-from sqlalchemy.dialects.postgresql import BIGINT, JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, BIGINT, JSONB, UUID
 
 metadata = MetaData()
 _moment = DateTime(timezone=True)
@@ -70,6 +70,10 @@ promotions = Table(
     Column("outcome", Text, nullable=False),
     Column("reason", Text),
     Column("requested_by", Text, nullable=False),
+    Column("act", Text),
+    Column("waiver_reason", Text),
+    # Not JSONB: SQLAlchemy would write None as the JSON value null, which is not NULL.
+    Column("behind", ARRAY(Text)),
 )
 
 drift_runs = Table(

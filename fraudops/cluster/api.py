@@ -1,14 +1,17 @@
-"""The Kubernetes API as JSON in and out: the one module that imports the Kubernetes client."""
+"""The Kubernetes API as JSON in and out. Only this module imports the Kubernetes client."""
 
 import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
+import yaml
 from kubernetes.aio import client, config
 
 from fraudops.errors import FraudopsError, StoreDownError
@@ -16,27 +19,35 @@ from fraudops.promotion.ports import StaleRecordError, UnknownWriteError
 from fraudops.proxies import goes_direct
 
 TIMEOUT_SECONDS = 10.0
-# A followed log that says nothing for so long is asked for again: its connection may be gone
-# without a word.
+# After this silence a followed log is requested again. A dead connection gives no other sign.
 SILENCE_SECONDS = 30.0
 ORDINARY = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
 FOLLOWING = aiohttp.ClientTimeout(
     total=None, sock_connect=TIMEOUT_SECONDS, sock_read=SILENCE_SECONDS
 )
+# What the client raises for a kubeconfig that it cannot read. TypeError: the file is empty.
+UNREADABLE = (OSError, TypeError, yaml.YAMLError)
 CHANNEL_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 CONTENT_TYPES = {"merge": "application/merge-patch+json", "json": "application/json-patch+json"}
 
 
+Object = dict[str, Any]
+
+
 class NotFoundError(FraudopsError):
-    """The object is not there."""
+    """The object, or the namespace, does not exist."""
 
 
 class ForbiddenError(FraudopsError):
-    """The ServiceAccount may not do this."""
+    """The caller is unknown, or may not do this."""
 
 
 class Cluster:
-    """One namespace of one cluster."""
+    """Client of one namespace of one cluster.
+
+    It repeats no request, and a caller that does waits first. Only aiohttp repeats a GET or a
+    DELETE once if the server has closed the idle connection.
+    """
 
     def __init__(self, api: client.ApiClient, namespace: str) -> None:
         self._api, self.namespace = api, namespace
@@ -44,30 +55,42 @@ class Cluster:
     @classmethod
     @asynccontextmanager
     async def connect(cls, namespace: str | None = None) -> AsyncIterator["Cluster"]:
-        """By the pod's ServiceAccount, else by the kubeconfig.
+        """Connect by the pod's ServiceAccount, or else by the kubeconfig.
 
-        Raises StoreDownError when there is neither.
+        Raises StoreDownError if neither exists.
         """
         settings = client.Configuration()
         try:
             if os.environ.get("KUBERNETES_SERVICE_HOST"):
                 config.load_incluster_config(client_configuration=settings)
             else:
-                await config.load_kube_config(client_configuration=settings)
-                namespace = namespace or _namespace_of_context()
+                # The client itself reads KUBECONFIG only once, when it is imported.
+                file = os.environ.get("KUBECONFIG") or None
+                await config.load_kube_config(file, client_configuration=settings)
+                namespace = namespace or _namespace_of_context(file)
         except config.ConfigException as error:
             raise StoreDownError(
                 f"no Kubernetes cluster is known here ({error}); "
                 "set KUBECONFIG, or leave --on-cluster away"
             ) from error
+        except UNREADABLE as error:
+            raise _unusable(error) from error
         host = urlsplit(settings.host).hostname or ""
         # The client reads HTTPS_PROXY by default. A `proxy-url` in the kubeconfig still counts.
         settings.client_session_kwargs = {"trust_env": not goes_direct(host)}
-        async with client.ApiClient(configuration=settings) as api:
+        try:
+            made = client.ApiClient(configuration=settings)
+        except OSError as error:
+            # A certificate that cannot be read. ssl.SSLError is an OSError.
+            raise _unusable(error) from error
+        async with made as api:
             yield cls(api, namespace or "default")
 
     def path(self, group: str, kind: str, name: str = "") -> str:
-        """`/api/v1/namespaces/NS/configmaps/NAME`; `group` is `v1` or `apps/v1`."""
+        """Return the path of an object, or of all objects of a kind.
+
+        It looks like `/api/v1/namespaces/NS/configmaps/NAME`. `group` is `v1`, `apps/v1`, ...
+        """
         root = "/api/v1" if group == "v1" else f"/apis/{group}"
         return f"{root}/namespaces/{self.namespace}/{kind}{f'/{name}' if name else ''}"
 
@@ -79,39 +102,54 @@ class Cluster:
         *,
         patch: str = "merge",
         query: dict[str, str] | None = None,
-    ) -> dict[str, Any]:
-        """The answer's JSON.
+    ) -> Object:
+        """Send one request and return the JSON of its answer.
 
-        Raises NotFoundError, ForbiddenError, StaleRecordError (409), UnknownWriteError (an
-        unanswered write), StoreDownError.
+        `patch` is "merge" or "json", and counts only for PATCH. Raises
+
+        - NotFoundError (404) and ForbiddenError (401, 403);
+        - StaleRecordError: the object exists already or has changed (409), or a `test` of a JSON
+          patch failed (422);
+        - StoreDownError: the API cannot be connected to, or did not answer a GET;
+        - UnknownWriteError: the API did not answer a write, or answered 429 or at least 500;
+        - FraudopsError: any other refusal, with the API's message.
         """
+        return (await self._call(method, path, body, patch, query))[0]
+
+    async def select(self, path: str, selector: str) -> tuple[Sequence[Object], datetime | None]:
+        """Return the objects that the label selector matches, and the API server's own time.
+
+        The time is that of the answer, in whole seconds. It is None if the answer has none. Raises
+        as `call` does.
+        """
+        found, at = await self._call("GET", path, query={"labelSelector": selector})
+        return found["items"], at
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        patch: str = "merge",
+        query: dict[str, str] | None = None,
+    ) -> tuple[Object, datetime | None]:
+        content_type = CONTENT_TYPES[patch] if method == "PATCH" else "application/json"
         try:
-            answer = await self._request(
-                method,
-                path,
-                query,
-                body,
-                CONTENT_TYPES[patch] if method == "PATCH" else "application/json",
-            )
+            answer = await self._request(method, path, query, body, content_type)
             data = await answer.read()
         except aiohttp.ClientConnectorError as error:
+            # The request was never sent, so a write has certainly not happened.
             raise StoreDownError(
                 f"the Kubernetes API does not answer ({type(error).__name__})"
             ) from error
         except (TimeoutError, aiohttp.ClientError) as error:
-            if method == "GET":
-                raise StoreDownError(
-                    f"the Kubernetes API did not answer in time ({type(error).__name__})"
-                ) from error
-            raise UnknownWriteError(
-                f"the Kubernetes API did not answer a write ({type(error).__name__})"
-            ) from error
-        return _answer(method, path, answer.status, data)
+            raise _unanswered(method, f"did not answer in time ({type(error).__name__})") from error
+        return _answer(method, path, answer.status, data), _date(answer.headers.get("Date"))
 
     async def fetch(self, path: str) -> tuple[int, bytes]:
-        """Status and body of whatever answers, such as a pod behind the API server's proxy.
+        """Return the status and the body of any answer, such as a pod's through the API server.
 
-        Raises StoreDownError when nothing does.
+        Raises StoreDownError if there is no answer.
         """
         try:
             answer = await self._request("GET", path)
@@ -122,10 +160,10 @@ class Cluster:
             ) from error
 
     async def lines(self, path: str, query: dict[str, str] | None = None) -> AsyncGenerator[bytes]:
-        """The lines of a text as they come, such as a followed log, without their ends.
+        """Yield the lines of a text as they arrive, such as a followed log, without their ends.
 
-        Ends with the text, and after SILENCE_SECONDS or a broken connection too: ask again from
-        the last line on. Raises like `call`.
+        It ends with the text, and also after SILENCE_SECONDS or when the connection breaks. The
+        caller then asks again from the last line on. Raises as `call` does.
         """
         try:
             answer = await self._request("GET", path, query, timeout=FOLLOWING)
@@ -141,7 +179,7 @@ class Cluster:
 
     @asynccontextmanager
     async def attach(self, pod: str, container: str) -> AsyncIterator["Attached"]:
-        """The standard streams of a running container. Raises like `call`."""
+        """Yield the standard streams of a running container. Raises as `call` does."""
         query = [
             ("container", container),
             ("stdin", "true"),
@@ -152,7 +190,10 @@ class Cluster:
             yield attached
 
     async def execute(self, pod: str, container: str, command: Sequence[str]) -> bytes:
-        """The standard output of a short command in a running container. Raises like `call`."""
+        """Return the standard output of a short command in a running container.
+
+        Raises as `call` does.
+        """
         query = [
             ("container", container),
             ("stdout", "true"),
@@ -195,7 +236,7 @@ class Cluster:
         query: dict[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
-        timeout: aiohttp.ClientTimeout = ORDINARY,  # noqa: ASYNC109 (aiohttp's, for its parts)
+        timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109 (aiohttp's, for its parts)
     ) -> Any:
         headers = {"Accept": "application/json, */*", "Content-Type": content_type}
         request = await self._api.param_serialize(
@@ -206,7 +247,7 @@ class Cluster:
             body=body,
             auth_settings=["BearerToken"],
         )
-        return await self._api.call_api(*request, _request_timeout=timeout)
+        return await self._api.call_api(*request, _request_timeout=timeout or ORDINARY)
 
 
 class Attached:
@@ -216,12 +257,13 @@ class Attached:
         self._socket = socket
 
     async def send(self, data: bytes) -> None:
-        """Waits while the container does not read."""
+        """Send to standard input. It waits while the container does not read."""
         await self._socket.send_bytes(b"\0" + data)
 
     async def received(self) -> AsyncIterator[tuple[int, bytes]]:
-        """What the container writes: 1 for its standard output, 2 for its standard error, until it
-        ends.
+        """Yield what the container writes, until it ends.
+
+        The number is 1 for its standard output and 2 for its standard error.
         """
         async for message in self._socket:
             if (
@@ -233,7 +275,7 @@ class Attached:
 
 
 async def _lines_of(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
-    """What a broken connection cut off is no line."""
+    """Yield whole lines. What a broken connection cut off is not a line."""
     left = b""
     try:
         async for chunk in response.content.iter_any():
@@ -248,28 +290,64 @@ async def _lines_of(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         yield left
 
 
-def _answer(method: str, path: str, status: int, data: bytes) -> dict[str, Any]:
-    if status < 300:
-        return dict(msgspec.json.decode(data)) if data else {}
-    try:
-        message = str(msgspec.json.decode(data).get("message", ""))
-    except (msgspec.DecodeError, AttributeError):
-        message = ""
+def _answer(method: str, path: str, status: int, data: bytes) -> Object:
     where = path.split("/namespaces/")[-1]
+    try:
+        body = msgspec.json.decode(data or b"{}", type=Object)
+    except msgspec.MsgspecError as error:
+        if status < 300:
+            # A proxy between may answer in the API's place, so a write may not have happened.
+            raise _unanswered(method, f"answered {where} with something other than JSON") from error
+        body = {}
+    if status < 300:
+        return body
+    message = str(body.get("message") or "no reason given")
     if status == 404:
         raise NotFoundError(f"{where} is not there")
+    if status == 401:
+        raise ForbiddenError(
+            f"the Kubernetes API does not accept this caller's credentials ({message}); "
+            "log in again, or check the kubeconfig"
+        )
     if status == 403:
         raise ForbiddenError(f"{method} {where} is not allowed to this caller: {message}")
-    if status == 409 or (status == 422 and method == "PATCH"):
-        raise StaleRecordError(f"{where} has been written by somebody else")
+    if status == 409 or (status == 422 and method == "PATCH" and _test_failed(body)):
+        raise StaleRecordError(f"another writer has changed {where}")
     if status >= 500 or status == 429:
-        if method == "GET":
-            raise StoreDownError(f"the Kubernetes API answered {status} for {where}")
-        raise UnknownWriteError(f"the Kubernetes API answered {status} for {where}")
+        raise _unanswered(method, f"answered {status} for {where}: {message}")
     raise FraudopsError(f"the Kubernetes API answered {status} for {method} {where}: {message}")
 
 
-def _namespace_of_context() -> str | None:
-    _, active = config.list_kube_config_contexts()
+def _unanswered(method: str, what: str) -> FraudopsError:
+    """Return the error for a request of which only a read is known to have changed nothing."""
+    kind = StoreDownError if method == "GET" else UnknownWriteError
+    return kind(f"the Kubernetes API {what}")
+
+
+def _test_failed(body: Object) -> bool:
+    """Tell a failed `test` of a JSON patch from an invalid object: both are 422.
+
+    The API names the causes of an invalid object, and says nothing about a failed `test`.
+    """
+    return not (body.get("details") or {}).get("causes")
+
+
+def _date(header: str | None) -> datetime | None:
+    try:
+        return parsedate_to_datetime(header) if header else None
+    except ValueError:
+        return None
+
+
+def _namespace_of_context(file: str | None) -> str | None:
+    _, active = config.list_kube_config_contexts(file)
     namespace = (active or {}).get("context", {}).get("namespace")
     return str(namespace) if namespace else None
+
+
+def _unusable(error: Exception) -> StoreDownError:
+    # Only the type: the message may quote a token of the file.
+    return StoreDownError(
+        f"the kubeconfig or the pod's account cannot be used ({type(error).__name__}): "
+        "check the file that KUBECONFIG names, and its certificates"
+    )

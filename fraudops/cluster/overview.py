@@ -1,6 +1,6 @@
-"""Overview of the cluster for a user with a kubeconfig.
+"""Overview of a release for a user with a kubeconfig.
 
-It holds the serving record, and what each pod reports to serve.
+It holds the serving record, and what each pod reports that it serves.
 """
 
 import asyncio
@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from fraudops.cluster.api import Cluster
-from fraudops.cluster.pods import ClusterPods, is_ready
+from fraudops.cluster.pods import CONTAINER, is_ready, living_pods
 from fraudops.cluster.records import ConfigMapRecords
-from fraudops.errors import FraudopsError
+from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.promotion.serving_record import ServingRecord
 
 PORT = 8000
@@ -29,9 +29,10 @@ sys.stdout.buffer.write(answer.read())
 
 @dataclass(frozen=True)
 class PodReport:
-    """`ready` and `terminating` are Kubernetes' word, the rest the pod's own;
+    """What Kubernetes and the pod itself say about one pod.
 
-    `epoch` None: it did not say, see `reason`.
+    `ready` and `terminating` come from Kubernetes, and the rest from the pod. `epoch` is None if
+    the pod did not report; `reason` then says why.
     """
 
     name: str
@@ -54,8 +55,9 @@ class Overview:
 
     @property
     def behind(self) -> tuple[str, ...]:
-        """The pods of which not every worker serves what the record names; a pod that does not say
-        counts.
+        """The pods of which a worker does not serve what the record names.
+
+        A pod that does not report counts. One that terminates does not.
         """
         if self.record.current is None:
             return ()
@@ -65,9 +67,9 @@ class Overview:
 
     @property
     def well(self) -> bool:
-        """Somebody is there, and everybody who stays serves what the record names.
+        """Whether there are pods, and all that stay are ready and serve what the record names.
 
-        Before the first promotion nobody need be ready.
+        Before the first promotion no pod needs to be ready.
         """
         staying = [pod for pod in self.pods if not pod.terminating]
         return (
@@ -78,15 +80,9 @@ class Overview:
 
 
 async def look(cluster: Cluster, release: str) -> Overview:
-    """Raises StoreDownError, ForbiddenError."""
+    """Read the record and ask every pod. Raises StoreDownError, ForbiddenError."""
     record, _ = await ConfigMapRecords(cluster, release).read()
-    selector = ClusterPods(cluster, release, admin_token="").selector
-    found = await cluster.call("GET", cluster.path("v1", "pods"), query={"labelSelector": selector})
-    living = [
-        pod
-        for pod in found["items"]
-        if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
-    ]
+    living, _ = await living_pods(cluster, release)
     reports = await asyncio.gather(*(_report(cluster, pod) for pod in living))
     return Overview(
         release, cluster.namespace, record, tuple(sorted(reports, key=lambda report: report.name))
@@ -96,14 +92,18 @@ async def look(cluster: Cluster, release: str) -> Overview:
 async def _report(cluster: Cluster, pod: dict[str, Any]) -> PodReport:
     """Read a pod's /ready through the API server.
 
-    If network policies block that, run the request inside the pod.
+    If a network policy blocks that, run the request inside the pod. A pod on a node that does not
+    answer is reported as one that does not say.
     """
     name = str(pod["metadata"]["name"])
-    _, data = await cluster.fetch(cluster.path("v1", "pods", f"{name}:{PORT}/proxy/ready"))
+    try:
+        _, data = await cluster.fetch(cluster.path("v1", "pods", f"{name}:{PORT}/proxy/ready"))
+    except StoreDownError as error:
+        data = msgspec.json.encode({"message": str(error)})
     report = report_of(name, is_ready(pod), "deletionTimestamp" in pod["metadata"], data)
     if report.epoch is None:
         try:
-            data = await cluster.execute(name, "inference", ["python", "-c", ASK])
+            data = await cluster.execute(name, CONTAINER, ["python", "-c", ASK])
         except FraudopsError:
             return report
         report = report_of(name, report.ready, report.terminating, data)
@@ -111,8 +111,9 @@ async def _report(cluster: Cluster, pod: dict[str, Any]) -> PodReport:
 
 
 def report_of(name: str, ready: bool, terminating: bool, data: bytes) -> PodReport:
-    """From what /ready answered through the API server, or from the API server's own word when
-    nobody did.
+    """Return the report from the answer of the pod's /ready.
+
+    `data` is the API server's own error if the pod did not answer.
     """
     try:
         said = msgspec.json.decode(data, type=dict[str, Any])

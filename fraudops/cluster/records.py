@@ -1,11 +1,13 @@
 """The serving record in the ConfigMap `<release>-serving`.
 
-Reads are quorum reads. Writes are compared with the resourceVersion.
+Reads are quorum reads: a GET without `resourceVersion`. Writes are compared with the
+resourceVersion. The ConfigMap belongs to no chart, so it outlives upgrades and the release.
 """
 
 from typing import Any
 
 from fraudops.cluster.api import Cluster, NotFoundError
+from fraudops.promotion.ports import StaleRecordError
 from fraudops.promotion.serving_record import (
     CONFIG_MAP_KEY,
     EMPTY,
@@ -17,17 +19,16 @@ from fraudops.promotion.serving_record import (
 
 
 class ConfigMapRecords:
-    """The token is the resourceVersion, or None while there is no ConfigMap.
-
-    It belongs to no chart: it outlives upgrades and the release.
-    """
+    """The port Records. The token is the resourceVersion, or None if there is no ConfigMap."""
 
     def __init__(self, cluster: Cluster, release: str) -> None:
         self.cluster, self.name = cluster, config_map_name(release)
+        self._collection = cluster.path("v1", "configmaps")
+        self._path = cluster.path("v1", "configmaps", self.name)
 
     async def read(self) -> tuple[ServingRecord, Any]:
         try:
-            found = await self.cluster.call("GET", self.cluster.path("v1", "configmaps", self.name))
+            found = await self.cluster.call("GET", self._path)
         except NotFoundError:
             return EMPTY, None
         return of_config_map(found), found["metadata"]["resourceVersion"]
@@ -41,10 +42,12 @@ class ConfigMapRecords:
                 "metadata": {"name": self.name},
                 "data": data,
             }
-            written = await self.cluster.call("POST", self.cluster.path("v1", "configmaps"), made)
+            written = await self.cluster.call("POST", self._collection, made)
         else:
             change = {"metadata": {"resourceVersion": token}, "data": data}
-            written = await self.cluster.call(
-                "PATCH", self.cluster.path("v1", "configmaps", self.name), change
-            )
+            try:
+                written = await self.cluster.call("PATCH", self._path, change)
+            except NotFoundError as error:
+                # The token stands for a state that no longer exists, as after any other write.
+                raise StaleRecordError(f"the ConfigMap {self.name} has been deleted") from error
         return written["metadata"]["resourceVersion"]

@@ -1,13 +1,16 @@
-"""Which version may serve: one with a passing verdict, or a waiver, for exactly its digest;
-compared again when production has moved.
+"""Which version may serve: one with a passing verdict, or a waiver, for exactly its digest.
+
+The version is compared again when production has moved since the verdict.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from fraudops.errors import RefusedError
-from fraudops.promotion.ports import PromotionCandidate
-from fraudops.promotion.serving_record import ServingRecord, Strategy
+from fraudops.promotion.attempt import Strategy
+from fraudops.promotion.changes import Promote, Rollback, decide_promotion, decide_rollback
+from fraudops.promotion.serving_record import ModelRef, ServingEntry, ServingRecord
 from fraudops.registry import TAG_SAMPLE, ModelVersion
 
 
@@ -23,6 +26,23 @@ class FailedGate(Protocol):
 
 
 Environment = Literal["development", "production"]
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """A user's decision to promote one version without a passing verdict.
+
+    It belongs to one promotion. Its entry in the record and its row keep it.
+    """
+
+    reason: str
+    who: str
+    at: str
+
+    def for_digest(self, digest: str) -> dict[str, Any]:
+        return {"digest": digest, "reason": self.reason, "who": self.who, "at": self.at}
+
+
 Recompare = Callable[[ModelVersion], Sequence[FailedGate]]
 
 
@@ -32,12 +52,12 @@ def admit(
     strategy: Strategy,
     recompare: Recompare,
     environment: Environment = "development",
-) -> PromotionCandidate:
-    """Raises RefusedError with the reason and what to do.
+    waiver: Waiver | None = None,
+) -> Promote:
+    """Return the promotion of a version that may serve. Raises RefusedError with what to do.
 
-    `recompare` takes the candidate and compares it with the record's version.
-
-    In production no waiver lets a model of the packaged sample through.
+    `recompare` compares the version with the one that serves. A waiver replaces the verdict for
+    this promotion alone. In production it does not admit a model of the packaged sample.
     """
     sample = version.tags.get(TAG_SAMPLE) == "true"
     _refuse_sample(version.version, sample, environment)
@@ -46,45 +66,33 @@ def admit(
             f"version {version.version} carries no bundle of fraudops; "
             "train one with `fraudops train`"
         )
-    current = record.current
-    if (
-        strategy == "broadcast"
-        and current
-        and current.schema_fingerprint != version.schema_fingerprint
-    ):
-        raise RefusedError(
-            f"version {version.version} reads other columns than "
-            f"version {current.version}, which serves: "
-            "clients must follow, so it goes by `--strategy rollout`, never by broadcast"
-        )
     verdict = _of_this_digest(version.verdict, version.digest)
-    waiver = _of_this_digest(version.waiver, version.digest)
+    model = ModelRef(
+        version=version.version,
+        digest=version.digest,
+        schema_fingerprint=version.schema_fingerprint,
+        verdict=_short(verdict),
+        waiver=waiver.for_digest(version.digest) if waiver else None,
+        sample=sample,
+    )
+    change = decide_promotion(record, model, strategy)
     if waiver is None:
         _refuse_unless_passed(version, verdict)
-        if verdict and current and _moved(verdict, record, version.digest):
+        assert verdict is not None
+        current = record.current
+        if current and _moved(verdict, current, version.digest):
             _refuse_worse(version, current.version, recompare(version))
-    return PromotionCandidate(
-        version.version, version.digest, version.schema_fingerprint, _short(verdict), waiver, sample
-    )
+    return change
 
 
-def way_back(record: ServingRecord, environment: Environment = "development") -> PromotionCandidate:
-    """What served before, with the verdict or waiver that it was promoted with.
+def go_back(record: ServingRecord, environment: Environment = "development") -> Rollback:
+    """Return the rollback to what served before, with its verdict or waiver.
 
     Raises RefusedError: in production also for a model of the packaged sample.
     """
-    if not record.stack:
-        raise RefusedError("there is no earlier version to go back to")
-    entry = record.stack[0]
-    _refuse_sample(entry.version, entry.sample, environment)
-    return PromotionCandidate(
-        entry.version,
-        entry.digest,
-        entry.schema_fingerprint,
-        entry.verdict,
-        entry.waiver,
-        entry.sample,
-    )
+    change = decide_rollback(record)
+    _refuse_sample(change.model.version, change.model.sample, environment)
+    return change
 
 
 def _refuse_sample(version: str, sample: bool, environment: Environment) -> None:
@@ -110,17 +118,14 @@ def _refuse_unless_passed(version: ModelVersion, verdict: dict[str, Any] | None)
         )
         raise RefusedError(
             f"version {version.version} did not pass validation ({failed or 'see its verdict'}); "
-            "`--force --reason …` writes a waiver"
+            "`--force --reason …` waives the gates for one promotion"
         )
 
 
-def _moved(verdict: dict[str, Any], record: ServingRecord, digest: str) -> bool:
+def _moved(verdict: dict[str, Any], current: ServingEntry, digest: str) -> bool:
     """Whether production is no longer what the verdict compared with."""
     compared = verdict.get("compared_to") or {}
-    return record.current is not None and record.current.digest not in (
-        compared.get("digest"),
-        digest,
-    )
+    return current.digest not in (compared.get("digest"), digest)
 
 
 def _refuse_worse(version: ModelVersion, serving: str, gates: Sequence[FailedGate]) -> None:

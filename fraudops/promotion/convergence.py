@@ -1,117 +1,123 @@
-"""Steps after the commit of a promotion; all of them are idempotent.
+"""Steps after the commit of an act; all of them are idempotent.
 
-They sync the alias, activate every pod, handle unresponsive pods, and record the outcome.
+They write the aliases, activate every pod, and handle pods that do not follow.
 """
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
-from fraudops.errors import FraudopsError, StoreDownError
-from fraudops.promotion import serving_record
+import msgspec
+
+from fraudops.errors import StoreDownError
+from fraudops.promotion.attempt import Attempt, Outcome
+from fraudops.promotion.changes import commit_undo, decide_undo
+from fraudops.promotion.mirror import AliasMirror
+from fraudops.promotion.patience import Superseded, list_pods, until, write_record
 from fraudops.promotion.ports import (
-    Aliases,
-    Attempt,
     PodRef,
     PodRefusedError,
     PodUnresponsiveError,
     PromotionPorts,
-    Records,
     StaleRecordError,
-    UnknownWriteError,
 )
+from fraudops.promotion.preparation import QUIET_SECONDS, pod_epochs
 from fraudops.promotion.serving_record import ServingRecord
 
-PromotionOutcome = Literal["done", "unchanged", "refused", "failed", "overtaken", "unconfirmed"]
+# Stand for the pods when none runs although some are wanted, and when nobody lists them.
+NO_POD = PodRef("no pod", ready=False, lost="none runs")
+UNLISTED = PodRef("every pod", ready=False, lost="the Kubernetes API does not list them")
 
 
 @dataclass(frozen=True)
-class PromotionResult:
-    """`epoch` and `version` are what the record says at the end;
+class Ending:
+    """How an act ended: its row, the record then, and what the reconciler still has to write."""
 
-    `late` names what the reconciler still has to bring after it.
-    """
-
-    outcome: PromotionOutcome
-    epoch: int
-    version: str | None
-    reason: str | None = None
+    attempt: Attempt
+    record: ServingRecord
     late: tuple[str, ...] = ()
 
 
-class Superseded(Exception):
-    """The record belongs to a later promotion."""
-
-
 class Convergence:
-    """The steps after a commit: sync the alias, activate every pod, record the outcome."""
+    """The steps of one promoter after its commit."""
 
-    def __init__(self, ports: PromotionPorts) -> None:
-        self.ports = ports
+    def __init__(self, ports: PromotionPorts, mirror: AliasMirror | None = None) -> None:
+        self.ports, self.mirror = ports, mirror or AliasMirror(ports)
 
-    async def finish(
-        self, attempt: Attempt, record: ServingRecord, outcome: PromotionOutcome
-    ) -> PromotionResult:
-        """Everything after the commit: mirror, activate, row. Safe to run again."""
-        current = record.current
-        if current is None:
-            raise FraudopsError("a promotion was to be finished, but the record names no version")
+    async def finish(self, attempt: Attempt, record: ServingRecord) -> Ending:
+        """Bring every pod to the epoch of the record. Return how the act ended.
+
+        `attempt.outcome` is the outcome if every pod follows. Only a promotion whose own row is
+        still unwritten may be undone. Every other act ends as `unconfirmed` and names the pods
+        that are behind. Raises Superseded when the record belongs to a later act.
+        """
+        late = await self.mirror.sync(record.epoch)
+        behind = await self._activate_everywhere(record.epoch, self.ports.deadlines.activate)
+        if behind:
+            ending = await self._handle_behind(attempt, record, behind)
+        else:
+            ending = Ending(attempt, record)
+        return await self._check_latest(replace(ending, late=late or ending.late))
+
+    async def look(self, attempt: Attempt, record: ServingRecord) -> Ending:
+        """Report whether every pod serves what the record names, without changing anything.
+
+        The pods are asked to read the record, which they also do by themselves.
+        """
+        late = await self.mirror.sync(record.epoch)
+        behind = await self._activate_everywhere(record.epoch, self.ports.deadlines.activate)
+        return Ending(_unconfirmed(attempt, behind) if behind else attempt, record, late)
+
+    async def _check_latest(self, ending: Ending) -> Ending:
+        """Return the ending if the record is still at its epoch. Raises Superseded."""
+        end = self.ports.clock.now() + self.ports.deadlines.pause * 50
         try:
-            late = await self._sync_alias(current.epoch)
-            unresponsive = await self._activate_everywhere(
-                current.epoch, self.ports.deadlines.activate
-            )
-            reason = None
-            if unresponsive:
-                record, outcome, reason = await self._handle_unresponsive(
-                    record, unresponsive, outcome
-                )
-            await self._still_mine(record)
-        except Superseded:
-            record, _ = await self.ports.records.read()
-            return await self.end(
-                attempt, "overtaken", record, "a later promotion has written the record"
-            )
-        return await self.end(attempt, outcome, record, reason, late)
-
-    async def _sync_alias(self, epoch: int) -> tuple[str, ...]:
-        return await sync_alias(self.ports.records, self.ports.aliases, epoch)
-
-    async def _still_mine(self, record: ServingRecord) -> None:
-        latest, _ = await self.ports.records.read()
-        if latest.epoch != record.epoch:
+            latest, _ = await until(self.ports, end, self.ports.records.read)
+        except StoreDownError as error:
+            reason = f"the serving record cannot be read again: {error}"
+            return replace(ending, attempt=_with_outcome(ending.attempt, "unconfirmed", reason))
+        if latest.epoch != ending.record.epoch:
             raise Superseded
+        return ending
 
     async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
-        """Tells every pod that exists after the commit to read the record; returns those that
-        neither follow nor go within the deadline.
+        """Make every pod that exists after the commit read the record.
+
+        Return the pods that neither follow nor go within the time. A pod that does not run holds
+        no connection, and reads the record before it turns ready.
         """
         end = self.ports.clock.now() + seconds
-        waiting = list(await self.ports.pods.list())
-        while (
-            not waiting
-            and await self.ports.pods.desired_replicas() > 0
-            and self.ports.clock.now() < end
-        ):
+        followed: set[str] = set()
+        noted = self.ports.clock.now()
+        behind = [UNLISTED]
+        while True:
+            try:
+                pods = [pod for pod in await list_pods(self.ports, end) if pod.running]
+                if not pods:
+                    wanted = await until(self.ports, end, self.ports.pods.desired_replicas)
+                    behind = [NO_POD] if wanted else []
+                else:
+                    behind = await self._activate_all(pods, followed, epoch, end)
+            except StoreDownError as error:
+                self.ports.say(f"the pods cannot be listed: {error}")
+                return behind
+            now = self.ports.clock.now()
+            if not behind or now >= end:
+                return behind
+            if now - noted >= QUIET_SECONDS:
+                self.ports.say(f"waiting for {', '.join(map(str, behind))}")
+                noted = now
             await self.ports.clock.sleep(self.ports.deadlines.pause)
-            waiting = list(await self.ports.pods.list())
-        if not waiting and await self.ports.pods.desired_replicas() > 0:
-            return [PodRef("(no pod at all)", ready=False)]
-        while waiting:
-            reached = await asyncio.gather(
-                *(
-                    self._activate(pod, epoch, max(end - self.ports.clock.now(), 0.1))
-                    for pod in waiting
-                )
-            )
-            waiting = [pod for pod, there in zip(waiting, reached, strict=True) if not there]
-            if not waiting or self.ports.clock.now() >= end:
-                break
-            await self.ports.clock.sleep(self.ports.deadlines.pause)
-            existing = {pod.name for pod in await self.ports.pods.list()}
-            waiting = [pod for pod in waiting if pod.name in existing]
-        return waiting
+
+    async def _activate_all(
+        self, pods: Sequence[PodRef], followed: set[str], epoch: int, end: float
+    ) -> list[PodRef]:
+        """Call the pods that have not followed yet; return those that still have not."""
+        waiting = [pod for pod in pods if pod.name not in followed]
+        seconds = max(end - self.ports.clock.now(), 0.1)
+        reached = await asyncio.gather(*(self._activate(pod, epoch, seconds) for pod in waiting))
+        followed.update(pod.name for pod, there in zip(waiting, reached, strict=True) if there)
+        return [pod for pod in waiting if pod.name not in followed]
 
     async def _activate(self, pod: PodRef, epoch: int, seconds: float) -> bool:
         try:
@@ -120,127 +126,84 @@ class Convergence:
             self.ports.say(f"{pod.name} has not followed yet: {error}")
             return False
         if reached > epoch:  # overtaken, unless the record is older than the pod
-            latest, _ = await self.ports.records.read()
+            try:
+                latest, _ = await self.ports.records.read()
+            except StoreDownError:
+                return False
             return reached <= latest.epoch
         return reached == epoch
 
-    async def _handle_unresponsive(
-        self, record: ServingRecord, unresponsive: list[PodRef], outcome: PromotionOutcome
-    ) -> tuple[ServingRecord, PromotionOutcome, str | None]:
-        """One silent pod is deleted; more than one sends the promotion back, once; what then is
-        still there ends it as unconfirmed.
-        """
-        names = ", ".join(pod.name for pod in unresponsive)
-        current = record.current
-        if current is None or not await self.ports.lock.held():
-            raise Superseded
-        if len(unresponsive) == 1 and unresponsive[0].name != "(no pod at all)":
-            self.ports.say(f"{names} is silent: deleting it")
-            try:
-                await self.ports.pods.delete(unresponsive[0])
-            except (PodUnresponsiveError, PodRefusedError) as error:
-                self.ports.say(f"{names} cannot be deleted: {error}")
-        elif record.previous is None or current.undo or len(unresponsive) == 1:
-            return (
-                record,
-                "failed" if record.previous is None else "unconfirmed",
-                f"not confirmed by {names} within {self.ports.deadlines.activate:g} s",
-            )
-        else:
-            record = await self._undo(record, unresponsive)
-            outcome = "failed"
-        still = await self._activate_everywhere(record.epoch, self.ports.deadlines.retry)
-        if still:
-            return record, "unconfirmed", f"not confirmed by {', '.join(pod.name for pod in still)}"
-        return (
-            record,
-            outcome,
-            f"went back: not confirmed by {names}" if outcome == "failed" else None,
-        )
+    async def _handle_behind(
+        self, attempt: Attempt, record: ServingRecord, behind: list[PodRef]
+    ) -> Ending:
+        """Delete one silent pod; undo the act if more are silent that clients reach.
 
-    async def _undo(self, record: ServingRecord, unresponsive: list[PodRef]) -> ServingRecord:
-        """One more commit, compared with our own: a new epoch with the version before."""
-        latest, token = await self.ports.records.read()
+        A pod that takes no new connections cannot trigger the undo. Its kept connections may
+        still be answered by the old version, so the outcome is `unconfirmed` until it follows or
+        is gone.
+        """
+        if not await self.ports.lock.held():
+            raise Superseded
+        counting = [pod for pod in behind if pod.takes_connections]
+        retry = any(pod.terminating and pod.lost is None for pod in behind)
+        if len(counting) == 1:
+            retry = await self._delete(counting[0]) or retry
+        elif len(counting) > 1 and decide_undo(record, attempt.request):
+            return await self._undo(attempt, record, behind)
+        if retry:
+            behind = await self._activate_everywhere(record.epoch, self.ports.deadlines.retry)
+        return Ending(_unconfirmed(attempt, behind) if behind else attempt, record)
+
+    async def _delete(self, pod: PodRef) -> bool:
+        """Request the end of a silent pod; return whether that was possible."""
+        self.ports.say(f"{pod.name} does not follow: deleting it")
+        try:
+            await self.ports.pods.delete(pod)
+        except (PodUnresponsiveError, PodRefusedError, StoreDownError) as error:
+            self.ports.say(f"{pod.name} cannot be deleted: {error}")
+            return False
+        return True
+
+    async def _undo(self, attempt: Attempt, record: ServingRecord, behind: list[PodRef]) -> Ending:
+        """Commit a new epoch with the version from before, and activate it.
+
+        The undo is decided from one read of the record, and written on the token of that read.
+        """
+        end = self.ports.clock.now() + self.ports.deadlines.retry
+        latest, token = await until(self.ports, end, self.ports.records.read)
         if latest.epoch != record.epoch:
             raise Superseded
-        epoch = (
-            max([latest.highest_epoch, *await self.pod_epochs(await self.ports.pods.list())]) + 1
-        )
-        back = serving_record.undo(latest, epoch, self.ports.clock.timestamp())
-        self.ports.say(f"{len(unresponsive)} pods are silent: going back, epoch {epoch}")
+        undo = decide_undo(latest, attempt.request)
+        if undo is None:
+            return Ending(_unconfirmed(attempt, behind), latest)
+        epochs = await pod_epochs(self.ports, await list_pods(self.ports, end))
+        epoch = max([latest.highest_epoch, *epochs]) + 1
+        names, version = _names(behind), undo.back.version
+        reason = f"not confirmed by {names}, so version {version} serves again"
+        failed = _with_outcome(attempt, "failed", reason, behind)
+        undone = commit_undo(latest, undo, epoch, self.ports.clock.timestamp(), failed)
+        self.ports.say(f"{names} do not follow: going back to version {version}")
         try:
-            await write_record(self.ports.records, back, token)
+            await write_record(self.ports, undone, token)
         except StaleRecordError as error:
             raise Superseded from error
-        await self._sync_alias(epoch)
-        return back
-
-    async def end(
-        self,
-        attempt: Attempt,
-        outcome: PromotionOutcome,
-        record: ServingRecord,
-        reason: str | None = None,
-        late: tuple[str, ...] = (),
-    ) -> PromotionResult:
-        row = "done" if outcome == "unchanged" else outcome
-        reason = "already in production" if outcome == "unchanged" and reason is None else reason
-        await self.ports.journal.write(replace(attempt, outcome=row, reason=reason))
-        return PromotionResult(
-            outcome, record.epoch, record.current.version if record.current else None, reason, late
-        )
-
-    async def pod_epochs(self, pods: Sequence[PodRef]) -> list[int]:
-        async def ask(pod: PodRef) -> int:
-            try:
-                return await self.ports.pods.epoch(pod)
-            except PodUnresponsiveError:
-                return 0
-
-        return list(await asyncio.gather(*(ask(pod) for pod in pods)))
+        late = await self.mirror.sync(epoch)
+        still = await self._activate_everywhere(epoch, self.ports.deadlines.retry)
+        return Ending(_unconfirmed(failed, still) if still else failed, undone, late)
 
 
-async def write_record(records: Records, wanted: ServingRecord, token: Any) -> Any:
-    """Write by one compare-and-set; a lost answer is settled by reading the record again.
-
-    Returns the new token. Raises StaleRecordError, StoreDownError.
-    """
-    while True:
-        try:
-            return await records.compare_and_set(wanted, token)
-        except (StaleRecordError, UnknownWriteError) as error:
-            record, seen = await records.read()
-            if record == wanted:
-                return seen
-            if seen != token:
-                raise StaleRecordError("the record has moved on") from error
+def _unconfirmed(attempt: Attempt, behind: Sequence[PodRef]) -> Attempt:
+    if behind == [NO_POD]:
+        return _with_outcome(attempt, "unconfirmed", "no pod of the inference service runs")
+    return _with_outcome(attempt, "unconfirmed", f"not confirmed by {_names(behind)}", behind)
 
 
-async def sync_alias(records: Records, aliases: Aliases, epoch: int) -> tuple[str, ...]:
-    """Writes the alias and looks at the record again, until both agree; then notes it.
+def _with_outcome(
+    attempt: Attempt, outcome: Outcome, reason: str, behind: Sequence[PodRef] = ()
+) -> Attempt:
+    names = tuple(pod.name for pod in behind)
+    return msgspec.structs.replace(attempt, outcome=outcome, reason=reason, behind=names)
 
-    Raises Overtaken when the record is no longer at `epoch`.
 
-    With the registry or the record's store away it returns what is late: the reconciler brings it.
-    """
-    try:
-        while True:
-            record, _ = await records.read()
-            if record.current is None:
-                return ()
-            await aliases.set("production", record.current.version)
-            if record.stack:
-                await aliases.set("champion", record.stack[0].version)
-            latest, token = await records.read()
-            if (
-                latest.epoch == record.epoch
-                and await aliases.get("production") == record.current.version
-            ):
-                break
-        if latest.alias_epoch < latest.epoch or latest.alias_moved:
-            await records.compare_and_set(serving_record.alias_synced(latest, latest.epoch), token)
-    except (StoreDownError, StaleRecordError, UnknownWriteError):
-        return ("alias",)
-    if latest.epoch != epoch:
-        raise Superseded
-    return ()
+def _names(pods: Sequence[PodRef]) -> str:
+    return ", ".join(map(str, pods))

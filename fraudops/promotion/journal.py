@@ -1,14 +1,10 @@
-"""The `promotions` rows: written at once, or, while PostgreSQL is away, kept in a file (one
-machine) or derived from the record (cluster) later.
-"""
+"""The rows of `promotions` in PostgreSQL."""
 
 import asyncio
 import fcntl
-import os
 import uuid
 from collections.abc import Iterable
-from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,137 +13,116 @@ from sqlalchemy.dialects.postgresql import insert
 
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.tables import promotions
-from fraudops.errors import StoreDownError
-from fraudops.progress import Say
-from fraudops.promotion.ports import Attempt
-from fraudops.promotion.serving_record import ServingEntry, ServingRecord
+from fraudops.promotion.attempt import Attempt
 
 NAMESPACE = uuid.UUID("6ad3b5b0-54a5-4d2c-9d0c-0d8e0f7c2f11")
 PATIENCE_SECONDS = 3.0
+# What a later try of the request may change in its row.
+CHANGED = (
+    "finished_at",
+    "from_version",
+    "to_version",
+    "to_digest",
+    "epoch",
+    "strategy",
+    "act",
+    "outcome",
+    "reason",
+    "waiver_reason",
+    "behind",
+)
 
 
-class PendingAttempt(msgspec.Struct, frozen=True):
-    """An attempt with the moment of its outcome, as one line of the pending file."""
+class DatabaseJournal:
+    """Writes the rows to PostgreSQL, one for each request."""
 
+    def __init__(self, url: str, model: str) -> None:
+        self.url, self.model = url, model
+
+    async def write(self, attempt: Attempt) -> None:
+        """Write the row of the attempt's request.
+
+        `started` never replaces an outcome, and a provisional outcome replaces only `started`. A
+        reported outcome replaces what finished earlier: the record may keep the row of one try
+        while a later try has written its own.
+        Raises StoreDownError.
+        """
+        await self._write([attempt])
+
+    async def write_old_file(self, path: Path) -> int:
+        """Write the rows of a file of release 0.2.0, empty the file, and return their number.
+
+        That release kept rows in a file while PostgreSQL was down, and appended them under the
+        file's lock. Raises StoreDownError and keeps the rows.
+        """
+        if not path.exists():  # noqa: ASYNC240 (a small local file; no other task waits)
+            return 0
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            lines = file.read().splitlines()
+            rows = [msgspec.json.decode(line, type=_RowOf0_2_0) for line in lines if line]
+            await self._write(
+                msgspec.structs.replace(row.attempt, finished_at=row.finished_at) for row in rows
+            )
+            file.truncate(0)
+        return len(rows)
+
+    async def _write(self, attempts: Iterable[Attempt]) -> None:
+        engine = create_engine(self.url)
+        try:
+            with translated(self.url):
+                async with asyncio.timeout(PATIENCE_SECONDS), engine.begin() as connection:
+                    for attempt in attempts:
+                        await connection.execute(_statement(attempt, self._values(attempt)))
+        finally:
+            await engine.dispose()
+
+    def _values(self, attempt: Attempt) -> dict[str, Any]:
+        ended = attempt.finished_at
+        return {
+            "id": uuid.uuid5(NAMESPACE, attempt.request),
+            "started_at": datetime.fromisoformat(attempt.at),
+            "finished_at": datetime.fromisoformat(ended) if ended else None,
+            "model_name": self.model,
+            "to_version": attempt.version,
+            "to_digest": attempt.digest,
+            "outcome": "done" if attempt.outcome == "unchanged" else attempt.outcome,
+            "behind": list(attempt.behind),
+        } | {
+            name: getattr(attempt, name)
+            for name in (
+                "request",
+                "from_version",
+                "epoch",
+                "strategy",
+                "act",
+                "reason",
+                "waiver_reason",
+                "requested_by",
+            )
+        }
+
+
+class _RowOf0_2_0(msgspec.Struct, frozen=True):
     attempt: Attempt
     finished_at: str | None
 
 
-class DatabaseJournal:
-    """Writes the rows to PostgreSQL; `write` never raises.
-
-    A row that cannot be written now is appended to the pending file, if there is one.
-    """
-
-    def __init__(self, url: str, model: str, say: Say, pending: Path | None = None) -> None:
-        self.url, self.model, self.say, self.pending = url, model, say, pending
-
-    async def write(self, attempt: Attempt) -> None:
-        finished = None if attempt.outcome == "started" else datetime.now(UTC).isoformat()
-        row = PendingAttempt(attempt, finished)
-        try:
-            await self._upsert([row])
-        except StoreDownError:
-            self._keep(row)
-            self.say("PostgreSQL is away: the row in promotions follows when it is back")
-
-    async def bring_after(self, record: ServingRecord) -> None:
-        """A row for every version that the record says served, where there is none yet.
-
-        Raises StoreDownError.
-        """
-        entries = [
-            entry for entry in (*reversed(record.stack), record.current) if entry and not entry.undo
-        ]
-        if not entries:
-            return
-        await self._upsert(
-            [PendingAttempt(_attempt_of(entry), entry.at) for entry in entries], only_missing=True
-        )
-
-    async def flush(self) -> int:
-        """Writes the pending rows, oldest first, and returns their number.
-
-        Raises StoreDownError and keeps them all.
-        """
-        if self.pending is None or not self.pending.exists():
-            return 0
-        with self.pending.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            rows = [
-                msgspec.json.decode(line, type=PendingAttempt)
-                for line in file.read().splitlines()
-                if line
-            ]
-            if rows:
-                await self._upsert(rows)
-            file.truncate(0)
-        return len(rows)
-
-    def _keep(self, row: PendingAttempt) -> None:
-        if self.pending is None:
-            return
-        with self.pending.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(msgspec.json.encode(row) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    async def _upsert(self, rows: Iterable[PendingAttempt], only_missing: bool = False) -> None:
-        engine = create_engine(self.url)
-        try:
-            with translated():
-                async with asyncio.timeout(PATIENCE_SECONDS), engine.begin() as connection:
-                    for row in rows:
-                        await connection.execute(_statement(self._values(row), only_missing))
-        except TimeoutError as error:
-            raise StoreDownError(
-                f"PostgreSQL did not answer within {PATIENCE_SECONDS:g} s"
-            ) from error
-        finally:
-            await engine.dispose()
-
-    def _values(self, row: PendingAttempt) -> dict[str, Any]:
-        fields = asdict(row.attempt)
-        return {
-            "id": uuid.uuid5(NAMESPACE, row.attempt.request),
-            "request": row.attempt.request,
-            "started_at": datetime.fromisoformat(row.attempt.at),
-            "finished_at": datetime.fromisoformat(row.finished_at) if row.finished_at else None,
-            "model_name": self.model,
-            "to_version": row.attempt.version,
-            "to_digest": row.attempt.digest,
-        } | {
-            name: fields[name]
-            for name in ("from_version", "epoch", "strategy", "outcome", "reason", "requested_by")
-        }
-
-
-def _attempt_of(entry: ServingEntry) -> Attempt:
-    return Attempt(
-        entry.by,
-        entry.requested_by,
-        entry.strategy,
-        entry.at,
-        entry.version,
-        entry.digest,
-        epoch=entry.epoch,
-        outcome="done",
-    )
-
-
-def _statement(values: dict[str, Any], only_missing: bool) -> Any:
-    """One row a request: a later try's outcome replaces an earlier one, but `started` never
-    replaces an outcome, and a late row replaces only `started`.
-    """
+def _statement(attempt: Attempt, values: dict[str, Any]) -> Any:
     statement = insert(promotions).values(**values)
-    changed = {
-        name: statement.excluded[name]
-        for name in ("finished_at", "to_version", "to_digest", "epoch", "outcome", "reason")
-    }
-    where = (
-        promotions.c.outcome == "started"
-        if only_missing
-        else statement.excluded.outcome != "started"
+    if attempt.outcome == "started":
+        return statement.on_conflict_do_nothing(index_elements=["id"])
+    return statement.on_conflict_do_update(
+        index_elements=["id"],
+        set_={name: statement.excluded[name] for name in CHANGED},
+        where=_replaced_by(attempt, statement),
     )
-    return statement.on_conflict_do_update(index_elements=["id"], set_=changed, where=where)
+
+
+def _replaced_by(attempt: Attempt, statement: Any) -> Any:
+    """Return which rows of the request an outcome replaces."""
+    if attempt.is_provisional:
+        return promotions.c.outcome == "started"
+    # A row that is started or provisional has no time.
+    finished = promotions.c.finished_at
+    return finished.is_(None) | (finished <= statement.excluded.finished_at)

@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fraudops.errors import StoreDownError
 from fraudops.files import locked, try_lock, write_atomically
-from fraudops.promotion.ports import StaleRecordError
+from fraudops.promotion.ports import LockBusyError, StaleRecordError
 from fraudops.promotion.serving_record import EMPTY, ServingRecord, decode, encode
 
 
@@ -51,10 +50,11 @@ class LocalRecords:
 
 
 class FileLock:
-    """A lock that the kernel frees when its holder dies."""
+    """A lock that the kernel releases when its holder dies."""
 
     def __init__(self, path: Path, wait_seconds: float = 120.0) -> None:
         self.path, self.wait_seconds = path, wait_seconds
+        self._holds = False
 
     @contextlib.asynccontextmanager
     async def hold(self, holder: str) -> AsyncIterator[None]:
@@ -64,18 +64,19 @@ class FileLock:
             while not try_lock(file.fileno()):
                 if time.monotonic() > end:
                     file.seek(0)
-                    raise StoreDownError(
-                        f"another promotion has the lock ({file.read().strip() or 'unknown'}); "
-                        "try again when it has ended"
-                    )
+                    raise LockBusyError(file.read().strip() or "unknown")
                 await asyncio.sleep(0.1)
             file.truncate(0)
             file.write(f"{holder}, process {os.getpid()}\n")
             file.flush()
-            yield
+            self._holds = True
+            try:
+                yield
+            finally:
+                self._holds = False
 
     async def held(self) -> bool:
-        return True
+        return self._holds
 
 
 class SystemClock:

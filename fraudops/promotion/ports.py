@@ -1,6 +1,6 @@
-"""What a promotion needs of the world around it.
+"""What a promotion needs from its environment.
 
-On one machine, in the cluster and in the simulation the same protocol runs over these.
+The same protocol runs on one machine, in the cluster and in the simulation.
 """
 
 from collections.abc import Sequence
@@ -8,85 +8,80 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fraudops.errors import FraudopsError
+from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.progress import Say
-from fraudops.promotion.serving_record import ServingRecord, ServingTarget, Strategy
+from fraudops.promotion.attempt import Attempt
+from fraudops.promotion.serving_record import ServingRecord, ServingTarget
 
 
 class StaleRecordError(FraudopsError):
-    """The record is no longer the one that the token stands for: somebody else has written it."""
+    """The record has changed since the read that returned the token."""
 
 
 class UnknownWriteError(FraudopsError):
-    """The store did not answer a write: it may have happened or not.
+    """The store did not answer a write, so the write may have happened. A retry is right.
 
-    Not a StoreDownError, after which nothing has; but to try again is right.
+    After a StoreDownError, in contrast, nothing has been written.
     """
 
     exit_code = 75
 
 
 class PodRefusedError(FraudopsError):
-    """The pod answered and said no; the message is its reason."""
+    """The pod refused for good; the message is its reason."""
 
 
 class PodUnresponsiveError(FraudopsError):
-    """The pod did not answer in time, or answered nothing of use."""
+    """The pod did not answer in time, or cannot answer now; the same call may succeed later."""
+
+
+class LockBusyError(StoreDownError):
+    """Another promotion holds the lock; `holder` says which one."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"another promotion has the lock ({holder}); try again when it has ended")
+        self.holder = holder
 
 
 @dataclass(frozen=True)
 class PodRef:
-    """One pod of the Service.
+    """One pod of the Service, as the Kubernetes API describes it.
 
-    `name` is unique over time: a pod that is replaced comes back under another name.
+    `name` is unique over time: a replaced pod gets another name. A pod that is not `running` has
+    no process, so it holds no connection. `lost` says why no new connection reaches the pod even
+    if its object says otherwise, for example because its node does not answer.
     """
 
     name: str
     ready: bool
+    running: bool = True
+    terminating: bool = False
+    lost: str | None = None
 
+    @property
+    def takes_connections(self) -> bool:
+        """Whether the Service sends new connections to this pod."""
+        return self.ready and not self.terminating and self.lost is None
 
-@dataclass(frozen=True)
-class PromotionCandidate:
-    """A version that the gate let through, with what let it through.
-
-    `sample`: it was trained on the packaged sample.
-    """
-
-    version: str
-    digest: str
-    schema_fingerprint: str
-    verdict: dict[str, Any] | None = None
-    waiver: dict[str, Any] | None = None
-    sample: bool = False
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One row of `promotions`: all tries of one request share it."""
-
-    request: str
-    requested_by: str
-    strategy: Strategy
-    at: str
-    version: str = ""
-    digest: str = ""
-    from_version: str | None = None
-    epoch: int | None = None
-    outcome: str = "started"
-    reason: str | None = None
+    def __str__(self) -> str:
+        if self.lost:
+            return f"{self.name} ({self.lost})"
+        if self.terminating:
+            return f"{self.name} (terminating)"
+        return self.name if self.ready else f"{self.name} (not ready)"
 
 
 class Records(Protocol):
     """The store of the serving record. Reads are never stale."""
 
     async def read(self) -> tuple[ServingRecord, Any]:
-        """The record and the token of exactly this state. Raises StoreDownError."""
+        """Return the record and the token of exactly this state. Raises StoreDownError."""
         ...
 
     async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
-        """Writes if the record is still the token's and returns the new token.
+        """Write the record if the token is still valid, and return the new token.
 
-        Raises StaleRecordError, UnknownWriteError, StoreDownError.
+        Raises StaleRecordError, UnknownWriteError, StoreDownError, NewerFormatError.
         """
         ...
 
@@ -98,10 +93,12 @@ class Lock(Protocol):
     """
 
     def hold(self, holder: str) -> AbstractAsyncContextManager[None]:
-        """Waits for the lock. Raises StoreDownError naming who has it when that takes too long."""
+        """Wait for the lock. Raises LockBusyError when another holder keeps it too long."""
         ...
 
-    async def held(self) -> bool: ...
+    async def held(self) -> bool:
+        """Whether this holder still has the lock, by its own clock."""
+        ...
 
 
 class Aliases(Protocol):
@@ -109,13 +106,24 @@ class Aliases(Protocol):
 
     async def get(self, alias: str) -> str | None: ...
 
-    async def set(self, alias: str, version: str) -> None: ...
+    async def set(self, alias: str, version: str) -> None:
+        """Set the alias. Raises UnknownVersionError for a version that no longer exists."""
+        ...
+
+    async def drop(self, alias: str) -> None:
+        """Remove the alias; nothing changes when it is missing."""
+        ...
+
+    async def exists(self, version: str) -> bool:
+        """Whether the registry still has the version."""
+        ...
 
 
 class Pods(Protocol):
     """The pods of the Service.
 
-    Each call may raise PodUnresponsiveError; prepare and activate also PodRefusedError.
+    A call to one pod may raise PodUnresponsiveError; prepare, activate and delete also
+    PodRefusedError. `list` and `desired_replicas` may raise StoreDownError.
     """
 
     async def list(self) -> Sequence[PodRef]:
@@ -131,8 +139,9 @@ class Pods(Protocol):
         ...
 
     async def prepare(self, pod: PodRef, target: ServingTarget, seconds: float) -> None:
-        """Loads, verifies and warms the version beside the one that serves; it is dropped again
-        after `seconds` plus a grace.
+        """Make the pod load, verify and warm the version next to the one that it serves.
+
+        The pod drops it after `seconds` and a grace period.
         """
         ...
 
@@ -140,34 +149,44 @@ class Pods(Protocol):
         """Make the pod read the record; return the epoch that all its workers then have."""
         ...
 
-    async def drop(self, pod: PodRef, target: ServingTarget) -> None: ...
+    async def drop(self, pod: PodRef, target: ServingTarget) -> None:
+        """Make the pod drop a prepared version."""
+        ...
 
     async def delete(self, pod: PodRef) -> None:
-        """Asks for the pod's graceful end; it is gone only when it is no longer listed."""
+        """Request the pod's graceful end. The pod is gone only when it is no longer listed."""
         ...
 
 
 class Rollouts(Protocol):
-    """The pod template's annotation, which newborn pods obey while the record's reservation says
-    the same.
-    """
+    """The pod template's annotation, which a new pod follows while the record reserves the same."""
 
     async def annotate(self, target: ServingTarget) -> None:
-        """Replaces what the annotation said, compared with what it was.
+        """Replace the annotation that this call has read.
 
         Raises StaleRecordError, StoreDownError, UnknownWriteError.
         """
         ...
 
     async def undo(self, epoch: int) -> None:
-        """Takes the annotation of this epoch away again; another one is left alone."""
+        """Remove the annotation of this epoch; another one stays."""
+        ...
+
+    async def annotated(self) -> ServingTarget | None:
+        """Return what the annotation names, or None."""
         ...
 
 
 class Journal(Protocol):
-    """The `promotions` rows. Never raises: a row that cannot be written now is written later."""
+    """The table `promotions`."""
 
-    async def write(self, attempt: Attempt) -> None: ...
+    async def write(self, attempt: Attempt) -> None:
+        """Write the row of the attempt's request.
+
+        An outcome replaces `started` and every outcome that finished earlier. Raises
+        StoreDownError.
+        """
+        ...
 
 
 class Clock(Protocol):
@@ -188,9 +207,9 @@ class Deadlines:
 
     `prepare`: until every pod has prepared the version.
     `activate`: until every pod has activated it.
-    `retry`: a second activation, after an unresponsive pod was deleted or after an undo.
+    `retry`: a second activation, after a silent pod was deleted or after an undo.
     `rollout`: until the new pods of a rollout are ready.
-    `pause`: between two looks at the pods.
+    `pause`: between two looks at the pods, and between two tries of a write.
     """
 
     prepare: float = 60.0
@@ -202,7 +221,10 @@ class Deadlines:
 
 @dataclass(frozen=True)
 class PromotionPorts:
-    """Everything that a promotion reads and writes. Without `rollouts` it knows broadcasts only."""
+    """Everything that a promotion reads and writes.
+
+    Without `rollouts` (on one machine) a rollout replaces the model inside the service.
+    """
 
     records: Records
     lock: Lock

@@ -1,343 +1,273 @@
-"""The promotion protocol: lock, gate, prepare, commit, sync the alias, activate.
+"""The promotion protocol: lock, decide, reserve, prepare, commit, converge, record the outcome.
 
-If a step before the commit fails, nothing has changed.
-
-Plain code over the ports. A promoter may be killed between any two effects: before the commit
-nothing has changed, after it the next try of the same request, the reconciler, or the pods
-themselves finish by reading the record.
+If a step before the commit fails, nothing has changed. A promoter may be killed between any two
+effects. After the commit the next try of the same request, the reconciler, or the pods themselves
+finish, because all of them read the record.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable
 from typing import Any
 
-from fraudops.errors import RefusedError, StoreDownError
-from fraudops.promotion import serving_record
-from fraudops.promotion.convergence import Convergence, PromotionResult, write_record
-from fraudops.promotion.ports import (
-    Attempt,
-    PodRef,
-    PodRefusedError,
-    PodUnresponsiveError,
-    PromotionCandidate,
-    PromotionPorts,
-    StaleRecordError,
-    UnknownWriteError,
+import msgspec
+
+from fraudops.errors import FraudopsError, RefusedError, StoreDownError
+from fraudops.promotion.attempt import Attempt, Outcome, Strategy
+from fraudops.promotion.changes import Promote, Rollback, commit, reservation
+from fraudops.promotion.convergence import Convergence, Ending
+from fraudops.promotion.outcomes import Outcomes, with_abandoned
+from fraudops.promotion.patience import TRIES, Superseded, repeat, until, write_record
+from fraudops.promotion.ports import PromotionPorts, StaleRecordError
+from fraudops.promotion.preparation import Preparation, pod_epochs
+from fraudops.promotion.request import PromotionRequest, PromotionResult
+from fraudops.promotion.serving_record import (
+    ModelRef,
+    Reservation,
+    ServingRecord,
+    check_writable,
+    release,
+    reserve,
 )
-from fraudops.promotion.serving_record import Reservation, ServingRecord, ServingTarget, Strategy
 
-Choose = Callable[[ServingRecord], Awaitable[PromotionCandidate]]
-
-
-TRIES = 10
-
-
-@dataclass(frozen=True)
-class PromotionRequest:
-    """`id` is the same for all tries;
-
-    `choose` is the gate: it names the version, or raises RefusedError with the reason.
-    """
-
-    id: str
-    requested_by: str
-    choose: Choose
-    version: str = ""
-    strategy: Strategy = "broadcast"
-    rollback: bool = False
+State = tuple[ServingRecord, Any]
 
 
 class Promoter:
     """One promoter: a Job in the cluster, a command on one machine."""
 
-    def __init__(self, ports: PromotionPorts, convergence: Convergence | None = None) -> None:
-        self.ports, self.convergence = ports, convergence or Convergence(ports)
+    def __init__(
+        self,
+        ports: PromotionPorts,
+        preparation: Preparation | None = None,
+        convergence: Convergence | None = None,
+    ) -> None:
+        self.ports = ports
+        self.preparation = preparation or Preparation(ports)
+        self.convergence = convergence or Convergence(ports)
+        self.outcomes = Outcomes(ports)
 
     async def run(self, request: PromotionRequest) -> PromotionResult:
-        """Raises StoreDownError when the lock, the record or the registry is not to be had before
-        the commit; nothing has changed then.
+        """Carry out the request and return how it ended.
+
+        Raises NewerFormatError, and what the gate raises besides RefusedError. Raises
+        StoreDownError when the lock, the record or the registry is unavailable before the commit,
+        or the outcome cannot be stored anywhere. The next try of the same request continues then.
         """
         async with self.ports.lock.hold(request.id):
-            record, token = await self.ports.records.read()
-            record = await self.undo_unfinished_rollout(record, token)
-            serving = record.current.version if record.current else None
-            at = self.ports.clock.timestamp()
             attempt = Attempt(
-                request.id,
-                request.requested_by,
-                request.strategy,
-                at,
+                request=request.id,
+                requested_by=request.requested_by,
+                act=request.act,
+                strategy=request.strategy,
+                at=self.ports.clock.timestamp(),
                 version=request.version,
-                from_version=serving,
             )
-            first = record.first_reservation(request.id)
-            if first is not None and (
-                finished := await self._resume(record, first, request, attempt)
-            ):
+            return await self._end(await self._run(request, attempt))
+
+    async def _run(self, request: PromotionRequest, attempt: Attempt) -> Ending:
+        """Decide from one read of the record, and reserve on its token; if it moved, again."""
+        for _ in range(TRIES):
+            record, token = await self.ports.records.read()
+            check_writable(record)
+            record, token = await self.clear_abandoned((record, token), request.id)
+            attempt = msgspec.structs.replace(
+                attempt, from_version=record.current.version if record.current else None
+            )
+            if finished := await self._resume(record, request, attempt):
                 return finished
             try:
-                candidate = await request.choose(record)
+                change = await self._decide(request, record)
             except RefusedError as refusal:
-                return await self.convergence.end(attempt, "refused", record, str(refusal))
-            current = record.current
-            attempt = replace(attempt, version=candidate.version, digest=candidate.digest)
-            if (
-                current
-                and (current.digest, current.version) == (candidate.digest, candidate.version)
-                and await self._is_newest(record)
-            ):
-                return await self.convergence.finish(attempt, record, "unchanged")
-            await self.ports.journal.write(attempt)
-            return await self._promote(request, candidate, attempt)
+                return Ending(_ended(attempt, "refused", str(refusal)), record)
+            attempt = _about(attempt, change.model, change.strategy)
+            if await self._serves_already(record, change):
+                serves = _ended(attempt, "unchanged", "already in production")
+                return await self._converged(serves, self.convergence.look(serves, record))
+            await self.outcomes.started(attempt)
+            try:
+                reserved, token = await self._reserve(request, change, (record, token))
+            except StaleRecordError:
+                self.ports.say("the serving record has changed: deciding again")
+                if not await self.ports.lock.held():
+                    return await self._overtaken(attempt, "another promotion has the lock")
+                await self.ports.clock.sleep(self.ports.deadlines.pause)
+                continue
+            except StoreDownError as error:
+                await self.outcomes.ended(_ended(attempt, "refused", str(error)))
+                raise
+            return await self._carry_out(attempt, (reserved, token))
+        return await self._overtaken(attempt, "the serving record changes too often")
+
+    async def _decide(self, request: PromotionRequest, record: ServingRecord) -> Promote | Rollback:
+        """Return the gate's act. Raises RefusedError."""
+        if request.if_epoch is not None and request.if_epoch != record.epoch:
+            serves = f"version {record.current.version}" if record.current else "no version"
+            raise RefusedError(
+                f"the serving record is at epoch {record.epoch}, where {serves} serves, "
+                f"not at epoch {request.if_epoch}"
+            )
+        return await request.decide(record)
 
     async def _resume(
-        self, record: ServingRecord, first: int, request: PromotionRequest, attempt: Attempt
-    ) -> PromotionResult | None:
-        """What an earlier try of this request left: its own commit is finished, a later promotion
-        ends it, else it begins anew.
+        self, record: ServingRecord, request: PromotionRequest, attempt: Attempt
+    ) -> Ending | None:
+        """Continue what an earlier try of this request left; None if it left nothing to finish.
+
+        The own commit is finished. A later act of another request ends this one.
         """
-        current, reserved = record.current, record.reserved
+        first = record.first_reservation(request.id)
+        if first is None:
+            return None
+        current = record.current
         if current and current.by == request.id:
-            attempt = replace(
-                attempt, version=current.version, digest=current.digest, epoch=current.epoch
+            previous = record.previous
+            attempt = msgspec.structs.replace(
+                _about(attempt, current, current.strategy),
+                from_version=previous.version if previous else None,
+                epoch=current.epoch,
             )
-            return await self.convergence.finish(
-                attempt, record, "failed" if current.undo else "done"
-            )
-        later = [
-            entry
-            for entry in (current, reserved)
-            if entry and entry.by != request.id and entry.epoch > first
-        ]
-        if later:
-            return await self.convergence.end(
-                attempt,
-                "overtaken",
-                record,
-                f"version {later[0].version} was promoted meanwhile (epoch {later[0].epoch})",
+            self.ports.say(f"an earlier try has committed epoch {current.epoch}")
+            if current.act == "undo":
+                reason = f"an earlier try went back to version {current.version}"
+                attempt = _ended(attempt, "failed", reason)
+            else:
+                attempt = msgspec.structs.replace(attempt, outcome="done")
+            return await self._converged(attempt, self.convergence.finish(attempt, record))
+        if current and current.epoch > first:
+            return await self._overtaken(
+                attempt, f"version {current.version} was promoted since (epoch {current.epoch})"
             )
         return None
 
-    async def _promote(
-        self, request: PromotionRequest, candidate: PromotionCandidate, attempt: Attempt
-    ) -> PromotionResult:
-        try:
-            reserved, token = await self._reserve(request, candidate)
-        except StaleRecordError:
-            record, _ = await self.ports.records.read()
-            return await self.convergence.end(
-                attempt, "overtaken", record, "another promotion began at the same moment"
-            )
-        target = ServingTarget(reserved.highest_epoch, candidate.version, candidate.digest)
-        attempt = replace(attempt, epoch=target.epoch)
-        by_rollout = request.strategy == "rollout" and self.ports.rollouts is not None
-        refusal = await (self._roll_out(target) if by_rollout else self._prepare_everywhere(target))
+    async def _serves_already(self, record: ServingRecord, change: Promote | Rollback) -> bool:
+        """Whether the act names the model that serves, so that it only reports.
+
+        It does not when a pod has seen a later epoch. The record was then restored from a backup,
+        and only a new epoch makes the pods follow it again.
+        """
+        if not change.model.is_same_model(record.current):
+            return False
+        epochs = await pod_epochs(self.ports, await self.ports.pods.list())
+        return all(epoch <= record.epoch for epoch in epochs)
+
+    async def _reserve(
+        self, request: PromotionRequest, change: Promote | Rollback, state: State
+    ) -> State:
+        """Reserve an epoch above those of the record, the annotation and every pod that answers.
+
+        The token is that of the read from which the act was decided. Raises StaleRecordError when
+        the record has changed since.
+        """
+        record, token = state
+        annotated = await self.ports.rollouts.annotated() if self.ports.rollouts else None
+        pods = await pod_epochs(self.ports, await self.ports.pods.list())
+        seen = [annotated.epoch, *pods] if annotated else pods
+        epoch = max([record.highest_epoch, *seen]) + 1
+        now = self.ports.clock.timestamp()
+        wanted = reserve(record, reservation(change, epoch, request.id, request.requested_by, now))
+        token = await write_record(self.ports, wanted, token)
+        self.ports.say(f"reserved epoch {epoch} for version {change.model.version}")
+        return wanted, token
+
+    async def _carry_out(self, attempt: Attempt, state: State) -> Ending:
+        """Prepare or roll out the reserved version, commit it, and bring every pod to it."""
+        reserved, token = state
+        assert reserved.reserved is not None
+        target, by_rollout = reserved.reserved.target, self._by_rollout(reserved.reserved)
+        attempt = msgspec.structs.replace(attempt, epoch=target.epoch)
+        refusal = await (
+            self.preparation.roll_out(target) if by_rollout else self.preparation.prepare(target)
+        )
         if refusal:
-            return await self._give_up(target, reserved, token, attempt, refusal)
-        record = serving_record.commit(reserved)
+            await self.preparation.take_back(target, by_rollout)
+            await self._release(reserved, token)
+            return Ending(_ended(attempt, "refused", refusal), release(reserved))
+        # Until a promoter has confirmed the pods, the row says that nobody has.
+        record = commit(
+            reserved, _ended(attempt, "unconfirmed", "its promoter ended before its pods followed")
+        )
         try:
             await self._commit(record, token)
         except StaleRecordError:
-            await self._take_back(target, attempt)
-            record, _ = await self.ports.records.read()
-            return await self.convergence.end(
-                attempt, "overtaken", record, "another promotion has written the record"
-            )
+            await self.preparation.take_back(target, by_rollout)
+            return await self._overtaken(attempt, "another act has written the record")
         self.ports.say(f"committed: epoch {target.epoch} is version {target.version}")
-        return await self.convergence.finish(attempt, record, "done")
+        done = msgspec.structs.replace(attempt, outcome="done")
+        return await self._converged(done, self.convergence.finish(done, record))
+
+    def _by_rollout(self, reserved: Reservation) -> bool:
+        return reserved.strategy == "rollout" and self.ports.rollouts is not None
 
     async def _commit(self, record: ServingRecord, token: Any) -> None:
-        """Write the commit point.
+        """Write the commit point, the fence against a promoter that was paused.
 
-        The token is the one that the reservation returned, never one of a later read.
+        The token is the one that the reservation returned, never that of a later read.
         """
-        await write_record(self.ports.records, record, token)
+        await write_record(self.ports, record, token)
 
-    async def _reserve(
-        self, request: PromotionRequest, candidate: PromotionCandidate
-    ) -> tuple[ServingRecord, Any]:
-        """Above the highest epoch of the record and of every pod that answers."""
-        record, token = await self.ports.records.read()
-        epoch = (
-            max(
-                [
-                    record.highest_epoch,
-                    *await self.convergence.pod_epochs(await self.ports.pods.list()),
-                ]
-            )
-            + 1
-        )
-        reservation = Reservation(
-            epoch=epoch,
-            version=candidate.version,
-            digest=candidate.digest,
-            schema_fingerprint=candidate.schema_fingerprint,
-            strategy=request.strategy,
-            by=request.id,
-            at=self.ports.clock.timestamp(),
-            requested_by=request.requested_by,
-            rollback=request.rollback,
-            verdict=candidate.verdict,
-            waiver=candidate.waiver,
-            sample=candidate.sample,
-        )
-        reserved = serving_record.reserve(record, reservation)
-        token = await write_record(self.ports.records, reserved, token)
-        self.ports.say(f"reserved epoch {epoch} for version {candidate.version}")
-        return reserved, token
-
-    async def _is_newest(self, record: ServingRecord) -> bool:
-        """False when a pod has seen a later epoch: the record came back from a backup, and only a
-        new epoch brings the pods after it.
-        """
-        return (
-            max([0, *await self.convergence.pod_epochs(await self.ports.pods.list())])
-            <= record.epoch
-        )
-
-    async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
-        """None when every ready pod holds the version, else the reason of the first that does not.
-
-        An unready pod has a veto only when none is ready.
-        """
-        end = self.ports.clock.now() + self.ports.deadlines.prepare
-        asked: set[str] = set()
-        while True:
-            pods = await self.ports.pods.list()
-            if not pods and await self.ports.pods.desired_replicas() > 0:
-                return "there is no pod to prepare; is the inference service running?"
-            new = [pod for pod in pods if pod.name not in asked]
-            none_ready = not any(pod.ready for pod in pods)
-            veto = {pod.name for pod in new if pod.ready or none_ready}
-            if not veto:
-                return None
-            asked |= veto
-            answers = await asyncio.gather(
-                *(self._prepare(pod, target, end, patient=pod.name in veto) for pod in new)
-            )
-            refusals = [
-                answer
-                for pod, answer in zip(new, answers, strict=True)
-                if answer and pod.name in veto
-            ]
-            if refusals:
-                return refusals[0]
-
-    async def _prepare(
-        self, pod: PodRef, target: ServingTarget, end: float, patient: bool
-    ) -> str | None:
-        """The pod's refusal, or None.
-
-        A patient caller asks a silent pod again until the deadline, or until it is gone.
-        """
-        while True:
-            seconds = end - self.ports.clock.now()
-            if seconds <= 0:
-                return f"pod {pod.name} was not prepared within {self.ports.deadlines.prepare:g} s"
-            try:
-                await self.ports.pods.prepare(pod, target, seconds)
-            except PodRefusedError as error:
-                return f"pod {pod.name}: {error}"
-            except PodUnresponsiveError as error:
-                if not patient:
-                    return f"pod {pod.name}: {error}"
-                await self.ports.clock.sleep(self.ports.deadlines.pause)
-                if all(other.name != pod.name for other in await self.ports.pods.list()):
-                    return None
-            else:
-                self.ports.say(f"prepared on {pod.name}")
-                return None
-
-    async def _roll_out(self, target: ServingTarget) -> str | None:
-        """None when as many pods as wanted are ready at the new epoch, else why not.
-
-        Old pods answer meanwhile.
-        """
-        assert self.ports.rollouts is not None
-        rollouts = self.ports.rollouts
+    async def _release(self, reserved: ServingRecord, token: Any) -> None:
         try:
-            await self._surely(lambda: rollouts.annotate(target))
-        except StaleRecordError as error:
-            return str(error)
-        end = self.ports.clock.now() + self.ports.deadlines.rollout
-        while True:
-            ready = [pod for pod in await self.ports.pods.list() if pod.ready]
-            there = [
-                epoch for epoch in await self.convergence.pod_epochs(ready) if epoch == target.epoch
-            ]
-            if len(there) >= await self.ports.pods.desired_replicas():
-                return None
-            if self.ports.clock.now() >= end:
-                return (
-                    f"after {self.ports.deadlines.rollout:g} s only {len(there)} new pods "
-                    f"are ready with version {target.version}"
-                )
-            await self.ports.clock.sleep(self.ports.deadlines.pause * 5)
+            await write_record(self.ports, release(reserved), token)
+        except FraudopsError as error:
+            self.ports.say(f"the next holder of the lock removes the reservation: {error}")
 
-    async def undo_unfinished_rollout(self, record: ServingRecord, token: Any) -> ServingRecord:
-        """Whoever gets the lock next first undoes what a promoter that died before its commit has
-        left on the pod template.
+    async def clear_abandoned(self, state: State, request: str) -> State:
+        """Take back what another promoter has reserved and left: it is dead or has lost the lock.
+
+        A rollout of the same request is taken back too, and then begins again. Raises
+        StoreDownError when the record or the pod template has changed, or cannot be written.
         """
+        record, token = state
         reserved = record.reserved
-        if self.ports.rollouts is None or reserved is None or reserved.strategy != "rollout":
-            return record
-        rollouts = self.ports.rollouts
-        self.ports.say(f"undoing the unfinished rollout of epoch {reserved.epoch}")
-        released = serving_record.release(record)
+        if reserved is None or (reserved.by == request and not self._by_rollout(reserved)):
+            return state
+        self.ports.say(f"taking back epoch {reserved.epoch}, which was not committed")
+        released = with_abandoned(release(record), reserved)
         try:
-            await self._surely(lambda: rollouts.undo(reserved.epoch))
-            await write_record(self.ports.records, released, token)
+            if self._by_rollout(reserved) and (rollouts := self.ports.rollouts):
+                await repeat(self.ports, lambda: rollouts.undo(reserved.epoch))
+            return released, await write_record(self.ports, released, token)
         except StaleRecordError as error:
             raise StoreDownError(
                 "another promotion is under way: try again when it has ended"
             ) from error
-        return released
 
-    async def _surely(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Repeat an idempotent write until it succeeds. Raises StoreDownError after TRIES."""
-        for _ in range(TRIES):
-            try:
-                return await write()
-            except UnknownWriteError as error:
-                self.ports.say(f"trying again: {error}")
-                await self.ports.clock.sleep(self.ports.deadlines.pause)
-        raise StoreDownError("the Kubernetes API does not answer writes")
-
-    async def _give_up(
-        self,
-        target: ServingTarget,
-        reserved: ServingRecord,
-        token: Any,
-        attempt: Attempt,
-        refusal: str,
-    ) -> PromotionResult:
-        await self._take_back(target, attempt)
+    async def _converged(self, attempt: Attempt, steps: Awaitable[Ending]) -> Ending:
+        """Return how the steps after the commit ended, or `overtaken` by a later act."""
         try:
-            await self.ports.records.compare_and_set(serving_record.release(reserved), token)
-        except (StaleRecordError, UnknownWriteError, StoreDownError):
-            self.ports.say("the reservation stays in the record; the next promotion replaces it")
-        return await self.convergence.end(attempt, "refused", reserved, refusal)
+            return await steps
+        except Superseded:
+            return await self._overtaken(attempt, "a later act has written the record")
 
-    async def _take_back(self, target: ServingTarget, attempt: Attempt) -> None:
-        """What was asked of the pods, before anything was committed."""
-        if attempt.strategy == "rollout" and (rollouts := self.ports.rollouts):
-            try:
-                await self._surely(lambda: rollouts.undo(target.epoch))
-            except StaleRecordError:
-                self.ports.say("the pod template has been changed meanwhile: it is left as it is")
-        await self._drop(target)
+    async def _overtaken(self, attempt: Attempt, reason: str) -> Ending:
+        end = self.ports.clock.now() + self.ports.deadlines.pause * 50
+        record, _ = await until(self.ports, end, self.ports.records.read)
+        return Ending(_ended(attempt, "overtaken", reason), record)
 
-    async def _drop(self, target: ServingTarget) -> None:
-        """Best effort: what is not dropped now goes at the deadline that the prepare carried."""
+    async def _end(self, ending: Ending) -> PromotionResult:
+        """Store the row of the act, and return the result. Raises StoreDownError."""
+        attempt, record = ending.attempt, ending.record
+        late = ending.late + await self.outcomes.ended(attempt)
+        return PromotionResult(
+            attempt.act,
+            attempt.outcome,
+            record.epoch,
+            record.current.version if record.current else None,
+            attempt.reason,
+            late,
+            attempt.behind,
+        )
 
-        async def drop(pod: PodRef) -> None:
-            try:
-                await self.ports.pods.drop(pod, target)
-            except (PodUnresponsiveError, PodRefusedError):
-                self.ports.say(
-                    f"{pod.name} did not answer the drop; "
-                    f"it drops version {target.version} at its deadline"
-                )
 
-        await asyncio.gather(*(drop(pod) for pod in await self.ports.pods.list()))
+def _about(attempt: Attempt, model: ModelRef, strategy: Strategy | str) -> Attempt:
+    """Return the attempt with the model that its gate has chosen."""
+    return msgspec.structs.replace(
+        attempt,
+        version=model.version,
+        digest=model.digest,
+        strategy=strategy,
+        waiver_reason=str(model.waiver.get("reason")) if model.waiver else None,
+    )
+
+
+def _ended(attempt: Attempt, outcome: Outcome, reason: str) -> Attempt:
+    return msgspec.structs.replace(attempt, outcome=outcome, reason=reason)

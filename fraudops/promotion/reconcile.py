@@ -1,55 +1,64 @@
-"""Brings after the serving record what is late, and reports what somebody moved by hand."""
+"""The reconciler: it finishes what is late, and reports what a user moved by hand."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 
-from fraudops.promotion.convergence import Superseded, sync_alias
-from fraudops.promotion.ports import Aliases, Records, StaleRecordError, UnknownWriteError
-from fraudops.promotion.serving_record import note_alias
+from fraudops.errors import FraudopsError, StoreDownError
+from fraudops.promotion.mirror import AliasMirror
+from fraudops.promotion.ports import LockBusyError, PromotionPorts
+from fraudops.promotion.protocol import Promoter
+from fraudops.promotion.serving_record import ServingRecord, check_writable
 
 
 @dataclass(frozen=True)
 class ReconcileResult:
-    """`late` is what could not be brought now;
+    """`late` names what could not be written now: `rows`, `alias`.
 
-    `alias` says that production's alias was moved by hand, and to what.
+    `alias` says how the registry differs from the record. `rows` counts the written rows. `busy`
+    names the promotion that holds the lock and finishes its own work.
     """
 
     late: tuple[str, ...] = ()
     alias: str | None = None
-    mirrored: bool = False
+    rows: int = 0
+    busy: str | None = None
 
 
-async def reconcile(records: Records, aliases: Aliases) -> ReconcileResult:
-    """An alias that differs while `mirrored` < `epoch` is late and is written; one that differs
-    afterwards is a wish, which is reported.
+class Reconciler:
+    """One run of the reconciler."""
 
-    The caller holds the promotion lock. Raises StoreDownError when the registry is away although
-    nothing is late.
-    """
-    record, token = await records.read()
-    if record.current is None:
-        return ReconcileResult()
-    if record.alias_epoch < record.epoch:
+    def __init__(self, ports: PromotionPorts, promoter: Promoter | None = None) -> None:
+        self.ports, self.promoter = ports, promoter or Promoter(ports)
+        self.mirror = AliasMirror(ports)
+
+    async def run(self, holder: str) -> ReconcileResult:
+        """Take the lock and finish late work: a dead promoter's reservation, rows, the alias.
+
+        Raises NewerFormatError, and StoreDownError when the record cannot be read or written.
+        """
         try:
-            late = await sync_alias(records, aliases, record.epoch)
-        except Superseded:
-            return ReconcileResult()
-        return ReconcileResult(late=late, mirrored=not late)
-    alias = await aliases.get("production")
-    moved = None if alias == record.current.version else alias_moved(alias, record.current.version)
-    if moved != record.alias_moved:
-        # For the pods, which show it; a promotion that has written the record meanwhile has set the
-        # alias too.
-        with suppress(StaleRecordError, UnknownWriteError):
-            await records.compare_and_set(note_alias(record, moved), token)
-    return ReconcileResult(alias=moved)
+            async with self.ports.lock.hold(holder):
+                return await self._run(holder)
+        except LockBusyError as error:
+            return ReconcileResult(busy=error.holder)
 
+    async def _run(self, holder: str) -> ReconcileResult:
+        state = await self.ports.records.read()
+        check_writable(state[0])
+        await self.promoter.clear_abandoned(state, holder)
+        rows, late = 0, list[str]()
+        try:
+            rows = await self.promoter.outcomes.flush()
+        except FraudopsError as error:
+            self.ports.say(f"rows are late: {error}")
+            late.append("rows")
+        alias = None
+        try:
+            late_alias, alias = await self.mirror.reconcile(await self._record())
+            late.extend(late_alias)
+        except StoreDownError as error:
+            self.ports.say(f"the alias cannot be compared: {error}")
+            late.append("alias")
+        return ReconcileResult(tuple(late), alias, rows)
 
-def alias_moved(alias: str | None, serving: str) -> str:
-    found = f"points at version {alias}" if alias else "is missing"
-    remedy = "promote that version, or promote the serving one to set it back"
-    return (
-        f"the registry's alias production {found}, but version {serving} serves: "
-        f"it was moved by hand and is not followed; {remedy}"
-    )
+    async def _record(self) -> ServingRecord:
+        return (await self.ports.records.read())[0]

@@ -1,115 +1,29 @@
 """The serving record: the one object that says what serves.
 
-Pods follow it, MLflow's alias mirrors it.
-
-Everything here is a pure function from record to record; who stores it, and with which
-compare-and-set, is a port.
+Pods follow it, and the registry's alias mirrors it. Everything here is a pure function from record
+to record. A port stores it by compare-and-set.
 """
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from fraudops.errors import FraudopsError
 from fraudops.extensible import Extensible, decode_document, encode_document
+from fraudops.promotion.attempt import Act, Attempt, Strategy
 
-Strategy = Literal["broadcast", "rollout"]
+# Format 1 is that of release 0.2.0, whose records have no number.
+FORMAT = 2
 STACK_LIMIT = 20
 REQUEST_LIMIT = 20
-
-
-class ServingEntry(Extensible, frozen=True, kw_only=True, omit_defaults=True):
-    """One version in production: `by` is the request that put it there (the Job's UID), the same
-    for all its tries.
-
-    `undo` marks an entry with which a promotion that did not converge went back to the version
-    before, `sample` a model of the packaged sample.
-    """
-
-    epoch: int
-    version: str
-    digest: str
-    schema_fingerprint: str
-    by: str
-    at: str
-    requested_by: str = ""
-    strategy: Strategy = "broadcast"
-    verdict: dict[str, Any] | None = None
-    waiver: dict[str, Any] | None = None
-    sample: bool = False
-    undo: bool = False
-
-
-class Reservation(Extensible, frozen=True, kw_only=True, omit_defaults=True):
-    """What a promoter is about to commit."""
-
-    epoch: int
-    version: str
-    digest: str
-    schema_fingerprint: str
-    strategy: Strategy
-    by: str
-    at: str
-    requested_by: str = ""
-    rollback: bool = False
-    verdict: dict[str, Any] | None = None
-    waiver: dict[str, Any] | None = None
-    sample: bool = False
-
-
-class RecordedRequest(Extensible, frozen=True, kw_only=True, omit_defaults=True):
-    """A request id with the epoch that its first try reserved."""
-
-    id: str
-    epoch: int
-
-
-class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
-    """`current` is None before the first promotion;
-
-    `previous` is what it replaced; `stack` holds what served before, newest first: the way back.
-
-    `alias_moved` says where somebody has moved the registry's alias by hand, as the reconciler
-    found it. Fields of a later release are kept (`Extensible`).
-    """
-
-    current: ServingEntry | None = None
-    previous: ServingEntry | None = None
-    reserved: Reservation | None = None
-    stack: tuple[ServingEntry, ...] = ()
-    requests: tuple[RecordedRequest, ...] = ()
-    alias_epoch: int = msgspec.field(default=0, name="mirrored")
-    alias_moved: str | None = None
-    highest_reserved: int = 0
-
-    @property
-    def epoch(self) -> int:
-        return self.current.epoch if self.current else 0
-
-    @property
-    def alias_error(self) -> str | None:
-        """How the registry's alias differs from this record, or None when they agree."""
-        if self.alias_epoch < self.epoch:
-            return f"the registry's alias production does not follow epoch {self.epoch} yet"
-        return self.alias_moved
-
-    @property
-    def highest_epoch(self) -> int:
-        """No epoch is used twice, not even one whose promotion was refused."""
-        return max(self.epoch, self.highest_reserved)
-
-    def first_reservation(self, request: str) -> int | None:
-        """Return the epoch that this request's first try reserved, or None if it is unknown."""
-        return next((known.epoch for known in self.requests if known.id == request), None)
-
-
-EMPTY = ServingRecord()
+# An outcome has about 500 bytes, and a ConfigMap may have 1 MiB.
+UNWRITTEN_LIMIT = 500
 
 
 class ServingTarget(msgspec.Struct, frozen=True):
-    """One model in one epoch: what a pod is asked to prepare, and goes to.
+    """What an epoch means: the model that a pod prepares and serves in it.
 
     A pod template's annotation names one as `epoch/version/digest`.
     """
@@ -123,28 +37,158 @@ class ServingTarget(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> "ServingTarget | None":
-        """None for what is no target: such an annotation is nobody's of us."""
+        """Return the target that an annotation names, or None for any other text."""
         epoch, _, rest = text.partition("/")
         version, _, digest = rest.partition("/")
         return (
             cls(int(epoch), version, digest)
-            if epoch.isdigit() and version and re.fullmatch(r"[0-9a-f]{64}", digest)
+            if re.fullmatch(r"[0-9]{1,18}", epoch)
+            and version
+            and re.fullmatch(r"[0-9a-f]{64}", digest)
             else None
         )
 
 
-def target_of(record: ServingRecord, template: ServingTarget | None) -> ServingTarget | None:
-    """Where the record sends a pod whose template named `template`: there while a rollout has
-    reserved exactly it, else to what serves.
+class ModelRef(Extensible, frozen=True, kw_only=True, omit_defaults=True):
+    """A registered model version, with the verdict or waiver that let it through the gate.
+
+    `sample` means that it was trained on the packaged sample.
     """
-    reserved, current = record.reserved, record.current
-    if (
-        template
-        and reserved
-        and (reserved.epoch, reserved.digest) == (template.epoch, template.digest)
-    ):
-        return template
-    return ServingTarget(current.epoch, current.version, current.digest) if current else None
+
+    version: str
+    digest: str
+    schema_fingerprint: str
+    verdict: dict[str, Any] | None = None
+    waiver: dict[str, Any] | None = None
+    sample: bool = False
+
+    @property
+    def model(self) -> "ModelRef":
+        """The model alone, without the act that an entry or a reservation adds."""
+        return ModelRef(**self.model_fields())
+
+    def model_fields(self) -> dict[str, Any]:
+        """Return the fields of the model, to build an entry or a reservation from."""
+        return {name: getattr(self, name) for name in _MODEL_FIELDS}
+
+    def is_same_model(self, other: "ModelRef | None") -> bool:
+        return other is not None and (self.version, self.digest) == (other.version, other.digest)
+
+
+_MODEL_FIELDS = ("version", "digest", "schema_fingerprint", "verdict", "waiver", "sample")
+
+
+class ServingEntry(ModelRef, frozen=True, kw_only=True, omit_defaults=True):
+    """One model in production, and the act that put it there.
+
+    `by` is the id of the request, the same for all its tries. `undo` repeats `act` for release
+    0.2.0, which does not know `act`.
+    """
+
+    epoch: int
+    by: str
+    at: str
+    requested_by: str = ""
+    act: Act | str = "promote"
+    strategy: Strategy | str = "broadcast"
+    undo: bool = False
+
+    @property
+    def target(self) -> ServingTarget:
+        return ServingTarget(self.epoch, self.version, self.digest)
+
+
+class Reservation(ModelRef, frozen=True, kw_only=True, omit_defaults=True):
+    """What a promoter is about to commit."""
+
+    epoch: int
+    by: str
+    at: str
+    strategy: Strategy | str
+    requested_by: str = ""
+    act: Act | str = "promote"
+
+    @property
+    def target(self) -> ServingTarget:
+        return ServingTarget(self.epoch, self.version, self.digest)
+
+
+class RecordedRequest(Extensible, frozen=True, kw_only=True, omit_defaults=True):
+    """A request id with the epoch that its first try reserved."""
+
+    id: str
+    epoch: int
+
+
+class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
+    """What serves, what is about to serve, and the way back.
+
+    `current` is None before the first promotion, and `previous` is what it replaced. `stack` holds
+    the entries that served before, newest first. `alias_epoch` is the last epoch whose alias was
+    written and read back. `alias_note` says what is wrong with the alias. `unwritten` holds the
+    rows of `promotions` that PostgreSQL does not have yet. Fields of a later release are kept
+    (`Extensible`).
+    """
+
+    format: int = FORMAT
+    current: ServingEntry | None = None
+    previous: ServingEntry | None = None
+    reserved: Reservation | None = None
+    stack: tuple[ServingEntry, ...] = ()
+    requests: tuple[RecordedRequest, ...] = ()
+    alias_epoch: int = msgspec.field(default=0, name="mirrored")
+    alias_note: str | None = msgspec.field(default=None, name="alias_moved")
+    highest_reserved: int = 0
+    unwritten: tuple[Attempt, ...] = ()
+
+    @property
+    def epoch(self) -> int:
+        return self.current.epoch if self.current else 0
+
+    @property
+    def alias_error(self) -> str | None:
+        """How the registry's alias differs from this record, or None when they agree."""
+        if self.alias_epoch < self.epoch:
+            return f"the registry's alias production does not follow epoch {self.epoch} yet"
+        return self.alias_note
+
+    @property
+    def highest_epoch(self) -> int:
+        """The highest epoch in use. No epoch is used twice, not even that of a refused act."""
+        return max(self.epoch, self.highest_reserved)
+
+    def first_reservation(self, request: str) -> int | None:
+        """Return the epoch that this request's first try reserved, or None if it is unknown."""
+        return next((known.epoch for known in self.requests if known.id == request), None)
+
+    def is_unreported(self, request: str) -> bool:
+        """Whether the request has committed and its promoter has not reported an outcome.
+
+        A commit of this release keeps an `unconfirmed` row. What release 0.2.0 has reported is
+        unknown.
+        """
+        return any(
+            row.request == request and row.is_provisional and row.outcome == "unconfirmed"
+            for row in self.unwritten
+        )
+
+
+EMPTY = ServingRecord()
+
+
+class NewerFormatError(FraudopsError):
+    """A newer release has written the record, and this release must not change it."""
+
+    exit_code = 65
+
+
+def check_writable(record: ServingRecord) -> None:
+    """Raise NewerFormatError for a record of a newer format."""
+    if record.format > FORMAT:
+        raise NewerFormatError(
+            f"the serving record has format {record.format}, and this release writes {FORMAT}: "
+            "use the newer release that wrote it"
+        )
 
 
 def reserve(record: ServingRecord, reservation: Reservation) -> ServingRecord:
@@ -159,71 +203,31 @@ def reserve(record: ServingRecord, reservation: Reservation) -> ServingRecord:
     )
 
 
-def commit(record: ServingRecord) -> ServingRecord:
-    """Return the record after the commit of its reservation.
-
-    A promotion pushes the entry that served onto the stack. A rollback pops the stack's top.
-    """
-    reserved = record.reserved
-    if reserved is None:
-        raise FraudopsError("a record without a reservation was to be committed")
-    entry = ServingEntry(
-        epoch=reserved.epoch,
-        version=reserved.version,
-        digest=reserved.digest,
-        schema_fingerprint=reserved.schema_fingerprint,
-        by=reserved.by,
-        at=reserved.at,
-        requested_by=reserved.requested_by,
-        strategy=reserved.strategy,
-        verdict=reserved.verdict,
-        waiver=reserved.waiver,
-        sample=reserved.sample,
-        unknown=reserved.unknown,
-    )
-    stack = record.stack
-    if reserved.rollback:
-        stack = stack[1:]
-    elif record.current and (record.current.version, record.current.digest) != (
-        reserved.version,
-        reserved.digest,
-    ):
-        stack = (record.current, *stack)[:STACK_LIMIT]
-    return msgspec.structs.replace(
-        record, current=entry, previous=record.current, stack=stack, reserved=None
-    )
-
-
-def undo(record: ServingRecord, epoch: int, at: str) -> ServingRecord:
-    """Return the record with a new epoch and the version that the current entry replaced.
-
-    The version that failed never enters the stack.
-    """
-    failed, previous = record.current, record.previous
-    if failed is None or previous is None:
-        raise FraudopsError("a first promotion has nothing to go back to")
-    entry = msgspec.structs.replace(previous, epoch=epoch, by=failed.by, at=at, undo=True)
-    # The epoch names the entry. A newer release may have added fields to one of the two copies.
-    was_rollback = not (record.stack and record.stack[0].epoch == previous.epoch)
-    stack = (failed, *record.stack) if was_rollback else record.stack[1:]
-    return msgspec.structs.replace(
-        record, current=entry, previous=stack[0] if stack else None, stack=stack, reserved=None
-    )
-
-
 def release(record: ServingRecord) -> ServingRecord:
-    """The record without its reservation: nothing has changed."""
+    """Return the record without its reservation."""
     return msgspec.structs.replace(record, reserved=None)
 
 
-def alias_synced(record: ServingRecord, epoch: int) -> ServingRecord:
-    """The record with the note that the alias of this epoch has been written and read back."""
-    return msgspec.structs.replace(record, alias_epoch=epoch, alias_moved=None)
+def alias_synced(record: ServingRecord, note: str | None) -> ServingRecord:
+    """Return the record after its alias was written and read back, with what is wrong with it."""
+    return msgspec.structs.replace(record, alias_epoch=record.epoch, alias_note=note)
 
 
-def note_alias(record: ServingRecord, moved: str | None) -> ServingRecord:
-    """The record with what the reconciler found of the alias."""
-    return msgspec.structs.replace(record, alias_moved=moved)
+def note_alias(record: ServingRecord, note: str | None) -> ServingRecord:
+    """Return the record with what the reconciler found of the alias."""
+    return msgspec.structs.replace(record, alias_note=note)
+
+
+def keep_outcome(record: ServingRecord, attempt: Attempt) -> ServingRecord:
+    """Return the record with a row that PostgreSQL does not have yet, one for each request."""
+    others = [kept for kept in record.unwritten if kept.request != attempt.request]
+    return msgspec.structs.replace(record, unwritten=(*others, attempt)[-UNWRITTEN_LIMIT:])
+
+
+def drop_outcomes(record: ServingRecord, written: tuple[Attempt, ...]) -> ServingRecord:
+    """Return the record without the rows that PostgreSQL has now."""
+    left = tuple(kept for kept in record.unwritten if kept not in written)
+    return msgspec.structs.replace(record, unwritten=left)
 
 
 # In the cluster the record is one key of a ConfigMap.
@@ -235,24 +239,74 @@ def config_map_name(release: str) -> str:
 
 
 class RecordUnreadableError(FraudopsError):
-    """The stored record is not one of ours; nothing is guessed from it."""
+    """The stored record is not a serving record. Nothing is guessed from it."""
 
 
 def encode(record: ServingRecord) -> bytes:
-    return encode_document(record)
+    """Return the record as canonical JSON of this release's format. Raises NewerFormatError."""
+    check_writable(record)
+    # A field that has its default is not written, but the number of the format always is.
+    numbered = {**record.unknown, "format": FORMAT}
+    return encode_document(msgspec.structs.replace(record, format=FORMAT, unknown=numbered))
 
 
 def of_config_map(found: Mapping[str, Any]) -> ServingRecord:
-    """EMPTY when nobody has written into it yet. Raises RecordUnreadableError."""
+    """Return the ConfigMap's record; EMPTY before the first write. Raises RecordUnreadableError."""
     data = (found.get("data") or {}).get(CONFIG_MAP_KEY)
     return decode(data.encode()) if data else EMPTY
 
 
 def decode(data: bytes) -> ServingRecord:
+    """Return the record of any release. Raises RecordUnreadableError."""
     try:
-        return decode_document(data, ServingRecord)
+        record = decode_document(data, ServingRecord)
     except msgspec.MsgspecError as error:
         raise RecordUnreadableError(
             f"the serving record cannot be read: {error}. "
             "Restore it from a backup; pods keep serving what they have"
         ) from error
+    record = msgspec.structs.replace(
+        record,
+        format=msgspec.json.decode(data, type=_RecordFormat).format,
+        current=_with_act(record.current),
+        previous=_with_act(record.previous),
+        stack=tuple(entry for each in record.stack if (entry := _with_act(each))),
+    )
+    if record.format >= FORMAT:
+        return record
+    # The first write of this release changes the format, so the rows must be in it from then on.
+    return msgspec.structs.replace(record, unwritten=_rows_of_old_format(record))
+
+
+class _RecordFormat(msgspec.Struct):
+    """The number of a stored record; a record of release 0.2.0 has none."""
+
+    format: int = 1
+
+
+def _with_act(entry: ServingEntry | None) -> ServingEntry | None:
+    """Name the act of an entry that release 0.2.0 wrote: it marks only an undo."""
+    if entry and entry.undo and entry.act == "promote":
+        return msgspec.structs.replace(entry, act="undo")
+    return entry
+
+
+def _rows_of_old_format(record: ServingRecord) -> tuple[Attempt, ...]:
+    """Return a provisional row for each entry that release 0.2.0 committed.
+
+    That release derived missing rows from the record. This one keeps them in it.
+    """
+    return tuple(
+        Attempt(
+            request=entry.by,
+            requested_by=entry.requested_by,
+            at=entry.at,
+            strategy=entry.strategy,
+            version=entry.version,
+            digest=entry.digest,
+            epoch=entry.epoch,
+            outcome="done",
+        )
+        for entry in (*reversed(record.stack), record.current)
+        if entry and entry.act != "undo"
+    )

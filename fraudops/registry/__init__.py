@@ -11,7 +11,6 @@ from fraudops.registry.model_version import (
     TAG_SAMPLE,
     TAG_SCHEMA_FINGERPRINT,
     TAG_VERDICT,
-    TAG_WAIVER,
     ModelVersion,
 )
 from fraudops.registry.versions import LATEST, Registry
@@ -23,7 +22,6 @@ __all__ = [
     "TAG_SAMPLE",
     "TAG_SCHEMA_FINGERPRINT",
     "TAG_VERDICT",
-    "TAG_WAIVER",
     "ModelVersion",
     "Registry",
     "verified_bundle",

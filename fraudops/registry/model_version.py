@@ -14,7 +14,6 @@ TAG_SCHEMA_FINGERPRINT = "fraudops.schema_fingerprint"
 TAG_SAMPLE = "fraudops.sample"
 TAG_REQUEST = "fraudops.request"
 TAG_VERDICT = "fraudops.verdict"
-TAG_WAIVER = "fraudops.waiver"
 # Every MLflow release since 2.0 stores a value of this length without cutting it.
 MAX_TAG_CHARACTERS = 5000
 
@@ -32,7 +31,6 @@ class ModelVersion:
     digest: str | None
     schema_fingerprint: str | None
     verdict: dict[str, Any] | None
-    waiver: dict[str, Any] | None
     aliases: tuple[str, ...]
     created_at: str
     tags: dict[str, str]
@@ -48,7 +46,6 @@ def parse_version(row: dict[str, Any], aliases: tuple[str, ...]) -> ModelVersion
         digest=tags.get(TAG_DIGEST),
         schema_fingerprint=tags.get(TAG_SCHEMA_FINGERPRINT),
         verdict=_mapping(tags.get(TAG_VERDICT)),
-        waiver=_mapping(tags.get(TAG_WAIVER)),
         aliases=aliases,
         created_at=datetime.fromtimestamp(int(row["creation_timestamp"]) / 1000, UTC).isoformat(
             timespec="milliseconds"
@@ -82,7 +79,7 @@ def run_folder(version: ModelVersion) -> str:
 def _mapping(value: str | None) -> dict[str, Any] | None:
     """Return the JSON object in a tag, or None.
 
-    A malformed verdict or waiver therefore counts as missing, and a promotion is refused.
+    A malformed verdict therefore counts as missing, and a promotion is refused.
     """
     try:
         return None if value is None else msgspec.json.decode(value.encode(), type=dict[str, Any])

@@ -71,6 +71,22 @@ class Registry:
         )["model_version"]
         return parse_version(row, tuple(sorted(row.get("aliases", []))))
 
+    def exists(self, version: str) -> bool:
+        """Whether the registry has the version. A version that was deleted no longer exists."""
+        if not version.isdecimal():
+            return False
+        try:
+            self._api.call(
+                "GET",
+                "mlflow/model-versions/get",
+                params={"name": self.model, "version": version},
+            )
+        except MlflowAnswerError as error:
+            if error.code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
+
     def find(self, version: str) -> ModelVersion:
         """Return the version of that number, or the newest one for `latest`.
 

@@ -156,8 +156,8 @@ class ValidateJobSettings(ClusterJobSettings):
 class PromoteJobSettings(ValidateJobSettings):
     """Settings of the jobs that read or change the serving record.
 
-    They are promote, rollback, reconcile and models. Pipeline and install read them too, because
-    they promote at their end.
+    They are promote, rollback, reconcile, models and promotions. Pipeline and install read them
+    too, because they promote at their end.
     """
 
     environment: Literal["development", "production"] = Field(

@@ -14,32 +14,38 @@ import secrets
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import asyncpg
 import click
 
-from fraudops.audit.connection import address, dsn, open_connection, sqlstate, why_away
+from fraudops.audit.connection import TROUBLE, address, dsn, open_connection, sqlstate
+from fraudops.audit.database import translated
 from fraudops.errors import SettingsError, StoreDownError
+from jobs.install import mlflow_tables
 from jobs.runner import notices, retry_until, run, wait_option
 
 PROGRAM = "fraudops-prepare"
-MLFLOW_LOCK = 7_205_103
 SCRAM_ITERATIONS = 4096
 # SQLSTATE classes of a role or database that does not exist, and of a wrong password.
 MISSING = ("28", "3D")
-ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+ADMIN_VARIABLE = "DATABASE_ADMIN_URL"
+PUBLIC_RIGHTS = """
+SELECT pg_get_userbyid(datdba) = current_user AS owned, EXISTS (
+    SELECT FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) WHERE grantee = 0
+) AS open
+FROM pg_database WHERE datname = current_database()
+"""
 
 
 @dataclass(frozen=True)
 class DatabaseTarget:
-    """A database and the role that owns it."""
+    """A database and the role that owns it; `variable` is the setting that holds the URL."""
 
     url: str
     role: str
     password: str
     database: str
+    variable: str
 
     @classmethod
     def of(cls, url: str, name: str = "DATABASE_URL") -> "DatabaseTarget":
@@ -51,7 +57,7 @@ class DatabaseTarget:
                 f"the URL of {address(url)} must name a role and a database: "
                 "postgresql://ROLE:PASSWORD@HOST:PORT/DATABASE"
             )
-        return cls(url, role, unquote(parts.password or ""), database)
+        return cls(url, role, unquote(parts.password or ""), database, name)
 
 
 def scram(password: str, salt: bytes) -> str:
@@ -78,7 +84,7 @@ def statements(
 ) -> list[str]:
     """Return the SQL that creates role and database, in order.
 
-    An existing role gets the password of the URL.
+    An existing role gets the password of the URL. `close_to_public` comes afterwards.
     """
     role, database = quoted(target.role), quoted(target.database)
     sql = [f"{'ALTER' if role_exists else 'CREATE'} ROLE {role} LOGIN PASSWORD '{verifier}'"]
@@ -87,9 +93,13 @@ def statements(
             # An administrator that is no superuser must be a member of the role to make it owner.
             f"GRANT {role} TO CURRENT_USER",
             f"CREATE DATABASE {database} OWNER {role}",
-            f"REVOKE ALL ON DATABASE {database} FROM PUBLIC",
         ]
     return sql
+
+
+def revocation(target: DatabaseTarget) -> str:
+    """Return the SQL after which only roles with a right of their own may connect."""
+    return f"REVOKE ALL ON DATABASE {quoted(target.database)} FROM PUBLIC"
 
 
 async def can_log_in(target: DatabaseTarget) -> bool:
@@ -97,19 +107,20 @@ async def can_log_in(target: DatabaseTarget) -> bool:
 
     Raises StoreDownError if PostgreSQL fails for another reason.
     """
-    try:
-        async with open_connection(target.url, PROGRAM):
-            return True
-    except ERRORS as error:
-        if sqlstate(error).startswith(MISSING):
-            return False
-        reason = why_away(error) or f"fails ({type(error).__name__})"
-        raise StoreDownError(f"PostgreSQL at {address(target.url)} {reason}") from error
+    with translated(target.url, target.variable, "fails"):
+        try:
+            async with open_connection(target.url, PROGRAM):
+                return True
+        except TROUBLE as error:
+            if not sqlstate(error).startswith(MISSING):
+                raise
+    return False
 
 
 async def create(target: DatabaseTarget, admin_url: str) -> None:
     """Create role and database with the administrator's rights. Raises StoreDownError."""
-    try:
+    refusal = f"refuses to create role {target.role} and database {target.database}"
+    with translated(admin_url, ADMIN_VARIABLE, refusal):
         async with open_connection(admin_url, PROGRAM) as admin:
             roles = await admin.fetchval(
                 "SELECT count(*) FROM pg_roles WHERE rolname = $1", target.role
@@ -123,18 +134,30 @@ async def create(target: DatabaseTarget, admin_url: str) -> None:
                 target, verifier, role_exists=bool(roles), database_exists=bool(databases)
             ):
                 await admin.execute(statement)
-    except ERRORS as error:
-        reason = why_away(error) or (
-            f"refuses to create role {target.role} and database {target.database} "
-            f"(SQLSTATE {sqlstate(error)})"
-        )
-        raise StoreDownError(f"PostgreSQL at {address(admin_url)} {reason}") from error
     notices.print(f"role {target.role} and database {target.database} created", markup=False)
+
+
+async def close_to_public(target: DatabaseTarget) -> None:
+    """Take the rights of PUBLIC on the database, if the role owns it. Raises StoreDownError.
+
+    Every run checks it: an earlier run may have ended right after CREATE DATABASE. The role does
+    it itself, because an administrator that is no superuser may not be a member of the role.
+    """
+    with translated(target.url, target.variable, "refuses to revoke the rights of PUBLIC"):
+        async with open_connection(target.url, PROGRAM) as connection:
+            found = await connection.fetchrow(PUBLIC_RIGHTS)
+            if not (found["owned"] and found["open"]):
+                return
+            await connection.execute(revocation(target))
+    notices.print(f"database {target.database} closed to other roles", markup=False)
 
 
 def instructions(target: DatabaseTarget) -> str:
     """Return the SQL for a database team, with a placeholder for the password."""
-    sql = statements(target, "…", role_exists=False, database_exists=False)
+    sql = [
+        *statements(target, "…", role_exists=False, database_exists=False),
+        revocation(target),
+    ]
     # A team with a superuser does not need the GRANT.
     lines = "\n".join(f"  {line};" for line in sql if not line.startswith("GRANT"))
     lines = lines.replace("'…'", "'(the password in the url)'")
@@ -145,47 +168,33 @@ def instructions(target: DatabaseTarget) -> str:
 
 
 async def prepare(target: DatabaseTarget, admin_url: str | None) -> None:
-    """Make one attempt to prepare a database. Raises StoreDownError if the role cannot log in."""
-    if await can_log_in(target):
-        return
-    if not admin_url:
-        raise StoreDownError(instructions(target))
-    await create(target, admin_url)
+    """Make one attempt to prepare a database. Raises StoreDownError if the role cannot log in.
+
+    Every step looks at what is there, so that the next run finishes what an interrupted run left.
+    Without `admin_url` nothing is changed: a database team decides about roles and rights.
+    """
     if not await can_log_in(target):
-        raise StoreDownError(
-            f"role {target.role} still cannot log in at {address(target.url)}: check pg_hba.conf"
-        )
+        if not admin_url:
+            raise StoreDownError(instructions(target))
+        await create(target, admin_url)
+        if not await can_log_in(target):
+            raise StoreDownError(
+                f"role {target.role} still cannot log in at {address(target.url)}: "
+                "check pg_hba.conf"
+            )
+    if admin_url:
+        await close_to_public(target)
 
 
 def _run_prepare(target: DatabaseTarget, admin_url: str | None) -> None:
     asyncio.run(prepare(target, admin_url))
 
 
-async def has_mlflow_tables(connection: Any) -> bool:
-    return bool(await connection.fetchval("SELECT to_regclass('alembic_version') IS NOT NULL"))
+def _migrate(url: str) -> str:
+    from fraudops.audit.migrations import migrate
 
-
-async def upgrade_mlflow(url: str) -> None:
-    """Run MLflow's own upgrade of its tables, if the tables exist."""
-    async with open_connection(url, PROGRAM) as connection:
-        if not await has_mlflow_tables(connection):
-            notices.print("MLflow's database is empty: its server creates the tables")
-            return
-        # MLflow's migrations do not exclude each other. The lock ends with this connection.
-        await connection.execute("SELECT pg_advisory_lock($1)", MLFLOW_LOCK)
-        await asyncio.to_thread(_run_upgrade, url)
-    notices.print("MLflow's tables match this release")
-
-
-def _run_upgrade(url: str) -> None:
-    from mlflow.store.db.utils import _upgrade_db
-    from sqlalchemy import create_engine
-
-    engine = create_engine(dsn(url).replace("postgresql://", "postgresql+psycopg://", 1))
-    try:
-        _upgrade_db(engine)
-    finally:
-        engine.dispose()
+    with translated(url, refusal="refuses the migration of the audit's tables"):
+        return migrate(url).summary(address(url))
 
 
 def prepare_databases(
@@ -195,19 +204,16 @@ def prepare_databases(
 
     Raises SettingsError for a malformed URL, StoreDownError when the deadline has passed.
     """
-    from fraudops.audit.migrations import migrate
-
-    named = {"DATABASE_URL": url, "MLFLOW_BACKEND_STORE_URI": mlflow_url}
+    named = {"DATABASE_URL": url, mlflow_tables.VARIABLE: mlflow_url}
     if admin_url:
         # A malformed URL must fail here, with its own name and before any wait.
-        dsn(admin_url, "DATABASE_ADMIN_URL")
+        dsn(admin_url, ADMIN_VARIABLE)
     for target in [DatabaseTarget.of(each, name) for name, each in named.items() if each]:
         retry_until(partial(_run_prepare, target, admin_url), deadline)
         notices.print(f"role {target.role} can log in at {address(target.url)}", markup=False)
     if mlflow_url:
-        asyncio.run(upgrade_mlflow(mlflow_url))
-    migrated = retry_until(lambda: migrate(url), deadline)
-    notices.print(migrated.summary(address(url)), markup=False)
+        retry_until(partial(mlflow_tables.upgrade, mlflow_url), deadline)
+    notices.print(retry_until(partial(_migrate, url), deadline), markup=False)
 
 
 @click.command(name="prepare-databases")
@@ -221,8 +227,8 @@ def command(wait_seconds: float, if_set_up: bool) -> None:
     """Prepare roles, databases and tables, or print the SQL that is needed."""
     url = os.environ.get("DATABASE_URL")
     if url:
-        mlflow_url = os.environ.get("MLFLOW_BACKEND_STORE_URI")
-        admin_url = os.environ.get("DATABASE_ADMIN_URL")
+        mlflow_url = os.environ.get(mlflow_tables.VARIABLE)
+        admin_url = os.environ.get(ADMIN_VARIABLE)
         prepare_databases(url, mlflow_url, admin_url, time.monotonic() + wait_seconds)
     elif if_set_up:
         notices.print("there is no database Secret yet: nothing to migrate before this upgrade")

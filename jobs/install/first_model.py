@@ -24,8 +24,16 @@ from fraudops.state import State
 from fraudops.wiring import open_promotion_context, read_record
 from jobs.options.training import TrainingInputs, training_options
 from jobs.pipeline import Pipeline, PipelineSteps, refuse_sample
-from jobs.promote import outcome_of
-from jobs.runner import notices, output, retry_until, run, state_option, wait_option
+from jobs.reports.promotion import ending
+from jobs.runner import (
+    notices,
+    output,
+    retry_until,
+    run,
+    state_option,
+    target_options,
+    wait_option,
+)
 
 
 def serves_already(record: ServingRecord, request: str | None) -> str | None:
@@ -41,7 +49,7 @@ def serves_already(record: ServingRecord, request: str | None) -> str | None:
 
 async def check_database(url: str) -> None:
     """Raise StoreDownError until the audit's tables exist."""
-    with translated(url):
+    with translated(url, refusal="refuses to read promotions"):
         async with open_connection(url, "fraudops-bootstrap") as connection:
             await connection.execute("SELECT FROM promotions LIMIT 1")
 
@@ -49,14 +57,15 @@ async def check_database(url: str) -> None:
 async def check_pods(settings: PromoteJobSettings, state: State) -> None:
     """Raise StoreDownError until the serving record exists and all pods of the service answer."""
     async with open_promotion_context(settings, state, _ignore) as context:
-        if (await context.records.read())[1] is None:
+        ports = context.ports
+        if (await ports.records.read())[1] is None:
             raise StoreDownError("the serving record does not exist yet: the setup Job creates it")
-        pods, desired = await context.pods.list(), await context.pods.desired_replicas()
+        pods, desired = await ports.pods.list(), await ports.pods.desired_replicas()
         if len(pods) < desired:
             raise StoreDownError(f"{len(pods)} of {desired} pods of the inference service exist")
         for pod in pods:
             try:
-                await context.pods.epoch(pod)
+                await ports.pods.epoch(pod)
             except PodUnresponsiveError as error:
                 raise StoreDownError(f"pod {pod.name} does not answer yet ({error})") from error
 
@@ -113,13 +122,13 @@ def command(wait_seconds: float, state: State, **training: Any) -> str:
     if message is None:
         refuse_sample(settings, inputs)
         wait_for_all(settings, state, deadline)
-        result = Pipeline(state, settings, inputs, output, first_only=True).run(PipelineSteps())
+        result = Pipeline(state, settings, inputs, output, if_epoch=0).run(PipelineSteps())
         # Another promotion may have finished during the training. A model serves: a success.
         superseded = result.outcome in ("refused", "overtaken") and serves_already(
             read_record(settings.cluster, state), settings.request_id
         )
         message = superseded or (
-            f"the first model: {outcome_of(result, time.monotonic() - started)}"
+            f"the first model: {ending(result, time.monotonic() - started, target_options(state))}"
         )
     output.print(message)
     return message

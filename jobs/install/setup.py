@@ -1,26 +1,34 @@
 """Create the objects that outlive a release: Secrets, the serving record, the data claim.
 
-The chart runs this program. Its account may create objects and never read them. An existing object
-is left as it is, so running the program again changes nothing.
+The chart runs this program. Its account may create objects, and may read and change only its own
+Secrets. An existing Secret gets the keys that it lacks. Nothing else of an existing object changes,
+so running the program again changes nothing.
 """
 
 import asyncio
+import base64
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import click
 
-from fraudops.cluster.api import Cluster
+from fraudops.cluster.api import Cluster, NotFoundError
+from fraudops.errors import SettingsError, StoreDownError
 from fraudops.promotion.ports import StaleRecordError
+from fraudops.urls import split_url
 from jobs.runner import notices, run
 
 PASSWORD_BYTES = 24
 # Key in the Secret: role, which is also the name of the role's database.
 DATABASES = {"url": "fraudops", "mlflow-url": "mlflow", "admin-url": "postgres"}
+ADMIN_KEY, PASSWORD_KEY = "admin-url", "password"
+# Another writer may change an object between a read and a write. After so many times in a row the
+# Job gives up, and Kubernetes repeats it.
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -85,11 +93,30 @@ def database_values(host: str) -> dict[str, str]:
     PostgreSQL container reads.
     """
     passwords = {key: secrets.token_urlsafe(PASSWORD_BYTES) for key in DATABASES}
-    urls = {
-        key: f"postgresql://{role}:{quote(passwords[key])}@{host}:5432/{role}"
-        for key, role in DATABASES.items()
-    }
-    return urls | {"password": passwords["admin-url"]}
+    urls = {key: database_url(key, passwords[key], host) for key in DATABASES}
+    return urls | {PASSWORD_KEY: passwords[ADMIN_KEY]}
+
+
+def database_url(key: str, password: str, host: str) -> str:
+    role = DATABASES[key]
+    return f"postgresql://{role}:{quote(password, safe='')}@{host}:5432/{role}"
+
+
+def missing_values(wanted: Mapping[str, str], existing: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of the keys that an existing Secret lacks.
+
+    `admin-url` and `password` hold the same password. If one of the two exists, the other one gets
+    the password from it. Raises SettingsError if `admin-url` is malformed.
+    """
+    missing = {key: value for key, value in wanted.items() if key not in existing}
+    if PASSWORD_KEY in missing and ADMIN_KEY in existing:
+        admin = split_url(existing[ADMIN_KEY], ADMIN_KEY)
+        if admin.username == DATABASES[ADMIN_KEY] and admin.password:
+            missing[PASSWORD_KEY] = unquote(admin.password)
+    if ADMIN_KEY in missing and PASSWORD_KEY in existing:
+        host = split_url(wanted[ADMIN_KEY], ADMIN_KEY).hostname or ""
+        missing[ADMIN_KEY] = database_url(ADMIN_KEY, existing[PASSWORD_KEY], host)
+    return missing
 
 
 def _metadata(name: str, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -97,20 +124,59 @@ def _metadata(name: str, labels: Mapping[str, str]) -> dict[str, Any]:
 
 
 async def create_missing(objects: Iterable[KubernetesObject]) -> None:
-    """Create the objects that do not exist yet.
+    """Create the objects that do not exist yet, and add the missing keys of existing Secrets.
 
-    Raises ForbiddenError, StoreDownError or UnknownWriteError. Kubernetes then repeats the Job.
+    Raises ForbiddenError, StoreDownError or UnknownWriteError; Kubernetes then repeats the Job.
+    Raises SettingsError for a Secret that it cannot complete.
     """
     async with Cluster.connect(os.environ.get("FRAUDOPS_CLUSTER__NAMESPACE")) as cluster:
         for each in objects:
-            label = f"{each.manifest['kind']} {each.name}"
-            try:
-                await cluster.call("POST", cluster.path("v1", each.resource), each.manifest)
-            except StaleRecordError:
-                # The API answers 409: the object exists.
-                notices.print(f"{label} exists already: left as it is", markup=False)
-            else:
-                notices.print(f"{label} created", markup=False)
+            done = await ensure(cluster, each)
+            notices.print(f"{each.manifest['kind']} {each.name} {done}", markup=False)
+
+
+async def ensure(cluster: Cluster, wanted: KubernetesObject) -> str:
+    """Create or complete one object, and return in words what happened. Raises as `call` does."""
+    for _attempt in range(ATTEMPTS):
+        try:
+            await cluster.call("POST", cluster.path("v1", wanted.resource), wanted.manifest)
+        except StaleRecordError:
+            # The API answers 409: the object exists.
+            if wanted.resource != "secrets":
+                return "exists already: left as it is"
+        else:
+            return "created"
+        try:
+            added = await _complete(cluster, wanted)
+        except (StaleRecordError, NotFoundError):
+            # Another writer has changed or deleted the Secret since it was read: look again.
+            continue
+        if added:
+            return f"exists already: added {', '.join(added)}"
+        return "exists already: left as it is"
+    raise StoreDownError(f"other writers keep changing the Secret {wanted.name}: try again")
+
+
+async def _complete(cluster: Cluster, wanted: KubernetesObject) -> list[str]:
+    """Add the missing keys of an existing Secret, and return their names."""
+    path = cluster.path("v1", wanted.resource, wanted.name)
+    found = await cluster.call("GET", path)
+    existing = {
+        key: base64.b64decode(value).decode(errors="replace")
+        for key, value in (found.get("data") or {}).items()
+    }
+    missing = missing_values(wanted.manifest["stringData"], existing)
+    if missing and found.get("immutable"):
+        raise SettingsError(
+            f"the Secret {wanted.name} lacks {', '.join(missing)} and is immutable: "
+            "create it again with these keys"
+        )
+    if missing:
+        # The API refuses the write if the Secret has changed since the read. Without this a key
+        # that another writer has just added would be replaced.
+        unchanged = {"resourceVersion": found["metadata"]["resourceVersion"]}
+        await cluster.call("PATCH", path, {"metadata": unchanged, "stringData": missing})
+    return list(missing)
 
 
 def _to_labels(
@@ -181,7 +247,10 @@ class SetupOptions:
     help="A label of each object (repeatable).",
 )
 def command(**options: Any) -> None:
-    """Create the objects that outlive the release and do not exist yet."""
+    """Create the objects that outlive the release and do not exist yet.
+
+    Existing Secrets get the keys that they lack.
+    """
     asyncio.run(create_missing(SetupOptions(**options).objects()))
 
 

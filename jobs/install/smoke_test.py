@@ -53,7 +53,7 @@ async def audit_row(url: str, prediction_id: str, seconds: float) -> Mapping[str
     from fraudops.audit.database import translated
 
     deadline = time.monotonic() + seconds
-    with translated(url):
+    with translated(url, refusal="refuses to read predictions"):
         async with open_connection(url, "fraudops-acceptance") as connection:
             while True:
                 row: Mapping[str, Any] | None = await connection.fetchrow(

@@ -32,6 +32,7 @@ from services.inference.pod.state import read_pod_state
 from services.inference.pod.status import Status
 from services.inference.pod.worker import Drain, Worker
 from services.inference.pod.worker_channel import Ask, RunFolder
+from services.inference.pod.workers import Workers
 from services.inference.scoring import Scoring
 
 logger = logging.getLogger(__name__)
@@ -69,11 +70,10 @@ def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
     audit = audit_of(settings, state, metrics)
     pod = PodCoordinator(
         state,
-        run,
+        Workers(run, settings.workers),
         BundleCache(state.bundles, run),
         record_reader(settings),
         template_target(settings),
-        settings.workers,
     )
     status = Status(pod, settings.pod, settings.model_name, settings.audit.durability, drain)
     poller = Poller(pod, metrics, settings.record_poll_seconds)
@@ -135,15 +135,9 @@ async def _life(
     listener = await run.serve(worker.answer)
     audit.open()
     now = read_pod_state(pod.state)
-    if now.version and now.digest:
+    if now.target:
         reply = await worker.answer(
-            Ask(
-                op="activate",
-                epoch=now.epoch,
-                version=now.version,
-                digest=now.digest,
-                source=now.source or "cache",
-            )
+            Ask(op="activate", target=now.target, source=now.source or "cache")
         )
         if reply.error:
             logger.error("the worker starts without the pod's model", extra={"reason": reply.error})

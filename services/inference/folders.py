@@ -11,6 +11,7 @@ from fraudops.spool.segments import INCOMING
 from fraudops.state import State
 
 LOCK_SECONDS = 3.0
+# The prefix is that of release 0.2.0, which removes such files at its start, and no others.
 VERIFIED = "proved-"
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from fraudops.promotion.serving_record import ServingTarget
+
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -135,9 +137,10 @@ class Metrics:
     def lost(self, records: int) -> None:
         self._lost.inc(records)
 
-    def serves(self, epoch: int, version: str, sample: bool) -> None:
-        self._epoch.set(epoch)
+    def serves(self, target: ServingTarget, sample: bool) -> None:
+        self._epoch.set(target.epoch)
         self._sample.set(sample)
+        version = target.version
         self._version.set(float(version) if version.isdigit() else float("nan"))
 
     def record_read(self, epoch: int, mirrored: int) -> None:

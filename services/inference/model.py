@@ -10,6 +10,7 @@ import numpy as np
 
 from fraudops.model.manifest import check_files, read_manifest
 from fraudops.model.scorer import Scorer, open_scorer
+from fraudops.promotion.serving_record import ServingTarget
 from fraudops.schema import FeatureSchema
 from services.inference.parsing import TransactionReader
 
@@ -34,13 +35,13 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Serving:
-    """The model that a worker serves, with its epoch.
+    """The target that a worker serves, and its opened model.
 
     A worker replaces the whole object in one assignment. `source` is where the bundle was found:
     registry, peer or cache.
     """
 
-    epoch: int
+    target: ServingTarget
     model: LoadedModel
     source: str
 

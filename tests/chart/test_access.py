@@ -26,7 +26,12 @@ ROLES = {
         (("", "pods"), None): ["list", "delete"],
         (("", "events"), None): ["create"],
     },
-    "fraudops-setup": {(("", "configmaps"), None): ["create"], (("", "secrets"), None): ["create"]},
+    "fraudops-setup": {
+        (("", "configmaps"), None): ["create"],
+        (("", "secrets"), None): ["create"],
+        (("", "secrets"), "fraudops-admin"): ["get", "patch"],
+        (("", "secrets"), "fraudops-database"): ["get", "patch"],
+    },
 }
 PUBLIC = [
     "/predict",
@@ -67,6 +72,14 @@ def test_the_roles_are_exactly_these() -> None:
         for role in kinds(render(), "Role")
     }
     assert roles == ROLES
+
+
+def test_the_setup_may_not_read_a_secret_that_the_values_name() -> None:
+    settings = ("adminToken.existingSecret=a", "postgresql.existingSecret=b")
+    manifests = render(Variant(settings=settings))
+    assert named(manifests, "Role", "fraudops-setup")["rules"] == [
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}
+    ]
 
 
 def test_each_role_is_bound_to_the_account_of_its_name(manifests: list[Manifest]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+from tests.cluster.earlier import Upgrade, earlier_release
 from tests.cluster.release import Release, Repetitions, installed
 from tests.support.figures import PROOF, Figures
 from tests.support.shared_servers import run_folder
@@ -19,7 +20,18 @@ from tests.support.shared_servers import run_folder
 COUNTS = Repetitions(20, 3, 10, 5, 100_000) if PROOF else Repetitions(3, 1, 2, 1, 2_000)
 # These tests make their own namespaces, so they run in parallel with the tests that change the
 # installed release.
-OWN_NAMESPACES = {"test_upgrade.py", "test_runner.py", "test_ports.py"}
+OWN_NAMESPACES = {"test_upgrade.py", "test_vanished_node.py", "test_runner.py", "test_ports.py"}
+
+SUBJECTS = {
+    "cluster": "On Kubernetes",
+    "cluster-promotion": "Promotion on Kubernetes",
+    "cluster-upgrade": "Upgrades and vanished nodes on Kubernetes",
+}
+SUBJECT_OF = {
+    "test_promotion.py": "cluster-promotion",
+    "test_upgrade.py": "cluster-upgrade",
+    "test_vanished_node.py": "cluster-upgrade",
+}
 
 
 class ClusterScheduling(LoadFileScheduling):
@@ -52,11 +64,27 @@ def versions(release: Release) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def figures() -> Iterator[Figures]:
-    """Yield the collected measurements; PROOF=1 writes them to a file."""
-    collected = Figures("cluster", "On Kubernetes", cluster="kind, one node")
+def upgrade(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Upgrade]:
+    """Yield an installation of the previous release, which its first test upgrades."""
+    with earlier_release(release, tmp_path_factory.mktemp("previous")) as upgrade:
+        yield upgrade
+
+
+@pytest.fixture(scope="session")
+def all_figures() -> Iterator[dict[str, Figures]]:
+    """Yield the measurements of each subject, which PROOF=1 writes."""
+    collected = {
+        name: Figures(name, title, cluster="kind, two nodes") for name, title in SUBJECTS.items()
+    }
     yield collected
-    collected.write()
+    for figures in collected.values():
+        if figures.rows:
+            figures.write()
+
+
+@pytest.fixture(scope="module")
+def figures(request: pytest.FixtureRequest, all_figures: dict[str, Figures]) -> Figures:
+    return all_figures[SUBJECT_OF.get(request.path.name, "cluster")]
 
 
 @pytest.fixture(scope="session")

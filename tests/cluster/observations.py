@@ -53,7 +53,7 @@ class Promoted:
     @property
     def returned(self) -> float:
         """Return when the Job logged that every worker serves the version."""
-        return self.moment("serves on every worker")
+        return self.moment(" on every worker")
 
     @property
     def seconds(self) -> float:

@@ -202,24 +202,24 @@ def kill_promoter_after(release: Release, version: str, line: str, delay: float)
             output += text
             if line in text and not killed:
                 time.sleep(delay)
-                killed = kill_in_node(release, "jobs.promote")
+                job = output.split("Job ", 1)[1].split()[0]
+                killed = kill_in_node(release, job)
         code = following.wait(300)
     assert code in (0, 65), output
     return killed
 
 
-def kill_in_node(release: Release, program: str) -> bool:
-    """Send SIGKILL to every process of the node that runs the program."""
+def kill_in_node(release: Release, job: str) -> bool:
+    """Send SIGKILL to the promoter of this Job; return whether it ran.
+
+    Tests of other namespaces have promoters on the same node.
+    """
     node = f"{release.context.removeprefix('kind-')}-control-plane"
-    pids = run(
-        "docker",
-        "exec",
-        node,
-        "sh",
-        "-c",
-        f"grep -lsz {program} /proc/[0-9]*/cmdline | cut -d/ -f3",
-        check=False,
-    ).split()
+    find = (
+        "for each in $(grep -lsz jobs.promote /proc/[0-9]*/cmdline | cut -d/ -f3); do "
+        f"grep -qsz '^HOSTNAME={job}-' /proc/$each/environ && echo $each; done"
+    )
+    pids = run("docker", "exec", node, "sh", "-c", find, check=False).split()
     run("docker", "exec", node, "sh", "-c", f"kill -9 {' '.join(pids)}", check=False)
     return bool(pids)
 

@@ -1,19 +1,15 @@
 """Releases in their own namespaces: an upgrade loses nothing, a neighbour changes nothing."""
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import replace
 
-import pytest
-
-from tests.cluster.release import Release, Repetitions, run, until
+from tests.cluster.earlier import Upgrade
+from tests.cluster.observations import Promoted
+from tests.cluster.release import Release, Repetitions, until
 from tests.support.figures import Figures
-from tests.support.releases import commits, unpack
 
-FOLDERS = {"inference": "services/inference", "mlflow": "services/mlflow", "jobs": "jobs"}
-NAMES = {"inference": "fraudops-serving", "mlflow": "fraudops-mlflow", "jobs": "fraudops-jobs"}
 BATCH = 1000
 FILL = """
 import json, sys, urllib.request
@@ -26,62 +22,22 @@ for _ in range(int(sys.argv[2])):
 """
 
 
-@dataclass(frozen=True)
-class Upgrade:
-    """One installation in its own namespace: as the previous release and as this one."""
-
-    version: str
-    before: Release
-    after: Release
-
-
-@pytest.fixture(scope="module")
-def upgrade(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Upgrade]:
-    """Install the previous release with its own chart and images built from its own files."""
-    version, commit = next(iter(commits().items()))
-    files = unpack(version, tmp_path_factory.mktemp("previous"))
-    images = {component: f"{name}:{commit}" for component, name in NAMES.items()}
-    with ThreadPoolExecutor(len(images)) as pool:
-        list(
-            pool.map(lambda component: build(files, FOLDERS[component], images[component]), images)
-        )
-    # One archive for all images: a layer that they share is sent to the node once.
-    cluster = release.context.removeprefix("kind-")
-    run("kind", "load", "docker-image", *images.values(), "--name", cluster)
-    values = json.loads(json.dumps(release.values)) | {"ingress": {"enabled": False}}
-    old = json.loads(json.dumps(values))
-    for component in NAMES:
-        old[component]["image"]["tag"] = commit
-    before, after = (
-        replace(release, namespace="earlier", values=chosen) for chosen in (old, values)
-    )
-    release.kubectl("create", "namespace", "earlier")
-    try:
-        before.install(chart=files / "charts" / "fraudops")
-        yield Upgrade(version, before, after)
-    finally:
-        release.kubectl("delete", "namespace", "earlier", "--wait=false")
-
-
-def build(files: Path, folder: str, image: str) -> None:
-    dockerfile = str(files / folder / "Dockerfile")
-    run("docker", "build", "--quiet", "--file", dockerfile, "--tag", image, str(files))
-
-
-def test_an_upgrade_from_the_previous_release_loses_nothing(
+def test_an_upgrade_with_an_act_in_flight_loses_nothing(
     upgrade: Upgrade, counts: Repetitions, figures: Figures
 ) -> None:
+    """The previous release's promoter rolls out a version while helm replaces the product."""
     before, after = upgrade.before, upgrade.after
-    serving = before.agreed()
+    before.agreed()
+    target = before.new_version(11)
     fill(before, counts.audited_rows)
     rows = int(before.sql("SELECT count(*) FROM predictions"))
     assert rows >= counts.audited_rows
-    with after.traffic() as seen:
+    with after.traffic() as seen, in_flight(before, target) as promoted:
         after.install()
     assert seen.failures == []
     after.assert_all_audited(seen.ids)
     assert int(after.sql("SELECT count(*) FROM predictions")) == rows + seen.answered
-    assert after.agreed() == serving
+    assert_ended(after, promoted, target)
     new = {f"fraudops-serving:{after.values['inference']['image']['tag']}"}
     until(
         lambda: {image_of(pod) for pod in after.objects("pods", "inference")} == new,
@@ -89,10 +45,61 @@ def test_an_upgrade_from_the_previous_release_loses_nothing(
         "only pods of the new image",
     )
     figures.note(
-        f"helm upgrade from release {upgrade.version} under load",
+        f"helm upgrade from release {upgrade.version} under load, with a rollout in flight",
         f"{rows} audited rows, all kept; {seen.answered} requests during it, "
-        f"failed: {len(seen.failures)}",
+        f"failed: {len(seen.failures)}; the rollout ended with exit code {promoted[0].exit_code}",
     )
+
+
+def test_a_downgrade_with_an_act_in_flight_loses_nothing(
+    upgrade: Upgrade, figures: Figures
+) -> None:
+    """This release's promoter rolls out a version while helm goes back to the previous release."""
+    before, after = upgrade.before, upgrade.after
+    target = "1" if after.serving()[0] != "1" else "2"
+    with before.traffic() as seen, in_flight(after, target) as promoted:
+        before.install(chart=upgrade.chart_before)
+    assert seen.failures == []
+    before.assert_all_audited(seen.ids)
+    assert_ended(before, promoted, target)
+    figures.note(
+        f"helm upgrade back to release {upgrade.version} under load, with a rollout in flight",
+        f"failed requests: {len(seen.failures)}; "
+        f"the rollout ended with exit code {promoted[0].exit_code}",
+    )
+    after.install()
+    assert after.agreed() == before.agreed()
+
+
+@contextmanager
+def in_flight(release: Release, version: str) -> Iterator[list[Promoted]]:
+    """Begin a rollout before the block, and wait for its end after the block."""
+    ended: list[Promoted] = []
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(release.promote, version, "--strategy", "rollout")
+        until(
+            lambda: running.done() or bool(release.record().get("reserved")),
+            120,
+            "the rollout has reserved its epoch",
+        )
+        assert not running.done(), running.result().output
+        yield ended
+        ended.append(running.result())
+
+
+def assert_ended(release: Release, promoted: list[Promoted], target: str) -> None:
+    """Record, alias and pods agree, and the row tells how the act ended."""
+    version, epoch = release.agreed()
+    latest = "SELECT outcome FROM promotions ORDER BY started_at DESC LIMIT 1"
+    until(lambda: release.sql(latest) != "started", 120, "the row has an outcome")
+    outcome = release.sql(latest)
+    if promoted[0].exit_code == 0:
+        assert (version, outcome) == (target, "done"), promoted[0].output
+    else:
+        assert outcome in ("refused", "failed", "overtaken", "unconfirmed"), promoted[0].output
+        assert (version == target) == (outcome == "unconfirmed"), promoted[0].output
+    row = f"SELECT to_version FROM promotions WHERE epoch = {epoch}"
+    assert release.sql(row) in (version, ""), "the row of the epoch names another version"
 
 
 def test_a_second_release_in_another_namespace_by_helm_3(

@@ -20,7 +20,7 @@ from fraudops.audit.database import create_engine, translated
 from fraudops.audit.migrations import upgrade
 from fraudops.audit.partitions import ensure_partition, partition_name
 from fraudops.audit.records import Record, encode
-from fraudops.audit.tables import metadata
+from fraudops.audit.tables import metadata, promotions
 from fraudops.drift.window import recent
 from fraudops.errors import SettingsError, StoreDownError
 from services.shipper.sink import Sink
@@ -28,6 +28,9 @@ from tests.support.audit_records import prediction
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+BEFORE_ACTS = (
+    "ALTER TABLE promotions DROP COLUMN act, DROP COLUMN waiver_reason, DROP COLUMN behind"
+)
 
 
 @pytest.fixture
@@ -119,7 +122,8 @@ async def test_a_table_full_of_an_earlier_releases_rows_is_migrated_untouched_or
     connection, reader = await connect(empty_database), await connect(empty_database)
     await store(empty_database, [prediction() for _ in range(50)])
     await connection.execute(
-        "ALTER TABLE predictions DROP COLUMN features_sealed; DROP INDEX predictions_sample"
+        "ALTER TABLE predictions DROP COLUMN features_sealed; DROP INDEX predictions_sample;"
+        + BEFORE_ACTS
     )
     await connection.execute("UPDATE fraudops_schema_version SET version_num = '0001'")
     files = (
@@ -146,6 +150,45 @@ async def test_a_table_full_of_an_earlier_releases_rows_is_migrated_untouched_or
     await store(empty_database, [prediction(features=b"\x01sealed")])
     await connection.close()
     await reader.close()
+
+
+async def test_promotions_of_an_earlier_release_stay_and_more_of_them_fit(
+    empty_database: str,
+) -> None:
+    await upgrade(empty_database)
+    connection = await connect(empty_database)
+    await connection.execute(BEFORE_ACTS)
+    await connection.execute("UPDATE fraudops_schema_version SET version_num = '0003'")
+    values = {
+        "request": "r",
+        "started_at": NOON,
+        "model_name": "m",
+        "to_version": "2",
+        "to_digest": "d",
+        "strategy": "broadcast",
+        "outcome": "done",
+        "requested_by": "me",
+    }
+    insert_earlier = (
+        f"INSERT INTO promotions (id, {', '.join(values)}) VALUES "
+        f"($1, {', '.join(f'${place}' for place in range(2, len(values) + 2))})"
+    )
+    await connection.execute(insert_earlier, uuid.uuid4(), *values.values())
+    await upgrade(empty_database)
+    await connection.execute(insert_earlier, uuid.uuid4(), *values.values())
+    await connection.close()
+    acts = {"act": "rollback", "waiver_reason": "an outage", "behind": ["pod-a", "pod-b"]}
+    engine = create_engine(empty_database)
+    async with engine.begin() as session:
+        for more in (acts, dict.fromkeys(acts)):
+            await session.execute(promotions.insert().values(id=uuid.uuid4(), **values, **more))
+        found = await session.execute(
+            text("SELECT act, waiver_reason, behind FROM promotions WHERE behind IS NOT NULL")
+        )
+        assert found.all() == [tuple(acts.values())]
+        count = await session.execute(text("SELECT count(*) FROM promotions WHERE act IS NULL"))
+        assert count.scalar() == 3
+    await engine.dispose()
 
 
 async def test_concurrent_requests_make_a_partition_once(database: str) -> None:

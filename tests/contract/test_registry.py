@@ -26,7 +26,7 @@ from fraudops.registry import (
 )
 from fraudops.registry.api import MlflowAnswerError
 from tests.support.http_client import HTTP
-from tests.support.mlflow_runs import API, new_run, put
+from tests.support.mlflow_runs import API, delete_version, new_run, put
 
 
 @pytest.fixture
@@ -107,8 +107,36 @@ def test_an_alias_is_set_moved_and_deleted(
         "2": ("production",),
     }
     assert registry.version("1").aliases == ("champion",)
+    for _ in range(2):  # the second time it is missing
+        registry.delete_alias("production")
+        assert registry.alias("production") is None
+    assert registry.alias("champion") == "1"
+
+
+def test_a_deleted_version_no_longer_exists_and_takes_its_alias_along(
+    registry: Registry, registered: ModelVersion, mlflow_url: str
+) -> None:
+    second = registry.create_version(new_run(mlflow_url), {})
+    registry.set_alias("production", second)
+    registry.set_alias("champion", "1")
+    delete_version(mlflow_url, registry.model, second)
+    assert [registry.exists(version) for version in ("1", second, "3", "", "one")] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert (registry.alias("production"), registry.alias("champion")) == (None, "1")
+    with pytest.raises(UnknownVersionError, match="known are 1 "):
+        registry.set_alias("production", second)
     registry.delete_alias("production")
-    assert registry.alias("production") is None
+    # Its number is not given to another version.
+    assert registry.create_version(new_run(mlflow_url), {}) == "3"
+
+
+def test_of_a_model_that_does_not_exist_no_version_exists(registry: Registry) -> None:
+    assert not registry.exists("1")
 
 
 def test_an_alias_that_mlflow_reserves_is_a_mistake_of_the_user(

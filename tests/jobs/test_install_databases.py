@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from alembic.script import ScriptDirectory
 from psycopg import sql
 
 from fraudops.errors import SettingsError, StoreDownError
+from jobs.install import mlflow_tables
 from jobs.install.databases import (
     DatabaseTarget,
     can_log_in,
@@ -21,10 +25,10 @@ from jobs.install.databases import (
     prepare,
     quoted,
     scram,
-    upgrade_mlflow,
 )
 from services.mlflow.wait import fault
 from services.supervisor.postgresql import PostgreSQL
+from tests.support.fault_proxy import FaultProxy, Trap
 from tests.support.processes import free_port
 
 PASSWORD = "p@ss/word'\"%40"
@@ -43,6 +47,28 @@ def target(postgresql_server: PostgreSQL) -> Iterator[DatabaseTarget]:
             sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
         )
         admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+
+
+PUBLIC_MAY_CONNECT = """
+SELECT EXISTS (
+    SELECT FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) WHERE grantee = 0
+)
+FROM pg_database WHERE datname = current_database()
+"""
+# Owner, whether PUBLIC has a right, revision of the tables, number of partitions.
+PREPARED = f"""
+SELECT pg_get_userbyid(datdba)::text, ({PUBLIC_MAY_CONNECT}), version_num,
+       (SELECT count(*) FROM pg_inherits WHERE inhparent = 'predictions'::regclass)
+FROM pg_database, fraudops_schema_version WHERE datname = current_database()
+"""
+MIGRATIONS = Path(str(resources.files("fraudops.audit.migrations")))
+
+
+def through(proxy: FaultProxy, url: str) -> str:
+    """Return the URL with the port of the proxy."""
+    parts = urlsplit(url)
+    user = parts.netloc.rpartition("@")[0]
+    return parts._replace(netloc=f"{user}@{parts.hostname}:{proxy.port}").geturl()
 
 
 def run(**variables: str) -> "subprocess.CompletedProcess[str]":
@@ -133,10 +159,122 @@ def test_the_program_migrates_both_databases_to_this_release(
         )
 
 
+# The first bytes of each statement, in the order of a first run.
+STEPS = (
+    b"CREATE ROLE",
+    b"GRANT ",
+    b"CREATE DATABASE",
+    b"REVOKE ALL",
+    b"CREATE TABLE fraudops_schema_version",
+    b"CREATE TABLE labels",
+    b"ALTER TABLE promotions",
+    b"ALTER TABLE predictions ATTACH",
+)
+
+
+@pytest.mark.parametrize("step", STEPS, ids=bytes.decode)
+def test_a_run_finishes_what_a_run_killed_before_any_step_has_left(
+    postgresql_server: PostgreSQL, target: DatabaseTarget, step: bytes
+) -> None:
+    with FaultProxy(postgresql_server.port).running() as proxy:
+        variables = {
+            "DATABASE_URL": through(proxy, target.url),
+            "DATABASE_ADMIN_URL": through(proxy, postgresql_server.admin_url()),
+        }
+        # Only the first byte of the statement arrives, so PostgreSQL does not run it.
+        trap = proxy.set(Trap(step, "hold", more=1))
+        with subprocess.Popen(
+            [sys.executable, "-m", "jobs.install.databases"],
+            env={"PATH": os.environ["PATH"], **variables},
+            stderr=subprocess.DEVNULL,
+        ) as killed:
+            try:
+                assert trap.sprung.wait(60), "the program did not reach this step"
+            finally:
+                killed.kill()
+        # PostgreSQL ends the session of a killed program, and with it the transaction.
+        proxy.reset()
+        done = run(**variables)
+        assert done.returncode == 0, done.stderr
+        again = run(**variables)
+    assert (again.returncode, "created" in again.stderr, "closed" in again.stderr) == (0, 0, 0)
+    with psycopg.connect(target.url) as connection:
+        found = connection.execute(PREPARED).fetchone()
+    assert found == (target.role, False, ScriptDirectory(str(MIGRATIONS)).get_current_head(), 2)
+
+
+async def test_only_an_owner_with_an_administrator_takes_the_rights_of_public(
+    postgresql_server: PostgreSQL, target: DatabaseTarget
+) -> None:
+    """A database team decides about a database of its own."""
+    admin = postgresql_server.admin_url()
+    await prepare(target, admin)
+
+    def public_may_connect(statement: str) -> bool:
+        with psycopg.connect(admin, autocommit=True) as connection:
+            connection.execute(statement.format(quoted(target.database)))
+        asyncio.run(prepare(target, None if "GRANT" in statement else admin))
+        with psycopg.connect(target.url) as connection:
+            found = connection.execute(PUBLIC_MAY_CONNECT).fetchone()
+        return bool(found and found[0])
+
+    assert await asyncio.to_thread(public_may_connect, "GRANT CONNECT ON DATABASE {} TO PUBLIC")
+    assert await asyncio.to_thread(public_may_connect, "ALTER DATABASE {} OWNER TO postgres")
+    back = f"ALTER DATABASE {{}} OWNER TO {quoted(target.role)}"
+    assert not await asyncio.to_thread(public_may_connect, back)
+
+
 def test_an_unavailable_postgresql_ends_the_program_with_75(target: DatabaseTarget) -> None:
     done = run(DATABASE_URL=f"postgresql://a:b@127.0.0.1:{free_port()}/c")
     assert done.returncode == 75
     assert "does not answer (ConnectionRefusedError)" in done.stderr
+
+
+# Points at which the network breaks: the first look, the creation, MLflow's tables, the migration.
+BREAKS = (
+    b"FROM pg_roles",
+    b"CREATE DATABASE",
+    b"aclexplode",
+    b"to_regclass('alembic",
+    b"CREATE TABLE labels",
+)
+
+
+@pytest.mark.parametrize("words", BREAKS, ids=bytes.decode)
+def test_a_connection_that_breaks_ends_the_program_with_75_and_one_sentence(
+    postgresql_server: PostgreSQL, target: DatabaseTarget, words: bytes
+) -> None:
+    with FaultProxy(postgresql_server.port).running() as proxy:
+        proxy.set(Trap(words, "cut"))
+        url = through(proxy, target.url)
+        done = run(
+            DATABASE_URL=url,
+            MLFLOW_BACKEND_STORE_URI=url,
+            DATABASE_ADMIN_URL=through(proxy, postgresql_server.admin_url()),
+        )
+    assert done.returncode == 75, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"error: PostgreSQL at 127.0.0.1:{proxy.port}/" in done.stderr
+
+
+def test_a_right_that_the_role_lacks_is_a_sentence_with_its_setting(
+    postgresql_server: PostgreSQL, target: DatabaseTarget
+) -> None:
+    """Since PostgreSQL 15 only the owner of a database may create tables in it."""
+    name = quoted(target.role)
+    with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{scram(PASSWORD, b'salt')}'")
+        admin.execute(f"CREATE DATABASE {name}")
+    done = run(DATABASE_URL=target.url)
+    assert done.returncode == 75
+    assert "Traceback" not in done.stderr
+    assert "refuses a right that the role in DATABASE_URL needs" in done.stderr
+
+
+def test_mlflows_upgrade_without_postgresql_names_its_setting() -> None:
+    away = f"postgresql://a:b@127.0.0.1:{free_port()}/c"
+    with pytest.raises(StoreDownError, match="is MLFLOW_BACKEND_STORE_URI right"):
+        mlflow_tables.upgrade(away)
 
 
 def test_an_upgrade_of_an_install_without_secrets_has_nothing_to_migrate() -> None:
@@ -168,19 +306,24 @@ _initialize_tables(create_engine(sys.argv[1]))
 """
 
 
-async def test_mlflows_own_upgrade_runs_if_its_tables_exist(
-    database: str, capsys: pytest.CaptureFixture[str]
+def test_mlflows_own_upgrade_runs_if_its_tables_exist(
+    postgresql_server: PostgreSQL, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = database.replace("postgresql://", "postgresql+psycopg://", 1)
-    await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-c", MAKE_TABLES, url],
-        check=True,
-        capture_output=True,
-        timeout=120,
+    subprocess.run(
+        [sys.executable, "-c", MAKE_TABLES, url], check=True, capture_output=True, timeout=120
     )
-    await upgrade_mlflow(database)
+    mlflow_tables.upgrade(database)
     assert "MLflow's tables match this release" in capsys.readouterr().err
+    with FaultProxy(postgresql_server.port).running() as proxy:
+        # A query of the upgrade itself, by another driver.
+        proxy.set(Trap(b"alembic_version.version_num", "cut"))
+        with pytest.raises(StoreDownError, match=r"refuses the upgrade|does not answer"):
+            mlflow_tables.upgrade(through(proxy, database))
+    with psycopg.connect(database) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'unknown'")
+    with pytest.raises(SettingsError, match="run the newer release that upgraded them"):
+        mlflow_tables.upgrade(database)
 
 
 def test_the_mlflow_server_waits_until_its_role_can_enter(

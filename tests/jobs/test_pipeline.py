@@ -204,7 +204,7 @@ def test_a_first_model_never_replaces_one_that_was_promoted_before_it(
         PromoteJobSettings.from_environment(),
         plan,
         pipeline.notices,
-        first_only=True,
+        if_epoch=0,
     )
     assert first_model.run(pipeline.PipelineSteps()).outcome == "refused"
     assert site.record.epoch == 1

@@ -78,6 +78,7 @@ def promote(platform: Platform, version: str, *more: str) -> str:
 
 
 def rows(platform: Platform) -> list[tuple[str, str, str | None]]:
+    """Return version, outcome and reason of each row, in the order of their start."""
     with psycopg.connect(platform.database_url) as connection:
         return connection.execute(
             "SELECT to_version, outcome, reason FROM promotions ORDER BY started_at, id"
@@ -138,7 +139,7 @@ def test_repeated_rollbacks_go_back_and_never_forward(
         assert [entry.version for entry in record(serving).stack] == stack[back + 1 :]
 
 
-def test_a_version_without_a_verdict_is_refused_unless_it_has_a_waiver(
+def test_a_version_without_a_verdict_is_refused_unless_the_promotion_waives_it(
     serving: Platform,
 ) -> None:
     trained = serving.run("train", "--seed", "9", "--json")
@@ -157,6 +158,10 @@ def test_a_version_without_a_verdict_is_refused_unless_it_has_a_waiver(
     assert current.waiver["reason"] == "the old model is on fire"
     assert current.waiver["digest"] == current.digest
     assert serving.run("rollback").returncode == 0
+    # The waiver was of that promotion alone.
+    assert serving.run("promote", "--version", version).returncode == 65
+    shown = serving.run("promotions", "--limit", "3").stdout
+    assert "gates waived: the old model is on fire" in shown
 
 
 def test_production_refuses_to_promote_or_roll_back_to_a_model_of_the_packaged_sample(
@@ -306,11 +311,15 @@ def test_a_rollback_needs_neither_mlflow_nor_postgresql_and_the_reconciler_catch
     done = alone.run("rollback", "--json")
     assert done.returncode == 0, done.stderr
     rollback = json.loads(done.stdout)
-    assert (rollback["version"], rollback["late"]) == ("1", ["alias"])
+    assert (rollback["version"], rollback["late"]) == ("1", ["alias", "row"])
     assert record(alone).alias_epoch < record(alone).epoch
-    assert alone.run("reconcile").returncode == 75
-    pending = alone.state.root / "promotions.pending"
-    assert pending.stat().st_size > 0
+    late = alone.run("reconcile")
+    assert late.returncode == 75
+    assert "not up to date: rows, alias;" in late.stderr
+    assert [row.outcome for row in record(alone).unwritten] == ["done"]
+    listed = alone.run("promotions")
+    assert listed.returncode == 75
+    assert "not written to PostgreSQL yet" in listed.stdout
 
     endpoints = {
         "inference_url": alone.inference_url,
@@ -321,9 +330,9 @@ def test_a_rollback_needs_neither_mlflow_nor_postgresql_and_the_reconciler_catch
     _register_a_version(mlflow_url)
     caught_up = alone.run("reconcile", "--json")
     assert caught_up.returncode == 0, caught_up.stderr
-    assert json.loads(caught_up.stdout)["mirrored"] is True
-    assert [row[:2] for row in rows(alone)][-1] == ("1", "done")
-    assert pending.stat().st_size == 0
+    assert json.loads(caught_up.stdout)["late"] == []
+    assert [row[:2] for row in rows(alone)] == [("1", "done")]
+    assert record(alone).unwritten == ()
     assert Registry(mlflow_url).alias("production") == "1"
 
 

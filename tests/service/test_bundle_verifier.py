@@ -148,7 +148,7 @@ def test_a_download_that_hangs_ends_with_its_request(service: Service, end: str)
     asking.join()
     eventually(lambda: assert_gone(download))
     if end == "deadline":
-        assert answers == ["version 7 was not brought and proved within 2 s"]
+        assert answers == ["version 7 was not fetched and verified within 2 s"]
         assert verifier.children() == []
         promote(service, 2)
 
@@ -169,7 +169,7 @@ def test_a_fork_that_fails_ends_nothing_and_is_tried_again_a_second_later(
     bundle_verifier.keep()
     bundle_verifier.keep()
     assert len(forks) == 1
-    assert "bundles cannot be proved now" in caplog.text
+    assert "bundles cannot be verified now" in caplog.text
 
     def tried_again() -> None:
         bundle_verifier.keep()
@@ -203,7 +203,7 @@ def test_a_verification_that_is_killed_refuses_the_version_and_nothing_else(
     )
     killing.join()
     assert answer.status_code == 503
-    assert "proves version 7 ended without an answer" in problem(answer)["detail"]
+    assert "verifies version 7 ended without an answer" in problem(answer)["detail"]
     assert verifier_process(service).pid == verifier.pid
     assert service.predict().status_code == 200
     promote(service, 2)

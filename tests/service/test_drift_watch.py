@@ -12,9 +12,10 @@ import psycopg
 import pytest
 
 from fraudops.drift.status import read_drift_status
+from fraudops.promotion.pod_rules import PodState
 from fraudops.state import State
 from services.inference.http.metrics_page import PodCollector
-from services.inference.pod.state import PodState, pod_state_path, write
+from services.inference.pod.state import pod_state_path, write
 from services.shipper.watching import watch_drift
 from tests.support.waiting import eventually
 

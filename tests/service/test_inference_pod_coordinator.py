@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from fraudops.audit.records import Prediction
+from fraudops.promotion.serving_record import ServingTarget
 from services.inference.pod.state import pod_state_path, read_pod_state, write
 from services.inference.pod.worker_channel import Ask, RunFolder
 from tests.support.http_client import HTTP
@@ -254,8 +255,10 @@ def test_a_model_of_the_packaged_sample_is_marked_while_it_serves(service: Servi
 def test_reload_only_moves_to_what_the_record_names(service: Service) -> None:
     epoch = move_to(service, 12)
     ahead = service.reload(phase="commit", epoch=epoch + 1)
-    assert ahead.status_code == 409
-    assert f"at epoch {epoch}, not yet at {epoch + 1}" in ahead.json()["detail"]
+    # The pod has read the record too early, so the promoter must try again.
+    assert ahead.status_code == 503
+    assert f"at epoch {epoch}, not yet at {epoch + 1}" in problem(ahead)["detail"]
+    assert ahead.headers["retry-after"] == "1"
     another = service.reload(version="99")
     assert another.status_code == 409
     assert "use promote" in another.json()["detail"]
@@ -314,7 +317,7 @@ def test_a_prepared_bundle_is_closed_when_it_is_dropped_or_expires(slow: Service
             slow.reload(phase="drop", version=str(seed), digest=digest, epoch=epoch).status_code
             == 200
         )
-    eventually(lambda: _nothing_warm(slow))
+    eventually(lambda: _nothing_prepared(slow))
     slow.record(str(seed), digest)
     alter(slow, digest)
     # No bundle is open any more, so the pod reads the altered file.
@@ -328,9 +331,9 @@ def alter(service: Service, digest: str) -> None:
         file.write(" ")
 
 
-def _nothing_warm(service: Service) -> None:
+def _nothing_prepared(service: Service) -> None:
     answers = asyncio.run(RunFolder(service.state.run).ask_all(Ask(op="state"), 5))
-    assert [answer.reply.warm for answer in answers if answer.reply] == [{}, {}]
+    assert [answer.reply.prepared for answer in answers if answer.reply] == [{}, {}]
 
 
 def test_a_hung_worker_is_reported_and_ends_on_the_new_version_when_it_is_back(
@@ -352,7 +355,7 @@ def test_a_hung_worker_is_reported_and_ends_on_the_new_version_when_it_is_back(
 def _served_by_the_other(service: Service, epoch: int, reason: str) -> None:
     # Connections that the kernel has assigned to the stopped worker time out.
     answer = service.reload(phase="commit", epoch=epoch, deadline_seconds=3, timeout=6)
-    assert answer.status_code in (409, 503)
+    assert answer.status_code == 503
     assert reason in problem(answer)["detail"]
 
 
@@ -365,7 +368,9 @@ def test_the_work_of_a_dead_coordinator_is_finished_from_the_state_file(service:
     before = read_pod_state(service.state)
     epoch = before.epoch + 1
     # The coordinator died here: the state file is written, and no worker is activated.
-    write(pod_state_path(service.state), before.next(epoch, "13", digest, "cache"))
+    write(
+        pod_state_path(service.state), before.serving(ServingTarget(epoch, "13", digest), "cache")
+    )
     service.record("13", digest, epoch=epoch)
 
     def finished() -> None:
@@ -380,7 +385,8 @@ def test_the_work_of_a_dead_coordinator_is_finished_from_the_state_file(service:
 def test_a_worker_started_after_the_pods_commit_serves_the_new_version_first(slow: Service) -> None:
     digest = slow.bundle(25)
     now = read_pod_state(slow.state)
-    write(pod_state_path(slow.state), now.next(now.epoch + 1, "25", digest, "cache"))
+    target = ServingTarget(now.epoch + 1, "25", digest)
+    write(pod_state_path(slow.state), now.serving(target, "cache"))
     born = slow.worker_pids()
     os.kill(born[0], signal.SIGKILL)
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fraudops.promotion.attempt import Attempt
+from fraudops.promotion.changes import commit
 from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.serving_record import Reservation, commit, release
+from fraudops.promotion.serving_record import Reservation, release
 from tests.support.http_client import HTTP
 from tests.support.serving import Service
 from tests.support.waiting import eventually
@@ -62,7 +64,8 @@ def test_a_new_pod_serves_the_version_that_the_record_has_reserved(
         assert served(service) == (2, "2", None)
         store = FileRecordStore(service.state.serving_record)
         record, token = store.read()
-        store.compare_and_set(commit(record), token)
+        attempt = Attempt(request="a test", requested_by="a test", at="now")
+        store.compare_and_set(commit(record, attempt), token)
         assert service.reload(phase="commit", epoch=2).status_code == 200
         assert served(service) == (2, "2", None)
     finally:

@@ -13,8 +13,9 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from fraudops.promotion.pod_rules import PodState
 from fraudops.registry import Registry
-from services.inference.pod.state import PodState, pod_state_path, read_pod_state, write
+from services.inference.pod.state import pod_state_path, read_pod_state, write
 from tests.support.bundles import write_linear_bundle
 from tests.support.http_client import HTTP
 from tests.support.processes import free_port

@@ -10,17 +10,13 @@ import pytest
 
 from fraudops.audit.records import Prediction
 from fraudops.promotion.admin_client import PodAdminClient
-from fraudops.promotion.convergence import PromotionResult
+from fraudops.promotion.attempt import Attempt
+from fraudops.promotion.changes import Promote, Rollback, decide_promotion, decide_rollback
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
-from fraudops.promotion.ports import (
-    Attempt,
-    PodRef,
-    PodRefusedError,
-    PromotionCandidate,
-    PromotionPorts,
-)
-from fraudops.promotion.protocol import Promoter, PromotionRequest
-from fraudops.promotion.serving_record import ServingRecord, ServingTarget
+from fraudops.promotion.ports import PodRef, PodRefusedError, PromotionPorts
+from fraudops.promotion.protocol import Promoter
+from fraudops.promotion.request import PromotionRequest, PromotionResult
+from fraudops.promotion.serving_record import ModelRef, ServingRecord, ServingTarget
 from tests.support.http_client import HTTP
 from tests.support.releases import FIRST, unpack
 from tests.support.serving import TOKEN, Service
@@ -65,6 +61,12 @@ class AliasesInMemory:
     async def set(self, alias: str, version: str) -> None:
         self.versions[alias] = version
 
+    async def drop(self, alias: str) -> None:
+        self.versions.pop(alias, None)
+
+    async def exists(self, version: str) -> bool:
+        return True
+
 
 class SilentJournal:
     async def write(self, attempt: Attempt) -> None:
@@ -89,13 +91,16 @@ class PodsOfTwoReleases:
             digests = {pod.bundle(seed) for pod in self.pods.values()}
             assert len(digests) == 1
 
-        async def choose(record: ServingRecord) -> PromotionCandidate:
+        async def decide(record: ServingRecord) -> Promote | Rollback:
             if seed is None:
-                top = record.stack[0]
-                return PromotionCandidate(
-                    top.version, top.digest, top.schema_fingerprint, top.verdict
-                )
-            return PromotionCandidate(str(seed), digests.pop(), "of the bundle", {"passed": True})
+                return decide_rollback(record)
+            model = ModelRef(
+                version=str(seed),
+                digest=digests.pop(),
+                schema_fingerprint="of the bundle",
+                verdict={"passed": True},
+            )
+            return decide_promotion(record, model, "broadcast")
 
         state = self.pods["new"].state
         ports = PromotionPorts(
@@ -106,7 +111,8 @@ class PodsOfTwoReleases:
             journal=SilentJournal(),
             clock=SystemClock(),
         )
-        request = PromotionRequest(f"change-{seed}", "a test", choose, rollback=seed is None)
+        act = "promote" if seed is not None else "rollback"
+        request = PromotionRequest(f"change-{seed}", "a test", decide, act)
         return asyncio.run(Promoter(ports).run(request))
 
     def ask(self, name: str, stop: threading.Event) -> None:
@@ -168,11 +174,11 @@ def test_the_first_release_follows_a_record_with_fields_that_it_does_not_know(
 ) -> None:
     path = pods_of_two_releases.pods["new"].state.serving_record
     path.write_bytes(
-        path.read_bytes().replace(b'{"current":{', b'{"later":1,"current":{"act":"x",')
+        path.read_bytes().replace(b'{"current":{', b'{"later":1,"current":{"canary":"x",')
     )
     assert pods_of_two_releases.change(2).outcome == "done"
     assert pods_of_two_releases.record.unknown == {"later": 1}
-    assert pods_of_two_releases.record.stack[0].unknown == {"act": "x"}
+    assert pods_of_two_releases.record.stack[0].unknown == {"canary": "x"}
     for pod in pods_of_two_releases.pods.values():
         assert pod.predict().json()["model_version"] == "2"
 

@@ -18,3 +18,12 @@ def put(url: str, run: str, name: str, data: bytes) -> None:
     HTTP.put(
         f"{url}{API}/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}", content=data
     ).raise_for_status()
+
+
+def delete_version(url: str, model: str, version: str) -> None:
+    """Delete a model version, as a user does in MLflow's own pages."""
+    HTTP.request(
+        "DELETE",
+        f"{url}{API}/mlflow/model-versions/delete",
+        json={"name": model, "version": version},
+    ).raise_for_status()

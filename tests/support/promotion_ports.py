@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from fraudops.errors import StoreDownError
-from fraudops.promotion.ports import Lock, Records, StaleRecordError
+from fraudops.promotion.ports import Lock, LockBusyError, Records, StaleRecordError
 from fraudops.promotion.serving_record import EMPTY, Reservation, ServingRecord, reserve
 
 
@@ -75,16 +74,18 @@ class RecordsContract:
 class LockContract:
     """Tests of a lock. The fixture `locks` is two holders' views of one free lock.
 
-    Each holder gives up after two seconds.
+    The first holder is "one" and the second is "two". Each gives up after two seconds.
     """
 
     async def test_the_second_holder_waits_and_is_refused(self, locks: tuple[Lock, Lock]) -> None:
         first, second = locks
         async with first.hold("one"):
             assert await first.held()
-            with pytest.raises(StoreDownError, match="another promotion has the lock"):
+            with pytest.raises(LockBusyError, match="another promotion has the lock") as busy:
                 async with second.hold("two"):
                     pytest.fail("both have the lock")
+            assert busy.value.holder.startswith("one")
+            assert f"({busy.value.holder})" in str(busy.value)
         async with second.hold("two"):
             assert await second.held()
 
@@ -95,6 +96,13 @@ class LockContract:
                 _ = 1 / 0
         async with second.hold("two"):
             assert await second.held()
+
+    async def test_a_lock_is_held_only_inside_of_its_block(self, locks: tuple[Lock, Lock]) -> None:
+        first, second = locks
+        assert not await first.held()
+        async with first.hold("one"):
+            assert (await first.held(), await second.held()) == (True, False)
+        assert not await first.held()
 
     async def test_a_waiting_holder_gets_the_lock_when_it_is_released(
         self, locks: tuple[Lock, Lock]

@@ -1,4 +1,4 @@
-"""`status` shows an alias that was moved by hand, locally and on a cluster."""
+"""`status` shows how the registry differs from the record, locally and on a cluster."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from fraudops.cluster.overview import Overview
 from fraudops.promotion.local import FileRecordStore
-from fraudops.promotion.reconcile import alias_moved
+from fraudops.promotion.mirror import alias_moved
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.state import State
 from jobs.cluster_status import as_mapping, show
@@ -16,14 +16,22 @@ from services.supervisor.status import report
 ENTRY = ServingEntry(
     epoch=4, version="7", digest="d", schema_fingerprint="s", by="job", at="2026-11-02T12:00:00Z"
 )
-MOVED = ServingRecord(current=ENTRY, alias_epoch=4, alias_moved=alias_moved("3", "7"))
+MOVED = ServingRecord(current=ENTRY, alias_epoch=4, alias_note=alias_moved("3", "7"))
+# The sentence that the mirror writes into the record.
+GONE = "version 7, which serves, is no longer in the registry: it has no alias production"
+DELETED = ServingRecord(current=ENTRY, alias_epoch=4, alias_note=GONE)
 LATE = ServingRecord(current=ENTRY, alias_epoch=3)
 FINE = ServingRecord(current=ENTRY, alias_epoch=4)
 
 
 @pytest.mark.parametrize(
     ("record", "shown"),
-    [(MOVED, "points at version 3"), (LATE, "does not follow epoch 4"), (FINE, None)],
+    [
+        (MOVED, "points at version 3"),
+        (DELETED, "no longer in the registry"),
+        (LATE, "does not follow epoch 4"),
+        (FINE, None),
+    ],
 )
 def test_status_reports_how_the_alias_differs_from_the_record(
     tmp_path: Path, record: ServingRecord, shown: str | None, capsys: pytest.CaptureFixture[str]

@@ -129,6 +129,10 @@ def test_a_release_without_a_data_volume_says_how_to_get_one() -> None:
     ("typed", "sent"),
     [
         (["--version", "3", "--on-cluster"], ["--version", "3"]),
+        (
+            ["--version", "3", "--if-epoch", "4", "--force", "--reason", "now", "--on-cluster"],
+            ["--version", "3", "--if-epoch", "4", "--force", "--reason", "now"],
+        ),
         (["--release", "shop", "--on-cluster", "--json"], ["--json"]),
         (
             [

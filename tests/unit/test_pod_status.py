@@ -11,6 +11,7 @@ from services.inference.pod.coordinator import PodCoordinator
 from services.inference.pod.status import Status
 from services.inference.pod.worker import Drain
 from services.inference.pod.worker_channel import RunFolder
+from services.inference.pod.workers import Workers
 
 
 async def test_one_thread_reads_the_record_for_all_concurrent_requests(tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ async def test_one_thread_reads_the_record_for_all_concurrent_requests(tmp_path:
         return EMPTY
 
     run = RunFolder(state.run)
-    pod = PodCoordinator(state, run, BundleCache(state.bundles, run), hanging, None, 1)
+    pod = PodCoordinator(state, Workers(run, 1), BundleCache(state.bundles, run), hanging, None)
     status = Status(pod, "pod", "model", "spool", Drain())
     asking = [asyncio.create_task(status.model_info()) for _ in range(100)]
     try:

@@ -6,6 +6,7 @@ model.
 
 import pytest
 
+from fraudops.promotion.pod_rules import destination
 from fraudops.promotion.serving_record import (
     EMPTY,
     Reservation,
@@ -14,7 +15,6 @@ from fraudops.promotion.serving_record import (
     ServingTarget,
     decode,
     encode,
-    target_of,
 )
 
 DIGESTS = {version: version * 64 for version in ("1", "2")}
@@ -40,7 +40,7 @@ def record(reserved: ServingTarget | None) -> ServingRecord:
 
 
 def test_a_pod_created_for_the_reserved_target_takes_it() -> None:
-    assert target_of(record(NEW), NEW) == NEW
+    assert destination(record(NEW), NEW) == NEW
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_a_pod_created_for_the_reserved_target_takes_it() -> None:
 def test_a_pod_created_for_another_target_takes_the_current_model(
     reserved: ServingTarget | None,
 ) -> None:
-    assert target_of(record(reserved), NEW) == ServingTarget(4, "1", DIGESTS["1"])
+    assert destination(record(reserved), NEW) == ServingTarget(4, "1", DIGESTS["1"])
 
 
 def test_a_pod_created_without_a_target_ignores_a_reservation() -> None:
-    assert target_of(record(NEW), None) == ServingTarget(4, "1", DIGESTS["1"])
-    assert target_of(EMPTY, NEW) is None
+    assert destination(record(NEW), None) == ServingTarget(4, "1", DIGESTS["1"])
+    assert destination(EMPTY, NEW) is None
 
 
 def test_a_written_target_is_read_back() -> None:

@@ -1,29 +1,30 @@
-"""A search for scenarios in which the promotion protocol breaks a rule.
+"""A search for scenarios in which the promotion breaks a rule.
 
-The search itself is tested on protocols with one rule switched off.
+The search itself is tested: each rule is switched off alone, and the search must find that.
 """
 
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
 from benchmarks.results import RESULTS
-from fraudops.errors import StoreDownError
-from fraudops.promotion import serving_record
-from fraudops.promotion.convergence import Convergence, PromotionResult, write_record
-from fraudops.promotion.ports import PodRef, PromotionPorts, StaleRecordError, UnknownWriteError
-from fraudops.promotion.protocol import Promoter
-from fraudops.promotion.serving_record import ServingTarget, Strategy
 from tests.support.figures import PROOF, Figures
-from tests.support.simulation.scenario import STRATEGIES, Scenario
-from tests.support.simulation.world import Rules, Violation
+from tests.support.simulation.rules_off import RULES_OFF
+from tests.support.simulation.scenario import Scenario
+from tests.support.simulation.shrink import fails, shrink
+from tests.support.simulation.switch_off import Off, switched_off
 
 SEEDS = 10_000 if PROOF else int(os.environ.get("SIMULATION_SEEDS", "250"))
 SEARCH = 4000
+PROCESSES = 2 if PROOF else 1
+PRODUCT = Off()
+OUTCOMES = {"done", "unchanged", "refused", "failed", "overtaken", "unconfirmed"}
 
 
 @pytest.fixture(scope="module")
@@ -34,135 +35,57 @@ def figures() -> Iterator[Figures]:
 
 
 def test_every_rule_holds_in_every_seed(figures: Figures) -> None:
-    ended: dict[str, int] = {}
-    for seed in range(SEEDS):
-        scenario = Scenario(seed)
-        try:
-            scenario.run()
-        except Violation as violation:
-            pytest.fail(f"seed {seed}: {violation}")
-        for result in scenario.results.values():
-            ended[result.outcome] = ended.get(result.outcome, 0) + 1
-    assert ended["done"] > SEEDS / 5, ended
-    assert {"refused", "failed", "overtaken", "unconfirmed", "unchanged"} <= ended.keys()
+    began = time.process_time()
+    outcomes = sum(searched(SEEDS), Counter[str]())
+    # The outcomes of a search that never meets its subject would be few.
+    assert outcomes["done"] > SEEDS / 2, outcomes
+    assert outcomes.keys() >= OUTCOMES, outcomes
     figures.note(
         "seeds without a violation",
-        f"{SEEDS}; promotions that ended "
-        + ", ".join(f"{outcome} {times}" for outcome, times in sorted(ended.items())),
+        f"{SEEDS}; acts that ended "
+        + ", ".join(f"{outcome} {times}" for outcome, times in sorted(outcomes.items())),
     )
+    if PROCESSES == 1:
+        seconds = time.process_time() - began
+        figures.note("seeds per minute of processor time", round(SEEDS / seconds * 60))
 
 
-class CommitsWithALaterRead(Promoter):
-    """Compares the commit with a later read instead of with the reservation's token."""
-
-    async def _commit(self, record: Any, token: Any) -> None:
-        _, token = await self.ports.records.read()
-        await super()._commit(record, token)
-
-
-def with_convergence(kind: type[Convergence]) -> Callable[[PromotionPorts], Promoter]:
-    """A promoter whose steps after the commit are those of `kind`."""
-    return lambda ports: Promoter(ports, kind(ports))
+def searched(seeds: int) -> list[Counter[str]]:
+    """Return the outcomes of all seeds. Fails with the short trace of the first violation."""
+    if PROCESSES == 1:
+        return [outcomes_of(range(seeds))]
+    ranges = [range(first, seeds, PROCESSES) for first in range(PROCESSES)]
+    with ProcessPoolExecutor(PROCESSES) as processes:
+        return list(processes.map(outcomes_of, ranges))
 
 
-class ActivatesListedPods(Convergence):
-    """Only the pods in `listed` are activated."""
-
-    listed: tuple[PodRef, ...] = ()
-
-    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
-        for pod in self.listed:
-            await self._activate(pod, epoch, 1.0)
-        return []
-
-
-class ActivatesOnlyEarlierPods(Promoter):
-    """Activates the pods that were listed before the commit."""
-
-    def __init__(self, ports: PromotionPorts) -> None:
-        self.activation = ActivatesListedPods(ports)
-        super().__init__(ports, self.activation)
-
-    async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
-        self.activation.listed = tuple(await self.ports.pods.list())
-        return await super()._prepare_everywhere(target)
-
-
-class ForgetsEarlierTries(Promoter):
-    """Starts a retry afresh, without finishing or ending what an earlier try left."""
-
-    async def _resume(self, *_: Any) -> PromotionResult | None:
-        return None
-
-
-class SyncsTheAliasWithoutASecondRead(Convergence):
-    """Writes the alias without reading the record a second time."""
-
-    async def _sync_alias(self, epoch: int) -> tuple[str, ...]:
+def outcomes_of(seeds: range) -> Counter[str]:
+    outcomes = Counter[str]()
+    for seed in seeds:
+        scenario = PRODUCT.build(seed)
         try:
-            record, _ = await self.ports.records.read()
-            await self.ports.aliases.set(
-                "production", record.current.version if record.current else ""
-            )
-            latest, token = await self.ports.records.read()
-            await self.ports.records.compare_and_set(
-                serving_record.alias_synced(latest, latest.epoch), token
-            )
-        except (StaleRecordError, UnknownWriteError, StoreDownError):
-            return ("alias",)
-        return ()
+            scenario.run()
+        except AssertionError:
+            pytest.fail(short_story(PRODUCT, seed), pytrace=False)
+        outcomes.update(result.outcome for result in scenario.runner.results.values())
+    return outcomes
 
 
-class IgnoresThePodsEpochs(Convergence):
-    """Reserves an epoch above the record's, but maybe not above the pods'."""
+def short_story(off: Off, seed: int) -> str:
+    """Return the trace of the seed's violation, with as few events as the search can find."""
 
-    async def pod_epochs(self, pods: Any) -> list[int]:
-        return []
+    def build(without: frozenset[str]) -> Scenario:
+        return off.build(seed, without)
 
-
-class TakesNoAnswerAsConsent(Convergence):
-    """Takes a pod that does not answer the activation as activated."""
-
-    async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
-        await super()._activate_everywhere(epoch, 2.0)
-        return []
-
-
-class DoesNotListThePodsAgain(Promoter):
-    """Lists the pods once for the prepare, and not again before the commit.
-
-    It does not wait for a pod that cannot follow afterwards.
-    """
-
-    async def _prepare_everywhere(self, target: ServingTarget) -> str | None:
-        end = self.ports.clock.now() + self.ports.deadlines.prepare
-        for pod in await self.ports.pods.list():
-            await self._prepare(pod, target, end, patient=False)
-        return None
-
-
-class UndoesWithoutComparing(Convergence):
-    """Writes the undo over the record, whatever the record holds by then."""
-
-    async def _undo(self, record: Any, silent: list[PodRef]) -> Any:
-        _, token = await self.ports.records.read()
-        back = serving_record.undo(record, record.epoch + 1, self.ports.clock.timestamp())
-        await write_record(self.ports.records, back, token)
-        return back
-
-
-class LeavesRolloutsUnfinished(Promoter):
-    """Leaves the annotation of a dead promoter on the pod template."""
-
-    async def undo_unfinished_rollout(self, record: Any, token: Any) -> Any:
-        return record
+    failure = fails(build)
+    assert failure is not None
+    return f"seed {seed}\n{shrink(build, failure).story}"
 
 
 def recorded_seed(rule: str) -> int:
     """Return the seed that `make proof` recorded for this rule, or 0.
 
-    A search from that seed ends immediately while the scenarios are unchanged. After a change it
-    goes on.
+    A search from that seed ends soon while the scenarios are unchanged. After a change it goes on.
     """
     table = json.loads((RESULTS / "simulation.json").read_text())["tables"][0]
     recorded = dict(table["rows"]).get(f"switched off: {rule}", "")
@@ -170,70 +93,28 @@ def recorded_seed(rule: str) -> int:
     return int(match[1]) if match else 0
 
 
-@pytest.mark.parametrize(
-    ("rules", "promoter"),
-    [
-        pytest.param(Rules(refuse_lower_epochs=False), Promoter, id="pods refuse lower epochs"),
-        pytest.param(Rules(pods_poll=False), Promoter, id="pods read the record by themselves"),
-        pytest.param(
-            Rules(list_all=False), Promoter, id="unready and terminating pods are activated too"
-        ),
-        pytest.param(Rules(gone_means_gone=False), Promoter, id="a deletion asked for is not gone"),
-        pytest.param(
-            Rules(annotation_needs_the_record=False),
-            Promoter,
-            id="a newborn obeys the annotation only while the record says the same",
-        ),
-        pytest.param(
-            Rules(), CommitsWithALaterRead, id="the commit is compared with the reservation"
-        ),
-        pytest.param(Rules(), ActivatesOnlyEarlierPods, id="the pods are listed after the commit"),
-        pytest.param(Rules(), ForgetsEarlierTries, id="a try finishes what its request began"),
-        pytest.param(
-            Rules(),
-            with_convergence(SyncsTheAliasWithoutASecondRead),
-            id="the mirror looks at the record again",
-        ),
-        pytest.param(
-            Rules(),
-            with_convergence(IgnoresThePodsEpochs),
-            id="the reservation is above every pod's epoch",
-        ),
-        pytest.param(
-            Rules(), with_convergence(TakesNoAnswerAsConsent), id="silence is not consent"
-        ),
-        pytest.param(Rules(), DoesNotListThePodsAgain, id="a ready pod has a veto"),
-        pytest.param(
-            Rules(),
-            LeavesRolloutsUnfinished,
-            id="the next holder of the lock undoes an unfinished rollout",
-        ),
-        pytest.param(
-            Rules(),
-            with_convergence(UndoesWithoutComparing),
-            id="the way back is compared with the own commit",
-        ),
-    ],
-)
+@pytest.mark.parametrize("rule", RULES_OFF)
 def test_the_search_finds_a_violation_when_a_rule_is_switched_off(
-    rules: Rules,
-    promoter: Callable[[PromotionPorts], Promoter],
-    request: pytest.FixtureRequest,
-    figures: Figures,
+    rule: str, figures: Figures
 ) -> None:
-    strategies: tuple[Strategy, ...] = (
-        ("rollout", "broadcast")
-        if "annotation" in request.node.name or "rollout" in request.node.name
-        else STRATEGIES
-    )
-    first = 0 if PROOF else recorded_seed(request.node.callspec.id)
-    for seed in (*range(first, SEARCH), *range(first)):
-        try:
-            Scenario(seed, rules, promoter, strategies).run()
-        except Violation as violation:
-            figures.note(
-                f"switched off: {request.node.callspec.id}",
-                f"found in seed {seed}: {str(violation).splitlines()[0]}",
-            )
-            return
-    pytest.fail(f"no violation in {SEARCH} seeds: the search is blind to this rule")
+    first = 0 if PROOF else recorded_seed(rule)
+    with switched_off(RULES_OFF[rule]):
+        found = RULES_OFF[rule].search((*range(first, SEARCH), *range(first)))
+    assert found, f"no violation in {SEARCH} seeds: the search is blind to this rule"
+    seed, failure = found
+    # The same weather breaks nothing while the rule is on.
+    assert fails(lambda without: Off(odds=RULES_OFF[rule].odds).build(seed, without)) is None
+    figures.note(f"switched off: {rule}", f"found in seed {seed}: {failure.violation}")
+
+
+def test_a_failing_seed_is_shrunk_to_a_short_story() -> None:
+    rule = RULES_OFF["silence is not consent"]
+    with switched_off(rule):
+        found = rule.search(range(SEARCH))
+        assert found
+        seed, failure = found
+        shrunk = shrink(lambda without: rule.build(seed, without), failure)
+    assert shrunk.violation.rule == failure.violation.rule
+    assert len(shrunk.events) < len(failure.events)
+    assert len(shrunk.story.splitlines()) <= 41
+    assert "violated: " in shrunk.story.splitlines()[-1]

@@ -138,9 +138,6 @@ async def test_our_kubernetes_client_calls_this_machine_directly(
     }
     (tmp_path / "config").write_text(json.dumps(config))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    monkeypatch.setattr(
-        "kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config")
-    )
     async with Cluster.connect("default") as cluster:
         assert await cluster.call("GET", "/version") == {"well": True}
 

@@ -19,6 +19,7 @@ VERSION = {
     "aliases": ["champion", "production"],
     "serving": True,
     "back": None,
+    "deleted": False,
 }
 PART: dict[str, Any] = {
     "state": "gave up",

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from fraudops.ids import uuid7
+from fraudops.promotion.serving_record import ServingTarget
 from services.inference.audit.writers import Audit
 from services.inference.http.feedback import accept
 from services.inference.http.middleware import SINGLE_BYTES, Call, Endpoint, EndpointResponse
@@ -26,8 +27,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ReloadRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`prepare` opens a version beside the served one, `commit` reads the record now, `drop`
-    forgets what was prepared; without a phase both happen.
+    """What a promoter asks of the pod.
+
+    `prepare` opens a version next to the served one. `commit` reads the serving record now, and
+    serves what it names. `drop` closes what was prepared. Without a phase the pod commits.
     """
 
     phase: Literal["prepare", "commit", "drop"] | None = None
@@ -37,6 +40,11 @@ class ReloadRequest(msgspec.Struct, frozen=True, kw_only=True):
     digest: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")] | None = None
     epoch: Annotated[int, msgspec.Meta(ge=1)] | None = None
     deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = PREPARE_SECONDS
+
+    @property
+    def target(self) -> ServingTarget:
+        """What the request names. A missing field is zero or empty, as in `pod_rules.ANY`."""
+        return ServingTarget(self.epoch or 0, self.version or "", self.digest or "")
 
 
 class Predictions:
@@ -78,20 +86,20 @@ class Reload:
         self._reader = Reader(ReloadRequest)
 
     async def __call__(self, call: Call) -> EndpointResponse:
-        """Answers once every worker of the pod has done it.
+        """Answer once every worker of the pod has done it.
 
-        Raises RefusedError, StoreDownError: then the old version serves on.
+        Raises RefusedError, which is final, and StoreDownError, after which the same call may
+        succeed.
         """
         request = self._reader.read(call.body or b"{}")
         if request.phase == "prepare":
-            version, digest = _required(request, "version"), _required(request, "digest")
-            await self._pod.prepare(version, digest, request.epoch or 0, request.deadline_seconds)
+            _require(request, "version", "digest")
+            await self._pod.prepare(request.target, request.deadline_seconds)
         elif request.phase == "drop":
-            await self._pod.drop(_required(request, "digest"))
+            _require(request, "digest")
+            await self._pod.workers.drop(request.target)
         else:
-            await self._pod.activate(
-                request.epoch or 0, request.version, request.digest, request.deadline_seconds
-            )
+            await self._pod.activate(request.target, request.deadline_seconds)
         return EndpointResponse(_encode(await self._status.reloaded()), call.request_id or uuid7())
 
 
@@ -100,20 +108,17 @@ class DrainPod:
         self._pod, self._status = pod, status
 
     async def __call__(self, call: Call) -> EndpointResponse:
-        """Every worker asks its clients to leave from here on, and the pod is no longer ready;
-        there is no way back.
-        """
-        await self._pod.drain()
+        """Make every worker ask its clients to leave. The pod is never ready again."""
+        await self._pod.workers.drain()
         return EndpointResponse(_encode(await self._status.reloaded()), call.request_id or uuid7())
 
 
-def _required(request: ReloadRequest, field: str) -> str:
-    value: Any = getattr(request, field)
-    if value is None:
-        raise InvalidBodyError(
-            [FieldFault(field=field, reason=f"is missing: {request.phase} needs it")]
-        )
-    return str(value)
+def _require(request: ReloadRequest, *fields: str) -> None:
+    for field in fields:
+        if getattr(request, field) is None:
+            raise InvalidBodyError(
+                [FieldFault(field=field, reason=f"is missing: {request.phase} needs it")]
+            )
 
 
 def endpoints(

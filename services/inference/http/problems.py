@@ -15,6 +15,7 @@ from fraudops.errors import (
     SpoolFullError,
     StoreDownError,
 )
+from fraudops.promotion.serving_record import RecordUnreadableError
 from services.inference.parsing import FieldFault, InvalidBodyError
 from services.inference.pod.status import NotReadyError
 from services.inference.pod.worker_channel import WorkerShown
@@ -105,6 +106,8 @@ ERROR_RESPONSES: Mapping[type[Exception], ErrorResponse] = {
     NotReadyError: ErrorResponse(503, "Not ready"),
     SpoolFullError: ErrorResponse(503, "The audit spool is full", RETRY),
     StoreDownError: ErrorResponse(503, "Not available now", RETRY),
+    # A backup may repair the record, and the same call then succeeds.
+    RecordUnreadableError: ErrorResponse(503, "Not available now", RETRY),
     RefusedError: ErrorResponse(409, "Refused"),
     SettingsError: ErrorResponse(409, "Refused"),
 }

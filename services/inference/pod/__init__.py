@@ -1,1 +1,1 @@
-"""The pod: its workers, state file, bundles and serving record."""
+"""One pod: its workers, state file, bundle cache and view of the serving record."""

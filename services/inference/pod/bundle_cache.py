@@ -1,6 +1,6 @@
 """The pod's bundle cache, as a worker uses it.
 
-The bundle verifier fetches and verifies bundles. Old bundles are removed here.
+The bundle verifier fetches and verifies bundles. The cache removes old bundles here.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from fraudops.errors import RefusedError, StoreDownError
+from fraudops.promotion.serving_record import ServingTarget
 from services.inference.folders import VERIFIED
 from services.inference.pod.bundle_verifier import BundleRequest, VerificationOutcome
 from services.inference.pod.worker_channel import RunFolder
@@ -21,8 +22,8 @@ class BundleCache:
 
     The caller holds the pod's lock.
 
-    A bundle is proved once in a pod's life; the run folder has an empty file for each that was.
-    That its files are still the same, each worker checks itself.
+    A bundle is verified once in a pod's life. The run folder has an empty file for each verified
+    bundle. Each worker checks by itself that the bundle's files are still the same.
     """
 
     def __init__(self, folder: Path, run: RunFolder) -> None:
@@ -31,11 +32,12 @@ class BundleCache:
     def is_verified(self, digest: str) -> bool:
         return self._marker(digest).exists() and (self.folder / digest).is_dir()
 
-    async def ensure(self, version: str, digest: str, seconds: float, *, fetch: bool = True) -> str:
-        """Where the bundle came from, once it is here and proved anew.
+    async def ensure(self, target: ServingTarget, seconds: float, *, fetch: bool = True) -> str:
+        """Verify the target's bundle again, and fetch it if the cache does not have it.
 
-        Raises RefusedError with the reason, StoreDownError.
+        Returns where the bundle came from. Raises RefusedError with the reason, StoreDownError.
         """
+        version, digest = target.version, target.digest
         self._marker(digest).unlink(missing_ok=True)
         try:
             async with asyncio.timeout(seconds):
@@ -44,11 +46,11 @@ class BundleCache:
                 )
         except TimeoutError as error:
             raise StoreDownError(
-                f"version {version} was not brought and proved within {round(seconds, 1):g} s"
+                f"version {version} was not fetched and verified within {round(seconds, 1):g} s"
             ) from error
         except (OSError, asyncio.IncompleteReadError) as error:
             raise StoreDownError(
-                f"the process that proves version {version} ended without an answer; "
+                f"the process that verifies version {version} ended without an answer; "
                 "the log may say why, or memory is short"
             ) from error
         source = _read_outcome(answer)
@@ -56,9 +58,9 @@ class BundleCache:
         return source
 
     def prune(self, keep: Collection[str]) -> None:
-        """Removes the bundles that are none of `keep`.
+        """Remove the bundles whose digests are not in `keep`.
 
-        A folder that does not go now is tried again after the next promotion.
+        The next promotion tries a folder again that cannot be removed now.
         """
         for folder in self.folder.iterdir():
             if folder.name not in keep and not folder.name.startswith("."):
@@ -70,7 +72,10 @@ class BundleCache:
 
 
 def _read_outcome(answer: bytes) -> str:
-    """What the prover wrote. Raises RefusedError or StoreDownError with its reason."""
+    """Return the source that the verifier names.
+
+    Raises RefusedError or StoreDownError with the verifier's reason.
+    """
     outcome = msgspec.json.decode(answer, type=VerificationOutcome)
     if outcome.source:
         return outcome.source

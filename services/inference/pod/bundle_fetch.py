@@ -1,8 +1,8 @@
-"""Brings a bundle into the pod's cache and proves it.
+"""Fetches a bundle into the pod's cache and verifies it.
 
-A folder appears there by a rename, complete and verified, or not at all.
+A folder appears in the cache by a rename: complete and verified, or not at all.
 
-Runs in the prover's processes; what only a download needs is imported there.
+This runs in the bundle verifier's processes. Functions import what only a download needs.
 """
 
 import logging
@@ -23,9 +23,9 @@ INCOMING, REFUSED = ".incoming-", ".refused-"
 def fetch_bundle(
     settings: InferenceSettings, bundles: Path, version: str, digest: str, *, fetch: bool = True
 ) -> str:
-    """`cache`, `peer` or `registry`;
+    """Verify the bundle in the cache, or fetch and verify it from a peer or the registry.
 
-    `settings` say where the last two are. What was refused is no longer in the cache.
+    Returns the source: `cache`, `peer` or `registry`. A refused bundle leaves the cache.
 
     Raises BundleError, RefusedError, UnknownVersionError, StoreDownError.
     """
@@ -45,9 +45,9 @@ def fetch_bundle(
 
 
 def _check_cached(bundles: Path, digest: str) -> str | None:
-    """None if the cache holds the bundle, unaltered; else why not.
+    """Return None if the cache holds the unaltered bundle, else why not.
 
-    What is altered is taken away.
+    An altered bundle is removed.
     """
     folder = bundles / digest
     if not folder.is_dir():
@@ -61,9 +61,7 @@ def _check_cached(bundles: Path, digest: str) -> str | None:
 
 
 def _download(settings: InferenceSettings, bundles: Path, version: str, digest: str) -> str:
-    """From another pod, else from the registry: what a pod cannot give, or gives altered, the
-    registry still may.
-    """
+    """Fetch the bundle from another pod, and from the registry if no pod has it unaltered."""
     incoming = bundles / f"{INCOMING}{digest}-{os.getpid()}"
     try:
         if _from_peers(settings, digest, incoming):
@@ -105,10 +103,10 @@ def _from_registry(settings: InferenceSettings, version: str, digest: str, incom
 
 
 def _discard(bundles: Path, folder: Path) -> None:
-    """Out of the cache at once; the removal may take its time."""
-    aside = bundles / f"{REFUSED}{folder.name}-{os.getpid()}"
-    folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    """Remove a bundle; the rename takes it out of the cache before the slow removal."""
+    discarded = bundles / f"{REFUSED}{folder.name}-{os.getpid()}"
+    folder.rename(discarded)
+    shutil.rmtree(discarded, ignore_errors=True)
 
 
 def _sweep(bundles: Path) -> None:

@@ -1,10 +1,11 @@
 """The process of a pod that fetches and verifies bundles.
 
-It is forked before the workers with all imports loaded, and forks again for each bundle.
+The gunicorn master forks it before the workers, with all imports loaded. It forks again for each
+bundle. So no worker spends time on a download or a verification, and no verification spends time
+on imports, which took nine tenths of its processor time.
 
-So no worker pays for a download or a proof, and no proof for its imports, which were nine tenths
-of its processor time. One JSON line is asked on a socket in the run folder, one is answered.
-Whoever hangs up ends the proof.
+A worker connects to a socket in the run folder and sends one JSON line. The answer is one line
+too. A worker that closes the connection ends the verification.
 """
 
 import logging
@@ -28,9 +29,10 @@ from services.inference.pod.bundle_fetch import fetch_bundle
 from services.inference.pod.worker_channel import RunFolder
 
 logger = logging.getLogger(__name__)
+# Operators filter the log by this name, which release 0.2.0 has too.
 PROGRAM = "inference.prover"
 NICE = 10
-AGAIN_SECONDS = ASK_SECONDS = 1.0
+RESTART_SECONDS = REQUEST_SECONDS = 1.0
 LONGEST_REASON = 4000
 HANDLED = (
     signal.SIGHUP,
@@ -46,7 +48,7 @@ HANDLED = (
 
 
 class BundleRequest(msgspec.Struct, frozen=True):
-    """A version's bundle; without `fetch` only what is in the cache is proved."""
+    """The bundle of a version; without `fetch` only a cached bundle is verified."""
 
     version: str
     digest: str
@@ -54,7 +56,7 @@ class BundleRequest(msgspec.Struct, frozen=True):
 
 
 class VerificationOutcome(msgspec.Struct, omit_defaults=True):
-    """`source` where the bundle came from, or `error` with its exit code."""
+    """`source` is where the bundle came from; otherwise `error` has an exit code."""
 
     source: str | None = None
     error: str | None = None
@@ -69,8 +71,16 @@ class Verification:
     pid: int
     handle: int
 
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """The descriptors of which one can be read when the verification must end.
+
+        The client sends nothing more, so a readable connection is a closed one.
+        """
+        return self.handle, self.connection.fileno()
+
     def end(self) -> None:
-        """It is no more when this returns."""
+        """Kill the process, and wait until it is gone."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         os.close(self.handle)
@@ -80,9 +90,9 @@ class Verification:
 class BundleVerifier:
     """The verifier process, as its parent, the gunicorn master, sees it.
 
-    The master holds the listener, so requests wait if the process must be started again.
+    The master holds the listener, so requests wait while the process is replaced.
 
-    `lifeline` is the master's pipe: who reads its end knows that the master has died.
+    `lifeline` is the master's pipe. Its read end shows that the master has died.
     """
 
     def __init__(
@@ -92,79 +102,70 @@ class BundleVerifier:
         self._bundles = State.at(settings.state).bundles
         self._listener = run.listen_for_verifications()
         self._pid: int | None = None
-        self._tried = float("-inf")
+        self._started = float("-inf")
 
     def keep(self, leave: Callable[[], None] = lambda: None) -> None:
-        """Starts it, or another when it has died, at most one a second.
+        """Start the process, or replace a dead one, at most once a second.
 
         `leave` closes what the new process must not hold.
         """
-        if self._pid is not None and not self.lives():
+        if self._pid is not None and not self.is_alive():
             logger.error(
-                "the process that proves bundles has died and is replaced", extra={"pid": self._pid}
+                "the process that verifies bundles has died and is replaced",
+                extra={"pid": self._pid},
             )
             self._pid = None
-        if self._pid is not None or time.monotonic() - self._tried < AGAIN_SECONDS:
+        if self._pid is not None or time.monotonic() - self._started < RESTART_SECONDS:
             return
-        self._tried = time.monotonic()
+        self._started = time.monotonic()
         try:
             self._pid = os.fork()
         except OSError as error:
-            logger.error("bundles cannot be proved now", extra={"reason": error.strerror})
+            logger.error("bundles cannot be verified now", extra={"reason": error.strerror})
             return
         if self._pid == 0:
-            _live(partial(self._serve, leave))
+            _run_forked(partial(self._serve, leave))
 
-    def lives(self) -> bool:
-        return self._pid is not None and _lives(self._pid)
+    def is_alive(self) -> bool:
+        return self._pid is not None and _is_alive(self._pid)
 
     def leave(self) -> None:
-        """In a worker, after its fork."""
+        """Close the listener in a worker, after its fork."""
         self._listener.close()
 
     def _serve(self, leave: Callable[[], None]) -> None:
+        """Answer requests until the master dies."""
         leave()
         logs.configure(self._settings.log_level, PROGRAM)
-        lifeline = self._lifeline[0]
+        lifeline, listener = self._lifeline[0], self._listener.fileno()
+        # With the write end open, this process would never see the master die.
         os.close(self._lifeline[1])
-        # It goes with the master, not before.
+        # A signal to the whole group stops the workers. This process ends after the master.
         for number in HANDLED:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        verifications: list[Verification] = []
+        running: list[Verification] = []
         while True:
-            # Nothing more is said on a connection: one that can be read was hung up.
-            waiting = [
-                self._listener.fileno(),
-                lifeline,
-                *(
-                    part
-                    for verification in verifications
-                    for part in (verification.handle, verification.connection.fileno())
-                ),
-            ]
-            ready = frozenset(select.select(waiting, [], [])[0])
-            for verification in [
-                verification
-                for verification in verifications
-                if lifeline in ready
-                or not ready.isdisjoint((verification.handle, verification.connection.fileno()))
-            ]:
-                verifications.remove(verification)
-                verification.end()
+            known = [descriptor for each in running for descriptor in each.descriptors]
+            ready = frozenset(select.select([listener, lifeline, *known], [], [])[0])
+            for verification in list(running):
+                if lifeline in ready or not ready.isdisjoint(verification.descriptors):
+                    running.remove(verification)
+                    verification.end()
             if lifeline in ready:
                 return
-            if self._listener.fileno() in ready and (begun := self._begin()):
-                verifications.append(begun)
+            if listener in ready and (started := self._start()):
+                running.append(started)
 
-    def _begin(self) -> Verification | None:
+    def _start(self) -> Verification | None:
+        """Accept a request and fork the process that answers it."""
         try:
             connection, _ = self._listener.accept()
         except OSError:
             return None
         try:
-            connection.settimeout(ASK_SECONDS)
-            wanted = msgspec.json.decode(connection.makefile("rb").readline(), type=BundleRequest)
+            connection.settimeout(REQUEST_SECONDS)
+            request = msgspec.json.decode(connection.makefile("rb").readline(), type=BundleRequest)
             handle, held = os.pipe()
         except (OSError, msgspec.MsgspecError) as error:
             _give_up(error, connection.detach())
@@ -175,49 +176,50 @@ class BundleVerifier:
             _give_up(error, connection.detach(), handle, held)
             return None
         if pid == 0:
-            _live(partial(self._answer, connection, wanted))
+            _run_forked(partial(self._answer, connection, request))
+        # Only the child holds the pipe's write end now, so the pipe ends with the child.
         os.close(held)
         return Verification(connection, pid, handle)
 
-    def _answer(self, connection: socket.socket, wanted: BundleRequest) -> None:
-        # Proving takes as long as it takes; the workers beside it answer.
+    def _answer(self, connection: socket.socket, request: BundleRequest) -> None:
+        # A verification may be slow; the workers, which answer clients, must not be.
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
         try:
-            outcome = VerificationOutcome(
-                source=fetch_bundle(
-                    self._settings, self._bundles, wanted.version, wanted.digest, fetch=wanted.fetch
-                )
+            source = fetch_bundle(
+                self._settings, self._bundles, request.version, request.digest, fetch=request.fetch
             )
         except FraudopsError as error:
             outcome = VerificationOutcome(
                 error=str(error)[:LONGEST_REASON], exit_code=error.exit_code
             )
+        else:
+            outcome = VerificationOutcome(source=source)
         connection.sendall(msgspec.json.encode(outcome) + b"\n")
 
 
-def _live(work: Callable[[], None]) -> NoReturn:
-    """All that a forked process does, to its end."""
+def _run_forked(work: Callable[[], None]) -> NoReturn:
+    """Do the work of a forked process, and end the process."""
     code = 1
     try:
         work()
         code = 0
     except Exception as error:
-        # The boundary of a process: what it raises is told, and never goes on in the code that it
+        # The boundary of a process. An error that went on would run the code that this process
         # was forked from.
-        logger.error("a process that proves bundles has failed", exc_info=error)
+        logger.error("a process that verifies bundles has failed", exc_info=error)
     finally:
         os._exit(code)
 
 
 def _give_up(error: Exception, *descriptors: int) -> None:
-    logger.error("a bundle cannot be proved now", extra={"reason": str(error)})
+    logger.error("a bundle cannot be verified now", extra={"reason": str(error)})
     for descriptor in descriptors:
         os.close(descriptor)
 
 
-def _lives(pid: int) -> bool:
-    """gunicorn may have taken its end before us."""
+def _is_alive(pid: int) -> bool:
     try:
         return os.waitpid(pid, os.WNOHANG) == (0, 0)
     except ChildProcessError:
+        # gunicorn waits for every child, and may have waited for this one first.
         return False

@@ -1,10 +1,14 @@
-"""The pod as one: whoever gets a call coordinates all workers, under the pod's lock.
+"""The pod as one: the worker that gets a call changes all workers, under the pod's lock.
 
-All prepare; then the pod's state file is written, which is the pod's commit; then the workers
-are listed again and all commit. A worker that is born meanwhile registers first and reads the
-state file after, so it is either listed or has the new state. A coordinator that dies is
-finished from the state file by the next who gets the lock. PROMOTION.md, "Pods and their
-workers".
+A change has three steps:
+
+1. All workers prepare.
+2. The coordinator writes the pod's state file. This is the pod's commit.
+3. The coordinator lists the workers again, and all activate.
+
+A worker that starts during a change registers first and reads the state file after that. So the
+coordinator lists it, or it has read the new state. When a coordinator dies, the next holder of the
+lock finishes its work from the state file. See docs/promotion.md, "Pods and their workers".
 """
 
 import asyncio
@@ -16,13 +20,21 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from fraudops.errors import FraudopsError, RefusedError, StoreDownError
+from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.files import try_lock
-from fraudops.promotion.serving_record import ServingRecord, ServingTarget, target_of
+from fraudops.promotion.pod_rules import (
+    ANY,
+    PodState,
+    awaited_target,
+    check_prepare,
+    may_turn_ready,
+    on_activate,
+    on_failed_template,
+)
+from fraudops.promotion.serving_record import ServingRecord, ServingTarget
 from fraudops.state import State
 from services.inference.pod.bundle_cache import BundleCache
 from services.inference.pod.state import (
-    PodState,
     RecordView,
     pod_state_path,
     read_pod_state,
@@ -30,259 +42,172 @@ from services.inference.pod.state import (
     record_view_path,
     write,
 )
-from services.inference.pod.worker import check_step
-from services.inference.pod.worker_channel import Ask, RunFolder, WorkerAnswer
+from services.inference.pod.workers import (
+    ACTIVATE_SECONDS,
+    Workers,
+    prepare_failure,
+    seconds_until,
+)
 
 logger = logging.getLogger(__name__)
-STATE_SECONDS = 1.0
 PREPARE_SECONDS = 60.0
-ACTIVATE_SECONDS = 10.0
+LOCK_LOOK_SECONDS = 0.01
 
 
 class PodCoordinator:
-    """The same object in every worker; the lock decides who acts.
+    """The same object in every worker; the holder of the pod's lock acts.
 
-    `template` is what the pod was made for, if by a rollout.
+    `template` is what a rollout made the pod for, or None. `read_record` blocks.
     """
 
     def __init__(
         self,
         state: State,
-        run: RunFolder,
+        workers: Workers,
         cache: BundleCache,
         read_record: Callable[[], ServingRecord],
         template: ServingTarget | None,
-        workers: int,
     ) -> None:
-        self.state, self.run, self.cache = state, run, cache
-        self._read_record, self._template, self._workers = read_record, template, workers
+        self.state, self.workers, self.template = state, workers, template
+        self._cache, self._read_record = cache, read_record
 
     async def record(self) -> ServingRecord:
-        """Raises RecordUnreadableError, StoreDownError."""
+        """Read the serving record. Raises RecordUnreadableError, StoreDownError."""
         try:
             return await asyncio.to_thread(self._read_record)
         except OSError as error:
             raise StoreDownError(f"the serving record cannot be read ({error.strerror})") from error
 
-    def target(self, record: ServingRecord) -> ServingTarget | None:
-        """Where the record sends this pod."""
-        return target_of(record, self._template)
-
-    async def workers(self) -> list[WorkerAnswer]:
-        return await self.run.ask_all(Ask(op="state"), STATE_SECONDS)
-
-    async def prepare(self, version: str, digest: str, epoch: int, seconds: float) -> None:
-        """Every worker opens the version beside the one it serves, for `seconds`.
+    async def prepare(self, target: ServingTarget, seconds: float) -> None:
+        """Make every worker open the target next to what it serves, for `seconds`.
 
         Raises RefusedError, StoreDownError; then nothing has changed.
         """
         deadline = time.monotonic() + seconds
         async with self._locked(seconds):
-            now = read_pod_state(self.state)
-            if epoch:
-                check_step(now.epoch, now.digest, epoch, digest)
-            await self._open(
-                Ask(op="prepare", version=version, digest=digest, epoch=epoch, seconds=seconds),
-                deadline,
-            )
-
-    async def drop(self, digest: str) -> None:
-        await self.run.ask_all(Ask(op="drop", digest=digest), STATE_SECONDS)
-
-    async def drain(self) -> None:
-        """Raises StoreDownError when a worker does not hear it."""
-        answers = await self.run.ask_all(Ask(op="drain"), STATE_SECONDS)
-        if faults := [answer.fault for answer in answers if answer.fault]:
-            raise StoreDownError("; ".join(faults))
+            check_prepare(read_pod_state(self.state), target)
+            await self._prepare(target, "cache", seconds, deadline)
 
     async def activate(
-        self,
-        epoch: int = 0,
-        version: str | None = None,
-        digest: str | None = None,
-        seconds: float = PREPARE_SECONDS,
+        self, expected: ServingTarget = ANY, seconds: float = PREPARE_SECONDS
     ) -> None:
-        """Reads the record and serves what it names, in every worker.
+        """Read the record and serve what it names, in every worker.
 
-        Raises RefusedError when the record is not (yet) at `epoch`, names another version than
-        the one asked for, or names none; RefusedError or StoreDownError when the pod cannot.
+        Raises RefusedError when the record does not name what the caller expects or the pod cannot
+        serve it, and StoreDownError when the same call may succeed later.
         """
         async with self._locked(seconds):
-            await self._go(
-                _named(self.target(await self.record()), epoch, version, digest), seconds
-            )
+            record, now = await self.record(), read_pod_state(self.state)
+            await self._follow(now, on_activate(now, record, self.template, expected), seconds)
 
-    async def fall_back(self) -> None:
-        """What a rollout wants this pod to serve cannot be loaded: it serves what the record's
-        other pods do. Raises like `follow`.
+    async def follow_without_template(self) -> None:
+        """Serve what the record's other pods do, because the template's target cannot be loaded.
+
+        Raises what `activate` raises.
         """
         async with self._locked(PREPARE_SECONDS):
-            await self._go(
-                _named(target_of(await self.record(), None), 0, None, None), PREPARE_SECONDS
-            )
-
-    async def _go(self, target: ServingTarget, seconds: float) -> None:
-        now = read_pod_state(self.state)
-        check_step(now.epoch, now.digest, target.epoch, target.digest)
-        if now.is_behind(target.epoch):
-            now = now.next(
-                target.epoch,
-                target.version,
-                target.digest,
-                await self._fetch(target, time.monotonic() + seconds),
-            )
-            write(pod_state_path(self.state), now)
-        await self._activate_all(now)
-        await self._turn_ready(now)
-        await self._prune(now)
+            record, now = await self.record(), read_pod_state(self.state)
+            if target := on_failed_template(now, record):
+                await self._follow(now, target, PREPARE_SECONDS)
 
     async def finish(self) -> None:
-        """Brings every worker to what the state file says: what a coordinator that died has left,
-        or a bundle that was lost from the cache.
+        """Make every worker serve what the state file names.
 
-        Raises RefusedError, StoreDownError.
+        The coordinator that wrote the file may have died, or the cache has lost the bundle. Raises
+        RefusedError, StoreDownError.
         """
         async with self._locked(ACTIVATE_SECONDS):
             now = read_pod_state(self.state)
+            if now.target is None:
+                return
             try:
-                await self._activate_all(now)
+                await self.workers.activate(now)
             except StoreDownError:
-                await self.cache.ensure(now.version or "", now.digest or "", PREPARE_SECONDS)
-                await self._activate_all(now)
+                await self._cache.ensure(now.target, PREPARE_SECONDS)
+                await self.workers.activate(now)
 
-    async def is_complete(self, now: PodState) -> bool:
-        """Whether as many workers as there should be serve what the pod does."""
-        replies = [worker.reply for worker in await self.workers()]
-        return (
-            now.digest is not None
-            and len(replies) >= self._workers
-            and all(reply and reply.epoch == now.epoch for reply in replies)
-        )
+    async def last_look(self, now: PodState, view: RecordView) -> RecordView:
+        """Return the view after the read that must be the last act before the pod turns ready.
 
-    async def _turn_ready(self, now: PodState) -> None:
-        """After the first promotion at once, not only at the next poll.
-
-        The last act before is one more look at the record.
+        The view keeps what this read has seen. Otherwise a pod whose next reads fail would forget
+        that it is behind, and turn ready.
         """
-        view = read_record_view(self.state)
-        if view.ready or not await self.is_complete(now):
-            return
         try:
-            target = self.target(await self.record())
+            record = await self.record()
         except FraudopsError:
-            return
-        if target and target.epoch == now.epoch:
-            write(
-                record_view_path(self.state),
-                RecordView(epoch=now.epoch, version=now.version, ready=True),
-            )
-            logger.info("the pod is ready", extra={"epoch": now.epoch, "version": now.version})
+            return msgspec.structs.replace(view, ready=may_turn_ready(now, None))
+        seen = awaited_target(now, record, self.template)
+        return msgspec.structs.replace(view, target=seen, ready=may_turn_ready(now, record))
 
-    async def _fetch(self, entry: ServingTarget, deadline: float) -> str:
-        """Opens the entry's bundle in every worker and returns its source."""
-        sources = [
-            source
-            for worker in await self.workers()
-            if worker.reply
-            for digest, source in worker.reply.warm.items()
-            if digest == entry.digest
-        ]
-        ask = Ask(
-            op="prepare",
-            version=entry.version,
-            digest=entry.digest,
-            epoch=entry.epoch,
-            seconds=PREPARE_SECONDS,
-        )
-        return await self._open(ask, deadline, *sources[:1])
+    async def _follow(self, now: PodState, target: ServingTarget, seconds: float) -> None:
+        if now.is_behind(target.epoch):
+            # A worker that has prepared the model knows where its bundle came from.
+            source = (await self.workers.prepared()).get(target.digest, "cache")
+            deadline = time.monotonic() + seconds
+            source = await self._prepare(target, source, PREPARE_SECONDS, deadline)
+            now = now.serving(target, source)
+            write(pod_state_path(self.state), now)
+        await self.workers.activate(now)
+        await self._turn_ready(now)
+        await self._prune(now)
 
-    async def _open(self, ask: Ask, deadline: float, source: str = "cache") -> str:
-        """Opens a bundle in every worker and returns where it came from.
-
-        One that was proved before is only opened; if that fails it is proved anew.
-        """
-        if self.cache.is_verified(ask.digest):
-            try:
-                await self._prepare_all(msgspec.structs.replace(ask, source=source), deadline)
+    async def _prepare(
+        self, target: ServingTarget, source: str, keep_seconds: float, deadline: float
+    ) -> str:
+        """Prepare the target in every worker; return where its bundle came from."""
+        if self._cache.is_verified(target.digest):
+            answers = await self.workers.prepare(target, source, keep_seconds, deadline)
+            failure = prepare_failure(target.version, answers)
+            if failure is None:
                 return source
-            except RefusedError as refusal:
-                logger.warning(
-                    "a bundle that was proved before is proved anew",
-                    extra={"digest": ask.digest, "reason": str(refusal)},
-                )
-        source = await self.cache.ensure(
-            ask.version, ask.digest, max(deadline - time.monotonic(), STATE_SECONDS)
-        )
-        await self._prepare_all(msgspec.structs.replace(ask, source=source), deadline)
+            # A second verification does not help a worker that hangs.
+            if any(answer.reply is None for answer in answers):
+                raise failure
+            logger.warning(
+                "a bundle that was verified before is verified again",
+                extra={"digest": target.digest, "reason": str(failure)},
+            )
+        source = await self._cache.ensure(target, seconds_until(deadline))
+        answers = await self.workers.prepare(target, source, keep_seconds, deadline)
+        if failure := prepare_failure(target.version, answers):
+            raise failure
         return source
 
-    async def _prepare_all(self, ask: Ask, deadline: float) -> None:
-        """Raises RefusedError when a worker says no, StoreDownError when one does not answer; then
-        none keeps it.
-        """
-        answers = await self.run.ask_all(ask, max(deadline - time.monotonic(), STATE_SECONDS))
-        if faults := [answer.fault for answer in answers if answer.fault]:
-            await self.drop(ask.digest)
-            kind = RefusedError if all(answer.reply for answer in answers) else StoreDownError
-            raise kind(f"version {ask.version} was not prepared: {'; '.join(faults)}")
-
-    async def _activate_all(self, now: PodState) -> None:
-        if now.version is None or now.digest is None:
+    async def _turn_ready(self, now: PodState) -> None:
+        """Turn ready without waiting for the next poll, for example after the first promotion."""
+        if read_record_view(self.state).ready or not await self.workers.is_complete(now):
             return
-        ask = Ask(
-            op="activate",
-            epoch=now.epoch,
-            version=now.version,
-            digest=now.digest,
-            source=now.source or "cache",
-        )
-        answers = await self.run.ask_all(ask, ACTIVATE_SECONDS)
-        if faults := [answer.fault for answer in answers if answer.fault]:
-            raise StoreDownError(
-                f"the pod is at epoch {now.epoch}, but not every worker has followed: "
-                f"{'; '.join(faults)}"
-            )
+        view = await self.last_look(now, RecordView(target=now.target))
+        write(record_view_path(self.state), view)
+        if view.ready:
+            logger.info("the pod is ready", extra={"epoch": now.epoch, "version": now.version})
 
     async def _prune(self, now: PodState) -> None:
-        prepared = {
-            digest
-            for worker in await self.workers()
-            if worker.reply
-            for digest in worker.reply.warm
-        }
-        await asyncio.to_thread(self.cache.prune, {now.digest or "", *now.served, *prepared})
+        keep = {now.digest or "", *now.served, *await self.workers.prepared()}
+        await asyncio.to_thread(self._cache.prune, keep)
 
     @asynccontextmanager
     async def _locked(self, seconds: float) -> AsyncIterator[None]:
-        """The kernel frees the lock when its holder dies. Raises StoreDownError."""
+        """Hold the pod's lock, which the kernel frees when its holder dies.
+
+        Raises StoreDownError, also for a file that cannot be written or opened under the lock: the
+        disk may be full now and not later.
+        """
         end = time.monotonic() + seconds
-        descriptor = os.open(
-            self.state.run / "pod.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
         try:
-            while not try_lock(descriptor):
-                if time.monotonic() > end:
-                    raise StoreDownError(
-                        "another call to this pod is still being carried out; try again"
-                    )
-                await asyncio.sleep(0.01)
-            yield
-        finally:
-            os.close(descriptor)
-
-
-def _named(
-    entry: ServingTarget | None, epoch: int, version: str | None, digest: str | None
-) -> ServingTarget:
-    if entry is None:
-        raise RefusedError("no model has been promoted: the serving record is empty")
-    if entry.epoch < epoch:
-        raise RefusedError(f"the serving record is at epoch {entry.epoch}, not yet at {epoch}")
-    another = (version or entry.version) != entry.version or (
-        digest or entry.digest
-    ) != entry.digest
-    if another and epoch in (0, entry.epoch):
-        raise RefusedError(
-            f"the serving record names version {entry.version}: use promote to move to another one"
-        )
-    return entry
+            descriptor = os.open(
+                self.state.run / "pod.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+            try:
+                while not try_lock(descriptor):
+                    if time.monotonic() > end:
+                        raise StoreDownError("another call to this pod is not done yet; try again")
+                    await asyncio.sleep(LOCK_LOOK_SECONDS)
+                yield
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StoreDownError(
+                f"the pod cannot use its state folder ({error.strerror or type(error).__name__}): "
+                "check the disk"
+            ) from error

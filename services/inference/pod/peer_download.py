@@ -1,6 +1,6 @@
-"""A bundle from another pod of the release, so that a newborn does not need the registry.
+"""Downloads a bundle from another pod of the release, so that a new pod needs no registry.
 
-Asked by the prover, before MLflow.
+The bundle verifier tries it before MLflow.
 """
 
 from collections.abc import Sequence
@@ -15,24 +15,27 @@ TIMEOUT = httpx.Timeout(10.0, connect=1.0)
 
 
 def download(urls: Sequence[str], token: str, digest: str, folder: Path) -> None:
-    """Fetches the bundle into `folder`, unverified but for its manifest, from the first that has
-    it. Raises StoreDownError when none does.
+    """Fetch the bundle into `folder` from the first pod that has it.
+
+    Only the manifest is checked against the digest; the caller verifies the rest. Raises
+    StoreDownError when no pod has the bundle.
     """
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False) as client:
         for url in urls:
             try:
-                _take(client, f"{url}/bundles/{digest}", digest, folder)
+                _fetch(client, f"{url}/bundles/{digest}", digest, folder)
             except (httpx.HTTPError, FraudopsError):
                 continue
             return
     raise StoreDownError("no other pod has it")
 
 
-def _take(client: httpx.Client, url: str, digest: str, folder: Path) -> None:
+def _fetch(client: httpx.Client, url: str, digest: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _save(client, f"{url}/{MANIFEST}", folder / MANIFEST)
     for name in read_manifest(folder, digest).files:
+        # A name that could leave the folder is no file of a bundle.
         if FILE_NAME.fullmatch(name):
             _save(client, f"{url}/{name}", folder / name)
 

@@ -7,27 +7,47 @@ import asyncio
 import logging
 import os
 import time
+from dataclasses import dataclass
 
 import msgspec
 
 from fraudops.errors import FraudopsError
 from fraudops.files import try_lock
-from fraudops.promotion.serving_record import ServingRecord, ServingTarget, target_of
+from fraudops.promotion.pod_rules import (
+    Follow,
+    Report,
+    awaited_target,
+    destination,
+    has_caught_up,
+    on_record,
+)
+from fraudops.promotion.serving_record import ServingRecord, ServingTarget
 from services.inference.metrics import Metrics
 from services.inference.pod.coordinator import PodCoordinator
 from services.inference.pod.state import (
-    PodState,
     RecordView,
     read_pod_state,
     read_record_view,
     record_view_path,
     write,
 )
-from services.inference.pod.worker_channel import WorkerAnswer
 
 logger = logging.getLogger(__name__)
 STARTING_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The last try that failed, and when the poller tries the same target again.
+
+    `pause` is in seconds, and `next_try` is a time of `time.monotonic`.
+    """
+
+    target: ServingTarget | None
+    fault: str
+    pause: float
+    next_try: float
 
 
 class Poller:
@@ -38,10 +58,10 @@ class Poller:
 
     def __init__(self, pod: PodCoordinator, metrics: Metrics, poll_seconds: float) -> None:
         self._pod, self._metrics, self._poll_seconds = pod, metrics, poll_seconds
-        self._failed: tuple[int, str] | None = None
-        self._pause, self._next_try = poll_seconds, 0.0
+        self._failed: Failure | None = None
 
     async def run(self) -> None:
+        """Poll until the task is cancelled."""
         descriptor = os.open(
             self._pod.state.run / "poller.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
@@ -50,9 +70,9 @@ class Poller:
                 try:
                     starting = try_lock(descriptor) and await self._look()
                 except OSError as error:
-                    # A full disk: the pod serves what it serves, and looks again.
+                    # On a full disk the pod keeps what it serves, and the poller looks again.
                     logger.error(
-                        "what was seen of the serving record cannot be written down",
+                        "the poller cannot write what it saw of the serving record",
                         extra={"reason": error.strerror},
                     )
                     starting = False
@@ -61,114 +81,109 @@ class Poller:
             os.close(descriptor)
 
     async def _look(self) -> bool:
-        """Notes what the record says and whether the pod is ready.
+        """Read the record, follow it, and write down whether the pod is ready.
 
-        True while the pod only waits for its workers to start.
+        Returns True while the pod only waits for its workers to start.
         """
         before = read_record_view(self._pod.state)
-        try:
-            record = await self._pod.record()
-        except FraudopsError as error:
-            view = msgspec.structs.replace(before, error=str(error))
-        else:
-            self._metrics.record_read(record.epoch, record.alias_epoch)
-            target = self._pod.target(record)
-            fault = await self._follow(record, target)
-            if read_pod_state(self._pod.state).epoch == record.epoch:
-                target = target_of(record, None)
-            view = msgspec.structs.replace(
-                before,
-                epoch=target.epoch if target else 0,
-                version=target.version if target else None,
-                error=fault,
-            )
-        caught_up = await self._has_caught_up(view)
-        if caught_up and not view.ready and not await self._has_moved(view):
-            view = msgspec.structs.replace(view, ready=True)
+        view = await self._after_record(before)
+        view = _with_written(view, before, read_record_view(self._pod.state))
+        now = read_pod_state(self._pod.state)
+        caught_up = has_caught_up(now, view.target) and await self._pod.workers.is_complete(now)
+        if caught_up and not view.ready:
+            view = await self._pod.last_look(now, view)
         if caught_up and not view.error:
             view = msgspec.structs.replace(view, refused=None)
         if view != before:
-            _tell(before, view)
+            _log(before, view)
             write(record_view_path(self._pod.state), view)
-        return not view.ready and not view.error and view.epoch > 0
+        return not view.ready and not view.error and view.target is not None
 
-    async def _follow(self, record: ServingRecord, target: ServingTarget | None) -> str | None:
-        """Why the pod does not follow the record, None when it does."""
-        now, epoch = read_pod_state(self._pod.state), target.epoch if target else 0
-        if epoch < now.epoch:
-            return (
-                f"the serving record went back to epoch {epoch}, this pod stays at {now.epoch}: "
-                "promote again, or restore the record"
-            )
-        behind = now.is_behind(epoch)
-        if not behind and target and target.digest != now.digest:
-            return (
-                f"the serving record names another model for epoch {epoch} than this pod serves: "
-                "promote again"
-            )
-        if not behind and _all_at(now, await self._pod.workers()):
-            self._failed = None
-            return None
-        if self._failed and self._failed[0] == epoch and time.monotonic() < self._next_try:
-            return self._failed[1]
-        try:
-            await (self._pod.activate() if behind else self._pod.finish())
-        except FraudopsError as error:
-            failure = (
-                str(error)
-                if epoch == record.epoch
-                else await self._fall_back(record, now, str(error))
-            )
-            return self._put_off(epoch, failure)
-        return None
-
-    async def _fall_back(self, record: ServingRecord, now: PodState, failure: str) -> str:
-        """A newborn of a rollout that cannot load its version takes the record's, and says so."""
-        try:
-            if now.is_behind(record.epoch):
-                await self._pod.fall_back()
-        except FraudopsError as error:
-            return f"{failure}; and what serves elsewhere: {error}"
-        return f"the rollout's version was refused, this pod serves the record's: {failure}"
-
-    def _put_off(self, epoch: int, failure: str) -> str:
-        """Bringing and proving a bundle is not free: what failed is tried again after pauses that
-        double, a new epoch at once.
-        """
-        again = self._failed is not None and self._failed[0] == epoch
-        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS) if again else self._poll_seconds
-        self._failed, self._next_try = (epoch, failure), time.monotonic() + self._pause
-        return failure
-
-    async def _has_caught_up(self, view: RecordView) -> bool:
-        """Behind the record the pod has not; ahead of it, or when it cannot be read, what the pod
-        has is the best there is.
-        """
-        now = read_pod_state(self._pod.state)
-        if not await self._pod.is_complete(now):
-            return False
-        return now.epoch == view.epoch or (view.error is not None and now.epoch > view.epoch)
-
-    async def _has_moved(self, view: RecordView) -> bool:
-        """The last look before the pod turns ready: a promotion that has committed meanwhile did
-        not wait for it.
-        """
+    async def _after_record(self, before: RecordView) -> RecordView:
+        """Return the view after the pod has read and followed the record, or could not."""
         try:
             record = await self._pod.record()
-        except FraudopsError:
-            return False
-        target = self._pod.target(record)
-        return view.epoch not in (record.epoch, target.epoch if target else 0)
+        except FraudopsError as error:
+            return msgspec.structs.replace(before, error=str(error))
+        self._metrics.record_read(record.epoch, record.alias_epoch)
+        fault = await self._follow(record)
+        awaited = awaited_target(read_pod_state(self._pod.state), record, self._pod.template)
+        return msgspec.structs.replace(before, target=awaited, error=fault)
+
+    async def _follow(self, record: ServingRecord) -> str | None:
+        """Make the pod follow the record. Return why it does not, or None when it does."""
+        now = read_pod_state(self._pod.state)
+        step = on_record(now, record, self._pod.template)
+        if isinstance(step, Report):
+            return step.reason
+        target = step.target if isinstance(step, Follow) else now.target
+        if not isinstance(step, Follow) and await self._pod.workers.all_serve(now):
+            self._failed = None
+            return None
+        failed = self._failed_with(target)
+        if failed and time.monotonic() < failed.next_try:
+            return failed.fault
+        try:
+            await (self._pod.activate() if isinstance(step, Follow) else self._pod.finish())
+        except FraudopsError as error:
+            fault = str(error)
+            if isinstance(step, Follow):
+                fault = await self._without_template(record, step.target, fault)
+            return self._put_off(target, fault)
+        return None
+
+    async def _without_template(
+        self, record: ServingRecord, target: ServingTarget, fault: str
+    ) -> str:
+        """Return why the pod does not serve the target.
+
+        A new pod of a rollout that cannot load its template's target follows the record's own.
+        """
+        own = destination(record, None)
+        if own is None or target == own:
+            return fault
+        try:
+            await self._pod.follow_without_template()
+        except FraudopsError as error:
+            return f"{fault}; and the version that the other pods serve: {error}"
+        return f"the rollout's version was refused, this pod serves the record's: {fault}"
+
+    def _put_off(self, target: ServingTarget | None, fault: str) -> str:
+        """Plan the next try. A failed target waits twice as long each time, a new one does not.
+
+        A try downloads and verifies a bundle, which takes time from the workers.
+        """
+        failed = self._failed_with(target)
+        pause = min(2 * failed.pause, LONGEST_PAUSE_SECONDS) if failed else self._poll_seconds
+        self._failed = Failure(target, fault, pause, time.monotonic() + pause)
+        return fault
+
+    def _failed_with(self, target: ServingTarget | None) -> Failure | None:
+        return self._failed if self._failed and self._failed.target == target else None
 
 
-def _all_at(now: PodState, workers: list[WorkerAnswer]) -> bool:
-    return bool(workers) and all(
-        worker.reply and worker.reply.epoch == now.epoch for worker in workers
-    )
+def _with_written(view: RecordView, before: RecordView, written: RecordView) -> RecordView:
+    """Return the view with what an activation has written since the look began.
+
+    The activation may have made the pod ready. Its last look may also have seen a later commit
+    than this look.
+    """
+    target = view.target
+    if written.target and written.target != before.target:
+        later = target is None or written.target.epoch > target.epoch
+        target = written.target if later else target
+    return msgspec.structs.replace(view, ready=written.ready, target=target)
 
 
-def _tell(before: RecordView, view: RecordView) -> None:
+def _log(before: RecordView, view: RecordView) -> None:
     if view.error and view.error != before.error:
         logger.warning("the pod does not follow the serving record", extra={"reason": view.error})
     if view.ready and not before.ready:
-        logger.info("the pod is ready", extra={"epoch": view.epoch, "version": view.version})
+        target = view.target
+        logger.info(
+            "the pod is ready",
+            extra={
+                "epoch": target.epoch if target else 0,
+                "version": target.version if target else None,
+            },
+        )

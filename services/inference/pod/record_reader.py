@@ -1,8 +1,7 @@
 """Readers of the serving record: this machine's file, or the release's ConfigMap.
 
-The ConfigMap is read with the standard library and the pod's own token.
-
-The service has no Kubernetes client: one GET every few seconds does not need its 60 MB.
+The ConfigMap is read with the standard library and the pod's own token. A Kubernetes client would
+take 60 MB for one GET every few seconds.
 """
 
 import json
@@ -31,9 +30,9 @@ SECONDS = 5.0
 
 
 def record_reader(settings: InferenceSettings) -> Callable[[], ServingRecord]:
-    """A function that reads the record anew.
+    """Return a function that reads the record.
 
-    It blocks, and raises RecordUnreadableError, StoreDownError or OSError.
+    The function blocks, and raises RecordUnreadableError, StoreDownError or OSError.
     """
     if settings.cluster.release is None:
         store = FileRecordStore(State.at(settings.state).serving_record)
@@ -44,7 +43,7 @@ def record_reader(settings: InferenceSettings) -> Callable[[], ServingRecord]:
 
 
 def template_target(settings: InferenceSettings) -> ServingTarget | None:
-    """What the pod template's annotation named when this pod was made."""
+    """Return the target that the pod template named when this pod was made, or None."""
     return ServingTarget.parse(settings.rollout or "")
 
 
@@ -63,7 +62,10 @@ class ConfigMapReader:
         self._connection: HTTPSConnection | None = None
 
     def read(self) -> ServingRecord:
-        """EMPTY while there is no ConfigMap. Raises RecordUnreadableError, StoreDownError."""
+        """Return the record; EMPTY while there is no ConfigMap.
+
+        Raises RecordUnreadableError, StoreDownError.
+        """
         with self._lock:
             status, body = self._get()
         if status == 404:
@@ -79,7 +81,10 @@ class ConfigMapReader:
         return of_config_map(found)
 
     def _get(self) -> tuple[int, bytes]:
-        """A kept connection may have ended since: then one new one is tried."""
+        """Get the ConfigMap's status and body; if a kept connection has ended, open a new one.
+
+        Raises StoreDownError.
+        """
         kept = self._connection is not None
         try:
             return self._exchange()
@@ -94,7 +99,7 @@ class ConfigMapReader:
     def _exchange(self) -> tuple[int, bytes]:
         if self._connection is None:
             self._connection = self._connect()
-        # The token is exchanged by the kubelet while the pod lives.
+        # The kubelet replaces the token while the pod lives, so read it for each request.
         headers = {
             "Authorization": f"Bearer {(self._account / 'token').read_text()}",
             "Accept": "application/json",

@@ -1,5 +1,7 @@
-"""The two files by which the workers of a pod know the same: what the pod serves (its commit
-point), and what its poller saw of the record.
+"""The two files that the workers of a pod share.
+
+One holds what the pod serves. To write it is the pod's commit. The other holds what the poller saw
+of the serving record.
 """
 
 from pathlib import Path
@@ -9,54 +11,21 @@ import msgspec
 
 from fraudops.extensible import Extensible, decode_document, encode_document
 from fraudops.files import write_atomically
+from fraudops.promotion.pod_rules import PodState
+from fraudops.promotion.serving_record import ServingTarget
 from fraudops.state import State
 
-KEPT = 3
 Content = TypeVar("Content", bound=Extensible)
 
 
-class PodState(Extensible, frozen=True, kw_only=True):
-    """What the pod serves; writing it is the pod's commit.
-
-    `served` holds the digests that served before, newest first: their bundles are kept.
-
-    Without a digest the pod serves nothing (yet, or because its bundle was refused at the
-    start), but still never goes below `epoch`.
-    """
-
-    epoch: int = 0
-    version: str | None = None
-    digest: str | None = None
-    source: str | None = None
-    served: tuple[str, ...] = ()
-
-    def is_behind(self, epoch: int) -> bool:
-        return epoch > self.epoch or (epoch == self.epoch > 0 and self.digest is None)
-
-    def next(self, epoch: int, version: str, digest: str, source: str) -> "PodState":
-        earlier = [known for known in (self.digest, *self.served) if known and known != digest]
-        return msgspec.structs.replace(
-            self,
-            epoch=epoch,
-            version=version,
-            digest=digest,
-            source=source,
-            served=tuple(dict.fromkeys(earlier))[:KEPT],
-        )
-
-    def without_model(self, served: tuple[str, ...]) -> "PodState":
-        """The state of a pod that serves nothing, at the same epoch."""
-        return msgspec.structs.replace(self, version=None, digest=None, source=None, served=served)
-
-
 class RecordView(Extensible, frozen=True, kw_only=True):
-    """What the pod last saw of the serving record, and what keeps it from following.
+    """What the pod last saw of the serving record, and why the pod does not follow it.
 
-    `ready` is set once the pod has caught up since its start.
+    `target` is what the pod must reach to be caught up. `ready` is set once the pod has caught up
+    since its start. `refused` says why the start did not serve the cached bundle.
     """
 
-    epoch: int = 0
-    version: str | None = None
+    target: ServingTarget | None = None
     ready: bool = False
     error: str | None = None
     refused: str | None = None
@@ -87,7 +56,7 @@ def write(path: Path, content: Extensible) -> None:
 
 
 def _read(path: Path, default: Content) -> Content:
-    """The default when the file is missing or is not one of ours: the record decides then."""
+    """Return the default when the file is missing or damaged; the record decides then."""
     try:
         return decode_document(path.read_bytes(), type(default))
     except (FileNotFoundError, msgspec.MsgspecError):

@@ -1,4 +1,4 @@
-"""What the pod says of itself: /ready, /model_info, and the answer of /reload."""
+"""The pod's own status: /ready, /model_info, and the answer of /reload."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,29 +6,25 @@ from typing import Literal
 
 import msgspec
 
-from fraudops.errors import (
-    BundleError,
-    FraudopsError,
-    StoreDownError,
-)
+from fraudops.errors import BundleError, FraudopsError, StoreDownError
 from fraudops.model.manifest import read_manifest
+from fraudops.promotion.pod_rules import PodState, destination
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.state import State
 from services.inference.pod.coordinator import PodCoordinator
-from services.inference.pod.state import PodState, RecordView, read_pod_state, read_record_view
+from services.inference.pod.state import RecordView, read_pod_state, read_record_view
 from services.inference.pod.worker import Drain
 from services.inference.pod.worker_channel import WorkerAnswer, WorkerShown
 
+ALIAS = "production"
+
 
 class NotReadyError(StoreDownError):
-    """`workers` is what each worker of the pod serves, as /ready shows it."""
+    """The pod cannot answer; `workers` is what each worker serves, as /ready shows it."""
 
     def __init__(self, reason: str, workers: Sequence[WorkerShown] | None = None) -> None:
         super().__init__(reason)
         self.workers = workers
-
-
-ALIAS = "production"
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -52,7 +48,7 @@ class Reloaded(msgspec.Struct, frozen=True):
 
 
 class ServedModel(msgspec.Struct, frozen=True):
-    """`source` says where the bundle came from: registry, peer or cache.
+    """The served model; `source` is where its bundle came from: registry, peer or cache.
 
     A model that was `trained_on_sample` knows nothing of a bank's transactions.
     """
@@ -67,9 +63,10 @@ class ServedModel(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """`audit` is the durability of the answers' records: off, memory, spool or commit.
+    """The served model, and what is wrong with it.
 
-    `errors.epoch` is there while the pod is not where the serving record is.
+    `audit` is the durability of the answers' records: off, memory, spool or commit. `errors.epoch`
+    is present while the pod does not serve what the serving record names.
     """
 
     model: ServedModel
@@ -79,6 +76,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class Status:
+    """What the pod serves, read from its files and from its workers."""
+
     def __init__(
         self, pod: PodCoordinator, name: str, model_name: str, durability: str, drain: Drain
     ) -> None:
@@ -92,12 +91,9 @@ class Status:
         self._reading: asyncio.Task[ServingRecord] | None = None
 
     async def ready(self) -> Ready:
-        """Asks every worker. Raises NotReadyError with the reason."""
-        now, view, workers = (
-            read_pod_state(self._pod.state),
-            read_record_view(self._pod.state),
-            await self._pod.workers(),
-        )
+        """Ask every worker. Raises NotReadyError with the reason."""
+        now, view = read_pod_state(self._pod.state), read_record_view(self._pod.state)
+        workers = await self._pod.workers.states()
         shown = [worker.shown for worker in workers]
         reason = (
             "the pod is leaving: it drains" if self._drain.active else _why_not(now, view, workers)
@@ -114,7 +110,7 @@ class Status:
         return True
 
     async def reloaded(self) -> Reloaded:
-        now, workers = read_pod_state(self._pod.state), await self._pod.workers()
+        now, workers = read_pod_state(self._pod.state), await self._pod.workers.states()
         return Reloaded(
             self._name, now.epoch, now.version, now.digest, [worker.shown for worker in workers]
         )
@@ -132,8 +128,9 @@ class Status:
             errors["epoch"] = str(error)
         else:
             errors["alias"] = record.alias_error
-            target, reason = self._pod.target(record), read_record_view(self._pod.state).error
+            target = destination(record, self._pod.template)
             epoch = target.epoch if target else 0
+            reason = read_record_view(self._pod.state).error
             if reason or epoch != now.epoch:
                 errors["epoch"] = (
                     reason or f"the serving record is at epoch {epoch}, this pod at {now.epoch}"
@@ -141,15 +138,17 @@ class Status:
         return ModelInfo(model, self._durability, None, errors)
 
     async def _record(self) -> ServingRecord:
-        """One read at a time, however many ask: each holds a thread while the store does not
-        answer, and audit and metrics need threads too.
+        """Read the record once for all requests that wait for it.
+
+        Each read holds a thread while the store does not answer. Audit and metrics need threads
+        too.
         """
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._pod.record())
         return await asyncio.shield(self._reading)
 
     def why_no_model(self) -> str:
-        """For a worker that was asked to score and has nothing to score with."""
+        """Return the reason for a worker that must score and serves no model."""
         return (
             _why_not(read_pod_state(self._pod.state), read_record_view(self._pod.state), [])
             or "this worker is still opening the model"
@@ -157,9 +156,9 @@ class Status:
 
 
 def _trained_on_sample(state: State, digest: str | None) -> bool | None:
-    """By the bundle's own word;
+    """Return what the bundle's manifest says.
 
-    None without a model, or when the bundle was lost from the cache since it was opened.
+    None without a model, or when the cache has lost the bundle since the worker opened it.
     """
     try:
         return read_manifest(state.bundles / digest, digest).dataset.sample if digest else None
@@ -168,19 +167,18 @@ def _trained_on_sample(state: State, digest: str | None) -> bool | None:
 
 
 def _why_not(now: PodState, view: RecordView, workers: list[WorkerAnswer]) -> str | None:
+    """Return why the pod is not ready, or None when it is."""
     reasons = "; ".join(reason for reason in (view.refused, view.error) if reason)
-    if now.digest is None:
+    if now.target is None:
         return reasons or (
-            f"version {view.version} is being opened" if view.epoch else "no model promoted"
+            f"version {view.target.version} is being opened" if view.target else "no model promoted"
         )
     for worker in workers:
         if fault := worker.fault:
             return fault
-        if worker.reply and worker.reply.epoch != now.epoch:
-            return (
-                reasons
-                or f"worker {worker.pid} is at epoch {worker.reply.epoch}, the pod at {now.epoch}"
-            )
+        if worker.reply and worker.reply.target != now.target:
+            epoch = worker.shown.epoch
+            return reasons or f"worker {worker.pid} is at epoch {epoch}, the pod at {now.epoch}"
     if not view.ready:
         return reasons or "the pod is starting"
     return None

@@ -2,8 +2,8 @@
 
 Each worker serves a socket in the run folder. A request is one JSON line, and so is its answer.
 
-A socket's path may have 107 bytes, a state folder's may be longer: sockets are reached through
-the folder's descriptor.
+The path of a socket may have 107 bytes, and that of a state folder may be longer. So the sockets
+are reached through the folder's descriptor.
 """
 
 import asyncio
@@ -17,34 +17,40 @@ from typing import Literal
 
 import msgspec
 
+from fraudops.promotion.serving_record import ServingTarget
+
 _NAME = re.compile(r"worker-(?P<pid>[0-9]+)\.sock")
+# The name is that of release 0.2.0, which replaces the file at its start.
 VERIFIER_SOCKET = "prover.sock"
 DEAD = (FileNotFoundError, ConnectionRefusedError)
 CUT_OFF = (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError)
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One operation for a worker; `prepare`, `activate` and `drop` need a target.
+
+    `source` is where the bundle came from. A worker drops a prepared model after `seconds`.
+    """
+
     op: Literal["state", "prepare", "activate", "drop", "drain"]
-    epoch: int = 0
-    version: str = ""
-    digest: str = ""
+    target: ServingTarget | None = None
     source: str = ""
     seconds: float = 0.0
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the worker serves;
+    """What the worker serves and has prepared.
 
-    `warm` maps the digests that it holds open to where their bundles came from.
+    `prepared` maps each digest to where its bundle came from. `error` is why the worker refused
+    the operation; `temporary` means that the same operation may succeed later.
     """
 
     pid: int
-    epoch: int = 0
-    version: str | None = None
-    digest: str | None = None
-    warm: dict[str, str] = {}
+    target: ServingTarget | None = None
+    prepared: dict[str, str] = {}
     draining: bool = False
     error: str | None = None
+    temporary: bool = False
 
 
 class WorkerShown(msgspec.Struct, frozen=True):
@@ -57,7 +63,7 @@ class WorkerShown(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class WorkerAnswer:
-    """`reply` is None when the worker lives but does not answer."""
+    """The answer of one worker; `reply` is None when the worker lives but does not answer."""
 
     pid: int
     reply: Reply | None
@@ -69,16 +75,23 @@ class WorkerAnswer:
         return f"worker {self.pid}: {self.reply.error}" if self.reply.error else None
 
     @property
+    def is_temporary_fault(self) -> bool:
+        return self.reply is None or self.reply.temporary
+
+    @property
     def shown(self) -> WorkerShown:
-        return WorkerShown(
-            self.pid,
-            self.reply.epoch if self.reply else None,
-            self.reply.version if self.reply else None,
+        if self.reply is None:
+            return WorkerShown(self.pid, None, None)
+        target = self.reply.target
+        return (
+            WorkerShown(self.pid, target.epoch, target.version)
+            if target
+            else WorkerShown(self.pid, 0, None)
         )
 
 
 class RunFolder:
-    """Who is registered, and how to reach them. Usable after a fork."""
+    """The pod's registered workers and their sockets. Usable after a fork."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -88,7 +101,7 @@ class RunFolder:
         return f"/proc/self/fd/{self._descriptor}/worker-{pid}.sock"
 
     def listen_for_verifications(self) -> socket.socket:
-        """What `ask_for_proof` reaches."""
+        """Return the listener that `request_verification` connects to."""
         (self.path / VERIFIER_SOCKET).unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(f"/proc/self/fd/{self._descriptor}/{VERIFIER_SOCKET}")
@@ -96,7 +109,10 @@ class RunFolder:
         return listener
 
     async def request_verification(self, line: bytes) -> bytes:
-        """The prover's answer. Raises OSError or IncompleteReadError when it ends without one."""
+        """Return the bundle verifier's answer.
+
+        Raises OSError or IncompleteReadError when the verifier ends without one.
+        """
         return await _exchange(f"/proc/self/fd/{self._descriptor}/{VERIFIER_SOCKET}", line)
 
     def registered(self) -> list[int]:
@@ -110,7 +126,7 @@ class RunFolder:
         (self.path / f"worker-{pid}.sock").unlink(missing_ok=True)
 
     async def serve(self, answer: Callable[[Ask], Awaitable[Reply]]) -> asyncio.Server:
-        """Registers this process: from here on it is asked."""
+        """Register this process: from now on coordinators ask it."""
         pid = os.getpid()
         self.forget(pid)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,328 +1,164 @@
-"""One seeded scenario: a cluster, promotion Jobs with retries, and random faults.
-
-At the end the scenario checks that everything agrees.
-"""
+"""One seeded scenario: a cluster, Jobs with retries, a reconciler, and faults."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from fraudops.errors import RefusedError, StoreDownError
-from fraudops.promotion.convergence import PromotionResult
-from fraudops.promotion.ports import Deadlines, PromotionCandidate, PromotionPorts
-from fraudops.promotion.protocol import Promoter, PromotionRequest
-from fraudops.promotion.reconcile import reconcile
-from fraudops.promotion.serving_record import ServingEntry, ServingRecord, Strategy
+from fraudops.promotion.attempt import Act, Strategy
+from fraudops.promotion.changes import changes_schema
+from fraudops.promotion.protocol import Promoter
+from tests.support.simulation.checks import Checks
+from tests.support.simulation.choices import Choices
+from tests.support.simulation.cluster import SimCluster
+from tests.support.simulation.endings import Endings
+from tests.support.simulation.founding import found, model_of
+from tests.support.simulation.jobs import Job, JobRunner, MakePromoter
 from tests.support.simulation.loop import SimulatedLoop
-from tests.support.simulation.ports import (
-    SimAliases,
-    SimClock,
-    SimJournal,
-    SimLock,
-    SimPods,
-    SimRecords,
-    SimRollouts,
-)
-from tests.support.simulation.world import Actor, Rules, SimulatedWorld, Violation
+from tests.support.simulation.registry import SimRegistry
+from tests.support.simulation.store import SimStore
+from tests.support.simulation.weather import Weather, odds_of
+from tests.support.simulation.world import PRODUCT, Actor, Rules, SimulatedWorld, Violation
 
-VERSIONS = {"1": "A", "2": "B", "3": "C"}
-TRIES = 4
+Play = Callable[[], Coroutine[Any, Any, None]]
+MOST_JOBS = 4
+VERSIONS = ("1", "2", "3", "1", "2", "3", "4", "5", "6", "7", "8")
 STRATEGIES: tuple[Strategy, ...] = ("broadcast", "broadcast", "broadcast", "rollout")
-PRODUCT = Rules()
+GOOD = ("1", "2", "3")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One request as a Kubernetes Job runs it: up to TRIES processes with one id."""
-
-    id: str
-    version: str
-    rollback: bool = False
-    strategy: Strategy = "broadcast"
-
-
-def choose(job: Job) -> Callable[[ServingRecord], Awaitable[PromotionCandidate]]:
-    async def gate(record: ServingRecord) -> PromotionCandidate:
-        if job.rollback:
-            if not record.stack:
-                raise RefusedError("no version to roll back to")
-            entry = record.stack[0]
-            return PromotionCandidate(
-                entry.version, entry.digest, entry.schema_fingerprint, entry.verdict, entry.waiver
-            )
-        if job.version not in VERSIONS:
-            raise RefusedError("no verdict")
-        digest = VERSIONS[job.version]
-        return PromotionCandidate(job.version, digest, "schema", {"digest": digest, "passed": True})
-
-    return gate
+def build_world(
+    choices: Choices, rules: Rules = PRODUCT, odds: Mapping[str, float] | None = None
+) -> SimulatedWorld:
+    """Return an empty world with all its parts."""
+    world = SimulatedWorld(choices, rules, odds or {})
+    world.store, world.registry = SimStore(world), SimRegistry(world)
+    world.cluster, world.checks = SimCluster(world), Checks(world)
+    return world
 
 
 class Scenario:
+    """The scenario of a seed. `without` leaves out events, for the shrinking.
+
+    `odds` overrides the probability of some kinds of weather.
+    """
+
     def __init__(
         self,
         seed: int,
         rules: Rules = PRODUCT,
-        promoter: Callable[[PromotionPorts], Promoter] = Promoter,
-        strategies: tuple[Strategy, ...] = STRATEGIES,
+        promoter: MakePromoter = Promoter,
+        odds: Mapping[str, float] | None = None,
+        without: frozenset[str] = frozenset(),
     ) -> None:
-        self.world, self.strategies = SimulatedWorld(seed, rules), strategies
-        self.promoter = promoter
-        self.results: dict[str, PromotionResult] = {}
-        self.failure: BaseException | None = None
+        choices = Choices(seed, without)
+        self.world = build_world(choices, rules, odds_of(choices, dict(odds or {})))
+        self.runner = JobRunner(self.world, promoter)
+        self.endings = Endings(self.world, self.runner)
+        self.jobs: list[Job] = []
 
     def run(self) -> SimulatedWorld:
-        """Run the scenario and return its world. Raises Violation with the seed's trace."""
-        world = self.world
-        with asyncio.Runner(
-            loop_factory=lambda: SimulatedLoop(self._idle, lambda: world.clock)
-        ) as runner:
-            try:
-                runner.run(self._run())
-            except Violation as violation:
-                raise Violation(f"{violation}\n" + "\n".join(world.trace[-60:])) from None
-        return world
-
-    def _idle(self) -> None:
-        if self.failure is None:
-            try:
-                self.world.advance()
-            except Violation as violation:
-                self.failure = violation
-        if self.failure is not None:
-            self.main.cancel()
-
-    async def _run(self) -> None:
-        main = asyncio.current_task()
-        assert main is not None
-        self.main = main
-        try:
-            await self._play()
-        except asyncio.CancelledError:
-            main.uncancel()
-        for task in self.world.tasks:
-            task.cancel()
-        outcomes = await asyncio.gather(*self.world.tasks, return_exceptions=True)
-        errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-        if self.failure or errors:
-            raise self.failure or errors[0]
-
-    # -- the run
+        """Run the scenario and return its world. Raises Violation."""
+        return run_in_virtual_time(self.world, self._play)
 
     async def _play(self) -> None:
-        world, chance = self.world, self.world.random
-        self._create_cluster()
-        jobs = [self._job(number) for number in range(chance.randint(1, 3))]
-        running = [world.spawn(self._run_job(job)) for job in jobs]
-        world.spawn(world.control())
-        faults = world.spawn(self._faults())
+        world = self.world
+        found(world)
+        for number in range(MOST_JOBS):
+            if job := self._job(number):
+                self.jobs.append(job)
+        running = [world.spawn(self.runner.run(job)) for job in self.jobs]
+        world.spawn(world.cluster.control())
+        faults = world.spawn(Weather(world).blow())
+        reconciler = world.spawn(self.runner.reconcile_for_ever())
         while not all(task.done() for task in running):
-            await world.step(seconds=1.0)
-            self._raise_failures(running)
+            await world.step(None, 1.0, "scenario")
+            world.raise_failures()
         faults.cancel()
+        reconciler.cancel()
         await self._settle()
 
-    def _raise_failures(self, tasks: list[Any]) -> None:
-        for task in [*tasks, *self.world.tasks]:
-            if task.done() and not task.cancelled() and task.exception():
-                raise task.exception()
-
-    def _job(self, number: int) -> Job:
-        chance = self.world.random
-        if chance.random() < 0.3:
-            return Job(f"job-{number}", "", rollback=True, strategy=chance.choice(self.strategies))
-        return Job(
-            f"job-{number}",
-            chance.choice(["1", "2", "3", "3", "2", "unjudged"]),
-            strategy=chance.choice(self.strategies),
-        )
-
-    def _create_cluster(self) -> None:
-        world, chance = self.world, self.world.random
-        world.replicas = chance.randint(1, 5)
-        if chance.random() < 0.85:
-            passed = {"passed": True}
-            older = ServingEntry(
-                epoch=1,
-                version="2",
-                digest="B",
-                schema_fingerprint="schema",
-                by="before",
-                at="",
-                verdict=passed,
-            )
-            entry = ServingEntry(
-                epoch=2,
-                version="1",
-                digest="A",
-                schema_fingerprint="schema",
-                by="founding",
-                at="",
-                verdict=passed,
-            )
-            world.record = ServingRecord(
-                current=entry, previous=older, stack=(older,), alias_epoch=2
-            )
-            world.commits += [(1, "B"), (2, "A")]
-            world.aliases = {"production": "1", "champion": "2"}
-            # The record was restored from a backup: the pods serve a later epoch than it names.
-            world.restored = chance.random() < 0.08
-            world.commits += [(7, "B")] if world.restored else []
-        for _ in range(world.replicas):
-            pod = world.start_pod(
-                slow=chance.choice([0, 0, 0.5, 6]),
-                refuses=frozenset({"C"}) if chance.random() < 0.06 else frozenset(),
-            )
-            if world.record.current:
-                pod.up = pod.ready = True
-                pod.epoch, pod.digest = 2, "A"
-                if world.restored:
-                    pod.epoch, pod.digest = 7, "B"
-
-    async def _run_job(self, job: Job) -> None:
-        world, chance = self.world, self.world.random
-        await world.step(seconds=chance.random() * 30)
-        for number in range(TRIES):
-            actor = Actor(f"{job.id}/{number}")
-            if world.chance(0.4) and number < TRIES - 1:
-                actor.kill_at = chance.choice([15, 60, 150]) - chance.randint(0, 14)
-            if world.chance(0.3):
-                actor.pause_at, actor.pause_seconds = (
-                    chance.choice([15, 30, 60, 90]) - chance.randint(0, 14),
-                    chance.random() * 90,
-                )
-            attempt = world.spawn(self._try(job, actor))
-            while not attempt.done() and actor.alive:
-                await world.step(seconds=1.0)
-            if actor.alive and attempt.result() is not None:
-                return
-            await world.step(seconds=chance.random() * 20)
-
-    async def _try(self, job: Job, actor: Actor) -> PromotionResult | None:
-        """Run one process of a job.
-
-        Returns None if it ended with an exit code after which the Job tries again.
-        """
-        world = self.world
-        request = PromotionRequest(
-            id=job.id,
-            requested_by="simulation",
-            choose=choose(job),
-            version=job.version,
-            strategy=job.strategy,
-            rollback=job.rollback,
-        )
-        try:
-            result = await self._promoter(actor).run(request)
-        except StoreDownError as error:
-            world.note(f"{actor.name}: {error}")
+    def _job(self, number: int) -> Job | None:
+        choices, name = self.world.choices, f"job-{number}"
+        if not choices.happens("a request", name, 1.0 if number == 0 else 0.6):
             return None
-        world.note(f"{actor.name} ends {result.outcome} epoch {result.epoch}: {result.reason}")
-        self.results[job.id] = result
-        committed = any(
-            entry and entry.by == job.id for entry in (world.record.current, *world.record.stack)
+        versions = VERSIONS
+        asked = tuple(job.version for job in self.jobs if job.version)
+        # Requests often ask for a version that another one has asked for.
+        if asked and choices.number("asks again", name) < 0.4:
+            versions = asked
+        act: Act = "rollback" if choices.number("act", name) < 0.35 else "promote"
+        return Job(
+            name,
+            version=choices.pick(versions, "version", name) if act == "promote" else "",
+            act=act,
+            strategy=choices.pick(STRATEGIES, "strategy", name),
+            force=choices.happens("--force", name, 0.25) and act == "promote",
+            if_epoch=2 if choices.happens("--if-epoch", name, 0.1) else None,
         )
-        if result.outcome in ("done", "unchanged") and result.version is not None:
-            world.promised = (result.epoch, dict(world.commits)[result.epoch])
-            world.check_promise()
-        elif result.outcome == "refused" and committed:
-            raise Violation(f"{job.id} was refused after it committed")
-        return result if result.outcome != "unconfirmed" else None
-
-    def _promoter(self, actor: Actor) -> Promoter:
-        world = self.world
-        ports = PromotionPorts(
-            records=SimRecords(world, actor),
-            lock=SimLock(world, actor),
-            aliases=SimAliases(world, actor),
-            pods=SimPods(world, actor),
-            journal=SimJournal(world, actor),
-            clock=SimClock(world, actor),
-            rollouts=SimRollouts(world, actor),
-            deadlines=Deadlines(prepare=20, activate=20, retry=30, rollout=90),
-            say=lambda text: world.note(f"{actor.name}: {text}"),
-        )
-        return self.promoter(ports)
-
-    async def _faults(self) -> None:
-        world, chance = self.world, self.world.random
-        while not world.calm:
-            await world.step(seconds=chance.random() * 12)
-            living = [pod for pod in world.pods if not pod.gone and not pod.terminating]
-            draw = chance.random()
-            if draw < 0.2 and living:
-                world.spawn(world.end_of(chance.choice(living)))
-            elif draw < 0.35:
-                world.replicas = max(1, min(6, world.replicas + chance.choice([-1, 1, 1])))
-            elif draw < 0.45 and living:
-                chance.choice(living).silent_until = world.clock + chance.random() * 60
-            elif draw < 0.5:
-                for pod in living:
-                    pod.silent_until = world.clock + chance.random() * 40
-            elif draw < 0.55:
-                world.registry_down_until = world.clock + chance.random() * 30
-
-    # -- the end
 
     async def _settle(self) -> None:
-        """End the faults, and check that record, registry and pods agree.
-
-        All promoters have finished or are dead.
-        """
+        """End the faults, let the reconciler run, and check that everything agrees."""
         world = self.world
-        world.calm, world.registry_down_until = True, 0.0
-        for pod in world.pods:
-            pod.silent_until = 0.0
-        # Longer than a lease: a dead promoter's lock is free after it.
-        await world.step(seconds=40)
-        await self._reconcile()
-        await world.step(seconds=90)
-        self._check_agreement()
-        await self._promote_in_calm()
+        world.calm = True
+        world.note("the weather is calm from here on")
+        # Longer than the life of a late message, and than a dead holder's Lease.
+        await world.step(None, 45, "scenario")
+        await self.runner.reconcile(Actor("last reconciler"))
+        await world.step(None, 60, "scenario")
+        await self.runner.reconcile(Actor("very last reconciler"))
+        await world.step(None, 5, "scenario")
+        world.raise_failures()
+        self.endings.check(self.jobs)
+        await self._act_in_calm()
 
-    async def _reconcile(self) -> None:
-        world, actor = self.world, Actor("reconciler")
-        async with SimLock(world, actor).hold("reconciler"):
-            await self._promoter(actor).undo_unfinished_rollout(world.record, world.token)
-            findings = await reconcile(SimRecords(world, actor), SimAliases(world, actor))
-        current = world.record.current
-        if current and (world.aliases.get("production") != current.version or findings.alias):
-            raise Violation(
-                f"the alias says {world.aliases.get('production')}, the record {current.version}"
-            )
-
-    def _check_agreement(self) -> None:
-        self._raise_failures([])
-        world, current = self.world, self.world.record.current
-        for pod in world.pods:
-            if (
-                current is None
-                or pod.gone
-                or pod.terminating
-                or current.digest in pod.refuses
-                or pod.started_at > world.clock - 10
-            ):
-                continue
-            if not pod.ready:
-                raise Violation(f"{pod.name} stays unready while the record names {current.digest}")
-            restored_and_reported = world.restored and pod.epoch > current.epoch
-            if (pod.epoch, pod.digest) != (
-                current.epoch,
-                current.digest,
-            ) and not restored_and_reported:
-                raise Violation(
-                    f"{pod.name} is at {pod.digest} epoch {pod.epoch},"
-                    f" the record at {current.digest} epoch {current.epoch}"
-                )
-
-    async def _promote_in_calm(self) -> None:
-        """Check that a promotion without faults succeeds, whatever the earlier ones left."""
+    async def _act_in_calm(self) -> None:
+        """Check that a promotion and the way back work, whatever the earlier acts have left."""
         world = self.world
-        for pod in world.pods:
+        for pod in world.cluster.pods:
             pod.slow, pod.refuses = 0.0, frozenset()
-        result = await self._try(Job("calm", "2"), Actor("calm/0"))
-        if result is None or result.outcome not in ("done", "unchanged"):
-            raise Violation(f"without faults a promotion ended {result}")
-        await world.step(seconds=10)
-        self._check_agreement()
+        served = world.store.record.current
+        good = [version for version in GOOD if version in world.registry.versions]
+        version = next((one for one in good if served is None or one != served.version), None)
+        if version is None:
+            return
+        other = changes_schema(world.store.record, model_of(version))
+        await self._must_work(
+            Job("calm", version=version, force=True, strategy="rollout" if other else "broadcast")
+        )
+        if served and self._can_go_back(served.version):
+            await self._must_work(Job("calm-back", act="rollback"))
+            if not served.is_same_model(world.store.record.current):
+                raise Violation("the way back", f"a rollback did not serve {served.version} again")
+
+    def _can_go_back(self, version: str) -> bool:
+        """Whether a new pod of a rollout could load the version, too."""
+        return version in self.world.registry.versions
+
+    async def _must_work(self, job: Job) -> None:
+        await self.runner.attempt(job, Actor(job.id, job))
+        self.world.raise_failures()
+        result = self.runner.results.get(job.id)
+        lost = {pod.name for pod in self.world.cluster.pods if pod.lost}
+        excused = result and result.outcome == "unconfirmed" and set(result.behind) <= lost
+        if result is None or not (result.outcome in ("done", "unchanged") or excused):
+            raise Violation("calm acts work", f"without faults, {job.id} ended as {result}")
+        await self.world.step(None, 20, "scenario")
+        self.endings.check_pods()
+
+
+def run_in_virtual_time(world: SimulatedWorld, play: Play) -> SimulatedWorld:
+    """Run a coroutine of the world on a loop with virtual time. Raises what it raises."""
+    with asyncio.Runner(
+        loop_factory=lambda: SimulatedLoop(world.advance, lambda: world.clock)
+    ) as runner:
+        runner.run(_play_and_clean(world, play))
+    return world
+
+
+async def _play_and_clean(world: SimulatedWorld, play: Play) -> None:
+    try:
+        await play()
+    finally:
+        for task in world.tasks:
+            task.cancel()
+        await asyncio.gather(*world.tasks, return_exceptions=True)

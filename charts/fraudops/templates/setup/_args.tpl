@@ -1,6 +1,6 @@
 {{/*
-The arguments of the setup Job: the objects that it creates if they are missing. An object that
-existingSecret or existingClaim names is not among them.
+The arguments of the setup Job: the objects that it creates if they are missing, and whose missing
+keys it adds. An object that existingSecret or existingClaim names is not among them.
 */}}
 {{- define "fraudops.setup.args" -}}
 {{- $args := list "--record" (include "fraudops.record" .) "--label" (printf "app.kubernetes.io/instance=%s" (include "fraudops.fullname" .)) }}
@@ -23,4 +23,13 @@ existingSecret or existingClaim names is not among them.
 {{- if or (has "--admin-secret" $args) (has "--database-secret" $args) }}{{ $resources = append $resources "secrets" }}{{ end }}
 {{- if has "--data-claim" $args }}{{ $resources = append $resources "persistentvolumeclaims" }}{{ end }}
 {{- toJson $resources }}
+{{- end }}
+
+{{/* The names of the Secrets that the setup Job creates or completes. */}}
+{{- define "fraudops.setup.secrets" -}}
+{{- $args := include "fraudops.setup.args" . | fromJsonArray }}
+{{- $secrets := list }}
+{{- if has "--admin-secret" $args }}{{ $secrets = append $secrets (include "fraudops.adminSecret" .) }}{{ end }}
+{{- if has "--database-secret" $args }}{{ $secrets = append $secrets (include "fraudops.databaseSecret" .) }}{{ end }}
+{{- toJson $secrets }}
 {{- end }}

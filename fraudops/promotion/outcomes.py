@@ -1,0 +1,98 @@
+"""The rows of acts: in PostgreSQL at once, or in the serving record until PostgreSQL has them."""
+
+import msgspec
+
+from fraudops.errors import FraudopsError, StoreDownError
+from fraudops.promotion.attempt import Attempt
+from fraudops.promotion.patience import change_record
+from fraudops.promotion.ports import PromotionPorts
+from fraudops.promotion.serving_record import (
+    Reservation,
+    ServingRecord,
+    drop_outcomes,
+    keep_outcome,
+)
+
+
+class Outcomes:
+    """Writes the row of every act, and keeps in the record what cannot be written yet."""
+
+    def __init__(self, ports: PromotionPorts) -> None:
+        self.ports = ports
+
+    async def started(self, attempt: Attempt) -> None:
+        """Write the row `started`. Without PostgreSQL the outcome's row has the same fields."""
+        try:
+            await self.ports.journal.write(attempt)
+        except StoreDownError as error:
+            self.ports.say(f"the row in promotions is written later: {error}")
+
+    async def ended(self, attempt: Attempt) -> tuple[str, ...]:
+        """Write the row of an outcome, and return `("row",)` if the record keeps it for later.
+
+        Raises StoreDownError when neither PostgreSQL nor the record's store can keep it.
+        """
+        attempt = msgspec.structs.replace(attempt, finished_at=self.ports.clock.timestamp())
+        try:
+            await self.ports.journal.write(attempt)
+        except StoreDownError as error:
+            self.ports.say(f"the serving record keeps the row for promotions: {error}")
+            await self._keep(attempt)
+            return ("row",)
+        await self._forget(attempt)
+        return ()
+
+    async def _keep(self, attempt: Attempt) -> None:
+        try:
+            await change_record(self.ports, lambda record: keep_outcome(record, attempt))
+        except FraudopsError as error:
+            raise StoreDownError(
+                f"the act ended as {attempt.outcome}, but neither PostgreSQL nor the serving "
+                f"record can store that: {error}"
+            ) from error
+
+    async def _forget(self, attempt: Attempt) -> None:
+        """Remove the row of this request from the record, now that PostgreSQL has a later one."""
+
+        def without(record: ServingRecord) -> ServingRecord:
+            rows = tuple(row for row in record.unwritten if row.request == attempt.request)
+            return drop_outcomes(record, rows)
+
+        try:
+            await change_record(self.ports, without)
+        except FraudopsError as error:
+            self.ports.say(f"the reconciler writes the row once more: {error}")
+
+    async def flush(self) -> int:
+        """Write every row that the record keeps, and return their number. Raises StoreDownError."""
+        record, _ = await self.ports.records.read()
+        kept = record.unwritten
+        for row in kept:
+            await self.ports.journal.write(row)
+        if kept:
+            await change_record(self.ports, lambda latest: drop_outcomes(latest, kept))
+        return len(kept)
+
+
+def with_abandoned(record: ServingRecord, reserved: Reservation) -> ServingRecord:
+    """Return the record with the row of a promoter that ended before its commit.
+
+    The row is provisional: what a new try of the request reports replaces it. What the promoter
+    has reported itself stays.
+    """
+    if any(row.request == reserved.by and row.finished_at for row in record.unwritten):
+        return record
+    row = Attempt(
+        request=reserved.by,
+        requested_by=reserved.requested_by,
+        at=reserved.at,
+        act=reserved.act,
+        strategy=reserved.strategy,
+        version=reserved.version,
+        digest=reserved.digest,
+        from_version=record.current.version if record.current else None,
+        epoch=reserved.epoch,
+        outcome="refused",
+        reason="its promoter ended before the commit: nothing has changed",
+    )
+    return keep_outcome(record, row)

@@ -1,0 +1,60 @@
+"""An installation of the previous release in its own namespace, which the tests upgrade."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.cluster.release import CHART, Release, run
+from tests.support.releases import commits, unpack
+
+FOLDERS = {"inference": "services/inference", "mlflow": "services/mlflow", "jobs": "jobs"}
+NAMES = {"inference": "fraudops-serving", "mlflow": "fraudops-mlflow", "jobs": "fraudops-jobs"}
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """One installation in its own namespace: as the previous release and as this one."""
+
+    version: str
+    before: Release
+    after: Release
+    chart_before: Path
+    chart_after: Path = CHART
+
+
+@contextmanager
+def earlier_release(release: Release, folder: Path) -> Iterator[Upgrade]:
+    """Install the previous release with its own chart and images built from its own files."""
+    version, commit = next(iter(commits().items()))
+    files = unpack(version, folder)
+    images = {component: f"{name}:{commit}" for component, name in NAMES.items()}
+    with ThreadPoolExecutor(len(images)) as pool:
+        list(
+            pool.map(lambda component: build(files, FOLDERS[component], images[component]), images)
+        )
+    # One archive for all images: a layer that they share is sent to the node once.
+    cluster = release.context.removeprefix("kind-")
+    nodes = ["--nodes", f"{cluster}-control-plane"]
+    run("kind", "load", "docker-image", *images.values(), "--name", cluster, *nodes)
+    values = json.loads(json.dumps(release.values)) | {"ingress": {"enabled": False}}
+    old = json.loads(json.dumps(values))
+    for component in NAMES:
+        old[component]["image"]["tag"] = commit
+    before, after = (
+        replace(release, namespace="earlier", values=chosen) for chosen in (old, values)
+    )
+    release.kubectl("create", "namespace", "earlier")
+    try:
+        chart = files / "charts" / "fraudops"
+        before.install(chart=chart)
+        yield Upgrade(version, before, after, chart)
+    finally:
+        release.kubectl("delete", "namespace", "earlier", "--wait=false")
+
+
+def build(files: Path, folder: str, image: str) -> None:
+    dockerfile = str(files / folder / "Dockerfile")
+    run("docker", "build", "--quiet", "--file", dockerfile, "--tag", image, str(files))

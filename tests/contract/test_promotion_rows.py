@@ -1,0 +1,108 @@
+"""The rows of `promotions` in a real PostgreSQL: what may replace what, and how they are read."""
+
+import socket
+from datetime import UTC, datetime
+
+import pytest
+from msgspec.structs import replace
+
+from fraudops.errors import StoreDownError
+from fraudops.promotion import history, journal
+from fraudops.promotion.attempt import Attempt
+from fraudops.promotion.history import PastAct, read_history
+from fraudops.promotion.journal import DatabaseJournal
+
+STARTED = Attempt(
+    request="job-1",
+    requested_by="ada",
+    at="2026-11-29T10:00:00.000+00:00",
+    act="rollback",
+    strategy="rollout",
+    version="7",
+    digest="d" * 64,
+    from_version="8",
+    epoch=9,
+    waiver_reason="an emergency",
+)
+DONE = replace(STARTED, outcome="done", finished_at="2026-11-29T10:00:02.500+00:00")
+UNCONFIRMED = replace(
+    STARTED,
+    outcome="unconfirmed",
+    reason="not confirmed by a, b",
+    behind=("a", "b"),
+    finished_at="2026-11-29T10:01:00.000+00:00",
+)
+PROVISIONAL = replace(STARTED, outcome="unconfirmed", reason="its promoter ended")
+
+
+async def outcomes(url: str, *attempts: Attempt) -> list[str]:
+    """Write the rows in turn and return the outcomes that are stored then."""
+    rows = DatabaseJournal(url, "fraud")
+    for attempt in attempts:
+        await rows.write(attempt)
+    return [act.outcome for act in await read_history(url, "fraud", 99)]
+
+
+async def test_a_row_is_read_back_whole(database: str) -> None:
+    assert await outcomes(database, STARTED, UNCONFIRMED) == ["unconfirmed"]
+    assert await read_history(database, "fraud", 1) == [
+        PastAct(
+            request="job-1",
+            started_at=datetime(2026, 11, 29, 10, 0, tzinfo=UTC),
+            finished_at=datetime(2026, 11, 29, 10, 1, tzinfo=UTC),
+            act="rollback",
+            from_version="8",
+            to_version="7",
+            to_digest="d" * 64,
+            epoch=9,
+            strategy="rollout",
+            requested_by="ada",
+            outcome="unconfirmed",
+            reason="not confirmed by a, b",
+            waiver_reason="an emergency",
+            behind=("a", "b"),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "stored"),
+    [
+        ((STARTED, DONE), "done"),
+        ((DONE, STARTED), "done"),
+        ((STARTED, PROVISIONAL), "unconfirmed"),
+        ((DONE, PROVISIONAL), "done"),
+        ((PROVISIONAL, DONE), "done"),
+        ((DONE, UNCONFIRMED), "unconfirmed"),
+        ((UNCONFIRMED, DONE), "unconfirmed"),
+        ((PROVISIONAL,), "unconfirmed"),
+    ],
+)
+async def test_a_start_replaces_nothing_and_a_provisional_outcome_only_a_start(
+    database: str, attempts: tuple[Attempt, ...], stored: str
+) -> None:
+    assert await outcomes(database, *attempts) == [stored]
+
+
+async def test_the_newest_rows_of_one_model_come_first(database: str) -> None:
+    rows = DatabaseJournal(database, "fraud")
+    for minute in (2, 0, 1):
+        at = f"2026-11-29T10:{minute:02d}:00.000+00:00"
+        await rows.write(replace(STARTED, request=f"job-{minute}", at=at))
+    await DatabaseJournal(database, "other").write(replace(STARTED, request="another model's"))
+    newest = await read_history(database, "fraud", 2)
+    assert [act.request for act in newest] == ["job-2", "job-1"]
+    assert [act.seconds for act in newest] == [None, None]
+
+
+async def test_a_server_that_says_nothing_is_away_after_the_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (history, journal):
+        monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}/none"
+        url = f"postgresql://me:secret@{address}"
+        for call in (read_history(url, "fraud", 1), DatabaseJournal(url, "fraud").write(DONE)):
+            with pytest.raises(StoreDownError, match=f"PostgreSQL at {address} does not answer"):
+                await call

@@ -1,0 +1,130 @@
+"""The setup Job against a small server with the calls of the Kubernetes API that it makes."""
+
+import base64
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from tests.support.kubernetes_secrets import StoredObjects, serve_objects, write_kubeconfig
+from tests.support.processes import free_port
+
+OPTIONS = ("--record", "serving", "--admin-secret", "admin", "--database-secret", "database")
+KEYS = {"url", "mlflow-url", "admin-url", "password"}
+
+
+class Setup:
+    """The program, and the objects of its API server."""
+
+    def __init__(self, stored: StoredObjects, kubeconfig: Path) -> None:
+        self.stored, self.kubeconfig = stored, kubeconfig
+
+    def run(self) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "jobs.install.setup", *OPTIONS, "--database-host", "db"],
+            env={"KUBECONFIG": str(self.kubeconfig), "FRAUDOPS_CLUSTER__NAMESPACE": "default"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def has_secret(self, name: str, values: dict[str, str], **more: Any) -> None:
+        manifest = {"kind": "Secret", "metadata": {"name": name}, "stringData": values, **more}
+        self.stored.store(f"secrets/{name}", manifest)
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Iterator[Setup]:
+    with serve_objects(tmp_path) as (stored, kubeconfig):
+        yield Setup(stored, kubeconfig)
+
+
+def test_the_first_run_creates_everything_and_the_second_changes_nothing(setup: Setup) -> None:
+    assert setup.run().returncode == 0
+    assert setup.stored.objects.keys() == {
+        "configmaps/serving",
+        "secrets/admin",
+        "secrets/database",
+    }
+    before = dict(setup.stored.objects)
+    again = setup.run()
+    assert (again.returncode, setup.stored.objects, setup.stored.patches) == (0, before, [])
+    assert "Secret database exists already: left as it is" in again.stderr
+
+
+@pytest.mark.parametrize("lacking", sorted(KEYS))
+def test_a_secret_gets_the_key_that_it_lacks_and_keeps_the_others(
+    setup: Setup, lacking: str
+) -> None:
+    admin = "postgresql://postgres:by%2Fhand@db:5432/postgres"
+    values = {"url": "u", "mlflow-url": "m", "admin-url": admin, "password": "by/hand"}
+    present = {key: value for key, value in values.items() if key != lacking}
+    setup.has_secret("database", present | {"more": "of another program"})
+    done = setup.run()
+    assert done.returncode == 0, done.stderr
+    assert f"Secret database exists already: added {lacking}" in done.stderr
+    found = setup.stored.values("database")
+    assert found.keys() == KEYS | {"more"}
+    assert present.items() <= found.items()
+    assert unquote(urlsplit(found["admin-url"]).password or "") == found["password"]
+    assert found[lacking] not in done.stderr
+
+
+def test_an_empty_secret_gets_every_key(setup: Setup) -> None:
+    setup.stored.store("secrets/admin", {"kind": "Secret", "metadata": {"name": "admin"}})
+    assert setup.run().returncode == 0
+    assert len(setup.stored.values("admin")["token"]) > 20
+
+
+def test_a_key_that_another_writer_adds_meanwhile_is_not_replaced(setup: Setup) -> None:
+    setup.has_secret("admin", {"another": "x"})
+
+    def add_it_first() -> None:
+        setup.stored.before_write = lambda: None
+        setup.has_secret("admin", {"another": "x", "token": "of another writer"})
+
+    setup.stored.before_write = add_it_first
+    assert setup.run().returncode == 0
+    assert setup.stored.values("admin")["token"] == "of another writer"
+
+
+def test_an_immutable_secret_that_lacks_a_key_is_named(setup: Setup) -> None:
+    setup.has_secret("admin", {"another": "x"}, immutable=True)
+    done = setup.run()
+    assert done.returncode == 64
+    assert "the Secret admin lacks token and is immutable: create it again" in done.stderr
+
+
+def test_a_malformed_admin_url_is_named_and_not_quoted(setup: Setup) -> None:
+    setup.has_secret("database", {"admin-url": "postgresql://postgres:pa/ss@db:5432/postgres"})
+    done = setup.run()
+    assert done.returncode == 64
+    assert "admin-url is not a valid URL" in done.stderr
+    assert "pa/ss" not in done.stderr
+
+
+def test_an_api_server_that_is_away_ends_the_program_with_75(tmp_path: Path) -> None:
+    done = Setup(StoredObjects(), write_kubeconfig(tmp_path, away())).run()
+    assert done.returncode == 75
+    assert "error: the Kubernetes API does not answer" in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["no YAML", "empty file", "bad certificate"])
+def test_a_damaged_kubeconfig_ends_the_program_with_75(tmp_path: Path, damage: str) -> None:
+    bad = base64.b64encode(b"not a certificate").decode()
+    kubeconfig = write_kubeconfig(tmp_path, away(), certificate_authority_data=bad)
+    if damage != "bad certificate":
+        kubeconfig.write_text("" if damage == "empty file" else "{")
+    done = Setup(StoredObjects(), kubeconfig).run()
+    assert done.returncode == 75, done.stderr
+    assert "check the file that KUBECONFIG names" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def away() -> str:
+    return f"https://127.0.0.1:{free_port()}"

@@ -1,0 +1,116 @@
+"""One inference service with small bundles, and the commands that promote them.
+
+MLflow and PostgreSQL are the real ones of the tests. The versions carry verdicts as
+`fraudops validate` stores them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import pytest
+
+from fraudops.promotion.local import FileRecordStore
+from fraudops.promotion.serving_record import ServingRecord
+from fraudops.registry import TAG_DIGEST, TAG_SCHEMA_FINGERPRINT, TAG_VERDICT, Registry
+from jobs import models, promote, promotions, reconcile, rollback
+from tests.support.commands import Caller, CommandResult
+from tests.support.mlflow_runs import delete_version, new_run
+from tests.support.serving import BANK, Service
+
+COMMANDS = {
+    "models": models.command,
+    "promote": promote.command,
+    "promotions": promotions.command,
+    "reconcile": reconcile.command,
+    "rollback": rollback.command,
+}
+# Nothing listens on this port.
+NOWHERE = "127.0.0.1:9"
+NO_DATABASE = {"DATABASE_URL": f"postgresql://me:secret@{NOWHERE}/fraudops"}
+NO_REGISTRY = {"MLFLOW_TRACKING_URI": f"http://{NOWHERE}"}
+
+
+@dataclass
+class PromotionSite:
+    """A running service, its registry and its database."""
+
+    service: Service
+    registry: Registry
+    mlflow_url: str
+    environment: Mapping[str, str]
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+    _bundles: dict[str, tuple[int, bool]] = field(default_factory=dict)
+
+    def run(self, command: str, *arguments: str, **environment: str) -> CommandResult:
+        caller = Caller(command, COMMANDS[command], self.monkeypatch, self.capsys)
+        return caller(*arguments, **{**self.environment, **environment})
+
+    def done(self, command: str, *arguments: str, **environment: str) -> CommandResult:
+        """Run a command that must succeed."""
+        result = self.run(command, *arguments, **environment)
+        assert result.returncode == 0, result.stderr
+        return result
+
+    def version(self, seed: int, validated: bool = True, bank: bool = False) -> str:
+        """Register a version, whose bundle is only in the service's cache; return its number."""
+        digest = self._cache(seed, bank)
+        tags = {TAG_DIGEST: digest, TAG_SCHEMA_FINGERPRINT: "bank" if bank else "ulb"}
+        version = self.registry.create_version(new_run(self.mlflow_url), tags)
+        self._bundles[version] = seed, bank
+        if validated:
+            self.validate(version)
+        return version
+
+    def _cache(self, seed: int, bank: bool) -> str:
+        return self.service.bundle(seed, BANK if bank else None)
+
+    def validate(self, version: str) -> None:
+        """Store a passing verdict that compared the version with what serves now."""
+        # A pod removes bundles that its record does not name.
+        self._cache(*self._bundles[version])
+        current = self.record.current
+        verdict = {
+            "digest": self.registry.version(version).digest,
+            "passed": True,
+            "gates": [],
+            "compared_to": {"digest": current.digest} if current else None,
+        }
+        self.registry.set_tag(version, TAG_VERDICT, json.dumps(verdict))
+
+    def promote(self, version: str, *arguments: str, **environment: str) -> CommandResult:
+        """Validate the version against what serves now and promote it; it must succeed."""
+        self.validate(version)
+        return self.done("promote", "--version", version, *arguments, **environment)
+
+    def delete(self, version: str) -> None:
+        delete_version(self.mlflow_url, self.registry.model, version)
+
+    @property
+    def record(self) -> ServingRecord:
+        return FileRecordStore(self.service.state.serving_record).read()[0]
+
+    @property
+    def aliases(self) -> tuple[str | None, str | None]:
+        """The versions of `production` and `champion`."""
+        return self.registry.alias("production"), self.registry.alias("champion")
+
+    @property
+    def served(self) -> tuple[Any, Any]:
+        """The version and the epoch that every worker serves."""
+        workers = self.service.ready()["workers"]
+        (served,) = {(worker["version"], worker["epoch"]) for worker in workers}
+        version, epoch = served
+        return version, epoch
+
+    @property
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Act, versions and outcome of each row, in the order of their start."""
+        with psycopg.connect(self.environment["DATABASE_URL"]) as connection:
+            return connection.execute(
+                "SELECT act, coalesce(from_version, ''), to_version, outcome FROM promotions"
+                " ORDER BY started_at, id"
+            ).fetchall()

@@ -1,0 +1,118 @@
+"""The files of a promotion on one machine: what they hold, and how writers wait for each other."""
+
+import asyncio
+import fcntl
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
+from fraudops.promotion.ports import LockBusyError, StaleRecordError
+from fraudops.promotion.serving_record import EMPTY, encode
+from tests.support.promotion_ports import reserved
+
+
+def take(path: Path) -> int:
+    """Take the lock of a file as another process does; closing the descriptor frees it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def test_the_record_is_its_canonical_json_and_so_is_its_token(tmp_path: Path) -> None:
+    store = FileRecordStore(tmp_path / "serving.json")
+    assert store.read() == (EMPTY, b"")
+    token = store.compare_and_set(reserved(1), b"")
+    assert (tmp_path / "serving.json").read_bytes() == token == encode(reserved(1))
+    with pytest.raises(StaleRecordError):
+        store.compare_and_set(reserved(2), b"")
+    assert store.read() == (reserved(1), token)
+
+
+def test_a_written_record_survives_a_crash_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = list[int]()
+    sync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: (synced.append(descriptor), sync(descriptor))
+    )
+    FileRecordStore(tmp_path / "serving.json").compare_and_set(reserved(1), b"")
+    assert synced
+
+
+async def test_a_writer_waits_for_another_one(tmp_path: Path) -> None:
+    records = LocalRecords(FileRecordStore(tmp_path / "serving.json"))
+    descriptor = take(tmp_path / "serving.lock")
+    writing = asyncio.create_task(
+        asyncio.to_thread(records.store.compare_and_set, reserved(1), b"")
+    )
+    await asyncio.wait({writing}, timeout=0.3)
+    assert not writing.done()
+    assert (await records.read())[0] == EMPTY
+    os.close(descriptor)
+    await writing
+    assert (await records.read())[0] == reserved(1)
+
+
+async def test_a_lock_names_only_its_last_holder_and_its_process(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "promotion.lock"
+    for holder in ("a promotion with a long name", "two"):
+        async with FileLock(path).hold(holder):
+            assert path.read_text() == f"{holder}, process {os.getpid()}\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "holder"), [(b"one, process 7\n", "one, process 7"), (b"", "unknown")]
+)
+async def test_a_lock_that_stays_busy_names_its_holder(
+    tmp_path: Path, written: bytes, holder: str
+) -> None:
+    path = tmp_path / "promotion.lock"
+    descriptor = take(path)
+    os.write(descriptor, written)
+    async with asyncio.timeout(10):
+        with pytest.raises(LockBusyError) as busy:
+            async with FileLock(path, wait_seconds=0.2).hold("two"):
+                pytest.fail("both have the lock")
+    assert busy.value.holder == holder
+    os.close(descriptor)
+
+
+async def test_a_holder_waits_as_long_as_it_was_told(tmp_path: Path) -> None:
+    path = tmp_path / "promotion.lock"
+    descriptor = take(path)
+    lock = FileLock(path, wait_seconds=30)
+
+    async def hold() -> bool:
+        async with lock.hold("two"):
+            return await lock.held()
+
+    waiting = asyncio.create_task(hold())
+    await asyncio.wait({waiting}, timeout=0.4)
+    assert not waiting.done()
+    os.close(descriptor)
+    assert await waiting
+    assert not await lock.held()
+
+
+async def test_a_lock_is_not_held_after_an_error(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "promotion.lock")
+    with pytest.raises(ZeroDivisionError):
+        async with lock.hold("one"):
+            _ = 1 / 0
+    assert not await lock.held()
+
+
+async def test_the_clock_goes_on_while_it_sleeps_and_shows_the_time_of_day() -> None:
+    clock = SystemClock()
+    before = clock.now()
+    await clock.sleep(0.05)
+    assert clock.now() > before + 0.04
+    shown = datetime.fromisoformat(clock.timestamp())
+    assert shown.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - shown) < timedelta(minutes=5)
+    # Rows sort by this text, so every time has the same number of digits.
+    assert len(clock.timestamp()) == len("2026-11-29T10:00:00.000+00:00")

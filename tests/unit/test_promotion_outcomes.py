@@ -1,0 +1,293 @@
+"""Rows of acts while PostgreSQL is down, and what the reconciler finishes."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from fraudops.errors import StoreDownError
+from fraudops.promotion.attempt import Attempt
+from fraudops.promotion.changes import Promote, reservation
+from fraudops.promotion.outcomes import Outcomes, with_abandoned
+from fraudops.promotion.ports import UnknownWriteError
+from fraudops.promotion.reconcile import Reconciler, ReconcileResult
+from fraudops.promotion.serving_record import (
+    NewerFormatError,
+    ServingRecord,
+    encode,
+    keep_outcome,
+    reserve,
+)
+from tests.support.simulation.founding import model_of
+from tests.support.simulation.jobs import ports_of
+from tests.support.simulation.registry import digest_of
+from tests.support.simulation.stage import FOR_EVER, Stage, on_stage
+from tests.support.simulation.store import SimRecords
+from tests.support.simulation.world import Actor
+
+
+def row(request: str = "mine", **fields: Any) -> Attempt:
+    return Attempt(request=request, requested_by="ada", at="then", **fields)
+
+
+def outcomes(stage: Stage) -> Outcomes:
+    return Outcomes(ports_of(stage.world, Actor("mine")))
+
+
+def reconciler(stage: Stage, **ports: Any) -> Reconciler:
+    return Reconciler(replace(ports_of(stage.world, Actor("reconciler"), 40.0), **ports))
+
+
+def write(stage: Stage, record: ServingRecord) -> None:
+    """Let another process write the record."""
+    stage.world.store.data, stage.world.store.record = encode(record), record
+    stage.world.store.token += 1
+
+
+def keep(stage: Stage, *rows: Attempt) -> None:
+    for each in rows:
+        write(stage, keep_outcome(stage.record, each))
+
+
+def reserved(stage: Stage, strategy: Any = "broadcast") -> ServingRecord:
+    """Return the record as a promoter leaves it that dies before its commit."""
+    change = Promote(model_of("3"), strategy)
+    return reserve(stage.record, reservation(change, 3, "dead", "somebody", "then"))
+
+
+# -- the rows of an act
+
+
+@on_stage()
+async def test_a_row_starts_and_ends_in_the_database(stage: Stage) -> None:
+    before = stage.world.store.token
+    await outcomes(stage).started(row(version="3"))
+    assert stage.row("mine") == row(version="3")
+    assert await outcomes(stage).ended(row(version="3", outcome="done")) == ()
+    ended = stage.row("mine")
+    assert ended == row(version="3", outcome="done", finished_at=ended.finished_at)
+    assert ended.finished_at is not None
+    # The record keeps no row, so it is not written.
+    assert stage.world.store.token == before
+
+
+@on_stage()
+async def test_a_row_that_cannot_start_does_not_stop_the_act(stage: Stage) -> None:
+    stage.world.store.database_down_until = FOR_EVER
+    await outcomes(stage).started(row())
+    assert (stage.world.store.rows, stage.record.unwritten) == ({}, ())
+
+
+@on_stage()
+async def test_without_the_database_the_record_keeps_the_finished_row(stage: Stage) -> None:
+    keep(stage, row(outcome="unconfirmed"), row("other", outcome="done"))
+    stage.world.store.database_down_until = FOR_EVER
+    assert await outcomes(stage).ended(row(outcome="done")) == ("row",)
+    other, mine = stage.record.unwritten
+    assert (other.request, mine) == ("other", row(outcome="done", finished_at=mine.finished_at))
+    assert mine.finished_at is not None
+    assert stage.world.store.rows == {}
+
+
+@on_stage()
+async def test_a_written_outcome_replaces_the_row_of_its_request_in_the_record(
+    stage: Stage,
+) -> None:
+    keep(stage, row(outcome="unconfirmed"), row("other", outcome="done"))
+    await outcomes(stage).ended(row(outcome="done"))
+    assert [kept.request for kept in stage.record.unwritten] == ["other"]
+
+
+@on_stage()
+async def test_a_written_outcome_counts_when_the_record_cannot_be_changed(stage: Stage) -> None:
+    keep(stage, row(outcome="unconfirmed"))
+    stage.world.store.api_down_until = FOR_EVER
+    assert await outcomes(stage).ended(row(outcome="done")) == ()
+    assert stage.row("mine").outcome == "done"
+    assert stage.record.unwritten == (row(outcome="unconfirmed"),)
+
+
+@on_stage()
+async def test_an_outcome_that_no_store_can_keep_is_an_error(stage: Stage) -> None:
+    stage.world.store.database_down_until = stage.world.store.api_down_until = FOR_EVER
+    with pytest.raises(StoreDownError, match=r"ended as done, but neither PostgreSQL nor"):
+        await outcomes(stage).ended(row(outcome="done"))
+
+
+@on_stage()
+async def test_kept_rows_are_written_once_and_leave_the_record(stage: Stage) -> None:
+    keep(stage, row("a", outcome="done"), row("b", outcome="refused"))
+    assert await outcomes(stage).flush() == 2
+    assert {kept.request: kept.outcome for kept in stage.world.store.rows.values()} == {
+        "a": "done",
+        "b": "refused",
+    }
+    assert stage.record.unwritten == ()
+    assert await outcomes(stage).flush() == 0
+
+
+@on_stage()
+async def test_a_row_that_is_kept_while_others_are_written_stays(stage: Stage) -> None:
+    keep(stage, row("a", outcome="done"))
+    flush = stage.world.spawn(outcomes(stage).flush())
+    while "a" not in stage.world.store.rows:
+        await stage.wait(0.01)
+    keep(stage, row("b", outcome="done"))
+    assert await flush == 1
+    assert [kept.request for kept in stage.record.unwritten] == ["b"]
+
+
+# -- the row of a promoter that ended before its commit
+
+
+@on_stage()
+async def test_an_abandoned_act_has_a_provisional_row_with_all_that_it_reserved(
+    stage: Stage,
+) -> None:
+    change = Promote(model_of("3"), "rollout")
+    left = reservation(change, 3, "dead", "somebody", "then")
+    assert with_abandoned(stage.record, left).unwritten == (
+        Attempt(
+            request="dead",
+            requested_by="somebody",
+            at="then",
+            act="promote",
+            strategy="rollout",
+            version="3",
+            digest=digest_of("3"),
+            from_version="1",
+            epoch=3,
+            outcome="refused",
+            reason="its promoter ended before the commit: nothing has changed",
+        ),
+    )
+    back = msgspec.structs.replace(left, act="rollback")
+    (kept,) = with_abandoned(ServingRecord(), back).unwritten
+    assert (kept.act, kept.from_version) == ("rollback", None)
+
+
+@on_stage()
+async def test_what_a_promoter_has_reported_itself_stays(stage: Stage) -> None:
+    left = reserved(stage).reserved
+    assert left is not None
+    reported = row("dead", outcome="refused", reason="pod a refuses", finished_at="then")
+    others = row("other", outcome="done", finished_at="then")
+    provisional = row("dead", outcome="unconfirmed")
+    assert with_abandoned(keep_outcome(stage.record, reported), left).unwritten == (reported,)
+    for before in (others, provisional):
+        record = with_abandoned(keep_outcome(stage.record, before), left)
+        assert record.unwritten[-1].reason == (
+            "its promoter ended before the commit: nothing has changed"
+        )
+
+
+# -- the reconciler
+
+
+@on_stage()
+async def test_a_reconciler_that_finds_no_work_changes_nothing(stage: Stage) -> None:
+    before = stage.world.store.token
+    assert await reconciler(stage).run("reconciler") == ReconcileResult()
+    assert (stage.world.store.token, stage.world.store.rows) == (before, {})
+    assert stage.world.store.lease.holder is None
+
+
+@on_stage(pods=2)
+async def test_a_dead_promoters_reservation_annotation_and_row_are_finished(stage: Stage) -> None:
+    write(stage, reserved(stage, "rollout"))
+    assert stage.record.reserved is not None
+    stage.world.store.template = stage.record.reserved.target
+    assert await reconciler(stage).run("reconciler") == ReconcileResult(rows=1)
+    assert (stage.record.reserved, stage.world.store.template) == (None, None)
+    assert (stage.row("dead").outcome, stage.record.unwritten) == ("refused", ())
+    assert stage.serving == ("1", 2)
+
+
+@on_stage()
+async def test_a_late_alias_is_written_and_a_moved_one_is_reported(stage: Stage) -> None:
+    write(stage, msgspec.structs.replace(stage.record, alias_epoch=1))
+    stage.world.registry.aliases = {"production": "3"}
+    assert await reconciler(stage).run("reconciler") == ReconcileResult()
+    assert stage.world.registry.aliases == {"production": "1", "champion": "2"}
+    assert stage.record.alias_epoch == 2
+    stage.world.registry.aliases["production"] = "3"
+    result = await reconciler(stage).run("reconciler")
+    assert "points at version 3" in str(result.alias)
+    assert stage.world.registry.aliases["production"] == "3"
+    assert stage.record.alias_note == result.alias
+
+
+@on_stage()
+async def test_rows_are_late_while_the_database_is_down_and_the_alias_is_not(stage: Stage) -> None:
+    keep(stage, row(outcome="done"))
+    write(stage, msgspec.structs.replace(stage.record, alias_epoch=1))
+    stage.world.store.database_down_until = FOR_EVER
+    assert await reconciler(stage).run("reconciler") == ReconcileResult(late=("rows",))
+    assert (len(stage.record.unwritten), stage.record.alias_epoch) == (1, 2)
+
+
+@pytest.mark.parametrize("mirrored", [1, 2], ids=["late", "to be compared"])
+def test_the_alias_is_late_while_the_registry_is_down_and_rows_are_not(mirrored: int) -> None:
+    async def play(stage: Stage) -> None:
+        keep(stage, row(outcome="done"))
+        write(stage, msgspec.structs.replace(stage.record, alias_epoch=mirrored))
+        stage.world.registry.down_until = FOR_EVER
+        result = await reconciler(stage).run("reconciler")
+        assert result == ReconcileResult(late=("alias",), rows=1)
+        assert stage.row("mine").outcome == "done"
+
+    on_stage()(play)()
+
+
+@on_stage()
+async def test_all_that_is_late_is_named(stage: Stage) -> None:
+    keep(stage, row(outcome="done"))
+    stage.world.store.database_down_until = stage.world.registry.down_until = FOR_EVER
+    result = await reconciler(stage).run("reconciler")
+    assert result == ReconcileResult(late=("rows", "alias"))
+
+
+@on_stage()
+async def test_the_reconciler_names_the_promotion_that_has_the_lock(stage: Stage) -> None:
+    write(stage, reserved(stage))
+    holder = Actor("a promotion")
+    async with ports_of(stage.world, holder).lock.hold("a promotion"):
+        result = await reconciler(stage).run("reconciler")
+    assert result == ReconcileResult(busy="a promotion")
+    assert stage.record.reserved is not None
+
+
+@on_stage()
+async def test_a_record_of_a_newer_format_stays_as_it_is(stage: Stage) -> None:
+    keep(stage, row(outcome="done"))
+    newer = encode(stage.record).replace(b'"format":2', b'"format":3')
+    stage.world.store.start_from(newer)
+    with pytest.raises(NewerFormatError):
+        await reconciler(stage).run("reconciler")
+    assert (stage.world.store.data, stage.world.store.rows) == (newer, {})
+
+
+@on_stage()
+async def test_a_record_that_cannot_be_read_is_an_error(stage: Stage) -> None:
+    stage.world.store.api_down_until = FOR_EVER
+    with pytest.raises(StoreDownError):
+        await reconciler(stage).run("reconciler")
+
+
+class NoWrites(SimRecords):
+    """The store answers reads and no write."""
+
+    async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
+        await self.world.step(self.actor)
+        raise UnknownWriteError("the store does not answer")
+
+
+@on_stage()
+async def test_rows_are_late_when_the_record_cannot_drop_them(stage: Stage) -> None:
+    keep(stage, row(outcome="done"))
+    records = NoWrites(stage.world, Actor("reconciler"))
+    result = await reconciler(stage, records=records).run("reconciler")
+    assert result == ReconcileResult(late=("rows",))
+    assert stage.row("mine").outcome == "done"
+    assert len(stage.record.unwritten) == 1

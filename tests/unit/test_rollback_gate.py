@@ -1,0 +1,49 @@
+"""What a rollback says when it changes the columns that clients must send."""
+
+import pytest
+
+from fraudops.errors import RefusedError
+from fraudops.promotion.serving_record import EMPTY, ServingEntry, ServingRecord
+from jobs.rollback import RollbackGate
+
+
+def entry(version: str, schema: str) -> ServingEntry:
+    return ServingEntry(
+        epoch=int(version),
+        version=version,
+        digest=version * 64,
+        schema_fingerprint=schema,
+        by="a request",
+        at="2026-11-01T12:00:00Z",
+    )
+
+
+@pytest.mark.parametrize(
+    ("in_place", "way"),
+    [
+        (False, "clients must change their requests, so this goes by rollout"),
+        (
+            True,
+            "on one machine the model is replaced in place, so clients must change their requests "
+            "now",
+        ),
+    ],
+)
+async def test_a_change_of_schema_is_said_in_words_with_the_way_it_goes(
+    in_place: bool, way: str
+) -> None:
+    said = list[str]()
+    record = ServingRecord(current=entry("2", "new"), stack=(entry("1", "old"),))
+    change = await RollbackGate("development", in_place, said.append).decide(record)
+    assert (change.model.version, change.strategy) == ("1", "rollout")
+    assert said == [f"version 1 reads other columns than version 2: {way}"]
+
+
+async def test_a_rollback_within_a_schema_says_nothing_and_one_without_a_way_is_refused() -> None:
+    said = list[str]()
+    gate = RollbackGate("development", in_place=False, warn=said.append)
+    record = ServingRecord(current=entry("2", "s"), stack=(entry("1", "s"),))
+    assert (await gate.decide(record)).strategy == "broadcast"
+    with pytest.raises(RefusedError, match="no earlier version"):
+        await gate.decide(EMPTY)
+    assert said == []
