@@ -55,7 +55,7 @@ class Overview:
 
     @property
     def behind(self) -> tuple[str, ...]:
-        """The pods of which a worker does not serve what the record names.
+        """The names of the pods in which a worker does not serve the record's version.
 
         A pod that does not report counts. One that terminates does not.
         """

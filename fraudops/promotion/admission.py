@@ -88,7 +88,8 @@ def admit(
 def go_back(record: ServingRecord, environment: Environment = "development") -> Rollback:
     """Return the rollback to what served before, with its verdict or waiver.
 
-    Raises RefusedError: in production also for a model of the packaged sample.
+    Raises RefusedError when there is no way back, and in production for a model of the packaged
+    sample.
     """
     change = decide_rollback(record)
     _refuse_sample(change.model.version, change.model.sample, environment)

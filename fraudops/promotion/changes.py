@@ -87,7 +87,7 @@ def decide_rollback(record: ServingRecord) -> Rollback:
 
 
 def decide_undo(record: ServingRecord, request: str) -> Undo | None:
-    """Return the undo of this request's own promotion, or None if nobody may undo the entry.
+    """Return the undo of this request's own promotion, or None if no undo is allowed.
 
     A promoter that has reported an outcome, such as `done`, must not take it back. An undo is a
     broadcast without a prepare, so it must not change the schema.

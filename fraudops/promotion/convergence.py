@@ -24,7 +24,7 @@ from fraudops.promotion.ports import (
 from fraudops.promotion.preparation import QUIET_SECONDS, pod_epochs
 from fraudops.promotion.serving_record import ServingRecord
 
-# Stand for the pods when none runs although some are wanted, and when nobody lists them.
+# Stand for the pods when none runs although some are wanted, and when the API lists none.
 NO_POD = PodRef("no pod", ready=False, lost="none runs")
 UNLISTED = PodRef("every pod", ready=False, lost="the Kubernetes API does not list them")
 
@@ -47,9 +47,9 @@ class Convergence:
     async def finish(self, attempt: Attempt, record: ServingRecord) -> Ending:
         """Bring every pod to the epoch of the record. Return how the act ended.
 
-        `attempt.outcome` is the outcome if every pod follows. Only a promotion whose own row is
-        still unwritten may be undone. Every other act ends as `unconfirmed` and names the pods
-        that are behind. Raises Superseded when the record belongs to a later act.
+        `attempt.outcome` is the outcome if every pod follows. Only a promotion that has reported no
+        outcome may be undone. Every other act ends as `unconfirmed` and names the pods that are
+        behind. Raises Superseded when the record belongs to a later act.
         """
         late = await self.mirror.sync(record.epoch)
         behind = await self._activate_everywhere(record.epoch, self.ports.deadlines.activate)
@@ -136,7 +136,7 @@ class Convergence:
     async def _handle_behind(
         self, attempt: Attempt, record: ServingRecord, behind: list[PodRef]
     ) -> Ending:
-        """Delete one silent pod; undo the act if more are silent that clients reach.
+        """Delete the one silent pod that clients reach, or undo the act if there are more.
 
         A pod that takes no new connections cannot trigger the undo. Its kept connections may
         still be answered by the old version, so the outcome is `unconfirmed` until it follows or

@@ -173,7 +173,7 @@ def _is_expected(target: ServingTarget, expected: ServingTarget) -> bool:
 def on_failed_template(now: PodState, record: ServingRecord) -> ServingTarget | None:
     """Return what a new pod of a rollout serves when it cannot load its template's target.
 
-    None when the pod has reached the record's own target already, or the record has none.
+    None if the record has no target of its own, or the pod has reached it already.
     """
     current = destination(record, None)
     return current if current and now.is_behind(current.epoch) else None

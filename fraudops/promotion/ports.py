@@ -135,7 +135,7 @@ class Pods(Protocol):
         ...
 
     async def epoch(self, pod: PodRef) -> int:
-        """The epoch that every worker of the pod has reached."""
+        """Return the highest epoch that a worker of the pod has seen."""
         ...
 
     async def prepare(self, pod: PodRef, target: ServingTarget, seconds: float) -> None:

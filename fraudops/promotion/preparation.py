@@ -34,9 +34,9 @@ class Preparation:
     async def prepare(self, target: ServingTarget) -> str | None:
         """Make every ready pod prepare the version. Return None, or the reason of a refusal.
 
-        A ready pod has a veto: its refusal, or its silence until the deadline, ends the act. Pods
-        that take no new connections are asked too, but nobody waits for them. Only while no pod
-        is ready do the others have a veto, as before a first promotion.
+        A ready pod has a veto: its refusal, or its silence until the deadline, ends the act. The
+        promoter also asks pods that take no new connections, but does not wait for them. They
+        have a veto only while no pod is ready, as before a first promotion.
         """
         end = self.ports.clock.now() + self.ports.deadlines.prepare
         asked: Asked = {}

@@ -64,7 +64,10 @@ class Promoter:
             return await self._end(await self._run(request, attempt))
 
     async def _run(self, request: PromotionRequest, attempt: Attempt) -> Ending:
-        """Decide from one read of the record, and reserve on its token; if it moved, again."""
+        """Decide from one read of the record, reserve on its token, and carry the act out.
+
+        If the record has changed since the read, decide again.
+        """
         for _ in range(TRIES):
             record, token = await self.ports.records.read()
             check_writable(record)
@@ -181,7 +184,7 @@ class Promoter:
             await self.preparation.take_back(target, by_rollout)
             await self._release(reserved, token)
             return Ending(_ended(attempt, "refused", refusal), release(reserved))
-        # Until a promoter has confirmed the pods, the row says that nobody has.
+        # The row is true if this promoter dies now. It replaces the row when the pods follow.
         record = commit(
             reserved, _ended(attempt, "unconfirmed", "its promoter ended before its pods followed")
         )

@@ -219,7 +219,7 @@ def note_alias(record: ServingRecord, note: str | None) -> ServingRecord:
 
 
 def keep_outcome(record: ServingRecord, attempt: Attempt) -> ServingRecord:
-    """Return the record with a row that PostgreSQL does not have yet, one for each request."""
+    """Return the record with the row added. It holds one row for each request."""
     others = [kept for kept in record.unwritten if kept.request != attempt.request]
     return msgspec.structs.replace(record, unwritten=(*others, attempt)[-UNWRITTEN_LIMIT:])
 

@@ -149,7 +149,7 @@ class Poller:
         return f"the rollout's version was refused, this pod serves the record's: {fault}"
 
     def _put_off(self, target: ServingTarget | None, fault: str) -> str:
-        """Plan the next try. A failed target waits twice as long each time, a new one does not.
+        """Plan the next try: after each failure of the same target the wait doubles.
 
         A try downloads and verifies a bundle, which takes time from the workers.
         """
