@@ -43,7 +43,8 @@ class Site:
         self.said: list[str] = []
 
     def _jump(self) -> None:
-        timers = [timer.when() for timer in self.loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+        scheduled: Any = self.loop._scheduled  # type: ignore[attr-defined]
+        timers = [timer.when() for timer in scheduled if not timer.cancelled()]
         self.now = max(self.now, min(timers, default=float("inf")))
         assert self.now < 10_000, "it never ends"
 
@@ -73,7 +74,8 @@ class Site:
         return str(self.lease["spec"]["holderIdentity"])
 
     def lock(self, wait_seconds: float = 300.0) -> LeaseLock:
-        return LeaseLock(self, "shop", "one", self.said.append, wait_seconds, TIMES)  # type: ignore[arg-type]
+        cluster: Any = self
+        return LeaseLock(cluster, "shop", "one", self.said.append, wait_seconds, TIMES)
 
     def run(self, act: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(act)

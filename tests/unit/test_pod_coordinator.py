@@ -17,8 +17,6 @@ from fraudops.errors import RefusedError, StoreDownError
 from fraudops.promotion.pod_rules import PodState
 from fraudops.promotion.serving_record import (
     EMPTY,
-    Reservation,
-    ServingEntry,
     ServingRecord,
     ServingTarget,
 )
@@ -42,15 +40,7 @@ from services.inference.pod.worker import Drain, Worker
 from services.inference.pod.worker_channel import Ask, Reply, RunFolder
 from services.inference.pod.workers import Workers
 from tests.support.bundles import write_linear_bundle
-
-
-def record(at: ServingTarget, reserved: ServingTarget | None = None) -> ServingRecord:
-    act = {"schema_fingerprint": "f", "by": "a request", "at": "then"}
-    named = msgspec.structs.asdict(at) | act
-    made = reserved and msgspec.structs.asdict(reserved) | act | {"strategy": "rollout"}
-    return ServingRecord(
-        current=ServingEntry(**named), reserved=Reservation(**made) if made else None
-    )
+from tests.support.serving_records import record
 
 
 @dataclass

@@ -15,8 +15,6 @@ from fraudops.errors import RefusedError, StoreDownError
 from fraudops.promotion.pod_rules import PodState
 from fraudops.promotion.serving_record import (
     EMPTY,
-    Reservation,
-    ServingEntry,
     ServingRecord,
     ServingTarget,
 )
@@ -31,30 +29,8 @@ from services.inference.pod.worker import Drain, Worker
 from services.inference.pod.worker_channel import RunFolder
 from services.inference.pod.workers import Workers
 from tests.support.bundles import write_linear_bundle
+from tests.support.serving_records import record
 from tests.support.waiting import eventually
-
-
-def record(current: ServingTarget, reserved: ServingTarget | None = None) -> ServingRecord:
-    return ServingRecord(
-        current=ServingEntry(
-            epoch=current.epoch,
-            version=current.version,
-            digest=current.digest,
-            schema_fingerprint="f",
-            by="a request",
-            at="then",
-        ),
-        reserved=reserved
-        and Reservation(
-            epoch=reserved.epoch,
-            version=reserved.version,
-            digest=reserved.digest,
-            schema_fingerprint="f",
-            by="a request",
-            at="now",
-            strategy="rollout",
-        ),
-    )
 
 
 @dataclass

@@ -17,8 +17,6 @@ from fraudops.errors import StoreDownError
 from fraudops.promotion.pod_rules import PodState
 from fraudops.promotion.serving_record import (
     EMPTY,
-    Reservation,
-    ServingEntry,
     ServingRecord,
     ServingTarget,
 )
@@ -41,19 +39,9 @@ from services.inference.pod.worker import Drain, Worker
 from services.inference.pod.worker_channel import Ask, Reply, RunFolder
 from services.inference.pod.workers import Workers
 from tests.support.bundles import write_linear_bundle
+from tests.support.serving_records import record
 
 POLL_SECONDS = 2.0
-
-
-def record(at: ServingTarget, reserved: ServingTarget | None = None) -> ServingRecord:
-    act = {"schema_fingerprint": "f", "by": "a request", "at": "then"}
-    named = msgspec.structs.asdict(at) | act
-    made = reserved and msgspec.structs.asdict(reserved) | act | {"strategy": "rollout"}
-    return ServingRecord(
-        current=ServingEntry(**named),
-        reserved=Reservation(**made) if made else None,
-        alias_epoch=at.epoch - 1,
-    )
 
 
 class SeenMetrics(Metrics):
@@ -152,7 +140,7 @@ async def test_a_look_follows_the_record_and_makes_the_pod_ready(
 ) -> None:
     caplog.set_level(logging.INFO)
     at = pod.target(4)
-    pod.record, poller = record(at), pod.poller()
+    pod.record, poller = record(at, alias_epoch=3), pod.poller()
     assert await poller._look() is False
     assert read_pod_state(pod.state).target == at
     assert pod.view() == RecordView(target=at, ready=True)

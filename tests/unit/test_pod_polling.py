@@ -15,7 +15,6 @@ import pytest
 from fraudops.promotion.pod_rules import PodState
 from fraudops.promotion.serving_record import (
     EMPTY,
-    ServingEntry,
     ServingRecord,
     ServingTarget,
 )
@@ -27,6 +26,7 @@ from services.inference.pod.poller import Poller
 from services.inference.pod.state import pod_state_path, record_view_path, write
 from services.inference.pod.worker_channel import Ask, Reply, RunFolder
 from services.inference.pod.workers import Workers
+from tests.support.serving_records import record
 
 AT_4 = ServingTarget(4, "1", "1" * 64)
 NEVER = 3600.0
@@ -106,10 +106,7 @@ async def test_a_poller_waits_between_two_looks(pod: Pod) -> None:
 
 
 async def test_a_poller_looks_again_soon_while_the_workers_start(pod: Pod) -> None:
-    act = {"schema_fingerprint": "f", "by": "a request", "at": "then"}
-    pod.record = ServingRecord(
-        current=ServingEntry(epoch=4, version="1", digest=AT_4.digest, **act)
-    )
+    pod.record = record(AT_4)
     write(pod_state_path(pod.state), PodState().serving(AT_4, "cache"))
 
     async def serves(ask: Ask) -> Reply:

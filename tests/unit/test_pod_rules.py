@@ -29,11 +29,10 @@ from fraudops.promotion.pod_rules import (
 )
 from fraudops.promotion.serving_record import (
     EMPTY,
-    Reservation,
-    ServingEntry,
     ServingRecord,
     ServingTarget,
 )
+from tests.support.serving_records import record
 
 
 def target(epoch: int, version: str = "1", digest: str | None = None) -> ServingTarget:
@@ -46,30 +45,6 @@ def serving(at: ServingTarget) -> PodState:
 
 def nothing_at(epoch: int) -> PodState:
     return PodState(epoch=epoch)
-
-
-def record(current: ServingTarget | None, reserved: ServingTarget | None = None) -> ServingRecord:
-    return ServingRecord(
-        current=current
-        and ServingEntry(
-            epoch=current.epoch,
-            version=current.version,
-            digest=current.digest,
-            schema_fingerprint="f",
-            by="a request",
-            at="then",
-        ),
-        reserved=reserved
-        and Reservation(
-            epoch=reserved.epoch,
-            version=reserved.version,
-            digest=reserved.digest,
-            schema_fingerprint="f",
-            by="a request",
-            at="now",
-            strategy="rollout",
-        ),
-    )
 
 
 # The record is at epoch 4 with version 1. A rollout makes its pods for epoch 5 with version 2.

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -19,9 +18,6 @@ from fraudops.errors import BundleError
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.pod_rules import PodState
 from fraudops.promotion.serving_record import (
-    Reservation,
-    ServingEntry,
-    ServingRecord,
     ServingTarget,
 )
 from fraudops.settings import InferenceSettings
@@ -39,6 +35,7 @@ from services.inference.pod.state import (
     write,
 )
 from services.inference.pod.worker_channel import RunFolder
+from tests.support.serving_records import record
 
 OLD, SERVED, NEW = "a" * 64, "b" * 64, "c" * 64
 BEFORE = PodState(epoch=4, version="1", digest=SERVED, source="peer", served=(OLD,))
@@ -85,11 +82,6 @@ class Verifier:
             connection.recv(1)
 
 
-def fields(at: ServingTarget) -> dict[str, Any]:
-    act = {"schema_fingerprint": "f", "by": "a request", "at": "then"}
-    return msgspec.structs.asdict(at) | act
-
-
 @dataclass
 class StartingPod:
     settings: InferenceSettings
@@ -106,10 +98,8 @@ class StartingPod:
             (self.state.bundles / digest).mkdir()
 
     def promoted(self, at: ServingTarget, reserved: ServingTarget | None = None) -> None:
-        current = ServingEntry(**fields(at))
-        reservation = reserved and Reservation(**fields(reserved), strategy="rollout")
         store = FileRecordStore(self.state.serving_record)
-        store.compare_and_set(ServingRecord(current=current, reserved=reservation), b"")
+        store.compare_and_set(record(at, reserved), b"")
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def keep(stage: Stage, *rows: Attempt) -> None:
 def reserved(stage: Stage, strategy: Any = "broadcast") -> ServingRecord:
     """Return the record as a promoter leaves it that dies before its commit."""
     change = Promote(model_of("3"), strategy)
-    return reserve(stage.record, reservation(change, 3, "dead", "somebody", "then"))
+    return reserve(stage.record, reservation(change, 3, "dead", "grace", "then"))
 
 
 # -- the rows of an act
@@ -146,11 +146,11 @@ async def test_an_abandoned_act_has_a_provisional_row_with_all_that_it_reserved(
     stage: Stage,
 ) -> None:
     change = Promote(model_of("3"), "rollout")
-    left = reservation(change, 3, "dead", "somebody", "then")
+    left = reservation(change, 3, "dead", "grace", "then")
     assert with_abandoned(stage.record, left).unwritten == (
         Attempt(
             request="dead",
-            requested_by="somebody",
+            requested_by="grace",
             at="then",
             act="promote",
             strategy="rollout",

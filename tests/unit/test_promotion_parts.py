@@ -147,7 +147,7 @@ async def test_an_overtaken_act_reads_the_record_until_it_is_answered(stage: Sta
 
 def test_a_request_is_a_promotion_by_broadcast_unless_it_says_otherwise() -> None:
     async def decide(_: object) -> Any:
-        pytest.fail("nobody decides here")
+        pytest.fail("this gate is not called")
 
     request = PromotionRequest("mine", "ada", decide)
     assert (request.act, request.strategy, request.version) == ("promote", "broadcast", "")

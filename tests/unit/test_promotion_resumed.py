@@ -37,7 +37,7 @@ def reserved(
     """Return the record as a promoter leaves it that dies before its commit."""
     change = Promote(model_of(version), strategy)
     epoch = stage.record.highest_epoch + 1
-    return reserve(stage.record, reservation(change, epoch, request, "somebody", "then"))
+    return reserve(stage.record, reservation(change, epoch, request, "grace", "then"))
 
 
 def committed(stage: Stage, request: str, **fields: Any) -> ServingRecord:

@@ -258,7 +258,7 @@ class CommitChecks:
             return
         raise self.world.violated(
             "only committed models serve",
-            f"{pod.name} serves version {target.version} at epoch {target.epoch}, which nobody "
+            f"{pod.name} serves version {target.version} at epoch {target.epoch}, which no act "
             f"committed; reserved is {reserved.target if reserved else 'nothing'}",
         )
 

@@ -144,7 +144,7 @@ class SimLock:
             if free and await self._write(lease):
                 return
             if self._own_time() > end:
-                name = lease.holder.name if lease.holder else "nobody"
+                name = lease.holder.name if lease.holder else "no promoter"
                 raise LockBusyError(name)
             await self.world.step(self.actor, 1.0)
 

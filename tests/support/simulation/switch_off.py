@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fraudops.promotion.protocol import Promoter
@@ -32,7 +33,7 @@ class Off:
     def search(self, seeds: Iterator[int] | Sequence[int]) -> tuple[int, Failure] | None:
         """Return the first seed that fails, with its failure."""
         for seed in seeds:
-            if failure := fails(lambda without, seed=seed: self.build(seed, without)):  # type: ignore[misc]
+            if failure := fails(partial(self.build, seed)):
                 return seed, failure
         return None
 
