@@ -15,10 +15,10 @@ from fraudops.promotion import (
     protocol,
     serving_record,
 )
-from fraudops.promotion.convergence import Convergence
+from fraudops.promotion.convergence import Convergence, Ending
 from fraudops.promotion.ports import PromotionPorts
 from fraudops.promotion.preparation import Preparation
-from fraudops.promotion.protocol import Promoter
+from fraudops.promotion.protocol import Promoter, _ended
 from tests.support.simulation.decisions_off import UNDO_WEATHER
 from tests.support.simulation.jobs import MakePromoter
 from tests.support.simulation.store import SimLock
@@ -58,6 +58,17 @@ class CommitsWhatServes(Promoter):
         return False
 
 
+class TakesAStaleCommitAsOvertaken(Promoter):
+    """Forgets that a commit may have happened although its answer was lost."""
+
+    async def _after_stale_commit(self, done: Any, reserved: Any) -> Any:
+        await self.preparation.take_back(reserved.target, self._by_rollout(reserved))
+        return await self._overtaken(done, "another act has written the record")
+
+    async def _overtaken(self, attempt: Any, reason: str) -> Any:
+        return Ending(_ended(attempt, "overtaken", reason), await self._latest())
+
+
 class LeavesRolloutsUnfinished(Promoter):
     """Leaves the annotation and the reservation of a dead promoter."""
 
@@ -69,6 +80,9 @@ PROMOTER = {
     "the commit is compared with the reservation": Off(promoter=CommitsWithALaterRead),
     "an act is reserved on the read that decided it": Off(
         promoter=ReservesWithALaterRead, odds={"blocking gate": 0.5}
+    ),
+    "a commit whose answer was lost is looked for": Off(
+        promoter=TakesAStaleCommitAsOvertaken, odds={"lost answer": 0.3, "will be paused": 1.0}
     ),
     "an act acts only on the epoch that its user names": Off(promoter=IgnoresIfEpoch),
     "a try finishes what its request began": Off(promoter=ForgetsEarlierTries),
@@ -139,6 +153,13 @@ class ActivatesEarlierPods(Convergence):
         for pod in pods:
             await self._activate(pod, epoch, 1.0)
         return []
+
+
+class TakesALapsedLockAsOvertaken(Convergence):
+    async def _handle_behind(self, attempt: Any, record: Any, behind: list[Any]) -> Any:
+        if not await self.ports.lock.held():
+            return Ending(_ended(attempt, "overtaken", "the lock has lapsed"), record)
+        return await super()._handle_behind(attempt, record, behind)
 
 
 class TakesSilenceAsConsent(Convergence):
@@ -212,6 +233,10 @@ CONVERGENCE = {
     ),
     "the pods are listed after the commit": Off(promoter=with_convergence(ActivatesEarlierPods)),
     "silence is not consent": Off(promoter=with_convergence(TakesSilenceAsConsent)),
+    "only another act overtakes": Off(
+        promoter=with_convergence(TakesALapsedLockAsOvertaken),
+        odds={"pods fall silent after a commit": 1.0, "will be paused": 1.0},
+    ),
     "a lost pod may still answer clients": Off(
         promoter=with_convergence(ForgetsLostPods), odds={"a node is lost": 1.0}
     ),
@@ -240,6 +265,9 @@ CONVERGENCE = {
 ROWS = {
     "a row that cannot be written stays in the record": off(
         outcomes, "keep_outcome", lambda record, _: record, the_database_is_away=1.0
+    ),
+    "the record has an outcome before the database": off(
+        outcomes.Outcomes, "_report", always(None), will_be_killed=1.0, **UNDO_WEATHER
     ),
     "a commit keeps its row in the record": off(
         changes, "keep_outcome", lambda record, _: record, will_be_killed=1.0
