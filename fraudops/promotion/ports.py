@@ -183,8 +183,8 @@ class Journal(Protocol):
     async def write(self, attempt: Attempt) -> None:
         """Write the row of the attempt's request.
 
-        An outcome replaces `started` and every outcome that finished earlier. Raises
-        StoreDownError.
+        `started` replaces nothing, and a provisional outcome only `started`. A reported outcome
+        replaces every row, because its writer holds the lock. Raises StoreDownError.
         """
         ...
 

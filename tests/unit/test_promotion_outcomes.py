@@ -162,6 +162,22 @@ async def test_a_row_that_is_kept_while_others_are_written_stays(stage: Stage) -
     assert [kept.request for kept in stage.record.unwritten] == ["b"]
 
 
+@pytest.mark.parametrize("down", [(), (1,), (2,), (1, 2)], ids=str)
+def test_the_later_try_decides_the_row_whatever_its_clock_shows(down: tuple[int, ...]) -> None:
+    async def play(stage: Stage) -> None:
+        tries = ((1, "unconfirmed", 200.0), (2, "done", -200.0))
+        for number, outcome, offset in tries:
+            store = stage.world.store
+            store.database_down_until = FOR_EVER if number in down else 0.0
+            actor = Actor(f"mine/{number}", offset=offset)
+            await Outcomes(ports_of(stage.world, actor)).ended(row(outcome=outcome))
+            store.database_down_until = 0.0
+            await outcomes(stage).flush()
+        assert (stage.row("mine").outcome, stage.record.unwritten) == ("done", ())
+
+    on_stage()(play)()
+
+
 # -- the row of a promoter that ended before its commit
 
 
