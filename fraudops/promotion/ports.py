@@ -48,8 +48,9 @@ class PodRef:
     """One pod of the Service, as the Kubernetes API describes it.
 
     `name` is unique over time: a replaced pod gets another name. A pod that is not `running` has
-    no process, so it holds no connection. `lost` says why no new connection reaches the pod even
-    if its object says otherwise, for example because its node does not answer.
+    no process, so it holds no connection. `restarting`: its process has ended, and Kubernetes
+    starts it again with the state that it had. `lost` says why no new connection reaches the pod
+    even if its object says otherwise, for example because its node does not answer.
     """
 
     name: str
@@ -57,6 +58,7 @@ class PodRef:
     running: bool = True
     terminating: bool = False
     lost: str | None = None
+    restarting: bool = False
 
     @property
     def takes_connections(self) -> bool:
@@ -68,6 +70,8 @@ class PodRef:
             return f"{self.name} ({self.lost})"
         if self.terminating:
             return f"{self.name} (terminating)"
+        if self.restarting:
+            return f"{self.name} (its container restarts)"
         return self.name if self.ready else f"{self.name} (not ready)"
 
 

@@ -56,6 +56,8 @@ class Checks:
             self.commits.on_commit(actor, before, after)
             if self.world.happens("pods fall silent after a commit", actor.name):
                 self.world.cluster.fall_silent(actor.name)
+            if self.world.happens("a container ends after a commit", actor.name):
+                self.world.cluster.end_a_container(actor.name)
         elif (before.current, before.stack) != (after.current, after.stack):
             raise self.world.violated(
                 "only a commit changes what serves",

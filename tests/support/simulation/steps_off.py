@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fraudops.errors import FraudopsError, RefusedError
@@ -164,6 +165,11 @@ class CountsEveryPod(Convergence):
         return await super()._handle_behind(attempt, record, behind)
 
 
+async def _list_without_restarts(ports: Any, end: float) -> list[Any]:
+    """Show a pod whose container restarts like a pod that has never run."""
+    return [replace(pod, restarting=False) for pod in await patience.list_pods(ports, end)]
+
+
 def with_convergence(kind: type[Convergence]) -> MakePromoter:
     return lambda ports: Promoter(ports, convergence=kind(ports))
 
@@ -214,6 +220,9 @@ CONVERGENCE = {
     "silence is not consent": Off(promoter=with_convergence(TakesSilenceAsConsent)),
     "a lost pod may still answer clients": Off(
         promoter=with_convergence(ForgetsLostPods), odds={"a node is lost": 1.0}
+    ),
+    "a container that restarts has the version that it had": off(
+        convergence, "list_pods", _list_without_restarts, a_container_ends_after_a_commit=0.7
     ),
     "only pods that clients reach trigger an undo": Off(
         promoter=with_convergence(CountsEveryPod),
