@@ -211,7 +211,8 @@ class Deadlines:
 
     `prepare`: until every pod has prepared the version.
     `activate`: until every pod has activated it.
-    `retry`: a second activation, after a silent pod was deleted or after an undo.
+    `retry`: a second activation, after a silent pod was deleted or after an undo. Also until the
+    pods of a refused rollout are gone.
     `rollout`: until the new pods of a rollout are ready.
     `pause`: between two looks at the pods, and between two tries of a write.
     """

@@ -111,6 +111,11 @@ class TakesNoPodAsConsent(Preparation):
         return True
 
 
+class LeavesThePodsOfARefusedRollout(Preparation):
+    async def wait_until_replaced(self, target: Any) -> tuple[str, ...]:
+        return ()
+
+
 def _all_that_run(pods: Sequence[Any]) -> list[Any]:
     return [pod for pod in pods if pod.running and pod.lost is None]
 
@@ -125,6 +130,9 @@ PREPARE = {
     "a pod that cannot answer now is asked again": Off(promoter=with_preparation(AsksOnce)),
     "unready pods are not waited for": off(
         preparation, "voters_of", _all_that_run, new_pod_has_no_network_yet=0.7, a_pod_ends=1.0
+    ),
+    "a refused rollout ends when its pods are gone": Off(
+        promoter=with_preparation(LeavesThePodsOfARefusedRollout), odds={"a pod cannot load": 1.0}
     ),
     "no pod at all is no consent": Off(promoter=with_preparation(TakesNoPodAsConsent)),
 }
