@@ -131,6 +131,7 @@ class Checks:
         self._check_words(job, result)
         self._check_duration(actor)
         self._check_refusal(actor, job, result)
+        self._check_own_commit(job, result)
         current = self.world.store.record.current
         success = result.outcome in ("done", "unchanged", "failed")
         if success and current and current.epoch == result.epoch:
@@ -194,6 +195,19 @@ class Checks:
                     f"{job.id} was refused, and {pod.name} answers with version "
                     f"{pod.state.version} (epoch {pod.state.epoch})",
                 )
+
+    def _check_own_commit(self, job: Job, result: PromotionResult) -> None:
+        """An act is overtaken only by another act, and says so if it was undone."""
+        current = self.world.store.record.current
+        own = current is not None and current.by == job.id
+        if result.outcome == "overtaken" and own:
+            raise self.world.violated(
+                "only another act overtakes", f"{job.id} is overtaken, and its own commit serves"
+            )
+        if own and result.outcome != "overtaken" and result.undone != (current.act == "undo"):
+            raise self.world.violated(
+                "an undo is told", f"{job.id} ends with undone={result.undone}"
+            )
 
     def _check_vetoes(self, actor: Actor, job: Job, epoch: int) -> None:
         """Pods that take no connections have no veto while others have prepared."""

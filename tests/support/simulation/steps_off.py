@@ -256,7 +256,7 @@ CONVERGENCE = {
 
 ROWS = {
     "a row that cannot be written stays in the record": off(
-        outcomes.Outcomes, "_keep", always(None), the_database_is_away=1.0
+        outcomes, "keep_outcome", lambda record, _: record, the_database_is_away=1.0
     ),
     "a commit keeps its row in the record": off(
         changes, "keep_outcome", lambda record, _: record, will_be_killed=1.0

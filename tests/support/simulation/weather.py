@@ -19,6 +19,7 @@ ODDS = {
     "lost call": 0.03,
     "new pod has no network yet": 0.1,
     "lost renewal": 0.1,
+    "lost deletion": 0.2,
     "skewed clock": 0.5,
     "will be killed": 0.4,
     "will be paused": 0.3,
