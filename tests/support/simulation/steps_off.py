@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fraudops.errors import FraudopsError, RefusedError
@@ -124,6 +125,11 @@ class TakesNoPodAsConsent(Preparation):
         return True
 
 
+class LeavesThePodsOfARefusedRollout(Preparation):
+    async def wait_until_replaced(self, target: Any) -> tuple[str, ...]:
+        return ()
+
+
 def _all_that_run(pods: Sequence[Any]) -> list[Any]:
     return [pod for pod in pods if pod.running and pod.lost is None]
 
@@ -138,6 +144,9 @@ PREPARE = {
     "a pod that cannot answer now is asked again": Off(promoter=with_preparation(AsksOnce)),
     "unready pods are not waited for": off(
         preparation, "voters_of", _all_that_run, new_pod_has_no_network_yet=0.7, a_pod_ends=1.0
+    ),
+    "a refused rollout ends when its pods are gone": Off(
+        promoter=with_preparation(LeavesThePodsOfARefusedRollout), odds={"a pod cannot load": 1.0}
     ),
     "no pod at all is no consent": Off(promoter=with_preparation(TakesNoPodAsConsent)),
 }
@@ -183,6 +192,11 @@ class CountsEveryPod(Convergence):
         if len(behind) > 1 and convergence.decide_undo(record, attempt.request):
             return await self._undo(attempt, record, behind)
         return await super()._handle_behind(attempt, record, behind)
+
+
+async def _list_without_restarts(ports: Any, end: float) -> list[Any]:
+    """Show a pod whose container restarts like a pod that has never run."""
+    return [replace(pod, restarting=False) for pod in await patience.list_pods(ports, end)]
 
 
 def with_convergence(kind: type[Convergence]) -> MakePromoter:
@@ -239,6 +253,9 @@ CONVERGENCE = {
     ),
     "a lost pod may still answer clients": Off(
         promoter=with_convergence(ForgetsLostPods), odds={"a node is lost": 1.0}
+    ),
+    "a container that restarts has the version that it had": off(
+        convergence, "list_pods", _list_without_restarts, a_container_ends_after_a_commit=0.7
     ),
     "only pods that clients reach trigger an undo": Off(
         promoter=with_convergence(CountsEveryPod),
