@@ -187,8 +187,9 @@ class Journal(Protocol):
     async def write(self, attempt: Attempt) -> None:
         """Write the row of the attempt's request.
 
-        `started` replaces nothing, and a provisional outcome only `started`. A reported outcome
-        replaces every row, because its writer holds the lock. Raises StoreDownError.
+        `started` replaces nothing. A provisional outcome replaces `started`, and that of a commit
+        also `refused`. A reported outcome replaces every row, because its writer holds the lock.
+        Raises StoreDownError.
         """
         ...
 
