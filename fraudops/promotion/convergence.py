@@ -88,8 +88,8 @@ class Convergence:
     async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
         """Make every pod that exists after the commit read the record.
 
-        Return the pods that neither follow nor go within the time. A pod that does not run holds
-        no connection, and reads the record before it turns ready.
+        Return the pods that neither follow nor go within the time. A pod that has never run holds
+        no connection, and has no model before it has read the record. A restarting pod has one.
         """
         end = self.ports.clock.now() + seconds
         followed: set[str] = set()
@@ -97,7 +97,8 @@ class Convergence:
         behind = [UNLISTED]
         for rounds in itertools.count(1):
             try:
-                pods = [pod for pod in await list_pods(self.ports, end) if pod.running]
+                listed = await list_pods(self.ports, end)
+                pods = [pod for pod in listed if pod.running or pod.restarting]
                 if not pods:
                     wanted = await until(self.ports, end, self.ports.pods.desired_replicas)
                     behind = [NO_POD] if wanted else []

@@ -42,8 +42,8 @@ class DatabaseJournal:
     async def write(self, attempt: Attempt) -> None:
         """Write the row of the attempt's request.
 
-        `started` never replaces an outcome, and a provisional outcome replaces only `started`. A
-        reported outcome replaces every row. Raises StoreDownError.
+        `started` replaces nothing. A provisional outcome replaces `started`, and that of a commit
+        also `refused`. A reported outcome replaces every row. Raises StoreDownError.
         """
         # No time is compared: the clocks of two tries may differ. The writer holds the lock, and
         # the record keeps only the latest outcome of a request, so the row to write is the latest.
@@ -125,7 +125,9 @@ def _statement(attempt: Attempt, values: dict[str, Any], from_file: bool) -> Any
 def _replaced_by(attempt: Attempt, statement: Any, from_file: bool) -> Any:
     """Return which rows of the request an outcome replaces; None: every row."""
     if attempt.is_provisional:
-        return promotions.c.outcome == "started"
+        # A commit is later than the refusal of an earlier try.
+        earlier = ("started",) if attempt.outcome == "refused" else ("started", "refused")
+        return promotions.c.outcome.in_(earlier)
     if not from_file:
         return None
     # A row that is started or provisional has no time.

@@ -180,9 +180,7 @@ class Promoter:
             self.preparation.roll_out(target) if by_rollout else self.preparation.prepare(target)
         )
         if refusal:
-            await self.preparation.take_back(target, by_rollout)
-            await self._release(reserved, token)
-            return Ending(_ended(attempt, "refused", refusal), release(reserved))
+            return await self._refused(attempt, refusal, (reserved, token))
         # The row is true if this promoter dies now. It replaces the row when the pods follow.
         record = commit(
             reserved, _ended(attempt, "unconfirmed", "its promoter ended before its pods followed")
@@ -194,6 +192,24 @@ class Promoter:
             return await self._after_stale_commit(done, reserved.reserved)
         self.ports.say(f"committed: epoch {target.epoch} is version {target.version}")
         return await self._converged(done, self.convergence.finish(done, record))
+
+    async def _refused(self, attempt: Attempt, refusal: str, state: State) -> Ending:
+        """Take back what was reserved, and name the pods that serve it nevertheless."""
+        reserved, token = state
+        assert reserved.reserved is not None
+        target, by_rollout = reserved.reserved.target, self._by_rollout(reserved.reserved)
+        taken_back = await self.preparation.take_back(target, by_rollout)
+        # The row of a promoter that dies in this wait is written by means of the reservation.
+        still = await self.preparation.wait_until_replaced(target) if by_rollout else ()
+        if taken_back:
+            await self._release(reserved, token)
+        if still:
+            refusal += (
+                f"; Kubernetes is still replacing {', '.join(still)}, which may answer with "
+                f"version {target.version}"
+            )
+        refused = msgspec.structs.replace(_ended(attempt, "refused", refusal), behind=still)
+        return Ending(refused, release(reserved))
 
     def _by_rollout(self, reserved: Reservation) -> bool:
         return reserved.strategy == "rollout" and self.ports.rollouts is not None

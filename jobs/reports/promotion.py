@@ -65,7 +65,8 @@ def _not_done(result: PromotionResult, target: str) -> str:
             f"overtaken: {result.reason}; {serves}. Run the same command again if that is not what "
             "you want"
         )
-    return f"refused: {result.reason}. Nothing has changed: {serves}; see `fraudops status{target}`"
+    what = "The serving record has not changed" if result.behind else "Nothing has changed"
+    return f"refused: {result.reason}. {what}: {serves}; see `fraudops status{target}`"
 
 
 def late_notices(result: PromotionResult) -> list[str]:

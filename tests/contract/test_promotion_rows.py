@@ -34,6 +34,8 @@ UNCONFIRMED = replace(
     behind=("a", "b"),
     finished_at="2026-11-29T10:01:00.000+00:00",
 )
+REFUSED = replace(DONE, outcome="refused", reason="the store is down")
+LEFT = replace(STARTED, outcome="refused", reason="its promoter ended before the commit")
 PROVISIONAL = replace(STARTED, outcome="unconfirmed", reason="its promoter ended")
 
 
@@ -79,9 +81,13 @@ async def test_a_row_is_read_back_whole(database: str) -> None:
         # The clock of the later try is behind that of the earlier one.
         ((UNCONFIRMED, DONE), "done"),
         ((PROVISIONAL,), "unconfirmed"),
+        # A try that committed, after one that was refused.
+        ((REFUSED, PROVISIONAL), "unconfirmed"),
+        ((UNCONFIRMED, LEFT), "unconfirmed"),
+        ((STARTED, LEFT), "refused"),
     ],
 )
-async def test_a_start_replaces_nothing_and_a_provisional_outcome_only_a_start(
+async def test_a_start_replaces_nothing_and_a_provisional_outcome_no_later_one(
     database: str, attempts: tuple[Attempt, ...], stored: str
 ) -> None:
     assert await outcomes(database, *attempts) == [stored]

@@ -66,7 +66,8 @@ class SimStore:
         kept = self.rows.get(row.request)
         if kept and row.outcome == "started":
             return
-        if kept and kept.outcome != "started" and row.is_provisional:
+        earlier = ("started",) if row.outcome == "refused" else ("started", "refused")
+        if kept and row.is_provisional and kept.outcome not in earlier:
             return
         self.rows[row.request] = row
         if row.finished_at:
