@@ -30,7 +30,8 @@ def model_of(version: str) -> ModelRef:
 
 def entry_of(version: str, epoch: int, **fields: Any) -> ServingEntry:
     by = f"founder-{epoch}"
-    return ServingEntry(**model_of(version).model_fields(), epoch=epoch, by=by, at="", **fields)
+    place = {"epoch": epoch, "by": by, "at": "", "act": "promote"} | fields
+    return ServingEntry(**model_of(version).model_fields(), **place)
 
 
 def found(world: SimulatedWorld) -> None:
@@ -67,7 +68,6 @@ def run(world: SimulatedWorld, name: str, target: ServingTarget) -> None:
     pod.state = PodState().serving(target, "cache")
     pod.cache = {target.digest, digest_of("1"), digest_of("2")}
     pod.up = pod.ready = pod.shown_ready = pod.shown_running = pod.has_clients = True
-    pod.has_read = True
     pod.awaited = target
     pod.born = pod.shown_ready_since = -100.0
     world.spawn(world.cluster.live(pod, running=True))
