@@ -28,7 +28,7 @@ from fraudops.state import State
 from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
 from jobs.options.steps import HandOver, Step, StepOptions, step_options
-from jobs.options.training import TrainingInputs, training_options
+from jobs.options.training import TrainingInputs, inputs_of, training_options
 from jobs.promote import PromotionOptions, promote_version
 from jobs.reports.promotion import ending
 from jobs.reports.validation import Screen
@@ -222,7 +222,7 @@ def command(
     pipeline = Pipeline(
         state,
         PromoteJobSettings.from_environment(),
-        TrainingInputs.of(**training),
+        inputs_of(step, training),
         notices if as_json else output,
     )
     earlier = place.read()

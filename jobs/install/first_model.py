@@ -24,7 +24,7 @@ from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from fraudops.wiring import open_promotion_context, read_record
 from jobs.options.steps import HandOver, Step, StepOptions, step_options
-from jobs.options.training import TrainingInputs, training_options
+from jobs.options.training import TrainingInputs, inputs_of, training_options
 from jobs.pipeline import Pipeline, PipelineSteps, refuse_sample
 from jobs.reports.promotion import ending
 from jobs.runner import (
@@ -107,13 +107,17 @@ def _attempt(check: Callable[[], Any]) -> None:
 
 
 def wait_for_work(
-    settings: PromoteJobSettings, state: State, inputs: TrainingInputs, deadline: float
+    settings: PromoteJobSettings, state: State, inputs: TrainingInputs | None, deadline: float
 ) -> str | None:
-    """Wait until a first model can be made. Returns the reason if there is nothing to do."""
+    """Wait until a first model can be made. Returns the reason if there is nothing to do.
+
+    Without `inputs` the next step refuses the packaged sample.
+    """
     retry_until(partial(_attempt, lambda: read_record(settings.cluster, state)), deadline)
     message = serves_already(read_record(settings.cluster, state), settings.request_id)
     if message is None:
-        refuse_sample(settings, inputs)
+        if inputs:
+            refuse_sample(settings, inputs)
         wait_for_all(settings, state, deadline)
     return message
 
@@ -149,10 +153,10 @@ def command(
     with 0.
     """
     started, place = time.monotonic(), StepOptions.of(step, hand_over)
-    settings, inputs = PromoteJobSettings.from_environment(), TrainingInputs.of(**training)
+    settings, inputs = PromoteJobSettings.from_environment(), inputs_of(step, training)
     earlier = place.read()
     if step in (None, "wait"):
-        nothing = wait_for_work(settings, state, inputs, started + wait_seconds)
+        nothing = wait_for_work(settings, state, None if step else inputs, started + wait_seconds)
         earlier = HandOver(nothing_to_do=nothing)
         place.write(earlier)
     if earlier.nothing_to_do or step == "wait":
