@@ -5,7 +5,8 @@
     │   ├── DataError               a data file does not fit its schema
     │   └── UnknownVersionError     the registry has no such version
     ├── RefusedError           65   a gate, a bundle check or a pod refused; nothing has changed
-    │   └── BundleError             a bundle does not have its digest, or scores unlike its pipeline
+    │   ├── BundleError             a bundle does not have its digest, or scores unlike its pipeline
+    │   └── SignatureRefusedError   a verdict or a waiver is unsigned, altered, or by an unknown key
     ├── StoreDownError         75   PostgreSQL, MLflow, the service or a lock is unavailable: retry
     │   ├── SpoolFullError          the audit spool is full; nothing is scored without an audit
     │   └── LockBusyError           another promotion holds the lock
@@ -39,6 +40,10 @@ class RefusedError(FraudopsError):
 
 
 class BundleError(RefusedError):
+    pass
+
+
+class SignatureRefusedError(RefusedError):
     pass
 
 

@@ -50,6 +50,14 @@ def test_every_module_imports_with_an_empty_environment(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_signatures_import_cryptography_when_they_use_a_key() -> None:
+    code = (
+        "import sys, fraudops.signing.key_files, fraudops.signing.verdicts, "
+        "fraudops.signing.waivers; sys.exit('cryptography' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def imported_names(path: Path) -> set[str]:
     """Return the dotted names that a file imports, the imports inside functions included."""
     names: set[str] = set()
