@@ -7,6 +7,7 @@ chart can give a container more.
 from collections import Counter
 from typing import Any
 
+from fraudops.cluster.keys import MOUNTED, PUBLIC
 from tests.chart.rendering import (
     Manifest,
     Variant,
@@ -187,6 +188,17 @@ def test_forbidden_waivers_need_no_key_and_no_step() -> None:
     assert not any(WAIVER_KEY in rule.get("resourceNames", []) for rule in role["rules"])
     data = named(manifests, "ConfigMap", "fraudops-jobs")["data"]
     assert data["FRAUDOPS_SIGNING__WAIVERS"] == "forbidden"
+
+
+def test_the_command_keys_finds_the_secrets_in_the_volumes_of_the_templates() -> None:
+    for purpose, (template, volume) in MOUNTED.items():
+        volumes = {found["name"]: found for found in pod_of(template)["volumes"]}
+        secret = volumes[volume]["secret"]
+        assert secret["secretName"] == f"fraudops-{purpose}-key"
+        assert [item["key"] for item in secret["items"]] == ["key.pem"]
+    template, volume = PUBLIC
+    volumes = {found["name"]: found for found in pod_of(template)["volumes"]}
+    assert volumes[volume]["secret"]["secretName"] == PUBLIC_KEYS
 
 
 OWN = (
