@@ -23,6 +23,15 @@ from fraudops.terminal import print_table
 from jobs.on_cluster import cluster_options, refuse_cluster_options
 from jobs.runner import json_option, notices, output, print_json, run, state_option, warn
 
+# Not a Job: the command itself changes the Secrets.
+place_options = [
+    click.Option(
+        ["--on-cluster"],
+        is_flag=True,
+        help="Use the Secrets of a release, through your kubeconfig.",
+    ),
+    *cluster_options[1:],
+]
 purpose_argument = click.argument("purpose", type=click.Choice(get_args(Purpose)))
 
 
@@ -92,7 +101,7 @@ def command() -> None:
     pass
 
 
-@command.command(name="list", params=list(cluster_options))
+@command.command(name="list", params=list(place_options))
 @json_option
 @state_option
 def list_keys(as_json: bool, **place: Any) -> None:
@@ -110,7 +119,7 @@ def list_keys(as_json: bool, **place: Any) -> None:
     print_table(output, table)
 
 
-@command.command(name="rotate", params=list(cluster_options))
+@command.command(name="rotate", params=list(place_options))
 @purpose_argument
 @state_option
 def rotate(purpose: Purpose, **place: Any) -> str:
@@ -135,7 +144,7 @@ def rotate(purpose: Purpose, **place: Any) -> str:
     return line
 
 
-@command.command(name="retire", params=list(cluster_options))
+@command.command(name="retire", params=list(place_options))
 @click.argument("key", metavar="ID")
 @state_option
 def retire(key: str, **place: Any) -> str:

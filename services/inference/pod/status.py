@@ -51,7 +51,7 @@ class ServedModel(msgspec.Struct, frozen=True):
     """The served model; `source` is where its bundle came from: registry, peer or cache.
 
     A model that was `trained_on_sample` knows nothing of a bank's transactions. It and
-    `schema_fingerprint` come from the bundle's manifest. Both are None without a model, or when
+    `schema_fingerprint` come from the bundle's manifest. Both are null without a model, or when
     the cache has lost the bundle since the worker opened it.
     """
 
