@@ -64,10 +64,10 @@ class SignedStatement(Generic[Predicate]):
 
 
 class _Statement(msgspec.Struct, frozen=True, rename="camel"):
+    statement_type: str = msgspec.field(name="_type")
     subject: tuple[Subject, ...]
     predicate_type: str
     predicate: msgspec.Raw
-    statement_type: str = msgspec.field(name="_type", default="")
 
 
 class _DsseSignature(msgspec.Struct, frozen=True):
@@ -102,7 +102,7 @@ def sign(
 ) -> str:
     """Sign a statement and return the text of its sigstore bundle."""
     content = msgspec.Raw(canonical_json(predicate))
-    statement = _Statement((subject,), kind.predicate_type, content, _STATEMENT)
+    statement = _Statement(_STATEMENT, (subject,), kind.predicate_type, content)
     payload = canonical_json(statement)
     signature = _DsseSignature(key.sign(_signed_bytes(payload)))
     return canonical_json(
@@ -133,11 +133,12 @@ def verify(
             f"it is signed by the key {by}, which this release does not trust "
             f"(it trusts: {named(keys.of(kind.purpose))})"
         )
-    envelope = content.dsse_envelope
+    payload = content.dsse_envelope.payload
+    (signature,) = content.dsse_envelope.signatures
     # Nothing may be read from the payload before this.
-    if not signer.has_signed(_signed_bytes(envelope.payload), envelope.signatures[0].sig):
+    if not signer.has_signed(_signed_bytes(payload), signature.sig):
         raise kind.refused("its signature does not fit, so it has been altered")
-    subject, predicate = _opened(kind, envelope.payload)
+    subject, predicate = _opened(kind, payload)
     return SignedStatement(subject, predicate, signer)
 
 
@@ -165,7 +166,8 @@ def _opened(kind: StatementKind[Predicate], payload: bytes) -> tuple[Subject, Pr
         # A key may sign several kinds. A statement of one must not pass as one of another.
         if found != (_STATEMENT, kind.predicate_type) or len(statement.subject) != 1:
             raise kind.refused("what was signed is a statement of another kind")
-        return statement.subject[0], decode_json(bytes(statement.predicate), kind.predicate)
+        (subject,) = statement.subject
+        return subject, decode_json(bytes(statement.predicate), kind.predicate)
     except msgspec.MsgspecError:
         raise kind.refused("what was signed cannot be read by this release") from None
 

@@ -67,9 +67,20 @@ def test_the_id_is_the_sha256_of_the_public_file(key: PrivateKey, tmp_path: Path
 
 
 def test_no_representation_shows_a_private_key(key: PrivateKey) -> None:
-    body = key.pem().splitlines()[1].decode()
-    assert key.public.id in repr(key)
-    assert body not in repr(key)
+    assert repr(key) == f"PrivateKey(public=PublicKey(id='{key.public.id}'))"
+
+
+def with_unknown_kind(pem: bytes) -> bytes:
+    """Return the DER of a key whose kind (id-ecPublicKey, RFC 5480) is an unknown one."""
+    known, unknown = bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("2a8648ce3d0279")
+    der = base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+    assert known in der
+    return der.replace(known, unknown)
+
+
+def pem_of(der: bytes, label: str) -> bytes:
+    body = base64.encodebytes(der).decode()
+    return f"-----BEGIN {label}-----\n{body}-----END {label}-----\n".encode()
 
 
 def without_pem(path: Path) -> str:
@@ -93,6 +104,11 @@ def of_another_kind(path: Path) -> str:
     return "not of the kind ECDSA P-256"
 
 
+def of_an_unknown_kind(path: Path) -> str:
+    path.write_bytes(pem_of(with_unknown_kind(new_key().pem()), "PRIVATE KEY"))
+    return "is not a PEM file of a private key"
+
+
 def cut(path: Path) -> str:
     path.write_bytes(path.read_bytes()[:100])
     return "is not a PEM file of a private key"
@@ -110,7 +126,16 @@ def missing(path: Path) -> str:
 
 @pytest.mark.parametrize(
     "spoil",
-    [without_pem, with_password, of_another_curve, of_another_kind, cut, public_half, missing],
+    [
+        without_pem,
+        with_password,
+        of_another_curve,
+        of_another_kind,
+        of_an_unknown_kind,
+        cut,
+        public_half,
+        missing,
+    ],
 )
 def test_an_unusable_private_key_is_refused_and_not_quoted(
     private: Path, spoil: Callable[[Path], str]
@@ -119,7 +144,7 @@ def test_an_unusable_private_key_is_refused_and_not_quoted(
     content = private.read_text().splitlines() if private.exists() else []
     with pytest.raises(SettingsError, match=reason) as caught:
         read_private_key(private)
-    assert str(private) in str(caught.value)
+    assert str(caught.value).startswith(f"the private key {private} cannot be used: ")
     assert not [line for line in content if line in str(caught.value)]
     # A chained error could quote the file in a log.
     assert caught.value.__cause__ is None or isinstance(caught.value.__cause__, OSError)
@@ -142,6 +167,22 @@ def public_of_another_curve(path: Path) -> str:
     return "not of the kind ECDSA P-256"
 
 
+def public_of_another_kind(path: Path) -> str:
+    key = ed25519.Ed25519PrivateKey.generate().public_key()
+    path.write_bytes(key.public_bytes(PEM, SPKI))
+    return "not of the kind ECDSA P-256"
+
+
+def public_of_an_unknown_kind(path: Path) -> str:
+    path.write_bytes(pem_of(with_unknown_kind(new_key().public.pem), "PUBLIC KEY"))
+    return "is not a PEM file of a public key"
+
+
+def unreadable(path: Path) -> str:
+    path.mkdir()
+    return "cannot be read: Is a directory"
+
+
 def off_the_curve(path: Path) -> str:
     lines = new_key().public.pem.splitlines()
     der = bytearray(base64.b64decode(b"".join(lines[1:3])))
@@ -161,14 +202,26 @@ def empty(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "spoil", [private_half, several, public_of_another_curve, off_the_curve, not_base64, empty]
+    "spoil",
+    [
+        private_half,
+        several,
+        public_of_another_curve,
+        public_of_another_kind,
+        public_of_an_unknown_kind,
+        unreadable,
+        off_the_curve,
+        not_base64,
+        empty,
+    ],
 )
 def test_one_unusable_public_key_refuses_the_folder(
     folder: Path, spoil: Callable[[Path], str]
 ) -> None:
     with pytest.raises(SettingsError, match=spoil(folder / "verdict-new.pem")) as caught:
         PublicKeys.read(folder)
-    assert str(folder / "verdict-new.pem") in str(caught.value)
+    path = folder / "verdict-new.pem"
+    assert str(caught.value).startswith(f"the public key {path} cannot be used: ")
 
 
 def test_all_keys_of_a_purpose_are_read_once_and_other_files_are_not(folder: Path) -> None:
@@ -207,10 +260,11 @@ def test_one_key_cannot_serve_both_purposes(folder: Path) -> None:
 
 
 def test_a_made_key_is_private_and_is_never_replaced(tmp_path: Path) -> None:
-    private, public = tmp_path / "keys" / "verdict.pem", tmp_path / "keys" / "public"
+    keys = tmp_path / "state" / "keys"
+    private, public = keys / "verdict.pem", keys / "public"
     key = ensure_key(private, public, "verdict")
     assert private.stat().st_mode & 0o777 == 0o600
-    assert private.parent.stat().st_mode & 0o777 == 0o700
+    assert keys.stat().st_mode & 0o777 == public.stat().st_mode & 0o777 == 0o700
     assert ensure_key(private, public, "verdict") == key
     assert PublicKeys.read(public).verdict == (key.public,)
     # A lost public half comes back.
@@ -220,7 +274,7 @@ def test_a_made_key_is_private_and_is_never_replaced(tmp_path: Path) -> None:
 
 
 def test_a_rotation_keeps_the_old_public_key(tmp_path: Path) -> None:
-    private, public = tmp_path / "verdict.pem", tmp_path / "public"
+    private, public = tmp_path / "verdict.pem", tmp_path / "elsewhere" / "public"
     old = ensure_key(private, public, "verdict")
     new = rotate_key(private, public, "verdict")
     assert ensure_key(private, public, "verdict") == new != old

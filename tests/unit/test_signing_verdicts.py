@@ -18,6 +18,8 @@ from fraudops.signing.keys import PrivateKey, PublicKeys
 from fraudops.signing.verdicts import (
     BUNDLE_FILE,
     FORMAT,
+    SIGNATURE_FILE,
+    VERDICT_FILE,
     SignedVerdict,
     Verdict,
     check_verdict,
@@ -43,8 +45,9 @@ def test_a_failed_verdict_is_signed_too() -> None:
     assert not check_verdict(failed, DIGEST, KEYS).passed
 
 
-def test_the_statement_names_the_manifests_file() -> None:
+def test_the_files_have_the_names_that_the_registry_stores() -> None:
     assert BUNDLE_FILE == MANIFEST_FILE
+    assert (VERDICT_FILE, SIGNATURE_FILE) == ("verdict.json", "verdict.sigstore.json")
 
 
 def test_a_verdict_is_not_signed_with_another_manifest() -> None:
@@ -68,7 +71,7 @@ def test_an_unsigned_verdict_is_refused() -> None:
 
 
 def test_a_verdict_of_another_bundle_is_refused() -> None:
-    with refusal(f"about the bundle {DIGEST[:12]}, not about {'0' * 12}"):
+    with refusal(f"refused: it is about the bundle {DIGEST[:12]}, not about {'0' * 12}"):
         check_verdict(SIGNED, "0" * 64, KEYS)
 
 
@@ -114,6 +117,44 @@ def test_a_text_that_cannot_be_decoded_is_refused(text: str) -> None:
         check_verdict(replace(SIGNED, signature=text), DIGEST, KEYS)
     with pytest.raises(SignatureRefusedError):
         check_verdict(replace(SIGNED, verdict=text), DIGEST, KEYS)
+
+
+def test_a_bundle_has_at_most_100000_characters() -> None:
+    longest = SIGNED.signature.ljust(100_000)
+    assert check_verdict(replace(SIGNED, signature=longest), DIGEST, KEYS).passed
+    with refusal("more than 100000 characters"):
+        check_verdict(replace(SIGNED, signature=longest + " "), DIGEST, KEYS)
+
+
+def test_the_bundle_has_the_form_of_model_signing() -> None:
+    bundle = json.loads(SIGNED.signature)
+    statement = json.loads(payload_of(SIGNED.signature))
+    envelope = bundle["dsseEnvelope"]
+    assert bundle["mediaType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
+    assert bundle["verificationMaterial"] == {
+        "publicKey": {"hint": SIGNERS.verdict.public.id},
+        "tlogEntries": [],
+    }
+    assert envelope["payloadType"] == "application/vnd.in-toto+json"
+    assert [signature["keyid"] for signature in envelope["signatures"]] == [""]
+    verdict = sha256_bytes(SIGNED.verdict.encode())
+    root = sha256_bytes(bytes.fromhex(DIGEST) + bytes.fromhex(verdict))
+    assert statement == {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": "fraud", "digest": {"sha256": root}}],
+        "predicateType": "https://model_signing/signature/v1.0",
+        "predicate": {
+            "serialization": {
+                "method": "files",
+                "hash_type": "sha256",
+                "allow_symlinks": False,
+            },
+            "resources": [
+                {"name": "bundle.json", "algorithm": "sha256", "digest": DIGEST},
+                {"name": "verdict.json", "algorithm": "sha256", "digest": verdict},
+            ],
+        },
+    }
 
 
 def test_a_refusal_says_what_to_do_and_quotes_no_foreign_text() -> None:
@@ -288,7 +329,7 @@ def signed_text(content: bytes) -> SignedVerdict:
     return replace(signed, verdict=content.decode("utf-8", "surrogateescape"))
 
 
-def test_the_struct_and_the_stored_verdict_have_the_same_fields() -> None:
-    assert set(msgspec.json.decode(SIGNED.verdict)) == {
-        field.name for field in msgspec.structs.fields(Verdict)
-    }
+def test_the_stored_verdict_has_the_fields_of_the_struct_and_a_format() -> None:
+    stored = msgspec.json.decode(SIGNED.verdict)
+    assert set(stored) == {field.name for field in msgspec.structs.fields(Verdict)}
+    assert stored["format"] == 1
