@@ -46,6 +46,24 @@ class Label(msgspec.Struct, frozen=True, omit_defaults=True):
     transaction_id: str | None = None
 
 
+class ServedModel(msgspec.Struct, frozen=True):
+    """The part of GET /model_info that names the model. All fields are None without one."""
+
+    version: str | None
+    digest: str | None
+    schema_fingerprint: str | None
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """The answer of GET /model_info.
+
+    `errors` has the key `epoch` while the pod does not serve what the serving record names.
+    """
+
+    model: ServedModel
+    errors: dict[str, str | None]
+
+
 class InferenceClient:
     """A client with open connections, to use in a `with` block or to close.
 
@@ -108,6 +126,18 @@ class InferenceClient:
         Raises StoreDownError with the service's own reason when it is not.
         """
         self._call("GET", "/ready")
+
+    def in_production(self) -> ServedModel:
+        """Return the model that the serving record names; without one, its fields are None.
+
+        Raises StoreDownError while the pod that answers serves another one, or cannot name it.
+        """
+        info = _decoded(self._call("GET", "/model_info"), ModelInfo)
+        if "epoch" in info.errors:
+            raise StoreDownError(f"a pod at {self.url} is behind: {info.errors['epoch']}")
+        if info.model.version and not (info.model.digest and info.model.schema_fingerprint):
+            raise StoreDownError(f"a pod at {self.url} has lost the bundle of its model")
+        return info.model
 
     def _call(self, method: str, path: str, body: Any = None) -> bytes:
         content = None if body is None else msgspec.json.encode(body)

@@ -33,6 +33,23 @@ class State:
         return self.root / "admin.token"
 
     @property
+    def keys(self) -> Path:
+        """The folder of the signing keys. Only its owner may enter it."""
+        return self.root / "keys"
+
+    @property
+    def verdict_key(self) -> Path:
+        return self.keys / "verdict.pem"
+
+    @property
+    def waiver_key(self) -> Path:
+        return self.keys / "waiver.pem"
+
+    @property
+    def public_keys(self) -> Path:
+        return self.keys / "public"
+
+    @property
     def bundles(self) -> Path:
         """The folder of verified bundles: one folder for each, named by its digest."""
         return self.root / "bundles"

@@ -20,6 +20,8 @@ COMMANDS = {
     "validate": ("jobs.validate", "Check a version against the gates and store the verdict."),
     "models": ("jobs.models", "List versions with aliases and verdicts."),
     "promote": ("jobs.promote", "Move a version to production, everywhere or nowhere."),
+    "waive": ("jobs.waive", "Sign a waiver for one promotion request."),
+    "keys": ("jobs.keys", "List, rotate and retire the keys that sign verdicts and waivers."),
     "pipeline": ("jobs.pipeline", "Train, validate and promote in one run."),
     "promotions": ("jobs.promotions", "List promotions: who, why, and how each ended."),
     "rollback": ("jobs.rollback", "Return to the version that served before."),

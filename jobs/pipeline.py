@@ -3,27 +3,32 @@
 Another attempt of the same request continues where the last one ended. Only the promotion takes
 the promotion lock, so hours of training do not delay a rollback. The promotion compares the
 version again if another one was promoted during the training.
+
+On one machine one process runs all steps. In a cluster each step is a container of one pod, which
+has only the key that it needs (jobs.options.steps).
 """
 
 import time
 import uuid
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
 from fraudops import endpoints
-from fraudops.errors import FraudopsError, RefusedError
+from fraudops.errors import FraudopsError, RefusedError, SettingsError
 from fraudops.promotion.attempt import Strategy
 from fraudops.promotion.request import PromotionResult
-from fraudops.promotion.serving_record import ServingRecord
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.registry import TAG_REQUEST, ModelVersion, Registry
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
-from jobs.options.training import TrainingInputs, training_options
+from jobs.options.steps import HandOver, Step, StepOptions, step_options
+from jobs.options.training import TrainingInputs, inputs_of, training_options
 from jobs.promote import PromotionOptions, promote_version
 from jobs.reports.promotion import ending
 from jobs.reports.validation import Screen
@@ -63,28 +68,56 @@ class Pipeline:
     console: Console
     if_epoch: int | None = None
 
-    def run(self, steps: PipelineSteps) -> PromotionResult:
-        """Run the steps that are still missing, and note each one in `steps`.
+    def take(self, step: Step | None, steps: PipelineSteps) -> PromotionResult | None:
+        """Run one step, or with None all that are still missing, and note each in `steps`.
 
-        Raises RefusedError at a gate that refuses, StoreDownError, DataError or SettingsError.
+        Returns None after a step before the promotion. Raises RefusedError at a gate that refuses,
+        StoreDownError, DataError or SettingsError.
         """
-        refuse_sample(self.settings, self.inputs)
-        request = self.settings.request_id or str(uuid.uuid4())
-        record = read_record(self.settings.cluster, self.state)
-        strategy: Strategy
-        if record.current and record.current.by == request:
-            # An earlier attempt has committed. The promotion below only confirms it.
-            steps.version = record.current.version
-            strategy = "rollout" if record.current.strategy == "rollout" else "broadcast"
+        if step == "train":
+            refuse_sample(self.settings, self.inputs)
+            self._trained(self._request, steps)
+        elif step == "validate":
+            self._validated(self._registry.find(_named(steps)), steps)
+        elif step == "promote":
+            return self._promoted(steps)
         else:
-            version = self._validated(self._trained(request, steps), steps)
-            steps.version = version.version
-            strategy = strategy_for(version, record)
-        self._title(3, "promote", f"version {steps.version} by {strategy}")
-        options = PromotionOptions(steps.version, strategy, if_epoch=self.if_epoch)
+            return self.run(steps)
+        return None
+
+    def run(self, steps: PipelineSteps) -> PromotionResult:
+        """Run the steps that are still missing in this process. Raises as `take` does."""
+        refuse_sample(self.settings, self.inputs)
+        if self._committed(self._record()) is None:
+            self._validated(self._trained(self._request, steps), steps)
+        return self._promoted(steps)
+
+    def _promoted(self, steps: PipelineSteps) -> PromotionResult:
+        record = self._record()
+        strategy: Strategy
+        if committed := self._committed(record):
+            steps.version = committed.version
+            strategy = "rollout" if committed.strategy == "rollout" else "broadcast"
+        else:
+            strategy = strategy_for(self._registry.find(_named(steps)), record)
+        version = _named(steps)
+        self._title(3, "promote", f"version {version} by {strategy}")
+        options = PromotionOptions(version, strategy, if_epoch=self.if_epoch)
         steps.promotion = promote_version(self.state, options)
         steps.taken.append("promote")
         return steps.promotion
+
+    def _committed(self, record: ServingRecord) -> ServingEntry | None:
+        """Return what an earlier attempt has committed. A promotion of it only confirms it."""
+        request, current = self.settings.request_id, record.current
+        return current if request and current and current.by == request else None
+
+    def _record(self) -> ServingRecord:
+        return read_record(self.settings.cluster, self.state)
+
+    @property
+    def _request(self) -> str:
+        return self.settings.request_id or str(uuid.uuid4())
 
     @property
     def _registry(self) -> Registry:
@@ -118,7 +151,7 @@ class Pipeline:
             return version
         self._title(2, "validate", f"version {version.version}")
         found, stored = validate_version(
-            ValidationSite(self._registry, self.state, self.settings.cluster),
+            ValidationSite.of(self.settings, self.state),
             version.version,
             DataOptions(self.inputs.source, self.inputs.schema, self.inputs.prevalence),
             self.settings.gates.as_gate_settings(),
@@ -131,6 +164,12 @@ class Pipeline:
 
     def _title(self, number: int, name: str, text: str) -> None:
         self.console.print(f"\n[bold]{number} of 3: {name}[/], {text}")
+
+
+def _named(steps: PipelineSteps) -> str:
+    if steps.version is None:
+        raise SettingsError("no step before this one has named a version: run the whole pipeline")
+    return steps.version
 
 
 def refuse_sample(settings: PromoteJobSettings, inputs: TrainingInputs) -> None:
@@ -169,23 +208,30 @@ def summary(steps: PipelineSteps, error: FraudopsError | None, seconds: float) -
 @on_cluster("pipeline")
 @click.command(name="pipeline")
 @training_options
+@step_options("train", "validate", "promote")
 @json_option
 @state_option
-def command(as_json: bool, state: State, **training: Any) -> str:
+def command(
+    step: Step | None, hand_over: Path | None, as_json: bool, state: State, **training: Any
+) -> str:
     """Train, validate and promote a model.
 
     Ends at the first gate that refuses, with exit code 65. Nothing in production has changed then.
     """
-    started = time.monotonic()
+    started, place = time.monotonic(), StepOptions.of(step, hand_over)
     pipeline = Pipeline(
         state,
         PromoteJobSettings.from_environment(),
-        TrainingInputs.of(**training),
+        inputs_of(step, training),
         notices if as_json else output,
     )
-    steps, failure, message = PipelineSteps(), None, ""
+    earlier = place.read()
+    steps, failure = PipelineSteps(earlier.version, list(earlier.taken)), None
     try:
-        result = pipeline.run(steps)
+        result = pipeline.take(step, steps)
+        if result is None:
+            place.write(HandOver(version=steps.version, taken=tuple(steps.taken)))
+            return f"{step}: version {steps.version}"
         message = ending(result, time.monotonic() - started, target_options(state))
         pipeline.console.print(message)
     except FraudopsError as error:
@@ -193,7 +239,7 @@ def command(as_json: bool, state: State, **training: Any) -> str:
         raise
     finally:
         # Printed after a failure too: the object names the completed steps.
-        if as_json:
+        if as_json and (failure or place.is_last):
             print_json(summary(steps, failure, time.monotonic() - started))
     return message
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fraudops import endpoints
+from fraudops.client import InferenceClient
 from fraudops.errors import BundleError, FraudopsError, RefusedError
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import ModelVersion, Registry
@@ -23,11 +24,24 @@ from fraudops.validation.verdict import Production, store_scores, store_verdict,
 from jobs.on_cluster import on_cluster
 from jobs.reports import validation
 from jobs.reports.promotion import ending
-from jobs.runner import json_option, notices, output, print_json, run, state_option, target_options
+from jobs.runner import (
+    json_option,
+    notices,
+    output,
+    print_json,
+    retry_until,
+    run,
+    state_option,
+    target_options,
+)
 
 if TYPE_CHECKING:
     from fraudops.validation.candidate import TestData
     from fraudops.validation.measurement import Measurement
+
+
+# How long to wait until a pod says which version serves. A pod that is behind follows in seconds.
+PODS_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -41,11 +55,20 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class ValidationSite:
-    """The registry of the version, and the installation whose model it is compared with."""
+    """The registry of the version, and the installation whose model it is compared with.
+
+    With `production_url` the pods say which version serves. Without it the serving record does.
+    """
 
     registry: Registry
     state: State
     cluster: ClusterSettings
+    production_url: str | None = None
+
+    @classmethod
+    def of(cls, settings: ValidateJobSettings, state: State) -> "ValidationSite":
+        registry = Registry(endpoints.mlflow_url(state), settings.model_name)
+        return cls(registry, state, settings.cluster, settings.production_url)
 
 
 @dataclass
@@ -103,7 +126,6 @@ def _take_steps(
 ) -> None:
     # Imported here: it loads scikit-learn, skops and pandas, which --help does not need.
     from fraudops.validation import candidate, measurement
-    from fraudops.wiring import read_record
 
     registry, state = site.registry, site.state
     opened = candidate.open_candidate(registry, found.version, folder / "candidate")
@@ -115,13 +137,31 @@ def _take_steps(
     screen.metrics(opened.manifest, measured, data.prevalence)
     found.gates = measurement.checks(opened, data, measured, settings)
     screen.checks(found.gates)
-    found.compared_to = production_of(read_record(site.cluster, state))
+    found.compared_to = serving_now(site)
     compared = candidate.against_production(
         registry, opened, data, measured.probability, found.compared_to, state.bundles, settings
     )
     screen.comparison(compared, found.compared_to)
     found.gates += compared
     store_scores(registry, found.version, candidate.scores_of(opened, data, measured.probability))
+
+
+def serving_now(site: ValidationSite) -> Production | None:
+    """Return the version that serves, or None before the first promotion.
+
+    Asks for a minute before it raises StoreDownError. A promotion compares again if the answer is
+    no longer true then.
+    """
+    if site.production_url is None:
+        from fraudops.wiring import read_record
+
+        return production_of(read_record(site.cluster, site.state))
+    # A container that signs verdicts has no account in Kubernetes, so it cannot read the record.
+    with InferenceClient(site.production_url) as pods:
+        model = retry_until(pods.in_production, time.monotonic() + PODS_SECONDS)
+    if model.version is None:
+        return None
+    return Production(model.version, model.digest or "", model.schema_fingerprint or "")
 
 
 def production_of(record: ServingRecord) -> Production | None:
@@ -211,9 +251,7 @@ def command(
     """
     started = time.monotonic()
     settings = ValidateJobSettings.from_environment()
-    site = ValidationSite(
-        Registry(endpoints.mlflow_url(state), settings.model_name), state, settings.cluster
-    )
+    site = ValidationSite.of(settings, state)
     screen = validation.Screen(notices if as_json else output)
     found, stored = validate_version(
         site,

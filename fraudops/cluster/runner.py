@@ -22,6 +22,8 @@ LABELS = "app.kubernetes.io/name=fraudops,app.kubernetes.io/component=train"
 POLL_SECONDS = 0.5
 # The API server may restart under a Job that runs for hours.
 PATIENCE_SECONDS = 120.0
+# The init container that downloads the data. It takes no arguments from the command line.
+FETCH = "fetch-data"
 # What a Job may take beyond its own deadline before nobody is waited for any more.
 MARGIN_SECONDS = 120.0
 DEFAULT_DEADLINE_SECONDS = 86_400.0
@@ -52,20 +54,21 @@ def job_of(cronjob: Object, name: str, wanted: JobSpec) -> Object:
     It goes with the release that its template belongs to.
     """
     template = copy.deepcopy(cronjob["spec"]["jobTemplate"])
-    container = template["spec"]["template"]["spec"]["containers"][0]
-    if wanted.module:
-        container |= {"command": ["python", "-m", wanted.module], "args": list(wanted.arguments)}
-    else:
-        container["args"] = [*container.get("args", []), *wanted.arguments]
-    kept = [
-        variable
-        for variable in container.get("env", [])
-        if variable["name"] not in wanted.environment
-    ]
-    container["env"] = [
-        *kept,
-        *({"name": name, "value": value} for name, value in wanted.environment.items()),
-    ]
+    for container in _steps(template["spec"]["template"]["spec"], wanted.module):
+        if wanted.module:
+            container |= {"command": ["python", "-m", wanted.module]}
+            container["args"] = list(wanted.arguments)
+        else:
+            container["args"] = [*container.get("args", []), *wanted.arguments]
+        kept = [
+            variable
+            for variable in container.get("env", [])
+            if variable["name"] not in wanted.environment
+        ]
+        container["env"] = [
+            *kept,
+            *({"name": name, "value": value} for name, value in wanted.environment.items()),
+        ]
     if wanted.shards:
         template["spec"] |= {"completions": wanted.shards, "parallelism": wanted.shards}
     owner = {
@@ -83,6 +86,18 @@ def job_of(cronjob: Object, name: str, wanted: JobSpec) -> Object:
         "ownerReferences": [owner],
     }
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]}
+
+
+def _steps(pod: Object, module: str | None) -> list[Object]:
+    """Return the containers that the Job's arguments are for: its steps, in their order.
+
+    Another program has no steps before it. The steps of the template are removed then.
+    """
+    steps = [found for found in pod.get("initContainers", []) if found["name"] != FETCH]
+    if module and steps:
+        pod["initContainers"] = [found for found in pod["initContainers"] if found not in steps]
+        steps = []
+    return [*steps, pod["containers"][0]]
 
 
 async def find_release(cluster: Cluster, release: str | None) -> str:

@@ -5,7 +5,14 @@ Each program builds its settings once, in `main()`. They are frozen. A variable 
 """
 
 from fraudops.settings.audit import AuditSettings, RetentionSettings
-from fraudops.settings.groups import ClusterSettings, DriftSettings, GateLimits, PromotionSettings
+from fraudops.settings.groups import (
+    ClusterSettings,
+    DriftSettings,
+    GateLimits,
+    PromotionSettings,
+    SigningSettings,
+    VerificationSettings,
+)
 from fraudops.settings.programs import (
     COMMAND_LINE,
     PREFIX,
@@ -38,6 +45,8 @@ __all__ = [
     "RetentionJobSettings",
     "RetentionSettings",
     "ShipperSettings",
+    "SigningSettings",
     "ValidateJobSettings",
+    "VerificationSettings",
     "known_variables",
 ]

@@ -1,7 +1,11 @@
 """Groups of settings for drift, the gates, promotions and the cluster."""
 
+from pathlib import Path
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from fraudops.state import State
 from fraudops.validation.gates import GateSettings
 
 
@@ -139,3 +143,55 @@ class ClusterSettings(Group):
         None,
         description="Namespace of the release. If unset, that of the pod or of the kubeconfig.",
     )
+
+
+class VerificationSettings(Group):
+    """Public keys for a program that verifies signatures and signs nothing.
+
+    It ignores the group's other variables, so that one environment serves all programs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    public_keys: Path | None = Field(
+        None,
+        description="Folder with the public keys of the release: `verdict*.pem` and `waiver*.pem`. "
+        "If unset, the keys that `fraudops up` made in the state folder.",
+    )
+
+    def public_keys_of(self, state: State) -> Path:
+        """Return the folder of the public keys; `state` is the state folder of one machine."""
+        return self.public_keys or state.public_keys
+
+
+class SigningSettings(VerificationSettings):
+    """Keys that sign verdicts and waivers, and keys that verify them.
+
+    Each program gets only the key that it needs. A container without a key cannot sign.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    verdict_key: Path | None = Field(
+        None,
+        description="File of the private key that signs verdicts, for `validate` alone. "
+        "If unset, the key that `fraudops up` made.",
+    )
+    waiver_key: Path | None = Field(
+        None,
+        description="File of the private key that signs waivers, for `waive` alone. "
+        "If unset, the key that `fraudops up` made.",
+    )
+    waivers: Literal["allowed", "forbidden"] = Field(
+        "allowed",
+        description="Whether a signed waiver can replace a passing verdict. "
+        "`forbidden` refuses every waiver.",
+    )
+
+    def verdict_key_of(self, state: State) -> Path:
+        """Return the file of the verdict key; `state` is the state folder of one machine."""
+        return self.verdict_key or state.verdict_key
+
+    def waiver_key_of(self, state: State) -> Path:
+        """Return the file of the waiver key; `state` is the state folder of one machine."""
+        return self.waiver_key or state.waiver_key

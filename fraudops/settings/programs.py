@@ -21,6 +21,8 @@ from fraudops.settings.groups import (
     GateLimits,
     Group,
     PromotionSettings,
+    SigningSettings,
+    VerificationSettings,
 )
 
 PREFIX = "FRAUDOPS_"
@@ -115,6 +117,7 @@ class InferenceSettings(ProgramSettings):
     )
     cluster: ClusterSettings = ClusterSettings()
     audit: AuditSettings = AuditSettings()
+    signing: VerificationSettings = VerificationSettings()
 
     @field_validator("audit")
     @classmethod
@@ -151,6 +154,13 @@ class ValidateJobSettings(ClusterJobSettings):
     """Settings of `fraudops validate`."""
 
     gates: GateLimits = GateLimits()
+    signing: SigningSettings = SigningSettings()
+    production_url: str | None = Field(
+        None,
+        description="URL of the pods of the inference service. If set, `validate` asks a pod which "
+        "version serves. If unset, it reads the serving record, which in a cluster needs an "
+        "account.",
+    )
 
 
 class PromoteJobSettings(ValidateJobSettings):
@@ -194,6 +204,7 @@ COMMAND_LINE = {
     ),
     "FRAUDOPS_SCHEMA": "The schema.yaml, if `--schema` is missing.",
     "FRAUDOPS_STATE": "The state folder, if `--state` is missing.",
+    "FRAUDOPS_WAIVER": "File of the signed waiver, which `waive` writes and `promote` reads.",
     "FRAUDOPS_URL": "URL of the inference service. If unset, the one that `fraudops up` chose.",
 }
 PROGRAMS: tuple[type[ProgramSettings], ...] = (

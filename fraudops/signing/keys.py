@@ -115,48 +115,56 @@ def new_key() -> PrivateKey:
 
 
 def read_private_key(path: Path) -> PrivateKey:
-    """Read the PEM file of a private key without a password.
+    """Read the PEM file of a private key without a password. Raises as `parse_private_key`."""
+    return parse_private_key(_content(path, "private"), str(path))
 
-    Raises SettingsError, which quotes no part of the file.
+
+def parse_private_key(data: bytes, source: str) -> PrivateKey:
+    """Return the private key of a PEM text without a password; messages name its `source`.
+
+    Raises SettingsError, which quotes no part of the text.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    data = _content(path, "private")
     try:
         key = load_pem_private_key(data, None)
     except TypeError:
-        raise _unusable(path, "private", "it has a password: write it without one") from None
+        raise _unusable(source, "private", "it has a password: write it without one") from None
     # The library's messages may quote the file, so none of them goes on.
     except (ValueError, UnsupportedAlgorithm):
-        raise _unusable(path, "private", "it is not a PEM file of a private key") from None
+        raise _unusable(source, "private", "it is not a PEM file of a private key") from None
     if not isinstance(key, EllipticCurvePrivateKey) or key.curve.name != _CURVE:
-        raise _unusable(path, "private", "it is not of the kind ECDSA P-256")
+        raise _unusable(source, "private", "it is not of the kind ECDSA P-256")
     return _private(key)
 
 
 def read_public_key(path: Path) -> PublicKey:
     """Read the PEM file of one public key. Raises SettingsError."""
+    return parse_public_key(_content(path, "public"), str(path))
+
+
+def parse_public_key(data: bytes, source: str) -> PublicKey:
+    """Return the public key of a PEM text; messages name its `source`. Raises SettingsError."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    data = _content(path, "public")
     if b"PRIVATE KEY-----" in data:
         # Every pod mounts this folder.
         raise _unusable(
-            path, "public", "it holds a private key: replace that key, which is no longer secret"
+            source, "public", "it holds a private key: replace that key, which is no longer secret"
         )
     # The library would read the first block and skip the others without a word.
     if data.count(_PEM_BLOCK) > 1:
-        raise _unusable(path, "public", "it holds several keys: write a file for each")
+        raise _unusable(source, "public", "it holds several keys: write a file for each")
     try:
         key = load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm):
-        raise _unusable(path, "public", "it is not a PEM file of a public key") from None
+        raise _unusable(source, "public", "it is not a PEM file of a public key") from None
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name != _CURVE:
-        raise _unusable(path, "public", "it is not of the kind ECDSA P-256")
+        raise _unusable(source, "public", "it is not of the kind ECDSA P-256")
     return _public(key)
 
 
@@ -207,8 +215,8 @@ def _content(path: Path, half: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _unusable(path, half, f"it cannot be read: {error.strerror}") from error
+        raise _unusable(str(path), half, f"it cannot be read: {error.strerror}") from error
 
 
-def _unusable(path: Path, half: str, why: str) -> SettingsError:
-    return SettingsError(f"the {half} key {path} cannot be used: {why}")
+def _unusable(source: str, half: str, why: str) -> SettingsError:
+    return SettingsError(f"the {half} key {source} cannot be used: {why}")

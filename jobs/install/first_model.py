@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,7 +23,8 @@ from fraudops.registry import Registry
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
 from fraudops.wiring import open_promotion_context, read_record
-from jobs.options.training import TrainingInputs, training_options
+from jobs.options.steps import HandOver, Step, StepOptions, step_options
+from jobs.options.training import TrainingInputs, inputs_of, training_options
 from jobs.pipeline import Pipeline, PipelineSteps, refuse_sample
 from jobs.reports.promotion import ending
 from jobs.runner import (
@@ -104,32 +106,64 @@ def _attempt(check: Callable[[], Any]) -> None:
         raise StoreDownError(str(error)) from error
 
 
+def wait_for_work(
+    settings: PromoteJobSettings, state: State, inputs: TrainingInputs | None, deadline: float
+) -> str | None:
+    """Wait until a first model can be made. Returns the reason if there is nothing to do.
+
+    Without `inputs` the next step refuses the packaged sample.
+    """
+    retry_until(partial(_attempt, lambda: read_record(settings.cluster, state)), deadline)
+    message = serves_already(read_record(settings.cluster, state), settings.request_id)
+    if message is None:
+        if inputs:
+            refuse_sample(settings, inputs)
+        wait_for_all(settings, state, deadline)
+    return message
+
+
+def run_steps(pipeline: Pipeline, place: StepOptions, earlier: HandOver, started: float) -> str:
+    """Run the step of this container, or all of them, and return the message of its end."""
+    steps = PipelineSteps(earlier.version, list(earlier.taken))
+    result = pipeline.take(place.step, steps)
+    if result is None:
+        place.write(HandOver(version=steps.version, taken=tuple(steps.taken)))
+        return f"{place.step}: version {steps.version}"
+    # Another promotion may have finished during the training. A model serves: a success.
+    superseded = result.outcome in ("refused", "overtaken") and serves_already(
+        read_record(pipeline.settings.cluster, pipeline.state), pipeline.settings.request_id
+    )
+    return superseded or (
+        "the first model: "
+        f"{ending(result, time.monotonic() - started, target_options(pipeline.state))}"
+    )
+
+
 @click.command(name="bootstrap")
 @training_options
+@step_options("wait", "train", "validate", "promote")
 @wait_option(1800.0, "How long to wait for the components.")
 @state_option
-def command(wait_seconds: float, state: State, **training: Any) -> str:
+def command(
+    step: Step | None, hand_over: Path | None, wait_seconds: float, state: State, **training: Any
+) -> str:
     """Train, validate and promote a first model if none serves yet.
 
     Waits for PostgreSQL, MLflow and the pods. If a version serves, it changes nothing and exits
     with 0.
     """
-    started = time.monotonic()
-    deadline = started + wait_seconds
-    settings, inputs = PromoteJobSettings.from_environment(), TrainingInputs.of(**training)
-    retry_until(partial(_attempt, lambda: read_record(settings.cluster, state)), deadline)
-    message = serves_already(read_record(settings.cluster, state), settings.request_id)
-    if message is None:
-        refuse_sample(settings, inputs)
-        wait_for_all(settings, state, deadline)
-        result = Pipeline(state, settings, inputs, output, if_epoch=0).run(PipelineSteps())
-        # Another promotion may have finished during the training. A model serves: a success.
-        superseded = result.outcome in ("refused", "overtaken") and serves_already(
-            read_record(settings.cluster, state), settings.request_id
-        )
-        message = superseded or (
-            f"the first model: {ending(result, time.monotonic() - started, target_options(state))}"
-        )
+    started, place = time.monotonic(), StepOptions.of(step, hand_over)
+    settings, inputs = PromoteJobSettings.from_environment(), inputs_of(step, training)
+    earlier = place.read()
+    if step in (None, "wait"):
+        nothing = wait_for_work(settings, state, None if step else inputs, started + wait_seconds)
+        earlier = HandOver(nothing_to_do=nothing)
+        place.write(earlier)
+    if earlier.nothing_to_do or step == "wait":
+        message = earlier.nothing_to_do or "every component answers"
+    else:
+        pipeline = Pipeline(state, settings, inputs, output, if_epoch=0)
+        message = run_steps(pipeline, place, earlier, started)
     output.print(message)
     return message
 

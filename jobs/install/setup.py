@@ -9,180 +9,80 @@ import asyncio
 import base64
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, unquote
 
 import click
 
-from fraudops.cluster.api import Cluster, NotFoundError
-from fraudops.errors import SettingsError, StoreDownError
-from fraudops.promotion.ports import StaleRecordError
-from fraudops.urls import split_url
+from fraudops.cluster.api import Cluster
+from fraudops.errors import SettingsError
+from fraudops.signing.keys import Purpose, new_key, parse_private_key, public_file
+from jobs.install.objects import (
+    PASSWORD_BYTES,
+    KubernetesObject,
+    claim,
+    database_values,
+    ensure,
+    record,
+    secret,
+)
 from jobs.runner import notices, run
 
-PASSWORD_BYTES = 24
-# Key in the Secret: role, which is also the name of the role's database.
-DATABASES = {"url": "fraudops", "mlflow-url": "mlflow", "admin-url": "postgres"}
-ADMIN_KEY, PASSWORD_KEY = "admin-url", "password"
-# Another writer may change an object between a read and a write. After so many times in a row the
-# Job gives up, and Kubernetes repeats it.
-ATTEMPTS = 5
 
-
-@dataclass(frozen=True)
-class KubernetesObject:
-    """One object; `resource` is its plural in the API's core group."""
-
-    resource: str
-    manifest: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return str(self.manifest["metadata"]["name"])
-
-
-def secret(name: str, labels: Mapping[str, str], values: Mapping[str, str]) -> KubernetesObject:
-    return KubernetesObject(
-        "secrets",
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": _metadata(name, labels),
-            "type": "Opaque",
-            "stringData": dict(values),
-        },
-    )
-
-
-def record(name: str, labels: Mapping[str, str]) -> KubernetesObject:
-    """Return an empty serving record.
-
-    The promotion only updates it, so this Job is the only one that may create ConfigMaps.
-    """
-    return KubernetesObject(
-        "configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(name, labels)}
-    )
-
-
-def claim(
-    name: str, labels: Mapping[str, str], size: str, storage_class: str | None
-) -> KubernetesObject:
-    spec: dict[str, Any] = {
-        "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": size}},
-    }
-    if storage_class:
-        spec["storageClassName"] = storage_class
-    return KubernetesObject(
-        "persistentvolumeclaims",
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": _metadata(name, labels),
-            "spec": spec,
-        },
-    )
-
-
-def database_values(host: str) -> dict[str, str]:
-    """Return the content of the database Secret: a URL per database, and a password.
-
-    Every role gets a different random password. `password` is the superuser's, which the
-    PostgreSQL container reads.
-    """
-    passwords = {key: secrets.token_urlsafe(PASSWORD_BYTES) for key in DATABASES}
-    urls = {key: database_url(key, passwords[key], host) for key in DATABASES}
-    return urls | {PASSWORD_KEY: passwords[ADMIN_KEY]}
-
-
-def database_url(key: str, password: str, host: str) -> str:
-    role = DATABASES[key]
-    return f"postgresql://{role}:{quote(password, safe='')}@{host}:5432/{role}"
-
-
-def missing_values(wanted: Mapping[str, str], existing: Mapping[str, str]) -> dict[str, str]:
-    """Return the values of the keys that an existing Secret lacks.
-
-    `admin-url` and `password` hold the same password. If one of the two exists, the other one gets
-    the password from it. Raises SettingsError if `admin-url` is malformed.
-    """
-    missing = {key: value for key, value in wanted.items() if key not in existing}
-    if PASSWORD_KEY in missing and ADMIN_KEY in existing:
-        admin = split_url(existing[ADMIN_KEY], ADMIN_KEY)
-        if admin.username == DATABASES[ADMIN_KEY] and admin.password:
-            missing[PASSWORD_KEY] = unquote(admin.password)
-    if ADMIN_KEY in missing and PASSWORD_KEY in existing:
-        host = split_url(wanted[ADMIN_KEY], ADMIN_KEY).hostname or ""
-        missing[ADMIN_KEY] = database_url(ADMIN_KEY, existing[PASSWORD_KEY], host)
-    return missing
-
-
-def _metadata(name: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    return {"name": name, "labels": {"app.kubernetes.io/name": "fraudops", **labels}}
-
-
-async def create_missing(objects: Iterable[KubernetesObject]) -> None:
+async def create_missing(options: "SetupOptions") -> None:
     """Create the objects that do not exist yet, and add the missing keys of existing Secrets.
 
     Raises ForbiddenError, StoreDownError or UnknownWriteError; Kubernetes then repeats the Job.
     Raises SettingsError for a Secret that it cannot complete.
     """
     async with Cluster.connect(os.environ.get("FRAUDOPS_CLUSTER__NAMESPACE")) as cluster:
-        for each in objects:
-            done = await ensure(cluster, each)
-            notices.print(f"{each.manifest['kind']} {each.name} {done}", markup=False)
+        for each in options.objects():
+            await _ensure(cluster, each)
+        if options.public_keys:
+            halves = await _public_halves(cluster, options.private_keys(), options.labels)
+            await _ensure(cluster, secret(options.public_keys, options.labels, halves))
 
 
-async def ensure(cluster: Cluster, wanted: KubernetesObject) -> str:
-    """Create or complete one object, and return in words what happened. Raises as `call` does."""
-    for _attempt in range(ATTEMPTS):
-        try:
-            await cluster.call("POST", cluster.path("v1", wanted.resource), wanted.manifest)
-        except StaleRecordError:
-            # The API answers 409: the object exists.
-            if wanted.resource != "secrets":
-                return "exists already: left as it is"
-        else:
-            return "created"
-        try:
-            added = await _complete(cluster, wanted)
-        except (StaleRecordError, NotFoundError):
-            # Another writer has changed or deleted the Secret since it was read: look again.
-            continue
-        if added:
-            return f"exists already: added {', '.join(added)}"
-        return "exists already: left as it is"
-    raise StoreDownError(f"other writers keep changing the Secret {wanted.name}: try again")
+async def _ensure(cluster: Cluster, wanted: KubernetesObject) -> None:
+    done = await ensure(cluster, wanted)
+    notices.print(f"{wanted.manifest['kind']} {wanted.name} {done}", markup=False)
 
 
-async def _complete(cluster: Cluster, wanted: KubernetesObject) -> list[str]:
-    """Add the missing keys of an existing Secret, and return their names."""
-    path = cluster.path("v1", wanted.resource, wanted.name)
-    found = await cluster.call("GET", path)
-    existing = {
-        key: base64.b64decode(value).decode(errors="replace")
-        for key, value in (found.get("data") or {}).items()
-    }
-    missing = missing_values(wanted.manifest["stringData"], existing)
-    if missing and found.get("immutable"):
-        raise SettingsError(
-            f"the Secret {wanted.name} lacks {', '.join(missing)} and is immutable: "
-            "create it again with these keys"
-        )
-    if missing:
-        # The API refuses the write if the Secret has changed since the read. Without this a key
-        # that another writer has just added would be replaced.
-        unchanged = {"resourceVersion": found["metadata"]["resourceVersion"]}
-        await cluster.call("PATCH", path, {"metadata": unchanged, "stringData": missing})
-    return list(missing)
+async def _public_halves(
+    cluster: Cluster, private: Mapping[Purpose, tuple[str, str]], labels: Mapping[str, str]
+) -> dict[str, str]:
+    """Make the private keys that are missing, and return the public half of each, by file name.
+
+    A key is never replaced, because signatures of the old one must stay valid. Raises SettingsError
+    for a key of an existing Secret that cannot be used.
+    """
+    halves = {}
+    for purpose, (name, key) in private.items():
+        await _ensure(cluster, secret(name, labels, {key: new_key().pem().decode()}))
+        # Read back: the Secret may be older than this run, and another run may have been faster.
+        found = await cluster.call("GET", cluster.path("v1", "secrets", name))
+        data = base64.b64decode(found["data"][key])
+        public = parse_private_key(data, f"{key} of the Secret {name}").public
+        halves[public_file(purpose, public)] = public.pem.decode()
+    return halves
 
 
 def _to_labels(
     _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, str]:
     return dict(value.split("=", 1) for value in values)
+
+
+def _to_secret_key(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    name, sign, key = value.partition("=")
+    if not (name and sign and key):
+        raise SettingsError(f"{value}: write it as NAME=KEY, the Secret and the key in it")
+    return name, key
 
 
 @dataclass(frozen=True)
@@ -197,7 +97,19 @@ class SetupOptions:
     data_claim: str | None
     data_size: str
     data_storage_class: str | None
+    verdict_key: tuple[str, str] | None
+    waiver_key: tuple[str, str] | None
+    public_keys: str | None
     labels: dict[str, str]
+
+    def private_keys(self) -> dict[Purpose, tuple[str, str]]:
+        """Return the Secret and its key for each private key that is to be made."""
+        keys: dict[Purpose, tuple[str, str]] = {}
+        if self.verdict_key:
+            keys["verdict"] = self.verdict_key
+        if self.waiver_key:
+            keys["waiver"] = self.waiver_key
+        return keys
 
     def objects(self) -> Iterator[KubernetesObject]:
         if self.admin_secret:
@@ -239,6 +151,19 @@ class SetupOptions:
     help="StorageClass of the data volume. [default: the cluster's]",
 )
 @click.option(
+    "--verdict-key",
+    callback=_to_secret_key,
+    metavar="NAME=KEY",
+    help="Secret, and key in it, of the private key that signs verdicts.",
+)
+@click.option(
+    "--waiver-key",
+    callback=_to_secret_key,
+    metavar="NAME=KEY",
+    help="Secret, and key in it, of the private key that signs waivers.",
+)
+@click.option("--public-keys", metavar="NAME", help="Secret of the public halves of both.")
+@click.option(
     "--label",
     "labels",
     multiple=True,
@@ -251,7 +176,7 @@ def command(**options: Any) -> None:
 
     Existing Secrets get the keys that they lack.
     """
-    asyncio.run(create_missing(SetupOptions(**options).objects()))
+    asyncio.run(create_missing(SetupOptions(**options)))
 
 
 if __name__ == "__main__":

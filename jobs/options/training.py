@@ -9,6 +9,7 @@ import click
 
 from fraudops.training.settings import ALGORITHMS, TrainingSettings, training_settings
 from jobs.options.data import data_option, prevalence_option, schema_option
+from jobs.options.steps import Step
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _OPTIONS = (
@@ -66,6 +67,17 @@ class TrainingInputs:
     ) -> "TrainingInputs":
         """Build the inputs from the values of the options above. Raises SettingsError."""
         return cls(source, schema, prevalence, training_settings(config, **flags))
+
+
+def inputs_of(step: Step | None, training: dict[str, Any]) -> TrainingInputs:
+    """Return the inputs of a pipeline's step, from the values of the options below.
+
+    A step that neither trains nor validates mounts no data, so it must not read `--config`.
+    Raises SettingsError.
+    """
+    if step in ("wait", "promote"):
+        return TrainingInputs(None, None, None, TrainingSettings())
+    return TrainingInputs.of(**training)
 
 
 def training_options(command: Command) -> Command:

@@ -20,6 +20,7 @@ from fraudops.endpoints import Endpoints
 from fraudops.errors import SettingsError, StoreDownError
 from fraudops.files import write_atomically
 from fraudops.settings import InferenceSettings
+from fraudops.signing.key_files import ensure_key
 from fraudops.state import State
 from services.supervisor import ports
 from services.supervisor.display import Announcer, address_table, settled
@@ -192,6 +193,9 @@ def _build(
 ) -> Supervisor:
     for folder in (state.mlflow, state.run, state.spool, state.bundles, state.metrics):
         folder.mkdir(parents=True, exist_ok=True)
+    # Signatures are required on one machine too. Commands find the keys in the state folder.
+    ensure_key(state.verdict_key, state.public_keys, "verdict")
+    ensure_key(state.waiver_key, state.public_keys, "waiver")
     server = PostgreSQL(state.postgresql, config.postgresql_port)
     server.make_passwords()
     endpoints = Endpoints(

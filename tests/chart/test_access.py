@@ -31,6 +31,9 @@ ROLES = {
         (("", "secrets"), None): ["create"],
         (("", "secrets"), "fraudops-admin"): ["get", "patch"],
         (("", "secrets"), "fraudops-database"): ["get", "patch"],
+        (("", "secrets"), "fraudops-verdict-key"): ["get", "patch"],
+        (("", "secrets"), "fraudops-waiver-key"): ["get", "patch"],
+        (("", "secrets"), "fraudops-public-keys"): ["get", "patch"],
     },
 }
 PUBLIC = [
@@ -75,7 +78,13 @@ def test_the_roles_are_exactly_these() -> None:
 
 
 def test_the_setup_may_not_read_a_secret_that_the_values_name() -> None:
-    settings = ("adminToken.existingSecret=a", "postgresql.existingSecret=b")
+    settings = (
+        "adminToken.existingSecret=a",
+        "postgresql.existingSecret=b",
+        "signing.verdictKey.existingSecret=c",
+        "signing.waiverKey.existingSecret=d",
+        "signing.publicKeys.existingSecret=e",
+    )
     manifests = render(Variant(settings=settings))
     assert named(manifests, "Role", "fraudops-setup")["rules"] == [
         {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}
@@ -228,6 +237,7 @@ def test_the_network_policies_allow_exactly_these_connections() -> None:
         *(
             ("train", "mlflow"),
             ("validate", "mlflow"),
+            ("validate", "admin"),
             ("test", "inference"),
             ("test", "postgresql"),
         ),

@@ -88,17 +88,18 @@ def test_scoring_is_a_template_in_shards_that_writes_to_the_data_volume() -> Non
     container = spec["template"]["spec"]["containers"][0]
     assert container["args"] == ["--shards", "4", "--keep", "Amount"]
     assert environment(manifests, container)["FRAUDOPS_DATA"] == "/data/creditcard.csv"
-    mounts = {
-        m["metadata"]["name"]: mount["readOnly"]
+    mounts = [
+        (m["metadata"]["name"].removeprefix("fraudops-"), container, mount["readOnly"])
         for m in kinds(manifests, "CronJob")
-        for mount in data_mounts(m)
-    }
-    assert mounts == {
-        "fraudops-train": True,
-        "fraudops-validate": True,
-        "fraudops-pipeline": True,
-        "fraudops-score": False,
-    }
+        for container, mount in data_mounts(m)
+    ]
+    assert sorted(mounts) == [
+        ("pipeline", "train", True),
+        ("pipeline", "validate", True),
+        ("score", "score", False),
+        ("train", "train", True),
+        ("validate", "validate", True),
+    ]
     assert not [
         claim
         for claim in kinds(manifests, "PersistentVolumeClaim")
@@ -106,12 +107,15 @@ def test_scoring_is_a_template_in_shards_that_writes_to_the_data_volume() -> Non
     ]
 
 
-def data_mounts(manifest: Manifest) -> list[dict[str, object]]:
+def data_mounts(manifest: Manifest) -> list[tuple[str, dict[str, object]]]:
+    """Return each container that mounts the data, with the mount."""
     spec = job_spec(manifest)
     assert spec is not None
+    pod = spec["template"]["spec"]
     return [
-        mount
-        for mount in spec["template"]["spec"]["containers"][0]["volumeMounts"]
+        (container["name"], mount)
+        for container in [*pod.get("initContainers", []), *pod["containers"]]
+        for mount in container["volumeMounts"]
         if mount["name"] == "data"
     ]
 
@@ -224,17 +228,23 @@ def setup_options(*settings: str) -> list[str]:
 
 
 def test_setup_makes_only_objects_that_the_values_do_not_name() -> None:
-    assert {"--admin-secret", "--database-secret", "--record", "configmaps", "secrets"} <= set(
-        setup_options()
-    )
+    keys = {"--verdict-key", "--waiver-key", "--public-keys"}
+    made = keys | {"--admin-secret", "--database-secret", "--record", "configmaps", "secrets"}
+    assert made <= set(setup_options())
     assert {"--data-claim", "persistentvolumeclaims"} <= set(setup_options("data.source=volume"))
     remaining = setup_options(
         "adminToken.existingSecret=a",
         "postgresql.existingSecret=b",
         "data.source=volume",
         "data.volume.existingClaim=c",
+        "signing.verdictKey.existingSecret=d",
+        "signing.waiverKey.existingSecret=e",
+        "signing.publicKeys.existingSecret=f",
     )
     assert not {
+        "--verdict-key",
+        "--waiver-key",
+        "--public-keys",
         "--admin-secret",
         "--database-secret",
         "--data-claim",

@@ -32,13 +32,11 @@ VOLUMES = {
 # The containers that may call the Kubernetes API, with their ServiceAccount.
 ACCOUNTS = {
     "inference": "fraudops-inference",
-    "validate": "fraudops-jobs",
     "drift": "fraudops-jobs",
     "score": "fraudops-jobs",
     "promote": "fraudops-promotion",
-    "pipeline": "fraudops-promotion",
     "reconcile": "fraudops-promotion",
-    "bootstrap": "fraudops-promotion",
+    "wait": "fraudops-promotion",
     "setup": "fraudops-setup",
 }
 SECRET_READERS = {
@@ -46,16 +44,14 @@ SECRET_READERS = {
         "inference",
         "shipper",
         "promote",
-        "pipeline",
         "reconcile",
-        "bootstrap",
+        "wait",
     },
     "DATABASE_URL": {
         "shipper",
         "promote",
-        "pipeline",
         "reconcile",
-        "bootstrap",
+        "wait",
         "drift",
         "retention",
         "migrate",

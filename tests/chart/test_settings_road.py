@@ -52,6 +52,12 @@ SET_BY_CHART = {
         "DATABASE_URL",
     ),
     "FRAUDOPS_SPOOL_VOLUME",
+    *(
+        "FRAUDOPS_PRODUCTION_URL",
+        "FRAUDOPS_SIGNING__PUBLIC_KEYS",
+        "FRAUDOPS_SIGNING__VERDICT_KEY",
+        "FRAUDOPS_SIGNING__WAIVER_KEY",
+    ),
 }
 AUDIT_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 # The settings whose value has another name.
@@ -63,6 +69,7 @@ VALUE_PATHS = {
     "MLFLOW_TRACKING_URI": "mlflow.url",
 }
 OTHER_VALUES = {
+    "FRAUDOPS_SIGNING__WAIVERS": "forbidden",
     "FRAUDOPS_LOG_LEVEL": "debug",
     "FRAUDOPS_ENVIRONMENT": "development",
     "FRAUDOPS_AUDIT__DURABILITY": "commit",

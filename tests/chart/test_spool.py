@@ -181,6 +181,7 @@ def test_without_persistence_no_volume_and_no_variable_is_rendered() -> None:
     assert [volume["name"] for volume in pod_spec(manifests)["volumes"]] == [
         "state",
         "tmp",
+        "public-keys",
         "api-token",
     ]
     assert not any(

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fraudops.audit.records import Prediction
+from fraudops.model.manifest import read_manifest
 from fraudops.schema import load_schema
 from tests.support.http_client import HTTP
 from tests.support.serving import BANK, BANK_ROW, TOKEN, ULB_ROW, Service, problem
@@ -32,7 +33,10 @@ def test_ready_and_model_info_name_the_model_of_every_worker(service: Service) -
         "epoch": 1,
         "source": "cache",
         "trained_on_sample": True,
+        "schema_fingerprint": info["model"]["schema_fingerprint"],
     }
+    manifest = read_manifest(service.state.bundles / ready["digest"], ready["digest"])
+    assert info["model"]["schema_fingerprint"] == manifest.schema_fingerprint
     assert info == {
         "model": model,
         "audit": "spool",
@@ -53,6 +57,7 @@ def test_without_a_model_the_service_lives_and_says_what_is_missing(empty: Servi
         "epoch": 0,
         "source": None,
         "trained_on_sample": None,
+        "schema_fingerprint": None,
     }
     assert info["model"] == {"name": "credit-fraud", "alias": "production", **nothing}
 

@@ -10,10 +10,15 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from fraudops.signing.keys import PrivateKey, new_key, parse_private_key, public_file
 from tests.support.kubernetes_secrets import StoredObjects, serve_objects, write_kubeconfig
 from tests.support.processes import free_port
 
 OPTIONS = ("--record", "serving", "--admin-secret", "admin", "--database-secret", "database")
+SIGNING = (
+    *("--verdict-key", "verdict-key=key.pem", "--waiver-key", "waiver-key=private"),
+    *("--public-keys", "public-keys"),
+)
 KEYS = {"url", "mlflow-url", "admin-url", "password"}
 
 
@@ -23,9 +28,10 @@ class Setup:
     def __init__(self, stored: StoredObjects, kubeconfig: Path) -> None:
         self.stored, self.kubeconfig = stored, kubeconfig
 
-    def run(self) -> "subprocess.CompletedProcess[str]":
+    def run(self, *more: str) -> "subprocess.CompletedProcess[str]":
+        options = (*OPTIONS, "--database-host", "db", *more)
         return subprocess.run(
-            [sys.executable, "-m", "jobs.install.setup", *OPTIONS, "--database-host", "db"],
+            [sys.executable, "-m", "jobs.install.setup", *options],
             env={"KUBECONFIG": str(self.kubeconfig), "FRAUDOPS_CLUSTER__NAMESPACE": "default"},
             capture_output=True,
             text=True,
@@ -106,6 +112,46 @@ def test_a_malformed_admin_url_is_named_and_not_quoted(setup: Setup) -> None:
     assert done.returncode == 64
     assert "admin-url is not a valid URL" in done.stderr
     assert "pa/ss" not in done.stderr
+
+
+def test_each_signing_key_gets_its_public_half_and_is_never_replaced(setup: Setup) -> None:
+    assert setup.run(*SIGNING).returncode == 0
+    verdict = private_half(setup, "verdict-key", "key.pem")
+    waiver = private_half(setup, "waiver-key", "private")
+    assert setup.stored.values("public-keys") == {
+        public_file("verdict", verdict.public): verdict.public.pem.decode(),
+        public_file("waiver", waiver.public): waiver.public.pem.decode(),
+    }
+    assert verdict.public.id != waiver.public.id
+    before = dict(setup.stored.objects)
+    again = setup.run(*SIGNING)
+    assert (again.returncode, setup.stored.objects, setup.stored.patches) == (0, before, [])
+
+
+def test_the_public_half_of_an_older_private_key_is_added_to_the_others(setup: Setup) -> None:
+    key = new_key()
+    setup.has_secret("verdict-key", {"key.pem": key.pem().decode()})
+    setup.has_secret("public-keys", {"verdict-old.pem": "an older key"})
+    done = setup.run(*SIGNING)
+    assert done.returncode == 0, done.stderr
+    assert private_half(setup, "verdict-key", "key.pem").public == key.public
+    found = setup.stored.values("public-keys")
+    assert found["verdict-old.pem"] == "an older key"
+    assert found[public_file("verdict", key.public)] == key.public.pem.decode()
+    assert "PRIVATE KEY" not in done.stderr
+
+
+def test_a_private_key_that_cannot_be_used_is_named_and_not_quoted(setup: Setup) -> None:
+    setup.has_secret("verdict-key", {"key.pem": "correct-horse"})
+    done = setup.run(*SIGNING)
+    assert done.returncode == 64
+    assert "the private key key.pem of the Secret verdict-key cannot be used" in done.stderr
+    assert "correct-horse" not in done.stderr
+    assert "secrets/public-keys" not in setup.stored.objects
+
+
+def private_half(setup: Setup, name: str, key: str) -> PrivateKey:
+    return parse_private_key(setup.stored.values(name)[key].encode(), name)
 
 
 def test_an_api_server_that_is_away_ends_the_program_with_75(tmp_path: Path) -> None:

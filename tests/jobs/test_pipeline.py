@@ -147,6 +147,52 @@ def test_another_try_continues_where_the_last_one_ended(site: PipelineSite, rows
     )
 
 
+def test_three_containers_hand_the_version_on_and_a_second_try_only_confirms_it(
+    site: PipelineSite, rows: Path, tmp_path: Path
+) -> None:
+    """Only the last container knows the serving record: the pods name the version that serves."""
+    earlier = site.pipeline("--data", rows, "--schema", BANK, *FEW)
+    assert earlier.returncode == 0, earlier.stderr
+
+    def step(name: str, folder: Path, **environment: str) -> CommandResult:
+        arguments = ("--data", rows, "--schema", BANK, "--json", "--step", name)
+        known = {"FRAUDOPS_REQUEST_ID": "job-3"} | environment
+        return site.pipeline(*arguments, "--hand-over", folder / "hand-over.json", **known)
+
+    for attempt in ("first", "second"):
+        folder = tmp_path / attempt
+        folder.mkdir()
+        train = step("train", folder)
+        assert (train.returncode, train.stdout) == (0, ""), train.stderr
+        # Without an account in Kubernetes: no release is reachable.
+        alone = {"FRAUDOPS_CLUSTER__RELEASE": "none", "KUBECONFIG": "/nonexistent"}
+        validate = step("validate", folder, FRAUDOPS_PRODUCTION_URL=site.service.url, **alone)
+        assert (validate.returncode, validate.stdout) == (0, ""), validate.stderr
+        promote = step("promote", folder)
+        assert promote.returncode == 0, promote.stderr
+        taken = ["train", "validate", "promote"] if attempt == "first" else ["promote"]
+        assert (answer(promote)["version"], answer(promote)["taken"]) == ("2", taken)
+    assert (site.versions, site.record.epoch) == (["2", "1"], 2)
+    compared = (site.registry.version("2").verdict or {})["compared_to"]
+    assert compared["digest"] == site.registry.version("1").digest
+
+
+def test_the_gate_of_one_step_ends_the_pipeline_and_an_unknown_hand_over_is_refused(
+    idle_site: PipelineSite, rows: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "hand-over.json"
+    options = ("--data", rows, "--schema", BANK, "--json", "--hand-over", file, "--step")
+    early = idle_site.pipeline(*options, "validate")
+    assert (early.returncode, answer(early)["taken"]) == (64, [])
+    assert "no step before this one has named a version" in early.stderr
+    assert idle_site.pipeline(*options, "train").returncode == 0
+    refused = idle_site.pipeline(*options, "validate", FRAUDOPS_GATES__ROC_AUC="1")
+    assert (refused.returncode, answer(refused)["taken"]) == (65, ["train", "validate"])
+    file.write_text("nothing")
+    assert idle_site.pipeline(*options, "promote").returncode == 64
+    assert idle_site.pipeline("--step", "train").returncode == 64
+
+
 def test_the_gate_that_refuses_ends_the_pipeline(idle_site: PipelineSite, rows: Path) -> None:
     result = idle_site.pipeline(
         "--data", rows, "--schema", BANK, "--json", FRAUDOPS_GATES__ROC_AUC="1"
@@ -180,6 +226,21 @@ def test_bootstrap_promotes_a_first_model_and_then_changes_nothing(site: Pipelin
         assert again.returncode == 0, again.stderr
     assert "version 1 serves already" in again.stdout
     assert (site.versions, site.record.epoch) == (["1"], 1)
+
+
+def test_the_containers_of_bootstrap_make_a_first_model_and_then_have_nothing_to_do(
+    site: PipelineSite, tmp_path: Path
+) -> None:
+    for attempt in ("install-1", "install-2"):
+        file = tmp_path / f"{attempt}.json"
+        for name in ("wait", "train", "validate", "promote"):
+            done = site.bootstrap("--step", name, "--hand-over", file, FRAUDOPS_REQUEST_ID=attempt)
+            assert done.returncode == 0, done.stderr
+            if attempt == "install-2":
+                assert "version 1 serves already: nothing to do" in done.stdout
+    current = site.record.current
+    assert current is not None
+    assert (current.by, site.versions, site.record.epoch) == ("install-1", ["1"], 1)
 
 
 def test_bootstrap_says_what_it_waits_for_and_ends_at_its_deadline(idle_site: PipelineSite) -> None:

@@ -236,12 +236,19 @@ def test_secrets_are_only_in_files_that_only_their_owner_reads(running: Platform
         state.endpoints,
         state.admin_token,
         state.root / "supervisor.json",
+        state.verdict_key,
+        state.waiver_key,
         *state.postgresql.glob("*.password"),
     ):
         assert path.stat().st_mode & 0o777 == 0o600, path
+    assert state.keys.stat().st_mode & 0o777 == 0o700
+    keys = json.loads(running.run("keys", "list", "--json").stdout)
+    assert {(key["purpose"], key["signs"]) for key in keys} == {("verdict", True), ("waiver", True)}
     secrets = [
         running.admin_token,
         *(path.read_text() for path in state.postgresql.glob("*.password")),
+        # The first line of a PEM file is not secret.
+        *(path.read_text().splitlines()[1] for path in (state.verdict_key, state.waiver_key)),
     ]
     shown = [" ".join(process.cmdline()) for process in all_processes(state)] + [
         running.run("status").stdout,

@@ -1,7 +1,8 @@
-"""A small HTTP server with the part of the Kubernetes API that the setup Job uses.
+"""A small HTTP server with the part of the Kubernetes API that deals with Secrets.
 
-It stores objects of the core group: POST (409 for an object that exists), GET, and a merge patch
-that is refused with 409 when it names an old resourceVersion.
+It stores objects by their path in the namespace: POST (409 for an object that exists), GET of an
+object or of all of a kind, and a merge patch of a Secret, which is refused with 409 when it names
+an old resourceVersion.
 """
 
 import base64
@@ -48,14 +49,22 @@ class StoredObjects:
         if method == "PATCH":
             self.before_write()
         found = self.objects.get(path)
+        if method == "GET" and "/" not in path:
+            kind = f"{path}/"
+            return 200, {"items": [x for at, x in self.objects.items() if at.startswith(kind)]}
         if found is None:
             return 404, {}
         if method == "GET":
             return 200, found
-        if body["metadata"]["resourceVersion"] != found["metadata"]["resourceVersion"]:
+        known = found["metadata"]["resourceVersion"]
+        if body.get("metadata", {}).get("resourceVersion", known) != known:
             return 409, {}
         self.patches.append(body)
-        return 200, self.store(path, {**found, "stringData": body["stringData"]})
+        changed = (found.get("data") or {}) | body.get("data", {})
+        kept = {key: value for key, value in changed.items() if value is not None}
+        return 200, self.store(
+            path, found | {"data": kept, "stringData": body.get("stringData", {})}
+        )
 
 
 @contextmanager
@@ -67,7 +76,7 @@ def serve_objects(folder: Path) -> Iterator[tuple[StoredObjects, Path]]:
         def _handle(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length) or b"{}")
-            path = self.path.partition("/namespaces/default/")[2]
+            path = self.path.partition("?")[0].partition("/namespaces/default/")[2]
             status, found = stored.answer(self.command, path, body)
             content = json.dumps(found).encode()
             self.send_response(status)

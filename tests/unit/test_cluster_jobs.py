@@ -100,6 +100,33 @@ def test_a_replaced_program_gets_only_its_own_arguments() -> None:
     )
 
 
+def steps_of(job: dict[str, Any]) -> list[tuple[str, list[str], set[str]]]:
+    """Return name, arguments and variables of each container of the Job."""
+    pod = job["spec"]["template"]["spec"]
+    return [
+        (found["name"], found.get("args", []), {entry["name"] for entry in found.get("env", [])})
+        for found in [*pod.get("initContainers", []), *pod["containers"]]
+    ]
+
+
+def test_every_step_of_a_pipeline_gets_the_arguments_and_a_replaced_program_has_no_steps() -> None:
+    template = copy.deepcopy(CRONJOB)
+    pod = template["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    pod["initContainers"].append({"name": "waive", "args": ["--version", "latest"]})
+    pod["containers"][0] = {"name": "promote", "args": ["--version", "latest"]}
+    promoted = job_of(
+        template, "shop-promote-1", JobSpec("promote", ["--force"], environment={"LOGNAME": "ada"})
+    )
+    latest = ["--version", "latest", "--force"]
+    assert steps_of(promoted) == [
+        ("fetch-data", [], set()),
+        ("waive", latest, {"LOGNAME"}),
+        ("promote", latest, {"LOGNAME"}),
+    ]
+    replaced = job_of(template, "shop-rollback-1", JobSpec("promote", ["--json"], "jobs.rollback"))
+    assert steps_of(replaced) == [("fetch-data", [], set()), ("promote", ["--json"], set())]
+
+
 def test_the_receiver_may_write_to_the_data_volume_and_listens_to_one_sender() -> None:
     job = receiver_of(
         CRONJOB, "shop-data-1", JobSpec("train", ["/data/x"], module="jobs.install.receive_data")

@@ -28,6 +28,7 @@ SECRET = "postgresql://audit:correct-horse@127.0.0.1:5432/audit"
 BY_NAME = {setting.variable: setting for setting in catalogue()}
 # A value that each variable accepts and that is not its default.
 OTHER = {
+    "FRAUDOPS_SIGNING__WAIVERS": "forbidden",
     "FRAUDOPS_AUDIT__DURABILITY": "memory",
     "FRAUDOPS_AUDIT__FEATURES": "hashed",
     "FRAUDOPS_AUDIT__FSYNC": "always",

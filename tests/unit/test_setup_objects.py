@@ -2,7 +2,8 @@ from urllib.parse import unquote, urlsplit
 
 from click.testing import CliRunner
 
-from jobs.install.setup import claim, command, database_values, record, secret
+from jobs.install.objects import claim, database_values, record, secret
+from jobs.install.setup import command
 
 LABELS = {"app.kubernetes.io/instance": "fraudops"}
 

@@ -21,6 +21,11 @@
 {{- if and (ne .Values.audit.features "plain") (not .Values.audit.existingSecret) }}
 {{- fail (printf "\n\naudit.features is %s: name in audit.existingSecret a Secret with the key (create one by `openssl rand -base64 32`).\n" .Values.audit.features) }}
 {{- end }}
+{{- $own := list .Values.signing.verdictKey.existingSecret .Values.signing.publicKeys.existingSecret }}
+{{- if eq .Values.signing.waivers "allowed" }}{{ $own = append $own .Values.signing.waiverKey.existingSecret }}{{ end }}
+{{- if and (has "" $own) (ne (without $own "" | len) 0) }}
+{{- fail "\n\nsigning: name your own Secrets for all keys or for none. The setup Job may not write the public half of a key into your Secret, so set verdictKey.existingSecret, publicKeys.existingSecret, and waiverKey.existingSecret unless waivers is forbidden.\n" }}
+{{- end }}
 {{- include "fraudops.roomChecks" . }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
 {{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: name the Gateway that accepts the route.\n" }}

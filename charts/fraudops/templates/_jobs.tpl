@@ -12,6 +12,11 @@ The spec of one Job. Argument: (dict "root" $ "name" "train" "settings" .Values.
   bare         true: the container reads no ConfigMap
   exportClaim  a claim that is mounted at /export
   backoffLimit, ttl   replace those of .Values.jobs; ttl "" keeps the finished Job
+  verdictKey, waiverKey, publicKeys   true: the container mounts that Secret
+  request      true: the container knows the id of the Job's request
+  production   true: the container asks the pods which version serves
+  steps        list of such dicts: init containers that run before the container, in their order. Each
+               names what it reads for itself. They hand on through files in /hand-over.
 Exit code 64 (bad settings) or 65 (a gate refused) ends the Job immediately. Any other, such as 75
 (a store is unavailable), is retried.
 */}}
@@ -19,8 +24,10 @@ Exit code 64 (bad settings) or 65 (a gate refused) ends the Job immediately. Any
 {{- $root := .root }}
 {{- $jobs := $root.Values.jobs }}
 {{- $image := include "fraudops.image" (dict "root" $root "image" $jobs.image) }}
-{{- $data := and .data (ne $root.Values.data.source "sample") }}
-{{- $schema := and .data $root.Values.data.schema }}
+{{- $reads := .data }}
+{{- range .steps }}{{ $reads = or $reads .data }}{{ end }}
+{{- $data := and $reads (ne $root.Values.data.source "sample") }}
+{{- $schema := and $reads $root.Values.data.schema }}
 backoffLimit: {{ .backoffLimit | default $jobs.backoffLimit | int64 }}
 activeDeadlineSeconds: {{ .settings.activeDeadlineSeconds | int64 }}
 {{- with .shards }}
@@ -51,8 +58,9 @@ template:
     restartPolicy: Never
     terminationGracePeriodSeconds: 30
     {{- $fetch := and $data (eq $root.Values.data.source "url") }}
-    {{- if $fetch }}
+    {{- if or $fetch .steps }}
     initContainers:
+      {{- if $fetch }}
       - name: fetch-data
         image: {{ $image }}
         imagePullPolicy: {{ $jobs.image.pullPolicy }}
@@ -68,39 +76,13 @@ template:
         volumeMounts:
           - {name: tmp, mountPath: /tmp}
           - {name: data, mountPath: /data}
+      {{- end }}
+      {{- range .steps }}
+      {{- include "fraudops.job.container" (merge (dict "root" $root "settings" $.settings "handOver" "write") .) | nindent 6 }}
+      {{- end }}
     {{- end }}
     containers:
-      - name: {{ .name }}
-        image: {{ $image }}
-        imagePullPolicy: {{ $jobs.image.pullPolicy }}
-        command: [python, -m, {{ .module }}]
-        {{- with .args }}
-        args: {{ toJson . }}
-        {{- end }}
-        {{- include "fraudops.container" $root | nindent 8 }}
-        {{- if not .bare }}
-        envFrom:
-          - configMapRef: {name: {{ include "fraudops.jobs" $root }}}
-        {{- end }}
-        {{- with include "fraudops.job.env" . | trim }}
-        env:
-          {{- . | nindent 10 }}
-        {{- end }}
-        resources: {{ toYaml .settings.resources | nindent 10 }}
-        volumeMounts:
-          - {name: tmp, mountPath: /tmp}
-          {{- if $data }}
-          - {name: data, mountPath: /data, readOnly: {{ not (or .writesData (eq $root.Values.data.source "url")) }}}
-          {{- end }}
-          {{- if $schema }}
-          - {name: schema, mountPath: /etc/fraudops, readOnly: true}
-          {{- end }}
-          {{- if .exportClaim }}
-          - {name: export, mountPath: /export}
-          {{- end }}
-          {{- if .account }}
-          {{- include "fraudops.tokenMount" $root | nindent 10 }}
-          {{- end }}
+      {{- include "fraudops.job.container" (merge (dict "handOver" (ternary "read" "" (not (empty .steps)))) .) | nindent 6 }}
     volumes:
       - {name: tmp, emptyDir: {sizeLimit: 2Gi}}
       {{- if $fetch }}
@@ -114,9 +96,61 @@ template:
       {{- with .exportClaim }}
       - {name: export, persistentVolumeClaim: {claimName: {{ . }}}}
       {{- end }}
+      {{- if .steps }}
+      - {name: hand-over, emptyDir: {sizeLimit: 1Mi}}
+      {{- end }}
+      {{- range concat (.steps | default list) (list .) }}
+      {{- include "fraudops.keyVolumes" (dict "root" $root "container" .) | nindent 6 }}
+      {{- end }}
       {{- if .account }}
       {{- include "fraudops.tokenVolume" $root | nindent 6 }}
       {{- end }}
+{{- end }}
+
+{{/*
+One container of a Job: its program, or a step before it. Argument: the dict of fraudops.job, or that of
+a step, with "container" if its name is not that of the Job.
+*/}}
+{{- define "fraudops.job.container" -}}
+{{- $root := .root }}
+{{- $jobs := $root.Values.jobs }}
+{{- $data := and .data (ne $root.Values.data.source "sample") }}
+- name: {{ .container | default .name }}
+  image: {{ include "fraudops.image" (dict "root" $root "image" $jobs.image) }}
+  imagePullPolicy: {{ $jobs.image.pullPolicy }}
+  command: [python, -m, {{ .module }}]
+  {{- with .args }}
+  args: {{ toJson . }}
+  {{- end }}
+  {{- include "fraudops.container" $root | nindent 2 }}
+  {{- if not .bare }}
+  envFrom:
+    - configMapRef: {name: {{ include "fraudops.jobs" $root }}}
+  {{- end }}
+  {{- with include "fraudops.job.env" . | trim }}
+  env:
+    {{- . | nindent 4 }}
+  {{- end }}
+  resources: {{ toYaml .settings.resources | nindent 4 }}
+  volumeMounts:
+    {{- /* Steps share no writable folder but /hand-over: a file in /tmp could change what the next one runs. */}}
+    - {name: tmp, mountPath: /tmp{{ if .handOver }}, subPath: {{ .container | default .name }}{{ end }}}
+    {{- if $data }}
+    - {name: data, mountPath: /data, readOnly: {{ not .writesData }}}
+    {{- end }}
+    {{- if and .data $root.Values.data.schema }}
+    - {name: schema, mountPath: /etc/fraudops, readOnly: true}
+    {{- end }}
+    {{- if .exportClaim }}
+    - {name: export, mountPath: /export}
+    {{- end }}
+    {{- with .handOver }}
+    - {name: hand-over, mountPath: /hand-over, readOnly: {{ eq . "read" }}}
+    {{- end }}
+    {{- include "fraudops.keyMounts" . | nindent 4 }}
+    {{- if .account }}
+    {{- include "fraudops.tokenMount" $root | nindent 4 }}
+    {{- end }}
 {{- end }}
 
 {{/* The variables of a Job's container in addition to the ConfigMap's. Argument: the dict of fraudops.job. */}}
@@ -138,6 +172,8 @@ template:
 {{- end }}
 {{- if .adminToken }}
 {{- include "fraudops.env.adminToken" $root | nindent 0 }}
+{{- end }}
+{{- if or .adminToken .request }}
 {{- /* All retries of a Job have the same request id, so a promotion that was killed recognises its own commit and finishes it. */}}
 - {name: FRAUDOPS_REQUEST_ID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}}
 {{- end }}
@@ -146,6 +182,10 @@ template:
 {{- . | nindent 0 }}
 {{- end }}
 {{- end }}
+{{- if .production }}
+- {name: FRAUDOPS_PRODUCTION_URL, value: "http://{{ include "fraudops.inference" $root }}-admin:8001"}
+{{- end }}
+{{- include "fraudops.env.keys" . | nindent 0 }}
 {{- if $data }}
 - {name: FRAUDOPS_DATA, value: {{ printf "/data/%s" $root.Values.data.file | quote }}}
 {{- end }}

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from fraudops.errors import BundleError, FraudopsError, StoreDownError
-from fraudops.model.manifest import read_manifest
+from fraudops.model.manifest import Manifest, read_manifest
 from fraudops.promotion.pod_rules import PodState, destination
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.state import State
@@ -50,7 +50,9 @@ class Reloaded(msgspec.Struct, frozen=True):
 class ServedModel(msgspec.Struct, frozen=True):
     """The served model; `source` is where its bundle came from: registry, peer or cache.
 
-    A model that was `trained_on_sample` knows nothing of a bank's transactions.
+    A model that was `trained_on_sample` knows nothing of a bank's transactions. It and
+    `schema_fingerprint` come from the bundle's manifest. Both are null without a model, or when
+    the cache has lost the bundle since the worker opened it.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ServedModel(msgspec.Struct, frozen=True):
     epoch: int
     source: str | None
     trained_on_sample: bool | None
+    schema_fingerprint: str | None
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -117,9 +120,16 @@ class Status:
 
     async def model_info(self) -> ModelInfo:
         now = read_pod_state(self._pod.state)
-        sample = await asyncio.to_thread(_trained_on_sample, self._pod.state, now.digest)
+        manifest = await asyncio.to_thread(_manifest, self._pod.state, now.digest)
         model = ServedModel(
-            self._model_name, ALIAS, now.version, now.digest, now.epoch, now.source, sample
+            name=self._model_name,
+            alias=ALIAS,
+            version=now.version,
+            digest=now.digest,
+            epoch=now.epoch,
+            source=now.source,
+            trained_on_sample=manifest.dataset.sample if manifest else None,
+            schema_fingerprint=manifest.schema_fingerprint if manifest else None,
         )
         errors: dict[str, str | None] = {"alias": None, "stage": None}
         try:
@@ -155,13 +165,9 @@ class Status:
         )
 
 
-def _trained_on_sample(state: State, digest: str | None) -> bool | None:
-    """Return what the bundle's manifest says.
-
-    None without a model, or when the cache has lost the bundle since the worker opened it.
-    """
+def _manifest(state: State, digest: str | None) -> Manifest | None:
     try:
-        return read_manifest(state.bundles / digest, digest).dataset.sample if digest else None
+        return read_manifest(state.bundles / digest, digest) if digest else None
     except BundleError:
         return None
 
