@@ -20,6 +20,7 @@ COMMANDS = {
     "validate": ("jobs.validate", "Check a version against the gates and store the verdict."),
     "models": ("jobs.models", "List versions with aliases and verdicts."),
     "promote": ("jobs.promote", "Move a version to production, everywhere or nowhere."),
+    "approve": ("jobs.approve", "Approve a promotion that another user has started."),
     "pipeline": ("jobs.pipeline", "Train, validate and promote in one run."),
     "promotions": ("jobs.promotions", "List promotions: who, why, and how each ended."),
     "rollback": ("jobs.rollback", "Return to the version that served before."),

@@ -22,6 +22,7 @@
 {{- fail (printf "\n\naudit.features is %s: name in audit.existingSecret a Secret with the key (create one by `openssl rand -base64 32`).\n" .Values.audit.features) }}
 {{- end }}
 {{- include "fraudops.roomChecks" . }}
+{{- include "fraudops.requester.checks" . }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
 {{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: name the Gateway that accepts the route.\n" }}
 {{- end }}
