@@ -31,6 +31,6 @@ def requester_of(annotated: str | None, policy: bool, user: str) -> Requester:
     if annotated is None:
         return Requester(user, user)
     if not annotated or annotated.startswith(SYSTEM):
-        # A policy accepts a Job without a name only from the controllers that its values list.
-        return Requester(AUTOMATION, annotated or None, policy)
+        # A name that is missing cannot be proven.
+        return Requester(AUTOMATION, annotated or None, policy and bool(annotated))
     return Requester(annotated, annotated, policy)

@@ -32,7 +32,7 @@ annotations: {fraudops.io/requested-by: {{ .root.Values.promotion.policy.cronJob
 {{- if and $approval.required (ge (float64 $approval.expirySeconds) (float64 .Values.jobs.promote.activeDeadlineSeconds)) }}
 {{- fail "\n\npromotion.approval.expirySeconds must be smaller than jobs.promote.activeDeadlineSeconds: Kubernetes would end the Job while it waits.\n" }}
 {{- end }}
-{{- if and .Values.bootstrap.enabled $policy.enabled (not $policy.automation) }}
-{{- fail "\n\nbootstrap.enabled and promotion.policy.enabled: name the user that installs the chart in promotion.policy.automation, because the policy refuses its Job otherwise. Or enable the policy after the first model serves, with bootstrap.enabled=false.\n" }}
+{{- if and $approval.required (not $policy.automation) }}
+{{- fail "\n\npromotion.approval.required needs promotion.policy.automation: name the users that install the chart, because no other user may change its CronJobs then.\n" }}
 {{- end }}
 {{- end }}
