@@ -6,6 +6,7 @@ from typing import Any
 from fraudops.cluster.api import Cluster, NotFoundError
 from fraudops.errors import FraudopsError, RefusedError, SettingsError
 from fraudops.promotion.approval import APPROVED_BY, REQUESTED_BY, approver_in
+from fraudops.promotion.ports import StaleRecordError
 from fraudops.promotion.requester import SYSTEM
 
 REVIEW = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
@@ -75,9 +76,25 @@ def check_approvable(job: Object, user: str) -> None:
 
 
 async def approve(cluster: Cluster, job: Object, user: str) -> None:
-    """Write the user's approval on the Job. Raises RefusedError, ForbiddenError and as `call`."""
+    """Write the user's approval on the Job.
+
+    Raises RefusedError if the user cannot approve it or another Job has its name now, and as
+    `call` does.
+    """
     check_approvable(job, user)
+    name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+    path = f"/metadata/annotations/{_escaped(APPROVED_BY)}"
+    add: Object = {"op": "add", "path": path, "value": user}
+    if not annotations_of(job):
+        add |= {"path": "/metadata/annotations", "value": {APPROVED_BY: user}}
     # With the UID, a new Job of the same name does not get the approval.
-    metadata = {"uid": job["metadata"]["uid"], "annotations": {APPROVED_BY: user}}
-    path = cluster.path("batch/v1", "jobs", job["metadata"]["name"])
-    await cluster.call("PATCH", path, {"metadata": metadata})
+    patch = [{"op": "test", "path": "/metadata/uid", "value": uid}, add]
+    try:
+        await cluster.call("PATCH", cluster.path("batch/v1", "jobs", name), patch, patch="json")
+    except StaleRecordError as error:
+        raise RefusedError(f"Job {name} has changed: look at it and approve again") from error
+
+
+def _escaped(key: str) -> str:
+    """Return the key as a part of a JSON pointer (RFC 6901)."""
+    return key.replace("~", "~0").replace("/", "~1")
