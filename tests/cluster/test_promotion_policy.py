@@ -362,5 +362,12 @@ def test_the_jobs_of_a_cronjob_run_as_automation(site: Site) -> None:
 def test_the_first_model_needs_no_name(site: Site) -> None:
     """`helm install` creates this Job, and it promotes only while nothing serves."""
     job = site.job("")
-    job["spec"]["template"]["spec"]["containers"][0]["command"][-1] = "jobs.install.first_model"
+    main = job["spec"]["template"]["spec"]["containers"][0]
+    main["command"] = ["python", "-m", "jobs.promote", "jobs.install.first_model"]
+    denied(site.create("bob", job), "must be bob")
+    main["command"] = ["python", "-m", "jobs.install.first_model"]
+    fetch = main | {"name": "fetch", "command": ["python", "-m", "jobs.promote"]}
+    job["spec"]["template"]["spec"]["initContainers"] = [fetch]
+    denied(site.create("bob", job), "must be bob")
+    fetch["command"] = ["python", "-m", "jobs.data", "fetch"]
     assert "created" in site.create("bob", job)

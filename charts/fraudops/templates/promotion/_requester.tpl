@@ -1,6 +1,6 @@
 {{/*
 Who asked for a promotion. `fraudops … --on-cluster` writes the caller's name on the Job and its pods, and
-promotion/policy.yaml lets no other name pass. A program reads the annotation of its own pod.
+job-policy.yaml lets no other name pass. A program reads the annotation of its own pod.
 */}}
 {{- define "fraudops.env.requester" -}}
 - {name: FRAUDOPS_REQUESTED_BY, valueFrom: {fieldRef: {fieldPath: "metadata.annotations['fraudops.io/requested-by']"}}}
