@@ -22,6 +22,8 @@ from rich.markup import escape
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.proxies import bypass_proxies
 from fraudops.state import DEFAULT_STATE, State
+from jobs.sigterm import EXIT_CODE as SIGTERM_EXIT_CODE
+from jobs.sigterm import sigterm_as_interrupt
 
 # Standard output carries what a program may read (tables, --json). Progress and notices are
 # written to standard error.
@@ -35,6 +37,10 @@ MAX_TERMINATION_BYTES = 4000
 # first character.
 OUTPUT_MARK = "\x1e"
 MARK_VARIABLE = "FRAUDOPS_MARK_OUTPUT"
+TERMINATED = (
+    "stopped by SIGTERM before the end: run the command again; a Job of the cluster starts its "
+    "next try by itself"
+)
 RETRY_PAUSE_SECONDS = 1.0
 Result = TypeVar("Result")
 
@@ -147,16 +153,22 @@ def run(command: Callable[..., Any]) -> None:
     """Run a click command as a program and exit with its code.
 
     The codes: 0 for success, the error's own code for a FraudopsError, 64 for wrong usage, 130
-    after Ctrl-C, and 1 with a stack trace for a defect of fraudops. A command may return an exit
-    code, or one line of text, which the container leaves as its termination message.
+    after Ctrl-C, 143 after SIGTERM, and 1 with a stack trace for a defect of fraudops. A command
+    may return an exit code, or one line of text, which the container leaves as its termination
+    message.
     """
     if os.environ.get(MARK_VARIABLE):
         sys.stdout = marked(sys.stdout.buffer)
     # Before any HTTP client is made: each client reads the proxy variables when it is made.
     bypass_proxies()
     try:
-        result = command.main(standalone_mode=False)  # type: ignore[attr-defined]
+        with sigterm_as_interrupt() as sigterm:
+            result = command.main(standalone_mode=False)  # type: ignore[attr-defined]
     except click.Abort:
+        if sigterm.received:
+            notices.print(TERMINATED)
+            conclude(TERMINATED)
+            sys.exit(SIGTERM_EXIT_CODE)
         notices.print("stopped")
         sys.exit(130)
     except click.ClickException as error:

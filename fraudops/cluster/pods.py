@@ -86,6 +86,7 @@ def pod_ref(pod: dict[str, Any], now: datetime | None) -> PodRef:
         running=_is_running(pod),
         terminating="deletionTimestamp" in pod["metadata"],
         lost=_lost(pod, now),
+        restarting=_is_restarting(pod),
     )
 
 
@@ -99,11 +100,32 @@ def _conditions(pod: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _is_running(pod: dict[str, Any]) -> bool:
-    statuses = pod["status"].get("containerStatuses") or []
-    return any(
-        status["name"] == CONTAINER and "running" in (status.get("state") or {})
-        for status in statuses
+    return "running" in (_container(pod).get("state") or {})
+
+
+def _is_restarting(pod: dict[str, Any]) -> bool:
+    """Tell whether the container has run before, does not run now, and is started again.
+
+    The pod's volumes survive the restart, and with them the model that it served. The kubelet of a
+    deleted pod starts no container again. A new container waits with restartCount 0 and without a
+    last state, also when its image cannot be pulled.
+    """
+    container = _container(pod)
+    state, last = container.get("state") or {}, container.get("lastState") or {}
+    waits = (state.get("waiting") or {}).get("reason")
+    ran = (
+        container.get("restartCount", 0) > 0
+        or "terminated" in state
+        or "terminated" in last
+        or waits == "CrashLoopBackOff"
     )
+    return ran and "running" not in state and "deletionTimestamp" not in pod["metadata"]
+
+
+def _container(pod: dict[str, Any]) -> dict[str, Any]:
+    """Return the status of the inference container. Sidecars serve no model."""
+    statuses = pod["status"].get("containerStatuses") or []
+    return next((status for status in statuses if status["name"] == CONTAINER), {})
 
 
 def _lost(pod: dict[str, Any], now: datetime | None) -> str | None:

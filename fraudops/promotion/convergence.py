@@ -1,30 +1,32 @@
 """Steps after the commit of an act; all of them are idempotent.
 
-They write the aliases, activate every pod, and handle pods that do not follow.
+They activate every pod, handle pods that do not follow, and write the aliases.
 """
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
-from fraudops.errors import StoreDownError
-from fraudops.promotion.attempt import Attempt, Outcome
+from fraudops.errors import FraudopsError, StoreDownError
+from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.changes import commit_undo, decide_undo
 from fraudops.promotion.mirror import AliasMirror
-from fraudops.promotion.patience import Superseded, list_pods, until, write_record
+from fraudops.promotion.patience import TRIES, Superseded, list_pods, until, write_record
 from fraudops.promotion.ports import (
     PodRef,
-    PodRefusedError,
-    PodUnresponsiveError,
     PromotionPorts,
     StaleRecordError,
 )
 from fraudops.promotion.preparation import QUIET_SECONDS, pod_epochs
 from fraudops.promotion.serving_record import ServingRecord
 
+# The longest pause between two rounds of calls, in pauses.
+LONGEST_PAUSE = 5
 # Stand for the pods when none runs although some are wanted, and when the API lists none.
+NONE_RUNS = "no pod of the inference service runs"
 NO_POD = PodRef("no pod", ready=False, lost="none runs")
 UNLISTED = PodRef("every pod", ready=False, lost="the Kubernetes API does not list them")
 
@@ -43,6 +45,7 @@ class Convergence:
 
     def __init__(self, ports: PromotionPorts, mirror: AliasMirror | None = None) -> None:
         self.ports, self.mirror = ports, mirror or AliasMirror(ports)
+        self._said = set[str]()
 
     async def finish(self, attempt: Attempt, record: ServingRecord) -> Ending:
         """Bring every pod to the epoch of the record. Return how the act ended.
@@ -51,31 +54,33 @@ class Convergence:
         outcome may be undone. Every other act ends as `unconfirmed` and names the pods that are
         behind. Raises Superseded when the record belongs to a later act.
         """
-        late = await self.mirror.sync(record.epoch)
         behind = await self._activate_everywhere(record.epoch, self.ports.deadlines.activate)
+        ending = Ending(attempt, record)
         if behind:
             ending = await self._handle_behind(attempt, record, behind)
-        else:
-            ending = Ending(attempt, record)
-        return await self._check_latest(replace(ending, late=late or ending.late))
+        return await self._mirror(ending)
 
     async def look(self, attempt: Attempt, record: ServingRecord) -> Ending:
         """Report whether every pod serves what the record names, without changing anything.
 
         The pods are asked to read the record, which they also do by themselves.
+        Raises Superseded when the record belongs to a later act.
         """
-        late = await self.mirror.sync(record.epoch)
         behind = await self._activate_everywhere(record.epoch, self.ports.deadlines.activate)
-        return Ending(_unconfirmed(attempt, behind) if behind else attempt, record, late)
+        return await self._mirror(Ending(_unconfirmed(attempt, behind), record))
 
-    async def _check_latest(self, ending: Ending) -> Ending:
-        """Return the ending if the record is still at its epoch. Raises Superseded."""
+    async def _mirror(self, ending: Ending) -> Ending:
+        """Write the aliases, and check that the record is still at its epoch. Raises Superseded.
+
+        The pods come first, because a registry that does not answer takes seconds.
+        """
+        ending = replace(ending, late=await self.mirror.sync(ending.record.epoch))
         end = self.ports.clock.now() + self.ports.deadlines.pause * 50
         try:
             latest, _ = await until(self.ports, end, self.ports.records.read)
-        except StoreDownError as error:
+        except FraudopsError as error:
             reason = f"the serving record cannot be read again: {error}"
-            return replace(ending, attempt=_with_outcome(ending.attempt, "unconfirmed", reason))
+            return replace(ending, attempt=_doubted(ending.attempt, reason, ending.attempt.behind))
         if latest.epoch != ending.record.epoch:
             raise Superseded
         return ending
@@ -83,16 +88,17 @@ class Convergence:
     async def _activate_everywhere(self, epoch: int, seconds: float) -> list[PodRef]:
         """Make every pod that exists after the commit read the record.
 
-        Return the pods that neither follow nor go within the time. A pod that does not run holds
-        no connection, and reads the record before it turns ready.
+        Return the pods that neither follow nor go within the time. A pod that has never run holds
+        no connection, and has no model before it has read the record. A restarting pod has one.
         """
         end = self.ports.clock.now() + seconds
         followed: set[str] = set()
         noted = self.ports.clock.now()
         behind = [UNLISTED]
-        while True:
+        for rounds in itertools.count(1):
             try:
-                pods = [pod for pod in await list_pods(self.ports, end) if pod.running]
+                listed = await list_pods(self.ports, end)
+                pods = [pod for pod in listed if pod.running or pod.restarting]
                 if not pods:
                     wanted = await until(self.ports, end, self.ports.pods.desired_replicas)
                     behind = [NO_POD] if wanted else []
@@ -100,14 +106,16 @@ class Convergence:
                     behind = await self._activate_all(pods, followed, epoch, end)
             except StoreDownError as error:
                 self.ports.say(f"the pods cannot be listed: {error}")
-                return behind
+                break
             now = self.ports.clock.now()
             if not behind or now >= end:
-                return behind
+                break
             if now - noted >= QUIET_SECONDS:
                 self.ports.say(f"waiting for {', '.join(map(str, behind))}")
                 noted = now
-            await self.ports.clock.sleep(self.ports.deadlines.pause)
+            # A pod that refuses at once is not asked five times a second for the whole deadline.
+            await self.ports.clock.sleep(self.ports.deadlines.pause * min(rounds, LONGEST_PAUSE))
+        return behind
 
     async def _activate_all(
         self, pods: Sequence[PodRef], followed: set[str], epoch: int, end: float
@@ -122,16 +130,22 @@ class Convergence:
     async def _activate(self, pod: PodRef, epoch: int, seconds: float) -> bool:
         try:
             reached = await self.ports.pods.activate(pod, epoch, seconds)
-        except (PodUnresponsiveError, PodRefusedError) as error:
-            self.ports.say(f"{pod.name} has not followed yet: {error}")
+        except FraudopsError as error:
+            self._say_once(f"{pod.name} has not followed yet: {error}")
             return False
         if reached > epoch:  # overtaken, unless the record is older than the pod
             try:
                 latest, _ = await self.ports.records.read()
-            except StoreDownError:
+            except FraudopsError:
                 return False
             return reached <= latest.epoch
         return reached == epoch
+
+    def _say_once(self, line: str) -> None:
+        """Say the line unless it has been said. A pod often gives one reason for many calls."""
+        if line not in self._said:
+            self._said.add(line)
+            self.ports.say(line)
 
     async def _handle_behind(
         self, attempt: Attempt, record: ServingRecord, behind: list[PodRef]
@@ -143,7 +157,9 @@ class Convergence:
         is gone.
         """
         if not await self.ports.lock.held():
-            raise Superseded
+            # The next holder may be at work, so this promoter changes nothing any more. Its next
+            # try takes the lock again and finishes.
+            return Ending(_unconfirmed(attempt, behind), record)
         counting = [pod for pod in behind if pod.takes_connections]
         retry = any(pod.terminating and pod.lost is None for pod in behind)
         if len(counting) == 1:
@@ -152,14 +168,14 @@ class Convergence:
             return await self._undo(attempt, record, behind)
         if retry:
             behind = await self._activate_everywhere(record.epoch, self.ports.deadlines.retry)
-        return Ending(_unconfirmed(attempt, behind) if behind else attempt, record)
+        return Ending(_unconfirmed(attempt, behind), record)
 
     async def _delete(self, pod: PodRef) -> bool:
         """Request the end of a silent pod; return whether that was possible."""
         self.ports.say(f"{pod.name} does not follow: deleting it")
         try:
             await self.ports.pods.delete(pod)
-        except (PodUnresponsiveError, PodRefusedError, StoreDownError) as error:
+        except FraudopsError as error:
             self.ports.say(f"{pod.name} cannot be deleted: {error}")
             return False
         return True
@@ -167,7 +183,29 @@ class Convergence:
     async def _undo(self, attempt: Attempt, record: ServingRecord, behind: list[PodRef]) -> Ending:
         """Commit a new epoch with the version from before, and activate it.
 
-        The undo is decided from one read of the record, and written on the token of that read.
+        Raises Superseded, and StoreDownError or UnknownWriteError when the record cannot be read
+        or written. The next try then decides again.
+        """
+        for _ in range(TRIES):
+            try:
+                ending = await self._commit_undo(attempt, record, behind)
+            except StaleRecordError:
+                self.ports.say("the serving record has changed: deciding again about the undo")
+                await self.ports.clock.sleep(self.ports.deadlines.pause)
+                continue
+            if ending.record.epoch == record.epoch:
+                return ending
+            still = await self._activate_everywhere(ending.record.epoch, self.ports.deadlines.retry)
+            return replace(ending, attempt=_unconfirmed(ending.attempt, still))
+        return Ending(_unconfirmed(attempt, behind), record)
+
+    async def _commit_undo(
+        self, attempt: Attempt, record: ServingRecord, behind: list[PodRef]
+    ) -> Ending:
+        """Decide the undo from one read of the record, and write it on the token of that read.
+
+        If no undo is allowed any more, the act ends as `unconfirmed`. Raises StaleRecordError when
+        the record has changed since the read, and as `_undo` does.
         """
         end = self.ports.clock.now() + self.ports.deadlines.retry
         latest, token = await until(self.ports, end, self.ports.records.read)
@@ -180,29 +218,30 @@ class Convergence:
         epoch = max([latest.highest_epoch, *epochs]) + 1
         names, version = _names(behind), undo.back.version
         reason = f"not confirmed by {names}, so version {version} serves again"
-        failed = _with_outcome(attempt, "failed", reason, behind)
+        pods = tuple(pod.name for pod in behind)
+        failed = msgspec.structs.replace(attempt, outcome="failed", reason=reason, behind=pods)
         undone = commit_undo(latest, undo, epoch, self.ports.clock.timestamp(), failed)
         self.ports.say(f"{names} do not follow: going back to version {version}")
-        try:
-            await write_record(self.ports, undone, token)
-        except StaleRecordError as error:
-            raise Superseded from error
-        late = await self.mirror.sync(epoch)
-        still = await self._activate_everywhere(epoch, self.ports.deadlines.retry)
-        return Ending(_unconfirmed(failed, still) if still else failed, undone, late)
+        await write_record(self.ports, undone, token)
+        return Ending(failed, undone)
 
 
 def _unconfirmed(attempt: Attempt, behind: Sequence[PodRef]) -> Attempt:
+    """Return the attempt as it is when no pod is behind, or else as `unconfirmed`.
+
+    What the attempt says already, such as why it was undone, stays in its reason.
+    """
+    if not behind:
+        return attempt
     if behind == [NO_POD]:
-        return _with_outcome(attempt, "unconfirmed", "no pod of the inference service runs")
-    return _with_outcome(attempt, "unconfirmed", f"not confirmed by {_names(behind)}", behind)
-
-
-def _with_outcome(
-    attempt: Attempt, outcome: Outcome, reason: str, behind: Sequence[PodRef] = ()
-) -> Attempt:
+        return _doubted(attempt, NONE_RUNS)
     names = tuple(pod.name for pod in behind)
-    return msgspec.structs.replace(attempt, outcome=outcome, reason=reason, behind=names)
+    return _doubted(attempt, f"not confirmed by {_names(behind)}", names)
+
+
+def _doubted(attempt: Attempt, reason: str, behind: tuple[str, ...] = ()) -> Attempt:
+    reason = f"{attempt.reason}; {reason}" if attempt.reason else reason
+    return msgspec.structs.replace(attempt, outcome="unconfirmed", reason=reason, behind=behind)
 
 
 def _names(pods: Sequence[PodRef]) -> str:

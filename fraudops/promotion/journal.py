@@ -42,18 +42,19 @@ class DatabaseJournal:
     async def write(self, attempt: Attempt) -> None:
         """Write the row of the attempt's request.
 
-        `started` never replaces an outcome, and a provisional outcome replaces only `started`. A
-        reported outcome replaces what finished earlier: the record may keep the row of one try
-        while a later try has written its own.
-        Raises StoreDownError.
+        `started` replaces nothing. A provisional outcome replaces `started`, and that of a commit
+        also `refused`. A reported outcome replaces every row. Raises StoreDownError.
         """
+        # No time is compared: the clocks of two tries may differ. The writer holds the lock, and
+        # the record keeps only the latest outcome of a request, so the row to write is the latest.
         await self._write([attempt])
 
     async def write_old_file(self, path: Path) -> int:
         """Write the rows of a file of release 0.2.0, empty the file, and return their number.
 
         That release kept rows in a file while PostgreSQL was down, and appended them under the
-        file's lock. Raises StoreDownError and keeps the rows.
+        file's lock. An outcome from there replaces only what finished earlier, because a later
+        try may have written its row since. Raises StoreDownError and keeps the rows.
         """
         if not path.exists():  # noqa: ASYNC240 (a small local file; no other task waits)
             return 0
@@ -61,19 +62,21 @@ class DatabaseJournal:
             fcntl.flock(file, fcntl.LOCK_EX)
             lines = file.read().splitlines()
             rows = [msgspec.json.decode(line, type=_RowOf0_2_0) for line in lines if line]
-            await self._write(
+            kept = [
                 msgspec.structs.replace(row.attempt, finished_at=row.finished_at) for row in rows
-            )
+            ]
+            await self._write(kept, from_file=True)
             file.truncate(0)
         return len(rows)
 
-    async def _write(self, attempts: Iterable[Attempt]) -> None:
+    async def _write(self, attempts: Iterable[Attempt], *, from_file: bool = False) -> None:
         engine = create_engine(self.url)
         try:
             with translated(self.url):
                 async with asyncio.timeout(PATIENCE_SECONDS), engine.begin() as connection:
                     for attempt in attempts:
-                        await connection.execute(_statement(attempt, self._values(attempt)))
+                        values = self._values(attempt)
+                        await connection.execute(_statement(attempt, values, from_file))
         finally:
             await engine.dispose()
 
@@ -108,21 +111,25 @@ class _RowOf0_2_0(msgspec.Struct, frozen=True):
     finished_at: str | None
 
 
-def _statement(attempt: Attempt, values: dict[str, Any]) -> Any:
+def _statement(attempt: Attempt, values: dict[str, Any], from_file: bool) -> Any:
     statement = insert(promotions).values(**values)
     if attempt.outcome == "started":
         return statement.on_conflict_do_nothing(index_elements=["id"])
     return statement.on_conflict_do_update(
         index_elements=["id"],
         set_={name: statement.excluded[name] for name in CHANGED},
-        where=_replaced_by(attempt, statement),
+        where=_replaced_by(attempt, statement, from_file),
     )
 
 
-def _replaced_by(attempt: Attempt, statement: Any) -> Any:
-    """Return which rows of the request an outcome replaces."""
+def _replaced_by(attempt: Attempt, statement: Any, from_file: bool) -> Any:
+    """Return which rows of the request an outcome replaces; None: every row."""
     if attempt.is_provisional:
-        return promotions.c.outcome == "started"
+        # A commit is later than the refusal of an earlier try.
+        earlier = ("started",) if attempt.outcome == "refused" else ("started", "refused")
+        return promotions.c.outcome.in_(earlier)
+    if not from_file:
+        return None
     # A row that is started or provisional has no time.
     finished = promotions.c.finished_at
     return finished.is_(None) | (finished <= statement.excluded.finished_at)

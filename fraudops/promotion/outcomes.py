@@ -1,5 +1,7 @@
 """The rows of acts: in PostgreSQL at once, or in the serving record until PostgreSQL has them."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from fraudops.errors import FraudopsError, StoreDownError
@@ -30,29 +32,49 @@ class Outcomes:
     async def ended(self, attempt: Attempt) -> tuple[str, ...]:
         """Write the row of an outcome, and return `("row",)` if the record keeps it for later.
 
-        Raises StoreDownError when neither PostgreSQL nor the record's store can keep it.
+        The provisional row of a commit is replaced first. A promoter that dies between the two
+        writes has then reported its outcome, so its next try does not undo the act.
+
+        Raises StoreDownError when the outcome cannot be stored.
         """
         attempt = msgspec.structs.replace(attempt, finished_at=self.ports.clock.timestamp())
+        await self._report(attempt)
         try:
             await self.ports.journal.write(attempt)
         except StoreDownError as error:
             self.ports.say(f"the serving record keeps the row for promotions: {error}")
-            await self._keep(attempt)
+            await self._change(attempt, lambda record: keep_outcome(record, attempt))
             return ("row",)
         await self._forget(attempt)
         return ()
 
-    async def _keep(self, attempt: Attempt) -> None:
+    async def _report(self, attempt: Attempt) -> None:
+        """Replace the request's row in the record, if it has one."""
+
+        def reported(record: ServingRecord) -> ServingRecord:
+            known = any(row.request == attempt.request for row in record.unwritten)
+            return keep_outcome(record, attempt) if known else record
+
         try:
-            await change_record(self.ports, lambda record: keep_outcome(record, attempt))
+            await self._change(attempt, reported)
+        except StoreDownError:
+            # These acts have committed nothing, so the record has no row that matters.
+            if attempt.outcome not in ("refused", "unchanged"):
+                raise
+
+    async def _change(
+        self, attempt: Attempt, change: Callable[[ServingRecord], ServingRecord]
+    ) -> None:
+        try:
+            await change_record(self.ports, change)
         except FraudopsError as error:
             raise StoreDownError(
-                f"the act ended as {attempt.outcome}, but neither PostgreSQL nor the serving "
-                f"record can store that: {error}"
+                f"the act ended as {attempt.outcome}, but the serving record cannot store that: "
+                f"{error}. The next try of the Job, or the reconciler, finishes it"
             ) from error
 
     async def _forget(self, attempt: Attempt) -> None:
-        """Remove the row of this request from the record, now that PostgreSQL has a later one."""
+        """Remove the row of this request from the record, now that PostgreSQL has it."""
 
         def without(record: ServingRecord) -> ServingRecord:
             rows = tuple(row for row in record.unwritten if row.request == attempt.request)

@@ -48,8 +48,9 @@ class PodRef:
     """One pod of the Service, as the Kubernetes API describes it.
 
     `name` is unique over time: a replaced pod gets another name. A pod that is not `running` has
-    no process, so it holds no connection. `lost` says why no new connection reaches the pod even
-    if its object says otherwise, for example because its node does not answer.
+    no process, so it holds no connection. `restarting`: its process has ended, and Kubernetes
+    starts it again with the state that it had. `lost` says why no new connection reaches the pod
+    even if its object says otherwise, for example because its node does not answer.
     """
 
     name: str
@@ -57,6 +58,7 @@ class PodRef:
     running: bool = True
     terminating: bool = False
     lost: str | None = None
+    restarting: bool = False
 
     @property
     def takes_connections(self) -> bool:
@@ -68,6 +70,8 @@ class PodRef:
             return f"{self.name} ({self.lost})"
         if self.terminating:
             return f"{self.name} (terminating)"
+        if self.restarting:
+            return f"{self.name} (its container restarts)"
         return self.name if self.ready else f"{self.name} (not ready)"
 
 
@@ -183,8 +187,9 @@ class Journal(Protocol):
     async def write(self, attempt: Attempt) -> None:
         """Write the row of the attempt's request.
 
-        An outcome replaces `started` and every outcome that finished earlier. Raises
-        StoreDownError.
+        `started` replaces nothing. A provisional outcome replaces `started`, and that of a commit
+        also `refused`. A reported outcome replaces every row, because its writer holds the lock.
+        Raises StoreDownError.
         """
         ...
 
@@ -207,7 +212,8 @@ class Deadlines:
 
     `prepare`: until every pod has prepared the version.
     `activate`: until every pod has activated it.
-    `retry`: a second activation, after a silent pod was deleted or after an undo.
+    `retry`: a second activation, after a silent pod was deleted or after an undo. Also until the
+    pods of a refused rollout are gone.
     `rollout`: until the new pods of a rollout are ready.
     `pause`: between two looks at the pods, and between two tries of a write.
     """

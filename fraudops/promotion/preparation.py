@@ -168,16 +168,72 @@ class Preparation:
                 noted = (new, self.ports.clock.now())
             await self.ports.clock.sleep(self.ports.deadlines.pause * 5)
 
-    async def take_back(self, target: ServingTarget, by_rollout: bool) -> None:
-        """Take back what the pods were asked for, after an act that was not committed."""
+    async def take_back(self, target: ServingTarget, by_rollout: bool) -> bool:
+        """Take back what the pods were asked for, after an act that was not committed.
+
+        Return False if the pod template still names the version. The reservation must stay then:
+        it is how the next holder of the lock finds the rollout.
+        """
+        taken_back = True
         if by_rollout and (rollouts := self.ports.rollouts):
+            end = self.ports.clock.now() + self.ports.deadlines.pause * 50
             try:
-                await repeat(self.ports, lambda: rollouts.undo(target.epoch))
+                await until(
+                    self.ports,
+                    end,
+                    lambda: repeat(self.ports, lambda: rollouts.undo(target.epoch)),
+                )
             except StaleRecordError:
                 self.ports.say("the pod template has changed in the meantime and stays as it is")
             except StoreDownError as error:
                 self.ports.say(f"the next holder of the lock takes the rollout back: {error}")
+                taken_back = False
         await self.drop(target)
+        return taken_back
+
+    async def wait_until_replaced(self, target: ServingTarget) -> tuple[str, ...]:
+        """Wait until no pod serves the version of a rollout that was taken back.
+
+        Return the names of those that still do after `deadlines.retry`. A pod that answers no
+        epoch may be about to serve the version, so it is awaited too.
+        """
+        end = self.ports.clock.now() + self.ports.deadlines.retry
+        noted = self.ports.clock.now()
+        serving = set[str]()
+        while True:
+            try:
+                pods = await list_pods(self.ports, end)
+            except StoreDownError as error:
+                self.ports.say(f"the pods cannot be listed: {error}")
+                return tuple(sorted(serving)) or ("every pod",)
+            unsure = await self._note_epochs(pods, target.epoch, serving)
+            waiting = [pod for pod in pods if pod.name in serving or pod in unsure]
+            now = self.ports.clock.now()
+            if not waiting or now >= end:
+                return tuple(pod.name for pod in pods if pod.name in serving)
+            if now - noted >= QUIET_SECONDS:
+                names = ", ".join(map(str, waiting))
+                self.ports.say(f"waiting for Kubernetes to replace {names}")
+                noted = now
+            await self.ports.clock.sleep(self.ports.deadlines.pause * 5)
+
+    async def _note_epochs(
+        self, pods: Sequence[PodRef], epoch: int, serving: set[str]
+    ) -> list[PodRef]:
+        """Note which pods are at the epoch. Return those that answer no epoch.
+
+        A pod that falls silent while it ends may still answer clients, so it stays noted.
+        """
+        asked = [pod for pod in pods if pod.running]
+        unsure = []
+        for pod, reached in zip(asked, await pod_epochs(self.ports, asked), strict=True):
+            if reached == epoch:
+                serving.add(pod.name)
+            elif reached:
+                serving.discard(pod.name)
+            elif pod.lost is None:
+                unsure.append(pod)
+        return unsure
 
 
 def voters_of(pods: Sequence[PodRef]) -> list[PodRef]:

@@ -16,7 +16,7 @@ from fraudops.promotion.changes import Promote, Rollback, commit, reservation
 from fraudops.promotion.convergence import Convergence, Ending
 from fraudops.promotion.outcomes import Outcomes, with_abandoned
 from fraudops.promotion.patience import TRIES, Superseded, repeat, until, write_record
-from fraudops.promotion.ports import PromotionPorts, StaleRecordError
+from fraudops.promotion.ports import PromotionPorts, StaleRecordError, UnknownWriteError
 from fraudops.promotion.preparation import Preparation, pod_epochs
 from fraudops.promotion.request import PromotionRequest, PromotionResult
 from fraudops.promotion.serving_record import (
@@ -94,7 +94,8 @@ class Promoter:
                     return await self._overtaken(attempt, "another promotion has the lock")
                 await self.ports.clock.sleep(self.ports.deadlines.pause)
                 continue
-            except StoreDownError as error:
+            except FraudopsError as error:
+                # What the promoter may have reserved, the next holder of the lock takes back.
                 await self.outcomes.ended(_ended(attempt, "refused", str(error)))
                 raise
             return await self._carry_out(attempt, (reserved, token))
@@ -117,9 +118,6 @@ class Promoter:
 
         The own commit is finished. A later act of another request ends this one.
         """
-        first = record.first_reservation(request.id)
-        if first is None:
-            return None
         current = record.current
         if current and current.by == request.id:
             previous = record.previous
@@ -135,7 +133,8 @@ class Promoter:
             else:
                 attempt = msgspec.structs.replace(attempt, outcome="done")
             return await self._converged(attempt, self.convergence.finish(attempt, record))
-        if current and current.epoch > first:
+        first = record.first_reservation(request.id)
+        if current and first is not None and current.epoch > first:
             return await self._overtaken(
                 attempt, f"version {current.version} was promoted since (epoch {current.epoch})"
             )
@@ -181,21 +180,36 @@ class Promoter:
             self.preparation.roll_out(target) if by_rollout else self.preparation.prepare(target)
         )
         if refusal:
-            await self.preparation.take_back(target, by_rollout)
-            await self._release(reserved, token)
-            return Ending(_ended(attempt, "refused", refusal), release(reserved))
+            return await self._refused(attempt, refusal, (reserved, token))
         # The row is true if this promoter dies now. It replaces the row when the pods follow.
         record = commit(
             reserved, _ended(attempt, "unconfirmed", "its promoter ended before its pods followed")
         )
+        done = msgspec.structs.replace(attempt, outcome="done")
         try:
             await self._commit(record, token)
         except StaleRecordError:
-            await self.preparation.take_back(target, by_rollout)
-            return await self._overtaken(attempt, "another act has written the record")
+            return await self._after_stale_commit(done, reserved.reserved)
         self.ports.say(f"committed: epoch {target.epoch} is version {target.version}")
-        done = msgspec.structs.replace(attempt, outcome="done")
         return await self._converged(done, self.convergence.finish(done, record))
+
+    async def _refused(self, attempt: Attempt, refusal: str, state: State) -> Ending:
+        """Take back what was reserved, and name the pods that serve it nevertheless."""
+        reserved, token = state
+        assert reserved.reserved is not None
+        target, by_rollout = reserved.reserved.target, self._by_rollout(reserved.reserved)
+        taken_back = await self.preparation.take_back(target, by_rollout)
+        # The row of a promoter that dies in this wait is written by means of the reservation.
+        still = await self.preparation.wait_until_replaced(target) if by_rollout else ()
+        if taken_back:
+            await self._release(reserved, token)
+        if still:
+            refusal += (
+                f"; Kubernetes is still replacing {', '.join(still)}, which may answer with "
+                f"version {target.version}"
+            )
+        refused = msgspec.structs.replace(_ended(attempt, "refused", refusal), behind=still)
+        return Ending(refused, release(reserved))
 
     def _by_rollout(self, reserved: Reservation) -> bool:
         return reserved.strategy == "rollout" and self.ports.rollouts is not None
@@ -203,9 +217,16 @@ class Promoter:
     async def _commit(self, record: ServingRecord, token: Any) -> None:
         """Write the commit point, the fence against a promoter that was paused.
 
-        The token is the one that the reservation returned, never that of a later read.
+        The token is the one that the reservation returned, never that of a later read. Raises
+        StaleRecordError, StoreDownError or UnknownWriteError.
         """
-        await write_record(self.ports, record, token)
+        try:
+            await write_record(self.ports, record, token)
+        except UnknownWriteError as error:
+            raise UnknownWriteError(
+                f"whether epoch {record.epoch} is committed is unknown, because {error}. The next "
+                "try of the Job, or the reconciler, finds out; see `fraudops status`"
+            ) from error
 
     async def _release(self, reserved: ServingRecord, token: Any) -> None:
         try:
@@ -241,23 +262,53 @@ class Promoter:
         except Superseded:
             return await self._overtaken(attempt, "a later act has written the record")
 
+    async def _after_stale_commit(self, done: Attempt, reserved: Reservation) -> Ending:
+        """Go on after a commit whose token was stale.
+
+        The commit may have happened, if its answer was lost and the record has changed since. If
+        the reservation is still there, only a note or a row has changed. Raises StoreDownError
+        then, and the next try reserves again.
+        """
+        record = await self._latest()
+        if record.current and record.current.target == reserved.target:
+            return await self._converged(done, self.convergence.finish(done, record))
+        await self.preparation.take_back(reserved.target, self._by_rollout(reserved))
+        if record.reserved != reserved:
+            return await self._overtaken(done, "another act has written the record")
+        changed = "the serving record has changed before the commit: try again"
+        await self.outcomes.ended(_ended(done, "refused", changed))
+        raise StoreDownError(changed)
+
     async def _overtaken(self, attempt: Attempt, reason: str) -> Ending:
+        """Return the ending of an act that another one has replaced.
+
+        Raises StoreDownError when it was another try of the same request, which reports the
+        outcome.
+        """
+        record = await self._latest()
+        if record.current and record.current.by == attempt.request:
+            raise StoreDownError("another try of this act has gone on with it: try again")
+        return Ending(_ended(attempt, "overtaken", reason), record)
+
+    async def _latest(self) -> ServingRecord:
         end = self.ports.clock.now() + self.ports.deadlines.pause * 50
         record, _ = await until(self.ports, end, self.ports.records.read)
-        return Ending(_ended(attempt, "overtaken", reason), record)
+        return record
 
     async def _end(self, ending: Ending) -> PromotionResult:
         """Store the row of the act, and return the result. Raises StoreDownError."""
         attempt, record = ending.attempt, ending.record
         late = ending.late + await self.outcomes.ended(attempt)
+        current = record.current
         return PromotionResult(
             attempt.act,
             attempt.outcome,
             record.epoch,
-            record.current.version if record.current else None,
+            current.version if current else None,
             attempt.reason,
             late,
             attempt.behind,
+            undone=bool(current and current.act == "undo" and current.by == attempt.request),
         )
 
 

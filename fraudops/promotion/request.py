@@ -37,7 +37,7 @@ class PromotionResult:
     """How an act ended. `epoch` and `version` are what the record says at the end.
 
     `late` names what the reconciler still has to write. `behind` names the pods that had not
-    followed.
+    followed. `undone` says that the act committed, and that its promoter took it back.
     """
 
     act: Act | str
@@ -47,3 +47,4 @@ class PromotionResult:
     reason: str | None = None
     late: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
+    undone: bool = False

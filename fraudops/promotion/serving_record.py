@@ -192,12 +192,20 @@ def check_writable(record: ServingRecord) -> None:
 
 
 def reserve(record: ServingRecord, reservation: Reservation) -> ServingRecord:
-    """Return the record with the reservation and with the epoch of the request's first try."""
+    """Return the record with the reservation and with the epoch of the request's first try.
+
+    The ids of requests whose entries are in the record stay, so that a late try of such a request
+    knows that it has committed.
+    """
     requests = record.requests
     if record.first_reservation(reservation.by) is None:
-        requests = (RecordedRequest(id=reservation.by, epoch=reservation.epoch), *requests)[
-            :REQUEST_LIMIT
+        committed = {entry.by for entry in (record.current, *record.stack) if entry}
+        kept = [
+            known
+            for position, known in enumerate(requests, start=2)
+            if position <= REQUEST_LIMIT or known.id in committed
         ]
+        requests = (RecordedRequest(id=reservation.by, epoch=reservation.epoch), *kept)
     return msgspec.structs.replace(
         record, reserved=reservation, requests=requests, highest_reserved=reservation.epoch
     )

@@ -112,8 +112,8 @@ class PromotionSettings(Group):
         45.0,
         gt=0,
         le=3600,
-        description="Additional seconds after an unresponsive pod was deleted "
-        "or the promotion was undone.",
+        description="Additional seconds after an unresponsive pod was deleted, "
+        "or the promotion was undone or refused.",
     )
     rollout_seconds: float = Field(
         600.0,

@@ -34,11 +34,17 @@ def ending(result: PromotionResult, seconds: float, target: str) -> str:
 
 
 def _unconfirmed(result: PromotionResult, target: str) -> str:
+    watch = (
+        f"Pods follow the serving record by themselves: watch them with `fraudops status{target}`"
+    )
+    if result.undone:
+        return (
+            f"unconfirmed: the promotion was taken back (epoch {result.epoch} is version "
+            f"{result.version}): {result.reason}. {watch}"
+        )
     return (
         f"unconfirmed: version {result.version} is committed (epoch {result.epoch}), "
-        f"but {result.reason}. "
-        "Pods follow the serving record by themselves: watch them with "
-        f"`fraudops status{target}`. If version {result.version} is bad, go back with "
+        f"but {result.reason}. {watch}. If version {result.version} is bad, go back with "
         f"`fraudops rollback{target}`"
     )
 
@@ -59,7 +65,8 @@ def _not_done(result: PromotionResult, target: str) -> str:
             f"overtaken: {result.reason}; {serves}. Run the same command again if that is not what "
             "you want"
         )
-    return f"refused: {result.reason}. Nothing has changed: {serves}; see `fraudops status{target}`"
+    what = "The serving record has not changed" if result.behind else "Nothing has changed"
+    return f"refused: {result.reason}. {what}: {serves}; see `fraudops status{target}`"
 
 
 def late_notices(result: PromotionResult) -> list[str]:

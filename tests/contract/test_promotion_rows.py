@@ -1,7 +1,9 @@
 """The rows of `promotions` in a real PostgreSQL: what may replace what, and how they are read."""
 
+import json
 import socket
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -32,6 +34,8 @@ UNCONFIRMED = replace(
     behind=("a", "b"),
     finished_at="2026-11-29T10:01:00.000+00:00",
 )
+REFUSED = replace(DONE, outcome="refused", reason="the store is down")
+LEFT = replace(STARTED, outcome="refused", reason="its promoter ended before the commit")
 PROVISIONAL = replace(STARTED, outcome="unconfirmed", reason="its promoter ended")
 
 
@@ -74,14 +78,40 @@ async def test_a_row_is_read_back_whole(database: str) -> None:
         ((DONE, PROVISIONAL), "done"),
         ((PROVISIONAL, DONE), "done"),
         ((DONE, UNCONFIRMED), "unconfirmed"),
-        ((UNCONFIRMED, DONE), "unconfirmed"),
+        # The clock of the later try is behind that of the earlier one.
+        ((UNCONFIRMED, DONE), "done"),
         ((PROVISIONAL,), "unconfirmed"),
+        # A try that committed, after one that was refused.
+        ((REFUSED, PROVISIONAL), "unconfirmed"),
+        ((UNCONFIRMED, LEFT), "unconfirmed"),
+        ((STARTED, LEFT), "refused"),
     ],
 )
-async def test_a_start_replaces_nothing_and_a_provisional_outcome_only_a_start(
+async def test_a_start_replaces_nothing_and_a_provisional_outcome_no_later_one(
     database: str, attempts: tuple[Attempt, ...], stored: str
 ) -> None:
     assert await outcomes(database, *attempts) == [stored]
+
+
+@pytest.mark.parametrize(
+    ("stored", "finished_at", "then"),
+    [
+        (UNCONFIRMED, DONE.finished_at, "unconfirmed"),
+        (DONE, UNCONFIRMED.finished_at, "refused"),
+        (STARTED, DONE.finished_at, "refused"),
+    ],
+)
+async def test_a_row_of_an_old_file_replaces_only_what_finished_earlier(
+    database: str, tmp_path: Path, stored: Attempt, finished_at: str, then: str
+) -> None:
+    assert await outcomes(database, stored) == [stored.outcome]
+    # As release 0.2.0 writes it: the row of the act and, next to it, the time of its end.
+    old = {"request": "job-1", "requested_by": "ada", "at": STARTED.at, "outcome": "refused"}
+    path = tmp_path / "promotions.pending"
+    path.write_text(json.dumps({"attempt": old, "finished_at": finished_at}) + "\n")
+    rows = DatabaseJournal(database, "fraud")
+    assert await rows.write_old_file(path) == 1
+    assert (path.read_text(), await outcomes(database)) == ("", [then])
 
 
 async def test_the_newest_rows_of_one_model_come_first(database: str) -> None:

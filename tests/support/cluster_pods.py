@@ -16,6 +16,9 @@ LABELS = {
 }
 RUNNING = {"running": {"startedAt": "2026-11-29T10:00:00Z"}}
 WAITING = {"waiting": {"reason": "CrashLoopBackOff"}}
+# The reasons of a container that the kubelet has not started yet.
+CREATING = {"waiting": {"reason": "ContainerCreating"}}
+WITHOUT_IMAGE = {"waiting": {"reason": "ImagePullBackOff"}}
 ENDED = {"terminated": {"exitCode": 137, "finishedAt": "2026-11-29T10:00:00Z"}}
 NODE = "no-such-node"
 
@@ -28,8 +31,13 @@ def pod_status(
     reason: str = "",
     phase: str = "Running",
     container: str = "inference",
+    restarts: int = 0,
+    last: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return a pod's status. The reason is that of its condition Ready."""
+    """Return a pod's status. The reason is that of its condition Ready.
+
+    `state`, `last` and `restarts` are those of its only container.
+    """
     given = {"reason": reason} if reason else {}
     conditions = [
         {"type": "Ready", "status": ready, **given},
@@ -37,8 +45,14 @@ def pod_status(
     ]
     status: dict[str, Any] = {"phase": phase, "conditions": conditions}
     if state is not None:
-        seen = {"name": container, "ready": ready == "True", "state": state}
-        status["containerStatuses"] = [seen | {"restartCount": 0, "image": "none", "imageID": ""}]
+        seen = {
+            "name": container,
+            "ready": ready == "True",
+            "state": state,
+            "lastState": last or {},
+        }
+        image = {"image": "none", "imageID": ""}
+        status["containerStatuses"] = [seen | image | {"restartCount": restarts}]
     return status
 
 
@@ -46,6 +60,7 @@ READY = pod_status("True", RUNNING)
 # What a kubelet writes, and what the node lifecycle controller makes of a ready pod.
 UNREADY = pod_status("False", RUNNING, reason="ContainersNotReady")
 CUT_OFF = pod_status("False", RUNNING, containers_ready="True")
+NOT_READY = "ContainersNotReady"
 GATED = pod_status("False", RUNNING, containers_ready="True", reason="ReadinessGatesNotReady")
 SILENT_NODE = f"node {NODE} does not answer"
 CASES = {
@@ -59,12 +74,36 @@ CASES = {
         PodRef("a", ready=False, lost=SILENT_NODE),
     ),
     "just created": (None, PodRef("a", ready=False, running=False)),
-    "waits to be restarted": (
-        pod_status("False", WAITING, reason="ContainersNotReady"),
+    "starts for the first time": (
+        pod_status("False", CREATING, reason=NOT_READY, phase="Pending"),
         PodRef("a", ready=False, running=False),
     ),
+    "waits for its image": (
+        pod_status("False", WITHOUT_IMAGE, reason=NOT_READY, phase="Pending"),
+        PodRef("a", ready=False, running=False),
+    ),
+    "waits to be restarted": (
+        pod_status("False", WAITING, reason=NOT_READY),
+        PodRef("a", ready=False, running=False, restarting=True),
+    ),
     "its container has ended": (
-        pod_status("False", ENDED, reason="ContainersNotReady"),
+        pod_status("False", ENDED, reason=NOT_READY),
+        PodRef("a", ready=False, running=False, restarting=True),
+    ),
+    "starts again after its node was down": (
+        pod_status("False", CREATING, reason=NOT_READY, last=ENDED),
+        PodRef("a", ready=False, running=False, restarting=True),
+    ),
+    "starts again, and its last end is forgotten": (
+        pod_status("False", CREATING, reason=NOT_READY, restarts=1),
+        PodRef("a", ready=False, running=False, restarting=True),
+    ),
+    "runs again": (
+        pod_status("True", RUNNING, restarts=1, last=ENDED),
+        PodRef("a", ready=True),
+    ),
+    "only its sidecar restarts": (
+        pod_status("False", WAITING, reason=NOT_READY, container="proxy", restarts=2, last=ENDED),
         PodRef("a", ready=False, running=False),
     ),
     "only a sidecar runs": (
@@ -113,6 +152,17 @@ class PodsContract:
         await remove_pod(cluster, "a")
         assert await pods.list() == []
         await pods.delete(pod)
+
+    async def test_no_container_of_a_deleted_pod_is_started_again(
+        self, cluster: Cluster, pods: ClusterPods
+    ) -> None:
+        ended = pod_status("False", ENDED, reason=NOT_READY, restarts=1, last=ENDED)
+        await create_pod(cluster, "a", node=NODE, labels=LABELS, status=ended)
+        (pod,) = await pods.list()
+        assert pod.restarting
+        await pods.delete(pod)
+        assert await pods.list() == [PodRef("a", ready=False, running=False, terminating=True)]
+        await remove_pod(cluster, "a")
 
     async def test_a_pod_without_an_address_does_not_answer(
         self, cluster: Cluster, pods: ClusterPods

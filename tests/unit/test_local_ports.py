@@ -1,16 +1,20 @@
 """The files of a promotion on one machine: what they hold, and how writers wait for each other."""
 
 import asyncio
+import errno
 import fcntl
 import os
+import stat
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from fraudops.errors import StoreDownError
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
-from fraudops.promotion.ports import LockBusyError, StaleRecordError
-from fraudops.promotion.serving_record import EMPTY, encode
+from fraudops.promotion.ports import LockBusyError, StaleRecordError, UnknownWriteError
+from fraudops.promotion.serving_record import EMPTY, RecordUnreadableError, encode
 from tests.support.promotion_ports import reserved
 
 
@@ -41,6 +45,95 @@ def test_a_written_record_survives_a_crash_of_the_machine(
     )
     FileRecordStore(tmp_path / "serving.json").compare_and_set(reserved(1), b"")
     assert synced
+
+
+def test_a_full_disk_writes_nothing_and_the_message_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileRecordStore(tmp_path / "serving.json")
+    token = store.compare_and_set(reserved(1), b"")
+
+    def full(_path: Path, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(StoreDownError) as down:
+            store.compare_and_set(reserved(2), token)
+    assert str(down.value) == (
+        f"the serving record cannot be written ({tmp_path}/serving.json: No space left on device): "
+        "check the free space of the disk and the permissions of the folder, then try again"
+    )
+    assert down.value.exit_code == 75
+    assert store.read() == (reserved(1), token)
+    # The retry finishes.
+    store.compare_and_set(reserved(2), token)
+
+
+@pytest.mark.parametrize("kind", [stat.S_ISREG, stat.S_ISDIR], ids=["file", "folder"])
+def test_only_a_record_that_was_renamed_may_have_been_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[[int], bool]
+) -> None:
+    store = FileRecordStore(tmp_path / "serving.json")
+    token = store.compare_and_set(reserved(1), b"")
+
+    def fsync(descriptor: int) -> None:
+        if kind(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    renamed = kind is stat.S_ISDIR
+    error = UnknownWriteError if renamed else StoreDownError
+    with pytest.raises(error, match=r"/serving\.json: Input/output error\): check the "):
+        store.compare_and_set(reserved(2), token)
+    assert store.read()[0] == reserved(2 if renamed else 1)
+
+
+def test_a_write_is_unknown_while_the_file_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileRecordStore(tmp_path / "serving.json")
+    token = store.compare_and_set(reserved(1), b"")
+
+    def broken(_descriptor: int) -> None:
+        monkeypatch.setattr(Path, "read_bytes", broken)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(UnknownWriteError):
+        store.compare_and_set(reserved(2), token)
+
+
+def test_an_unreadable_record_and_its_lock_name_their_files(tmp_path: Path) -> None:
+    (tmp_path / "serving.json").mkdir()
+    with pytest.raises(StoreDownError, match=r"cannot be read \(.*serving\.json: Is a directory\)"):
+        FileRecordStore(tmp_path / "serving.json").read()
+    (tmp_path / "serving.lock").mkdir()
+    with pytest.raises(StoreDownError, match=r"opened \(.*/serving\.lock: Is a directory\)"):
+        FileRecordStore(tmp_path / "serving.json").compare_and_set(reserved(1), b"")
+
+
+def test_an_empty_file_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "serving.json").touch()
+    with pytest.raises(RecordUnreadableError):
+        FileRecordStore(tmp_path / "serving.json").read()
+
+
+async def test_a_lock_that_cannot_be_written_is_not_held(tmp_path: Path) -> None:
+    # Every write to this device fails as on a full disk.
+    (tmp_path / "promotion.lock").symlink_to("/dev/full")
+    blocked = FileLock(tmp_path / "promotion.lock" / "folder" / "promotion.lock")
+    for lock in (FileLock(tmp_path / "promotion.lock"), blocked):
+        with pytest.raises(StoreDownError, match=r"the lock cannot be taken \(.*promotion\.lock: "):
+            async with lock.hold("one"):
+                pytest.fail("the lock cannot name its holder")
+        assert not await lock.held()
+
+
+async def test_an_error_inside_of_the_lock_is_no_error_of_the_lock(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        async with FileLock(tmp_path / "promotion.lock").hold("one"):
+            (tmp_path / "missing").read_bytes()
 
 
 async def test_a_writer_waits_for_another_one(tmp_path: Path) -> None:

@@ -100,19 +100,43 @@ async def test_a_written_outcome_replaces_the_row_of_its_request_in_the_record(
 
 
 @on_stage()
-async def test_a_written_outcome_counts_when_the_record_cannot_be_changed(stage: Stage) -> None:
+async def test_the_record_has_the_outcome_of_a_commit_before_the_database(stage: Stage) -> None:
+    keep(stage, row(outcome="unconfirmed"))
+    ended = stage.world.spawn(outcomes(stage).ended(row(outcome="done")))
+    while "mine" not in stage.world.store.rows:
+        (kept,) = stage.record.unwritten
+        await stage.wait(0.01)
+    # A promoter that dies now has reported, so its next try does not undo the act.
+    assert kept.outcome == "done"
+    assert await ended == ()
+
+
+@on_stage()
+async def test_a_commit_that_the_record_cannot_report_is_not_reported(stage: Stage) -> None:
     keep(stage, row(outcome="unconfirmed"))
     stage.world.store.api_down_until = FOR_EVER
-    assert await outcomes(stage).ended(row(outcome="done")) == ()
-    assert stage.row("mine").outcome == "done"
+    with pytest.raises(StoreDownError, match="ended as done, but the serving record cannot"):
+        await outcomes(stage).ended(row(outcome="done"))
+    assert stage.world.store.rows == {}
     assert stage.record.unwritten == (row(outcome="unconfirmed"),)
+
+
+@pytest.mark.parametrize("outcome", ["refused", "unchanged"])
+def test_an_act_without_a_commit_is_reported_while_the_record_is_away(outcome: Any) -> None:
+    @on_stage()
+    async def play(stage: Stage) -> None:
+        stage.world.store.api_down_until = FOR_EVER
+        assert await outcomes(stage).ended(row(outcome=outcome)) == ()
+        assert stage.row("mine").outcome == outcome
+
+    play()
 
 
 @on_stage()
 async def test_an_outcome_that_no_store_can_keep_is_an_error(stage: Stage) -> None:
     stage.world.store.database_down_until = stage.world.store.api_down_until = FOR_EVER
-    with pytest.raises(StoreDownError, match=r"ended as done, but neither PostgreSQL nor"):
-        await outcomes(stage).ended(row(outcome="done"))
+    with pytest.raises(StoreDownError, match=r"ended as refused, but the serving record cannot"):
+        await outcomes(stage).ended(row(outcome="refused"))
 
 
 @on_stage()
@@ -136,6 +160,22 @@ async def test_a_row_that_is_kept_while_others_are_written_stays(stage: Stage) -
     keep(stage, row("b", outcome="done"))
     assert await flush == 1
     assert [kept.request for kept in stage.record.unwritten] == ["b"]
+
+
+@pytest.mark.parametrize("down", [(), (1,), (2,), (1, 2)], ids=str)
+def test_the_later_try_decides_the_row_whatever_its_clock_shows(down: tuple[int, ...]) -> None:
+    async def play(stage: Stage) -> None:
+        tries = ((1, "unconfirmed", 200.0), (2, "done", -200.0))
+        for number, outcome, offset in tries:
+            store = stage.world.store
+            store.database_down_until = FOR_EVER if number in down else 0.0
+            actor = Actor(f"mine/{number}", offset=offset)
+            await Outcomes(ports_of(stage.world, actor)).ended(row(outcome=outcome))
+            store.database_down_until = 0.0
+            await outcomes(stage).flush()
+        assert (stage.row("mine").outcome, stage.record.unwritten) == ("done", ())
+
+    on_stage()(play)()
 
 
 # -- the row of a promoter that ended before its commit

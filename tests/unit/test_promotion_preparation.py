@@ -453,7 +453,8 @@ async def test_pods_that_are_not_listed_drop_the_version_at_their_deadline(stage
         ([UnknownWriteError("no answer")], [3]),
         ([UnknownWriteError("no answer")] * 1000, []),
         ([StaleRecordError("another template")], []),
-        ([DOWN], []),
+        ([DOWN], [3]),
+        ([DOWN] * 1000, []),
     ],
 )
 def test_a_rollout_is_taken_back_and_the_pods_drop_the_version(

@@ -10,6 +10,7 @@ import pytest
 from fraudops.errors import StoreDownError
 from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.changes import Promote, Rollback
+from fraudops.promotion.ports import UnknownWriteError
 from fraudops.promotion.protocol import Promoter
 from fraudops.promotion.request import PromotionRequest, PromotionResult
 from fraudops.promotion.serving_record import (
@@ -19,11 +20,13 @@ from fraudops.promotion.serving_record import (
     ServingTarget,
     encode,
     note_alias,
+    release,
 )
 from tests.support.simulation.founding import entry_of
 from tests.support.simulation.jobs import Gate, Job, ports_of
 from tests.support.simulation.registry import digest_of
 from tests.support.simulation.stage import FOR_EVER, Stage, on_stage
+from tests.support.simulation.store import SimRecords
 from tests.support.simulation.world import Actor
 
 
@@ -304,23 +307,84 @@ async def test_on_one_machine_a_rollout_replaces_the_model_inside_the_pods(stage
     assert stage.world.store.template is None
 
 
+async def reserved_by(stage: Stage, strategy: Any) -> Any:
+    """Start an act and return its task when it has reserved. Its pods need some seconds."""
+    stage.pod("pod-1").slow = 5.0
+    act = stage.world.spawn(Try(stage, Job("mine", version="3", strategy=strategy)).run())
+    while not stage.record.reserved:
+        await stage.wait(0.2)
+    return act
+
+
+def left_no_trace(stage: Stage) -> bool:
+    pods = [pod for pod in stage.world.cluster.pods if not pod.gone]
+    return stage.world.store.template is None and not any(pod.prepared for pod in pods)
+
+
+@on_stage()
+async def test_an_act_whose_record_was_written_by_another_one_commits_nothing(stage: Stage) -> None:
+    act = await reserved_by(stage, "broadcast")
+    write(stage, release(stage.record))
+    result = await act
+    assert (result.outcome, result.epoch, stage.serving) == ("overtaken", 2, ("1", 2))
+    assert (stage.row("mine").outcome, stage.row("mine").epoch) == ("overtaken", 3)
+    assert result.reason
+    assert left_no_trace(stage)
+
+
 @pytest.mark.parametrize("strategy", ["broadcast", "rollout"])
-def test_an_act_whose_record_was_written_by_another_one_commits_nothing(strategy: Any) -> None:
+def test_an_act_is_tried_again_when_only_a_note_in_the_record_has_changed(strategy: Any) -> None:
     async def play(stage: Stage) -> None:
-        stage.pod("pod-1").slow = 5.0
-        job = Job("mine", version="3", strategy=strategy)
-        act = stage.world.spawn(Try(stage, job).run())
-        while not stage.record.reserved:
-            await stage.wait(0.2)
+        act = await reserved_by(stage, strategy)
         touch(stage)
-        result = await act
-        assert (result.outcome, result.epoch, stage.serving) == ("overtaken", 2, ("1", 2))
-        assert (stage.row("mine").outcome, stage.row("mine").epoch) == ("overtaken", 3)
-        assert result.reason
-        assert stage.world.store.template is None
-        assert all(not pod.prepared for pod in stage.world.cluster.pods if not pod.gone)
+        with pytest.raises(StoreDownError, match="changed before the commit: try again"):
+            await act
+        assert (stage.row("mine").outcome, stage.serving) == ("refused", ("1", 2))
+        assert left_no_trace(stage)
 
     on_stage()(play)()
+
+
+@on_stage()
+async def test_a_commit_that_is_not_answered_says_that_it_may_have_happened(stage: Stage) -> None:
+    act = await reserved_by(stage, "broadcast")
+
+    def unanswered(*_: Any) -> None:
+        raise UnknownWriteError("the store does not answer")
+
+    stage.world.store.write_record = unanswered
+    with pytest.raises(UnknownWriteError, match="whether epoch 3 is committed is unknown"):
+        await act
+
+
+@on_stage()
+async def test_a_commit_whose_answer_is_lost_is_found_although_a_note_has_changed(
+    stage: Stage,
+) -> None:
+    class LosesTheCommit(SimRecords):
+        async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
+            written = await super().compare_and_set(record, token)
+            if record.epoch == 3 and record.alias_epoch == 2 and not record.alias_note:
+                touch(stage)
+                raise UnknownWriteError("the store does not answer")
+            return written
+
+    records = LosesTheCommit(stage.world, Actor("mine/0", MINE))
+    result = await Try(stage, MINE, records=records).run()
+    assert (result.outcome, stage.serving, stage.row("mine").outcome) == ("done", ("3", 3), "done")
+
+
+@on_stage()
+async def test_a_reservation_that_is_not_answered_leaves_a_row(stage: Stage) -> None:
+    class NoWrites(SimRecords):
+        async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
+            await self.world.step(self.actor)
+            raise UnknownWriteError("the store does not answer")
+
+    mine = Try(stage, MINE, records=NoWrites(stage.world, Actor("mine/0", MINE)))
+    with pytest.raises(UnknownWriteError):
+        await mine.run()
+    assert stage.row("mine").outcome == "refused"
 
 
 @on_stage()

@@ -3,7 +3,7 @@
 The product's promoter and reconciler run over the ports of the simulation.
 """
 
-from tests.support.simulation.jobs import Job
+from tests.support.simulation.jobs import RETRY, Job
 from tests.support.simulation.stage import Stage, on_stage
 from tests.support.simulation.world import Actor
 
@@ -186,17 +186,19 @@ async def test_the_row_of_an_act_of_release_0_2_0_survives_the_new_format(stage:
 @on_stage()
 async def test_taking_back_an_act_keeps_what_its_promoter_has_reported(stage: Stage) -> None:
     stage.pod("pod-1").busy_until = stage.world.clock + 5
-    promotion = stage.world.spawn(stage.act(Job("slow", version="3")))
+    job = Job("slow", version="3")
+    promotion = stage.world.spawn(stage.runner.attempt(job, Actor("slow/0", job)))
     while stage.record.reserved is None:
         await stage.wait(0.1)
-    # A promoter without the lock keeps its row in the record, and so changes the record's token.
+    # A promoter without the lock changes the record's token. No outcome can be written for a time.
     stage.world.store.database_down_until = stage.world.clock + 20
     stage.world.store.token += 1
-    assert (await promotion).outcome == "overtaken"
+    assert await promotion == RETRY
     await stage.wait(30)
     await stage.reconcile()
     assert stage.record.reserved is None
-    assert stage.row("slow").outcome == "overtaken"
+    assert stage.row("slow").outcome == "refused"
+    assert "try again" in str(stage.row("slow").reason)
 
 
 @on_stage()

@@ -12,6 +12,7 @@ from fraudops.promotion.ports import UnknownWriteError
 from fraudops.promotion.protocol import Promoter
 from fraudops.promotion.serving_record import (
     EMPTY,
+    REQUEST_LIMIT,
     ServingRecord,
     encode,
     note_alias,
@@ -228,3 +229,29 @@ async def test_the_annotation_of_an_own_rollout_is_removed_when_the_next_try_is_
     assert (await stage.act(job, actor)).outcome == "refused"
     assert (stage.record.reserved, stage.world.store.template) == (None, None)
     assert rollouts.asked == 2
+
+
+# -- tries that come late
+
+
+@on_stage()
+async def test_a_late_try_of_a_rollback_does_not_go_back_twice(stage: Stage) -> None:
+    back = Job("back", act="rollback")
+    assert (await stage.act(back)).outcome == "done"
+    stage.pod("pod-1").refuses = frozenset({digest_of("3")})
+    for _ in range(REQUEST_LIMIT + 1):
+        assert (await stage.promote("3")).outcome == "refused"
+    assert (await stage.act(back)).outcome == "done"
+    assert stage.serving == ("2", 3)
+
+
+@on_stage()
+async def test_a_late_try_of_a_replaced_promotion_is_overtaken(stage: Stage) -> None:
+    job = Job("mine", version="3")
+    assert (await stage.act(job)).outcome == "done"
+    assert (await stage.promote("2")).outcome == "done"
+    stage.pod("pod-1").refuses = frozenset({digest_of("1")})
+    for _ in range(REQUEST_LIMIT + 1):
+        assert (await stage.promote("1")).outcome == "refused"
+    assert (await stage.act(job)).outcome == "overtaken"
+    assert len(stage.record.requests) == REQUEST_LIMIT + 2

@@ -29,7 +29,7 @@ def fetch_bundle(
 
     Raises BundleError, RefusedError, UnknownVersionError, StoreDownError.
     """
-    with _disk_errors():
+    with _disk_errors(bundles):
         bundles.mkdir(parents=True, exist_ok=True)
         _sweep(bundles)
         refusal = _check_cached(bundles, digest)
@@ -120,10 +120,12 @@ def _sweep(bundles: Path) -> None:
 
 
 @contextmanager
-def _disk_errors() -> Iterator[None]:
+def _disk_errors(bundles: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RefusedError(
-            f"the bundle cannot be written to the cache ({error.strerror}): check the disk"
+        # No refusal: the disk may have space again before the promoter's deadline.
+        raise StoreDownError(
+            f"the bundle cannot be written to the cache ({bundles}: {error.strerror}): check the "
+            "free space of the disk and the permissions of the folder"
         ) from error

@@ -6,7 +6,12 @@ from typing import Any, TypeVar
 
 from fraudops.errors import FraudopsError, RefusedError
 from fraudops.promotion import pod_rules
-from fraudops.promotion.ports import PodRef, PodRefusedError, PodUnresponsiveError
+from fraudops.promotion.ports import (
+    PodRef,
+    PodRefusedError,
+    PodUnresponsiveError,
+    UnknownWriteError,
+)
 from fraudops.promotion.serving_record import ServingTarget
 from tests.support.simulation.cluster import SimPod
 from tests.support.simulation.network import get
@@ -77,6 +82,8 @@ class SimPods:
 
     async def delete(self, pod: PodRef) -> None:
         await self.world.step(self.actor)
+        if self.world.happens("lost deletion", self.actor.name):
+            raise UnknownWriteError("the Kubernetes API does not answer")
         found = self.world.cluster.find(pod.name)
         if not found.terminating and not found.gone:
             self.world.spawn(self.world.cluster.end(found))

@@ -56,6 +56,8 @@ class Checks:
             self.commits.on_commit(actor, before, after)
             if self.world.happens("pods fall silent after a commit", actor.name):
                 self.world.cluster.fall_silent(actor.name)
+            if self.world.happens("a container ends after a commit", actor.name):
+                self.world.cluster.end_a_container(actor.name)
         elif (before.current, before.stack) != (after.current, after.stack):
             raise self.world.violated(
                 "only a commit changes what serves",
@@ -129,6 +131,7 @@ class Checks:
         self._check_words(job, result)
         self._check_duration(actor)
         self._check_refusal(actor, job, result)
+        self._check_own_commit(job, result)
         current = self.world.store.record.current
         success = result.outcome in ("done", "unchanged", "failed")
         if success and current and current.epoch == result.epoch:
@@ -167,6 +170,7 @@ class Checks:
             )
         if actor.reserved_at == 0.0:
             return
+        self._check_rollout_is_over(actor, job, result)
         epoch = self.reserved[job.id]
         waited = (self.world.clock - actor.reserved_at) * actor.rate
         vetoes = [pod.name for pod in self.world.cluster.pods if epoch in pod.refused_epochs]
@@ -179,6 +183,31 @@ class Checks:
             )
         if by_pod and waited < 1.5 * DEADLINES.prepare and job.strategy == "broadcast":
             self._check_vetoes(actor, job, epoch)
+
+    def _check_rollout_is_over(self, actor: Actor, job: Job, result: PromotionResult) -> None:
+        """No pod answers with the version of a refused rollout, unless the result names the pod."""
+        for pod in self.world.cluster.pods:
+            named = {pod.name, "every pod"} & set(result.behind)
+            serves = pod.answers_clients and pod.state.epoch == self.reserved[job.id]
+            if serves and not named and pod.name not in actor.unanswered:
+                raise self.world.violated(
+                    "a refused rollout is over",
+                    f"{job.id} was refused, and {pod.name} answers with version "
+                    f"{pod.state.version} (epoch {pod.state.epoch})",
+                )
+
+    def _check_own_commit(self, job: Job, result: PromotionResult) -> None:
+        """An act is overtaken only by another act, and says so if it was undone."""
+        current = self.world.store.record.current
+        own = current is not None and current.by == job.id
+        if result.outcome == "overtaken" and own:
+            raise self.world.violated(
+                "only another act overtakes", f"{job.id} is overtaken, and its own commit serves"
+            )
+        if own and result.outcome != "overtaken" and result.undone != (current.act == "undo"):
+            raise self.world.violated(
+                "an undo is told", f"{job.id} ends with undone={result.undone}"
+            )
 
     def _check_vetoes(self, actor: Actor, job: Job, epoch: int) -> None:
         """Pods that take no connections have no veto while others have prepared."""

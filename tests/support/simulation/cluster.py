@@ -26,10 +26,11 @@ class ContainerEndedError(FraudopsError):
 
 @dataclass(eq=False)
 class SimPod:
-    """A pod. `shown_ready` and `shown_running` are what the API says, some moments later.
+    """A pod. The fields `shown_*` are what the API says, some moments later.
 
-    `lost` is None, or how its node is lost: `dark` (nothing answers), `kept` (only clients on
-    kept connections get answers), `kubelet` (everything answers, but the API cannot know that).
+    Until `blind_until` its reads of the record fail. No container starts before `back_off_until`.
+    `lost` is None, or how its node is lost: `dark` (nothing answers), `kept` (only clients on kept
+    connections get answers), `kubelet` (everything answers, but the API cannot know that).
     """
 
     name: str
@@ -44,16 +45,18 @@ class SimPod:
     shown_ready: bool = False
     shown_ready_since: float = 0.0
     shown_running: bool = False
+    shown_restarting: bool = False
     has_clients: bool = False
     terminating: bool = False
     gone: bool = False
     lost: str | None = None
     lost_since: float = 0.0
     silent_until: float = 0.0
+    blind_until: float = 0.0
+    back_off_until: float = 0.0
     busy_until: float = 0.0
     container: int = 0
     awaited: ServingTarget | None = None
-    has_read: bool = False
     fault: str | None = None
     prepared: dict[str, tuple[ServingTarget, float]] = field(default_factory=dict)
     prepared_epochs: dict[int, float] = field(default_factory=dict)
@@ -62,12 +65,8 @@ class SimPod:
 
     @property
     def answers_clients(self) -> bool:
-        """Whether a client may get an answer that must be the promised one.
-
-        A container that has not been able to read the record since it started serves what its
-        predecessor served, and says so.
-        """
-        return self.up and self.has_clients and self.has_read and self.lost != "dark"
+        """Whether a client may get an answer, which must be the promised one."""
+        return self.up and self.has_clients and self.lost != "dark"
 
     @property
     def target(self) -> ServingTarget | None:
@@ -95,6 +94,7 @@ class SimCluster:
             running=pod.shown_running,
             terminating=pod.terminating,
             lost=LOST if away else None,
+            restarting=pod.shown_restarting and not pod.terminating,
         )
 
     def refs(self) -> tuple[PodRef, ...]:
@@ -171,6 +171,26 @@ class SimCluster:
         pod.lock = asyncio.Lock()
         self._publish(pod)
 
+    def end_a_container(self, who: str) -> None:
+        """End the container of a pod. The network of the next one may come back later."""
+        choices = self.world.choices
+        living = [
+            pod for pod in self.pods if pod.up and not (pod.gone or pod.terminating or pod.lost)
+        ]
+        if not living:
+            return
+        pod = choices.pick(living, "pod", who)
+        self.world.note(f"the container of {pod.name} ends")
+        self.crash(pod)
+        if choices.number("back-off", who) < 0.3:
+            pod.back_off_until = self.world.clock + choices.between(5, 60, "back-off for", who)
+        back = max(self.world.clock, pod.back_off_until) + choices.between(5, 50, "silent", who)
+        match choices.pick(("", "silent", "blind"), "network", who):
+            case "silent":
+                pod.silent_until = back
+            case "blind":
+                pod.blind_until = back
+
     def lose(self, pod: SimPod, how: str) -> None:
         pod.lost, pod.lost_since = how, self.world.clock
         self.world.note(f"the node of {pod.name} is lost ({how})")
@@ -205,11 +225,13 @@ class SimCluster:
                 await self.poll(pod)
             except ContainerEndedError:
                 await world.step(None, world.choices.between(1, 3, "restart", pod.name), pod.name)
+                while world.clock < pod.back_off_until and not world.calm:
+                    await world.step(None, 1.0, pod.name)
 
     async def _start_container(self, pod: SimPod) -> None:
         """Verify the cached bundle and take the state to begin with, as the pod's `settle`."""
         pod.up, container = True, pod.container
-        pod.awaited, pod.has_read = None, False
+        pod.awaited = None
         pod.prepared.clear()
         self._publish(pod)
         try:
@@ -354,8 +376,8 @@ class SimCluster:
     async def read(self, pod: SimPod, container: int) -> ServingRecord:
         """Return the record of one moment of this call. Raises StoreDownError."""
         world = self.world
-        silent = world.clock < pod.silent_until and not world.calm
-        if silent or pod.lost in ("dark", "kept"):
+        blind = world.clock < max(pod.silent_until, pod.blind_until) and not world.calm
+        if blind or pod.lost in ("dark", "kept"):
             await self.pause(pod, container, 1.0)
             raise StoreDownError("the Kubernetes API does not answer")
         if world.clock < world.store.api_down_until or world.happens("pod cannot read", pod.name):
@@ -365,7 +387,6 @@ class SimCluster:
         slow = world.happens("slow read", pod.name)
         seconds = 1 + 8 * world.choices.number("slow", pod.name) if slow else 0.0
         await self.pause(pod, container, seconds)
-        pod.has_read = True
         return record
 
     async def pause(self, pod: SimPod, container: int, seconds: float) -> None:
@@ -390,6 +411,7 @@ class SimCluster:
         if ready != pod.shown_ready:
             self.changed_at = self.world.clock
         pod.shown_running, pod.shown_ready = up, ready
+        pod.shown_restarting = container > 0 and not up
         if ready:
             pod.has_clients = True
             self.world.checks.look_at(pod)

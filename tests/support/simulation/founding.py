@@ -67,7 +67,6 @@ def run(world: SimulatedWorld, name: str, target: ServingTarget) -> None:
     pod.state = PodState().serving(target, "cache")
     pod.cache = {target.digest, digest_of("1"), digest_of("2")}
     pod.up = pod.ready = pod.shown_ready = pod.shown_running = pod.has_clients = True
-    pod.has_read = True
     pod.awaited = target
     pod.born = pod.shown_ready_since = -100.0
     world.spawn(world.cluster.live(pod, running=True))

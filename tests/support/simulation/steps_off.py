@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fraudops.errors import FraudopsError, RefusedError
@@ -15,10 +16,10 @@ from fraudops.promotion import (
     protocol,
     serving_record,
 )
-from fraudops.promotion.convergence import Convergence
+from fraudops.promotion.convergence import Convergence, Ending
 from fraudops.promotion.ports import PromotionPorts
 from fraudops.promotion.preparation import Preparation
-from fraudops.promotion.protocol import Promoter
+from fraudops.promotion.protocol import Promoter, _ended
 from tests.support.simulation.decisions_off import UNDO_WEATHER
 from tests.support.simulation.jobs import MakePromoter
 from tests.support.simulation.store import SimLock
@@ -58,6 +59,17 @@ class CommitsWhatServes(Promoter):
         return False
 
 
+class TakesAStaleCommitAsOvertaken(Promoter):
+    """Forgets that a commit may have happened although its answer was lost."""
+
+    async def _after_stale_commit(self, done: Any, reserved: Any) -> Any:
+        await self.preparation.take_back(reserved.target, self._by_rollout(reserved))
+        return await self._overtaken(done, "another act has written the record")
+
+    async def _overtaken(self, attempt: Any, reason: str) -> Any:
+        return Ending(_ended(attempt, "overtaken", reason), await self._latest())
+
+
 class LeavesRolloutsUnfinished(Promoter):
     """Leaves the annotation and the reservation of a dead promoter."""
 
@@ -69,6 +81,9 @@ PROMOTER = {
     "the commit is compared with the reservation": Off(promoter=CommitsWithALaterRead),
     "an act is reserved on the read that decided it": Off(
         promoter=ReservesWithALaterRead, odds={"blocking gate": 0.5}
+    ),
+    "a commit whose answer was lost is looked for": Off(
+        promoter=TakesAStaleCommitAsOvertaken, odds={"lost answer": 0.3, "will be paused": 1.0}
     ),
     "an act acts only on the epoch that its user names": Off(promoter=IgnoresIfEpoch),
     "a try finishes what its request began": Off(promoter=ForgetsEarlierTries),
@@ -110,6 +125,11 @@ class TakesNoPodAsConsent(Preparation):
         return True
 
 
+class LeavesThePodsOfARefusedRollout(Preparation):
+    async def wait_until_replaced(self, target: Any) -> tuple[str, ...]:
+        return ()
+
+
 def _all_that_run(pods: Sequence[Any]) -> list[Any]:
     return [pod for pod in pods if pod.running and pod.lost is None]
 
@@ -125,6 +145,9 @@ PREPARE = {
     "unready pods are not waited for": off(
         preparation, "voters_of", _all_that_run, new_pod_has_no_network_yet=0.7, a_pod_ends=1.0
     ),
+    "a refused rollout ends when its pods are gone": Off(
+        promoter=with_preparation(LeavesThePodsOfARefusedRollout), odds={"a pod cannot load": 1.0}
+    ),
     "no pod at all is no consent": Off(promoter=with_preparation(TakesNoPodAsConsent)),
 }
 
@@ -139,6 +162,13 @@ class ActivatesEarlierPods(Convergence):
         for pod in pods:
             await self._activate(pod, epoch, 1.0)
         return []
+
+
+class TakesALapsedLockAsOvertaken(Convergence):
+    async def _handle_behind(self, attempt: Any, record: Any, behind: list[Any]) -> Any:
+        if not await self.ports.lock.held():
+            return Ending(_ended(attempt, "overtaken", "the lock has lapsed"), record)
+        return await super()._handle_behind(attempt, record, behind)
 
 
 class TakesSilenceAsConsent(Convergence):
@@ -162,6 +192,11 @@ class CountsEveryPod(Convergence):
         if len(behind) > 1 and convergence.decide_undo(record, attempt.request):
             return await self._undo(attempt, record, behind)
         return await super()._handle_behind(attempt, record, behind)
+
+
+async def _list_without_restarts(ports: Any, end: float) -> list[Any]:
+    """Show a pod whose container restarts like a pod that has never run."""
+    return [replace(pod, restarting=False) for pod in await patience.list_pods(ports, end)]
 
 
 def with_convergence(kind: type[Convergence]) -> MakePromoter:
@@ -212,8 +247,15 @@ CONVERGENCE = {
     ),
     "the pods are listed after the commit": Off(promoter=with_convergence(ActivatesEarlierPods)),
     "silence is not consent": Off(promoter=with_convergence(TakesSilenceAsConsent)),
+    "only another act overtakes": Off(
+        promoter=with_convergence(TakesALapsedLockAsOvertaken),
+        odds={"pods fall silent after a commit": 1.0, "will be paused": 1.0},
+    ),
     "a lost pod may still answer clients": Off(
         promoter=with_convergence(ForgetsLostPods), odds={"a node is lost": 1.0}
+    ),
+    "a container that restarts has the version that it had": off(
+        convergence, "list_pods", _list_without_restarts, a_container_ends_after_a_commit=0.7
     ),
     "only pods that clients reach trigger an undo": Off(
         promoter=with_convergence(CountsEveryPod),
@@ -239,7 +281,10 @@ CONVERGENCE = {
 
 ROWS = {
     "a row that cannot be written stays in the record": off(
-        outcomes.Outcomes, "_keep", always(None), the_database_is_away=1.0
+        outcomes, "keep_outcome", lambda record, _: record, the_database_is_away=1.0
+    ),
+    "the record has an outcome before the database": off(
+        outcomes.Outcomes, "_report", always(None), will_be_killed=1.0, **UNDO_WEATHER
     ),
     "a commit keeps its row in the record": off(
         changes, "keep_outcome", lambda record, _: record, will_be_killed=1.0

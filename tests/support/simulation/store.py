@@ -20,6 +20,8 @@ from tests.support.simulation.world import Actor, SimulatedWorld
 
 API, DATABASE = "the Kubernetes API", "PostgreSQL"
 LEASE_SECONDS, RENEW_SECONDS = 15.0, 5.0
+# No clock of the weather is wrong by so many seconds, so that no time of day is below zero.
+TIME_OF_DAY = 1000.0
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,8 @@ class SimStore:
         kept = self.rows.get(row.request)
         if kept and row.outcome == "started":
             return
-        if kept and kept.outcome != "started" and row.is_provisional:
-            return
-        if kept and kept.finished_at and row.finished_at and row.finished_at < kept.finished_at:
+        earlier = ("started",) if row.outcome == "refused" else ("started", "refused")
+        if kept and row.is_provisional and kept.outcome not in earlier:
             return
         self.rows[row.request] = row
         if row.finished_at:
@@ -202,14 +203,16 @@ class SimJournal:
 
     async def write(self, attempt: Attempt) -> None:
         store = self.world.store
+        seen = store.rows.get(attempt.request)
+
+        def apply() -> None:
+            # The transaction of a late message has locked its row. A later write of this row
+            # waits for it, so a late message never replaces a later row.
+            if store.rows.get(attempt.request) is seen:
+                store.write_row(attempt)
+
         try:
-            await put(
-                self.world,
-                self.actor,
-                lambda: store.write_row(attempt),
-                store.database_down_until,
-                DATABASE,
-            )
+            await put(self.world, self.actor, apply, store.database_down_until, DATABASE)
         except UnknownWriteError as error:
             raise StoreDownError(str(error)) from error
 
@@ -222,7 +225,8 @@ class SimClock:
         return self.actor.own_time(self.world.clock)
 
     def timestamp(self) -> str:
-        return f"2026-01-01T00:00:00Z+{self.world.clock:09.3f}"
+        """Return a text that sorts by the actor's own clock, which may be wrong."""
+        return f"2026-01-01T00:00:00Z+{TIME_OF_DAY + self.now():09.3f}"
 
     async def sleep(self, seconds: float) -> None:
         await self.world.step(self.actor, seconds / self.actor.rate)

@@ -19,6 +19,7 @@ ODDS = {
     "lost call": 0.03,
     "new pod has no network yet": 0.1,
     "lost renewal": 0.1,
+    "lost deletion": 0.2,
     "skewed clock": 0.5,
     "will be killed": 0.4,
     "will be paused": 0.3,
@@ -26,6 +27,7 @@ ODDS = {
     "long gate": 0.15,
     "paused before an alias": 0.05,
     "pods fall silent after a commit": 0.3,
+    "a container ends after a commit": 0.2,
     "storm": 1.0,
 }
 # Storms hit the cluster from time to time, with these weights.
@@ -107,12 +109,7 @@ class Weather:
             self.world.spawn(self.world.cluster.end(pod))
 
     def _end_a_container(self, who: str) -> None:
-        if pod := self._living(who):
-            self.world.note(f"the container of {pod.name} ends")
-            self.world.cluster.crash(pod)
-            # Its network may come back later than its container.
-            if self.world.choices.number("network", who) < 0.4:
-                pod.silent_until = self.world.clock + self._between(5, 50, "silent", who)
+        self.world.cluster.end_a_container(who)
 
     def _scale(self, who: str) -> None:
         cluster = self.world.cluster
