@@ -16,6 +16,7 @@ from fraudops import endpoints
 from fraudops.errors import SettingsError
 from fraudops.progress import Say
 from fraudops.promotion.admin_client import LocalPods
+from fraudops.promotion.approval import Approvals
 from fraudops.promotion.journal import DatabaseJournal
 from fraudops.promotion.local import FileLock, FileRecordStore, LocalRecords, SystemClock
 from fraudops.promotion.ports import Deadlines, PromotionPorts
@@ -60,11 +61,13 @@ class PromotionContext:
     """What promotions, rollbacks and the reconciler need.
 
     The gate reads `registry`. `rows` is the table `promotions` without Kubernetes Events.
+    `approvals` is None outside of a Job.
     """
 
     ports: PromotionPorts
     registry: Registry
     rows: DatabaseJournal
+    approvals: Approvals | None = None
 
     def promoter(self) -> Promoter:
         return Promoter(self.ports)
@@ -91,7 +94,15 @@ async def open_promotion_context(
 
     async with Cluster.connect(settings.cluster.namespace) as cluster:
         ports = _cluster_ports(settings, state, cluster, rows, say, wait_seconds)
-        yield PromotionContext(ports, registry, rows)
+        yield PromotionContext(ports, registry, rows, _approvals(settings, cluster))
+
+
+def _approvals(settings: PromoteJobSettings, cluster: "Cluster") -> Approvals | None:
+    from fraudops.cluster.identity import JobApprovals
+
+    if settings.job is None or settings.request_id is None:
+        return None
+    return JobApprovals(cluster, settings.job, settings.request_id)
 
 
 def _local_ports(

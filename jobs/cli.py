@@ -22,6 +22,7 @@ COMMANDS = {
     "promote": ("jobs.promote", "Move a version to production, everywhere or nowhere."),
     "waive": ("jobs.waive", "Sign a waiver for one promotion request."),
     "keys": ("jobs.keys", "List, rotate and retire the keys that sign verdicts and waivers."),
+    "approve": ("jobs.approve", "Approve a promotion that another user has started."),
     "pipeline": ("jobs.pipeline", "Train, validate and promote in one run."),
     "promotions": ("jobs.promotions", "List promotions: who, why, and how each ended."),
     "rollback": ("jobs.rollback", "Return to the version that served before."),

@@ -6,12 +6,13 @@ One decorator adds the option to a command.
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from fraudops.errors import SettingsError
-from jobs.runner import MARK_VARIABLE, OUTPUT_MARK, notices, output, say, user_name
+from jobs.runner import MARK_VARIABLE, OUTPUT_MARK, notices, output, say
 
 if TYPE_CHECKING:
     from fraudops.cluster.runner import JobSpec
@@ -145,10 +146,11 @@ class JobFollower:
     async def run(self, release: str | None, namespace: str | None) -> int:
         """Create the Job and return the exit code of its last attempt."""
         from fraudops.cluster.api import Cluster
+        from fraudops.cluster.identity import caller
         from fraudops.cluster.runner import JobRunner, find_release, job_of, new_name
 
-        spec = self._spec
         async with Cluster.connect(namespace) as cluster:
+            spec = replace(self._spec, requested_by=await caller(cluster))
             runner = JobRunner(cluster, say, self.streams.emit)
             release_name = await find_release(cluster, release)
             program = spec.module.rpartition(".")[2] if spec.module else spec.template
@@ -161,12 +163,11 @@ class JobFollower:
 
 
 def environment() -> dict[str, str]:
-    """Return the variables for the Job: the user's name, the terminal, and the mark for output."""
+    """Return the variables for the Job: the terminal, and the mark for output."""
     colours = {"FORCE_COLOR": "1"} if output.is_terminal else {}
     return {
         MARK_VARIABLE: "1",
         "COLUMNS": str(output.width),
-        "LOGNAME": user_name(),
         **colours,
     }
 

@@ -17,6 +17,7 @@ from fraudops.promotion.admission import Waiver, admit
 from fraudops.promotion.attempt import Strategy
 from fraudops.promotion.changes import Promote
 from fraudops.promotion.request import PromotionRequest, PromotionResult
+from fraudops.promotion.requester import Requester
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import LATEST, ModelVersion, Registry
 from fraudops.settings import PromoteJobSettings
@@ -25,6 +26,7 @@ from fraudops.validation.gates import GateResult
 from fraudops.wiring import PromotionContext, open_promotion_context
 from jobs.on_cluster import on_cluster
 from jobs.reports.promotion import ending, late_notices
+from jobs.requests import approved, check_names_a_version, requester
 from jobs.runner import (
     if_epoch_option,
     json_option,
@@ -34,7 +36,6 @@ from jobs.runner import (
     say,
     state_option,
     target_options,
-    user_name,
     warn,
 )
 
@@ -105,18 +106,23 @@ def promote_version(state: State, options: PromotionOptions) -> PromotionResult:
 
 async def _promote(state: State, options: PromotionOptions) -> PromotionResult:
     settings = PromoteJobSettings.from_environment()
+    check_names_a_version(settings, options.version)
+    who = requester(settings)
     async with open_promotion_context(settings, state, say) as context:
-        gate = PromotionGate(context.registry, settings, options, _waiver(options.waiver_reason))
+        waiver = _waiver(options.waiver_reason, who)
+        gate = PromotionGate(context.registry, settings, options, waiver)
         request = PromotionRequest(
             id=settings.request_id or str(uuid.uuid4()),
-            requested_by=user_name(),
+            requested_by=who.name,
+            actor=who.actor,
+            authenticated=who.authenticated,
             decide=gate.decide,
             # The number of `latest` is not known before the gate looks it up.
             version="" if options.version == LATEST else options.version,
             strategy=options.strategy,
             if_epoch=options.if_epoch,
         )
-        return await carry_out(context, request)
+        return await carry_out(context, await approved(context, settings, request))
 
 
 async def carry_out(context: PromotionContext, request: PromotionRequest) -> PromotionResult:
@@ -131,10 +137,10 @@ async def carry_out(context: PromotionContext, request: PromotionRequest) -> Pro
     return result
 
 
-def _waiver(reason: str | None) -> Waiver | None:
+def _waiver(reason: str | None, who: Requester) -> Waiver | None:
     if reason is None:
         return None
-    return Waiver(reason, user_name(), datetime.now(UTC).isoformat(timespec="seconds"))
+    return Waiver(reason, who.actor or who.name, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def report(result: PromotionResult, seconds: float, as_json: bool, state: State) -> str:

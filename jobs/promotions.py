@@ -55,13 +55,24 @@ def _line(act: PastAct) -> Text:
         f"{act.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}  ",
         (f"{act.outcome:<11}", "green" if act.outcome in GOOD else "yellow"),
         f"  {act.act or 'promote or rollback'} {versions} by {act.strategy}, "
-        f"requested by {act.requested_by}{took}",
+        f"requested by {_requester(act)}{took}",
     )
 
 
+def _requester(act: PastAct) -> str:
+    """Return the name, with the controller that acts as `automation` and what proves the name."""
+    notes = [] if act.actor in (None, act.requested_by) else [act.actor]
+    notes += [] if act.authenticated else ["not authenticated"]
+    return f"{act.requested_by} ({', '.join(notes)})" if notes else act.requested_by
+
+
 def _reasons(act: PastAct) -> list[str]:
-    """Return why the act ended so, why its gates were waived, and the pods that were behind."""
+    """Return the lines below the act: why it ended so, who approved, waivers and late pods."""
     reasons = [act.reason] if act.reason else []
+    if act.approver:
+        reasons.append(f"approved by {act.approver}")
+    if act.signer:
+        reasons.append(f"verdict signed by key {act.signer}")
     if act.waiver_reason:
         reasons.append(f"gates waived: {act.waiver_reason}")
     # Most reasons name the pods already.
@@ -88,9 +99,12 @@ def _reasons(act: PastAct) -> list[str]:
 def command(limit: int, as_json: bool, state: State) -> None:
     """List promotions and rollbacks, the newest first.
 
-    Each has its versions, who requested it, its outcome and why, its duration, and the pods that
-    had not followed at its end. While PostgreSQL is down, only the rows that the serving record
-    still keeps are listed, and the exit code is 75.
+    Each has its versions, who requested it, who approved it, the key that signed its verdict, its
+    outcome and why, its duration, and the pods that had not followed at its end. "Not
+    authenticated" means that nothing proves the requester's name.
+
+    While PostgreSQL is down, only the rows that the serving record still keeps are listed, and the
+    exit code is 75.
     """
     settings = PromoteJobSettings.from_environment()
     record = read_record(settings.cluster, state)

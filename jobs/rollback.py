@@ -20,7 +20,8 @@ from fraudops.state import State
 from fraudops.wiring import open_promotion_context
 from jobs.on_cluster import on_cluster
 from jobs.promote import carry_out, report
-from jobs.runner import if_epoch_option, json_option, run, say, state_option, user_name, warn
+from jobs.requests import requester
+from jobs.runner import if_epoch_option, json_option, run, say, state_option, warn
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,14 @@ def roll_back(state: State, if_epoch: int | None = None) -> PromotionResult:
 
 async def _roll_back(state: State, if_epoch: int | None) -> PromotionResult:
     settings = PromoteJobSettings.from_environment()
+    who = requester(settings)
     async with open_promotion_context(settings, state, say) as context:
         gate = RollbackGate(settings.environment, in_place=context.ports.rollouts is None)
         request = PromotionRequest(
             id=settings.request_id or str(uuid.uuid4()),
-            requested_by=user_name(),
+            requested_by=who.name,
+            actor=who.actor,
+            authenticated=who.authenticated,
             decide=gate.decide,
             act="rollback",
             if_epoch=if_epoch,

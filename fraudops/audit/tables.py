@@ -74,6 +74,10 @@ promotions = Table(
     Column("waiver_reason", Text),
     # Not JSONB: SQLAlchemy would write None as the JSON value null, which is not NULL.
     Column("behind", ARRAY(Text)),
+    Column("actor", Text),
+    Column("authenticated", Boolean),
+    Column("approver", Text),
+    Column("signer", Text),
 )
 
 drift_runs = Table(

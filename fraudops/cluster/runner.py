@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from fraudops.cluster.api import Cluster, NotFoundError
 from fraudops.errors import FraudopsError, RefusedError, SettingsError, StoreDownError
 from fraudops.progress import Say
+from fraudops.promotion.approval import REQUESTED_BY
 
 Object = dict[str, Any]
 Value = TypeVar("Value")
@@ -39,6 +40,7 @@ class JobSpec:
     template.
 
     `shards` is how many pods an Indexed Job has, if not as many as its template says.
+    `requested_by` is the caller's name; Job and pods carry it as an annotation.
     """
 
     template: str
@@ -46,6 +48,7 @@ class JobSpec:
     module: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     shards: int | None = None
+    requested_by: str | None = None
 
 
 def job_of(cronjob: Object, name: str, wanted: JobSpec) -> Object:
@@ -71,6 +74,10 @@ def job_of(cronjob: Object, name: str, wanted: JobSpec) -> Object:
         ]
     if wanted.shards:
         template["spec"] |= {"completions": wanted.shards, "parallelism": wanted.shards}
+    if wanted.requested_by:
+        _annotate(template, REQUESTED_BY, wanted.requested_by)
+        # The program in the pod reads the pod's own annotation.
+        _annotate(template["spec"]["template"], REQUESTED_BY, wanted.requested_by)
     owner = {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -98,6 +105,11 @@ def _steps(pod: Object, module: str | None) -> list[Object]:
         pod["initContainers"] = [found for found in pod["initContainers"] if found not in steps]
         steps = []
     return [*steps, pod["containers"][0]]
+
+
+def _annotate(template: Object, name: str, value: str) -> None:
+    metadata = template.setdefault("metadata", {})
+    metadata["annotations"] = (metadata.get("annotations") or {}) | {name: value}
 
 
 async def find_release(cluster: Cluster, release: str | None) -> str:

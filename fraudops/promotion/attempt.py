@@ -16,6 +16,10 @@ class Attempt(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     did, `waiver_reason` why its gates were waived. `behind` names the pods that had not followed.
     An outcome without `finished_at` is provisional: no promoter has reported it. `act`, `strategy`
     and `outcome` are text, because a later release may write other words into the record.
+
+    `requested_by` is a user's name or `automation`. `actor` is the name that the API server or the
+    operating system has for it. `authenticated` means that a policy of the cluster has compared it
+    with the caller's credentials. `signer` is the id of the key that signed the verdict.
     """
 
     request: str
@@ -32,6 +36,10 @@ class Attempt(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     waiver_reason: str | None = None
     behind: tuple[str, ...] = ()
     finished_at: str | None = None
+    actor: str | None = None
+    authenticated: bool = False
+    approver: str | None = None
+    signer: str | None = None
 
     @property
     def is_provisional(self) -> bool:

@@ -20,7 +20,9 @@ class PastAct:
     """One promotion, rollback or undo. All tries of one request are one act.
 
     `act` is None for a row of a release that did not store it. `finished_at` is None while no
-    promoter has reported the outcome. `written` is false for a row that PostgreSQL does not have.
+    promoter has reported the outcome. `actor`, `authenticated`, `approver` and `signer` are as in
+    `Attempt`; a row of an earlier release has none of them. `written` is false for a row that
+    PostgreSQL does not have.
     """
 
     request: str
@@ -37,6 +39,10 @@ class PastAct:
     reason: str | None
     waiver_reason: str | None
     behind: tuple[str, ...]
+    actor: str | None = None
+    authenticated: bool = False
+    approver: str | None = None
+    signer: str | None = None
     written: bool = True
 
     @property
@@ -80,8 +86,13 @@ def with_unwritten(
 
 
 def _of_row(row: Mapping[Any, Any]) -> PastAct:
-    names = (name for name in PastAct.__dataclass_fields__ if name not in ("behind", "written"))
-    return PastAct(**{name: row[name] for name in names}, behind=tuple(row["behind"] or ()))
+    changed = ("behind", "authenticated", "written")
+    names = (name for name in PastAct.__dataclass_fields__ if name not in changed)
+    return PastAct(
+        **{name: row[name] for name in names},
+        behind=tuple(row["behind"] or ()),
+        authenticated=bool(row["authenticated"]),
+    )
 
 
 def _of_attempt(attempt: Attempt) -> PastAct:
@@ -100,6 +111,10 @@ def _of_attempt(attempt: Attempt) -> PastAct:
         reason=attempt.reason,
         waiver_reason=attempt.waiver_reason,
         behind=attempt.behind,
+        actor=attempt.actor,
+        authenticated=attempt.authenticated,
+        approver=attempt.approver,
+        signer=attempt.signer,
         written=False,
     )
 

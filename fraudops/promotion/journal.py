@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert
 
 from fraudops.audit.database import create_engine, translated
@@ -30,7 +31,10 @@ CHANGED = (
     "reason",
     "waiver_reason",
     "behind",
+    "signer",
 )
+# All tries of a request have the same. A row that a promoter left behind does not know them.
+KEPT_IF_UNKNOWN = ("actor", "authenticated", "approver")
 
 
 class DatabaseJournal:
@@ -91,6 +95,7 @@ class DatabaseJournal:
             "to_digest": attempt.digest,
             "outcome": "done" if attempt.outcome == "unchanged" else attempt.outcome,
             "behind": list(attempt.behind),
+            "authenticated": attempt.authenticated if attempt.actor else None,
         } | {
             name: getattr(attempt, name)
             for name in (
@@ -102,6 +107,9 @@ class DatabaseJournal:
                 "reason",
                 "waiver_reason",
                 "requested_by",
+                "actor",
+                "approver",
+                "signer",
             )
         }
 
@@ -117,7 +125,11 @@ def _statement(attempt: Attempt, values: dict[str, Any], from_file: bool) -> Any
         return statement.on_conflict_do_nothing(index_elements=["id"])
     return statement.on_conflict_do_update(
         index_elements=["id"],
-        set_={name: statement.excluded[name] for name in CHANGED},
+        set_={name: statement.excluded[name] for name in CHANGED}
+        | {
+            name: func.coalesce(statement.excluded[name], promotions.c[name])
+            for name in KEPT_IF_UNKNOWN
+        },
         where=_replaced_by(attempt, statement, from_file),
     )
 

@@ -56,6 +56,9 @@ class Promoter:
             attempt = Attempt(
                 request=request.id,
                 requested_by=request.requested_by,
+                actor=request.actor,
+                authenticated=request.authenticated,
+                approver=request.approver,
                 act=request.act,
                 strategy=request.strategy,
                 at=self.ports.clock.timestamp(),

@@ -17,6 +17,7 @@ class PromotionRequest:
     `decide` is the gate. It returns the act for one read of the record, or raises RefusedError
     with the reason. It must not block the event loop, which renews the lock. With `if_epoch` the
     act is refused unless the record is at exactly this epoch; 0 means that no version serves.
+    `requested_by`, `actor` and `authenticated` are those of a `Requester`.
     """
 
     id: str
@@ -26,6 +27,9 @@ class PromotionRequest:
     version: str = ""
     strategy: Strategy = "broadcast"
     if_epoch: int | None = None
+    actor: str | None = None
+    authenticated: bool = False
+    approver: str | None = None
 
 
 @dataclass(frozen=True)

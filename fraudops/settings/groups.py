@@ -98,7 +98,7 @@ class GateLimits(Group):
 
 
 class PromotionSettings(Group):
-    """Time limits of a promotion."""
+    """Time limits of a promotion, and who may start one."""
 
     prepare_seconds: float = Field(
         60.0,
@@ -124,6 +124,20 @@ class PromotionSettings(Group):
         gt=0,
         le=86_400,
         description="Seconds in which the pods of a rollout must become ready.",
+    )
+    authenticated: bool = Field(
+        False,
+        description="The cluster's admission policy refuses a Job whose requester is not its "
+        "creator.",
+    )
+    approval_required: bool = Field(
+        False, description="A promotion waits until another user has approved its Job."
+    )
+    approval_seconds: float = Field(
+        1800.0,
+        gt=0,
+        le=86_400,
+        description="Seconds to wait for the approval. Then the promotion is refused.",
     )
 
 

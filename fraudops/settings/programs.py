@@ -180,6 +180,14 @@ class PromoteJobSettings(ValidateJobSettings):
     request_id: str | None = Field(
         None, description="Id of the promotion: the UID of the Job, the same in all its retries."
     )
+    requested_by: str | None = Field(
+        None,
+        description="User who created the Job, from its annotation `fraudops.io/requested-by`. "
+        "Empty: a controller created it.",
+    )
+    job: str | None = Field(
+        None, description="Name of the Job. `fraudops approve` writes the approval on it."
+    )
 
 
 class DriftJobSettings(ClusterJobSettings):

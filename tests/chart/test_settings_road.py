@@ -58,6 +58,8 @@ SET_BY_CHART = {
         "FRAUDOPS_SIGNING__VERDICT_KEY",
         "FRAUDOPS_SIGNING__WAIVER_KEY",
     ),
+    "FRAUDOPS_REQUESTED_BY",
+    "FRAUDOPS_JOB",
 }
 AUDIT_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 # The settings whose value has another name.
@@ -67,6 +69,9 @@ VALUE_PATHS = {
     "FRAUDOPS_ENVIRONMENT": "environment",
     "FRAUDOPS_RETENTION__EXPORT": "retention.exportClaim",
     "MLFLOW_TRACKING_URI": "mlflow.url",
+    "FRAUDOPS_PROMOTION__AUTHENTICATED": "promotion.policy.enabled",
+    "FRAUDOPS_PROMOTION__APPROVAL_REQUIRED": "promotion.approval.required",
+    "FRAUDOPS_PROMOTION__APPROVAL_SECONDS": "promotion.approval.expirySeconds",
 }
 OTHER_VALUES = {
     "FRAUDOPS_SIGNING__WAIVERS": "forbidden",
@@ -78,6 +83,8 @@ OTHER_VALUES = {
     "MLFLOW_TRACKING_URI": "https://mlflow.example.com",
     "FRAUDOPS_RETENTION__EXPORT": "history",
     "FRAUDOPS_MODEL_NAME": "another",
+    "FRAUDOPS_PROMOTION__AUTHENTICATED": "true",
+    "FRAUDOPS_PROMOTION__APPROVAL_REQUIRED": "true",
 }
 SETTINGS = {setting.variable: setting for program in PROGRAMS for setting in settings_of(program)}
 
@@ -165,6 +172,7 @@ def test_every_setting_can_be_reached_from_values(
         "mlflow.enabled=false",
         "mlflow.url=https://mlflow.example.com",
         "drift.featureThresholds.Amount=0.4",
+        "promotion.policy.automation={installer}",
     ]
     manifests = render(Variant(settings=tuple(arguments)))
     after = dict(leaves(settings_of_container(manifests, name, monkeypatch)))

@@ -12,6 +12,7 @@ import pytest
 
 from fraudops.cluster.api import Cluster, NotFoundError
 from tests.cluster.release import Release
+from tests.support.cluster_approval import ApprovalContract
 from tests.support.cluster_objects import create_namespace
 from tests.support.cluster_pods import PodsContract
 from tests.support.cluster_ports import ConfigMapContract, LeaseContract, RolloutsContract, soon
@@ -82,4 +83,8 @@ class TestRollouts(RolloutsContract):
 
 
 class TestPods(PodsContract):
+    pass
+
+
+class TestApprovals(ApprovalContract):
     pass

@@ -29,7 +29,8 @@ from tests.support.audit_records import prediction
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 BEFORE_ACTS = (
-    "ALTER TABLE promotions DROP COLUMN act, DROP COLUMN waiver_reason, DROP COLUMN behind"
+    "ALTER TABLE promotions DROP COLUMN act, DROP COLUMN waiver_reason, DROP COLUMN behind, "
+    "DROP COLUMN actor, DROP COLUMN authenticated, DROP COLUMN approver, DROP COLUMN signer"
 )
 
 
@@ -178,16 +179,17 @@ async def test_promotions_of_an_earlier_release_stay_and_more_of_them_fit(
     await connection.execute(insert_earlier, uuid.uuid4(), *values.values())
     await connection.close()
     acts = {"act": "rollback", "waiver_reason": "an outage", "behind": ["pod-a", "pod-b"]}
+    acts |= {"actor": "ada", "authenticated": True, "approver": "eve", "signer": "12ab"}
     engine = create_engine(empty_database)
     async with engine.begin() as session:
         for more in (acts, dict.fromkeys(acts)):
             await session.execute(promotions.insert().values(id=uuid.uuid4(), **values, **more))
         found = await session.execute(
-            text("SELECT act, waiver_reason, behind FROM promotions WHERE behind IS NOT NULL")
+            text(f"SELECT {', '.join(acts)} FROM promotions WHERE behind IS NOT NULL")
         )
         assert found.all() == [tuple(acts.values())]
-        count = await session.execute(text("SELECT count(*) FROM promotions WHERE act IS NULL"))
-        assert count.scalar() == 3
+        unknown = "SELECT count(*) FROM promotions WHERE act IS NULL AND authenticated IS NULL"
+        assert (await session.execute(text(unknown))).scalar() == 3
     await engine.dispose()
 
 

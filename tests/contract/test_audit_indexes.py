@@ -35,7 +35,8 @@ async def connection(database: str) -> AsyncIterator[Any]:
     connection = await connect(database)
     await connection.execute(
         "DROP INDEX predictions_sample; UPDATE fraudops_schema_version SET version_num = '0002'; "
-        "ALTER TABLE promotions DROP COLUMN act, DROP COLUMN waiver_reason, DROP COLUMN behind"
+        "ALTER TABLE promotions DROP COLUMN act, DROP COLUMN waiver_reason, DROP COLUMN behind, "
+        "DROP COLUMN actor, DROP COLUMN authenticated, DROP COLUMN approver, DROP COLUMN signer"
     )
     sink = Sink(database)
     noon = datetime(EARLIER.year, EARLIER.month, EARLIER.day, 12, tzinfo=UTC)

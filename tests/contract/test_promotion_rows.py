@@ -25,6 +25,10 @@ STARTED = Attempt(
     from_version="8",
     epoch=9,
     waiver_reason="an emergency",
+    actor="ada@example.com",
+    authenticated=True,
+    approver="eve",
+    signer="12ab",
 )
 DONE = replace(STARTED, outcome="done", finished_at="2026-11-29T10:00:02.500+00:00")
 UNCONFIRMED = replace(
@@ -65,8 +69,27 @@ async def test_a_row_is_read_back_whole(database: str) -> None:
             reason="not confirmed by a, b",
             waiver_reason="an emergency",
             behind=("a", "b"),
+            actor="ada@example.com",
+            authenticated=True,
+            approver="eve",
+            signer="12ab",
         )
     ]
+
+
+async def test_a_row_without_names_keeps_those_that_are_stored(database: str) -> None:
+    """The row of a promoter that died is made from its reservation, which has no names."""
+    nameless = replace(PROVISIONAL, actor=None, authenticated=False, approver=None, signer=None)
+    for attempts in ((STARTED, nameless), (nameless, DONE)):
+        await outcomes(database, *(replace(row, request=str(attempts)) for row in attempts))
+    for act in await read_history(database, "fraud", 9):
+        assert (act.actor, act.authenticated, act.approver) == ("ada@example.com", True, "eve")
+
+
+async def test_a_name_that_nothing_proves_is_stored_as_such(database: str) -> None:
+    await outcomes(database, replace(DONE, authenticated=False))
+    (act,) = await read_history(database, "fraud", 9)
+    assert (act.actor, act.authenticated) == ("ada@example.com", False)
 
 
 @pytest.mark.parametrize(

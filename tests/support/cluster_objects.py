@@ -50,6 +50,23 @@ async def create_deployment(
     return cluster.path("apps/v1", "deployments", name)
 
 
+async def create_job(
+    cluster: Cluster, name: str, annotations: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Create a suspended Job, which makes no pod, and return it."""
+    container = {
+        "name": "promote",
+        "image": "none",
+        "command": ["python", "-m", "jobs.promote"],
+        "args": ["--version", "2"],
+    }
+    metadata = {"name": name, "annotations": annotations or {}}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    spec = {"suspend": True, "template": template}
+    made = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+    return await cluster.call("POST", cluster.path("batch/v1", "jobs"), made)
+
+
 async def create_pod(
     cluster: Cluster,
     name: str,

@@ -44,10 +44,12 @@ RESOURCES = {
         Resource("", "v1", "nodes", "Node"),
         Resource("", "v1", "namespaces", "Namespace"),
         Resource("apps", "v1", "deployments", "Deployment"),
+        Resource("batch", "v1", "jobs", "Job"),
         Resource("coordination.k8s.io", "v1", "leases", "Lease"),
+        Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview"),
     )
 }
-CLUSTER_SCOPED = frozenset({"nodes", "namespaces"})
+CLUSTER_SCOPED = frozenset({"nodes", "namespaces", "selfsubjectreviews"})
 GRACE_SECONDS = 30
 
 

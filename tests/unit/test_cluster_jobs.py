@@ -80,6 +80,20 @@ def test_arguments_follow_those_of_the_template_and_the_template_stays_as_it_is(
     assert before == CRONJOB
 
 
+def test_the_callers_name_is_on_the_job_and_on_its_pods_instead_of_the_templates() -> None:
+    template = copy.deepcopy(CRONJOB)
+    pods = template["spec"]["jobTemplate"]["spec"]["template"]
+    pods["metadata"] = {"annotations": {"fraudops.io/requested-by": "a controller", "kept": "x"}}
+    job = job_of(template, "shop-promote-1", JobSpec("promote", requested_by="bob"))
+    assert job["metadata"]["annotations"]["fraudops.io/requested-by"] == "bob"
+    assert job["spec"]["template"]["metadata"]["annotations"] == {
+        "fraudops.io/requested-by": "bob",
+        "kept": "x",
+    }
+    plain = job_of(CRONJOB, "shop-train-1", JobSpec("train"))
+    assert "metadata" not in plain["spec"]["template"]
+
+
 def test_an_indexed_job_has_one_pod_per_requested_shard() -> None:
     template = copy.deepcopy(CRONJOB)
     template["spec"]["jobTemplate"]["spec"] |= {

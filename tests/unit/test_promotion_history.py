@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from fraudops.promotion.attempt import Attempt, Outcome
@@ -83,14 +84,42 @@ def test_each_act_is_one_line_with_its_reasons_and_the_pods_that_no_reason_names
     )
     show([act, replace(STORED, act=None, from_version=None, finished_at=None)], "")
     assert capsys.readouterr().out.splitlines() == [
-        "2026-11-29 10:00:00Z  unconfirmed  promote 1 → 2 by broadcast, requested by ada, "
-        "took 2.5 s",
+        "2026-11-29 10:00:00Z  unconfirmed  promote 1 → 2 by broadcast, requested by ada "
+        "(not authenticated), took 2.5 s",
         "    not confirmed by pod-a (not ready)",
         "    gates waived: an [emergency]",
         "    behind: pod-b",
         "    not written to PostgreSQL yet",
-        "2026-11-29 10:00:00Z  done         promote or rollback 2 by broadcast, requested by ada",
+        "2026-11-29 10:00:00Z  done         promote or rollback 2 by broadcast, requested by ada "
+        "(not authenticated)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("actor", "authenticated", "shown"),
+    [
+        ("ada", True, "ada"),
+        ("ada", False, "ada (not authenticated)"),
+        (None, False, "ada (not authenticated)"),
+        ("system:x", True, "ada (system:x)"),
+        ("system:x", False, "ada (system:x, not authenticated)"),
+    ],
+)
+def test_a_requester_whose_name_nothing_proves_is_marked(
+    actor: str | None, authenticated: bool, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show([replace(STORED, actor=actor, authenticated=authenticated, finished_at=None)], "")
+    assert capsys.readouterr().out.strip().endswith(f"requested by {shown}")
+
+
+def test_approver_and_signer_are_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    attempt = msgspec.structs.replace(
+        kept("two", 1, "done"), actor="ada", authenticated=True, approver="eve", signer="12ab"
+    )
+    show(with_unwritten([], [attempt], 1), "")
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert "requested by ada, took" in first
+    assert lines[:2] == ["    approved by eve", "    verdict signed by key 12ab"]
 
 
 def test_an_empty_history_says_how_to_begin(capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,16 @@ class Try:
         self.asked = 0
         self.promoter = Promoter(replace(ports_of(stage.world, self.actor), **ports))
         self.request = PromotionRequest(
-            job.id, "user", self.decide, job.act, job.version, job.strategy, job.if_epoch
+            job.id,
+            "user",
+            self.decide,
+            job.act,
+            job.version,
+            job.strategy,
+            job.if_epoch,
+            actor="user@bank",
+            authenticated=True,
+            approver="second user",
         )
 
     async def decide(self, record: ServingRecord) -> Promote | Rollback:
@@ -82,6 +91,9 @@ async def test_a_promotion_is_reported_in_the_result_in_the_record_and_in_its_ro
     assert row == Attempt(
         request="mine",
         requested_by="user",
+        actor="user@bank",
+        authenticated=True,
+        approver="second user",
         at=row.at,
         act="promote",
         strategy="rollout",
@@ -115,6 +127,9 @@ async def test_a_refusal_of_the_gate_keeps_what_the_user_has_asked_for(stage: St
     assert row == Attempt(
         request="mine",
         requested_by="user",
+        actor="user@bank",
+        authenticated=True,
+        approver="second user",
         at=row.at,
         strategy="rollout",
         version="4",

@@ -66,6 +66,8 @@ def other_value(setting: Setting) -> str:
         return str((setting.default or 9000) + 1)
     if setting.type.startswith("number"):
         return str(setting.default / 2)  # a share may not exceed 1
+    if setting.type.startswith("boolean"):
+        return str(not setting.default)
     return "another"
 
 

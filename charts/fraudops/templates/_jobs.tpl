@@ -44,6 +44,9 @@ podFailurePolicy:
     - {action: FailJob, onExitCodes: {operator: In, values: [64, 65]}}
 template:
   metadata:
+    {{- with include "fraudops.requester.annotations" . }}
+    {{- . | nindent 4 }}
+    {{- end }}
     labels:
       {{- include "fraudops.selector" (dict "root" $root "component" .name) | nindent 6 }}
       {{- range .access }}
@@ -176,6 +179,7 @@ a step, with "container" if its name is not that of the Job.
 {{- if or .adminToken .request }}
 {{- /* All retries of a Job have the same request id, so a promotion that was killed recognises its own commit and finishes it. */}}
 - {name: FRAUDOPS_REQUEST_ID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}}
+{{- include "fraudops.env.requester" $root | nindent 0 }}
 {{- end }}
 {{- if .auditKey }}
 {{- with include "fraudops.env.auditKey" $root }}
@@ -217,6 +221,9 @@ spec:
   failedJobsHistoryLimit: {{ .history | default 3 }}
   jobTemplate:
     metadata:
+      {{- with include "fraudops.requester.annotations" . }}
+      {{- . | nindent 6 }}
+      {{- end }}
       labels: {{ include "fraudops.labels" (dict "root" .root "component" .name) | nindent 8 }}
     spec: {{ include "fraudops.job" . | nindent 6 }}
 {{- end }}

@@ -1,0 +1,38 @@
+{{/*
+Who asked for a promotion. `fraudops … --on-cluster` writes the caller's name on the Job and its pods, and
+job-policy.yaml lets no other name pass. A program reads the annotation of its own pod.
+*/}}
+{{- define "fraudops.env.requester" -}}
+- {name: FRAUDOPS_REQUESTED_BY, valueFrom: {fieldRef: {fieldPath: "metadata.annotations['fraudops.io/requested-by']"}}}
+- {name: FRAUDOPS_JOB, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/job-name']"}}}
+{{- end }}
+
+{{/*
+The name on a Job that the CronJob controller creates. The policy compares it too. Argument: the dict of
+fraudops.job.
+*/}}
+{{- define "fraudops.requester.annotations" -}}
+{{- if and .root.Values.promotion.policy.enabled (eq (.account | default "") (include "fraudops.promotion" .root)) (not (hasKey . "ttl")) -}}
+annotations: {fraudops.io/requested-by: {{ .root.Values.promotion.policy.cronJobController | quote }}}
+{{- end }}
+{{- end }}
+
+{{- define "fraudops.requester.policyName" -}}{{ .Release.Namespace }}-{{ include "fraudops.promotion" . }}{{- end }}
+
+{{/* Checks of promotion.policy and promotion.approval, for _checks.tpl. */}}
+{{- define "fraudops.requester.checks" -}}
+{{- $policy := .Values.promotion.policy }}
+{{- $approval := .Values.promotion.approval }}
+{{- if and $policy.enabled (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) }}
+{{- fail (printf "\n\npromotion.policy.enabled needs Kubernetes 1.30 or newer, and this cluster has %s: upgrade it, or set promotion.policy.enabled=false.\n" .Capabilities.KubeVersion.Version) }}
+{{- end }}
+{{- if and $approval.required (not $policy.enabled) }}
+{{- fail "\n\npromotion.approval.required needs promotion.policy.enabled: without the policy any user can write another user's approval.\n" }}
+{{- end }}
+{{- if and $approval.required (ge (float64 $approval.expirySeconds) (float64 .Values.jobs.promote.activeDeadlineSeconds)) }}
+{{- fail "\n\npromotion.approval.expirySeconds must be smaller than jobs.promote.activeDeadlineSeconds: Kubernetes would end the Job while it waits.\n" }}
+{{- end }}
+{{- if and $approval.required (not $policy.automation) }}
+{{- fail "\n\npromotion.approval.required needs promotion.policy.automation: name the users that install the chart, because no other user may change its CronJobs then.\n" }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,179 @@
+"""The policies that hold the names on a promotion, as the chart renders them.
+
+tests/cluster/test_promotion_policy.py runs them on a real API server.
+"""
+
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.chart.rendering import (
+    CHART,
+    EVERYTHING,
+    NAMESPACE,
+    Manifest,
+    Variant,
+    containers,
+    environment,
+    job_spec,
+    kinds,
+    named,
+    pod_template,
+    refusal,
+    render,
+    title,
+    tool,
+)
+
+POLICY = ("promotion.policy.enabled=true",)
+APPROVAL = (
+    *POLICY,
+    "promotion.approval.required=true",
+    "promotion.policy.automation={installer}",
+)
+ACCOUNT = "fraudops-promotion"
+ANNOTATION = "fraudops.io/requested-by"
+CONTROLLER = "system:serviceaccount:kube-system:cronjob-controller"
+KINDS = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+
+
+def promoting(manifests: list[Manifest]) -> list[Manifest]:
+    """Return the Jobs and CronJobs whose pods have the promoting account."""
+    return [
+        manifest
+        for manifest in manifests
+        if job_spec(manifest) and spec_of(manifest).get("serviceAccountName") == ACCOUNT
+    ]
+
+
+def spec_of(manifest: Manifest) -> dict[str, Any]:
+    template = pod_template(manifest)
+    assert template
+    return dict(template["spec"])
+
+
+def test_nothing_of_it_is_there_by_default(manifests: list[Manifest]) -> None:
+    assert kinds(manifests, *KINDS) == []
+    assert ANNOTATION + ":" not in str(manifests)
+
+
+@pytest.mark.parametrize(
+    ("settings", "objects"),
+    [(POLICY, ["jobs", "pods"]), (APPROVAL, ["cronjobs", "jobs", "pods"])],
+)
+def test_each_policy_denies_in_the_releases_namespace(
+    settings: tuple[str, ...], objects: list[str]
+) -> None:
+    manifests = render(Variant(settings=settings))
+    names = [f"{NAMESPACE}-{ACCOUNT}-{what}" for what in objects]
+    policies = kinds(manifests, KINDS[0])
+    assert sorted(policy["metadata"]["name"] for policy in policies) == names
+    for policy in policies:
+        assert policy["spec"]["failurePolicy"] == "Fail"
+        assert {rule["reason"] for rule in policy["spec"]["validations"]} == {"Forbidden"}
+        binding = named(manifests, KINDS[1], policy["metadata"]["name"])["spec"]
+        assert binding == {
+            "policyName": policy["metadata"]["name"],
+            "validationActions": ["Deny"],
+            "matchResources": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}
+            },
+        }
+
+
+def test_a_cronjob_that_promotes_names_its_controller_and_no_other_does() -> None:
+    manifests = render(Variant(settings=POLICY))
+    annotated = {}
+    for manifest in kinds(manifests, "CronJob"):
+        job = manifest["spec"]["jobTemplate"]
+        found = [
+            place.get("metadata", {}).get("annotations", {}).get(ANNOTATION)
+            for place in (job, job["spec"]["template"])
+        ]
+        if any(found):
+            annotated[title(manifest)] = found
+    expected = [title(manifest) for manifest in kinds(promoting(manifests), "CronJob")]
+    assert annotated == {name: [CONTROLLER, CONTROLLER] for name in expected}
+    assert {"CronJob fraudops-promote", "CronJob fraudops-reconcile"} <= annotated.keys()
+
+
+def test_the_first_models_job_has_no_name() -> None:
+    """The user who runs `helm install` creates it, and the chart does not know who that is."""
+    settings = (*POLICY, "bootstrap.enabled=true", "environment=development")
+    jobs = kinds(promoting(render(Variant(settings=settings))), "Job")
+    assert [spec_of(job)["containers"][0]["command"][-1] for job in jobs] == [
+        "jobs.install.first_model"
+    ]
+    assert ANNOTATION not in str(job_spec(jobs[0])["template"]["metadata"])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("variant", [Variant(settings=APPROVAL), EVERYTHING])
+def test_every_promoting_container_is_one_that_the_policy_accepts(variant: Variant) -> None:
+    manifests = render(Variant(variant.files, APPROVAL))
+    jobs = named(manifests, KINDS[0], f"{NAMESPACE}-{ACCOUNT}-jobs")["spec"]["validations"]
+    for label, _, container in containers(promoting(manifests)):
+        assert container["command"][:2] == ["python", "-m"], label
+        assert container["command"][2].startswith("jobs."), label
+        repository = container["image"].partition("@")[0].rsplit(":", 1)[0]
+        assert any(f'"{repository}" + end' in rule["expression"] for rule in jobs), label
+        own = {entry["name"] for entry in container.get("env", [])}
+        refused = [
+            name
+            for name in own
+            if name.startswith(("FRAUDOPS_PROMOTION__", "PYTHON")) or name == "FRAUDOPS_ENVIRONMENT"
+        ]
+        assert refused == [], label
+        assert [source["configMapRef"]["name"] for source in container.get("envFrom", [])] in (
+            [],
+            ["fraudops-jobs"],
+        ), label
+
+
+def test_a_program_that_promotes_reads_its_requester_and_its_job_from_its_own_pod() -> None:
+    manifests = render()
+    reading = {
+        label: environment(manifests, container)["FRAUDOPS_JOB"]
+        for label, _, container in containers(manifests)
+        if environment(manifests, container).get("FRAUDOPS_REQUESTED_BY") == "<fieldRef>"
+    }
+    assert set(reading.values()) == {"<fieldRef>"}
+    assert {label.partition(",")[0] for label in reading} == {
+        title(manifest) for manifest in promoting(manifests)
+    }
+
+
+def test_the_promoter_may_read_jobs_only_to_wait_for_an_approval() -> None:
+    rules = [
+        named(render(Variant(settings=settings)), "Role", ACCOUNT)["rules"]
+        for settings in (POLICY, APPROVAL)
+    ]
+    jobs = {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get"]}
+    assert [rule for rule in rules[1] if rule not in rules[0]] == [jobs]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (("promotion.approval.required=true",), "needs promotion.policy.enabled"),
+        ((*POLICY, "promotion.approval.required=true"), "needs promotion.policy.automation"),
+        (
+            (*APPROVAL, "promotion.approval.expirySeconds=3600"),
+            "smaller than jobs.promote.activeDeadlineSeconds",
+        ),
+    ],
+)
+def test_values_that_would_prove_nothing_are_refused(
+    settings: tuple[str, ...], reason: str
+) -> None:
+    assert reason in refusal(*settings)
+
+
+@pytest.mark.parametrize("version", ["1.29.14", "1.29.14-eks-1234567", "1.30.0", "1.30.0-gke.1"])
+def test_the_policy_needs_kubernetes_1_30(version: str) -> None:
+    command = [tool("helm"), "template", "fraudops", str(CHART), "--kube-version", version]
+    done = subprocess.run(
+        [*command, "--set", POLICY[0]], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode == 0) is version.startswith("1.30"), done.stderr
+    assert version.startswith("1.30") or "needs Kubernetes 1.30 or newer" in done.stderr
