@@ -13,6 +13,8 @@ import msgspec
 from fraudops.errors import FraudopsError
 from fraudops.extensible import Extensible, decode_document, encode_document
 from fraudops.promotion.attempt import Act, Attempt, Strategy
+from fraudops.signing.credentials import Credentials
+from fraudops.signing.verdicts import SignedVerdict
 
 # Format 1 is that of release 0.2.0, whose records have no number.
 FORMAT = 2
@@ -52,7 +54,9 @@ class ServingTarget(msgspec.Struct, frozen=True):
 class ModelRef(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     """A registered model version, with the verdict or waiver that let it through the gate.
 
-    `sample` means that it was trained on the packaged sample.
+    `sample` means that it was trained on the packaged sample. `verdict` and `waiver` are for
+    display: only the signed ones prove anything. `signed_waiver` is the text of a sigstore bundle.
+    `unsigned` marks what release 0.2.0 promoted, before verdicts were signed.
     """
 
     version: str
@@ -61,6 +65,18 @@ class ModelRef(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     verdict: dict[str, Any] | None = None
     waiver: dict[str, Any] | None = None
     sample: bool = False
+    signed_verdict: SignedVerdict | None = None
+    signed_waiver: str | None = None
+    unsigned: bool = False
+
+    @property
+    def credentials(self) -> Credentials:
+        """The signed statements, in the form in which pods keep them."""
+        return Credentials(
+            signed_verdict=self.signed_verdict,
+            signed_waiver=self.signed_waiver,
+            unsigned=self.unsigned,
+        )
 
     @property
     def model(self) -> "ModelRef":
@@ -75,7 +91,17 @@ class ModelRef(Extensible, frozen=True, kw_only=True, omit_defaults=True):
         return other is not None and (self.version, self.digest) == (other.version, other.digest)
 
 
-_MODEL_FIELDS = ("version", "digest", "schema_fingerprint", "verdict", "waiver", "sample")
+_MODEL_FIELDS = (
+    "version",
+    "digest",
+    "schema_fingerprint",
+    "verdict",
+    "waiver",
+    "sample",
+    "signed_verdict",
+    "signed_waiver",
+    "unsigned",
+)
 
 
 class ServingEntry(ModelRef, frozen=True, kw_only=True, omit_defaults=True):
@@ -277,10 +303,10 @@ def decode(data: bytes) -> ServingRecord:
     return msgspec.structs.replace(
         record,
         format=msgspec.json.decode(data, type=_RecordFormat).format,
-        current=_with_act(record.current),
-        previous=_with_act(record.previous),
+        current=_named(record.current),
+        previous=_named(record.previous),
         reserved=_with_reserved_act(record.reserved),
-        stack=tuple(entry for each in record.stack if (entry := _with_act(each))),
+        stack=tuple(entry for each in record.stack if (entry := _named(each))),
         # The first write of this release names the acts, so the rows must be in it from then on.
         unwritten=(*record.unwritten, *_rows_of_old_format(record)),
     )
@@ -292,14 +318,18 @@ class _RecordFormat(msgspec.Struct):
     format: int = 1
 
 
-def _with_act(entry: ServingEntry | None) -> ServingEntry | None:
-    """Name the act of an entry that release 0.2.0 wrote: it marks only an undo."""
+def _named(entry: ServingEntry | None) -> ServingEntry | None:
+    """Name the act of an entry that release 0.2.0 wrote, and mark it as unsigned.
+
+    That release marks only an undo, and signs nothing.
+    """
+    if entry is None:
+        return None
+    if not entry.act:
+        unsigned = entry.signed_verdict is None and entry.signed_waiver is None
+        entry = msgspec.structs.replace(entry, act="promote", unsigned=unsigned)
     # That release copies the entry that it goes back to, together with its `act`.
-    if entry and entry.undo:
-        return msgspec.structs.replace(entry, act="undo")
-    if entry and not entry.act:
-        return msgspec.structs.replace(entry, act="promote")
-    return entry
+    return msgspec.structs.replace(entry, act="undo") if entry.undo else entry
 
 
 def _with_reserved_act(reserved: Reservation | None) -> Reservation | None:
