@@ -212,9 +212,8 @@ async def application(models: BenchmarkModels, state: State) -> AsyncIterator[Ca
     settings, run, lifeline = InferenceSettings(state=state.root), RunFolder(state.run), os.pipe()
     verifier = BundleVerifier(settings, run, lifeline)
     verifier.keep()
-    await asyncio.to_thread(
-        startup.settle, settings, state, BundleCache(state.bundles, run), verifier
-    )
+    cache = BundleCache(state.bundles, run, settings.signing.public_keys_of(state))
+    await asyncio.to_thread(startup.settle, settings, state, cache, verifier)
     app = create_app(settings, Drain())
     try:
         async with app.router.lifespan_context(app):

@@ -11,6 +11,7 @@ import msgspec
 from fraudops.errors import RefusedError, StoreDownError
 from fraudops.extensible import Extensible
 from fraudops.promotion.serving_record import ServingRecord, ServingTarget
+from fraudops.signing.credentials import Credentials
 
 # The bundles of the last models that a pod served stay in its cache: a rollback needs no download.
 KEPT = 3
@@ -91,6 +92,22 @@ def destination(record: ServingRecord, template: ServingTarget | None) -> Servin
     if reserved and reserved.strategy == "rollout" and reserved.target == template:
         return template
     return current.target if current else None
+
+
+def offered_credentials(record: ServingRecord, target: ServingTarget) -> tuple[Credentials, ...]:
+    """Return what the record holds to show that the target may serve, signed statements first.
+
+    An old promoter's reservation may lack what an entry of the same model has.
+    """
+    holders = (record.reserved, record.current, record.previous, *record.stack)
+    offered: list[Credentials] = []
+    for ref in holders:
+        # Another version may have the same bundle. Its verdict does not count for this one.
+        if ref is None or (ref.version, ref.digest) != (target.version, target.digest):
+            continue
+        if ref.credentials != Credentials() and ref.credentials not in offered:
+            offered.append(ref.credentials)
+    return tuple(sorted(offered, key=lambda credentials: credentials.unsigned))
 
 
 def check_step(now: PodState, target: ServingTarget) -> None:

@@ -7,6 +7,7 @@ import sys
 from fraudops import logs
 from fraudops.errors import FraudopsError, SettingsError
 from fraudops.settings import InferenceSettings
+from fraudops.signing.kept import require_keys
 from fraudops.spool.volume import claim
 from fraudops.state import State
 from services.inference.folders import make_folders
@@ -21,6 +22,7 @@ def main() -> None:
         settings = InferenceSettings.from_environment()
         logs.configure(settings.log_level, "inference")
         state = State.at(settings.state)
+        require_keys(settings.signing.public_keys_of(state))
         if settings.spool_volume:
             claim(settings.spool_volume, settings.pod, state.spool)
         make_folders(state)

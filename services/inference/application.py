@@ -71,9 +71,10 @@ def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
     pod = PodCoordinator(
         state,
         Workers(run, settings.workers),
-        BundleCache(state.bundles, run),
+        BundleCache(state.bundles, run, settings.signing.public_keys_of(state)),
         record_reader(settings),
         template_target(settings),
+        metrics.bundle_refused,
     )
     status = Status(pod, settings.pod, settings.model_name, settings.audit.durability, drain)
     poller = Poller(pod, metrics, settings.record_poll_seconds)

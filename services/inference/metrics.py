@@ -60,6 +60,16 @@ class Metrics:
             "Audit records (an upper bound) that processes held only in memory when they ended.",
             registry=registry,
         )
+        bundles_refused = Counter(
+            "fraudops_bundles_refused",
+            "Bundles that this pod refused: by a signed statement, or by the bundle's content.",
+            ["reason"],
+            registry=registry,
+        )
+        # Both exist from the start. Prometheus sees no increase of a counter that begins at 1.
+        self._bundles_refused = {
+            reason: bundles_refused.labels(reason) for reason in ("signature", "bundle")
+        }
         self._epoch = Gauge(
             "fraudops_serving_epoch",
             "The epoch that this pod serves.",
@@ -136,6 +146,10 @@ class Metrics:
 
     def lost(self, records: int) -> None:
         self._lost.inc(records)
+
+    def bundle_refused(self, reason: str) -> None:
+        """Count a refusal. `reason` is "signature" or "bundle"."""
+        self._bundles_refused[reason].inc()
 
     def serves(self, target: ServingTarget, sample: bool) -> None:
         self._epoch.set(target.epoch)

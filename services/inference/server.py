@@ -201,5 +201,6 @@ def serve(settings: InferenceSettings) -> None:
     run = RunFolder(state.run)
     server = InferenceServer(settings, run)
     server.verifier.keep()
-    startup.settle(settings, state, BundleCache(state.bundles, run), server.verifier)
+    cache = BundleCache(state.bundles, run, settings.signing.public_keys_of(state))
+    startup.settle(settings, state, cache, server.verifier)
     server.run()

@@ -70,7 +70,7 @@ class Pod:
         return ServingTarget(epoch, str(epoch), digest)
 
     def coordinator(self, template: ServingTarget | None = None) -> PodCoordinator:
-        cache = BundleCache(self.state.bundles, self.run)
+        cache = BundleCache(self.state.bundles, self.run, self.state.public_keys)
         workers = Workers(self.run, self.wanted)
         return PodCoordinator(self.state, workers, cache, self.read, template)
 

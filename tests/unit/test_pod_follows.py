@@ -65,7 +65,7 @@ class OneWorkerPod:
     ) -> AsyncIterator[tuple[PodCoordinator, Worker]]:
         metrics, run = Metrics(self.state.metrics), RunFolder(self.state.run)
         worker = Worker(self.state.bundles, metrics, Drain())
-        cache = BundleCache(self.state.bundles, run)
+        cache = BundleCache(self.state.bundles, run, self.state.public_keys)
         pod = PodCoordinator(self.state, Workers(run, workers), cache, self.read, template)
         listener = await run.serve(worker.answer)
         polling = asyncio.create_task(Poller(pod, metrics, 0.02).run())

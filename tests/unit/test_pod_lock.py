@@ -35,7 +35,7 @@ def pod(tmp_path: Path) -> PodCoordinator:
     state = State.at(tmp_path)
     state.run.mkdir()
     run = RunFolder(state.run)
-    cache = BundleCache(state.bundles, run)
+    cache = BundleCache(state.bundles, run, state.public_keys)
     return PodCoordinator(state, Workers(run, 1), cache, lambda: EMPTY, None)
 
 

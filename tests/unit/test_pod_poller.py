@@ -85,7 +85,7 @@ class Pod:
         template: ServingTarget | None = None,
         poll_seconds: float = POLL_SECONDS,
     ) -> Poller:
-        cache = BundleCache(self.state.bundles, self.run)
+        cache = BundleCache(self.state.bundles, self.run, self.state.public_keys)
         pod = PodCoordinator(self.state, Workers(self.run, workers), cache, self.read, template)
         return Poller(pod, self.metrics, poll_seconds)
 

@@ -45,7 +45,7 @@ class Pod:
 
     @contextlib.asynccontextmanager
     async def polls(self, poll_seconds: float) -> AsyncIterator[asyncio.Task[None]]:
-        cache = BundleCache(self.state.bundles, self.run)
+        cache = BundleCache(self.state.bundles, self.run, self.state.public_keys)
         pod = PodCoordinator(self.state, Workers(self.run, 1), cache, self.read, None)
         polling = asyncio.create_task(Poller(pod, Metrics(self.state.root), poll_seconds).run())
         try:

@@ -111,7 +111,7 @@ def pod(tmp_path: Path) -> Iterator[StartingPod]:
     verifier = Verifier(run.listen_for_verifications())
     thread = threading.Thread(target=verifier.serve, daemon=True)
     thread.start()
-    cache = BundleCache(state.bundles, run)
+    cache = BundleCache(state.bundles, run, state.public_keys)
     yield StartingPod(InferenceSettings(state=tmp_path), state, cache, verifier)
     # `close` alone does not end the thread's `accept`.
     verifier.listener.shutdown(socket.SHUT_RDWR)

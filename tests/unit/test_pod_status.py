@@ -27,7 +27,9 @@ async def test_one_thread_reads_the_record_for_all_concurrent_requests(tmp_path:
         return EMPTY
 
     run = RunFolder(state.run)
-    pod = PodCoordinator(state, Workers(run, 1), BundleCache(state.bundles, run), hanging, None)
+    pod = PodCoordinator(
+        state, Workers(run, 1), BundleCache(state.bundles, run, state.public_keys), hanging, None
+    )
     status = Status(pod, "pod", "model", "spool", Drain())
     asking = [asyncio.create_task(status.model_info()) for _ in range(100)]
     try:

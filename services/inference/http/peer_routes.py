@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 
 from fraudops.model.manifest import DIGEST, FILE_NAME
+from fraudops.signing.kept import SUFFIX, kept_path
 from fraudops.spool.segments import ASIDE, NEWER
 from services.inference.audit.takeover import HandoverReceiver
 from services.inference.http.problems import NoSuchBundleError
@@ -23,6 +24,18 @@ def add_peer_routes(app: FastAPI, bundles: Path, receiver: HandoverReceiver) -> 
         if not DIGEST.fullmatch(digest) or not FILE_NAME.fullmatch(name) or not path.is_file():
             raise NoSuchBundleError
         return FileResponse(path, media_type="application/octet-stream")
+
+    @app.get(
+        f"/bundles/{{digest}}{SUFFIX}",
+        tags=["admin"],
+        summary="The signed statements about a bundle, for other pods",
+        response_class=Response,
+    )
+    async def credentials(digest: str) -> Response:
+        path = kept_path(bundles, digest)
+        if not DIGEST.fullmatch(digest) or not path.is_file():
+            raise NoSuchBundleError
+        return FileResponse(path, media_type="application/json")
 
     @app.put(
         "/spool/aside/{name}",

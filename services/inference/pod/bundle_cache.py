@@ -5,16 +5,23 @@ The bundle verifier fetches and verifies bundles. The cache removes old bundles 
 
 import asyncio
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from fraudops.errors import RefusedError, StoreDownError
+from fraudops.errors import BundleError, RefusedError, SignatureRefusedError, StoreDownError
 from fraudops.promotion.serving_record import ServingTarget
+from fraudops.signing.credentials import Credentials
+from fraudops.signing.kept import fingerprint
 from services.inference.folders import VERIFIED
 from services.inference.pod.bundle_verifier import BundleRequest, VerificationOutcome
 from services.inference.pod.worker_channel import RunFolder
+
+REFUSALS: Mapping[str, type[RefusedError]] = {
+    "signature": SignatureRefusedError,
+    "bundle": BundleError,
+}
 
 
 class BundleCache:
@@ -22,27 +29,51 @@ class BundleCache:
 
     The caller holds the pod's lock.
 
-    A bundle is verified once in a pod's life. The run folder has an empty file for each verified
-    bundle. Each worker checks by itself that the bundle's files are still the same.
+    A bundle is verified once in a pod's life, unless the public keys change. The run folder has a
+    file for each verified bundle, which names the keys. Each worker checks by itself that the
+    bundle's files are still the same.
     """
 
-    def __init__(self, folder: Path, run: RunFolder) -> None:
-        self.folder, self._run = folder, run
+    def __init__(self, folder: Path, run: RunFolder, public_keys: Path) -> None:
+        self.folder, self._run, self._public_keys = folder, run, public_keys
 
     def is_verified(self, digest: str) -> bool:
-        return self._marker(digest).exists() and (self.folder / digest).is_dir()
+        try:
+            # What a key has signed that is no longer valid must be verified again, and refused.
+            known = self._marker(digest).read_text() == fingerprint(self._public_keys)
+        except OSError:
+            return False
+        return known and (self.folder / digest).is_dir()
 
-    async def ensure(self, target: ServingTarget, seconds: float, *, fetch: bool = True) -> str:
+    async def ensure(
+        self,
+        target: ServingTarget,
+        seconds: float,
+        *,
+        credentials: Sequence[Credentials] | None = (),
+        fetch: bool = True,
+    ) -> str:
         """Verify the target's bundle again, and fetch it if the cache does not have it.
 
-        Returns where the bundle came from. Raises RefusedError with the reason, StoreDownError.
+        `credentials` are those of the serving record, and None if it could not be read.
+        Returns where the bundle came from. Raises SignatureRefusedError, BundleError or
+        RefusedError with the reason, and StoreDownError.
         """
         version, digest = target.version, target.digest
         self._marker(digest).unlink(missing_ok=True)
+        # Before the verification: keys that change during it are not those of the marker.
+        keys = self._keys()
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._run.request_verification(
-                    msgspec.json.encode(BundleRequest(version, digest, fetch))
+                    msgspec.json.encode(
+                        BundleRequest(
+                            version,
+                            digest,
+                            fetch,
+                            None if credentials is None else tuple(credentials),
+                        )
+                    )
                 )
         except TimeoutError as error:
             raise StoreDownError(
@@ -54,18 +85,29 @@ class BundleCache:
                 "the log may say why, or memory is short"
             ) from error
         source = _read_outcome(answer)
-        self._marker(digest).touch()
+        self._marker(digest).write_text(keys)
         return source
 
+    def _keys(self) -> str:
+        try:
+            return fingerprint(self._public_keys)
+        except OSError:
+            return "unreadable"
+
     def prune(self, keep: Collection[str]) -> None:
-        """Remove the bundles whose digests are not in `keep`.
+        """Remove the bundles and credentials whose digests are not in `keep`.
 
         The next promotion tries a folder again that cannot be removed now.
         """
-        for folder in self.folder.iterdir():
-            if folder.name not in keep and not folder.name.startswith("."):
-                self._marker(folder.name).unlink(missing_ok=True)
-                shutil.rmtree(folder, ignore_errors=True)
+        for path in self.folder.iterdir():
+            digest = path.name.partition(".")[0]
+            if not digest or digest in keep:
+                continue
+            self._marker(digest).unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _marker(self, digest: str) -> Path:
         return self._run.path / f"{VERIFIED}{digest}"
@@ -80,8 +122,6 @@ def _read_outcome(answer: bytes) -> str:
     if outcome.source:
         return outcome.source
     reason = outcome.error or "no reason was given"
-    raise (
-        StoreDownError(reason)
-        if outcome.exit_code == StoreDownError.exit_code
-        else RefusedError(reason)
-    )
+    if outcome.exit_code == StoreDownError.exit_code:
+        raise StoreDownError(reason)
+    raise REFUSALS.get(outcome.refused, RefusedError)(reason)

@@ -1,5 +1,6 @@
 """Fetches a bundle into the pod's cache and verifies it.
 
+The signed statements are verified first. Nothing of a bundle is opened before that.
 A folder appears in the cache by a rename: complete and verified, or not at all.
 
 This runs in the bundle verifier's processes. Functions import what only a download needs.
@@ -8,30 +9,51 @@ This runs in the bundle verifier's processes. Functions import what only a downl
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from fraudops.errors import BundleError, FraudopsError, RefusedError, StoreDownError
+from fraudops.errors import (
+    BundleError,
+    FraudopsError,
+    RefusedError,
+    SignatureRefusedError,
+    StoreDownError,
+)
 from fraudops.model.verification import verify_bundle
 from fraudops.settings import InferenceSettings
+from fraudops.signing.credentials import Accepted, Credentials
+from fraudops.signing.kept import first_accepted, keep, read_kept, trusted_keys, without_mark
+from fraudops.signing.keys import PublicKeys
+from fraudops.state import State
 
 logger = logging.getLogger(__name__)
 INCOMING, REFUSED = ".incoming-", ".refused-"
 
 
 def fetch_bundle(
-    settings: InferenceSettings, bundles: Path, version: str, digest: str, *, fetch: bool = True
+    settings: InferenceSettings,
+    bundles: Path,
+    version: str,
+    digest: str,
+    *,
+    credentials: Sequence[Credentials] | None = (),
+    fetch: bool = True,
 ) -> str:
     """Verify the bundle in the cache, or fetch and verify it from a peer or the registry.
 
-    Returns the source: `cache`, `peer` or `registry`. A refused bundle leaves the cache.
+    `credentials` are those of the serving record, and None if it could not be read.
+    Returns the source: `cache`, `peer` or `registry`. A bundle whose content is refused leaves the
+    cache. One without valid credentials is not opened and stays.
 
-    Raises BundleError, RefusedError, UnknownVersionError, StoreDownError.
+    Raises SignatureRefusedError, BundleError, RefusedError, UnknownVersionError, StoreDownError.
     """
     with _disk_errors(bundles):
         bundles.mkdir(parents=True, exist_ok=True)
         _sweep(bundles)
+        proof, accepted = _check_credentials(settings, bundles, version, digest, credentials, fetch)
+        # Before the bundle appears in the cache. Otherwise a crash may leave it without them.
+        keep(bundles, version, digest, proof, accepted)
         refusal = _check_cached(bundles, digest)
         if refusal is None:
             return "cache"
@@ -40,8 +62,53 @@ def fetch_bundle(
         try:
             return _download(settings, bundles, version, digest)
         except FraudopsError as error:
-            kind = StoreDownError if isinstance(error, StoreDownError) else RefusedError
+            kinds = (StoreDownError, BundleError)
+            kind = next((kind for kind in kinds if isinstance(error, kind)), RefusedError)
             raise kind(f"{refusal}; {error}") from error
+
+
+def _check_credentials(
+    settings: InferenceSettings,
+    bundles: Path,
+    version: str,
+    digest: str,
+    recorded: Sequence[Credentials] | None,
+    fetch: bool,
+) -> tuple[Credentials, Accepted]:
+    """Return the credentials that let the bundle serve: the record's, the kept or a peer's ones.
+
+    Raises SignatureRefusedError.
+    """
+    # Read for each verification, so that a new key is valid without a restart.
+    keys = trusted_keys(settings.signing.public_keys_of(State.at(settings.state)))
+    offered = list(recorded or ())
+    if kept := read_kept(bundles, digest):
+        # The record has the mark of an unsigned version. A record that can be read may have lost
+        # the mark, and then the kept one is void.
+        offered.append(kept if recorded is None else without_mark(kept))
+    try:
+        return first_accepted(offered, version, digest, keys)
+    except SignatureRefusedError as error:
+        found = _accepted_from_peers(settings, version, digest, keys) if fetch else None
+        if found is None:
+            raise error
+        return found
+
+
+def _accepted_from_peers(
+    settings: InferenceSettings, version: str, digest: str, keys: PublicKeys
+) -> tuple[Credentials, Accepted] | None:
+    from fraudops.cluster.peers import peer_urls
+    from services.inference.pod import peer_download
+
+    urls, token = peer_urls(settings.cluster, settings.admin_port), settings.admin_token
+    if not urls or token is None:
+        return None
+    offered = peer_download.credentials(urls, token.get_secret_value(), digest)
+    try:
+        return first_accepted(offered, version, digest, keys)
+    except SignatureRefusedError:
+        return None
 
 
 def _check_cached(bundles: Path, digest: str) -> str | None:
@@ -110,13 +177,15 @@ def _discard(bundles: Path, folder: Path) -> None:
 
 
 def _sweep(bundles: Path) -> None:
-    """Remove what killed processes have left.
+    """Remove what killed processes have left: folders, and files of `write_atomically`.
 
     The caller holds the pod's lock, so no other process uses the folder.
     """
     for entry in bundles.iterdir():
         if entry.name.startswith((INCOMING, REFUSED)):
             shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name.startswith(".") and entry.suffix == ".tmp":
+            entry.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -17,13 +17,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import msgspec
 
 from fraudops import logs
-from fraudops.errors import FraudopsError
+from fraudops.errors import BundleError, FraudopsError, SignatureRefusedError
 from fraudops.settings import InferenceSettings
+from fraudops.signing.credentials import Credentials
+from fraudops.signing.kept import load_cryptography
 from fraudops.state import State
 from services.inference.pod.bundle_fetch import fetch_bundle
 from services.inference.pod.worker_channel import RunFolder
@@ -48,19 +50,27 @@ HANDLED = (
 
 
 class BundleRequest(msgspec.Struct, frozen=True):
-    """The bundle of a version; without `fetch` only a cached bundle is verified."""
+    """The bundle of a version; without `fetch` only a cached bundle is verified.
+
+    `credentials` are those of the serving record. None: the record could not be read.
+    """
 
     version: str
     digest: str
     fetch: bool = True
+    credentials: tuple[Credentials, ...] | None = ()
 
 
 class VerificationOutcome(msgspec.Struct, omit_defaults=True):
-    """`source` is where the bundle came from; otherwise `error` has an exit code."""
+    """`source` is where the bundle came from; otherwise `error` has an exit code.
+
+    `refused` says what was wrong: the signed statements, or the content of the bundle.
+    """
 
     source: str | None = None
     error: str | None = None
     exit_code: int = 0
+    refused: Literal["", "signature", "bundle"] = ""
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,8 @@ class BundleVerifier:
         for number in HANDLED:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # Each verification is forked from here. The master reads the record during this import.
+        load_cryptography()
         running: list[Verification] = []
         while True:
             known = [descriptor for each in running for descriptor in each.descriptors]
@@ -186,15 +198,38 @@ class BundleVerifier:
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
         try:
             source = fetch_bundle(
-                self._settings, self._bundles, request.version, request.digest, fetch=request.fetch
+                self._settings,
+                self._bundles,
+                request.version,
+                request.digest,
+                credentials=request.credentials,
+                fetch=request.fetch,
             )
         except FraudopsError as error:
-            outcome = VerificationOutcome(
-                error=str(error)[:LONGEST_REASON], exit_code=error.exit_code
-            )
+            outcome = _failed(error)
+            if outcome.refused:
+                logger.error(
+                    "a bundle is refused",
+                    extra={
+                        "version": request.version,
+                        "digest": request.digest,
+                        "reason": outcome.error,
+                    },
+                )
         else:
             outcome = VerificationOutcome(source=source)
         connection.sendall(msgspec.json.encode(outcome) + b"\n")
+
+
+def _failed(error: FraudopsError) -> VerificationOutcome:
+    refused: Literal["", "signature", "bundle"] = ""
+    if isinstance(error, SignatureRefusedError):
+        refused = "signature"
+    elif isinstance(error, BundleError):
+        refused = "bundle"
+    return VerificationOutcome(
+        error=str(error)[:LONGEST_REASON], exit_code=error.exit_code, refused=refused
+    )
 
 
 def _run_forked(work: Callable[[], None]) -> NoReturn:

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from fraudops.errors import FraudopsError, StoreDownError
+from fraudops.errors import BundleError, FraudopsError, SignatureRefusedError, StoreDownError
 from fraudops.files import try_lock
 from fraudops.promotion.pod_rules import (
     ANY,
@@ -28,6 +28,7 @@ from fraudops.promotion.pod_rules import (
     awaited_target,
     check_prepare,
     may_turn_ready,
+    offered_credentials,
     on_activate,
     on_failed_template,
 )
@@ -57,7 +58,8 @@ LOCK_LOOK_SECONDS = 0.01
 class PodCoordinator:
     """The same object in every worker; the holder of the pod's lock acts.
 
-    `template` is what a rollout made the pod for, or None. `read_record` blocks.
+    `template` is what a rollout made the pod for, or None. `read_record` blocks. `count_refusal`
+    gets "signature" or "bundle" when the pod refuses one.
     """
 
     def __init__(
@@ -67,9 +69,10 @@ class PodCoordinator:
         cache: BundleCache,
         read_record: Callable[[], ServingRecord],
         template: ServingTarget | None,
+        count_refusal: Callable[[str], None] = lambda _reason: None,
     ) -> None:
         self.state, self.workers, self.template = state, workers, template
-        self._cache, self._read_record = cache, read_record
+        self._cache, self._read_record, self._count_refusal = cache, read_record, count_refusal
 
     async def record(self) -> ServingRecord:
         """Read the serving record. Raises RecordUnreadableError, StoreDownError."""
@@ -123,7 +126,7 @@ class PodCoordinator:
             try:
                 await self.workers.activate(now)
             except StoreDownError:
-                await self._cache.ensure(now.target, PREPARE_SECONDS)
+                await self._ensure(now.target, PREPARE_SECONDS)
                 await self.workers.activate(now)
 
     async def last_look(self, now: PodState, view: RecordView) -> RecordView:
@@ -167,11 +170,33 @@ class PodCoordinator:
                 "a bundle that was verified before is verified again",
                 extra={"digest": target.digest, "reason": str(failure)},
             )
-        source = await self._cache.ensure(target, seconds_until(deadline))
+        source = await self._ensure(target, seconds_until(deadline))
         answers = await self.workers.prepare(target, source, keep_seconds, deadline)
         if failure := prepare_failure(target.version, answers):
             raise failure
         return source
+
+    async def _ensure(self, target: ServingTarget, seconds: float) -> str:
+        """Verify the target's bundle by the record's credentials; return where it came from.
+
+        Raises what `BundleCache.ensure` raises. Without the record the kept credentials decide, and
+        a refusal by them is a StoreDownError.
+        """
+        try:
+            offered, unread = offered_credentials(await self.record(), target), ""
+        except FraudopsError as error:
+            offered, unread = None, str(error)
+        try:
+            return await self._cache.ensure(target, seconds, credentials=offered)
+        except SignatureRefusedError as error:
+            if unread:
+                # The record may have the credentials, so the promoter must try again.
+                raise StoreDownError(f"{unread}; without the record, {error}") from error
+            self._count_refusal("signature")
+            raise
+        except BundleError:
+            self._count_refusal("bundle")
+            raise
 
     async def _turn_ready(self, now: PodState) -> None:
         """Turn ready without waiting for the next poll, for example after the first promotion."""

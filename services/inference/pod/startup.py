@@ -8,9 +8,10 @@ import logging
 import time
 
 from fraudops.errors import FraudopsError
-from fraudops.promotion.pod_rules import PodState, on_start
+from fraudops.promotion.pod_rules import PodState, offered_credentials, on_start
 from fraudops.promotion.serving_record import ServingRecord, ServingTarget
 from fraudops.settings import InferenceSettings
+from fraudops.signing.credentials import Credentials
 from fraudops.state import State
 from services.inference.pod.bundle_cache import BundleCache
 from services.inference.pod.bundle_verifier import BundleVerifier
@@ -37,8 +38,9 @@ def settle(
     """
     write(record_view_path(state), RecordView())
     before = read_pod_state(state)
-    planned = on_start(before, _record(settings), template_target(settings))
-    write(pod_state_path(state), _verified(state, cache, verifier, before, planned))
+    record = _record(settings)
+    planned = on_start(before, record, template_target(settings))
+    write(pod_state_path(state), _verified(state, cache, verifier, before, planned, record))
 
 
 def _verified(
@@ -47,13 +49,15 @@ def _verified(
     verifier: BundleVerifier,
     before: PodState,
     planned: PodState,
+    record: ServingRecord | None,
 ) -> PodState:
     """Return the planned state, or one without a model if the bundle is missing or refused."""
     target = planned.target
     if target is None or not (state.bundles / target.digest).is_dir():
         return before.without_model(before.served)
+    offered = offered_credentials(record, target) if record else None
     try:
-        _verify(cache, target, verifier)
+        _verify(cache, target, offered, verifier)
     except FraudopsError as error:
         logger.error("the cached bundle is not served", extra={"reason": str(error)})
         write(record_view_path(state), RecordView(target=target, refused=str(error)))
@@ -61,24 +65,34 @@ def _verified(
     return planned
 
 
-def _verify(cache: BundleCache, target: ServingTarget, verifier: BundleVerifier) -> None:
+def _verify(
+    cache: BundleCache,
+    target: ServingTarget,
+    offered: tuple[Credentials, ...] | None,
+    verifier: BundleVerifier,
+) -> None:
     """Verify a cached bundle, and replace a verifier that dies before it answers.
 
+    `offered` are the record's credentials, and None if it could not be read.
     Raises RefusedError or StoreDownError.
     """
     deadline = time.monotonic() + VERIFICATION_SECONDS
     # gunicorn's arbiter replaces the verifier later, but it does not run yet. The fork happens
     # between two event loops, so that the new verifier inherits no connection of the client.
-    while not asyncio.run(_answered(cache, target, verifier, deadline)):
+    while not asyncio.run(_answered(cache, target, offered, verifier, deadline)):
         verifier.keep()
 
 
 async def _answered(
-    cache: BundleCache, target: ServingTarget, verifier: BundleVerifier, deadline: float
+    cache: BundleCache,
+    target: ServingTarget,
+    offered: tuple[Credentials, ...] | None,
+    verifier: BundleVerifier,
+    deadline: float,
 ) -> bool:
     """Return whether the verifier lived until its answer. Raises a refusal."""
     seconds = deadline - time.monotonic()
-    asking = asyncio.ensure_future(cache.ensure(target, seconds, fetch=False))
+    asking = asyncio.ensure_future(cache.ensure(target, seconds, credentials=offered, fetch=False))
     while not (await asyncio.wait({asking}, timeout=LOOK_SECONDS))[0]:
         # The master holds the listener too. Without a verifier the request waits and never fails.
         if not verifier.is_alive():

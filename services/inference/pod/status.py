@@ -10,6 +10,7 @@ from fraudops.errors import BundleError, FraudopsError, StoreDownError
 from fraudops.model.manifest import Manifest, read_manifest
 from fraudops.promotion.pod_rules import PodState, destination
 from fraudops.promotion.serving_record import ServingRecord
+from fraudops.signing.kept import KeptCredentials, read_kept
 from fraudops.state import State
 from services.inference.pod.coordinator import PodCoordinator
 from services.inference.pod.state import RecordView, read_pod_state, read_record_view
@@ -47,12 +48,25 @@ class Reloaded(msgspec.Struct, frozen=True):
     workers: list[WorkerShown]
 
 
+class ShownCredentials(msgspec.Struct, frozen=True):
+    """Why the pod opened the bundle: the signed statements that it has verified.
+
+    `signer` is the id of the key of the verdict. `waived_by` and `waiver_reason` are null unless a
+    signed waiver replaced a passing verdict.
+    """
+
+    state: Literal["signed", "waived", "unsigned, from before"]
+    signer: str | None
+    waived_by: str | None
+    waiver_reason: str | None
+
+
 class ServedModel(msgspec.Struct, frozen=True):
     """The served model; `source` is where its bundle came from: registry, peer or cache.
 
     A model that was `trained_on_sample` knows nothing of a bank's transactions. It and
-    `schema_fingerprint` come from the bundle's manifest. Both are null without a model, or when
-    the cache has lost the bundle since the worker opened it.
+    `schema_fingerprint` come from the bundle's manifest. They and `credentials` are null without a
+    model, or when the cache has lost the bundle since the worker opened it.
     """
 
     name: str
@@ -63,6 +77,7 @@ class ServedModel(msgspec.Struct, frozen=True):
     source: str | None
     trained_on_sample: bool | None
     schema_fingerprint: str | None
+    credentials: ShownCredentials | None
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -121,6 +136,7 @@ class Status:
     async def model_info(self) -> ModelInfo:
         now = read_pod_state(self._pod.state)
         manifest = await asyncio.to_thread(_manifest, self._pod.state, now.digest)
+        credentials = await asyncio.to_thread(_credentials, self._pod.state, now)
         model = ServedModel(
             name=self._model_name,
             alias=ALIAS,
@@ -130,6 +146,7 @@ class Status:
             source=now.source,
             trained_on_sample=manifest.dataset.sample if manifest else None,
             schema_fingerprint=manifest.schema_fingerprint if manifest else None,
+            credentials=credentials,
         )
         errors: dict[str, str | None] = {"alias": None, "stage": None}
         try:
@@ -170,6 +187,24 @@ def _manifest(state: State, digest: str | None) -> Manifest | None:
         return read_manifest(state.bundles / digest, digest) if digest else None
     except BundleError:
         return None
+
+
+def _credentials(state: State, now: PodState) -> ShownCredentials | None:
+    """Return what the verifier kept of the credentials that it accepted."""
+    try:
+        kept = read_kept(state.bundles, now.digest) if now.digest else None
+    except OSError:
+        return None
+    return _shown(kept) if kept and kept.version == now.version else None
+
+
+def _shown(kept: KeptCredentials) -> ShownCredentials:
+    how: Literal["signed", "waived", "unsigned, from before"] = "signed"
+    if kept.unsigned:
+        how = "unsigned, from before"
+    elif kept.waived_by is not None:
+        how = "waived"
+    return ShownCredentials(how, kept.signer, kept.waived_by, kept.waiver_reason)
 
 
 def _why_not(now: PodState, view: RecordView, workers: list[WorkerAnswer]) -> str | None:
