@@ -129,7 +129,7 @@ def test_a_download_that_hangs_ends_with_its_request(service: Service, end: str)
                     service.reload(
                         phase="prepare",
                         version="7",
-                        digest="7" * 64,
+                        digest=service.known(7),
                         epoch=9,
                         deadline_seconds=seconds,
                     )
@@ -199,7 +199,7 @@ def test_a_verification_that_is_killed_refuses_the_version_and_nothing_else(
     )
     killing.start()
     answer = service.reload(
-        phase="prepare", version="7", digest="7" * 64, epoch=9, deadline_seconds=60
+        phase="prepare", version="7", digest=service.known(7), epoch=9, deadline_seconds=60
     )
     killing.join()
     assert answer.status_code == 503

@@ -296,7 +296,7 @@ def test_a_refused_prepare_has_changed_nothing_and_says_why(slow: Service) -> No
     assert not (slow.state.bundles / digest).exists()
     assert slow.ready() == before
     assert versions_now(slow) == {before["version"]}
-    unknown = slow.reload(phase="prepare", version="3", digest="0" * 64)
+    unknown = slow.reload(phase="prepare", version="3", digest=slow.known(3))
     assert "not in the cache" in problem(unknown)["detail"]
 
 

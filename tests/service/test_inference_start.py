@@ -13,6 +13,7 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from fraudops.model.manifest import MANIFEST
 from fraudops.promotion.pod_rules import PodState
 from fraudops.registry import Registry
 from services.inference.pod.state import pod_state_path, read_pod_state, write
@@ -97,7 +98,7 @@ def test_a_bundle_that_is_missing_or_altered_in_the_cache_is_fetched_from_mlflow
         environment={"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model},
     )
     service.root.mkdir()
-    service.record(version, digest)
+    service.record(version, digest, manifest=(made / MANIFEST).read_bytes())
     with running(service.start()):
         eventually(service.ready)
         assert _source(service) == "registry"
@@ -107,7 +108,7 @@ def test_a_bundle_that_is_missing_or_altered_in_the_cache_is_fetched_from_mlflow
         eventually(service.ready)
         assert (_source(service), service.predict().status_code) == ("registry", 200)
         assert "scorer.json has been altered" in service.log
-        other = service.reload(phase="prepare", version="99", digest="0" * 64)
+        other = service.reload(phase="prepare", version="99", digest=service.known(99))
         assert other.status_code == 409
         assert "99" in problem(other)["detail"]
 

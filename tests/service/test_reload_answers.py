@@ -43,7 +43,7 @@ def prepare(pod: Service, seed: int, **body: Any) -> httpx.Response:
 
 
 def test_a_registry_that_does_not_answer_is_temporary(pod: Service) -> None:
-    answer = pod.reload(phase="prepare", version="7", digest="7" * 64, epoch=9)
+    answer = pod.reload(phase="prepare", version="7", digest=pod.known(7), epoch=9)
     assert_temporary(answer, "does not answer")
 
 

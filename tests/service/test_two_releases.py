@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fraudops.audit.records import Prediction
+from fraudops.model.manifest import MANIFEST
 from fraudops.promotion.admin_client import PodAdminClient
 from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.changes import Promote, Rollback, decide_promotion, decide_rollback
@@ -90,19 +91,23 @@ class PodsOfTwoReleases:
         if seed is not None:
             digests = {pod.bundle(seed) for pod in self.pods.values()}
             assert len(digests) == 1
+        new = self.pods["new"]
 
         async def decide(record: ServingRecord) -> Promote | Rollback:
             if seed is None:
                 return decide_rollback(record)
+            digest = digests.pop()
+            manifest = (new.state.bundles / digest / MANIFEST).read_bytes()
             model = ModelRef(
                 version=str(seed),
-                digest=digests.pop(),
+                digest=digest,
                 schema_fingerprint="of the bundle",
                 verdict={"passed": True},
+                signed_verdict=new.signed_verdict(str(seed), manifest),
             )
             return decide_promotion(record, model, "broadcast")
 
-        state = self.pods["new"].state
+        state = new.state
         ports = PromotionPorts(
             records=LocalRecords(FileRecordStore(state.serving_record)),
             lock=FileLock(state.locks / "promotion.lock"),

@@ -1,6 +1,7 @@
 """The real inference service on a free port, without MLflow and PostgreSQL.
 
-Small real bundles are in its cache, and the tests write the serving record.
+Small real bundles with signed verdicts are in its cache, and the tests write the serving record.
+The keys are in the state folder, as `fraudops up` makes them.
 """
 
 import json
@@ -16,14 +17,21 @@ from typing import Any
 import httpx
 
 from fraudops.audit.records import LabelRecord, Prediction, decode
+from fraudops.model.manifest import MANIFEST
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.schema import Feature, FeatureSchema, load_schema
+from fraudops.signing.credentials import Credentials, accept
+from fraudops.signing.kept import keep
+from fraudops.signing.key_files import ensure_key
+from fraudops.signing.keys import PublicKeys
+from fraudops.signing.verdicts import SignedVerdict
 from fraudops.spool.frames import frame_at
 from fraudops.state import State
 from tests.support.bundles import write_linear_bundle
 from tests.support.http_client import HTTP
 from tests.support.processes import free_port
+from tests.support.signing import sign_bundle
 from tests.support.waiting import eventually
 
 TOKEN = "a-token-of-the-tests"
@@ -67,6 +75,7 @@ class Service:
 
     def start(self, wait: bool = True) -> "Service":
         self.root.mkdir(parents=True, exist_ok=True)
+        ensure_key(self.state.verdict_key, self.state.public_keys, "verdict")
         settings = {
             "FRAUDOPS_STATE": str(self.root),
             "FRAUDOPS_PORT": str(self.port),
@@ -116,18 +125,47 @@ class Service:
         threshold: float = 0.3,
         sample: bool = True,
     ) -> str:
-        """Put a bundle into the cache as if it were fetched and verified, and return its digest."""
+        """Put a bundle into the cache as if it were fetched and verified, and return its digest.
+
+        It is that of the version `seed`.
+        """
         made = self.root / f"made-{seed}"
         digest = write_linear_bundle(made, seed, schema, threshold, sample)
-        self.state.bundles.mkdir(parents=True, exist_ok=True)
+        self.keep(str(seed), digest, (made / MANIFEST).read_bytes())
         if not (self.state.bundles / digest).exists():
             made.rename(self.state.bundles / digest)
         else:
             shutil.rmtree(made)
         return digest
 
-    def record(self, version: str, digest: str, epoch: int | None = None) -> int:
-        """Write the serving record, by default one epoch later, and return its epoch."""
+    def known(self, seed: int) -> str:
+        """Keep the signed verdict of a bundle that is nowhere, and return the bundle's digest."""
+        made = self.root / f"made-{seed}"
+        digest = write_linear_bundle(made, seed)
+        self.keep(str(seed), digest, (made / MANIFEST).read_bytes())
+        shutil.rmtree(made)
+        return digest
+
+    def keep(self, version: str, digest: str, manifest: bytes) -> None:
+        """Keep a signed verdict in the cache, as after a verification."""
+        self.state.bundles.mkdir(parents=True, exist_ok=True)
+        proof = Credentials(signed_verdict=self.signed_verdict(version, manifest))
+        keys = PublicKeys.read(self.state.public_keys)
+        keep(self.state.bundles, version, digest, proof, accept(proof, version, digest, keys))
+
+    def signed_verdict(self, version: str, manifest: bytes) -> SignedVerdict:
+        """Sign a passing verdict with the key of the state folder."""
+        key = ensure_key(self.state.verdict_key, self.state.public_keys, "verdict")
+        return sign_bundle(manifest, version, key)
+
+    def record(
+        self, version: str, digest: str, epoch: int | None = None, manifest: bytes | None = None
+    ) -> int:
+        """Write the serving record, by default one epoch later, and return its epoch.
+
+        The entry has a signed verdict. `manifest` is by default that of the cached bundle.
+        """
+        manifest = manifest or (self.state.bundles / digest / MANIFEST).read_bytes()
         store = FileRecordStore(self.state.serving_record)
         before, token = store.read()
         epoch = epoch or before.epoch + 1
@@ -140,6 +178,7 @@ class Service:
             act="promote",
             at="2026-01-01T00:00:00Z",
             verdict={},
+            signed_verdict=self.signed_verdict(version, manifest),
         )
         store.compare_and_set(ServingRecord(current=entry, alias_epoch=epoch), token)
         return epoch

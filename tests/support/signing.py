@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from fraudops.canonical import sha256_bytes
 from fraudops.signing.keys import PrivateKey, PublicKeys, new_key, public_file
 from fraudops.signing.verdicts import SignedVerdict, Verdict, sign_verdict
@@ -33,6 +35,16 @@ WAIVER = Waiver(
     expires_at=datetime(2026, 3, 1, 11, tzinfo=UTC),
     at="2026-03-01T10:00:00.000+00:00",
 )
+
+
+def sign_bundle(
+    manifest: bytes, version: str, key: PrivateKey, *, passed: bool = True
+) -> SignedVerdict:
+    """Sign a verdict on the bundle with this manifest."""
+    verdict = msgspec.structs.replace(
+        VERDICT, version=version, digest=sha256_bytes(manifest), passed=passed
+    )
+    return sign_verdict(manifest, verdict, key)
 
 
 @dataclass(frozen=True)
