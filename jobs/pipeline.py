@@ -78,7 +78,7 @@ class Pipeline:
             refuse_sample(self.settings, self.inputs)
             self._trained(self._request, steps)
         elif step == "validate":
-            self._validated(self._registry.find(_named(steps)), steps)
+            self._validated(self._registry.find(_named(steps)), self._site, steps)
         elif step == "promote":
             return self._promoted(steps)
         else:
@@ -89,7 +89,9 @@ class Pipeline:
         """Run the steps that are still missing in this process. Raises as `take` does."""
         refuse_sample(self.settings, self.inputs)
         if self._committed(self._record()) is None:
-            self._validated(self._trained(self._request, steps), steps)
+            # Before the training, because it refuses an installation without a key.
+            site = self._site
+            self._validated(self._trained(self._request, steps), site, steps)
         return self._promoted(steps)
 
     def _promoted(self, steps: PipelineSteps) -> PromotionResult:
@@ -123,6 +125,10 @@ class Pipeline:
     def _registry(self) -> Registry:
         return Registry(endpoints.mlflow_url(self.state), self.settings.model_name)
 
+    @property
+    def _site(self) -> ValidationSite:
+        return ValidationSite.of(self.settings, self.state)
+
     def _trained(self, request: str, steps: PipelineSteps) -> ModelVersion:
         """Return the version that an earlier attempt registered, or train one."""
         registry = self._registry
@@ -143,22 +149,23 @@ class Pipeline:
         steps.taken.append("train")
         return registry.version(registered.version)
 
-    def _validated(self, version: ModelVersion, steps: PipelineSteps) -> ModelVersion:
+    def _validated(
+        self, version: ModelVersion, site: ValidationSite, steps: PipelineSteps
+    ) -> ModelVersion:
         """Return the version once it has a passing verdict. Raises RefusedError."""
-        verdict = version.verdict or {}
-        if verdict.get("passed") and verdict.get("digest") == version.digest:
+        if site.has_passed(version):
             self._title(2, "validate", f"version {version.version} passed in an earlier attempt")
             return version
         self._title(2, "validate", f"version {version.version}")
-        found, stored = validate_version(
-            ValidationSite.of(self.settings, self.state),
+        found, judged = validate_version(
+            site,
             version.version,
             DataOptions(self.inputs.source, self.inputs.schema, self.inputs.prevalence),
             self.settings.gates.as_gate_settings(),
             Screen(self.console),
         )
         steps.taken.append("validate")
-        if not stored["passed"]:
+        if not judged.passed:
             raise refusal(found, next_command(found, False, self.state))
         return version
 

@@ -4,23 +4,29 @@ Afterwards every worker serves it, or nothing has changed and the reason is reco
 """
 
 import asyncio
+import os
 import time
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 
 from fraudops.errors import FraudopsError, RefusedError, SettingsError, UnknownVersionError
-from fraudops.promotion.admission import Waiver, admit
+from fraudops.promotion.admission import Nominee, SealedFacts, Trust, admit
 from fraudops.promotion.attempt import Strategy
 from fraudops.promotion.changes import Promote
 from fraudops.promotion.request import PromotionRequest, PromotionResult
 from fraudops.promotion.requester import Requester
-from fraudops.promotion.serving_record import ServingRecord
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.registry import LATEST, ModelVersion, Registry
+from fraudops.registry.verdicts import read_signed
 from fraudops.settings import PromoteJobSettings
+from fraudops.signing.credentials import Credentials, PromotionTerms, accept
+from fraudops.signing.keys import PublicKeys
+from fraudops.signing.verdicts import Verdict
 from fraudops.state import State
 from fraudops.validation.gates import GateResult
 from fraudops.wiring import PromotionContext, open_promotion_context
@@ -38,6 +44,10 @@ from jobs.runner import (
     target_options,
     warn,
 )
+from jobs.waive import WaiverOptions, signed_waiver
+
+# The file that the step `waive` of a Job has written.
+WAIVER_VARIABLE = "FRAUDOPS_WAIVER"
 
 
 @dataclass(frozen=True)
@@ -56,12 +66,18 @@ class PromotionOptions:
 
 @dataclass(frozen=True)
 class PromotionGate:
-    """The gate of one promotion. The promoter calls it while it holds the promotion lock."""
+    """The gate of one promotion. The promoter calls it while it holds the promotion lock.
+
+    `request` is the id of the promotion, for which alone a waiver is valid.
+    """
 
     registry: Registry
     settings: PromoteJobSettings
+    state: State
     options: PromotionOptions
-    waiver: Waiver | None = None
+    who: Requester
+    request: str
+    keys: PublicKeys
 
     async def decide(self, record: ServingRecord) -> Promote:
         """Return the promotion of the version.
@@ -73,30 +89,100 @@ class PromotionGate:
         return await asyncio.to_thread(self._decide, record)
 
     def _decide(self, record: ServingRecord) -> Promote:
+        version = self.registry.find(self.options.version)
+        terms = PromotionTerms(
+            self.settings.model_name,
+            self.request,
+            datetime.now(UTC),
+            waivers_allowed=self.settings.signing.waivers == "allowed",
+        )
         return admit(
-            self.registry.find(self.options.version),
+            Nominee(version, self._credentials(version), lambda: self._facts(version)),
             record,
             self.options.strategy,
-            recompare=lambda version: self._compare_again(version, record),
-            environment=self.settings.environment,
-            waiver=self.waiver,
+            recompare=lambda version, verdict: self._compare_again(version, verdict, record),
+            trust=Trust(self.keys, terms, self.settings.environment),
         )
 
-    def _compare_again(self, version: ModelVersion, record: ServingRecord) -> list[GateResult]:
-        """Compare the version with the one that serves now, which the verdict may not know."""
-        from fraudops.validation.verdict import recompare
+    def _credentials(self, version: ModelVersion) -> Credentials:
+        if version.digest is None:
+            return Credentials()
+        return Credentials(
+            signed_verdict=read_signed(self.registry, version), signed_waiver=self._waiver(version)
+        )
 
-        if record.current is None:
+    def _waiver(self, version: ModelVersion) -> str | None:
+        """Return the signed waiver of this promotion, or None without `--force`.
+
+        In a Job another container has signed it. On one machine this process does it itself.
+        """
+        reason = self.options.waiver_reason
+        if reason is None:
+            return None
+        if file := os.environ.get(WAIVER_VARIABLE):
+            return read_waiver_file(Path(file))
+        who = self.who.actor or self.who.name
+        options = WaiverOptions(version.version, reason, who, self.request)
+        return signed_waiver(self.settings, self.state, options)
+
+    def _facts(self, version: ModelVersion) -> SealedFacts:
+        """Read the manifest of a version that no verdict describes. Raises BundleError."""
+        from fraudops.model.manifest import MANIFEST, parse_manifest
+
+        data = self.registry.download(version, f"bundle/{MANIFEST}")
+        manifest = parse_manifest(data or b"", version.digest)
+        return SealedFacts(manifest.schema_fingerprint, manifest.dataset.sample)
+
+    def _compare_again(
+        self, version: ModelVersion, verdict: Verdict, record: ServingRecord
+    ) -> list[GateResult]:
+        """Compare the version with the one that serves now, which the verdict may not know."""
+        from fraudops.validation.verdict import Scored, recompare
+
+        current = record.current
+        if current is None:
             return []
         try:
-            serving = self.registry.version(record.current.version)
+            serving = self.registry.version(current.version)
         except UnknownVersionError as error:
             raise RefusedError(
-                f"production has moved to version {record.current.version} since the verdict, and "
+                f"production has moved to version {current.version} since the verdict, and "
                 "the registry no longer has that version to compare with; "
                 "`--force --reason …` waives the comparison"
             ) from error
-        return recompare(self.registry, version, serving, self.settings.gates.as_gate_settings())
+        return recompare(
+            self.registry,
+            Scored(version, verdict.scores_digest),
+            Scored(serving, self._sealed_scores(current, version)),
+            self.settings.gates.as_gate_settings(),
+        )
+
+    def _sealed_scores(self, current: ServingEntry, version: ModelVersion) -> str | None:
+        """Return the sha256 of the scores that the serving version's verdict seals."""
+        try:
+            verdict = accept(
+                current.credentials, current.version, current.digest, self.keys
+            ).verdict
+        except RefusedError:
+            verdict = None
+        if verdict is None or verdict.scores_digest is None:
+            raise RefusedError(
+                f"production has moved to version {current.version} since the verdict, and no "
+                "signed verdict seals the test scores of that version: "
+                f"run `fraudops validate --version {version.version}` again"
+            )
+        return verdict.scores_digest
+
+
+def read_waiver_file(path: Path) -> str:
+    """Return the signed waiver in a file. Raises SettingsError."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"the signed waiver {path} cannot be read ({error}): the container `waive` of a "
+            f"promotion's Job writes it; on one machine unset {WAIVER_VARIABLE}"
+        ) from error
 
 
 def promote_version(state: State, options: PromotionOptions) -> PromotionResult:
@@ -107,12 +193,12 @@ def promote_version(state: State, options: PromotionOptions) -> PromotionResult:
 async def _promote(state: State, options: PromotionOptions) -> PromotionResult:
     settings = PromoteJobSettings.from_environment()
     check_names_a_version(settings, options.version)
-    who = requester(settings)
+    who, request_id = requester(settings), settings.request_id or str(uuid.uuid4())
+    keys = PublicKeys.read(settings.signing.public_keys_of(state))
     async with open_promotion_context(settings, state, say) as context:
-        waiver = _waiver(options.waiver_reason, who)
-        gate = PromotionGate(context.registry, settings, options, waiver)
+        gate = PromotionGate(context.registry, settings, state, options, who, request_id, keys)
         request = PromotionRequest(
-            id=settings.request_id or str(uuid.uuid4()),
+            id=request_id,
             requested_by=who.name,
             actor=who.actor,
             authenticated=who.authenticated,
@@ -135,12 +221,6 @@ async def carry_out(context: PromotionContext, request: PromotionRequest) -> Pro
             if record.alias_error:
                 warn(record.alias_error)
     return result
-
-
-def _waiver(reason: str | None, who: Requester) -> Waiver | None:
-    if reason is None:
-        return None
-    return Waiver(reason, who.actor or who.name, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def report(result: PromotionResult, seconds: float, as_json: bool, state: State) -> str:
@@ -176,8 +256,8 @@ def report(result: PromotionResult, seconds: float, as_json: bool, state: State)
 @click.option(
     "--force",
     is_flag=True,
-    help="Promote without a passing verdict. The reason is stored with this promotion, and the "
-    "next promotion of the version needs its own.",
+    help="Promote without a passing verdict. The reason is stored with this promotion in a signed "
+    "waiver, and the next promotion of the version needs its own.",
 )
 @click.option("--reason", metavar="TEXT", help="Why the gates are waived (with --force).")
 @if_epoch_option

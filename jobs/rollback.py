@@ -16,6 +16,7 @@ from fraudops.promotion.changes import Rollback, changes_schema
 from fraudops.promotion.request import PromotionRequest, PromotionResult
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.settings import PromoteJobSettings
+from fraudops.signing.keys import PublicKeys
 from fraudops.state import State
 from fraudops.wiring import open_promotion_context
 from jobs.on_cluster import on_cluster
@@ -32,13 +33,19 @@ class RollbackGate:
     inside the service.
     """
 
+    keys: PublicKeys
     environment: Environment
     in_place: bool
     warn: Say = warn
 
     async def decide(self, record: ServingRecord) -> Rollback:
-        """Return the rollback, and warn about a change of schema. Raises RefusedError."""
-        change = go_back(record, self.environment)
+        """Return the rollback, and warn about what changes with it. Raises RefusedError."""
+        change = go_back(record, self.keys, self.environment)
+        if change.model.unsigned:
+            self.warn(
+                f"version {change.model.version} is unsigned, from before: release 0.2.0 promoted "
+                "it, and no signature proves its verdict"
+            )
         if record.current and changes_schema(record, change.model):
             way = (
                 "on one machine the model is replaced in place, so clients must change their "
@@ -64,8 +71,9 @@ def roll_back(state: State, if_epoch: int | None = None) -> PromotionResult:
 async def _roll_back(state: State, if_epoch: int | None) -> PromotionResult:
     settings = PromoteJobSettings.from_environment()
     who = requester(settings)
+    keys = PublicKeys.read(settings.signing.public_keys_of(state))
     async with open_promotion_context(settings, state, say) as context:
-        gate = RollbackGate(settings.environment, in_place=context.ports.rollouts is None)
+        gate = RollbackGate(keys, settings.environment, in_place=context.ports.rollouts is None)
         request = PromotionRequest(
             id=settings.request_id or str(uuid.uuid4()),
             requested_by=who.name,

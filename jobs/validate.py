@@ -14,13 +14,25 @@ import click
 
 from fraudops import endpoints
 from fraudops.client import InferenceClient
-from fraudops.errors import BundleError, FraudopsError, RefusedError
+from fraudops.errors import BundleError, FraudopsError, RefusedError, SettingsError
+from fraudops.model.manifest import MANIFEST, read_manifest
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import ModelVersion, Registry
+from fraudops.registry.verdicts import read_signed
 from fraudops.settings import ClusterSettings, ValidateJobSettings
+from fraudops.signing.credentials import Credentials, accept
+from fraudops.signing.keys import PrivateKey, PublicKeys, read_private_key
+from fraudops.signing.verdicts import SignedVerdict, Verdict, sign_verdict
 from fraudops.state import State
 from fraudops.validation.gates import GateResult, GateSettings, intact
-from fraudops.validation.verdict import Production, store_scores, store_verdict, verdict
+from fraudops.validation.verdict import (
+    Findings,
+    Production,
+    shown,
+    store_scores,
+    store_verdict,
+    verdict,
+)
 from jobs.on_cluster import on_cluster
 from jobs.reports import validation
 from jobs.reports.promotion import ending
@@ -42,6 +54,8 @@ if TYPE_CHECKING:
 
 # How long to wait until a pod says which version serves. A pod that is behind follows in seconds.
 PODS_SECONDS = 60.0
+# Name of the folder of the downloaded bundle.
+CANDIDATE = "candidate"
 
 
 @dataclass(frozen=True)
@@ -57,18 +71,41 @@ class DataOptions:
 class ValidationSite:
     """The registry of the version, and the installation whose model it is compared with.
 
-    With `production_url` the pods say which version serves. Without it the serving record does.
+    `key` signs the verdict. With `production_url` the pods say which version serves. Without it the
+    serving record does.
     """
 
     registry: Registry
     state: State
     cluster: ClusterSettings
+    key: PrivateKey
     production_url: str | None = None
 
     @classmethod
     def of(cls, settings: ValidateJobSettings, state: State) -> "ValidationSite":
+        """Build the site. Raises SettingsError, also for a key that cannot be used.
+
+        A caller builds it before minutes of work whose verdict could not be signed.
+        """
+        try:
+            key = read_private_key(settings.signing.verdict_key_of(state))
+        except SettingsError as error:
+            raise SettingsError(
+                f"{error}. `validate` signs its verdict: start the product with `fraudops up`, "
+                "which makes the key, or set FRAUDOPS_SIGNING__VERDICT_KEY"
+            ) from error
         registry = Registry(endpoints.mlflow_url(state), settings.model_name)
-        return cls(registry, state, settings.cluster, settings.production_url)
+        return cls(registry, state, settings.cluster, key, settings.production_url)
+
+    def has_passed(self, version: ModelVersion) -> bool:
+        """Whether the version has a passing verdict that this site's key has signed."""
+        keys = PublicKeys((self.key.public,))
+        try:
+            signed = Credentials(signed_verdict=read_signed(self.registry, version))
+            accept(signed, version.version, version.digest or "", keys)
+        except RefusedError:
+            return False
+        return True
 
 
 @dataclass
@@ -80,6 +117,7 @@ class ValidationFindings:
     data: "TestData | None" = None
     measured: "Measurement | None" = None
     compared_to: Production | None = None
+    scores_digest: str | None = None
 
 
 def validate_version(
@@ -88,8 +126,8 @@ def validate_version(
     options: DataOptions,
     settings: GateSettings,
     screen: validation.Screen,
-) -> tuple[ValidationFindings, dict[str, Any]]:
-    """Run the five steps, store test scores and verdict, and return findings and verdict.
+) -> tuple[ValidationFindings, Verdict]:
+    """Run the five steps, store test scores and signed verdict, return findings and verdict.
 
     A bad bundle is a finding and not an error. Raises UnknownVersionError, DataError or
     StoreDownError.
@@ -103,17 +141,31 @@ def validate_version(
         except BundleError as error:
             found.gates = [intact(str(error))]
             screen.broken(found.gates)
-    stored = verdict(
-        found.version.digest or "",
-        found.data.rows.digest if found.data else None,
-        found.gates,
-        settings,
-        found.compared_to,
-        _now(),
-    )
-    store_verdict(site.registry, found.version, stored)
+        judged, signed = _signed(site, found, settings, Path(folder) / CANDIDATE)
+    store_verdict(site.registry, found.version, judged, signed)
     screen.verdict(found.version, found.gates, time.monotonic() - started)
-    return found, stored
+    return found, judged
+
+
+def _signed(
+    site: ValidationSite, found: ValidationFindings, settings: GateSettings, bundle: Path
+) -> tuple[Verdict, SignedVerdict | None]:
+    """Return the verdict, and its signed form if the bundle has the manifest of its digest."""
+    try:
+        manifest = read_manifest(bundle, found.version.digest or "")
+    except BundleError:
+        manifest = None
+    facts = Findings(
+        found.gates,
+        manifest,
+        found.data.rows.digest if found.data else None,
+        found.scores_digest,
+        found.compared_to,
+    )
+    judged = verdict(site.registry.model, found.version, facts, settings, _now())
+    if manifest is None:
+        return judged, None
+    return judged, sign_verdict((bundle / MANIFEST).read_bytes(), judged, site.key)
 
 
 def _take_steps(
@@ -128,7 +180,7 @@ def _take_steps(
     from fraudops.validation import candidate, measurement
 
     registry, state = site.registry, site.state
-    opened = candidate.open_candidate(registry, found.version, folder / "candidate")
+    opened = candidate.open_candidate(registry, found.version, folder / CANDIDATE)
     found.data = data = candidate.load_test_data(
         opened.manifest, options.source, options.schema, options.prevalence
     )
@@ -143,7 +195,9 @@ def _take_steps(
     )
     screen.comparison(compared, found.compared_to)
     found.gates += compared
-    store_scores(registry, found.version, candidate.scores_of(opened, data, measured.probability))
+    found.scores_digest = store_scores(
+        registry, found.version, candidate.scores_of(opened, data, measured.probability)
+    )
 
 
 def serving_now(site: ValidationSite) -> Production | None:
@@ -253,18 +307,18 @@ def command(
     settings = ValidateJobSettings.from_environment()
     site = ValidationSite.of(settings, state)
     screen = validation.Screen(notices if as_json else output)
-    found, stored = validate_version(
+    found, judged = validate_version(
         site,
         version,
         DataOptions(source, schema, prevalence),
         settings.gates.as_gate_settings(),
         screen,
     )
-    number, passed = found.version.version, bool(stored["passed"])
+    number, passed = found.version.version, judged.passed
     following = next_command(found, passed, state)
     promotion, failure = promote_now(state, number) if passed and auto_promote else (None, None)
     if as_json:
-        facts = validation.as_mapping(found.version, found.data, found.measured, stored)
+        facts = validation.as_mapping(found.version, found.data, found.measured, shown(judged))
         print_json(
             facts
             | {

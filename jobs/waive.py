@@ -13,6 +13,7 @@ import click
 from fraudops import endpoints
 from fraudops.errors import RefusedError, SettingsError
 from fraudops.files import write_atomically
+from fraudops.promotion.requester import requester_of
 from fraudops.registry import Registry
 from fraudops.settings import PromoteJobSettings
 from fraudops.signing.keys import read_private_key
@@ -98,7 +99,8 @@ def command(
             "a waiver is for one promotion request, and FRAUDOPS_REQUEST_ID is not set: "
             "run `fraudops promote --force --reason TEXT`"
         )
-    options = WaiverOptions(version, str(reason), user_name(), settings.request_id)
+    who = requester_of(settings.requested_by, settings.promotion.authenticated, user_name())
+    options = WaiverOptions(version, str(reason), who.actor or who.name, settings.request_id)
     write_atomically(out, signed_waiver(settings, state, options).encode())
     line = f"a waiver of version {version} is signed for the request {settings.request_id}"
     notices.print(line, markup=False)

@@ -118,6 +118,11 @@ def read_manifest(folder: Path, digest: str | None = None) -> Manifest:
         data = (folder / MANIFEST).read_bytes()
     except OSError as error:
         raise BundleError(f"the bundle has no readable {MANIFEST} ({error.strerror})") from error
+    return parse_manifest(data, digest)
+
+
+def parse_manifest(data: bytes, digest: str | None) -> Manifest:
+    """Return the content of a `bundle.json`. Raises as `read_manifest`."""
     if digest is not None and sha256_bytes(data) != digest:
         raise BundleError(
             f"{MANIFEST} is not the one that was registered: "

@@ -1,4 +1,4 @@
-"""Which version may serve: one with a passing verdict, or a waiver, for exactly its digest.
+"""Which version may serve: one with a signed passing verdict, or a signed waiver, for its digest.
 
 The version is compared again when production has moved since the verdict.
 """
@@ -11,7 +11,11 @@ from fraudops.errors import RefusedError
 from fraudops.promotion.attempt import Strategy
 from fraudops.promotion.changes import Promote, Rollback, decide_promotion, decide_rollback
 from fraudops.promotion.serving_record import ModelRef, ServingEntry, ServingRecord
-from fraudops.registry import TAG_SAMPLE, ModelVersion
+from fraudops.registry import ModelVersion
+from fraudops.signing.credentials import Credentials, PromotionTerms, accept
+from fraudops.signing.keys import PublicKeys
+from fraudops.signing.verdicts import Verdict
+from fraudops.signing.waivers import Waiver
 
 
 class FailedGate(Protocol):
@@ -29,70 +33,92 @@ Environment = Literal["development", "production"]
 
 
 @dataclass(frozen=True)
-class Waiver:
-    """A user's decision to promote one version without a passing verdict.
+class SealedFacts:
+    """What a bundle's manifest says of it. The digest seals the manifest."""
 
-    It belongs to one promotion. Its entry in the record and its row keep it.
+    schema_fingerprint: str
+    sample: bool
+
+
+@dataclass(frozen=True)
+class Nominee:
+    """A version that a user wants to serve, and what proves that it may.
+
+    `facts` reads the bundle's own manifest. It is called only for a version without a verdict.
     """
 
-    reason: str
-    who: str
-    at: str
-
-    def for_digest(self, digest: str) -> dict[str, Any]:
-        return {"digest": digest, "reason": self.reason, "who": self.who, "at": self.at}
+    version: ModelVersion
+    credentials: Credentials
+    facts: Callable[[], SealedFacts]
 
 
-Recompare = Callable[[ModelVersion], Sequence[FailedGate]]
+@dataclass(frozen=True)
+class Trust:
+    """The keys that this installation trusts, and what it requires of a promotion."""
+
+    keys: PublicKeys
+    terms: PromotionTerms
+    environment: Environment = "development"
+
+
+Recompare = Callable[[ModelVersion, Verdict], Sequence[FailedGate]]
 
 
 def admit(
-    version: ModelVersion,
+    nominee: Nominee,
     record: ServingRecord,
     strategy: Strategy,
     recompare: Recompare,
-    environment: Environment = "development",
-    waiver: Waiver | None = None,
+    trust: Trust,
 ) -> Promote:
     """Return the promotion of a version that may serve. Raises RefusedError with what to do.
 
     `recompare` compares the version with the one that serves. A waiver replaces the verdict for
     this promotion alone. In production it does not admit a model of the packaged sample.
     """
-    sample = version.tags.get(TAG_SAMPLE) == "true"
-    _refuse_sample(version.version, sample, environment)
+    version = nominee.version
     if version.digest is None or version.schema_fingerprint is None:
         raise RefusedError(
             f"version {version.version} carries no bundle of fraudops; "
             "train one with `fraudops train`"
         )
-    verdict = _of_this_digest(version.verdict, version.digest)
+    accepted = accept(nominee.credentials, version.version, version.digest, trust.keys, trust.terms)
+    verdict = accepted.verdict
+    # Never from the registry's tags, which have no signature.
+    facts = SealedFacts(verdict.schema_fingerprint, verdict.sample) if verdict else nominee.facts()
+    _refuse_sample(version.version, facts.sample, trust.environment)
     model = ModelRef(
         version=version.version,
         digest=version.digest,
-        schema_fingerprint=version.schema_fingerprint,
-        verdict=_short(verdict),
-        waiver=waiver.for_digest(version.digest) if waiver else None,
-        sample=sample,
+        schema_fingerprint=facts.schema_fingerprint,
+        verdict=_shown_verdict(verdict) if verdict else None,
+        waiver=_shown_waiver(accepted.waiver) if accepted.waiver else None,
+        sample=facts.sample,
+        signed_verdict=nominee.credentials.signed_verdict,
+        signed_waiver=nominee.credentials.signed_waiver,
     )
     change = decide_promotion(record, model, strategy)
-    if waiver is None:
-        _refuse_unless_passed(version, verdict)
+    if accepted.waiver is None:
+        # `accept` needs one of the two.
         assert verdict is not None
         current = record.current
         if current and _moved(verdict, current, version.digest):
-            _refuse_worse(version, current.version, recompare(version))
+            _refuse_worse(version, current.version, recompare(version, verdict))
     return change
 
 
-def go_back(record: ServingRecord, environment: Environment = "development") -> Rollback:
+def go_back(
+    record: ServingRecord, keys: PublicKeys, environment: Environment = "development"
+) -> Rollback:
     """Return the rollback to what served before, with its verdict or waiver.
 
-    Raises RefusedError when there is no way back, and in production for a model of the packaged
-    sample.
+    Raises RefusedError when there is no way back, when its statements are refused, and in
+    production for a model of the packaged sample.
     """
     change = decide_rollback(record)
-    _refuse_sample(change.model.version, change.model.sample, environment)
+    model = change.model
+    accept(model.credentials, model.version, model.digest, keys)
+    _refuse_sample(model.version, model.sample, environment)
     return change
 
 
@@ -104,28 +130,9 @@ def _refuse_sample(version: str, sample: bool, environment: Environment) -> None
         )
 
 
-def _of_this_digest(statement: dict[str, Any] | None, digest: str) -> dict[str, Any] | None:
-    return statement if statement and statement.get("digest") == digest else None
-
-
-def _refuse_unless_passed(version: ModelVersion, verdict: dict[str, Any] | None) -> None:
-    remedy = f"run `fraudops validate --version {version.version}`"
-    if verdict is None:
-        stale = "a verdict for another bundle" if version.verdict else "no verdict"
-        raise RefusedError(f"version {version.version} has {stale}; {remedy}")
-    if not verdict.get("passed"):
-        failed = ", ".join(
-            str(gate.get("name")) for gate in verdict.get("gates", []) if not gate.get("passed")
-        )
-        raise RefusedError(
-            f"version {version.version} did not pass validation ({failed or 'see its verdict'}); "
-            "`--force --reason …` waives the gates for one promotion"
-        )
-
-
-def _moved(verdict: dict[str, Any], current: ServingEntry, digest: str) -> bool:
+def _moved(verdict: Verdict, current: ServingEntry, digest: str) -> bool:
     """Whether production is no longer what the verdict compared with."""
-    compared = verdict.get("compared_to") or {}
+    compared = verdict.compared_to or {}
     return current.digest not in (compared.get("digest"), digest)
 
 
@@ -139,14 +146,11 @@ def _refuse_worse(version: ModelVersion, serving: str, gates: Sequence[FailedGat
         )
 
 
-def _short(verdict: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What the record keeps of a verdict: enough to say what let the version through."""
-    return (
-        {
-            key: verdict[key]
-            for key in ("digest", "test_digest", "passed", "compared_to", "at")
-            if key in verdict
-        }
-        if verdict
-        else None
-    )
+def _shown_verdict(verdict: Verdict) -> dict[str, Any]:
+    """Return what the record shows of a verdict without its signed text."""
+    names = ("digest", "test_digest", "passed", "compared_to", "at", "signer")
+    return {name: getattr(verdict, name) for name in names}
+
+
+def _shown_waiver(waiver: Waiver) -> dict[str, Any]:
+    return {name: getattr(waiver, name) for name in ("digest", "reason", "who", "at")}

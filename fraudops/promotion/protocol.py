@@ -323,6 +323,7 @@ def _about(attempt: Attempt, model: ModelRef, strategy: Strategy | str) -> Attem
         digest=model.digest,
         strategy=strategy,
         waiver_reason=str(model.waiver.get("reason")) if model.waiver else None,
+        signer=str(signer) if (signer := (model.verdict or {}).get("signer")) else None,
     )
 
 

@@ -78,6 +78,9 @@ def accept(
         # No promotion: the mark says what served at the upgrade, and nothing about its quality.
         if credentials.unsigned and terms is None:
             return Accepted()
+        raise SignatureRefusedError(
+            f"version {version} has no signed verdict: run `fraudops validate --version {version}`"
+        )
     # A wrong verdict is refused even with a waiver, because a file was changed by hand.
     verdict = check_verdict(credentials.signed_verdict, digest, keys)
     _check_names(verdict, version, terms)

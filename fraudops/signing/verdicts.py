@@ -35,10 +35,11 @@ class SignedVerdict(Extensible, frozen=True, kw_only=True):
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `verdict.json`.
 
-    `digest` is that of the bundle, `test_digest` that of the test rows, `at` is ISO 8601 in UTC.
-    `compared_to` names version and digest of the model in production. `signer` is the id of the
-    key. Readers skip fields that a later release added; the signed text keeps them. A change that
-    every reader must understand raises `format`.
+    `digest` is that of the bundle, `test_digest` that of the test rows, `scores_digest` the sha256
+    of the file with their scores, `at` is ISO 8601 in UTC. `compared_to` names version and digest
+    of the model in production. `signer` is the id of the key. Readers skip fields that a later
+    release added; the signed text keeps them. A change that every reader must understand raises
+    `format`.
     """
 
     format: int = FORMAT
@@ -51,6 +52,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     gates: tuple[dict[str, Any], ...]
     compared_to: dict[str, str] | None
     test_digest: str | None
+    scores_digest: str | None = None
     at: str
     settings: dict[str, Any] = {}
     signer: str = ""

@@ -11,16 +11,22 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fraudops.canonical import canonical_json
+from fraudops.canonical import canonical_json, sha256_bytes
 from fraudops.errors import RefusedError
+from fraudops.model.manifest import Manifest
 from fraudops.model.metrics import Metric, paired_difference
 from fraudops.registry import TAG_VERDICT, ModelVersion, Registry
+from fraudops.registry.verdicts import store_signed
+from fraudops.signing.verdicts import SignedVerdict, Verdict
 from fraudops.validation.gates import GateResult, GateSettings, not_compared, not_worse
 
 SCORES = "validation/test_scores.npz"
+# What the tag of the version shows. The whole verdict would not fit into it.
+SHOWN = ("digest", "test_digest", "passed", "gates", "settings", "compared_to", "at")
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,16 @@ class Production:
     schema_fingerprint: str
 
 
-def store_scores(registry: Registry, version: ModelVersion, scores: TestScores) -> None:
+@dataclass(frozen=True)
+class Scored:
+    """A version whose test scores are stored. `scores_digest` is what its signed verdict seals."""
+
+    version: ModelVersion
+    scores_digest: str | None
+
+
+def store_scores(registry: Registry, version: ModelVersion, scores: TestScores) -> str:
+    """Store the test scores of a version, and return the sha256 for its verdict to seal."""
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -59,19 +74,28 @@ def store_scores(registry: Registry, version: ModelVersion, scores: TestScores) 
         test_digest=np.array(scores.test_digest),
         digest=np.array(scores.digest),
     )
-    registry.upload(version, SCORES, buffer.getvalue())
+    data = buffer.getvalue()
+    registry.upload(version, SCORES, data)
+    return sha256_bytes(data)
 
 
-def stored_scores(registry: Registry, version: ModelVersion) -> TestScores:
+def stored_scores(registry: Registry, scored: Scored) -> TestScores:
     """Read the test scores of a version.
 
-    Raises RefusedError when there are none, when they are of another bundle, or when they cannot be
-    read.
+    Raises RefusedError when there are none, when the signed verdict does not seal them, when they
+    are of another bundle, or when they cannot be read.
     """
+    version = scored.version
     data = registry.download(version, SCORES)
     again = f"run `fraudops validate --version {version.version}` again"
     if data is None:
         raise RefusedError(f"version {version.version} has no stored test scores: {again}")
+    # The registry is not trusted: forged scores would let a worse version win the comparison.
+    if sha256_bytes(data) != scored.scores_digest:
+        raise RefusedError(
+            f"the stored test scores of version {version.version} are not those that its signed "
+            f"verdict seals: {again}"
+        )
     try:
         scores = _decode_scores(data)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -139,56 +163,83 @@ def nothing_to_compare(
 
 
 def recompare(
-    registry: Registry, candidate: ModelVersion, production: ModelVersion, settings: GateSettings
+    registry: Registry, candidate: Scored, production: Scored, settings: GateSettings
 ) -> list[GateResult]:
     """Repeat the comparison from the stored test scores of both versions.
 
     A promotion needs this if another version serves than at the time of the verdict.
-    Raises RefusedError when the scores are not of the same test rows.
+    Raises RefusedError when the scores are not sealed, or not of the same test rows.
     """
-    serving = Production(
-        production.version, production.digest or "", production.schema_fingerprint or ""
-    )
-    reason = nothing_to_compare(candidate.schema_fingerprint, candidate.digest, serving)
+    one, other = candidate.version, production.version
+    serving = Production(other.version, other.digest or "", other.schema_fingerprint or "")
+    reason = nothing_to_compare(one.schema_fingerprint, one.digest, serving)
     if reason is not None:
         return not_compared(reason, settings, passed=True)
     scores, served = stored_scores(registry, candidate), stored_scores(registry, production)
     if scores.test_digest != served.test_digest or not np.array_equal(scores.y, served.y):
         raise RefusedError(
-            f"version {candidate.version} was validated on other test rows than version "
-            f"{production.version}, which serves: "
-            f"run `fraudops validate --version {candidate.version}` again"
+            f"version {one.version} was validated on other test rows than version "
+            f"{other.version}, which serves: "
+            f"run `fraudops validate --version {one.version}` again"
         )
-    return compare(scores, served.probability, production.version, settings)
+    return compare(scores, served.probability, other.version, settings)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a verdict judges.
+
+    `manifest` is None if the bundle has none that can be read. `test_digest` and `scores_digest`
+    are None if no row was scored.
+    """
+
+    gates: Sequence[GateResult]
+    manifest: Manifest | None = None
+    test_digest: str | None = None
+    scores_digest: str | None = None
+    compared_to: Production | None = None
 
 
 def verdict(
-    digest: str,
-    test_digest: str | None,
-    gates: Sequence[GateResult],
-    settings: GateSettings,
-    compared_to: Production | None,
-    at: str,
-) -> dict[str, Any]:
-    """Return the verdict to store on a version, which passes only if every gate passed.
+    model_name: str, version: ModelVersion, found: Findings, settings: GateSettings, at: str
+) -> Verdict:
+    """Return the verdict on a version, which passes only if every gate passed.
 
     `at` is ISO 8601 in UTC.
     """
-    return {
-        "digest": digest,
-        "test_digest": test_digest,
-        "passed": bool(gates) and all(gate.passed for gate in gates),
-        "gates": [_gate(gate) for gate in gates],
-        "settings": asdict(settings),
-        "compared_to": {"version": compared_to.version, "digest": compared_to.digest}
-        if compared_to
-        else None,
-        "at": at,
-    }
+    compared, manifest = found.compared_to, found.manifest
+    return Verdict(
+        model_name=model_name,
+        version=version.version,
+        digest=version.digest or "",
+        # Not from the registry's tags: the digest seals the manifest.
+        schema_fingerprint=manifest.schema_fingerprint if manifest else "",
+        sample=manifest.dataset.sample if manifest else False,
+        passed=bool(found.gates) and all(gate.passed for gate in found.gates),
+        gates=tuple(_gate(gate) for gate in found.gates),
+        compared_to={"version": compared.version, "digest": compared.digest} if compared else None,
+        test_digest=found.test_digest,
+        scores_digest=found.scores_digest,
+        at=at,
+        settings=asdict(settings),
+    )
 
 
-def store_verdict(registry: Registry, version: ModelVersion, stored: dict[str, Any]) -> None:
-    registry.set_tag(version.version, TAG_VERDICT, canonical_json(stored).decode())
+def shown(verdict: Verdict) -> dict[str, Any]:
+    """Return the verdict as the registry's tag and `--json` show it."""
+    return {name: msgspec.to_builtins(getattr(verdict, name)) for name in SHOWN}
+
+
+def store_verdict(
+    registry: Registry, version: ModelVersion, verdict: Verdict, signed: SignedVerdict | None
+) -> None:
+    """Store the signed verdict, and then the tag that shows it.
+
+    `signed` is None for a bundle whose manifest cannot be sealed. Such a verdict is only shown.
+    """
+    if signed is not None:
+        store_signed(registry, version, signed)
+    registry.set_tag(version.version, TAG_VERDICT, canonical_json(shown(verdict)).decode())
 
 
 def _gate(gate: GateResult) -> dict[str, Any]:
