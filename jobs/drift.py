@@ -93,6 +93,7 @@ def command(
             ScanRange(hours, since),
             settings.model_name,
             settings.audit.keys(),
+            public_keys=settings.signing.public_keys_of(state),
             report=report,
         )
     )

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from fraudops.errors import RefusedError, SettingsError
-from fraudops.settings import ClusterJobSettings
+from fraudops.settings import BundleJobSettings
 from fraudops.state import State
 from jobs.on_cluster import on_cluster
 from jobs.reports.progress import RowsBar, rows_bar
@@ -138,7 +138,7 @@ def command(
         shards=count,
         chunk_rows=chunk_rows,
     )
-    models = BatchModels(ClusterJobSettings.from_environment(), state)
+    models = BatchModels(BundleJobSettings.from_environment(), state)
     with rows_bar(f"shard {index} of {count}" if count > 1 else file.name) as bar:
         found = score_file(order, models, partial(_show_progress, bar))
     if isinstance(found, Summary):

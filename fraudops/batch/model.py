@@ -8,9 +8,13 @@ from fraudops.errors import SettingsError
 from fraudops.model.manifest import Manifest
 from fraudops.model.scorer import Scorer, open_scorer
 from fraudops.model.verification import verify_bundle
+from fraudops.promotion.pod_rules import offered_credentials
+from fraudops.promotion.serving_record import ServingTarget
 from fraudops.registry import Registry, verified_bundle
+from fraudops.registry.proof import require_credentials
 from fraudops.schema import FeatureSchema
-from fraudops.settings import ClusterJobSettings
+from fraudops.settings import BundleJobSettings
+from fraudops.signing.keys import PublicKeys
 from fraudops.state import State
 from fraudops.wiring import read_record
 
@@ -31,7 +35,7 @@ class BatchModel:
 class BatchModels:
     """The versions and bundles of a state folder, or of the cluster that the settings name."""
 
-    settings: ClusterJobSettings
+    settings: BundleJobSettings
     state: State
 
     def find(self, version: str | None) -> tuple[str, str]:
@@ -62,12 +66,25 @@ class BatchModels:
     def open(self, version: str, digest: str) -> BatchModel:
         """Open the bundle of a version, from the local cache or else from the registry.
 
-        Raises BundleError when the bundle does not have this digest, UnknownVersionError, and
-        StoreDownError when MLflow is needed and is unavailable.
+        Raises SignatureRefusedError when no signed verdict or waiver lets it serve, BundleError
+        when the bundle does not have this digest, UnknownVersionError, and StoreDownError when
+        MLflow is needed and is unavailable.
         """
+        self._require_credentials(version, digest)
         bundle = verified_bundle(version, digest, self.state.bundles, self._registry, verify_bundle)
         with bundle as (folder, manifest):
             return _open(folder, manifest, version, digest)
+
+    def _require_credentials(self, version: str, digest: str) -> None:
+        record = read_record(self.settings.cluster, self.state)
+        require_credentials(
+            version,
+            digest,
+            offered_credentials(record, ServingTarget(record.epoch, version, digest)),
+            self.state.bundles,
+            PublicKeys.read(self.settings.signing.public_keys_of(self.state)),
+            self._registry,
+        )
 
     def _registry(self) -> Registry:
         return Registry(endpoints.mlflow_url(self.state), self.settings.model_name)

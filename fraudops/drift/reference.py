@@ -1,6 +1,7 @@
 """The reference of a drift scan: the validation rows in the bundle of the serving version."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from fraudops.errors import BundleError, SettingsError
 from fraudops.model.manifest import DRIFT_REFERENCE, Manifest, check_files, read_manifest
 from fraudops.promotion.serving_record import ServingEntry
 from fraudops.registry import Registry, verified_bundle
+from fraudops.registry.proof import require_credentials
 from fraudops.settings import DriftSettings
+from fraudops.signing.credentials import Credentials
+from fraudops.signing.keys import PublicKeys
 from fraudops.state import State
 
 
@@ -28,21 +32,28 @@ class Reference:
     rows: pd.DataFrame
 
 
-def read_reference(state: State, entry: ServingEntry, model_name: str) -> Reference:
+def read_reference(
+    state: State, entry: ServingEntry, model_name: str, public_keys: Path
+) -> Reference:
     """Read the reference from the local cache of bundles, or else from MLflow.
 
-    Raises BundleError for a bundle that is bad or has no reference, UnknownVersionError, and
-    StoreDownError when MLflow is needed and is unavailable.
+    Raises SignatureRefusedError when no signed statement lets the version serve, BundleError for a
+    bundle that is bad or has no reference, UnknownVersionError, and StoreDownError when MLflow is
+    needed and is unavailable.
     """
+    open_registry = partial(_registry, state, model_name)
+    recorded = [entry.credentials] if entry.credentials != Credentials() else []
+    keys = PublicKeys.read(public_keys)
+    require_credentials(entry.version, entry.digest, recorded, state.bundles, keys, open_registry)
     bundle = verified_bundle(
-        entry.version,
-        entry.digest,
-        state.bundles,
-        lambda: Registry(endpoints.mlflow_url(state), model_name),
-        _checked_manifest,
+        entry.version, entry.digest, state.bundles, open_registry, _checked_manifest
     )
     with bundle as (folder, manifest):
         return _open(folder, manifest, entry)
+
+
+def _registry(state: State, model_name: str) -> Registry:
+    return Registry(endpoints.mlflow_url(state), model_name)
 
 
 def _checked_manifest(folder: Path, digest: str) -> Manifest:

@@ -98,17 +98,19 @@ async def scan(
     model_name: str = "credit-fraud",
     keys: Sequence[bytes] = (),
     *,
+    public_keys: Path,
     report: bool = True,
 ) -> Scan:
     """Judge one window of the predictions of `entry`, up to now, and store the run.
 
     The stored run names the path of the report, which `Scan.write_report` writes. With
-    `report=False` there is no path.
+    `report=False` there is no path. `public_keys` is their folder.
 
-    Raises SettingsError for a threshold of an unknown column, BundleError for a bad bundle, and
+    Raises SettingsError for a threshold of an unknown column, SignatureRefusedError for a version
+    without a valid signed verdict or waiver, BundleError for a bad bundle, and
     StoreDownError while PostgreSQL is unavailable.
     """
-    reference = read_reference(state, entry, model_name)
+    reference = read_reference(state, entry, model_name, public_keys)
     thresholds = column_thresholds(reference.manifest, limits)
     reports = state.reports if report else None
     engine = create_engine(endpoints.database_url(state))

@@ -150,6 +150,12 @@ class ClusterJobSettings(ProgramSettings):
     cluster: ClusterSettings = ClusterSettings()
 
 
+class BundleJobSettings(ClusterJobSettings):
+    """Settings of a job that opens the bundle of a validated version: `score` and `drift`."""
+
+    signing: VerificationSettings = VerificationSettings()
+
+
 class ValidateJobSettings(ClusterJobSettings):
     """Settings of `fraudops validate`."""
 
@@ -190,7 +196,7 @@ class PromoteJobSettings(ValidateJobSettings):
     )
 
 
-class DriftJobSettings(ClusterJobSettings):
+class DriftJobSettings(BundleJobSettings):
     """Settings of `fraudops drift`."""
 
     drift: DriftSettings = DriftSettings()
@@ -218,6 +224,7 @@ COMMAND_LINE = {
 PROGRAMS: tuple[type[ProgramSettings], ...] = (
     InferenceSettings,
     ShipperSettings,
+    BundleJobSettings,
     ValidateJobSettings,
     PromoteJobSettings,
     DriftJobSettings,

@@ -23,7 +23,15 @@ from fraudops.model.manifest import DRIFT_REFERENCE
 from fraudops.promotion.local import FileRecordStore
 from fraudops.registry import TAG_DIGEST, Registry
 from tests.support.commands import bare_environment
-from tests.support.drift_site import DriftSite, bank, sample, score, site_with, spread
+from tests.support.drift_site import (
+    DriftSite,
+    bank,
+    sample,
+    score,
+    signed_verdict,
+    site_with,
+    spread,
+)
 from tests.support.mlflow_runs import new_run, put
 
 KEY = bytes(range(32))
@@ -304,12 +312,12 @@ def register_bundle(site: DriftSite, mlflow_url: str) -> dict[str, str]:
     store = FileRecordStore(site.state.serving_record)
     record, token = store.read()
     assert record.current is not None
-    store.compare_and_set(
-        msgspec.structs.replace(
-            record, current=msgspec.structs.replace(record.current, version=version)
-        ),
-        token,
+    served = msgspec.structs.replace(
+        record.current,
+        version=version,
+        signed_verdict=signed_verdict(site.state, site.digest, version),
     )
+    store.compare_and_set(msgspec.structs.replace(record, current=served), token)
     return {"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model}
 
 

@@ -16,6 +16,7 @@ import pytest
 from fraudops.model.manifest import MANIFEST
 from fraudops.promotion.pod_rules import PodState
 from fraudops.registry import Registry
+from fraudops.signing.credentials import Credentials
 from services.inference.pod.state import pod_state_path, read_pod_state, write
 from tests.support.bundles import write_linear_bundle
 from tests.support.http_client import HTTP
@@ -98,7 +99,8 @@ def test_a_bundle_that_is_missing_or_altered_in_the_cache_is_fetched_from_mlflow
         environment={"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model},
     )
     service.root.mkdir()
-    service.record(version, digest, manifest=(made / MANIFEST).read_bytes())
+    verdict = service.signed_verdict(version, (made / MANIFEST).read_bytes())
+    service.record(version, digest, credentials=Credentials(signed_verdict=verdict))
     with running(service.start()):
         eventually(service.ready)
         assert _source(service) == "registry"

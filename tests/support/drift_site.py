@@ -17,13 +17,16 @@ from fraudops.audit.connection import connect
 from fraudops.audit.partitions import ensure_partition
 from fraudops.datasets import Dataset, generate, load, split
 from fraudops.ids import uuid7
-from fraudops.model.manifest import DRIFT_REFERENCE, seal
+from fraudops.model.manifest import DRIFT_REFERENCE, MANIFEST, seal
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.schema import Feature, FeatureSchema
+from fraudops.signing.key_files import ensure_key
+from fraudops.signing.verdicts import SignedVerdict
 from fraudops.state import State
 from jobs.drift import command
 from tests.support.bundles import make_manifest
+from tests.support.signing import sign_bundle
 
 BANK = FeatureSchema(
     "bank",
@@ -148,6 +151,13 @@ def write_bundle(folder: Path, reference: Dataset) -> str:
     )
 
 
+def signed_verdict(state: State, digest: str, version: str) -> SignedVerdict:
+    """Sign a verdict on the cached bundle with a key in the state folder."""
+    manifest = (state.bundles / digest / MANIFEST).read_bytes()
+    key = ensure_key(state.verdict_key, state.public_keys, "verdict")
+    return sign_bundle(manifest, version, key)
+
+
 def site_with(folder: Path, database: str, reference: Dataset) -> DriftSite:
     state = State.at(folder / "state")
     digest = write_bundle(state.bundles / "new", reference)
@@ -160,6 +170,7 @@ def site_with(folder: Path, database: str, reference: Dataset) -> DriftSite:
         by="test",
         act="promote",
         at="2026-01-01T00:00:00Z",
+        signed_verdict=signed_verdict(state, digest, "3"),
     )
     FileRecordStore(state.serving_record).compare_and_set(ServingRecord(current=entry), b"")
     return DriftSite(state, database, digest)

@@ -10,9 +10,12 @@ import pyarrow.parquet
 
 from fraudops.batch.model import BatchModels
 from fraudops.datasets import Dataset, load
+from fraudops.model.manifest import MANIFEST
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord, encode
-from fraudops.settings import ClusterJobSettings
+from fraudops.settings import BundleJobSettings
+from fraudops.signing.key_files import ensure_key
 from fraudops.state import State
+from tests.support.signing import sign_bundle
 from tests.support.trained import train
 
 VERSION = "3"
@@ -28,9 +31,11 @@ class Scene:
 
     @property
     def models(self) -> BatchModels:
-        return BatchModels(ClusterJobSettings(), self.state)
+        return BatchModels(BundleJobSettings(), self.state)
 
     def serve(self, version: str) -> None:
+        manifest = (self.state.bundles / self.digest / MANIFEST).read_bytes()
+        key = ensure_key(self.state.verdict_key, self.state.public_keys, "verdict")
         entry = ServingEntry(
             epoch=1,
             version=version,
@@ -39,6 +44,7 @@ class Scene:
             by="test",
             act="promote",
             at="2026-01-01T00:00:00Z",
+            signed_verdict=sign_bundle(manifest, version, key),
         )
         self.state.serving_record.write_bytes(encode(ServingRecord(current=entry)))
 

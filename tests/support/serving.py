@@ -159,13 +159,19 @@ class Service:
         return sign_bundle(manifest, version, key)
 
     def record(
-        self, version: str, digest: str, epoch: int | None = None, manifest: bytes | None = None
+        self,
+        version: str,
+        digest: str,
+        epoch: int | None = None,
+        credentials: Credentials | None = None,
     ) -> int:
         """Write the serving record, by default one epoch later, and return its epoch.
 
-        The entry has a signed verdict. `manifest` is by default that of the cached bundle.
+        By default the entry has a signed verdict on the bundle in the cache.
         """
-        manifest = manifest or (self.state.bundles / digest / MANIFEST).read_bytes()
+        if credentials is None:
+            manifest = (self.state.bundles / digest / MANIFEST).read_bytes()
+            credentials = Credentials(signed_verdict=self.signed_verdict(version, manifest))
         store = FileRecordStore(self.state.serving_record)
         before, token = store.read()
         epoch = epoch or before.epoch + 1
@@ -177,8 +183,10 @@ class Service:
             by="a test",
             act="promote",
             at="2026-01-01T00:00:00Z",
-            verdict={},
-            signed_verdict=self.signed_verdict(version, manifest),
+            verdict={"passed": True},
+            signed_verdict=credentials.signed_verdict,
+            signed_waiver=credentials.signed_waiver,
+            unsigned=credentials.unsigned,
         )
         store.compare_and_set(ServingRecord(current=entry, alias_epoch=epoch), token)
         return epoch
