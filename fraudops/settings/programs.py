@@ -224,7 +224,6 @@ COMMAND_LINE = {
 PROGRAMS: tuple[type[ProgramSettings], ...] = (
     InferenceSettings,
     ShipperSettings,
-    BundleJobSettings,
     ValidateJobSettings,
     PromoteJobSettings,
     DriftJobSettings,

@@ -34,6 +34,12 @@ def test_ready_and_model_info_name_the_model_of_every_worker(service: Service) -
         "source": "cache",
         "trained_on_sample": True,
         "schema_fingerprint": info["model"]["schema_fingerprint"],
+        "credentials": {
+            "state": "signed",
+            "signer": service.key.public.id,
+            "waived_by": None,
+            "waiver_reason": None,
+        },
     }
     manifest = read_manifest(service.state.bundles / ready["digest"], ready["digest"])
     assert info["model"]["schema_fingerprint"] == manifest.schema_fingerprint
@@ -58,6 +64,7 @@ def test_without_a_model_the_service_lives_and_says_what_is_missing(empty: Servi
         "source": None,
         "trained_on_sample": None,
         "schema_fingerprint": None,
+        "credentials": None,
     }
     assert info["model"] == {"name": "credit-fraud", "alias": "production", **nothing}
 
@@ -129,6 +136,7 @@ def test_the_documentation_names_every_call_and_every_reference_resolves(service
         "/reload",
         "/drain",
         "/bundles/{digest}/{name}",
+        "/bundles/{digest}.credentials.json",
         "/spool/{name}",
         "/spool/aside/{name}",
         "/spool/newer/{name}",

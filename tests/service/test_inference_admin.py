@@ -6,8 +6,12 @@ import httpx
 import pytest
 
 from fraudops.errors import StoreDownError
+from fraudops.extensible import encode_document
 from fraudops.model.manifest import MANIFEST
 from fraudops.model.verification import verify_bundle
+from fraudops.signing.credentials import Credentials, accept
+from fraudops.signing.kept import SUFFIX, KeptCredentials, kept_path
+from fraudops.signing.keys import PublicKeys
 from services.inference.pod import peer_download
 from tests.support.http_client import HTTP
 from tests.support.processes import free_port
@@ -43,6 +47,7 @@ def digest(service: Service) -> str:
         ("GET", "/reload"),
         ("GET", "/metrics"),
         ("GET", f"/bundles/{'0' * 64}/{MANIFEST}"),
+        ("GET", f"/bundles/{'0' * 64}{SUFFIX}"),
     ],
 )
 def test_admin_calls_do_not_exist_on_the_public_port(
@@ -71,6 +76,8 @@ def test_a_bundle_is_given_with_the_token_only(service: Service) -> None:
     "path",
     [
         f"{'0' * 64}/{MANIFEST}",
+        f"{'0' * 64}{SUFFIX}",
+        f"x{SUFFIX}",
         "no-digest/bundle.json",
         "%2e%2e/admin.token",
         f"{'0' * 64}/%2e%2e%2fadmin.token",
@@ -86,6 +93,27 @@ def test_a_pod_takes_a_bundle_from_the_first_peer_that_has_it(
     dead = f"http://127.0.0.1:{free_port()}"
     peer_download.download([dead, admin_url(service)], TOKEN, digest(service), tmp_path / "bundle")
     verify_bundle(tmp_path / "bundle", digest(service))
+
+
+def test_a_pod_gives_the_signed_statements_of_a_bundle_with_the_token_only(
+    service: Service,
+) -> None:
+    url = f"{admin_url(service)}/bundles/{digest(service)}{SUFFIX}"
+    assert HTTP.get(url).status_code == 401
+    dead = f"http://127.0.0.1:{free_port()}"
+    (given,) = peer_download.credentials([dead, admin_url(service)], TOKEN, digest(service))
+    keys = PublicKeys.read(service.state.public_keys)
+    assert accept(given, "1", digest(service), keys).signer == service.key.public.id
+    assert peer_download.credentials([admin_url(service)], TOKEN, "0" * 64) == []
+    assert peer_download.credentials([admin_url(service)], "a wrong token", digest(service)) == []
+
+
+def test_a_pod_believes_no_mark_of_a_peer(service: Service) -> None:
+    path = kept_path(service.state.bundles, "5" * 64)
+    path.write_bytes(encode_document(KeptCredentials(version="1", unsigned=True)))
+    given = peer_download.credentials([admin_url(service)], TOKEN, "5" * 64)
+    path.unlink()
+    assert given == [Credentials()]
 
 
 def test_a_pod_says_so_when_no_peer_has_a_bundle(service: Service, tmp_path: Path) -> None:

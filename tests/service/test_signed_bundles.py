@@ -68,8 +68,7 @@ def unknown_bundle(service: Service, seed: int) -> str:
 
 
 def verdict(service: Service, version: str, digest: str, *, passed: bool) -> Credentials:
-    key = ensure_key(service.state.verdict_key, service.state.public_keys, "verdict")
-    signed = sign_bundle(manifest_of(service, digest), version, key, passed=passed)
+    signed = sign_bundle(manifest_of(service, digest), version, service.key, passed=passed)
     return Credentials(signed_verdict=signed)
 
 
@@ -128,9 +127,8 @@ def waiver_of_another_version(pod: Service, version: str, digest: str) -> Creden
 
 
 def waiver_by_the_verdict_key(pod: Service, version: str, digest: str) -> Credentials:
-    key = ensure_key(pod.state.verdict_key, pod.state.public_keys, "verdict")
     content = msgspec.structs.replace(WAIVER, version=version, digest=digest)
-    return Credentials(signed_waiver=sign_waiver(content, key))
+    return Credentials(signed_waiver=sign_waiver(content, pod.key))
 
 
 ATTACKS: list[tuple[Attack, str]] = [
@@ -208,10 +206,9 @@ def test_a_valid_waiver_lets_a_failed_version_serve_and_model_info_names_it(own:
     own.record("2", digest, credentials=waived)
     own.start()
     eventually(own.ready)
-    key = ensure_key(own.state.verdict_key, own.state.public_keys, "verdict")
     assert model_info(own)["model"]["credentials"] == {
         "state": "waived",
-        "signer": key.public.id,
+        "signer": own.key.public.id,
         "waived_by": "bob",
         "waiver_reason": "the gate is too strict",
     }
@@ -226,9 +223,8 @@ def test_a_start_verifies_from_the_cache_while_the_record_cannot_be_read(own: Se
     own.state.serving_record.write_text("{")
     own.start()
     assert eventually(own.ready, 30)["version"] == "1"
-    key = ensure_key(own.state.verdict_key, own.state.public_keys, "verdict")
     shown = model_info(own)["model"]["credentials"]
-    assert (shown["state"], shown["signer"]) == ("signed", key.public.id)
+    assert (shown["state"], shown["signer"]) == ("signed", own.key.public.id)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +285,7 @@ def test_an_entry_from_before_signatures_serves_and_model_info_says_so(own: Serv
 
 def test_keys_change_without_a_restart_and_a_retired_key_is_refused(own: Service) -> None:
     own.promoted(1)
-    old = ensure_key(own.state.verdict_key, own.state.public_keys, "verdict")
+    old = own.key
     epoch = own.record("2", unknown_bundle(own, 2))
     assert own.reload(phase="commit", epoch=epoch).status_code == 200
     first = own.bundle(1)

@@ -11,7 +11,7 @@ import pyarrow.parquet
 from fraudops.batch.model import BatchModels
 from fraudops.datasets import Dataset, load
 from fraudops.model.manifest import MANIFEST
-from fraudops.promotion.serving_record import ServingEntry, ServingRecord, encode
+from fraudops.promotion.serving_record import ServingEntry, ServingRecord, decode, encode
 from fraudops.settings import BundleJobSettings
 from fraudops.signing.key_files import ensure_key
 from fraudops.state import State
@@ -34,6 +34,7 @@ class Scene:
         return BatchModels(BundleJobSettings(), self.state)
 
     def serve(self, version: str) -> None:
+        """Let the model serve as `version`. What served before is in the record's stack."""
         manifest = (self.state.bundles / self.digest / MANIFEST).read_bytes()
         key = ensure_key(self.state.verdict_key, self.state.public_keys, "verdict")
         entry = ServingEntry(
@@ -46,7 +47,10 @@ class Scene:
             at="2026-01-01T00:00:00Z",
             signed_verdict=sign_bundle(manifest, version, key),
         )
-        self.state.serving_record.write_bytes(encode(ServingRecord(current=entry)))
+        path = self.state.serving_record
+        before = decode(path.read_bytes()).current if path.exists() else None
+        record = ServingRecord(current=entry, stack=(before,) if before else ())
+        path.write_bytes(encode(record))
 
     def lines(self, rows: int) -> list[str]:
         """Return CSV lines: a header, then `rows` transactions, each with a unique id."""

@@ -24,7 +24,7 @@ from fraudops.schema import Feature, FeatureSchema, load_schema
 from fraudops.signing.credentials import Credentials, accept
 from fraudops.signing.kept import keep
 from fraudops.signing.key_files import ensure_key
-from fraudops.signing.keys import PublicKeys
+from fraudops.signing.keys import PrivateKey, PublicKeys
 from fraudops.signing.verdicts import SignedVerdict
 from fraudops.spool.frames import frame_at
 from fraudops.state import State
@@ -66,6 +66,11 @@ class Service:
         return State.at(self.root)
 
     @property
+    def key(self) -> PrivateKey:
+        """The key that signs verdicts. It is made in the state folder, as `fraudops up` does."""
+        return ensure_key(self.state.verdict_key, self.state.public_keys, "verdict")
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
@@ -75,7 +80,7 @@ class Service:
 
     def start(self, wait: bool = True) -> "Service":
         self.root.mkdir(parents=True, exist_ok=True)
-        ensure_key(self.state.verdict_key, self.state.public_keys, "verdict")
+        assert self.key
         settings = {
             "FRAUDOPS_STATE": str(self.root),
             "FRAUDOPS_PORT": str(self.port),
@@ -155,8 +160,7 @@ class Service:
 
     def signed_verdict(self, version: str, manifest: bytes) -> SignedVerdict:
         """Sign a passing verdict with the key of the state folder."""
-        key = ensure_key(self.state.verdict_key, self.state.public_keys, "verdict")
-        return sign_bundle(manifest, version, key)
+        return sign_bundle(manifest, version, self.key)
 
     def record(
         self,
