@@ -4,15 +4,20 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
-from fraudops.errors import StoreDownError
+from fraudops.cluster import peers
+from fraudops.errors import SignatureRefusedError, StoreDownError
 from fraudops.extensible import encode_document
 from fraudops.model.manifest import MANIFEST
 from fraudops.model.verification import verify_bundle
+from fraudops.settings import InferenceSettings
+from fraudops.settings.groups import VerificationSettings
 from fraudops.signing.credentials import Credentials, accept
 from fraudops.signing.kept import SUFFIX, KeptCredentials, kept_path
 from fraudops.signing.keys import PublicKeys
 from services.inference.pod import peer_download
+from services.inference.pod.bundle_fetch import fetch_bundle
 from tests.support.http_client import HTTP
 from tests.support.processes import free_port
 from tests.support.serving import TOKEN, ULB_ROW, Service, problem
@@ -106,6 +111,29 @@ def test_a_pod_gives_the_signed_statements_of_a_bundle_with_the_token_only(
     assert accept(given, "1", digest(service), keys).signer == service.key.public.id
     assert peer_download.credentials([admin_url(service)], TOKEN, "0" * 64) == []
     assert peer_download.credentials([admin_url(service)], "a wrong token", digest(service)) == []
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_pod_without_credentials_takes_those_of_a_peer_and_verifies_them(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forged: bool
+) -> None:
+    monkeypatch.setattr(peers, "peer_urls", lambda *_: [admin_url(service)])
+    keys = VerificationSettings(public_keys=service.state.public_keys)
+    settings = InferenceSettings(state=tmp_path, admin_token=SecretStr(TOKEN), signing=keys)
+    kept = kept_path(service.state.bundles, digest(service))
+    good = kept.read_bytes()
+    if forged:
+        kept.write_bytes(good.replace(b'\\"passed\\":true', b'\\"passed\\":true '))
+    try:
+        if forged:
+            with pytest.raises(SignatureRefusedError, match="has no signed verdict"):
+                fetch_bundle(settings, tmp_path / "bundles", "1", digest(service))
+            assert list((tmp_path / "bundles").iterdir()) == []
+        else:
+            assert fetch_bundle(settings, tmp_path / "bundles", "1", digest(service)) == "peer"
+            assert kept_path(tmp_path / "bundles", digest(service)).read_bytes() == good
+    finally:
+        kept.write_bytes(good)
 
 
 def test_a_pod_believes_no_mark_of_a_peer(service: Service) -> None:

@@ -1,7 +1,6 @@
 """The decisions of a pod: what it does with a record, an annotation, a prepare and a restart."""
 
 import json
-from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +21,6 @@ from fraudops.promotion.pod_rules import (
     has_caught_up,
     keeps_prepared,
     may_turn_ready,
-    offered_credentials,
     on_activate,
     on_failed_template,
     on_record,
@@ -34,8 +32,6 @@ from fraudops.promotion.serving_record import (
     ServingRecord,
     ServingTarget,
 )
-from fraudops.signing.credentials import Credentials
-from fraudops.signing.verdicts import SignedVerdict
 from tests.support.serving_records import record
 
 
@@ -444,55 +440,3 @@ def test_a_late_message_of_an_earlier_promotion_does_not_end_a_later_preparation
     asked: int, prepared: int, applies: bool
 ) -> None:
     assert replaces_prepared(target(asked, "2"), target(prepared, "2")) is applies
-
-
-# What shows that a target may serve.
-
-
-SIGNED = SignedVerdict(verdict="v", signature="s")
-AGAIN = SignedVerdict(verdict="v2", signature="s2")
-PROOF = Credentials(signed_verdict=SIGNED)
-
-
-def with_entry(held: ServingRecord, at: ServingTarget, **fields: Any) -> ServingRecord:
-    """Return the record with one more entry in its stack."""
-    entry = record(at).current
-    assert entry is not None
-    return msgspec.structs.replace(
-        held, stack=(*held.stack, msgspec.structs.replace(entry, **fields))
-    )
-
-
-@pytest.mark.parametrize("place", ["reserved", "current", "previous", "stack"])
-def test_credentials_are_offered_from_every_place_of_the_record(place: str) -> None:
-    entry = record(AT_5).current
-    reserved = record(None, AT_5).reserved
-    assert entry is not None
-    assert reserved is not None
-    holder = reserved if place == "reserved" else entry
-    signed = msgspec.structs.replace(holder, signed_verdict=SIGNED)
-    held = msgspec.structs.replace(EMPTY, **{place: (signed,) if place == "stack" else signed})
-    assert offered_credentials(held, AT_5) == (PROOF,)
-    # Those of another bundle, or of the same bundle under another number, do not count.
-    assert offered_credentials(held, AT_4) == ()
-    assert offered_credentials(held, ServingTarget(5, "9", AT_5.digest)) == ()
-    assert offered_credentials(held, ServingTarget(5, AT_5.version, "9" * 64)) == ()
-    # The epoch does not count: a rollback takes the model under a new one.
-    assert offered_credentials(held, ServingTarget(9, AT_5.version, AT_5.digest)) == (PROOF,)
-
-
-def test_a_reservation_without_credentials_leaves_those_of_an_entry() -> None:
-    assert offered_credentials(record(AT_4, AT_5), AT_5) == ()
-    held = with_entry(record(AT_4, AT_5), AT_5, signed_verdict=SIGNED, signed_waiver="w")
-    assert offered_credentials(held, AT_5) == (msgspec.structs.replace(PROOF, signed_waiver="w"),)
-
-
-def test_each_of_several_credentials_is_offered_once_and_marks_come_last() -> None:
-    held = with_entry(EMPTY, AT_4, unsigned=True)
-    for verdict in (SIGNED, AGAIN, SIGNED):
-        held = with_entry(held, AT_4, signed_verdict=verdict)
-    assert offered_credentials(held, AT_4) == (
-        PROOF,
-        Credentials(signed_verdict=AGAIN),
-        Credentials(unsigned=True),
-    )

@@ -21,6 +21,8 @@ from fraudops.promotion.serving_record import (
     ServingTarget,
 )
 from fraudops.settings import InferenceSettings
+from fraudops.signing.credentials import Credentials
+from fraudops.signing.verdicts import SignedVerdict
 from fraudops.state import State
 from services.inference.pod import startup
 from services.inference.pod.bundle_cache import BundleCache
@@ -131,6 +133,25 @@ def test_a_cached_and_verified_bundle_of_the_record_serves_from_the_start(
     assert pod.verifier.requests == [BundleRequest("2", NEW, fetch=False)]
     assert pod.cache.is_verified(NEW)
     assert read_record_view(pod.state) == RecordView()
+
+
+def test_a_start_verifies_by_the_records_credentials_and_without_it_by_the_kept_ones(
+    pod: StartingPod,
+) -> None:
+    new = ServingTarget(5, "2", NEW)
+    signed = SignedVerdict(verdict="v", signature="s")
+    pod.promoted(new)
+    store = FileRecordStore(pod.state.serving_record)
+    held, token = store.read()
+    assert held.current is not None
+    current = msgspec.structs.replace(held.current, signed_verdict=signed)
+    store.compare_and_set(msgspec.structs.replace(held, current=current), token)
+    pod.cached(NEW)
+    assert pod.settle().target == new
+    pod.state.serving_record.write_text("{")
+    assert pod.settle().target == new
+    proof = Credentials(signed_verdict=signed)
+    assert [request.credentials for request in pod.verifier.requests] == [(proof,), None]
 
 
 def test_a_start_forgets_what_the_last_container_saw_of_the_record(pod: StartingPod) -> None:
