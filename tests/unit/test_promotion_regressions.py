@@ -103,7 +103,7 @@ async def test_a_refused_act_leaves_no_waiver(stage: Stage) -> None:
     stage.pod("pod-1").refuses = frozenset()
     result = await stage.promote("6")
     assert result.outcome == "refused"
-    assert "no verdict" in str(result.reason)
+    assert "no signed verdict" in str(result.reason)
 
 
 @on_stage(stack=("2", "3"))

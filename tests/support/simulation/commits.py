@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from fraudops.promotion.pod_rules import PodState
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord, ServingTarget
 from tests.support.simulation.cluster import SimPod
-from tests.support.simulation.registry import KINDS
+from tests.support.simulation.registry import KINDS, WRONG
 from tests.support.simulation.world import Actor, SimulatedWorld
 
 if TYPE_CHECKING:
@@ -107,6 +107,12 @@ class CommitChecks:
     ) -> None:
         kind, job = KINDS[entry.version], actor.job
         assert job is not None
+        self._check_credentials(entry)
+        if kind.verdict in WRONG:
+            raise self.world.violated(
+                "no forged verdict",
+                f"version {entry.version} was committed, and its verdict is {kind.verdict}",
+            )
         if entry.waiver:
             if not job.force or entry.waiver.get("who") != job.id:
                 raise self.world.violated(
@@ -124,6 +130,13 @@ class CommitChecks:
                 f"version {entry.version} was committed and is worse than {serving.version}",
             )
         self.admitted.add(entry.digest)
+
+    def _check_credentials(self, entry: ServingEntry) -> None:
+        """Pods verify what they load, so an entry must carry what proves it."""
+        if not (entry.signed_verdict or entry.signed_waiver or entry.unsigned):
+            raise self.world.violated(
+                "entries carry their proof", f"{entry.by} commits an entry without a statement"
+            )
 
     def _check_rollback(self, before: ServingRecord, after: ServingRecord) -> None:
         entry = after.current
@@ -146,6 +159,7 @@ class CommitChecks:
                 "no ping-pong",
                 f"{entry.by} goes forward to the entry of epoch {taken.epoch}",
             )
+        self._check_credentials(entry)
         if entry.digest not in self.admitted:
             raise self.world.violated(
                 "verdict or waiver", f"version {entry.version} was never admitted"

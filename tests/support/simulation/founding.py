@@ -13,6 +13,7 @@ from fraudops.promotion.serving_record import (
     ServingTarget,
     encode,
 )
+from tests.support.signing import passing
 from tests.support.simulation.registry import KINDS, digest_of
 from tests.support.simulation.world import SimulatedWorld
 
@@ -25,6 +26,7 @@ def model_of(version: str) -> ModelRef:
         digest=digest_of(version),
         schema_fingerprint=KINDS[version].schema,
         verdict={"passed": True},
+        signed_verdict=passing(version, digest_of(version)),
     )
 
 
