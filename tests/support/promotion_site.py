@@ -1,10 +1,9 @@
 """One inference service with small bundles, and the commands that promote them.
 
-MLflow and PostgreSQL are the real ones of the tests. The versions carry verdicts as
+MLflow and PostgreSQL are the real ones of the tests. The versions carry signed verdicts as
 `fraudops validate` stores them.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +11,19 @@ from typing import Any
 import psycopg
 import pytest
 
+from fraudops.model.manifest import MANIFEST, read_manifest
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import ServingRecord
-from fraudops.registry import TAG_DIGEST, TAG_SCHEMA_FINGERPRINT, TAG_VERDICT, Registry
+from fraudops.registry import TAG_DIGEST, TAG_SCHEMA_FINGERPRINT, Registry
+from fraudops.signing.keys import PrivateKey
+from fraudops.signing.verdicts import sign_verdict
+from fraudops.validation.gates import GateResult, GateSettings
+from fraudops.validation.verdict import Findings, Production, store_verdict, verdict
 from jobs import models, promote, promotions, reconcile, rollback
 from tests.support.commands import Caller, CommandResult
-from tests.support.mlflow_runs import delete_version, new_run
+from tests.support.mlflow_runs import delete_version, new_run, put
 from tests.support.serving import BANK, Service
+from tests.support.signing import SIGNERS
 
 COMMANDS = {
     "models": models.command,
@@ -56,10 +61,18 @@ class PromotionSite:
         return result
 
     def version(self, seed: int, validated: bool = True, bank: bool = False) -> str:
-        """Register a version, whose bundle is only in the service's cache; return its number."""
+        """Register a version and return its number.
+
+        The registry has only the manifest of its bundle. The other files are in the service's
+        cache.
+        """
         digest = self._cache(seed, bank)
-        tags = {TAG_DIGEST: digest, TAG_SCHEMA_FINGERPRINT: "bank" if bank else "ulb"}
-        version = self.registry.create_version(new_run(self.mlflow_url), tags)
+        bundle = self.service.state.bundles / digest
+        fingerprint = read_manifest(bundle).schema_fingerprint
+        tags = {TAG_DIGEST: digest, TAG_SCHEMA_FINGERPRINT: fingerprint}
+        run = new_run(self.mlflow_url)
+        put(self.mlflow_url, run, f"bundle/{MANIFEST}", (bundle / MANIFEST).read_bytes())
+        version = self.registry.create_version(run, tags)
         self._bundles[version] = seed, bank
         if validated:
             self.validate(version)
@@ -68,18 +81,24 @@ class PromotionSite:
     def _cache(self, seed: int, bank: bool) -> str:
         return self.service.bundle(seed, BANK if bank else None)
 
-    def validate(self, version: str) -> None:
-        """Store a passing verdict that compared the version with what serves now."""
+    def validate(
+        self, version: str, passed: bool = True, key: PrivateKey = SIGNERS.verdict
+    ) -> None:
+        """Store a signed verdict that compared the version with what serves now."""
         # A pod removes bundles that its record does not name.
-        self._cache(*self._bundles[version])
-        current = self.record.current
-        verdict = {
-            "digest": self.registry.version(version).digest,
-            "passed": True,
-            "gates": [],
-            "compared_to": {"digest": current.digest} if current else None,
-        }
-        self.registry.set_tag(version, TAG_VERDICT, json.dumps(verdict))
+        bundle = self.service.state.bundles / self._cache(*self._bundles[version])
+        manifest, current = read_manifest(bundle), self.record.current
+        serving = (
+            Production(current.version, current.digest, current.schema_fingerprint)
+            if current
+            else None
+        )
+        gate = GateResult("roc_auc", 0.9 if passed else 0.5, 0.8, passed, "of a test")
+        findings = Findings([gate], manifest, compared_to=serving)
+        found, at = self.registry.version(version), "2026-03-01T10:00:00+00:00"
+        judged = verdict(self.registry.model, found, findings, GateSettings(), at)
+        signed = sign_verdict((bundle / MANIFEST).read_bytes(), judged, key)
+        store_verdict(self.registry, found, judged, signed)
 
     def promote(self, version: str, *arguments: str, **environment: str) -> CommandResult:
         """Validate the version against what serves now and promote it; it must succeed."""
