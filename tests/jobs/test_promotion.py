@@ -10,7 +10,6 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -26,8 +25,12 @@ from jobs import promote
 from jobs.promote import PromotionGate, PromotionOptions
 from services.supervisor.status import report
 from tests.support.http_client import HTTP
-from tests.support.promotion_site import NO_DATABASE, NO_REGISTRY, PromotionSite
-from tests.support.serving import TOKEN, Service
+from tests.support.promotion_site import (
+    NO_DATABASE,
+    NO_REGISTRY,
+    PromotionSite,
+    running_site,
+)
 from tests.support.signing import SIGNERS
 
 
@@ -40,24 +43,8 @@ def site(
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[PromotionSite]:
     """Yield a site with a running service that has no model yet."""
-    model = f"promotion-{uuid4().hex[:8]}"
-    service = Service(tmp_path / "state")
-    service.root.mkdir()
-    (service.root / "admin.token").write_text(TOKEN)
-    SIGNERS.write_keys(service.state)
-    environment = {
-        "FRAUDOPS_STATE": str(service.root),
-        "FRAUDOPS_URL": service.url,
-        "FRAUDOPS_MODEL_NAME": model,
-        "MLFLOW_TRACKING_URI": mlflow_url,
-        "DATABASE_URL": database,
-        "FRAUDOPS_PROMOTION__PREPARE_SECONDS": "30",
-    }
-    service.start()
-    yield PromotionSite(
-        service, Registry(mlflow_url, model), mlflow_url, environment, monkeypatch, capsys
-    )
-    service.stop()
+    with running_site(tmp_path / "state", mlflow_url, database, monkeypatch, capsys) as site:
+        yield site
 
 
 # -- the gate, waivers and epochs
