@@ -41,7 +41,9 @@ def refused(site: PromotionSite, version: str, reason: str, *more: str, **enviro
     result = site.run("promote", "--version", version, *more, **environment)
     assert result.returncode == 65, result.stderr
     assert reason in result.stderr
-    assert (site.record, site.served) == (before, ("1", 1))
+    after = site.record
+    assert (after.current, after.stack, after.reserved) == (before.current, before.stack, None)
+    assert site.served == ("1", 1)
     assert site.rows[-1][3] == "refused"
 
 
