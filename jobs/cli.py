@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("jobs.train", "Train a model and register it with its bundle."),
     "validate": ("jobs.validate", "Check a version against the gates and store the verdict."),
     "models": ("jobs.models", "List versions with aliases and verdicts."),
+    "verify": ("jobs.verify", "Show what was signed about a version, and verify its bundle."),
     "promote": ("jobs.promote", "Move a version to production, everywhere or nowhere."),
     "waive": ("jobs.waive", "Sign a waiver for one promotion request."),
     "keys": ("jobs.keys", "List, rotate and retire the keys that sign verdicts and waivers."),

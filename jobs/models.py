@@ -20,9 +20,15 @@ from fraudops.wiring import open_promotion_context
 from jobs.on_cluster import on_cluster
 from jobs.runner import json_option, notices, output, print_json, run, say, state_option, warn
 
+# What release 0.2.0 promoted, which signs nothing.
+UNSIGNED = "unsigned, from before"
+
 
 def verdict_of(version: ModelVersion) -> str:
-    """Return `passed`, `refused`, `stale` (the verdict of another bundle) or `none`."""
+    """Return `passed`, `refused`, `stale` (the verdict of another bundle) or `none`.
+
+    This is what the registry's tag shows. No signature proves it: see `fraudops verify`.
+    """
     if version.verdict is None:
         return "none"
     if version.verdict.get("digest") != version.digest:
@@ -46,7 +52,8 @@ def describe_all(versions: Sequence[ModelVersion], record: ServingRecord) -> lis
 
     A version that the record names and that the registry no longer has is `deleted`. `back` is
     the number of rollbacks that lead to the version, or None. The verdict is `waived` if the
-    version serves, or served last, by a waiver.
+    version serves, or served last, by a waiver, and `unsigned, from before` if release 0.2.0
+    promoted it.
     """
     steps = steps_back(record)
     # The newest entry of a version is the first one here.
@@ -64,13 +71,21 @@ def describe_all(versions: Sequence[ModelVersion], record: ServingRecord) -> lis
     return sorted(rows, key=lambda row: int(row["version"]), reverse=True)
 
 
+def _verdict_of_entry(entry: ServingEntry) -> str:
+    if entry.unsigned:
+        return UNSIGNED
+    return "waived" if entry.waiver else "passed"
+
+
 def _describe(version: ModelVersion, entry: ServingEntry | None) -> dict[str, Any]:
-    waived = entry is not None and entry.waiver is not None and entry.digest == version.digest
+    verdict = verdict_of(version)
+    if entry and entry.digest == version.digest and (entry.waiver or entry.unsigned):
+        verdict = _verdict_of_entry(entry)
     return {
         "version": version.version,
         "created_at": version.created_at,
         "digest": version.digest,
-        "verdict": "waived" if waived else verdict_of(version),
+        "verdict": verdict,
         "aliases": list(version.aliases),
         "deleted": False,
     }
@@ -81,7 +96,7 @@ def _describe_deleted(entry: ServingEntry) -> dict[str, Any]:
         "version": entry.version,
         "created_at": None,
         "digest": entry.digest,
-        "verdict": "waived" if entry.waiver else "passed",
+        "verdict": _verdict_of_entry(entry),
         "aliases": [],
         "deleted": True,
     }

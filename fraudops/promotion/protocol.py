@@ -147,9 +147,13 @@ class Promoter:
         """Whether the act names the model that serves, so that it only reports.
 
         It does not when a pod has seen a later epoch. The record was then restored from a backup,
-        and only a new epoch makes the pods follow it again.
+        and only a new epoch makes the pods follow it again. Nor does it when another key has signed
+        the verdict: the entry gets the new one before the old key is retired.
         """
-        if not change.model.is_same_model(record.current):
+        current = record.current
+        if current is None or not change.model.is_same_model(current):
+            return False
+        if change.model.signer != current.signer:
             return False
         epochs = await pod_epochs(self.ports, await self.ports.pods.list())
         return all(epoch <= record.epoch for epoch in epochs)
@@ -323,7 +327,7 @@ def _about(attempt: Attempt, model: ModelRef, strategy: Strategy | str) -> Attem
         digest=model.digest,
         strategy=strategy,
         waiver_reason=str(model.waiver.get("reason")) if model.waiver else None,
-        signer=str(signer) if (signer := (model.verdict or {}).get("signer")) else None,
+        signer=model.signer,
     )
 
 

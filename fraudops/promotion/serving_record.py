@@ -79,6 +79,12 @@ class ModelRef(Extensible, frozen=True, kw_only=True, omit_defaults=True):
         )
 
     @property
+    def signer(self) -> str | None:
+        """The id of the key that signed the verdict, as the promotion that verified it noted it."""
+        signer = (self.verdict or {}).get("signer")
+        return None if signer is None else str(signer)
+
+    @property
     def model(self) -> "ModelRef":
         """The model alone, without the act that an entry or a reservation adds."""
         return ModelRef(**self.model_fields())

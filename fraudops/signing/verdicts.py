@@ -95,6 +95,11 @@ def sign_verdict(manifest: bytes, verdict: Verdict, key: PrivateKey) -> SignedVe
             f"the verdict is about the bundle {verdict.digest[:12]}, and the sha256 of "
             f"{BUNDLE_FILE} is {sha256_bytes(manifest)[:12]}"
         )
+    return _signed(verdict, key)
+
+
+def _signed(verdict: Verdict, key: PrivateKey) -> SignedVerdict:
+    """Sign a verdict and the digest of its bundle."""
     content = canonical_json(msgspec.structs.replace(verdict, signer=key.public.id))
     # The tool sorts the names, and the root digest depends on their order.
     files = {BUNDLE_FILE: verdict.digest, VERDICT_FILE: sha256_bytes(content)}

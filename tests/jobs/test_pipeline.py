@@ -24,6 +24,7 @@ from jobs import pipeline
 from jobs.install import first_model as bootstrap
 from tests.support.commands import Caller, CommandResult
 from tests.support.serving import TOKEN, Service
+from tests.support.signing import SIGNERS
 
 _numbers = itertools.count()
 BANK = Path(__file__).parents[1] / "data" / "bank.yaml"
@@ -77,6 +78,7 @@ def idle_site(
     )
     service.root.mkdir()
     (service.root / "admin.token").write_text(TOKEN)
+    SIGNERS.write_keys(service.state)
     environment = {
         "FRAUDOPS_STATE": str(service.root),
         "FRAUDOPS_URL": service.url,

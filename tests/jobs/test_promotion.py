@@ -10,22 +10,28 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.promotion.admin_client import PodAdminClient
 from fraudops.promotion.local import FileLock
+from fraudops.promotion.requester import Requester
 from fraudops.promotion.serving_record import EMPTY
 from fraudops.registry import Registry
 from fraudops.settings import PromoteJobSettings
+from fraudops.state import State
 from jobs import promote
 from jobs.promote import PromotionGate, PromotionOptions
 from services.supervisor.status import report
 from tests.support.http_client import HTTP
-from tests.support.promotion_site import NO_DATABASE, NO_REGISTRY, PromotionSite
-from tests.support.serving import TOKEN, Service
+from tests.support.promotion_site import (
+    NO_DATABASE,
+    NO_REGISTRY,
+    PromotionSite,
+    running_site,
+)
+from tests.support.signing import SIGNERS
 
 
 @pytest.fixture
@@ -37,32 +43,25 @@ def site(
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[PromotionSite]:
     """Yield a site with a running service that has no model yet."""
-    model = f"promotion-{uuid4().hex[:8]}"
-    service = Service(tmp_path / "state")
-    service.root.mkdir()
-    (service.root / "admin.token").write_text(TOKEN)
-    environment = {
-        "FRAUDOPS_STATE": str(service.root),
-        "FRAUDOPS_URL": service.url,
-        "FRAUDOPS_MODEL_NAME": model,
-        "MLFLOW_TRACKING_URI": mlflow_url,
-        "DATABASE_URL": database,
-        "FRAUDOPS_PROMOTION__PREPARE_SECONDS": "30",
-    }
-    service.start()
-    yield PromotionSite(
-        service, Registry(mlflow_url, model), mlflow_url, environment, monkeypatch, capsys
-    )
-    service.stop()
+    with running_site(tmp_path / "state", mlflow_url, database, monkeypatch, capsys) as site:
+        yield site
 
 
 # -- the gate, waivers and epochs
 
 
-async def test_the_event_loop_goes_on_while_the_registry_does_not_answer() -> None:
+async def test_the_event_loop_goes_on_while_the_registry_does_not_answer(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         registry = Registry(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_seconds=30)
-        gate = PromotionGate(registry, PromoteJobSettings(), PromotionOptions("3"))
+        gate = PromotionGate(
+            registry,
+            PromoteJobSettings(),
+            State.at(tmp_path),
+            PromotionOptions("3"),
+            Requester("ada", "ada"),
+            "request-1",
+            SIGNERS.public,
+        )
         deciding = asyncio.create_task(gate.decide(EMPTY))
         # The gate's request has arrived and waits. A gate on the loop would block it here.
         connection, _ = await asyncio.wait_for(asyncio.to_thread(silent.accept), 20)
@@ -81,7 +80,7 @@ def test_a_waiver_belongs_to_one_promotion_and_a_refused_one_leaves_none(
     forced = ("promote", "--version", version, "--force", "--reason", "the old one is on fire")
     assert site.run(*forced, "--if-epoch", "9").returncode == 65
     plain = site.run("promote", "--version", version)
-    assert (plain.returncode, "has no verdict" in plain.stderr) == (65, True)
+    assert (plain.returncode, "has no signed verdict" in plain.stderr) == (65, True)
 
     site.done(*forced)
     assert site.record.current is not None
@@ -96,7 +95,7 @@ def test_a_waiver_belongs_to_one_promotion_and_a_refused_one_leaves_none(
 
     site.done("rollback")
     again = site.run("promote", "--version", version)
-    assert (again.returncode, "has no verdict" in again.stderr) == (65, True)
+    assert (again.returncode, "has no signed verdict" in again.stderr) == (65, True)
     history = json.loads(site.done("promotions", "--json").stdout)["promotions"]
     assert [row["waiver_reason"] for row in history] == [
         None,
@@ -389,6 +388,9 @@ def test_the_history_shows_who_and_why_the_newest_first(site: PromotionSite) -> 
     assert all(row["requested_by"] and row["seconds"] >= 0 for row in history)
     lines = site.done("promotions").stdout.splitlines()
     assert "promote 1 → 1 by broadcast, requested by " in lines[0]
-    assert lines[1] == "    already in production"
-    assert lines[3].startswith("    the serving record is at epoch 1, where version 1 serves")
-    assert len(lines) == 5
+    signer = f"    verdict signed by key {SIGNERS.verdict.public.id}"
+    assert lines[1:3] == ["    already in production", signer]
+    assert lines[4].startswith("    the serving record is at epoch 1, where version 1 serves")
+    # The refused act has named no verdict, and the first one has no reason.
+    assert (len(lines), lines[6]) == (7, signer)
+    assert [row["signer"] for row in history] == [SIGNERS.verdict.public.id, None]

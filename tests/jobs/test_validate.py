@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import numpy as np
 import pytest
 import skops.io
@@ -17,21 +18,31 @@ from click.testing import CliRunner, Result
 from sklearn.preprocessing import FunctionTransformer
 
 from fraudops import datasets
+from fraudops.canonical import sha256_bytes
 from fraudops.datasets import Dataset
 from fraudops.datasets.writing import write_frame
 from fraudops.errors import RefusedError
-from fraudops.model.manifest import PIPELINE, REFERENCE_ROWS, TRAIN_ROWS
+from fraudops.model.manifest import (
+    MANIFEST,
+    PIPELINE,
+    REFERENCE_ROWS,
+    TRAIN_ROWS,
+    read_manifest,
+)
 from fraudops.model.scorer import SCORER, open_scorer
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.registry import TAG_SCHEMA_FINGERPRINT, ModelVersion, Registry
+from fraudops.registry.verdicts import read_signed
 from fraudops.schema import load_schema
+from fraudops.signing.verdicts import Verdict, check_verdict
 from fraudops.state import State
 from fraudops.validation import gates
 from fraudops.validation.gates import GateSettings
-from fraudops.validation.verdict import SCORES, recompare, stored_scores
+from fraudops.validation.verdict import SCORES, Scored, recompare, shown, stored_scores
 from jobs.validate import command
 from tests.support.mlflow_runs import put
+from tests.support.signing import SIGNERS
 from tests.support.trained import Trained, register, seal_again, train
 
 BANK = load_schema(Path(__file__).parents[1] / "data" / "bank.yaml")
@@ -92,7 +103,10 @@ def registry(mlflow_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regis
 
 @pytest.fixture
 def state(tmp_path: Path) -> State:
-    return State.at(tmp_path / "state")
+    """Return a state folder with the keys that `fraudops up` makes."""
+    state = State.at(tmp_path / "state")
+    SIGNERS.write_keys(state)
+    return state
 
 
 def validate(state: State, version: str, *more: str) -> Result:
@@ -114,6 +128,16 @@ def failed(registry: Registry, version: str) -> list[str]:
     names = [gate["name"] for gate in verdict["gates"] if not gate["passed"]]
     assert verdict["passed"] == (not names)
     return names
+
+
+def signed_verdict(registry: Registry, version: ModelVersion) -> Verdict:
+    """Return the signed verdict of the version, verified with the public keys of the tests."""
+    signed = read_signed(registry, version)
+    return check_verdict(signed, str(version.digest), SIGNERS.public)
+
+
+def scored(registry: Registry, version: ModelVersion) -> Scored:
+    return Scored(version, signed_verdict(registry, version).scores_digest)
 
 
 def serve(state: State, registry: Registry, version: str) -> ModelVersion:
@@ -173,7 +197,12 @@ def test_the_verdict_and_the_test_scores_are_stored_for_exactly_this_bundle(
         gates.LATENCY,
         *gates.COMPARED.values(),
     }
-    scores = stored_scores(registry, stored)
+    signed = signed_verdict(registry, stored)
+    assert shown(signed) == stored.verdict
+    assert (signed.model_name, signed.version) == (registry.model, version)
+    assert (signed.schema_fingerprint, signed.sample) == (good.fingerprint, False)
+    assert signed.signer == SIGNERS.verdict.public.id
+    scores = stored_scores(registry, Scored(stored, signed.scores_digest))
     assert (scores.test_digest, scores.digest) == (test.digest, good.digest)
     assert np.array_equal(scores.y, test.y)
     assert np.array_equal(scores.probability, open_scorer(good.folder).score_many(test.x))
@@ -406,7 +435,6 @@ def test_a_version_of_other_columns_is_not_compared_and_needs_a_rollout(
         act="promote",
         at="2026-01-01T00:00:00Z",
     )
-    state.root.mkdir()
     FileRecordStore(state.serving_record).compare_and_set(ServingRecord(current=entry), b"")
     result = validate(state, version, "--json")
     printed = report(result)
@@ -432,27 +460,28 @@ def test_the_comparison_is_repeated_from_stored_scores_alone(
         registry.version(register(mlflow_url, registry, trained)) for trained in (good, weak)
     )
     with pytest.raises(RefusedError, match="no stored test scores"):
-        recompare(registry, worse, better, GateSettings())
+        recompare(registry, Scored(worse, None), Scored(better, None), GateSettings())
     for version in (better, worse):
         assert validate(state, version.version).exit_code == 0
-    assert [gate.passed for gate in recompare(registry, worse, better, GateSettings())] == [
-        False,
-        False,
-    ]
-    assert [gate.passed for gate in recompare(registry, better, worse, GateSettings())] == [
-        True,
-        True,
-    ]
-    assert [gate.value for gate in recompare(registry, better, better, GateSettings())] == [
-        None,
-        None,
-    ]
-    registry.upload(better, SCORES, registry.download(worse, SCORES) or b"")
+    good_scores, weak_scores = scored(registry, better), scored(registry, worse)
+
+    def again(one: Scored, other: Scored) -> list[gates.GateResult]:
+        return recompare(registry, one, other, GateSettings())
+
+    assert [gate.passed for gate in again(weak_scores, good_scores)] == [False, False]
+    assert [gate.passed for gate in again(good_scores, weak_scores)] == [True, True]
+    assert [gate.value for gate in again(good_scores, good_scores)] == [None, None]
+    # The registry is not trusted: the scores must be those that the verdict seals.
+    forged = registry.download(worse, SCORES) or b""
+    registry.upload(better, SCORES, forged)
+    for one, other in ((weak_scores, good_scores), (good_scores, weak_scores)):
+        with pytest.raises(RefusedError, match="not those that its signed verdict seals"):
+            again(one, other)
     with pytest.raises(RefusedError, match="damaged or of another bundle"):
-        recompare(registry, worse, better, GateSettings())
+        again(weak_scores, Scored(better, sha256_bytes(forged)))
     registry.upload(better, SCORES, b"not an archive")
     with pytest.raises(RefusedError, match="cannot be read"):
-        recompare(registry, worse, better, GateSettings())
+        again(weak_scores, Scored(better, sha256_bytes(b"not an archive")))
 
 
 def test_scores_of_other_test_rows_are_never_compared(
@@ -464,7 +493,54 @@ def test_scores_of_other_test_rows_are_never_compared(
     validate(state, first.version)
     validate(state, second.version, "--data", bank_rows(tmp_path, seed=4).source)
     with pytest.raises(RefusedError, match=f"validate --version {first.version}` again"):
-        recompare(registry, first, second, GateSettings())
+        recompare(registry, scored(registry, first), scored(registry, second), GateSettings())
+
+
+def test_without_a_key_validate_ends_before_its_work(
+    registry: Registry, mlflow_url: str, good: Trained, state: State
+) -> None:
+    version = register(mlflow_url, registry, good)
+    state.verdict_key.unlink()
+    result = validate(state, version)
+    assert (exit_code(result), result.stdout) == (64, "")
+    for words in (str(state.verdict_key), "`fraudops up`", "FRAUDOPS_SIGNING__VERDICT_KEY"):
+        assert words in str(result.exception)
+    assert registry.version(version).verdict is None
+
+
+def test_a_bundle_whose_manifest_is_damaged_gets_a_verdict_that_is_only_shown(
+    registry: Registry, mlflow_url: str, good: Trained, state: State
+) -> None:
+    version = register(mlflow_url, registry, good)
+    found = registry.version(version)
+    put(mlflow_url, found.run_id, f"bundle/{MANIFEST}", b"{}")
+    assert exit_code(validate(state, version)) == 65
+    assert failed(registry, version) == [gates.BUNDLE]
+    assert read_signed(registry, found) is None
+
+
+def test_a_damaged_file_gives_a_signed_verdict_that_failed(
+    registry: Registry, mlflow_url: str, good: Trained, state: State
+) -> None:
+    version = register(mlflow_url, registry, good)
+    found = registry.version(version)
+    put(mlflow_url, found.run_id, f"bundle/{SCORER}", CONSTANT_SCORER)
+    assert exit_code(validate(state, version)) == 65
+    verdict = signed_verdict(registry, found)
+    assert (verdict.passed, verdict.scores_digest) == (False, None)
+    assert verdict.schema_fingerprint == good.fingerprint
+
+
+def test_the_sample_mark_is_that_of_the_sealed_manifest_and_not_of_a_tag(
+    registry: Registry, mlflow_url: str, copied: Trained, state: State
+) -> None:
+    manifest = read_manifest(copied.folder)
+    info = msgspec.structs.replace(manifest.dataset, sample=True)
+    sample = seal_again(copied, dataset=info)
+    # `register` tags it as no sample.
+    version = register(mlflow_url, registry, sample)
+    validate(state, version)
+    assert signed_verdict(registry, registry.version(version)).sample
 
 
 def test_a_promotion_that_cannot_be_made_leaves_the_verdict_and_is_reported(

@@ -20,6 +20,13 @@ def put(url: str, run: str, name: str, data: bytes) -> None:
     ).raise_for_status()
 
 
+def remove(url: str, run: str, name: str) -> None:
+    """Delete the artifact `name` of a run. Raises httpx.HTTPStatusError."""
+    HTTP.request(
+        "DELETE", f"{url}{API}/mlflow-artifacts/artifacts/0/{run}/artifacts/{name}"
+    ).raise_for_status()
+
+
 def delete_version(url: str, model: str, version: str) -> None:
     """Delete a model version, as a user does in MLflow's own pages."""
     HTTP.request(

@@ -1,4 +1,4 @@
-"""Serving records for tests of the pod: what serves, and what a rollout has reserved."""
+"""Serving records for tests of the pod, with signed verdicts of the keys of the tests."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from fraudops.promotion.serving_record import (
     ServingRecord,
     ServingTarget,
 )
+from tests.support.signing import passing
 
 
 def record(
@@ -25,4 +26,5 @@ def record(
 
 def _fields(target: ServingTarget) -> dict[str, Any]:
     act = {"schema_fingerprint": "f", "by": "a request", "act": "promote", "at": "then"}
-    return msgspec.structs.asdict(target) | act
+    signed = {"signed_verdict": passing(target.version, target.digest)}
+    return msgspec.structs.asdict(target) | act | signed

@@ -2,14 +2,20 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 import msgspec
 
 from fraudops.canonical import sha256_bytes
+from fraudops.files import write_atomically
 from fraudops.signing.keys import PrivateKey, PublicKeys, new_key, public_file
-from fraudops.signing.verdicts import SignedVerdict, Verdict, sign_verdict
-from fraudops.signing.waivers import Waiver
+from fraudops.signing.verdicts import SignedVerdict, Verdict, _signed, sign_verdict
+from fraudops.signing.waivers import Waiver, sign_waiver
+from fraudops.state import State
 
 MANIFEST = b'{"files":{},"format":1}'
 DIGEST = sha256_bytes(MANIFEST)
@@ -69,5 +75,32 @@ class Signers:
         (folder / public_file("waiver", self.waiver.public)).write_bytes(self.waiver.public.pem)
         return folder
 
+    def write_keys(self, state: State) -> None:
+        """Write the keys into a state folder, as `fraudops up` makes them."""
+        for path, key in ((state.verdict_key, self.verdict), (state.waiver_key, self.waiver)):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(path, key.pem(), private=True)
+        if not state.public_keys.exists():
+            self.write_public(state.public_keys)
+
     def signed_verdict(self, verdict: Verdict = VERDICT) -> SignedVerdict:
         return sign_verdict(MANIFEST, verdict, self.verdict)
+
+    def signed_for(self, version: str, digest: str, **changes: Any) -> SignedVerdict:
+        """Return a passing verdict on any digest, also on one that no bundle has."""
+        fields = {"version": version, "digest": digest, "compared_to": None} | changes
+        return _signed(msgspec.structs.replace(VERDICT, **fields), self.verdict)
+
+    def waiver_for(self, version: str, digest: str, **changes: Any) -> str:
+        fields = {"version": version, "digest": digest} | changes
+        return sign_waiver(msgspec.structs.replace(WAIVER, **fields), self.waiver)
+
+
+# The keys of the tests in this process. Their model is `fraud`.
+SIGNERS = Signers.new()
+
+
+@cache
+def passing(version: str, digest: str) -> SignedVerdict:
+    """Return the same passing verdict at each call, because signing takes time."""
+    return SIGNERS.signed_for(version, digest)

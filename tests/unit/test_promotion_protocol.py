@@ -22,6 +22,7 @@ from fraudops.promotion.serving_record import (
     note_alias,
     release,
 )
+from tests.support.signing import SIGNERS
 from tests.support.simulation.founding import entry_of
 from tests.support.simulation.jobs import Gate, Job, ports_of
 from tests.support.simulation.registry import digest_of
@@ -104,6 +105,7 @@ async def test_a_promotion_is_reported_in_the_result_in_the_record_and_in_its_ro
         outcome="done",
         waiver_reason="the user insists",
         finished_at=row.finished_at,
+        signer=SIGNERS.verdict.public.id,
     )
     assert row.finished_at is not None
     assert row.at < row.finished_at

@@ -1,9 +1,13 @@
-"""The target of a new pod.
+"""The target of a new pod, and what the stored record says of it.
 
-It is the target of the pod's template while the record reserves it, and otherwise the current
+The target is that of the pod's template while the record reserves it, and otherwise the current
 model.
 """
 
+import json
+from typing import Any
+
+import msgspec
 import pytest
 
 from fraudops.promotion.pod_rules import destination
@@ -16,6 +20,7 @@ from fraudops.promotion.serving_record import (
     decode,
     encode,
 )
+from tests.support.signing import SIGNERS, passing
 
 DIGESTS = {version: version * 64 for version in ("1", "2")}
 NEW = ServingTarget(5, "2", DIGESTS["2"])
@@ -103,3 +108,51 @@ def test_a_record_of_a_later_release_is_read() -> None:
     later = decode(written)
     assert later.current == record(None).current
     assert later.unknown == {"a_field_of_a_later_release": 1}
+
+
+OLD_ENTRY = {
+    "epoch": 4,
+    "version": "1",
+    "digest": DIGESTS["1"],
+    "schema_fingerprint": "f",
+    "by": "a",
+    "at": "then",
+}
+
+
+def decoded(entry: dict[str, Any]) -> ServingRecord:
+    reserved = entry | {"epoch": 5, "strategy": "rollout"}
+    document = {"current": entry, "previous": entry, "stack": [entry], "reserved": reserved}
+    return decode(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("undo", [False, True])
+def test_entries_of_release_0_2_0_are_marked_and_a_reservation_never_is(undo: bool) -> None:
+    record = decoded(OLD_ENTRY | {"undo": undo})
+    for entry in (record.current, record.previous, *record.stack):
+        assert entry is not None
+        assert entry.credentials.unsigned
+    assert record.reserved is not None
+    assert not record.reserved.unsigned
+    # The mark is in the stored form from the next write on.
+    assert decode(encode(record)).current == record.current
+
+
+def test_entries_of_this_release_and_signed_ones_are_never_marked() -> None:
+    signed = msgspec.to_builtins(passing("1", DIGESTS["1"]))
+    waiver = SIGNERS.waiver_for("1", DIGESTS["1"])
+    for fields in ({"act": "promote"}, {"signed_verdict": signed}, {"signed_waiver": waiver}):
+        current = decoded(OLD_ENTRY | fields).current
+        assert current is not None
+        assert not current.unsigned
+
+
+def test_the_statements_of_an_entry_survive_the_store_and_the_next_act() -> None:
+    current = record(None).current
+    assert current is not None
+    waiver, verdict = SIGNERS.waiver_for("1", DIGESTS["1"]), passing("1", DIGESTS["1"])
+    entry = msgspec.structs.replace(current, signed_verdict=verdict, signed_waiver=waiver)
+    stored = decode(encode(ServingRecord(current=entry, stack=(entry,))))
+    assert (stored.current, stored.stack) == (entry, (entry,))
+    assert entry.model.credentials == entry.credentials
+    assert (entry.model.signed_verdict, entry.model.signed_waiver) == (verdict, waiver)

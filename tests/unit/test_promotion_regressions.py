@@ -3,6 +3,10 @@
 The product's promoter and reconciler run over the ports of the simulation.
 """
 
+import msgspec
+
+from fraudops.promotion.serving_record import encode
+from tests.support.signing import SIGNERS, Signers
 from tests.support.simulation.jobs import RETRY, Job
 from tests.support.simulation.stage import Stage, on_stage
 from tests.support.simulation.world import Actor
@@ -103,7 +107,7 @@ async def test_a_refused_act_leaves_no_waiver(stage: Stage) -> None:
     stage.pod("pod-1").refuses = frozenset()
     result = await stage.promote("6")
     assert result.outcome == "refused"
-    assert "no verdict" in str(result.reason)
+    assert "no signed verdict" in str(result.reason)
 
 
 @on_stage(stack=("2", "3"))
@@ -212,3 +216,43 @@ async def test_a_user_s_change_of_champion_is_noted(stage: Stage) -> None:
     assert (await stage.promote("3")).outcome == "done"
     assert stage.world.registry.aliases["champion"] == "1"
     assert stage.record.alias_note is None
+
+
+@on_stage()
+async def test_promoting_an_unsigned_version_that_serves_gives_its_entry_the_signed_verdict(
+    stage: Stage,
+) -> None:
+    stage.start_from_0_2_0()
+    before = stage.record
+    assert before.current is not None
+    assert before.current.unsigned
+    result = await stage.promote("1")
+    assert (result.outcome, stage.serving, stage.way_back) == ("done", ("1", 3), ["2"])
+    current = stage.record.current
+    assert current is not None
+    assert (current.unsigned, current.signer) == (False, SIGNERS.verdict.public.id)
+    # The way back stays unsigned, and a rollback into it works.
+    assert [entry.unsigned for entry in stage.record.stack] == [True]
+    assert (await stage.promote("1")).outcome == "unchanged"
+    assert (await stage.roll_back()).outcome == "done"
+    assert stage.record.current is not None
+    assert stage.record.current.unsigned
+
+
+@on_stage()
+async def test_a_version_that_serves_gets_the_verdict_of_a_new_key_before_the_old_is_retired(
+    stage: Stage,
+) -> None:
+    current = stage.record.current
+    assert current is not None
+    old = Signers.new()
+    retired = msgspec.structs.replace(
+        current,
+        verdict={"signer": old.verdict.public.id},
+        signed_verdict=old.signed_for("1", current.digest),
+    )
+    stage.world.store.start_from(encode(msgspec.structs.replace(stage.record, current=retired)))
+    assert (await stage.promote("1")).outcome == "done"
+    assert stage.record.current is not None
+    assert stage.record.current.signer == SIGNERS.verdict.public.id
+    assert (stage.serving, stage.way_back) == (("1", 3), ["2"])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from fraudops.promotion.pod_rules import PodState
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord, ServingTarget
 from tests.support.simulation.cluster import SimPod
-from tests.support.simulation.registry import KINDS
+from tests.support.simulation.registry import KINDS, WRONG
 from tests.support.simulation.world import Actor, SimulatedWorld
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class CommitChecks:
         stack = before.stack
         if serving and not entry.is_same_model(serving):
             stack = (serving, *stack)[:20]
+        elif serving and entry.signer != serving.signer:
+            pass  # A new epoch is how the entry gets a verdict by another key.
         elif serving and max(pod.state.epoch for pod in self.world.cluster.pods) <= before.epoch:
             raise self.world.violated(
                 "what serves is not committed again",
@@ -107,6 +109,12 @@ class CommitChecks:
     ) -> None:
         kind, job = KINDS[entry.version], actor.job
         assert job is not None
+        self._check_credentials(entry)
+        if kind.verdict in WRONG:
+            raise self.world.violated(
+                "no forged verdict",
+                f"version {entry.version} was committed, and its verdict is {kind.verdict}",
+            )
         if entry.waiver:
             if not job.force or entry.waiver.get("who") != job.id:
                 raise self.world.violated(
@@ -124,6 +132,13 @@ class CommitChecks:
                 f"version {entry.version} was committed and is worse than {serving.version}",
             )
         self.admitted.add(entry.digest)
+
+    def _check_credentials(self, entry: ServingEntry) -> None:
+        """Pods verify what they load, so an entry must carry what proves it."""
+        if not (entry.signed_verdict or entry.signed_waiver or entry.unsigned):
+            raise self.world.violated(
+                "entries carry their proof", f"{entry.by} commits an entry without a statement"
+            )
 
     def _check_rollback(self, before: ServingRecord, after: ServingRecord) -> None:
         entry = after.current
@@ -146,6 +161,7 @@ class CommitChecks:
                 "no ping-pong",
                 f"{entry.by} goes forward to the entry of epoch {taken.epoch}",
             )
+        self._check_credentials(entry)
         if entry.digest not in self.admitted:
             raise self.world.violated(
                 "verdict or waiver", f"version {entry.version} was never admitted"

@@ -1,12 +1,14 @@
 """Rules of the pure decisions, each switched off alone: pods, acts, gate."""
 
+import json
 from typing import Any
 
 import msgspec
 
-from fraudops.errors import RefusedError
-from fraudops.promotion import admission, changes, convergence, pod_rules
+from fraudops.canonical import decode_json
+from fraudops.promotion import admission, changes, convergence, pod_rules, serving_record
 from fraudops.promotion.pod_rules import Follow, PodState, Stay
+from fraudops.signing import credentials, verdicts
 from tests.support.simulation.switch_off import Off, constant, off
 from tests.support.simulation.world import Rules
 
@@ -116,18 +118,37 @@ ACTS = {
 # -- the gate
 
 
-def _any_verdict(version: Any, verdict: Any) -> None:
-    if verdict is None:
-        raise RefusedError("no verdict")
+def _as_passed(signed: Any, digest: str, keys: Any) -> Any:
+    return msgspec.structs.replace(_CHECK_VERDICT(signed, digest, keys), passed=True)
 
 
+def _of_any_digest(signed: Any, _: str, keys: Any) -> Any:
+    return _CHECK_VERDICT(signed, json.loads(signed.verdict)["digest"], keys)
+
+
+def _of_any_signer(signed: Any, _digest: str, _keys: Any) -> Any:
+    return decode_json(signed.verdict.encode(), verdicts.Verdict)
+
+
+def _of_any_request(signed: Any, version: str, digest: str, _request: str, *rest: Any) -> Any:
+    return credentials.read_waiver(signed, version, digest, rest[-1])
+
+
+_CHECK_VERDICT = credentials.check_verdict
+_UNSIGNED_FIELDS = tuple(
+    name for name in serving_record._MODEL_FIELDS if not name.startswith("signed_")
+)
 GATE = {
-    "a failed verdict admits no version": off(admission, "_refuse_unless_passed", _any_verdict),
+    "a failed verdict admits no version": off(credentials, "check_verdict", _as_passed),
     "a verdict of another digest admits no version": off(
-        admission, "_of_this_digest", lambda statement, _: statement
+        credentials, "check_verdict", _of_any_digest
     ),
+    "an unsigned verdict admits no version": off(credentials, "check_verdict", _of_any_signer),
     "a version is compared again when production has moved": off(
         admission, "_moved", constant(False)
     ),
-    "a waiver belongs to one act": Off(rules=Rules(waiver_belongs_to_one_act=False)),
+    "a waiver belongs to one act": off(
+        credentials, "check_waiver", _of_any_request, replayed_waiver=1.0
+    ),
+    "an entry carries what proves it": off(serving_record, "_MODEL_FIELDS", _UNSIGNED_FIELDS),
 }

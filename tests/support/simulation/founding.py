@@ -13,6 +13,7 @@ from fraudops.promotion.serving_record import (
     ServingTarget,
     encode,
 )
+from tests.support.signing import SIGNERS, passing
 from tests.support.simulation.registry import KINDS, digest_of
 from tests.support.simulation.world import SimulatedWorld
 
@@ -24,7 +25,8 @@ def model_of(version: str) -> ModelRef:
         version=version,
         digest=digest_of(version),
         schema_fingerprint=KINDS[version].schema,
-        verdict={"passed": True},
+        verdict={"passed": True, "signer": SIGNERS.verdict.public.id},
+        signed_verdict=passing(version, digest_of(version)),
     )
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from fraudops.errors import FraudopsError
-from fraudops.promotion.admission import Waiver, admit, go_back
+from fraudops.promotion.admission import Nominee, SealedFacts, Trust, admit, go_back
 from fraudops.promotion.attempt import Act, Strategy
 from fraudops.promotion.changes import Promote, Rollback
 from fraudops.promotion.ports import Deadlines, PromotionPorts
@@ -12,15 +13,21 @@ from fraudops.promotion.protocol import Promoter, PromotionRequest, PromotionRes
 from fraudops.promotion.reconcile import Reconciler
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import ModelVersion
+from fraudops.signing.credentials import Credentials, PromotionTerms
+from fraudops.signing.verdicts import Verdict
+from tests.support.signing import SIGNERS
 from tests.support.simulation.admin import SimPods
 from tests.support.simulation.network import get
-from tests.support.simulation.registry import KINDS, MLFLOW, SimAliases
+from tests.support.simulation.registry import KINDS, MLFLOW, SimAliases, signed_verdict_of
 from tests.support.simulation.store import SimClock, SimJournal, SimLock, SimRecords, SimRollouts
 from tests.support.simulation.world import Actor, SimulatedWorld
 
 TRIES = 4
 DEADLINES = Deadlines(prepare=20, activate=20, retry=30, rollout=60)
 RETRY = 75
+WHY = {"reason": "the user insists"}
+NOW, LATER = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)
+KEYS = SIGNERS.public
 MakePromoter = Callable[[PromotionPorts], Promoter]
 
 
@@ -62,7 +69,7 @@ class Gate:
             await world.step(self.actor, seconds)
         await world.step(self.actor)
         if self.job.act == "rollback":
-            return go_back(record)
+            return go_back(record, KEYS)
         version = await get(
             world,
             self.actor,
@@ -70,30 +77,36 @@ class Gate:
             world.registry.down_until,
             MLFLOW,
         )
+        credentials = Credentials(
+            signed_verdict=signed_verdict_of(version.version), signed_waiver=self._waiver(version)
+        )
+        facts = SealedFacts(KINDS[version.version].schema, sample=False)
         return admit(
-            version,
+            Nominee(version, credentials, lambda: facts),
             record,
             self.job.strategy,
             self._recompare(record),
-            waiver=self._waiver(version),
+            Trust(KEYS, PromotionTerms("fraud", self.job.id, NOW, waivers_allowed=True)),
         )
 
-    def _waiver(self, version: ModelVersion) -> Waiver | None:
-        waiver = Waiver("the user insists", self.job.id, "2026") if self.job.force else None
-        if not self.world.rules.waiver_belongs_to_one_act:
-            kept = self.world.registry.kept_waivers
-            if waiver:
-                kept[version.version] = self.job.id
-            elif version.version in kept:
-                return Waiver("kept in the registry", kept[version.version], "2026")
-        return waiver
+    def _waiver(self, version: ModelVersion) -> str | None:
+        """Return a waiver for this act, or one that an earlier act has used."""
+        used = self.world.registry.used_waivers
+        if self.job.force:
+            digest, act = str(version.digest), {"request": self.job.id, "who": self.job.id}
+            signed = SIGNERS.waiver_for(version.version, digest, expires_at=LATER, **WHY, **act)
+            used[version.version] = signed
+            return signed
+        if version.version in used and self.world.happens("replayed waiver", self.actor.name):
+            return used[version.version]
+        return None
 
     def _recompare(
         self, record: ServingRecord
-    ) -> Callable[[ModelVersion], Sequence[FailedComparison]]:
+    ) -> Callable[[ModelVersion, Verdict], Sequence[FailedComparison]]:
         serving = record.current.version if record.current else ""
 
-        def compare(version: ModelVersion) -> Sequence[FailedComparison]:
+        def compare(version: ModelVersion, _: Verdict) -> Sequence[FailedComparison]:
             worse = serving in KINDS[version.version].worse_than
             return [FailedComparison()] if worse else []
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from fraudops.errors import StoreDownError, UnknownVersionError
 from fraudops.promotion.ports import UnknownWriteError
 from fraudops.registry import ModelVersion
+from fraudops.signing.verdicts import SignedVerdict
+from tests.support.signing import SIGNERS, Signers
 from tests.support.simulation.network import get, put
 from tests.support.simulation.world import Actor, SimulatedWorld
 
@@ -14,7 +17,10 @@ MLFLOW = "MLflow"
 
 @dataclass(frozen=True)
 class Kind:
-    """What the checks know of a version: whether its own verdict admits it, and what it beats."""
+    """What the checks know of a version: whether its own verdict admits it, and what it beats.
+
+    The registry's tag says of each version that it passed, as after a forged call of MLflow.
+    """
 
     schema: str = "columns"
     verdict: str = "passed"
@@ -22,6 +28,9 @@ class Kind:
     worse_than: frozenset[str] = frozenset()
 
 
+FOREIGN = Signers.new()
+# The kinds of verdicts that are no proof. No waiver replaces one that is there and is wrong.
+WRONG = ("of another digest", "altered", "of a foreign key")
 # Versions 1 to 3 may always serve. The others fail one rule of the gate each, or change the schema.
 KINDS = {
     "1": Kind(),
@@ -32,6 +41,8 @@ KINDS = {
     "6": Kind(verdict="none"),
     "7": Kind(schema="other columns"),
     "8": Kind(worse_than=frozenset({"2", "3"})),
+    "9": Kind(verdict="altered"),
+    "0": Kind(verdict="of a foreign key"),
 }
 
 
@@ -47,8 +58,8 @@ class SimRegistry:
         self.moved_by_hand: set[str] = set()
         self.writers: dict[str, Actor] = {}
         self.down_until = 0.0
-        # Only the rule "a waiver belongs to one act", switched off, keeps waivers of other acts.
-        self.kept_waivers: dict[str, str] = {}
+        # Signed waivers of earlier acts, which a user replays.
+        self.used_waivers: dict[str, str] = {}
 
     def find(self, version: str) -> ModelVersion:
         if version not in self.versions:
@@ -65,23 +76,37 @@ class SimRegistry:
 
 
 def _version(version: str, kind: Kind) -> ModelVersion:
-    digest = digest_of("9" if kind.verdict == "of another digest" else version)
-    verdict = {
-        "digest": digest,
-        "passed": kind.verdict != "failed",
-        "compared_to": {"digest": digest_of(kind.compared_to)},
-    }
     return ModelVersion(
         version=version,
         run_id="",
         source="",
         digest=digest_of(version),
         schema_fingerprint=kind.schema,
-        verdict=None if kind.verdict == "none" else verdict,
+        verdict={"digest": digest_of(version), "passed": True},
         aliases=(),
         created_at="",
         tags={},
     )
+
+
+@cache
+def signed_verdict_of(version: str) -> SignedVerdict | None:
+    """Return what the registry holds as the version's signed verdict."""
+    kind = KINDS[version]
+    if kind.verdict == "none":
+        return None
+    signers = FOREIGN if kind.verdict == "of a foreign key" else SIGNERS
+    signed = signers.signed_for(
+        version,
+        digest_of("e" if kind.verdict == "of another digest" else version),
+        schema_fingerprint=kind.schema,
+        passed=kind.verdict not in ("failed", "altered"),
+        compared_to={"version": kind.compared_to, "digest": digest_of(kind.compared_to)},
+    )
+    if kind.verdict != "altered":
+        return signed
+    text = signed.verdict.replace('"passed":false', '"passed":true')
+    return SignedVerdict(verdict=text, signature=signed.signature)
 
 
 class SimAliases:

@@ -21,7 +21,7 @@ from tests.support.simulation.world import PRODUCT, Actor, Rules, SimulatedWorld
 
 Play = Callable[[], Coroutine[Any, Any, None]]
 MOST_JOBS = 4
-VERSIONS = ("1", "2", "3", "1", "2", "3", "4", "5", "6", "7", "8")
+VERSIONS = ("1", "2", "3", "1", "2", "3", "4", "5", "6", "7", "8", "9", "0")
 STRATEGIES: tuple[Strategy, ...] = ("broadcast", "broadcast", "broadcast", "rollout")
 GOOD = ("1", "2", "3")
 

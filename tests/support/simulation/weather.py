@@ -29,6 +29,7 @@ ODDS = {
     "paused before an alias": 0.05,
     "pods fall silent after a commit": 0.3,
     "a container ends after a commit": 0.2,
+    "replayed waiver": 0.1,
     "storm": 1.0,
 }
 # Storms hit the cluster from time to time, with these weights.

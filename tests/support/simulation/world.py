@@ -33,7 +33,6 @@ class Rules:
     pods_poll: bool = True
     gone_means_gone: bool = True
     lists_all: bool = True
-    waiver_belongs_to_one_act: bool = True
     only_holders_have_the_lock: bool = True
 
 
