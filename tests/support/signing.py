@@ -8,8 +8,6 @@ from typing import Any
 
 import msgspec
 
-import msgspec
-
 from fraudops.canonical import sha256_bytes
 from fraudops.files import write_atomically
 from fraudops.signing.keys import PrivateKey, PublicKeys, new_key, public_file
