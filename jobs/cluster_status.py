@@ -30,7 +30,7 @@ async def find(namespace: str | None, release: str | None) -> "Overview":
 def as_mapping(overview: "Overview") -> dict[str, Any]:
     """Return the object that `--json` prints."""
     record: dict[str, Any] = msgspec.to_builtins(overview.record)
-    serving = record.get("current")
+    serving, reserved = record.get("current"), record.get("reserved")
     return {
         "release": overview.release,
         "namespace": overview.namespace,
@@ -38,7 +38,9 @@ def as_mapping(overview: "Overview") -> dict[str, Any]:
         and {name: serving[name] for name in ("epoch", "version", "digest", "by", "at")},
         "mirrored": overview.record.alias_epoch == overview.record.epoch,
         "alias": overview.record.alias_error,
-        "reserved": record.get("reserved"),
+        "unsigned": overview.record.unsigned,
+        "reserved": reserved
+        and {name: value for name, value in reserved.items() if not name.startswith("signed_")},
         "pods": [asdict(pod) | {"behind": pod.name in overview.behind} for pod in overview.pods],
         "behind": list(overview.behind),
         "well": overview.well,
@@ -55,6 +57,8 @@ def show(overview: "Overview") -> None:
     output.print(f"release {overview.release} in namespace {overview.namespace}: [bold]{serves}[/]")
     if overview.record.alias_error:
         output.print(Text(f"alias: {overview.record.alias_error}", "yellow"))
+    if overview.record.unsigned:
+        output.print(Text(f"signature: {overview.record.unsigned}", "yellow"))
     if reserved:
         # A reservation outlives a promoter that was killed, so both cases look the same here.
         output.print(

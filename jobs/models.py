@@ -11,7 +11,7 @@ import click
 from rich.table import Table
 
 from fraudops.errors import StoreDownError
-from fraudops.promotion.serving_record import ServingEntry, ServingRecord
+from fraudops.promotion.serving_record import UNSIGNED, ServingEntry, ServingRecord
 from fraudops.registry import ModelVersion
 from fraudops.settings import PromoteJobSettings
 from fraudops.state import State
@@ -19,9 +19,6 @@ from fraudops.terminal import print_table
 from fraudops.wiring import open_promotion_context
 from jobs.on_cluster import on_cluster
 from jobs.runner import json_option, notices, output, print_json, run, say, state_option, warn
-
-# What release 0.2.0 promoted, which signs nothing.
-UNSIGNED = "unsigned, from before"
 
 
 def verdict_of(version: ModelVersion) -> str:

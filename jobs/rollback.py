@@ -14,7 +14,7 @@ from fraudops.progress import Say
 from fraudops.promotion.admission import Environment, go_back
 from fraudops.promotion.changes import Rollback, changes_schema
 from fraudops.promotion.request import PromotionRequest, PromotionResult
-from fraudops.promotion.serving_record import ServingRecord
+from fraudops.promotion.serving_record import UNSIGNED, ServingRecord
 from fraudops.settings import PromoteJobSettings
 from fraudops.signing.keys import PublicKeys
 from fraudops.state import State
@@ -43,8 +43,8 @@ class RollbackGate:
         change = go_back(record, self.keys, self.environment)
         if change.model.unsigned:
             self.warn(
-                f"version {change.model.version} is unsigned, from before: release 0.2.0 promoted "
-                "it, and no signature proves its verdict"
+                f"version {change.model.version} is {UNSIGNED}: release 0.2.0 promoted it, and no "
+                "signature proves its verdict"
             )
         if record.current and changes_schema(record, change.model):
             way = (

@@ -14,7 +14,7 @@ import click
 from fraudops import endpoints
 from fraudops.errors import BundleError, RefusedError
 from fraudops.model.manifest import check_files, read_manifest
-from fraudops.promotion.serving_record import ServingEntry, ServingRecord
+from fraudops.promotion.serving_record import UNSIGNED, ServingEntry, ServingRecord
 from fraudops.registry import ModelVersion, Registry
 from fraudops.registry.verdicts import read_signed
 from fraudops.settings import PromoteJobSettings
@@ -27,9 +27,9 @@ from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
 from jobs.runner import json_option, output, print_json, run, state_option
 
-UNSIGNED = (
-    "unsigned, from before: release 0.2.0 promoted it. It serves, and a rollback may go back to "
-    "it, but it cannot be promoted"
+FROM_BEFORE = (
+    f"{UNSIGNED}: release 0.2.0 promoted it. It serves, and a rollback may go back to it, but it "
+    "cannot be promoted before it is validated again"
 )
 
 
@@ -94,7 +94,7 @@ def _statements(
             signed = entry.credentials
         verdict = check_verdict(signed.signed_verdict, version.digest or "", keys)
     except RefusedError as error:
-        return replace(found, refused=UNSIGNED if found.unsigned else str(error))
+        return replace(found, refused=FROM_BEFORE if found.unsigned else str(error))
     if verdict.version != version.version:
         return replace(found, refused=f"the verdict is about version {verdict.version}")
     gates = verdict.gates

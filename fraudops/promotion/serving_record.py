@@ -22,6 +22,8 @@ STACK_LIMIT = 20
 REQUEST_LIMIT = 20
 # An outcome has about 500 bytes, and a ConfigMap may have 1 MiB.
 UNWRITTEN_LIMIT = 500
+# How listings mark what release 0.2.0 promoted, which signs nothing.
+UNSIGNED = "unsigned, from before"
 
 
 class ServingTarget(msgspec.Struct, frozen=True):
@@ -177,6 +179,12 @@ class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def epoch(self) -> int:
         return self.current.epoch if self.current else 0
+
+    @property
+    def unsigned(self) -> str | None:
+        """A note that no signature proves what serves, or None."""
+        current = self.current
+        return f"version {current.version} is {UNSIGNED}" if current and current.unsigned else None
 
     @property
     def alias_error(self) -> str | None:

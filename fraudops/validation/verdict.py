@@ -227,7 +227,8 @@ def verdict(
 
 def shown(verdict: Verdict) -> dict[str, Any]:
     """Return the verdict as the registry's tag and `--json` show it."""
-    return {name: msgspec.to_builtins(getattr(verdict, name)) for name in SHOWN}
+    fields = msgspec.to_builtins({name: getattr(verdict, name) for name in SHOWN})
+    return {**fields, "gates": list(fields["gates"])}
 
 
 def store_verdict(

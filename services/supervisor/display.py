@@ -116,7 +116,8 @@ def status_details(report: dict[str, Any]) -> list[str]:
             restarted = component["state"] == "running" and component.get("restarts")
             prefix = f"restarted {component['restarts']} times, last because " if restarted else ""
             lines.append(f"{name}: {prefix}{component['reason']}")
-    return lines + ([f"alias: {report['alias']}"] if report["alias"] else [])
+    lines += [f"alias: {report['alias']}"] if report["alias"] else []
+    return lines + ([f"signature: {report['unsigned']}"] if report["unsigned"] else [])
 
 
 def _components(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -40,21 +40,22 @@ def report(state: State) -> dict[str, Any]:
     return {
         **components,
         "supervisor": supervisor,
-        "alias": _alias_error(state),
+        **_record_notes(state),
         "folder": str(state.root),
         "well": well,
     }
 
 
-def _alias_error(state: State) -> str | None:
-    """Return how the registry's alias differs from the record, or None.
+def _record_notes(state: State) -> dict[str, str | None]:
+    """Return how the registry's alias differs from the record, and whether what serves is unsigned.
 
-    A different alias makes no component fail.
+    Neither makes a component fail.
     """
     try:
-        return FileRecordStore(state.serving_record).read()[0].alias_error
+        record, _ = FileRecordStore(state.serving_record).read()
     except (FraudopsError, OSError) as error:
-        return str(error)
+        return {"alias": str(error), "unsigned": None}
+    return {"alias": record.alias_error, "unsigned": record.unsigned}
 
 
 def _supervisor(record: Record) -> dict[str, Any]:

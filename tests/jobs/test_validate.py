@@ -8,53 +8,44 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import msgspec
 import numpy as np
 import pytest
 import skops.io
-from click.testing import CliRunner, Result
 from sklearn.preprocessing import FunctionTransformer
 
 from fraudops import datasets
 from fraudops.canonical import sha256_bytes
 from fraudops.datasets import Dataset
-from fraudops.datasets.writing import write_frame
 from fraudops.errors import RefusedError
 from fraudops.model.manifest import (
-    MANIFEST,
     PIPELINE,
     REFERENCE_ROWS,
     TRAIN_ROWS,
-    read_manifest,
 )
 from fraudops.model.scorer import SCORER, open_scorer
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.registry import TAG_SCHEMA_FINGERPRINT, ModelVersion, Registry
-from fraudops.registry.verdicts import read_signed
-from fraudops.schema import load_schema
-from fraudops.signing.verdicts import Verdict, check_verdict
 from fraudops.state import State
 from fraudops.validation import gates
 from fraudops.validation.gates import GateSettings
 from fraudops.validation.verdict import SCORES, Scored, recompare, shown, stored_scores
-from jobs.validate import command
 from tests.support.mlflow_runs import put
 from tests.support.signing import SIGNERS
 from tests.support.trained import Trained, register, seal_again, train
-
-BANK = load_schema(Path(__file__).parents[1] / "data" / "bank.yaml")
-# A valid scorer with the same score for every row: any model is better.
-CONSTANT_SCORER = b'{"kind":"linear","coefficients":[0,0,0,0,0],"intercept":0}'
-
-
-def bank_rows(folder: Path, seed: int) -> Dataset:
-    """Write a file with five columns of a bank; return it as `train --data` reads it."""
-    path = folder / f"bank-{seed}.parquet"
-    write_frame(datasets.generate(4000, seed, BANK, fraud_rate=0.05).dataset.frame, path)
-    return datasets.load(path, BANK)
+from tests.support.validation import (
+    CONSTANT_SCORER,
+    bank_rows,
+    exit_code,
+    failed,
+    new_model,
+    report,
+    scored,
+    signed_verdict,
+    state_with_keys,
+    validate,
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,52 +83,13 @@ def copied(good: Trained, tmp_path: Path) -> Trained:
 
 @pytest.fixture
 def registry(mlflow_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """Yield the registry of a new model, which the environment names to the command."""
-    model = f"validate-{uuid4().hex[:8]}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
-    monkeypatch.setenv("FRAUDOPS_MODEL_NAME", model)
-    registry = Registry(mlflow_url, model)
-    yield registry
-    registry.close()
+    with new_model(mlflow_url, monkeypatch) as registry:
+        yield registry
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> State:
-    """Return a state folder with the keys that `fraudops up` makes."""
-    state = State.at(tmp_path / "state")
-    SIGNERS.write_keys(state)
-    return state
-
-
-def validate(state: State, version: str, *more: str) -> Result:
-    return CliRunner().invoke(command, ["--version", version, "--state", str(state.root), *more])
-
-
-def report(result: Result) -> dict[str, Any]:
-    return dict(json.loads(result.stdout))
-
-
-def exit_code(result: Result) -> int:
-    return int(getattr(result.exception, "exit_code", result.exit_code))
-
-
-def failed(registry: Registry, version: str) -> list[str]:
-    """Return the names of the failed gates in the stored verdict."""
-    verdict = registry.version(version).verdict
-    assert verdict is not None
-    names = [gate["name"] for gate in verdict["gates"] if not gate["passed"]]
-    assert verdict["passed"] == (not names)
-    return names
-
-
-def signed_verdict(registry: Registry, version: ModelVersion) -> Verdict:
-    """Return the signed verdict of the version, verified with the public keys of the tests."""
-    signed = read_signed(registry, version)
-    return check_verdict(signed, str(version.digest), SIGNERS.public)
-
-
-def scored(registry: Registry, version: ModelVersion) -> Scored:
-    return Scored(version, signed_verdict(registry, version).scores_digest)
+    return state_with_keys(tmp_path / "state")
 
 
 def serve(state: State, registry: Registry, version: str) -> ModelVersion:
@@ -494,53 +446,6 @@ def test_scores_of_other_test_rows_are_never_compared(
     validate(state, second.version, "--data", bank_rows(tmp_path, seed=4).source)
     with pytest.raises(RefusedError, match=f"validate --version {first.version}` again"):
         recompare(registry, scored(registry, first), scored(registry, second), GateSettings())
-
-
-def test_without_a_key_validate_ends_before_its_work(
-    registry: Registry, mlflow_url: str, good: Trained, state: State
-) -> None:
-    version = register(mlflow_url, registry, good)
-    state.verdict_key.unlink()
-    result = validate(state, version)
-    assert (exit_code(result), result.stdout) == (64, "")
-    for words in (str(state.verdict_key), "`fraudops up`", "FRAUDOPS_SIGNING__VERDICT_KEY"):
-        assert words in str(result.exception)
-    assert registry.version(version).verdict is None
-
-
-def test_a_bundle_whose_manifest_is_damaged_gets_a_verdict_that_is_only_shown(
-    registry: Registry, mlflow_url: str, good: Trained, state: State
-) -> None:
-    version = register(mlflow_url, registry, good)
-    found = registry.version(version)
-    put(mlflow_url, found.run_id, f"bundle/{MANIFEST}", b"{}")
-    assert exit_code(validate(state, version)) == 65
-    assert failed(registry, version) == [gates.BUNDLE]
-    assert read_signed(registry, found) is None
-
-
-def test_a_damaged_file_gives_a_signed_verdict_that_failed(
-    registry: Registry, mlflow_url: str, good: Trained, state: State
-) -> None:
-    version = register(mlflow_url, registry, good)
-    found = registry.version(version)
-    put(mlflow_url, found.run_id, f"bundle/{SCORER}", CONSTANT_SCORER)
-    assert exit_code(validate(state, version)) == 65
-    verdict = signed_verdict(registry, found)
-    assert (verdict.passed, verdict.scores_digest) == (False, None)
-    assert verdict.schema_fingerprint == good.fingerprint
-
-
-def test_the_sample_mark_is_that_of_the_sealed_manifest_and_not_of_a_tag(
-    registry: Registry, mlflow_url: str, copied: Trained, state: State
-) -> None:
-    manifest = read_manifest(copied.folder)
-    info = msgspec.structs.replace(manifest.dataset, sample=True)
-    sample = seal_again(copied, dataset=info)
-    # `register` tags it as no sample.
-    version = register(mlflow_url, registry, sample)
-    validate(state, version)
-    assert signed_verdict(registry, registry.version(version)).sample
 
 
 def test_a_promotion_that_cannot_be_made_leaves_the_verdict_and_is_reported(

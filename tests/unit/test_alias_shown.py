@@ -1,8 +1,9 @@
-"""`status` shows how the registry differs from the record, locally and on a cluster."""
+"""`status` shows how the registry differs from the record, and what is unsigned."""
 
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from fraudops.cluster.overview import Overview
 from fraudops.promotion.local import FileRecordStore
@@ -44,6 +45,21 @@ def test_status_reports_how_the_alias_differs_from_the_record(
     for text in ("\n".join(status_details(local)), capsys.readouterr().out):
         assert ("alias: " in text) == bool(shown)
         assert (shown or "") in text
+
+
+@pytest.mark.parametrize("unsigned", [True, False])
+def test_status_shows_that_what_serves_is_unsigned(
+    tmp_path: Path, unsigned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = ServingRecord(current=replace(ENTRY, act="promote", unsigned=unsigned), alias_epoch=4)
+    state = State.at(tmp_path)
+    FileRecordStore(state.serving_record).compare_and_set(record, b"")
+    local, overview = report(state), Overview("shop", "cards", record, ())
+    expected = "version 7 is unsigned, from before" if unsigned else None
+    assert local["unsigned"] == as_mapping(overview)["unsigned"] == expected
+    show(overview)
+    for text in ("\n".join(status_details(local)), capsys.readouterr().out):
+        assert (f"signature: {expected}" in text) == unsigned
 
 
 def test_status_before_the_first_promotion_says_nothing_of_an_alias(tmp_path: Path) -> None:
