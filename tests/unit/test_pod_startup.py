@@ -130,7 +130,10 @@ def test_a_cached_and_verified_bundle_of_the_record_serves_from_the_start(
     served = (SERVED, OLD)
     assert pod.settle() == PodState(epoch=5, version="2", digest=NEW, source="cache", served=served)
     # The start never downloads: the pod could not answer until the download ends.
-    assert pod.verifier.requests == [BundleRequest("2", NEW, fetch=False)]
+    entry = record(ServingTarget(5, "2", NEW)).current
+    assert entry is not None
+    offered = (entry.credentials,)
+    assert pod.verifier.requests == [BundleRequest("2", NEW, fetch=False, credentials=offered)]
     assert pod.cache.is_verified(NEW)
     assert read_record_view(pod.state) == RecordView()
 
