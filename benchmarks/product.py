@@ -29,6 +29,7 @@ from benchmarks.processes import (
     wait_until,
     wait_until_answering,
 )
+from benchmarks.signing import sign_cached
 from fraudops.audit.shipper_status import read_shipper_status
 from fraudops.model.manifest import read_manifest, seal
 from fraudops.promotion.local import FileRecordStore
@@ -108,7 +109,11 @@ class Product:
             raise SubjectError("nothing is served")
         digest = _another(self.state.bundles / record.current.digest, number)
         entry = msgspec.structs.replace(
-            record.current, epoch=record.epoch + 1, version=str(number), digest=digest
+            record.current,
+            epoch=record.epoch + 1,
+            version=str(number),
+            digest=digest,
+            signed_verdict=sign_cached(self.state, str(number), digest),
         )
         started = time.monotonic()
         self._reload(phase="prepare", version=entry.version, digest=digest, epoch=entry.epoch)
@@ -163,6 +168,7 @@ def lay_out(folder: Path, models: BenchmarkModels, kind: str) -> State:
         act="promote",
         at="2026-01-01T00:00:00Z",
         verdict={},
+        signed_verdict=sign_cached(state, "1", digest),
     )
     FileRecordStore(state.serving_record).compare_and_set(
         ServingRecord(current=entry, alias_epoch=1), b""
