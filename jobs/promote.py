@@ -38,6 +38,9 @@ from jobs.runner import (
     warn,
 )
 
+# The serving record keeps the reason, and a ConfigMap may have 1 MiB.
+MAX_REASON = 1000
+
 
 @dataclass(frozen=True)
 class PromotionOptions:
@@ -192,6 +195,8 @@ def command(
     The version needs a passing verdict for exactly its bundle. Every worker loads it next to the
     one that it serves. If one worker refuses, nothing changes.
     """
+    if len(reason or "") > MAX_REASON:
+        raise SettingsError(f"--reason may have at most {MAX_REASON} characters")
     if force and not (reason or "").strip():
         raise SettingsError("--force needs --reason TEXT: the promotion stores the reason")
     if reason and not force:

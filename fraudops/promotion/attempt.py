@@ -1,6 +1,6 @@
 """One promotion, rollback or undo as the table `promotions` keeps it: one row for each request."""
 
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from fraudops.extensible import Extensible
 
@@ -37,3 +37,37 @@ class Attempt(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     def is_provisional(self) -> bool:
         """Whether the serving record says how the act ended, but its promoter has not."""
         return self.outcome != "started" and self.finished_at is None
+
+
+class StoredRow(Protocol):
+    """What `replaces` compares of the row that is stored."""
+
+    @property
+    def outcome(self) -> str: ...
+
+    @property
+    def epoch(self) -> int | None: ...
+
+    @property
+    def finished_at(self) -> Any: ...
+
+
+# What a promoter reports of a commit whose pods have followed it. No later try changes that.
+FINAL = ("done", "failed")
+# The outcomes of acts that have committed nothing.
+UNCOMMITTED = ("refused", "unchanged")
+
+
+def replaces(new: Attempt, stored: StoredRow) -> bool:
+    """Whether a row takes the place of the stored row of the same request.
+
+    Two tries of one request may be alive at the same time, and a row may arrive late. No time is
+    compared, because the clocks of two tries may differ.
+    """
+    if new.outcome == "started":
+        return False
+    if stored.outcome == "started" or (new.epoch or 0) > (stored.epoch or 0):
+        return True
+    if new.is_provisional or (stored.outcome in FINAL and stored.finished_at):
+        return False
+    return new.outcome not in UNCOMMITTED or stored.outcome in UNCOMMITTED

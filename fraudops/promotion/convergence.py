@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from fraudops.errors import FraudopsError, StoreDownError
+from fraudops.errors import FraudopsError
 from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.changes import commit_undo, decide_undo
 from fraudops.promotion.mirror import AliasMirror
@@ -104,7 +104,7 @@ class Convergence:
                     behind = [NO_POD] if wanted else []
                 else:
                     behind = await self._activate_all(pods, followed, epoch, end)
-            except StoreDownError as error:
+            except FraudopsError as error:
                 self.ports.say(f"the pods cannot be listed: {error}")
                 break
             now = self.ports.clock.now()
@@ -212,7 +212,8 @@ class Convergence:
         if latest.epoch != record.epoch:
             raise Superseded
         undo = decide_undo(latest, attempt.request)
-        if undo is None:
+        # A reservation is that of another act, whose promoter has the lock.
+        if undo is None or latest.reserved or not await self.ports.lock.held():
             return Ending(_unconfirmed(attempt, behind), latest)
         epochs = await pod_epochs(self.ports, await list_pods(self.ports, end))
         epoch = max([latest.highest_epoch, *epochs]) + 1

@@ -23,7 +23,8 @@ class PodState(Extensible, frozen=True, kw_only=True):
     """What the pod serves. The pod commits a change when it writes this.
 
     `served` holds the digests that served before, newest first. Without a digest the pod serves
-    nothing, but it never goes below `epoch`. The stored fields are those of release 0.2.0.
+    nothing, but it never goes below `epoch`. `restarted` means that an earlier container of the
+    pod served. The other stored fields are those of release 0.2.0.
     """
 
     epoch: int = 0
@@ -31,6 +32,7 @@ class PodState(Extensible, frozen=True, kw_only=True):
     digest: str | None = None
     source: str | None = None
     served: tuple[str, ...] = ()
+    restarted: bool = False
 
     @property
     def target(self) -> ServingTarget | None:
@@ -187,6 +189,8 @@ def on_start(
     `before` is what the container's predecessor served, and `record` None an unreadable one. The
     pod keeps what it served when the record cannot be read, went back, or has not moved.
     """
+    if before.target:
+        before = msgspec.structs.replace(before, restarted=True)
     target = destination(record, template) if record else None
     if target is None or not before.is_behind(target.epoch):
         return before
@@ -216,9 +220,12 @@ def may_turn_ready(now: PodState, record: ServingRecord | None) -> bool:
     """Decide by the last look at the record before the pod turns ready.
 
     A promotion that has committed since the pod's last read did not wait for this pod. A record
-    that cannot be read (None) prevents no pod from serving.
+    that cannot be read (None) prevents no restarted container from serving: a promotion waits for
+    its pod. No promotion waits for a pod that is new.
     """
-    return now.target is not None and (record is None or now.epoch >= record.epoch)
+    if record is None:
+        return now.target is not None and now.restarted
+    return now.target is not None and now.epoch >= record.epoch
 
 
 def keeps_prepared(prepared: ServingTarget, now: PodState) -> bool:

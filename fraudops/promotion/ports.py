@@ -187,9 +187,7 @@ class Journal(Protocol):
     async def write(self, attempt: Attempt) -> None:
         """Write the row of the attempt's request.
 
-        `started` replaces nothing. A provisional outcome replaces `started`, and that of a commit
-        also `refused`. A reported outcome replaces every row, because its writer holds the lock.
-        Raises StoreDownError.
+        It replaces the stored row of the request if `replaces` says so. Raises StoreDownError.
         """
         ...
 

@@ -6,7 +6,7 @@ If a step fails, nothing that a client sees has changed.
 import asyncio
 from collections.abc import Sequence
 
-from fraudops.errors import StoreDownError
+from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.promotion.patience import list_pods, repeat, until, wait_for_all
 from fraudops.promotion.ports import (
     PodRef,
@@ -42,7 +42,7 @@ class Preparation:
         asked: Asked = {}
         try:
             return await self._prepare(target, end, asked)
-        except StoreDownError as error:
+        except FraudopsError as error:
             return str(error)
         finally:
             for task in asked.values():
@@ -143,9 +143,12 @@ class Preparation:
         rollouts = self.ports.rollouts
         assert rollouts is not None
         try:
-            await repeat(self.ports, lambda: rollouts.annotate(target))
+            end = self.ports.clock.now() + self.ports.deadlines.pause * 50
+            await until(
+                self.ports, end, lambda: repeat(self.ports, lambda: rollouts.annotate(target))
+            )
             return await self._wait_for_new_pods(target)
-        except (StaleRecordError, StoreDownError) as error:
+        except FraudopsError as error:
             return str(error)
 
     async def _wait_for_new_pods(self, target: ServingTarget) -> str | None:

@@ -34,18 +34,15 @@ def ending(result: PromotionResult, seconds: float, target: str) -> str:
 
 
 def _unconfirmed(result: PromotionResult, target: str) -> str:
-    watch = (
-        f"Pods follow the serving record by themselves: watch them with `fraudops status{target}`"
+    sentence = (
+        f"unconfirmed: {result.reason}. Version {result.version} is committed "
+        f"(epoch {result.epoch}). Pods follow the serving record by themselves: watch them with "
+        f"`fraudops status{target}`"
     )
     if result.undone:
-        return (
-            f"unconfirmed: the promotion was taken back (epoch {result.epoch} is version "
-            f"{result.version}): {result.reason}. {watch}"
-        )
+        return sentence
     return (
-        f"unconfirmed: version {result.version} is committed (epoch {result.epoch}), "
-        f"but {result.reason}. {watch}. If version {result.version} is bad, go back with "
-        f"`fraudops rollback{target}`"
+        f"{sentence}. If version {result.version} is bad, go back with `fraudops rollback{target}`"
     )
 
 

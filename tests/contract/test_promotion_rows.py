@@ -35,7 +35,8 @@ UNCONFIRMED = replace(
     behind=("a", "b"),
     finished_at="2026-11-29T10:01:00.000+00:00",
 )
-REFUSED = replace(DONE, outcome="refused", reason="the store is down")
+REFUSED = replace(DONE, outcome="refused", epoch=8, reason="the store is down")
+LATE = replace(REFUSED, epoch=None)
 LEFT = replace(STARTED, outcome="refused", reason="its promoter ended before the commit")
 PROVISIONAL = replace(STARTED, outcome="unconfirmed", reason="its promoter ended")
 
@@ -78,12 +79,18 @@ async def test_a_row_is_read_back_whole(database: str) -> None:
         ((STARTED, PROVISIONAL), "unconfirmed"),
         ((DONE, PROVISIONAL), "done"),
         ((PROVISIONAL, DONE), "done"),
-        ((DONE, UNCONFIRMED), "unconfirmed"),
+        # What was reported of a commit is final.
+        ((DONE, UNCONFIRMED), "done"),
+        ((replace(DONE, epoch=None), PROVISIONAL), "unconfirmed"),
         # The clock of the later try is behind that of the earlier one.
         ((UNCONFIRMED, DONE), "done"),
         ((PROVISIONAL,), "unconfirmed"),
         # A try that committed, after one that was refused.
         ((REFUSED, PROVISIONAL), "unconfirmed"),
+        # A try that did not know of the other one's commit.
+        ((PROVISIONAL, LATE), "unconfirmed"),
+        ((UNCONFIRMED, LATE), "unconfirmed"),
+        ((LATE, replace(LATE, outcome="unchanged")), "done"),
         ((UNCONFIRMED, LEFT), "unconfirmed"),
         ((STARTED, LEFT), "refused"),
     ],
@@ -98,7 +105,8 @@ async def test_a_start_replaces_nothing_and_a_provisional_outcome_no_later_one(
     ("stored", "finished_at", "then"),
     [
         (UNCONFIRMED, DONE.finished_at, "unconfirmed"),
-        (DONE, UNCONFIRMED.finished_at, "refused"),
+        (DONE, UNCONFIRMED.finished_at, "done"),
+        (LATE, UNCONFIRMED.finished_at, "refused"),
         (STARTED, DONE.finished_at, "refused"),
     ],
 )

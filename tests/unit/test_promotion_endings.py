@@ -73,7 +73,7 @@ def test_a_success_is_one_sentence(ended: PromotionResult, sentence: str) -> Non
         (
             result("unconfirmed", BEHIND, behind=("a", "b", "c")),
             75,
-            f"unconfirmed: version 3 is committed (epoch 5), but {BEHIND}. Pods follow the "
+            f"unconfirmed: {BEHIND}. Version 3 is committed (epoch 5). Pods follow the "
             "serving record by themselves: watch them with `fraudops status --on-cluster`. "
             "If version 3 is bad, go back with `fraudops rollback --on-cluster`",
         ),
