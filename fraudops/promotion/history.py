@@ -68,7 +68,7 @@ def with_unwritten(
 ) -> list[PastAct]:
     """Return the history with the rows that the serving record keeps, newest first.
 
-    A kept row replaces the stored row of its request as it will in PostgreSQL: a provisional one
+    A kept row replaces the stored row of its request, as it will in PostgreSQL. A provisional one
     replaces only `started`.
     """
     acts = {act.request: act for act in stored}
