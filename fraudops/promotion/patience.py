@@ -50,8 +50,8 @@ async def write_record(ports: PromotionPorts, wanted: ServingRecord, token: Any)
             return await ports.records.compare_and_set(wanted, token)
         except (StaleRecordError, UnknownWriteError) as error:
             record, seen = await until(ports, _soon(ports), ports.records.read)
-            # The next writer may not change anything of an unanswered write before this read,
-            # because it holds the lock. If it did, the tokens differ and the act is superseded.
+            # This promoter holds the lock, so no other promoter writes between its write and this
+            # read. If another writer does, the tokens differ, and the write counts as stale.
             if encode(record) == data:
                 return seen
             if seen != token:

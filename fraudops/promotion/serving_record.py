@@ -223,12 +223,15 @@ def alias_synced(record: ServingRecord, note: str | None) -> ServingRecord:
 
 
 def note_alias(record: ServingRecord, note: str | None) -> ServingRecord:
-    """Return the record with what the reconciler found of the alias."""
+    """Return the record with the note about the alias, or without one."""
     return msgspec.structs.replace(record, alias_note=note)
 
 
 def keep_outcome(record: ServingRecord, attempt: Attempt) -> ServingRecord:
-    """Return the record with the row added. It holds one row for each request."""
+    """Return the record with the row added.
+
+    It holds one row for each request, and at most the newest UNWRITTEN_LIMIT rows.
+    """
     others = [kept for kept in record.unwritten if kept.request != attempt.request]
     return msgspec.structs.replace(record, unwritten=(*others, attempt)[-UNWRITTEN_LIMIT:])
 
