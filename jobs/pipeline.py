@@ -43,7 +43,7 @@ from jobs.validate import DataOptions, ValidationSite, next_command, refusal, va
 
 @dataclass
 class PipelineSteps:
-    """The progress of one attempt: the steps that it ran itself, and the promotion's result."""
+    """The progress of one try: the steps that it ran itself, and the promotion's result."""
 
     version: str | None = None
     taken: list[str] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Pipeline:
         record = read_record(self.settings.cluster, self.state)
         strategy: Strategy
         if record.current and record.current.by == request:
-            # An earlier attempt has committed. The promotion below only confirms it.
+            # An earlier try has committed. The promotion below only confirms it.
             steps.version = record.current.version
             strategy = "rollout" if record.current.strategy == "rollout" else "broadcast"
         else:
@@ -91,7 +91,7 @@ class Pipeline:
         return Registry(endpoints.mlflow_url(self.state), self.settings.model_name)
 
     def _trained(self, request: str, steps: PipelineSteps) -> ModelVersion:
-        """Return the version that an earlier attempt registered, or train one."""
+        """Return the version that an earlier try registered, or train one."""
         registry = self._registry
         known = [
             version for version in registry.versions() if version.tags.get(TAG_REQUEST) == request

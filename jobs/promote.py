@@ -1,6 +1,7 @@
 """Move a version to production.
 
-Afterwards every worker serves it, or nothing has changed and the reason is recorded.
+Afterwards every worker serves it, or nothing has changed, or the message names the pods that are
+behind. The table `promotions` has the outcome and its reason.
 """
 
 import asyncio
@@ -193,7 +194,8 @@ def command(
     """Move a version to production, everywhere or nowhere.
 
     The version needs a passing verdict for exactly its bundle. Every worker loads it next to the
-    one that it serves. If one worker refuses, nothing changes.
+    one that it serves. If one worker refuses, nothing changes. If pods do not follow after that,
+    the command undoes the promotion, or names the pods and exits with 75.
     """
     if len(reason or "") > MAX_REASON:
         raise SettingsError(f"--reason may have at most {MAX_REASON} characters")

@@ -1,6 +1,7 @@
-"""Which version may serve: one with a passing verdict, or a waiver, for exactly its digest.
+"""The gate of a promotion and of a rollback.
 
-The version is compared again when production has moved since the verdict.
+A version may serve with a passing verdict, or a waiver, for exactly its digest. It is compared
+again when production has moved since the verdict.
 """
 
 from collections.abc import Callable, Sequence
@@ -86,7 +87,7 @@ def admit(
 
 
 def go_back(record: ServingRecord, environment: Environment = "development") -> Rollback:
-    """Return the rollback to what served before, with its verdict or waiver.
+    """Return the rollback to the way back, with its verdict or waiver.
 
     Raises RefusedError when there is no way back, and in production for a model of the packaged
     sample.
@@ -140,7 +141,7 @@ def _refuse_worse(version: ModelVersion, serving: str, gates: Sequence[FailedGat
 
 
 def _short(verdict: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What the record keeps of a verdict: enough to say what let the version through."""
+    """Return the part of a verdict that the record keeps: enough to say why the version serves."""
     return (
         {
             key: verdict[key]

@@ -12,10 +12,11 @@ Outcome = Literal["started", "done", "unchanged", "refused", "failed", "overtake
 class Attempt(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     """One row of `promotions`. All tries of one request share it.
 
-    `at` and `finished_at` are times of day in ISO 8601 UTC. `reason` says why the act ended as it
-    did, `waiver_reason` why its gates were waived. `behind` names the pods that had not followed.
-    An outcome without `finished_at` is provisional: no promoter has reported it. `act`, `strategy`
-    and `outcome` are text, because a later release may write other words into the record.
+    A try is one run of the program. `at` and `finished_at` are times of day in ISO 8601 UTC.
+    `reason` says why the act ended as it did, `waiver_reason` why its gates were waived. `behind`
+    names the pods that had not followed. An outcome without `finished_at` is provisional: no
+    promoter has reported it. `act`, `strategy` and `outcome` are text, because a later release may
+    write other words into the record.
     """
 
     request: str

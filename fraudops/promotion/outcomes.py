@@ -1,4 +1,4 @@
-"""The rows of acts: in PostgreSQL at once, or in the serving record until PostgreSQL has them."""
+"""The rows of acts: in PostgreSQL, or in the serving record until PostgreSQL has them."""
 
 from collections.abc import Callable
 
@@ -123,8 +123,8 @@ def _reported(record: ServingRecord, attempt: Attempt) -> ServingRecord:
 def with_abandoned(record: ServingRecord, reserved: Reservation) -> ServingRecord:
     """Return the record with the row of a promoter that ended before its commit.
 
-    The row is provisional: what a new try of the request reports replaces it. What the promoter
-    has reported itself stays.
+    The row is provisional: the outcome of a later try of the request replaces it. An outcome that
+    the promoter has reported stays.
     """
     if any(row.request == reserved.by and row.finished_at for row in record.unwritten):
         return record

@@ -49,7 +49,7 @@ class Preparation:
                 task.cancel()
 
     async def _prepare(self, target: ServingTarget, end: float, asked: Asked) -> str | None:
-        """Ask pods until the latest list holds none that has a veto and has not prepared."""
+        """Call the pods until every pod of the latest list that has a veto has prepared."""
         noted = self.ports.clock.now()
         while True:
             pods = await list_pods(self.ports, end)
@@ -82,7 +82,7 @@ class Preparation:
         return await until(self.ports, end, self.ports.pods.desired_replicas) == 0
 
     def _note(self, waiting: Sequence[PodRef]) -> None:
-        # A call that begins in this turn of the loop has not noted anything yet.
+        # A pod whose call has just begun still has the reason SILENT.
         names = "; ".join(f"{pod}: {self._last[pod.name]}" for pod in waiting)
         self.ports.say(f"waiting for {names or 'a pod that runs'}")
 
@@ -172,7 +172,7 @@ class Preparation:
             await self.ports.clock.sleep(self.ports.deadlines.pause * 5)
 
     async def take_back(self, target: ServingTarget, by_rollout: bool) -> bool:
-        """Take back what the pods were asked for, after an act that was not committed.
+        """Take back the rollout or the prepare of an act that was not committed.
 
         Return False if the pod template still names the version. The reservation must stay then:
         it is how the next holder of the lock finds the rollout.

@@ -1,8 +1,8 @@
 """The promotion protocol: lock, decide, reserve, prepare, commit, converge, record the outcome.
 
 If a step before the commit fails, nothing has changed. A promoter may be killed between any two
-effects. After the commit the next try of the same request, the reconciler, or the pods themselves
-finish, because all of them read the record.
+effects. After the commit the next try of the same request, the reconciler, or the pods finish,
+because all of them read the record. docs/promotion.md has the rules.
 """
 
 from collections.abc import Awaitable
@@ -96,7 +96,7 @@ class Promoter:
                 await self.ports.clock.sleep(self.ports.deadlines.pause)
                 continue
             except FraudopsError as error:
-                # What the promoter may have reserved, the next holder of the lock takes back.
+                # The write may have happened. The next holder of the lock then takes it back.
                 await self._end(Ending(_ended(attempt, "refused", str(error)), record))
                 raise
             # Only now: a promoter that dies earlier leaves no reservation that ends its row.
@@ -129,9 +129,9 @@ class Promoter:
     async def _resume(
         self, record: ServingRecord, request: PromotionRequest, attempt: Attempt
     ) -> Ending | None:
-        """Continue what an earlier try of this request left; None if it left nothing to finish.
+        """Finish the commit of an earlier try of this request. Return None if there is none.
 
-        The own commit is finished. A later act of another request ends this one.
+        A later act of another request ends this one as `overtaken`.
         """
         current = record.current
         if current and current.by == request.id:
@@ -151,9 +151,9 @@ class Promoter:
         return None
 
     async def _serves_already(self, record: ServingRecord, change: Promote | Rollback) -> bool:
-        """Whether the act names the model that serves, so that it only reports.
+        """Whether the act only reports, because its model serves already.
 
-        It does not when a pod has seen a later epoch. The record was then restored from a backup,
+        It is False when a pod has seen a later epoch. The record was then restored from a backup,
         and only a new epoch makes the pods follow it again.
         """
         if not change.model.is_same_model(record.current):
@@ -181,7 +181,7 @@ class Promoter:
         return wanted, token
 
     async def _carry_out(self, attempt: Attempt, state: State) -> Ending:
-        """Prepare or roll out the reserved version, commit it, and bring every pod to it."""
+        """Prepare or roll out the reserved version, commit it, and activate every pod."""
         reserved, token = state
         assert reserved.reserved is not None
         target, by_rollout = reserved.reserved.target, self._by_rollout(reserved.reserved)
@@ -204,7 +204,7 @@ class Promoter:
         return await self._converged(done, self.convergence.finish(done, record))
 
     async def _refused(self, attempt: Attempt, refusal: str, state: State) -> Ending:
-        """Take back what was reserved, and name the pods that serve it nevertheless."""
+        """Take back the reservation, and name the pods that still serve its version."""
         reserved, token = state
         assert reserved.reserved is not None
         target, by_rollout = reserved.reserved.target, self._by_rollout(reserved.reserved)
@@ -247,7 +247,7 @@ class Promoter:
             self.ports.say(f"the next holder of the lock removes the reservation: {error}")
 
     async def clear_abandoned(self, state: State, request: str) -> State:
-        """Take back what another promoter has reserved and left: it is dead or has lost the lock.
+        """Take back the reservation of another promoter, which is dead or has lost the lock.
 
         A rollout of the same request is taken back too, and then begins again. Raises
         StoreDownError when the record or the pod template has changed, or cannot be written.
@@ -330,7 +330,9 @@ class Promoter:
             raise
         ours = [at for at in (record.current, record.reserved) if at and at.by == attempt.request]
         if any(at.epoch != attempt.epoch or at is record.current for at in ours):
-            raise StoreDownError("another try of this act has gone on with it: try again")
+            raise StoreDownError(
+                "another try of this request has gone on with it: try again to see how it ended"
+            )
         if attempt.outcome == "refused" and record.epoch > ending.record.epoch:
             later = f"a later act has written the record, and {attempt.reason}"
             attempt = _ended(attempt, "overtaken", later)

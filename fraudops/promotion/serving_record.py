@@ -223,7 +223,7 @@ def alias_synced(record: ServingRecord, note: str | None) -> ServingRecord:
 
 
 def note_alias(record: ServingRecord, note: str | None) -> ServingRecord:
-    """Return the record with what the reconciler found of the alias."""
+    """Return the record with the note about the alias, or without one."""
     return msgspec.structs.replace(record, alias_note=note)
 
 
