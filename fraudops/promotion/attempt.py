@@ -71,4 +71,5 @@ def replaces(new: Attempt, stored: StoredRow) -> bool:
         return True
     if new.is_provisional or (stored.outcome in FINAL and stored.finished_at):
         return False
-    return new.outcome not in UNCOMMITTED or stored.outcome in UNCOMMITTED
+    uncommitted = stored.outcome in UNCOMMITTED or stored.epoch is None
+    return uncommitted or new.outcome not in UNCOMMITTED

@@ -129,7 +129,7 @@ def _replaced_by(attempt: Attempt, statement: Any, from_file: bool) -> Any:
         return earlier
     changeable = stored.finished_at.is_(None) | stored.outcome.not_in(FINAL)
     if attempt.outcome in UNCOMMITTED:
-        changeable &= stored.outcome.in_(UNCOMMITTED)
+        changeable &= stored.outcome.in_(UNCOMMITTED) | stored.epoch.is_(None)
     if from_file:
         # A row that is started or provisional has no time.
         finished = stored.finished_at

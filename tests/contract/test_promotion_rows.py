@@ -91,6 +91,8 @@ async def test_a_row_is_read_back_whole(database: str) -> None:
         ((PROVISIONAL, LATE), "unconfirmed"),
         ((UNCONFIRMED, LATE), "unconfirmed"),
         ((LATE, replace(LATE, outcome="unchanged")), "done"),
+        # A promotion of what serves has no epoch.
+        ((replace(UNCONFIRMED, epoch=None), replace(LATE, outcome="unchanged")), "done"),
         ((UNCONFIRMED, LEFT), "unconfirmed"),
         ((STARTED, LEFT), "refused"),
     ],

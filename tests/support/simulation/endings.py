@@ -1,6 +1,6 @@
 """What must hold when the faults have ended and the reconciler has run."""
 
-from fraudops.promotion.attempt import FINAL, Outcome
+from fraudops.promotion.attempt import Outcome
 from fraudops.promotion.changes import way_back
 from tests.support.simulation.cluster import SimPod
 from tests.support.simulation.jobs import Job, JobRunner
@@ -40,8 +40,9 @@ class Endings:
         outcome = row.outcome if row else None
         result = checks.last_result.get(job.id)
         if result:
-            # What an earlier try has reported of a commit is final.
-            final = outcome in FINAL and outcome in checks.earlier_outcomes.get(job.id, set())
+            # What an earlier try has reported of its commit is final.
+            committed = {"done": checks.commits.by_request, "failed": checks.commits.undone}
+            final = job.id in committed.get(outcome or "", ())
             if outcome != result.outcome and not final:
                 raise self.world.violated(
                     "rows are true", f"{job.id} ended as {result.outcome}, its row says {outcome}"
