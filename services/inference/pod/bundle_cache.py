@@ -23,7 +23,7 @@ class BundleCache:
     The caller holds the pod's lock.
 
     A bundle is verified once in a pod's life. The run folder has an empty file for each verified
-    bundle. Each worker checks by itself that the bundle's files are still the same.
+    bundle. Each worker also checks that the bundle's files are still the same.
     """
 
     def __init__(self, folder: Path, run: RunFolder) -> None:
