@@ -119,7 +119,7 @@ def arguments_for_the_pod(typed: Sequence[str]) -> list[str]:
 
 
 def run_as_job(release: str | None, namespace: str | None, spec: "JobSpec") -> int:
-    """Run the Job, copy its output and return the exit code of its last attempt.
+    """Run the Job, copy its output and return the exit code of its last try.
 
     Ctrl-C leaves the Job running and prints how to follow it.
     """
@@ -144,7 +144,7 @@ class JobFollower:
         self._spec = spec
 
     async def run(self, release: str | None, namespace: str | None) -> int:
-        """Create the Job and return the exit code of its last attempt."""
+        """Create the Job and return the exit code of its last try."""
         from fraudops.cluster.api import Cluster
         from fraudops.cluster.identity import caller
         from fraudops.cluster.runner import JobRunner, find_release, job_of, new_name
@@ -175,8 +175,8 @@ def environment() -> dict[str, str]:
 class Streams:
     """Splits a Job's log into standard output and standard error.
 
-    With `last_only`, standard output gets only the last attempt's output. The output of an
-    attempt that Kubernetes repeated is written to standard error when the next attempt begins.
+    With `last_only`, standard output gets only the last try's output. The output of an earlier
+    try is written to standard error when the next try begins.
     """
 
     def __init__(self, last_only: bool = False) -> None:
@@ -195,7 +195,7 @@ class Streams:
             print(text, file=sys.stdout if line.startswith(MARK) else sys.stderr, flush=True)
 
     def end(self) -> None:
-        """Write the output of the last attempt."""
+        """Write the output of the last try."""
         self._write(sys.stdout)
 
     def _write(self, stream: TextIO) -> None:

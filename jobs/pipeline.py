@@ -1,6 +1,6 @@
 """Train, validate and promote in one run, which ends at the first gate that refuses.
 
-Another attempt of the same request continues where the last one ended. Only the promotion takes
+Another try of the same request continues where the last one ended. Only the promotion takes
 the promotion lock, so hours of training do not delay a rollback. The promotion compares the
 version again if another one was promoted during the training.
 
@@ -48,7 +48,7 @@ from jobs.validate import DataOptions, ValidationSite, next_command, refusal, va
 
 @dataclass
 class PipelineSteps:
-    """The progress of one attempt: the steps that it ran itself, and the promotion's result."""
+    """The progress of one try: the steps that it ran itself, and the promotion's result."""
 
     version: str | None = None
     taken: list[str] = field(default_factory=list)
@@ -110,7 +110,7 @@ class Pipeline:
         return steps.promotion
 
     def _committed(self, record: ServingRecord) -> ServingEntry | None:
-        """Return what an earlier attempt has committed. A promotion of it only confirms it."""
+        """Return what an earlier try has committed. A promotion of it only confirms it."""
         request, current = self.settings.request_id, record.current
         return current if request and current and current.by == request else None
 
@@ -130,13 +130,13 @@ class Pipeline:
         return ValidationSite.of(self.settings, self.state)
 
     def _trained(self, request: str, steps: PipelineSteps) -> ModelVersion:
-        """Return the version that an earlier attempt registered, or train one."""
+        """Return the version that an earlier try registered, or train one."""
         registry = self._registry
         known = [
             version for version in registry.versions() if version.tags.get(TAG_REQUEST) == request
         ]
         if known:
-            self._title(1, "train", f"an earlier attempt registered version {known[0].version}")
+            self._title(1, "train", f"an earlier try registered version {known[0].version}")
             steps.version = known[0].version
             return known[0]
         self._title(1, "train", self.inputs.source or "the packaged sample")
@@ -154,7 +154,7 @@ class Pipeline:
     ) -> ModelVersion:
         """Return the version once it has a passing verdict. Raises RefusedError."""
         if site.has_passed(version):
-            self._title(2, "validate", f"version {version.version} passed in an earlier attempt")
+            self._title(2, "validate", f"version {version.version} passed in an earlier try")
             return version
         self._title(2, "validate", f"version {version.version}")
         found, judged = validate_version(

@@ -1,6 +1,7 @@
 """Move a version to production.
 
-Afterwards every worker serves it, or nothing has changed and the reason is recorded.
+Afterwards every worker serves it, or nothing has changed, or the message names the pods that are
+behind. The table `promotions` has the outcome and its reason.
 """
 
 import asyncio
@@ -48,6 +49,9 @@ from jobs.waive import WaiverOptions, signed_waiver
 
 # The file that the step `waive` of a Job has written.
 WAIVER_VARIABLE = "FRAUDOPS_WAIVER"
+
+# The serving record keeps the reason, and a ConfigMap may have 1 MiB.
+MAX_REASON = 1000
 
 
 @dataclass(frozen=True)
@@ -276,8 +280,11 @@ def command(
     """Move a version to production, everywhere or nowhere.
 
     The version needs a passing verdict for exactly its bundle. Every worker loads it next to the
-    one that it serves. If one worker refuses, nothing changes.
+    one that it serves. If one worker refuses, nothing changes. If pods do not follow after that,
+    the command undoes the promotion, or names the pods and exits with 75.
     """
+    if len(reason or "") > MAX_REASON:
+        raise SettingsError(f"--reason may have at most {MAX_REASON} characters")
     if force and not (reason or "").strip():
         raise SettingsError("--force needs --reason TEXT: the promotion stores the reason")
     if reason and not force:

@@ -1,4 +1,4 @@
-"""Make the registry's alias and the `promotions` rows match the serving record.
+"""Make the registry's aliases and the rows of `promotions` match the serving record.
 
 A change that was made by hand is reported and left as it is. The supervisor runs this job every
 20 s, the chart as a CronJob.

@@ -48,7 +48,7 @@ def train_and_register(
 ) -> Registered:
     """Train a model and register it.
 
-    The version is tagged with `request`, so that another attempt of the request finds it. Raises
+    The version is tagged with `request`, so that another try of the request finds it. Raises
     StoreDownError, DataError or RefusedError.
     """
     # If the registry is down, fail here and not after the training.

@@ -45,7 +45,7 @@ class ForbiddenError(FraudopsError):
 class Cluster:
     """Client of one namespace of one cluster.
 
-    It repeats no request, and a caller that does waits first. Only aiohttp repeats a GET or a
+    It repeats no request. A caller that repeats one waits first. Only aiohttp repeats a GET or a
     DELETE once if the server has closed the idle connection.
     """
 
@@ -71,7 +71,7 @@ class Cluster:
         except config.ConfigException as error:
             raise StoreDownError(
                 f"no Kubernetes cluster is known here ({error}); "
-                "set KUBECONFIG, or leave --on-cluster away"
+                "set KUBECONFIG, or omit --on-cluster"
             ) from error
         except UNREADABLE as error:
             raise _unusable(error) from error
@@ -296,7 +296,7 @@ def _answer(method: str, path: str, status: int, data: bytes) -> Object:
         body = msgspec.json.decode(data or b"{}", type=Object)
     except msgspec.MsgspecError as error:
         if status < 300:
-            # A proxy between may answer in the API's place, so a write may not have happened.
+            # A proxy may have answered in the API's place, so a write may not have happened.
             raise _unanswered(method, f"answered {where} with something other than JSON") from error
         body = {}
     if status < 300:

@@ -67,7 +67,7 @@ class Overview:
 
     @property
     def well(self) -> bool:
-        """Whether there are pods, and all that stay are ready and serve what the record names.
+        """Whether there are pods, and all that do not terminate are ready and serve the record.
 
         Before the first promotion no pod needs to be ready.
         """
@@ -92,8 +92,8 @@ async def look(cluster: Cluster, release: str) -> Overview:
 async def _report(cluster: Cluster, pod: dict[str, Any]) -> PodReport:
     """Read a pod's /ready through the API server.
 
-    If a network policy blocks that, run the request inside the pod. A pod on a node that does not
-    answer is reported as one that does not say.
+    If a network policy blocks that, run the request inside the pod. The report of a pod on a node
+    that does not answer has no epoch.
     """
     name = str(pod["metadata"]["name"])
     try:

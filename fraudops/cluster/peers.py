@@ -1,5 +1,6 @@
-"""The other pods of the inference service, as a pod finds them: by the names of the headless
-Service, ready or not.
+"""The other pods of the inference service, by the names of the headless Service.
+
+The Service also names pods that are not ready.
 """
 
 import random
@@ -11,8 +12,9 @@ ASKED = 8
 
 
 def peer_urls(cluster: ClusterSettings, admin_port: int | None) -> list[str]:
-    """The admin urls of a few other pods in random order; none outside of a cluster, or while
-    nobody answers for their names.
+    """Return the admin URLs of at most ASKED other pods, in random order.
+
+    The list is empty outside of a cluster, and while the names cannot be resolved.
     """
     if cluster.release is None or admin_port is None:
         return []

@@ -71,7 +71,8 @@ async def living_pods(
 ) -> tuple[Sequence[dict[str, Any]], datetime | None]:
     """Return the release's inference pods that have not ended, and the API server's time.
 
-    The API gives every pod a spec and a status, and every Deployment a number of replicas.
+    Each pod is an object of the API, with a spec and a status. The time is None if the answer has
+    none. Raises as `Cluster.call` does.
     """
     selector = f"app.kubernetes.io/component=inference,app.kubernetes.io/instance={release}"
     pods, now = await cluster.select(cluster.path("v1", "pods"), selector)

@@ -1,7 +1,8 @@
 """The serving record in the ConfigMap `<release>-serving`.
 
-Reads are quorum reads: a GET without `resourceVersion`. Writes are compared with the
-resourceVersion. The ConfigMap belongs to no chart, so it outlives upgrades and the release.
+Reads are quorum reads: a GET without `resourceVersion`. The API server refuses a write whose
+`resourceVersion` is not the latest. The chart does not own the ConfigMap, so it survives upgrades
+and `helm uninstall`.
 """
 
 from typing import Any

@@ -1,6 +1,7 @@
 """Runner of Jobs that are made from the chart's CronJobs.
 
-It follows a Job to its end: the log of every try as it is written, and the exit code of the last.
+It follows a Job to its end. It copies the log of every try as it is written, and returns the exit
+code of the last try.
 """
 
 import asyncio
@@ -25,22 +26,21 @@ POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
 # The init container that downloads the data. It takes no arguments from the command line.
 FETCH = "fetch-data"
-# What a Job may take beyond its own deadline before nobody is waited for any more.
+# How long the runner still waits for a Job after the Job's own deadline, in seconds.
 MARGIN_SECONDS = 120.0
 DEFAULT_DEADLINE_SECONDS = 86_400.0
-# Nothing is tried again after these: the podFailurePolicy of the chart's Jobs.
+# After these exit codes there is no further try: the podFailurePolicy of the chart's Jobs.
 FINAL = frozenset({SettingsError.exit_code, RefusedError.exit_code})
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """`template` names the CronJob;
+    """The Job to run: a CronJob's template, and what differs from it.
 
-    `module` runs instead of its program and arguments, else the arguments follow those of the
-    template.
-
-    `shards` is how many pods an Indexed Job has, if not as many as its template says.
-    `requested_by` is the caller's name; Job and pods carry it as an annotation.
+    `template` names the CronJob. With `module`, that program runs with `arguments` alone. Without
+    it, `arguments` follow those of the template. `shards` is the number of pods of an Indexed Job,
+    if it is not the template's. `requested_by` is the caller's name, which Job and pods carry as an
+    annotation.
     """
 
     template: str
@@ -52,9 +52,9 @@ class JobSpec:
 
 
 def job_of(cronjob: Object, name: str, wanted: JobSpec) -> Object:
-    """The Job as `kubectl create job --from` would make it, with what is wanted.
+    """Return the Job that `kubectl create job --from` would make, changed as `wanted` says.
 
-    It goes with the release that its template belongs to.
+    The CronJob owns the Job, so Kubernetes deletes both together.
     """
     template = copy.deepcopy(cronjob["spec"]["jobTemplate"])
     for container in _steps(template["spec"]["template"]["spec"], wanted.module):
@@ -113,9 +113,9 @@ def _annotate(template: Object, name: str, value: str) -> None:
 
 
 async def find_release(cluster: Cluster, release: str | None) -> str:
-    """The release of that name, or the only one of the namespace.
+    """Return the name of that release, or of the only one in the namespace.
 
-    Raises SettingsError naming those that there are.
+    Raises SettingsError, which lists the releases of the namespace.
     """
     found = await cluster.call(
         "GET", cluster.path("batch/v1", "cronjobs"), query={"labelSelector": LABELS}
@@ -126,7 +126,7 @@ async def find_release(cluster: Cluster, release: str | None) -> str:
     there = (
         f"there is {', '.join(names)}: give --release"
         if names
-        else "there is none: give --namespace, or helm install"
+        else "there is none: give --namespace, or install one with `helm install`"
     )
     raise SettingsError(
         f"{f'no release {release}' if release else 'which release?'} "
@@ -135,9 +135,9 @@ async def find_release(cluster: Cluster, release: str | None) -> str:
 
 
 class JobRunner:
-    """`emit` gets every line of a container's log, with the pod's name;
+    """Creates Jobs and follows them.
 
-    `say` what happens around it.
+    `emit` gets every line of a container's log, with the pod's name. `say` gets the progress.
     """
 
     def __init__(self, cluster: Cluster, say: Say, emit: Callable[[str, bytes], None]) -> None:
@@ -145,7 +145,7 @@ class JobRunner:
         self._last_said = ""
 
     async def template(self, release: str, name: str) -> Object:
-        """Raises SettingsError when the release has no such CronJob."""
+        """Return the CronJob. Raises SettingsError when the release has no such CronJob."""
         try:
             return await self.cluster.call(
                 "GET", self.cluster.path("batch/v1", "cronjobs", f"{release}-{name}")
@@ -157,7 +157,7 @@ class JobRunner:
             ) from error
 
     async def create(self, job: Object) -> str:
-        """The Job's name. It is made once, whatever becomes of the answer."""
+        """Create the Job once, also if the answer is lost, and return its name."""
         try:
             await self.cluster.call("POST", self.cluster.path("batch/v1", "jobs"), job)
         except FraudopsError:
@@ -173,9 +173,10 @@ class JobRunner:
         return True
 
     async def follow(self, name: str) -> int:
-        """The exit code of the Job's last try.
+        """Copy the Job's log, and return the exit code of its last try.
 
-        Raises StoreDownError when it has none, or does not end beyond its own deadline.
+        Raises StoreDownError when the Job has failed without an exit code, or has not ended some
+        time after its own deadline.
         """
         job = await self._patiently(lambda: self._job(name))
         seconds = (
@@ -220,15 +221,14 @@ class JobRunner:
                 )
             followed.add(pod)
             ended = await self._follow_pod(pod)
-            code = (
-                code if indexed and code in FINAL else ended
-            )  # one shard's refusal ends the others by a signal
+            # The refusal of one shard ends the others by a signal, so their codes do not count.
+            code = code if indexed and code in FINAL else ended
         fault = await self._fault(name)
-        if fault and (
-            code in (None, 0) or fault.startswith("DeadlineExceeded")
-        ):  # killed, its code says nothing
+        # The exit code of a pod that was killed at the Job's deadline says nothing.
+        if fault and (code in (None, 0) or fault.startswith("DeadlineExceeded")):
             raise StoreDownError(f"Job {name} failed: {fault}")
-        if fault and not fault.startswith("PodFailurePolicy"):  # else the exit code has said it
+        # After a PodFailurePolicy the exit code has the reason already.
+        if fault and not fault.startswith("PodFailurePolicy"):
             self.say(f"Job {name} failed: {fault}")
         return code or 0
 
@@ -236,7 +236,7 @@ class JobRunner:
         return await self.cluster.call("GET", self.cluster.path("batch/v1", "jobs", name))
 
     async def _next_pod(self, job: str, followed: set[str]) -> str | None:
-        """The next try's pod; None when the Job has ended and no pod of it is left unread."""
+        """Return the pod of the next try, or None when the Job has ended and no pod is left."""
         query = {"labelSelector": f"batch.kubernetes.io/job-name={job}"}
         while True:
             ended = any(
@@ -257,16 +257,16 @@ class JobRunner:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _fault(self, name: str) -> str | None:
-        """Why the Job failed, None when it did not."""
+        """Return why the Job failed, or None."""
         for condition in _conditions(await self._patiently(lambda: self._job(name))):
             if _is_true(condition, "Failed"):
                 return f"{condition.get('reason')}: {condition.get('message')}"
         return None
 
     async def _follow_pod(self, name: str) -> int | None:
-        """Every container's log in turn; the exit code of the last.
+        """Copy the log of each container in turn, and return the exit code of the last one.
 
-        None when the pod is gone before it could be read.
+        Return None when the pod was removed before it could be read.
         """
         try:
             pod = await self._patiently(lambda: self._pod(name))
@@ -300,8 +300,9 @@ class JobRunner:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _read_log(self, pod: str, container: str, since: bytes | None) -> bytes | None:
-        """Emits the lines after the moment `since`, until the log pauses or ends; the last line's
-        moment, as the API wrote it.
+        """Emit the lines after the time `since`, until the log pauses or ends.
+
+        Return the time of the last line, as the API wrote it.
         """
         last = since
         query = {"container": container, "follow": "true", "timestamps": "true"} | (
@@ -313,7 +314,8 @@ class JobRunner:
             ) as lines:
                 async for line in lines:
                     moment, _, text = line.partition(b" ")
-                    if since is None or moment > since:  # the API begins anew with the whole second
+                    # The API repeats all lines of the second in which `since` lies.
+                    if since is None or moment > since:
                         last = moment
                         self.emit(pod, text)
         except StoreDownError as error:
@@ -342,7 +344,7 @@ class JobRunner:
 
 @dataclass(frozen=True)
 class ContainerStatus:
-    """`state` is Kubernetes' own; `waits_for` says in words why it does not run yet."""
+    """The state of a container as Kubernetes gives it, and in words why it does not run yet."""
 
     state: Object
     waits_for: str

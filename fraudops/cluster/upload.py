@@ -23,7 +23,7 @@ RECEIVER = "jobs.install.receive_data"
 
 
 def data_mount(cronjob: Object) -> str:
-    """Where the training Job sees the data volume.
+    """Return the path at which the training Job mounts the data volume.
 
     Raises SettingsError when this release has none.
     """
@@ -38,14 +38,14 @@ def data_mount(cronjob: Object) -> str:
     ]
     if not mounts:
         raise SettingsError(
-            "this release reads its data from elsewhere and has no data volume: "
+            "this release has no data volume, because its data.source is not volume: "
             "set data.source to volume (helm upgrade --set data.source=volume)"
         )
     return str(mounts[0]["mountPath"])
 
 
 def data_name(cronjob: Object) -> str:
-    """The file that this release trains on."""
+    """Return the name of the file that this release trains on."""
     variables = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0].get(
         "env", []
     )
@@ -62,7 +62,7 @@ def data_name(cronjob: Object) -> str:
 
 
 def receiver_of(cronjob: Object, name: str, wanted: JobSpec) -> Object:
-    """Return a Job like the training one, which may write to the volume.
+    """Return a Job like the one for training, which may write to the volume.
 
     Its standard input stays open for one sender.
     """
@@ -86,9 +86,9 @@ def receiver_of(cronjob: Object, name: str, wanted: JobSpec) -> Object:
 async def send(
     cluster: Cluster, runner: JobRunner, job: Object, file: Path, progress: Callable[[int], None]
 ) -> tuple[int, str]:
-    """The receiver's exit code, and the sha256 of what was sent.
+    """Send the file. Return the receiver's exit code, and the SHA-256 of what was sent.
 
-    Raises StoreDownError when it does not start, or the connection breaks.
+    Raises StoreDownError when the receiver does not start or does not end in time.
     """
     name = await runner.create(job)
     pod, container = (
@@ -101,8 +101,9 @@ async def send(
             await _send(streams.send, file, digest.update, progress)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DEADLINE_SECONDS):
+                    # The log repeats this output completely.
                     async for _ in streams.received():
-                        continue  # its log says it again, whole
+                        continue
     except StoreDownError as error:
         runner.say(str(error))
     return await runner.follow(name), digest.hexdigest()

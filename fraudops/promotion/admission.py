@@ -1,6 +1,7 @@
-"""Which version may serve: one with a signed passing verdict, or a signed waiver, for its digest.
+"""The gate of a promotion and of a rollback.
 
-The version is compared again when production has moved since the verdict.
+A version may serve with a signed passing verdict, or a signed waiver, for exactly its digest. It is
+compared again when production has moved since the verdict.
 """
 
 from collections.abc import Callable, Sequence
@@ -110,7 +111,7 @@ def admit(
 def go_back(
     record: ServingRecord, keys: PublicKeys, environment: Environment = "development"
 ) -> Rollback:
-    """Return the rollback to what served before, with its verdict or waiver.
+    """Return the rollback to the way back, with its verdict or waiver.
 
     Raises RefusedError when there is no way back, when its statements are refused, and in
     production for a model of the packaged sample.

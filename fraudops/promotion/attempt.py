@@ -1,6 +1,6 @@
 """One promotion, rollback or undo as the table `promotions` keeps it: one row for each request."""
 
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from fraudops.extensible import Extensible
 
@@ -12,10 +12,11 @@ Outcome = Literal["started", "done", "unchanged", "refused", "failed", "overtake
 class Attempt(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     """One row of `promotions`. All tries of one request share it.
 
-    `at` and `finished_at` are times of day in ISO 8601 UTC. `reason` says why the act ended as it
-    did, `waiver_reason` why its gates were waived. `behind` names the pods that had not followed.
-    An outcome without `finished_at` is provisional: no promoter has reported it. `act`, `strategy`
-    and `outcome` are text, because a later release may write other words into the record.
+    A try is one run of the program. `at` and `finished_at` are times of day in ISO 8601 UTC.
+    `reason` says why the act ended as it did, `waiver_reason` why its gates were waived. `behind`
+    names the pods that had not followed. An outcome without `finished_at` is provisional: no
+    promoter has reported it. `act`, `strategy` and `outcome` are text, because a later release may
+    write other words into the record.
 
     `requested_by` is a user's name or `automation`. `actor` is the name that the API server or the
     operating system has for it. `authenticated` means that a policy of the cluster has compared it
@@ -45,3 +46,38 @@ class Attempt(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     def is_provisional(self) -> bool:
         """Whether the serving record says how the act ended, but its promoter has not."""
         return self.outcome != "started" and self.finished_at is None
+
+
+class StoredRow(Protocol):
+    """What `replaces` compares of the row that is stored."""
+
+    @property
+    def outcome(self) -> str: ...
+
+    @property
+    def epoch(self) -> int | None: ...
+
+    @property
+    def finished_at(self) -> Any: ...
+
+
+# What a promoter reports of a commit whose pods have followed it. No later try changes that.
+FINAL = ("done", "failed")
+# The outcomes of acts that have committed nothing.
+UNCOMMITTED = ("refused", "unchanged")
+
+
+def replaces(new: Attempt, stored: StoredRow) -> bool:
+    """Whether a row takes the place of the stored row of the same request.
+
+    Two tries of one request may be alive at the same time, and a row may arrive late. No time is
+    compared, because the clocks of two tries may differ.
+    """
+    if new.outcome == "started":
+        return False
+    if stored.outcome == "started" or (new.epoch or 0) > (stored.epoch or 0):
+        return True
+    if new.is_provisional or (stored.outcome in FINAL and stored.finished_at):
+        return False
+    uncommitted = stored.outcome in UNCOMMITTED or stored.epoch is None
+    return uncommitted or new.outcome not in UNCOMMITTED

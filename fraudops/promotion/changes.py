@@ -2,10 +2,10 @@
 
     Promote     pushes the entry that served onto the stack. Its own promoter may undo it, until
                 it has reported an outcome.
-    Rollback    takes its model from the stack. It is never undone, so that a way back never
-                ends where it began.
-    Undo        restores the record from before a promotion. The failed version never enters the
-                stack, and an undo is never undone.
+    Rollback    takes its model from the stack. It is never undone: the bad version would serve
+                again.
+    Undo        puts the version from before a promotion into a new epoch. The failed version
+                never enters the stack, and an undo is never undone.
 
 A gate decides an act from one read of the record. The act is then reserved by a compare-and-set on
 the token of that read.
@@ -50,7 +50,7 @@ class Rollback:
 
 @dataclass(frozen=True)
 class Undo:
-    """Take back the promotion that serves, because its pods do not follow."""
+    """Serve the version from before the promotion again, because its pods are behind."""
 
     failed: ServingEntry
     back: ServingEntry
@@ -89,7 +89,7 @@ def decide_rollback(record: ServingRecord) -> Rollback:
 def decide_undo(record: ServingRecord, request: str) -> Undo | None:
     """Return the undo of this request's own promotion, or None if no undo is allowed.
 
-    A promoter that has reported an outcome, such as `done`, must not take it back. An undo is a
+    A promoter that has reported an outcome, such as `done`, must not undo it. An undo is a
     broadcast without a prepare, so it must not change the schema.
     """
     failed, back = record.current, record.previous
@@ -175,7 +175,7 @@ def commit_undo(
 def reservation(
     change: Promote | Rollback, epoch: int, request: str, requested_by: str, at: str
 ) -> Reservation:
-    """Return what the promoter writes into the record before it asks the pods."""
+    """Return the reservation, which the promoter writes before it calls the pods to prepare."""
     return Reservation(
         **change.model.model_fields(),
         epoch=epoch,

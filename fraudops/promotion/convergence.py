@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from fraudops.errors import FraudopsError, StoreDownError
+from fraudops.errors import FraudopsError
 from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.changes import commit_undo, decide_undo
 from fraudops.promotion.mirror import AliasMirror
@@ -48,7 +48,7 @@ class Convergence:
         self._said = set[str]()
 
     async def finish(self, attempt: Attempt, record: ServingRecord) -> Ending:
-        """Bring every pod to the epoch of the record. Return how the act ended.
+        """Activate every pod at the epoch of the record. Return how the act ended.
 
         `attempt.outcome` is the outcome if every pod follows. Only a promotion that has reported no
         outcome may be undone. Every other act ends as `unconfirmed` and names the pods that are
@@ -63,8 +63,8 @@ class Convergence:
     async def look(self, attempt: Attempt, record: ServingRecord) -> Ending:
         """Report whether every pod serves what the record names, without changing anything.
 
-        The pods are asked to read the record, which they also do by themselves.
-        Raises Superseded when the record belongs to a later act.
+        The pods are called to read the record, which they also do every two seconds. Raises
+        Superseded when the record belongs to a later act.
         """
         behind = await self._activate_everywhere(record.epoch, self.ports.deadlines.activate)
         return await self._mirror(Ending(_unconfirmed(attempt, behind), record))
@@ -104,7 +104,7 @@ class Convergence:
                     behind = [NO_POD] if wanted else []
                 else:
                     behind = await self._activate_all(pods, followed, epoch, end)
-            except StoreDownError as error:
+            except FraudopsError as error:
                 self.ports.say(f"the pods cannot be listed: {error}")
                 break
             now = self.ports.clock.now()
@@ -113,7 +113,7 @@ class Convergence:
             if now - noted >= QUIET_SECONDS:
                 self.ports.say(f"waiting for {', '.join(map(str, behind))}")
                 noted = now
-            # A pod that refuses at once is not asked five times a second for the whole deadline.
+            # Do not call a pod that refuses immediately five times a second until the deadline.
             await self.ports.clock.sleep(self.ports.deadlines.pause * min(rounds, LONGEST_PAUSE))
         return behind
 
@@ -150,15 +150,15 @@ class Convergence:
     async def _handle_behind(
         self, attempt: Attempt, record: ServingRecord, behind: list[PodRef]
     ) -> Ending:
-        """Delete the one silent pod that clients reach, or undo the act if there are more.
+        """Delete the one pod behind that takes connections, or undo the act if there are more.
 
-        A pod that takes no new connections cannot trigger the undo. Its kept connections may
-        still be answered by the old version, so the outcome is `unconfirmed` until it follows or
-        is gone.
+        A pod that takes no new connections cannot trigger the undo. It may still answer on kept
+        connections by the old version, so the outcome is `unconfirmed` until it follows or is
+        gone.
         """
         if not await self.ports.lock.held():
-            # The next holder may be at work, so this promoter changes nothing any more. Its next
-            # try takes the lock again and finishes.
+            # The next holder of the lock may be at work, so this promoter changes nothing any more.
+            # The next try takes the lock again and finishes.
             return Ending(_unconfirmed(attempt, behind), record)
         counting = [pod for pod in behind if pod.takes_connections]
         retry = any(pod.terminating and pod.lost is None for pod in behind)
@@ -171,7 +171,7 @@ class Convergence:
         return Ending(_unconfirmed(attempt, behind), record)
 
     async def _delete(self, pod: PodRef) -> bool:
-        """Request the end of a silent pod; return whether that was possible."""
+        """Request the end of a pod that is behind; return whether that was possible."""
         self.ports.say(f"{pod.name} does not follow: deleting it")
         try:
             await self.ports.pods.delete(pod)
@@ -212,7 +212,8 @@ class Convergence:
         if latest.epoch != record.epoch:
             raise Superseded
         undo = decide_undo(latest, attempt.request)
-        if undo is None:
+        # A reservation is that of another act, whose promoter has the lock.
+        if undo is None or latest.reserved or not await self.ports.lock.held():
             return Ending(_unconfirmed(attempt, behind), latest)
         epochs = await pod_epochs(self.ports, await list_pods(self.ports, end))
         epoch = max([latest.highest_epoch, *epochs]) + 1
@@ -221,7 +222,7 @@ class Convergence:
         pods = tuple(pod.name for pod in behind)
         failed = msgspec.structs.replace(attempt, outcome="failed", reason=reason, behind=pods)
         undone = commit_undo(latest, undo, epoch, self.ports.clock.timestamp(), failed)
-        self.ports.say(f"{names} do not follow: going back to version {version}")
+        self.ports.say(f"undoing the promotion: {reason}")
         await write_record(self.ports, undone, token)
         return Ending(failed, undone)
 
@@ -229,7 +230,7 @@ class Convergence:
 def _unconfirmed(attempt: Attempt, behind: Sequence[PodRef]) -> Attempt:
     """Return the attempt as it is when no pod is behind, or else as `unconfirmed`.
 
-    What the attempt says already, such as why it was undone, stays in its reason.
+    The reason that the attempt has already, such as why it was undone, stays in it.
     """
     if not behind:
         return attempt

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.tables import promotions
-from fraudops.promotion.attempt import Attempt
+from fraudops.promotion.attempt import Attempt, replaces
 
 PATIENCE_SECONDS = 10.0
 
@@ -74,13 +74,12 @@ def with_unwritten(
 ) -> list[PastAct]:
     """Return the history with the rows that the serving record keeps, newest first.
 
-    A kept row replaces the stored row of its request as it will in PostgreSQL: a provisional one
-    replaces only `started`.
+    A kept row replaces the stored row of its request as it will in PostgreSQL.
     """
     acts = {act.request: act for act in stored}
     for attempt in unwritten:
         known = acts.get(attempt.request)
-        if known is None or known.outcome == "started" or not attempt.is_provisional:
+        if known is None or replaces(attempt, known):
             acts[attempt.request] = _of_attempt(attempt)
     return sorted(acts.values(), key=lambda act: act.started_at, reverse=True)[:limit]
 

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.tables import promotions
-from fraudops.promotion.attempt import Attempt
+from fraudops.promotion.attempt import FINAL, UNCOMMITTED, Attempt
 
 NAMESPACE = uuid.UUID("6ad3b5b0-54a5-4d2c-9d0c-0d8e0f7c2f11")
 PATIENCE_SECONDS = 3.0
@@ -46,11 +46,8 @@ class DatabaseJournal:
     async def write(self, attempt: Attempt) -> None:
         """Write the row of the attempt's request.
 
-        `started` replaces nothing. A provisional outcome replaces `started`, and that of a commit
-        also `refused`. A reported outcome replaces every row. Raises StoreDownError.
+        It replaces the stored row of the request if `replaces` says so. Raises StoreDownError.
         """
-        # No time is compared: the clocks of two tries may differ. The writer holds the lock, and
-        # the record keeps only the latest outcome of a request, so the row to write is the latest.
         await self._write([attempt])
 
     async def write_old_file(self, path: Path) -> int:
@@ -76,7 +73,8 @@ class DatabaseJournal:
     async def _write(self, attempts: Iterable[Attempt], *, from_file: bool = False) -> None:
         engine = create_engine(self.url)
         try:
-            with translated(self.url):
+            # Every error is late after a commit, also one that a trigger or a policy raises.
+            with translated(self.url, refusal="refuses the row of the act"):
                 async with asyncio.timeout(PATIENCE_SECONDS), engine.begin() as connection:
                     for attempt in attempts:
                         values = self._values(attempt)
@@ -135,13 +133,16 @@ def _statement(attempt: Attempt, values: dict[str, Any], from_file: bool) -> Any
 
 
 def _replaced_by(attempt: Attempt, statement: Any, from_file: bool) -> Any:
-    """Return which rows of the request an outcome replaces; None: every row."""
+    """Return which rows of the request an outcome replaces: `replaces` in SQL."""
+    stored, epoch = promotions.c, func.coalesce(promotions.c.epoch, 0)
+    earlier = (stored.outcome == "started") | (func.coalesce(statement.excluded.epoch, 0) > epoch)
     if attempt.is_provisional:
-        # A commit is later than the refusal of an earlier try.
-        earlier = ("started",) if attempt.outcome == "refused" else ("started", "refused")
-        return promotions.c.outcome.in_(earlier)
-    if not from_file:
-        return None
-    # A row that is started or provisional has no time.
-    finished = promotions.c.finished_at
-    return finished.is_(None) | (finished <= statement.excluded.finished_at)
+        return earlier
+    changeable = stored.finished_at.is_(None) | stored.outcome.not_in(FINAL)
+    if attempt.outcome in UNCOMMITTED:
+        changeable &= stored.outcome.in_(UNCOMMITTED) | stored.epoch.is_(None)
+    if from_file:
+        # A row that is started or provisional has no time.
+        finished = stored.finished_at
+        changeable &= finished.is_(None) | (finished <= statement.excluded.finished_at)
+    return earlier | changeable

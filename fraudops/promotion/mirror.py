@@ -14,7 +14,7 @@ ALIAS, WAY_BACK = "production", "champion"
 
 
 class AliasMirror:
-    """Writes the aliases after the record, and finds what differs."""
+    """Writes the aliases that the record names, and finds those that differ."""
 
     def __init__(self, ports: PromotionPorts) -> None:
         self.ports = ports
@@ -22,7 +22,7 @@ class AliasMirror:
     async def sync(self, epoch: int) -> tuple[str, ...]:
         """Write the aliases until they agree with the record, and note that in the record.
 
-        Return `("alias",)` if that is late: after a commit no error of the registry or of the
+        Return `("alias",)` if an alias is late. After a commit no error of the registry or of the
         record's store ends the act, because the reconciler writes the alias later. Raises
         Superseded when the record is no longer at `epoch`.
         """

@@ -1,11 +1,11 @@
-"""The rows of acts: in PostgreSQL at once, or in the serving record until PostgreSQL has them."""
+"""The rows of acts: in PostgreSQL, or in the serving record until PostgreSQL has them."""
 
 from collections.abc import Callable
 
 import msgspec
 
 from fraudops.errors import FraudopsError, StoreDownError
-from fraudops.promotion.attempt import Attempt
+from fraudops.promotion.attempt import UNCOMMITTED, Attempt, replaces
 from fraudops.promotion.patience import change_record
 from fraudops.promotion.ports import PromotionPorts
 from fraudops.promotion.serving_record import (
@@ -43,7 +43,7 @@ class Outcomes:
             await self.ports.journal.write(attempt)
         except StoreDownError as error:
             self.ports.say(f"the serving record keeps the row for promotions: {error}")
-            await self._change(attempt, lambda record: keep_outcome(record, attempt))
+            await self._change(attempt, lambda record: _reported(record, attempt))
             return ("row",)
         await self._forget(attempt)
         return ()
@@ -52,14 +52,13 @@ class Outcomes:
         """Replace the request's row in the record, if it has one."""
 
         def reported(record: ServingRecord) -> ServingRecord:
-            known = any(row.request == attempt.request for row in record.unwritten)
-            return keep_outcome(record, attempt) if known else record
+            return _reported(record, attempt) if _kept(record, attempt.request) else record
 
         try:
             await self._change(attempt, reported)
         except StoreDownError:
             # These acts have committed nothing, so the record has no row that matters.
-            if attempt.outcome not in ("refused", "unchanged"):
+            if attempt.outcome not in UNCOMMITTED:
                 raise
 
     async def _change(
@@ -74,11 +73,15 @@ class Outcomes:
             ) from error
 
     async def _forget(self, attempt: Attempt) -> None:
-        """Remove the row of this request from the record, now that PostgreSQL has it."""
+        """Remove the row from the record, now that PostgreSQL has it or a later one.
+
+        A row that another try of the request has written since stays.
+        """
 
         def without(record: ServingRecord) -> ServingRecord:
-            rows = tuple(row for row in record.unwritten if row.request == attempt.request)
-            return drop_outcomes(record, rows)
+            row = _kept(record, attempt.request)
+            settled = row and (row == attempt or replaces(attempt, row))
+            return drop_outcomes(record, (row,)) if row and settled else record
 
         try:
             await change_record(self.ports, without)
@@ -86,21 +89,42 @@ class Outcomes:
             self.ports.say(f"the reconciler writes the row once more: {error}")
 
     async def flush(self) -> int:
-        """Write every row that the record keeps, and return their number. Raises StoreDownError."""
+        """Write the rows that the record keeps, and return their number.
+
+        A row that PostgreSQL refuses does not stop the others. Raises StoreDownError when a row is
+        still late.
+        """
         record, _ = await self.ports.records.read()
-        kept = record.unwritten
-        for row in kept:
-            await self.ports.journal.write(row)
-        if kept:
-            await change_record(self.ports, lambda latest: drop_outcomes(latest, kept))
-        return len(kept)
+        written, late = list[Attempt](), None
+        for row in record.unwritten:
+            try:
+                await self.ports.journal.write(row)
+            except StoreDownError as error:
+                late = error
+            else:
+                written.append(row)
+        if written:
+            await change_record(self.ports, lambda latest: drop_outcomes(latest, tuple(written)))
+        if late:
+            raise late
+        return len(written)
+
+
+def _kept(record: ServingRecord, request: str) -> Attempt | None:
+    return next((row for row in record.unwritten if row.request == request), None)
+
+
+def _reported(record: ServingRecord, attempt: Attempt) -> ServingRecord:
+    """Return the record with the row, unless it has a later one of the request."""
+    row = _kept(record, attempt.request)
+    return record if row and not replaces(attempt, row) else keep_outcome(record, attempt)
 
 
 def with_abandoned(record: ServingRecord, reserved: Reservation) -> ServingRecord:
     """Return the record with the row of a promoter that ended before its commit.
 
-    The row is provisional: what a new try of the request reports replaces it. What the promoter
-    has reported itself stays.
+    The row is provisional: the outcome of a later try of the request replaces it. An outcome that
+    the promoter has reported stays.
     """
     if any(row.request == reserved.by and row.finished_at for row in record.unwritten):
         return record

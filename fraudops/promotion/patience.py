@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeVar
 
-from fraudops.errors import StoreDownError
+from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.promotion.ports import (
     PodRef,
     PromotionPorts,
@@ -14,6 +14,7 @@ from fraudops.promotion.ports import (
 from fraudops.promotion.serving_record import ServingRecord, encode
 
 TRIES = 10
+NO_ANSWER = "the store of the serving record does not answer writes"
 Answer = TypeVar("Answer")
 
 
@@ -42,25 +43,36 @@ async def write_record(ports: PromotionPorts, wanted: ServingRecord, token: Any)
     """Write the record by one compare-and-set and return the new token.
 
     If the answer is lost, a read tells whether the write has happened. Raises StaleRecordError
-    when another writer was faster, and UnknownWriteError or StoreDownError after TRIES tries.
+    when another writer was faster, UnknownWriteError when it is unknown whether the write has
+    happened, and StoreDownError when it has not.
     """
     data = encode(wanted)
+    unanswered: FraudopsError | None = None
     for attempt in range(TRIES):
         try:
             return await ports.records.compare_and_set(wanted, token)
         except (StaleRecordError, UnknownWriteError) as error:
-            record, seen = await until(ports, _soon(ports), ports.records.read)
+            unanswered = error
+            record, seen = await _look(ports, error)
             # The next writer may not change anything of an unanswered write before this read,
             # because it holds the lock. If it did, the tokens differ and the act is superseded.
             if encode(record) == data:
                 return seen
             if seen != token:
                 raise StaleRecordError("the serving record has changed") from error
-            unanswered = error
+        except StoreDownError:
+            if unanswered is None:
+                raise
         await ports.clock.sleep(ports.deadlines.pause * (attempt + 1))
-    raise UnknownWriteError(
-        "the store of the serving record does not answer writes"
-    ) from unanswered
+    raise UnknownWriteError(NO_ANSWER) from unanswered
+
+
+async def _look(ports: PromotionPorts, unanswered: FraudopsError) -> tuple[ServingRecord, Any]:
+    """Read the record after a write. Raises UnknownWriteError if no read succeeds."""
+    try:
+        return await until(ports, _soon(ports), ports.records.read)
+    except StoreDownError as error:
+        raise UnknownWriteError(f"{NO_ANSWER}: {error}") from unanswered
 
 
 async def change_record(

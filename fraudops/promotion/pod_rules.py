@@ -1,7 +1,7 @@
-"""What a pod does with a record, an annotation, a prepare and a restart: pure decisions.
+"""Pure decisions of a pod: about the record, its annotation, a prepare, and a restart.
 
-The inference service and the simulation run the same code. A pod's state is what it serves.
-Its template's target is what a rollout made it for.
+The inference service and the simulation run the same code. A pod's state is what it serves. Its
+template's target is the version that the annotation named when a rollout created the pod.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ class PodState(Extensible, frozen=True, kw_only=True):
     """What the pod serves. The pod commits a change when it writes this.
 
     `served` holds the digests that served before, newest first. Without a digest the pod serves
-    nothing, but it never goes below `epoch`. The stored fields are those of release 0.2.0.
+    nothing, but it never goes below `epoch`. `restarted` means that an earlier container of the
+    pod served. The other stored fields are those of release 0.2.0.
     """
 
     epoch: int = 0
@@ -32,6 +33,7 @@ class PodState(Extensible, frozen=True, kw_only=True):
     digest: str | None = None
     source: str | None = None
     served: tuple[str, ...] = ()
+    restarted: bool = False
 
     @property
     def target(self) -> ServingTarget | None:
@@ -126,7 +128,7 @@ def check_step(now: PodState, target: ServingTarget) -> None:
 def check_prepare(now: PodState, target: ServingTarget) -> None:
     """Check a request to prepare. Raises RefusedError.
 
-    A person may prepare a model without an epoch; nothing can be checked then.
+    A user may prepare a model without an epoch; nothing can be checked then.
     """
     if target.epoch:
         check_step(now, target)
@@ -190,7 +192,7 @@ def _is_expected(target: ServingTarget, expected: ServingTarget) -> bool:
 def on_failed_template(now: PodState, record: ServingRecord) -> ServingTarget | None:
     """Return what a new pod of a rollout serves when it cannot load its template's target.
 
-    None if the record has no target of its own, or the pod has reached it already.
+    It is the record's current entry. None if the record has none, or the pod has reached it.
     """
     current = destination(record, None)
     return current if current and now.is_behind(current.epoch) else None
@@ -201,9 +203,11 @@ def on_start(
 ) -> PodState:
     """Return the state that a starting container tries to serve from its cache.
 
-    `before` is what the container's predecessor served, and `record` None an unreadable one. The
-    pod keeps what it served when the record cannot be read, went back, or has not moved.
+    `before` is what the pod's earlier container served. `record` is None if it cannot be read. The
+    pod keeps what it served when the record cannot be read, went back, or has not changed.
     """
+    if before.target:
+        before = msgspec.structs.replace(before, restarted=True)
     target = destination(record, template) if record else None
     if target is None or not before.is_behind(target.epoch):
         return before
@@ -215,7 +219,8 @@ def awaited_target(
 ) -> ServingTarget | None:
     """Return the target that the pod must reach to be caught up.
 
-    A new pod of a rollout that serves the record's own target is not unready for its template's.
+    A new pod of a rollout that serves the record's current entry is ready, although it does not
+    serve its template's target.
     """
     own = destination(record, None)
     return own if own and own == now.target else destination(record, template)
@@ -233,9 +238,12 @@ def may_turn_ready(now: PodState, record: ServingRecord | None) -> bool:
     """Decide by the last look at the record before the pod turns ready.
 
     A promotion that has committed since the pod's last read did not wait for this pod. A record
-    that cannot be read (None) prevents no pod from serving.
+    that cannot be read (None) prevents no restarted container from serving: a promotion waits for
+    its pod. No promotion waits for a pod that is new.
     """
-    return now.target is not None and (record is None or now.epoch >= record.epoch)
+    if record is None:
+        return now.target is not None and now.restarted
+    return now.target is not None and now.epoch >= record.epoch
 
 
 def keeps_prepared(prepared: ServingTarget, now: PodState) -> bool:
@@ -247,6 +255,6 @@ def replaces_prepared(asked: ServingTarget, prepared: ServingTarget) -> bool:
     """Whether a request to prepare or drop the same bundle applies to a prepared model.
 
     A late message of an earlier promotion must not end what a later one has prepared. A request
-    without an epoch is a person's, and applies.
+    without an epoch comes from a user, and applies.
     """
     return asked.epoch == 0 or asked.epoch >= prepared.epoch

@@ -19,9 +19,9 @@ class StaleRecordError(FraudopsError):
 
 
 class UnknownWriteError(FraudopsError):
-    """The store did not answer a write, so the write may have happened. A retry is right.
+    """The store did not answer a write, so the write may have happened; write again or read.
 
-    After a StoreDownError, in contrast, nothing has been written.
+    After a StoreDownError nothing has been written.
     """
 
     exit_code = 75
@@ -91,7 +91,7 @@ class Records(Protocol):
 
 
 class Lock(Protocol):
-    """Serialises promoters as a convenience.
+    """Lets one act run at a time, as a convenience.
 
     Safety depends only on the record's compare-and-set.
     """
@@ -131,11 +131,11 @@ class Pods(Protocol):
     """
 
     async def list(self) -> Sequence[PodRef]:
-        """All pods that exist: ready, unready and terminating alike."""
+        """Return all pods that exist: ready ones, unready ones and terminating ones."""
         ...
 
     async def desired_replicas(self) -> int:
-        """How many pods there should be."""
+        """Return how many pods the Deployment wants."""
         ...
 
     async def epoch(self, pod: PodRef) -> int:
@@ -187,9 +187,7 @@ class Journal(Protocol):
     async def write(self, attempt: Attempt) -> None:
         """Write the row of the attempt's request.
 
-        `started` replaces nothing. A provisional outcome replaces `started`, and that of a commit
-        also `refused`. A reported outcome replaces every row, because its writer holds the lock.
-        Raises StoreDownError.
+        It replaces the stored row of the request if `replaces` says so. Raises StoreDownError.
         """
         ...
 
@@ -212,8 +210,8 @@ class Deadlines:
 
     `prepare`: until every pod has prepared the version.
     `activate`: until every pod has activated it.
-    `retry`: a second activation, after a silent pod was deleted or after an undo. Also until the
-    pods of a refused rollout are gone.
+    `retry`: until every pod has activated it after a pod behind was deleted, or after an undo. Also
+    until the pods of a refused rollout are gone. It is the setting `second_seconds`.
     `rollout`: until the new pods of a rollout are ready.
     `pause`: between two looks at the pods, and between two tries of a write.
     """

@@ -6,7 +6,7 @@ If a step fails, nothing that a client sees has changed.
 import asyncio
 from collections.abc import Sequence
 
-from fraudops.errors import StoreDownError
+from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.promotion.patience import list_pods, repeat, until, wait_for_all
 from fraudops.promotion.ports import (
     PodRef,
@@ -42,14 +42,14 @@ class Preparation:
         asked: Asked = {}
         try:
             return await self._prepare(target, end, asked)
-        except StoreDownError as error:
+        except FraudopsError as error:
             return str(error)
         finally:
             for task in asked.values():
                 task.cancel()
 
     async def _prepare(self, target: ServingTarget, end: float, asked: Asked) -> str | None:
-        """Ask pods until the latest list holds none that has a veto and has not prepared."""
+        """Call the pods until every pod of the latest list that has a veto has prepared."""
         noted = self.ports.clock.now()
         while True:
             pods = await list_pods(self.ports, end)
@@ -82,7 +82,7 @@ class Preparation:
         return await until(self.ports, end, self.ports.pods.desired_replicas) == 0
 
     def _note(self, waiting: Sequence[PodRef]) -> None:
-        # A call that begins in this turn of the loop has not noted anything yet.
+        # A pod whose call has just begun still has the reason SILENT.
         names = "; ".join(f"{pod}: {self._last[pod.name]}" for pod in waiting)
         self.ports.say(f"waiting for {names or 'a pod that runs'}")
 
@@ -143,9 +143,12 @@ class Preparation:
         rollouts = self.ports.rollouts
         assert rollouts is not None
         try:
-            await repeat(self.ports, lambda: rollouts.annotate(target))
+            end = self.ports.clock.now() + self.ports.deadlines.pause * 50
+            await until(
+                self.ports, end, lambda: repeat(self.ports, lambda: rollouts.annotate(target))
+            )
             return await self._wait_for_new_pods(target)
-        except (StaleRecordError, StoreDownError) as error:
+        except FraudopsError as error:
             return str(error)
 
     async def _wait_for_new_pods(self, target: ServingTarget) -> str | None:
@@ -169,7 +172,7 @@ class Preparation:
             await self.ports.clock.sleep(self.ports.deadlines.pause * 5)
 
     async def take_back(self, target: ServingTarget, by_rollout: bool) -> bool:
-        """Take back what the pods were asked for, after an act that was not committed.
+        """Take back the rollout or the prepare of an act that was not committed.
 
         Return False if the pod template still names the version. The reservation must stay then:
         it is how the next holder of the lock finds the rollout.

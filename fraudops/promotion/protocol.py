@@ -1,8 +1,8 @@
 """The promotion protocol: lock, decide, reserve, prepare, commit, converge, record the outcome.
 
 If a step before the commit fails, nothing has changed. A promoter may be killed between any two
-effects. After the commit the next try of the same request, the reconciler, or the pods themselves
-finish, because all of them read the record.
+effects. After the commit the next try of the same request, the reconciler, or the pods finish,
+because all of them read the record. docs/promotion.md has the rules.
 """
 
 from collections.abc import Awaitable
@@ -29,6 +29,8 @@ from fraudops.promotion.serving_record import (
 )
 
 State = tuple[ServingRecord, Any]
+CHANGED = "the serving record has changed before the commit"
+LOST_LOCK = "another promotion has taken the lock"
 
 
 class Promoter:
@@ -88,21 +90,34 @@ class Promoter:
             if await self._serves_already(record, change):
                 serves = _ended(attempt, "unchanged", "already in production")
                 return await self._converged(serves, self.convergence.look(serves, record))
-            await self.outcomes.started(attempt)
             try:
                 reserved, token = await self._reserve(request, change, (record, token))
             except StaleRecordError:
                 self.ports.say("the serving record has changed: deciding again")
                 if not await self.ports.lock.held():
-                    return await self._overtaken(attempt, "another promotion has the lock")
+                    return await self._not_begun(attempt, record, LOST_LOCK)
                 await self.ports.clock.sleep(self.ports.deadlines.pause)
                 continue
             except FraudopsError as error:
-                # What the promoter may have reserved, the next holder of the lock takes back.
-                await self.outcomes.ended(_ended(attempt, "refused", str(error)))
+                # The write may have happened. The next holder of the lock then takes it back.
+                await self._end(Ending(_ended(attempt, "refused", str(error)), record))
                 raise
+            # Only now: a promoter that dies earlier leaves no reservation that ends its row.
+            await self.outcomes.started(attempt)
             return await self._carry_out(attempt, (reserved, token))
-        return await self._overtaken(attempt, "the serving record changes too often")
+        return await self._not_begun(attempt, record, "the serving record changes too often")
+
+    async def _not_begun(self, attempt: Attempt, record: ServingRecord, reason: str) -> Ending:
+        """Return `overtaken` if another act has committed since the record was read.
+
+        Otherwise nothing stands against the act. Store its row, and raise StoreDownError, so that
+        the next try begins again.
+        """
+        ending = await self._checked(Ending(_ended(attempt, "refused", reason), record))
+        if ending.attempt.outcome == "overtaken":
+            return ending
+        await self.outcomes.ended(ending.attempt)
+        raise StoreDownError(f"{reason}: try again")
 
     async def _decide(self, request: PromotionRequest, record: ServingRecord) -> Promote | Rollback:
         """Return the gate's act. Raises RefusedError."""
@@ -117,38 +132,33 @@ class Promoter:
     async def _resume(
         self, record: ServingRecord, request: PromotionRequest, attempt: Attempt
     ) -> Ending | None:
-        """Continue what an earlier try of this request left; None if it left nothing to finish.
+        """Finish the commit of an earlier try of this request. Return None if there is none.
 
-        The own commit is finished. A later act of another request ends this one.
+        A later act of another request ends this one as `overtaken`.
         """
         current = record.current
         if current and current.by == request.id:
-            previous = record.previous
-            attempt = msgspec.structs.replace(
-                _about(attempt, current, current.strategy),
-                from_version=previous.version if previous else None,
-                epoch=current.epoch,
-            )
+            attempt = _committed(attempt, record)
             self.ports.say(f"an earlier try has committed epoch {current.epoch}")
             if current.act == "undo":
-                reason = f"an earlier try went back to version {current.version}"
+                back = f"an earlier try went back to version {current.version}"
+                reason = attempt.reason or back
                 attempt = _ended(attempt, "failed", reason)
             else:
                 attempt = msgspec.structs.replace(attempt, outcome="done")
             return await self._converged(attempt, self.convergence.finish(attempt, record))
         first = record.first_reservation(request.id)
         if current and first is not None and current.epoch > first:
-            return await self._overtaken(
-                attempt, f"version {current.version} was promoted since (epoch {current.epoch})"
-            )
+            since = f"version {current.version} was promoted since (epoch {current.epoch})"
+            return Ending(_ended(attempt, "overtaken", since), record)
         return None
 
     async def _serves_already(self, record: ServingRecord, change: Promote | Rollback) -> bool:
-        """Whether the act names the model that serves, so that it only reports.
+        """Whether the act only reports, because its model serves already.
 
-        It does not when a pod has seen a later epoch. The record was then restored from a backup,
-        and only a new epoch makes the pods follow it again. Nor does it when another key has signed
-        the verdict: the entry gets the new one before the old key is retired.
+        It is False when a pod has seen a later epoch. The record was then restored from a backup,
+        and only a new epoch makes the pods follow it again. Also when another key has signed the
+        verdict: the entry gets the new one before the old key is retired.
         """
         current = record.current
         if current is None or not change.model.is_same_model(current):
@@ -178,7 +188,7 @@ class Promoter:
         return wanted, token
 
     async def _carry_out(self, attempt: Attempt, state: State) -> Ending:
-        """Prepare or roll out the reserved version, commit it, and bring every pod to it."""
+        """Prepare or roll out the reserved version, commit it, and activate every pod."""
         reserved, token = state
         assert reserved.reserved is not None
         target, by_rollout = reserved.reserved.target, self._by_rollout(reserved.reserved)
@@ -201,7 +211,7 @@ class Promoter:
         return await self._converged(done, self.convergence.finish(done, record))
 
     async def _refused(self, attempt: Attempt, refusal: str, state: State) -> Ending:
-        """Take back what was reserved, and name the pods that serve it nevertheless."""
+        """Take back the reservation, and name the pods that still serve its version."""
         reserved, token = state
         assert reserved.reserved is not None
         target, by_rollout = reserved.reserved.target, self._by_rollout(reserved.reserved)
@@ -210,6 +220,8 @@ class Promoter:
         still = await self.preparation.wait_until_replaced(target) if by_rollout else ()
         if taken_back:
             await self._release(reserved, token)
+        else:
+            refusal += "; the rollout goes on until the reconciler removes the annotation"
         if still:
             refusal += (
                 f"; Kubernetes is still replacing {', '.join(still)}, which may answer with "
@@ -242,7 +254,7 @@ class Promoter:
             self.ports.say(f"the next holder of the lock removes the reservation: {error}")
 
     async def clear_abandoned(self, state: State, request: str) -> State:
-        """Take back what another promoter has reserved and left: it is dead or has lost the lock.
+        """Take back the reservation of another promoter, which is dead or has lost the lock.
 
         A rollout of the same request is taken back too, and then begins again. Raises
         StoreDownError when the record or the pod template has changed, or cannot be written.
@@ -267,7 +279,8 @@ class Promoter:
         try:
             return await steps
         except Superseded:
-            return await self._overtaken(attempt, "a later act has written the record")
+            later = "a later act has written the record"
+            return Ending(_ended(attempt, "overtaken", later), await self._latest())
 
     async def _after_stale_commit(self, done: Attempt, reserved: Reservation) -> Ending:
         """Go on after a commit whose token was stale.
@@ -281,21 +294,8 @@ class Promoter:
             return await self._converged(done, self.convergence.finish(done, record))
         await self.preparation.take_back(reserved.target, self._by_rollout(reserved))
         if record.reserved != reserved:
-            return await self._overtaken(done, "another act has written the record")
-        changed = "the serving record has changed before the commit: try again"
-        await self.outcomes.ended(_ended(done, "refused", changed))
-        raise StoreDownError(changed)
-
-    async def _overtaken(self, attempt: Attempt, reason: str) -> Ending:
-        """Return the ending of an act that another one has replaced.
-
-        Raises StoreDownError when it was another try of the same request, which reports the
-        outcome.
-        """
-        record = await self._latest()
-        if record.current and record.current.by == attempt.request:
-            raise StoreDownError("another try of this act has gone on with it: try again")
-        return Ending(_ended(attempt, "overtaken", reason), record)
+            return Ending(_ended(done, "overtaken", "another act has written the record"), record)
+        return await self._not_begun(done, record, CHANGED)
 
     async def _latest(self) -> ServingRecord:
         end = self.ports.clock.now() + self.ports.deadlines.pause * 50
@@ -304,6 +304,7 @@ class Promoter:
 
     async def _end(self, ending: Ending) -> PromotionResult:
         """Store the row of the act, and return the result. Raises StoreDownError."""
+        ending = await self._checked(ending)
         attempt, record = ending.attempt, ending.record
         late = ending.late + await self.outcomes.ended(attempt)
         current = record.current
@@ -318,6 +319,32 @@ class Promoter:
             undone=bool(current and current.act == "undo" and current.by == attempt.request),
         )
 
+    async def _checked(self, ending: Ending) -> Ending:
+        """Compare the end of an act that does not serve with the latest record.
+
+        A promoter that has lost the lock does not know what the record says now. Raises
+        StoreDownError when another try of the same request has gone on, because that one reports,
+        and when the record cannot be read without the lock.
+        """
+        attempt = ending.attempt
+        if attempt.outcome not in ("refused", "overtaken"):
+            return ending
+        try:
+            record = await self._latest()
+        except StoreDownError:
+            if await self.ports.lock.held():
+                return ending
+            raise
+        ours = [at for at in (record.current, record.reserved) if at and at.by == attempt.request]
+        if any(at.epoch != attempt.epoch or at is record.current for at in ours):
+            raise StoreDownError(
+                "another try of this request has gone on with it: try again to see how it ended"
+            )
+        if attempt.outcome == "refused" and record.epoch > ending.record.epoch:
+            later = f"a later act has written the record, and {attempt.reason}"
+            attempt = _ended(attempt, "overtaken", later)
+        return Ending(attempt, record, ending.late)
+
 
 def _about(attempt: Attempt, model: ModelRef, strategy: Strategy | str) -> Attempt:
     """Return the attempt with the model that its gate has chosen."""
@@ -328,6 +355,23 @@ def _about(attempt: Attempt, model: ModelRef, strategy: Strategy | str) -> Attem
         strategy=strategy,
         waiver_reason=str(model.waiver.get("reason")) if model.waiver else None,
         signer=model.signer,
+    )
+
+
+def _committed(attempt: Attempt, record: ServingRecord) -> Attempt:
+    """Return the attempt with what an earlier try has committed; the record's entry is its own.
+
+    After an undo the entry is that of the version from before, so the kept row says more.
+    """
+    current, previous = record.current, record.previous
+    assert current is not None
+    if current.act == "undo":
+        kept = [row for row in record.unwritten if row.request == attempt.request]
+        return kept[0] if kept else attempt
+    return msgspec.structs.replace(
+        _about(attempt, current, current.strategy),
+        from_version=previous.version if previous else None,
+        epoch=current.epoch,
     )
 
 

@@ -37,7 +37,7 @@ class PromotionResult:
     """How an act ended. `epoch` and `version` are what the record says at the end.
 
     `late` names what the reconciler still has to write. `behind` names the pods that had not
-    followed. `undone` says that the act committed, and that its promoter took it back.
+    followed. `undone` means that the act was committed, and that its promoter undid it.
     """
 
     act: Act | str

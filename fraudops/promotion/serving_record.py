@@ -12,7 +12,7 @@ import msgspec
 
 from fraudops.errors import FraudopsError
 from fraudops.extensible import Extensible, decode_document, encode_document
-from fraudops.promotion.attempt import Act, Attempt, Strategy
+from fraudops.promotion.attempt import UNCOMMITTED, Act, Attempt, Strategy
 from fraudops.signing.credentials import Credentials
 from fraudops.signing.verdicts import SignedVerdict
 
@@ -263,14 +263,19 @@ def alias_synced(record: ServingRecord, note: str | None) -> ServingRecord:
 
 
 def note_alias(record: ServingRecord, note: str | None) -> ServingRecord:
-    """Return the record with what the reconciler found of the alias."""
+    """Return the record with the note about the alias, or without one."""
     return msgspec.structs.replace(record, alias_note=note)
 
 
 def keep_outcome(record: ServingRecord, attempt: Attempt) -> ServingRecord:
-    """Return the record with the row added. It holds one row for each request."""
-    others = [kept for kept in record.unwritten if kept.request != attempt.request]
-    return msgspec.structs.replace(record, unwritten=(*others, attempt)[-UNWRITTEN_LIMIT:])
+    """Return the record with the row added. It holds one row for each request.
+
+    At the limit, the oldest row of an act that has changed nothing gives way.
+    """
+    rows = [kept for kept in record.unwritten if kept.request != attempt.request] + [attempt]
+    if len(rows) > UNWRITTEN_LIMIT:
+        rows.remove(next((row for row in rows if row.outcome in UNCOMMITTED), rows[0]))
+    return msgspec.structs.replace(record, unwritten=tuple(rows))
 
 
 def drop_outcomes(record: ServingRecord, written: tuple[Attempt, ...]) -> ServingRecord:
@@ -360,7 +365,8 @@ def _rows_of_old_format(record: ServingRecord) -> tuple[Attempt, ...]:
     That release derived missing rows from the record. This one keeps them in it. During a
     downgrade 0.2.0 adds such entries to a record of this format.
     """
-    kept = {row.request for row in record.unwritten}
+    # A refused row may be that of an earlier try, from before the downgrade.
+    kept = {row.request for row in record.unwritten if row.outcome not in UNCOMMITTED}
     return tuple(
         Attempt(
             request=entry.by,

@@ -184,7 +184,7 @@ class PromoteJobSettings(ValidateJobSettings):
     admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN_HELP)
     admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT_HELP)
     request_id: str | None = Field(
-        None, description="Id of the promotion: the UID of the Job, the same in all its retries."
+        None, description="Id of the request: the UID of the Job, the same for all its tries."
     )
     requested_by: str | None = Field(
         None,

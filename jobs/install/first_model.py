@@ -41,7 +41,7 @@ from jobs.runner import (
 def serves_already(record: ServingRecord, request: str | None) -> str | None:
     """Return the message for "nothing to do", or None while this request still has work.
 
-    If an earlier attempt of this request committed a version, that version must be confirmed.
+    If an earlier try of this request committed a version, that version must be confirmed.
     """
     current = record.current
     if current is None or (request is not None and current.by == request):

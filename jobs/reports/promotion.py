@@ -34,18 +34,15 @@ def ending(result: PromotionResult, seconds: float, target: str) -> str:
 
 
 def _unconfirmed(result: PromotionResult, target: str) -> str:
-    watch = (
-        f"Pods follow the serving record by themselves: watch them with `fraudops status{target}`"
+    sentence = (
+        f"unconfirmed: {result.reason}. Version {result.version} is committed "
+        f"(epoch {result.epoch}). Pods follow the serving record without further action: watch "
+        f"them with `fraudops status{target}`"
     )
     if result.undone:
-        return (
-            f"unconfirmed: the promotion was taken back (epoch {result.epoch} is version "
-            f"{result.version}): {result.reason}. {watch}"
-        )
+        return sentence
     return (
-        f"unconfirmed: version {result.version} is committed (epoch {result.epoch}), "
-        f"but {result.reason}. {watch}. If version {result.version} is bad, go back with "
-        f"`fraudops rollback{target}`"
+        f"{sentence}. If version {result.version} is bad, go back with `fraudops rollback{target}`"
     )
 
 
@@ -62,8 +59,8 @@ def _not_done(result: PromotionResult, target: str) -> str:
         )
     if result.outcome == "overtaken":
         return (
-            f"overtaken: {result.reason}; {serves}. Run the same command again if that is not what "
-            "you want"
+            f"overtaken: {result.reason}; {serves}. `fraudops promotions{target}` lists "
+            "the later acts. Run the same command again if that is not what you want"
         )
     what = "The serving record has not changed" if result.behind else "Nothing has changed"
     return f"refused: {result.reason}. {what}: {serves}; see `fraudops status{target}`"

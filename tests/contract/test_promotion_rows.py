@@ -5,6 +5,7 @@ import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 
@@ -38,7 +39,8 @@ UNCONFIRMED = replace(
     behind=("a", "b"),
     finished_at="2026-11-29T10:01:00.000+00:00",
 )
-REFUSED = replace(DONE, outcome="refused", reason="the store is down")
+REFUSED = replace(DONE, outcome="refused", epoch=8, reason="the store is down")
+LATE = replace(REFUSED, epoch=None)
 LEFT = replace(STARTED, outcome="refused", reason="its promoter ended before the commit")
 PROVISIONAL = replace(STARTED, outcome="unconfirmed", reason="its promoter ended")
 
@@ -100,12 +102,20 @@ async def test_a_name_that_nothing_proves_is_stored_as_such(database: str) -> No
         ((STARTED, PROVISIONAL), "unconfirmed"),
         ((DONE, PROVISIONAL), "done"),
         ((PROVISIONAL, DONE), "done"),
-        ((DONE, UNCONFIRMED), "unconfirmed"),
+        # What was reported of a commit is final.
+        ((DONE, UNCONFIRMED), "done"),
+        ((replace(DONE, epoch=None), PROVISIONAL), "unconfirmed"),
         # The clock of the later try is behind that of the earlier one.
         ((UNCONFIRMED, DONE), "done"),
         ((PROVISIONAL,), "unconfirmed"),
         # A try that committed, after one that was refused.
         ((REFUSED, PROVISIONAL), "unconfirmed"),
+        # A try that did not know of the other one's commit.
+        ((PROVISIONAL, LATE), "unconfirmed"),
+        ((UNCONFIRMED, LATE), "unconfirmed"),
+        ((LATE, replace(LATE, outcome="unchanged")), "done"),
+        # A promotion of what serves has no epoch.
+        ((replace(UNCONFIRMED, epoch=None), replace(LATE, outcome="unchanged")), "done"),
         ((UNCONFIRMED, LEFT), "unconfirmed"),
         ((STARTED, LEFT), "refused"),
     ],
@@ -120,7 +130,8 @@ async def test_a_start_replaces_nothing_and_a_provisional_outcome_no_later_one(
     ("stored", "finished_at", "then"),
     [
         (UNCONFIRMED, DONE.finished_at, "unconfirmed"),
-        (DONE, UNCONFIRMED.finished_at, "refused"),
+        (DONE, UNCONFIRMED.finished_at, "done"),
+        (LATE, UNCONFIRMED.finished_at, "refused"),
         (STARTED, DONE.finished_at, "refused"),
     ],
 )
@@ -159,3 +170,15 @@ async def test_a_server_that_says_nothing_is_away_after_the_patience(
         for call in (read_history(url, "fraud", 1), DatabaseJournal(url, "fraud").write(DONE)):
             with pytest.raises(StoreDownError, match=f"PostgreSQL at {address} does not answer"):
                 await call
+
+
+async def test_a_row_that_the_database_refuses_is_late(database: str) -> None:
+    connection = await asyncpg.connect(database)
+    await connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql "
+        "AS $$ BEGIN RAISE 'no rows today'; END $$; "
+        "CREATE TRIGGER refuse BEFORE INSERT ON promotions EXECUTE FUNCTION refuse()"
+    )
+    await connection.close()
+    with pytest.raises(StoreDownError, match=r"refuses the row of the act \(SQLSTATE P0001\)"):
+        await outcomes(database, DONE)

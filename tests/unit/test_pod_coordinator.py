@@ -323,17 +323,18 @@ async def test_a_pod_with_a_worker_that_hangs_does_not_turn_ready(
     [
         (record(ServingTarget(4, "1", "1" * 64)), True),
         (record(ServingTarget(5, "1", "1" * 64)), False),
-        (OSError(5, "Input/output error"), True),
-        (StoreDownError("no answer"), True),
+        (OSError(5, "Input/output error"), None),
+        (StoreDownError("no answer"), None),
     ],
 )
-async def test_the_last_look_decides_unless_it_gets_no_answer(
-    pod: Pod, found: ServingRecord | Exception, ready: bool
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_the_last_look_decides_unless_a_restarted_container_gets_no_answer(
+    pod: Pod, found: ServingRecord | Exception, ready: bool | None, restarted: bool
 ) -> None:
     pod.record = found
-    now = PodState().serving(ServingTarget(4, "1", "1" * 64), "cache")
+    now = PodState(restarted=restarted).serving(ServingTarget(4, "1", "1" * 64), "cache")
     view = await pod.coordinator().last_look(now, RecordView(target=now.target))
-    assert view.ready is ready
+    assert view.ready is (restarted if ready is None else ready)
     seen = found.current if isinstance(found, ServingRecord) else None
     assert view.target == (seen.target if seen else now.target)
 

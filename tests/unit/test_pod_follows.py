@@ -133,11 +133,21 @@ async def test_a_pod_that_saw_a_commit_in_its_last_look_stays_unready_when_reads
     assert read_record_view(pod.state).target == after
 
 
-async def test_a_pod_turns_ready_when_the_last_look_gets_no_answer(pod: OneWorkerPod) -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_only_a_restarted_container_turns_ready_when_the_last_look_gets_no_answer(
+    pod: OneWorkerPod, restarted: bool
+) -> None:
+    write(pod_state_path(pod.state), PodState(restarted=restarted))
     at = pod.target(4, 1)
     pod.answers = [record(at), record(at), StoreDownError("no answer")]
     async with pod.started():
-        await pod.until(pod.is_ready)
+        if restarted:
+            await pod.until(pod.is_ready)
+        else:
+            await pod.until(lambda: len(pod.ready_at) > 20)
+            assert not pod.is_ready()
+            pod.answers = [record(at)]
+            await pod.until(pod.is_ready)
     assert read_pod_state(pod.state).target == at
 
 

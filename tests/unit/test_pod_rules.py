@@ -121,6 +121,8 @@ def test_the_state_is_stored_in_the_form_of_release_0_2_0() -> None:
         "digest": "1" * 64,
         "source": "registry",
         "served": ["2" * 64],
+        # That release keeps the field, and does not read it.
+        "restarted": False,
     }
     state = msgspec.structs.replace(serving(AT_4), served=("2" * 64,))
     assert json.loads(encode_document(state)) == stored
@@ -344,6 +346,8 @@ def test_a_starting_container_serves_what_the_record_names_and_never_goes_back(
     assert state.target == planned
     assert state.epoch >= before.epoch
     moved = planned != before.target
+    assert state.restarted == (before.target is not None)
+    before = msgspec.structs.replace(before, restarted=state.restarted)
     assert state == (before.serving(planned, "cache") if moved and planned else before)
 
 
@@ -398,7 +402,9 @@ def test_a_pod_has_caught_up_when_nothing_that_it_knows_is_ahead(
         (PodState(), None, False),
         (PodState(), EMPTY, False),
         (nothing_at(4), CURRENT, False),
-        (serving(AT_4), None, True),
+        # No promotion waits for a new pod, so it must have read the record.
+        (serving(AT_4), None, False),
+        (msgspec.structs.replace(serving(AT_4), restarted=True), None, True),
         (serving(AT_4), EMPTY, True),
         (serving(AT_4), CURRENT, True),
         (serving(AT_4), RESERVED, True),

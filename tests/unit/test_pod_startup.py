@@ -128,7 +128,9 @@ def test_a_cached_and_verified_bundle_of_the_record_serves_from_the_start(
     pod.promoted(ServingTarget(5, "2", NEW))
     pod.cached(NEW)
     served = (SERVED, OLD)
-    assert pod.settle() == PodState(epoch=5, version="2", digest=NEW, source="cache", served=served)
+    assert pod.settle() == PodState(
+        epoch=5, version="2", digest=NEW, source="cache", served=served, restarted=True
+    )
     # The start never downloads: the pod could not answer until the download ends.
     entry = record(ServingTarget(5, "2", NEW)).current
     assert entry is not None
@@ -196,7 +198,7 @@ def test_a_pod_serves_what_it_served_while_the_record_cannot_be_read(
         pod.state.serving_record.mkdir()
     else:
         pod.state.serving_record.write_text("{")
-    assert pod.settle() == BEFORE
+    assert pod.settle() == msgspec.structs.replace(BEFORE, restarted=True)
 
 
 def test_a_verifier_that_dies_before_its_answer_is_replaced_and_asked_again(
@@ -207,7 +209,7 @@ def test_a_verifier_that_dies_before_its_answer_is_replaced_and_asked_again(
     write(pod_state_path(pod.state), BEFORE)
     pod.cached(SERVED)
     pod.verifier.alive = False
-    assert pod.settle() == BEFORE
+    assert pod.settle() == msgspec.structs.replace(BEFORE, restarted=True)
     assert pod.verifier.starts == 1
 
 

@@ -68,14 +68,16 @@ def test_a_success_is_one_sentence(ended: PromotionResult, sentence: str) -> Non
             result("overtaken", "version 4 was promoted since (epoch 6)"),
             65,
             "overtaken: version 4 was promoted since (epoch 6); version 3 serves (epoch 5). "
+            "`fraudops promotions --on-cluster` lists the later acts. "
             "Run the same command again if that is not what you want",
         ),
         (
             result("unconfirmed", BEHIND, behind=("a", "b", "c")),
             75,
-            f"unconfirmed: version 3 is committed (epoch 5), but {BEHIND}. Pods follow the "
-            "serving record by themselves: watch them with `fraudops status --on-cluster`. "
-            "If version 3 is bad, go back with `fraudops rollback --on-cluster`",
+            f"unconfirmed: {BEHIND}. Version 3 is committed (epoch 5). Pods follow the "
+            "serving record without further action: watch them with "
+            "`fraudops status --on-cluster`. If version 3 is bad, go back with "
+            "`fraudops rollback --on-cluster`",
         ),
     ],
 )

@@ -61,7 +61,9 @@ def test_a_kept_outcome_replaces_its_stored_row_as_it_will_in_postgresql() -> No
     provisional, final = kept("one", 0, "unconfirmed", False), kept("one", 0, "failed")
     assert seen(with_unwritten([started], [provisional], 9)) == [("one", "unconfirmed", False)]
     assert seen(with_unwritten([STORED], [provisional], 9)) == [("one", "done", True)]
-    assert seen(with_unwritten([STORED], [final], 9)) == [("one", "failed", False)]
+    assert seen(with_unwritten([started], [final], 9)) == [("one", "failed", False)]
+    # What was reported as done stays.
+    assert seen(with_unwritten([STORED], [final], 9)) == [("one", "done", True)]
 
 
 def test_a_row_of_an_earlier_release_has_no_act_and_a_running_one_no_duration() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from fraudops.errors import StoreDownError
 from fraudops.promotion.changes import Promote
 from fraudops.promotion.convergence import Convergence, Ending
 from fraudops.promotion.ports import PromotionPorts
@@ -134,15 +135,18 @@ class LostLock(SimLock):
 
 
 @on_stage()
-async def test_an_overtaken_act_reads_the_record_until_it_is_answered(stage: Stage) -> None:
+async def test_an_act_without_the_lock_begins_again_if_no_other_has_committed(
+    stage: Stage,
+) -> None:
     async def decide(record: ServingRecord) -> Promote:
         stage.world.store.token += 1
         return Promote(model_of("3"), "broadcast")
 
     actor = Actor("mine")
     ports = replace(ports_of(stage.world, actor), lock=LostLock(stage.world, actor))
-    result = await Promoter(ports).run(PromotionRequest("mine", "ada", decide))
-    assert (result.outcome, result.epoch, result.version) == ("overtaken", 2, "1")
+    with pytest.raises(StoreDownError, match="another promotion has taken the lock: try again"):
+        await Promoter(ports).run(PromotionRequest("mine", "ada", decide))
+    assert stage.row("mine").outcome == "refused"
 
 
 def test_a_request_is_a_promotion_by_broadcast_unless_it_says_otherwise() -> None:

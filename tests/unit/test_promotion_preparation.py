@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fraudops.errors import StoreDownError
+from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.promotion.ports import (
     Clock,
     PodRef,
@@ -398,7 +398,9 @@ async def test_a_rollout_waits_for_an_api_that_is_down_for_a_moment(stage: Stage
         ([UnknownWriteError("no answer")] * 2, None),
         ([UnknownWriteError("no answer")] * 1000, "does not answer writes"),
         ([StaleRecordError("another template")], "another template"),
-        ([DOWN], "the API is down"),
+        ([DOWN], None),
+        ([DOWN] * 1000, "the API is down"),
+        ([FraudopsError("the policy denies it")], "the policy denies it"),
     ],
 )
 def test_a_rollout_starts_when_its_annotation_is_written(

@@ -205,7 +205,7 @@ async def test_taking_back_an_act_keeps_what_its_promoter_has_reported(stage: St
     await stage.reconcile()
     assert stage.record.reserved is None
     assert stage.row("slow").outcome == "refused"
-    assert "try again" in str(stage.row("slow").reason)
+    assert "changed before the commit" in str(stage.row("slow").reason)
 
 
 @on_stage()

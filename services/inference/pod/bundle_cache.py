@@ -30,7 +30,7 @@ class BundleCache:
     The caller holds the pod's lock.
 
     A bundle is verified once in a pod's life, unless the public keys change. The run folder has a
-    file for each verified bundle, which names the keys. Each worker checks by itself that the
+    file for each verified bundle, which names the keys. Each worker also checks that the
     bundle's files are still the same.
     """
 

@@ -1,6 +1,6 @@
-"""The pod as one: the worker that gets a call changes all workers, under the pod's lock.
+"""Changes of all workers of a pod together, under the pod's lock.
 
-A change has three steps:
+The worker that gets a call coordinates the change. A change has three steps:
 
 1. All workers prepare.
 2. The coordinator writes the pod's state file. This is the pod's commit.
@@ -104,7 +104,7 @@ class PodCoordinator:
             await self._follow(now, on_activate(now, record, self.template, expected), seconds)
 
     async def follow_without_template(self) -> None:
-        """Serve what the record's other pods do, because the template's target cannot be loaded.
+        """Serve the record's current entry, because the template's target cannot be loaded.
 
         Raises what `activate` raises.
         """
@@ -130,7 +130,7 @@ class PodCoordinator:
                 await self.workers.activate(now)
 
     async def last_look(self, now: PodState, view: RecordView) -> RecordView:
-        """Return the view after the read that must be the last act before the pod turns ready.
+        """Return the view after one more read of the record, the last before the pod turns ready.
 
         The view keeps what this read has seen. Otherwise a pod whose next reads fail would forget
         that it is behind, and turn ready.

@@ -19,7 +19,7 @@ from services.inference.pod.worker_channel import Ask, Reply
 class Drain:
     """Whether the pod drains: every answer then carries `Connection: close`.
 
-    Clients so leave by themselves before the pod stops.
+    So clients reconnect to other pods before this pod stops.
     """
 
     def __init__(self) -> None:

@@ -72,7 +72,7 @@ class Checks:
     def _on_reserve(self, actor: Actor, before: ServingRecord, after: ServingRecord) -> None:
         reserved, job = after.reserved, actor.job
         assert reserved is not None
-        actor.reserved_at = self.world.clock
+        actor.reserved_at, actor.reserved_epoch = self.world.clock, reserved.epoch
         if job is None or reserved.by != job.id:
             raise self.world.violated("own reservation", f"{actor.name} reserves for {reserved.by}")
         self.reserved[job.id] = reserved.epoch
@@ -111,8 +111,7 @@ class Checks:
     # -- the ends of processes
 
     def on_try(self, job: Job) -> None:
-        if earlier := self.last_result.pop(job.id, None):
-            self.earlier_outcomes.setdefault(job.id, set()).add(earlier.outcome)
+        self.last_result.pop(job.id, None)
 
     def on_error(self, actor: Actor, error: FraudopsError) -> None:
         if error.exit_code == RETRY:
@@ -139,6 +138,7 @@ class Checks:
             self._promise(result)
         self.reported.add(job.id)
         self.last_result[job.id] = result
+        self.earlier_outcomes.setdefault(job.id, set()).add(result.outcome)
 
     def _check_words(self, job: Job, result: PromotionResult) -> None:
         if result.outcome != "done" and not result.reason:
@@ -171,7 +171,7 @@ class Checks:
         if actor.reserved_at == 0.0:
             return
         self._check_rollout_is_over(actor, job, result)
-        epoch = self.reserved[job.id]
+        epoch = actor.reserved_epoch
         waited = (self.world.clock - actor.reserved_at) * actor.rate
         vetoes = [pod.name for pod in self.world.cluster.pods if epoch in pod.refused_epochs]
         by_pod = "pod pod-" in (result.reason or "")
@@ -188,7 +188,7 @@ class Checks:
         """No pod answers with the version of a refused rollout, unless the result names the pod."""
         for pod in self.world.cluster.pods:
             named = {pod.name, "every pod"} & set(result.behind)
-            serves = pod.answers_clients and pod.state.epoch == self.reserved[job.id]
+            serves = pod.answers_clients and pod.state.epoch == actor.reserved_epoch
             if serves and not named and pod.name not in actor.unanswered:
                 raise self.world.violated(
                     "a refused rollout is over",

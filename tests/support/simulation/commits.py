@@ -57,6 +57,8 @@ class CommitChecks:
             self.by_request[entry.by] = entry.epoch
             # An earlier try may have reported that the store was down.
             self.checks.reported.discard(entry.by)
+            # A process that was lost may commit after a later one has ended.
+            self.checks.last_result.pop(entry.by, None)
             if entry.strategy == "broadcast":
                 self._check_votes(actor, entry)
         self.targets.add((entry.epoch, entry.digest))

@@ -139,11 +139,16 @@ class JobRunner:
         world = self.world
         await world.step(None, world.choices.between(0, 40, "begin", job.id), job.id)
         for number in range(TRIES):
-            actor = self.actor(f"{job.id}/{number}", job, dies=number < TRIES - 1)
+            dies = number < TRIES - 1
+            actor = self.actor(f"{job.id}/{number}", job, dies)
             attempt = world.spawn(self.attempt(job, actor))
+            lost = dies and world.happens("a lost process lives", actor.name)
             while not attempt.done() and actor.alive:
+                # Kubernetes replaces the pod of a node that does not answer.
+                if lost and actor.paused_until > world.clock + 20:
+                    break
                 await world.step(None, 1.0, job.id)
-            if actor.alive and attempt.result() != RETRY:
+            if attempt.done() and actor.alive and attempt.result() != RETRY:
                 return
             await world.step(None, world.choices.between(0, 20, "back-off", actor.name), job.id)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fraudops.errors import StoreDownError
-from fraudops.promotion.attempt import Attempt
+from fraudops.promotion.attempt import Attempt, replaces
 from fraudops.promotion.ports import LockBusyError, StaleRecordError, UnknownWriteError
 from fraudops.promotion.serving_record import (
     EMPTY,
@@ -64,10 +64,7 @@ class SimStore:
     def write_row(self, row: Attempt) -> None:
         """Keep the row as `DatabaseJournal` does."""
         kept = self.rows.get(row.request)
-        if kept and row.outcome == "started":
-            return
-        earlier = ("started",) if row.outcome == "refused" else ("started", "refused")
-        if kept and row.is_provisional and kept.outcome not in earlier:
+        if kept and not replaces(row, kept):
             return
         self.rows[row.request] = row
         if row.finished_at:

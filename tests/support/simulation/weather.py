@@ -24,6 +24,7 @@ ODDS = {
     "skewed clock": 0.5,
     "will be killed": 0.4,
     "will be paused": 0.3,
+    "a lost process lives": 0.3,
     "blocking gate": 0.15,
     "long gate": 0.15,
     "paused before an alias": 0.05,

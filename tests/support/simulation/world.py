@@ -65,6 +65,7 @@ class Actor:
     lock_until: float = float("-inf")
     lost_lock: bool = False
     reserved_at: float = 0.0
+    reserved_epoch: int = 0
     listed: "tuple[PodRef, ...]" = ()
     activated: "tuple[PodRef, ...]" = ()
     activated_at: float = 0.0
