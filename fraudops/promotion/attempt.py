@@ -75,9 +75,14 @@ def replaces(new: Attempt, stored: StoredRow) -> bool:
     """
     if new.outcome == "started":
         return False
-    if stored.outcome == "started" or (new.epoch or 0) > (stored.epoch or 0):
+    if stored.outcome == "started":
         return True
-    if new.is_provisional or (stored.outcome in FINAL and stored.finished_at):
+    commits = new.outcome not in UNCOMMITTED
+    if new.is_provisional:
+        # A commit is later than what an earlier try has reported without one.
+        return commits and (new.epoch or 0) > (stored.epoch or 0)
+    if stored.outcome in FINAL and stored.finished_at and stored.epoch is not None:
         return False
-    uncommitted = stored.outcome in UNCOMMITTED or stored.epoch is None
-    return uncommitted or new.outcome not in UNCOMMITTED
+    if commits or stored.outcome in UNCOMMITTED or stored.epoch is None:
+        return True
+    return stored.outcome == "overtaken" and (new.epoch or 0) > stored.epoch

@@ -134,15 +134,17 @@ def _statement(attempt: Attempt, values: dict[str, Any], from_file: bool) -> Any
 
 def _replaced_by(attempt: Attempt, statement: Any, from_file: bool) -> Any:
     """Return which rows of the request an outcome replaces: `replaces` in SQL."""
-    stored, epoch = promotions.c, func.coalesce(promotions.c.epoch, 0)
-    earlier = (stored.outcome == "started") | (func.coalesce(statement.excluded.epoch, 0) > epoch)
+    stored, new = promotions.c, statement.excluded
+    started, commits = stored.outcome == "started", attempt.outcome not in UNCOMMITTED
     if attempt.is_provisional:
-        return earlier
-    changeable = stored.finished_at.is_(None) | stored.outcome.not_in(FINAL)
-    if attempt.outcome in UNCOMMITTED:
-        changeable &= stored.outcome.in_(UNCOMMITTED) | stored.epoch.is_(None)
+        return started | (new.epoch > func.coalesce(stored.epoch, 0)) if commits else started
+    changeable = stored.outcome.not_in(FINAL) | stored.finished_at.is_(None)
+    changeable |= stored.epoch.is_(None)
+    if not commits:
+        later = (stored.outcome == "overtaken") & (new.epoch > stored.epoch)
+        changeable &= stored.outcome.in_(UNCOMMITTED) | stored.epoch.is_(None) | later
     if from_file:
         # A row that is started or provisional has no time.
         finished = stored.finished_at
-        changeable &= finished.is_(None) | (finished <= statement.excluded.finished_at)
-    return earlier | changeable
+        changeable &= finished.is_(None) | (finished <= new.finished_at)
+    return started | changeable

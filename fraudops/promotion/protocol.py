@@ -24,6 +24,7 @@ from fraudops.promotion.serving_record import (
     Reservation,
     ServingRecord,
     check_writable,
+    keep_outcome,
     release,
     reserve,
 )
@@ -100,24 +101,28 @@ class Promoter:
                 continue
             except FraudopsError as error:
                 # The write may have happened. The next holder of the lock then takes it back.
-                await self._end(Ending(_ended(attempt, "refused", str(error)), record))
-                raise
+                return await self._not_begun(attempt, record, str(error), error)
             # Only now: a promoter that dies earlier leaves no reservation that ends its row.
             await self.outcomes.started(attempt)
             return await self._carry_out(attempt, (reserved, token))
         return await self._not_begun(attempt, record, "the serving record changes too often")
 
-    async def _not_begun(self, attempt: Attempt, record: ServingRecord, reason: str) -> Ending:
+    async def _not_begun(
+        self,
+        attempt: Attempt,
+        record: ServingRecord,
+        reason: str,
+        error: FraudopsError | None = None,
+    ) -> Ending:
         """Return `overtaken` if another act has committed since the record was read.
 
-        Otherwise nothing stands against the act. Store its row, and raise StoreDownError, so that
-        the next try begins again.
+        Otherwise store the row, and raise the error or StoreDownError. The next try begins again.
         """
         ending = await self._checked(Ending(_ended(attempt, "refused", reason), record))
         if ending.attempt.outcome == "overtaken":
             return ending
         await self.outcomes.ended(ending.attempt)
-        raise StoreDownError(f"{reason}: try again")
+        raise error or StoreDownError(f"{reason}: try again")
 
     async def _decide(self, request: PromotionRequest, record: ServingRecord) -> Promote | Rollback:
         """Return the gate's act. Raises RefusedError."""
@@ -219,7 +224,7 @@ class Promoter:
         # The row of a promoter that dies in this wait is written by means of the reservation.
         still = await self.preparation.wait_until_replaced(target) if by_rollout else ()
         if taken_back:
-            await self._release(reserved, token)
+            await self._release(reserved, token, _ended(attempt, "refused", refusal))
         else:
             refusal += "; the rollout goes on until the reconciler removes the annotation"
         if still:
@@ -247,9 +252,11 @@ class Promoter:
                 "try of the Job, or the reconciler, finds out; see `fraudops status`"
             ) from error
 
-    async def _release(self, reserved: ServingRecord, token: Any) -> None:
+    async def _release(self, reserved: ServingRecord, token: Any, refused: Attempt) -> None:
+        """Remove the reservation, and keep the row in case that this promoter dies now."""
         try:
-            await write_record(self.ports, release(reserved), token)
+            released = keep_outcome(release(reserved), refused)
+            await write_record(self.ports, released, token)
         except FraudopsError as error:
             self.ports.say(f"the next holder of the lock removes the reservation: {error}")
 
