@@ -150,8 +150,8 @@ def rotate(purpose: Purpose, **place: Any) -> str:
 def retire(key: str, **place: Any) -> str:
     """Remove a public key by the start of its id.
 
-    What it has signed is refused from then on, also by pods that start. Validate the versions that
-    serve again before.
+    What it has signed is refused from then on, also by pods that start. First bring a version into
+    production that another key has signed.
     """
     entry = asyncio.run(_retire(place, key))
     line = f"the {entry.purpose} key {short(entry.id)} is retired: what it signed is refused"
