@@ -15,7 +15,7 @@ import click
 
 from fraudops import endpoints
 from fraudops.client import InferenceClient, ServedModel
-from fraudops.errors import BundleError, FraudopsError, RefusedError
+from fraudops.errors import BundleError, FraudopsError, RefusedError, SettingsError
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import ModelVersion, Registry
 from fraudops.settings import ClusterSettings, ValidateJobSettings
@@ -258,6 +258,11 @@ def command(
     """
     started = time.monotonic()
     settings = ValidateJobSettings.from_environment()
+    if auto_promote and settings.production_url:
+        raise SettingsError(
+            "--auto-promote is not possible here, because this container may not promote: run "
+            "`fraudops pipeline`, or `fraudops promote` afterwards"
+        )
     site = ValidationSite.of(settings, state)
     screen = validation.Screen(notices if as_json else output)
     found, stored = validate_version(
