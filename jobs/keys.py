@@ -21,7 +21,16 @@ from fraudops.signing.keys import PublicKey, Purpose, short
 from fraudops.state import State
 from fraudops.terminal import print_table
 from jobs.on_cluster import cluster_options, refuse_cluster_options
-from jobs.runner import json_option, notices, output, print_json, run, state_option, warn
+from jobs.runner import (
+    json_option,
+    notices,
+    output,
+    print_json,
+    run,
+    state_option,
+    target_options,
+    warn,
+)
 
 # Not a Job: the command itself changes the Secrets.
 place_options = [
@@ -129,9 +138,10 @@ def rotate(purpose: Purpose, **place: Any) -> str:
     output.print(line, markup=False)
     old = [short(entry.id) for entry in before if entry.purpose == purpose and entry.signs]
     if old:
+        where = " --on-cluster" if place["on_cluster"] else target_options(place["state"])
         notices.print(
             f"the key {old[0]} stays valid. When no {purpose} that it signed is needed any more: "
-            f"`fraudops keys retire {old[0]}`",
+            f"`fraudops keys retire {old[0]}{where}`",
             markup=False,
         )
     if place["on_cluster"]:
