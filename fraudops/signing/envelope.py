@@ -87,7 +87,7 @@ class _KeyHint(msgspec.Struct, frozen=True):
 
 class _Material(msgspec.Struct, frozen=True, rename="camel"):
     public_key: _KeyHint
-    # `model_signing` does not read a bundle without this field. Entries would be of a public log.
+    # Entries of a public log. A signature by a key has none, and `model_signing` writes `[]` too.
     tlog_entries: tuple[msgspec.Raw, ...] = ()
 
 
