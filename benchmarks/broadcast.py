@@ -167,6 +167,7 @@ def entry(target: ServingTarget) -> ServingEntry:
         digest=target.digest,
         schema_fingerprint="s",
         by="b",
+        act="promote",
         at="2026-01-01T00:00:00Z",
         verdict={},
     )

@@ -160,6 +160,7 @@ def lay_out(folder: Path, models: BenchmarkModels, kind: str) -> State:
         digest=digest,
         schema_fingerprint="of the bundle",
         by="benchmarks",
+        act="promote",
         at="2026-01-01T00:00:00Z",
         verdict={},
     )

@@ -76,7 +76,8 @@ class DatabaseJournal:
     async def _write(self, attempts: Iterable[Attempt], *, from_file: bool = False) -> None:
         engine = create_engine(self.url)
         try:
-            with translated(self.url):
+            # Every error is late after a commit, also one that a trigger or a policy raises.
+            with translated(self.url, refusal="refuses the row of the act"):
                 async with asyncio.timeout(PATIENCE_SECONDS), engine.begin() as connection:
                     for attempt in attempts:
                         values = self._values(attempt)

@@ -42,7 +42,7 @@ class ServingTarget(msgspec.Struct, frozen=True):
         version, _, digest = rest.partition("/")
         return (
             cls(int(epoch), version, digest)
-            if re.fullmatch(r"[0-9]{1,18}", epoch)
+            if re.fullmatch(r"[0-9]{1,15}", epoch)
             and version
             and re.fullmatch(r"[0-9a-f]{64}", digest)
             else None
@@ -82,14 +82,15 @@ class ServingEntry(ModelRef, frozen=True, kw_only=True, omit_defaults=True):
     """One model in production, and the act that put it there.
 
     `by` is the id of the request, the same for all its tries. `undo` repeats `act` for release
-    0.2.0, which does not know `act`.
+    0.2.0, which does not know `act`. `act` is empty in the stored form of an entry of that release,
+    and `decode` names it.
     """
 
     epoch: int
     by: str
     at: str
     requested_by: str = ""
-    act: Act | str = "promote"
+    act: Act | str = ""
     strategy: Strategy | str = "broadcast"
     undo: bool = False
 
@@ -99,14 +100,14 @@ class ServingEntry(ModelRef, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Reservation(ModelRef, frozen=True, kw_only=True, omit_defaults=True):
-    """What a promoter is about to commit."""
+    """What a promoter is about to commit. `act` is as in an entry."""
 
     epoch: int
     by: str
     at: str
     strategy: Strategy | str
     requested_by: str = ""
-    act: Act | str = "promote"
+    act: Act | str = ""
 
     @property
     def target(self) -> ServingTarget:
@@ -273,17 +274,16 @@ def decode(data: bytes) -> ServingRecord:
             f"the serving record cannot be read: {error}. "
             "Restore it from a backup; pods keep serving what they have"
         ) from error
-    record = msgspec.structs.replace(
+    return msgspec.structs.replace(
         record,
         format=msgspec.json.decode(data, type=_RecordFormat).format,
         current=_with_act(record.current),
         previous=_with_act(record.previous),
+        reserved=_with_reserved_act(record.reserved),
         stack=tuple(entry for each in record.stack if (entry := _with_act(each))),
+        # The first write of this release names the acts, so the rows must be in it from then on.
+        unwritten=(*record.unwritten, *_rows_of_old_format(record)),
     )
-    if record.format >= FORMAT:
-        return record
-    # The first write of this release changes the format, so the rows must be in it from then on.
-    return msgspec.structs.replace(record, unwritten=_rows_of_old_format(record))
 
 
 class _RecordFormat(msgspec.Struct):
@@ -294,16 +294,29 @@ class _RecordFormat(msgspec.Struct):
 
 def _with_act(entry: ServingEntry | None) -> ServingEntry | None:
     """Name the act of an entry that release 0.2.0 wrote: it marks only an undo."""
-    if entry and entry.undo and entry.act == "promote":
+    # That release copies the entry that it goes back to, together with its `act`.
+    if entry and entry.undo:
         return msgspec.structs.replace(entry, act="undo")
+    if entry and not entry.act:
+        return msgspec.structs.replace(entry, act="promote")
     return entry
+
+
+def _with_reserved_act(reserved: Reservation | None) -> Reservation | None:
+    """Name the act of a reservation that release 0.2.0 wrote: it marks only a rollback."""
+    if reserved is None or reserved.act:
+        return reserved
+    act: Act = "rollback" if reserved.unknown.get("rollback") else "promote"
+    return msgspec.structs.replace(reserved, act=act)
 
 
 def _rows_of_old_format(record: ServingRecord) -> tuple[Attempt, ...]:
     """Return a provisional row for each entry that release 0.2.0 committed.
 
-    That release derived missing rows from the record. This one keeps them in it.
+    That release derived missing rows from the record. This one keeps them in it. During a
+    downgrade 0.2.0 adds such entries to a record of this format.
     """
+    kept = {row.request for row in record.unwritten}
     return tuple(
         Attempt(
             request=entry.by,
@@ -316,5 +329,5 @@ def _rows_of_old_format(record: ServingRecord) -> tuple[Attempt, ...]:
             outcome="done",
         )
         for entry in (*reversed(record.stack), record.current)
-        if entry and entry.act != "undo"
+        if entry and not entry.act and not entry.undo and entry.by not in kept
     )

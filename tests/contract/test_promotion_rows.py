@@ -5,6 +5,7 @@ import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 
@@ -159,3 +160,15 @@ async def test_a_server_that_says_nothing_is_away_after_the_patience(
         for call in (read_history(url, "fraud", 1), DatabaseJournal(url, "fraud").write(DONE)):
             with pytest.raises(StoreDownError, match=f"PostgreSQL at {address} does not answer"):
                 await call
+
+
+async def test_a_row_that_the_database_refuses_is_late(database: str) -> None:
+    connection = await asyncpg.connect(database)
+    await connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql "
+        "AS $$ BEGIN RAISE 'no rows today'; END $$; "
+        "CREATE TRIGGER refuse BEFORE INSERT ON promotions EXECUTE FUNCTION refuse()"
+    )
+    await connection.close()
+    with pytest.raises(StoreDownError, match=r"refuses the row of the act \(SQLSTATE P0001\)"):
+        await outcomes(database, DONE)

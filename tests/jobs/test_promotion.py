@@ -5,6 +5,7 @@ Each test has its own service, model and database.
 
 import asyncio
 import json
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,16 @@ from uuid import uuid4
 
 import pytest
 
-from fraudops.errors import StoreDownError
+from fraudops.errors import FraudopsError, StoreDownError
+from fraudops.promotion.admin_client import PodAdminClient
 from fraudops.promotion.local import FileLock
 from fraudops.promotion.serving_record import EMPTY
 from fraudops.registry import Registry
 from fraudops.settings import PromoteJobSettings
 from jobs import promote
 from jobs.promote import PromotionGate, PromotionOptions
+from services.supervisor.status import report
+from tests.support.http_client import HTTP
 from tests.support.promotion_site import NO_DATABASE, NO_REGISTRY, PromotionSite
 from tests.support.serving import TOKEN, Service
 
@@ -150,6 +154,28 @@ def test_progress_names_the_pods(site: PromotionSite) -> None:
     assert "prepared on local" in progress
 
 
+def test_a_pod_that_cannot_fetch_the_bundle_at_first_is_called_again(site: PromotionSite) -> None:
+    first, second = site.version(1), site.version(2)
+    site.promote(first)
+    site.validate(second)
+    # The service has no registry, so it answers 503 while its cache lacks the bundle.
+    shutil.rmtree(site.service.state.bundles / str(site.registry.version(second).digest))
+    prepare, answers = PodAdminClient.prepare, list[str]()
+
+    async def prepare_and_then_fetch(*arguments: Any) -> None:
+        try:
+            await prepare(*arguments)
+        except FraudopsError as error:
+            answers.append(str(error))
+            site.validate(second)
+            raise
+
+    site.monkeypatch.setattr(PodAdminClient, "prepare", prepare_and_then_fetch)
+    site.done("promote", "--version", second)
+    assert (len(answers), "cannot be fetched" in answers[0]) == (1, True)
+    assert (site.served, site.rows[-1]) == ((second, 2), ("promote", "1", "2", "done"))
+
+
 # -- versions that were deleted in the registry
 
 
@@ -202,7 +228,9 @@ def test_a_rollback_to_a_deleted_version_serves_it_and_says_that_it_has_no_alias
         assert reconciled["late"] == []
         assert "is no longer in the registry" in reconciled["alias"]
     shown = json.loads(site.done("models", "--json").stdout)
-    assert "is no longer in the registry" in shown["alias"]
+    pod = HTTP.get(f"{site.service.url}/model_info", timeout=5).json()["errors"]
+    for alias in (shown["alias"], report(site.service.state)["alias"], pod["alias"]):
+        assert "version 1, which serves, is no longer in the registry" in alias
     assert [(row["version"], row["serving"], row["deleted"]) for row in shown["versions"]] == [
         ("2", False, False),
         ("1", True, True),

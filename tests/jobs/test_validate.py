@@ -127,6 +127,7 @@ def serve(state: State, registry: Registry, version: str) -> ModelVersion:
         digest=promoted.digest,
         schema_fingerprint=promoted.schema_fingerprint,
         by="test",
+        act="promote",
         at="2026-01-01T00:00:00Z",
     )
     state.root.mkdir(exist_ok=True)
@@ -402,6 +403,7 @@ def test_a_version_of_other_columns_is_not_compared_and_needs_a_rollout(
         digest="9" * 64,
         schema_fingerprint="9" * 64,
         by="test",
+        act="promote",
         at="2026-01-01T00:00:00Z",
     )
     state.root.mkdir()

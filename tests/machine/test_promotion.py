@@ -296,6 +296,7 @@ def _first(service: Service) -> ServingEntry:
         digest=digest,
         schema_fingerprint="of the bundle",
         by="a test",
+        act="promote",
         at="2026-01-01T00:00:00Z",
         verdict={"passed": True},
     )

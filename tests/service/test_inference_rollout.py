@@ -33,6 +33,7 @@ def created_for(root: Path, digest: str, reserved: str | None = None) -> Service
             schema_fingerprint="f",
             strategy="rollout",
             by="a test",
+            act="promote",
             at="now",
             verdict={},
         )

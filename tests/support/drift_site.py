@@ -158,6 +158,7 @@ def site_with(folder: Path, database: str, reference: Dataset) -> DriftSite:
         digest=digest,
         schema_fingerprint=reference.schema.fingerprint,
         by="test",
+        act="promote",
         at="2026-01-01T00:00:00Z",
     )
     FileRecordStore(state.serving_record).compare_and_set(ServingRecord(current=entry), b"")

@@ -22,6 +22,7 @@ def reserved(epoch: int, by: str = "job") -> ServingRecord:
         schema_fingerprint="s",
         strategy="broadcast",
         by=by,
+        act="promote",
         at="2026-11-02T12:00:00Z",
     )
     return reserve(EMPTY, reservation)

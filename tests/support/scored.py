@@ -37,6 +37,7 @@ class Scene:
             digest=self.digest,
             schema_fingerprint="s",
             by="test",
+            act="promote",
             at="2026-01-01T00:00:00Z",
         )
         self.state.serving_record.write_bytes(encode(ServingRecord(current=entry)))

@@ -137,6 +137,7 @@ class Service:
             digest=digest,
             schema_fingerprint="of the bundle",
             by="a test",
+            act="promote",
             at="2026-01-01T00:00:00Z",
             verdict={},
         )

@@ -24,5 +24,5 @@ def record(
 
 
 def _fields(target: ServingTarget) -> dict[str, Any]:
-    act = {"schema_fingerprint": "f", "by": "a request", "at": "then"}
+    act = {"schema_fingerprint": "f", "by": "a request", "act": "promote", "at": "then"}
     return msgspec.structs.asdict(target) | act

@@ -29,6 +29,7 @@ ENTRY = {
     "digest": "1" * 64,
     "schema_fingerprint": "f",
     "by": "a",
+    "act": "promote",
     "at": "then",
 }
 RESERVED = ENTRY | {"epoch": 5, "version": "2", "digest": "2" * 64, "strategy": "broadcast"}

@@ -12,7 +12,7 @@ from fraudops.promotion.serving_record import (
 )
 
 AT_4, AT_5 = ServingTarget(4, "1", "1" * 64), ServingTarget(5, "2", "2" * 64)
-ACT = {"schema_fingerprint": "f", "by": "a request", "at": "then"}
+ACT = {"schema_fingerprint": "f", "by": "a request", "act": "promote", "at": "then"}
 
 
 @pytest.mark.parametrize(("strategy", "goes_to"), [("rollout", AT_5), ("broadcast", AT_4)])

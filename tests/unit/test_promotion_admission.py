@@ -44,6 +44,7 @@ def entry(
         digest=digest,
         schema_fingerprint=schema,
         by="a request",
+        act="promote",
         at="2026-11-01T12:00:00Z",
         sample=sample,
     )
@@ -260,6 +261,7 @@ def test_a_rollback_takes_the_newest_other_model_with_its_verdict_or_waiver() ->
         **waived.model_fields() | {"waiver": {"reason": "an emergency"}},
         epoch=1,
         by="a request",
+        act="promote",
         at="2026-11-01T12:00:00Z",
     )
     record = ServingRecord(current=entry("2"), stack=(entry("2"), before, entry("0", "a" * 64)))

@@ -41,7 +41,7 @@ def model(version: str, schema: str = "s", **fields: Any) -> ModelRef:
 
 
 def entry(version: str, epoch: int, schema: str = "s", **fields: Any) -> ServingEntry:
-    place = {"epoch": epoch, "by": f"request-{epoch}", "at": "then"} | fields
+    place = {"epoch": epoch, "by": f"request-{epoch}", "at": "then", "act": "promote"} | fields
     return ServingEntry(**model(version, schema).model_fields(), **place)
 
 
@@ -377,19 +377,64 @@ def test_an_undo_of_release_0_2_0_is_known_as_one_and_has_no_row() -> None:
 
 
 def test_an_act_that_a_later_release_names_stays_as_it_is() -> None:
-    document = {"format": 2, "current": old_entry("1", 4, undo=True, act="another")}
+    document = {"format": 2, "current": old_entry("1", 4, act="another")}
     record = decode(json.dumps(document).encode())
     assert record.current is not None
-    assert record.current.act == "another"
+    assert (record.current.act, record.unwritten) == ("another", ())
+
+
+def test_an_undo_of_release_0_2_0_is_one_although_its_entry_keeps_another_act() -> None:
+    """That release copies the entry that it goes back to, with the field `act`."""
+    undone = old_entry("1", 4, act="rollback", undo=True)
+    record = decode(json.dumps({"format": 2, "current": undone}).encode())
+    assert record.current is not None
+    assert (record.current.act, record.unwritten) == ("undo", ())
+
+
+def test_acts_of_release_0_2_0_during_a_downgrade_have_rows_in_a_record_of_this_format() -> None:
+    record = msgspec.structs.replace(SERVING, unwritten=(unconfirmed("request-3"),))
+    document = json.loads(encode(record))
+    # What 0.2.0 leaves after two promotions: it keeps the fields that it does not know.
+    document["stack"] = [old_entry("3", 4), document["current"], *document["stack"]]
+    document |= {"current": old_entry("4", 5), "previous": document["stack"][0]}
+    read = decode(json.dumps(document).encode())
+    assert read.format == 2
+    assert [kept.request for kept in read.unwritten] == ["request-3", "request-4", "request-5"]
+    assert read.unwritten[0] == unconfirmed("request-3")
+    assert {kept.outcome for kept in read.unwritten[1:]} == {"done"}
+    # A row that is in the record already stays. The next write names the acts.
+    failed = row("request-5", outcome="failed", finished_at="now")
+    document["unwritten"] = [{"request": "request-5", "requested_by": "ada", "at": "then"}]
+    document["unwritten"][0] |= {"outcome": "failed", "finished_at": "now"}
+    read = decode(json.dumps(document).encode())
+    assert [kept for kept in read.unwritten if kept.request == "request-5"] == [failed]
+    assert decode(encode(drop_outcomes(read, read.unwritten))).unwritten == ()
+
+
+def test_the_act_of_every_entry_and_reservation_is_written() -> None:
+    wanted = changes.reservation(Promote(model("3"), "broadcast"), 4, "mine", "ada", "now")
+    stored = json.loads(encode(reserve(SERVING, wanted)))
+    places = (stored["current"], stored["previous"], stored["reserved"], *stored["stack"])
+    assert {place["act"] for place in places} == {"promote"}
+
+
+@pytest.mark.parametrize(("rollback", "act"), [(True, "rollback"), (False, "promote")])
+def test_a_reservation_of_release_0_2_0_says_whether_it_is_a_rollback(
+    rollback: bool, act: str
+) -> None:
+    document = {"reserved": old_entry("1", 4) | ({"rollback": True} if rollback else {})}
+    record = decode(json.dumps(document).encode())
+    assert record.reserved is not None
+    assert record.reserved.act == act
 
 
 def test_a_record_holds_plain_defaults() -> None:
     place = {"epoch": 1, "by": "a", "at": "then"}
     plain = ServingEntry(**model("1").model_fields(), **place)
     wanted = Reservation(**model("1").model_fields(), **place, strategy="rollout")
-    assert (plain.act, plain.strategy) == ("promote", "broadcast")
+    assert (plain.act, plain.strategy) == ("", "broadcast")
     assert (plain.undo, plain.sample) == (False, False)
-    assert (plain.requested_by, wanted.requested_by, wanted.act) == ("", "", "promote")
+    assert (plain.requested_by, wanted.requested_by, wanted.act) == ("", "", "")
 
 
 def test_a_record_without_fields_says_that_no_version_serves() -> None:

@@ -23,7 +23,13 @@ NEW = ServingTarget(5, "2", DIGESTS["2"])
 
 def record(reserved: ServingTarget | None) -> ServingRecord:
     current = ServingEntry(
-        epoch=4, version="1", digest=DIGESTS["1"], schema_fingerprint="f", by="a", at="then"
+        epoch=4,
+        version="1",
+        digest=DIGESTS["1"],
+        schema_fingerprint="f",
+        by="a",
+        act="promote",
+        at="then",
     )
     if reserved is None:
         return ServingRecord(current=current)
@@ -34,6 +40,7 @@ def record(reserved: ServingTarget | None) -> ServingRecord:
         schema_fingerprint="f",
         strategy="rollout",
         by="b",
+        act="promote",
         at="now",
     )
     return ServingRecord(current=current, reserved=reservation)
@@ -65,10 +72,26 @@ def test_a_written_target_is_read_back() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "5", "5/2", "x/2/" + "2" * 64, "5//" + "2" * 64, "5/2/short", "5/2/" + "2" * 64 + "/more"],
+    [
+        "",
+        "5",
+        "5/2",
+        "x/2/" + "2" * 64,
+        "5//" + "2" * 64,
+        "5/2/short",
+        "5/2/" + "2" * 64 + "/more",
+        "1" * 16 + "/2/" + "2" * 64,
+    ],
 )
 def test_a_malformed_target_is_none(text: str) -> None:
     assert ServingTarget.parse(text) is None
+
+
+def test_the_epoch_after_a_hand_written_one_fits_into_an_annotation() -> None:
+    highest = ServingTarget.parse("9" * 14 + "/2/" + "2" * 64)
+    assert highest is not None
+    after = ServingTarget(highest.epoch + 1, "2", DIGESTS["2"])
+    assert ServingTarget.parse(str(after)) == after
 
 
 def test_a_record_of_a_later_release_is_read() -> None:

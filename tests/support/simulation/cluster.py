@@ -402,7 +402,9 @@ class SimCluster:
 
     async def _show(self, pod: SimPod, container: int, up: bool, ready: bool) -> None:
         """Tell the API, after a moment, how the pod is."""
-        await self.world.step(None, self.world.choices.between(0, 0.8, "show", pod.name), pod.name)
+        slow = self.world.happens("slow kubelet", pod.name)
+        seconds = self.world.choices.between(0, 4 if slow else 0.8, "show", pod.name)
+        await self.world.step(None, seconds, pod.name)
         if pod.lost or container != pod.container or (up, ready) != (pod.up, pod.ready):
             return
         if ready and not pod.shown_ready:

@@ -30,7 +30,8 @@ def model_of(version: str) -> ModelRef:
 
 def entry_of(version: str, epoch: int, **fields: Any) -> ServingEntry:
     by = f"founder-{epoch}"
-    return ServingEntry(**model_of(version).model_fields(), epoch=epoch, by=by, at="", **fields)
+    place = {"epoch": epoch, "by": by, "at": "", "act": "promote"} | fields
+    return ServingEntry(**model_of(version).model_fields(), **place)
 
 
 def found(world: SimulatedWorld) -> None:

@@ -18,6 +18,7 @@ ODDS = {
     "lost answer": 0.03,
     "lost call": 0.03,
     "new pod has no network yet": 0.1,
+    "slow kubelet": 0.1,
     "lost renewal": 0.1,
     "lost deletion": 0.2,
     "skewed clock": 0.5,
