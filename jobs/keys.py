@@ -21,7 +21,16 @@ from fraudops.signing.keys import PublicKey, Purpose, short
 from fraudops.state import State
 from fraudops.terminal import print_table
 from jobs.on_cluster import cluster_options, refuse_cluster_options
-from jobs.runner import json_option, notices, output, print_json, run, state_option, warn
+from jobs.runner import (
+    json_option,
+    notices,
+    output,
+    print_json,
+    run,
+    state_option,
+    target_options,
+    warn,
+)
 
 # Not a Job: the command itself changes the Secrets.
 place_options = [
@@ -129,9 +138,10 @@ def rotate(purpose: Purpose, **place: Any) -> str:
     output.print(line, markup=False)
     old = [short(entry.id) for entry in before if entry.purpose == purpose and entry.signs]
     if old:
+        where = " --on-cluster" if place["on_cluster"] else target_options(place["state"])
         notices.print(
             f"the key {old[0]} stays valid. When no {purpose} that it signed is needed any more: "
-            f"`fraudops keys retire {old[0]}`",
+            f"`fraudops keys retire {old[0]}{where}`",
             markup=False,
         )
     if place["on_cluster"]:
@@ -150,8 +160,8 @@ def rotate(purpose: Purpose, **place: Any) -> str:
 def retire(key: str, **place: Any) -> str:
     """Remove a public key by the start of its id.
 
-    What it has signed is refused from then on, also by pods that start. Validate the versions that
-    serve again before.
+    What it has signed is refused from then on, also by pods that start. First bring a version into
+    production that another key has signed.
     """
     entry = asyncio.run(_retire(place, key))
     line = f"the {entry.purpose} key {short(entry.id)} is retired: what it signed is refused"

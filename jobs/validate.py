@@ -7,13 +7,14 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fraudops import endpoints
-from fraudops.client import InferenceClient
+from fraudops.client import InferenceClient, ServedModel
 from fraudops.errors import BundleError, FraudopsError, RefusedError, SettingsError
 from fraudops.model.manifest import MANIFEST, read_manifest
 from fraudops.promotion.serving_record import ServingRecord
@@ -211,11 +212,17 @@ def serving_now(site: ValidationSite) -> Production | None:
 
         return production_of(read_record(site.cluster, site.state))
     # A container that signs verdicts has no account in Kubernetes, so it cannot read the record.
-    with InferenceClient(site.production_url) as pods:
-        model = retry_until(pods.in_production, time.monotonic() + PODS_SECONDS)
+    deadline = time.monotonic() + PODS_SECONDS
+    model = retry_until(partial(_ask_a_pod, site.production_url), deadline)
     if model.version is None:
         return None
     return Production(model.version, model.digest or "", model.schema_fingerprint or "")
+
+
+def _ask_a_pod(url: str) -> ServedModel:
+    # A new connection each time: an open one would lead to the same pod, which may be behind.
+    with InferenceClient(url) as pod:
+        return pod.in_production()
 
 
 def production_of(record: ServingRecord) -> Production | None:
@@ -305,6 +312,11 @@ def command(
     """
     started = time.monotonic()
     settings = ValidateJobSettings.from_environment()
+    if auto_promote and settings.production_url:
+        raise SettingsError(
+            "--auto-promote is not possible here, because this container may not promote: run "
+            "`fraudops pipeline`, or `fraudops promote` afterwards"
+        )
     site = ValidationSite.of(settings, state)
     screen = validation.Screen(notices if as_json else output)
     found, judged = validate_version(

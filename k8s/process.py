@@ -123,7 +123,9 @@ def job_ended(component: str) -> Callable[[], tuple[bool, str]]:
         if "Failed" in conditions and "Complete" not in conditions:
             diagnose()
             fail(f"the Job {component} has failed: see its log above")
-        lines = ask(*kubectl("logs", "-l", selector, "--tail=1")).splitlines()
+        # The steps of a pod run one after the other: the last line is that of the newest one.
+        logs = kubectl("logs", "-l", selector, "--all-containers", "--tail=1")
+        lines = ask(*logs).splitlines()
         return "Complete" in conditions, lines[-1].strip() if lines else ""
 
     return check

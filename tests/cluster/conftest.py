@@ -20,7 +20,13 @@ from tests.support.shared_servers import run_folder
 COUNTS = Repetitions(20, 3, 10, 5, 100_000) if PROOF else Repetitions(3, 1, 2, 1, 2_000)
 # These tests make their own namespaces, so they run in parallel with the tests that change the
 # installed release.
-OWN_NAMESPACES = {"test_upgrade.py", "test_vanished_node.py", "test_runner.py", "test_ports.py"}
+OWN_NAMESPACES = {
+    "test_upgrade.py",
+    "test_vanished_node.py",
+    "test_runner.py",
+    "test_ports.py",
+    "test_promotion_policy.py",
+}
 
 SUBJECTS = {
     "cluster": "On Kubernetes",

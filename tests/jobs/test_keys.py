@@ -60,7 +60,7 @@ def test_rotate_and_retire_replace_a_key_of_this_machine(
     assert rotated.returncode == 0, rotated.stderr
     new = read_private_key(state.verdict_key).public
     assert f"the verdict key {new.id[:12]} signs from now on" in rotated.stdout
-    assert f"fraudops keys retire {old.id[:12]}" in rotated.stderr
+    assert f"fraudops keys retire {old.id[:12]} --state {state.root}`" in rotated.stderr
     assert {key.id for key in PublicKeys.read(state.public_keys).verdict} == {old.id, new.id}
     assert state.verdict_key.stat().st_mode & 0o777 == 0o600
 
@@ -173,6 +173,7 @@ def test_rotate_and_retire_replace_a_key_of_a_release(release: KeysOfRelease) ->
     rotated = release.run("rotate", "verdict", "--release", "shop")
     assert rotated.returncode == 0, rotated.stderr
     assert "within two minutes" in rotated.stderr
+    assert f"keys retire {old.id[:12]} --on-cluster`" in rotated.stderr
     new = release.private("verdict-key").public
     assert new != old
     # The public half is written before anything can be signed by the new key.

@@ -448,6 +448,15 @@ def test_scores_of_other_test_rows_are_never_compared(
         recompare(registry, scored(registry, first), scored(registry, second), GateSettings())
 
 
+def test_a_container_that_asks_the_pods_may_not_promote(
+    registry: Registry, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRAUDOPS_PRODUCTION_URL", "http://127.0.0.1:9")
+    result = validate(state, "latest", "--auto-promote")
+    assert exit_code(result) == 64
+    assert "this container may not promote" in str(result.exception)
+
+
 def test_a_promotion_that_cannot_be_made_leaves_the_verdict_and_is_reported(
     registry: Registry, mlflow_url: str, good: Trained, state: State
 ) -> None:

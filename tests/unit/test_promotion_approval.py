@@ -46,7 +46,9 @@ def test_the_requester_is_the_name_on_the_job_or_the_systems_user(
         ({REQUESTED_BY: "bob", APPROVED_BY: ""}, None),
         ({REQUESTED_BY: "bob", APPROVED_BY: "bob"}, None),
         ({REQUESTED_BY: "bob", APPROVED_BY: CONTROLLER}, None),
-        ({REQUESTED_BY: "bob", APPROVED_BY: "alice"}, "alice"),
+        # The names as the chart's policies have them.
+        ({"fraudops.io/requested-by": "bob", "fraudops.io/approved-by": "alice"}, "alice"),
+        ({"fraudops.io/requested-by": "bob", "fraudops.io/approved-by": "bob"}, None),
         ({APPROVED_BY: "alice"}, "alice"),
     ],
 )
