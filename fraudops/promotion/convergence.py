@@ -90,8 +90,10 @@ class Convergence:
 
         Return the pods that neither follow nor go within the time. A pod that has never run holds
         no connection, and has no model before it has read the record. A restarting pod has one.
+        The API may show late that a pod runs, so a starting pod gets the time for one read.
         """
-        end = self.ports.clock.now() + seconds
+        began = self.ports.clock.now()
+        end = began + seconds
         followed: set[str] = set()
         noted = self.ports.clock.now()
         behind = [UNLISTED]
@@ -108,9 +110,12 @@ class Convergence:
                 self.ports.say(f"the pods cannot be listed: {error}")
                 break
             now = self.ports.clock.now()
-            if not behind or now >= end:
+            starts = any(pod.is_starting for pod in listed)
+            if now >= end or not (
+                behind or (starts and now < began + self.ports.deadlines.starting)
+            ):
                 break
-            if now - noted >= QUIET_SECONDS:
+            if behind and now - noted >= QUIET_SECONDS:
                 self.ports.say(f"waiting for {', '.join(map(str, behind))}")
                 noted = now
             # Do not call a pod that refuses immediately five times a second until the deadline.

@@ -61,6 +61,12 @@ class PodRef:
     restarting: bool = False
 
     @property
+    def is_starting(self) -> bool:
+        """Whether the pod may run already although the API does not show it yet."""
+        gone = self.running or self.restarting or self.terminating
+        return not gone and self.lost is None
+
+    @property
     def takes_connections(self) -> bool:
         """Whether the Service sends new connections to this pod."""
         return self.ready and not self.terminating and self.lost is None
@@ -213,6 +219,7 @@ class Deadlines:
     `retry`: until every pod has activated it after a pod behind was deleted, or after an undo. Also
     until the pods of a refused rollout are gone. It is the setting `second_seconds`.
     `rollout`: until the new pods of a rollout are ready.
+    `starting`: until a pod whose start the API does not show yet has read the record.
     `pause`: between two looks at the pods, and between two tries of a write.
     """
 
@@ -220,6 +227,7 @@ class Deadlines:
     activate: float = 30.0
     retry: float = 45.0
     rollout: float = 600.0
+    starting: float = 3.0
     pause: float = 0.2
 
 

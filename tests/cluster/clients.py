@@ -2,22 +2,31 @@
 
 `python clients.py URL RATE CONNECTIONS FOLDER` posts FOLDER/transaction.json until the file
 /tmp/stop exists. No request is repeated. Then it prints one JSON object. Its `runs` are lists
-[first sent, last sent, version, count] in the order of sending. The times are seconds of the wall
-clock, which all pods of a node share. Its `failures` are pairs of time and text. The ids of all
-answers are in /tmp/answers.
+[first sent, last sent, version, count, first answered] in the order of sending. The times are
+seconds of the wall clock, which all pods of a node share. Its `failures` are pairs of time and
+text. The ids of all answers are in /tmp/answers.
 
 It uses the standard library only, because a ConfigMap mounts this one file into a pod.
 """
 
 import http.client
+import itertools
 import json
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 STOP, ANSWERS = Path("/tmp/stop"), Path("/tmp/answers")
+
+
+class Answer(NamedTuple):
+    sent: float
+    version: str
+    id: str
+    answered: float
 
 
 class Client(threading.Thread):
@@ -29,7 +38,7 @@ class Client(threading.Thread):
     def __init__(self, url: str, pause: float, body: bytes) -> None:
         super().__init__()
         self.url, self.pause, self.body = urlsplit(url), pause, body
-        self.answers: list[tuple[float, str, str]] = []
+        self.answers: list[Answer] = []
         self.failures: list[tuple[float, str]] = []
 
     def run(self) -> None:
@@ -59,17 +68,17 @@ class Client(threading.Thread):
             self.failures.append((sent, f"{status} {body[:300]!r}"))
             return
         answer = json.loads(body)
-        self.answers.append((sent, answer["model_version"], answer["prediction_id"]))
+        found = answer["model_version"], answer["prediction_id"]
+        self.answers.append(Answer(sent, *found, time.time()))
 
 
-def runs(answers: list[tuple[float, str, str]]) -> list[list[object]]:
-    """Merge consecutive answers of one version into [first sent, last sent, version, count]."""
+def runs(answers: list[Answer]) -> list[list[object]]:
+    """Merge consecutive answers of one version, in the form that `main` prints."""
     merged: list[list[object]] = []
-    for sent, version, _ in answers:
-        if merged and merged[-1][2] == version:
-            merged[-1][1], merged[-1][3] = sent, int(str(merged[-1][3])) + 1
-        else:
-            merged.append([sent, sent, version, 1])
+    for version, group in itertools.groupby(answers, lambda answer: answer.version):
+        run = list(group)
+        answered = min(answer.answered for answer in run)
+        merged.append([run[0].sent, run[-1].sent, version, len(run), answered])
     return merged
 
 
@@ -88,7 +97,7 @@ def main() -> None:
     for client in clients:
         client.join()
     answers = sorted(answer for client in clients for answer in client.answers)
-    ANSWERS.write_text("".join(f"{answer[2]}\n" for answer in answers))
+    ANSWERS.write_text("".join(f"{answer.id}\n" for answer in answers))
     print(
         json.dumps(
             {

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 class Run:
     """Consecutive requests that one version answered, as tests/cluster/clients.py prints them.
 
-    `first` and `last` are the times of sending in seconds of the wall clock.
+    `first` and `last` are the times of sending, and `answered` is that of the first answer, all in
+    seconds of the wall clock.
     """
 
     first: float
     last: float
     version: str
     count: int
+    answered: float
 
 
 @dataclass
@@ -30,8 +32,11 @@ class Seen:
         return sum(run.count for run in self.runs)
 
     def versions_after(self, moment: float, until: float = float("inf")) -> set[str]:
-        """Return the versions that answered requests sent between the two moments."""
-        return {run.version for run in self.runs if run.last > moment and run.first < until}
+        """Return the versions that answered before `until` requests sent after the moment.
+
+        On a busy machine a request may wait for its answer until the next act has committed.
+        """
+        return {run.version for run in self.runs if run.last > moment and run.answered < until}
 
 
 @dataclass(frozen=True)
