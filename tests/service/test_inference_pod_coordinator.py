@@ -17,7 +17,10 @@ import httpx
 import pytest
 
 from fraudops.audit.records import Prediction
+from fraudops.model.manifest import MANIFEST
 from fraudops.promotion.serving_record import ServingTarget
+from fraudops.signing.credentials import Credentials
+from fraudops.signing.kept import kept_path
 from services.inference.pod.state import pod_state_path, read_pod_state, write
 from services.inference.pod.worker_channel import Ask, RunFolder
 from tests.support.http_client import HTTP
@@ -276,10 +279,13 @@ def test_prepare_changes_nothing_until_the_record_commits(slow: Service) -> None
         before["version"],
     )
     assert versions_now(slow) == {before["version"]}
+    # Signed now, because `record` would read the manifest after the cache has lost it.
+    manifest = (slow.state.bundles / digest / MANIFEST).read_bytes()
+    signed = Credentials(signed_verdict=slow.signed_verdict("20", manifest))
     # A prepared bundle is open, so it serves even if the cache has lost its files.
     for file in (slow.state.bundles / digest).iterdir():
         file.unlink()
-    epoch = slow.record("20", digest)
+    epoch = slow.record("20", digest, credentials=signed)
     assert slow.reload(phase="commit", epoch=epoch).status_code == 200
     assert versions_now(slow) == {"20"}
     slow.bundle(20)
@@ -412,8 +418,12 @@ def test_the_cache_keeps_the_last_three_that_served(tmp_path: Path) -> None:
             digests.append(service.bundle(seed))
         service.bundle(1)
         move_to(service, 7)
-        kept = {path.name for path in service.state.bundles.iterdir()}
-        assert kept == {service.bundle(7), *digests[-3:]}
+        kept = set(service.state.bundles.iterdir())
+        bundles, needed = service.state.bundles, {service.bundle(7), *digests[-3:]}
+        # Each bundle has its credentials next to it, and a prune removes both.
+        assert kept == {
+            path for digest in needed for path in (bundles / digest, kept_path(bundles, digest))
+        }
     finally:
         service.stop()
 
