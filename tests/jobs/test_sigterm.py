@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from fraudops.state import State
+from tests.support.signing import SIGNERS
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +128,7 @@ def test_a_promotion_that_waits_for_the_lock_ends_and_says_what_comes_next(
     lock = tmp_path / "locks" / "promotion.lock"
     lock.parent.mkdir(parents=True)
     (tmp_path / "admin.token").write_text("secret")
+    SIGNERS.write_keys(State.at(tmp_path))
     environment = {
         **os.environ,
         "MLFLOW_TRACKING_URI": f"http://{NOWHERE}",
