@@ -31,6 +31,8 @@ class Checks:
         self.earlier_outcomes: dict[str, set[Outcome]] = {}
         # Requests whose outcome neither PostgreSQL nor the record could keep.
         self.unstored: set[str] = set()
+        # Requests of which two processes were alive at the same time.
+        self.doubled: set[str] = set()
         # The request of release 0.2.0 whose row is late, if there is one.
         self.old_request: str | None = None
 
@@ -98,7 +100,9 @@ class Checks:
 
     def look_at(self, pod: SimPod) -> None:
         """Check that the pod keeps the promise of the last success, if it answers clients."""
-        if self.promised is None or not pod.answers_clients:
+        # No act can wait for a pod whose start the API shows late. It follows at its next read.
+        late = self.world.clock < pod.shown_late_until
+        if self.promised is None or late or not pod.answers_clients:
             return
         current = self.world.store.record.current
         if current and pod.state.digest != current.digest:
@@ -115,10 +119,10 @@ class Checks:
 
     def on_error(self, actor: Actor, error: FraudopsError) -> None:
         if error.exit_code == RETRY:
-            if "neither" in str(error) and actor.job:
+            if "cannot store that" in str(error) and actor.job:
                 self.unstored.add(actor.job.id)
             return
-        if actor.job is None or actor.job.id in self.commits.by_request:
+        if actor.job is None or self.commits.knew_its_commit(actor):
             raise self.world.violated(
                 "errors after the commit",
                 f"{actor.name} ends with exit code {error.exit_code} after its commit: {error}",

@@ -24,6 +24,7 @@ class CommitChecks:
     def __init__(self, world: SimulatedWorld, checks: "Checks") -> None:
         self.world, self.checks = world, checks
         self.by_request: dict[str, int] = {}
+        self.moments: dict[str, float] = {}
         self.undone: set[str] = set()
         self.targets: set[tuple[int, str]] = set()
         self.admitted: set[str] = set()
@@ -55,6 +56,8 @@ class CommitChecks:
             else:
                 self._check_promotion(actor, before, after)
             self.by_request[entry.by] = entry.epoch
+            self.moments[entry.by] = self.world.clock
+            actor.committed = True
             # An earlier try may have reported that the store was down.
             self.checks.reported.discard(entry.by)
             # A process that was lost may commit after a later one has ended.
@@ -62,6 +65,12 @@ class CommitChecks:
             if entry.strategy == "broadcast":
                 self._check_votes(actor, entry)
         self.targets.add((entry.epoch, entry.digest))
+
+    def knew_its_commit(self, actor: Actor) -> bool:
+        """Whether the actor has committed, or has begun after its request had."""
+        moment = self.moments.get(actor.job.id) if actor.job else None
+        began = actor.locked_at if actor.locked_at is not None else 0.0
+        return actor.committed or (moment is not None and moment < began)
 
     def _check_schema(self, before: ServingRecord, entry: ServingEntry) -> None:
         by_broadcast = entry.strategy == "broadcast" or entry.act == "undo"

@@ -146,6 +146,7 @@ class JobRunner:
             while not attempt.done() and actor.alive:
                 # Kubernetes replaces the pod of a node that does not answer.
                 if lost and actor.paused_until > world.clock + 20:
+                    world.checks.doubled.add(job.id)
                     break
                 await world.step(None, 1.0, job.id)
             if attempt.done() and actor.alive and attempt.result() != RETRY:

@@ -66,6 +66,7 @@ class Actor:
     lost_lock: bool = False
     reserved_at: float = 0.0
     reserved_epoch: int = 0
+    committed: bool = False
     listed: "tuple[PodRef, ...]" = ()
     activated: "tuple[PodRef, ...]" = ()
     activated_at: float = 0.0
