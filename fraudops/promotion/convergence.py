@@ -92,8 +92,8 @@ class Convergence:
         no connection, and has no model before it has read the record. A restarting pod has one.
         The API may show late that a pod runs, so a starting pod gets the time for one read.
         """
-        began = self.ports.clock.now()
-        end = began + seconds
+        soon = self.ports.clock.now() + self.ports.deadlines.starting
+        end = self.ports.clock.now() + seconds
         followed: set[str] = set()
         noted = self.ports.clock.now()
         behind = [UNLISTED]
@@ -110,10 +110,8 @@ class Convergence:
                 self.ports.say(f"the pods cannot be listed: {error}")
                 break
             now = self.ports.clock.now()
-            starts = any(pod.is_starting for pod in listed)
-            if now >= end or not (
-                behind or (starts and now < began + self.ports.deadlines.starting)
-            ):
+            awaited = behind or [pod for pod in listed if pod.is_starting and now < soon]
+            if not awaited or now >= end:
                 break
             if behind and now - noted >= QUIET_SECONDS:
                 self.ports.say(f"waiting for {', '.join(map(str, behind))}")
