@@ -210,7 +210,7 @@ class Checks:
             )
         if own and result.outcome != "overtaken" and result.undone != (current.act == "undo"):
             raise self.world.violated(
-                "an undo is told", f"{job.id} ends with undone={result.undone}"
+                "an undo is reported", f"{job.id} ends with undone={result.undone}"
             )
 
     def _check_vetoes(self, actor: Actor, job: Job, epoch: int) -> None:
