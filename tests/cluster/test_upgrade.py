@@ -57,6 +57,7 @@ def test_a_downgrade_with_an_act_in_flight_loses_nothing(
     """This release's promoter rolls out a version while helm goes back to the previous release."""
     before, after = upgrade.before, upgrade.after
     target = "1" if after.serving()[0] != "1" else "2"
+    assert_unsigned(after, target)
     with before.traffic() as seen, in_flight(after, target) as promoted:
         before.install(chart=upgrade.chart_before)
     assert seen.failures == []
@@ -69,6 +70,16 @@ def test_a_downgrade_with_an_act_in_flight_loses_nothing(
     )
     after.install()
     assert after.agreed() == before.agreed()
+
+
+def assert_unsigned(release: Release, version: str) -> None:
+    """What 0.2.0 promoted serves on, marked. Its verdict admits no promotion until it is signed."""
+    status = release.fraudops("status", "--on-cluster").stdout
+    assert "unsigned, from before" in " ".join(status.split())
+    refused = release.promote(version, "--strategy", "rollout")
+    assert refused.exit_code == 65
+    assert f"version {version} has no signed verdict" in refused.output
+    release.fraudops("validate", "--on-cluster", "--version", version)
 
 
 @contextmanager
