@@ -160,6 +160,17 @@ async def test_a_pod_is_not_ready_before_all_its_workers_are_there(pod: OneWorke
     assert (True, 4) not in pod.ready_at
 
 
+async def test_a_pod_of_a_rollout_that_serves_nothing_awaits_its_templates_target(
+    pod: OneWorkerPod,
+) -> None:
+    current, new = pod.target(4, 1), pod.target(5, 2)
+    for at in (current, new):
+        (pod.state.run / f"{VERIFIED}{at.digest}").unlink()
+    pod.answers = [record(current, reserved=new)]
+    async with pod.started(template=new):
+        await pod.until(lambda: read_record_view(pod.state).target == new)
+
+
 async def test_a_pod_of_a_rollout_serves_the_records_own_model_if_it_cannot_load_its_own(
     pod: OneWorkerPod,
 ) -> None:
