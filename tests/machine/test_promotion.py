@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from fraudops.endpoints import Endpoints
+from fraudops.model.manifest import MANIFEST
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord
 from fraudops.registry import Registry
@@ -290,6 +291,7 @@ def alone(tmp_path: Path) -> Iterator[Platform]:
 
 def _first(service: Service) -> ServingEntry:
     digest = service.bundle(1)
+    manifest = (service.state.bundles / digest / MANIFEST).read_bytes()
     return ServingEntry(
         epoch=1,
         version="1",
@@ -299,6 +301,7 @@ def _first(service: Service) -> ServingEntry:
         act="promote",
         at="2026-01-01T00:00:00Z",
         verdict={"passed": True},
+        signed_verdict=service.signed_verdict("1", manifest),
     )
 
 

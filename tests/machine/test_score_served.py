@@ -48,7 +48,12 @@ def test_a_version_that_does_not_serve_is_fetched_from_the_registry(
 ) -> None:
     file = scene.csv(tmp_path / "in.csv", 50)
     arguments = (file, "--version", "1", "--json", "--state", tmp_path / "empty")
-    result = score(*arguments, MLFLOW_TRACKING_URI=serving.mlflow_url)
+    # An empty state folder has no keys, so they are named too.
+    places = {
+        "MLFLOW_TRACKING_URI": serving.mlflow_url,
+        "FRAUDOPS_SIGNING__PUBLIC_KEYS": str(serving.state.public_keys),
+    }
+    result = score(*arguments, **places)
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
     assert (summary["out"], summary["version"], summary["scored"]) == (
@@ -64,7 +69,7 @@ def test_a_version_that_does_not_serve_is_fetched_from_the_registry(
         tmp_path / "x.csv",
         "--state",
         tmp_path / "empty",
-        MLFLOW_TRACKING_URI=serving.mlflow_url,
+        **places,
     )
     assert unknown.returncode == 64
     assert "999" in unknown.stderr
