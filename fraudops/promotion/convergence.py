@@ -14,7 +14,14 @@ from fraudops.errors import FraudopsError
 from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.changes import commit_undo, decide_undo
 from fraudops.promotion.mirror import AliasMirror
-from fraudops.promotion.patience import TRIES, Superseded, list_pods, until, write_record
+from fraudops.promotion.patience import (
+    TRIES,
+    Superseded,
+    list_pods,
+    read_record,
+    until,
+    write_record,
+)
 from fraudops.promotion.ports import (
     PodRef,
     PromotionPorts,
@@ -75,9 +82,8 @@ class Convergence:
         The pods come first, because a registry that does not answer takes seconds.
         """
         ending = replace(ending, late=await self.mirror.sync(ending.record.epoch))
-        end = self.ports.clock.now() + self.ports.deadlines.pause * 50
         try:
-            latest, _ = await until(self.ports, end, self.ports.records.read)
+            latest, _ = await read_record(self.ports)
         except FraudopsError as error:
             reason = f"the serving record cannot be read again: {error}"
             return replace(ending, attempt=_doubted(ending.attempt, reason, ending.attempt.behind))

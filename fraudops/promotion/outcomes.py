@@ -5,10 +5,11 @@ from collections.abc import Callable
 import msgspec
 
 from fraudops.errors import FraudopsError, StoreDownError
-from fraudops.promotion.attempt import UNCOMMITTED, Attempt, replaces
+from fraudops.promotion.attempt import UNCOMMITTED, Attempt, Outcome, Strategy, replaces
 from fraudops.promotion.patience import change_record
 from fraudops.promotion.ports import PromotionPorts
 from fraudops.promotion.serving_record import (
+    ModelRef,
     Reservation,
     ServingRecord,
     drop_outcomes,
@@ -140,5 +141,39 @@ def with_abandoned(record: ServingRecord, reserved: Reservation) -> ServingRecor
         epoch=reserved.epoch,
         outcome="refused",
         reason="its promoter ended before the commit: nothing has changed",
+        signer=reserved.signer,
     )
     return keep_outcome(record, row)
+
+
+def with_model(attempt: Attempt, model: ModelRef, strategy: Strategy | str) -> Attempt:
+    """Return the attempt with the model that its gate has chosen."""
+    return msgspec.structs.replace(
+        attempt,
+        version=model.version,
+        digest=model.digest,
+        strategy=strategy,
+        waiver_reason=str(model.waiver.get("reason")) if model.waiver else None,
+        signer=model.signer,
+    )
+
+
+def with_outcome(attempt: Attempt, outcome: Outcome, reason: str) -> Attempt:
+    return msgspec.structs.replace(attempt, outcome=outcome, reason=reason)
+
+
+def of_earlier_try(attempt: Attempt, record: ServingRecord) -> Attempt:
+    """Return the attempt with what an earlier try of its request has committed.
+
+    The record's entry is that of the request. After an undo it names the version from before, so
+    the kept row says more.
+    """
+    current, previous = record.current, record.previous
+    assert current is not None
+    if current.act == "undo":
+        return _kept(record, attempt.request) or attempt
+    return msgspec.structs.replace(
+        with_model(attempt, current, current.strategy),
+        from_version=previous.version if previous else None,
+        epoch=current.epoch,
+    )

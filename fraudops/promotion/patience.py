@@ -39,6 +39,12 @@ async def list_pods(ports: PromotionPorts, end: float) -> Sequence[PodRef]:
     return await until(ports, end, ports.pods.list)
 
 
+async def read_record(ports: PromotionPorts) -> tuple[ServingRecord, Any]:
+    """Read the record and its token; repeat for a few seconds. Raises StoreDownError."""
+    end = ports.clock.now() + ports.deadlines.pause * 50
+    return await until(ports, end, ports.records.read)
+
+
 async def write_record(ports: PromotionPorts, wanted: ServingRecord, token: Any) -> Any:
     """Write the record by one compare-and-set and return the new token.
 
@@ -70,7 +76,7 @@ async def write_record(ports: PromotionPorts, wanted: ServingRecord, token: Any)
 async def _look(ports: PromotionPorts, unanswered: FraudopsError) -> tuple[ServingRecord, Any]:
     """Read the record after a write. Raises UnknownWriteError if no read succeeds."""
     try:
-        return await until(ports, _soon(ports), ports.records.read)
+        return await read_record(ports)
     except StoreDownError as error:
         raise UnknownWriteError(f"{NO_ANSWER}: {error}") from unanswered
 
@@ -83,7 +89,7 @@ async def change_record(
     Raises StaleRecordError, UnknownWriteError or StoreDownError after TRIES tries.
     """
     for _ in range(TRIES):
-        record, token = await until(ports, _soon(ports), ports.records.read)
+        record, token = await read_record(ports)
         wanted = change(record)
         if wanted == record:
             return record
@@ -107,6 +113,15 @@ async def repeat(ports: PromotionPorts, write: Callable[[], Awaitable[None]]) ->
     raise StoreDownError("the Kubernetes API does not answer writes")
 
 
+async def persist(ports: PromotionPorts, write: Callable[[], Awaitable[None]]) -> None:
+    """Repeat an idempotent write for a few seconds, also while the API does not answer.
+
+    Raises StoreDownError, and what the write raises besides.
+    """
+    end = ports.clock.now() + ports.deadlines.pause * 50
+    await until(ports, end, lambda: repeat(ports, write))
+
+
 async def wait_for_all(
     ports: PromotionPorts, tasks: Collection["asyncio.Task[Any]"], seconds: float
 ) -> None:
@@ -117,7 +132,3 @@ async def wait_for_all(
         _, pending = await asyncio.wait({*pending, timer}, return_when=asyncio.FIRST_COMPLETED)
         pending.discard(timer)
     timer.cancel()
-
-
-def _soon(ports: PromotionPorts) -> float:
-    return ports.clock.now() + ports.deadlines.pause * 50

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Sequence
 
 from fraudops.errors import FraudopsError, StoreDownError
-from fraudops.promotion.patience import list_pods, repeat, until, wait_for_all
+from fraudops.promotion.patience import list_pods, persist, until, wait_for_all
 from fraudops.promotion.ports import (
     PodRef,
     PodRefusedError,
@@ -143,10 +143,7 @@ class Preparation:
         rollouts = self.ports.rollouts
         assert rollouts is not None
         try:
-            end = self.ports.clock.now() + self.ports.deadlines.pause * 50
-            await until(
-                self.ports, end, lambda: repeat(self.ports, lambda: rollouts.annotate(target))
-            )
+            await persist(self.ports, lambda: rollouts.annotate(target))
             return await self._wait_for_new_pods(target)
         except FraudopsError as error:
             return str(error)
@@ -179,13 +176,8 @@ class Preparation:
         """
         taken_back = True
         if by_rollout and (rollouts := self.ports.rollouts):
-            end = self.ports.clock.now() + self.ports.deadlines.pause * 50
             try:
-                await until(
-                    self.ports,
-                    end,
-                    lambda: repeat(self.ports, lambda: rollouts.undo(target.epoch)),
-                )
+                await persist(self.ports, lambda: rollouts.undo(target.epoch))
             except StaleRecordError:
                 self.ports.say("the pod template has changed in the meantime and stays as it is")
             except StoreDownError as error:

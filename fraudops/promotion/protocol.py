@@ -11,16 +11,21 @@ from typing import Any
 import msgspec
 
 from fraudops.errors import FraudopsError, RefusedError, StoreDownError
-from fraudops.promotion.attempt import Attempt, Outcome, Strategy
+from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.changes import Promote, Rollback, commit, reservation
 from fraudops.promotion.convergence import Convergence, Ending
-from fraudops.promotion.outcomes import Outcomes, with_abandoned
-from fraudops.promotion.patience import TRIES, Superseded, repeat, until, write_record
+from fraudops.promotion.outcomes import (
+    Outcomes,
+    of_earlier_try,
+    with_abandoned,
+    with_model,
+    with_outcome,
+)
+from fraudops.promotion.patience import TRIES, Superseded, read_record, repeat, write_record
 from fraudops.promotion.ports import PromotionPorts, StaleRecordError, UnknownWriteError
 from fraudops.promotion.preparation import Preparation, pod_epochs
 from fraudops.promotion.request import PromotionRequest, PromotionResult
 from fraudops.promotion.serving_record import (
-    ModelRef,
     Reservation,
     ServingRecord,
     check_writable,
@@ -86,10 +91,10 @@ class Promoter:
             try:
                 change = await self._decide(request, record)
             except RefusedError as refusal:
-                return Ending(_ended(attempt, "refused", str(refusal)), record)
-            attempt = _about(attempt, change.model, change.strategy)
+                return Ending(with_outcome(attempt, "refused", str(refusal)), record)
+            attempt = with_model(attempt, change.model, change.strategy)
             if await self._serves_already(record, change):
-                serves = _ended(attempt, "unchanged", "already in production")
+                serves = with_outcome(attempt, "unchanged", "already in production")
                 return await self._converged(serves, self.convergence.look(serves, record))
             try:
                 reserved, token = await self._reserve(request, change, (record, token))
@@ -118,7 +123,7 @@ class Promoter:
 
         Otherwise store the row, and raise the error or StoreDownError. The next try begins again.
         """
-        ending = await self._checked(Ending(_ended(attempt, "refused", reason), record))
+        ending = await self._checked(Ending(with_outcome(attempt, "refused", reason), record))
         if ending.attempt.outcome == "overtaken":
             return ending
         await self.outcomes.ended(ending.attempt)
@@ -143,19 +148,19 @@ class Promoter:
         """
         current = record.current
         if current and current.by == request.id:
-            attempt = _committed(attempt, record)
+            attempt = of_earlier_try(attempt, record)
             self.ports.say(f"an earlier try has committed epoch {current.epoch}")
             if current.act == "undo":
                 back = f"an earlier try went back to version {current.version}"
                 reason = attempt.reason or back
-                attempt = _ended(attempt, "failed", reason)
+                attempt = with_outcome(attempt, "failed", reason)
             else:
                 attempt = msgspec.structs.replace(attempt, outcome="done")
             return await self._converged(attempt, self.convergence.finish(attempt, record))
         first = record.first_reservation(request.id)
         if current and first is not None and current.epoch > first:
             since = f"version {current.version} was promoted since (epoch {current.epoch})"
-            return Ending(_ended(attempt, "overtaken", since), record)
+            return Ending(with_outcome(attempt, "overtaken", since), record)
         return None
 
     async def _serves_already(self, record: ServingRecord, change: Promote | Rollback) -> bool:
@@ -205,7 +210,8 @@ class Promoter:
             return await self._refused(attempt, refusal, (reserved, token))
         # The row is true if this promoter dies now. It replaces the row when the pods follow.
         record = commit(
-            reserved, _ended(attempt, "unconfirmed", "its promoter ended before its pods followed")
+            reserved,
+            with_outcome(attempt, "unconfirmed", "its promoter ended before its pods followed"),
         )
         done = msgspec.structs.replace(attempt, outcome="done")
         try:
@@ -224,7 +230,7 @@ class Promoter:
         # The row of a promoter that dies in this wait is written by means of the reservation.
         still = await self.preparation.wait_until_replaced(target) if by_rollout else ()
         if taken_back:
-            await self._release(reserved, token, _ended(attempt, "refused", refusal))
+            await self._release(reserved, token, with_outcome(attempt, "refused", refusal))
         else:
             refusal += "; the rollout goes on until the reconciler removes the annotation"
         if still:
@@ -232,7 +238,7 @@ class Promoter:
                 f"; Kubernetes is still replacing {', '.join(still)}, which may answer with "
                 f"version {target.version}"
             )
-        refused = msgspec.structs.replace(_ended(attempt, "refused", refusal), behind=still)
+        refused = msgspec.structs.replace(with_outcome(attempt, "refused", refusal), behind=still)
         return Ending(refused, release(reserved))
 
     def _by_rollout(self, reserved: Reservation) -> bool:
@@ -287,7 +293,8 @@ class Promoter:
             return await steps
         except Superseded:
             later = "a later act has written the record"
-            return Ending(_ended(attempt, "overtaken", later), await self._latest())
+            record, _ = await read_record(self.ports)
+            return Ending(with_outcome(attempt, "overtaken", later), record)
 
     async def _after_stale_commit(self, done: Attempt, reserved: Reservation) -> Ending:
         """Go on after a commit whose token was stale.
@@ -296,18 +303,15 @@ class Promoter:
         the reservation is still there, only a note or a row has changed. Raises StoreDownError
         then, and the next try reserves again.
         """
-        record = await self._latest()
+        record, _ = await read_record(self.ports)
         if record.current and record.current.target == reserved.target:
             return await self._converged(done, self.convergence.finish(done, record))
         await self.preparation.take_back(reserved.target, self._by_rollout(reserved))
         if record.reserved != reserved:
-            return Ending(_ended(done, "overtaken", "another act has written the record"), record)
+            return Ending(
+                with_outcome(done, "overtaken", "another act has written the record"), record
+            )
         return await self._not_begun(done, record, CHANGED)
-
-    async def _latest(self) -> ServingRecord:
-        end = self.ports.clock.now() + self.ports.deadlines.pause * 50
-        record, _ = await until(self.ports, end, self.ports.records.read)
-        return record
 
     async def _end(self, ending: Ending) -> PromotionResult:
         """Store the row of the act, and return the result. Raises StoreDownError."""
@@ -337,7 +341,7 @@ class Promoter:
         if attempt.outcome not in ("refused", "overtaken"):
             return ending
         try:
-            record = await self._latest()
+            record, _ = await read_record(self.ports)
         except StoreDownError:
             if await self.ports.lock.held():
                 return ending
@@ -349,38 +353,5 @@ class Promoter:
             )
         if attempt.outcome == "refused" and record.epoch > ending.record.epoch:
             later = f"a later act has written the record, and {attempt.reason}"
-            attempt = _ended(attempt, "overtaken", later)
+            attempt = with_outcome(attempt, "overtaken", later)
         return Ending(attempt, record, ending.late)
-
-
-def _about(attempt: Attempt, model: ModelRef, strategy: Strategy | str) -> Attempt:
-    """Return the attempt with the model that its gate has chosen."""
-    return msgspec.structs.replace(
-        attempt,
-        version=model.version,
-        digest=model.digest,
-        strategy=strategy,
-        waiver_reason=str(model.waiver.get("reason")) if model.waiver else None,
-        signer=model.signer,
-    )
-
-
-def _committed(attempt: Attempt, record: ServingRecord) -> Attempt:
-    """Return the attempt with what an earlier try has committed; the record's entry is its own.
-
-    After an undo the entry is that of the version from before, so the kept row says more.
-    """
-    current, previous = record.current, record.previous
-    assert current is not None
-    if current.act == "undo":
-        kept = [row for row in record.unwritten if row.request == attempt.request]
-        return kept[0] if kept else attempt
-    return msgspec.structs.replace(
-        _about(attempt, current, current.strategy),
-        from_version=previous.version if previous else None,
-        epoch=current.epoch,
-    )
-
-
-def _ended(attempt: Attempt, outcome: Outcome, reason: str) -> Attempt:
-    return msgspec.structs.replace(attempt, outcome=outcome, reason=reason)

@@ -200,8 +200,10 @@ async def test_an_abandoned_act_has_a_provisional_row_with_all_that_it_reserved(
             epoch=3,
             outcome="refused",
             reason="its promoter ended before the commit: nothing has changed",
+            signer=left.signer,
         ),
     )
+    assert left.signer is not None
     back = msgspec.structs.replace(left, act="rollback")
     (kept,) = with_abandoned(ServingRecord(), back).unwritten
     assert (kept.act, kept.from_version) == ("rollback", None)

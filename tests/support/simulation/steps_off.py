@@ -19,7 +19,7 @@ from fraudops.promotion import (
 from fraudops.promotion.convergence import Convergence, Ending
 from fraudops.promotion.ports import PromotionPorts
 from fraudops.promotion.preparation import Preparation
-from fraudops.promotion.protocol import Promoter, _ended
+from fraudops.promotion.protocol import Promoter
 from tests.support.simulation.decisions_off import UNDO_WEATHER
 from tests.support.simulation.jobs import MakePromoter
 from tests.support.simulation.store import SimLock
@@ -64,10 +64,8 @@ class TakesAStaleCommitAsOvertaken(Promoter):
 
     async def _after_stale_commit(self, done: Any, reserved: Any) -> Any:
         await self.preparation.take_back(reserved.target, self._by_rollout(reserved))
-        return await self._overtaken(done, "another act has written the record")
-
-    async def _overtaken(self, attempt: Any, reason: str) -> Any:
-        return Ending(_ended(attempt, "overtaken", reason), await self._latest())
+        record, _ = await patience.read_record(self.ports)
+        return Ending(outcomes.with_outcome(done, "overtaken", "another act came"), record)
 
 
 class LeavesRolloutsUnfinished(Promoter):
@@ -167,7 +165,9 @@ class ActivatesEarlierPods(Convergence):
 class TakesALapsedLockAsOvertaken(Convergence):
     async def _handle_behind(self, attempt: Any, record: Any, behind: list[Any]) -> Any:
         if not await self.ports.lock.held():
-            return Ending(_ended(attempt, "overtaken", "the lock has lapsed"), record)
+            return Ending(
+                outcomes.with_outcome(attempt, "overtaken", "the lock has lapsed"), record
+            )
         return await super()._handle_behind(attempt, record, behind)
 
 
