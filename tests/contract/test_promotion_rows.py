@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from fraudops.errors import StoreDownError
 from fraudops.promotion import history, journal
-from fraudops.promotion.attempt import Attempt
+from fraudops.promotion.attempt import Attempt, replaces
 from fraudops.promotion.history import PastAct, read_history
 from fraudops.promotion.journal import DatabaseJournal
 
@@ -124,6 +124,21 @@ async def test_a_start_replaces_nothing_and_a_provisional_outcome_no_later_one(
     database: str, attempts: tuple[Attempt, ...], stored: str
 ) -> None:
     assert await outcomes(database, *attempts) == [stored]
+
+
+async def test_the_table_and_the_record_replace_the_same_rows(database: str) -> None:
+    """`replaces` stands in Python and in SQL."""
+    overtaken = replace(UNCONFIRMED, outcome="overtaken")
+    every = (STARTED, PROVISIONAL, LEFT, DONE, UNCONFIRMED, REFUSED, LATE, overtaken)
+    pairs = {f"{one}-{two}": (every[one], every[two]) for one in range(8) for two in range(8)}
+    rows, expected = DatabaseJournal(database, "fraud"), dict[str, str]()
+    for request, (stored, new) in pairs.items():
+        for row in (stored, new):
+            await rows.write(replace(row, request=request, reason=row.reason or row.outcome))
+        kept = new if replaces(new, stored) else stored
+        expected[request] = str(kept.reason or kept.outcome)
+    found = await read_history(database, "fraud", 99)
+    assert {act.request: act.reason for act in found} == expected
 
 
 @pytest.mark.parametrize(
