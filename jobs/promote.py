@@ -125,8 +125,7 @@ class PromotionGate:
             return None
         if file := os.environ.get(WAIVER_VARIABLE):
             return read_waiver_file(Path(file))
-        who = self.who.actor or self.who.name
-        options = WaiverOptions(version.version, reason, who, self.request)
+        options = WaiverOptions(version.version, reason, self.who.identity, self.request)
         return signed_waiver(self.settings, self.state, options)
 
     def _facts(self, version: ModelVersion) -> SealedFacts:

@@ -17,7 +17,7 @@ from fraudops.promotion.requester import requester_of
 from fraudops.registry import Registry
 from fraudops.settings import PromoteJobSettings
 from fraudops.signing.keys import read_private_key
-from fraudops.signing.waivers import Waiver, sign_waiver
+from fraudops.signing.waivers import WAIVERS_FORBIDDEN, Waiver, sign_waiver
 from fraudops.state import State
 from jobs.runner import notices, run, state_option, user_name
 
@@ -42,10 +42,7 @@ def signed_waiver(settings: PromoteJobSettings, state: State, options: WaiverOpt
     or SettingsError for a key that cannot be read.
     """
     if settings.signing.waivers == "forbidden":
-        raise RefusedError(
-            "this installation forbids waivers (FRAUDOPS_SIGNING__WAIVERS): promote a version with "
-            "a passing verdict"
-        )
+        raise RefusedError(WAIVERS_FORBIDDEN)
     key = read_private_key(settings.signing.waiver_key_of(state))
     version = Registry(endpoints.mlflow_url(state), settings.model_name).find(options.version)
     if version.digest is None:
@@ -100,7 +97,7 @@ def command(
             "run `fraudops promote --force --reason TEXT`"
         )
     who = requester_of(settings.requested_by, settings.promotion.authenticated, user_name())
-    options = WaiverOptions(version, str(reason), who.actor or who.name, settings.request_id)
+    options = WaiverOptions(version, str(reason), who.identity, settings.request_id)
     write_atomically(out, signed_waiver(settings, state, options).encode())
     line = f"a waiver of version {version} is signed for the request {settings.request_id}"
     notices.print(line, markup=False)

@@ -15,7 +15,6 @@ from fraudops.promotion.serving_record import ServingEntry
 from fraudops.registry import Registry, verified_bundle
 from fraudops.registry.proof import require_credentials
 from fraudops.settings import DriftSettings
-from fraudops.signing.credentials import Credentials
 from fraudops.signing.keys import PublicKeys
 from fraudops.state import State
 
@@ -42,9 +41,14 @@ def read_reference(
     needed and is unavailable.
     """
     open_registry = partial(_registry, state, model_name)
-    recorded = [entry.credentials] if entry.credentials != Credentials() else []
-    keys = PublicKeys.read(public_keys)
-    require_credentials(entry.version, entry.digest, recorded, state.bundles, keys, open_registry)
+    require_credentials(
+        entry.version,
+        entry.digest,
+        [entry.credentials],
+        state.bundles,
+        PublicKeys.read(public_keys),
+        open_registry,
+    )
     bundle = verified_bundle(
         entry.version, entry.digest, state.bundles, open_registry, _checked_manifest
     )

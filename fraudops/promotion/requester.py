@@ -20,6 +20,11 @@ class Requester:
     actor: str | None
     authenticated: bool = False
 
+    @property
+    def identity(self) -> str:
+        """The most exact name that is known, for a signed statement."""
+        return self.actor or self.name
+
 
 def requester_of(annotated: str | None, policy: bool, user: str) -> Requester:
     """Return who asked.

@@ -27,7 +27,9 @@ def require_credentials(
     StoreDownError.
     """
     kept = read_kept(cache, digest)
-    offered = [*recorded, *([without_mark(kept)] if kept else [])]
+    offered = [credentials for credentials in recorded if credentials != Credentials()]
+    if kept:
+        offered.append(without_mark(kept))
     try:
         first_accepted(offered, version, digest, keys)
     except SignatureRefusedError:

@@ -10,7 +10,7 @@ from fraudops.errors import SignatureRefusedError
 from fraudops.extensible import Extensible
 from fraudops.signing.keys import PublicKeys
 from fraudops.signing.verdicts import SignedVerdict, Verdict, check_verdict
-from fraudops.signing.waivers import Waiver, check_waiver, read_waiver
+from fraudops.signing.waivers import WAIVERS_FORBIDDEN, Waiver, check_waiver, read_waiver
 
 
 class Credentials(Extensible, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,10 +68,7 @@ def accept(
     key, or about something else; a failed verdict without a waiver; a waiver that is forbidden.
     """
     if credentials.signed_waiver is not None and terms and not terms.waivers_allowed:
-        raise SignatureRefusedError(
-            "this installation forbids waivers (FRAUDOPS_SIGNING__WAIVERS): promote a version with "
-            "a passing verdict"
-        )
+        raise SignatureRefusedError(WAIVERS_FORBIDDEN)
     if credentials.signed_verdict is None:
         if credentials.signed_waiver is not None:
             return Accepted(None, _waiver(credentials, version, digest, keys, terms))

@@ -13,6 +13,11 @@ from fraudops.signing.envelope import StatementKind, Subject, sign, verify
 from fraudops.signing.keys import PrivateKey, PublicKeys
 from fraudops.signing.verdicts import BUNDLE_FILE
 
+WAIVERS_FORBIDDEN = (
+    "this installation forbids waivers (FRAUDOPS_SIGNING__WAIVERS): promote a version with a "
+    "passing verdict"
+)
+
 
 class Waiver(msgspec.Struct, frozen=True, kw_only=True):
     """What the waiver allows: `request` may promote the version until `expires_at`.

@@ -98,17 +98,23 @@ def _check_credentials(
 def _accepted_from_peers(
     settings: InferenceSettings, version: str, digest: str, keys: PublicKeys
 ) -> tuple[Credentials, Accepted] | None:
-    from fraudops.cluster.peers import peer_urls
     from services.inference.pod import peer_download
 
-    urls, token = peer_urls(settings.cluster, settings.admin_port), settings.admin_token
-    if not urls or token is None:
+    if not (peers := _peers(settings)):
         return None
-    offered = peer_download.credentials(urls, token.get_secret_value(), digest)
+    offered = peer_download.credentials(*peers, digest)
     try:
         return first_accepted(offered, version, digest, keys)
     except SignatureRefusedError:
         return None
+
+
+def _peers(settings: InferenceSettings) -> tuple[Sequence[str], str] | None:
+    """Return the URLs of the other pods and the token for them, or None without such pods."""
+    from fraudops.cluster.peers import peer_urls
+
+    urls, token = peer_urls(settings.cluster, settings.admin_port), settings.admin_token
+    return (urls, token.get_secret_value()) if urls and token else None
 
 
 def _check_cached(bundles: Path, digest: str) -> str | None:
@@ -143,14 +149,12 @@ def _download(settings: InferenceSettings, bundles: Path, version: str, digest: 
 
 
 def _from_peers(settings: InferenceSettings, digest: str, incoming: Path) -> bool:
-    from fraudops.cluster.peers import peer_urls
     from services.inference.pod import peer_download
 
-    urls, token = peer_urls(settings.cluster, settings.admin_port), settings.admin_token
-    if not urls or token is None:
+    if not (peers := _peers(settings)):
         return False
     try:
-        peer_download.download(urls, token.get_secret_value(), digest, incoming)
+        peer_download.download(*peers, digest, incoming)
         verify_bundle(incoming, digest)
     except FraudopsError as error:
         logger.info("no other pod gave the bundle", extra={"digest": digest, "reason": str(error)})
