@@ -38,8 +38,8 @@ MAX_TERMINATION_BYTES = 4000
 OUTPUT_MARK = "\x1e"
 MARK_VARIABLE = "FRAUDOPS_MARK_OUTPUT"
 TERMINATED = (
-    "stopped by SIGTERM before the end: run the command again; a Job of the cluster starts its "
-    "next try by itself"
+    "stopped by SIGTERM before the end: look at `fraudops status`, then run the command again; a "
+    "Job of the cluster starts its next try by itself"
 )
 RETRY_PAUSE_SECONDS = 1.0
 Result = TypeVar("Result")

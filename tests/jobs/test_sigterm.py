@@ -19,9 +19,23 @@ ROOT = Path(__file__).parents[2]
 NOWHERE = "127.0.0.1:9"
 SECONDS = 20.0
 ADVICE = (
-    "stopped by SIGTERM before the end: run the command again; a Job of the cluster starts its "
-    "next try by itself"
+    "stopped by SIGTERM before the end: look at `fraudops status`, then run the command again; a "
+    "Job of the cluster starts its next try by itself"
 )
+ASYNC = """
+import asyncio
+async def wait():
+    try:
+        print("waiting", flush=True)
+        while True:
+            %s
+    finally:
+        # A cancelled task may still wait in its clean-up.
+        await asyncio.sleep(0)
+        print("cleaned up", flush=True)
+def job():
+    asyncio.run(wait())
+"""
 # Each waits in a block that must clean up. It prints a line when the block begins.
 WAITS = {
     "blocking": """
@@ -33,32 +47,8 @@ def job():
     finally:
         print("cleaned up", flush=True)
 """,
-    "asyncio": """
-import asyncio
-async def wait():
-    try:
-        print("waiting", flush=True)
-        await asyncio.sleep(60)
-    finally:
-        await asyncio.sleep(0.1)
-        print("cleaned up", flush=True)
-def job():
-    asyncio.run(wait())
-""",
-    "asyncio that computes": """
-import asyncio, time
-async def wait():
-    try:
-        print("waiting", flush=True)
-        while True:
-            time.sleep(0.05)
-            await asyncio.sleep(0)
-    finally:
-        await asyncio.sleep(0.1)
-        print("cleaned up", flush=True)
-def job():
-    asyncio.run(wait())
-""",
+    "asyncio": ASYNC % "await asyncio.Event().wait()",
+    "asyncio that computes": ASYNC % "sum(range(100_000)); await asyncio.sleep(0)",
     "a forked child": """
 import multiprocessing, time
 def wait(runs):
