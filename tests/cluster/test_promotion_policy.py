@@ -354,7 +354,7 @@ def test_the_jobs_of_a_cronjob_run_as_automation(site: Site) -> None:
         assert pods[0]["metadata"]["annotations"][REQUESTED_BY] == name
         return name
 
-    requester = requester_of(eventually(its_job, 120, 1.0), policy=True, user="nobody")
+    requester = requester_of(eventually(its_job, 120, 1.0), policy=True, user="no user")
     assert (requester.name, requester.actor) == ("automation", CRONJOB_CONTROLLER)
     assert requester.authenticated
 

@@ -93,7 +93,7 @@ def test_a_score_takes_what_the_pod_has_kept_but_not_its_mark(machine: Machine) 
         machine.models.open("1", machine.digest)
 
 
-@pytest.mark.parametrize("signer", ["validate", "a foreign key", "nobody"])
+@pytest.mark.parametrize("signer", ["validate", "a foreign key", "no key"])
 def test_a_score_of_a_version_that_never_served_asks_the_registry(
     machine: Machine, mlflow_url: str, monkeypatch: pytest.MonkeyPatch, signer: str
 ) -> None:

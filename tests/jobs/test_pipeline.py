@@ -23,8 +23,7 @@ from fraudops.settings import PromoteJobSettings
 from jobs import pipeline
 from jobs.install import first_model as bootstrap
 from tests.support.commands import Caller, CommandResult
-from tests.support.serving import TOKEN, Service
-from tests.support.signing import SIGNERS
+from tests.support.serving import Service
 
 _numbers = itertools.count()
 BANK = Path(__file__).parents[1] / "data" / "bank.yaml"
@@ -76,16 +75,8 @@ def idle_site(
         workers=1,
         environment={"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model},
     )
-    service.root.mkdir()
-    (service.root / "admin.token").write_text(TOKEN)
-    SIGNERS.write_keys(service.state)
-    environment = {
-        "FRAUDOPS_STATE": str(service.root),
-        "FRAUDOPS_URL": service.url,
-        "FRAUDOPS_MODEL_NAME": model,
-        "MLFLOW_TRACKING_URI": mlflow_url,
-        "DATABASE_URL": database,
-    }
+    service.make_folder()
+    environment = service.job_environment(model, mlflow_url, database)
     return PipelineSite(service, Registry(mlflow_url, model), environment, monkeypatch, capsys)
 
 

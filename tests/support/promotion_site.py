@@ -27,7 +27,7 @@ from fraudops.validation.verdict import Findings, Production, store_verdict, ver
 from jobs import models, promote, promotions, reconcile, rollback, verify
 from tests.support.commands import Caller, CommandResult
 from tests.support.mlflow_runs import delete_version, new_run, put, remove
-from tests.support.serving import BANK, TOKEN, Service
+from tests.support.serving import BANK, Service
 from tests.support.signing import SIGNERS
 
 COMMANDS = {
@@ -169,16 +169,9 @@ def running_site(
     """
     model = f"promotion-{uuid4().hex[:8]}"
     service = Service(folder, environment={"FRAUDOPS_MODEL_NAME": model, **service_environment})
-    service.root.mkdir()
-    (service.root / "admin.token").write_text(TOKEN)
-    SIGNERS.write_keys(service.state)
-    environment = {
-        "FRAUDOPS_STATE": str(service.root),
-        "FRAUDOPS_URL": service.url,
-        "FRAUDOPS_MODEL_NAME": model,
-        "MLFLOW_TRACKING_URI": mlflow_url,
-        "DATABASE_URL": database,
-        "FRAUDOPS_PROMOTION__PREPARE_SECONDS": "30",
+    service.make_folder()
+    environment = service.job_environment(model, mlflow_url, database) | {
+        "FRAUDOPS_PROMOTION__PREPARE_SECONDS": "30"
     }
     service.start()
     try:

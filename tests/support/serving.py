@@ -31,7 +31,7 @@ from fraudops.state import State
 from tests.support.bundles import write_linear_bundle
 from tests.support.http_client import HTTP
 from tests.support.processes import free_port
-from tests.support.signing import sign_bundle
+from tests.support.signing import SIGNERS, sign_bundle
 from tests.support.waiting import eventually
 
 TOKEN = "a-token-of-the-tests"
@@ -69,6 +69,22 @@ class Service:
     def key(self) -> PrivateKey:
         """The key that signs verdicts. It is made in the state folder, as `fraudops up` does."""
         return ensure_key(self.state.verdict_key, self.state.public_keys, "verdict")
+
+    def make_folder(self) -> None:
+        """Make the state folder with the admin token and the tests' keys."""
+        self.root.mkdir()
+        self.state.admin_token.write_text(TOKEN)
+        SIGNERS.write_keys(self.state)
+
+    def job_environment(self, model: str, mlflow_url: str, database: str) -> dict[str, str]:
+        """Return the variables with which a job finds this service and its stores."""
+        return {
+            "FRAUDOPS_STATE": str(self.root),
+            "FRAUDOPS_URL": self.url,
+            "FRAUDOPS_MODEL_NAME": model,
+            "MLFLOW_TRACKING_URI": mlflow_url,
+            "DATABASE_URL": database,
+        }
 
     @property
     def url(self) -> str:

@@ -146,7 +146,7 @@ class Wait:
         self.stage, self.said = stage, list[str]()
         calm = ports_of(stage.world, Actor("act"))
         self.pods = ScriptedPods(calm.clock, listed, epochs)
-        self.preparation = Preparation(replace(calm, pods=self.pods, say=self.said.append))  # type: ignore[arg-type]
+        self.preparation = Preparation(replace(calm, pods=self.pods, say=self.said.append))
         self.began = stage.world.clock
 
     async def end(self) -> tuple[str, ...]:
