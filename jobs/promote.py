@@ -1,7 +1,7 @@
 """Move a version to production.
 
-Afterwards every worker serves it, or nothing has changed, or the message names the pods that are
-behind. The table `promotions` has the outcome and its reason.
+Then every worker serves it, or the version from before serves, or the message names the pods that
+are behind. The table `promotions` has the outcome and its reason.
 """
 
 import asyncio

@@ -29,8 +29,8 @@ class Approvals(Protocol):
 def approver_in(annotations: Mapping[str, str]) -> str | None:
     """Return who approved the Job; None if it has no approval that counts.
 
-    The admission policy refuses a false approval when it is written. This function refuses it
-    once more, for a Job that is older than the policy.
+    The admission policy refuses a false approval when it is written. This function checks it
+    again, because the Job may be older than the policy.
     """
     approver = annotations.get(APPROVED_BY, "")
     counts = (

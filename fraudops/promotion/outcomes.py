@@ -50,7 +50,7 @@ class Outcomes:
         return ()
 
     async def _report(self, attempt: Attempt) -> None:
-        """Replace the request's row in the record, if it has one."""
+        """Replace the request's row in the record, if the record has one."""
 
         def reported(record: ServingRecord) -> ServingRecord:
             return _reported(record, attempt) if _kept(record, attempt.request) else record

@@ -16,7 +16,7 @@ from fraudops.signing.waivers import WAIVERS_FORBIDDEN, Waiver, check_waiver, re
 class Credentials(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     """The signed statements about one bundle, as the serving record and pods keep them.
 
-    `unsigned` marks an entry that release 0.2.0 wrote. Only the serving record may say so.
+    `unsigned` marks an entry that release 0.2.0 wrote. Only the serving record may set it.
     """
 
     signed_verdict: SignedVerdict | None = None

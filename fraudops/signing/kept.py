@@ -111,7 +111,7 @@ def require_keys(folder: Path) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a digest of the public keys' files; empty without files. Raises OSError."""
+    """Return a digest of the public keys' files, or "" if there are none. Raises OSError."""
     return _digest_of((path.name, path.read_bytes()) for path in sorted(folder.glob("*.pem")))
 
 

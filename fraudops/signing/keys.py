@@ -174,7 +174,7 @@ def public_file(purpose: Purpose, key: PublicKey) -> str:
 
 
 def short(key_id: str) -> str:
-    """Return the form of a key's id for messages."""
+    """Return the first 12 digits of a key's id, for messages."""
     return key_id[:12]
 
 

@@ -52,7 +52,7 @@ def sign_waiver(waiver: Waiver, key: PrivateKey) -> str:
 def read_waiver(signed: str | None, version: str, digest: str, keys: PublicKeys) -> Waiver:
     """Return the waiver of a version after verifying its signature.
 
-    It may be expired or used, as that of a version that serves is.
+    An expired or used waiver is returned too: a version that serves has such a waiver.
     Raises SignatureRefusedError when it is unsigned, altered, of another version or bundle, or
     signed by a key that is not among `keys`.
     """

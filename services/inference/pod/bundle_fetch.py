@@ -181,7 +181,7 @@ def _discard(bundles: Path, folder: Path) -> None:
 
 
 def _sweep(bundles: Path) -> None:
-    """Remove what killed processes have left: folders, and files of `write_atomically`.
+    """Remove incomplete folders and temporary files of processes that were killed.
 
     The caller holds the pod's lock, so no other process uses the folder.
     """
