@@ -61,8 +61,8 @@ class StoredRow(Protocol):
     def finished_at(self) -> Any: ...
 
 
-# What a promoter reports of a commit whose pods have followed it. No later try changes that.
-FINAL = ("done", "failed")
+# What a promoter reports of a commit whose pods have followed it.
+CONFIRMED = ("done", "failed")
 # The outcomes of acts that have committed nothing.
 UNCOMMITTED = ("refused", "unchanged")
 
@@ -78,11 +78,14 @@ def replaces(new: Attempt, stored: StoredRow) -> bool:
     if stored.outcome == "started":
         return True
     commits = new.outcome not in UNCOMMITTED
-    if new.is_provisional:
-        # A commit is later than what an earlier try has reported without one.
-        return commits and (new.epoch or 0) > (stored.epoch or 0)
-    if stored.outcome in FINAL and stored.finished_at and stored.epoch is not None:
-        return False
-    if commits or stored.outcome in UNCOMMITTED or stored.epoch is None:
-        return True
-    return stored.outcome == "overtaken" and (new.epoch or 0) > stored.epoch
+    # A commit is later than what another try has reported without it.
+    later = commits and (new.epoch or 0) > (stored.epoch or 0)
+    if new.is_provisional or _is_final(stored):
+        return later
+    return commits or stored.outcome in UNCOMMITTED or stored.epoch is None
+
+
+def _is_final(row: StoredRow) -> bool:
+    """Whether no try follows what was reported. The table stores `unchanged` as `done`."""
+    confirmed = row.outcome in CONFIRMED and row.epoch is not None
+    return bool(row.finished_at) and (confirmed or row.outcome == "overtaken")

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.tables import promotions
-from fraudops.promotion.attempt import FINAL, UNCOMMITTED, Attempt
+from fraudops.promotion.attempt import CONFIRMED, UNCOMMITTED, Attempt
 
 NAMESPACE = uuid.UUID("6ad3b5b0-54a5-4d2c-9d0c-0d8e0f7c2f11")
 PATIENCE_SECONDS = 3.0
@@ -135,16 +135,19 @@ def _statement(attempt: Attempt, values: dict[str, Any], from_file: bool) -> Any
 def _replaced_by(attempt: Attempt, statement: Any, from_file: bool) -> Any:
     """Return which rows of the request an outcome replaces: `replaces` in SQL."""
     stored, new = promotions.c, statement.excluded
-    started, commits = stored.outcome == "started", attempt.outcome not in UNCOMMITTED
+    replaced = stored.outcome == "started"
+    commits = attempt.outcome not in UNCOMMITTED
+    if commits:
+        replaced |= new.epoch > func.coalesce(stored.epoch, 0)
     if attempt.is_provisional:
-        return started | (new.epoch > func.coalesce(stored.epoch, 0)) if commits else started
-    changeable = stored.outcome.not_in(FINAL) | stored.finished_at.is_(None)
-    changeable |= stored.epoch.is_(None)
+        return replaced
+    confirmed = stored.outcome.in_(CONFIRMED) & stored.epoch.is_not(None)
+    final = stored.finished_at.is_not(None) & (confirmed | (stored.outcome == "overtaken"))
+    changeable = ~final
     if not commits:
-        later = (stored.outcome == "overtaken") & (new.epoch > stored.epoch)
-        changeable &= stored.outcome.in_(UNCOMMITTED) | stored.epoch.is_(None) | later
+        changeable &= stored.outcome.in_(UNCOMMITTED) | stored.epoch.is_(None)
     if from_file:
         # A row that is started or provisional has no time.
         finished = stored.finished_at
         changeable &= finished.is_(None) | (finished <= new.finished_at)
-    return started | changeable
+    return replaced | changeable

@@ -43,10 +43,7 @@ class Endings:
             # What an earlier try has reported of its commit is final.
             committed = {"done": checks.commits.by_request, "failed": checks.commits.undone}
             final = job.id in committed.get(outcome or "", ())
-            # The row of a process that was lost may come last, without its result.
-            doubled = job.id in checks.doubled and job.id in checks.commits.by_request
-            late = doubled and outcome in ENDED["committed"] | ENDED["undone"]
-            if outcome != result.outcome and not (final or late):
+            if outcome != result.outcome and not (final or self._is_of_another_try(job, outcome)):
                 raise self.world.violated(
                     "rows are true", f"{job.id} ended as {result.outcome}, its row says {outcome}"
                 )
@@ -66,6 +63,14 @@ class Endings:
             raise self.world.violated(
                 "rows are true", f"{job.id} was {' or '.join(sorted(allowed))}, not {outcome}"
             )
+
+    def _is_of_another_try(self, job: Job, outcome: str | None) -> bool:
+        """Whether the row may be that of another process that was alive at the same time."""
+        if job.id not in self.world.checks.doubled:
+            return False
+        if job.id in self.world.checks.commits.by_request:
+            return outcome in ENDED["committed"] | ENDED["undone"]
+        return outcome in ("refused", "overtaken", "unchanged", "unconfirmed")
 
     def _check_old_row(self) -> None:
         request = self.world.checks.old_request
