@@ -46,7 +46,7 @@ class Label(msgspec.Struct, frozen=True, omit_defaults=True):
     transaction_id: str | None = None
 
 
-class ServedModel(msgspec.Struct, frozen=True):
+class ServedModelResponse(msgspec.Struct, frozen=True):
     """The part of GET /model_info that names the model. All fields are None without one."""
 
     version: str | None
@@ -54,13 +54,13 @@ class ServedModel(msgspec.Struct, frozen=True):
     schema_fingerprint: str | None
 
 
-class ModelInfo(msgspec.Struct, frozen=True):
+class ModelInfoResponse(msgspec.Struct, frozen=True):
     """The answer of GET /model_info.
 
     `errors` has the key `epoch` while the pod does not serve what the serving record names.
     """
 
-    model: ServedModel
+    model: ServedModelResponse
     errors: dict[str, str | None]
 
 
@@ -127,12 +127,12 @@ class InferenceClient:
         """
         self._call("GET", "/ready")
 
-    def in_production(self) -> ServedModel:
+    def in_production(self) -> ServedModelResponse:
         """Return the model that the serving record names; without one, its fields are None.
 
         Raises StoreDownError while the pod that answers serves another one, or cannot name it.
         """
-        info = _decoded(self._call("GET", "/model_info"), ModelInfo)
+        info = _decoded(self._call("GET", "/model_info"), ModelInfoResponse)
         if "epoch" in info.errors:
             raise StoreDownError(f"a pod at {self.url} is behind: {info.errors['epoch']}")
         if info.model.version and not (info.model.digest and info.model.schema_fingerprint):

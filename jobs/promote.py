@@ -140,7 +140,7 @@ class PromotionGate:
         self, version: ModelVersion, verdict: Verdict, record: ServingRecord
     ) -> list[GateResult]:
         """Compare the version with the one that serves now, which the verdict may not know."""
-        from fraudops.validation.verdict import Scored, recompare
+        from fraudops.validation.verdict import ScoredVersion, recompare
 
         current = record.current
         if current is None:
@@ -155,8 +155,8 @@ class PromotionGate:
             ) from error
         return recompare(
             self.registry,
-            Scored(version, verdict.scores_digest),
-            Scored(serving, self._sealed_scores(current, version)),
+            ScoredVersion(version, verdict.scores_digest),
+            ScoredVersion(serving, self._sealed_scores(current, version)),
             self.settings.gates.as_gate_settings(),
         )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fraudops import endpoints
-from fraudops.client import InferenceClient, ServedModel
+from fraudops.client import InferenceClient, ServedModelResponse
 from fraudops.errors import BundleError, FraudopsError, RefusedError, SettingsError
 from fraudops.model.manifest import MANIFEST, read_manifest
 from fraudops.promotion.serving_record import ServingRecord
@@ -219,7 +219,7 @@ def serving_now(site: ValidationSite) -> Production | None:
     return Production(model.version, model.digest or "", model.schema_fingerprint or "")
 
 
-def _ask_a_pod(url: str) -> ServedModel:
+def _ask_a_pod(url: str) -> ServedModelResponse:
     # A new connection each time: an open one would lead to the same pod, which may be behind.
     with InferenceClient(url) as pod:
         return pod.in_production()

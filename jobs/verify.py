@@ -34,7 +34,7 @@ FROM_BEFORE = (
 
 
 @dataclass(frozen=True)
-class Verification:
+class VersionReport:
     """What was found of one version.
 
     `statements` says where they are: in the `registry`, or in the `serving record`. `refused` is
@@ -59,7 +59,7 @@ class Verification:
 
 def verify_version(
     registry: Registry, version: ModelVersion, record: ServingRecord, keys: PublicKeys
-) -> Verification:
+) -> VersionReport:
     """Verify the statements about a version and its bundle. Raises StoreDownError."""
     entry = _entry_of(record, version)
     found = _statements(registry, version, entry, keys)
@@ -84,9 +84,9 @@ def _entry_of(record: ServingRecord, version: ModelVersion) -> ServingEntry | No
 
 def _statements(
     registry: Registry, version: ModelVersion, entry: ServingEntry | None, keys: PublicKeys
-) -> Verification:
+) -> VersionReport:
     """Verify the registry's verdict, or the serving record's if the registry has none."""
-    found = Verification(version.version, version.digest, "registry")
+    found = VersionReport(version.version, version.digest, "registry")
     try:
         signed = Credentials(signed_verdict=read_signed(registry, version))
         if signed.signed_verdict is None and entry:
@@ -108,7 +108,7 @@ def _statements(
     )
 
 
-def _with_waiver(found: Verification, entry: ServingEntry, keys: PublicKeys) -> Verification:
+def _with_waiver(found: VersionReport, entry: ServingEntry, keys: PublicKeys) -> VersionReport:
     try:
         waiver = read_waiver(entry.signed_waiver, entry.version, entry.digest, keys)
     except RefusedError as error:
@@ -117,7 +117,7 @@ def _with_waiver(found: Verification, entry: ServingEntry, keys: PublicKeys) -> 
     return replace(found, waiver={name: getattr(waiver, name) for name in names})
 
 
-def lines(found: Verification) -> list[str]:
+def lines(found: VersionReport) -> list[str]:
     """Return what a user reads, one fact in each line."""
     about = [f"version {found.version}, bundle {(found.digest or 'none')[:12]}"]
     if found.signer:
@@ -139,7 +139,7 @@ def lines(found: Verification) -> list[str]:
     return [*about, f"bundle: {found.broken or whole}"]
 
 
-def _verdict(found: Verification) -> str:
+def _verdict(found: VersionReport) -> str:
     if found.passed:
         return "passed"
     return f"did not pass ({', '.join(found.failed_gates) or 'see its gates'})"

@@ -38,7 +38,7 @@ class PromotionTerms:
 
 
 @dataclass(frozen=True)
-class Accepted:
+class AcceptedStatements:
     """The statements that let a bundle serve. Both are None for an entry of release 0.2.0.
 
     `waiver` is None unless it was needed or, at a promotion, given.
@@ -59,7 +59,7 @@ def accept(
     digest: str,
     keys: PublicKeys,
     terms: PromotionTerms | None = None,
-) -> Accepted:
+) -> AcceptedStatements:
     """Return the statements that let the bundle `digest` serve as `version`.
 
     With `terms` this is the gate of a promotion. Without, the bundle has been promoted already, so
@@ -71,10 +71,10 @@ def accept(
         raise SignatureRefusedError(WAIVERS_FORBIDDEN)
     if credentials.signed_verdict is None:
         if credentials.signed_waiver is not None:
-            return Accepted(None, _waiver(credentials, version, digest, keys, terms))
+            return AcceptedStatements(None, _waiver(credentials, version, digest, keys, terms))
         # No promotion: the mark says what served at the upgrade, and nothing about its quality.
         if credentials.unsigned and terms is None:
-            return Accepted()
+            return AcceptedStatements()
         raise SignatureRefusedError(
             f"version {version} has no signed verdict: run `fraudops validate --version {version}`"
         )
@@ -82,10 +82,10 @@ def accept(
     verdict = check_verdict(credentials.signed_verdict, digest, keys)
     _check_names(verdict, version, terms)
     if verdict.passed and (terms is None or credentials.signed_waiver is None):
-        return Accepted(verdict)
+        return AcceptedStatements(verdict)
     if credentials.signed_waiver is None:
         raise SignatureRefusedError(_failed(verdict))
-    return Accepted(verdict, _waiver(credentials, version, digest, keys, terms))
+    return AcceptedStatements(verdict, _waiver(credentials, version, digest, keys, terms))
 
 
 def _waiver(

@@ -14,7 +14,7 @@ from fraudops.canonical import sha256_bytes
 from fraudops.errors import SettingsError, SignatureRefusedError
 from fraudops.extensible import decode_document, encode_document
 from fraudops.files import write_atomically
-from fraudops.signing.credentials import Accepted, Credentials, accept
+from fraudops.signing.credentials import AcceptedStatements, Credentials, accept
 from fraudops.signing.keys import PublicKeys
 
 SUFFIX = ".credentials.json"
@@ -45,7 +45,7 @@ def read_kept(bundles: Path, digest: str) -> KeptCredentials | None:
 
 
 def keep(
-    bundles: Path, version: str, digest: str, credentials: Credentials, accepted: Accepted
+    bundles: Path, version: str, digest: str, credentials: Credentials, accepted: AcceptedStatements
 ) -> None:
     """Write the file of accepted credentials. Raises OSError."""
     kept = KeptCredentials(
@@ -70,7 +70,7 @@ def without_mark(credentials: Credentials) -> Credentials:
 
 def first_accepted(
     offered: Sequence[Credentials], version: str, digest: str, keys: PublicKeys
-) -> tuple[Credentials, Accepted]:
+) -> tuple[Credentials, AcceptedStatements]:
     """Return the first credentials that let the bundle serve as `version`, and what they say.
 
     Raises SignatureRefusedError with the reason for the first ones when none do.

@@ -58,7 +58,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     signer: str = ""
 
 
-class _Format(msgspec.Struct, frozen=True):
+class _VerdictFormat(msgspec.Struct, frozen=True):
     """The one field of a verdict that every release can read."""
 
     format: int
@@ -163,7 +163,7 @@ def _verdict(content: bytes, digest: str) -> Verdict:
     """Decode the text of a verified verdict. Raises SignatureRefusedError."""
     try:
         # The format first: a verdict of a later format may not decode as this release's Verdict.
-        version = decode_json(content, _Format).format
+        version = decode_json(content, _VerdictFormat).format
         if version > FORMAT:
             raise SignatureRefusedError(
                 f"the verdict has format {version}, and this release reads up to {FORMAT}: "

@@ -55,7 +55,7 @@ class Production:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredVersion:
     """A version whose test scores are stored. `scores_digest` is what its signed verdict seals."""
 
     version: ModelVersion
@@ -79,7 +79,7 @@ def store_scores(registry: Registry, version: ModelVersion, scores: TestScores) 
     return sha256_bytes(data)
 
 
-def stored_scores(registry: Registry, scored: Scored) -> TestScores:
+def stored_scores(registry: Registry, scored: ScoredVersion) -> TestScores:
     """Read the test scores of a version.
 
     Raises RefusedError when there are none, when the signed verdict does not seal them, when they
@@ -163,7 +163,7 @@ def nothing_to_compare(
 
 
 def recompare(
-    registry: Registry, candidate: Scored, production: Scored, settings: GateSettings
+    registry: Registry, candidate: ScoredVersion, production: ScoredVersion, settings: GateSettings
 ) -> list[GateResult]:
     """Repeat the comparison from the stored test scores of both versions.
 

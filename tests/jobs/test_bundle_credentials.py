@@ -16,7 +16,7 @@ from fraudops.promotion.serving_record import ServingRecord, ServingTarget
 from fraudops.registry import Registry
 from fraudops.registry.verdicts import store_signed
 from fraudops.settings import BundleJobSettings
-from fraudops.signing.credentials import Accepted, Credentials
+from fraudops.signing.credentials import AcceptedStatements, Credentials
 from fraudops.signing.kept import keep
 from fraudops.signing.key_files import ensure_key
 from fraudops.signing.keys import new_key
@@ -85,10 +85,10 @@ def test_a_score_opens_no_version_whose_verdict_is_forged(machine: Machine) -> N
 
 def test_a_score_takes_what_the_pod_has_kept_but_not_its_mark(machine: Machine) -> None:
     kept = Credentials(signed_verdict=machine.signed())
-    keep(machine.state.bundles, "1", machine.digest, kept, Accepted())
+    keep(machine.state.bundles, "1", machine.digest, kept, AcceptedStatements())
     assert machine.models.open("1", machine.digest).version == "1"
     marked = Credentials(unsigned=True)
-    keep(machine.state.bundles, "1", machine.digest, marked, Accepted())
+    keep(machine.state.bundles, "1", machine.digest, marked, AcceptedStatements())
     with pytest.raises(SignatureRefusedError, match="has no signed verdict"):
         machine.models.open("1", machine.digest)
 

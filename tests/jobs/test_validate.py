@@ -30,7 +30,7 @@ from fraudops.registry import TAG_SCHEMA_FINGERPRINT, ModelVersion, Registry
 from fraudops.state import State
 from fraudops.validation import gates
 from fraudops.validation.gates import GateSettings
-from fraudops.validation.verdict import SCORES, Scored, recompare, shown, stored_scores
+from fraudops.validation.verdict import SCORES, ScoredVersion, recompare, shown, stored_scores
 from tests.support.mlflow_runs import put
 from tests.support.signing import SIGNERS
 from tests.support.trained import Trained, register, seal_again, train
@@ -154,7 +154,7 @@ def test_the_verdict_and_the_test_scores_are_stored_for_exactly_this_bundle(
     assert (signed.model_name, signed.version) == (registry.model, version)
     assert (signed.schema_fingerprint, signed.sample) == (good.fingerprint, False)
     assert signed.signer == SIGNERS.verdict.public.id
-    scores = stored_scores(registry, Scored(stored, signed.scores_digest))
+    scores = stored_scores(registry, ScoredVersion(stored, signed.scores_digest))
     assert (scores.test_digest, scores.digest) == (test.digest, good.digest)
     assert np.array_equal(scores.y, test.y)
     assert np.array_equal(scores.probability, open_scorer(good.folder).score_many(test.x))
@@ -412,12 +412,12 @@ def test_the_comparison_is_repeated_from_stored_scores_alone(
         registry.version(register(mlflow_url, registry, trained)) for trained in (good, weak)
     )
     with pytest.raises(RefusedError, match="no stored test scores"):
-        recompare(registry, Scored(worse, None), Scored(better, None), GateSettings())
+        recompare(registry, ScoredVersion(worse, None), ScoredVersion(better, None), GateSettings())
     for version in (better, worse):
         assert validate(state, version.version).exit_code == 0
     good_scores, weak_scores = scored(registry, better), scored(registry, worse)
 
-    def again(one: Scored, other: Scored) -> list[gates.GateResult]:
+    def again(one: ScoredVersion, other: ScoredVersion) -> list[gates.GateResult]:
         return recompare(registry, one, other, GateSettings())
 
     assert [gate.passed for gate in again(weak_scores, good_scores)] == [False, False]
@@ -430,10 +430,10 @@ def test_the_comparison_is_repeated_from_stored_scores_alone(
         with pytest.raises(RefusedError, match="not those that its signed verdict seals"):
             again(one, other)
     with pytest.raises(RefusedError, match="damaged or of another bundle"):
-        again(weak_scores, Scored(better, sha256_bytes(forged)))
+        again(weak_scores, ScoredVersion(better, sha256_bytes(forged)))
     registry.upload(better, SCORES, b"not an archive")
     with pytest.raises(RefusedError, match="cannot be read"):
-        again(weak_scores, Scored(better, sha256_bytes(b"not an archive")))
+        again(weak_scores, ScoredVersion(better, sha256_bytes(b"not an archive")))
 
 
 def test_scores_of_other_test_rows_are_never_compared(

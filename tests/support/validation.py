@@ -18,7 +18,7 @@ from fraudops.registry.verdicts import read_signed
 from fraudops.schema import load_schema
 from fraudops.signing.verdicts import Verdict, check_verdict
 from fraudops.state import State
-from fraudops.validation.verdict import Scored
+from fraudops.validation.verdict import ScoredVersion
 from jobs.validate import command
 from tests.support.signing import SIGNERS
 
@@ -79,5 +79,5 @@ def signed_verdict(registry: Registry, version: ModelVersion) -> Verdict:
     return check_verdict(signed, str(version.digest), SIGNERS.public)
 
 
-def scored(registry: Registry, version: ModelVersion) -> Scored:
-    return Scored(version, signed_verdict(registry, version).scores_digest)
+def scored(registry: Registry, version: ModelVersion) -> ScoredVersion:
+    return ScoredVersion(version, signed_verdict(registry, version).scores_digest)

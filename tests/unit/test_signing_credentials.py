@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from fraudops.errors import SignatureRefusedError
-from fraudops.signing.credentials import Accepted, Credentials, PromotionTerms, accept
+from fraudops.signing.credentials import AcceptedStatements, Credentials, PromotionTerms, accept
 from fraudops.signing.verdicts import SignedVerdict
 from fraudops.signing.waivers import sign_waiver
 from tests.support.signing import DIGEST, VERDICT, WAIVER, Signers
@@ -25,17 +25,17 @@ WAIVED = Credentials(signed_verdict=FAILED_VERDICT, signed_waiver=SIGNED_WAIVER)
 UNSIGNED = Credentials(unsigned=True)
 
 
-def serve(credentials: Credentials, version: str = "7", digest: str = DIGEST) -> Accepted:
+def serve(credentials: Credentials, version: str = "7", digest: str = DIGEST) -> AcceptedStatements:
     return accept(credentials, version, digest, KEYS)
 
 
-def promote(credentials: Credentials, terms: PromotionTerms = TERMS) -> Accepted:
+def promote(credentials: Credentials, terms: PromotionTerms = TERMS) -> AcceptedStatements:
     return accept(credentials, "7", DIGEST, KEYS, terms)
 
 
 def test_a_passing_verdict_lets_a_version_be_promoted_and_serve() -> None:
     expected = msgspec.structs.replace(VERDICT, signer=SIGNERS.verdict.public.id)
-    assert promote(PASSED) == serve(PASSED) == Accepted(expected)
+    assert promote(PASSED) == serve(PASSED) == AcceptedStatements(expected)
     assert serve(PASSED).signer == SIGNERS.verdict.public.id
 
 
@@ -51,7 +51,7 @@ def test_a_failed_verdict_needs_a_waiver() -> None:
 
 def test_a_waiver_without_a_verdict_lets_its_bundle_serve() -> None:
     alone = Credentials(signed_waiver=SIGNED_WAIVER)
-    assert promote(alone) == serve(alone) == Accepted(None, WAIVER)
+    assert promote(alone) == serve(alone) == AcceptedStatements(None, WAIVER)
     assert serve(alone).signer is None
 
 
@@ -84,7 +84,7 @@ def test_a_waiver_that_a_promotion_gets_is_checked_although_the_verdict_passed()
 
 
 def test_what_an_earlier_release_promoted_serves_and_cannot_be_promoted() -> None:
-    assert serve(UNSIGNED) == Accepted(None, None)
+    assert serve(UNSIGNED) == AcceptedStatements(None, None)
     with pytest.raises(SignatureRefusedError, match="has no signed verdict"):
         promote(UNSIGNED)
 

@@ -9,7 +9,7 @@ import pytest
 
 from fraudops.errors import SettingsError, SignatureRefusedError
 from fraudops.extensible import encode_document
-from fraudops.signing.credentials import Accepted, Credentials
+from fraudops.signing.credentials import AcceptedStatements, Credentials
 from fraudops.signing.kept import (
     KeptCredentials,
     fingerprint,
@@ -40,7 +40,7 @@ def test_the_first_credentials_that_are_accepted_count(
 ) -> None:
     other = Credentials(signed_verdict=Signers.new().signed_verdict())
     found, accepted = first_accepted([other, signed], "7", DIGEST, signers.public)
-    assert (found, accepted) == (signed, Accepted(verdict=accepted.verdict))
+    assert (found, accepted) == (signed, AcceptedStatements(verdict=accepted.verdict))
     assert accepted.signer == signers.verdict.public.id
 
 

@@ -22,7 +22,7 @@ from fraudops.errors import (
 )
 from fraudops.model.verification import verify_bundle
 from fraudops.settings import InferenceSettings
-from fraudops.signing.credentials import Accepted, Credentials
+from fraudops.signing.credentials import AcceptedStatements, Credentials
 from fraudops.signing.kept import first_accepted, keep, read_kept, trusted_keys, without_mark
 from fraudops.signing.keys import PublicKeys
 from fraudops.state import State
@@ -74,7 +74,7 @@ def _check_credentials(
     digest: str,
     recorded: Sequence[Credentials] | None,
     fetch: bool,
-) -> tuple[Credentials, Accepted]:
+) -> tuple[Credentials, AcceptedStatements]:
     """Return the credentials that let the bundle serve: the record's, the kept or a peer's ones.
 
     Raises SignatureRefusedError.
@@ -97,7 +97,7 @@ def _check_credentials(
 
 def _accepted_from_peers(
     settings: InferenceSettings, version: str, digest: str, keys: PublicKeys
-) -> tuple[Credentials, Accepted] | None:
+) -> tuple[Credentials, AcceptedStatements] | None:
     from services.inference.pod import peer_download
 
     if not (peers := _peers(settings)):
