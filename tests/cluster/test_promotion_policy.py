@@ -336,6 +336,15 @@ def test_the_pods_of_a_suspended_job_keep_their_labels(site: Site) -> None:
     denied(site.as_user("bob", "patch", "job", job, "-p", json.dumps(patch)), "cannot change")
 
 
+def test_an_approval_does_not_outlive_a_suspension(site: Site) -> None:
+    held = site.created("bob", suspend=True)
+    denied(site.annotate("alice", held, f"{APPROVED_BY}=alice"), "a suspended Job")
+    approved = site.created("bob")
+    assert "annotated" in site.annotate("alice", approved, f"{APPROVED_BY}=alice")
+    patch = ("patch", "job", approved, "-p", '{"spec": {"suspend": true}}')
+    denied(site.as_user("bob", *patch), "a suspended Job")
+
+
 def test_another_user_approves_a_job_once(site: Site) -> None:
     job = site.created("bob")
     denied(site.annotate("bob", job, f"{APPROVED_BY}=bob"), "another user than bob")
