@@ -23,6 +23,7 @@ from fraudops.signing.keys import PublicKeys, short
 from fraudops.signing.verdicts import check_verdict
 from fraudops.signing.waivers import read_waiver
 from fraudops.state import State
+from fraudops.terminal import one_line
 from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
 from jobs.runner import json_option, output, print_json, run, state_option
@@ -166,7 +167,7 @@ def command(version: str, as_json: bool, state: State) -> None:
         print_json(asdict(found))
     else:
         for line in lines(found):
-            output.print(line, markup=False)
+            output.print(one_line(line), markup=False)
     if found.refused or found.broken:
         wrong = "no valid signature proves it" if found.refused else "its bundle is not whole"
         raise RefusedError(f"version {found.version} is not verified: {wrong}")
