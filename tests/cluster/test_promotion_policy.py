@@ -247,6 +247,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "a second container": (lambda job, main: also_runs(job, "containers", main), "one main"),
     "a step that promotes": (lambda job, main: also_runs(job, "initContainers", main), "one main"),
+    "no end": (lambda job, _: job["spec"].pop("activeDeadlineSeconds"), "at most"),
+    "a late end": (lambda job, _: job["spec"].update(activeDeadlineSeconds=10**7), "at most"),
     "the labels of another Job": (lambda job, _: with_own_selector(job), "selector"),
     "an approval": (
         lambda job, _: job["metadata"]["annotations"].update({APPROVED_BY: "alice"}),
@@ -337,8 +339,9 @@ def test_the_pods_of_a_suspended_job_keep_their_labels(site: Site) -> None:
 
 
 def test_an_approval_does_not_outlive_a_suspension(site: Site) -> None:
-    held = site.created("bob", suspend=True)
-    denied(site.annotate("alice", held, f"{APPROVED_BY}=alice"), "a suspended Job")
+    for way in ({"suspend": True}, {"parallelism": 0}):
+        held = site.created("bob", **way)
+        denied(site.annotate("alice", held, f"{APPROVED_BY}=alice"), "a suspended Job")
     approved = site.created("bob")
     assert "annotated" in site.annotate("alice", approved, f"{APPROVED_BY}=alice")
     patch = ("patch", "job", approved, "-p", '{"spec": {"suspend": true}}')

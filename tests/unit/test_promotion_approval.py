@@ -138,9 +138,10 @@ def test_what_cannot_be_approved_is_refused_with_the_reason(
         check_approvable(found, user)
 
 
-def test_a_suspended_job_cannot_be_approved() -> None:
+@pytest.mark.parametrize("held", [{"suspend": True}, {"parallelism": 0}])
+def test_a_suspended_job_cannot_be_approved(held: dict[str, object]) -> None:
     found: dict[str, Any] = job({REQUESTED_BY: "bob"})
-    found["spec"]["suspend"] = True
+    found["spec"] |= held
     with pytest.raises(RefusedError, match="Job promote-1 is suspended: approve it when it runs"):
         check_approvable(found, "alice")
 
