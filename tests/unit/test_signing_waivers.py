@@ -107,3 +107,9 @@ def test_no_altered_byte_changes_what_is_read() -> None:
             assert read_waiver(text, "7", DIGEST, KEYS) == WAIVER
         except SignatureRefusedError:
             continue
+
+
+def test_the_longest_reason_is_signed_and_read() -> None:
+    waiver = replace(WAIVER, reason="\U0001f525" * 1000, who="u" * 1000)
+    signed = sign_waiver(waiver, SIGNERS.waiver)
+    assert read_waiver(signed, "7", DIGEST, SIGNERS.public).reason == waiver.reason
