@@ -98,6 +98,8 @@ def _statements(
         return replace(found, refused=FROM_BEFORE if found.unsigned else str(error))
     if verdict.version != version.version:
         return replace(found, refused=f"the verdict is about version {verdict.version}")
+    if verdict.model_name != registry.model:
+        return replace(found, refused=f"the verdict is about the model {verdict.model_name}")
     gates = verdict.gates
     return replace(
         found,
