@@ -46,9 +46,7 @@ def upload(api: MlflowApi, folder: str, name: str, data: bytes) -> None:
     api.put(f"{PROXY}/{folder}/{_checked(name)}", data)
 
 
-def download(
-    api: MlflowApi, folder: str, name: str, limit: int = MAX_FILE_BYTES
-) -> bytes | None:
+def download(api: MlflowApi, folder: str, name: str, limit: int = MAX_FILE_BYTES) -> bytes | None:
     """Return a file of a run, or None when the run has no such file.
 
     Raises BundleError for a file of more than `limit` bytes.

@@ -249,7 +249,9 @@ def test_verify_refuses_what_promote_refuses_and_names_a_swapped_file(site: Prom
     result = site.run("verify", version, "--json")
     assert "does not trust" in json.loads(result.stdout)["refused"]
     other = site.registry.model + "-other"
-    named = SIGNERS.signed_for(version, str(site.registry.version(version).digest), model_name=other)
+    named = SIGNERS.signed_for(
+        version, str(site.registry.version(version).digest), model_name=other
+    )
     store_signed(site.registry, site.registry.version(version), named)
     result = site.run("verify", version)
     assert (result.returncode, f"is about the model {other}" in result.stdout) == (65, True)
