@@ -160,6 +160,17 @@ def accepted_variables(manifests: list[Manifest]) -> str:
     return "".join(lists)
 
 
+def test_any_user_installs_the_first_models_job_unless_approvals_are_required() -> None:
+    """A Job without a name does not say who its author is, who could approve it alone."""
+    found = []
+    for settings in (POLICY, APPROVAL):
+        policies = render(Variant(settings=settings))
+        spec = named(policies, KINDS[0], f"{NAMESPACE}-{ACCOUNT}-jobs")["spec"]
+        variables = {each["name"]: each["expression"] for each in spec["variables"]}
+        found.append(variables["bootstraps"].partition(" ")[0])
+    assert found == ["true", "false"]
+
+
 def test_the_policies_see_a_change_of_a_status_too() -> None:
     """Kubernetes accepts annotations together with a status."""
     manifests = render(Variant(settings=APPROVAL))
