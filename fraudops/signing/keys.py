@@ -106,6 +106,13 @@ class PublicKeys:
     def of(self, purpose: Purpose) -> tuple[PublicKey, ...]:
         return self.verdict if purpose == "verdict" else self.waiver
 
+    def without(self, key_id: str) -> "PublicKeys":
+        """Return the keys that remain when the key with this id is no longer valid."""
+        return PublicKeys(
+            tuple(key for key in self.verdict if key.id != key_id),
+            tuple(key for key in self.waiver if key.id != key_id),
+        )
+
 
 def new_key() -> PrivateKey:
     """Make a key. It exists only in memory."""
