@@ -13,17 +13,16 @@ from typing import Any, Protocol, get_args
 import click
 from rich.table import Table
 
-from fraudops.errors import FraudopsError, RefusedError, SettingsError, StoreDownError
+from fraudops.errors import SettingsError
 from fraudops.promotion.local import FileRecordStore, LocalRecords
 from fraudops.promotion.ports import Records
-from fraudops.promotion.serving_record import ServingRecord
 from fraudops.settings import ValidateJobSettings
 from fraudops.signing.folder import FolderKeys
 from fraudops.signing.key_list import KeyEntry, key_to_retire
 from fraudops.signing.keys import PublicKey, PublicKeys, Purpose, short
 from fraudops.state import State
 from fraudops.terminal import print_table
-from jobs.key_use import key_use, needed_message
+from jobs.key_use import check_use
 from jobs.on_cluster import cluster_options, refuse_cluster_options
 from jobs.runner import (
     json_option,
@@ -119,51 +118,11 @@ async def _rotate(place: dict[str, Any], purpose: Purpose) -> tuple[list[KeyEntr
 async def _retire(place: dict[str, Any], start: str, leaked: bool) -> KeyEntry:
     async with open_keys(**place) as opened:
         retired = key_to_retire(await opened.keys.list(), start)
-        await _check_use(opened, retired[0], _options(place), leaked)
+        trusted = await opened.keys.trusted()
+        await check_use(opened.records, trusted, retired[0], _options(place), leaked)
         for entry in retired:
             await opened.keys.retire(entry)
     return retired[0]
-
-
-async def _check_use(place: KeyPlace, entry: KeyEntry, options: str, leaked: bool) -> None:
-    """Refuse a key that production needs; with `leaked` only warn.
-
-    No lock is held, so a promotion that starts after this read may still use the key. Then its pods
-    refuse the version while they prepare it.
-    Raises RefusedError, and StoreDownError when the serving record cannot be read.
-    """
-    try:
-        record = await _read_record(place.records)
-    except FraudopsError as error:
-        unknown = f"the versions that need the key {short(entry.id)} are unknown: {error}"
-        if not leaked:
-            raise StoreDownError(
-                f"{unknown}. Try again when the serving record can be read. Only if the key has "
-                "leaked, retire it with --leaked"
-            ) from error
-        warn(f"{unknown}. Look at what serves: `fraudops status{options}`")
-        return
-    use = key_use(record, entry.id, await place.keys.trusted())
-    if use.is_needed and not leaked:
-        raise RefusedError(
-            f"{needed_message(entry, use)}. {use.steps(options)}. Only if the key has leaked and "
-            "cannot wait, retire it with --leaked"
-        )
-    if use.is_needed:
-        warn(f"{needed_message(entry, use)}. {use.steps(options)}")
-    if use.older:
-        warn(
-            f"older entries that a further rollback would reach need the key too: version "
-            f"{', '.join(use.older)}. Validate such a version before you promote it again"
-        )
-
-
-async def _read_record(records: Records) -> ServingRecord:
-    record, token = await records.read()
-    # The setup Job makes the ConfigMap. Without it the pods serve on, so no version is free.
-    if token is None:
-        raise StoreDownError("the ConfigMap of the serving record does not exist")
-    return record
 
 
 def _options(place: dict[str, Any]) -> str:
@@ -192,6 +151,12 @@ def list_keys(as_json: bool, **place: Any) -> None:
         remark = remark if entry.file else "[red]signs now, is not valid[/]"
         table.add_row(entry.purpose, short(entry.id), entry.file, remark)
     print_table(output, table)
+    signing = {entry.purpose for entry in known if entry.signs}
+    for purpose in {entry.purpose: None for entry in known if entry.purpose not in signing}:
+        warn(
+            f"no key signs a {purpose} now: if its private key is lost, make a new one with "
+            f"`fraudops keys rotate {purpose}{_options(place)}`"
+        )
 
 
 @command.command(name="rotate", params=list(place_options))

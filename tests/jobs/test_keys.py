@@ -73,6 +73,9 @@ def test_a_lost_or_damaged_private_key_is_replaced_and_never_quoted(
     rotated = run_keys("rotate", "verdict", *here)
     assert (rotated.returncode, "correct-horse" in rotated.stderr) == (0, False)
     state.verdict_key.unlink()
+    hint = run_keys("list", *here).stderr
+    assert "no key signs a verdict now" in hint
+    assert "`fraudops keys rotate verdict --state" in hint
     assert not any(
         signs
         for purpose, signs in listed(run_keys("list", "--json", *here)).values()

@@ -88,10 +88,10 @@ def test_a_key_that_signed_what_serves_stays(machine: KeysOfMachine) -> None:
     machine.serve(record(entry("2", OLD), entry("1", NEW)))
     code, said = machine.retire(ID)
     assert (code, machine.trusts(OLD.verdict)) == (65, True), said
-    assert f"the verdict key {ID} signed a verdict of version 2, which serves." in said
+    assert f"the verdict key {ID} signed a verdict of version 2 (it serves)." in said
     where = f" --state {machine.state.root}`"
     assert f"`fraudops validate --version 2{where}" in said
-    assert f"`fraudops promote --version 2{where}." in said
+    assert f"`fraudops promote --version 2{where} (or" in said
     assert "--leaked" in said
 
 
@@ -100,7 +100,7 @@ def test_a_key_that_signed_the_way_back_stays(machine: KeysOfMachine) -> None:
     machine.serve(record(entry("2", NEW), entry("2", NEW), entry("1", OLD)))
     code, said = machine.retire(ID)
     assert (code, machine.trusts(OLD.verdict)) == (65, True), said
-    assert "of version 1, to which a rollback goes back." in said
+    assert "of version 1 (the way back of a rollback)." in said
     # What serves is promoted last, or version 1 would serve at the end.
     assert "promote --version 1" in said
     assert "then the same for version 2" in said
@@ -115,27 +115,28 @@ def test_the_message_names_all_versions_that_need_the_key(machine: KeysOfMachine
     code, said = machine.retire(ID)
     assert code == 65
     assert (
-        "version 2, which serves, version 1, to which a rollback goes back and version 3, which is "
-        "being promoted now"
+        "version 2 (it serves), version 1 (the way back of a rollback) and version 3 (it is being "
+        "promoted now)"
     ) in said
     machine.serve(msgspec.structs.replace(record(entry("2", NEW)), reserved=reserved))
     code, said = machine.retire(ID)
     assert (code, machine.trusts(OLD.verdict)) == (65, True)
-    assert "Wait until the promotion under way has ended. Then run this command again" in said
+    assert "First wait until the promotion under way has ended. Then run this command again" in said
 
 
 def test_older_entries_only_warn(machine: KeysOfMachine) -> None:
     machine.serve(record(entry("4", NEW), entry("3", NEW), entry("4", OLD), entry("2", OLD)))
     code, said = machine.retire(ID)
     assert (code, machine.trusts(OLD.verdict)) == (0, False), said
-    assert "need the key too: version 4, 2." in said
+    assert "where they reach version 4, 2, which this key signed" in said
 
 
 def test_a_waiver_key_stays_while_a_waived_version_serves(machine: KeysOfMachine) -> None:
     machine.serve(record(entry("2", NEW, waived=True)))
     code, said = machine.retire(WAIVER_ID)
     assert (code, machine.trusts(OLD.waiver)) == (65, True), said
-    assert f"the waiver key {WAIVER_ID} signed a waiver of version 2, which serves" in said
+    assert f"the waiver key {WAIVER_ID} signed a waiver of version 2 (it serves)" in said
+    assert "First promote versions that have a passing verdict, until no version" in said
     machine.serve(record(entry("3", NEW), entry("1", NEW)))
     assert machine.retire(WAIVER_ID)[0] == 0
     assert not machine.trusts(OLD.waiver)
@@ -152,7 +153,7 @@ def test_a_leaked_key_is_retired_with_a_warning(machine: KeysOfMachine) -> None:
     code, said = machine.retire(ID, "--leaked")
     assert (code, machine.trusts(OLD.verdict)) == (0, False), said
     assert "pods that start and rollbacks refuse them" in said
-    assert "`fraudops validate --version 1" in said
+    assert "Now let another key sign: `fraudops validate --version 1" in said
 
 
 def test_a_key_that_signs_now_is_not_retired_even_if_it_has_leaked(machine: KeysOfMachine) -> None:
@@ -165,7 +166,7 @@ def test_without_the_record_only_a_leaked_key_is_retired(machine: KeysOfMachine)
     code, said = machine.retire(ID)
     assert (code, machine.trusts(OLD.verdict)) == (75, True), said
     assert "the serving record cannot be read" in said
-    assert "Only if the key has leaked, retire it with --leaked" in said
+    assert "A key that has leaked can be retired now, with --leaked" in said
     code, said = machine.retire(ID, "--leaked")
     assert (code, machine.trusts(OLD.verdict)) == (0, False), said
     assert "are unknown: the serving record" in said
