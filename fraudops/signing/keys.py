@@ -197,7 +197,8 @@ def _read_all(folder: Path, purpose: Purpose) -> tuple[PublicKey, ...]:
     except OSError as error:
         raise SettingsError(
             f"the folder of public keys {folder} cannot be read ({error.strerror}): "
-            "set FRAUDOPS_SIGNING__PUBLIC_KEYS to a folder that holds verdict*.pem"
+            "give --state FOLDER of `fraudops up`, or set FRAUDOPS_SIGNING__PUBLIC_KEYS to a "
+            "folder that holds verdict*.pem"
         ) from error
     chosen = (name for name in names if name.startswith(purpose) and name.endswith(".pem"))
     keys = (read_public_key(folder / name) for name in chosen)
