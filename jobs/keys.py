@@ -82,7 +82,8 @@ async def open_keys(
         folder = signing.public_keys_of(state)
         if not folder.is_dir():
             raise SettingsError(
-                f"{folder} does not exist: `fraudops up` makes the keys, or give --state FOLDER"
+                f"{folder} does not exist: give --state FOLDER. `fraudops up` makes the keys when "
+                "it starts the product; stop a running one with `fraudops down` before"
             )
         records = LocalRecords(FileRecordStore(state.serving_record))
         yield KeyPlace(FolderKeys(private, folder), records)

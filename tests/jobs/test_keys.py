@@ -99,7 +99,7 @@ def test_a_signing_key_without_its_public_half_is_marked(
 def test_a_folder_without_keys_says_who_makes_them(run_keys: KeysCommand, tmp_path: Path) -> None:
     result = run_keys("list", "--state", str(tmp_path))
     assert result.returncode == 64
-    assert "`fraudops up` makes the keys" in result.stderr
+    assert "give --state FOLDER. `fraudops up` makes the keys" in result.stderr
 
 
 @pytest.fixture
