@@ -21,7 +21,7 @@ from fraudops.settings import PromoteJobSettings
 from fraudops.signing.credentials import Credentials
 from fraudops.signing.keys import PublicKeys, short
 from fraudops.signing.verdicts import check_verdict
-from fraudops.signing.waivers import read_waiver, waiver_signer
+from fraudops.signing.waivers import read_waiver
 from fraudops.state import State
 from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
@@ -113,12 +113,11 @@ def _statements(
 def _with_waiver(found: VersionReport, entry: ServingEntry, keys: PublicKeys) -> VersionReport:
     try:
         waiver = read_waiver(entry.signed_waiver, entry.version, entry.digest, keys)
-        signer = waiver_signer(entry.signed_waiver or "", keys)
     except RefusedError as error:
         return replace(found, refused=str(error))
     names = ("reason", "who", "request", "at")
     shown = {name: getattr(waiver, name) for name in names}
-    return replace(found, waiver=shown, waiver_signer=signer)
+    return replace(found, waiver=shown, waiver_signer=waiver.signer)
 
 
 def lines(found: VersionReport) -> list[str]:
