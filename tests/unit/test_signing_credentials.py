@@ -7,7 +7,14 @@ import msgspec
 import pytest
 
 from fraudops.errors import SignatureRefusedError
-from fraudops.signing.credentials import AcceptedStatements, Credentials, PromotionTerms, accept
+from fraudops.signing.credentials import (
+    AcceptedStatements,
+    Credentials,
+    PromotionTerms,
+    accept,
+    needs_key,
+)
+from fraudops.signing.keys import PrivateKey, PublicKeys
 from fraudops.signing.verdicts import SignedVerdict
 from fraudops.signing.waivers import sign_waiver
 from tests.support.signing import DIGEST, VERDICT, WAIVER, Signers
@@ -20,6 +27,7 @@ FAILED = msgspec.structs.replace(
 )
 PASSED_VERDICT, FAILED_VERDICT = SIGNERS.signed_verdict(), SIGNERS.signed_verdict(FAILED)
 SIGNED_WAIVER = sign_waiver(WAIVER, SIGNERS.waiver)
+READ_WAIVER = msgspec.structs.replace(WAIVER, signer=SIGNERS.waiver.public.id)
 PASSED = Credentials(signed_verdict=PASSED_VERDICT)
 WAIVED = Credentials(signed_verdict=FAILED_VERDICT, signed_waiver=SIGNED_WAIVER)
 UNSIGNED = Credentials(unsigned=True)
@@ -43,7 +51,7 @@ def test_a_failed_verdict_needs_a_waiver() -> None:
     for decide in (promote, serve):
         with pytest.raises(SignatureRefusedError, match=r"7 did not pass validation \(roc_auc\)"):
             decide(Credentials(signed_verdict=FAILED_VERDICT))
-        assert decide(WAIVED).waiver == WAIVER
+        assert decide(WAIVED).waiver == READ_WAIVER
         found = decide(WAIVED).verdict
         assert found is not None
         assert not found.passed
@@ -51,13 +59,13 @@ def test_a_failed_verdict_needs_a_waiver() -> None:
 
 def test_a_waiver_without_a_verdict_lets_its_bundle_serve() -> None:
     alone = Credentials(signed_waiver=SIGNED_WAIVER)
-    assert promote(alone) == serve(alone) == AcceptedStatements(None, WAIVER)
+    assert promote(alone) == serve(alone) == AcceptedStatements(None, READ_WAIVER)
     assert serve(alone).signer is None
 
 
 def test_a_used_and_expired_waiver_lets_its_bundle_serve_but_not_be_promoted_again() -> None:
     late = replace(TERMS, now=WAIVER.expires_at)
-    assert serve(WAIVED).waiver == WAIVER
+    assert serve(WAIVED).waiver == READ_WAIVER
     with pytest.raises(SignatureRefusedError, match="it expired at"):
         promote(WAIVED, late)
     with pytest.raises(SignatureRefusedError, match="for the request request-1, not for another"):
@@ -71,12 +79,12 @@ def test_an_installation_that_forbids_waivers_promotes_by_none() -> None:
             promote(credentials, forbidden)
     assert promote(PASSED, forbidden).waiver is None
     # What was promoted before waivers were forbidden serves on.
-    assert serve(WAIVED).waiver == WAIVER
+    assert serve(WAIVED).waiver == READ_WAIVER
 
 
 def test_a_waiver_that_a_promotion_gets_is_checked_although_the_verdict_passed() -> None:
     both = msgspec.structs.replace(PASSED, signed_waiver=SIGNED_WAIVER)
-    assert promote(both).waiver == WAIVER
+    assert promote(both).waiver == READ_WAIVER
     with pytest.raises(SignatureRefusedError, match="for the request"):
         promote(both, replace(TERMS, request="another"))
     # A pod needs no waiver for a passing verdict, for example after its key was retired.
@@ -138,3 +146,40 @@ def test_a_foreign_waiver_lets_nothing_serve() -> None:
     for decide in (promote, serve):
         with pytest.raises(SignatureRefusedError, match="does not trust"):
             decide(msgspec.structs.replace(WAIVED, signed_waiver=foreign))
+
+
+@pytest.mark.parametrize(
+    ("credentials", "needed"),
+    [
+        (PASSED, {SIGNERS.verdict}),
+        (WAIVED, {SIGNERS.verdict, SIGNERS.waiver}),
+        (Credentials(signed_waiver=SIGNED_WAIVER), {SIGNERS.waiver}),
+        # A passing verdict needs no waiver to serve.
+        (
+            Credentials(signed_verdict=PASSED_VERDICT, signed_waiver=SIGNED_WAIVER),
+            {SIGNERS.verdict},
+        ),
+        (UNSIGNED, set()),
+        # What is refused already does not need the key.
+        (Credentials(signed_verdict=FAILED_VERDICT), set()),
+        (Credentials(), set()),
+    ],
+)
+def test_a_bundle_needs_exactly_the_keys_whose_statements_let_it_serve(
+    credentials: Credentials, needed: set[PrivateKey]
+) -> None:
+    signers = (SIGNERS.verdict, SIGNERS.waiver, FOREIGN.verdict)
+    keys = PublicKeys(
+        (SIGNERS.verdict.public, FOREIGN.verdict.public),
+        (SIGNERS.waiver.public, FOREIGN.waiver.public),
+    )
+    assert {
+        key for key in signers if needs_key(key.public.id, credentials, "7", DIGEST, keys)
+    } == needed
+
+
+def test_keys_without_one_key_keep_the_others_of_both_purposes() -> None:
+    verdicts = (SIGNERS.verdict.public, FOREIGN.verdict.public)
+    keys = PublicKeys(verdicts, (SIGNERS.waiver.public,))
+    assert keys.without(verdicts[0].id) == PublicKeys(verdicts[1:], (SIGNERS.waiver.public,))
+    assert keys.without(SIGNERS.waiver.public.id) == PublicKeys(verdicts)

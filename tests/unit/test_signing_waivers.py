@@ -20,10 +20,11 @@ KEYS = SIGNERS.public
 SIGNED = sign_waiver(WAIVER, SIGNERS.waiver)
 NOW = datetime(2026, 3, 1, 10, 30, tzinfo=UTC)
 replace = msgspec.structs.replace
+READ = replace(WAIVER, signer=SIGNERS.waiver.public.id)
 
 
 def test_a_signed_waiver_is_read_as_it_was_written() -> None:
-    assert check_waiver(SIGNED, "7", DIGEST, "request-1", NOW, KEYS) == WAIVER
+    assert check_waiver(SIGNED, "7", DIGEST, "request-1", NOW, KEYS) == READ
 
 
 @pytest.mark.parametrize(
@@ -44,11 +45,22 @@ def test_a_waiver_allows_nothing_else(
 
 
 def test_the_waiver_of_what_serves_is_readable_after_its_end() -> None:
-    assert read_waiver(SIGNED, "7", DIGEST, KEYS) == WAIVER
+    assert read_waiver(SIGNED, "7", DIGEST, KEYS) == READ
     with pytest.raises(SignatureRefusedError, match="not for version 8"):
         read_waiver(SIGNED, "8", DIGEST, KEYS)
     with pytest.raises(SignatureRefusedError, match=r"the waiver is refused: .*no signed waiver"):
         read_waiver(None, "7", DIGEST, KEYS)
+
+
+def test_the_key_of_a_waiver_is_known() -> None:
+    assert read_waiver(SIGNED, "7", DIGEST, KEYS).signer == SIGNERS.waiver.public.id
+
+
+def test_the_key_that_is_verified_counts_not_the_one_that_the_text_names() -> None:
+    kind = StatementKind("waiver", "https://fraudops.io/waiver/v1", Waiver, "")
+    lies = replace(WAIVER, signer="f" * 64)
+    signed = sign(kind, Subject("bundle.json", {"sha256": DIGEST}), lies, SIGNERS.waiver)
+    assert read_waiver(signed, "7", DIGEST, KEYS) == READ
 
 
 def test_the_verdict_key_cannot_sign_a_waiver() -> None:
@@ -104,7 +116,7 @@ def test_no_altered_byte_changes_what_is_read() -> None:
     for position, character in enumerate(SIGNED):
         text = SIGNED[:position] + chr(ord(character) ^ 1) + SIGNED[position + 1 :]
         try:
-            assert read_waiver(text, "7", DIGEST, KEYS) == WAIVER
+            assert read_waiver(text, "7", DIGEST, KEYS) == READ
         except SignatureRefusedError:
             continue
 
