@@ -50,6 +50,7 @@ class VersionReport:
     refused: str | None = None
     passed: bool | None = None
     failed_gates: tuple[str, ...] = ()
+    gates: tuple[dict[str, Any], ...] = ()
     signer: str | None = None
     signed_at: str | None = None
     sample: bool | None = None
@@ -70,8 +71,9 @@ def verify_version(
         found = _with_waiver(found, entry, keys)
     try:
         with tempfile.TemporaryDirectory(prefix="fraudops-verify-") as name:
-            registry.download_bundle(version, Path(name))
-            manifest = read_manifest(Path(name), version.digest or "")
+            digest = version.digest or ""
+            registry.download_bundle(version, Path(name), digest)
+            manifest = read_manifest(Path(name), digest)
             check_files(Path(name), manifest)
     except BundleError as error:
         return replace(found, broken=str(error))
@@ -106,6 +108,7 @@ def _statements(
     return replace(
         found,
         passed=verdict.passed,
+        gates=tuple(gates),
         failed_gates=tuple(str(gate.get("name")) for gate in gates if not gate.get("passed")),
         signer=verdict.signer,
         signed_at=verdict.at,
@@ -131,6 +134,7 @@ def lines(found: VersionReport) -> list[str]:
             f"signed: bundle.json and verdict.json, by the verdict key {short(found.signer)}, at "
             f"{found.signed_at} (from the {found.statements})",
             f"verdict: {_verdict(found)}",
+            *(_gate(gate) for gate in found.gates),
             f"trained on: {'the packaged sample' if found.sample else 'data of a file'}",
         ]
     if found.waiver and found.waiver_signer:
@@ -143,6 +147,15 @@ def lines(found: VersionReport) -> list[str]:
         about.append(f"not proven: {found.refused}")
     whole = f"whole: {found.files} files have the sha256 that the digest seals"
     return [*about, f"bundle: {found.broken or whole}"]
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    """Return a gate with its limit, which is that of the run that validated."""
+    ended = "passed" if gate.get("passed") else "failed"
+    if gate.get("value") is None or gate.get("limit") is None:
+        return f"gate {gate.get('name')}: {ended}"
+    limit = f"{gate.get('sign') or 'limit'} {gate['limit']:g}"
+    return f"gate {gate.get('name')}: {ended}, {gate['value']:.4g} ({limit})"
 
 
 def _verdict(found: VersionReport) -> str:

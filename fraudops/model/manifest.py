@@ -25,6 +25,12 @@ REFERENCE_ROWS = "reference_rows.npy"
 PIPELINE = "pipeline.skops"
 DRIFT_REFERENCE = "drift_reference.parquet"
 TRAIN_ROWS = "train_rows.npy"
+# For downloads. The sample's bundle has 1.8 MB. One of 20 million training rows has about 160 MB, 8
+# bytes for each row. A pod's disk has at least 1 GiB for the bundles that it keeps and a new one.
+MAX_BUNDLE_BYTES = 256 << 20
+MAX_FILES = 64
+# A manifest has about 4 kB.
+MAX_MANIFEST_BYTES = 1 << 20
 # Names that arrive from outside become paths, so they must match these.
 DIGEST = re.compile(r"[0-9a-f]{64}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
@@ -100,10 +106,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def seal(folder: Path, manifest: Manifest) -> str:
-    """Write `bundle.json` with the sha256 of every other file and return the bundle's digest."""
-    files = {
-        path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST
-    }
+    """Write `bundle.json` with the sha256 of every other file and return the bundle's digest.
+
+    Raises BundleError for a bundle that is too large for a pod.
+    """
+    paths = [path for path in sorted(folder.iterdir()) if path.name != MANIFEST]
+    size = sum(path.stat().st_size for path in paths)
+    if size > MAX_BUNDLE_BYTES:
+        raise BundleError(
+            f"the bundle has {size} bytes, and a pod takes at most {MAX_BUNDLE_BYTES}: "
+            "train with fewer rows"
+        )
+    files = {path.name: sha256_file(path) for path in paths}
     data = canonical_json(msgspec.structs.replace(manifest, files=files))
     (folder / MANIFEST).write_bytes(data)
     return sha256_bytes(data)

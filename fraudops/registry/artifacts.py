@@ -1,22 +1,22 @@
 """Files of a run behind MLflow's artifact proxy.
 
-The registry is not trusted: number and size of the files are limited, and their names cannot lead
-out of the folder of the download.
+The registry is not trusted: the size of a file is limited, and a name cannot lead out of the run's
+folder. See fraudops.model.bundle_download for the files of a bundle.
 """
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from fraudops.errors import BundleError, SettingsError, StoreDownError
+from fraudops.errors import BundleError, SettingsError
+from fraudops.model.bundle_download import download_files
 from fraudops.registry.api import MlflowAnswerError, MlflowApi
 
 PROXY = "mlflow-artifacts/artifacts"
 BUNDLE = "bundle"
-MAX_FILES = 64
-MAX_BUNDLE_BYTES = 1 << 30
 MAX_FILE_BYTES = 128 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -59,40 +59,26 @@ def download(api: MlflowApi, folder: str, name: str, limit: int = MAX_FILE_BYTES
         raise
 
 
-def download_folder(api: MlflowApi, source: str, folder: Path) -> None:
-    """Download every file of `source` into `folder`, which must exist.
+def download_folder(api: MlflowApi, source: str, folder: Path, digest: str) -> None:
+    """Download the bundle in `source` into `folder`.
 
-    Raises BundleError for files that cannot be those of a bundle.
+    Raises BundleError for files that cannot be those of the bundle `digest`.
     """
-    listing = api.call("GET", PROXY, params={"path": source}).get("files", [])
-    if not listing:
-        raise BundleError(
-            "the registry holds no file of this bundle: train again, or restore MLflow's artifacts"
-        )
-    if len(listing) > MAX_FILES:
-        raise BundleError(f"the bundle has {len(listing)} files; at most {MAX_FILES} are allowed")
-    remaining = MAX_BUNDLE_BYTES
-    for entry in listing:
-        remaining -= _download_file(api, source, entry, folder, remaining)
+    download_files(partial(_open_file, api, source), folder, digest)
 
 
-def _download_file(
-    api: MlflowApi, source: str, entry: dict[str, Any], folder: Path, limit: int
-) -> int:
-    name = str(entry.get("path", ""))
-    if entry.get("is_dir") or not _NAME.fullmatch(name):
+@contextmanager
+def _open_file(api: MlflowApi, source: str, name: str) -> Iterator[Iterator[bytes]]:
+    try:
+        with api.stream(f"{PROXY}/{source}/{name}") as chunks:
+            yield chunks
+    except MlflowAnswerError as error:
+        if error.code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         raise BundleError(
-            "the bundle contains a folder or a file name that no bundle has: "
-            "it was not made by `fraudops train`"
-        )
-    # The size is optional in MLflow's answer.
-    expected, size = int(entry.get("file_size", -1)), 0
-    with (folder / name).open("wb") as file:
-        for chunk in _chunks(api, f"{source}/{name}", limit):
-            size += file.write(chunk)
-    if expected not in (-1, size):
-        raise StoreDownError(f"only {size} of {expected} bytes of {name} arrived: try again")
-    return size
+            f"the registry does not hold the bundle's {name}: "
+            "train again, or restore MLflow's artifacts"
+        ) from error
 
 
 def _chunks(api: MlflowApi, path: str, limit: int) -> Iterator[bytes]:

@@ -48,5 +48,5 @@ def verified_bundle(
             return
     with TemporaryDirectory(prefix="fraudops-bundle-") as name:
         folder, registry = Path(name), open_registry()
-        registry.download_bundle(registry.version(version), folder)
+        registry.download_bundle(registry.version(version), folder, digest)
         yield folder, verify(folder, digest)

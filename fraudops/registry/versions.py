@@ -179,15 +179,15 @@ class Registry:
             ]
         )
 
-    def download_bundle(self, version: ModelVersion, folder: Path) -> None:
-        """Download the files of the version's bundle into `folder`, which is made if missing.
+    def download_bundle(self, version: ModelVersion, folder: Path, digest: str) -> None:
+        """Download the version's bundle `digest` into `folder`, which is made if missing.
 
-        The caller verifies them with fraudops.model.verification. Raises BundleError when the
-        version has no bundle, or when its files cannot be those of a bundle.
+        Only the files that its manifest names are read. The caller verifies them with
+        fraudops.model.verification. Raises BundleError when the version has no bundle, or when its
+        files cannot be those of this bundle.
         """
         source = f"{run_folder(version)}/{artifacts.BUNDLE}"
-        folder.mkdir(parents=True, exist_ok=True)
-        artifacts.download_folder(self._api, source, folder)
+        artifacts.download_folder(self._api, source, folder, digest)
 
     def upload(self, version: ModelVersion, name: str, data: bytes) -> None:
         """Write a file to the version's run, for example `validation/test_scores.npz`.

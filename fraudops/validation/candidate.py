@@ -62,7 +62,7 @@ def open_candidate(registry: Registry, version: ModelVersion, folder: Path) -> C
             f"version {version.version} was not registered by `fraudops train`: "
             "it has no bundle to validate"
         )
-    registry.download_bundle(version, folder)
+    registry.download_bundle(version, folder, version.digest)
     manifest = verify_bundle(folder, version.digest)
     if manifest.schema_fingerprint != version.schema_fingerprint:
         raise BundleError(

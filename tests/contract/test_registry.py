@@ -13,8 +13,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from msgspec.structs import replace
 
+from fraudops.canonical import canonical_json, sha256_bytes
 from fraudops.errors import BundleError, SettingsError, StoreDownError, UnknownVersionError
+from fraudops.model import bundle_download
 from fraudops.registry import (
     TAG_DIGEST,
     TAG_SAMPLE,
@@ -25,8 +28,14 @@ from fraudops.registry import (
     verified_bundle,
 )
 from fraudops.registry.api import MlflowAnswerError
+from tests.support.bundles import make_manifest
 from tests.support.http_client import HTTP
-from tests.support.mlflow_runs import API, delete_version, new_run, put
+from tests.support.mlflow_runs import API, delete_version, new_run, put, remove
+
+ROWS = bytes(3_000_000)
+FILES = {"train_rows.npy": sha256_bytes(ROWS)}
+MANIFEST_BYTES = canonical_json(replace(make_manifest(), files=FILES))
+DIGEST = sha256_bytes(MANIFEST_BYTES)
 
 
 @pytest.fixture
@@ -39,11 +48,9 @@ def registry(mlflow_url: str) -> Iterator[Registry]:
 @pytest.fixture
 def registered(registry: Registry, mlflow_url: str) -> ModelVersion:
     run = new_run(mlflow_url)
-    put(mlflow_url, run, "bundle/bundle.json", b"{}")
-    put(mlflow_url, run, "bundle/train_rows.npy", bytes(3_000_000))
-    return registry.version(
-        registry.create_version(run, {TAG_DIGEST: "d" * 64, TAG_SAMPLE: "true"})
-    )
+    put(mlflow_url, run, "bundle/bundle.json", MANIFEST_BYTES)
+    put(mlflow_url, run, "bundle/train_rows.npy", ROWS)
+    return registry.version(registry.create_version(run, {TAG_DIGEST: DIGEST, TAG_SAMPLE: "true"}))
 
 
 def test_a_model_that_does_not_exist_yet_has_no_versions_and_no_alias(registry: Registry) -> None:
@@ -57,7 +64,7 @@ def test_create_version_makes_the_model_and_numbers_its_versions(
 ) -> None:
     second = registry.create_version(new_run(mlflow_url), {})
     assert (registered.version, second) == ("1", "2")
-    assert registered.digest == "d" * 64
+    assert registered.digest == DIGEST
     assert registered.tags[TAG_SAMPLE] == "true"
     assert registered.created_at.endswith("+00:00")
     assert [version.version for version in registry.versions()] == ["2", "1"]
@@ -174,17 +181,17 @@ def test_the_longest_tag_comes_back_whole_and_a_longer_one_is_refused(
 def test_a_bundle_comes_back_byte_for_byte(
     registry: Registry, registered: ModelVersion, tmp_path: Path
 ) -> None:
-    registry.download_bundle(registered, tmp_path / "bundle")
+    registry.download_bundle(registered, tmp_path / "bundle", DIGEST)
     assert {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()} == {
-        "bundle.json": b"{}",
-        "train_rows.npy": bytes(3_000_000),
+        "bundle.json": MANIFEST_BYTES,
+        "train_rows.npy": ROWS,
     }
 
 
 def manifest_bytes(folder: Path, _digest: str) -> bytes:
     """Return the bytes of `bundle.json`. Raises BundleError unless they are the registered ones."""
     content = (folder / "bundle.json").read_bytes()
-    if content != b"{}":
+    if content != MANIFEST_BYTES:
         raise BundleError("bundle.json has been altered")
     return content
 
@@ -194,7 +201,7 @@ def no_registry() -> Registry:
 
 
 def cached_bundle(cache: Path, content: bytes) -> Path:
-    folder = cache / ("d" * 64)
+    folder = cache / DIGEST
     folder.mkdir()
     (folder / "bundle.json").write_bytes(content)
     return folder
@@ -203,18 +210,18 @@ def cached_bundle(cache: Path, content: bytes) -> Path:
 def test_a_good_cached_bundle_is_used_without_the_registry(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cached = cached_bundle(tmp_path, b"{}")
-    with verified_bundle("1", "d" * 64, tmp_path, no_registry, manifest_bytes) as (folder, content):
-        assert (folder, content) == (cached, b"{}")
+    cached = cached_bundle(tmp_path, MANIFEST_BYTES)
+    with verified_bundle("1", DIGEST, tmp_path, no_registry, manifest_bytes) as (folder, content):
+        assert (folder, content) == (cached, MANIFEST_BYTES)
     assert cached.is_dir()
     assert caplog.text == ""
 
 
 def test_an_error_of_the_caller_does_not_cause_a_download(tmp_path: Path) -> None:
-    cached_bundle(tmp_path, b"{}")
+    cached_bundle(tmp_path, MANIFEST_BYTES)
     with (
         pytest.raises(BundleError, match="no reference"),
-        verified_bundle("1", "d" * 64, tmp_path, no_registry, manifest_bytes),
+        verified_bundle("1", DIGEST, tmp_path, no_registry, manifest_bytes),
     ):
         raise BundleError("the bundle has no reference")
 
@@ -227,13 +234,13 @@ def test_a_bad_cached_bundle_is_logged_kept_and_downloaded_again(
 ) -> None:
     cached = cached_bundle(tmp_path, b"altered")
     with verified_bundle(
-        registered.version, "d" * 64, tmp_path, lambda: registry, manifest_bytes
+        registered.version, DIGEST, tmp_path, lambda: registry, manifest_bytes
     ) as (folder, content):
-        assert content == b"{}"
+        assert content == MANIFEST_BYTES
         assert folder != cached
     assert not folder.exists()
     assert (cached / "bundle.json").read_bytes() == b"altered"
-    assert "dddddddddddd is bad and is downloaded again: bundle.json has been" in caplog.text
+    assert f"{DIGEST[:12]} is bad and is downloaded again: bundle.json has been" in caplog.text
 
 
 def test_a_bundle_that_is_bad_in_the_registry_too_is_refused(
@@ -242,8 +249,8 @@ def test_a_bundle_that_is_bad_in_the_registry_too_is_refused(
     put(mlflow_url, registered.run_id, "bundle/bundle.json", b"altered")
     cached_bundle(tmp_path, b"altered")
     with (
-        pytest.raises(BundleError, match="has been altered"),
-        verified_bundle(registered.version, "d" * 64, tmp_path, lambda: registry, manifest_bytes),
+        pytest.raises(BundleError, match="not the one that was registered"),
+        verified_bundle(registered.version, DIGEST, tmp_path, lambda: registry, manifest_bytes),
     ):
         pass
 
@@ -256,7 +263,7 @@ def test_a_file_next_to_the_bundle_is_written_read_and_replaced(
     registry.upload(registered, name, b"first")
     registry.upload(registered, name, b"\x00second")
     assert registry.download(registered, name) == b"\x00second"
-    registry.download_bundle(registered, tmp_path)
+    registry.download_bundle(registered, tmp_path, DIGEST)
     assert not (tmp_path / "validation").exists()
 
 
@@ -288,28 +295,49 @@ def test_a_version_without_files_says_so(
     registry: Registry, mlflow_url: str, tmp_path: Path
 ) -> None:
     version = registry.version(registry.create_version(new_run(mlflow_url), {}))
-    with pytest.raises(BundleError, match="no file of this bundle"):
-        registry.download_bundle(version, tmp_path)
+    with pytest.raises(BundleError, match=r"does not hold the bundle's bundle\.json"):
+        registry.download_bundle(version, tmp_path, DIGEST)
 
 
-def test_a_bundle_with_a_folder_inside_is_refused(
+def test_only_the_files_that_the_manifest_names_are_downloaded(
+    registry: Registry,
+    registered: ModelVersion,
+    mlflow_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Any file more would exceed this bound.
+    monkeypatch.setattr(bundle_download, "MAX_BUNDLE_BYTES", len(ROWS))
+    put(mlflow_url, registered.run_id, "bundle/sub/x.json", b"{}")
+    put(mlflow_url, registered.run_id, "bundle/aaa.bin", b"junk" * 1000)
+    registry.download_bundle(registered, tmp_path, DIGEST)
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle.json", "train_rows.npy"}
+
+
+def test_a_manifest_that_is_not_the_signed_one_ends_the_download(
     registry: Registry, registered: ModelVersion, mlflow_url: str, tmp_path: Path
 ) -> None:
-    put(mlflow_url, registered.run_id, "bundle/sub/x.json", b"{}")
-    with pytest.raises(BundleError, match="not made by"):
-        registry.download_bundle(registered, tmp_path)
+    put(mlflow_url, registered.run_id, "bundle/bundle.json", b"{}")
+    with pytest.raises(BundleError, match="not the one that was registered"):
+        registry.download_bundle(registered, tmp_path, DIGEST)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle.json"]
 
 
-def test_a_bundle_above_the_bounds_is_refused(
+def test_a_file_above_the_bound_ends_the_download(
     registry: Registry, registered: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifacts, "MAX_BUNDLE_BYTES", 2_000_000)
-    with pytest.raises(BundleError, match="larger than"):
-        registry.download_bundle(registered, tmp_path)
+    monkeypatch.setattr(bundle_download, "MAX_BUNDLE_BYTES", 2_000_000)
+    with pytest.raises(BundleError, match=r"train_rows\.npy is larger than the 2000000 bytes"):
+        registry.download_bundle(registered, tmp_path, DIGEST)
     assert (tmp_path / "train_rows.npy").stat().st_size <= 2_000_000
-    monkeypatch.setattr(artifacts, "MAX_FILES", 1)
-    with pytest.raises(BundleError, match="at most 1"):
-        registry.download_bundle(registered, tmp_path)
+
+
+def test_a_file_that_the_registry_has_lost_is_named(
+    registry: Registry, registered: ModelVersion, mlflow_url: str, tmp_path: Path
+) -> None:
+    remove(mlflow_url, registered.run_id, "bundle/train_rows.npy")
+    with pytest.raises(BundleError, match=r"does not hold the bundle's train_rows\.npy"):
+        registry.download_bundle(registered, tmp_path, DIGEST)
 
 
 def test_a_version_registered_by_hand_has_no_bundle(
@@ -322,7 +350,7 @@ def test_a_version_registered_by_hand_has_no_bundle(
     }
     HTTP.post(f"{mlflow_url}{API}/mlflow/model-versions/create", json=body).raise_for_status()
     with pytest.raises(BundleError, match="not registered by"):
-        registry.download_bundle(registry.version("2"), tmp_path)
+        registry.download_bundle(registry.version("2"), tmp_path, DIGEST)
 
 
 def test_an_unknown_run_cannot_become_a_version(registry: Registry) -> None:

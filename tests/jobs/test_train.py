@@ -119,7 +119,7 @@ def test_training_registers_a_version_whose_bundle_verifies_under_its_tags(
         "true",
         None,
     )
-    registry.download_bundle(version, tmp_path)
+    registry.download_bundle(version, tmp_path, answer["digest"])
     manifest = verify_bundle(tmp_path, answer["digest"])
     assert version.schema_fingerprint == manifest.schema_fingerprint
     assert manifest.model_name == training.model
@@ -203,8 +203,9 @@ def test_a_second_schema_trains_by_configuration_and_ends_with_version_metrics_a
         == f"next: fraudops validate --version 1 --state '{tmp_path / 'a state'}'"
     )
     registry = Registry(mlflow_url, training.model)
-    registry.download_bundle(registry.version("1"), tmp_path / "bundle")
-    manifest = verify_bundle(tmp_path / "bundle", registry.version("1").digest or "")
+    version = registry.version("1")
+    registry.download_bundle(version, tmp_path / "bundle", version.digest or "")
+    manifest = verify_bundle(tmp_path / "bundle", version.digest or "")
     assert manifest.feature_schema.names == ("euros", "age_days", "velocity", "distance", "risk")
     assert (manifest.scorer.kind, manifest.threshold_policy["review"], manifest.dataset.source) == (
         "onnx",

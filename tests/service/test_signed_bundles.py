@@ -18,7 +18,8 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from fraudops.model.manifest import MANIFEST
+from fraudops.model.manifest import MANIFEST, MAX_BUNDLE_BYTES
+from fraudops.model.scorer import SCORER
 from fraudops.promotion.local import FileRecordStore
 from fraudops.registry import Registry
 from fraudops.signing.credentials import Credentials
@@ -187,28 +188,55 @@ def model_info(service: Service) -> dict[str, Any]:
     return dict(HTTP.get(f"{service.url}/model_info").json())
 
 
-def test_a_file_that_was_swapped_in_the_registry_is_refused(own: Service, mlflow_url: str) -> None:
-    made, other = own.root / "made", own.root / "other"
+def start_with_registry(
+    service: Service, mlflow_url: str, changed: dict[str, bytes]
+) -> tuple[str, str, int]:
+    """Serve version 0, and reserve a version whose registered files were changed.
+
+    Returns version, digest and epoch of the reservation.
+    """
+    made = service.root / "made"
     digest = write_linear_bundle(made, seed=2)
-    write_linear_bundle(other, seed=3)
-    model = f"swapped-{uuid4().hex[:8]}"
+    model = f"changed-{uuid4().hex[:8]}"
     run = new_run(mlflow_url)
-    for path in made.iterdir():
-        swapped = other / path.name if path.name == "scorer.json" else path
-        put(mlflow_url, run, f"bundle/{path.name}", swapped.read_bytes())
+    files = {path.name: path.read_bytes() for path in made.iterdir()}
+    for name, data in (files | changed).items():
+        put(mlflow_url, run, f"bundle/{name}", data)
     with contextlib.closing(Registry(mlflow_url, model)) as registry:
         version = registry.create_version(run, {})
-    own.environment = {"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model}
-    own.record("0", own.bundle(1))
-    own.start()
-    eventually(own.ready)
-    signed = own.signed_verdict(version, (made / MANIFEST).read_bytes())
-    epoch = own.record(version, digest, credentials=Credentials(signed_verdict=signed))
+    service.environment = {"MLFLOW_TRACKING_URI": mlflow_url, "FRAUDOPS_MODEL_NAME": model}
+    service.record("0", service.bundle(1))
+    service.start()
+    eventually(service.ready)
+    signed = service.signed_verdict(version, files[MANIFEST])
+    epoch = service.record(version, digest, credentials=Credentials(signed_verdict=signed))
+    return version, digest, epoch
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [(100, "has been altered"), (MAX_BUNDLE_BYTES + 1, "is larger than the")],
+)
+def test_a_file_that_was_swapped_in_the_registry_is_refused(
+    own: Service, mlflow_url: str, size: int, reason: str
+) -> None:
+    changed = {SCORER: bytes(size)}
+    version, digest, epoch = start_with_registry(own, mlflow_url, changed)
     answer = own.reload(phase="prepare", version=version, digest=digest, epoch=epoch)
-    assert answer.status_code == 409
-    assert "scorer.json has been altered" in problem(answer)["detail"]
+    assert (answer.status_code, f"{SCORER} {reason}" in problem(answer)["detail"]) == (409, True)
     assert own.metrics()[REFUSED % "bundle"] >= 1
     assert own.predict().json()["model_version"] == "0"
+    folders = [path.name for path in own.state.bundles.iterdir() if path.is_dir()]
+    assert folders == [own.bundle(1)]
+
+
+def test_a_file_more_in_the_registry_is_not_downloaded(own: Service, mlflow_url: str) -> None:
+    changed = {"aaa.bin": b"junk", "sub/x.bin": b"junk"}
+    version, digest, epoch = start_with_registry(own, mlflow_url, changed)
+    answer = own.reload(phase="commit", epoch=epoch)
+    assert (answer.status_code, own.predict().json()["model_version"]) == (200, version)
+    cached = {path.name for path in (own.state.bundles / digest).iterdir()}
+    assert cached == {path.name for path in (own.root / "made").iterdir()}
 
 
 def test_a_valid_waiver_lets_a_failed_version_serve_and_model_info_names_it(own: Service) -> None:

@@ -169,7 +169,7 @@ def _from_registry(settings: InferenceSettings, version: str, digest: str, incom
     from fraudops.registry import Registry
 
     registry = Registry(settings.mlflow_tracking_uri, settings.model_name)
-    registry.download_bundle(registry.version(version), incoming)
+    registry.download_bundle(registry.version(version), incoming, digest)
     verify_bundle(incoming, digest)
 
 

@@ -4,7 +4,8 @@ The bundle verifier tries it before MLflow.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -12,15 +13,14 @@ import msgspec
 
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.extensible import decode_document
-from fraudops.model.manifest import FILE_NAME, MANIFEST, check_files, read_manifest
+from fraudops.model.bundle_download import download_files
+from fraudops.model.manifest import check_files, read_manifest
 from fraudops.signing.credentials import Credentials
 from fraudops.signing.kept import SUFFIX, KeptCredentials, without_mark
 
 TIMEOUT = httpx.Timeout(10.0, connect=1.0)
 # The file has about 6 kB. A defective peer must not fill the memory.
 MAX_CREDENTIALS_BYTES = 1 << 20
-# As for a bundle of the registry.
-MAX_FILE_BYTES = 1 << 30
 
 
 def download(urls: Sequence[str], token: str, digest: str, folder: Path) -> None:
@@ -68,22 +68,12 @@ def _read(client: httpx.Client, url: str) -> bytes:
 
 
 def _fetch(client: httpx.Client, url: str, digest: str, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    _save(client, f"{url}/{MANIFEST}", folder / MANIFEST)
-    manifest = read_manifest(folder, digest)
-    for name in manifest.files:
-        # A name that could leave the folder is no file of a bundle.
-        if FILE_NAME.fullmatch(name):
-            _save(client, f"{url}/{name}", folder / name)
-    check_files(folder, manifest)
+    download_files(partial(_open_file, client, url), folder, digest)
+    check_files(folder, read_manifest(folder, digest))
 
 
-def _save(client: httpx.Client, url: str, path: Path) -> None:
-    """Write a file of a peer. Raises StoreDownError for one that is larger than any bundle."""
-    size = 0
-    with client.stream("GET", url) as answer, path.open("wb") as file:
+@contextlib.contextmanager
+def _open_file(client: httpx.Client, url: str, name: str) -> Iterator[Iterator[bytes]]:
+    with client.stream("GET", f"{url}/{name}") as answer:
         answer.raise_for_status()
-        for part in answer.iter_bytes():
-            size += file.write(part)
-            if size > MAX_FILE_BYTES:
-                raise StoreDownError(f"the peer's {path.name} is too large")
+        yield answer.iter_bytes()
