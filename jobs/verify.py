@@ -154,8 +154,7 @@ def _gate(gate: dict[str, Any]) -> str:
     ended = "passed" if gate.get("passed") else "failed"
     if gate.get("value") is None or gate.get("limit") is None:
         return f"gate {gate.get('name')}: {ended}"
-    limit = f"{gate.get('sign') or 'limit'} {gate['limit']:g}"
-    return f"gate {gate.get('name')}: {ended}, {gate['value']:.4g} ({limit})"
+    return f"gate {gate.get('name')}: {ended}, {gate['value']:g} (limit {gate['limit']:g})"
 
 
 def _verdict(found: VersionReport) -> str:

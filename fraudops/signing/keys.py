@@ -7,6 +7,7 @@ The id of a key is the sha256 of its public PEM file, as hex digits. `model_sign
 same id into a signature.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -122,8 +123,21 @@ def new_key() -> PrivateKey:
 
 
 def read_private_key(path: Path) -> PrivateKey:
-    """Read the PEM file of a private key without a password. Raises as `parse_private_key`."""
-    return parse_private_key(_content(path, "private"), str(path))
+    """Read the PEM file of a private key without a password.
+
+    Raises as `parse_private_key`, and SettingsError if other users can read this user's file.
+    """
+    data, found = _content(path, "private"), path.stat()
+    # As ssh does. Kubernetes mounts a Secret as a file of root that the group of the pod can read,
+    # and the programs in the pod are not root.
+    if found.st_uid == os.getuid() and found.st_mode & 0o077:
+        raise _unusable(
+            str(path),
+            "private",
+            f"other users can use it (mode {found.st_mode & 0o777:04o}). Run `chmod 600 {path}`. "
+            "If another user may have read it, the key has leaked: see docs/signing.md",
+        )
+    return parse_private_key(data, str(path))
 
 
 def parse_private_key(data: bytes, source: str) -> PrivateKey:

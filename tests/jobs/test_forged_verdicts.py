@@ -231,6 +231,7 @@ def test_verify_says_what_was_signed_by_which_key_and_when(site: PromotionSite) 
     key = SIGNERS.verdict.public.id
     assert f"by the verdict key {key[:12]}, at 2026-03-01T10:00:00+00:00" in shown
     assert "verdict: passed" in shown
+    assert "gate roc_auc: passed, 0.9 (limit 0.8)" in shown
     assert "trained on: the packaged sample" in shown
     assert "bundle: whole: 3 files" in shown
     version = site.version(2, validated=False)
@@ -238,6 +239,7 @@ def test_verify_says_what_was_signed_by_which_key_and_when(site: PromotionSite) 
     found = json.loads(site.done("verify", "latest", "--json").stdout)
     assert (found["version"], found["passed"], found["signer"]) == (version, False, key)
     assert found["failed_gates"] == ["roc_auc"]
+    assert [gate["limit"] for gate in found["gates"] if gate["name"] == "roc_auc"] == [0.8]
 
 
 def test_verify_refuses_what_promote_refuses_and_names_a_swapped_file(site: PromotionSite) -> None:

@@ -35,6 +35,7 @@ def key() -> PrivateKey:
 def private(tmp_path: Path, key: PrivateKey) -> Path:
     path = tmp_path / "key.pem"
     path.write_bytes(key.pem())
+    path.chmod(0o600)
     return path
 
 
@@ -48,6 +49,25 @@ def test_a_private_key_survives_its_file(private: Path, key: PrivateKey) -> None
     assert key.public.has_signed(b"data", signature)
     assert not key.public.has_signed(b"date", signature)
     assert not new_key().public.has_signed(b"data", signature)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o620, 0o604])
+def test_a_private_key_that_other_users_can_use_is_refused(private: Path, mode: int) -> None:
+    private.chmod(mode)
+    with pytest.raises(SettingsError, match=rf"\(mode 0{mode:o}\)\. Run `chmod 600 ") as refused:
+        read_private_key(private)
+    assert str(private) in str(refused.value)
+    private.chmod(0o400)
+    read_private_key(private)
+
+
+def test_a_private_key_of_a_mounted_secret_may_be_read_by_its_group(
+    private: Path, key: PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private.chmod(0o440)
+    # The file of a Secret belongs to root, and the program in the pod is another user.
+    monkeypatch.setattr("os.getuid", lambda: private.stat().st_uid + 1)
+    assert read_private_key(private).public == key.public
 
 
 @pytest.mark.parametrize("signature", [b"", b"0", bytes(64), b"\x30\x06\x02\x01\x00\x02\x01\x00"])
