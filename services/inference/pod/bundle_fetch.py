@@ -46,7 +46,7 @@ def fetch_bundle(
     Returns the source: `cache`, `peer` or `registry`. A bundle whose content is refused leaves the
     cache. One without valid credentials is not opened and stays.
 
-    Raises SignatureRefusedError, BundleError, RefusedError, UnknownVersionError, StoreDownError.
+    Raises SignatureRefusedError, BundleError, RefusedError, StoreDownError.
     """
     with _disk_errors(bundles):
         bundles.mkdir(parents=True, exist_ok=True)
