@@ -187,6 +187,7 @@ def test_the_registry_is_asked_if_no_pod_has_the_bundle(
         assert pod.fetch(made) == "registry"
     whole(pod, made)
     (logged,) = [line for line in caplog.records if "no other pod" in line.message]
+    assert logged.name == "services.inference.pod.bundle_fetch"
     assert (logged.__dict__["digest"], "has it" in logged.__dict__["reason"]) == (made.digest, True)
 
 
