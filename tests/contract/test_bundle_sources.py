@@ -4,7 +4,10 @@ It answers with stored files under the paths of a pod's admin port and of MLflow
 tests/contract/test_registry.py runs the same client against a real MLflow.
 """
 
+import errno
 import logging
+import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -206,12 +209,18 @@ def test_an_altered_bundle_of_a_pod_is_not_used(
 
 @pytest.mark.parametrize("changes", [{"admin_token": None}, {"admin_port": None}])
 def test_a_pod_without_peers_asks_the_registry(
-    pod: Pod, files: Files, made: Made, changes: dict[str, Any]
+    pod: Pod,
+    files: Files,
+    made: Made,
+    changes: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     files.put_on_peer(made.folder, made.digest)
     files.put_in_registry(made.folder, "7")
-    assert changed(pod, **changes).fetch(made) == "registry"
+    with caplog.at_level(logging.INFO):
+        assert changed(pod, **changes).fetch(made) == "registry"
     assert not [path for path in files.asked if path.startswith("/bundles/")]
+    assert "no other pod" not in caplog.text
     # Credentials that only a pod could have are missing then.
     kept_path(pod.bundles, made.digest).unlink()
     with pytest.raises(SignatureRefusedError, match="has no signed verdict"):
@@ -224,6 +233,22 @@ def test_an_altered_bundle_of_the_registry_is_refused_and_leaves_nothing(
     files.put_in_registry(made.folder, "7")
     files.bodies[f"{API}mlflow-artifacts/artifacts/{RUN}/bundle/scorer.json"] += b" "
     with pytest.raises(BundleError, match=rf"{made.digest[:12]} is not in the cache; .*altered"):
+        pod.fetch(made)
+    assert pod.names() == {kept_path(pod.bundles, made.digest).name}
+
+
+def test_a_whole_bundle_of_another_digest_is_refused_wherever_it_comes_from(
+    pod: Pod, files: Files, made: Made, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    write_linear_bundle(other, seed=1)
+    files.put_on_peer(other, made.digest)
+    files.put_in_registry(other, "7")
+    pod.bundles.mkdir(parents=True)
+    shutil.copytree(other, pod.bundles / made.digest)
+    with pytest.raises(
+        BundleError, match=r"the cached bundle .* was refused: .* expected .*; .* expected "
+    ):
         pod.fetch(made)
     assert pod.names() == {kept_path(pod.bundles, made.digest).name}
 
@@ -311,3 +336,26 @@ def test_what_killed_processes_have_left_goes_and_all_else_stays(pod: Pod, made:
     assert pod.fetch(made) == "cache"
     kept = kept_path(pod.bundles, made.digest).name
     assert pod.names() == {made.digest, kept, "x.tmp", ".y"}
+
+
+def test_a_disk_that_cannot_delete_hides_no_refusal_and_no_bundle(
+    pod: Pod, files: Files, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.put_on_peer(made.folder, made.digest)
+    assert pod.fetch(made) == "peer"
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "rmdir", fail)
+    (pod.bundles / made.digest / "scorer.json").write_text("altered")
+    with pytest.raises(BundleError, match="has been altered"):
+        pod.fetch(made, fetch=False)
+    # The altered bundle has left its place in the cache. The next fetch cannot remove it either.
+    assert made.digest not in pod.names()
+    assert pod.fetch(made) == "peer"
+    assert (pod.bundles / made.digest / "scorer.json").read_text() != "altered"
+    files.bodies[f"/bundles/{made.digest}/scorer.json"] += b" "
+    (pod.bundles / made.digest).rename(pod.settings.state / "moved")
+    with pytest.raises(StoreDownError, match=r"not in the cache; .*MLFLOW_TRACKING_URI is not set"):
+        changed(pod, mlflow_tracking_uri=None).fetch(made)

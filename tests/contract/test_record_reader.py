@@ -47,13 +47,15 @@ class ApiServer:
     """An HTTPS server that answers every GET with `status` and `body`.
 
     `closes` says so and closes the connection after each answer. `ends` closes it without a word,
-    as an idle one ends. `held` keeps each answer back until it is set.
+    as an idle one ends. `missing` bytes of each answer do not come. `held` keeps each answer back
+    until it is set.
     """
 
     status: int = 200
     body: bytes = b""
     closes: bool = False
     ends: bool = False
+    missing: int = 0
     held: threading.Event | None = None
     port: int = 0
     requests: list[dict[str, str | None]] = field(default_factory=list)
@@ -67,12 +69,12 @@ class ApiServer:
         if self.held:
             self.held.wait(20)
         handler.send_response(self.status)
-        handler.send_header("Content-Length", str(len(self.body)))
+        handler.send_header("Content-Length", str(len(self.body) + self.missing))
         if self.closes:
             handler.send_header("Connection", "close")
         handler.end_headers()
         handler.wfile.write(self.body)
-        handler.close_connection = self.closes or self.ends
+        handler.close_connection = self.closes or self.ends or self.missing > 0
 
 
 def certificate(folder: Path) -> None:
@@ -237,6 +239,14 @@ def test_an_api_server_that_is_away_is_an_error_until_it_is_back(
             with pytest.raises(StoreDownError, match="does not answer"):
                 reader.read()
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
+    assert reader.read() == RECORD
+
+
+def test_an_answer_that_ends_early_is_an_error(api: ApiServer, reader: ConfigMapReader) -> None:
+    api.missing = 10
+    with pytest.raises(StoreDownError, match="does not answer"):
+        reader.read()
+    api.missing = 0
     assert reader.read() == RECORD
 
 
