@@ -170,6 +170,7 @@ def _deadlines(settings: PromoteJobSettings) -> Deadlines:
         activate=given.activate_seconds,
         retry=given.second_seconds,
         rollout=given.rollout_seconds,
+        starting=settings.record_poll_seconds + 1,
     )
 
 

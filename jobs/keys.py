@@ -7,19 +7,22 @@ release, and the command reads and changes them with the rights of your kubeconf
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, get_args
 
 import click
 from rich.table import Table
 
 from fraudops.errors import SettingsError
+from fraudops.promotion.local import FileRecordStore, LocalRecords
+from fraudops.promotion.ports import Records
 from fraudops.settings import ValidateJobSettings
 from fraudops.signing.folder import FolderKeys
 from fraudops.signing.key_list import KeyEntry, key_to_retire
-from fraudops.signing.keys import PublicKey, Purpose, short
+from fraudops.signing.keys import PublicKey, PublicKeys, Purpose, short
 from fraudops.state import State
 from fraudops.terminal import print_table
+from jobs.key_use import check_use
 from jobs.on_cluster import cluster_options, refuse_cluster_options
 from jobs.runner import (
     json_option,
@@ -49,15 +52,25 @@ class Keys(Protocol):
 
     async def list(self) -> list[KeyEntry]: ...
 
+    async def trusted(self) -> PublicKeys: ...
+
     async def rotate(self, purpose: Purpose) -> PublicKey: ...
 
     async def retire(self, entry: KeyEntry) -> None: ...
 
 
+@dataclass(frozen=True)
+class KeyPlace:
+    """The keys of an installation, and its serving record."""
+
+    keys: Keys
+    records: Records
+
+
 @asynccontextmanager
 async def open_keys(
     on_cluster: bool, release: str | None, namespace: str | None, state: State
-) -> AsyncIterator[Keys]:
+) -> AsyncIterator[KeyPlace]:
     """Yield the keys of this machine or of a release. Raises SettingsError if there is none."""
     if not on_cluster:
         refuse_cluster_options()
@@ -69,25 +82,31 @@ async def open_keys(
         folder = signing.public_keys_of(state)
         if not folder.is_dir():
             raise SettingsError(
-                f"{folder} does not exist: `fraudops up` makes the keys, or give --state FOLDER"
+                f"{folder} does not exist: give --state FOLDER. `fraudops up` makes the keys when "
+                "it starts the product; stop a running one with `fraudops down` before"
             )
-        yield FolderKeys(private, folder)
+        records = LocalRecords(FileRecordStore(state.serving_record))
+        yield KeyPlace(FolderKeys(private, folder), records)
         return
     from fraudops.cluster.api import Cluster
     from fraudops.cluster.keys import ClusterKeys
+    from fraudops.cluster.records import ConfigMapRecords
     from fraudops.cluster.runner import find_release
 
     async with Cluster.connect(namespace) as cluster:
-        yield await ClusterKeys.of(cluster, await find_release(cluster, release))
+        found = await find_release(cluster, release)
+        keys = await ClusterKeys.of(cluster, found)
+        yield KeyPlace(keys, ConfigMapRecords(cluster, found))
 
 
 async def _list(place: dict[str, Any]) -> list[KeyEntry]:
-    async with open_keys(**place) as keys:
-        return await keys.list()
+    async with open_keys(**place) as opened:
+        return await opened.keys.list()
 
 
 async def _rotate(place: dict[str, Any], purpose: Purpose) -> tuple[list[KeyEntry], PublicKey]:
-    async with open_keys(**place) as keys:
+    async with open_keys(**place) as opened:
+        keys = opened.keys
         try:
             before = await keys.list()
         except SettingsError as error:
@@ -97,12 +116,19 @@ async def _rotate(place: dict[str, Any], purpose: Purpose) -> tuple[list[KeyEntr
         return before, await keys.rotate(purpose)
 
 
-async def _retire(place: dict[str, Any], start: str) -> KeyEntry:
-    async with open_keys(**place) as keys:
-        retired = key_to_retire(await keys.list(), start)
+async def _retire(place: dict[str, Any], start: str, leaked: bool) -> KeyEntry:
+    async with open_keys(**place) as opened:
+        retired = key_to_retire(await opened.keys.list(), start)
+        trusted = await opened.keys.trusted()
+        await check_use(opened.records, trusted, retired[0], _options(place), leaked)
         for entry in retired:
-            await keys.retire(entry)
+            await opened.keys.retire(entry)
     return retired[0]
+
+
+def _options(place: dict[str, Any]) -> str:
+    """Return the options that make a suggested command act on the same installation."""
+    return " --on-cluster" if place["on_cluster"] else target_options(place["state"])
 
 
 @click.group(help="List, rotate and retire the keys that sign verdicts and waivers.")
@@ -126,6 +152,12 @@ def list_keys(as_json: bool, **place: Any) -> None:
         remark = remark if entry.file else "[red]signs now, is not valid[/]"
         table.add_row(entry.purpose, short(entry.id), entry.file, remark)
     print_table(output, table)
+    signing = {entry.purpose for entry in known if entry.signs}
+    for purpose in {entry.purpose: None for entry in known if entry.purpose not in signing}:
+        warn(
+            f"no key signs a {purpose} now: if its private key is lost, make a new one with "
+            f"`fraudops keys rotate {purpose}{_options(place)}`"
+        )
 
 
 @command.command(name="rotate", params=list(place_options))
@@ -138,10 +170,9 @@ def rotate(purpose: Purpose, **place: Any) -> str:
     output.print(line, markup=False)
     old = [short(entry.id) for entry in before if entry.purpose == purpose and entry.signs]
     if old:
-        where = " --on-cluster" if place["on_cluster"] else target_options(place["state"])
         notices.print(
             f"the key {old[0]} stays valid. When no {purpose} that it signed is needed any more: "
-            f"`fraudops keys retire {old[0]}{where}`",
+            f"`fraudops keys retire {old[0]}{_options(place)}`",
             markup=False,
         )
     if place["on_cluster"]:
@@ -156,14 +187,22 @@ def rotate(purpose: Purpose, **place: Any) -> str:
 
 @command.command(name="retire", params=list(place_options))
 @click.argument("key", metavar="ID")
+@click.option(
+    "--leaked",
+    is_flag=True,
+    help="Retire the key although production needs it, or although the serving record cannot be "
+    "read. Only for a private key that has leaked.",
+)
 @state_option
-def retire(key: str, **place: Any) -> str:
+def retire(key: str, leaked: bool, **place: Any) -> str:
     """Remove a public key by the start of its id.
 
-    What it has signed is refused from then on, also by pods that start. First bring a version into
-    production that another key has signed.
+    What it has signed is refused from then on, also by pods that start. The command is refused
+    (exit code 65) while the version that serves needs the key, or the version that a rollback goes
+    back to. First validate and promote them again. If the serving record cannot be read, it exits
+    with 75.
     """
-    entry = asyncio.run(_retire(place, key))
+    entry = asyncio.run(_retire(place, key, leaked))
     line = f"the {entry.purpose} key {short(entry.id)} is retired: what it signed is refused"
     output.print(line, markup=False)
     return line

@@ -116,7 +116,11 @@ async def _read(
 @json_option
 @state_option
 def command(as_json: bool, state: State) -> None:
-    """List versions with aliases, verdicts and the number of rollbacks that lead to each."""
+    """List versions with aliases, verdicts and the number of rollbacks that lead to each.
+
+    The verdict is the one that MLflow shows, which any of its users can change. `fraudops verify`
+    says what was signed.
+    """
     settings = PromoteJobSettings.from_environment()
     record, versions = asyncio.run(_read(settings, state))
     if isinstance(versions, StoreDownError):

@@ -13,6 +13,7 @@ from fraudops import endpoints
 from fraudops.errors import StoreDownError
 from fraudops.promotion.history import PastAct, read_history, with_unwritten
 from fraudops.settings import PromoteJobSettings
+from fraudops.signing.keys import short
 from fraudops.state import State
 from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
@@ -72,7 +73,7 @@ def _reasons(act: PastAct) -> list[str]:
     if act.approver:
         reasons.append(f"approved by {act.approver}")
     if act.signer:
-        reasons.append(f"verdict signed by key {act.signer}")
+        reasons.append(f"verdict signed by key {short(act.signer)}")
     if act.waiver_reason:
         reasons.append(f"gates waived: {act.waiver_reason}")
     # Most reasons name the pods already.

@@ -92,8 +92,9 @@ class ValidationSite:
             key = read_private_key(settings.signing.verdict_key_of(state))
         except SettingsError as error:
             raise SettingsError(
-                f"{error}. `validate` signs its verdict: start the product with `fraudops up`, "
-                "which makes the key, or set FRAUDOPS_SIGNING__VERDICT_KEY"
+                f"{error}. `validate` signs its verdict with this key. The first `fraudops up` "
+                "makes it; if it is lost, make a new one with `fraudops keys rotate verdict`. "
+                "FRAUDOPS_SIGNING__VERDICT_KEY names another file"
             ) from error
         registry = Registry(endpoints.mlflow_url(state), settings.model_name)
         return cls(registry, state, settings.cluster, key, settings.production_url)

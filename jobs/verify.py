@@ -21,7 +21,7 @@ from fraudops.settings import PromoteJobSettings
 from fraudops.signing.credentials import Credentials
 from fraudops.signing.keys import PublicKeys, short
 from fraudops.signing.verdicts import check_verdict
-from fraudops.signing.waivers import read_waiver
+from fraudops.signing.waivers import read_waiver, waiver_signer
 from fraudops.state import State
 from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
@@ -38,8 +38,9 @@ class VersionReport:
     """What was found of one version.
 
     `statements` says where they are: in the `registry`, or in the `serving record`. `refused` is
-    why there is no valid signed verdict; the fields about the verdict are None then. `broken` says
-    what is wrong with the registry's copy of the bundle. `files` counts its sealed files.
+    why there is no valid signed verdict; the fields about the verdict are None then. `signer` and
+    `waiver_signer` are ids of keys. `broken` says what is wrong with the registry's copy of the
+    bundle. `files` counts its sealed files.
     """
 
     version: str
@@ -52,6 +53,7 @@ class VersionReport:
     signed_at: str | None = None
     sample: bool | None = None
     waiver: dict[str, Any] | None = None
+    waiver_signer: str | None = None
     unsigned: bool = False
     broken: str | None = None
     files: int = 0
@@ -111,10 +113,12 @@ def _statements(
 def _with_waiver(found: VersionReport, entry: ServingEntry, keys: PublicKeys) -> VersionReport:
     try:
         waiver = read_waiver(entry.signed_waiver, entry.version, entry.digest, keys)
+        signer = waiver_signer(entry.signed_waiver or "", keys)
     except RefusedError as error:
         return replace(found, refused=str(error))
     names = ("reason", "who", "request", "at")
-    return replace(found, waiver={name: getattr(waiver, name) for name in names})
+    shown = {name: getattr(waiver, name) for name in names}
+    return replace(found, waiver=shown, waiver_signer=signer)
 
 
 def lines(found: VersionReport) -> list[str]:
@@ -127,11 +131,11 @@ def lines(found: VersionReport) -> list[str]:
             f"verdict: {_verdict(found)}",
             f"trained on: {'the packaged sample' if found.sample else 'data of a file'}",
         ]
-    if found.waiver:
+    if found.waiver and found.waiver_signer:
         waiver = found.waiver
         about.append(
-            f"waiver: signed at {waiver['at']} for {waiver['who']}, request {waiver['request']}: "
-            f"{waiver['reason']}"
+            f"waiver: signed by the waiver key {short(found.waiver_signer)}, at {waiver['at']} for "
+            f"{waiver['who']}, request {waiver['request']}: {waiver['reason']}"
         )
     if found.refused:
         about.append(f"not proven: {found.refused}")

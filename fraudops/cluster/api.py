@@ -71,7 +71,7 @@ class Cluster:
         except config.ConfigException as error:
             raise StoreDownError(
                 f"no Kubernetes cluster is known here ({error}); "
-                "set KUBECONFIG, or omit --on-cluster"
+                "set KUBECONFIG to a kubeconfig with a current context"
             ) from error
         except UNREADABLE as error:
             raise _unusable(error) from error

@@ -6,9 +6,10 @@ from typing import Any
 
 from fraudops.cluster.api import Cluster, NotFoundError
 from fraudops.errors import SettingsError
-from fraudops.signing.key_list import KeyEntry, entries
+from fraudops.signing.key_list import KeyEntry, entries, public_keys
 from fraudops.signing.keys import (
     PublicKey,
+    PublicKeys,
     Purpose,
     new_key,
     parse_private_key,
@@ -68,12 +69,11 @@ class ClusterKeys:
             if data:
                 source = f"{secret.key} of the Secret {secret.name}"
                 signing[purpose] = parse_private_key(data, source).public
-        public = {
-            name: parse_public_key(data, f"{name} of the Secret {self.public}")
-            for name, data in (await self._values(self.public)).items()
-            if name.startswith(("verdict", "waiver")) and name.endswith(".pem")
-        }
-        return entries(public, signing)
+        return entries(await self._public_keys(), signing)
+
+    async def trusted(self) -> PublicKeys:
+        """Return the public keys that are valid now."""
+        return public_keys(await self._public_keys())
 
     async def rotate(self, purpose: Purpose) -> PublicKey:
         """Put a new private key into its Secret. The old public key stays valid.
@@ -83,8 +83,9 @@ class ClusterKeys:
         secret = self.private.get(purpose)
         if secret is None:
             raise SettingsError(f"release {self.release} forbids every {purpose} (signing.waivers)")
-        self._refuse_foreign(secret.name, f"{self.release}-{purpose}-key", f"{purpose}Key")
-        self._refuse_foreign(self.public, f"{self.release}-public-keys", "publicKeys")
+        what = "Add the public key first, then replace the private one"
+        self._refuse_foreign(secret.name, f"{self.release}-{purpose}-key", f"{purpose}Key", what)
+        self._refuse_foreign(self.public, f"{self.release}-public-keys", "publicKeys", what)
         key = new_key()
         # The public half first: every signature of the new key can be verified from its first use.
         half = {public_file(purpose, key.public): key.public.pem.decode()}
@@ -94,16 +95,24 @@ class ClusterKeys:
 
     async def retire(self, entry: KeyEntry) -> None:
         """Remove a public key. What it has signed is refused from then on."""
-        self._refuse_foreign(self.public, f"{self.release}-public-keys", "publicKeys")
+        what = f"Remove {entry.file} there"
+        self._refuse_foreign(self.public, f"{self.release}-public-keys", "publicKeys", what)
         await self._patch(self.public, {"data": {entry.file: None}})
 
-    def _refuse_foreign(self, name: str, own: str, value: str) -> None:
+    async def _public_keys(self) -> dict[str, PublicKey]:
+        return {
+            name: parse_public_key(data, f"{name} of the Secret {self.public}")
+            for name, data in (await self._values(self.public)).items()
+            if name.startswith(("verdict", "waiver")) and name.endswith(".pem")
+        }
+
+    def _refuse_foreign(self, name: str, own: str, value: str, what: str) -> None:
         # A Secret of the operator is written by the tool that keeps it, which would write the old
         # key again.
         if name != own:
             raise SettingsError(
                 f"the Secret {name} is your own (signing.{value}.existingSecret): change it where "
-                "you keep it. Add the public key first, then replace the private one"
+                f"you keep it. {what}"
             )
 
     async def _values(self, name: str) -> dict[str, bytes]:

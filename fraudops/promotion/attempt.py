@@ -61,8 +61,8 @@ class StoredRow(Protocol):
     def finished_at(self) -> Any: ...
 
 
-# What a promoter reports of a commit whose pods have followed it.
-CONFIRMED = ("done", "failed")
+# What no try follows, once a promoter that has reserved an epoch has reported it.
+FINAL = ("done", "failed", "overtaken")
 # The outcomes of acts that have committed nothing.
 UNCOMMITTED = ("refused", "unchanged")
 
@@ -87,5 +87,4 @@ def replaces(new: Attempt, stored: StoredRow) -> bool:
 
 def _is_final(row: StoredRow) -> bool:
     """Whether no try follows what was reported. The table stores `unchanged` as `done`."""
-    confirmed = row.outcome in CONFIRMED and row.epoch is not None
-    return bool(row.finished_at) and (confirmed or row.outcome == "overtaken")
+    return bool(row.finished_at) and row.epoch is not None and row.outcome in FINAL

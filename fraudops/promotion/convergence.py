@@ -104,6 +104,7 @@ class Convergence:
         noted = self.ports.clock.now()
         behind = [UNLISTED]
         for rounds in itertools.count(1):
+            asked = self.ports.clock.now()
             try:
                 listed = await list_pods(self.ports, end)
                 pods = [pod for pod in listed if pod.running or pod.restarting]
@@ -116,7 +117,7 @@ class Convergence:
                 self.ports.say(f"the pods cannot be listed: {error}")
                 break
             now = self.ports.clock.now()
-            awaited = behind or [pod for pod in listed if pod.is_starting and now < soon]
+            awaited = behind or [pod for pod in listed if pod.is_starting and asked < soon]
             if not awaited or now >= end:
                 break
             if behind and now - noted >= QUIET_SECONDS:

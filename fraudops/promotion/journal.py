@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.tables import promotions
-from fraudops.promotion.attempt import CONFIRMED, UNCOMMITTED, Attempt
+from fraudops.promotion.attempt import FINAL, UNCOMMITTED, Attempt
 
 NAMESPACE = uuid.UUID("6ad3b5b0-54a5-4d2c-9d0c-0d8e0f7c2f11")
 PATIENCE_SECONDS = 3.0
@@ -141,9 +141,8 @@ def _replaced_by(attempt: Attempt, statement: Any, from_file: bool) -> Any:
         replaced |= new.epoch > func.coalesce(stored.epoch, 0)
     if attempt.is_provisional:
         return replaced
-    confirmed = stored.outcome.in_(CONFIRMED) & stored.epoch.is_not(None)
-    final = stored.finished_at.is_not(None) & (confirmed | (stored.outcome == "overtaken"))
-    changeable = ~final
+    final = stored.outcome.in_(FINAL) & stored.finished_at.is_not(None)
+    changeable = ~(final & stored.epoch.is_not(None))
     if not commits:
         changeable &= stored.outcome.in_(UNCOMMITTED) | stored.epoch.is_(None)
     if from_file:

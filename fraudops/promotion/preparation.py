@@ -152,19 +152,23 @@ class Preparation:
         end = self.ports.clock.now() + self.ports.deadlines.rollout
         noted = (-1, float("-inf"))
         while True:
-            ready = [pod for pod in await list_pods(self.ports, end) if pod.takes_connections]
+            pods = await list_pods(self.ports, end)
+            ready = [pod for pod in pods if pod.takes_connections and pod.running]
             epochs = await pod_epochs(self.ports, ready)
-            new = epochs.count(target.epoch)
+            others = [pod for pod, at in zip(ready, epochs, strict=True) if at != target.epoch]
+            unready = [pod for pod in pods if pod not in ready and not pod.terminating]
+            new = len(ready) - len(others)
             wanted = await until(self.ports, end, self.ports.pods.desired_replicas)
             if new >= wanted:
                 return None
+            awaited = _awaited(unready, others)
             if self.ports.clock.now() >= end:
                 return (
                     f"after {self.ports.deadlines.rollout:g} s only {new} of {wanted} new pods "
-                    f"are ready with version {target.version}"
+                    f"are ready with version {target.version}; waited for {awaited}"
                 )
             if new != noted[0] or self.ports.clock.now() - noted[1] >= QUIET_SECONDS:
-                self.ports.say(f"{new} of {wanted} new pods are ready")
+                self.ports.say(f"{new} of {wanted} new pods are ready; waiting for {awaited}")
                 noted = (new, self.ports.clock.now())
             await self.ports.clock.sleep(self.ports.deadlines.pause * 5)
 
@@ -215,12 +219,13 @@ class Preparation:
     async def _note_epochs(
         self, pods: Sequence[PodRef], epoch: int, serving: set[str]
     ) -> list[PodRef]:
-        """Note which pods are at the epoch. Return those that answer no epoch.
+        """Note which pods are at the epoch. Return those that may be, but answer no epoch.
 
-        A pod that falls silent while it ends may still answer clients, so it stays noted.
+        A pod that falls silent while it ends may still answer clients, so it stays noted. The API
+        may show late that a pod runs.
         """
         asked = [pod for pod in pods if pod.running]
-        unsure = []
+        unsure = [pod for pod in pods if not (pod.running or pod.restarting or pod.lost)]
         for pod, reached in zip(asked, await pod_epochs(self.ports, asked), strict=True):
             if reached == epoch:
                 serving.add(pod.name)
@@ -229,6 +234,15 @@ class Preparation:
             elif pod.lost is None:
                 unsure.append(pod)
         return unsure
+
+
+def _awaited(unready: Sequence[PodRef], others: Sequence[PodRef]) -> str:
+    """Name the pods that a rollout waits for. `others` are ready and serve another version."""
+    if unready:
+        return ", ".join(map(str, unready))
+    if others:
+        return f"{', '.join(map(str, others))}, serving another version"
+    return "Kubernetes to create a pod"
 
 
 def voters_of(pods: Sequence[PodRef]) -> list[PodRef]:

@@ -37,6 +37,9 @@ from fraudops.promotion.serving_record import (
 State = tuple[ServingRecord, Any]
 CHANGED = "the serving record has changed before the commit"
 LOST_LOCK = "another promotion has taken the lock"
+# An annotation that was edited by hand may name any epoch of up to 15 digits. Without this limit,
+# the next epoch could have 16, and no pod reads such an annotation.
+BY_HAND = 10**12
 
 
 class Promoter:
@@ -96,12 +99,14 @@ class Promoter:
             if await self._serves_already(record, change):
                 serves = with_outcome(attempt, "unchanged", "already in production")
                 return await self._converged(serves, self.convergence.look(serves, record))
+            # The gate may take long. Another try may have reported a refusal since, without a
+            # write that makes the token stale.
+            if not await self.ports.lock.held():
+                return await self._not_begun(attempt, record, LOST_LOCK)
             try:
                 reserved, token = await self._reserve(request, change, (record, token))
             except StaleRecordError:
                 self.ports.say("the serving record has changed: deciding again")
-                if not await self.ports.lock.held():
-                    return await self._not_begun(attempt, record, LOST_LOCK)
                 await self.ports.clock.sleep(self.ports.deadlines.pause)
                 continue
             except FraudopsError as error:
@@ -160,6 +165,7 @@ class Promoter:
         first = record.first_reservation(request.id)
         if current and first is not None and current.epoch > first:
             since = f"version {current.version} was promoted since (epoch {current.epoch})"
+            attempt = msgspec.structs.replace(attempt, epoch=first)
             return Ending(with_outcome(attempt, "overtaken", since), record)
         return None
 
@@ -189,7 +195,7 @@ class Promoter:
         record, token = state
         annotated = await self.ports.rollouts.annotated() if self.ports.rollouts else None
         pods = await pod_epochs(self.ports, await self.ports.pods.list())
-        seen = [annotated.epoch, *pods] if annotated else pods
+        seen = [annotated.epoch, *pods] if annotated and annotated.epoch < BY_HAND else pods
         epoch = max([record.highest_epoch, *seen]) + 1
         now = self.ports.clock.timestamp()
         wanted = reserve(record, reservation(change, epoch, request.id, request.requested_by, now))
@@ -217,7 +223,7 @@ class Promoter:
         try:
             await self._commit(record, token)
         except StaleRecordError:
-            return await self._after_stale_commit(done, reserved.reserved)
+            return await self._after_stale_commit(done, reserved)
         self.ports.say(f"committed: epoch {target.epoch} is version {target.version}")
         return await self._converged(done, self.convergence.finish(done, record))
 
@@ -227,12 +233,12 @@ class Promoter:
         assert reserved.reserved is not None
         target, by_rollout = reserved.reserved.target, self._by_rollout(reserved.reserved)
         taken_back = await self.preparation.take_back(target, by_rollout)
-        # The row of a promoter that dies in this wait is written by means of the reservation.
-        still = await self.preparation.wait_until_replaced(target) if by_rollout else ()
+        # First of all: a new pod obeys an annotation only while the record reserves the same.
         if taken_back:
             await self._release(reserved, token, with_outcome(attempt, "refused", refusal))
         else:
             refusal += "; the rollout goes on until the reconciler removes the annotation"
+        still = await self.preparation.wait_until_replaced(target) if by_rollout else ()
         if still:
             refusal += (
                 f"; Kubernetes is still replacing {', '.join(still)}, which may answer with "
@@ -296,28 +302,32 @@ class Promoter:
             record, _ = await read_record(self.ports)
             return Ending(with_outcome(attempt, "overtaken", later), record)
 
-    async def _after_stale_commit(self, done: Attempt, reserved: Reservation) -> Ending:
+    async def _after_stale_commit(self, done: Attempt, reserved: ServingRecord) -> Ending:
         """Go on after a commit whose token was stale.
 
-        The commit may have happened, if its answer was lost and the record has changed since. If
-        the reservation is still there, only a note or a row has changed. Raises StoreDownError
-        then, and the next try reserves again.
+        The commit may have happened, if its answer was lost and the record has changed since.
+        Otherwise the act ends as `overtaken` if another one has committed. Raises StoreDownError
+        if none has, and the next try reserves again.
         """
+        assert reserved.reserved is not None
+        target = reserved.reserved.target
         record, _ = await read_record(self.ports)
-        if record.current and record.current.target == reserved.target:
+        if record.current and record.current.target == target:
             return await self._converged(done, self.convergence.finish(done, record))
-        await self.preparation.take_back(reserved.target, self._by_rollout(reserved))
-        if record.reserved != reserved:
-            return Ending(
-                with_outcome(done, "overtaken", "another act has written the record"), record
-            )
-        return await self._not_begun(done, record, CHANGED)
+        await self.preparation.take_back(target, self._by_rollout(reserved.reserved))
+        return await self._not_begun(done, reserved, CHANGED)
 
     async def _end(self, ending: Ending) -> PromotionResult:
-        """Store the row of the act, and return the result. Raises StoreDownError."""
+        """Store the row of the act, and return the result.
+
+        Raises StoreDownError when the row cannot be stored, and as `_checked` does. Also when the
+        lock is lost, because another try may then go on and commit what this one has refused.
+        """
         ending = await self._checked(ending)
         attempt, record = ending.attempt, ending.record
         late = ending.late + await self.outcomes.ended(attempt)
+        if attempt.outcome == "refused" and not await self.ports.lock.held():
+            raise StoreDownError(f"{LOST_LOCK}: try again to see how it ended")
         current = record.current
         return PromotionResult(
             attempt.act,
@@ -333,9 +343,8 @@ class Promoter:
     async def _checked(self, ending: Ending) -> Ending:
         """Compare the end of an act that does not serve with the latest record.
 
-        A promoter that has lost the lock does not know what the record says now. Raises
-        StoreDownError when another try of the same request has gone on, because that one reports,
-        and when the record cannot be read without the lock.
+        Raises StoreDownError when another try of the same request has gone on, because that one
+        reports, and when the record cannot be read without the lock.
         """
         attempt = ending.attempt
         if attempt.outcome not in ("refused", "overtaken"):

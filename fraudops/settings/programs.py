@@ -26,6 +26,7 @@ from fraudops.settings.groups import (
 )
 
 PREFIX = "FRAUDOPS_"
+RECORD_POLL_HELP = "Seconds between two reads of the serving record by a pod."
 ADMIN_PORT_HELP = (
     "A separate port for the admin calls, as in the cluster. "
     "If unset, the service answers them on `port` too."
@@ -93,9 +94,7 @@ class InferenceSettings(ProgramSettings):
         validation_alias="MLFLOW_TRACKING_URI",
         description="URL of the MLflow server that has the bundles.",
     )
-    record_poll_seconds: float = Field(
-        2.0, gt=0, le=60, description="Seconds between two reads of the serving record."
-    )
+    record_poll_seconds: float = Field(2.0, gt=0, le=60, description=RECORD_POLL_HELP)
     graceful_timeout_seconds: int = Field(
         20,
         ge=1,
@@ -183,6 +182,7 @@ class PromoteJobSettings(ValidateJobSettings):
     promotion: PromotionSettings = PromotionSettings()
     admin_token: SecretStr | None = Field(None, description=ADMIN_TOKEN_HELP)
     admin_port: int | None = Field(None, ge=1, le=65535, description=ADMIN_PORT_HELP)
+    record_poll_seconds: float = Field(2.0, gt=0, le=60, description=RECORD_POLL_HELP)
     request_id: str | None = Field(
         None, description="Id of the request: the UID of the Job, the same for all its tries."
     )

@@ -88,6 +88,23 @@ def accept(
     return AcceptedStatements(verdict, _waiver(credentials, version, digest, keys, terms))
 
 
+def needs_key(
+    key_id: str, credentials: Credentials, version: str, digest: str, keys: PublicKeys
+) -> bool:
+    """Return whether the bundle may serve with `keys`, but not without the key of this id."""
+    return _may_serve(credentials, version, digest, keys) and not _may_serve(
+        credentials, version, digest, keys.without(key_id)
+    )
+
+
+def _may_serve(credentials: Credentials, version: str, digest: str, keys: PublicKeys) -> bool:
+    try:
+        accept(credentials, version, digest, keys)
+    except SignatureRefusedError:
+        return False
+    return True
+
+
 def _waiver(
     credentials: Credentials,
     version: str,

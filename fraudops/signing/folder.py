@@ -4,8 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fraudops.signing.key_files import rotate_key
-from fraudops.signing.key_list import KeyEntry, entries
-from fraudops.signing.keys import PublicKey, Purpose, read_private_key, read_public_key
+from fraudops.signing.key_list import KeyEntry, entries, public_keys
+from fraudops.signing.keys import (
+    PublicKey,
+    PublicKeys,
+    Purpose,
+    read_private_key,
+    read_public_key,
+)
 
 
 @dataclass(frozen=True)
@@ -17,13 +23,16 @@ class FolderKeys:
 
     async def list(self) -> list[KeyEntry]:
         """Return the keys; none if no key was made yet. Raises SettingsError for a bad file."""
-        public = {path.name: read_public_key(path) for path in sorted(self.public.glob("*.pem"))}
         signing = {
             purpose: read_private_key(path).public
             for purpose, path in self.private.items()
             if path.exists()
         }
-        return entries(public, signing)
+        return entries(self._public(), signing)
+
+    async def trusted(self) -> PublicKeys:
+        """Return the public keys that are valid now. Raises SettingsError for a bad file."""
+        return public_keys(self._public())
 
     async def rotate(self, purpose: Purpose) -> PublicKey:
         """Replace the private key. The old public key stays valid. Raises OSError."""
@@ -32,3 +41,6 @@ class FolderKeys:
     async def retire(self, entry: KeyEntry) -> None:
         """Remove a public key. What it has signed is refused from then on."""
         (self.public / entry.file).unlink(missing_ok=True)
+
+    def _public(self) -> dict[str, PublicKey]:
+        return {path.name: read_public_key(path) for path in sorted(self.public.glob("*.pem"))}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from fraudops.errors import RefusedError, SettingsError
-from fraudops.signing.keys import PublicKey, Purpose, short
+from fraudops.signing.keys import PublicKey, PublicKeys, Purpose, short
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,14 @@ def entries(
         if (purpose, key.id) not in valid
     ]
     return found + orphans
+
+
+def public_keys(public: Mapping[str, PublicKey]) -> PublicKeys:
+    """Return the public keys by file name as the keys that a release trusts."""
+    return PublicKeys(
+        tuple(key for name, key in public.items() if name.startswith("verdict")),
+        tuple(key for name, key in public.items() if name.startswith("waiver")),
+    )
 
 
 def key_to_retire(known: Sequence[KeyEntry], start: str) -> list[KeyEntry]:

@@ -106,6 +106,13 @@ class PublicKeys:
     def of(self, purpose: Purpose) -> tuple[PublicKey, ...]:
         return self.verdict if purpose == "verdict" else self.waiver
 
+    def without(self, key_id: str) -> "PublicKeys":
+        """Return the keys that remain when the key with this id is no longer valid."""
+        return PublicKeys(
+            tuple(key for key in self.verdict if key.id != key_id),
+            tuple(key for key in self.waiver if key.id != key_id),
+        )
+
 
 def new_key() -> PrivateKey:
     """Make a key. It exists only in memory."""
@@ -190,7 +197,8 @@ def _read_all(folder: Path, purpose: Purpose) -> tuple[PublicKey, ...]:
     except OSError as error:
         raise SettingsError(
             f"the folder of public keys {folder} cannot be read ({error.strerror}): "
-            "set FRAUDOPS_SIGNING__PUBLIC_KEYS to a folder that holds verdict*.pem"
+            "give --state FOLDER of `fraudops up`, or set FRAUDOPS_SIGNING__PUBLIC_KEYS to a "
+            "folder that holds verdict*.pem"
         ) from error
     chosen = (name for name in names if name.startswith(purpose) and name.endswith(".pem"))
     keys = (read_public_key(folder / name) for name in chosen)

@@ -81,7 +81,7 @@ _KIND = StatementKind(
     "verdict",
     "https://model_signing/signature/v1.0",
     _ModelPredicate,
-    "Run `fraudops validate` for this version again",
+    "Validate this version again (`fraudops validate`), and then promote it",
 )
 
 

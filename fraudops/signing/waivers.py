@@ -40,7 +40,7 @@ _KIND = StatementKind(
     "waiver",
     "https://fraudops.io/waiver/v1",
     Waiver,
-    "Promote again with `--force REASON`, which makes a new waiver",
+    "Promote again with `--force --reason TEXT`, which makes a new waiver",
 )
 
 
@@ -66,6 +66,11 @@ def read_waiver(signed: str | None, version: str, digest: str, keys: PublicKeys)
             f"not for version {version} (bundle {digest[:12]})"
         )
     return waiver
+
+
+def waiver_signer(signed: str, keys: PublicKeys) -> str:
+    """Return the id of the key that signed the waiver. Raises SignatureRefusedError."""
+    return verify(_KIND, signed, keys).signer.id
 
 
 def check_waiver(

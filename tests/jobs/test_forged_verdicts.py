@@ -254,5 +254,8 @@ def test_verify_shows_the_waiver_of_what_serves(site: PromotionSite) -> None:
     site.done("promote", "--version", version, *FORCED)
     shown = site.done("verify", version).stdout
     assert "verdict: did not pass (roc_auc)" in shown
-    assert "waiver: signed at" in shown
+    key = SIGNERS.waiver.public.id
+    assert f"waiver: signed by the waiver key {key[:12]}, at" in shown
+    found = json.loads(site.done("verify", version, "--json").stdout)
+    assert found["waiver_signer"] == key
     assert "the old one is on fire" in shown

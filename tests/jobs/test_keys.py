@@ -1,27 +1,18 @@
 """`fraudops keys`: the keys of one machine, and of a release through a small API server."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fraudops.signing.key_files import ensure_key
-from fraudops.signing.keys import (
-    PrivateKey,
-    PublicKeys,
-    new_key,
-    parse_private_key,
-    public_file,
-    read_private_key,
-)
+from fraudops.signing.keys import PublicKeys, public_file, read_private_key
 from fraudops.state import State
 from jobs import keys
 from tests.support.commands import Caller, CommandResult
-from tests.support.kubernetes_secrets import StoredObjects, serve_objects
-
-KeysCommand = Callable[..., CommandResult]
+from tests.support.kubernetes_secrets import serve_objects
+from tests.support.release_keys import KeysCommand, KeysOfRelease
 
 
 @pytest.fixture
@@ -82,6 +73,9 @@ def test_a_lost_or_damaged_private_key_is_replaced_and_never_quoted(
     rotated = run_keys("rotate", "verdict", *here)
     assert (rotated.returncode, "correct-horse" in rotated.stderr) == (0, False)
     state.verdict_key.unlink()
+    hint = run_keys("list", *here).stderr
+    assert "no key signs a verdict now" in hint
+    assert "`fraudops keys rotate verdict --state" in hint
     assert not any(
         signs
         for purpose, signs in listed(run_keys("list", "--json", *here)).values()
@@ -105,57 +99,7 @@ def test_a_signing_key_without_its_public_half_is_marked(
 def test_a_folder_without_keys_says_who_makes_them(run_keys: KeysCommand, tmp_path: Path) -> None:
     result = run_keys("list", "--state", str(tmp_path))
     assert result.returncode == 64
-    assert "`fraudops up` makes the keys" in result.stderr
-
-
-class KeysOfRelease:
-    """The Secrets of the release `shop`, and the command with its kubeconfig."""
-
-    def __init__(self, stored: StoredObjects, run_keys: KeysCommand, kubeconfig: Path) -> None:
-        self.stored, self._run, self._kubeconfig = stored, run_keys, kubeconfig
-        self.verdict, self.waiver = new_key(), new_key()
-        self.cronjob("train")
-        self.cronjob("validate", "verdict-key")
-        self.cronjob("promote", "waiver-key", "public-keys")
-        self.secret("verdict-key", {"key.pem": self.verdict.pem().decode()})
-        self.secret("waiver-key", {"key.pem": self.waiver.pem().decode()})
-        self.secret(
-            "public-keys",
-            {
-                public_file("verdict", self.verdict.public): self.verdict.public.pem.decode(),
-                public_file("waiver", self.waiver.public): self.waiver.public.pem.decode(),
-            },
-        )
-
-    def run(self, *arguments: str) -> CommandResult:
-        place = {"KUBECONFIG": str(self._kubeconfig), "FRAUDOPS_CLUSTER__NAMESPACE": "default"}
-        return self._run(*arguments, "--on-cluster", **place)
-
-    def cronjob(self, template: str, *volumes: str, prefix: str = "shop") -> None:
-        """Store the part of a CronJob that names its Secrets."""
-        pod: dict[str, Any] = {"volumes": [{"name": "tmp", "emptyDir": {}}]}
-        for name in volumes:
-            secret: dict[str, Any] = {"secretName": f"{prefix}-{name}"}
-            if name != "public-keys":
-                secret["items"] = [{"key": "key.pem", "path": "key.pem"}]
-            pod["volumes"].append({"name": name, "secret": secret})
-        manifest = {
-            "metadata": {"name": f"shop-{template}"},
-            "spec": {"jobTemplate": {"spec": {"template": {"spec": pod}}}},
-        }
-        self.stored.objects.pop(f"cronjobs/shop-{template}", None)
-        # `find_release` knows a release by its template `train`; the server ignores selectors.
-        if template == "train":
-            self.stored.store("cronjobs/shop-train", manifest)
-        else:
-            self.stored.objects[f"cronjobs/shop-{template}"] = manifest
-
-    def secret(self, name: str, values: dict[str, str]) -> None:
-        manifest = {"metadata": {"name": f"shop-{name}"}, "stringData": values}
-        self.stored.store(f"secrets/shop-{name}", manifest)
-
-    def private(self, name: str) -> PrivateKey:
-        return parse_private_key(self.stored.values(f"shop-{name}")["key.pem"].encode(), name)
+    assert "give --state FOLDER. `fraudops up` makes the keys" in result.stderr
 
 
 @pytest.fixture

@@ -391,7 +391,7 @@ def test_the_history_shows_who_and_why_the_newest_first(site: PromotionSite) -> 
     assert {(row["authenticated"], row["approver"]) for row in history} == {(False, None)}
     lines = site.done("promotions").stdout.splitlines()
     assert "promote 1 → 1 by broadcast, requested by " in lines[0]
-    signer = f"    verdict signed by key {SIGNERS.verdict.public.id}"
+    signer = f"    verdict signed by key {SIGNERS.verdict.public.id[:12]}"
     assert lines[1:3] == ["    already in production", signer]
     assert lines[4].startswith("    the serving record is at epoch 1, where version 1 serves")
     # The refused act has named no verdict, and the first one has no reason.

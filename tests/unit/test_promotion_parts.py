@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fraudops.errors import StoreDownError
+from fraudops.errors import RefusedError, StoreDownError
 from fraudops.promotion.changes import Promote
 from fraudops.promotion.convergence import Convergence, Ending
 from fraudops.promotion.ports import PromotionPorts
@@ -134,6 +134,15 @@ class LostLock(SimLock):
         return False
 
 
+class LapsingLock(SimLock):
+    """A lock whose time ends as soon as a test says so."""
+
+    lapsed = False
+
+    async def held(self) -> bool:
+        return not self.lapsed
+
+
 @on_stage()
 async def test_an_act_without_the_lock_begins_again_if_no_other_has_committed(
     stage: Stage,
@@ -147,6 +156,27 @@ async def test_an_act_without_the_lock_begins_again_if_no_other_has_committed(
     with pytest.raises(StoreDownError, match="another promotion has taken the lock: try again"):
         await Promoter(ports).run(PromotionRequest("mine", "ada", decide))
     assert stage.row("mine").outcome == "refused"
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_process_that_loses_the_lock_in_its_gate_leaves_the_end_to_another_try(
+    refuses: bool,
+) -> None:
+    async def play(stage: Stage) -> None:
+        async def decide(record: ServingRecord) -> Promote:
+            lock.lapsed = True
+            if refuses:
+                raise RefusedError("the registry has no version 3")
+            return Promote(model_of("3"), "broadcast")
+
+        actor = Actor("mine")
+        lock = LapsingLock(stage.world, actor)
+        ports = replace(ports_of(stage.world, actor), lock=lock)
+        with pytest.raises(StoreDownError, match="another promotion has taken the lock: try again"):
+            await Promoter(ports).run(PromotionRequest("mine", "ada", decide))
+        assert (stage.serving, stage.record.requests) == (("1", 2), ())
+
+    on_stage()(play)()
 
 
 def test_a_request_is_a_promotion_by_broadcast_unless_it_says_otherwise() -> None:

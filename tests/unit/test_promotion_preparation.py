@@ -359,7 +359,10 @@ async def test_a_rollout_ends_when_as_many_new_pods_as_wanted_are_ready(stage: S
     assert rollouts.annotations == [TARGET]
     assert 15 <= act.taken < 18
     progress = [text for text in act.said if "new pods are ready" in text]
-    assert [text[:6] for text in progress] == ["0 of 2", "1 of 2"]
+    assert progress == [
+        "0 of 2 new pods are ready; waiting for old, serving another version",
+        "1 of 2 new pods are ready; waiting for old, serving another version",
+    ]
 
 
 @on_stage(pods=0)
@@ -373,6 +376,7 @@ async def test_new_pods_that_take_no_connections_do_not_end_a_rollout(stage: Sta
     act.pods.epochs = {pod.name: 3 for pod in pods}
     reason = await act.preparation.roll_out(TARGET)
     assert "after 60 s only 0 of 1 new pods are ready with version 3" in str(reason)
+    assert "waited for unready (not ready), lost (dark)" in str(reason)
     assert 60 <= act.taken < 65
     progress = [text for text in act.said if "new pods are ready" in text]
     assert 3 <= len(progress) <= 7

@@ -231,6 +231,15 @@ def test_the_epoch_is_above_every_one_in_use(seen_by: str) -> None:
 
 
 @on_stage()
+async def test_an_epoch_that_someone_wrote_into_the_annotation_by_hand_does_not_count(
+    stage: Stage,
+) -> None:
+    stage.world.store.template = ServingTarget(999_999_999_999_999, "1", digest_of("1"))
+    result = await Try(stage, MINE).run()
+    assert (result.outcome, result.epoch) == ("done", 3)
+
+
+@on_stage()
 async def test_while_pods_prepare_the_row_says_started(stage: Stage) -> None:
     stage.pod("pod-1").slow = 5.0
     act = stage.world.spawn(Try(stage, MINE).run())
@@ -339,14 +348,25 @@ def left_no_trace(stage: Stage) -> bool:
 
 
 @on_stage()
-async def test_an_act_whose_record_was_written_by_another_one_commits_nothing(stage: Stage) -> None:
+async def test_an_act_whose_reservation_was_taken_back_is_tried_again(stage: Stage) -> None:
     act = await reserved_by(stage, "broadcast")
     write(stage, release(stage.record))
+    with pytest.raises(StoreDownError, match="changed before the commit: try again"):
+        await act
+    assert (stage.row("mine").outcome, stage.serving) == ("refused", ("1", 2))
+    assert left_no_trace(stage)
+
+
+@on_stage()
+async def test_an_act_whose_record_was_written_by_another_one_commits_nothing(stage: Stage) -> None:
+    act = await reserved_by(stage, "broadcast")
+    later = entry_of("2", 4)
+    stage.world.checks.commits.targets.add((4, later.digest))
+    write(stage, msgspec.structs.replace(release(stage.record), current=later))
     result = await act
-    assert (result.outcome, result.epoch, stage.serving) == ("overtaken", 2, ("1", 2))
+    assert (result.outcome, result.epoch, stage.serving) == ("overtaken", 4, ("2", 4))
     assert (stage.row("mine").outcome, stage.row("mine").epoch) == ("overtaken", 3)
     assert result.reason
-    assert left_no_trace(stage)
 
 
 @pytest.mark.parametrize("strategy", ["broadcast", "rollout"])

@@ -48,10 +48,13 @@ def test_a_refused_rollout_ends_when_no_pod_answers_with_its_version(
         let_only_two_new_pods_load(stage, monkeypatch)
         result = await stage.promote("7", "rollout")
         assert (result.outcome, result.behind) == ("refused", ())
-        assert result.reason == "after 60 s only 2 of 4 new pods are ready with version 7"
+        assert result.reason == (
+            "after 60 s only 2 of 4 new pods are ready with version 7; waited for pod-7, pod-8, "
+            "serving another version"
+        )
         assert answering(stage) == []
         assert (stage.record.reserved, stage.world.store.template) == (None, None)
-        with pytest.raises(RefusedError, match=r"version 7\. Nothing has changed: version 1"):
+        with pytest.raises(RefusedError, match=r"another version\. Nothing has changed: version 1"):
             ending(result, 1.0, "")
 
     play()
@@ -229,11 +232,24 @@ async def test_a_pod_that_answers_no_epoch_is_awaited_but_not_named(stage: Stage
 
 
 @on_stage(pods=0)
-async def test_pods_that_have_no_process_or_a_lost_node_are_not_awaited(stage: Stage) -> None:
-    new, lost = PodRef("new", ready=False, running=False), PodRef("lost", False, lost="dark")
-    wait = Wait(stage, new, lost, lost=SILENT)
+async def test_restarting_pods_and_pods_of_a_lost_node_are_not_awaited(stage: Stage) -> None:
+    restarting = PodRef("new", ready=False, running=False, restarting=True)
+    wait = Wait(stage, restarting, PodRef("lost", False, lost="dark"), lost=SILENT)
     assert await wait.end() == ()
     assert wait.taken < 1
+
+
+@pytest.mark.parametrize("terminating", [False, True])
+def test_a_pod_that_the_api_does_not_show_as_running_yet_is_awaited(terminating: bool) -> None:
+    @on_stage(pods=0)
+    async def play(stage: Stage) -> None:
+        new = PodRef("new", ready=False, running=False, terminating=terminating)
+        wait = Wait(stage, OLD, new, old=2)
+        wait.after(3, lambda: setattr(wait.pods, "listed", [OLD]))
+        assert await wait.end() == ()
+        assert 3 <= wait.taken < 5
+
+    play()
 
 
 @pytest.mark.parametrize(("failures", "names"), [([DOWN] * 2, ()), ([DOWN] * 1000, ("every pod",))])

@@ -7,7 +7,14 @@ import msgspec
 import pytest
 
 from fraudops.errors import SignatureRefusedError
-from fraudops.signing.credentials import AcceptedStatements, Credentials, PromotionTerms, accept
+from fraudops.signing.credentials import (
+    AcceptedStatements,
+    Credentials,
+    PromotionTerms,
+    accept,
+    needs_key,
+)
+from fraudops.signing.keys import PrivateKey, PublicKeys
 from fraudops.signing.verdicts import SignedVerdict
 from fraudops.signing.waivers import sign_waiver
 from tests.support.signing import DIGEST, VERDICT, WAIVER, Signers
@@ -138,3 +145,40 @@ def test_a_foreign_waiver_lets_nothing_serve() -> None:
     for decide in (promote, serve):
         with pytest.raises(SignatureRefusedError, match="does not trust"):
             decide(msgspec.structs.replace(WAIVED, signed_waiver=foreign))
+
+
+@pytest.mark.parametrize(
+    ("credentials", "needed"),
+    [
+        (PASSED, {SIGNERS.verdict}),
+        (WAIVED, {SIGNERS.verdict, SIGNERS.waiver}),
+        (Credentials(signed_waiver=SIGNED_WAIVER), {SIGNERS.waiver}),
+        # A passing verdict needs no waiver to serve.
+        (
+            Credentials(signed_verdict=PASSED_VERDICT, signed_waiver=SIGNED_WAIVER),
+            {SIGNERS.verdict},
+        ),
+        (UNSIGNED, set()),
+        # What is refused already does not need the key.
+        (Credentials(signed_verdict=FAILED_VERDICT), set()),
+        (Credentials(), set()),
+    ],
+)
+def test_a_bundle_needs_exactly_the_keys_whose_statements_let_it_serve(
+    credentials: Credentials, needed: set[PrivateKey]
+) -> None:
+    signers = (SIGNERS.verdict, SIGNERS.waiver, FOREIGN.verdict)
+    keys = PublicKeys(
+        (SIGNERS.verdict.public, FOREIGN.verdict.public),
+        (SIGNERS.waiver.public, FOREIGN.waiver.public),
+    )
+    assert {
+        key for key in signers if needs_key(key.public.id, credentials, "7", DIGEST, keys)
+    } == needed
+
+
+def test_keys_without_one_key_keep_the_others_of_both_purposes() -> None:
+    verdicts = (SIGNERS.verdict.public, FOREIGN.verdict.public)
+    keys = PublicKeys(verdicts, (SIGNERS.waiver.public,))
+    assert keys.without(verdicts[0].id) == PublicKeys(verdicts[1:], (SIGNERS.waiver.public,))
+    assert keys.without(SIGNERS.waiver.public.id) == PublicKeys(verdicts)

@@ -12,7 +12,7 @@ from fraudops.errors import SignatureRefusedError
 from fraudops.signing.envelope import StatementKind, Subject, sign
 from fraudops.signing.keys import PublicKeys
 from fraudops.signing.verdicts import SignedVerdict, check_verdict
-from fraudops.signing.waivers import Waiver, check_waiver, read_waiver, sign_waiver
+from fraudops.signing.waivers import Waiver, check_waiver, read_waiver, sign_waiver, waiver_signer
 from tests.support.signing import DIGEST, WAIVER, Signers
 
 SIGNERS = Signers.new()
@@ -49,6 +49,12 @@ def test_the_waiver_of_what_serves_is_readable_after_its_end() -> None:
         read_waiver(SIGNED, "8", DIGEST, KEYS)
     with pytest.raises(SignatureRefusedError, match=r"the waiver is refused: .*no signed waiver"):
         read_waiver(None, "7", DIGEST, KEYS)
+
+
+def test_the_key_of_a_waiver_is_known() -> None:
+    assert waiver_signer(SIGNED, KEYS) == SIGNERS.waiver.public.id
+    with pytest.raises(SignatureRefusedError, match="does not trust"):
+        waiver_signer(SIGNED, PublicKeys(KEYS.verdict))
 
 
 def test_the_verdict_key_cannot_sign_a_waiver() -> None:

@@ -209,7 +209,7 @@ def _shown(kept: KeptCredentials) -> ShownCredentials:
 
 def _why_not(now: PodState, view: RecordView, workers: list[WorkerAnswer]) -> str | None:
     """Return why the pod is not ready, or None when it is."""
-    reasons = "; ".join(reason for reason in (view.refused, view.error) if reason)
+    reasons = "; ".join(dict.fromkeys(reason for reason in (view.refused, view.error) if reason))
     if now.target is None:
         return reasons or (
             f"version {view.target.version} is being opened" if view.target else "no model promoted"

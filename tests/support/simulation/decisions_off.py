@@ -41,7 +41,7 @@ POD_RULES = {
         pod_rules, "destination", _obey_template
     ),
     "a pod looks at the record once more before it turns ready": off(
-        pod_rules, "may_turn_ready", constant(True), slow_kubelet=0.7, a_pod_ends=1.0
+        pod_rules, "may_turn_ready", constant(True), slow_kubelet=0.7, slow_read=0.3
     ),
     "a container that restarts keeps its epoch": off(pod_rules, "on_start", _start_from_the_record),
 }
