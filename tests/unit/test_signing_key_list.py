@@ -4,8 +4,8 @@ import pytest
 
 from fraudops.errors import RefusedError, SettingsError, SignatureRefusedError
 from fraudops.signing.credentials import Credentials, accept
-from fraudops.signing.key_list import KeyEntry, entries, key_to_retire
-from fraudops.signing.keys import new_key
+from fraudops.signing.key_list import KeyEntry, entries, key_to_retire, public_keys
+from fraudops.signing.keys import PublicKeys, new_key
 from tests.support.signing import DIGEST, SIGNERS
 
 OLD, NEW, WAIVER = new_key().public, new_key().public, new_key().public
@@ -33,6 +33,11 @@ def test_a_key_that_signs_without_a_public_file_is_an_entry_without_a_file() -> 
         KeyEntry("verdict", NEW.id, "", True),
     ]
     assert entries({}, {}) == []
+
+
+def test_a_file_counts_for_the_purpose_at_the_start_of_its_name() -> None:
+    public = {"waiver-1.pem": WAIVER, "verdict-b.pem": NEW, "verdict-a.pem": OLD, "other.pem": OLD}
+    assert public_keys(public) == PublicKeys((NEW, OLD), (WAIVER,))
 
 
 @pytest.mark.parametrize("start", ["aa1", "AA11"])
