@@ -9,6 +9,14 @@ from rich.text import Text
 WIDEST = 10_000
 
 
+def one_line(text: str) -> str:
+    """Return the text of another user without line ends and control characters.
+
+    Such a text could otherwise add false lines to what a command shows, or hide others.
+    """
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def print_table(console: Console, table: Table) -> None:
     """Print a table, or one line per cell when the terminal is too narrow for its words.
 

@@ -1,11 +1,13 @@
 """`fraudops approve JOB`: the second user's consent to a promotion that waits for it."""
 
 import asyncio
+import shlex
 
 import click
 
 from fraudops.errors import SettingsError
 from fraudops.promotion.approval import REQUESTED_BY
+from fraudops.terminal import one_line
 from jobs.runner import any_state_option, json_option, output, print_json, run
 
 
@@ -28,9 +30,10 @@ async def approve_job(namespace: str | None, name: str, confirm: bool) -> tuple[
         user = await caller(cluster)
         job = await job_named(cluster, name)
         check_approvable(job, user)
-        what = " ".join(command_of(job))
+        # The requester chose these words, and must not write the approver's question.
+        what = one_line(shlex.join(command_of(job)))
         if confirm:
-            requester = annotations_of(job).get(REQUESTED_BY) or "a controller"
+            requester = one_line(annotations_of(job).get(REQUESTED_BY) or "a controller")
             click.confirm(f"{requester} runs `{what}`. Approve as {user}?", abort=True, err=True)
         await approve(cluster, job, user)
         return user, what

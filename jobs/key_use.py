@@ -44,27 +44,25 @@ class KeyUse:
     def steps(self, purpose: Purpose, options: str) -> str:
         """Return what to do, as a part of a sentence; `options` end each command."""
         steps = ["wait until the promotion under way has ended"] if self.reserved else []
-        if purpose == "waiver" and (self.serving or self.way_back):
-            # A waived version that serves gets no new waiver: its promotion changes nothing.
-            steps.append(
-                "promote versions that have a passing verdict, until no version named here serves "
-                "or is the way back"
-            )
-        elif self.serving or self.way_back:
+        if self.serving or self.way_back:
             # The last version that is promoted serves, so the way back comes first.
             first, *more = filter(None, (self.way_back, self.serving or self.current))
             then = f", then the same for version {more[0]}" if more else ""
-            steps.append(
-                f"let another key sign: `fraudops validate --version {first}{options}` and "
-                f"`fraudops promote --version {first}{options}`{then} (or promote other "
-                "versions whose verdict another key signed)"
-            )
+            if purpose == "waiver":
+                sign = f"`fraudops promote --version {first} --force --reason TEXT{options}`"
+                other = "that have a passing verdict"
+            else:
+                sign = (
+                    f"`fraudops validate --version {first}{options}` and "
+                    f"`fraudops promote --version {first}{options}`"
+                )
+                other = "whose verdict another key signed"
+            steps.append(f"let another key sign: {sign}{then} (or promote other versions {other})")
         return "; then ".join(steps)
 
 
 def key_use(record: ServingRecord, key_id: str, keys: PublicKeys) -> KeyUse:
     """Return which entries of the record need the key, by verifying them with and without it."""
-
     back = way_back(record)
     further = (entry for entry in record.stack if entry is not back)
     older = (_needing(entry, key_id, keys) for entry in further)

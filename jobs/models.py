@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from fraudops.errors import StoreDownError
@@ -161,7 +162,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         table.add_row(
             row["version"],
             "(deleted)" if row["deleted"] else row["created_at"][:19].replace("T", " "),
-            (row["digest"] or "no bundle")[:12],
+            escape((row["digest"] or "no bundle")[:12]),
             row["verdict"],
             ", ".join(row["aliases"]),
             "[bold green]yes[/]" if row["serving"] else back,

@@ -136,9 +136,11 @@ class Pipeline:
             version for version in registry.versions() if version.tags.get(TAG_REQUEST) == request
         ]
         if known:
-            self._title(1, "train", f"an earlier try registered version {known[0].version}")
-            steps.version = known[0].version
-            return known[0]
+            # The oldest: a client of MLflow that reads the request there can tag a later one.
+            own = known[-1]
+            self._title(1, "train", f"an earlier try registered version {own.version}")
+            steps.version = own.version
+            return own
         self._title(1, "train", self.inputs.source or "the packaged sample")
         registered = train_and_register(
             registry, endpoints.mlflow_url(self.state), self.inputs, request

@@ -155,13 +155,13 @@ class PromotionGate:
             ) from error
         return recompare(
             self.registry,
-            ScoredVersion(version, verdict.scores_digest),
-            ScoredVersion(serving, self._sealed_scores(current, version)),
+            ScoredVersion(version, verdict),
+            ScoredVersion(serving, self._serving_verdict(current, version)),
             self.settings.gates.as_gate_settings(),
         )
 
-    def _sealed_scores(self, current: ServingEntry, version: ModelVersion) -> str | None:
-        """Return the sha256 of the scores that the serving version's verdict seals."""
+    def _serving_verdict(self, current: ServingEntry, version: ModelVersion) -> Verdict:
+        """Return the serving version's signed verdict, which seals its test scores."""
         try:
             verdict = accept(
                 current.credentials, current.version, current.digest, self.keys
@@ -174,7 +174,7 @@ class PromotionGate:
                 "signed verdict seals the test scores of that version: "
                 f"run `fraudops validate --version {version.version}` again"
             )
-        return verdict.scores_digest
+        return verdict
 
 
 def read_waiver_file(path: Path) -> str:

@@ -15,6 +15,7 @@ from fraudops.promotion.history import PastAct, read_history, with_unwritten
 from fraudops.settings import PromoteJobSettings
 from fraudops.signing.keys import short
 from fraudops.state import State
+from fraudops.terminal import one_line
 from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
 from jobs.runner import json_option, output, print_json, run, state_option, target_options
@@ -44,7 +45,7 @@ def show(acts: Sequence[PastAct], target: str) -> None:
         # No table: with the reasons, its columns would be too narrow to read in 80 columns.
         output.print(_line(act))
         for reason in _reasons(act):
-            output.print(f"    {reason}", markup=False)
+            output.print(f"    {one_line(reason)}", markup=False)
 
 
 def _line(act: PastAct) -> Text:
@@ -56,7 +57,7 @@ def _line(act: PastAct) -> Text:
         f"{act.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}  ",
         (f"{act.outcome:<11}", "green" if act.outcome in GOOD else "yellow"),
         f"  {act.act or 'promote or rollback'} {versions} by {act.strategy}, "
-        f"requested by {_requester(act)}{took}",
+        f"requested by {one_line(_requester(act))}{took}",
     )
 
 

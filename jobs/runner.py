@@ -4,10 +4,10 @@ A user's mistake ends with one line and the exit code of its error, without a st
 """
 
 import contextlib
-import getpass
 import io
 import json
 import os
+import pwd
 import shlex
 import sys
 import time
@@ -108,8 +108,9 @@ def target_options(state: State) -> str:
 def user_name() -> str:
     """Return the name of the user who runs this process, or `uid N` if the user has no name."""
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
+        # Not `getpass.getuser`, which believes the variable LOGNAME.
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
         return f"uid {os.getuid()}"
 
 

@@ -21,8 +21,9 @@ from fraudops.settings import PromoteJobSettings
 from fraudops.signing.credentials import Credentials
 from fraudops.signing.keys import PublicKeys, short
 from fraudops.signing.verdicts import check_verdict
-from fraudops.signing.waivers import read_waiver, waiver_signer
+from fraudops.signing.waivers import read_waiver
 from fraudops.state import State
+from fraudops.terminal import one_line
 from fraudops.wiring import read_record
 from jobs.on_cluster import on_cluster
 from jobs.runner import json_option, output, print_json, run, state_option
@@ -99,6 +100,8 @@ def _statements(
         return replace(found, refused=FROM_BEFORE if found.unsigned else str(error))
     if verdict.version != version.version:
         return replace(found, refused=f"the verdict is about version {verdict.version}")
+    if verdict.model_name != registry.model:
+        return replace(found, refused=f"the verdict is about the model {verdict.model_name}")
     gates = verdict.gates
     return replace(
         found,
@@ -113,12 +116,11 @@ def _statements(
 def _with_waiver(found: VersionReport, entry: ServingEntry, keys: PublicKeys) -> VersionReport:
     try:
         waiver = read_waiver(entry.signed_waiver, entry.version, entry.digest, keys)
-        signer = waiver_signer(entry.signed_waiver or "", keys)
     except RefusedError as error:
         return replace(found, refused=str(error))
     names = ("reason", "who", "request", "at")
     shown = {name: getattr(waiver, name) for name in names}
-    return replace(found, waiver=shown, waiver_signer=signer)
+    return replace(found, waiver=shown, waiver_signer=waiver.signer)
 
 
 def lines(found: VersionReport) -> list[str]:
@@ -170,7 +172,7 @@ def command(version: str, as_json: bool, state: State) -> None:
         print_json(asdict(found))
     else:
         for line in lines(found):
-            output.print(line, markup=False)
+            output.print(one_line(line), markup=False)
     if found.refused or found.broken:
         wrong = "no valid signature proves it" if found.refused else "its bundle is not whole"
         raise RefusedError(f"version {found.version} is not verified: {wrong}")

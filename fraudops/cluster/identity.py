@@ -69,6 +69,9 @@ def check_approvable(job: Object, user: str) -> None:
         raise RefusedError(f"Job {name} is already approved, by {approver}")
     if ended:
         raise RefusedError(f"Job {name} has ended ({ended[0]}): start the promotion again")
+    # Its requester could let it run at any later time, and the approval would still count.
+    if job["spec"].get("suspend") or job["spec"].get("parallelism") == 0:
+        raise RefusedError(f"Job {name} is suspended: approve it when it runs")
     if annotations.get(REQUESTED_BY) == user:
         raise RefusedError(f"{user} has started Job {name}: another user must approve it")
     if user.startswith(SYSTEM):

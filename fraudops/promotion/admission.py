@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from fraudops.errors import RefusedError
+from fraudops.errors import RefusedError, SignatureRefusedError
 from fraudops.promotion.attempt import Strategy
 from fraudops.promotion.changes import Promote, Rollback, decide_promotion, decide_rollback
 from fraudops.promotion.serving_record import ModelRef, ServingEntry, ServingRecord
@@ -118,7 +118,13 @@ def go_back(
     """
     change = decide_rollback(record)
     model = change.model
-    accept(model.credentials, model.version, model.digest, keys)
+    try:
+        accept(model.credentials, model.version, model.digest, keys)
+    except SignatureRefusedError as error:
+        raise SignatureRefusedError(
+            f"version {model.version} is the way back, and its statements are not valid any more: "
+            f"{error}. To leave the version that serves, promote another one"
+        ) from error
     _refuse_sample(model.version, model.sample, environment)
     return change
 
@@ -154,4 +160,4 @@ def _shown_verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def _shown_waiver(waiver: Waiver) -> dict[str, Any]:
-    return {name: getattr(waiver, name) for name in ("digest", "reason", "who", "at")}
+    return {name: getattr(waiver, name) for name in ("digest", "reason", "who", "at", "signer")}

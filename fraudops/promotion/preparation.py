@@ -193,8 +193,8 @@ class Preparation:
     async def wait_until_replaced(self, target: ServingTarget) -> tuple[str, ...]:
         """Wait until no pod serves the version of a rollout that was taken back.
 
-        Return the names of those that still do after `deadlines.retry`. A pod that answers no
-        epoch may be about to serve the version, so it is awaited too.
+        Return the names of those that still may after `deadlines.retry`. A pod that answers no
+        epoch counts too, because it may be about to serve the version.
         """
         end = self.ports.clock.now() + self.ports.deadlines.retry
         noted = self.ports.clock.now()
@@ -209,7 +209,7 @@ class Preparation:
             waiting = [pod for pod in pods if pod.name in serving or pod in unsure]
             now = self.ports.clock.now()
             if not waiting or now >= end:
-                return tuple(pod.name for pod in pods if pod.name in serving)
+                return tuple(pod.name for pod in waiting)
             if now - noted >= QUIET_SECONDS:
                 names = ", ".join(map(str, waiting))
                 self.ports.say(f"waiting for Kubernetes to replace {names}")

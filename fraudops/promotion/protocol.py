@@ -173,13 +173,13 @@ class Promoter:
         """Whether the act only reports, because its model serves already.
 
         It is False when a pod has seen a later epoch. The record was then restored from a backup,
-        and only a new epoch makes the pods follow it again. Also when another key has signed the
-        verdict: the entry gets the new one before the old key is retired.
+        and only a new epoch makes the pods follow it again. Also when other keys have signed its
+        verdict or waiver: the entry gets the new ones before an old key is retired.
         """
         current = record.current
         if current is None or not change.model.is_same_model(current):
             return False
-        if change.model.signer != current.signer:
+        if not change.model.is_signed_by_keys_of(current):
             return False
         epochs = await pod_epochs(self.ports, await self.ports.pods.list())
         return all(epoch <= record.epoch for epoch in epochs)
@@ -241,8 +241,8 @@ class Promoter:
         still = await self.preparation.wait_until_replaced(target) if by_rollout else ()
         if still:
             refusal += (
-                f"; Kubernetes is still replacing {', '.join(still)}, which may answer with "
-                f"version {target.version}"
+                f"; these pods may answer with version {target.version} until Kubernetes replaces "
+                f"them: {', '.join(still)}"
             )
         refused = msgspec.structs.replace(with_outcome(attempt, "refused", refusal), behind=still)
         return Ending(refused, release(reserved))

@@ -83,8 +83,12 @@ class ModelRef(Extensible, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def signer(self) -> str | None:
         """The id of the key that signed the verdict, as the promotion that verified it noted it."""
-        signer = (self.verdict or {}).get("signer")
-        return None if signer is None else str(signer)
+        return _noted_signer(self.verdict)
+
+    def is_signed_by_keys_of(self, other: "ModelRef") -> bool:
+        """Whether the same keys signed both verdicts, and both waivers if there are two."""
+        waivers = {_noted_signer(self.waiver), _noted_signer(other.waiver)} - {None}
+        return self.signer == other.signer and len(waivers) < 2
 
     @property
     def model(self) -> "ModelRef":
@@ -97,6 +101,11 @@ class ModelRef(Extensible, frozen=True, kw_only=True, omit_defaults=True):
 
     def is_same_model(self, other: "ModelRef | None") -> bool:
         return other is not None and (self.version, self.digest) == (other.version, other.digest)
+
+
+def _noted_signer(shown: dict[str, Any] | None) -> str | None:
+    signer = (shown or {}).get("signer")
+    return None if signer is None else str(signer)
 
 
 _MODEL_FIELDS = (

@@ -46,10 +46,13 @@ def upload(api: MlflowApi, folder: str, name: str, data: bytes) -> None:
     api.put(f"{PROXY}/{folder}/{_checked(name)}", data)
 
 
-def download(api: MlflowApi, folder: str, name: str) -> bytes | None:
-    """Return a file of a run, or None when the run has no such file."""
+def download(api: MlflowApi, folder: str, name: str, limit: int = MAX_FILE_BYTES) -> bytes | None:
+    """Return a file of a run, or None when the run has no such file.
+
+    Raises BundleError for a file of more than `limit` bytes.
+    """
     try:
-        return b"".join(_chunks(api, f"{folder}/{_checked(name)}", MAX_FILE_BYTES))
+        return b"".join(_chunks(api, f"{folder}/{_checked(name)}", limit))
     except MlflowAnswerError as error:
         if error.code == "RESOURCE_DOES_NOT_EXIST":
             return None

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from fraudops.canonical import decode_json
 from fraudops.errors import BundleError, SettingsError
 from fraudops.registry import artifacts
 
@@ -82,6 +83,6 @@ def _mapping(value: str | None) -> dict[str, Any] | None:
     A malformed verdict therefore counts as missing, and a promotion is refused.
     """
     try:
-        return None if value is None else msgspec.json.decode(value.encode(), type=dict[str, Any])
+        return None if value is None else decode_json(value.encode(), dict[str, Any])
     except msgspec.MsgspecError:
         return None

@@ -9,6 +9,8 @@ from fraudops.registry.versions import Registry
 from fraudops.signing.verdicts import SIGNATURE_FILE, VERDICT_FILE, SignedVerdict
 
 FOLDER = "validation"
+# A verdict has about 4 kB. A huge file could end a promotion, which has little memory, by force.
+MAX_BYTES = 1 << 18
 
 
 def store_signed(registry: Registry, version: ModelVersion, signed: SignedVerdict) -> None:
@@ -23,11 +25,12 @@ def store_signed(registry: Registry, version: ModelVersion, signed: SignedVerdic
 def read_signed(registry: Registry, version: ModelVersion) -> SignedVerdict | None:
     """Return what the registry holds as the version's signed verdict, or None.
 
-    Raises BundleError for a version without a bundle, and SignatureRefusedError for bytes that
-    are no text.
+    Raises BundleError for a version without a bundle and for a huge file, and
+    SignatureRefusedError for bytes that are no text.
     """
     files = [
-        registry.download(version, f"{FOLDER}/{name}") for name in (VERDICT_FILE, SIGNATURE_FILE)
+        registry.download(version, f"{FOLDER}/{name}", MAX_BYTES)
+        for name in (VERDICT_FILE, SIGNATURE_FILE)
     ]
     try:
         texts = [file.decode() for file in files if file is not None]

@@ -196,9 +196,14 @@ class Registry:
         """
         artifacts.upload(self._api, run_folder(version), name, data)
 
-    def download(self, version: ModelVersion, name: str) -> bytes | None:
-        """Return a file of the version's run, or None when there is none."""
-        return artifacts.download(self._api, run_folder(version), name)
+    def download(
+        self, version: ModelVersion, name: str, limit: int = artifacts.MAX_FILE_BYTES
+    ) -> bytes | None:
+        """Return a file of the version's run, or None when there is none.
+
+        Raises BundleError for a file of more than `limit` bytes.
+        """
+        return artifacts.download(self._api, run_folder(version), name, limit)
 
     def _search(self) -> Iterator[dict[str, Any]]:
         query = {"filter": f"name='{self.model}'", "max_results": str(PAGE)}

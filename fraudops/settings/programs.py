@@ -252,9 +252,13 @@ def _names(model: type[BaseModel], prefix: str) -> set[str]:
 def _refuse_unknown() -> None:
     # pydantic ignores unknown variables, so a typing error would keep the default unnoticed.
     known = known_variables()
-    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    # pydantic reads a variable in any case of letters. A second one in small letters would win over
+    # the one that an operator has set.
+    unknown = sorted(
+        name for name in os.environ if name.upper().startswith(PREFIX) and name not in known
+    )
     if unknown:
-        near = get_close_matches(unknown[0], known, n=1)
+        near = get_close_matches(unknown[0].upper(), known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise SettingsError(
             f"unknown setting {', '.join(unknown)}{hint}; `fraudops settings` lists the known ones"

@@ -21,8 +21,10 @@ from fraudops.signing.keys import KEY_ID, PrivateKey, PublicKey, PublicKeys, Pur
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
-# A bundle has about 2 kB. A peer must not make a pod decode a huge one.
-MAX_CHARACTERS = 100_000
+# A bundle has about 2 kB, with a long reason up to 10 kB. The serving record keeps more than 20 of
+# them, and a ConfigMap may have 1 MiB. White space that a client of MLflow adds must not fill it,
+# because then not even a rollback could be written.
+MAX_BYTES = 12_000
 
 Predicate = TypeVar("Predicate", bound=msgspec.Struct)
 
@@ -144,10 +146,11 @@ def verify(
 
 def _decoded(kind: StatementKind[Predicate], bundle: str) -> _Bundle:
     """Return the bundle, whose content is not trusted yet."""
-    if len(bundle) > MAX_CHARACTERS:
-        raise kind.refused(f"its signature has more than {MAX_CHARACTERS} characters")
     try:
-        content = decode_json(bundle.encode(), _Bundle)
+        data = bundle.encode()
+        if len(data) > MAX_BYTES:
+            raise kind.refused(f"its signature has more than {MAX_BYTES} bytes")
+        content = decode_json(data, _Bundle)
     except (msgspec.MsgspecError, UnicodeEncodeError):
         raise kind.refused("its signature is not a sigstore bundle of a key") from None
     if content.media_type != _BUNDLE or content.dsse_envelope.payload_type != _PAYLOAD:

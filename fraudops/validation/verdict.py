@@ -56,10 +56,13 @@ class Production:
 
 @dataclass(frozen=True)
 class ScoredVersion:
-    """A version whose test scores are stored. `scores_digest` is what its signed verdict seals."""
+    """A version whose test scores are stored, and its signed verdict, which was verified.
+
+    Only the verdict says what the version is. Any tag of the registry may be forged.
+    """
 
     version: ModelVersion
-    scores_digest: str | None
+    verdict: Verdict
 
 
 def store_scores(registry: Registry, version: ModelVersion, scores: TestScores) -> str:
@@ -91,7 +94,7 @@ def stored_scores(registry: Registry, scored: ScoredVersion) -> TestScores:
     if data is None:
         raise RefusedError(f"version {version.version} has no stored test scores: {again}")
     # The registry is not trusted: forged scores would let a worse version win the comparison.
-    if sha256_bytes(data) != scored.scores_digest:
+    if sha256_bytes(data) != scored.verdict.scores_digest:
         raise RefusedError(
             f"the stored test scores of version {version.version} are not those that its signed "
             f"verdict seals: {again}"
@@ -107,7 +110,7 @@ def stored_scores(registry: Registry, scored: ScoredVersion) -> TestScores:
         and scores.y.shape == scores.weights.shape == scores.probability.shape
         and bool(np.isfinite(scores.probability).all())
     )
-    if not sound or scores.digest != version.digest:
+    if not sound or scores.digest != scored.verdict.digest:
         raise RefusedError(
             f"the stored test scores of version {version.version} are damaged "
             f"or of another bundle: {again}"
@@ -170,8 +173,8 @@ def recompare(
     A promotion needs this if another version serves than at the time of the verdict.
     Raises RefusedError when the scores are not sealed, or not of the same test rows.
     """
-    one, other = candidate.version, production.version
-    serving = Production(other.version, other.digest or "", other.schema_fingerprint or "")
+    one, other = candidate.verdict, production.verdict
+    serving = Production(other.version, other.digest, other.schema_fingerprint)
     reason = nothing_to_compare(one.schema_fingerprint, one.digest, serving)
     if reason is not None:
         return not_compared(reason, settings, passed=True)

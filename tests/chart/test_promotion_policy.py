@@ -3,6 +3,7 @@
 tests/cluster/test_promotion_policy.py runs them on a real API server.
 """
 
+import re
 import subprocess
 from typing import Any
 
@@ -112,6 +113,7 @@ def test_the_first_models_job_has_no_name() -> None:
 def test_every_promoting_container_is_one_that_the_policy_accepts(variant: Variant) -> None:
     manifests = render(Variant(variant.files, APPROVAL))
     jobs = named(manifests, KINDS[0], f"{NAMESPACE}-{ACCOUNT}-jobs")["spec"]["validations"]
+    accepted = accepted_variables(manifests)
     for label, _, container in containers(promoting(manifests)):
         assert container["command"][:2] == ["python", "-m"], label
         assert container["command"][2].startswith("jobs."), label
@@ -121,13 +123,61 @@ def test_every_promoting_container_is_one_that_the_policy_accepts(variant: Varia
         refused = [
             name
             for name in own
-            if name.startswith(("FRAUDOPS_PROMOTION__", "PYTHON")) or name == "FRAUDOPS_ENVIRONMENT"
+            if name.startswith(("FRAUDOPS_", "PYTHON")) and f'"{name}"' not in accepted
         ]
         assert refused == [], label
-        assert [source["configMapRef"]["name"] for source in container.get("envFrom", [])] in (
-            [],
-            ["fraudops-jobs"],
-        ), label
+        sources = [source["configMapRef"]["name"] for source in container.get("envFrom", [])]
+        fetches = container["command"][2] == "jobs.data"
+        assert sources == ([] if fetches else ["fraudops-jobs"]), label
+        assert fetches or "FRAUDOPS_REQUESTED_BY" in own, label
+        assert not {"lifecycle", "livenessProbe", "readinessProbe", "startupProbe"} & {*container}
+    for manifest in promoting(manifests):
+        assert len(spec_of(manifest)["containers"]) == 1
+        steps = [
+            (step["command"][2], step.get("args", [])[:2])
+            for step in spec_of(manifest).get("initContainers", [])
+        ]
+        assert all(
+            module in ("jobs.data", "jobs.waive")
+            or (start[0] == "--step" and start[1] in ("wait", "train", "validate"))
+            for module, start in steps
+        ), steps
+
+
+def test_no_setting_of_a_promotion_may_come_from_a_container() -> None:
+    """The policy lists what a container may set. Each other setting is the ConfigMap's."""
+    manifests = render(Variant(settings=APPROVAL))
+    accepted = accepted_variables(manifests)
+    for name in ("PROMOTION__APPROVAL_REQUIRED", "ENVIRONMENT", "SIGNING__WAIVERS", "MODEL_NAME"):
+        assert f'"FRAUDOPS_{name}"' not in accepted
+
+
+def accepted_variables(manifests: list[Manifest]) -> str:
+    """Return the list of variables in the policy, as its text."""
+    rules = named(manifests, KINDS[0], f"{NAMESPACE}-{ACCOUNT}-jobs")["spec"]["validations"]
+    expression = next(rule["expression"] for rule in rules if "upperAscii" in rule["expression"])
+    lists = re.findall(r"variable\.name in (\[[^]]*\])", expression)
+    return "".join(lists)
+
+
+def test_any_user_installs_the_first_models_job_unless_approvals_are_required() -> None:
+    """A Job without a name does not say who its author is, who could approve it alone."""
+    found = []
+    for settings in (POLICY, APPROVAL):
+        policies = render(Variant(settings=settings))
+        spec = named(policies, KINDS[0], f"{NAMESPACE}-{ACCOUNT}-jobs")["spec"]
+        variables = {each["name"]: each["expression"] for each in spec["variables"]}
+        found.append(variables["bootstraps"].partition(" ")[0])
+    assert found == ["true", "false"]
+
+
+def test_the_policies_see_a_change_of_a_status_too() -> None:
+    """Kubernetes accepts annotations together with a status."""
+    manifests = render(Variant(settings=APPROVAL))
+    for what in ("jobs", "pods"):
+        spec = named(manifests, KINDS[0], f"{NAMESPACE}-{ACCOUNT}-{what}")["spec"]
+        (rule,) = spec["matchConstraints"]["resourceRules"]
+        assert {what, f"{what}/status"} <= set(rule["resources"])
 
 
 def test_a_program_that_promotes_reads_its_requester_and_its_job_from_its_own_pod() -> None:

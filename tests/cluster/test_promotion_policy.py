@@ -195,6 +195,13 @@ def with_own_selector(job: Object) -> None:
     job["spec"] |= {"manualSelector": True, "selector": {"matchLabels": labels}}
 
 
+def also_runs(job: Object, kind: str, main: Object) -> None:
+    """Add a container that promotes what the approver does not see."""
+    other = main | {"name": "other", "args": ["--version", "6"]}
+    pod = job["spec"]["template"]["spec"]
+    pod[kind] = [other, *pod.get(kind, [])]
+
+
 CHANGES: dict[str, tuple[Change, str]] = {
     "another image": (lambda _, main: main.update(image="example.com/none-such:1"), "image"),
     "another command": (lambda _, main: main.update(command=["python", "-c", "1"]), "image"),
@@ -214,6 +221,34 @@ CHANGES: dict[str, tuple[Change, str]] = {
         lambda _, main: main.update(envFrom=[{"configMapRef": {"name": "mine"}}]),
         "ConfigMap",
     ),
+    "no ConfigMap": (lambda _, main: main.pop("envFrom"), "ConfigMap"),
+    # The programs read a variable in any case of letters.
+    "no approval, in small letters": (
+        lambda _, main: variable(main, "fraudops_promotion__approval_required", "false"),
+        "ConfigMap",
+    ),
+    "allowed waivers": (
+        lambda _, main: variable(main, "FRAUDOPS_SIGNING__WAIVERS", "allowed"),
+        "ConfigMap",
+    ),
+    "no name for the program": (
+        lambda _, main: main.update(
+            env=[each for each in main["env"] if each["name"] != "FRAUDOPS_REQUESTED_BY"]
+        ),
+        "ConfigMap",
+    ),
+    "a hook": (
+        lambda _, main: main.update(lifecycle={"postStart": {"exec": {"command": ["true"]}}}),
+        "without hooks",
+    ),
+    "a probe": (
+        lambda _, main: main.update(livenessProbe={"exec": {"command": ["true"]}}),
+        "without hooks",
+    ),
+    "a second container": (lambda job, main: also_runs(job, "containers", main), "one main"),
+    "a step that promotes": (lambda job, main: also_runs(job, "initContainers", main), "one main"),
+    "no end": (lambda job, _: job["spec"].pop("activeDeadlineSeconds"), "at most"),
+    "a late end": (lambda job, _: job["spec"].update(activeDeadlineSeconds=10**7), "at most"),
     "the labels of another Job": (lambda job, _: with_own_selector(job), "selector"),
     "an approval": (
         lambda job, _: job["metadata"]["annotations"].update({APPROVED_BY: "alice"}),
@@ -270,6 +305,28 @@ def test_the_name_on_a_job_and_on_its_pod_cannot_change(site: Site) -> None:
     denied(answer.stderr, "no container may join")
 
 
+def test_the_program_of_a_pod_cannot_change(site: Site) -> None:
+    """Kubernetes starts a container again when its image changes."""
+    job = site.created("bob")
+    pods = ("-l", f"batch.kubernetes.io/job-name={job}")
+    eventually(lambda: must_exist(site.as_user("bob", "get", "pod", *pods)), 60, 0.5)
+    image = ("set", "image", "pod", *pods, "promote=example.com/none-such:1")
+    denied(site.as_user("bob", *image), "images of a promoting pod cannot change")
+
+
+def test_a_change_of_the_status_is_no_way_around(site: Site) -> None:
+    """Kubernetes itself accepts annotations together with a status."""
+    job = site.created("bob")
+    approval = json.dumps({"metadata": {"annotations": {APPROVED_BY: "alice"}}})
+    context = ("--context", site.release.context, "-n", site.release.namespace)
+    patch = ("patch", "job", job, "--subresource=status", "--type=merge", "-p", approval)
+    # The installer of the cluster has the right to write a status, and it is not alice.
+    answer = subprocess.run(
+        ["kubectl", *context, *patch], capture_output=True, text=True, check=False
+    )
+    denied(answer.stderr, "fraudops.io/approved-by")
+
+
 def must_exist(answer: str) -> None:
     assert "promote-" in answer, answer
 
@@ -279,6 +336,16 @@ def test_the_pods_of_a_suspended_job_keep_their_labels(site: Site) -> None:
     job = site.created("bob", suspend=True)
     patch = {"spec": {"template": {"metadata": {"labels": {"example.com/mine": "1"}}}}}
     denied(site.as_user("bob", "patch", "job", job, "-p", json.dumps(patch)), "cannot change")
+
+
+def test_an_approval_does_not_outlive_a_suspension(site: Site) -> None:
+    for way in ({"suspend": True}, {"parallelism": 0}):
+        held = site.created("bob", **way)
+        denied(site.annotate("alice", held, f"{APPROVED_BY}=alice"), "a suspended Job")
+    approved = site.created("bob")
+    assert "annotated" in site.annotate("alice", approved, f"{APPROVED_BY}=alice")
+    patch = ("patch", "job", approved, "-p", '{"spec": {"suspend": true}}')
+    denied(site.as_user("bob", *patch), "a suspended Job")
 
 
 def test_another_user_approves_a_job_once(site: Site) -> None:
@@ -297,6 +364,15 @@ def test_another_user_approves_a_job_once(site: Site) -> None:
     assert "annotated" in site.annotate("alice", job, f"{APPROVED_BY}=alice")
     denied(site.annotate("alice", job, f"{APPROVED_BY}-"), "written once")
     denied(site.annotate(INSTALLER, job, f"{APPROVED_BY}={INSTALLER}"), "written once")
+
+
+def test_a_user_of_the_automation_does_not_approve_a_job_without_a_name(site: Site) -> None:
+    """Such a user may have made the Job."""
+    job = site.job("")
+    assert "created" in site.create(INSTALLER, job)
+    name = job["metadata"]["name"]
+    denied(site.annotate(INSTALLER, name, f"{APPROVED_BY}={INSTALLER}"), "is in it")
+    assert "annotated" in site.annotate("alice", name, f"{APPROVED_BY}=alice")
 
 
 async def test_the_commands_name_their_caller_and_approve(site: Site, tmp_path: Path) -> None:
@@ -359,8 +435,8 @@ def test_the_jobs_of_a_cronjob_run_as_automation(site: Site) -> None:
     assert requester.authenticated
 
 
-def test_the_first_model_needs_no_name(site: Site) -> None:
-    """`helm install` creates this Job, and it promotes only while nothing serves."""
+def test_the_first_model_needs_no_name_of_an_installer(site: Site) -> None:
+    """`helm install` creates this Job. Another author could approve it alone."""
     job = site.job("")
     main = job["spec"]["template"]["spec"]["containers"][0]
     main["command"] = ["python", "-m", "jobs.promote", "jobs.install.first_model"]
@@ -370,4 +446,5 @@ def test_the_first_model_needs_no_name(site: Site) -> None:
     job["spec"]["template"]["spec"]["initContainers"] = [fetch]
     denied(site.create("bob", job), "must be bob")
     fetch["command"] = ["python", "-m", "jobs.data", "fetch"]
-    assert "created" in site.create("bob", job)
+    denied(site.create("bob", job), "must be bob")
+    assert "created" in site.create(INSTALLER, job)

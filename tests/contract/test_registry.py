@@ -155,6 +155,9 @@ def test_a_verdict_is_read_back_and_an_unreadable_one_counts_as_none(
     assert registry.version("1").verdict == {"passed": True}
     registry.set_tag("1", TAG_VERDICT, broken)
     assert registry.version("1").verdict is None
+    # Any client of MLflow can set the tag. It must not end a promotion of another version.
+    registry.set_tag("1", TAG_VERDICT, '{"a":' + "[" * 2400 + "]" * 2400 + "}")
+    assert [version.verdict for version in registry.versions()] == [None]
 
 
 def test_the_longest_tag_comes_back_whole_and_a_longer_one_is_refused(

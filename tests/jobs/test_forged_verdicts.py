@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from fraudops.model.scorer import SCORER
 from fraudops.promotion.serving_record import ServingRecord
 from fraudops.registry import TAG_DIGEST, TAG_VERDICT
-from fraudops.registry.verdicts import read_signed, store_signed
-from fraudops.signing.verdicts import SignedVerdict
+from fraudops.registry.verdicts import FOLDER, MAX_BYTES, read_signed, store_signed
+from fraudops.signing.verdicts import VERDICT_FILE, SignedVerdict
 from tests.support.http_client import HTTP
 from tests.support.mlflow_runs import API, put
 from tests.support.promotion_site import NO_REGISTRY, PromotionSite, running_site
@@ -91,6 +91,13 @@ def test_an_edited_verdict_is_refused(site: PromotionSite) -> None:
     store_signed(site.registry, site.registry.version(version), forged)
     for more in ((), FORCED):
         refused(site, version, "verdict.json has been altered", *more)
+
+
+def test_a_huge_verdict_is_not_read(site: PromotionSite) -> None:
+    version = site.version(2)
+    run = site.registry.version(version).run_id
+    put(site.mlflow_url, run, f"{FOLDER}/{VERDICT_FILE}", b" " * (MAX_BYTES + 1))
+    refused(site, version, "verdict.json is larger than the 262144 bytes")
 
 
 def test_the_verdict_of_another_bundle_is_refused(site: PromotionSite) -> None:
@@ -241,6 +248,13 @@ def test_verify_refuses_what_promote_refuses_and_names_a_swapped_file(site: Prom
     site.validate(version, key=Signers.new().verdict)
     result = site.run("verify", version, "--json")
     assert "does not trust" in json.loads(result.stdout)["refused"]
+    other = site.registry.model + "-other"
+    named = SIGNERS.signed_for(
+        version, str(site.registry.version(version).digest), model_name=other
+    )
+    store_signed(site.registry, site.registry.version(version), named)
+    result = site.run("verify", version)
+    assert (result.returncode, f"is about the model {other}" in result.stdout) == (65, True)
     site.validate(version)
     put(site.mlflow_url, site.registry.version(version).run_id, f"bundle/{SCORER}", b"{}")
     result = site.run("verify", version)

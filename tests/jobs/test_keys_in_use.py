@@ -136,7 +136,7 @@ def test_a_waiver_key_stays_while_a_waived_version_serves(machine: KeysOfMachine
     code, said = machine.retire(WAIVER_ID)
     assert (code, machine.trusts(OLD.waiver)) == (65, True), said
     assert f"the waiver key {WAIVER_ID} signed a waiver of version 2 (it serves)" in said
-    assert "First promote versions that have a passing verdict, until no version" in said
+    assert "`fraudops promote --version 2 --force --reason TEXT" in said
     machine.serve(record(entry("3", NEW), entry("1", NEW)))
     assert machine.retire(WAIVER_ID)[0] == 0
     assert not machine.trusts(OLD.waiver)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import skops.io
@@ -31,7 +32,7 @@ from fraudops.state import State
 from fraudops.validation import gates
 from fraudops.validation.gates import GateSettings
 from fraudops.validation.verdict import SCORES, ScoredVersion, recompare, shown, stored_scores
-from tests.support.mlflow_runs import put
+from tests.support.mlflow_runs import put, remove
 from tests.support.signing import SIGNERS
 from tests.support.trained import Trained, register, seal_again, train
 from tests.support.validation import (
@@ -154,7 +155,7 @@ def test_the_verdict_and_the_test_scores_are_stored_for_exactly_this_bundle(
     assert (signed.model_name, signed.version) == (registry.model, version)
     assert (signed.schema_fingerprint, signed.sample) == (good.fingerprint, False)
     assert signed.signer == SIGNERS.verdict.public.id
-    scores = stored_scores(registry, ScoredVersion(stored, signed.scores_digest))
+    scores = stored_scores(registry, ScoredVersion(stored, signed))
     assert (scores.test_digest, scores.digest) == (test.digest, good.digest)
     assert np.array_equal(scores.y, test.y)
     assert np.array_equal(scores.probability, open_scorer(good.folder).score_many(test.x))
@@ -411,8 +412,6 @@ def test_the_comparison_is_repeated_from_stored_scores_alone(
     better, worse = (
         registry.version(register(mlflow_url, registry, trained)) for trained in (good, weak)
     )
-    with pytest.raises(RefusedError, match="no stored test scores"):
-        recompare(registry, ScoredVersion(worse, None), ScoredVersion(better, None), GateSettings())
     for version in (better, worse):
         assert validate(state, version.version).exit_code == 0
     good_scores, weak_scores = scored(registry, better), scored(registry, worse)
@@ -423,17 +422,30 @@ def test_the_comparison_is_repeated_from_stored_scores_alone(
     assert [gate.passed for gate in again(weak_scores, good_scores)] == [False, False]
     assert [gate.passed for gate in again(good_scores, weak_scores)] == [True, True]
     assert [gate.value for gate in again(good_scores, good_scores)] == [None, None]
-    # The registry is not trusted: the scores must be those that the verdict seals.
+    # The registry is not trusted: tags that say "another schema" or "the same bundle" skip nothing.
+    forged_tags = replace(better, schema_fingerprint="f" * 64, digest=worse.digest)
+    one = ScoredVersion(forged_tags, good_scores.verdict)
+    assert [gate.passed for gate in again(weak_scores, one)] == [False, False]
+    # Nor may the scores be others than those that the verdict seals.
     forged = registry.download(worse, SCORES) or b""
     registry.upload(better, SCORES, forged)
     for one, other in ((weak_scores, good_scores), (good_scores, weak_scores)):
         with pytest.raises(RefusedError, match="not those that its signed verdict seals"):
             again(one, other)
     with pytest.raises(RefusedError, match="damaged or of another bundle"):
-        again(weak_scores, ScoredVersion(better, sha256_bytes(forged)))
+        again(weak_scores, sealing(good_scores, forged))
     registry.upload(better, SCORES, b"not an archive")
     with pytest.raises(RefusedError, match="cannot be read"):
-        again(weak_scores, ScoredVersion(better, sha256_bytes(b"not an archive")))
+        again(weak_scores, sealing(good_scores, b"not an archive"))
+    remove(mlflow_url, better.run_id, SCORES)
+    with pytest.raises(RefusedError, match="no stored test scores"):
+        again(weak_scores, good_scores)
+
+
+def sealing(scored: ScoredVersion, scores: bytes) -> ScoredVersion:
+    """Return the version with a verdict that seals these scores."""
+    verdict = msgspec.structs.replace(scored.verdict, scores_digest=sha256_bytes(scores))
+    return ScoredVersion(scored.version, verdict)
 
 
 def test_scores_of_other_test_rows_are_never_compared(

@@ -1,6 +1,12 @@
 """Admin calls on their own port, and bundles that one pod downloads from another."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import httpx
 import pytest
@@ -10,6 +16,7 @@ from fraudops.cluster import peers
 from fraudops.errors import SignatureRefusedError, StoreDownError
 from fraudops.extensible import encode_document
 from fraudops.model.manifest import MANIFEST
+from fraudops.model.scorer import SCORER
 from fraudops.model.verification import verify_bundle
 from fraudops.settings import InferenceSettings
 from fraudops.settings.groups import VerificationSettings
@@ -98,6 +105,32 @@ def test_a_pod_takes_a_bundle_from_the_first_peer_that_has_it(
     dead = f"http://127.0.0.1:{free_port()}"
     peer_download.download([dead, admin_url(service)], TOKEN, digest(service), tmp_path / "bundle")
     verify_bundle(tmp_path / "bundle", digest(service))
+
+
+@contextmanager
+def altered_peer(service: Service, folder: Path) -> Iterator[str]:
+    """Yield the URL of a pod that has an altered file, as after a fault of its disk."""
+    copied = folder / "bundles" / digest(service)
+    shutil.copytree(service.state.bundles / digest(service), copied)
+    (copied / SCORER).write_bytes(b"altered" * 1000)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def test_a_peer_with_an_altered_file_does_not_hide_the_next_one(
+    service: Service, tmp_path: Path
+) -> None:
+    with altered_peer(service, tmp_path / "peer") as altered:
+        urls = [altered, admin_url(service)]
+        peer_download.download(urls, TOKEN, digest(service), tmp_path / "bundle")
+        verify_bundle(tmp_path / "bundle", digest(service))
+        with pytest.raises(StoreDownError, match="no other pod has it"):
+            peer_download.download([altered], TOKEN, digest(service), tmp_path / "other")
 
 
 def test_a_pod_gives_the_signed_statements_of_a_bundle_with_the_token_only(

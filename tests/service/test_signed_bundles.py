@@ -167,6 +167,18 @@ def test_a_bundle_without_valid_statements_is_refused_and_the_old_version_serves
     assert pod.predict().json()["model_version"] == "1"
 
 
+def test_the_verdict_of_a_version_does_not_count_for_another_with_the_same_bundle(
+    pod: Service,
+) -> None:
+    """The pod has verified this bundle before, and serves it."""
+    version, digest = pod.ready()["version"], pod.bundle(1)
+    epoch = pod.record("99", digest, credentials=verdict(pod, version, digest, passed=True))
+    answer = pod.reload(phase="commit", epoch=epoch)
+    reason = "it is about version 1, not about version 99"
+    assert (answer.status_code, reason in problem(answer)["detail"]) == (409, True)
+    assert pod.predict().json()["model_version"] == version
+
+
 def assert_reported(service: Service, reason: str) -> None:
     assert reason in model_info(service)["errors"]["epoch"]
 

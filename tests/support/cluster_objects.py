@@ -53,7 +53,7 @@ async def create_deployment(
 async def create_job(
     cluster: Cluster, name: str, annotations: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Create a suspended Job, which makes no pod, and return it."""
+    """Create a Job whose pod finds no node, and return it."""
     container = {
         "name": "promote",
         "image": "none",
@@ -61,8 +61,8 @@ async def create_job(
         "args": ["--version", "2"],
     }
     metadata = {"name": name, "annotations": annotations or {}}
-    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
-    spec = {"suspend": True, "template": template}
+    nowhere = {"restartPolicy": "Never", "nodeSelector": {"example.com/none": "true"}}
+    spec = {"template": {"spec": nowhere | {"containers": [container]}}}
     made = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
     return await cluster.call("POST", cluster.path("batch/v1", "jobs"), made)
 

@@ -80,4 +80,4 @@ def signed_verdict(registry: Registry, version: ModelVersion) -> Verdict:
 
 
 def scored(registry: Registry, version: ModelVersion) -> ScoredVersion:
-    return ScoredVersion(version, signed_verdict(registry, version).scores_digest)
+    return ScoredVersion(version, signed_verdict(registry, version))

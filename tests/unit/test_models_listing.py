@@ -1,12 +1,15 @@
 """`fraudops models`: verdicts, the way back, and versions that the registry no longer has."""
 
+import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from fraudops.promotion.serving_record import EMPTY, ServingEntry, ServingRecord
 from fraudops.registry import ModelVersion
-from jobs.models import describe_all, steps_back, verdict_of
+from jobs.models import _table, describe_all, steps_back, verdict_of
 
 
 def version(number: str, verdict: dict[str, Any] | None = None) -> ModelVersion:
@@ -85,3 +88,11 @@ def test_a_waiver_of_the_last_promotion_is_shown_for_exactly_its_bundle() -> Non
     other = ServingRecord(current=entry("4", 2, waiver))
     assert describe_all([passed], other)[1]["verdict"] == "passed"
     assert describe_all([passed], EMPTY)[0]["verdict"] == "passed"
+
+
+def test_a_forged_digest_is_shown_as_it_is() -> None:
+    """Any client of MLflow may write the tag, and the table reads markup."""
+    rows = describe_all([replace(version("1"), digest="[/red]")], EMPTY)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(_table(rows))
+    assert "[/red]" in console.export_text()

@@ -66,7 +66,7 @@ class Pod:
         digest = write_linear_bundle(made, epoch)
         made.rename(self.state.bundles / digest)
         if verified:
-            (self.state.run / f"{VERIFIED}{digest}").touch()
+            (self.state.run / f"{VERIFIED}{digest}").write_text(f"{epoch} ")
         return ServingTarget(epoch, str(epoch), digest)
 
     def coordinator(self, template: ServingTarget | None = None) -> PodCoordinator:

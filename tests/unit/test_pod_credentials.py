@@ -202,11 +202,11 @@ async def test_a_bundle_is_verified_again_once_the_public_keys_change(pod: Pod) 
     (pod.state.bundles / AT_5.digest).mkdir()
     folder = signers.write_public(pod.state.public_keys)
     await pod.coordinator().prepare(AT_5, 60.0)
-    assert pod.cache.is_verified(AT_5.digest)
+    assert pod.cache.is_verified(AT_5)
     await pod.coordinator().prepare(AT_5, 60.0)
     assert len(pod.requests) == 1
     next(folder.glob("waiver*")).unlink()
-    assert not pod.cache.is_verified(AT_5.digest)
+    assert not pod.cache.is_verified(AT_5)
     await pod.coordinator().prepare(AT_5, 60.0)
     assert len(pod.requests) == 2
 

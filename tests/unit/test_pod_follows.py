@@ -49,7 +49,7 @@ class OneWorkerPod:
         made = self.state.root / "made"
         digest = write_linear_bundle(made, seed)
         made.rename(self.state.bundles / digest)
-        (self.state.run / f"{VERIFIED}{digest}").touch()
+        (self.state.run / f"{VERIFIED}{digest}").write_text(f"{seed} ")
         return ServingTarget(epoch, str(seed), digest)
 
     def read(self) -> ServingRecord:

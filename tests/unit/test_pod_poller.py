@@ -76,7 +76,7 @@ class Pod:
         made = self.state.root / "made"
         digest = write_linear_bundle(made, epoch)
         made.rename(self.state.bundles / digest)
-        (self.state.run / f"{VERIFIED}{digest}").touch()
+        (self.state.run / f"{VERIFIED}{digest}").write_text(f"{epoch} ")
         return ServingTarget(epoch, str(epoch), digest)
 
     def poller(

@@ -136,7 +136,7 @@ def test_a_cached_and_verified_bundle_of_the_record_serves_from_the_start(
     assert entry is not None
     offered = (entry.credentials,)
     assert pod.verifier.requests == [BundleRequest("2", NEW, fetch=False, credentials=offered)]
-    assert pod.cache.is_verified(NEW)
+    assert pod.cache.is_verified(ServingTarget(5, "2", NEW))
     assert read_record_view(pod.state) == RecordView()
 
 

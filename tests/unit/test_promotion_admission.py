@@ -224,6 +224,7 @@ def test_a_waiver_replaces_the_verdict_and_is_kept_with_the_digest_that_it_is_fo
         "reason": "an emergency",
         "who": "ada",
         "at": "2026-03-01T10:00:00.000+00:00",
+        "signer": SIGNERS.waiver.public.id,
     }
     assert (model.signed_verdict, model.signed_waiver) == (verdict, statement)
     # Not the comparison either: the user has decided.
@@ -342,6 +343,36 @@ def test_a_rollback_to_a_sample_model_is_refused_in_production() -> None:
     # The version that serves may be a sample model: the rollback replaces it.
     away = ServingRecord(current=entry("2", sample=True), stack=(entry("1", "f" * 64),))
     assert go_back(away, KEYS, "production").model.version == "1"
+
+
+def test_a_rollback_whose_way_back_was_signed_by_a_retired_key_says_what_to_do() -> None:
+    record = ServingRecord(current=entry("2"), stack=(entry("1", "f" * 64),))
+    with pytest.raises(RefusedError, match=r"version 1 is the way back.*promote another one"):
+        go_back(record, Signers.new().public)
+
+
+@pytest.mark.parametrize(
+    ("serving", "candidate", "same"),
+    [
+        (("v", None), ("v", None), True),
+        (("v", None), ("other", None), False),
+        ((None, None), ("v", None), False),
+        (("v", "w"), ("v", "w"), True),
+        (("v", "w"), ("v", "other"), False),
+        (("v", "w"), ("v", None), True),
+        (("v", None), ("v", "w"), True),
+    ],
+)
+def test_what_serves_is_promoted_again_only_when_another_key_signs_for_it(
+    serving: tuple[str | None, str | None], candidate: tuple[str | None, str | None], same: bool
+) -> None:
+    def signed_by(keys: tuple[str | None, str | None]) -> ModelRef:
+        verdict, waiver = ({"signer": key} if key else None for key in keys)
+        return ModelRef(
+            version="1", digest=DIGEST, schema_fingerprint="s", verdict=verdict, waiver=waiver
+        )
+
+    assert signed_by(candidate).is_signed_by_keys_of(signed_by(serving)) is same
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -135,6 +136,14 @@ def test_what_cannot_be_approved_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(RefusedError, match=reason):
         check_approvable(found, user)
+
+
+@pytest.mark.parametrize("held", [{"suspend": True}, {"parallelism": 0}])
+def test_a_suspended_job_cannot_be_approved(held: dict[str, object]) -> None:
+    found: dict[str, Any] = job({REQUESTED_BY: "bob"})
+    found["spec"] |= held
+    with pytest.raises(RefusedError, match="Job promote-1 is suspended: approve it when it runs"):
+        check_approvable(found, "alice")
 
 
 def test_the_approver_sees_what_the_job_runs() -> None:

@@ -124,6 +124,14 @@ def test_approver_and_signer_are_lines_of_their_own(capsys: pytest.CaptureFixtur
     assert lines[:2] == ["    approved by eve", "    verdict signed by key 12ab"]
 
 
+def test_a_reason_cannot_add_a_line_to_the_history(capsys: pytest.CaptureFixture[str]) -> None:
+    forged = replace(STORED, reason=None, waiver_reason="ok\n    approved by alice\x1b[2K")
+    show([forged], "")
+    printed = capsys.readouterr().out
+    assert not any(line.strip().startswith("approved by") for line in printed.splitlines())
+    assert "\x1b" not in printed
+
+
 def test_an_empty_history_says_how_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
     show([], " --on-cluster")
     assert "`fraudops promote --version latest --on-cluster`" in capsys.readouterr().out

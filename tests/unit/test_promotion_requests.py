@@ -1,5 +1,7 @@
 """A promotion that another user must approve: what is refused, and when the gate decides."""
 
+import os
+import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -88,8 +90,10 @@ def test_an_approval_is_for_a_number() -> None:
 def test_the_requester_is_the_jobs_and_else_the_systems_user(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("LOGNAME", "ada")
-    assert requester(settings(False)) == Requester("ada", "ada")
+    for variable in ("LOGNAME", "USER"):
+        monkeypatch.setenv(variable, "eve")
+    own = pwd.getpwuid(os.getuid()).pw_name
+    assert requester(settings(False)) == Requester(own, own)
     assert requester(settings(False, requested_by="bob")) == Requester("bob", "bob")
     proven = PromotionSettings(authenticated=True)
     found = requester(settings(False, requested_by="bob", promotion=proven))

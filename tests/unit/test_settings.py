@@ -15,6 +15,7 @@ from fraudops.settings import (
     DriftJobSettings,
     InferenceSettings,
     ProgramSettings,
+    PromoteJobSettings,
     ShipperSettings,
     known_variables,
 )
@@ -124,6 +125,14 @@ def test_an_unknown_name_is_refused_with_its_nearest_neighbour(
         r" `fraudops settings` lists",
     ):
         program.from_environment()
+
+
+def test_a_second_name_in_small_letters_does_not_win(environment: pytest.MonkeyPatch) -> None:
+    """The policy of the cluster cannot list each way to write a name."""
+    environment.setenv("FRAUDOPS_PROMOTION__APPROVAL_REQUIRED", "true")
+    environment.setenv("fraudops_promotion__approval_required", "false")
+    with pytest.raises(SettingsError, match="did you mean FRAUDOPS_PROMOTION__APPROVAL_REQUIRED"):
+        PromoteJobSettings.from_environment()
 
 
 def test_a_setting_of_another_program_is_not_refused(environment: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ FAILED = msgspec.structs.replace(
 )
 PASSED_VERDICT, FAILED_VERDICT = SIGNERS.signed_verdict(), SIGNERS.signed_verdict(FAILED)
 SIGNED_WAIVER = sign_waiver(WAIVER, SIGNERS.waiver)
+READ_WAIVER = msgspec.structs.replace(WAIVER, signer=SIGNERS.waiver.public.id)
 PASSED = Credentials(signed_verdict=PASSED_VERDICT)
 WAIVED = Credentials(signed_verdict=FAILED_VERDICT, signed_waiver=SIGNED_WAIVER)
 UNSIGNED = Credentials(unsigned=True)
@@ -50,7 +51,7 @@ def test_a_failed_verdict_needs_a_waiver() -> None:
     for decide in (promote, serve):
         with pytest.raises(SignatureRefusedError, match=r"7 did not pass validation \(roc_auc\)"):
             decide(Credentials(signed_verdict=FAILED_VERDICT))
-        assert decide(WAIVED).waiver == WAIVER
+        assert decide(WAIVED).waiver == READ_WAIVER
         found = decide(WAIVED).verdict
         assert found is not None
         assert not found.passed
@@ -58,13 +59,13 @@ def test_a_failed_verdict_needs_a_waiver() -> None:
 
 def test_a_waiver_without_a_verdict_lets_its_bundle_serve() -> None:
     alone = Credentials(signed_waiver=SIGNED_WAIVER)
-    assert promote(alone) == serve(alone) == AcceptedStatements(None, WAIVER)
+    assert promote(alone) == serve(alone) == AcceptedStatements(None, READ_WAIVER)
     assert serve(alone).signer is None
 
 
 def test_a_used_and_expired_waiver_lets_its_bundle_serve_but_not_be_promoted_again() -> None:
     late = replace(TERMS, now=WAIVER.expires_at)
-    assert serve(WAIVED).waiver == WAIVER
+    assert serve(WAIVED).waiver == READ_WAIVER
     with pytest.raises(SignatureRefusedError, match="it expired at"):
         promote(WAIVED, late)
     with pytest.raises(SignatureRefusedError, match="for the request request-1, not for another"):
@@ -78,12 +79,12 @@ def test_an_installation_that_forbids_waivers_promotes_by_none() -> None:
             promote(credentials, forbidden)
     assert promote(PASSED, forbidden).waiver is None
     # What was promoted before waivers were forbidden serves on.
-    assert serve(WAIVED).waiver == WAIVER
+    assert serve(WAIVED).waiver == READ_WAIVER
 
 
 def test_a_waiver_that_a_promotion_gets_is_checked_although_the_verdict_passed() -> None:
     both = msgspec.structs.replace(PASSED, signed_waiver=SIGNED_WAIVER)
-    assert promote(both).waiver == WAIVER
+    assert promote(both).waiver == READ_WAIVER
     with pytest.raises(SignatureRefusedError, match="for the request"):
         promote(both, replace(TERMS, request="another"))
     # A pod needs no waiver for a passing verdict, for example after its key was retired.

@@ -14,6 +14,14 @@ from fraudops.canonical import canonical_json, sha256_bytes
 from fraudops.errors import BundleError, SignatureRefusedError
 from fraudops.extensible import decode_document, encode_document
 from fraudops.model.manifest import MANIFEST as MANIFEST_FILE
+from fraudops.promotion.serving_record import (
+    STACK_LIMIT,
+    Reservation,
+    ServingEntry,
+    ServingRecord,
+    encode,
+)
+from fraudops.signing.envelope import MAX_BYTES
 from fraudops.signing.keys import PrivateKey, PublicKeys
 from fraudops.signing.verdicts import (
     BUNDLE_FILE,
@@ -119,11 +127,28 @@ def test_a_text_that_cannot_be_decoded_is_refused(text: str) -> None:
         check_verdict(replace(SIGNED, verdict=text), DIGEST, KEYS)
 
 
-def test_a_bundle_has_at_most_100000_characters() -> None:
-    longest = SIGNED.signature.ljust(100_000)
+def test_a_bundle_has_at_most_12000_bytes() -> None:
+    longest = SIGNED.signature.ljust(12_000)
     assert check_verdict(replace(SIGNED, signature=longest), DIGEST, KEYS).passed
-    with refusal("more than 100000 characters"):
-        check_verdict(replace(SIGNED, signature=longest + " "), DIGEST, KEYS)
+    for longer in (longest + " ", SIGNED.signature.replace("{", '{"x":"' + "é" * 6000 + '",', 1)):
+        with refusal("more than 12000 bytes"):
+            check_verdict(replace(SIGNED, signature=longer), DIGEST, KEYS)
+
+
+def test_the_longest_bundles_of_a_registry_do_not_fill_the_serving_record() -> None:
+    """Any client of MLflow can add white space to a signature, and a ConfigMap has 1 MiB."""
+    padded = replace(SIGNED, signature=SIGNED.signature.ljust(MAX_BYTES, "\n"))
+    assert check_verdict(padded, DIGEST, KEYS).passed
+    model: dict[str, Any] = {"version": "7", "digest": DIGEST, "schema_fingerprint": "f" * 64}
+    act: dict[str, Any] = {"epoch": 1, "by": "request", "at": VERDICT.at, "signed_verdict": padded}
+    entry = ServingEntry(**model, **act)
+    record = ServingRecord(
+        current=entry,
+        previous=entry,
+        stack=(entry,) * STACK_LIMIT,
+        reserved=Reservation(**model, **act, strategy="broadcast"),
+    )
+    assert len(encode(record)) < 2**20 * 3 // 4
 
 
 def test_the_bundle_has_the_form_of_model_signing() -> None:

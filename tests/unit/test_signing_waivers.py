@@ -12,7 +12,7 @@ from fraudops.errors import SignatureRefusedError
 from fraudops.signing.envelope import StatementKind, Subject, sign
 from fraudops.signing.keys import PublicKeys
 from fraudops.signing.verdicts import SignedVerdict, check_verdict
-from fraudops.signing.waivers import Waiver, check_waiver, read_waiver, sign_waiver, waiver_signer
+from fraudops.signing.waivers import Waiver, check_waiver, read_waiver, sign_waiver
 from tests.support.signing import DIGEST, WAIVER, Signers
 
 SIGNERS = Signers.new()
@@ -20,10 +20,11 @@ KEYS = SIGNERS.public
 SIGNED = sign_waiver(WAIVER, SIGNERS.waiver)
 NOW = datetime(2026, 3, 1, 10, 30, tzinfo=UTC)
 replace = msgspec.structs.replace
+READ = replace(WAIVER, signer=SIGNERS.waiver.public.id)
 
 
 def test_a_signed_waiver_is_read_as_it_was_written() -> None:
-    assert check_waiver(SIGNED, "7", DIGEST, "request-1", NOW, KEYS) == WAIVER
+    assert check_waiver(SIGNED, "7", DIGEST, "request-1", NOW, KEYS) == READ
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_a_waiver_allows_nothing_else(
 
 
 def test_the_waiver_of_what_serves_is_readable_after_its_end() -> None:
-    assert read_waiver(SIGNED, "7", DIGEST, KEYS) == WAIVER
+    assert read_waiver(SIGNED, "7", DIGEST, KEYS) == READ
     with pytest.raises(SignatureRefusedError, match="not for version 8"):
         read_waiver(SIGNED, "8", DIGEST, KEYS)
     with pytest.raises(SignatureRefusedError, match=r"the waiver is refused: .*no signed waiver"):
@@ -52,9 +53,14 @@ def test_the_waiver_of_what_serves_is_readable_after_its_end() -> None:
 
 
 def test_the_key_of_a_waiver_is_known() -> None:
-    assert waiver_signer(SIGNED, KEYS) == SIGNERS.waiver.public.id
-    with pytest.raises(SignatureRefusedError, match="does not trust"):
-        waiver_signer(SIGNED, PublicKeys(KEYS.verdict))
+    assert read_waiver(SIGNED, "7", DIGEST, KEYS).signer == SIGNERS.waiver.public.id
+
+
+def test_the_key_that_is_verified_counts_not_the_one_that_the_text_names() -> None:
+    kind = StatementKind("waiver", "https://fraudops.io/waiver/v1", Waiver, "")
+    lies = replace(WAIVER, signer="f" * 64)
+    signed = sign(kind, Subject("bundle.json", {"sha256": DIGEST}), lies, SIGNERS.waiver)
+    assert read_waiver(signed, "7", DIGEST, KEYS) == READ
 
 
 def test_the_verdict_key_cannot_sign_a_waiver() -> None:
@@ -110,6 +116,12 @@ def test_no_altered_byte_changes_what_is_read() -> None:
     for position, character in enumerate(SIGNED):
         text = SIGNED[:position] + chr(ord(character) ^ 1) + SIGNED[position + 1 :]
         try:
-            assert read_waiver(text, "7", DIGEST, KEYS) == WAIVER
+            assert read_waiver(text, "7", DIGEST, KEYS) == READ
         except SignatureRefusedError:
             continue
+
+
+def test_the_longest_reason_is_signed_and_read() -> None:
+    waiver = replace(WAIVER, reason="\U0001f525" * 1000, who="u" * 1000)
+    signed = sign_waiver(waiver, SIGNERS.waiver)
+    assert read_waiver(signed, "7", DIGEST, SIGNERS.public).reason == waiver.reason

@@ -29,21 +29,23 @@ class BundleCache:
 
     The caller holds the pod's lock.
 
-    A bundle is verified once in a pod's life, unless the public keys change. The run folder has a
-    file for each verified bundle, which names the keys. Each worker also checks that the
-    bundle's files are still the same.
+    A bundle is verified once in a pod's life, unless the public keys change or it serves as another
+    version. The run folder has a file for each verified bundle, which names the version and the
+    keys. Each worker also checks that the bundle's files are still the same.
     """
 
     def __init__(self, folder: Path, run: RunFolder, public_keys: Path) -> None:
         self.folder, self._run, self._public_keys = folder, run, public_keys
 
-    def is_verified(self, digest: str) -> bool:
+    def is_verified(self, target: ServingTarget) -> bool:
         try:
             # What a key has signed that is no longer valid must be verified again, and refused.
-            known = self._marker(digest).read_text() == fingerprint(self._public_keys)
+            # So must a bundle that is now another version, because a verdict is about one.
+            verified = self._marker(target.digest).read_text()
+            known = verified == _verified_as(target.version, fingerprint(self._public_keys))
         except OSError:
             return False
-        return known and (self.folder / digest).is_dir()
+        return known and (self.folder / target.digest).is_dir()
 
     async def ensure(
         self,
@@ -85,7 +87,7 @@ class BundleCache:
                 "the log may say why, or memory is short"
             ) from error
         source = _read_outcome(answer)
-        self._marker(digest).write_text(keys)
+        self._marker(digest).write_text(_verified_as(version, keys))
         return source
 
     def _keys(self) -> str:
@@ -111,6 +113,11 @@ class BundleCache:
 
     def _marker(self, digest: str) -> Path:
         return self._run.path / f"{VERIFIED}{digest}"
+
+
+def _verified_as(version: str, keys: str) -> str:
+    """Return the content of a marker: what was verified, and with which keys."""
+    return f"{version} {keys}"
 
 
 def _read_outcome(answer: bytes) -> str:

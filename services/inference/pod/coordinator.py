@@ -158,7 +158,7 @@ class PodCoordinator:
         self, target: ServingTarget, source: str, keep_seconds: float, deadline: float
     ) -> str:
         """Prepare the target in every worker; return where its bundle came from."""
-        if self._cache.is_verified(target.digest):
+        if self._cache.is_verified(target):
             answers = await self.workers.prepare(target, source, keep_seconds, deadline)
             failure = prepare_failure(target.version, answers)
             if failure is None:

@@ -12,20 +12,22 @@ import msgspec
 
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.extensible import decode_document
-from fraudops.model.manifest import FILE_NAME, MANIFEST, read_manifest
+from fraudops.model.manifest import FILE_NAME, MANIFEST, check_files, read_manifest
 from fraudops.signing.credentials import Credentials
 from fraudops.signing.kept import SUFFIX, KeptCredentials, without_mark
 
 TIMEOUT = httpx.Timeout(10.0, connect=1.0)
 # The file has about 6 kB. A defective peer must not fill the memory.
 MAX_CREDENTIALS_BYTES = 1 << 20
+# As for a bundle of the registry.
+MAX_FILE_BYTES = 1 << 30
 
 
 def download(urls: Sequence[str], token: str, digest: str, folder: Path) -> None:
     """Fetch the bundle into `folder` from the first pod that has it.
 
-    Only the manifest is checked against the digest; the caller verifies the rest. Raises
-    StoreDownError when no pod has the bundle.
+    The files are checked against the digest, so that a pod with an altered file does not hide the
+    next one. The caller verifies the rest. Raises StoreDownError when no pod has the bundle.
     """
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False) as client:
@@ -68,14 +70,20 @@ def _read(client: httpx.Client, url: str) -> bytes:
 def _fetch(client: httpx.Client, url: str, digest: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _save(client, f"{url}/{MANIFEST}", folder / MANIFEST)
-    for name in read_manifest(folder, digest).files:
+    manifest = read_manifest(folder, digest)
+    for name in manifest.files:
         # A name that could leave the folder is no file of a bundle.
         if FILE_NAME.fullmatch(name):
             _save(client, f"{url}/{name}", folder / name)
+    check_files(folder, manifest)
 
 
 def _save(client: httpx.Client, url: str, path: Path) -> None:
+    """Write a file of a peer. Raises StoreDownError for one that is larger than any bundle."""
+    size = 0
     with client.stream("GET", url) as answer, path.open("wb") as file:
         answer.raise_for_status()
         for part in answer.iter_bytes():
-            file.write(part)
+            size += file.write(part)
+            if size > MAX_FILE_BYTES:
+                raise StoreDownError(f"the peer's {path.name} is too large")

@@ -63,7 +63,8 @@ class TakesAStaleCommitAsOvertaken(Promoter):
     """Forgets that a commit may have happened although its answer was lost."""
 
     async def _after_stale_commit(self, done: Any, reserved: Any) -> Any:
-        await self.preparation.take_back(reserved.target, self._by_rollout(reserved))
+        own = reserved.reserved
+        await self.preparation.take_back(own.target, self._by_rollout(own))
         record, _ = await patience.read_record(self.ports)
         return Ending(outcomes.with_outcome(done, "overtaken", "another act came"), record)
 
