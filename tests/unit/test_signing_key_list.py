@@ -1,5 +1,8 @@
 """The list of an installation's keys, which key may be retired, and what a refusal advises."""
 
+import base64
+import json
+
 import pytest
 
 from fraudops.errors import RefusedError, SettingsError, SignatureRefusedError
@@ -85,3 +88,9 @@ def test_the_key_that_signs_is_not_retired() -> None:
 def test_a_missing_verdict_is_refused_with_the_command_that_makes_it() -> None:
     with pytest.raises(SignatureRefusedError, match="fraudops validate --version 7"):
         accept(Credentials(), "7", DIGEST, SIGNERS.public)
+
+
+def test_a_signed_waiver_names_the_key_that_signed_it() -> None:
+    envelope = json.loads(SIGNERS.waiver_for("7", DIGEST))["dsseEnvelope"]
+    signed = json.loads(base64.b64decode(envelope["payload"]))
+    assert signed["predicate"]["signer"] == SIGNERS.waiver.public.id
