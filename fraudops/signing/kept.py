@@ -5,12 +5,12 @@ the serving record cannot be read.
 """
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from fraudops.canonical import sha256_bytes
+from fraudops.canonical import canonical_json, sha256_bytes
 from fraudops.errors import SettingsError, SignatureRefusedError
 from fraudops.extensible import decode_document, encode_document
 from fraudops.files import write_atomically
@@ -112,12 +112,8 @@ def require_keys(folder: Path) -> None:
 
 def fingerprint(folder: Path) -> str:
     """Return a digest of the public keys' files, or "" if there are none. Raises OSError."""
-    return _digest_of((path.name, path.read_bytes()) for path in sorted(folder.glob("*.pem")))
-
-
-def _digest_of(files: Iterable[tuple[str, bytes]]) -> str:
-    listed = [f"{name} {sha256_bytes(data)}" for name, data in files]
-    return sha256_bytes("\n".join(listed).encode()) if listed else ""
+    files = {path.name: sha256_bytes(path.read_bytes()) for path in folder.glob("*.pem")}
+    return sha256_bytes(canonical_json(files)) if files else ""
 
 
 def load_cryptography() -> None:

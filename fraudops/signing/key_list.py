@@ -64,12 +64,12 @@ def key_to_retire(known: Sequence[KeyEntry], start: str) -> list[KeyEntry]:
             f"{'several keys begin' if matching and start else 'no key begins'} with {start!r}; "
             f"the valid keys: {_named(entry for entry in known if entry.file)}"
         )
-    if any(entry.signs for entry in matching):
-        purpose = matching[0].purpose
-        raise RefusedError(
-            f"the {purpose} key {short(matching[0].id)} signs now, so retiring it would refuse "
-            f"every new {purpose}: run `fraudops keys rotate {purpose}` before"
-        )
+    for entry in matching:
+        if entry.signs:
+            raise RefusedError(
+                f"the {entry.purpose} key {short(entry.id)} signs now, so retiring it would refuse "
+                f"every new {entry.purpose}: run `fraudops keys rotate {entry.purpose}` before"
+            )
     return matching
 
 

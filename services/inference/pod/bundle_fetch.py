@@ -46,7 +46,7 @@ def fetch_bundle(
     Returns the source: `cache`, `peer` or `registry`. A bundle whose content is refused leaves the
     cache. One without valid credentials is not opened and stays.
 
-    Raises SignatureRefusedError, BundleError, RefusedError, UnknownVersionError, StoreDownError.
+    Raises SignatureRefusedError, BundleError, RefusedError, StoreDownError.
     """
     with _disk_errors(bundles):
         bundles.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,8 @@ def _from_peers(settings: InferenceSettings, digest: str, incoming: Path) -> boo
         verify_bundle(incoming, digest)
     except FraudopsError as error:
         logger.info("no other pod gave the bundle", extra={"digest": digest, "reason": str(error)})
-        shutil.rmtree(incoming, ignore_errors=True)
+        # What it gave may stay: the registry's files replace those of the same names, and the
+        # verification refuses others.
         return False
     return True
 
@@ -189,7 +190,7 @@ def _sweep(bundles: Path) -> None:
         if entry.name.startswith((INCOMING, REFUSED)):
             shutil.rmtree(entry, ignore_errors=True)
         elif entry.name.startswith(".") and entry.suffix == ".tmp":
-            entry.unlink(missing_ok=True)
+            entry.unlink()
 
 
 @contextmanager

@@ -29,17 +29,18 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SECONDS = 5.0
 
 
-def record_reader(settings: InferenceSettings) -> Callable[[], ServingRecord]:
-    """Return a function that reads the record.
+def record_reader(
+    settings: InferenceSettings, account: Path = ACCOUNT
+) -> Callable[[], ServingRecord]:
+    """Return a function that reads the record; `account` has the files of a ServiceAccount.
 
     The function blocks, and raises RecordUnreadableError, StoreDownError or OSError.
     """
     if settings.cluster.release is None:
         store = FileRecordStore(State.at(settings.state).serving_record)
         return lambda: store.read()[0]
-    return ConfigMapReader(
-        settings.cluster.release, settings.cluster.namespace or (ACCOUNT / "namespace").read_text()
-    ).read
+    namespace = settings.cluster.namespace or (account / "namespace").read_text()
+    return ConfigMapReader(settings.cluster.release, namespace, account).read
 
 
 def template_target(settings: InferenceSettings) -> ServingTarget | None:
@@ -53,11 +54,9 @@ class ConfigMapReader:
     Create it in the process whose threads use it.
     """
 
-    def __init__(self, release: str, namespace: str, account: Path = ACCOUNT) -> None:
-        self._path, self._account = (
-            f"/api/v1/namespaces/{namespace}/configmaps/{config_map_name(release)}",
-            account,
-        )
+    def __init__(self, release: str, namespace: str, account: Path) -> None:
+        self._path = f"/api/v1/namespaces/{namespace}/configmaps/{config_map_name(release)}"
+        self._account = account
         self._lock = threading.Lock()
         self._connection: HTTPSConnection | None = None
 
@@ -89,7 +88,7 @@ class ConfigMapReader:
         try:
             return self._exchange()
         except (OSError, HTTPException) as error:
-            self._close()
+            self.close()
             if not kept:
                 raise StoreDownError(
                     f"the Kubernetes API does not answer ({type(error).__name__})"
@@ -118,7 +117,8 @@ class ConfigMapReader:
             context=context,
         )
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the connection. The next read opens a new one."""
         if self._connection:
             self._connection.close()
             self._connection = None

@@ -100,9 +100,7 @@ class Checks:
 
     def look_at(self, pod: SimPod) -> None:
         """Check that the pod keeps the promise of the last success, if it answers clients."""
-        # No act can wait for a pod whose start the API shows late. It follows at its next read.
-        late = self.world.clock < pod.shown_late_until
-        if self.promised is None or late or not pod.answers_clients:
+        if self.promised is None or not pod.answers_clients:
             return
         current = self.world.store.record.current
         if current and pod.state.digest != current.digest:

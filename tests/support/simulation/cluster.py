@@ -11,8 +11,6 @@ from fraudops.promotion.serving_record import ServingRecord, ServingTarget
 from tests.support.simulation.world import SimulatedWorld
 
 POLL_SECONDS = 2.0
-# The longest pause of a pod and the longest read after it.
-ONE_READ_SECONDS = 12.0
 # Kubernetes marks the pods of a node that does not answer after this time.
 NODE_GRACE_SECONDS = 40.0
 # Kubernetes deletes them after another while, and the deletion never ends.
@@ -48,7 +46,6 @@ class SimPod:
     shown_ready_since: float = 0.0
     shown_running: bool = False
     shown_restarting: bool = False
-    shown_late_until: float = 0.0
     has_clients: bool = False
     terminating: bool = False
     gone: bool = False
@@ -408,8 +405,6 @@ class SimCluster:
         slow = self.world.happens("slow kubelet", pod.name)
         seconds = self.world.choices.between(0, 4 if slow else 0.8, "show", pod.name)
         await self.world.step(None, seconds, pod.name)
-        if slow:
-            pod.shown_late_until = self.world.clock + ONE_READ_SECONDS
         if pod.lost or container != pod.container or (up, ready) != (pod.up, pod.ready):
             return
         if ready and not pod.shown_ready:
