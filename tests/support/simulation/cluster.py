@@ -268,7 +268,8 @@ class SimCluster:
         await self._turn_ready(pod, container)
 
     async def _turn_ready(self, pod: SimPod, container: int) -> None:
-        if pod.ready or not pod_rules.has_caught_up(pod.state, pod.awaited):
+        # A pod that drains never turns ready.
+        if pod.ready or pod.terminating or not pod_rules.has_caught_up(pod.state, pod.awaited):
             return
         try:
             latest = await self.read(pod, container)

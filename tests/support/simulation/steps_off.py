@@ -69,6 +69,13 @@ class TakesAStaleCommitAsOvertaken(Promoter):
         return Ending(outcomes.with_outcome(done, "overtaken", "another act came"), record)
 
 
+class ReportsWithoutALastLook(Promoter):
+    """Reports `refused` or `overtaken` without a comparison with the latest record."""
+
+    async def _checked(self, ending: Any) -> Any:
+        return ending
+
+
 class LeavesRolloutsUnfinished(Promoter):
     """Leaves the annotation and the reservation of a dead promoter."""
 
@@ -83,6 +90,9 @@ PROMOTER = {
     ),
     "a commit whose answer was lost is looked for": Off(
         promoter=TakesAStaleCommitAsOvertaken, odds={"lost answer": 0.3, "will be paused": 1.0}
+    ),
+    "an act that does not serve is compared with the latest record": Off(
+        promoter=ReportsWithoutALastLook, odds={"a lost process lives": 1.0, "will be paused": 1.0}
     ),
     "an act acts only on the epoch that its user names": Off(promoter=IgnoresIfEpoch),
     "a try finishes what its request began": Off(promoter=ForgetsEarlierTries),
@@ -248,8 +258,11 @@ CONVERGENCE = {
     ),
     "the pods are listed after the commit": Off(promoter=with_convergence(ActivatesEarlierPods)),
     "silence is not consent": Off(promoter=with_convergence(TakesSilenceAsConsent)),
+    # The last look at the record would hide this.
     "only another act overtakes": Off(
-        promoter=with_convergence(TakesALapsedLockAsOvertaken),
+        promoter=lambda ports: ReportsWithoutALastLook(
+            ports, convergence=TakesALapsedLockAsOvertaken(ports)
+        ),
         odds={"pods fall silent after a commit": 1.0, "will be paused": 1.0},
     ),
     "a lost pod may still answer clients": Off(

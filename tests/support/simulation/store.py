@@ -200,18 +200,20 @@ class SimJournal:
 
     async def write(self, attempt: Attempt) -> None:
         store = self.world.store
-        seen = store.rows.get(attempt.request)
+        seen, waits = store.rows.get(attempt.request), True
 
         def apply() -> None:
-            # The transaction of a late message has locked its row. A later write of this row
-            # waits for it, so a late message never replaces a later row.
-            if store.rows.get(attempt.request) is seen:
+            # The transaction of a message whose sender has given up has locked its row. A later
+            # write of this row waits for it, so such a message never replaces a later row.
+            if waits or store.rows.get(attempt.request) is seen:
                 store.write_row(attempt)
 
         try:
             await put(self.world, self.actor, apply, store.database_down_until, DATABASE)
         except UnknownWriteError as error:
             raise StoreDownError(str(error)) from error
+        finally:
+            waits = False
 
 
 class SimClock:
