@@ -160,6 +160,17 @@ async def test_a_write_on_an_old_token_is_refused(stage: Stage) -> None:
 
 
 @on_stage(pods=0)
+async def test_a_write_that_a_store_refuses_has_not_happened_and_is_not_repeated(
+    stage: Stage,
+) -> None:
+    record, token = await ports(stage).records.read()
+    refusing = writing(stage, StoreDownError("refused"))
+    with pytest.raises(StoreDownError, match="refused"):
+        await patience.write_record(refusing, noted(record), token)
+    assert (refusing.records.tokens, stage.record) == ([token], record)
+
+
+@on_stage(pods=0)
 async def test_a_store_that_answers_no_write_is_given_up(stage: Stage) -> None:
     record, token = await ports(stage).records.read()
     lossy = writing(stage, *[UNANSWERED] * 100)
