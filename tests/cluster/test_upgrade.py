@@ -75,7 +75,7 @@ def test_a_downgrade_with_an_act_in_flight_loses_nothing(
 def assert_unsigned(release: Release, version: str) -> None:
     """What 0.2.0 promoted serves on, marked. Its verdict admits no promotion until it is signed."""
     status = release.fraudops("status", "--on-cluster").stdout
-    assert "unsigned, from before" in " ".join(status.split())
+    assert "unsigned, from before" in " ".join(status.split()), release.record()
     refused = release.promote(version, "--strategy", "rollout")
     assert refused.exit_code == 65
     assert f"version {version} has no signed verdict" in refused.output
