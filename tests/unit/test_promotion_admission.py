@@ -82,7 +82,8 @@ class Comparison:
     def __init__(self, *gates: Gate) -> None:
         self.gates, self.asked = gates, list[str]()
 
-    def __call__(self, version: ModelVersion, _: Verdict) -> Sequence[Gate]:
+    def __call__(self, version: ModelVersion, verdict: Verdict) -> Sequence[Gate]:
+        assert verdict.version == version.version
         self.asked.append(version.version)
         return self.gates
 

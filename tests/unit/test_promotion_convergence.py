@@ -3,7 +3,8 @@
 import pytest
 
 from fraudops.errors import FraudopsError
-from fraudops.promotion.convergence import Ending
+from fraudops.promotion.convergence import Convergence, Ending
+from fraudops.promotion.mirror import AliasMirror
 from fraudops.promotion.patience import Superseded
 from fraudops.promotion.ports import PodRef, UnknownWriteError
 from tests.support.committed_act import (
@@ -40,6 +41,27 @@ async def test_a_pod_whose_start_is_shown_late_must_follow_too(stage: Stage) -> 
     act.pods.on_call = lambda: setattr(act.pods, "listed", [ready("a"), ready("late")])
     assert outcome(await act.finish()) == ("done", ())
     assert (act.called("a"), act.called("late")) == (1, 1)
+
+
+class OvertakenMirror(AliasMirror):
+    """Another act commits just after the aliases were written."""
+
+    act: Act
+
+    async def sync(self, epoch: int) -> tuple[str, ...]:
+        late = await super().sync(epoch)
+        self.act.overtake()
+        return late
+
+
+@on_stage(pods=0)
+async def test_an_act_that_is_overtaken_after_its_aliases_says_so(stage: Stage) -> None:
+    act = Act(stage, ready("a"))
+    mirror = OvertakenMirror(act.ports)
+    mirror.act = act
+    act.convergence = Convergence(act.ports, mirror)
+    with pytest.raises(Superseded):
+        await act.finish()
 
 
 @pytest.mark.parametrize("error", [SILENT, REFUSED])
