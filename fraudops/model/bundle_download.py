@@ -1,6 +1,6 @@
-"""Takes a bundle from a source that is not trusted: the registry, or another pod.
+"""The download of a bundle from a source that is not trusted: the registry, or another pod.
 
-Number and size of the files are limited, and their names cannot lead out of the folder.
+The number and the size of the files are limited. No file name leads out of the folder.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,12 +24,12 @@ OpenFile = Callable[[str], AbstractContextManager[Iterator[bytes]]]
 def download_files(open_file: OpenFile, folder: Path, digest: str) -> None:
     """Write `bundle.json` into `folder`, and then only the files that it names.
 
-    Other files of the source are not read. The caller compares the files with the manifest.
-    Raises BundleError when `bundle.json` has not the sha256 `digest`, or for files that cannot be
-    those of a bundle, and what `open_file` raises.
+    `digest` is the sha256 of `bundle.json`. The caller compares the other files with the manifest.
+    Raises BundleError if `bundle.json` is not that file, or names too many files or one that no
+    bundle has, or if a file is too large. Raises what `open_file` raises.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # The digest is signed. So a user who can only write to the source cannot name more files.
+    # The digest is signed, so a user who can only write to the source adds no name.
     _save(open_file, MANIFEST, folder, MAX_MANIFEST_BYTES)
     names = read_manifest(folder, digest).files
     if len(names) > MAX_FILES:

@@ -193,8 +193,8 @@ class Preparation:
     async def wait_until_replaced(self, target: ServingTarget) -> tuple[str, ...]:
         """Wait until no pod serves the version of a rollout that was taken back.
 
-        Return the names of those that still may after `deadlines.retry`. A pod that answers no
-        epoch counts too, because it may be about to serve the version.
+        After `deadlines.retry`, return the names of the pods that may still serve it. A pod that
+        answers no epoch is one of them.
         """
         end = self.ports.clock.now() + self.ports.deadlines.retry
         noted = self.ports.clock.now()
@@ -219,10 +219,10 @@ class Preparation:
     async def _note_epochs(
         self, pods: Sequence[PodRef], epoch: int, serving: set[str]
     ) -> list[PodRef]:
-        """Note which pods are at the epoch. Return those that may be, but answer no epoch.
+        """Note which pods are at the epoch. Return the pods whose epoch is unknown.
 
-        A pod that falls silent while it ends may still answer clients, so it stays noted. The API
-        may show late that a pod runs.
+        A pod that falls silent while it ends may still answer clients, so it stays noted. A pod
+        that starts has an unknown epoch, because the API may show late that it runs.
         """
         asked = [pod for pod in pods if pod.running]
         unsure = [pod for pod in pods if not (pod.running or pod.restarting or pod.lost)]

@@ -173,8 +173,8 @@ class Promoter:
         """Whether the act only reports, because its model serves already.
 
         It is False when a pod has seen a later epoch. The record was then restored from a backup,
-        and only a new epoch makes the pods follow it again. Also when other keys have signed its
-        verdict or waiver: the entry gets the new ones before an old key is retired.
+        and only a new epoch makes the pods follow it again. It is also False when another key has
+        signed the new verdict or waiver. A new entry then keeps it, and the old key can be retired.
         """
         current = record.current
         if current is None or not change.model.is_same_model(current):
@@ -233,7 +233,7 @@ class Promoter:
         assert reserved.reserved is not None
         target, by_rollout = reserved.reserved.target, self._by_rollout(reserved.reserved)
         taken_back = await self.preparation.take_back(target, by_rollout)
-        # First of all: a new pod obeys an annotation only while the record reserves the same.
+        # Before the wait: a new pod obeys the annotation while the record reserves the same.
         if taken_back:
             await self._release(reserved, token, with_outcome(attempt, "refused", refusal))
         else:
@@ -320,8 +320,8 @@ class Promoter:
     async def _end(self, ending: Ending) -> PromotionResult:
         """Store the row of the act, and return the result.
 
-        Raises StoreDownError when the row cannot be stored, and as `_checked` does. Also when the
-        lock is lost, because another try may then go on and commit what this one has refused.
+        Raises StoreDownError when the row cannot be stored, and as `_checked` does. It also does so
+        for a refusal without the lock: another try may go on, and commit what this one refuses.
         """
         ending = await self._checked(ending)
         attempt, record = ending.attempt, ending.record

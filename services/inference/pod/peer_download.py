@@ -14,7 +14,7 @@ import msgspec
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.extensible import decode_document
 from fraudops.model.bundle_download import download_files
-from fraudops.model.manifest import check_files, read_manifest
+from fraudops.model.verification import verify_bundle
 from fraudops.signing.credentials import Credentials
 from fraudops.signing.kept import SUFFIX, KeptCredentials, without_mark
 
@@ -26,14 +26,16 @@ MAX_CREDENTIALS_BYTES = 1 << 20
 def download(urls: Sequence[str], token: str, digest: str, folder: Path) -> None:
     """Fetch the bundle into `folder` from the first pod that has it.
 
-    The files are checked against the digest, so that a pod with an altered file does not hide the
-    next one. The caller verifies the rest. Raises StoreDownError when no pod has the bundle.
+    Each pod's copy is verified, so that a pod with an altered file does not hide the next one.
+    Raises StoreDownError when no pod has the bundle.
     """
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False) as client:
         for url in urls:
             try:
-                _fetch(client, f"{url}/bundles/{digest}", digest, folder)
+                open_file = partial(_open_file, client, f"{url}/bundles/{digest}")
+                download_files(open_file, folder, digest)
+                verify_bundle(folder, digest)
             except (httpx.HTTPError, FraudopsError):
                 continue
             return
@@ -65,11 +67,6 @@ def _read(client: httpx.Client, url: str) -> bytes:
             if len(data) > MAX_CREDENTIALS_BYTES:
                 break
     return data
-
-
-def _fetch(client: httpx.Client, url: str, digest: str, folder: Path) -> None:
-    download_files(partial(_open_file, client, url), folder, digest)
-    check_files(folder, read_manifest(folder, digest))
 
 
 @contextlib.contextmanager
