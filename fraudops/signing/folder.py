@@ -31,7 +31,10 @@ class FolderKeys:
         return entries(self._public(), signing)
 
     async def trusted(self) -> PublicKeys:
-        """Return the public keys that are valid now. Raises SettingsError for a bad file."""
+        """Return the public keys that are valid now. Raises SettingsError for a bad file.
+
+        A folder without a verdict key, which `PublicKeys.read` refuses, can be mended this way.
+        """
         return public_keys(self._public())
 
     async def rotate(self, purpose: Purpose) -> PublicKey:

@@ -202,35 +202,25 @@ def also_runs(job: Object, kind: str, main: Object) -> None:
     pod[kind] = [other, *pod.get(kind, [])]
 
 
+def sets(name: str, value: str) -> tuple[Change, str]:
+    """Return the change that sets a variable, and what the refusal names."""
+    return lambda _, main: variable(main, name, value), "ConfigMap"
+
+
 CHANGES: dict[str, tuple[Change, str]] = {
     "another image": (lambda _, main: main.update(image="example.com/none-such:1"), "image"),
     "another command": (lambda _, main: main.update(command=["python", "-c", "1"]), "image"),
-    "another name for the program": (
-        lambda _, main: variable(main, "FRAUDOPS_REQUESTED_BY", "alice"),
-        "ConfigMap",
-    ),
-    "another Job for the program": (
-        lambda _, main: variable(main, "FRAUDOPS_JOB", "approved"),
-        "ConfigMap",
-    ),
-    "no approval": (
-        lambda _, main: variable(main, "FRAUDOPS_PROMOTION__APPROVAL_REQUIRED", "false"),
-        "ConfigMap",
-    ),
+    "another name for the program": sets("FRAUDOPS_REQUESTED_BY", "alice"),
+    "another Job for the program": sets("FRAUDOPS_JOB", "approved"),
+    "no approval": sets("FRAUDOPS_PROMOTION__APPROVAL_REQUIRED", "false"),
     "another ConfigMap": (
         lambda _, main: main.update(envFrom=[{"configMapRef": {"name": "mine"}}]),
         "ConfigMap",
     ),
     "no ConfigMap": (lambda _, main: main.pop("envFrom"), "ConfigMap"),
     # The programs read a variable in any case of letters.
-    "no approval, in small letters": (
-        lambda _, main: variable(main, "fraudops_promotion__approval_required", "false"),
-        "ConfigMap",
-    ),
-    "allowed waivers": (
-        lambda _, main: variable(main, "FRAUDOPS_SIGNING__WAIVERS", "allowed"),
-        "ConfigMap",
-    ),
+    "no approval, in small letters": sets("fraudops_promotion__approval_required", "false"),
+    "allowed waivers": sets("FRAUDOPS_SIGNING__WAIVERS", "allowed"),
     "no name for the program": (
         lambda _, main: main.update(
             env=[each for each in main["env"] if each["name"] != "FRAUDOPS_REQUESTED_BY"]
