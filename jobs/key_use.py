@@ -51,6 +51,8 @@ class KeyUse:
             if purpose == "waiver":
                 sign = f"`fraudops promote --version {first} --force --reason TEXT{options}`"
                 other = "that have a passing verdict"
+                if more and not self.serving:
+                    then = f", then `fraudops promote --version {more[0]}{options}`"
             else:
                 sign = (
                     f"`fraudops validate --version {first}{options}` and "

@@ -142,6 +142,17 @@ def test_a_waiver_key_stays_while_a_waived_version_serves(machine: KeysOfMachine
     assert not machine.trusts(OLD.waiver)
 
 
+def test_only_the_way_back_gets_a_new_waiver_if_what_serves_needs_none(
+    machine: KeysOfMachine,
+) -> None:
+    machine.serve(record(entry("2", NEW), entry("1", NEW, waived=True)))
+    code, said = machine.retire(WAIVER_ID)
+    assert code == 65
+    words = " ".join(said.split())
+    assert "`fraudops promote --version 1 --force --reason TEXT" in words
+    assert ", then `fraudops promote --version 2 " in words
+
+
 def test_what_release_0_2_0_promoted_needs_no_key(machine: KeysOfMachine) -> None:
     unsigned = msgspec.structs.replace(entry("2", OLD), signed_verdict=None, unsigned=True)
     machine.serve(record(unsigned))
