@@ -111,6 +111,7 @@ proof: install ## measure every figure that the pages quote, for hours, into ben
 	@PROOF=1 $(MAKE) --no-print-directory cluster-test kind-down
 	@$(bin)/python -m benchmarks.broadcast
 	@$(bin)/python -m benchmarks.reads
+	@$(bin)/python -m benchmarks.starts
 	@$(bin)/python -m benchmarks --peers
 	@$(bin)/python -m benchmarks.soak
 	@PROOF=1 $(MAKE) --no-print-directory mutants

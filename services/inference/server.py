@@ -197,6 +197,7 @@ def serve(settings: InferenceSettings) -> None:
     # Exclude the imported modules from garbage collection. A collection in a forked process
     # would write to their memory pages and so copy them.
     gc.freeze()
+    gc.enable()
     state = State.at(settings.state)
     run = RunFolder(state.run)
     server = InferenceServer(settings, run)
