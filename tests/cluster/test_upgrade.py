@@ -27,8 +27,10 @@ def test_an_upgrade_with_an_act_in_flight_loses_nothing(
 ) -> None:
     """The previous release's promoter rolls out a version while helm replaces the product."""
     before, after = upgrade.before, upgrade.after
-    before.agreed()
-    target = before.new_version(11)
+    target = before.agreed()[0]
+    # The next test goes back to a version that the previous release promoted.
+    promoted_before = before.promote(before.new_version(11))
+    assert promoted_before.exit_code == 0, promoted_before.output
     fill(before, counts.audited_rows)
     rows = int(before.sql("SELECT count(*) FROM predictions"))
     assert rows >= counts.audited_rows
@@ -48,6 +50,26 @@ def test_an_upgrade_with_an_act_in_flight_loses_nothing(
         f"helm upgrade from release {upgrade.version} under load, with a rollout in flight",
         f"{rows} audited rows, all kept; {seen.answered} requests during it, "
         f"failed: {len(seen.failures)}; the rollout ended with exit code {promoted[0].exit_code}",
+    )
+
+
+def test_a_rollback_after_the_upgrade_reaches_an_unsigned_version(
+    upgrade: Upgrade, figures: Figures
+) -> None:
+    """The way back that the previous release left has no signature. It stays open and is marked."""
+    release = upgrade.after
+    version, entry = release.serving()[0], release.record()["stack"][-1]
+    assert not entry.get("signed_verdict"), entry
+    rolled_back = release.rollback()
+    assert rolled_back.exit_code == 0, rolled_back.output
+    assert f"version {entry['version']} is unsigned, from before" in rolled_back.output
+    assert release.agreed()[0] == entry["version"] != version
+    assert release.record()["current"]["unsigned"] is True
+    shown = " ".join(release.fraudops("status", "--on-cluster").stdout.split())
+    assert "unsigned, from before" in shown
+    figures.note(
+        f"rollback into the unsigned stack of release {upgrade.version}, after the upgrade",
+        f"version {entry['version']} serves, marked `unsigned, from before`",
     )
 
 
