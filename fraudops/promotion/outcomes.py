@@ -81,8 +81,9 @@ class Outcomes:
 
         def without(record: ServingRecord) -> ServingRecord:
             row = _kept(record, attempt.request)
-            settled = row and (row == attempt or replaces(attempt, row))
-            return drop_outcomes(record, (row,)) if row and settled else record
+            if row is None or (row != attempt and not replaces(attempt, row)):
+                return record
+            return drop_outcomes(record, (row,))
 
         try:
             await change_record(self.ports, without)
