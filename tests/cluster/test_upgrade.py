@@ -58,7 +58,7 @@ def test_a_rollback_after_the_upgrade_reaches_an_unsigned_version(
 ) -> None:
     """The way back that the previous release left has no signature. It stays open and is marked."""
     release = upgrade.after
-    version, entry = release.serving()[0], release.record()["stack"][-1]
+    version, entry = release.serving()[0], release.record()["stack"][0]
     assert not entry.get("signed_verdict"), entry
     rolled_back = release.rollback()
     assert rolled_back.exit_code == 0, rolled_back.output
