@@ -427,6 +427,21 @@ def installed(cluster: str, folder: Path) -> Iterator[Release]:
         yield replace(release, values=first_values(release, folder))
 
 
+@contextmanager
+def neighbour(release: Release, namespace: str, *sets: str) -> Iterator[Release]:
+    """Install a release in a namespace of its own, and delete both after the block."""
+    own = replace(
+        release, namespace=namespace, values=release.values | {"ingress": {"enabled": False}}
+    )
+    release.kubectl("create", "namespace", namespace)
+    try:
+        own.install(*sets)
+        own.agreed()
+        yield own
+    finally:
+        release.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
 def first_values(release: Release, folder: Path) -> Object:
     """Return the release's values as they were before a test of this run changed them.
 
