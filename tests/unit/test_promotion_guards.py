@@ -4,21 +4,31 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_fields
 
 from fraudops.errors import StoreDownError
 from fraudops.promotion import patience
+from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.changes import Promote, reservation
 from fraudops.promotion.convergence import Convergence
 from fraudops.promotion.local import SystemClock
 from fraudops.promotion.pod_rules import PodState, may_turn_ready
 from fraudops.promotion.ports import Clock, PodRef, UnknownWriteError
 from fraudops.promotion.preparation import Preparation
-from fraudops.promotion.serving_record import ServingRecord, ServingTarget, note_alias
+from fraudops.promotion.serving_record import (
+    ServingRecord,
+    ServingTarget,
+    encode,
+    keep_outcome,
+    note_alias,
+    reserve,
+)
 from tests.support.committed_act import DOWN, REFUSED, Act, for_ever, outcome, ready
-from tests.support.simulation.founding import model_of
-from tests.support.simulation.jobs import ports_of
+from tests.support.simulation.founding import entry_of, model_of
+from tests.support.simulation.jobs import Job, ports_of
 from tests.support.simulation.stage import Stage, on_stage
 from tests.support.simulation.world import Actor
 
@@ -148,6 +158,59 @@ async def test_pods_of_a_refused_rollout_are_not_listed_without_pauses(stage: St
     pods = NewPods(calm.clock, (ready("a"),), wanted=1)
     await Preparation(replace(calm, pods=pods)).wait_until_replaced(TARGET)
     assert pods.listings <= calm.deadlines.retry / PAUSE
+
+
+@on_stage(pods=0)
+async def test_a_pod_of_a_refused_rollout_on_a_lost_node_is_not_waited_for(stage: Stage) -> None:
+    calm = ports_of(stage.world, Actor("act"))
+    lost = PodRef("a", ready=False, running=False, lost="its node does not answer")
+    pods = NewPods(calm.clock, (lost,), wanted=1)
+    assert await Preparation(replace(calm, pods=pods)).wait_until_replaced(TARGET) == ()
+    assert pods.listings == 1
+
+
+# -- a later try
+
+
+def left(stage: Stage, request: str, epoch: int, **fields: Any) -> ServingRecord:
+    """Return the record after the request has reserved this epoch."""
+    change = Promote(model_of("3"), "broadcast")
+    wanted = reservation(change, epoch, request, "grace", "then")
+    return replace_fields(reserve(stage.record, wanted), **fields)
+
+
+def write(stage: Stage, record: ServingRecord) -> None:
+    stage.world.store.data, stage.world.store.record = encode(record), record
+    stage.world.store.token += 1
+
+
+@on_stage()
+async def test_a_later_try_reports_why_an_earlier_one_has_undone(stage: Stage) -> None:
+    undone = entry_of("2", 4, act="undo", by="mine", undo=True)
+    stage.world.checks.commits.targets.add((4, undone.digest))
+    kept = Attempt(
+        request="mine",
+        requested_by="ada",
+        at="then",
+        epoch=3,
+        outcome="failed",
+        reason="not confirmed by pod-1",
+        finished_at="then",
+    )
+    write(stage, keep_outcome(left(stage, "mine", 3, current=undone, reserved=None), kept))
+    result = await stage.act(Job("mine", version="3"))
+    assert (result.outcome, result.reason) == ("failed", "not confirmed by pod-1")
+
+
+@on_stage()
+async def test_the_row_of_an_overtaken_try_says_at_which_epoch_and_by_what(stage: Stage) -> None:
+    later = entry_of("3", 4, by="another")
+    stage.world.checks.commits.targets.add((4, later.digest))
+    write(stage, left(stage, "mine", 3, current=later, reserved=None))
+    assert (await stage.act(Job("mine", version="3"))).outcome == "overtaken"
+    row = stage.row("mine")
+    assert (row.outcome, row.epoch) == ("overtaken", 3)
+    assert row.reason == "version 3 was promoted since (epoch 4)"
 
 
 # -- a restarted pod
