@@ -47,7 +47,7 @@ async def test_a_promoter_that_loses_the_lock_between_two_tries_undoes_nothing(
 
     def lose() -> None:
         act.change(alias_note="moved")
-        act.ports.lock.actor.lock_until = float("-inf")  # type: ignore[attr-defined]
+        act.ports.lock.actor.lost_lock = True  # type: ignore[attr-defined]
         act.pods.on_epoch = None
 
     act.pods.on_epoch = lose
