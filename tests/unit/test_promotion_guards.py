@@ -19,6 +19,7 @@ from fraudops.promotion.pod_rules import PodState, may_turn_ready
 from fraudops.promotion.ports import Clock, PodRef, UnknownWriteError
 from fraudops.promotion.preparation import Preparation
 from fraudops.promotion.serving_record import (
+    UNWRITTEN_LIMIT,
     ServingRecord,
     ServingTarget,
     encode,
@@ -219,6 +220,27 @@ async def test_the_row_of_an_overtaken_try_says_at_which_epoch_and_by_what(stage
 def test_a_restarted_pod_without_a_model_waits_for_the_record() -> None:
     assert not may_turn_ready(PodState(restarted=True), None)
     assert may_turn_ready(PodState(restarted=True).serving(TARGET, "cache"), None)
+
+
+# -- the record
+
+
+def row(number: int, outcome: Any) -> Attempt:
+    return Attempt(request=f"r{number}", requested_by="ada", at="then", outcome=outcome)
+
+
+def test_no_model_is_the_same_as_none() -> None:
+    assert not model_of("3").is_same_model(None)
+
+
+def test_at_the_limit_the_oldest_row_of_an_act_that_changed_nothing_gives_way() -> None:
+    record = ServingRecord()
+    outcomes = ["done", "refused", "done", "refused"] + ["done"] * (UNWRITTEN_LIMIT - 4)
+    for number, outcome in enumerate(outcomes):
+        record = keep_outcome(record, row(number, outcome))
+    assert len(record.unwritten) == UNWRITTEN_LIMIT
+    kept = keep_outcome(record, row(1000, "done")).unwritten
+    assert kept == (record.unwritten[0], *record.unwritten[2:], row(1000, "done"))
 
 
 # -- writes
