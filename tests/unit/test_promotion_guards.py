@@ -236,8 +236,8 @@ def test_no_model_is_the_same_as_none() -> None:
 def test_at_the_limit_the_oldest_row_of_an_act_that_changed_nothing_gives_way() -> None:
     record = ServingRecord()
     outcomes = ["done", "refused", "done", "refused"] + ["done"] * (UNWRITTEN_LIMIT - 4)
-    for number, outcome in enumerate(outcomes):
-        record = keep_outcome(record, row(number, outcome))
+    for number, ended in enumerate(outcomes):
+        record = keep_outcome(record, row(number, ended))
     assert len(record.unwritten) == UNWRITTEN_LIMIT
     kept = keep_outcome(record, row(1000, "done")).unwritten
     assert kept == (record.unwritten[0], *record.unwritten[2:], row(1000, "done"))
