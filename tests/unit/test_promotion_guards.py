@@ -1,6 +1,6 @@
 """What an act checks once more before it changes anything, and how it waits."""
 
-import time
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -288,7 +288,15 @@ async def test_an_unknown_write_names_the_error_of_the_write(stage: Stage) -> No
     assert raised.value.__cause__ is first
 
 
-async def test_the_clock_of_a_program_sleeps() -> None:
-    began = time.monotonic()
-    await SystemClock().sleep(0.05)
-    assert time.monotonic() - began >= 0.04
+async def test_others_run_while_a_program_sleeps() -> None:
+    order: list[str] = []
+
+    async def sleep() -> None:
+        await SystemClock().sleep(0.02)
+        order.append("awake")
+
+    sleeping = asyncio.create_task(sleep())
+    await asyncio.sleep(0)
+    order.append("others")
+    await sleeping
+    assert order == ["others", "awake"]
