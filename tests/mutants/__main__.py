@@ -55,8 +55,10 @@ class Plan:
         the results after a change of many.
         """
         files = {ROOT / test.split("::")[0] for test in ([killer] if killer else self.tests)}
+        # The other folders, such as tests/cluster, have a conftest.py that these tests do not use.
+        folders = {folder for test in files for folder in test.relative_to(ROOT).parents}
+        files |= {ROOT / folder / "conftest.py" for folder in folders}
         files |= set((ROOT / "tests/support").rglob("*.py"))
-        files |= set((ROOT / "tests").rglob("conftest.py"))
         digest = hashlib.sha256(json.dumps(self.environment, sort_keys=True).encode())
         for path in sorted(file for file in files if file.exists()):
             digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
