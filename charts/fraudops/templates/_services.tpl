@@ -1,6 +1,8 @@
 {{/* Whether the programs listen on IPv6 too: the values ask for it. */}}
 {{- define "fraudops.ipv6" -}}
-{{- or (has "IPv6" .Values.dualStack.ipFamilies) (has .Values.dualStack.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack")) }}
+{{- $families := concat .Values.dualStack.ipFamilies .Values.inference.service.ipFamilies }}
+{{- $policies := list .Values.dualStack.ipFamilyPolicy .Values.inference.service.ipFamilyPolicy }}
+{{- or (has "IPv6" $families) (has "PreferDualStack" $policies) (has "RequireDualStack" $policies) }}
 {{- end }}
 
 {{/* The IP families of a Service. Argument: (dict "root" $ "settings" .Values.inference.service), or an empty dict. */}}
