@@ -134,6 +134,12 @@ def test_a_password_of_mlflow_is_refused_and_not_shown(url: str) -> None:
     assert "hunter2" not in message
 
 
+def test_a_password_of_the_artifacts_store_is_refused_and_not_shown() -> None:
+    message = refusal("mlflow.artifacts.s3.endpointUrl=https://user:hunter2@s3.example.com")
+    assert "mlflow.artifacts.s3.existingSecret" in message
+    assert "hunter2" not in message
+
+
 @pytest.mark.parametrize("release", ["1fraud", "my.release", "x" * 40])
 def test_a_release_whose_name_no_service_can_have_is_refused(release: str) -> None:
     done = helm_template(Variant(), release=release)

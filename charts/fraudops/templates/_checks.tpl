@@ -16,6 +16,9 @@
 {{- if or (contains "@" .Values.mlflow.url) (contains "?" .Values.mlflow.url) }}
 {{- fail "\n\nmlflow.url has a user, a password or a query, and every reader of ConfigMaps would see it: write the URL into a Secret, name it in mlflow.existingSecret (its key: mlflow.secretKey), and leave mlflow.url empty.\n" }}
 {{- end }}
+{{- if contains "@" .Values.mlflow.artifacts.s3.endpointUrl }}
+{{- fail "\n\nmlflow.artifacts.s3.endpointUrl has a user or a password, and every reader of ConfigMaps would see it: name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in mlflow.artifacts.s3.existingSecret.\n" }}
+{{- end }}
 {{- if and .Values.postgresql.enabled (not .Values.postgresql.existingSecret) }}
 {{- range $key, $made := dict "url" "url" "mlflowUrl" "mlflow-url" "adminUrl" "admin-url" "password" "password" }}
 {{- $wanted := get $.Values.postgresql.secretKeys $key }}
