@@ -1,6 +1,6 @@
 """What an act checks once more before it changes anything, and how it waits."""
 
-import time
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -19,6 +19,7 @@ from fraudops.promotion.pod_rules import PodState, may_turn_ready
 from fraudops.promotion.ports import Clock, PodRef, UnknownWriteError
 from fraudops.promotion.preparation import Preparation
 from fraudops.promotion.serving_record import (
+    UNWRITTEN_LIMIT,
     ServingRecord,
     ServingTarget,
     encode,
@@ -221,6 +222,27 @@ def test_a_restarted_pod_without_a_model_waits_for_the_record() -> None:
     assert may_turn_ready(PodState(restarted=True).serving(TARGET, "cache"), None)
 
 
+# -- the record
+
+
+def row(number: int, outcome: Any) -> Attempt:
+    return Attempt(request=f"r{number}", requested_by="ada", at="then", outcome=outcome)
+
+
+def test_no_model_is_the_same_as_none() -> None:
+    assert not model_of("3").is_same_model(None)
+
+
+def test_at_the_limit_the_oldest_row_of_an_act_that_changed_nothing_gives_way() -> None:
+    record = ServingRecord()
+    outcomes = ["done", "refused", "done", "refused"] + ["done"] * (UNWRITTEN_LIMIT - 4)
+    for number, ended in enumerate(outcomes):
+        record = keep_outcome(record, row(number, ended))
+    assert len(record.unwritten) == UNWRITTEN_LIMIT
+    kept = keep_outcome(record, row(1000, "done")).unwritten
+    assert kept == (record.unwritten[0], *record.unwritten[2:], row(1000, "done"))
+
+
 # -- writes
 
 
@@ -266,7 +288,15 @@ async def test_an_unknown_write_names_the_error_of_the_write(stage: Stage) -> No
     assert raised.value.__cause__ is first
 
 
-async def test_the_clock_of_a_program_sleeps() -> None:
-    began = time.monotonic()
-    await SystemClock().sleep(0.05)
-    assert time.monotonic() - began >= 0.04
+async def test_others_run_while_a_program_sleeps() -> None:
+    order: list[str] = []
+
+    async def sleep() -> None:
+        await SystemClock().sleep(0.02)
+        order.append("awake")
+
+    sleeping = asyncio.create_task(sleep())
+    await asyncio.sleep(0)
+    order.append("others")
+    await sleeping
+    assert order == ["others", "awake"]
