@@ -112,7 +112,10 @@ def _print_check(report: dict[str, Any]) -> None:
     "mirrors",
     multiple=True,
     metavar="URL",
-    help="Fetch from here instead of the three known mirrors (repeatable, tried in order).",
+    # Every process of the machine sees an argument, and a presigned URL is a credential.
+    envvar="FRAUDOPS_DATA_URL",
+    help="Fetch from here instead of the three known mirrors (repeatable, tried in order). "
+    "[env: FRAUDOPS_DATA_URL]",
 )
 @click.option(
     "--sha256",

@@ -15,6 +15,8 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "charts" / "fraudops"
+# A definition in values.schema.json with this comment is one value, although its keys have names.
+ONE_VALUE = "one value"
 README = CHART / "README.md"
 BEGIN, END = "<!-- values: made by `make render` from values.schema.json -->", "<!-- /values -->"
 NAMESPACE = "fraudops"
@@ -41,12 +43,14 @@ def leaves(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the path and schema of every value that can be set.
 
-    An object counts as one value if its keys are free, or if it is Kubernetes' resources.
+    An object counts as one value if its keys are free, if it is Kubernetes' resources, or if its
+    definition says so.
     """
     for name, child in node["properties"].items():
         value = resolved(schema, child)
         where = f"{path}{name}"
-        if "properties" in value and set(value["properties"]) != {"requests", "limits"}:
+        known = set(value.get("properties", {})) - {"requests", "limits"}
+        if known and value.get("$comment") != ONE_VALUE:
             yield from leaves(schema, value, f"{where}.")
         else:
             yield where, value

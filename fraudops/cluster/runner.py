@@ -98,13 +98,33 @@ def job_of(cronjob: Object, name: str, wanted: JobSpec) -> Object:
 def _steps(pod: Object, module: str | None) -> list[Object]:
     """Return the containers that the Job's arguments are for: its steps, in their order.
 
-    Another program has no steps before it. The steps of the template are removed then.
+    Another program has no steps before it. The steps of the template are removed then. Other init
+    containers come from the chart's values, such as a proxy, and stay as they are.
     """
-    steps = [found for found in pod.get("initContainers", []) if found["name"] != FETCH]
+    steps = [found for found in pod.get("initContainers", []) if _is_step(found)]
     if module and steps:
         pod["initContainers"] = [found for found in pod["initContainers"] if found not in steps]
         steps = []
     return [*steps, pod["containers"][0]]
+
+
+def _is_step(container: Object) -> bool:
+    command = container.get("command") or []
+    ours = command[:2] == ["python", "-m"] and str(command[2]).startswith("jobs.")
+    return ours and container["name"] != FETCH
+
+
+def _followed(pod: Object) -> list[str]:
+    """Return the containers whose ends the Job waits for, in their order.
+
+    A sidecar runs as long as the pod, so following it would never come to the next container.
+    """
+    initial = [
+        str(found["name"])
+        for found in pod.get("initContainers", [])
+        if found.get("restartPolicy") != "Always"
+    ]
+    return [*initial, str(pod["containers"][0]["name"])]
 
 
 def _annotate(template: Object, name: str, value: str) -> None:
@@ -270,10 +290,9 @@ class JobRunner:
         """
         try:
             pod = await self._patiently(lambda: self._pod(name))
-            spec = pod["spec"]
             code: int | None = None
-            for container in [*spec.get("initContainers", []), *spec["containers"]]:
-                code = await self._follow_container(name, container["name"])
+            for container in _followed(pod["spec"]):
+                code = await self._follow_container(name, container)
                 if code != 0:
                     return code
         except NotFoundError:

@@ -54,9 +54,16 @@ class MlflowApi:
                 timeout=timeout_seconds,
                 limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
                 trust_env=not goes_direct(parsed.host),
+                # A client that bypasses the proxy reads no variable, SSL_CERT_FILE included.
+                verify=httpx.create_ssl_context(),
             )
         except (httpx.InvalidURL, ValueError, ImportError):
             raise SettingsError(UNUSABLE) from None
+        except OSError as error:
+            raise SettingsError(
+                f"SSL_CERT_FILE or SSL_CERT_DIR names no certificates that can be read ({error}): "
+                "correct the variable, or remove it"
+            ) from error
         self._close = weakref.finalize(self, self._client.close)
 
     def close(self) -> None:

@@ -212,6 +212,7 @@ class RetentionJobSettings(ClusterJobSettings):
 # Variables that the command line reads itself when an option is missing.
 COMMAND_LINE = {
     "FRAUDOPS_DATA": "The data file, if `--data` is missing.",
+    "FRAUDOPS_DATA_URL": "Where `data fetch` fetches from, if `--mirror` is missing.",
     "FRAUDOPS_MARK_OUTPUT": (
         "Marks each line of standard output, because a pod's log mixes it with standard error. "
         "`--on-cluster` sets it."

@@ -27,13 +27,14 @@ Manifest = dict[str, Any]
 class Variant:
     """One way to install the chart.
 
-    `files` are values files below the repository, `settings` are --set arguments, and `upgrade`
-    renders for `helm upgrade`.
+    `files` are values files below the repository, `settings` are --set arguments, `values` is the
+    text of one more values file, and `upgrade` renders for `helm upgrade`.
     """
 
     files: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     upgrade: bool = False
+    values: str = ""
 
 
 EVERYTHING = Variant(("charts/fraudops/ci/everything-values.yaml",))
@@ -64,13 +65,20 @@ def tool(name: str) -> str:
 
 
 def helm_template(
-    variant: Variant, *, release: str = "fraudops", helm: str = "helm", chart: Path = CHART
+    variant: Variant,
+    *,
+    release: str = "fraudops",
+    helm: str = "helm",
+    chart: Path = CHART,
+    namespace: str = NAMESPACE,
 ) -> subprocess.CompletedProcess[str]:
-    command = [tool(helm), "template", release, str(chart), "--namespace", NAMESPACE]
+    command = [tool(helm), "template", release, str(chart), "--namespace", namespace]
     command += [argument for file in variant.files for argument in ("--values", str(ROOT / file))]
+    command += ["--values", "-"] if variant.values else []
     command += [argument for setting in variant.settings for argument in ("--set", setting)]
     return subprocess.run(
         command + (["--is-upgrade"] if variant.upgrade else []),
+        input=variant.values,
         capture_output=True,
         text=True,
         timeout=60,
@@ -103,10 +111,15 @@ def notes(*settings: str, files: tuple[str, ...] = ()) -> str:
     return done.stdout.partition("NOTES:")[2]
 
 
-@functools.cache
 def text_of(
     variant: Variant, release: str = "fraudops", helm: str = "helm", chart: Path = CHART
 ) -> str:
+    # The cache takes a call with defaults for another one, so it gets every argument.
+    return _text_of(variant, release, helm, chart)
+
+
+@functools.cache
+def _text_of(variant: Variant, release: str, helm: str, chart: Path) -> str:
     done = helm_template(variant, release=release, helm=helm, chart=chart)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -123,14 +136,27 @@ def render(
 @functools.cache
 def json_of(variant: Variant, release: str, chart: Path) -> str:
     # A test may change its copy, so each call parses again; JSON parses 40 times as fast as YAML.
-    documents = yaml.load_all(text_of(variant, release, chart=chart), Loader=yaml.CSafeLoader)
-    return json.dumps([document for document in documents if document])
+    documents = documents_of(text_of(variant, release, chart=chart))
+    return f"[{', '.join(documents)}]"
 
 
-def refusal(*settings: str, files: tuple[str, ...] = ()) -> str:
+def documents_of(text: str) -> list[str]:
+    """Return each document of rendered text as JSON."""
+    found = [_parsed(document) for document in text.removeprefix("---\n").split("\n---\n")]
+    return [document for document in found if document]
+
+
+@functools.cache
+def _parsed(text: str) -> str:
+    # Cached, because most objects are the same in several variants.
+    document = yaml.load(text, Loader=yaml.CSafeLoader)
+    return json.dumps(document, sort_keys=True) if document else ""
+
+
+def refusal(*settings: str, files: tuple[str, ...] = (), values: str = "") -> str:
     """Return Helm's error for settings that it must refuse."""
-    done = helm_template(Variant(files, settings))
-    assert done.returncode != 0, f"rendered with {settings}"
+    done = helm_template(Variant(files, settings, values=values))
+    assert done.returncode != 0, f"rendered with {settings or values}"
     return done.stderr
 
 

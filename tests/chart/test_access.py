@@ -296,5 +296,25 @@ def test_a_rule_without_peers_is_closed_and_not_open_to_all(manifests: list[Mani
         assert all(rule.get("to") or rule.get("from") or opens_port(rule, 53) for rule in rules)
 
 
+def sources(*settings: str) -> list[str]:
+    """Return the address ranges that may reach the public port."""
+    policy = named(render(Variant(settings=settings)), "NetworkPolicy", "fraudops-to-inference")[
+        "spec"
+    ]
+    peers = policy["ingress"][0]["from"]
+    return [peer["ipBlock"]["cidr"] for peer in peers if "ipBlock" in peer]
+
+
+def test_only_a_load_balancer_or_node_port_admits_addresses() -> None:
+    admitted = "networkPolicy.loadBalancer.cidrs={10.0.0.0/8}"
+    balancer = "inference.service.type=LoadBalancer"
+    assert sources(admitted) == []
+    assert sources(admitted, balancer) == ["10.0.0.0/8"]
+    assert sources(admitted, "inference.service.type=NodePort") == ["10.0.0.0/8"]
+    ranges = "inference.service.loadBalancerSourceRanges={192.0.2.0/24}"
+    assert sources(balancer, ranges) == ["192.0.2.0/24"]
+    assert sources(balancer, ranges, admitted) == ["10.0.0.0/8"]
+
+
 def test_the_network_can_be_left_open() -> None:
     assert kinds(render(Variant(settings=("networkPolicy.enabled=false",))), "NetworkPolicy") == []

@@ -184,3 +184,24 @@ def test_the_paths_keep_their_label_when_they_are_scraped() -> None:
     # port, and the alerts on /predict never fire.
     (monitor,) = kinds(render(EVERYTHING), "ServiceMonitor")
     assert [endpoint["honorLabels"] for endpoint in monitor["spec"]["endpoints"]] == [True]
+
+
+def job_names(fullname: str) -> set[str]:
+    """Return the names of Jobs of a release: of the chart, of CronJobs, and of `--on-cluster`."""
+    settings = (f"fullnameOverride={fullname}", "bootstrap.enabled=true", "environment=development")
+    manifests = render(Variant(settings=(*settings, "data.source=volume"), upgrade=True))
+    names = {job["metadata"]["name"] for job in kinds(manifests, "Job")}
+    for cronjob in kinds(manifests, "CronJob"):
+        names |= {f"{cronjob['metadata']['name']}-{suffix}" for suffix in ("29411234", "a1b2c3")}
+    return names
+
+
+def test_the_alert_on_jobs_selects_the_jobs_of_its_release_alone() -> None:
+    settings = (*ON, "prometheusRule.kubeStateMetrics=true", "fullnameOverride=fraud")
+    (rule,) = [r for r in alerts(Variant(settings=settings)) if r["alert"] == "FraudopsJobFailed"]
+    (expression,) = set(re.findall(r'job_name=~"([^"]*)"', rule["expr"]))
+    own = job_names("fraud")
+    assert len(own) >= 20
+    assert {name for name in own if not re.fullmatch(expression, name)} == set()
+    for other in ("fraud-2", "fraud-train", "fraud-migrate", "fraud-train-2", "a-fraud"):
+        assert {name for name in job_names(other) if re.fullmatch(expression, name)} == set()

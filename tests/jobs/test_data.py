@@ -202,6 +202,20 @@ def test_fetch_puts_the_file_into_the_state_folder_and_names_the_next_command(
         assert len(served.ranges) == 1
 
 
+def test_a_presigned_url_comes_from_the_environment_and_its_signature_is_not_shown(
+    data: Caller, tmp_path: Path
+) -> None:
+    content = b"Time,V1\n" * 1000
+    with serve(Served(content)) as served:
+        result = data(
+            *("fetch", "--sha256", hashlib.sha256(content).hexdigest(), "--state", tmp_path),
+            FRAUDOPS_DATA_URL=f"{served.url}?X-Amz-Signature=secret",
+        )
+    assert result.returncode == 0, result.stderr
+    assert f"fetched from {served.url}," in result.stderr
+    assert "secret" not in result.stdout + result.stderr
+
+
 def test_fetch_without_any_mirror_ends_with_75(data: Caller, tmp_path: Path) -> None:
     result = data(
         "fetch", "--mirror", f"http://127.0.0.1:{free_port()}/creditcard.csv", "--state", tmp_path

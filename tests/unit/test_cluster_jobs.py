@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from fraudops.cluster.overview import Overview, PodReport, report_of
-from fraudops.cluster.runner import JobSpec, _container, job_of
+from fraudops.cluster.runner import JobSpec, _container, _followed, job_of
 from fraudops.cluster.upload import data_mount, data_name, receiver_of
 from fraudops.errors import SettingsError
 from fraudops.promotion.serving_record import EMPTY, ServingEntry, ServingRecord
@@ -126,19 +126,36 @@ def steps_of(job: dict[str, Any]) -> list[tuple[str, list[str], set[str]]]:
 def test_every_step_of_a_pipeline_gets_the_arguments_and_a_replaced_program_has_no_steps() -> None:
     template = copy.deepcopy(CRONJOB)
     pod = template["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    pod["initContainers"].append({"name": "waive", "args": ["--version", "latest"]})
-    pod["containers"][0] = {"name": "promote", "args": ["--version", "latest"]}
+    arguments = {"args": ["--version", "latest"]}
+    proxy = {"name": "proxy", "image": "proxy:1", "args": ["--port", "1"]}
+    sidecar = {**proxy, "command": ["proxy"], "restartPolicy": "Always"}
+    pod["initContainers"] = [
+        {**sidecar, "name": "sidecar"},
+        {"name": "fetch-data", "command": ["python", "-m", "jobs.data", "fetch"]},
+        proxy,
+        {"name": "waive", "command": ["python", "-m", "jobs.waive"], **arguments},
+    ]
+    pod["containers"][0] = {
+        "name": "promote",
+        "command": ["python", "-m", "jobs.promote"],
+        **arguments,
+    }
     promoted = job_of(
         template, "shop-promote-1", JobSpec("promote", ["--force"], environment={"LOGNAME": "ada"})
     )
     latest = ["--version", "latest", "--force"]
+    others = [("sidecar", ["--port", "1"]), ("fetch-data", []), ("proxy", ["--port", "1"])]
+    untouched = [(name, own, set[str]()) for name, own in others]
     assert steps_of(promoted) == [
-        ("fetch-data", [], set()),
+        *untouched,
         ("waive", latest, {"LOGNAME"}),
         ("promote", latest, {"LOGNAME"}),
     ]
     replaced = job_of(template, "shop-rollback-1", JobSpec("promote", ["--json"], "jobs.rollback"))
-    assert steps_of(replaced) == [("fetch-data", [], set()), ("promote", ["--json"], set())]
+    assert steps_of(replaced) == [*untouched, ("promote", ["--json"], set())]
+    assert _followed(promoted["spec"]["template"]["spec"]) == [
+        *("fetch-data", "proxy", "waive", "promote"),
+    ]
 
 
 def test_the_receiver_may_write_to_the_data_volume_and_listens_to_one_sender() -> None:

@@ -6,14 +6,43 @@
 {{- if and (not .Values.postgresql.enabled) (not .Values.postgresql.existingSecret) }}
 {{- fail "\n\npostgresql.enabled is false: name in postgresql.existingSecret a Secret with the URL of your PostgreSQL (its keys: postgresql.secretKeys).\n" }}
 {{- end }}
-{{- if and (not .Values.mlflow.enabled) (not .Values.mlflow.url) }}
-{{- fail "\n\nmlflow.enabled is false: set mlflow.url to your own MLflow server.\n" }}
+{{- if and (not .Values.mlflow.enabled) (not (or .Values.mlflow.url .Values.mlflow.existingSecret)) }}
+{{- fail "\n\nmlflow.enabled is false: set mlflow.url to your own MLflow server, or name in mlflow.existingSecret a Secret with its URL.\n" }}
+{{- end }}
+{{- if and .Values.mlflow.existingSecret (or .Values.mlflow.enabled .Values.mlflow.url) }}
+{{- fail "\n\nmlflow.existingSecret has the URL of your own MLflow server: set mlflow.enabled to false, and leave mlflow.url empty.\n" }}
+{{- end }}
+{{- /* Not in the schema, whose message would quote the password. */}}
+{{- if or (contains "@" .Values.mlflow.url) (contains "?" .Values.mlflow.url) }}
+{{- fail "\n\nmlflow.url has a user, a password or a query, and every reader of ConfigMaps would see it: write the URL into a Secret, name it in mlflow.existingSecret (its key: mlflow.secretKey), and leave mlflow.url empty.\n" }}
+{{- end }}
+{{- if contains "@" .Values.mlflow.artifacts.s3.endpointUrl }}
+{{- fail "\n\nmlflow.artifacts.s3.endpointUrl has a user or a password, and every reader of ConfigMaps would see it: name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in mlflow.artifacts.s3.existingSecret.\n" }}
+{{- end }}
+{{- if and .Values.postgresql.enabled (not .Values.postgresql.existingSecret) }}
+{{- range $key, $made := dict "url" "url" "mlflowUrl" "mlflow-url" "adminUrl" "admin-url" "password" "password" }}
+{{- $wanted := get $.Values.postgresql.secretKeys $key }}
+{{- if ne $wanted $made }}
+{{- fail (printf "\n\npostgresql.secretKeys.%s is %q, but the setup Job makes the Secret, with the key %q: leave the keys at their defaults, or name your own Secret in postgresql.existingSecret.\n" $key $wanted $made) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if and .Values.mlflow.enabled (eq .Values.mlflow.artifacts.type "s3") (not (hasPrefix "s3://" .Values.mlflow.artifacts.s3.destination)) }}
 {{- fail "\n\nmlflow.artifacts.type is s3: set mlflow.artifacts.s3.destination, such as s3://bucket/fraudops.\n" }}
 {{- end }}
-{{- if and (eq .Values.data.source "url") (not (and .Values.data.url .Values.data.sha256)) }}
-{{- fail "\n\ndata.source is url: set data.url and data.sha256.\n" }}
+{{- if and (eq .Values.data.source "url") (not (and (or .Values.data.url .Values.data.existingSecret) .Values.data.sha256)) }}
+{{- fail "\n\ndata.source is url: set data.url and data.sha256. A URL with a signature or password belongs into a Secret: name it in data.existingSecret.\n" }}
+{{- end }}
+{{- if and .Values.data.url .Values.data.existingSecret }}
+{{- fail "\n\ndata.existingSecret has the URL of the data: leave data.url empty.\n" }}
+{{- end }}
+{{- if and .Values.caBundle.configMap .Values.caBundle.secret }}
+{{- fail "\n\ncaBundle: name a ConfigMap or a Secret, not both.\n" }}
+{{- end }}
+{{- with .Values.inference.autoscaling }}
+{{- if and .enabled (gt (int64 .minReplicas) (int64 .maxReplicas)) }}
+{{- fail (printf "\n\ninference.autoscaling.minReplicas (%d) is more than maxReplicas (%d).\n" (int64 .minReplicas) (int64 .maxReplicas)) }}
+{{- end }}
 {{- end }}
 {{- if and .Values.prometheusRule.enabled (not .Values.serviceMonitor.enabled) }}
 {{- fail "\n\nprometheusRule.enabled needs serviceMonitor.enabled: the alerts read the metrics that the ServiceMonitor scrapes.\n" }}
@@ -26,9 +55,43 @@
 {{- if and (has "" $own) (ne (without $own "" | len) 0) }}
 {{- fail "\n\nsigning: name your own Secrets for all keys or for none. The setup Job may not write the public half of a key into your Secret, so set verdictKey.existingSecret, publicKeys.existingSecret, and waiverKey.existingSecret unless waivers is forbidden.\n" }}
 {{- end }}
+{{- include "fraudops.reservedChecks" . }}
+{{- include "fraudops.accountChecks" . }}
+{{- include "fraudops.serviceChecks" . }}
 {{- include "fraudops.roomChecks" . }}
 {{- include "fraudops.requester.checks" . }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
 {{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: name the Gateway that accepts the route.\n" }}
+{{- end }}
+{{- end }}
+
+{{/* Labels and annotations that selectors, policies and promotions read. Another value would not reach the pods. */}}
+{{- define "fraudops.reservedChecks" -}}
+{{- $values := .Values }}
+{{- $labels := dict "commonLabels" .Values.commonLabels }}
+{{- $annotations := dict "commonAnnotations" .Values.commonAnnotations "jobs.podAnnotations" .Values.jobs.podAnnotations }}
+{{- range list "inference" "mlflow" "postgresql" "jobs" }}
+{{- $_ := set $labels (print . ".podLabels") (get $values .).podLabels }}
+{{- $_ := set $annotations (print . ".podAnnotations") (get $values .).podAnnotations }}
+{{- end }}
+{{- range $name, $job := merge (dict "bootstrap" .Values.bootstrap) .Values.jobs }}
+{{- if and (kindIs "map" $job) (hasKey $job "pod") }}
+{{- $_ := set $labels (printf "%s.pod.podLabels" $name) ($job.pod.podLabels | default dict) }}
+{{- $_ := set $annotations (printf "%s.pod.podAnnotations" $name) ($job.pod.podAnnotations | default dict) }}
+{{- end }}
+{{- end }}
+{{- range $path, $map := $labels }}
+{{- range list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" }}
+{{- if hasKey $map . }}
+{{- fail (printf "\n\n%s: the label %s is the chart's, and its selectors need it. Remove it.\n" $path .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $path, $map := $annotations }}
+{{- range list "fraudops.io/serving" "fraudops.io/requested-by" "fraudops.io/approved-by" }}
+{{- if hasKey $map . }}
+{{- fail (printf "\n\n%s: promotions write the annotation %s. Remove it.\n" $path .) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}

@@ -23,6 +23,8 @@ Exit code 64 (bad settings) or 65 (a gate refused) ends the Job immediately. Any
 {{- define "fraudops.job" -}}
 {{- $root := .root }}
 {{- $jobs := $root.Values.jobs }}
+{{- $pod := include "fraudops.jobSettings" . | fromJson }}
+{{- $value := printf "jobs.%s.pod" .name }}
 {{- $image := include "fraudops.image" (dict "root" $root "image" $jobs.image) }}
 {{- $reads := .data }}
 {{- range .steps }}{{ $reads = or $reads .data }}{{ end }}
@@ -32,8 +34,8 @@ backoffLimit: {{ .backoffLimit | default $jobs.backoffLimit | int64 }}
 activeDeadlineSeconds: {{ .settings.activeDeadlineSeconds | int64 }}
 {{- with .shards }}
 completionMode: Indexed
-completions: {{ . }}
-parallelism: {{ . }}
+completions: {{ int64 . }}
+parallelism: {{ int64 . }}
 {{- end }}
 {{- if not (hasKey . "ttl") }}
 ttlSecondsAfterFinished: {{ $jobs.ttlSecondsAfterFinished | int64 }}
@@ -44,116 +46,149 @@ podFailurePolicy:
     - {action: FailJob, onExitCodes: {operator: In, values: [64, 65]}}
 template:
   metadata:
-    {{- with include "fraudops.requester.annotations" . }}
-    {{- . | nindent 4 }}
+    {{- with merge (include "fraudops.requester.annotations" . | fromJson) $pod.podAnnotations }}
+    annotations: {{- toYaml . | nindent 6 }}
     {{- end }}
-    labels:
-      {{- include "fraudops.selector" (dict "root" $root "component" .name) | nindent 6 }}
-      {{- range .access }}
-      fraudops.io/access-{{ . }}: "true"
-      {{- end }}
-      {{- if and $data (eq $root.Values.data.source "url") (not (has "https" .access)) }}
-      fraudops.io/access-https: "true"
-      {{- end }}
+    {{- $fetch := and $data (eq $root.Values.data.source "url") }}
+    labels: {{- include "fraudops.podLabels" (dict "root" $root "component" .name "access" (ternary (append .access "https") .access (not (empty $fetch))) "labels" $pod.podLabels) | nindent 6 }}
   spec:
-    {{- include "fraudops.pod" (dict "root" $root "user" 10001 "placement" $jobs) | nindent 4 }}
-    serviceAccountName: {{ .account | default "default" }}
+    {{- include "fraudops.pod" (dict "root" $root "settings" $pod) | nindent 4 }}
+    serviceAccountName: {{ .account | default $pod.serviceAccountName | default "default" | quote }}
     restartPolicy: Never
     terminationGracePeriodSeconds: 30
-    {{- $fetch := and $data (eq $root.Values.data.source "url") }}
-    {{- if or $fetch .steps }}
+    {{- $names := list "fetch-data" (.container | default .name) }}
+    {{- range .steps }}{{ $names = append $names .name }}{{ end }}
+    {{- $extra := include "fraudops.extraContainers" (dict "names" $names "extra" $pod.extraInitContainers "value" (print $value ".extraInitContainers")) }}
+    {{- if or $fetch .steps $extra }}
     initContainers:
+      {{- with $extra }}
+      {{- . | nindent 6 }}
+      {{- end }}
       {{- if $fetch }}
       - name: fetch-data
-        image: {{ $image }}
-        imagePullPolicy: {{ $jobs.image.pullPolicy }}
+        image: {{ $image | quote }}
+        imagePullPolicy: {{ $jobs.image.pullPolicy | quote }}
         command: [python, -m, jobs.data, fetch]
-        args: [--mirror, {{ $root.Values.data.url | quote }}, --sha256, {{ $root.Values.data.sha256 | quote }}, --out, {{ printf "/data/%s" $root.Values.data.file | quote }}]
-        {{- include "fraudops.container" $root | nindent 8 }}
-        env:
-          - {name: FRAUDOPS_STATE, value: /tmp/fraudops}
-          {{- with $jobs.extraEnv }}
-          {{- toYaml . | nindent 10 }}
-          {{- end }}
-        resources: {{ toYaml .settings.resources | nindent 10 }}
-        volumeMounts:
-          - {name: tmp, mountPath: /tmp}
-          - {name: data, mountPath: /data}
+        {{- /* The URL may be presigned, so it is no argument: every process of the node sees those. */}}
+        args: [--sha256, {{ $root.Values.data.sha256 | quote }}, --out, {{ printf "/data/%s" $root.Values.data.file | quote }}]
+        {{- include "fraudops.containerBody" (dict "root" $root "settings" $pod "value" $value "resources" .settings.resources
+          "env" (include "fraudops.job.fetchEnv" $root) "mounts" "- {name: tmp, mountPath: /tmp}\n- {name: data, mountPath: /data}") | nindent 8 }}
       {{- end }}
       {{- range .steps }}
-      {{- include "fraudops.job.container" (merge (dict "root" $root "settings" $.settings "handOver" "write") .) | nindent 6 }}
+      {{- include "fraudops.job.container" (merge (dict "root" $root "settings" $.settings "pod" $pod "value" $value "handOver" "write") .) | nindent 6 }}
       {{- end }}
     {{- end }}
     containers:
-      {{- include "fraudops.job.container" (merge (dict "handOver" (ternary "read" "" (not (empty .steps)))) .) | nindent 6 }}
-    volumes:
-      - {name: tmp, emptyDir: {sizeLimit: 2Gi}}
-      {{- if $fetch }}
-      - {name: data, emptyDir: {sizeLimit: {{ $root.Values.data.volume.size }}}}
-      {{- else if $data }}
-      - {name: data, persistentVolumeClaim: {claimName: {{ include "fraudops.dataClaim" $root }}}}
-      {{- end }}
-      {{- if $schema }}
-      - {name: schema, configMap: {name: {{ include "fraudops.jobs" $root }}-schema}}
-      {{- end }}
-      {{- with .exportClaim }}
-      - {name: export, persistentVolumeClaim: {claimName: {{ . }}}}
-      {{- end }}
-      {{- if .steps }}
-      - {name: hand-over, emptyDir: {sizeLimit: 1Mi}}
-      {{- end }}
-      {{- range concat (.steps | default list) (list .) }}
-      {{- include "fraudops.keyVolumes" (dict "root" $root "container" .) | nindent 6 }}
-      {{- end }}
-      {{- if .account }}
-      {{- include "fraudops.tokenVolume" $root | nindent 6 }}
-      {{- end }}
+      {{- include "fraudops.job.container" (merge (dict "pod" $pod "value" $value "handOver" (ternary "read" "" (not (empty .steps)))) .) | nindent 6 }}
+    {{- $volumes := include "fraudops.job.volumes" (merge (dict "fetches" $fetch "readsData" $data "readsSchema" $schema) .) }}
+    {{- include "fraudops.volumes" (dict "root" $root "own" $volumes "extra" $pod.extraVolumes "value" (print $value ".extraVolumes")) | nindent 4 }}
+{{- end }}
+
+{{- define "fraudops.job.volumes" -}}
+{{- $root := .root }}
+- {name: tmp, emptyDir: {sizeLimit: 2Gi}}
+{{- if .fetches }}
+- {name: data, emptyDir: {sizeLimit: {{ $root.Values.data.volume.size | quote }}}}
+{{- else if .readsData }}
+- {name: data, persistentVolumeClaim: {claimName: {{ include "fraudops.dataClaim" $root | quote }}}}
+{{- end }}
+{{- if .readsSchema }}
+- {name: schema, configMap: {name: {{ printf "%s-schema" (include "fraudops.jobs" $root) | quote }}}}
+{{- end }}
+{{- with .exportClaim }}
+- {name: export, persistentVolumeClaim: {claimName: {{ . | quote }}}}
+{{- end }}
+{{- if .steps }}
+- {name: hand-over, emptyDir: {sizeLimit: 1Mi}}
+{{- end }}
+{{- range concat (.steps | default list) (list .) }}
+{{- include "fraudops.keyVolumes" (dict "root" $root "container" .) | nindent 0 }}
+{{- end }}
+{{- if .account }}
+{{- include "fraudops.tokenVolume" $root | nindent 0 }}
+{{- end }}
+{{- end }}
+
+{{- define "fraudops.job.fetchEnv" -}}
+- {name: FRAUDOPS_STATE, value: /tmp/fraudops}
+{{- if .Values.data.existingSecret }}
+- {name: FRAUDOPS_DATA_URL, valueFrom: {secretKeyRef: {name: {{ .Values.data.existingSecret | quote }}, key: {{ .Values.data.secretKey | quote }}}}}
+{{- else }}
+- {name: FRAUDOPS_DATA_URL, value: {{ .Values.data.url | quote }}}
+{{- end }}
+{{- end }}
+
+{{/*
+What the values add to the pods of one Job: those of `jobs` for all, and `pod` of the Job. Lists are
+joined, and an entry of `pod` replaces one of its name or path. Of the rest, `pod` wins. Argument: the dict of
+fraudops.job.
+*/}}
+{{- define "fraudops.jobSettings" -}}
+{{- $jobs := .root.Values.jobs }}
+{{- $own := .settings.pod | default dict }}
+{{- $settings := pick $own "serviceAccountName" }}
+{{- range $name, $key := dict "extraEnv" "name" "extraVolumes" "name" "extraVolumeMounts" "mountPath" "extraInitContainers" "name" "extraEnvFrom" "" "tolerations" "" }}
+{{- $mine := get $own $name | default list }}
+{{- $keys := list }}
+{{- if $key }}{{ range $mine }}{{ $keys = append $keys (get . $key) }}{{ end }}{{ end }}
+{{- $entries := list }}
+{{- range get $jobs $name }}
+{{- if not (and $key (has (get . $key) $keys)) }}{{ $entries = append $entries . }}{{ end }}
+{{- end }}
+{{- $_ := set $settings $name (concat $entries $mine) }}
+{{- end }}
+{{- range list "podLabels" "podAnnotations" "podSecurityContext" "containerSecurityContext" "nodeSelector" }}
+{{- $_ := set $settings . (merge (dict) (get $own . | default dict) (get $jobs .)) }}
+{{- end }}
+{{- range list "affinity" "priorityClassName" }}
+{{- $_ := set $settings . (get $own . | default (get $jobs .)) }}
+{{- end }}
+{{- if and .account $settings.serviceAccountName }}
+{{- fail (printf "\n\njobs.%s.pod.serviceAccountName: this Job calls the Kubernetes API with the account %q. Name another one in the serviceAccount of that component.\n" .name .account) }}
+{{- end }}
+{{- toJson $settings }}
 {{- end }}
 
 {{/*
 One container of a Job: its program, or a step before it. Argument: the dict of fraudops.job, or that of
-a step, with "container" if its name is not that of the Job.
+a step, with "pod" of fraudops.jobSettings and its name in "value", and with "container" if its name is not
+that of the Job.
 */}}
 {{- define "fraudops.job.container" -}}
 {{- $root := .root }}
-{{- $jobs := $root.Values.jobs }}
-{{- $data := and .data (ne $root.Values.data.source "sample") }}
-- name: {{ .container | default .name }}
-  image: {{ include "fraudops.image" (dict "root" $root "image" $jobs.image) }}
-  imagePullPolicy: {{ $jobs.image.pullPolicy }}
-  command: [python, -m, {{ .module }}]
+{{- $jobs := $root.Values.jobs -}}
+- name: {{ .container | default .name | quote }}
+  image: {{ include "fraudops.image" (dict "root" $root "image" $jobs.image) | quote }}
+  imagePullPolicy: {{ $jobs.image.pullPolicy | quote }}
+  command: [python, -m, {{ .module | quote }}]
   {{- with .args }}
   args: {{ toJson . }}
   {{- end }}
-  {{- include "fraudops.container" $root | nindent 2 }}
-  {{- if not .bare }}
-  envFrom:
-    - configMapRef: {name: {{ include "fraudops.jobs" $root }}}
-  {{- end }}
-  {{- with include "fraudops.job.env" . | trim }}
-  env:
-    {{- . | nindent 4 }}
-  {{- end }}
-  resources: {{ toYaml .settings.resources | nindent 4 }}
-  volumeMounts:
-    {{- /* Steps share no writable folder but /hand-over: a file in /tmp could change what the next one runs. */}}
-    - {name: tmp, mountPath: /tmp{{ if .handOver }}, subPath: {{ .container | default .name }}{{ end }}}
-    {{- if $data }}
-    - {name: data, mountPath: /data, readOnly: {{ not .writesData }}}
-    {{- end }}
-    {{- if and .data $root.Values.data.schema }}
-    - {name: schema, mountPath: /etc/fraudops, readOnly: true}
-    {{- end }}
-    {{- if .exportClaim }}
-    - {name: export, mountPath: /export}
-    {{- end }}
-    {{- with .handOver }}
-    - {name: hand-over, mountPath: /hand-over, readOnly: {{ eq . "read" }}}
-    {{- end }}
-    {{- include "fraudops.keyMounts" . | nindent 4 }}
-    {{- if .account }}
-    {{- include "fraudops.tokenMount" $root | nindent 4 }}
-    {{- end }}
+  {{- $from := printf "- configMapRef: {name: %s}" (include "fraudops.jobs" $root | quote) }}
+  {{- include "fraudops.containerBody" (dict "root" $root "settings" .pod "value" .value "resources" .settings.resources
+    "from" (ternary "[]" $from (not (empty .bare))) "env" (include "fraudops.job.env" .) "mounts" (include "fraudops.job.mounts" .)) | nindent 2 }}
+{{- end }}
+
+{{- define "fraudops.job.mounts" -}}
+{{- $root := .root }}
+{{- /* Steps share no writable folder but /hand-over: a file in /tmp could change what the next one runs. */}}
+- {name: tmp, mountPath: /tmp{{ if .handOver }}, subPath: {{ .container | default .name | quote }}{{ end }}}
+{{- if and .data (ne $root.Values.data.source "sample") }}
+- {name: data, mountPath: /data, readOnly: {{ not .writesData }}}
+{{- end }}
+{{- if and .data $root.Values.data.schema }}
+- {name: schema, mountPath: /etc/fraudops, readOnly: true}
+{{- end }}
+{{- if .exportClaim }}
+- {name: export, mountPath: /export}
+{{- end }}
+{{- with .handOver }}
+- {name: hand-over, mountPath: /hand-over, readOnly: {{ eq . "read" }}}
+{{- end }}
+{{- include "fraudops.keyMounts" . | nindent 0 }}
+{{- if .account }}
+{{- include "fraudops.tokenMount" $root | nindent 0 }}
+{{- end }}
 {{- end }}
 
 {{/* The variables of a Job's container in addition to the ConfigMap's. Argument: the dict of fraudops.job. */}}
@@ -169,7 +204,7 @@ a step, with "container" if its name is not that of the Job.
 {{- if .databases }}
 {{- range $variable, $key := dict "DATABASE_URL" "url" "MLFLOW_BACKEND_STORE_URI" "mlflowUrl" "DATABASE_ADMIN_URL" "adminUrl" }}
 {{- if or $root.Values.mlflow.enabled (ne $key "mlflowUrl") }}
-- {name: {{ $variable }}, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" $root }}, key: {{ get $root.Values.postgresql.secretKeys $key }}, optional: {{ or (has "--if-set-up" $.args) (eq $key "adminUrl") }}}}}
+- {name: {{ $variable | quote }}, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" $root | quote }}, key: {{ get $root.Values.postgresql.secretKeys $key | quote }}, optional: {{ or (has "--if-set-up" $.args) (eq $key "adminUrl") }}}}}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -187,7 +222,12 @@ a step, with "container" if its name is not that of the Job.
 {{- end }}
 {{- end }}
 {{- if .production }}
-- {name: FRAUDOPS_PRODUCTION_URL, value: "http://{{ include "fraudops.inference" $root }}-admin:8001"}
+- {name: FRAUDOPS_PRODUCTION_URL, value: {{ printf "http://%s-admin:8001" (include "fraudops.inference" $root) | quote }}}
+{{- end }}
+{{- if not .bare }}
+{{- with include "fraudops.env.mlflowUrl" $root }}
+{{- . | nindent 0 }}
+{{- end }}
 {{- end }}
 {{- include "fraudops.env.keys" . | nindent 0 }}
 {{- if $data }}
@@ -195,9 +235,6 @@ a step, with "container" if its name is not that of the Job.
 {{- end }}
 {{- if and .data $root.Values.data.schema }}
 - {name: FRAUDOPS_SCHEMA, value: /etc/fraudops/schema.yaml}
-{{- end }}
-{{- with $root.Values.jobs.extraEnv }}
-{{- toYaml . | nindent 0 }}
 {{- end }}
 {{- end }}
 
@@ -209,9 +246,7 @@ and `fraudops … --on-cluster`.
 {{- define "fraudops.cronjob" -}}
 apiVersion: batch/v1
 kind: CronJob
-metadata:
-  name: {{ include "fraudops.fullname" .root }}-{{ .name }}
-  labels: {{ include "fraudops.labels" (dict "root" .root "component" .name) | nindent 4 }}
+metadata: {{- include "fraudops.metadata" (dict "root" .root "name" (printf "%s-%s" (include "fraudops.fullname" .root) .name) "component" .name) | nindent 2 }}
 spec:
   schedule: {{ .schedule | default "0 0 1 1 *" | quote }}
   suspend: {{ not .schedule }}
@@ -221,23 +256,21 @@ spec:
   failedJobsHistoryLimit: {{ .history | default 3 }}
   jobTemplate:
     metadata:
-      {{- with include "fraudops.requester.annotations" . }}
-      {{- . | nindent 6 }}
+      {{- with merge (include "fraudops.requester.annotations" . | fromJson) .root.Values.commonAnnotations }}
+      annotations: {{- toYaml . | nindent 8 }}
       {{- end }}
-      labels: {{ include "fraudops.labels" (dict "root" .root "component" .name) | nindent 8 }}
-    spec: {{ include "fraudops.job" . | nindent 6 }}
+      labels: {{- merge (include "fraudops.labels" (dict "root" .root "component" .name) | fromYaml) .root.Values.commonLabels | toYaml | nindent 8 }}
+    spec: {{- include "fraudops.job" . | trim | nindent 6 }}
 {{- end }}
 
 {{/*
-A Job that runs once per content. Its name has a hash of the spec, because Kubernetes allows no change
-of an existing Job's spec. The Job stays until an upgrade replaces it, so it is not run again.
+A Job that runs once per content. Its name has a hash of what the spec says, because Kubernetes allows no
+change of an existing Job's spec. The Job stays until an upgrade replaces it, so it is not run again.
 */}}
 {{- define "fraudops.onceJob" -}}
-{{- $spec := include "fraudops.job" (merge (dict "ttl" "") .) }}
+{{- $spec := include "fraudops.job" (merge (dict "ttl" "") .) | trim }}
 apiVersion: batch/v1
 kind: Job
-metadata:
-  name: {{ include "fraudops.fullname" .root }}-{{ .name }}-{{ $spec | sha256sum | trunc 8 }}
-  labels: {{ include "fraudops.labels" (dict "root" .root "component" .name) | nindent 4 }}
-spec: {{ $spec | nindent 2 }}
+metadata: {{- include "fraudops.metadata" (dict "root" .root "name" (printf "%s-%s-%s" (include "fraudops.fullname" .root) .name ($spec | fromYaml | toJson | sha256sum | trunc 8)) "component" .name) | nindent 2 }}
+spec: {{- $spec | nindent 2 }}
 {{- end }}

@@ -10,13 +10,13 @@ tests/chart/test_keys.py holds the whole table.
 {{- define "fraudops.keyVolumes" -}}
 {{- $signing := .root.Values.signing }}
 {{- if .container.verdictKey }}
-- {name: verdict-key, secret: {secretName: {{ include "fraudops.verdictKeySecret" .root }}, defaultMode: 256, items: [{key: {{ $signing.verdictKey.secretKey }}, path: key.pem}]}}
+- {name: verdict-key, secret: {secretName: {{ include "fraudops.verdictKeySecret" .root | quote }}, defaultMode: 256, items: [{key: {{ $signing.verdictKey.secretKey | quote }}, path: key.pem}]}}
 {{- end }}
 {{- if .container.waiverKey }}
-- {name: waiver-key, secret: {secretName: {{ include "fraudops.waiverKeySecret" .root }}, defaultMode: 256, items: [{key: {{ $signing.waiverKey.secretKey }}, path: key.pem}]}}
+- {name: waiver-key, secret: {secretName: {{ include "fraudops.waiverKeySecret" .root | quote }}, defaultMode: 256, items: [{key: {{ $signing.waiverKey.secretKey | quote }}, path: key.pem}]}}
 {{- end }}
 {{- if .container.publicKeys }}
-- {name: public-keys, secret: {secretName: {{ include "fraudops.publicKeysSecret" .root }}}}
+- {name: public-keys, secret: {secretName: {{ include "fraudops.publicKeysSecret" .root | quote }}}}
 {{- end }}
 {{- end }}
 

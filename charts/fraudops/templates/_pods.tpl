@@ -1,36 +1,39 @@
 {{/*
-Settings of every pod. Argument: (dict "root" $ "user" 10001 "placement" .Values.inference). They meet Pod
+Settings of every pod. Argument: (dict "root" $ "settings" .Values.inference). By default they meet Pod
 Security `restricted`. A ServiceAccount's token is mounted only where a template asks for it.
 */}}
 {{- define "fraudops.pod" -}}
+{{- $values := .root.Values -}}
 enableServiceLinks: false
 automountServiceAccountToken: false
-securityContext:
-  runAsNonRoot: true
-  runAsUser: {{ .user }}
-  runAsGroup: {{ .user }}
-  fsGroup: {{ .user }}
-  fsGroupChangePolicy: OnRootMismatch
-  seccompProfile: {type: RuntimeDefault}
-{{- with .root.Values.imagePullSecrets }}
-imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- $security := .settings.podSecurityContext }}
+{{- /* OpenShift's restricted-v2 sets the three, and refuses any other user. */}}
+{{- if $values.openshift.enabled }}{{ $security = omit $security "runAsUser" "runAsGroup" "fsGroup" }}{{ end }}
+securityContext: {{- toYaml $security | nindent 2 }}
+{{- $secrets := list }}
+{{- range concat $values.imagePullSecrets ($values.global.imagePullSecrets | default list) }}
+{{- $secrets = append $secrets (ternary (dict "name" .) . (kindIs "string" .)) }}
 {{- end }}
-{{- with .placement.nodeSelector }}
-nodeSelector: {{ toYaml . | nindent 2 }}
+{{- with $secrets | uniq }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .placement.tolerations }}
-tolerations: {{ toYaml . | nindent 2 }}
+{{- with .settings.priorityClassName | default $values.priorityClassName }}
+priorityClassName: {{ . | quote }}
 {{- end }}
-{{- with .placement.affinity }}
-affinity: {{ toYaml . | nindent 2 }}
+{{- with .settings.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .settings.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .settings.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* Argument: the values with containerSecurityContext. */}}
 {{- define "fraudops.container" -}}
-securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities: {drop: [ALL]}
+securityContext: {{- toYaml .containerSecurityContext | nindent 2 }}
 terminationMessagePolicy: FallbackToLogsOnError
 {{- end }}
 
@@ -51,24 +54,40 @@ terminationMessagePolicy: FallbackToLogsOnError
 - {name: FRAUDOPS_CLUSTER__NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
 {{- end }}
 {{- define "fraudops.env.adminToken" -}}
-- {name: FRAUDOPS_ADMIN_TOKEN, valueFrom: {secretKeyRef: {name: {{ include "fraudops.adminSecret" . }}, key: {{ .Values.adminToken.secretKey }}}}}
+- {name: FRAUDOPS_ADMIN_TOKEN, valueFrom: {secretKeyRef: {name: {{ include "fraudops.adminSecret" . | quote }}, key: {{ .Values.adminToken.secretKey | quote }}}}}
 {{- end }}
 {{- define "fraudops.env.auditKey" -}}
 {{- with .Values.audit.existingSecret -}}
-- {name: FRAUDOPS_AUDIT__KEY, valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $.Values.audit.secretKey }}}}}
+- {name: FRAUDOPS_AUDIT__KEY, valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: {{ $.Values.audit.secretKey | quote }}}}}
 {{- end }}
 {{- end }}
 {{- define "fraudops.env.database" -}}
-- {name: DATABASE_URL, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" . }}, key: {{ .Values.postgresql.secretKeys.url }}}}}
+- {name: DATABASE_URL, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" . | quote }}, key: {{ .Values.postgresql.secretKeys.url | quote }}}}}
 {{- end }}
 {{- define "fraudops.env.mlflowDatabase" -}}
-- {name: MLFLOW_BACKEND_STORE_URI, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" . }}, key: {{ .Values.postgresql.secretKeys.mlflowUrl }}}}}
+- {name: MLFLOW_BACKEND_STORE_URI, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" . | quote }}, key: {{ .Values.postgresql.secretKeys.mlflowUrl | quote }}}}}
+{{- end }}
+{{/* A registry's URL with a password. One without is in the ConfigMaps. */}}
+{{- define "fraudops.env.mlflowUrl" -}}
+{{- with .Values.mlflow.existingSecret -}}
+- {name: MLFLOW_TRACKING_URI, valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: {{ $.Values.mlflow.secretKey | quote }}}}}
+{{- end }}
 {{- end }}
 
 {{/*
 A checksum of a ConfigMap. As an annotation it replaces the pods when the ConfigMap has changed. For a
-Secret, whose content helm does not know, the numbers of secretRevisions do the same.
+Secret, whose content helm does not know, the numbers of secretRevisions do the same. Argument:
+(dict "root" $ "file" "/mlflow/configmap.yaml" "secrets" (dict "database" "database") "extra" .Values.x.podAnnotations),
+where `secrets` has for each Secret of the pod the word in the annotation and that in secretRevisions.
 */}}
-{{- define "fraudops.checksum" -}}
-checksum/settings: {{ get (include (print .root.Template.BasePath .file) .root | fromYaml) "data" | toJson | sha256sum }}
+{{- define "fraudops.podAnnotations" -}}
+{{- $own := dict "checksum/settings" (get (include (print .root.Template.BasePath .file) .root | fromYaml) "data" | toJson | sha256sum) }}
+{{- $values := .root.Values -}}
+{{- range $word, $name := .secrets }}
+{{- $_ := set $own (printf "secret-revision/%s" $word) (get $values.secretRevisions $name | int64 | toString) }}
+{{- end }}
+{{- if or $values.caBundle.configMap $values.caBundle.secret }}
+{{- $_ := set $own "secret-revision/ca-bundle" ($values.secretRevisions.caBundle | int64 | toString) }}
+{{- end }}
+{{- merge $own .extra | toYaml }}
 {{- end }}

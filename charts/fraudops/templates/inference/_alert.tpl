@@ -3,11 +3,11 @@ One alert. Argument: (dict "root" $ "name" … "severity" … "for" "5m" "expr" 
 the section of RUNBOOKS.md with its name.
 */}}
 {{- define "fraudops.alert" -}}
-- alert: {{ .name }}
+- alert: {{ .name | quote }}
   expr: {{ .expr | squote }}
-  for: {{ .for }}
-  labels: {severity: {{ .severity }}}
+  for: {{ .for | quote }}
+  labels: {severity: {{ .severity | quote }}}
   annotations:
     summary: {{ .summary | quote }}
-    runbook_url: {{ printf "%s#%s" .root.Values.prometheusRule.runbookUrl (lower .name) }}
+    runbook_url: {{ printf "%s#%s" .root.Values.prometheusRule.runbookUrl (lower .name) | quote }}
 {{- end }}

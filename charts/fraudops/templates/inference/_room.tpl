@@ -32,7 +32,7 @@ several releases may share an existing claim.
 */}}
 {{- define "fraudops.env.spoolVolume" -}}
 {{- if .Values.inference.spool.persistence.enabled -}}
-- {name: FRAUDOPS_SPOOL_VOLUME, value: /var/spool/fraudops/{{ include "fraudops.fullname" . }}}
+- {name: FRAUDOPS_SPOOL_VOLUME, value: {{ printf "/var/spool/fraudops/%s" (include "fraudops.fullname" .) | quote }}}
 {{- end }}
 {{- end }}
 

@@ -6,12 +6,10 @@ The ingress accepts any pod of the release's namespace with the label, for examp
 {{- define "fraudops.access" -}}
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata:
-  name: {{ include "fraudops.fullname" .root }}-to-{{ .name }}
-  labels: {{ include "fraudops.labels" (dict "root" .root "component" "network") | nindent 4 }}
+metadata: {{- include "fraudops.metadata" (dict "root" .root "name" (printf "%s-to-%s" (include "fraudops.fullname" .root) .name) "component" "network") | nindent 2 }}
 spec:
   podSelector:
-    matchLabels: {{ include "fraudops.selector" (dict "root" .root "component" .component) | nindent 6 }}
+    matchLabels: {{- include "fraudops.selector" (dict "root" .root "component" .component) | nindent 6 }}
   policyTypes: [Ingress]
   ingress:
     - from:
@@ -19,13 +17,11 @@ spec:
         {{- with .from }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
-      ports: [{port: {{ .port }}, protocol: TCP}]
+      ports: [{port: {{ int64 .port }}, protocol: TCP}]
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata:
-  name: {{ include "fraudops.fullname" .root }}-from-{{ .name }}-clients
-  labels: {{ include "fraudops.labels" (dict "root" .root "component" "network") | nindent 4 }}
+metadata: {{- include "fraudops.metadata" (dict "root" .root "name" (printf "%s-from-%s-clients" (include "fraudops.fullname" .root) .name) "component" "network") | nindent 2 }}
 spec:
   podSelector:
     matchLabels:
@@ -35,8 +31,8 @@ spec:
   egress:
     - to:
         - podSelector:
-            matchLabels: {{ include "fraudops.selector" (dict "root" .root "component" .component) | nindent 14 }}
-      ports: [{port: {{ .port }}, protocol: TCP}]
+            matchLabels: {{- include "fraudops.selector" (dict "root" .root "component" .component) | nindent 14 }}
+      ports: [{port: {{ int64 .port }}, protocol: TCP}]
 {{- end }}
 
 {{/*
@@ -45,12 +41,13 @@ The egress of pods with the label to addresses outside the release. Argument:
 an empty list would allow every address.
 */}}
 {{- define "fraudops.way" -}}
-{{- if or .to.cidrs .to.peers }}
+{{- $cidrs := .to.cidrs }}
+{{- /* 0.0.0.0/0 has no address of IPv6, and it stands for "any". */}}
+{{- if and (eq (include "fraudops.ipv6" .root) "true") (has "0.0.0.0/0" $cidrs) }}{{ $cidrs = append $cidrs "::/0" | uniq }}{{ end }}
+{{- if or $cidrs .to.peers }}
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata:
-  name: {{ include "fraudops.fullname" .root }}-from-{{ .name }}-clients
-  labels: {{ include "fraudops.labels" (dict "root" .root "component" "network") | nindent 4 }}
+metadata: {{- include "fraudops.metadata" (dict "root" .root "name" (printf "%s-from-%s-clients" (include "fraudops.fullname" .root) .name) "component" "network") | nindent 2 }}
 spec:
   podSelector:
     matchLabels:
@@ -59,8 +56,8 @@ spec:
   policyTypes: [Egress]
   egress:
     - to:
-        {{- range .to.cidrs }}
-        - ipBlock: {cidr: {{ . }}}
+        {{- range $cidrs }}
+        - ipBlock: {cidr: {{ . | quote }}}
         {{- end }}
         {{- with .to.peers }}
         {{- toYaml . | nindent 8 }}

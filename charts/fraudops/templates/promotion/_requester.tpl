@@ -9,12 +9,14 @@ job-policy.yaml lets no other name pass. A program reads the annotation of its o
 
 {{/*
 The name on a Job that the CronJob controller creates. The policy compares it too. Argument: the dict of
-fraudops.job.
+fraudops.job. Returns JSON.
 */}}
 {{- define "fraudops.requester.annotations" -}}
-{{- if and .root.Values.promotion.policy.enabled (eq (.account | default "") (include "fraudops.promotion" .root)) (not (hasKey . "ttl")) -}}
-annotations: {fraudops.io/requested-by: {{ .root.Values.promotion.policy.cronJobController | quote }}}
+{{- $annotations := dict }}
+{{- if and .root.Values.promotion.policy.enabled (eq (.account | default "") (include "fraudops.promotionAccount" .root)) (not (hasKey . "ttl")) }}
+{{- $_ := set $annotations "fraudops.io/requested-by" .root.Values.promotion.policy.cronJobController }}
 {{- end }}
+{{- toJson $annotations }}
 {{- end }}
 
 {{- define "fraudops.requester.policyName" -}}{{ .Release.Namespace }}-{{ include "fraudops.promotion" . }}{{- end }}
@@ -26,6 +28,13 @@ annotations: {fraudops.io/requested-by: {{ .root.Values.promotion.policy.cronJob
 {{- if and $policy.enabled (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) }}
 {{- fail (printf "\n\npromotion.policy.enabled needs Kubernetes 1.30 or newer, and this cluster has %s: upgrade it, or set promotion.policy.enabled=false.\n" .Capabilities.KubeVersion.Version) }}
 {{- end }}
+{{- if $policy.enabled }}
+{{- range $path, $pod := include "fraudops.promotingPods" . | fromJson }}
+{{- if or $pod.extraInitContainers $pod.extraEnvFrom }}
+{{- fail (printf "\n\npromotion.policy.enabled refuses Jobs with other containers or variables than those of the chart: remove extraInitContainers and extraEnvFrom from %s, or give them to the pods of other Jobs only.\n" $path) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and $approval.required (not $policy.enabled) }}
 {{- fail "\n\npromotion.approval.required needs promotion.policy.enabled: without the policy any user can write another user's approval.\n" }}
 {{- end }}
@@ -35,4 +44,10 @@ annotations: {fraudops.io/requested-by: {{ .root.Values.promotion.policy.cronJob
 {{- if and $approval.required (not $policy.automation) }}
 {{- fail "\n\npromotion.approval.required needs promotion.policy.automation: name the users that install the chart, because no other user may change its CronJobs then.\n" }}
 {{- end }}
+{{- end }}
+
+{{/* The values that add to the pods of Jobs which promote, by their path, as JSON. */}}
+{{- define "fraudops.promotingPods" -}}
+{{- $jobs := .Values.jobs }}
+{{- toJson (dict "jobs" $jobs "jobs.promote.pod" $jobs.promote.pod "jobs.pipeline.pod" $jobs.pipeline.pod "jobs.reconcile.pod" $jobs.reconcile.pod "bootstrap.pod" .Values.bootstrap.pod) }}
 {{- end }}

@@ -1,0 +1,58 @@
+{{/* What the containers of the inference pod read and mount. */}}
+{{- define "fraudops.shipper.env" -}}
+- {name: FRAUDOPS_POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+{{- include "fraudops.env.database" . | nindent 0 }}
+{{- include "fraudops.env.namespace" . | nindent 0 }}
+{{- include "fraudops.env.adminToken" . | nindent 0 }}
+{{- include "fraudops.env.spoolVolume" . | nindent 0 }}
+{{- end }}
+
+{{- define "fraudops.inference.env" -}}
+- {name: FRAUDOPS_POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+{{- /* Set by a promotion that rolls the pods out, never by the chart. */}}
+- {name: FRAUDOPS_ROLLOUT, valueFrom: {fieldRef: {fieldPath: "metadata.annotations['fraudops.io/serving']"}}}
+{{- include "fraudops.env.keys" (dict "publicKeys" true) | nindent 0 }}
+{{- include "fraudops.env.namespace" . | nindent 0 }}
+{{- include "fraudops.env.adminToken" . | nindent 0 }}
+{{- include "fraudops.env.spoolVolume" . | nindent 0 }}
+{{- include "fraudops.env.auditKey" . | nindent 0 }}
+{{- include "fraudops.env.mlflowUrl" . | nindent 0 }}
+{{- end }}
+
+{{- define "fraudops.shipper.mounts" -}}
+- {name: state, mountPath: /var/lib/fraudops}
+- {name: tmp, mountPath: /tmp, subPath: shipper}
+{{- include "fraudops.spoolMount" . | nindent 0 }}
+{{- end }}
+
+{{- define "fraudops.inference.mounts" -}}
+- {name: state, mountPath: /var/lib/fraudops}
+- {name: tmp, mountPath: /tmp, subPath: inference}
+{{- include "fraudops.spoolMount" . | nindent 0 }}
+{{- include "fraudops.keyMounts" (dict "publicKeys" true) | nindent 0 }}
+{{- include "fraudops.tokenMount" . | nindent 0 }}
+{{- end }}
+
+{{- define "fraudops.inference.volumes" -}}
+- name: state
+  {{- if eq .Values.inference.state.type "emptyDir" }}
+  emptyDir: {sizeLimit: {{ include "fraudops.stateSize" . | quote }}}
+  {{- else }}
+  ephemeral:
+    volumeClaimTemplate:
+      metadata:
+        labels: {{- include "fraudops.labels" (dict "root" . "component" "inference") | nindent 10 }}
+      spec:
+        accessModes: [ReadWriteOnce]
+        {{- with .Values.inference.state.storageClass }}
+        storageClassName: {{ . | quote }}
+        {{- end }}
+        resources: {requests: {storage: {{ include "fraudops.stateSize" . | quote }}}}
+  {{- end }}
+{{- if .Values.inference.spool.persistence.enabled }}
+- {name: spool, persistentVolumeClaim: {claimName: {{ include "fraudops.spoolClaim" . | quote }}}}
+{{- end }}
+- {name: tmp, emptyDir: {sizeLimit: 256Mi}}
+{{- include "fraudops.keyVolumes" (dict "root" . "container" (dict "publicKeys" true)) | nindent 0 }}
+{{- include "fraudops.tokenVolume" . | nindent 0 }}
+{{- end }}
