@@ -112,7 +112,7 @@ cluster-test: install kind-up ## start the kind cluster and run its tests, `helm
 
 proof: install ## measure every figure that the pages quote, for hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
-	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py
+	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py tests/service/test_faults_pooled.py
 	@PROOF=1 $(MAKE) --no-print-directory cluster-test kind-down
 	@$(bin)/python -m benchmarks.broadcast
 	@$(bin)/python -m benchmarks.reads
