@@ -80,12 +80,11 @@ class DatabaseUrl:
         options = {key: value for key, value in self.options.items() if key not in LIBPQ_ONLY}
         more: dict[str, Any] = {}
         if options.get("sslrootcert") == SYSTEM:
-            # As in libpq, where `system` implies verify-full.
+            # As in libpq, where `system` implies verify-full. asyncpg then reads no option of TLS.
             context = ssl.create_default_context()
             if "sslcert" in options:
                 context.load_cert_chain(options["sslcert"], options.get("sslkey"))
             more["ssl"] = context
-            options = {key: value for key, value in options.items() if key not in _TLS}
         return more | {
             "dsn": "postgresql://" + (f"?{urlencode(options, quote_via=quote)}" if options else ""),
             "user": self.user or None,
@@ -107,9 +106,6 @@ class DatabaseUrl:
             # transaction mode gives the next transaction another one.
             "prepare_threshold": None,
         }
-
-
-_TLS = ("sslmode", "sslrootcert", "sslcert", "sslkey")
 
 
 def read_database_url(value: str, name: str = "DATABASE_URL") -> DatabaseUrl:

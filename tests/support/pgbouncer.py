@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import psycopg
 import pytest
 
 from services.supervisor.identity import choose_identity
@@ -66,6 +66,9 @@ class PgBouncer:
                 start_new_session=True,
             )
 
+    def accepts(self) -> None:
+        socket.create_connection(("127.0.0.1", self.port), 5).close()
+
     def end(self, number: int = signal.SIGTERM) -> None:
         """Kill the pooler, or let it end as Kubernetes does: its clients are cut off."""
         if self.process and self.process.poll() is None:
@@ -74,9 +77,14 @@ class PgBouncer:
 
 
 @contextmanager
-def running_pgbouncer(folder: Path, *urls: str, size: int = 4) -> Iterator[PgBouncer]:
-    """Run a pooler in front of the server of the URLs, for their users."""
-    folder.mkdir()
+def running_pgbouncer(
+    folder: Path, *urls: str, size: int = 4, **settings: object
+) -> Iterator[PgBouncer]:
+    """Run a pooler in front of the server of the URLs, for their users.
+
+    `settings` are more lines of its configuration. They may name files in `folder`.
+    """
+    folder.mkdir(exist_ok=True)
     users = {
         (unquote(part.username or ""), unquote(part.password or "")) for part in map(urlsplit, urls)
     }
@@ -91,12 +99,13 @@ def running_pgbouncer(folder: Path, *urls: str, size: int = 4) -> Iterator[PgBou
             users=folder / "users.txt",
             size=size,
         )
+        + "".join(f"{name} = {value}\n" for name, value in settings.items())
     )
     pooler.start()
     assert pooler.process
     with lifeline("sh", "-c", f"kill -KILL {pooler.process.pid}"):
         try:
-            eventually(lambda: psycopg.connect(pooler.behind(urls[0])).close(), 20)
+            eventually(pooler.accepts, 20)
             yield pooler
         finally:
             pooler.end(signal.SIGKILL)
