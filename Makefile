@@ -103,12 +103,12 @@ cluster-tools: ## build kind, Helm 3 and Helm 4 with Go, into TOOLS=FOLDER
 kind-up: $(if $(FRAUDOPS_DATA),install) ## start a kind cluster with everything, a first model and a prediction (FRAUDOPS_DATA=FILE trains on your data)
 	@python3 k8s/cluster.py up
 
-# Two processes: one changes the installed release, the other uses separate namespaces. Figures
-# (PROOF=1) are measured by one process.
+# Four processes: one changes the installed release, the others use separate namespaces. They mostly
+# wait. Figures (PROOF=1) are measured by one process.
 cluster-test: export KIND_ADDONS := metrics prometheus
 cluster-test: export KIND_CONFIG ?= $(CURDIR)/tests/cluster/kind-config.yaml
 cluster-test: install kind-up ## start the kind cluster and run its tests, `helm test` included
-	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 2 --dist loadfile) tests/cluster $(ARGS)
+	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 4 --dist loadfile) tests/cluster $(ARGS)
 
 proof: install ## measure every figure that the pages quote, for hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py

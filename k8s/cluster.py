@@ -134,23 +134,22 @@ def load(image: str) -> None:
 def provide(name: str, created: Future[None]) -> None:
     """Build an image, and load it once the cluster exists."""
     build(name)
-    created.result()
-    load(f"{name}:{tag(name)}")
+    after(created, lambda: load(f"{name}:{tag(name)}"))
 
 
-def equip(created: Future[None]) -> None:
-    """Give the cluster what it needs from others: PostgreSQL's image and the add-ons."""
+def after(created: Future[None], step: Callable[[], None]) -> None:
+    """Take the step once the cluster exists."""
     created.result()
-    load(POSTGRES)
-    addons.need("ingress", *ADDONS)
+    step()
 
 
 def cluster_with_images() -> None:
     """Create and equip the cluster while the images build; raises the first failure."""
-    with ThreadPoolExecutor(len(IMAGES) + 2) as pool:
+    others = (partial(load, POSTGRES), partial(addons.need, "ingress", *ADDONS))
+    with ThreadPoolExecutor(len(IMAGES) + len(others) + 1) as pool:
         created = pool.submit(create)
         steps = [pool.submit(provide, name, created) for name in IMAGES]
-        steps.append(pool.submit(equip, created))
+        steps += [pool.submit(after, created, step) for step in others]
     for step in (created, *steps):
         step.result()
 

@@ -18,14 +18,15 @@ from tests.support.figures import PROOF, Figures
 from tests.support.shared_servers import run_folder
 
 COUNTS = Repetitions(20, 3, 10, 5, 100_000) if PROOF else Repetitions(3, 1, 2, 1, 2_000)
-# These tests make their own namespaces, so they run in parallel with the tests that change the
-# installed release.
+# These tests have their own namespaces, so each group runs in parallel with the tests that change
+# the installed release.
 OWN_NAMESPACES = {
-    "test_upgrade.py",
-    "test_vanished_node.py",
-    "test_runner.py",
-    "test_ports.py",
-    "test_promotion_policy.py",
+    "test_promotion.py": "promotion",
+    "test_vanished_node.py": "vanished node",
+    "test_upgrade.py": "upgrade",
+    "test_runner.py": "upgrade",
+    "test_ports.py": "upgrade",
+    "test_promotion_policy.py": "upgrade",
 }
 
 SUBJECTS = {
@@ -41,11 +42,11 @@ SUBJECT_OF = {
 
 
 class ClusterScheduling(LoadFileScheduling):
-    """Two groups of tests for two processes, each group in its order."""
+    """The groups of tests, one for each process, each in its order."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return "own" if Path(file).name in OWN_NAMESPACES else "the installed release"
+        return OWN_NAMESPACES.get(Path(file).name, "the installed release")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ClusterScheduling:
@@ -62,7 +63,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
         yield release
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def versions(release: Release) -> tuple[str, str]:
     """Return the version that serves and another one that passed validation."""
     release.agreed()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.cluster.release import CHART, Release, run
+from tests.cluster.release import CHART, Release, run, values_of_neighbour
 from tests.support.releases import commits, unpack
 
 FOLDERS = {"inference": "services/inference", "mlflow": "services/mlflow", "jobs": "jobs"}
@@ -39,8 +39,8 @@ def earlier_release(release: Release, folder: Path) -> Iterator[Upgrade]:
     cluster = release.context.removeprefix("kind-")
     nodes = ["--nodes", f"{cluster}-control-plane"]
     run("kind", "load", "docker-image", *images.values(), "--name", cluster, *nodes)
-    values = json.loads(json.dumps(release.values)) | {"ingress": {"enabled": False}}
-    old = json.loads(json.dumps(values))
+    values, chart = values_of_neighbour(release), files / "charts" / "fraudops"
+    old = json.loads(json.dumps(values_of_neighbour(release, chart)))
     for component in NAMES:
         old[component]["image"]["tag"] = commit
     before, after = (
@@ -48,7 +48,6 @@ def earlier_release(release: Release, folder: Path) -> Iterator[Upgrade]:
     )
     release.kubectl("create", "namespace", "earlier")
     try:
-        chart = files / "charts" / "fraudops"
         before.install(chart=chart)
         yield Upgrade(version, before, after, chart)
     finally:

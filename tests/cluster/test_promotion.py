@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.observations import Promoted, Seen
-from tests.cluster.release import Release, Repetitions, run, until
+from tests.cluster.release import Release, Repetitions, neighbour, run, until
 from tests.support.figures import Figures
 
 PODS = 3
@@ -33,12 +33,11 @@ POINTS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def three_pods(release: Release) -> Iterator[None]:
-    release.install(f"inference.replicas={PODS}")
-    release.agreed()
-    yield
-    release.install()
+@pytest.fixture(scope="module")
+def release(release: Release) -> Iterator[Release]:
+    """Yield a release of its own, so that the tests of the installed one run in parallel."""
+    with neighbour(release, "promotion", f"inference.replicas={PODS}") as own:
+        yield own
 
 
 def other(versions: tuple[str, str], release: Release) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tests.cluster.earlier import Upgrade
 from tests.cluster.observations import Promoted
-from tests.cluster.release import Release, Repetitions, until
+from tests.cluster.release import Release, Repetitions, until, values_of_neighbour
 from tests.support.figures import Figures
 
 BATCH = 1000
@@ -140,11 +140,12 @@ def test_a_second_release_in_another_namespace_by_helm_3(
 ) -> None:
     """`helm3 install --wait` ends with a first model that serves; its neighbour does not change."""
     neighbour = upgrade.after
-    second, before = replace(release, namespace="second"), neighbour.agreed()
+    values = values_of_neighbour(release)
+    second, before = replace(release, namespace="second", values=values), neighbour.agreed()
     pods = neighbour.pods()
     release.kubectl("create", "namespace", "second")
     try:
-        second.install("inference.replicas=1", "ingress.enabled=false", program="helm3")
+        second.install("inference.replicas=1", program="helm3")
         assert second.agreed()[1] == 1
         output = second.helm("test", "fraudops", "--logs", program="helm3")
         assert "its audit row is in PostgreSQL" in output

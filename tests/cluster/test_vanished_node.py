@@ -5,16 +5,14 @@ paused, so that nothing on it answers. Then only its kubelet is stopped: the API
 dead, but the pod still answers on connections that clients have kept open.
 """
 
-import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pytest
 
-from tests.cluster.earlier import Upgrade
 from tests.cluster.observations import Promoted
-from tests.cluster.release import Release, run, until
+from tests.cluster.release import Release, neighbour, run, until
 from tests.support.figures import Figures
 
 # Prepare, activate, and the time after a deletion: `promotion` of the chart's values. The rest is
@@ -43,40 +41,43 @@ def is_ready(release: Release, kind: str, name: str) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
-@pytest.fixture
-def spare(upgrade: Upgrade) -> Spare:
-    """Return a release of three pods of which exactly one runs on the spare node."""
-    release = upgrade.after
-    node = f"{release.context.removeprefix('kind-')}-worker"
+@pytest.fixture(scope="module")
+def release(release: Release) -> Iterator[Release]:
+    """Yield a release of its own with three pods, none on the spare node, and two ways back."""
+    node = spare_node(release)
     nodes = [item["metadata"]["name"] for item in release.get("nodes")["items"]]
     assert node in nodes, "no spare node: run `make kind-down`, then `make cluster-test`"
-    with cordoned(release, node):
-        release.install(
-            "inference.replicas=3",
-            f"{TOLERATION}.key=fraudops.io/spare",
-            f"{TOLERATION}.operator=Exists",
-            # One try shows the ending. Later tries only repeat it.
-            "jobs.backoffLimit=0",
-        )
-        release.agreed()
-        for pod in on_node(release, node):
-            release.kubectl("delete", f"pod/{pod}")
-        release.kubectl("rollout", "status", f"deployment/{release.name}-inference")
-    models = json.loads(release.fraudops("models", "--on-cluster", "--json").stdout)
-    if len(models["versions"]) < 2:
-        release.new_version(11)
-    for version in models["versions"]:
-        # Release 0.2.0 may have made it, whose verdicts are not signed.
-        number = str(version["version"])
-        release.fraudops("validate", "--on-cluster", "--version", number, check=False)
-    while len(release.record().get("stack", [])) < 2:
-        assert release.promote(other_than(release)).exit_code == 0
-    with cordoned(release, node.replace("-worker", "-control-plane")):
-        release.kubectl("delete", f"pod/{release.pods()[0]}")
-        release.kubectl("rollout", "status", f"deployment/{release.name}-inference")
+    with ExitStack() as stack:
+        with cordoned(release, node):
+            sets = (
+                "inference.replicas=3",
+                f"{TOLERATION}.key=fraudops.io/spare",
+                f"{TOLERATION}.operator=Exists",
+                # One try shows the ending. Later tries only repeat it.
+                "jobs.backoffLimit=0",
+            )
+            own = stack.enter_context(neighbour(release, "vanished", *sets))
+        for version in (own.new_version(11), own.serving()[0]):
+            assert own.promote(version).exit_code == 0
+        yield own
+
+
+@pytest.fixture
+def spare(release: Release) -> Spare:
+    """Return the release when exactly one of its pods runs on the spare node."""
+    node = spare_node(release)
+    until(lambda: is_ready(release, "node", node), 120, "the spare node is ready")
+    if not on_node(release, node):
+        with cordoned(release, node.replace("-worker", "-control-plane")):
+            release.kubectl("delete", f"pod/{release.pods()[0]}")
+            release.kubectl("rollout", "status", f"deployment/{release.name}-inference")
     release.agreed()
     (pod,) = on_node(release, node)
     return Spare(release, node, pod)
+
+
+def spare_node(release: Release) -> str:
+    return f"{release.context.removeprefix('kind-')}-worker"
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def run(plan: Plan, mutants: Sequence[Mutant], results: Results, processes: int)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         server = Server(plan.paths(), plan.tests, Path(folder))
         server.preload()
-        baseline = server.measure()
+        baseline = server.measure(processes)
         began = time.monotonic()
         try:
             for done, (mutant, verdict) in enumerate(

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,27 +99,31 @@ class Server:
         gc.collect()
         gc.freeze()
 
-    def measure(self) -> Baseline:
-        """Run the tests without a mutant. Raises SystemExit when one fails."""
-        stopwatch, tracer = Stopwatch(), Tracer(self.modules)
+    def measure(self, processes: int) -> Baseline:
+        """Run the tests without a mutant, in `processes` parts. Raises SystemExit when one fails.
 
-        def time_tests() -> None:
-            code = pytest.main([*self._options(), *self.tests], plugins=[stopwatch])
-            self._write(stopwatch.seconds if code == 0 else None)
+        The tracer slows the tests, so a limit on their seconds leaves more time.
+        """
 
-        def trace_tests() -> None:
+        def measured(files: Sequence[str]) -> None:
+            stopwatch, tracer = Stopwatch(), Tracer(self.modules)
             threading.settrace(tracer.trace)
             sys.settrace(tracer.trace)
-            code = pytest.main([*self._options(), *self.tests], plugins=[tracer])
+            code = pytest.main([*self._options(), *files], plugins=[stopwatch, tracer])
             sys.settrace(None)
             calls = {place: sorted(functions) for place, functions in tracer.calls.items()}
-            self._write(calls if code == 0 else None)
+            self._write((stopwatch.seconds, calls) if code == 0 else None)
 
-        seconds, traced = self._ask("the tests fail without a mutant", time_tests, trace_tests)
-        calls = {place: frozenset(map(tuple, found)) for place, found in traced.items()}
-        none = frozenset[Function]()
-        reached = {test: calls[test] | calls.get(test.split("::")[0], none) for test in seconds}
-        return Baseline(seconds, {"": calls[""], **reached})
+        parts = [self.tests[number::processes] for number in range(processes)]
+        runs = [partial(measured, files) for files in parts if files]
+        seconds, reached = dict[str, float](), dict[str, frozenset[Function]]()
+        for timed, traced in self._ask("the tests fail without a mutant", *runs):
+            calls = {place: frozenset(map(tuple, found)) for place, found in traced.items()}
+            none = frozenset[Function]()
+            seconds |= timed
+            reached |= {test: calls[test] | calls.get(test.split("::")[0], none) for test in timed}
+            reached[""] = calls[""] | reached.get("", none)
+        return Baseline(seconds, reached)
 
     def start(self, mutant: Mutant, tests: Sequence[str], seconds: float) -> None:
         """Fork a child that runs the tests with the mutant; without they take `seconds`."""
