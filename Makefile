@@ -11,7 +11,7 @@ compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # Dependencies of MLflow's clients that its server does not import.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install demo up down test machine-test chart-test style mutants lint-workflows check bench soak proof lock render docs images cluster-tools kind-up cluster-test kind-down clean help
+.PHONY: install pgbouncer demo up down test machine-test chart-test style mutants lint-workflows check bench soak proof lock render docs images cluster-tools kind-up cluster-test kind-down clean help
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -38,6 +38,11 @@ down: install ## stop what `make up` started
 
 # The small models of the tests gain nothing from OpenMP's threads. With several test processes the
 # threads wait for each other in busy loops: the pipelines' tests took 30 s of processor time, now 12.
+# Tests through PgBouncer are skipped where it is not installed, so CI runs this target first.
+pgbouncer: as-root := $(if $(filter-out 0,$(shell id -u)),sudo env,env)
+pgbouncer: ## install PgBouncer from Debian's or Ubuntu's packages, for the tests (as root, or by sudo)
+	@PATH=$$PATH:/usr/sbin command -v pgbouncer >/dev/null || { $(as-root) apt-get update -qq && $(as-root) DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes pgbouncer >/dev/null; }
+
 test machine-test: export OMP_NUM_THREADS := 1
 test: install ## run the tests of the code, with real PostgreSQL, MLflow and gunicorn processes
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -107,7 +112,7 @@ cluster-test: install kind-up ## start the kind cluster and run its tests, `helm
 
 proof: install ## measure every figure that the pages quote, for hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
-	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py
+	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py tests/service/test_faults_pooled.py
 	@PROOF=1 $(MAKE) --no-print-directory cluster-test kind-down
 	@$(bin)/python -m benchmarks.broadcast
 	@$(bin)/python -m benchmarks.reads

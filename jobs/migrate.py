@@ -21,8 +21,8 @@ def command(state: State, wait_seconds: float) -> str:
     Also creates the partitions of today and tomorrow. Exits with 75 if PostgreSQL stays
     unavailable.
     """
-    from fraudops.audit.connection import address
     from fraudops.audit.migrations import migrate
+    from fraudops.database_url import address
 
     url = database_url(state)
     migrated = retry_until(lambda: migrate(url), time.monotonic() + wait_seconds)

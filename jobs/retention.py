@@ -20,8 +20,10 @@ from jobs.on_cluster import on_cluster
 from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
+    from fraudops.audit.locking import HeldLock
     from fraudops.audit.partitions import Partition
 
+PROGRAM = "fraudops-retention"
 # Half of the Job's time limit. The next run indexes the days that are left.
 INDEX_SECONDS = 1800
 
@@ -44,7 +46,7 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
         "dry_run": dry_run,
     }
     with translated(url):
-        async with open_connection(url, "fraudops-retention") as connection:
+        async with open_connection(url, PROGRAM) as connection:
             due = retention.expired(await partitions(connection), today, settings.days)
             if dry_run:
                 return report | {
@@ -54,11 +56,11 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
                     "indexed": [],
                     "not_indexed": [],
                 }
-            await retention.begin(connection)
-            # Create partitions before any drop: a day in use must not delay tomorrow's rows.
-            made = await retention.make_ahead(connection, today)
-            dropped, in_use = await _drop(connection, due, settings.export)
-            indexed, not_indexed = await index_days(connection, INDEX_SECONDS)
+            async with retention.only_retention(url, PROGRAM) as held:
+                # Create partitions before any drop: a day in use must not delay tomorrow's rows.
+                made = await retention.make_ahead(connection, today)
+                dropped, in_use = await _drop(connection, held, due, settings.export)
+        indexed, not_indexed = await index_days(url, INDEX_SECONDS, PROGRAM)
     return report | {
         "made": made,
         "dropped": dropped,
@@ -69,13 +71,14 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
 
 
 async def _drop(
-    connection: Any, due: "Sequence[Partition]", export: Path | None
+    connection: Any, held: "HeldLock", due: "Sequence[Partition]", export: Path | None
 ) -> tuple[list[dict[str, Any]], list[date]]:
     """Drop the days in order, up to one that is in use. Return the dropped and the other days."""
     from fraudops.audit import retention
 
     dropped: list[dict[str, Any]] = []
     for number, partition in enumerate(due):
+        await held.check()
         try:
             done = await retention.remove_day(connection, partition, export)
         except retention.InUseError as error:

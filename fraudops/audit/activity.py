@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from fraudops.audit import sampling
 from fraudops.audit.activity_sql import EXACT, SAMPLED
-from fraudops.audit.database import translated
+from fraudops.audit.database import shown_url, translated
 
 REPEAT = timedelta(hours=24)
 # The approximate numbers of answers and of fraud decisions that are read of a large window. At the
@@ -150,7 +150,7 @@ async def activity(
     rows. Above that they are estimates, and the query time does not grow. Raises StoreDownError.
     """
     parameters = sampling.query_parameters(since, until, model_name)
-    with translated(str(engine.url)):
+    with translated(shown_url(engine)):
         async with engine.connect() as connection:
             chosen = await levels(connection, parameters)
             result = await connection.execute(*statement(parameters, *chosen))

@@ -3,17 +3,19 @@
 It does not import SQLAlchemy, which would make the shipper start slowly.
 """
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 
+from fraudops.database_url import read_database_url
 from fraudops.errors import SettingsError
-from fraudops.urls import malformed, split_url
+from fraudops.urls import malformed
 
-CONNECT_SECONDS = 10.0
+# For the connection to one host; the second, if there are several, which are asked in turn.
+CONNECT_SECONDS, HOST_SECONDS = 10.0, 5.0
 # Prefixes of SQLSTATEs after which the same request may succeed later. The conditions are:
 # connection, resources, shutdown and recovery, locks, conflicts, a standby, a missing role or
 # database.
@@ -25,44 +27,76 @@ NO_RIGHT = "42501"
 AWAY = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 # All errors that asyncpg raises.
 TROUBLE = (asyncpg.PostgresError, *AWAY)
-
-
-def dsn(url: str, name: str = "DATABASE_URL") -> str:
-    """Return the URL in the form that asyncpg accepts.
-
-    `postgres://` and any `postgresql+driver://` are accepted. Raises SettingsError, which never
-    quotes the URL.
-    """
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
-        raise SettingsError(f"{name} must begin with postgresql:// (postgres:// means the same)")
-    if split_url(url, name).fragment:
-        raise malformed(name)
-    return f"postgresql://{rest}"
-
-
-def address(url: str) -> str:
-    """Return host, port and database of the URL, without its secrets, for messages."""
-    parts = urlsplit(url)
-    return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+# Errors after which another host may serve. A refused password is none: it is the same everywhere.
+NEXT_HOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
 
 
 async def connect(url: str, program: str = "fraudops") -> Any:
-    """Open an asyncpg connection with the time zone UTC.
+    """Open an asyncpg connection with the time zone UTC to the first host that fits.
+
+    The URL's files are read for each connection, so a changed password is followed.
 
     Raises SettingsError, and the errors of asyncpg: call it within `database.translated`.
     """
-    checked = dsn(url)
-    try:
-        return await asyncpg.connect(
-            checked,
-            timeout=CONNECT_SECONDS,
-            server_settings={"application_name": program, "timezone": "UTC"},
+    database = read_database_url(url)
+    several = len(database.hosts) > 1
+    seconds = float(
+        database.options.get("connect_timeout") or (HOST_SECONDS if several else CONNECT_SECONDS)
+    )
+    failures: list[Exception] = []
+    # asyncpg takes a list of hosts too, but one limit for all of them: a first host that swallows
+    # packets would use it up, and the standby that has become the primary would never be asked.
+    for host, port in database.hosts or ((None, None),):
+        try:
+            return await asyncpg.connect(
+                host=host,
+                port=port,
+                timeout=seconds,
+                # PgBouncer in transaction mode gives each transaction another connection, on which
+                # statements that were prepared before do not exist.
+                statement_cache_size=0,
+                server_settings={"application_name": program, "timezone": "UTC"},
+                **database.for_asyncpg(),
+            )
+        except asyncpg.ClientConfigurationError as error:
+            # It is about the files of TLS: `read_database_url` has checked the rest.
+            raise SettingsError(f"DATABASE_URL does not fit: {error}") from None
+        except NEXT_HOST as error:
+            failures.append(error)
+        except ValueError as error:
+            if isinstance(error, asyncpg.InterfaceError):
+                raise  # It is a ValueError too, but it quotes no password.
+            raise malformed("DATABASE_URL") from None
+    raise max(failures, key=_worth)
+
+
+def _worth(failure: Exception) -> int:
+    """Rank the failures of several hosts: which one says most about what to do."""
+    kinds = (asyncpg.TargetServerAttributeNotMatched, ssl.SSLError)
+    return next((rank for rank, kind in enumerate(kinds, 1) if isinstance(failure, kind)), 0)
+
+
+@asynccontextmanager
+async def limited_transaction(
+    connection: Any, lock_seconds: float, idle_seconds: float = 60.0
+) -> AsyncIterator[None]:
+    """Begin a transaction that waits for locks only so long, and is ended when it falls silent.
+
+    A lost connection may leave an open transaction on the server. Without the second limit its
+    locks would stay until TCP notices. The limits hold for this transaction alone, because behind
+    PgBouncer in transaction mode the next one runs on another connection.
+    """
+    async with connection.transaction():
+        await connection.execute(
+            f"SET LOCAL lock_timeout = '{lock_seconds:g}s'; "
+            f"SET LOCAL idle_in_transaction_session_timeout = '{idle_seconds:g}s'"
         )
-    except asyncpg.InterfaceError:
-        raise  # It is a ValueError too, but it quotes no password.
-    except ValueError:
-        raise malformed("DATABASE_URL") from None
+        yield
 
 
 @asynccontextmanager
@@ -107,7 +141,25 @@ def why_away(error: BaseException, variable: str = "DATABASE_URL") -> str | None
     # Prefer the cause of a wrapped error, which says more. Only the types of AWAY count: the cause
     # of a timeout is a mere cancellation.
     cause = next((one for one in (inner.__cause__, inner) if isinstance(one, AWAY)), None)
+    if reason := _why_unfit(cause, variable):
+        return reason
     if cause or getattr(error, "connection_invalidated", False):
         name = type(cause or inner).__name__
         return f"does not answer ({name}): is it running, and is {variable} right?"
+    return None
+
+
+def _why_unfit(error: BaseException | None, variable: str) -> str | None:
+    """Return why a server that answers is not the one that the URL asks for."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"shows a certificate that {variable} does not allow ({error.verify_message}): "
+            "check sslrootcert and the name of the host"
+        )
+    if isinstance(error, ssl.SSLError):
+        return f"ends TLS ({error.reason}): check sslmode, sslcert and sslkey in {variable}"
+    if isinstance(error, ConnectionError) and "rejected SSL" in str(error):
+        return f"offers no TLS, and sslmode in {variable} asks for it"
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return f"does not fit target_session_attrs: is the primary among the hosts of {variable}?"
     return None

@@ -6,23 +6,31 @@ from contextlib import contextmanager
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from fraudops.audit.connection import TROUBLE, address, connect, dsn, sqlstate, why_away
+from fraudops.audit.connection import TROUBLE, connect, sqlstate, why_away
+from fraudops.database_url import address, read_database_url
 from fraudops.errors import StoreDownError
+
+SHOWN_URL = "fraudops_shown_url"
 
 
 def create_engine(url: str) -> AsyncEngine:
-    """Return an engine. Raises SettingsError for a URL of another scheme."""
-    checked = dsn(url)
-    # The engine's own URL has no password: it may appear in messages. asyncpg connects with the
-    # whole URL, because SQLAlchemy's dialect does not know options such as `sslmode`.
-    public_url = f"postgresql+asyncpg://{address(checked)}"
+    """Return an engine. Raises SettingsError for a URL that is malformed or of another scheme."""
+    database = read_database_url(url)
+    # The engine's own URL is empty: SQLAlchemy's form has one host, and does not know options such
+    # as `sslmode`.
     return create_async_engine(
-        public_url,
-        async_creator=lambda: connect(checked),
+        "postgresql+asyncpg://",
+        async_creator=lambda: connect(url),
         pool_size=2,
         max_overflow=2,
         pool_pre_ping=True,
+        execution_options={SHOWN_URL: f"postgresql://{database.address}"},
     )
+
+
+def shown_url(engine: AsyncEngine) -> str:
+    """Return the URL of an engine that `create_engine` has made, without user and password."""
+    return str(engine.get_execution_options()[SHOWN_URL])
 
 
 @contextmanager

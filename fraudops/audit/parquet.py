@@ -73,7 +73,9 @@ async def append(
     columns = ", ".join(f'"{name}"' if name in present else f'NULL AS "{name}"' for name in NAMES)
     # Only our own column and table names enter the statement.
     statement = f"SELECT {columns} FROM {table} {where[0]} ORDER BY id"  # noqa: S608
-    cursor = await connection.cursor(statement, *where[1:])
+    # `connection.cursor` would give its statement a name, and leave it on a connection that
+    # PgBouncer in transaction mode then gives to another client.
+    cursor = await (await connection.prepare(statement)).cursor(*where[1:])
     while batch := await cursor.fetch(BATCH):
         file.write(
             {

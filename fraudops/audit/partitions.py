@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
+from fraudops.audit.connection import limited_transaction
+
 # Keys of advisory locks. They are local to the database, and only have to differ from each other.
 MIGRATION_LOCK = 7_205_101
 PARTITION_LOCK = 7_205_102
@@ -59,13 +61,15 @@ async def partitions(connection: Any) -> list[Partition]:
     return tables
 
 
-async def ensure_partition(connection: Any, day: date) -> bool:
-    """Create the partition of a day if it is missing.
+async def ensure_partition(
+    connection: Any, day: date, lock_seconds: float = 20.0, idle_seconds: float = 60.0
+) -> bool:
+    """Create the partition of a day if it is missing, within the limits of its transaction.
 
     Returns False if the table of the day exists but is detached, because retention removes it.
     """
     name = partition_name(day)
-    async with connection.transaction():
+    async with limited_transaction(connection, lock_seconds, idle_seconds):
         await connection.execute("SELECT pg_advisory_xact_lock($1)", PARTITION_LOCK)
         attached = await connection.fetchval(_IS_ATTACHED, name)
         if attached is None:

@@ -4,7 +4,8 @@ The export to Parquet is optional. Writers never wait for retention.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import asyncpg
 
 from fraudops.audit import parquet
+from fraudops.audit.connection import limited_transaction
+from fraudops.audit.locking import HeldLock, advisory_lock
 from fraudops.audit.partitions import (
     RETENTION_LOCK,
     Partition,
@@ -56,14 +59,16 @@ def expired(tables: list[Partition], today: date, days: int) -> list[Partition]:
     )
 
 
-async def begin(connection: Any) -> None:
-    """Take the lock of retention, until the connection ends.
+@asynccontextmanager
+async def only_retention(url: str, program: str) -> AsyncIterator[HeldLock]:
+    """Hold the lock of retention for one block.
 
     Raises StoreDownError while another retention runs.
     """
-    if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RETENTION_LOCK):
-        raise StoreDownError("another retention is running: try again when it has ended")
-    await connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+    async with advisory_lock(url, RETENTION_LOCK, program) as held:
+        if not held:
+            raise StoreDownError("another retention is running: try again when it has ended")
+        yield held
 
 
 async def make_ahead(connection: Any, today: date) -> list[date]:
@@ -75,7 +80,7 @@ async def make_ahead(connection: Any, today: date) -> list[date]:
         if day not in existing
     ]
     for day in missing:
-        await ensure_partition(connection, day)
+        await ensure_partition(connection, day, LOCK_SECONDS)
     return missing
 
 
@@ -87,7 +92,7 @@ async def remove_day(connection: Any, partition: Partition, export: Path | None)
     """
     await _retry_when_locked(lambda: _detach(connection, partition.day))
     rows, file = await write_parquet(connection, partition, export) if export else (None, None)
-    await _retry_when_locked(lambda: connection.execute(f"DROP TABLE IF EXISTS {partition.name}"))
+    await _retry_when_locked(lambda: _drop(connection, partition.name))
     return Dropped(partition.day, partition.bytes, rows, file)
 
 
@@ -99,9 +104,17 @@ async def _detach(connection: Any, day: date) -> None:
     if state != "detached":
         # An interrupted DETACH … CONCURRENTLY can only be finished, not started again.
         how = "FINALIZE" if state == "pending" else "CONCURRENTLY"
+        # Neither runs in a transaction, so the limit is here: one of the server would be one of the
+        # session, which PgBouncer in transaction mode gives to others. Both only wait for readers.
         await connection.execute(
-            f"ALTER TABLE predictions DETACH PARTITION {partition_name(day)} {how}"
+            f"ALTER TABLE predictions DETACH PARTITION {partition_name(day)} {how}",
+            timeout=LOCK_SECONDS,
         )
+
+
+async def _drop(connection: Any, table: str) -> None:
+    async with limited_transaction(connection, LOCK_SECONDS):
+        await connection.execute(f"DROP TABLE IF EXISTS {table}")
 
 
 async def _retry_when_locked(step: Callable[[], Any]) -> None:
@@ -109,7 +122,7 @@ async def _retry_when_locked(step: Callable[[], Any]) -> None:
     for left in reversed(range(TRIES)):
         try:
             await step()
-        except asyncpg.LockNotAvailableError as error:
+        except (asyncpg.LockNotAvailableError, TimeoutError) as error:
             if not left:
                 raise InUseError(
                     f"a statement reads the table for longer than {LOCK_SECONDS} s"

@@ -16,7 +16,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from fraudops.audit import sampling
-from fraudops.audit.database import translated
+from fraudops.audit.database import shown_url, translated
 from fraudops.audit.sampling import (
     INDEXED,
     INDEXED_LEVEL,
@@ -91,7 +91,7 @@ async def recent(
     """
     parameters = sampling.query_parameters(since, until, model_name, model_digest)
     reader = _FeatureReader(keys)
-    with translated(str(engine.url)):
+    with translated(shown_url(engine)):
         async with engine.connect() as connection:
             window = await sampling.estimate_window(connection, parameters)
             level = 0 if window.small else window.all.level(limit, INDEXED_LEVEL)

@@ -132,7 +132,9 @@ class ShipperSettings(ProgramSettings):
 
     database_url: SecretStr = Field(
         validation_alias="DATABASE_URL",
-        description="URL of the audit database, postgresql://USER:PASSWORD@HOST:PORT/NAME.",
+        description="URL of the audit database, postgresql://USER:PASSWORD@HOST:PORT/NAME, or "
+        "`file:PATH` of a file with it. Each new connection reads the file. "
+        "docs/operations/postgresql.md has the options.",
     )
     pod: str = Field("local", description=POD_HELP)
     spool_volume: Path | None = Field(None, description=SPOOL_VOLUME_HELP)

@@ -14,12 +14,12 @@ import secrets
 import time
 from dataclasses import dataclass
 from functools import partial
-from urllib.parse import unquote, urlsplit
 
 import click
 
-from fraudops.audit.connection import TROUBLE, address, dsn, open_connection, sqlstate
+from fraudops.audit.connection import TROUBLE, open_connection, sqlstate
 from fraudops.audit.database import translated
+from fraudops.database_url import address, read_database_url
 from fraudops.errors import SettingsError, StoreDownError
 from jobs.install import mlflow_tables
 from jobs.runner import notices, retry_until, run, wait_option
@@ -50,14 +50,13 @@ class DatabaseTarget:
     @classmethod
     def of(cls, url: str, name: str = "DATABASE_URL") -> "DatabaseTarget":
         """Parse a URL; `name` is its variable. Raises SettingsError without role or database."""
-        parts = urlsplit(dsn(url, name))
-        role, database = unquote(parts.username or ""), unquote(parts.path.removeprefix("/"))
-        if not role or not database:
+        parts = read_database_url(url, name)
+        if not parts.user or not parts.database:
             raise SettingsError(
                 f"the URL of {address(url)} must name a role and a database: "
                 "postgresql://ROLE:PASSWORD@HOST:PORT/DATABASE"
             )
-        return cls(url, role, unquote(parts.password or ""), database, name)
+        return cls(url, parts.user, parts.password, parts.database, name)
 
 
 def scram(password: str, salt: bytes) -> str:
@@ -207,7 +206,7 @@ def prepare_databases(
     named = {"DATABASE_URL": url, mlflow_tables.VARIABLE: mlflow_url}
     if admin_url:
         # A malformed URL must fail here, with its own name and before any wait.
-        dsn(admin_url, ADMIN_VARIABLE)
+        read_database_url(admin_url, ADMIN_VARIABLE)
     for target in [DatabaseTarget.of(each, name) for name, each in named.items() if each]:
         retry_until(partial(_run_prepare, target, admin_url), deadline)
         notices.print(f"role {target.role} can log in at {address(target.url)}", markup=False)

@@ -2,8 +2,10 @@
 
 import asyncio
 
-from fraudops.audit.connection import address, dsn, open_connection
+from fraudops.audit.connection import open_connection
 from fraudops.audit.database import translated
+from fraudops.audit.locking import advisory_lock
+from fraudops.database_url import address, read_database_url
 from fraudops.errors import SettingsError
 from jobs.runner import notices
 
@@ -32,19 +34,23 @@ async def _upgrade_alone(url: str) -> bool:
     async with open_connection(url, PROGRAM) as connection:
         if not await connection.fetchval(HAS_TABLES):
             return False
-        # MLflow's migrations do not exclude each other. The lock ends with this connection.
-        await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
+    # MLflow's migrations do not exclude each other.
+    async with advisory_lock(url, LOCK, PROGRAM, wait=True):
         await asyncio.to_thread(_run_upgrade, url)
     return True
 
 
 def _run_upgrade(url: str) -> None:
+    import psycopg
     from alembic.util import CommandError
     from mlflow.store.db.utils import _upgrade_db
     from sqlalchemy import create_engine
 
-    checked = dsn(url, VARIABLE)
-    engine = create_engine(checked.replace("postgresql://", "postgresql+psycopg://", 1))
+    database = read_database_url(url, VARIABLE)
+    # Alembic's configuration holds the engine's URL, so it has no password.
+    engine = create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(**database.for_psycopg())
+    )
     try:
         _upgrade_db(engine)
     except CommandError as error:

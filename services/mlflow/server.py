@@ -11,9 +11,13 @@ every user of the machine could see in a command-line option.
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from fraudops.database_url import FILE, read_database_url
+from fraudops.errors import SettingsError
 from fraudops.proxies import bypass_proxies
 
+VARIABLE = "MLFLOW_BACKEND_STORE_URI"
 MODULE = "services.mlflow.server"
 ROOT = "mlflow-artifacts:/"
 ALLOWED_HOSTS = "localhost:*,127.0.0.1:*"
@@ -29,10 +33,8 @@ def environment(backend_store: str, artifacts: Path) -> dict[str, str]:
 
     `backend_store` is a `postgresql://` URL, or any other URL that SQLAlchemy accepts.
     """
-    # Without a driver in the scheme, SQLAlchemy would import psycopg2, which is not installed.
-    store = backend_store.replace("postgresql://", "postgresql+psycopg://", 1)
     return {
-        "MLFLOW_BACKEND_STORE_URI": store,
+        VARIABLE: backend_store,
         "MLFLOW_ARTIFACTS_DESTINATION": str(artifacts),
         "MLFLOW_SERVER_ALLOWED_HOSTS": ALLOWED_HOSTS,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -42,9 +44,37 @@ def environment(backend_store: str, artifacts: Path) -> dict[str, str]:
     }
 
 
+def follow(url: str) -> str:
+    """Let every engine of this process connect to PostgreSQL as `url` says; return MLflow's URL.
+
+    MLflow's own URL has no password, so its log has none. SQLAlchemy's form knows one host only,
+    and a password that changes in a mounted file must be read for each connection. Another URL
+    than PostgreSQL's is returned as it is. Raises SettingsError.
+    """
+    if not url.startswith(("postgres", FILE)):
+        return url
+    from sqlalchemy import event
+    from sqlalchemy.engine import URL, Engine
+
+    database = read_database_url(url, VARIABLE)
+
+    def set_arguments(dialect: Any, _record: Any, _arguments: Any, named: dict[str, Any]) -> None:
+        if dialect.name == "postgresql":
+            named.update(read_database_url(url, VARIABLE).for_psycopg())
+
+    event.listen(Engine, "do_connect", set_arguments)
+    host = next((host for host, _ in database.hosts), None)
+    shown = URL.create("postgresql+psycopg", host=host, database=database.database)
+    return shown.render_as_string()
+
+
 def main() -> None:
     host, port = sys.argv[1:]
-    backend_store = os.environ["MLFLOW_BACKEND_STORE_URI"]
+    try:
+        backend_store = follow(os.environ[VARIABLE])
+    except SettingsError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
     # boto3 reads NO_PROXY, so an object store in the cluster is called directly.
     bypass_proxies()
     # Imported here, because the supervisor imports this module and must not load MLflow.

@@ -9,8 +9,9 @@ import time
 
 import psycopg
 
+from fraudops.database_url import read_database_url
 from fraudops.errors import SettingsError
-from fraudops.urls import malformed, split_url
+from fraudops.urls import malformed
 
 PAUSE_SECONDS = 2.0
 CONNECT_SECONDS = 5
@@ -22,16 +23,14 @@ def fault(url: str) -> str | None:
 
     Raises SettingsError when the URL is malformed.
     """
-    parts = split_url(url, VARIABLE)
+    database = read_database_url(url, VARIABLE)
     try:
-        psycopg.connect(
-            parts._replace(scheme="postgresql").geturl(), connect_timeout=CONNECT_SECONDS
-        ).close()
+        psycopg.connect(**{"connect_timeout": CONNECT_SECONDS, **database.for_psycopg()}).close()
     except psycopg.OperationalError as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()
-        return f"PostgreSQL at {parts.hostname}:{parts.port or 5432}{parts.path}: {reason[0]}"
+        return f"PostgreSQL at {database.address}: {reason[0]}"
     except psycopg.ProgrammingError:
-        # libpq's message quotes the part of the URL that it cannot read, maybe the password.
+        # An option that libpq does not know. Its message quotes it, and maybe a password.
         raise malformed(VARIABLE) from None
     return None
 

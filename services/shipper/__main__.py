@@ -21,8 +21,8 @@ from typing import Any
 import uvloop
 
 from fraudops import logs
-from fraudops.audit.connection import dsn
 from fraudops.audit.shipper_status import ShipperStatus, write_shipper_status
+from fraudops.database_url import read_database_url
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.settings import ShipperSettings
 from fraudops.spool.reader import SpoolReader
@@ -52,7 +52,9 @@ async def serve(settings: ShipperSettings) -> None:
     spool cannot be used, and FileNotFoundError if the spool's folder disappears.
     """
     state = State.at(settings.state)
-    url = dsn(settings.database_url.get_secret_value())
+    url = settings.database_url.get_secret_value()
+    # A wrong URL, or a wrong file in it, ends the program here. Later it may be a file's update.
+    read_database_url(url)
     stopping, wake = asyncio.Event(), asyncio.Event()
     # With `commit` each answer waits for its row, so shipping must never pause.
     throttle = Throttle(

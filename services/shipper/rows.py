@@ -15,6 +15,24 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "predictions": ("timestamp", *Prediction.__struct_fields__, "features_sealed"),
     "labels": LabelRecord.__struct_fields__,
 }
+# The types of the columns in PostgreSQL.
+TYPES = {
+    **dict.fromkeys(("id", "prediction_id"), "uuid"),
+    **dict.fromkeys(("timestamp", "labelled_at", "received_at"), "timestamptz"),
+    **dict.fromkeys(
+        ("fraud_probability", "threshold", "latency_ms", "challenger_probability"), "float8"
+    ),
+    **dict.fromkeys(("prediction", "label"), "int2"),
+    **dict.fromkeys(
+        (
+            *("model_name", "model_version", "model_digest", "challenger_version", "request_id"),
+            *("transaction_id", "entity_key", "pod", "source"),
+        ),
+        "text",
+    ),
+    "features": "jsonb",
+    "features_sealed": "bytea",
+}
 UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, TypeError, RecursionError)
 _json = msgspec.json.Encoder()
 

@@ -1,7 +1,8 @@
 """The shipper's connection to PostgreSQL.
 
-Rows are written by COPY. Rows that may exist already are copied to a staging table and inserted
-with ON CONFLICT DO NOTHING, so that writing a row twice changes nothing.
+Rows are written by COPY. Rows that may exist already are inserted with ON CONFLICT DO NOTHING, so
+that writing a row twice changes nothing. Nothing here outlives its transaction on the server, so
+that PgBouncer in transaction mode may stand in between.
 """
 
 import asyncio
@@ -15,14 +16,23 @@ from typing import Any
 
 import asyncpg
 
-from fraudops.audit.connection import TROUBLE, address, connect, sqlstate, why_away
+from fraudops.audit.connection import (
+    TROUBLE,
+    connect,
+    limited_transaction,
+    sqlstate,
+    why_away,
+)
 from fraudops.audit.dead_letters import RejectedRecord
 from fraudops.audit.partitions import ensure_partition, partition_name
-from fraudops.errors import StoreDownError
-from services.shipper.rows import COLUMNS, Row, to_rows
+from fraudops.database_url import address
+from fraudops.errors import SettingsError, StoreDownError
+from services.shipper.rows import COLUMNS, TYPES, Row, to_rows
 
 logger = logging.getLogger(__name__)
 TRANSACTION_SECONDS = 60.0
+# A lost connection may have left an open transaction, whose rows block the same rows here.
+LOCK_SECONDS = 20.0
 GRACE_SECONDS = 0.5
 FUTURE_DAYS = 366
 # SQLSTATE classes: cardinality, data, integrity constraint, program limit exceeded.
@@ -31,10 +41,11 @@ ROW_FAULTS = ("21", "22", "23", "54")
 
 def _insert_statement(table: str, key: str) -> str:
     columns = ", ".join(f'"{name}"' for name in COLUMNS[table])
+    arrays = ", ".join(f"${place}::{TYPES[name]}[]" for place, name in enumerate(COLUMNS[table], 1))
     # All names are constants of this program.
     return (
         f"INSERT INTO {table} ({columns}) "  # noqa: S608
-        f"SELECT {columns} FROM staging_{table} ON CONFLICT ({key}) DO NOTHING"
+        f"SELECT * FROM unnest({arrays}) ON CONFLICT ({key}) DO NOTHING"
     )
 
 
@@ -42,6 +53,8 @@ INSERT = {
     "predictions": _insert_statement("predictions", 'id, "timestamp"'),
     "labels": _insert_statement("labels", "id"),
 }
+# Fails while the tables do not exist, or the role may not read them.
+PROBE = "SELECT FROM predictions, labels LIMIT 0"
 
 
 @dataclass
@@ -84,17 +97,7 @@ class Sink:
         with self._translated():
             connection = self._connection = await connect(self._url, "fraudops-shipper")
             async with self._time_limit():
-                # A lost connection may leave an open transaction on the server. Without these
-                # limits its rows would block the same rows here until TCP notices.
-                await connection.execute(
-                    "SET lock_timeout = '20s'; "
-                    f"SET idle_in_transaction_session_timeout = '{TRANSACTION_SECONDS:g}s'"
-                )
-                for table in COLUMNS:
-                    await connection.execute(
-                        f"CREATE TEMP TABLE staging_{table} "
-                        f"(LIKE {table} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS"
-                    )
+                await connection.execute(PROBE)
         self._days.clear()
         self._careful = True
 
@@ -139,7 +142,9 @@ class Sink:
             return f"older than the {self._kept_days} days that are retained"
         if day not in self._days:
             async with self._time_limit():
-                self._days[day] = await ensure_partition(self._connection, day)
+                self._days[day] = await ensure_partition(
+                    self._connection, day, LOCK_SECONDS, TRANSACTION_SECONDS
+                )
         if self._days[day]:
             return None
         return (
@@ -160,7 +165,9 @@ class Sink:
                 outcome.rejected.append(
                     RejectedRecord(
                         rows[0].payload,
-                        f"PostgreSQL refuses it: {type(error).__name__} {sqlstate(error)}: {error}",
+                        # The cause, because asyncpg's own message quotes values of other rows.
+                        f"PostgreSQL refuses it: {type(error).__name__} {sqlstate(error)}: "
+                        f"{error.__cause__ or error}",
                     )
                 )
                 return
@@ -170,43 +177,47 @@ class Sink:
 
     async def _transaction(self, rows: list[Row]) -> int:
         """Insert the rows in one transaction; return how many did not exist before."""
-        # A direct COPY costs half as much as the staging table, but fails if a row exists. Rows
-        # may exist on a new connection, because the old one may have committed without an
-        # answer. So use the staging table until a whole group was new.
+        # A COPY costs less than an INSERT, but fails if a row exists. Rows may exist on a new
+        # connection, because the old one may have committed without an answer. So insert until a
+        # whole group was new.
         try:
-            new = await self._copy(rows, straight=not self._careful)
+            new = await self._write(rows, straight=not self._careful)
         except asyncpg.UniqueViolationError:
             if self._careful:
                 raise
             self._careful = True
-            new = await self._copy(rows, straight=False)
+            new = await self._write(rows, straight=False)
         self._careful = new < len(rows)
         return new
 
-    async def _copy(self, rows: list[Row], straight: bool) -> int:
-        """Copy the rows, directly or through the staging tables; return how many were new."""
+    async def _write(self, rows: list[Row], straight: bool) -> int:
+        """Copy or insert the rows; return how many were new."""
         by_table = {
             table: values
             for table in COLUMNS
             if (values := [row.values for row in rows if row.table == table])
         }
-        # A single COPY is already atomic. An explicit transaction would add two round trips.
-        alone = straight and list(by_table) == ["predictions"]
+        if straight and list(by_table) == ["predictions"]:
+            # A single COPY is already atomic. An explicit transaction would add two round trips,
+            # and a COPY that waits for a row of a lost connection is ended by the time limit.
+            return await self._copy(by_table["predictions"])
         new = 0
-        async with contextlib.nullcontext() if alone else self._connection.transaction():
+        async with limited_transaction(self._connection, LOCK_SECONDS, TRANSACTION_SECONDS):
             for table, values in by_table.items():
-                directly = straight and table == "predictions"
-                await self._connection.copy_records_to_table(
-                    table if directly else f"staging_{table}",
-                    records=values,
-                    columns=COLUMNS[table],
-                )
-                new += (
-                    len(values)
-                    if directly
-                    else int((await self._connection.execute(INSERT[table])).split()[-1])
-                )
+                if straight and table == "predictions":
+                    new += await self._copy(values)
+                else:
+                    # One array for each column. A staging table would belong to one connection of
+                    # the server, and PgBouncer changes it between transactions.
+                    done = await self._connection.execute(INSERT[table], *zip(*values, strict=True))
+                    new += int(done.split()[-1])
         return new
+
+    async def _copy(self, values: list[tuple[Any, ...]]) -> int:
+        await self._connection.copy_records_to_table(
+            "predictions", records=values, columns=COLUMNS["predictions"]
+        )
+        return len(values)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -216,6 +227,9 @@ class Sink:
         """
         try:
             yield
+        except SettingsError as error:
+            # A file that the URL names. The shipper has checked it at its start, so it may return.
+            raise StoreDownError(str(error)) from error
         except TROUBLE as error:
             self.give_up()
             reason = (

@@ -6,6 +6,7 @@ from typing import Any
 
 from fraudops.audit.connection import TROUBLE, connect
 from fraudops.drift.status import DriftStatus, write_drift_status
+from fraudops.errors import SettingsError
 from fraudops.state import State
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ async def watch_drift(url: str, state: State, pause_seconds: float = LOOK_SECOND
     while True:
         try:
             await _look(url, state)
-        except TROUBLE as error:
+        except (SettingsError, *TROUBLE) as error:
             logger.debug("the drift runs cannot be read", extra={"reason": type(error).__name__})
         await asyncio.sleep(pause_seconds)
 

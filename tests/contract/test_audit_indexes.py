@@ -61,7 +61,7 @@ async def indexed(connection: Any) -> tuple[int, bool]:
 async def test_migrating_indexes_the_days_that_are_there(connection: Any, database: str) -> None:
     await upgrade(database)
     assert await indexed(connection) == (3, True)
-    assert await index_days(connection, 60) == ([], [])
+    assert await index_days(database, 60) == ([], [])
 
 
 async def test_a_day_with_an_open_write_is_left_for_the_next_migration(
@@ -75,10 +75,10 @@ async def test_a_day_with_an_open_write_is_left_for_the_next_migration(
     writer = await connect(database)
     async with writer.transaction():
         await writer.execute(f"UPDATE {DAYS[1]} SET features = NULL")
-        assert await index_days(connection, 60) == ([DAYS[0], DAYS[2]], [DAYS[1]])
+        assert await index_days(database, 60) == ([DAYS[0], DAYS[2]], [DAYS[1]])
         assert await indexed(connection) == (2, False)
     await writer.close()
-    assert await index_days(connection, 60) == ([DAYS[1]], [])
+    assert await index_days(database, 60) == ([DAYS[1]], [])
     assert await indexed(connection) == (3, True)
 
 
@@ -87,12 +87,12 @@ async def test_one_process_indexes_at_a_time_and_begins_no_day_after_the_deadlin
 ) -> None:
     monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)
     await upgrade(database)
-    assert await index_days(connection, 0) == ([], DAYS)
+    assert await index_days(database, 0) == ([], DAYS)
     other = await connect(database)
     await other.execute(f"SELECT pg_advisory_lock({INDEX_LOCK})")
-    assert await index_days(connection, 60) == ([], [])
+    assert await index_days(database, 60) == ([], [])
     await other.close()
-    assert await index_days(connection, 60) == (DAYS, [])
+    assert await index_days(database, 60) == (DAYS, [])
 
 
 async def test_a_day_made_during_the_indexing_has_the_index_from_the_start(

@@ -158,7 +158,7 @@ def test_connections_reset(harness: FaultHarness, verdict: Verdict) -> None:
         for _ in range(times):
             for trap in (
                 Trap(COPYING, "cut", more=WITHIN),
-                Trap(COMMITTING, "cut", after=COPYING),
+                Trap(COMMITTING, "cut", after=INSERTING),
                 Trap(COPIED, "cut", after=STRAIGHT),
             ):
                 harness.proxy.set(trap)

@@ -21,7 +21,7 @@ COPYING, INSERTING, COMMITTING, GREETING = (
     b'COPY "',
     b"INSERT INTO predictions",
     b"COMMIT",
-    b"SET lock_timeout",
+    b"SET LOCAL lock_timeout",
 )
 # A COPY into the table itself commits with its last message, CopyDone.
 STRAIGHT, COPIED = b'COPY "predictions"', b"c\x00\x00\x00\x04"

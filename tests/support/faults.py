@@ -29,6 +29,7 @@ from services.supervisor.postgresql_standalone import start, stop
 from tests.support.answer_log import Log
 from tests.support.fault_proxy import FaultProxy
 from tests.support.figures import PROOF
+from tests.support.pgbouncer import PgBouncer, running_pgbouncer
 from tests.support.processes import free_port, lifeline
 from tests.support.serving import ULB_ROW, Service
 from tests.support.waiting import eventually
@@ -55,6 +56,8 @@ class FaultHarness:
     service: Service
     settings: dict[str, str]
     postgresql: "subprocess.Popen[bytes]"
+    # Between the faulty network and PostgreSQL, if the harness runs with one.
+    pooler: PgBouncer | None = None
     shippers: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
     loads: int = 0
 
@@ -133,6 +136,8 @@ class FaultHarness:
     def restore(self) -> None:
         """Start what a failed test left stopped, and remove the faults that it left."""
         self.proxy.clear()
+        if self.pooler and self.pooler.process and self.pooler.process.poll() is not None:
+            self.pooler.start()
         if self.postgresql.poll() is not None:
             self.start_postgresql()
         assert self.service.process
@@ -213,12 +218,23 @@ class FaultHarness:
 
 
 @contextlib.contextmanager
-def running_harness(folder: Path, **settings: str) -> Iterator[FaultHarness]:
-    """Run PostgreSQL, proxy, service and shipper; all of them end with the block."""
+def running_harness(
+    folder: Path, *, pooled: bool = False, **settings: str
+) -> Iterator[FaultHarness]:
+    """Run PostgreSQL, proxy, service and shipper; all of them end with the block.
+
+    With `pooled` the shipper reaches PostgreSQL through PgBouncer in transaction mode.
+    """
     server = PostgreSQL(folder / "server", free_port())
     postgresql = start(server, folder / "postgresql.log", **SERVER)
     with contextlib.ExitStack() as stack:
-        proxy = stack.enter_context(FaultProxy(server.port).running())
+        pooler = (
+            stack.enter_context(running_pgbouncer(folder / "pgbouncer", server.url()))
+            if pooled
+            else None
+        )
+        upstream = pooler.port if pooler else server.port
+        proxy = stack.enter_context(FaultProxy(upstream).running())
         world = FaultHarness(
             folder,
             server,
@@ -226,12 +242,13 @@ def running_harness(folder: Path, **settings: str) -> Iterator[FaultHarness]:
             Service(folder / "state", environment=settings),
             settings,
             postgresql,
+            pooler,
         )
         stack.callback(lambda: stop(world.postgresql))
         stack.enter_context(
             lifeline("sh", "-c", f"kill -INT $(head -1 {server.data}/postmaster.pid)")
         )
-        migrate(server.url())
+        migrate(pooler.behind(server.url()) if pooler else server.url())
         world.service.promoted(1)
         stack.callback(lambda: world.service.stop())
         world.start_shipper()

@@ -8,8 +8,9 @@ import psycopg
 import pytest
 
 from fraudops import proxies
-from fraudops.audit.connection import connect, dsn
+from fraudops.audit.connection import connect
 from fraudops.client import InferenceClient
+from fraudops.database_url import read_database_url
 from fraudops.datasets.official import Mirror, fetch
 from fraudops.errors import SettingsError, StoreDownError
 from fraudops.promotion.admin_client import PodAdminClient
@@ -23,7 +24,7 @@ PASSWORDS = [f"first{sign}last" for sign in "/?#@[]"]
 # After digits, the rest of the password looks like a path, a query or a fragment.
 PASSWORDS += [f"7654321{sign}last" for sign in "/?#"]
 READERS: dict[str, Callable[[str], object]] = {
-    "DATABASE_URL": lambda url: dsn(f"postgresql{url}"),
+    "DATABASE_URL": lambda url: read_database_url(f"postgresql{url}"),
     "DATABASE_ADMIN_URL": lambda url: DatabaseTarget.of(f"postgres{url}", "DATABASE_ADMIN_URL"),
     "MLFLOW_BACKEND_STORE_URI": lambda url: fault(f"postgresql+psycopg{url}"),
     "MLFLOW_TRACKING_URI": lambda url: MlflowApi(f"http{url}", 1.0),
@@ -53,7 +54,7 @@ def check_quotes_nothing(error: BaseException) -> None:
 
 def test_an_escaped_password_is_accepted() -> None:
     url = "postgresql://user:a%2Fb%3Fc%23d%40e%5Bf@host.example:5432/fraud"
-    assert dsn(url) == url
+    assert read_database_url(url).password == "a/b?c#d@e[f"
     assert DatabaseTarget.of(url).password == "a/b?c#d@e[f"
 
 

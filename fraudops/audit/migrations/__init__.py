@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from fraudops.audit.connection import TROUBLE, open_connection
+from fraudops.audit.connection import TROUBLE
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.indexing import index_days
 from fraudops.audit.partitions import MIGRATION_LOCK, ensure_partition
@@ -80,9 +80,9 @@ async def upgrade(url: str) -> Migrated:
                 raw = (await connection.get_raw_connection()).driver_connection
                 today = datetime.now(UTC).date()
                 for day in (today, today + timedelta(days=1)):
-                    await ensure_partition(raw, day)
+                    await ensure_partition(raw, day, TABLE_LOCK_SECONDS)
         try:
-            await _index(url)
+            await index_days(url, INDEX_SECONDS, "fraudops-migrate")
         except TROUBLE as error:
             logger.warning(
                 "some days were not indexed; the next run of retention indexes them",
@@ -91,11 +91,6 @@ async def upgrade(url: str) -> Migrated:
         return migrated
     finally:
         await engine.dispose()
-
-
-async def _index(url: str) -> None:
-    async with open_connection(url, "fraudops-migrate") as connection:
-        await index_days(connection, INDEX_SECONDS)
 
 
 def _upgrade(connection: Connection) -> Migrated:

@@ -1,0 +1,238 @@
+"""The URL of a PostgreSQL database, read once and alike for every driver.
+
+libpq (psycopg), asyncpg and SQLAlchemy disagree about URLs. SQLAlchemy knows one host only. asyncpg
+takes an option that only libpq knows for a setting of the server, which then refuses the
+connection. So this module reads the URL, and gives each driver its parts.
+
+A value may also be `file:PATH`: the file holds the URL. The option `password_file=PATH` names a
+file with the password alone. Both are read for each new connection, so that a mounted Secret may
+change while a program runs.
+"""
+
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlencode
+
+from fraudops.errors import SettingsError
+from fraudops.urls import malformed, split_url
+
+PORT = "5432"
+FILE, PASSWORD_FILE = "file:", "password_file"
+# A value of `sslrootcert` that means the certificates of the operating system, as in libpq.
+SYSTEM = "system"
+CHOICES = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    # Not `prefer-standby`: asyncpg would take the first of several hosts, whatever it is.
+    "target_session_attrs": ("any", "primary", "read-write", "standby", "read-only"),
+    # asyncpg has neither. "require" must not be ignored, so it is refused.
+    "channel_binding": ("disable", "prefer"),
+    "gssencmode": ("disable", "prefer"),
+}
+# Options of libpq that asyncpg does not know and that decide nothing about safety. `connect` reads
+# the first one itself.
+LIBPQ_ONLY = frozenset(
+    (
+        *("connect_timeout", "channel_binding", "gssencmode", "tcp_user_timeout"),
+        *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+        *("fallback_application_name", "sslcompression", "sslsni"),
+    )
+)
+UNSUPPORTED = ("require_auth", "requirepeer", "sslcertmode", "load_balance_hosts")
+HOST = re.compile(
+    r"(\[(?P<bracketed>[0-9a-fA-F:.%]+)\]|(?P<host>[^\[\]:]+))(:(?P<port>[0-9]{1,5}))?"
+)
+BAD_ESCAPE = re.compile("%(?![0-9a-fA-F]{2})")
+Hosts = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class DatabaseUrl:
+    """The parts of a URL. Empty texts are parts that it does not have."""
+
+    hosts: Hosts
+    user: str
+    password: str = field(repr=False)
+    database: str
+    options: Mapping[str, str] = field(repr=False)
+
+    @property
+    def host_list(self) -> str:
+        """Hosts and ports, as the URL lists them."""
+        return ",".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts
+        )
+
+    @property
+    def address(self) -> str:
+        """Hosts, ports and database, for messages: no user and no password."""
+        return f"{self.host_list or f'localhost:{PORT}'}/{self.database}".removesuffix("/")
+
+    def for_asyncpg(self) -> dict[str, Any]:
+        """Return the arguments of `asyncpg.connect` except the host and the port.
+
+        asyncpg takes options of TLS only from a URL, so they are in one without a password.
+        """
+        options = {key: value for key, value in self.options.items() if key not in LIBPQ_ONLY}
+        more: dict[str, Any] = {}
+        if options.get("sslrootcert") == SYSTEM:
+            # As in libpq, where `system` implies verify-full. asyncpg then reads no option of TLS.
+            context = ssl.create_default_context()
+            if "sslcert" in options:
+                context.load_cert_chain(options["sslcert"], options.get("sslkey"))
+            more["ssl"] = context
+        return more | {
+            "dsn": "postgresql://" + (f"?{urlencode(options, quote_via=quote)}" if options else ""),
+            "user": self.user or None,
+            "password": self.password or None,
+            "database": self.database or None,
+        }
+
+    def for_psycopg(self) -> dict[str, Any]:
+        """Return the arguments of `psycopg.connect`."""
+        hosts = {
+            "host": ",".join(host for host, _ in self.hosts),
+            "port": ",".join(str(port) for _, port in self.hosts),
+        }
+        named = {"user": self.user, "password": self.password, "dbname": self.database}
+        return {
+            **self.options,
+            **{key: value for key, value in (hosts | named).items() if value},
+            # A prepared statement stays on one connection of the server, and PgBouncer in
+            # transaction mode gives the next transaction another one.
+            "prepare_threshold": None,
+        }
+
+
+def read_database_url(value: str, name: str = "DATABASE_URL") -> DatabaseUrl:
+    """Return the parts of the URL in the setting `name`, with the files that it names read.
+
+    `postgres://` and any `postgresql+driver://` are accepted. Raises SettingsError, which never
+    quotes the URL, also for a file that cannot be used.
+    """
+    if value.startswith(FILE):
+        value = _content(unquote(value.removeprefix(FILE).removeprefix("//")), name).strip()
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
+        raise SettingsError(
+            f"{name} must begin with postgresql:// (postgres:// means the same), "
+            "or be file:PATH of a file with such a URL"
+        )
+    credentials, hosts, path, options = _split(rest, name)
+    # libpq's other form of a URL has these parts in the query.
+    hosts = hosts or _hosts(options.pop("host", ""), options.pop("port", ""), name)
+    user = options.pop("user", credentials[0])
+    password = options.pop("password", credentials[1])
+    database = options.pop("dbname", options.pop("database", path))
+    if PASSWORD_FILE in options:
+        # Only the line break that editors add goes away: a password may end with a space.
+        password = _content(options.pop(PASSWORD_FILE), name).rstrip("\r\n")
+    _check(options, name)
+    return DatabaseUrl(hosts, user, password, database, options)
+
+
+def address(value: str) -> str:
+    """Return what a message may show of a URL: hosts, ports and database, or its file."""
+    try:
+        return read_database_url(value).address
+    except SettingsError:
+        return f"the URL in {value.removeprefix(FILE)}" if value.startswith(FILE) else "its URL"
+
+
+def _split(rest: str, name: str) -> tuple[tuple[str, str], Hosts, str, dict[str, str]]:
+    """Return user and password, hosts, database and options of a URL without its scheme."""
+    end = min((rest.find(sign) for sign in "/?#" if sign in rest), default=len(rest))
+    credentials, _, hosts = rest[:end].rpartition("@")
+    # `urlsplit` refuses several hosts, so it sees none.
+    parts = split_url(f"postgresql://{rest[end:]}", name)
+    if parts.fragment or any(sign in credentials for sign in "@[]"):
+        raise malformed(name)
+    user, _, password = credentials.partition(":")
+    options = {}
+    for pair in filter(None, parts.query.split("&")):
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise malformed(name)
+        options[_decoded(key, name)] = _decoded(value, name)
+    return (
+        (_decoded(user, name), _decoded(password, name)),
+        _hosts(hosts, "", name),
+        _decoded(parts.path.removeprefix("/"), name),
+        options,
+    )
+
+
+def _hosts(text: str, ports: str, name: str) -> Hosts:
+    """Return the hosts of a list such as `one:5432,[::1]`; `ports` is the option `port`."""
+    listed, given, hosts = text.split(",") if text else [], ports.split(","), []
+    for number, each in enumerate(listed):
+        found = HOST.fullmatch(each)
+        # One port holds for every host, as in libpq.
+        other = given[number] if number < len(given) else given[0]
+        port = (found and found["port"]) or other or PORT
+        if not (found and port.isdecimal() and 0 < int(port) < 65536):
+            raise malformed(name)
+        hosts.append((_decoded(found["bracketed"] or found["host"], name), int(port)))
+    return tuple(hosts)
+
+
+def _decoded(text: str, name: str) -> str:
+    """Decode a part of the URL. Raises SettingsError where libpq could not read it."""
+    if BAD_ESCAPE.search(text):
+        raise malformed(name)
+    return unquote(text)
+
+
+def _check(options: Mapping[str, str], name: str) -> None:
+    """Raise SettingsError for an option that not every driver can honour."""
+    for key, allowed in CHOICES.items():
+        if key in options and options[key] not in allowed:
+            raise SettingsError(f"{key} in {name} must be one of: {', '.join(allowed)}")
+    for key in UNSUPPORTED:
+        if key in options:
+            raise SettingsError(f"{name} has the option {key}, which is not supported: remove it")
+    if not options.get("connect_timeout", "1").isdecimal():
+        raise SettingsError(f"connect_timeout in {name} must be a number of seconds")
+    _check_files(options, name)
+
+
+def _check_files(options: Mapping[str, str], name: str) -> None:
+    """Load the files of TLS once, so that a wrong one is not reported as a server that is down."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if options.get("sslrootcert", SYSTEM) != SYSTEM:
+        with _usable("sslrootcert", name):
+            context.load_verify_locations(options["sslrootcert"])
+    if "sslcert" in options:
+        with _usable("sslcert or sslkey", name):
+            context.load_cert_chain(
+                options["sslcert"], options.get("sslkey"), lambda: options.get("sslpassword", "")
+            )
+
+
+@contextmanager
+def _usable(option: str, name: str) -> Iterator[None]:
+    """Raise SettingsError if a file that an option names cannot be read or parsed."""
+    try:
+        yield
+    except OSError as error:  # ssl.SSLError is one too.
+        reason = getattr(error, "reason", None) or error.strerror
+        raise SettingsError(
+            f"the file of {option} in {name} cannot be used ({reason}): "
+            "is it mounted, and is it PEM?"
+        ) from None
+
+
+def _content(path: str, name: str) -> str:
+    """Read a file with a secret. Raises SettingsError, which names the file, if it is unusable."""
+    try:
+        content = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise SettingsError(f"{path}, which {name} names, cannot be read ({reason})") from None
+    if not content.strip():
+        raise SettingsError(f"{path}, which {name} names, is empty")
+    return content

@@ -1,0 +1,122 @@
+"""The URL of a database: one text, read alike for asyncpg, psycopg and messages."""
+
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from fraudops.database_url import DatabaseUrl, address, read_database_url
+from fraudops.errors import SettingsError
+
+SEVERAL = "postgresql://u:p%40%2F@one:5432,two,[2001:db8::1]:6432/d%20b?target_session_attrs=any"
+
+
+def connects_to(url: DatabaseUrl) -> dict[str, str]:
+    """Return what libpq understands of the arguments for psycopg."""
+    arguments = url.for_psycopg()
+    del arguments["prepare_threshold"]
+    return dict(conninfo_to_dict(make_conninfo("", **arguments)))
+
+
+def test_several_hosts_have_their_own_ports() -> None:
+    url = read_database_url(SEVERAL)
+    assert url.hosts == (("one", 5432), ("two", 5432), ("2001:db8::1", 6432))
+    assert (url.user, url.password, url.database) == ("u", "p@/", "d b")
+    assert url.address == "one:5432,two:5432,[2001:db8::1]:6432/d b"
+    assert connects_to(url) == {
+        "host": "one,two,2001:db8::1",
+        "port": "5432,5432,6432",
+        "user": "u",
+        "password": "p@/",
+        "dbname": "d b",
+        "target_session_attrs": "any",
+    }
+    assert "p@" not in str(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p@one:6432/d?sslmode=require&connect_timeout=3",
+        "postgresql:///d?host=one,two&port=6432&user=u&password=p",
+        "postgresql:///d?host=one,two&port=6432,6433",
+        "postgresql://u@%2Fvar%2Frun/d?application_name=x%20y",
+    ],
+)
+def test_libpq_reads_the_same_from_the_url_and_from_the_parts(url: str) -> None:
+    expected = dict(conninfo_to_dict(url))
+    actual = connects_to(read_database_url(url))
+    if expected.get("port") == "6432":
+        # One port holds for all hosts, and the parts repeat it.
+        assert set(actual.pop("port").split(",")) == {expected.pop("port")}
+    expected.setdefault("port", actual.get("port", ""))
+    assert actual == {key: value for key, value in expected.items() if value}
+
+
+def test_asyncpg_gets_no_option_that_only_libpq_knows_and_no_password_in_a_url() -> None:
+    url = read_database_url(
+        "postgresql://u:secret@one/d?sslmode=require&connect_timeout=3&keepalives=1"
+        "&channel_binding=prefer&application_name=x%20y&target_session_attrs=read-write"
+    )
+    arguments = url.for_asyncpg()
+    assert arguments == {
+        "dsn": "postgresql://?sslmode=require&application_name=x%20y"
+        "&target_session_attrs=read-write",
+        "user": "u",
+        "password": "secret",
+        "database": "d",
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("sslmode=verify_full", "sslmode in NAME must be one of: disable"),
+        ("target_session_attrs=prefer-standby", "target_session_attrs in NAME must be one of"),
+        ("channel_binding=require", "channel_binding in NAME must be one of: disable, prefer"),
+        ("require_auth=scram-sha-256", "option require_auth, which is not supported"),
+        ("connect_timeout=soon", "connect_timeout in NAME must be a number"),
+        ("sslmode", "percent-encode"),
+        ("application_name=%zz", "percent-encode"),
+        ("sslrootcert=/nowhere/ca.crt", "file of sslrootcert in NAME cannot be used"),
+        ("sslcert=/nowhere/tls.crt", "file of sslcert or sslkey in NAME cannot be used"),
+        ("password_file=/nowhere/password", "/nowhere/password, which NAME names, cannot be read"),
+    ],
+)
+def test_an_option_that_a_driver_would_ignore_or_refuse_is_named(option: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason) as refused:
+        read_database_url(f"postgresql://u:secret@one/d?{option}", "NAME")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("hosts", ["one:0", "one:65536", "one:x", "one,,two", "::1", "one:1,two:"])
+def test_a_list_of_hosts_that_cannot_be_read_is_refused(hosts: str) -> None:
+    with pytest.raises(SettingsError, match="percent-encode"):
+        read_database_url(f"postgresql://{hosts}/d")
+
+
+def test_a_certificate_that_is_no_pem_is_a_wrong_setting(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("no certificate")
+    with pytest.raises(SettingsError, match="is it PEM"):
+        read_database_url(f"postgresql://one/d?sslrootcert={tmp_path / 'ca.crt'}")
+
+
+@pytest.mark.parametrize("prefix", ["file:", "file://"])
+def test_a_file_that_holds_the_url_is_read_each_time(prefix: str, tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    for host in ("one", "two"):
+        file.write_text(f"postgresql://u:p@{host}/d\n")
+        assert read_database_url(f"{prefix}{file}").address == f"{host}:5432/d"
+        assert address(f"{prefix}{file}") == f"{host}:5432/d"
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match=f"{file}, which NAME names, is empty"):
+        read_database_url(f"{prefix}{file}", "NAME")
+    assert str(file) in address(f"{prefix}{file}")
+
+
+def test_a_file_with_the_password_replaces_that_of_the_url(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("p@/%41 \n")
+    url = read_database_url(f"postgresql://u:old@one/d?password_file={file}&sslmode=require")
+    assert url.password == "p@/%41 "
+    assert "password_file" not in url.options
