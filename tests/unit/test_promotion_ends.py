@@ -30,17 +30,11 @@ from tests.support.simulation.world import Actor
 MINE = Job("mine", version="3")
 
 
-def write(stage: Stage, record: ServingRecord) -> None:
-    """Let another process write the record."""
-    stage.world.store.data, stage.world.store.record = encode(record), record
-    stage.world.store.token += 1
-
-
 def serve(stage: Stage, version: str, epoch: int, **fields: Any) -> None:
     """Let another process commit this version."""
     entry = entry_of(version, epoch, **fields)
     stage.world.checks.commits.targets.add((epoch, entry.digest))
-    write(stage, msgspec.structs.replace(release(stage.record), current=entry))
+    stage.write(msgspec.structs.replace(release(stage.record), current=entry))
 
 
 class Try:
@@ -84,7 +78,7 @@ async def test_a_refusal_does_not_report_what_another_try_has_committed(stage: S
 @on_stage()
 async def test_a_refusal_does_not_report_what_another_try_has_reserved(stage: Stage) -> None:
     wanted = reservation(Promote(model_of("3"), "broadcast"), 4, "mine", "user", "then")
-    mine = refusing(stage, lambda: write(stage, reserve(stage.record, wanted)))
+    mine = refusing(stage, lambda: stage.write(reserve(stage.record, wanted)))
     with pytest.raises(StoreDownError, match="another try of this request has gone on"):
         await mine.run()
     assert "mine" not in stage.world.store.rows
@@ -136,16 +130,14 @@ class MovesOn(SimRecords):
         if self.reads == 1:
             entry = entry_of("2", 5)
             self.world.checks.commits.targets.add((5, entry.digest))
-            self.world.store.record = msgspec.structs.replace(found[0], current=entry)
-            self.world.store.data = encode(self.world.store.record)
-            self.world.store.token += 1
+            self.world.store.overwrite(msgspec.structs.replace(found[0], current=entry))
         return found
 
 
 @on_stage()
 async def test_an_overtaken_try_names_the_act_that_it_has_seen(stage: Stage) -> None:
     wanted = reservation(Promote(model_of("3"), "broadcast"), 3, "mine", "user", "then")
-    write(stage, release(reserve(stage.record, wanted)))
+    stage.write(release(reserve(stage.record, wanted)))
     serve(stage, "1", 4)
     records = MovesOn(stage.world, Actor("mine/0", MINE))
     result = await Try(stage, lambda: None, records=records).run()
@@ -167,9 +159,7 @@ class LosesTheCommit(SimRecords):
         written = await super().compare_and_set(record, token)
         if record.epoch == 3 and record.alias_epoch == 2 and not record.alias_note:
             store = self.world.store
-            store.record = note_alias(store.record, "a note")
-            store.data = encode(store.record)
-            store.token += 1
+            store.overwrite(note_alias(store.record, "a note"))
             raise UnknownWriteError("the store does not answer")
         return written
 
@@ -196,7 +186,7 @@ async def test_the_first_promotion_begins_again_when_a_note_has_changed(stage: S
     class Notes(SimRecords):
         async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
             if record.current:
-                write(stage, note_alias(stage.record, "a note"))
+                stage.write(note_alias(stage.record, "a note"))
             return await super().compare_and_set(record, token)
 
     records = Notes(stage.world, Actor("mine/0", MINE))

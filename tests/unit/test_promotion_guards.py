@@ -22,7 +22,6 @@ from fraudops.promotion.serving_record import (
     UNWRITTEN_LIMIT,
     ServingRecord,
     ServingTarget,
-    encode,
     keep_outcome,
     note_alias,
     reserve,
@@ -180,11 +179,6 @@ def left(stage: Stage, request: str, epoch: int, **fields: Any) -> ServingRecord
     return replace_fields(reserve(stage.record, wanted), **fields)
 
 
-def write(stage: Stage, record: ServingRecord) -> None:
-    stage.world.store.data, stage.world.store.record = encode(record), record
-    stage.world.store.token += 1
-
-
 @on_stage()
 async def test_a_later_try_reports_why_an_earlier_one_has_undone(stage: Stage) -> None:
     undone = entry_of("2", 4, act="undo", by="mine", undo=True)
@@ -198,7 +192,7 @@ async def test_a_later_try_reports_why_an_earlier_one_has_undone(stage: Stage) -
         reason="not confirmed by pod-1",
         finished_at="then",
     )
-    write(stage, keep_outcome(left(stage, "mine", 3, current=undone, reserved=None), kept))
+    stage.write(keep_outcome(left(stage, "mine", 3, current=undone, reserved=None), kept))
     result = await stage.act(Job("mine", version="3"))
     assert (result.outcome, result.reason) == ("failed", "not confirmed by pod-1")
 
@@ -207,7 +201,7 @@ async def test_a_later_try_reports_why_an_earlier_one_has_undone(stage: Stage) -
 async def test_the_row_of_an_overtaken_try_says_at_which_epoch_and_by_what(stage: Stage) -> None:
     later = entry_of("3", 4, by="another")
     stage.world.checks.commits.targets.add((4, later.digest))
-    write(stage, left(stage, "mine", 3, current=later, reserved=None))
+    stage.write(left(stage, "mine", 3, current=later, reserved=None))
     assert (await stage.act(Job("mine", version="3"))).outcome == "overtaken"
     row = stage.row("mine")
     assert (row.outcome, row.epoch) == ("overtaken", 3)

@@ -6,7 +6,7 @@ import msgspec
 
 from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.outcomes import Outcomes, of_earlier_try
-from fraudops.promotion.serving_record import ServingRecord, encode, keep_outcome
+from fraudops.promotion.serving_record import ServingRecord, keep_outcome
 from tests.support.simulation.jobs import ports_of
 from tests.support.simulation.stage import FOR_EVER, Stage, on_stage
 from tests.support.simulation.world import Actor
@@ -24,9 +24,7 @@ def outcomes(stage: Stage) -> Outcomes:
 
 def keep(stage: Stage, attempt: Attempt) -> None:
     """Let another process write the row into the record."""
-    record = keep_outcome(stage.record, attempt)
-    stage.world.store.data, stage.world.store.record = encode(record), record
-    stage.world.store.token += 1
+    stage.write(keep_outcome(stage.record, attempt))
 
 
 async def until_the_database_has_the_row(stage: Stage) -> None:

@@ -39,15 +39,9 @@ def reconciler(stage: Stage, **ports: Any) -> Reconciler:
     return Reconciler(replace(ports_of(stage.world, Actor("reconciler"), 40.0), **ports))
 
 
-def write(stage: Stage, record: ServingRecord) -> None:
-    """Let another process write the record."""
-    stage.world.store.data, stage.world.store.record = encode(record), record
-    stage.world.store.token += 1
-
-
 def keep(stage: Stage, *rows: Attempt) -> None:
     for each in rows:
-        write(stage, keep_outcome(stage.record, each))
+        stage.write(keep_outcome(stage.record, each))
 
 
 def reserved(stage: Stage, strategy: Any = "broadcast") -> ServingRecord:
@@ -237,7 +231,7 @@ async def test_a_reconciler_that_finds_no_work_changes_nothing(stage: Stage) -> 
 
 @on_stage(pods=2)
 async def test_a_dead_promoters_reservation_annotation_and_row_are_finished(stage: Stage) -> None:
-    write(stage, reserved(stage, "rollout"))
+    stage.write(reserved(stage, "rollout"))
     assert stage.record.reserved is not None
     stage.world.store.template = stage.record.reserved.target
     assert await reconciler(stage).run("reconciler") == ReconcileResult(rows=1)
@@ -248,7 +242,7 @@ async def test_a_dead_promoters_reservation_annotation_and_row_are_finished(stag
 
 @on_stage()
 async def test_a_late_alias_is_written_and_a_moved_one_is_reported(stage: Stage) -> None:
-    write(stage, msgspec.structs.replace(stage.record, alias_epoch=1))
+    stage.write(msgspec.structs.replace(stage.record, alias_epoch=1))
     stage.world.registry.aliases = {"production": "3"}
     assert await reconciler(stage).run("reconciler") == ReconcileResult()
     assert stage.world.registry.aliases == {"production": "1", "champion": "2"}
@@ -263,7 +257,7 @@ async def test_a_late_alias_is_written_and_a_moved_one_is_reported(stage: Stage)
 @on_stage()
 async def test_rows_are_late_while_the_database_is_down_and_the_alias_is_not(stage: Stage) -> None:
     keep(stage, row(outcome="done"))
-    write(stage, msgspec.structs.replace(stage.record, alias_epoch=1))
+    stage.write(msgspec.structs.replace(stage.record, alias_epoch=1))
     stage.world.store.database_down_until = FOR_EVER
     assert await reconciler(stage).run("reconciler") == ReconcileResult(late=("rows",))
     assert (len(stage.record.unwritten), stage.record.alias_epoch) == (1, 2)
@@ -273,7 +267,7 @@ async def test_rows_are_late_while_the_database_is_down_and_the_alias_is_not(sta
 def test_the_alias_is_late_while_the_registry_is_down_and_rows_are_not(mirrored: int) -> None:
     async def play(stage: Stage) -> None:
         keep(stage, row(outcome="done"))
-        write(stage, msgspec.structs.replace(stage.record, alias_epoch=mirrored))
+        stage.write(msgspec.structs.replace(stage.record, alias_epoch=mirrored))
         stage.world.registry.down_until = FOR_EVER
         result = await reconciler(stage).run("reconciler")
         assert result == ReconcileResult(late=("alias",), rows=1)
@@ -292,7 +286,7 @@ async def test_all_that_is_late_is_named(stage: Stage) -> None:
 
 @on_stage()
 async def test_the_reconciler_names_the_promotion_that_has_the_lock(stage: Stage) -> None:
-    write(stage, reserved(stage))
+    stage.write(reserved(stage))
     holder = Actor("a promotion")
     async with ports_of(stage.world, holder).lock.hold("a promotion"):
         result = await reconciler(stage).run("reconciler")

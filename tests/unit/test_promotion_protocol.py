@@ -65,14 +65,8 @@ class Try:
         return await self.promoter.run(self.request)
 
 
-def write(stage: Stage, record: ServingRecord) -> None:
-    """Let another process write the record, as if it had read it just before."""
-    stage.world.store.data, stage.world.store.record = encode(record), record
-    stage.world.store.token += 1
-
-
 def touch(stage: Stage) -> None:
-    write(stage, note_alias(stage.record, f"note {stage.world.store.token}"))
+    stage.write(note_alias(stage.record, f"note {stage.world.store.token}"))
 
 
 MINE = Job("mine", version="3")
@@ -223,7 +217,7 @@ def test_the_epoch_is_above_every_one_in_use(seen_by: str) -> None:
         elif seen_by == "the annotation":
             stage.world.store.template = ServingTarget(9, "1", digest_of("1"))
         else:
-            write(stage, msgspec.structs.replace(stage.record, highest_reserved=9))
+            stage.write(msgspec.structs.replace(stage.record, highest_reserved=9))
         result = await Try(stage, MINE).run()
         assert (result.outcome, result.epoch) == ("done", 10)
 
@@ -350,7 +344,7 @@ def left_no_trace(stage: Stage) -> bool:
 @on_stage()
 async def test_an_act_whose_reservation_was_taken_back_is_tried_again(stage: Stage) -> None:
     act = await reserved_by(stage, "broadcast")
-    write(stage, release(stage.record))
+    stage.write(release(stage.record))
     with pytest.raises(StoreDownError, match="changed before the commit: try again"):
         await act
     assert (stage.row("mine").outcome, stage.serving) == ("refused", ("1", 2))
@@ -362,7 +356,7 @@ async def test_an_act_whose_record_was_written_by_another_one_commits_nothing(st
     act = await reserved_by(stage, "broadcast")
     later = entry_of("2", 4)
     stage.world.checks.commits.targets.add((4, later.digest))
-    write(stage, msgspec.structs.replace(release(stage.record), current=later))
+    stage.write(msgspec.structs.replace(release(stage.record), current=later))
     result = await act
     assert (result.outcome, result.epoch, stage.serving) == ("overtaken", 4, ("2", 4))
     assert (stage.row("mine").outcome, stage.row("mine").epoch) == ("overtaken", 3)
@@ -446,7 +440,7 @@ async def test_a_later_act_after_the_commit_is_named(stage: Stage) -> None:
         await stage.wait(0.05)
     later = entry_of("2", 4)
     stage.world.checks.commits.targets.add((4, later.digest))
-    write(stage, msgspec.structs.replace(stage.record, current=later))
+    stage.write(msgspec.structs.replace(stage.record, current=later))
     result = await act
     assert (result.outcome, result.epoch, result.version) == ("overtaken", 4, "2")
     assert stage.row("mine").outcome == "overtaken"
