@@ -9,7 +9,7 @@ import pytest
 from fraudops.errors import StoreDownError
 from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.changes import Promote, reservation
-from fraudops.promotion.outcomes import Outcomes, with_abandoned
+from fraudops.promotion.outcomes import Outcomes, of_earlier_try, with_abandoned
 from fraudops.promotion.ports import UnknownWriteError
 from fraudops.promotion.reconcile import Reconciler, ReconcileResult
 from fraudops.promotion.serving_record import (
@@ -327,3 +327,73 @@ async def test_rows_are_late_when_the_record_cannot_drop_them(stage: Stage) -> N
     assert result == ReconcileResult(late=("rows",))
     assert stage.row("mine").outcome == "done"
     assert len(stage.record.unwritten) == 1
+
+
+# -- two tries of one request
+
+
+async def until_the_database_has_the_row(stage: Stage) -> None:
+    while "mine" not in stage.world.store.rows:
+        await stage.wait(0.01)
+
+
+@on_stage()
+async def test_a_final_row_leaves_the_record_when_the_database_has_it(stage: Stage) -> None:
+    keep(stage, row(outcome="unconfirmed", epoch=3))
+    assert await outcomes(stage).ended(row(outcome="done", epoch=3)) == ()
+    assert stage.record.unwritten == ()
+    assert stage.row("mine").outcome == "done"
+
+
+@on_stage()
+async def test_an_older_row_that_could_not_be_replaced_leaves_the_record(stage: Stage) -> None:
+    keep(stage, row(outcome="refused", reason="its promoter ended before the commit"))
+    stage.world.store.api_down_until = FOR_EVER
+    ended = stage.world.spawn(outcomes(stage).ended(row(outcome="refused", reason="pod a refuses")))
+    await until_the_database_has_the_row(stage)
+    stage.world.store.api_down_until = 0.0
+    assert await ended == ()
+    assert stage.record.unwritten == ()
+
+
+@on_stage()
+async def test_the_row_of_a_later_try_stays(stage: Stage) -> None:
+    keep(stage, row(outcome="refused"))
+    ended = stage.world.spawn(outcomes(stage).ended(row(outcome="refused", reason="pod a refuses")))
+    await until_the_database_has_the_row(stage)
+    later = row(outcome="done", epoch=5, finished_at="then")
+    keep(stage, later)
+    assert await ended == ()
+    assert stage.record.unwritten == (later,)
+
+
+@on_stage()
+async def test_a_late_refusal_does_not_replace_what_a_later_try_has_reported(stage: Stage) -> None:
+    later = row(outcome="done", epoch=5, finished_at="then")
+    keep(stage, later)
+    stage.world.store.database_down_until = FOR_EVER
+    assert await outcomes(stage).ended(row(outcome="refused")) == ("row",)
+    assert stage.record.unwritten == (later,)
+
+
+def serving(stage: Stage, act: str) -> ServingRecord:
+    assert stage.record.current is not None
+    current = msgspec.structs.replace(stage.record.current, act=act, by="mine")
+    return msgspec.structs.replace(stage.record, current=current)
+
+
+@on_stage()
+async def test_a_try_follows_the_commit_of_an_earlier_one(stage: Stage) -> None:
+    record = serving(stage, "promote")
+    assert record.current is not None
+    found = of_earlier_try(row(outcome="started"), record)
+    assert (found.version, found.digest) == (record.current.version, record.current.digest)
+    assert (found.epoch, found.strategy) == (record.current.epoch, record.current.strategy)
+    assert found.from_version == (record.previous.version if record.previous else None)
+
+
+@on_stage()
+async def test_after_an_undo_the_kept_row_names_the_act(stage: Stage) -> None:
+    record, kept = serving(stage, "undo"), row(outcome="failed", epoch=2, version="7")
+    assert of_earlier_try(row(outcome="started"), keep_outcome(record, kept)) == kept
+    assert of_earlier_try(row(outcome="started"), record) == row(outcome="started")

@@ -15,6 +15,7 @@ from fraudops.promotion.serving_record import (
     REQUEST_LIMIT,
     ServingRecord,
     encode,
+    keep_outcome,
     note_alias,
     reserve,
 )
@@ -91,12 +92,30 @@ async def test_a_later_try_reports_the_undo_of_an_earlier_one(stage: Stage) -> N
 
 
 @on_stage()
+async def test_a_later_try_reports_why_an_earlier_one_has_undone(stage: Stage) -> None:
+    kept = Attempt(
+        request="mine",
+        requested_by="ada",
+        at="then",
+        epoch=3,
+        outcome="failed",
+        reason="not confirmed by pod-1",
+        finished_at="then",
+    )
+    stage.write(keep_outcome(committed(stage, "mine", act="undo", undo=True), kept))
+    result = await stage.act(MINE)
+    assert (result.outcome, result.reason) == ("failed", "not confirmed by pod-1")
+
+
+@on_stage()
 async def test_a_later_try_ends_when_another_request_has_committed_since(stage: Stage) -> None:
     stage.write(reserved(stage, "mine", version="2"))
     stage.write(committed(stage, "another"))
     result = await stage.act(MINE)
     assert (result.outcome, was_asked(stage), stage.serving) == ("overtaken", False, ("3", 4))
-    assert "version 3 was promoted since (epoch 4)" in str(result.reason)
+    row = stage.row("mine")
+    assert (row.outcome, row.epoch) == ("overtaken", 3)
+    assert row.reason == result.reason == "version 3 was promoted since (epoch 4)"
 
 
 @pytest.mark.parametrize("strategy", ["broadcast", "rollout"])
