@@ -31,7 +31,7 @@ LONGER_SECONDS = 0.05
 
 
 class Program(msgspec.Struct, frozen=True):
-    """A release of the service: its name, and the folder of its files."""
+    """A release of the service. `folder` has its files."""
 
     name: str
     folder: Path
@@ -55,6 +55,7 @@ def command(number: int, results: Path | None, quick: bool) -> None:
 
 
 def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
+    """Measure both releases with each model. Needs the history of the repository."""
     version = next(iter(commits()))
     before = Program(f"release {version}", unpack(version, place.fresh("release")))
     now = Program("this release", ROOT)

@@ -33,7 +33,8 @@ class FolderKeys:
     async def trusted(self) -> PublicKeys:
         """Return the public keys that are valid now. Raises SettingsError for a bad file.
 
-        A folder without a verdict key, which `PublicKeys.read` refuses, can be mended this way.
+        `PublicKeys.read` refuses a folder without a verdict key. This accepts it, so that `rotate`
+        can add a key.
         """
         return public_keys(self._public())
 

@@ -1,6 +1,5 @@
 """An installation of the previous release in its own namespace, which the tests upgrade."""
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,7 +39,7 @@ def earlier_release(release: Release, folder: Path) -> Iterator[Upgrade]:
     nodes = ["--nodes", f"{cluster}-control-plane"]
     run("kind", "load", "docker-image", *images.values(), "--name", cluster, *nodes)
     values, chart = values_of_neighbour(release), files / "charts" / "fraudops"
-    old = json.loads(json.dumps(values_of_neighbour(release, chart)))
+    old = values_of_neighbour(release, chart)
     for component in NAMES:
         old[component]["image"]["tag"] = commit
     before, after = (

@@ -35,7 +35,7 @@ POINTS = [
 
 @pytest.fixture(scope="module")
 def release(release: Release) -> Iterator[Release]:
-    """Yield a release of its own, so that the tests of the installed one run in parallel."""
+    """Yield a separate release, so that the tests of the installed one run in parallel."""
     with neighbour(release, "promotion", f"inference.replicas={PODS}") as own:
         yield own
 

@@ -43,7 +43,7 @@ def is_ready(release: Release, kind: str, name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def release(release: Release) -> Iterator[Release]:
-    """Yield a release of its own with three pods, none on the spare node, and two ways back."""
+    """Yield a separate release: three pods, none on the spare node, and two ways back."""
     node = spare_node(release)
     nodes = [item["metadata"]["name"] for item in release.get("nodes")["items"]]
     assert node in nodes, "no spare node: run `make kind-down`, then `make cluster-test`"

@@ -102,7 +102,7 @@ class Server:
     def measure(self, processes: int) -> Baseline:
         """Run the tests without a mutant, in `processes` parts. Raises SystemExit when one fails.
 
-        The tracer slows the tests, so a limit on their seconds leaves more time.
+        The tracer slows these tests, so their seconds are too many rather than too few.
         """
 
         def measured(files: Sequence[str]) -> None:
@@ -139,8 +139,9 @@ class Server:
             files = list(dict.fromkeys(test.split("::")[0] for test in tests))
             try:
                 code = pytest.main([*self._options(), *files], plugins=[order])
-            except Exception:
-                # A test that fails may leave a socket open, and pytest raises that at its end.
+            except (Warning, ExceptionGroup):
+                # A test that fails may leave a socket open. Pytest raises that warning at its end,
+                # or a group of several.
                 if not order.report:
                     raise
                 code = pytest.ExitCode.TESTS_FAILED

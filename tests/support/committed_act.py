@@ -11,7 +11,7 @@ from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.convergence import Convergence, Ending
 from fraudops.promotion.ports import Clock, PodRef, PodRefusedError, PodUnresponsiveError
-from fraudops.promotion.serving_record import encode, keep_outcome
+from fraudops.promotion.serving_record import keep_outcome
 from tests.support.simulation.founding import entry_of
 from tests.support.simulation.jobs import ports_of
 from tests.support.simulation.stage import FOR_EVER, Stage
@@ -121,9 +121,7 @@ class Act:
 
     def put(self, record: Any) -> None:
         """Let another writer change the record."""
-        store = self.stage.world.store
-        store.start_from(encode(record))
-        store.token += 1
+        self.stage.write(record)
 
     def change(self, **fields: Any) -> None:
         self.put(msgspec.structs.replace(self.stage.record, **fields))

@@ -209,3 +209,17 @@ async def test_the_clock_goes_on_while_it_sleeps_and_shows_the_time_of_day() -> 
     assert abs(datetime.now(UTC) - shown) < timedelta(minutes=5)
     # Rows sort by this text, so every time has the same number of digits.
     assert len(clock.timestamp()) == len("2026-11-29T10:00:00.000+00:00")
+
+
+async def test_others_run_while_a_program_sleeps() -> None:
+    order: list[str] = []
+
+    async def sleep() -> None:
+        await SystemClock().sleep(0.02)
+        order.append("awake")
+
+    sleeping = asyncio.create_task(sleep())
+    await asyncio.sleep(0)
+    order.append("others")
+    await sleeping
+    assert order == ["others", "awake"]

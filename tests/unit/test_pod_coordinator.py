@@ -282,27 +282,47 @@ async def test_an_activation_removes_the_bundles_that_are_not_needed(pod: Pod) -
     assert stale.digest not in kept
 
 
+LATER = ServingTarget(5, "5", "5" * 64)
+
+
 @pytest.mark.parametrize(
-    ("wanted", "later", "ready"), [(1, False, True), (2, False, False), (1, True, False)]
+    ("wanted", "later", "ready"),
+    [
+        (1, None, True),
+        (2, None, False),
+        (1, record(LATER), False),
+        (1, StoreDownError("no answer"), False),
+    ],
 )
 async def test_a_pod_turns_ready_only_with_all_workers_and_after_the_last_look(
-    pod: Pod, wanted: int, later: bool, ready: bool
+    pod: Pod, wanted: int, later: ServingRecord | Exception | None, ready: bool
 ) -> None:
     at = pod.target(4)
     pod.wanted, pod.record = wanted, record(at)
     coordinator = pod.coordinator()
     if later:
-        # Another promotion commits after the record was read for the activation.
+        # The record changes after it was read for the activation.
         prepare = coordinator.workers.prepare
 
         async def prepare_slowly(*arguments: Any) -> Any:
-            pod.record = record(ServingTarget(5, "5", "5" * 64))
+            pod.record = later
             return await prepare(*arguments)
 
         coordinator.workers.prepare = prepare_slowly  # type: ignore[method-assign]
     await coordinator.activate()
-    assert read_record_view(pod.state).ready is ready
+    view = read_record_view(pod.state)
+    assert view.ready is ready
+    if wanted == 1:
+        assert view.target == (LATER if isinstance(later, ServingRecord) else at)
     assert read_pod_state(pod.state).target == at
+
+
+async def test_the_last_look_of_a_rollouts_pod_awaits_its_templates_target(pod: Pod) -> None:
+    old, new = pod.target(4), pod.target(5)
+    pod.record = record(old, reserved=new)
+    now = PodState().serving(new, "cache")
+    view = await pod.coordinator(template=new).last_look(now, RecordView(target=new))
+    assert view == RecordView(target=new, ready=True)
 
 
 async def test_a_pod_with_a_worker_that_hangs_does_not_turn_ready(

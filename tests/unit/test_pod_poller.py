@@ -190,11 +190,13 @@ async def test_a_commit_before_the_last_look_keeps_the_pod_unready(pod: Pod) -> 
     assert not pod.view().ready
 
 
+@pytest.mark.parametrize("restarted", [False, True])
 async def test_a_pod_behind_the_record_stays_unready_when_the_last_look_gets_no_answer(
-    pod: Pod,
+    pod: Pod, restarted: bool
 ) -> None:
     old, new = pod.target(4), pod.target(5)
     await pod.serves(old, RecordView(target=old))
+    write(pod_state_path(pod.state), PodState(restarted=restarted).serving(old, "peer"))
     pod.refuses, pod.record = True, record(new)
 
     def fall_silent_after_the_try() -> None:
@@ -251,6 +253,14 @@ async def test_a_refusal_of_the_start_is_shown_until_the_pod_has_caught_up(pod: 
     assert pod.view() == RecordView(target=at, ready=True)
 
 
+async def test_a_refusal_of_the_start_is_shown_until_all_workers_are_there(pod: Pod) -> None:
+    at = pod.target(4)
+    await pod.serves(at, RecordView(target=at, refused="altered"))
+    pod.record = record(at)
+    await pod.poller(workers=2)._look()
+    assert pod.view() == RecordView(target=at, refused="altered")
+
+
 async def test_a_look_does_not_undo_what_a_reload_wrote_during_it(pod: Pod) -> None:
     at = pod.target(4)
     await pod.serves(at, RecordView(target=at))
@@ -258,6 +268,27 @@ async def test_a_look_does_not_undo_what_a_reload_wrote_during_it(pod: Pod) -> N
     pod.at_read = lambda: write(record_view_path(pod.state), RecordView(target=at, ready=True))
     assert await pod.poller(workers=2)._look() is False
     assert pod.view().ready
+
+
+@pytest.mark.parametrize(("seen", "written"), [(None, 4), (4, 5), (5, 4)])
+async def test_a_look_keeps_the_later_of_what_it_saw_and_what_an_activation_wrote(
+    pod: Pod, seen: int | None, written: int
+) -> None:
+    targets = {epoch: pod.target(epoch) for epoch in (4, 5)}
+    pod.record, pod.refuses = record(targets[seen]) if seen else EMPTY, True
+    view = RecordView(target=targets[written])
+    pod.at_read = lambda: write(record_view_path(pod.state), view)
+    await pod.poller()._look()
+    assert pod.view().target == targets[max(seen or 0, written)]
+
+
+async def test_a_view_that_is_removed_during_a_look_is_written_again(pod: Pod) -> None:
+    at = pod.target(4)
+    await pod.serves(at, RecordView(target=at))
+    pod.record = record(at)
+    pod.at_read = lambda: record_view_path(pod.state).unlink(missing_ok=True)
+    await pod.poller()._look()
+    assert pod.view() == RecordView(target=at, ready=True)
 
 
 async def test_a_look_that_sees_nothing_new_writes_nothing(pod: Pod) -> None:

@@ -405,6 +405,7 @@ def test_a_pod_has_caught_up_when_nothing_that_it_knows_is_ahead(
         # No promotion waits for a new pod, so it must have read the record.
         (serving(AT_4), None, False),
         (msgspec.structs.replace(serving(AT_4), restarted=True), None, True),
+        (PodState(restarted=True), None, False),
         (serving(AT_4), EMPTY, True),
         (serving(AT_4), CURRENT, True),
         (serving(AT_4), RESERVED, True),

@@ -20,7 +20,7 @@ from fraudops.promotion.pod_rules import PodState
 from fraudops.promotion.serving_record import (
     ServingTarget,
 )
-from fraudops.settings import InferenceSettings
+from fraudops.settings import ClusterSettings, InferenceSettings
 from fraudops.signing.credentials import Credentials
 from fraudops.signing.verdicts import SignedVerdict
 from fraudops.state import State
@@ -188,13 +188,17 @@ def test_a_refused_bundle_is_not_served_and_the_pod_says_why(pod: StartingPod) -
     assert read_record_view(pod.state) == RecordView(target=new, refused="it was altered")
 
 
-@pytest.mark.parametrize("damage", ["not JSON", "a folder"])
+@pytest.mark.parametrize("damage", ["not JSON", "a folder", "no ServiceAccount"])
 def test_a_pod_serves_what_it_served_while_the_record_cannot_be_read(
     pod: StartingPod, damage: str
 ) -> None:
     write(pod_state_path(pod.state), BEFORE)
     pod.cached(SERVED)
-    if damage == "a folder":
+    if damage == "no ServiceAccount":
+        # The pod of a release reads its namespace from the account's folder, which this one lacks.
+        cluster = ClusterSettings(release="fraudops")
+        pod.settings = InferenceSettings(state=pod.state.root, cluster=cluster)
+    elif damage == "a folder":
         pod.state.serving_record.mkdir()
     else:
         pod.state.serving_record.write_text("{")

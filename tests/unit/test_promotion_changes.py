@@ -279,6 +279,20 @@ def test_the_record_keeps_the_newest_rows_only() -> None:
     assert record.unwritten == (*rows[1:], row("new"))
 
 
+def test_at_the_limit_the_oldest_row_of_an_act_that_changed_nothing_gives_way() -> None:
+    done, refused, *more = (row(str(n), outcome="done") for n in range(UNWRITTEN_LIMIT))
+    refused = msgspec.structs.replace(refused, outcome="refused")
+    last = msgspec.structs.replace(more.pop(), outcome="refused")
+    full = keep_outcome(ServingRecord(unwritten=(done, refused, *more)), last)
+    assert full.unwritten == (done, refused, *more, last)
+    new = row("new", outcome="done")
+    assert keep_outcome(full, new).unwritten == (done, *more, last, new)
+
+
+def test_no_model_is_the_same_as_none() -> None:
+    assert not model("3").is_same_model(None)
+
+
 def test_the_alias_is_wrong_until_it_was_read_back_for_the_current_epoch() -> None:
     late = msgspec.structs.replace(SERVING, alias_epoch=2, alias_note="an old note")
     assert "does not follow epoch 3" in str(late.alias_error)

@@ -1,5 +1,7 @@
 """After a commit: pods that do not follow are deleted, awaited, or the act is undone."""
 
+from dataclasses import replace
+
 import pytest
 
 from fraudops.errors import FraudopsError
@@ -286,3 +288,21 @@ def test_a_look_names_the_silent_pods_and_leaves_them_alone(names: tuple[str, ..
         assert 20 <= act.taken < 25
 
     play()
+
+
+@on_stage(pods=0)
+async def test_a_pod_that_follows_a_moment_later_is_called_again_soon(stage: Stage) -> None:
+    act = Act(stage, ready("a"), error=REFUSED)
+    act.pods.on_call = lambda: act.pods.silent.update(a=stage.world.clock + 0.1)
+    assert outcome(await act.finish()) == ("done", ())
+    assert act.taken < 5 * act.ports.deadlines.pause
+
+
+@on_stage(pods=0)
+async def test_a_wait_for_a_starting_pod_alone_names_no_pod_that_is_behind(stage: Stage) -> None:
+    starting = PodRef("b", ready=False, running=False)
+    act = Act(stage, ready("a"), starting)
+    deadlines = replace(act.ports.deadlines, starting=15.0)
+    act.convergence = Convergence(replace(act.ports, deadlines=deadlines))
+    assert outcome(await act.finish()) == ("done", ())
+    assert not [line for line in act.said if line.startswith("waiting for")]

@@ -1,17 +1,13 @@
 """How an act ends when another try of its request, or another act, has written the record."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
 from fraudops.errors import RefusedError, StoreDownError
-from fraudops.promotion.changes import Promote, Rollback, reservation
-from fraudops.promotion.ports import UnknownWriteError
-from fraudops.promotion.protocol import Promoter
-from fraudops.promotion.request import PromotionRequest, PromotionResult
+from fraudops.promotion.changes import Promote, reservation
 from fraudops.promotion.serving_record import (
     EMPTY,
     ServingRecord,
@@ -20,8 +16,9 @@ from fraudops.promotion.serving_record import (
     release,
     reserve,
 )
+from tests.support.promoter_try import LosesTheCommit, Try
 from tests.support.simulation.founding import entry_of, model_of
-from tests.support.simulation.jobs import Gate, Job, ports_of
+from tests.support.simulation.jobs import Job
 from tests.support.simulation.registry import digest_of
 from tests.support.simulation.stage import FOR_EVER, Stage, on_stage
 from tests.support.simulation.store import SimRecords, SimRollouts
@@ -30,36 +27,11 @@ from tests.support.simulation.world import Actor
 MINE = Job("mine", version="3")
 
 
-def write(stage: Stage, record: ServingRecord) -> None:
-    """Let another process write the record."""
-    stage.world.store.data, stage.world.store.record = encode(record), record
-    stage.world.store.token += 1
-
-
 def serve(stage: Stage, version: str, epoch: int, **fields: Any) -> None:
     """Let another process commit this version."""
     entry = entry_of(version, epoch, **fields)
     stage.world.checks.commits.targets.add((epoch, entry.digest))
-    write(stage, msgspec.structs.replace(release(stage.record), current=entry))
-
-
-class Try:
-    """One process of the request, whose gate does `then` when it has seen the record."""
-
-    def __init__(self, stage: Stage, then: Callable[[], None], **ports: Any) -> None:
-        self.then, self.actor = then, Actor("mine/0", MINE)
-        self.gate = Gate(stage.world, self.actor, MINE)
-        self.promoter = Promoter(replace(ports_of(stage.world, self.actor), **ports))
-
-    async def decide(self, record: ServingRecord) -> Promote | Rollback:
-        change = await self.gate.decide(record)
-        self.then()
-        return change
-
-    async def run(self) -> PromotionResult:
-        return await self.promoter.run(
-            PromotionRequest("mine", "user", self.decide, MINE.act, MINE.version, MINE.strategy)
-        )
+    stage.write(msgspec.structs.replace(release(stage.record), current=entry))
 
 
 def refusing(stage: Stage, before: Callable[[], None]) -> Try:
@@ -67,7 +39,7 @@ def refusing(stage: Stage, before: Callable[[], None]) -> Try:
         before()
         raise RefusedError("the gate refuses")
 
-    return Try(stage, refuse)
+    return Try(stage, MINE, refuse)
 
 
 # -- another try of the same request
@@ -84,7 +56,7 @@ async def test_a_refusal_does_not_report_what_another_try_has_committed(stage: S
 @on_stage()
 async def test_a_refusal_does_not_report_what_another_try_has_reserved(stage: Stage) -> None:
     wanted = reservation(Promote(model_of("3"), "broadcast"), 4, "mine", "user", "then")
-    mine = refusing(stage, lambda: write(stage, reserve(stage.record, wanted)))
+    mine = refusing(stage, lambda: stage.write(reserve(stage.record, wanted)))
     with pytest.raises(StoreDownError, match="another try of this request has gone on"):
         await mine.run()
     assert "mine" not in stage.world.store.rows
@@ -93,7 +65,7 @@ async def test_a_refusal_does_not_report_what_another_try_has_reserved(stage: St
 @on_stage()
 async def test_a_pods_refusal_does_not_report_the_commit_of_the_same_epoch(stage: Stage) -> None:
     stage.pod("pod-1").refuses = frozenset({digest_of("3")})
-    act = stage.world.spawn(Try(stage, lambda: None).run())
+    act = stage.world.spawn(Try(stage, MINE).run())
     while stage.record.reserved is None:
         await stage.wait(0.01)
     serve(stage, "3", 3, by="mine")
@@ -103,7 +75,7 @@ async def test_a_pods_refusal_does_not_report_the_commit_of_the_same_epoch(stage
 
 @on_stage()
 async def test_an_overtaken_try_does_not_report_for_the_try_that_has_gone_on(stage: Stage) -> None:
-    act = stage.world.spawn(Try(stage, lambda: None).run())
+    act = stage.world.spawn(Try(stage, MINE).run())
     while stage.record.epoch == 2:
         await stage.wait(0.01)
     serve(stage, "3", 5, by="mine")
@@ -136,19 +108,17 @@ class MovesOn(SimRecords):
         if self.reads == 1:
             entry = entry_of("2", 5)
             self.world.checks.commits.targets.add((5, entry.digest))
-            self.world.store.record = msgspec.structs.replace(found[0], current=entry)
-            self.world.store.data = encode(self.world.store.record)
-            self.world.store.token += 1
+            self.world.store.overwrite(msgspec.structs.replace(found[0], current=entry))
         return found
 
 
 @on_stage()
 async def test_an_overtaken_try_names_the_act_that_it_has_seen(stage: Stage) -> None:
     wanted = reservation(Promote(model_of("3"), "broadcast"), 3, "mine", "user", "then")
-    write(stage, release(reserve(stage.record, wanted)))
+    stage.write(release(reserve(stage.record, wanted)))
     serve(stage, "1", 4)
     records = MovesOn(stage.world, Actor("mine/0", MINE))
-    result = await Try(stage, lambda: None, records=records).run()
+    result = await Try(stage, MINE, records=records).run()
     assert (result.outcome, result.epoch) == ("overtaken", 5)
     assert result.reason == "version 1 was promoted since (epoch 4)"
 
@@ -160,26 +130,12 @@ async def test_the_undo_of_another_request_is_not_that_of_a_refused_act(stage: S
     assert (result.outcome, result.undone) == ("refused", False)
 
 
-class LosesTheCommit(SimRecords):
-    """Records that lose the answer to the commit of epoch 3. A note changes just after it."""
-
-    async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
-        written = await super().compare_and_set(record, token)
-        if record.epoch == 3 and record.alias_epoch == 2 and not record.alias_note:
-            store = self.world.store
-            store.record = note_alias(store.record, "a note")
-            store.data = encode(store.record)
-            store.token += 1
-            raise UnknownWriteError("the store does not answer")
-        return written
-
-
 @on_stage()
 async def test_a_commit_without_an_answer_may_be_overtaken(stage: Stage) -> None:
     stage.silence("pod-1")
     records = LosesTheCommit(stage.world, Actor("mine/0", MINE))
     stage.pod("pod-1").silent_until = 0.0
-    act = stage.world.spawn(Try(stage, lambda: None, records=records).run())
+    act = stage.world.spawn(Try(stage, MINE, records=records).run())
     while stage.record.epoch == 2:
         await stage.wait(0.01)
     stage.silence("pod-1", "pod-2")
@@ -196,12 +152,12 @@ async def test_the_first_promotion_begins_again_when_a_note_has_changed(stage: S
     class Notes(SimRecords):
         async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
             if record.current:
-                write(stage, note_alias(stage.record, "a note"))
+                stage.write(note_alias(stage.record, "a note"))
             return await super().compare_and_set(record, token)
 
     records = Notes(stage.world, Actor("mine/0", MINE))
     with pytest.raises(StoreDownError, match="changed before the commit: try again"):
-        await Try(stage, lambda: None, records=records).run()
+        await Try(stage, MINE, records=records).run()
     assert stage.record.current is None
 
 

@@ -9,7 +9,7 @@ import pytest
 from fraudops.errors import StoreDownError
 from fraudops.promotion.attempt import Attempt
 from fraudops.promotion.changes import Promote, reservation
-from fraudops.promotion.outcomes import Outcomes, with_abandoned
+from fraudops.promotion.outcomes import Outcomes, of_earlier_try, with_abandoned
 from fraudops.promotion.ports import UnknownWriteError
 from fraudops.promotion.reconcile import Reconciler, ReconcileResult
 from fraudops.promotion.serving_record import (
@@ -39,15 +39,9 @@ def reconciler(stage: Stage, **ports: Any) -> Reconciler:
     return Reconciler(replace(ports_of(stage.world, Actor("reconciler"), 40.0), **ports))
 
 
-def write(stage: Stage, record: ServingRecord) -> None:
-    """Let another process write the record."""
-    stage.world.store.data, stage.world.store.record = encode(record), record
-    stage.world.store.token += 1
-
-
 def keep(stage: Stage, *rows: Attempt) -> None:
     for each in rows:
-        write(stage, keep_outcome(stage.record, each))
+        stage.write(keep_outcome(stage.record, each))
 
 
 def reserved(stage: Stage, strategy: Any = "broadcast") -> ServingRecord:
@@ -237,7 +231,7 @@ async def test_a_reconciler_that_finds_no_work_changes_nothing(stage: Stage) -> 
 
 @on_stage(pods=2)
 async def test_a_dead_promoters_reservation_annotation_and_row_are_finished(stage: Stage) -> None:
-    write(stage, reserved(stage, "rollout"))
+    stage.write(reserved(stage, "rollout"))
     assert stage.record.reserved is not None
     stage.world.store.template = stage.record.reserved.target
     assert await reconciler(stage).run("reconciler") == ReconcileResult(rows=1)
@@ -248,7 +242,7 @@ async def test_a_dead_promoters_reservation_annotation_and_row_are_finished(stag
 
 @on_stage()
 async def test_a_late_alias_is_written_and_a_moved_one_is_reported(stage: Stage) -> None:
-    write(stage, msgspec.structs.replace(stage.record, alias_epoch=1))
+    stage.write(msgspec.structs.replace(stage.record, alias_epoch=1))
     stage.world.registry.aliases = {"production": "3"}
     assert await reconciler(stage).run("reconciler") == ReconcileResult()
     assert stage.world.registry.aliases == {"production": "1", "champion": "2"}
@@ -263,7 +257,7 @@ async def test_a_late_alias_is_written_and_a_moved_one_is_reported(stage: Stage)
 @on_stage()
 async def test_rows_are_late_while_the_database_is_down_and_the_alias_is_not(stage: Stage) -> None:
     keep(stage, row(outcome="done"))
-    write(stage, msgspec.structs.replace(stage.record, alias_epoch=1))
+    stage.write(msgspec.structs.replace(stage.record, alias_epoch=1))
     stage.world.store.database_down_until = FOR_EVER
     assert await reconciler(stage).run("reconciler") == ReconcileResult(late=("rows",))
     assert (len(stage.record.unwritten), stage.record.alias_epoch) == (1, 2)
@@ -273,7 +267,7 @@ async def test_rows_are_late_while_the_database_is_down_and_the_alias_is_not(sta
 def test_the_alias_is_late_while_the_registry_is_down_and_rows_are_not(mirrored: int) -> None:
     async def play(stage: Stage) -> None:
         keep(stage, row(outcome="done"))
-        write(stage, msgspec.structs.replace(stage.record, alias_epoch=mirrored))
+        stage.write(msgspec.structs.replace(stage.record, alias_epoch=mirrored))
         stage.world.registry.down_until = FOR_EVER
         result = await reconciler(stage).run("reconciler")
         assert result == ReconcileResult(late=("alias",), rows=1)
@@ -292,7 +286,7 @@ async def test_all_that_is_late_is_named(stage: Stage) -> None:
 
 @on_stage()
 async def test_the_reconciler_names_the_promotion_that_has_the_lock(stage: Stage) -> None:
-    write(stage, reserved(stage))
+    stage.write(reserved(stage))
     holder = Actor("a promotion")
     async with ports_of(stage.world, holder).lock.hold("a promotion"):
         result = await reconciler(stage).run("reconciler")
@@ -333,3 +327,73 @@ async def test_rows_are_late_when_the_record_cannot_drop_them(stage: Stage) -> N
     assert result == ReconcileResult(late=("rows",))
     assert stage.row("mine").outcome == "done"
     assert len(stage.record.unwritten) == 1
+
+
+# -- two tries of one request
+
+
+async def until_the_database_has_the_row(stage: Stage) -> None:
+    while "mine" not in stage.world.store.rows:
+        await stage.wait(0.01)
+
+
+@on_stage()
+async def test_a_final_row_leaves_the_record_when_the_database_has_it(stage: Stage) -> None:
+    keep(stage, row(outcome="unconfirmed", epoch=3))
+    assert await outcomes(stage).ended(row(outcome="done", epoch=3)) == ()
+    assert stage.record.unwritten == ()
+    assert stage.row("mine").outcome == "done"
+
+
+@on_stage()
+async def test_an_older_row_that_could_not_be_replaced_leaves_the_record(stage: Stage) -> None:
+    keep(stage, row(outcome="refused", reason="its promoter ended before the commit"))
+    stage.world.store.api_down_until = FOR_EVER
+    ended = stage.world.spawn(outcomes(stage).ended(row(outcome="refused", reason="pod a refuses")))
+    await until_the_database_has_the_row(stage)
+    stage.world.store.api_down_until = 0.0
+    assert await ended == ()
+    assert stage.record.unwritten == ()
+
+
+@on_stage()
+async def test_the_row_of_a_later_try_stays(stage: Stage) -> None:
+    keep(stage, row(outcome="refused"))
+    ended = stage.world.spawn(outcomes(stage).ended(row(outcome="refused", reason="pod a refuses")))
+    await until_the_database_has_the_row(stage)
+    later = row(outcome="done", epoch=5, finished_at="then")
+    keep(stage, later)
+    assert await ended == ()
+    assert stage.record.unwritten == (later,)
+
+
+@on_stage()
+async def test_a_late_refusal_does_not_replace_what_a_later_try_has_reported(stage: Stage) -> None:
+    later = row(outcome="done", epoch=5, finished_at="then")
+    keep(stage, later)
+    stage.world.store.database_down_until = FOR_EVER
+    assert await outcomes(stage).ended(row(outcome="refused")) == ("row",)
+    assert stage.record.unwritten == (later,)
+
+
+def serving(stage: Stage, act: str) -> ServingRecord:
+    assert stage.record.current is not None
+    current = msgspec.structs.replace(stage.record.current, act=act, by="mine")
+    return msgspec.structs.replace(stage.record, current=current)
+
+
+@on_stage()
+async def test_a_try_follows_the_commit_of_an_earlier_one(stage: Stage) -> None:
+    record = serving(stage, "promote")
+    assert record.current is not None
+    found = of_earlier_try(row(outcome="started"), record)
+    assert (found.version, found.digest) == (record.current.version, record.current.digest)
+    assert (found.epoch, found.strategy) == (record.current.epoch, record.current.strategy)
+    assert found.from_version == (record.previous.version if record.previous else None)
+
+
+@on_stage()
+async def test_after_an_undo_the_kept_row_names_the_act(stage: Stage) -> None:
+    record, kept = serving(stage, "undo"), row(outcome="failed", epoch=2, version="7")
+    assert of_earlier_try(row(outcome="started"), keep_outcome(record, kept)) == kept
+    assert of_earlier_try(row(outcome="started"), record) == row(outcome="started")

@@ -293,3 +293,28 @@ async def test_waiting_ends_with_the_time_and_leaves_the_tasks_alone(stage: Stag
     assert not slow.done()
     assert began + 5 <= stage.world.clock < began + 8
     await slow
+
+
+@on_stage(pods=0)
+async def test_a_write_without_an_answer_stays_unknown_when_the_store_is_down_later(
+    stage: Stage,
+) -> None:
+    down = itertools.repeat(StoreDownError("down"))
+    records = Writes(ports(stage).records, itertools.chain([UNANSWERED], down))
+    # The first write may still arrive, so the act must not end as if nothing had been written.
+    with pytest.raises(UnknownWriteError) as raised:
+        await patience.write_record(ports(stage, records=records), noted(stage.record), 0)
+    assert raised.value.__cause__ is UNANSWERED
+
+
+@on_stage(pods=0)
+async def test_an_unknown_write_names_the_error_of_the_write(stage: Stage) -> None:
+    class LosesTheStore(Writes):
+        async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
+            stage.world.store.api_down_until = FOR_EVER
+            return await super().compare_and_set(record, token)
+
+    records = LosesTheStore(ports(stage).records, [UNANSWERED])
+    with pytest.raises(UnknownWriteError) as raised:
+        await patience.write_record(ports(stage, records=records), noted(stage.record), 0)
+    assert raised.value.__cause__ is UNANSWERED

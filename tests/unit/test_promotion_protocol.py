@@ -1,7 +1,5 @@
 """Steps of a promoter: what users, the next promoter and the pods see of each."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -9,10 +7,8 @@ import pytest
 
 from fraudops.errors import StoreDownError
 from fraudops.promotion.attempt import Attempt
-from fraudops.promotion.changes import Promote, Rollback
 from fraudops.promotion.ports import UnknownWriteError
-from fraudops.promotion.protocol import Promoter
-from fraudops.promotion.request import PromotionRequest, PromotionResult
+from fraudops.promotion.request import PromotionResult
 from fraudops.promotion.serving_record import (
     EMPTY,
     NewerFormatError,
@@ -22,57 +18,18 @@ from fraudops.promotion.serving_record import (
     note_alias,
     release,
 )
+from tests.support.promoter_try import LosesTheCommit, Try
 from tests.support.signing import SIGNERS
 from tests.support.simulation.founding import entry_of
-from tests.support.simulation.jobs import Gate, Job, ports_of
+from tests.support.simulation.jobs import Job
 from tests.support.simulation.registry import digest_of
 from tests.support.simulation.stage import FOR_EVER, Stage, on_stage
 from tests.support.simulation.store import SimRecords
 from tests.support.simulation.world import Actor
 
 
-class Try:
-    """One process of a request. `then` runs after the gate has seen the record."""
-
-    def __init__(
-        self, stage: Stage, job: Job, then: Callable[[], None] = lambda: None, **ports: Any
-    ) -> None:
-        self.stage, self.then = stage, then
-        self.actor = Actor(f"{job.id}/0", job)
-        self.gate = Gate(stage.world, self.actor, job)
-        self.asked = 0
-        self.promoter = Promoter(replace(ports_of(stage.world, self.actor), **ports))
-        self.request = PromotionRequest(
-            job.id,
-            "user",
-            self.decide,
-            job.act,
-            job.version,
-            job.strategy,
-            job.if_epoch,
-            actor="user@bank",
-            authenticated=True,
-            approver="second user",
-        )
-
-    async def decide(self, record: ServingRecord) -> Promote | Rollback:
-        self.asked += 1
-        change = await self.gate.decide(record)
-        self.then()
-        return change
-
-    async def run(self) -> PromotionResult:
-        return await self.promoter.run(self.request)
-
-
-def write(stage: Stage, record: ServingRecord) -> None:
-    """Let another process write the record, as if it had read it just before."""
-    stage.world.store.data, stage.world.store.record = encode(record), record
-    stage.world.store.token += 1
-
-
 def touch(stage: Stage) -> None:
-    write(stage, note_alias(stage.record, f"note {stage.world.store.token}"))
+    stage.write(note_alias(stage.record, f"note {stage.world.store.token}"))
 
 
 MINE = Job("mine", version="3")
@@ -223,7 +180,7 @@ def test_the_epoch_is_above_every_one_in_use(seen_by: str) -> None:
         elif seen_by == "the annotation":
             stage.world.store.template = ServingTarget(9, "1", digest_of("1"))
         else:
-            write(stage, msgspec.structs.replace(stage.record, highest_reserved=9))
+            stage.write(msgspec.structs.replace(stage.record, highest_reserved=9))
         result = await Try(stage, MINE).run()
         assert (result.outcome, result.epoch) == ("done", 10)
 
@@ -350,7 +307,7 @@ def left_no_trace(stage: Stage) -> bool:
 @on_stage()
 async def test_an_act_whose_reservation_was_taken_back_is_tried_again(stage: Stage) -> None:
     act = await reserved_by(stage, "broadcast")
-    write(stage, release(stage.record))
+    stage.write(release(stage.record))
     with pytest.raises(StoreDownError, match="changed before the commit: try again"):
         await act
     assert (stage.row("mine").outcome, stage.serving) == ("refused", ("1", 2))
@@ -362,7 +319,7 @@ async def test_an_act_whose_record_was_written_by_another_one_commits_nothing(st
     act = await reserved_by(stage, "broadcast")
     later = entry_of("2", 4)
     stage.world.checks.commits.targets.add((4, later.digest))
-    write(stage, msgspec.structs.replace(release(stage.record), current=later))
+    stage.write(msgspec.structs.replace(release(stage.record), current=later))
     result = await act
     assert (result.outcome, result.epoch, stage.serving) == ("overtaken", 4, ("2", 4))
     assert (stage.row("mine").outcome, stage.row("mine").epoch) == ("overtaken", 3)
@@ -398,14 +355,6 @@ async def test_a_commit_that_is_not_answered_says_that_it_may_have_happened(stag
 async def test_a_commit_whose_answer_is_lost_is_found_although_a_note_has_changed(
     stage: Stage,
 ) -> None:
-    class LosesTheCommit(SimRecords):
-        async def compare_and_set(self, record: ServingRecord, token: Any) -> Any:
-            written = await super().compare_and_set(record, token)
-            if record.epoch == 3 and record.alias_epoch == 2 and not record.alias_note:
-                touch(stage)
-                raise UnknownWriteError("the store does not answer")
-            return written
-
     records = LosesTheCommit(stage.world, Actor("mine/0", MINE))
     result = await Try(stage, MINE, records=records).run()
     assert (result.outcome, stage.serving, stage.row("mine").outcome) == ("done", ("3", 3), "done")
@@ -446,7 +395,7 @@ async def test_a_later_act_after_the_commit_is_named(stage: Stage) -> None:
         await stage.wait(0.05)
     later = entry_of("2", 4)
     stage.world.checks.commits.targets.add((4, later.digest))
-    write(stage, msgspec.structs.replace(stage.record, current=later))
+    stage.write(msgspec.structs.replace(stage.record, current=later))
     result = await act
     assert (result.outcome, result.epoch, result.version) == ("overtaken", 4, "2")
     assert stage.row("mine").outcome == "overtaken"

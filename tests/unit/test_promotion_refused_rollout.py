@@ -128,12 +128,19 @@ class ScriptedPods:
     listed: Sequence[PodRef]
     epochs: dict[str, int | Exception]
     lists: list[Exception] = field(default_factory=list)
+    wanted: int = 1
+    listings: int = 0
 
     async def list(self) -> Sequence[PodRef]:
+        self.listings += 1
         await self.clock.sleep(0)
         if self.lists:
             raise self.lists.pop(0)
         return self.listed
+
+    async def desired_replicas(self) -> int:
+        await self.clock.sleep(0)
+        return self.wanted
 
     async def epoch(self, pod: PodRef) -> int:
         found = self.epochs[pod.name]
@@ -281,3 +288,30 @@ async def test_a_refused_broadcast_waits_for_no_pod(stage: Stage) -> None:
     stage.make_unready("pod-4")
     assert (await stage.promote("3")).outcome == "refused"
     assert stage.world.clock < 15
+
+
+@on_stage(pods=0)
+async def test_pods_are_not_listed_without_pauses(stage: Stage) -> None:
+    wait = Wait(stage, NEW, new=3)
+    assert await wait.end() == ("new",)
+    assert wait.pods.listings <= wait.taken / wait.preparation.ports.deadlines.pause
+
+
+@on_stage(pods=0)
+async def test_a_pod_that_has_never_run_on_a_lost_node_is_not_waited_for(stage: Stage) -> None:
+    lost = PodRef("new", ready=False, running=False, lost="its node does not answer")
+    wait = Wait(stage, lost)
+    assert await wait.end() == ()
+    assert wait.pods.listings == 1
+
+
+# -- the pods that a rollout counts
+
+
+@on_stage(pods=0)
+async def test_a_pod_whose_container_has_ended_is_no_new_pod(stage: Stage) -> None:
+    restarting = PodRef("restarting", ready=True, running=False, restarting=True)
+    wait = Wait(stage, NEW, restarting, new=3, restarting=3)
+    wait.pods.wanted = 2
+    failure = await wait.preparation.roll_out(TARGET)
+    assert "only 1 of 2 new pods" in str(failure)

@@ -15,6 +15,7 @@ from fraudops.promotion.serving_record import (
     REQUEST_LIMIT,
     ServingRecord,
     encode,
+    keep_outcome,
     note_alias,
     reserve,
 )
@@ -24,12 +25,6 @@ from tests.support.simulation.registry import digest_of
 from tests.support.simulation.stage import Stage, on_stage
 from tests.support.simulation.store import SimRollouts
 from tests.support.simulation.world import Actor
-
-
-def write(stage: Stage, record: ServingRecord) -> None:
-    """Let another process write the record, as if it had read it just before."""
-    stage.world.store.data, stage.world.store.record = encode(record), record
-    stage.world.store.token += 1
 
 
 def reserved(
@@ -66,7 +61,7 @@ def was_asked(stage: Stage, request: str = "mine") -> bool:
 @on_stage()
 async def test_a_later_try_finishes_the_own_commit(stage: Stage) -> None:
     waiver = {"reason": "an emergency"}
-    write(stage, committed(stage, "mine", strategy="rollout", waiver=waiver))
+    stage.write(committed(stage, "mine", strategy="rollout", waiver=waiver))
     result = await stage.act(MINE)
     assert (result.outcome, result.epoch, was_asked(stage)) == ("done", 3, False)
     assert result.reason is None
@@ -80,7 +75,7 @@ async def test_a_later_try_finishes_the_own_commit(stage: Stage) -> None:
 @on_stage(pods=0)
 async def test_a_later_try_finishes_the_first_promotion_of_all(stage: Stage) -> None:
     stage.world.store.start_from(encode(EMPTY))
-    write(stage, committed(stage, "mine"))
+    stage.write(committed(stage, "mine"))
     result = await stage.act(MINE)
     assert (result.outcome, result.epoch) == ("done", 1)
     assert stage.row("mine").from_version is None
@@ -88,7 +83,7 @@ async def test_a_later_try_finishes_the_first_promotion_of_all(stage: Stage) -> 
 
 @on_stage()
 async def test_a_later_try_reports_the_undo_of_an_earlier_one(stage: Stage) -> None:
-    write(stage, committed(stage, "mine", act="undo", undo=True))
+    stage.write(committed(stage, "mine", act="undo", undo=True))
     result = await stage.act(MINE)
     assert (result.outcome, result.epoch, was_asked(stage)) == ("failed", 3, False)
     assert "went back to version 3" in str(result.reason)
@@ -97,12 +92,30 @@ async def test_a_later_try_reports_the_undo_of_an_earlier_one(stage: Stage) -> N
 
 
 @on_stage()
+async def test_a_later_try_reports_why_an_earlier_one_has_undone(stage: Stage) -> None:
+    kept = Attempt(
+        request="mine",
+        requested_by="ada",
+        at="then",
+        epoch=3,
+        outcome="failed",
+        reason="not confirmed by pod-1",
+        finished_at="then",
+    )
+    stage.write(keep_outcome(committed(stage, "mine", act="undo", undo=True), kept))
+    result = await stage.act(MINE)
+    assert (result.outcome, result.reason) == ("failed", "not confirmed by pod-1")
+
+
+@on_stage()
 async def test_a_later_try_ends_when_another_request_has_committed_since(stage: Stage) -> None:
-    write(stage, reserved(stage, "mine", version="2"))
-    write(stage, committed(stage, "another"))
+    stage.write(reserved(stage, "mine", version="2"))
+    stage.write(committed(stage, "another"))
     result = await stage.act(MINE)
     assert (result.outcome, was_asked(stage), stage.serving) == ("overtaken", False, ("3", 4))
-    assert "version 3 was promoted since (epoch 4)" in str(result.reason)
+    row = stage.row("mine")
+    assert (row.outcome, row.epoch) == ("overtaken", 3)
+    assert row.reason == result.reason == "version 3 was promoted since (epoch 4)"
 
 
 @pytest.mark.parametrize("strategy", ["broadcast", "rollout"])
@@ -111,7 +124,7 @@ def test_a_later_try_begins_again_when_nothing_was_committed(strategy: Any) -> N
         left = reserved(stage, "mine", strategy)
         assert left.reserved is not None
         stage.world.checks.reserved_targets.append(left.reserved)
-        write(stage, left)
+        stage.write(left)
         if strategy == "rollout":
             stage.world.store.template = left.reserved.target
         result = await stage.act(Job("mine", version="3", strategy=strategy))
@@ -128,20 +141,20 @@ def test_a_later_try_begins_again_when_nothing_was_committed(strategy: Any) -> N
 @on_stage(pods=0)
 async def test_a_later_try_begins_the_first_promotion_of_all_again(stage: Stage) -> None:
     stage.world.store.start_from(encode(EMPTY))
-    write(stage, reserved(stage, "mine"))
+    stage.write(reserved(stage, "mine"))
     result = await stage.act(MINE)
     assert (result.outcome, stage.serving, was_asked(stage)) == ("done", ("3", 2), True)
 
 
 @on_stage()
 async def test_a_later_try_that_finishes_a_commit_may_be_overtaken(stage: Stage) -> None:
-    write(stage, committed(stage, "mine"))
+    stage.write(committed(stage, "mine"))
     stage.silence("pod-1")
     finishing = stage.world.spawn(stage.act(MINE))
     await stage.wait(5)
     later = entry_of("2", 4)
     stage.world.checks.commits.targets.add((4, later.digest))
-    write(stage, msgspec.structs.replace(stage.record, current=later))
+    stage.write(msgspec.structs.replace(stage.record, current=later))
     result = await finishing
     assert (result.outcome, result.epoch, result.version) == ("overtaken", 4, "2")
     assert (stage.row("mine").outcome, stage.row("mine").epoch) == ("overtaken", 3)
@@ -155,7 +168,7 @@ def test_the_next_holder_takes_back_what_a_dead_promoter_has_reserved(strategy: 
     async def play(stage: Stage) -> None:
         left = reserved(stage, "dead", strategy)
         assert left.reserved is not None
-        write(stage, left)
+        stage.write(left)
         if strategy == "rollout":
             stage.world.store.template = left.reserved.target
         assert (await stage.promote("4")).outcome == "refused"
@@ -172,7 +185,7 @@ def test_the_next_holder_takes_back_what_a_dead_promoter_has_reserved(strategy: 
 async def test_a_dead_promoters_broadcast_leaves_the_annotation_of_a_rollout(stage: Stage) -> None:
     left = reserved(stage, "dead")
     assert left.reserved is not None
-    write(stage, left)
+    stage.write(left)
     stage.world.store.template = left.reserved.target
     assert (await stage.promote("2")).outcome == "done"
     assert stage.world.store.template == left.reserved.target
@@ -193,7 +206,7 @@ class RacedRollouts(SimRollouts):
 async def test_an_act_ends_with_an_error_when_another_one_writes_while_it_takes_back(
     stage: Stage,
 ) -> None:
-    write(stage, reserved(stage, "dead", "rollout"))
+    stage.write(reserved(stage, "dead", "rollout"))
     actor = Actor("mine/0", MINE)
     raced = RacedRollouts(stage.world, actor)
     stage.runner.promoter = lambda ports: Promoter(replace(ports, rollouts=raced))
@@ -220,7 +233,7 @@ async def test_the_annotation_of_an_own_rollout_is_removed_when_the_next_try_is_
 ) -> None:
     left = reserved(stage, "mine", "rollout")
     assert left.reserved is not None
-    write(stage, left)
+    stage.write(left)
     stage.world.store.template = left.reserved.target
     job = Job("mine", version="4", strategy="rollout")
     actor = Actor("mine/0", job)

@@ -1,11 +1,23 @@
 """The undo of a promotion whose pods do not follow."""
 
+from itertools import pairwise
+
 import pytest
 
+from fraudops.promotion.changes import Promote, reservation
 from fraudops.promotion.patience import Superseded
 from fraudops.promotion.ports import PodRef
-from tests.support.committed_act import REFUSED, REQUEST, Act, for_ever, outcome, ready, unready
-from tests.support.simulation.founding import entry_of
+from tests.support.committed_act import (
+    DOWN,
+    REFUSED,
+    REQUEST,
+    Act,
+    for_ever,
+    outcome,
+    ready,
+    unready,
+)
+from tests.support.simulation.founding import entry_of, model_of
 from tests.support.simulation.stage import FOR_EVER, Stage, on_stage
 
 
@@ -142,3 +154,63 @@ async def test_a_pod_that_refuses_at_once_is_not_called_without_pauses(stage: St
     assert outcome(await act.finish()) == ("unconfirmed", ("a",))
     assert act.called("a") < 40
     assert sum("has not followed yet" in text for text in act.said) == 1
+
+
+@on_stage(pods=0)
+async def test_a_promoter_that_loses_the_lock_between_two_tries_undoes_nothing(
+    stage: Stage,
+) -> None:
+    act = Act(stage, ready("a"), ready("b"), silent=for_ever("a", "b"))
+
+    def lose() -> None:
+        act.change(alias_note="moved")
+        act.ports.lock.actor.lost_lock = True  # type: ignore[attr-defined]
+        act.pods.on_epoch = None
+
+    act.pods.on_epoch = lose
+    assert outcome(await act.finish()) == ("unconfirmed", ("a", "b"))
+    assert stage.serving == ("3", 3)
+
+
+@on_stage(pods=0)
+async def test_what_another_act_has_reserved_is_not_undone(stage: Stage) -> None:
+    act = Act(stage, ready("a"), ready("b"), silent=for_ever("a", "b"))
+    reserved = reservation(Promote(model_of("2"), "broadcast"), 4, "another", "grace", "then")
+
+    def reserve() -> None:
+        act.change(reserved=reserved)
+        act.pods.on_epoch = None
+
+    act.pods.on_epoch = reserve
+    assert outcome(await act.finish()) == ("unconfirmed", ("a", "b"))
+    assert (stage.serving, stage.record.reserved) == (("3", 3), reserved)
+
+
+@on_stage(pods=0)
+async def test_an_undo_waits_for_the_list_of_pods(stage: Stage) -> None:
+    act = Act(stage, ready("a"), ready("b"), silent={"a": 24.0, "b": 24.0})
+
+    def fail_next() -> None:
+        act.change(alias_note="moved")
+        act.pods.lists += [DOWN, DOWN]
+        act.pods.on_epoch = None
+
+    act.pods.on_epoch = fail_next
+    assert outcome(await act.finish()) == ("failed", ("a", "b"))
+    assert stage.serving == ("1", 4)
+
+
+@on_stage(pods=0)
+async def test_an_undo_pauses_between_two_decisions(stage: Stage) -> None:
+    act = Act(stage, ready("a"), ready("b"), silent=for_ever("a", "b"))
+    moments: list[float] = []
+
+    def note() -> None:
+        moments.append(stage.world.clock)
+        act.change(alias_note=f"note {len(moments)}")
+
+    act.pods.on_epoch = note
+    await act.finish()
+    decisions = sorted(set(moments))
+    assert len(decisions) > 2
+    assert min(after - before for before, after in pairwise(decisions)) >= act.ports.deadlines.pause

@@ -91,6 +91,10 @@ class Stage:
         for name in names:
             self.pod(name).shown_ready = False
 
+    def write(self, record: ServingRecord) -> None:
+        """Let another process write the record, as if it had read it just before."""
+        self.world.store.overwrite(record)
+
     @property
     def record(self) -> ServingRecord:
         return self.world.store.record

@@ -44,6 +44,11 @@ class SimStore:
     def start_from(self, data: bytes) -> None:
         self.data, self.record = data, decode(data)
 
+    def overwrite(self, record: ServingRecord) -> None:
+        """Let a process outside the scenario write the record."""
+        self.start_from(encode(record))
+        self.token += 1
+
     def write_record(self, actor: Actor, record: ServingRecord, token: int) -> int:
         if token != self.token:
             raise StaleRecordError("the record has changed")
