@@ -11,7 +11,7 @@ compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # Dependencies of MLflow's clients that its server does not import.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install pgbouncer demo up down test machine-test chart-test style mutants lint-workflows check bench soak proof lock render docs images cluster-tools kind-up cluster-test kind-down clean help
+.PHONY: install pgbouncer demo up down test machine-test chart-test style mutants lint-workflows check bench soak proof lock render docs images cluster-tools kind-up cluster-test-up cluster-test kind-down clean help
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -103,11 +103,13 @@ cluster-tools: ## build kind, Helm 3 and Helm 4 with Go, into TOOLS=FOLDER
 kind-up: $(if $(FRAUDOPS_DATA),install) ## start a kind cluster with everything, a first model and a prediction (FRAUDOPS_DATA=FILE trains on your data)
 	@python3 k8s/cluster.py up
 
+cluster-test-up cluster-test: export KIND_ADDONS := metrics prometheus
+cluster-test-up cluster-test: export KIND_CONFIG ?= $(CURDIR)/tests/cluster/kind-config.yaml
+cluster-test-up: kind-up ## start the kind cluster of the tests: two nodes, with Prometheus
+
 # Four processes: one changes the installed release, the others use separate namespaces. They mostly
 # wait. Figures (PROOF=1) are measured by one process.
-cluster-test: export KIND_ADDONS := metrics prometheus
-cluster-test: export KIND_CONFIG ?= $(CURDIR)/tests/cluster/kind-config.yaml
-cluster-test: install kind-up ## start the kind cluster and run its tests, `helm test` included
+cluster-test: install cluster-test-up ## start the kind cluster and run its tests, `helm test` included
 	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 4 --dist loadfile) tests/cluster $(ARGS)
 
 proof: install ## measure every figure that the pages quote, for hours, into benchmarks/results

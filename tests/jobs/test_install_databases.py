@@ -30,6 +30,7 @@ from services.mlflow.wait import fault
 from services.supervisor.postgresql import PostgreSQL
 from tests.support.fault_proxy import FaultProxy, Trap
 from tests.support.processes import free_port
+from tests.support.waiting import eventually
 
 PASSWORD = "p@ss/word'\"%40"
 _numbers = itertools.count()
@@ -42,11 +43,16 @@ def target(postgresql_server: PostgreSQL) -> Iterator[DatabaseTarget]:
     parts = urlsplit(postgresql_server.admin_url())
     url = f"postgresql://{name}:p%40ss%2Fword'%22%2540@{parts.hostname}:{parts.port}/{name}"
     yield DatabaseTarget.of(url)
-    with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
-        admin.execute(
-            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-        )
-        admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+
+    def drop() -> None:
+        with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
+            admin.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )
+            admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+
+    # PostgreSQL finishes a CREATE DATABASE whose client has gone.
+    eventually(drop)
 
 
 PUBLIC_MAY_CONNECT = """
