@@ -27,6 +27,7 @@ OWN_NAMESPACES = {
     "test_runner.py": "upgrade",
     "test_ports.py": "upgrade",
     "test_promotion_policy.py": "upgrade",
+    "test_rights.py": "upgrade",
 }
 
 SUBJECTS = {
