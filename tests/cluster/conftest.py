@@ -28,6 +28,7 @@ OWN_NAMESPACES = {
     "test_ports.py": "upgrade",
     "test_promotion_policy.py": "upgrade",
     "test_network_policies.py": "upgrade",
+    "test_rights.py": "upgrade",
 }
 
 SUBJECTS = {
