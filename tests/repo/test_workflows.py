@@ -57,7 +57,7 @@ def test_an_action_is_pinned_by_digest_or_called_unverified(path: Path) -> None:
 def test_every_target_of_the_local_ci_is_in_a_workflow() -> None:
     text = (ROOT / ".ci" / "run").read_text()
     local = re.findall(r"^ *make ([a-z-]+(?: ARGS=\S+)?)$", text, re.MULTILINE)
-    assert len(local) == 6
+    assert len(local) >= 6
     text = "".join(path.read_text() for path in WORKFLOWS)
     assert [target for target in local if f"make {target}\n" not in text] == []
 
