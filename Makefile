@@ -12,7 +12,7 @@ compile = $(resolve) pyproject.toml
 # Dependencies of MLflow's clients that its server does not import.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install pgbouncer demo up down test machine-test chart-test style mutants lint-workflows lint-chart sbom check bench soak proof lock render docs images cluster-tools kind-up cluster-test kind-down clean help
+.PHONY: install pgbouncer demo up down test machine-test chart-test style mutants lint-workflows lint-chart sbom release-check release-images release release-tools check bench soak proof lock render docs images cluster-tools kind-up cluster-test kind-down clean help
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -110,6 +110,23 @@ docs: install ## write the generated pages of docs/, and build the site in .site
 
 images: ## build the three images
 	@python3 k8s/cluster.py images
+
+# For the release workflow.
+release-check: install ## check that tag, version and CHANGELOG.md agree (TAG=v0.3.0)
+	@$(bin)/python k8s/release.py check
+
+release-images: install ## build the three images for this machine's processor, and push them
+	@$(bin)/python k8s/release.py images
+
+release: install sbom ## sign and publish images, chart and wheel; the images must have been pushed
+	@$(bin)/uv build --quiet --wheel --build-constraints requirements.lock --require-hashes --out-dir dist
+	@$(bin)/python k8s/release.py publish
+
+release-tools: TOOLS ?= $(CURDIR)/$(bin)
+release-tools: ## build helm, cosign and syft with Go, into TOOLS=FOLDER
+	@GOBIN=$(TOOLS) go install helm.sh/helm/v4/cmd/helm@v4.1.4
+	@GOBIN=$(TOOLS) go install github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3
+	@GOBIN=$(TOOLS) go install github.com/anchore/syft/cmd/syft@v1.57.1
 
 # Go verifies each download against its public checksum database.
 cluster-tools: TOOLS ?= $(CURDIR)/$(bin)
