@@ -83,6 +83,7 @@ What a container has apart from its program and its probes. Argument: a dict wit
   root, value       $, and the path of the settings, such as "mlflow"
   settings          the values with containerSecurityContext and the extras
   resources         its requests and limits
+  disk              MiB that it writes to the node's disk, for fraudops.resources
   env, from, mounts the chart's own entries, as YAML
 */}}
 {{- define "fraudops.containerBody" -}}
@@ -90,7 +91,7 @@ What a container has apart from its program and its probes. Argument: a dict wit
 {{- $parts := list (include "fraudops.container" $extra)
   (include "fraudops.envFrom" (dict "own" .from "extra" $extra.extraEnvFrom))
   (include "fraudops.env" (dict "root" .root "own" .env "extra" $extra.extraEnv))
-  (toYaml (dict "resources" .resources))
+  (include "fraudops.resources" .)
   (include "fraudops.volumeMounts" (dict "root" .root "own" .mounts "extra" $extra.extraVolumeMounts "value" (print .value ".extraVolumeMounts"))) }}
 {{- $lines := list }}
 {{- range $parts }}{{ with trim . }}{{ $lines = append $lines . }}{{ end }}{{ end }}

@@ -71,7 +71,7 @@ template:
         command: [python, -m, jobs.data, fetch]
         {{- /* The URL may be presigned, so it is no argument: every process of the node sees those. */}}
         args: [--sha256, {{ $root.Values.data.sha256 | quote }}, --out, {{ printf "/data/%s" $root.Values.data.file | quote }}]
-        {{- include "fraudops.containerBody" (dict "root" $root "settings" $pod "value" $value "resources" .settings.resources
+        {{- include "fraudops.containerBody" (dict "root" $root "settings" $pod "value" $value "resources" .settings.resources "disk" (include "fraudops.jobDisk" (dict "root" $root "data" true) | trim)
           "env" (include "fraudops.job.fetchEnv" $root) "mounts" "- {name: tmp, mountPath: /tmp}\n- {name: data, mountPath: /data}") | nindent 8 }}
       {{- end }}
       {{- range .steps }}
@@ -167,7 +167,7 @@ that of the Job.
   args: {{ toJson . }}
   {{- end }}
   {{- $from := printf "- configMapRef: {name: %s}" (include "fraudops.jobs" $root | quote) }}
-  {{- include "fraudops.containerBody" (dict "root" $root "settings" .pod "value" .value "resources" .settings.resources
+  {{- include "fraudops.containerBody" (dict "root" $root "settings" .pod "value" .value "resources" .settings.resources "disk" (include "fraudops.jobDisk" . | trim)
     "from" (ternary "[]" $from (not (empty .bare))) "env" (include "fraudops.job.env" .) "mounts" (include "fraudops.job.mounts" .)) | nindent 2 }}
 {{- end }}
 
