@@ -6,7 +6,8 @@ connection. So this module reads the URL, and gives each driver its parts.
 
 A value may also be `file:PATH`: the file holds the URL. The option `password_file=PATH` names a
 file with the password alone. Both are read for each new connection, so that a mounted Secret may
-change while a program runs.
+change while a program runs. So are the files of TLS. Reading the URL reads none of them, so that a
+message can name the host while a file is wrong.
 """
 
 import re
@@ -59,6 +60,9 @@ class DatabaseUrl:
     password: str = field(repr=False)
     database: str
     options: Mapping[str, str] = field(repr=False)
+    password_file: str = ""
+    # The setting that holds the URL, for messages.
+    variable: str = "DATABASE_URL"
 
     @property
     def host_list(self) -> str:
@@ -72,33 +76,41 @@ class DatabaseUrl:
         """Hosts, ports and database, for messages: no user and no password."""
         return f"{self.host_list or f'localhost:{PORT}'}/{self.database}".removesuffix("/")
 
+    def read_password(self) -> str:
+        """Return the password, from its file if there is one. Raises SettingsError."""
+        if not self.password_file:
+            return self.password
+        # Only the line break that editors add goes away: a password may end with a space.
+        return _content(self.password_file, self.variable).rstrip("\r\n")
+
     def for_asyncpg(self) -> dict[str, Any]:
         """Return the arguments of `asyncpg.connect` except the host and the port.
 
-        asyncpg takes options of TLS only from a URL, so they are in one without a password.
+        asyncpg takes options of TLS only from a URL, so they are in one without a password. Raises
+        SettingsError for a file that cannot be used.
         """
         options = {key: value for key, value in self.options.items() if key not in LIBPQ_ONLY}
-        more: dict[str, Any] = {}
-        if options.get("sslrootcert") == SYSTEM:
-            # As in libpq, where `system` implies verify-full. asyncpg then reads no option of TLS.
-            context = ssl.create_default_context()
-            if "sslcert" in options:
-                context.load_cert_chain(options["sslcert"], options.get("sslkey"))
-            more["ssl"] = context
-        return more | {
+        context = self._load_tls()
+        return {
             "dsn": "postgresql://" + (f"?{urlencode(options, quote_via=quote)}" if options else ""),
             "user": self.user or None,
-            "password": self.password or None,
+            "password": self.read_password() or None,
             "database": self.database or None,
+            # With a context, asyncpg reads no other option of TLS.
+            **({"ssl": context} if options.get("sslrootcert") == SYSTEM else {}),
         }
 
     def for_psycopg(self) -> dict[str, Any]:
-        """Return the arguments of `psycopg.connect`."""
+        """Return the arguments of `psycopg.connect`.
+
+        Raises SettingsError for a file that cannot be used.
+        """
+        self._load_tls()
         hosts = {
             "host": ",".join(host for host, _ in self.hosts),
             "port": ",".join(str(port) for _, port in self.hosts),
         }
-        named = {"user": self.user, "password": self.password, "dbname": self.database}
+        named = {"user": self.user, "password": self.read_password(), "dbname": self.database}
         return {
             **self.options,
             **{key: value for key, value in (hosts | named).items() if value},
@@ -107,12 +119,34 @@ class DatabaseUrl:
             "prepare_threshold": None,
         }
 
+    def _load_tls(self) -> ssl.SSLContext:
+        """Load the files of TLS, so that a wrong one is not reported as a server that is down.
+
+        The context verifies certificates as `system` does in libpq, which implies verify-full.
+        """
+        options, root = self.options, self.options.get("sslrootcert", SYSTEM)
+        if root == SYSTEM:
+            context = ssl.create_default_context()
+        else:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            with _usable("sslrootcert", self.variable):
+                context.load_verify_locations(root)
+        if "sslcert" in options:
+            with _usable("sslcert or sslkey", self.variable):
+                # Without a callback, an encrypted key would ask for its password on the terminal.
+                context.load_cert_chain(
+                    options["sslcert"],
+                    options.get("sslkey"),
+                    lambda: options.get("sslpassword", ""),
+                )
+        return context
+
 
 def read_database_url(value: str, name: str = "DATABASE_URL") -> DatabaseUrl:
-    """Return the parts of the URL in the setting `name`, with the files that it names read.
+    """Return the parts of the URL in the setting `name`.
 
-    `postgres://` and any `postgresql+driver://` are accepted. Raises SettingsError, which never
-    quotes the URL, also for a file that cannot be used.
+    `postgres://` and any `postgresql+driver://` are accepted. Of the files only that of `file:PATH`
+    is read. Raises SettingsError, which never quotes the URL.
     """
     if value.startswith(FILE):
         value = _content(_path(value), name).strip()
@@ -128,11 +162,9 @@ def read_database_url(value: str, name: str = "DATABASE_URL") -> DatabaseUrl:
     user = options.pop("user", credentials[0])
     password = options.pop("password", credentials[1])
     database = options.pop("dbname", options.pop("database", path))
-    if PASSWORD_FILE in options:
-        # Only the line break that editors add goes away: a password may end with a space.
-        password = _content(options.pop(PASSWORD_FILE), name).rstrip("\r\n")
+    password_file = options.pop(PASSWORD_FILE, "")
     _check(options, name)
-    return DatabaseUrl(hosts, user, password, database, options)
+    return DatabaseUrl(hosts, user, password, database, options, password_file, name)
 
 
 def address(value: str) -> str:
@@ -218,20 +250,6 @@ def _check(options: Mapping[str, str], name: str) -> None:
             raise SettingsError(f"{name} has the option {key}, which is not supported: remove it")
     if not options.get("connect_timeout", "1").isdecimal():
         raise SettingsError(f"connect_timeout in {name} must be a number of seconds")
-    _check_files(options, name)
-
-
-def _check_files(options: Mapping[str, str], name: str) -> None:
-    """Load the files of TLS once, so that a wrong one is not reported as a server that is down."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if options.get("sslrootcert", SYSTEM) != SYSTEM:
-        with _usable("sslrootcert", name):
-            context.load_verify_locations(options["sslrootcert"])
-    if "sslcert" in options:
-        with _usable("sslcert or sslkey", name):
-            context.load_cert_chain(
-                options["sslcert"], options.get("sslkey"), lambda: options.get("sslpassword", "")
-            )
 
 
 @contextmanager

@@ -36,14 +36,16 @@ NEXT_HOST = (
 )
 
 
-async def connect(url: str, program: str = "fraudops") -> Any:
+async def connect(url: str, program: str = "fraudops", variable: str = "DATABASE_URL") -> Any:
     """Open an asyncpg connection with the time zone UTC to the first host that fits.
 
-    The URL's files are read for each connection, so a changed password is followed.
+    The URL's files are read for each connection, so a changed password is followed. `variable` is
+    the setting that holds the URL.
 
     Raises SettingsError, and the errors of asyncpg: call it within `database.translated`.
     """
-    database = read_database_url(url)
+    database = read_database_url(url, variable)
+    arguments = database.for_asyncpg()
     several = len(database.hosts) > 1
     seconds = float(
         database.options.get("connect_timeout") or (HOST_SECONDS if several else CONNECT_SECONDS)
@@ -61,17 +63,17 @@ async def connect(url: str, program: str = "fraudops") -> Any:
                 # statements that were prepared before do not exist.
                 statement_cache_size=0,
                 server_settings={"application_name": program, "timezone": "UTC"},
-                **database.for_asyncpg(),
+                **arguments,
             )
         except asyncpg.ClientConfigurationError as error:
-            # It is about the files of TLS: `read_database_url` has checked the rest.
-            raise SettingsError(f"DATABASE_URL does not fit: {error}") from None
+            # It is about TLS: `read_database_url` has checked the rest.
+            raise SettingsError(f"{variable} does not fit: {error}") from None
         except NEXT_HOST as error:
             failures.append(error)
         except ValueError as error:
             if isinstance(error, asyncpg.InterfaceError):
                 raise  # It is a ValueError too, but it quotes no password.
-            raise malformed("DATABASE_URL") from None
+            raise malformed(variable) from None
     raise max(failures, key=_worth)
 
 
@@ -100,9 +102,11 @@ async def limited_transaction(
 
 
 @asynccontextmanager
-async def open_connection(url: str, program: str = "fraudops") -> AsyncIterator[Any]:
+async def open_connection(
+    url: str, program: str = "fraudops", variable: str = "DATABASE_URL"
+) -> AsyncIterator[Any]:
     """Open a connection as `connect` does, for one block, and close it at the end of the block."""
-    connection = await connect(url, program)
+    connection = await connect(url, program, variable)
     try:
         yield connection
     finally:

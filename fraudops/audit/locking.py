@@ -32,13 +32,13 @@ class HeldLock:
 
 @asynccontextmanager
 async def advisory_lock(
-    url: str, key: int, program: str, *, wait: bool = False
+    url: str, key: int, program: str, *, wait: bool = False, variable: str = "DATABASE_URL"
 ) -> AsyncIterator[HeldLock | None]:
     """Hold the lock for one block. Yield None if another process has it, unless `wait`.
 
     Raises the errors of `connect`.
     """
-    async with open_connection(url, program) as connection, connection.transaction():
+    async with open_connection(url, program, variable) as connection, connection.transaction():
         await connection.execute(_WITHOUT_LIMITS)
         if wait:
             await connection.execute(f"SELECT pg_advisory_xact_lock({key:d})")

@@ -228,7 +228,7 @@ class Sink:
         try:
             yield
         except SettingsError as error:
-            # A file that the URL names. The shipper has checked it at its start, so it may return.
+            # A file that the URL names. It may be mended, so nothing that waits may be lost.
             raise StoreDownError(str(error)) from error
         except TROUBLE as error:
             self.give_up()

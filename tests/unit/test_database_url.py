@@ -1,6 +1,8 @@
 """The URL of a database: one text, read alike for asyncpg, psycopg and messages."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -78,9 +80,6 @@ def test_asyncpg_gets_no_option_that_only_libpq_knows_and_no_password_in_a_url()
         ("connect_timeout=soon", "connect_timeout in NAME must be a number"),
         ("sslmode", "percent-encode"),
         ("application_name=%zz", "percent-encode"),
-        ("sslrootcert=/nowhere/ca.crt", "file of sslrootcert in NAME cannot be used"),
-        ("sslcert=/nowhere/tls.crt", "file of sslcert or sslkey in NAME cannot be used"),
-        ("password_file=/nowhere/password", "/nowhere/password, which NAME names, cannot be read"),
     ],
 )
 def test_an_option_that_a_driver_would_ignore_or_refuse_is_named(option: str, reason: str) -> None:
@@ -95,10 +94,37 @@ def test_a_list_of_hosts_that_cannot_be_read_is_refused(hosts: str) -> None:
         read_database_url(f"postgresql://{hosts}/d")
 
 
-def test_a_certificate_that_is_no_pem_is_a_wrong_setting(tmp_path: Path) -> None:
+DRIVERS: dict[str, Callable[[DatabaseUrl], dict[str, Any]]] = {
+    "asyncpg": lambda url: url.for_asyncpg(),
+    "psycopg": lambda url: url.for_psycopg(),
+}
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("sslrootcert=/nowhere/ca.crt", "file of sslrootcert in NAME cannot be used"),
+        ("sslcert=/nowhere/tls.crt", "file of sslcert or sslkey in NAME cannot be used"),
+        ("password_file=/nowhere/password", "/nowhere/password, which NAME names, cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_at_the_connection_and_the_host_stays_known(
+    option: str, reason: str, driver: str
+) -> None:
+    url = f"postgresql://u:secret@one/d?{option}"
+    assert address(url) == "one:5432/d"
+    with pytest.raises(SettingsError, match=reason) as refused:
+        DRIVERS[driver](read_database_url(url, "NAME"))
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_certificate_that_is_no_pem_is_a_wrong_setting(driver: str, tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_text("no certificate")
+    url = read_database_url(f"postgresql://one/d?sslrootcert={tmp_path / 'ca.crt'}")
     with pytest.raises(SettingsError, match="is it PEM"):
-        read_database_url(f"postgresql://one/d?sslrootcert={tmp_path / 'ca.crt'}")
+        DRIVERS[driver](url)
 
 
 @pytest.mark.parametrize("prefix", ["file:", "file://"])
@@ -135,5 +161,8 @@ def test_a_file_with_the_password_replaces_that_of_the_url(tmp_path: Path) -> No
     file = tmp_path / "password"
     file.write_text("p@/%41 \n")
     url = read_database_url(f"postgresql://u:old@one/d?password_file={file}&sslmode=require")
-    assert url.password == "p@/%41 "
+    for driver in DRIVERS.values():
+        assert driver(url)["password"] == "p@/%41 "
+    file.write_text("next")
+    assert url.read_password() == "next"
     assert "password_file" not in url.options
