@@ -10,6 +10,7 @@ change while a program runs. So are the files of TLS. Reading the URL reads none
 message can name the host while a file is wrong.
 """
 
+import os
 import re
 import ssl
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ from fraudops.errors import SettingsError
 from fraudops.urls import malformed, split_url
 
 PORT = "5432"
+# For the connection to one host, without `connect_timeout`. Several hosts are asked in turn.
+CONNECT_SECONDS, HOST_SECONDS = 10, 5
 FILE, PASSWORD_FILE = "file:", "password_file"
 # A value of `sslrootcert` that means the certificates of the operating system, as in libpq.
 SYSTEM = "system"
@@ -43,7 +46,9 @@ LIBPQ_ONLY = frozenset(
         *("fallback_application_name", "sslcompression", "sslsni"),
     )
 )
+PARTS = ("host", "port", "user", "password", "dbname", "database")
 UNSUPPORTED = ("require_auth", "requirepeer", "sslcertmode", "load_balance_hosts")
+NOT_WITH_SYSTEM = ("ssl_min_protocol_version", "ssl_max_protocol_version", "sslcrl")
 HOST = re.compile(
     r"(\[(?P<bracketed>[0-9a-fA-F:.%]+)\]|(?P<host>[^\[\]:]+))(:(?P<port>[0-9]{1,5}))?"
 )
@@ -75,6 +80,12 @@ class DatabaseUrl:
     def address(self) -> str:
         """Hosts, ports and database, for messages: no user and no password."""
         return f"{self.host_list or f'localhost:{PORT}'}/{self.database}".removesuffix("/")
+
+    @property
+    def connect_seconds(self) -> int:
+        """Return the seconds after which the connection to one host has failed."""
+        default = HOST_SECONDS if len(self.hosts) > 1 else CONNECT_SECONDS
+        return int(self.options.get("connect_timeout", default))
 
     def read_password(self) -> str:
         """Return the password, from its file if there is one. Raises SettingsError."""
@@ -114,10 +125,22 @@ class DatabaseUrl:
         return {
             **self.options,
             **{key: value for key, value in (hosts | named).items() if value},
+            "connect_timeout": self.connect_seconds,
+            **({"sslrootcert": ""} if self._is_unverified else {}),
             # A prepared statement stays on one connection of the server, and PgBouncer in
             # transaction mode gives the next transaction another one.
             "prepare_threshold": None,
         }
+
+    @property
+    def _is_unverified(self) -> bool:
+        """Return whether libpq must not know a CA, neither of the URL nor of PGSSLROOTCERT.
+
+        With `prefer` and a CA, libpq connects without TLS when the certificate does not fit. With
+        no CA it encrypts and does not verify, as asyncpg does.
+        """
+        mode = self.options.get("sslmode") or os.environ.get("PGSSLMODE") or "prefer"
+        return mode in ("allow", "prefer") and self.options.get("sslrootcert") != SYSTEM
 
     def _load_tls(self) -> ssl.SSLContext:
         """Load the files of TLS, so that a wrong one is not reported as a server that is down.
@@ -149,19 +172,34 @@ def read_database_url(value: str, name: str = "DATABASE_URL") -> DatabaseUrl:
     is read. Raises SettingsError, which never quotes the URL.
     """
     if value.startswith(FILE):
-        value = _content(_path(value), name).strip()
+        value = _content(_decoded(_path(value), name), name).strip()
     scheme, separator, rest = value.partition("://")
     if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
         raise SettingsError(
             f"{name} must begin with postgresql:// (postgres:// means the same), "
             "or be file:PATH of a file with such a URL"
         )
-    credentials, hosts, path, options = _split(rest, name)
-    # libpq's other form of a URL has these parts in the query.
-    hosts = hosts or _hosts(options.pop("host", ""), options.pop("port", ""), name)
-    user = options.pop("user", credentials[0])
-    password = options.pop("password", credentials[1])
-    database = options.pop("dbname", options.pop("database", path))
+    credentials, listed, path, options = _split(rest, name)
+    # libpq's other form of a URL has these parts in the query. The drivers disagree about a part
+    # that stands in both.
+    query = {key: options.pop(key, "") for key in PARTS}
+    if any(
+        first and second
+        for first, second in (
+            (listed, query["host"]),
+            (credentials[0], query["user"]),
+            (credentials[1], query["password"]),
+            (path, query["dbname"] or query["database"]),
+            (query["dbname"], query["database"]),
+        )
+    ):
+        raise SettingsError(f"{name} gives a part twice: remove {', '.join(PARTS)} from its query")
+    hosts = _hosts(listed or query["host"], query["port"], name)
+    user, password = credentials[0] or query["user"], credentials[1] or query["password"]
+    database = path or query["dbname"] or query["database"]
+    if len(hosts) > 1:
+        # After a failover the old primary may return as a standby, which refuses each row.
+        options.setdefault("target_session_attrs", "read-write")
     password_file = options.pop(PASSWORD_FILE, "")
     _check(options, name)
     return DatabaseUrl(hosts, user, password, database, options, password_file, name)
@@ -183,7 +221,7 @@ def given(value: str | None) -> str | None:
     """
     if value and value.startswith(FILE):
         try:
-            Path(_path(value)).stat()
+            Path(unquote(_path(value))).stat()
         except FileNotFoundError:
             return None
         except (OSError, ValueError):
@@ -192,11 +230,11 @@ def given(value: str | None) -> str | None:
 
 
 def _path(value: str) -> str:
-    """Return the path of a value `file:PATH` or `file://PATH`."""
-    return unquote(value.removeprefix(FILE).removeprefix("//"))
+    """Return the path of a value `file:PATH` or `file://PATH`, with its escapes."""
+    return value.removeprefix(FILE).removeprefix("//")
 
 
-def _split(rest: str, name: str) -> tuple[tuple[str, str], Hosts, str, dict[str, str]]:
+def _split(rest: str, name: str) -> tuple[tuple[str, str], str, str, dict[str, str]]:
     """Return user and password, hosts, database and options of a URL without its scheme."""
     end = min((rest.find(sign) for sign in "/?#" if sign in rest), default=len(rest))
     credentials, _, hosts = rest[:end].rpartition("@")
@@ -213,7 +251,7 @@ def _split(rest: str, name: str) -> tuple[tuple[str, str], Hosts, str, dict[str,
         options[_decoded(key, name)] = _decoded(value, name)
     return (
         (_decoded(user, name), _decoded(password, name)),
-        _hosts(hosts, "", name),
+        hosts,
         _decoded(parts.path.removeprefix("/"), name),
         options,
     )
@@ -227,6 +265,8 @@ def _hosts(text: str, ports: str, name: str) -> Hosts:
         # One port holds for every host, as in libpq.
         other = given[number] if number < len(given) else given[0]
         port = (found and found["port"]) or other or PORT
+        if found and found["port"] and ports:
+            raise SettingsError(f"{name} gives a part twice: remove port from its query")
         if not (found and port.isdecimal() and 0 < int(port) < 65536):
             raise malformed(name)
         hosts.append((_decoded(found["bracketed"] or found["host"], name), int(port)))
@@ -235,9 +275,14 @@ def _hosts(text: str, ports: str, name: str) -> Hosts:
 
 def _decoded(text: str, name: str) -> str:
     """Decode a part of the URL. Raises SettingsError where libpq could not read it."""
-    if BAD_ESCAPE.search(text):
+    try:
+        decoded = unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise malformed(name) from None
+    # No path and no part of PostgreSQL's protocol can hold a NUL.
+    if BAD_ESCAPE.search(text) or "\0" in decoded:
         raise malformed(name)
-    return unquote(text)
+    return decoded
 
 
 def _check(options: Mapping[str, str], name: str) -> None:
@@ -248,8 +293,24 @@ def _check(options: Mapping[str, str], name: str) -> None:
     for key in UNSUPPORTED:
         if key in options:
             raise SettingsError(f"{name} has the option {key}, which is not supported: remove it")
-    if not options.get("connect_timeout", "1").isdecimal():
-        raise SettingsError(f"connect_timeout in {name} must be a number of seconds")
+    timeout = options.get("connect_timeout", "1")
+    # 0 means no limit to libpq. asyncpg would give up without a try.
+    if not (timeout.isdecimal() and int(timeout)):
+        raise SettingsError(f"connect_timeout in {name} must be a number of seconds above 0")
+    if options.get("sslrootcert") == SYSTEM:
+        _check_system(options, name)
+
+
+def _check_system(options: Mapping[str, str], name: str) -> None:
+    """Raise SettingsError for what asyncpg would ignore, and libpq refuse, with `system`."""
+    if options.get("sslmode", "verify-full") != "verify-full":
+        raise SettingsError(f"sslrootcert=system in {name} needs sslmode=verify-full")
+    for key in NOT_WITH_SYSTEM:
+        if key in options:
+            raise SettingsError(
+                f"{name} has the option {key}, which is not supported with sslrootcert=system: "
+                "remove it, or name the file of a CA"
+            )
 
 
 @contextmanager
