@@ -53,8 +53,9 @@ INSERT = {
     "predictions": _insert_statement("predictions", 'id, "timestamp"'),
     "labels": _insert_statement("labels", "id"),
 }
-# Fails while the tables do not exist, or the role may not read them.
-PROBE = "SELECT FROM predictions, labels LIMIT 0"
+# Fails while the tables do not exist, or the role may not read them. Without ONLY, the plan would
+# lock each partition and each index, some thousands for each new connection of a shipper.
+PROBE = "SELECT FROM ONLY predictions, ONLY labels LIMIT 0"
 
 
 @dataclass
