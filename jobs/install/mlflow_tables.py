@@ -31,11 +31,11 @@ def upgrade(url: str) -> None:
 
 async def _upgrade_alone(url: str) -> bool:
     """Upgrade the tables while no other process does; return False if there are none."""
-    async with open_connection(url, PROGRAM) as connection:
+    async with open_connection(url, PROGRAM, VARIABLE) as connection:
         if not await connection.fetchval(HAS_TABLES):
             return False
     # MLflow's migrations do not exclude each other.
-    async with advisory_lock(url, LOCK, PROGRAM, wait=True):
+    async with advisory_lock(url, LOCK, PROGRAM, wait=True, variable=VARIABLE):
         await asyncio.to_thread(_run_upgrade, url)
     return True
 

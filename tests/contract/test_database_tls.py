@@ -186,3 +186,36 @@ def test_a_command_ends_with_the_code_of_its_reason(
     assert (done.returncode, reason in done.stderr) == (code, True), done.stderr
     assert tls.password not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_require_verifies_the_authority_once_one_is_known(
+    tls: TlsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncpg does as libpq does: `require` verifies the CA, and not the name of the host."""
+    url = f"{tls.open}?sslmode=require"
+    assert await by_asyncpg(url)
+    monkeypatch.setenv("PGSSLROOTCERT", str(make_authority(tls.folder, "other").file))
+    for driver in (by_asyncpg, by_psycopg):
+        with pytest.raises(StoreDownError, match="certificate"):
+            await driver(url)
+
+
+async def test_a_known_authority_does_not_move_a_connection_to_plain_text(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `prefer` libpq verifies a known CA, and connects without TLS if it does not fit."""
+    certificate, key = make_authority(tmp_path, "bank").issue(tmp_path, "server", "localhost")
+    folder = tmp_path / "pgbouncer"
+    folder.mkdir()
+    files = [shutil.copy(file, folder) for file in (certificate, key)]
+    with running_pgbouncer(
+        folder,
+        database,
+        client_tls_sslmode="allow",
+        client_tls_cert_file=files[0],
+        client_tls_key_file=files[1],
+    ) as pooler:
+        url = pooler.behind(database)
+        assert await by_psycopg(url)
+        monkeypatch.setenv("PGSSLROOTCERT", str(make_authority(tmp_path, "other").file))
+        assert await by_psycopg(url)

@@ -288,6 +288,15 @@ def test_mlflows_upgrade_without_postgresql_names_its_setting() -> None:
         mlflow_tables.upgrade(away)
 
 
+def test_a_file_of_another_url_is_reported_with_the_setting_of_that_url(database: str) -> None:
+    away = f"postgresql://nobody:b@127.0.0.1:{urlsplit(database).port}/c"
+    url = f"{database}?sslmode=verify-full&sslrootcert=/nowhere/ca.crt"
+    with pytest.raises(SettingsError, match="sslrootcert in MLFLOW_BACKEND_STORE_URI cannot"):
+        mlflow_tables.upgrade(url)
+    with pytest.raises(SettingsError, match="sslrootcert in DATABASE_ADMIN_URL cannot"):
+        asyncio.run(prepare(DatabaseTarget.of(away), url))
+
+
 @pytest.mark.parametrize("url", [{}, {"DATABASE_URL": "file:/nowhere/url"}])
 def test_an_upgrade_of_an_install_without_secrets_has_nothing_to_migrate(
     url: dict[str, str],

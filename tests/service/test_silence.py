@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fraudops.audit import connection as connection_module
+from fraudops import database_url
 from fraudops.audit.records import encode
 from fraudops.errors import StoreDownError
 from services.shipper import sink as sink_module
@@ -51,7 +51,7 @@ async def test_a_copy_that_waits_for_room_in_the_socket_notices_the_end_of_its_c
 async def test_a_network_that_lets_no_packet_through_is_reported_as_a_timeout(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(database_url, "CONNECT_SECONDS", 1)
     with behind_a_network(database) as (sink, proxy):
         proxy.stall()
         with pytest.raises(StoreDownError, match=r"does not answer \(TimeoutError\)"):
