@@ -125,8 +125,10 @@ def test_every_program_of_ours_trusts_the_bundle_of_certificates(kind: str) -> N
 def test_a_name_that_is_taken_is_refused() -> None:
     volume = json.dumps({"mlflow": {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}})
     assert 'mlflow.extraVolumes: the name "tmp" is already taken' in refusal(values=volume)
-    mount = json.dumps({"jobs": {"extraVolumeMounts": [{"name": "a", "mountPath": "/tmp"}]}})
-    assert 'extraVolumeMounts: the mountPath "/tmp" is already taken' in refusal(values=mount)
+    for path in ("/tmp", "/tmp/", "//tmp/./"):
+        mount = json.dumps({"mlflow": {"extraVolumeMounts": [{"name": "a", "mountPath": path}]}})
+        taken = f'mlflow.extraVolumeMounts: the mountPath "{path}" is already taken'
+        assert taken in refusal(values=mount)
     sidecar = json.dumps({"inference": {"extraContainers": [{"name": "shipper", "image": "a"}]}})
     assert 'inference.extraContainers: the name "shipper"' in refusal(values=sidecar)
 

@@ -56,6 +56,7 @@
 {{- fail "\n\nsigning: name your own Secrets for all keys or for none. The setup Job may not write the public half of a key into your Secret, so set verdictKey.existingSecret, publicKeys.existingSecret, and waiverKey.existingSecret unless waivers is forbidden.\n" }}
 {{- end }}
 {{- include "fraudops.reservedChecks" . }}
+{{- include "fraudops.mountChecks" . }}
 {{- include "fraudops.accountChecks" . }}
 {{- include "fraudops.serviceChecks" . }}
 {{- include "fraudops.roomChecks" . }}
