@@ -57,6 +57,7 @@
 {{- end }}
 {{- include "fraudops.reservedChecks" . }}
 {{- include "fraudops.mountChecks" . }}
+{{- include "fraudops.envChecks" . }}
 {{- include "fraudops.accountChecks" . }}
 {{- include "fraudops.serviceChecks" . }}
 {{- include "fraudops.roomChecks" . }}

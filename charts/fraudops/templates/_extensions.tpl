@@ -60,6 +60,23 @@ env: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/*
+For _checks.tpl. What Kubernetes says of a pod, such as its name or its request, and the paths of keys. With one
+value for all pods, two promotions would look like one, or two pods would write to one spool.
+*/}}
+{{- define "fraudops.envChecks" -}}
+{{- $own := list "FRAUDOPS_POD" "FRAUDOPS_ROLLOUT" "FRAUDOPS_JOB" "FRAUDOPS_REQUEST_ID" "FRAUDOPS_REQUESTED_BY" "FRAUDOPS_CLUSTER__NAMESPACE" "FRAUDOPS_WAIVER" }}
+{{- range $path, $settings := include "fraudops.extended" . | fromJson }}
+{{- /* The service and its shipper must have the same folders. */}}
+{{- $folders := ternary (list "FRAUDOPS_STATE" "FRAUDOPS_SPOOL_VOLUME") list (hasPrefix "inference" $path) }}
+{{- range $settings.extraEnv }}
+{{- if or (has (upper .name) (concat $own $folders)) (hasPrefix "FRAUDOPS_SIGNING__" (upper .name)) }}
+{{- fail (printf "\n\n%s.extraEnv: the chart sets %s for each container by itself, and the programs trust it. Remove it.\n" $path .name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Argument: (dict "own" YAML "extra" .Values.x.extraEnvFrom). */}}
 {{- define "fraudops.envFrom" -}}
 {{- with concat (.own | default "[]" | fromYamlArray) (.extra | default list) }}
