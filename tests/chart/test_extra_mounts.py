@@ -56,7 +56,7 @@ def test_no_value_mounts_a_volume_of_the_chart_that_holds_a_key_or_a_token() -> 
 
 @pytest.mark.parametrize("path", ["jobs.pipeline.pod", "jobs.promote.pod", "bootstrap.pod"])
 def test_a_folder_that_steps_could_write_is_refused(path: str) -> None:
-    message = refusal("bootstrap.enabled=true", values=cache(path, EMPTY, {}))
+    message = refusal(*SCORING, values=cache(path, EMPTY, {}))
     assert f"{path}: the steps of this Job may share no writable folder" in message
 
 
