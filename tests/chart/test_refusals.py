@@ -62,6 +62,12 @@ REFUSED = {
     "imagePullSecrets: [registry]": ["/imagePullSecrets/0"],
     "global: {imagePullSecrets: [{nam: a}]}": ["/global/imagePullSecrets/0"],
     "inference: {resources: {limits: {memory: 1 Gi}, requests: {memory: 1Gi}}}": ["limits/memory"],
+    "inference: {state: {size: '1e9'}}": ["more than seven tenths of inference.state.size (1e9)"],
+    # YAML writes a large number with an exponent.
+    "inference: {resources: {requests: {memory: 1Gi}, limits: {memory: 1Gi, "
+    "ephemeral-storage: 104857600}}}": ["limit of ephemeral-storage (104857600 bytes)"],
+    "inference: {state: {size: .001Ti}}": ["more than seven tenths of inference.state.size"],
+    "inference: {state: {size: 1gi}}": ["/inference/state/size"],
     "inference: {podDisruptionBudget: {maxUnavailable: some}}": ["maxUnavailable"],
     "jobs: {drift: {schedule: hourly}}": ["/jobs/drift/schedule"],
     "networkPolicy: {apiServer: {cidrs: [10.0.0.1]}}": ["/networkPolicy/apiServer/cidrs/0"],
@@ -131,6 +137,16 @@ REFUSED = {
 }
 # Values next to the refused ones that a site may need.
 ACCEPTED = (
+    # Forms that Kubernetes accepts.
+    "jobs: {drift: {schedule: '0  2 * * *'}}",
+    "jobs: {drift: {schedule: ' 0 2 * * 1-5 '}}",
+    "inference: {state: {size: .02Ti}}",
+    "inference: {state: {size: '2e10'}}",
+    "inference: {state: {size: 1Ei}}",
+    "inference: {state: {size: 1E}}",
+    "mlflow: {artifacts: {volume: {size: 1Pi}}}",
+    "jobs: {train: {resources: {requests: {cpu: '1e-1', memory: 1E9}, limits: {memory: 8e9}}}}",
+    "jobs: {train: {resources: {requests: {cpu: 500000u, memory: 1.}, limits: {memory: +1Gi}}}}",
     # The limits count only where autoscaling is on.
     "inference: {autoscaling: {minReplicas: 5, maxReplicas: 2}}",
     "mlflow: {serviceAccount: {create: false, name: default}}",
