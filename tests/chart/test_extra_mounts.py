@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from tests.chart.extensions import nested
-from tests.chart.rendering import Variant, pods, refusal, render
-from tests.chart.test_keys import TABLE, held, held_by_volume
+from tests.chart.rendering import Variant, containers, pods, refusal, render
 
 SCORING = ("data.source=volume", "bootstrap.enabled=true")
 EMPTY, READ_ONLY = {"emptyDir": {"sizeLimit": "1Mi"}}, {"readOnly": True}
@@ -26,9 +25,17 @@ def cache(path: str, volume: dict[str, Any], mount: dict[str, Any]) -> str:
     )
 
 
-def test_a_folder_of_a_site_gives_no_container_what_the_table_does_not() -> None:
-    with_cache = Variant(settings=SCORING, values=cache("jobs", EMPTY, READ_ONLY))
-    assert held(render(with_cache)) == TABLE
+def test_a_folder_of_a_site_adds_itself_and_no_other_mount() -> None:
+    """tests/chart/test_keys.py holds what each container mounts without it."""
+    mounts = [
+        {
+            label: [mount["name"] for mount in container.get("volumeMounts", [])]
+            for label, _, container in containers(render(Variant(settings=SCORING, values=values)))
+            if label.startswith("CronJob")
+        }
+        for values in ("", cache("jobs", EMPTY, READ_ONLY))
+    ]
+    assert mounts[1] == {label: [*names, "cache"] for label, names in mounts[0].items()}
 
 
 def test_no_value_mounts_a_volume_of_the_chart_that_holds_a_key_or_a_token() -> None:
@@ -36,7 +43,7 @@ def test_no_value_mounts_a_volume_of_the_chart_that_holds_a_key_or_a_token() -> 
         volume["name"]
         for _, template in pods(render(Variant(settings=SCORING)))
         for volume in template["spec"].get("volumes", [])
-        if held_by_volume(volume)
+        if '"secret"' in json.dumps(volume) or "serviceAccountToken" in json.dumps(volume)
     }
     assert {"api-token", "verdict-key"} <= volumes
     paths = (
