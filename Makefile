@@ -37,13 +37,13 @@ up: install ## start everything on this machine, in the foreground
 down: install ## stop what `make up` started
 	@$(bin)/fraudops down
 
-# The small models of the tests gain nothing from OpenMP's threads. With several test processes the
-# threads wait for each other in busy loops: the pipelines' tests took 30 s of processor time, now 12.
 # Tests through PgBouncer are skipped where it is not installed, so CI runs this target first.
 pgbouncer: as-root := $(if $(filter-out 0,$(shell id -u)),sudo env,env)
 pgbouncer: ## install PgBouncer from Debian's or Ubuntu's packages, for the tests (as root, or by sudo)
 	@PATH=$$PATH:/usr/sbin command -v pgbouncer >/dev/null || { $(as-root) apt-get update -qq && $(as-root) DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes pgbouncer >/dev/null; }
 
+# The small models of the tests gain nothing from OpenMP's threads. With several test processes the
+# threads wait for each other in busy loops: the pipelines' tests took 30 s of processor time, now 12.
 test machine-test: export OMP_NUM_THREADS := 1
 test: install ## run the tests of the code, with real PostgreSQL, MLflow and gunicorn processes
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)

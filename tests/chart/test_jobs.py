@@ -2,6 +2,7 @@
 
 import pytest
 
+from fraudops.cluster.runner import STEPS
 from fraudops.errors import RefusedError, SettingsError, StoreDownError
 from tests.chart.rendering import (
     EVERYTHING,
@@ -11,6 +12,7 @@ from tests.chart.rendering import (
     job_spec,
     kinds,
     named,
+    pods,
     render,
     title,
 )
@@ -117,6 +119,17 @@ def data_mounts(manifest: Manifest) -> list[tuple[str, dict[str, object]]]:
         for mount in container["volumeMounts"]
         if mount["name"] == "data"
     ]
+
+
+def test_the_command_line_knows_the_steps_of_the_chart() -> None:
+    settings = ("bootstrap.enabled=true", "environment=development")
+    steps = {
+        container["name"]
+        for _, template in pods(render(Variant(settings=settings)))
+        for container in template["spec"].get("initContainers", [])
+        if container["command"][2].startswith("jobs.")
+    }
+    assert steps == STEPS
 
 
 def test_a_suspended_template_has_all_the_arguments_that_it_needs() -> None:

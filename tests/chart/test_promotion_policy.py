@@ -3,12 +3,14 @@
 tests/cluster/test_promotion_policy.py runs them on a real API server.
 """
 
+import json
 import re
 import subprocess
 from typing import Any
 
 import pytest
 
+from tests.chart.extensions import nested
 from tests.chart.rendering import (
     CHART,
     EVERYTHING,
@@ -220,6 +222,28 @@ def test_values_that_would_prove_nothing_are_refused(
     settings: tuple[str, ...], reason: str
 ) -> None:
     assert reason in refusal(*settings)
+
+
+@pytest.mark.parametrize(
+    "path", ["jobs", "jobs.promote.pod", "jobs.pipeline.pod", "jobs.reconcile.pod", "bootstrap.pod"]
+)
+@pytest.mark.parametrize(
+    "name",
+    ["FRAUDOPS_PROMOTION__APPROVAL_REQUIRED", "fraudops_environment", "PYTHONPATH", "PythonPath"],
+)
+def test_no_value_sets_what_the_policy_reserves(path: str, name: str) -> None:
+    """A container's variable wins over the ConfigMap's, in any case of its letters."""
+    own = json.dumps(nested(f"{path}.extraEnv", [{"name": name, "value": "x"}]))
+    message = refusal(*APPROVAL, values=own)
+    assert f"{path}.extraEnv: promotion.policy.enabled refuses Jobs that set {name}" in message
+
+
+def test_values_add_no_name_to_the_list_of_the_policy() -> None:
+    """A name in the list may be set by every user who creates a Job, to any value."""
+    own = json.dumps(nested("jobs.extraEnv", [{"name": "HTTPS_PROXY", "value": "x"}]))
+    with_proxy = accepted_variables(render(Variant(settings=APPROVAL, values=own)))
+    assert with_proxy == accepted_variables(render(Variant(settings=APPROVAL)))
+    assert "HTTPS_PROXY" not in with_proxy
 
 
 @pytest.mark.parametrize("version", ["1.29.14", "1.29.14-eks-1234567", "1.30.0", "1.30.0-gke.1"])

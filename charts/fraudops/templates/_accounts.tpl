@@ -50,6 +50,12 @@ Checks for _checks.tpl. An account with a Role is no other component's account a
 `default`, whose rights every pod would have.
 */}}
 {{- define "fraudops.accountChecks" -}}
+{{- include "fraudops.jobAccountChecks" . }}
+{{- range $path, $settings := dict "mlflow" .Values.mlflow "postgresql" .Values.postgresql }}
+{{- if and $settings.serviceAccount.create (eq $settings.serviceAccount.name "default") }}
+{{- fail (printf "\n\n%s.serviceAccount: the account `default` exists already, and Helm cannot create it. Set create to false to use it.\n" $path) }}
+{{- end }}
+{{- end }}
 {{- $names := list }}
 {{- $values := dict "inference" .Values.inference "jobs" .Values.jobs "promotion" .Values.promotion "jobs.reconcile" .Values.jobs.reconcile "jobs.setup" .Values.jobs.setup }}
 {{- range $path := list "inference" "jobs" "promotion" "jobs.reconcile" "jobs.setup" }}
@@ -63,5 +69,15 @@ Checks for _checks.tpl. An account with a Role is no other component's account a
 {{- fail (printf "\n\nThe ServiceAccount %q is that of two components. Give each its own serviceAccount.name, because one would have the rights of the other.\n" .) }}
 {{- end }}
 {{- $names = append $names . }}
+{{- end }}
+{{- end }}
+
+{{/* Accounts of Jobs that need no right in the cluster: such a Job must not get those of another component. */}}
+{{- define "fraudops.jobAccountChecks" -}}
+{{- $bound := list (include "fraudops.inferenceAccount" .) (include "fraudops.jobsAccount" .) (include "fraudops.promotionAccount" .) (include "fraudops.reconcileAccount" .) (include "fraudops.setupAccount" .) }}
+{{- range $path, $settings := include "fraudops.extended" . | fromJson }}
+{{- if has ($settings.serviceAccountName | default "") $bound }}
+{{- fail (printf "\n\n%s.serviceAccountName: the ServiceAccount %q has a Role, and is another component's. Name another one.\n" $path $settings.serviceAccountName) }}
+{{- end }}
 {{- end }}
 {{- end }}

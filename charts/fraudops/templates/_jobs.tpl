@@ -24,7 +24,8 @@ Exit code 64 (bad settings) or 65 (a gate refused) ends the Job immediately. Any
 {{- $root := .root }}
 {{- $jobs := $root.Values.jobs }}
 {{- $pod := include "fraudops.jobSettings" . | fromJson }}
-{{- $value := printf "jobs.%s.pod" .name }}
+{{- $value := ternary "bootstrap.pod" (printf "jobs.%s.pod" .name) (eq .name "bootstrap") }}
+{{- if .steps }}{{ include "fraudops.stepMountChecks" (dict "settings" $pod "value" $value) }}{{ end }}
 {{- $image := include "fraudops.image" (dict "root" $root "image" $jobs.image) }}
 {{- $reads := .data }}
 {{- range .steps }}{{ $reads = or $reads .data }}{{ end }}

@@ -34,6 +34,14 @@ fraudops.job. Returns JSON.
 {{- if or $pod.extraInitContainers $pod.extraEnvFrom }}
 {{- fail (printf "\n\npromotion.policy.enabled refuses Jobs with other containers or variables than those of the chart: remove extraInitContainers and extraEnvFrom from %s, or give them to the pods of other Jobs only.\n" $path) }}
 {{- end }}
+{{- /* Such a variable wins over the ConfigMap's, so it could switch the approval off. */}}
+{{- range $variable := $pod.extraEnv }}
+{{- range list "FRAUDOPS_" "PYTHON" }}
+{{- if hasPrefix . (upper $variable.name) }}
+{{- fail (printf "\n\n%s.extraEnv: promotion.policy.enabled refuses Jobs that set %s, because variables that begin with %s change what a promotion does. Remove it, or give it to the pods of other Jobs only.\n" $path $variable.name .) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if and $approval.required (not $held) }}
