@@ -215,9 +215,16 @@ class Sink:
         return new
 
     async def _copy(self, values: list[tuple[Any, ...]]) -> int:
-        await self._connection.copy_records_to_table(
-            "predictions", records=values, columns=COLUMNS["predictions"]
-        )
+        connection = self._connection
+        try:
+            await connection.copy_records_to_table(
+                "predictions", records=values, columns=COLUMNS["predictions"]
+            )
+        except AttributeError as error:
+            # asyncpg 0.32 tells the server that a COPY failed, also on a connection that is gone.
+            if not connection.is_closed():
+                raise
+            raise asyncpg.ConnectionDoesNotExistError("the connection ended in a COPY") from error
         return len(values)
 
     @contextmanager
