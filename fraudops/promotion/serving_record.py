@@ -190,6 +190,11 @@ class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
         return self.current.epoch if self.current else 0
 
     @property
+    def has_named_a_model(self) -> bool:
+        """Whether a promotion has ever committed. A refused first one does not count."""
+        return bool(self.current or self.previous or self.stack)
+
+    @property
     def unsigned(self) -> str | None:
         """A note that no signature proves what serves, or None."""
         current = self.current

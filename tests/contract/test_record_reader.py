@@ -204,12 +204,14 @@ def test_no_record_is_empty_only_if_the_api_server_says_so(
     api: ApiServer, reader: ConfigMapReader
 ) -> None:
     api.status = 404
-    assert reader.read() == EMPTY
+    assert reader.read() is None
     for status in (401, 403, 500):
         api.status = status
         with pytest.raises(StoreDownError, match=str(status)):
             reader.read()
     api.status = 200
+    api.body = b'{"kind": "ConfigMap"}'
+    assert reader.read() == EMPTY
     for body in (b"<html>", b"\xff"):
         api.body = body
         with pytest.raises(StoreDownError, match="not JSON"):
@@ -289,7 +291,7 @@ def test_a_server_that_never_answers_does_not_hold_the_pod(
 
 def test_without_a_release_the_record_is_a_file_of_this_machine(tmp_path: Path) -> None:
     read = record_reader(InferenceSettings(state=tmp_path))
-    assert read() == EMPTY
+    assert read() is None
     store = FileRecordStore(State.at(tmp_path).serving_record)
     store.compare_and_set(RECORD, store.read()[1])
     assert read() == RECORD
