@@ -29,6 +29,7 @@ ROLES = {
     "fraudops-setup": {
         (("", "configmaps"), None): ["create"],
         (("", "secrets"), None): ["create"],
+        (("coordination.k8s.io", "leases"), None): ["create"],
         (("", "secrets"), "fraudops-admin"): ["get", "patch"],
         (("", "secrets"), "fraudops-database"): ["get", "patch"],
         (("", "secrets"), "fraudops-verdict-key"): ["get", "patch"],
@@ -87,8 +88,23 @@ def test_the_setup_may_not_read_a_secret_that_the_values_name() -> None:
     )
     manifests = render(Variant(settings=settings))
     assert named(manifests, "Role", "fraudops-setup")["rules"] == [
-        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
     ]
+
+
+def test_the_setup_may_change_only_its_own_claim() -> None:
+    rule = {
+        "apiGroups": [""],
+        "resources": ["persistentvolumeclaims"],
+        "resourceNames": ["fraudops-data"],
+        "verbs": ["get", "patch"],
+    }
+    volume = ("data.source=volume",)
+    assert rule in named(render(Variant(settings=volume)), "Role", "fraudops-setup")["rules"]
+    own = (*volume, "data.volume.existingClaim=own")
+    rules = named(render(Variant(settings=own)), "Role", "fraudops-setup")["rules"]
+    assert not any("persistentvolumeclaims" in rule["resources"] for rule in rules)
 
 
 def test_each_role_is_bound_to_the_account_of_its_name(manifests: list[Manifest]) -> None:
@@ -100,10 +116,6 @@ def test_each_role_is_bound_to_the_account_of_its_name(manifests: list[Manifest]
             "name": name,
         }
         assert [subject["name"] for subject in binding["subjects"]] == [name]
-
-
-def test_the_lease_leaves_its_spec_to_its_holder(manifests: list[Manifest]) -> None:
-    assert "spec" not in named(manifests, "Lease", "fraudops-promotion")
 
 
 def matches(path: str, kind: str, requested: str) -> bool:
