@@ -11,6 +11,7 @@ from fraudops.cluster.api import Cluster, NotFoundError
 from fraudops.cluster.kept import adoption, kept_metadata
 from fraudops.errors import SettingsError, StoreDownError
 from fraudops.promotion.ports import StaleRecordError
+from fraudops.promotion.serving_record import LOST_ANNOTATION
 from fraudops.urls import split_url
 
 PASSWORD_BYTES = 24
@@ -20,6 +21,7 @@ ADMIN_KEY, PASSWORD_KEY = "admin-url", "password"
 # Another writer may change an object between a read and a write. After so many times in a row the
 # Job gives up, and Kubernetes repeats it.
 ATTEMPTS = 5
+CREATED = "created"
 
 
 # Objects of these resources get what they lack. The setup Job may not change others.
@@ -54,12 +56,16 @@ def secret(name: str, release: str, values: Mapping[str, str]) -> KubernetesObje
     )
 
 
-def record(name: str, release: str) -> KubernetesObject:
+def record(name: str, release: str, lost: bool = False) -> KubernetesObject:
     """Return an empty serving record.
 
-    The promotion only updates it, so this Job is the only one that may create ConfigMaps.
+    The promotion only updates it, so this Job is the only one that may create ConfigMaps. `lost`
+    marks the record of a release that had one before. Without the mark its new pods would be ready
+    as before a first promotion, next to pods that serve.
     """
     metadata = kept_metadata(name, release)
+    if lost:
+        metadata["annotations"][LOST_ANNOTATION] = "true"
     return KubernetesObject(
         "configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
     )
@@ -141,7 +147,7 @@ async def ensure(cluster: Cluster, wanted: KubernetesObject, release: str) -> st
             if wanted.resource not in COMPLETED:
                 return "exists already: left as it is"
         else:
-            return "created"
+            return CREATED
         try:
             added = await _complete(cluster, wanted, release)
         except (StaleRecordError, NotFoundError):
@@ -152,6 +158,15 @@ async def ensure(cluster: Cluster, wanted: KubernetesObject, release: str) -> st
         return "exists already: left as it is"
     kind = wanted.manifest["kind"]
     raise StoreDownError(f"other writers keep changing the {kind} {wanted.name}: try again")
+
+
+async def exists(cluster: Cluster, wanted: KubernetesObject) -> bool:
+    """Ask by a dry run, because the account may create the object and not read it."""
+    try:
+        await cluster.call("POST", wanted.path(cluster), wanted.manifest, query={"dryRun": "All"})
+    except StaleRecordError:
+        return True
+    return False
 
 
 async def _complete(cluster: Cluster, wanted: KubernetesObject, release: str) -> list[str]:

@@ -20,16 +20,23 @@ from fraudops.cluster.api import Cluster
 from fraudops.errors import SettingsError
 from fraudops.signing.keys import Purpose, new_key, parse_private_key, public_file
 from jobs.install.objects import (
+    CREATED,
     PASSWORD_BYTES,
     KubernetesObject,
     claim,
     database_values,
     ensure,
+    exists,
     lock,
     record,
     secret,
 )
 from jobs.runner import notices, run
+
+LOST = (
+    "The serving record was deleted, and this one is empty. Pods that serve go on, and new pods "
+    "wait for a promotion: restore the record from a backup, or promote a version."
+)
 
 
 async def create_missing(options: "SetupOptions") -> None:
@@ -39,17 +46,22 @@ async def create_missing(options: "SetupOptions") -> None:
     Raises SettingsError for a Secret that it cannot complete.
     """
     async with Cluster.connect(os.environ.get("FRAUDOPS_CLUSTER__NAMESPACE")) as cluster:
-        for each in options.objects():
-            await _ensure(cluster, each, options.release)
+        # The record is made before the lock. So a lock without a record means that it was deleted.
+        lost = options.lock is not None and await exists(cluster, options.lock)
+        for each in options.objects(lost):
+            done = await _ensure(cluster, each, options.release)
+            if lost and done == CREATED and each.name == options.record_name:
+                notices.print(LOST, markup=False)
         if options.public_keys:
             halves = await _public_halves(cluster, options.private_keys(), options.release)
             public = secret(options.public_keys, options.release, halves)
             await _ensure(cluster, public, options.release)
 
 
-async def _ensure(cluster: Cluster, wanted: KubernetesObject, release: str) -> None:
+async def _ensure(cluster: Cluster, wanted: KubernetesObject, release: str) -> str:
     done = await ensure(cluster, wanted, release)
     notices.print(f"{wanted.manifest['kind']} {wanted.name} {done}", markup=False)
+    return done
 
 
 async def _public_halves(
@@ -109,16 +121,21 @@ class SetupOptions:
             keys["waiver"] = self.waiver_key
         return keys
 
-    def objects(self) -> Iterator[KubernetesObject]:
+    @property
+    def lock(self) -> KubernetesObject | None:
+        return lock(self.lock_name, self.release) if self.lock_name else None
+
+    def objects(self, lost: bool) -> Iterator[KubernetesObject]:
+        """Yield the objects; `lost` means that the release had a serving record before."""
         if self.admin_secret:
             token = secrets.token_urlsafe(PASSWORD_BYTES)
             yield secret(self.admin_secret, self.release, {self.admin_key: token})
         if self.database_secret and self.database_host:
             yield secret(self.database_secret, self.release, database_values(self.database_host))
         if self.record_name:
-            yield record(self.record_name, self.release)
-        if self.lock_name:
-            yield lock(self.lock_name, self.release)
+            yield record(self.record_name, self.release, lost)
+        if self.lock:
+            yield self.lock
         if self.data_claim:
             yield claim(self.data_claim, self.release, self.data_size, self.data_storage_class)
 

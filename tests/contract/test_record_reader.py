@@ -23,6 +23,7 @@ from fraudops.errors import StoreDownError
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import (
     EMPTY,
+    LOST_ANNOTATION,
     RecordUnreadableError,
     ServingTarget,
     encode,
@@ -39,7 +40,9 @@ IN_CLUSTER = "kubernetes.default.svc"
 
 
 def config_map(data: bytes) -> bytes:
-    return msgspec.json.encode({"kind": "ConfigMap", "data": {"serving.json": data.decode()}})
+    return msgspec.json.encode(
+        {"kind": "ConfigMap", "metadata": {}, "data": {"serving.json": data.decode()}}
+    )
 
 
 @dataclass
@@ -210,7 +213,7 @@ def test_no_record_is_empty_only_if_the_api_server_says_so(
         with pytest.raises(StoreDownError, match=str(status)):
             reader.read()
     api.status = 200
-    api.body = b'{"kind": "ConfigMap"}'
+    api.body = b'{"kind": "ConfigMap", "metadata": {"annotations": null}}'
     assert reader.read() == EMPTY
     for body in (b"<html>", b"\xff"):
         api.body = body
@@ -219,6 +222,16 @@ def test_no_record_is_empty_only_if_the_api_server_says_so(
     api.body = config_map(b"[]")
     with pytest.raises(RecordUnreadableError):
         reader.read()
+
+
+def test_an_empty_record_in_place_of_a_lost_one_is_no_record_until_a_promotion(
+    api: ApiServer, reader: ConfigMapReader
+) -> None:
+    mark = {"metadata": {"annotations": {LOST_ANNOTATION: "true"}}}
+    api.body = msgspec.json.encode(mark)
+    assert reader.read() is None
+    api.body = msgspec.json.encode(mark | {"data": {"serving.json": encode(RECORD).decode()}})
+    assert reader.read() == RECORD
 
 
 def test_a_connection_that_has_ended_is_opened_again(

@@ -75,7 +75,13 @@ def serve_objects(folder: Path) -> Iterator[tuple[StoredObjects, Path]]:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length) or b"{}")
             path = self.path.partition("?")[0].partition("/namespaces/default/")[2]
-            status, found = stored.answer(self.command, path, body)
+            if "dryRun=All" in self.path:
+                status, found = (
+                    (409 if f"{path}/{body['metadata']['name']}" in stored.objects else 201),
+                    {},
+                )
+            else:
+                status, found = stored.answer(self.command, path, body)
             content = json.dumps(found).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -19,6 +19,7 @@ from fraudops.promotion.serving_record import (
     ServingRecord,
     ServingTarget,
     config_map_name,
+    is_lost,
     of_config_map,
 )
 from fraudops.settings import InferenceSettings
@@ -68,7 +69,7 @@ class ConfigMapReader:
         self._connection: HTTPSConnection | None = None
 
     def read(self) -> ServingRecord | None:
-        """Return the record, or None while there is no ConfigMap.
+        """Return the record, or None while there is no ConfigMap or only one for a lost record.
 
         Before the first promotion the ConfigMap exists and is empty: the setup Job creates it so.
         Raises RecordUnreadableError, StoreDownError.
@@ -85,7 +86,7 @@ class ConfigMapReader:
             raise StoreDownError(
                 "the Kubernetes API answered with something that is not JSON"
             ) from error
-        return of_config_map(found)
+        return None if is_lost(found) else of_config_map(found)
 
     def _get(self) -> tuple[int, bytes]:
         """Get the ConfigMap's status and body; if a kept connection has ended, open a new one.
