@@ -6,7 +6,7 @@ import pytest
 
 from tests.chart.rendering import (
     EVERYTHING,
-    VARIANTS,
+    ROOT,
     Manifest,
     Variant,
     kinds,
@@ -15,6 +15,19 @@ from tests.chart.rendering import (
     render,
 )
 
+PAGE = ROOT / "docs/operations/network.md"
+# The columns of the page's table, with the word of the label.
+COLUMNS = {
+    "MLflow": "mlflow",
+    "PostgreSQL": "postgresql",
+    "admin port": "admin",
+    "public port": "inference",
+    "Kubernetes API": "api",
+    "HTTPS": "https",
+}
+EVERY_JOB = Variant(
+    settings=("environment=development", "bootstrap.enabled=true", "data.source=volume")
+)
 RECORD = (("", "configmaps"), "fraudops-serving")
 ROLES = {
     "fraudops-inference": {RECORD: ["get"]},
@@ -218,14 +231,36 @@ def opens_port(rule: dict[str, Any], port: int) -> bool:
     return port in {entry["port"] for entry in rule["ports"]}
 
 
+def allowed_by_the_page() -> dict[str, set[tuple[str, str]]]:
+    """Return the pairs of component and target in the table of the page, by their cells."""
+    section = PAGE.read_text().partition("## Who may talk to whom")[2].partition("\n\n(")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("|")
+    ]
+    head, _, *body = rows
+    assert head[1:] == list(COLUMNS)
+    found: dict[str, set[tuple[str, str]]] = {}
+    for component, *cells in body:
+        for column, cell in zip(COLUMNS, cells, strict=True):
+            found.setdefault(cell, set()).add((component.strip("`"), COLUMNS[column]))
+    return found
+
+
+def labels_by_component(manifests: list[Manifest]) -> dict[str, dict[str, str]]:
+    found = [template["metadata"]["labels"] for _, template in pods(manifests)]
+    return {labels["app.kubernetes.io/component"]: labels for labels in found}
+
+
+def labelled(labels: dict[str, dict[str, str]], way: str) -> set[tuple[str, str]]:
+    label = f"fraudops.io/access-{way}"
+    return {(client, way) for client, own in labels.items() if own.get(label) == "true"}
+
+
 def test_the_network_policies_allow_exactly_these_connections() -> None:
-    manifests = render(VARIANTS["quickstart"])
-    labels = {
-        template["metadata"]["labels"]["app.kubernetes.io/component"]: template["metadata"][
-            "labels"
-        ]
-        for _, template in pods(manifests)
-    }
+    manifests = render(EVERY_JOB)
+    labels = labels_by_component(manifests)
     targets = {"postgresql": 5432, "mlflow": 5000, "inference": 8000, "admin": 8001}
     allowed = {
         (client, target)
@@ -233,27 +268,16 @@ def test_the_network_policies_allow_exactly_these_connections() -> None:
         for target, port in targets.items()
         if reachable(manifests, own, labels["inference" if target == "admin" else target], port)
     }
-    promotion_and_pods = {
-        (client, target)
-        for client in ("promote", "pipeline", "reconcile", "bootstrap", "inference")
-        for target in ("mlflow", "postgresql", "admin")
-    }
-    assert allowed == promotion_and_pods | {
-        *(
-            ("mlflow", "postgresql"),
-            ("migrate", "postgresql"),
-            ("retention", "postgresql"),
-            ("drift", "postgresql"),
-            ("drift", "mlflow"),
-        ),
-        *(
-            ("train", "mlflow"),
-            ("validate", "mlflow"),
-            ("validate", "admin"),
-            ("test", "inference"),
-            ("test", "postgresql"),
-        ),
-    }
+    page = allowed_by_the_page()
+    assert allowed | labelled(labels, "api") == page["yes"]
+    # Every component is in the table, also one without a right.
+    assert {client for pairs in page.values() for client, _ in pairs} == set(labels)
+
+
+def test_only_what_fetches_has_the_way_of_https() -> None:
+    page, labels = allowed_by_the_page(), labels_by_component(render(EVERYTHING))
+    assert labelled(labels, "https") == page["with S3"] | page["with `data.url`"]
+    assert labelled(labels_by_component(render(EVERY_JOB)), "https") == set()
 
 
 def test_only_pods_that_need_it_may_connect_out_of_the_namespace() -> None:

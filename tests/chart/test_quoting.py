@@ -56,6 +56,7 @@ BUNDLED: Mapping[str, Any] = {
             "password": "password",
         },
         "existingSecret": "",
+        "tls": {"existingSecret": "", "certKey": "", "keyKey": ""},
     },
 }
 MAPS = {

@@ -135,6 +135,27 @@ async def test_a_client_certificate_is_shown(tls: TlsServer, driver: Driver) -> 
 
 
 @drivers
+async def test_the_variables_of_the_chart_serve_every_driver_and_the_url_wins(
+    tls: TlsServer, driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = tls.authority.issue(tls.folder, OWNER)
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    monkeypatch.setenv("PGSSLROOTCERT", str(tls.authority.file))
+    monkeypatch.setenv("PGSSLCERT", str(certificate))
+    monkeypatch.setenv("PGSSLKEY", str(key))
+    mounted = tmp_path / "url"
+    mounted.write_text(tls.strict.replace("127.0.0.1", "localhost"))
+    assert await driver(f"file:{mounted}")
+    # The certificate is not valid for this name, and only `verify-full` asks for one.
+    with pytest.raises(StoreDownError, match="certificate"):
+        await driver(tls.strict)
+    assert await driver(f"{tls.strict}?sslmode=verify-ca")
+    monkeypatch.setenv("PGSSLROOTCERT", str(mounted))
+    with pytest.raises(StoreDownError):
+        await driver(f"file:{mounted}")
+
+
+@drivers
 @pytest.mark.parametrize("option", ["sslrootcert", "sslcert"])
 async def test_a_file_that_is_not_mounted_is_a_wrong_setting(
     tls: TlsServer, driver: Driver, option: str

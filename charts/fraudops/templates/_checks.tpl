@@ -59,6 +59,7 @@
 {{- include "fraudops.accountChecks" . }}
 {{- include "fraudops.serviceChecks" . }}
 {{- include "fraudops.roomChecks" . }}
+{{- include "fraudops.database.checks" . }}
 {{- include "fraudops.requester.checks" . }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
 {{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: name the Gateway that accepts the route.\n" }}

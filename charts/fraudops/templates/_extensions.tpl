@@ -40,9 +40,16 @@ Kubernetes warns of a name that is there twice. Argument: (dict "root" $ "own" Y
 {{- $names := list }}
 {{- range .extra }}{{ $names = append $names .name }}{{ end }}
 {{- $entries := list }}
-{{- range concat (include "fraudops.ca.env" .root | fromYamlArray) (.own | fromYamlArray) }}
+{{- $own := list }}
+{{- range .own | fromYamlArray }}
+{{- if not (has .name $names) }}{{ $own = append $own . }}{{ end }}
+{{- end }}
+{{- range $own }}{{ $names = append $names .name }}{{ end }}
+{{- /* The CA of PostgreSQL alone replaces the one of the bundle. */}}
+{{- range include "fraudops.ca.env" .root | fromYamlArray }}
 {{- if not (has .name $names) }}{{ $entries = append $entries . }}{{ end }}
 {{- end }}
+{{- $entries = concat $entries $own }}
 {{- with concat $entries (.extra | default list) }}
 env: {{- toYaml . | nindent 2 }}
 {{- end }}

@@ -104,6 +104,8 @@ template:
 {{- range concat (.steps | default list) (list .) }}
 {{- include "fraudops.keyVolumes" (dict "root" $root "container" .) | nindent 0 }}
 {{- end }}
+{{- /* Every container of a Job that reads the database Secret reads the same keys as the last one. */}}
+{{- include "fraudops.database.volumes" (include "fraudops.job.database" . | fromJson | merge (dict "root" $root)) | nindent 0 }}
 {{- if .account }}
 {{- include "fraudops.tokenVolume" $root | nindent 0 }}
 {{- end }}
@@ -186,8 +188,19 @@ that of the Job.
 - {name: hand-over, mountPath: /hand-over, readOnly: {{ eq . "read" }}}
 {{- end }}
 {{- include "fraudops.keyMounts" . | nindent 0 }}
+{{- include "fraudops.database.mounts" (include "fraudops.job.database" . | fromJson | merge (dict "root" $root)) | nindent 0 }}
 {{- if .account }}
 {{- include "fraudops.tokenMount" $root | nindent 0 }}
+{{- end }}
+{{- end }}
+
+{{/* The keys of the database Secret that a Job's container reads, as JSON. Argument: the dict of fraudops.job. */}}
+{{- define "fraudops.job.database" -}}
+{{- if .databases }}
+{{- $keys := ternary (list "adminUrl" "url" "mlflowUrl") (list "adminUrl" "url") .root.Values.mlflow.enabled }}
+{{- toJson (dict "keys" $keys "optional" (ternary $keys (list "adminUrl") (has "--if-set-up" .args))) }}
+{{- else }}
+{{- toJson (dict "keys" (ternary (list "url") list (not (empty .database)))) }}
 {{- end }}
 {{- end }}
 
@@ -198,15 +211,8 @@ that of the Job.
 {{- if .account }}
 {{- include "fraudops.env.namespace" $root | nindent 0 }}
 {{- end }}
-{{- if .database }}
-{{- include "fraudops.env.database" $root | nindent 0 }}
-{{- end }}
-{{- if .databases }}
-{{- range $variable, $key := dict "DATABASE_URL" "url" "MLFLOW_BACKEND_STORE_URI" "mlflowUrl" "DATABASE_ADMIN_URL" "adminUrl" }}
-{{- if or $root.Values.mlflow.enabled (ne $key "mlflowUrl") }}
-- {name: {{ $variable | quote }}, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" $root | quote }}, key: {{ get $root.Values.postgresql.secretKeys $key | quote }}, optional: {{ or (has "--if-set-up" $.args) (eq $key "adminUrl") }}}}}
-{{- end }}
-{{- end }}
+{{- if or .database .databases }}
+{{- include "fraudops.database.env" (include "fraudops.job.database" . | fromJson | merge (dict "root" $root)) | nindent 0 }}
 {{- end }}
 {{- if .adminToken }}
 {{- include "fraudops.env.adminToken" $root | nindent 0 }}

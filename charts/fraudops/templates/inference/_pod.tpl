@@ -1,7 +1,7 @@
 {{/* What the containers of the inference pod read and mount. */}}
 {{- define "fraudops.shipper.env" -}}
 - {name: FRAUDOPS_POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
-{{- include "fraudops.env.database" . | nindent 0 }}
+{{- include "fraudops.database.env" (dict "root" . "keys" (list "url")) | nindent 0 }}
 {{- include "fraudops.env.namespace" . | nindent 0 }}
 {{- include "fraudops.env.adminToken" . | nindent 0 }}
 {{- include "fraudops.env.spoolVolume" . | nindent 0 }}
@@ -29,6 +29,7 @@
 {{- define "fraudops.shipper.mounts" -}}
 - {name: state, mountPath: /var/lib/fraudops}
 - {name: tmp, mountPath: /tmp, subPath: shipper}
+{{- include "fraudops.database.mounts" (dict "root" . "keys" (list "url")) | nindent 0 }}
 {{- include "fraudops.spoolMount" . | nindent 0 }}
 {{- end }}
 
@@ -60,6 +61,7 @@
 - {name: spool, persistentVolumeClaim: {claimName: {{ include "fraudops.spoolClaim" . | quote }}}}
 {{- end }}
 - {name: tmp, emptyDir: {sizeLimit: 256Mi}}
+{{- include "fraudops.database.volumes" (dict "root" . "keys" (list "url")) | nindent 0 }}
 {{- include "fraudops.keyVolumes" (dict "root" . "container" (dict "publicKeys" true)) | nindent 0 }}
 {{- include "fraudops.tokenVolume" . | nindent 0 }}
 {{- end }}
