@@ -29,6 +29,7 @@ OWN_NAMESPACES = {
     "test_ports.py": "upgrade",
     "test_promotion_policy.py": "upgrade",
     "test_strict.py": "vanished node",
+    "test_network_policies.py": "upgrade",
 }
 
 SUBJECTS = {
