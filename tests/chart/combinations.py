@@ -111,7 +111,6 @@ ACCOUNTS = {
             "ValidatingAdmissionPolicy fraud-fraudops-promotion-pods": '== \\"promoter\\"',
             "ValidatingAdmissionPolicy fraud-fraudops-promotion-jobs": '== \\"promoter\\"',
             "ValidatingAdmissionPolicy fraud-fraudops-promotion-cronjobs": '== \\"promoter\\"',
-            "CronJob fraudops-reconcile": '"fraudops.io/requested-by": "system:',
             "RoleBinding fraudops-promotion": '"name": "promoter"',
         },
     ),

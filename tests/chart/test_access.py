@@ -1,4 +1,4 @@
-"""Access rules of the chart: roles, network policies, and the paths of an ingress."""
+"""Access rules of the chart: network policies, and the paths of an ingress."""
 
 from typing import Any
 
@@ -28,28 +28,6 @@ COLUMNS = {
 EVERY_JOB = Variant(
     settings=("environment=development", "bootstrap.enabled=true", "data.source=volume")
 )
-RECORD = (("", "configmaps"), "fraudops-serving")
-ROLES = {
-    "fraudops-inference": {RECORD: ["get"]},
-    "fraudops-jobs": {RECORD: ["get"]},
-    "fraudops-promotion": {
-        RECORD: ["get", "patch"],
-        (("coordination.k8s.io", "leases"), "fraudops-promotion"): ["get", "patch"],
-        (("apps", "deployments"), "fraudops-inference"): ["get", "patch"],
-        (("", "pods"), None): ["list", "delete"],
-        (("", "events"), None): ["create"],
-    },
-    "fraudops-setup": {
-        (("", "configmaps"), None): ["create"],
-        (("", "secrets"), None): ["create"],
-        (("coordination.k8s.io", "leases"), None): ["create"],
-        (("", "secrets"), "fraudops-admin"): ["get", "patch"],
-        (("", "secrets"), "fraudops-database"): ["get", "patch"],
-        (("", "secrets"), "fraudops-verdict-key"): ["get", "patch"],
-        (("", "secrets"), "fraudops-waiver-key"): ["get", "patch"],
-        (("", "secrets"), "fraudops-public-keys"): ["get", "patch"],
-    },
-}
 PUBLIC = [
     "/predict",
     "/predict/batch",
@@ -75,60 +53,6 @@ PRIVATE = [
     "/reloadx",
     "/v2x",
 ]
-
-
-def test_the_roles_are_exactly_these() -> None:
-    roles = {
-        role["metadata"]["name"]: {
-            ((group, resource), name): rule["verbs"]
-            for rule in role["rules"]
-            for group in rule["apiGroups"]
-            for resource in rule["resources"]
-            for name in rule.get("resourceNames", [None])
-        }
-        for role in kinds(render(), "Role")
-    }
-    assert roles == ROLES
-
-
-def test_the_setup_may_not_read_a_secret_that_the_values_name() -> None:
-    settings = (
-        "adminToken.existingSecret=a",
-        "postgresql.existingSecret=b",
-        "signing.verdictKey.existingSecret=c",
-        "signing.waiverKey.existingSecret=d",
-        "signing.publicKeys.existingSecret=e",
-    )
-    manifests = render(Variant(settings=settings))
-    assert named(manifests, "Role", "fraudops-setup")["rules"] == [
-        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
-    ]
-
-
-def test_the_setup_may_change_only_its_own_claim() -> None:
-    rule = {
-        "apiGroups": [""],
-        "resources": ["persistentvolumeclaims"],
-        "resourceNames": ["fraudops-data"],
-        "verbs": ["get", "patch"],
-    }
-    volume = ("data.source=volume",)
-    assert rule in named(render(Variant(settings=volume)), "Role", "fraudops-setup")["rules"]
-    own = (*volume, "data.volume.existingClaim=own")
-    rules = named(render(Variant(settings=own)), "Role", "fraudops-setup")["rules"]
-    assert not any("persistentvolumeclaims" in rule["resources"] for rule in rules)
-
-
-def test_each_role_is_bound_to_the_account_of_its_name(manifests: list[Manifest]) -> None:
-    for binding in kinds(manifests, "RoleBinding"):
-        name = binding["metadata"]["name"]
-        assert binding["roleRef"] == {
-            "apiGroup": "rbac.authorization.k8s.io",
-            "kind": "Role",
-            "name": name,
-        }
-        assert [subject["name"] for subject in binding["subjects"]] == [name]
 
 
 def matches(path: str, kind: str, requested: str) -> bool:

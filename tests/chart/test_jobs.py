@@ -61,8 +61,7 @@ def test_jobs_that_run_on_demand_are_suspended_templates() -> None:
         for manifest in kinds(render(), "CronJob")
     }
     assert {name for name, spec in cron.items() if spec["suspend"]} == ON_DEMAND
-    assert set(cron) - ON_DEMAND == {"drift", "retention", "reconcile"}
-    assert cron["reconcile"]["schedule"] == "* * * * *"
+    assert set(cron) - ON_DEMAND == {"drift", "retention"}
 
 
 def test_scoring_is_a_template_in_shards_that_writes_to_the_data_volume() -> None:

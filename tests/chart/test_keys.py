@@ -46,7 +46,7 @@ TABLE: dict[tuple[str, str], set[str]] = {
     ("postgresql", "postgresql"): {DATABASE},
     ("promote", "waive"): {WAIVER_KEY},
     ("promote", "promote"): PROMOTES,
-    ("reconcile", "reconcile"): {ADMIN, DATABASE, TOKEN},
+    ("reconcile", "reconcile"): {DATABASE, TOKEN},
     ("retention", "retention"): {DATABASE},
     ("score", "score"): {PUBLIC_KEYS, TOKEN},
     ("setup", "setup"): {TOKEN},

@@ -36,6 +36,7 @@ APPROVAL = (
 ACCOUNT = "fraudops-promotion"
 ANNOTATION = "fraudops.io/requested-by"
 CONTROLLER = "system:serviceaccount:kube-system:cronjob-controller"
+WITH_POLICY = ["deletion", "jobs", "pods", "reconciler", "rollout"]
 KINDS = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 
 
@@ -61,7 +62,7 @@ def test_nothing_of_it_is_there_by_default(manifests: list[Manifest]) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "objects"),
-    [(POLICY, ["jobs", "pods"]), (APPROVAL, ["cronjobs", "jobs", "pods"])],
+    [(POLICY, WITH_POLICY), (APPROVAL, ["cronjobs", *WITH_POLICY])],
 )
 def test_each_policy_denies_in_the_releases_namespace(
     settings: tuple[str, ...], objects: list[str]
@@ -78,7 +79,9 @@ def test_each_policy_denies_in_the_releases_namespace(
             "policyName": policy["metadata"]["name"],
             "validationActions": ["Deny"],
             "matchResources": {
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}
+                "matchPolicy": "Equivalent",
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}},
+                "objectSelector": {},
             },
         }
 
@@ -96,7 +99,7 @@ def test_a_cronjob_that_promotes_names_its_controller_and_no_other_does() -> Non
             annotated[title(manifest)] = found
     expected = [title(manifest) for manifest in kinds(promoting(manifests), "CronJob")]
     assert annotated == {name: [CONTROLLER, CONTROLLER] for name in expected}
-    assert {"CronJob fraudops-promote", "CronJob fraudops-reconcile"} <= annotated.keys()
+    assert annotated.keys() == {"CronJob fraudops-promote", "CronJob fraudops-pipeline"}
 
 
 def test_the_first_models_job_has_no_name() -> None:

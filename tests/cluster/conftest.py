@@ -30,6 +30,7 @@ OWN_NAMESPACES = {
     "test_promotion_policy.py": "upgrade",
     "test_strict.py": "vanished node",
     "test_network_policies.py": "upgrade",
+    "test_rights.py": "upgrade",
 }
 
 SUBJECTS = {

@@ -62,6 +62,7 @@
 {{- include "fraudops.roomChecks" . }}
 {{- include "fraudops.database.checks" . }}
 {{- include "fraudops.requester.checks" . }}
+{{- include "fraudops.rights.checks" . }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
 {{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: name the Gateway that accepts the route.\n" }}
 {{- end }}

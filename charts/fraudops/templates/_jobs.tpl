@@ -260,8 +260,8 @@ spec:
   suspend: {{ not .schedule }}
   concurrencyPolicy: Forbid
   startingDeadlineSeconds: 300
-  successfulJobsHistoryLimit: {{ .history | default 3 }}
-  failedJobsHistoryLimit: {{ .history | default 3 }}
+  successfulJobsHistoryLimit: 3
+  failedJobsHistoryLimit: 3
   jobTemplate:
     metadata:
       {{- with merge (include "fraudops.requester.annotations" . | fromJson) .root.Values.commonAnnotations }}
