@@ -8,11 +8,13 @@ import pytest
 from tests.chart.combinations_profile import PRODUCTION
 from tests.chart.rendering import (
     CHART,
+    NAMESPACE,
     ROOT,
     VARIANTS,
     Variant,
     environment,
     helm_template,
+    kinds,
     named,
     notes,
     refusal,
@@ -27,6 +29,7 @@ TLS = "ingress: {enabled: true, tlsSecret: fraud-tls"
 BALANCER = "inference: {service: {type: LoadBalancer, loadBalancerSourceRanges: [203.0.113.0/24]}}"
 # Values that strict refuses, the exception that allows each, and words of the refusal.
 REFUSED = {
+    "promotion: {podDeletion: anyPod}": ("anyPodDeletion", "every pod of the namespace"),
     "postgresql: {enabled: true, existingSecret: ''}": ("bundledPostgresql", "without backups"),
     "networkPolicy: {enabled: false}": ("openEgress", "networkPolicy.enabled is false"),
     "networkPolicy: {dns: {peers: []}}": ("openEgress", "networkPolicy.dns: pods may"),
@@ -37,6 +40,7 @@ REFUSED = {
         "networkPolicy.extraEgress.jobs",
     ),
     "ingress: {enabled: true}": ("plainIngress", "ingress.tlsSecret is empty"),
+    "promotion: {policy: {install: false}}": ("policyElsewhere", "administrators"),
     f"{TLS}, docs: true}}": ("publicDocs", "ingress.docs: everyone would see /docs"),
     "httpRoute: {enabled: true, parentRefs: [{name: a}], docs: true}": (
         "publicDocs",
@@ -62,9 +66,7 @@ def test_strict_refuses_these_values_unless_the_exception_is_named(values: str) 
 
 
 def test_every_exception_is_tested_and_on_the_page() -> None:
-    # The values of the other two come with the policies of pod deletion.
-    missing = {"anyPodDeletion", "policyElsewhere"}
-    assert {exception for exception, _ in REFUSED.values()} == set(EXCEPTIONS) - missing
+    assert {exception for exception, _ in REFUSED.values()} == set(EXCEPTIONS)
     rows = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.MULTILINE)
     assert rows == EXCEPTIONS
 
@@ -112,6 +114,42 @@ def test_strict_needs_kubernetes_1_30(version: str) -> None:
     assert (done.returncode == 0) is (version == "1.30.0"), done.stderr
     if version != "1.30.0":
         assert "security.profile: strict needs Kubernetes 1.30" in done.stderr
+
+
+def test_strict_turns_the_policies_of_promotions_on() -> None:
+    manifests = render(Variant(PRODUCTION))
+    policies = {
+        policy["metadata"]["name"].removeprefix(f"{NAMESPACE}-fraudops-promotion-")
+        for policy in kinds(manifests, "ValidatingAdmissionPolicy")
+    }
+    assert policies >= {"jobs", "pods"}
+    bindings = kinds(manifests, "ValidatingAdmissionPolicyBinding")
+    assert len(bindings) == len(policies)
+    settings = named(manifests, "ConfigMap", "fraudops-jobs")["data"]
+    assert settings["FRAUDOPS_PROMOTION__AUTHENTICATED"] == "true"
+    off = Variant(PRODUCTION, ("promotion.policy.enabled=false",))
+    assert kinds(render(off), "ValidatingAdmissionPolicy")
+
+
+def test_without_the_right_to_install_policies_everything_else_stays() -> None:
+    elsewhere = excepting("policyElsewhere") + "\npromotion: {policy: {install: false}}"
+    without, strict = render(Variant(PRODUCTION, values=elsewhere)), render(Variant(PRODUCTION))
+    policies = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    assert kinds(without, *policies) == []
+    assert without == [each for each in strict if each["kind"] not in policies]
+
+
+def test_the_pages_command_prints_every_policy_for_the_administrators() -> None:
+    (pattern,) = re.findall(r"--show-only '([^']+)'", PAGE.read_text())
+    command = [tool("helm"), "template", "fraudops", str(CHART), "--show-only", pattern]
+    command += ["--namespace", NAMESPACE, "--values", str(ROOT / PRODUCTION[0])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    shown = re.findall(r"^kind: (\w+)", done.stdout, re.MULTILINE)
+    policies = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    assert sorted(shown) == sorted(
+        each["kind"] for each in kinds(render(Variant(PRODUCTION)), *policies)
+    )
 
 
 @pytest.mark.parametrize(
