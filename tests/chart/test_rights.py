@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -24,9 +23,8 @@ from tests.chart.rendering import (
     render,
     tool,
 )
+from tests.chart.rights_table import APPROVAL, OWN_SECRETS, POLICY, Right, named_in, rows, table
 
-# Account, verb, resource, name of the object, or "".
-Right = tuple[str, str, str, str]
 GROUPS = {
     "configmaps": "",
     "deployments": "apps",
@@ -38,38 +36,6 @@ GROUPS = {
     "secrets": "",
 }
 POLICIES = "ValidatingAdmissionPolicy"
-POLICY = "promotion.policy.enabled=true"
-APPROVAL = (POLICY, "promotion.approval.required=true", "promotion.policy.automation={x}")
-OWN_SECRETS = (
-    "adminToken.existingSecret=a",
-    "postgresql.existingSecret=b",
-    "signing.verdictKey.existingSecret=c",
-    "signing.waiverKey.existingSecret=d",
-    "signing.publicKeys.existingSecret=e",
-)
-
-
-def named_by_nobody(path: str) -> Callable[[Variant], bool]:
-    return lambda variant: not any(each.startswith(path) for each in variant.settings)
-
-
-# What the column "only with" says, for the variants below.
-CONDITIONS: Mapping[str, Callable[[Variant], bool]] = {
-    "": lambda variant: True,
-    "`rollout` in `promotion.strategies`": named_by_nobody("promotion.strategies="),
-    "`promotion.podDeletion` other than `none`": (
-        lambda variant: "promotion.podDeletion=none" not in variant.settings
-    ),
-    "`promotion.approval.required`": (
-        lambda variant: "promotion.approval.required=true" in variant.settings
-    ),
-    "a Secret that setup makes": lambda variant: not set(OWN_SECRETS) <= set(variant.settings),
-    "a data claim that setup makes": lambda variant: "data.source=volume" in variant.settings,
-    **{
-        f"no `{path}`": named_by_nobody(path)
-        for path in (setting.partition("=")[0] for setting in OWN_SECRETS)
-    },
-}
 EXACT = (
     Variant(),
     Variant(settings=("data.source=volume",)),
@@ -81,28 +47,6 @@ EXACT = (
     Variant(settings=("promotion.podDeletion=inferencePods",)),
     Variant(settings=(*APPROVAL, "promotion.strategies={broadcast}", "promotion.podDeletion=none")),
 )
-
-
-def rows() -> list[list[str]]:
-    """Return account, verbs, resource, name and condition of each row of the page."""
-    page = (ROOT / "docs" / "operations" / "rights.md").read_text()
-    table = page.partition("| account |")[2].partition("\n\n")[0]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")[2:]]
-
-
-def named_in(cell: str) -> str:
-    return cell.strip("`").replace("…", "fraudops")
-
-
-def table(variant: Variant | None) -> set[Right]:
-    """Return the rights that the page gives for the variant, or all of them."""
-    return {
-        (named_in(account), verb, resource, named_in(name))
-        for account, verbs, resource, name, condition in rows()
-        if variant is None or CONDITIONS[condition](variant)
-        for verb in verbs.split(", ")
-        if verb != "none"
-    }
 
 
 def rights(manifests: list[Manifest]) -> set[Right]:

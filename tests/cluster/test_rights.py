@@ -17,7 +17,7 @@ import yaml
 
 from fraudops.cluster.rollout import ANNOTATION, POINTER
 from tests.chart.rendering import Variant
-from tests.chart.test_rights import APPROVAL, Right, table
+from tests.chart.rights_table import APPROVAL, Right, table
 from tests.cluster.release import CHART, Release, kubeconfig_of, run
 from tests.support.waiting import eventually
 
