@@ -153,14 +153,16 @@ def _cluster_ports(
     # A shell may export HOSTNAME, and the Lease lets its holder take it again. Without the
     # process two promoters on one machine would both have the lock.
     identity = f"{socket.gethostname()}, process {os.getpid()}"
+    records = ConfigMapRecords(cluster, release)
     return PromotionPorts(
-        records=ConfigMapRecords(cluster, release),
+        records=records,
         lock=LeaseLock(cluster, release, identity, say, wait_seconds),
         aliases=_aliases(settings, state),
         pods=ClusterPods(cluster, release, *admin),
         journal=EventJournal(rows, cluster, release, say),
         clock=SystemClock(),
         rollouts=DeploymentRollouts(cluster, release),
+        adopt=records.adopt,
         deadlines=_deadlines(settings),
         say=say,
     )

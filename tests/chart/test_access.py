@@ -55,10 +55,6 @@ PRIVATE = [
 ]
 
 
-def test_the_lease_leaves_its_spec_to_its_holder(manifests: list[Manifest]) -> None:
-    assert "spec" not in named(manifests, "Lease", "fraudops-promotion")
-
-
 def matches(path: str, kind: str, requested: str) -> bool:
     """Match a path as Ingress and Gateway API do; Prefix compares whole segments."""
     if kind == "Exact":

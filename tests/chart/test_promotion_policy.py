@@ -15,6 +15,7 @@ from tests.chart.rendering import (
     CHART,
     EVERYTHING,
     NAMESPACE,
+    VARIANTS,
     Manifest,
     Variant,
     containers,
@@ -57,7 +58,9 @@ def spec_of(manifest: Manifest) -> dict[str, Any]:
     return dict(template["spec"])
 
 
-def test_nothing_of_it_is_there_by_default(manifests: list[Manifest]) -> None:
+@pytest.mark.parametrize("name", ["default", "quickstart", "everything", "CloudNativePG"])
+def test_nothing_of_it_is_there_by_default(name: str) -> None:
+    manifests = render(VARIANTS[name])
     assert kinds(manifests, *KINDS) == []
     assert ANNOTATION + ":" not in str(manifests)
 

@@ -1,5 +1,6 @@
 {{/* Checks across several values, which a schema cannot express. Included once, by the inference ConfigMap. */}}
 {{- define "fraudops.checks" -}}
+{{- include "fraudops.profile.checks" . }}
 {{- if and .Values.bootstrap.enabled (eq .Values.environment "production") (eq .Values.data.source "sample") }}
 {{- fail "\n\nbootstrap.enabled would promote a model of the packaged sample, and environment: production refuses such a model.\nSet data.source to your own data, or environment: development (as values-quickstart.yaml does).\n" }}
 {{- end }}

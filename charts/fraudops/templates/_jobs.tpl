@@ -251,9 +251,11 @@ a schedule the CronJob is suspended, and only a template for `kubectl create job
 and `fraudops … --on-cluster`.
 */}}
 {{- define "fraudops.cronjob" -}}
+{{- /* Some versions of Argo CD report an Application with a suspended CronJob as suspended. */}}
+{{- $annotations := ternary dict (dict "argocd.argoproj.io/ignore-healthcheck" "true") (not (empty .schedule)) }}
 apiVersion: batch/v1
 kind: CronJob
-metadata: {{- include "fraudops.metadata" (dict "root" .root "name" (printf "%s-%s" (include "fraudops.fullname" .root) .name) "component" .name) | nindent 2 }}
+metadata: {{- include "fraudops.metadata" (dict "root" .root "name" (printf "%s-%s" (include "fraudops.fullname" .root) .name) "component" .name "annotations" $annotations) | nindent 2 }}
 spec:
   schedule: {{ .schedule | default "0 0 1 1 *" | quote }}
   suspend: {{ not .schedule }}

@@ -7,10 +7,17 @@
 {{- include "fraudops.env.spoolVolume" . | nindent 0 }}
 {{- end }}
 
+{{/* With bootstrap the release is ready only when its first model serves: that is what `helm --wait` waits for. */}}
+{{- define "fraudops.readyWithoutModel" -}}
+{{- $chosen := .Values.inference.readyWithoutModel }}
+{{- ternary (not .Values.bootstrap.enabled) $chosen (kindIs "invalid" $chosen) }}
+{{- end }}
+
 {{- define "fraudops.inference.env" -}}
 - {name: FRAUDOPS_POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 {{- /* Set by a promotion that rolls the pods out, never by the chart. */}}
 - {name: FRAUDOPS_ROLLOUT, valueFrom: {fieldRef: {fieldPath: "metadata.annotations['fraudops.io/serving']"}}}
+- {name: FRAUDOPS_READY_WITHOUT_MODEL, value: {{ include "fraudops.readyWithoutModel" . | quote }}}
 {{- include "fraudops.env.keys" (dict "publicKeys" true) | nindent 0 }}
 {{- include "fraudops.env.namespace" . | nindent 0 }}
 {{- include "fraudops.env.adminToken" . | nindent 0 }}

@@ -4,7 +4,7 @@ policies that this release renders.
 */}}
 
 {{/* "true" if policies hold the accounts of promotions. */}}
-{{- define "fraudops.policyEnabled" -}}{{ if .Values.promotion.policy.enabled }}true{{ end }}{{- end }}
+{{- define "fraudops.policyEnabled" -}}{{ if or .Values.promotion.policy.enabled (include "fraudops.strict" .) }}true{{ end }}{{- end }}
 
 {{/* "true" if they hold and this release renders them. Else the cluster's administrators apply them. */}}
 {{- define "fraudops.policyInstalled" -}}
