@@ -28,8 +28,8 @@ OWN_NAMESPACES = {
     "test_runner.py": "upgrade",
     "test_ports.py": "upgrade",
     "test_promotion_policy.py": "upgrade",
-    "test_strict.py": "vanished node",
-    "test_network_policies.py": "upgrade",
+    "test_strict.py": "strict",
+    "test_network_policies.py": "vanished node",
     "test_rights.py": "upgrade",
 }
 

@@ -155,6 +155,7 @@ def _postgresql_pod() -> Object:
                 "name": "postgres",
                 "image": f"{image['repository']}:{image['tag']}",
                 "args": [
+                    "postgres",
                     *("-c", "ssl=on"),
                     *("-c", "ssl_cert_file=/tls/server.crt"),
                     *("-c", "ssl_key_file=/tls/server.key"),
@@ -170,6 +171,7 @@ def _postgresql_pod() -> Object:
                 },
                 "volumeMounts": [
                     {"name": "data", "mountPath": "/data"},
+                    {"name": "data", "mountPath": "/var/run/postgresql", "subPath": "run"},
                     {"name": "tls", "mountPath": "/tls"},
                 ],
             }

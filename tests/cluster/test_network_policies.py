@@ -99,7 +99,10 @@ def site(release: Release) -> Iterator[tuple[Release, str]]:
         outside.apply(outside.client_pod(LISTENER, ["python", "-c", LISTEN], {}))
         rights = {ALLOWED: "fraudops.io/access-api", OTHER: "fraudops.io/access-mlflow"}
         for client, label in rights.items():
-            inside.apply(inside.client_pod(client, ["sleep", "600"], {label: "true"}))
+            pod = inside.client_pod(client, ["sleep", "600"], {label: "true"})
+            # No policy holds a connection to the pod's own node, where the API server may run.
+            pod["spec"]["nodeName"] = f"{release.context.removeprefix('kind-')}-worker"
+            inside.apply(pod)
         waiting = ("--for=condition=Ready", "--timeout=120s")
         outside.kubectl("wait", f"pod/{LISTENER}", *waiting)
         inside.kubectl("wait", f"pod/{ALLOWED}", f"pod/{OTHER}", *waiting)

@@ -109,7 +109,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             for found in objects:
                 release.apply(found)
             # The API server reads new policies a moment later.
-            eventually(lambda: denied(site.patch("promotion", image())), 60, 0.5)
+            # A patch that changes nothing is allowed, so each one names another image.
+            eventually(lambda: denied(site.patch("promotion", image(unused()))), 60, 0.5)
             eventually(lambda: denied(site.delete("promotion", site.pod("mlflow"))), 60, 0.5)
             eventually(lambda: denied(made(site, "bob", site.pod("reconcile"))), 60, 0.5)
             yield site
@@ -123,6 +124,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def image(name: str = "example.com/other") -> Object:
     return {"op": "replace", "path": CONTAINER, "value": name}
+
+
+def unused() -> str:
+    return f"example.com/{uuid.uuid4().hex}"
 
 
 def serving(value: str) -> Object:
