@@ -115,7 +115,7 @@ def read_database_url(value: str, name: str = "DATABASE_URL") -> DatabaseUrl:
     quotes the URL, also for a file that cannot be used.
     """
     if value.startswith(FILE):
-        value = _content(unquote(value.removeprefix(FILE).removeprefix("//")), name).strip()
+        value = _content(_path(value), name).strip()
     scheme, separator, rest = value.partition("://")
     if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
         raise SettingsError(
@@ -141,6 +141,27 @@ def address(value: str) -> str:
         return read_database_url(value).address
     except SettingsError:
         return f"the URL in {value.removeprefix(FILE)}" if value.startswith(FILE) else "its URL"
+
+
+def given(value: str | None) -> str | None:
+    """Return the value of an optional setting; None if it is empty, or a `file:` without its file.
+
+    A key that an optional Secret lacks has no file in the Secret's volume. A file that exists and
+    cannot be read counts as given, so that reading the URL reports it.
+    """
+    if value and value.startswith(FILE):
+        try:
+            Path(_path(value)).stat()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            return value
+    return value or None
+
+
+def _path(value: str) -> str:
+    """Return the path of a value `file:PATH` or `file://PATH`."""
+    return unquote(value.removeprefix(FILE).removeprefix("//"))
 
 
 def _split(rest: str, name: str) -> tuple[tuple[str, str], Hosts, str, dict[str, str]]:

@@ -19,7 +19,7 @@ import click
 
 from fraudops.audit.connection import TROUBLE, open_connection, sqlstate
 from fraudops.audit.database import translated
-from fraudops.database_url import address, read_database_url
+from fraudops.database_url import address, given, read_database_url
 from fraudops.errors import SettingsError, StoreDownError
 from jobs.install import mlflow_tables
 from jobs.runner import notices, retry_until, run, wait_option
@@ -220,14 +220,16 @@ def prepare_databases(
 @click.option(
     "--if-set-up",
     is_flag=True,
-    help="Exit with 0 if DATABASE_URL is not set: the setup Job has not created the Secret yet.",
+    help="Exit with 0 if DATABASE_URL is not set, or names a file that does not exist: the setup "
+    "Job has not created the Secret yet.",
 )
 def command(wait_seconds: float, if_set_up: bool) -> None:
     """Prepare roles, databases and tables, or print the SQL that is needed."""
-    url = os.environ.get("DATABASE_URL")
+    url, mlflow_url = os.environ.get("DATABASE_URL"), os.environ.get(mlflow_tables.VARIABLE)
+    if if_set_up:
+        url, mlflow_url = given(url), given(mlflow_url)
     if url:
-        mlflow_url = os.environ.get(mlflow_tables.VARIABLE)
-        admin_url = os.environ.get(ADMIN_VARIABLE)
+        admin_url = given(os.environ.get(ADMIN_VARIABLE))
         prepare_databases(url, mlflow_url, admin_url, time.monotonic() + wait_seconds)
     elif if_set_up:
         notices.print("there is no database Secret yet: nothing to migrate before this upgrade")

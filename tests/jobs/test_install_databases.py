@@ -271,14 +271,22 @@ def test_a_right_that_the_role_lacks_is_a_sentence_with_its_setting(
     assert "refuses a right that the role in DATABASE_URL needs" in done.stderr
 
 
+def test_an_admin_url_whose_file_does_not_exist_is_no_admin_url(database: str) -> None:
+    done = run(DATABASE_URL=database, DATABASE_ADMIN_URL="file:/nowhere/admin-url")
+    assert done.returncode == 0, done.stderr
+
+
 def test_mlflows_upgrade_without_postgresql_names_its_setting() -> None:
     away = f"postgresql://a:b@127.0.0.1:{free_port()}/c"
     with pytest.raises(StoreDownError, match="is MLFLOW_BACKEND_STORE_URI right"):
         mlflow_tables.upgrade(away)
 
 
-def test_an_upgrade_of_an_install_without_secrets_has_nothing_to_migrate() -> None:
-    environment = {"PATH": os.environ["PATH"]}
+@pytest.mark.parametrize("url", [{}, {"DATABASE_URL": "file:/nowhere/url"}])
+def test_an_upgrade_of_an_install_without_secrets_has_nothing_to_migrate(
+    url: dict[str, str],
+) -> None:
+    environment = {"PATH": os.environ["PATH"]} | url
     command = [sys.executable, "-m", "jobs.install.databases"]
     before_upgrade = subprocess.run(
         [*command, "--if-set-up"],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from fraudops.database_url import DatabaseUrl, address, read_database_url
+from fraudops.database_url import DatabaseUrl, address, given, read_database_url
 from fraudops.errors import SettingsError
 
 SEVERAL = "postgresql://u:p%40%2F@one:5432,two,[2001:db8::1]:6432/d%20b?target_session_attrs=any"
@@ -112,6 +112,23 @@ def test_a_file_that_holds_the_url_is_read_each_time(prefix: str, tmp_path: Path
     with pytest.raises(SettingsError, match=f"{file}, which NAME names, is empty"):
         read_database_url(f"{prefix}{file}", "NAME")
     assert str(file) in address(f"{prefix}{file}")
+
+
+@pytest.mark.parametrize("prefix", ["file:", "file://"])
+def test_a_file_that_does_not_exist_is_no_given_url(prefix: str, tmp_path: Path) -> None:
+    file = tmp_path / "a key"
+    value = f"{prefix}{str(file).replace(' ', '%20')}"
+    assert given(value) is None
+    # An empty file is a mistake, which reading the URL reports.
+    file.write_text("")
+    assert given(value) == value
+    assert given(f"{prefix}{file}/beyond") is not None
+
+
+def test_a_url_is_given_and_an_empty_value_is_not() -> None:
+    assert given("postgresql://one/d") == "postgresql://one/d"
+    assert given("") is None
+    assert given(None) is None
 
 
 def test_a_file_with_the_password_replaces_that_of_the_url(tmp_path: Path) -> None:
