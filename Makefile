@@ -7,19 +7,20 @@ export UV_SYSTEM_CERTS := 1
 bin := .venv/bin
 # Without the linker flags, a Helm 3 built by `go install` assumes Kubernetes 1.20.
 helm3 := helm.sh/helm/v3
-compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
+resolve = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+compile = $(resolve) pyproject.toml
 # Dependencies of MLflow's clients that its server does not import.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
-.PHONY: install pgbouncer demo up down test machine-test chart-test style mutants lint-workflows check bench soak proof lock render docs images cluster-tools kind-up cluster-test kind-down clean help
+.PHONY: install pgbouncer demo up down test machine-test chart-test style mutants lint-workflows lint-chart sbom release-check release-images release release-tools check bench soak proof lock render docs images cluster-tools kind-up cluster-test-up cluster-test kind-down clean help
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-.venv/.installed: requirements.lock pyproject.toml
+.venv/.installed: requirements.lock requirements-installer.lock pyproject.toml
 	@echo "installing the locked dependencies into .venv (once; about a minute)"
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 64; }
 	@test -x $(bin)/python || python3 -m venv .venv
-	@$(bin)/python -m pip install --quiet --disable-pip-version-check "uv==0.13.9"
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-installer.lock
 	@$(bin)/uv pip sync --quiet --python $(bin)/python --require-hashes requirements.lock
 	@$(bin)/uv pip install --quiet --python $(bin)/python --no-deps --no-build-isolation --editable .
 	@env -u PYTHONDONTWRITEBYTECODE $(bin)/python -m compileall -q fraudops services jobs
@@ -36,13 +37,13 @@ up: install ## start everything on this machine, in the foreground
 down: install ## stop what `make up` started
 	@$(bin)/fraudops down
 
-# The small models of the tests gain nothing from OpenMP's threads. With several test processes the
-# threads wait for each other in busy loops: the pipelines' tests took 30 s of processor time, now 12.
 # Tests through PgBouncer are skipped where it is not installed, so CI runs this target first.
 pgbouncer: as-root := $(if $(filter-out 0,$(shell id -u)),sudo env,env)
 pgbouncer: ## install PgBouncer from Debian's or Ubuntu's packages, for the tests (as root, or by sudo)
 	@PATH=$$PATH:/usr/sbin command -v pgbouncer >/dev/null || { $(as-root) apt-get update -qq && $(as-root) DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes pgbouncer >/dev/null; }
 
+# The small models of the tests gain nothing from OpenMP's threads. With several test processes the
+# threads wait for each other in busy loops: the pipelines' tests took 30 s of processor time, now 12.
 test machine-test: export OMP_NUM_THREADS := 1
 test: install ## run the tests of the code, with real PostgreSQL, MLflow and gunicorn processes
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -52,6 +53,22 @@ machine-test: install ## run the tests of the whole product: promotions under lo
 
 chart-test: install ## run the tests of the rendered chart, with Helm 3 and Helm 4
 	@$(bin)/pytest -n 2 --dist loadfile tests/chart $(ARGS)
+
+# checkov pins old versions of other packages, so it has an environment of its own.
+.lint/.installed: requirements-lint.lock | install
+	@$(bin)/uv venv --quiet --clear .lint
+	@$(bin)/uv pip sync --quiet --python .lint/bin/python --require-hashes requirements-lint.lock
+	@touch $@
+
+lint-chart: install .lint/.installed ## check the rendered chart with checkov, and with kube-score if Go is installed
+	@if command -v go >/dev/null; then \
+		GOBIN=$(CURDIR)/$(bin) go install github.com/zegl/kube-score/cmd/kube-score@v1.20.0 || exit; \
+		export KUBE_SCORE=$(bin)/kube-score; \
+	else echo "kube-score did not run: go is not on PATH"; fi; \
+	CHECKOV=.lint/bin/checkov $(bin)/python k8s/lint.py
+
+sbom: install ## write a list of the Python packages of each image into dist/, as CycloneDX
+	@$(bin)/python k8s/sbom.py
 
 style: install ## print figures of the source's style, and fail when a limit is broken
 	@$(bin)/python -m tests.repo.style
@@ -79,6 +96,8 @@ soak: install ## run half of the maximum load for 30 minutes: memory, tail laten
 
 lock: install ## resolve all dependencies again, and those of each image
 	$(compile) --all-extras -o requirements.lock
+	$(resolve) --group installer -o requirements-installer.lock
+	$(resolve) --group lint -o requirements-lint.lock
 	$(compile) --extra serve -c requirements.lock -o requirements-serve.lock
 	$(compile) --extra jobs -c requirements.lock -o requirements-jobs.lock
 	$(compile) --extra mlflow-server -c requirements.lock $(addprefix --no-emit-package ,$(not-in-mlflow-server)) -o requirements-mlflow.lock
@@ -92,6 +111,23 @@ docs: install ## write the generated pages of docs/, and build the site in .site
 images: ## build the three images
 	@python3 k8s/cluster.py images
 
+# For the release workflow.
+release-check: install ## check that tag, version and CHANGELOG.md agree (TAG=v0.3.0)
+	@$(bin)/python k8s/release.py check
+
+release-images: install ## build the three images for this machine's processor, and push them
+	@$(bin)/python k8s/release.py images
+
+release: install sbom ## sign and publish images, chart and wheel; the images must have been pushed
+	@$(bin)/uv build --quiet --wheel --build-constraints requirements.lock --require-hashes --out-dir dist
+	@$(bin)/python k8s/release.py publish
+
+release-tools: TOOLS ?= $(CURDIR)/$(bin)
+release-tools: ## build helm, cosign and syft with Go, into TOOLS=FOLDER
+	@GOBIN=$(TOOLS) go install helm.sh/helm/v4/cmd/helm@v4.1.4
+	@GOBIN=$(TOOLS) go install github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3
+	@GOBIN=$(TOOLS) go install github.com/anchore/syft/cmd/syft@v1.57.1
+
 # Go verifies each download against its public checksum database.
 cluster-tools: TOOLS ?= $(CURDIR)/$(bin)
 cluster-tools: ## build kind, Helm 3 and Helm 4 with Go, into TOOLS=FOLDER
@@ -103,11 +139,13 @@ cluster-tools: ## build kind, Helm 3 and Helm 4 with Go, into TOOLS=FOLDER
 kind-up: $(if $(FRAUDOPS_DATA),install) ## start a kind cluster with everything, a first model and a prediction (FRAUDOPS_DATA=FILE trains on your data)
 	@python3 k8s/cluster.py up
 
+cluster-test-up cluster-test: export KIND_ADDONS := metrics prometheus
+cluster-test-up cluster-test: export KIND_CONFIG ?= $(CURDIR)/tests/cluster/kind-config.yaml
+cluster-test-up: kind-up ## start the kind cluster of the tests: two nodes, with Prometheus
+
 # Four processes: one changes the installed release, the others use separate namespaces. They mostly
 # wait. Figures (PROOF=1) are measured by one process.
-cluster-test: export KIND_ADDONS := metrics prometheus
-cluster-test: export KIND_CONFIG ?= $(CURDIR)/tests/cluster/kind-config.yaml
-cluster-test: install kind-up ## start the kind cluster and run its tests, `helm test` included
+cluster-test: install cluster-test-up ## start the kind cluster and run its tests, `helm test` included
 	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 4 --dist loadfile) tests/cluster $(ARGS)
 
 proof: install ## measure every figure that the pages quote, for hours, into benchmarks/results
@@ -125,5 +163,5 @@ proof: install ## measure every figure that the pages quote, for hours, into ben
 kind-down: ## delete the kind cluster
 	@python3 k8s/cluster.py down
 
-clean: ## delete .venv, the state folder .fraudops, and the results of `make mutants`
-	rm -rf .venv .fraudops .mutants
+clean: ## delete .venv, .lint, the state folder .fraudops, and the results of `make mutants`
+	rm -rf .venv .lint .fraudops .mutants

@@ -4,4 +4,4 @@ It covers data, models, the registry, promotions, the serving record, the audit 
 imports no web framework and reads no command line.
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0-dev"

@@ -6,9 +6,11 @@ connection. So this module reads the URL, and gives each driver its parts.
 
 A value may also be `file:PATH`: the file holds the URL. The option `password_file=PATH` names a
 file with the password alone. Both are read for each new connection, so that a mounted Secret may
-change while a program runs.
+change while a program runs. So are the files of TLS. Reading the URL reads none of them, so that a
+message can name the host while a file is wrong.
 """
 
+import os
 import re
 import ssl
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,8 @@ from fraudops.errors import SettingsError
 from fraudops.urls import malformed, split_url
 
 PORT = "5432"
+# For the connection to one host, without `connect_timeout`. Several hosts are asked in turn.
+CONNECT_SECONDS, HOST_SECONDS = 10, 5
 FILE, PASSWORD_FILE = "file:", "password_file"
 # A value of `sslrootcert` that means the certificates of the operating system, as in libpq.
 SYSTEM = "system"
@@ -42,7 +46,9 @@ LIBPQ_ONLY = frozenset(
         *("fallback_application_name", "sslcompression", "sslsni"),
     )
 )
+PARTS = ("host", "port", "user", "password", "dbname", "database")
 UNSUPPORTED = ("require_auth", "requirepeer", "sslcertmode", "load_balance_hosts")
+NOT_WITH_SYSTEM = ("ssl_min_protocol_version", "ssl_max_protocol_version", "sslcrl")
 HOST = re.compile(
     r"(\[(?P<bracketed>[0-9a-fA-F:.%]+)\]|(?P<host>[^\[\]:]+))(:(?P<port>[0-9]{1,5}))?"
 )
@@ -59,6 +65,9 @@ class DatabaseUrl:
     password: str = field(repr=False)
     database: str
     options: Mapping[str, str] = field(repr=False)
+    password_file: str = ""
+    # The setting that holds the URL, for messages.
+    variable: str = "DATABASE_URL"
 
     @property
     def host_list(self) -> str:
@@ -72,67 +81,128 @@ class DatabaseUrl:
         """Hosts, ports and database, for messages: no user and no password."""
         return f"{self.host_list or f'localhost:{PORT}'}/{self.database}".removesuffix("/")
 
+    @property
+    def connect_seconds(self) -> int:
+        """Return the seconds after which the connection to one host has failed."""
+        default = HOST_SECONDS if len(self.hosts) > 1 else CONNECT_SECONDS
+        return int(self.options.get("connect_timeout", default))
+
+    def read_password(self) -> str:
+        """Return the password, from its file if there is one. Raises SettingsError."""
+        if not self.password_file:
+            return self.password
+        # Only the line break that editors add goes away: a password may end with a space.
+        return _content(self.password_file, self.variable).rstrip("\r\n")
+
     def for_asyncpg(self) -> dict[str, Any]:
         """Return the arguments of `asyncpg.connect` except the host and the port.
 
-        asyncpg takes options of TLS only from a URL, so they are in one without a password.
+        asyncpg takes options of TLS only from a URL, so they are in one without a password. Raises
+        SettingsError for a file that cannot be used.
         """
         options = {key: value for key, value in self.options.items() if key not in LIBPQ_ONLY}
-        more: dict[str, Any] = {}
-        if options.get("sslrootcert") == SYSTEM:
-            # As in libpq, where `system` implies verify-full. asyncpg then reads no option of TLS.
-            context = ssl.create_default_context()
-            if "sslcert" in options:
-                context.load_cert_chain(options["sslcert"], options.get("sslkey"))
-            more["ssl"] = context
-        return more | {
+        context = self._load_tls()
+        return {
             "dsn": "postgresql://" + (f"?{urlencode(options, quote_via=quote)}" if options else ""),
             "user": self.user or None,
-            "password": self.password or None,
+            "password": self.read_password() or None,
             "database": self.database or None,
+            # With a context, asyncpg reads no other option of TLS.
+            **({"ssl": context} if options.get("sslrootcert") == SYSTEM else {}),
         }
 
     def for_psycopg(self) -> dict[str, Any]:
-        """Return the arguments of `psycopg.connect`."""
+        """Return the arguments of `psycopg.connect`.
+
+        Raises SettingsError for a file that cannot be used.
+        """
+        self._load_tls()
         hosts = {
             "host": ",".join(host for host, _ in self.hosts),
             "port": ",".join(str(port) for _, port in self.hosts),
         }
-        named = {"user": self.user, "password": self.password, "dbname": self.database}
+        named = {"user": self.user, "password": self.read_password(), "dbname": self.database}
         return {
             **self.options,
             **{key: value for key, value in (hosts | named).items() if value},
+            "connect_timeout": self.connect_seconds,
+            **({"sslrootcert": ""} if self._is_unverified else {}),
             # A prepared statement stays on one connection of the server, and PgBouncer in
             # transaction mode gives the next transaction another one.
             "prepare_threshold": None,
         }
 
+    @property
+    def _is_unverified(self) -> bool:
+        """Return whether libpq must not know a CA, neither of the URL nor of PGSSLROOTCERT.
+
+        With `prefer` and a CA, libpq connects without TLS when the certificate does not fit. With
+        no CA it encrypts and does not verify, as asyncpg does.
+        """
+        mode = self.options.get("sslmode") or os.environ.get("PGSSLMODE") or "prefer"
+        return mode in ("allow", "prefer") and self.options.get("sslrootcert") != SYSTEM
+
+    def _load_tls(self) -> ssl.SSLContext:
+        """Load the files of TLS, so that a wrong one is not reported as a server that is down.
+
+        The context verifies certificates as `system` does in libpq, which implies verify-full.
+        """
+        options, root = self.options, self.options.get("sslrootcert", SYSTEM)
+        if root == SYSTEM:
+            context = ssl.create_default_context()
+        else:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            with _usable("sslrootcert", self.variable):
+                context.load_verify_locations(root)
+        if "sslcert" in options:
+            with _usable("sslcert or sslkey", self.variable):
+                # Without a callback, an encrypted key would ask for its password on the terminal.
+                context.load_cert_chain(
+                    options["sslcert"],
+                    options.get("sslkey"),
+                    lambda: options.get("sslpassword", ""),
+                )
+        return context
+
 
 def read_database_url(value: str, name: str = "DATABASE_URL") -> DatabaseUrl:
-    """Return the parts of the URL in the setting `name`, with the files that it names read.
+    """Return the parts of the URL in the setting `name`.
 
-    `postgres://` and any `postgresql+driver://` are accepted. Raises SettingsError, which never
-    quotes the URL, also for a file that cannot be used.
+    `postgres://` and any `postgresql+driver://` are accepted. Of the files only that of `file:PATH`
+    is read. Raises SettingsError, which never quotes the URL.
     """
     if value.startswith(FILE):
-        value = _content(_path(value), name).strip()
+        value = _content(_decoded(_path(value), name), name).strip()
     scheme, separator, rest = value.partition("://")
     if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
         raise SettingsError(
             f"{name} must begin with postgresql:// (postgres:// means the same), "
             "or be file:PATH of a file with such a URL"
         )
-    credentials, hosts, path, options = _split(rest, name)
-    # libpq's other form of a URL has these parts in the query.
-    hosts = hosts or _hosts(options.pop("host", ""), options.pop("port", ""), name)
-    user = options.pop("user", credentials[0])
-    password = options.pop("password", credentials[1])
-    database = options.pop("dbname", options.pop("database", path))
-    if PASSWORD_FILE in options:
-        # Only the line break that editors add goes away: a password may end with a space.
-        password = _content(options.pop(PASSWORD_FILE), name).rstrip("\r\n")
+    credentials, listed, path, options = _split(rest, name)
+    # libpq's other form of a URL has these parts in the query. The drivers disagree about a part
+    # that stands in both.
+    query = {key: options.pop(key, "") for key in PARTS}
+    if any(
+        first and second
+        for first, second in (
+            (listed, query["host"]),
+            (credentials[0], query["user"]),
+            (credentials[1], query["password"]),
+            (path, query["dbname"] or query["database"]),
+            (query["dbname"], query["database"]),
+        )
+    ):
+        raise SettingsError(f"{name} gives a part twice: remove {', '.join(PARTS)} from its query")
+    hosts = _hosts(listed or query["host"], query["port"], name)
+    user, password = credentials[0] or query["user"], credentials[1] or query["password"]
+    database = path or query["dbname"] or query["database"]
+    if len(hosts) > 1:
+        # After a failover the old primary may return as a standby, which refuses each row.
+        options.setdefault("target_session_attrs", "read-write")
+    password_file = options.pop(PASSWORD_FILE, "")
     _check(options, name)
-    return DatabaseUrl(hosts, user, password, database, options)
+    return DatabaseUrl(hosts, user, password, database, options, password_file, name)
 
 
 def address(value: str) -> str:
@@ -151,7 +221,7 @@ def given(value: str | None) -> str | None:
     """
     if value and value.startswith(FILE):
         try:
-            Path(_path(value)).stat()
+            Path(unquote(_path(value))).stat()
         except FileNotFoundError:
             return None
         except (OSError, ValueError):
@@ -160,11 +230,11 @@ def given(value: str | None) -> str | None:
 
 
 def _path(value: str) -> str:
-    """Return the path of a value `file:PATH` or `file://PATH`."""
-    return unquote(value.removeprefix(FILE).removeprefix("//"))
+    """Return the path of a value `file:PATH` or `file://PATH`, with its escapes."""
+    return value.removeprefix(FILE).removeprefix("//")
 
 
-def _split(rest: str, name: str) -> tuple[tuple[str, str], Hosts, str, dict[str, str]]:
+def _split(rest: str, name: str) -> tuple[tuple[str, str], str, str, dict[str, str]]:
     """Return user and password, hosts, database and options of a URL without its scheme."""
     end = min((rest.find(sign) for sign in "/?#" if sign in rest), default=len(rest))
     credentials, _, hosts = rest[:end].rpartition("@")
@@ -181,7 +251,7 @@ def _split(rest: str, name: str) -> tuple[tuple[str, str], Hosts, str, dict[str,
         options[_decoded(key, name)] = _decoded(value, name)
     return (
         (_decoded(user, name), _decoded(password, name)),
-        _hosts(hosts, "", name),
+        hosts,
         _decoded(parts.path.removeprefix("/"), name),
         options,
     )
@@ -195,6 +265,8 @@ def _hosts(text: str, ports: str, name: str) -> Hosts:
         # One port holds for every host, as in libpq.
         other = given[number] if number < len(given) else given[0]
         port = (found and found["port"]) or other or PORT
+        if found and found["port"] and ports:
+            raise SettingsError(f"{name} gives a part twice: remove port from its query")
         if not (found and port.isdecimal() and 0 < int(port) < 65536):
             raise malformed(name)
         hosts.append((_decoded(found["bracketed"] or found["host"], name), int(port)))
@@ -203,9 +275,14 @@ def _hosts(text: str, ports: str, name: str) -> Hosts:
 
 def _decoded(text: str, name: str) -> str:
     """Decode a part of the URL. Raises SettingsError where libpq could not read it."""
-    if BAD_ESCAPE.search(text):
+    try:
+        decoded = unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise malformed(name) from None
+    # No path and no part of PostgreSQL's protocol can hold a NUL.
+    if BAD_ESCAPE.search(text) or "\0" in decoded:
         raise malformed(name)
-    return unquote(text)
+    return decoded
 
 
 def _check(options: Mapping[str, str], name: str) -> None:
@@ -216,21 +293,23 @@ def _check(options: Mapping[str, str], name: str) -> None:
     for key in UNSUPPORTED:
         if key in options:
             raise SettingsError(f"{name} has the option {key}, which is not supported: remove it")
-    if not options.get("connect_timeout", "1").isdecimal():
-        raise SettingsError(f"connect_timeout in {name} must be a number of seconds")
-    _check_files(options, name)
+    timeout = options.get("connect_timeout", "1")
+    # 0 means no limit to libpq. asyncpg would give up without a try.
+    if not (timeout.isdecimal() and int(timeout)):
+        raise SettingsError(f"connect_timeout in {name} must be a number of seconds above 0")
+    if options.get("sslrootcert") == SYSTEM:
+        _check_system(options, name)
 
 
-def _check_files(options: Mapping[str, str], name: str) -> None:
-    """Load the files of TLS once, so that a wrong one is not reported as a server that is down."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if options.get("sslrootcert", SYSTEM) != SYSTEM:
-        with _usable("sslrootcert", name):
-            context.load_verify_locations(options["sslrootcert"])
-    if "sslcert" in options:
-        with _usable("sslcert or sslkey", name):
-            context.load_cert_chain(
-                options["sslcert"], options.get("sslkey"), lambda: options.get("sslpassword", "")
+def _check_system(options: Mapping[str, str], name: str) -> None:
+    """Raise SettingsError for what asyncpg would ignore, and libpq refuse, with `system`."""
+    if options.get("sslmode", "verify-full") != "verify-full":
+        raise SettingsError(f"sslrootcert=system in {name} needs sslmode=verify-full")
+    for key in NOT_WITH_SYSTEM:
+        if key in options:
+            raise SettingsError(
+                f"{name} has the option {key}, which is not supported with sslrootcert=system: "
+                "remove it, or name the file of a CA"
             )
 
 

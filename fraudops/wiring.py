@@ -75,9 +75,16 @@ class PromotionContext:
 
 @asynccontextmanager
 async def open_promotion_context(
-    settings: PromoteJobSettings, state: State, say: Say, wait_seconds: float = 120.0
+    settings: PromoteJobSettings,
+    state: State,
+    say: Say,
+    wait_seconds: float = 120.0,
+    *,
+    calls_pods: bool = True,
 ) -> AsyncIterator[PromotionContext]:
     """Yield the dependencies, and close their connections after the block.
+
+    Without `calls_pods` a program in the cluster needs no admin token.
 
     Raises SettingsError when a setting is missing or no running product is found, and
     StoreDownError when the cluster does not answer.
@@ -93,7 +100,9 @@ async def open_promotion_context(
     from fraudops.cluster.api import Cluster
 
     async with Cluster.connect(settings.cluster.namespace) as cluster:
-        ports = _cluster_ports(settings, state, cluster, rows, say, wait_seconds)
+        # Without the token the pods would refuse every call.
+        admin = _cluster_admin(settings) if calls_pods else ("", 0)
+        ports = _cluster_ports(settings, state, cluster, admin, rows, say, wait_seconds)
         yield PromotionContext(ports, registry, rows, _approvals(settings, cluster))
 
 
@@ -128,6 +137,7 @@ def _cluster_ports(
     settings: PromoteJobSettings,
     state: State,
     cluster: "Cluster",
+    admin: tuple[str, int],
     rows: DatabaseJournal,
     say: Say,
     wait_seconds: float,
@@ -140,18 +150,19 @@ def _cluster_ports(
 
     release = settings.cluster.release
     assert release is not None
-    token, port = _cluster_admin(settings)
     # A shell may export HOSTNAME, and the Lease lets its holder take it again. Without the
     # process two promoters on one machine would both have the lock.
     identity = f"{socket.gethostname()}, process {os.getpid()}"
+    records = ConfigMapRecords(cluster, release)
     return PromotionPorts(
-        records=ConfigMapRecords(cluster, release),
+        records=records,
         lock=LeaseLock(cluster, release, identity, say, wait_seconds),
         aliases=_aliases(settings, state),
-        pods=ClusterPods(cluster, release, token, port),
+        pods=ClusterPods(cluster, release, *admin),
         journal=EventJournal(rows, cluster, release, say),
         clock=SystemClock(),
         rollouts=DeploymentRollouts(cluster, release),
+        adopt=records.adopt,
         deadlines=_deadlines(settings),
         say=say,
     )

@@ -33,7 +33,7 @@ from fraudops.validation.gates import GateResult
 from fraudops.wiring import PromotionContext, open_promotion_context
 from jobs.on_cluster import on_cluster
 from jobs.reports.promotion import ending, late_notices
-from jobs.requests import approved, check_names_a_version, requester
+from jobs.requests import approved, check_names_a_version, check_strategy, requester
 from jobs.runner import (
     if_epoch_option,
     json_option,
@@ -93,6 +93,8 @@ class PromotionGate:
         return await asyncio.to_thread(self._decide, record)
 
     def _decide(self, record: ServingRecord) -> Promote:
+        # Here, because a try whose rollout is committed must finish also if it is not allowed now.
+        check_strategy(self.settings, self.options.strategy)
         version = self.registry.find(self.options.version)
         terms = PromotionTerms(
             self.settings.model_name,

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from fraudops.errors import RefusedError, SettingsError
 from fraudops.promotion.approval import wait_for_approval
+from fraudops.promotion.attempt import Strategy
 from fraudops.promotion.changes import Promote, Rollback
 from fraudops.promotion.request import PromotionRequest
 from fraudops.promotion.requester import Requester, requester_of
@@ -26,6 +27,20 @@ def check_names_a_version(settings: PromoteJobSettings, version: str) -> None:
             "a promotion that another user approves needs the number of its version: what "
             "`--version latest` means may change after the approval"
         )
+
+
+def check_strategy(settings: PromoteJobSettings, strategy: Strategy) -> None:
+    """Raise SettingsError if this installation does not allow the strategy."""
+    if strategy not in settings.promotion.strategies:
+        raise SettingsError(forbidden(strategy))
+
+
+def forbidden(strategy: Strategy) -> str:
+    """Return the sentence that names the setting which does not allow the strategy."""
+    return (
+        f"{strategy} is not allowed here: add it to promotion.strategies of the chart "
+        "(FRAUDOPS_PROMOTION__STRATEGIES)"
+    )
 
 
 async def approved(

@@ -57,16 +57,20 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
                     "not_indexed": [],
                 }
             async with retention.only_retention(url, PROGRAM) as held:
+                # Read again: until now another run may have dropped some.
+                due = retention.expired(await partitions(connection), today, settings.days)
                 # Create partitions before any drop: a day in use must not delay tomorrow's rows.
                 made = await retention.make_ahead(connection, today)
                 dropped, in_use = await _drop(connection, held, due, settings.export)
-        indexed, not_indexed = await index_days(url, INDEX_SECONDS, PROGRAM)
+        indexed = await index_days(url, INDEX_SECONDS, PROGRAM)
+    if indexed.limit:
+        notices.print(f"days cannot be indexed: {indexed.limit}", markup=False)
     return report | {
         "made": made,
         "dropped": dropped,
         "in_use": in_use,
-        "indexed": indexed,
-        "not_indexed": not_indexed,
+        "indexed": indexed.done,
+        "not_indexed": indexed.left,
     }
 
 
@@ -80,7 +84,7 @@ async def _drop(
     for number, partition in enumerate(due):
         await held.check()
         try:
-            done = await retention.remove_day(connection, partition, export)
+            done = await retention.remove_day(connection, held, partition, export)
         except retention.InUseError as error:
             notices.print(f"{partition.day} stays until the next run: {error}", markup=False)
             return dropped, [each.day for each in due[number:]]

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import click
 
+from fraudops.errors import RefusedError
 from fraudops.progress import Say
 from fraudops.promotion.admission import Environment, go_back
+from fraudops.promotion.attempt import Strategy
 from fraudops.promotion.changes import Rollback, changes_schema
 from fraudops.promotion.request import PromotionRequest, PromotionResult
 from fraudops.promotion.serving_record import UNSIGNED, ServingRecord
@@ -21,7 +23,7 @@ from fraudops.state import State
 from fraudops.wiring import open_promotion_context
 from jobs.on_cluster import on_cluster
 from jobs.promote import carry_out, report
-from jobs.requests import requester
+from jobs.requests import forbidden, requester
 from jobs.runner import if_epoch_option, json_option, run, say, state_option, warn
 
 
@@ -37,10 +39,16 @@ class RollbackGate:
     environment: Environment
     in_place: bool
     warn: Say = warn
+    strategies: tuple[Strategy, ...] = ("broadcast", "rollout")
 
     async def decide(self, record: ServingRecord) -> Rollback:
         """Return the rollback, and warn about what changes with it. Raises RefusedError."""
         change = go_back(record, self.keys, self.environment)
+        if change.strategy not in self.strategies:
+            raise RefusedError(
+                f"version {change.model.version}, the way back, reads other columns, so it needs "
+                f"{change.strategy}, and {forbidden(change.strategy)}"
+            )
         if change.model.unsigned:
             self.warn(
                 f"version {change.model.version} is {UNSIGNED}: release 0.2.0 promoted it, and no "
@@ -73,7 +81,12 @@ async def _roll_back(state: State, if_epoch: int | None) -> PromotionResult:
     who = requester(settings)
     keys = PublicKeys.read(settings.signing.public_keys_of(state))
     async with open_promotion_context(settings, state, say) as context:
-        gate = RollbackGate(keys, settings.environment, in_place=context.ports.rollouts is None)
+        gate = RollbackGate(
+            keys,
+            settings.environment,
+            in_place=context.ports.rollouts is None,
+            strategies=settings.promotion.strategies,
+        )
         request = PromotionRequest(
             id=settings.request_id or str(uuid.uuid4()),
             requested_by=who.name,

@@ -99,7 +99,8 @@ def _type(shape: Mapping[str, Any]) -> str:
     if "enum" in shape:
         return " | ".join(map(str, shape["enum"]))
     name = {"password": "secret", "path": "path"}.get(
-        shape.get("format", ""), {"object": "JSON object"}.get(shape["type"], shape["type"])
+        shape.get("format", ""),
+        {"object": "JSON object", "array": "JSON list"}.get(shape["type"], shape["type"]),
     )
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     limits = [

@@ -3,6 +3,7 @@
 It does not import SQLAlchemy, which would make the shipper start slowly.
 """
 
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,12 +15,15 @@ from fraudops.database_url import read_database_url
 from fraudops.errors import SettingsError
 from fraudops.urls import malformed
 
-# For the connection to one host; the second, if there are several, which are asked in turn.
-CONNECT_SECONDS, HOST_SECONDS = 10.0, 5.0
+CLOSE_SECONDS = 2.0
 # Prefixes of SQLSTATEs after which the same request may succeed later. The conditions are:
 # connection, resources, shutdown and recovery, locks, conflicts, a standby, a missing role or
 # database.
 TEMPORARY = ("08", "53", "57", "55", "40", "25006", "28", "3D", "58", "XX")
+_LIMITS = """
+SELECT quote_ident(current_user) AS role, name, current_setting(name) AS value FROM pg_settings
+WHERE name IN ('statement_timeout', 'lock_timeout') AND setting <> '0' ORDER BY name DESC
+"""
 NO_SCHEMA = ("42P01", "42703", "3F000")
 NO_RIGHT = "42501"
 # Errors of the connection itself. InternalClientError is one of them, because asyncpg's own state
@@ -36,18 +40,26 @@ NEXT_HOST = (
 )
 
 
-async def connect(url: str, program: str = "fraudops") -> Any:
+async def connect(
+    url: str,
+    program: str = "fraudops",
+    variable: str = "DATABASE_URL",
+    within: float | None = None,
+) -> Any:
     """Open an asyncpg connection with the time zone UTC to the first host that fits.
 
-    The URL's files are read for each connection, so a changed password is followed.
+    The URL's files are read for each connection, so a changed password is followed. `variable` is
+    the setting that holds the URL. `within` is the caller's limit in seconds for connection and
+    statement: the hosts share it, so that a silent one leaves time for the next.
 
     Raises SettingsError, and the errors of asyncpg: call it within `database.translated`.
     """
-    database = read_database_url(url)
-    several = len(database.hosts) > 1
-    seconds = float(
-        database.options.get("connect_timeout") or (HOST_SECONDS if several else CONNECT_SECONDS)
-    )
+    database = read_database_url(url, variable)
+    arguments = database.for_asyncpg()
+    seconds: float = database.connect_seconds
+    if within is not None:
+        # The last share is for the statement.
+        seconds = min(seconds, within / (len(database.hosts) + 1))
     failures: list[Exception] = []
     # asyncpg takes a list of hosts too, but one limit for all of them: a first host that swallows
     # packets would use it up, and the standby that has become the primary would never be asked.
@@ -61,17 +73,17 @@ async def connect(url: str, program: str = "fraudops") -> Any:
                 # statements that were prepared before do not exist.
                 statement_cache_size=0,
                 server_settings={"application_name": program, "timezone": "UTC"},
-                **database.for_asyncpg(),
+                **arguments,
             )
         except asyncpg.ClientConfigurationError as error:
-            # It is about the files of TLS: `read_database_url` has checked the rest.
-            raise SettingsError(f"DATABASE_URL does not fit: {error}") from None
+            # It is about TLS: `read_database_url` has checked the rest.
+            raise SettingsError(f"{variable} does not fit: {error}") from None
         except NEXT_HOST as error:
             failures.append(error)
         except ValueError as error:
             if isinstance(error, asyncpg.InterfaceError):
                 raise  # It is a ValueError too, but it quotes no password.
-            raise malformed("DATABASE_URL") from None
+            raise malformed(variable) from None
     raise max(failures, key=_worth)
 
 
@@ -100,13 +112,27 @@ async def limited_transaction(
 
 
 @asynccontextmanager
-async def open_connection(url: str, program: str = "fraudops") -> AsyncIterator[Any]:
+async def open_connection(
+    url: str, program: str = "fraudops", variable: str = "DATABASE_URL"
+) -> AsyncIterator[Any]:
     """Open a connection as `connect` does, for one block, and close it at the end of the block."""
-    connection = await connect(url, program)
+    connection = await connect(url, program, variable)
     try:
         yield connection
     finally:
-        await connection.close()
+        # A server that has fallen silent must not delay the end. `close` then terminates.
+        with contextlib.suppress(*TROUBLE):
+            await connection.close(timeout=CLOSE_SECONDS)
+
+
+async def limits_of_role(connection: Any) -> str | None:
+    """Return which limits of its own the role has, and the SQL against them, or None."""
+    rows = await connection.fetch(_LIMITS)
+    if not rows:
+        return None
+    limits = " and ".join(f"{row['name']} = {row['value']}" for row in rows)
+    sql = "; ".join(f"ALTER ROLE {row['role']} SET {row['name']} = 0" for row in rows)
+    return f"the role has {limits}: run {sql}"
 
 
 def sqlstate(error: BaseException) -> str:

@@ -13,14 +13,17 @@ from fraudops.errors import StoreDownError
 SHOWN_URL = "fraudops_shown_url"
 
 
-def create_engine(url: str) -> AsyncEngine:
-    """Return an engine. Raises SettingsError for a URL that is malformed or of another scheme."""
+def create_engine(url: str, within: float | None = None) -> AsyncEngine:
+    """Return an engine; `within` is that of `connect`.
+
+    Raises SettingsError for a URL that is malformed or of another scheme.
+    """
     database = read_database_url(url)
     # The engine's own URL is empty: SQLAlchemy's form has one host, and does not know options such
     # as `sslmode`.
     return create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=lambda: connect(url),
+        async_creator=lambda: connect(url, within=within),
         pool_size=2,
         max_overflow=2,
         pool_pre_ping=True,

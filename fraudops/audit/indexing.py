@@ -6,15 +6,15 @@ and writers never wait for it, even if the partition is large.
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
-from fraudops.audit.connection import limited_transaction, open_connection
+from fraudops.audit.connection import limited_transaction, limits_of_role, open_connection
 from fraudops.audit.locking import advisory_lock
 from fraudops.audit.partitions import INDEX_LOCK
 
-LOCK_SECONDS, LOOK_SECONDS = 5, 0.5
+LOCK_SECONDS, POLL_SECONDS = 5, 0.5
 # These are raised when a statement took too long or could not get a lock.
 _GAVE_UP = (
     asyncpg.QueryCanceledError,
@@ -27,6 +27,11 @@ _GAVE_UP = (
 _WRITERS = """
 SELECT virtualtransaction AS writer FROM pg_locks
 WHERE relation = to_regclass($1) AND mode = 'RowExclusiveLock' AND granted
+"""
+# What CREATE INDEX CONCURRENTLY waits for, if it waits.
+_WAITS = """
+SELECT phase || ' ' || current_locker_pid FROM pg_stat_progress_create_index
+WHERE relid = to_regclass($1) AND phase LIKE 'waiting%'
 """
 # Each index of `predictions`, with each attached partition that has no part of that index. A part
 # that is not attached to the index counts as missing: an earlier attempt left it unfinished.
@@ -43,50 +48,87 @@ ORDER BY day.relname DESC
 """
 
 
-async def index_days(
-    url: str, seconds: float, program: str = "fraudops"
-) -> tuple[list[str], list[str]]:
-    """Index partitions, the newest first; return the indexed ones and the remaining ones.
+class IndexedDays(NamedTuple):
+    """The partitions that were indexed, those that remain, and a limit of the role that is why."""
 
-    A partition remains when `seconds` have passed, or when it is in use for too long. While another
-    process builds indexes, this call does nothing. Raises the errors of asyncpg.
+    done: list[str]
+    left: list[str]
+    limit: str | None = None
+
+
+async def index_days(url: str, seconds: float, program: str = "fraudops") -> IndexedDays:
+    """Index partitions, the newest first.
+
+    A partition remains when `seconds` have passed, when it is in use for too long, or when a limit
+    of the role ends the work. While another process builds indexes, this call does nothing. Raises
+    the errors of asyncpg.
     """
     done, left, deadline = list[str](), list[str](), time.monotonic() + seconds
+    limit: str | None = None
     # Do not wait for the lock: CREATE INDEX CONCURRENTLY of the other process waits until all older
     # statements have ended, and a statement that waits for this lock is one of them.
     async with advisory_lock(url, INDEX_LOCK, program) as held:
         if held is None:
-            return done, left
-        async with open_connection(url, program) as connection:
+            return IndexedDays(done, left)
+        async with (
+            open_connection(url, program) as connection,
+            open_connection(url, program) as watch,
+        ):
             for row in await connection.fetch(_MISSING):
-                indexed = await _index_day(connection, row, deadline - time.monotonic())
-                (done if indexed else left).append(row["day"])
+                try:
+                    await _index_day(connection, watch, row, deadline)
+                    done.append(row["day"])
+                except _GAVE_UP as error:
+                    # The network's own timeout is a TimeoutError too.
+                    if connection.is_closed() or watch.is_closed():
+                        raise
+                    if not isinstance(error, TimeoutError):
+                        limit = await limits_of_role(connection)
+                    left.append(row["day"])
                 await held.check()
-    return done, left
+    return IndexedDays(done, left, limit)
 
 
-async def _index_day(connection: Any, row: Any, seconds: float) -> bool:
-    """Build one part of an index; return False when it takes more than `seconds`, or is locked.
+async def _index_day(connection: Any, watch: Any, row: Any, deadline: float) -> None:
+    """Build one part of an index. Raises TimeoutError at the deadline or when it waits too long.
 
     CONCURRENTLY runs in no transaction. A limit of the server would be one of the session, which
     PgBouncer in transaction mode gives to others. So the limits are here.
     """
-    if seconds < 0.1 or await _is_written(connection, row["day"]):
-        return False
+    if deadline - time.monotonic() < 0.1 or await _is_written(connection, row["day"]):
+        raise TimeoutError
     part = f"{row['day']}_{row['index'].removeprefix('predictions_')}"
     definition = row["definition"].partition(" USING ")[2]
+    # An earlier attempt that failed leaves an invalid index of this name.
+    await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {part}", timeout=LOCK_SECONDS)
+    building = asyncio.create_task(
+        connection.execute(f"CREATE INDEX CONCURRENTLY {part} ON {row['day']} USING {definition}")
+    )
     try:
-        # An earlier attempt that failed leaves an invalid index of this name.
-        for statement in (
-            f"DROP INDEX CONCURRENTLY IF EXISTS {part}",
-            f"CREATE INDEX CONCURRENTLY {part} ON {row['day']} USING {definition}",
-        ):
-            await connection.execute(statement, timeout=seconds)
-        async with limited_transaction(connection, LOCK_SECONDS):
-            await connection.execute(f"ALTER INDEX {row['index']} ATTACH PARTITION {part}")
-    except _GAVE_UP:
-        return False
-    return True
+        await _await_build(building, watch, row["day"], deadline)
+    finally:
+        # The cancellation of the task sends a cancel to the server.
+        building.cancel()
+        await asyncio.wait([building])
+    async with limited_transaction(connection, LOCK_SECONDS):
+        await connection.execute(f"ALTER INDEX {row['index']} ATTACH PARTITION {part}")
+
+
+async def _await_build(
+    building: "asyncio.Task[Any]", watch: Any, day: str, deadline: float
+) -> None:
+    """Wait for the build. Raises TimeoutError when it waits LOCK_SECONDS for one transaction.
+
+    A long reader of any table holds it up, and the other days with it.
+    """
+    since, waits = time.monotonic(), None
+    while not (await asyncio.wait([building], timeout=POLL_SECONDS))[0]:
+        now, found = time.monotonic(), await watch.fetchval(_WAITS, day)
+        if found != waits:
+            since, waits = now, found
+        if now > deadline or (waits and now - since >= LOCK_SECONDS):
+            raise TimeoutError
+    await building
 
 
 async def _is_written(connection: Any, day: str) -> bool:
@@ -97,7 +139,7 @@ async def _is_written(connection: Any, day: str) -> bool:
     deadline, writers = time.monotonic() + LOCK_SECONDS, None
     while writers is None or (writers and time.monotonic() < deadline):
         if writers:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         found = {row["writer"] for row in await connection.fetch(_WRITERS, day)}
         writers = found if writers is None else writers & found
     return bool(writers)

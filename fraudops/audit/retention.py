@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 
 from fraudops.audit import parquet
-from fraudops.audit.connection import limited_transaction
+from fraudops.audit.connection import limited_transaction, limits_of_role
 from fraudops.audit.locking import HeldLock, advisory_lock
 from fraudops.audit.partitions import (
     RETENTION_LOCK,
@@ -84,16 +84,40 @@ async def make_ahead(connection: Any, today: date) -> list[date]:
     return missing
 
 
-async def remove_day(connection: Any, partition: Partition, export: Path | None) -> Dropped:
+async def remove_day(
+    connection: Any, held: HeldLock, partition: Partition, export: Path | None
+) -> Dropped:
     """Detach the partition, export it to the folder `export` if one is given, and drop it.
 
     After a crash the next run continues at the step that was not finished. Raises InUseError, and
-    StoreDownError when the disk refuses the export.
+    StoreDownError when the disk refuses the export or another program has dropped the day.
     """
-    await _retry_when_locked(lambda: _detach(connection, partition.day))
-    rows, file = await write_parquet(connection, partition, export) if export else (None, None)
-    await _retry_when_locked(lambda: _drop(connection, partition.name))
+    await _retry_when_locked(connection, lambda: _detach(connection, partition.day))
+    rows, file = await _export(connection, held, partition, export) if export else (None, None)
+    await _retry_when_locked(connection, lambda: _drop(connection, partition.name))
     return Dropped(partition.day, partition.bytes, rows, file)
+
+
+async def _export(
+    connection: Any, held: HeldLock, partition: Partition, folder: Path
+) -> tuple[int, Path]:
+    """Write the day to a file, and keep the file only while the lock is held.
+
+    An export takes minutes. If the lock is lost within it, another run exports the same day, and
+    the rows would be in the archive twice.
+    """
+    try:
+        rows, file = await write_parquet(connection, partition, folder)
+    except asyncpg.UndefinedTableError as error:
+        raise StoreDownError(
+            f"another program has dropped {partition.name}: run the retention again"
+        ) from error
+    try:
+        await held.check()
+    except BaseException:
+        file.unlink()
+        raise
+    return rows, file
 
 
 async def _detach(connection: Any, day: date) -> None:
@@ -117,16 +141,21 @@ async def _drop(connection: Any, table: str) -> None:
         await connection.execute(f"DROP TABLE IF EXISTS {table}")
 
 
-async def _retry_when_locked(step: Callable[[], Any]) -> None:
+async def _retry_when_locked(connection: Any, step: Callable[[], Any]) -> None:
     """Run a step, up to TRIES times while the table is in use. Raises InUseError."""
     for left in reversed(range(TRIES)):
         try:
             await step()
-        except (asyncpg.LockNotAvailableError, TimeoutError) as error:
+        except (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError) as error:
+            # The network's own timeout is a TimeoutError too.
+            if connection.is_closed():
+                raise
             if not left:
-                raise InUseError(
-                    f"a statement reads the table for longer than {LOCK_SECONDS} s"
-                ) from error
+                reason = f"a statement reads the table for longer than {LOCK_SECONDS} s"
+                if isinstance(error, asyncpg.QueryCanceledError):
+                    # The server has ended it, not the limit of the client.
+                    reason = await limits_of_role(connection) or reason
+                raise InUseError(reason) from error
             await asyncio.sleep(PAUSE_SECONDS)
         else:
             return

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from fraudops.cluster.api import Cluster
+from fraudops.cluster.api import Cluster, NotFoundError
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.progress import Say
 from fraudops.promotion.ports import LockBusyError, StaleRecordError, UnknownWriteError
@@ -52,7 +52,8 @@ class LeaseLock:
         times: LeaseTimes = LeaseTimes(),
     ) -> None:
         self.cluster, self.identity, self.say = cluster, identity, say
-        self.path = cluster.path("coordination.k8s.io/v1", "leases", f"{release}-promotion")
+        self.name = f"{release}-promotion"
+        self.path = cluster.path("coordination.k8s.io/v1", "leases", self.name)
         self.wait_seconds, self.times = wait_seconds, times
         self._renewed = float("-inf")
 
@@ -79,13 +80,19 @@ class LeaseLock:
     async def _acquire(self) -> None:
         """Wait for the Lease. Raises LockBusyError after `wait_seconds`.
 
-        An API that does not answer is asked again for the Lease's duration.
+        An API that does not answer is asked again for the Lease's duration. Raises StoreDownError
+        without a wait if there is no Lease.
         """
         start = answered = time.monotonic()
         watch, told = _Watch(), False
         while True:
             try:
                 holder = await self._take(watch)
+            except NotFoundError as error:
+                raise StoreDownError(
+                    f"the promotion lock, the Lease {self.name}, does not exist: the setup Job "
+                    "makes it; delete that Job, and sync or upgrade again"
+                ) from error
             except (StoreDownError, UnknownWriteError):
                 # After an unknown write the next look tells whether this process has the Lease.
                 if time.monotonic() - answered > min(self.times.duration, self.wait_seconds):

@@ -8,6 +8,7 @@ and `helm uninstall`.
 from typing import Any
 
 from fraudops.cluster.api import Cluster, NotFoundError
+from fraudops.cluster.kept import adoption
 from fraudops.promotion.ports import StaleRecordError
 from fraudops.promotion.serving_record import (
     CONFIG_MAP_KEY,
@@ -23,7 +24,7 @@ class ConfigMapRecords:
     """The port Records. The token is the resourceVersion, or None if there is no ConfigMap."""
 
     def __init__(self, cluster: Cluster, release: str) -> None:
-        self.cluster, self.name = cluster, config_map_name(release)
+        self.cluster, self.release, self.name = cluster, release, config_map_name(release)
         self._collection = cluster.path("v1", "configmaps")
         self._path = cluster.path("v1", "configmaps", self.name)
 
@@ -52,3 +53,18 @@ class ConfigMapRecords:
                 # The token stands for a state that no longer exists, as after any other write.
                 raise StaleRecordError(f"the ConfigMap {self.name} has been deleted") from error
         return written["metadata"]["resourceVersion"]
+
+    async def adopt(self) -> None:
+        """Give a ConfigMap that release 0.2.0 has made this release's labels.
+
+        The setup Job cannot do it: the right to change the record is the right to promote. The
+        caller has the promotion lock, because the write makes every token stale. Raises as `call`
+        does.
+        """
+        try:
+            found = await self.cluster.call("GET", self._path)
+        except NotFoundError:
+            return
+        change = adoption(found, self.release)
+        if change:
+            await self.cluster.call("PATCH", self._path, {"metadata": change})

@@ -24,8 +24,9 @@ LABELS = "app.kubernetes.io/name=fraudops,app.kubernetes.io/component=train"
 POLL_SECONDS = 0.5
 # The API server may restart under a Job that runs for hours.
 PATIENCE_SECONDS = 120.0
-# The init container that downloads the data. It takes no arguments from the command line.
-FETCH = "fetch-data"
+# The chart's init containers that take the command line's arguments. The download of the data takes
+# none, and neither do containers that a site adds.
+STEPS = frozenset({"wait", "train", "validate", "waive"})
 # How long the runner still waits for a Job after the Job's own deadline, in seconds.
 MARGIN_SECONDS = 120.0
 DEFAULT_DEADLINE_SECONDS = 86_400.0
@@ -109,9 +110,10 @@ def _steps(pod: Object, module: str | None) -> list[Object]:
 
 
 def _is_step(container: Object) -> bool:
-    command = container.get("command") or []
-    ours = command[:2] == ["python", "-m"] and str(command[2]).startswith("jobs.")
-    return ours and container["name"] != FETCH
+    # The name alone does not do: a site may call its own container `wait`.
+    command = [str(word) for word in container.get("command") or []]
+    ours = command[:2] == ["python", "-m"] and "".join(command[2:3]).startswith("jobs.")
+    return ours and container["name"] in STEPS
 
 
 def _followed(pod: Object) -> list[str]:

@@ -86,6 +86,11 @@ def fetch(
         client = httpx.Client(follow_redirects=True, timeout=limits, trust_env=True)
     except (httpx.InvalidURL, ValueError, ImportError):
         raise SettingsError(UNUSABLE) from None
+    except OSError as error:
+        raise SettingsError(
+            f"SSL_CERT_FILE or SSL_CERT_DIR names no certificates that can be read ({error}): "
+            "correct the variable, or remove it"
+        ) from error
     with client:
         for mirror in mirrors:
             try:

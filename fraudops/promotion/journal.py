@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from fraudops.audit.database import create_engine, translated
 from fraudops.audit.tables import promotions
+from fraudops.errors import SettingsError, StoreDownError
 from fraudops.promotion.attempt import FINAL, UNCOMMITTED, Attempt
 
 NAMESPACE = uuid.UUID("6ad3b5b0-54a5-4d2c-9d0c-0d8e0f7c2f11")
@@ -71,7 +72,7 @@ class DatabaseJournal:
         return len(rows)
 
     async def _write(self, attempts: Iterable[Attempt], *, from_file: bool = False) -> None:
-        engine = create_engine(self.url)
+        engine = create_engine(self.url, PATIENCE_SECONDS)
         try:
             # Every error is late after a commit, also one that a trigger or a policy raises.
             with translated(self.url, refusal="refuses the row of the act"):
@@ -79,6 +80,9 @@ class DatabaseJournal:
                     for attempt in attempts:
                         values = self._values(attempt)
                         await connection.execute(_statement(attempt, values, from_file))
+        except SettingsError as error:
+            # A file that the URL names. It may be mended, and the act may have committed already.
+            raise StoreDownError(str(error)) from error
         finally:
             await engine.dispose()
 

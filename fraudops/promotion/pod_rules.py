@@ -234,6 +234,20 @@ def has_caught_up(now: PodState, awaited: ServingTarget | None) -> bool:
     return now.target is not None and (awaited is None or now.epoch >= awaited.epoch)
 
 
+def is_ready_without_model(
+    now: PodState, awaited: ServingTarget | None, record: ServingRecord | None
+) -> bool:
+    """Whether a pod that serves nothing lacks nothing, so that it may be ready.
+
+    That is so before the first promotion, when no other pod serves either. `record` is None if it
+    does not exist or cannot be read: other pods may then serve what it named. A new pod of a
+    rollout waits for its template's target, also before the first commit.
+    """
+    if record is None or record.has_named_a_model:
+        return False
+    return now.target is None and now.epoch == 0 and awaited is None
+
+
 def may_turn_ready(now: PodState, record: ServingRecord | None) -> bool:
     """Decide by the last look at the record before the pod turns ready.
 

@@ -3,7 +3,7 @@
 The same protocol runs on one machine, in the cluster and in the simulation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -235,7 +235,8 @@ class Deadlines:
 class PromotionPorts:
     """Everything that a promotion reads and writes.
 
-    Without `rollouts` (on one machine) a rollout replaces the model inside the service.
+    Without `rollouts` (on one machine) a rollout replaces the model inside the service. `adopt`
+    gives a record of release 0.2.0 new labels in the cluster; its caller has the lock.
     """
 
     records: Records
@@ -245,5 +246,6 @@ class PromotionPorts:
     journal: Journal
     clock: Clock
     rollouts: Rollouts | None = None
+    adopt: Callable[[], Awaitable[None]] | None = None
     deadlines: Deadlines = Deadlines()
     say: Say = lambda _: None

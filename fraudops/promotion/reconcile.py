@@ -58,7 +58,17 @@ class Reconciler:
         except StoreDownError as error:
             self.ports.say(f"the alias cannot be compared: {error}")
             late.append("alias")
+        await self._adopt()
         return ReconcileResult(tuple(late), alias, rows)
+
+    async def _adopt(self) -> None:
+        if self.ports.adopt is None:
+            return
+        try:
+            await self.ports.adopt()
+        except FraudopsError as error:
+            # Nothing waits for it, and the next run tries again.
+            self.ports.say(f"the record keeps the labels of release 0.2.0: {error}")
 
     async def _record(self) -> ServingRecord:
         return (await self.ports.records.read())[0]

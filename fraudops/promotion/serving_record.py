@@ -190,6 +190,11 @@ class ServingRecord(Extensible, frozen=True, kw_only=True, omit_defaults=True):
         return self.current.epoch if self.current else 0
 
     @property
+    def has_named_a_model(self) -> bool:
+        """Whether a promotion has ever committed. A refused first one does not count."""
+        return bool(self.current or self.previous or self.stack)
+
+    @property
     def unsigned(self) -> str | None:
         """A note that no signature proves what serves, or None."""
         current = self.current
@@ -295,6 +300,8 @@ def drop_outcomes(record: ServingRecord, written: tuple[Attempt, ...]) -> Servin
 
 # In the cluster the record is one key of a ConfigMap.
 CONFIG_MAP_KEY = "serving.json"
+# The setup Job has made this empty ConfigMap for a release that must have had one before.
+LOST_ANNOTATION = "fraudops.io/record-lost"
 
 
 def config_map_name(release: str) -> str:
@@ -317,6 +324,12 @@ def of_config_map(found: Mapping[str, Any]) -> ServingRecord:
     """Return the ConfigMap's record; EMPTY before the first write. Raises RecordUnreadableError."""
     data = (found.get("data") or {}).get(CONFIG_MAP_KEY)
     return decode(data.encode()) if data else EMPTY
+
+
+def is_lost(found: Mapping[str, Any]) -> bool:
+    """Whether the ConfigMap replaces a deleted one, and no promotion has written it since."""
+    annotations = found["metadata"].get("annotations") or {}
+    return LOST_ANNOTATION in annotations and CONFIG_MAP_KEY not in (found.get("data") or {})
 
 
 def decode(data: bytes) -> ServingRecord:

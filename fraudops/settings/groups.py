@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fraudops.state import State
 from fraudops.validation.gates import GateSettings
@@ -125,6 +125,11 @@ class PromotionSettings(Group):
         le=86_400,
         description="Seconds in which the pods of a rollout must become ready.",
     )
+    strategies: tuple[Literal["broadcast", "rollout"], ...] = Field(
+        ("broadcast", "rollout"),
+        description="How a version may reach the pods, as JSON. Without rollout, a version with "
+        "another schema cannot be promoted.",
+    )
     authenticated: bool = Field(
         False,
         description="The cluster's admission policy refuses a Job whose requester is not its "
@@ -139,6 +144,14 @@ class PromotionSettings(Group):
         le=86_400,
         description="Seconds to wait for the approval. Then the promotion is refused.",
     )
+
+    @field_validator("strategies")
+    @classmethod
+    def _check_broadcast(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # A rollback to the same schema goes by broadcast, which needs no right of its own.
+        if "broadcast" not in value:
+            raise ValueError("the list must have broadcast")
+        return value
 
 
 class ClusterSettings(Group):

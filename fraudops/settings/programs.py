@@ -27,6 +27,10 @@ from fraudops.settings.groups import (
 
 PREFIX = "FRAUDOPS_"
 RECORD_POLL_HELP = "Seconds between two reads of the serving record by a pod."
+WITHOUT_MODEL_HELP = (
+    "Whether a pod without a model is ready while the serving record exists and has never named a "
+    "model. It then answers predictions with 503."
+)
 ADMIN_PORT_HELP = (
     "A separate port for the admin calls, as in the cluster. "
     "If unset, the service answers them on `port` too."
@@ -95,6 +99,7 @@ class InferenceSettings(ProgramSettings):
         description="URL of the MLflow server that has the bundles.",
     )
     record_poll_seconds: float = Field(2.0, gt=0, le=60, description=RECORD_POLL_HELP)
+    ready_without_model: bool = Field(False, description=WITHOUT_MODEL_HELP)
     graceful_timeout_seconds: int = Field(
         20,
         ge=1,

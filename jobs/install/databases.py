@@ -56,7 +56,7 @@ class DatabaseTarget:
                 f"the URL of {address(url)} must name a role and a database: "
                 "postgresql://ROLE:PASSWORD@HOST:PORT/DATABASE"
             )
-        return cls(url, parts.user, parts.password, parts.database, name)
+        return cls(url, parts.user, parts.read_password(), parts.database, name)
 
 
 def scram(password: str, salt: bytes) -> str:
@@ -108,7 +108,7 @@ async def can_log_in(target: DatabaseTarget) -> bool:
     """
     with translated(target.url, target.variable, "fails"):
         try:
-            async with open_connection(target.url, PROGRAM):
+            async with open_connection(target.url, PROGRAM, target.variable):
                 return True
         except TROUBLE as error:
             if not sqlstate(error).startswith(MISSING):
@@ -120,7 +120,7 @@ async def create(target: DatabaseTarget, admin_url: str) -> None:
     """Create role and database with the administrator's rights. Raises StoreDownError."""
     refusal = f"refuses to create role {target.role} and database {target.database}"
     with translated(admin_url, ADMIN_VARIABLE, refusal):
-        async with open_connection(admin_url, PROGRAM) as admin:
+        async with open_connection(admin_url, PROGRAM, ADMIN_VARIABLE) as admin:
             roles = await admin.fetchval(
                 "SELECT count(*) FROM pg_roles WHERE rolname = $1", target.role
             )
@@ -143,7 +143,7 @@ async def close_to_public(target: DatabaseTarget) -> None:
     it itself, because an administrator that is no superuser may not be a member of the role.
     """
     with translated(target.url, target.variable, "refuses to revoke the rights of PUBLIC"):
-        async with open_connection(target.url, PROGRAM) as connection:
+        async with open_connection(target.url, PROGRAM, target.variable) as connection:
             found = await connection.fetchrow(PUBLIC_RIGHTS)
             if not (found["owned"] and found["open"]):
                 return

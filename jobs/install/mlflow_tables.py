@@ -27,11 +27,11 @@ def upgrade(url: str) -> None:
 
 async def _upgrade_alone(url: str) -> str:
     """Upgrade the tables while no other process does; return what was found, in words."""
-    async with open_connection(url, PROGRAM) as connection:
+    async with open_connection(url, PROGRAM, VARIABLE) as connection:
         if not await connection.fetchval(HAS_TABLES):
             return "MLflow's database is empty: its server creates the tables"
     # MLflow's migrations do not exclude each other.
-    async with advisory_lock(url, LOCK, PROGRAM, wait=True):
+    async with advisory_lock(url, LOCK, PROGRAM, wait=True, variable=VARIABLE):
         upgraded = await asyncio.to_thread(_run_upgrade, url)
     if upgraded:
         return "MLflow's tables match this release"

@@ -8,8 +8,10 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from fraudops.cluster.api import Cluster, NotFoundError
+from fraudops.cluster.kept import adoption, kept_metadata
 from fraudops.errors import SettingsError, StoreDownError
 from fraudops.promotion.ports import StaleRecordError
+from fraudops.promotion.serving_record import LOST_ANNOTATION
 from fraudops.urls import split_url
 
 PASSWORD_BYTES = 24
@@ -19,11 +21,16 @@ ADMIN_KEY, PASSWORD_KEY = "admin-url", "password"
 # Another writer may change an object between a read and a write. After so many times in a row the
 # Job gives up, and Kubernetes repeats it.
 ATTEMPTS = 5
+CREATED = "created"
+
+
+# Objects of these resources get what they lack. The setup Job may not change others.
+COMPLETED = ("secrets", "persistentvolumeclaims")
 
 
 @dataclass(frozen=True)
 class KubernetesObject:
-    """One object; `resource` is its plural in the API's core group."""
+    """One object; `resource` is its plural in the API."""
 
     resource: str
     manifest: dict[str, Any]
@@ -32,33 +39,54 @@ class KubernetesObject:
     def name(self) -> str:
         return str(self.manifest["metadata"]["name"])
 
+    def path(self, cluster: Cluster, name: str = "") -> str:
+        return cluster.path(self.manifest["apiVersion"], self.resource, name)
 
-def secret(name: str, labels: Mapping[str, str], values: Mapping[str, str]) -> KubernetesObject:
+
+def secret(name: str, release: str, values: Mapping[str, str]) -> KubernetesObject:
     return KubernetesObject(
         "secrets",
         {
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": _metadata(name, labels),
+            "metadata": kept_metadata(name, release),
             "type": "Opaque",
             "stringData": dict(values),
         },
     )
 
 
-def record(name: str, labels: Mapping[str, str]) -> KubernetesObject:
+def record(name: str, release: str, lost: bool = False) -> KubernetesObject:
     """Return an empty serving record.
 
-    The promotion only updates it, so this Job is the only one that may create ConfigMaps.
+    The promotion only updates it, so this Job is the only one that may create ConfigMaps. `lost`
+    marks the record of a release that had one before. Without the mark its new pods would be ready
+    as before a first promotion, next to pods that serve.
     """
+    metadata = kept_metadata(name, release)
+    if lost:
+        metadata["annotations"][LOST_ANNOTATION] = "true"
     return KubernetesObject(
-        "configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(name, labels)}
+        "configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
     )
 
 
-def claim(
-    name: str, labels: Mapping[str, str], size: str, storage_class: str | None
-) -> KubernetesObject:
+def lock(name: str, release: str) -> KubernetesObject:
+    """Return the promotion lock, which no promoter has.
+
+    It is not in the chart, because Argo CD applies no Lease.
+    """
+    return KubernetesObject(
+        "leases",
+        {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": kept_metadata(name, release),
+        },
+    )
+
+
+def claim(name: str, release: str, size: str, storage_class: str | None) -> KubernetesObject:
     spec: dict[str, Any] = {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": size}},
@@ -70,7 +98,7 @@ def claim(
         {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
-            "metadata": _metadata(name, labels),
+            "metadata": kept_metadata(name, release),
             "spec": spec,
         },
     )
@@ -109,49 +137,71 @@ def missing_values(wanted: Mapping[str, str], existing: Mapping[str, str]) -> di
     return missing
 
 
-def _metadata(name: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    return {"name": name, "labels": {"app.kubernetes.io/name": "fraudops", **labels}}
-
-
-async def ensure(cluster: Cluster, wanted: KubernetesObject) -> str:
+async def ensure(cluster: Cluster, wanted: KubernetesObject, release: str) -> str:
     """Create or complete one object, and return in words what happened. Raises as `call` does."""
     for _attempt in range(ATTEMPTS):
         try:
-            await cluster.call("POST", cluster.path("v1", wanted.resource), wanted.manifest)
+            await cluster.call("POST", wanted.path(cluster), wanted.manifest)
         except StaleRecordError:
             # The API answers 409: the object exists.
-            if wanted.resource != "secrets":
+            if wanted.resource not in COMPLETED:
                 return "exists already: left as it is"
         else:
-            return "created"
+            return CREATED
         try:
-            added = await _complete(cluster, wanted)
+            added = await _complete(cluster, wanted, release)
         except (StaleRecordError, NotFoundError):
-            # Another writer has changed or deleted the Secret since it was read: look again.
+            # Another writer has changed or deleted the object since it was read: look again.
             continue
         if added:
             return f"exists already: added {', '.join(added)}"
         return "exists already: left as it is"
-    raise StoreDownError(f"other writers keep changing the Secret {wanted.name}: try again")
+    kind = wanted.manifest["kind"]
+    raise StoreDownError(f"other writers keep changing the {kind} {wanted.name}: try again")
 
 
-async def _complete(cluster: Cluster, wanted: KubernetesObject) -> list[str]:
-    """Add the missing keys of an existing Secret, and return their names."""
-    path = cluster.path("v1", wanted.resource, wanted.name)
+async def exists(cluster: Cluster, wanted: KubernetesObject) -> bool:
+    """Ask by a dry run, because the account may create the object and not read it."""
+    try:
+        await cluster.call("POST", wanted.path(cluster), wanted.manifest, query={"dryRun": "All"})
+    except StaleRecordError:
+        return True
+    return False
+
+
+async def _complete(cluster: Cluster, wanted: KubernetesObject, release: str) -> list[str]:
+    """Add what an existing object lacks, and return its names.
+
+    That is the keys of a Secret, and this release's labels if release 0.2.0 has made the object.
+    """
+    path = wanted.path(cluster, wanted.name)
     found = await cluster.call("GET", path)
+    metadata = adoption(found, release)
+    missing = _missing_of(wanted, found)
+    if missing:
+        # The API refuses the write if the Secret has changed since the read. Without this a key
+        # that another writer has just added would be replaced.
+        metadata |= {"resourceVersion": found["metadata"]["resourceVersion"]}
+    if not metadata:
+        return []
+    change = {"metadata": metadata} | ({"stringData": missing} if missing else {})
+    await cluster.call("PATCH", path, change)
+    return [*missing, *(["labels"] if "labels" in metadata else [])]
+
+
+def _missing_of(wanted: KubernetesObject, found: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys that an existing Secret lacks, with their values.
+
+    Raises SettingsError for a Secret that lacks some and cannot be changed.
+    """
     existing = {
         key: base64.b64decode(value).decode(errors="replace")
         for key, value in (found.get("data") or {}).items()
     }
-    missing = missing_values(wanted.manifest["stringData"], existing)
+    missing = missing_values(wanted.manifest.get("stringData", {}), existing)
     if missing and found.get("immutable"):
         raise SettingsError(
             f"the Secret {wanted.name} lacks {', '.join(missing)} and is immutable: "
             "create it again with these keys"
         )
-    if missing:
-        # The API refuses the write if the Secret has changed since the read. Without this a key
-        # that another writer has just added would be replaced.
-        unchanged = {"resourceVersion": found["metadata"]["resourceVersion"]}
-        await cluster.call("PATCH", path, {"metadata": unchanged, "stringData": missing})
-    return list(missing)
+    return missing

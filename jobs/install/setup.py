@@ -1,8 +1,9 @@
-"""Create the objects that outlive a release: Secrets, the serving record, the data claim.
+"""Create the objects that outlive a release: Secrets, serving record, lock, data claim.
 
 The chart runs this program. Its account may create objects, and may read and change only its own
-Secrets. An existing Secret gets the keys that it lacks. Nothing else of an existing object changes,
-so running the program again changes nothing.
+Secrets and its own claim. An existing Secret gets the keys that it lacks. What release 0.2.0 has
+made gets this release's labels. Nothing else of an existing object changes, so running the program
+again changes nothing.
 """
 
 import asyncio
@@ -19,15 +20,23 @@ from fraudops.cluster.api import Cluster
 from fraudops.errors import SettingsError
 from fraudops.signing.keys import Purpose, new_key, parse_private_key, public_file
 from jobs.install.objects import (
+    CREATED,
     PASSWORD_BYTES,
     KubernetesObject,
     claim,
     database_values,
     ensure,
+    exists,
+    lock,
     record,
     secret,
 )
 from jobs.runner import notices, run
+
+LOST = (
+    "The serving record was deleted, and this one is empty. Pods that serve go on, and new pods "
+    "wait for a promotion: restore the record from a backup, or promote a version."
+)
 
 
 async def create_missing(options: "SetupOptions") -> None:
@@ -37,20 +46,26 @@ async def create_missing(options: "SetupOptions") -> None:
     Raises SettingsError for a Secret that it cannot complete.
     """
     async with Cluster.connect(os.environ.get("FRAUDOPS_CLUSTER__NAMESPACE")) as cluster:
-        for each in options.objects():
-            await _ensure(cluster, each)
+        # The record is made before the lock. So a lock without a record means that it was deleted.
+        lost = options.lock is not None and await exists(cluster, options.lock)
+        for each in options.objects(lost):
+            done = await _ensure(cluster, each, options.release)
+            if lost and done == CREATED and each.name == options.record_name:
+                notices.print(LOST, markup=False)
         if options.public_keys:
-            halves = await _public_halves(cluster, options.private_keys(), options.labels)
-            await _ensure(cluster, secret(options.public_keys, options.labels, halves))
+            halves = await _public_halves(cluster, options.private_keys(), options.release)
+            public = secret(options.public_keys, options.release, halves)
+            await _ensure(cluster, public, options.release)
 
 
-async def _ensure(cluster: Cluster, wanted: KubernetesObject) -> None:
-    done = await ensure(cluster, wanted)
+async def _ensure(cluster: Cluster, wanted: KubernetesObject, release: str) -> str:
+    done = await ensure(cluster, wanted, release)
     notices.print(f"{wanted.manifest['kind']} {wanted.name} {done}", markup=False)
+    return done
 
 
 async def _public_halves(
-    cluster: Cluster, private: Mapping[Purpose, tuple[str, str]], labels: Mapping[str, str]
+    cluster: Cluster, private: Mapping[Purpose, tuple[str, str]], release: str
 ) -> dict[str, str]:
     """Make the private keys that are missing, and return the public half of each, by file name.
 
@@ -59,19 +74,13 @@ async def _public_halves(
     """
     halves = {}
     for purpose, (name, key) in private.items():
-        await _ensure(cluster, secret(name, labels, {key: new_key().pem().decode()}))
+        await _ensure(cluster, secret(name, release, {key: new_key().pem().decode()}), release)
         # Read back: the Secret may be older than this run, and another run may have been faster.
         found = await cluster.call("GET", cluster.path("v1", "secrets", name))
         data = base64.b64decode(found["data"][key])
         public = parse_private_key(data, f"{key} of the Secret {name}").public
         halves[public_file(purpose, public)] = public.pem.decode()
     return halves
-
-
-def _to_labels(
-    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
-) -> dict[str, str]:
-    return dict(value.split("=", 1) for value in values)
 
 
 def _to_secret_key(
@@ -89,7 +98,9 @@ def _to_secret_key(
 class SetupOptions:
     """The names of the objects to create; None leaves an object out."""
 
+    release: str
     record_name: str | None
+    lock_name: str | None
     admin_secret: str | None
     admin_key: str
     database_secret: str | None
@@ -100,7 +111,6 @@ class SetupOptions:
     verdict_key: tuple[str, str] | None
     waiver_key: tuple[str, str] | None
     public_keys: str | None
-    labels: dict[str, str]
 
     def private_keys(self) -> dict[Purpose, tuple[str, str]]:
         """Return the Secret and its key for each private key that is to be made."""
@@ -111,20 +121,29 @@ class SetupOptions:
             keys["waiver"] = self.waiver_key
         return keys
 
-    def objects(self) -> Iterator[KubernetesObject]:
+    @property
+    def lock(self) -> KubernetesObject | None:
+        return lock(self.lock_name, self.release) if self.lock_name else None
+
+    def objects(self, lost: bool) -> Iterator[KubernetesObject]:
+        """Yield the objects; `lost` means that the release had a serving record before."""
         if self.admin_secret:
             token = secrets.token_urlsafe(PASSWORD_BYTES)
-            yield secret(self.admin_secret, self.labels, {self.admin_key: token})
+            yield secret(self.admin_secret, self.release, {self.admin_key: token})
         if self.database_secret and self.database_host:
-            yield secret(self.database_secret, self.labels, database_values(self.database_host))
+            yield secret(self.database_secret, self.release, database_values(self.database_host))
         if self.record_name:
-            yield record(self.record_name, self.labels)
+            yield record(self.record_name, self.release, lost)
+        if self.lock:
+            yield self.lock
         if self.data_claim:
-            yield claim(self.data_claim, self.labels, self.data_size, self.data_storage_class)
+            yield claim(self.data_claim, self.release, self.data_size, self.data_storage_class)
 
 
 @click.command(name="setup")
+@click.option("--release", required=True, metavar="NAME", help="Prefix of the release's names.")
 @click.option("--record", "record_name", metavar="NAME", help="ConfigMap of the serving record.")
+@click.option("--lock", "lock_name", metavar="NAME", help="Lease of the promotion lock.")
 @click.option("--admin-secret", metavar="NAME", help="Secret of the admin token.")
 @click.option(
     "--admin-key",
@@ -163,18 +182,10 @@ class SetupOptions:
     help="Secret, and key in it, of the private key that signs waivers.",
 )
 @click.option("--public-keys", metavar="NAME", help="Secret of the public halves of both.")
-@click.option(
-    "--label",
-    "labels",
-    multiple=True,
-    callback=_to_labels,
-    metavar="KEY=VALUE",
-    help="A label of each object (repeatable).",
-)
 def command(**options: Any) -> None:
     """Create the objects that outlive the release and do not exist yet.
 
-    Existing Secrets get the keys that they lack.
+    Existing Secrets get the keys that they lack, and objects of release 0.2.0 new labels.
     """
     asyncio.run(create_missing(SetupOptions(**options)))
 

@@ -76,7 +76,14 @@ def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
         template_target(settings),
         metrics.bundle_refused,
     )
-    status = Status(pod, settings.pod, settings.model_name, settings.audit.durability, drain)
+    status = Status(
+        pod,
+        settings.pod,
+        settings.model_name,
+        settings.audit.durability,
+        drain,
+        settings.ready_without_model,
+    )
     poller = Poller(pod, metrics, settings.record_poll_seconds)
     scoring = Scoring(audit, metrics, settings.pod, settings.audit.protection())
     failures = FailureLog()

@@ -14,7 +14,6 @@ from fraudops.errors import SettingsError
 from fraudops.urls import malformed
 
 PAUSE_SECONDS = 1.0
-CONNECT_SECONDS = 5
 VARIABLE = "MLFLOW_BACKEND_STORE_URI"
 
 
@@ -25,7 +24,7 @@ def fault(url: str) -> str | None:
     """
     database = read_database_url(url, VARIABLE)
     try:
-        psycopg.connect(**{"connect_timeout": CONNECT_SECONDS, **database.for_psycopg()}).close()
+        psycopg.connect(**database.for_psycopg()).close()
     except psycopg.OperationalError as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()
         return f"PostgreSQL at {database.address}: {reason[0]}"

@@ -22,7 +22,7 @@ import uvloop
 
 from fraudops import logs
 from fraudops.audit.shipper_status import ShipperStatus, write_shipper_status
-from fraudops.database_url import read_database_url
+from fraudops.database_url import FILE, read_database_url
 from fraudops.errors import FraudopsError, StoreDownError
 from fraudops.settings import ShipperSettings
 from fraudops.spool.reader import SpoolReader
@@ -53,8 +53,10 @@ async def serve(settings: ShipperSettings) -> None:
     """
     state = State.at(settings.state)
     url = settings.database_url.get_secret_value()
-    # A wrong URL, or a wrong file in it, ends the program here. Later it may be a file's update.
-    read_database_url(url)
+    # A wrong URL ends the program here. A wrong file does not: it may be mended, and a shipper that
+    # cannot start does not hand the spool over when its pod is deleted.
+    if not url.startswith(FILE):
+        read_database_url(url)
     stopping, wake = asyncio.Event(), asyncio.Event()
     # With `commit` each answer waits for its row, so shipping must never pause.
     throttle = Throttle(

@@ -53,8 +53,9 @@ INSERT = {
     "predictions": _insert_statement("predictions", 'id, "timestamp"'),
     "labels": _insert_statement("labels", "id"),
 }
-# Fails while the tables do not exist, or the role may not read them.
-PROBE = "SELECT FROM predictions, labels LIMIT 0"
+# Fails while the tables do not exist, or the role may not read them. Without ONLY, the plan would
+# lock each partition and each index, some thousands for each new connection of a shipper.
+PROBE = "SELECT FROM ONLY predictions, ONLY labels LIMIT 0"
 
 
 @dataclass
@@ -214,9 +215,16 @@ class Sink:
         return new
 
     async def _copy(self, values: list[tuple[Any, ...]]) -> int:
-        await self._connection.copy_records_to_table(
-            "predictions", records=values, columns=COLUMNS["predictions"]
-        )
+        connection = self._connection
+        try:
+            await connection.copy_records_to_table(
+                "predictions", records=values, columns=COLUMNS["predictions"]
+            )
+        except AttributeError as error:
+            # asyncpg 0.32 tells the server that a COPY failed, also on a connection that is gone.
+            if not connection.is_closed():
+                raise
+            raise asyncpg.ConnectionDoesNotExistError("the connection ended in a COPY") from error
         return len(values)
 
     @contextmanager
@@ -228,7 +236,7 @@ class Sink:
         try:
             yield
         except SettingsError as error:
-            # A file that the URL names. The shipper has checked it at its start, so it may return.
+            # A file that the URL names. It may be mended, so nothing that waits may be lost.
             raise StoreDownError(str(error)) from error
         except TROUBLE as error:
             self.give_up()

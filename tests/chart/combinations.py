@@ -111,7 +111,6 @@ ACCOUNTS = {
             "ValidatingAdmissionPolicy fraud-fraudops-promotion-pods": '== \\"promoter\\"',
             "ValidatingAdmissionPolicy fraud-fraudops-promotion-jobs": '== \\"promoter\\"',
             "ValidatingAdmissionPolicy fraud-fraudops-promotion-cronjobs": '== \\"promoter\\"',
-            "CronJob fraudops-reconcile": '"fraudops.io/requested-by": "system:',
             "RoleBinding fraudops-promotion": '"name": "promoter"',
         },
     ),
@@ -298,7 +297,7 @@ REST = {
     "IPv6 with everything": Combination(
         "", files=("charts/fraudops/ci/everything-values.yaml", "k8s/values/ipv6.yaml")
     ),
-    "sidecars beside fetch and steps": Combination(
+    "sidecars with fetch and steps": Combination(
         f"data: {{source: url, url: 'https://a/b', sha256: '{'0' * 64}'}}\n"
         "jobs: {extraInitContainers: [{name: proxy, image: 'p:1', restartPolicy: Always}]}",
         {"CronJob fraudops-pipeline": '"name": "proxy"'},

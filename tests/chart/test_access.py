@@ -1,4 +1,4 @@
-"""Access rules of the chart: roles, network policies, and the paths of an ingress."""
+"""Access rules of the chart: network policies, and the paths of an ingress."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.chart.rendering import (
     EVERYTHING,
-    VARIANTS,
+    ROOT,
     Manifest,
     Variant,
     kinds,
@@ -15,27 +15,19 @@ from tests.chart.rendering import (
     render,
 )
 
-RECORD = (("", "configmaps"), "fraudops-serving")
-ROLES = {
-    "fraudops-inference": {RECORD: ["get"]},
-    "fraudops-jobs": {RECORD: ["get"]},
-    "fraudops-promotion": {
-        RECORD: ["get", "patch"],
-        (("coordination.k8s.io", "leases"), "fraudops-promotion"): ["get", "patch"],
-        (("apps", "deployments"), "fraudops-inference"): ["get", "patch"],
-        (("", "pods"), None): ["list", "delete"],
-        (("", "events"), None): ["create"],
-    },
-    "fraudops-setup": {
-        (("", "configmaps"), None): ["create"],
-        (("", "secrets"), None): ["create"],
-        (("", "secrets"), "fraudops-admin"): ["get", "patch"],
-        (("", "secrets"), "fraudops-database"): ["get", "patch"],
-        (("", "secrets"), "fraudops-verdict-key"): ["get", "patch"],
-        (("", "secrets"), "fraudops-waiver-key"): ["get", "patch"],
-        (("", "secrets"), "fraudops-public-keys"): ["get", "patch"],
-    },
+PAGE = ROOT / "docs/operations/network.md"
+# The columns of the page's table, with the word of the label.
+COLUMNS = {
+    "MLflow": "mlflow",
+    "PostgreSQL": "postgresql",
+    "admin port": "admin",
+    "public port": "inference",
+    "Kubernetes API": "api",
+    "HTTPS": "https",
 }
+EVERY_JOB = Variant(
+    settings=("environment=development", "bootstrap.enabled=true", "data.source=volume")
+)
 PUBLIC = [
     "/predict",
     "/predict/batch",
@@ -61,49 +53,6 @@ PRIVATE = [
     "/reloadx",
     "/v2x",
 ]
-
-
-def test_the_roles_are_exactly_these() -> None:
-    roles = {
-        role["metadata"]["name"]: {
-            ((group, resource), name): rule["verbs"]
-            for rule in role["rules"]
-            for group in rule["apiGroups"]
-            for resource in rule["resources"]
-            for name in rule.get("resourceNames", [None])
-        }
-        for role in kinds(render(), "Role")
-    }
-    assert roles == ROLES
-
-
-def test_the_setup_may_not_read_a_secret_that_the_values_name() -> None:
-    settings = (
-        "adminToken.existingSecret=a",
-        "postgresql.existingSecret=b",
-        "signing.verdictKey.existingSecret=c",
-        "signing.waiverKey.existingSecret=d",
-        "signing.publicKeys.existingSecret=e",
-    )
-    manifests = render(Variant(settings=settings))
-    assert named(manifests, "Role", "fraudops-setup")["rules"] == [
-        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}
-    ]
-
-
-def test_each_role_is_bound_to_the_account_of_its_name(manifests: list[Manifest]) -> None:
-    for binding in kinds(manifests, "RoleBinding"):
-        name = binding["metadata"]["name"]
-        assert binding["roleRef"] == {
-            "apiGroup": "rbac.authorization.k8s.io",
-            "kind": "Role",
-            "name": name,
-        }
-        assert [subject["name"] for subject in binding["subjects"]] == [name]
-
-
-def test_the_lease_leaves_its_spec_to_its_holder(manifests: list[Manifest]) -> None:
-    assert "spec" not in named(manifests, "Lease", "fraudops-promotion")
 
 
 def matches(path: str, kind: str, requested: str) -> bool:
@@ -206,14 +155,36 @@ def opens_port(rule: dict[str, Any], port: int) -> bool:
     return port in {entry["port"] for entry in rule["ports"]}
 
 
+def allowed_by_the_page() -> dict[str, set[tuple[str, str]]]:
+    """Return the pairs of component and target in the table of the page, by their cells."""
+    section = PAGE.read_text().partition("## Who may talk to whom")[2].partition("\n\n(")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("|")
+    ]
+    head, _, *body = rows
+    assert head[1:] == list(COLUMNS)
+    found: dict[str, set[tuple[str, str]]] = {}
+    for component, *cells in body:
+        for column, cell in zip(COLUMNS, cells, strict=True):
+            found.setdefault(cell, set()).add((component.strip("`"), COLUMNS[column]))
+    return found
+
+
+def labels_by_component(manifests: list[Manifest]) -> dict[str, dict[str, str]]:
+    found = [template["metadata"]["labels"] for _, template in pods(manifests)]
+    return {labels["app.kubernetes.io/component"]: labels for labels in found}
+
+
+def labelled(labels: dict[str, dict[str, str]], way: str) -> set[tuple[str, str]]:
+    label = f"fraudops.io/access-{way}"
+    return {(client, way) for client, own in labels.items() if own.get(label) == "true"}
+
+
 def test_the_network_policies_allow_exactly_these_connections() -> None:
-    manifests = render(VARIANTS["quickstart"])
-    labels = {
-        template["metadata"]["labels"]["app.kubernetes.io/component"]: template["metadata"][
-            "labels"
-        ]
-        for _, template in pods(manifests)
-    }
+    manifests = render(EVERY_JOB)
+    labels = labels_by_component(manifests)
     targets = {"postgresql": 5432, "mlflow": 5000, "inference": 8000, "admin": 8001}
     allowed = {
         (client, target)
@@ -221,27 +192,16 @@ def test_the_network_policies_allow_exactly_these_connections() -> None:
         for target, port in targets.items()
         if reachable(manifests, own, labels["inference" if target == "admin" else target], port)
     }
-    promotion_and_pods = {
-        (client, target)
-        for client in ("promote", "pipeline", "reconcile", "bootstrap", "inference")
-        for target in ("mlflow", "postgresql", "admin")
-    }
-    assert allowed == promotion_and_pods | {
-        *(
-            ("mlflow", "postgresql"),
-            ("migrate", "postgresql"),
-            ("retention", "postgresql"),
-            ("drift", "postgresql"),
-            ("drift", "mlflow"),
-        ),
-        *(
-            ("train", "mlflow"),
-            ("validate", "mlflow"),
-            ("validate", "admin"),
-            ("test", "inference"),
-            ("test", "postgresql"),
-        ),
-    }
+    page = allowed_by_the_page()
+    assert allowed | labelled(labels, "api") == page["yes"]
+    # Every component is in the table, also one without a right.
+    assert {client for pairs in page.values() for client, _ in pairs} == set(labels)
+
+
+def test_only_what_fetches_has_the_way_of_https() -> None:
+    page, labels = allowed_by_the_page(), labels_by_component(render(EVERYTHING))
+    assert labelled(labels, "https") == page["with S3"] | page["with `data.url`"]
+    assert labelled(labels_by_component(render(EVERY_JOB)), "https") == set()
 
 
 def test_only_pods_that_need_it_may_connect_out_of_the_namespace() -> None:

@@ -6,16 +6,20 @@ from collections import Counter
 import pytest
 
 from tests.chart.combinations import COMBINATIONS, Combination
+from tests.chart.combinations_network import CONNECTIONS
+from tests.chart.combinations_profile import PROFILES
+from tests.chart.combinations_rights import RIGHTS
 from tests.chart.extensions import EXTENSIONS
 from tests.chart.kubernetes_schemas import KUBERNETES, check_all
 from tests.chart.rendering import NAMESPACE, Variant, documents_of, render, text_of, title
 
 CLUSTER_WIDE = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+ALL = {**COMBINATIONS, **CONNECTIONS, **PROFILES, **RIGHTS}
 
 
-@pytest.mark.parametrize("name", COMBINATIONS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_combination_renders_what_it_asks_for(name: str) -> None:
-    combination = COMBINATIONS[name]
+    combination = ALL[name]
     manifests = render(combination.variant())
     check_all(KUBERNETES, text_of(combination.variant()))
     by_title = {title(manifest): json.dumps(manifest, sort_keys=True) for manifest in manifests}
@@ -32,15 +36,15 @@ def effect(combination: Combination) -> bool:
 
 
 def test_no_combination_is_without_effect() -> None:
-    assert [name for name, combination in COMBINATIONS.items() if not effect(combination)] == []
+    assert [name for name, combination in ALL.items() if not effect(combination)] == []
 
 
 def test_there_are_at_least_a_hundred_combinations() -> None:
-    assert len(COMBINATIONS) + len(EXTENSIONS) >= 100
+    assert len(ALL) + len(EXTENSIONS) >= 100
 
 
 @pytest.mark.parametrize("name", ["own name", "IPv6 only", "digest and policy", "OpenShift"])
 def test_every_object_names_its_namespace(name: str) -> None:
-    for manifest in render(COMBINATIONS[name].variant()):
+    for manifest in render(ALL[name].variant()):
         expected = None if manifest["kind"] in CLUSTER_WIDE else NAMESPACE
         assert manifest["metadata"].get("namespace") == expected, title(manifest)

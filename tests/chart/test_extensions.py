@@ -15,6 +15,7 @@ from tests.chart.extensions import (
     marked_containers,
     marked_pods,
     merged,
+    nested,
     variant,
 )
 from tests.chart.kubernetes_schemas import KUBERNETES, check, check_all
@@ -61,12 +62,35 @@ def values(**parts: object) -> Variant:
 
 
 def test_a_variable_of_the_values_replaces_the_charts_and_is_there_once() -> None:
-    own = [{"name": "FRAUDOPS_POD", "value": "mine"}, {"name": "FRAUDOPS_WORKERS", "value": "9"}]
-    manifests = render(values(inference={"extraEnv": own}))
+    own = [
+        {"name": "SSL_CERT_FILE", "value": "/own.crt"},
+        {"name": "FRAUDOPS_WORKERS", "value": "9"},
+    ]
+    manifests = render(values(inference={"extraEnv": own}, caBundle={"configMap": "company"}))
     (service,) = [c for _, _, c in containers(manifests) if c["name"] == "inference"]
-    named_so = [entry for entry in service["env"] if entry["name"] == "FRAUDOPS_POD"]
+    named_so = [entry for entry in service["env"] if entry["name"] == "SSL_CERT_FILE"]
     assert named_so == [own[0]]
     assert own[1] in service["env"]
+
+
+def test_no_value_replaces_what_a_pod_says_of_itself_or_the_path_of_a_key() -> None:
+    """One request id for all promotions would make the next one a retry of the last."""
+    trusted = {
+        entry["name"]
+        for _, _, container in containers(render(values()))
+        for entry in container.get("env", [])
+        if "fieldRef" in entry.get("valueFrom", {}) or "/keys/" in entry.get("value", "")
+    }
+    assert {"FRAUDOPS_REQUEST_ID", "FRAUDOPS_SIGNING__VERDICT_KEY"} <= trusted
+    cases = {
+        *(("jobs", name) for name in trusted),
+        *(("jobs.promote.pod", name) for name in ("FRAUDOPS_WAIVER", "FRAUDOPS_SIGNING__WAIVERS")),
+        *(("inference", name) for name in ("FRAUDOPS_POD", "fraudops_pod", "FRAUDOPS_STATE")),
+        ("inference.shipper", "FRAUDOPS_SPOOL_VOLUME"),
+    }
+    for path, name in sorted(cases):
+        own = json.dumps(nested(f"{path}.extraEnv", [{"name": name, "value": "mine"}]))
+        assert f"{path}.extraEnv: the chart sets {name} for" in refusal(values=own)
 
 
 def test_the_values_of_one_job_win_over_those_of_all() -> None:
@@ -125,8 +149,10 @@ def test_every_program_of_ours_trusts_the_bundle_of_certificates(kind: str) -> N
 def test_a_name_that_is_taken_is_refused() -> None:
     volume = json.dumps({"mlflow": {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}})
     assert 'mlflow.extraVolumes: the name "tmp" is already taken' in refusal(values=volume)
-    mount = json.dumps({"jobs": {"extraVolumeMounts": [{"name": "a", "mountPath": "/tmp"}]}})
-    assert 'extraVolumeMounts: the mountPath "/tmp" is already taken' in refusal(values=mount)
+    for path in ("/tmp", "/tmp/", "//tmp/./"):
+        mount = json.dumps({"mlflow": {"extraVolumeMounts": [{"name": "a", "mountPath": path}]}})
+        taken = f'mlflow.extraVolumeMounts: the mountPath "{path}" is already taken'
+        assert taken in refusal(values=mount)
     sidecar = json.dumps({"inference": {"extraContainers": [{"name": "shipper", "image": "a"}]}})
     assert 'inference.extraContainers: the name "shipper"' in refusal(values=sidecar)
 

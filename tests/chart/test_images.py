@@ -97,7 +97,9 @@ def test_a_dockerfile_takes_its_base_by_argument_and_runs_as_an_unprivileged_use
     assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
     # A command in the last stage would leave its tools in the image.
     assert "RUN" not in text.rpartition("\nFROM ")[2]
-    assert "--require-hashes" in text
+    installs = [line for line in lines if re.search(r"\b(pip install|pip sync)\b", line)]
+    assert "pip install --no-cache-dir --require-hashes -r" in installs[0]
+    assert any("uv pip sync" in line and "--require-hashes" in line for line in installs)
 
 
 @pytest.mark.parametrize(

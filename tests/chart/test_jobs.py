@@ -2,6 +2,7 @@
 
 import pytest
 
+from fraudops.cluster.runner import STEPS
 from fraudops.errors import RefusedError, SettingsError, StoreDownError
 from tests.chart.rendering import (
     EVERYTHING,
@@ -11,6 +12,7 @@ from tests.chart.rendering import (
     job_spec,
     kinds,
     named,
+    pods,
     render,
     title,
 )
@@ -61,8 +63,7 @@ def test_jobs_that_run_on_demand_are_suspended_templates() -> None:
         for manifest in kinds(render(), "CronJob")
     }
     assert {name for name, spec in cron.items() if spec["suspend"]} == ON_DEMAND
-    assert set(cron) - ON_DEMAND == {"drift", "retention", "reconcile"}
-    assert cron["reconcile"]["schedule"] == "* * * * *"
+    assert set(cron) - ON_DEMAND == {"drift", "retention"}
 
 
 def test_scoring_is_a_template_in_shards_that_writes_to_the_data_volume() -> None:
@@ -118,6 +119,17 @@ def data_mounts(manifest: Manifest) -> list[tuple[str, dict[str, object]]]:
         for mount in container["volumeMounts"]
         if mount["name"] == "data"
     ]
+
+
+def test_the_command_line_knows_the_steps_of_the_chart() -> None:
+    settings = ("bootstrap.enabled=true", "environment=development")
+    steps = {
+        container["name"]
+        for _, template in pods(render(Variant(settings=settings)))
+        for container in template["spec"].get("initContainers", [])
+        if container["command"][2].startswith("jobs.")
+    }
+    assert steps == STEPS
 
 
 def test_a_suspended_template_has_all_the_arguments_that_it_needs() -> None:

@@ -7,6 +7,8 @@ chart can give a container more.
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from fraudops.cluster.keys import MOUNTED, PUBLIC
 from tests.chart.rendering import (
     Manifest,
@@ -44,7 +46,7 @@ TABLE: dict[tuple[str, str], set[str]] = {
     ("postgresql", "postgresql"): {DATABASE},
     ("promote", "waive"): {WAIVER_KEY},
     ("promote", "promote"): PROMOTES,
-    ("reconcile", "reconcile"): {ADMIN, DATABASE, TOKEN},
+    ("reconcile", "reconcile"): {DATABASE, TOKEN},
     ("retention", "retention"): {DATABASE},
     ("score", "score"): {PUBLIC_KEYS, TOKEN},
     ("setup", "setup"): {TOKEN},
@@ -98,9 +100,10 @@ def held(manifests: list[Manifest]) -> dict[tuple[str, str], set[str]]:
     return table
 
 
-def test_each_container_holds_exactly_the_secrets_of_the_table() -> None:
-    scoring = Variant(settings=("data.source=volume", "bootstrap.enabled=true"))
-    found = held(render(scoring))
+@pytest.mark.parametrize("secret_as", ["variable", "file"])
+def test_each_container_holds_exactly_the_secrets_of_the_table(secret_as: str) -> None:
+    every = ("data.source=volume", "bootstrap.enabled=true", f"postgresql.secretAs={secret_as}")
+    found = held(render(Variant(settings=every)))
     assert found == TABLE
 
 

@@ -3,16 +3,19 @@
 tests/cluster/test_promotion_policy.py runs them on a real API server.
 """
 
+import json
 import re
 import subprocess
 from typing import Any
 
 import pytest
 
+from tests.chart.extensions import nested
 from tests.chart.rendering import (
     CHART,
     EVERYTHING,
     NAMESPACE,
+    VARIANTS,
     Manifest,
     Variant,
     containers,
@@ -36,6 +39,7 @@ APPROVAL = (
 ACCOUNT = "fraudops-promotion"
 ANNOTATION = "fraudops.io/requested-by"
 CONTROLLER = "system:serviceaccount:kube-system:cronjob-controller"
+WITH_POLICY = ["deletion", "jobs", "pods", "reconciler", "rollout"]
 KINDS = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 
 
@@ -54,14 +58,16 @@ def spec_of(manifest: Manifest) -> dict[str, Any]:
     return dict(template["spec"])
 
 
-def test_nothing_of_it_is_there_by_default(manifests: list[Manifest]) -> None:
+@pytest.mark.parametrize("name", ["default", "quickstart", "everything", "CloudNativePG"])
+def test_nothing_of_it_is_there_by_default(name: str) -> None:
+    manifests = render(VARIANTS[name])
     assert kinds(manifests, *KINDS) == []
     assert ANNOTATION + ":" not in str(manifests)
 
 
 @pytest.mark.parametrize(
     ("settings", "objects"),
-    [(POLICY, ["jobs", "pods"]), (APPROVAL, ["cronjobs", "jobs", "pods"])],
+    [(POLICY, WITH_POLICY), (APPROVAL, ["cronjobs", *WITH_POLICY])],
 )
 def test_each_policy_denies_in_the_releases_namespace(
     settings: tuple[str, ...], objects: list[str]
@@ -78,7 +84,9 @@ def test_each_policy_denies_in_the_releases_namespace(
             "policyName": policy["metadata"]["name"],
             "validationActions": ["Deny"],
             "matchResources": {
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}
+                "matchPolicy": "Equivalent",
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}},
+                "objectSelector": {},
             },
         }
 
@@ -96,7 +104,7 @@ def test_a_cronjob_that_promotes_names_its_controller_and_no_other_does() -> Non
             annotated[title(manifest)] = found
     expected = [title(manifest) for manifest in kinds(promoting(manifests), "CronJob")]
     assert annotated == {name: [CONTROLLER, CONTROLLER] for name in expected}
-    assert {"CronJob fraudops-promote", "CronJob fraudops-reconcile"} <= annotated.keys()
+    assert annotated.keys() == {"CronJob fraudops-promote", "CronJob fraudops-pipeline"}
 
 
 def test_the_first_models_job_has_no_name() -> None:
@@ -217,6 +225,28 @@ def test_values_that_would_prove_nothing_are_refused(
     settings: tuple[str, ...], reason: str
 ) -> None:
     assert reason in refusal(*settings)
+
+
+@pytest.mark.parametrize(
+    "path", ["jobs", "jobs.promote.pod", "jobs.pipeline.pod", "jobs.reconcile.pod", "bootstrap.pod"]
+)
+@pytest.mark.parametrize(
+    "name",
+    ["FRAUDOPS_PROMOTION__APPROVAL_REQUIRED", "fraudops_environment", "PYTHONPATH", "PythonPath"],
+)
+def test_no_value_sets_what_the_policy_reserves(path: str, name: str) -> None:
+    """A container's variable wins over the ConfigMap's, in any case of its letters."""
+    own = json.dumps(nested(f"{path}.extraEnv", [{"name": name, "value": "x"}]))
+    message = refusal(*APPROVAL, values=own)
+    assert f"{path}.extraEnv: promotion.policy.enabled refuses Jobs that set {name}" in message
+
+
+def test_values_add_no_name_to_the_list_of_the_policy() -> None:
+    """A name in the list may be set by every user who creates a Job, to any value."""
+    own = json.dumps(nested("jobs.extraEnv", [{"name": "HTTPS_PROXY", "value": "x"}]))
+    with_proxy = accepted_variables(render(Variant(settings=APPROVAL, values=own)))
+    assert with_proxy == accepted_variables(render(Variant(settings=APPROVAL)))
+    assert "HTTPS_PROXY" not in with_proxy
 
 
 @pytest.mark.parametrize("version", ["1.29.14", "1.29.14-eks-1234567", "1.30.0", "1.30.0-gke.1"])

@@ -56,6 +56,7 @@ BUNDLED: Mapping[str, Any] = {
             "password": "password",
         },
         "existingSecret": "",
+        "tls": {"existingSecret": "", "certKey": "", "keyKey": ""},
     },
 }
 MAPS = {
@@ -91,7 +92,8 @@ def texts(words: list[str]) -> dict[str, Any]:
         elif path not in SET_HERE and takes(node, word):
             result = merged(result, nested(path, word))
     accounts = itertools.cycle(words)
-    for component in ("inference", "jobs", "promotion", "jobs.setup", "mlflow", "postgresql"):
+    own = ("inference", "jobs", "promotion", "jobs.setup", "jobs.reconcile", "mlflow", "postgresql")
+    for component in own:
         result = merged(result, nested(f"{component}.serviceAccount.name", next(accounts)))
     return result
 

@@ -129,7 +129,7 @@ def test_the_volume_is_one_claim_for_all_pods() -> None:
         "storageClassName": "shared",
         "resources": {"requests": {"storage": "20Gi"}},
     }
-    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     assert volume(PERSISTENT, name="spool")["persistentVolumeClaim"] == {
         "claimName": claim["metadata"]["name"]
     }

@@ -37,6 +37,7 @@ def replaced(before: list[Manifest], after: list[Manifest]) -> set[str]:
         ("secretRevisions.auditKey=1", {"inference"}),
         ("secretRevisions.database=1", {"inference", "mlflow"}),
         ("secretRevisions.artifacts=1", set()),
+        ("postgresql.secretAs=file", {"inference", "mlflow"}),
         ("adminToken.existingSecret=own", {"inference"}),
         ("audit.existingSecret=own", {"inference"}),
         ("mlflow.allowedHosts={mlflow.example.com}", {"mlflow"}),
@@ -48,6 +49,7 @@ def replaced(before: list[Manifest], after: list[Manifest]) -> set[str]:
         ("inference.autoscaling.enabled=true", set()),
         ("inference.replicas=5", set()),
         ("networkPolicy.enabled=false", set()),
+        ("networkPolicy.apiServer.cidrs={192.0.2.1/32}", set()),
         ("ingress.enabled=true", set()),
     ],
 )

@@ -14,6 +14,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests.cluster.earlier import Upgrade, earlier_release
 from tests.cluster.release import Release, Repetitions, installed
+from tests.cluster.strict import strict_release
 from tests.support.figures import PROOF, Figures
 from tests.support.shared_servers import run_folder
 
@@ -27,6 +28,9 @@ OWN_NAMESPACES = {
     "test_runner.py": "upgrade",
     "test_ports.py": "upgrade",
     "test_promotion_policy.py": "upgrade",
+    "test_strict.py": "vanished node",
+    "test_network_policies.py": "upgrade",
+    "test_rights.py": "upgrade",
 }
 
 SUBJECTS = {
@@ -75,6 +79,13 @@ def upgrade(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Itera
     """Yield an installation of the previous release, which its first test upgrades."""
     with earlier_release(release, tmp_path_factory.mktemp("previous")) as upgrade:
         yield upgrade
+
+
+@pytest.fixture(scope="session")
+def strict(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Release]:
+    """Yield a strict release with an external PostgreSQL. Its first test finds no model in it."""
+    with strict_release(release, tmp_path_factory.mktemp("strict")) as own:
+        yield own
 
 
 @pytest.fixture(scope="session")

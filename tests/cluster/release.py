@@ -52,6 +52,12 @@ class Release:
     values: Object = field(default_factory=dict)
     name: str = "fraudops"
     namespace: str = "fraudops"
+    database: tuple[str, ...] = ()
+
+    @property
+    def postgresql(self) -> tuple[str, ...]:
+        """Words of `kubectl exec` for the pod of PostgreSQL: `database`, or the chart's own."""
+        return self.database or (f"statefulset/{self.name}-postgresql",)
 
     # -- tools
 
@@ -142,7 +148,7 @@ class Release:
     def sql(self, query: str) -> str:
         return self.kubectl(
             "exec",
-            f"statefulset/{self.name}-postgresql",
+            *self.postgresql,
             "--",
             "psql",
             "-U",
@@ -371,7 +377,7 @@ class Release:
         command = (
             "exec",
             "-i",
-            f"statefulset/{self.name}-postgresql",
+            *self.postgresql,
             "--",
             "psql",
             "-U",

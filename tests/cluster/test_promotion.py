@@ -170,7 +170,7 @@ def test_a_promoter_that_is_killed_leaves_one_version_everywhere(
             kills += killed
             which = "the new" if version == target else "the old"
             ended.append(f"{line} +{delay:g} s: {which} version{'' if killed else ' (too late)'}")
-    assert kills > counts.kills / 2, ended
+    assert kills >= counts.kills / 2, ended
     assert_served(seen, release, 500)
     figures.note("promoter killed with SIGKILL, its Job tries again", "; ".join(ended))
 

@@ -412,17 +412,24 @@ def test_only_a_named_user_changes_a_cronjob_that_promotes(site: Site) -> None:
 
 
 def test_the_jobs_of_a_cronjob_run_as_automation(site: Site) -> None:
+    patch = ("patch", "cronjob", "fraudops-promote", "-p")
+    scheduled = {"spec": {"suspend": False, "schedule": "* * * * *"}}
+    assert "patched" in site.as_user(INSTALLER, *patch, json.dumps(scheduled))
+
     def its_job() -> str:
-        jobs = site.release.get("jobs", "-l", "app.kubernetes.io/component=reconcile")["items"]
-        assert jobs, site.as_user("alice", "get", "events")
-        name: str = jobs[0]["metadata"]["annotations"][REQUESTED_BY]
-        pods = site.release.get("pods", "-l", "app.kubernetes.io/component=reconcile")["items"]
+        jobs = site.release.get("jobs", "-l", "app.kubernetes.io/component=promote")["items"]
+        mine = [job for job in jobs if job["metadata"].get("ownerReferences")]
+        assert mine, site.as_user("alice", "get", "events")
+        name: str = mine[0]["metadata"]["annotations"][REQUESTED_BY]
+        label = f"batch.kubernetes.io/job-name={mine[0]['metadata']['name']}"
+        pods = site.release.get("pods", "-l", label)["items"]
         assert pods[0]["metadata"]["annotations"][REQUESTED_BY] == name
         return name
 
     requester = requester_of(eventually(its_job, 120, 1.0), policy=True, user="no user")
     assert (requester.name, requester.actor) == ("automation", CRONJOB_CONTROLLER)
     assert requester.authenticated
+    assert "patched" in site.as_user(INSTALLER, *patch, '{"spec": {"suspend": true}}')
 
 
 def test_the_first_model_needs_no_name_of_an_installer(site: Site) -> None:

@@ -13,7 +13,8 @@ KINDS = (
 def specifications(release: Release) -> dict[str, str]:
     """Return the specification of each object, and the names of the pods."""
     objects = {}
-    for item in release.get(KINDS, "-l", f"app.kubernetes.io/instance={release.name}")["items"]:
+    # What the setup Job has made has no label `instance`.
+    for item in release.get(KINDS, "-l", "app.kubernetes.io/name=fraudops")["items"]:
         name = f"{item['kind']}/{item['metadata']['name']}"
         if item["metadata"].get("ownerReferences"):
             continue

@@ -3,6 +3,7 @@
 The indexing stops at its deadline.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -61,7 +62,7 @@ async def indexed(connection: Any) -> tuple[int, bool]:
 async def test_migrating_indexes_the_days_that_are_there(connection: Any, database: str) -> None:
     await upgrade(database)
     assert await indexed(connection) == (3, True)
-    assert await index_days(database, 60) == ([], [])
+    assert await index_days(database, 60) == ([], [], None)
 
 
 async def test_a_day_with_an_open_write_is_left_for_the_next_migration(
@@ -75,10 +76,10 @@ async def test_a_day_with_an_open_write_is_left_for_the_next_migration(
     writer = await connect(database)
     async with writer.transaction():
         await writer.execute(f"UPDATE {DAYS[1]} SET features = NULL")
-        assert await index_days(database, 60) == ([DAYS[0], DAYS[2]], [DAYS[1]])
+        assert await index_days(database, 60) == ([DAYS[0], DAYS[2]], [DAYS[1]], None)
         assert await indexed(connection) == (2, False)
     await writer.close()
-    assert await index_days(database, 60) == ([DAYS[1]], [])
+    assert await index_days(database, 60) == ([DAYS[1]], [], None)
     assert await indexed(connection) == (3, True)
 
 
@@ -87,12 +88,12 @@ async def test_one_process_indexes_at_a_time_and_begins_no_day_after_the_deadlin
 ) -> None:
     monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)
     await upgrade(database)
-    assert await index_days(database, 0) == ([], DAYS)
+    assert await index_days(database, 0) == ([], DAYS, None)
     other = await connect(database)
     await other.execute(f"SELECT pg_advisory_lock({INDEX_LOCK})")
-    assert await index_days(database, 60) == ([], [])
+    assert await index_days(database, 60) == ([], [], None)
     await other.close()
-    assert await index_days(database, 60) == (DAYS, [])
+    assert await index_days(database, 60) == (DAYS, [], None)
 
 
 async def test_a_day_made_during_the_indexing_has_the_index_from_the_start(
@@ -104,3 +105,46 @@ async def test_a_day_made_during_the_indexing_has_the_index_from_the_start(
     await sink.ship([encode(prediction(datetime.now(UTC) + timedelta(days=2)))])
     await sink.close()
     assert await indexed(connection) == (1, False)
+
+
+async def test_a_stricter_isolation_of_the_role_does_not_block_the_indexing(
+    connection: Any, database: str
+) -> None:
+    """The transaction of the lock must keep no snapshot: the index would wait for it."""
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(
+        f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
+    )
+    await upgrade(database)
+    assert await indexed(connection) == (3, True)
+
+
+async def test_a_long_reader_of_another_table_holds_no_day_up_for_long(
+    connection: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)
+    monkeypatch.setattr("fraudops.audit.indexing.LOCK_SECONDS", 1)
+    await upgrade(database)
+    reader = await connect(database)
+    async with reader.transaction(isolation="repeatable_read"):
+        await reader.fetch("SELECT count(*) FROM labels")
+        async with asyncio.timeout(300):
+            assert await index_days(database, 600) == ([], DAYS, None)
+    await reader.close()
+    assert await index_days(database, 60) == (DAYS, [], None)
+
+
+async def test_a_limit_of_the_role_that_ends_the_indexing_is_named(
+    connection: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)
+    await upgrade(database)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET statement_timeout = '1s'")
+    reader = await connect(database)
+    async with reader.transaction(isolation="repeatable_read"):
+        await reader.fetch("SELECT count(*) FROM labels")
+        indexed_days = await index_days(database, 60)
+    await reader.close()
+    assert indexed_days.left == DAYS
+    assert "statement_timeout = 1s: run ALTER ROLE" in str(indexed_days.limit)

@@ -135,6 +135,27 @@ async def test_a_client_certificate_is_shown(tls: TlsServer, driver: Driver) -> 
 
 
 @drivers
+async def test_the_variables_of_the_chart_serve_every_driver_and_the_url_wins(
+    tls: TlsServer, driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = tls.authority.issue(tls.folder, OWNER)
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    monkeypatch.setenv("PGSSLROOTCERT", str(tls.authority.file))
+    monkeypatch.setenv("PGSSLCERT", str(certificate))
+    monkeypatch.setenv("PGSSLKEY", str(key))
+    mounted = tmp_path / "url"
+    mounted.write_text(tls.strict.replace("127.0.0.1", "localhost"))
+    assert await driver(f"file:{mounted}")
+    # The certificate is not valid for this name, and only `verify-full` asks for one.
+    with pytest.raises(StoreDownError, match="certificate"):
+        await driver(tls.strict)
+    assert await driver(f"{tls.strict}?sslmode=verify-ca")
+    monkeypatch.setenv("PGSSLROOTCERT", str(mounted))
+    with pytest.raises(StoreDownError):
+        await driver(f"file:{mounted}")
+
+
+@drivers
 @pytest.mark.parametrize("option", ["sslrootcert", "sslcert"])
 async def test_a_file_that_is_not_mounted_is_a_wrong_setting(
     tls: TlsServer, driver: Driver, option: str
@@ -165,3 +186,36 @@ def test_a_command_ends_with_the_code_of_its_reason(
     assert (done.returncode, reason in done.stderr) == (code, True), done.stderr
     assert tls.password not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_require_verifies_the_authority_once_one_is_known(
+    tls: TlsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncpg does as libpq does: `require` verifies the CA, and not the name of the host."""
+    url = f"{tls.open}?sslmode=require"
+    assert await by_asyncpg(url)
+    monkeypatch.setenv("PGSSLROOTCERT", str(make_authority(tls.folder, "other").file))
+    for driver in (by_asyncpg, by_psycopg):
+        with pytest.raises(StoreDownError, match="certificate"):
+            await driver(url)
+
+
+async def test_a_known_authority_does_not_move_a_connection_to_plain_text(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `prefer` libpq verifies a known CA, and connects without TLS if it does not fit."""
+    certificate, key = make_authority(tmp_path, "bank").issue(tmp_path, "server", "localhost")
+    folder = tmp_path / "pgbouncer"
+    folder.mkdir()
+    files = [shutil.copy(file, folder) for file in (certificate, key)]
+    with running_pgbouncer(
+        folder,
+        database,
+        client_tls_sslmode="allow",
+        client_tls_cert_file=files[0],
+        client_tls_key_file=files[1],
+    ) as pooler:
+        url = pooler.behind(database)
+        assert await by_psycopg(url)
+        monkeypatch.setenv("PGSSLROOTCERT", str(make_authority(tmp_path, "other").file))
+        assert await by_psycopg(url)

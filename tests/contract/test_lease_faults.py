@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from fraudops.cluster import api
-from fraudops.cluster.api import Cluster, NotFoundError
+from fraudops.cluster.api import Cluster
 from fraudops.errors import StoreDownError
 from fraudops.promotion.ports import UnknownWriteError
 from tests.support.cluster_objects import create_lease
@@ -71,11 +71,16 @@ async def test_an_api_that_stays_away_is_reported_as_such(
     assert len(kube_api.requests) <= 4 * QUICK.duration / QUICK.pause
 
 
-async def test_a_missing_lease_is_reported_without_a_wait(cluster: Cluster, lease: str) -> None:
+async def test_a_missing_lease_is_reported_without_a_wait(
+    kube_api: KubeApi, cluster: Cluster, lease: str
+) -> None:
     await cluster.call("DELETE", lease)
-    with pytest.raises(NotFoundError, match="leases/shop-promotion is not there"):
+    kube_api.requests.clear()
+    with pytest.raises(StoreDownError, match="the Lease shop-promotion, does not exist") as caught:
         async with lock(cluster, "one", wait_seconds=30).hold("job"):
             pytest.fail("there is no lock")
+    assert "delete that Job" in str(caught.value)
+    assert len(kube_api.requests) == 1
 
 
 @pytest.mark.parametrize(("method", "then"), [("GET", 503), ("GET", "cut"), ("PATCH", 429)])

@@ -9,11 +9,13 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from fraudops.database_url import read_database_url
 from fraudops.errors import StoreDownError
 from fraudops.promotion import history, journal
 from fraudops.promotion.attempt import Attempt, replaces
 from fraudops.promotion.history import PastAct, read_history
 from fraudops.promotion.journal import DatabaseJournal
+from tests.support.fault_proxy import FaultProxy
 
 STARTED = Attempt(
     request="job-1",
@@ -197,3 +199,20 @@ async def test_a_row_that_the_database_refuses_is_late(database: str) -> None:
     await connection.close()
     with pytest.raises(StoreDownError, match=r"refuses the row of the act \(SQLSTATE P0001\)"):
         await outcomes(database, DONE)
+
+
+async def test_a_host_that_stays_silent_leaves_time_for_the_next(database: str) -> None:
+    """The row is written within the patience of the act, which is shorter than a host's limit."""
+    parts = read_database_url(database)
+    with FaultProxy(parts.hosts[0][1]).running() as proxy:
+        proxy.stall()
+        silent = f"127.0.0.1:{proxy.port},{parts.host_list}"
+        await DatabaseJournal(database.replace(parts.host_list, silent), "fraud").write(DONE)
+    assert [act.outcome for act in await read_history(database, "fraud", 9)] == ["done"]
+
+
+async def test_a_file_of_the_url_that_is_wrong_makes_the_row_late(database: str) -> None:
+    """The act may have committed, so its row is written by a later pass."""
+    url = f"{database}?sslmode=verify-full&sslrootcert=/nowhere/ca.crt"
+    with pytest.raises(StoreDownError, match="file of sslrootcert"):
+        await DatabaseJournal(url, "fraud").write(DONE)

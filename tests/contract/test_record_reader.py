@@ -23,6 +23,7 @@ from fraudops.errors import StoreDownError
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import (
     EMPTY,
+    LOST_ANNOTATION,
     RecordUnreadableError,
     ServingTarget,
     encode,
@@ -39,7 +40,9 @@ IN_CLUSTER = "kubernetes.default.svc"
 
 
 def config_map(data: bytes) -> bytes:
-    return msgspec.json.encode({"kind": "ConfigMap", "data": {"serving.json": data.decode()}})
+    return msgspec.json.encode(
+        {"kind": "ConfigMap", "metadata": {}, "data": {"serving.json": data.decode()}}
+    )
 
 
 @dataclass
@@ -204,12 +207,14 @@ def test_no_record_is_empty_only_if_the_api_server_says_so(
     api: ApiServer, reader: ConfigMapReader
 ) -> None:
     api.status = 404
-    assert reader.read() == EMPTY
+    assert reader.read() is None
     for status in (401, 403, 500):
         api.status = status
         with pytest.raises(StoreDownError, match=str(status)):
             reader.read()
     api.status = 200
+    api.body = b'{"kind": "ConfigMap", "metadata": {"annotations": null}}'
+    assert reader.read() == EMPTY
     for body in (b"<html>", b"\xff"):
         api.body = body
         with pytest.raises(StoreDownError, match="not JSON"):
@@ -217,6 +222,16 @@ def test_no_record_is_empty_only_if_the_api_server_says_so(
     api.body = config_map(b"[]")
     with pytest.raises(RecordUnreadableError):
         reader.read()
+
+
+def test_an_empty_record_in_place_of_a_lost_one_is_no_record_until_a_promotion(
+    api: ApiServer, reader: ConfigMapReader
+) -> None:
+    mark = {"metadata": {"annotations": {LOST_ANNOTATION: "true"}}}
+    api.body = msgspec.json.encode(mark)
+    assert reader.read() is None
+    api.body = msgspec.json.encode(mark | {"data": {"serving.json": encode(RECORD).decode()}})
+    assert reader.read() == RECORD
 
 
 def test_a_connection_that_has_ended_is_opened_again(
@@ -289,7 +304,7 @@ def test_a_server_that_never_answers_does_not_hold_the_pod(
 
 def test_without_a_release_the_record_is_a_file_of_this_machine(tmp_path: Path) -> None:
     read = record_reader(InferenceSettings(state=tmp_path))
-    assert read() == EMPTY
+    assert read() is None
     store = FileRecordStore(State.at(tmp_path).serving_record)
     store.compare_and_set(RECORD, store.read()[1])
     assert read() == RECORD

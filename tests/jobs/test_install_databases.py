@@ -31,6 +31,7 @@ from services.supervisor.postgresql import PostgreSQL
 from tests.support.fault_proxy import FaultProxy, Trap
 from tests.support.mlflow_tables import make_tables
 from tests.support.processes import free_port
+from tests.support.waiting import eventually
 
 PASSWORD = "p@ss/word'\"%40"
 _numbers = itertools.count()
@@ -43,11 +44,16 @@ def target(postgresql_server: PostgreSQL) -> Iterator[DatabaseTarget]:
     parts = urlsplit(postgresql_server.admin_url())
     url = f"postgresql://{name}:p%40ss%2Fword'%22%2540@{parts.hostname}:{parts.port}/{name}"
     yield DatabaseTarget.of(url)
-    with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
-        admin.execute(
-            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-        )
-        admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+
+    def drop() -> None:
+        with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
+            admin.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )
+            admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+
+    # PostgreSQL finishes a CREATE DATABASE whose client has gone.
+    eventually(drop)
 
 
 PUBLIC_MAY_CONNECT = """
@@ -281,6 +287,15 @@ def test_mlflows_upgrade_without_postgresql_names_its_setting() -> None:
     away = f"postgresql://a:b@127.0.0.1:{free_port()}/c"
     with pytest.raises(StoreDownError, match="is MLFLOW_BACKEND_STORE_URI right"):
         mlflow_tables.upgrade(away)
+
+
+def test_a_file_of_another_url_is_reported_with_the_setting_of_that_url(database: str) -> None:
+    away = f"postgresql://nobody:b@127.0.0.1:{urlsplit(database).port}/c"
+    url = f"{database}?sslmode=verify-full&sslrootcert=/nowhere/ca.crt"
+    with pytest.raises(SettingsError, match="sslrootcert in MLFLOW_BACKEND_STORE_URI cannot"):
+        mlflow_tables.upgrade(url)
+    with pytest.raises(SettingsError, match="sslrootcert in DATABASE_ADMIN_URL cannot"):
+        asyncio.run(prepare(DatabaseTarget.of(away), url))
 
 
 @pytest.mark.parametrize("url", [{}, {"DATABASE_URL": "file:/nowhere/url"}])

@@ -10,11 +10,15 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from fraudops.promotion.serving_record import LOST_ANNOTATION, is_lost
 from fraudops.signing.keys import PrivateKey, new_key, parse_private_key, public_file
 from tests.support.kubernetes_secrets import StoredObjects, serve_objects, write_kubeconfig
 from tests.support.processes import free_port
 
-OPTIONS = ("--record", "serving", "--admin-secret", "admin", "--database-secret", "database")
+OPTIONS = (
+    *("--release", "fraudops", "--record", "serving", "--lock", "promotion"),
+    *("--admin-secret", "admin", "--database-secret", "database"),
+)
 SIGNING = (
     *("--verdict-key", "verdict-key=key.pem", "--waiver-key", "waiver-key=private"),
     *("--public-keys", "public-keys"),
@@ -40,7 +44,7 @@ class Setup:
         )
 
     def has_secret(self, name: str, values: dict[str, str], **more: Any) -> None:
-        manifest = {"kind": "Secret", "metadata": {"name": name}, "stringData": values, **more}
+        manifest = {"kind": "Secret", "metadata": {"name": name}, "stringData": values} | more
         self.stored.store(f"secrets/{name}", manifest)
 
 
@@ -54,6 +58,7 @@ def test_the_first_run_creates_everything_and_the_second_changes_nothing(setup: 
     assert setup.run().returncode == 0
     assert setup.stored.objects.keys() == {
         "configmaps/serving",
+        "leases/promotion",
         "secrets/admin",
         "secrets/database",
     }
@@ -61,6 +66,60 @@ def test_the_first_run_creates_everything_and_the_second_changes_nothing(setup: 
     again = setup.run()
     assert (again.returncode, setup.stored.objects, setup.stored.patches) == (0, before, [])
     assert "Secret database exists already: left as it is" in again.stderr
+
+
+def test_the_record_of_a_first_installation_is_not_marked(setup: Setup) -> None:
+    assert setup.run().returncode == 0
+    metadata = setup.stored.objects["configmaps/serving"]["metadata"]
+    assert LOST_ANNOTATION not in metadata["annotations"]
+
+
+def test_a_record_that_was_deleted_is_made_again_with_a_mark(setup: Setup) -> None:
+    assert setup.run().returncode == 0
+    del setup.stored.objects["configmaps/serving"]
+    again = setup.run()
+    assert again.returncode == 0
+    assert "promote a version" in again.stderr
+    assert is_lost(setup.stored.objects["configmaps/serving"])
+    assert "promote a version" not in setup.run().stderr
+
+
+def test_a_first_run_that_ended_early_marks_nothing(setup: Setup) -> None:
+    assert setup.run().returncode == 0
+    for made in ("configmaps/serving", "leases/promotion"):
+        del setup.stored.objects[made]
+    assert setup.run().returncode == 0
+    assert not is_lost(setup.stored.objects["configmaps/serving"])
+
+
+def test_what_the_earlier_release_has_made_gets_new_labels_and_keeps_its_content(
+    setup: Setup,
+) -> None:
+    labels = {"app.kubernetes.io/name": "fraudops", "app.kubernetes.io/instance": "fraudops"}
+    earlier = {"labels": labels, "annotations": {"of": "the site"}}
+    setup.has_secret("admin", {"token": "kept"}, metadata={"name": "admin"} | earlier)
+    claim = {"metadata": {"name": "data"} | earlier, "spec": {"size": "kept"}}
+    setup.stored.store("persistentvolumeclaims/data", claim)
+    record = setup.stored.store("configmaps/serving", {"metadata": {"name": "serving"} | earlier})
+    done = setup.run("--data-claim", "data")
+    assert done.returncode == 0, done.stderr
+    assert "Secret admin exists already: added labels" in done.stderr
+    for path in ("secrets/admin", "persistentvolumeclaims/data"):
+        metadata = setup.stored.objects[path]["metadata"]
+        assert metadata["labels"] == {
+            "app.kubernetes.io/name": "fraudops",
+            "app.kubernetes.io/managed-by": "fraudops-setup",
+            "fraudops.io/release": "fraudops",
+        }
+        assert metadata["annotations"]["of"] == "the site"
+        assert "Prune=false" in metadata["annotations"]["argocd.argoproj.io/sync-options"]
+    assert setup.stored.values("admin") == {"token": "kept"}
+    assert setup.stored.objects["persistentvolumeclaims/data"]["spec"] == {"size": "kept"}
+    # The right to change the record is the right to promote. The reconciler has it.
+    assert setup.stored.objects["configmaps/serving"] == record
+    patches = len(setup.stored.patches)
+    assert setup.run("--data-claim", "data").returncode == 0
+    assert len(setup.stored.patches) == patches
 
 
 @pytest.mark.parametrize("lacking", sorted(KEYS))

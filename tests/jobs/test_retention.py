@@ -1,6 +1,7 @@
 """`fraudops retention` on a real PostgreSQL: dropped days, exports, locks and killed runs."""
 
 import asyncio
+import errno
 import json
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import psycopg
 import pyarrow.parquet
 import pytest
+from psycopg import sql
 
 from fraudops.audit import retention
 from fraudops.audit.connection import connect
@@ -205,3 +207,52 @@ def test_two_retentions_never_run_together(site: RetentionSite) -> None:
         result = site.retain()
     assert (result.returncode, "another retention is running" in result.stderr) == (75, True)
     assert len(site.days) == 6
+
+
+def test_a_limit_of_the_role_that_ends_the_detaching_is_named(
+    site: RetentionSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "PAUSE_SECONDS", 0.0)
+    with psycopg.connect(site.url, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} SET statement_timeout = '1s'").format(sql.Identifier(name))
+        )
+    with site.reader():
+        result = site.retain()
+    assert result.returncode == 75, result.stderr
+    assert "the role has statement_timeout = 1s: run ALTER ROLE" in result.stderr
+
+
+def test_a_lock_that_is_lost_during_an_export_keeps_day_and_leaves_no_file(
+    site: RetentionSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run may export the same day, and its rows would be in the archive twice."""
+    write = retention.write_parquet
+
+    async def lose_lock(*arguments: Any) -> tuple[int, Path]:
+        written = await write(*arguments)
+        with psycopg.connect(site.url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks "
+                "WHERE locktype = 'advisory' AND objid = %s",
+                [RETENTION_LOCK],
+            )
+        return written
+
+    monkeypatch.setattr(retention, "write_parquet", lose_lock)
+    result = site.retain("--export", tmp_path)
+    assert result.returncode == 75, result.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert partition_name(OLDEST) in site.tables
+
+
+async def test_a_timeout_of_the_network_is_not_a_day_in_use(database: str) -> None:
+    connection = await connect(database)
+    connection.terminate()
+
+    async def fail() -> None:
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    with pytest.raises(TimeoutError):
+        await retention._retry_when_locked(connection, fail)

@@ -1,5 +1,6 @@
 """Workflows and hooks call what `.ci/run` and a contributor call, and name every unverified pin."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.
 # Only for the runner: the folder of the tools that `make cluster-tools` has built.
 PATH_LINE = 'echo "$HOME/cluster-tools" >>"$GITHUB_PATH"'
 
+RELEASE_RIGHTS = {
+    "images": {"contents": "read", "packages": "write"},
+    "publish": dict.fromkeys(("contents", "packages", "id-token", "attestations"), "write"),
+}
+
 
 @pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
 def workflow(request: pytest.FixtureRequest) -> Any:
@@ -24,7 +30,7 @@ def steps(workflow: Any) -> list[dict[str, Any]]:
 
 
 def test_there_is_a_workflow_for_each_part() -> None:
-    assert {path.stem for path in WORKFLOWS} == {"check", "chart", "cluster", "docs"}
+    assert {path.stem for path in WORKFLOWS} == {"check", "chart", "cluster", "docs", "release"}
 
 
 def test_a_workflow_runs_make_targets_only(workflow: Any) -> None:
@@ -38,12 +44,20 @@ def test_a_workflow_runs_make_targets_only(workflow: Any) -> None:
 
 def test_a_workflow_reads_only_ends_in_time_and_keeps_no_credentials(workflow: Any) -> None:
     assert workflow["permissions"] == {"contents": "read"}
-    assert workflow["concurrency"]["cancel-in-progress"]
-    assert all("permissions" not in job for job in workflow["jobs"].values())
+    # A release that is cut off would leave images without their chart.
+    assert workflow["concurrency"]["cancel-in-progress"] is (workflow["name"] != "release")
+    rights = {n: j["permissions"] for n, j in workflow["jobs"].items() if "permissions" in j}
+    assert rights == (RELEASE_RIGHTS if workflow["name"] == "release" else {})
     assert all(job["timeout-minutes"] <= 75 for job in workflow["jobs"].values())
     for step in steps(workflow):
         if step.get("uses", "").startswith("actions/checkout@"):
             assert step["with"]["persist-credentials"] is False
+
+
+def test_only_a_protected_environment_has_the_password_of_the_registry(workflow: Any) -> None:
+    for job in workflow["jobs"].values():
+        assert ("REGISTRY_PASSWORD" in json.dumps(job)) == (job.get("environment") == "release")
+    assert "secrets" not in json.dumps({**workflow, "jobs": {}})
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -56,8 +70,8 @@ def test_an_action_is_pinned_by_digest_or_called_unverified(path: Path) -> None:
 
 def test_every_target_of_the_local_ci_is_in_a_workflow() -> None:
     text = (ROOT / ".ci" / "run").read_text()
-    local = re.findall(r"^ *make ([a-z-]+(?: ARGS=\S+)?)$", text, re.MULTILINE)
-    assert len(local) == 6
+    local = re.findall(r"^ *make (?:-o \S+ )?([a-z-]+(?: ARGS=\S+)?)$", text, re.MULTILINE)
+    assert len(local) == 7
     text = "".join(path.read_text() for path in WORKFLOWS)
     assert [target for target in local if f"make {target}\n" not in text] == []
 

@@ -107,9 +107,7 @@ def test_the_pooler_killed_within_a_copy_and_between(
     verdict.nothing_lost(log, f"PgBouncer ended by {number.name}, {2 * TIMES} times")
 
 
-def test_commits_that_were_not_heard_of_through_the_pooler(
-    harness: FaultHarness, verdict: Verdict
-) -> None:
+def test_unacknowledged_commits_through_the_pooler(harness: FaultHarness, verdict: Verdict) -> None:
     replayed = harness.status.replayed
     with harness.load() as log:
         for _ in range(TIMES):
@@ -122,5 +120,5 @@ def test_commits_that_were_not_heard_of_through_the_pooler(
                 assert trap.sprung.wait(30)
     assert log.refused() == []
     harness.settled()
-    verdict.nothing_lost(log, f"connections cut, {2 * TIMES} commits that were not heard of")
+    verdict.nothing_lost(log, f"connections cut, {2 * TIMES} unacknowledged commits")
     assert harness.status.replayed > replayed

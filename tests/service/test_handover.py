@@ -2,7 +2,10 @@
 
 import contextlib
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +16,12 @@ import pytest
 
 from fraudops.audit.dead_letters import DeadLetter, DeadLetters, RejectedRecord
 from fraudops.audit.records import encode
+from fraudops.audit.shipper_status import read_shipper_status
 from fraudops.spool import SpoolWriter
 from fraudops.spool.inspection import payloads
 from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments, spool_bytes
+from fraudops.state import State
 from services.shipper import handover
 from services.shipper.handover import hand_over
 from tests.support.audit_records import prediction
@@ -26,6 +31,13 @@ from tests.support.serving import TOKEN, Service, problem
 from tests.support.waiting import eventually
 
 ROOM = 4 << 20
+# The shipper, with the pod of its argument as its only peer.
+SHIPPER = """
+import sys
+from services.shipper import __main__ as shipper, handover
+handover.peer_urls = lambda *_: [sys.argv[1]]
+shipper.main()
+"""
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -89,6 +101,45 @@ def test_every_record_goes_to_the_first_pod_that_answers(pod: Service, tmp_path:
         == 0
     )
     assert list_segments(tmp_path / "spool") == []
+    assert payloads_of(pod) == sorted(written)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p@127.0.0.1:1/d?sslmode=verify-full&sslrootcert=/nowhere/ca.crt",
+        "postgresql://u@127.0.0.1:1/d?password_file=/nowhere/password",
+        "file:/nowhere/url",
+    ],
+    ids=["certificate", "password", "url"],
+)
+def test_a_file_that_is_wrong_at_the_start_does_not_keep_the_shipper_from_handing_over(
+    pod: Service, state: State, url: str
+) -> None:
+    written = write_closed_spool(state.spool, 20)
+    environment = {
+        "DATABASE_URL": url,
+        "FRAUDOPS_STATE": str(state.root),
+        "FRAUDOPS_CLUSTER__RELEASE": "test",
+        "FRAUDOPS_ADMIN_TOKEN": TOKEN,
+        "HOME": str(state.root),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", SHIPPER, admin_url(pod)], env=environment
+    ) as shipper:
+        try:
+
+            def waits() -> None:
+                status = read_shipper_status(state)
+                assert status
+                assert "DATABASE_URL" in (status.last_error or "")
+
+            eventually(waits, 20)
+            shipper.send_signal(signal.SIGTERM)
+            assert shipper.wait(20) == 0
+        finally:
+            shipper.kill()
+    assert list_segments(state.spool) == []
     assert payloads_of(pod) == sorted(written)
 
 

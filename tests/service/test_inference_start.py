@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 from fraudops.model.manifest import MANIFEST
+from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.pod_rules import PodState
+from fraudops.promotion.serving_record import EMPTY
 from fraudops.registry import Registry
 from fraudops.signing.credentials import Credentials
 from services.inference.pod.state import pod_state_path, read_pod_state, write
@@ -190,6 +192,23 @@ def test_a_start_follows_a_record_that_moved_while_the_pod_was_away(tmp_path: Pa
         service.start()
         assert eventually(service.ready, 30)["version"] == "2"
         assert read_pod_state(service.state).served == (service.bundle(1),)
+
+
+def test_a_service_is_ready_before_its_first_promotion_if_there_is_a_record(tmp_path: Path) -> None:
+    service = Service(tmp_path, workers=1, environment={"FRAUDOPS_READY_WITHOUT_MODEL": "true"})
+    with running(service.start()):
+        # The setup Job has not made the record yet.
+        assert service.not_ready() == "no model promoted"
+        store = FileRecordStore(service.state.serving_record)
+        store.compare_and_set(EMPTY, b"")
+        nothing = {"status": "ready", "epoch": 0, "version": None, "digest": None}
+        assert nothing.items() <= eventually(service.ready).items()
+        assert service.metrics()["fraudops_ready"] == 1
+        answer = service.predict()
+        assert (answer.status_code, problem(answer)["detail"]) == (503, "no model promoted")
+        service.record("1", service.bundle(1))
+        assert eventually(service.serving) == "1"
+        assert service.predict().status_code == 200
 
 
 def test_a_pod_state_that_names_an_unverified_bundle_is_not_believed(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fraudops.audit import connection as connection_module
+from fraudops import database_url
 from fraudops.audit.records import encode
 from fraudops.errors import StoreDownError
 from services.shipper import sink as sink_module
@@ -17,6 +17,8 @@ from tests.support.fault_proxy import COPYING, GREETING, INSERTING, WITHIN, Faul
 
 # More bytes than the socket buffers hold, so the COPY blocks before it has sent all of them.
 PAYLOADS = [encode(prediction(features={"V1": 0.5, "text": "x" * 100_000})) for _ in range(200)]
+# A new connection copies only after an INSERT whose rows were all new.
+FIRST = [encode(prediction())]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,8 @@ async def test_a_silent_connection_is_given_up_and_its_batch_is_shipped_by_anoth
 ) -> None:
     monkeypatch.setattr(sink_module, "TRANSACTION_SECONDS", 2.0)
     with behind_a_network(database) as (sink, proxy):
+        if words == COPYING:
+            await sink.ship(FIRST)
         trap = proxy.set(Trap(words, "stall", more=WITHIN if words == COPYING else 0))
         with pytest.raises(StoreDownError):
             await ship_in_time(sink)
@@ -39,6 +43,7 @@ async def test_a_copy_that_waits_for_room_in_the_socket_notices_the_end_of_its_c
     database: str,
 ) -> None:
     with behind_a_network(database) as (sink, proxy):
+        await sink.ship(FIRST)
         trap = proxy.set(Trap(COPYING, "stall", more=WITHIN))
         shipping = asyncio.create_task(ship_in_time(sink))
         assert await asyncio.to_thread(trap.sprung.wait, 10)
@@ -51,7 +56,7 @@ async def test_a_copy_that_waits_for_room_in_the_socket_notices_the_end_of_its_c
 async def test_a_network_that_lets_no_packet_through_is_reported_as_a_timeout(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(database_url, "CONNECT_SECONDS", 1)
     with behind_a_network(database) as (sink, proxy):
         proxy.stall()
         with pytest.raises(StoreDownError, match=r"does not answer \(TimeoutError\)"):

@@ -3,6 +3,7 @@
 Rows enter the table by a direct COPY or through a staging table; both must behave alike.
 """
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 import psycopg
 import pytest
 from msgspec.structs import asdict
+from psycopg import sql
 from psycopg.rows import dict_row
 
 from fraudops.audit.records import encode, new_label
@@ -143,3 +145,21 @@ async def test_a_row_from_the_far_future_makes_no_partition(database: str) -> No
         2,
         ["from the future: was the clock wrong?"],
     )
+
+
+async def test_a_new_connection_locks_no_partition(database: str) -> None:
+    """With 400 days, the locks of a few new connections would fill the server's lock table."""
+    sink = Sink(database)
+    await sink.ship(group(1))
+    await sink.close()
+    with psycopg.connect(database) as other:
+        (name,) = other.execute(
+            "SELECT inhrelid::regclass::text FROM pg_inherits "
+            "WHERE inhparent = 'predictions'::regclass LIMIT 1"
+        ).fetchone() or ("",)
+        other.execute(
+            sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(name))
+        )
+        async with asyncio.timeout(30):
+            await sink.open()
+    await sink.close()

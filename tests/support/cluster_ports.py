@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fraudops.cluster.api import Cluster, NotFoundError
+from fraudops.cluster.kept import kept_metadata
 from fraudops.cluster.lease import LeaseLock, LeaseTimes
 from fraudops.cluster.records import ConfigMapRecords
 from fraudops.cluster.rollout import ANNOTATION, DeploymentRollouts
@@ -109,6 +110,29 @@ class ConfigMapContract(RecordsContract):
         with pytest.raises(StaleRecordError):
             await records.compare_and_set(reserved(2), token)
         assert await records.read() == (EMPTY, None)
+
+    @pytest.mark.parametrize("made_by", ["0.2.0", "the site", "nothing"])
+    async def test_only_a_configmap_of_the_earlier_release_gets_new_labels(
+        self, cluster: Cluster, made_by: str
+    ) -> None:
+        records, name = ConfigMapRecords(cluster, RELEASE), f"{RELEASE}-serving"
+        path = cluster.path("v1", "configmaps", name)
+        labels = {"app.kubernetes.io/instance": RELEASE}
+        if made_by == "nothing":
+            await records.adopt()
+            assert await records.read() == (EMPTY, None)
+            return
+        if made_by == "0.2.0":
+            labels |= {"app.kubernetes.io/name": "fraudops"}
+        await create_configmap(cluster, name, labels=labels)
+        await records.compare_and_set(reserved(1), (await records.read())[1])
+        await records.adopt()
+        found = await cluster.call("GET", path)
+        kept = kept_metadata(name, RELEASE)["labels"]
+        assert found["metadata"]["labels"] == (kept if made_by == "0.2.0" else labels)
+        assert (await records.read())[0] == reserved(1)
+        await records.adopt()
+        assert await cluster.call("GET", path) == found
 
 
 class LeaseContract(LockContract):

@@ -1,8 +1,8 @@
 """A small HTTP server with the part of the Kubernetes API that deals with Secrets.
 
 It stores objects by their path in the namespace: POST (409 for an object that exists), GET of an
-object or of all of a kind, and a merge patch of a Secret, which is refused with 409 when it names
-an old resourceVersion.
+object or of all of a kind, and a merge patch, which is refused with 409 when it names an old
+resourceVersion.
 """
 
 import base64
@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from tests.support.kube_objects import patched
 
 
 @dataclass
@@ -60,11 +62,7 @@ class StoredObjects:
         if body.get("metadata", {}).get("resourceVersion", known) != known:
             return 409, {}
         self.patches.append(body)
-        changed = (found.get("data") or {}) | body.get("data", {})
-        kept = {key: value for key, value in changed.items() if value is not None}
-        return 200, self.store(
-            path, found | {"data": kept, "stringData": body.get("stringData", {})}
-        )
+        return 200, self.store(path, patched(found, "application/merge-patch+json", body))
 
 
 @contextmanager
@@ -77,7 +75,13 @@ def serve_objects(folder: Path) -> Iterator[tuple[StoredObjects, Path]]:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length) or b"{}")
             path = self.path.partition("?")[0].partition("/namespaces/default/")[2]
-            status, found = stored.answer(self.command, path, body)
+            if "dryRun=All" in self.path:
+                status, found = (
+                    (409 if f"{path}/{body['metadata']['name']}" in stored.objects else 201),
+                    {},
+                )
+            else:
+                status, found = stored.answer(self.command, path, body)
             content = json.dumps(found).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

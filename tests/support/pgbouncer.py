@@ -1,5 +1,6 @@
 """PgBouncer in transaction mode, started from the installed package of the operating system."""
 
+import os
 import shutil
 import signal
 import socket
@@ -17,8 +18,11 @@ from tests.support.processes import free_port, lifeline
 from tests.support.waiting import eventually
 
 PROGRAM = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+# With FRAUDOPS_REQUIRE=pgbouncer these tests fail without the package: a run that skips them would
+# claim what nothing has shown.
 needs_pgbouncer = pytest.mark.skipif(
-    PROGRAM is None, reason="pgbouncer is not installed: run `make pgbouncer`"
+    PROGRAM is None and os.environ.get("FRAUDOPS_REQUIRE") != "pgbouncer",
+    reason="pgbouncer is not installed: run `make pgbouncer`",
 )
 # With `server_round_robin` each transaction gets another connection of the server, so that
 # anything that stays on one of them is missed in the next transaction. Statements of the protocol

@@ -225,6 +225,12 @@ class Service:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
+    def serving(self) -> str:
+        """Return the version that serves; a pod without a model may be ready too."""
+        version = self.ready()["version"]
+        assert version is not None
+        return str(version)
+
     def not_ready(self) -> str:
         answer = HTTP.get(f"{self.url}/ready", timeout=5)
         assert answer.status_code == 503, answer.text

@@ -158,6 +158,21 @@ def test_every_step_of_a_pipeline_gets_the_arguments_and_a_replaced_program_has_
     ]
 
 
+def test_a_container_of_the_site_is_no_step_whatever_its_command_is() -> None:
+    template = copy.deepcopy(CRONJOB)
+    pod = template["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    pod["initContainers"] = [
+        {"name": "short", "command": ["python", "-m"], "args": ["jobs.train"]},
+        {"name": "none", "command": None},
+        {"name": "exporter", "command": ["python", "-m", "jobs.export"], "restartPolicy": "Always"},
+        {"name": "wait", "command": ["sh", "-c", "sleep 1"]},
+    ]
+    before = copy.deepcopy(pod["initContainers"])
+    for wanted in (JobSpec("train", ["--seed", "8"]), JobSpec("train", module="jobs.rollback")):
+        job = job_of(template, "shop-train-1", wanted)
+        assert job["spec"]["template"]["spec"]["initContainers"] == before
+
+
 def test_the_receiver_may_write_to_the_data_volume_and_listens_to_one_sender() -> None:
     job = receiver_of(
         CRONJOB, "shop-data-1", JobSpec("train", ["/data/x"], module="jobs.install.receive_data")

@@ -28,7 +28,9 @@ def state(tmp_path: Path) -> State:
 
 def test_each_file_is_read_as_it_was_written(state: State) -> None:
     serving = PodState().serving(TARGET, "peer")
-    view = RecordView(target=TARGET, ready=True, error="an error", refused="altered")
+    view = RecordView(
+        target=TARGET, ready=True, error="an error", refused="altered", without_model=True
+    )
     write(pod_state_path(state), serving)
     write(record_view_path(state), view)
     assert (read_pod_state(state), read_record_view(state)) == (serving, view)
@@ -47,3 +49,4 @@ def test_the_next_container_of_the_pod_finds_the_files_by_name(state: State) -> 
     assert record_view_path(state) == state.run / "record.json"
     # A pod that has seen nothing is not ready.
     assert not RecordView().ready
+    assert not RecordView().without_model

@@ -65,7 +65,7 @@ class Pod:
     run: RunFolder
     metrics: SeenMetrics
     clock: SimpleNamespace
-    record: ServingRecord | Exception = EMPTY
+    record: ServingRecord | Exception | None = EMPTY
     refuses: bool = False
     reads: int = 0
     at_read: Callable[[], None] = lambda: None
@@ -94,7 +94,7 @@ class Pod:
         write(record_view_path(self.state), view)
         await self.worker.activate(at, "peer")
 
-    def read(self) -> ServingRecord:
+    def read(self) -> ServingRecord | None:
         self.reads += 1
         self.at_read()
         if isinstance(self.record, Exception):
@@ -150,7 +150,20 @@ async def test_a_look_follows_the_record_and_makes_the_pod_ready(
 async def test_a_look_at_an_empty_record_leaves_the_pod_unready(pod: Pod) -> None:
     # Such a pod waits for the first promotion and not for its workers.
     assert await pod.poller()._look() is False
-    assert (pod.view(), pod.metrics.seen) == (RecordView(), [(0, 0)])
+    assert (pod.view(), pod.metrics.seen) == (RecordView(without_model=True), [(0, 0)])
+
+
+async def test_a_pod_without_a_record_knows_nothing_of_a_model(pod: Pod) -> None:
+    """A deleted record of a running release makes no new pod ready."""
+    pod.record, poller = None, pod.poller()
+    assert await poller._look() is False
+    assert pod.view() == RecordView()
+    pod.record = EMPTY
+    await poller._look()
+    assert pod.view().without_model
+    pod.record = StoreDownError("no answer")
+    await poller._look()
+    assert pod.view() == RecordView(error="no answer")
 
 
 async def test_a_pod_that_only_waits_for_its_workers_looks_again_soon(pod: Pod) -> None:

@@ -19,6 +19,7 @@ from fraudops.promotion.pod_rules import (
     check_step,
     destination,
     has_caught_up,
+    is_ready_without_model,
     keeps_prepared,
     may_turn_ready,
     on_activate,
@@ -31,6 +32,7 @@ from fraudops.promotion.serving_record import (
     EMPTY,
     ServingRecord,
     ServingTarget,
+    release,
 )
 from tests.support.serving_records import record
 
@@ -394,6 +396,36 @@ def test_a_pod_has_caught_up_when_nothing_that_it_knows_is_ahead(
     now: PodState, awaited: ServingTarget | None, caught_up: bool
 ) -> None:
     assert has_caught_up(now, awaited) is caught_up
+
+
+REFUSED_FIRST_ACT = release(record(None, AT_5))
+
+
+@pytest.mark.parametrize(
+    ("now", "awaited", "found", "ready"),
+    [
+        (PodState(), None, EMPTY, True),
+        (PodState(restarted=True), None, EMPTY, True),
+        # A first act is under way, or was refused.
+        (PodState(), None, record(None, AT_5), True),
+        (PodState(), None, REFUSED_FIRST_ACT, True),
+        # Its new pods wait for the reserved model.
+        (PodState(), AT_5, record(None, AT_5), False),
+        # The record was deleted, or cannot be read.
+        (PodState(), None, None, False),
+        (PodState(), AT_4, CURRENT, False),
+        (PodState(), None, CURRENT, False),
+        (PodState(), None, ServingRecord(previous=CURRENT.current), False),
+        (PodState(), None, msgspec.structs.replace(EMPTY, stack=(CURRENT.current,)), False),
+        # The pod has served: the record went back.
+        (serving(AT_4), None, EMPTY, False),
+        (nothing_at(4), None, EMPTY, False),
+    ],
+)
+def test_a_pod_needs_no_model_only_while_the_record_has_never_named_one(
+    now: PodState, awaited: ServingTarget | None, found: ServingRecord | None, ready: bool
+) -> None:
+    assert is_ready_without_model(now, awaited, found) is ready
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,31 @@
-"""A pod's status while the store of the serving record does not answer."""
+"""A pod's status before the first promotion, and while the record's store does not answer."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fraudops.promotion.serving_record import EMPTY, ServingRecord
+from fraudops.promotion.pod_rules import PodState
+from fraudops.promotion.serving_record import EMPTY, ServingRecord, ServingTarget
 from fraudops.state import State
 from services.inference.pod.bundle_cache import BundleCache
 from services.inference.pod.coordinator import PodCoordinator
-from services.inference.pod.state import RecordView, record_view_path, write
-from services.inference.pod.status import Status
+from services.inference.pod.state import RecordView, pod_state_path, record_view_path, write
+from services.inference.pod.status import NotReadyError, Ready, Status
 from services.inference.pod.worker import Drain
-from services.inference.pod.worker_channel import RunFolder
+from services.inference.pod.worker_channel import Ask, Reply, RunFolder
 from services.inference.pod.workers import Workers
 
+TARGET = ServingTarget(4, "1", "1" * 64)
+NAMES_NONE = RecordView(without_model=True)
 
-def status_of(state: State, read_record: Callable[[], ServingRecord]) -> Status:
+
+def status_of(
+    state: State, read_record: Callable[[], ServingRecord], ready_without_model: bool = False
+) -> Status:
     run = RunFolder(state.run)
     pod = PodCoordinator(
         state,
@@ -27,7 +34,7 @@ def status_of(state: State, read_record: Callable[[], ServingRecord]) -> Status:
         read_record,
         None,
     )
-    return Status(pod, "pod", "model", "spool", Drain())
+    return Status(pod, "pod", "model", "spool", Drain(), ready_without_model)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +52,59 @@ def test_a_reason_of_both_start_and_record_is_named_once(
     view = RecordView(refused="no valid signature", error=error)
     write(record_view_path(state), view)
     assert status_of(state, lambda: EMPTY).why_no_model() == expected
+
+
+@pytest.mark.parametrize(
+    ("switched_on", "view", "now", "reason"),
+    [
+        (True, NAMES_NONE, PodState(), None),
+        (False, NAMES_NONE, PodState(), "no model promoted"),
+        # No look yet, no record, a record that cannot be read, one that names a model.
+        (True, RecordView(), PodState(), "no model promoted"),
+        (True, RecordView(error="no answer"), PodState(), "no answer"),
+        (True, RecordView(target=TARGET), PodState(), "version 1 is being opened"),
+        # The pod has served since the poller looked, or its bundle was refused at the restart.
+        (True, NAMES_NONE, PodState().serving(TARGET, "peer"), "the pod is starting"),
+        (True, NAMES_NONE, PodState(epoch=4), "no model promoted"),
+    ],
+)
+async def test_a_pod_without_a_model_is_ready_while_none_was_ever_promoted(
+    tmp_path: Path, switched_on: bool, view: RecordView, now: PodState, reason: str | None
+) -> None:
+    state = State.at(tmp_path)
+    state.run.mkdir()
+    write(record_view_path(state), view)
+    write(pod_state_path(state), now)
+    status = status_of(state, lambda: EMPTY, switched_on)
+    if reason is None:
+        assert await status.ready() == Ready("ready", 0, None, None, [])
+        assert await status.is_ready()
+    else:
+        with pytest.raises(NotReadyError, match=reason):
+            await status.ready()
+    # A request cannot be answered in any case.
+    assert status.why_no_model()
+
+
+async def test_a_drain_and_a_silent_worker_make_that_pod_unready(tmp_path: Path) -> None:
+    state = State.at(tmp_path)
+    state.run.mkdir()
+    write(record_view_path(state), NAMES_NONE)
+    status = status_of(state, lambda: EMPTY, ready_without_model=True)
+    run = RunFolder(state.run)
+    listener = await run.serve(refusing)
+    with pytest.raises(NotReadyError, match="it has no memory"):
+        await status.ready()
+    listener.close()
+    run.forget(os.getpid())
+    assert await status.is_ready()
+    status._drain.begin()
+    with pytest.raises(NotReadyError, match="it drains"):
+        await status.ready()
+
+
+async def refusing(_ask: Ask) -> Reply:
+    return Reply(pid=os.getpid(), error="it has no memory")
 
 
 async def test_one_thread_reads_the_record_for_all_concurrent_requests(tmp_path: Path) -> None:

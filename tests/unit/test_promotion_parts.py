@@ -90,6 +90,23 @@ async def test_a_reconciler_uses_the_promoter_that_it_is_given(stage: Stage) -> 
 
 
 @on_stage()
+async def test_a_reconciler_adopts_the_record_with_the_lock_and_ends_well_if_it_cannot(
+    stage: Stage,
+) -> None:
+    """A new token of the record would end a promotion that has the lock."""
+    actor, held, said = Actor("reconciler"), list[bool](), list[str]()
+
+    async def adopt() -> None:
+        held.append(stage.world.store.lease.holder is actor)
+        raise StoreDownError("the API is away")
+
+    ports = replace(ports_of(stage.world, actor), adopt=adopt, say=said.append)
+    assert (await Reconciler(ports).run("the reconciler")).late == ()
+    assert held == [True]
+    assert said[-1].endswith("the API is away")
+
+
+@on_stage()
 async def test_a_refused_rollback_is_reported_as_a_rollback(stage: Stage) -> None:
     first = msgspec.structs.replace(stage.record, stack=(), previous=None)
     stage.world.store.start_from(encode(first))

@@ -19,7 +19,7 @@ from fraudops.promotion.serving_record import EMPTY, ModelRef, ServingRecord
 from fraudops.settings import PromoteJobSettings
 from fraudops.settings.groups import PromotionSettings
 from fraudops.wiring import PromotionContext
-from jobs.requests import approved, check_names_a_version, requester
+from jobs.requests import approved, check_names_a_version, check_strategy, requester
 
 CHOSEN = Promote(ModelRef(version="2", digest="d", schema_fingerprint="s"), "broadcast")
 
@@ -85,6 +85,14 @@ def test_an_approval_is_for_a_number() -> None:
     check_names_a_version(settings(False), "latest")
     with pytest.raises(SettingsError, match="needs the number of its version"):
         check_names_a_version(settings(True), "latest")
+
+
+def test_a_strategy_that_is_not_allowed_names_its_setting() -> None:
+    check_strategy(settings(False), "rollout")
+    only = settings(False, promotion=PromotionSettings(strategies=("broadcast",)))
+    check_strategy(only, "broadcast")
+    with pytest.raises(SettingsError, match=r"rollout is not allowed.*promotion\.strategies"):
+        check_strategy(only, "rollout")
 
 
 def test_the_requester_is_the_jobs_and_else_the_systems_user(

@@ -9,15 +9,19 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import pytest
 
 from benchmarks.results import RESULTS
 from tests.support.figures import PROOF, Figures
+from tests.support.simulation.choices import Choices
+from tests.support.simulation.founding import FOUNDINGS
 from tests.support.simulation.rules_off import RULES_OFF
 from tests.support.simulation.scenario import Scenario
 from tests.support.simulation.shrink import fails, shrink
 from tests.support.simulation.switch_off import Off, switched_off
+from tests.support.simulation.world import Rules
 
 SEEDS = 10_000 if PROOF else int(os.environ.get("SIMULATION_SEEDS", "250"))
 SEARCH = 4000
@@ -46,6 +50,19 @@ def test_every_rule_holds_in_every_seed(figures: Figures) -> None:
     )
     seconds = processor_seconds() - began
     figures.note("seeds per minute of processor time", round(SEEDS / seconds * 60))
+
+
+def test_every_rule_holds_when_pods_are_ready_before_the_first_promotion() -> None:
+    off = Off(rules=Rules(ready_without_model=True))
+    empty = [seed for seed in range(SEEDS) if founding_of(seed) == "empty"]
+    assert len(empty) > SEEDS / 20
+    for seed in empty:
+        if fails(partial(off.build, seed)):
+            pytest.fail(short_story(off, seed), pytrace=False)
+
+
+def founding_of(seed: int) -> str:
+    return Choices(seed, frozenset()).pick(FOUNDINGS, "founding")
 
 
 def processor_seconds() -> float:

@@ -44,6 +44,15 @@ async def test_a_change_of_schema_is_said_in_words_with_the_way_it_goes(
     assert said == [f"version 1 reads other columns than version 2: {way}"]
 
 
+async def test_a_rollback_that_needs_a_rollout_is_refused_where_none_is_allowed() -> None:
+    gate = RollbackGate(KEYS, "development", False, pytest.fail, strategies=("broadcast",))
+    record = ServingRecord(current=entry("2", "new"), stack=(entry("1", "old"),))
+    with pytest.raises(RefusedError, match="so it needs rollout, and rollout is not allowed"):
+        await gate.decide(record)
+    same = ServingRecord(current=entry("2", "s"), stack=(entry("1", "s"),))
+    assert (await gate.decide(same)).strategy == "broadcast"
+
+
 async def test_a_rollback_within_a_schema_says_nothing_and_one_without_a_way_is_refused() -> None:
     said = list[str]()
     gate = RollbackGate(KEYS, "development", in_place=False, warn=said.append)

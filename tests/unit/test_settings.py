@@ -29,6 +29,7 @@ SECRET = "postgresql://audit:correct-horse@127.0.0.1:5432/audit"
 BY_NAME = {setting.variable: setting for setting in catalogue()}
 # A value that each variable accepts and that is not its default.
 OTHER = {
+    "FRAUDOPS_PROMOTION__STRATEGIES": '["broadcast"]',
     "FRAUDOPS_SIGNING__WAIVERS": "forbidden",
     "FRAUDOPS_AUDIT__DURABILITY": "memory",
     "FRAUDOPS_AUDIT__FEATURES": "hashed",
@@ -132,6 +133,14 @@ def test_a_second_name_in_small_letters_does_not_win(environment: pytest.MonkeyP
     environment.setenv("FRAUDOPS_PROMOTION__APPROVAL_REQUIRED", "true")
     environment.setenv("fraudops_promotion__approval_required", "false")
     with pytest.raises(SettingsError, match="did you mean FRAUDOPS_PROMOTION__APPROVAL_REQUIRED"):
+        PromoteJobSettings.from_environment()
+
+
+def test_the_strategies_always_have_broadcast(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("FRAUDOPS_PROMOTION__STRATEGIES", '["broadcast"]')
+    assert PromoteJobSettings.from_environment().promotion.strategies == ("broadcast",)
+    environment.setenv("FRAUDOPS_PROMOTION__STRATEGIES", '["rollout"]')
+    with pytest.raises(SettingsError, match=r"PROMOTION__STRATEGIES: .*must have broadcast"):
         PromoteJobSettings.from_environment()
 
 

@@ -1,11 +1,14 @@
 from urllib.parse import unquote, urlsplit
 
+import pytest
 from click.testing import CliRunner
 
-from jobs.install.objects import claim, database_values, record, secret
+from fraudops.cluster.kept import adoption
+from jobs.install.objects import claim, database_values, lock, record, secret
 from jobs.install.setup import command
 
-LABELS = {"app.kubernetes.io/instance": "fraudops"}
+RELEASE = "fraudops"
+EARLIER = {"app.kubernetes.io/name": "fraudops", "app.kubernetes.io/instance": RELEASE}
 
 
 def test_every_database_has_a_role_and_a_password_of_its_own() -> None:
@@ -27,26 +30,69 @@ def test_no_two_secrets_are_alike() -> None:
 
 
 def test_the_record_is_made_empty() -> None:
-    made = record("fraudops-serving", LABELS)
+    made = record("fraudops-serving", RELEASE)
     assert (made.resource, made.name) == ("configmaps", "fraudops-serving")
     assert "data" not in made.manifest
 
 
-def test_every_object_carries_the_releases_labels() -> None:
+def test_no_gitops_tool_deletes_what_the_setup_makes() -> None:
     for made in (
-        secret("a", LABELS, {"token": "x"}),
-        record("b", LABELS),
-        claim("c", LABELS, "5Gi", None),
+        secret("a", RELEASE, {"token": "x"}),
+        record("b", RELEASE),
+        lock("c", RELEASE),
+        claim("d", RELEASE, "5Gi", None),
     ):
-        assert made.manifest["metadata"]["labels"] == {
-            "app.kubernetes.io/name": "fraudops",
-            **LABELS,
+        # Argo CD up to 2.14 deletes what has the label `app.kubernetes.io/instance`.
+        assert made.manifest["metadata"] == {
+            "name": made.name,
+            "labels": {
+                "app.kubernetes.io/name": "fraudops",
+                "app.kubernetes.io/managed-by": "fraudops-setup",
+                "fraudops.io/release": "fraudops",
+            },
+            "annotations": {
+                "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
+                "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
+            },
         }
 
 
+def test_the_lock_is_made_without_a_holder() -> None:
+    made = lock("fraudops-promotion", RELEASE)
+    assert (made.resource, made.manifest["kind"]) == ("leases", "Lease")
+    assert made.manifest["apiVersion"] == "coordination.k8s.io/v1"
+    assert "spec" not in made.manifest
+
+
+def test_an_object_of_the_earlier_release_gets_the_labels_of_a_new_one() -> None:
+    found = {"metadata": {"name": "a", "labels": EARLIER, "resourceVersion": "7"}}
+    wanted = record("a", RELEASE).manifest["metadata"]
+    assert adoption(found, RELEASE) == {
+        "labels": wanted["labels"] | {"app.kubernetes.io/instance": None},
+        "annotations": wanted["annotations"],
+        "resourceVersion": "7",
+    }
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        {"app.kubernetes.io/instance": RELEASE},
+        EARLIER | {"app.kubernetes.io/instance": "another"},
+        EARLIER | {"app.kubernetes.io/managed-by": "Helm"},
+        record("a", RELEASE).manifest["metadata"]["labels"],
+    ],
+    ids=["no labels", "of the site", "another release", "of Helm", "new"],
+)
+def test_the_labels_of_every_other_object_stay(labels: dict[str, str] | None) -> None:
+    found = {"metadata": {"name": "a", "labels": labels, "resourceVersion": "7"}}
+    assert adoption(found, RELEASE) == {}
+
+
 def test_a_claim_names_a_storage_class_only_when_it_is_given_one() -> None:
-    assert "storageClassName" not in claim("c", LABELS, "5Gi", None).manifest["spec"]
-    spec = claim("c", LABELS, "5Gi", "fast").manifest["spec"]
+    assert "storageClassName" not in claim("c", RELEASE, "5Gi", None).manifest["spec"]
+    spec = claim("c", RELEASE, "5Gi", "fast").manifest["spec"]
     assert (spec["storageClassName"], spec["resources"]["requests"]["storage"]) == ("fast", "5Gi")
 
 

@@ -1,5 +1,6 @@
 {{/* Checks across several values, which a schema cannot express. Included once, by the inference ConfigMap. */}}
 {{- define "fraudops.checks" -}}
+{{- include "fraudops.profile.checks" . }}
 {{- if and .Values.bootstrap.enabled (eq .Values.environment "production") (eq .Values.data.source "sample") }}
 {{- fail "\n\nbootstrap.enabled would promote a model of the packaged sample, and environment: production refuses such a model.\nSet data.source to your own data, or environment: development (as values-quickstart.yaml does).\n" }}
 {{- end }}
@@ -56,10 +57,14 @@
 {{- fail "\n\nsigning: name your own Secrets for all keys or for none. The setup Job may not write the public half of a key into your Secret, so set verdictKey.existingSecret, publicKeys.existingSecret, and waiverKey.existingSecret unless waivers is forbidden.\n" }}
 {{- end }}
 {{- include "fraudops.reservedChecks" . }}
+{{- include "fraudops.mountChecks" . }}
+{{- include "fraudops.envChecks" . }}
 {{- include "fraudops.accountChecks" . }}
 {{- include "fraudops.serviceChecks" . }}
 {{- include "fraudops.roomChecks" . }}
+{{- include "fraudops.database.checks" . }}
 {{- include "fraudops.requester.checks" . }}
+{{- include "fraudops.rights.checks" . }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
 {{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: name the Gateway that accepts the route.\n" }}
 {{- end }}
@@ -67,23 +72,23 @@
 
 {{/* Labels and annotations that selectors, policies and promotions read. Another value would not reach the pods. */}}
 {{- define "fraudops.reservedChecks" -}}
-{{- $values := .Values }}
 {{- $labels := dict "commonLabels" .Values.commonLabels }}
-{{- $annotations := dict "commonAnnotations" .Values.commonAnnotations "jobs.podAnnotations" .Values.jobs.podAnnotations }}
-{{- range list "inference" "mlflow" "postgresql" "jobs" }}
-{{- $_ := set $labels (print . ".podLabels") (get $values .).podLabels }}
-{{- $_ := set $annotations (print . ".podAnnotations") (get $values .).podAnnotations }}
-{{- end }}
-{{- range $name, $job := merge (dict "bootstrap" .Values.bootstrap) .Values.jobs }}
-{{- if and (kindIs "map" $job) (hasKey $job "pod") }}
-{{- $_ := set $labels (printf "%s.pod.podLabels" $name) ($job.pod.podLabels | default dict) }}
-{{- $_ := set $annotations (printf "%s.pod.podAnnotations" $name) ($job.pod.podAnnotations | default dict) }}
-{{- end }}
+{{- $annotations := dict "commonAnnotations" .Values.commonAnnotations }}
+{{- range $path, $settings := include "fraudops.extended" . | fromJson }}
+{{- $_ := set $labels (print $path ".podLabels") ($settings.podLabels | default dict) }}
+{{- $_ := set $annotations (print $path ".podAnnotations") ($settings.podAnnotations | default dict) }}
 {{- end }}
 {{- range $path, $map := $labels }}
-{{- range list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" }}
-{{- if hasKey $map . }}
-{{- fail (printf "\n\n%s: the label %s is the chart's, and its selectors need it. Remove it.\n" $path .) }}
+{{- range $label, $_ := $map }}
+{{- if has $label (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component") }}
+{{- fail (printf "\n\n%s: the label %s is the chart's, and its selectors need it. Remove it.\n" $path $label) }}
+{{- end }}
+{{- /* A network policy opens a way for the label fraudops.io/access-…, so a pod could open ways for itself. */}}
+{{- if hasPrefix "fraudops.io/" $label }}
+{{- fail (printf "\n\n%s: the label %s is the chart's, and its network policies may read it. Remove it.\n" $path $label) }}
+{{- end }}
+{{- if or (hasPrefix "batch.kubernetes.io/" $label) (has $label (list "job-name" "controller-uid")) }}
+{{- fail (printf "\n\n%s: Kubernetes writes the label %s on the pods of Jobs, and creates no Job that has another value. Remove it.\n" $path $label) }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -3,6 +3,17 @@ What values add to the pods of a component: variables, volumes, containers, labe
 helpers here: the dict of a component's values, or that of fraudops.jobSettings.
 */}}
 
+{{/* The values of each component that adds to its pods or containers, by their path, as JSON. */}}
+{{- define "fraudops.extended" -}}
+{{- $values := .Values }}
+{{- $found := dict "inference.shipper" $values.inference.shipper "bootstrap.pod" $values.bootstrap.pod }}
+{{- range list "inference" "mlflow" "postgresql" "jobs" }}{{ $_ := set $found . (get $values .) }}{{ end }}
+{{- range $name, $job := $values.jobs }}
+{{- if and (kindIs "map" $job) (hasKey $job "pod") }}{{ $_ := set $found (printf "jobs.%s.pod" $name) $job.pod }}{{ end }}
+{{- end }}
+{{- toJson $found }}
+{{- end }}
+
 {{/*
 A list of the chart with the entries of a value added. Kubernetes refuses two entries with one key.
 Argument: (dict "own" the chart's list as YAML "extra" the value "key" "name" "value" "mlflow.extraVolumes").
@@ -11,12 +22,13 @@ Argument: (dict "own" the chart's list as YAML "extra" the value "key" "name" "v
 {{- $own := .own | fromYamlArray }}
 {{- $taken := list }}
 {{- $key := .key }}{{ $value := .value }}
-{{- range $own }}{{ $taken = append $taken (get . $key) }}{{ end }}
+{{- range $own }}{{ $taken = append $taken (get . $key | clean) }}{{ end }}
 {{- range .extra }}
-{{- if has (get . $key) $taken }}
+{{- /* /tmp/ is the folder /tmp. A name has no slash, so it stays as it is. */}}
+{{- if has (get . $key | clean) $taken }}
 {{- fail (printf "\n\n%s: the %s %q is already taken, by the chart or by another entry. Choose another one.\n" $value $key (get . $key)) }}
 {{- end }}
-{{- $taken = append $taken (get . $key) }}
+{{- $taken = append $taken (get . $key | clean) }}
 {{- end }}
 {{- with concat $own (.extra | default list) }}{{ toYaml . }}{{ end }}
 {{- end }}
@@ -40,11 +52,35 @@ Kubernetes warns of a name that is there twice. Argument: (dict "root" $ "own" Y
 {{- $names := list }}
 {{- range .extra }}{{ $names = append $names .name }}{{ end }}
 {{- $entries := list }}
-{{- range concat (include "fraudops.ca.env" .root | fromYamlArray) (.own | fromYamlArray) }}
+{{- $own := list }}
+{{- range .own | fromYamlArray }}
+{{- if not (has .name $names) }}{{ $own = append $own . }}{{ end }}
+{{- end }}
+{{- range $own }}{{ $names = append $names .name }}{{ end }}
+{{- /* The CA of PostgreSQL alone replaces the one of the bundle. */}}
+{{- range include "fraudops.ca.env" .root | fromYamlArray }}
 {{- if not (has .name $names) }}{{ $entries = append $entries . }}{{ end }}
 {{- end }}
+{{- $entries = concat $entries $own }}
 {{- with concat $entries (.extra | default list) }}
 env: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/*
+For _checks.tpl. What Kubernetes says of a pod, such as its name or its request, and the paths of keys. With one
+value for all pods, two promotions would look like one, or two pods would write to one spool.
+*/}}
+{{- define "fraudops.envChecks" -}}
+{{- $own := list "FRAUDOPS_POD" "FRAUDOPS_ROLLOUT" "FRAUDOPS_JOB" "FRAUDOPS_REQUEST_ID" "FRAUDOPS_REQUESTED_BY" "FRAUDOPS_CLUSTER__NAMESPACE" "FRAUDOPS_WAIVER" }}
+{{- range $path, $settings := include "fraudops.extended" . | fromJson }}
+{{- /* The service and its shipper must have the same folders. */}}
+{{- $folders := ternary (list "FRAUDOPS_STATE" "FRAUDOPS_SPOOL_VOLUME") list (hasPrefix "inference" $path) }}
+{{- range $settings.extraEnv }}
+{{- if or (has (upper .name) (concat $own $folders)) (hasPrefix "FRAUDOPS_SIGNING__" (upper .name)) }}
+{{- fail (printf "\n\n%s.extraEnv: the chart sets %s for each container by itself, and the programs trust it. Remove it.\n" $path .name) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -63,6 +99,47 @@ volumeMounts: {{- . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/*
+For _checks.tpl. The chart mounts each of these volumes into one container of a pod: the others must not
+have the token or the key. tests/chart/test_extra_mounts.py holds the list.
+*/}}
+{{- define "fraudops.mountChecks" -}}
+{{- $own := list "api-token" "verdict-key" "waiver-key" "public-keys" "database" "postgresql-tls" }}
+{{- range $path, $settings := include "fraudops.extended" . | fromJson }}
+{{- $mounts := dict "extraVolumeMounts" ($settings.extraVolumeMounts | default list) }}
+{{- range $value := list "extraContainers" "extraInitContainers" }}
+{{- range get $settings $value | default list }}{{ $_ := set $mounts $value (concat (get $mounts $value | default list) (.volumeMounts | default list)) }}{{ end }}
+{{- end }}
+{{- range $value, $entries := $mounts }}
+{{- range $entries }}
+{{- if has .name $own }}
+{{- fail (printf "\n\n%s.%s: the volume %q is the chart's, and holds what only some containers may have. Mount a volume of extraVolumes.\n" $path $value .name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+Steps of one pod share no folder that they may write: a file of one step could change what the next one
+runs. Volumes of the four kinds are always read-only. Argument: (dict "settings" those of
+fraudops.jobSettings "value" "jobs.promote.pod").
+*/}}
+{{- define "fraudops.stepMountChecks" -}}
+{{- $value := .value }}
+{{- $fixed := list }}
+{{- range $volume := .settings.extraVolumes }}
+{{- range list "configMap" "secret" "projected" "downwardAPI" }}
+{{- if hasKey $volume . }}{{ $fixed = append $fixed $volume.name }}{{ end }}
+{{- end }}
+{{- end }}
+{{- range .settings.extraVolumeMounts }}
+{{- if not (or .readOnly (has .name $fixed)) }}
+{{- fail (printf "\n\nextraVolumeMounts of jobs or %s: the steps of this Job may share no writable folder, and %s is one. Set readOnly: true, or mount it with extraVolumeMounts of other Jobs, such as jobs.train.pod.\n" $value .mountPath) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Argument: (dict "root" $ "own" YAML "extra" .Values.x.extraVolumes "value" its name). */}}
 {{- define "fraudops.volumes" -}}
 {{- $own := printf "%s\n%s" (.own | default "" | trim) (include "fraudops.ca.volume" .root) }}
@@ -76,6 +153,7 @@ What a container has apart from its program and its probes. Argument: a dict wit
   root, value       $, and the path of the settings, such as "mlflow"
   settings          the values with containerSecurityContext and the extras
   resources         its requests and limits
+  disk              MiB that it writes to the node's disk, for fraudops.resources
   env, from, mounts the chart's own entries, as YAML
 */}}
 {{- define "fraudops.containerBody" -}}
@@ -83,7 +161,7 @@ What a container has apart from its program and its probes. Argument: a dict wit
 {{- $parts := list (include "fraudops.container" $extra)
   (include "fraudops.envFrom" (dict "own" .from "extra" $extra.extraEnvFrom))
   (include "fraudops.env" (dict "root" .root "own" .env "extra" $extra.extraEnv))
-  (toYaml (dict "resources" .resources))
+  (include "fraudops.resources" .)
   (include "fraudops.volumeMounts" (dict "root" .root "own" .mounts "extra" $extra.extraVolumeMounts "value" (print .value ".extraVolumeMounts"))) }}
 {{- $lines := list }}
 {{- range $parts }}{{ with trim . }}{{ $lines = append $lines . }}{{ end }}{{ end }}

@@ -24,7 +24,8 @@ Exit code 64 (bad settings) or 65 (a gate refused) ends the Job immediately. Any
 {{- $root := .root }}
 {{- $jobs := $root.Values.jobs }}
 {{- $pod := include "fraudops.jobSettings" . | fromJson }}
-{{- $value := printf "jobs.%s.pod" .name }}
+{{- $value := ternary "bootstrap.pod" (printf "jobs.%s.pod" .name) (eq .name "bootstrap") }}
+{{- if .steps }}{{ include "fraudops.stepMountChecks" (dict "settings" $pod "value" $value) }}{{ end }}
 {{- $image := include "fraudops.image" (dict "root" $root "image" $jobs.image) }}
 {{- $reads := .data }}
 {{- range .steps }}{{ $reads = or $reads .data }}{{ end }}
@@ -71,7 +72,7 @@ template:
         command: [python, -m, jobs.data, fetch]
         {{- /* The URL may be presigned, so it is no argument: every process of the node sees those. */}}
         args: [--sha256, {{ $root.Values.data.sha256 | quote }}, --out, {{ printf "/data/%s" $root.Values.data.file | quote }}]
-        {{- include "fraudops.containerBody" (dict "root" $root "settings" $pod "value" $value "resources" .settings.resources
+        {{- include "fraudops.containerBody" (dict "root" $root "settings" $pod "value" $value "resources" .settings.resources "disk" (include "fraudops.jobDisk" (dict "root" $root "data" true) | trim)
           "env" (include "fraudops.job.fetchEnv" $root) "mounts" "- {name: tmp, mountPath: /tmp}\n- {name: data, mountPath: /data}") | nindent 8 }}
       {{- end }}
       {{- range .steps }}
@@ -104,6 +105,8 @@ template:
 {{- range concat (.steps | default list) (list .) }}
 {{- include "fraudops.keyVolumes" (dict "root" $root "container" .) | nindent 0 }}
 {{- end }}
+{{- /* Every container of a Job that reads the database Secret reads the same keys as the last one. */}}
+{{- include "fraudops.database.volumes" (include "fraudops.job.database" . | fromJson | merge (dict "root" $root)) | nindent 0 }}
 {{- if .account }}
 {{- include "fraudops.tokenVolume" $root | nindent 0 }}
 {{- end }}
@@ -165,7 +168,7 @@ that of the Job.
   args: {{ toJson . }}
   {{- end }}
   {{- $from := printf "- configMapRef: {name: %s}" (include "fraudops.jobs" $root | quote) }}
-  {{- include "fraudops.containerBody" (dict "root" $root "settings" .pod "value" .value "resources" .settings.resources
+  {{- include "fraudops.containerBody" (dict "root" $root "settings" .pod "value" .value "resources" .settings.resources "disk" (include "fraudops.jobDisk" . | trim)
     "from" (ternary "[]" $from (not (empty .bare))) "env" (include "fraudops.job.env" .) "mounts" (include "fraudops.job.mounts" .)) | nindent 2 }}
 {{- end }}
 
@@ -186,8 +189,19 @@ that of the Job.
 - {name: hand-over, mountPath: /hand-over, readOnly: {{ eq . "read" }}}
 {{- end }}
 {{- include "fraudops.keyMounts" . | nindent 0 }}
+{{- include "fraudops.database.mounts" (include "fraudops.job.database" . | fromJson | merge (dict "root" $root)) | nindent 0 }}
 {{- if .account }}
 {{- include "fraudops.tokenMount" $root | nindent 0 }}
+{{- end }}
+{{- end }}
+
+{{/* The keys of the database Secret that a Job's container reads, as JSON. Argument: the dict of fraudops.job. */}}
+{{- define "fraudops.job.database" -}}
+{{- if .databases }}
+{{- $keys := ternary (list "adminUrl" "url" "mlflowUrl") (list "adminUrl" "url") .root.Values.mlflow.enabled }}
+{{- toJson (dict "keys" $keys "optional" (ternary $keys (list "adminUrl") (has "--if-set-up" .args))) }}
+{{- else }}
+{{- toJson (dict "keys" (ternary (list "url") list (not (empty .database)))) }}
 {{- end }}
 {{- end }}
 
@@ -198,15 +212,8 @@ that of the Job.
 {{- if .account }}
 {{- include "fraudops.env.namespace" $root | nindent 0 }}
 {{- end }}
-{{- if .database }}
-{{- include "fraudops.env.database" $root | nindent 0 }}
-{{- end }}
-{{- if .databases }}
-{{- range $variable, $key := dict "DATABASE_URL" "url" "MLFLOW_BACKEND_STORE_URI" "mlflowUrl" "DATABASE_ADMIN_URL" "adminUrl" }}
-{{- if or $root.Values.mlflow.enabled (ne $key "mlflowUrl") }}
-- {name: {{ $variable | quote }}, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" $root | quote }}, key: {{ get $root.Values.postgresql.secretKeys $key | quote }}, optional: {{ or (has "--if-set-up" $.args) (eq $key "adminUrl") }}}}}
-{{- end }}
-{{- end }}
+{{- if or .database .databases }}
+{{- include "fraudops.database.env" (include "fraudops.job.database" . | fromJson | merge (dict "root" $root)) | nindent 0 }}
 {{- end }}
 {{- if .adminToken }}
 {{- include "fraudops.env.adminToken" $root | nindent 0 }}
@@ -244,16 +251,18 @@ a schedule the CronJob is suspended, and only a template for `kubectl create job
 and `fraudops … --on-cluster`.
 */}}
 {{- define "fraudops.cronjob" -}}
+{{- /* Some versions of Argo CD report an Application with a suspended CronJob as suspended. */}}
+{{- $annotations := ternary dict (dict "argocd.argoproj.io/ignore-healthcheck" "true") (not (empty .schedule)) }}
 apiVersion: batch/v1
 kind: CronJob
-metadata: {{- include "fraudops.metadata" (dict "root" .root "name" (printf "%s-%s" (include "fraudops.fullname" .root) .name) "component" .name) | nindent 2 }}
+metadata: {{- include "fraudops.metadata" (dict "root" .root "name" (printf "%s-%s" (include "fraudops.fullname" .root) .name) "component" .name "annotations" $annotations) | nindent 2 }}
 spec:
   schedule: {{ .schedule | default "0 0 1 1 *" | quote }}
   suspend: {{ not .schedule }}
   concurrencyPolicy: Forbid
   startingDeadlineSeconds: 300
-  successfulJobsHistoryLimit: {{ .history | default 3 }}
-  failedJobsHistoryLimit: {{ .history | default 3 }}
+  successfulJobsHistoryLimit: 3
+  failedJobsHistoryLimit: 3
   jobTemplate:
     metadata:
       {{- with merge (include "fraudops.requester.annotations" . | fromJson) .root.Values.commonAnnotations }}

@@ -76,6 +76,20 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/*
+A claim outlives the release. Helm, Argo CD and Flux read one annotation each. Argument: (dict "root" $
+"name" … "component" …).
+*/}}
+{{- define "fraudops.keptMetadata" -}}
+{{- $kept := dict "helm.sh/resource-policy" "keep" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false" "kustomize.toolkit.fluxcd.io/prune" "disabled" }}
+{{- include "fraudops.metadata" (merge (dict "annotations" $kept "labels" (include "fraudops.releaseLabel" .root | fromYaml)) .) }}
+{{- end }}
+
+{{/* Argo CD up to 2.14 replaces the label `instance` of every object, but not of pods. This one stays. */}}
+{{- define "fraudops.releaseLabel" -}}
+fraudops.io/release: {{ include "fraudops.fullname" . | quote }}
+{{- end }}
+
 {{/* Selects all pods of the release, for network policies that apply to every component. */}}
 {{- define "fraudops.releasePods" -}}
 app.kubernetes.io/name: fraudops

@@ -61,12 +61,6 @@ terminationMessagePolicy: FallbackToLogsOnError
 - {name: FRAUDOPS_AUDIT__KEY, valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: {{ $.Values.audit.secretKey | quote }}}}}
 {{- end }}
 {{- end }}
-{{- define "fraudops.env.database" -}}
-- {name: DATABASE_URL, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" . | quote }}, key: {{ .Values.postgresql.secretKeys.url | quote }}}}}
-{{- end }}
-{{- define "fraudops.env.mlflowDatabase" -}}
-- {name: MLFLOW_BACKEND_STORE_URI, valueFrom: {secretKeyRef: {name: {{ include "fraudops.databaseSecret" . | quote }}, key: {{ .Values.postgresql.secretKeys.mlflowUrl | quote }}}}}
-{{- end }}
 {{/* A registry's URL with a password. One without is in the ConfigMaps. */}}
 {{- define "fraudops.env.mlflowUrl" -}}
 {{- with .Values.mlflow.existingSecret -}}

@@ -82,7 +82,9 @@ async def upgrade(url: str) -> Migrated:
                 for day in (today, today + timedelta(days=1)):
                     await ensure_partition(raw, day, TABLE_LOCK_SECONDS)
         try:
-            await index_days(url, INDEX_SECONDS, "fraudops-migrate")
+            indexed = await index_days(url, INDEX_SECONDS, "fraudops-migrate")
+            if indexed.limit:
+                logger.warning("some days cannot be indexed", extra={"reason": indexed.limit})
         except TROUBLE as error:
             logger.warning(
                 "some days were not indexed; the next run of retention indexes them",

@@ -31,7 +31,7 @@ def add_pages(
     @app.get(
         "/ready",
         tags=["state"],
-        summary="Every worker has the promoted model open",
+        summary="Every worker has the promoted model open, or none has been promoted yet",
         response_class=Response,
         responses=_documented("Ready", 503),
     )

@@ -32,7 +32,7 @@ from fraudops.promotion.pod_rules import (
     on_activate,
     on_failed_template,
 )
-from fraudops.promotion.serving_record import ServingRecord, ServingTarget
+from fraudops.promotion.serving_record import EMPTY, ServingRecord, ServingTarget
 from fraudops.state import State
 from services.inference.pod.bundle_cache import BundleCache
 from services.inference.pod.state import (
@@ -58,8 +58,8 @@ LOCK_LOOK_SECONDS = 0.01
 class PodCoordinator:
     """The same object in every worker; the holder of the pod's lock acts.
 
-    `template` is what a rollout made the pod for, or None. `read_record` blocks. `count_refusal`
-    gets "signature" or "bundle" when the pod refuses one.
+    `template` is what a rollout made the pod for, or None. `read_record` blocks, and returns None
+    if there is no record. `count_refusal` gets "signature" or "bundle" when the pod refuses one.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PodCoordinator:
         state: State,
         workers: Workers,
         cache: BundleCache,
-        read_record: Callable[[], ServingRecord],
+        read_record: Callable[[], ServingRecord | None],
         template: ServingTarget | None,
         count_refusal: Callable[[str], None] = lambda _reason: None,
     ) -> None:
@@ -75,7 +75,14 @@ class PodCoordinator:
         self._cache, self._read_record, self._count_refusal = cache, read_record, count_refusal
 
     async def record(self) -> ServingRecord:
-        """Read the serving record. Raises RecordUnreadableError, StoreDownError."""
+        """Read the serving record; EMPTY if there is none. Raises as `stored_record` does."""
+        return await self.stored_record() or EMPTY
+
+    async def stored_record(self) -> ServingRecord | None:
+        """Read the serving record; None if there is none.
+
+        Raises RecordUnreadableError, StoreDownError.
+        """
         try:
             return await asyncio.to_thread(self._read_record)
         except OSError as error:

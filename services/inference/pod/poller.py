@@ -19,9 +19,10 @@ from fraudops.promotion.pod_rules import (
     awaited_target,
     destination,
     has_caught_up,
+    is_ready_without_model,
     on_record,
 )
-from fraudops.promotion.serving_record import ServingRecord, ServingTarget
+from fraudops.promotion.serving_record import EMPTY, ServingRecord, ServingTarget
 from services.inference.metrics import Metrics
 from services.inference.pod.coordinator import PodCoordinator
 from services.inference.pod.state import (
@@ -102,13 +103,19 @@ class Poller:
     async def _after_record(self, before: RecordView) -> RecordView:
         """Return the view after the pod has read and followed the record, or could not."""
         try:
-            record = await self._pod.record()
+            stored = await self._pod.stored_record()
         except FraudopsError as error:
-            return msgspec.structs.replace(before, error=str(error))
+            # The record may have named a model since the last look.
+            return msgspec.structs.replace(before, error=str(error), without_model=False)
+        record = stored or EMPTY
         self._metrics.record_read(record.epoch, record.alias_epoch)
         fault = await self._follow(record)
-        awaited = awaited_target(read_pod_state(self._pod.state), record, self._pod.template)
-        return msgspec.structs.replace(before, target=awaited, error=fault)
+        now = read_pod_state(self._pod.state)
+        awaited = awaited_target(now, record, self._pod.template)
+        without_model = is_ready_without_model(now, awaited, stored)
+        return msgspec.structs.replace(
+            before, target=awaited, error=fault, without_model=without_model
+        )
 
     async def _follow(self, record: ServingRecord) -> str | None:
         """Make the pod follow the record. Return why it does not, or None when it does."""
@@ -176,6 +183,8 @@ def _with_written(view: RecordView, before: RecordView, written: RecordView) -> 
 
 
 def _log(before: RecordView, view: RecordView) -> None:
+    if view.without_model and not before.without_model:
+        logger.info("the serving record exists and has not named a model yet")
     if view.error and view.error != before.error:
         logger.warning("the pod does not follow the serving record", extra={"reason": view.error})
     if view.ready and not before.ready:

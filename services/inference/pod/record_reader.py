@@ -16,10 +16,10 @@ from typing import Any
 from fraudops.errors import StoreDownError
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import (
-    EMPTY,
     ServingRecord,
     ServingTarget,
     config_map_name,
+    is_lost,
     of_config_map,
 )
 from fraudops.settings import InferenceSettings
@@ -31,16 +31,24 @@ SECONDS = 5.0
 
 def record_reader(
     settings: InferenceSettings, account: Path = ACCOUNT
-) -> Callable[[], ServingRecord]:
+) -> Callable[[], ServingRecord | None]:
     """Return a function that reads the record; `account` has the files of a ServiceAccount.
 
-    The function blocks, and raises RecordUnreadableError, StoreDownError or OSError.
+    The function blocks. It returns None if there is no record, and raises RecordUnreadableError,
+    StoreDownError or OSError.
     """
     if settings.cluster.release is None:
-        store = FileRecordStore(State.at(settings.state).serving_record)
-        return lambda: store.read()[0]
+        return _file_reader(FileRecordStore(State.at(settings.state).serving_record))
     namespace = settings.cluster.namespace or (account / "namespace").read_text()
     return ConfigMapReader(settings.cluster.release, namespace, account).read
+
+
+def _file_reader(store: FileRecordStore) -> Callable[[], ServingRecord | None]:
+    def read() -> ServingRecord | None:
+        record, content = store.read()
+        return record if content else None
+
+    return read
 
 
 def template_target(settings: InferenceSettings) -> ServingTarget | None:
@@ -60,15 +68,16 @@ class ConfigMapReader:
         self._lock = threading.Lock()
         self._connection: HTTPSConnection | None = None
 
-    def read(self) -> ServingRecord:
-        """Return the record; EMPTY while there is no ConfigMap.
+    def read(self) -> ServingRecord | None:
+        """Return the record, or None while there is no ConfigMap or only one for a lost record.
 
+        Before the first promotion the ConfigMap exists and is empty: the setup Job creates it so.
         Raises RecordUnreadableError, StoreDownError.
         """
         with self._lock:
             status, body = self._get()
         if status == 404:
-            return EMPTY
+            return None
         if status != 200:
             raise StoreDownError(f"the Kubernetes API answered {status} for the serving record")
         try:
@@ -77,7 +86,7 @@ class ConfigMapReader:
             raise StoreDownError(
                 "the Kubernetes API answered with something that is not JSON"
             ) from error
-        return of_config_map(found)
+        return None if is_lost(found) else of_config_map(found)
 
     def _get(self) -> tuple[int, bytes]:
         """Get the ConfigMap's status and body; if a kept connection has ended, open a new one.

@@ -9,7 +9,7 @@ import time
 
 from fraudops.errors import FraudopsError
 from fraudops.promotion.pod_rules import PodState, offered_credentials, on_start
-from fraudops.promotion.serving_record import ServingRecord, ServingTarget
+from fraudops.promotion.serving_record import EMPTY, ServingRecord, ServingTarget
 from fraudops.settings import InferenceSettings
 from fraudops.signing.credentials import Credentials
 from fraudops.state import State
@@ -105,7 +105,7 @@ async def _answered(
 def _record(settings: InferenceSettings) -> ServingRecord | None:
     """Return the serving record, or None if it cannot be read now."""
     try:
-        return record_reader(settings)()
+        return record_reader(settings)() or EMPTY
     except (FraudopsError, OSError) as error:
         logger.error("the serving record cannot be read", extra={"reason": str(error)})
         return None

@@ -22,13 +22,15 @@ class RecordView(Extensible, frozen=True, kw_only=True):
     """What the pod last saw of the serving record, and why the pod does not follow it.
 
     `target` is what the pod must reach to be caught up. `ready` is set once the pod has caught up
-    since its start. `refused` says why the start did not serve the cached bundle.
+    since its start. `refused` says why the start did not serve the cached bundle. `without_model`
+    means that the record exists and has never named a model, so the pod has nothing to serve.
     """
 
     target: ServingTarget | None = None
     ready: bool = False
     error: str | None = None
     refused: str | None = None
+    without_model: bool = False
 
 
 def pod_state_path(state: State) -> Path:

@@ -29,7 +29,10 @@ class NotReadyError(StoreDownError):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """Every worker has the promoted model open."""
+    """Every worker has the promoted model open.
+
+    `version` and `digest` are null in a pod that is ready before the first promotion.
+    """
 
     status: Literal["ready"]
     epoch: int
@@ -94,10 +97,19 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class Status:
-    """What the pod serves, read from its files and from its workers."""
+    """What the pod serves, read from its files and from its workers.
+
+    With `ready_without_model` the pod is ready while no model has ever been promoted.
+    """
 
     def __init__(
-        self, pod: PodCoordinator, name: str, model_name: str, durability: str, drain: Drain
+        self,
+        pod: PodCoordinator,
+        name: str,
+        model_name: str,
+        durability: str,
+        drain: Drain,
+        ready_without_model: bool = False,
     ) -> None:
         self._pod, self._name, self._model_name, self._durability, self._drain = (
             pod,
@@ -106,6 +118,7 @@ class Status:
             durability,
             drain,
         )
+        self._ready_without_model = ready_without_model
         self._reading: asyncio.Task[ServingRecord] | None = None
 
     async def ready(self) -> Ready:
@@ -113,9 +126,12 @@ class Status:
         now, view = read_pod_state(self._pod.state), read_record_view(self._pod.state)
         workers = await self._pod.workers.states()
         shown = [worker.shown for worker in workers]
-        reason = (
-            "the pod is leaving: it drains" if self._drain.active else _why_not(now, view, workers)
-        )
+        if self._drain.active:
+            reason: str | None = "the pod is leaving: it drains"
+        elif self._ready_without_model and _lacks_nothing(now, view):
+            reason = next((worker.fault for worker in workers if worker.fault), None)
+        else:
+            reason = _why_not(now, view, workers)
         if reason:
             raise NotReadyError(reason, shown)
         return Ready("ready", now.epoch, now.version, now.digest, shown)
@@ -205,6 +221,15 @@ def _shown(kept: KeptCredentials) -> ShownCredentials:
     elif kept.waived_by is not None:
         how = "waived"
     return ShownCredentials(how, kept.signer, kept.waived_by, kept.waiver_reason)
+
+
+def _lacks_nothing(now: PodState, view: RecordView) -> bool:
+    """Whether the pod serves nothing because no model has ever been promoted.
+
+    The poller wrote the view when it last looked. An activation may have given the pod a model
+    since then.
+    """
+    return view.without_model and now.target is None and now.epoch == 0
 
 
 def _why_not(now: PodState, view: RecordView, workers: list[WorkerAnswer]) -> str | None:

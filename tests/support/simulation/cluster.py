@@ -29,6 +29,7 @@ class SimPod:
     """A pod. The fields `shown_*` are what the API says, some moments later.
 
     Until `blind_until` its reads of the record fail. No container starts before `back_off_until`.
+    An `idle` pod is ready without a model, before the first promotion.
     `lost` is None, or how its node is lost: `dark` (nothing answers), `kept` (only clients on kept
     connections get answers), `kubelet` (everything answers, but the API cannot know that).
     """
@@ -42,6 +43,7 @@ class SimPod:
     cache: set[str] = field(default_factory=set)
     up: bool = False
     ready: bool = False
+    idle: bool = False
     shown_ready: bool = False
     shown_ready_since: float = 0.0
     shown_running: bool = False
@@ -67,6 +69,10 @@ class SimPod:
     def answers_clients(self) -> bool:
         """Whether a client may get an answer, which must be the promised one."""
         return self.up and self.has_clients and self.lost != "dark"
+
+    @property
+    def says_ready(self) -> bool:
+        return self.ready or (self.idle and self.target is None)
 
     @property
     def target(self) -> ServingTarget | None:
@@ -167,7 +173,7 @@ class SimCluster:
 
     def crash(self, pod: SimPod) -> None:
         pod.container += 1
-        pod.up = pod.ready = pod.has_clients = False
+        pod.up = pod.ready = pod.idle = pod.has_clients = False
         pod.lock = asyncio.Lock()
         self._publish(pod)
 
@@ -262,10 +268,21 @@ class SimCluster:
             record = await self.read(pod, container)
         except StoreDownError as error:
             pod.fault = str(error)
+            self._wait_for_a_model(pod, None)
         else:
             pod.fault = await self._follow(pod, record)
             pod.awaited = pod_rules.awaited_target(pod.state, record, pod.template)
+            self._wait_for_a_model(pod, record)
         await self._turn_ready(pod, container)
+
+    def _wait_for_a_model(self, pod: SimPod, record: ServingRecord | None) -> None:
+        """Turn ready before the first promotion, and not ready if that may have begun."""
+        before = pod.says_ready
+        pod.idle = self.world.rules.ready_without_model and pod_rules.is_ready_without_model(
+            pod.state, pod.awaited, record
+        )
+        if pod.says_ready != before and not pod.terminating:
+            self._publish(pod)
 
     async def _turn_ready(self, pod: SimPod, container: int) -> None:
         # A pod that drains never turns ready.
@@ -399,14 +416,14 @@ class SimCluster:
             raise ContainerEndedError
 
     def _publish(self, pod: SimPod) -> None:
-        self.world.spawn(self._show(pod, pod.container, pod.up, pod.ready))
+        self.world.spawn(self._show(pod, pod.container, pod.up, pod.says_ready))
 
     async def _show(self, pod: SimPod, container: int, up: bool, ready: bool) -> None:
         """Tell the API, after a moment, how the pod is."""
         slow = self.world.happens("slow kubelet", pod.name)
         seconds = self.world.choices.between(0, 4 if slow else 0.8, "show", pod.name)
         await self.world.step(None, seconds, pod.name)
-        if pod.lost or container != pod.container or (up, ready) != (pod.up, pod.ready):
+        if pod.lost or container != pod.container or (up, ready) != (pod.up, pod.says_ready):
             return
         if ready and not pod.shown_ready:
             pod.shown_ready_since = self.world.clock
@@ -415,7 +432,8 @@ class SimCluster:
             self.changed_at = self.world.clock
         pod.shown_running, pod.shown_ready = up, ready
         pod.shown_restarting = container > 0 and not up
-        if ready:
+        # Without a model the pod answers its clients with 503.
+        if ready and pod.ready:
             pod.has_clients = True
             self.world.checks.look_at(pod)
 

@@ -18,6 +18,7 @@ from tests.support.simulation.registry import KINDS, digest_of
 from tests.support.simulation.world import SimulatedWorld
 
 RESTORED_EPOCH = 7
+FOUNDINGS = ("new", "new", "new", "0.2.0", "0.2.0 undo", "0.2.0 rollback", "restored", "empty")
 
 
 def model_of(version: str) -> ModelRef:
@@ -39,10 +40,7 @@ def entry_of(version: str, epoch: int, **fields: Any) -> ServingEntry:
 def found(world: SimulatedWorld) -> None:
     """Create the first record and the first pods of the seed."""
     choices = world.choices
-    how = choices.pick(
-        ("new", "new", "new", "0.2.0", "0.2.0 undo", "0.2.0 rollback", "restored", "empty"),
-        "founding",
-    )
+    how = choices.pick(FOUNDINGS, "founding")
     world.note(f"the record is {how}")
     if how != "empty":
         _found_record(world, how)

@@ -34,6 +34,7 @@ class Rules:
     gone_means_gone: bool = True
     lists_all: bool = True
     only_holders_have_the_lock: bool = True
+    ready_without_model: bool = False
 
 
 PRODUCT = Rules()

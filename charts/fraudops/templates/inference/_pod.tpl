@@ -1,16 +1,23 @@
 {{/* What the containers of the inference pod read and mount. */}}
 {{- define "fraudops.shipper.env" -}}
 - {name: FRAUDOPS_POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
-{{- include "fraudops.env.database" . | nindent 0 }}
+{{- include "fraudops.database.env" (dict "root" . "keys" (list "url")) | nindent 0 }}
 {{- include "fraudops.env.namespace" . | nindent 0 }}
 {{- include "fraudops.env.adminToken" . | nindent 0 }}
 {{- include "fraudops.env.spoolVolume" . | nindent 0 }}
+{{- end }}
+
+{{/* With bootstrap the release is ready only when its first model serves: that is what `helm --wait` waits for. */}}
+{{- define "fraudops.readyWithoutModel" -}}
+{{- $chosen := .Values.inference.readyWithoutModel }}
+{{- ternary (not .Values.bootstrap.enabled) $chosen (kindIs "invalid" $chosen) }}
 {{- end }}
 
 {{- define "fraudops.inference.env" -}}
 - {name: FRAUDOPS_POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 {{- /* Set by a promotion that rolls the pods out, never by the chart. */}}
 - {name: FRAUDOPS_ROLLOUT, valueFrom: {fieldRef: {fieldPath: "metadata.annotations['fraudops.io/serving']"}}}
+- {name: FRAUDOPS_READY_WITHOUT_MODEL, value: {{ include "fraudops.readyWithoutModel" . | quote }}}
 {{- include "fraudops.env.keys" (dict "publicKeys" true) | nindent 0 }}
 {{- include "fraudops.env.namespace" . | nindent 0 }}
 {{- include "fraudops.env.adminToken" . | nindent 0 }}
@@ -22,6 +29,7 @@
 {{- define "fraudops.shipper.mounts" -}}
 - {name: state, mountPath: /var/lib/fraudops}
 - {name: tmp, mountPath: /tmp, subPath: shipper}
+{{- include "fraudops.database.mounts" (dict "root" . "keys" (list "url")) | nindent 0 }}
 {{- include "fraudops.spoolMount" . | nindent 0 }}
 {{- end }}
 
@@ -53,6 +61,7 @@
 - {name: spool, persistentVolumeClaim: {claimName: {{ include "fraudops.spoolClaim" . | quote }}}}
 {{- end }}
 - {name: tmp, emptyDir: {sizeLimit: 256Mi}}
+{{- include "fraudops.database.volumes" (dict "root" . "keys" (list "url")) | nindent 0 }}
 {{- include "fraudops.keyVolumes" (dict "root" . "container" (dict "publicKeys" true)) | nindent 0 }}
 {{- include "fraudops.tokenVolume" . | nindent 0 }}
 {{- end }}

@@ -1,8 +1,11 @@
-{{/* Bytes of a quantity such as 20Gi, 1.5T or 1073741824, rounded down. */}}
+{{/* Bytes of a quantity such as 20Gi, 1.5T, 2e9 or 1073741824, rounded down. */}}
 {{- define "fraudops.bytes" -}}
-{{- $number := regexFind "^[0-9]+([.][0-9]+)?" (toString .) }}
+{{- $number := regexFind "^[+]?([0-9]+[.]?[0-9]*|[.][0-9]+)" (toString .) }}
 {{- $unit := trimPrefix $number (toString .) }}
-{{- $factors := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "m" 0.001 }}
+{{- /* E alone is a unit, and E with digits an exponent. YAML gives a large number the second form. */}}
+{{- if regexMatch "^[eE][+-]?[0-9]+$" $unit }}{{ $number = toString . }}{{ $unit = "" }}{{ end }}
+{{- $factors := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "m" 1e-3 "u" 1e-6 "n" 1e-9
+  "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 }}
 {{- mulf (float64 $number) (get $factors $unit | float64) | floor | int64 }}
 {{- end }}
 

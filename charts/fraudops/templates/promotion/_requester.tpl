@@ -13,7 +13,7 @@ fraudops.job. Returns JSON.
 */}}
 {{- define "fraudops.requester.annotations" -}}
 {{- $annotations := dict }}
-{{- if and .root.Values.promotion.policy.enabled (eq (.account | default "") (include "fraudops.promotionAccount" .root)) (not (hasKey . "ttl")) }}
+{{- if and (include "fraudops.policyEnabled" .root) (eq (.account | default "") (include "fraudops.promotionAccount" .root)) (not (hasKey . "ttl")) }}
 {{- $_ := set $annotations "fraudops.io/requested-by" .root.Values.promotion.policy.cronJobController }}
 {{- end }}
 {{- toJson $annotations }}
@@ -24,18 +24,27 @@ fraudops.job. Returns JSON.
 {{/* Checks of promotion.policy and promotion.approval, for _checks.tpl. */}}
 {{- define "fraudops.requester.checks" -}}
 {{- $policy := .Values.promotion.policy }}
+{{- $held := include "fraudops.policyEnabled" . }}
 {{- $approval := .Values.promotion.approval }}
-{{- if and $policy.enabled (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) }}
+{{- if and $held (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) }}
 {{- fail (printf "\n\npromotion.policy.enabled needs Kubernetes 1.30 or newer, and this cluster has %s: upgrade it, or set promotion.policy.enabled=false.\n" .Capabilities.KubeVersion.Version) }}
 {{- end }}
-{{- if $policy.enabled }}
-{{- range $path, $pod := include "fraudops.promotingPods" . | fromJson }}
+{{- if $held }}
+{{- range $path, $pod := merge (include "fraudops.promotingPods" . | fromJson) (include "fraudops.reconcilerPods" . | fromJson) }}
 {{- if or $pod.extraInitContainers $pod.extraEnvFrom }}
 {{- fail (printf "\n\npromotion.policy.enabled refuses Jobs with other containers or variables than those of the chart: remove extraInitContainers and extraEnvFrom from %s, or give them to the pods of other Jobs only.\n" $path) }}
 {{- end }}
+{{- /* Such a variable wins over the ConfigMap's, so it could switch the approval off. */}}
+{{- range $variable := $pod.extraEnv }}
+{{- range list "FRAUDOPS_" "PYTHON" }}
+{{- if hasPrefix . (upper $variable.name) }}
+{{- fail (printf "\n\n%s.extraEnv: promotion.policy.enabled refuses Jobs that set %s, because variables that begin with %s change what a promotion does. Remove it, or give it to the pods of other Jobs only.\n" $path $variable.name .) }}
 {{- end }}
 {{- end }}
-{{- if and $approval.required (not $policy.enabled) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and $approval.required (not $held) }}
 {{- fail "\n\npromotion.approval.required needs promotion.policy.enabled: without the policy any user can write another user's approval.\n" }}
 {{- end }}
 {{- if and $approval.required (ge (float64 $approval.expirySeconds) (float64 .Values.jobs.promote.activeDeadlineSeconds)) }}
@@ -49,5 +58,5 @@ fraudops.job. Returns JSON.
 {{/* The values that add to the pods of Jobs which promote, by their path, as JSON. */}}
 {{- define "fraudops.promotingPods" -}}
 {{- $jobs := .Values.jobs }}
-{{- toJson (dict "jobs" $jobs "jobs.promote.pod" $jobs.promote.pod "jobs.pipeline.pod" $jobs.pipeline.pod "jobs.reconcile.pod" $jobs.reconcile.pod "bootstrap.pod" .Values.bootstrap.pod) }}
+{{- toJson (dict "jobs" $jobs "jobs.promote.pod" $jobs.promote.pod "jobs.pipeline.pod" $jobs.pipeline.pod "bootstrap.pod" .Values.bootstrap.pod) }}
 {{- end }}

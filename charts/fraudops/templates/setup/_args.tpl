@@ -3,7 +3,7 @@ The arguments of the setup Job: the objects that it creates if they are missing,
 keys it adds. An object that existingSecret or existingClaim names is not among them.
 */}}
 {{- define "fraudops.setup.args" -}}
-{{- $args := list "--record" (include "fraudops.record" .) "--label" (printf "app.kubernetes.io/instance=%s" (include "fraudops.fullname" .)) }}
+{{- $args := list "--release" (include "fraudops.fullname" .) "--record" (include "fraudops.record" .) "--lock" (include "fraudops.promotion" .) }}
 {{- if not .Values.adminToken.existingSecret }}
 {{- $args = concat $args (list "--admin-secret" (include "fraudops.adminSecret" .) "--admin-key" .Values.adminToken.secretKey) }}
 {{- end }}

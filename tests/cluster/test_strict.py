@@ -1,0 +1,41 @@
+"""A strict installation by `helm install --wait --atomic`, its first model, and its load."""
+
+import json
+
+from tests.cluster.release import Release
+from tests.cluster.strict import ATOMIC, install
+
+
+def test_the_installation_is_ready_before_its_first_model(strict: Release) -> None:
+    """`helm install --atomic` has succeeded: the fixture ran it."""
+    status = strict.status()
+    assert status["serving"] is None
+    assert status["well"]
+    assert len(status["pods"]) == 2
+    assert all(pod["ready"] and pod["version"] is None for pod in status["pods"])
+    # A second time it changes nothing, with or without a model.
+    before = strict.pods()
+    install(strict, ATOMIC)
+    assert strict.pods() == before
+
+
+def test_the_policies_refuse_a_first_model_without_a_requester(strict: Release) -> None:
+    done = strict.kubectl(
+        *("create", "job", "first-model", f"--from=cronjob/{strict.name}-pipeline"),
+        *("--dry-run=server", "-o", "name"),
+        check=False,
+    )
+    assert done == ""
+
+
+def test_the_first_model_serves_and_every_answer_is_audited(strict: Release) -> None:
+    done = strict.fraudops("pipeline", "--on-cluster", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert strict.agreed()[1] == 1
+    with strict.traffic(rate=50) as seen:
+        pass
+    assert seen.failures == []
+    assert seen.ids
+    strict.assert_all_audited(seen.ids)
+    shown = json.loads(strict.fraudops("promotions", "--on-cluster", "--json").stdout)
+    assert [row["authenticated"] for row in shown["promotions"]] == [True]
