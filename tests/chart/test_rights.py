@@ -166,8 +166,6 @@ def test_the_policies_name_the_accounts_of_the_values() -> None:
                 "promotion.serviceAccount.name=promoter",
                 "jobs.reconcile.serviceAccount.name=follower",
                 "jobs.image.registry=r.example.com",
-                "jobs.extraEnv[0].name=FRAUDOPS_LOG_LEVEL",
-                "jobs.extraEnv[0].value=debug",
             )
         )
     )
@@ -183,7 +181,6 @@ def test_the_policies_name_the_accounts_of_the_values() -> None:
     assert f'!= "{user}follower"' in conditions("rollout")
     assert '== "follower"' in conditions("reconciler")
     assert '"r.example.com/fraudops-jobs" + end' in conditions("reconciler")
-    assert '"FRAUDOPS_LOG_LEVEL"' in conditions("reconciler")
 
 
 def test_the_reconcilers_pod_is_one_that_its_policy_accepts() -> None:
