@@ -154,6 +154,7 @@ proof: install ## measure every figure that the pages quote, for hours, into ben
 	@PROOF=1 $(MAKE) --no-print-directory cluster-test kind-down
 	@$(bin)/python -m benchmarks.broadcast
 	@$(bin)/python -m benchmarks.reads
+	@$(bin)/python -m benchmarks.migrations
 	@$(bin)/python -m benchmarks.starts
 	@$(bin)/python -m benchmarks --peers
 	@$(bin)/python -m benchmarks.soak

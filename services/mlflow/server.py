@@ -51,7 +51,7 @@ def follow(url: str) -> str:
     and a password that changes in a mounted file must be read for each connection. Another URL
     than PostgreSQL's is returned as it is. Raises SettingsError.
     """
-    if not url.startswith(("postgres", FILE)):
+    if not _is_postgresql(url):
         return url
     from sqlalchemy import event
     from sqlalchemy.engine import URL, Engine
@@ -68,18 +68,48 @@ def follow(url: str) -> str:
     return shown.render_as_string()
 
 
+def _is_postgresql(url: str) -> bool:
+    return url.startswith(("postgres", FILE))
+
+
+def accept_newer_tables(backend_store: str) -> None:
+    """Let the server work on tables of a newer MLflow, if that MLflow's release allows it.
+
+    `backend_store` is what `follow` returns. Raises SettingsError if the newer release does not
+    allow it.
+    """
+    from mlflow.store.db import utils
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    from fraudops.mlflow_schema import belongs_to_newer
+
+    with create_engine(backend_store, poolclass=NullPool).connect() as connection:
+        newer = belongs_to_newer(connection)
+    if newer:
+        sys.stderr.write("MLflow's tables are those of a newer release, which allows this one\n")
+        # The store looks the function up in its module. It compares the revisions, and no more.
+        utils._verify_schema = lambda _engine: None
+
+
 def main() -> None:
-    host, port = sys.argv[1:]
     try:
-        backend_store = follow(os.environ[VARIABLE])
+        _run(*sys.argv[1:])
     except SettingsError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
+
+
+def _run(host: str, port: str) -> None:
+    url = os.environ[VARIABLE]
+    backend_store = follow(url)
     # boto3 reads NO_PROXY, so an object store in the cluster is called directly.
     bypass_proxies()
     # Imported here, because the supervisor imports this module and must not load MLflow.
     import uvicorn
     from mlflow.server import constants
+
+    from services.mlflow.wait import wait_for_database
 
     os.environ |= {
         constants.BACKEND_STORE_URI_ENV_VAR: backend_store,
@@ -91,6 +121,10 @@ def main() -> None:
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
 
+    # After MLflow's imports, which take longer than the start of PostgreSQL on one machine.
+    if _is_postgresql(url):
+        wait_for_database(url)
+        accept_newer_tables(backend_store)
     # Creates the tables. The server listens afterwards, so every client reaches a working registry.
     initialize_backend_stores(backend_store, backend_store, ROOT)
     uvicorn.run(app, host=host, port=int(port), access_log=False, timeout_graceful_shutdown=5)

@@ -13,7 +13,7 @@ from fraudops.database_url import read_database_url
 from fraudops.errors import SettingsError
 from fraudops.urls import malformed
 
-PAUSE_SECONDS = 2.0
+PAUSE_SECONDS = 1.0
 VARIABLE = "MLFLOW_BACKEND_STORE_URI"
 
 
@@ -34,15 +34,20 @@ def fault(url: str) -> str | None:
     return None
 
 
+def wait_for_database(url: str) -> None:
+    """Return when the database accepts its user. Raises SettingsError for a malformed URL."""
+    last_reason = ""
+    while reason := fault(url):
+        # One line per reason keeps the pod's log short.
+        if reason != last_reason:
+            sys.stderr.write(f"waiting for {reason}\n")
+            last_reason = reason
+        time.sleep(PAUSE_SECONDS)
+
+
 def main() -> None:
-    url, last_reason = os.environ[VARIABLE], ""
     try:
-        while reason := fault(url):
-            # One line per reason keeps the pod's log short.
-            if reason != last_reason:
-                sys.stderr.write(f"waiting for {reason}\n")
-                last_reason = reason
-            time.sleep(PAUSE_SECONDS)
+        wait_for_database(os.environ[VARIABLE])
     except SettingsError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)

@@ -31,6 +31,7 @@ CONDITIONS: Mapping[str, Callable[[Variant], bool]] = {
     "`promotion.approval.required`": (
         lambda variant: "promotion.approval.required=true" in variant.settings
     ),
+    "`backup.enabled`": lambda variant: "backup.enabled=true" in variant.settings,
     "a Secret that setup makes": lambda variant: not set(OWN_SECRETS) <= set(variant.settings),
     "a data claim that setup makes": lambda variant: "data.source=volume" in variant.settings,
     **{

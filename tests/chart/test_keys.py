@@ -30,6 +30,9 @@ PROMOTES = {ADMIN, DATABASE, PUBLIC_KEYS, TOKEN}
 # Component and container: what it holds. Of the pods with several containers that sign or promote,
 # each holds its own key alone.
 TABLE: dict[tuple[str, str], set[str]] = {
+    ("backup", "record"): {DATABASE, TOKEN},
+    ("backup", "dump"): set(),
+    ("backup", "backup"): set(),
     ("bootstrap", "wait"): {ADMIN, DATABASE, TOKEN},
     ("bootstrap", "train"): set(),
     ("bootstrap", "validate"): {VERDICT_KEY},
@@ -102,7 +105,10 @@ def held(manifests: list[Manifest]) -> dict[tuple[str, str], set[str]]:
 
 @pytest.mark.parametrize("secret_as", ["variable", "file"])
 def test_each_container_holds_exactly_the_secrets_of_the_table(secret_as: str) -> None:
-    every = ("data.source=volume", "bootstrap.enabled=true", f"postgresql.secretAs={secret_as}")
+    every = (
+        *("data.source=volume", "bootstrap.enabled=true", f"postgresql.secretAs={secret_as}"),
+        *("backup.enabled=true", "backup.existingClaim=backups"),
+    )
     found = held(render(Variant(settings=every)))
     assert found == TABLE
 

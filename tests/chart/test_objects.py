@@ -42,6 +42,7 @@ MADE_ONCE = {
 }
 # Objects of the site that the values files name.
 EXISTING = {
+    "backups",
     "audit-key",
     "fraudops-postgres",
     "fraudops-postgres-app",

@@ -44,6 +44,7 @@ EXACT = (
     Variant(settings=APPROVAL),
     Variant(settings=("promotion.strategies={broadcast}",)),
     Variant(settings=("promotion.podDeletion=none",)),
+    Variant(settings=("backup.enabled=true", "backup.existingClaim=backups")),
     Variant(settings=("promotion.podDeletion=inferencePods",)),
     Variant(settings=(*APPROVAL, "promotion.strategies={broadcast}", "promotion.podDeletion=none")),
 )

@@ -31,6 +31,7 @@ OWN_NAMESPACES = {
     "test_strict.py": "strict",
     "test_network_policies.py": "vanished node",
     "test_rights.py": "upgrade",
+    "test_backup.py": "promotion",
 }
 
 SUBJECTS = {
@@ -41,6 +42,7 @@ SUBJECTS = {
 SUBJECT_OF = {
     "test_promotion.py": "cluster-promotion",
     "test_upgrade.py": "cluster-upgrade",
+    "test_backup.py": "cluster-upgrade",
     "test_vanished_node.py": "cluster-upgrade",
 }
 

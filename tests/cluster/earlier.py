@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.cluster.release import CHART, Release, run, values_of_neighbour
+from tests.cluster.release import Release, run, values_of_neighbour
 from tests.support.releases import commits, unpack
 
 FOLDERS = {"inference": "services/inference", "mlflow": "services/mlflow", "jobs": "jobs"}
@@ -15,13 +15,15 @@ NAMES = {"inference": "fraudops-serving", "mlflow": "fraudops-mlflow", "jobs": "
 
 @dataclass(frozen=True)
 class Upgrade:
-    """One installation in its own namespace: as the previous release and as this one."""
+    """One installation in its own namespace: as the previous release and as this one.
+
+    Helm's first revision of it is the previous release.
+    """
 
     version: str
     before: Release
     after: Release
-    chart_before: Path
-    chart_after: Path = CHART
+    first_revision: int = 1
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def earlier_release(release: Release, folder: Path) -> Iterator[Upgrade]:
     release.kubectl("create", "namespace", "earlier")
     try:
         before.install(chart=chart)
-        yield Upgrade(version, before, after, chart)
+        yield Upgrade(version, before, after)
     finally:
         release.kubectl("delete", "namespace", "earlier", "--wait=false")
 

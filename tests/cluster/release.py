@@ -103,6 +103,11 @@ class Release:
                 program=program,
             )
 
+    def roll_back_to(self, revision: int) -> None:
+        """Run `helm rollback`, and return when everything of that revision is ready."""
+        waiting = ("--wait", "--timeout", "8m", "--force-conflicts")
+        self.helm("rollback", self.name, str(revision), *waiting)
+
     @contextmanager
     def values_file(self) -> Iterator[str]:
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:

@@ -73,21 +73,23 @@ def test_a_rollback_after_the_upgrade_reaches_an_unsigned_version(
     )
 
 
-def test_a_downgrade_with_an_act_in_flight_loses_nothing(
+def test_a_helm_rollback_with_an_act_in_flight_loses_nothing(
     upgrade: Upgrade, figures: Figures
 ) -> None:
     """This release's promoter rolls out a version while helm goes back to the previous release."""
     before, after = upgrade.before, upgrade.after
     target = "1" if after.serving()[0] != "1" else "2"
     assert_unsigned(after, target)
+    rows = int(after.sql("SELECT count(*) FROM predictions"))
     with before.traffic() as seen, in_flight(after, target) as promoted:
-        before.install(chart=upgrade.chart_before)
+        before.roll_back_to(upgrade.first_revision)
     assert seen.failures == []
     before.assert_all_audited(seen.ids)
+    assert int(before.sql("SELECT count(*) FROM predictions")) == rows + seen.answered
     assert_ended(before, promoted, target)
     figures.note(
-        f"helm upgrade back to release {upgrade.version} under load, with a rollout in flight",
-        f"failed requests: {len(seen.failures)}; "
+        f"helm rollback to release {upgrade.version} under load, with a rollout in flight",
+        f"{rows} audited rows, all kept; failed requests: {len(seen.failures)}; "
         f"the rollout ended with exit code {promoted[0].exit_code}",
     )
     after.install()

@@ -29,6 +29,7 @@ from jobs.install.databases import (
 from services.mlflow.wait import fault
 from services.supervisor.postgresql import PostgreSQL
 from tests.support.fault_proxy import FaultProxy, Trap
+from tests.support.mlflow_tables import make_tables
 from tests.support.processes import free_port
 from tests.support.waiting import eventually
 
@@ -321,21 +322,10 @@ def test_an_upgrade_of_an_install_without_secrets_has_nothing_to_migrate(
     )
 
 
-MAKE_TABLES = """
-import sys
-from mlflow.store.db.utils import _initialize_tables
-from sqlalchemy import create_engine
-_initialize_tables(create_engine(sys.argv[1]))
-"""
-
-
 def test_mlflows_own_upgrade_runs_if_its_tables_exist(
     postgresql_server: PostgreSQL, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = database.replace("postgresql://", "postgresql+psycopg://", 1)
-    subprocess.run(
-        [sys.executable, "-c", MAKE_TABLES, url], check=True, capture_output=True, timeout=120
-    )
+    make_tables(database)
     mlflow_tables.upgrade(database)
     assert "MLflow's tables match this release" in capsys.readouterr().err
     with FaultProxy(postgresql_server.port).running() as proxy:

@@ -57,14 +57,14 @@ Checks for _checks.tpl. An account with a Role is no other component's account a
 {{- end }}
 {{- end }}
 {{- $names := list }}
-{{- $values := dict "inference" .Values.inference "jobs" .Values.jobs "promotion" .Values.promotion "jobs.reconcile" .Values.jobs.reconcile "jobs.setup" .Values.jobs.setup }}
-{{- range $path := list "inference" "jobs" "promotion" "jobs.reconcile" "jobs.setup" }}
+{{- $values := dict "inference" .Values.inference "jobs" .Values.jobs "promotion" .Values.promotion "jobs.reconcile" .Values.jobs.reconcile "jobs.setup" .Values.jobs.setup "backup" .Values.backup }}
+{{- range $path := list "inference" "jobs" "promotion" "jobs.reconcile" "jobs.setup" "backup" }}
 {{- $settings := (get $values $path).serviceAccount }}
 {{- if or (eq $settings.name "default") (not (or $settings.create $settings.name)) }}
 {{- fail (printf "\n\n%s.serviceAccount: name an account of its own, because a Role is bound to it and every pod of the namespace may use `default`.\n" $path) }}
 {{- end }}
 {{- end }}
-{{- range list (include "fraudops.inferenceAccount" .) (include "fraudops.jobsAccount" .) (include "fraudops.promotionAccount" .) (include "fraudops.reconcileAccount" .) (include "fraudops.setupAccount" .) (include "fraudops.mlflowAccount" .) (include "fraudops.postgresqlAccount" .) }}
+{{- range list (include "fraudops.inferenceAccount" .) (include "fraudops.jobsAccount" .) (include "fraudops.promotionAccount" .) (include "fraudops.reconcileAccount" .) (include "fraudops.setupAccount" .) (include "fraudops.backupAccount" .) (include "fraudops.mlflowAccount" .) (include "fraudops.postgresqlAccount" .) }}
 {{- if and (has . $names) (ne . "default") }}
 {{- fail (printf "\n\nThe ServiceAccount %q is that of two components. Give each its own serviceAccount.name, because one would have the rights of the other.\n" .) }}
 {{- end }}
@@ -74,7 +74,7 @@ Checks for _checks.tpl. An account with a Role is no other component's account a
 
 {{/* Accounts of Jobs that need no right in the cluster: such a Job must not get those of another component. */}}
 {{- define "fraudops.jobAccountChecks" -}}
-{{- $bound := list (include "fraudops.inferenceAccount" .) (include "fraudops.jobsAccount" .) (include "fraudops.promotionAccount" .) (include "fraudops.reconcileAccount" .) (include "fraudops.setupAccount" .) }}
+{{- $bound := list (include "fraudops.inferenceAccount" .) (include "fraudops.jobsAccount" .) (include "fraudops.promotionAccount" .) (include "fraudops.reconcileAccount" .) (include "fraudops.setupAccount" .) (include "fraudops.backupAccount" .) }}
 {{- range $path, $settings := include "fraudops.extended" . | fromJson }}
 {{- if has ($settings.serviceAccountName | default "") $bound }}
 {{- fail (printf "\n\n%s.serviceAccountName: the ServiceAccount %q has a Role, and is another component's. Name another one.\n" $path $settings.serviceAccountName) }}

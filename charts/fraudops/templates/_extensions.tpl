@@ -6,7 +6,7 @@ helpers here: the dict of a component's values, or that of fraudops.jobSettings.
 {{/* The values of each component that adds to its pods or containers, by their path, as JSON. */}}
 {{- define "fraudops.extended" -}}
 {{- $values := .Values }}
-{{- $found := dict "inference.shipper" $values.inference.shipper "bootstrap.pod" $values.bootstrap.pod }}
+{{- $found := dict "inference.shipper" $values.inference.shipper "bootstrap.pod" $values.bootstrap.pod "backup.pod" $values.backup.pod }}
 {{- range list "inference" "mlflow" "postgresql" "jobs" }}{{ $_ := set $found . (get $values .) }}{{ end }}
 {{- range $name, $job := $values.jobs }}
 {{- if and (kindIs "map" $job) (hasKey $job "pod") }}{{ $_ := set $found (printf "jobs.%s.pod" $name) $job.pod }}{{ end }}

@@ -2,10 +2,11 @@
 The spec of one Job. Argument: (dict "root" $ "name" "train" "settings" .Values.jobs.train …), with
   module       the module that `python -m` runs
   args         its arguments
-  account      its ServiceAccount; the container gets the account's token
+  account      its ServiceAccount; the container gets the account's token, unless withoutToken is true
   access       list of destinations that its pod may reach: mlflow, postgresql, admin, inference, api, https
   database, adminToken, auditKey   true: the container reads that Secret
   databases    true: the container reads every URL of the database Secret
+  dumps        true: the container reads the URLs of the databases, without the administrator's
   data         true: the container reads the training data
   writesData   true: the container also writes to the data volume
   shards       number of pods of an Indexed Job, which run at the same time
@@ -15,6 +16,9 @@ The spec of one Job. Argument: (dict "root" $ "name" "train" "settings" .Values.
   verdictKey, waiverKey, publicKeys   true: the container mounts that Secret
   request      true: the container knows the id of the Job's request
   production   true: the container asks the pods which version serves
+  image, pullPolicy, command   replace those of the Jobs, for a program of another image
+  mounts       more mounts of the container, as YAML
+  volumes      more volumes of the pod, as YAML
   steps        list of such dicts: init containers that run before the container, in their order. Each
                names what it reads for itself. They hand on through files in /hand-over.
 Exit code 64 (bad settings) or 65 (a gate refused) ends the Job immediately. Any other, such as 75
@@ -24,7 +28,7 @@ Exit code 64 (bad settings) or 65 (a gate refused) ends the Job immediately. Any
 {{- $root := .root }}
 {{- $jobs := $root.Values.jobs }}
 {{- $pod := include "fraudops.jobSettings" . | fromJson }}
-{{- $value := ternary "bootstrap.pod" (printf "jobs.%s.pod" .name) (eq .name "bootstrap") }}
+{{- $value := ternary (print .name ".pod") (printf "jobs.%s.pod" .name) (has .name (list "bootstrap" "backup")) }}
 {{- if .steps }}{{ include "fraudops.stepMountChecks" (dict "settings" $pod "value" $value) }}{{ end }}
 {{- $image := include "fraudops.image" (dict "root" $root "image" $jobs.image) }}
 {{- $reads := .data }}
@@ -99,14 +103,19 @@ template:
 {{- with .exportClaim }}
 - {name: export, persistentVolumeClaim: {claimName: {{ . | quote }}}}
 {{- end }}
+{{- with .volumes }}
+{{- . | nindent 0 }}
+{{- end }}
 {{- if .steps }}
 - {name: hand-over, emptyDir: {sizeLimit: 1Mi}}
 {{- end }}
 {{- range concat (.steps | default list) (list .) }}
 {{- include "fraudops.keyVolumes" (dict "root" $root "container" .) | nindent 0 }}
 {{- end }}
-{{- /* Every container of a Job that reads the database Secret reads the same keys as the last one. */}}
-{{- include "fraudops.database.volumes" (include "fraudops.job.database" . | fromJson | merge (dict "root" $root)) | nindent 0 }}
+{{- /* All containers of a Job that read the database Secret read the same keys. */}}
+{{- $reads := . }}
+{{- range .steps }}{{ if or .database .dumps }}{{ $reads = . }}{{ end }}{{ end }}
+{{- include "fraudops.database.volumes" (include "fraudops.job.database" (merge (dict "root" $root) $reads) | fromJson | merge (dict "root" $root)) | nindent 0 }}
 {{- if .account }}
 {{- include "fraudops.tokenVolume" $root | nindent 0 }}
 {{- end }}
@@ -161,9 +170,13 @@ that of the Job.
 {{- $root := .root }}
 {{- $jobs := $root.Values.jobs -}}
 - name: {{ .container | default .name | quote }}
-  image: {{ include "fraudops.image" (dict "root" $root "image" $jobs.image) | quote }}
-  imagePullPolicy: {{ $jobs.image.pullPolicy | quote }}
+  image: {{ .image | default (include "fraudops.image" (dict "root" $root "image" $jobs.image)) | quote }}
+  imagePullPolicy: {{ .pullPolicy | default $jobs.image.pullPolicy | quote }}
+  {{- if .command }}
+  command: {{ toJson .command }}
+  {{- else }}
   command: [python, -m, {{ .module | quote }}]
+  {{- end }}
   {{- with .args }}
   args: {{ toJson . }}
   {{- end }}
@@ -185,12 +198,15 @@ that of the Job.
 {{- if .exportClaim }}
 - {name: export, mountPath: /export}
 {{- end }}
+{{- with .mounts }}
+{{- . | nindent 0 }}
+{{- end }}
 {{- with .handOver }}
 - {name: hand-over, mountPath: /hand-over, readOnly: {{ eq . "read" }}}
 {{- end }}
 {{- include "fraudops.keyMounts" . | nindent 0 }}
 {{- include "fraudops.database.mounts" (include "fraudops.job.database" . | fromJson | merge (dict "root" $root)) | nindent 0 }}
-{{- if .account }}
+{{- if and .account (not .withoutToken) }}
 {{- include "fraudops.tokenMount" $root | nindent 0 }}
 {{- end }}
 {{- end }}
@@ -200,6 +216,8 @@ that of the Job.
 {{- if .databases }}
 {{- $keys := ternary (list "adminUrl" "url" "mlflowUrl") (list "adminUrl" "url") .root.Values.mlflow.enabled }}
 {{- toJson (dict "keys" $keys "optional" (ternary $keys (list "adminUrl") (has "--if-set-up" .args))) }}
+{{- else if .dumps }}
+{{- toJson (dict "keys" (ternary (list "url" "mlflowUrl") (list "url") .root.Values.mlflow.enabled)) }}
 {{- else }}
 {{- toJson (dict "keys" (ternary (list "url") list (not (empty .database)))) }}
 {{- end }}
@@ -209,10 +227,10 @@ that of the Job.
 {{- define "fraudops.job.env" -}}
 {{- $root := .root }}
 {{- $data := and .data (ne $root.Values.data.source "sample") }}
-{{- if .account }}
+{{- if and .account (not .withoutToken) }}
 {{- include "fraudops.env.namespace" $root | nindent 0 }}
 {{- end }}
-{{- if or .database .databases }}
+{{- if or .database .databases .dumps }}
 {{- include "fraudops.database.env" (include "fraudops.job.database" . | fromJson | merge (dict "root" $root)) | nindent 0 }}
 {{- end }}
 {{- if .adminToken }}

@@ -1,0 +1,100 @@
+"""Backup, deletion of the namespace, and restore, by the lines of docs/operations/backup.md."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.release import CHART, ROOT, Release, neighbour, until
+from tests.support.documents import blocks
+from tests.support.figures import Figures
+
+PAGE = ROOT / "docs" / "operations" / "backup.md"
+NAMESPACE = "backup"
+CLAIM = "fraudops-backups"
+ON = ("backup.enabled=true", f"backup.existingClaim={CLAIM}")
+CLAIM_OF_THE_SITE = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": CLAIM},
+    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+}
+
+
+@pytest.fixture
+def backed_up(release: Release) -> Iterator[Release]:
+    """Yield a release with the backup's CronJob, whose first model serves."""
+    with neighbour(release, NAMESPACE) as own:
+        own.apply(CLAIM_OF_THE_SITE)
+        own.install(*ON)
+        yield own
+
+
+def lines_of_page(release: Release, values: str) -> tuple[list[str], str]:
+    """Return the page's scripts in their order, and its pod, both for this release."""
+    found = [block for block in blocks() if block.page == PAGE]
+    scripts = [block.text for block in found if block.language == "text"]
+    [pod] = [block.text for block in found if block.text.startswith("apiVersion")]
+    own = {
+        "-n fraudops": f"-n {release.namespace}",
+        "namespace fraudops": f"namespace {release.namespace}",
+        "charts/fraudops": str(CHART),
+        "YOUR-VALUES.yaml": values,
+    }
+    for words, replacement in own.items():
+        scripts = [script.replace(words, replacement) for script in scripts]
+    return scripts, pod.replace("fraudops-jobs:TAG", release.jobs_image)
+
+
+def run_lines(script: str, release: Release, folder: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=dict(os.environ) | {"KUBECONFIG": str(release.kubeconfig)},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+
+
+def test_the_same_model_serves_after_a_restore_and_the_audit_is_complete(
+    backed_up: Release, tmp_path: Path, figures: Figures
+) -> None:
+    release = backed_up
+    with release.traffic() as seen:
+        pass
+    release.assert_all_audited(seen.ids)
+    before, record = release.agreed(), release.record()
+    promotions = release.sql("SELECT count(*) FROM promotions")
+    with release.values_file() as values:
+        (copy_out, keys, restore), pod = lines_of_page(release, values)
+        (tmp_path / "backup-files.yaml").write_text(pod)
+        run_lines(copy_out, release, tmp_path)
+        run_lines(keys, release, tmp_path)
+        release.kubectl("delete", "namespace", NAMESPACE, "--wait=true", "--timeout=300s")
+        started = time.monotonic()
+        run_lines(restore, release, tmp_path)
+        assert release.agreed() == before
+    seconds = time.monotonic() - started
+    for field in ("version", "digest", "epoch"):
+        assert release.record()["current"][field] == record["current"][field]
+    # Everything that was answered before the backup is in the restored table, once.
+    release.assert_all_audited(seen.ids)
+    assert release.sql("SELECT count(*) FROM promotions") == promotions
+    release.fraudops("verify", before[0], "--on-cluster")
+    with release.traffic() as after:
+        pass
+    assert after.failures == []
+    assert {run.version for run in after.runs} == {before[0]}
+    release.assert_all_audited(after.ids)
+    until(lambda: bool(release.pods("mlflow")), 60, "MLflow runs")
+    figures.note(
+        "backup, `kubectl delete namespace`, restore",
+        f"version {before[0]} serves again after {seconds:.0f} s, installation included;"
+        f" {len(seen.ids)} audited rows, lost: 0",
+    )
