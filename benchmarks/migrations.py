@@ -119,10 +119,10 @@ def _upgrade(server: PostgreSQL, days: int, day_rows: int) -> Upgraded:
         say(f"{audit.rows:,} rows made in {time.monotonic() - started:.0f} s")
         steps = {revision: _migrate(url, revision) for revision in _revisions_after(FIRST)}
         started = time.perf_counter()
-        done, left = asyncio.run(index_days(url, NO_LIMIT, "fraudops-bench"))
+        days_indexed = asyncio.run(index_days(url, NO_LIMIT, "fraudops-bench"))
         index = time.perf_counter() - started
-        if len(done) != days:
-            raise SubjectError(f"{len(done)} of {days} days have the index; left: {left}")
+        if len(days_indexed.done) != days:
+            raise SubjectError(f"of {days} days these have no index: {days_indexed.left}")
         say(f"{audit.rows:,} rows: {steps}, index {index:.1f} s")
         admin.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
     return Upgraded(audit.rows, steps, index)

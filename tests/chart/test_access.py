@@ -26,7 +26,10 @@ COLUMNS = {
     "HTTPS": "https",
 }
 EVERY_JOB = Variant(
-    settings=("environment=development", "bootstrap.enabled=true", "data.source=volume")
+    settings=(
+        *("environment=development", "bootstrap.enabled=true", "data.source=volume"),
+        *("backup.enabled=true", "backup.existingClaim=backups"),
+    )
 )
 PUBLIC = [
     "/predict",
