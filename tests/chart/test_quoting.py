@@ -40,6 +40,7 @@ OWN_STORES: Mapping[str, Any] = {
     "prometheusRule": {"enabled": True},
     "inference": {"state": {"type": "ephemeral"}, "spool": {"persistence": {"enabled": True}}},
     "promotion": {"policy": {"enabled": True}},
+    "backup": {"enabled": True},
 }
 BUNDLED: Mapping[str, Any] = {
     "mlflow": {
@@ -92,7 +93,10 @@ def texts(words: list[str]) -> dict[str, Any]:
         elif path not in SET_HERE and takes(node, word):
             result = merged(result, nested(path, word))
     accounts = itertools.cycle(words)
-    own = ("inference", "jobs", "promotion", "jobs.setup", "jobs.reconcile", "mlflow", "postgresql")
+    own = (
+        *("inference", "jobs", "promotion", "jobs.setup", "jobs.reconcile", "mlflow"),
+        *("postgresql", "backup"),
+    )
     for component in own:
         result = merged(result, nested(f"{component}.serviceAccount.name", next(accounts)))
     return result
