@@ -7,6 +7,7 @@ import pytest
 
 from fraudops import __version__
 from tests.chart.rendering import CHART, Manifest, Variant, kinds, pod_template, render, title
+from tests.support.releases import commits, unpack
 
 PODS = {
     "Deployment fraudops-inference",
@@ -98,3 +99,32 @@ def test_immutable_fields_stay_the_same(tmp_path: Path) -> None:
     assert immutable_fields(render()) == immutable_fields(
         render(Variant(settings=("inference.workers=3", "logLevel=debug")), chart=newer)
     )
+
+
+def test_an_account_that_the_previous_release_does_not_name_goes_with_a_rollback(
+    tmp_path: Path,
+) -> None:
+    """The API server copies one of both fields into the other, and Helm removes only its own."""
+    previous = unpack(next(iter(commits())), tmp_path) / "charts" / "fraudops"
+    accounts = "postgresql.serviceAccount.create=true"
+    before = specs(render(chart=previous))
+    after = specs(render(Variant(settings=(accounts,))))
+    new = {name for name, spec in after.items() if name in before and account_of(spec)} - {
+        name for name, spec in before.items() if account_of(spec)
+    }
+    assert new == {"Deployment fraudops-mlflow", "StatefulSet fraudops-postgresql"}
+    for name in new:
+        assert after[name]["serviceAccount"] == after[name]["serviceAccountName"], name
+
+
+def specs(manifests: list[Manifest]) -> dict[str, Manifest]:
+    """Return the pod specs of the workloads that outlive a release."""
+    templates = {
+        title(manifest): pod_template(manifest)
+        for manifest in kinds(manifests, "Deployment", "StatefulSet", "CronJob")
+    }
+    return {name: template["spec"] for name, template in templates.items() if template}
+
+
+def account_of(spec: Manifest) -> str:
+    return str(spec.get("serviceAccountName", ""))

@@ -24,6 +24,16 @@ automountServiceAccountToken: false
 {{- end }}
 
 {{/*
+The account of a pod whose template names none in another release or with other values. The API server copies
+the name into the deprecated field, and back if only the other one is removed. Then `helm rollback` would leave
+the name of an account that it has deleted, and no pod could start. Helm removes both if both are its own.
+*/}}
+{{- define "fraudops.podAccount" -}}
+serviceAccountName: {{ . | quote }}
+serviceAccount: {{ . | quote }}
+{{- end }}
+
+{{/*
 Binds the Role of a name to an account, or to several in "accounts". Argument: (dict "root" $ "name" the Role
 "account" … "component" …).
 */}}
