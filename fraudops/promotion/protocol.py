@@ -174,7 +174,8 @@ class Promoter:
 
         It is False when a pod has seen a later epoch. The record was then restored from a backup,
         and only a new epoch makes the pods follow it again. It is also False when another key has
-        signed the new verdict or waiver. A new entry then holds it, and the old key can be retired.
+        signed the new verdict or waiver. A new entry then holds the new signature, and the old key
+        can be retired.
         """
         current = record.current
         if current is None or not change.model.is_same_model(current):
@@ -320,8 +321,8 @@ class Promoter:
     async def _end(self, ending: Ending) -> PromotionResult:
         """Store the row of the act, and return the result.
 
-        Raises StoreDownError when the row cannot be stored, and as `_checked` does. It is also
-        raised for a refusal without the lock, because another try may commit what this one refuses.
+        Raises what `_checked` raises, and StoreDownError when the row cannot be stored. A refusal
+        without the lock raises it too, because another try may commit what this one refuses.
         """
         ending = await self._checked(ending)
         attempt, record = ending.attempt, ending.record

@@ -33,8 +33,8 @@ class FolderKeys:
     async def trusted(self) -> PublicKeys:
         """Return the public keys that are valid now. Raises SettingsError for a bad file.
 
-        `PublicKeys.read` refuses a folder without a verdict key. This accepts it, so that `rotate`
-        can add a key.
+        `PublicKeys.read` refuses a folder without a verdict key. This method accepts such a folder,
+        so that `rotate` can add the key.
         """
         return public_keys(self._public())
 

@@ -162,15 +162,19 @@ def test_a_promoter_that_is_killed_leaves_one_version_everywhere(
     kills = 0
     with release.traffic() as seen:
         for line, delay in POINTS[: counts.kills]:
-            before, target = release.serving()[0], other(versions, release)
-            killed = kill_promoter_after(release, target, line, delay)
-            version, _ = release.agreed()
-            assert version in (before, target)
-            # A fast act has ended before a late kill. It is reported and does not count.
-            kills += killed
-            which = "the new" if version == target else "the old"
-            ended.append(f"{line} +{delay:g} s: {which} version{'' if killed else ' (too late)'}")
-    assert kills >= counts.kills / 2, ended
+            # A fast act ends before a late kill. Such a try is reported, and the next one counts.
+            for _ in range(3):
+                before, target = release.serving()[0], other(versions, release)
+                killed = kill_promoter_after(release, target, line, delay)
+                version, _ = release.agreed()
+                assert version in (before, target)
+                which = "the new" if version == target else "the old"
+                late = "" if killed else " (too late)"
+                ended.append(f"{line} +{delay:g} s: {which} version{late}")
+                if killed:
+                    kills += 1
+                    break
+    assert kills > counts.kills / 2, ended
     assert_served(seen, release, 500)
     figures.note("promoter killed with SIGKILL, its Job tries again", "; ".join(ended))
 

@@ -52,7 +52,7 @@ def target(postgresql_server: PostgreSQL) -> Iterator[DatabaseTarget]:
             )
             admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
 
-    # PostgreSQL finishes a CREATE DATABASE whose client has gone.
+    # PostgreSQL finishes a CREATE DATABASE whose client has gone. One try may come too early.
     eventually(drop)
 
 

@@ -102,7 +102,7 @@ class Server:
     def measure(self, processes: int) -> Baseline:
         """Run the tests without a mutant, in `processes` parts. Raises SystemExit when one fails.
 
-        The tracer slows these tests, so their seconds are too many rather than too few.
+        The tracer slows these tests. So the measured seconds are too high, and never too low.
         """
 
         def measured(files: Sequence[str]) -> None:

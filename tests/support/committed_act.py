@@ -112,19 +112,25 @@ class Act:
             stack=(before, *stage.record.stack),
             highest_reserved=3,
         )
-        self.put(keep_outcome(record, unreported))
+        stage.write(keep_outcome(record, unreported))
         calm = ports_of(stage.world, Actor("act"))
         self.pods = ScriptedPods(calm.clock, listed, **script)
         self.ports = replace(calm, pods=self.pods, say=self.said.append)
         self.convergence = Convergence(self.ports)
         self.began = stage.world.clock
 
-    def put(self, record: Any) -> None:
-        """Let another writer change the record."""
-        self.stage.write(record)
-
     def change(self, **fields: Any) -> None:
-        self.put(msgspec.structs.replace(self.stage.record, **fields))
+        """Let another process change the record."""
+        self.stage.write(msgspec.structs.replace(self.stage.record, **fields))
+
+    def at_next_epoch(self, then: Callable[[], None]) -> None:
+        """Run `then` when a pod is next asked for its epoch, and only then."""
+
+        def run() -> None:
+            self.pods.on_epoch = None
+            then()
+
+        self.pods.on_epoch = run
 
     def overtake(self) -> None:
         """Let another act promote version 2 as epoch 4."""

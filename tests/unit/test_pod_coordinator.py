@@ -42,6 +42,8 @@ from services.inference.pod.workers import Workers
 from tests.support.bundles import write_linear_bundle
 from tests.support.serving_records import record
 
+LATER = ServingTarget(5, "5", "5" * 64)
+
 
 @dataclass
 class Pod:
@@ -280,9 +282,6 @@ async def test_an_activation_removes_the_bundles_that_are_not_needed(pod: Pod) -
     kept = {path.name for path in pod.state.bundles.iterdir()}
     assert kept == {old.digest, new.digest, later.digest}
     assert stale.digest not in kept
-
-
-LATER = ServingTarget(5, "5", "5" * 64)
 
 
 @pytest.mark.parametrize(

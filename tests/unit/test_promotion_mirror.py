@@ -11,7 +11,7 @@ from fraudops.errors import StoreDownError
 from fraudops.promotion.mirror import AliasMirror
 from fraudops.promotion.patience import Superseded
 from fraudops.promotion.ports import Aliases, PromotionPorts, Records
-from fraudops.promotion.serving_record import EMPTY, ServingRecord, encode
+from fraudops.promotion.serving_record import EMPTY, ServingRecord
 from tests.support.simulation.founding import entry_of
 from tests.support.simulation.jobs import ports_of
 from tests.support.simulation.stage import FOR_EVER, Stage, on_stage
@@ -26,9 +26,7 @@ def ports(stage: Stage, **changed: Any) -> PromotionPorts:
 
 def put(stage: Stage, **fields: Any) -> None:
     """Let another writer change the record."""
-    store = stage.world.store
-    store.start_from(encode(msgspec.structs.replace(store.record, **fields)))
-    store.token += 1
+    stage.write(msgspec.structs.replace(stage.record, **fields))
 
 
 def promote(stage: Stage, version: str) -> None:

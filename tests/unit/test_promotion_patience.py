@@ -12,7 +12,7 @@ import pytest
 from fraudops.errors import StoreDownError
 from fraudops.promotion import patience
 from fraudops.promotion.ports import PromotionPorts, Records, StaleRecordError, UnknownWriteError
-from fraudops.promotion.serving_record import ServingRecord, encode, note_alias
+from fraudops.promotion.serving_record import ServingRecord, note_alias
 from tests.support.simulation.jobs import ports_of
 from tests.support.simulation.stage import FOR_EVER, Stage, on_stage
 from tests.support.simulation.world import Actor
@@ -59,9 +59,7 @@ def noted(record: ServingRecord) -> ServingRecord:
 
 
 def write_of_another(stage: Stage) -> None:
-    store = stage.world.store
-    store.start_from(encode(msgspec.structs.replace(store.record, highest_reserved=9)))
-    store.token += 1
+    stage.write(msgspec.structs.replace(stage.record, highest_reserved=9))
 
 
 def failing(

@@ -23,7 +23,7 @@ from fraudops.promotion.ports import (
     UnknownWriteError,
 )
 from fraudops.promotion.preparation import Preparation
-from fraudops.promotion.serving_record import ServingRecord, ServingTarget, encode, note_alias
+from fraudops.promotion.serving_record import ServingRecord, ServingTarget, note_alias
 from tests.support.simulation.jobs import ports_of
 from tests.support.simulation.stage import Stage, on_stage
 from tests.support.simulation.world import Actor
@@ -38,11 +38,10 @@ def ports(stage: Stage, **changed: Any) -> PromotionPorts:
 
 def write_of_another(stage: Stage) -> None:
     """Let another act change the record and its epoch."""
-    store, current = stage.world.store, stage.record.current
+    current = stage.record.current
     assert current is not None
     later = msgspec.structs.replace(current, epoch=current.epoch + 1)
-    store.start_from(encode(msgspec.structs.replace(store.record, current=later)))
-    store.token += 1
+    stage.write(msgspec.structs.replace(stage.record, current=later))
 
 
 @dataclass

@@ -197,8 +197,7 @@ class RacedRollouts(SimRollouts):
     async def undo(self, epoch: int) -> None:
         assert epoch == 3
         store = self.world.store
-        store.record = note_alias(store.record, "moved by hand")
-        store.token += 1
+        store.overwrite(note_alias(store.record, "moved by hand"))
         await super().undo(epoch)
 
 

@@ -129,12 +129,7 @@ async def test_an_undo_does_not_replace_what_another_act_has_just_written(stage:
 @on_stage(pods=0)
 async def test_an_undo_is_decided_again_when_a_note_in_the_record_has_changed(stage: Stage) -> None:
     act = Act(stage, ready("a"), ready("b"), silent={"a": 24.0, "b": 24.0})
-
-    def note() -> None:
-        act.change(alias_note="moved")
-        act.pods.on_epoch = None
-
-    act.pods.on_epoch = note
+    act.at_next_epoch(lambda: act.change(alias_note="moved"))
     assert outcome(await act.finish()) == ("failed", ("a", "b"))
     assert stage.serving == ("1", 4)
 
@@ -165,9 +160,8 @@ async def test_a_promoter_that_loses_the_lock_between_two_tries_undoes_nothing(
     def lose() -> None:
         act.change(alias_note="moved")
         act.ports.lock.actor.lost_lock = True  # type: ignore[attr-defined]
-        act.pods.on_epoch = None
 
-    act.pods.on_epoch = lose
+    act.at_next_epoch(lose)
     assert outcome(await act.finish()) == ("unconfirmed", ("a", "b"))
     assert stage.serving == ("3", 3)
 
@@ -176,12 +170,7 @@ async def test_a_promoter_that_loses_the_lock_between_two_tries_undoes_nothing(
 async def test_what_another_act_has_reserved_is_not_undone(stage: Stage) -> None:
     act = Act(stage, ready("a"), ready("b"), silent=for_ever("a", "b"))
     reserved = reservation(Promote(model_of("2"), "broadcast"), 4, "another", "grace", "then")
-
-    def reserve() -> None:
-        act.change(reserved=reserved)
-        act.pods.on_epoch = None
-
-    act.pods.on_epoch = reserve
+    act.at_next_epoch(lambda: act.change(reserved=reserved))
     assert outcome(await act.finish()) == ("unconfirmed", ("a", "b"))
     assert (stage.serving, stage.record.reserved) == (("3", 3), reserved)
 
@@ -193,9 +182,8 @@ async def test_an_undo_waits_for_the_list_of_pods(stage: Stage) -> None:
     def fail_next() -> None:
         act.change(alias_note="moved")
         act.pods.lists += [DOWN, DOWN]
-        act.pods.on_epoch = None
 
-    act.pods.on_epoch = fail_next
+    act.at_next_epoch(fail_next)
     assert outcome(await act.finish()) == ("failed", ("a", "b"))
     assert stage.serving == ("1", 4)
 
