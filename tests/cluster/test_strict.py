@@ -4,6 +4,9 @@ import json
 
 from tests.cluster.release import Release
 from tests.cluster.strict import ATOMIC, install
+from tests.support.figures import Figures
+
+CHANGED = ("--set", "inference.podAnnotations.changed=yes")
 
 
 def test_the_installation_is_ready_before_its_first_model(strict: Release) -> None:
@@ -39,3 +42,24 @@ def test_the_first_model_serves_and_every_answer_is_audited(strict: Release) -> 
     strict.assert_all_audited(seen.ids)
     shown = json.loads(strict.fraudops("promotions", "--on-cluster", "--json").stdout)
     assert [row["authenticated"] for row in shown["promotions"]] == [True]
+
+
+def test_an_upgrade_and_a_helm_rollback_under_load_lose_nothing(
+    strict: Release, figures: Figures
+) -> None:
+    """`helm upgrade --atomic` and `helm rollback` each replace every pod of the service."""
+    history = json.loads(strict.helm("history", strict.name, "--output=json"))
+    before, pods = strict.agreed(), set(strict.pods())
+    with strict.traffic(rate=50) as seen:
+        install(strict, (*ATOMIC, *CHANGED))
+        upgraded = set(strict.pods())
+        strict.roll_back_to(history[-1]["revision"])
+    assert not pods & upgraded
+    assert not upgraded & set(strict.pods())
+    assert seen.failures == []
+    strict.assert_all_audited(seen.ids)
+    assert strict.agreed() == before
+    figures.note(
+        "strict profile: helm upgrade --atomic and helm rollback under load",
+        f"{seen.answered} requests, failed: {len(seen.failures)}; audited rows lost: 0",
+    )
