@@ -314,7 +314,7 @@ def test_every_process_of_the_pod_killed_together(
             harness.end_shipper()
             harness.start_service()
             harness.start_shipper()
-            log.grew_by(20)
+            log.grew_by(40)
     harness.settled()
     verdict.nothing_lost(log, f"service, workers and shipper killed at once, {times} times")
     figures.note(

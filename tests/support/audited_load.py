@@ -6,7 +6,7 @@ standard input closes.
 LOG gets one JSON line per answer, as soon as the answer arrives. The line holds the fields that
 `fraudops audit verify --answers` needs, and the transaction_id that was sent. LOG.refused gets one
 line per request without a 200; its `status` is 0 if the connection broke. `at` is from the
-machine's monotonic clock. Transaction ids are NAME-CLIENT-NUMBER. Every tenth transaction repeats
+machine's monotonic clock. Transaction ids are NAME-CLIENT-NUMBER. Every fifth transaction repeats
 the one before it.
 """
 
@@ -26,7 +26,7 @@ from tests.support.load import (
     run_until_stdin_closes,
 )
 
-REPEAT_EVERY = 10
+REPEAT_EVERY = 5
 
 
 @dataclass(frozen=True)
