@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.cluster.release import Release, run, values_of_neighbour
+from tests.cluster.neighbours import in_namespace, values_of_neighbour
+from tests.cluster.release import Release, run
 from tests.support.releases import commits, unpack
 
 FOLDERS = {"inference": "services/inference", "mlflow": "services/mlflow", "jobs": "jobs"}
@@ -44,15 +45,9 @@ def earlier_release(release: Release, folder: Path) -> Iterator[Upgrade]:
     old = values_of_neighbour(release, chart)
     for component in NAMES:
         old[component]["image"]["tag"] = commit
-    before, after = (
-        replace(release, namespace="earlier", values=chosen) for chosen in (old, values)
-    )
-    release.kubectl("create", "namespace", "earlier")
-    try:
+    with in_namespace(replace(release, values=old), "earlier") as before:
         before.install(chart=chart)
-        yield Upgrade(version, before, after)
-    finally:
-        release.kubectl("delete", "namespace", "earlier", "--wait=false")
+        yield Upgrade(version, before, replace(before, values=values))
 
 
 def build(files: Path, folder: str, image: str) -> None:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tests.cluster.observations import Promoted, Run, Seen, stamped
 from tests.support.known_transaction import TRANSACTION
 from tests.support.shared_servers import alone
@@ -72,6 +70,17 @@ class Release:
             stdin=stdin,
             check=check,
         )
+
+    def answer(self, *arguments: str, stdin: Object | None = None) -> str:
+        """Run kubectl, and return its output or the API's refusal."""
+        done = subprocess.run(
+            ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments],
+            input=json.dumps(stdin) if stdin else None,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout if done.returncode == 0 else done.stderr
 
     def helm(self, *arguments: str, program: str = "helm") -> str:
         return run(
@@ -438,36 +447,6 @@ def installed(cluster: str, folder: Path) -> Iterator[Release]:
     with kubeconfig_of(cluster) as kubeconfig:
         release = Release(f"kind-{cluster}", kubeconfig)
         yield replace(release, values=first_values(release, folder))
-
-
-@contextmanager
-def neighbour(release: Release, namespace: str, *sets: str) -> Iterator[Release]:
-    """Install a release in a namespace of its own, and delete both after the block."""
-    own = replace(release, namespace=namespace, values=values_of_neighbour(release))
-    release.kubectl("create", "namespace", namespace)
-    try:
-        own.install(*sets)
-        own.agreed()
-        yield own
-    finally:
-        release.kubectl("delete", "namespace", namespace, "--wait=false")
-
-
-def values_of_neighbour(release: Release, chart: Path = CHART) -> Object:
-    """Return the release's values without an ingress, and with small requests of CPU time.
-
-    Several releases share one node.
-    """
-
-    def small(defaults: Object, chosen: Object) -> Object:
-        maps = {name: value for name, value in defaults.items() if isinstance(value, dict)}
-        parts = {name: small(value, chosen.get(name) or {}) for name, value in maps.items()}
-        if "requests" in parts:
-            parts["requests"] |= {"cpu": "10m"}
-        return chosen | {name: part for name, part in parts.items() if part}
-
-    defaults = yaml.safe_load((chart / "values.yaml").read_text())
-    return small(defaults, release.values) | {"ingress": {"enabled": False}}
 
 
 def first_values(release: Release, folder: Path) -> Object:

@@ -1,7 +1,5 @@
 """A strict release with an external PostgreSQL, as a platform team installs it."""
 
-import base64
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster.release import CHART, RESTRICTED, ROOT, Object, Release, values_of_neighbour
+from tests.cluster.api_server import ApiServer
+from tests.cluster.neighbours import in_namespace, values_of_neighbour
+from tests.cluster.release import CHART, RESTRICTED, ROOT, Object, Release
 from tests.support.certificates import make_authority
 
 NAMESPACE, DATABASE = "strict", "strict-db"
@@ -18,6 +18,48 @@ PASSWORD = "of-the-strict-tests"
 SECRET, CA = "fraudops-postgres", "postgres-ca"
 # Helm 4 calls `--atomic` so. A failed installation is uninstalled.
 ATOMIC = ("--wait", "--rollback-on-failure", "--timeout", "8m")
+# The server without its image. PostgreSQL refuses a key that other users may read.
+POSTGRESQL = f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: postgres}}
+spec: {{selector: {{app: postgres}}, ports: [{{port: 5432}}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: postgres, labels: {{app: postgres}}}}
+spec:
+  automountServiceAccountToken: false
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 999
+    runAsGroup: 999
+    fsGroup: 999
+    seccompProfile: {{type: RuntimeDefault}}
+  containers:
+    - name: postgres
+      args:
+        - postgres
+        - "-c"
+        - ssl=on
+        - "-c"
+        - ssl_cert_file=/tls/server.crt
+        - "-c"
+        - ssl_key_file=/tls/server.key
+      env:
+        - {{name: POSTGRES_PASSWORD, value: {PASSWORD}}}
+        - {{name: PGDATA, value: /data/pgdata}}
+      readinessProbe:
+        exec: {{command: [pg_isready, -h, 127.0.0.1, -U, postgres]}}
+        periodSeconds: 2
+      volumeMounts:
+        - {{name: data, mountPath: /data}}
+        - {{name: data, mountPath: /var/run/postgresql, subPath: run}}
+        - {{name: tls, mountPath: /tls}}
+  volumes:
+    - {{name: data, emptyDir: {{}}}}
+    - {{name: tls, secret: {{secretName: server, defaultMode: 0640}}}}
+"""
 
 
 @contextmanager
@@ -26,20 +68,20 @@ def strict_release(release: Release, folder: Path) -> Iterator[Release]:
 
     No model serves in it yet.
     """
-    values = strict_values(release)
-    database = ("--namespace", DATABASE, "pod/postgres")
-    own = replace(release, namespace=NAMESPACE, values=values, database=database)
-    for name in (NAMESPACE, DATABASE):
-        release.kubectl("create", "namespace", name)
-    try:
-        start_postgresql(release, folder)
-        install(own, ATOMIC)
-        yield own
-    finally:
-        # The policies belong to no namespace.
-        own.helm("uninstall", own.name, "--ignore-not-found")
-        for name in (NAMESPACE, DATABASE):
-            release.kubectl("delete", "namespace", name, "--wait=false")
+    words = ("--namespace", DATABASE, "pod/postgres")
+    strict = replace(release, values=strict_values(release), database=words)
+    with (
+        in_namespace(release, DATABASE) as database,
+        in_namespace(strict, NAMESPACE) as own,
+    ):
+        make_secrets(own, database, folder)
+        start_postgresql(database)
+        try:
+            install(own, ATOMIC)
+            yield own
+        finally:
+            # The policies belong to no namespace.
+            own.helm("uninstall", own.name, "--ignore-not-found")
 
 
 def install(own: Release, options: tuple[str, ...]) -> None:
@@ -71,7 +113,7 @@ def strict_values(release: Release) -> Object:
             "tls": {"existingSecret": CA, "mode": "verify-full"},
         },
         "networkPolicy": {
-            "apiServer": {"cidrs": api_server(release), "ports": [443, 6443]},
+            "apiServer": ApiServer.of(release).values(),
             "postgresql": {"cidrs": [], "peers": [_namespace(DATABASE)]},
         },
     }
@@ -81,104 +123,32 @@ def _namespace(name: str) -> Object:
     return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
 
 
-def api_server(release: Release) -> list[str]:
-    """Return the ClusterIP of the Kubernetes API and the addresses behind it, as ranges."""
-    service = release.get("service", "kubernetes", "--namespace", "default")
-    slices = release.get(
-        *("endpointslice", "--namespace", "default"),
-        *("-l", "kubernetes.io/service-name=kubernetes"),
-    )
-    behind = [
-        address
-        for item in slices["items"]
-        for endpoint in item["endpoints"]
-        for address in endpoint["addresses"]
-    ]
-    return [
-        f"{address}/{128 if ':' in address else 32}"
-        for address in (service["spec"]["clusterIP"], *behind)
-    ]
-
-
-def start_postgresql(release: Release, folder: Path) -> None:
-    """Start PostgreSQL with TLS, and make the two Secrets that name it."""
+def make_secrets(own: Release, database: Release, folder: Path) -> None:
+    """Make the server's Secret of TLS, and the two that the release reads."""
     authority = make_authority(folder, "strict")
     certificate, key = authority.issue(folder, "server", HOST)
-    files = {"server.crt": certificate.read_bytes(), "server.key": key.read_bytes()}
+    roles = {"url": "fraudops", "mlflow-url": "mlflow", "admin-url": "postgres"}
     urls = {
-        name: f"postgresql://{role}:{PASSWORD}@{HOST}:5432/{role}".encode()
-        for name, role in (("url", "fraudops"), ("mlflow-url", "mlflow"), ("admin-url", "postgres"))
+        name: f"postgresql://{role}:{PASSWORD}@{HOST}:5432/{role}" for name, role in roles.items()
     }
-    for namespace, name, data in (
-        (DATABASE, "server", files),
-        (NAMESPACE, SECRET, urls),
-        (NAMESPACE, CA, {"ca.crt": authority.file.read_bytes()}),
+    files = {"server.crt": certificate.read_text(), "server.key": key.read_text()}
+    for release, name, data in (
+        (database, "server", files),
+        (own, SECRET, urls),
+        (own, CA, {"ca.crt": authority.file.read_text()}),
     ):
-        encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
-        made = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": encoded}
-        release.kubectl("--namespace", namespace, "apply", "-f", "-", stdin=json.dumps(made))
-    selector = {"app": "postgres"}
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "postgres"},
-        "spec": {"selector": selector, "ports": [{"port": 5432}]},
-    }
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "postgres", "labels": selector},
-        "spec": _postgresql_pod(),
-    }
-    for made in (service, pod):
-        release.kubectl("--namespace", DATABASE, "apply", "-f", "-", stdin=json.dumps(made))
-    release.kubectl(
-        *("--namespace", DATABASE, "wait", "pod/postgres"),
-        *("--for=condition=Ready", "--timeout=180s"),
-    )
+        metadata = {"name": name}
+        release.apply(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
+        )
 
 
-def _postgresql_pod() -> Object:
+def start_postgresql(database: Release) -> None:
+    """Start PostgreSQL with TLS, and return when it answers."""
     image = yaml.safe_load((CHART / "values.yaml").read_text())["postgresql"]["image"]
-    user = 999
-    return {
-        "automountServiceAccountToken": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": user,
-            "runAsGroup": user,
-            "fsGroup": user,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [
-            {
-                "name": "postgres",
-                "image": f"{image['repository']}:{image['tag']}",
-                "args": [
-                    "postgres",
-                    *("-c", "ssl=on"),
-                    *("-c", "ssl_cert_file=/tls/server.crt"),
-                    *("-c", "ssl_key_file=/tls/server.key"),
-                ],
-                "env": [
-                    {"name": "POSTGRES_PASSWORD", "value": PASSWORD},
-                    {"name": "PGDATA", "value": "/data/pgdata"},
-                ],
-                "securityContext": RESTRICTED,
-                "readinessProbe": {
-                    "exec": {"command": ["pg_isready", "-h", "127.0.0.1", "-U", "postgres"]},
-                    "periodSeconds": 2,
-                },
-                "volumeMounts": [
-                    {"name": "data", "mountPath": "/data"},
-                    {"name": "data", "mountPath": "/var/run/postgresql", "subPath": "run"},
-                    {"name": "tls", "mountPath": "/tls"},
-                ],
-            }
-        ],
-        "volumes": [
-            {"name": "data", "emptyDir": {}},
-            # PostgreSQL refuses a key that other users may read.
-            {"name": "tls", "secret": {"secretName": "server", "defaultMode": 0o640}},
-        ],
-    }
+    service, pod = yaml.safe_load_all(POSTGRESQL)
+    (container,) = pod["spec"]["containers"]
+    container |= {"image": f"{image['repository']}:{image['tag']}", "securityContext": RESTRICTED}
+    for made in (service, pod):
+        database.apply(made)
+    database.kubectl("wait", "pod/postgres", "--for=condition=Ready", "--timeout=180s")

@@ -1,14 +1,13 @@
 """A GitOps tool that deletes what is not in Git breaks nothing, and applies twice the same."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import yaml
 
 from fraudops.cluster.kept import MANAGER_LABEL, NAME_LABEL, RELEASE_LABEL, TRACKING_LABEL
-from tests.cluster.release import CHART, Object, Release, until, values_of_neighbour
+from tests.cluster.neighbours import in_namespace, values_of_neighbour
+from tests.cluster.release import CHART, Object, Release, until
 
 # What Argo CD never looks at: tests/chart/argo_exclusions.yaml.
 UNSEEN = {"endpoints", "endpointslices.discovery.k8s.io", "leases.coordination.k8s.io"}
@@ -36,26 +35,17 @@ def test_a_prune_by_the_tracking_label_leaves_a_whole_system(release: Release) -
 
 def test_manifests_that_are_applied_again_change_nothing(release: Release) -> None:
     """In an empty namespace and without Helm the setup Job makes what is in no manifest."""
-    with namespace(release, "applied") as applied:
+    own = replace(release, values=values_of_neighbour(release))
+    with in_namespace(own, "applied") as applied:
         manifests = yaml.safe_dump_all(rendered(applied, "bootstrap.enabled=false"))
         applied.kubectl("apply", "-f", "-", stdin=manifests)
         setup = "app.kubernetes.io/component=setup"
         applied.kubectl("wait", "job", "-l", setup, "--for=condition=Complete", "--timeout=240s")
         assert ("Lease", "fraudops-promotion") in uids_of_kept(applied)
-        # kubectl calls some objects "configured" that it does not change.
-        # So the test compares them.
+        # kubectl calls some objects "configured" that it does not change, so compare them.
         before = stored(applied, manifests)
         applied.kubectl("apply", "-f", "-", stdin=manifests)
         assert stored(applied, manifests) == before
-
-
-@contextmanager
-def namespace(release: Release, name: str) -> Iterator[Release]:
-    release.kubectl("create", "namespace", name)
-    try:
-        yield replace(release, namespace=name, values=values_of_neighbour(release))
-    finally:
-        release.kubectl("delete", "namespace", name, "--wait=false")
 
 
 def rendered(release: Release, *sets: str) -> list[Object]:
@@ -108,11 +98,16 @@ def tracked(release: Release) -> set[Title]:
 
 
 def uids_of_kept(release: Release) -> dict[Title, str]:
-    """Return the UIDs of what the setup Job has made."""
+    """Return the UIDs of what the setup Job has made and what stays."""
     kinds, label = "secrets,configmaps,leases,pvc", f"{NAME_LABEL}=fraudops"
     items = release.get(kinds, "-l", label)["items"]
     manifests = set(map(title, rendered(release)))
-    return {title(i): i["metadata"]["uid"] for i in items if title(i) not in manifests}
+    return {
+        title(item): item["metadata"]["uid"]
+        for item in items
+        # A deleted claim is there until no pod mounts it.
+        if title(item) not in manifests and "deletionTimestamp" not in item["metadata"]
+    }
 
 
 def as_of_earlier_release(release: Release) -> None:

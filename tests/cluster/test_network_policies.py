@@ -6,13 +6,14 @@ tests/cluster/test_access.py tries the connections between the parts of the rele
 import json
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.cluster.api_server import ApiServer
+from tests.cluster.neighbours import in_namespace
 from tests.cluster.release import CHART, Release, run
 from tests.support.waiting import eventually
 
@@ -39,39 +40,6 @@ for target in sys.argv[1:]:
 ALLOWED, OTHER, LISTENER = "allowed", "other", "listener"
 
 
-@dataclass(frozen=True)
-class ApiServer:
-    """The addresses of the Kubernetes API that a network plugin may see."""
-
-    cluster_ip: str
-    addresses: tuple[str, ...]
-    ports: tuple[int, ...]
-
-    @classmethod
-    def of(cls, release: Release) -> "ApiServer":
-        default = replace(release, namespace="default")
-        service = default.get("service", "kubernetes")["spec"]
-        slices = default.get("endpointslice", "-l", "kubernetes.io/service-name=kubernetes")
-        return cls(
-            service["clusterIP"],
-            tuple(
-                address
-                for found in slices["items"]
-                for endpoint in found["endpoints"]
-                for address in endpoint["addresses"]
-            ),
-            (443, *sorted({port["port"] for found in slices["items"] for port in found["ports"]})),
-        )
-
-    def values(self) -> dict[str, Any]:
-        """Return the values that docs/operations/network.md recommends."""
-        cidrs = [
-            f"{address}/{128 if ':' in address else 32}"
-            for address in (self.cluster_ip, *self.addresses)
-        ]
-        return {"networkPolicy": {"apiServer": {"cidrs": cidrs, "ports": list(self.ports)}}}
-
-
 def apply_policies(release: Release, values: dict[str, Any]) -> None:
     """Apply the network policies of the chart, and nothing else of it."""
     command = ("helm", "template", release.name, str(CHART), "--namespace", release.namespace)
@@ -82,14 +50,8 @@ def apply_policies(release: Release, values: dict[str, Any]) -> None:
     release.apply({"apiVersion": "v1", "kind": "List", "items": policies})
 
 
-@contextmanager
-def namespace_of(release: Release, name: str) -> Iterator[Release]:
-    own = replace(release, namespace=f"fraudops-{name}-{uuid.uuid4().hex[:6]}")
-    release.kubectl("create", "namespace", own.namespace)
-    try:
-        yield own
-    finally:
-        release.kubectl("delete", "namespace", own.namespace, "--wait=false")
+def namespace_of(release: Release, name: str) -> AbstractContextManager[Release]:
+    return in_namespace(release, f"fraudops-{name}-{uuid.uuid4().hex[:6]}")
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +93,6 @@ def test_listed_addresses_let_pods_reach_the_api_server_and_nothing_else(
     apply_policies(release, {})
     must_reach(release, ALLOWED, targets, {"api", "outside"})
     must_reach(release, OTHER, targets, set())
-    apply_policies(release, server.values())
+    apply_policies(release, {"networkPolicy": {"apiServer": server.values()}})
     must_reach(release, ALLOWED, targets, {"api"})
     must_reach(release, OTHER, targets, set())

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.neighbours import neighbour
 from tests.cluster.observations import Promoted, Seen
-from tests.cluster.release import Release, Repetitions, neighbour, run, until
+from tests.cluster.release import Release, Repetitions, run, until
 from tests.support.figures import Figures
 
 PODS = 3

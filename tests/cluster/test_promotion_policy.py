@@ -51,15 +51,7 @@ class Site:
 
     def as_user(self, user: str, *arguments: str, stdin: Object | None = None) -> str:
         """Run kubectl as the user, and return its output or the API's refusal."""
-        context = ("--context", self.release.context, "--namespace", self.release.namespace)
-        done = subprocess.run(
-            ["kubectl", *context, "--as", user, *arguments],
-            input=json.dumps(stdin) if stdin else None,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return done.stdout if done.returncode == 0 else done.stderr
+        return self.release.answer("--as", user, *arguments, stdin=stdin)
 
     def job(self, requester: str, pods_requester: str | None = None) -> Object:
         """Return a Job of the chart's promote template with these names on it and on its pods."""

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from tests.cluster.earlier import Upgrade
+from tests.cluster.neighbours import in_namespace, values_of_neighbour
 from tests.cluster.observations import Promoted
-from tests.cluster.release import Release, Repetitions, until, values_of_neighbour
+from tests.cluster.release import Release, Repetitions, until
 from tests.support.figures import Figures
 
 BATCH = 1000
@@ -34,8 +35,10 @@ def test_an_upgrade_with_an_act_in_flight_loses_nothing(
     fill(before, counts.audited_rows)
     rows = int(before.sql("SELECT count(*) FROM predictions"))
     assert rows >= counts.audited_rows
+    lease = uid_of_lock(before)
     with after.traffic() as seen, in_flight(before, target) as promoted:
         after.install()
+    assert uid_of_lock(after) == lease
     assert seen.failures == []
     after.assert_all_audited(seen.ids)
     assert int(after.sql("SELECT count(*) FROM predictions")) == rows + seen.answered
@@ -81,8 +84,10 @@ def test_a_helm_rollback_with_an_act_in_flight_loses_nothing(
     target = "1" if after.serving()[0] != "1" else "2"
     assert_unsigned(after, target)
     rows = int(after.sql("SELECT count(*) FROM predictions"))
+    lease = uid_of_lock(after)
     with before.traffic() as seen, in_flight(after, target) as promoted:
         before.roll_back_to(upgrade.first_revision)
+    assert uid_of_lock(before) == lease
     assert seen.failures == []
     before.assert_all_audited(seen.ids)
     assert int(before.sql("SELECT count(*) FROM predictions")) == rows + seen.answered
@@ -94,6 +99,11 @@ def test_a_helm_rollback_with_an_act_in_flight_loses_nothing(
     )
     after.install()
     assert after.agreed() == before.agreed()
+
+
+def uid_of_lock(release: Release) -> str:
+    """Return the UID of the promotion lock. A Lease that Helm made again would have no holder."""
+    return str(release.get("lease", f"{release.name}-promotion")["metadata"]["uid"])
 
 
 def assert_unsigned(release: Release, version: str) -> None:
@@ -142,17 +152,12 @@ def test_a_second_release_in_another_namespace_by_helm_3(
 ) -> None:
     """`helm3 install --wait` ends with a first model that serves; its neighbour does not change."""
     neighbour = upgrade.after
-    values = values_of_neighbour(release)
-    second, before = replace(release, namespace="second", values=values), neighbour.agreed()
-    pods = neighbour.pods()
-    release.kubectl("create", "namespace", "second")
-    try:
+    before, pods = neighbour.agreed(), neighbour.pods()
+    with in_namespace(replace(release, values=values_of_neighbour(release)), "second") as second:
         second.install("inference.replicas=1", program="helm3")
         assert second.agreed()[1] == 1
         output = second.helm("test", "fraudops", "--logs", program="helm3")
         assert "its audit row is in PostgreSQL" in output
-    finally:
-        release.kubectl("delete", "namespace", "second", "--wait=false")
     assert neighbour.agreed() == before
     assert neighbour.pods() == pods
     figures.note("helm3 install --wait of a second release", "serves its own first model, epoch 1")

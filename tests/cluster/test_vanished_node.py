@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.cluster.neighbours import neighbour
 from tests.cluster.observations import Promoted
-from tests.cluster.release import Release, neighbour, run, until
+from tests.cluster.release import Release, run, until
 from tests.support.figures import Figures
 
 # Prepare, activate, and the time after a deletion: `promotion` of the chart's values. The rest is
