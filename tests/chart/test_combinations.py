@@ -5,16 +5,13 @@ from collections import Counter
 
 import pytest
 
-from tests.chart.combinations import COMBINATIONS, Combination
-from tests.chart.combinations_network import CONNECTIONS
-from tests.chart.combinations_profile import PROFILES
-from tests.chart.combinations_rights import RIGHTS
+from tests.chart.combinations import Combination
 from tests.chart.extensions import EXTENSIONS
 from tests.chart.kubernetes_schemas import KUBERNETES, check_all
+from tests.chart.matrix import ALL
 from tests.chart.rendering import NAMESPACE, Variant, documents_of, render, text_of, title
 
 CLUSTER_WIDE = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
-ALL = {**COMBINATIONS, **CONNECTIONS, **PROFILES, **RIGHTS}
 
 
 @pytest.mark.parametrize("name", ALL)

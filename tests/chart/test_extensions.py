@@ -132,7 +132,7 @@ def test_null_removes_one_field_of_a_security_context() -> None:
 
 
 @pytest.mark.parametrize("kind", ["configMap", "secret"])
-def test_every_program_of_ours_trusts_the_bundle_of_certificates(kind: str) -> None:
+def test_every_program_of_the_product_trusts_the_bundle_of_certificates(kind: str) -> None:
     path = "/etc/ssl/fraudops/ca.crt"
     trusting = {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "PGSSLROOTCERT"}
     for label, spec, container in containers(render(values(caBundle={kind: "company"}))):

@@ -10,7 +10,7 @@ import yaml
 
 from fraudops.cluster.api import Cluster
 from fraudops.cluster.kept import RELEASE_LABEL, TRACKING_LABEL
-from tests.chart.combinations import COMBINATIONS
+from tests.chart.matrix import ALL
 from tests.chart.rendering import (
     CHART,
     EVERYTHING,
@@ -44,7 +44,7 @@ def excluded(manifest: Manifest) -> bool:
 def test_no_rendered_kind_is_one_that_argo_cd_excludes() -> None:
     assert excluded({"apiVersion": LEASES, "kind": "Lease"})
     assert excluded({"apiVersion": "v1", "kind": "Endpoints"})
-    variants = [*VARIANTS.values(), *(each.variant() for each in COMBINATIONS.values())]
+    variants = [*VARIANTS.values(), *(each.variant() for each in ALL.values())]
     for variant in variants:
         assert [title(m) for m in render(variant) if excluded(m)] == [], variant
 

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.chart.combinations import COMBINATIONS
 from tests.chart.kubernetes_schemas import KUBERNETES, check
+from tests.chart.matrix import ALL
 from tests.chart.rendering import (
     CHART,
     EVERYTHING,
@@ -309,7 +309,7 @@ def test_values_that_contradict_each_other_are_refused_with_a_remedy() -> None:
 
 
 def test_every_example_of_values_is_rendered_here() -> None:
-    variants = [*VARIANTS.values(), *(each.variant() for each in COMBINATIONS.values())]
+    variants = [*VARIANTS.values(), *(each.variant() for each in ALL.values())]
     used = {file for variant in variants for file in variant.files}
     examples = {
         str(path.relative_to(ROOT))

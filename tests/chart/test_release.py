@@ -4,7 +4,6 @@ No registry is at hand, so recording programs stand for docker, cosign, syft and
 """
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import yaml
 
 from fraudops import __version__
 from tests.chart.rendering import ROOT, Variant, containers, render, tool
-from tests.repo.scripts import script
 
 REGISTRY, PASSWORD = "registry.example.com/fraud", "not-for-logs"
 BASE = f"python@sha256:{'b' * 64}"
@@ -176,12 +174,3 @@ def test_the_published_chart_runs_the_digests_and_tells_artifact_hub(
     )
     assert packed.returncode == 0, packed.stderr
     assert (tmp_path / "fraudops-9.8.7.tgz").exists()
-
-
-def test_between_releases_the_version_is_that_of_no_release() -> None:
-    text = (ROOT / "CHANGELOG.md").read_text()
-    named = re.findall(r"^## (\S+)", text, re.MULTILINE)
-    if list(script("release").changes(text, "Unreleased")):
-        assert __version__ not in named, "changes are not released, and images have an old tag"
-    else:
-        assert __version__ == named[named[0] == "Unreleased"]

@@ -146,7 +146,7 @@ def test_policies_that_an_administrator_applies_are_not_rendered() -> None:
 
 
 def test_a_policy_says_what_the_api_server_would_add() -> None:
-    """A GitOps tool would otherwise see a difference for ever."""
+    """A GitOps tool would otherwise see a difference in each comparison."""
     manifests = render(Variant(settings=APPROVAL))
     for policy in kinds(manifests, POLICIES):
         constraints = policy["spec"]["matchConstraints"]

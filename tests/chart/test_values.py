@@ -1,6 +1,5 @@
 """The values: a strict schema, a description for each, and up-to-date generated files."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import yaml
 
 from tests.chart.rendering import CHART, EVERYTHING, ROOT, Variant, notes, refusal, render, tool
 from tests.chart.values_schema import SCHEMA, nodes
+from tests.support.scripts import script
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 
@@ -49,7 +49,7 @@ def test_no_object_of_the_values_accepts_an_unknown_key() -> None:
 def assert_same_names(node: dict[str, Any], values: Any, path: str) -> None:
     if "$ref" in node:
         node = SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[1]]
-    if node.get("$comment") == rendering_script().ONE_VALUE:
+    if node.get("$comment") == script("render").ONE_VALUE:
         assert set(values) <= set(node["properties"]), path
     elif "properties" in node:
         assert set(values) == set(node["properties"]), path
@@ -102,15 +102,6 @@ def test_some_template_reads_every_value() -> None:
     } == set()
 
 
-def rendering_script() -> Any:
-    spec = importlib.util.spec_from_file_location("render_script", ROOT / "k8s" / "render.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_files_generated_from_the_chart_are_up_to_date() -> None:
     tool("helm")
     done = subprocess.run(
@@ -124,8 +115,9 @@ def test_the_files_generated_from_the_chart_are_up_to_date() -> None:
 
 
 def test_the_readme_lists_every_value() -> None:
-    table = rendering_script().table()
-    for path, node in rendering_script().leaves(SCHEMA, SCHEMA):
+    rendering = script("render")
+    table = rendering.table()
+    for path, node in rendering.leaves(SCHEMA, SCHEMA):
         assert f"| `{path}` |" in table
         assert node["description"] in table
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from fraudops import __version__
-from tests.repo.scripts import script
+from tests.support.scripts import script
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "k8s" / "cluster.py"

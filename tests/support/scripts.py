@@ -1,5 +1,6 @@
 """The scripts under k8s/, which are no package, as modules."""
 
+import functools
 import importlib.util
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
+@functools.cache
 def script(name: str) -> Any:
     """Return k8s/NAME.py as a module."""
     spec = importlib.util.spec_from_file_location(f"k8s_{name}", ROOT / "k8s" / f"{name}.py")
