@@ -89,13 +89,18 @@ def test_the_same_model_serves_after_a_restore_and_the_audit_is_complete(
     release.assert_all_audited(seen.ids)
     assert release.sql("SELECT count(*) FROM promotions") == promotions
     release.fraudops("verify", before[0], "--on-cluster")
-    with release.traffic() as after:
-        pass
-    assert after.failures == []
-    assert {run.version for run in after.runs} == {before[0]}
-    release.assert_all_audited(after.ids)
+    assert_answers(release, before[0])
     figures.note(
         "backup, `kubectl delete namespace`, restore",
         f"version {before[0]} serves again after {seconds:.0f} s, installation included;"
         f" {len(seen.ids)} audited rows, lost: 0",
     )
+
+
+def assert_answers(release: Release, version: str) -> None:
+    """Send requests; the version answers all of them, and each answer is audited."""
+    with release.traffic() as seen:
+        pass
+    assert seen.failures == []
+    assert {run.version for run in seen.runs} == {version}
+    release.assert_all_audited(seen.ids)
