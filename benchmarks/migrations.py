@@ -57,7 +57,7 @@ class Upgraded(msgspec.Struct, frozen=True):
 @quick_option
 def command(results: Path | None, quick: bool) -> None:
     """Measure the migrations of an audit of 10,000,000 rows, and project them."""
-    # Alembic says each step.
+    # Alembic logs each step, which would hide the figures.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with (
         tempfile.TemporaryDirectory(prefix="fraudops-bench-", ignore_cleanup_errors=True) as folder,

@@ -179,24 +179,12 @@ def read_database_url(value: str, name: str = "DATABASE_URL") -> DatabaseUrl:
             f"{name} must begin with postgresql:// (postgres:// means the same), "
             "or be file:PATH of a file with such a URL"
         )
-    credentials, listed, path, options = _split(rest, name)
-    # libpq's other form of a URL has these parts in the query. The drivers disagree about a part
-    # that stands in both.
+    (user, password), listed, path, options = _split(rest, name)
+    # libpq's other form of a URL has these parts in the query.
     query = {key: options.pop(key, "") for key in PARTS}
-    if any(
-        first and second
-        for first, second in (
-            (listed, query["host"]),
-            (credentials[0], query["user"]),
-            (credentials[1], query["password"]),
-            (path, query["dbname"] or query["database"]),
-            (query["dbname"], query["database"]),
-        )
-    ):
-        raise SettingsError(f"{name} gives a part twice: remove {', '.join(PARTS)} from its query")
-    hosts = _hosts(listed or query["host"], query["port"], name)
-    user, password = credentials[0] or query["user"], credentials[1] or query["password"]
-    database = path or query["dbname"] or query["database"]
+    hosts = _hosts(_one_of(name, listed, query["host"]), query["port"], name)
+    user, password = _one_of(name, user, query["user"]), _one_of(name, password, query["password"])
+    database = _one_of(name, path, query["dbname"], query["database"])
     if len(hosts) > 1:
         # After a failover the old primary may return as a standby, which refuses each row.
         options.setdefault("target_session_attrs", "read-write")
@@ -234,6 +222,17 @@ def _path(value: str) -> str:
     return value.removeprefix(FILE).removeprefix("//")
 
 
+def _one_of(name: str, *places: str) -> str:
+    """Return the part that one place at most gives. Raises SettingsError if two places do.
+
+    The drivers disagree about a part that stands in both.
+    """
+    found = [place for place in places if place]
+    if len(found) > 1:
+        raise SettingsError(f"{name} gives a part twice: remove {', '.join(PARTS)} from its query")
+    return found[0] if found else ""
+
+
 def _split(rest: str, name: str) -> tuple[tuple[str, str], str, str, dict[str, str]]:
     """Return user and password, hosts, database and options of a URL without its scheme."""
     end = min((rest.find(sign) for sign in "/?#" if sign in rest), default=len(rest))
@@ -259,11 +258,11 @@ def _split(rest: str, name: str) -> tuple[tuple[str, str], str, str, dict[str, s
 
 def _hosts(text: str, ports: str, name: str) -> Hosts:
     """Return the hosts of a list such as `one:5432,[::1]`; `ports` is the option `port`."""
-    listed, given, hosts = text.split(",") if text else [], ports.split(","), []
+    listed, own, hosts = text.split(",") if text else [], ports.split(","), []
     for number, each in enumerate(listed):
         found = HOST.fullmatch(each)
         # One port holds for every host, as in libpq.
-        other = given[number] if number < len(given) else given[0]
+        other = own[number] if number < len(own) else own[0]
         port = (found and found["port"]) or other or PORT
         if found and found["port"] and ports:
             raise SettingsError(f"{name} gives a part twice: remove port from its query")

@@ -18,6 +18,14 @@ def malformed(name: str) -> SettingsError:
     )
 
 
+def unreadable_certificates(error: OSError) -> SettingsError:
+    """Return the error for a client that cannot read the certificates which it must trust."""
+    return SettingsError(
+        f"SSL_CERT_FILE or SSL_CERT_DIR names no certificates that can be read ({error}): "
+        "correct the variable, or remove it"
+    )
+
+
 def split_url(url: str, name: str) -> SplitResult:
     """Return the parts of the URL in the setting `name`.
 

@@ -52,8 +52,9 @@ class Reason:
     objects: tuple[str, ...]
     because: str
 
-    def meets(self, finding: Finding) -> bool:
-        return self.check == finding.check and bool({"*", finding.object} & set(self.objects))
+    def met_by(self, finding: Finding) -> set[str]:
+        """Return those of its objects that the finding is about."""
+        return {"*", finding.object} & set(self.objects) if self.check == finding.check else set()
 
 
 def reasons(text: str) -> list[Reason]:
@@ -92,20 +93,14 @@ def compare(found: Iterable[Finding], kept: Iterable[Reason]) -> list[str]:
     complaints = [
         f"{finding.object}: {finding.check} is new: mend it, or explain it in k8s/lint.yaml"
         for finding in sorted(findings)
-        if not any(reason.meets(finding) for reason in explained)
+        if not any(reason.met_by(finding) for reason in explained)
     ]
     for reason in explained:
-        stale = [
-            name
-            for name in reason.objects
-            if not any(
-                reason.check == finding.check and name in ("*", finding.object)
-                for finding in findings
-            )
-        ]
+        met = {name for finding in findings for name in reason.met_by(finding)}
         complaints += [
             f"{name}: {reason.check} is no finding any more: remove it from k8s/lint.yaml"
-            for name in stale
+            for name in reason.objects
+            if name not in met
         ]
     return complaints
 

@@ -30,11 +30,11 @@ ROOT = Path(__file__).parents[1]
 CHART = ROOT / "charts" / "fraudops"
 DIST = ROOT / "dist"
 PLATFORMS = ("amd64", "arm64")
-# Each image with its folder and its key in the chart's values.
-IMAGES: Mapping[str, tuple[str, str]] = {
-    "fraudops-serving": ("services/inference", "inference"),
-    "fraudops-mlflow": ("services/mlflow", "mlflow"),
-    "fraudops-jobs": ("jobs", "jobs"),
+# Each image with its folder.
+IMAGES: Mapping[str, str] = {
+    "fraudops-serving": "services/inference",
+    "fraudops-mlflow": "services/mlflow",
+    "fraudops-jobs": "jobs",
 }
 # The sections of CHANGELOG.md that Artifact Hub has a kind for.
 KINDS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
@@ -107,7 +107,7 @@ def log_in() -> str:
 def images() -> None:
     """Build the three images for this machine's processor, and push them."""
     registry, arch = log_in(), setting("ARCH")
-    for name, (folder, _) in IMAGES.items():
+    for name, folder in IMAGES.items():
         target = f"{registry}/{name}:{version()}-{arch}"
         dockerfile = str(ROOT / folder / "Dockerfile")
         base = f"BASE={setting('BASE_IMAGE')}"
@@ -152,8 +152,8 @@ def prepared_chart(folder: Path, registry: str, digests: Mapping[str, str]) -> P
         empty = f'    registry: ""\n    repository: {name}\n    tag: ""\n    digest: ""\n'
         if values.count(empty) != 1:
             fail(f"values.yaml does not have the image {name} in the form that is replaced")
-        full = f"    registry: {registry}\n    repository: {name}\n    tag: {json.dumps('')}\n"
-        values = values.replace(empty, f"{full}    digest: {digest}\n")
+        full = empty.replace('registry: ""', f"registry: {registry}")
+        values = values.replace(empty, full.replace('digest: ""', f"digest: {digest}"))
     (chart / "values.yaml").write_text(values)
     described = yaml.safe_load((chart / "Chart.yaml").read_text())
     entries = changes((ROOT / "CHANGELOG.md").read_text(), version())
@@ -179,29 +179,26 @@ def push_chart(registry: str, digests: Mapping[str, str]) -> str:
     push = ("helm", "push", package, f"oci://{registry}/charts")
     found = re.search(r"Digest: (sha256:[0-9a-f]{64})", run(*push, errors=subprocess.STDOUT))
     if found is None:
-        fail("helm push named no digest")
+        fail("helm push printed no digest: does this version of helm print it in another form?")
     return found[1]
 
 
 def publish() -> None:
     """Join, sign and describe the images, push the chart, and make the release on GitHub."""
     registry = log_in()
-    made = {f"{registry}/{name}": joined(f"{registry}/{name}") for name in IMAGES}
-    for name in IMAGES:
-        reference = f"{registry}/{name}@{made[f'{registry}/{name}']}"
+    digests = {name: joined(f"{registry}/{name}") for name in IMAGES}
+    for name, digest in digests.items():
+        reference = f"{registry}/{name}@{digest}"
         sign(reference)
         attest_packages(name, reference)
-    digests = {name: made[f"{registry}/{name}"] for name in IMAGES}
-    made[f"{registry}/charts/fraudops"] = push_chart(registry, digests)
-    sign(f"{registry}/charts/fraudops@{made[f'{registry}/charts/fraudops']}")
-    wheels = {path.name: hashlib.sha256(path.read_bytes()) for path in DIST.glob("*.whl")}
-    hashes = {name: digest.removeprefix("sha256:") for name, digest in made.items()}
-    hashes |= {name: digest.hexdigest() for name, digest in wheels.items()}
+    pushed = digests | {"charts/fraudops": push_chart(registry, digests)}
+    sign(f"{registry}/charts/fraudops@{pushed['charts/fraudops']}")
+    wheels = sorted(DIST.glob("*.whl"))
+    sums = {f"{registry}/{name}": value.removeprefix("sha256:") for name, value in pushed.items()}
+    sums |= {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in wheels}
     # The workflow attests where each of these was built.
-    (DIST / "subjects.txt").write_text(
-        "".join(f"{each}  {name}\n" for name, each in hashes.items())
-    )
-    files = [str(path) for path in sorted(DIST.glob("*.whl")) + sorted(DIST.glob("*.cdx.json"))]
+    (DIST / "subjects.txt").write_text("".join(f"{each}  {name}\n" for name, each in sums.items()))
+    files = [str(path) for path in (*wheels, *sorted(DIST.glob("*.cdx.json")))]
     run("gh", "release", "create", setting("TAG"), "--verify-tag", "--generate-notes", *files)
 
 

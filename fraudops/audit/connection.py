@@ -20,10 +20,6 @@ CLOSE_SECONDS = 2.0
 # connection, resources, shutdown and recovery, locks, conflicts, a standby, a missing role or
 # database.
 TEMPORARY = ("08", "53", "57", "55", "40", "25006", "28", "3D", "58", "XX")
-_LIMITS = """
-SELECT quote_ident(current_user) AS role, name, current_setting(name) AS value FROM pg_settings
-WHERE name IN ('statement_timeout', 'lock_timeout') AND setting <> '0' ORDER BY name DESC
-"""
 NO_SCHEMA = ("42P01", "42703", "3F000")
 NO_RIGHT = "42501"
 # Errors of the connection itself. InternalClientError is one of them, because asyncpg's own state
@@ -38,6 +34,10 @@ NEXT_HOST = (
     asyncpg.CannotConnectNowError,
     asyncpg.TargetServerAttributeNotMatched,
 )
+_LIMITS = """
+SELECT quote_ident(current_user) AS role, name, current_setting(name) AS value FROM pg_settings
+WHERE name IN ('statement_timeout', 'lock_timeout') AND setting <> '0' ORDER BY name DESC
+"""
 
 
 async def connect(
@@ -56,35 +56,39 @@ async def connect(
     """
     database = read_database_url(url, variable)
     arguments = database.for_asyncpg()
-    seconds: float = database.connect_seconds
+    arguments["server_settings"] = {"application_name": program, "timezone": "UTC"}
+    arguments["timeout"] = float(database.connect_seconds)
     if within is not None:
         # The last share is for the statement.
-        seconds = min(seconds, within / (len(database.hosts) + 1))
+        arguments["timeout"] = min(arguments["timeout"], within / (len(database.hosts) + 1))
     failures: list[Exception] = []
     # asyncpg takes a list of hosts too, but one limit for all of them: a first host that swallows
     # packets would use it up, and the standby that has become the primary would never be asked.
     for host, port in database.hosts or ((None, None),):
         try:
-            return await asyncpg.connect(
-                host=host,
-                port=port,
-                timeout=seconds,
-                # PgBouncer in transaction mode gives each transaction another connection, on which
-                # statements that were prepared before do not exist.
-                statement_cache_size=0,
-                server_settings={"application_name": program, "timezone": "UTC"},
-                **arguments,
-            )
-        except asyncpg.ClientConfigurationError as error:
-            # It is about TLS: `read_database_url` has checked the rest.
-            raise SettingsError(f"{variable} does not fit: {error}") from None
+            return await _connect_to(host, port, variable, arguments)
         except NEXT_HOST as error:
             failures.append(error)
-        except ValueError as error:
-            if isinstance(error, asyncpg.InterfaceError):
-                raise  # It is a ValueError too, but it quotes no password.
-            raise malformed(variable) from None
     raise max(failures, key=_worth)
+
+
+async def _connect_to(
+    host: str | None, port: int | None, variable: str, arguments: dict[str, Any]
+) -> Any:
+    """Connect to one host. Raises SettingsError for a URL that asyncpg refuses."""
+    try:
+        # PgBouncer in transaction mode gives each transaction another connection, on which
+        # statements that were prepared before do not exist.
+        return await asyncpg.connect(host=host, port=port, statement_cache_size=0, **arguments)
+    except asyncpg.ClientConfigurationError as error:
+        # `read_database_url` has checked the rest.
+        raise SettingsError(
+            f"{variable} cannot be used ({error}): check sslmode, sslrootcert, sslcert and sslkey"
+        ) from None
+    except (*NEXT_HOST, asyncpg.InterfaceError):
+        raise  # Some of them are a ValueError too, but they quote no password.
+    except ValueError:
+        raise malformed(variable) from None
 
 
 def _worth(failure: Exception) -> int:

@@ -49,7 +49,10 @@ ORDER BY day.relname DESC
 
 
 class IndexedDays(NamedTuple):
-    """The partitions that were indexed, those that remain, and a limit of the role that is why."""
+    """The partitions that were indexed and those that remain.
+
+    `limit` names a limit of the role that ended the work, and the SQL against it.
+    """
 
     done: list[str]
     left: list[str]

@@ -16,7 +16,7 @@ from fraudops.canonical import sha256_file
 from fraudops.errors import SettingsError, StoreDownError
 from fraudops.files import try_lock
 from fraudops.proxies import UNUSABLE
-from fraudops.urls import split_url, without_credentials
+from fraudops.urls import split_url, unreadable_certificates, without_credentials
 
 NAME = "creditcard.csv"
 SHA256 = "76274b691b16a6c49d3f159c883398e03ccd6d1ee12d9d8ee38f4b4b98551a89"
@@ -87,10 +87,7 @@ def fetch(
     except (httpx.InvalidURL, ValueError, ImportError):
         raise SettingsError(UNUSABLE) from None
     except OSError as error:
-        raise SettingsError(
-            f"SSL_CERT_FILE or SSL_CERT_DIR names no certificates that can be read ({error}): "
-            "correct the variable, or remove it"
-        ) from error
+        raise unreadable_certificates(error) from error
     with client:
         for mirror in mirrors:
             try:

@@ -10,7 +10,12 @@ import msgspec
 
 from fraudops.errors import SettingsError, StoreDownError
 from fraudops.proxies import UNUSABLE, goes_direct
-from fraudops.urls import malformed, split_url, without_credentials
+from fraudops.urls import (
+    malformed,
+    split_url,
+    unreadable_certificates,
+    without_credentials,
+)
 
 API = "/api/2.0"
 # uvicorn closes an idle connection after 5 s. A client that keeps it for as long sometimes sends a
@@ -60,10 +65,7 @@ class MlflowApi:
         except (httpx.InvalidURL, ValueError, ImportError):
             raise SettingsError(UNUSABLE) from None
         except OSError as error:
-            raise SettingsError(
-                f"SSL_CERT_FILE or SSL_CERT_DIR names no certificates that can be read ({error}): "
-                "correct the variable, or remove it"
-            ) from error
+            raise unreadable_certificates(error) from error
         self._close = weakref.finalize(self, self._client.close)
 
     def close(self) -> None:

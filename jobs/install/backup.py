@@ -30,7 +30,7 @@ STAMP, COMPLETE = "%Y%m%dT%H%M%SZ", re.compile(r"\d{8}T\d{6}Z")
 SUMS, ARTIFACTS = "SHA256SUMS", "artifacts.tar"
 # Files of the hand-over. The folder has no file of another backup, because it is the pod's own.
 PLACE, SERVICES, SCRIPT = "folder", "pg_service.conf", "dump.sh"
-# The dump's name, which is also that of the section in SERVICES: the variable with its URL.
+# The variable with the URL of each database. The keys name the dumps and the sections of SERVICES.
 DATABASES = {"audit": "DATABASE_URL", "mlflow": "MLFLOW_BACKEND_STORE_URI"}
 # A backup that has not ended after this time was killed.
 ABANDONED_SECONDS = 86_400.0
@@ -50,7 +50,7 @@ def connection_files(urls: dict[str, str]) -> str:
 
 
 def dump_script(hand_over: Path, folder: Path, names: list[str]) -> str:
-    """Return the script for the container with pg_dump, which has none of our modules."""
+    """Return the script for the container with pg_dump. It has no Python."""
     # Restored roles may have other names, and `migrate` grants what they need.
     dumps = [
         f"pg_dump --format=custom --no-owner --no-privileges --file={name}.dump service={name}"
@@ -106,7 +106,7 @@ def _add(archive: tarfile.TarFile, artifacts: Path) -> None:
             name = str(path.relative_to(artifacts.parent))
             archive.add(path, name, recursive=False)
         except FileNotFoundError:
-            # A version was deleted in the meantime. What the record names is never deleted.
+            # Another program deleted a version during the copy. What the record names stays.
             notices.print(f"{path} is gone: left out", markup=False)
 
 

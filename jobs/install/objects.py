@@ -22,8 +22,6 @@ ADMIN_KEY, PASSWORD_KEY = "admin-url", "password"
 # Job gives up, and Kubernetes repeats it.
 ATTEMPTS = 5
 CREATED = "created"
-
-
 # Objects of these resources get what they lack. The setup Job may not change others.
 COMPLETED = ("secrets", "persistentvolumeclaims")
 
