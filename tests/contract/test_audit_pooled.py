@@ -145,7 +145,7 @@ async def test_retention_exports_and_drops_days_through_the_pooler(
     assert ids(database) == []
 
 
-async def test_a_detached_day_stays_in_use_only_for_the_limit(
+async def test_a_day_that_a_reader_holds_is_left_after_the_limit(
     database: str, pooled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No limit of the server is set, so the client's must reach the server through the pooler."""

@@ -12,7 +12,7 @@ from fraudops.errors import SettingsError
 from fraudops.settings import ClusterSettings, PromoteJobSettings
 from fraudops.state import State
 from fraudops.wiring import open_promotion_context
-from jobs.reconcile import News, reconcile_all
+from jobs.reconcile import reconcile_all
 from tests.support.cluster_objects import create_deployment, create_lease
 from tests.support.kube_api import KubeApi
 from tests.support.promotion_ports import reserved
@@ -65,13 +65,3 @@ async def test_a_promotion_still_needs_the_admin_token(cluster: Cluster, tmp_pat
     with pytest.raises(SettingsError, match="FRAUDOPS_ADMIN_TOKEN is not set"):
         async with open_promotion_context(settings(cluster), State.at(tmp_path), print):
             pass
-
-
-def test_a_line_is_said_again_only_after_a_pass_without_it() -> None:
-    said: list[str] = []
-    news = News(said.append)
-    for lines in (["down", "down"], ["down"], ["up"], ["down"]):
-        for line in lines:
-            news.say(line)
-        news.end_pass()
-    assert said == ["down", "up", "down"]

@@ -203,7 +203,7 @@ def test_a_pod_without_the_variables_asks_the_api_servers_service(
     assert asked == [(IN_CLUSTER, 443)]
 
 
-def test_no_record_is_empty_only_if_the_api_server_says_so(
+def test_there_is_no_record_only_if_the_api_server_says_so(
     api: ApiServer, reader: ConfigMapReader
 ) -> None:
     api.status = 404

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -82,6 +83,13 @@ def revision_of(url: str) -> str:
     return str(found[0])
 
 
+def call_mlflow(url: str, method: str, path: str, **body: str) -> dict[str, dict[str, str]]:
+    asked = {"params": body} if method == "GET" else {"json": body}
+    answer = HTTP.request(method, f"{url}{API}/mlflow/{path}", **asked)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
 def test_the_earlier_server_registers_a_model_on_tables_of_a_newer_release(
     newer: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -90,12 +98,7 @@ def test_the_earlier_server_registers_a_model_on_tables_of_a_newer_release(
     assert revision != head
     allow(database, {revision: (head,)})
     with server(database, tmp_path) as (process, url, log):
-
-        def call(method: str, path: str, **body: str) -> dict[str, dict[str, str]]:
-            asked = {"params": body} if method == "GET" else {"json": body}
-            answer = HTTP.request(method, f"{url}{API}/mlflow/{path}", **asked)
-            assert answer.status_code == 200, answer.text
-            return dict(answer.json())
+        call = partial(call_mlflow, url)
 
         def answers() -> None:
             assert process.poll() is None, log.read_text()

@@ -224,7 +224,7 @@ def test_a_limit_of_the_role_that_ends_the_detaching_is_named(
     assert "the role has statement_timeout = 1s: run ALTER ROLE" in result.stderr
 
 
-def test_a_lock_that_is_lost_during_an_export_keeps_day_and_leaves_no_file(
+def test_a_lock_that_is_lost_during_an_export_keeps_the_day_and_leaves_no_file(
     site: RetentionSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another run may export the same day, and its rows would be in the archive twice."""

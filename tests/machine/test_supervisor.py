@@ -24,7 +24,8 @@ from tests.support.platform import Platform, down_at_the_end, whole_platform
 from tests.support.waiting import eventually
 
 COMPONENTS = ("inference", "shipper", "mlflow", "postgresql")
-# The documentation says 10 s. MLflow computes for most of them, and a busy machine gets more.
+# The documentation says 10 s. MLflow needs the processor for most of them, so a busy machine gets
+# more.
 RESTART_SECONDS = 120
 
 

@@ -4,7 +4,6 @@ Every answered prediction is in the table exactly once afterwards, as in `test_f
 """
 
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -96,7 +95,7 @@ def test_the_pooler_killed_within_a_copy_and_between(
             trap = harness.proxy.set(Trap(COPYING, "hold", more=WITHIN))
             assert trap.sprung.wait(30)
             pooler.end(number)
-            time.sleep(0.3)
+            pause(0.3, 5)
             pooler.start()
             log.grew_by(20)
             pooler.end(number)

@@ -14,10 +14,15 @@ from psycopg import sql
 from fraudops.database_url import read_database_url
 from fraudops.state import State
 from services.supervisor.postgresql import OWNER
-from tests.support.shippers import Start, expect
+from tests.support.shippers import RunningShipper, Start, expect
 from tests.support.spool_load import grows, load
 from tests.support.waiting import eventually
 
+# The content of the mounted file, and the URL that names the file.
+KINDS = {
+    "url": ("postgresql://{role}:{quoted}@{at}", "file:{file}"),
+    "password": ("{password}", "postgresql://{role}:stale@{at}?password_file={file}"),
+}
 # What MLflow's server does for each new connection, without MLflow.
 STORE = """
 import sys
@@ -59,7 +64,7 @@ def mount(folder: Path, content: str) -> None:
         (folder / "secret").symlink_to("..data/secret")
 
 
-@pytest.mark.parametrize("kind", ["url", "password"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_password_is_followed_without_a_restart(
     kind: str,
     role: str,
@@ -70,39 +75,34 @@ def test_a_changed_password_is_followed_without_a_restart(
     tmp_path: Path,
 ) -> None:
     """The file changes after the server, as with the kubelet, which is late by up to a minute."""
-    folder = tmp_path / "mounted"
+    content, url = KINDS[kind]
+    parts, folder = read_database_url(database), tmp_path / "mounted"
     folder.mkdir()
-    parts = read_database_url(database)
-    host = f"{parts.host_list}/{parts.database}"
+    known = {"role": role, "at": f"{parts.host_list}/{parts.database}", "file": folder / "secret"}
 
-    def content(password: str) -> str:
+    def mount_password(password: str) -> None:
         quoted = quote(password, safe="")
-        return f"postgresql://{role}:{quoted}@{host}" if kind == "url" else password
+        mount(folder, content.format(password=password, quoted=quoted, **known))
 
-    mount(folder, content("first"))
-    url = (
-        f"file:{folder / 'secret'}"
-        if kind == "url"
-        else f"postgresql://{role}:stale@{host}?password_file={folder / 'secret'}"
-    )
+    mount_password("first")
     with load(state) as appended:
-        shipper = start_shipper(url)
+        shipper = start_shipper(url.format(**known))
         grows(database)
         for password in ("p@ss/2", "third"):
             change_password(postgresql, role, password)
-
-            def refused() -> None:
-                assert "refuses this user or password" in (shipper.status.last_error or "")
-
-            eventually(refused)
-            mount(folder, content(password))
+            eventually(lambda: is_refused(shipper))
+            mount_password(password)
             grows(database)
     expect(database, appended)
+    eventually(lambda: ships(shipper))
 
-    def shipping() -> None:
-        assert (shipper.status.phase, shipper.status.last_error) == ("shipping", None)
 
-    eventually(shipping)
+def is_refused(shipper: RunningShipper) -> None:
+    assert "refuses this user or password" in (shipper.status.last_error or "")
+
+
+def ships(shipper: RunningShipper) -> None:
+    assert (shipper.status.phase, shipper.status.last_error) == ("shipping", None)
 
 
 def test_mlflows_store_follows_the_password_and_its_url_has_none(

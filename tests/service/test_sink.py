@@ -1,6 +1,6 @@
 """Sink: rows that are in the table already, rows that it must reject, and every column.
 
-Rows enter the table by a direct COPY or through a staging table; both must behave alike.
+Rows enter the table by a COPY or by an INSERT that skips what is there; both must behave alike.
 """
 
 import asyncio

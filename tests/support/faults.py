@@ -228,6 +228,11 @@ def running_harness(
     server = PostgreSQL(folder / "server", free_port())
     postgresql = start(server, folder / "postgresql.log", **SERVER)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            lifeline("sh", "-c", f"kill -INT $(head -1 {server.data}/postmaster.pid)")
+        )
+        # A pooler that does not start must not leave the server running.
+        stack.callback(stop, postgresql)
         pooler = (
             stack.enter_context(running_pgbouncer(folder / "pgbouncer", server.url()))
             if pooled
@@ -245,9 +250,6 @@ def running_harness(
             pooler,
         )
         stack.callback(lambda: stop(world.postgresql))
-        stack.enter_context(
-            lifeline("sh", "-c", f"kill -INT $(head -1 {server.data}/postmaster.pid)")
-        )
         migrate(pooler.behind(server.url()) if pooler else server.url())
         world.service.promoted(1)
         stack.callback(lambda: world.service.stop())

@@ -1,8 +1,8 @@
-"""A small HTTP server with the part of the Kubernetes API that deals with Secrets.
+"""A small HTTP server with the part of the Kubernetes API that setup and backup use.
 
-It stores objects by their path in the namespace: POST (409 for an object that exists), GET of an
-object or of all of a kind, and a merge patch, which is refused with 409 when it names an old
-resourceVersion.
+It stores objects by their path in the namespace: POST (409 for an object that exists, also for a
+dry run), GET of an object or of all of a kind, and a merge patch, which is refused with 409 when it
+names an old resourceVersion.
 """
 
 import base64
@@ -44,10 +44,14 @@ class StoredObjects:
         data = self.objects[f"secrets/{name}"].get("data", {})
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
-    def answer(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def answer(
+        self, method: str, path: str, body: dict[str, Any], dry_run: bool = False
+    ) -> tuple[int, dict[str, Any]]:
         if method == "POST":
             path = f"{path}/{body['metadata']['name']}"
-            return (409, {}) if path in self.objects else (201, self.store(path, body))
+            if path in self.objects:
+                return 409, {}
+            return 201, body if dry_run else self.store(path, body)
         if method == "PATCH":
             self.before_write()
         found = self.objects.get(path)
@@ -74,14 +78,9 @@ def serve_objects(folder: Path) -> Iterator[tuple[StoredObjects, Path]]:
         def _handle(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length) or b"{}")
-            path = self.path.partition("?")[0].partition("/namespaces/default/")[2]
-            if "dryRun=All" in self.path:
-                status, found = (
-                    (409 if f"{path}/{body['metadata']['name']}" in stored.objects else 201),
-                    {},
-                )
-            else:
-                status, found = stored.answer(self.command, path, body)
+            path, _, query = self.path.partition("?")
+            name = path.partition("/namespaces/default/")[2]
+            status, found = stored.answer(self.command, name, body, "dryRun=All" in query)
             content = json.dumps(found).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -47,13 +47,14 @@ server_lifetime = 3600
 
 @dataclass
 class PgBouncer:
-    """One pooler; `url` is that of the database, `behind` the same database through the pooler."""
+    """One pooler; `folder` has its configuration, its users and its log."""
 
     folder: Path
     port: int
     process: "subprocess.Popen[bytes] | None" = None
 
     def behind(self, url: str) -> str:
+        """Return the URL of the same database through the pooler."""
         parts = urlsplit(url)
         host = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{self.port}"
         return parts._replace(netloc=host).geturl()
@@ -82,29 +83,21 @@ class PgBouncer:
 
 @contextmanager
 def running_pgbouncer(
-    folder: Path, *urls: str, size: int = 4, **settings: object
+    folder: Path, url: str, size: int = 4, **settings: object
 ) -> Iterator[PgBouncer]:
-    """Run a pooler in front of the server of the URLs, for their users.
+    """Run a pooler in front of the URL's server, for the URL's user.
 
     `settings` are more lines of its configuration. They may name files in `folder`.
     """
     folder.mkdir(exist_ok=True)
-    users = {
-        (unquote(part.username or ""), unquote(part.password or "")) for part in map(urlsplit, urls)
-    }
-    server = urlsplit(urls[0])
-    pooler = PgBouncer(folder, free_port())
-    (folder / "users.txt").write_text("".join(f'"{user}" "{word}"\n' for user, word in users))
-    (folder / "pgbouncer.ini").write_text(
-        CONFIGURATION.format(
-            host=server.hostname,
-            server=server.port,
-            port=pooler.port,
-            users=folder / "users.txt",
-            size=size,
-        )
-        + "".join(f"{name} = {value}\n" for name, value in settings.items())
+    pooler, server, users = PgBouncer(folder, free_port()), urlsplit(url), folder / "users.txt"
+    user, password = unquote(server.username or ""), unquote(server.password or "")
+    users.write_text(f'"{user}" "{password}"\n')
+    lines = CONFIGURATION.format(
+        host=server.hostname, server=server.port, port=pooler.port, users=users, size=size
     )
+    more = "".join(f"{name} = {value}\n" for name, value in settings.items())
+    (folder / "pgbouncer.ini").write_text(lines + more)
     pooler.start()
     assert pooler.process
     with lifeline("sh", "-c", f"kill -KILL {pooler.process.pid}"):

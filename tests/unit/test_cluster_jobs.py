@@ -123,16 +123,24 @@ def steps_of(job: dict[str, Any]) -> list[tuple[str, list[str], set[str]]]:
     ]
 
 
-def test_every_step_of_a_pipeline_gets_the_arguments_and_a_replaced_program_has_no_steps() -> None:
+PROXY = {"name": "proxy", "image": "proxy:1", "args": ["--port", "1"]}
+# What the containers before the steps have in every Job of `pipeline`.
+UNTOUCHED: list[tuple[str, list[str], set[str]]] = [
+    ("sidecar", ["--port", "1"], set()),
+    ("fetch-data", [], set()),
+    ("proxy", ["--port", "1"], set()),
+]
+
+
+def pipeline() -> dict[str, Any]:
+    """Return a CronJob with a sidecar, a proxy of the site, and a step before its program."""
     template = copy.deepcopy(CRONJOB)
     pod = template["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     arguments = {"args": ["--version", "latest"]}
-    proxy = {"name": "proxy", "image": "proxy:1", "args": ["--port", "1"]}
-    sidecar = {**proxy, "command": ["proxy"], "restartPolicy": "Always"}
     pod["initContainers"] = [
-        {**sidecar, "name": "sidecar"},
+        {**PROXY, "name": "sidecar", "command": ["proxy"], "restartPolicy": "Always"},
         {"name": "fetch-data", "command": ["python", "-m", "jobs.data", "fetch"]},
-        proxy,
+        PROXY,
         {"name": "waive", "command": ["python", "-m", "jobs.waive"], **arguments},
     ]
     pod["containers"][0] = {
@@ -140,22 +148,29 @@ def test_every_step_of_a_pipeline_gets_the_arguments_and_a_replaced_program_has_
         "command": ["python", "-m", "jobs.promote"],
         **arguments,
     }
-    promoted = job_of(
-        template, "shop-promote-1", JobSpec("promote", ["--force"], environment={"LOGNAME": "ada"})
-    )
+    return template
+
+
+def test_every_step_of_a_pipeline_gets_the_arguments() -> None:
+    wanted = JobSpec("promote", ["--force"], environment={"LOGNAME": "ada"})
     latest = ["--version", "latest", "--force"]
-    others = [("sidecar", ["--port", "1"]), ("fetch-data", []), ("proxy", ["--port", "1"])]
-    untouched = [(name, own, set[str]()) for name, own in others]
-    assert steps_of(promoted) == [
-        *untouched,
+    assert steps_of(job_of(pipeline(), "shop-promote-1", wanted)) == [
+        *UNTOUCHED,
         ("waive", latest, {"LOGNAME"}),
         ("promote", latest, {"LOGNAME"}),
     ]
-    replaced = job_of(template, "shop-rollback-1", JobSpec("promote", ["--json"], "jobs.rollback"))
-    assert steps_of(replaced) == [*untouched, ("promote", ["--json"], set())]
-    assert _followed(promoted["spec"]["template"]["spec"]) == [
-        *("fetch-data", "proxy", "waive", "promote"),
-    ]
+
+
+def test_a_replaced_program_has_no_steps_before_it() -> None:
+    wanted = JobSpec("promote", ["--json"], "jobs.rollback")
+    replaced = job_of(pipeline(), "shop-rollback-1", wanted)
+    assert steps_of(replaced) == [*UNTOUCHED, ("promote", ["--json"], set())]
+
+
+def test_every_container_but_a_sidecar_is_followed_to_its_end() -> None:
+    job = job_of(pipeline(), "shop-promote-1", JobSpec("promote"))
+    followed = ["fetch-data", "proxy", "waive", "promote"]
+    assert _followed(job["spec"]["template"]["spec"]) == followed
 
 
 def test_a_container_of_the_site_is_no_step_whatever_its_command_is() -> None:
