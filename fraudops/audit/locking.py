@@ -75,8 +75,7 @@ async def advisory_lock(
 ) -> AsyncIterator[HeldLock | None]:
     """Hold the lock for one block. Yield None if another process has it, unless `wait`.
 
-    Raises the errors of `connect`, and cancels the block with one of asyncpg's errors when the lock
-    is lost.
+    Raises the errors of `connect`. A lost lock ends the block with one of the errors in TROUBLE.
     """
     async with (
         open_connection(url, program, variable) as connection,

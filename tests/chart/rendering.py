@@ -71,11 +71,13 @@ def helm_template(
     helm: str = "helm",
     chart: Path = CHART,
     namespace: str = NAMESPACE,
+    kubernetes: str = "",
 ) -> subprocess.CompletedProcess[str]:
     command = [tool(helm), "template", release, str(chart), "--namespace", namespace]
     command += [argument for file in variant.files for argument in ("--values", str(ROOT / file))]
     command += ["--values", "-"] if variant.values else []
     command += [argument for setting in variant.settings for argument in ("--set", setting)]
+    command += ["--kube-version", kubernetes] if kubernetes else []
     return subprocess.run(
         command + (["--is-upgrade"] if variant.upgrade else []),
         input=variant.values,

@@ -80,5 +80,5 @@ def test_one_step_may_write_and_steps_may_read() -> None:
         manifests = render(Variant(values=values))
         for name in ("pipeline", "promote"):
             (spec,) = [t["spec"] for title, t in pods(manifests) if title.endswith(f"-{name}")]
-            containers = [*spec["initContainers"], *spec["containers"]]
-            assert all("/cache" in str(container["volumeMounts"]) for container in containers)
+            steps = [*spec["initContainers"], *spec["containers"]]
+            assert all("/cache" in str(step["volumeMounts"]) for step in steps)

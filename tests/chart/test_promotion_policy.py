@@ -5,14 +5,12 @@ tests/cluster/test_promotion_policy.py runs them on a real API server.
 
 import json
 import re
-import subprocess
 from typing import Any
 
 import pytest
 
 from tests.chart.extensions import nested
 from tests.chart.rendering import (
-    CHART,
     EVERYTHING,
     NAMESPACE,
     VARIANTS,
@@ -20,6 +18,7 @@ from tests.chart.rendering import (
     Variant,
     containers,
     environment,
+    helm_template,
     job_spec,
     kinds,
     named,
@@ -27,7 +26,6 @@ from tests.chart.rendering import (
     refusal,
     render,
     title,
-    tool,
 )
 
 POLICY = ("promotion.policy.enabled=true",)
@@ -251,9 +249,6 @@ def test_values_add_no_name_to_the_list_of_the_policy() -> None:
 
 @pytest.mark.parametrize("version", ["1.29.14", "1.29.14-eks-1234567", "1.30.0", "1.30.0-gke.1"])
 def test_the_policy_needs_kubernetes_1_30(version: str) -> None:
-    command = [tool("helm"), "template", "fraudops", str(CHART), "--kube-version", version]
-    done = subprocess.run(
-        [*command, "--set", POLICY[0]], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = helm_template(Variant(settings=POLICY[:1]), kubernetes=version)
     assert (done.returncode == 0) is version.startswith("1.30"), done.stderr
     assert version.startswith("1.30") or "needs Kubernetes 1.30 or newer" in done.stderr

@@ -60,6 +60,8 @@ BUNDLED: Mapping[str, Any] = {
         "tls": {"existingSecret": "", "certKey": "", "keyKey": ""},
     },
 }
+# Maps of an object whose values Kubernetes reads as strings.
+STRINGS = ("labels", "annotations", "matchLabels", "data", "nodeSelector")
 MAPS = {
     "labels": {"a": "WORD"},
     "annotations": {"a": "WORD"},
@@ -132,12 +134,11 @@ def test_a_word_stays_a_string(kind: str, stores: str) -> None:
 
 
 def strings_only(node: Any, path: str = "") -> None:
-    """Fail for a map of labels, annotations or data, or for a name, that is no string."""
+    """Fail for a map of STRINGS with another value, or for a name that is no string."""
     children = node.items() if isinstance(node, dict) else enumerate(node)
     for key, value in children:
         where = f"{path}.{key}"
-        texts_of = ("labels", "annotations", "matchLabels", "data", "nodeSelector")
-        if key in texts_of and isinstance(value, dict):
+        if key in STRINGS and isinstance(value, dict):
             assert all(isinstance(each, str) for each in value.values()), where
         if key in ("name", "key", "secretName", "claimName", "namespace", "value", "url"):
             assert isinstance(value, str | dict), where

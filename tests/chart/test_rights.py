@@ -2,26 +2,24 @@
 
 import json
 import re
-import subprocess
 from typing import Any
 
 import pytest
 
 from jobs.reconcile import ALIVE, PASS_SECONDS
 from tests.chart.rendering import (
-    CHART,
     EVERYTHING,
     NAMESPACE,
     ROOT,
     VARIANTS,
     Manifest,
     Variant,
+    helm_template,
     kinds,
     named,
     notes,
     refusal,
     render,
-    tool,
 )
 from tests.chart.rights_table import APPROVAL, OWN_SECRETS, POLICY, Right, named_in, rows, table
 
@@ -217,9 +215,8 @@ def test_one_reconciler_runs_at_a_time_and_its_probe_allows_a_whole_pass() -> No
 
 @pytest.mark.parametrize("version", ["1.29.14", "1.30.0-gke.1"])
 def test_a_limited_deletion_needs_kubernetes_1_30(version: str) -> None:
-    command = [tool("helm"), "template", "fraudops", str(CHART), "--kube-version", version]
-    command += ["--set", "promotion.podDeletion=inferencePods"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    limited = Variant(settings=("promotion.podDeletion=inferencePods",))
+    done = helm_template(limited, kubernetes=version)
     assert (done.returncode == 0) is version.startswith("1.30"), done.stderr
     assert done.returncode == 0 or "set promotion.podDeletion=none" in done.stderr
 

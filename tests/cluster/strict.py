@@ -16,7 +16,7 @@ NAMESPACE, DATABASE = "strict", "strict-db"
 HOST = f"postgres.{DATABASE}.svc.cluster.local"
 PASSWORD = "of-the-strict-tests"
 SECRET, CA = "fraudops-postgres", "postgres-ca"
-# Helm 4 calls `--atomic` so. A failed installation is uninstalled.
+# `--rollback-on-failure` is Helm 4's name of `--atomic`: a failed installation is uninstalled.
 ATOMIC = ("--wait", "--rollback-on-failure", "--timeout", "8m")
 # The server without its image. PostgreSQL refuses a key that other users may read.
 POSTGRESQL = f"""

@@ -1,4 +1,4 @@
-"""A GitOps tool that deletes what is not in Git breaks nothing, and applies twice the same."""
+"""A GitOps tool: its prune of what is not in Git breaks nothing, its second apply is no change."""
 
 import json
 from dataclasses import replace

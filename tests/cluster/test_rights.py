@@ -19,7 +19,7 @@ from fraudops.cluster.rollout import ANNOTATION, POINTER
 from tests.chart.rendering import Variant
 from tests.chart.rights_table import APPROVAL, Right, table
 from tests.cluster.neighbours import in_namespace
-from tests.cluster.release import CHART, Release, kubeconfig_of, run
+from tests.cluster.release import CHART, Object, Release, kubeconfig_of, run
 from tests.support.waiting import eventually
 
 IMAGE = "jobs.image.repository=example.com/none"
@@ -29,7 +29,6 @@ REPLICA_SETS = "system:serviceaccount:kube-system:replicaset-controller"
 CONTAINER = "/spec/template/spec/containers/0/image"
 # Every user may ask these of the API server.
 ASKING = {"selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"}
-Object = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,9 @@ async def test_the_server_notices_within_minutes_that_the_holder_has_disappeared
             )
         settings = {row["name"]: row["setting"] for row in rows}
         assert settings["tcp_keepalives_idle"] == "60"
+        assert settings["tcp_keepalives_interval"] == "10"
         assert settings["tcp_keepalives_count"] == "3"
+        assert settings["tcp_user_timeout"] == "90000"
         assert settings["idle_in_transaction_session_timeout"] == "0"
         assert await connection.fetchval("SHOW tcp_keepalives_count") != "3"
 

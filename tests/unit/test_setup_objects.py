@@ -1,3 +1,5 @@
+"""Objects that the setup Job makes, and what it changes of those of the earlier release."""
+
 from urllib.parse import unquote, urlsplit
 
 import pytest
