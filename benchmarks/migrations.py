@@ -10,16 +10,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 
 import click
 import msgspec
 import numpy as np
 import psycopg
-from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
-from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import create_engine, make_url
 
@@ -30,7 +27,7 @@ from benchmarks.processes import SubjectError, free_port
 from benchmarks.results import Result, Table
 from benchmarks.spread import Claim, short, spread
 from fraudops.audit.indexing import index_days
-from fraudops.audit.migrations import INDEX_SECONDS, VERSION_TABLE
+from fraudops.audit.migrations import INDEX_SECONDS, VERSION_TABLE, migration_scripts
 from services.supervisor.postgresql import OWNER, PostgreSQL
 from services.supervisor.postgresql_standalone import start, stop
 
@@ -128,22 +125,16 @@ def _upgrade(server: PostgreSQL, days: int, day_rows: int) -> Upgraded:
     return Upgraded(audit.rows, steps, index)
 
 
-def _script() -> tuple[Config, ScriptDirectory]:
-    config = Config()
-    config.set_main_option("script_location", str(resources.files("fraudops.audit.migrations")))
-    return config, ScriptDirectory.from_config(config)
-
-
 def _revisions_after(first: str) -> Sequence[str]:
     """Return the later revisions, the oldest first."""
-    _, script = _script()
+    _, script = migration_scripts()
     found = [step.revision for step in script.iterate_revisions("heads", first)]
     return found[::-1]
 
 
 def _migrate(url: str, revision: str) -> float:
     """Migrate to a revision as `fraudops migrate` does; return the seconds of the transaction."""
-    config, script = _script()
+    config, script = migration_scripts()
     engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
     try:
         with engine.connect() as connection:

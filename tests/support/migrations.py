@@ -1,20 +1,17 @@
 """The SQL of the audit's migrations, without a database."""
 
 import io
-from importlib import resources
 
-from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
-from alembic.script import ScriptDirectory
+
+from fraudops.audit.migrations import migration_scripts
 
 FIRST = "0001"
 
 
 def statements_after(first: str = FIRST) -> list[str]:
     """Return the statements of all migrations after `first`, each in one line."""
-    config, out = Config(), io.StringIO()
-    config.set_main_option("script_location", str(resources.files("fraudops.audit.migrations")))
-    script = ScriptDirectory.from_config(config)
+    (config, script), out = migration_scripts(), io.StringIO()
 
     def steps(_revision: object, _context: object) -> object:
         return script._upgrade_revs("head", first)

@@ -95,11 +95,15 @@ async def upgrade(url: str) -> Migrated:
         await engine.dispose()
 
 
-def _upgrade(connection: Connection) -> Migrated:
+def migration_scripts() -> tuple[Config, ScriptDirectory]:
+    """Return Alembic's configuration and the migrations of this release."""
     config = Config()
     config.set_main_option("script_location", str(resources.files("fraudops.audit.migrations")))
-    script = ScriptDirectory.from_config(config)
+    return config, ScriptDirectory.from_config(config)
 
+
+def _upgrade(connection: Connection) -> Migrated:
+    config, script = migration_scripts()
     head = str(script.get_current_head())
     options = {"version_table": VERSION_TABLE}
     current = MigrationContext.configure(connection, opts=options).get_current_revision()
