@@ -1,4 +1,4 @@
-"""`python k8s/lint.py`: hold the rendered chart against checkov and kube-score.
+"""`python k8s/lint.py`: check the rendered chart by checkov and kube-score.
 
 k8s/lint.yaml names each finding that stays, and why. A finding that it does not name fails, and so
 does an entry that no finding meets. `helm` must be on PATH. `CHECKOV` and `KUBE_SCORE` are the

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 CHART = ROOT / "charts" / "fraudops"
 DIST = ROOT / "dist"
 PLATFORMS = ("amd64", "arm64")
-# Each image with its folder.
+# The folder of each image's Dockerfile.
 IMAGES: Mapping[str, str] = {
     "fraudops-serving": "services/inference",
     "fraudops-mlflow": "services/mlflow",
@@ -118,7 +118,7 @@ def images() -> None:
 
 
 def joined(image: str) -> str:
-    """Make one image of those of all processors; return its digest."""
+    """Join the images of all processors to one, and return its digest."""
     parts = [f"{image}:{version()}-{arch}" for arch in PLATFORMS]
     run("docker", "buildx", "imagetools", "create", "--tag", f"{image}:{version()}", *parts)
     shown = ("--format", "{{json .Manifest}}")

@@ -55,7 +55,7 @@ class ConfigMapRecords:
         return written["metadata"]["resourceVersion"]
 
     async def adopt(self) -> None:
-        """Give a ConfigMap that release 0.2.0 has made this release's labels.
+        """Put this release's labels on a ConfigMap that release 0.2.0 has made.
 
         The setup Job cannot do it: the right to change the record is the right to promote. The
         caller has the promotion lock, because the write makes every token stale. Raises as `call`

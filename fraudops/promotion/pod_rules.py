@@ -237,7 +237,7 @@ def has_caught_up(now: PodState, awaited: ServingTarget | None) -> bool:
 def is_ready_without_model(
     now: PodState, awaited: ServingTarget | None, record: ServingRecord | None
 ) -> bool:
-    """Whether a pod that serves nothing lacks nothing, so that it may be ready.
+    """Whether a pod that serves no model may be ready.
 
     That is so before the first promotion, when no other pod serves either. `record` is None if it
     does not exist or cannot be read: other pods may then serve what it named. A new pod of a

@@ -70,7 +70,7 @@ def record(name: str, release: str, lost: bool = False) -> KubernetesObject:
 
 
 def lock(name: str, release: str) -> KubernetesObject:
-    """Return the promotion lock, which no promoter has.
+    """Return the promotion lock, which no promoter holds yet.
 
     It is not in the chart, because Argo CD applies no Lease.
     """
@@ -159,7 +159,10 @@ async def ensure(cluster: Cluster, wanted: KubernetesObject, release: str) -> st
 
 
 async def exists(cluster: Cluster, wanted: KubernetesObject) -> bool:
-    """Ask by a dry run, because the account may create the object and not read it."""
+    """Return whether the object exists. Raises as `call` does.
+
+    It asks by a dry run, because the account may create the object and not read it.
+    """
     try:
         await cluster.call("POST", wanted.path(cluster), wanted.manifest, query={"dryRun": "All"})
     except StaleRecordError:

@@ -15,7 +15,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "predictions": ("timestamp", *Prediction.__struct_fields__, "features_sealed"),
     "labels": LabelRecord.__struct_fields__,
 }
-# The types of the columns in PostgreSQL.
+# `unnest` of the sink needs the type that each column has in PostgreSQL.
 TYPES = {
     **dict.fromkeys(("id", "prediction_id"), "uuid"),
     **dict.fromkeys(("timestamp", "labelled_at", "received_at"), "timestamptz"),

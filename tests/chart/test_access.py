@@ -261,10 +261,9 @@ def test_a_rule_without_peers_is_closed_and_not_open_to_all(manifests: list[Mani
 
 def sources(*settings: str) -> list[str]:
     """Return the address ranges that may reach the public port."""
-    policy = named(render(Variant(settings=settings)), "NetworkPolicy", "fraudops-to-inference")[
-        "spec"
-    ]
-    peers = policy["ingress"][0]["from"]
+    manifests = render(Variant(settings=settings))
+    policy = named(manifests, "NetworkPolicy", "fraudops-to-inference")
+    peers = policy["spec"]["ingress"][0]["from"]
     return [peer["ipBlock"]["cidr"] for peer in peers if "ipBlock" in peer]
 
 

@@ -47,7 +47,7 @@ def test_only_ways_that_are_rendered_are_open() -> None:
     assert open_ways({}) == {"dns", "apiServer"}
     assert open_ways({}, **OWN) == {"dns", "apiServer", "postgresql", "mlflow", "https"}
     assert open_ways(CLOSED, **OWN) == set()
-    # Without policies nothing is a way of a policy.
+    # No policy is rendered.
     assert open_ways({"enabled": False}, **OWN) == set()
 
 

@@ -124,7 +124,7 @@ def _namespace(name: str) -> Object:
 
 
 def make_secrets(own: Release, database: Release, folder: Path) -> None:
-    """Make the server's Secret of TLS, and the two that the release reads."""
+    """Make the Secret with the server's certificate, and the two that the release reads."""
     authority = make_authority(folder, "strict")
     certificate, key = authority.issue(folder, "server", HOST)
     roles = {"url": "fraudops", "mlflow-url": "mlflow", "admin-url": "postgres"}

@@ -1,4 +1,4 @@
-"""A GitOps tool: its prune of what is not in Git breaks nothing, its second apply is no change."""
+"""The prune of a GitOps tool breaks nothing, and a second apply changes nothing."""
 
 import json
 from dataclasses import replace
@@ -98,7 +98,7 @@ def tracked(release: Release) -> set[Title]:
 
 
 def uids_of_kept(release: Release) -> dict[Title, str]:
-    """Return the UIDs of what the setup Job has made and what stays."""
+    """Return the UIDs of the setup Job's objects, without those that are being deleted."""
     kinds, label = "secrets,configmaps,leases,pvc", f"{NAME_LABEL}=fraudops"
     items = release.get(kinds, "-l", label)["items"]
     manifests = set(map(title, rendered(release)))

@@ -1,4 +1,4 @@
-"""`sslmode=verify-full` with a CA of one's own, and client certificates.
+"""`sslmode=verify-full` with a private CA, and client certificates.
 
 Each driver gets the same URL. PgBouncer is the server of TLS, because the packaged PostgreSQL is
 built without it; a real PostgreSQL stands behind.

@@ -30,7 +30,7 @@ def test_the_list_of_an_image_names_every_pin_with_its_hashes() -> None:
         for each in reference["hashes"]
     }
     assert hashes == set(re.findall(r"sha256:([0-9a-f]{64})", lock))
-    # Nothing but the time or chance could differ, and the tool leaves both out.
+    # With either of these, two runs would write different bytes.
     assert "timestamp" not in found["metadata"]
     assert "serialNumber" not in found
 

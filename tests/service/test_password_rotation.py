@@ -40,7 +40,7 @@ for _ in sys.stdin:
 
 @pytest.fixture
 def role(database: str, postgresql: str) -> Iterator[str]:
-    """A role that may write to the database, and only here changes its password."""
+    """Yield a role that may write to the database. Only these tests change its password."""
     name = f"rotated_{os.getpid()}"
     with psycopg.connect(postgresql, autocommit=True) as admin:
         identifier = sql.Identifier(name)

@@ -21,7 +21,7 @@ ALLOWED = (
     # ON ONLY builds nothing for the days that exist: fraudops.audit.indexing does it, without a
     # lock that writers wait for.
     r"CREATE INDEX \w+ ON ONLY predictions .*",
-    # Alembic's own.
+    # The row that names the revision.
     r"UPDATE alembic_version SET version_num='\d{4}' WHERE alembic_version\.version_num = '\d{4}'",
 )
 
