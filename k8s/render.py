@@ -49,8 +49,8 @@ def leaves(
     for name, child in node["properties"].items():
         value = resolved(schema, child)
         where = f"{path}{name}"
-        known = set(value.get("properties", {})) - {"requests", "limits"}
-        if known and value.get("$comment") != ONE_VALUE:
+        known = set(value.get("properties", {}))
+        if known and known != {"requests", "limits"} and value.get("$comment") != ONE_VALUE:
             yield from leaves(schema, value, f"{where}.")
         else:
             yield where, value
