@@ -8,7 +8,7 @@ and `helm uninstall`.
 from typing import Any
 
 from fraudops.cluster.api import Cluster, NotFoundError
-from fraudops.cluster.kept import adoption
+from fraudops.cluster.kept import NEVER_NAMED, adoption, is_marked
 from fraudops.promotion.ports import StaleRecordError
 from fraudops.promotion.serving_record import (
     CONFIG_MAP_KEY,
@@ -46,7 +46,11 @@ class ConfigMapRecords:
             }
             written = await self.cluster.call("POST", self._collection, made)
         else:
-            change = {"metadata": {"resourceVersion": token}, "data": data}
+            metadata: dict[str, Any] = {"resourceVersion": token}
+            if record.has_named_a_model:
+                # With the mark, a record that loses its content would count as new.
+                metadata["annotations"] = {NEVER_NAMED: None}
+            change = {"metadata": metadata, "data": data}
             try:
                 written = await self.cluster.call("PATCH", self._path, change)
             except NotFoundError as error:
@@ -57,14 +61,18 @@ class ConfigMapRecords:
     async def adopt(self) -> None:
         """Put this release's labels on a ConfigMap that release 0.2.0 has made.
 
-        The setup Job cannot do it: the right to change the record is the right to promote. The
-        caller has the promotion lock, because the write makes every token stale. Raises as `call`
-        does.
+        A restore from a backup and a commit of 0.2.0 leave the mark `never-named` on a record that
+        names a model: it removes the mark. The setup Job cannot do either, because the right to
+        change the record is the right to promote. The caller has the promotion lock, because the
+        write makes every token stale. Raises RecordUnreadableError, and as `call` does.
         """
         try:
             found = await self.cluster.call("GET", self._path)
         except NotFoundError:
             return
         change = adoption(found, self.release)
+        if is_marked(found) and of_config_map(found).has_named_a_model:
+            change["annotations"] = {**change.get("annotations", {}), NEVER_NAMED: None}
+            change["resourceVersion"] = found["metadata"]["resourceVersion"]
         if change:
             await self.cluster.call("PATCH", self._path, {"metadata": change})

@@ -300,8 +300,6 @@ def drop_outcomes(record: ServingRecord, written: tuple[Attempt, ...]) -> Servin
 
 # In the cluster the record is one key of a ConfigMap.
 CONFIG_MAP_KEY = "serving.json"
-# The setup Job has made this empty ConfigMap for a release that must have had one before.
-LOST_ANNOTATION = "fraudops.io/record-lost"
 
 
 def config_map_name(release: str) -> str:
@@ -324,12 +322,6 @@ def of_config_map(found: Mapping[str, Any]) -> ServingRecord:
     """Return the ConfigMap's record; EMPTY before the first write. Raises RecordUnreadableError."""
     data = (found.get("data") or {}).get(CONFIG_MAP_KEY)
     return decode(data.encode()) if data else EMPTY
-
-
-def is_lost(found: Mapping[str, Any]) -> bool:
-    """Whether the ConfigMap replaces a deleted one, and no promotion has written it since."""
-    annotations = found["metadata"].get("annotations") or {}
-    return LOST_ANNOTATION in annotations and CONFIG_MAP_KEY not in (found.get("data") or {})
 
 
 def decode(data: bytes) -> ServingRecord:

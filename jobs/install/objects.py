@@ -8,10 +8,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from fraudops.cluster.api import Cluster, NotFoundError
-from fraudops.cluster.kept import adoption, kept_metadata
+from fraudops.cluster.kept import NEVER_NAMED, adoption, kept_metadata
 from fraudops.errors import SettingsError, StoreDownError
 from fraudops.promotion.ports import StaleRecordError
-from fraudops.promotion.serving_record import LOST_ANNOTATION
 from fraudops.urls import split_url
 
 PASSWORD_BYTES = 24
@@ -57,13 +56,13 @@ def secret(name: str, release: str, values: Mapping[str, str]) -> KubernetesObje
 def record(name: str, release: str, lost: bool = False) -> KubernetesObject:
     """Return an empty serving record.
 
-    The promotion only updates it, so this Job is the only one that may create ConfigMaps. `lost`
-    marks the record of a release that had one before. Without the mark its new pods would be ready
-    as before a first promotion, next to pods that serve.
+    The promotion only updates it, so this Job is the only one that may create ConfigMaps. Pods
+    without a model are ready only by its mark. `lost` says that the release had a record before:
+    its new pods must not be ready next to pods that serve, so there is no mark.
     """
     metadata = kept_metadata(name, release)
-    if lost:
-        metadata["annotations"][LOST_ANNOTATION] = "true"
+    if not lost:
+        metadata["annotations"][NEVER_NAMED] = "true"
     return KubernetesObject(
         "configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
     )

@@ -19,12 +19,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from fraudops.cluster.kept import NEVER_NAMED
 from fraudops.errors import StoreDownError
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import (
     EMPTY,
-    LOST_ANNOTATION,
     RecordUnreadableError,
+    ServingRecord,
     ServingTarget,
     encode,
 )
@@ -36,6 +37,7 @@ from tests.support.serving_records import record
 
 TARGET = ServingTarget(3, "7", "7" * 64)
 RECORD = record(TARGET)
+REFUSED_FIRST_ACT = ServingRecord(highest_reserved=1)
 IN_CLUSTER = "kubernetes.default.svc"
 
 
@@ -213,7 +215,7 @@ def test_there_is_no_record_only_if_the_api_server_says_so(
         with pytest.raises(StoreDownError, match=str(status)):
             reader.read()
     api.status = 200
-    api.body = b'{"kind": "ConfigMap", "metadata": {"annotations": null}}'
+    api.body = marked()
     assert reader.read() == EMPTY
     for body in (b"<html>", b"\xff"):
         api.body = body
@@ -224,14 +226,42 @@ def test_there_is_no_record_only_if_the_api_server_says_so(
         reader.read()
 
 
-def test_an_empty_record_in_place_of_a_lost_one_is_no_record_until_a_promotion(
+@pytest.mark.parametrize("annotations", [None, {}, {"of": "the site"}])
+@pytest.mark.parametrize(
+    "data",
+    [None, {}, {"serving.json": ""}, {"serving.json": "{}"}, {"other": "{}"}]
+    + [{"serving.json": encode(each).decode()} for each in (EMPTY, REFUSED_FIRST_ACT)],
+)
+def test_a_record_without_a_model_and_without_the_mark_is_no_record(
+    api: ApiServer,
+    reader: ConfigMapReader,
+    annotations: dict[str, str] | None,
+    data: dict[str, str] | None,
+) -> None:
+    """An administrator may empty a record, or release 0.2.0 may have made it."""
+    api.body = msgspec.json.encode({"metadata": {"annotations": annotations}, "data": data})
+    assert reader.read() is None
+
+
+@pytest.mark.parametrize("found", [EMPTY, REFUSED_FIRST_ACT, record(None, TARGET), RECORD])
+def test_a_marked_record_is_one_until_and_after_the_first_commit(
+    api: ApiServer, reader: ConfigMapReader, found: ServingRecord
+) -> None:
+    api.body = marked({"serving.json": encode(found).decode()})
+    assert reader.read() == found
+
+
+def test_a_rollout_that_repairs_an_emptied_record_leads_its_pods(
     api: ApiServer, reader: ConfigMapReader
 ) -> None:
-    mark = {"metadata": {"annotations": {LOST_ANNOTATION: "true"}}}
-    api.body = msgspec.json.encode(mark)
-    assert reader.read() is None
-    api.body = msgspec.json.encode(mark | {"data": {"serving.json": encode(RECORD).decode()}})
-    assert reader.read() == RECORD
+    api.body = config_map(encode(record(None, TARGET)))
+    assert reader.read() == record(None, TARGET)
+
+
+def marked(data: dict[str, str] | None = None) -> bytes:
+    """Return a ConfigMap with the mark that the setup Job gives to that of a new release."""
+    metadata = {"annotations": {NEVER_NAMED: "true"}}
+    return msgspec.json.encode({"kind": "ConfigMap", "metadata": metadata, "data": data})
 
 
 def test_a_connection_that_has_ended_is_opened_again(

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from fraudops.promotion.serving_record import LOST_ANNOTATION, is_lost
+from fraudops.cluster.kept import is_marked
 from fraudops.signing.keys import PrivateKey, new_key, parse_private_key, public_file
 from tests.support.kubernetes_secrets import StoredObjects, serve_objects, write_kubeconfig
 from tests.support.processes import free_port
@@ -68,28 +68,27 @@ def test_the_first_run_creates_everything_and_the_second_changes_nothing(setup: 
     assert "Secret database exists already: left as it is" in again.stderr
 
 
-def test_the_record_of_a_first_installation_is_not_marked(setup: Setup) -> None:
+def test_the_record_of_a_first_installation_has_the_mark(setup: Setup) -> None:
     assert setup.run().returncode == 0
-    metadata = setup.stored.objects["configmaps/serving"]["metadata"]
-    assert LOST_ANNOTATION not in metadata["annotations"]
+    assert is_marked(setup.stored.objects["configmaps/serving"])
 
 
-def test_a_record_that_was_deleted_is_made_again_with_a_mark(setup: Setup) -> None:
+def test_a_record_that_was_deleted_is_made_again_without_the_mark(setup: Setup) -> None:
     assert setup.run().returncode == 0
     del setup.stored.objects["configmaps/serving"]
     again = setup.run()
     assert again.returncode == 0
     assert "promote a version" in again.stderr
-    assert is_lost(setup.stored.objects["configmaps/serving"])
+    assert not is_marked(setup.stored.objects["configmaps/serving"])
     assert "promote a version" not in setup.run().stderr
 
 
-def test_a_first_run_that_ended_early_marks_nothing(setup: Setup) -> None:
+def test_the_record_has_the_mark_after_a_first_run_that_ended_early(setup: Setup) -> None:
     assert setup.run().returncode == 0
     for made in ("configmaps/serving", "leases/promotion"):
         del setup.stored.objects[made]
     assert setup.run().returncode == 0
-    assert not is_lost(setup.stored.objects["configmaps/serving"])
+    assert is_marked(setup.stored.objects["configmaps/serving"])
 
 
 def test_what_the_earlier_release_has_made_gets_new_labels_and_keeps_its_content(

@@ -13,22 +13,29 @@ from typing import Any
 import pytest
 
 from fraudops.cluster.api import Cluster, NotFoundError
-from fraudops.cluster.kept import kept_metadata
+from fraudops.cluster.kept import NEVER_NAMED, is_marked, kept_metadata
 from fraudops.cluster.lease import LeaseLock, LeaseTimes
 from fraudops.cluster.records import ConfigMapRecords
 from fraudops.cluster.rollout import ANNOTATION, DeploymentRollouts
 from fraudops.promotion.ports import Lock, LockBusyError, Records, StaleRecordError
-from fraudops.promotion.serving_record import EMPTY, ServingTarget
+from fraudops.promotion.serving_record import (
+    CONFIG_MAP_KEY,
+    EMPTY,
+    ServingTarget,
+    encode,
+)
 from tests.support.cluster_objects import (
     create_configmap,
     create_deployment,
     create_lease,
 )
 from tests.support.promotion_ports import LockContract, RecordsContract, reserved
+from tests.support.serving_records import record
 
 RELEASE = "shop"
 LEASE = f"{RELEASE}-promotion"
 OTHER = "example.com/other"
+COMMITTED = record(ServingTarget(1, "1", "1" * 64))
 QUICK = LeaseTimes(duration=2, renew=0.2, pause=0.1)
 Change = Callable[[], Awaitable[Any]]
 
@@ -110,6 +117,37 @@ class ConfigMapContract(RecordsContract):
         with pytest.raises(StaleRecordError):
             await records.compare_and_set(reserved(2), token)
         assert await records.read() == (EMPTY, None)
+
+    async def test_the_first_commit_removes_the_mark_of_the_setup(
+        self, cluster: Cluster, records: Records
+    ) -> None:
+        path = await self._marked(cluster)
+        token = await records.compare_and_set(reserved(1), (await records.read())[1])
+        assert is_marked(await cluster.call("GET", path))
+        await records.compare_and_set(COMMITTED, token)
+        found = await cluster.call("GET", path)
+        assert found["metadata"]["annotations"] == {"of": "the site"}
+
+    async def test_the_reconciler_removes_a_mark_that_a_restore_has_left(
+        self, cluster: Cluster
+    ) -> None:
+        records, path = ConfigMapRecords(cluster, RELEASE), await self._marked(cluster)
+        for restored, is_left in ((reserved(1), True), (COMMITTED, False)):
+            data = {CONFIG_MAP_KEY: encode(restored).decode()}
+            await cluster.call("PATCH", path, {"data": data})
+            await records.adopt()
+            found = await cluster.call("GET", path)
+            assert is_marked(found) == is_left
+        assert found["metadata"]["annotations"] == {"of": "the site"}
+        await records.adopt()
+        assert await cluster.call("GET", path) == found
+
+    @staticmethod
+    async def _marked(cluster: Cluster) -> str:
+        path = await create_configmap(cluster, f"{RELEASE}-serving", labels={})
+        annotations = {NEVER_NAMED: "true", "of": "the site"}
+        await cluster.call("PATCH", path, {"metadata": {"annotations": annotations}})
+        return path
 
     @pytest.mark.parametrize("made_by", ["0.2.0", "the site", "nothing"])
     async def test_only_a_configmap_of_the_earlier_release_gets_new_labels(

@@ -35,12 +35,13 @@ def test_the_record_is_made_empty() -> None:
     made = record("fraudops-serving", RELEASE)
     assert (made.resource, made.name) == ("configmaps", "fraudops-serving")
     assert "data" not in made.manifest
+    assert made.manifest["metadata"]["annotations"]["fraudops.io/never-named"] == "true"
 
 
 def test_no_gitops_tool_deletes_what_the_setup_makes() -> None:
     for made in (
         secret("a", RELEASE, {"token": "x"}),
-        record("b", RELEASE),
+        record("b", RELEASE, lost=True),
         lock("c", RELEASE),
         claim("d", RELEASE, "5Gi", None),
     ):
@@ -68,7 +69,7 @@ def test_the_lock_is_made_without_a_holder() -> None:
 
 def test_an_object_of_the_earlier_release_gets_the_labels_of_a_new_one() -> None:
     found = {"metadata": {"name": "a", "labels": EARLIER, "resourceVersion": "7"}}
-    wanted = record("a", RELEASE).manifest["metadata"]
+    wanted = lock("a", RELEASE).manifest["metadata"]
     assert adoption(found, RELEASE) == {
         "labels": wanted["labels"] | {"app.kubernetes.io/instance": None},
         "annotations": wanted["annotations"],

@@ -13,13 +13,13 @@ from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
+from fraudops.cluster.kept import is_marked
 from fraudops.errors import StoreDownError
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import (
     ServingRecord,
     ServingTarget,
     config_map_name,
-    is_lost,
     of_config_map,
 )
 from fraudops.settings import InferenceSettings
@@ -69,10 +69,11 @@ class ConfigMapReader:
         self._connection: HTTPSConnection | None = None
 
     def read(self) -> ServingRecord | None:
-        """Return the record, or None while there is no ConfigMap or only one for a lost record.
+        """Return the record, or None if there is none.
 
-        Before the first promotion the ConfigMap exists and is empty: the setup Job creates it so.
-        Raises RecordUnreadableError, StoreDownError.
+        A record that names no model counts as none, unless it has the mark `never-named` of the
+        setup Job, or reserves a model: a deletion or an edit may have emptied it. Raises
+        RecordUnreadableError, StoreDownError.
         """
         with self._lock:
             status, body = self._get()
@@ -86,7 +87,9 @@ class ConfigMapReader:
             raise StoreDownError(
                 "the Kubernetes API answered with something that is not JSON"
             ) from error
-        return None if is_lost(found) else of_config_map(found)
+        record = of_config_map(found)
+        known = record.has_named_a_model or record.reserved is not None or is_marked(found)
+        return record if known else None
 
     def _get(self) -> tuple[int, bytes]:
         """Get the ConfigMap's status and body; if a kept connection has ended, open a new one.
