@@ -31,7 +31,7 @@ OWN_NAMESPACES = {
     "test_strict.py": "strict",
     "test_network_policies.py": "vanished node",
     "test_rights.py": "upgrade",
-    "test_backup.py": "promotion",
+    "test_backup.py": "upgrade",
 }
 
 SUBJECTS = {

@@ -1,14 +1,16 @@
-"""Backup, deletion of the namespace, and restore, by the lines of docs/operations/backup.md."""
+"""A second release by Helm 3, then its backup and restore, by the lines of the page."""
 
 import os
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.neighbours import neighbour
+from tests.cluster.earlier import Upgrade
+from tests.cluster.neighbours import in_namespace, values_of_neighbour
 from tests.cluster.release import CHART, ROOT, Release
 from tests.support.documents import blocks
 from tests.support.figures import Figures
@@ -25,13 +27,34 @@ CLAIM_OF_THE_SITE = {
 }
 
 
-@pytest.fixture
-def backed_up(release: Release) -> Iterator[Release]:
-    """Yield a release with the backup's CronJob, whose first model serves."""
-    with neighbour(release, NAMESPACE) as own:
+@pytest.fixture(scope="module")
+def other_before(upgrade: Upgrade) -> tuple[tuple[str, int], list[str]]:
+    """Return what another release serves, and its pods, before `second` is installed."""
+    return upgrade.before.agreed(), upgrade.before.pods()
+
+
+@pytest.fixture(scope="module")
+def second(release: Release, other_before: object) -> Iterator[Release]:
+    """Yield a release that Helm 3 installed, with the backup's CronJob."""
+    values = values_of_neighbour(release)
+    with in_namespace(replace(release, values=values), NAMESPACE) as own:
         own.apply(CLAIM_OF_THE_SITE)
-        own.install(*ON)
+        own.install("inference.replicas=1", *ON, program="helm3")
         yield own
+
+
+def test_helm_3_installs_a_second_release_and_changes_no_other(
+    second: Release,
+    upgrade: Upgrade,
+    other_before: tuple[tuple[str, int], list[str]],
+    figures: Figures,
+) -> None:
+    """`helm3 install --wait` ends with a first model that serves."""
+    assert second.agreed()[1] == 1
+    output = second.helm("test", second.name, "--logs", program="helm3")
+    assert "its audit row is in PostgreSQL" in output
+    assert (upgrade.before.agreed(), upgrade.before.pods()) == other_before
+    figures.note("helm3 install --wait of a second release", "serves its own first model, epoch 1")
 
 
 def lines_of_page(release: Release, values: str) -> tuple[list[str], str]:
@@ -64,9 +87,9 @@ def run_lines(script: str, release: Release, folder: Path) -> None:
 
 
 def test_the_same_model_serves_after_a_restore_and_the_audit_is_complete(
-    backed_up: Release, tmp_path: Path, figures: Figures
+    second: Release, tmp_path: Path, figures: Figures
 ) -> None:
-    release = backed_up
+    release = second
     with release.traffic() as seen:
         pass
     release.assert_all_audited(seen.ids)

@@ -1,12 +1,10 @@
-"""Releases in their own namespaces: an upgrade loses nothing, a neighbour changes nothing."""
+"""An upgrade from the previous release and the way back, under load, lose nothing."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 
 from tests.cluster.earlier import Upgrade
-from tests.cluster.neighbours import in_namespace, values_of_neighbour
 from tests.cluster.observations import Promoted
 from tests.cluster.release import Release, Repetitions, until
 from tests.support.figures import Figures
@@ -145,22 +143,6 @@ def assert_ended(release: Release, promoted: list[Promoted], target: str) -> Non
         assert (version == target) == (outcome == "unconfirmed"), promoted[0].output
     row = f"SELECT to_version FROM promotions WHERE epoch = {epoch}"
     assert release.sql(row) in (version, ""), "the row of the epoch names another version"
-
-
-def test_a_second_release_in_another_namespace_by_helm_3(
-    release: Release, upgrade: Upgrade, figures: Figures
-) -> None:
-    """`helm3 install --wait` ends with a first model that serves; its neighbour does not change."""
-    neighbour = upgrade.after
-    before, pods = neighbour.agreed(), neighbour.pods()
-    with in_namespace(replace(release, values=values_of_neighbour(release)), "second") as second:
-        second.install("inference.replicas=1", program="helm3")
-        assert second.agreed()[1] == 1
-        output = second.helm("test", "fraudops", "--logs", program="helm3")
-        assert "its audit row is in PostgreSQL" in output
-    assert neighbour.agreed() == before
-    assert neighbour.pods() == pods
-    figures.note("helm3 install --wait of a second release", "serves its own first model, epoch 1")
 
 
 def image_of(pod: dict[str, object]) -> str:
