@@ -93,6 +93,35 @@ def test_no_value_replaces_what_a_pod_says_of_itself_or_the_path_of_a_key() -> N
         assert f"{path}.extraEnv: the chart sets {name} for" in refusal(values=own)
 
 
+SECRETS = ("FRAUDOPS_ADMIN_TOKEN", "FRAUDOPS_AUDIT__KEY", "fraudops_admin_token")
+URLS = ("DATABASE_URL", "DATABASE_ADMIN_URL", "MLFLOW_BACKEND_STORE_URI")
+
+
+@pytest.mark.parametrize("path", ["inference", "inference.shipper", "mlflow", "jobs.migrate.pod"])
+@pytest.mark.parametrize("name", [*SECRETS, *URLS])
+def test_a_secret_is_no_literal_value_of_a_variable(path: str, name: str) -> None:
+    literal = nested(f"{path}.extraEnv", [{"name": name, "value": "hunter2"}])
+    message = refusal(values=json.dumps(literal))
+    assert f"{path}.extraEnv: {name} is a secret" in message
+    assert "valueFrom" in message
+    assert "hunter2" not in message
+    reference = {"secretKeyRef": {"name": "own", "key": "a"}}
+    render(
+        Variant(
+            values=json.dumps(nested(f"{path}.extraEnv", [{"name": name, "valueFrom": reference}]))
+        )
+    )
+
+
+def test_the_path_of_a_secret_is_a_literal_value() -> None:
+    def own(name: str) -> str:
+        return json.dumps(nested("mlflow.extraEnv", [{"name": name, "value": "file:/own/url"}]))
+
+    for name in URLS:
+        render(Variant(values=own(name)))
+    assert "is a secret" in refusal(values=own("FRAUDOPS_ADMIN_TOKEN"))
+
+
 def test_the_values_of_one_job_win_over_those_of_all() -> None:
     manifests = render(
         values(

@@ -41,6 +41,10 @@ def test_the_values_of_the_chart_weaken_nothing(files: tuple[str, ...]) -> None:
         ("bootstrap.pod.containerSecurityContext.capabilities.add={SYS_ADMIN}", "capabilities.add"),
         ("jobs.containerSecurityContext.capabilities.drop={CHOWN}", "capabilities.drop"),
         ("jobs.containerSecurityContext.capabilities.drop=null", "capabilities.drop"),
+        ("mlflow.containerSecurityContext.procMount=Unmasked", ""),
+        ("jobs.podSecurityContext.seLinuxOptions.type=spc_t", "seLinuxOptions"),
+        ("inference.shipper.containerSecurityContext.seLinuxOptions.user=u", "seLinuxOptions"),
+        ("postgresql.podSecurityContext.seLinuxOptions.role=r", "seLinuxOptions"),
     ],
 )
 def test_the_notes_name_a_value_that_weakens_the_pods(setting: str, named: str) -> None:
@@ -55,6 +59,9 @@ def test_the_notes_name_a_value_that_weakens_the_pods(setting: str, named: str) 
         "jobs.containerSecurityContext.capabilities.add={NET_BIND_SERVICE}",
         "jobs.train.pod.containerSecurityContext.readOnlyRootFilesystem=false",
         "jobs.train.pod.podSecurityContext.runAsUser=1234",
+        "mlflow.containerSecurityContext.procMount=Default",
+        "jobs.podSecurityContext.seLinuxOptions.type=container_t",
+        "postgresql.podSecurityContext.seLinuxOptions.level=s0:c1",
     ],
 )
 def test_the_notes_name_nothing_that_restricted_accepts(setting: str) -> None:
@@ -73,3 +80,24 @@ def test_the_notes_name_volumes_and_containers_of_the_site() -> None:
         f"{sidecar}.securityContext.capabilities.drop={{ALL}}",
     )
     assert weakened(*bare, *hardened) == []
+
+
+@pytest.mark.parametrize(("name", "safe"), [("net.ipv4.tcp_syncookies", True), ("a.b", False)])
+def test_the_notes_name_unsafe_kernel_parameters(name: str, safe: bool) -> None:
+    path = "inference.podSecurityContext.sysctls"
+    assert weakened(f"{path}[0].name={name}", f"{path}[0].value=1") == ([] if safe else [path])
+
+
+@pytest.mark.parametrize("kind", ["extraContainers", "extraInitContainers"])
+def test_the_notes_name_a_port_of_the_node(kind: str) -> None:
+    sidecar = f"inference.{kind}[0]"
+    hardened = (
+        f"{sidecar}.name=proxy",
+        f"{sidecar}.image=p:1",
+        f"{sidecar}.securityContext.allowPrivilegeEscalation=false",
+        f"{sidecar}.securityContext.capabilities.drop={{ALL}}",
+        f"{sidecar}.ports[0].containerPort=80",
+    )
+    assert weakened(*hardened) == []
+    port = f"{sidecar}.ports[0].hostPort=80"
+    assert weakened(*hardened, port) == [f"inference.{kind}.proxy.hostPort"]

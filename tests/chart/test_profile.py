@@ -39,6 +39,18 @@ REFUSED = {
         "openEgress",
         "networkPolicy.extraEgress.jobs",
     ),
+    "networkPolicy: {apiServer: {cidrs: [0.0.0.0/1, 128.0.0.0/1]}}": ("openEgress", "apiServer"),
+    "networkPolicy: {dns: {peers: [{ipBlock: {cidr: '8000::/07'}}]}}": ("openEgress", "Policy.dns"),
+    "mlflow: {enabled: true, artifacts: {type: s3, s3: {destination: 's3://a/b'}}}\n"
+    "networkPolicy: {https: {cidrs: [64.0.0.0/2]}}": ("openEgress", "networkPolicy.https"),
+    "networkPolicy: {extraEgress: {all: [{to: [{ipBlock: {cidr: 0.0.0.0/3}}]}]}}": (
+        "openEgress",
+        "networkPolicy.extraEgress.all: pods may",
+    ),
+    "networkPolicy: {extraEgress: {all: [{to: [{namespaceSelector: {}}]}]}}": (
+        "openEgress",
+        "networkPolicy.extraEgress.all: pods may",
+    ),
     "ingress: {enabled: true}": ("plainIngress", "ingress.tlsSecret is empty"),
     "promotion: {policy: {install: false}}": ("policyElsewhere", "administrators"),
     f"{TLS}, docs: true}}": ("publicDocs", "ingress.docs: everyone would see /docs"),
@@ -85,6 +97,43 @@ def test_a_public_service_needs_both_of_its_exceptions() -> None:
     assert "inference.service.type is NodePort" in refusal(files=PRODUCTION, values=node_port)
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("clients", "clients: [{ipBlock: {cidr: 0.0.0.0/0}}]"),
+        ("clients", "clients: [{podSelector: {}}, {ipBlock: {cidr: '::/1'}}]"),
+        ("extraIngress.all", "extraIngress: {all: [{from: [{ipBlock: {cidr: 128.0.0.0/1}}]}]}"),
+        ("extraIngress.inference", "extraIngress: {inference: [{ports: [{port: 8000}]}]}"),
+    ],
+)
+def test_any_address_as_a_client_needs_both_exceptions_too(path: str, value: str) -> None:
+    values = f"networkPolicy: {{{value}}}"
+    message = refusal(files=PRODUCTION, values=values)
+    for words, exception in (("may call", "plainIngress"), ("would see /docs", "publicDocs")):
+        (line,) = [line for line in message.splitlines() if f"(exception: {exception})" in line]
+        assert f"networkPolicy.{path}: any address" in line
+        assert words in line
+    done = helm_template(
+        Variant(PRODUCTION, values=values + excepting("plainIngress", "publicDocs"))
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "apiServer: {cidrs: [10.0.0.0/8, 'fd00::/8', 17.0.0.0/17]}",
+        "dns: {peers: [{namespaceSelector: {}, podSelector: {matchLabels: {k8s-app: kube-dns}}}]}",
+        "clients: [{ipBlock: {cidr: 10.0.0.0/8}}]",
+        "clients: [{namespaceSelector: {}}]",
+        "extraIngress: {mlflow: [{from: [{ipBlock: {cidr: 10.0.0.0/10}}]}]}",
+    ],
+)
+def test_strict_accepts_a_range_of_the_site(value: str) -> None:
+    done = helm_template(Variant(PRODUCTION, values=f"networkPolicy: {{{value}}}"))
+    assert done.returncode == 0, done.stderr
+
+
 def test_one_message_names_everything_that_strict_refuses() -> None:
     message = refusal("security.profile=strict")
     for exception in ("bundledPostgresql", "openEgress", "waivers"):
@@ -98,8 +147,12 @@ def test_an_exception_that_nothing_needs_is_refused() -> None:
     assert "/security/exceptions/0" in refusal("security.exceptions={everything}")
 
 
-def test_no_exception_allows_a_secret_in_a_url() -> None:
-    source = f"data: {{source: url, url: 'https://a/b?sig=hunter2', sha256: '{'0' * 64}'}}"
+@pytest.mark.parametrize(
+    "url",
+    ["https://a/b?sig=hunter2", "https://a/b?apikey=hunter2", "https://me:hunter2@a/b"],
+)
+def test_no_exception_allows_a_secret_in_a_url(url: str) -> None:
+    source = f"data: {{source: url, url: '{url}', sha256: '{'0' * 64}'}}"
     message = refusal(files=PRODUCTION, values=source)
     assert "data.existingSecret" in message
     assert "hunter2" not in message

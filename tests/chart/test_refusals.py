@@ -69,7 +69,16 @@ REFUSED = {
     "inference: {state: {size: .001Ti}}": ["more than seven tenths of inference.state.size"],
     "inference: {state: {size: 1gi}}": ["/inference/state/size"],
     "inference: {podDisruptionBudget: {maxUnavailable: some}}": ["maxUnavailable"],
-    "jobs: {drift: {schedule: hourly}}": ["/jobs/drift/schedule"],
+    **{
+        f"jobs: {{drift: {{schedule: '{schedule}'}}}}": ["/jobs/drift/schedule"]
+        for schedule in (
+            *("hourly", "CRON_TZ=UTC 0 2 * * *", "TZ=UTC @daily", "* * * *", "* * * * * *"),
+            *("61 * * * *", "0 99 * * *", "0 0 0 * *", "0 0 32 * *", "0 0 1 13 *", "0 0 * * 7"),
+            *("0-60 * * * *", "0,75 * * * *", "*/0 * * * *"),
+        )
+    },
+    "inference: {podDisruptionBudget: {maxUnavailable: 150%}}": ["maxUnavailable"],
+    "postgresql: {image: {tag: ''}}": ["postgresql.image needs a tag or a digest"],
     "networkPolicy: {apiServer: {cidrs: [10.0.0.1]}}": ["/networkPolicy/apiServer/cidrs/0"],
     "networkPolicy: {apiServer: {cidrs: ['::/129']}}": ["/networkPolicy/apiServer/cidrs/0"],
     "networkPolicy: {clients: [{ipblock: {}}]}": ["/networkPolicy/clients/0"],
@@ -140,7 +149,18 @@ REFUSED = {
 ACCEPTED = (
     # Forms that Kubernetes accepts.
     "jobs: {drift: {schedule: '0  2 * * *'}}",
-    "jobs: {drift: {schedule: ' 0 2 * * 1-5 '}}",
+    *(
+        f"jobs: {{drift: {{schedule: '{schedule}'}}}}"
+        for schedule in (
+            *(" 0 2 * * 1-5 ", "@every 1h30m", "@daily", "*/7,59 0-23/2 ? JAN-dec MON,sun"),
+            *("00 09 31 12 6", "*/90 * * * *", "5/15 1,2 1-31 1-12 0-6"),
+        )
+    ),
+    *(
+        f"inference: {{podDisruptionBudget: {{maxUnavailable: {amount}}}}}"
+        for amount in (150, "0%", "99%", "100%")
+    ),
+    f"postgresql: {{image: {{tag: '', digest: 'sha256:{SHA}'}}}}",
     "inference: {state: {size: .02Ti}}",
     "inference: {state: {size: '2e10'}}",
     "inference: {state: {size: 1Ei}}",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.chart.kubernetes_schemas import KUBERNETES, check_all
-from tests.chart.rendering import Variant, containers, render, text_of
+from tests.chart.rendering import Variant, containers, notes, render, text_of
 
 DISK = "ephemeral-storage"
 MI = 1 << 20
@@ -106,3 +106,32 @@ def test_without_requests_nothing_else_changes() -> None:
 def no_hash(text: str) -> list[str]:
     lines = text.splitlines()
     return [line for line in lines if not line.lstrip().startswith('name: "fraudops-')]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ((), ", and the volumes of these: PostgreSQL, MLflow."),
+        (
+            ("mlflow.artifacts.type=s3", "mlflow.artifacts.s3.destination=s3://a/b"),
+            ", and the volumes of these: PostgreSQL.",
+        ),
+        (
+            (
+                *("postgresql.enabled=false", "postgresql.existingSecret=a"),
+                *("mlflow.enabled=false", "mlflow.existingSecret=b"),
+            ),
+            ".",
+        ),
+        (
+            ("inference.spool.persistence.enabled=true",),
+            ", and the volumes of these: PostgreSQL, the audit spool, MLflow.",
+        ),
+    ],
+)
+def test_the_notes_name_the_volumes_that_outlive_the_release(
+    settings: tuple[str, ...], kept: str
+) -> None:
+    lines = notes(*settings).splitlines()
+    (line,) = [line for line in lines if line.startswith("Uninstalling keeps")]
+    assert line.endswith(f"the Secrets, the serving record, its lock{kept}")

@@ -79,6 +79,10 @@ refuses a private key that others may read. The fsGroup of the pod is the group.
 
 {{/* Checks for _checks.tpl. */}}
 {{- define "fraudops.database.checks" -}}
+{{- $image := .Values.postgresql.image }}
+{{- if and .Values.postgresql.enabled (not (or $image.tag $image.digest)) }}
+{{- fail "\n\npostgresql.image needs a tag or a digest: PostgreSQL has no image of the chart's version. Set postgresql.image.tag, such as \"17\".\n" }}
+{{- end }}
 {{- $tls := .Values.postgresql.tls }}
 {{- if and .Values.postgresql.enabled (or $tls.mode $tls.existingSecret) }}
 {{- fail "\n\npostgresql.tls is for your own PostgreSQL, and that of this chart has no TLS: leave postgresql.tls.mode and postgresql.tls.existingSecret empty, or set postgresql.enabled to false.\n" }}

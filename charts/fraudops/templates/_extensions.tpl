@@ -69,16 +69,24 @@ env: {{- toYaml . | nindent 2 }}
 
 {{/*
 For _checks.tpl. What Kubernetes says of a pod, such as its name or its request, and the paths of keys. With one
-value for all pods, two promotions would look like one, or two pods would write to one spool.
+value for all pods, two promotions would look like one, or two pods would write to one spool. And secrets as
+literal values, which every reader of pods would see.
 */}}
 {{- define "fraudops.envChecks" -}}
 {{- $own := list "FRAUDOPS_POD" "FRAUDOPS_ROLLOUT" "FRAUDOPS_JOB" "FRAUDOPS_REQUEST_ID" "FRAUDOPS_REQUESTED_BY" "FRAUDOPS_CLUSTER__NAMESPACE" "FRAUDOPS_WAIVER" }}
+{{- $urls := list "DATABASE_URL" "DATABASE_ADMIN_URL" "MLFLOW_BACKEND_STORE_URI" }}
+{{- $secrets := concat $urls (list "FRAUDOPS_ADMIN_TOKEN" "FRAUDOPS_AUDIT__KEY") }}
 {{- range $path, $settings := include "fraudops.extended" . | fromJson }}
 {{- /* The service and its shipper must have the same folders. */}}
 {{- $folders := ternary (list "FRAUDOPS_STATE" "FRAUDOPS_SPOOL_VOLUME") list (hasPrefix "inference" $path) }}
 {{- range $settings.extraEnv }}
 {{- if or (has (upper .name) (concat $own $folders)) (hasPrefix "FRAUDOPS_SIGNING__" (upper .name)) }}
 {{- fail (printf "\n\n%s.extraEnv: the chart sets %s for each container by itself, and the programs trust it. Remove it.\n" $path .name) }}
+{{- end }}
+{{- /* file:PATH only names a file with the URL. */}}
+{{- $names := and (has (upper .name) $urls) (hasPrefix "file:" (.value | default "")) }}
+{{- if and .value (has (upper .name) $secrets) (not $names) }}
+{{- fail (printf "\n\n%s.extraEnv: %s is a secret, and every reader of pods would see its value. Write it into a Secret, and set valueFrom with secretKeyRef instead of value.\n" $path .name) }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -12,7 +12,9 @@ A key that is missing counts too, because a value may be null. One Job has the k
 {{- end }}
 {{- range $value := list "extraContainers" "extraInitContainers" }}
 {{- range get $settings $value | default list }}
-{{- $contexts = append $contexts (dict "path" (printf "%s.%s.%s" $path $value .name) "context" .securityContext "whole" true) }}
+{{- $container := printf "%s.%s.%s" $path $value .name }}
+{{- $contexts = append $contexts (dict "path" $container "context" .securityContext "whole" true) }}
+{{- range .ports }}{{ if .hostPort }}{{ $lost = append $lost (print $container ".hostPort") }}{{ end }}{{ end }}
 {{- end }}
 {{- end }}
 {{- range $contexts }}
@@ -39,11 +41,19 @@ has no defaults), with "pod" true for that of a pod.
 {{- if eq (get $context "runAsUser" | toString) "0" }}{{ $keys = append $keys "runAsUser" }}{{ end }}
 {{- if eq (get $context "runAsNonRoot" | toString) "false" }}{{ $keys = append $keys "runAsNonRoot" }}{{ end }}
 {{- if eq (dig "seccompProfile" "type" "" $context) "Unconfined" }}{{ $keys = append $keys "seccompProfile" }}{{ end }}
+{{- with $context.seLinuxOptions }}
+{{- if or .user .role (not (has (.type | default "") (list "" "container_t" "container_init_t" "container_kvm_t"))) }}{{ $keys = append $keys "seLinuxOptions" }}{{ end }}
+{{- end }}
 {{- if .pod }}
+{{- $safe := include "fraudops.hardening.sysctls" . | fromYamlArray }}
+{{- $unsafe := false }}
+{{- range $context.sysctls }}{{ if not (has .name $safe) }}{{ $unsafe = true }}{{ end }}{{ end }}
+{{- if $unsafe }}{{ $keys = append $keys "sysctls" }}{{ end }}
 {{- if .whole }}
 {{- range list "runAsNonRoot" "seccompProfile" }}{{ if not (hasKey $context .) }}{{ $keys = append $keys . }}{{ end }}{{ end }}
 {{- end }}
 {{- else }}
+{{- if ne ($context.procMount | default "Default") "Default" }}{{ $keys = append $keys "procMount" }}{{ end }}
 {{- if $context.privileged }}{{ $keys = append $keys "privileged" }}{{ end }}
 {{- if or $context.allowPrivilegeEscalation (and .whole (not (hasKey $context "allowPrivilegeEscalation"))) }}{{ $keys = append $keys "allowPrivilegeEscalation" }}{{ end }}
 {{- if without ($capabilities.add | default list) "NET_BIND_SERVICE" }}{{ $keys = append $keys "capabilities.add" }}{{ end }}
@@ -52,4 +62,18 @@ has no defaults), with "pod" true for that of a pod.
 {{- $paths := list }}
 {{- range $keys }}{{ $paths = append $paths (printf "%s.%s" $.path .) }}{{ end }}
 {{- toJson $paths }}
+{{- end }}
+
+{{/* The kernel parameters that Pod Security accepts on every Kubernetes that the chart supports. */}}
+{{- define "fraudops.hardening.sysctls" -}}
+- kernel.shm_rmid_forced
+- net.ipv4.ip_local_port_range
+- net.ipv4.ip_local_reserved_ports
+- net.ipv4.ip_unprivileged_port_start
+- net.ipv4.ping_group_range
+- net.ipv4.tcp_fin_timeout
+- net.ipv4.tcp_keepalive_intvl
+- net.ipv4.tcp_keepalive_probes
+- net.ipv4.tcp_keepalive_time
+- net.ipv4.tcp_syncookies
 {{- end }}

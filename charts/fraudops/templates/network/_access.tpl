@@ -128,13 +128,39 @@ count, and without policies there are none: look at networkPolicy.enabled yourse
 {{- toJson $open }}
 {{- end }}
 
-{{/* Whether egress rules allow any address: by a length of 0, in either family, or without peers. Argument: a list of rules. */}}
+{{/* The values that let any address call the inference pods, as a JSON list. Pods of the cluster do not count. */}}
+{{- define "fraudops.openCallers" -}}
+{{- $policy := .Values.networkPolicy }}
+{{- $rules := dict "clients" list }}
+{{- with $policy.clients }}{{ $_ := set $rules "clients" (list (dict "from" .)) }}{{ end }}
+{{- range list "all" "inference" }}
+{{- $_ := set $rules (print "extraIngress." .) (get $policy.extraIngress . | default list) }}
+{{- end }}
+{{- $open := list }}
+{{- if $policy.enabled }}
+{{- range $value, $each := $rules }}
+{{- if eq (include "fraudops.anyAddress" $each) "true" }}{{ $open = append $open (printf "networkPolicy.%s" $value) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- toJson $open }}
+{{- end }}
+
+{{/*
+Whether rules allow any address, in either family, or have no peers. Two halves are as open as the whole, so
+a length of at most 7 counts. For egress, all pods of all namespaces count too. Argument: a list of rules.
+*/}}
 {{- define "fraudops.anyAddress" -}}
 {{- $any := false }}
 {{- range . }}
-{{- if not .to }}{{ $any = true }}{{ end }}
+{{- if not (or .to .from) }}{{ $any = true }}{{ end }}
+{{- range concat (.to | default list) (.from | default list) }}
+{{- if regexMatch "/0*[0-7]$" (dig "ipBlock" "cidr" "" . | toString) }}{{ $any = true }}{{ end }}
+{{- end }}
 {{- range .to }}
-{{- if regexMatch "/0+$" (dig "ipBlock" "cidr" "" . | toString) }}{{ $any = true }}{{ end }}
+{{- $namespaces := .namespaceSelector | default dict }}
+{{- $pods := .podSelector | default dict }}
+{{- $limits := list $namespaces.matchLabels $namespaces.matchExpressions $pods.matchLabels $pods.matchExpressions | compact }}
+{{- if and (hasKey . "namespaceSelector") (not $limits) }}{{ $any = true }}{{ end }}
 {{- end }}
 {{- end }}
 {{- $any }}
@@ -149,7 +175,7 @@ count, and without policies there are none: look at networkPolicy.enabled yourse
 {{- define "fraudops.network.notes" -}}
 {{- $notes := list }}
 {{- with include "fraudops.openWays" . | fromJsonArray }}
-{{- $notes = append $notes (printf "%s: pods may reach any address on these ports. Name the addresses, as docs/operations/network.md explains." (join ", " .)) }}
+{{- $notes = append $notes (printf "%s: pods may reach any address, or a very wide range, on these ports. Name the addresses, as docs/operations/network.md explains." (join ", " .)) }}
 {{- end }}
 {{- toJson $notes }}
 {{- end }}

@@ -11,7 +11,7 @@ docs/operations/security-profile.md has the same names.
 {{- if ternary (ne (include "fraudops.strict" .root) "true") .docs (kindIs "invalid" .docs) }}true{{ end }}
 {{- end }}
 
-{{/* "true" if the URL of the data has a password or a signature. */}}
+{{/* "true" if the URL of the data has a password or a signature that is known. For the notes of the default profile. */}}
 {{- define "fraudops.dataUrlIsSecret" -}}
 {{- if regexMatch "(?i)//[^/]*@|[?&](x-amz-signature|x-goog-signature|signature|sig|token|access_token|awsaccesskeyid)=" .Values.data.url }}true{{ end }}
 {{- end }}
@@ -21,6 +21,7 @@ docs/operations/security-profile.md has the same names.
 {{- $type := .Values.inference.service.type }}
 {{- $published := ne $type "ClusterIP" }}
 {{- $ways := include "fraudops.openWays" . | fromJsonArray }}
+{{- $callers := include "fraudops.openCallers" . | fromJsonArray }}
 {{- $routes := list }}
 {{- range list "ingress" "httpRoute" }}
 {{- $route := get $.Values . }}
@@ -30,12 +31,14 @@ docs/operations/security-profile.md has the same names.
   (list "anyPodDeletion" (eq (toString .Values.promotion.podDeletion) "anyPod") "promotion.podDeletion is anyPod: a promotion may delete every pod of the namespace. Remove the value.")
   (list "bundledPostgresql" .Values.postgresql.enabled "postgresql.enabled: the PostgreSQL of the chart is one pod without backups. Use your own, as k8s/values/external-postgres.yaml does.")
   (list "openEgress" (not .Values.networkPolicy.enabled) "networkPolicy.enabled is false: every pod may reach any address.")
-  (list "openEgress" $ways (printf "%s: pods may reach any address. Name the addresses, as docs/operations/network.md explains." (join ", " $ways)))
+  (list "openEgress" $ways (printf "%s: pods may reach any address, or a very wide range. Name the addresses, as docs/operations/network.md explains." (join ", " $ways)))
   (list "plainIngress" (and .Values.ingress.enabled (not .Values.ingress.tlsSecret)) "ingress.tlsSecret is empty: transactions would cross the network in plain text. Name the Secret of the certificate.")
   (list "plainIngress" $published (printf "inference.service.type is %s: transactions would cross the network in plain text. Use an Ingress or an HTTPRoute with TLS." $type))
+  (list "plainIngress" $callers (printf "%s: any address, or a very wide range, may call the pods in plain text. Name the addresses." (join ", " $callers)))
   (list "policyElsewhere" (eq (toString .Values.promotion.policy.install) "false") "promotion.policy.install is false: the policies hold only if the cluster's administrators have installed them.")
   (list "publicDocs" $routes (printf "%s: everyone would see /docs. Remove the value." (join ", " $routes)))
   (list "publicDocs" $published (printf "inference.service.type is %s: everyone would see /docs, which only an Ingress or an HTTPRoute can hide." $type))
+  (list "publicDocs" $callers (printf "%s: any address, or a very wide range, would see /docs. Name the addresses." (join ", " $callers)))
   (list "waivers" (eq .Values.signing.waivers "allowed") "signing.waivers is allowed: one person could promote a version that failed its validation. Set it to forbidden.")
 }}
 {{- $open := dict }}
@@ -57,8 +60,9 @@ docs/operations/security-profile.md has the same names.
 {{- fail (printf "\n\nsecurity.profile: strict needs Kubernetes 1.30 or newer, and this cluster has %s: upgrade it, or set security.profile=default.\n" .Capabilities.KubeVersion.Version) }}
 {{- end }}
 {{- $refused := list }}
-{{- if include "fraudops.dataUrlIsSecret" . }}
-{{- $refused = append $refused "data.url has a password or a signature, which every reader of Jobs sees: write the URL into a Secret, and name it in data.existingSecret." }}
+{{- /* A list of words would miss some secrets, such as ?apikey=. */}}
+{{- if or (contains "@" .Values.data.url) (contains "?" .Values.data.url) }}
+{{- $refused = append $refused "data.url has a user, a password or a query, which every reader of Jobs sees: write the URL into a Secret, and name it in data.existingSecret." }}
 {{- end }}
 {{- $open := include "fraudops.profile.open" . | fromJson }}
 {{- range $name, $reasons := $open }}
