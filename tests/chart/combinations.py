@@ -44,7 +44,7 @@ IMAGES = {
         f"jobs: {{image: {{digest: '{DIGEST}'}}}}\npromotion: {{policy: {{enabled: true}}}}",
         {
             PROMOTER: f'"fraudops-jobs@{DIGEST}"',
-            "ValidatingAdmissionPolicy fraud-fraudops-promotion-jobs": 'fraudops-jobs\\"',
+            "ValidatingAdmissionPolicy fraud.fraudops-promotion-jobs": 'fraudops-jobs\\"',
         },
     ),
     "global registry": Combination(
@@ -58,7 +58,7 @@ IMAGES = {
     ),
     "global registry and policy": Combination(
         "global: {imageRegistry: g.example.com}\npromotion: {policy: {enabled: true}}",
-        {"ValidatingAdmissionPolicy fraud-fraudops-promotion-jobs": "g.example.com/fraudops-jobs"},
+        {"ValidatingAdmissionPolicy fraud.fraudops-promotion-jobs": "g.example.com/fraudops-jobs"},
     ),
     "pull secrets of all kinds": Combination(
         "global: {imagePullSecrets: [a, {name: b}]}\nimagePullSecrets: [{name: a}, {name: c}]",
@@ -108,9 +108,9 @@ ACCOUNTS = {
         " approval: {required: true}}",
         {
             PROMOTER: '"serviceAccountName": "promoter"',
-            "ValidatingAdmissionPolicy fraud-fraudops-promotion-pods": '== \\"promoter\\"',
-            "ValidatingAdmissionPolicy fraud-fraudops-promotion-jobs": '== \\"promoter\\"',
-            "ValidatingAdmissionPolicy fraud-fraudops-promotion-cronjobs": '== \\"promoter\\"',
+            "ValidatingAdmissionPolicy fraud.fraudops-promotion-pods": '== \\"promoter\\"',
+            "ValidatingAdmissionPolicy fraud.fraudops-promotion-jobs": '== \\"promoter\\"',
+            "ValidatingAdmissionPolicy fraud.fraudops-promotion-cronjobs": '== \\"promoter\\"',
             "RoleBinding fraudops-promotion": '"name": "promoter"',
         },
     ),
@@ -257,7 +257,7 @@ SECRETS = {
         "promotion: {policy: {enabled: true}}",
         {
             TRAIN: '"value": "https://a/b"',
-            "ValidatingAdmissionPolicy fraud-fraudops-promotion-jobs": "FRAUDOPS_DATA_URL",
+            "ValidatingAdmissionPolicy fraud.fraudops-promotion-jobs": "FRAUDOPS_DATA_URL",
         },
         {TRAIN: "--mirror"},
     ),

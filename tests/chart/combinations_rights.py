@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from tests.chart.combinations import Combination
 
 PROMOTION, RECONCILER = "Role fraudops-promotion", "Deployment fraudops-reconcile"
-POLICY = "ValidatingAdmissionPolicy fraud-fraudops-promotion-"
+POLICY = "ValidatingAdmissionPolicy fraud.fraudops-promotion-"
 RIGHTS: Mapping[str, Combination] = {
     "no deletion and no rollout": Combination(
         "promotion: {podDeletion: none, strategies: [broadcast]}",
@@ -15,8 +15,8 @@ RIGHTS: Mapping[str, Combination] = {
     "deletion of inference pods without other policies": Combination(
         "promotion: {podDeletion: inferencePods}\nfullnameOverride: scoring",
         {
-            "ValidatingAdmissionPolicy fraud-scoring-promotion-deletion": "scoring-inference-",
-            "ValidatingAdmissionPolicyBinding fraud-scoring-promotion-deletion": '"Deny"',
+            "ValidatingAdmissionPolicy fraud.scoring-promotion-deletion": "scoring-inference-",
+            "ValidatingAdmissionPolicyBinding fraud.scoring-promotion-deletion": '"Deny"',
         },
     ),
     "every policy": Combination(

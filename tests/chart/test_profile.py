@@ -170,7 +170,7 @@ def test_strict_needs_kubernetes_1_30(version: str) -> None:
 def test_strict_turns_the_policies_of_promotions_on() -> None:
     manifests = render(Variant(PRODUCTION))
     policies = {
-        policy["metadata"]["name"].removeprefix(f"{NAMESPACE}-fraudops-promotion-")
+        policy["metadata"]["name"].removeprefix(f"{NAMESPACE}.fraudops-promotion-")
         for policy in kinds(manifests, "ValidatingAdmissionPolicy")
     }
     assert policies >= {"jobs", "pods"}

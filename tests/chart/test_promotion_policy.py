@@ -17,6 +17,7 @@ from tests.chart.rendering import (
     Manifest,
     Variant,
     containers,
+    documents_of,
     environment,
     helm_template,
     job_spec,
@@ -71,7 +72,7 @@ def test_each_policy_denies_in_the_releases_namespace(
     settings: tuple[str, ...], objects: list[str]
 ) -> None:
     manifests = render(Variant(settings=settings))
-    names = [f"{NAMESPACE}-{ACCOUNT}-{what}" for what in objects]
+    names = [f"{NAMESPACE}.{ACCOUNT}-{what}" for what in objects]
     policies = kinds(manifests, KINDS[0])
     assert sorted(policy["metadata"]["name"] for policy in policies) == names
     for policy in policies:
@@ -87,6 +88,19 @@ def test_each_policy_denies_in_the_releases_namespace(
                 "objectSelector": {},
             },
         }
+
+
+def test_no_two_releases_share_the_name_of_a_policy() -> None:
+    """The whole cluster shares these names, and Helm would let one release take the other's."""
+    found = []
+    for release, namespace in (("fraudops", "team-a"), ("a-fraudops", "team")):
+        done = helm_template(Variant(settings=APPROVAL), release=release, namespace=namespace)
+        assert done.returncode == 0, done.stderr
+        objects = [json.loads(document) for document in documents_of(done.stdout)]
+        wide = [each for each in objects if "namespace" not in each["metadata"]]
+        assert {each["kind"] for each in wide} == set(KINDS)
+        found.append({title(each) for each in wide})
+    assert found[0] & found[1] == set()
 
 
 def test_a_cronjob_that_promotes_names_its_controller_and_no_other_does() -> None:
@@ -118,7 +132,7 @@ def test_the_first_models_job_has_no_name() -> None:
 @pytest.mark.parametrize("variant", [Variant(settings=APPROVAL), EVERYTHING])
 def test_every_promoting_container_is_one_that_the_policy_accepts(variant: Variant) -> None:
     manifests = render(Variant(variant.files, APPROVAL))
-    jobs = named(manifests, KINDS[0], f"{NAMESPACE}-{ACCOUNT}-jobs")["spec"]["validations"]
+    jobs = named(manifests, KINDS[0], f"{NAMESPACE}.{ACCOUNT}-jobs")["spec"]["validations"]
     accepted = accepted_variables(manifests)
     for label, _, container in containers(promoting(manifests)):
         assert container["command"][:2] == ["python", "-m"], label
@@ -160,7 +174,7 @@ def test_no_setting_of_a_promotion_may_come_from_a_container() -> None:
 
 def accepted_variables(manifests: list[Manifest]) -> str:
     """Return the list of variables in the policy, as its text."""
-    rules = named(manifests, KINDS[0], f"{NAMESPACE}-{ACCOUNT}-jobs")["spec"]["validations"]
+    rules = named(manifests, KINDS[0], f"{NAMESPACE}.{ACCOUNT}-jobs")["spec"]["validations"]
     expression = next(rule["expression"] for rule in rules if "upperAscii" in rule["expression"])
     lists = re.findall(r"variable\.name in (\[[^]]*\])", expression)
     return "".join(lists)
@@ -171,7 +185,7 @@ def test_any_user_installs_the_first_models_job_unless_approvals_are_required() 
     found = []
     for settings in (POLICY, APPROVAL):
         policies = render(Variant(settings=settings))
-        spec = named(policies, KINDS[0], f"{NAMESPACE}-{ACCOUNT}-jobs")["spec"]
+        spec = named(policies, KINDS[0], f"{NAMESPACE}.{ACCOUNT}-jobs")["spec"]
         variables = {each["name"]: each["expression"] for each in spec["variables"]}
         found.append(variables["bootstraps"].partition(" ")[0])
     assert found == ["true", "false"]
@@ -181,7 +195,7 @@ def test_the_policies_see_a_change_of_a_status_too() -> None:
     """Kubernetes accepts annotations together with a status."""
     manifests = render(Variant(settings=APPROVAL))
     for what in ("jobs", "pods"):
-        spec = named(manifests, KINDS[0], f"{NAMESPACE}-{ACCOUNT}-{what}")["spec"]
+        spec = named(manifests, KINDS[0], f"{NAMESPACE}.{ACCOUNT}-{what}")["spec"]
         (rule,) = spec["matchConstraints"]["resourceRules"]
         assert {what, f"{what}/status"} <= set(rule["resources"])
 

@@ -116,7 +116,7 @@ def policies_of(manifests: list[Manifest]) -> set[str]:
     """Return the policies that are bound, by the last part of their names."""
     bound = {each["spec"]["policyName"] for each in kinds(manifests, f"{POLICIES}Binding")}
     assert bound == {each["metadata"]["name"] for each in kinds(manifests, POLICIES)}
-    return {name.removeprefix(f"{NAMESPACE}-fraudops-promotion-") for name in bound}
+    return {name.removeprefix(f"{NAMESPACE}.fraudops-promotion-") for name in bound}
 
 
 def test_the_default_limits_the_deletion_where_policies_are_on() -> None:
@@ -169,7 +169,7 @@ def test_the_policies_name_the_accounts_of_the_values() -> None:
     )
 
     def conditions(name: str) -> str:
-        policy = named(manifests, POLICIES, f"{NAMESPACE}-fraudops-promotion-{name}")
+        policy = named(manifests, POLICIES, f"{NAMESPACE}.fraudops-promotion-{name}")
         return str(policy["spec"])
 
     user = f"system:serviceaccount:{NAMESPACE}:"
@@ -181,9 +181,19 @@ def test_the_policies_name_the_accounts_of_the_values() -> None:
     assert '"r.example.com/fraudops-jobs" + end' in conditions("reconciler")
 
 
+def test_a_rollout_changes_no_metadata_of_the_pods_but_annotations() -> None:
+    """Kubernetes copies the finalizers of the template to every pod, which then never ends."""
+    manifests = render(Variant(settings=(POLICY,)))
+    spec = named(manifests, POLICIES, f"{NAMESPACE}.fraudops-promotion-rollout")["spec"]
+    compared = spec["validations"][0]["expression"]
+    metadata = "spec.template.?metadata.?"
+    for field in ("labels", "finalizers", "ownerReferences", "generateName", "name", "namespace"):
+        assert f"object.{metadata}{field} == oldObject.{metadata}{field} &&" in compared
+
+
 def test_the_reconcilers_pod_is_one_that_its_policy_accepts() -> None:
     manifests = render(Variant(EVERYTHING.files, APPROVAL))
-    policy = named(manifests, POLICIES, f"{NAMESPACE}-fraudops-promotion-reconciler")["spec"]
+    policy = named(manifests, POLICIES, f"{NAMESPACE}.fraudops-promotion-reconciler")["spec"]
     text = " ".join(rule["expression"] for rule in policy["validations"])
     spec = named(manifests, "Deployment", "fraudops-reconcile")["spec"]
     pod = spec["template"]["spec"]
@@ -244,11 +254,16 @@ def test_a_value_that_would_give_other_rights_is_refused(values: str, word: str)
 def test_the_notes_warn_of_wide_rights_and_of_values_that_are_ignored() -> None:
     wide = notes("jobs.reconcile.schedule=* * * * *", "jobs.reconcile.args={--json}")
     assert "may delete every pod of the namespace" in wide
-    assert "may change the Deployment of the inference pods" in wide
+    both = "accounts of promotions and of the reconciler may change the Deployment of the inference"
+    assert both in wide
     assert "ignores jobs.reconcile.schedule, jobs.reconcile.args. Remove" in wide
     narrow = notes("promotion.podDeletion=anyPod", "promotion.strategies={broadcast}")
     for words in ("may delete", "may change", "ignores"):
         assert words not in narrow
+    elsewhere = "until an administrator of the cluster applies the policies"
+    limited = "promotion.podDeletion=inferencePods"
+    assert elsewhere in notes(limited, "promotion.policy.install=false")
+    assert elsewhere not in notes(limited)
     held = notes(POLICY)
     assert "may delete" not in held
     assert "may change" not in held

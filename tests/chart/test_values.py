@@ -159,6 +159,18 @@ def test_the_notes_name_the_command_to_run_while_no_model_serves() -> None:
     )
 
 
+@pytest.mark.parametrize("settings", [(), ("bootstrap.enabled=true", "environment=development")])
+def test_every_command_of_the_notes_selects_objects_of_this_release(
+    settings: tuple[str, ...],
+) -> None:
+    selectors = re.findall(r" -l (\S+)", notes(*settings))
+    assert len(selectors) >= 4
+    for selector in selectors:
+        assert "fraudops.io/release=fraudops" in selector or (
+            "app.kubernetes.io/instance=fraudops" in selector.split(",")
+        ), selector
+
+
 def test_the_notes_warn_of_settings_that_are_not_for_production() -> None:
     development = notes("environment=development")
     assert "knows nothing of your transactions" in development

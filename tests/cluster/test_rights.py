@@ -203,6 +203,12 @@ def test_a_promotion_changes_the_annotation_and_nothing_else(site: Site) -> None
     denied(site.patch("promotion", added), only)
     other = {"op": "add", "path": "/spec/template/metadata/annotations/other", "value": "x"}
     denied(site.patch("promotion", other), only)
+    # Kubernetes copies them to every pod, which then never ends.
+    path = "/spec/template/metadata/finalizers"
+    finalizers = {"op": "add", "path": path, "value": ["example.com/hold"]}
+    denied(site.patch("promotion", finalizers), only)
+    denied(site.patch("promotion", finalizers, serving("2/2/d")), only)
+    denied(site.patch("reconcile", finalizers), only)
     assert "patched" in site.patch("promotion", serving("2/2/d"))
 
 

@@ -104,8 +104,11 @@ spec:
 {{- if and (eq (include "fraudops.podDeletion" .) "anyPod") (not .Values.promotion.podDeletion) }}
 {{- $warnings = append $warnings "The account of promotions may delete every pod of the namespace. Set promotion.podDeletion to inferencePods (Kubernetes 1.30) or to none, which the next release does by default." }}
 {{- end }}
+{{- if and (eq (include "fraudops.podDeletion" .) "inferencePods") (not .Values.promotion.policy.install) (not (include "fraudops.strict" .)) }}
+{{- $warnings = append $warnings "The account of promotions may delete every pod of the namespace, as with promotion.podDeletion=anyPod, until an administrator of the cluster applies the policies, because promotion.policy.install is false." }}
+{{- end }}
 {{- if and (include "fraudops.hasRollout" .) (not (include "fraudops.policyEnabled" .)) }}
-{{- $warnings = append $warnings "The account of promotions may change the Deployment of the inference pods, also its images. Set promotion.policy.enabled=true, or remove rollout from promotion.strategies." }}
+{{- $warnings = append $warnings "The accounts of promotions and of the reconciler may change the Deployment of the inference pods, also its images. Set promotion.policy.enabled=true, or remove rollout from promotion.strategies." }}
 {{- end }}
 {{- $old := list }}
 {{- range list "schedule" "activeDeadlineSeconds" "args" }}{{ if get $.Values.jobs.reconcile . }}{{ $old = append $old (print "jobs.reconcile." .) }}{{ end }}{{ end }}

@@ -19,7 +19,11 @@ fraudops.job. Returns JSON.
 {{- toJson $annotations }}
 {{- end }}
 
-{{- define "fraudops.requester.policyName" -}}{{ .Release.Namespace }}-{{ include "fraudops.promotion" . }}{{- end }}
+{{/*
+The first part of the policies' names, which the whole cluster shares. Neither a namespace nor the release's
+prefix has a dot. With `-` between them, `a` and `b-c` would give the name of `a-b` and `c`.
+*/}}
+{{- define "fraudops.requester.policyName" -}}{{ .Release.Namespace }}.{{ include "fraudops.promotion" . }}{{- end }}
 
 {{/* Checks of promotion.policy and promotion.approval, for _checks.tpl. */}}
 {{- define "fraudops.requester.checks" -}}
