@@ -36,28 +36,41 @@ DATABASES = {"audit": "DATABASE_URL", "mlflow": "MLFLOW_BACKEND_STORE_URI"}
 ABANDONED_SECONDS = 86_400.0
 
 
-def connection_files(urls: dict[str, str]) -> str:
-    """Return the content of a service file of libpq, with one section for each database.
+def connection_files(urls: dict[str, str], hand_over: Path) -> dict[Path, str]:
+    """Return the content of the files from which pg_dump reads how to connect, by their paths.
 
-    pg_dump reads it, so that no password is an argument, which every process of the node could see.
+    No password is an argument, which every process of the node could see.
     """
-    sections = []
+    sections, files = [], {}
     for name, url in urls.items():
         values = read_database_url(url, DATABASES[name]).for_psycopg()
+        # libpq drops the spaces at the end of a service file's line, and keeps a password file's.
+        if password := values.pop("password", ""):
+            values["passfile"] = hand_over / f"{name}.pgpass"
+            files[values["passfile"]] = password_line(password)
         lines = [f"{key}={value}" for key, value in values.items() if key != "prepare_threshold"]
         sections.append("\n".join([f"[{name}]", *lines, ""]))
-    return "\n".join(sections)
+    return {hand_over / SERVICES: "\n".join(sections), **files}
 
 
-def dump_script(hand_over: Path, folder: Path, names: list[str]) -> str:
-    """Return the script for the container with pg_dump. It has no Python."""
+def password_line(password: str) -> str:
+    """Return a line of a libpq password file: any host, port, database and user."""
+    escaped = password.replace("\\", r"\\").replace(":", r"\:")
+    return f"*:*:*:*:{escaped}\n"
+
+
+def dump_script(hand_over: Path, folder: Path, names: list[str], secrets: list[Path]) -> str:
+    """Return the script for the container with pg_dump. It has no Python.
+
+    At its end it deletes `secrets`.
+    """
     # Restored roles may have other names, and `migrate` grants what they need.
     dumps = [
         f"pg_dump --format=custom --no-owner --no-privileges --file={name}.dump service={name}"
         for name in names
     ]
     lines = ["set -eu", f"cd {folder}", f"export PGSERVICEFILE={hand_over / SERVICES}", *dumps]
-    return "\n".join([*lines, f"rm {hand_over / SERVICES}", ""])
+    return "\n".join([*lines, *(f"rm {path}" for path in secrets), ""])
 
 
 def begin(volume: Path, hand_over: Path, record: str | None) -> Path:
@@ -71,10 +84,12 @@ def begin(volume: Path, hand_over: Path, record: str | None) -> Path:
         folder.mkdir()
         if record:
             (folder / CONFIG_MAP_KEY).write_text(record)
-    secret = hand_over / SERVICES
-    secret.touch(mode=0o600)
-    secret.write_text(connection_files(urls))
-    (hand_over / SCRIPT).write_text(dump_script(hand_over, folder, list(urls)))
+    secrets = connection_files(urls, hand_over)
+    for path, content in secrets.items():
+        # libpq ignores a password file that its group may read.
+        path.touch(mode=0o600)
+        path.write_text(content)
+    (hand_over / SCRIPT).write_text(dump_script(hand_over, folder, list(urls), list(secrets)))
     (hand_over / PLACE).write_text(str(folder))
     return folder
 

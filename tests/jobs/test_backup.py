@@ -7,14 +7,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from fraudops.database_url import read_database_url
 from fraudops.errors import StoreDownError
 from jobs.install.backup import ARTIFACTS, COMPLETE, SUMS, finish
-from services.supervisor.postgresql import OWNER, PostgreSQL, binaries
+from services.supervisor.postgresql import HOST, OWNER, PostgreSQL, binaries
 from tests.support.kubernetes_secrets import StoredObjects, serve_objects
 
 RECORD = json.dumps({"current": {"version": "7", "epoch": 3}})
@@ -50,10 +52,10 @@ class Site:
             check=False,
         )
 
-    def begin(self, url: str) -> None:
-        done = self.step(
-            "begin", "--record", "serving", DATABASE_URL=url, MLFLOW_BACKEND_STORE_URI=url
-        )
+    def begin(self, audit: str, mlflow: str = "") -> None:
+        """Run the first step with the URLs of the two databases, which may be one."""
+        urls = {"DATABASE_URL": audit, "MLFLOW_BACKEND_STORE_URI": mlflow or audit}
+        done = self.step("begin", "--record", "serving", **urls)
         assert done.returncode == 0, done.stderr
 
     def dump(self) -> None:
@@ -113,16 +115,43 @@ def test_a_backup_restores_rows_owner_and_files(
     assert (copy / "artifacts" / "1" / "model" / "bundle.json").read_text() == "content"
 
 
-def test_the_password_is_in_no_argument_and_goes_with_the_dump(site: Site, database: str) -> None:
-    site.begin(database)
-    services = site.hand_over / "pg_service.conf"
-    password = next(
-        line for line in services.read_text().splitlines() if line.startswith("password=")
-    ).removeprefix("password=")
-    assert password not in (site.hand_over / "dump.sh").read_text()
-    assert services.stat().st_mode & 0o077 == 0
+@pytest.fixture
+def awkward(postgresql_server: PostgreSQL, empty: str) -> Iterator[tuple[str, str]]:
+    """Yield two URLs for an empty database, of roles with different passwords."""
+    # Colons and backslashes are signs of a password file. libpq drops a line's last spaces from a
+    # service file.
+    passwords = {"one": "a:b\\c #=* ", "two": "\\:\\ \t "}
+    roles = {f"{each}_{os.getpid()}": password for each, password in passwords.items()}
+    with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
+        for role, password in roles.items():
+            known = (sql.Identifier(role), sql.Literal(password))
+            admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(*known))
+        place = f"{HOST}:{postgresql_server.port}/{empty}"
+        one, two = (
+            f"postgresql://{role}:{quote(password, safe='')}@{place}"
+            for role, password in roles.items()
+        )
+        yield one, two
+        for role in roles:
+            admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+def test_each_password_reaches_the_server_as_it_is(site: Site, awkward: tuple[str, str]) -> None:
+    site.begin(*awkward)
     site.dump()
-    assert not services.exists()
+    assert {"audit.dump", "mlflow.dump"} < {path.name for path in site.finish().iterdir()}
+
+
+def test_passwords_are_in_files_of_their_own_that_go_with_the_dump(
+    site: Site, database: str
+) -> None:
+    site.begin(database)
+    password = read_database_url(database).password
+    holders = {path for path in site.hand_over.iterdir() if password in path.read_text()}
+    assert {path.name for path in holders} == {"audit.pgpass", "mlflow.pgpass"}
+    assert {path.stat().st_mode & 0o777 for path in holders} == {0o600}
+    site.dump()
+    assert {path.name for path in site.hand_over.iterdir()} == {"folder", "dump.sh"}
 
 
 def test_a_backup_before_the_first_promotion_has_no_record(site: Site, database: str) -> None:
