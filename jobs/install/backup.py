@@ -81,6 +81,8 @@ def begin(volume: Path, hand_over: Path, record: str | None) -> Path:
     folder = volume / f".{datetime.now(UTC).strftime(STAMP)}.partial"
     urls = {name: url for name, variable in DATABASES.items() if (url := os.environ.get(variable))}
     with translated(volume):
+        # Releases of one namespace may share a claim: each has its own folder on it.
+        volume.mkdir(exist_ok=True)
         folder.mkdir()
         if record:
             (folder / CONFIG_MAP_KEY).write_text(record)
@@ -177,7 +179,12 @@ def command() -> None:
 
 
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
-volume_option = click.option("--volume", type=_folder, required=True, help="For the backups.")
+volume_option = click.option(
+    "--volume",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of this release's backups. `begin` makes it.",
+)
 hand_over_option = click.option(
     "--hand-over", type=_folder, required=True, help="Files from one container to the next."
 )

@@ -95,3 +95,14 @@ def test_nothing_of_it_is_there_by_default() -> None:
 def test_the_notes_say_whether_the_bundled_database_is_backed_up() -> None:
     assert "one pod without backups" in notes(*ON)
     assert "one pod that a CronJob backs up" in notes(*ON, "backup.schedule=@daily")
+
+
+def test_two_releases_that_share_a_claim_have_a_folder_each() -> None:
+    for settings, folder in (((), "fraudops"), (("fullnameOverride=other",), "other")):
+        objects = render(Variant(settings=(*ON, *settings)))
+        spec = job_spec(named(objects, "CronJob", f"{folder}-backup"))
+        assert spec is not None
+        pod = spec["template"]["spec"]
+        for container in (pod["initContainers"][0], pod["containers"][0]):
+            arguments = container.get("args") or container["command"]
+            assert arguments[arguments.index("--volume") + 1] == f"/backup/{folder}"

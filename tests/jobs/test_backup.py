@@ -34,7 +34,7 @@ class Site:
         self.stored, self.kubeconfig = stored, kubeconfig
         self.volume, self.hand_over = folder / "volume", folder / "hand-over"
         self.artifacts = folder / "mlflow" / "artifacts"
-        for each in (self.volume, self.hand_over, self.artifacts / "1" / "model"):
+        for each in (self.hand_over, self.artifacts / "1" / "model"):
             each.mkdir(parents=True)
         (self.artifacts / "1" / "model" / "bundle.json").write_text("content")
         data = {"data": {"serving.json": RECORD}}
@@ -184,7 +184,7 @@ def test_the_newest_backups_stay_and_a_killed_one_goes_after_a_day(
         for name in (".20260101T000000Z.partial", ".20260102T000000Z.partial", "lost+found")
     )
     for folder in (*old, killed, running, other):
-        folder.mkdir()
+        folder.mkdir(parents=True)
     long_ago = time.time() - 2 * 86_400
     os.utime(killed, (long_ago, long_ago))
     os.utime(other, (long_ago, long_ago))
