@@ -37,13 +37,16 @@ def job():
     asyncio.run(wait())
 """
 # Each waits in a block that must clean up. It prints a line when the block begins.
+# Python misses a signal that comes just before a blocking call, until the call ends: so no call is
+# long.
 WAITS = {
     "blocking": """
 import time
 def job():
     try:
         print("waiting", flush=True)
-        time.sleep(60)
+        for _ in range(600):
+            time.sleep(0.1)
     finally:
         print("cleaned up", flush=True)
 """,
@@ -65,7 +68,8 @@ def job():
     child.join()
     try:
         print("waiting", flush=True)
-        time.sleep(60)
+        for _ in range(600):
+            time.sleep(0.1)
     finally:
         print("cleaned up", child.exitcode, flush=True)
 """,
