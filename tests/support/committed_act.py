@@ -120,8 +120,8 @@ class Act:
         self.began = stage.world.clock
 
     def change(self, **fields: Any) -> None:
-        """Let another process change the record."""
-        self.stage.write(msgspec.structs.replace(self.stage.record, **fields))
+        """Let another process change fields of the record."""
+        self.stage.change(**fields)
 
     def at_next_epoch(self, then: Callable[[], None]) -> None:
         """Run `then` when a pod is next asked for its epoch, and only then."""

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
 import pytest
 
 from fraudops.errors import StoreDownError
@@ -24,17 +23,11 @@ def ports(stage: Stage, **changed: Any) -> PromotionPorts:
     return replace(ports_of(stage.world, Actor("act")), **changed)
 
 
-def put(stage: Stage, **fields: Any) -> None:
-    """Let another writer change the record."""
-    stage.write(msgspec.structs.replace(stage.record, **fields))
-
-
 def promote(stage: Stage, version: str) -> None:
     """Let another act promote the version."""
     current = stage.record.current
     assert current is not None
-    put(
-        stage,
+    stage.change(
         current=entry_of(version, current.epoch + 1),
         previous=current,
         stack=(current, *stage.record.stack),
@@ -89,7 +82,7 @@ class ReadOnlyRecords:
 
 @on_stage(pods=0)
 async def test_both_aliases_follow_the_record_and_the_record_says_so(stage: Stage) -> None:
-    put(stage, alias_epoch=0, alias_note="an old note")
+    stage.change(alias_epoch=0, alias_note="an old note")
     stage.world.registry.aliases = {"production": "3", "champion": "3"}
     assert await AliasMirror(ports(stage)).sync(2) == ()
     assert stage.world.registry.aliases == RIGHT
@@ -98,7 +91,7 @@ async def test_both_aliases_follow_the_record_and_the_record_says_so(stage: Stag
 
 @on_stage(pods=0)
 async def test_a_record_without_a_way_back_has_no_champion(stage: Stage) -> None:
-    put(stage, stack=(), previous=None)
+    stage.change(stack=(), previous=None)
     assert await AliasMirror(ports(stage)).sync(2) == ()
     assert stage.world.registry.aliases == {"production": "1"}
     assert stage.record.alias_note is None
@@ -124,7 +117,7 @@ async def test_an_act_whose_record_has_moved_on_is_superseded(stage: Stage) -> N
 
 @on_stage(pods=0)
 async def test_a_registry_that_does_not_answer_makes_the_alias_late(stage: Stage) -> None:
-    put(stage, alias_epoch=1)
+    stage.change(alias_epoch=1)
     stage.world.registry.down_until = FOR_EVER
     assert await AliasMirror(ports(stage)).sync(2) == ("alias",)
     assert stage.record.alias_epoch == 1
@@ -168,7 +161,7 @@ async def test_a_record_that_always_moves_makes_the_alias_late(stage: Stage) -> 
 @on_stage(pods=0)
 async def test_the_aliases_of_one_epoch_are_not_noted_at_a_later_one(stage: Stage) -> None:
     """The record moves after the aliases were compared, and before that is noted."""
-    put(stage, alias_epoch=0)
+    stage.change(alias_epoch=0)
     records = WatchedRecords(ports(stage).records, 3, lambda: promote(stage, "3"))
     with pytest.raises(Superseded):
         await AliasMirror(ports(stage, records=records)).sync(2)
@@ -210,7 +203,7 @@ async def test_before_the_first_promotion_the_registry_may_have_any_alias(stage:
 
 @on_stage(pods=0)
 async def test_a_first_promotion_has_no_way_back_to_compare(stage: Stage) -> None:
-    put(stage, stack=())
+    stage.change(stack=())
     assert await AliasMirror(ports(stage)).note(stage.record) is None
 
 
@@ -219,7 +212,7 @@ async def test_a_first_promotion_has_no_way_back_to_compare(stage: Stage) -> Non
 
 @on_stage(pods=0)
 async def test_the_reconciler_writes_a_late_alias(stage: Stage) -> None:
-    put(stage, alias_epoch=1)
+    stage.change(alias_epoch=1)
     stage.world.registry.aliases = {}
     assert await AliasMirror(ports(stage)).reconcile(stage.record) == ((), None)
     assert stage.world.registry.aliases == RIGHT
@@ -228,7 +221,7 @@ async def test_the_reconciler_writes_a_late_alias(stage: Stage) -> None:
 
 @on_stage(pods=0)
 async def test_the_reconciler_returns_what_is_wrong_with_a_late_alias(stage: Stage) -> None:
-    put(stage, alias_epoch=1)
+    stage.change(alias_epoch=1)
     stage.world.registry.delete("2")
     late, note = await AliasMirror(ports(stage)).reconcile(stage.record)
     assert (late, note) == ((), stage.record.alias_note)
@@ -237,14 +230,14 @@ async def test_the_reconciler_returns_what_is_wrong_with_a_late_alias(stage: Sta
 
 @on_stage(pods=0)
 async def test_an_alias_stays_late_while_the_registry_does_not_answer(stage: Stage) -> None:
-    put(stage, alias_epoch=1, alias_note="of an earlier epoch")
+    stage.change(alias_epoch=1, alias_note="of an earlier epoch")
     stage.world.registry.down_until = FOR_EVER
     assert await AliasMirror(ports(stage)).reconcile(stage.record) == (("alias",), None)
 
 
 @on_stage(pods=0)
 async def test_a_later_act_writes_the_alias_that_the_reconciler_finds_late(stage: Stage) -> None:
-    put(stage, alias_epoch=1)
+    stage.change(alias_epoch=1)
     seen = stage.record
     promote(stage, "3")
     assert await AliasMirror(ports(stage)).reconcile(seen) == ((), None)
@@ -265,7 +258,7 @@ async def test_an_alias_moved_by_hand_is_reported_and_not_followed(stage: Stage)
 
 @on_stage(pods=0)
 async def test_a_note_ends_when_the_alias_is_set_back(stage: Stage) -> None:
-    put(stage, alias_note="was moved")
+    stage.change(alias_note="was moved")
     assert await AliasMirror(ports(stage)).reconcile(stage.record) == ((), None)
     assert stage.record.alias_note is None
 

@@ -242,7 +242,7 @@ async def test_a_dead_promoters_reservation_annotation_and_row_are_finished(stag
 
 @on_stage()
 async def test_a_late_alias_is_written_and_a_moved_one_is_reported(stage: Stage) -> None:
-    stage.write(msgspec.structs.replace(stage.record, alias_epoch=1))
+    stage.change(alias_epoch=1)
     stage.world.registry.aliases = {"production": "3"}
     assert await reconciler(stage).run("reconciler") == ReconcileResult()
     assert stage.world.registry.aliases == {"production": "1", "champion": "2"}
@@ -257,7 +257,7 @@ async def test_a_late_alias_is_written_and_a_moved_one_is_reported(stage: Stage)
 @on_stage()
 async def test_rows_are_late_while_the_database_is_down_and_the_alias_is_not(stage: Stage) -> None:
     keep(stage, row(outcome="done"))
-    stage.write(msgspec.structs.replace(stage.record, alias_epoch=1))
+    stage.change(alias_epoch=1)
     stage.world.store.database_down_until = FOR_EVER
     assert await reconciler(stage).run("reconciler") == ReconcileResult(late=("rows",))
     assert (len(stage.record.unwritten), stage.record.alias_epoch) == (1, 2)
@@ -267,7 +267,7 @@ async def test_rows_are_late_while_the_database_is_down_and_the_alias_is_not(sta
 def test_the_alias_is_late_while_the_registry_is_down_and_rows_are_not(mirrored: int) -> None:
     async def play(stage: Stage) -> None:
         keep(stage, row(outcome="done"))
-        stage.write(msgspec.structs.replace(stage.record, alias_epoch=mirrored))
+        stage.change(alias_epoch=mirrored)
         stage.world.registry.down_until = FOR_EVER
         result = await reconciler(stage).run("reconciler")
         assert result == ReconcileResult(late=("alias",), rows=1)

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import msgspec
 import pytest
 
 from fraudops.errors import StoreDownError
@@ -59,7 +58,7 @@ def noted(record: ServingRecord) -> ServingRecord:
 
 
 def write_of_another(stage: Stage) -> None:
-    stage.write(msgspec.structs.replace(stage.record, highest_reserved=9))
+    stage.change(highest_reserved=9)
 
 
 def failing(

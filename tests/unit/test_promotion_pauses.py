@@ -41,7 +41,7 @@ def write_of_another(stage: Stage) -> None:
     current = stage.record.current
     assert current is not None
     later = msgspec.structs.replace(current, epoch=current.epoch + 1)
-    stage.write(msgspec.structs.replace(stage.record, current=later))
+    stage.change(current=later)
 
 
 @dataclass

@@ -180,7 +180,7 @@ def test_the_epoch_is_above_every_one_in_use(seen_by: str) -> None:
         elif seen_by == "the annotation":
             stage.world.store.template = ServingTarget(9, "1", digest_of("1"))
         else:
-            stage.write(msgspec.structs.replace(stage.record, highest_reserved=9))
+            stage.change(highest_reserved=9)
         result = await Try(stage, MINE).run()
         assert (result.outcome, result.epoch) == ("done", 10)
 
@@ -395,7 +395,7 @@ async def test_a_later_act_after_the_commit_is_named(stage: Stage) -> None:
         await stage.wait(0.05)
     later = entry_of("2", 4)
     stage.world.checks.commits.targets.add((4, later.digest))
-    stage.write(msgspec.structs.replace(stage.record, current=later))
+    stage.change(current=later)
     result = await act
     assert (result.outcome, result.epoch, result.version) == ("overtaken", 4, "2")
     assert stage.row("mine").outcome == "overtaken"

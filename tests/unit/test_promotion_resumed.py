@@ -154,7 +154,7 @@ async def test_a_later_try_that_finishes_a_commit_may_be_overtaken(stage: Stage)
     await stage.wait(5)
     later = entry_of("2", 4)
     stage.world.checks.commits.targets.add((4, later.digest))
-    stage.write(msgspec.structs.replace(stage.record, current=later))
+    stage.change(current=later)
     result = await finishing
     assert (result.outcome, result.epoch, result.version) == ("overtaken", 4, "2")
     assert (stage.row("mine").outcome, stage.row("mine").epoch) == ("overtaken", 3)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
+
 from fraudops.promotion.attempt import Attempt, Strategy
 from fraudops.promotion.protocol import PromotionResult
 from fraudops.promotion.serving_record import ServingRecord, encode
@@ -94,6 +96,10 @@ class Stage:
     def write(self, record: ServingRecord) -> None:
         """Let another process write the record, as if it had read it just before."""
         self.world.store.overwrite(record)
+
+    def change(self, **fields: Any) -> None:
+        """Let another process change fields of the record."""
+        self.write(msgspec.structs.replace(self.record, **fields))
 
     @property
     def record(self) -> ServingRecord:
