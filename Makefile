@@ -143,8 +143,8 @@ cluster-test-up cluster-test: export KIND_ADDONS := metrics prometheus
 cluster-test-up cluster-test: export KIND_CONFIG ?= $(CURDIR)/tests/cluster/kind-config.yaml
 cluster-test-up: kind-up ## start the kind cluster of the tests: two nodes, with Prometheus
 
-# Four processes: one changes the installed release, the others use separate namespaces. They mostly
-# wait. Figures (PROOF=1) are measured by one process.
+# Four processes: one changes the installed release, the others use separate namespaces. Figures
+# (PROOF=1) are measured by one process.
 cluster-test: install cluster-test-up ## start the kind cluster and run its tests, `helm test` included
 	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 4 --dist loadfile) tests/cluster $(ARGS)
 

@@ -53,7 +53,7 @@ class Reason:
     because: str
 
     def met_by(self, finding: Finding) -> set[str]:
-        """Return those of its objects that the finding is about."""
+        """Return the entries of `objects` that the finding meets."""
         return {"*", finding.object} & set(self.objects) if self.check == finding.check else set()
 
 

@@ -118,7 +118,7 @@ def images() -> None:
 
 
 def joined(image: str) -> str:
-    """Join the images of all processors to one, and return its digest."""
+    """Join the images of all processors into one, and return its digest."""
     parts = [f"{image}:{version()}-{arch}" for arch in PLATFORMS]
     run("docker", "buildx", "imagetools", "create", "--tag", f"{image}:{version()}", *parts)
     shown = ("--format", "{{json .Manifest}}")

@@ -101,7 +101,7 @@ def _worth(failure: Exception) -> int:
 async def limited_transaction(
     connection: Any, lock_seconds: float, idle_seconds: float = 60.0
 ) -> AsyncIterator[None]:
-    """Begin a transaction with limits for each wait for a lock and for its silence.
+    """Begin a transaction with a limit for each wait for a lock, and one for its idle time.
 
     A lost connection may leave an open transaction on the server. Without the second limit its
     locks would stay until TCP notices. The limits hold for this transaction alone, because behind

@@ -61,10 +61,12 @@ class ConfigMapRecords:
     async def adopt(self) -> None:
         """Put this release's labels on a ConfigMap that release 0.2.0 has made.
 
-        A restore from a backup and a commit of 0.2.0 leave the mark `never-named` on a record that
-        names a model: it removes the mark. The setup Job cannot do either, because the right to
-        change the record is the right to promote. The caller has the promotion lock, because the
-        write makes every token stale. Raises RecordUnreadableError, and as `call` does.
+        It also removes the mark `never-named` from a record that names a model. A restore from a
+        backup leaves it there, and so does a commit of 0.2.0. The setup Job may do neither: the
+        right to change the record is the right to promote.
+
+        The caller holds the promotion lock, because the write makes every token stale. Raises
+        RecordUnreadableError, and what `call` raises.
         """
         try:
             found = await self.cluster.call("GET", self._path)

@@ -56,9 +56,9 @@ def secret(name: str, release: str, values: Mapping[str, str]) -> KubernetesObje
 def record(name: str, release: str, lost: bool = False) -> KubernetesObject:
     """Return an empty serving record.
 
-    The promotion only updates it, so this Job is the only one that may create ConfigMaps. Pods
-    without a model are ready only by its mark. `lost` says that the release had a record before:
-    its new pods must not be ready next to pods that serve, so there is no mark.
+    The promotion only updates it, so this Job is the only one that may create ConfigMaps. A pod
+    without a model is ready only if the record has the mark `never-named`. A record that replaces
+    a `lost` one has no mark, because other pods may still serve what the lost one named.
     """
     metadata = kept_metadata(name, release)
     if not lost:

@@ -12,8 +12,8 @@ OWN_DATABASE = ("postgresql.enabled=false", "postgresql.existingSecret=own")
 S3 = ("mlflow.artifacts.type=s3", "mlflow.artifacts.s3.destination=s3://a/b")
 
 
-def pod_spec(*settings: str) -> dict[str, Any]:
-    spec = job_spec(named(render(Variant(settings=(*ON, *settings))), "CronJob", "fraudops-backup"))
+def pod_spec(*settings: str, name: str = "fraudops-backup") -> dict[str, Any]:
+    spec = job_spec(named(render(Variant(settings=(*ON, *settings))), "CronJob", name))
     assert spec is not None
     return dict(spec["template"]["spec"])
 
@@ -99,10 +99,6 @@ def test_the_notes_say_whether_the_bundled_database_is_backed_up() -> None:
 
 def test_two_releases_that_share_a_claim_have_a_folder_each() -> None:
     for settings, folder in (((), "fraudops"), (("fullnameOverride=other",), "other")):
-        objects = render(Variant(settings=(*ON, *settings)))
-        spec = job_spec(named(objects, "CronJob", f"{folder}-backup"))
-        assert spec is not None
-        pod = spec["template"]["spec"]
-        for container in (pod["initContainers"][0], pod["containers"][0]):
-            arguments = container.get("args") or container["command"]
-            assert arguments[arguments.index("--volume") + 1] == f"/backup/{folder}"
+        spec = pod_spec(*settings, name=f"{folder}-backup")
+        for step in (spec["initContainers"][0], spec["containers"][0]):
+            assert step["args"][1:3] == ["--volume", f"/backup/{folder}"]

@@ -24,9 +24,10 @@ automountServiceAccountToken: false
 {{- end }}
 
 {{/*
-The account of a pod whose template names none in another release or with other values. The API server copies
-the name into the deprecated field, and back if only the other one is removed. Then `helm rollback` would leave
-the name of an account that it has deleted, and no pod could start. Helm removes both if both are its own.
+Names the account of a pod in both fields. It is for a pod that has no own account in the release before, or
+with other values. The API server copies the name from one field into the other. Helm removes only the fields that
+it has set. With one field, `helm rollback` would leave the name of an account that it has deleted, and no pod
+could start.
 */}}
 {{- define "fraudops.podAccount" -}}
 serviceAccountName: {{ . | quote }}

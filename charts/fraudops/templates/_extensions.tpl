@@ -68,9 +68,9 @@ env: {{- toYaml . | nindent 2 }}
 {{- end }}
 
 {{/*
-For _checks.tpl. What Kubernetes says of a pod, such as its name or its request, and the paths of keys. With one
-value for all pods, two promotions would look like one, or two pods would write to one spool. And secrets as
-literal values, which every reader of pods would see.
+For _checks.tpl. Refuses two kinds of variables. The first is what Kubernetes says of a pod, such as its name or
+its request, and the paths of keys: with one value for all pods, two promotions would look like one, or two pods
+would write to one spool. The second is a secret as a literal value, which every reader of pods would see.
 */}}
 {{- define "fraudops.envChecks" -}}
 {{- $own := list "FRAUDOPS_POD" "FRAUDOPS_ROLLOUT" "FRAUDOPS_JOB" "FRAUDOPS_REQUEST_ID" "FRAUDOPS_REQUESTED_BY" "FRAUDOPS_CLUSTER__NAMESPACE" "FRAUDOPS_WAIVER" }}

@@ -71,8 +71,8 @@ class ConfigMapReader:
     def read(self) -> ServingRecord | None:
         """Return the record, or None if there is none.
 
-        A record that names no model counts as none, unless it has the mark `never-named` of the
-        setup Job, or reserves a model: a deletion or an edit may have emptied it. Raises
+        A deletion or an edit may have emptied a record. So one that names no model counts only if
+        it reserves a model, or has the mark `never-named` of the setup Job. Raises
         RecordUnreadableError, StoreDownError.
         """
         with self._lock:
