@@ -55,7 +55,9 @@ def watch_child(
     supervisor = Handle.of(child.pid)
     code = _follow(state, supervisor, Announcer(notices), output, lambda: child.poll() is None)
     if child.returncode is None:
-        notices.print("`fraudops status` shows its state, `fraudops down` stops it")
+        # The demo passes on standard output, but not the other stream: this line would come first.
+        with contextlib.suppress(OSError):
+            output.print("`fraudops status` shows its state, `fraudops down` stops it")
         return code
     if child.returncode == ALL_RUNNING:
         # The child has joined the supervisor of another `up`, which won the race for the lock.
