@@ -43,6 +43,8 @@ SUBJECT_OF = {
     "test_promotion.py": "cluster-promotion",
     "test_upgrade.py": "cluster-upgrade",
     "test_backup.py": "cluster-upgrade",
+    "test_strict.py": "cluster-upgrade",
+    "test_password.py": "cluster-upgrade",
     "test_vanished_node.py": "cluster-upgrade",
 }
 

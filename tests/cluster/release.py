@@ -1,5 +1,6 @@
 """An installed release of the chart, used through kubectl, helm, psql and `fraudops`."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fraudops.cluster.api import Cluster
+from fraudops.cluster.overview import Overview, look
 from tests.cluster.observations import Promoted, Run, Seen, stamped
 from tests.support.known_transaction import TRANSACTION
 from tests.support.shared_servers import alone
@@ -206,13 +209,20 @@ class Release:
         """Return version and epoch once the record, the alias and every worker agree on them."""
 
         def check() -> tuple[str, int]:
-            status = self.status()
-            assert status["well"], status
-            assert status["reserved"] is None, status
-            assert status["mirrored"], status
-            return self.serving()
+            # `fraudops status` prints the same, but each run of it takes a second to start.
+            overview = asyncio.run(self.overview())
+            record = overview.record
+            assert overview.well, overview
+            assert record.reserved is None, record
+            assert record.alias_epoch == record.epoch, record
+            assert record.current is not None
+            return record.current.version, record.current.epoch
 
         return eventually(check, 180, 1.0)
+
+    async def overview(self) -> Overview:
+        async with Cluster.connect(self.namespace) as cluster:
+            return await look(cluster, self.name)
 
     def scale(self, replicas: int, deployment: str = "inference", wait: bool = True) -> None:
         self.kubectl("scale", f"deployment/{self.name}-{deployment}", f"--replicas={replicas}")
