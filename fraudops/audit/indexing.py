@@ -66,13 +66,14 @@ async def index_days(url: str, seconds: float, program: str = "fraudops") -> Ind
     of the role ends the work. While another process builds indexes, this call does nothing. Raises
     the errors of asyncpg.
     """
-    done, left, deadline = list[str](), list[str](), time.monotonic() + seconds
+    # A day may lack several indexes, and is named once.
+    done, left, deadline = dict[str, None](), dict[str, None](), time.monotonic() + seconds
     limit: str | None = None
     # Do not wait for the lock: CREATE INDEX CONCURRENTLY of the other process waits until all older
     # statements have ended, and a statement that waits for this lock is one of them.
     async with advisory_lock(url, INDEX_LOCK, program) as held:
         if held is None:
-            return IndexedDays(done, left)
+            return IndexedDays([], [])
         async with (
             open_connection(url, program) as connection,
             open_connection(url, program) as watch,
@@ -80,16 +81,16 @@ async def index_days(url: str, seconds: float, program: str = "fraudops") -> Ind
             for row in await connection.fetch(_MISSING):
                 try:
                     await _index_day(connection, watch, row, deadline)
-                    done.append(row["day"])
+                    done[row["day"]] = None
                 except _GAVE_UP as error:
                     # The network's own timeout is a TimeoutError too.
                     if connection.is_closed() or watch.is_closed():
                         raise
                     if not isinstance(error, TimeoutError):
                         limit = await limits_of_role(connection)
-                    left.append(row["day"])
+                    left[row["day"]] = None
                 await held.check()
-    return IndexedDays(done, left, limit)
+    return IndexedDays([day for day in done if day not in left], list(left), limit)
 
 
 async def _index_day(connection: Any, watch: Any, row: Any, deadline: float) -> None:

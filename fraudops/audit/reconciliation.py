@@ -24,7 +24,7 @@ from fraudops.audit.prediction_ids import (
     timestamps,
     without,
 )
-from fraudops.audit.records import LabelRecord, decode, is_newer_kind
+from fraudops.audit.records import Prediction, Record, RefusalCount, decode, is_newer_kind
 from fraudops.spool.inspection import unshipped_payloads
 from fraudops.spool.segments import NEWER
 from fraudops.state import State
@@ -135,24 +135,32 @@ def find_outstanding(state: State) -> Outstanding:
         if is_newer_kind(payload):
             newer += 1
             continue
-        identifier = _prediction_id(payload)
-        labels += identifier is None
+        record = _record(payload)
+        identifier = _prediction_id(record)
+        labels += identifier is None and not isinstance(record, RefusalCount)
         if identifier:
             spooled.append(identifier)
     for entry in DeadLetters(state.spool).entries():
-        identifier = _prediction_id(entry.data)
+        identifier = _prediction_id(_record(entry.data))
         unreadable += identifier is None
         if identifier:
             dead.append(identifier)
     return Outstanding(id_array(spooled), id_array(dead), labels, unreadable, newer)
 
 
-def _prediction_id(payload: bytes) -> bytes | None:
-    """Return the prediction's id, or None for a label, another payload, or an invalid id."""
+def _record(payload: bytes) -> Record | None:
+    """Return the record, or None if the payload is none."""
     try:
-        record = decode(payload)
-        return None if isinstance(record, LabelRecord) else id_bytes(record.id)
+        return decode(payload)
     except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def _prediction_id(record: Record | None) -> bytes | None:
+    """Return the prediction's id, or None for another record or an invalid id."""
+    try:
+        return id_bytes(record.id) if isinstance(record, Prediction) else None
+    except ValueError:
         return None
 
 

@@ -1,4 +1,4 @@
-"""The records of the spool: predictions and labels as msgpack.
+"""The records of the spool as msgpack: predictions, labels, and counts of refused transactions.
 
 New fields are only appended, with defaults, so that spools of older releases stay readable.
 """
@@ -36,6 +36,8 @@ class Prediction(
     request_id: str | None = None
     transaction_id: str | None = None
     entity_key: str | None = None
+    # The authenticated client that asked; None if the service does not authenticate clients.
+    client: str | None = None
 
 
 class LabelRecord(msgspec.Struct, array_like=True, tag="label", frozen=True, kw_only=True):
@@ -51,6 +53,27 @@ class LabelRecord(msgspec.Struct, array_like=True, tag="label", frozen=True, kw_
     received_at: datetime
     prediction_id: str | None = None
     transaction_id: str | None = None
+    # The authenticated client that sent it, or the import that read it.
+    client: str | None = None
+
+
+class RefusalCount(msgspec.Struct, array_like=True, tag="refusals", frozen=True, kw_only=True):
+    """The number of transactions that a worker refused for one reason since its last record.
+
+    `id` is a UUIDv7; its millisecond is the end of the period. `endpoint` is a metric label such as
+    `/predict`. `field` is a name of the served schema, `(body)` or `(other)`, and `reason` the code
+    of a fault. Neither holds anything that a client sent. `rows` is at least 1. `model_version` is
+    None if no model served.
+    """
+
+    id: str
+    pod: str
+    endpoint: str
+    field: str
+    reason: str
+    rows: int
+    model_name: str
+    model_version: str | None = None
 
 
 def new_label(
@@ -60,8 +83,14 @@ def new_label(
     *,
     prediction_id: str | None = None,
     transaction_id: str | None = None,
+    client: str | None = None,
+    received_at: datetime | None = None,
 ) -> LabelRecord:
-    """Return a label that was received now. `labelled_at` needs a time zone; it is kept in UTC."""
+    """Return a label that was received at `received_at`, or now.
+
+    Both times need a time zone; they are kept in UTC. The same label from another client, or at
+    another time, has the same id.
+    """
     moment = labelled_at.astimezone(UTC)
     content = msgspec.json.encode([prediction_id, transaction_id, label, moment, source]).decode()
     return LabelRecord(
@@ -69,18 +98,19 @@ def new_label(
         label=label,
         labelled_at=moment,
         source=source,
-        received_at=datetime.now(UTC),
+        received_at=received_at.astimezone(UTC) if received_at else datetime.now(UTC),
         prediction_id=prediction_id,
         transaction_id=transaction_id,
+        client=client,
     )
 
 
-Record = Prediction | LabelRecord
+Record = Prediction | LabelRecord | RefusalCount
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Record)
 
 
-KINDS = frozenset({"prediction", "label"})
+KINDS = frozenset({"prediction", "label", "refusals"})
 
 
 def is_newer_kind(data: bytes) -> bool:

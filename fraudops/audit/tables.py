@@ -40,6 +40,7 @@ predictions = Table(
     Column("entity_key", Text),
     Column("pod", Text, nullable=False),
     Column("features_sealed", LargeBinary),
+    Column("client", Text),
 )
 
 labels = Table(
@@ -52,6 +53,39 @@ labels = Table(
     Column("labelled_at", _moment, nullable=False),
     Column("source", Text, nullable=False),
     Column("received_at", _moment, nullable=False),
+    Column("client", Text),
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("at", _moment, primary_key=True),
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    Column("pod", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("model_name", Text, nullable=False),
+    Column("model_version", Text),
+    Column("field", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("rows", Integer, nullable=False),
+)
+
+label_imports = Table(
+    "label_imports",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("file_sha256", Text, nullable=False),
+    Column("options", Text, nullable=False),
+    Column("started_at", _moment, nullable=False),
+    Column("finished_at", _moment),
+    Column("next_batch", Integer, nullable=False),
+    Column("rows", BIGINT, nullable=False),
+    Column("inserted", BIGINT, nullable=False),
+    Column("repeated", BIGINT, nullable=False),
+    Column("contradictory", BIGINT, nullable=False),
+    Column("unmatched", BIGINT, nullable=False),
+    Column("refused", BIGINT, nullable=False),
+    Column("requested_by", Text, nullable=False),
 )
 
 promotions = Table(

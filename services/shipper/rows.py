@@ -7,18 +7,19 @@ import msgspec
 from msgspec.structs import astuple
 
 from fraudops.audit.dead_letters import RejectedRecord
-from fraudops.audit.records import LabelRecord, Prediction, decode, is_newer_kind
+from fraudops.audit.records import LabelRecord, Prediction, RefusalCount, decode, is_newer_kind
 from fraudops.ids import timestamp_ms
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COLUMNS: dict[str, tuple[str, ...]] = {
     "predictions": ("timestamp", *Prediction.__struct_fields__, "features_sealed"),
     "labels": LabelRecord.__struct_fields__,
+    "refusals": ("at", *RefusalCount.__struct_fields__),
 }
 # `unnest` of the sink needs the type that each column has in PostgreSQL.
 TYPES = {
     **dict.fromkeys(("id", "prediction_id"), "uuid"),
-    **dict.fromkeys(("timestamp", "labelled_at", "received_at"), "timestamptz"),
+    **dict.fromkeys(("timestamp", "labelled_at", "received_at", "at"), "timestamptz"),
     **dict.fromkeys(
         ("fraud_probability", "threshold", "latency_ms", "challenger_probability"), "float8"
     ),
@@ -26,10 +27,12 @@ TYPES = {
     **dict.fromkeys(
         (
             *("model_name", "model_version", "model_digest", "challenger_version", "request_id"),
-            *("transaction_id", "entity_key", "pod", "source"),
+            *("transaction_id", "entity_key", "pod", "source", "client"),
+            *("endpoint", "field", "reason"),
         ),
         "text",
     ),
+    "rows": "int4",
     "features": "jsonb",
     "features_sealed": "bytea",
 }
@@ -40,7 +43,7 @@ _json = msgspec.json.Encoder()
 class Row(NamedTuple):
     """One row, with its values in the order of COLUMNS[table].
 
-    `day` is the day of the partition that holds a prediction; it is None for a label.
+    `day` is the day of the partition that holds a prediction; other tables have no partitions.
     """
 
     table: str
@@ -95,6 +98,8 @@ def _row(payload: bytes) -> Row:
     if isinstance(record, LabelRecord):
         return Row("labels", astuple(record), None, payload)
     moment = EPOCH + timedelta(milliseconds=timestamp_ms(record.id))
+    if isinstance(record, RefusalCount):
+        return Row("refusals", (moment, *astuple(record)), None, payload)
     identifier, features, *rest = astuple(record)
     # Encrypted and hashed features are bytes; readable ones are a mapping.
     plain, sealed = (

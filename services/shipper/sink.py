@@ -52,10 +52,11 @@ def _insert_statement(table: str, key: str) -> str:
 INSERT = {
     "predictions": _insert_statement("predictions", 'id, "timestamp"'),
     "labels": _insert_statement("labels", "id"),
+    "refusals": _insert_statement("refusals", "at, id"),
 }
 # Fails while the tables do not exist, or the role may not read them. Without ONLY, the plan would
 # lock each partition and each index, some thousands for each new connection of a shipper.
-PROBE = "SELECT FROM ONLY predictions, ONLY labels LIMIT 0"
+PROBE = "SELECT FROM ONLY predictions, ONLY labels, ONLY refusals LIMIT 0"
 
 
 @dataclass

@@ -25,13 +25,10 @@ from fraudops.drift.window import recent
 from fraudops.errors import SettingsError, StoreDownError
 from services.shipper.sink import Sink
 from tests.support.audit_records import prediction
+from tests.support.migrations import back_to
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-BEFORE_ACTS = (
-    "ALTER TABLE promotions DROP COLUMN act, DROP COLUMN waiver_reason, DROP COLUMN behind, "
-    "DROP COLUMN actor, DROP COLUMN authenticated, DROP COLUMN approver, DROP COLUMN signer"
-)
 
 
 @pytest.fixture
@@ -122,14 +119,10 @@ async def test_a_table_full_of_an_earlier_releases_rows_is_migrated_untouched_or
     await upgrade(empty_database)
     connection, reader = await connect(empty_database), await connect(empty_database)
     await store(empty_database, [prediction() for _ in range(50)])
-    await connection.execute(
-        "ALTER TABLE predictions DROP COLUMN features_sealed; DROP INDEX predictions_sample;"
-        + BEFORE_ACTS
-    )
-    await connection.execute("UPDATE fraudops_schema_version SET version_num = '0001'")
+    await connection.execute(back_to("0001"))
     files = (
         "SELECT array_agg(relfilenode ORDER BY relname) FROM pg_class"
-        " WHERE relname ~ '^predictions' AND relname !~ 'sample|prediction_expr'"
+        " WHERE relname ~ '^predictions' AND relname !~ 'sample|prediction_expr|entity_key'"
     )
     before = await connection.fetchval(files)
     async with reader.transaction():
@@ -158,8 +151,7 @@ async def test_promotions_of_an_earlier_release_stay_and_more_of_them_fit(
 ) -> None:
     await upgrade(empty_database)
     connection = await connect(empty_database)
-    await connection.execute(BEFORE_ACTS)
-    await connection.execute("UPDATE fraudops_schema_version SET version_num = '0003'")
+    await connection.execute(back_to("0003"))
     values = {
         "request": "r",
         "started_at": NOON,
@@ -208,7 +200,7 @@ async def test_concurrent_requests_make_a_partition_once(database: str) -> None:
     indexes = await connections[0].fetchval(
         "SELECT count(*) FROM pg_indexes WHERE tablename = 'predictions_20200229'"
     )
-    assert indexes == 4
+    assert indexes == 5
     for connection in connections:
         await connection.close()
 

@@ -3,11 +3,18 @@
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 
+from fraudops.audit.dead_letters import DeadLetters
+from fraudops.audit.records import encode, new_label
+from fraudops.spool.segments import NEWER
+from fraudops.state import State
+from tests.support.audit_records import fill, prediction, refusals
 from tests.support.releases import unpack
+from tests.support.shippers import dead_letters, expect, expect_empty, ids
 
 PROMOTE = """
 import asyncio, os
@@ -43,3 +50,30 @@ def test_the_release_before_writes_its_promotions_on_this_schema(
     with psycopg.connect(database) as connection:
         rows = connection.execute("SELECT outcome, epoch, act, behind FROM promotions").fetchall()
     assert rows == [("done", 3, None, None)]
+
+
+def test_the_release_before_ships_these_records_and_keeps_a_kind_that_it_does_not_know(
+    database: str, tmp_path: Path
+) -> None:
+    tree, state = unpack("0.2.0", tmp_path / "code"), State.at(tmp_path / "state")
+    label = new_label(1, datetime.now(UTC), "analyst", transaction_id="t-1", client="shop")
+    answered, count = prediction(client="shop"), refusals()
+    fill(state.spool, [answered, label, count])
+    environment = {"PYTHONPATH": str(tree), "DATABASE_URL": database}
+    with (tmp_path / "log").open("wb") as log:
+        shipper = subprocess.Popen(
+            [sys.executable, "-m", "services.shipper"],
+            cwd=tree,
+            env={**os.environ, **environment, "FRAUDOPS_STATE": str(state.root)},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        expect(database, [answered.id])
+        expect_empty(state)
+    finally:
+        shipper.terminate()
+        shipper.wait(20)
+    assert ids(database, "labels") == [label.id]
+    assert [entry.data for entry in DeadLetters(state.spool, NEWER).entries()] == [encode(count)]
+    assert dead_letters(state) == []

@@ -17,6 +17,7 @@ from fraudops.audit.partitions import INDEX_LOCK, partition_name
 from fraudops.audit.records import encode
 from services.shipper.sink import Sink
 from tests.support.audit_records import prediction
+from tests.support.migrations import back_to
 
 TODAY = datetime.now(UTC).date()
 TOMORROW, EARLIER = TODAY + timedelta(days=1), TODAY - timedelta(days=3)
@@ -34,11 +35,6 @@ async def connection(database: str) -> AsyncIterator[Any]:
     Two days have rows, and one day has none.
     """
     connection = await connect(database)
-    await connection.execute(
-        "DROP INDEX predictions_sample; UPDATE fraudops_schema_version SET version_num = '0002'; "
-        "ALTER TABLE promotions DROP COLUMN act, DROP COLUMN waiver_reason, DROP COLUMN behind, "
-        "DROP COLUMN actor, DROP COLUMN authenticated, DROP COLUMN approver, DROP COLUMN signer"
-    )
     sink = Sink(database)
     noon = datetime(EARLIER.year, EARLIER.month, EARLIER.day, 12, tzinfo=UTC)
     assert (
@@ -47,6 +43,7 @@ async def connection(database: str) -> AsyncIterator[Any]:
         )
     ).new == 40
     await sink.close()
+    await connection.execute(back_to("0002"))
     yield connection
     await connection.close()
 
@@ -62,6 +59,8 @@ async def indexed(connection: Any) -> tuple[int, bool]:
 async def test_migrating_indexes_the_days_that_are_there(connection: Any, database: str) -> None:
     await upgrade(database)
     assert await indexed(connection) == (3, True)
+    whole = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'predictions_entity_key'::regclass"
+    assert await connection.fetchval(whole)
     assert await index_days(database, 60) == ([], [], None)
 
 

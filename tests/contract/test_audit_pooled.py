@@ -25,6 +25,7 @@ from fraudops.settings import RetentionSettings
 from jobs.retention import retain
 from services.shipper.sink import Sink
 from tests.support.audit_records import prediction
+from tests.support.migrations import back_to
 from tests.support.pgbouncer import needs_pgbouncer, running_pgbouncer
 from tests.support.shippers import ids
 from tests.support.waiting import eventually
@@ -116,12 +117,7 @@ async def test_migrations_of_several_programs_run_through_the_pooler(
     database: str, pooled: str
 ) -> None:
     async with open_connection(database) as connection:
-        await connection.execute(
-            "DROP INDEX predictions_sample; UPDATE fraudops_schema_version SET version_num = '0002'"
-        )
-        for name in ("act", "waiver_reason", "behind", "actor", "authenticated", "approver"):
-            await connection.execute(f"ALTER TABLE promotions DROP COLUMN {name}")
-        await connection.execute("ALTER TABLE promotions DROP COLUMN signer")
+        await connection.execute(back_to("0002"))
     done = await asyncio.gather(*(upgrade(pooled) for _ in range(3)))
     assert {migrated.newer for migrated in done} == {False}
     await index_days(pooled, 60)

@@ -18,7 +18,7 @@ from fraudops.ids import uuid7
 from fraudops.spool import SpoolWriter
 from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments
-from tests.support.audit_records import fill, prediction
+from tests.support.audit_records import fill, prediction, refusals
 from tests.support.audit_site import AuditSite
 
 CARD = "4111111111111111"
@@ -33,6 +33,7 @@ def test_answers_in_table_spool_and_dead_letters_are_each_counted_in_their_place
         [
             *(prediction() for _ in range(3)),
             new_label(1, datetime.now(UTC), "analyst", transaction_id="t"),
+            refusals(),
         ],
     )[:3]
     poison = prediction()

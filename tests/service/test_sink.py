@@ -6,6 +6,7 @@ Rows enter the table by a COPY or by an INSERT that skips what is there; both mu
 import asyncio
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import psycopg
@@ -17,8 +18,11 @@ from psycopg.rows import dict_row
 from fraudops.audit.records import encode, new_label
 from fraudops.ids import timestamp_ms
 from services.shipper.sink import Sink
-from tests.support.audit_records import prediction
+from tests.support.audit_records import prediction, refusals
 from tests.support.shippers import ids
+
+
+NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 
 
 def group(rows: int) -> list[bytes]:
@@ -93,6 +97,7 @@ async def test_every_column_is_read_back_as_it_was_answered(database: str) -> No
         request_id="r",
         transaction_id="t €",
         entity_key="",
+        client="shop",
     )
     sealed = prediction(features=bytes(range(256)), challenger_version="11")
     sink = Sink(database)
@@ -111,6 +116,33 @@ async def test_every_column_is_read_back_as_it_was_answered(database: str) -> No
             (None, features) if isinstance(features, bytes) else (features, None)
         )
         assert int(moment.timestamp() * 1000 + 0.5) == timestamp_ms(identifier)
+
+
+async def test_labels_and_counts_of_refusals_are_read_back_as_they_were_written(
+    database: str,
+) -> None:
+    label = new_label(1, NOON, "analyst", transaction_id="t-1", client="shop", received_at=NOON)
+    counts = [refusals(NOON), refusals(NOON, model_version=None, field="(body)", rows=1)]
+    sink = Sink(database)
+    group = [encode(prediction()), *map(encode, [label, *counts])]
+    for new in (4, 0):
+        outcome = await sink.ship(group)
+        assert (outcome.rows, outcome.new, outcome.rejected) == (4, new, [])
+    await sink.close()
+    with psycopg.connect(database, row_factory=dict_row) as connection:
+        (kept,) = connection.execute("SELECT * FROM labels")
+        rows = {str(row["id"]): row for row in connection.execute("SELECT * FROM refusals")}
+    assert {**kept, "id": str(kept["id"])} == asdict(label)
+    for count in counts:
+        assert rows[count.id] == {**asdict(count), "id": UUID(count.id), "at": NOON}
+
+
+async def test_a_count_of_no_rows_is_rejected_alone(database: str) -> None:
+    sink = Sink(database)
+    outcome = await sink.ship([encode(refusals()), encode(refusals(rows=0)), *group(1)])
+    await sink.close()
+    assert (outcome.new, len(outcome.rejected)) == (2, 1)
+    assert "23514" in outcome.rejected[0].reason
 
 
 @pytest.mark.parametrize(

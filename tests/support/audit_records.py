@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fraudops.audit.records import Prediction, Record, encode
+from fraudops.audit.records import Prediction, Record, RefusalCount, encode
 from fraudops.spool import SpoolWriter
 from fraudops.spool.options import SpoolOptions
 
@@ -33,6 +33,20 @@ def prediction(moment: datetime | None = None, **changes: Any) -> Prediction:
         "pod": "local",
     }
     return Prediction(**fields | changes)
+
+
+def refusals(moment: datetime | None = None, **changes: Any) -> RefusalCount:
+    fields: dict[str, Any] = {
+        "id": id_at(moment or datetime.now(UTC)),
+        "pod": "local",
+        "endpoint": "/predict",
+        "field": "Amount",
+        "reason": "below_minimum",
+        "rows": 3,
+        "model_name": "credit-fraud",
+        "model_version": "3",
+    }
+    return RefusalCount(**fields | changes)
 
 
 def fill(folder: Path, records: Iterable[Record], writer: str = "worker-1") -> list[str]:

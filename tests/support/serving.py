@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from fraudops.audit.records import LabelRecord, Prediction, decode
+from fraudops.audit.records import Record, decode
 from fraudops.model.manifest import MANIFEST
 from fraudops.promotion.local import FileRecordStore
 from fraudops.promotion.serving_record import ServingEntry, ServingRecord
@@ -261,9 +261,9 @@ class Service:
             worker["pid"] for worker in HTTP.get(f"{self.url}/ready", timeout=5).json()["workers"]
         ]
 
-    def audited(self) -> list[Prediction | LabelRecord]:
+    def audited(self) -> list[Record]:
         """Return all records in the spool, those of dead workers included."""
-        records: list[Prediction | LabelRecord] = []
+        records: list[Record] = []
         for path in sorted(self.state.spool.glob("*.seg")):
             data, offset = path.read_bytes(), 0
             while frame := frame_at(data, offset):
