@@ -21,7 +21,6 @@ from services.shipper.sink import Sink
 from tests.support.audit_records import prediction, refusals
 from tests.support.shippers import ids
 
-
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 
 
