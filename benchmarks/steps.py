@@ -46,7 +46,7 @@ def steps(models: BenchmarkModels, state: State) -> StepTimes:
     """
     from services.inference.metrics import Metrics
     from services.inference.model import open_model
-    from services.inference.scoring import TRANSACTIONS as BATCH
+    from services.inference.reading.rows import TRANSACTIONS as BATCH
     from services.inference.scoring import Scored, ScoredBatch
 
     model = open_model(models.folder / "linear", "1", models.digest("linear"))

@@ -28,6 +28,7 @@ from fraudops.settings.programs import (
     ValidateJobSettings,
     known_variables,
 )
+from fraudops.settings.serving import ClientAuthSettings, HttpSettings
 
 __all__ = [
     "COMMAND_LINE",
@@ -35,11 +36,13 @@ __all__ = [
     "PROGRAMS",
     "AuditSettings",
     "BundleJobSettings",
+    "ClientAuthSettings",
     "ClusterJobSettings",
     "ClusterSettings",
     "DriftJobSettings",
     "DriftSettings",
     "GateLimits",
+    "HttpSettings",
     "InferenceSettings",
     "ProgramSettings",
     "PromoteJobSettings",

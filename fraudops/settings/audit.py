@@ -131,10 +131,17 @@ class RetentionPeriodSettings(Group):
 
 
 class RetentionSettings(RetentionPeriodSettings):
-    """The retention of audited predictions, with the export of removed days."""
+    """The retention of audited predictions and labels, with the export of removed days."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    label_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="Labels that arrived more than so many days ago are removed from the audit. "
+        "If unset, as many as `days`.",
+    )
     export: Path | None = Field(
         None,
         description="Folder to which each day is exported as Parquet before it is removed. "

@@ -24,6 +24,7 @@ from fraudops.settings.groups import (
     SigningSettings,
     VerificationSettings,
 )
+from fraudops.settings.serving import ClientAuthSettings, HttpSettings
 
 PREFIX = "FRAUDOPS_"
 RECORD_POLL_HELP = "Seconds between two reads of the serving record by a pod."
@@ -122,6 +123,8 @@ class InferenceSettings(ProgramSettings):
     cluster: ClusterSettings = ClusterSettings()
     audit: AuditSettings = AuditSettings()
     signing: VerificationSettings = VerificationSettings()
+    http: HttpSettings = HttpSettings()
+    client_auth: ClientAuthSettings = ClientAuthSettings()
 
     @field_validator("audit")
     @classmethod
@@ -218,6 +221,7 @@ class RetentionJobSettings(ClusterJobSettings):
 
 # Variables that the command line reads itself when an option is missing.
 COMMAND_LINE = {
+    "FRAUDOPS_API_KEY": "API key of the inference service, if it authenticates its clients.",
     "FRAUDOPS_DATA": "The data file, if `--data` is missing.",
     "FRAUDOPS_DATA_URL": "Where `data fetch` fetches from, if `--mirror` is missing.",
     "FRAUDOPS_MARK_OUTPUT": (

@@ -32,15 +32,19 @@ class FailureLog:
         # its request in memory.
         self._kinds: dict[str, _Repeats] = {}
 
-    def note(self, error: Exception) -> None:
-        """Log the first failure of a kind with its stack trace, and count the next ones."""
+    def note(self, error: Exception, request_id: str | None = None) -> None:
+        """Log the first failure of a kind with its stack trace, and count the next ones.
+
+        The log line has the id of the request if it is given.
+        """
         kind = describe(error)
         if repeats := self._kinds.get(kind):
             repeats.count += 1
             return
         frames = traceback.extract_tb(error.__traceback__)
         places = [f"{frame.filename}:{frame.lineno}" for frame in frames]
-        logger.error("a request failed", exc_info=error, extra={"trace": places})
+        context = {"request_id": request_id} if request_id else {}
+        logger.error("a request failed", exc_info=error, extra={"trace": places, **context})
         self._kinds[kind] = _Repeats(0, self._later(kind))
 
     def close(self) -> None:

@@ -16,6 +16,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from fraudops.promotion.serving_record import ServingTarget
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# Labels that exist from the start. Prometheus sees no increase of a counter that begins at 1.
+BUNDLE_REASONS = ("signature", "bundle")
+CONNECTION_REASONS = ("too_many", "not_http", "url_too_long", "head_too_large", "slow_head")
+CLIENT_REASONS = ("missing", "unknown", "scope", "rate")
+PERMITS = ("batches", "labels")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -60,16 +65,13 @@ class Metrics:
             "Audit records (an upper bound) that processes held only in memory when they ended.",
             registry=registry,
         )
-        bundles_refused = Counter(
+        refused = Counter(
             "fraudops_bundles_refused",
             "Bundles that this pod refused: by a signed statement, or by the bundle's content.",
             ["reason"],
             registry=registry,
         )
-        # Both exist from the start. Prometheus sees no increase of a counter that begins at 1.
-        self._bundles_refused = {
-            reason: bundles_refused.labels(reason) for reason in ("signature", "bundle")
-        }
+        self._bundles_refused = {each: refused.labels(each) for each in BUNDLE_REASONS}
         self._epoch = Gauge(
             "fraudops_serving_epoch",
             "The epoch that this pod serves.",
@@ -94,8 +96,52 @@ class Metrics:
             "When this pod last read the serving record, in seconds since 1970.",
         )
         self._duration.labels("other")
+        self._define_boundary(registry)
         _reserve(folder)
         self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def _define_boundary(self, registry: CollectorRegistry) -> None:
+        """Define the metrics of connections, clients and refusals."""
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, registry=registry, buckets=SECONDS)
+        gauge = partial(Gauge, registry=registry)
+        self._upload = histogram(
+            "http_request_upload_seconds",
+            "From the end of a request's headers to the last byte of its body.",
+            ["endpoint"],
+        )
+        waits = histogram(
+            "fraudops_permit_wait_seconds", "Wait of a large request for its turn.", ["kind"]
+        )
+        self._waits = {kind: waits.labels(kind) for kind in PERMITS}
+        self._shed = counter(
+            "fraudops_requests_shed",
+            "Requests that were not scored, because their client's deadline had passed.",
+            ["endpoint"],
+        )
+        self._connections = gauge(
+            "fraudops_connections", "Open connections.", multiprocess_mode="livesum"
+        )
+        refused = counter(
+            "fraudops_connections_refused",
+            "Connections that were closed with an error before a request was read.",
+            ["reason"],
+        )
+        self._connections_refused = {each: refused.labels(each) for each in CONNECTION_REASONS}
+        refused = counter(
+            "fraudops_client_refused", "Requests of clients without access.", ["reason"]
+        )
+        self._clients_refused = {each: refused.labels(each) for each in CLIENT_REASONS}
+        self._transactions_refused = counter(
+            "fraudops_transactions_refused",
+            "Transactions that were refused with 422, by their first fault.",
+            ["endpoint", "field", "reason"],
+        )
+        self._jwks_read = gauge(
+            "fraudops_jwks_read_timestamp_seconds",
+            "When a worker last read the issuer's public keys, in seconds since 1970.",
+            multiprocess_mode="livemostrecent",
+        )
 
     def answered(self, method: str, endpoint: str, status: int, seconds: float) -> None:
         """Count one answered request; each request is counted exactly once.
@@ -150,6 +196,36 @@ class Metrics:
     def bundle_refused(self, reason: str) -> None:
         """Count a refusal. `reason` is "signature" or "bundle"."""
         self._bundles_refused[reason].inc()
+
+    def uploaded(self, endpoint: str, seconds: float) -> None:
+        """Observe the time from the end of the headers to the last byte of the body."""
+        self._upload.labels(endpoint).observe(seconds)
+
+    def waited(self, kind: str, seconds: float) -> None:
+        """Observe the wait for a permit. `kind` is one of PERMITS."""
+        self._waits[kind].observe(seconds)
+
+    def shed(self, endpoint: str) -> None:
+        self._shed.labels(endpoint).inc()
+
+    def connections(self, number: int) -> None:
+        """Set the number of this worker's open connections."""
+        self._connections.set(number)
+
+    def connection_refused(self, reason: str) -> None:
+        """Count a refused connection. `reason` is one of CONNECTION_REASONS."""
+        self._connections_refused[reason].inc()
+
+    def client_refused(self, reason: str) -> None:
+        """Count a refused client. `reason` is one of CLIENT_REASONS."""
+        self._clients_refused[reason].inc()
+
+    def transaction_refused(self, endpoint: str, field: str, reason: str, rows: int) -> None:
+        """Count refused transactions. The caller bounds the number of different labels."""
+        self._transactions_refused.labels(endpoint, field, reason).inc(rows)
+
+    def jwks_read(self) -> None:
+        self._jwks_read.set_to_current_time()
 
     def serves(self, target: ServingTarget, sample: bool) -> None:
         self._epoch.set(target.epoch)

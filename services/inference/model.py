@@ -12,7 +12,7 @@ from fraudops.model.manifest import check_files, read_manifest
 from fraudops.model.scorer import Scorer, open_scorer
 from fraudops.promotion.serving_record import ServingTarget
 from fraudops.schema import FeatureSchema
-from services.inference.parsing import TransactionReader
+from services.inference.reading.transactions import TransactionReader
 
 
 @dataclass(frozen=True, eq=False)

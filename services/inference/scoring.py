@@ -1,13 +1,12 @@
-"""Scoring: from a validated transaction to an audited answer.
+"""Scoring: from checked transactions to audited answers.
 
 Each prediction is appended to the audit before it is answered. Predictions are counted only here.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from itertools import groupby
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -17,17 +16,7 @@ from fraudops.ids import uuid7
 from services.inference.audit.writers import Audit
 from services.inference.metrics import Metrics
 from services.inference.model import LoadedModel
-from services.inference.parsing import (
-    REPORTED_FAULTS,
-    FieldFault,
-    InvalidBodyError,
-    Reader,
-    RowList,
-)
 
-CHUNK = 128
-TRANSACTIONS = RowList("transactions")
-Row = TypeVar("Row", bound=msgspec.Struct)
 _astuple = msgspec.structs.astuple
 
 
@@ -47,22 +36,38 @@ class ScoredBatch(msgspec.Struct, frozen=True):
     predictions: list[Scored]
 
 
-class PendingRequest(NamedTuple):
-    """One transaction with the model that scores it.
+class ScoringContext(NamedTuple):
+    """What the answers of one request have in common.
 
-    `request_id` is the client's. `started` is a time of perf_counter in seconds.
+    `model` is that of the request's beginning, which a promotion does not change. `request_id` is
+    the client's, or None; then an answer's own id takes its place. `received` is a time of
+    perf_counter in seconds, from which the latency counts. `client` is the authenticated client.
+    """
+
+    model: LoadedModel
+    request_id: str | None
+    received: float
+    client: str | None = None
+
+
+class PendingRequest(NamedTuple):
+    """One transaction, with the fields of a ScoringContext.
+
+    `deadline` is the client's, as a time of perf_counter in seconds.
     """
 
     model: LoadedModel
     transaction: Any
     request_id: str | None
-    started: float
+    received: float
+    client: str | None = None
+    deadline: float | None = None
 
 
 class Scoring:
-    """Scores, audits and counts transactions.
+    """Scores, audits and counts transactions that are checked already.
 
-    The caller passes the model, so that a request keeps the model that it started with.
+    A transaction is a struct of its model's reader.
     """
 
     def __init__(
@@ -70,16 +75,11 @@ class Scoring:
     ) -> None:
         self._audit, self._metrics, self._pod, self._protect = audit, metrics, pod, protect
 
-    async def one(
-        self, model: LoadedModel, body: bytes, request_id: str | None, started: float
-    ) -> Scored:
-        """Score the body of one transaction; `started` is a time of perf_counter in seconds.
-
-        Raises InvalidBodyError, SpoolFullError or StoreDownError.
-        """
-        transaction = model.reader.read(body)
+    async def one(self, context: ScoringContext, transaction: Any) -> Scored:
+        """Score one transaction. Raises SpoolFullError or StoreDownError."""
+        model = context.model
         probability = model.scorer.score(_astuple(transaction)[: model.reader.features])
-        scored, record = self._decide(model, transaction, probability, request_id, started)
+        scored, record = self._decide(context, transaction, probability)
         await self._audit.append(record)
         self._metrics.decided(scored.prediction, 1 - scored.prediction)
         return scored
@@ -97,9 +97,7 @@ class Scoring:
                 [_astuple(request.transaction)[: model.reader.features] for request in same_model]
             )
             for request, probability in zip(same_model, probabilities, strict=True):
-                scored, record = self._decide(
-                    model, request.transaction, probability, request.request_id, request.started
-                )
+                scored, record = self._decide(request, request.transaction, probability)
                 answers.append(scored)
                 records.append(record)
         self._audit.put(records)
@@ -107,21 +105,22 @@ class Scoring:
         self._metrics.decided(frauds, len(answers) - frauds)
         return answers
 
-    async def many(
-        self, model: LoadedModel, body: bytes, request_id: str, started: float
-    ) -> list[Scored]:
-        """Score the body of a batch: all rows or none, in their order. Raises as `one` does."""
-        reader = model.reader
+    async def many(self, context: ScoringContext, chunks: AsyncIterator[list[Any]]) -> list[Scored]:
+        """Score the transactions of a batch: all or none, in their order.
+
+        Raises as `one` does, and what `chunks` raises.
+        """
+        model, reader = context.model, context.model.reader
         answers: list[Scored] = []
         records: list[bytes] = []
         # Score each chunk before reading the next, while its rows are in the CPU cache.
-        async for transactions in read_rows(reader, TRANSACTIONS, body):
+        async for transactions in chunks:
             for transaction, probability in zip(
                 transactions,
                 model.scorer.score_many(reader.matrix(transactions)).tolist(),
                 strict=True,
             ):
-                scored, record = self._decide(model, transaction, probability, request_id, started)
+                scored, record = self._decide(context, transaction, probability)
                 answers.append(scored)
                 records.append(record)
         await self._audit.append_many(records)
@@ -130,14 +129,10 @@ class Scoring:
         return answers
 
     def _decide(
-        self,
-        model: LoadedModel,
-        transaction: Any,
-        probability: float,
-        request_id: str | None,
-        started: float,
+        self, context: ScoringContext | PendingRequest, transaction: Any, probability: float
     ) -> tuple[Scored, bytes]:
         """Return the answer and its encoded audit record."""
+        model = context.model
         transaction_id, entity_key = transaction.transaction_id, transaction.entity_key
         named = transaction_id is not None or entity_key is not None
         identifier = uuid7()
@@ -158,52 +153,13 @@ class Scoring:
             model_name=model.name,
             model_version=model.version,
             model_digest=model.digest,
-            latency_ms=(perf_counter() - started) * 1000,
+            latency_ms=(perf_counter() - context.received) * 1000,
             pod=self._pod,
-            request_id=request_id or identifier,
+            request_id=context.request_id or identifier,
             transaction_id=transaction_id,
             entity_key=entity_key,
+            client=context.client,
         )
         return Scored(identifier, probability, prediction, model.version, model.threshold), encode(
             record
         )
-
-
-async def read_rows(reader: Reader[Row], rows: RowList, body: bytes) -> AsyncIterator[list[Row]]:
-    """Yield the rows, at most CHUNK at a time; other requests may run in between.
-
-    No row follows a faulty one. At the end, raises InvalidBodyError with the first fault of up to
-    REPORTED_FAULTS rows.
-    """
-    read = 0
-    for piece in rows.pieces(body):
-        parsed = reader.read_list(piece)
-        if not parsed or read + len(parsed) > rows.most:
-            break
-        read += len(parsed)
-        for start in range(0, len(parsed), CHUNK):
-            yield parsed[start : start + CHUNK]
-            await asyncio.sleep(0)
-    else:
-        return
-    # Decode row by row to find the faults. Rows of earlier pieces were yielded already.
-    faults: list[FieldFault] = []
-    raws = rows.split(body)
-    for start in range(0, len(raws), CHUNK):
-        chunk: list[Row] = []
-        for index, raw in enumerate(raws[start : start + CHUNK], start):
-            try:
-                chunk.append(reader.decode(raw))
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                faults.append(msgspec.structs.replace(reader.faults(raw)[0], index=index))
-        if len(faults) >= REPORTED_FAULTS:
-            break
-        if not faults and not read:
-            yield chunk
-        await asyncio.sleep(0)
-    if read and not faults:
-        # All rows are valid, so the cuts were right. The body then has the list twice: the pieces
-        # came from the first one, and the decoder uses the last one.
-        faults.append(FieldFault(field=rows.key, reason="must be given once"))
-    if faults:
-        raise InvalidBodyError(faults)

@@ -58,6 +58,8 @@ SET_BY_CHART = {
         "FRAUDOPS_SIGNING__VERDICT_KEY",
         "FRAUDOPS_SIGNING__WAIVER_KEY",
     ),
+    "FRAUDOPS_CLIENT_AUTH__KEYS_FILE",
+    "FRAUDOPS_CLIENT_AUTH__JWKS_FILE",
     "FRAUDOPS_REQUESTED_BY",
     "FRAUDOPS_JOB",
 }
@@ -86,6 +88,16 @@ OTHER_VALUES = {
     "FRAUDOPS_PROMOTION__AUTHENTICATED": "true",
     "FRAUDOPS_PROMOTION__APPROVAL_REQUIRED": "true",
     "FRAUDOPS_READY_WITHOUT_MODEL": "false",
+    "FRAUDOPS_RETENTION__LABEL_DAYS": "90",
+    "FRAUDOPS_HTTP__ACCESS_LOG": "true",
+    "FRAUDOPS_HTTP__ROOT_PATH": "/fraud",
+    "FRAUDOPS_CLIENT_AUTH__MODE": "required",
+    "FRAUDOPS_CLIENT_AUTH__RATE_PER_SECOND": "200",
+    "FRAUDOPS_CLIENT_AUTH__JWT_ISSUER": "https://login.example.com",
+    "FRAUDOPS_CLIENT_AUTH__JWT_AUDIENCE": "fraud",
+    "FRAUDOPS_CLIENT_AUTH__JWT_SCOPE_CLAIM": "scp",
+    "FRAUDOPS_CLIENT_AUTH__JWT_CLIENT_CLAIM": "azp",
+    "FRAUDOPS_CLIENT_AUTH__JWKS_URL": "https://login.example.com/jwks.json",
 }
 SETTINGS = {setting.variable: setting for program in PROGRAMS for setting in settings_of(program)}
 
@@ -98,7 +110,8 @@ def value_path(variable: str) -> str:
     if variable in VALUE_PATHS:
         return VALUE_PATHS[variable]
     group, _, name = variable.removeprefix(PREFIX).lower().rpartition("__")
-    return f"{group or 'inference'}.{re.sub(r'_([a-z])', lambda match: match[1].upper(), name)}"
+    path = f"{group or 'inference'}.{name}"
+    return re.sub(r"_([a-z])", lambda match: match[1].upper(), path)
 
 
 def other_value(setting: Setting) -> str:
@@ -185,6 +198,7 @@ def test_every_setting_can_be_reached_from_values(
         "drift.featureThresholds.Amount=0.4",
         "promotion.strategies={broadcast}",
         "promotion.policy.automation={installer}",
+        "http.corsOrigins={https://desk.example.com}",
     ]
     manifests = render(Variant(settings=tuple(arguments)))
     after = dict(leaves(settings_of_container(manifests, name, monkeypatch)))

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fraudops.schema import Feature, FeatureSchema
-from services.inference.parsing import FieldFault, InvalidBodyError, RowList, TransactionReader
-from services.inference.scoring import CHUNK, read_rows
+from services.inference.reading.faults import FieldFault, InvalidBodyError
+from services.inference.reading.rows import CHUNK, RowList, read_rows
+from services.inference.reading.transactions import TransactionReader
 
 READER = TransactionReader(
     FeatureSchema(

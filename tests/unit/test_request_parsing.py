@@ -10,16 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fraudops.schema import Feature, FeatureSchema
-from services.inference.parsing import (
-    BATCH_ROWS,
-    REPORTED_FAULTS,
-    FieldFault,
-    InvalidBodyError,
-    LabelEntry,
-    Reader,
-    RowList,
-    TransactionReader,
-)
+from services.inference.reading.faults import REPORTED_FAULTS, FieldFault, InvalidBodyError
+from services.inference.reading.labels import LabelEntry
+from services.inference.reading.rows import BATCH_ROWS, RowList
+from services.inference.reading.transactions import Reader, TransactionReader
 
 SCHEMA = FeatureSchema(
     "bank",

@@ -26,6 +26,7 @@ KEYS = [
     "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
 ]
 SECRET = "postgresql://audit:correct-horse@127.0.0.1:5432/audit"
+GROUPS = {"audit", "client_auth", "drift", "gates", "http"}
 BY_NAME = {setting.variable: setting for setting in catalogue()}
 # A value that each variable accepts and that is not its default.
 OTHER = {
@@ -40,6 +41,11 @@ OTHER = {
     "FRAUDOPS_LOG_LEVEL": "debug",
     "FRAUDOPS_RECORD_POLL_SECONDS": "7.5",
     "MLFLOW_TRACKING_URI": "http://127.0.0.1:5999",
+    "FRAUDOPS_HTTP__ROOT_PATH": "/fraud/v1",
+    "FRAUDOPS_HTTP__CORS_ORIGINS": '["https://desk.example.com"]',
+    "FRAUDOPS_CLIENT_AUTH__MODE": "required",
+    "FRAUDOPS_CLIENT_AUTH__RATE_PER_SECOND": "200",
+    "FRAUDOPS_CLIENT_AUTH__JWKS_URL": "https://login.example.com/jwks.json",
 }
 
 
@@ -50,12 +56,15 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATABASE_URL", SECRET)
     monkeypatch.setenv("FRAUDOPS_AUDIT__KEY", KEYS[0])
+    # Without these, authentication of clients needs more than one variable.
+    for name in ("KEYS_FILE", "JWT_ISSUER", "JWT_AUDIENCE"):
+        monkeypatch.setenv(f"FRAUDOPS_CLIENT_AUTH__{name}", "given")
     return monkeypatch
 
 
 def leaves(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in settings.items():
-        if isinstance(value, Mapping) and name in ("audit", "drift", "gates"):
+        if isinstance(value, Mapping) and name in GROUPS:
             yield from leaves(value, f"{name}.")
         else:
             yield prefix + name, value
@@ -142,6 +151,67 @@ def test_the_strategies_always_have_broadcast(environment: pytest.MonkeyPatch) -
     environment.setenv("FRAUDOPS_PROMOTION__STRATEGIES", '["rollout"]')
     with pytest.raises(SettingsError, match=r"PROMOTION__STRATEGIES: .*must have broadcast"):
         PromoteJobSettings.from_environment()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"MODE": "required"}, "mode required needs keys_file, jwks_file or jwks_url"),
+        ({"MODE": "optional"}, "mode optional needs keys_file, jwks_file or jwks_url"),
+        ({"MODE": "off", "KEYS_FILE": "keys.json"}, "'disabled', 'optional' or 'required'"),
+        ({"JWKS_FILE": "jwks.json"}, "a JWKS needs jwt_issuer and jwt_audience"),
+        ({"JWKS_URL": "https://a.example/j", "JWT_ISSUER": "i"}, "needs jwt_issuer and jwt_aud"),
+        ({"JWKS_FILE": "j", "JWKS_URL": "https://a.example/j"}, "either jwks_file or jwks_url"),
+        ({"JWKS_URL": "http://a.example/j"}, "must begin with https://"),
+        ({"JWKS_URL": "http://127.0.0.1.example/j"}, "must begin with https://"),
+        ({"JWKS_URL": "https:///j"}, "must begin with https://"),
+        ({"JWKS_URL": "https://u:correct-h@rse@a/j"}, "JWKS_URL is not a valid URL"),
+        ({"RATE_PER_SECOND": "0"}, "greater than 0"),
+    ],
+)
+def test_an_authentication_that_cannot_work_is_refused(
+    environment: pytest.MonkeyPatch, changes: dict[str, str], complaint: str
+) -> None:
+    for name in ("KEYS_FILE", "JWT_ISSUER", "JWT_AUDIENCE"):
+        environment.delenv(f"FRAUDOPS_CLIENT_AUTH__{name}")
+    for name, value in changes.items():
+        environment.setenv(f"FRAUDOPS_CLIENT_AUTH__{name}", value)
+    with pytest.raises(SettingsError) as refused:
+        InferenceSettings.from_environment()
+    assert complaint in str(refused.value)
+    assert "correct" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a.example/j", "http://localhost:9/j", "http://127.0.0.1/j", "http://[::1]/j"]
+)
+def test_a_jwks_comes_by_https_or_from_this_machine(
+    environment: pytest.MonkeyPatch, url: str
+) -> None:
+    environment.setenv("FRAUDOPS_CLIENT_AUTH__JWKS_URL", url)
+    assert InferenceSettings.from_environment().client_auth.jwks_url == url
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ROOT_PATH", "fraud"),
+        ("ROOT_PATH", "/fraud/"),
+        ("ROOT_PATH", "/a b"),
+        ("CORS_ORIGINS", '["*"]'),
+        ("CORS_ORIGINS", '["https://desk.example.com/"]'),
+        ("CORS_ORIGINS", '["null"]'),
+        ("MAX_CONNECTIONS", "63"),
+        ("BODY_BYTES_IN_FLIGHT", str((32 << 20) - 1)),
+        ("IDLE_SECONDS", "0"),
+    ],
+)
+def test_a_limit_of_http_that_cannot_be_meant_is_refused(
+    environment: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    environment.setenv(f"FRAUDOPS_HTTP__{name}", value)
+    with pytest.raises(SettingsError, match=f"FRAUDOPS_HTTP__{name}"):
+        InferenceSettings.from_environment()
 
 
 def test_a_setting_of_another_program_is_not_refused(environment: pytest.MonkeyPatch) -> None:

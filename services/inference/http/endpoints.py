@@ -12,11 +12,13 @@ from services.inference.audit.writers import Audit
 from services.inference.http.feedback import accept
 from services.inference.http.middleware import SINGLE_BYTES, Call, Endpoint, EndpointResponse
 from services.inference.model import LoadedModel
-from services.inference.parsing import FieldFault, InvalidBodyError, Reader
 from services.inference.pod.coordinator import PREPARE_SECONDS, PodCoordinator
 from services.inference.pod.status import NotReadyError, Status
 from services.inference.pod.worker import Worker
-from services.inference.scoring import ScoredBatch, Scoring
+from services.inference.reading.faults import FieldFault, InvalidBodyError
+from services.inference.reading.rows import TRANSACTIONS, read_rows
+from services.inference.reading.transactions import Reader
+from services.inference.scoring import ScoredBatch, Scoring, ScoringContext
 
 BATCH_BYTES = 16 << 20
 # Batches in memory at once, a worker: at the limit each takes some 50 MB with its rows, answers and
@@ -54,14 +56,15 @@ class Predictions:
         self._worker, self._scoring, self._status = worker, scoring, status
 
     async def one(self, call: Call) -> EndpointResponse:
-        scored = await self._scoring.one(
-            self._model(call), call.body, call.request_id, call.started
-        )
+        model = self._model(call)
+        context = ScoringContext(model, call.request_id, call.started)
+        scored = await self._scoring.one(context, model.reader.read(call.body))
         return EndpointResponse(_encode(scored), call.request_id or scored.prediction_id)
 
     async def many(self, call: Call) -> EndpointResponse:
-        request_id = call.request_id or uuid7()
-        scored = await self._scoring.many(self._model(call), call.body, request_id, call.started)
+        model, request_id = self._model(call), call.request_id or uuid7()
+        context = ScoringContext(model, request_id, call.started)
+        scored = await self._scoring.many(context, read_rows(model.reader, TRANSACTIONS, call.body))
         return EndpointResponse(_encode(ScoredBatch(scored)), request_id)
 
     def _model(self, call: Call) -> LoadedModel:

@@ -116,5 +116,5 @@ class FastPath:
     def _count(self, asked: list[PendingRequest], status: int) -> None:
         now = perf_counter()
         self._metrics.answered_together(
-            "POST", PREDICT, status, [now - one.started for one in asked]
+            "POST", PREDICT, status, [now - one.received for one in asked]
         )

@@ -3,10 +3,10 @@
 from fraudops.audit.records import encode, new_label
 from fraudops.errors import RefusedError
 from services.inference.audit.writers import Audit
-from services.inference.parsing import LabelEntry, Reader, RowList
-from services.inference.scoring import read_rows
+from services.inference.reading.labels import LABELS, LabelEntry
+from services.inference.reading.rows import read_rows
+from services.inference.reading.transactions import Reader
 
-LABELS = RowList("labels")
 _reader = Reader(LabelEntry)
 
 

@@ -27,8 +27,8 @@ from services.inference.http.problems import (
 )
 from services.inference.metrics import Metrics
 from services.inference.model import Serving
-from services.inference.parsing import is_identifier
 from services.inference.pod.worker import Drain, Worker
+from services.inference.reading.identifiers import is_identifier
 
 JSON = (b"content-type", b"application/json")
 BODY_SECONDS = 30.0

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import msgspec
 
 from services.inference.http.endpoints import ReloadRequest
-from services.inference.http.feedback import LABELS
 from services.inference.http.problems import CONTENT_TYPE, Problem
 from services.inference.model import LoadedModel
-from services.inference.parsing import BATCH_ROWS, LabelEntry
 from services.inference.pod.status import ModelInfo, Ready, Reloaded
-from services.inference.scoring import TRANSACTIONS, Scored, ScoredBatch
+from services.inference.reading.labels import LABELS, LabelEntry
+from services.inference.reading.rows import BATCH_ROWS, TRANSACTIONS
+from services.inference.scoring import Scored, ScoredBatch
 
 REFERENCE = "#/components/schemas/{name}"
 TOKEN = {

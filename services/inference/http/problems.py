@@ -3,6 +3,7 @@
 A message never contains what a client sent.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ from fraudops.errors import (
     StoreDownError,
 )
 from fraudops.promotion.serving_record import RecordUnreadableError
-from services.inference.parsing import FieldFault, InvalidBodyError
 from services.inference.pod.status import NotReadyError
 from services.inference.pod.worker_channel import WorkerShown
+from services.inference.reading.faults import FieldFault, InvalidBodyError
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -36,6 +37,66 @@ class NotJsonError(FraudopsError):
 class SlowBodyError(FraudopsError):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the body did not arrive within {seconds:g} s")
+
+
+class NotHttpError(FraudopsError):
+    """Bytes that are no request that this service reads; `reason` is fixed text."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the request is not accepted: {reason}")
+
+
+class UrlTooLongError(FraudopsError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the URL is longer than {limit >> 10} KiB")
+
+
+class HeadTooLargeError(FraudopsError):
+    def __init__(self, limit: int, most: int) -> None:
+        super().__init__(f"the headers are larger than {limit >> 10} KiB, or more than {most}")
+
+
+class SlowHeadError(FraudopsError):
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the headers did not arrive within {seconds:g} s")
+
+
+class EncodedBodyError(FraudopsError):
+    def __init__(self) -> None:
+        super().__init__("send the body as it is, without a Content-Encoding")
+
+
+class BusyError(FraudopsError):
+    def __init__(self) -> None:
+        super().__init__("too many large requests are in progress: try again")
+
+
+class DeadlinePassedError(FraudopsError):
+    def __init__(self) -> None:
+        super().__init__("the time of X-Request-Timeout-Ms had passed before the work began")
+
+
+class MissingCredentialError(FraudopsError):
+    def __init__(self) -> None:
+        super().__init__("send an API key or a token: Authorization: Bearer …, or X-API-Key: …")
+
+
+class UnknownCredentialError(FraudopsError):
+    def __init__(self) -> None:
+        super().__init__("the API key or token is not valid, or no longer")
+
+
+class ScopeError(FraudopsError):
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"the API key or token lacks the scope {scope}")
+
+
+class RateLimitedError(FraudopsError):
+    """`seconds` are those after which the client may try again."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__("the client sends more than its rate: try again later")
 
 
 class CutOffError(FraudopsError):
@@ -91,18 +152,32 @@ class ErrorResponse:
 
 
 RETRY = ((b"retry-after", b"1"),)
+BEARER = ((b"www-authenticate", b"Bearer"),)
 # The first row whose type fits is taken: a subclass stands above its base.
 ERROR_RESPONSES: Mapping[type[Exception], ErrorResponse] = {
     InvalidBodyError: ErrorResponse(422, "The body was refused"),
     BodyTooLargeError: ErrorResponse(413, "The body is too large"),
     SlowBodyError: ErrorResponse(408, "The body came too slowly"),
     CutOffError: ErrorResponse(400, "The body is cut off"),
+    NotHttpError: ErrorResponse(400, "Not HTTP"),
+    UrlTooLongError: ErrorResponse(414, "The URL is too long"),
+    HeadTooLargeError: ErrorResponse(431, "The headers are too large"),
+    SlowHeadError: ErrorResponse(408, "The headers came too slowly"),
     NotJsonError: ErrorResponse(415, "Not JSON"),
-    UnauthorisedError: ErrorResponse(401, "Not authorised", ((b"www-authenticate", b"Bearer"),)),
+    EncodedBodyError: ErrorResponse(
+        415, "Not accepted encoding", ((b"accept-encoding", b"identity"),)
+    ),
+    MissingCredentialError: ErrorResponse(401, "Not authenticated", BEARER),
+    UnknownCredentialError: ErrorResponse(401, "Not authenticated", BEARER),
+    ScopeError: ErrorResponse(403, "Not allowed"),
+    RateLimitedError: ErrorResponse(429, "Too many requests"),
+    UnauthorisedError: ErrorResponse(401, "Not authorised", BEARER),
     AdminDisabledError: ErrorResponse(403, "Admin calls are off"),
     NoSuchEndpointError: ErrorResponse(404, "Not found"),
     NoSuchBundleError: ErrorResponse(404, "Not found"),
     WrongMethodError: ErrorResponse(405, "Method not allowed"),
+    BusyError: ErrorResponse(503, "Too busy", RETRY),
+    DeadlinePassedError: ErrorResponse(503, "The client's deadline has passed"),
     NotReadyError: ErrorResponse(503, "Not ready"),
     SpoolFullError: ErrorResponse(503, "The audit spool is full", RETRY),
     StoreDownError: ErrorResponse(503, "Not available now", RETRY),
@@ -144,4 +219,6 @@ def problem_response(error: Exception) -> tuple[int, list[tuple[bytes, bytes]], 
     headers = [(b"content-type", CONTENT_TYPE.encode()), *kind.headers]
     if isinstance(error, WrongMethodError):
         headers.append((b"allow", error.allowed.encode()))
+    if isinstance(error, RateLimitedError):
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.seconds))))
     return kind.status, headers, msgspec.json.encode(body)

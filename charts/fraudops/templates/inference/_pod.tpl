@@ -24,6 +24,73 @@
 {{- include "fraudops.env.spoolVolume" . | nindent 0 }}
 {{- include "fraudops.env.auditKey" . | nindent 0 }}
 {{- include "fraudops.env.mlflowUrl" . | nindent 0 }}
+{{- include "fraudops.env.http" . | nindent 0 }}
+{{- include "fraudops.env.clientAuth" . | nindent 0 }}
+{{- end }}
+
+{{/*
+Not in the ConfigMap: a pod of an earlier release whose container starts again during an upgrade reads the new
+ConfigMap, and ends with 64 for a variable that it does not know.
+*/}}
+{{- define "fraudops.env.http" -}}
+{{- with .Values.http }}
+- {name: FRAUDOPS_HTTP__ACCESS_LOG, value: {{ .accessLog | quote }}}
+- {name: FRAUDOPS_HTTP__ROOT_PATH, value: {{ .rootPath | quote }}}
+- {name: FRAUDOPS_HTTP__CORS_ORIGINS, value: {{ .corsOrigins | toJson | quote }}}
+- {name: FRAUDOPS_HTTP__MAX_CONNECTIONS, value: {{ .maxConnections | int64 | quote }}}
+- {name: FRAUDOPS_HTTP__HEAD_SECONDS, value: {{ .headSeconds | quote }}}
+- {name: FRAUDOPS_HTTP__BODY_SECONDS, value: {{ .bodySeconds | quote }}}
+- {name: FRAUDOPS_HTTP__IDLE_SECONDS, value: {{ .idleSeconds | quote }}}
+- {name: FRAUDOPS_HTTP__BODY_BYTES_IN_FLIGHT, value: {{ .bodyBytesInFlight | int64 | quote }}}
+{{- end }}
+{{- end }}
+
+{{- define "fraudops.env.clientAuth" -}}
+{{- with .Values.clientAuth }}
+- {name: FRAUDOPS_CLIENT_AUTH__MODE, value: {{ .mode | quote }}}
+- {name: FRAUDOPS_CLIENT_AUTH__JWT_SCOPE_CLAIM, value: {{ .jwtScopeClaim | quote }}}
+- {name: FRAUDOPS_CLIENT_AUTH__JWT_CLIENT_CLAIM, value: {{ .jwtClientClaim | quote }}}
+{{- if .existingSecret }}
+- {name: FRAUDOPS_CLIENT_AUTH__KEYS_FILE, value: /keys/clients/keys.json}
+{{- end }}
+{{- if not (kindIs "invalid" .ratePerSecond) }}
+- {name: FRAUDOPS_CLIENT_AUTH__RATE_PER_SECOND, value: {{ .ratePerSecond | quote }}}
+{{- end }}
+{{- if .jwtIssuer }}
+- {name: FRAUDOPS_CLIENT_AUTH__JWT_ISSUER, value: {{ .jwtIssuer | quote }}}
+{{- end }}
+{{- if .jwtAudience }}
+- {name: FRAUDOPS_CLIENT_AUTH__JWT_AUDIENCE, value: {{ .jwtAudience | quote }}}
+{{- end }}
+{{- if .jwksUrl }}
+- {name: FRAUDOPS_CLIENT_AUTH__JWKS_URL, value: {{ .jwksUrl | quote }}}
+{{- end }}
+{{- if .jwksExistingSecret }}
+- {name: FRAUDOPS_CLIENT_AUTH__JWKS_FILE, value: /keys/jwks/jwks.json}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Folders, and no subPath: kubelet then brings a new key into a running pod. */}}
+{{- define "fraudops.clientAuth.mounts" -}}
+{{- if .Values.clientAuth.existingSecret }}
+- {name: client-keys, mountPath: /keys/clients, readOnly: true}
+{{- end }}
+{{- if .Values.clientAuth.jwksExistingSecret }}
+- {name: client-jwks, mountPath: /keys/jwks, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{/* The mode 256 is 0400 in octal digits. */}}
+{{- define "fraudops.clientAuth.volumes" -}}
+{{- with .Values.clientAuth }}
+{{- if .existingSecret }}
+- {name: client-keys, secret: {secretName: {{ .existingSecret | quote }}, defaultMode: 256, items: [{key: {{ .secretKey | quote }}, path: keys.json}]}}
+{{- end }}
+{{- if .jwksExistingSecret }}
+- {name: client-jwks, secret: {secretName: {{ .jwksExistingSecret | quote }}, defaultMode: 256, items: [{key: {{ .jwksSecretKey | quote }}, path: jwks.json}]}}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "fraudops.shipper.mounts" -}}
@@ -38,6 +105,7 @@
 - {name: tmp, mountPath: /tmp, subPath: inference}
 {{- include "fraudops.spoolMount" . | nindent 0 }}
 {{- include "fraudops.keyMounts" (dict "publicKeys" true) | nindent 0 }}
+{{- include "fraudops.clientAuth.mounts" . | nindent 0 }}
 {{- include "fraudops.tokenMount" . | nindent 0 }}
 {{- end }}
 
@@ -63,5 +131,6 @@
 - {name: tmp, emptyDir: {sizeLimit: 256Mi}}
 {{- include "fraudops.database.volumes" (dict "root" . "keys" (list "url")) | nindent 0 }}
 {{- include "fraudops.keyVolumes" (dict "root" . "container" (dict "publicKeys" true)) | nindent 0 }}
+{{- include "fraudops.clientAuth.volumes" . | nindent 0 }}
 {{- include "fraudops.tokenVolume" . | nindent 0 }}
 {{- end }}
