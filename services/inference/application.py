@@ -33,6 +33,7 @@ from services.inference.pod.status import Status
 from services.inference.pod.worker import Drain, Worker
 from services.inference.pod.worker_channel import Ask, RunFolder
 from services.inference.pod.workers import Workers
+from services.inference.refusals import RefusalCounter
 from services.inference.scoring import Scoring
 
 logger = logging.getLogger(__name__)
@@ -86,16 +87,17 @@ def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
     )
     poller = Poller(pod, metrics, settings.record_poll_seconds)
     scoring = Scoring(audit, metrics, settings.pod, settings.audit.protection())
+    refusals = RefusalCounter(audit, metrics, settings.pod, settings.model_name)
     failures = FailureLog()
     app = InferenceApp(
         worker,
         FastPath(worker, scoring, audit, metrics, drain, failures),
-        lifespan=lambda _app: _life(worker, audit, run, pod, poller, failures),
+        lifespan=lambda _app: _life(worker, audit, run, pod, poller, refusals, failures),
     )
     app.add_middleware(
         RequestMiddleware,
         worker=worker,
-        endpoints=endpoints(worker, scoring, audit, pod, status),
+        endpoints=endpoints(worker, scoring, audit, pod, status, refusals),
         pages=PAGES,
         metrics=metrics,
         drain=drain,
@@ -135,9 +137,10 @@ async def _life(
     run: RunFolder,
     pod: PodCoordinator,
     poller: Poller,
+    refusals: RefusalCounter,
     failures: FailureLog,
 ) -> AsyncIterator[None]:
-    """Register the worker, load the pod's model, and run the poller until shutdown."""
+    """Register the worker, load the pod's model, and run the tasks until shutdown."""
     # Register before reading the state file. A promotion that commits in between then either
     # finds this worker registered or has already written the file.
     listener = await run.serve(worker.answer)
@@ -151,9 +154,12 @@ async def _life(
             logger.error("the worker starts without the pod's model", extra={"reason": reply.error})
     polling = asyncio.create_task(poller.run())
     polling.add_done_callback(_end_with)
+    counting = asyncio.create_task(refusals.run())
     yield
-    polling.cancel()
-    await asyncio.gather(polling, return_exceptions=True)
+    for task in (polling, counting):
+        task.cancel()
+    await asyncio.gather(polling, counting, return_exceptions=True)
+    await refusals.flush()
     listener.close()
     run.forget(os.getpid())
     failures.close()

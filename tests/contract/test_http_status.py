@@ -8,11 +8,13 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
 from fraudops.audit.records import Prediction
 from fraudops.model.manifest import read_manifest
 from fraudops.schema import load_schema
+from services.inference.metrics import CLIENT_REASONS, CONNECTION_REASONS
 from tests.support.http_client import HTTP
 from tests.support.serving import BANK, BANK_ROW, TOKEN, ULB_ROW, Service, problem
 from tests.support.waiting import eventually
@@ -170,6 +172,9 @@ def test_metrics_count_every_worker_and_every_answer_once(service: Service) -> N
             for answer in threads.map(lambda _: service.predict(), range(answers))
         ]
     service.predict({})
+    refused = 'fraudops_transactions_refused_total{{endpoint="{}",field="(other)",reason="other"}}'
+    rows = msgspec.json.encode({"transactions": [ULB_ROW, {}, {"V1": CARD}]})
+    service.post("/predict/batch", rows)
 
     def counted() -> None:
         after = service.metrics()
@@ -179,6 +184,10 @@ def test_metrics_count_every_worker_and_every_answer_once(service: Service) -> N
         )
         assert grown['http_requests_total{endpoint="/predict",method="POST",status="422"}'] == 1
         assert grown['http_request_duration_seconds_count{endpoint="/predict"}'] == answers + 1
+        assert (grown[refused.format("/predict")], grown[refused.format("/predict/batch")]) == (
+            1,
+            2,
+        )
         assert grown['fraudops_predictions_total{decision="fraud"}'] == sum(probabilities)
         assert grown['fraudops_predictions_total{decision="genuine"}'] == answers - sum(
             probabilities
@@ -204,7 +213,13 @@ def test_metrics_have_no_label_that_a_client_can_invent(service: Service) -> Non
     for path in ("/a", "/b", f"/{CARD}"):
         HTTP.get(service.url + path)
     HTTP.request("PROPFIND", f"{service.url}/predict")
+    service.predict({CARD: 1})
     text = HTTP.get(f"{service.url}/metrics").text
+    # Prometheus sees no increase of a counter that begins at 1.
+    for reason in CLIENT_REASONS:
+        assert f'fraudops_client_refused_total{{reason="{reason}"}} 0.0' in text
+    for reason in CONNECTION_REASONS:
+        assert f'fraudops_connections_refused_total{{reason="{reason}"}} 0.0' in text
     assert 'endpoint="other",method="GET",status="404"' in text
     assert 'method="other",status="405"' in text
     assert CARD not in text

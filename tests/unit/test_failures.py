@@ -61,6 +61,14 @@ async def test_each_kind_of_failure_has_one_stack_trace(caplog: pytest.LogCaptur
     assert counts(caplog) == [499, 2]
 
 
+async def test_the_log_line_has_the_id_of_the_request(caplog: pytest.LogCaptureFixture) -> None:
+    failures = FailureLog()
+    failures.note(ZeroDivisionError(), "r-1")
+    failures.note(KeyError())
+    assert [vars(record).get("request_id") for record in caplog.records] == ["r-1", None]
+    failures.close()
+
+
 async def test_a_period_ends_with_a_count_and_a_quiet_one_with_a_new_beginning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -1,7 +1,8 @@
 """The calls with a body: each takes the body's bytes and returns the answer's bytes."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import msgspec
@@ -18,6 +19,7 @@ from services.inference.pod.worker import Worker
 from services.inference.reading.faults import FieldFault, InvalidBodyError
 from services.inference.reading.rows import TRANSACTIONS, read_rows
 from services.inference.reading.transactions import Reader
+from services.inference.refusals import RefusalCounter
 from services.inference.scoring import ScoredBatch, Scoring, ScoringContext
 
 BATCH_BYTES = 16 << 20
@@ -52,20 +54,37 @@ class ReloadRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Predictions:
     """/predict and /predict/batch: a request ends with the model that it began with."""
 
-    def __init__(self, worker: Worker, scoring: Scoring, status: Status) -> None:
+    def __init__(
+        self, worker: Worker, scoring: Scoring, status: Status, refusals: RefusalCounter
+    ) -> None:
         self._worker, self._scoring, self._status = worker, scoring, status
+        self._refusals = refusals
 
     async def one(self, call: Call) -> EndpointResponse:
         model = self._model(call)
         context = ScoringContext(model, call.request_id, call.started)
-        scored = await self._scoring.one(context, model.reader.read(call.body))
+        with self._counted("/predict", model):
+            transaction = model.reader.read(call.body)
+        scored = await self._scoring.one(context, transaction)
         return EndpointResponse(_encode(scored), call.request_id or scored.prediction_id)
 
     async def many(self, call: Call) -> EndpointResponse:
         model, request_id = self._model(call), call.request_id or uuid7()
         context = ScoringContext(model, request_id, call.started)
-        scored = await self._scoring.many(context, read_rows(model.reader, TRANSACTIONS, call.body))
+        with self._counted("/predict/batch", model):
+            scored = await self._scoring.many(
+                context, read_rows(model.reader, TRANSACTIONS, call.body)
+            )
         return EndpointResponse(_encode(ScoredBatch(scored)), request_id)
+
+    @contextmanager
+    def _counted(self, endpoint: str, model: LoadedModel) -> Iterator[None]:
+        """Count the transactions that are refused within the block."""
+        try:
+            yield
+        except InvalidBodyError as refusal:
+            self._refusals.note(endpoint, model.version, refusal.faults)
+            raise
 
     def _model(self, call: Call) -> LoadedModel:
         serving = call.serving or self._worker.serving
@@ -125,9 +144,15 @@ def _require(request: ReloadRequest, *fields: str) -> None:
 
 
 def endpoints(
-    worker: Worker, scoring: Scoring, audit: Audit, pod: PodCoordinator, status: Status
+    worker: Worker,
+    scoring: Scoring,
+    audit: Audit,
+    pod: PodCoordinator,
+    status: Status,
+    refusals: RefusalCounter,
 ) -> Mapping[str, Endpoint]:
-    predictions, batches = Predictions(worker, scoring, status), asyncio.Semaphore(BATCHES)
+    predictions = Predictions(worker, scoring, status, refusals)
+    batches = asyncio.Semaphore(BATCHES)
     return {
         "/predict": Endpoint(predictions.one, SINGLE_BYTES),
         "/predict/batch": Endpoint(predictions.many, BATCH_BYTES, gate=batches),

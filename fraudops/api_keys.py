@@ -1,0 +1,65 @@
+"""API keys of the service's clients: the file of their hashes, and new keys.
+
+The file never holds a key. A key has 256 random bits, so a plain SHA-256 is enough.
+"""
+
+import hashlib
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from fraudops.canonical import decode_json
+from fraudops.errors import SettingsError
+
+PREFIX = "fo_"
+Scope = Literal["predict", "feedback", "read"]
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One key of the file; `name` is the client. Several keys of one name rotate a key.
+
+    `sha256` is in hexadecimal digits. Without `expires`, the key is valid until it is removed.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._:-]{1,64}\Z")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    scopes: Annotated[tuple[Scope, ...], msgspec.Meta(min_length=1)]
+    expires: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    rate_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
+class ApiKeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    keys: tuple[ApiKey, ...]
+
+
+def new_api_key() -> str:
+    """Return a new key: the prefix and 43 characters of base64url, which are 32 random bytes."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def digest_of(key: str) -> bytes:
+    """Return the 32 bytes that stand for a key in the file, there in hexadecimal digits."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def read_api_keys(path: Path) -> dict[bytes, ApiKey]:
+    """Return the keys of a file by their digests.
+
+    Raises SettingsError, which names the file and quotes nothing of it.
+    """
+    try:
+        keys = decode_json(path.read_bytes(), ApiKeyFile).keys
+    except OSError as error:
+        raise SettingsError(f"the API keys {path} cannot be read: {error.strerror}") from None
+    except msgspec.MsgspecError:
+        # `from None`: the message of the cause may quote what stands in a wrong place.
+        raise SettingsError(f"{path} is no file of API keys: make it again") from None
+    found = {bytes.fromhex(key.sha256): key for key in keys}
+    if len(found) < len(keys):
+        raise SettingsError(f"{path} has one API key twice: remove one of the two")
+    return found
