@@ -103,6 +103,39 @@ def held(manifests: list[Manifest]) -> dict[tuple[str, str], set[str]]:
     return table
 
 
+def test_the_keys_of_clients_are_files_of_the_service_and_the_test_holds_its_own_key() -> None:
+    clients = (
+        *("clientAuth.mode=required", "clientAuth.existingSecret=client-keys"),
+        *("clientAuth.secretKey=mine.json", "clientAuth.jwksExistingSecret=client-jwks"),
+        *("clientAuth.jwtIssuer=i", "clientAuth.jwtAudience=a"),
+        "clientAuth.testKeyExistingSecret=test-key",
+    )
+    manifests = render(Variant(settings=clients))
+    before = held(render())
+    added = {key: secrets - before[key] for key, secrets in held(manifests).items()}
+    assert {key: secrets for key, secrets in added.items() if secrets} == {
+        ("inference", "inference"): {"client-keys", "client-jwks"},
+        ("test", "test"): {"test-key"},
+    }
+    spec = named(manifests, "Deployment", "fraudops-inference")["spec"]["template"]["spec"]
+    (container,) = (each for each in spec["containers"] if each["name"] == "inference")
+    variables = environment(manifests, container)
+    for name, item, variable in (
+        ("client-keys", ("mine.json", "keys.json"), "FRAUDOPS_CLIENT_AUTH__KEYS_FILE"),
+        ("client-jwks", ("jwks.json", "jwks.json"), "FRAUDOPS_CLIENT_AUTH__JWKS_FILE"),
+    ):
+        (volume,) = (each["secret"] for each in spec["volumes"] if each["name"] == name)
+        assert (volume["defaultMode"], volume["items"]) == (
+            0o400,
+            [{"key": item[0], "path": item[1]}],
+        )
+        # A subPath would never change in a running pod.
+        (mount,) = (each for each in container["volumeMounts"] if each["name"] == name)
+        assert mount.get("readOnly")
+        assert "subPath" not in mount
+        assert variables[variable] == f"{mount['mountPath']}/{item[1]}"
+
+
 @pytest.mark.parametrize("secret_as", ["variable", "file"])
 def test_each_container_holds_exactly_the_secrets_of_the_table(secret_as: str) -> None:
     every = (

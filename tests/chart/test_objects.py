@@ -44,6 +44,9 @@ MADE_ONCE = {
 EXISTING = {
     "backups",
     "audit-key",
+    "client-keys",
+    "client-jwks",
+    "test-key",
     "fraudops-postgres",
     "fraudops-postgres-app",
     "fraudops-artifacts",

@@ -35,7 +35,9 @@ ConfigMap, and ends with 64 for a variable that it does not know.
 {{- define "fraudops.env.http" -}}
 {{- with .Values.http }}
 - {name: FRAUDOPS_HTTP__ACCESS_LOG, value: {{ .accessLog | quote }}}
+{{- if .rootPath }}
 - {name: FRAUDOPS_HTTP__ROOT_PATH, value: {{ .rootPath | quote }}}
+{{- end }}
 - {name: FRAUDOPS_HTTP__CORS_ORIGINS, value: {{ .corsOrigins | toJson | quote }}}
 - {name: FRAUDOPS_HTTP__MAX_CONNECTIONS, value: {{ .maxConnections | int64 | quote }}}
 - {name: FRAUDOPS_HTTP__HEAD_SECONDS, value: {{ .headSeconds | quote }}}
