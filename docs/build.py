@@ -107,6 +107,8 @@ def settings_page() -> str:
             if setting.required
             else "none"
             if setting.default is None
+            else "empty"
+            if setting.default == ""
             else f"`{setting.default}`"
         )
         rows.append(

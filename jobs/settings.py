@@ -119,7 +119,7 @@ def _print(settings: list[Setting]) -> None:
             if setting.required
             else "no default"
             if setting.default is None
-            else f"default {setting.default}"
+            else f"default {'empty' if setting.default == '' else setting.default}"
         )
         is_set = ", set here" if setting.variable in os.environ else ""
         line = Text(setting.variable, style="bold")
