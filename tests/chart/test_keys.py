@@ -108,7 +108,7 @@ def test_the_keys_of_clients_are_files_of_the_service_and_the_test_holds_its_own
         *("clientAuth.mode=required", "clientAuth.existingSecret=client-keys"),
         *("clientAuth.secretKey=mine.json", "clientAuth.jwksExistingSecret=client-jwks"),
         *("clientAuth.jwtIssuer=i", "clientAuth.jwtAudience=a"),
-        "clientAuth.testKeyExistingSecret=test-key",
+        *("clientAuth.testKeyExistingSecret=test-key", "clientAuth.testKeySecretKey=own"),
     )
     manifests = render(Variant(settings=clients))
     before = held(render())
@@ -117,6 +117,9 @@ def test_the_keys_of_clients_are_files_of_the_service_and_the_test_holds_its_own
         ("inference", "inference"): {"client-keys", "client-jwks"},
         ("test", "test"): {"test-key"},
     }
+    (test,) = named(manifests, "Pod", "fraudops-test-prediction")["spec"]["containers"]
+    (key,) = (each["valueFrom"] for each in test["env"] if each["name"] == "FRAUDOPS_API_KEY")
+    assert key == {"secretKeyRef": {"name": "test-key", "key": "own"}}
     spec = named(manifests, "Deployment", "fraudops-inference")["spec"]["template"]["spec"]
     (container,) = (each for each in spec["containers"] if each["name"] == "inference")
     variables = environment(manifests, container)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fraudops.audit import indexing
 from fraudops.audit.connection import connect
 from fraudops.audit.indexing import index_days
 from fraudops.audit.migrations import upgrade
@@ -80,6 +81,25 @@ async def test_a_day_with_an_open_write_is_left_for_the_next_migration(
     await writer.close()
     assert await index_days(database, 60) == ([DAYS[1]], [], None)
     assert await indexed(connection) == (3, True)
+
+
+async def test_a_day_that_got_one_of_its_two_indexes_is_left(
+    connection: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index_day = indexing._index_day
+
+    async def one_alone(connection: Any, watch: Any, row: Any, deadline: float) -> None:
+        if row["index"] == "predictions_entity_key":
+            raise TimeoutError
+        await index_day(connection, watch, row, deadline)
+
+    monkeypatch.setattr("fraudops.audit.migrations.INDEX_SECONDS", 0)
+    await upgrade(database)
+    with monkeypatch.context() as changed:
+        changed.setattr(indexing, "_index_day", one_alone)
+        assert await index_days(database, 60) == ([], DAYS, None)
+    assert await indexed(connection) == (3, True)
+    assert await index_days(database, 60) == (DAYS, [], None)
 
 
 async def test_one_process_indexes_at_a_time_and_begins_no_day_after_the_deadline(
