@@ -12,6 +12,9 @@ compile = $(resolve) pyproject.toml
 # Dependencies of MLflow's clients that its server does not import.
 not-in-mlflow-server := contourpy cycler docker fonttools huey joblib kiwisolver matplotlib narwhals pillow prettytable pyarrow pyparsing scikit-learn scipy skops threadpoolctl wcwidth
 
+# Python keeps what it has compiled. Without that, each process of the tests compiles 300 modules.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install pgbouncer demo up down test machine-test chart-test style mutants lint-workflows lint-chart sbom release-check release-images release release-tools check bench soak proof lock render docs images cluster-tools kind-up cluster-test-up cluster-test kind-down clean help
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -23,7 +26,7 @@ help: ## show this list
 	@$(bin)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-installer.lock
 	@$(bin)/uv pip sync --quiet --python $(bin)/python --require-hashes requirements.lock
 	@$(bin)/uv pip install --quiet --python $(bin)/python --no-deps --no-build-isolation --editable .
-	@env -u PYTHONDONTWRITEBYTECODE $(bin)/python -m compileall -q fraudops services jobs
+	@$(bin)/python -m compileall -q fraudops services jobs
 	@touch $@
 
 install: .venv/.installed ## install the locked dependencies into .venv
