@@ -43,7 +43,7 @@ def is_ready(release: Release, kind: str, name: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def release(second: Release) -> Release:
+def promoted(second: Release) -> Release:
     """Return a separate release: three pods, and two ways back."""
     for version in (second.new_version(11), second.serving()[0]):
         assert second.promote(version).exit_code == 0
@@ -51,8 +51,9 @@ def release(second: Release) -> Release:
 
 
 @pytest.fixture
-def spare(release: Release) -> Spare:
+def spare(promoted: Release) -> Spare:
     """Return the release when exactly one of its pods runs on the spare node."""
+    release = promoted
     node = spare_node(release)
     until(lambda: is_ready(release, "node", node), 120, "the spare node is ready")
     if not on_node(release, node):
