@@ -20,20 +20,23 @@ from tests.support.figures import PROOF, Figures
 from tests.support.shared_servers import run_folder
 
 COUNTS = Repetitions(20, 3, 10, 5, 100_000) if PROOF else Repetitions(3, 1, 2, 1, 2_000)
-# These tests have their own namespaces, so each group runs in parallel with the tests that change
-# the installed release.
-OWN_NAMESPACES = {
-    "test_promotion.py": "promotion",
-    "test_vanished_node.py": "vanished node",
-    "test_upgrade.py": "upgrade",
-    "test_runner.py": "upgrade",
-    "test_ports.py": "upgrade",
-    "test_promotion_policy.py": "upgrade",
-    "test_strict.py": "strict",
-    "test_network_policies.py": "vanished node",
-    "test_rights.py": "upgrade",
-    "test_backup.py": "vanished node",
+# Each group of files changes one release, in the order of the files. The groups run in parallel. The
+# longest groups start first, so that all test processes end at about the same time.
+THE_INSTALLED = "the installed release"
+GROUPS = {
+    THE_INSTALLED: (),
+    "promotion": ("test_promotion.py",),
+    "second": ("test_backup.py", "test_network_policies.py", "test_vanished_node.py"),
+    "upgrade": (
+        "test_ports.py",
+        "test_promotion_policy.py",
+        "test_rights.py",
+        "test_runner.py",
+        "test_upgrade.py",
+    ),
+    "strict": ("test_strict.py",),
 }
+GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
 
 SUBJECTS = {
     "cluster": "On Kubernetes",
@@ -55,7 +58,14 @@ class ClusterScheduling(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return OWN_NAMESPACES.get(Path(file).name, "the installed release")
+        return GROUP_OF.get(Path(file).name, THE_INSTALLED)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {group: place for place, group in enumerate(GROUPS)}
+    # The sort is stable.
+    items.sort(key=lambda item: places[GROUP_OF.get(item.path.name, THE_INSTALLED)])
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ClusterScheduling:
