@@ -54,6 +54,8 @@ test: install ## run the tests of the code, with real PostgreSQL, MLflow and gun
 machine-test: install ## run the tests of the whole product: promotions under load, demo, supervisor, commands of README and docs/
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder tests/machine $(ARGS)
 
+# Each test runs Helm, whose short processes gain nothing from collecting their garbage.
+chart-test cluster-test: export GOGC := off
 chart-test: install ## run the tests of the rendered chart, with Helm 3 and Helm 4
 	@$(bin)/pytest -n 2 --dist loadfile tests/chart $(ARGS)
 
