@@ -54,6 +54,8 @@ test: install ## run the tests of the code, with real PostgreSQL, MLflow and gun
 machine-test: install ## run the tests of the whole product: promotions under load, demo, supervisor, commands of README and docs/
 	@$(bin)/pytest -n 3 --dist loadfile --no-loadscope-reorder tests/machine $(ARGS)
 
+# Each test runs Helm, whose short processes gain nothing from collecting their garbage.
+chart-test cluster-test: export GOGC := off
 chart-test: install ## run the tests of the rendered chart, with Helm 3 and Helm 4
 	@$(bin)/pytest -n 2 --dist loadfile tests/chart $(ARGS)
 
@@ -63,11 +65,11 @@ chart-test: install ## run the tests of the rendered chart, with Helm 3 and Helm
 	@$(bin)/uv pip sync --quiet --python .lint/bin/python --require-hashes requirements-lint.lock
 	@touch $@
 
-lint-chart: install .lint/.installed ## check the rendered chart with checkov, and with kube-score if Go is installed (CHECKS=checkov: without it)
-	@if command -v go >/dev/null && test "$(CHECKS)" != checkov; then \
+lint-chart: install .lint/.installed ## check the rendered chart with checkov, and with kube-score if Go is installed (GO_LINTERS=no: without it)
+	@if command -v go >/dev/null && test "$(GO_LINTERS)" != no; then \
 		GOBIN=$(CURDIR)/$(bin) go install github.com/zegl/kube-score/cmd/kube-score@v1.20.0 || exit; \
 		export KUBE_SCORE=$(bin)/kube-score; \
-	else echo "kube-score does not run: Go is not on PATH, or CHECKS=checkov"; fi; \
+	else echo "kube-score does not run: Go is not on PATH, or GO_LINTERS=no"; fi; \
 	CHECKOV=.lint/bin/checkov $(bin)/python k8s/lint.py
 
 sbom: install ## write a list of the Python packages of each image into dist/, as CycloneDX
@@ -80,11 +82,11 @@ mutants: export OMP_NUM_THREADS := 1
 mutants: install ## change the promotion's decisions one by one, and fail when the tests miss a change (ARGS=--sample=20: a few)
 	@$(bin)/python -m tests.mutants $(ARGS)
 
-lint-workflows: install ## check the GitHub workflows with zizmor, and with actionlint if Go is installed
+lint-workflows: install ## check the GitHub workflows with zizmor, and with actionlint if Go is installed (GO_LINTERS=no: without it)
 	@$(bin)/zizmor --offline --quiet --no-progress .github
-	@if command -v go >/dev/null; then \
+	@if command -v go >/dev/null && test "$(GO_LINTERS)" != no; then \
 		GOBIN=$(CURDIR)/$(bin) go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 && $(bin)/actionlint; \
-	else echo "actionlint did not run: go is not on PATH"; fi
+	else echo "actionlint does not run: Go is not on PATH, or GO_LINTERS=no"; fi
 
 check: install ## check format, lint, types, import contracts and style, and run the tests
 	@$(bin)/ruff format --check . && $(bin)/ruff check . && $(bin)/mypy && $(bin)/lint-imports
@@ -149,7 +151,7 @@ cluster-test-up: kind-up ## start the kind cluster of the tests: two nodes, with
 # Three processes: one changes the installed release, the others use separate namespaces. Figures
 # (PROOF=1) are measured by one process.
 cluster-test: install cluster-test-up ## start the kind cluster and run its tests, `helm test` included
-	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 3 --dist loadfile) tests/cluster $(ARGS)
+	@$(bin)/pytest -p no:randomly $(if $(PROOF),,-n 3 --dist loadfile --no-loadscope-reorder) tests/cluster $(ARGS)
 
 proof: install ## measure every figure that the pages quote, for hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
@@ -162,7 +164,7 @@ proof: install ## measure every figure that the pages quote, for hours, into ben
 	@$(bin)/python -m benchmarks --peers
 	@$(bin)/python -m benchmarks.soak
 	@PROOF=1 $(MAKE) --no-print-directory mutants
-	@$(MAKE) --no-print-directory lint-chart
+	@$(MAKE) --no-print-directory lint-chart lint-workflows
 
 kind-down: ## delete the kind cluster
 	@python3 k8s/cluster.py down

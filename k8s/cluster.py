@@ -65,6 +65,8 @@ IMAGES = {
     "fraudops-jobs": ("jobs", "jobs"),
 }
 POSTGRES = "postgres:17"
+# Only the pods of this image may tolerate the taint of a node.
+TOLERANT = "fraudops-serving"
 TOOLS = ("docker", "kind", "kubectl", "helm")
 
 
@@ -128,7 +130,22 @@ def load(image: str) -> None:
         say(f"  {image} is not on this machine: the cluster pulls it")
         return
     say(f"loading {image}")
-    run("kind", "load", "docker-image", image, "--name", CLUSTER)
+    nodes = () if image.startswith(TOLERANT) else ("--nodes", ",".join(nodes_without_taint()))
+    run("kind", "load", "docker-image", image, "--name", CLUSTER, *nodes)
+
+
+def nodes_without_taint() -> list[str]:
+    """Return the nodes that run pods without tolerations.
+
+    A taint of Kubernetes itself, such as "not ready" after the start, does not count.
+    """
+
+    def ordinary(node: dict[str, Any]) -> bool:
+        taints = node["spec"].get("taints", [])
+        return all(taint["key"].startswith("node.kubernetes.io/") for taint in taints)
+
+    nodes = json.loads(ask(*kubectl("get", "nodes", "-o", "json")))["items"]
+    return [node["metadata"]["name"] for node in nodes if ordinary(node)]
 
 
 def provide(name: str, created: Future[None]) -> None:

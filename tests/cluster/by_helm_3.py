@@ -36,8 +36,6 @@ def values_of(release: Release) -> Object:
         "replicas": 3,
         "tolerations": [{"key": "fraudops.io/spare", "operator": "Exists"}],
     }
-    # One try shows the ending. Later tries only repeat it.
-    values["jobs"] |= {"backoffLimit": 0}
     return values | {"backup": {"enabled": True, "existingClaim": CLAIM}}
 
 

@@ -19,21 +19,28 @@ from tests.cluster.strict import strict_release
 from tests.support.figures import PROOF, Figures
 from tests.support.shared_servers import run_folder
 
-COUNTS = Repetitions(20, 3, 10, 5, 100_000) if PROOF else Repetitions(3, 1, 2, 1, 2_000)
-# These tests have their own namespaces, so each group runs in parallel with the tests that change
-# the installed release.
-OWN_NAMESPACES = {
-    "test_promotion.py": "promotion",
-    "test_vanished_node.py": "vanished node",
-    "test_upgrade.py": "upgrade",
-    "test_runner.py": "upgrade",
-    "test_ports.py": "upgrade",
-    "test_promotion_policy.py": "upgrade",
-    "test_strict.py": "strict",
-    "test_network_policies.py": "vanished node",
-    "test_rights.py": "upgrade",
-    "test_backup.py": "vanished node",
+COUNTS = Repetitions(20, 3, 10, 5, 3, 100_000) if PROOF else Repetitions(2, 1, 1, 1, 1, 2_000)
+# Each group of files changes one release, in the order of the files. The groups run in parallel.
+# The longest groups start first, so that all test processes end at about the same time.
+THE_INSTALLED = "the installed release"
+GROUPS = {
+    THE_INSTALLED: (),
+    "second": (
+        "test_backup.py",
+        "test_network_policies.py",
+        "test_promotion.py",
+        "test_vanished_node.py",
+    ),
+    "upgrade": (
+        "test_ports.py",
+        "test_promotion_policy.py",
+        "test_rights.py",
+        "test_runner.py",
+        "test_upgrade.py",
+    ),
+    "strict": ("test_strict.py",),
 }
+GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
 
 SUBJECTS = {
     "cluster": "On Kubernetes",
@@ -55,7 +62,14 @@ class ClusterScheduling(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return OWN_NAMESPACES.get(Path(file).name, "the installed release")
+        return GROUP_OF.get(Path(file).name, THE_INSTALLED)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {group: place for place, group in enumerate(GROUPS)}
+    # The sort is stable.
+    items.sort(key=lambda item: places[GROUP_OF.get(item.path.name, THE_INSTALLED)])
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ClusterScheduling:
@@ -64,12 +78,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ClusterSched
 
 
 @pytest.fixture(scope="session")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+def installed_release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
     cluster = os.environ.get("KIND_CLUSTER", "fraudops")
     with installed(cluster, run_folder(tmp_path_factory)) as release:
         # The product's own Kubernetes client reads this variable.
         os.environ["KUBECONFIG"] = str(release.kubeconfig)
         yield release
+
+
+@pytest.fixture(scope="session")
+def release(installed_release: Release) -> Release:
+    """Return the installed release. A file of tests may name another one so."""
+    return installed_release
 
 
 @pytest.fixture(scope="module")
@@ -80,23 +100,27 @@ def versions(release: Release) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def upgrade(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Upgrade]:
+def upgrade(
+    tmp_path_factory: pytest.TempPathFactory, installed_release: Release
+) -> Iterator[Upgrade]:
     """Yield an installation of the previous release, which its first test upgrades."""
-    with earlier_release(release, tmp_path_factory.mktemp("previous")) as upgrade:
+    with earlier_release(installed_release, tmp_path_factory.mktemp("previous")) as upgrade:
         yield upgrade
 
 
 @pytest.fixture(scope="session")
-def second(release: Release) -> Iterator[Release]:
+def second(installed_release: Release) -> Iterator[Release]:
     """Yield a release that Helm 3 installed, with three pods and a backup."""
-    with second_release(release) as own:
+    with second_release(installed_release) as own:
         yield own
 
 
 @pytest.fixture(scope="session")
-def strict(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Iterator[Release]:
+def strict(
+    tmp_path_factory: pytest.TempPathFactory, installed_release: Release
+) -> Iterator[Release]:
     """Yield a strict release with an external PostgreSQL. Its first test finds no model in it."""
-    with strict_release(release, tmp_path_factory.mktemp("strict")) as own:
+    with strict_release(installed_release, tmp_path_factory.mktemp("strict")) as own:
         yield own
 
 

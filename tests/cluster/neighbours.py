@@ -20,16 +20,6 @@ def in_namespace(release: Release, name: str) -> Iterator[Release]:
         release.kubectl("delete", "namespace", name, "--wait=false")
 
 
-@contextmanager
-def neighbour(release: Release, namespace: str, *sets: str) -> Iterator[Release]:
-    """Install a release in a namespace of its own, and delete both after the block."""
-    values = values_of_neighbour(release)
-    with in_namespace(replace(release, values=values), namespace) as own:
-        own.install(*sets)
-        own.agreed()
-        yield own
-
-
 def values_of_neighbour(release: Release, chart: Path = CHART) -> Object:
     """Return the release's values without an ingress, and with small requests of CPU time.
 

@@ -16,6 +16,7 @@ from typing import Any
 from fraudops.cluster.api import Cluster
 from fraudops.cluster.overview import Overview, look
 from tests.cluster.observations import Promoted, Run, Seen, stamped
+from tests.support.figures import PROOF
 from tests.support.known_transaction import TRANSACTION
 from tests.support.shared_servers import alone
 from tests.support.waiting import eventually
@@ -33,6 +34,8 @@ ENDED = ("Complete", "Failed", "SuccessCriteriaMet", "FailureTarget")
 # One loop for all calls: a TLS connection needs some turns of the loop to close.
 LOOP = asyncio.Runner(loop_factory=asyncio.new_event_loop)
 Object = dict[str, Any]
+# Requests per second of the clients. All tests share the processors of one machine.
+RATE = 120.0 if PROOF else 60.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Repetitions:
     rollouts: int
     kills: int
     deletions: int
+    evictions: int
     audited_rows: int
 
 
@@ -158,6 +162,10 @@ class Release:
     @property
     def jobs_image(self) -> str:
         return f"fraudops-jobs:{self.values['jobs']['image']['tag']}"
+
+    @property
+    def serving_image(self) -> str:
+        return f"fraudops-serving:{self.values['inference']['image']['tag']}"
 
     def sql(self, query: str) -> str:
         return self.kubectl(
@@ -295,7 +303,7 @@ class Release:
     # -- traffic
 
     @contextmanager
-    def traffic(self, rate: float = 120.0, connections: int = 12) -> Iterator[Seen]:
+    def traffic(self, rate: float = RATE, connections: int = 12) -> Iterator[Seen]:
         """Run clients in a pod, from before the block until after it.
 
         `rate` is in requests per second, of all connections together.
@@ -349,13 +357,15 @@ class Release:
     def client_pod(
         self, name: str, command: list[str], labels: dict[str, str], files: str | None = None
     ) -> Object:
-        """Return the manifest of a pod that runs `command` in the release's Jobs image.
+        """Return the manifest of a pod that runs `command` in the release's serving image.
+
+        Every node has this image.
 
         `files` names a ConfigMap that is mounted at /clients.
         """
         container: Object = {
             "name": "client",
-            "image": self.jobs_image,
+            "image": self.serving_image,
             "command": command,
             "securityContext": RESTRICTED,
         }

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.commands import bare_environment
 
-DEADLINE_SECONDS = 240
+DEADLINE_SECONDS = 480
 
 
 def start(folder: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
