@@ -2,13 +2,14 @@
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import msgspec
 from msgspec.structs import astuple
 
 from fraudops.audit.dead_letters import RejectedRecord
 from fraudops.audit.records import LabelRecord, Prediction, RefusalCount, decode, is_newer_kind
-from fraudops.ids import timestamp_ms
+from fraudops.ids import timestamp_ms, uuid7
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -91,6 +92,22 @@ def answered_at(payload: bytes) -> datetime | None:
         )
     except UNREADABLE:
         return None
+
+
+def copy_of(row: Row) -> Row:
+    """Return the row under a new key of this moment, to try it in a transaction.
+
+    A copied prediction has no transaction_id, because an operator may have made that unique.
+    """
+    changes: dict[str, Any] = {"id": str(uuid4())}
+    day = None
+    if row.table != "labels":
+        identifier = uuid7()
+        moment = EPOCH + timedelta(milliseconds=timestamp_ms(identifier))
+        changes = {"id": identifier, "timestamp": moment, "at": moment, "transaction_id": None}
+        day = moment.date() if row.table == "predictions" else None
+    named = zip(COLUMNS[row.table], row.values, strict=True)
+    return Row(row.table, tuple(changes.get(name, value) for name, value in named), day, b"")
 
 
 def _row(payload: bytes) -> Row:

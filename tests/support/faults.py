@@ -38,7 +38,7 @@ CLIENTS, PAUSE = 4, 0.02
 # In the short tier the shipper waits 3 s instead of a minute for a silent PostgreSQL. Nothing else
 # of it differs.
 IMPATIENT = (
-    "from services.shipper import sink; sink.TRANSACTION_SECONDS = 3.0;"
+    "from services.shipper import row_writer; row_writer.TRANSACTION_SECONDS = 3.0;"
     " from services.shipper.__main__ import main; main()"
 )
 SHIPPER = ["-m", "services.shipper"] if PROOF else ["-c", IMPATIENT]
