@@ -327,7 +327,9 @@ async def test_a_unique_index_of_an_operator_rejects_rows_alone(database: str) -
         assert len((await sink.ship(group(1, prediction=7))).rejected) == 1
 
 
-@pytest.mark.parametrize("bad", [{"prediction": 1 << 40}, {"id": "018f0000-0000-7000-8000-x"}])
+@pytest.mark.parametrize(
+    "bad", [{"prediction": 1 << 40}, {"id": "018f0000-0000-7000-8000-0000000000 0"}]
+)
 async def test_rows_that_cannot_be_encoded_never_open_the_breaker(
     database: str, bad: dict[str, Any]
 ) -> None:

@@ -179,8 +179,8 @@ class FaultHarness:
         raise AssertionError("the spool never filled up")
 
     @contextlib.contextmanager
-    def load(self) -> Iterator[Log]:
-        """Run the clients during the block.
+    def load(self, clients: int = CLIENTS, pause_seconds: float = PAUSE) -> Iterator[Log]:
+        """Run the clients during the block. Each posts once in `pause_seconds`.
 
         The block begins when answers arrive. At its end every client has the answer to its last
         request.
@@ -189,8 +189,8 @@ class FaultHarness:
         log = Log(self.folder / f"answers-{self.loads}.jsonl")
         arguments = [
             self.service.url,
-            str(CLIENTS),
-            str(PAUSE),
+            str(clients),
+            str(pause_seconds),
             f"load-{self.loads}",
             str(log.path),
         ]
