@@ -35,7 +35,7 @@ class ShipOutcome:
     unknown: list[bytes] = field(default_factory=list)
 
 
-class Refusal(NamedTuple):
+class RowRefusal(NamedTuple):
     """Why PostgreSQL refuses rows, and its error, which may quote their values."""
 
     fault: RowFault
@@ -85,12 +85,12 @@ class GroupInserter:
 
     async def _commit(
         self, writer: RowWriter, rows: list[Row], outcome: ShipOutcome
-    ) -> Refusal | None:
+    ) -> RowRefusal | None:
         """Commit the rows, or return why a row is refused. Raises errors that no row causes."""
         try:
             outcome.new += await writer.write(rows)
         except REFUSALS as error:
-            return Refusal(writer.fault(error), error)
+            return RowRefusal(writer.fault(error), error)
         outcome.rows += len(rows)
         last = {row.table: row for row in rows}
         self._accepted |= last

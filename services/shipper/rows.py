@@ -95,19 +95,15 @@ def answered_at(payload: bytes) -> datetime | None:
 
 
 def copy_of(row: Row) -> Row:
-    """Return the row under a new key of this moment, to try it in a transaction.
-
-    A copied prediction has no transaction_id, because an operator may have made that unique.
-    """
-    changes: dict[str, Any] = {"id": str(uuid4())}
+    """Return the row under a new key of this moment, to try it in a transaction."""
+    identifier = str(uuid4()) if row.table == "labels" else uuid7()
+    key: dict[str, Any] = {"id": identifier}
     day = None
     if row.table != "labels":
-        identifier = uuid7()
-        moment = EPOCH + timedelta(milliseconds=timestamp_ms(identifier))
-        changes = {"id": identifier, "timestamp": moment, "at": moment, "transaction_id": None}
-        day = moment.date() if row.table == "predictions" else None
+        key["timestamp"] = key["at"] = EPOCH + timedelta(milliseconds=timestamp_ms(identifier))
+        day = key["timestamp"].date() if row.table == "predictions" else None
     named = zip(COLUMNS[row.table], row.values, strict=True)
-    return Row(row.table, tuple(changes.get(name, value) for name, value in named), day, b"")
+    return Row(row.table, tuple(key.get(name, value) for name, value in named), day, b"")
 
 
 def _row(payload: bytes) -> Row:

@@ -113,7 +113,7 @@ class Shipper:
     def _reject(self, group: Group, rejected: list[RejectedRecord]) -> int:
         """Write rejected records and damaged stretches to the dead letters.
 
-        Returns how many records and stretches are not in the table. Raises SpoolFullError.
+        Returns how many records and stretches are not in the table. Raises StoreDownError.
         """
         damaged = [
             RejectedRecord(
@@ -123,7 +123,8 @@ class Shipper:
             for reader, piece in group
             if piece.damaged
         ]
-        self._dead_letters.put([*rejected, *damaged], self._current.aside_limit_bytes)
+        limit = self._current.aside_limit_bytes
+        _put(self._dead_letters, [*rejected, *damaged], limit)
         self._current.set_aside += len(rejected) + len(damaged)
         missing = sum(piece.missing for _, piece in group)
         if rejected:
@@ -142,7 +143,7 @@ class Shipper:
         """Keep records of unknown kinds on disk, for a shipper of a newer release."""
         if unknown:
             reason = "of a kind that only a newer release knows"
-            self._newer.put([RejectedRecord(payload, reason) for payload in unknown])
+            _put(self._newer, [RejectedRecord(payload, reason) for payload in unknown])
             self._current.kept_for_newer += len(unknown)
             logger.warning(
                 "kept records of a newer release: upgrade to ship them",
@@ -176,6 +177,18 @@ class Shipper:
         self._failures = 0
         self._current.phase = "shipping"
         self._current.last_error = self._current.fault = None
+
+
+def _put(letters: DeadLetters, entries: list[RejectedRecord], limit: int | None = None) -> None:
+    """Write the entries. Raises StoreDownError, so that the shipper says why it waits."""
+    try:
+        letters.put(entries, limit)
+    except FileNotFoundError:
+        raise  # Another pod has taken the folder of this one, and the caller says so.
+    except OSError as error:
+        raise StoreDownError(
+            f"the folder {letters.folder.name} of the spool cannot be written ({error.strerror})"
+        ) from error
 
 
 async def _pause(event: asyncio.Event, seconds: float) -> None:

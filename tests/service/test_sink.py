@@ -322,7 +322,7 @@ async def test_a_unique_index_of_an_operator_rejects_rows_alone(database: str) -
         assert (outcome.new, len(outcome.rejected)) == (2, 9)
         outcome = await sink.ship(again)
         assert (outcome.new, len(outcome.rejected)) == (0, 9)
-        # The copy of the last accepted row has no transaction_id, so it passes.
+        # The index refuses the copy of the last accepted row, which decides nothing.
         await sink.ship(group(1, transaction_id="t-2"))
         assert len((await sink.ship(group(1, prediction=7))).rejected) == 1
 
@@ -423,10 +423,9 @@ async def test_the_copy_leaves_no_row(database: str) -> None:
         assert sink.connected
 
 
-async def test_a_breaker_that_is_open_lets_rows_without_a_table_of_faults_pass(
+async def test_an_open_breaker_does_not_keep_what_is_no_row_from_being_rejected(
     database: str,
 ) -> None:
-    """Rows that are no rows are rejected as before, and open or close nothing."""
     async with open_sink(database) as sink:
         constrain(database)
         with pytest.raises(DatabaseRefusesError):
