@@ -11,7 +11,8 @@ from fraudops.errors import StoreDownError
 
 # So many rows of a group are tried one by one. If one of them passes, bad rows caused the refusal.
 SAMPLE = 8
-# So many rows in a row may be refused alone while groups are too small for a sample.
+# So many rows in a row are refused alone before the fault counts as one of the database: groups may
+# be too small for a sample, or the sample may have found a row from before the fault.
 LONGEST_SERIES = 100
 UNIQUE_VIOLATION = "23505"
 

@@ -58,24 +58,24 @@ class GroupInserter:
         """
         if fault := self._breaker.open_for:
             await self._try_again(writer, rows, fault)
-        await self._insert(writer, rows, outcome, {})
+        await self._insert(writer, rows, outcome, set())
 
     async def _insert(
-        self, writer: RowWriter, rows: list[Row], outcome: ShipOutcome, judged: dict[str, bool]
+        self, writer: RowWriter, rows: list[Row], outcome: ShipOutcome, judged: set[str]
     ) -> None:
         """Insert the rows in one transaction; if a row is refused, halve the rows to find it.
 
-        `judged` has the tables of the group whose first refusal was judged. The value is True if
-        the group has too few rows of the table for a sample, so that refused rows are counted.
+        `judged` has the tables of the group whose first refusal was judged.
         """
         refusal = await self._commit(writer, rows, outcome)
         if refusal is None:
             return
         fault = refusal.fault
         if fault.table not in judged:
-            judged[fault.table] = await self._judge(writer, rows, fault.table)
+            judged.add(fault.table)
+            await self._judge(writer, rows, fault.table)
         if len(rows) == 1:
-            if judged[fault.table] and self._breaker.refused(fault):
+            if self._breaker.refused(fault):
                 raise DatabaseRefusesError(fault)
             outcome.rejected.append(_rejected(rows[0], refusal.error))
             return
@@ -97,18 +97,16 @@ class GroupInserter:
         self._breaker.accepted(last)
         return None
 
-    async def _judge(self, writer: RowWriter, rows: list[Row], table: str) -> bool:
-        """Try some rows of a refused group; return whether it has too few for a sample.
+    async def _judge(self, writer: RowWriter, rows: list[Row], table: str) -> None:
+        """Try some rows of a refused group.
 
         Raises DatabaseRefusesError if the fault is one of the database.
         """
         own = [row for row in rows if row.table == table]
-        small = len(own) < SAMPLE
         tried = await self._try(writer, own, SAMPLE)
-        copied = await self._try_copy(writer, table) if small else None
+        copied = await self._try_copy(writer, table) if len(own) < SAMPLE else None
         if fault := self._breaker.judge(tried, len(own), copied):
             raise DatabaseRefusesError(fault)
-        return small
 
     async def _try_again(self, writer: RowWriter, rows: list[Row], fault: RowFault) -> None:
         """Close the breaker if rows are accepted again; raise DatabaseRefusesError otherwise."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -27,6 +27,14 @@ GRACE_SECONDS = 0.5
 ROW_FAULTS = ("21", "22", "23", "54")
 # What a refused row raises, in PostgreSQL or in asyncpg's encoder.
 REFUSALS = (asyncpg.PostgresError, ValueError, OverflowError)
+# What a COPY raises for a row that exists, and for a value that asyncpg cannot encode.
+COPY_REFUSALS = (
+    asyncpg.UniqueViolationError,
+    ValueError,
+    OverflowError,
+    TypeError,
+    AttributeError,
+)
 
 
 def _insert_statement(table: str, key: str) -> str:
@@ -47,11 +55,11 @@ INSERT = {
     "labels": _insert_statement("labels", "id"),
     "refusals": _insert_statement("refusals", "at, id"),
 }
-# The condition keeps the plan from locking the partitions of all days.
+# A parameter and not now(): only a constant keeps the plan from locking the partitions of all days.
 RECENT = {
     table: f"SELECT {_columns(table)} FROM {table}{condition} LIMIT 1"  # noqa: S608
     for table, condition in (
-        ("predictions", " WHERE \"timestamp\" > now() - interval '1 day'"),
+        ("predictions", ' WHERE "timestamp" > $1'),
         ("labels", ""),
         ("refusals", " ORDER BY at DESC"),
     )
@@ -96,11 +104,11 @@ class RowWriter:
         """Commit the rows in one transaction; return how many did not exist before."""
         async with self._time_limit():
             # A COPY costs less than an INSERT, but fails if a row exists. So insert until a whole
-            # group was new. TypeError: a column has another type, and asyncpg's encoder cannot
-            # write to it. After an INSERT PostgreSQL itself says so.
+            # group was new. A COPY encodes by the column's type, an INSERT by TYPES. So if an
+            # operator has changed a type, the INSERT lets PostgreSQL say so.
             try:
                 new = await self._transaction(rows, straight=not self._careful)
-            except (asyncpg.UniqueViolationError, TypeError):
+            except COPY_REFUSALS:
                 if self._careful:
                     raise
                 self._careful = True
@@ -127,8 +135,9 @@ class RowWriter:
 
     async def recent(self, table: str) -> Row | None:
         """Return a row that the table has accepted lately, or None if it has none."""
+        since = [datetime.now(UTC) - timedelta(days=1)] if table == "predictions" else []
         async with self._time_limit(), self._limited():
-            record = await self._connection.fetchrow(RECENT[table])
+            record = await self._connection.fetchrow(RECENT[table], *since)
         return Row(table, tuple(record), None, b"") if record else None
 
     def fault(self, error: Exception) -> RowFault:

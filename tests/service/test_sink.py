@@ -6,7 +6,7 @@ Rows enter the table by a COPY or by an INSERT that skips what is there; both mu
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -260,6 +260,20 @@ async def test_a_new_process_asks_the_table_for_a_row_that_it_has_accepted(
     await sink.close()
 
 
+async def test_the_search_for_an_accepted_row_locks_no_older_day(database: str) -> None:
+    sink = Sink(database)
+    await sink.ship(group(1))
+    await sink.ship([encode(prediction(datetime.now(UTC) - timedelta(days=5)))])
+    await sink.close()
+    old = sql.Identifier(f"predictions_{datetime.now(UTC) - timedelta(days=5):%Y%m%d}")
+    with psycopg.connect(database) as other:
+        other.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(old))
+        async with asyncio.timeout(15):
+            outcome = await sink.ship(group(1, prediction=7))
+    await sink.close()
+    assert len(outcome.rejected) == 1
+
+
 async def test_a_bad_row_in_an_empty_table_is_rejected_and_a_bad_group_is_not(
     database: str,
 ) -> None:
@@ -294,6 +308,20 @@ async def test_rows_of_one_version_in_small_groups_open_the_breaker_after_a_seri
             with pytest.raises(DatabaseRefusesError):
                 await sink.ship(group(1, model_version="4"))
         assert (await sink.ship(group(1))).new == 1
+
+
+async def test_a_fault_that_begins_within_a_group_sets_nothing_aside(database: str) -> None:
+    """The sample may find rows of the old version. The series of refused rows decides then."""
+    async with open_sink(database) as sink:
+        constrain(database, "CHECK (model_version <> '4')")
+        waiting = [*group(LONGEST_SERIES), *group(LONGEST_SERIES, model_version="4")]
+        for _ in range(2):
+            with pytest.raises(DatabaseRefusesError, match="constraint no_v3"):
+                await sink.ship(waiting)
+        release(database)
+        outcome = await sink.ship(waiting)
+    assert outcome.rejected == []
+    assert len(ids(database)) == 3 + 2 * LONGEST_SERIES
 
 
 async def test_a_constraint_that_some_rows_violate_rejects_these_alone(database: str) -> None:
@@ -401,11 +429,16 @@ async def test_a_trigger_is_obeyed_as_a_constraint_or_an_outage_by_its_sqlstate(
         assert (await sink.ship(labels)).new == 9
 
 
-async def test_a_column_of_another_type_rejects_nothing(database: str) -> None:
+@pytest.mark.parametrize(
+    ("other", "value"), [("integer", "1"), ("uuid", "gen_random_uuid()"), ("date", "now()")]
+)
+async def test_a_column_of_another_type_rejects_nothing(
+    database: str, other: str, value: str
+) -> None:
     """asyncpg encodes a COPY by the column's type, so that its encoder refuses every row."""
     async with open_sink(database) as sink:
         await sink.ship(group(2))
-        alter(database, "ALTER TABLE predictions ALTER pod TYPE integer USING 1")
+        alter(database, f"ALTER TABLE predictions ALTER pod TYPE {other} USING {value}")
         waiting = group(20)
         with pytest.raises(StoreDownError, match="42804"):
             await sink.ship(waiting)
