@@ -25,7 +25,7 @@ from fraudops.ids import uuid7
 from fraudops.spool.frames import MAX_FRAME
 from fraudops.spool.inspection import ScanResult, payloads
 from fraudops.spool.options import SpoolOptions
-from fraudops.spool.segments import ASIDE, NEWER
+from fraudops.spool.segments import ASIDE, LETTERS, NEWER, bytes_of, spool_bytes
 from fraudops.spool.writer import SpoolWriter
 
 # The name of the spool writer that a replay uses.
@@ -100,18 +100,20 @@ class DeadLetters:
         """Return both folders; a pod that leaves hands over both."""
         return cls(spool, ASIDE), cls(spool, NEWER)
 
-    def put(self, rejected: Iterable[RejectedRecord]) -> None:
+    def put(self, rejected: Iterable[RejectedRecord], limit: int | None = None) -> None:
         """Write the records, and sync them before it returns.
 
-        After a crash the same record may be written twice. Raises OSError.
+        After a crash the same record may be written twice. Raises OSError. Raises SpoolFullError
+        before it writes anything, if the folder would have more than `limit` bytes.
         """
         now = datetime.now(UTC)
-        self._write(
-            [
-                DeadLetter(now, entry.reason, base64.b64encode(entry.payload).decode())
-                for entry in rejected
-            ]
-        )
+        entries = [
+            DeadLetter(now, entry.reason, base64.b64encode(entry.payload).decode())
+            for entry in rejected
+        ]
+        if limit is not None and entries:
+            self._check_room(sum(len(msgspec.json.encode(entry)) + 1 for entry in entries), limit)
+        self._write(entries)
 
     def entries(self) -> Iterator[DeadLetter]:
         """Yield all dead letters. Raises DataError for a line that the shipper did not write."""
@@ -186,6 +188,17 @@ class DeadLetters:
         for path in paths:
             path.rename(self.folder / path.name)
         sync_folder(self.folder)
+
+    def _check_room(self, needed: int, limit: int) -> None:
+        used = 0
+        with contextlib.suppress(FileNotFoundError):
+            used = bytes_of(self.folder, LETTERS)
+        # An empty folder takes any group: else a group above the limit would wait for ever.
+        if used and used + needed > limit:
+            raise SpoolFullError(
+                f"the dead letters are full ({used:,} of {limit:,} bytes): replay them with "
+                f"`fraudops audit replay`, or save and remove the files of {self.folder.name}"
+            )
 
     def _write(self, entries: Sequence[DeadLetter]) -> None:
         """Append the entries to the file of today, and sync it."""
@@ -318,7 +331,9 @@ def _is_record(payload: bytes) -> bool:
 @contextlib.contextmanager
 def _writer(spool: Path, maximum: int = SpoolOptions.max_bytes) -> Iterator[SpoolWriter]:
     """Open a writer that syncs every append before it returns."""
-    writer = SpoolWriter(spool, REPLAYER, SpoolOptions(fsync="always", max_bytes=maximum))
+    options = SpoolOptions(fsync="always", max_bytes=maximum)
+    # Only the segments count: a replay empties the folders, whose bytes would keep it from that.
+    writer = SpoolWriter(spool, REPLAYER, options, used_bytes=spool_bytes)
     try:
         yield writer
     finally:

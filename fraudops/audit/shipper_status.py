@@ -18,6 +18,10 @@ STALE_SECONDS = 5.0
 class ShipperStatus(msgspec.Struct, kw_only=True):
     """The state of the shipper. Counters start at 0 when the process starts.
 
+    `phase` is `starting`, `shipping`, `waiting`, `refused` or `stopped`. `refused` means that
+    PostgreSQL refuses every row, and `fault` says with which SQLSTATE, constraint and table.
+    `last_error` is a sentence about `waiting` and `refused`. The shipper writes no more dead
+    letters once they have `aside_limit_bytes`.
     `oldest_at` is the time of the oldest answer that is only in the spool. `abandoned_bytes` are in
     the folders of dead pods on the spool's volume, and `adopted_bytes` were taken from there.
     `set_aside` counts dead letters. `kept_for_newer` counts records of kinds that only a newer
@@ -39,6 +43,8 @@ class ShipperStatus(msgspec.Struct, kw_only=True):
     abandoned_bytes: int = 0
     adopted_bytes: int = 0
     last_error: str | None = None
+    fault: str | None = None
+    aside_limit_bytes: int = 0
 
     def stale(self, now: datetime) -> bool:
         """Return whether the status is so old that the shipper must be dead or hung."""

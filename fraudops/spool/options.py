@@ -14,6 +14,6 @@ class SpoolOptions:
 
     fsync: Literal["always", "interval", "never"] = "interval"
     fsync_interval_ms: int = 100
-    # The limit holds for the segments of all writers of a folder together.
+    # The limit holds for the segments of all writers of a folder, and for its dead letters.
     max_bytes: int = 1 << 30
     segment_bytes: int = 64 << 20

@@ -14,6 +14,8 @@ SUFFIX = ".seg"
 # Folders inside the spool. The first holds dead letters, the second records of kinds that only a
 # newer release knows. Both hold files of the same form.
 ASIDE, NEWER = "aside", "newer"
+# The suffix of these files.
+LETTERS = ".jsonl"
 # Prefix of a file that another pod is handing over, until the file is complete.
 INCOMING = ".incoming-"
 _NAME = re.compile(
@@ -56,14 +58,31 @@ def list_segments(folder: Path) -> list[Segment]:
 
 
 def spool_bytes(folder: Path) -> int:
-    """Return the bytes of all segments of all writers.
+    """Return the bytes of all segments of all writers. Raises OSError."""
+    return bytes_of(folder, SUFFIX)
 
-    A segment that is deleted during the count is not included. Raises OSError.
+
+def room_bytes(folder: Path) -> int:
+    """Return the bytes that count towards the size limit of a spool. Raises OSError.
+
+    These are the segments, the dead letters, and the records for a newer release.
+    """
+    total = spool_bytes(folder)
+    for name in (ASIDE, NEWER):
+        with contextlib.suppress(FileNotFoundError):
+            total += bytes_of(folder / name, LETTERS)
+    return total
+
+
+def bytes_of(folder: Path, suffix: str) -> int:
+    """Return the bytes of the files in a folder whose names end so. Raises OSError.
+
+    A file that is deleted during the count is not included.
     """
     total = 0
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.endswith(SUFFIX):
+            if entry.name.endswith(suffix):
                 with contextlib.suppress(FileNotFoundError):
                     total += entry.stat().st_size
     return total

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -18,7 +18,7 @@ from fraudops.errors import SpoolFullError, StoreDownError
 from fraudops.files import sync_folder
 from fraudops.spool.frames import encode_frame
 from fraudops.spool.options import SpoolOptions
-from fraudops.spool.segments import Segment, create_segment, new_series, spool_bytes
+from fraudops.spool.segments import Segment, create_segment, new_series, room_bytes
 
 logger = logging.getLogger(__name__)
 COUNT_SECONDS = 0.1
@@ -47,12 +47,20 @@ class SpoolWriter:
     nothing, `interval` the last fsync_interval_ms, `never` whatever the kernel had not written
     back.
 
-    The size limit holds for the segments of all writers together. Each writer counts them every
-    100 ms, and whenever it has written a 32nd of the limit. Each may exceed the limit by that much.
+    The size limit holds for the segments of all writers together, and for the dead letters. Each
+    writer counts them every 100 ms, and whenever it has written a 32nd of the limit. Each may
+    exceed the limit by that much. `used_bytes` counts the bytes of a folder.
     """
 
-    def __init__(self, folder: Path, writer: str, options: SpoolOptions) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        writer: str,
+        options: SpoolOptions,
+        used_bytes: Callable[[Path], int] = room_bytes,
+    ) -> None:
         """Create the folder and a first segment. Raises StoreDownError when the disk refuses."""
+        self._used_bytes = used_bytes
         self._folder, self._writer, self._options = folder, writer, options
         self._series, self._sequence = new_series(), 0
         self._always, self._never = options.fsync == "always", options.fsync == "never"
@@ -72,17 +80,12 @@ class SpoolWriter:
         self.fsync_failures = 0
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._grant(spool_bytes(folder))
+            self._grant(used_bytes(folder))
         except OSError as error:
             raise _refusal(error) from error
         self._open()
         self._thread = threading.Thread(target=self._keep, name="spool", daemon=True)
         self._thread.start()
-
-    @property
-    def used_bytes(self) -> int:
-        """The bytes of the segments of all writers, as last counted."""
-        return self._used
 
     def append(self, payload: bytes) -> None:
         """Append one record.
@@ -186,7 +189,7 @@ class SpoolWriter:
         """
         if not self._full:
             try:
-                self._grant(spool_bytes(self._folder), size)
+                self._grant(self._used_bytes(self._folder), size)
             except OSError as error:
                 raise _refusal(error) from error
         if size > self._room:
@@ -312,7 +315,7 @@ class SpoolWriter:
         """
         before = self._written
         try:
-            counted = spool_bytes(self._folder)
+            counted = self._used_bytes(self._folder)
         except OSError as error:
             logger.error("the spool folder cannot be read", extra={"errno": _errno(error)})
             return

@@ -43,6 +43,8 @@ DRAIN_SECONDS = 5.0
 RETRY_SECONDS, RETRY_DRAIN_SECONDS = 1.0, 3.0
 CANCEL_SECONDS = 0.5
 NICE = 10
+# Dead letters have at most this part of the spool: one over it.
+DEAD_LETTER_SHARE = 8
 
 
 async def serve(settings: ShipperSettings) -> None:
@@ -75,11 +77,13 @@ async def serve(settings: ShipperSettings) -> None:
         return
     current = ShipperStatus(pid=os.getpid(), at=datetime.now(UTC), phase="starting")
     sink = Sink(url, settings.retention.days)
-    shipper = Shipper(spool, sink, state.spool, current, wake, throttle)
+    maximum = settings.audit.spool_max_bytes
+    shipper = Shipper(
+        spool, sink, state.spool, current, wake, throttle, maximum // DEAD_LETTER_SHARE
+    )
     try:
         _listen(state, wake)
         working = asyncio.create_task(shipper.run(stopping))
-        maximum = settings.audit.spool_max_bytes
         background = [NewerKinds(state.spool, maximum, current).run()]
         if home:
             background.append(OrphanAdoption(home, maximum, current).run())

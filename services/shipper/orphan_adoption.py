@@ -10,7 +10,7 @@ import random
 from fraudops.audit.dead_letters import DeadLetters
 from fraudops.audit.shipper_status import ShipperStatus
 from fraudops.errors import FraudopsError
-from fraudops.spool.segments import spool_bytes
+from fraudops.spool.segments import room_bytes
 from fraudops.spool.volume import OrphanedDirectory, PodDirectory, Volume
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class OrphanAdoption:
                 return
 
     def _has_room(self) -> bool:
-        return spool_bytes(self._own) < self._max_bytes
+        return room_bytes(self._own) < self._max_bytes
 
     def _take_dead_letters(self, dead: OrphanedDirectory) -> None:
         """Move the dead letters, which wait here for an operator."""

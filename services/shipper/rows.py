@@ -2,13 +2,14 @@
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import msgspec
 from msgspec.structs import astuple
 
 from fraudops.audit.dead_letters import RejectedRecord
 from fraudops.audit.records import LabelRecord, Prediction, RefusalCount, decode, is_newer_kind
-from fraudops.ids import timestamp_ms
+from fraudops.ids import timestamp_ms, uuid7
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -91,6 +92,18 @@ def answered_at(payload: bytes) -> datetime | None:
         )
     except UNREADABLE:
         return None
+
+
+def copy_of(row: Row) -> Row:
+    """Return the row under a new key of this moment, to try it in a transaction."""
+    identifier = str(uuid4()) if row.table == "labels" else uuid7()
+    key: dict[str, Any] = {"id": identifier}
+    day = None
+    if row.table != "labels":
+        key["timestamp"] = key["at"] = EPOCH + timedelta(milliseconds=timestamp_ms(identifier))
+        day = key["timestamp"].date() if row.table == "predictions" else None
+    named = zip(COLUMNS[row.table], row.values, strict=True)
+    return Row(row.table, tuple(key.get(name, value) for name, value in named), day, b"")
 
 
 def _row(payload: bytes) -> Row:

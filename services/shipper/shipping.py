@@ -17,6 +17,7 @@ from fraudops.errors import StoreDownError
 from fraudops.spool.reader import SpoolReader
 from fraudops.spool.segment_reader import CHUNK, SegmentChunk, SegmentReader
 from fraudops.spool.segments import ASIDE, NEWER
+from services.shipper.circuit_breaker import DatabaseRefusesError
 from services.shipper.rows import answered_at
 from services.shipper.sink import Sink
 from services.shipper.throttle import Throttle
@@ -32,7 +33,7 @@ class Shipper:
     """Ships the spool in one task.
 
     It keeps `current`, the status that others read, up to date. Setting `wake` ends a pause
-    between two polls.
+    between two polls. Its dead letters have at most `aside_limit` bytes.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Shipper:
         current: ShipperStatus,
         wake: asyncio.Event,
         throttle: Throttle,
+        aside_limit: int,
     ) -> None:
         self._spool, self._sink, self._current = spool, sink, current
+        current.aside_limit_bytes = aside_limit
         self._wake, self._throttle = wake, throttle
         self._dead_letters, self._newer = DeadLetters.all(folder)
         self._budget = 4 * SMALLEST_GROUP
@@ -110,7 +113,7 @@ class Shipper:
     def _reject(self, group: Group, rejected: list[RejectedRecord]) -> int:
         """Write rejected records and damaged stretches to the dead letters.
 
-        Returns how many records and stretches are not in the table.
+        Returns how many records and stretches are not in the table. Raises StoreDownError.
         """
         damaged = [
             RejectedRecord(
@@ -120,7 +123,8 @@ class Shipper:
             for reader, piece in group
             if piece.damaged
         ]
-        self._dead_letters.put([*rejected, *damaged])
+        limit = self._current.aside_limit_bytes
+        _put(self._dead_letters, [*rejected, *damaged], limit)
         self._current.set_aside += len(rejected) + len(damaged)
         missing = sum(piece.missing for _, piece in group)
         if rejected:
@@ -139,7 +143,7 @@ class Shipper:
         """Keep records of unknown kinds on disk, for a shipper of a newer release."""
         if unknown:
             reason = "of a kind that only a newer release knows"
-            self._newer.put([RejectedRecord(payload, reason) for payload in unknown])
+            _put(self._newer, [RejectedRecord(payload, reason) for payload in unknown])
             self._current.kept_for_newer += len(unknown)
             logger.warning(
                 "kept records of a newer release: upgrade to ship them",
@@ -155,17 +159,36 @@ class Shipper:
 
     def _failed(self, error: StoreDownError) -> None:
         # Log each reason once; an outage fails many times in the same way.
+        fault = str(error.fault) if isinstance(error, DatabaseRefusesError) else None
         if str(error) != self._current.last_error or not self._failures:
-            logger.warning("waiting", extra={"reason": str(error)})
+            logger.log(
+                logging.ERROR if fault else logging.WARNING,
+                "refused" if fault else "waiting",
+                extra={"reason": str(error)},
+            )
         self._failures = min(self._failures + 1, 20)
         self._budget = max(SMALLEST_GROUP, self._budget // 2)
-        self._current.phase, self._current.last_error = "waiting", str(error)
+        self._current.phase = "refused" if fault else "waiting"
+        self._current.last_error, self._current.fault = str(error), fault
 
     def _worked(self) -> None:
         if self._failures:
             logger.info("PostgreSQL accepts rows again")
         self._failures = 0
-        self._current.phase, self._current.last_error = "shipping", None
+        self._current.phase = "shipping"
+        self._current.last_error = self._current.fault = None
+
+
+def _put(letters: DeadLetters, entries: list[RejectedRecord], limit: int | None = None) -> None:
+    """Write the entries. Raises StoreDownError, so that the shipper says why it waits."""
+    try:
+        letters.put(entries, limit)
+    except FileNotFoundError:
+        raise  # Another pod has taken the folder of this one, and the caller says so.
+    except OSError as error:
+        raise StoreDownError(
+            f"the folder {letters.folder.name} of the spool cannot be written ({error.strerror})"
+        ) from error
 
 
 async def _pause(event: asyncio.Event, seconds: float) -> None:

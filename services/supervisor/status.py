@@ -157,7 +157,9 @@ def _shipping(state: State, reason: str | None) -> dict[str, Any]:
     status = read_shipper_status(state)
     if status is None:
         return {}
-    return {
+    # The process runs, but nothing reaches the table until a person has repaired it.
+    failing = {"state": "failing"} if status.phase == "refused" else {}
+    return failing | {
         "doing": status.phase,
         "backlog_bytes": status.backlog_bytes,
         "shipped": status.shipped,

@@ -13,6 +13,7 @@ import httpx
 import psycopg
 import pytest
 
+from fraudops.audit.dead_letters import DeadLetters
 from tests.support.faults import FaultHarness, refuse_large_files, running_harness
 from tests.support.http_client import HTTP
 from tests.support.serving import ULB_ROW, Service, problem
@@ -102,6 +103,29 @@ def test_commit_without_postgresql_answers_503_stays_ready_and_recovers(
         return [answer.json()["prediction_id"] for answer in answers]
 
     assert in_table(committing, eventually(answered, 30)) == 20
+
+
+def test_commit_answers_503_while_postgresql_refuses_every_row(committing: FaultHarness) -> None:
+    """The row may be in the table later, so it is no refusal of this row."""
+    assert committing.service.predict().status_code == 200
+    committing.restart_service("services.inference", FRAUDOPS_AUDIT__COMMIT_TIMEOUT_SECONDS="1")
+    with psycopg.connect(committing.url, autocommit=True) as admin:
+        admin.execute(
+            "ALTER TABLE predictions ADD CONSTRAINT wrong CHECK (latency_ms < 0) NOT VALID"
+        )
+        try:
+            answers = [committing.service.predict() for _ in range(3)]
+        finally:
+            admin.execute("ALTER TABLE predictions DROP CONSTRAINT wrong")
+    for answer in answers:
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "PostgreSQL did not confirm in time" in problem(answer)["detail"]
+
+    def answered() -> None:
+        assert {committing.service.predict().status_code for _ in range(20)} == {200}
+
+    eventually(answered, 30)
+    assert list(DeadLetters(committing.state.spool).entries()) == []
 
 
 def test_commit_works_with_every_policy_of_fsync(committing: FaultHarness) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from fraudops.audit.activity import Activity, activity
 from fraudops.audit.database import create_engine
+from fraudops.audit.dead_letters import DeadLetters
 from fraudops.audit.records import decode, encode
 from fraudops.ids import timestamp_ms
 from fraudops.spool.inspection import payloads
@@ -44,6 +45,7 @@ from tests.support.faults import FaultHarness, pause, refuse_large_files, runnin
 from tests.support.figures import PROOF, Figures
 from tests.support.segments import SegmentContents, damage, segment_of
 from tests.support.stepped_clock import step
+from tests.support.waiting import eventually
 
 SEED = 7
 SPOOL_BYTES = 32 << 20 if PROOF else 4 << 20
@@ -204,6 +206,53 @@ def test_a_connection_that_falls_silent_and_stays_so(
     assert log.refused() == []
     harness.settled()
     verdict.nothing_lost(log, f"a connection silent for ever within {words.decode().split()[0]}")
+
+
+def test_a_systematic_fault(harness: FaultHarness, verdict: Verdict, figures: Figures) -> None:
+    """Ship nothing and set nothing aside under a constraint that every row violates."""
+    clients, rate = (10, 1000) if PROOF else (6, 300)
+    if PROOF:
+        # A minute of records would fill the spool of the other faults.
+        harness.restart_service("services.inference", FRAUDOPS_AUDIT__SPOOL_MAX_BYTES="1073741824")
+    with psycopg.connect(harness.url, autocommit=True) as admin:
+        try:
+            with harness.load(clients, clients / rate) as log:
+                admin.execute(
+                    "ALTER TABLE predictions ADD CONSTRAINT wrong CHECK (latency_ms < 0) NOT VALID"
+                )
+                began, answered = time.monotonic(), len(log.answers())
+                eventually(lambda: refused(harness))
+                seen = time.monotonic() - began
+                pause(4, 60)
+                refused(harness)
+                during = time.monotonic() - began
+                answered = len(log.answers()) - answered
+                assert harness.service.metrics()["fraudops_shipper_refused"] == 1
+                waiting = harness.status.backlog_rows
+                admin.execute("ALTER TABLE predictions DROP CONSTRAINT wrong")
+                log.grew_by(50)
+        finally:
+            admin.execute("ALTER TABLE predictions DROP CONSTRAINT IF EXISTS wrong")
+    ended = time.monotonic()
+    assert log.refused() == []
+    harness.settled()
+    settled = time.monotonic() - ended
+    assert list(DeadLetters(harness.state.spool).entries()) == []
+    rate = answered / during
+    verdict.nothing_lost(log, f"a constraint that every row violates, at {rate:,.0f} rows a second")
+    figures.note(
+        "until status, metric and log named that constraint",
+        f"{seen:.1f} s; {waiting:,} rows waited in the spool after {during:.0f} s, no dead letter,"
+        f" all shipped {settled:.1f} s after the load",
+    )
+
+
+def refused(harness: FaultHarness) -> None:
+    status = harness.status
+    assert (status.phase, status.fault) == (
+        "refused",
+        "SQLSTATE 23514, constraint wrong of table predictions",
+    )
 
 
 def test_the_spool_full(harness: FaultHarness, verdict: Verdict, figures: Figures) -> None:

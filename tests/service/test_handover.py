@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from fraudops.audit.dead_letters import DeadLetter, DeadLetters, RejectedRecord
-from fraudops.audit.records import encode
+from fraudops.audit.records import decode, encode
 from fraudops.audit.shipper_status import read_shipper_status
 from fraudops.spool import SpoolWriter
 from fraudops.spool.inspection import payloads
@@ -24,10 +25,11 @@ from fraudops.spool.segments import list_segments, spool_bytes
 from fraudops.state import State
 from services.shipper import handover
 from services.shipper.handover import hand_over
-from tests.support.audit_records import prediction
+from tests.support.audit_records import prediction, refusals
 from tests.support.http_client import HTTP
 from tests.support.processes import free_port
 from tests.support.serving import TOKEN, Service, problem
+from tests.support.shippers import expect, ids
 from tests.support.waiting import eventually
 
 ROOM = 4 << 20
@@ -79,6 +81,7 @@ def write_closed_spool(folder: Path, records: int, size: int = 0) -> list[bytes]
     """Write a spool whose writer has closed it; return its payloads."""
     writer = SpoolWriter(folder, "leaving-1", SpoolOptions(segment_bytes=1 << 20))
     written = [encode(prediction(features={"V1": 0.5, "text": "x" * size})) for _ in range(records)]
+    written += [encode(refusals())] if records else []
     for payload in written:
         writer.append(payload)
     writer.close()
@@ -117,30 +120,54 @@ def test_a_file_that_is_wrong_at_the_start_does_not_keep_the_shipper_from_handin
     pod: Service, state: State, url: str
 ) -> None:
     written = write_closed_spool(state.spool, 20)
+    with leaving_shipper(state, url, admin_url(pod)):
+        eventually(lambda: has_failed(state, "DATABASE_URL"))
+    assert list_segments(state.spool) == []
+    assert payloads_of(pod) == sorted(written)
+
+
+def has_failed(state: State, words: str) -> None:
+    status = read_shipper_status(state)
+    assert status
+    assert words in (status.last_error or "")
+
+
+@contextlib.contextmanager
+def leaving_shipper(state: State, url: str, peer: str = "") -> Iterator[None]:
+    """Run a shipper during the block. At its end it hands the spool over to `peer`, if any."""
     environment = {
         "DATABASE_URL": url,
         "FRAUDOPS_STATE": str(state.root),
-        "FRAUDOPS_CLUSTER__RELEASE": "test",
+        "FRAUDOPS_CLUSTER__RELEASE": "test" if peer else "",
         "FRAUDOPS_ADMIN_TOKEN": TOKEN,
         "HOME": str(state.root),
     }
-    with subprocess.Popen(
-        [sys.executable, "-c", SHIPPER, admin_url(pod)], env=environment
-    ) as shipper:
+    with subprocess.Popen([sys.executable, "-c", SHIPPER, peer], env=environment) as shipper:
         try:
-
-            def waits() -> None:
-                status = read_shipper_status(state)
-                assert status
-                assert "DATABASE_URL" in (status.last_error or "")
-
-            eventually(waits, 20)
+            yield
             shipper.send_signal(signal.SIGTERM)
             assert shipper.wait(20) == 0
         finally:
             shipper.kill()
+
+
+def test_records_that_postgresql_refuses_are_handed_over_and_kept_by_the_receiver_too(
+    pod: Service, state: State, database: str
+) -> None:
+    written = write_closed_spool(state.spool, 20)
+    with psycopg.connect(database) as connection:
+        connection.execute("ALTER TABLE predictions ADD CONSTRAINT wrong CHECK (threshold < 0)")
+    with leaving_shipper(state, database, admin_url(pod)):
+        eventually(lambda: has_failed(state, "constraint wrong of table predictions"))
     assert list_segments(state.spool) == []
     assert payloads_of(pod) == sorted(written)
+    with leaving_shipper(pod.state, database):
+        eventually(lambda: has_failed(pod.state, "constraint wrong of table predictions"))
+        with psycopg.connect(database) as connection:
+            connection.execute("ALTER TABLE predictions DROP CONSTRAINT wrong")
+        expect(database, [decode(payload).id for payload in written[:-1]])
+    assert ids(database, "refusals") == [decode(written[-1]).id]
+    assert dead_letters_in(pod.state.spool) == dead_letters_in(state.spool) == []
 
 
 def test_a_segment_that_is_sent_again_changes_nothing(pod: Service, tmp_path: Path) -> None:

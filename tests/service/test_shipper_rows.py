@@ -1,6 +1,7 @@
 """Shipping of rows that are sent again, refused, damaged or old, and the metrics of it."""
 
 import base64
+import json
 import signal
 from datetime import UTC, datetime, timedelta
 
@@ -12,10 +13,19 @@ from fraudops.spool.frames import encode_frame
 from fraudops.spool.options import SpoolOptions
 from fraudops.spool.segments import list_segments
 from fraudops.state import State
+from jobs.reports.monitor import spool_note
 from services.inference.http.metrics_page import PodCollector
 from tests.support.audit_records import fill, prediction
 from tests.support.processes import free_port
-from tests.support.shippers import CARD, Start, dead_letters, expect, expect_empty, ids
+from tests.support.shippers import (
+    CARD,
+    RunningShipper,
+    Start,
+    dead_letters,
+    expect,
+    expect_empty,
+    ids,
+)
 from tests.support.waiting import eventually
 
 
@@ -130,6 +140,94 @@ def test_the_services_metrics_show_the_spool_and_its_shipper(
         assert metrics(state)["fraudops_shipper_silent_seconds"] > 1.5
 
     eventually(silent)
+
+
+def test_status_metric_and_log_name_the_constraint(
+    state: State, start_shipper: Start, database: str
+) -> None:
+    sent = fill(state.spool, [prediction(entity_key=CARD) for _ in range(3)])
+    shipper = start_shipper(database)
+    expect(database, sent)
+    with psycopg.connect(database) as connection:
+        connection.execute(
+            "ALTER TABLE predictions ADD CONSTRAINT no_v3 CHECK (model_version <> '3') NOT VALID"
+        )
+    sent += fill(state.spool, [prediction(entity_key=CARD) for _ in range(200)])
+    fault = "SQLSTATE 23514, constraint no_v3 of table predictions"
+    message = f"PostgreSQL refuses every row: {fault}: correct it; everything is shipped then"
+
+    def refused() -> None:
+        status = shipper.status
+        assert (status.phase, status.fault, status.last_error) == ("refused", fault, message)
+        now = metrics(state)
+        assert (now["fraudops_shipper_refused"], now["fraudops_shipper_waiting"]) == (1, 1)
+        assert now["fraudops_spool_rows"] == 200
+        assert now["fraudops_spool_aside_bytes"] == 0
+        assert now["fraudops_spool_aside_limit_bytes"] == SpoolOptions.max_bytes // 8
+        assert message in spool_note(status, datetime.now(UTC))
+
+    eventually(refused)
+    assert shipper.end() == 0
+    assert dead_letters(state) == []
+    log = shipper.log.read_text()
+    assert log.count(message) == 1
+    assert CARD not in log
+    assert "DETAIL" not in log
+    again = start_shipper(database)
+    eventually(lambda: _refuses(again))
+    with psycopg.connect(database) as connection:
+        connection.execute("ALTER TABLE predictions DROP CONSTRAINT no_v3")
+    expect(database, sent)
+    expect_empty(state)
+
+    def ships() -> None:
+        now, status = metrics(state), again.status
+        assert (now["fraudops_shipper_refused"], now["fraudops_shipper_waiting"]) == (0, 0)
+        assert (status.phase, status.fault, status.last_error) == ("shipping", None, None)
+
+    eventually(ships)
+    assert dead_letters(state) == []
+
+
+def _refuses(shipper: RunningShipper) -> None:
+    assert shipper.status.phase == "refused"
+
+
+def test_dead_letters_at_their_limit_stop_shipping_until_they_are_removed(
+    state: State, start_shipper: Start, database: str
+) -> None:
+    fat = {"features": {"V1": 0.5, "text": "x" * 4_000}}
+    # Every second row is good: a series of bad ones would be a fault of the database.
+    good = [prediction() for _ in range(150)]
+    fill(
+        state.spool,
+        [record for one in good for record in (one, prediction(prediction=7, **fat))],
+    )
+    shipper = start_shipper(database, FRAUDOPS_AUDIT__SPOOL_MAX_BYTES=str(4 << 20))
+
+    def full() -> None:
+        status = shipper.status
+        assert status.phase == "waiting"
+        assert "the dead letters are full" in (status.last_error or "")
+        now = metrics(state)
+        assert 0 < now["fraudops_spool_aside_bytes"] <= now["fraudops_spool_aside_limit_bytes"]
+        assert now["fraudops_spool_rows"] > 0
+
+    eventually(full)
+    assert 0 < len(dead_letters(state)) < 150
+    assert good[0].id in ids(database)
+    saved = state.root / "saved"
+    saved.mkdir()
+
+    def shipped() -> None:
+        # Moved, not removed: the shipper may be writing to the file.
+        for path in (state.spool / "aside").glob("*.jsonl"):
+            path.rename(saved / f"{len(list(saved.iterdir()))}.jsonl")
+        assert ids(database) == sorted(record.id for record in good)
+        lines = [line for path in saved.iterdir() for line in path.read_text().splitlines()]
+        assert len({json.loads(line)["payload"] for line in lines}) == 150
+
+    eventually(shipped)
 
 
 def metrics(state: State) -> dict[str, float]:

@@ -15,8 +15,9 @@ from fraudops.audit.shipper_status import ShipperStatus
 from fraudops.spool import SpoolWriter
 from fraudops.spool.options import SpoolOptions
 from fraudops.spool.reader import SpoolReader
+from services.shipper.inserting import ShipOutcome
 from services.shipper.shipping import Shipper
-from services.shipper.sink import ShipOutcome, Sink
+from services.shipper.sink import Sink
 from services.shipper.throttle import CALM_BYTES, PAUSE_SECONDS, Throttle
 from tests.support.audit_records import prediction
 from tests.support.shippers import expect, ids
@@ -63,7 +64,7 @@ async def shipping(database: str, folder: Path, throttle: Throttle) -> AsyncIter
     )
     try:
         yield Shipping(
-            Shipper(spool, sink, folder, current, asyncio.Event(), throttle),
+            Shipper(spool, sink, folder, current, asyncio.Event(), throttle, 1 << 20),
             sink,
             [record.id for record in records],
         )

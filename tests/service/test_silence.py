@@ -10,8 +10,9 @@ import pytest
 from fraudops import database_url
 from fraudops.audit.records import encode
 from fraudops.errors import StoreDownError
-from services.shipper import sink as sink_module
-from services.shipper.sink import ShipOutcome, Sink
+from services.shipper import row_writer
+from services.shipper.inserting import ShipOutcome
+from services.shipper.sink import Sink
 from tests.support.audit_records import prediction
 from tests.support.fault_proxy import COPYING, GREETING, INSERTING, WITHIN, FaultProxy, Trap
 
@@ -27,7 +28,7 @@ FIRST = [encode(prediction())]
 async def test_a_silent_connection_is_given_up_and_its_batch_is_shipped_by_another(
     database: str, monkeypatch: pytest.MonkeyPatch, words: bytes
 ) -> None:
-    monkeypatch.setattr(sink_module, "TRANSACTION_SECONDS", 2.0)
+    monkeypatch.setattr(row_writer, "TRANSACTION_SECONDS", 2.0)
     with behind_a_network(database) as (sink, proxy):
         if words == COPYING:
             await sink.ship(FIRST)

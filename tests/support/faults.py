@@ -38,7 +38,7 @@ CLIENTS, PAUSE = 4, 0.02
 # In the short tier the shipper waits 3 s instead of a minute for a silent PostgreSQL. Nothing else
 # of it differs.
 IMPATIENT = (
-    "from services.shipper import sink; sink.TRANSACTION_SECONDS = 3.0;"
+    "from services.shipper import row_writer; row_writer.TRANSACTION_SECONDS = 3.0;"
     " from services.shipper.__main__ import main; main()"
 )
 SHIPPER = ["-m", "services.shipper"] if PROOF else ["-c", IMPATIENT]
@@ -179,8 +179,8 @@ class FaultHarness:
         raise AssertionError("the spool never filled up")
 
     @contextlib.contextmanager
-    def load(self) -> Iterator[Log]:
-        """Run the clients during the block.
+    def load(self, clients: int = CLIENTS, pause_seconds: float = PAUSE) -> Iterator[Log]:
+        """Run the clients during the block. Each posts once in `pause_seconds`.
 
         The block begins when answers arrive. At its end every client has the answer to its last
         request.
@@ -189,8 +189,8 @@ class FaultHarness:
         log = Log(self.folder / f"answers-{self.loads}.jsonl")
         arguments = [
             self.service.url,
-            str(CLIENTS),
-            str(PAUSE),
+            str(clients),
+            str(pause_seconds),
             f"load-{self.loads}",
             str(log.path),
         ]

@@ -9,6 +9,7 @@ import pytest
 
 from fraudops.audit import dead_letters
 from fraudops.audit.dead_letters import DeadLetters, RejectedRecord, is_final_file
+from fraudops.errors import SpoolFullError
 
 
 @contextmanager
@@ -60,3 +61,26 @@ def test_the_name_of_a_new_file_is_synced(tmp_path: Path, monkeypatch: pytest.Mo
     assert synced == [letters.folder, tmp_path]
     put(letters, b"second")
     assert len(synced) == 2
+
+
+def test_letters_above_the_limit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    letters = DeadLetters(tmp_path)
+    one = [RejectedRecord(bytes(1_000), "why")]
+    letters.put(one * 2, 5_000)
+    (path,) = letters.folder.glob("*.jsonl")
+    before = path.read_bytes()
+    with pytest.raises(SpoolFullError, match=r"dead letters are full \(2,\d+ of 5,000 bytes\)"):
+        letters.put(one * 2, 5_000)
+    assert path.read_bytes() == before
+    letters.put([], 1)
+    letters.put(one, 5_000)
+    letters.put(one)
+
+
+def test_an_empty_folder_takes_a_group_above_the_limit(tmp_path: Path) -> None:
+    """Else a damaged stretch that is larger than the limit would stop shipping for ever."""
+    letters = DeadLetters(tmp_path)
+    letters.put([RejectedRecord(bytes(10_000), "why")], 5_000)
+    assert len(list(letters.entries())) == 1
+    with pytest.raises(SpoolFullError):
+        letters.put([RejectedRecord(b"", "why")], 5_000)

@@ -1,10 +1,18 @@
-"""The size of one read of the spool, and whether another read follows."""
+"""The size of one read of the spool, whether another read follows, and the room of the spool."""
 
 from pathlib import Path
 
+import pytest
+
+from fraudops.audit.dead_letters import DeadLetters, RejectedRecord
+from fraudops.audit.records import encode
+from fraudops.errors import SpoolFullError
 from fraudops.spool import SpoolWriter
 from fraudops.spool.options import SpoolOptions
 from fraudops.spool.reader import SpoolReader
+from fraudops.spool.segments import ASIDE, NEWER, room_bytes, spool_bytes
+from tests.support.audit_records import prediction
+from tests.support.waiting import eventually
 
 FRAME = 116
 PAYLOADS = [bytes(100)] * 20
@@ -38,3 +46,30 @@ def test_a_finished_segment_may_have_a_successor(tmp_path: Path) -> None:
     segment.commit(piece)
     assert reader.read(1 << 16) == []
     reader.close()
+
+
+@pytest.mark.parametrize("folder", [ASIDE, NEWER])
+def test_dead_letters_count_towards_the_room(tmp_path: Path, folder: str) -> None:
+    letters = DeadLetters(tmp_path, folder)
+    letters.put([RejectedRecord(bytes(3_000), "why")] * 20)
+    kept = sum(path.stat().st_size for path in letters.folder.glob("*.jsonl"))
+    writer = SpoolWriter(tmp_path, "w", SpoolOptions(max_bytes=100_000))
+    assert (room_bytes(tmp_path), spool_bytes(tmp_path)) == (kept, 0)
+    with pytest.raises(SpoolFullError):
+        writer.append_many([bytes(1_000)] * 25)
+    for path in letters.folder.glob("*.jsonl"):
+        path.unlink()
+
+    def has_room() -> None:
+        writer.append_many([bytes(1_000)] * 25)
+
+    eventually(has_room)
+    writer.close()
+
+
+def test_the_dead_letters_of_a_full_spool_can_be_replayed(tmp_path: Path) -> None:
+    """A replay moves their bytes. If they counted, it would never begin."""
+    letters = DeadLetters(tmp_path)
+    letters.put([RejectedRecord(encode(prediction()), "why")] * 100)
+    assert letters.replay(maximum=40_000).records == 100
+    assert list(letters.entries()) == []

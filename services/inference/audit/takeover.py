@@ -14,7 +14,7 @@ from fraudops.audit.dead_letters import is_final_file
 from fraudops.errors import RefusedError, SpoolFullError, StoreDownError
 from fraudops.files import sync_folder
 from fraudops.ids import uuid7
-from fraudops.spool.segments import INCOMING, parse_segment, spool_bytes
+from fraudops.spool.segments import INCOMING, parse_segment, room_bytes
 
 # The other half of the spool is reserved for the predictions of this pod.
 SHARE = 0.5
@@ -42,25 +42,17 @@ class HandoverReceiver:
     async def take_dead_letters(
         self, folder: str, name: str, size: int | None, parts: AsyncIterator[bytes]
     ) -> None:
-        """Receive a file of the folder `aside` or `newer`; raises as `take` does.
-
-        All files of that folder count against the limit, because they are not shipped and so
-        never make room.
-        """
+        """Receive a file of the folder `aside` or `newer`; raises as `take` does."""
         if not is_final_file(name):
             raise RefusedError("that is not the name of a dead-letter file")
-        await self._take(
-            self._spool / folder / name, size, parts, _bytes(self._spool / folder, "*.jsonl")
-        )
+        await self._take(self._spool / folder / name, size, parts)
 
-    async def _take(
-        self, path: Path, size: int | None, parts: AsyncIterator[bytes], kept_bytes: int = 0
-    ) -> None:
+    async def _take(self, path: Path, size: int | None, parts: AsyncIterator[bytes]) -> None:
         if reason := self._refusal():
             raise StoreDownError(reason)
         unfinished = self._spool / f"{INCOMING}{uuid7()}"
         try:
-            self._reserve(unfinished, size, kept_bytes)
+            self._reserve(unfinished, size)
             await self._write(unfinished, size or 0, parts)
             await asyncio.to_thread(_appear, unfinished, path)
         except OSError as error:
@@ -68,16 +60,18 @@ class HandoverReceiver:
         finally:
             unfinished.unlink(missing_ok=True)
 
-    def _reserve(self, path: Path, size: int | None, kept_bytes: int) -> None:
-        """Reserve the room of the file. Raises SpoolFullError if there is too little."""
+    def _reserve(self, path: Path, size: int | None) -> None:
+        """Reserve the room of the file. Raises SpoolFullError if there is too little.
+
+        Dead letters and records for a newer release count too: they never make room themselves.
+        """
         # Reserve before counting: files may arrive in several workers at the same time, and each
         # worker must count those of the others.
         path.touch(mode=0o600, exist_ok=False)
         os.truncate(path, size or 0)
         if (
             size is None
-            or spool_bytes(self._spool) + _bytes(self._spool, f"{INCOMING}*") + kept_bytes
-            > SHARE * self._maximum
+            or room_bytes(self._spool) + _incoming_bytes(self._spool) > SHARE * self._maximum
         ):
             raise SpoolFullError("this pod's spool is over half full: try another pod")
 
@@ -95,9 +89,9 @@ class HandoverReceiver:
             await asyncio.to_thread(os.fsync, file.fileno())
 
 
-def _bytes(folder: Path, pattern: str) -> int:
+def _incoming_bytes(folder: Path) -> int:
     total = 0
-    for path in folder.glob(pattern):
+    for path in folder.glob(f"{INCOMING}*"):
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size
     return total

@@ -44,7 +44,7 @@ class PodCollector:
         aside = sum(_sizes(self._spool / ASIDE, "*.jsonl"))
         yield GaugeMetricFamily(
             "fraudops_spool_aside_bytes",
-            "Bytes set aside beside the audit spool, for people to look at and replay.",
+            "Bytes of dead letters, which count towards the room of the audit spool.",
             value=aside,
         )
         yield GaugeMetricFamily(
@@ -88,7 +88,17 @@ def _shipper(told: ShipperStatus, now: datetime) -> Iterable[Metric]:
     yield GaugeMetricFamily(
         "fraudops_shipper_waiting",
         "1 while the shipper waits for PostgreSQL.",
-        value=told.phase == "waiting",
+        value=told.phase in ("waiting", "refused"),
+    )
+    yield GaugeMetricFamily(
+        "fraudops_shipper_refused",
+        "1 while PostgreSQL refuses every row, and the shipper waits for its repair.",
+        value=told.phase == "refused",
+    )
+    yield GaugeMetricFamily(
+        "fraudops_spool_aside_limit_bytes",
+        "Bytes of dead letters at which the shipper waits.",
+        value=told.aside_limit_bytes,
     )
     yield GaugeMetricFamily(
         "fraudops_shipper_silent_seconds",

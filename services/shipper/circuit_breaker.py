@@ -1,0 +1,100 @@
+"""Circuit breaker of the shipper: a fault of all rows is a fault of the database.
+
+A bad row becomes a dead letter. A constraint that every row violates must not turn every row into
+one. While the breaker is open, the shipper sets nothing aside and waits, as in an outage.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from fraudops.errors import StoreDownError
+
+# So many rows of a group are tried one by one. If one of them passes, bad rows caused the refusal.
+SAMPLE = 8
+# So many rows in a row are refused alone before the fault counts as one of the database: groups may
+# be too small for a sample, or the sample may have found a row from before the fault.
+LONGEST_SERIES = 100
+UNIQUE_VIOLATION = "23505"
+
+
+class RowFault(NamedTuple):
+    """What PostgreSQL said about a refused row, without any of the row's values.
+
+    `part` is the constraint or the column that PostgreSQL named. `sqlstate` is empty if asyncpg
+    could not encode the row.
+    """
+
+    table: str
+    sqlstate: str
+    part: str | None = None
+
+    @property
+    def about_one_row(self) -> bool:
+        """Whether such a fault is always about the values of one row."""
+        return self.sqlstate in ("", UNIQUE_VIOLATION)
+
+    def __str__(self) -> str:
+        part = f"{self.part} of " if self.part else ""
+        return f"SQLSTATE {self.sqlstate}, {part}table {self.table}"
+
+
+class DatabaseRefusesError(StoreDownError):
+    """PostgreSQL refuses every row that was tried, all with the same fault."""
+
+    def __init__(self, fault: RowFault) -> None:
+        super().__init__(
+            f"PostgreSQL refuses every row: {fault}: correct it; everything is shipped then"
+        )
+        self.fault = fault
+
+
+class CircuitBreaker:
+    """Decides whether refused rows are bad, or the database is. It does no I/O.
+
+    It is open while `open_for` is a fault. Only an accepted row ends a series of refused ones.
+    """
+
+    def __init__(self) -> None:
+        self.open_for: RowFault | None = None
+        self._series: dict[str, tuple[RowFault, int]] = {}
+
+    def open(self, fault: RowFault) -> None:
+        self.open_for = fault
+
+    def close(self) -> None:
+        """Allow rows again. A series goes on, so that the next refusal may open at once."""
+        self.open_for = None
+
+    def accepted(self, tables: Iterable[str]) -> None:
+        """Note that rows of these tables were committed."""
+        for table in tables:
+            self._series.pop(table, None)
+
+    def refused(self, fault: RowFault) -> bool:
+        """Note a row that was refused alone; return whether the breaker is open now."""
+        if fault.about_one_row:
+            return False
+        known, count = self._series.get(fault.table, (fault, 0))
+        count = count + 1 if known == fault else 1
+        self._series[fault.table] = fault, count
+        if count >= LONGEST_SERIES:
+            self.open(fault)
+        return self.open_for is not None
+
+    def judge(
+        self, tried: Iterable[RowFault | None], group: int, copied: RowFault | None
+    ) -> RowFault | None:
+        """Open for the fault of a refused group if it is no fault of single rows.
+
+        `tried` has the result of each row that was tried alone, None for an accepted one. `group`
+        is the number of rows of that table. `copied` is the result of a copy of a row that the
+        table had accepted earlier. It decides about groups that are too small for a sample.
+        """
+        faults = set(tried)
+        if len(faults) != 1:
+            return None
+        (fault,) = faults
+        if fault is None or fault.about_one_row or (group < SAMPLE and copied != fault):
+            return None
+        self.open(fault)
+        return fault
