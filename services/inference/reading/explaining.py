@@ -90,6 +90,10 @@ class Explainer:
                 yield unknown_field(name)
             elif len(values[name]) > 1:
                 yield given_twice(shown_name(name))
+            elif not _is_json(values[name][0]):
+                yield FieldFault(
+                    field=shown_name(name), reason="holds NaN or Infinity", code="not_finite"
+                )
 
 
 def _fault_of(refusal: Exception | None) -> FieldFault:
@@ -134,6 +138,14 @@ def _refusal(value: bytes, decoder: "msgspec.json.Decoder[object]") -> Worded | 
     except REFUSALS as error:
         return in_words(str(error))
     return None
+
+
+def _is_json(value: bytes) -> bool:
+    try:
+        _syntax.decode(value)
+    except msgspec.MsgspecError:
+        return False
+    return True
 
 
 def _finite(body: bytes) -> bytes:

@@ -68,6 +68,8 @@ class Reader(Generic[Kind]):
         if self._count.explains(b"[%b]" % row, [value]):
             return
         try:
+            # Skipped values are not decoded, so their bytes are checked here.
+            row.decode()
             name = repeated_name(row)
         except REFUSALS as error:
             raise msgspec.ValidationError(str(error)) from error
