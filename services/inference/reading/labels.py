@@ -30,10 +30,7 @@ _FUTURE = FieldFault(
 
 
 class LabelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The outcome of one transaction, named by its prediction's id or by the client's id.
-
-    `labelled_at` is in UTC after the decoding.
-    """
+    """The outcome of one transaction, named by its prediction's id or by the client's id."""
 
     label: Annotated[int, msgspec.Meta(ge=0, le=1)]
     labelled_at: Annotated[datetime, msgspec.Meta(tz=True)]
@@ -50,6 +47,7 @@ class LabelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise FaultError(_BAD_TIME)
         if (self.prediction_id is None) == (self.transaction_id is None):
             raise FaultError(_NAMELESS)
+        # Later code converts it to UTC again, which must not be able to overflow.
         msgspec.structs.force_setattr(self, "labelled_at", moment)
 
 
