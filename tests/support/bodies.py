@@ -46,6 +46,7 @@ def spliced(bodies: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 
 def lists(key: str, rows: st.SearchStrategy[bytes], most: int = 12) -> st.SearchStrategy[bytes]:
     """Bodies of the form `{key: [row, …]}`, some with something before or after the list."""
+
     def body(seed: int, rows: list[bytes]) -> bytes:
         random = Random(seed)
         before = random.choice(("",) * 16 + (" ", '"more":1,', "\ufeff"))

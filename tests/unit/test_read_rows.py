@@ -241,8 +241,12 @@ def test_broken_json_ends_the_reading_at_its_byte() -> None:
         (b'{"rows":null', "rows", "must be a list"),
         (b'{"more":1', "more", "is not a field of this schema"),
         (b'{"4111111111111111":1', None, "holds a field that this schema does not have"),
-        (b'{"instances":[', None, "has the form of KServe V1 (instances): send {\"rows\": [{…}, …]}"),
-        (b'{"id":"1","inputs":[', None, "has the form of the Open Inference Protocol (inputs): send"),
+        (b'{"instances":[', None, 'has the form of KServe V1 (instances): send {"rows": [{…}, …]}'),
+        (
+            b'{"id":"1","inputs":[',
+            None,
+            "has the form of the Open Inference Protocol (inputs): send",
+        ),
     ],
 )
 def test_a_body_without_the_list_is_refused_by_its_beginning(
@@ -259,7 +263,9 @@ def test_a_body_without_the_list_is_refused_by_its_beginning(
     assert first.code not in (None, "other")
 
 
-@pytest.mark.parametrize("body", [b"", b" \n", b"\xef\xbb\xbf", b"\xff", b"{", b"{}", b'{"rows":5}'])
+@pytest.mark.parametrize(
+    "body", [b"", b" \n", b"\xef\xbb\xbf", b"\xff", b"{", b"{}", b'{"rows":5}']
+)
 def test_a_short_body_is_explained_as_a_whole(body: bytes) -> None:
     expected = {b"{": "is not valid JSON (byte 1)", b"{}": "is missing", b"\xff": "is not UTF-8"}
     (fault,) = read(ROWS, body)
@@ -294,7 +300,12 @@ def test_nothing_after_row_10_001_is_scanned() -> None:
 
 
 def test_a_fault_of_a_label_names_its_row() -> None:
-    label = {"transaction_id": "t", "label": 1, "source": "s", "labelled_at": "2026-01-01T00:00:00Z"}
+    label = {
+        "transaction_id": "t",
+        "label": 1,
+        "source": "s",
+        "labelled_at": "2026-01-01T00:00:00Z",
+    }
     rows: list[Any] = [label] * 2000
     rows[1500] = label | {"labelled_at": "9999-12-31T23:59:59-12:00"}
     rows[1700] = label | {"labelled_at": "2999-01-01T00:00:00Z"}

@@ -58,9 +58,7 @@ class QuoteCount:
         if not extra:
             return True
         present = self._present.decode(piece)
-        nulls = sum(
-            value is None for each in present for value in msgspec.structs.astuple(each)
-        )
+        nulls = sum(value is None for each in present for value in msgspec.structs.astuple(each))
         return extra == 2 * nulls
 
 

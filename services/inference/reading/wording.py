@@ -34,7 +34,10 @@ def in_words(message: str) -> Worded:
     """Return the reason and the code for a message of msgspec about one value."""
     if match := _EXPECTED.match(message):
         expected = _KINDS.get(match["expected"], "of another type")
-        return f"must be {expected}, not {_KINDS.get(match['actual'], 'of this type')}", "wrong_type"
+        return (
+            f"must be {expected}, not {_KINDS.get(match['actual'], 'of this type')}",
+            "wrong_type",
+        )
     if match := _BOUND.match(message):
         relation, code = _RELATIONS[match["relation"]]
         return f"{relation} {float(match['bound']):g}", code
