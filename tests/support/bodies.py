@@ -75,7 +75,9 @@ def _object(members: Mapping[str, str], random: Random) -> bytes:
 
 
 def _changed(body: bytes, random: Random) -> bytes:
-    at = random.randrange(len(body) + 1)
+    # A third at each end: the beginning and the end of a list are read by rules of their own.
+    first, last = random.choice(((0, len(body)), (0, 12), (len(body) - 6, len(body))))
+    at = min(max(random.randint(first, last), 0), len(body))
     put = random.choice((b"", random.choice(INSERTED), random.randbytes(random.randrange(3))))
     lost = random.choice((0, 0, 1, 3, len(body)))
     return body[:at] + put + body[at + lost :]

@@ -154,6 +154,11 @@ def test_rows_come_in_chunks_however_many_a_piece_holds() -> None:
         b'{"rows":[' + b'{"a":1,"b":2}'.ljust(64 << 10) + b"]}",
         b'{"rows":[{"a":1,"b":2' + b" " * ((64 << 10) - 14) + b"}]}",
         b"",
+        b'"rows":[{"a":1,"b":2}]}',
+        b'{"rows"[{"a":1,"b":2}]}',
+        b'"rows"[{"a":1,"b":2}]}',
+        b':[{"a":1,"b":2}]}',
+        b'[{"a":1,"b":2}]}',
         body_of(*[{"a": 1, "b": 2}] * 501),
         body_of(*[{"a": 1, "b": 2}] * 600),
         body_of(

@@ -79,6 +79,12 @@ def audit_of(tmp_path: Path, max_bytes: int = 1 << 20) -> tuple[Audit, SpoolWrit
     return Audit(lambda: writer, metrics, tmp_path), writer
 
 
+def fill(audit: Audit) -> None:
+    """Append predictions until the audit refuses one."""
+    while True:
+        audit.put([encode(prediction())])
+
+
 def counter_of(audit: Any, metrics: Any = None) -> RefusalCounter:
     return RefusalCounter(audit, metrics or SeenMetrics(), "pod-1", "credit-fraud")
 
@@ -124,8 +130,7 @@ async def test_refusals_are_bounded_and_survive_a_full_spool(
 ) -> None:
     audit, writer = audit_of(tmp_path, 32 << 10)
     with pytest.raises(SpoolFullError):
-        while True:
-            audit.put([encode(prediction())])
+        fill(audit)
     metrics = SeenMetrics()
     counter = counter_of(audit, metrics)
     counter.note("/predict", "3", [missing("V1")])

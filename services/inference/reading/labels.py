@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -51,13 +50,17 @@ class LabelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         msgspec.structs.force_setattr(self, "labelled_at", moment)
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 class LabelReader(Reader[LabelEntry]):
     """Reads labels, and refuses those that come from the future.
 
     The latest `labelled_at` of a transaction counts, so such a label would win for ever.
     """
 
-    def __init__(self, clock: Callable[[], datetime] = partial(datetime.now, UTC)) -> None:
+    def __init__(self, clock: Callable[[], datetime] = _now) -> None:
         super().__init__(LabelEntry)
         self._clock = clock
 

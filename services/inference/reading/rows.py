@@ -24,8 +24,10 @@ BATCH_ROWS = 10_000
 PIECE_BYTES, TAIL_BYTES = 64 << 10, 64
 Row = TypeVar("Row", bound=msgspec.Struct)
 
+# Each part is there only behind the part before it.
 _HEAD = re.compile(
-    rb"(?:%b)?+%b(\{)?+%b(%b)?+%b(:)?+%b(\[)?+" % (BOM, WHITE, WHITE, STRING, WHITE, WHITE),
+    rb"(?:%b)?+%b(?:(\{)%b(?:(%b)%b(?:(:)%b(\[)?+)?+)?+)?+"
+    % (BOM, WHITE, WHITE, STRING, WHITE, WHITE),
     re.DOTALL,
 )
 _TAIL = re.compile(rb"\]%b}%b\Z" % (WHITE, WHITE))
