@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -12,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraudops.schema import Feature, FeatureSchema
-from services.inference.reading.faults import REPORTED_FAULTS, FieldFault, InvalidBodyError
+from services.inference.reading.faults import FieldFault, InvalidBodyError
 from services.inference.reading.labels import LABELS, LabelReader
 from services.inference.reading.rows import BATCH_ROWS, TRANSACTIONS, RowList, read_rows
 from services.inference.reading.scanning import CHUNK
 from services.inference.reading.transactions import Reader, TransactionReader
-from tests.support.bodies import lists, malformed, objects, spliced
+from tests.support.bodies import lists, objects, spliced
 from tests.support.figures import PROOF
 
 SCHEMA = FeatureSchema(
@@ -321,57 +320,6 @@ def test_a_fault_of_a_label_names_its_row() -> None:
         (1700, "labelled_at", "future"),
         (1999, None, "other"),
     ]
-
-
-async def turns_of(body: bytes) -> tuple[int, tuple[FieldFault, ...]]:
-    """Read a refused batch, and return the number of turns that others got of the loop."""
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.create_task(count())
-    with pytest.raises(InvalidBodyError) as refusal:
-        async for _ in read_rows(VALUED, TRANSACTIONS, body):
-            pass
-    counting.cancel()
-    return turns, refusal.value.faults
-
-
-VALUED = TransactionReader(
-    FeatureSchema(
-        "bank", "fraud", "seen_at", "V1", tuple(Feature(f"V{n}", -10.0, 10.0) for n in (1, 2))
-    )
-)
-VALUED_ROW = b'{"V1":1.5,"V2":2}'
-SIZE = 16 << 20
-MALFORMED = malformed(VALUED_ROW, SIZE)
-# Bodies that are read to their end.
-READ_ON = {"large good rows, then a bad one", "a bad row, then large good ones"}
-
-
-@pytest.mark.parametrize("kind", MALFORMED)
-async def test_a_refusal_yields_to_the_loop_every_64_kib(
-    kind: str, record_property: Callable[[str, object], None]
-) -> None:
-    body = MALFORMED[kind]()
-    tracemalloc.start()
-    try:
-        turns, faults = await turns_of(body)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    record_property("turns", turns)
-    assert len(faults) <= REPORTED_FAULTS
-    assert peak < 4 << 20
-    # A slice ends with the row in which it reaches 64 KiB.
-    if kind in READ_ON | {"spaces after the list"}:
-        assert turns >= SIZE // (66 << 10)
-    if PROOF:
-        print(f"| {kind} | {turns} | {peak / 1024:.0f} | {faults[0].reason} | {len(faults)} |")
 
 
 ROW = st.fixed_dictionaries(
