@@ -3,11 +3,10 @@
 from fraudops.audit.records import encode, new_label
 from fraudops.errors import RefusedError
 from services.inference.audit.writers import Audit
-from services.inference.reading.labels import LABELS, LabelEntry
+from services.inference.reading.labels import LABELS, LabelEntry, LabelReader
 from services.inference.reading.rows import read_rows
-from services.inference.reading.transactions import Reader
 
-_reader = Reader(LabelEntry)
+_reader = LabelReader()
 
 
 async def accept(body: bytes, audit: Audit) -> int:
