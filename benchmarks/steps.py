@@ -216,7 +216,7 @@ async def application(models: BenchmarkModels, state: State) -> AsyncIterator[Ca
     await asyncio.to_thread(startup.settle, settings, state, cache, verifier)
     app = create_app(settings, Drain())
     try:
-        async with app.router.lifespan_context(app):
+        async with app.life():
             yield Calls(
                 FastPathProtocol(
                     app.fast_path,

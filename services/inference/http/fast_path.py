@@ -2,7 +2,7 @@
 counted and answered together, below ASGI.
 
 What is out of the ordinary (a refused body, a draining pod, no model, an audit that must wait)
-is left to the Edge, which answers everything.
+is left to the dispatcher, which answers everything.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from fraudops.errors import StoreDownError
 from fraudops.ids import uuid7
 from services.inference.audit.writers import Audit
 from services.inference.failures import FailureLog
-from services.inference.http.middleware import JSON, Headers
-from services.inference.http.problems import problem_response
+from services.inference.http.media import JSON
+from services.inference.http.problems import Headers, problem_response
 from services.inference.metrics import Metrics
 from services.inference.pod.worker import Drain, Worker
 from services.inference.scoring import PendingRequest, Scoring

@@ -14,8 +14,11 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from services.inference.http.bodies import SINGLE_BYTES, Arrival
 from services.inference.http.fast_path import PREDICT, FastPath
-from services.inference.http.middleware import SINGLE_BYTES, Headers, client_id, is_json
+from services.inference.http.media import is_json
+from services.inference.http.problems import Headers
+from services.inference.http.request_headers import request_id as id_of
 
 _PATH = PREDICT.encode()
 _UNUSUAL = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
@@ -33,6 +36,7 @@ class FastPathProtocol(HttpToolsProtocol):
         self._body: bytes | None = None
         self._request_id: str | None = None
         self._waits = False
+        self._arrival = Arrival(0.0)
         self._started = 0.0
         self._server_headers: tuple[Any, bytes] = (None, b"")
 
@@ -62,7 +66,7 @@ class FastPathProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         body, self._body = self._body, None
         if body is None:
-            super().on_message_complete()
+            self._complete()
             return
         self._waits = True
         if len(body) > SINGLE_BYTES or not self._fast_path.submit(
@@ -70,7 +74,7 @@ class FastPathProtocol(HttpToolsProtocol):
         ):
             self._waits = False
             self._ordinary(body)
-            super().on_message_complete()
+            self._complete()
 
     def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
         """The whole answer at once; the client may have gone meanwhile."""
@@ -102,7 +106,7 @@ class FastPathProtocol(HttpToolsProtocol):
             if name == b"content-type":
                 typed = is_json(value)
             elif name == b"x-request-id":
-                self._request_id = client_id(value)
+                self._request_id = id_of(value)
             elif name in _UNUSUAL or (name == b"connection" and value.lower() != b"keep-alive"):
                 return False
         return typed
@@ -114,11 +118,16 @@ class FastPathProtocol(HttpToolsProtocol):
         # An answer of the short way, just given, may have armed it again.
         self._unset_keepalive_if_required()
         super().on_message_begin()
+        self._arrival = self.scope["state"]["arrival"] = Arrival(perf_counter())
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
         super().on_headers_complete()
         if body:
             super().on_body(body)
+
+    def _complete(self) -> None:
+        self._arrival.received = perf_counter()
+        super().on_message_complete()
 
     def _defaults(self) -> bytes:
         """The server's own headers; uvicorn makes a new list each second."""
