@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
+import resource
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -21,12 +23,14 @@ from services.inference.http.access_log import AccessLog
 from services.inference.http.admin_auth import Admin
 from services.inference.http.bodies import BodyBudget, Permits, Receive
 from services.inference.http.client_auth.authenticator import Authenticator
+from services.inference.http.connections import Connections
 from services.inference.http.context import ServiceContext
 from services.inference.http.cors import Cors
 from services.inference.http.dispatch import Dispatcher, Send
 from services.inference.http.exchange import Scope
 from services.inference.http.fast_path import FastPath
 from services.inference.http.metrics_page import PodCollector, render
+from services.inference.http.protocol import WorkerParts
 from services.inference.http.routes import ROUTES
 from services.inference.metrics import Metrics
 from services.inference.model import LoadedModel
@@ -53,7 +57,7 @@ class InferenceApp:
     """The application of one worker: for the HTTP protocol, and for what uvicorn calls."""
 
     dispatcher: Dispatcher
-    fast_path: FastPath
+    parts: WorkerParts
     life: Callable[[], AbstractAsyncContextManager[None]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,20 +111,31 @@ def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
         metrics_page=partial(render, state.metrics, collector),
         document=partial(_document, settings.http.root_path, clients.required),
     )
-    life = partial(_life, context, run, Poller(pod, metrics, settings.record_poll_seconds))
-    access_log = AccessLog(settings.http.access_log)
+    parts = WorkerParts(
+        fast_path=FastPath(worker, context.scoring, audit, metrics, drain, context.failures),
+        connections=Connections(settings.http, metrics, _descriptors()),
+        clients=clients,
+        access_log=AccessLog(settings.http.access_log),
+        failures=context.failures,
+        cors=bool(settings.http.cors_origins),
+    )
+    poller = Poller(pod, metrics, settings.record_poll_seconds)
+    life = partial(_life, context, run, poller, parts.connections)
     token = settings.admin_token.get_secret_value().encode() if settings.admin_token else None
-    return InferenceApp(
-        Dispatcher(
-            context,
-            Admin(token, settings.admin_port),
-            Cors(settings.http.cors_origins),
-            access_log,
-            life,
-        ),
-        FastPath(worker, context.scoring, audit, metrics, drain, context.failures),
+    dispatcher = Dispatcher(
+        context,
+        Admin(token, settings.admin_port),
+        Cors(settings.http.cors_origins),
+        parts.access_log,
         life,
     )
+    return InferenceApp(dispatcher, parts, life)
+
+
+def _descriptors() -> int:
+    """Return how many files this process may open."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if most == resource.RLIM_INFINITY else most
 
 
 def _document(root_path: str, authenticated: bool, model: LoadedModel | None) -> bytes:
@@ -137,7 +152,9 @@ def _refusal(worker: Worker, drain: Drain) -> str | None:
 
 
 @asynccontextmanager
-async def _life(context: ServiceContext, run: RunFolder, poller: Poller) -> AsyncIterator[None]:
+async def _life(
+    context: ServiceContext, run: RunFolder, poller: Poller, connections: Connections
+) -> AsyncIterator[None]:
     """Register the worker, load the pod's model, and run the tasks until shutdown."""
     worker, audit, pod = context.worker, context.audit, context.pod
     # Register before reading the state file. A promotion that commits in between then either
@@ -153,7 +170,8 @@ async def _life(context: ServiceContext, run: RunFolder, poller: Poller) -> Asyn
             logger.error("the worker starts without the pod's model", extra={"reason": reply.error})
     polling = asyncio.create_task(poller.run())
     polling.add_done_callback(_end_with)
-    others = [asyncio.create_task(each()) for each in (context.refusals.run, context.clients.run)]
+    runs = (context.refusals.run, context.clients.run, connections.run)
+    others = [asyncio.create_task(each()) for each in runs]
     yield
     for task in (polling, *others):
         task.cancel()

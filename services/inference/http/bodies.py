@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fraudops.errors import FraudopsError
 from services.inference.http.problems import (
     BodyTooLargeError,
     BusyError,
@@ -47,7 +46,7 @@ class Arrival:
     split: bool = False
     wire_bytes: int = 0
     most_wire_bytes: float = math.inf
-    fault: FraudopsError | None = None
+    fault: Exception | None = None
 
 
 class HeldBody:
