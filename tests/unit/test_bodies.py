@@ -1,7 +1,6 @@
 """Bodies: their time limit, their budget and the permits of large requests."""
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -67,9 +66,8 @@ class Client:
 
 
 @pytest.fixture(autouse=True)
-def short_polls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "POLL_SECONDS", 0)
-    yield
 
 
 async def read(
