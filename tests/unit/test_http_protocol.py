@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from fraudops.settings import ClientAuthSettings, HttpSettings
 from services.inference.failures import FailureLog
-from services.inference.http import wire_protocol
+from services.inference.http import client_connection
 from services.inference.http.access_log import AccessLog
 from services.inference.http.client_auth.authenticator import Authenticator
 from services.inference.http.connections import Connections
@@ -507,7 +507,7 @@ async def test_a_head_at_its_limit_is_answered_behind_a_large_body() -> None:
 async def test_a_connection_that_lingers_discards_and_then_closes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(wire_protocol, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(client_connection, "LINGER_SECONDS", 0.05)
     protocol, transport = connect(Application())
     protocol.data_received(b"nonsense\r\n\r\n")
     assert (transport.statuses, transport.ended, transport.closing) == ([400], True, False)
