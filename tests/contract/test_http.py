@@ -1,5 +1,6 @@
 """The HTTP contract of predictions and labels, checked against real workers."""
 
+import contextlib
 import http.client
 import json
 import re
@@ -462,3 +463,32 @@ def test_a_prefix_that_a_proxy_strips_is_in_the_documentation(
             assert '"/fraud/openapi.json"' in HTTP.get(service.url + page).text
     finally:
         service.stop()
+
+
+def test_a_client_that_sends_nothing_more_still_gets_its_answer(service: Service) -> None:
+    body = json.dumps({"transactions": [ULB_ROW] * 300}).encode()
+    head = HEAD.format(path="/predict/batch") + f"Content-Length: {len(body)}\r\n\r\n"
+    for sent, status in ((body, b"200"), (body[:-1], b"400")):
+        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+            connection.sendall(head.encode() + sent)
+            connection.shutdown(socket.SHUT_WR)
+            assert read_all(connection).startswith(b"HTTP/1.1 " + status)
+    fast = json.dumps(ULB_ROW).encode()
+    head = HEAD.format(path="/predict") + f"Content-Length: {len(fast)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(head.encode() + fast)
+        connection.shutdown(socket.SHUT_WR)
+        assert read_all(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_a_refusal_is_read_although_the_client_still_sends(service: Service) -> None:
+    head = HEAD.format(path="/predict") + "Content-Length: 100000000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                connection.sendall(b"x" * (1 << 16))
+        assert connection.recv(100).startswith(b"HTTP/1.1 413")
+        with pytest.raises(ConnectionError):
+            while True:
+                connection.sendall(b"x" * (1 << 16))
