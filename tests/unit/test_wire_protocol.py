@@ -3,12 +3,10 @@
 An upgrade of llhttp that accepts more must fail here.
 """
 
-import asyncio
 from typing import Any
 
 import pytest
 
-from services.inference.http import client_connection
 from tests.support.http_wire import (
     BODY,
     CountedConnections,
@@ -233,43 +231,6 @@ async def test_a_head_at_its_limit_is_answered_behind_a_large_body() -> None:
             protocol.data_received((body + head)[cut:])
         await settle()
     assert transport.statuses == [204] * 6
-
-
-async def test_a_connection_that_lingers_discards_and_then_closes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(client_connection, "LINGER_SECONDS", 0.05)
-    protocol, transport = connect(WireApplication())
-    protocol.data_received(b"nonsense\r\n\r\n")
-    assert (transport.statuses, transport.ended, transport.closing) == ([400], True, False)
-    await asyncio.sleep(0.2)
-    assert transport.closing
-    other, flooded = connect(WireApplication())
-    other.data_received(b"nonsense\r\n\r\n")
-    for _ in range(33):
-        other.data_received(b"x" * (1 << 20))
-    assert flooded.closing
-
-
-async def test_a_client_that_has_sent_all_still_gets_its_answer() -> None:
-    application = WireApplication()
-    application.may_answer.clear()
-    protocol, transport = connect(application)
-    protocol.data_received(request("POST /predict?slow HTTP/1.1"))
-    await settle()
-    assert protocol.eof_received()
-    application.may_answer.set()
-    await settle()
-    assert transport.statuses == [204]
-    assert transport.closing
-    cut, answered = connect(application)
-    cut.data_received(request("POST /b HTTP/1.1")[:-5])
-    await settle()
-    assert cut.eof_received()
-    await settle()
-    assert answered.statuses == [400]
-    idle, _ = connect(application)
-    assert not idle.eof_received()
 
 
 @pytest.mark.parametrize("cors", [False, True])
