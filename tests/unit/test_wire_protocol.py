@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.inference.http.wire_protocol import MOST_WAITING
 from tests.support.http_wire import (
     BODY,
     CountedConnections,
@@ -158,6 +159,22 @@ async def test_a_refusal_waits_for_earlier_answers() -> None:
     fast, answered = connect(application)
     fast.data_received(request() + bad)
     assert answered.statuses == [200, 400]
+
+
+@pytest.mark.parametrize("upgrade", [False, True])
+async def test_only_some_requests_wait_on_one_connection(upgrade: bool) -> None:
+    application, metrics = WireApplication(), CountedConnections()
+    application.may_answer.clear()
+    protocol, transport = connect(application, metrics)
+    protocol.data_received(request("POST /predict?slow HTTP/1.1"))
+    more = upgrading() if upgrade else request()
+    protocol.data_received(more * 10_000)
+    assert len(protocol.pipeline) == MOST_WAITING
+    application.may_answer.set()
+    await settle(5 * MOST_WAITING)
+    assert transport.statuses == [204] * (MOST_WAITING + 1) + [503]
+    assert transport.ended
+    assert metrics.refused == ["too_many"]
 
 
 async def test_a_fault_in_a_body_is_the_answer_of_its_request() -> None:
