@@ -3,21 +3,17 @@
 A client must not be able to tell which of them answered.
 """
 
-import json
 import os
 import signal
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from fraudops.audit.records import Prediction
-from tests.support.serving import ULB_ROW, Service
+from tests.support.serving import Service
+from tests.support.two_paths import BAD, BODY, TRACE, Wire, ask, chunked, with_length
 from tests.support.waiting import eventually
-
-BODY = json.dumps(ULB_ROW | {"transaction_id": "t-1"}).encode()
-BAD = json.dumps(ULB_ROW | {"V1": "x"}).encode()
 
 
 @pytest.fixture(scope="module")
@@ -27,61 +23,39 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     started.stop()
 
 
-class Wire:
-    """A connection whose bytes the test writes and reads itself."""
-
-    def __init__(self, service: Service) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", service.port), timeout=10)
-        self.file = self.socket.makefile("rb")
-
-    def __enter__(self) -> "Wire":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-        self.socket.close()
-
-    def answer(self) -> tuple[int, dict[str, str], dict[str, Any]]:
-        """Read one answer and return its status, headers and body."""
-        status = int(self.file.readline().split()[1])
-        headers = {}
-        while line := self.file.readline().strip():
-            name, _, value = line.decode().partition(": ")
-            headers[name] = value
-        return status, headers, json.loads(self.file.read(int(headers["content-length"])))
+BOM = b"\xef\xbb\xbf" + BODY
+TWICE = BODY.replace(b"{", b'{"V1": 0.5, ', 1)
 
 
-HEAD = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-
-
-def with_length(body: bytes, more: str = "") -> bytes:
-    return f"{HEAD}{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-def chunked(body: bytes, more: str = "") -> bytes:
-    head = f"{HEAD}{more}Transfer-Encoding: chunked\r\n\r\n".encode()
-    return head + (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
-
-
-def ask(service: Service, request: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
-    with Wire(service) as wire:
-        wire.socket.sendall(request)
-        return wire.answer()
-
-
-@pytest.mark.parametrize("body", [BODY, BAD, b"", b"{", b"\xff"])
-@pytest.mark.parametrize("more", ["", "X-Request-Id: r-1\r\n", "Connection: Keep-Alive\r\n"])
+@pytest.mark.parametrize("body", [BODY, BAD, BOM, TWICE, b"", b"{", b"\xff"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "X-Request-Id: r-1\r\n",
+        "Connection: Keep-Alive\r\n",
+        f"traceparent: {TRACE}\r\n",
+        "traceparent: 00-1\r\n",
+        "X-Request-Timeout-Ms: 60000\r\n",
+        "X-Request-Timeout-Ms: soon\r\n",
+        "Origin: https://desk.example\r\n",
+        "Authorization: Bearer unused\r\n",
+    ],
+)
 def test_both_paths_answer_alike(service: Service, body: bytes, more: str) -> None:
     (status, headers, content), (other_status, other_headers, other_content) = (
         ask(service, encoding(body, more)) for encoding in (with_length, chunked)
     )
-    assert status == other_status == (200 if body == BODY else 422)
+    assert status == other_status
+    if body != BOM and body != TWICE:
+        assert status == (200 if body == BODY else 422)
     assert headers.keys() == other_headers.keys()
+    assert headers.get("traceparent") == (TRACE if TRACE in more else None)
     assert headers["content-type"] == other_headers["content-type"]
     for answered, shown in ((content, headers), (other_content, other_headers)):
         identifier = answered.pop("prediction_id", None)
         assert shown["x-request-id"] == (
-            "r-1" if more.startswith("X") else identifier or shown["x-request-id"]
+            "r-1" if more.startswith("X-Request-Id") else identifier or shown["x-request-id"]
         )
     assert content == other_content
 
@@ -194,8 +168,8 @@ def test_a_request_in_pieces_is_one_request_wherever_it_is_cut(service: Service)
 def test_a_body_above_the_limit_is_refused_though_it_comes_in_one_piece(service: Service) -> None:
     """The worker is stopped while the body arrives, so that it reads everything in one piece."""
     (pid,) = service.worker_pids()
-    with Wire(service) as wire:
-        for size, expected in (((64 << 10) + 1, 413), (64 << 10, 200)):
+    for size, expected in (((64 << 10) + 1, 413), (64 << 10, 200)):
+        with Wire(service) as wire:
             os.kill(pid, signal.SIGSTOP)
             try:
                 wire.socket.sendall(with_length(BODY.ljust(size)))
@@ -250,3 +224,27 @@ def _refusals(service: Service, expected: int) -> None:
         metrics['http_requests_total{endpoint="/predict",method="POST",status="503"}'] == expected
     )
     assert metrics["fraudops_spool_refused_total"] == expected
+
+
+def test_a_request_whose_deadline_has_passed_is_shed_and_leaves_no_record(
+    service: Service,
+) -> None:
+    """The body comes after the deadline. tests/unit has the same on the fast path."""
+    before, known = service.metrics(), len(service.audited())
+    whole = with_length(BODY, "X-Request-Timeout-Ms: 1\r\n")
+    head = whole.index(b"\r\n\r\n") + 4
+    with Wire(service) as wire:
+        wire.socket.sendall(whole[:head])
+        # Answers on other connections take longer than the deadline.
+        for _ in range(5):
+            assert ask(service, with_length(BODY))[0] == 200
+        wire.socket.sendall(whole[head:])
+        status, _, content = wire.answer()
+    assert (status, content["title"]) == (503, "The client's deadline has passed")
+    assert len(service.audited()) == known + 5
+    name = 'fraudops_requests_shed_total{endpoint="/predict"}'
+    eventually(lambda: _grown(service, name, before, 1))
+
+
+def _grown(service: Service, name: str, before: dict[str, float], by: float) -> None:
+    assert service.metrics()[name] - before.get(name, 0) == by

@@ -1,9 +1,7 @@
 """The HTTP contract of predictions and labels, checked against real workers."""
 
-import http.client
 import json
 import re
-import socket
 from typing import Any
 
 import pytest
@@ -172,54 +170,6 @@ def test_json_with_parameters_is_json(service: Service) -> None:
         service.post("/predict", json.dumps(ULB_ROW), "Application/JSON; charset=utf-8").status_code
         == 200
     )
-
-
-def test_a_body_above_its_limit_is_413_whether_or_not_its_length_is_announced(
-    service: Service,
-) -> None:
-    padded = json.dumps(ULB_ROW).encode().ljust(64 << 10)
-    assert service.post("/predict", padded).status_code == 200
-    for path, body in (
-        ("/predict", padded + b" "),
-        ("/predict/batch", b" " * ((16 << 20) + 1)),
-        ("/feedback", b" " * ((16 << 20) + 1)),
-    ):
-        announced = service.post(path, body)
-        assert (announced.status_code, problem(announced)["status"]) == (413, 413)
-        chunked = HTTP.post(
-            service.url + path,
-            content=iter([body[:50_000], body[50_000:]]),
-            headers={"content-type": "application/json"},
-        )
-        assert (chunked.status_code, problem(chunked)["status"]) == (413, 413)
-
-
-def test_a_connection_survives_a_refusal(service: Service) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
-    statuses = []
-    for body in (b" " * 70_000, b"{", json.dumps(ULB_ROW).encode()):
-        connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        answer.read()
-        statuses.append(answer.status)
-    connection.close()
-    assert statuses == [413, 422, 200]
-
-
-def test_a_client_that_expects_100_continue_is_refused_before_it_sends(
-    service: Service,
-) -> None:
-    head = (
-        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        b"Expect: 100-continue\r\nContent-Length: 70000\r\n\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
-        connection.sendall(head)
-        received = b""
-        while part := connection.recv(65_536):
-            received += part
-    assert received.startswith(b"HTTP/1.1 413")
-    assert b"connection: close" in received
 
 
 def test_a_batch_is_answered_in_its_order_and_as_single_calls_are(service: Service) -> None:

@@ -11,9 +11,14 @@ import httpx
 import msgspec
 import pytest
 
+from fraudops.settings import HttpSettings
 from services.inference.failures import FailureLog
+from services.inference.http.access_log import AccessLog
+from services.inference.http.admin_auth import Admin
+from services.inference.http.bodies import Arrival, BodyBudget, Permits
+from services.inference.http.cors import Cors
+from services.inference.http.dispatch import Dispatcher
 from services.inference.http.fast_path import FastPath
-from services.inference.http.middleware import Call, Endpoint, EndpointResponse, RequestMiddleware
 from tests.support.waiting import eventually
 
 SECRET = "4111111111111111"
@@ -49,6 +54,11 @@ def counts(caplog: pytest.LogCaptureFixture) -> list[int]:
 def errors_alone(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     with caplog.at_level(logging.ERROR):
         yield
+
+
+def ids(caplog: pytest.LogCaptureFixture) -> list[str | None]:
+    """Return the request ids of the lines with a stack trace."""
+    return [vars(record).get("request_id") for record in caplog.records if record.exc_info]
 
 
 async def test_each_kind_of_failure_has_one_stack_trace(caplog: pytest.LogCaptureFixture) -> None:
@@ -92,27 +102,37 @@ class Uncounted:
 
     def answered_together(self, *_: object) -> None: ...
 
+    def waited(self, *_: object) -> None: ...
+
+
+async def no_client(*_: object) -> None: ...
+
 
 def client_of(failures: FailureLog) -> httpx.AsyncClient:
-    """Return a client of a middleware whose endpoint and pages always fail."""
-
-    async def endpoint(call: Call) -> EndpointResponse:
-        return fail()
-
-    async def pages(scope: Any, receive: Any, send: Any) -> None:
-        fail_elsewhere()
-
-    middleware = RequestMiddleware(
-        pages,
-        worker=SimpleNamespace(serving=None),  # type: ignore[arg-type]
-        endpoints={"/predict/batch": Endpoint(endpoint, limit=1000)},
-        pages=(),
-        metrics=Uncounted(),  # type: ignore[arg-type]
-        drain=SimpleNamespace(active=False),  # type: ignore[arg-type]
-        admin=SimpleNamespace(admit_page=lambda *_: None),  # type: ignore[arg-type]
+    """Return a client of a dispatcher whose handlers always fail."""
+    context: Any = SimpleNamespace(
+        worker=SimpleNamespace(serving=SimpleNamespace(model=SimpleNamespace(reader=None))),
+        status=SimpleNamespace(ready=fail_elsewhere),
+        limits=HttpSettings(),
+        clients=SimpleNamespace(verify=no_client),
+        budget=BodyBudget(64 << 20),
+        permits={"batches": Permits("batches", 1, Uncounted())},  # type: ignore[arg-type]
+        metrics=Uncounted(),
         failures=failures,
+        drain=SimpleNamespace(active=False),
+        refusals=None,
+        scoring=SimpleNamespace(many=fail),
     )
-    return httpx.AsyncClient(transport=httpx.ASGITransport(middleware), base_url="http://pod")
+    life: Any = None
+    dispatcher = Dispatcher(context, Admin(None, None), Cors(()), AccessLog(False), life)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        # What the HTTP protocol of the service adds.
+        scope["state"] = {"arrival": Arrival(0.0, 0.0)}
+        await dispatcher(scope, receive, send)
+
+    transport = httpx.ASGITransport(application)
+    return httpx.AsyncClient(transport=transport, base_url="http://pod")
 
 
 @pytest.mark.parametrize("path", ["/predict/batch", "/ready"])
@@ -135,15 +155,16 @@ async def test_every_client_of_a_failing_path_gets_a_problem(
             assert json.loads(answer.content)["title"] == "A defect of the service"
             assert SECRET not in answer.text
     assert len(traces(caplog)) == 1
+    assert ids(caplog) == ["r-0"]
     failures.close()
     assert counts(caplog) == [19]
 
 
 class WaitingCaller:
-    status = 0
+    status, request_id = 0, ""
 
     def reply(self, status: int, headers: Any, body: bytes, request_id: str) -> None:
-        self.status = status
+        self.status, self.request_id = status, request_id
 
 
 async def test_every_caller_of_the_fast_path_gets_a_problem(
@@ -165,4 +186,5 @@ async def test_every_caller_of_the_fast_path_gets_a_problem(
     await asyncio.sleep(0)
     assert {caller.status for caller in callers} == {500}
     assert len(traces(caplog)) == 1
+    assert ids(caplog) == [callers[0].request_id]
     failures.close()

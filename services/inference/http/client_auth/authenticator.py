@@ -28,12 +28,12 @@ class VerifiedClient:
 class Authenticator:
     """The clients of one worker; only the event loop uses it. It knows no client yet.
 
-    `required`: a request without a credential is refused.
+    `enabled`: credentials are looked at. `required`: a request without one is refused.
     """
 
     def __init__(self, settings: ClientAuthSettings, metrics: Metrics) -> None:
         self.required = settings.mode == "required"
-        self._disabled = settings.mode == "disabled"
+        self.enabled = settings.mode != "disabled"
         self._metrics = metrics
 
     @classmethod
@@ -57,7 +57,7 @@ class Authenticator:
         route needs none. Raises MissingCredentialError, UnknownCredentialError, ScopeError or
         RateLimitedError.
         """
-        if self._disabled or scope is None:
+        if not self.enabled or scope is None:
             return None
         if b"authorization" in headers or b"x-api-key" in headers:
             self._metrics.client_refused("unknown")
