@@ -45,7 +45,7 @@ def test_the_keys_of_a_set_are_found_by_kid_and_algorithm() -> None:
 
 def private_jwk() -> dict[str, Any]:
     made: Any = RSAAlgorithm.to_jwk(RSA.private, as_dict=True)
-    return made | {"kid": "private", "key_ops": ["verify"]}
+    return {**made, "kid": "private", "key_ops": ["verify"]}
 
 
 @pytest.mark.parametrize(

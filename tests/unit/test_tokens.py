@@ -70,7 +70,7 @@ def symmetric(secret: bytes, kid: str) -> bytes:
 @pytest.mark.parametrize("key", [RSA, EC, ED], ids=lambda key: key.algorithm)
 async def test_a_token_of_each_algorithm_names_its_client(key: SigningKey) -> None:
     client = await verifier().verify(key.token(scope="openid predict read admin"))
-    assert (client.name, client.scopes) == ("shop", {"predict", "read"})
+    assert (client.name, client.scopes) == ("shop", frozenset({"predict", "read"}))
     assert client.expires == pytest.approx(time.time() + 300, abs=30)
     soon = await verifier().verify(key.token(exp=NOW + 60))
     assert soon.expires == NOW + 90
@@ -181,10 +181,10 @@ async def test_a_token_without_a_kid_needs_a_set_with_one_key_of_its_algorithm()
 
 
 async def test_scopes_and_client_may_be_other_claims() -> None:
-    claims = {"roles": ["feedback"], "azp": "desk", "scope": "predict"}
+    claims: dict[str, Any] = {"roles": ["feedback"], "azp": "desk", "scope": "predict"}
     own = verifier(jwt_scope_claim="roles", jwt_client_claim="azp")
     client = await own.verify(EC.token(**claims))
-    assert (client.name, client.scopes) == ("desk", {"feedback"})
+    assert (client.name, client.scopes) == ("desk", frozenset({"feedback"}))
     for scopes in (7, {"predict": 1}, None, True, ""):
         assert (await verifier().verify(EC.token(scope=scopes))).scopes == set()
 

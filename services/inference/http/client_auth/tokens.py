@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args
 import jwt
 import msgspec
 
-from fraudops.api_keys import Scope
+from fraudops.api_keys import NAME, Scope
 from fraudops.canonical import decode_json
 from fraudops.errors import StoreDownError
 from fraudops.settings import ClientAuthSettings
@@ -32,7 +32,6 @@ VALID_SECONDS = 300.0
 MAX_REFUSED = 256
 REFUSED_SECONDS = 60.0
 SCOPES = frozenset(get_args(Scope))
-_NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 # The audit keeps the name for ever, so it must not hold a card number.
 _CARD = re.compile(r"[0-9]{12,19}")
 
@@ -163,7 +162,7 @@ def client_name(claim: str) -> str:
 
     A claim of other characters, or one that may be a card number, becomes a part of its hash.
     """
-    if _NAME.fullmatch(claim) and not _CARD.fullmatch(re.sub(r"[._:-]", "", claim)):
+    if NAME.fullmatch(claim) and not _CARD.fullmatch(re.sub(r"[._:-]", "", claim)):
         return claim
     return f"sub:{sha256(claim.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
