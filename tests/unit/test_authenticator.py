@@ -111,7 +111,7 @@ async def test_the_mode_decides_about_a_request_without_a_credential(
     site: Site, mode: str, headers: dict[bytes, bytes], outcome: str | None
 ) -> None:
     clients = site.clients(mode=mode)
-    assert clients.required is (mode == "required")
+    assert (clients.enabled, clients.required) == (mode != "disabled", mode == "required")
     errors = {"missing": MissingCredentialError, "unknown": UnknownCredentialError}
     if outcome in errors:
         with pytest.raises(errors[outcome]):

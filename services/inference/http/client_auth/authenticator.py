@@ -48,7 +48,8 @@ class VerifiedClient:
 class Authenticator:
     """The clients of one worker; only the event loop uses it.
 
-    `required`: a request without a credential is refused. `clock` returns seconds since 1970.
+    `enabled`: credentials are looked at. `required`: a request without one is refused. `clock`
+    returns seconds since 1970.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Authenticator:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.required = settings.mode == "required"
-        self._disabled = settings.mode == "disabled"
+        self.enabled = settings.mode != "disabled"
         self._metrics, self._keys, self._tokens, self._clock = metrics, keys, tokens, clock
         self._default_rate = settings.rate_per_second
         self._limits = RateLimits(settings.rate_per_second)
@@ -113,7 +114,7 @@ class Authenticator:
         route needs none. Raises MissingCredentialError, UnknownCredentialError, ScopeError,
         RateLimitedError, or StoreDownError while the keys of the tokens have never been read.
         """
-        if self._disabled or scope is None:
+        if not self.enabled or scope is None:
             return None
         authorization, api_key = headers.get(b"authorization"), headers.get(b"x-api-key")
         if authorization is None and api_key is None:
@@ -144,7 +145,7 @@ class Authenticator:
 
     async def run(self) -> None:
         """Follow the files and the URL of the settings until this task is cancelled."""
-        while not self._disabled:
+        while self.enabled:
             try:
                 if self._keys and self._keys.changed():
                     self._forget()
