@@ -201,7 +201,7 @@ async def application(models: BenchmarkModels, state: State) -> AsyncIterator[Ca
     """
     from services.inference.application import create_app
     from services.inference.folders import make_folders
-    from services.inference.http.protocol import FastPathProtocol
+    from services.inference.http.protocol import HttpProtocol
     from services.inference.pod import startup
     from services.inference.pod.bundle_cache import BundleCache
     from services.inference.pod.bundle_verifier import BundleVerifier
@@ -216,10 +216,10 @@ async def application(models: BenchmarkModels, state: State) -> AsyncIterator[Ca
     await asyncio.to_thread(startup.settle, settings, state, cache, verifier)
     app = create_app(settings, Drain())
     try:
-        async with app.router.lifespan_context(app):
+        async with app.life():
             yield Calls(
-                FastPathProtocol(
-                    app.fast_path,
+                HttpProtocol(
+                    app.parts,
                     config=Config(app, log_config=None),
                     server_state=ServerState(),
                     app_state={},

@@ -8,11 +8,9 @@ link therefore works on the site as it works in the repository, and strict mode 
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -148,33 +146,31 @@ def http_page(page: str) -> str:
 
 def openapi() -> Schema:
     """Return the OpenAPI document of a service that serves no model yet."""
-    # The metrics library reads this variable when it is imported, and writes into that folder.
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        from fraudops.settings import InferenceSettings
-        from fraudops.state import State
-        from services.inference.application import create_app
-        from services.inference.pod.worker import Drain
+    from services.inference.http.openapi import describe
+    from services.inference.http.routes import ROUTES
 
-        State.at(folder).run.mkdir()
-        settings = InferenceSettings(state=Path(folder))
-        described: Schema = create_app(settings, Drain()).openapi()
-        return described
+    return describe(ROUTES, None)
 
 
 def _service() -> str:
     document = openapi()
-    lines = ["### Calls\n", "| call | what it does | answers | token |", "|---|---|---|---|"]
+    lines = ["### Calls\n", "| call | what it does | answers | credential |", "|---|---|---|---|"]
     for path, methods in sorted(document["paths"].items()):
         for method, call in methods.items():
             codes = ", ".join(sorted(call["responses"]))
-            token = "admin" if "admin" in call.get("tags", ()) else "none"
-            lines.append(f"| `{method.upper()} {path}` | {call['summary']} | {codes} | {token} |")
+            name = f"`{method.upper()} {path}`"
+            lines.append(f"| {name} | {call['summary']} | {codes} | {_credential(call)} |")
     lines.append("\n### Shapes\n")
     for name, shape in sorted(document["components"]["schemas"].items()):
-        if shape.get("properties") and not name.endswith("ValidationError"):
+        if shape.get("properties"):
             lines += [f"#### {name}\n", *_shape(shape)]
     return "\n".join(lines).rstrip()
+
+
+def _credential(call: Schema) -> str:
+    """Name who may make a call: the admin token's owner, a client, or everybody."""
+    names = {name for option in call["security"] for name in option}
+    return "admin token" if "admin" in names else "client's" if names else "none"
 
 
 def _shape(shape: Schema) -> Iterator[str]:

@@ -3,27 +3,37 @@
 import asyncio
 import logging
 import os
+import resource
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 
-from fastapi import FastAPI
+import msgspec
 
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
 from services.inference.audit.takeover import HandoverReceiver
-from services.inference.audit.writers import Audit, audit_of
+from services.inference.audit.writers import audit_of
 from services.inference.failures import FailureLog
 from services.inference.http import openapi
+from services.inference.http.access_log import AccessLog
 from services.inference.http.admin_auth import Admin
-from services.inference.http.endpoints import endpoints
+from services.inference.http.bodies import BodyBudget, Permits, Receive
+from services.inference.http.client_auth.authenticator import Authenticator
+from services.inference.http.connections import Connections
+from services.inference.http.context import ServiceContext
+from services.inference.http.cors import Cors
+from services.inference.http.dispatch import Dispatcher, Send
+from services.inference.http.exchange import Scope
 from services.inference.http.fast_path import FastPath
-from services.inference.http.metrics_page import PodCollector
-from services.inference.http.middleware import RequestMiddleware
-from services.inference.http.pages import PAGES, add_pages
-from services.inference.http.peer_routes import add_peer_routes
+from services.inference.http.metrics_page import PodCollector, render
+from services.inference.http.protocol import WorkerParts
+from services.inference.http.routes import ROUTES
 from services.inference.metrics import Metrics
+from services.inference.model import LoadedModel
 from services.inference.pod.bundle_cache import BundleCache
 from services.inference.pod.coordinator import PodCoordinator
 from services.inference.pod.poller import Poller
@@ -37,27 +47,21 @@ from services.inference.refusals import RefusalCounter
 from services.inference.scoring import Scoring
 
 logger = logging.getLogger(__name__)
+# Batches, and bodies with labels, that a worker works on at the same time. At the limits of a
+# batch each takes some 50 MB with its rows, answers and records.
+PERMITS = 2
 
 
-class InferenceApp(FastAPI):
-    """The FastAPI application of one worker.
+@dataclass(frozen=True)
+class InferenceApp:
+    """The application of one worker: for the HTTP protocol, and for what uvicorn calls."""
 
-    Its OpenAPI document includes the calls that are answered below FastAPI's router. The HTTP
-    protocol tries `fast_path` first.
-    """
+    dispatcher: Dispatcher
+    parts: WorkerParts
+    life: Callable[[], AbstractAsyncContextManager[None]]
 
-    def __init__(self, worker: Worker, fast_path: FastPath, **options: Any) -> None:
-        self.worker, self.fast_path = worker, fast_path
-        # Disable FastAPI's own telemetry: the service sends nothing without a setting.
-        super().__init__(
-            title="fraudops",
-            telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
-            **options,
-        )
-
-    def openapi(self) -> dict[str, Any]:
-        serving = self.worker.serving
-        return openapi.describe(super().openapi(), serving.model if serving else None)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.dispatcher(scope, receive, send)
 
 
 def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
@@ -77,50 +81,67 @@ def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
         template_target(settings),
         metrics.bundle_refused,
     )
-    status = Status(
-        pod,
-        settings.pod,
-        settings.model_name,
-        settings.audit.durability,
-        drain,
-        settings.ready_without_model,
-    )
-    poller = Poller(pod, metrics, settings.record_poll_seconds)
-    scoring = Scoring(audit, metrics, settings.pod, settings.audit.protection())
-    refusals = RefusalCounter(audit, metrics, settings.pod, settings.model_name)
-    failures = FailureLog()
-    app = InferenceApp(
-        worker,
-        FastPath(worker, scoring, audit, metrics, drain, failures),
-        lifespan=lambda _app: _life(worker, audit, run, pod, poller, refusals, failures),
-    )
-    app.add_middleware(
-        RequestMiddleware,
+    clients = Authenticator.of(settings.client_auth, metrics)
+    collector = PodCollector(lambda: len(run.registered()), state.spool, settings.workers)
+    context = ServiceContext(
         worker=worker,
-        endpoints=endpoints(worker, scoring, audit, pod, status, refusals),
-        pages=PAGES,
-        metrics=metrics,
-        drain=drain,
-        admin=Admin(
-            settings.admin_token.get_secret_value().encode() if settings.admin_token else None,
-            settings.admin_port,
+        scoring=Scoring(audit, metrics, settings.pod, settings.audit.protection()),
+        audit=audit,
+        status=Status(
+            pod,
+            settings.pod,
+            settings.model_name,
+            settings.audit.durability,
+            drain,
+            settings.ready_without_model,
         ),
-        failures=failures,
-    )
-    add_pages(
-        app,
-        status,
-        state.metrics,
-        PodCollector(lambda: len(run.registered()), state.spool, settings.workers),
-    )
-    add_peer_routes(
-        app,
-        state.bundles,
-        HandoverReceiver(
+        pod=pod,
+        receiver=HandoverReceiver(
             state.spool, settings.audit.spool_max_bytes, lambda: _refusal(worker, drain)
         ),
+        bundles=state.bundles,
+        refusals=RefusalCounter(audit, metrics, settings.pod, settings.model_name),
+        clients=clients,
+        failures=FailureLog(),
+        drain=drain,
+        metrics=metrics,
+        permits={kind: Permits(kind, PERMITS, metrics) for kind in ("batches", "labels")},
+        budget=BodyBudget(settings.http.body_bytes_in_flight),
+        limits=settings.http,
+        metrics_page=partial(render, state.metrics, collector),
+        document=partial(_document, settings.http.root_path, clients.required),
     )
-    return app
+    parts = WorkerParts(
+        fast_path=FastPath(worker, context.scoring, audit, metrics, drain, context.failures),
+        connections=Connections(settings.http, metrics, _descriptors()),
+        clients=clients,
+        access_log=AccessLog(settings.http.access_log),
+        failures=context.failures,
+        cors=bool(settings.http.cors_origins),
+    )
+    poller = Poller(pod, metrics, settings.record_poll_seconds)
+    life = partial(_life, context, run, poller, parts.connections)
+    token = settings.admin_token.get_secret_value().encode() if settings.admin_token else None
+    dispatcher = Dispatcher(
+        context,
+        Admin(token, settings.admin_port),
+        Cors(settings.http.cors_origins),
+        parts.access_log,
+        life,
+    )
+    return InferenceApp(dispatcher, parts, life)
+
+
+def _descriptors() -> int:
+    """Return how many files this process may open."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if most == resource.RLIM_INFINITY else most
+
+
+def _document(root_path: str, authenticated: bool, model: LoadedModel | None) -> bytes:
+    return msgspec.json.encode(
+        openapi.describe(ROUTES, model, root_path, authenticated=authenticated)
+    )
 
 
 def _refusal(worker: Worker, drain: Drain) -> str | None:
@@ -132,15 +153,10 @@ def _refusal(worker: Worker, drain: Drain) -> str | None:
 
 @asynccontextmanager
 async def _life(
-    worker: Worker,
-    audit: Audit,
-    run: RunFolder,
-    pod: PodCoordinator,
-    poller: Poller,
-    refusals: RefusalCounter,
-    failures: FailureLog,
+    context: ServiceContext, run: RunFolder, poller: Poller, connections: Connections
 ) -> AsyncIterator[None]:
     """Register the worker, load the pod's model, and run the tasks until shutdown."""
+    worker, audit, pod = context.worker, context.audit, context.pod
     # Register before reading the state file. A promotion that commits in between then either
     # finds this worker registered or has already written the file.
     listener = await run.serve(worker.answer)
@@ -154,15 +170,16 @@ async def _life(
             logger.error("the worker starts without the pod's model", extra={"reason": reply.error})
     polling = asyncio.create_task(poller.run())
     polling.add_done_callback(_end_with)
-    counting = asyncio.create_task(refusals.run())
+    runs = (context.refusals.run, context.clients.run, connections.run)
+    others = [asyncio.create_task(each()) for each in runs]
     yield
-    for task in (polling, counting):
+    for task in (polling, *others):
         task.cancel()
-    await asyncio.gather(polling, counting, return_exceptions=True)
-    await refusals.flush()
+    await asyncio.gather(polling, *others, return_exceptions=True)
+    await context.refusals.flush()
     listener.close()
     run.forget(os.getpid())
-    failures.close()
+    context.failures.close()
     await audit.close()
 
 

@@ -6,6 +6,7 @@ There is no control socket, no command line and no configuration file.
 import asyncio
 import gc
 import os
+import resource
 import signal
 import sys
 import time
@@ -24,16 +25,14 @@ from fraudops import logs
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
 from services.inference.application import InferenceApp, create_app
-from services.inference.http.protocol import FastPathProtocol
+from services.inference.http.connections import GRACE_SECONDS
+from services.inference.http.protocol import HttpProtocol
 from services.inference.pod import startup
 from services.inference.pod.bundle_cache import BundleCache
 from services.inference.pod.bundle_verifier import BundleVerifier
 from services.inference.pod.worker import Drain
 from services.inference.pod.worker_channel import RunFolder
 
-# Longer than clients keep idle connections. The client then closes first; if the server closed
-# first, it could cut off the client's next request.
-KEEP_ALIVE_SECONDS = 75
 HUNG_SECONDS = 30
 
 
@@ -72,7 +71,6 @@ class InferenceServer(BaseApplication):  # type: ignore[misc]
             "loglevel": settings.log_level,
             "errorlog": "-",
             "accesslog": None,
-            "keepalive": KEEP_ALIVE_SECONDS,
             "timeout": HUNG_SECONDS,
             "graceful_timeout": settings.graceful_timeout_seconds,
             "control_socket_disable": True,
@@ -131,8 +129,13 @@ class InferenceWorker(UvicornWorker):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
+        parts = self.wsgi.parts
+        # A part of the time in which uvicorn waits for the connections to close.
+        parts.connections.grace_seconds = min(
+            GRACE_SECONDS, self.config.timeout_graceful_shutdown / 2
+        )
         # uvicorn calls this for every connection and adds its own arguments.
-        self.config.http = partial(FastPathProtocol, self.wsgi.fast_path)
+        self.config.http = partial(HttpProtocol, parts)
         server = DrainingServer(self.config, self.app.drain, self._drain_seconds)
         loop, lifeline = asyncio.get_running_loop(), self.app.lifeline[0]
 
@@ -167,7 +170,8 @@ class DrainingServer(Server):
     """A server that drains its connections on SIGTERM.
 
     For `seconds` each answer carries `Connection: close`. If the server stopped immediately, it
-    would cut off clients that are about to send on an idle connection.
+    would cut off clients that are about to send on an idle connection. Afterwards it accepts no
+    connection, and gives those that the drain did not reach GRACE_SECONDS more.
     """
 
     def __init__(self, config: Any, drain: Drain, seconds: float) -> None:
@@ -194,6 +198,9 @@ class DrainingServer(Server):
 
 def serve(settings: InferenceSettings) -> None:
     """Run the service until it is stopped; the process then exits."""
+    # The workers inherit the limit. Its soft value is 1,024 in most environments.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # Exclude the imported modules from garbage collection. A collection in a forked process
     # would write to their memory pages and so copy them.
     gc.freeze()

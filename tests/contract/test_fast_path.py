@@ -194,8 +194,8 @@ def test_a_request_in_pieces_is_one_request_wherever_it_is_cut(service: Service)
 def test_a_body_above_the_limit_is_refused_though_it_comes_in_one_piece(service: Service) -> None:
     """The worker is stopped while the body arrives, so that it reads everything in one piece."""
     (pid,) = service.worker_pids()
-    with Wire(service) as wire:
-        for size, expected in (((64 << 10) + 1, 413), (64 << 10, 200)):
+    for size, expected in (((64 << 10) + 1, 413), (64 << 10, 200)):
+        with Wire(service) as wire:
             os.kill(pid, signal.SIGSTOP)
             try:
                 wire.socket.sendall(with_length(BODY.ljust(size)))

@@ -102,9 +102,9 @@ def test_reload_refuses_unknown_and_invalid_bodies(service: Service) -> None:
 def test_wrong_paths_and_methods_are_problems_too(service: Service) -> None:
     assert problem(HTTP.get(f"{service.url}/nowhere"))["status"] == 404
     for method, path, allowed in (
-        ("GET", "/predict", "POST"),
-        ("DELETE", "/reload", "POST"),
-        ("POST", "/health", "GET"),
+        ("GET", "/predict", "POST, OPTIONS"),
+        ("DELETE", "/reload", "POST, OPTIONS"),
+        ("POST", "/health", "GET, HEAD, OPTIONS"),
     ):
         answer = HTTP.request(method, service.url + path)
         assert (problem(answer)["status"], answer.headers["allow"]) == (405, allowed)

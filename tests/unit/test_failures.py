@@ -11,9 +11,14 @@ import httpx
 import msgspec
 import pytest
 
+from fraudops.settings import HttpSettings
 from services.inference.failures import FailureLog
+from services.inference.http.access_log import AccessLog
+from services.inference.http.admin_auth import Admin
+from services.inference.http.bodies import Arrival, BodyBudget, Permits
+from services.inference.http.cors import Cors
+from services.inference.http.dispatch import Dispatcher
 from services.inference.http.fast_path import FastPath
-from services.inference.http.middleware import Call, Endpoint, EndpointResponse, RequestMiddleware
 from tests.support.waiting import eventually
 
 SECRET = "4111111111111111"
@@ -92,27 +97,37 @@ class Uncounted:
 
     def answered_together(self, *_: object) -> None: ...
 
+    def waited(self, *_: object) -> None: ...
+
+
+async def no_client(*_: object) -> None: ...
+
 
 def client_of(failures: FailureLog) -> httpx.AsyncClient:
-    """Return a client of a middleware whose endpoint and pages always fail."""
-
-    async def endpoint(call: Call) -> EndpointResponse:
-        return fail()
-
-    async def pages(scope: Any, receive: Any, send: Any) -> None:
-        fail_elsewhere()
-
-    middleware = RequestMiddleware(
-        pages,
-        worker=SimpleNamespace(serving=None),  # type: ignore[arg-type]
-        endpoints={"/predict/batch": Endpoint(endpoint, limit=1000)},
-        pages=(),
-        metrics=Uncounted(),  # type: ignore[arg-type]
-        drain=SimpleNamespace(active=False),  # type: ignore[arg-type]
-        admin=SimpleNamespace(admit_page=lambda *_: None),  # type: ignore[arg-type]
+    """Return a client of a dispatcher whose handlers always fail."""
+    context: Any = SimpleNamespace(
+        worker=SimpleNamespace(serving=SimpleNamespace(model=SimpleNamespace(reader=None))),
+        status=SimpleNamespace(ready=fail_elsewhere),
+        limits=HttpSettings(),
+        clients=SimpleNamespace(verify=no_client),
+        budget=BodyBudget(64 << 20),
+        permits={"batches": Permits("batches", 1, Uncounted())},  # type: ignore[arg-type]
+        metrics=Uncounted(),
         failures=failures,
+        drain=SimpleNamespace(active=False),
+        refusals=None,
+        scoring=SimpleNamespace(many=fail),
     )
-    return httpx.AsyncClient(transport=httpx.ASGITransport(middleware), base_url="http://pod")
+    life: Any = None
+    dispatcher = Dispatcher(context, Admin(None, None), Cors(()), AccessLog(False), life)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        # What the HTTP protocol of the service adds.
+        scope["state"] = {"arrival": Arrival(0.0, 0.0)}
+        await dispatcher(scope, receive, send)
+
+    transport = httpx.ASGITransport(application)
+    return httpx.AsyncClient(transport=transport, base_url="http://pod")
 
 
 @pytest.mark.parametrize("path", ["/predict/batch", "/ready"])

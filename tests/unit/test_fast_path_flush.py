@@ -9,7 +9,7 @@ import msgspec
 
 from services.inference.failures import FailureLog
 from services.inference.http.fast_path import FastPath
-from services.inference.http.middleware import Headers
+from services.inference.http.problems import Headers
 from services.inference.scoring import PendingRequest, Scored
 
 

@@ -71,7 +71,8 @@ class Route:
 
     `path` is a template such as `/bundles/{digest}/{name}`. `scope` is that of a client's
     credential, or `admin` for the admin token. `label` is the endpoint in metrics. `request` and
-    `response` are the structs in the OpenAPI document, and `status` is that of a success.
+    `response` are the structs in the OpenAPI document, or their media types. `status` is that of a
+    success, and `errors` are those that only the handler gives.
     """
 
     method: str
@@ -82,8 +83,9 @@ class Route:
     label: str
     summary: str
     tag: str
-    body: BodyRule | None
-    request: Any
-    response: Any
+    body: BodyRule | None = None
+    request: Any = None
+    response: Any = None
     status: int = 200
     documented: bool = True
+    errors: tuple[int, ...] = ()

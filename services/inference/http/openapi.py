@@ -1,107 +1,135 @@
-"""OpenAPI description of the calls that are answered below FastAPI's router.
+"""The OpenAPI document: the table of routes, with the schema of the model that is served."""
 
-It contains the schema of the model that is served.
-"""
-
-from typing import Annotated, Any
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
-from services.inference.http.endpoints import ReloadRequest
+from services.inference.http.handlers.predictions import Transaction
+from services.inference.http.messages import Route
 from services.inference.http.problems import CONTENT_TYPE, Problem
 from services.inference.model import LoadedModel
-from services.inference.pod.status import ModelInfo, Ready, Reloaded
-from services.inference.reading.labels import LABELS, LabelEntry
-from services.inference.reading.rows import BATCH_ROWS, TRANSACTIONS
-from services.inference.scoring import Scored, ScoredBatch
 
 REFERENCE = "#/components/schemas/{name}"
-TOKEN = {
-    "type": "http",
-    "scheme": "bearer",
-    "description": "The admin token: FRAUDOPS_ADMIN_TOKEN.",
+SECURITY = {
+    "admin": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The admin token: FRAUDOPS_ADMIN_TOKEN.",
+    },
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, or a JSON Web Token of the configured issuer.",
+    },
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
 }
+# What every call may answer: a malformed, slow or too large head, a defect, a busy service.
+_ALWAYS = {400, 405, 408, 414, 431, 500, 503}
+Schema = dict[str, Any]
 
 
-class Accepted(msgspec.Struct):
-    """How many labels were taken."""
+def describe(
+    routes: Iterable[Route],
+    model: LoadedModel | None,
+    root_path: str = "",
+    *,
+    authenticated: bool = False,
+) -> Schema:
+    """Return the document for the served model.
 
-    accepted: int
-
-
-class Transaction(msgspec.Struct):
-    """A number for each feature of the model.
-
-    No model is served yet: its features appear here once one is promoted.
+    `root_path` is the prefix that a proxy strips. `authenticated` means that a client must send a
+    credential.
     """
+    documented = [route for route in routes if route.documented]
+    paths: dict[str, Schema] = {}
+    for route in documented:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, authenticated)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "fraudops", "version": "1"},
+        "servers": [{"url": root_path or "/"}],
+        "paths": paths,
+        "components": {"schemas": _schemas(documented, model), "securitySchemes": SECURITY},
+    }
 
 
-def describe(document: dict[str, Any], model: LoadedModel | None) -> dict[str, Any]:
-    """Adds the four calls to what FastAPI has described."""
-    transaction = model.reader.kind if model else Transaction
-    rows = Annotated[list[transaction], msgspec.Meta(min_length=1, max_length=BATCH_ROWS)]  # type: ignore[valid-type]
-    batch = msgspec.defstruct(
-        "Transactions", [(TRANSACTIONS.key, rows)], forbid_unknown_fields=True
-    )
-    labels = msgspec.defstruct(
-        "Labels",
-        [
-            (
-                LABELS.key,
-                Annotated[list[LabelEntry], msgspec.Meta(min_length=1, max_length=BATCH_ROWS)],
-            )
-        ],
-    )
-    kinds = (
-        transaction,
-        batch,
-        labels,
-        ReloadRequest,
-        Scored,
-        ScoredBatch,
-        Accepted,
-        Reloaded,
-        Ready,
-        ModelInfo,
-        Problem,
-    )
+def statuses(route: Route) -> frozenset[int]:
+    """Return every status that the route can answer."""
+    found = {route.status, *_ALWAYS, *route.errors}
+    if route.port != "both":
+        # The other port knows no such call.
+        found.add(404)
+    if route.scope:
+        found |= {401, 403} if route.scope == "admin" else {401, 403, 429}
+    if route.body:
+        found |= {413, 415}
+    if route.body and not route.body.stream:
+        found.add(422)
+    return frozenset(found)
+
+
+def _operation(route: Route, authenticated: bool) -> Schema:
+    responses = {str(route.status): {"description": "Done", **_content(route.response)}}
+    problem = {"description": "Refused: see detail", **_content(Problem, CONTENT_TYPE)}
+    responses |= {str(status): problem for status in sorted(statuses(route) - {route.status})}
+    operation: Schema = {
+        "summary": route.summary,
+        "operationId": re.sub(r"\W+", "_", route.summary.lower()),
+        "tags": [route.tag],
+        "responses": responses,
+        "security": _security(route, authenticated),
+    }
+    if parameters := re.findall(r"\{(\w+)\}", route.path):
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in parameters
+        ]
+    if route.body and route.request:
+        operation["requestBody"] = {"required": route.body.required, **_content(route.request)}
+    return operation
+
+
+def _security(route: Route, authenticated: bool) -> list[Schema]:
+    if route.scope == "admin":
+        return [{"admin": []}]
+    if route.scope is None:
+        return []
+    credentials: list[Schema] = [{"key": []}, {"token": []}]
+    return credentials if authenticated else [*credentials, {}]
+
+
+def _content(kind: Any, media: str = "application/json") -> Schema:
+    """Describe a body: a struct, or a media type of bytes."""
+    if kind is None:
+        return {}
+    if isinstance(kind, str):
+        return {"content": {kind: {"schema": {}}}}
+    return {"content": {media: {"schema": {"$ref": REFERENCE.format(name=kind.__name__)}}}}
+
+
+def _schemas(routes: Iterable[Route], model: LoadedModel | None) -> Mapping[str, Any]:
+    named = [kind for route in routes for kind in (route.request, route.response)]
+    kinds = [Problem, *dict.fromkeys(kind for kind in named if isinstance(kind, type))]
+    if model:
+        # It has the name of the struct in the table, whose place it takes.
+        kinds = [kind for kind in kinds if kind is not Transaction]
+    schemas = _components(kinds)
+    if model:
+        served = _components([model.reader.kind])
+        served[Transaction.__name__] |= {"description": _about(model)}
+        return schemas | served
+    schemas[Transaction.__name__] |= {"additionalProperties": {"type": "number"}}
+    return schemas
+
+
+def _components(kinds: Iterable[Any]) -> Schema:
     _, schemas = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
     # Python's ends of a text in the words of JSON Schema's regular expressions.
-    schemas = msgspec.json.decode(
-        msgspec.json.encode(schemas).replace(rb"\\A", b"^").replace(rb"\\Z", b"$")
-    )
-    schemas[transaction.__name__] |= (
-        {"description": _about(model)} if model else {"additionalProperties": {"type": "number"}}
-    )
-    paths = {
-        "/predict": _post("Score one transaction", transaction, Scored, (413, 415, 422, 503)),
-        "/predict/batch": _post(
-            "Score many transactions, all or none", batch, ScoredBatch, (413, 415, 422, 503)
-        ),
-        "/feedback": _post(
-            "Say what became of transactions", labels, Accepted, (413, 415, 422, 503), status=202
-        ),
-        "/reload": _post(
-            "Prepare, commit or drop a version in every worker",
-            ReloadRequest,
-            Reloaded,
-            (401, 403, 409, 422, 503),
-            admin=True,
-        ),
-        "/drain": _post(
-            "Ask every client to leave, before the pod is stopped",
-            None,
-            Reloaded,
-            (401, 403, 503),
-            admin=True,
-        ),
-    }
-    components = document.get("components", {})
-    return document | {
-        "paths": document["paths"] | paths,
-        "components": components
-        | {"schemas": components.get("schemas", {}) | schemas, "securitySchemes": {"admin": TOKEN}},
-    }
+    encoded = msgspec.json.encode(schemas).replace(rb"\\A", b"^").replace(rb"\\Z", b"$")
+    decoded: Schema = msgspec.json.decode(encoded)
+    return decoded
 
 
 def _about(model: LoadedModel) -> str:
@@ -109,32 +137,3 @@ def _about(model: LoadedModel) -> str:
         f"The features of {model.name} version {model.version} (schema {model.schema.name}), "
         "all of them, and nothing else but the two optional ids."
     )
-
-
-def _post(
-    summary: str,
-    body: Any,
-    answer: Any,
-    errors: tuple[int, ...],
-    *,
-    status: int = 200,
-    admin: bool = False,
-) -> dict[str, Any]:
-    responses = {str(status): _content("application/json", answer) | {"description": "Done"}}
-    responses |= {
-        str(error): _content(CONTENT_TYPE, Problem) | {"description": "Refused: see detail"}
-        for error in errors
-    }
-    operation: dict[str, Any] = {
-        "summary": summary,
-        "operationId": summary.lower().replace(",", "").replace(" ", "_"),
-        "tags": ["admin" if admin else "predictions"],
-        "responses": responses,
-    }
-    if body:
-        operation["requestBody"] = {"required": not admin, **_content("application/json", body)}
-    return {"post": operation | ({"security": [{"admin": []}]} if admin else {})}
-
-
-def _content(kind: str, struct: Any) -> dict[str, Any]:
-    return {"content": {kind: {"schema": {"$ref": REFERENCE.format(name=struct.__name__)}}}}

@@ -22,6 +22,7 @@ from services.inference.pod.worker_channel import WorkerShown
 from services.inference.reading.faults import FieldFault, InvalidBodyError
 
 CONTENT_TYPE = "application/problem+json"
+Headers = list[tuple[bytes, bytes]]
 
 
 class BodyTooLargeError(FraudopsError):
@@ -37,6 +38,13 @@ class NotJsonError(FraudopsError):
 class SlowBodyError(FraudopsError):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the body did not arrive within {seconds:g} s")
+
+
+class StalledBodyError(SlowBodyError):
+    def __init__(self) -> None:
+        FraudopsError.__init__(
+            self, "the body stopped while the service was short of memory: send it again"
+        )
 
 
 class NotHttpError(FraudopsError):
@@ -69,6 +77,11 @@ class EncodedBodyError(FraudopsError):
 class BusyError(FraudopsError):
     def __init__(self) -> None:
         super().__init__("too many large requests are in progress: try again")
+
+
+class TooManyConnectionsError(FraudopsError):
+    def __init__(self) -> None:
+        super().__init__("the service has too many open connections: try again")
 
 
 class DeadlinePassedError(FraudopsError):
@@ -177,6 +190,7 @@ ERROR_RESPONSES: Mapping[type[Exception], ErrorResponse] = {
     NoSuchBundleError: ErrorResponse(404, "Not found"),
     WrongMethodError: ErrorResponse(405, "Method not allowed"),
     BusyError: ErrorResponse(503, "Too busy", RETRY),
+    TooManyConnectionsError: ErrorResponse(503, "Too many connections", RETRY),
     DeadlinePassedError: ErrorResponse(503, "The client's deadline has passed"),
     NotReadyError: ErrorResponse(503, "Not ready"),
     SpoolFullError: ErrorResponse(503, "The audit spool is full", RETRY),
@@ -189,8 +203,17 @@ ERROR_RESPONSES: Mapping[type[Exception], ErrorResponse] = {
 CRASH = ErrorResponse(500, "A defect of the service")
 
 
-def problem_response(error: Exception) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers and body.
+# The connection closes after these: what follows on it cannot be trusted, or comes too slowly.
+CLOSING = frozenset({400, 408, 413, 414, 431})
+
+
+def error_response(error: Exception, path: str) -> tuple[int, Headers, bytes]:
+    """Return status, headers and body for the client of a path. A path may have its own form."""
+    return problem_response(error)
+
+
+def problem_response(error: Exception) -> tuple[int, Headers, bytes]:
+    """Return status, headers and body.
 
     An error that is none of ours is a 500 that says nothing about itself: its message may quote
     data.

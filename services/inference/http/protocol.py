@@ -1,57 +1,97 @@
-"""uvicorn's HTTP protocol with a fast path for /predict.
+"""The HTTP protocol of the service: that of the wire, with a fast path for /predict.
 
-The fast path has no task, no ASGI messages and no middleware.
-Everything else is uvicorn's own.
-
-A request takes the short way when it is whole at once, as clients send small bodies, and has
-nothing unusual about it; any other is begun anew as uvicorn would have. Only the parser's
-callbacks and the cycle's begin are overridden; tests/contract hold both ways to the same
-answers.
+A request takes the fast path when it is whole at once, as clients send small bodies, and has
+nothing unusual about it. The fast path has no task and no ASGI messages. The dispatcher answers any
+other request. tests/contract hold both to the same answers.
 """
 
-from time import perf_counter
+from dataclasses import dataclass
+from time import perf_counter, time
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-
+from services.inference.failures import FailureLog
+from services.inference.http.access_log import AccessLog
+from services.inference.http.bodies import SINGLE_BYTES
+from services.inference.http.client_auth.authenticator import Authenticator
+from services.inference.http.connections import Connections
 from services.inference.http.fast_path import PREDICT, FastPath
-from services.inference.http.middleware import SINGLE_BYTES, Headers, client_id, is_json
+from services.inference.http.media import is_json
+from services.inference.http.problems import Headers
+from services.inference.http.request_head import HEAD_BYTES, MOST_HEADERS
+from services.inference.http.request_headers import request_id as id_of
+from services.inference.http.request_headers import timeout_seconds, traceparent
+from services.inference.http.wire_protocol import WireProtocol
 
 _PATH = PREDICT.encode()
-_UNUSUAL = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
+# What the fast path does with a header; it ignores all others.
+UNUSUAL, MEDIA, ID, CONNECTION, CREDENTIAL, TRACE, TIMEOUT, ORIGIN = range(8)
+_HEADERS = {
+    b"expect": UNUSUAL,
+    b"transfer-encoding": UNUSUAL,
+    b"upgrade": UNUSUAL,
+    b"content-encoding": UNUSUAL,
+    b"content-type": MEDIA,
+    b"x-request-id": ID,
+    b"connection": CONNECTION,
+    b"authorization": CREDENTIAL,
+    b"x-api-key": CREDENTIAL,
+    b"traceparent": TRACE,
+    b"x-request-timeout-ms": TIMEOUT,
+    b"origin": ORIGIN,
+}
+_meaning = _HEADERS.get
 
 
-class FastPathProtocol(HttpToolsProtocol):
-    """`_body` is there while a request that may take the short way arrives;
+@dataclass(frozen=True)
+class WorkerParts:
+    """What the connections of one worker share. `cors`: some pages' origins are allowed."""
 
-    `_waits` while its answer is due within this turn of the loop.
+    fast_path: FastPath
+    connections: Connections
+    clients: Authenticator
+    access_log: AccessLog
+    failures: FailureLog
+    cors: bool
+
+
+class HttpProtocol(WireProtocol):
+    """A connection whose usual requests take the fast path.
+
+    `_body` is set while such a request arrives, and `_waits` while its answer is due within this
+    turn of the loop.
     """
 
-    def __init__(self, fast_path: FastPath, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._fast_path = fast_path
+    def __init__(self, parts: WorkerParts, *arguments: Any, **options: Any) -> None:
+        super().__init__(parts.connections, parts.failures, *arguments, **options)
+        self._fast_path, self._clients = parts.fast_path, parts.clients
+        self._access_log, self._cors = parts.access_log, parts.cors
         self._body: bytes | None = None
-        self._request_id: str | None = None
         self._waits = False
-        self._started = 0.0
+        self._request_id: str | None = None
+        self._client: str | None = None
+        self._traceparent: bytes | None = None
+        self._deadline: float | None = None
+        self._received = 0.0
         self._server_headers: tuple[Any, bytes] = (None, b"")
+
+    @property
+    def busy(self) -> bool:
+        return self._waits or super().busy
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._body is not None:
-            self._ordinary(self._body)
+            self._leave_fast_path(self._body)
 
-    def on_message_begin(self) -> None:
+    def answer_waiting(self) -> None:
         if self._waits:
             self._fast_path.flush()
-        self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
-        self._started = perf_counter()
         if self.url == _PATH and self._is_free() and self._is_usual():
-            self._body = b""
+            self._in_head, self._body = False, b""
         else:
-            self._ordinary(None)
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         if self._body is None:
@@ -64,59 +104,84 @@ class FastPathProtocol(HttpToolsProtocol):
         if body is None:
             super().on_message_complete()
             return
-        self._waits = True
+        self._received, self._waits = perf_counter(), True
         if len(body) > SINGLE_BYTES or not self._fast_path.submit(
-            self, body, self._request_id, self._started
+            self, body, self._request_id, self._received, self._client, self._deadline
         ):
             self._waits = False
-            self._ordinary(body)
+            self._leave_fast_path(body)
             super().on_message_complete()
 
     def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
-        """The whole answer at once; the client may have gone meanwhile."""
+        """Write the whole answer; the client may have gone meanwhile."""
         self._waits = False
         if self.transport.is_closing():
             return
-        own = b"".join([b"%b: %b\r\n" % header for header in headers])
-        ending = b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (
-            len(body),
-            request_id.encode(),
-        )
-        self.transport.write(b"".join((STATUS_LINE[status], self._defaults(), own, ending, body)))
+        if self._traceparent:
+            headers = [*headers, (b"traceparent", self._traceparent)]
+        self.write_answer(status, headers, body, request_id)
+        if self._access_log.enabled:
+            seconds = perf_counter() - self._received
+            self._access_log.write(
+                *("POST", PREDICT, status, seconds, len(body)),
+                *(request_id, self._client, self._traceparent),
+            )
         self.on_response_complete()
-
-    def shutdown(self) -> None:
-        self._fast_path.flush()
-        super().shutdown()
 
     def _is_free(self) -> bool:
         """Nothing is under way on this connection, and its client reads what it is sent."""
-        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and not self._leaving
+            and self._head_bytes <= HEAD_BYTES
+            and len(self.headers) <= MOST_HEADERS
+        )
 
     def _is_usual(self) -> bool:
         parser = self.parser
         if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
             return False
-        typed, self._request_id = False, None
+        typed, credential = False, None
+        self._request_id = self._client = self._traceparent = self._deadline = None
         for name, value in self.headers:
-            if name == b"content-type":
+            meaning = _meaning(name)
+            if meaning is None:
+                continue
+            if meaning == MEDIA:
                 typed = is_json(value)
-            elif name == b"x-request-id":
-                self._request_id = client_id(value)
-            elif name in _UNUSUAL or (name == b"connection" and value.lower() != b"keep-alive"):
+            elif meaning == CONNECTION:
+                if value.lower() != b"keep-alive":
+                    return False
+            elif meaning == ID:
+                self._request_id = id_of(value)
+            elif meaning == CREDENTIAL:
+                if credential is not None:
+                    return False
+                credential = value
+            elif meaning == TRACE:
+                self._traceparent = traceparent(value)
+            elif meaning == TIMEOUT:
+                seconds = timeout_seconds(value)
+                self._deadline = perf_counter() + seconds if seconds else None
+            elif meaning == UNUSUAL or self._cors:
                 return False
-        return typed
+        return typed and self._is_admitted(credential)
 
-    def _ordinary(self, body: bytes | None) -> None:
-        """The request from its beginning as uvicorn has it, with what has arrived of its body."""
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+    def _is_admitted(self, credential: bytes | None) -> bool:
+        """Whether the client is known already, or need not be known."""
+        if not self._clients.enabled:
+            return True
+        if credential is None:
+            return not self._clients.required
+        client = self._clients.known(credential, "predict", time())
+        self._client = client.name if client else None
+        return client is not None
+
+    def _leave_fast_path(self, body: bytes) -> None:
+        """Begin the request again as a usual one, with what has arrived of its body."""
         self._body = None
-        # An answer of the short way, just given, may have armed it again.
-        self._unset_keepalive_if_required()
-        super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers += headers
-        super().on_headers_complete()
+        self._begin(b"POST", "1.1")
         if body:
             super().on_body(body)
 
@@ -125,6 +190,6 @@ class FastPathProtocol(HttpToolsProtocol):
         known, encoded = self._server_headers
         current = self.server_state.default_headers
         if known is not current:
-            encoded = b"".join([b"%b: %b\r\n" % header for header in current])
+            encoded = super()._defaults()
             self._server_headers = current, encoded
         return encoded

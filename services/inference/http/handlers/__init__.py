@@ -1,0 +1,1 @@
+"""Handlers: each takes a request of one route and returns its answer."""
