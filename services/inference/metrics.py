@@ -42,7 +42,7 @@ class Metrics:
         )
         self._duration = Histogram(
             "http_request_duration_seconds",
-            "From the request's first line to its answer.",
+            "From the last byte of the request to its answer.",
             ["endpoint"],
             registry=registry,
             buckets=SECONDS,

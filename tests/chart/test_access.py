@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from services.inference.http.routes import ROUTES
 from tests.chart.rendering import (
     EVERYTHING,
     ROOT,
@@ -32,24 +33,13 @@ EVERY_JOB = Variant(
     )
 )
 PUBLIC = [
-    "/predict",
-    "/predict/batch",
-    "/feedback",
-    "/health",
-    "/ready",
-    "/model_info",
-    "/docs",
-    "/redoc",
-    "/openapi.json",
+    *sorted({route.path for route in ROUTES if route.port != "admin"}),
     "/v2",
     "/v2/",
     "/v2/models/credit-fraud/infer",
 ]
 PRIVATE = [
-    "/reload",
-    "/metrics",
-    "/drain",
-    "/bundles",
+    *sorted({route.path for route in ROUTES if route.port == "admin"}),
     "/",
     "/predict/other",
     "/metrics/",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fraudops.audit.records import Prediction
+from tests.support.http_client import HTTP
 from tests.support.serving import ULB_ROW, Service
 from tests.support.waiting import eventually
 
@@ -69,19 +70,40 @@ def ask(service: Service, request: bytes) -> tuple[int, dict[str, str], dict[str
         return wire.answer()
 
 
-@pytest.mark.parametrize("body", [BODY, BAD, b"", b"{", b"\xff"])
-@pytest.mark.parametrize("more", ["", "X-Request-Id: r-1\r\n", "Connection: Keep-Alive\r\n"])
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+BOM = b"\xef\xbb\xbf" + BODY
+TWICE = BODY.replace(b"{", b'{"V1": 0.5, ', 1)
+
+
+@pytest.mark.parametrize("body", [BODY, BAD, BOM, TWICE, b"", b"{", b"\xff"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "X-Request-Id: r-1\r\n",
+        "Connection: Keep-Alive\r\n",
+        f"traceparent: {TRACE}\r\n",
+        "traceparent: 00-1\r\n",
+        "X-Request-Timeout-Ms: 60000\r\n",
+        "X-Request-Timeout-Ms: soon\r\n",
+        "Origin: https://desk.example\r\n",
+        "Authorization: Bearer unused\r\n",
+    ],
+)
 def test_both_paths_answer_alike(service: Service, body: bytes, more: str) -> None:
     (status, headers, content), (other_status, other_headers, other_content) = (
         ask(service, encoding(body, more)) for encoding in (with_length, chunked)
     )
-    assert status == other_status == (200 if body == BODY else 422)
+    assert status == other_status
+    if body != BOM and body != TWICE:
+        assert status == (200 if body == BODY else 422)
     assert headers.keys() == other_headers.keys()
+    assert headers.get("traceparent") == (TRACE if TRACE in more else None)
     assert headers["content-type"] == other_headers["content-type"]
     for answered, shown in ((content, headers), (other_content, other_headers)):
         identifier = answered.pop("prediction_id", None)
         assert shown["x-request-id"] == (
-            "r-1" if more.startswith("X") else identifier or shown["x-request-id"]
+            "r-1" if more.startswith("X-Request-Id") else identifier or shown["x-request-id"]
         )
     assert content == other_content
 
@@ -250,3 +272,118 @@ def _refusals(service: Service, expected: int) -> None:
         metrics['http_requests_total{endpoint="/predict",method="POST",status="503"}'] == expected
     )
     assert metrics["fraudops_spool_refused_total"] == expected
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with an access log, to which the pages of one origin may talk."""
+    started = Service(
+        tmp_path_factory.mktemp("talkative"),
+        workers=1,
+        environment={
+            "FRAUDOPS_HTTP__ACCESS_LOG": "true",
+            "FRAUDOPS_HTTP__CORS_ORIGINS": '["https://desk.example"]',
+        },
+    ).promoted(1)
+    yield started
+    started.stop()
+
+
+def lines_of(service: Service) -> list[dict[str, Any]]:
+    """Return the lines of the access log about /predict."""
+    lines = [json.loads(line) for line in service.log.splitlines()]
+    return [
+        line
+        for line in lines
+        if line["logger"] == "services.inference.access" and line["endpoint"] == "/predict"
+    ]
+
+
+@pytest.mark.parametrize(("body", "status"), [(BODY, 200), (BAD, 422)])
+def test_both_paths_log_alike(talkative: Service, body: bytes, status: int) -> None:
+    before = len(lines_of(talkative))
+    more = f"X-Request-Id: logged\r\ntraceparent: {TRACE}\r\nX-Card: 4111111111111111\r\n"
+    for encoding in (with_length, chunked):
+        request = encoding(body, more).replace(b"/predict", b"/predict?card=4111111111111111", 1)
+        ask(talkative, request if encoding is chunked else encoding(body, more))
+    lines = eventually(lambda: _two(lines_of(talkative)[before:]))
+    for line in lines:
+        for name in ("at", "seconds"):
+            assert line.pop(name)
+        assert line.pop("bytes") > 20
+    assert lines[0] == lines[1]
+    assert lines[0] == {
+        "level": "info",
+        "program": "inference",
+        "logger": "services.inference.access",
+        "message": "answered",
+        "method": "POST",
+        "endpoint": "/predict",
+        "status": status,
+        "request_id": "logged",
+        "trace_id": TRACE[3:35],
+    }
+    assert "4111111111111111" not in talkative.log
+
+
+def _two(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    assert len(lines) == 2
+    return lines
+
+
+@pytest.mark.parametrize("encoding", [with_length, chunked])
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://desk.example", "https://desk.example"),
+        ("https://desk.example.evil", None),
+        ("null", None),
+    ],
+)
+def test_only_pages_of_an_allowed_origin_may_read_an_answer(
+    talkative: Service, encoding: Any, origin: str, allowed: str | None
+) -> None:
+    for body in (BODY, BAD):
+        _, headers, _ = ask(talkative, encoding(body, f"Origin: {origin}\r\n"))
+        assert headers.get("access-control-allow-origin") == allowed
+        assert headers["vary"] == "origin"
+        assert "access-control-allow-credentials" not in headers
+
+
+def test_a_preflight_needs_no_credential_and_allows_no_admin_call(talkative: Service) -> None:
+    asked = {"Origin": "https://desk.example", "Access-Control-Request-Method": "POST"}
+    answer = HTTP.request("OPTIONS", f"{talkative.url}/predict", headers=asked)
+    assert answer.status_code == 204
+    assert answer.headers["access-control-allow-methods"] == "POST, OPTIONS"
+    assert answer.headers["access-control-allow-origin"] == "https://desk.example"
+    assert "x-request-timeout-ms" in answer.headers["access-control-allow-headers"]
+    for origin, path in (
+        ("https://desk.example", "/reload"),
+        ("https://other.example", "/predict"),
+    ):
+        refused = HTTP.request("OPTIONS", talkative.url + path, headers=asked | {"Origin": origin})
+        assert not [name for name in refused.headers if name.startswith("access-control")]
+
+
+def test_a_request_whose_deadline_has_passed_is_shed_and_leaves_no_record(
+    service: Service,
+) -> None:
+    """The body comes after the deadline. tests/unit has the same on the fast path."""
+    before, known = service.metrics(), len(service.audited())
+    whole = with_length(BODY, "X-Request-Timeout-Ms: 1\r\n")
+    head = whole.index(b"\r\n\r\n") + 4
+    with Wire(service) as wire:
+        wire.socket.sendall(whole[:head])
+        # Answers on other connections take longer than the deadline.
+        for _ in range(5):
+            assert ask(service, with_length(BODY))[0] == 200
+        wire.socket.sendall(whole[head:])
+        status, _, content = wire.answer()
+    assert (status, content["title"]) == (503, "The client's deadline has passed")
+    assert len(service.audited()) == known + 5
+    name = 'fraudops_requests_shed_total{endpoint="/predict"}'
+    eventually(lambda: _grown(service, name, before, 1))
+
+
+def _grown(service: Service, name: str, before: dict[str, float], by: float) -> None:
+    assert service.metrics()[name] - before.get(name, 0) == by

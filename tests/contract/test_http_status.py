@@ -14,6 +14,8 @@ import pytest
 from fraudops.audit.records import Prediction
 from fraudops.model.manifest import read_manifest
 from fraudops.schema import load_schema
+from services.inference.http.openapi import statuses
+from services.inference.http.routes import ROUTES
 from services.inference.metrics import CLIENT_REASONS, CONNECTION_REASONS
 from tests.support.http_client import HTTP
 from tests.support.serving import BANK, BANK_ROW, TOKEN, ULB_ROW, Service, problem
@@ -145,6 +147,18 @@ def test_the_documentation_names_every_call_and_every_reference_resolves(service
     }
     names = re.findall(r'"#/components/schemas/([A-Za-z]+)"', json.dumps(document))
     assert {name for name in names if name not in document["components"]["schemas"]} == set()
+
+
+def test_the_openapi_document_has_every_route_and_every_status(service: Service) -> None:
+    document = HTTP.get(f"{service.url}/openapi.json").json()
+    for route in ROUTES:
+        if route.documented:
+            operation = document["paths"][route.path][route.method.lower()]
+            assert {int(status) for status in operation["responses"]} == statuses(route)
+    predict = document["paths"]["/predict"]["post"]["responses"]
+    assert predict.keys() >= {"200", "400", "401", "403", "408", "413", "415", "422", "429", "431"}
+    assert document["paths"]["/reload"]["post"]["security"] == [{"admin": []}]
+    assert document["paths"]["/metrics"]["get"]["security"] == []
 
 
 def test_a_bank_with_other_columns_gets_its_own_contract(

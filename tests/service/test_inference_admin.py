@@ -1,6 +1,10 @@
 """Admin calls on their own port, and bundles that one pod downloads from another."""
 
+import json
+import re
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +16,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from fraudops.audit.records import Prediction
 from fraudops.cluster import peers
 from fraudops.errors import SignatureRefusedError, StoreDownError
 from fraudops.extensible import encode_document
@@ -23,11 +28,14 @@ from fraudops.settings.groups import VerificationSettings
 from fraudops.signing.credentials import Credentials, accept
 from fraudops.signing.kept import SUFFIX, KeptCredentials, kept_path
 from fraudops.signing.keys import PublicKeys
+from services.inference.http.messages import Route
+from services.inference.http.routes import ROUTES
 from services.inference.pod import peer_download
 from services.inference.pod.bundle_fetch import fetch_bundle
 from tests.support.http_client import HTTP
 from tests.support.processes import free_port
 from tests.support.serving import TOKEN, ULB_ROW, Service, problem
+from tests.support.waiting import eventually
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -69,6 +77,39 @@ def test_admin_calls_do_not_exist_on_the_public_port(
     assert answer.status_code == 404
     assert problem(answer)["detail"] == "there is no such endpoint; see /docs"
     assert "x-request-id" in answer.headers
+
+
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if route.port == "public"], ids=lambda route: route.path
+)
+def test_the_admin_port_answers_no_public_call(service: Service, route: Route) -> None:
+    for headers in ({}, BEARER):
+        answer = HTTP.request(route.method, admin_url(service) + route.path, headers=headers)
+        assert problem(answer)["status"] == 404
+
+
+def test_latency_begins_at_the_last_byte_of_the_body(service: Service) -> None:
+    body = json.dumps(ULB_ROW | {"transaction_id": "uploaded"}).encode()
+    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
+        # The pause of the client, which its latency must not include.
+        threading.Event().wait(2)
+        connection.sendall(body)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    (record,) = [
+        record
+        for record in service.audited()
+        if isinstance(record, Prediction) and record.transaction_id == "uploaded"
+    ]
+    assert record.latency_ms < 1000
+
+    def counted() -> None:
+        text = HTTP.get(f"{admin_url(service)}/metrics").text
+        (line,) = re.findall(r'http_request_upload_seconds_sum\{endpoint="/predict"\} (\S+)', text)
+        assert float(line) > 1.5
+
+    eventually(counted)
 
 
 def test_admin_calls_are_answered_on_their_own_port(service: Service) -> None:

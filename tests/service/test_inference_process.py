@@ -199,6 +199,42 @@ def _more_than(items: list[str], count: int) -> None:
     assert len(items) > count
 
 
+def test_an_idle_client_that_the_drain_did_not_reach_is_answered_once_more(
+    tmp_path: Path,
+) -> None:
+    """Its next request may be under way when the worker stops."""
+    service = Service(tmp_path, environment={"FRAUDOPS_DRAIN_SECONDS": "0"}).promoted(1)
+    with contextlib.ExitStack() as stack:
+        stack.callback(service.kill)
+        clients = [
+            stack.enter_context(
+                contextlib.closing(
+                    http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+                )
+            )
+            for _ in range(6)
+        ]
+        for client in clients:
+            client.request("POST", "/predict", BODY, HEADERS)
+            assert client.getresponse().read()
+        assert service.process
+        service.process.send_signal(signal.SIGTERM)
+        # Both workers have told their connections to close.
+        eventually(lambda: _logged(service, "Shutting down", 2), pause=0.01)
+        for client in clients[:-1]:
+            client.request("POST", "/predict", BODY, HEADERS)
+            answer = client.getresponse()
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+            answer.read()
+        # The last one sends nothing, and holds the stop only for the grace period.
+        assert service.process.wait(20) == 0
+    assert len(service.audited()) == 11
+
+
+def _logged(service: Service, words: str, times: int) -> None:
+    assert service.log.count(words) == times
+
+
 def test_a_drain_reaches_every_worker(tmp_path: Path) -> None:
     service = Service(tmp_path).promoted(1)
     try:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +33,10 @@ class Defective:
 class CountedAnswers:
     def __init__(self) -> None:
         self.answered: dict[int, int] = {}
+        self.shed_calls = 0
+
+    def shed(self, endpoint: str) -> None:
+        self.shed_calls += 1
 
     def answered_together(
         self, method: str, route: str, status: int, seconds: Sequence[float]
@@ -39,18 +44,33 @@ class CountedAnswers:
         self.answered[status] = self.answered.get(status, 0) + len(seconds)
 
 
-async def test_a_request_that_cannot_be_scored_does_not_fail_its_neighbours() -> None:
+def fast_path_with(counts: CountedAnswers) -> FastPath:
     model = SimpleNamespace(reader=msgspec.json.Decoder(str))
-    worker, counts = SimpleNamespace(serving=SimpleNamespace(model=model)), CountedAnswers()
     parts: tuple[Any, ...] = (
-        worker,
+        SimpleNamespace(serving=SimpleNamespace(model=model)),
         Defective(),
         SimpleNamespace(waits=False),
         counts,
         SimpleNamespace(active=False),
         FailureLog(),
     )
-    fast_path = FastPath(*parts)
+    return FastPath(*parts)
+
+
+async def test_a_request_whose_deadline_has_passed_is_shed_alone() -> None:
+    counts = CountedAnswers()
+    fast_path, now = fast_path_with(counts), perf_counter()
+    callers = [RecordingResponder() for _ in range(4)]
+    for caller, deadline in zip(callers, (None, now - 0.1, now + 60, now - 1), strict=True):
+        assert fast_path.submit(caller, b'"good"', None, 0.0, None, deadline)
+    await asyncio.sleep(0)
+    assert [caller.status for caller in callers] == [200, 503, 200, 503]
+    assert (counts.answered, counts.shed_calls) == ({503: 2, 200: 2}, 2)
+
+
+async def test_a_request_that_cannot_be_scored_does_not_fail_its_neighbours() -> None:
+    counts = CountedAnswers()
+    fast_path = fast_path_with(counts)
     callers = [RecordingResponder() for _ in range(4)]
     for caller, body in zip(callers, (b'"good"', b'"bad"', b'"good"', b'"good"'), strict=True):
         assert fast_path.submit(caller, body, None, 0.0)

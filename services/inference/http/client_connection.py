@@ -1,0 +1,205 @@
+"""One connection: its stage, its refusals and its end.
+
+A refusal waits for the answers of earlier requests. A connection whose client still sends does not
+close right away after it: the client would lose the answer by a reset. It lingers, and throws away
+what comes.
+"""
+
+import asyncio
+from time import perf_counter
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from fraudops.ids import uuid7
+from services.inference.http.bodies import Arrival
+from services.inference.http.connections import UNREAD_SECONDS, Connections
+from services.inference.http.problems import Headers, SlowHeadError, error_response
+
+LINGER_SECONDS, LINGER_BYTES = 1.0, 32 << 20
+
+
+class ClientConnection(HttpToolsProtocol):
+    """A connection of uvicorn, and the stage in which it is.
+
+    `due` is the end of the stage, as a time of perf_counter. `unread_since` is set while the client
+    does not read its answers, and `answered` after the first answer.
+    """
+
+    def __init__(self, connections: Connections, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._connections, self._limits = connections, connections.limits
+        self.due = perf_counter() + self._limits.idle_seconds
+        self.unread_since: float | None = None
+        self.answered = False
+        self.url = b""
+        self._in_head = False
+        self._running: RequestResponseCycle | None = None
+        self._refusal: Exception | None = None
+        # Input is thrown away; the connection closes; the server stops; the client has sent all.
+        self._deaf = self._closing = self._leaving = self._ended = False
+        self._discarded = 0
+
+    def answer_waiting(self) -> None:
+        """Answer a request that waits for the end of this turn of the loop."""
+
+    # -- what the registry of connections calls
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is answered, or is to be."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def idle(self) -> bool:
+        return not (self.busy or self._in_head or self._closing)
+
+    def expire(self, now: float) -> None:
+        if self.unread_since is not None and now - self.unread_since >= UNREAD_SECONDS:
+            self.abort()
+        elif self.due > now:
+            return
+        elif self._closing:
+            self.abort()
+        elif not self.busy and self._in_head:
+            self.refuse(SlowHeadError(self._limits.head_seconds))
+        elif not self.busy:
+            self.close()
+
+    def close(self) -> None:
+        self._closing = self._deaf = True
+        self.due = perf_counter() + UNREAD_SECONDS
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    # -- what the transport calls
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._connections.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.closed(self)
+        self._closing = self._deaf = True
+        # uvicorn knows the last cycle only, and an earlier one may still run.
+        if self._running and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        self.pipeline.clear()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.unread_since = perf_counter()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.unread_since = None
+        super().resume_writing()
+
+    # -- what uvicorn's server and cycles call
+
+    def shutdown(self) -> None:
+        """Close soon. An idle connection has a grace period: its client may be about to send."""
+        self.answer_waiting()
+        self._leaving = True
+        if self.busy:
+            self.cycle.keep_alive = False
+        elif not self._closing:
+            self.loop.call_later(self._connections.grace_seconds, self._leave)
+
+    def on_response_complete(self) -> None:
+        self.answered = True
+        self.server_state.total_requests += 1
+        if self._closing or self.transport.is_closing():
+            return
+        if self.pipeline:
+            self.flow.resume_reading()
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusal:
+            self._write_refusal(self._refusal)
+        elif self._ended or self._leaving:
+            self.close()
+        else:
+            self.flow.resume_reading()
+            limits = self._limits
+            stage = limits.head_seconds if self._in_head else limits.idle_seconds
+            self.due = perf_counter() + stage
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    # -- refusals
+
+    def refuse(self, error: Exception) -> None:
+        """Answer with an error, after the earlier answers, and close."""
+        self._deaf, self._in_head = True, False
+        self.answer_waiting()
+        if self.busy:
+            self._refusal = error
+            self.flow.pause_reading()
+        else:
+            self._write_refusal(error)
+
+    def linger(self) -> None:
+        """Close after a moment: a client that still sends could lose the answer by a reset."""
+        if self._closing or self.transport.is_closing():
+            return
+        if self._ended:
+            self.close()
+            return
+        self._closing = self._deaf = True
+        self.due = perf_counter() + UNREAD_SECONDS
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.close)
+
+    def write_answer(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
+        """Write a whole answer, without a cycle."""
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        ending = b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (
+            len(body),
+            request_id.encode(),
+        )
+        self.transport.write(b"".join((STATUS_LINE[status], self._defaults(), lines, ending, body)))
+
+    def _defaults(self) -> bytes:
+        """The server's own headers."""
+        return b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+
+    def _write_refusal(self, error: Exception) -> None:
+        status, headers, body = error_response(error, self.url.decode("latin-1"))
+        self._connections.refused(error, status)
+        if not self.transport.is_closing():
+            self.write_answer(status, [*headers, (b"connection", b"close")], body, uuid7())
+            self.linger()
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > LINGER_BYTES:
+            self.close()
+
+    def _leave(self) -> None:
+        if not self.busy and not self._closing:
+            self.close()
+
+
+class CycleTransport:
+    """The transport of one cycle, which closes the connection in the protocol's way."""
+
+    def __init__(self, protocol: ClientConnection, arrival: Arrival) -> None:
+        self._protocol, self._arrival = protocol, arrival
+        self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
+
+    def close(self) -> None:
+        if self._arrival.received is None:
+            self._protocol.linger()
+        else:
+            self._protocol.close()

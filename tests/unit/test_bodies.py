@@ -1,0 +1,272 @@
+"""Bodies: their time limit, their budget and the permits of large requests."""
+
+import asyncio
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from fraudops.errors import FraudopsError
+from services.inference.http import bodies
+from services.inference.http.bodies import (
+    RESERVE_BYTES,
+    SINGLE_BYTES,
+    Arrival,
+    BodyBudget,
+    BodyReader,
+    HeldBody,
+    Permits,
+)
+from services.inference.http.problems import (
+    BodyTooLargeError,
+    BusyError,
+    CutOffError,
+    NotHttpError,
+    SlowBodyError,
+    StalledBodyError,
+)
+
+LIMIT = 32 << 20
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Waits:
+    """Metrics that remember the kinds of waits."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+
+    def waited(self, kind: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.kinds.append(kind)
+
+
+class Client:
+    """Sends parts of a body; None stands for a pause without an end."""
+
+    def __init__(self, *parts: bytes | None, gone: bool = False) -> None:
+        self.parts, self.gone = list(parts), gone
+
+    async def __call__(self) -> dict[str, Any]:
+        if not self.parts:
+            assert self.gone
+            return {"type": "http.disconnect"}
+        part = self.parts.pop(0)
+        if part is None:
+            await asyncio.sleep(3600)
+        more = bool(self.parts) or self.gone
+        return {"type": "http.request", "body": part, "more_body": more}
+
+
+@pytest.fixture(autouse=True)
+def short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "POLL_SECONDS", 0)
+
+
+async def read(
+    client: Client,
+    limit: int = 100,
+    announced: int | None = None,
+    seconds: float = 60,
+    arrival: Arrival | None = None,
+) -> bytes:
+    budget = BodyBudget(LIMIT)
+    reader = BodyReader(client, arrival or Arrival(0.0), seconds)
+    try:
+        with budget.body(single=True) as held:
+            return await reader.whole(limit, announced, held, budget)
+    finally:
+        assert budget.used == 0
+
+
+async def test_a_body_is_joined_from_its_parts() -> None:
+    assert await read(Client(b"ab", b"", b"c")) == b"abc"
+    assert await read(Client(b"")) == b""
+
+
+@pytest.mark.parametrize(
+    ("client", "error"),
+    [
+        (Client(b"x" * 60, b"x" * 41), BodyTooLargeError),
+        (Client(b"x", gone=True), CutOffError),
+        # The first part has the time limit too.
+        (Client(None), SlowBodyError),
+        (Client(b"x", None), SlowBodyError),
+    ],
+)
+async def test_a_body_that_is_not_accepted(client: Client, error: type[FraudopsError]) -> None:
+    with pytest.raises(error):
+        await read(client, seconds=0.05)
+
+
+async def test_an_announced_length_above_the_limit_is_refused_unread() -> None:
+    client = Client(b"x" * 200)
+    with pytest.raises(BodyTooLargeError):
+        await read(client, announced=101)
+    assert client.parts
+
+
+async def test_a_fault_of_the_wire_is_the_fault_of_the_body() -> None:
+    arrival = Arrival(0.0, fault=NotHttpError("it is malformed"))
+    with pytest.raises(NotHttpError):
+        await read(Client(b"x", b"y"), arrival=arrival)
+    assert arrival.most_wire_bytes == 200 + SINGLE_BYTES
+
+
+async def test_a_stream_has_the_time_limit_for_each_part() -> None:
+    reader = BodyReader(Client(b"a", b"b"), Arrival(0.0), 60)
+    assert [part async for part in reader.parts()] == [b"a", b"b"]
+    with pytest.raises(SlowBodyError):
+        async for _ in BodyReader(Client(b"a", None), Arrival(0.0), 0.05).parts():
+            pass
+
+
+def reading(body: HeldBody) -> asyncio.Timeout:
+    """Let a body be read, so that it can be cut."""
+    body.reading = asyncio.timeout(None)
+    return body.reading
+
+
+async def test_large_bodies_cannot_take_the_reserve_of_single_ones() -> None:
+    clock = Clock()
+    budget = BodyBudget(LIMIT, clock)
+    with budget.body(single=False) as large, budget.body(single=True) as single:
+        await budget.add(large, LIMIT - RESERVE_BYTES)
+        await budget.add(single, SINGLE_BYTES)
+        waiting = asyncio.create_task(budget.add(large, 1))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        clock.now += bodies.WAIT_SECONDS
+        with pytest.raises(BusyError):
+            await waiting
+        await budget.add(single, RESERVE_BYTES - SINGLE_BYTES)
+        assert budget.used == LIMIT
+    assert budget.used == 0
+
+
+async def test_a_body_that_waits_goes_on_when_another_ends() -> None:
+    budget = BodyBudget(LIMIT, Clock())
+    with budget.body(single=False) as waiting:
+        with budget.body(single=False) as first:
+            await budget.add(first, LIMIT - RESERVE_BYTES)
+            task = asyncio.create_task(budget.add(waiting, 10))
+            await asyncio.sleep(0.01)
+            assert not task.done()
+        await task
+    assert budget.used == 0
+
+
+async def test_the_largest_stalled_body_is_cut_and_no_other() -> None:
+    clock = Clock()
+    budget = BodyBudget(LIMIT, clock)
+    with ExitStack() as stack:
+        small, largest, recent, complete, late = (
+            stack.enter_context(budget.body(single=False)) for _ in range(5)
+        )
+        for body, size in ((small, 4), (largest, 6), (complete, 7)):
+            await budget.add(body, size << 20)
+        clock.now += 5
+        await budget.add(recent, 7 << 20)
+        cut = []
+        for body in (small, largest, recent, late):
+
+            async def until_cut(body: HeldBody = body) -> None:
+                try:
+                    async with reading(body):
+                        await asyncio.sleep(3600)
+                except TimeoutError:
+                    cut.append(body)
+                    budget.used -= body.size
+                    body.size = 0
+
+            stack.callback(asyncio.create_task(until_cut()).cancel)
+        await asyncio.sleep(0)
+        await budget.add(late, 5 << 20)
+        assert cut == [largest]
+        assert largest.stalled
+
+
+async def test_a_cut_body_says_why() -> None:
+    clock = Clock()
+    budget = BodyBudget(LIMIT, clock)
+    client = Client(b"x" * (LIMIT - RESERVE_BYTES), None)
+    with budget.body(single=False) as stalled, budget.body(single=False) as other:
+        reader = BodyReader(client, Arrival(0.0), 60)
+        task = asyncio.create_task(reader.whole(LIMIT, None, stalled, budget))
+        await asyncio.sleep(0.01)
+        clock.now += bodies.STALLED_SECONDS
+        adding = asyncio.create_task(budget.add(other, 1))
+        with pytest.raises(StalledBodyError):
+            await task
+        clock.now += bodies.WAIT_SECONDS
+        with pytest.raises(BusyError):
+            # The body that was cut still counts until its request has ended.
+            await adding
+
+
+async def test_only_some_bodies_wait_at_the_same_time() -> None:
+    budget = BodyBudget(LIMIT, Clock())
+    with ExitStack() as stack:
+        first = stack.enter_context(budget.body(single=False))
+        await budget.add(first, LIMIT - RESERVE_BYTES)
+        tasks = []
+        for _ in range(bodies.MOST_WAITING):
+            body = stack.enter_context(budget.body(single=False))
+            tasks.append(asyncio.create_task(budget.add(body, 1)))
+        await asyncio.sleep(0.01)
+        with pytest.raises(BusyError):
+            await budget.add(stack.enter_context(budget.body(single=False)), 1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_an_answer_counts_until_it_is_read() -> None:
+    budget = BodyBudget(LIMIT)
+    with budget.answer(LIMIT):
+        assert budget.used == LIMIT
+    assert budget.used == 0
+
+
+async def test_permits_are_given_in_the_order_in_which_requests_wait() -> None:
+    metrics = Waits()
+    permits = Permits("batches", 1, metrics)  # type: ignore[arg-type]
+    order, may_end = [], asyncio.Event()
+
+    async def work(number: int) -> None:
+        async with permits.taken():
+            order.append(number)
+            await may_end.wait()
+
+    tasks = [asyncio.create_task(work(number)) for number in range(3)]
+    await asyncio.sleep(0.01)
+    assert order == [0]
+    may_end.set()
+    await asyncio.gather(*tasks)
+    assert order == [0, 1, 2]
+    assert metrics.kinds == ["batches"] * 3
+
+
+@pytest.mark.parametrize("error", [None, ValueError, asyncio.CancelledError])
+async def test_a_permit_is_free_again_after_any_end(error: type[BaseException] | None) -> None:
+    permits = Permits("labels", 1, Waits(), wait_seconds=0.05)  # type: ignore[arg-type]
+
+    async def work() -> None:
+        async with permits.taken():
+            if error:
+                raise error
+
+    await asyncio.gather(asyncio.create_task(work()), return_exceptions=True)
+    async with permits.taken():
+        with pytest.raises(BusyError):
+            async with permits.taken():
+                pass
+    async with permits.taken():
+        pass
