@@ -79,11 +79,12 @@ def test_the_keys_of_a_client_share_its_bucket_which_outlives_new_rates() -> Non
     assert limits.bucket("desk", 0.0) is None
 
 
-def test_the_number_of_buckets_is_bounded() -> None:
+def test_the_number_of_buckets_is_bounded_and_the_latest_stay() -> None:
     limits = RateLimits(1.0)
-    first = limits.bucket("0", 0.0)
-    for number in range(1, MAX_BUCKETS):
+    first, second = limits.bucket("0", 0.0), limits.bucket("1", 0.0)
+    for number in range(2, MAX_BUCKETS):
         limits.bucket(str(number), 0.0)
     assert limits.bucket("0", 0.0) is first
     limits.bucket("one more", 0.0)
-    assert limits.bucket("0", 0.0) is not first
+    assert limits.bucket("0", 0.0) is first
+    assert limits.bucket("1", 0.0) is not second

@@ -71,7 +71,10 @@ class RateLimits:
                 bucket.set_rate(rate)
 
     def bucket(self, name: str, now: float) -> TokenBucket | None:
-        """Return the bucket of a client, or None if it has no limit."""
+        """Return the bucket of a client, or None if it has no limit.
+
+        Beyond 4,096 clients, the one that came longest ago starts with a full bucket again.
+        """
         rate = self._rates.get(name, self._default)
         if rate is None:
             return None
@@ -80,6 +83,8 @@ class RateLimits:
             if len(self._buckets) >= MAX_BUCKETS:
                 self._buckets.popitem(last=False)
             bucket = self._buckets[name] = TokenBucket(rate, now)
+        # A client that is still remembered must not lose its bucket: nothing would charge it.
+        self._buckets.move_to_end(name)
         return bucket
 
     def charge(self, name: str, transactions: int) -> None:
