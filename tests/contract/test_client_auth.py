@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,16 @@ def environment(file: Path, mode: str, url: str | None = None) -> dict[str, str]
     return {f"FRAUDOPS_CLIENT_AUTH__{name}": value for name, value in group.items()}
 
 
+@contextmanager
+def running(service: Service) -> Iterator[Service]:
+    """Run the service with a model, and stop it, also if its start fails."""
+    try:
+        yield service.promoted(1)
+    finally:
+        if service.process:
+            service.stop()
+
+
 @pytest.fixture(scope="module")
 def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / "keys.json"
@@ -70,8 +81,8 @@ def service(
     """A service with one worker that requires keys or tokens."""
     required = environment(keys_file, "required", issuer.url)
     started = Service(tmp_path_factory.mktemp("required"), workers=1, environment=required)
-    yield started.promoted(1)
-    started.stop()
+    with running(started):
+        yield started
 
 
 def send(
@@ -283,16 +294,13 @@ def test_with_optional_an_unknown_caller_passes_and_a_wrong_key_does_not(
 ) -> None:
     write_keys(keys_file)
     optional = environment(keys_file, "optional")
-    service = Service(tmp_path / "optional", workers=1, environment=optional).promoted(1)
-    try:
+    with running(Service(tmp_path / "optional", workers=1, environment=optional)) as service:
         for fast in (True, False):
             answers = [send(service, headers, fast=fast) for headers in ({}, bearer("shop"))]
             assert [answer.status_code for answer in answers] == [200, 200]
             assert send(service, bearer("old"), fast=fast).status_code == 401
         records = [record for record in service.audited() if isinstance(record, Prediction)]
         assert [record.client for record in records] == [None, "shop"] * 2
-    finally:
-        service.stop()
 
 
 @pytest.mark.parametrize("content", [None, "{}", '{"keys": [7]}'])
@@ -303,6 +311,9 @@ def test_a_wrong_file_ends_the_start_with_64(tmp_path: Path, content: str | None
     service = Service(tmp_path / "state", environment=environment(file, "required"))
     service.start(wait=False)
     assert service.process
-    assert service.process.wait(60) == 64
+    try:
+        assert service.process.wait(60) == 64
+    finally:
+        service.kill()
     assert str(file) in service.log
     assert "Traceback" not in service.log
