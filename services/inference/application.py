@@ -168,14 +168,14 @@ async def _life(
         )
         if reply.error:
             logger.error("the worker starts without the pod's model", extra={"reason": reply.error})
-    polling = asyncio.create_task(poller.run())
-    polling.add_done_callback(_end_with)
-    runs = (context.refusals.run, context.clients.run, connections.run)
-    others = [asyncio.create_task(each()) for each in runs]
+    runs = (poller.run, context.refusals.run, context.clients.run, connections.run)
+    tasks = [asyncio.create_task(each(), name=each.__qualname__) for each in runs]
+    for task in tasks:
+        task.add_done_callback(_end_with)
     yield
-    for task in (polling, *others):
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(polling, *others, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
     await context.refusals.flush()
     listener.close()
     run.forget(os.getpid())
@@ -183,8 +183,16 @@ async def _life(
     await audit.close()
 
 
-def _end_with(polling: "asyncio.Task[None]") -> None:
-    """Stop the worker if the poller failed: it would miss every later promotion."""
-    if not polling.cancelled() and (error := polling.exception()):
-        logger.error("the poller has failed; this worker is replaced", exc_info=error)
+def _end_with(task: "asyncio.Task[None]") -> None:
+    """Stop the worker if a task failed.
+
+    Without it the worker would miss later promotions, keep removed keys valid, or hold connections
+    for ever.
+    """
+    if not task.cancelled() and (error := task.exception()):
+        logger.error(
+            "a task of the worker has failed; this worker is replaced",
+            exc_info=error,
+            extra={"task": task.get_name()},
+        )
         os.kill(os.getpid(), signal.SIGTERM)

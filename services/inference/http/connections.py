@@ -42,7 +42,8 @@ class Connection(Protocol):
     answered: bool
 
     @property
-    def idle(self) -> bool: ...
+    def idle(self) -> bool:
+        """Whether it may close to make room for another one."""
 
     def expire(self, now: float) -> None:
         """Act on a stage that has lasted too long."""

@@ -98,6 +98,8 @@ class FastPath:
         self._callers, self._asked = [], []
         if self._has_deadlines:
             callers, asked = self._shed(callers, asked)
+            if not callers:
+                return
         try:
             scored = self._scoring.at_once(asked)
         except StoreDownError as error:
