@@ -22,7 +22,7 @@ class SigningKey:
     public: dict[str, Any]
 
     def token(self, header: dict[str, Any] | None = None, **claims: Any) -> bytes:
-        """Return a token of the client `shop` with the scope `predict`, valid for an hour.
+        """Return a token of the client `shop` with the scope `predict`, valid for a day.
 
         A claim or a member of the header that is None is left out.
         """
@@ -31,7 +31,7 @@ class SigningKey:
             "iss": ISSUER,
             "aud": AUDIENCE,
             "sub": "shop",
-            "exp": now + 3600,
+            "exp": now + 86_400,
             "scope": "predict",
         }
         payload = {name: value for name, value in (defaults | claims).items() if value is not None}

@@ -16,6 +16,7 @@ from services.inference.http.client_auth.jwks import (
     MAX_BYTES,
     PAUSE_SECONDS,
     REFRESH_SECONDS,
+    REQUEST_SECONDS,
     JwksFile,
     JwksUrl,
     parse_jwks,
@@ -29,6 +30,13 @@ ONE, TWO, ED = (
     signing_key("EdDSA", "1"),
 )
 RSA = signing_key("RS256", "r")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a fetch more time than the service does: a busy machine is no defect."""
+    monkeypatch.setattr(module, "REQUEST_SECONDS", 60.0)
+    monkeypatch.setattr(module, "FETCH_SECONDS", 60.0)
 
 
 def reads() -> tuple[list[None], Any]:
@@ -204,7 +212,8 @@ async def test_a_server_that_hangs_holds_a_request_for_two_seconds_at_most(
 
     await fails_with(answer, "no answer within 0.3 s")
     assert asked.is_set()
-    assert FETCH_SECONDS == 5.0
+    # Those of the service.
+    assert (REQUEST_SECONDS, FETCH_SECONDS) == (2.0, 5.0)
 
 
 async def fails_with(answer: Any, reason: str) -> None:

@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jwt
@@ -27,7 +27,6 @@ RSA, EC, ED = signing_key("RS256", "r"), signing_key("ES256", "e"), signing_key(
 # The same kid as RSA, and not in the JWKS.
 STRANGER, P384 = signing_key("RS256", "r"), signing_key("ES384", "p", curve=ec.SECP384R1())
 KEYS = parse_jwks(jwks(RSA, EC, ED))
-NOW = int(time.time())
 
 
 class Keys:
@@ -41,6 +40,22 @@ class Keys:
 
     async def seek(self) -> None:
         self.sought += 1
+
+
+class In:
+    """A time so many seconds after the start of the test, which may run long after its import."""
+
+    def __init__(self, seconds: float, kind: Callable[[float], Any] = lambda time: time) -> None:
+        self.seconds, self.kind = seconds, kind
+
+
+def from_now(claims: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the claims with each `In` as a time from now."""
+    now = int(time.time())
+    return {
+        name: claim.kind(now + claim.seconds) if isinstance(claim, In) else claim
+        for name, claim in claims.items()
+    }
 
 
 def verifier(keys: Keys | None = None, **settings: Any) -> TokenVerifier:
@@ -62,7 +77,13 @@ def symmetric(secret: bytes, kid: str) -> bytes:
     """Return a token that is signed by HS256 with bytes that everyone knows."""
     import hmac
 
-    payload = {"iss": ISSUER, "aud": AUDIENCE, "sub": "shop", "exp": NOW + 99, "scope": "predict"}
+    payload = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": "shop",
+        "exp": int(time.time()) + 86_400,
+        "scope": "predict",
+    }
     content = part({"alg": "HS256", "kid": kid}) + b"." + part(payload)
     return content + b"." + part(hmac.digest(secret, content, "sha256"))
 
@@ -72,23 +93,23 @@ async def test_a_token_of_each_algorithm_names_its_client(key: SigningKey) -> No
     client = await verifier().verify(key.token(scope="openid predict read admin"))
     assert (client.name, client.scopes) == ("shop", frozenset({"predict", "read"}))
     assert client.expires == pytest.approx(time.time() + 300, abs=30)
-    soon = await verifier().verify(key.token(exp=NOW + 60))
-    assert soon.expires == NOW + 90
+    expiry = int(time.time()) + 240
+    assert (await verifier().verify(key.token(exp=expiry))).expires == expiry + 30
 
 
 @pytest.mark.parametrize(
     "claims",
     [
         {"aud": ["other", AUDIENCE]},
-        {"exp": NOW - 20},
-        {"exp": NOW + 3600.5},
-        {"nbf": NOW + 20},
+        {"exp": In(-10)},
+        {"exp": In(3600.5)},
+        {"nbf": In(20)},
         {"scope": ["predict", 7]},
-        {"jti": "1", "iat": NOW, "email": "a@example.com"},
+        {"jti": "1", "iat": In(0), "email": "a@example.com"},
     ],
 )
 async def test_claims_that_are_accepted(claims: dict[str, Any]) -> None:
-    assert (await verifier().verify(RSA.token(**claims))).scopes == {"predict"}
+    assert (await verifier().verify(RSA.token(**from_now(claims)))).scopes == {"predict"}
 
 
 @pytest.mark.parametrize(
@@ -101,22 +122,22 @@ async def test_claims_that_are_accepted(claims: dict[str, Any]) -> None:
         {"aud": None},
         {"aud": {AUDIENCE: 1}},
         {"aud": AUDIENCE.upper()},
-        {"exp": NOW - 60},
+        {"exp": In(-60)},
         {"exp": None},
-        {"exp": str(NOW + 60)},
+        {"exp": In(3600, str)},
         {"exp": True},
-        {"exp": [NOW + 60]},
+        {"exp": In(3600, lambda time: [time])},
         {"exp": float("inf")},
-        {"nbf": NOW + 90},
-        {"iat": NOW + 90},
+        {"nbf": In(3600)},
+        {"iat": In(3600)},
         {"sub": None},
         {"sub": ""},
         {"sub": 7},
     ],
 )
 async def test_claims_that_are_refused(claims: dict[str, Any]) -> None:
-    claims = {"exp": NOW + 3600} | claims
-    payload = {"iss": ISSUER, "aud": AUDIENCE, "sub": "shop", "scope": "predict"} | claims
+    usual = {"iss": ISSUER, "aud": AUDIENCE, "sub": "shop", "scope": "predict", "exp": In(7200)}
+    payload = from_now(usual | claims)
     content = {name: value for name, value in payload.items() if value is not None}
     # PyJWT would not encode some of them.
     signed = part({"alg": "EdDSA", "kid": "d"}) + b"." + part(content)
@@ -233,7 +254,11 @@ async def test_an_unknown_key_is_sought_and_a_refused_token_costs_nothing_twice(
             await tokens.verify(token)
         return len(decoded) - before
 
-    expired, early, unknown = RSA.token(exp=1), RSA.token(nbf=NOW + 90), P384.token()
+    expired, early, unknown = (
+        RSA.token(exp=1),
+        RSA.token(**from_now({"nbf": In(3600)})),
+        P384.token(),
+    )
     assert [await refused(expired), await refused(expired)] == [1, 0]
     # It is valid later.
     assert [await refused(early), await refused(early)] == [1, 1]
