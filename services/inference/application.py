@@ -171,7 +171,7 @@ async def _life(
     runs = (poller.run, context.refusals.run, context.clients.run, connections.run)
     tasks = [asyncio.create_task(each(), name=each.__qualname__) for each in runs]
     for task in tasks:
-        task.add_done_callback(_end_with)
+        task.add_done_callback(end_with)
     yield
     for task in tasks:
         task.cancel()
@@ -183,7 +183,7 @@ async def _life(
     await audit.close()
 
 
-def _end_with(task: "asyncio.Task[None]") -> None:
+def end_with(task: "asyncio.Task[None]") -> None:
     """Stop the worker if a task failed.
 
     Without it the worker would miss later promotions, keep removed keys valid, or hold connections

@@ -3,22 +3,17 @@
 A client must not be able to tell which of them answered.
 """
 
-import json
 import os
 import signal
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from fraudops.audit.records import Prediction
-from tests.support.http_client import HTTP
-from tests.support.serving import ULB_ROW, Service
+from tests.support.serving import Service
+from tests.support.two_paths import BAD, BODY, TRACE, Wire, ask, chunked, with_length
 from tests.support.waiting import eventually
-
-BODY = json.dumps(ULB_ROW | {"transaction_id": "t-1"}).encode()
-BAD = json.dumps(ULB_ROW | {"V1": "x"}).encode()
 
 
 @pytest.fixture(scope="module")
@@ -28,49 +23,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     started.stop()
 
 
-class Wire:
-    """A connection whose bytes the test writes and reads itself."""
-
-    def __init__(self, service: Service) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", service.port), timeout=10)
-        self.file = self.socket.makefile("rb")
-
-    def __enter__(self) -> "Wire":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-        self.socket.close()
-
-    def answer(self) -> tuple[int, dict[str, str], dict[str, Any]]:
-        """Read one answer and return its status, headers and body."""
-        status = int(self.file.readline().split()[1])
-        headers = {}
-        while line := self.file.readline().strip():
-            name, _, value = line.decode().partition(": ")
-            headers[name] = value
-        return status, headers, json.loads(self.file.read(int(headers["content-length"])))
-
-
-HEAD = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-
-
-def with_length(body: bytes, more: str = "") -> bytes:
-    return f"{HEAD}{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-def chunked(body: bytes, more: str = "") -> bytes:
-    head = f"{HEAD}{more}Transfer-Encoding: chunked\r\n\r\n".encode()
-    return head + (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
-
-
-def ask(service: Service, request: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
-    with Wire(service) as wire:
-        wire.socket.sendall(request)
-        return wire.answer()
-
-
-TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 BOM = b"\xef\xbb\xbf" + BODY
 TWICE = BODY.replace(b"{", b'{"V1": 0.5, ', 1)
 
@@ -272,97 +224,6 @@ def _refusals(service: Service, expected: int) -> None:
         metrics['http_requests_total{endpoint="/predict",method="POST",status="503"}'] == expected
     )
     assert metrics["fraudops_spool_refused_total"] == expected
-
-
-@pytest.fixture(scope="module")
-def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with an access log, to which the pages of one origin may talk."""
-    started = Service(
-        tmp_path_factory.mktemp("talkative"),
-        workers=1,
-        environment={
-            "FRAUDOPS_HTTP__ACCESS_LOG": "true",
-            "FRAUDOPS_HTTP__CORS_ORIGINS": '["https://desk.example"]',
-        },
-    ).promoted(1)
-    yield started
-    started.stop()
-
-
-def lines_of(service: Service) -> list[dict[str, Any]]:
-    """Return the lines of the access log about /predict."""
-    lines = [json.loads(line) for line in service.log.splitlines()]
-    return [
-        line
-        for line in lines
-        if line["logger"] == "services.inference.access" and line["endpoint"] == "/predict"
-    ]
-
-
-@pytest.mark.parametrize(("body", "status"), [(BODY, 200), (BAD, 422)])
-def test_both_paths_log_alike(talkative: Service, body: bytes, status: int) -> None:
-    before = len(lines_of(talkative))
-    more = f"X-Request-Id: logged\r\ntraceparent: {TRACE}\r\nX-Card: 4111111111111111\r\n"
-    for encoding in (with_length, chunked):
-        request = encoding(body, more).replace(b"/predict", b"/predict?card=4111111111111111", 1)
-        ask(talkative, request if encoding is chunked else encoding(body, more))
-    lines = eventually(lambda: _two(lines_of(talkative)[before:]))
-    for line in lines:
-        for name in ("at", "seconds"):
-            assert line.pop(name)
-        assert line.pop("bytes") > 20
-    assert lines[0] == lines[1]
-    assert lines[0] == {
-        "level": "info",
-        "program": "inference",
-        "logger": "services.inference.access",
-        "message": "answered",
-        "method": "POST",
-        "endpoint": "/predict",
-        "status": status,
-        "request_id": "logged",
-        "trace_id": TRACE[3:35],
-    }
-    assert "4111111111111111" not in talkative.log
-
-
-def _two(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    assert len(lines) == 2
-    return lines
-
-
-@pytest.mark.parametrize("encoding", [with_length, chunked])
-@pytest.mark.parametrize(
-    ("origin", "allowed"),
-    [
-        ("https://desk.example", "https://desk.example"),
-        ("https://desk.example.evil", None),
-        ("null", None),
-    ],
-)
-def test_only_pages_of_an_allowed_origin_may_read_an_answer(
-    talkative: Service, encoding: Any, origin: str, allowed: str | None
-) -> None:
-    for body in (BODY, BAD):
-        _, headers, _ = ask(talkative, encoding(body, f"Origin: {origin}\r\n"))
-        assert headers.get("access-control-allow-origin") == allowed
-        assert headers["vary"] == "origin"
-        assert "access-control-allow-credentials" not in headers
-
-
-def test_a_preflight_needs_no_credential_and_allows_no_admin_call(talkative: Service) -> None:
-    asked = {"Origin": "https://desk.example", "Access-Control-Request-Method": "POST"}
-    answer = HTTP.request("OPTIONS", f"{talkative.url}/predict", headers=asked)
-    assert answer.status_code == 204
-    assert answer.headers["access-control-allow-methods"] == "POST, OPTIONS"
-    assert answer.headers["access-control-allow-origin"] == "https://desk.example"
-    assert "x-request-timeout-ms" in answer.headers["access-control-allow-headers"]
-    for origin, path in (
-        ("https://desk.example", "/reload"),
-        ("https://other.example", "/predict"),
-    ):
-        refused = HTTP.request("OPTIONS", talkative.url + path, headers=asked | {"Origin": origin})
-        assert not [name for name in refused.headers if name.startswith("access-control")]
 
 
 def test_a_request_whose_deadline_has_passed_is_shed_and_leaves_no_record(

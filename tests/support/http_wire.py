@@ -163,6 +163,6 @@ def request(line: str = "POST /predict HTTP/1.1", **changed: str) -> bytes:
     )
 
 
-async def settle() -> None:
-    for _ in range(5):
+async def settle(turns: int = 5) -> None:
+    for _ in range(turns):
         await asyncio.sleep(0)

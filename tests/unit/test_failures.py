@@ -56,6 +56,11 @@ def errors_alone(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         yield
 
 
+def ids(caplog: pytest.LogCaptureFixture) -> list[str | None]:
+    """Return the request ids of the lines with a stack trace."""
+    return [vars(record).get("request_id") for record in caplog.records if record.exc_info]
+
+
 async def test_each_kind_of_failure_has_one_stack_trace(caplog: pytest.LogCaptureFixture) -> None:
     failures = FailureLog()
     note(failures, 500)
@@ -150,15 +155,16 @@ async def test_every_client_of_a_failing_path_gets_a_problem(
             assert json.loads(answer.content)["title"] == "A defect of the service"
             assert SECRET not in answer.text
     assert len(traces(caplog)) == 1
+    assert ids(caplog) == ["r-0"]
     failures.close()
     assert counts(caplog) == [19]
 
 
 class WaitingCaller:
-    status = 0
+    status, request_id = 0, ""
 
     def reply(self, status: int, headers: Any, body: bytes, request_id: str) -> None:
-        self.status = status
+        self.status, self.request_id = status, request_id
 
 
 async def test_every_caller_of_the_fast_path_gets_a_problem(
@@ -180,4 +186,5 @@ async def test_every_caller_of_the_fast_path_gets_a_problem(
     await asyncio.sleep(0)
     assert {caller.status for caller in callers} == {500}
     assert len(traces(caplog)) == 1
+    assert ids(caplog) == [callers[0].request_id]
     failures.close()

@@ -3,7 +3,6 @@
 An upgrade of uvicorn that disables the fast path must fail here.
 """
 
-import asyncio
 import re
 
 import pytest
@@ -86,40 +85,3 @@ async def test_pipelined_answers_keep_their_order_on_both_paths() -> None:
     application.may_answer.set()
     await settle()
     assert re.findall(rb"HTTP/1.1 (\d+)", transport.written) == [b"200", b"204", b"204", b"204"]
-
-
-async def test_a_server_that_stops_answers_waiting_requests_first() -> None:
-    application = WireApplication()
-    protocol, transport = connect(application)
-    protocol.data_received(request())
-    protocol.shutdown()
-    assert transport.statuses == [200]
-
-
-async def test_an_idle_connection_of_a_stopping_server_answers_once_more() -> None:
-    application = WireApplication()
-    protocol, transport = connect(application)
-    protocol.data_received(request())
-    await settle()
-    protocol.shutdown()
-    assert not transport.closing
-    protocol.data_received(request())
-    await settle()
-    assert transport.statuses == [200, 204]
-    assert transport.closing
-    assert b"connection: close" in transport.written
-    quiet, silent = connect(application)
-    quiet.shutdown()
-    assert not silent.closing
-    await asyncio.sleep(0.1)
-    assert silent.closing
-
-
-async def test_a_disconnected_client_gets_no_answer() -> None:
-    application = WireApplication()
-    protocol, transport = connect(application)
-    protocol.data_received(request())
-    transport.closing = True
-    protocol.connection_lost(None)
-    await settle()
-    assert transport.written == b""

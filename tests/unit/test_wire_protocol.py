@@ -3,12 +3,11 @@
 An upgrade of llhttp that accepts more must fail here.
 """
 
-import asyncio
 from typing import Any
 
 import pytest
 
-from services.inference.http import client_connection
+from services.inference.http.wire_protocol import MOST_WAITING
 from tests.support.http_wire import (
     BODY,
     CountedConnections,
@@ -162,6 +161,22 @@ async def test_a_refusal_waits_for_earlier_answers() -> None:
     assert answered.statuses == [200, 400]
 
 
+@pytest.mark.parametrize("upgrade", [False, True])
+async def test_only_some_requests_wait_on_one_connection(upgrade: bool) -> None:
+    application, metrics = WireApplication(), CountedConnections()
+    application.may_answer.clear()
+    protocol, transport = connect(application, metrics)
+    protocol.data_received(request("POST /predict?slow HTTP/1.1"))
+    more = upgrading() if upgrade else request()
+    protocol.data_received(more * 10_000)
+    assert len(protocol.pipeline) == MOST_WAITING
+    application.may_answer.set()
+    await settle(5 * MOST_WAITING)
+    assert transport.statuses == [204] * (MOST_WAITING + 1) + [503]
+    assert transport.ended
+    assert metrics.refused == ["too_many"]
+
+
 async def test_a_fault_in_a_body_is_the_answer_of_its_request() -> None:
     application = WireApplication()
     protocol, transport = connect(application)
@@ -233,43 +248,6 @@ async def test_a_head_at_its_limit_is_answered_behind_a_large_body() -> None:
             protocol.data_received((body + head)[cut:])
         await settle()
     assert transport.statuses == [204] * 6
-
-
-async def test_a_connection_that_lingers_discards_and_then_closes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(client_connection, "LINGER_SECONDS", 0.05)
-    protocol, transport = connect(WireApplication())
-    protocol.data_received(b"nonsense\r\n\r\n")
-    assert (transport.statuses, transport.ended, transport.closing) == ([400], True, False)
-    await asyncio.sleep(0.2)
-    assert transport.closing
-    other, flooded = connect(WireApplication())
-    other.data_received(b"nonsense\r\n\r\n")
-    for _ in range(33):
-        other.data_received(b"x" * (1 << 20))
-    assert flooded.closing
-
-
-async def test_a_client_that_has_sent_all_still_gets_its_answer() -> None:
-    application = WireApplication()
-    application.may_answer.clear()
-    protocol, transport = connect(application)
-    protocol.data_received(request("POST /predict?slow HTTP/1.1"))
-    await settle()
-    assert protocol.eof_received()
-    application.may_answer.set()
-    await settle()
-    assert transport.statuses == [204]
-    assert transport.closing
-    cut, answered = connect(application)
-    cut.data_received(request("POST /b HTTP/1.1")[:-5])
-    await settle()
-    assert cut.eof_received()
-    await settle()
-    assert answered.statuses == [400]
-    idle, _ = connect(application)
-    assert not idle.eof_received()
 
 
 @pytest.mark.parametrize("cors", [False, True])

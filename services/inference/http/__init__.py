@@ -1,1 +1,1 @@
-"""The HTTP layer: protocol, middleware, endpoints and pages."""
+"""The HTTP layer: connections, the fast path, and the table of routes."""

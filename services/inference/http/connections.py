@@ -13,6 +13,7 @@ from services.inference.http.problems import (
     HeadTooLargeError,
     SlowHeadError,
     TooManyConnectionsError,
+    TooManyWaitingError,
     UrlTooLongError,
 )
 from services.inference.metrics import Metrics
@@ -31,6 +32,7 @@ _REASONS: dict[type[Exception], str] = {
     HeadTooLargeError: "head_too_large",
     SlowHeadError: "slow_head",
     TooManyConnectionsError: "too_many",
+    TooManyWaitingError: "too_many",
 }
 
 

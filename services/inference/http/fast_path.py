@@ -112,8 +112,11 @@ class FastPath:
                     self._callers, self._asked = [caller], [one]
                     self.flush()
                 return
-            self._failures.note(error, asked[0].request_id)
-            self._refuse(callers, asked, error)
+            # The log line and the answer have the same id.
+            (one,) = asked
+            one = one._replace(request_id=one.request_id or uuid7())
+            self._failures.note(error, one.request_id)
+            self._refuse(callers, [one], error)
         else:
             self._count(asked, 200)
             for caller, one, answer in zip(callers, asked, scored, strict=True):

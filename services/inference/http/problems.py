@@ -84,6 +84,11 @@ class TooManyConnectionsError(FraudopsError):
         super().__init__("the service has too many open connections: try again")
 
 
+class TooManyWaitingError(FraudopsError):
+    def __init__(self) -> None:
+        super().__init__("too many requests wait on this connection: read their answers first")
+
+
 class DeadlinePassedError(FraudopsError):
     def __init__(self) -> None:
         super().__init__("the time of X-Request-Timeout-Ms had passed before the work began")
@@ -191,6 +196,7 @@ ERROR_RESPONSES: Mapping[type[Exception], ErrorResponse] = {
     WrongMethodError: ErrorResponse(405, "Method not allowed"),
     BusyError: ErrorResponse(503, "Too busy", RETRY),
     TooManyConnectionsError: ErrorResponse(503, "Too many connections", RETRY),
+    TooManyWaitingError: ErrorResponse(503, "Too many requests wait", RETRY),
     DeadlinePassedError: ErrorResponse(503, "The client's deadline has passed"),
     NotReadyError: ErrorResponse(503, "Not ready"),
     SpoolFullError: ErrorResponse(503, "The audit spool is full", RETRY),
@@ -201,8 +207,6 @@ ERROR_RESPONSES: Mapping[type[Exception], ErrorResponse] = {
     SettingsError: ErrorResponse(409, "Refused"),
 }
 CRASH = ErrorResponse(500, "A defect of the service")
-
-
 # The connection closes after these: what follows on it cannot be trusted, or comes too slowly.
 CLOSING = frozenset({400, 408, 413, 414, 431})
 
@@ -218,14 +222,8 @@ def problem_response(error: Exception) -> tuple[int, Headers, bytes]:
     An error that is none of ours is a 500 that says nothing about itself: its message may quote
     data.
     """
-    kind = next(
-        (
-            kind
-            for kind_of_error, kind in ERROR_RESPONSES.items()
-            if isinstance(error, kind_of_error)
-        ),
-        CRASH,
-    )
+    rows = ERROR_RESPONSES.items()
+    kind = next((row for raised, row in rows if isinstance(error, raised)), CRASH)
     detail = (
         str(error)
         if kind is not CRASH

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any, cast
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from fraudops.errors import FraudopsError
@@ -16,7 +17,12 @@ from services.inference.failures import FailureLog
 from services.inference.http.bodies import Arrival
 from services.inference.http.client_connection import ClientConnection, CycleTransport
 from services.inference.http.connections import Connections
-from services.inference.http.problems import CutOffError, NotHttpError, WrongMethodError
+from services.inference.http.problems import (
+    CutOffError,
+    NotHttpError,
+    TooManyWaitingError,
+    WrongMethodError,
+)
 from services.inference.http.request_head import (
     HEAD_BYTES,
     check_headers,
@@ -28,6 +34,8 @@ from services.inference.http.request_head import (
 
 # Chunk sizes, extensions and trailers without a byte of the body between them.
 DRY_BYTES = 64 << 10
+# Requests that wait behind another one. Each takes a hundred times the memory of its bytes.
+MOST_WAITING = 32
 
 
 class WireProtocol(ClientConnection):
@@ -108,8 +116,14 @@ class WireProtocol(ClientConnection):
         self._begin(method, version)
 
     def on_body(self, body: bytes) -> None:
-        self._dry_bytes = 0
-        super().on_body(body)
+        # As short as possible: a chunk may have a single byte.
+        self._dry_bytes, cycle = 0, self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         if self._replay is not None:
@@ -176,6 +190,8 @@ class WireProtocol(ClientConnection):
 
     def _begin(self, method: bytes, version: str) -> None:
         """Start a cycle for the request whose head is complete, or queue it."""
+        if len(self.pipeline) >= MOST_WAITING:
+            raise TooManyWaitingError
         path = path_of(self.url)
         self._in_head = False
         self._arrival, self._dry_bytes = Arrival(perf_counter()), 0
