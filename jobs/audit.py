@@ -16,7 +16,7 @@ from fraudops.errors import RefusedError, SettingsError
 from fraudops.settings import RetentionJobSettings
 from fraudops.state import State
 from fraudops.terminal import print_table
-from jobs.on_cluster import ClusterCommand
+from jobs.on_cluster import ClusterSubcommand
 from jobs.options.times import TimeWindow, since_option, to_window, until_option
 from jobs.reports.audit import problems_of, reconciliation_table
 from jobs.reports.progress import share_bar
@@ -30,17 +30,6 @@ SPOOLS_NOT_READ = (
     "In the cluster the pods' spools are not read: a prediction that is still in one counts as "
     "lost here. Check that fraudops_spool_rows is 0 in the metrics of every pod."
 )
-
-
-class Subcommand(ClusterCommand):
-    """A command of the group `audit` with `--on-cluster`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        rest = super().parse_args(ctx, args)
-        # The Job runs this module, whose command is the group. So its first argument is the name of
-        # the subcommand.
-        self._arguments = [str(self.name), *self._arguments]
-        return rest
 
 
 @click.group(
@@ -263,7 +252,7 @@ async def _forget(url: str, state: State, identifiers: tuple[str, ...]) -> int:
 # The template names the CronJob whose volumes and rights the command needs. `replay` has no
 # template: in the cluster only the pod itself can read its spool.
 for _command, _template in ((verify, "promote"), (export, "retention"), (forget, "promote")):
-    command.add_command(Subcommand(_command, _template, "jobs.audit"))
+    command.add_command(ClusterSubcommand(_command, _template, "jobs.audit"))
 command.add_command(replay)
 
 

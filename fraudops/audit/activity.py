@@ -101,8 +101,7 @@ class Activity:
         errors = {
             "answers": spread(self.answers, widest),
             "decisions": sqrt(
-                spread(self.frauds, fraud) ** 2
-                + spread(self.decisions - self.frauds, common) ** 2
+                spread(self.frauds, fraud) ** 2 + spread(self.decisions - self.frauds, common) ** 2
             ),
             "frauds": spread(self.frauds, fraud),
             "fraud_rate": ratio_spread(self.frauds, fraud, self.decisions - self.frauds, common),

@@ -101,9 +101,7 @@ def _name(row: Any) -> Name:
     return name
 
 
-def _contradictory(
-    rows: Sequence[Any], answers: NamedAnswers, labels: dict[Name, set[int]]
-) -> int:
+def _contradictory(rows: Sequence[Any], answers: NamedAnswers, labels: dict[Name, set[int]]) -> int:
     return sum(
         any(1 - row["label"] in labels.get(alias, ()) for alias in answers.aliases(_name(row)))
         for row in rows
