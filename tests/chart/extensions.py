@@ -20,7 +20,7 @@ JOBS = (
         "retention",
         "reconcile",
     ),
-    *("setup", "migrate", "bootstrap", "test"),
+    *("reconcile", "setup", "migrate", "bootstrap", "test"),
 )
 # A sample of each value. Where it arrives, the object has the word MARK.
 ON_POD: Mapping[str, Any] = {
