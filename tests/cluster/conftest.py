@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+from tests.cluster.by_helm_3 import second_release
 from tests.cluster.earlier import Upgrade, earlier_release
 from tests.cluster.release import Release, Repetitions, installed
 from tests.cluster.strict import strict_release
@@ -31,7 +32,7 @@ OWN_NAMESPACES = {
     "test_strict.py": "strict",
     "test_network_policies.py": "vanished node",
     "test_rights.py": "upgrade",
-    "test_backup.py": "upgrade",
+    "test_backup.py": "vanished node",
 }
 
 SUBJECTS = {
@@ -83,6 +84,13 @@ def upgrade(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Itera
     """Yield an installation of the previous release, which its first test upgrades."""
     with earlier_release(release, tmp_path_factory.mktemp("previous")) as upgrade:
         yield upgrade
+
+
+@pytest.fixture(scope="session")
+def second(release: Release) -> Iterator[Release]:
+    """Yield a release that Helm 3 installed, with three pods and a backup."""
+    with second_release(release) as own:
+        yield own
 
 
 @pytest.fixture(scope="session")

@@ -3,57 +3,21 @@
 import os
 import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from tests.cluster.earlier import Upgrade
-from tests.cluster.neighbours import in_namespace, values_of_neighbour
+from tests.cluster.by_helm_3 import NAMESPACE, cordoned, spare_node
 from tests.cluster.release import CHART, ROOT, Release
 from tests.support.documents import blocks
 from tests.support.figures import Figures
 
 PAGE = ROOT / "docs" / "operations" / "backup.md"
-NAMESPACE = "backup"
-CLAIM = "fraudops-backups"
-ON = ("backup.enabled=true", f"backup.existingClaim={CLAIM}")
-CLAIM_OF_THE_SITE = {
-    "apiVersion": "v1",
-    "kind": "PersistentVolumeClaim",
-    "metadata": {"name": CLAIM},
-    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-}
 
 
-@pytest.fixture(scope="module")
-def other_before(upgrade: Upgrade) -> tuple[tuple[str, int], list[str]]:
-    """Return what another release serves, and its pods, before `second` is installed."""
-    return upgrade.before.agreed(), upgrade.before.pods()
-
-
-@pytest.fixture(scope="module")
-def second(release: Release, other_before: object) -> Iterator[Release]:
-    """Yield a release that Helm 3 installed, with the backup's CronJob."""
-    values = values_of_neighbour(release)
-    with in_namespace(replace(release, values=values), NAMESPACE) as own:
-        own.apply(CLAIM_OF_THE_SITE)
-        own.install("inference.replicas=1", *ON, program="helm3")
-        yield own
-
-
-def test_helm_3_installs_a_second_release_and_changes_no_other(
-    second: Release,
-    upgrade: Upgrade,
-    other_before: tuple[tuple[str, int], list[str]],
-    figures: Figures,
-) -> None:
+def test_helm_3_installs_a_second_release(second: Release, figures: Figures) -> None:
     """`helm3 install --wait` ends with a first model that serves."""
     assert second.agreed()[1] == 1
     output = second.helm("test", second.name, "--logs", program="helm3")
     assert "its audit row is in PostgreSQL" in output
-    assert (upgrade.before.agreed(), upgrade.before.pods()) == other_before
     figures.note("helm3 install --wait of a second release", "serves its own first model, epoch 1")
 
 
@@ -102,7 +66,9 @@ def test_the_same_model_serves_after_a_restore_and_the_audit_is_complete(
         run_lines(keys, release, tmp_path)
         release.kubectl("delete", "namespace", NAMESPACE, "--wait=true", "--timeout=300s")
         started = time.monotonic()
-        run_lines(restore, release, tmp_path)
+        # test_vanished_node.py fills the spare node later.
+        with cordoned(release, spare_node(release)):
+            run_lines(restore, release, tmp_path)
         assert release.agreed() == before
     seconds = time.monotonic() - started
     restored = release.record()["current"]

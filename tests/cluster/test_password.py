@@ -25,6 +25,7 @@ def starts(release: Release) -> dict[str, int]:
             for status in pod["status"].get(kind, [])
         )
         for pod in release.objects("pods", "inference")
+        if "deletionTimestamp" not in pod["metadata"]
     }
 
 

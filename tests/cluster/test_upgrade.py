@@ -95,8 +95,6 @@ def test_a_helm_rollback_with_an_act_in_flight_loses_nothing(
         f"{rows} audited rows, all kept; failed requests: {len(seen.failures)}; "
         f"the rollout ended with exit code {promoted[0].exit_code}",
     )
-    after.install()
-    assert after.agreed() == before.agreed()
 
 
 def uid_of_lock(release: Release) -> str:

@@ -6,20 +6,20 @@ dead, but the pod still answers on connections that clients have kept open.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 
-from tests.cluster.neighbours import neighbour
+from tests.cluster.by_helm_3 import cordoned, spare_node
 from tests.cluster.observations import Promoted
 from tests.cluster.release import Release, run, until
 from tests.support.figures import Figures
+from tests.support.waiting import eventually
 
 # Prepare, activate, and the time after a deletion: `promotion` of the chart's values. The rest is
 # the start of the Job.
 DEADLINE_SECONDS = 60 + 30 + 45 + 30
-TOLERATION = "inference.tolerations[0]"
 
 
 @dataclass(frozen=True)
@@ -43,29 +43,17 @@ def is_ready(release: Release, kind: str, name: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def release(release: Release) -> Iterator[Release]:
-    """Yield a separate release: three pods, none on the spare node, and two ways back."""
-    node = spare_node(release)
-    nodes = [item["metadata"]["name"] for item in release.get("nodes")["items"]]
-    assert node in nodes, "no spare node: run `make kind-down`, then `make cluster-test`"
-    with ExitStack() as stack:
-        with cordoned(release, node):
-            sets = (
-                "inference.replicas=3",
-                f"{TOLERATION}.key=fraudops.io/spare",
-                f"{TOLERATION}.operator=Exists",
-                # One try shows the ending. Later tries only repeat it.
-                "jobs.backoffLimit=0",
-            )
-            own = stack.enter_context(neighbour(release, "vanished", *sets))
-        for version in (own.new_version(11), own.serving()[0]):
-            assert own.promote(version).exit_code == 0
-        yield own
+def promoted(second: Release) -> Release:
+    """Return a separate release: three pods, and two ways back."""
+    for version in (second.new_version(11), second.serving()[0]):
+        assert second.promote(version).exit_code == 0
+    return second
 
 
 @pytest.fixture
-def spare(release: Release) -> Spare:
+def spare(promoted: Release) -> Spare:
     """Return the release when exactly one of its pods runs on the spare node."""
+    release = promoted
     node = spare_node(release)
     until(lambda: is_ready(release, "node", node), 120, "the spare node is ready")
     if not on_node(release, node):
@@ -75,19 +63,6 @@ def spare(release: Release) -> Spare:
     release.agreed()
     (pod,) = on_node(release, node)
     return Spare(release, node, pod)
-
-
-def spare_node(release: Release) -> str:
-    return f"{release.context.removeprefix('kind-')}-worker"
-
-
-@contextmanager
-def cordoned(release: Release, node: str) -> Iterator[None]:
-    release.kubectl("cordon", node)
-    try:
-        yield
-    finally:
-        release.kubectl("uncordon", node)
 
 
 def on_node(release: Release, node: str) -> list[str]:
@@ -108,7 +83,8 @@ def seconds_of(promoted: Promoted) -> float:
 
 @contextmanager
 def paused(node: str) -> Iterator[None]:
-    run("docker", "pause", node)
+    # On a busy machine the first try may not freeze every process of the node.
+    eventually(lambda: run("docker", "pause", node), 60, 1.0)
     try:
         yield
     finally:
