@@ -16,28 +16,38 @@ from fraudops.state import State
 
 CHUNK = 10_000
 NOTHING = "Nothing was forgotten"
-# $1 and $2 are ids and their timestamps, $3 transaction_ids, $4 entity_keys.
-BY_ID = """id = ANY($1::uuid[]) AND "timestamp" = ANY($2::timestamptz[])"""
-MATCHING = f"({BY_ID} OR transaction_id = ANY($3::text[]) OR entity_key = ANY($4::text[]))"
-FORGET = f"""
+# {} stand for parameters.
+BY_ID = """(id = ANY({}::uuid[]) AND "timestamp" = ANY({}::timestamptz[]))"""
+BY_TRANSACTION = "transaction_id = ANY({}::text[])"
+BY_ENTITY = "entity_key = ANY({}::text[])"
+FORGET = """
 UPDATE predictions SET features = NULL, features_sealed = NULL
-WHERE {MATCHING} AND (features IS NOT NULL OR features_sealed IS NOT NULL)"""  # noqa: S608
-COUNT = f"SELECT count(*) FROM predictions WHERE {MATCHING}"  # noqa: S608
-IN_TABLE = f"SELECT id::text FROM predictions WHERE {BY_ID}"  # noqa: S608
-# $1 transaction_ids, $2 entity_keys.
-ANSWERS = "(transaction_id = ANY($1::text[]) OR entity_key = ANY($2::text[]))"
+WHERE ({matching}) AND (features IS NOT NULL OR features_sealed IS NOT NULL)"""
+COUNT = "SELECT count(*) FROM predictions WHERE {matching}"
+IN_TABLE = f"SELECT id::text FROM predictions WHERE {BY_ID.format('$1', '$2')}"  # noqa: S608
 # A prediction_id names one prediction of a transaction. Labels that name the transaction stay.
 DELETE_BY_NAME = """
 DELETE FROM labels WHERE prediction_id = ANY($1::uuid[]) OR transaction_id = ANY($2::text[])"""
-DELETE_BY_ANSWER = f"""
+DELETE_BY_ANSWER = """
 DELETE FROM labels USING (
-    SELECT id AS prediction_id, transaction_id FROM predictions WHERE {ANSWERS}
-) AS answer WHERE labels.{{name}} = answer.{{name}}"""  # noqa: S608
+    SELECT id AS prediction_id, transaction_id FROM predictions WHERE {answers}
+) AS answer WHERE labels.{name} = answer.{name}"""
 # Whether one of the labels outside the table, by their names, belongs to the answers.
-BELONGS = f"""
+BELONGS = """
 SELECT EXISTS (
     SELECT FROM predictions
-    WHERE {ANSWERS} AND (id = ANY($3::uuid[]) OR transaction_id = ANY($4::text[])))"""  # noqa: S608
+    WHERE ({answers}) AND (id = ANY({ids}::uuid[]) OR transaction_id = ANY({names}::text[])))"""
+
+
+# The text of a condition, and one value for each of its {}.
+Part = tuple[str, list[Any]]
+
+
+class Condition(NamedTuple):
+    """A condition on rows of `predictions`, with its parameters."""
+
+    text: str
+    parameters: list[Any]
 
 
 class Forgotten(NamedTuple):
@@ -75,10 +85,16 @@ class ForgetRequest:
         """True if labels of other names may belong to the request, by an answer in the table."""
         return bool(self.transactions or self.entities)
 
-    @property
-    def answers(self) -> tuple[list[str], list[str]]:
-        """The parameters of ANSWERS."""
-        return list(self.transactions), list(self.entities)
+    def matching(self) -> Condition:
+        """Return the condition of all predictions that are to be forgotten."""
+        return _any_of((BY_ID, _by_id(self.predictions)), *self._indirect())
+
+    def answers(self) -> Condition:
+        """Return the condition of the predictions that are not named by their ids."""
+        return _any_of(*self._indirect())
+
+    def _indirect(self) -> tuple[Part, ...]:
+        return (BY_TRANSACTION, [list(self.transactions)]), (BY_ENTITY, [list(self.entities)])
 
     def names(self, record: Prediction | LabelRecord) -> bool:
         """Return whether the request names the record itself."""
@@ -109,19 +125,35 @@ async def forget(connection: Any, state: State, request: ForgetRequest) -> Forgo
         for each in waiting_records(state)
         if request.names(each.record) or (request.indirect and isinstance(each.record, LabelRecord))
     ]
-    by_id = _by_id(request.predictions)
+    matching, parameters = request.matching()
     async with connection.transaction():
-        await connection.execute(FORGET, *by_id, *request.answers)
+        await connection.execute(FORGET.format(matching=matching), *parameters)
         await _check_predictions(connection, state, request, waiting)
         await _check_labels(connection, state, request, waiting)
         labels = await _delete_labels(connection, request)
-        return Forgotten(await connection.fetchval(COUNT, *by_id, *request.answers), labels)
+        count = COUNT.format(matching=matching)
+        return Forgotten(await connection.fetchval(count, *parameters), labels)
 
 
-def _by_id(identifiers: Iterable[str]) -> tuple[list[str], list[Any]]:
+def _any_of(*parts: Part) -> Condition:
+    """Join conditions by OR, without those that have no value.
+
+    Another condition would make PostgreSQL search every day, and read a day without an index for it
+    in full.
+    """
+    texts, parameters = list[str](), list[Any]()
+    for text, values in parts:
+        if values[0]:
+            parameters += values
+            first = len(parameters) - len(values) + 1
+            texts.append(text.format(*(f"${first + n}" for n in range(len(values)))))
+    return Condition(" OR ".join(texts), parameters)
+
+
+def _by_id(identifiers: Iterable[str]) -> list[Any]:
     """Return the parameters of BY_ID."""
     ids = list(identifiers)
-    return ids, timestamps(id_array(map(id_bytes, ids)))
+    return [ids, timestamps(id_array(map(id_bytes, ids)))]
 
 
 async def _delete_labels(connection: Any, request: ForgetRequest) -> int:
@@ -131,8 +163,11 @@ async def _delete_labels(connection: Any, request: ForgetRequest) -> int:
         )
     ]
     if request.indirect:
+        answers, parameters = request.answers()
         done += [
-            await connection.execute(DELETE_BY_ANSWER.format(name=name), *request.answers)
+            await connection.execute(
+                DELETE_BY_ANSWER.format(answers=answers, name=name), *parameters
+            )
             for name in ("prediction_id", "transaction_id")
         ]
     return sum(int(each.split()[-1]) for each in done)
@@ -160,16 +195,26 @@ async def _check_labels(
         if isinstance(each.record, LabelRecord):
             by_folder.setdefault(each.folder, []).append(each.record)
     for folder, labels in by_folder.items():
-        found = any(map(request.names, labels))
-        for start in range(0, len(labels), CHUNK):
-            chunk = labels[start : start + CHUNK]
-            names = (
-                [label.prediction_id for label in chunk if label.prediction_id],
-                [label.transaction_id for label in chunk if label.transaction_id],
-            )
-            found = found or await connection.fetchval(BELONGS, *request.answers, *names)
-        if found:
+        if any(map(request.names, labels)) or await _belong(connection, request, labels):
             raise _outside(state, folder, "a label")
+
+
+async def _belong(connection: Any, request: ForgetRequest, labels: Sequence[LabelRecord]) -> bool:
+    """Return whether an answer in the table makes one of the labels a part of the request."""
+    if not request.indirect:
+        return False
+    answers, parameters = request.answers()
+    ids, names = (f"${len(parameters) + more}" for more in (1, 2))
+    statement = BELONGS.format(answers=answers, ids=ids, names=names)
+    for start in range(0, len(labels), CHUNK):
+        chunk = labels[start : start + CHUNK]
+        named = (
+            [label.prediction_id for label in chunk if label.prediction_id],
+            [label.transaction_id for label in chunk if label.transaction_id],
+        )
+        if await connection.fetchval(statement, *parameters, *named):
+            return True
+    return False
 
 
 def _outside(state: State, folder: str | None, what: str) -> FraudopsError:

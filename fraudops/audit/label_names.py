@@ -4,7 +4,7 @@ A name is a prediction_id (UUID) or a transaction_id (str).
 """
 
 import contextlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from fraudops.audit.partitions import partitions
+from fraudops.audit.partitions import Partition, partitions
 
 Name = UUID | str
 EPOCH = date(1970, 1, 1)
@@ -36,11 +36,13 @@ class NamedAnswers:
     """The answers that were found.
 
     `of_transaction` maps a transaction_id to the ids of its answers. `transaction_of` maps the id
-    of an answer to its transaction_id, or None.
+    of an answer to its transaction_id, or None. `repeats` maps a transaction_id to the ids of its
+    answers around those that were named by their own id.
     """
 
     of_transaction: dict[str, list[UUID]] = field(default_factory=dict)
     transaction_of: dict[UUID, str | None] = field(default_factory=dict)
+    repeats: dict[str, list[UUID]] = field(default_factory=dict)
 
     def has(self, name: Name) -> bool:
         return name in self.of_transaction or name in self.transaction_of
@@ -50,7 +52,7 @@ class NamedAnswers:
         if isinstance(name, str):
             return (name, *self.of_transaction.get(name, ()))
         transaction = self.transaction_of.get(name)
-        return (name, transaction) if transaction else (name,)
+        return (name, transaction, *self.repeats.get(transaction, ())) if transaction else (name,)
 
     def with_aliases(self, names: Iterable[Name]) -> set[Name]:
         return {alias for name in names for alias in self.aliases(name)}
@@ -65,29 +67,55 @@ async def find_answers(
     found; older ones need not be. Raises the errors of asyncpg.
     """
     found = NamedAnswers()
+    days = [part for part in reversed(await partitions(connection)) if part.state == "attached"]
+    around = await _find_ids(connection, days, names, found)
     transactions = {name for name in names if isinstance(name, str)}
+    # A repeat comes within a day of the first answer. So a transaction that was found is searched
+    # in one day more, and then no longer: few names reach the oldest days.
+    before: set[str] = set()
+    for part in days:
+        repeats = around.get(_number(part.day), set())
+        searched = transactions if since is None or part.day >= since else set[str]()
+        if not repeats and not searched:
+            continue
+        rows = await _look_up(connection, part.name, "transaction_id", "text", repeats | searched)
+        for row in rows:
+            for asked, answers in ((repeats, found.repeats), (searched, found.of_transaction)):
+                if row["transaction_id"] in asked:
+                    answers.setdefault(row["transaction_id"], []).append(row["id"])
+        if searched:
+            transactions = transactions - before
+            before = searched & {row["transaction_id"] for row in rows}
+    return found
+
+
+async def _find_ids(
+    connection: Any, days: Sequence[Partition], names: Iterable[Name], found: NamedAnswers
+) -> dict[int, set[str]]:
+    """Find the answers that are named by their ids.
+
+    Return, by the number of a day, the transactions whose repeats may be in that day.
+    """
     # By the number of the day since 1970: an id may hold a time that no `date` can.
     by_day: dict[int, list[UUID]] = {}
     for name in names:
         # Every other UUID is the id of no prediction.
         if isinstance(name, UUID) and name.version == 7:
             by_day.setdefault((name.int >> 80) // DAY_MS, []).append(name)
-    # A repeat comes within a day of the first answer. So a transaction that was found is searched
-    # in one day more, and then no longer: few names reach the oldest days.
-    before: set[str] = set()
-    for part in reversed(await partitions(connection)):
-        if part.state != "attached":
-            continue
-        if ids := by_day.get((part.day - EPOCH).days):
+    around: dict[int, set[str]] = {}
+    for part in days:
+        number = _number(part.day)
+        if ids := by_day.get(number):
             for row in await _look_up(connection, part.name, "id", "uuid", ids):
                 found.transaction_of[row["id"]] = row["transaction_id"]
-        if transactions and (since is None or part.day >= since):
-            rows = await _look_up(connection, part.name, "transaction_id", "text", transactions)
-            for row in rows:
-                found.of_transaction.setdefault(row["transaction_id"], []).append(row["id"])
-            transactions -= before
-            before = {row["transaction_id"] for row in rows}
-    return found
+                if row["transaction_id"]:
+                    for near in (number - 1, number, number + 1):
+                        around.setdefault(near, set()).add(row["transaction_id"])
+    return around
+
+
+def _number(day: date) -> int:
+    return (day - EPOCH).days
 
 
 async def _look_up(

@@ -9,17 +9,7 @@ from tests.chart.rendering import Manifest, Variant, pods
 
 MARK = "marker"
 JOBS = (
-    *(
-        "train",
-        "validate",
-        "promote",
-        "pipeline",
-        "score",
-        "labels",
-        "drift",
-        "retention",
-        "reconcile",
-    ),
+    *("train", "validate", "promote", "pipeline", "score", "labels", "drift", "retention"),
     *("reconcile", "setup", "migrate", "bootstrap", "test"),
 )
 # A sample of each value. Where it arrives, the object has the word MARK.

@@ -200,6 +200,35 @@ def test_a_second_import_changes_nothing(site: LabelSite) -> None:
     assert len(site.stored()) == 7
 
 
+def test_labels_of_two_answers_of_one_transaction_contradict(site: LabelSite) -> None:
+    moments = (NOW - timedelta(days=4), NOW - timedelta(days=3), NOW - timedelta(hours=1))
+    first, second, third = (prediction(moment, transaction_id="t-0") for moment in moments)
+    others = [prediction(moments[0]), prediction(moments[0])]
+    site.ship(
+        first, second, third, *others, new_label(0, YESTERDAY, "rule", prediction_id=first.id)
+    )
+    rows = [
+        row(1, prediction_id=second.id),
+        row(0, prediction_id=first.id),
+        # The transaction came again days later: that is another decision.
+        row(0, prediction_id=third.id),
+        # They have no transaction_id.
+        row(0, prediction_id=others[0].id),
+        row(1, prediction_id=others[1].id),
+    ]
+    site.report(site.csv(rows), "--report", site.folder / "report.csv")
+    assert lines(site.folder / "report.csv")[1:] == ["1,2,contradictory", "2,3,contradictory"]
+
+
+def test_a_file_without_rows_is_an_import_of_nothing(site: LabelSite) -> None:
+    assert set(counts(site.report(site.csv([]))).values()) == {0}
+    empty = pa.table({name: pa.array([], pa.string()) for name in COLUMNS})
+    path = site.folder / "labels.parquet"
+    pyarrow.parquet.write_table(empty, path)
+    assert set(counts(site.report(path)).values()) == {0}
+    assert site.select("SELECT count(*) FROM label_imports WHERE finished_at IS NOT NULL") == [(2,)]
+
+
 def test_a_label_of_the_file_is_the_same_row_as_one_of_a_client(site: LabelSite) -> None:
     answer = prediction()
     site.ship(
