@@ -30,6 +30,10 @@ CROSS JOIN LATERAL (
     SELECT label FROM labels WHERE {column} = asked.name OFFSET 0
 ) AS found"""
 
+# Without statistics the planner would read a whole day for each name. The look-ups are too short
+# for JIT compilation to save time.
+_PLANNER = "SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)"
+
 
 @dataclass
 class NamedAnswers:
@@ -124,8 +128,14 @@ async def _look_up(
     statement = _ANSWERS.format(day=day, column=column, type=kind)
     # Retention may have dropped the day since the days were listed.
     with contextlib.suppress(asyncpg.UndefinedTableError):
-        return list(await connection.fetch(statement, list(names)))
+        return await _fetch(connection, statement, names)
     return []
+
+
+async def _fetch(connection: Any, statement: str, names: Iterable[Name]) -> list[Any]:
+    async with connection.transaction():
+        await connection.execute(_PLANNER)
+        return list(await connection.fetch(statement, list(names)))
 
 
 async def stored_labels(connection: Any, names: Iterable[Name]) -> dict[Name, set[int]]:
@@ -140,6 +150,6 @@ async def stored_labels(connection: Any, names: Iterable[Name]) -> dict[Name, se
     ):
         if asked:
             statement = _LABELS.format(column=column, type=kind)
-            for row in await connection.fetch(statement, asked):
+            for row in await _fetch(connection, statement, asked):
                 labels.setdefault(row["name"], set()).add(row["label"])
     return labels
