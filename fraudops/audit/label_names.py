@@ -40,8 +40,8 @@ class NamedAnswers:
     """The answers that were found.
 
     `of_transaction` maps a transaction_id to the ids of its answers. `transaction_of` maps the id
-    of an answer to its transaction_id, or None. `repeats` maps a transaction_id to the ids of its
-    answers around those that were named by their own id.
+    of an answer to its transaction_id, or None. `repeats` maps the transaction_id of such an answer
+    to the ids of its answers in the days around.
     """
 
     of_transaction: dict[str, list[UUID]] = field(default_factory=dict)
@@ -55,8 +55,14 @@ class NamedAnswers:
         """Return every known name of the transaction that `name` names."""
         if isinstance(name, str):
             return (name, *self.of_transaction.get(name, ()))
-        transaction = self.transaction_of.get(name)
-        return (name, transaction, *self.repeats.get(transaction, ())) if transaction else (name,)
+        if not (transaction := self.transaction_of.get(name)):
+            return (name,)
+        # After more than a day, the same transaction_id is another decision.
+        answers = self.repeats.get(transaction, ())
+        near = (
+            each for each in answers if abs(_milliseconds(each) - _milliseconds(name)) <= DAY_MS
+        )
+        return (name, transaction, *near)
 
     def with_aliases(self, names: Iterable[Name]) -> set[Name]:
         return {alias for name in names for alias in self.aliases(name)}
@@ -105,7 +111,7 @@ async def _find_ids(
     for name in names:
         # Every other UUID is the id of no prediction.
         if isinstance(name, UUID) and name.version == 7:
-            by_day.setdefault((name.int >> 80) // DAY_MS, []).append(name)
+            by_day.setdefault(_milliseconds(name) // DAY_MS, []).append(name)
     around: dict[int, set[str]] = {}
     for part in days:
         number = _number(part.day)
@@ -120,6 +126,11 @@ async def _find_ids(
 
 def _number(day: date) -> int:
     return (day - EPOCH).days
+
+
+def _milliseconds(identifier: UUID) -> int:
+    """Return the time in a UUIDv7, in milliseconds since 1970."""
+    return identifier.int >> 80
 
 
 async def _look_up(
