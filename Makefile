@@ -160,6 +160,7 @@ proof: install ## measure every figure that the pages quote, for hours, into ben
 	@$(bin)/python -m benchmarks.broadcast
 	@$(bin)/python -m benchmarks.reads
 	@$(bin)/python -m benchmarks.migrations
+	@$(bin)/python -m benchmarks.labels
 	@$(bin)/python -m benchmarks.starts
 	@$(bin)/python -m benchmarks --peers
 	@$(bin)/python -m benchmarks.soak

@@ -1,4 +1,4 @@
-"""`fraudops audit`: verify the audit, export rows, replay dead letters, forget features."""
+"""`fraudops audit`: verify, export, replay dead letters, forget features and labels."""
 
 import asyncio
 from collections import Counter
@@ -16,13 +16,15 @@ from fraudops.errors import RefusedError, SettingsError
 from fraudops.settings import RetentionJobSettings
 from fraudops.state import State
 from fraudops.terminal import print_table
-from jobs.on_cluster import ClusterCommand
+from jobs.on_cluster import ClusterSubcommand
+from jobs.options.forgetting import entity_option, prediction_option, transaction_option
 from jobs.options.times import TimeWindow, since_option, to_window, until_option
 from jobs.reports.audit import problems_of, reconciliation_table
 from jobs.reports.progress import share_bar
 from jobs.runner import json_option, notices, output, print_json, run, state_option
 
 if TYPE_CHECKING:
+    from fraudops.audit.forgetting import ForgetRequest, Forgotten
     from fraudops.audit.reconciliation import Answers, ReconciliationReport
 
 PROGRAM = "fraudops-audit"
@@ -30,21 +32,15 @@ SPOOLS_NOT_READ = (
     "In the cluster the pods' spools are not read: a prediction that is still in one counts as "
     "lost here. Check that fraudops_spool_rows is 0 in the metrics of every pod."
 )
-
-
-class Subcommand(ClusterCommand):
-    """A command of the group `audit` with `--on-cluster`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        rest = super().parse_args(ctx, args)
-        # The Job runs this module, whose command is the group. So its first argument is the name of
-        # the subcommand.
-        self._arguments = [str(self.name), *self._arguments]
-        return rest
+FORGET_AGAIN = (
+    "No spool was read: what still waits in one is not forgotten. In the cluster, repeat the "
+    "command when fraudops_spool_rows is 0 in the metrics of every pod."
+)
 
 
 @click.group(
-    help="Verify that the audit is complete, export it, replay dead letters, forget features."
+    help="Verify that the audit is complete, export it, replay dead letters, forget features and "
+    "labels."
 )
 def command() -> None:
     pass
@@ -224,46 +220,56 @@ def replayed(result: ReplayResult) -> str:
 
 
 @click.command()
-@click.option(
-    "--prediction",
-    "identifiers",
-    multiple=True,
-    required=True,
-    metavar="ID",
-    help="A prediction_id; repeatable.",
-)
+@prediction_option
+@transaction_option
+@entity_option
 @json_option
 @state_option
-def forget(identifiers: tuple[str, ...], as_json: bool, state: State) -> str:
-    """Remove the features of predictions from the audit and keep their rows.
+def forget(
+    predictions: tuple[str, ...],
+    transactions: tuple[str, ...],
+    entities: tuple[str, ...],
+    as_json: bool,
+    state: State,
+) -> str:
+    """Remove the features of predictions from the audit, and delete their labels.
 
-    Either all named predictions are changed, or none. Exits with 75 while one is still in the
-    spool. Exports and backups keep the features. PostgreSQL keeps the old versions of the rows
-    until its next vacuum.
+    The rows of the predictions stay. With --prediction, labels that name the transaction stay too,
+    because it may have other predictions. Either everything named is forgotten, or nothing. Exits
+    with 75 while a prediction or a label is still in the spool. Exports and backups keep the
+    features. PostgreSQL keeps the old versions of the rows until its next vacuum.
     """
-    count = asyncio.run(_forget(database_url(state), state, identifiers))
-    message = f"the features of {count:,} predictions are forgotten; their rows stay"
+    from fraudops.audit.forgetting import ForgetRequest
+
+    request = ForgetRequest.of(predictions, transactions, entities)
+    done = asyncio.run(_forget(database_url(state), state, request))
+    if not state.spool.is_dir():
+        notices.print(FORGET_AGAIN, markup=False)
+    message = (
+        f"the features of {done.predictions:,} predictions are forgotten, and their rows stay; "
+        f"{done.labels:,} labels are deleted"
+    )
     if as_json:
-        print_json({"forgotten": count})
+        print_json({"forgotten": done.predictions, "labels": done.labels})
     else:
         output.print(message)
     return message
 
 
-async def _forget(url: str, state: State, identifiers: tuple[str, ...]) -> int:
+async def _forget(url: str, state: State, request: "ForgetRequest") -> "Forgotten":
     from fraudops.audit.connection import open_connection
     from fraudops.audit.database import translated
     from fraudops.audit.forgetting import forget as forget_features
 
     with translated(url):
         async with open_connection(url, PROGRAM) as connection:
-            return await forget_features(connection, state, identifiers)
+            return await forget_features(connection, state, request)
 
 
 # The template names the CronJob whose volumes and rights the command needs. `replay` has no
 # template: in the cluster only the pod itself can read its spool.
 for _command, _template in ((verify, "promote"), (export, "retention"), (forget, "promote")):
-    command.add_command(Subcommand(_command, _template, "jobs.audit"))
+    command.add_command(ClusterSubcommand(_command, _template, "jobs.audit"))
 command.add_command(replay)
 
 

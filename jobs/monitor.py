@@ -1,7 +1,7 @@
 """`fraudops monitor`: recent traffic, decisions, latency and live quality, computed in SQL."""
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,12 @@ from jobs.reports.monitor import (
     RATIOS,
     activity_table,
     estimate_note,
+    labels_mapping,
+    labels_note,
     quality_note,
     quality_table,
+    refused_mapping,
+    refused_note,
     shipper_phase,
     spool_note,
 )
@@ -27,13 +31,23 @@ from jobs.runner import json_option, output, print_json, run, state_option
 
 if TYPE_CHECKING:
     from fraudops.audit.activity import Activity
+    from fraudops.audit.labels import LabelActivity
+    from fraudops.audit.refused import RefusedTransactions
 
-# The activity of all versions together, then of each version.
-Activities = tuple["Activity", list["Activity"]]
 SPOOLS_NOT_READ = (
     "Predictions that are still in the pods' spools are not in these figures: see "
     "fraudops_spool_bytes in the metrics of every pod."
 )
+
+
+@dataclass(frozen=True)
+class Monitored:
+    """The figures of a window: the answers in total and by version, labels and refusals."""
+
+    total: "Activity"
+    versions: "list[Activity]"
+    labels: "LabelActivity"
+    refused: "RefusedTransactions"
 
 
 @on_cluster("promote", "jobs.monitor")
@@ -51,8 +65,9 @@ def command(hours: float, as_json: bool, state: State) -> str:
     """Show volume, decisions, latency and live quality, in total and by version.
 
     If a transaction is sent again within 24 hours, only its first answer counts as a decision.
-    If a decision has several labels, the latest one counts. Windows of more than about 200,000
-    answers are sampled, and the figures come with their margins.
+    If a decision has several labels, the latest one counts. Labels that match no answer and
+    transactions that were refused are shown too. Windows of more than about 200,000 answers are
+    sampled, and the figures come with their margins.
     """
     settings = ClusterJobSettings.from_environment()
     model_name = settings.model_name
@@ -68,20 +83,26 @@ def command(hours: float, as_json: bool, state: State) -> str:
         _show(f"{model_name}, the last {window} (since {since:%Y-%m-%d %H:%M} UTC)", found)
         spool = SPOOLS_NOT_READ if settings.cluster.release else spool_note(shipper, until)
         output.print(spool, markup=False)
-    about = "about " if found[0].estimated else ""
+    about = "about " if found.total.estimated else ""
     return (
-        f"{about}{found[0].answers:,} answers in the last {window}, "
-        f"{found[0].frauds:,} decided as fraud"
+        f"{about}{found.total.answers:,} answers in the last {window}, "
+        f"{found.total.frauds:,} decided as fraud"
     )
 
 
-async def _read(url: str, since: datetime, until: datetime, model_name: str) -> Activities:
+async def _read(url: str, since: datetime, until: datetime, model_name: str) -> Monitored:
     from fraudops.audit.activity import activity
     from fraudops.audit.database import create_engine
+    from fraudops.audit.labels import label_activity
+    from fraudops.audit.refused import refused_transactions
 
     engine = create_engine(url)
     try:
-        return await activity(engine, since, until, model_name)
+        return Monitored(
+            *await activity(engine, since, until, model_name),
+            await label_activity(engine, since, until, datetime.now(UTC)),
+            await refused_transactions(engine, since, until, model_name),
+        )
     finally:
         await engine.dispose()
 
@@ -90,11 +111,10 @@ def report(
     model_name: str,
     since: datetime,
     until: datetime,
-    found: Activities,
+    found: Monitored,
     shipper: ShipperStatus | None,
 ) -> dict[str, Any]:
     """Return the object that `--json` prints. A ratio whose denominator is 0 is null."""
-    total, versions = found
     spool = None
     if shipper:
         spool = {
@@ -107,8 +127,10 @@ def report(
         "model": model_name,
         "since": since.isoformat(),
         "until": until.isoformat(),
-        "total": _mapping(total),
-        "versions": [_mapping(version) for version in versions],
+        "total": _mapping(found.total),
+        "versions": [_mapping(version) for version in found.versions],
+        "labels": labels_mapping(found.labels),
+        "refused": refused_mapping(found.refused, found.total.answers),
         "spool": spool,
     }
 
@@ -125,12 +147,21 @@ def _mapping(activity: "Activity") -> dict[str, Any]:
     }
 
 
-def _show(title: str, found: Activities) -> None:
-    total, versions = found
+def _show(title: str, found: Monitored) -> None:
     output.print(title, markup=False)
-    if not total.answers:
+    if found.total.answers:
+        _show_answers(found.total, found.versions)
+    else:
         output.print("Nothing was answered in this window. Send something: fraudops simulate")
-        return
+    for note in (
+        refused_note(found.refused, found.total.answers),
+        labels_note(found.labels),
+    ):
+        if note:
+            output.print(note, markup=False)
+
+
+def _show_answers(total: "Activity", versions: "list[Activity]") -> None:
     rows = [*versions, total] if len(versions) > 1 else versions
     print_table(output, activity_table(rows))
     if total.answers != total.decisions:

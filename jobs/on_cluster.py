@@ -95,6 +95,18 @@ class ClusterCommand(click.Command):
         return run_as_job(release, namespace, spec)
 
 
+class ClusterSubcommand(ClusterCommand):
+    """A command of a group with `--on-cluster`.
+
+    The Job runs the module of the group. So its first argument is the name of the command.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        self._arguments = [str(self.name), *self._arguments]
+        return rest
+
+
 def refuse_cluster_options() -> None:
     """Raise SettingsError if --release or --namespace was typed without --on-cluster."""
     context = click.get_current_context()

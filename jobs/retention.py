@@ -1,4 +1,4 @@
-"""`fraudops retention`: drop expired days of predictions and create the next partitions.
+"""`fraudops retention`: drop expired predictions and labels, and create the next partitions.
 
 Safe to repeat.
 """
@@ -29,14 +29,14 @@ INDEX_SECONDS = 1800
 
 
 async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[str, Any]:
-    """Drop the expired days and return the report; with `dry_run` only list them.
+    """Drop the expired days, labels and counts; return the report. `dry_run` only counts them.
 
     A day that is in use, and every later day, is left for the next run. Raises StoreDownError.
     """
     from fraudops.audit import retention
     from fraudops.audit.connection import open_connection
     from fraudops.audit.database import translated
-    from fraudops.audit.indexing import index_days
+    from fraudops.audit.indexing import index_days, index_labels
     from fraudops.audit.partitions import partitions
 
     today = datetime.now(UTC).date()
@@ -55,6 +55,7 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
                     "made": [],
                     "indexed": [],
                     "not_indexed": [],
+                    **await _count_rows(connection, settings, today),
                 }
             async with retention.only_retention(url, PROGRAM) as held:
                 # Read again: until now another run may have dropped some.
@@ -62,7 +63,10 @@ async def retain(url: str, settings: RetentionSettings, dry_run: bool) -> dict[s
                 # Create partitions before any drop: a day in use must not delay tomorrow's rows.
                 made = await retention.make_ahead(connection, today)
                 dropped, in_use = await _drop(connection, held, due, settings.export)
+                report |= await _delete_rows(connection, held, settings, today)
         indexed = await index_days(url, INDEX_SECONDS, PROGRAM)
+        if not await index_labels(url, INDEX_SECONDS, PROGRAM):
+            notices.print("the labels are not indexed by time: the next run does it", markup=False)
     if indexed.limit:
         notices.print(f"days cannot be indexed: {indexed.limit}", markup=False)
     return report | {
@@ -96,6 +100,49 @@ async def _drop(
     return dropped, []
 
 
+def _label_days(settings: RetentionSettings) -> int:
+    return settings.days if settings.label_days is None else settings.label_days
+
+
+async def _count_rows(connection: Any, settings: RetentionSettings, today: date) -> dict[str, Any]:
+    """Return the report about labels and counts of refused transactions, without a change."""
+    from fraudops.audit import label_retention
+
+    counts = {}
+    for table, days in (("labels", _label_days(settings)), ("refusals", settings.days)):
+        oldest = today - timedelta(days=days)
+        moment = label_retention.first_moment(oldest)
+        rows = await label_retention.count_expired(connection, table, moment)
+        counts[table] = {"oldest_kept": oldest, "rows": rows, "file": None}
+    return counts
+
+
+async def _delete_rows(
+    connection: Any, held: "HeldLock", settings: RetentionSettings, today: date
+) -> dict[str, Any]:
+    """Delete expired labels and counts of refused transactions, and return the report about them.
+
+    Labels are exported first, if days of predictions are.
+    """
+    from fraudops.audit import label_retention
+
+    oldest = today - timedelta(days=_label_days(settings))
+    moment = label_retention.first_moment(oldest)
+    if settings.export:
+        deleted = await label_retention.export_and_delete(connection, held, moment, settings.export)
+    else:
+        rows = await label_retention.delete_expired(connection, held, "labels", moment)
+        deleted = label_retention.DeletedLabels(rows)
+    kept = today - timedelta(days=settings.days)
+    refusals = await label_retention.delete_expired(
+        connection, held, "refusals", label_retention.first_moment(kept)
+    )
+    return {
+        "labels": {"oldest_kept": oldest, **deleted._asdict()},
+        "refusals": {"oldest_kept": kept, "rows": refusals, "file": None},
+    }
+
+
 def summary_of(report: dict[str, Any]) -> str:
     """Return the report as one line."""
     days = len(report["dropped"])
@@ -106,6 +153,10 @@ def summary_of(report: dict[str, Any]) -> str:
         f"kept from {report['oldest_kept']} on",
         f"{len(report['made'])} partitions created in advance",
     ]
+    if report["labels"]["rows"]:
+        gone = "would be deleted" if report["dry_run"] else "deleted"
+        file = f", exported to {report['labels']['file']}" if report["labels"]["file"] else ""
+        parts.append(f"{report['labels']['rows']:,} labels {gone}{file}")
     if report["indexed"]:
         parts.append(f"{len(report['indexed'])} days indexed")
     if report["not_indexed"]:
@@ -121,26 +172,37 @@ def summary_of(report: dict[str, Any]) -> str:
     help="Number of days to keep. [env: FRAUDOPS_RETENTION__DAYS; default: 400]",
 )
 @click.option(
+    "--label-days",
+    type=click.IntRange(1, 36_500),
+    help="Number of days to keep labels, from their arrival. [env: FRAUDOPS_RETENTION__LABEL_DAYS; "
+    "default: as --days]",
+)
+@click.option(
     "--export",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Write each day to a Parquet file in this folder before the day is dropped. "
+    help="Write each day, and the expired labels, to Parquet files in this folder first. "
     "[env: FRAUDOPS_RETENTION__EXPORT]",
 )
 @click.option("--dry-run", is_flag=True, help="Only list what would be dropped.")
 @json_option
 @state_option
 def command(
-    days: int | None, export: Path | None, dry_run: bool, as_json: bool, state: State
+    days: int | None,
+    label_days: int | None,
+    export: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    state: State,
 ) -> str:
-    """Drop expired days of predictions and create the next days' partitions.
+    """Drop expired predictions and labels, and create the next days' partitions.
 
-    Readers and writers of other days are not blocked. Exits with 75 if a day is in use for too
-    long; the next run drops it.
+    Predictions go by whole days. A label goes when it arrived too long ago, or when its
+    prediction_id is as old. Readers and writers are not blocked. Exits with 75 if a day is in use
+    for too long; the next run drops it.
     """
-    flags = {
-        name: value for name, value in (("days", days), ("export", export)) if value is not None
-    }
+    given = {"days": days, "label_days": label_days, "export": export}
+    flags = {name: value for name, value in given.items() if value is not None}
     settings = RetentionJobSettings.from_environment().retention.model_copy(update=flags)
     if settings.export and not settings.export.is_dir():
         raise SettingsError(

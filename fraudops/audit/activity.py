@@ -5,8 +5,8 @@ Every other answer is a decision, also an answer without a transaction_id. A cli
 transaction again therefore adds an answer and no decision. The queried window has no influence on
 which answers are decisions.
 
-A label may name a decision, its transaction, or one of its repeats. Of several labels, the one with
-the latest `labelled_at` counts.
+A label may name a decision, its transaction, or one of its repeats. Of several labels, the first in
+the order `labels.PRECEDENCE` counts.
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from fraudops.audit import sampling
 from fraudops.audit.activity_sql import EXACT, SAMPLED
 from fraudops.audit.database import shown_url, translated
+from fraudops.audit.sampling import ratio_spread, spread
 
 REPEAT = timedelta(hours=24)
 # The approximate numbers of answers and of fraud decisions that are read of a large window. At the
 # natural prevalence, five million answers have fewer than 10,000 frauds, so all of them are read.
 SAMPLED_ROWS, SAMPLED_FRAUDS = 50_000, 10_000
-# The 97.5 % quantile of the normal distribution, for intervals of 95 %.
-NORMAL_975 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -100,45 +99,26 @@ class Activity:
         """
         common, fraud, widest = self.weight, self.fraud_weight, max(self.weight, self.fraud_weight)
         errors = {
-            "answers": _spread(self.answers, widest),
+            "answers": spread(self.answers, widest),
             "decisions": sqrt(
-                _spread(self.frauds, fraud) ** 2
-                + _spread(self.decisions - self.frauds, common) ** 2
+                spread(self.frauds, fraud) ** 2 + spread(self.decisions - self.frauds, common) ** 2
             ),
-            "frauds": _spread(self.frauds, fraud),
-            "fraud_rate": _ratio_spread(self.frauds, fraud, self.decisions - self.frauds, common),
-            "label_coverage": _ratio_spread(
+            "frauds": spread(self.frauds, fraud),
+            "fraud_rate": ratio_spread(self.frauds, fraud, self.decisions - self.frauds, common),
+            "label_coverage": ratio_spread(
                 self.labelled, widest, self.decisions - self.labelled, widest
             ),
-            "precision": _ratio_spread(self.true_positives, fraud, self.false_positives, fraud),
-            "recall": _ratio_spread(self.true_positives, fraud, self.false_negatives, common),
-            "false_positive_rate": _ratio_spread(
+            "precision": ratio_spread(self.true_positives, fraud, self.false_positives, fraud),
+            "recall": ratio_spread(self.true_positives, fraud, self.false_negatives, common),
+            "false_positive_rate": ratio_spread(
                 self.false_positives, fraud, self.true_negatives, common
             ),
         }
-        return {name: NORMAL_975 * error for name, error in errors.items()}
+        return {name: sampling.NORMAL_975 * error for name, error in errors.items()}
 
 
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _spread(total: int, weight: int) -> float:
-    """Return the standard error of an estimated total of rows that were read with this weight."""
-    # The sum of w(w - 1) over total / w rows. If no row was read, the error is that of one row.
-    return sqrt((weight - 1) * max(total, weight))
-
-
-def _ratio_spread(part: int, weight: int, rest: int, rest_weight: int) -> float:
-    """Return the standard error of part / (part + rest)."""
-    whole = part + rest
-    if not whole:
-        return 0.0
-    ratio = part / whole
-    return (
-        sqrt((_spread(part, weight) * (1 - ratio)) ** 2 + (_spread(rest, rest_weight) * ratio) ** 2)
-        / whole
-    )
 
 
 async def activity(

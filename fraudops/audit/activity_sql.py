@@ -2,6 +2,7 @@
 
 from sqlalchemy import text
 
+from fraudops.audit.labels import PRECEDENCE
 from fraudops.audit.sampling import INDEXED, SAMPLE_LEVEL, WHOLE, WITHIN
 from fraudops.ids import TEST_PREFIX
 
@@ -60,7 +61,7 @@ judged AS (
               AND later."timestamp" >= decided."timestamp"
               AND later."timestamp" <= decided."timestamp" + CAST(:repeat AS interval)
         ) AS named
-        ORDER BY labelled_at DESC, received_at DESC, id DESC LIMIT 1
+        {precedence} LIMIT 1
     ) AS truth ON decided.decision
 )
 SELECT model_version, model_digest,
@@ -84,5 +85,6 @@ GROUP BY GROUPING SETS ((model_version, model_digest), ())
 ORDER BY grouping(model_version) DESC, first
 """
 EXACT, SAMPLED = (
-    text(_ACTIVITY.format(source=source, tests=TEST_PREFIX)) for source in (_ALL, _SAMPLE)
+    text(_ACTIVITY.format(source=source, precedence=PRECEDENCE, tests=TEST_PREFIX))
+    for source in (_ALL, _SAMPLE)
 )

@@ -1,61 +1,237 @@
-"""Deletion of the features of single predictions on request; their rows stay."""
+"""Deletion on request: the features of predictions, whose rows stay, and labels.
 
-from collections.abc import Iterable
-from typing import Any
-from uuid import UUID
+Predictions are named by their ids, by transaction_id or by entity_key.
+"""
 
-from fraudops.audit.prediction_ids import Ids, element_bytes, id_array, id_bytes, timestamps
-from fraudops.audit.reconciliation import find_outstanding
-from fraudops.errors import RefusedError, SettingsError, StoreDownError
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+from fraudops.audit.prediction_ids import id_array, id_bytes, timestamps
+from fraudops.audit.records import LabelRecord, Prediction
+from fraudops.audit.waiting_records import WaitingRecord, waiting_records
+from fraudops.errors import FraudopsError, RefusedError, SettingsError, StoreDownError
+from fraudops.spool.segments import ASIDE
 from fraudops.state import State
 
+CHUNK = 10_000
+NOTHING = "Nothing was forgotten"
+# {} stand for parameters.
+BY_ID = """(id = ANY({}::uuid[]) AND "timestamp" = ANY({}::timestamptz[]))"""
+BY_TRANSACTION = "transaction_id = ANY({}::text[])"
+BY_ENTITY = "entity_key = ANY({}::text[])"
 FORGET = """
 UPDATE predictions SET features = NULL, features_sealed = NULL
-WHERE id = $1 AND "timestamp" = $2 RETURNING id"""
+WHERE ({matching}) AND (features IS NOT NULL OR features_sealed IS NOT NULL)"""
+COUNT = "SELECT count(*) FROM predictions WHERE {matching}"
+IN_TABLE = f"SELECT id::text FROM predictions WHERE {BY_ID.format('$1', '$2')}"  # noqa: S608
+# A prediction_id names one prediction of a transaction. Labels that name the transaction stay.
+DELETE_BY_NAME = """
+DELETE FROM labels WHERE prediction_id = ANY($1::uuid[]) OR transaction_id = ANY($2::text[])"""
+DELETE_BY_ANSWER = """
+DELETE FROM labels USING (
+    SELECT id AS prediction_id, transaction_id FROM predictions WHERE {answers}
+) AS answer WHERE labels.{name} = answer.{name}"""
+# Whether one of the labels outside the table, by their names, belongs to the answers.
+BELONGS = """
+SELECT EXISTS (
+    SELECT FROM predictions
+    WHERE ({answers}) AND (id = ANY({ids}::uuid[]) OR transaction_id = ANY({names}::text[])))"""
 
 
-async def forget(connection: Any, state: State, identifiers: Iterable[str]) -> int:
-    """Clear the features of all given predictions, or of none, and return the count.
+# The text of a condition, and one value for each of its {}.
+Part = tuple[str, list[Any]]
 
-    Running it again changes nothing. A copy that is shipped or replayed later does not restore the
-    features, because the shipper never changes a row that the table has.
+
+class Condition(NamedTuple):
+    """A condition on rows of `predictions`, with its parameters."""
+
+    text: str
+    parameters: list[Any]
+
+
+class Forgotten(NamedTuple):
+    """The number of predictions without features, and of the labels that were deleted."""
+
+    predictions: int
+    labels: int
+
+
+@dataclass(frozen=True)
+class ForgetRequest:
+    """What to forget: ids of predictions as canonical text, transaction_ids and entity_keys."""
+
+    predictions: frozenset[str] = frozenset()
+    transactions: frozenset[str] = frozenset()
+    entities: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(
+        cls, predictions: Iterable[str], transactions: Iterable[str], entities: Iterable[str]
+    ) -> Self:
+        """Check the names. Raises SettingsError, which does not quote them."""
+        request = cls(
+            frozenset(map(_canonical, predictions)), frozenset(transactions), frozenset(entities)
+        )
+        names = request.transactions | request.entities
+        if not all(name and name.isprintable() for name in names):
+            raise SettingsError("a transaction_id or an entity_key must be printable text")
+        if not names and not request.predictions:
+            raise SettingsError("name what to forget by --prediction, --transaction or --entity")
+        return request
+
+    @property
+    def indirect(self) -> bool:
+        """True if labels of other names may belong to the request, by an answer in the table."""
+        return bool(self.transactions or self.entities)
+
+    def matching(self) -> Condition:
+        """Return the condition of all predictions that are to be forgotten."""
+        return _any_of((BY_ID, _by_id(self.predictions)), *self._indirect())
+
+    def answers(self) -> Condition:
+        """Return the condition of the predictions that are not named by their ids."""
+        return _any_of(*self._indirect())
+
+    def _indirect(self) -> tuple[Part, ...]:
+        return (BY_TRANSACTION, [list(self.transactions)]), (BY_ENTITY, [list(self.entities)])
+
+    def names(self, record: Prediction | LabelRecord) -> bool:
+        """Return whether the request names the record itself."""
+        if isinstance(record, LabelRecord):
+            return (
+                record.prediction_id in self.predictions
+                or record.transaction_id in self.transactions
+            )
+        return (
+            record.id in self.predictions
+            or record.transaction_id in self.transactions
+            or record.entity_key in self.entities
+        )
+
+
+async def forget(connection: Any, state: State, request: ForgetRequest) -> Forgotten:
+    """Clear the features of all matching predictions and delete their labels, or do nothing.
+
+    Running it again changes nothing. A copy of a prediction that is shipped or replayed later does
+    not restore the features, because the shipper never changes a row that the table has.
 
     Raises SettingsError for an id that the table does not have, StoreDownError while a prediction
-    is still in the spool, and RefusedError when it is a dead letter.
+    or a label is still in the spool, and RefusedError when one is a dead letter.
     """
-    ids = id_array([_parse(identifier) for identifier in identifiers])
+    # The spool first and the table last: a record moves from the spool to the table.
+    waiting = [
+        each
+        for each in waiting_records(state)
+        if request.names(each.record) or (request.indirect and isinstance(each.record, LabelRecord))
+    ]
+    matching, parameters = request.matching()
     async with connection.transaction():
-        for value, moment in zip(ids, timestamps(ids), strict=True):
-            identifier = UUID(bytes=element_bytes(value))
-            if await connection.fetchval(FORGET, identifier, moment) is None:
-                raise _absent(state, identifier)
-    return len(ids)
+        await connection.execute(FORGET.format(matching=matching), *parameters)
+        await _check_predictions(connection, state, request, waiting)
+        await _check_labels(connection, state, request, waiting)
+        labels = await _delete_labels(connection, request)
+        count = COUNT.format(matching=matching)
+        return Forgotten(await connection.fetchval(count, *parameters), labels)
 
 
-def _parse(identifier: str) -> bytes:
+def _any_of(*parts: Part) -> Condition:
+    """Join conditions by OR, without those that have no value.
+
+    Another condition would make PostgreSQL search every day, and read a day without an index for it
+    in full.
+    """
+    texts, parameters = list[str](), list[Any]()
+    for text, values in parts:
+        if values[0]:
+            parameters += values
+            first = len(parameters) - len(values) + 1
+            texts.append(text.format(*(f"${first + n}" for n in range(len(values)))))
+    return Condition(" OR ".join(texts), parameters)
+
+
+def _by_id(identifiers: Iterable[str]) -> list[Any]:
+    """Return the parameters of BY_ID."""
+    ids = list(identifiers)
+    return [ids, timestamps(id_array(map(id_bytes, ids)))]
+
+
+async def _delete_labels(connection: Any, request: ForgetRequest) -> int:
+    done = [
+        await connection.execute(
+            DELETE_BY_NAME, list(request.predictions), list(request.transactions)
+        )
+    ]
+    if request.indirect:
+        answers, parameters = request.answers()
+        done += [
+            await connection.execute(
+                DELETE_BY_ANSWER.format(answers=answers, name=name), *parameters
+            )
+            for name in ("prediction_id", "transaction_id")
+        ]
+    return sum(int(each.split()[-1]) for each in done)
+
+
+async def _check_predictions(
+    connection: Any, state: State, request: ForgetRequest, waiting: Sequence[WaitingRecord]
+) -> None:
+    """Raise an error for a prediction that the table does not have."""
+    outside = {each.record.id: each for each in waiting if isinstance(each.record, Prediction)}
+    wanted = sorted(request.predictions | outside.keys())
+    rows = await connection.fetch(IN_TABLE, *_by_id(wanted))
+    for identifier in sorted(set(wanted) - {row["id"] for row in rows}):
+        if identifier not in outside:
+            raise SettingsError(f"the table has no prediction {identifier}. {NOTHING}")
+        raise _outside(state, outside[identifier].folder, identifier)
+
+
+async def _check_labels(
+    connection: Any, state: State, request: ForgetRequest, waiting: Sequence[WaitingRecord]
+) -> None:
+    """Raise an error for a label that would be in the table after all, when it is shipped."""
+    by_folder: dict[str | None, list[LabelRecord]] = {}
+    for each in waiting:
+        if isinstance(each.record, LabelRecord):
+            by_folder.setdefault(each.folder, []).append(each.record)
+    for folder, labels in by_folder.items():
+        if any(map(request.names, labels)) or await _belong(connection, request, labels):
+            raise _outside(state, folder, "a label")
+
+
+async def _belong(connection: Any, request: ForgetRequest, labels: Sequence[LabelRecord]) -> bool:
+    """Return whether an answer in the table makes one of the labels a part of the request."""
+    if not request.indirect:
+        return False
+    answers, parameters = request.answers()
+    ids, names = (f"${len(parameters) + more}" for more in (1, 2))
+    statement = BELONGS.format(answers=answers, ids=ids, names=names)
+    for start in range(0, len(labels), CHUNK):
+        chunk = labels[start : start + CHUNK]
+        named = (
+            [label.prediction_id for label in chunk if label.prediction_id],
+            [label.transaction_id for label in chunk if label.transaction_id],
+        )
+        if await connection.fetchval(statement, *parameters, *named):
+            return True
+    return False
+
+
+def _outside(state: State, folder: str | None, what: str) -> FraudopsError:
+    """Return the error that says where a record is that cannot be forgotten yet."""
+    if folder == ASIDE:
+        return RefusedError(
+            f"{what} is a dead letter in {state.spool / ASIDE}: replay it, or remove its line. "
+            f"{NOTHING}"
+        )
+    return StoreDownError(f"{what} is still in the spool: try again when it is shipped. {NOTHING}")
+
+
+def _canonical(identifier: str) -> str:
     try:
-        return id_bytes(identifier.lower())
+        id_bytes(identifier.lower())
     except ValueError:
         raise SettingsError(
             "the id of a prediction must be its prediction_id, which is a UUIDv7"
         ) from None
-
-
-def _absent(state: State, identifier: UUID) -> Exception:
-    """Return the error that says where a prediction is that the table does not have."""
-    outstanding = find_outstanding(state)
-    if identifier.bytes in _values(outstanding.spool):
-        return StoreDownError(
-            f"{identifier} is still in the spool: try again when it is shipped. "
-            "No features were deleted"
-        )
-    if identifier.bytes in _values(outstanding.dead_letters):
-        return RefusedError(
-            f"{identifier} is a dead letter in {state.spool / 'aside'}, with its features: replay "
-            "it, or remove its line. No features were deleted"
-        )
-    return SettingsError(f"the table has no prediction {identifier}. No features were deleted")
-
-
-def _values(ids: Ids) -> set[bytes]:
-    return {element_bytes(value) for value in ids}
+    return identifier.lower()

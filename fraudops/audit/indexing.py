@@ -1,7 +1,7 @@
-"""Indexes for partitions that are older than the index.
+"""Indexes for tables that are older than the index: the days of `predictions`, and `labels`.
 
-Each partition gets its part of the index by CREATE INDEX CONCURRENTLY, one after the other. Readers
-and writers never wait for it, even if the partition is large.
+Each is built by CREATE INDEX CONCURRENTLY, one after the other. Readers and writers never wait for
+it, even if the table is large.
 """
 
 import asyncio
@@ -46,6 +46,12 @@ WHERE known.indrelid = 'predictions'::regclass AND NOT EXISTS (
 )
 ORDER BY day.relname DESC
 """
+# Labels arrive in the order of time, so that a small BRIN index is enough to find a window.
+LABELS_INDEX = "labels_received_at"
+_LABELS_DEFINITION = "brin (received_at) WITH (pages_per_range = 32, autosummarize = on)"
+# An attempt that failed leaves an invalid index of the name.
+_IS_INDEXED = """
+SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1) AND indisvalid)"""
 
 
 class IndexedDays(NamedTuple):
@@ -93,29 +99,64 @@ async def index_days(url: str, seconds: float, program: str = "fraudops") -> Ind
     return IndexedDays([day for day in done if day not in left], list(left), limit)
 
 
+async def index_labels(url: str, seconds: float, program: str = "fraudops") -> bool:
+    """Index the labels by their arrival, and return whether they are.
+
+    They are not when `seconds` have passed, when the table is in use for too long, or while another
+    process builds indexes. Reads of a window are then slower, never wrong. Raises the errors of
+    asyncpg.
+    """
+    deadline = time.monotonic() + seconds
+    async with open_connection(url, program) as connection:
+        if await connection.fetchval(_IS_INDEXED, LABELS_INDEX):
+            return True
+        async with (
+            advisory_lock(url, INDEX_LOCK, program) as held,
+            open_connection(url, program) as watch,
+        ):
+            index = ("labels", LABELS_INDEX, _LABELS_DEFINITION)
+            try:
+                if held:
+                    await _build(connection, watch, index, deadline)
+            except _GAVE_UP:
+                # The network's own timeout is a TimeoutError too.
+                if connection.is_closed() or watch.is_closed():
+                    raise
+                return False
+            return held is not None
+
+
 async def _index_day(connection: Any, watch: Any, row: Any, deadline: float) -> None:
-    """Build one part of an index. Raises TimeoutError at the deadline or when it waits too long.
+    """Build one part of an index. Raises the errors of `_build`."""
+    part = f"{row['day']}_{row['index'].removeprefix('predictions_')}"
+    definition = row["definition"].partition(" USING ")[2]
+    await _build(connection, watch, (row["day"], part, definition), deadline)
+    async with limited_transaction(connection, LOCK_SECONDS):
+        await connection.execute(f"ALTER INDEX {row['index']} ATTACH PARTITION {part}")
+
+
+async def _build(connection: Any, watch: Any, index: tuple[str, str, str], deadline: float) -> None:
+    """Build an index: its table, its name, and its definition.
+
+    Raises TimeoutError at the deadline or when it waits too long.
 
     CONCURRENTLY runs in no transaction. A limit of the server would be one of the session, which
     PgBouncer in transaction mode gives to others. So the limits are here.
     """
-    if deadline - time.monotonic() < 0.1 or await _is_written(connection, row["day"]):
+    table, name, definition = index
+    if deadline - time.monotonic() < 0.1 or await _is_written(connection, table):
         raise TimeoutError
-    part = f"{row['day']}_{row['index'].removeprefix('predictions_')}"
-    definition = row["definition"].partition(" USING ")[2]
     # An earlier attempt that failed leaves an invalid index of this name.
-    await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {part}", timeout=LOCK_SECONDS)
+    await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}", timeout=LOCK_SECONDS)
     building = asyncio.create_task(
-        connection.execute(f"CREATE INDEX CONCURRENTLY {part} ON {row['day']} USING {definition}")
+        connection.execute(f"CREATE INDEX CONCURRENTLY {name} ON {table} USING {definition}")
     )
     try:
-        await _await_build(building, watch, row["day"], deadline)
+        await _await_build(building, watch, table, deadline)
     finally:
         # The cancellation of the task sends a cancel to the server.
         building.cancel()
         await asyncio.wait([building])
-    async with limited_transaction(connection, LOCK_SECONDS):
-        await connection.execute(f"ALTER INDEX {row['index']} ATTACH PARTITION {part}")
 
 
 async def _await_build(

@@ -1,4 +1,4 @@
-"""Export of rows of `predictions` to a Parquet file.
+"""Export of rows of `predictions` or of `labels` to a Parquet file.
 
 Rows are streamed by a cursor in the order of their ids, so that memory stays constant. The file
 gets its name only when it is complete and on the disk.
@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import DateTime, Double, LargeBinary, SmallInteger
+from sqlalchemy import DateTime, Double, LargeBinary, SmallInteger, Table
+from sqlalchemy.dialects.postgresql import UUID
 
 from fraudops.audit.partitions import partitions
 from fraudops.audit.tables import predictions
@@ -21,7 +22,6 @@ from fraudops.files import publish, temporary_path
 if TYPE_CHECKING:
     import pyarrow
 
-NAMES = tuple(column.name for column in predictions.columns)
 BATCH = 10_000
 SUFFIX = ".parquet"
 COLUMNS = """
@@ -63,46 +63,48 @@ async def append(
     where: tuple[Any, ...],
     progress: Progress,
 ) -> None:
-    """Append the rows of a table to the file.
+    """Append the rows of a table to the file, in the order of their ids.
 
     `where` is a condition and its parameters. The caller must have begun a transaction, which the
     cursor needs.
     """
     # A partition that an earlier release detached lacks later columns: they are null.
     present = {row["attname"] for row in await connection.fetch(COLUMNS, table)}
-    columns = ", ".join(f'"{name}"' if name in present else f'NULL AS "{name}"' for name in NAMES)
+    columns = ", ".join(
+        f'"{name}"' if name in present else f'NULL AS "{name}"' for name in file.names
+    )
     # Only our own column and table names enter the statement.
     statement = f"SELECT {columns} FROM {table} {where[0]} ORDER BY id"  # noqa: S608
     # `connection.cursor` would give its statement a name, and leave it on a connection that
     # PgBouncer in transaction mode then gives to another client.
     cursor = await (await connection.prepare(statement)).cursor(*where[1:])
     while batch := await cursor.fetch(BATCH):
-        file.write(
-            {
-                name: [str(row[name]) if name == "id" else row[name] for row in batch]
-                for name in NAMES
-            },
-            len(batch),
-        )
-        progress(batch[-1]["timestamp"])
+        file.write({name: [row[name] for row in batch] for name in file.names}, len(batch))
+        progress(batch[-1][file.moment])
 
 
 class ParquetFile:
-    """A Parquet file that is being written.
+    """A Parquet file that is being written, with the columns of a table.
 
-    Its methods raise StoreDownError when the disk refuses a write.
+    `moment` is the column with the time of a row. Its methods raise StoreDownError when the disk
+    refuses a write.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, table: Table) -> None:
         import pyarrow.parquet
 
-        self.path, self.rows, self._schema = path, 0, _schema()
+        self.path, self.rows, self._schema = path, 0, _schema(table)
+        self.names = tuple(column.name for column in table.columns)
+        self.moment = "timestamp" if table is predictions else "received_at"
+        self._ids = {column.name for column in table.columns if isinstance(column.type, UUID)}
         with _disk(path):
             self._writer = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd")
 
     def write(self, columns: dict[str, list[Any]], rows: int) -> None:
         import pyarrow
 
+        for name in self._ids:
+            columns[name] = [None if value is None else str(value) for value in columns[name]]
         with _disk(self.path):
             self._writer.write_table(pyarrow.table(columns, self._schema))
         self.rows += rows
@@ -128,15 +130,15 @@ def check_new_file(path: Path) -> None:
 
 
 @contextmanager
-def new_parquet_file(path: Path) -> Iterator[ParquetFile]:
-    """Open a new file, which gets its name when the block ends without an error.
+def new_parquet_file(path: Path, table: Table = predictions) -> Iterator[ParquetFile]:
+    """Open a new file for rows of a table; it gets its name when the block ends without an error.
 
     Raises SettingsError when the name is taken, StoreDownError when the disk refuses the file.
     """
     unfinished = temporary_path(path)
     check_new_file(path)
     try:
-        file = ParquetFile(unfinished)
+        file = ParquetFile(unfinished, table)
         yield file
         file.close()
         with _disk(path):
@@ -155,7 +157,7 @@ def _disk(path: Path) -> Iterator[None]:
         raise StoreDownError(f"{path} cannot be written ({name}): check its disk") from error
 
 
-def _schema() -> "pyarrow.Schema":
+def _schema(table: Table) -> "pyarrow.Schema":
     """Return the file's schema. `features` is JSON text."""
     import pyarrow
 
@@ -166,8 +168,5 @@ def _schema() -> "pyarrow.Schema":
         LargeBinary: pyarrow.binary(),
     }
     return pyarrow.schema(
-        [
-            (column.name, kinds.get(type(column.type), pyarrow.string()))
-            for column in predictions.columns
-        ]
+        [(column.name, kinds.get(type(column.type), pyarrow.string())) for column in table.columns]
     )

@@ -15,6 +15,7 @@ import asyncpg
 
 from fraudops.audit import parquet
 from fraudops.audit.connection import limited_transaction, limits_of_role
+from fraudops.audit.label_retention import free_name
 from fraudops.audit.locking import HeldLock, advisory_lock
 from fraudops.audit.partitions import (
     RETENTION_LOCK,
@@ -166,19 +167,8 @@ async def write_parquet(connection: Any, partition: Partition, folder: Path) -> 
 
     Raises StoreDownError when the disk refuses the file.
     """
-    path = _free_name(folder, partition.name)
+    path = free_name(folder, partition.name)
     with parquet.new_parquet_file(path) as file:
         async with connection.transaction():
             await parquet.append(connection, file, partition.name, ("",), lambda _: None)
     return file.rows, path
-
-
-def _free_name(folder: Path, name: str) -> Path:
-    """Return a file name that is not in use.
-
-    Rows of a day that arrive after its export go to a second file.
-    """
-    number = 1
-    while (path := folder / f"{name}{f'-{number}' if number > 1 else ''}.parquet").exists():
-        number += 1
-    return path

@@ -16,13 +16,15 @@ sample, more slowly.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from math import ceil, log2
+from math import ceil, log2, sqrt
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+# The 97.5 % quantile of the normal distribution, for intervals of 95 %.
+NORMAL_975 = 1.959963984540054
 # A window of about this many rows is read in full, which takes a few seconds.
 EXACT_ROWS = 200_000
 BITS = 16
@@ -134,3 +136,21 @@ async def estimate_window(
         for row in result
     }
     return WindowEstimate(strata.get(0, Stratum()), strata.get(1, Stratum()))
+
+
+def spread(total: int, weight: float) -> float:
+    """Return the standard error of an estimated total of rows that were read with this weight."""
+    # The sum of w(w - 1) over total / w rows. If no row was read, the error is that of one row.
+    return sqrt((weight - 1) * max(total, weight))
+
+
+def ratio_spread(part: int, weight: float, rest: int, rest_weight: float) -> float:
+    """Return the standard error of part / (part + rest)."""
+    whole = part + rest
+    if not whole:
+        return 0.0
+    ratio = part / whole
+    return (
+        sqrt((spread(part, weight) * (1 - ratio)) ** 2 + (spread(rest, rest_weight) * ratio) ** 2)
+        / whole
+    )

@@ -13,6 +13,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from fraudops.audit.database import translated
+from fraudops.audit.refused import refused_share
 from fraudops.audit.tables import drift_columns, drift_runs
 from fraudops.drift.psi import SCORE, ColumnDrift, DecisionRate, Verdict
 
@@ -38,7 +39,8 @@ class DriftRun:
     with `reference_rows`. `columns` has the score and every feature; it is empty if there were not
     enough rows. `sample` is true if the model was trained on the packaged sample.
     `features_unavailable` is the reason why only the score was compared. `before` is the judged
-    window before this one.
+    window before this one. `refused` transactions of the window were not scored; the verdict does
+    not depend on them.
     """
 
     id: uuid.UUID
@@ -59,6 +61,12 @@ class DriftRun:
     html_path: str | None = None
     features_unavailable: str | None = None
     rows_estimated: bool = False
+    refused: int = 0
+
+    @property
+    def refused_share(self) -> float | None:
+        """The share of refused transactions, or None if none was answered or refused."""
+        return refused_share(self.refused, self.rows)
 
     @property
     def score_psi(self) -> float | None:
@@ -98,6 +106,7 @@ class DriftRun:
             | {
                 "id": str(self.id),
                 "score_psi": self.score_psi,
+                "refused_share": self.refused_share,
                 "columns": columns,
                 "rate": rate,
                 "before": before,

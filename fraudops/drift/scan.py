@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from fraudops import endpoints
 from fraudops.audit.database import create_engine
+from fraudops.audit.refused import refused_transactions
 from fraudops.drift import runs, wording
 from fraudops.drift.psi import SCORE, ColumnDrift, decision_rate, join_windows, judge, psi
 from fraudops.drift.reference import Reference, column_thresholds, read_reference
@@ -47,7 +48,8 @@ class DriftWindow:
 
     `rows` is their number, an estimate if `rows_estimated`. `current` holds the rows to compare; it
     has only the column of the score if `features_unavailable` gives a reason. `positives` of the
-    `decisions` read are frauds. `before` is the last judged run before this window.
+    `decisions` read are frauds. `before` is the last judged run before this window. `refused`
+    transactions were not scored.
     """
 
     start: datetime
@@ -59,6 +61,7 @@ class DriftWindow:
     before: PreviousRun | None
     features_unavailable: str | None
     rows_estimated: bool
+    refused: int
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ async def scan(
     reports = state.reports if report else None
     engine = create_engine(endpoints.database_url(state))
     try:
-        window = await _read(engine, reference, scan_range, limits, keys)
+        window = await _read(engine, reference, model_name, scan_range, limits, keys)
         run = _compare(reference, window, thresholds, limits.minimum_rows, reports)
         await runs.record(engine, run)
     finally:
@@ -136,6 +139,7 @@ def serving_entry(record: ServingRecord) -> ServingEntry:
 async def _read(
     engine: AsyncEngine,
     reference: Reference,
+    model_name: str,
     scan_range: ScanRange,
     limits: DriftSettings,
     keys: Sequence[bytes],
@@ -158,6 +162,7 @@ async def _read(
         unavailable = predictions.main_reason()
         current = pd.DataFrame({SCORE: predictions.probability})
     before = await runs.window_before(engine, digest, start)
+    refused = await refused_transactions(engine, start, now, model_name, reference.entry.version)
     return DriftWindow(
         start=start,
         end=now,
@@ -168,6 +173,7 @@ async def _read(
         before=before,
         features_unavailable=unavailable,
         rows_estimated=predictions.estimated,
+        refused=refused.rows,
     )
 
 
@@ -218,6 +224,7 @@ def _compare(
         before=window.before,
         features_unavailable=window.features_unavailable,
         rows_estimated=window.rows_estimated,
+        refused=window.refused,
         html_path=str(reports / name) if reports and enough else None,
     )
 

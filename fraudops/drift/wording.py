@@ -76,15 +76,25 @@ def _name(column: str) -> str:
 
 
 def lines(run: "DriftRun") -> list[str]:
-    """Return the line about the decision rate, and the line about what to do next."""
+    """Return lines about the decision rate, refused transactions, and what to do next."""
+    after = [*_refused(run), WHAT_NEXT[run.verdict]]
     if not run.rows:
-        return [WHAT_NEXT[run.verdict]]
+        return after
     rate = run.rate
     text = (
         f"decided as fraud: {rate.value:.2%} (95 %: {rate.lower:.2%} to {rate.upper:.2%}), "
         f"expected {rate.expected:.2%}: {rate.position}"
     )
-    return [text + _rate_reason(run), WHAT_NEXT[run.verdict]]
+    return [text + _rate_reason(run), *after]
+
+
+def _refused(run: "DriftRun") -> list[str]:
+    if not run.refused:
+        return []
+    return [
+        f"refused and not scored: {run.refused:,} transactions ({run.refused_share:.2%} of all). "
+        "Fields and reasons: fraudops monitor"
+    ]
 
 
 def _rate_reason(run: "DriftRun") -> str:

@@ -1,8 +1,9 @@
 """Tables and notes of `fraudops monitor`."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -10,7 +11,11 @@ from fraudops.audit.shipper_status import ShipperStatus
 
 if TYPE_CHECKING:
     from fraudops.audit.activity import Activity
+    from fraudops.audit.labels import LabelActivity
+    from fraudops.audit.refused import RefusedTransactions
 
+# The most frequent reasons of refusals that are shown.
+SHOWN_REASONS = 5
 # Attributes of Activity that are ratios, as `--json` names them.
 RATIOS = ("fraud_rate", "label_coverage", "precision", "recall", "f1", "false_positive_rate")
 ACTIVITY_TITLES = (
@@ -90,6 +95,60 @@ def estimate_note(total: "Activity") -> str:
         f"Estimates from {total.read:,} answers: of those decided as fraud {frauds}, of the "
         f"others one in {total.weight:,}. With 95 % confidence {counts}; {ratios}. A shorter "
         "window is counted exactly."
+    )
+
+
+def labels_mapping(labels: "LabelActivity") -> dict[str, Any]:
+    """Return the object `labels` of `--json`."""
+    return asdict(labels) | {
+        "estimated": labels.estimated,
+        "unmatched_share": labels.unmatched_share,
+        "margin_95": labels.unmatched_margin if labels.estimated else None,
+    }
+
+
+def labels_note(labels: "LabelActivity") -> str:
+    """Return the note about the labels that arrived, or an empty text if there are none."""
+    if not labels.received:
+        return ""
+    about = "about " if labels.estimated else ""
+    text = f"Labels that arrived in this window: {labels.received:,}."
+    if labels.checked:
+        margin = f" ± {labels.unmatched_margin:.2%}" if labels.estimated else ""
+        text += (
+            f" Of those older than 10 minutes, {about}{labels.unmatched:,} "
+            f"({labels.unmatched_share:.2%}{margin}) match no answer."
+        )
+    if labels.contradictory:
+        text += (
+            f" For {about}{labels.contradictory:,}, another label of the transaction says the "
+            "opposite."
+        )
+    return text
+
+
+def refused_mapping(refused: "RefusedTransactions", answers: int) -> dict[str, Any]:
+    """Return the object `refused` of `--json`."""
+    return {
+        "rows": refused.rows,
+        "share": refused.share(answers),
+        "reasons": [asdict(reason) for reason in refused.reasons[:SHOWN_REASONS]],
+    }
+
+
+def refused_note(refused: "RefusedTransactions", answers: int) -> str:
+    """Return the note about refused transactions, or an empty text if there are none."""
+    if not refused.rows:
+        return ""
+    shown = "; ".join(
+        f"{reason.field} {reason.reason.replace('_', ' ')} {reason.rows:,}"
+        for reason in refused.reasons[:SHOWN_REASONS]
+    )
+    hidden = len(refused.reasons) - SHOWN_REASONS
+    more = f"; {hidden} more reasons" if hidden > 0 else ""
+    return (
+        f"Refused transactions, which were not scored: {refused.rows:,} "
+        f"({refused.share(answers):.2%} of all): {shown}{more}"
     )
 
 

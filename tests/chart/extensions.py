@@ -9,8 +9,8 @@ from tests.chart.rendering import Manifest, Variant, pods
 
 MARK = "marker"
 JOBS = (
-    *("train", "validate", "promote", "pipeline", "score", "drift", "retention", "reconcile"),
-    *("setup", "migrate", "bootstrap", "test"),
+    *("train", "validate", "promote", "pipeline", "score", "labels", "drift", "retention"),
+    *("reconcile", "setup", "migrate", "bootstrap", "test"),
 )
 # A sample of each value. Where it arrives, the object has the word MARK.
 ON_POD: Mapping[str, Any] = {
@@ -95,7 +95,7 @@ def extensions() -> Iterator[Extension]:
         yield _extension("jobs.train.pod", name, sample, {"train"})
     for name, sample in ON_CONTAINER.items():
         yield _extension("jobs.setup.pod", name, sample, {"setup"}, containers=True)
-    for job in ("train", "validate", "retention", "migrate", "test"):
+    for job in ("train", "validate", "labels", "retention", "migrate", "test"):
         yield _extension(f"jobs.{job}.pod", "serviceAccountName", MARK, {job})
 
 
@@ -105,7 +105,7 @@ def _extension(
     parts = [BASE, nested(f"{path}.{name}", sample)]
     if name == "extraVolumeMounts":
         parts.append(nested(path.removesuffix(".shipper"), VOLUME))
-    if "score" in path or (path == "jobs" and name == "podLabels"):
+    if path.startswith(("jobs.score", "jobs.labels")) or (path == "jobs" and name == "podLabels"):
         parts.append(SCORE)
     values = json.dumps(merged(*parts))
     return Extension(f"{path}.{name}", values, frozenset(reached), containers)

@@ -8,6 +8,7 @@ from tests.chart.rendering import (
     EVERYTHING,
     Manifest,
     Variant,
+    containers,
     environment,
     job_spec,
     kinds,
@@ -95,6 +96,7 @@ def test_scoring_is_a_template_in_shards_that_writes_to_the_data_volume() -> Non
         for container, mount in data_mounts(m)
     ]
     assert sorted(mounts) == [
+        ("labels", "labels", False),
         ("pipeline", "train", True),
         ("pipeline", "validate", True),
         ("score", "score", False),
@@ -106,6 +108,36 @@ def test_scoring_is_a_template_in_shards_that_writes_to_the_data_volume() -> Non
         for claim in kinds(manifests, "PersistentVolumeClaim")
         if claim["metadata"]["name"] == "fraudops-data"
     ]
+
+
+def test_labels_are_imported_from_the_data_volume_with_the_database_and_no_account() -> None:
+    assert "fraudops-labels" not in {manifest["metadata"]["name"] for manifest in render()}
+    settings = ("data.source=volume", "jobs.labels.args={import,/data/labels.csv}")
+    cron = named(render(Variant(settings=settings)), "CronJob", "fraudops-labels")
+    assert cron["spec"]["suspend"] is True
+    spec = job_spec(cron)
+    assert spec is not None
+    assert spec["activeDeadlineSeconds"] == 14_400
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert (container["command"], container["args"]) == (
+        ["python", "-m", "jobs.labels"],
+        ["import", "/data/labels.csv"],
+    )
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("default", False)
+
+
+def test_only_the_retention_knows_the_days_of_labels() -> None:
+    """A pod of release 0.2.0 that starts against the new ConfigMap would refuse the variable."""
+    manifests = render(Variant(settings=("retention.labelDays=90", "data.source=volume")))
+    name = "FRAUDOPS_RETENTION__LABEL_DAYS"
+    assert not any(name in manifest["data"] for manifest in kinds(manifests, "ConfigMap"))
+    knowing = {
+        container["name"]: environment(manifests, container)[name]
+        for _, _, container in containers(manifests)
+        if name in environment(manifests, container)
+    }
+    assert knowing == {"retention": "90"}
 
 
 def data_mounts(manifest: Manifest) -> list[tuple[str, dict[str, object]]]:

@@ -40,6 +40,7 @@ TABLE: dict[tuple[str, str], set[str]] = {
     ("drift", "drift"): {DATABASE, PUBLIC_KEYS, TOKEN},
     ("inference", "shipper"): {ADMIN, DATABASE},
     ("inference", "inference"): {ADMIN, PUBLIC_KEYS, TOKEN},
+    ("labels", "labels"): {DATABASE},
     ("migrate", "migrate"): {DATABASE},
     ("mlflow", "mlflow"): {DATABASE},
     ("mlflow", "wait-for-database"): {DATABASE},

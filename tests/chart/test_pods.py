@@ -53,6 +53,7 @@ SECRET_READERS = {
         "reconcile",
         "wait",
         "drift",
+        "labels",
         "retention",
         "migrate",
         "test",

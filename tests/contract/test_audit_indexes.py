@@ -12,7 +12,7 @@ import pytest
 
 from fraudops.audit import indexing
 from fraudops.audit.connection import connect
-from fraudops.audit.indexing import index_days
+from fraudops.audit.indexing import LABELS_INDEX, index_days, index_labels
 from fraudops.audit.migrations import upgrade
 from fraudops.audit.partitions import INDEX_LOCK, partition_name
 from fraudops.audit.records import encode
@@ -167,3 +167,32 @@ async def test_a_limit_of_the_role_that_ends_the_indexing_is_named(
     await reader.close()
     assert indexed_days.left == DAYS
     assert "statement_timeout = 1s: run ALTER ROLE" in str(indexed_days.limit)
+
+
+async def test_labels_are_indexed_by_their_arrival_while_others_write(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fraudops.audit.indexing.LOCK_SECONDS", 1)
+    connection, writer = await connect(database), await connect(database)
+    await connection.execute(f"DROP INDEX IF EXISTS {LABELS_INDEX}")
+    valid = f"SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{LABELS_INDEX}')"
+    assert not await index_labels(database, 0)
+    async with writer.transaction():
+        await writer.execute("DELETE FROM labels")
+        assert not await index_labels(database, 60)
+    # A build that was cancelled leaves an invalid index.
+    async with writer.transaction(isolation="repeatable_read"):
+        await writer.fetch("SELECT count(*) FROM predictions")
+        assert not await index_labels(database, 60)
+    assert not await connection.fetchval(valid)
+    await connection.execute(f"SELECT pg_advisory_lock({INDEX_LOCK})")
+    assert not await index_labels(database, 60)
+    await connection.execute("SELECT pg_advisory_unlock_all()")
+    assert await index_labels(database, 60)
+    assert await index_labels(database, 0)
+    assert await connection.fetchval(valid)
+    await connection.execute(f"DROP INDEX {LABELS_INDEX}")
+    await upgrade(database)
+    assert await connection.fetchval(valid)
+    await connection.close()
+    await writer.close()

@@ -227,6 +227,26 @@ async def test_the_latest_label_of_a_decision_counts(engine: AsyncEngine, databa
     assert total.false_positive_rate is None
 
 
+async def test_a_label_from_the_future_does_not_win_for_ever(
+    engine: AsyncEngine, database: str
+) -> None:
+    """A release that did not refuse such labels may have stored some."""
+    answer, arrival = prediction(NOON, prediction=1), NOON + HOUR
+    far = new_label(
+        0, NOON + timedelta(days=3650), "typo", prediction_id=answer.id, received_at=arrival
+    )
+    corrected = new_label(
+        1, NOON + 2 * HOUR, "analyst", prediction_id=answer.id, received_at=NOON + 3 * HOUR
+    )
+    early = new_label(1, NOON, "rule", prediction_id=answer.id, received_at=NOON)
+    await store(database, [answer, early, far])
+    before, _ = await activity(engine, NOON, NOON + HOUR, "credit-fraud")
+    assert (before.true_positives, before.false_positives) == (0, 1)
+    await store(database, [corrected])
+    after, _ = await activity(engine, NOON, NOON + HOUR, "credit-fraud")
+    assert (after.true_positives, after.false_positives) == (1, 0)
+
+
 async def test_activity_is_reported_by_version_for_one_model_and_window(
     engine: AsyncEngine, database: str
 ) -> None:

@@ -18,10 +18,11 @@ from fraudops.datasets.drifts import overlay
 from fraudops.drift.report import keep_latest
 from fraudops.errors import BundleError, SettingsError, StoreDownError
 from fraudops.feature_encryption import protection
-from fraudops.ids import uuid7
+from fraudops.ids import timestamp_ms, uuid7
 from fraudops.model.manifest import DRIFT_REFERENCE
 from fraudops.promotion.local import FileRecordStore
 from fraudops.registry import TAG_DIGEST, Registry
+from tests.support.audit_records import refusals
 from tests.support.commands import bare_environment
 from tests.support.drift_site import (
     DriftSite,
@@ -260,6 +261,43 @@ def test_predictions_and_runs_of_another_version_do_not_count(site: DriftSite) -
     assert rows_of(
         site.database, "SELECT decision_rate FROM drift_runs WHERE model_version = '3'"
     ) == [(None,)]
+
+
+def test_the_share_of_refused_transactions_is_reported(site: DriftSite) -> None:
+    """The verdict does not depend on it."""
+    since = site.insert_now(spread(bank()[1], 900))
+    before = site.report("--since", since, "--no-report")
+    assert (before["refused"], before["refused_share"]) == (0, 0.0)
+    counts = [
+        refusals(rows=60),
+        refusals(field="age", rows=40),
+        refusals(rows=1_000, model_version="2"),
+        refusals(rows=1_000, model_name="another"),
+        refusals(datetime.fromisoformat(since) - timedelta(minutes=1), rows=1_000),
+    ]
+    with psycopg.connect(site.database) as connection:
+        for each in counts:
+            connection.execute(
+                """INSERT INTO refusals (at, id, pod, endpoint, model_name, model_version, field,
+                                         reason, rows)
+                   VALUES (to_timestamp(%s / 1000.0), %s, 'p', %s, %s, %s, %s, %s, %s)""",
+                [
+                    timestamp_ms(each.id),
+                    each.id,
+                    each.endpoint,
+                    each.model_name,
+                    each.model_version,
+                    each.field,
+                    each.reason,
+                    each.rows,
+                ],
+            )
+    report = site.report("--since", since)
+    assert (report["refused"], report["refused_share"]) == (100, 0.1)
+    assert report["verdict"] == before["verdict"]
+    line = "refused and not scored: 100 transactions (10.00% of all)"
+    assert line in site.drift("--since", since, "--no-report").stdout
+    assert line in Path(report["html_path"]).read_text()
 
 
 def test_a_schema_of_other_names_is_scanned_and_printed_as_text(site: DriftSite) -> None:

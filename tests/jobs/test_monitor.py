@@ -19,7 +19,7 @@ from fraudops.ids import TEST_PREFIX
 from fraudops.state import State
 from jobs.cli import cli
 from services.shipper.sink import Sink
-from tests.support.audit_records import prediction
+from tests.support.audit_records import prediction, refusals
 from tests.support.commands import CommandResult, bare_environment, call
 from tests.support.processes import free_port
 
@@ -192,6 +192,85 @@ def test_without_labels_no_quality_is_claimed(database: str, state: State) -> No
     read = json.loads(fraudops(database, "monitor", "--json", "--state", str(state.root)).stdout)
     assert read["total"]["precision"] is None
     assert read["total"]["label_coverage"] == 0
+
+
+def test_unmatched_labels_and_refused_transactions_are_shown(database: str, state: State) -> None:
+    now = datetime.now(UTC)
+    old, young = now - timedelta(minutes=11), now - timedelta(minutes=9)
+    answers = [
+        prediction(now - timedelta(days=40), transaction_id="t-1"),
+        prediction(now - timedelta(minutes=30), transaction_id="t-2"),
+    ]
+    store(
+        database,
+        [
+            *answers,
+            new_label(1, old, "rule", transaction_id="t-1", received_at=old),
+            new_label(0, old, "analyst", prediction_id=answers[0].id, received_at=old),
+            new_label(1, old, "rule", prediction_id=answers[1].id, received_at=old),
+            new_label(1, old, "rule", transaction_id="unknown", received_at=old),
+            new_label(1, old, "rule", prediction_id=str(uuid.uuid4()), received_at=old),
+            # Its answer may still be in a spool.
+            new_label(1, young, "rule", transaction_id="soon", received_at=young),
+            # It arrived before the window.
+            new_label(1, old, "rule", transaction_id="x", received_at=now - timedelta(hours=25)),
+            *(refusals(old, field=f"V{number}", rows=1) for number in range(1, 6)),
+            refusals(old, endpoint="/predict/batch", rows=4),
+            refusals(young, rows=2),
+            refusals(now - timedelta(hours=25)),
+            refusals(old, model_name="another"),
+        ],
+    )
+    monitor = ("monitor", "--hours", "24", "--state", str(state.root))
+    done = fraudops(database, *monitor, "--json")
+    read = json.loads(done.stdout)
+    assert read["labels"] == {
+        "received": 6,
+        "settled": 5,
+        "weight": 1.0,
+        "checked": 5,
+        "unmatched": 2,
+        "contradictory": 2,
+        "estimated": False,
+        "unmatched_share": 0.4,
+        "margin_95": None,
+    }
+    assert (read["refused"]["rows"], read["refused"]["share"]) == (11, 11 / 12)
+    assert len(read["refused"]["reasons"]) == 5
+    most = {"field": "Amount", "reason": "below_minimum", "rows": 6}
+    assert read["refused"]["reasons"][0] == most
+    text = fraudops(database, *monitor).stdout
+    for sentence in (
+        "Labels that arrived in this window: 6. Of those older than 10 minutes, 2 (40.00%) match"
+        " no answer. For 2, another label of the transaction says the opposite.",
+        "Refused transactions, which were not scored: 11 (91.67% of all): Amount below minimum 6;"
+        " V1 below minimum 1;",
+        "; 1 more reasons",
+    ):
+        assert sentence in text
+
+
+def test_many_labels_are_sampled_and_their_share_comes_with_its_margin(
+    database: str, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fraudops.audit.labels.SAMPLED_LABELS", 500)
+    store(database, [prediction(transaction_id="t-1")])
+    with psycopg.connect(database) as connection:
+        # The last bits of an id are random, and the same in each run. Each fourth is matched.
+        connection.execute(
+            """INSERT INTO labels (id, transaction_id, label, labelled_at, source, received_at)
+               SELECT CAST(md5('' || n) AS uuid), CASE WHEN n % 4 = 0 THEN 't-1' ELSE 'u-' || n END,
+                      1, now() - interval '1 hour', 'rule', now() - interval '1 hour'
+               FROM generate_series(1, 5000) AS n"""
+        )
+    read = fraudops(database, "monitor", "--json", "--state", str(state.root))
+    labels = json.loads(read.stdout)["labels"]
+    assert (labels["received"], labels["estimated"]) == (5_000, True)
+    assert labels["weight"] == pytest.approx(10, rel=0.01)
+    assert abs(labels["checked"] - 5_000) < 600
+    assert 0 < labels["margin_95"] < 0.05
+    assert abs(labels["unmatched_share"] - 0.75) < 1.5 * labels["margin_95"]
+    assert "about " in fraudops(database, "monitor", "--state", str(state.root)).stdout
 
 
 def test_a_shipper_that_no_longer_writes_is_called_silent(database: str, state: State) -> None:

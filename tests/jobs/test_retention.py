@@ -10,17 +10,22 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pyarrow.parquet
 import pytest
 from psycopg import sql
 
-from fraudops.audit import retention
+from fraudops.audit import label_retention, parquet, retention
 from fraudops.audit.connection import connect
 from fraudops.audit.partitions import RETENTION_LOCK, ensure_partition, partition_name
+from fraudops.audit.records import LabelRecord, Record, encode, new_label
+from fraudops.errors import StoreDownError
 from fraudops.ids import uuid7
 from jobs.retention import command
+from services.shipper.sink import Sink
+from tests.support.audit_records import id_at, refusals
 from tests.support.commands import Caller, CommandResult
 
 TODAY = datetime.now(UTC).date()
@@ -199,6 +204,133 @@ def test_a_day_that_an_earlier_release_detached_is_exported_with_newer_columns_e
     assert [each["rows"] for each in answer(result)["dropped"]] == [2, 2]
     table = pyarrow.parquet.read_table(tmp_path / f"{partition_name(OLD)}.parquet")
     assert table["features_sealed"].null_count == 2
+
+
+class Labels:
+    """Labels and counts of refused transactions around the cut of 400 days."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        cut = datetime(KEPT.year, KEPT.month, KEPT.day, tzinfo=UTC)
+        before, after = cut - timedelta(milliseconds=1), cut
+        self.expired = [
+            label(before, transaction_id="arrived before"),
+            label(after, prediction_id=id_at(before)),
+        ]
+        self.kept = [
+            label(after, transaction_id="arrived after"),
+            label(after, prediction_id=id_at(after)),
+            # No UUIDv7 has no time, although this one is a smaller number.
+            label(after, prediction_id=str(UUID(int=4 << 76 | 2 << 62))),
+            # The client chooses this time.
+            label(datetime.now(UTC), labelled_at=before, transaction_id="old"),
+        ]
+        counts = [refusals(before), refusals(after)]
+        self.count = counts[1].id
+        asyncio.run(self._ship([*self.expired, *self.kept, *counts]))
+
+    async def _ship(self, records: list[Record]) -> None:
+        sink = Sink(self.url)
+        assert (await sink.ship([encode(record) for record in records])).new == len(records)
+        await sink.close()
+
+    def are_left(self) -> tuple[set[str], list[str]]:
+        with psycopg.connect(self.url) as connection:
+            ids = {row[0] for row in connection.execute("SELECT id::text FROM labels")}
+            counts = connection.execute("SELECT id::text FROM refusals ORDER BY id").fetchall()
+        return ids, [row[0] for row in counts]
+
+
+def label(received_at: datetime, labelled_at: datetime | None = None, **names: str) -> LabelRecord:
+    return new_label(1, labelled_at or received_at, "analyst", received_at=received_at, **names)
+
+
+def ids_of(labels: list[LabelRecord]) -> set[str]:
+    return {each.id for each in labels}
+
+
+def test_labels_and_refusals_end_with_their_days(
+    site: RetentionSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_retention, "RANGE_BLOCKS", 1)
+    labels = Labels(site.url)
+    everything = labels.are_left()
+    dry = answer(site.retain("--dry-run", "--json"))
+    assert (dry["labels"], dry["refusals"]) == (
+        {"oldest_kept": str(KEPT), "rows": 2, "file": None},
+        {"oldest_kept": str(KEPT), "rows": 1, "file": None},
+    )
+    assert "2 labels would be deleted" in site.retain("--dry-run").stdout
+    assert labels.are_left() == everything
+    # Labels may be kept for longer than predictions, or for a shorter time.
+    longer = answer(site.retain("--json", "--label-days", "401"))
+    assert (longer["labels"]["rows"], longer["refusals"]["rows"]) == (0, 1)
+    assert labels.are_left() == (everything[0], [labels.count])
+    result = site.retain("--json")
+    assert answer(result)["labels"] == {"oldest_kept": str(KEPT), "rows": 2, "file": None}
+    assert labels.are_left() == (ids_of(labels.kept), [labels.count])
+    again = answer(site.retain("--json", FRAUDOPS_RETENTION__LABEL_DAYS="1"))
+    assert again["labels"]["rows"] == 3
+    assert labels.are_left()[0] == ids_of(labels.kept[3:])
+
+
+def test_exactly_the_exported_labels_are_deleted(
+    site: RetentionSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = Labels(site.url)
+    late = label(datetime.now(UTC) - timedelta(days=500), transaction_id="late")
+    export = parquet.append
+
+    async def arrive(*arguments: Any) -> None:
+        await export(*arguments)
+        # A label that is shipped late, after the cursor has read the table.
+        if arguments[2] == "labels" and late.id not in labels.are_left()[0]:
+            await labels._ship([late])
+
+    monkeypatch.setattr(parquet, "append", arrive)
+    (tmp_path / f"labels-{KEPT:%Y%m%d}.parquet").write_bytes(b"earlier")
+    result = answer(site.retain("--json", "--export", tmp_path))["labels"]
+    file = tmp_path / f"labels-{KEPT:%Y%m%d}-2.parquet"
+    assert (result["rows"], result["file"]) == (2, str(file))
+    assert labels.are_left()[0] == ids_of([*labels.kept, late])
+    rows = pyarrow.parquet.read_table(file).to_pylist()
+    assert {row["id"] for row in rows} == ids_of(labels.expired)
+    assert {(row["label"], row["source"]) for row in rows} == {(1, "analyst")}
+    assert {row["prediction_id"] for row in rows} == {None, labels.expired[1].prediction_id}
+    assert answer(site.retain("--json", "--export", tmp_path))["labels"]["rows"] == 1
+    none = answer(site.retain("--json", "--export", tmp_path))["labels"]
+    assert (none["rows"], none["file"]) == (0, None)
+
+
+def test_no_label_is_deleted_when_its_export_fails(
+    site: RetentionSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = Labels(site.url)
+    everything = labels.are_left()
+
+    def full(_file: parquet.ParquetFile) -> None:
+        raise StoreDownError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet.ParquetFile, "close", full)
+        failed = site.retain("--export", tmp_path, "--days", "3000", "--label-days", "400")
+    assert failed.returncode == 75
+    append = parquet.append
+
+    async def lose_lock(*arguments: Any) -> None:
+        await append(*arguments)
+        with psycopg.connect(site.url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks "
+                "WHERE locktype = 'advisory' AND objid = %s",
+                [RETENTION_LOCK],
+            )
+
+    monkeypatch.setattr(parquet, "append", lose_lock)
+    lost = site.retain("--export", tmp_path, "--days", "3000", "--label-days", "400")
+    assert lost.returncode == 75, lost.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert labels.are_left() == everything
 
 
 def test_two_retentions_never_run_together(site: RetentionSite) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fraudops.audit.dead_letters import DeadLetters
-from fraudops.audit.records import Prediction, encode
+from fraudops.audit.records import Record, encode
 from fraudops.spool import SpoolReader
 from fraudops.state import State
 from services.shipper.sink import Sink
@@ -32,12 +32,12 @@ class AuditSite:
             **({"DATABASE_URL": self.url} | environment),
         )
 
-    def ship(self, *records: Prediction) -> list[str]:
+    def ship(self, *records: Record) -> list[str]:
         """Write the records to the table as the shipper does; return their ids."""
         asyncio.run(self._ship(records))
         return [record.id for record in records]
 
-    async def _ship(self, records: Iterable[Prediction]) -> None:
+    async def _ship(self, records: Iterable[Record]) -> None:
         sink = Sink(self.url)
         await sink.ship([encode(record) for record in records])
         await sink.close()

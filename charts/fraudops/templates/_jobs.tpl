@@ -12,6 +12,7 @@ The spec of one Job. Argument: (dict "root" $ "name" "train" "settings" .Values.
   shards       number of pods of an Indexed Job, which run at the same time
   bare         true: the container reads no ConfigMap
   exportClaim  a claim that is mounted at /export
+  labelDays    true: the container knows for how long labels are kept
   backoffLimit, ttl   replace those of .Values.jobs; ttl "" keeps the finished Job
   verdictKey, waiverKey, publicKeys   true: the container mounts that Secret
   request      true: the container knows the id of the Job's request
@@ -245,6 +246,10 @@ that of the Job.
 {{- with include "fraudops.env.auditKey" $root }}
 {{- . | nindent 0 }}
 {{- end }}
+{{- end }}
+{{- /* Not in the ConfigMap: a pod of release 0.2.0 that starts during an upgrade would refuse the variable. */}}
+{{- if and .labelDays (not (kindIs "invalid" $root.Values.retention.labelDays)) }}
+- {name: FRAUDOPS_RETENTION__LABEL_DAYS, value: {{ $root.Values.retention.labelDays | int64 | quote }}}
 {{- end }}
 {{- if .production }}
 - {name: FRAUDOPS_PRODUCTION_URL, value: {{ printf "http://%s-admin:8001" (include "fraudops.inference" $root) | quote }}}

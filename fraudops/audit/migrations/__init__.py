@@ -5,6 +5,7 @@ Migrations only add to the schema, so that the previous release keeps working on
 
 import asyncio
 import logging
+import time
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from sqlalchemy import Connection, text
 
 from fraudops.audit.connection import TROUBLE
 from fraudops.audit.database import create_engine, translated
-from fraudops.audit.indexing import index_days
+from fraudops.audit.indexing import index_days, index_labels
 from fraudops.audit.partitions import MIGRATION_LOCK, ensure_partition
 
 logger = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ async def upgrade(url: str) -> Migrated:
 
     The migration is one transaction under an advisory lock. A newer schema stays as it is:
     migrations only add to it, so that this release works with it too. Then partitions that lack an
-    index get it, without a lock on the table and for at most INDEX_SECONDS. A partition without an
-    index makes queries slower, never wrong.
+    index get it, and the labels, without a lock on the table and for at most INDEX_SECONDS. A
+    missing index makes queries slower, never wrong.
 
     Raises StoreDownError. It does so too when another migration holds the lock for LOCK_SECONDS, or
     a table is in use for TABLE_LOCK_SECONDS; then nothing has changed.
@@ -81,10 +82,12 @@ async def upgrade(url: str) -> Migrated:
                 today = datetime.now(UTC).date()
                 for day in (today, today + timedelta(days=1)):
                     await ensure_partition(raw, day, TABLE_LOCK_SECONDS)
+        deadline = time.monotonic() + INDEX_SECONDS
         try:
             indexed = await index_days(url, INDEX_SECONDS, "fraudops-migrate")
             if indexed.limit:
                 logger.warning("some days cannot be indexed", extra={"reason": indexed.limit})
+            await index_labels(url, deadline - time.monotonic(), "fraudops-migrate")
         except TROUBLE as error:
             logger.warning(
                 "some days were not indexed; the next run of retention indexes them",

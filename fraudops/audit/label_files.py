@@ -1,0 +1,208 @@
+"""Read labels from a CSV, plain or gzipped, or from a Parquet file, in constant memory.
+
+The csv module reads the CSV: it knows the line of each row, and only columns by name are converted.
+No message quotes a value.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from fraudops.errors import DataError, SettingsError
+
+COLUMNS = ("prediction_id", "transaction_id", "label", "labelled_at", "source")
+NAMES = COLUMNS[:2]
+BATCH_ROWS = 10_000
+# Longer lines and cells would fill the memory. The csv module has its own limit for a cell.
+MAX_LINE = 1 << 20
+GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
+BLOCK = 1 << 20
+# The share is computed after so many rows of a CSV.
+SHARE_ROWS = 1_000
+
+
+class FileRow(NamedTuple):
+    """One row: its number from 1, its line in a CSV, and its cells by the names in COLUMNS.
+
+    `fault` is the reason why the row cannot be split into cells, or None.
+    """
+
+    row: int
+    line: int | None
+    cells: Mapping[str, Any]
+    fault: str | None = None
+
+
+@dataclass
+class LabelFile:
+    """An open file of labels.
+
+    `columns` maps names in COLUMNS to the file's own; a name without a column is missing there.
+    `digest` is the sha256 of its bytes. `share` is the part that was read, from 0 to 1.
+    """
+
+    path: Path
+    columns: Mapping[str, str]
+    digest: str
+    _file: BinaryIO
+    _size: int
+    _state: tuple[int, int]
+    share: float = 0.0
+
+    def rows(self) -> Iterator[FileRow]:
+        """Yield all rows. Raises DataError when the file is damaged or lacks a column."""
+        self._file.seek(0)
+        start = self._file.read(4)
+        self._file.seek(0)
+        return self._parquet_rows() if start == PARQUET else self._csv_rows(start)
+
+    def check_unchanged(self) -> None:
+        """Raise DataError when another program has written to the file since it was opened."""
+        if _state(self._file) != self._state:
+            raise DataError(f"{self.path}: the file changed while it was read: import it again")
+
+    def _csv_rows(self, start: bytes) -> Iterator[FileRow]:
+        with _decompressed(self.path, self._file, start) as binary:
+            text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="replace", newline="")
+            try:
+                yield from self._text_rows(csv.reader(_lines(text, self.path)))
+            finally:
+                # Its end would close the file.
+                text.detach()
+
+    def _text_rows(self, reader: Any) -> Iterator[FileRow]:
+        header = self._next(reader)
+        if header is None or "\0" in "".join(header):
+            raise DataError(
+                f"{self.path}: not a CSV with a header: save it as CSV in UTF-8, or as Parquet"
+            )
+        places = self._places(header)
+        row, line = 0, reader.line_num + 1
+        while (cells := self._next(reader)) is not None:
+            if cells:
+                row += 1
+                yield _row(row, line, cells, len(header), places)
+                if row % SHARE_ROWS == 0:
+                    self.share = self._file.tell() / self._size
+            # `line_num` counts the lines of a quoted cell too.
+            line = reader.line_num + 1
+
+    def _next(self, reader: Any) -> list[str] | None:
+        try:
+            cells: list[str] | None = next(reader, None)
+        except csv.Error:
+            raise DataError(
+                f"{self.path}: line {reader.line_num}: cannot be read as CSV; correct or remove it"
+            ) from None
+        return cells
+
+    def _parquet_rows(self) -> Iterator[FileRow]:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            file = pyarrow.parquet.ParquetFile(self._file)
+            places = self._places(file.schema_arrow.names)
+            own = {self.columns[name]: name for name in places}
+            row = 0
+            for batch in file.iter_batches(BATCH_ROWS, columns=list(own), use_threads=False):
+                columns = [_microseconds(column).to_pylist() for column in batch.columns]
+                names = [own[name] for name in batch.schema.names]
+                for values in zip(*columns, strict=True):
+                    row += 1
+                    yield FileRow(row, None, dict(zip(names, values, strict=True)))
+                self.share = row / max(1, file.metadata.num_rows)
+        except (pyarrow.ArrowException, OSError):
+            # Arrow's message may quote a value.
+            raise DataError(
+                f"{self.path}: the Parquet file is damaged, or a column has a type that no label "
+                "has; write it again"
+            ) from None
+
+    def _places(self, header: list[str]) -> dict[str, int]:
+        """Return the place of each known column. Raises DataError."""
+        header = [name.strip() for name in header]
+        places = {
+            name: header.index(column) for name, column in self.columns.items() if column in header
+        }
+        if twice := [name for name in places if header.count(self.columns[name]) > 1]:
+            raise DataError(f"{self.path}: two columns have the name {self.columns[twice[0]]!r}")
+        needed = [name for name in self.columns if name not in NAMES]
+        if missing := [name for name in needed if name not in places]:
+            name = missing[0]
+            other = ", or give --source NAME" if name == "source" else ""
+            raise DataError(
+                f"{self.path}: there is no column {self.columns[name]!r}: name the one with the "
+                f"{name} by --column {name}=COLUMN{other}"
+            )
+        if not any(name in places for name in NAMES):
+            raise DataError(
+                f"{self.path}: there is no column with the prediction_id or the transaction_id: "
+                "name it by --column transaction_id=COLUMN"
+            )
+        return places
+
+
+@contextmanager
+def open_labels(path: Path, columns: Mapping[str, str]) -> Iterator[LabelFile]:
+    """Open the file and read it once for its digest. Raises SettingsError, DataError."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    with file:
+        state, digest = _state(file), hashlib.sha256()
+        while block := file.read(BLOCK):
+            digest.update(block)
+        yield LabelFile(path, columns, digest.hexdigest(), file, max(1, state[0]), state)
+
+
+def _state(file: BinaryIO) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def _decompressed(path: Path, file: BinaryIO, start: bytes) -> Iterator[BinaryIO]:
+    try:
+        if not start.startswith(GZIP):
+            yield file
+            return
+        with gzip.GzipFile(fileobj=file) as unzipped:
+            yield unzipped  # type: ignore[misc]  # GzipFile reads as a BinaryIO does
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise DataError(f"{path}: the gzip file is damaged or was cut off: copy it again") from None
+
+
+def _lines(text: io.TextIOWrapper, path: Path) -> Iterator[str]:
+    number = 0
+    while line := text.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise DataError(f"{path}: line {number} has more than {MAX_LINE:,} characters")
+        yield line
+
+
+def _row(row: int, line: int, cells: list[str], columns: int, places: Mapping[str, int]) -> FileRow:
+    if len(cells) != columns:
+        fault = f"{len(cells)} values where the header names {columns} columns"
+        return FileRow(row, line, {}, fault)
+    return FileRow(row, line, {name: cells[place].strip() for name, place in places.items()})
+
+
+def _microseconds(column: Any) -> Any:
+    """Return a column of times in the precision of the database."""
+    import pyarrow
+
+    kind = column.type
+    if not pyarrow.types.is_timestamp(kind):
+        return column
+    return column.cast(pyarrow.timestamp("us", kind.tz), safe=False)
