@@ -36,7 +36,7 @@ SCOPES = frozenset(get_args(Scope))
 _CARD = re.compile(r"[0-9]{12,19}")
 
 
-class _Header(msgspec.Struct, frozen=True):
+class _TokenHeader(msgspec.Struct, frozen=True):
     """The header of a token, as far as it is read.
 
     The members `jku`, `x5u`, `x5c` and `jwk`, with which a token would bring its own key, are not.
@@ -117,7 +117,7 @@ class TokenVerifier:
             self._refuse(digest)
             raise UnknownCredentialError from None
 
-    async def _key_for(self, header: _Header) -> PublicKey:
+    async def _key_for(self, header: _TokenHeader) -> PublicKey:
         """Return the key that the header names. Raises UnknownCredentialError, StoreDownError."""
         if not (found := _find(self._keys.keys, header)):
             await self._keys.seek()
@@ -167,7 +167,7 @@ def client_name(claim: str) -> str:
     return f"sub:{sha256(claim.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
-def _find(keys: KeySet | None, header: _Header) -> PublicKey | None:
+def _find(keys: KeySet | None, header: _TokenHeader) -> PublicKey | None:
     """Return the key for a header, if it is known.
 
     The algorithm is that of the key, so that the header cannot choose another one.
@@ -180,12 +180,12 @@ def _find(keys: KeySet | None, header: _Header) -> PublicKey | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _header_of(token: bytes) -> _Header:
+def _header_of(token: bytes) -> _TokenHeader:
     """Return the header of a token. Raises UnknownCredentialError."""
     part = token.partition(b".")[0]
     try:
         data = base64.b64decode(part + b"=" * (-len(part) % 4), altchars=b"-_", validate=True)
-        header = decode_json(data, _Header)
+        header = decode_json(data, _TokenHeader)
     except (binascii.Error, msgspec.MsgspecError):
         raise UnknownCredentialError from None
     # RFC 7515, section 4.1.11: what is critical and not understood is refused.
