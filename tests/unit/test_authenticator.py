@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fraudops.api_keys import digest_of, new_api_key
+from fraudops.api_keys import digest_of
 from fraudops.errors import SettingsError, StoreDownError
 from fraudops.settings import ClientAuthSettings
 from services.inference.http.client_auth import authenticator as module
@@ -25,7 +25,8 @@ from services.inference.http.problems import (
 from services.inference.metrics import CLIENT_REASONS, Metrics
 from tests.support.tokens import AUDIENCE, ISSUER, jwks, signing_key
 
-KEY, OTHER = new_api_key(), new_api_key()
+# Fixed, because they are in the names of tests, which all test processes must have in common.
+KEY, OTHER = f"fo_{'k' * 43}", f"fo_{'o' * 43}"
 ISSUED = signing_key("ES256", "1")
 BEARER = b"Bearer " + KEY.encode()
 
