@@ -1,6 +1,7 @@
 """Which tokens are accepted, and what they say about their client."""
 
 import base64
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -179,7 +180,8 @@ GOOD = RSA.token()
         b"a.b.c",
         b"..",
     ],
-    ids=str,
+    # Not the tokens, which each test process makes anew.
+    ids=itertools.count(),
 )
 async def test_tokens_that_are_refused(token: bytes) -> None:
     with pytest.raises(UnknownCredentialError) as refused:
