@@ -30,7 +30,6 @@ from services.mlflow.wait import fault
 from services.supervisor.postgresql import PostgreSQL
 from tests.support.commands import CommandResult, bare_environment, call
 from tests.support.fault_proxy import FaultProxy, Trap
-from tests.support.mlflow_tables import make_tables
 from tests.support.processes import free_port
 from tests.support.waiting import eventually
 from tests.support.warm_start import start_python
@@ -147,6 +146,11 @@ async def test_without_an_admin_the_sql_is_printed_and_no_password(target: Datab
 
 def test_the_scram_verifier_is_the_one_that_postgresql_makes(postgresql_server: PostgreSQL) -> None:
     with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
+        # The tests' server has another number of iterations than PostgreSQL's own.
+        admin.execute(
+            "SELECT set_config(name, boot_val, false) FROM pg_settings"
+            " WHERE name = 'scram_iterations'"
+        )
         admin.execute("CREATE ROLE scram_probe PASSWORD 'correct horse'")
         stored = admin.execute(
             "SELECT rolpassword FROM pg_authid WHERE rolname = 'scram_probe'"
@@ -319,20 +323,19 @@ def test_an_upgrade_of_an_install_without_secrets_has_nothing_to_migrate(
 
 
 def test_mlflows_own_upgrade_runs_if_its_tables_exist(
-    postgresql_server: PostgreSQL, database: str, capsys: pytest.CaptureFixture[str]
+    postgresql_server: PostgreSQL, database_with_mlflow: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_tables(database)
-    mlflow_tables.upgrade(database)
+    mlflow_tables.upgrade(database_with_mlflow)
     assert "MLflow's tables match this release" in capsys.readouterr().err
     with FaultProxy(postgresql_server.port).running() as proxy:
         # A query of the upgrade itself, by another driver.
         proxy.set(Trap(b"alembic_version.version_num", "cut"))
         with pytest.raises(StoreDownError, match=r"refuses the upgrade|does not answer"):
-            mlflow_tables.upgrade(through(proxy, database))
-    with psycopg.connect(database) as connection:
+            mlflow_tables.upgrade(through(proxy, database_with_mlflow))
+    with psycopg.connect(database_with_mlflow) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'unknown'")
     with pytest.raises(SettingsError, match="run the newer release that upgraded them"):
-        mlflow_tables.upgrade(database)
+        mlflow_tables.upgrade(database_with_mlflow)
 
 
 def test_the_mlflow_server_waits_until_its_role_can_enter(
