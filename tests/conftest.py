@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import hypothesis
@@ -18,19 +18,19 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from jobs.score import command as score_command
 from services.mlflow import server as mlflow_server
 from services.supervisor.postgresql import OWNER, PostgreSQL
 from services.supervisor.postgresql_standalone import start
 from tests.support.commands import Caller
 from tests.support.http_client import HTTP
-from tests.support.mlflow_tables import make_tables
 from tests.support.platform import Platform, whole_platform
 from tests.support.processes import free_port, lifeline
 from tests.support.scheduling import LONGEST, PlatformScheduling
-from tests.support.scored import Scene, make_scene
 from tests.support.shared_servers import StartedServer, alone, run_folder, shared
 from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from tests.support.scored import Scene
 
 TEMPLATE, TEMPLATE_WITH_MLFLOW = "fraudops_template", "fraudops_template_with_mlflow"
 # A test that is slow because the machine is busy has not found a defect.
@@ -94,6 +94,8 @@ def _template(postgresql_server: PostgreSQL) -> str:
 @pytest.fixture(scope="session")
 def _template_with_mlflow(postgresql_server: PostgreSQL, _template: str) -> str:
     """A database with the tables of the audit and of MLflow."""
+    from tests.support.mlflow_tables import make_tables
+
     return make_template(postgresql_server, TEMPLATE_WITH_MLFLOW, _template, make_tables)
 
 
@@ -212,11 +214,16 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         yield started
 
 
+# Here and not above: scikit-learn would cost the process that only hands out the tests 3 s.
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def scene(tmp_path_factory: pytest.TempPathFactory) -> "Scene":
+    from tests.support.scored import make_scene
+
     return make_scene(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture
 def score(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Caller:
-    return Caller("score", score_command, monkeypatch, capsys)
+    from jobs.score import command
+
+    return Caller("score", command, monkeypatch, capsys)
