@@ -4,8 +4,6 @@ import contextlib
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +27,7 @@ from tests.support.http_client import HTTP
 from tests.support.processes import free_port
 from tests.support.serving import TOKEN, Service, problem
 from tests.support.waiting import eventually
+from tests.support.warm_start import start_python
 
 ROOM = 4 << 20
 # The shipper, with the pod of its argument as its only peer.
@@ -124,9 +123,8 @@ def test_a_file_that_is_wrong_at_the_start_does_not_keep_the_shipper_from_handin
         "FRAUDOPS_ADMIN_TOKEN": TOKEN,
         "HOME": str(state.root),
     }
-    with subprocess.Popen(
-        [sys.executable, "-c", SHIPPER, admin_url(pod)], env=environment
-    ) as shipper:
+    with (state.root / "shipper.log").open("wb") as log:
+        shipper = start_python(["-c", SHIPPER, admin_url(pod)], environment, log)
         try:
 
             def waits() -> None:
@@ -139,6 +137,7 @@ def test_a_file_that_is_wrong_at_the_start_does_not_keep_the_shipper_from_handin
             assert shipper.wait(20) == 0
         finally:
             shipper.kill()
+            shipper.wait(20)
     assert list_segments(state.spool) == []
     assert payloads_of(pod) == sorted(written)
 
