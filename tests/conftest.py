@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import hypothesis
@@ -17,7 +18,6 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from jobs.score import command as score_command
 from services.mlflow import server as mlflow_server
 from services.supervisor.postgresql import OWNER, PostgreSQL
 from services.supervisor.postgresql_standalone import start
@@ -26,11 +26,13 @@ from tests.support.http_client import HTTP
 from tests.support.platform import Platform, whole_platform
 from tests.support.processes import free_port, lifeline
 from tests.support.scheduling import LONGEST, PlatformScheduling
-from tests.support.scored import Scene, make_scene
 from tests.support.shared_servers import StartedServer, alone, run_folder, shared
 from tests.support.waiting import eventually
 
-TEMPLATE, UNFINISHED = "fraudops_template", "fraudops_template_unfinished"
+if TYPE_CHECKING:
+    from tests.support.scored import Scene
+
+TEMPLATE, TEMPLATE_WITH_MLFLOW = "fraudops_template", "fraudops_template_with_mlflow"
 # A test that is slow because the machine is busy has not found a defect.
 hypothesis.settings.register_profile(
     "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -67,6 +69,8 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post
             synchronous_commit="off",
             full_page_writes="off",
             max_connections="120",
+            # A password's 4096 rounds would cost both ends of each connection milliseconds.
+            scram_iterations="1",
         )
         return StartedServer(process, signal.SIGINT, f"{server.port} {server.folder}")
 
@@ -84,33 +88,58 @@ def postgresql(postgresql_server: PostgreSQL) -> str:
 @pytest.fixture(scope="session")
 def _template(postgresql_server: PostgreSQL) -> str:
     """A database with the audit's tables, migrated once. Each test gets a copy of it."""
+    return make_template(postgresql_server, TEMPLATE, "template1", migrate_by_a_process)
+
+
+@pytest.fixture(scope="session")
+def _template_with_mlflow(postgresql_server: PostgreSQL, _template: str) -> str:
+    """A database with the tables of the audit and of MLflow."""
+    from tests.support.mlflow_tables import make_tables
+
+    return make_template(postgresql_server, TEMPLATE_WITH_MLFLOW, _template, make_tables)
+
+
+def make_template(
+    server: PostgreSQL, name: str, source: str, complete: Callable[[str], None]
+) -> str:
+    """Make a database once for all test processes.
+
+    It is a copy of `source`, and `complete` gets its URL.
+    """
+    unfinished = f"{name}_unfinished"
+    with (
+        alone(server.folder / f"{name}.lock"),
+        psycopg.connect(server.admin_url(), autocommit=True) as admin,
+    ):
+        if not admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
+            admin.execute(copy_of(source, unfinished))
+            complete(server.url(unfinished))
+            # The final name appears only when the database is complete.
+            admin.execute(
+                sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
+                    sql.Identifier(unfinished), sql.Identifier(name)
+                )
+            )
+    return name
+
+
+def copy_of(source: str, name: str) -> sql.Composed:
+    return sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(
+        *map(sql.Identifier, (name, source, OWNER))
+    )
+
+
+def migrate_by_a_process(url: str) -> None:
     program = (
         "import os; from fraudops.audit.migrations import migrate;"
         " migrate(os.environ['DATABASE_URL'])"
     )
-    with (
-        alone(postgresql_server.folder / "template.lock"),
-        psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin,
-    ):
-        if not admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [TEMPLATE]).fetchone():
-            admin.execute(
-                sql.SQL("CREATE DATABASE {} OWNER {}").format(
-                    sql.Identifier(UNFINISHED), sql.Identifier(OWNER)
-                )
-            )
-            subprocess.run(
-                [sys.executable, "-c", program],
-                env={**os.environ, "DATABASE_URL": postgresql_server.url(UNFINISHED)},
-                check=True,
-                timeout=60,
-            )
-            # The final name appears only when the database is complete.
-            admin.execute(
-                sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
-                    sql.Identifier(UNFINISHED), sql.Identifier(TEMPLATE)
-                )
-            )
-    return TEMPLATE
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "DATABASE_URL": url},
+        check=True,
+        timeout=60,
+    )
 
 
 @pytest.fixture
@@ -119,14 +148,25 @@ def database(postgresql_server: PostgreSQL, _template: str) -> Iterator[str]:
 
     It names the database's owner, who is not a superuser.
     """
+    with fresh_database(postgresql_server, _template) as url:
+        yield url
+
+
+@pytest.fixture
+def database_with_mlflow(
+    postgresql_server: PostgreSQL, _template_with_mlflow: str
+) -> Iterator[str]:
+    """As `database`, with the tables of the installed MLflow too."""
+    with fresh_database(postgresql_server, _template_with_mlflow) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(server: PostgreSQL, template: str) -> Iterator[str]:
     name = f"test_{uuid4().hex}"
-    with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
-        admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(
-                *map(sql.Identifier, (name, _template, OWNER))
-            )
-        )
-        yield postgresql_server.url(name)
+    with psycopg.connect(server.admin_url(), autocommit=True) as admin:
+        admin.execute(copy_of(template, name))
+        yield server.url(name)
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
@@ -174,11 +214,16 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         yield started
 
 
+# Here and not above: scikit-learn would cost the process that only hands out the tests 3 s.
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def scene(tmp_path_factory: pytest.TempPathFactory) -> "Scene":
+    from tests.support.scored import make_scene
+
     return make_scene(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture
 def score(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Caller:
-    return Caller("score", score_command, monkeypatch, capsys)
+    from jobs.score import command
+
+    return Caller("score", command, monkeypatch, capsys)

@@ -68,8 +68,12 @@ class ClusterScheduling(LoadFileScheduling):
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {group: place for place, group in enumerate(GROUPS)}
-    # The sort is stable.
-    items.sort(key=lambda item: places[GROUP_OF.get(item.path.name, THE_INSTALLED)])
+
+    def place(item: pytest.Item) -> tuple[int, str]:
+        return places[GROUP_OF.get(item.path.name, THE_INSTALLED)], item.path.name
+
+    # The sort is stable, so the tests of a file keep their order.
+    items.sort(key=place)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ClusterScheduling:

@@ -15,8 +15,9 @@ from psycopg import sql
 
 from fraudops.database_url import read_database_url
 from fraudops.errors import StoreDownError
-from jobs.install.backup import ARTIFACTS, COMPLETE, SUMS, finish
+from jobs.install.backup import ARTIFACTS, COMPLETE, SUMS, command, finish
 from services.supervisor.postgresql import HOST, OWNER, PostgreSQL, binaries
+from tests.support.commands import CommandResult, call
 from tests.support.kubernetes_secrets import StoredObjects, serve_objects
 
 RECORD = json.dumps({"current": {"version": "7", "epoch": 3}})
@@ -31,7 +32,7 @@ class Site:
     """A volume, the hand-over of one pod, artifacts, and an API with the serving record."""
 
     def __init__(self, folder: Path, stored: StoredObjects, kubeconfig: Path) -> None:
-        self.stored, self.kubeconfig = stored, kubeconfig
+        self.stored, self.kubeconfig, self.as_a_program = stored, kubeconfig, False
         self.volume, self.hand_over = folder / "volume", folder / "hand-over"
         self.artifacts = folder / "mlflow" / "artifacts"
         for each in (self.hand_over, self.artifacts / "1" / "model"):
@@ -40,10 +41,12 @@ class Site:
         data = {"data": {"serving.json": RECORD}}
         self.stored.store("configmaps/serving", {"metadata": {"name": "serving"}, **data})
 
-    def step(self, name: str, *more: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    def step(self, name: str, *more: str, **variables: str) -> CommandResult:
         where = ("--volume", str(self.volume), "--hand-over", str(self.hand_over))
         own = {"KUBECONFIG": str(self.kubeconfig), "FRAUDOPS_CLUSTER__NAMESPACE": "default"}
-        return subprocess.run(
+        if not self.as_a_program:
+            return call("backup", command, name, *where, *more, **own | variables)
+        done = subprocess.run(
             [sys.executable, "-m", "jobs.install.backup", name, *where, *more],
             env=own | variables,
             capture_output=True,
@@ -51,6 +54,7 @@ class Site:
             timeout=120,
             check=False,
         )
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
     def begin(self, audit: str, mlflow: str = "") -> None:
         """Run the first step with the URLs of the two databases, which may be one."""
@@ -96,6 +100,8 @@ def test_a_backup_restores_rows_owner_and_files(
 ) -> None:
     with psycopg.connect(database) as connection:
         connection.execute(ROW)
+    # Each step is a process of its own here, as the chart starts it.
+    site.as_a_program = True
     site.begin(database)
     site.dump()
     folder = site.finish()

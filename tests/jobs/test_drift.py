@@ -36,6 +36,8 @@ from tests.support.drift_site import (
 from tests.support.mlflow_runs import new_run, put
 
 KEY = bytes(range(32))
+# Evidently's report costs a second, and most tests read only the verdict.
+NO_REPORT = "--no-report"
 NEVER = "postgresql://nobody:correct-horse@127.0.0.1:9/none"
 
 
@@ -73,7 +75,7 @@ def test_rows_like_the_reference_show_no_drift_and_the_psi_is_computed_independe
 ) -> None:
     reference, current = sample()
     since = sample_site.insert_now(current)
-    report = sample_site.report("--since", since)
+    report = sample_site.report("--since", since, NO_REPORT)
     assert (report["verdict"], report["rows"], report["compared"]) == ("none", 2000, 2000)
     expected = {
         name: psi_by_deciles(reference.frame[name], current.frame[name])
@@ -105,9 +107,11 @@ def protect(database: str, how: Literal["sealed", "hashed"], only: str = "true")
 
 def test_sealed_features_are_compared_with_the_key(site: DriftSite) -> None:
     since = site.insert_now(bank()[1])
-    plain = site.report("--since", since)
+    plain = site.report("--since", since, NO_REPORT)
     protect(site.database, "sealed")
-    keyed = site.report("--since", since, FRAUDOPS_AUDIT__KEY=base64.b64encode(KEY).decode())
+    keyed = site.report(
+        "--since", since, NO_REPORT, FRAUDOPS_AUDIT__KEY=base64.b64encode(KEY).decode()
+    )
     assert (psi_of(keyed), keyed["compared"], keyed["features_unavailable"]) == (
         psi_of(plain),
         2000,
@@ -137,7 +141,7 @@ def test_without_readable_features_the_score_is_judged_and_their_drift_is_not_av
         list(psi_of(report)),
         report["features_unavailable"],
     ) == ("none", 2000, ["fraud_probability"], reason)
-    text = site.drift("--since", since, **key_setting).stdout
+    text = site.drift("--since", since, NO_REPORT, **key_setting).stdout
     assert (
         f"the score is within its threshold; drift of the features is not available: {reason}"
         in " ".join(text.split())
@@ -153,7 +157,7 @@ def test_a_few_rows_that_were_forgotten_do_not_end_the_comparison(site: DriftSit
             "UPDATE predictions SET features = NULL"
             " WHERE id IN (SELECT id FROM predictions ORDER BY id DESC LIMIT 50)"
         )
-    report = site.report("--since", since)
+    report = site.report("--since", since, NO_REPORT)
     assert (
         report["rows"],
         report["compared"],
@@ -212,21 +216,24 @@ def test_without_a_report_the_verdict_is_the_same(site: DriftSite) -> None:
 
 def test_drift_warns_in_the_first_window_and_alarms_in_the_next_one(site: DriftSite) -> None:
     drifted, _ = overlay(bank()[1], "covariate", seed=7)
-    first = site.report("--since", site.insert_now(spread(drifted, 1000)))
+    first = site.report("--since", site.insert_now(spread(drifted, 1000)), NO_REPORT)
     assert first["verdict"] == "warning"
     assert 1 <= sum(column["exceeded"] for column in first["columns"]) < len(first["columns"])
     second_begins = site.insert_now(spread(drifted, 900))
     overlapping = site.report(
-        "--since", (datetime.fromisoformat(second_begins) - timedelta(minutes=10)).isoformat()
+        "--since",
+        (datetime.fromisoformat(second_begins) - timedelta(minutes=10)).isoformat(),
+        NO_REPORT,
     )
     assert (overlapping["verdict"], overlapping["before"]) == ("warning", None)
-    second = site.report("--since", second_begins)
+    second = site.report("--since", second_begins, NO_REPORT)
     assert (second["verdict"], second["before"]["id"]) == ("alarm", first["id"])
 
 
 def test_a_window_without_enough_rows_is_recorded_and_skipped(site: DriftSite) -> None:
     inflated, _ = overlay(bank()[1], "amount-inflation", seed=7)
-    assert site.report("--since", site.insert_now(spread(inflated, 500)))["verdict"] == "warning"
+    began = site.insert_now(spread(inflated, 500))
+    assert site.report("--since", began, NO_REPORT)["verdict"] == "warning"
     quiet = site.report("--since", site.insert_now(spread(inflated, 499)))
     assert (quiet["verdict"], quiet["columns"], quiet["html_path"], quiet["rows"]) == (
         "not enough rows",
@@ -235,7 +242,7 @@ def test_a_window_without_enough_rows_is_recorded_and_skipped(site: DriftSite) -
         499,
     )
     site.insert_now(spread(inflated, 500))
-    last = site.report("--since", "last")
+    last = site.report("--since", "last", NO_REPORT)
     assert (last["start"], last["rows"], last["verdict"]) == (quiet["end"], 500, "alarm")
     assert [column["name"] for column in last["columns"] if column["exceeded"]] == ["sum"]
     assert rows_of(site.database, "SELECT verdict FROM drift_runs ORDER BY at") == [
@@ -304,7 +311,7 @@ def test_a_schema_of_other_names_is_scanned_and_printed_as_text(site: DriftSite)
     drifted, _ = overlay(spread(bank()[1], 1000), "amount-inflation", seed=1)
     site.insert_now(drifted)
     result = site.drift(
-        "--hours", "1", FRAUDOPS_DRIFT__FEATURE_THRESHOLDS='{"age": 0.9}', COLUMNS="100"
+        "--hours", "1", NO_REPORT, FRAUDOPS_DRIFT__FEATURE_THRESHOLDS='{"age": 0.9}', COLUMNS="100"
     )
     assert result.exit_code == 0, result.exception
     for words in (

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import itertools
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from jobs.install import mlflow_tables
 from jobs.install.databases import (
     DatabaseTarget,
     can_log_in,
+    command,
     instructions,
     prepare,
     quoted,
@@ -28,10 +28,11 @@ from jobs.install.databases import (
 )
 from services.mlflow.wait import fault
 from services.supervisor.postgresql import PostgreSQL
+from tests.support.commands import CommandResult, bare_environment, call
 from tests.support.fault_proxy import FaultProxy, Trap
-from tests.support.mlflow_tables import make_tables
 from tests.support.processes import free_port
 from tests.support.waiting import eventually
+from tests.support.warm_start import start_python
 
 PASSWORD = "p@ss/word'\"%40"
 _numbers = itertools.count()
@@ -78,11 +79,20 @@ def through(proxy: FaultProxy, url: str) -> str:
     return parts._replace(netloc=f"{user}@{parts.hostname}:{proxy.port}").geturl()
 
 
-def run(**variables: str) -> "subprocess.CompletedProcess[str]":
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/tmp"), **variables}
-    command = [sys.executable, "-m", "jobs.install.databases", "--wait", "0"]
+def run(*options: str, **variables: str) -> CommandResult:
+    environment = bare_environment() | variables
+    return call("prepare-databases", command, *(options or ("--wait", "0")), **environment)
+
+
+def run_as_a_program(**variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run the program as the chart starts it."""
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "jobs.install.databases", "--wait", "0"],
+        env=bare_environment() | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -136,6 +146,11 @@ async def test_without_an_admin_the_sql_is_printed_and_no_password(target: Datab
 
 def test_the_scram_verifier_is_the_one_that_postgresql_makes(postgresql_server: PostgreSQL) -> None:
     with psycopg.connect(postgresql_server.admin_url(), autocommit=True) as admin:
+        # The tests' server has another number of iterations than PostgreSQL's own.
+        admin.execute(
+            "SELECT set_config(name, boot_val, false) FROM pg_settings"
+            " WHERE name = 'scram_iterations'"
+        )
         admin.execute("CREATE ROLE scram_probe PASSWORD 'correct horse'")
         stored = admin.execute(
             "SELECT rolpassword FROM pg_authid WHERE rolname = 'scram_probe'"
@@ -154,7 +169,7 @@ def test_the_program_migrates_both_databases_to_this_release(
         "DATABASE_ADMIN_URL": postgresql_server.admin_url(),
         "MLFLOW_BACKEND_STORE_URI": target.url,
     }
-    first, second = run(**variables), run(**variables)
+    first, second = run_as_a_program(**variables), run(**variables)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert f"role {target.role} and database {target.database} created" in first.stderr
     assert "created" not in second.stderr
@@ -181,7 +196,7 @@ STEPS = (
 
 @pytest.mark.parametrize("step", STEPS, ids=bytes.decode)
 def test_a_run_finishes_what_a_run_killed_before_any_step_has_left(
-    postgresql_server: PostgreSQL, target: DatabaseTarget, step: bytes
+    postgresql_server: PostgreSQL, target: DatabaseTarget, step: bytes, tmp_path: Path
 ) -> None:
     with FaultProxy(postgresql_server.port).running() as proxy:
         variables = {
@@ -190,15 +205,14 @@ def test_a_run_finishes_what_a_run_killed_before_any_step_has_left(
         }
         # Only the first byte of the statement arrives, so PostgreSQL does not run it.
         trap = proxy.set(Trap(step, "hold", more=1))
-        with subprocess.Popen(
-            [sys.executable, "-m", "jobs.install.databases"],
-            env={"PATH": os.environ["PATH"], **variables},
-            stderr=subprocess.DEVNULL,
-        ) as killed:
-            try:
-                assert trap.sprung.wait(60), "the program did not reach this step"
-            finally:
-                killed.kill()
+        with (tmp_path / "log").open("wb") as log:
+            environment = bare_environment() | variables
+            killed = start_python(["-m", "jobs.install.databases"], environment, log)
+        try:
+            assert trap.sprung.wait(60), "the program did not reach this step"
+        finally:
+            killed.kill()
+            killed.wait(20)
         # PostgreSQL ends the session of a killed program, and with it the transaction.
         proxy.reset()
         done = run(**variables)
@@ -302,41 +316,26 @@ def test_a_file_of_another_url_is_reported_with_the_setting_of_that_url(database
 def test_an_upgrade_of_an_install_without_secrets_has_nothing_to_migrate(
     url: dict[str, str],
 ) -> None:
-    environment = {"PATH": os.environ["PATH"]} | url
-    command = [sys.executable, "-m", "jobs.install.databases"]
-    before_upgrade = subprocess.run(
-        [*command, "--if-set-up"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    before_upgrade = run("--if-set-up", **url)
     assert before_upgrade.returncode == 0
     assert "nothing to migrate" in before_upgrade.stderr
-    assert (
-        subprocess.run(
-            command, env=environment, capture_output=True, timeout=60, check=False
-        ).returncode
-        == 64
-    )
+    assert run("--wait", "60", **url).returncode == 64
 
 
 def test_mlflows_own_upgrade_runs_if_its_tables_exist(
-    postgresql_server: PostgreSQL, database: str, capsys: pytest.CaptureFixture[str]
+    postgresql_server: PostgreSQL, database_with_mlflow: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_tables(database)
-    mlflow_tables.upgrade(database)
+    mlflow_tables.upgrade(database_with_mlflow)
     assert "MLflow's tables match this release" in capsys.readouterr().err
     with FaultProxy(postgresql_server.port).running() as proxy:
         # A query of the upgrade itself, by another driver.
         proxy.set(Trap(b"alembic_version.version_num", "cut"))
         with pytest.raises(StoreDownError, match=r"refuses the upgrade|does not answer"):
-            mlflow_tables.upgrade(through(proxy, database))
-    with psycopg.connect(database) as connection:
+            mlflow_tables.upgrade(through(proxy, database_with_mlflow))
+    with psycopg.connect(database_with_mlflow) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'unknown'")
     with pytest.raises(SettingsError, match="run the newer release that upgraded them"):
-        mlflow_tables.upgrade(database)
+        mlflow_tables.upgrade(database_with_mlflow)
 
 
 def test_the_mlflow_server_waits_until_its_role_can_enter(

@@ -22,7 +22,7 @@ from jobs.install import mlflow_tables
 from services.mlflow.server import arguments, environment
 from tests.support.http_client import HTTP
 from tests.support.mlflow_runs import API, new_run, put
-from tests.support.mlflow_tables import NEWER, allow, make_newer, make_tables
+from tests.support.mlflow_tables import NEWER, allow, make_newer
 from tests.support.processes import free_port, lifeline
 from tests.support.waiting import eventually
 
@@ -64,16 +64,15 @@ def server(url: str, folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", 
 
 
 @pytest.fixture
-def newer(database: str) -> tuple[str, str]:
+def newer(database_with_mlflow: str) -> tuple[str, str]:
     """Return a database with tables of a newer MLflow, and the revision of the server's own."""
-    make_tables(database)
     if not EARLIER:
-        make_newer(database)
-        return database, installed_revisions()[0]
+        make_newer(database_with_mlflow)
+        return database_with_mlflow, installed_revisions()[0]
     done = subprocess.run(
         [sys.executable, "-c", HEAD], env=of_earlier(), capture_output=True, check=True, timeout=60
     )
-    return database, done.stdout.decode().strip()
+    return database_with_mlflow, done.stdout.decode().strip()
 
 
 def revision_of(url: str) -> str:
@@ -145,11 +144,10 @@ def test_the_migration_of_an_earlier_release_leaves_tables_that_allow_it(
     assert revision_of(database) == NEWER
 
 
-def test_an_upgrade_declares_the_earlier_servers_that_may_go_on(database: str) -> None:
-    make_tables(database)
-    mlflow_tables.upgrade(database)
-    mlflow_tables.upgrade(database)
-    with psycopg.connect(database) as connection:
+def test_an_upgrade_declares_the_earlier_servers_that_may_go_on(database_with_mlflow: str) -> None:
+    mlflow_tables.upgrade(database_with_mlflow)
+    mlflow_tables.upgrade(database_with_mlflow)
+    with psycopg.connect(database_with_mlflow) as connection:
         declared = connection.execute(DECLARED).fetchall()
     head = installed_revisions()[0]
     assert declared == [(head, list(SERVES[head]))]

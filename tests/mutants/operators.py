@@ -83,10 +83,13 @@ def mutants_of(module: str, source: bytes, messages: Sequence[str]) -> list[Muta
     search = _Search(module, source, frozenset(messages))
     tree = ast.parse(source)
     search.block(tree.body)
+    statements = [search.lines_of(statement) for statement in tree.body]
     seen: Counter[tuple[str, ...]] = Counter()
     found = list[Mutant]()
     for mutant in sorted(search.found, key=lambda one: (one.start, one.end)):
-        if not _compiles(mutant.apply(source)):
+        # Only the statement of the module that changes. The others compile as before.
+        (around,) = (one for one in statements if one[0] <= mutant.start < one[1])
+        if not _compiles(mutant.apply(source[: around[1]])[around[0] :]):
             continue
         place = (mutant.where, mutant.line, mutant.change)
         seen[place] += 1
@@ -121,6 +124,12 @@ class _Search(ast.NodeVisitor):
         self.bound: list[dict[str, int]] = [{}]
 
     # -- text
+
+    def lines_of(self, statement: ast.stmt) -> tuple[int, int]:
+        """Return the begin and the end of a module's statement, with its decorators."""
+        decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
+        first = min(node.lineno for node in (statement, *decorators))
+        return self.starts[first - 1], self.starts[statement.end_lineno or first]
 
     def span(self, node: ast.AST) -> tuple[int, int]:
         return (

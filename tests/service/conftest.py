@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 
 from fraudops.state import State
 from tests.support.shippers import RunningShipper, Start
+from tests.support.warm_start import start_python
 
 
 @pytest.fixture
@@ -26,12 +25,7 @@ def start_shipper(state: State, tmp_path: Path) -> Iterator[Start]:
         log = tmp_path / "shipper.log"
         environment = {**os.environ, "DATABASE_URL": url, "FRAUDOPS_STATE": str(state.root), **more}
         with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "services.shipper"],
-                env=environment,
-                stdout=output,
-                stderr=output,
-            )
+            process = start_python(["-m", "services.shipper"], environment, output)
         started.append(RunningShipper(state, process, log))
         return started[-1]
 

@@ -4,8 +4,6 @@ import contextlib
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +29,7 @@ from tests.support.processes import free_port
 from tests.support.serving import TOKEN, Service, problem
 from tests.support.shippers import expect, ids
 from tests.support.waiting import eventually
+from tests.support.warm_start import start_python
 
 ROOM = 4 << 20
 # The shipper, with the pod of its argument as its only peer.
@@ -142,13 +141,15 @@ def leaving_shipper(state: State, url: str, peer: str = "") -> Iterator[None]:
         "FRAUDOPS_ADMIN_TOKEN": TOKEN,
         "HOME": str(state.root),
     }
-    with subprocess.Popen([sys.executable, "-c", SHIPPER, peer], env=environment) as shipper:
+    with (state.root / "shipper.log").open("wb") as log:
+        shipper = start_python(["-c", SHIPPER, peer], environment, log)
         try:
             yield
             shipper.send_signal(signal.SIGTERM)
             assert shipper.wait(20) == 0
         finally:
             shipper.kill()
+            shipper.wait(20)
 
 
 def test_records_that_postgresql_refuses_are_handed_over_and_kept_by_the_receiver_too(

@@ -39,7 +39,8 @@ HEADERS = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    started = Service(tmp_path_factory.mktemp("process")).promoted(1)
+    # Its memory is measured, so `python` starts it and imports only what it needs.
+    started = Service(tmp_path_factory.mktemp("process"), warm=False).promoted(1)
     yield started
     started.stop()
 

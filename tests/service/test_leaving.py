@@ -5,8 +5,6 @@ The grace period of a pod is short, so no wait for PostgreSQL may use it up.
 
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from fraudops.spool.options import SpoolOptions
 from fraudops.state import State
 from tests.support.audit_records import prediction
 from tests.support.fault_proxy import COPYING, INSERTING, WITHIN, FaultProxy, Trap
+from tests.support.warm_start import start_python
 
 # The shipper with a short drain and a handover that fails twice and then succeeds.
 PROGRAM = """
@@ -51,7 +50,7 @@ def test_a_silent_postgresql_does_not_keep_the_shipper_from_handing_over(
         )
     match = re.search(r":(\d+)/", database)
     assert match
-    with FaultProxy(int(match[1])).running() as proxy, (tmp_path / "log").open("w+") as log:
+    with FaultProxy(int(match[1])).running() as proxy, (tmp_path / "log").open("wb") as log:
         trap = proxy.set(Trap(words, "stall", more=WITHIN if words == COPYING else 0))
         environment = {
             "DATABASE_URL": database.replace(match[0], f":{proxy.port}/"),
@@ -59,9 +58,7 @@ def test_a_silent_postgresql_does_not_keep_the_shipper_from_handing_over(
             "FRAUDOPS_CLUSTER__RELEASE": "test",
             "HOME": str(tmp_path),
         }
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM], env=environment, stdout=log, stderr=log
-        )
+        process = start_python(["-c", PROGRAM], environment, log)
         try:
             assert trap.sprung.wait(20)
             proxy.stall()

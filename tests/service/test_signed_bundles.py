@@ -18,7 +18,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from fraudops.model.manifest import MANIFEST, MAX_BUNDLE_BYTES
+from fraudops.model.manifest import MANIFEST
 from fraudops.model.scorer import SCORER
 from fraudops.promotion.local import FileRecordStore
 from fraudops.registry import Registry
@@ -32,6 +32,7 @@ from tests.support.http_client import HTTP
 from tests.support.mlflow_runs import new_run, put
 from tests.support.serving import Service, problem
 from tests.support.signing import WAIVER, sign_bundle
+from tests.support.small_bundles import MAX_BUNDLE_BYTES
 from tests.support.waiting import eventually
 
 Attack = Callable[[Service, str, str], Credentials]
@@ -220,6 +221,7 @@ def start_with_registry(
 def test_a_file_that_was_swapped_in_the_registry_is_refused(
     own: Service, mlflow_url: str, size: int, reason: str
 ) -> None:
+    own.program = ("tests.support.small_bundles", "services.inference")
     changed = {SCORER: bytes(size)}
     version, digest, epoch = start_with_registry(own, mlflow_url, changed)
     answer = own.reload(phase="prepare", version=version, digest=digest, epoch=epoch)

@@ -5,8 +5,6 @@ No two pods ever own the same folder.
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from tests.support.processes import free_port
 from tests.support.serving import Service
 from tests.support.shippers import RunningShipper, expect, ids
 from tests.support.waiting import eventually
+from tests.support.warm_start import start_python
 
 # The shipper with shorter times: it adopts folders, and counts them as silent, within a test.
 PROGRAM = """
@@ -82,12 +81,7 @@ def start(tmp_path: Path) -> Iterator[Pods]:
             "FRAUDOPS_CLUSTER__RELEASE": "test",
         }
         with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, str(silent)],
-                env=around | own | more,
-                stdout=output,
-                stderr=output,
-            )
+            process = start_python(["-c", PROGRAM, str(silent)], around | own | more, output)
         running = RunningShipper(pod.state, process, log)
         started.append(running)
         eventually(lambda: running.status)

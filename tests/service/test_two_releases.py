@@ -129,12 +129,17 @@ class PodsOfTwoReleases:
                 self.failed.append(answer.text)
 
 
+@pytest.fixture(scope="module")
+def first_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkout for all tests: Python compiles its modules in the first of them."""
+    return unpack(FIRST, tmp_path_factory.mktemp("first-release"))
+
+
 @pytest.fixture
-def pods_of_two_releases(tmp_path: Path) -> Iterator[PodsOfTwoReleases]:
+def pods_of_two_releases(tmp_path: Path, first_release: Path) -> Iterator[PodsOfTwoReleases]:
     """Yield the pods: "old" runs the first release and "new" this one."""
-    first = unpack(FIRST, tmp_path / "first-release")
     new = Service(tmp_path / "new", workers=1)
-    old = Service(tmp_path / "old", workers=1, code=first)
+    old = Service(tmp_path / "old", workers=1, code=first_release)
     pods = {"old": old, "new": new}
     digests = {pod.bundle(1) for pod in pods.values()}
     new.record("1", digests.pop())

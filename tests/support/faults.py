@@ -33,6 +33,7 @@ from tests.support.pgbouncer import PgBouncer, running_pgbouncer
 from tests.support.processes import free_port, lifeline
 from tests.support.serving import ULB_ROW, Service
 from tests.support.waiting import eventually
+from tests.support.warm_start import Process, start_python
 
 CLIENTS, PAUSE = 4, 0.02
 # In the short tier the shipper waits 3 s instead of a minute for a silent PostgreSQL. Nothing else
@@ -58,7 +59,7 @@ class FaultHarness:
     postgresql: "subprocess.Popen[bytes]"
     # Between the faulty network and PostgreSQL, if the harness runs with one.
     pooler: PgBouncer | None = None
-    shippers: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
+    shippers: list[Process] = field(default_factory=list)
     loads: int = 0
 
     @property
@@ -102,11 +103,7 @@ class FaultHarness:
             "FRAUDOPS_STATE": str(self.state.root),
         }
         with (self.folder / "shipper.log").open("ab") as log:
-            self.shippers.append(
-                subprocess.Popen(
-                    [sys.executable, *SHIPPER], env=environment, stdout=log, stderr=log
-                )
-            )
+            self.shippers.append(start_python(SHIPPER, environment, log))
 
     def end_shipper(self, number: int = signal.SIGKILL) -> None:
         self.shippers[-1].send_signal(number)

@@ -33,6 +33,7 @@ from tests.support.http_client import HTTP
 from tests.support.processes import free_port
 from tests.support.signing import SIGNERS, sign_bundle
 from tests.support.waiting import eventually
+from tests.support.warm_start import ROOT, Process, start_python
 
 TOKEN = "a-token-of-the-tests"
 BANK = FeatureSchema(
@@ -56,10 +57,12 @@ class Service:
     workers: int = 2
     environment: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
-    process: "subprocess.Popen[bytes] | None" = None
+    process: Process | None = None
     program: tuple[str, ...] = ("services.inference",)
     # The checkout whose code runs: `python -m` searches its working directory first.
-    code: Path = Path(__file__).parents[2]
+    code: Path = ROOT
+    # Whether the imports of other projects are made already: see `tests.support.warm_start`.
+    warm: bool = True
 
     @property
     def state(self) -> State:
@@ -111,15 +114,19 @@ class Service:
             **settings,
             **self.environment,
         }
+        environment = {name: value for name, value in environment.items() if value}
+        arguments = ["-m", *self.program]
         with (self.root / "service.log").open("ab") as log:
-            command = [sys.executable, "-m", *self.program]
-            self.process = subprocess.Popen(
-                command,
-                cwd=self.code,
-                env={k: v for k, v in environment.items() if v},
-                stdout=log,
-                stderr=log,
-            )
+            if self.warm and self.code == ROOT:
+                self.process = start_python(arguments, environment, log)
+            else:
+                self.process = subprocess.Popen(
+                    [sys.executable, *arguments],
+                    cwd=self.code,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                )
         if wait:
             eventually(self.healthy)
         return self

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from psycopg import sql
 from fraudops.audit.shipper_status import ShipperStatus, read_shipper_status
 from fraudops.state import State
 from tests.support.waiting import eventually
+from tests.support.warm_start import Process
 
 CARD = "4111111111111111"
 
@@ -20,7 +20,7 @@ CARD = "4111111111111111"
 @dataclass
 class RunningShipper:
     state: State
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
 
     @property

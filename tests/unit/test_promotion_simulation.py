@@ -23,7 +23,7 @@ from tests.support.simulation.shrink import fails, shrink
 from tests.support.simulation.switch_off import Off, switched_off
 from tests.support.simulation.world import Rules
 
-SEEDS = 10_000 if PROOF else int(os.environ.get("SIMULATION_SEEDS", "250"))
+SEEDS = 10_000 if PROOF else int(os.environ.get("SIMULATION_SEEDS", "100"))
 SEARCH = 4000
 PROCESSES = 2 if PROOF else 1
 PRODUCT = Off()
