@@ -1,10 +1,10 @@
 """Which tokens are accepted, and what they say about their client."""
 
 import base64
-import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any
 
 import jwt
@@ -180,8 +180,8 @@ GOOD = RSA.token()
         b"a.b.c",
         b"..",
     ],
-    # Not the tokens, which each test process makes anew.
-    ids=itertools.count(),
+    # A test that has a token in its name has another name in each process.
+    ids=count(),
 )
 async def test_tokens_that_are_refused(token: bytes) -> None:
     with pytest.raises(UnknownCredentialError) as refused:
