@@ -137,10 +137,9 @@ def leaving_shipper(state: State, url: str, peer: str = "") -> Iterator[None]:
     environment = {
         "DATABASE_URL": url,
         "FRAUDOPS_STATE": str(state.root),
-        "FRAUDOPS_CLUSTER__RELEASE": "test" if peer else "",
         "FRAUDOPS_ADMIN_TOKEN": TOKEN,
         "HOME": str(state.root),
-    }
+    } | ({"FRAUDOPS_CLUSTER__RELEASE": "test"} if peer else {})
     with (state.root / "shipper.log").open("wb") as log:
         shipper = start_python(["-c", SHIPPER, peer], environment, log)
         try:
