@@ -268,8 +268,7 @@ async def test_the_search_for_an_accepted_row_locks_no_older_day(database: str) 
     old = sql.Identifier(f"predictions_{datetime.now(UTC) - timedelta(days=5):%Y%m%d}")
     with psycopg.connect(database) as other:
         other.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(old))
-        async with asyncio.timeout(15):
-            outcome = await sink.ship(group(1, prediction=7))
+        outcome = await sink.ship(group(1, prediction=7))
     await sink.close()
     assert len(outcome.rejected) == 1
 
