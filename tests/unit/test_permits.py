@@ -21,7 +21,7 @@ class Waits:
 
 async def test_permits_are_given_in_the_order_in_which_requests_wait() -> None:
     metrics = Waits()
-    permits = Permits("batches", 1, metrics)  # type: ignore[arg-type]
+    permits = Permits("batches", 1, metrics, wait_seconds=60)  # type: ignore[arg-type]
     order, may_end = [], asyncio.Event()
 
     async def work(number: int) -> None:
