@@ -177,7 +177,7 @@ async def pieces(body: bytes, long: LongList) -> AsyncIterator[tuple[int, bytes]
         if not first:
             await asyncio.sleep(0)
         first = False
-        yield start, b"[%b]" % memoryview(body)[start:end]
+        yield start, b"[%b]" % body[start:end]
 
 
 def _values(body: bytes, long: LongList) -> Iterator[tuple[int, int]]:

@@ -51,13 +51,13 @@ class Where(NamedTuple):
     """A tensor in messages: a field of the schema, or its place among the inputs."""
 
     field: str | None
-    index: int
+    place: int
 
     def fault(self, reason: str, code: FaultCode = "other") -> FaultError:
         if self.field:
             return FaultError(FieldFault(field=self.field, reason=reason, code=code))
-        place = f"has a wrong tensor inputs[{self.index}]: it "
-        return FaultError(FieldFault(reason=place + reason, code=code))
+        tensor = f"has a wrong tensor inputs[{self.place}]: it "
+        return FaultError(FieldFault(reason=tensor + reason, code=code))
 
 
 async def numbers_of_list(

@@ -199,7 +199,7 @@ class _Reading:
         kind = NUMBERS.get(tensor.datatype)
         if kind is None:
             raise where.fault(f"must have one of the datatypes {', '.join(NUMBERS)}", "wrong_type")
-        binary = self._binary[where.index]
+        binary = self._binary[where.place]
         if binary is not None:
             return numbers_of_bytes(where, kind, binary, rows, width)
         long = self._found.lists[self._number(where, tensor.data)]
