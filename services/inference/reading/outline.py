@@ -22,6 +22,7 @@ from services.inference.reading.faults import (
 )
 from services.inference.reading.members import MOST_LEVELS, STRING, TOO_DEEP, WHITE
 from services.inference.reading.rows import BATCH_ROWS
+from services.inference.reading.transactions import BOM
 
 # Of all that is in no long list; and of a list that is read in one step.
 OUTLINE_BYTES = STEP_BYTES = 64 << 10
@@ -53,8 +54,9 @@ class LongList(NamedTuple):
 class Outline(NamedTuple):
     """A body without its long lists.
 
-    `json` has `[k]` in the place of the list `lists[k]`. `cuts` are the places behind each list, in
-    `json` and in the body. `names` are the keys of the body's object.
+    `json` has `[k]` in the place of the list `lists[k]`, and no byte order mark. `cuts` are the
+    places behind each of them, in `json` and in the body. `names` are the keys of the body's
+    object.
     """
 
     json: bytes
@@ -64,8 +66,7 @@ class Outline(NamedTuple):
 
     def place(self, place: int) -> int:
         """Return the place in the body of a place in `json`."""
-        behind = [(inside, outside) for inside, outside in self.cuts if inside <= place]
-        inside, outside = behind[-1] if behind else (0, 0)
+        inside, outside = [cut for cut in self.cuts if cut[0] <= place][-1]
         return outside + place - inside
 
 
@@ -77,9 +78,10 @@ async def outline(body: bytes, cut: frozenset[str]) -> Outline:
     """
     # The keys of each object that is open, and None for each list.
     levels: list[set[str] | None] = []
-    found = Outline(b"", [], [], set())
+    at = copied = len(BOM) if body.startswith(BOM) else 0
+    found = Outline(b"", [], [(0, copied)], set())
     parts: list[bytes] = []
-    at = copied = size = 0
+    size = 0
     while token := _TOKEN.search(body, at, copied + OUTLINE_BYTES - size):
         at = token.end()
         text, colon = token.groups()
