@@ -19,7 +19,7 @@ from services.inference.reading.faults import InvalidBodyError
 from services.inference.reading.outline import OUTLINE_BYTES, STEP_BYTES
 from services.inference.reading.tensor_types import NUMBERS
 from services.inference.reading.tensors import TensorRequest, read_tensors
-from services.inference.reading.transactions import TransactionReader
+from services.inference.reading.transactions import BOM, TransactionReader
 from tests.support.bodies import spliced
 from tests.support.figures import PROOF
 from tests.support.serving import BANK
@@ -128,17 +128,26 @@ def test_any_bytes_and_any_length_are_read_or_refused(body: bytes, length: int |
 
 def test_a_list_is_read_in_pieces_as_it_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     random = Random(3)
-    x = [[round(random.uniform(-10, 10), 3) for _ in range(WIDTH)] for _ in range(50)]
+    x = [[round(random.uniform(-10, 10), 3) for _ in range(WIDTH)] for _ in range(20)]
     bodies = [
-        json.dumps({"inputs": [tensor(data, [50, WIDTH])]}, indent=indent).encode()
+        json.dumps({"inputs": [tensor(data, [20, WIDTH])]}, indent=indent).encode()
         for data in (x, list(chain.from_iterable(x)))
         for indent in (None, 2)
     ]
     whole = [rows(body) for body in bodies]
-    for step in range(1, 40):
+    for step in range(1, 60, 7):
         monkeypatch.setattr(outline_module, "STEP_BYTES", step + 30)
         monkeypatch.setattr(outline_module, "ROW_BYTES", 500)
         assert [rows(body) for body in bodies] == whole
+
+
+def test_a_byte_order_mark_is_skipped_and_a_place_counts_from_the_first_byte() -> None:
+    assert rows(BOM + GOOD) == rows(GOOD)
+    for body in (GOOD, BOM + GOOD):
+        assert str(refusal(body + b"]")).endswith(f"(byte {len(body)})")
+        assert str(refusal(body.replace(b"[1, 1", b"[1; 1"))).endswith(
+            f"(byte {body.index(b'[1, 1') + 2})"
+        )
 
 
 BAD: dict[str, tuple[bytes, str]] = {
@@ -149,7 +158,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "a value between rows": (
         encoded(tensor([[0] * WIDTH] * 2, [2, WIDTH])).replace(b"], [", b"],1,["),
-        "not_json",
+        "wrong_type",
     ),
     "an escaped key twice": (
         encoded(tensor([0] * WIDTH, [WIDTH])).replace(b'"data"', b'"d\\u0061ta":[1],"data"'),
@@ -274,7 +283,8 @@ def test_a_large_malformed_request_is_refused_in_bounded_steps(
             yield place, piece
 
     monkeypatch.setattr("services.inference.reading.tensor_types.pieces", pieces)
-    assert refusal(make()).faults[0].code in ("other", "too_deep", "too_large", "too_many_rows")
+    codes = ("other", "repeated_key", "too_deep", "too_large", "too_many_rows")
+    assert refusal(make()).faults[0].code in codes
     # The first piece has more values than the shape says: no other one is decoded.
     assert len(decoded) <= 1
     assert sum(decoded) <= 2 * STEP_BYTES

@@ -44,7 +44,7 @@ class ModelMetadata(msgspec.Struct, frozen=True):
     outputs: tuple[TensorMetadata, ...]
 
 
-class Output(NamedTuple):
+class TensorOutput(NamedTuple):
     """An output of each transaction."""
 
     datatype: str
@@ -52,10 +52,10 @@ class Output(NamedTuple):
 
 
 OUTPUTS = {
-    "fraud_probability": Output("FP64", lambda scored: scored.fraud_probability),
-    "prediction": Output("INT64", lambda scored: scored.prediction),
-    "threshold": Output("FP64", lambda scored: scored.threshold),
-    "prediction_id": Output(BYTES, lambda scored: scored.prediction_id),
+    "fraud_probability": TensorOutput("FP64", lambda scored: scored.fraud_probability),
+    "prediction": TensorOutput("INT64", lambda scored: scored.prediction),
+    "threshold": TensorOutput("FP64", lambda scored: scored.threshold),
+    "prediction_id": TensorOutput(BYTES, lambda scored: scored.prediction_id),
 }
 
 
