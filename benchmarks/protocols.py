@@ -56,6 +56,10 @@ def _object(names: Sequence[str], rows: Rows) -> dict[str, float]:
     return dict(zip(names, row, strict=True))
 
 
+def _inference(names: Sequence[str], rows: Rows) -> dict[str, Any]:
+    return {**_tensor(names, rows), "outputs": [{"name": "fraud_probability"}]}
+
+
 def _tensor(names: Sequence[str], rows: Rows) -> dict[str, Any]:
     flat = [value for row in rows for value in row]
     return {
@@ -77,6 +81,8 @@ INSTANCES = Protocol(
 )
 ROWS = Protocol(lambda _names, rows: {"rows": rows}, list)
 TENSOR = Protocol(_tensor, lambda answer: answer["outputs"][0]["data"][1::2])
+# The product's own answer in the Open Inference Protocol.
+INFERENCE = Protocol(_inference, lambda answer: answer["outputs"][0]["data"])
 FRAME = Protocol(
     lambda names, rows: {"dataframe_split": {"columns": list(names), "data": rows}},
     lambda answer: [pair[1] for pair in answer["predictions"]],

@@ -14,7 +14,7 @@ from benchmarks import peers
 from benchmarks.models import ROOT, BenchmarkModels
 from benchmarks.processes import bare_environment, free_port, running, wait_until_answering
 from benchmarks.product import Product, product
-from benchmarks.protocols import CONSTANT, TRANSACTION, Protocol, write_bodies
+from benchmarks.protocols import CONSTANT, INFERENCE, TRANSACTION, Protocol, write_bodies
 from fraudops.settings import AuditSettings
 
 TOLERANCE = 1e-6
@@ -150,8 +150,10 @@ def ours(
     settings: Mapping[str, str] | None = None,
     kind: str = "linear",
     ships: bool = True,
+    protocol: Protocol = TRANSACTION,
 ) -> Subject:
     """The product; `ships` starts the shipper too, which writes every answer to PostgreSQL."""
+    path = "/v2/models/credit-fraud/infer" if protocol is INFERENCE else "/predict"
 
     @contextlib.contextmanager
     def start(site: BenchmarkSite) -> Iterator[Running]:
@@ -166,10 +168,10 @@ def ours(
             database,
         ) as running_product:
             yield Running(
-                f"{running_product.url}/predict", running_product.process.pid, running_product
+                f"{running_product.url}{path}", running_product.process.pid, running_product
             )
 
-    return Subject(key, title, TRANSACTION, workers, start, kind)
+    return Subject(key, title, protocol, workers, start, kind)
 
 
 def peer(known: peers.Peer, workers: int) -> Subject:
@@ -236,6 +238,14 @@ def standard(workers: tuple[int, ...] = (1, 2)) -> list[Subject]:
             "fraudops, 1 worker, audit spool, nothing shipped during the load",
             1,
             ships=False,
+        )
+    )
+    subjects.append(
+        ours(
+            "ours-v2-1",
+            "fraudops, 1 worker, Open Inference Protocol (JSON), audit spool, shipping",
+            1,
+            protocol=INFERENCE,
         )
     )
     for durability in durabilities():

@@ -196,7 +196,9 @@ def _type(kind: Schema) -> str:
             for word, key in (("at least", "minItems"), ("at most", "maxItems"))
             if key in kind
         ]
-        return f"list of {_type(kind['items'])}{f', {chr(32).join(bounds)}' if bounds else ''}"
+        return (
+            f"list of {_type(kind.get('items', {}))}{f', {chr(32).join(bounds)}' if bounds else ''}"
+        )
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     limits = [f"{sign} {kind[key]}" for key, sign in signs.items() if key in kind]
     if "pattern" in kind:

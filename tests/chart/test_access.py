@@ -34,9 +34,7 @@ EVERY_JOB = Variant(
 )
 PUBLIC = [
     *sorted({route.path for route in ROUTES if route.port != "admin"}),
-    "/v2",
     "/v2/",
-    "/v2/models/credit-fraud/infer",
 ]
 PRIVATE = [
     *sorted({route.path for route in ROUTES if route.port == "admin"}),

@@ -92,7 +92,7 @@ def test_the_service_counts_the_paths_that_alerts_select() -> None:
         for group in re.findall(r'endpoint=~?"([^"]*)"', rule["expr"])
         for path in group.split("|")
     }
-    assert paths == {"/predict", "/predict/batch", "/feedback"}
+    assert paths == {"/predict", "/predict/batch", "/feedback", "/v2/models/infer"}
     assert paths <= {route.label for route in ROUTES}
 
 

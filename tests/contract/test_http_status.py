@@ -144,6 +144,16 @@ def test_the_documentation_names_every_call_and_every_reference_resolves(service
         "/spool/{name}",
         "/spool/aside/{name}",
         "/spool/newer/{name}",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models",
+        "/v2/models/{model}",
+        "/v2/models/{model}/ready",
+        "/v2/models/{model}/infer",
+        "/v2/models/{model}/versions/{version}",
+        "/v2/models/{model}/versions/{version}/ready",
+        "/v2/models/{model}/versions/{version}/infer",
     }
     names = re.findall(r'"#/components/schemas/([A-Za-z]+)"', json.dumps(document))
     assert {name for name in names if name not in document["components"]["schemas"]} == set()
@@ -159,6 +169,10 @@ def test_the_openapi_document_has_every_route_and_every_status(service: Service)
     assert predict.keys() >= {"200", "400", "401", "403", "408", "413", "415", "422", "429", "431"}
     assert document["paths"]["/reload"]["post"]["security"] == [{"admin": []}]
     assert document["paths"]["/metrics"]["get"]["security"] == []
+    infer = document["paths"]["/v2/models/{model}/infer"]["post"]["responses"]
+    assert "422" not in infer
+    refused = infer["400"]["content"]["application/json"]["schema"]["$ref"]
+    assert refused == "#/components/schemas/InferenceError"
 
 
 def test_a_bank_with_other_columns_gets_its_own_contract(

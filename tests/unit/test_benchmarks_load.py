@@ -27,6 +27,7 @@ from benchmarks.generators import (
 from benchmarks.processes import SubjectError
 from benchmarks.protocols import (
     FRAME,
+    INFERENCE,
     INSTANCES,
     TENSOR,
     TRANSACTION,
@@ -195,6 +196,7 @@ def test_a_request_has_a_head_and_its_complete_body(tmp_path: Path) -> None:
         (TRANSACTIONS, {"predictions": [{"fraud_probability": 0.25}]}),
         (INSTANCES, {"predictions": [0.25]}),
         (TENSOR, {"outputs": [{"data": [0.75, 0.25]}]}),
+        (INFERENCE, {"outputs": [{"data": [0.25]}]}),
         (FRAME, {"predictions": [[0.75, 0.25]]}),
     ],
 )

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from fraudops.errors import FraudopsError
+from services.inference.http.error_answers import error_response, problem_response, speaks_v2
 from services.inference.http.messages import BodyRule, HttpRequest, HttpResponse, Route
 from services.inference.http.problems import (
     BusyError,
@@ -19,8 +20,8 @@ from services.inference.http.problems import (
     SlowHeadError,
     UnknownCredentialError,
     UrlTooLongError,
-    problem_response,
 )
+from services.inference.reading.faults import FieldFault, InvalidBodyError
 
 
 async def test_a_handler_takes_a_request_and_returns_an_answer() -> None:
@@ -63,3 +64,21 @@ def test_each_error_of_the_boundary_has_its_status(
     assert answered == status
     assert headers[1:] == ([header] if header else [])
     assert msgspec.json.decode(body)["detail"] == str(error)
+    for_clients = error_response(error, "/v2/models")
+    assert for_clients[:2] == (status, [(b"content-type", b"application/json"), *headers[1:]])
+    assert msgspec.json.decode(for_clients[2]) == {"error": str(error)}
+
+
+def test_a_refused_body_and_a_defect_have_the_form_of_the_inference_protocol() -> None:
+    refused = InvalidBodyError([FieldFault(reason="is empty", code="empty")])
+    status, headers, body = error_response(refused, "/v2/models/m/infer")
+    assert (status, headers) == (400, [(b"content-type", b"application/json")])
+    assert msgspec.json.decode(body) == {"error": "the body is empty"}
+    assert error_response(refused, "/predict")[0] == 422
+    status, _, body = error_response(ValueError("a secret"), "/v2")
+    assert (status, b"secret" in body, list(msgspec.json.decode(body))) == (500, False, ["error"])
+
+
+def test_only_paths_of_the_inference_protocol_have_its_form() -> None:
+    assert all(map(speaks_v2, ("/v2", "/v2/", "/v2/models", "/v2?a", "/v2/x?b")))
+    assert not any(map(speaks_v2, ("", "/", "/v", "/v2x", "/v1", "/predict", "/a/v2")))

@@ -8,7 +8,7 @@ from services.inference.http.openapi import describe, statuses
 from services.inference.http.route_table import RouteTable
 from services.inference.http.routes import ROUTES
 
-SEGMENTS = {"digest": "0" * 64, "name": "bundle.json"}
+SEGMENTS = {"digest": "0" * 64, "name": "bundle.json", "model": "fraud", "version": "7"}
 
 
 def example(path: str) -> str:

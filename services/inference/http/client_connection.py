@@ -18,7 +18,8 @@ from uvicorn.protocols.http.httptools_impl import (
 from fraudops.ids import uuid7
 from services.inference.http.bodies import Arrival
 from services.inference.http.connections import UNREAD_SECONDS, Connections
-from services.inference.http.problems import Headers, SlowHeadError, error_response
+from services.inference.http.error_answers import error_response
+from services.inference.http.problems import Headers, SlowHeadError
 
 LINGER_SECONDS, LINGER_BYTES = 1.0, 32 << 20
 

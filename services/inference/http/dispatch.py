@@ -16,6 +16,7 @@ from services.inference.http.admin_auth import Admin
 from services.inference.http.bodies import SINGLE_BYTES, BodyReader, Receive
 from services.inference.http.context import ServiceContext
 from services.inference.http.cors import Cors
+from services.inference.http.error_answers import error_response
 from services.inference.http.exchange import Exchange, Scope
 from services.inference.http.media import is_encoded, is_json
 from services.inference.http.messages import BodyRule, HttpRequest, HttpResponse, Route
@@ -27,7 +28,6 @@ from services.inference.http.problems import (
     NoSuchEndpointError,
     NotJsonError,
     WrongMethodError,
-    error_response,
 )
 from services.inference.http.route_table import FoundPath, Port, RouteTable
 from services.inference.http.routes import ROUTES
@@ -122,12 +122,14 @@ class Dispatcher:
         reader = BodyReader(exchange.receive, exchange.arrival, context.limits.body_seconds)
         if rule.stream:
             return await self._handle(exchange, route, parameters, b"", reader.parts())
-        with context.budget.body(single=rule.limit <= SINGLE_BYTES) as held:
+        most = rule.limit if exchange.announced is None else exchange.announced
+        with context.budget.body(single=most <= SINGLE_BYTES) as held:
             body = await reader.whole(rule.limit, exchange.announced, held, context.budget)
             arrival = exchange.arrival
             if arrival.split and arrival.received:
                 context.metrics.uploaded(route.label, arrival.received - arrival.head)
-            async with context.permits[rule.permits].taken() if rule.permits else nullcontext():
+            permits = rule.permits if len(body) > rule.permits_above else None
+            async with context.permits[permits].taken() if permits else nullcontext():
                 return await self._handle(exchange, route, parameters, body)
 
     async def _handle(

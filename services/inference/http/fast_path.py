@@ -15,8 +15,9 @@ from fraudops.errors import StoreDownError
 from fraudops.ids import uuid7
 from services.inference.audit.writers import Audit
 from services.inference.failures import FailureLog
+from services.inference.http.error_answers import error_response
 from services.inference.http.media import JSON
-from services.inference.http.problems import DeadlinePassedError, Headers, error_response
+from services.inference.http.problems import DeadlinePassedError, Headers
 from services.inference.metrics import Metrics
 from services.inference.pod.worker import Drain, Worker
 from services.inference.scoring import PendingRequest, Scoring

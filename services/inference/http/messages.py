@@ -54,14 +54,15 @@ Handler = Callable[[ServiceContext, HttpRequest], Awaitable[HttpResponse]]
 class BodyRule:
     """What the body of a route may be.
 
-    `limit` is in bytes. `permits` bounds how many bodies are worked on at the same time. With
-    `stream` the handler reads the body itself.
+    `limit` is in bytes. `permits` bounds how many bodies above `permits_above` bytes are worked on
+    at the same time. With `stream` the handler reads the body itself.
     """
 
     limit: int
     media: Literal["json", "any"] = "json"
     required: bool = True
     permits: Literal["batches", "labels"] | None = None
+    permits_above: int = 0
     stream: bool = False
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
+from services.inference.http.error_answers import CONTENT_TYPE, InferenceError, Problem, speaks_v2
 from services.inference.http.handlers.predictions import Transaction
 from services.inference.http.messages import Route
-from services.inference.http.problems import CONTENT_TYPE, Problem
 from services.inference.model import LoadedModel
 
 REFERENCE = "#/components/schemas/{name}"
@@ -65,14 +65,15 @@ def statuses(route: Route) -> frozenset[int]:
         found |= {401, 403} if route.scope == "admin" else {401, 403, 429}
     if route.body:
         found |= {413, 415}
-    if route.body and not route.body.stream:
+    if route.body and not (route.body.stream or speaks_v2(route.path)):
         found.add(422)
     return frozenset(found)
 
 
 def _operation(route: Route, authenticated: bool) -> Schema:
     responses = {str(route.status): {"description": "Done", **_content(route.response)}}
-    problem = {"description": "Refused: see detail", **_content(Problem, CONTENT_TYPE)}
+    shape = (InferenceError,) if speaks_v2(route.path) else (Problem, CONTENT_TYPE)
+    problem = {"description": "Refused, with the reason", **_content(*shape)}
     responses |= {str(status): problem for status in sorted(statuses(route) - {route.status})}
     operation: Schema = {
         "summary": route.summary,
@@ -111,7 +112,11 @@ def _content(kind: Any, media: str = "application/json") -> Schema:
 
 def _schemas(routes: Iterable[Route], model: LoadedModel | None) -> Mapping[str, Any]:
     named = [kind for route in routes for kind in (route.request, route.response)]
-    kinds = [Problem, *dict.fromkeys(kind for kind in named if isinstance(kind, type))]
+    kinds = [
+        Problem,
+        InferenceError,
+        *dict.fromkeys(kind for kind in named if isinstance(kind, type)),
+    ]
     if model:
         # It has the name of the struct in the table, whose place it takes.
         kinds = [kind for kind in kinds if kind is not Transaction]

@@ -1,13 +1,10 @@
-"""Errors as HTTP: one table, one body (RFC 9457).
+"""Errors of requests, and the one table of what they answer.
 
 A message never contains what a client sent.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import msgspec
 
 from fraudops.errors import (
     FraudopsError,
@@ -18,10 +15,8 @@ from fraudops.errors import (
 )
 from fraudops.promotion.serving_record import RecordUnreadableError
 from services.inference.pod.status import NotReadyError
-from services.inference.pod.worker_channel import WorkerShown
-from services.inference.reading.faults import FieldFault, InvalidBodyError
+from services.inference.reading.faults import InvalidBodyError
 
-CONTENT_TYPE = "application/problem+json"
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -145,21 +140,15 @@ class NoSuchBundleError(FraudopsError):
         super().__init__("this pod's cache has no such file of a bundle")
 
 
+class NoSuchModelError(FraudopsError):
+    def __init__(self) -> None:
+        super().__init__("no such model, or no such version of it, is served; see /v2/models")
+
+
 class WrongMethodError(FraudopsError):
     def __init__(self, allowed: str) -> None:
         self.allowed = allowed
         super().__init__(f"this endpoint takes {allowed}")
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every error answers, as application/problem+json."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: tuple[FieldFault, ...] = ()
-    workers: Sequence[WorkerShown] | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +182,7 @@ ERROR_RESPONSES: Mapping[type[Exception], ErrorResponse] = {
     AdminDisabledError: ErrorResponse(403, "Admin calls are off"),
     NoSuchEndpointError: ErrorResponse(404, "Not found"),
     NoSuchBundleError: ErrorResponse(404, "Not found"),
+    NoSuchModelError: ErrorResponse(404, "Not found"),
     WrongMethodError: ErrorResponse(405, "Method not allowed"),
     BusyError: ErrorResponse(503, "Too busy", RETRY),
     TooManyConnectionsError: ErrorResponse(503, "Too many connections", RETRY),
@@ -208,38 +198,4 @@ ERROR_RESPONSES: Mapping[type[Exception], ErrorResponse] = {
 }
 CRASH = ErrorResponse(500, "A defect of the service")
 # The connection closes after these: what follows on it cannot be trusted, or comes too slowly.
-CLOSING = frozenset({400, 408, 413, 414, 431})
-
-
-def error_response(error: Exception, path: str) -> tuple[int, Headers, bytes]:
-    """Return status, headers and body for the client of a path. A path may have its own form."""
-    return problem_response(error)
-
-
-def problem_response(error: Exception) -> tuple[int, Headers, bytes]:
-    """Return status, headers and body.
-
-    An error that is none of ours is a 500 that says nothing about itself: its message may quote
-    data.
-    """
-    rows = ERROR_RESPONSES.items()
-    kind = next((row for raised, row in rows if isinstance(error, raised)), CRASH)
-    detail = (
-        str(error)
-        if kind is not CRASH
-        else "the request could not be answered; the service's log says where it failed"
-    )
-    body = Problem(
-        type="about:blank",
-        title=kind.title,
-        status=kind.status,
-        detail=detail,
-        errors=error.faults if isinstance(error, InvalidBodyError) else (),
-        workers=error.workers if isinstance(error, NotReadyError) else None,
-    )
-    headers = [(b"content-type", CONTENT_TYPE.encode()), *kind.headers]
-    if isinstance(error, WrongMethodError):
-        headers.append((b"allow", error.allowed.encode()))
-    if isinstance(error, RateLimitedError):
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.seconds))))
-    return kind.status, headers, msgspec.json.encode(body)
+CLOSING = frozenset({408, 413, 414, 431})

@@ -8,6 +8,7 @@ from fraudops.signing.kept import SUFFIX
 from services.inference.http.bodies import SINGLE_BYTES
 from services.inference.http.docs_pages import DOCUMENT, openapi_json, redoc_page, swagger_page
 from services.inference.http.handlers import admin, labels, peers, predictions, state
+from services.inference.http.inference_routes import INFERENCE_ROUTES
 from services.inference.http.messages import BodyRule, Route
 from services.inference.pod.status import ModelInfo, Ready, Reloaded
 from services.inference.scoring import Scored, ScoredBatch
@@ -232,4 +233,5 @@ ROUTES: tuple[Route, ...] = (
         status=204,
         errors=(409,),
     ),
+    *INFERENCE_ROUTES,
 )

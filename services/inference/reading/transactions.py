@@ -111,7 +111,7 @@ class TransactionReader(Reader[Any]):
         rename = dict(zip(internal, schema.names, strict=True))
         ids = [("transaction_id", Identifier | None, None), ("entity_key", Identifier | None, None)]
         self.features = len(internal)
-        self._names = schema.names
+        self.names = schema.names
         self._minima = np.array([feature.minimum for feature in schema.features])
         self._maxima = np.array([feature.maximum for feature in schema.features])
         self._pack = struct.Struct(f"{self.features}d").pack
@@ -167,7 +167,7 @@ class TransactionReader(Reader[Any]):
                 else f"must be at most {self._maxima[column]:g}"
             )
             code = "below_minimum" if below else "above_maximum"
-        return FieldFault(index=row, field=self._names[column], reason=reason, code=code)
+        return FieldFault(index=row, field=self.names[column], reason=reason, code=code)
 
     def transactions(
         self, x: NDArray[np.float64], ids: Iterable[tuple[str | None, str | None]]

@@ -1,0 +1,221 @@
+"""A JSON body with long lists, read in steps of bounded work.
+
+A decoder reads 16 MiB in one step, and keeps the last of two equal keys. So the long lists are cut
+out first, and each is decoded in pieces of STEP_BYTES. What is left is small. Other requests run
+between the steps.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from services.inference.reading.faults import (
+    REFUSALS,
+    FaultError,
+    FieldFault,
+    not_json,
+    shown_name,
+    too_large,
+)
+from services.inference.reading.members import MOST_LEVELS, STRING, TOO_DEEP, WHITE
+from services.inference.reading.rows import BATCH_ROWS
+from services.inference.reading.transactions import BOM
+
+# Of all that is in no long list; and of a list that is read in one step.
+OUTLINE_BYTES = STEP_BYTES = 64 << 10
+# The values of one row that stands in brackets of its own.
+ROW_BYTES = 4 * STEP_BYTES
+
+_OBJECT = FieldFault(reason="holds an object in a list of values", code="wrong_type")
+TOO_MANY_ROWS = FieldFault(reason=f"must hold at most {BATCH_ROWS} rows", code="too_many_rows")
+
+_TOKEN = re.compile(rb'(%b)(%b:%b)?+|[\[\]{}"]' % (STRING, WHITE, WHITE), re.DOTALL)
+# A string without its end is one token too. It lacks the group.
+_LIST_TOKEN = re.compile(rb'[\[\]{}]|"(?:[^"\\]++|\\.)*+("?+)', re.DOTALL)
+_WHITE = re.compile(WHITE)
+_COMMA = re.compile(rb"%b,%b" % (WHITE, WHITE))
+_name = msgspec.json.Decoder(str)
+
+
+class LongList(NamedTuple):
+    """A list in a body: the places after and before its brackets.
+
+    `rows` are the places of the lists inside, with their brackets. Without one the list is flat.
+    """
+
+    start: int
+    end: int
+    rows: list[tuple[int, int]]
+
+
+class Outline(NamedTuple):
+    """A body without its long lists.
+
+    `json` has `[k]` in the place of the list `lists[k]`, and no byte order mark. `cuts` are the
+    places behind each of them, in `json` and in the body. `names` are the keys of the body's
+    object.
+    """
+
+    json: bytes
+    lists: list[LongList]
+    cuts: list[tuple[int, int]]
+    names: set[str]
+
+    def place(self, place: int) -> int:
+        """Return the place in the body of a place in `json`."""
+        inside, outside = [cut for cut in self.cuts if cut[0] <= place][-1]
+        return outside + place - inside
+
+
+async def outline(body: bytes, cut: frozenset[str]) -> Outline:
+    """Cut the lists out that are values of the keys in `cut`.
+
+    The outline may still be no JSON. Raises FaultError for a repeated key, for an outline of more
+    than OUTLINE_BYTES, for too many levels, and for a list that ends nowhere.
+    """
+    # The keys of each object that is open, and None for each list.
+    levels: list[set[str] | None] = []
+    at = copied = len(BOM) if body.startswith(BOM) else 0
+    found = Outline(b"", [], [(0, copied)], set())
+    parts: list[bytes] = []
+    size = 0
+    while token := _TOKEN.search(body, at, copied + OUTLINE_BYTES - size):
+        at = token.end()
+        text, colon = token.groups()
+        sign = body[token.start() : token.start() + 1]
+        if colon is not None and levels and (names := levels[-1]) is not None:
+            name = _decoded(text, token.start())
+            if name in names:
+                raise FaultError(_given_twice(name))
+            names.add(name)
+            if name in cut and body[at : at + 1] == b"[":
+                long = await _long_list(body, at)
+                parts.append(b"%b[%d]" % (body[copied:at], len(found.lists)))
+                size += len(parts[-1])
+                at = copied = long.end + 1
+                found.lists.append(long)
+                found.cuts.append((size, copied))
+        elif text is None and sign == b'"':
+            # Its end is not within the limit.
+            break
+        elif sign in b"{[":
+            levels.append(None if sign == b"[" else set() if levels else found.names)
+            if len(levels) > MOST_LEVELS:
+                raise FaultError(TOO_DEEP)
+        elif sign in b"}]" and levels:
+            levels.pop()
+    if copied + OUTLINE_BYTES - size < len(body):
+        raise FaultError(too_large(OUTLINE_BYTES))
+    return found._replace(json=b"".join([*parts, body[copied:]]))
+
+
+async def _long_list(body: bytes, start: int) -> LongList:
+    """Find the end of the list at `start`. Raises FaultError."""
+    rows: list[tuple[int, int]] = []
+    row, strings, at = None, 0, start + 1
+    while at < len(body):
+        limit = min(at + STEP_BYTES, len(body))
+        for token in _LIST_TOKEN.finditer(body, at, limit):
+            place, sign = token.start(), body[token.start() : token.start() + 1]
+            if sign == b'"':
+                strings += 1
+                if not token[1]:
+                    # The string goes on in the next step, which begins with it.
+                    at, strings = _continued(at, place, limit, len(body)), strings - 1
+                    break
+            elif sign == b"[":
+                if row is not None:
+                    raise FaultError(TOO_DEEP)
+                row = place
+            elif sign == b"]":
+                if row is None:
+                    return LongList(start + 1, place, rows)
+                rows.append((row, place + 1))
+                row = None
+            else:
+                raise FaultError(_OBJECT)
+            if len(rows) > BATCH_ROWS or strings > BATCH_ROWS:
+                raise FaultError(TOO_MANY_ROWS)
+        else:
+            at = limit
+        await asyncio.sleep(0)
+    raise FaultError(not_json(len(body)))
+
+
+def _given_twice(name: str) -> FieldFault:
+    """Return the fault of a repeated key. Its `field` is None: a client can invent the name."""
+    shown = shown_name(name) or "a key, whose name is not shown,"
+    return FieldFault(reason=f"gives {shown} twice in one object", code="repeated_key")
+
+
+def _continued(at: int, place: int, limit: int, end: int) -> int:
+    """Return where to go on with a string that did not end. Raises FaultError."""
+    if limit == end:
+        raise FaultError(not_json(end))
+    if place == at:
+        raise FaultError(too_large(STEP_BYTES))
+    return place
+
+
+def _decoded(text: bytes, place: int) -> str:
+    try:
+        return _name.decode(text)
+    except REFUSALS:
+        raise FaultError(not_json(place)) from None
+
+
+async def pieces(body: bytes, long: LongList) -> AsyncIterator[tuple[int, bytes]]:
+    """Yield the list in parts that are JSON lists, each with its place in the body.
+
+    If each part is valid and has a value, the list is valid. A list with rows has whole rows in
+    each part. An empty list has no part. Raises FaultError.
+    """
+    found = _rows(body, long) if long.rows else _values(body, long)
+    first = True
+    for start, end in found:
+        if not first:
+            await asyncio.sleep(0)
+        first = False
+        yield start, b"[%b]" % body[start:end]
+
+
+def _values(body: bytes, long: LongList) -> Iterator[tuple[int, int]]:
+    at, end = long.start, long.end
+    if _after_white(body, at, end) == end:
+        return
+    while (cut := body.find(b",", at + STEP_BYTES, end)) >= 0:
+        if cut - at > 2 * STEP_BYTES:
+            raise FaultError(too_large(STEP_BYTES))
+        yield at, cut
+        at = cut + 1
+    if end - at > 2 * STEP_BYTES:
+        raise FaultError(too_large(STEP_BYTES))
+    yield at, end
+
+
+def _rows(body: bytes, long: LongList) -> Iterator[tuple[int, int]]:
+    rows, before = long.rows, long.start
+    first = 0
+    while first < len(rows):
+        start, end = rows[first]
+        last = first + 1
+        while last < len(rows) and rows[last][1] - start <= STEP_BYTES:
+            end = rows[last][1]
+            last += 1
+        if end - start > ROW_BYTES:
+            raise FaultError(too_large(ROW_BYTES))
+        gap = _COMMA if first else _WHITE
+        if not gap.fullmatch(body, before, start):
+            raise FaultError(not_json(before))
+        yield start, end
+        before, first = end, last
+    if _after_white(body, before, long.end) != long.end:
+        raise FaultError(not_json(before))
+
+
+def _after_white(body: bytes, start: int, end: int) -> int:
+    white = _WHITE.match(body, start, end)
+    return white.end() if white else start
