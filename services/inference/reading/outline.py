@@ -99,7 +99,7 @@ async def outline(body: bytes, cut: frozenset[str]) -> Outline:
                 found.lists.append(long)
                 found.cuts.append((size, copied))
         elif text is None and sign == b'"':
-            # Its end is not within the limit.
+            # Its end is not within the limit!
             break
         elif sign in b"{[":
             levels.append(None if sign == b"[" else set() if levels else found.names)
