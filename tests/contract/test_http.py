@@ -108,9 +108,13 @@ def test_missing_and_not_finite_values_are_refused_with_their_fields(service: Se
             "/predict", json.dumps(ULB_ROW).replace('"V3": 0.25', f'"V3": {value}')
         )
         assert answer.status_code == 422
-        assert problem(answer)["errors"] == [{"field": "V3", "reason": "must be a finite number"}]
+        assert problem(answer)["errors"] == [
+            {"field": "V3", "reason": "must be a finite number", "code": "not_finite"}
+        ]
     missing = service.predict({name: value for name, value in ULB_ROW.items() if name != "Amount"})
-    assert problem(missing)["errors"] == [{"field": "Amount", "reason": "is missing"}]
+    assert problem(missing)["errors"] == [
+        {"field": "Amount", "reason": "is missing", "code": "missing"}
+    ]
 
 
 def test_no_answer_and_no_log_line_ever_repeats_a_card_number(service: Service) -> None:
@@ -211,7 +215,11 @@ def test_ten_thousand_rows_are_one_batch_and_one_more_is_refused(service: Servic
     assert len(answer.json()["predictions"]) == 10_000
     refused = service.post("/predict/batch", json.dumps({"transactions": [*rows, ULB_ROW]}))
     assert problem(refused)["errors"] == [
-        {"field": "transactions", "reason": "must hold at most 10000 rows"}
+        {
+            "field": "transactions",
+            "reason": "must hold at most 10000 rows",
+            "code": "too_many_rows",
+        }
     ]
 
 
@@ -242,7 +250,7 @@ def test_labels_are_accepted_and_spooled_and_the_same_label_again_is_the_same_ro
     assert prediction in {record.prediction_id for record in spooled}
     refused = service.post("/feedback", json.dumps({"labels": [*labels, labels[0] | {"label": 3}]}))
     assert problem(refused)["errors"] == [
-        {"index": 2, "field": "label", "reason": "must be at most 1"}
+        {"index": 2, "field": "label", "reason": "must be at most 1", "code": "above_maximum"}
     ]
 
 

@@ -7,55 +7,84 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraudops.schema import Feature, FeatureSchema
 from services.inference.reading.faults import FieldFault, InvalidBodyError
-from services.inference.reading.rows import CHUNK, RowList, read_rows
-from services.inference.reading.transactions import TransactionReader
+from services.inference.reading.labels import LABELS, LabelReader
+from services.inference.reading.rows import BATCH_ROWS, TRANSACTIONS, RowList, read_rows
+from services.inference.reading.scanning import CHUNK
+from services.inference.reading.transactions import Reader, TransactionReader
+from tests.support.bodies import lists, objects, spliced
+from tests.support.figures import PROOF
 
-READER = TransactionReader(
-    FeatureSchema(
-        "bank",
-        "fraud",
-        "seen_at",
-        "spent",
-        tuple(Feature(name, -10.0, 10.0) for name in ("a", "b")),
-    )
+SCHEMA = FeatureSchema(
+    "bank", "fraud", "seen_at", "spent", tuple(Feature(name, -10.0, 10.0) for name in ("a", "b"))
 )
+READER = TransactionReader(SCHEMA)
 ROWS = RowList("rows", most=500, piece_bytes=1)
+WHOLE = msgspec.json.Decoder(
+    msgspec.defstruct("Whole", [("rows", list[READER.kind])], forbid_unknown_fields=True)
+)
 Found = list[Any] | tuple[FieldFault, ...]
 
 
 class RowByRow(RowList):
-    def pieces(self, body: bytes) -> Iterator[bytes]:
-        yield b""
+    def stretches(self, body: bytes, start: int) -> Iterator[tuple[int, int]]:
+        yield start, start
 
 
-class InPieces(RowList):
-    def split(self, body: bytes) -> list[msgspec.Raw]:
+class ListReader(TransactionReader):
+    """A reader that must not be asked for a single row."""
+
+    def decode(self, row: bytes) -> Any:
         raise AssertionError("it is read row by row")
 
 
-def read(rows: RowList, body: bytes) -> Found:
+def read(rows: RowList, body: bytes, reader: Reader[Any] = READER) -> Found:
     async def every() -> list[Any]:
         return [
             msgspec.structs.astuple(row)
-            async for chunk in read_rows(READER, rows, body)
+            async for chunk in read_rows(reader, rows, body)
             for row in chunk
         ]
 
+    reading = every()
     try:
-        return asyncio.run(every())
+        # Without an event loop, which would take longer to start than the reading takes.
+        while True:
+            reading.send(None)
+    except StopIteration as end:
+        rows_read: list[Any] = end.value
+        return rows_read
     except InvalidBodyError as refusal:
         return refusal.faults
 
 
 def same(body: bytes) -> Found:
+    """Read the body in pieces, row by row and as a whole, and compare the results."""
     items = read(ROWS, body)
     assert items == read(RowByRow("rows", most=500), body)
+    assert (items if isinstance(items, list) else None) == whole(body)
     return items
+
+
+def whole(body: bytes) -> Found | None:
+    """Return the rows of a valid body as independent decoders see them, or None."""
+
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a repeated key")
+        return dict(pairs)
+
+    content = body.removeprefix(b"\xef\xbb\xbf")
+    try:
+        rows = WHOLE.decode(content).rows  # type: ignore[attr-defined]
+        json.loads(content, object_pairs_hook=distinct)
+    except ValueError:
+        return None
+    return list(map(msgspec.structs.astuple, rows)) if 0 < len(rows) <= 500 else None
 
 
 def body_of(*rows: Any) -> bytes:
@@ -69,9 +98,15 @@ def test_a_usual_body_is_not_read_row_by_row() -> None:
         json.dumps({"rows": rows}, indent=1).encode(),
         json.dumps({"rows": rows}, separators=(" , ", " : ")).encode() + b"\r\n",
     ):
-        assert read(InPieces("rows", piece_bytes=1), body) == [
+        assert read(ROWS, body, ListReader(SCHEMA)) == [
             (number / 100, 1.0, None, None) for number in range(300)
         ]
+
+
+def test_rows_with_some_ids_are_not_read_row_by_row() -> None:
+    ids = [{"transaction_id": "t"}, {"entity_key": None}, {}]
+    rows = [{"a": 1, "b": 2} | ids[number % 3] for number in range(300)]
+    assert len(read(ROWS, body_of(*rows), ListReader(SCHEMA))) == 300
 
 
 def test_rows_come_in_chunks_however_many_a_piece_holds() -> None:
@@ -79,7 +114,7 @@ def test_rows_come_in_chunks_however_many_a_piece_holds() -> None:
         return [
             len(chunk)
             async for chunk in read_rows(
-                READER, InPieces("rows"), body_of(*[{"a": 1, "b": 2}] * (2 * CHUNK + 3))
+                ListReader(SCHEMA), RowList("rows"), body_of(*[{"a": 1, "b": 2}] * (2 * CHUNK + 3))
             )
         ]
 
@@ -105,7 +140,24 @@ def test_rows_come_in_chunks_however_many_a_piece_holds() -> None:
         b'{"rows": [ ] }',
         b'{"\\u0072ows":[{"a":1,"b":2}]}',
         b'{"rows":[{"a":1,"b":2}]',
+        b'{"rows":[{"a":1,"b":2},{"a":1,"b":2},{"a":1,"a":1,"b":2}]}',
+        b'{"rows":[{"a":1,"b":2},{"a":1,"b":2,"\\u0061":1}]}',
+        b'{"rows":[{"a":1,"b":2,"entity_key":null,"entity_key":null},{"a":1,"b":2}]}',
+        b'{"rows":[{"a":1,"b":2},{"a":1,"b":2,"\xed\xa0\x80":1}]}',
+        b'{"rows":[{"a":1,"b":2},{"a":1,"b":2}\r\t ,\n{"a":1,"b":2}]}',
+        b'\xef\xbb\xbf{"rows":[{"a":1,"b":2}]}',
+        b'{"rows":[{"a":1,"b":2}]}\n' + b" " * 200_000,
+        b'{"rows":[{"a":1,"b":2}]}\n' + b" " * 200_000 + b"x",
+        b'{"rows":[{"a":1,"b":2}]' + b" " * 200_000 + b"}",
+        b'{"rows":[{"a":1,"b":2},' + b" " * 60_000 + b'{"a":1,"b":2}]}',
+        b'{"rows":[' + b'{"a":1,"b":2}'.ljust(64 << 10) + b"]}",
+        b'{"rows":[{"a":1,"b":2' + b" " * ((64 << 10) - 14) + b"}]}",
         b"",
+        b'"rows":[{"a":1,"b":2}]}',
+        b'{"rows"[{"a":1,"b":2}]}',
+        b'"rows"[{"a":1,"b":2}]}',
+        b':[{"a":1,"b":2}]}',
+        b'[{"a":1,"b":2}]}',
         body_of(*[{"a": 1, "b": 2}] * 501),
         body_of(*[{"a": 1, "b": 2}] * 600),
         body_of(
@@ -128,7 +180,7 @@ def test_a_second_list_is_refused_after_rows_of_the_first_were_read(
         json.dumps([{"a": 1, "b": 2}] * rows, separators=(",", ":")) for rows in (2, second)
     )
     assert read(ROWS, f'{{"rows":{first},"rows":{other}}}'.encode()) == (
-        FieldFault(field="rows", reason="must be given once"),
+        FieldFault(field="rows", reason="must be given once", code="repeated_key"),
     )
 
 
@@ -139,6 +191,134 @@ def test_faults_name_their_rows_after_those_that_were_read() -> None:
     assert [(fault.index, fault.field) for fault in items if isinstance(fault, FieldFault)] == [
         (170, "b"),
         (290, "b"),
+    ]
+
+
+def test_a_row_of_more_than_64_kib_ends_the_reading() -> None:
+    row = b'{"a":1,"b":2%b}' % (b" " * ((64 << 10) - 13))
+    for large in (
+        row[:-1] + b" }",
+        b'"%b"' % (b"x" * 70_000),
+        b'"%b"' % (b"x" * 200_000),
+        b'{"a":[%b]}' % (b"1," * 40_000),
+        b'{"a":[%b]}' % (b"1," * 90_000),
+        b"1" * 200_000,
+        b" " * 200_000,
+    ):
+        # White space around a row is no part of it.
+        body = b'{"rows":[%b , %b, 5]}' % (row, large)
+        assert read(RowList("rows"), body) == (
+            FieldFault(index=1, reason="is larger than 64 KiB", code="too_large"),
+        )
+
+
+def test_broken_json_ends_the_reading_at_its_byte() -> None:
+    for body, fault in (
+        (b'{"rows":[5,{"a":1,},7]}', FieldFault(index=1, reason="is not valid JSON (byte 18)")),
+        (b'{"rows":[5,{"a":1}x,7]}', FieldFault(index=1, reason="is not valid JSON (byte 18)")),
+        (b'{"rows":[5,,7]}', FieldFault(index=1, reason="is not valid JSON (byte 11)")),
+        (b'{"rows":[5,"7', FieldFault(index=1, reason="is not valid JSON (byte 13)")),
+        (b'{"rows":[5,7', FieldFault(index=1, reason="is not valid JSON (byte 12)")),
+    ):
+        faults = read(RowList("rows"), body)
+        assert faults == (
+            FieldFault(index=0, reason="must be an object", code="wrong_type"),
+            msgspec.structs.replace(fault, code="not_json"),
+        )
+    for body, byte in (
+        (b'{"rows":[{"a":1,"b":2}]', 23),
+        (b'{"rows":[{"a":1,"b":2}] ]', 24),
+        (b'{"rows":[{"a":1,"b":2}]} }', 25),
+    ):
+        assert read(RowList("rows"), body) == (
+            FieldFault(reason=f"is not valid JSON (byte {byte})", code="not_json"),
+        )
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize(
+    ("start", "field", "reason"),
+    [
+        (b"[", None, "must be an object"),
+        (b"5", None, "must be an object"),
+        (b'{"rows":{', "rows", "must be a list"),
+        (b'{"rows":null', "rows", "must be a list"),
+        (b'{"more":1', "more", "is not a field of this schema"),
+        (b'{"4111111111111111":1', None, "holds a field that this schema does not have"),
+        (b'{"instances":[', None, 'has the form of KServe V1 (instances): send {"rows": [{…}, …]}'),
+        (
+            b'{"id":"1","inputs":[',
+            None,
+            "has the form of the Open Inference Protocol (inputs): send",
+        ),
+    ],
+)
+def test_a_body_without_the_list_is_refused_by_its_beginning(
+    start: bytes, field: str | None, reason: str, long: bool
+) -> None:
+    ends = {b"[": b"]", b"{": b"}"}
+    body = start + b"".join(ends.get(bytes([each]), b"") for each in reversed(start))
+    body = body.replace(b"[", b"[1").replace(b'{"rows":{', b'{"rows":{"a":1')
+    read_faults = read(RowList("rows"), body + b" " * (70_000 if long else 0))
+    assert isinstance(read_faults, tuple)
+    # A short body is explained in full, and the missing list comes first.
+    first = next(fault for fault in read_faults if fault.code != "missing")
+    assert (first.field, first.reason[: len(reason)]) == (field, reason)
+    assert first.code not in (None, "other")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b" \n", b"\xef\xbb\xbf", b"\xff", b"{", b"{}", b'{"rows":5}']
+)
+def test_a_short_body_is_explained_as_a_whole(body: bytes) -> None:
+    expected = {b"{": "is not valid JSON (byte 1)", b"{}": "is missing", b"\xff": "is not UTF-8"}
+    (fault,) = read(ROWS, body)
+    reason = "must be a list, not an integer" if b"5" in body else expected.get(body, "is empty")
+    assert fault.reason == reason
+
+
+def test_a_list_that_begins_late_is_refused() -> None:
+    for body in (
+        b" " * 5000 + b'{"rows":[{"a":1,"b":2}]}',
+        b'{"rows":' + b" " * 5000 + b'[{"a":1,"b":2}]}',
+        b'{"rows":' + b" " * 90_000 + b'[{"a":1,"b":2}]}',
+    ):
+        (fault,) = read(ROWS, body)
+        assert fault.reason == "must begin with the list rows within 4 KiB"
+    (fault,) = read(ROWS, b" " * 90_000)
+    assert fault.reason == "begins with more than 4 KiB of white space"
+
+
+def test_nothing_after_row_10_001_is_scanned() -> None:
+    row = b'{"a":1,"b":2}'
+    for rest in (b"{}]}", b'"' * 1000, row * 2000, b"," + b"[" * 1000, b""):
+        body = b'{"transactions":[%b,%b' % (b",".join([row] * BATCH_ROWS), row + b"," + rest)
+        assert read(TRANSACTIONS, body) == (
+            FieldFault(
+                field="transactions", reason="must hold at most 10000 rows", code="too_many_rows"
+            ),
+        )
+    assert len(read(TRANSACTIONS, b'{"transactions":[%b]}' % b",".join([row] * BATCH_ROWS))) == (
+        BATCH_ROWS
+    )
+
+
+def test_a_fault_of_a_label_names_its_row() -> None:
+    label = {
+        "transaction_id": "t",
+        "label": 1,
+        "source": "s",
+        "labelled_at": "2026-01-01T00:00:00Z",
+    }
+    rows: list[Any] = [label] * 2000
+    rows[1500] = label | {"labelled_at": "9999-12-31T23:59:59-12:00"}
+    rows[1700] = label | {"labelled_at": "2999-01-01T00:00:00Z"}
+    rows[1999] = label | {"prediction_id": "01a20421-f1ac-7787-bb90-3e64b77a3937"}
+    faults = read(LABELS, json.dumps({"labels": rows}).encode(), LabelReader())
+    assert [(fault.index, fault.field, fault.code) for fault in faults] == [
+        (1500, "labelled_at", "bad_time"),
+        (1700, "labelled_at", "future"),
+        (1999, None, "other"),
     ]
 
 
@@ -156,3 +336,16 @@ def test_any_body_reads_as_row_by_row(
     body = json.dumps({"rows": rows}, separators=(f"{before},{after}", ":")).encode()
     same(body)
     same(body[:at] + put + body[at:])
+
+
+RAW_ROW = st.one_of(
+    st.just(b'{"a":1,"b":2}'),
+    st.just(b'{"b":1,"entity_key":"k","a":2}'),
+    objects({"a": "1", "b": "2e0", "transaction_id": '"t"', "entity_key": "null"}),
+)
+
+
+@settings(max_examples=100_000 if PROOF else 300)
+@given(spliced(lists("rows", RAW_ROW)))
+def test_any_bytes_read_as_row_by_row(body: bytes) -> None:
+    same(body)

@@ -1,89 +1,157 @@
-"""The faults of a refused body, in words."""
+"""The faults of a refused body, found by the decoders that refused it."""
 
-import json
-import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from services.inference.reading.faults import FieldFault
+from services.inference.reading.faults import (
+    REFUSALS,
+    FaultError,
+    FieldFault,
+    given_twice,
+    not_json,
+    shown_name,
+    too_large,
+    unknown_field,
+)
+from services.inference.reading.foreign_forms import foreign_form
+from services.inference.reading.members import MOST_MEMBERS, TOO_DEEP, members
+from services.inference.reading.wording import NOT_FINITE, NOT_WHOLE, Worded, in_words
 
-# A client may send card data as a field's name, so names with many digits are not shown.
-_SHOWN_NAME = re.compile(r"(?!(?:.*[0-9]){5})[A-Za-z_][A-Za-z0-9_]{0,31}")
-_KINDS = {
-    "float": "a number",
-    "int": "an integer",
-    "str": "a string",
-    "bool": "true or false",
-    "null": "null",
-    "array": "a list",
-    "object": "an object",
-}
-_EXPECTED = re.compile(r"Expected `(?P<expected>[a-z]+)(?: \| null)?`, got `(?P<actual>[a-z]+)`")
-_BOUND = re.compile(r"Expected `(?:float|int)` (?P<relation>>=|<=) (?P<bound>\S+)")
-_RELATIONS = {">=": "must be at least", "<=": "must be at most"}
+ROW_BYTES = 64 << 10
+_WHITE = b" \t\r\n"
+_NOT_FINITE = re.compile(rb"(?<![^:,\[\s])-?(?:NaN|Infinity)(?![^\s,}\]])")
+_PLACE = re.compile(r"\(byte (\d+)\)")
+_syntax = msgspec.json.Decoder(msgspec.Raw)
 
 
-def faults_in(kind: type[msgspec.Struct], body: bytes) -> list[FieldFault]:
-    """Return all reasons why the body is no valid `kind`."""
-    if not body.strip():
-        return [FieldFault(reason="is empty")]
+class Explainer:
+    """Names the faults of refused objects of one kind.
+
+    Each value is decoded by the type of its field, so that this and the decoder of the whole
+    object have one opinion. The work is bounded: by ROW_BYTES, MOST_MEMBERS and MOST_LEVELS.
+    """
+
+    def __init__(self, kind: type[msgspec.Struct], send: str | None = None) -> None:
+        """With `send`, the forms of other servers are named, and what to send in their place."""
+        self._send = send
+        self._closed = kind.__struct_config__.forbid_unknown_fields
+        self._fields = {
+            field.encode_name: (field.required, msgspec.json.Decoder(field.type))
+            for field in msgspec.structs.fields(kind)
+        }
+        self._most = max(MOST_MEMBERS, 2 * len(self._fields))
+
+    def faults(
+        self, body: bytes, refusal: Exception | None = None, offset: int = 0
+    ) -> list[FieldFault]:
+        """Return the faults of a body that was refused by `refusal`: at least one.
+
+        `offset` is the place of the body in what the client sent. Never raises.
+        """
+        try:
+            return self.found(body, offset) or [_fault_of(refusal)]
+        except REFUSALS:
+            return [_fault_of(refusal)]
+
+    def found(self, body: bytes, offset: int = 0) -> list[FieldFault]:
+        """Return the faults that can be seen without knowing who refused the body."""
+        if fault := _fault_of_whole(body, offset):
+            return [fault]
+        try:
+            content = members(body, self._most)
+        except FaultError as error:
+            return [error.fault]
+        values: dict[str, list[bytes]] = {}
+        for name, value in content:
+            values.setdefault(name, []).append(value)
+        unknown = sorted(values.keys() - self._fields.keys())
+        if self._send and (fault := foreign_form(unknown, self._send)):
+            return [fault]
+        return [*self._known(values), *self._unknown(unknown, values)]
+
+    def _known(self, values: Mapping[str, Sequence[bytes]]) -> Iterator[FieldFault]:
+        for name, (required, decoder) in self._fields.items():
+            sent = values.get(name, ())
+            if len(sent) > 1:
+                yield given_twice(name)
+            elif not sent:
+                if required:
+                    yield FieldFault(field=name, reason="is missing", code="missing")
+            elif worded := _refusal(sent[0], decoder):
+                yield FieldFault(field=name, reason=worded[0], code=worded[1])
+
+    def _unknown(
+        self, names: Sequence[str], values: Mapping[str, Sequence[bytes]]
+    ) -> Iterator[FieldFault]:
+        for name in names:
+            if self._closed:
+                yield unknown_field(name)
+            elif len(values[name]) > 1:
+                yield given_twice(shown_name(name))
+            elif not _is_json(values[name][0]):
+                yield FieldFault(
+                    field=shown_name(name), reason="holds NaN or Infinity", code="not_finite"
+                )
+
+
+def _fault_of(refusal: Exception | None) -> FieldFault:
+    """Return the fault that the error carries, or one that says nothing."""
+    for error in (refusal, refusal.__cause__ if refusal else None):
+        if isinstance(error, FaultError):
+            return error.fault
+    return FieldFault(reason="is not accepted", code="other")
+
+
+def _fault_of_whole(body: bytes, offset: int) -> FieldFault | None:
+    """Return the fault if the body is no JSON object."""
+    if len(body) > ROW_BYTES:
+        return too_large(ROW_BYTES)
+    if not body.strip(_WHITE):
+        return FieldFault(reason="is empty", code="empty")
     try:
-        content = json.loads(body.decode(), parse_int=float, parse_constant=float)
+        body.decode()
     except UnicodeDecodeError:
-        return [FieldFault(reason="is not UTF-8")]
-    except json.JSONDecodeError as error:
-        return [FieldFault(reason=f"is not valid JSON (character {error.pos})")]
-    except RecursionError:
-        return [FieldFault(reason="is nested too deeply")]
-    if not isinstance(content, dict):
-        return [FieldFault(reason="must be an object")]
-    return list(_field_faults(kind, content)) or [
-        FieldFault(reason=getattr(kind, "whole_fault", "is not accepted"))
-    ]
-
-
-def _field_faults(kind: type[msgspec.Struct], content: Mapping[str, Any]) -> Iterator[FieldFault]:
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    for name, field in fields.items():
-        if name not in content:
-            if field.required:
-                yield FieldFault(field=name, reason="is missing")
-        elif reason := _refusal(content[name], field.type):
-            yield FieldFault(field=name, reason=reason)
-    for name in sorted(content.keys() - fields.keys()):
-        shown = name if _SHOWN_NAME.fullmatch(name) else None
-        yield FieldFault(
-            field=shown,
-            reason="is not a field of this schema"
-            if shown
-            else "holds a field that this schema does not have (its name is not shown)",
-        )
-
-
-def _refusal(value: Any, kind: Any) -> str | None:
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return "must be a finite number"
-        value = int(value) if value.is_integer() else value
+        return FieldFault(reason="is not UTF-8", code="not_utf8")
     try:
-        msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        return _in_words(str(error))
+        _syntax.decode(_finite(body))
+    except RecursionError:
+        return TOO_DEEP
+    except msgspec.MsgspecError as error:
+        place = _PLACE.search(str(error))
+        return not_json(offset + (int(place[1]) if place else len(body)))
+    if not body.lstrip(_WHITE).startswith(b"{"):
+        return FieldFault(reason="must be an object", code="wrong_type")
     return None
 
 
-def _in_words(message: str) -> str:
-    """Translate msgspec's message, which may quote what the client sent."""
-    if match := _EXPECTED.match(message):
-        expected = _KINDS.get(match["expected"], "of another type")
-        return f"must be {expected}, not {_KINDS.get(match['actual'], 'of this type')}"
-    if match := _BOUND.match(message):
-        return f"{_RELATIONS[match['relation']]} {float(match['bound']):g}"
-    if "matching regex" in message:
-        return "must be 1 to 64 characters of A-Z a-z 0-9 . _ : -"
-    if "RFC3339" in message or "timezone" in message:
-        return "must be a date and time with its offset, such as 2026-01-31T12:00:00Z"
-    return "must be a UUID" if "UUID" in message else "is not accepted"
+def _refusal(value: bytes, decoder: "msgspec.json.Decoder[object]") -> Worded | None:
+    if _NOT_FINITE.fullmatch(value):
+        return NOT_FINITE
+    try:
+        decoder.decode(_finite(value) if value[:1] in b"[{" else value)
+    except msgspec.MsgspecError as error:
+        message = str(error)
+        whole = "Expected `int`, got `float`" in message and float(value).is_integer()
+        return NOT_WHOLE if whole else in_words(message)
+    except REFUSALS as error:
+        return in_words(str(error))
+    return None
+
+
+def _is_json(value: bytes) -> bool:
+    try:
+        _syntax.decode(value)
+    except msgspec.MsgspecError:
+        return False
+    return True
+
+
+def _finite(body: bytes) -> bytes:
+    """Replace NaN and Infinity, which are no JSON, by numbers of the same length."""
+    return _NOT_FINITE.sub(_as_zero, body)
+
+
+def _as_zero(found: "re.Match[bytes]") -> bytes:
+    return found[0].replace(b"NaN", b"0.0").replace(b"Infinity", b"0.000000")

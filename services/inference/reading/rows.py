@@ -7,15 +7,32 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from services.inference.reading.explaining import faults_in
-from services.inference.reading.faults import REPORTED_FAULTS, FieldFault, InvalidBodyError
-from services.inference.reading.transactions import ROW_BYTES, Reader
+from services.inference.reading.explaining import ROW_BYTES, Explainer
+from services.inference.reading.faults import (
+    FaultError,
+    FieldFault,
+    InvalidBodyError,
+    not_json,
+    unknown_field,
+)
+from services.inference.reading.foreign_forms import foreign_form, foreign_names
+from services.inference.reading.members import STRING, WHITE
+from services.inference.reading.scanning import CHUNK, HEAD_BYTES, RowScanner
+from services.inference.reading.transactions import BOM, Reader
 
 BATCH_ROWS = 10_000
 PIECE_BYTES, TAIL_BYTES = 64 << 10, 64
-CHUNK = 128
 Row = TypeVar("Row", bound=msgspec.Struct)
-_NOT_FINITE = re.compile(rb"(?<=[:,\[\s])-?(?:NaN|Infinity)(?=[\s,}\]])")
+
+# Each part is there only behind the part before it.
+_HEAD = re.compile(
+    rb"(?:%b)?+%b(?:(\{)%b(?:(%b)%b(?:(:)%b(\[)?+)?+)?+)?+"
+    % (BOM, WHITE, WHITE, STRING, WHITE, WHITE),
+    re.DOTALL,
+)
+_TAIL = re.compile(rb"\]%b}%b\Z" % (WHITE, WHITE))
+_BETWEEN = re.compile(rb"}%b," % WHITE)
+_name = msgspec.json.Decoder(str)
 
 
 class RowList:
@@ -23,55 +40,80 @@ class RowList:
 
     def __init__(self, key: str, most: int = BATCH_ROWS, piece_bytes: int = PIECE_BYTES) -> None:
         self.key, self.most, self._piece_bytes = key, most, piece_bytes
-        space, name = rb"[ \t\r\n]*", re.escape(key.encode())
-        self._head = re.compile(rb'%b{%b"%b"%b:%b\[' % (space, space, name, space, space))
-        self._tail = re.compile(rb"\]%b}%b\Z" % (space, space))
-        self._between = re.compile(rb"}%b," % space)
-        self._shape = msgspec.defstruct("Rows", [(key, list[Any])], forbid_unknown_fields=True)
-        self._decoder = msgspec.json.Decoder(
-            msgspec.defstruct("Rows", [(key, list[msgspec.Raw])], forbid_unknown_fields=True)
+        self._send = f'{{"{key}": [{{…}}, …]}}'
+        self._explainer = Explainer(
+            msgspec.defstruct("Rows", [(key, list[Any])], forbid_unknown_fields=True), self._send
         )
 
-    def pieces(self, body: bytes) -> Iterator[bytes]:
-        """Split the list into chunks of about `piece_bytes`, cut where a row appears to end.
+    def first_row(self, body: bytes) -> int:
+        """Return where the first row begins. Raises InvalidBodyError if there is no list."""
+        head = _HEAD.match(body, 0, HEAD_BYTES)
+        if head and head[4] and _decoded(head[2]) == self.key:
+            return head.end()
+        raise InvalidBodyError(self._head_faults(body))
 
-        Yields b"" if the body has another shape. If each chunk is a valid list of at least one
-        row, the body is valid too and has the same rows in the same order, because only commas
-        are between the chunks.
+    def stretches(self, body: bytes, start: int) -> Iterator[tuple[int, int]]:
+        """Split the list into stretches of about `piece_bytes`, cut where a row appears to end.
+
+        The last one is empty if the end is not found. If each stretch holds valid rows, the body
+        is valid too and has the same rows in the same order, because only commas are between them.
         """
-        head, tail = self._head.match(body), self._tail.search(body, max(len(body) - TAIL_BYTES, 0))
-        if not head or not tail:
-            yield b""
-            return
-        start, end, view = head.end(), tail.start(), memoryview(body)
+        tail = _TAIL.search(body, max(len(body) - TAIL_BYTES, start))
+        end = tail.start() if tail else len(body)
         longest = self._piece_bytes + ROW_BYTES
-        while cut := self._between.search(
-            body, start + self._piece_bytes, min(end, start + longest)
-        ):
-            yield b"".join((b"[", view[start : cut.start() + 1], b"]"))
+        while cut := _BETWEEN.search(body, start + self._piece_bytes, min(end, start + longest)):
+            yield start, cut.start() + 1
             start = cut.end()
-        yield b"".join((b"[", view[start:end], b"]")) if end - start <= longest else b""
+        yield start, end if tail and end - start <= longest else start
 
-    def split(self, body: bytes) -> list[msgspec.Raw]:
-        """Return the rows, each still as JSON. Raises InvalidBodyError."""
-        try:
-            rows: list[msgspec.Raw] = getattr(self._decoder.decode(body), self.key)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            # NaN is no JSON, so it makes the whole body invalid. Replaced by a number that is out
-            # of range, it becomes a fault of one row and field.
-            finite = _NOT_FINITE.sub(b"1e999", body)
-            if finite == body:
-                raise InvalidBodyError(faults_in(self._shape, body)) from error
-            return self.split(finite)
-        if not rows:
-            raise InvalidBodyError(
-                [FieldFault(field=self.key, reason="must hold at least one row")]
+    def pieces(self, body: bytes) -> Iterator[bytes]:
+        """Yield the stretches as JSON lists. Raises InvalidBodyError if there is no list."""
+        for start, end in self.stretches(body, self.first_row(body)):
+            yield b"[%b]" % memoryview(body)[start:end]
+
+    def _head_faults(self, body: bytes) -> list[FieldFault]:
+        """Return why no list begins in the body. Only the first bytes of a long one are read."""
+        if len(body) <= ROW_BYTES:
+            content = body.removeprefix(BOM)
+            return self._explainer.faults(
+                content, FaultError(self._misplaced()), len(body) - len(content)
             )
-        if len(rows) > self.most:
-            raise InvalidBodyError(
-                [FieldFault(field=self.key, reason=f"must hold at most {self.most} rows")]
-            )
-        return rows
+        head = _HEAD.match(body, 0, HEAD_BYTES)
+        assert head
+        name = _decoded(head[2])
+        if not head[1]:
+            return [_no_object(body, head.end())]
+        if foreign := foreign_form(foreign_names(body[:HEAD_BYTES]), self._send):
+            return [foreign]
+        if not head[3] or name is None or head.end() >= HEAD_BYTES:
+            return [self._misplaced()]
+        if name != self.key:
+            return [unknown_field(name)]
+        return [FieldFault(field=self.key, reason="must be a list", code="wrong_type")]
+
+    def _misplaced(self) -> FieldFault:
+        return FieldFault(
+            reason=f"must begin with the list {self.key} within {HEAD_BYTES >> 10} KiB",
+            code="other",
+        )
+
+
+def _no_object(body: bytes, place: int) -> FieldFault:
+    """Return the fault of a long body whose first character is at `place`."""
+    if place >= HEAD_BYTES:
+        return FieldFault(
+            reason=f"begins with more than {HEAD_BYTES >> 10} KiB of white space", code="too_large"
+        )
+    if body[place : place + 1] in b'["-0123456789tfnNI':
+        return FieldFault(reason="must be an object", code="wrong_type")
+    return not_json(place)
+
+
+def _decoded(name: bytes | None) -> str | None:
+    try:
+        return _name.decode(name) if name else None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 TRANSACTIONS = RowList("transactions")
@@ -84,34 +126,21 @@ async def read_rows(reader: Reader[Row], rows: RowList, body: bytes) -> AsyncIte
     REPORTED_FAULTS rows.
     """
     read = 0
-    for piece in rows.pieces(body):
-        parsed = reader.read_list(piece)
+    for start, end in rows.stretches(body, rows.first_row(body)):
+        parsed = reader.read_list(b"[%b]" % memoryview(body)[start:end])
         if not parsed or read + len(parsed) > rows.most:
             break
         read += len(parsed)
-        for start in range(0, len(parsed), CHUNK):
-            yield parsed[start : start + CHUNK]
+        for first in range(0, len(parsed), CHUNK):
+            yield parsed[first : first + CHUNK]
             await asyncio.sleep(0)
     else:
         return
-    # Decode row by row to find the faults. Rows of earlier pieces were yielded already.
-    faults: list[FieldFault] = []
-    raws = rows.split(body)
-    for start in range(0, len(raws), CHUNK):
-        chunk: list[Row] = []
-        for index, raw in enumerate(raws[start : start + CHUNK], start):
-            try:
-                chunk.append(reader.decode(raw))
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                faults.append(msgspec.structs.replace(reader.faults(raw)[0], index=index))
-        if len(faults) >= REPORTED_FAULTS:
-            break
-        if not faults and not read:
+    # The earlier stretches are whole lists, so all cuts up to `start` are right.
+    scanner = RowScanner(reader, rows.key, rows.most, body, start, read)
+    for chunk in scanner.slices():
+        if chunk and not scanner.faults:
             yield chunk
         await asyncio.sleep(0)
-    if read and not faults:
-        # All rows are valid, so the cuts were right. The body then has the list twice: the pieces
-        # came from the first one, and the decoder uses the last one.
-        faults.append(FieldFault(field=rows.key, reason="must be given once"))
-    if faults:
-        raise InvalidBodyError(faults)
+    if scanner.faults:
+        raise InvalidBodyError(scanner.faults)

@@ -64,5 +64,9 @@ def _require(request: ReloadRequest, *fields: str) -> None:
     for field in fields:
         if getattr(request, field) is None:
             raise InvalidBodyError(
-                [FieldFault(field=field, reason=f"is missing: {request.phase} needs it")]
+                [
+                    FieldFault(
+                        field=field, reason=f"is missing: {request.phase} needs it", code="missing"
+                    )
+                ]
             )

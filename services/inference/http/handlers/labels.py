@@ -8,11 +8,10 @@ from fraudops.audit.records import encode, new_label
 from fraudops.errors import RefusedError
 from services.inference.http.context import ServiceContext
 from services.inference.http.messages import HttpRequest, HttpResponse
-from services.inference.reading.labels import LABELS, LabelEntry
+from services.inference.reading.labels import LABELS, LabelEntry, LabelReader
 from services.inference.reading.rows import BATCH_ROWS, read_rows
-from services.inference.reading.transactions import Reader
 
-_reader = Reader(LabelEntry)
+_reader = LabelReader()
 
 
 class Labels(msgspec.Struct):
