@@ -1,0 +1,37 @@
+"""The service that all hostile clients call: two workers with low limits."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.contract.wire.resource_cases import BODY_SECONDS, HEAD_SECONDS, IDLE_SECONDS
+from tests.support.serving import Service
+
+# The lowest that the settings allow.
+MOST_CONNECTIONS = 64
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that logs each answer and knows one client, and serves the others too."""
+    folder = tmp_path_factory.mktemp("hostile")
+    keys = folder / "keys.json"
+    key = {"name": "bank", "sha256": hashlib.sha256(b"a-key").hexdigest(), "scopes": ["predict"]}
+    keys.write_text(json.dumps({"keys": [key]}))
+    started = Service(folder / "service", environment=limits(keys_file=str(keys))).promoted(1)
+    yield started
+    started.stop()
+
+
+def limits(keys_file: str) -> dict[str, str]:
+    return {
+        "FRAUDOPS_HTTP__ACCESS_LOG": "true",
+        "FRAUDOPS_HTTP__MAX_CONNECTIONS": str(MOST_CONNECTIONS),
+        "FRAUDOPS_HTTP__HEAD_SECONDS": str(HEAD_SECONDS),
+        "FRAUDOPS_HTTP__BODY_SECONDS": str(BODY_SECONDS),
+        "FRAUDOPS_HTTP__IDLE_SECONDS": str(IDLE_SECONDS),
+        "FRAUDOPS_CLIENT_AUTH__MODE": "optional",
+        "FRAUDOPS_CLIENT_AUTH__KEYS_FILE": keys_file,
+    }
