@@ -13,7 +13,7 @@ import psutil
 from fraudops.audit.records import Prediction
 from tests.support.serving import ULB_ROW, Service
 from tests.support.waiting import eventually
-from tests.support.wire import Outcome, perform
+from tests.support.wire import Outcome, perform_all
 from tests.support.wire_cases import CARD, LABEL, SMUGGLED_ID, Case, get
 
 PAUSE_SECONDS = 0.05
@@ -125,10 +125,12 @@ class Attack:
         before, neighbour = ServiceFacts.of(service), Neighbour(service.port)
         neighbour.start()
         try:
-            outcomes = asyncio.run(_perform(service.port, cases, at_once))
+            clients = [(case.steps, case.expected) for case in cases]
+            outcomes = asyncio.run(perform_all(service.port, clients, at_once, LAST))
         finally:
             neighbour.end()
-        return cls(service, outcomes, neighbour, before)
+        named = {case.name: outcome for case, outcome in zip(cases, outcomes, strict=True)}
+        return cls(service, named, neighbour, before)
 
     def damage(self) -> list[str]:
         """Return what the attack did to others; an empty list is as it should be."""
@@ -189,14 +191,3 @@ def prediction_ids(outcome: Outcome) -> set[str]:
             content = json.loads(answer.body)
             found |= {each["prediction_id"] for each in content.get("predictions", [content])}
     return found
-
-
-async def _perform(port: int, cases: Sequence[Case], at_once: int) -> dict[str, Outcome]:
-    turns = asyncio.Semaphore(at_once)
-
-    async def one(case: Case) -> Outcome:
-        async with turns:
-            return await perform(port, case.steps, case.expected, LAST)
-
-    outcomes = await asyncio.gather(*map(one, cases))
-    return {case.name: outcome for case, outcome in zip(cases, outcomes, strict=True)}

@@ -14,10 +14,19 @@ ON_THE_PLATFORM = (
     "test_score_served.py",
     "test_smoke_test.py",
 )
+# These share one service, which hostile clients call.
+ON_THE_WIRE = (
+    "test_smuggling.py",
+    "test_slow.py",
+    "test_floods.py",
+    "test_ends.py",
+    "test_generated.py",
+)
 # The longest files start first, so that all test processes end at about the same time.
 LONGEST = (
     "test_demo.py",
     *ON_THE_PLATFORM,
+    *ON_THE_WIRE,
     "test_supervisor.py",
     "test_faults.py",
     "test_inference_start.py",
@@ -34,8 +43,11 @@ LONGEST = (
 
 
 class PlatformScheduling(LoadFileScheduling):
-    """Keep the tests of a file together, and the files that share the whole product."""
+    """Keep the tests of a file together, and the files that share servers."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return "the platform" if Path(file).name in ON_THE_PLATFORM else file
+        name = Path(file).name
+        if name in ON_THE_PLATFORM:
+            return "the platform"
+        return "the wire" if name in ON_THE_WIRE else file

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -34,6 +34,8 @@ class RawClient:
         self.received = bytearray()
         self.end: End = "open"
         self.gave_up = False
+        self._complete: list[Answer] = []
+        self._parsed = 0
         self._changed = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
 
@@ -48,8 +50,18 @@ class RawClient:
 
     @property
     def answers(self) -> list[Answer]:
-        """The complete answers so far."""
-        return list(_answers(bytes(self.received)))
+        """The complete answers so far. Raises ValueError for bytes that are no answer."""
+        while (end := self.received.find(b"\r\n\r\n", self._parsed)) >= 0:
+            head = bytes(self.received[self._parsed : end + 4])
+            if not head.startswith(b"HTTP/1.1 "):
+                raise ValueError("no answer begins here")
+            length = _LENGTH.search(head)
+            after = end + 4 + (int(length[1]) if length else 0)
+            if after > len(self.received):
+                break
+            self._complete.append(Answer(int(head[9:12]), bytes(self.received[end + 4 : after])))
+            self._parsed = after
+        return self._complete
 
     async def send(self, data: bytes) -> None:
         """Send, as far as the service takes it."""
@@ -112,20 +124,6 @@ class Outcome:
         return tuple(answer.status for answer in self.answers)
 
 
-def _answers(data: bytes) -> Iterator[Answer]:
-    """Yield the complete answers at the start of `data`. Raises ValueError for anything else."""
-    start = 0
-    while (end := data.find(b"\r\n\r\n", start)) >= 0:
-        head = data[start : end + 4]
-        if not head.startswith(b"HTTP/1.1 "):
-            raise ValueError("no answer begins here")
-        length = _LENGTH.search(head)
-        start = end + 4 + (int(length[1]) if length else 0)
-        if start > len(data):
-            return
-        yield Answer(int(head[9:12]), data[end + 4 : start])
-
-
 async def perform(port: int, steps: Sequence[Step], expected: int | None, last: bytes) -> Outcome:
     """Do the steps, and wait for the `expected` number of answers or for the end.
 
@@ -163,3 +161,16 @@ async def _ending(client: RawClient, last: bytes) -> End:
     await client.send(last)
     await client.wait(lambda: False, GONE_SECONDS)
     return "open" if len(client.answers) > before else client.end
+
+
+async def perform_all(
+    port: int, clients: Sequence[tuple[Sequence[Step], int | None]], at_once: int, last: bytes
+) -> list[Outcome]:
+    """Perform for each client, with its steps and its `expected`; `at_once` run together."""
+    turns = asyncio.Semaphore(at_once)
+
+    async def one(steps: Sequence[Step], expected: int | None) -> Outcome:
+        async with turns:
+            return await perform(port, steps, expected, last)
+
+    return await asyncio.gather(*(one(steps, expected) for steps, expected in clients))

@@ -1,13 +1,15 @@
 """The form of a case for the boundary of HTTP, and the requests of which cases are made."""
 
+import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tests.support.figures import PROOF
 from tests.support.serving import ULB_ROW
 from tests.support.wire import End, Outcome, Step
+from tests.support.wire_steps import after_answers
 
 # It is in headers, queries and bodies of the cases. No log may ever show it.
 CARD = "5500005555555559"
@@ -124,6 +126,22 @@ def chunked(
     return head(*headers, "Transfer-Encoding: chunked", line=f"POST {path} HTTP/1.1") + chunks(
         body, size
     )
+
+
+def in_turns(requests: Sequence[bytes], at_once: int = 20) -> list[Step]:
+    """Return the steps that send some of the requests and wait for their answers, in turn."""
+    steps: list[Step] = []
+    for start in range(0, len(requests), at_once):
+        some = requests[start : start + at_once]
+        steps += [b"".join(some), after_answers(start + len(some))]
+    return steps
+
+
+def token(kid: str) -> str:
+    """Return a JSON Web Token of an unknown key, which signs nothing."""
+    parts = ({"alg": "RS256", "kid": kid}, {"iss": "nobody", "exp": 4_102_444_800})
+    texts = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode() for part in parts)
+    return ".".join([*(text.rstrip("=") for text in texts), "A" * 86])
 
 
 def batch(rows: int) -> bytes:

@@ -36,7 +36,7 @@ LONGER = f"Content-Length: {len(SMUGGLED) + 9}"
 BATCH = post(path="/predict/batch", body=batch(300))
 RELOAD = head(f"{TE}chunked", line="POST /reload HTTP/1.1")
 ADMIN = f"Authorization: Bearer {TOKEN}\r\n".encode()
-FRAMES = b"Content-Length: 5\r\nContent-Encoding: gzip\r\n"
+FRAMES, GZIP = b"Content-Length: 5\r\n", b"Content-Encoding: gzip\r\n"
 
 
 def framed(*headers: str) -> bytes:
@@ -79,7 +79,7 @@ SMUGGLING: tuple[Case, ...] = (
     refused("length above 64 bits", framed("Content-Length: 18446744073709551621"), FRAMING),
     refused("empty length", framed("Content-Length:"), FRAMING),
     refused("length with a space within", framed("Content-Length: 5 5"), FRAMING),
-    kept("no length", head() + SMUGGLED.replace(b"smuggled", b"the next"), (422, 200), FRAMING),
+    kept("no length", head() + SMUGGLED.replace(b"smuggled", b"next"), (422, 200), FRAMING),
     kept("GET with a body", get("/health", HIDDEN_LENGTH) + SMUGGLED, 200, FRAMING),
     closed("GET, body later", in_parts(get("/health", LONGER), SMUGGLED), 200, FRAMING),
     # -- chunks
@@ -133,7 +133,7 @@ SMUGGLING: tuple[Case, ...] = (
     refused("get", head(line="get /health HTTP/1.1") + SMUGGLED, METHOD),
     kept("blank line before", b"\r\n" + get(), 200, METHOD),
     refused("space before the method", b" " + get() + SMUGGLED, METHOD),
-    refused("two spaces", head(line="GET  /health HTTP/1.1") + SMUGGLED, TARGET),
+    kept("two spaces", head(line="GET  /health HTTP/1.1"), 200, METHOD),
     kept("unknown method", head(line="PURGE /health HTTP/1.1"), 405, METHOD),
     # -- 100-continue, pipelines, trailers
     kept("Expect with its body", post(EXPECT), (100, 200), ASKS),
@@ -150,7 +150,8 @@ SMUGGLING: tuple[Case, ...] = (
     closed("close, then a request", get("/health", "Connection: close") + SMUGGLED, 200, CLOSE),
     closed("1.0, then a request", get(version="HTTP/1.0") + SMUGGLED, 200, CLOSE),
     kept("trailer Authorization", RELOAD + chunks(b"{}", trailers=ADMIN), 401, TRAILERS),
-    kept("trailers that frame", head(f"{TE}chunked") + chunks(trailers=FRAMES), 200, TRAILERS),
+    refused("trailer Content-Length", head(f"{TE}chunked") + chunks(trailers=FRAMES), TRAILERS),
+    kept("trailer Content-Encoding", head(f"{TE}chunked") + chunks(trailers=GZIP), 200, TRAILERS),
     # -- targets
     kept("absolute URL", post(path="http://elsewhere/predict"), 200, TARGET),
     refused("authority for a GET", head(line="GET x:80 HTTP/1.1") + SMUGGLED, TARGET),

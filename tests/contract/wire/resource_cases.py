@@ -17,9 +17,11 @@ from tests.support.wire_cases import (
     closed,
     get,
     head,
+    in_turns,
     kept,
     post,
     survived,
+    token,
 )
 from tests.support.wire_steps import (
     after_answers,
@@ -38,6 +40,7 @@ HEAD_SECONDS, BODY_SECONDS, IDLE_SECONDS = 2.0, 3.0, 4.0
 MIB = 1 << 20
 # A malformed batch, and a flood, as far as the service takes it.
 MALFORMED_BYTES, FLOOD_BYTES = (16 * MIB, 190 * MIB) if PROOF else (MIB // 2, 40 * MIB)
+GUESSES = 10_000 if PROOF else 100
 # A connection is reset at each of these bytes of a request.
 RESET_STEP = 1 if PROOF else 7
 OURS, EXPECTS, CLOSING = "docs/http-api.md", "RFC 9110, 10.1.1", "RFC 9112, 9.6"
@@ -50,6 +53,8 @@ BATCH = post(path="/predict/batch", body=batch(300))
 # Its answer has 1.6 MB.
 LARGE_BATCH = post(path="/predict/batch", body=batch(10_000))
 UNREAD = (stop_reading, LARGE_BATCH)
+WRONG_KEYS = [post(f"X-API-Key: fo_{each:043}") for each in range(GUESSES)]
+UNKNOWN_KIDS = [post(f"Authorization: Bearer {token(str(each))}") for each in range(GUESSES)]
 
 
 def batch_of(body: bytes) -> bytes:
@@ -100,8 +105,8 @@ FLOODS: tuple[Case, ...] = (
     kept("a million keys", batch_of(b"{" + b'"a":1,' * (MIB // 6) + b'"b":2}'), 422, JSON),
     kept("a key twice", post(body=BODY[:-1] + b',"V1":0}'), 422, JSON),
     kept("a card number as key", post(body=b'{"%b":1}' % CARD.encode()), 422, OURS),
-    kept("wrong keys", post("X-API-Key: fo_" + "A" * 43) * 20, (401,) * 20, OURS),
-    kept("wrong tokens", post("Authorization: Bearer e.e.e") * 20, (401,) * 20, OURS),
+    kept("wrong keys", in_turns(WRONG_KEYS), (401,) * GUESSES, OURS),
+    kept("unknown kids", in_turns(UNKNOWN_KIDS), (401,) * GUESSES, OURS),
     kept("admin token for a prediction", post("Authorization: Bearer a-token"), 401, OURS),
     survived("answers of a pipeline unread", [stop_reading, get("/openapi.json") * 500], OURS),
     *(
