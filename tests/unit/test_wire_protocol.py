@@ -110,11 +110,14 @@ HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n
 SMUGGLED = b"0\r\n\r\nPOST /reload HTTP/1.1\r\n\r\n"
 
 
+@pytest.mark.parametrize("wish", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"])
 @pytest.mark.parametrize("headers", MALFORMED.values(), ids=MALFORMED.keys())
-async def test_a_head_that_two_servers_could_read_differently_is_refused(headers: bytes) -> None:
+async def test_a_head_that_two_servers_could_read_differently_is_refused(
+    headers: bytes, wish: bytes
+) -> None:
     application, metrics = WireApplication(), CountedConnections()
     protocol, transport = connect(application, metrics)
-    protocol.data_received(HEAD + headers + b"\r\n" + SMUGGLED)
+    protocol.data_received(HEAD + wish + headers + b"\r\n" + SMUGGLED)
     await settle()
     assert transport.statuses == [400]
     assert transport.ended

@@ -66,12 +66,16 @@ class WireProtocol(ClientConnection):
             self._arrival.wire_bytes += len(data)
             self._dry_bytes += len(data)
         self._head_bytes = self._head_bytes + len(data) if self._in_head else len(data)
+        rest = None
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as pause:
-            self._feed_again(memoryview(data)[pause.args[0] :])
+            rest = memoryview(data)[pause.args[0] :]
         except httptools.HttpParserError as error:
             self._reject(error)
+        if rest is not None:
+            # Not above: this exception would be the context of a refusal, in place of its cause.
+            self._feed_again(rest)
         if self._in_head:
             self._check_partial_head()
         elif self._arrival is not None:
