@@ -79,7 +79,7 @@ SMUGGLING: tuple[Case, ...] = (
     refused("length above 64 bits", framed("Content-Length: 18446744073709551621"), FRAMING),
     refused("empty length", framed("Content-Length:"), FRAMING),
     refused("length with a space within", framed("Content-Length: 5 5"), FRAMING),
-    kept("no length", head() + SMUGGLED.replace(b"smuggled", b"next"), (422, 200), FRAMING),
+    kept("no length", head() + post(), (422, 200), FRAMING),
     kept("GET with a body", get("/health", HIDDEN_LENGTH) + SMUGGLED, 200, FRAMING),
     closed("GET, body later", in_parts(get("/health", LONGER), SMUGGLED), 200, FRAMING),
     # -- chunks
