@@ -7,13 +7,13 @@ Then malformed bodies are sent to one worker, and clients hold connections, whil
 import contextlib
 import hashlib
 import json
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import click
+from tests.support.tokens import AUDIENCE, ISSUER, jwks, signing_key
 
 from benchmarks import results
 from benchmarks.commands import (
@@ -25,7 +25,13 @@ from benchmarks.commands import (
     say,
     site,
 )
-from benchmarks.hostile import Held, Malformed, held_connections, malformed_bodies
+from benchmarks.hostile import (
+    HELD,
+    HeldCall,
+    MalformedBody,
+    held_connections,
+    malformed_bodies,
+)
 from benchmarks.models import ROOT
 from benchmarks.product import Product, product
 from benchmarks.protocols import TRANSACTION
@@ -35,7 +41,6 @@ from benchmarks.subjects import BenchmarkSite, Running, Subject
 from benchmarks.turns import Turn, rounds, turn
 from fraudops.api_keys import new_api_key
 from tests.support.releases import unpack
-from tests.support.tokens import AUDIENCE, ISSUER, jwks, signing_key
 
 # The last commit without the limits.
 BEFORE = "8432f90"
@@ -66,24 +71,28 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
     result = results.begin(
         "boundary", "The boundary of HTTP", plan, connections=CONNECTIONS, before=BEFORE
     )
+    chosen = subjects(place)
     turns, _ = rounds(
-        subjects(place),
+        chosen,
         plan.rounds,
         lambda subject: turn(subject, place, plan.generator, CONNECTIONS, plan.seconds),
         say,
     )
+    row = TRANSACTION.body(place.models.names, place.models.x[:1].tolist())
     with one_worker(place) as service:
-        bodies = malformed_bodies(service, place, quick=plan.quick)
-    with one_worker(place) as service:
-        held = held_connections(service)
-    differences = more_than_before(turns)
-    result.tables = [cost_table(turns, differences), body_table(bodies), held_table(held)]
-    result.claims = [*cost_claims(differences), *body_claims(bodies)]
+        bodies = malformed_bodies(service, row)
+        held = held_connections(service, row)
+    more = more_than_before(turns)
+    titles = {subject.key: subject.title for subject in chosen}
+    result.tables = [cost_table(titles, turns, more), body_table(bodies), held_table(held)]
+    result.claims = claims(titles, more, bodies)
     result.notes = [
-        "Differences are taken within a round. The second and the ninth of ten values leave out"
-        " the extremes.",
-        "The longest turn is the longest time of a call of /health minus the median of such calls"
-        " without load. The call is made every 2 ms on a kept connection.",
+        "A difference is taken within a round. In the last column, the smallest and the largest of"
+        " ten differences are left out.",
+        "The turn of the loop is the longest call of /health minus the median of such calls without"
+        " load. There is a call every 2 ms, on a kept connection. The growth is the highest PSS of"
+        " the worker minus that before the body.",
+        f"While the last table was measured, {HELD} connections had sent headers and no body.",
     ]
     result.details = {"turns": turns, "malformed": bodies, "held": held}
     return result
@@ -161,7 +170,67 @@ def more_than_before(turns: Mapping[str, list[Turn]]) -> dict[str, Spread]:
     }
 
 
-def inner(values: Spread) -> Spread:
-    """Return the spread without the smallest and the largest value, if there are ten."""
+def claims(
+    titles: Mapping[str, str], more: Mapping[str, Spread], bodies: Sequence[MalformedBody]
+) -> list[Claim]:
+    """Return the bounds of processor time, of a turn of the loop, and of memory."""
+    turns, growths = [each.longest_ms for each in bodies], [each.growth_mib for each in bodies]
+    return [
+        *(
+            Claim(f"µs of CPU more an answer: {titles[key]}", values, MOST_MORE_US, "at most")
+            for key, values in more.items()
+        ),
+        Claim("ms of the longest turn, any body", spread([max(turns)]), MOST_TURN_MS, "at most"),
+        Claim("MiB of growth, any body", spread([max(growths)]), MOST_GROWTH_MIB, "at most"),
+    ]
+
+
+def cost_table(
+    titles: Mapping[str, str], turns: Mapping[str, list[Turn]], more: Mapping[str, Spread]
+) -> Table:
+    rows = [
+        (
+            titles[key],
+            str(spread([one.rate for one in taken])),
+            str(spread([one.processor_us for one in taken])),
+            str(more[key]) if key in more else "",
+            inner(more[key]) if key in more else "",
+        )
+        for key, taken in turns.items()
+    ]
+    columns = ("answers per second", "CPU µs per answer", "more than before", "2nd to 9th value")
+    return Table("The cost of an answer", ("subject", *columns), rows)
+
+
+def inner(values: Spread) -> str:
+    """Return the second and the last but one value, if there are ten."""
     ordered = sorted(values.values)
-    return replace_ends(values, ordered[1], ordered[-2]) if len(ordered) >= 10 else values
+    return f"{short(ordered[1])} to {short(ordered[-2])}" if len(ordered) >= 10 else ""
+
+
+def body_table(bodies: Sequence[MalformedBody]) -> Table:
+    rows = [
+        (
+            each.kind,
+            str(each.status),
+            short(each.seconds),
+            short(each.longest_ms),
+            short(each.growth_mib),
+        )
+        for each in bodies
+    ]
+    columns = ("answer", "seconds", "longest turn, ms", "growth, MiB")
+    return Table("Malformed batches of 16 MiB", ("kind", *columns), rows)
+
+
+def held_table(held: Sequence[HeldCall]) -> Table:
+    rows = [
+        (each.path, str(len(each.seconds)), short(median(each.seconds)), short(max(each.seconds)))
+        for each in held
+    ]
+    columns = ("call", "number", "median, seconds", "longest, seconds")
+    return Table("Calls while other connections are held", columns, rows)
+
+
+if __name__ == "__main__":
+    command()

@@ -127,9 +127,7 @@ def turn(
     """
     bodies = site.bodies(subject.protocol)
     with subject.start(site) as running:
-        drive = partial(
-            generator.drive, running.url, bodies, connections, headers=subject.headers
-        )
+        drive = partial(generator.drive, running.url, bodies, connections, headers=subject.headers)
         checker = Checker(
             running.url,
             subject.protocol,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import psutil
 
 from fraudops.audit.records import Prediction
+from tests.support.figures import Figures
 from tests.support.serving import ULB_ROW, Service
 from tests.support.waiting import eventually
 from tests.support.wire import Outcome, perform_all
@@ -39,7 +40,7 @@ class Neighbour(threading.Thread):
 
     def run(self) -> None:
         kept = self._connection()
-        while not self._over.wait(PAUSE_SECONDS):
+        while not ((self.seconds or self.failures) and self._over.wait(PAUSE_SECONDS)):
             new = self._connection()
             for connection in (kept, new):
                 try:
@@ -51,7 +52,7 @@ class Neighbour(threading.Thread):
         kept.close()
 
     def end(self) -> None:
-        """End after the call that runs now."""
+        """End after the call that runs now, or the first one that is answered."""
         self._over.set()
         self.join()
 
@@ -131,6 +132,16 @@ class Attack:
             neighbour.end()
         named = {case.name: outcome for case, outcome in zip(cases, outcomes, strict=True)}
         return cls(service, named, neighbour, before)
+
+    def noted(self, figures: Figures, name: str) -> "Attack":
+        """Note how long the neighbour waited, and return this."""
+        waits = sorted(self.neighbour.seconds)
+        middle, most = (waits[int(len(waits) * share)] * 1000 for share in (0.5, 0.99))
+        figures.note(
+            f"{name}: cases; calls of the neighbour meanwhile; their median and p99, ms",
+            f"{len(self.outcomes)}; {len(waits)}; {middle:.1f}; {most:.1f}",
+        )
+        return self
 
     def damage(self) -> list[str]:
         """Return what the attack did to others; an empty list is as it should be."""

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.contract.wire.resource_cases import BODY_SECONDS, HEAD_SECONDS, IDLE_SECONDS
+from tests.support.figures import PROOF, Figures
+from tests.support.neighbour import Attack
 from tests.support.serving import Service
+from tests.support.wire_cases import survived
+from tests.support.wire_steps import pause
 
 # The lowest that the settings allow.
 MOST_CONNECTIONS = 64
@@ -23,6 +27,17 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     started = Service(folder / "service", environment=limits(keys_file=str(keys))).promoted(1)
     yield started
     started.stop()
+
+
+@pytest.fixture(scope="session")
+def figures(hostile: Service) -> Iterator[Figures]:
+    """What a neighbour of the attacks waits; with PROOF=1 written at the end."""
+    noted = Figures("wire", "A usual client during hostile ones", workers=2)
+    if PROOF:
+        alone = survived("nobody", [pause(10)], "no attack")
+        Attack.on(hostile, [alone], at_once=1).noted(noted, "no attack")
+    yield noted
+    noted.write()
 
 
 def limits(keys_file: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import pytest
 
 from fraudops.audit.records import Prediction
 from tests.contract.wire.resource_cases import ENDS, SLOW
+from tests.support.figures import Figures
 from tests.support.neighbour import LAST, Attack, prediction_ids
 from tests.support.serving import Service
 from tests.support.waiting import eventually
@@ -19,8 +20,8 @@ CASES = chosen(ENDS)
 
 
 @pytest.fixture(scope="module")
-def attack(hostile: Service) -> Attack:
-    return Attack.on(hostile, CASES, at_once=16)
+def attack(hostile: Service, figures: Figures) -> Attack:
+    return Attack.on(hostile, CASES, at_once=16).noted(figures, "ends")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

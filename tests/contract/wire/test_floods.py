@@ -5,7 +5,7 @@ import resource
 import pytest
 
 from tests.contract.wire.resource_cases import FLOODS
-from tests.support.figures import PROOF
+from tests.support.figures import PROOF, Figures
 from tests.support.neighbour import Attack
 from tests.support.serving import Service
 from tests.support.wire_cases import Case, chosen, survived
@@ -17,8 +17,8 @@ CONNECTIONS, DESCRIPTORS = (10_000, 12_000) if PROOF else (300, 500)
 
 
 @pytest.fixture(scope="module")
-def attack(hostile: Service) -> Attack:
-    return Attack.on(hostile, CASES, at_once=4)
+def attack(hostile: Service, figures: Figures) -> Attack:
+    return Attack.on(hostile, CASES, at_once=4).noted(figures, "floods")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -30,7 +30,7 @@ def test_nobody_else_notices(attack: Attack) -> None:
     assert attack.damage() == []
 
 
-def test_a_flood_of_connections_leaves_room_for_others(hostile: Service) -> None:
+def test_a_flood_of_connections_leaves_room_for_others(hostile: Service, figures: Figures) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < DESCRIPTORS:
         pytest.skip(f"a process may open {hard} files, and {DESCRIPTORS} are needed")
@@ -43,6 +43,7 @@ def test_a_flood_of_connections_leaves_room_for_others(hostile: Service) -> None
         attack = Attack.on(hostile, clients, at_once=CONNECTIONS)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    attack.noted(figures, "connections")
     ends = {outcome.end for outcome in attack.outcomes.values()}
     assert ends <= {"closed", "reset"}
     assert attack.damage() == []

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.contract.wire.resource_cases import SLOW
+from tests.support.figures import Figures
 from tests.support.neighbour import Attack
 from tests.support.serving import Service
 from tests.support.wire_cases import Case, chosen
@@ -11,9 +12,9 @@ CASES = chosen(SLOW)
 
 
 @pytest.fixture(scope="module")
-def attack(hostile: Service) -> Attack:
+def attack(hostile: Service, figures: Figures) -> Attack:
     # All at the same time: they share one wait.
-    return Attack.on(hostile, CASES, at_once=len(CASES))
+    return Attack.on(hostile, CASES, at_once=len(CASES)).noted(figures, "slow clients")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

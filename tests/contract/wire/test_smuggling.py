@@ -3,6 +3,7 @@
 import pytest
 
 from tests.contract.wire.parsing_cases import SMUGGLING
+from tests.support.figures import Figures
 from tests.support.neighbour import Attack
 from tests.support.serving import Service
 from tests.support.wire_cases import Case, chosen
@@ -11,8 +12,8 @@ CASES = chosen(SMUGGLING)
 
 
 @pytest.fixture(scope="module")
-def attack(hostile: Service) -> Attack:
-    return Attack.on(hostile, CASES, at_once=8)
+def attack(hostile: Service, figures: Figures) -> Attack:
+    return Attack.on(hostile, CASES, at_once=8).noted(figures, "smuggling")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
