@@ -69,14 +69,26 @@ class InferenceClient:
 
     Thread-safe. Every call raises SettingsError when the service refuses the request, and
     StoreDownError when it is down or cannot answer now. A message names fields, never values.
+    `credential` is an API key or a token.
     """
 
-    def __init__(self, url: str, timeout_seconds: float = 10.0, connections: int = 8) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout_seconds: float = 10.0,
+        connections: int = 8,
+        credential: str | None = None,
+    ) -> None:
         self.url = without_credentials(split_url(url, "FRAUDOPS_URL")).rstrip("/")
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        headers = {"Content-Type": "application/json", **_authorization(credential)}
         try:
             self._http = httpx.Client(
-                base_url=url.rstrip("/"), timeout=timeout_seconds, limits=limits, trust_env=False
+                base_url=url.rstrip("/"),
+                timeout=timeout_seconds,
+                limits=limits,
+                trust_env=False,
+                headers=headers,
             )
         except (httpx.InvalidURL, ValueError):
             raise malformed("FRAUDOPS_URL") from None
@@ -142,9 +154,7 @@ class InferenceClient:
     def _call(self, method: str, path: str, body: Any = None) -> bytes:
         content = None if body is None else msgspec.json.encode(body)
         try:
-            response = self._http.request(
-                method, path, content=content, headers={"Content-Type": "application/json"}
-            )
+            response = self._http.request(method, path, content=content)
         except httpx.UnsupportedProtocol as error:
             raise SettingsError(
                 "FRAUDOPS_URL is not the URL of an inference service: give it as http://HOST:PORT"
@@ -159,12 +169,29 @@ class InferenceClient:
         raise _error(response, f"{method} {path} of {self.url}")
 
 
+def _authorization(credential: str | None) -> dict[str, str]:
+    """Return the header for a credential.
+
+    Raises SettingsError for one that no header can carry. Its message does not quote it.
+    """
+    if not credential:
+        return {}
+    if not (credential.isascii() and credential.isprintable()) or " " in credential:
+        raise SettingsError(
+            "FRAUDOPS_API_KEY is no API key and no token: it has a space, a line end or another "
+            "character that neither has"
+        )
+    return {"Authorization": f"Bearer {credential}"}
+
+
 def _error(response: httpx.Response, call: str) -> SettingsError | StoreDownError:
     status = response.status_code
     reason = _reason(response)
     if status >= 500 or status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS):
         return StoreDownError(f"{call} cannot be answered now ({status}): {reason}")
-    return SettingsError(f"{call} was refused ({status}): {reason}")
+    known = status != httpx.codes.UNAUTHORIZED
+    remedy = "" if known else "; set FRAUDOPS_API_KEY to a key of this service"
+    return SettingsError(f"{call} was refused ({status}): {reason}{remedy}")
 
 
 def _reason(response: httpx.Response) -> str:

@@ -68,6 +68,8 @@ def configure(level: str, program: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(program))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # It logs each URL that it calls, and a URL may hold a password.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     sys.excepthook = _crashed
 
 

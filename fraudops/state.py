@@ -50,6 +50,11 @@ class State:
         return self.keys / "public"
 
     @property
+    def client_keys(self) -> Path:
+        """The hashes of the clients' API keys, which `fraudops api-keys` writes."""
+        return self.root / "client-keys.json"
+
+    @property
     def bundles(self) -> Path:
         """The folder of verified bundles: one folder for each, named by its digest."""
         return self.root / "bundles"

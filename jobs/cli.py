@@ -23,6 +23,7 @@ COMMANDS = {
     "promote": ("jobs.promote", "Move a version to production, everywhere or nowhere."),
     "waive": ("jobs.waive", "Sign a waiver for one promotion request."),
     "keys": ("jobs.keys", "List, rotate and retire the keys that sign verdicts and waivers."),
+    "api-keys": ("jobs.api_keys", "Make, list and remove the API keys of the service's clients."),
     "approve": ("jobs.approve", "Approve a promotion that another user has started."),
     "pipeline": ("jobs.pipeline", "Train, validate and promote in one run."),
     "promotions": ("jobs.promotions", "List promotions: who, why, and how each ended."),

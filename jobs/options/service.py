@@ -3,6 +3,8 @@
 Light to import.
 """
 
+import os
+
 import click
 
 from fraudops import endpoints
@@ -18,4 +20,10 @@ url_option = click.option(
 
 
 def open_client(url: str | None, state: State, connections: int = 1) -> InferenceClient:
-    return InferenceClient(url or endpoints.inference_url(state), connections=connections)
+    """Return a client that authenticates with FRAUDOPS_API_KEY, if that is set."""
+    # No option: other users of the machine see the arguments of a process.
+    return InferenceClient(
+        url or endpoints.inference_url(state),
+        connections=connections,
+        credential=os.environ.get("FRAUDOPS_API_KEY"),
+    )

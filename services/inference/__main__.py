@@ -12,6 +12,7 @@ from fraudops.signing.kept import require_keys
 from fraudops.spool.volume import claim
 from fraudops.state import State
 from services.inference.folders import make_folders
+from services.inference.http.client_auth.files import check_files
 
 logger = logging.getLogger("services.inference")
 
@@ -24,6 +25,7 @@ def main() -> None:
         logs.configure(settings.log_level, "inference")
         state = State.at(settings.state)
         require_keys(settings.signing.public_keys_of(state))
+        check_files(settings.client_auth)
         if settings.spool_volume:
             claim(settings.spool_volume, settings.pod, state.spool)
         make_folders(state)

@@ -87,13 +87,18 @@ def test_no_value_replaces_what_a_pod_says_of_itself_or_the_path_of_a_key() -> N
         *(("jobs.promote.pod", name) for name in ("FRAUDOPS_WAIVER", "FRAUDOPS_SIGNING__WAIVERS")),
         *(("inference", name) for name in ("FRAUDOPS_POD", "fraudops_pod", "FRAUDOPS_STATE")),
         ("inference.shipper", "FRAUDOPS_SPOOL_VOLUME"),
+        # The strict profile looks at the values.
+        ("inference", "fraudops_client_auth__mode"),
     }
     for path, name in sorted(cases):
         own = json.dumps(nested(f"{path}.extraEnv", [{"name": name, "value": "mine"}]))
         assert f"{path}.extraEnv: the chart sets {name} for" in refusal(values=own)
 
 
-SECRETS = ("FRAUDOPS_ADMIN_TOKEN", "FRAUDOPS_AUDIT__KEY", "fraudops_admin_token")
+SECRETS = (
+    *("FRAUDOPS_ADMIN_TOKEN", "FRAUDOPS_API_KEY", "FRAUDOPS_AUDIT__KEY"),
+    "fraudops_admin_token",
+)
 URLS = ("DATABASE_URL", "DATABASE_ADMIN_URL", "MLFLOW_BACKEND_STORE_URI")
 
 

@@ -139,6 +139,44 @@ def test_the_keys_of_clients_are_files_of_the_service_and_the_test_holds_its_own
         assert variables[variable] == f"{mount['mountPath']}/{item[1]}"
 
 
+ISSUER = "jwtIssuer: i, jwtAudience: a"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("mode: required", "clientAuth.existingSecret the Secret with the keys' hashes"),
+        ("mode: optional", "clientAuth.mode is optional: name in"),
+        ("mode: required, jwksUrl: 'https://a/b'", "need jwtIssuer and jwtAudience"),
+        ("mode: required, jwksExistingSecret: a, jwtIssuer: i", "need jwtIssuer and jwtAudience"),
+        (f"jwksUrl: 'https://a/b', jwksExistingSecret: a, {ISSUER}", "set either jwksUrl or"),
+        (f"jwksUrl: 'http://a/b', {ISSUER}", "must begin with https://"),
+        (f"jwksUrl: 'https://me:hunter2@a/b', {ISSUER}", "no user and no password"),
+        ("mode: off", "/clientAuth/mode"),
+        ("ratePerSecond: 0", "/clientAuth/ratePerSecond"),
+    ],
+)
+def test_values_that_would_let_no_client_in_or_every_one_are_refused(
+    values: str, message: str
+) -> None:
+    refused = refusal(values=f"clientAuth: {{{values}}}")
+    assert message in refused
+    assert "hunter2" not in refused
+
+
+def test_without_a_key_the_test_says_how_to_give_it_one() -> None:
+    def command(*settings: str) -> str:
+        given = ("clientAuth.existingSecret=keys", *settings)
+        pod = named(render(Variant(settings=given)), "Pod", "fraudops-test-prediction")
+        return " ".join(pod["spec"]["containers"][0]["command"])
+
+    required = "clientAuth.mode=required"
+    own = "clientAuth.testKeyExistingSecret=own"
+    assert "name its Secret in clientAuth.testKeyExistingSecret" in command(required)
+    for settings in ((), ("clientAuth.mode=optional",), (required, own)):
+        assert command(*settings) == "python -m jobs.install.smoke_test"
+
+
 @pytest.mark.parametrize("secret_as", ["variable", "file"])
 def test_each_container_holds_exactly_the_secrets_of_the_table(secret_as: str) -> None:
     every = (

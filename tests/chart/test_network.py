@@ -51,6 +51,20 @@ def test_only_ways_that_are_rendered_are_open() -> None:
     assert open_ways({"enabled": False}, **OWN) == set()
 
 
+def test_the_service_has_the_way_of_https_only_to_fetch_the_keys_of_tokens() -> None:
+    issuer = {"jwtIssuer": "i", "jwtAudience": "a"}
+    ways = {}
+    for url in ("", "https://login.example.com/jwks"):
+        text = json.dumps({"clientAuth": {"jwksUrl": url, **issuer}, "networkPolicy": CLOSED})
+        manifests = render(Variant(values=text))
+        pod = named(manifests, "Deployment", "fraudops-inference")["spec"]["template"]
+        labelled = pod["metadata"]["labels"].get("fraudops.io/access-https")
+        policies = [policy["metadata"]["name"] for policy in kinds(manifests, "NetworkPolicy")]
+        ways[url] = (labelled, "fraudops-from-https-clients" in policies)
+    assert list(ways.values()) == [(None, False), ("true", True)]
+    assert open_ways(DNS, clientAuth={"jwksUrl": url, **issuer}) == {"apiServer", "https"}
+
+
 ADDRESSES = ["0.0.0.0/0", "::/0", "0::0/0", "10.0.0.0/0", "2001:db8::/0"]
 
 

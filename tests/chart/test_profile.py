@@ -31,6 +31,8 @@ BALANCER = "inference: {service: {type: LoadBalancer, loadBalancerSourceRanges: 
 REFUSED = {
     "promotion: {podDeletion: anyPod}": ("anyPodDeletion", "every pod of the namespace"),
     "postgresql: {enabled: true, existingSecret: ''}": ("bundledPostgresql", "without backups"),
+    "clientAuth: {mode: disabled}": ("openClients", "clientAuth.mode is disabled: every caller"),
+    "clientAuth: {mode: optional}": ("openClients", "clientAuth.mode is optional: every caller"),
     "networkPolicy: {enabled: false}": ("openEgress", "networkPolicy.enabled is false"),
     "networkPolicy: {dns: {peers: []}}": ("openEgress", "networkPolicy.dns: pods may"),
     "networkPolicy: {apiServer: {cidrs: ['::/0']}}": ("openEgress", "networkPolicy.apiServer"),
@@ -220,12 +222,14 @@ def test_the_notes_say_how_the_first_model_comes_and_what_is_open() -> None:
     default = notes()
     assert "the pods are ready and answer predictions with 503" in default
     assert "strict adds the policies for promotions" in default
-    assert "It would refuse bundledPostgresql, openEgress, waivers." in default
+    assert "It would refuse bundledPostgresql, openClients, openEgress, waivers." in default
+    assert "clientAuth.mode is disabled: clients need no key" in default
     assert "so the pods are not ready" in notes("inference.readyWithoutModel=false")
     strict = notes("signing.waivers=allowed", "security.exceptions={waivers}", files=PRODUCTION)
     assert "fraudops pipeline --on-cluster --namespace fraud --release fraudops" in strict
     assert "create job first-model" not in strict
     assert "security.exceptions allows waivers: signing.waivers is allowed" in strict
     assert "security.profile is default" not in strict
+    assert "clientAuth.mode" not in strict
     route = ("httpRoute.enabled=true", "httpRoute.parentRefs[0].name=public")
     assert "cannot see whether the Gateways" in notes(*route, files=PRODUCTION)

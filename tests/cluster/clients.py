@@ -1,10 +1,10 @@
 """Clients in a pod of the cluster, on kept-alive connections through the Service.
 
 `python clients.py URL RATE CONNECTIONS FOLDER` posts FOLDER/transaction.json until the file
-/tmp/stop exists. No request is repeated. Then it prints one JSON object. Its `runs` are lists
-[first sent, last sent, version, count, first answered] in the order of sending. The times are
-seconds of the wall clock, which all pods of a node share. Its `failures` are pairs of time and
-text. The ids of all answers are in /tmp/answers.
+/tmp/stop exists. It sends the key in FRAUDOPS_API_KEY if there is one. No request is repeated. Then
+it prints one JSON object. Its `runs` are lists [first sent, last sent, version, count, first
+answered] in the order of sending. The times are seconds of the wall clock, which all pods of a node
+share. Its `failures` are pairs of time and text. The ids of all answers are in /tmp/answers.
 
 It uses the standard library only, because a ConfigMap mounts this one file into a pod.
 """
@@ -12,6 +12,7 @@ It uses the standard library only, because a ConfigMap mounts this one file into
 import http.client
 import itertools
 import json
+import os
 import sys
 import threading
 import time
@@ -20,6 +21,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 STOP, ANSWERS = Path("/tmp/stop"), Path("/tmp/answers")
+HEADERS = {"Content-Type": "application/json"}
+if KEY := os.environ.get("FRAUDOPS_API_KEY"):
+    HEADERS["Authorization"] = f"Bearer {KEY}"
 
 
 class Answer(NamedTuple):
@@ -49,9 +53,7 @@ class Client(threading.Thread):
             following = max(following + self.pause, time.monotonic() - 1)
             sent = time.time()
             try:
-                connection.request(
-                    "POST", "/predict", self.body, {"Content-Type": "application/json"}
-                )
+                connection.request("POST", "/predict", self.body, HEADERS)
                 answer = connection.getresponse()
                 self.note(sent, answer.status, answer.read())
             except (OSError, http.client.HTTPException) as error:

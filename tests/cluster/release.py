@@ -48,7 +48,10 @@ class Repetitions:
 
 @dataclass(frozen=True)
 class Release:
-    """A release in one namespace of a cluster; `values` are those of its first installation."""
+    """A release in one namespace of a cluster; `values` are those of its first installation.
+
+    `key_secret` names the Secret with the API key that its clients send, if they need one.
+    """
 
     context: str
     kubeconfig: Path
@@ -56,6 +59,7 @@ class Release:
     name: str = "fraudops"
     namespace: str = "fraudops"
     database: tuple[str, ...] = ()
+    key_secret: str = ""
 
     @property
     def postgresql(self) -> tuple[str, ...]:
@@ -359,6 +363,9 @@ class Release:
             "command": command,
             "securityContext": RESTRICTED,
         }
+        if self.key_secret:
+            key = {"secretKeyRef": {"name": self.key_secret, "key": "key"}}
+            container["env"] = [{"name": "FRAUDOPS_API_KEY", "valueFrom": key}]
         spec: Object = {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 1,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from fraudops.api_keys import ApiKey, digest_of, new_api_key, write_api_keys
 from tests.cluster.api_server import ApiServer
 from tests.cluster.neighbours import in_namespace, values_of_neighbour
 from tests.cluster.release import CHART, RESTRICTED, ROOT, Object, Release
@@ -16,6 +17,8 @@ NAMESPACE, DATABASE = "strict", "strict-db"
 HOST = f"postgres.{DATABASE}.svc.cluster.local"
 PASSWORD = "of-the-strict-tests"
 SECRET, CA = "fraudops-postgres", "postgres-ca"
+# Of the hashes of the clients' keys, as k8s/values/production.yaml names it, and of one key.
+KEY_HASHES, KEY = "fraudops-client-keys", "client-key"
 # `--rollback-on-failure` is Helm 4's name of `--atomic`: a failed installation is uninstalled.
 ATOMIC = ("--wait", "--rollback-on-failure", "--timeout", "8m")
 # The server without its image. PostgreSQL refuses a key that other users may read.
@@ -69,7 +72,7 @@ def strict_release(release: Release, folder: Path) -> Iterator[Release]:
     No model serves in it yet.
     """
     words = ("--namespace", DATABASE, "pod/postgres")
-    strict = replace(release, values=strict_values(release), database=words)
+    strict = replace(release, values=strict_values(release), database=words, key_secret=KEY)
     with (
         in_namespace(release, DATABASE) as database,
         in_namespace(strict, NAMESPACE) as own,
@@ -105,6 +108,7 @@ def strict_values(release: Release) -> Object:
         "environment": "development",
         "bootstrap": small["bootstrap"] | {"enabled": False},
         "inference": inference,
+        "clientAuth": {"testKeyExistingSecret": KEY},
         "serviceMonitor": {"enabled": False},
         "prometheusRule": {"enabled": False},
         "postgresql": {
@@ -124,18 +128,23 @@ def _namespace(name: str) -> Object:
 
 
 def make_secrets(own: Release, database: Release, folder: Path) -> None:
-    """Make the Secret with the server's certificate, and the two that the release reads."""
+    """Make the Secret with the server's certificate, and those that the release reads."""
     authority = make_authority(folder, "strict")
     certificate, key = authority.issue(folder, "server", HOST)
     roles = {"url": "fraudops", "mlflow-url": "mlflow", "admin-url": "postgres"}
     urls = {
         name: f"postgresql://{role}:{PASSWORD}@{HOST}:5432/{role}" for name, role in roles.items()
     }
+    clients, hashes = new_api_key(), folder / "keys.json"
+    allowed = ApiKey(name="tests", sha256=digest_of(clients).hex(), scopes=("predict",))
+    write_api_keys(hashes, [allowed])
     files = {"server.crt": certificate.read_text(), "server.key": key.read_text()}
     for release, name, data in (
         (database, "server", files),
         (own, SECRET, urls),
         (own, CA, {"ca.crt": authority.file.read_text()}),
+        (own, KEY_HASHES, {"keys.json": hashes.read_text()}),
+        (own, KEY, {"key": clients}),
     ):
         metadata = {"name": name}
         release.apply(

@@ -2,10 +2,17 @@
 
 import json
 
+from fraudops.cluster.pods import CONTAINER
 from tests.cluster.release import Release
 from tests.cluster.strict import ATOMIC, install
 from tests.support.figures import Figures
 
+WITHOUT_A_KEY = """
+import http.client
+service = http.client.HTTPConnection("127.0.0.1", 8000, timeout=10)
+service.request("POST", "/predict", b"{}", {"Content-Type": "application/json"})
+print(service.getresponse().status)
+"""
 CHANGED = ("--set", "inference.podAnnotations.changed=yes")
 
 
@@ -41,6 +48,14 @@ def test_the_first_model_serves_and_every_answer_is_audited(strict: Release) -> 
     strict.assert_all_audited(seen.ids)
     shown = json.loads(strict.fraudops("promotions", "--on-cluster", "--json").stdout)
     assert [row["authenticated"] for row in shown["promotions"]] == [True]
+
+
+def test_only_a_caller_with_a_key_is_answered(strict: Release) -> None:
+    pod = f"deployment/{strict.name}-inference"
+    ask = ("exec", pod, "-c", CONTAINER, "--", "python", "-c", WITHOUT_A_KEY)
+    assert strict.kubectl(*ask).strip() == "401"
+    # Its own key is in the values.
+    assert "its audit row is in PostgreSQL" in strict.helm("test", strict.name, "--logs")
 
 
 def test_an_upgrade_and_a_helm_rollback_under_load_lose_nothing(

@@ -1,15 +1,33 @@
-"""Which requests an authenticator refuses while it knows no client."""
+"""Which requests an authenticator admits, and what it remembers."""
 
 import asyncio
+import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pytest
 
+from fraudops.api_keys import digest_of, new_api_key
+from fraudops.errors import SettingsError, StoreDownError
 from fraudops.settings import ClientAuthSettings
-from services.inference.http.client_auth.authenticator import Authenticator
-from services.inference.http.problems import MissingCredentialError, UnknownCredentialError
+from services.inference.http.client_auth import authenticator as module
+from services.inference.http.client_auth.api_keys import ApiKeyRing
+from services.inference.http.client_auth.authenticator import MAX_VERIFIED, Authenticator
+from services.inference.http.client_auth.files import check_files
+from services.inference.http.problems import (
+    MissingCredentialError,
+    RateLimitedError,
+    ScopeError,
+    UnknownCredentialError,
+)
 from services.inference.metrics import CLIENT_REASONS, Metrics
+from tests.support.tokens import AUDIENCE, ISSUER, jwks, signing_key
+
+KEY, OTHER = new_api_key(), new_api_key()
+ISSUED = signing_key("ES256", "1")
+BEARER = b"Bearer " + KEY.encode()
 
 
 class SeenMetrics(Metrics):
@@ -22,35 +40,305 @@ class SeenMetrics(Metrics):
         self.seen.append(reason)
 
 
+class Site:
+    """Files of keys in a folder, and authenticators over them with a clock of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.now = folder, time.time()
+        self.keys, self.jwks = folder / "keys.json", folder / "jwks.json"
+        self.metrics = SeenMetrics(folder)
+        self.write(entry(KEY))
+
+    def write(self, *entries: dict[str, Any] | str) -> None:
+        """Replace the file of keys, as kubelet does. A text is the whole content."""
+        content = entries[0] if isinstance(entries[0], str) else json.dumps({"keys": entries})
+        new = self.folder / "new"
+        new.write_text(content)
+        new.replace(self.keys)
+
+    def clients(self, **settings: Any) -> Authenticator:
+        given = ClientAuthSettings(**{"mode": "required", "keys_file": self.keys} | settings)
+        made = Authenticator.of(given, self.metrics)
+        made._clock = lambda: self.now
+        return made
+
+    def with_tokens(self, **settings: Any) -> Authenticator:
+        self.jwks.write_bytes(jwks(ISSUED))
+        issuer = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwks_file": self.jwks}
+        return self.clients(**issuer | settings)
+
+
+def entry(key: str, name: str = "shop", **fields: Any) -> dict[str, Any]:
+    given = {"name": name, "sha256": digest_of(key).hex(), "scopes": ["predict"]}
+    return given | fields
+
+
+async def forgotten(clients: Authenticator, value: bytes, now: float) -> None:
+    """Wait until the value of a header is known no longer."""
+    async with asyncio.timeout(10):
+        while clients.known(value, "predict", now):  # noqa: ASYNC110 (a reload is no event)
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    text = caplog.text + "".join(str(record.__dict__) for record in caplog.records)
+    for key in (KEY, OTHER):
+        assert key not in text
+        assert digest_of(key).hex() not in text
+
+
 @pytest.mark.parametrize(
-    ("mode", "header", "outcome"),
+    ("mode", "headers", "outcome"),
     [
-        ("disabled", None, None),
-        ("disabled", b"authorization", None),
-        ("optional", None, None),
-        ("optional", b"authorization", UnknownCredentialError),
-        ("required", None, MissingCredentialError),
-        ("required", b"x-api-key", UnknownCredentialError),
+        ("disabled", {}, None),
+        ("disabled", {b"authorization": b"Bearer nonsense"}, None),
+        ("optional", {}, None),
+        ("optional", {b"authorization": BEARER}, "shop"),
+        ("optional", {b"authorization": b"Bearer nonsense"}, "unknown"),
+        ("required", {}, "missing"),
+        ("required", {b"x-api-key": KEY.encode()}, "shop"),
+        ("required", {b"authorization": BEARER, b"x-api-key": KEY.encode()}, "unknown"),
     ],
 )
-async def test_a_client_that_is_not_known_gets_only_what_the_mode_allows(
-    tmp_path: Path,
-    mode: Literal["disabled", "optional", "required"],
-    header: bytes | None,
-    outcome: type[Exception] | None,
+async def test_the_mode_decides_about_a_request_without_a_credential(
+    site: Site, mode: str, headers: dict[bytes, bytes], outcome: str | None
 ) -> None:
-    metrics = SeenMetrics(tmp_path)
-    settings = ClientAuthSettings(mode=mode, keys_file=tmp_path / "keys.json")
-    clients = Authenticator.of(settings, metrics)
-    assert clients.required == (mode == "required")
-    assert clients.known(b"Bearer fo_1", "predict", 0.0) is None
-    headers = {header: b"Bearer fo_1"} if header else {}
-    if outcome:
-        with pytest.raises(outcome):
+    clients = site.clients(mode=mode)
+    assert (clients.enabled, clients.required) == (mode != "disabled", mode == "required")
+    errors = {"missing": MissingCredentialError, "unknown": UnknownCredentialError}
+    if outcome in errors:
+        with pytest.raises(errors[outcome]):
             await clients.verify(headers, "predict")
+        assert site.metrics.seen == [outcome]
     else:
-        assert await clients.verify(headers, "predict") is None
-    assert len(metrics.seen) == (outcome is not None)
+        client = await clients.verify(headers, "predict")
+        assert (client.name if client else None) == outcome
+        assert site.metrics.seen == []
     # A route without a scope is open.
     assert await clients.verify({}, None) is None
-    await asyncio.wait_for(clients.run(), 10)
+
+
+@pytest.mark.parametrize("header", [b"authorization", b"x-api-key"])
+@pytest.mark.parametrize(
+    ("value", "known"),
+    [
+        (BEARER, True),
+        (KEY.encode(), True),
+        (b"bearer " + KEY.encode(), True),
+        (b"BEARER   " + KEY.encode() + b" ", True),
+        (b"Bearer" + KEY.encode(), False),
+        (b"Basic " + KEY.encode(), False),
+        (b"Bearer " + KEY.encode() + b" x", False),
+        (b"Bearer " + KEY.encode()[:-1], False),
+        (b"Bearer " + KEY.upper().encode(), False),
+        (b"Bearer " + digest_of(KEY).hex().encode(), False),
+        (b"Bearer fo_", False),
+        (b"Bearer ", False),
+        (b"", False),
+        (b"Bearer " + OTHER.encode(), False),
+        (b"Bearer \xff\xfe", False),
+        (b"Bearer a.b.c", False),
+    ],
+)
+async def test_a_key_is_the_same_in_both_headers(
+    site: Site, header: bytes, value: bytes, known: bool
+) -> None:
+    clients = site.clients()
+    for _ in range(2):
+        if known:
+            assert await clients.verify({header: value}, "predict")
+        else:
+            with pytest.raises(UnknownCredentialError):
+                await clients.verify({header: value}, "predict")
+        # What is known is so for the fast path too, and in either header.
+        assert (clients.known(value, "predict", site.now) is not None) is known
+
+
+async def test_a_key_lacks_what_its_scopes_do_not_name(site: Site) -> None:
+    clients = site.clients()
+    await clients.verify({b"authorization": BEARER}, "predict")
+    for scope in ("feedback", "read"):
+        assert clients.known(BEARER, scope, site.now) is None
+        with pytest.raises(ScopeError, match=f"lacks the scope {scope}"):
+            await clients.verify({b"authorization": BEARER}, scope)
+    assert site.metrics.seen == ["scope", "scope"]
+
+
+async def test_a_key_expires_also_while_it_is_remembered(site: Site) -> None:
+    site.write(entry(KEY, expires="2030-01-01T00:00:00+02:00"))
+    clients, end = site.clients(), 1893448800.0
+    site.now = end - 1
+    assert await clients.verify({b"x-api-key": KEY.encode()}, "predict")
+    assert clients.known(KEY.encode(), "predict", end - 1)
+    assert clients.known(KEY.encode(), "predict", end) is None
+    site.now = end
+    with pytest.raises(UnknownCredentialError):
+        await clients.verify({b"x-api-key": KEY.encode()}, "predict")
+
+
+async def test_two_keys_of_a_client_rotate_it_and_share_its_rate(site: Site) -> None:
+    site.write(entry(KEY, rate_per_second=5), entry(OTHER, rate_per_second=20))
+    clients = site.clients(rate_per_second=3)
+    old = await clients.verify({b"x-api-key": KEY.encode()}, "predict")
+    new = await clients.verify({b"x-api-key": OTHER.encode()}, "predict")
+    assert old
+    assert new
+    assert old.name == new.name == "shop"
+    assert old.bucket is new.bucket
+    assert old.bucket
+    assert old.bucket.rate == 20
+
+
+async def test_a_removed_key_is_refused_after_a_reload(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    clients = site.clients()
+    assert await clients.verify({b"authorization": BEARER}, "predict")
+    following = asyncio.create_task(clients.run())
+    site.write(entry(OTHER))
+    await forgotten(clients, BEARER, site.now)
+    with pytest.raises(UnknownCredentialError):
+        await clients.verify({b"authorization": BEARER}, "predict")
+    assert await clients.verify({b"x-api-key": OTHER.encode()}, "predict")
+    following.cancel()
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"keys": [7]}', None])
+async def test_a_bad_file_changes_nothing_and_is_logged_once(
+    site: Site, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    clients, ring = site.clients(), ApiKeyRing(site.keys)
+    if content is None:
+        site.keys.unlink()
+    else:
+        site.write(content)
+    assert [ring.changed() for _ in range(3)] == [False] * 3
+    assert ring.find(KEY.encode())
+    (line,) = caplog.records
+    assert str(site.keys) in line.__dict__["reason"]
+    site.write(entry(OTHER))
+    assert [ring.changed(), ring.changed()] == [True, False]
+    assert (ring.find(KEY.encode()), bool(ring.find(OTHER.encode()))) == (None, True)
+    assert await clients.verify({b"authorization": BEARER}, "predict")
+    assert site.metrics.seen == []
+
+
+async def test_following_the_files_goes_on_after_a_defect(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    clients, looks = site.clients(), [0]
+
+    def broken(_ring: ApiKeyRing) -> bool:
+        looks[0] += 1
+        raise RuntimeError(KEY) if looks[0] == 1 else asyncio.CancelledError
+
+    monkeypatch.setattr(ApiKeyRing, "changed", broken)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(clients.run(), 10)
+    assert looks == [2]
+    caplog.clear()
+    await asyncio.wait_for(site.clients(mode="disabled").run(), 10)
+
+
+async def test_a_client_above_its_rate_is_refused_on_both_ways(site: Site) -> None:
+    clients = site.clients(rate_per_second=2)
+    headers = {b"authorization": BEARER}
+    assert await clients.verify(headers, "predict")
+    # The fast path asks, and charges once it has taken the request.
+    for _ in range(9):
+        assert clients.known(BEARER, "predict", site.now)
+        clients.charge("shop", 1)
+    assert clients.known(BEARER, "predict", site.now) is None
+    with pytest.raises(RateLimitedError) as refused:
+        await clients.verify(headers, "predict")
+    assert refused.value.seconds == pytest.approx(0.5)
+    assert site.metrics.seen == ["rate"]
+    site.now += 0.6
+    assert await clients.verify(headers, "predict")
+    clients.charge("shop", 99)
+    with pytest.raises(RateLimitedError) as refused:
+        await clients.verify(headers, "predict")
+    assert refused.value.seconds == pytest.approx(49.9)
+
+
+async def test_a_reload_does_not_fill_the_bucket_of_a_client(site: Site) -> None:
+    clients = site.clients(rate_per_second=1)
+    for _ in range(10):
+        await clients.verify({b"authorization": BEARER}, "predict")
+    clients._forget()
+    with pytest.raises(RateLimitedError):
+        await clients.verify({b"authorization": BEARER}, "predict")
+
+
+async def test_a_token_is_verified_again_after_five_minutes(site: Site) -> None:
+    clients, token = site.with_tokens(), ISSUED.token(sub="desk")
+    bearer = b"Bearer " + token
+    client = await clients.verify({b"authorization": bearer}, "predict")
+    assert client
+    assert client.name == "desk"
+    assert clients.known(bearer, "predict", time.time() + 200)
+    assert clients.known(bearer, "predict", time.time() + 301) is None
+    # Without its dots it is no token, and with a prefix of a key neither.
+    for wrong in (token.replace(b".", b""), b"fo_" + token, token + b"."):
+        with pytest.raises(UnknownCredentialError):
+            await clients.verify({b"x-api-key": wrong}, "predict")
+    assert await clients.verify({b"x-api-key": KEY.encode()}, "predict")
+
+
+async def test_a_token_of_a_removed_key_is_refused_after_a_reload(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    clients, bearer = site.with_tokens(keys_file=None), b"Bearer " + ISSUED.token()
+    assert await clients.verify({b"authorization": bearer}, "predict")
+    following = asyncio.create_task(clients.run())
+    site.jwks.write_bytes(jwks(signing_key("ES256", "2")))
+    await forgotten(clients, bearer, time.time())
+    with pytest.raises(UnknownCredentialError):
+        await clients.verify({b"authorization": bearer}, "predict")
+    with pytest.raises(UnknownCredentialError):
+        await clients.verify({b"authorization": BEARER}, "predict")
+    following.cancel()
+
+
+async def test_while_the_issuers_keys_were_never_read_a_token_may_come_again(site: Site) -> None:
+    url = {"jwks_file": None, "jwks_url": "http://127.0.0.1:1/"}
+    clients = site.with_tokens(**url)
+    with pytest.raises(StoreDownError):
+        await clients.verify({b"authorization": b"Bearer " + ISSUED.token()}, "predict")
+    assert await clients.verify({b"authorization": BEARER}, "predict")
+    assert site.metrics.seen == []
+
+
+async def test_no_number_of_credentials_fills_the_memory(site: Site) -> None:
+    clients = site.clients()
+    for spaces in range(MAX_VERIFIED + 5):
+        value = b"Bearer " + b" " * spaces + KEY.encode()
+        assert await clients.verify({b"authorization": value}, "predict")
+    assert len(clients._verified) == MAX_VERIFIED
+    for number in range(100):
+        with pytest.raises(UnknownCredentialError):
+            await clients.verify({b"authorization": b"Bearer %d" % number}, "predict")
+    assert len(clients._verified) == MAX_VERIFIED
+
+
+def test_a_wrong_file_is_found_before_the_first_worker_starts(site: Site) -> None:
+    site.jwks.write_text("{}")
+    issuer = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwks_file": site.jwks}
+    with pytest.raises(SettingsError, match=r"jwks\.json"):
+        check_files(ClientAuthSettings(mode="required", **issuer))
+    check_files(ClientAuthSettings(mode="required", keys_file=site.keys))
+    site.write("{}")
+    wrong = {"keys_file": site.keys}
+    with pytest.raises(SettingsError, match=r"keys\.json"):
+        check_files(ClientAuthSettings(mode="optional", **wrong))
+    check_files(ClientAuthSettings(mode="disabled", **wrong))

@@ -51,6 +51,19 @@ def test_configured_logs_go_to_standard_error_from_their_level_on() -> None:
     assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["loud"]
 
 
+def test_a_url_that_is_called_is_not_logged() -> None:
+    program = (
+        "import httpx; from fraudops import logs; logs.configure('debug', 'x');"
+        " answer = lambda request: httpx.Response(200);"
+        " client = httpx.Client(transport=httpx.MockTransport(answer), trust_env=False);"
+        " client.get('http://me:hunter2@localhost/')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "hunter2" not in done.stderr
+
+
 def test_a_crash_is_logged_with_its_places_but_without_its_message() -> None:
     program = "from fraudops import logs; logs.configure('info', 'x'); {}['4111111111111111']"
     done = subprocess.run(

@@ -66,6 +66,7 @@
 {{- include "fraudops.requester.checks" . }}
 {{- include "fraudops.rights.checks" . }}
 {{- include "fraudops.backup.checks" . }}
+{{- include "fraudops.clientAuth.checks" . }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
 {{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: name the Gateway that accepts the route.\n" }}
 {{- end }}

@@ -75,12 +75,14 @@ would write to one spool. The second is a secret as a literal value, which every
 {{- define "fraudops.envChecks" -}}
 {{- $own := list "FRAUDOPS_POD" "FRAUDOPS_ROLLOUT" "FRAUDOPS_JOB" "FRAUDOPS_REQUEST_ID" "FRAUDOPS_REQUESTED_BY" "FRAUDOPS_CLUSTER__NAMESPACE" "FRAUDOPS_WAIVER" }}
 {{- $urls := list "DATABASE_URL" "DATABASE_ADMIN_URL" "MLFLOW_BACKEND_STORE_URI" }}
-{{- $secrets := concat $urls (list "FRAUDOPS_ADMIN_TOKEN" "FRAUDOPS_AUDIT__KEY") }}
+{{- $secrets := concat $urls (list "FRAUDOPS_ADMIN_TOKEN" "FRAUDOPS_API_KEY" "FRAUDOPS_AUDIT__KEY") }}
 {{- range $path, $settings := include "fraudops.extended" . | fromJson }}
 {{- /* The service and its shipper must have the same folders. */}}
 {{- $folders := ternary (list "FRAUDOPS_STATE" "FRAUDOPS_SPOOL_VOLUME") list (hasPrefix "inference" $path) }}
 {{- range $settings.extraEnv }}
-{{- if or (has (upper .name) (concat $own $folders)) (hasPrefix "FRAUDOPS_SIGNING__" (upper .name)) }}
+{{- /* A second value would replace that of clientAuth, which the strict profile looks at. */}}
+{{- $group := or (hasPrefix "FRAUDOPS_SIGNING__" (upper .name)) (hasPrefix "FRAUDOPS_CLIENT_AUTH__" (upper .name)) }}
+{{- if or (has (upper .name) (concat $own $folders)) $group }}
 {{- fail (printf "\n\n%s.extraEnv: the chart sets %s for each container by itself, and the programs trust it. Remove it.\n" $path .name) }}
 {{- end }}
 {{- /* file:PATH only names a file with the URL. */}}

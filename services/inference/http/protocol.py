@@ -111,6 +111,9 @@ class HttpProtocol(WireProtocol):
             self._waits = False
             self._leave_fast_path(body)
             super().on_message_complete()
+        elif self._client:
+            # Not before: a request that leaves the fast path is charged by `verify`.
+            self._clients.charge(self._client, 1)
 
     def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
         """Write the whole answer; the client may have gone meanwhile."""

@@ -166,9 +166,9 @@ a length of at most 7 counts. For egress, all pods of all namespaces count too. 
 {{- $any }}
 {{- end }}
 
-{{/* Whether a pod calls a server by HTTPS outside the release: for the data, or for the artifacts. */}}
+{{/* Whether a pod calls a server by HTTPS outside the release: for the data, the artifacts, or the tokens' keys. */}}
 {{- define "fraudops.fetches" -}}
-{{- or (eq .Values.data.source "url") (eq .Values.mlflow.artifacts.type "s3") }}
+{{- or (eq .Values.data.source "url") (eq .Values.mlflow.artifacts.type "s3") (ne .Values.clientAuth.jwksUrl "") }}
 {{- end }}
 
 {{/* Warnings for NOTES.txt, as a JSON list. */}}

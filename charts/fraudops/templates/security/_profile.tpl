@@ -30,6 +30,7 @@ docs/operations/security-profile.md has the same names.
 {{- $rows := list
   (list "anyPodDeletion" (eq (toString .Values.promotion.podDeletion) "anyPod") "promotion.podDeletion is anyPod: a promotion may delete every pod of the namespace. Remove the value.")
   (list "bundledPostgresql" .Values.postgresql.enabled "postgresql.enabled: the PostgreSQL of the chart is one pod without backups. Use your own, as k8s/values/external-postgres.yaml does.")
+  (list "openClients" (ne .Values.clientAuth.mode "required") (printf "clientAuth.mode is %s: every caller who reaches the pods may score and send labels without a key. Set it to required, as docs/authentication.md explains." .Values.clientAuth.mode))
   (list "openEgress" (not .Values.networkPolicy.enabled) "networkPolicy.enabled is false: every pod may reach any address.")
   (list "openEgress" $ways (printf "%s: pods may reach any address, or a very wide range. Name the addresses, as docs/operations/network.md explains." (join ", " $ways)))
   (list "plainIngress" (and .Values.ingress.enabled (not .Values.ingress.tlsSecret)) "ingress.tlsSecret is empty: transactions would cross the network in plain text. Name the Secret of the certificate.")
@@ -93,6 +94,9 @@ docs/operations/security-profile.md has the same names.
 {{- $notes = append $notes "The chart cannot see whether the Gateways of httpRoute.parentRefs end TLS: check it." }}
 {{- end }}
 {{- else }}
+{{- if ne .Values.clientAuth.mode "required" }}
+{{- $notes = append $notes (printf "clientAuth.mode is %s: clients need no key, so let only your own reach the pods. docs/authentication.md explains keys and tokens." .Values.clientAuth.mode) }}
+{{- end }}
 {{- $notes = append $notes (printf "security.profile is default. For production, strict adds the policies for promotions and hides /docs.%s" (ternary (printf " It would refuse %s." (keys $open | sortAlpha | join ", ")) "" (ne (len $open) 0))) }}
 {{- end }}
 {{- toJson $notes }}

@@ -1,52 +1,109 @@
 """Who a client is, by the credential of its request."""
 
-from collections.abc import Mapping
+import asyncio
+import logging
+import math
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fraudops.settings import ClientAuthSettings
-from services.inference.http.problems import MissingCredentialError, UnknownCredentialError
+from services.inference.http.client_auth.api_keys import ApiKeyRing
+from services.inference.http.client_auth.rate_limit import RateLimits, TokenBucket
+from services.inference.http.problems import (
+    MissingCredentialError,
+    RateLimitedError,
+    ScopeError,
+    UnknownCredentialError,
+)
 from services.inference.metrics import Metrics
+
+if TYPE_CHECKING:
+    from services.inference.http.client_auth.tokens import TokenVerifier
+
+logger = logging.getLogger(__name__)
+LOOK_SECONDS = 5.0
+MAX_VERIFIED = 4096
+# A JSON Web Token has three parts with dots between them. An API key has no dot.
+_TOKEN = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
 @dataclass(slots=True, eq=False)
 class VerifiedClient:
     """A client whose credential is valid.
 
-    `expires` and `refilled` are times in seconds since 1970. `rate` is in transactions a second,
-    or None without a limit. `tokens` are the transactions that the client may send now; a batch may
-    make them negative.
+    `expires` is when the credential must be verified again, in seconds since 1970. `bucket` is None
+    without a limit of the rate.
     """
 
     name: str
     scopes: frozenset[str]
     expires: float
-    rate: float | None
-    tokens: float
-    refilled: float
+    bucket: TokenBucket | None
 
 
 class Authenticator:
-    """The clients of one worker; only the event loop uses it. It knows no client yet.
+    """The clients of one worker; only the event loop uses it.
 
-    `enabled`: credentials are looked at. `required`: a request without one is refused.
+    `enabled`: credentials are looked at. `required`: a request without one is refused. `clock`
+    returns seconds since 1970.
     """
 
-    def __init__(self, settings: ClientAuthSettings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: ClientAuthSettings,
+        metrics: Metrics,
+        keys: ApiKeyRing | None = None,
+        tokens: "TokenVerifier | None" = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.required = settings.mode == "required"
         self.enabled = settings.mode != "disabled"
-        self._metrics = metrics
+        self._metrics, self._keys, self._tokens, self._clock = metrics, keys, tokens, clock
+        self._default_rate = settings.rate_per_second
+        self._limits = RateLimits(settings.rate_per_second)
+        # By the value of the header. It is bounded, because one token may be written in many ways.
+        self._verified: OrderedDict[bytes, VerifiedClient] = OrderedDict()
+        self._forget()
 
     @classmethod
     def of(cls, settings: ClientAuthSettings, metrics: Metrics) -> "Authenticator":
-        """Return the authenticator for the settings."""
-        return cls(settings, metrics)
+        """Return the authenticator for the settings.
+
+        Raises SettingsError if a file cannot be used.
+        """
+        if settings.mode == "disabled":
+            return cls(settings, metrics)
+        keys = ApiKeyRing(settings.keys_file) if settings.keys_file else None
+        if not (settings.jwks_file or settings.jwks_url):
+            return cls(settings, metrics, keys)
+        # Without a JWKS no worker loads the library.
+        from services.inference.http.client_auth.tokens import TokenVerifier
+
+        return cls(settings, metrics, keys, TokenVerifier.of(settings, metrics.jwks_read))
 
     def known(self, credential: bytes, scope: str, now: float) -> VerifiedClient | None:
-        """Return the client if its credential is verified already and has the scope, or None.
+        """Return the client if it may send a request now and that is known already, or None.
 
-        `credential` is the value of a header. `now` is in seconds since 1970.
+        `credential` is the value of a header, `now` is in seconds since 1970. After None, `verify`
+        says why. Whoever answers the request calls `charge` with 1.
         """
-        return None
+        client = self._verified.get(credential)
+        if client is None or now >= client.expires or scope not in client.scopes:
+            return None
+        if client.bucket is not None and client.bucket.wait_seconds(now):
+            return None
+        return client
+
+    def charge(self, name: str, transactions: int) -> None:
+        """Count transactions towards the rate of a client, by its name.
+
+        `verify` has counted one for its request, so a batch has one less.
+        """
+        self._limits.charge(name, transactions)
 
     async def verify(
         self, headers: Mapping[bytes, bytes], scope: str | None
@@ -54,18 +111,81 @@ class Authenticator:
         """Return the client of a request, or None if it may stay unknown.
 
         The names of `headers` are in small letters. `scope` is that of the route, or None if the
-        route needs none. Raises MissingCredentialError, UnknownCredentialError, ScopeError or
-        RateLimitedError.
+        route needs none. Raises MissingCredentialError, UnknownCredentialError, ScopeError,
+        RateLimitedError, or StoreDownError while the keys of the tokens have never been read.
         """
         if not self.enabled or scope is None:
             return None
-        if b"authorization" in headers or b"x-api-key" in headers:
+        authorization, api_key = headers.get(b"authorization"), headers.get(b"x-api-key")
+        if authorization is None and api_key is None:
+            if self.required:
+                self._metrics.client_refused("missing")
+                raise MissingCredentialError
+            return None
+        try:
+            if authorization is not None and api_key is not None:
+                raise UnknownCredentialError
+            client = await self._identified(authorization or api_key or b"")
+        except UnknownCredentialError:
             self._metrics.client_refused("unknown")
-            raise UnknownCredentialError
-        if self.required:
-            self._metrics.client_refused("missing")
-            raise MissingCredentialError
-        return None
+            raise
+        self._admit(client, scope)
+        return client
+
+    def _admit(self, client: VerifiedClient, scope: str) -> None:
+        """Count one request of the client. Raises ScopeError or RateLimitedError."""
+        if scope not in client.scopes:
+            self._metrics.client_refused("scope")
+            raise ScopeError(scope)
+        if client.bucket is not None:
+            if wait := client.bucket.wait_seconds(self._clock()):
+                self._metrics.client_refused("rate")
+                raise RateLimitedError(wait)
+            client.bucket.tokens -= 1
 
     async def run(self) -> None:
-        """Follow the files of the settings until this task is cancelled."""
+        """Follow the files and the URL of the settings until this task is cancelled."""
+        while self.enabled:
+            try:
+                if self._keys and self._keys.changed():
+                    self._forget()
+                if self._tokens and await self._tokens.refreshed():
+                    self._forget()
+            except Exception as error:
+                # Without this task a removed key would stay valid, so it must not end.
+                logger.error("the keys of clients could not be looked at", exc_info=error)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _forget(self) -> None:
+        """Verify each credential again, because the keys have changed."""
+        self._verified.clear()
+        if self._keys:
+            self._limits.set_rates(self._keys.rates(self._default_rate))
+
+    async def _identified(self, credential: bytes) -> VerifiedClient:
+        """Return the client of a header's value. Raises UnknownCredentialError, StoreDownError."""
+        found, now = self._verified.get(credential), self._clock()
+        if found and now < found.expires:
+            return found
+        scheme, space, rest = credential.partition(b" ")
+        secret = rest.strip(b" ") if space and scheme.lower() == b"bearer" else credential
+        if self._tokens and _TOKEN.fullmatch(secret):
+            token = await self._tokens.verify(secret)
+            name, scopes, expires = token.name, token.scopes, token.expires
+        else:
+            name, scopes, expires = self._by_key(secret, now)
+        client = VerifiedClient(name, scopes, expires, self._limits.bucket(name, now))
+        if len(self._verified) >= MAX_VERIFIED:
+            self._verified.popitem(last=False)
+        self._verified[credential] = client
+        return client
+
+    def _by_key(self, secret: bytes, now: float) -> tuple[str, frozenset[str], float]:
+        """Return name, scopes and expiry of an API key. Raises UnknownCredentialError."""
+        key = self._keys.find(secret) if self._keys else None
+        if key is None:
+            raise UnknownCredentialError
+        expires = key.expires.timestamp() if key.expires else math.inf
+        if now >= expires:
+            raise UnknownCredentialError
+        return key.name, frozenset(key.scopes), expires

@@ -43,6 +43,8 @@ async def feedback(context: ServiceContext, request: HttpRequest) -> HttpRespons
         for entry in entries
     ]
     await context.audit.append_many(records)
+    if request.client:
+        context.clients.charge(request.client, len(records) - 1)
     return HttpResponse(msgspec.json.encode(Accepted(len(records))), request.route.status)
 
 

@@ -52,6 +52,9 @@ async def predict_batch(context: ServiceContext, request: HttpRequest) -> HttpRe
             read_rows(model.reader, TRANSACTIONS, request.body), request.deadline
         )
         scored = await context.scoring.many(scoring, chunks)
+    if request.client:
+        # The request itself has cost one already.
+        context.clients.charge(request.client, len(scored) - 1)
     return HttpResponse(_encode(ScoredBatch(scored)), request_id=request_id)
 
 
