@@ -11,8 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from tests.support.figures import PROOF
+
 # A client that has not ended by then is stuck.
-CASE_SECONDS = 60.0
+CASE_SECONDS = 600.0 if PROOF else 60.0
 GONE_SECONDS = 30.0
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n")
 End = Literal["open", "closed", "reset", "stuck"]

@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from tests.support.figures import PROOF
@@ -43,13 +44,20 @@ class Case:
         """Return what differs from the case."""
         found = []
         if self.answers is not None and outcome.statuses != self.answers:
-            found.append(f"answers {outcome.statuses} instead of {self.answers}")
+            seen, wanted = in_short(outcome.statuses), in_short(self.answers)
+            found.append(f"answers {seen}, expected {wanted}")
         fine: tuple[End, ...] = ("open",) if self.end == "kept" else ("closed", "reset")
         if self.end != "any" and outcome.end not in fine:
             found.append(f"the connection is {outcome.end}, it should be {self.end}")
         if outcome.end == "stuck":
             found.append("the client is stuck")
         return found
+
+
+def in_short(statuses: Iterable[int]) -> str:
+    """Return statuses as text, such as `200, 3 x 401`."""
+    runs = ((status, len(list(run))) for status, run in groupby(statuses))
+    return ", ".join(f"{n} x {status}" if n > 1 else str(status) for status, n in runs) or "none"
 
 
 def refused(name: str, steps: bytes | Iterable[Step], reference: str) -> Case:
@@ -73,6 +81,11 @@ def closed(
 ) -> Case:
     """Requests after whose answers the service hangs up."""
     return Case(name, _several(steps), _numbers(answers), "closes", reference, proof)
+
+
+def cut_off(name: str, steps: Iterable[Step], reference: str, proof: bool = False) -> Case:
+    """A client on which the service hangs up, whatever it answers."""
+    return Case(name, tuple(steps), None, "closes", reference, proof)
 
 
 def survived(name: str, steps: bytes | Iterable[Step], reference: str, proof: bool = False) -> Case:

@@ -24,8 +24,8 @@ async def reset(client: RawClient) -> None:
 
 
 async def stop_reading(client: RawClient) -> None:
-    """Leave the answers in the kernel, which has little room for them."""
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    """Leave the answers in the kernel, whose room for them does not grow."""
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 128 << 10)
     await client.stop_reading()
 
 
@@ -78,7 +78,7 @@ def sip(seconds: float, number: int) -> Act:
         for _ in range(number):
             await client.read_one_byte()
             await client.wait(lambda: False, seconds)
-        client.read()
+        await read_again(client)
         await wait_for_end(client)
 
     return act

@@ -44,6 +44,6 @@ def test_a_flood_of_connections_leaves_room_for_others(hostile: Service, figures
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     attack.noted(figures, "connections")
-    ends = {outcome.end for outcome in attack.outcomes.values()}
-    assert ends <= {"closed", "reset"}
+    # The idle ones are closed, for others or at the end of their time.
+    assert {outcome.end for outcome in attack.outcomes.values()} <= {"closed", "reset"}
     assert attack.damage() == []

@@ -19,7 +19,7 @@ from tests.support.wire_cases import CARD, LABEL, chunks
 
 FOLDER = Path(__file__).parent
 # For each call of the document, of each kind of data.
-MOST_EXAMPLES = 10_000 if PROOF else 30
+MOST_EXAMPLES = 10_000 if PROOF else 20
 PHASES = "examples,coverage,fuzzing" if PROOF else "fuzzing"
 BODIES = 20_000 if PROOF else 100
 CHECKS = (
