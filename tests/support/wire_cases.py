@@ -9,6 +9,7 @@ from typing import Literal
 
 from tests.support.figures import PROOF
 from tests.support.serving import ULB_ROW
+from tests.support.tokens import ISSUER
 from tests.support.wire import End, Outcome, Step
 from tests.support.wire_steps import after_answers
 
@@ -151,8 +152,8 @@ def in_turns(requests: Sequence[bytes], at_once: int = 20) -> list[Step]:
 
 
 def token(kid: str) -> str:
-    """Return a JSON Web Token of an unknown key, which signs nothing."""
-    parts = ({"alg": "RS256", "kid": kid}, {"iss": "nobody", "exp": 4_102_444_800})
+    """Return a JSON Web Token of a key that the issuer does not have."""
+    parts = ({"alg": "ES256", "kid": f"unknown-{kid}"}, {"iss": ISSUER, "exp": 4_102_444_800})
     texts = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode() for part in parts)
     return ".".join([*(text.rstrip("=") for text in texts), "A" * 86])
 
