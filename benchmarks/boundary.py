@@ -91,7 +91,7 @@ def measure(place: BenchmarkSite, plan: BenchmarkPlan) -> Result:
         " ten differences are left out.",
         "The turn of the loop is the longest call of /health minus the median of such calls without"
         " load. There is a call every 2 ms, on a kept connection. The growth is the highest PSS of"
-        " the worker minus that before the body.",
+        " the worker minus that before the first body.",
         f"While the last table was measured, {HELD} connections had sent headers and no body.",
     ]
     result.details = {"turns": turns, "malformed": bodies, "held": held}

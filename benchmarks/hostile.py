@@ -17,13 +17,16 @@ from benchmarks.product import Product
 from tests.support.bodies import malformed
 
 BODY_BYTES = 16 << 20
-PROBE_SECONDS, IDLE_SECONDS, MEMORY_SECONDS = 0.002, 1.0, 0.05
+PROBE_SECONDS, IDLE_SECONDS, MEMORY_SECONDS = 0.002, 1.0, 0.01
 HELD, HELD_SECONDS = 12, 3.0
 LABEL = {"transaction_id": "t-1", "label": 1, "labelled_at": "2026-01-01T00:00:00Z", "source": "s"}
 
 
 class MalformedBody(msgspec.Struct, frozen=True):
-    """One body: the answer, the longest turn of the loop meanwhile, and the worker's growth."""
+    """One body: the answer, the longest turn of the loop meanwhile, and the worker's growth.
+
+    The growth is the highest PSS of the worker minus that before the first body.
+    """
 
     kind: str
     status: int
@@ -80,12 +83,16 @@ def malformed_bodies(service: Product, row: bytes, size: int = BODY_BYTES) -> li
     with probing(service.url) as probe:
         time.sleep(IDLE_SECONDS)
     idle = median(probe.seconds)
-    return [_send(service, kind, make(), idle) for kind, make in malformed(row, size).items()]
-
-
-def _send(service: Product, kind: str, body: bytes, idle: float) -> MalformedBody:
     (worker,) = service.workers()
-    before = most = worker.memory_full_info().pss
+    before = worker.memory_full_info().pss
+    return [
+        _send(service, kind, make(), idle, before) for kind, make in malformed(row, size).items()
+    ]
+
+
+def _send(service: Product, kind: str, body: bytes, idle: float, before: int) -> MalformedBody:
+    (worker,) = service.workers()
+    most = before
     answers: list[int] = []
     sender = threading.Thread(target=lambda: answers.append(_status(service, body)))
     started = time.perf_counter()

@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 
 from fraudops.api_keys import digest_of
-from tests.contract.wire.resource_cases import BODY_SECONDS, HEAD_SECONDS, IDLE_SECONDS
+from tests.contract.wire.resource_cases import (
+    BODY_SECONDS,
+    HEAD_SECONDS,
+    IDLE_SECONDS,
+    MOST_CONNECTIONS,
+)
 from tests.support.figures import PROOF, Figures
 from tests.support.neighbour import Attack
 from tests.support.serving import Service
 from tests.support.tokens import AUDIENCE, ISSUER, jwks, signing_key
 from tests.support.wire_cases import survived
 from tests.support.wire_steps import pause
-
-# The lowest that the settings allow.
-MOST_CONNECTIONS = 64
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Clients that are slow, large or gone: one row each, as in `parsing_cases.py`.
 
-HEAD_SECONDS, BODY_SECONDS and IDLE_SECONDS are limits of the service that they call.
+HEAD_SECONDS, BODY_SECONDS, IDLE_SECONDS and MOST_CONNECTIONS are limits of the service that they
+call.
 """
 
 import json
@@ -39,6 +40,8 @@ from tests.support.wire_steps import (
 
 # A body of 16 MiB takes seconds on a busy machine.
 HEAD_SECONDS, BODY_SECONDS, IDLE_SECONDS = (5.0, 15.0, 20.0) if PROOF else (2.0, 3.0, 4.0)
+# Of each worker; the lowest that the settings allow.
+MOST_CONNECTIONS = 64
 MIB = 1 << 20
 # A malformed batch, and a flood, as far as the service takes it.
 MALFORMED_BYTES, FLOOD_BYTES = (16 * MIB, 190 * MIB) if PROOF else (MIB // 2, 40 * MIB)

@@ -35,7 +35,7 @@ def test_nobody_else_notices(attack: Attack) -> None:
 
 def test_a_pod_ends_in_time_while_clients_are_slow(tmp_path: Path) -> None:
     service = Service(
-        tmp_path / "service", workers=1, environment={"FRAUDOPS_GRACEFUL_TIMEOUT_SECONDS": "6"}
+        tmp_path / "service", workers=1, environment={"FRAUDOPS_GRACEFUL_TIMEOUT_SECONDS": "3"}
     ).promoted(1)
     # The limits of this service are those of its defaults, so the stop comes before them.
     slow = [case for case in SLOW if not case.proof and case.end == "closes"]

@@ -4,16 +4,15 @@ import resource
 
 import pytest
 
-from tests.contract.wire.resource_cases import FLOODS
+from tests.contract.wire.resource_cases import FLOODS, MOST_CONNECTIONS
 from tests.support.figures import PROOF, Figures
 from tests.support.neighbour import Attack
 from tests.support.serving import Service
 from tests.support.wire_cases import Case, chosen, survived
-from tests.support.wire_steps import wait_for_end
+from tests.support.wire_steps import pause
 
 CASES = chosen(FLOODS)
-# Both workers together take 128.
-CONNECTIONS, DESCRIPTORS = (10_000, 12_000) if PROOF else (300, 500)
+CONNECTIONS, DESCRIPTORS, SECONDS = (10_000, 12_000, 30) if PROOF else (300, 500, 2)
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +36,13 @@ def test_a_flood_of_connections_leaves_room_for_others(hostile: Service, figures
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, DESCRIPTORS), hard))
     try:
         clients = [
-            survived(f"connection {each}", [wait_for_end], "docs/http-api.md")
+            survived(f"connection {each}", [pause(SECONDS)], "docs/http-api.md")
             for each in range(CONNECTIONS)
         ]
         attack = Attack.on(hostile, clients, at_once=CONNECTIONS)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     attack.noted(figures, "connections")
-    # The idle ones are closed, for others or at the end of their time.
-    assert {outcome.end for outcome in attack.outcomes.values()} <= {"closed", "reset"}
+    ended = sum(outcome.end in {"closed", "reset"} for outcome in attack.outcomes.values())
+    assert ended >= CONNECTIONS - 2 * MOST_CONNECTIONS
     assert attack.damage() == []
