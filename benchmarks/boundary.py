@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import median
 
 import click
-from tests.support.tokens import AUDIENCE, ISSUER, jwks, signing_key
 
 from benchmarks import results
 from benchmarks.commands import (
@@ -41,6 +40,7 @@ from benchmarks.subjects import BenchmarkSite, Running, Subject
 from benchmarks.turns import Turn, rounds, turn
 from fraudops.api_keys import new_api_key
 from tests.support.releases import unpack
+from tests.support.tokens import AUDIENCE, ISSUER, jwks, signing_key
 
 # The last commit without the limits.
 BEFORE = "8432f90"
