@@ -186,9 +186,15 @@ def test_metrics_count_every_worker_and_every_answer_once(service: Service) -> N
             for answer in threads.map(lambda _: service.predict(), range(answers))
         ]
     service.predict({})
-    refused = 'fraudops_transactions_refused_total{{endpoint="{}",field="(other)",reason="other"}}'
-    rows = msgspec.json.encode({"transactions": [ULB_ROW, {}, {"V1": CARD}]})
-    service.post("/predict/batch", rows)
+    rows = [ULB_ROW, {}, {"V1": CARD}, ULB_ROW | {CARD: 1}]
+    service.post("/predict/batch", msgspec.json.encode({"transactions": rows}))
+    refused = "fraudops_transactions_refused_total{{endpoint={},field={},reason={}}}"
+    labels = (
+        ('"/predict"', '"V1"', '"missing"'),
+        ('"/predict/batch"', '"V1"', '"missing"'),
+        ('"/predict/batch"', '"V1"', '"wrong_type"'),
+        ('"/predict/batch"', '"(other)"', '"unknown_field"'),
+    )
 
     def counted() -> None:
         after = service.metrics()
@@ -198,10 +204,7 @@ def test_metrics_count_every_worker_and_every_answer_once(service: Service) -> N
         )
         assert grown['http_requests_total{endpoint="/predict",method="POST",status="422"}'] == 1
         assert grown['http_request_duration_seconds_count{endpoint="/predict"}'] == answers + 1
-        assert (grown[refused.format("/predict")], grown[refused.format("/predict/batch")]) == (
-            1,
-            2,
-        )
+        assert [grown[refused.format(*each)] for each in labels] == [1, 1, 1, 1]
         assert grown['fraudops_predictions_total{decision="fraud"}'] == sum(probabilities)
         assert grown['fraudops_predictions_total{decision="genuine"}'] == answers - sum(
             probabilities

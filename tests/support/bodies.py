@@ -45,14 +45,15 @@ def spliced(bodies: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 
 
 def lists(key: str, rows: st.SearchStrategy[bytes], most: int = 12) -> st.SearchStrategy[bytes]:
-    """Bodies of the form `{key: [row, …]}`, some with something before or after the list."""
+    """Bodies `{key: [row, …]}`, some without the brace or colon, or with more around."""
 
     def body(seed: int, rows: list[bytes]) -> bytes:
         random = Random(seed)
         before = random.choice(("",) * 16 + (" ", '"more":1,', "\ufeff"))
         after = random.choice(("",) * 16 + (" ", ',"more":1', f',"{key}":[]', ",", "]", "\x00"))
         comma = random.choice((",",) * 16 + (" , ", ",\n ", "\x0b,", ",,", " "))
-        start, end = f'{{{before}"{key}":[', f"]{after}}}"
+        brace, colon = random.choice((("{", ":"),) * 16 + (("", ":"), ("{", ""), ("", "")))
+        start, end = f'{brace}{before}"{key}"{colon}[', f"]{after}}}"
         return start.encode() + comma.encode().join(rows) + end.encode()
 
     return st.builds(body, _seeds, st.lists(rows, max_size=most))

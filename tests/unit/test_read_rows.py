@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraudops.schema import Feature, FeatureSchema
-from services.inference.reading.faults import FieldFault, InvalidBodyError
+from services.inference.reading.faults import REPORTED_FAULTS, FieldFault, InvalidBodyError
 from services.inference.reading.labels import LABELS, LabelReader
 from services.inference.reading.rows import BATCH_ROWS, TRANSACTIONS, RowList, read_rows
-from services.inference.reading.scanning import CHUNK
+from services.inference.reading.scanning import CHUNK, RowScanner
 from services.inference.reading.transactions import Reader, TransactionReader
 from tests.support.bodies import lists, objects, spliced
 from tests.support.figures import PROOF
@@ -301,6 +301,14 @@ def test_nothing_after_row_10_001_is_scanned() -> None:
     assert len(read(TRANSACTIONS, b'{"transactions":[%b]}' % b",".join([row] * BATCH_ROWS))) == (
         BATCH_ROWS
     )
+
+
+def test_nothing_after_a_hundred_faulty_rows_is_scanned() -> None:
+    for rows in (200, 10_000):
+        body = b'{"rows":[%b]}' % b",".join([b"5"] * rows)
+        scanner = RowScanner(READER, "rows", BATCH_ROWS, body, 9, 0)
+        assert [chunk for chunk in scanner.slices() if chunk] == []
+        assert [fault.index for fault in scanner.faults] == list(range(REPORTED_FAULTS))
 
 
 def test_a_fault_of_a_label_names_its_row() -> None:

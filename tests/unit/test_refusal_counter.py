@@ -125,6 +125,18 @@ async def test_a_flush_writes_one_record_for_each_field_and_reason(tmp_path: Pat
     assert len({r.id for r in records}) == 3
 
 
+async def test_a_count_fits_into_its_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "MOST_ROWS", 2)
+    audit, writer = audit_of(tmp_path)
+    counter = counter_of(audit)
+    counter.note("/predict/batch", "3", [missing("V1", index) for index in range(3)])
+    await counter.flush()
+    writer.close()
+    assert [record.rows for record in written(tmp_path)] == [2]
+
+
 async def test_refusals_are_bounded_and_survive_a_full_spool(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -69,7 +69,7 @@ class RowList:
     def pieces(self, body: bytes) -> Iterator[bytes]:
         """Yield the stretches as JSON lists. Raises InvalidBodyError if there is no list."""
         for start, end in self.stretches(body, self.first_row(body)):
-            yield b"[%b]" % memoryview(body)[start:end]
+            yield _as_list(body, start, end)
 
     def _head_faults(self, body: bytes) -> list[FieldFault]:
         """Return why no list begins in the body. Only the first bytes of a long one are read."""
@@ -96,6 +96,10 @@ class RowList:
             reason=f"must begin with the list {self.key} within {HEAD_BYTES >> 10} KiB",
             code="other",
         )
+
+
+def _as_list(body: bytes, start: int, end: int) -> bytes:
+    return b"".join((b"[", memoryview(body)[start:end], b"]"))
 
 
 def _no_object(body: bytes, place: int) -> FieldFault:
@@ -127,7 +131,7 @@ async def read_rows(reader: Reader[Row], rows: RowList, body: bytes) -> AsyncIte
     """
     read = 0
     for start, end in rows.stretches(body, rows.first_row(body)):
-        parsed = reader.read_list(b"[%b]" % memoryview(body)[start:end])
+        parsed = reader.read_list(_as_list(body, start, end))
         if not parsed or read + len(parsed) > rows.most:
             break
         read += len(parsed)
