@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,8 @@ async def test_the_mode_decides_about_a_request_without_a_credential(
         (b"Bearer \xff\xfe", False),
         (b"Bearer a.b.c", False),
     ],
+    # A test that has a key in its name has another name in each process.
+    ids=count(),
 )
 async def test_a_key_is_the_same_in_both_headers(
     site: Site, header: bytes, value: bytes, known: bool

@@ -4,6 +4,7 @@ import base64
 import json
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any
 
 import jwt
@@ -179,7 +180,8 @@ GOOD = RSA.token()
         b"a.b.c",
         b"..",
     ],
-    ids=str,
+    # A test that has a token in its name has another name in each process.
+    ids=count(),
 )
 async def test_tokens_that_are_refused(token: bytes) -> None:
     with pytest.raises(UnknownCredentialError) as refused:
