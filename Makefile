@@ -156,6 +156,7 @@ cluster-test: install cluster-test-up ## start the kind cluster and run its test
 proof: install ## measure every figure that the pages quote, for hours, into benchmarks/results
 	@PROOF=1 $(bin)/pytest tests/unit/test_promotion_simulation.py
 	@PROOF=1 $(bin)/pytest -p no:randomly tests/service/test_faults.py tests/service/test_faults_pooled.py
+	@PROOF=1 $(bin)/pytest -p no:randomly tests/contract/wire
 	@PROOF=1 $(MAKE) --no-print-directory cluster-test kind-down
 	@$(bin)/python -m benchmarks.broadcast
 	@$(bin)/python -m benchmarks.reads
@@ -163,6 +164,7 @@ proof: install ## measure every figure that the pages quote, for hours, into ben
 	@$(bin)/python -m benchmarks.labels
 	@$(bin)/python -m benchmarks.starts
 	@$(bin)/python -m benchmarks --peers
+	@$(bin)/python -m benchmarks.boundary
 	@$(bin)/python -m benchmarks.soak
 	@PROOF=1 $(MAKE) --no-print-directory mutants
 	@$(MAKE) --no-print-directory lint-chart lint-workflows

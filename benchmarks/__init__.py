@@ -10,6 +10,7 @@ Every figure that the project states comes from a command of this package:
     python -m benchmarks.growth     throughput by workers and body size, latency by load
     python -m benchmarks.broadcast  a promotion by broadcast, by number of pods
     python -m benchmarks.reads      the reads of monitor and drift from a growing audit
+    python -m benchmarks.boundary   the cost of the limits of HTTP, and hostile clients
     python -m benchmarks.starts     the start of a pod, next to the release before
     python -m benchmarks.soak       memory, tail latency and lost answers over a long run
     python -m benchmarks            the first five in turn

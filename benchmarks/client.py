@@ -16,7 +16,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TextIO
@@ -230,12 +230,19 @@ class LoadRun:
         self._free.append(connection)
 
 
-def read_requests(url: str, bodies: Path) -> tuple[tuple[str, int], list[bytes]]:
-    """Return the address, and a complete HTTP request for each body of the file."""
+def read_requests(
+    url: str, bodies: Path, headers: Sequence[str] = ()
+) -> tuple[tuple[str, int], list[bytes]]:
+    """Return the address, and a complete HTTP request for each body of the file.
+
+    Each of `headers` is a line of the form `name: value`.
+    """
     parts = urlsplit(url)
     head = (
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-        "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        "Content-Type: application/json\r\nContent-Length: %d\r\n"
+        + "".join(f"{line.replace('%', '%%')}\r\n" for line in headers)
+        + "\r\n"
     ).encode()
     return (parts.hostname or "", parts.port or 80), [
         head % len(body) + body for body in bodies.read_bytes().splitlines()
@@ -254,12 +261,13 @@ def main() -> None:
     parser.add_argument(
         "--ids", type=Path, help="a file for the prediction ids of all answers, one per line"
     )
+    parser.add_argument("-H", dest="headers", action="append", default=[], metavar="NAME: VALUE")
     options = parser.parse_args()
     # By default timers may be 50 microseconds late, which is half of a measured latency.
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1000)
     # A collection would pause the client and look like a slow answer.
     gc.disable()
-    address, requests = read_requests(options.url, options.bodies)
+    address, requests = read_requests(options.url, options.bodies, options.headers)
     with ExitStack() as stack:
         ids = stack.enter_context(options.ids.open("w")) if options.ids else None
         run = stack.enter_context(closing(LoadRun(address, requests, options.connections, ids)))

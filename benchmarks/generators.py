@@ -6,7 +6,7 @@ All use kept-alive connections without pipelining, and varied bodies.
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,7 @@ import msgspec
 
 from benchmarks.client import LoadWindow
 from benchmarks.models import ROOT
+from benchmarks.processes import NO_HEADERS
 
 GRACE_SECONDS = 60.0
 Kind = TypeVar("Kind")
@@ -46,13 +47,21 @@ class Generator:
     note: str
     command: Callable[[str, Path, int, float], list[str]]
     read: Callable[[str], Load]
+    headers: Callable[[Mapping[str, str]], list[str]]
 
-    def drive(self, url: str, bodies: Path, connections: int, seconds: float) -> Load:
+    def drive(
+        self,
+        url: str,
+        bodies: Path,
+        connections: int,
+        seconds: float,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> Load:
         """Load a URL in a closed loop: each connection sends when it has its last answer.
 
-        Raises GeneratorError.
+        Each request has the `headers` too. Raises GeneratorError.
         """
-        command = self.command(url, bodies, connections, seconds)
+        command = [*self.command(url, bodies, connections, seconds), *self.headers(headers)]
         done = subprocess.run(
             command,
             cwd=ROOT,
@@ -180,15 +189,24 @@ def _bundled(url: str, bodies: Path, connections: int, seconds: float) -> list[s
     ]
 
 
+def _lines(headers: Mapping[str, str]) -> list[str]:
+    return [f"{name}: {value}" for name, value in headers.items()]
+
+
+def _options(headers: Mapping[str, str]) -> list[str]:
+    return [part for line in _lines(headers) for part in ("-H", line)]
+
+
 GENERATORS = {
-    "wrk": Generator("wrk", "one thread of wrk", _wrk, read_wrk),
-    "oha": Generator("oha", "oha, on all cores", _oha, read_oha),
+    "wrk": Generator("wrk", "one thread of wrk", _wrk, read_wrk, _lines),
+    "oha": Generator("oha", "oha, on all cores", _oha, read_oha, _options),
     "bundled": Generator(
         "bundled",
         "the bundled client, in Python: slower than wrk,"
         " so the fastest subjects look slower than they are",
         _bundled,
         read_bundled,
+        _options,
     ),
 }
 

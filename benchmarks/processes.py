@@ -15,6 +15,7 @@ import psutil
 
 START_SECONDS = 90.0
 STOP_SECONDS = 20.0
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class SubjectError(Exception):
@@ -70,6 +71,7 @@ def wait_until_answering(
     bodies: Path,
     log: Path,
     seconds: float = START_SECONDS,
+    headers: Mapping[str, str] = NO_HEADERS,
 ) -> None:
     """Wait until the program answers the first body of the file with 200.
 
@@ -84,7 +86,7 @@ def wait_until_answering(
                 f"the program ended with exit code {process.returncode}: {log.read_text()[-1500:]}"
             )
         try:
-            return post(url, body)[0] == 200
+            return post(url, body, headers=headers)[0] == 200
         except (OSError, http.client.HTTPException):
             return False
 
@@ -95,12 +97,16 @@ def wait_until_answering(
     )
 
 
-def post(url: str, body: bytes, timeout: float = 30.0) -> tuple[int, bytes]:
+def post(
+    url: str, body: bytes, timeout: float = 30.0, headers: Mapping[str, str] = NO_HEADERS
+) -> tuple[int, bytes]:
     """Post a body over a new connection and return status and body of the answer."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
     try:
-        connection.request("POST", parts.path, body, {"Content-Type": "application/json"})
+        connection.request(
+            "POST", parts.path, body, {"Content-Type": "application/json", **headers}
+        )
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:

@@ -21,6 +21,7 @@ import psycopg
 
 from benchmarks.models import ROOT, BenchmarkModels
 from benchmarks.processes import (
+    NO_HEADERS,
     SubjectError,
     bare_environment,
     free_port,
@@ -185,10 +186,12 @@ def product(
     settings: Mapping[str, str],
     bodies: Path,
     database: str | None,
+    headers: Mapping[str, str] = NO_HEADERS,
+    code: Path = ROOT,
 ) -> Iterator[Product]:
-    """A service that is ready to answer; its folder is removed afterwards.
+    """A service that is ready to answer requests with `headers`, run from the checkout `code`.
 
-    The folder must not exist.
+    The folder must not exist. It is removed afterwards.
     """
     state, port = lay_out(folder, models, kind), free_port()
     own = {
@@ -208,7 +211,7 @@ def product(
                     running(
                         [sys.executable, "-m", "services.shipper"],
                         environment,
-                        ROOT,
+                        code,
                         folder / "shipper.log",
                     )
                 )
@@ -216,11 +219,11 @@ def product(
                 running(
                     [sys.executable, "-m", "services.inference"],
                     bare_environment(**own, **where),
-                    ROOT,
+                    code,
                     log,
                 )
             )
-            wait_until_answering(service, f"{url}/predict", bodies, log)
+            wait_until_answering(service, f"{url}/predict", bodies, log, headers=headers)
             yield Product(state, url, folder.name, service, database)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

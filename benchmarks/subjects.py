@@ -67,7 +67,10 @@ class Running:
 
 @dataclass(frozen=True)
 class Subject:
-    """A program to measure; results use its `key`, and `kind` is the model that it serves."""
+    """A program to measure; results use its `key`, and `kind` is the model that it serves.
+
+    Each request has the `headers`.
+    """
 
     key: str
     title: str
@@ -76,6 +79,7 @@ class Subject:
     start: Callable[[BenchmarkSite], AbstractContextManager[Running]]
     kind: str = "linear"
     group: str = "ours"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def application(

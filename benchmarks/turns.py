@@ -5,7 +5,8 @@ Answers are checked during the load.
 
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -57,6 +58,7 @@ class Checker:
         names: Sequence[str],
         x: NDArray[np.float64],
         expected: NDArray[np.float64],
+        headers: Mapping[str, str],
     ) -> None:
         self._url, self._protocol, self._names, self._x, self._expected = (
             url,
@@ -65,7 +67,7 @@ class Checker:
             x,
             expected,
         )
-        self._stop = threading.Event()
+        self._headers, self._stop = headers, threading.Event()
         self.checked, self.difference = 0, 0.0
         self.fault: str | None = None
 
@@ -73,7 +75,9 @@ class Checker:
         """Check the answer for one row. Raises SubjectError."""
         index %= len(self._x)
         status, answer = post(
-            self._url, self._protocol.body(self._names, self._x[index : index + 1].tolist())
+            self._url,
+            self._protocol.body(self._names, self._x[index : index + 1].tolist()),
+            headers=self._headers,
         )
         if status != 200:
             raise SubjectError(f"{status} {answer[:300]!r}")
@@ -123,20 +127,20 @@ def turn(
     """
     bodies = site.bodies(subject.protocol)
     with subject.start(site) as running:
+        drive = partial(generator.drive, running.url, bodies, connections, headers=subject.headers)
         checker = Checker(
             running.url,
             subject.protocol,
             site.models.names,
             site.models.x,
             site.models.expected[subject.kind],
+            subject.headers,
         )
         for index in range(FIRST_CHECKS):
             checker.check(index)
-        warm = generator.drive(running.url, bodies, connections, WARM_UP_SECONDS)
+        warm = drive(WARM_UP_SECONDS)
         before, checks_before = processor_seconds(running.pid), checker.checked
-        load = checker.during(
-            lambda: _check_complete(generator.drive(running.url, bodies, connections, seconds))
-        )
+        load = checker.during(lambda: _check_complete(drive(seconds)))
         used = processor_seconds(running.pid) - before
         answers = load.answered + checker.checked - checks_before
         measured = Turn(

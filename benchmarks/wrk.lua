@@ -3,6 +3,10 @@ local requests, number = {}, 0
 
 function init(args)
   local headers = { ["Content-Type"] = "application/json" }
+  for number = 2, #args do
+    local name, value = args[number]:match("^(.-): (.*)$")
+    headers[name] = value
+  end
   for body in io.lines(args[1]) do
     requests[#requests + 1] = wrk.format("POST", wrk.path, headers, body)
   end

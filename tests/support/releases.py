@@ -18,8 +18,12 @@ def commits() -> dict[str, str]:
 
 
 def unpack(version: str, folder: Path) -> Path:
-    """Write the files of a release into `folder`. Needs the history of the repository."""
-    archive = ["git", "-C", str(ROOT), "archive", "--format=tar", commits()[version]]
+    """Write the files of a release, or of a commit, into `folder`.
+
+    Needs the history of the repository.
+    """
+    commit = commits().get(version, version)
+    archive = ["git", "-C", str(ROOT), "archive", "--format=tar", commit]
     packed = subprocess.run(archive, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as files:
         files.extractall(folder, filter="data")

@@ -14,6 +14,14 @@ ON_THE_PLATFORM = (
     "test_score_served.py",
     "test_smoke_test.py",
 )
+# These share one service, which hostile clients call.
+ON_THE_WIRE = (
+    "test_smuggling.py",
+    "test_slow.py",
+    "test_floods.py",
+    "test_ends.py",
+    "test_generated.py",
+)
 # These files import MLflow's client, which costs 2.6 s in each process.
 WITH_MLFLOW = (
     "test_pipeline.py",
@@ -21,11 +29,12 @@ WITH_MLFLOW = (
     "test_install_databases.py",
     "test_mlflow_rollback.py",
 )
-GROUPS = {"the platform": ON_THE_PLATFORM, "MLflow": WITH_MLFLOW}
+GROUPS = {"the platform": ON_THE_PLATFORM, "MLflow": WITH_MLFLOW, "the wire": ON_THE_WIRE}
 # The longest files start first, so that all test processes end at about the same time.
 LONGEST = (
     "test_demo.py",
     *ON_THE_PLATFORM,
+    *ON_THE_WIRE,
     "test_supervisor.py",
     "test_faults.py",
     "test_inference_start.py",

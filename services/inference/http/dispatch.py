@@ -4,6 +4,7 @@ The order is: route, method, credential, media type, body, permit, deadline, han
 body is read before the client is known.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from time import perf_counter
@@ -27,6 +28,7 @@ from services.inference.http.problems import (
     Headers,
     NoSuchEndpointError,
     NotJsonError,
+    StoppingError,
     WrongMethodError,
 )
 from services.inference.http.route_table import FoundPath, Port, RouteTable
@@ -68,6 +70,9 @@ class Dispatcher:
     async def _http(self, exchange: Exchange, send: Send) -> None:
         try:
             response = await self._answer(exchange)
+        except asyncio.CancelledError:
+            # The server stops, and has no more time for this request. uvicorn would answer 500.
+            response = self._problem(exchange, StoppingError())
         except Exception as error:  # noqa: BLE001 (logged once a kind and period)
             # The boundary of one request: its client gets an answer whatever failed.
             response = self._problem(exchange, error)

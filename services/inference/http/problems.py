@@ -84,6 +84,11 @@ class TooManyWaitingError(FraudopsError):
         super().__init__("too many requests wait on this connection: read their answers first")
 
 
+class StoppingError(FraudopsError):
+    def __init__(self) -> None:
+        super().__init__("the service stops, and the request took too long: try again")
+
+
 class DeadlinePassedError(FraudopsError):
     def __init__(self) -> None:
         super().__init__("the time of X-Request-Timeout-Ms had passed before the work began")
@@ -187,6 +192,7 @@ ERROR_RESPONSES: Mapping[type[Exception], ErrorResponse] = {
     BusyError: ErrorResponse(503, "Too busy", RETRY),
     TooManyConnectionsError: ErrorResponse(503, "Too many connections", RETRY),
     TooManyWaitingError: ErrorResponse(503, "Too many requests wait", RETRY),
+    StoppingError: ErrorResponse(503, "Stopping", RETRY),
     DeadlinePassedError: ErrorResponse(503, "The client's deadline has passed"),
     NotReadyError: ErrorResponse(503, "Not ready"),
     SpoolFullError: ErrorResponse(503, "The audit spool is full", RETRY),

@@ -25,6 +25,16 @@ def size_of(url: bytes, headers: RawHeaders) -> int:
     return len(url) + sum([len(name) + len(value) + 4 for name, value in headers])
 
 
+def partial_size_of(url: bytes, headers: RawHeaders, data: bytes) -> int:
+    """Return the bytes at least of a head that began in a segment and has no end there.
+
+    The parser delivers a header when its line is complete. Before the first one, nothing says
+    where the last line of the segment begins.
+    """
+    line = len(data) - data.rfind(b"\r\n") - 2 if headers else 0
+    return size_of(url, headers) + line
+
+
 def check_size(url: bytes, headers: RawHeaders, size: int) -> None:
     """Raises UrlTooLongError, HeadTooLargeError; `size` is that of the head in bytes."""
     if len(url) > URL_BYTES:

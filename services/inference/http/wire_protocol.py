@@ -27,6 +27,7 @@ from services.inference.http.request_head import (
     HEAD_BYTES,
     check_headers,
     check_size,
+    partial_size_of,
     path_of,
     size_of,
     without_upgrade,
@@ -46,9 +47,10 @@ class WireProtocol(ClientConnection):
     ) -> None:
         super().__init__(connections, *arguments, **options)
         self._failures = failures
-        # Of the head that arrives now: whether it began in this segment, and its bytes at most.
+        # Of the head that arrives now: whether it began in this segment, its bytes at most and at
+        # least, and of how many requests this segment has a part.
         self._fresh_head = False
-        self._head_bytes = 0
+        self._head_bytes = self._least_head_bytes = self._parts = 0
         # A head without its wish for another protocol, to be parsed again.
         self._replay: bytes | None = None
         # Of the body that arrives now.
@@ -65,6 +67,7 @@ class WireProtocol(ClientConnection):
             self._arrival.split = True
             self._arrival.wire_bytes += len(data)
             self._dry_bytes += len(data)
+        self._parts = 0 if self._arrival is None and not self._in_head else 1
         self._head_bytes = self._head_bytes + len(data) if self._in_head else len(data)
         rest = None
         try:
@@ -77,7 +80,7 @@ class WireProtocol(ClientConnection):
             # Not above: this exception would be the context of a refusal, in place of its cause.
             self._feed_again(rest)
         if self._in_head:
-            self._check_partial_head()
+            self._check_partial_head(data)
         elif self._arrival is not None:
             self._check_partial_body(self._arrival)
 
@@ -98,6 +101,7 @@ class WireProtocol(ClientConnection):
         self.answer_waiting()
         self.url, self.headers = b"", []
         self._in_head = self._fresh_head = True
+        self._parts += 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # After the head come trailers. They could change what the head has said.
@@ -157,15 +161,18 @@ class WireProtocol(ClientConnection):
         self._arrival.fault = error
         self.cycle.message_event.set()
 
-    def _check_partial_head(self) -> None:
+    def _check_partial_head(self, data: bytes) -> None:
         if self._fresh_head:
             self._fresh_head = False
-            # The segment may have held more before it.
-            self._head_bytes = size_of(self.url, self.headers)
+            self._least_head_bytes = (
+                len(data) if self._parts == 1 else partial_size_of(self.url, self.headers, data)
+            )
             if not self.busy:
                 self.due = perf_counter() + self._limits.head_seconds
+        else:
+            self._least_head_bytes += len(data)
         try:
-            check_size(self.url, self.headers, self._head_bytes)
+            check_size(self.url, self.headers, self._least_head_bytes)
         except FraudopsError as error:
             self.refuse(error)
 
