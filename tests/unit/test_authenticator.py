@@ -335,6 +335,16 @@ async def test_no_number_of_credentials_fills_the_memory(site: Site) -> None:
     assert len(clients._verified) == MAX_VERIFIED
 
 
+@pytest.mark.parametrize("guessed", ["secret", "fo_secret", "fo_" + "a" * 44])
+def test_a_key_of_another_form_is_refused_although_its_hash_is_in_the_file(
+    site: Site, guessed: str
+) -> None:
+    site.write(entry(guessed), entry(KEY))
+    ring = ApiKeyRing(site.keys)
+    assert ring.find(guessed.encode()) is None
+    assert ring.find(KEY.encode())
+
+
 def test_a_wrong_file_is_found_before_the_first_worker_starts(site: Site) -> None:
     site.jwks.write_text("{}")
     issuer = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwks_file": site.jwks}
