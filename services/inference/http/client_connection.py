@@ -61,7 +61,7 @@ class ClientConnection(HttpToolsProtocol):
 
         A first head that is not complete does not count: half heads could take every place.
         """
-        return not (self.busy or self._closing or self._in_head)
+        return not (self.busy or self._closing or (self._in_head and self.answered))
 
     def expire(self, now: float) -> None:
         if self.unread_since is not None and now - self.unread_since >= UNREAD_SECONDS:
