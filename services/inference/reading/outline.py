@@ -88,7 +88,7 @@ async def outline(body: bytes, cut: frozenset[str]) -> Outline:
         sign = body[token.start() : token.start() + 1]
         if colon is not None and levels and (names := levels[-1]) is not None:
             name = _decoded(text, token.start())
-            if False:
+            if name in names:
                 raise FaultError(_given_twice(name))
             names.add(name)
             if name in cut and body[at : at + 1] == b"[":
