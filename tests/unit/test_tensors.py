@@ -139,6 +139,10 @@ def test_a_list_is_read_in_pieces_as_it_is_read_whole(monkeypatch: pytest.Monkey
         monkeypatch.setattr(outline_module, "STEP_BYTES", step + 30)
         monkeypatch.setattr(outline_module, "ROW_BYTES", 500)
         assert [rows(body) for body in bodies] == whole
+        for body in bodies:
+            end = body.rindex(b"]", 0, body.rindex(b"]"))
+            comma = body[:end].rstrip() + b"," + body[end:]
+            assert refusal(comma).faults[0].code == "not_json"
 
 
 def test_a_byte_order_mark_is_skipped_and_a_place_counts_from_the_first_byte() -> None:
@@ -170,6 +174,16 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "a fraction as an integer": (encoded(tensor([0.5] * WIDTH, [WIDTH], "INT64")), "wrong_type"),
     "too large for FP32": (encoded(tensor([1e300] * WIDTH, [WIDTH], "FP32")), "not_finite"),
+    "a value too few": (encoded(tensor([0] * (WIDTH - 1), [WIDTH])), "other"),
+    "a value too many": (encoded(tensor([0] * (WIDTH + 1), [WIDTH])), "other"),
+    "rows of two lengths": (
+        encoded(tensor([[0] * (WIDTH - 1), [0] * (WIDTH + 1)], [2, WIDTH])),
+        "other",
+    ),
+    "two tensors of one name": (
+        encoded(*[tensor([0] * WIDTH, [WIDTH])] * 2),
+        "repeated_key",
+    ),
     "three levels": (encoded(tensor([[[0] * WIDTH]], [1, WIDTH])), "too_deep"),
     "an object": (encoded(tensor([{}], [1, WIDTH])), "wrong_type"),
     "a feature as text": (
@@ -226,6 +240,10 @@ def test_binary_sizes_must_fit_the_body_and_the_shape() -> None:
         (body.replace(b"\x01\x00\x00\x00b", b"\x00\x00\x00\x00b"), length),
     ):
         assert refusal(changed, json_bytes)
+    assert refusal(GOOD, len(GOOD) + 1)
+    for name in ("a b", ""):
+        spaced = binary(np.zeros((2, WIDTH)), "FP64", ["a", name])
+        assert refusal(*spaced).faults[0].code == "bad_id"
     both = encoded({**tensor([0] * WIDTH, [WIDTH]), "parameters": {"binary_data_size": 0}})
     assert "both" in str(refusal(both))
 
