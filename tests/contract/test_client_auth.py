@@ -23,7 +23,8 @@ BODY = json.dumps(ULB_ROW).encode()
 JSON = {"content-type": "application/json"}
 ISSUED, UNKNOWN = signing_key("ES256", "1"), signing_key("ES256", "2")
 KEYS = {
-    name: new_api_key() for name in ("shop", "desk", "slow", "slower", "batches", "labels", "old")
+    name: new_api_key()
+    for name in ("shop", "desk", "slow", "slower", "batches", "labels", "tensors", "old")
 }
 ENTRIES = {
     "shop": {"scopes": ("predict", "feedback", "read")},
@@ -32,7 +33,9 @@ ENTRIES = {
     "slower": {"scopes": ("predict",), "rate_per_second": 0.01},
     "batches": {"scopes": ("predict",), "rate_per_second": 0.1},
     "labels": {"scopes": ("feedback",), "rate_per_second": 0.1},
+    "tensors": {"scopes": ("predict",), "rate_per_second": 0.1},
 }
+INFER = "/v2/models/credit-fraud/infer"
 
 
 def entry(name: str, key: str, **fields: Any) -> ApiKey:
@@ -151,12 +154,15 @@ def test_a_client_above_its_rate_is_refused_on_both_paths(
 
 def test_a_batch_and_labels_cost_their_rows(service: Service) -> None:
     rows = json.dumps({"transactions": [ULB_ROW] * 110})
+    x = {"name": "x", "shape": [110, len(ULB_ROW)], "datatype": "FP64"}
+    tensors = json.dumps({"inputs": [x | {"data": [*ULB_ROW.values()] * 110}]})
     labels = [
         {"transaction_id": f"t{n}", "label": 1, "labelled_at": "2026-01-01T00:00:00Z"}
         for n in range(110)
     ]
     for path, name, body in (
         ("/predict/batch", "batches", rows),
+        (INFER, "tensors", tensors),
         ("/feedback", "labels", json.dumps({"labels": [{**x, "source": "s"} for x in labels]})),
     ):
 
@@ -170,6 +176,24 @@ def test_a_batch_and_labels_cost_their_rows(service: Service) -> None:
             429,
             True,
         )
+
+
+def test_the_inference_protocol_asks_for_the_scopes_of_its_calls(service: Service) -> None:
+    def asked(path: str, client: str | None, method: str = "GET") -> tuple[int, str]:
+        headers = bearer(client) if client else {}
+        answer = HTTP.request(method, service.url + path, headers=headers, content=b"")
+        assert answer.headers["content-type"] == "application/json"
+        return answer.status_code, answer.json().get("error", "")
+
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/credit-fraud/ready"):
+        assert asked(path, None)[0] == 200
+    for path in ("/v2", "/v2/models", "/v2/models/credit-fraud"):
+        assert asked(path, None)[0] == 401
+        status, reason = asked(path, "tensors")
+        assert (status, "scope read" in reason) == (403, True)
+    assert asked(INFER, None, "POST")[0] == 401
+    status, reason = asked(INFER, "labels", "POST")
+    assert (status, "scope predict" in reason) == (403, True)
 
 
 def test_the_audit_names_the_client_of_predictions_and_labels(service: Service) -> None:

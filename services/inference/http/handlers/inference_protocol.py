@@ -163,9 +163,13 @@ async def _scored(
 ) -> list[Scored]:
     scoring = ScoringContext(model, request_id, request.received, request.client)
     if asked.rows > 1:
-        return await context.scoring.many(
+        scored = await context.scoring.many(
             scoring, before_deadline(asked.chunks(), request.deadline)
         )
+        if request.client:
+            # The request itself has cost one already.
+            context.clients.charge(request.client, len(scored) - 1)
+        return scored
     return [
         await context.scoring.one(scoring, transaction)
         async for transactions in asked.chunks()
