@@ -280,6 +280,7 @@ LARGE = {
     "texts": filled(b'"",', HEAD),
     "one text": filled(b"a", HEAD + b'"'),
     "spaces": filled(b" ", HEAD),
+    "spaces between rows": filled(b" ", HEAD + b"[0],", b"[0]]}]}"),
     "spaces before": filled(b" ", b"", HEAD),
     "tensors": filled(b'{"name":"","shape":[],"datatype":""},', b'{"inputs":['),
     "a long shape": filled(b"1,", b'{"inputs":[{"name":"x","shape":['),

@@ -184,7 +184,7 @@ async def pieces(body: bytes, long: LongList) -> AsyncIterator[tuple[int, bytes]
 
 def _values(body: bytes, long: LongList) -> Iterator[tuple[int, int]]:
     at, end = long.start, long.end
-    if _after_white(body, at, end) == end:
+    if end - at <= STEP_BYTES and _WHITE.fullmatch(body, at, end):
         return
     while (cut := body.find(b",", at + STEP_BYTES, end)) >= 0:
         if cut - at > 2 * STEP_BYTES:
@@ -207,15 +207,15 @@ def _rows(body: bytes, long: LongList) -> Iterator[tuple[int, int]]:
             last += 1
         if end - start > ROW_BYTES:
             raise FaultError(too_large(ROW_BYTES))
-        gap = _COMMA if first else _WHITE
-        if not gap.fullmatch(body, before, start):
-            raise FaultError(not_json(before))
+        _check_gap(_COMMA if first else _WHITE, body, before, start)
         yield start, end
         before, first = end, last
-    if _after_white(body, before, long.end) != long.end:
-        raise FaultError(not_json(before))
+    _check_gap(_WHITE, body, before, long.end)
 
 
-def _after_white(body: bytes, start: int, end: int) -> int:
-    white = _WHITE.match(body, start, end)
-    return white.end() if white else start
+def _check_gap(gap: re.Pattern[bytes], body: bytes, start: int, end: int) -> None:
+    """Check what is between two rows. Raises FaultError."""
+    if end - start > STEP_BYTES:
+        raise FaultError(too_large(STEP_BYTES))
+    if not gap.fullmatch(body, start, end):
+        raise FaultError(not_json(start))
