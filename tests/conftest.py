@@ -112,6 +112,12 @@ def make_template(
         psycopg.connect(server.admin_url(), autocommit=True) as admin,
     ):
         if not admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
+            # A test process that was killed may have left it.
+            admin.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
+                    sql.Identifier(unfinished)
+                )
+            )
             admin.execute(copy_of(source, unfinished))
             complete(server.url(unfinished))
             # The final name appears only when the database is complete.

@@ -128,8 +128,12 @@ async def test_a_start_replaces_nothing_and_a_provisional_outcome_no_later_one(
     assert await outcomes(database, *attempts) == [stored]
 
 
-async def test_the_table_and_the_record_replace_the_same_rows(database: str) -> None:
+async def test_the_table_and_the_record_replace_the_same_rows(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`replaces` stands in Python and in SQL."""
+    # The patience of one act, and here are the rows of 64.
+    monkeypatch.setattr(journal, "PATIENCE_SECONDS", 60.0)
     overtaken = replace(UNCONFIRMED, outcome="overtaken")
     every = (STARTED, PROVISIONAL, LEFT, DONE, UNCONFIRMED, REFUSED, LATE, overtaken)
     pairs = {f"{one}-{two}": (every[one], every[two]) for one in range(8) for two in range(8)}
