@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import psutil
+import psycopg
 
 from fraudops.audit.migrations import migrate
 from fraudops.audit.shipper_status import ShipperStatus, read_shipper_status
@@ -174,6 +175,27 @@ class FaultHarness:
             with log.path.open("a") as file:
                 file.write(answer.text + "\n")
         raise AssertionError("the spool never filled up")
+
+    @contextlib.contextmanager
+    def refusing_constraint(self) -> Iterator[None]:
+        """Let every prediction violate a constraint during the block."""
+        with psycopg.connect(self.url, autocommit=True) as admin:
+            admin.execute(
+                "ALTER TABLE predictions ADD CONSTRAINT wrong CHECK (latency_ms < 0) NOT VALID"
+            )
+            try:
+                yield
+            finally:
+                admin.execute("ALTER TABLE predictions DROP CONSTRAINT wrong")
+
+    def expect_refusal(self) -> None:
+        """Require that status and metric show the refusal by that constraint."""
+        status = self.status
+        assert (status.phase, status.fault) == (
+            "refused",
+            "SQLSTATE 23514, constraint wrong of table predictions",
+        )
+        assert self.service.metrics()["fraudops_shipper_refused"] == 1
 
     @contextlib.contextmanager
     def load(self, clients: int = CLIENTS, pause_seconds: float = PAUSE) -> Iterator[Log]:
