@@ -1,6 +1,7 @@
 """`helm test`: score a known transaction through the Service and wait for its audit row."""
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fraudops import endpoints
-from fraudops.errors import RefusedError, StoreDownError
+from fraudops.errors import RefusedError, SettingsError, StoreDownError
 from fraudops.ids import TEST_PREFIX
 from jobs.options.data import schema_option
 from jobs.options.service import open_client, url_option
@@ -83,12 +84,20 @@ def compare(answer: "PredictResponse", row: Mapping[str, Any], transaction_id: s
 
 
 @click.command(name="acceptance")
+@click.option("--needs-key", is_flag=True, help="The service refuses callers without a key.")
 @wait_option(120.0, "How long to wait for the row.")
 @url_option
 @schema_option
 @state_option
-def command(wait_seconds: float, url: str | None, schema: Path | None, state: "State") -> None:
+def command(
+    needs_key: bool, wait_seconds: float, url: str | None, schema: Path | None, state: "State"
+) -> None:
     """Score a known transaction through the service and find its audit row."""
+    if needs_key and not os.environ.get("FRAUDOPS_API_KEY"):
+        raise SettingsError(
+            "clientAuth.mode is required, and this test has no key: make one with the scope "
+            "predict, and name its Secret in clientAuth.testKeyExistingSecret"
+        )
     # The prefix lets monitor count tests apart from real traffic.
     transaction_id = f"{TEST_PREFIX}{uuid.uuid4().hex}"
     with open_client(url, state) as client:

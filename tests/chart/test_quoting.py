@@ -26,6 +26,7 @@ KINDS = {
 SET_HERE = {
     *("caBundle.secret", "inference.service.loadBalancerClass", "mlflow.url", "data.url"),
     *("data.file", "data.schema", "mlflow.artifacts.s3.destination", "data.sha256"),
+    "clientAuth.jwksUrl",
     *("inference.spool.persistence.size", "inference.state.size"),
     *("inference.image.tag", "mlflow.image.tag", "jobs.image.tag", "postgresql.image.tag"),
 }

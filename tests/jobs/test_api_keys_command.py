@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fraudops.api_keys import ApiKey, digest_of, read_api_keys
+from fraudops.api_keys import ApiKey, digest_of, read_api_keys, write_api_keys
 from fraudops.state import State
 from jobs.api_keys import command
 from tests.support.commands import Caller, CommandResult
@@ -97,6 +97,19 @@ def test_one_character_names_no_key(api_keys: Caller, file: Path) -> None:
     done = api_keys("remove", "--client", "other", "--file", file)
     assert (done.returncode, "no such key" in done.stderr) == (64, True)
     assert len(read_api_keys(file)) == 1
+
+
+def test_the_start_of_two_keys_removes_none(api_keys: Caller, file: Path) -> None:
+    file.parent.mkdir()
+    alike = [
+        ApiKey(name="shop", sha256="abcd" + end * 60, scopes=("predict",)) for end in ("1", "2")
+    ]
+    write_api_keys(file, alike)
+    done = api_keys("remove", "abcd", "--file", file)
+    assert (done.returncode, "give more of the ID" in done.stderr) == (64, True)
+    assert list(read_api_keys(file).values()) == alike
+    assert api_keys("remove", "abcd1", "--file", file).returncode == 0
+    assert list(read_api_keys(file).values()) == alike[1:]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from services.inference.http.client_auth.rate_limit import (
     RateLimits,
     TokenBucket,
 )
-from services.inference.http.problems import RateLimitedError, problem_response
+from services.inference.http.error_answers import problem_response
+from services.inference.http.problems import RateLimitedError
 
 
 def spent(bucket: TokenBucket, now: float) -> int:

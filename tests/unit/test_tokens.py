@@ -168,6 +168,9 @@ GOOD = RSA.token()
         with_header(GOOD, b'{"alg":"RS256","kid":"\xff"}'),
         symmetric(PEM, "r"),
         symmetric(json.dumps(RSA.public).encode(), "r"),
+        # Well signed, by an algorithm that no key of the set is for.
+        SigningKey("RS512", RSA.private, RSA.public).token(),
+        SigningKey("PS256", RSA.private, RSA.public).token(),
         STRANGER.token(),
         STRANGER.token({"jwk": STRANGER.public}),
         STRANGER.token({"jku": "http://127.0.0.1:1/jwks", "x5u": "http://127.0.0.1:1/"}),
