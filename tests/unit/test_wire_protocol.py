@@ -55,7 +55,7 @@ async def test_a_request_for_another_protocol_is_answered_with_its_body(
 
 
 async def test_the_body_of_an_upgrade_is_never_a_request() -> None:
-    hidden = b"POST /reload HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
+    hidden = b"POST /reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
     head = upgrading().partition(b"\r\n\r\n")[0]
     head = head.replace(b"Content-Length: %d" % len(BODY), b"Content-Length: %d" % len(hidden))
     for cut in (len(head) + 4, None):
@@ -105,9 +105,10 @@ MALFORMED = {
     "space before the colon": b"Content-Length : 5\r\n",
     "two credentials": b"Authorization: a\r\nAuthorization: b\r\n",
     "two keys": b"X-API-Key: a\r\nX-API-Key: b\r\n",
+    "two hosts": b"Host: y\r\n",
 }
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-SMUGGLED = b"0\r\n\r\nPOST /reload HTTP/1.1\r\n\r\n"
+SMUGGLED = b"0\r\n\r\nPOST /reload HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.mark.parametrize("wish", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"])
@@ -138,6 +139,7 @@ async def test_a_head_that_two_servers_could_read_differently_is_refused(
         b"GET /a\xc3\xa9 HTTP/1.1",
         b"GET http:// HTTP/1.1",
         b"get / HTTP/1.1",
+        b"GET / HTTP/1.1\r\nA: b",
     ],
 )
 async def test_what_is_not_http_1_is_refused(line: bytes) -> None:

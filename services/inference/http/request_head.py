@@ -14,7 +14,7 @@ HEAD_BYTES, MOST_HEADERS = 16 << 10, 100
 URL_BYTES = 8 << 10
 RawHeaders = list[tuple[bytes, bytes]]
 # Headers of which only one may be sent: two servers could each believe another one.
-_SINGLE = frozenset({b"authorization", b"transfer-encoding", b"x-api-key"})
+_SINGLE = frozenset({b"authorization", b"host", b"transfer-encoding", b"x-api-key"})
 _VERSIONS = frozenset({"1.0", "1.1"})
 # What asks for another protocol, as headers and as tokens of `Connection`.
 _UPGRADE = frozenset({b"upgrade", b"http2-settings"})
@@ -58,6 +58,9 @@ def check_headers(version: str, headers: RawHeaders) -> None:
             version == "1.0" or value.strip(b" \t").lower() != b"chunked"
         ):
             raise NotHttpError("its Transfer-Encoding is not chunked")
+    # RFC 9112, section 3.2.
+    if b"host" not in seen and version == "1.1":
+        raise NotHttpError("it has no Host header")
 
 
 def path_of(url: bytes) -> str:

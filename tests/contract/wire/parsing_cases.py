@@ -108,6 +108,8 @@ SMUGGLING: tuple[Case, ...] = (
     refused("empty name", framed(": b"), FIELDS),
     refused("name that is no token", framed("A(b: c"), FIELDS),
     refused("two credentials", framed("Authorization: a", "Authorization: b"), OURS),
+    refused("two hosts", framed("Host: y"), TARGET),
+    refused("no host", get().replace(b"Host: x\r\n", b"") + SMUGGLED, TARGET),
     refused("two keys", framed("X-API-Key: a", "X-API-Key: b"), OURS),
     # -- other protocols
     kept("h2c, one segment", post(*H2C), 200, UPGRADE),
