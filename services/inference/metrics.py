@@ -56,7 +56,7 @@ class Metrics:
         self._genuine, self._fraud = predictions.labels("genuine"), predictions.labels("fraud")
         self._refused = Counter(
             "fraudops_spool_refused",
-            "Predictions and labels that were not answered, because they could not be audited: "
+            "Predictions, labels and counts of refusals that could not be audited: "
             "the spool is full, its disk fails, or (with commit) PostgreSQL did not confirm.",
             registry=registry,
         )
@@ -124,7 +124,7 @@ class Metrics:
         )
         refused = counter(
             "fraudops_connections_refused",
-            "Connections that were closed with an error before a request was read.",
+            "Connections that were closed with an error without reading the request.",
             ["reason"],
         )
         self._connections_refused = {each: refused.labels(each) for each in CONNECTION_REASONS}
@@ -134,7 +134,7 @@ class Metrics:
         self._clients_refused = {each: refused.labels(each) for each in CLIENT_REASONS}
         self._transactions_refused = counter(
             "fraudops_transactions_refused",
-            "Transactions that were refused with 422, by their first fault.",
+            "Transactions that were refused for their content, by their first fault.",
             ["endpoint", "field", "reason"],
         )
         self._jwks_read = gauge(

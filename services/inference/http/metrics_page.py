@@ -72,7 +72,7 @@ def _shipper(told: ShipperStatus, now: datetime) -> Iterable[Metric]:
     oldest = max(0.0, (now - told.oldest_at).total_seconds()) if told.oldest_at else 0.0
     yield GaugeMetricFamily(
         "fraudops_spool_rows",
-        "Predictions and labels in the audit spool that are not in PostgreSQL yet.",
+        "Predictions, labels and counts of refusals in the spool that are not in PostgreSQL yet.",
         value=told.backlog_rows,
     )
     yield GaugeMetricFamily(

@@ -57,7 +57,7 @@ def _now() -> datetime:
 class LabelReader(Reader[LabelEntry]):
     """Reads labels, and refuses those that come from the future.
 
-    The latest `labelled_at` of a transaction counts, so such a label would win for ever.
+    The latest label of a transaction counts, and a `labelled_at` of next year would win for a year.
     """
 
     def __init__(self, clock: Callable[[], datetime] = _now) -> None:
