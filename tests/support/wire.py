@@ -21,7 +21,7 @@ End = Literal["open", "closed", "reset", "stuck"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class RawAnswer:
     status: int
     body: bytes
 
@@ -36,7 +36,7 @@ class RawClient:
         self.received = bytearray()
         self.end: End = "open"
         self.gave_up = False
-        self._complete: list[Answer] = []
+        self._complete: list[RawAnswer] = []
         self._parsed = 0
         self._changed = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
@@ -51,7 +51,7 @@ class RawClient:
         self.socket.close()
 
     @property
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[RawAnswer]:
         """The complete answers so far. Raises ValueError for bytes that are no answer."""
         while (end := self.received.find(b"\r\n\r\n", self._parsed)) >= 0:
             head = bytes(self.received[self._parsed : end + 4])
@@ -61,7 +61,7 @@ class RawClient:
             after = end + 4 + (int(length[1]) if length else 0)
             if after > len(self.received):
                 break
-            self._complete.append(Answer(int(head[9:12]), bytes(self.received[end + 4 : after])))
+            self._complete.append(RawAnswer(int(head[9:12]), bytes(self.received[end + 4 : after])))
             self._parsed = after
         return self._complete
 
@@ -118,7 +118,7 @@ Step: TypeAlias = bytes | Act
 class Outcome:
     """What a client saw: the answers, and how the service ended the connection, if it did."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[RawAnswer, ...]
     end: End
 
     @property
