@@ -91,6 +91,25 @@ def ask(
     connection: http.client.HTTPConnection, path: str, body: bytes, in_chunks: bool
 ) -> tuple[int, object]:
     """Return the status and what the answer says, without its ids."""
+    kept = connection.sock is not None
+    try:
+        answer = send(connection, path, body, in_chunks)
+    except (http.client.RemoteDisconnected, BrokenPipeError):
+        # On a busy machine it may have been idle for too long, as any kept connection.
+        if not kept:
+            raise
+        connection.close()
+        answer = send(connection, path, body, in_chunks)
+    content = json.loads(answer.read())
+    for prediction in [content, *content.get("predictions", [])]:
+        for changing in ("prediction_id", "latency_ms"):
+            prediction.pop(changing, None)
+    return answer.status, content
+
+
+def send(
+    connection: http.client.HTTPConnection, path: str, body: bytes, in_chunks: bool
+) -> http.client.HTTPResponse:
     connection.putrequest("POST", path)
     connection.putheader("Content-Type", "application/json")
     if in_chunks:
@@ -98,9 +117,4 @@ def ask(
     else:
         connection.putheader("Content-Length", str(len(body)))
     connection.endheaders(chunks(body) if in_chunks else body)
-    answer = connection.getresponse()
-    content = json.loads(answer.read())
-    for prediction in [content, *content.get("predictions", [])]:
-        for changing in ("prediction_id", "latency_ms"):
-            prediction.pop(changing, None)
-    return answer.status, content
+    return connection.getresponse()
