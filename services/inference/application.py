@@ -111,20 +111,21 @@ def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
         metrics_page=partial(render, state.metrics, collector),
         document=partial(_document, settings.http.root_path, clients.required),
     )
+    token = settings.admin_token.get_secret_value().encode() if settings.admin_token else None
     parts = WorkerParts(
         fast_path=FastPath(worker, context.scoring, audit, metrics, drain, context.failures),
         connections=Connections(settings.http, metrics, _descriptors()),
         clients=clients,
         access_log=AccessLog(settings.http.access_log),
         failures=context.failures,
+        admin=Admin(token, settings.admin_port),
         cors=bool(settings.http.cors_origins),
     )
     poller = Poller(pod, metrics, settings.record_poll_seconds)
     life = partial(_life, context, run, poller, parts.connections)
-    token = settings.admin_token.get_secret_value().encode() if settings.admin_token else None
     dispatcher = Dispatcher(
         context,
-        Admin(token, settings.admin_port),
+        parts.admin,
         Cors(settings.http.cors_origins),
         parts.access_log,
         life,

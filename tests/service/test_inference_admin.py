@@ -28,6 +28,7 @@ from fraudops.settings.groups import VerificationSettings
 from fraudops.signing.credentials import Credentials, accept
 from fraudops.signing.kept import SUFFIX, KeptCredentials, kept_path
 from fraudops.signing.keys import PublicKeys
+from services.inference.http.error_answers import speaks_v2
 from services.inference.http.messages import Route
 from services.inference.http.routes import ROUTES
 from services.inference.pod import peer_download
@@ -83,9 +84,15 @@ def test_admin_calls_do_not_exist_on_the_public_port(
     "route", [route for route in ROUTES if route.port == "public"], ids=lambda route: route.path
 )
 def test_the_admin_port_answers_no_public_call(service: Service, route: Route) -> None:
+    url = admin_url(service) + route.path
     for headers in ({}, BEARER):
-        answer = HTTP.request(route.method, admin_url(service) + route.path, headers=headers)
-        assert problem(answer)["status"] == 404
+        for body in (None, ULB_ROW):
+            answer = HTTP.request(route.method, url, headers=headers, json=body)
+            assert answer.status_code == 404
+            if speaks_v2(route.path):
+                assert answer.json() == {"error": "there is no such endpoint; see /docs"}
+            else:
+                assert problem(answer)["status"] == 404
 
 
 def test_latency_begins_at_the_last_byte_of_the_body(service: Service) -> None:

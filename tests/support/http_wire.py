@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 from fraudops.settings import ClientAuthSettings, HttpSettings
 from services.inference.failures import FailureLog
 from services.inference.http.access_log import AccessLog
+from services.inference.http.admin_auth import Admin
 from services.inference.http.client_auth.authenticator import Authenticator
 from services.inference.http.connections import Connections
 from services.inference.http.protocol import HttpProtocol, WorkerParts
@@ -83,8 +84,8 @@ class WireApplication:
 
 
 class WireTransport(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, port: int = 8000) -> None:
+        super().__init__({"sockname": ("127.0.0.1", port)})
         self.written = b""
         self.closing, self.reading, self.ended = False, True, False
 
@@ -129,7 +130,11 @@ class CountedConnections:
 
 
 def connect(
-    application: WireApplication, metrics: CountedConnections | None = None, cors: bool = False
+    application: WireApplication,
+    metrics: CountedConnections | None = None,
+    cors: bool = False,
+    port: int = 8000,
+    admin_port: int | None = None,
 ) -> tuple[HttpProtocol, WireTransport]:
     counts: Any = metrics or CountedConnections()
     connections = Connections(HttpSettings(), counts, 1000)
@@ -140,6 +145,7 @@ def connect(
         Authenticator.of(ClientAuthSettings(), counts),
         AccessLog(False),
         FailureLog(),
+        Admin(None, admin_port),
         cors,
     )
     http: Any = partial(HttpProtocol, parts)
@@ -148,7 +154,7 @@ def connect(
     build: Any = config.http_protocol_class
     protocol = build(config=config, server_state=ServerState(), app_state={})
     assert isinstance(protocol, HttpProtocol)
-    transport = WireTransport()
+    transport = WireTransport(port)
     protocol.connection_made(transport)
     return protocol, transport
 

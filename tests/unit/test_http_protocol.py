@@ -85,3 +85,29 @@ async def test_pipelined_answers_keep_their_order_on_both_paths() -> None:
     application.may_answer.set()
     await settle()
     assert re.findall(rb"HTTP/1.1 (\d+)", transport.written) == [b"200", b"204", b"204", b"204"]
+
+
+@pytest.mark.parametrize("willing", [True, False])
+@pytest.mark.parametrize("cut", [None, 60, -5], ids=["whole", "in its head", "in its body"])
+@pytest.mark.parametrize("hosts", [b"", b"Host: x\r\nHost: y\r\n", b"host: x\r\nHOST: x\r\n"])
+async def test_a_prediction_without_one_host_is_refused_on_both_paths(
+    hosts: bytes, cut: int | None, willing: bool
+) -> None:
+    application = WireApplication(willing)
+    protocol, transport = connect(application)
+    whole = request().replace(b"Host: x\r\n", hosts)
+    protocol.data_received(whole[:cut])
+    if cut:
+        protocol.data_received(whole[cut:])
+    await settle()
+    assert transport.statuses == [400]
+    assert application.taken == application.usual == []
+
+
+async def test_the_admin_port_has_no_fast_path() -> None:
+    for port, taken in ((8000, 1), (8001, 0)):
+        application = WireApplication()
+        protocol, _ = connect(application, port=port, admin_port=8001)
+        protocol.data_received(request())
+        await settle()
+        assert (len(application.taken), len(application.usual)) == (taken, 1 - taken)

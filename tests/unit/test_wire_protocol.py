@@ -111,12 +111,13 @@ HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n
 SMUGGLED = b"0\r\n\r\nPOST /reload HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
+@pytest.mark.parametrize("willing", [True, False])
 @pytest.mark.parametrize("wish", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"])
 @pytest.mark.parametrize("headers", MALFORMED.values(), ids=MALFORMED.keys())
 async def test_a_head_that_two_servers_could_read_differently_is_refused(
-    headers: bytes, wish: bytes
+    headers: bytes, wish: bytes, willing: bool
 ) -> None:
-    application, metrics = WireApplication(), CountedConnections()
+    application, metrics = WireApplication(willing), CountedConnections()
     protocol, transport = connect(application, metrics)
     protocol.data_received(HEAD + wish + headers + b"\r\n" + SMUGGLED)
     await settle()

@@ -5,12 +5,14 @@ nothing unusual about it. The fast path has no task and no ASGI messages. The di
 other request. tests/contract hold both to the same answers.
 """
 
+import asyncio
 from dataclasses import dataclass
 from time import perf_counter, time
 from typing import Any
 
 from services.inference.failures import FailureLog
 from services.inference.http.access_log import AccessLog
+from services.inference.http.admin_auth import Admin
 from services.inference.http.bodies import SINGLE_BYTES
 from services.inference.http.client_auth.authenticator import Authenticator
 from services.inference.http.connections import Connections
@@ -24,8 +26,9 @@ from services.inference.http.wire_protocol import WireProtocol
 
 _PATH = PREDICT.encode()
 # What the fast path does with a header; it ignores all others.
-UNUSUAL, MEDIA, ID, CONNECTION, CREDENTIAL, TRACE, TIMEOUT, ORIGIN = range(8)
+UNUSUAL, MEDIA, ID, CONNECTION, CREDENTIAL, TRACE, TIMEOUT, ORIGIN, HOST = range(9)
 _HEADERS = {
+    b"host": HOST,
     b"expect": UNUSUAL,
     b"transfer-encoding": UNUSUAL,
     b"upgrade": UNUSUAL,
@@ -51,6 +54,7 @@ class WorkerParts:
     clients: Authenticator
     access_log: AccessLog
     failures: FailureLog
+    admin: Admin
     cors: bool
 
 
@@ -73,10 +77,17 @@ class HttpProtocol(WireProtocol):
         self._deadline: float | None = None
         self._received = 0.0
         self._server_headers: tuple[Any, bytes] = (None, b"")
+        self._admin = parts.admin
+        # None on the admin port, which has no predictions.
+        self._fast_url: bytes | None = None
 
     @property
     def busy(self) -> bool:
         return self._waits or super().busy
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._fast_url = None if self._admin.port_of(self.server) == "admin" else _PATH
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -88,7 +99,7 @@ class HttpProtocol(WireProtocol):
             self._fast_path.flush()
 
     def on_headers_complete(self) -> None:
-        if self.url == _PATH and self._is_free() and self._is_usual():
+        if self.url == self._fast_url and self._is_free() and self._is_usual():
             self._in_head, self._body = False, b""
         else:
             super().on_headers_complete()
@@ -145,13 +156,16 @@ class HttpProtocol(WireProtocol):
         parser = self.parser
         if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
             return False
-        typed, credential = False, None
+        # This loop takes no head that `check_headers` refuses.
+        typed, hosts, credential = False, 0, None
         self._request_id = self._client = self._traceparent = self._deadline = None
         for name, value in self.headers:
             meaning = _meaning(name)
             if meaning is None:
                 continue
-            if meaning == MEDIA:
+            if meaning == HOST:
+                hosts += 1
+            elif meaning == MEDIA:
                 typed = is_json(value)
             elif meaning == CONNECTION:
                 if value.lower() != b"keep-alive":
@@ -169,7 +183,7 @@ class HttpProtocol(WireProtocol):
                 self._deadline = perf_counter() + seconds if seconds else None
             elif meaning == UNUSUAL or self._cors:
                 return False
-        return typed and self._is_admitted(credential)
+        return typed and hosts == 1 and self._is_admitted(credential)
 
     def _is_admitted(self, credential: bytes | None) -> bool:
         """Whether the client is known already, or need not be known."""
