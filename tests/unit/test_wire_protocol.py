@@ -3,11 +3,15 @@
 An upgrade of llhttp that accepts more must fail here.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from services.inference.http.wire_protocol import MOST_WAITING
+from services.inference.http.problems import HeadTooLargeError
+from services.inference.http.request_head import MOST_HEADERS
+from services.inference.http.wire_protocol import MOST_WAITING, WireProtocol
 from tests.support.http_wire import (
     BODY,
     CountedConnections,
@@ -239,6 +243,36 @@ async def test_heads_and_urls_have_limits_however_they_arrive() -> None:
             assert transport.statuses == [status]
             assert metrics.refused == [reason]
             assert application.usual == []
+
+
+async def test_headers_above_their_number_are_not_looked_at() -> None:
+    """One segment has 64,000 of them, before or after a body."""
+    flood = b"A:\r\n" * 64_000
+    trailers = HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n"
+    for whole in (HEAD + flood, request() + HEAD + flood, trailers + flood):
+        application = WireApplication()
+        with delivered_headers() as names:
+            protocol, transport = connect(application)
+            protocol.data_received(whole)
+            await settle()
+        assert transport.statuses[-1] == 431 or type(application.faults[0]) is HeadTooLargeError
+        assert len(names) <= 2 * MOST_HEADERS
+    assert application.usual == []
+
+
+@contextmanager
+def delivered_headers() -> Iterator[list[bytes]]:
+    """Yield the names of the headers that the parser delivers."""
+    names: list[bytes] = []
+    method = WireProtocol.on_header
+
+    def counted(protocol: WireProtocol, name: bytes, value: bytes) -> None:
+        names.append(name)
+        method(protocol, name, value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WireProtocol, "on_header", counted)
+        yield names
 
 
 async def test_a_head_at_its_limit_is_answered_behind_a_large_body() -> None:

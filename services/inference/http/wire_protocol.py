@@ -19,12 +19,15 @@ from services.inference.http.client_connection import ClientConnection, CycleTra
 from services.inference.http.connections import Connections
 from services.inference.http.problems import (
     CutOffError,
+    HeadTooLargeError,
     NotHttpError,
     TooManyWaitingError,
     WrongMethodError,
 )
 from services.inference.http.request_head import (
     HEAD_BYTES,
+    MOST_HEADERS,
+    RawHeaders,
     check_headers,
     check_size,
     partial_size_of,
@@ -56,6 +59,7 @@ class WireProtocol(ClientConnection):
         # Of the body that arrives now.
         self._arrival: Arrival | None = None
         self._dry_bytes = 0
+        self._trailers: RawHeaders = []
 
     # -- what the transport calls
 
@@ -100,13 +104,16 @@ class WireProtocol(ClientConnection):
     def on_message_begin(self) -> None:
         self.answer_waiting()
         self.url, self.headers = b"", []
+        # Not looked at: they could change what the head has said.
+        self._trailers = []
         self._in_head = self._fresh_head = True
         self._parts += 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # After the head come trailers. They could change what the head has said.
-        if self._in_head:
-            self.headers.append((name.lower(), value))
+        headers = self.headers if self._in_head else self._trailers
+        headers.append((name.lower(), value))
+        if len(headers) > MOST_HEADERS:
+            raise HeadTooLargeError(HEAD_BYTES, MOST_HEADERS)
 
     def on_headers_complete(self) -> None:
         # An error leaves the parser here, and `_reject` answers it.
