@@ -88,6 +88,8 @@ class WireTransport(asyncio.Transport):
         super().__init__({"sockname": ("127.0.0.1", port)})
         self.written = b""
         self.closing, self.reading, self.ended = False, True, False
+        # Whether it was aborted, and the bytes that its client has not taken.
+        self.aborted, self.unread = False, 0
 
     def write(self, data: Any) -> None:
         self.written += bytes(data)
@@ -102,7 +104,10 @@ class WireTransport(asyncio.Transport):
         self.closing = True
 
     def abort(self) -> None:
-        self.closing = True
+        self.closing = self.aborted = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
 
     def pause_reading(self) -> None:
         self.reading = False

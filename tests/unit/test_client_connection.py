@@ -2,6 +2,7 @@
 
 import asyncio
 from time import perf_counter
+from typing import Any
 
 import pytest
 
@@ -83,6 +84,30 @@ async def test_a_disconnected_client_gets_no_answer() -> None:
     protocol.connection_lost(None)
     await settle()
     assert transport.written == b""
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_a_cancelled_answer_ends_its_connection_and_logs_nothing(
+    started: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the end of a stop, uvicorn cancels what clients have not read."""
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        if started:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.Event().wait()
+
+    application: Any = endless
+    application.fast_path = WireApplication(willing=False)
+    protocol, transport = connect(application)
+    protocol.data_received(request())
+    await settle()
+    (task,) = protocol.server_state.tasks
+    task.cancel()
+    await settle()
+    assert task.done()
+    assert (transport.statuses, transport.aborted) == ([200] * started, True)
+    assert caplog.records == []
 
 
 def _later(seconds: float) -> float:

@@ -6,6 +6,7 @@ what comes.
 """
 
 import asyncio
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -139,7 +140,16 @@ class ClientConnection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, partial(self._run, cycle, app))
+
+    async def _run(self, cycle: RequestResponseCycle, app: Any, *arguments: Any) -> None:
+        try:
+            await app(*arguments)
+        except asyncio.CancelledError:
+            # The server stops, and this client does not read its answer. uvicorn would log an error
+            # for it, also when the connection only closes.
+            cycle.disconnected = True
+            self.abort()
 
     # -- refusals
 
