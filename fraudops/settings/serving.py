@@ -34,8 +34,8 @@ class HttpSettings(Group):
     max_connections: int = Field(
         2000,
         ge=64,
-        description="Highest number of open connections of each worker. Above it an idle one is "
-        "closed, and if none is idle, the new one is refused with 503.",
+        description="Highest number of open connections of each worker. Above it one that waits "
+        "for its client is closed, and if none does, the new one is refused with 503.",
     )
     head_seconds: float = Field(
         10.0,

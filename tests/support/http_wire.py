@@ -140,9 +140,10 @@ def connect(
     cors: bool = False,
     port: int = 8000,
     admin_port: int | None = None,
+    connections: Connections | None = None,
 ) -> tuple[HttpProtocol, WireTransport]:
     counts: Any = metrics or CountedConnections()
-    connections = Connections(HttpSettings(), counts, 1000)
+    connections = connections or Connections(HttpSettings(), counts, 1000)
     connections.grace_seconds = 0.01
     parts = WorkerParts(
         application.fast_path,  # type: ignore[arg-type]

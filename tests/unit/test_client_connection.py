@@ -8,8 +8,19 @@ import pytest
 
 from fraudops.settings import HttpSettings
 from services.inference.http import client_connection
-from services.inference.http.connections import UNREAD_SECONDS
-from tests.support.http_wire import CountedConnections, WireApplication, connect, request, settle
+from services.inference.http.connections import (
+    OWN_DESCRIPTORS,
+    UNREAD_SECONDS,
+    Connections,
+)
+from tests.support.http_wire import (
+    BODY,
+    CountedConnections,
+    WireApplication,
+    connect,
+    request,
+    settle,
+)
 
 
 async def test_a_connection_that_lingers_discards_and_then_closes(
@@ -148,16 +159,82 @@ async def test_a_request_in_progress_has_no_end_but_that_of_its_client() -> None
     await settle()
 
 
-async def test_only_what_a_client_waits_for_keeps_its_place() -> None:
+async def test_a_connection_waits_for_its_client_or_works_for_it() -> None:
     """A flood of half heads must not push out clients that are kept alive."""
-    application = WireApplication()
-    protocol, _ = connect(application)
-    assert protocol.idle
+    protocol, _ = connect(WireApplication())
+    assert protocol.stage == "head"
     protocol.data_received(request()[:40])
-    assert protocol.idle
+    assert protocol.stage == "head"
     protocol.data_received(request()[40:])
-    assert not protocol.idle
+    assert protocol.stage is None
     await settle()
-    assert protocol.idle
+    assert protocol.stage == "idle"
     protocol.data_received(request()[:40])
-    assert not protocol.idle
+    assert protocol.stage == "head"
+
+
+STAGES = {
+    "silent": b"",
+    "half a head": request()[:40],
+    "half a head after an answer": request() + request()[:40],
+    "no body": request("POST /b HTTP/1.1")[: -len(BODY)],
+    "half a body behind an answer": request() + request("POST /b HTTP/1.1")[:-5],
+    "half a body behind a slow one": request("POST /b HTTP/1.1") + request()[:-5],
+    "half a head behind a slow one": request("POST /b HTTP/1.1") + request()[:40],
+    "lingering": b"nonsense\r\n\r\n",
+    "answered": request(),
+    "answered on the usual path": request("POST /b HTTP/1.1"),
+}
+
+
+@pytest.mark.parametrize("sent", STAGES.values(), ids=STAGES.keys())
+@pytest.mark.parametrize("unread", [False, True])
+async def test_a_client_that_stops_anywhere_makes_room(sent: bytes, unread: bool) -> None:
+    application, connections = WireApplication(), registry_of(1)
+    protocol, transport = connect(application, connections=connections)
+    protocol.data_received(sent)
+    await settle()
+    if unread:
+        protocol.pause_writing()
+        transport.unread = 1
+    other, accepted = connect(application, connections=connections)
+    assert (transport.closing, accepted.statuses) == (True, [])
+    # A transport that has something to write would not close before its client reads.
+    assert transport.aborted or transport.unread == 0
+    other.data_received(request())
+    await settle()
+    assert accepted.statuses == [200]
+
+
+async def test_a_client_whose_request_is_worked_on_keeps_its_place() -> None:
+    application, connections = WireApplication(), registry_of(1)
+    application.may_answer.clear()
+    protocol, transport = connect(application, connections=connections)
+    protocol.data_received(
+        request("POST /predict?slow HTTP/1.1") + request("POST /b HTTP/1.1")[:-5]
+    )
+    await settle()
+    _, refused = connect(application, connections=connections)
+    assert (transport.closing, refused.statuses) == (False, [503])
+    application.may_answer.set()
+    await settle()
+    _, accepted = connect(application, connections=connections)
+    assert (transport.aborted, accepted.statuses) == (True, [])
+
+
+async def test_a_client_that_reads_again_is_idle_again() -> None:
+    application, connections = WireApplication(), registry_of(1)
+    protocol, transport = connect(application, connections=connections)
+    protocol.data_received(request())
+    protocol.pause_writing()
+    await settle()
+    assert protocol.stage == "stuck"
+    protocol.resume_writing()
+    assert protocol.stage == "idle"
+    connect(application, connections=connections)
+    assert (transport.closing, transport.aborted) == (True, False)
+
+
+def registry_of(places: int) -> Connections:
+    metrics: Any = CountedConnections()
+    return Connections(HttpSettings(), metrics, OWN_DESCRIPTORS + places)

@@ -6,7 +6,7 @@ import pytest
 
 from fraudops.settings import HttpSettings
 from services.inference.http import connections as registry
-from services.inference.http.connections import Connections
+from services.inference.http.connections import Connections, Stage
 from services.inference.http.problems import TooManyConnectionsError
 
 
@@ -22,18 +22,23 @@ class CountedMetrics:
 
 
 class Client:
-    """A connection that remembers what was done to it."""
+    """A connection that remembers what was done to it, and how often its stage was read."""
 
-    def __init__(self, due: float, idle: bool = True, answered: bool = False) -> None:
-        self.due, self.idle, self.answered = due, idle, answered
+    def __init__(self, stage: Stage | None = "head", due: float = 1) -> None:
+        self.now_in, self.due, self.looks = stage, due, 0
         self.unread_since: float | None = None
         self.done: list[str] = []
+
+    @property
+    def stage(self) -> Stage | None:
+        self.looks += 1
+        return self.now_in
 
     def expire(self, now: float) -> None:
         self.done.append("expired")
 
-    def close(self) -> None:
-        self.done.append("closed")
+    def give_way(self) -> None:
+        self.done.append("gone")
 
     def refuse(self, error: Exception) -> None:
         assert isinstance(error, TooManyConnectionsError)
@@ -54,54 +59,137 @@ def full(*clients: Client) -> tuple[Connections, CountedMetrics]:
     return connections, metrics
 
 
+FLOOD: tuple[Stage, ...] = ("head",) * (registry.NEW_CLIENTS + 1)
+
+
 @pytest.mark.parametrize(
-    ("others", "closed"),
+    ("stages", "gone"),
     [
-        # The oldest that has never had an answer, though another one is idle longer.
-        ([Client(1, answered=True), Client(9), Client(8)], 1),
-        ([Client(1, idle=False), Client(9, answered=True), Client(8, answered=True)], 2),
-        ([Client(1, idle=False), Client(2, idle=False)], None),
+        # The first of a flood of half heads, though others wait longer.
+        (("stuck", "idle", *FLOOD), 2),
+        (("idle", None, *FLOOD[1:]), 0),
+        (("head", "stuck", "idle", "idle"), 2),
+        (("head", None, "stuck", "stuck"), 2),
+        ((None, "head", "head"), 1),
+        ((None, "stuck", "stuck"), 1),
+        ((None, None), None),
     ],
 )
-def test_an_idle_connection_makes_room(others: list[Client], closed: int | None) -> None:
-    connections, metrics = full(*others)
-    new = Client(99)
+def test_the_connection_that_waits_longest_for_its_client_makes_room(
+    stages: tuple[Stage | None, ...], gone: int | None
+) -> None:
+    clients = [Client(stage) for stage in stages]
+    connections, metrics = full(*clients)
+    for client in clients:
+        if client.now_in:
+            connections.waits(client, client.now_in)
+    new = Client()
     connections.opened(new)
-    assert [client.done for client in others] == [
-        ["closed"] if number == closed else [] for number in range(len(others))
+    assert [client.done for client in clients] == [
+        ["gone"] if number == gone else [] for number in range(len(clients))
     ]
-    assert new.done == ([] if closed is not None else ["refused"])
-    assert metrics.open == len(others)
-    connections.closed(new)
+    assert new.done == ([] if gone is not None else ["refused"])
+    assert metrics.open == len(clients)
+
+
+@pytest.mark.parametrize("other", ["idle", "stuck"])
+def test_a_new_client_has_the_time_to_send_its_request(other: Stage) -> None:
+    new, kept = Client(), Client(other)
+    connections, _ = full(new, kept)
+    connections.waits(kept, other)
+    connections.opened(Client(None))
+    assert (kept.done, new.done) == (["gone"], [])
+    connections.opened(Client(None))
+    assert new.done == ["gone"]
+
+
+def test_a_connection_that_waits_again_is_the_last_to_make_room() -> None:
+    first, second = Client("idle"), Client("idle")
+    connections, _ = full(first, second)
+    for client in (first, second, first):
+        connections.waits(client, "idle")
+    connections.opened(Client(None))
+    assert (first.done, second.done) == ([], ["gone"])
+    connections.opened(Client(None))
+    assert first.done == ["gone"]
+    connections.opened(late := Client())
+    assert late.done == ["refused"]
+
+
+def test_no_place_can_be_held_by_waiting() -> None:
+    """Each new connection takes the place of one whose client stopped within a request."""
+    holders = [Client(stage) for stage in ("stuck", "head") for _ in range(50)]
+    connections, metrics = full(*holders)
+    for holder in holders:
+        assert holder.now_in
+        connections.waits(holder, holder.now_in)
+    newcomers = [Client(None) for _ in holders]
+    for client in newcomers:
+        connections.opened(client)
+    assert [client.done for client in holders] == [["gone"]] * 100
+    assert [client.done for client in newcomers] == [[]] * 100
+    assert metrics.refused == []
+
+
+def test_a_full_table_is_not_searched_for_each_connection() -> None:
+    working = [Client(None) for _ in range(200)]
+    connections, _ = full(*working)
+    for client in working:
+        connections.waits(client, "idle")
+    for _ in range(50):
+        connections.opened(Client())
+    assert max(client.looks for client in working) <= 2
+
+
+def test_nothing_is_kept_of_a_connection_that_is_closed_or_has_made_room() -> None:
+    closed, evicted = Client("idle"), Client("idle")
+    connections, metrics = full(closed, evicted)
+    for client in (closed, evicted):
+        connections.waits(client, "idle")
+    connections.closed(closed)
+    connections.opened(Client(None))
+    connections.opened(Client(None))
+    assert evicted.done == ["gone"]
+    for client in (closed, evicted):
+        # A timer may still run.
+        connections.waits(client, "stuck")
+    connections.opened(late := Client())
+    assert (late.done, metrics.open) == (["refused"], 2)
+    assert (closed.done, evicted.done) == ([], ["gone"])
 
 
 def test_the_limit_of_the_settings_holds_below_that_of_the_process() -> None:
     metrics: Any = CountedMetrics()
     connections = Connections(HttpSettings(max_connections=64), metrics, 100_000)
     for _ in range(64):
-        connections.opened(Client(1, idle=False))
+        connections.opened(Client(None))
     assert metrics.open == 64
-    late = Client(1)
+    late = Client()
     connections.opened(late)
     assert late.done == ["refused"]
 
 
 def test_only_some_of_a_flood_are_told_why() -> None:
-    connections, metrics = full(Client(1, idle=False))
-    flood = [Client(2) for _ in range(registry.MOST_TURNED_AWAY + 3)]
+    connections, metrics = full(Client(None))
+    flood = [Client() for _ in range(registry.MOST_TURNED_AWAY + 3)]
     for client in flood:
         connections.opened(client)
     assert [client.done for client in flood[-4:]] == [["refused"], *[["aborted"]] * 3]
     assert metrics.refused == ["too_many"] * 3
     connections.closed(flood[0])
-    another = Client(3)
+    another = Client()
     connections.opened(another)
     assert another.done == ["refused"]
 
 
 def test_a_sweep_acts_on_what_is_overdue_or_unread() -> None:
-    due, later, unread = Client(10), Client(11), Client(12)
+    due, later, unread = (Client(due=seconds) for seconds in (10, 11, 12))
     unread.unread_since = 5
-    connections, _ = full(due, later, unread)
+    clients = (due, later, unread)
+    connections, _ = full(*clients)
+    for client in clients:
+        client.now_in = None
+    connections.opened(turned_away := Client(due=10))
     connections.sweep(10)
-    assert [client.done for client in (due, later, unread)] == [["expired"], [], ["expired"]]
+    assert [client.done for client in clients] == [["expired"], [], ["expired"]]
+    assert turned_away.done == ["refused", "expired"]

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from fraudops.ids import uuid7
 from services.inference.http.bodies import Arrival
-from services.inference.http.connections import UNREAD_SECONDS, Connections
+from services.inference.http.connections import UNREAD_SECONDS, Connections, Stage
 from services.inference.http.error_answers import error_response
 from services.inference.http.problems import Headers, SlowHeadError
 
@@ -29,7 +29,7 @@ class ClientConnection(HttpToolsProtocol):
     """A connection of uvicorn, and the stage in which it is.
 
     `due` is the end of the stage, as a time of perf_counter. `unread_since` is set while the client
-    does not read its answers, and `answered` after the first answer.
+    does not read its answers.
     """
 
     def __init__(self, connections: Connections, *arguments: Any, **options: Any) -> None:
@@ -37,13 +37,15 @@ class ClientConnection(HttpToolsProtocol):
         self._connections, self._limits = connections, connections.limits
         self.due = perf_counter() + self._limits.idle_seconds
         self.unread_since: float | None = None
-        self.answered = False
         self.url = b""
+        # The body that arrives now.
+        self._arrival: Arrival | None = None
         self._in_head = False
         self._running: RequestResponseCycle | None = None
         self._refusal: Exception | None = None
-        # Input is thrown away; the connection closes; the server stops; the client has sent all.
-        self._deaf = self._closing = self._leaving = self._ended = False
+        # Input is thrown away; the connection closes; the server stops; the client has sent all;
+        # it had an answer.
+        self._deaf = self._closing = self._leaving = self._ended = self._answered = False
         self._discarded = 0
 
     def answer_waiting(self) -> None:
@@ -57,12 +59,14 @@ class ClientConnection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
-    def idle(self) -> bool:
-        """Whether the connection may close to make room.
-
-        A first head that is not complete does not count: half heads could take every place.
-        """
-        return not (self.busy or self._closing or (self._in_head and self.answered))
+    def stage(self) -> Stage | None:
+        """For what the connection waits; each change to another stage is a call of `waits`."""
+        if self._closing or self.unread_since is not None:
+            return "stuck"
+        if self.busy:
+            # A body behind an earlier request waits for the service too.
+            return "stuck" if self._arrival and self._running is self.cycle else None
+        return "head" if self._in_head or not self._answered else "idle"
 
     def expire(self, now: float) -> None:
         if self.unread_since is not None and now - self.unread_since >= UNREAD_SECONDS:
@@ -76,9 +80,15 @@ class ClientConnection(HttpToolsProtocol):
         elif not self.busy:
             self.close()
 
+    def give_way(self) -> None:
+        if self.busy or self._in_head or self._closing or self.transport.get_write_buffer_size():
+            # To close would take as long as the client likes.
+            self.abort()
+        else:
+            self.close()
+
     def close(self) -> None:
-        self._closing = self._deaf = True
-        self.due = perf_counter() + UNREAD_SECONDS
+        self._end()
         if not self.transport.is_closing():
             self.transport.close()
 
@@ -103,10 +113,13 @@ class ClientConnection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         self.unread_since = perf_counter()
+        self._connections.waits(self, "stuck")
         super().pause_writing()
 
     def resume_writing(self) -> None:
         self.unread_since = None
+        if stage := self.stage:
+            self._connections.waits(self, stage)
         super().resume_writing()
 
     # -- what uvicorn's server and cycles call
@@ -121,7 +134,7 @@ class ClientConnection(HttpToolsProtocol):
             self.loop.call_later(self._connections.grace_seconds, self._leave)
 
     def on_response_complete(self) -> None:
-        self.answered = True
+        self._answered = True
         self.server_state.total_requests += 1
         if self._closing or self.transport.is_closing():
             return
@@ -134,12 +147,16 @@ class ClientConnection(HttpToolsProtocol):
             self.close()
         else:
             self.flow.resume_reading()
-            limits = self._limits
-            stage = limits.head_seconds if self._in_head else limits.idle_seconds
-            self.due = perf_counter() + stage
+            if self._in_head:
+                self.head_began()
+            else:
+                self.due = perf_counter() + self._limits.idle_seconds
+                self._connections.waits(self, "idle")
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        if self._arrival:
+            self._connections.waits(self, "stuck")
         super()._start_asgi_task(cycle, partial(self._run, cycle, app))
 
     async def _run(self, cycle: RequestResponseCycle, app: Any, *arguments: Any) -> None:
@@ -150,6 +167,11 @@ class ClientConnection(HttpToolsProtocol):
             # for it, also when the connection only closes.
             cycle.disconnected = True
             self.abort()
+
+    def head_began(self) -> None:
+        """Wait for the rest of a head."""
+        self.due = perf_counter() + self._limits.head_seconds
+        self._connections.waits(self, "head")
 
     # -- refusals
 
@@ -170,8 +192,7 @@ class ClientConnection(HttpToolsProtocol):
         if self._ended:
             self.close()
             return
-        self._closing = self._deaf = True
-        self.due = perf_counter() + UNREAD_SECONDS
+        self._end()
         self.flow.resume_reading()
         self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.close)
@@ -195,6 +216,12 @@ class ClientConnection(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.write_answer(status, [*headers, (b"connection", b"close")], body, uuid7())
             self.linger()
+
+    def _end(self) -> None:
+        """Read nothing more; what the client does not read keeps the connection only so long."""
+        self._closing = self._deaf = True
+        self.due = perf_counter() + UNREAD_SECONDS
+        self._connections.waits(self, "stuck")
 
     def _discard(self, size: int) -> None:
         self._discarded += size

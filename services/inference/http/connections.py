@@ -6,7 +6,7 @@ a second acts on what is overdue.
 
 import asyncio
 from time import perf_counter
-from typing import Protocol
+from typing import Literal, Protocol
 
 from fraudops.settings import HttpSettings
 from services.inference.http.problems import (
@@ -23,8 +23,13 @@ SWEEP_SECONDS = 1.0
 UNREAD_SECONDS = 30.0
 # After a stop, a client may be about to send on an idle connection.
 GRACE_SECONDS = 2.0
+# So many clients may be about to send their first request; more of them are a flood.
+NEW_CLIENTS = 7
 # Connections above the limit that are open until their clients have read why.
 MOST_TURNED_AWAY = 64
+# For what a connection waits: the end of a head, also of the first one; another request of a client
+# that had its answer; or the rest of a body, the reading of an answer, the end of the connection.
+Stage = Literal["head", "idle", "stuck"]
 # Descriptors of a worker for its files and its own sockets.
 OWN_DESCRIPTORS = 128
 _REASONS: dict[type[Exception], str] = {
@@ -41,16 +46,16 @@ class Connection(Protocol):
 
     due: float
     unread_since: float | None
-    answered: bool
 
     @property
-    def idle(self) -> bool:
-        """Whether it may close to make room for another one."""
+    def stage(self) -> Stage | None:
+        """For what the connection waits, or None while the service works for it."""
 
     def expire(self, now: float) -> None:
         """Act on a stage that has lasted too long."""
 
-    def close(self) -> None: ...
+    def give_way(self) -> None:
+        """End now, to make room."""
 
     def refuse(self, error: Exception) -> None:
         """Answer with an error and close."""
@@ -66,24 +71,35 @@ class Connections:
         self.limits, self._metrics = limits, metrics
         self.grace_seconds = GRACE_SECONDS
         self._most = min(limits.max_connections, max(1, descriptors - OWN_DESCRIPTORS))
-        # In the order in which they were opened.
-        self._open: dict[Connection, None] = {}
+        self._open: set[Connection] = set()
         self._turned_away: set[Connection] = set()
+        # The connections that wait, the longest first. An entry stays when its connection goes
+        # on, and is dropped when room is needed. So a request makes an entry or two, and nothing is
+        # searched.
+        self._waiting: dict[Stage, dict[Connection, None]] = {"head": {}, "idle": {}, "stuck": {}}
 
     def opened(self, connection: Connection) -> None:
         """Register a new connection; if there are too many, another one or this one closes."""
         if len(self._open) >= self._most:
-            if idle := self._longest_idle():
-                self._open.pop(idle)
-                idle.close()
-            else:
+            longest = self._longest_waiting()
+            if longest is None:
                 self._turn_away(connection)
                 return
-        self._open[connection] = None
+            self._forget(longest)
+            longest.give_way()
+        self._open.add(connection)
+        self.waits(connection, "head")
         self._metrics.connections(len(self._open))
 
+    def waits(self, connection: Connection, stage: Stage) -> None:
+        """Note that a connection waits for its client from now on."""
+        if connection in self._open:
+            queue = self._waiting[stage]
+            queue.pop(connection, None)
+            queue[connection] = None
+
     def closed(self, connection: Connection) -> None:
-        self._open.pop(connection, None)
+        self._forget(connection)
         self._turned_away.discard(connection)
         self._metrics.connections(len(self._open))
 
@@ -100,21 +116,42 @@ class Connections:
 
     def sweep(self, now: float) -> None:
         """Act on each connection whose stage has lasted too long."""
-        for connection in list(self._open):
+        for connection in (*self._open, *self._turned_away):
             if connection.due <= now or connection.unread_since is not None:
                 connection.expire(now)
 
-    def _longest_idle(self) -> Connection | None:
-        """Return the oldest connection without any answer, else the one that is idle longest."""
-        longest = None
-        for connection in self._open:
-            if not connection.idle:
+    def _longest_waiting(self) -> Connection | None:
+        """Return the connection that makes room, or None if the service works for all.
+
+        A flood of half heads must not push out clients that are kept alive, but a few heads are
+        those of new clients. A body may be that of a slow but honest client.
+        """
+        return (
+            self._first("head", NEW_CLIENTS + 1)
+            or self._first("idle")
+            or self._first("stuck")
+            or self._first("head")
+        )
+
+    def _first(self, stage: Stage, least: int = 1) -> Connection | None:
+        """Return the connection that is longest in a stage, if at least so many are in it."""
+        queue, found, old = self._waiting[stage], list[Connection](), list[Connection]()
+        for connection in queue:
+            if connection.stage != stage:
+                old.append(connection)
                 continue
-            if not connection.answered:
-                return connection
-            if longest is None or connection.due < longest.due:
-                longest = connection
-        return longest
+            found.append(connection)
+            if len(found) == least:
+                break
+        # When such a connection waits again, `waits` makes another entry.
+        for connection in old:
+            del queue[connection]
+        return found[0] if len(found) == least else None
+
+    def _forget(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        for queue in self._waiting.values():
+            queue.pop(connection, None)
 
     def _turn_away(self, connection: Connection) -> None:
         if len(self._turned_away) >= MOST_TURNED_AWAY:

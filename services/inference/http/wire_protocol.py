@@ -27,7 +27,6 @@ from services.inference.http.problems import (
 from services.inference.http.request_head import (
     HEAD_BYTES,
     MOST_HEADERS,
-    RawHeaders,
     check_headers,
     check_size,
     partial_size_of,
@@ -57,9 +56,7 @@ class WireProtocol(ClientConnection):
         # A head without its wish for another protocol, to be parsed again.
         self._replay: bytes | None = None
         # Of the body that arrives now.
-        self._arrival: Arrival | None = None
-        self._dry_bytes = 0
-        self._trailers: RawHeaders = []
+        self._dry_bytes = self._trailers = 0
 
     # -- what the transport calls
 
@@ -104,16 +101,20 @@ class WireProtocol(ClientConnection):
     def on_message_begin(self) -> None:
         self.answer_waiting()
         self.url, self.headers = b"", []
-        # Not looked at: they could change what the head has said.
-        self._trailers = []
         self._in_head = self._fresh_head = True
         self._parts += 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        headers = self.headers if self._in_head else self._trailers
-        headers.append((name.lower(), value))
-        if len(headers) > MOST_HEADERS:
-            raise HeadTooLargeError(HEAD_BYTES, MOST_HEADERS)
+        if self._in_head:
+            self.headers.append((name.lower(), value))
+            if len(self.headers) <= MOST_HEADERS:
+                return
+        else:
+            # Trailers are dropped: they could change what the head has said.
+            self._trailers += 1
+            if self._trailers <= MOST_HEADERS:
+                return
+        raise HeadTooLargeError(HEAD_BYTES, MOST_HEADERS)
 
     def on_headers_complete(self) -> None:
         # An error leaves the parser here, and `_reject` answers it.
@@ -175,7 +176,7 @@ class WireProtocol(ClientConnection):
                 len(data) if self._parts == 1 else partial_size_of(self.url, self.headers, data)
             )
             if not self.busy:
-                self.due = perf_counter() + self._limits.head_seconds
+                self.head_began()
         else:
             self._least_head_bytes += len(data)
         try:
@@ -212,7 +213,7 @@ class WireProtocol(ClientConnection):
             raise TooManyWaitingError
         path = path_of(self.url)
         self._in_head = False
-        self._arrival, self._dry_bytes = Arrival(perf_counter()), 0
+        self._arrival, self._dry_bytes, self._trailers = Arrival(perf_counter()), 0, 0
         expects = version == "1.1" and any(
             name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
         )

@@ -98,7 +98,7 @@ FLOODS: tuple[Case, ...] = (
     closed("URL", [b"GET /", flood(b"u", FLOOD_BYTES)], 414, "RFC 9110, 15.5.15"),
     closed("URL of 9 KiB", get("/" + "u" * 9216), 414, "RFC 9110, 15.5.15"),
     closed("chunk extensions", [head(CHUNKED), b"1;", flood(b"a", FLOOD_BYTES)], 400, OURS),
-    closed("trailers", [head(CHUNKED), b"0\r\n", flood(b"A: b\r\n", FLOOD_BYTES)], 400, OURS),
+    closed("trailers", [head(CHUNKED), b"0\r\n", flood(b"A: b\r\n", FLOOD_BYTES)], 431, OURS),
     closed("chunks of a byte", [head(CHUNKED), flood(b"1\r\n \r\n", FLOOD_BYTES)], 400, OURS),
     kept("BODY in chunks of a byte", chunked(size=1), 200, OURS),
     closed(
