@@ -32,6 +32,7 @@ from services.inference.http.fast_path import FastPath
 from services.inference.http.metrics_page import PodCollector, render
 from services.inference.http.protocol import WorkerParts
 from services.inference.http.routes import ROUTES
+from services.inference.http.unread_answers import UnreadAnswers
 from services.inference.metrics import Metrics
 from services.inference.model import LoadedModel
 from services.inference.pod.bundle_cache import BundleCache
@@ -107,6 +108,7 @@ def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
         metrics=metrics,
         permits={kind: Permits(kind, PERMITS, metrics) for kind in ("batches", "labels")},
         budget=BodyBudget(settings.http.body_bytes_in_flight),
+        answers=UnreadAnswers(),
         limits=settings.http,
         metrics_page=partial(render, state.metrics, collector),
         document=partial(_document, settings.http.root_path, clients.required),
