@@ -79,7 +79,14 @@ class InferenceClient:
         connections: int = 8,
         credential: str | None = None,
     ) -> None:
-        self.url = without_credentials(split_url(url, "FRAUDOPS_URL")).rstrip("/")
+        parts = split_url(url, "FRAUDOPS_URL")
+        self.url = without_credentials(parts).rstrip("/")
+        if credential and "@" in parts.netloc:
+            # Both would be the header Authorization, and httpx sends the user.
+            raise SettingsError(
+                "FRAUDOPS_URL has a user, and FRAUDOPS_API_KEY is set: a request can carry one of "
+                "them only; remove the other"
+            )
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         headers = {"Content-Type": "application/json", **_authorization(credential)}
         try:

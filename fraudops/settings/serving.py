@@ -59,8 +59,7 @@ class HttpSettings(Group):
     body_bytes_in_flight: int = Field(
         64 << 20,
         ge=32 << 20,
-        description="Bytes of request bodies, and of large answers that clients have not read yet, "
-        "that each worker holds in memory at the same time.",
+        description="Bytes of request bodies that each worker holds in memory at the same time.",
     )
 
 

@@ -11,8 +11,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import msgspec
-
 from fraudops.settings import InferenceSettings
 from fraudops.state import State
 from services.inference.audit.takeover import HandoverReceiver
@@ -32,8 +30,8 @@ from services.inference.http.fast_path import FastPath
 from services.inference.http.metrics_page import PodCollector, render
 from services.inference.http.protocol import WorkerParts
 from services.inference.http.routes import ROUTES
+from services.inference.http.unread_answers import UnreadAnswers
 from services.inference.metrics import Metrics
-from services.inference.model import LoadedModel
 from services.inference.pod.bundle_cache import BundleCache
 from services.inference.pod.coordinator import PodCoordinator
 from services.inference.pod.poller import Poller
@@ -107,9 +105,10 @@ def create_app(settings: InferenceSettings, drain: Drain) -> InferenceApp:
         metrics=metrics,
         permits={kind: Permits(kind, PERMITS, metrics) for kind in ("batches", "labels")},
         budget=BodyBudget(settings.http.body_bytes_in_flight),
+        answers=UnreadAnswers(),
         limits=settings.http,
         metrics_page=partial(render, state.metrics, collector),
-        document=partial(_document, settings.http.root_path, clients.required),
+        document=openapi.Document(ROUTES, settings.http.root_path, clients.required),
     )
     token = settings.admin_token.get_secret_value().encode() if settings.admin_token else None
     parts = WorkerParts(
@@ -137,12 +136,6 @@ def _descriptors() -> int:
     """Return how many files this process may open."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if most == resource.RLIM_INFINITY else most
-
-
-def _document(root_path: str, authenticated: bool, model: LoadedModel | None) -> bytes:
-    return msgspec.json.encode(
-        openapi.describe(ROUTES, model, root_path, authenticated=authenticated)
-    )
 
 
 def _refusal(worker: Worker, drain: Drain) -> str | None:

@@ -9,6 +9,7 @@ import logging
 import traceback
 from dataclasses import dataclass
 
+from fraudops.card_numbers import loggable_id
 from fraudops.logs import describe
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class FailureLog:
             return
         frames = traceback.extract_tb(error.__traceback__)
         places = [f"{frame.filename}:{frame.lineno}" for frame in frames]
-        context = {"request_id": request_id} if request_id else {}
+        context = {"request_id": loggable_id(request_id)} if request_id else {}
         logger.error("a request failed", exc_info=error, extra={"trace": places, **context})
         self._kinds[kind] = _Repeats(0, self._later(kind))
 

@@ -23,11 +23,7 @@ from tests.support.waiting import eventually
 BODY = json.dumps(ULB_ROW).encode()
 JSON = {"content-type": "application/json"}
 ISSUED, UNKNOWN = signing_key("ES256", "1"), signing_key("ES256", "2")
-KEYS = {
-    name: new_api_key()
-    for name in ("shop", "desk", "slow", "slower", "batches", "labels", "tensors", "till", "old")
-}
-ENTRIES = {
+ENTRIES: dict[str, dict[str, Any]] = {
     "shop": {"scopes": ("predict", "feedback", "read")},
     "desk": {"scopes": ("read",)},
     "slow": {"scopes": ("predict",), "rate_per_second": 0.01},
@@ -35,8 +31,12 @@ ENTRIES = {
     "batches": {"scopes": ("predict",), "rate_per_second": 0.1},
     "labels": {"scopes": ("feedback",), "rate_per_second": 0.1},
     "tensors": {"scopes": ("predict",), "rate_per_second": 0.1},
+    "wrong-batches": {"scopes": ("predict",), "rate_per_second": 0.1},
+    "wrong-labels": {"scopes": ("feedback",), "rate_per_second": 0.1},
+    "wrong-tensors": {"scopes": ("predict",), "rate_per_second": 0.1},
     "till": {"scopes": ("predict",)},
 }
+KEYS = {name: new_api_key() for name in (*ENTRIES, "old")}
 INFER = "/v2/models/credit-fraud/infer"
 
 
@@ -184,6 +184,21 @@ def test_a_batch_and_labels_cost_their_rows(service: Service) -> None:
             429,
             True,
         )
+
+
+def test_a_refused_body_costs_the_rows_that_were_read(service: Service) -> None:
+    wrong = ULB_ROW | {"V1": "4111111111111111"}
+    width = len(ULB_ROW)
+    tensor = {"name": "x", "shape": [110, width], "datatype": "FP64", "data": [1e9] * 110 * width}
+    for path, name, body in (
+        ("/predict/batch", "wrong-batches", {"transactions": [*[ULB_ROW] * 109, wrong]}),
+        (INFER, "wrong-tensors", {"inputs": [tensor]}),
+        ("/feedback", "wrong-labels", {"labels": [{"label": 7}, *[{}] * 99]}),
+    ):
+        answers = [HTTP.post(service.url + path, json=body, headers=bearer(name)) for _ in range(2)]
+        assert answers[0].status_code == (400 if path == INFER else 422)
+        assert answers[1].status_code == 429
+        assert int(answers[1].headers["retry-after"]) >= 890
 
 
 def test_the_inference_protocol_asks_for_the_scopes_of_its_calls(service: Service) -> None:

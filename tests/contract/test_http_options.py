@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -62,6 +63,24 @@ def test_both_paths_log_alike(talkative: Service, body: bytes, status: int) -> N
         "trace_id": TRACE[3:35],
     }
     assert "4111111111111111" not in talkative.log
+
+
+@pytest.mark.parametrize("encoding", [with_length, chunked])
+def test_an_id_that_may_hold_a_card_number_is_logged_as_its_hash(
+    talkative: Service, encoding: Any
+) -> None:
+    sent, before = "order:4111-1111-1111-1111", len(lines_of(talkative))
+    _, headers, _ = ask(talkative, encoding(BODY, f"X-Request-Id: {sent}\r\n"))
+    # The client needs its own id.
+    assert headers["x-request-id"] == sent
+    (line,) = eventually(lambda: _some(lines_of(talkative)[before:]))
+    assert line["request_id"] == f"id:{sha256(sent.encode()).hexdigest()[:16]}"
+    assert sent not in talkative.log
+
+
+def _some(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    assert lines
+    return lines
 
 
 def _two(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,9 +14,11 @@ from fraudops.api_keys import digest_of
 from fraudops.errors import SettingsError, StoreDownError
 from fraudops.settings import ClientAuthSettings
 from services.inference.http.client_auth import authenticator as module
+from services.inference.http.client_auth import rate_limit
 from services.inference.http.client_auth.api_keys import ApiKeyRing
 from services.inference.http.client_auth.authenticator import MAX_VERIFIED, Authenticator
 from services.inference.http.client_auth.files import check_files
+from services.inference.http.client_auth.tokens import TokenClient
 from services.inference.http.problems import (
     MissingCredentialError,
     RateLimitedError,
@@ -324,15 +326,114 @@ async def test_while_the_issuers_keys_were_never_read_a_token_may_come_again(sit
 
 
 async def test_no_number_of_credentials_fills_the_memory(site: Site) -> None:
+    keys = [f"fo_{number:043}" for number in range(MAX_VERIFIED + 5)]
+    site.write(*(entry(key) for key in keys))
     clients = site.clients()
-    for spaces in range(MAX_VERIFIED + 5):
-        value = b"Bearer " + b" " * spaces + KEY.encode()
-        assert await clients.verify({b"authorization": value}, "predict")
+    for key in keys:
+        assert await clients.verify({b"x-api-key": key.encode()}, "predict")
     assert len(clients._verified) == MAX_VERIFIED
     for number in range(100):
         with pytest.raises(UnknownCredentialError):
             await clients.verify({b"authorization": b"Bearer %d" % number}, "predict")
     assert len(clients._verified) == MAX_VERIFIED
+
+
+async def test_a_token_that_is_written_in_many_ways_is_verified_and_remembered_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients, token, verified = site.with_tokens(), ISSUED.token(sub="desk"), list[bytes]()
+    assert clients._tokens
+    real = clients._tokens.verify
+
+    async def counted(token: bytes) -> Any:
+        verified.append(token)
+        return await real(token)
+
+    monkeypatch.setattr(clients._tokens, "verify", counted)
+    ways = [token, b"BEARER " + token, *(b"Bearer" + b" " * n + token for n in range(1, 50))]
+    for value in ways:
+        assert await clients.verify({b"authorization": value}, "predict")
+        assert clients.known(value, "predict", time.time())
+    assert verified == [token]
+    assert list(clients._verified) == [token]
+
+
+async def test_a_client_whose_token_is_verified_again_keeps_its_rate(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that is remembered longer than its bucket would have no rate."""
+    monkeypatch.setattr(module, "MAX_VERIFIED", 5)
+    monkeypatch.setattr(rate_limit, "MAX_BUCKETS", 5)
+    clients = site.with_tokens(rate_per_second=1)
+
+    class Tokens:
+        async def verify(self, token: bytes) -> TokenClient:
+            name = token.decode().split(".")[1]
+            return TokenClient(name, frozenset({"predict"}), site.now + 300)
+
+    clients._tokens = Tokens()  # type: ignore[assignment]
+
+    async def use(name: str) -> None:
+        await clients.verify({b"authorization": f"Bearer a.{name}.c".encode()}, "predict")
+
+    for name in ("b", "c", "d"):
+        await use(name)
+    site.now += 200
+    await use("first")
+    site.now += 101
+    for name in ("b", "c", "d", "e", "f"):
+        await use(name)
+    remembered = {client.name for client in clients._verified.values()}
+    assert remembered == clients._limits._buckets.keys()
+
+
+async def test_a_key_that_expires_takes_its_rate_along(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    end = 1893448800.0
+    site.write(
+        entry(KEY, rate_per_second=2),
+        entry(OTHER, rate_per_second=500, expires="2030-01-01T00:00:00+02:00"),
+    )
+    clients, site.now = site.clients(), end - 1
+
+    async def bucket() -> Any:
+        client = await clients.verify({b"authorization": BEARER}, "predict")
+        assert client
+        assert client.bucket
+        return client.bucket
+
+    assert (await bucket()).rate == 500
+    following = asyncio.create_task(clients.run())
+    site.now = end
+    async with asyncio.timeout(10):
+        while (await bucket()).rate == 500:
+            site.now += 1
+            await asyncio.sleep(0.01)
+    assert (await bucket()).rate == 2
+    following.cancel()
+
+
+async def test_keys_are_looked_at_while_the_issuer_of_the_tokens_does_not_answer(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    clients, hanging = site.with_tokens(), asyncio.Event()
+
+    async def refreshed() -> bool:
+        hanging.set()
+        await asyncio.sleep(3600)
+        return False
+
+    assert clients._tokens
+    monkeypatch.setattr(clients._tokens, "refreshed", refreshed)
+    assert await clients.verify({b"authorization": BEARER}, "predict")
+    following = asyncio.create_task(clients.run())
+    await asyncio.wait_for(hanging.wait(), 10)
+    site.write(entry(OTHER))
+    await forgotten(clients, BEARER, site.now)
+    following.cancel()
 
 
 @pytest.mark.parametrize("guessed", ["secret", "fo_secret", "fo_" + "a" * 44])

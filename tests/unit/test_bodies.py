@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -216,8 +216,78 @@ async def test_only_some_bodies_wait_at_the_same_time() -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_an_answer_counts_until_it_is_read() -> None:
-    budget = BodyBudget(LIMIT)
-    with budget.answer(LIMIT):
-        assert budget.used == LIMIT
-    assert budget.used == 0
+class Limit:
+    """Stands for the time limit of a body that is read; nothing is cancelled."""
+
+    def expired(self) -> bool:
+        return False
+
+    def reschedule(self, when: float) -> None:
+        pass
+
+
+async def test_a_body_that_drips_is_cut_and_one_that_arrives_is_not() -> None:
+    """Any byte would otherwise renew it, and four such bodies would stop all large ones."""
+    clock = Clock()
+    budget = BodyBudget(LIMIT, clock)
+    with ExitStack() as stack:
+        drips, arrives, late = (stack.enter_context(budget.body(single=False)) for _ in range(3))
+        for body, size in ((drips, 9), (arrives, 10)):
+            await budget.add(body, size << 20)
+            body.reading = cast(asyncio.Timeout, Limit())
+        for part in (1, bodies.STEP_BYTES - 2):
+            clock.now += 0.9
+            await budget.add(drips, part)
+            await budget.add(arrives, bodies.STEP_BYTES)
+        waiting = asyncio.create_task(budget.add(late, 5 << 20))
+        await asyncio.sleep(0)
+        assert (drips.stalled, arrives.stalled) == (True, False)
+        waiting.cancel()
+
+
+async def test_a_body_that_waited_for_room_is_not_one_that_drips() -> None:
+    clock = Clock()
+    budget = BodyBudget(LIMIT, clock)
+    with ExitStack() as stack:
+        waited, late = (stack.enter_context(budget.body(single=False)) for _ in range(2))
+        await budget.add(waited, 20 << 20)
+        with budget.body(single=False) as first:
+            await budget.add(first, 4 << 20)
+            task = asyncio.create_task(budget.add(waited, 1))
+            await asyncio.sleep(0)
+            clock.now += 0.9
+        await task
+        waited.reading = cast(asyncio.Timeout, Limit())
+        clock.now += 0.9
+        waiting = asyncio.create_task(budget.add(late, 5 << 20))
+        await asyncio.sleep(0)
+        assert not waited.stalled
+        clock.now += 0.1
+        await asyncio.sleep(0.01)
+        assert waited.stalled
+        waiting.cancel()
+
+
+async def test_a_body_whose_time_is_over_in_the_same_turn_is_not_cut() -> None:
+    """asyncio refuses to change such a time limit, and the request that waits would get 500."""
+    clock, asked = Clock(), list[BodyBudget]()
+    budget = BodyBudget(LIMIT, clock)
+
+    def look() -> None:
+        budget._cut_stalled()
+        asked.append(budget)
+
+    async def read(held: HeldBody) -> None:
+        async with reading(held) as limit:
+            limit.reschedule(0)
+            # It runs between the end of the time limit and the task that this cancels.
+            asyncio.get_running_loop().call_soon(look)
+            await asyncio.sleep(3600)
+
+    with budget.body(single=False) as held:
+        await budget.add(held, 1)
+        clock.now += bodies.STALLED_SECONDS
+        with pytest.raises(TimeoutError):
+            await read(held)
+        assert asked
+        assert not held.stalled

@@ -71,6 +71,20 @@ def test_a_refusal_says_what_to_do_and_does_not_quote_the_key(
         assert KEY not in str(refused.value)
 
 
+@pytest.mark.parametrize("user", ["user:secret@", "user@", ":secret@", "@"])
+def test_a_key_and_a_user_in_the_url_exclude_each_other(user: str) -> None:
+    seen: list[str | None] = []
+    with service(200, seen) as url:
+        both = url.replace("//", f"//{user}")
+        with pytest.raises(SettingsError, match="FRAUDOPS_URL has a user") as refused:
+            InferenceClient(both, credential=KEY)
+        assert "secret" not in str(refused.value)
+        assert KEY not in str(refused.value)
+        with InferenceClient(both) as client:
+            client.ready()
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("key", ["fo_a b", "fo_a\n", "fo_ä", "fo_\x00", "fo_\ud800"])
 def test_a_key_that_no_header_can_carry_is_a_mistake_of_the_user(key: str) -> None:
     with pytest.raises(SettingsError, match="FRAUDOPS_API_KEY is no API key") as refused:

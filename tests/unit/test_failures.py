@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
+from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
 
@@ -158,6 +159,17 @@ async def test_every_client_of_a_failing_path_gets_a_problem(
     assert ids(caplog) == ["r-0"]
     failures.close()
     assert counts(caplog) == [19]
+
+
+async def test_an_id_of_a_request_that_may_hold_a_card_number_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failures = FailureLog()
+    failures.note(RuntimeError("x"), "order-4111111111111111")
+    (logged,) = ids(caplog)
+    assert logged == "id:" + sha256(b"order-4111111111111111").hexdigest()[:16]
+    assert "4111111111111111" not in caplog.text
+    failures.close()
 
 
 class WaitingCaller:

@@ -17,6 +17,7 @@ from services.inference.pod.state import RecordView, pod_state_path, record_view
 from services.inference.pod.status import NotReadyError, Ready, Status
 from services.inference.pod.worker import Drain
 from services.inference.pod.worker_channel import Ask, Reply, RunFolder
+from services.inference.pod.worker_states import KEPT_SECONDS
 from services.inference.pod.workers import Workers
 
 TARGET = ServingTarget(4, "1", "1" * 64)
@@ -130,3 +131,57 @@ async def test_one_thread_reads_the_record_for_all_concurrent_requests(tmp_path:
         shown = await asyncio.gather(*asking)
     assert len(readers) == 1
     assert all(info.model.epoch == 0 for info in shown)
+
+
+class Answering:
+    """A worker that serves a target, and counts how often it is asked."""
+
+    def __init__(self, target: ServingTarget | None) -> None:
+        self.target, self.asked = target, 0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def __call__(self, _ask: Ask) -> Reply:
+        self.asked += 1
+        await self.may_answer.wait()
+        return Reply(pid=os.getpid(), target=self.target)
+
+
+async def test_the_workers_are_asked_once_for_all_that_ask_whether_the_pod_is_ready(
+    tmp_path: Path,
+) -> None:
+    """More connections than the backlog of a socket would make the pod unready."""
+    state = State.at(tmp_path)
+    state.run.mkdir()
+    write(record_view_path(state), RecordView(target=TARGET, ready=True))
+    write(pod_state_path(state), PodState().serving(TARGET, "peer"))
+    status, worker, now = status_of(state, lambda: EMPTY), Answering(TARGET), [100.0]
+    status._workers._clock = lambda: now[0]
+    listener = await RunFolder(state.run).serve(worker)
+    worker.may_answer.clear()
+    asking = [asyncio.create_task(status.ready()) for _ in range(300)]
+    while not worker.asked:  # noqa: ASYNC110 (the worker is asked over its socket)
+        await asyncio.sleep(0)
+    asking[0].cancel()
+    worker.may_answer.set()
+    first, *others = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(first, asyncio.CancelledError)
+    assert all(isinstance(each, Ready) for each in others)
+    assert worker.asked == 1
+    # The answer is kept for a moment.
+    assert await status.is_ready()
+    assert worker.asked == 1
+    now[0] += KEPT_SECONDS
+    assert await status.is_ready()
+    assert worker.asked == 2
+    # A change of the pod needs new answers, and so does the call that has made it.
+    later = ServingTarget(5, "2", "2" * 64)
+    write(pod_state_path(state), PodState().serving(later, "peer"))
+    assert not await status.is_ready()
+    worker.target = later
+    # An answer that makes the pod unready is never kept.
+    assert await status.is_ready()
+    assert worker.asked == 4
+    await status.reloaded()
+    assert worker.asked == 5
+    listener.close()

@@ -1,8 +1,11 @@
 """The calls to all workers of a pod, over the real sockets of workers that answer as told."""
 
 import asyncio
+import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,6 +158,39 @@ async def test_a_worker_that_hangs_does_not_hold_a_call(
     workers = await pod.starts(HANGS)
     async with asyncio.timeout(5):
         await CALLS[call](workers)
+
+
+@pytest.mark.parametrize("frees", [True, False])
+async def test_a_worker_whose_queue_is_full_is_asked_until_the_time_is_over(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch, frees: bool
+) -> None:
+    """A connection to a full queue of a Unix socket fails, it does not wait."""
+    monkeypatch.setattr(workers_module, "STATE_SECONDS", 30 if frees else 0.2)
+    with ExitStack() as stack:
+        listener = socket.socket(socket.AF_UNIX)
+        stack.callback(listener.close)
+        listener.bind(pod.run.address(1))
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(pod.run.address(1))
+        asking = asyncio.create_task(Workers(pod.run, 1).states())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        if frees:
+            listener.accept()[0].close()
+            server = await asyncio.start_unix_server(_idle, sock=listener)
+            stack.callback(server.close)
+        (answer,) = await asking
+        assert (answer.reply is not None) is frees
+
+
+async def _idle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readline()
+    writer.write(msgspec.json.encode(Reply(pid=1)) + b"\n")
+    writer.close()
 
 
 def test_a_passed_deadline_leaves_time_for_a_quick_answer() -> None:

@@ -1,6 +1,7 @@
 """Lists are read in pieces, with the same rows and faults as row by row, for any body."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from fraudops.schema import Feature, FeatureSchema
 from services.inference.reading.faults import REPORTED_FAULTS, FieldFault, InvalidBodyError
 from services.inference.reading.labels import LABELS, LabelReader
+from services.inference.reading.row_count import RowCount
 from services.inference.reading.rows import BATCH_ROWS, TRANSACTIONS, RowList, read_rows
 from services.inference.reading.scanning import CHUNK, RowScanner
 from services.inference.reading.transactions import Reader, TransactionReader
@@ -27,6 +29,7 @@ ROWS = RowList("rows", most=500, piece_bytes=1)
 WHOLE = msgspec.json.Decoder(
     msgspec.defstruct("Whole", [("rows", list[READER.kind])], forbid_unknown_fields=True)
 )
+GOOD, BAD = {"a": 1, "b": 2}, {"a": 1, "b": "4111111111111111"}
 Found = list[Any] | tuple[FieldFault, ...]
 
 
@@ -119,6 +122,32 @@ def test_rows_come_in_chunks_however_many_a_piece_holds() -> None:
         ]
 
     assert asyncio.run(sizes()) == [CHUNK, CHUNK, 3]
+
+
+@pytest.mark.parametrize(
+    ("rows", "counted"),
+    [
+        ([GOOD] * 300, 300),
+        # The rows behind a faulty one are examined too.
+        ([BAD, *[GOOD] * 299], 300),
+        ([*[GOOD] * 299, BAD], 300),
+        ([*[GOOD] * 150, BAD, *[GOOD] * 149], 300),
+        ([BAD] * 300, REPORTED_FAULTS),
+        ([GOOD] * 600, 500),
+        ([], 0),
+    ],
+)
+def test_the_rows_that_were_read_are_counted_also_of_a_refused_body(
+    rows: list[Any], counted: int
+) -> None:
+    async def read() -> int:
+        count = RowCount()
+        with contextlib.suppress(InvalidBodyError):
+            async for _ in read_rows(READER, ROWS, body_of(*rows), count):
+                pass
+        return count.rows
+
+    assert asyncio.run(read()) == counted
 
 
 @pytest.mark.parametrize(

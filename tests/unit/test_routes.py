@@ -1,9 +1,13 @@
 """The table of routes, and the search in it."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from services.inference.http import openapi
+from services.inference.http.bodies import Arrival
+from services.inference.http.exchange import Exchange
 from services.inference.http.openapi import describe, statuses
 from services.inference.http.route_table import RouteTable
 from services.inference.http.routes import ROUTES
@@ -75,6 +79,40 @@ def test_allowed_methods_include_those_that_every_path_has() -> None:
     }
     assert allowed == {"/health": "GET, HEAD, OPTIONS", "/predict": "POST, OPTIONS"}
     assert table.methods == ["GET", "HEAD", "OPTIONS", "POST", "PUT"]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_only_what_scores_has_a_deadline(route: Any) -> None:
+    """A header that a proxy adds must not make a pod unready or refuse a promotion."""
+    scope = {"state": {"arrival": Arrival(100.0)}, "method": route.method, "path": route.path}
+    headers = [(b"x-request-timeout-ms", b"500")]
+    exchange = Exchange(scope | {"headers": headers}, no_body, "both")
+    exchange.route = route
+    assert exchange.deadline == (100.5 if route.scope == "predict" else None)
+
+
+async def no_body() -> Any:
+    raise AssertionError("nothing is read")
+
+
+def test_the_document_is_made_once_for_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes milliseconds, and needs no credential."""
+    made = []
+
+    def counted(_routes: object, model: object, _root_path: str, **_options: bool) -> object:
+        made.append(model)
+        return {"number": len(made)}
+
+    monkeypatch.setattr(openapi, "describe", counted)
+    document = openapi.Document(ROUTES, "", authenticated=False)
+    models: list[Any] = [
+        SimpleNamespace(digest=digest, version=version)
+        for digest, version in (("a", "1"), ("a", "2"), ("b", "2"))
+    ]
+    for number, model in enumerate([None, *models, None], 1):
+        for _ in range(3):
+            assert document(model) == b'{"number":%d}' % number
+    assert made == [None, *models, None]
 
 
 def test_the_document_has_every_status_and_credential_of_each_route() -> None:

@@ -1,6 +1,7 @@
 """The reader of tensors: every form is read alike, and all else is refused in bounded steps."""
 
 import asyncio
+import contextlib
 import json
 import struct
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from services.inference.reading import outline as outline_module
 from services.inference.reading.faults import InvalidBodyError
 from services.inference.reading.outline import OUTLINE_BYTES, STEP_BYTES
+from services.inference.reading.row_count import RowCount
 from services.inference.reading.tensor_types import NUMBERS
 from services.inference.reading.tensors import TensorRequest, read_tensors
 from services.inference.reading.transactions import BOM, TransactionReader
@@ -41,6 +43,19 @@ def read(body: bytes, json_bytes: int | None = None) -> tuple[TensorRequest, lis
 
 def rows(body: bytes, json_bytes: int | None = None) -> list[Any]:
     return read(body, json_bytes)[1]
+
+
+@pytest.mark.parametrize("value", [0.5, 1e9, None, "x"])
+def test_the_rows_are_counted_also_of_a_refused_request(value: Any) -> None:
+    async def counted() -> int:
+        count, data = RowCount(), [0.5] * (7 * WIDTH - 1)
+        with contextlib.suppress(InvalidBodyError):
+            body = encoded(tensor([*data, value], [7, WIDTH]))
+            request = await read_tensors(READER, body, None, count)
+            assert [chunk async for chunk in request.chunks()]
+        return count.rows
+
+    assert asyncio.run(counted()) == 7
 
 
 def refusal(body: bytes, json_bytes: int | None = None) -> InvalidBodyError:

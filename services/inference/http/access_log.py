@@ -1,10 +1,12 @@
 """The access log: one JSON line for each answer, if it is switched on.
 
-A line has no path, query, address, header or body, because they may hold card data.
+A line has no path, query, address, header or body, because they may hold card data. The client's id
+of a request that may hold a card number is replaced by its hash.
 """
 
 import logging
 
+from fraudops.card_numbers import loggable_id
 from services.inference.http.request_headers import trace_id
 
 logger = logging.getLogger("services.inference.access")
@@ -38,7 +40,7 @@ class AccessLog:
             "status": status,
             "seconds": round(seconds, 6),
             "bytes": size,
-            "request_id": request_id,
+            "request_id": loggable_id(request_id),
         }
         if client:
             line["client"] = client

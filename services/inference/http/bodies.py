@@ -25,6 +25,8 @@ SINGLE_BYTES = 64 << 10
 # Bytes that only single bodies can take, so that large ones never stop them.
 RESERVE_BYTES = 8 << 20
 STALLED_SECONDS = WAIT_SECONDS = 1.0
+# What a body must get within STALLED_SECONDS to count as one that arrives.
+STEP_BYTES = 64 << 10
 POLL_SECONDS = 0.05
 # Each body that waits has up to a segment of bytes that the budget does not count.
 MOST_WAITING = 32
@@ -50,12 +52,15 @@ class Arrival:
 
 
 class HeldBody:
-    """The bytes of one body in memory."""
+    """The bytes of one body in memory.
 
-    __slots__ = ("blocked", "last", "reading", "single", "size", "stalled")
+    `step` are those since `last`, when it had got STEP_BYTES.
+    """
+
+    __slots__ = ("blocked", "last", "reading", "single", "size", "stalled", "step")
 
     def __init__(self, single: bool, now: float) -> None:
-        self.single, self.size, self.last = single, 0, now
+        self.single, self.size, self.step, self.last = single, 0, 0, now
         self.blocked = self.stalled = False
         # The time limit of the task that reads the body, until it is complete.
         self.reading: asyncio.Timeout | None = None
@@ -63,13 +68,31 @@ class HeldBody:
     def cut(self) -> None:
         """End the reading of the body."""
         assert self.reading
-        self.stalled = True
-        self.reading.reschedule(asyncio.get_running_loop().time())
+        self.stalled = end_now(self.reading)
         self.reading = None
+
+    def grow(self, size: int, now: float) -> None:
+        self.size += size
+        self.step += size
+        if self.step >= STEP_BYTES:
+            self.restart(now)
+
+    def restart(self, now: float) -> None:
+        """Let the next step begin now."""
+        self.step, self.last = 0, now
+
+
+def end_now(limit: asyncio.Timeout) -> bool:
+    """Let a time limit pass now. Returns False if it has passed already."""
+    # asyncio refuses a change after that, until the task has run.
+    if limit.expired():
+        return False
+    limit.reschedule(asyncio.get_running_loop().time())
+    return True
 
 
 class BodyBudget:
-    """Bytes of bodies, and of large answers that clients have not read, in one worker."""
+    """Bytes of bodies in one worker."""
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.used = 0
@@ -88,25 +111,15 @@ class BodyBudget:
             self._bodies.discard(held)
             self.used -= held.size
 
-    @contextmanager
-    def answer(self, size: int) -> Iterator[None]:
-        """Count an answer within the block. It exists already, so there is always room."""
-        self.used += size
-        try:
-            yield
-        finally:
-            self.used -= size
-
     async def add(self, held: HeldBody, size: int) -> None:
         """Count a part of a body. Raises BusyError if there is no room within WAIT_SECONDS.
 
-        To make room, the largest body that got nothing for STALLED_SECONDS is cut.
+        To make room, the largest body that got less than STEP_BYTES in STALLED_SECONDS is cut.
         """
         if not self._fits(held, size):
             await self._wait(held, size)
         self.used += size
-        held.size += size
-        held.last = self._clock()
+        held.grow(size, self._clock())
 
     def _fits(self, held: HeldBody, size: int) -> bool:
         return self.used + size <= self._limit - (0 if held.single else RESERVE_BYTES)
@@ -124,6 +137,8 @@ class BodyBudget:
                 await asyncio.sleep(POLL_SECONDS)
         finally:
             held.blocked, self._waiting = False, self._waiting - 1
+            # In the meantime it could get nothing.
+            held.restart(self._clock())
 
     def _cut_stalled(self) -> None:
         latest = self._clock() - STALLED_SECONDS

@@ -10,6 +10,7 @@ from services.inference.audit.writers import Audit
 from services.inference.failures import FailureLog
 from services.inference.http.bodies import BodyBudget, Permits
 from services.inference.http.client_auth.authenticator import Authenticator
+from services.inference.http.unread_answers import UnreadAnswers
 from services.inference.metrics import Metrics
 from services.inference.model import LoadedModel
 from services.inference.pod.coordinator import PodCoordinator
@@ -42,6 +43,7 @@ class ServiceContext:
     metrics: Metrics
     permits: Mapping[str, Permits]
     budget: BodyBudget
+    answers: UnreadAnswers
     limits: HttpSettings
     metrics_page: Callable[[bool], bytes]
     document: Callable[[LoadedModel | None], bytes]

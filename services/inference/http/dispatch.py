@@ -212,11 +212,13 @@ class Dispatcher:
             await send(start)
             await send({"type": "http.response.body", "body": body})
             return
-        with self._context.budget.answer(len(body)):
-            await send(start)
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-            # This one waits until the client has read most of the answer.
-            await send({"type": "http.response.body", "body": b""})
+        await send(start)
+
+        async def write(part: bytes) -> None:
+            await send({"type": "http.response.body", "body": part, "more_body": bool(part)})
+
+        # After a return without the end of an answer, uvicorn closes the connection.
+        await self._context.answers.write(body, write)
 
 
 async def _send_stream(

@@ -35,7 +35,9 @@ class Exchange:
 
     @property
     def deadline(self) -> float | None:
-        """The client's deadline, as a time of perf_counter."""
+        """The client's deadline for a prediction, as a time of perf_counter."""
+        if self.route is None or not self.route.scores:
+            return None
         seconds = timeout_seconds(self.headers.get(b"x-request-timeout-ms"))
         return self.arrival.head + seconds if seconds else None
 

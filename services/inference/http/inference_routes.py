@@ -26,6 +26,7 @@ _infer = partial(
     body=_TENSORS,
     request=protocol.InferenceRequest,
     response=protocol.InferenceAnswer,
+    scores=True,
 )
 
 INFERENCE_ROUTES: tuple[Route, ...] = (

@@ -73,7 +73,8 @@ class Route:
     `path` is a template such as `/bundles/{digest}/{name}`. `scope` is that of a client's
     credential, or `admin` for the admin token. `label` is the endpoint in metrics. `request` and
     `response` are the structs in the OpenAPI document, or their media types. `status` is that of a
-    success, and `errors` are those that only the handler gives.
+    success, and `errors` are those that only the handler gives. `scores`: the route scores, and
+    refuses a request whose client waits no longer.
     """
 
     method: str
@@ -90,3 +91,4 @@ class Route:
     status: int = 200
     documented: bool = True
     errors: tuple[int, ...] = ()
+    scores: bool = False

@@ -30,6 +30,28 @@ _ALWAYS = {400, 405, 408, 414, 431, 500, 503}
 Schema = dict[str, Any]
 
 
+class Document:
+    """The document as JSON, made once for the model that is served.
+
+    It takes milliseconds, and any client may ask for it.
+    """
+
+    def __init__(self, routes: Iterable[Route], root_path: str, authenticated: bool) -> None:
+        self._routes, self._root_path, self._authenticated = routes, root_path, authenticated
+        # The model itself would stay in memory after a promotion.
+        self._version: tuple[str, str] | None = None
+        self._encoded = b""
+
+    def __call__(self, model: LoadedModel | None) -> bytes:
+        version = (model.digest, model.version) if model else None
+        if not self._encoded or version != self._version:
+            described = describe(
+                self._routes, model, self._root_path, authenticated=self._authenticated
+            )
+            self._encoded, self._version = msgspec.json.encode(described), version
+        return self._encoded
+
+
 def describe(
     routes: Iterable[Route],
     model: LoadedModel | None,

@@ -38,7 +38,7 @@ class SlowBodyError(FraudopsError):
 class StalledBodyError(SlowBodyError):
     def __init__(self) -> None:
         FraudopsError.__init__(
-            self, "the body stopped while the service was short of memory: send it again"
+            self, "the body came too slowly while the service was short of memory: send it again"
         )
 
 

@@ -33,6 +33,7 @@ ROUTES: tuple[Route, ...] = (
         body=_SINGLE,
         request=predictions.Transaction,
         response=Scored,
+        scores=True,
     ),
     Route(
         "POST",
@@ -46,6 +47,7 @@ ROUTES: tuple[Route, ...] = (
         body=BodyRule(BATCH_BYTES, permits="batches"),
         request=predictions.Transactions,
         response=ScoredBatch,
+        scores=True,
     ),
     Route(
         "POST",

@@ -16,6 +16,7 @@ from services.inference.pod.coordinator import PodCoordinator
 from services.inference.pod.state import RecordView, read_pod_state, read_record_view
 from services.inference.pod.worker import Drain
 from services.inference.pod.worker_channel import WorkerAnswer, WorkerShown
+from services.inference.pod.worker_states import WorkerStates
 
 ALIAS = "production"
 
@@ -119,12 +120,13 @@ class Status:
             drain,
         )
         self._ready_without_model = ready_without_model
+        self._workers = WorkerStates(pod.workers)
         self._reading: asyncio.Task[ServingRecord] | None = None
 
     async def ready(self) -> Ready:
-        """Ask every worker. Raises NotReadyError with the reason."""
+        """Raises NotReadyError with the reason."""
         now, view = read_pod_state(self._pod.state), read_record_view(self._pod.state)
-        workers = await self._pod.workers.states()
+        workers = await self._workers.of(now)
         shown = [worker.shown for worker in workers]
         if self._drain.active:
             reason: str | None = "the pod is leaving: it drains"

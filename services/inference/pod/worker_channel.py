@@ -24,6 +24,7 @@ _NAME = re.compile(r"worker-(?P<pid>[0-9]+)\.sock")
 VERIFIER_SOCKET = "prover.sock"
 DEAD = (FileNotFoundError, ConnectionRefusedError)
 CUT_OFF = (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError)
+FULL_SECONDS = 0.01
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -163,7 +164,7 @@ class RunFolder:
                     return await self._exchange(pid, ask)
         except DEAD:
             return None
-        except (TimeoutError, BlockingIOError, *CUT_OFF):
+        except (TimeoutError, *CUT_OFF):
             return WorkerAnswer(pid, None)
 
     async def _exchange(self, pid: int, ask: Ask) -> WorkerAnswer:
@@ -176,9 +177,35 @@ class RunFolder:
 
 
 async def _exchange(address: str, line: bytes) -> bytes:
-    reader, writer = await asyncio.open_unix_connection(address)
+    """Send a line and return the answer; the caller bounds the time."""
+    reader, writer = await _connected(address)
     try:
         writer.write(line + b"\n")
         return await reader.readuntil(b"\n")
     finally:
         writer.close()
+
+
+async def _connected(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        await _connect(connection, address)
+        return await asyncio.open_unix_connection(sock=connection)
+    except BaseException:
+        connection.close()
+        raise
+
+
+async def _connect(connection: socket.socket, address: str) -> None:
+    """Connect as soon as the queue of the Unix socket has room.
+
+    The kernel does not wait for room, unlike with TCP, and the event loops disagree about it.
+    """
+    while True:
+        try:
+            connection.connect(address)
+        except BlockingIOError:
+            await asyncio.sleep(FULL_SECONDS)
+        else:
+            return

@@ -17,6 +17,7 @@ from services.inference.reading.faults import (
 )
 from services.inference.reading.foreign_forms import foreign_form, foreign_names
 from services.inference.reading.members import STRING, WHITE
+from services.inference.reading.row_count import RowCount
 from services.inference.reading.scanning import CHUNK, HEAD_BYTES, RowScanner
 from services.inference.reading.transactions import BOM, Reader
 
@@ -123,18 +124,21 @@ def _decoded(name: bytes | None) -> str | None:
 TRANSACTIONS = RowList("transactions")
 
 
-async def read_rows(reader: Reader[Row], rows: RowList, body: bytes) -> AsyncIterator[list[Row]]:
+async def read_rows(
+    reader: Reader[Row], rows: RowList, body: bytes, count: RowCount | None = None
+) -> AsyncIterator[list[Row]]:
     """Yield the rows, at most CHUNK at a time; other requests may run in between.
 
     No row follows a faulty one. At the end, raises InvalidBodyError with the first fault of up to
     REPORTED_FAULTS rows.
     """
-    read = 0
+    read, count = 0, count or RowCount()
     for start, end in rows.stretches(body, rows.first_row(body)):
         parsed = reader.read_list(_as_list(body, start, end))
         if not parsed or read + len(parsed) > rows.most:
             break
         read += len(parsed)
+        count.rows = read
         for first in range(0, len(parsed), CHUNK):
             yield parsed[first : first + CHUNK]
             await asyncio.sleep(0)
@@ -143,6 +147,7 @@ async def read_rows(reader: Reader[Row], rows: RowList, body: bytes) -> AsyncIte
     # The earlier stretches are whole lists, so all cuts up to `start` are right.
     scanner = RowScanner(reader, rows.key, rows.most, body, start, read)
     for chunk in scanner.slices():
+        count.rows = scanner.index
         if chunk and not scanner.faults:
             yield chunk
         await asyncio.sleep(0)

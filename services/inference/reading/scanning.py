@@ -42,8 +42,9 @@ _name = msgspec.json.Decoder(str)
 class RowScanner(Generic[ScannedRow]):
     """Reads the rows of the list `key` in a body from `start` on, where row `index` begins.
 
-    `faults` has the first fault of each faulty row. The scan ends at REPORTED_FAULTS faults, at a
-    row above `most`, at a row of more than ROW_BYTES, at broken JSON, or at the end of the body.
+    `index` is later that of the next row. `faults` has the first fault of each faulty row. The scan
+    ends at REPORTED_FAULTS faults, at a row above `most`, at a row of more than ROW_BYTES, at
+    broken JSON, or at the end of the body.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class RowScanner(Generic[ScannedRow]):
     ) -> None:
         self.faults: list[FieldFault] = []
         self._reader, self._key, self._most, self._body = reader, key, most, body
-        self._at, self._index = start, index
+        self._at, self.index = start, index
 
     def slices(self) -> Iterator[list[ScannedRow]]:
         """Yield the valid rows, at most CHUNK at a time, after about SLICE_BYTES at the latest.
@@ -71,7 +72,7 @@ class RowScanner(Generic[ScannedRow]):
             while more and self._at < stop and len(chunk) < CHUNK:
                 more = self._read_row(chunk)
             yield chunk
-        if self._index == 0 and not self.faults:
+        if self.index == 0 and not self.faults:
             self._add(
                 FieldFault(field=self._key, reason="must hold at least one row", code="empty")
             )
@@ -81,10 +82,10 @@ class RowScanner(Generic[ScannedRow]):
     def _read_row(self, chunk: list[ScannedRow]) -> bool:
         """Read one row into `chunk`, or its fault. Returns whether another row follows."""
         body, at = self._body, self._at
-        if self._index == 0 and (end := _EMPTY.match(body, at, at + WINDOW_BYTES)):
+        if self.index == 0 and (end := _EMPTY.match(body, at, at + WINDOW_BYTES)):
             self._at = end.end()
             return False
-        if self._index == self._most:
+        if self.index == self._most:
             return self._add(
                 FieldFault(
                     field=self._key,
@@ -97,9 +98,9 @@ class RowScanner(Generic[ScannedRow]):
             if end_of_row - start > ROW_BYTES:
                 raise FaultError(too_large(ROW_BYTES))
         except FaultError as error:
-            return self._add(msgspec.structs.replace(error.fault, index=self._index))
+            return self._add(msgspec.structs.replace(error.fault, index=self.index))
         more = self._decode(body[start:end_of_row], start, chunk)
-        self._index += 1
+        self.index += 1
         return more and separator == b","
 
     def _decode(self, row: bytes, start: int, chunk: list[ScannedRow]) -> bool:
@@ -107,7 +108,7 @@ class RowScanner(Generic[ScannedRow]):
             chunk.append(self._reader.decode(row))
         except msgspec.MsgspecError as error:
             fault = self._reader.faults(row, error, start)[0]
-            return self._add(msgspec.structs.replace(fault, index=self._index))
+            return self._add(msgspec.structs.replace(fault, index=self.index))
         return True
 
     def _add(self, fault: FieldFault) -> bool:

@@ -31,6 +31,7 @@ from services.inference.reading.faults import (
     InvalidBodyError,
 )
 from services.inference.reading.outline import Outline, outline
+from services.inference.reading.row_count import RowCount
 from services.inference.reading.scanning import CHUNK
 from services.inference.reading.tensor_types import (
     BYTES,
@@ -102,7 +103,10 @@ class TensorRequest:
 
 
 async def read_tensors(
-    reader: TransactionReader, body: bytes, json_bytes: int | None
+    reader: TransactionReader,
+    body: bytes,
+    json_bytes: int | None,
+    count: RowCount | None = None,
 ) -> TensorRequest:
     """Read a request of which the first `json_bytes` bytes are JSON, by default all.
 
@@ -115,9 +119,8 @@ async def read_tensors(
         json = body if json_bytes is None else body[:json_bytes]
         found = await outline(json, LISTS)
         envelope = read_envelope(found)
-        return await _Reading(
-            reader, json, found, envelope, binary_parts(envelope, body, len(json))
-        ).run()
+        binary = binary_parts(envelope, body, len(json))
+        return await _Reading(reader, json, found, envelope, binary, count or RowCount()).run()
     except FaultError as error:
         raise InvalidBodyError([error.fault]) from None
 
@@ -132,8 +135,9 @@ class _Reading:
         found: Outline,
         envelope: Envelope,
         binary: Sequence[memoryview | None],
+        count: RowCount,
     ) -> None:
-        self._reader, self._json, self._found = reader, json, found
+        self._reader, self._json, self._found, self._count = reader, json, found, count
         self._envelope, self._binary = envelope, binary
         # The lists that a field of the protocol names; no other list may be in the body.
         self._used = 0
@@ -168,7 +172,7 @@ class _Reading:
         shape = tensor.shape if len(tensor.shape) > 1 else [1, *tensor.shape]
         if len(shape) != 2 or shape[1] != width:
             raise where.fault(f"must have the shape [n, {width}], with a row for each transaction")
-        rows = checked_rows(shape[0])
+        self._count.rows = rows = checked_rows(shape[0])
         return rows, [await self._numbers(where, tensor, rows, width)]
 
     async def _tensor_of_each_feature(
@@ -190,7 +194,7 @@ class _Reading:
         rows: int | None = None
         for name in names:
             tensor, where = self._envelope.inputs[places[name]], Where(name, places[name])
-            rows = column_rows(where, tensor, rows)
+            self._count.rows = rows = column_rows(where, tensor, rows)
             columns.append(await self._numbers(where, tensor, rows, 1))
         assert rows
         return rows, columns

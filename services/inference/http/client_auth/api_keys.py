@@ -28,13 +28,16 @@ class ApiKeyRing:
             return None
         return self._file.content.get(sha256(secret).digest())
 
-    def rates(self, default: float | None) -> Mapping[str, float | None]:
+    def rates(self, default: float | None, now: float) -> Mapping[str, float | None]:
         """Return the rate of each client, and None for one without a limit.
 
-        Of the keys of one client the highest rate counts.
+        Of the keys of one client that are valid at `now` (in seconds since 1970), the highest rate
+        counts.
         """
         rates: dict[str, float | None] = {}
         for key in self._file.content.values():
+            if key.expires and now >= key.expires.timestamp():
+                continue
             rate = default if key.rate_per_second is None else key.rate_per_second
             earlier = rates.get(key.name, rate)
             rates[key.name] = None if rate is None or earlier is None else max(rate, earlier)

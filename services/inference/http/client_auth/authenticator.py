@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,7 @@ class Authenticator:
         self._metrics, self._keys, self._tokens, self._clock = metrics, keys, tokens, clock
         self._default_rate = settings.rate_per_second
         self._limits = RateLimits(settings.rate_per_second)
-        # By the value of the header. It is bounded, because one token may be written in many ways.
+        # By the secret, because its header may be written in many ways. The latest is the last.
         self._verified: OrderedDict[bytes, VerifiedClient] = OrderedDict()
         self._forget()
 
@@ -91,7 +91,7 @@ class Authenticator:
         `credential` is the value of a header, `now` is in seconds since 1970. After None, `verify`
         says why. Whoever answers the request calls `charge` with 1.
         """
-        client = self._verified.get(credential)
+        client = self._verified.get(_secret_of(credential))
         if client is None or now >= client.expires or scope not in client.scopes:
             return None
         if client.bucket is not None and client.bucket.wait_seconds(now):
@@ -145,39 +145,52 @@ class Authenticator:
 
     async def run(self) -> None:
         """Follow the files and the URL of the settings until this task is cancelled."""
+        # Side by side: the issuer of the tokens may take seconds to answer.
+        await asyncio.gather(self._repeat(self._look_at_keys), self._repeat(self._look_at_tokens))
+
+    async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
         while self.enabled:
             try:
-                if self._keys and self._keys.changed():
-                    self._forget()
-                if self._tokens and await self._tokens.refreshed():
-                    self._forget()
+                await look()
             except Exception as error:
                 # Without this task a removed key would stay valid, so it must not end.
                 logger.error("the keys of clients could not be looked at", exc_info=error)
             await asyncio.sleep(LOOK_SECONDS)
 
+    async def _look_at_keys(self) -> None:
+        # A key that has expired may have been the reason for a rate.
+        if self._keys and (self._keys.changed() or self._rates() != self._limits.rates):
+            self._forget()
+
+    async def _look_at_tokens(self) -> None:
+        if self._tokens and await self._tokens.refreshed():
+            self._forget()
+
+    def _rates(self) -> Mapping[str, float | None]:
+        return self._keys.rates(self._default_rate, self._clock()) if self._keys else {}
+
     def _forget(self) -> None:
         """Verify each credential again, because the keys have changed."""
         self._verified.clear()
-        if self._keys:
-            self._limits.set_rates(self._keys.rates(self._default_rate))
+        self._limits.set_rates(self._rates())
 
     async def _identified(self, credential: bytes) -> VerifiedClient:
         """Return the client of a header's value. Raises UnknownCredentialError, StoreDownError."""
-        found, now = self._verified.get(credential), self._clock()
+        secret, now = _secret_of(credential), self._clock()
+        found = self._verified.get(secret)
         if found and now < found.expires:
             return found
-        scheme, space, rest = credential.partition(b" ")
-        secret = rest.strip(b" ") if space and scheme.lower() == b"bearer" else credential
         if self._tokens and _TOKEN.fullmatch(secret):
             token = await self._tokens.verify(secret)
             name, scopes, expires = token.name, token.scopes, token.expires
         else:
             name, scopes, expires = self._by_key(secret, now)
         client = VerifiedClient(name, scopes, expires, self._limits.bucket(name, now))
+        # In the order of the buckets: a client that is remembered must not lose its bucket.
+        self._verified.pop(secret, None)
         if len(self._verified) >= MAX_VERIFIED:
             self._verified.popitem(last=False)
-        self._verified[credential] = client
+        self._verified[secret] = client
         return client
 
     def _by_key(self, secret: bytes, now: float) -> tuple[str, frozenset[str], float]:
@@ -189,3 +202,10 @@ class Authenticator:
         if now >= expires:
             raise UnknownCredentialError
         return key.name, frozenset(key.scopes), expires
+
+
+def _secret_of(credential: bytes) -> bytes:
+    """Return the key or token in the value of a header, with or without the scheme Bearer."""
+    if credential[:7].lower() == b"bearer ":
+        return credential[7:].strip(b" ")
+    return credential

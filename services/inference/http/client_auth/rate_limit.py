@@ -54,7 +54,7 @@ class RateLimits:
 
     def __init__(self, default: float | None) -> None:
         self._default = default
-        self._rates: Mapping[str, float | None] = {}
+        self.rates: Mapping[str, float | None] = {}
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def set_rates(self, rates: Mapping[str, float | None]) -> None:
@@ -62,7 +62,7 @@ class RateLimits:
 
         What a client has used up stays used up.
         """
-        self._rates = rates
+        self.rates = rates
         for name, bucket in list(self._buckets.items()):
             rate = rates.get(name, self._default)
             if rate is None:
@@ -75,7 +75,7 @@ class RateLimits:
 
         Beyond 4,096 clients, the one that came longest ago starts with a full bucket again.
         """
-        rate = self._rates.get(name, self._default)
+        rate = self.rates.get(name, self._default)
         if rate is None:
             return None
         bucket = self._buckets.get(name)

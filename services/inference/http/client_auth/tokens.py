@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import msgspec
 
 from fraudops.api_keys import NAME, Scope
 from fraudops.canonical import decode_json
+from fraudops.card_numbers import may_hold_card_number, short_hash
 from fraudops.errors import StoreDownError
 from fraudops.settings import ClientAuthSettings
 from services.inference.http.client_auth.jwks import (
@@ -32,8 +32,6 @@ VALID_SECONDS = 300.0
 MAX_REFUSED = 256
 REFUSED_SECONDS = 60.0
 SCOPES = frozenset(get_args(Scope))
-# The audit keeps the name for ever, so it must not hold a card number.
-_CARD = re.compile(r"[0-9]{12,19}")
 
 
 class _TokenHeader(msgspec.Struct, frozen=True):
@@ -160,11 +158,12 @@ class TokenVerifier:
 def client_name(claim: str) -> str:
     """Return the name of a client as the audit keeps it.
 
-    A claim of other characters, or one that may be a card number, becomes a part of its hash.
+    A claim of other characters, or one that may hold a card number, becomes a part of its hash:
+    the audit keeps the name for ever.
     """
-    if NAME.fullmatch(claim) and not _CARD.fullmatch(re.sub(r"[._:-]", "", claim)):
+    if NAME.fullmatch(claim) and not may_hold_card_number(claim):
         return claim
-    return f"sub:{sha256(claim.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+    return f"sub:{short_hash(claim)}"
 
 
 def _find(keys: KeySet | None, header: _TokenHeader) -> PublicKey | None:

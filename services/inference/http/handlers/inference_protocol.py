@@ -9,6 +9,7 @@ import msgspec
 
 from fraudops.ids import uuid7
 from services.inference.http.context import ServiceContext
+from services.inference.http.handlers.charges import charged_rows
 from services.inference.http.handlers.predictions import (
     before_deadline,
     counted_refusals,
@@ -139,8 +140,8 @@ async def model_ready(context: ServiceContext, request: HttpRequest) -> HttpResp
 async def infer(context: ServiceContext, request: HttpRequest) -> HttpResponse:
     """Score the rows of tensors, all or none."""
     model = _named_model(context, request)
-    with counted_refusals(context, request, model):
-        asked = await read_tensors(model.reader, request.body, _json_bytes(request))
+    with counted_refusals(context, request, model), charged_rows(context, request) as count:
+        asked = await read_tensors(model.reader, request.body, _json_bytes(request), count)
         outputs = _outputs(asked)
         request_id = request.request_id
         if request_id is None and asked.id and is_identifier(asked.id):
@@ -163,13 +164,9 @@ async def _scored(
 ) -> list[Scored]:
     scoring = ScoringContext(model, request_id, request.received, request.client)
     if asked.rows > 1:
-        scored = await context.scoring.many(
+        return await context.scoring.many(
             scoring, before_deadline(asked.chunks(), request.deadline)
         )
-        if request.client:
-            # The request itself has cost one already.
-            context.clients.charge(request.client, len(scored) - 1)
-        return scored
     return [
         await context.scoring.one(scoring, transaction)
         async for transactions in asked.chunks()

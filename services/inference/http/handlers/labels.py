@@ -7,6 +7,7 @@ import msgspec
 from fraudops.audit.records import encode, new_label
 from fraudops.errors import RefusedError
 from services.inference.http.context import ServiceContext
+from services.inference.http.handlers.charges import charged_rows
 from services.inference.http.messages import HttpRequest, HttpResponse
 from services.inference.reading.labels import LABELS, LabelEntry, LabelReader
 from services.inference.reading.rows import BATCH_ROWS, read_rows
@@ -37,14 +38,13 @@ async def feedback(context: ServiceContext, request: HttpRequest) -> HttpRespons
             "nothing is audited here (FRAUDOPS_AUDIT__DURABILITY is off), "
             "and labels are not kept either"
         )
-    records = [
-        _record(entry, request.client)
-        async for entries in read_rows(_reader, LABELS, request.body)
-        for entry in entries
-    ]
+    with charged_rows(context, request) as count:
+        records = [
+            _record(entry, request.client)
+            async for entries in read_rows(_reader, LABELS, request.body, count)
+            for entry in entries
+        ]
     await context.audit.append_many(records)
-    if request.client:
-        context.clients.charge(request.client, len(records) - 1)
     return HttpResponse(msgspec.json.encode(Accepted(len(records))), request.route.status)
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from fraudops.ids import uuid7
 from services.inference.http.context import ServiceContext
+from services.inference.http.handlers.charges import charged_rows
 from services.inference.http.messages import HttpRequest, HttpResponse
 from services.inference.http.problems import DeadlinePassedError
 from services.inference.model import LoadedModel
@@ -47,14 +48,9 @@ async def predict_batch(context: ServiceContext, request: HttpRequest) -> HttpRe
     """Score many transactions, all or none."""
     model, request_id = serving_model(context, request), request.request_id or uuid7()
     scoring = ScoringContext(model, request_id, request.received, request.client)
-    with counted_refusals(context, request, model):
-        chunks = before_deadline(
-            read_rows(model.reader, TRANSACTIONS, request.body), request.deadline
-        )
-        scored = await context.scoring.many(scoring, chunks)
-    if request.client:
-        # The request itself has cost one already.
-        context.clients.charge(request.client, len(scored) - 1)
+    with counted_refusals(context, request, model), charged_rows(context, request) as count:
+        rows = read_rows(model.reader, TRANSACTIONS, request.body, count)
+        scored = await context.scoring.many(scoring, before_deadline(rows, request.deadline))
     return HttpResponse(_encode(ScoredBatch(scored)), request_id=request_id)
 
 
