@@ -33,8 +33,10 @@ SPOOLS_NOT_READ = (
     "lost here. Check that fraudops_spool_rows is 0 in the metrics of every pod."
 )
 FORGET_AGAIN = (
-    "No spool was read: what still waits in one is not forgotten. In the cluster, repeat the "
-    "command when fraudops_spool_rows is 0 in the metrics of every pod."
+    "No spool was read: what still waits in one, or is a dead letter, is not forgotten and may "
+    "come back. In the cluster, repeat the command when fraudops_spool_rows, "
+    "fraudops_spool_aside_bytes, fraudops_spool_newer_bytes and fraudops_spool_abandoned_bytes "
+    "are 0 in the metrics of every pod."
 )
 
 
@@ -236,8 +238,9 @@ def forget(
 
     The rows of the predictions stay. With --prediction, labels that name the transaction stay too,
     because it may have other predictions. Either everything named is forgotten, or nothing. Exits
-    with 75 while a prediction or a label is still in the spool. Exports and backups keep the
-    features. PostgreSQL keeps the old versions of the rows until its next vacuum.
+    with 75 while a prediction or a label is still in the spool, or while retention removes a day.
+    Exports and backups keep the features. PostgreSQL keeps the old versions of the rows until its
+    next vacuum.
     """
     from fraudops.audit.forgetting import ForgetRequest
 

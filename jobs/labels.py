@@ -23,7 +23,7 @@ from fraudops.state import State
 from fraudops.terminal import print_table
 from jobs.on_cluster import ClusterSubcommand
 from jobs.options.times import to_moment
-from jobs.reports.labels import Write, import_report, import_summary, import_table, row_files
+from jobs.reports.labels import RowLists, import_report, import_summary, import_table, row_lists
 from jobs.reports.progress import RowsBar, rows_bar
 from jobs.runner import json_option, notices, output, print_json, run, state_option, user_name
 
@@ -188,13 +188,16 @@ class ImportRun:
                 )
                 if importing.finished_at:
                     return importing
-                with row_files(importing, self._options.report, self._options.bad_rows) as write:
-                    importing = await self._store_all(connection, importing, write)
+                with row_lists(self._options.report, self._options.bad_rows) as lists:
+                    # Until the lists were locked, another process may have imported more.
+                    importing = await importing.read_again(connection)
+                    lists.begin(importing)
+                    importing = await self._store_all(connection, importing, lists)
                 await importing.finish(connection)
                 return importing
 
     async def _store_all(
-        self, connection: Any, importing: "LabelImport", write: Write
+        self, connection: Any, importing: "LabelImport", lists: RowLists
     ) -> "LabelImport":
         try:
             for row in self._rows(importing):
@@ -205,11 +208,11 @@ class ImportRun:
                     )
                 self._pending.append(row)
                 if len(self._pending) == label_files.BATCH_ROWS:
-                    importing = await self._store(connection, importing, write)
+                    importing = await self._store(connection, importing, lists)
         except DataError:
-            await self._store(connection, importing, write)
+            await self._store(connection, importing, lists)
             raise
-        return await self._store(connection, importing, write)
+        return await self._store(connection, importing, lists)
 
     def _rows(self, importing: "LabelImport") -> "Iterable[LabelRow]":
         """Return the rows that are not committed yet."""
@@ -221,11 +224,11 @@ class ImportRun:
         return map(parser.parse, islice(self._labels.rows(), importing.counts.rows, None))
 
     async def _store(
-        self, connection: Any, importing: "LabelImport", write: Write
+        self, connection: Any, importing: "LabelImport", lists: RowLists
     ) -> "LabelImport":
         self._labels.check_unchanged()
         if self._pending:
-            importing = await importing.store(connection, self._pending, self._oldest, write)
+            importing = await importing.store(connection, self._pending, self._oldest, lists.write)
             self._pending.clear()
             self._bar.update(
                 int(self._labels.share * 1_000),

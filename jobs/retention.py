@@ -110,10 +110,9 @@ async def _count_rows(connection: Any, settings: RetentionSettings, today: date)
 
     counts = {}
     for table, days in (("labels", _label_days(settings)), ("refusals", settings.days)):
-        oldest = today - timedelta(days=days)
-        moment = label_retention.first_moment(oldest)
-        rows = await label_retention.count_expired(connection, table, moment)
-        counts[table] = {"oldest_kept": oldest, "rows": rows, "file": None}
+        expiry = label_retention.Expiry.of(today, days, settings.days)
+        rows = await label_retention.count_expired(connection, table, expiry)
+        counts[table] = {"oldest_kept": expiry.arrived.date(), "rows": rows, "file": None}
     return counts
 
 
@@ -126,20 +125,17 @@ async def _delete_rows(
     """
     from fraudops.audit import label_retention
 
-    oldest = today - timedelta(days=_label_days(settings))
-    moment = label_retention.first_moment(oldest)
+    expiry = label_retention.Expiry.of(today, _label_days(settings), settings.days)
     if settings.export:
-        deleted = await label_retention.export_and_delete(connection, held, moment, settings.export)
+        deleted = await label_retention.export_and_delete(connection, held, expiry, settings.export)
     else:
-        rows = await label_retention.delete_expired(connection, held, "labels", moment)
+        rows = await label_retention.delete_expired(connection, held, "labels", expiry)
         deleted = label_retention.DeletedLabels(rows)
-    kept = today - timedelta(days=settings.days)
-    refusals = await label_retention.delete_expired(
-        connection, held, "refusals", label_retention.first_moment(kept)
-    )
+    counted = label_retention.Expiry.of(today, settings.days, settings.days)
+    refusals = await label_retention.delete_expired(connection, held, "refusals", counted)
     return {
-        "labels": {"oldest_kept": oldest, **deleted._asdict()},
-        "refusals": {"oldest_kept": kept, "rows": refusals, "file": None},
+        "labels": {"oldest_kept": expiry.arrived.date(), **deleted._asdict()},
+        "refusals": {"oldest_kept": counted.arrived.date(), "rows": refusals, "file": None},
     }
 
 
@@ -198,8 +194,8 @@ def command(
     """Drop expired predictions and labels, and create the next days' partitions.
 
     Predictions go by whole days. A label goes when it arrived too long ago, or when its
-    prediction_id is as old. Readers and writers are not blocked. Exits with 75 if a day is in use
-    for too long; the next run drops it.
+    prediction_id is too old for both numbers of days. Readers and writers are not blocked. Exits
+    with 75 if a day is in use for too long; the next run drops it.
     """
     given = {"days": days, "label_days": label_days, "export": export}
     flags = {name: value for name, value in given.items() if value is not None}

@@ -35,11 +35,16 @@ LONGEST_LINE = 2 * MAX_FRAME
 # A file of this size gets no more lines, so that a replay holds little of it in memory, and another
 # pod has room for it.
 FILE_BYTES = 8 << 20
+# The suffix of files that another pod has written. They do not count towards the limit of `put`, so
+# that a pod which takes them over still writes its own.
+RECEIVED = ".received.jsonl"
+# The dead letters that a pod writes have at most this part of the spool: one over it.
+DEAD_LETTER_SHARE = 8
 # The suffix of files that a replay works on. The shipper adds lines to other files only.
 TAKEN = ".taken.jsonl"
 # The name of a file that gets no more lines. It is used only once, so that a receiver which gets
 # the file a second time recognises it.
-_NAME = re.compile(r"[0-9]{8}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.jsonl")
+_NAME = re.compile(r"[0-9]{8}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.received)?\.jsonl")
 
 
 class RejectedRecord(NamedTuple):
@@ -104,7 +109,7 @@ class DeadLetters:
         """Write the records, and sync them before it returns.
 
         After a crash the same record may be written twice. Raises OSError. Raises SpoolFullError
-        before it writes anything, if the folder would have more than `limit` bytes.
+        before it writes anything, if the letters of this pod would have more than `limit` bytes.
         """
         now = datetime.now(UTC)
         entries = [
@@ -186,15 +191,19 @@ class DeadLetters:
         """Move files from another folder of the same file system into this one, and sync it."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in paths:
-            path.rename(self.folder / path.name)
+            path.rename(self.folder / received_name(path.name))
         sync_folder(self.folder)
+
+    def bytes(self) -> int:
+        """Return the bytes of all letters. Raises OSError."""
+        return bytes_of(self.folder, LETTERS) if self.folder.is_dir() else 0
 
     def _check_room(self, needed: int, limit: int) -> None:
         used = 0
         with contextlib.suppress(FileNotFoundError):
-            used = bytes_of(self.folder, LETTERS)
+            used = bytes_of(self.folder, LETTERS) - bytes_of(self.folder, RECEIVED)
         # An empty folder takes any group: else a group above the limit would wait for ever.
-        if used and used + needed > limit:
+        if used > 0 and used + needed > limit:
             raise SpoolFullError(
                 f"the dead letters are full ({used:,} of {limit:,} bytes): replay them with "
                 f"`fraudops audit replay`, or save and remove the files of {self.folder.name}"
@@ -239,6 +248,16 @@ class DeadLetters:
 def is_final_file(name: str) -> bool:
     """Return whether a file of that name gets no more lines and may be handed over."""
     return _NAME.fullmatch(name) is not None
+
+
+def received_name(name: str) -> str:
+    """Return the name of a file of another pod in the folder of this one."""
+    return sent_name(name).removesuffix(LETTERS) + RECEIVED
+
+
+def sent_name(name: str) -> str:
+    """Return the name under which a file is sent to another pod, always the same one."""
+    return name.removesuffix(RECEIVED) + LETTERS if name.endswith(RECEIVED) else name
 
 
 def _append_lines(descriptor: int, entries: Sequence[DeadLetter]) -> int:

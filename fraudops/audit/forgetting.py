@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+from fraudops.audit.partitions import partitions
 from fraudops.audit.prediction_ids import id_array, id_bytes, timestamps
 from fraudops.audit.records import LabelRecord, Prediction
 from fraudops.audit.waiting_records import WaitingRecord, waiting_records
@@ -23,7 +24,9 @@ BY_ENTITY = "entity_key = ANY({}::text[])"
 FORGET = """
 UPDATE predictions SET features = NULL, features_sealed = NULL
 WHERE ({matching}) AND (features IS NOT NULL OR features_sealed IS NOT NULL)"""
-COUNT = "SELECT count(*) FROM predictions WHERE {matching}"
+COUNT = """
+SELECT count(*) FROM predictions
+WHERE ({matching}) AND features IS NULL AND features_sealed IS NULL"""
 IN_TABLE = f"SELECT id::text FROM predictions WHERE {BY_ID.format('$1', '$2')}"  # noqa: S608
 # A prediction_id names one prediction of a transaction. Labels that name the transaction stay.
 DELETE_BY_NAME = """
@@ -117,7 +120,8 @@ async def forget(connection: Any, state: State, request: ForgetRequest) -> Forgo
     not restore the features, because the shipper never changes a row that the table has.
 
     Raises SettingsError for an id that the table does not have, StoreDownError while a prediction
-    or a label is still in the spool, and RefusedError when one is a dead letter.
+    or a label is still in the spool, or a day is out of the table, and RefusedError when a
+    prediction or a label is a dead letter.
     """
     # The spool first and the table last: a record moves from the spool to the table.
     waiting = [
@@ -126,13 +130,29 @@ async def forget(connection: Any, state: State, request: ForgetRequest) -> Forgo
         if request.names(each.record) or (request.indirect and isinstance(each.record, LabelRecord))
     ]
     matching, parameters = request.matching()
-    async with connection.transaction():
-        await connection.execute(FORGET.format(matching=matching), *parameters)
+    async with connection.transaction(isolation="read_committed"):
+        await _check_days(connection)
         await _check_predictions(connection, state, request, waiting)
         await _check_labels(connection, state, request, waiting)
+        # Each statement sees what was committed before it. So what the checks have found in the
+        # table is there for the statements that follow.
+        await connection.execute(FORGET.format(matching=matching), *parameters)
         labels = await _delete_labels(connection, request)
-        count = COUNT.format(matching=matching)
-        return Forgotten(await connection.fetchval(count, *parameters), labels)
+        count = await connection.fetchval(COUNT.format(matching=matching), *parameters)
+        # A day may have become invisible meanwhile. Retention exports and drops it only after this
+        # transaction.
+        await _check_days(connection)
+        return Forgotten(count, labels)
+
+
+async def _check_days(connection: Any) -> None:
+    """Raise StoreDownError while a day, with its features, is not a part of the table."""
+    for day in await partitions(connection):
+        if day.state != "attached":
+            raise StoreDownError(
+                f"{day.name} is out of the table predictions: try again when `fraudops retention` "
+                f"has dropped it. {NOTHING}"
+            )
 
 
 def _any_of(*parts: Part) -> Condition:

@@ -1,10 +1,8 @@
 """Read labels from a CSV, plain or gzipped, or from a Parquet file, in constant memory.
 
-The csv module reads the CSV: it knows the line of each row, and only columns by name are converted.
-No message quotes a value.
+Only columns by name are converted. No message quotes a value.
 """
 
-import csv
 import gzip
 import hashlib
 import io
@@ -16,23 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from fraudops.audit.label_csv import CsvRow, CsvRows
 from fraudops.errors import DataError, SettingsError
 
 COLUMNS = ("prediction_id", "transaction_id", "label", "labelled_at", "source")
 NAMES = COLUMNS[:2]
 BATCH_ROWS = 10_000
-# Longer lines and cells would fill the memory. The csv module has its own limit for a cell.
-MAX_LINE = 1 << 20
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 BLOCK = 1 << 20
 # The share is computed after so many rows of a CSV.
 SHARE_ROWS = 1_000
+# In place of a value of a Parquet file that Python cannot hold: a far time, text that is no UTF-8.
+UNREADABLE = object()
 
 
 class FileRow(NamedTuple):
     """One row: its number from 1, its line in a CSV, and its cells by the names in COLUMNS.
 
-    `fault` is the reason why the row cannot be split into cells, or None.
+    `fault` is the reason why its cells cannot be read, or None.
     """
 
     row: int
@@ -73,36 +72,22 @@ class LabelFile:
         with _decompressed(self.path, self._file, start) as binary:
             text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="replace", newline="")
             try:
-                yield from self._text_rows(csv.reader(_lines(text, self.path)))
+                yield from self._text_rows(iter(CsvRows(text, self.path)))
             finally:
                 # Its end would close the file.
                 text.detach()
 
-    def _text_rows(self, reader: Any) -> Iterator[FileRow]:
-        header = self._next(reader)
-        if header is None or "\0" in "".join(header):
+    def _text_rows(self, rows: Iterator[CsvRow]) -> Iterator[FileRow]:
+        header = next(rows, None)
+        if header is None or "\0" in "".join(header.cells):
             raise DataError(
                 f"{self.path}: not a CSV with a header: save it as CSV in UTF-8, or as Parquet"
             )
-        places = self._places(header)
-        row, line = 0, reader.line_num + 1
-        while (cells := self._next(reader)) is not None:
-            if cells:
-                row += 1
-                yield _row(row, line, cells, len(header), places)
-                if row % SHARE_ROWS == 0:
-                    self.share = self._file.tell() / self._size
-            # `line_num` counts the lines of a quoted cell too.
-            line = reader.line_num + 1
-
-    def _next(self, reader: Any) -> list[str] | None:
-        try:
-            cells: list[str] | None = next(reader, None)
-        except csv.Error:
-            raise DataError(
-                f"{self.path}: line {reader.line_num}: cannot be read as CSV; correct or remove it"
-            ) from None
-        return cells
+        places = self._places(header.cells)
+        for row, found in enumerate(rows, 1):
+            yield _row(row, found, len(header.cells), places)
+            if row % SHARE_ROWS == 0:
+                self.share = self._file.tell() / self._size
 
     def _parquet_rows(self) -> Iterator[FileRow]:
         import pyarrow
@@ -114,11 +99,10 @@ class LabelFile:
             own = {self.columns[name]: name for name in places}
             row = 0
             for batch in file.iter_batches(BATCH_ROWS, columns=list(own), use_threads=False):
-                columns = [_microseconds(column).to_pylist() for column in batch.columns]
                 names = [own[name] for name in batch.schema.names]
-                for values in zip(*columns, strict=True):
+                for values in zip(*map(_values, batch.columns), strict=True):
                     row += 1
-                    yield FileRow(row, None, dict(zip(names, values, strict=True)))
+                    yield _parquet_row(row, dict(zip(names, values, strict=True)))
                 self.share = row / max(1, file.metadata.num_rows)
         except (pyarrow.ArrowException, OSError):
             # Arrow's message may quote a value.
@@ -159,6 +143,8 @@ def open_labels(path: Path, columns: Mapping[str, str]) -> Iterator[LabelFile]:
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
     with file:
+        if not file.seekable():
+            raise SettingsError(f"{path} is read twice: give a file, and no pipe")
         state, digest = _state(file), hashlib.sha256()
         while block := file.read(BLOCK):
             digest.update(block)
@@ -182,27 +168,40 @@ def _decompressed(path: Path, file: BinaryIO, start: bytes) -> Iterator[BinaryIO
         raise DataError(f"{path}: the gzip file is damaged or was cut off: copy it again") from None
 
 
-def _lines(text: io.TextIOWrapper, path: Path) -> Iterator[str]:
-    number = 0
-    while line := text.readline(MAX_LINE + 1):
-        number += 1
-        if len(line) > MAX_LINE:
-            raise DataError(f"{path}: line {number} has more than {MAX_LINE:,} characters")
-        yield line
+def _row(row: int, found: CsvRow, columns: int, places: Mapping[str, int]) -> FileRow:
+    if fault := found.fault(columns):
+        return FileRow(row, found.line, {}, fault)
+    cells = {name: found.cells[place].strip() for name, place in places.items()}
+    return FileRow(row, found.line, cells)
 
 
-def _row(row: int, line: int, cells: list[str], columns: int, places: Mapping[str, int]) -> FileRow:
-    if len(cells) != columns:
-        fault = f"{len(cells)} values where the header names {columns} columns"
-        return FileRow(row, line, {}, fault)
-    return FileRow(row, line, {name: cells[place].strip() for name, place in places.items()})
+def _parquet_row(row: int, cells: Mapping[str, Any]) -> FileRow:
+    for name, value in cells.items():
+        if value is UNREADABLE:
+            return FileRow(row, None, {}, f"the value of {name} cannot be read")
+    return FileRow(row, None, cells)
 
 
-def _microseconds(column: Any) -> Any:
-    """Return a column of times in the precision of the database."""
+def _values(column: Any) -> list[Any]:
+    """Return the values of a column; UNREADABLE for one that Python cannot hold."""
     import pyarrow
+    import pyarrow.compute
 
     kind = column.type
-    if not pyarrow.types.is_timestamp(kind):
-        return column
-    return column.cast(pyarrow.timestamp("us", kind.tz), safe=False)
+    if pyarrow.types.is_timestamp(kind) and kind.unit == "ns":
+        # As JSON is read: the database has microseconds. Other units need no conversion, which
+        # could overflow.
+        rounded = pyarrow.compute.round_temporal(column, unit="microsecond")
+        column = rounded.cast(pyarrow.timestamp("us", kind.tz), safe=False)
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError):
+        values = [_value(each) for each in column]
+    return values
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return UNREADABLE

@@ -28,7 +28,8 @@ INSERT INTO label_imports (
 ON CONFLICT (file_sha256, options) DO NOTHING"""
 FIND = """
 SELECT id, started_at, finished_at, rows, inserted, repeated, contradictory, unmatched, refused
-FROM label_imports WHERE file_sha256 = $1 AND options = $2"""
+FROM label_imports WHERE {}"""
+FIND_FILE, FIND_ID = FIND.format("file_sha256 = $1 AND options = $2"), FIND.format("id = $1")
 LOCK = "SELECT rows FROM label_imports WHERE id = $1 AND finished_at IS NULL FOR UPDATE"
 COUNT = """
 UPDATE label_imports SET next_batch = next_batch + 1,
@@ -118,7 +119,15 @@ class LabelImport:
     ) -> Self:
         """Return the import of the file with these options; make it if there is none."""
         await connection.execute(BEGIN, uuid4(), digest, options, now, requested_by)
-        row = dict(await connection.fetchrow(FIND, digest, options))
+        return cls._of(await connection.fetchrow(FIND_FILE, digest, options))
+
+    async def read_again(self, connection: Any) -> Self:
+        """Return the import as the database knows it now."""
+        return self._of(await connection.fetchrow(FIND_ID, self.id))
+
+    @classmethod
+    def _of(cls, record: Any) -> Self:
+        row = dict(record)
         moments = (row.pop("started_at"), row.pop("finished_at"))
         return cls(row.pop("id"), *moments, ImportCounts(**row))
 

@@ -6,9 +6,9 @@ loses nothing. With an export, exactly the exported labels are deleted.
 """
 
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from fraudops.audit import parquet
@@ -19,8 +19,8 @@ from fraudops.audit.tables import labels
 # 8 MB of a table, some 60,000 labels.
 RANGE_BLOCKS = 1_000
 LOCK_SECONDS = 20.0
-# $1 is the moment. A label expires by its arrival, because a client chooses `labelled_at`; and with
-# its prediction, whose UUIDv7 begins with its time ($2 is the first id of the moment).
+# A label expires by its arrival ($1), because a client chooses `labelled_at`; and after its
+# prediction, whose UUIDv7 begins with its time ($2 is the first id that does not expire).
 EXPIRED = {
     "labels": """(received_at < $1 OR (
         prediction_id < $2::uuid AND get_byte(uuid_send(prediction_id), 6) >> 4 = 7))""",
@@ -34,6 +34,28 @@ DELETE FROM {table} WHERE ctid >= $3::text::tid AND ctid < $4::text::tid AND {ex
 DELETE_IDS = "DELETE FROM labels WHERE id = ANY($1::uuid[])"
 
 
+class Expiry(NamedTuple):
+    """The first moment of arrival, and of a prediction, at which a row does not expire."""
+
+    arrived: datetime
+    predicted: datetime
+
+    @classmethod
+    def of(cls, today: date, days: int, kept_days: int) -> Self:
+        """Rows are kept for so many days after their arrival, and predictions for `kept_days`.
+
+        A label does not expire by its prediction while that is kept, or may be younger than `days`.
+        """
+        return cls(
+            _first_moment(today - timedelta(days=days)),
+            _first_moment(today - timedelta(days=max(days, kept_days))),
+        )
+
+    @property
+    def parameters(self) -> tuple[datetime, UUID]:
+        return self.arrived, UUID(int=max(0, int(self.predicted.timestamp() * 1000)) << 80)
+
+
 class DeletedLabels(NamedTuple):
     """The number of deleted labels, and the file that has them if they were exported."""
 
@@ -41,14 +63,14 @@ class DeletedLabels(NamedTuple):
     file: Path | None = None
 
 
-async def count_expired(connection: Any, table: str, moment: datetime) -> int:
-    """Return how many rows of `labels` or `refusals` are older than the moment."""
+async def count_expired(connection: Any, table: str, expiry: Expiry) -> int:
+    """Return how many rows of `labels` or `refusals` expire."""
     statement = COUNT.format(table=table, expired=EXPIRED[table])
-    return int(await connection.fetchval(statement, *_parameters(moment)))
+    return int(await connection.fetchval(statement, *expiry.parameters))
 
 
-async def delete_expired(connection: Any, held: HeldLock, table: str, moment: datetime) -> int:
-    """Delete the rows of `labels` or `refusals` that are older than the moment.
+async def delete_expired(connection: Any, held: HeldLock, table: str, expiry: Expiry) -> int:
+    """Delete the rows of `labels` or `refusals` that expire.
 
     Raises the errors of asyncpg, also when the lock of retention is lost. What was deleted until
     then stays deleted.
@@ -59,26 +81,26 @@ async def delete_expired(connection: Any, held: HeldLock, table: str, moment: da
         await held.check()
         ends = (f"({block},0)" for block in (start, start + RANGE_BLOCKS))
         async with limited_transaction(connection, LOCK_SECONDS):
-            done = await connection.execute(statement, *_parameters(moment), *ends)
+            done = await connection.execute(statement, *expiry.parameters, *ends)
         deleted += int(done.split()[-1])
     return deleted
 
 
 async def export_and_delete(
-    connection: Any, held: HeldLock, moment: datetime, folder: Path
+    connection: Any, held: HeldLock, expiry: Expiry, folder: Path
 ) -> DeletedLabels:
     """Write the expired labels to `labels-YYYYMMDD.parquet` in the folder, then delete them.
 
-    The date is that of the moment. A label that the file does not have stays until the next run.
-    After a crash between the two steps the next run exports the rest again. Raises StoreDownError
-    when the disk refuses the file, and the errors of `delete_expired`.
+    The date is the first one whose labels are kept. A label that the file does not have stays until
+    the next run. After a crash between the two steps the next run exports the rest again. Raises
+    StoreDownError when the disk refuses the file, and the errors of `delete_expired`.
     """
-    if not await count_expired(connection, "labels", moment):
+    if not await count_expired(connection, "labels", expiry):
         return DeletedLabels(0)
-    path = free_name(folder, f"labels-{moment:%Y%m%d}")
+    path = free_name(folder, f"labels-{expiry.arrived:%Y%m%d}")
     with parquet.new_parquet_file(path, labels) as file:
         async with connection.transaction():
-            where = (f"WHERE {EXPIRED['labels']}", *_parameters(moment))
+            where = (f"WHERE {EXPIRED['labels']}", *expiry.parameters)
             await parquet.append(connection, file, "labels", where, lambda _: None)
     try:
         # Another run would export the same labels.
@@ -103,10 +125,6 @@ def _exported_ids(path: Path) -> Iterator[list[str]]:
             yield batch.column("id").to_pylist()
 
 
-def _parameters(moment: datetime) -> tuple[datetime, UUID]:
-    return moment, UUID(int=max(0, int(moment.timestamp() * 1000)) << 80)
-
-
 def free_name(folder: Path, name: str) -> Path:
     """Return a file name that is not in use.
 
@@ -118,6 +136,6 @@ def free_name(folder: Path, name: str) -> Path:
     return path
 
 
-def first_moment(day: date) -> datetime:
+def _first_moment(day: date) -> datetime:
     """Return the first moment of a UTC day."""
     return datetime.fromisoformat(f"{day.isoformat()}T00:00:00+00:00")

@@ -7,6 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
+
+from fraudops.audit.label_csv import CLASSES
 from fraudops.audit.label_files import FileRow
 from fraudops.audit.records import LabelRecord, new_label
 
@@ -14,7 +17,9 @@ from fraudops.audit.records import LabelRecord, new_label
 SKEW = timedelta(seconds=300)
 FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 IDENTIFIER = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-CLASSES = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+# PostgreSQL writes the zone so, and msgspec does not read it.
+HOURS = re.compile(r"(?<=\d[+-]\d\d)$")
+TOO_FINE = re.compile(r"[.,]\d{7}")
 
 
 class LabelRow(NamedTuple):
@@ -98,11 +103,23 @@ def _class(value: Any) -> int:
 
 
 def _utc(value: Any) -> datetime:
-    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    moment = _parsed(value) if isinstance(value, str) else value
     if moment.tzinfo is None:
         raise ValueError
     converted: datetime = moment.astimezone(UTC)
     return converted
+
+
+def _parsed(text: str) -> datetime:
+    try:
+        # As `/feedback` reads it: a seventh digit of a second is rounded, so that the same label
+        # gets the same id.
+        return msgspec.convert(HOURS.sub(":00", text), datetime)
+    except msgspec.ValidationError:
+        if TOO_FINE.search(text):
+            # Python would cut the digits.
+            raise
+        return datetime.fromisoformat(text)
 
 
 def _uuid(value: Any) -> str:

@@ -1,21 +1,22 @@
 """The report of an import of labels: its table, and the files that list single rows."""
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rich.table import Table
 
 from fraudops.errors import SettingsError, StoreDownError
+from fraudops.files import try_lock
 
 if TYPE_CHECKING:
     from fraudops.audit.label_import import ImportCounts, LabelImport, RowResult
 
-Write = Callable[[Sequence["RowResult"]], None]
 MARKS = ("repeated", "unmatched", "contradictory")
 
 
@@ -58,31 +59,47 @@ def import_report(file: Path, importing: "LabelImport") -> dict[str, Any]:
     }
 
 
-@contextmanager
-def row_files(
-    importing: "LabelImport", report: Path | None, bad_rows: Path | None
-) -> Iterator[Write]:
-    """Open the files, and yield the function that writes the results of the next rows to them.
+class RowLists:
+    """The files that list single rows: `write` adds the results of the next rows to them.
 
-    What it has written is on the disk when it returns. Lines of rows that were not committed are
-    dropped first. No line holds a value of the imported file. Raises SettingsError for a file that
-    this import did not write, StoreDownError when the disk refuses a write.
+    No line holds a value of the imported file. While they are open, no other process writes to
+    them. Raises StoreDownError when the disk refuses a write.
+    """
+
+    def __init__(self, lists: Sequence["_RowList"]) -> None:
+        self._lists = lists
+
+    def begin(self, importing: "LabelImport") -> None:
+        """Drop the lines of rows that are not committed.
+
+        Raises SettingsError for a file that this import did not write.
+        """
+        for each in self._lists:
+            each.begin(importing)
+
+    def write(self, results: Sequence["RowResult"]) -> None:
+        """Write the results; they are on the disk when it returns."""
+        for each in self._lists:
+            each.write(results)
+
+
+@contextmanager
+def row_lists(report: Path | None, bad_rows: Path | None) -> Iterator[RowLists]:
+    """Open and lock the files; make them if they are missing.
+
+    Raises SettingsError, and StoreDownError while another process writes to one of them.
     """
     with ExitStack() as stack:
-        outputs = [
-            (stack.enter_context(_open_lines(path, column, importing)), text)
-            for path, column, text in (
-                (report, "result", _marks),
-                (bad_rows, "reason", lambda result: result.fault),
-            )
-            if path
-        ]
-
-        def write(results: Sequence["RowResult"]) -> None:
-            for file, text in outputs:
-                _write(file, importing, results, text)
-
-        yield write
+        yield RowLists(
+            [
+                _RowList(stack.enter_context(_open_locked(path)), path, column, text)
+                for path, column, text in (
+                    (report, "result", _marks),
+                    (bad_rows, "reason", lambda result: result.fault),
+                )
+                if path
+            ]
+        )
 
 
 def _marks(result: "RowResult") -> str:
@@ -91,37 +108,55 @@ def _marks(result: "RowResult") -> str:
     return " ".join(mark for mark in MARKS if getattr(result, mark))
 
 
-def _write(
-    file: TextIO,
-    importing: "LabelImport",
-    results: Sequence["RowResult"],
-    text_of: Callable[["RowResult"], str],
-) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    try:
+class _RowList:
+    """One list, with a line for each row that `text_of` has a text for."""
+
+    def __init__(
+        self, file: BinaryIO, path: Path, column: str, text_of: Callable[["RowResult"], str]
+    ) -> None:
+        self._file, self._path, self._text_of = file, path, text_of
+        self._header = f"import,row,line,{column}\n".encode()
+        self._client = ""
+
+    def begin(self, importing: "LabelImport") -> None:
+        self._client = importing.client
+        self._file.seek(0)
+        first = self._file.readline()
+        if not first:
+            self._save(self._header)
+        elif first != self._header or not _cut(self._file, importing):
+            raise SettingsError(
+                f"{self._path} exists, and is not of this import: name another file"
+            )
+
+    def write(self, results: Sequence["RowResult"]) -> None:
+        lines = io.StringIO()
+        writer = csv.writer(lines, lineterminator="\n")
         for result in results:
-            if text := text_of(result):
-                writer.writerow((importing.client, result.row.row, result.row.line, text))
-        file.flush()
-        os.fsync(file.fileno())
-    except OSError as error:
-        raise StoreDownError(f"{file.name} cannot be written: check its disk") from error
+            if text := self._text_of(result):
+                writer.writerow((self._client, result.row.row, result.row.line, text))
+        self._save(lines.getvalue().encode())
+
+    def _save(self, lines: bytes) -> None:
+        try:
+            self._file.write(lines)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StoreDownError(f"{self._path} cannot be written: check its disk") from error
 
 
-def _open_lines(path: Path, column: str, importing: "LabelImport") -> TextIO:
-    """Open a list of rows behind its last committed line; make it if it is missing."""
-    header = f"import,row,line,{column}\n"
+def _open_locked(path: Path) -> BinaryIO:
     try:
-        with path.open("a+b") as file:
-            file.seek(0)
-            first = file.readline()
-            if not first:
-                file.write(header.encode())
-            elif first != header.encode() or not _cut(file, importing):
-                raise SettingsError(f"{path} exists, and is not of this import: name another file")
-        return path.open("a", encoding="utf-8", newline="")
+        file = path.open("a+b")
     except OSError as error:
         raise SettingsError(f"{path} cannot be written: {error.strerror}") from error
+    if not try_lock(file.fileno()):
+        file.close()
+        raise StoreDownError(
+            f"another process writes to {path}: try again when it has ended, or name another file"
+        )
+    return file
 
 
 def _cut(file: BinaryIO, importing: "LabelImport") -> bool:

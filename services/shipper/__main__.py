@@ -21,6 +21,7 @@ from typing import Any
 import uvloop
 
 from fraudops import logs
+from fraudops.audit.dead_letters import DEAD_LETTER_SHARE
 from fraudops.audit.shipper_status import ShipperStatus, write_shipper_status
 from fraudops.database_url import FILE, read_database_url
 from fraudops.errors import FraudopsError, StoreDownError
@@ -43,8 +44,6 @@ DRAIN_SECONDS = 5.0
 RETRY_SECONDS, RETRY_DRAIN_SECONDS = 1.0, 3.0
 CANCEL_SECONDS = 0.5
 NICE = 10
-# Dead letters have at most this part of the spool: one over it.
-DEAD_LETTER_SHARE = 8
 
 
 async def serve(settings: ShipperSettings) -> None:

@@ -2,6 +2,9 @@
 
 A bad row becomes a dead letter. A constraint that every row violates must not turn every row into
 one. While the breaker is open, the shipper sets nothing aside and waits, as in an outage.
+
+Rows that one client sends may all be bad, and must not stop the rows of others. So the shipper also
+tries a copy of an accepted row of the same kind: if that passes, the rows are bad.
 """
 
 from collections.abc import Iterable
@@ -38,6 +41,16 @@ class RowFault(NamedTuple):
         return f"SQLSTATE {self.sqlstate}, {part}table {self.table}"
 
 
+class CopyTrial(NamedTuple):
+    """The result of a copy of an accepted row: its fault, or None if it passed.
+
+    `alike` is true for a row of the same kind as the refused rows.
+    """
+
+    alike: bool
+    fault: RowFault | None
+
+
 class DatabaseRefusesError(StoreDownError):
     """PostgreSQL refuses every row that was tried, all with the same fault."""
 
@@ -71,30 +84,31 @@ class CircuitBreaker:
             self._series.pop(table, None)
 
     def refused(self, fault: RowFault) -> bool:
-        """Note a row that was refused alone; return whether the breaker is open now."""
+        """Note a row that was refused alone; return whether its series must be judged now."""
         if fault.about_one_row:
             return False
         known, count = self._series.get(fault.table, (fault, 0))
         count = count + 1 if known == fault else 1
         self._series[fault.table] = fault, count
-        if count >= LONGEST_SERIES:
+        return count >= LONGEST_SERIES
+
+    def judge(self, fault: RowFault, rows: int, copied: CopyTrial | None) -> bool:
+        """Open unless the fault is one of single rows; return whether it is open now.
+
+        All rows that were tried have the fault; `rows` is the size of their group or series.
+        `copied` is None if no accepted row is known.
+        """
+        if fault.about_one_row:
+            return False
+        if copied and copied.alike and copied.fault is None:
+            self._series.pop(fault.table, None)
+            return False
+        if rows >= SAMPLE or (copied and copied.fault == fault):
             self.open(fault)
         return self.open_for is not None
 
-    def judge(
-        self, tried: Iterable[RowFault | None], group: int, copied: RowFault | None
-    ) -> RowFault | None:
-        """Open for the fault of a refused group if it is no fault of single rows.
 
-        `tried` has the result of each row that was tried alone, None for an accepted one. `group`
-        is the number of rows of that table. `copied` is the result of a copy of a row that the
-        table had accepted earlier. It decides about groups that are too small for a sample.
-        """
-        faults = set(tried)
-        if len(faults) != 1:
-            return None
-        (fault,) = faults
-        if fault is None or fault.about_one_row or (group < SAMPLE and copied != fault):
-            return None
-        self.open(fault)
-        return fault
+def common_fault(tried: Iterable[RowFault | None]) -> RowFault | None:
+    """Return the fault that all tried rows have, or None."""
+    faults = set(tried)
+    return faults.pop() if len(faults) == 1 else None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from fraudops.audit.dead_letters import DeadLetters
+from fraudops.audit.dead_letters import DeadLetters, sent_name
 from fraudops.cluster.peers import peer_urls
 from fraudops.errors import StoreDownError
 from fraudops.settings import ShipperSettings
@@ -72,7 +72,7 @@ def _give_dead_letters(client: httpx.Client, receivers: list[str], letters: Dead
         with letters.for_handover() as paths:
             return sum(
                 not _give_to_first(
-                    client, receivers, path, f"spool/{letters.folder.name}/{path.name}"
+                    client, receivers, path, f"spool/{letters.folder.name}/{sent_name(path.name)}"
                 )
                 for path in paths
             )

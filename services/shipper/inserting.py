@@ -1,7 +1,8 @@
 """Inserts a group of rows, and finds the rows that PostgreSQL refuses.
 
 A refused group is halved until the bad rows are found. First a few of its rows are tried one by
-one, because a fault of the database refuses all of them: see `circuit_breaker`.
+one, because a fault of the database refuses all of them. A copy of an accepted row then shows
+whether only these rows are bad: see `circuit_breaker`.
 """
 
 import random
@@ -12,13 +13,16 @@ from typing import NamedTuple
 from fraudops.audit.connection import sqlstate
 from fraudops.audit.dead_letters import RejectedRecord
 from services.shipper.circuit_breaker import (
+    LONGEST_SERIES,
     SAMPLE,
     CircuitBreaker,
+    CopyTrial,
     DatabaseRefusesError,
     RowFault,
+    common_fault,
 )
 from services.shipper.row_writer import REFUSALS, RowWriter
-from services.shipper.rows import Row, copy_of
+from services.shipper.rows import Kind, Row, copy_of
 
 
 @dataclass
@@ -47,8 +51,8 @@ class GroupInserter:
 
     def __init__(self) -> None:
         self._breaker = CircuitBreaker()
-        # The last accepted row of each table.
-        self._accepted: dict[str, Row] = {}
+        # The last accepted row of each kind.
+        self._accepted: dict[Kind, Row] = {}
 
     async def insert(self, writer: RowWriter, rows: list[Row], outcome: ShipOutcome) -> None:
         """Commit or reject each row.
@@ -76,7 +80,7 @@ class GroupInserter:
             await self._judge(writer, rows, fault.table)
         if len(rows) == 1:
             if self._breaker.refused(fault):
-                raise DatabaseRefusesError(fault)
+                await self._judge_fault(writer, rows[0], fault, LONGEST_SERIES)
             outcome.rejected.append(_rejected(rows[0], refusal.error))
             return
         middle = len(rows) // 2
@@ -92,9 +96,9 @@ class GroupInserter:
         except REFUSALS as error:
             return RowRefusal(writer.fault(error), error)
         outcome.rows += len(rows)
-        last = {row.table: row for row in rows}
+        last = {row.kind: row for row in rows}
         self._accepted |= last
-        self._breaker.accepted(last)
+        self._breaker.accepted(table for table, _ in last)
         return None
 
     async def _judge(self, writer: RowWriter, rows: list[Row], table: str) -> None:
@@ -103,9 +107,13 @@ class GroupInserter:
         Raises DatabaseRefusesError if the fault is one of the database.
         """
         own = [row for row in rows if row.table == table]
-        tried = await self._try(writer, own, SAMPLE)
-        copied = await self._try_copy(writer, table) if len(own) < SAMPLE else None
-        if fault := self._breaker.judge(tried, len(own), copied):
+        sample = random.sample(own, min(SAMPLE, len(own)))
+        if fault := common_fault(await self._try(writer, sample)):
+            await self._judge_fault(writer, sample[0], fault, len(own))
+
+    async def _judge_fault(self, writer: RowWriter, row: Row, fault: RowFault, rows: int) -> None:
+        """Raise DatabaseRefusesError if a fault of `row` and others is one of the database."""
+        if self._breaker.judge(fault, rows, await self._try_copy(writer, row)):
             raise DatabaseRefusesError(fault)
 
     async def _try_again(self, writer: RowWriter, rows: list[Row], fault: RowFault) -> None:
@@ -113,27 +121,33 @@ class GroupInserter:
         own = [row for row in rows if row.table == fault.table]
         # One refused copy is cheaper for the database than eight refused rows. But the constraint
         # may refuse the copied row alone, so one row of the group is tried too.
-        copied = await self._try_copy(writer, fault.table)
-        if copied == fault and await self._try(writer, own, 1) == [fault]:
+        waiting = random.sample(own, min(1, len(own)))
+        copied = await self._try_copy(writer, waiting[0]) if waiting else None
+        if copied and copied.fault == fault and await self._try(writer, waiting) == [fault]:
             raise DatabaseRefusesError(fault)
         self._breaker.close()
 
-    async def _try_copy(self, writer: RowWriter, table: str) -> RowFault | None:
-        """Try a row that the table accepted earlier, under a new key."""
-        row = self._accepted.get(table) or await writer.recent(table)
-        if row is None:
+    async def _try_copy(self, writer: RowWriter, row: Row) -> CopyTrial | None:
+        """Try an accepted row under a new key, if possible one of the kind of `row`."""
+        accepted = self._accepted.get(row.kind) or await self._other_row(writer, row)
+        if accepted is None:
             return None
-        copy = copy_of(row)
+        copy = copy_of(accepted)
         if copy.day and not await writer.has_partition(copy.day):
             return None
-        return await writer.try_row(copy)
+        return CopyTrial(accepted.kind == row.kind, await writer.try_row(copy))
 
-    async def _try(
-        self, writer: RowWriter, rows: Sequence[Row], most: int
-    ) -> list[RowFault | None]:
-        """Try at most so many random rows one by one, until one of them is accepted."""
+    async def _other_row(self, writer: RowWriter, row: Row) -> Row | None:
+        """Return a row that the table has, or one of another kind that this process has written."""
+        recent = await writer.recent(row.table)
+        if recent and recent.kind == row.kind:
+            return recent
+        return next((each for each in self._accepted.values() if each.table == row.table), recent)
+
+    async def _try(self, writer: RowWriter, rows: Sequence[Row]) -> list[RowFault | None]:
+        """Try the rows one by one, until one of them is accepted."""
         faults = list[RowFault | None]()
-        for row in random.sample(rows, min(most, len(rows))):
+        for row in rows:
             faults.append(await writer.try_row(row))
             if faults[-1] is None:
                 break

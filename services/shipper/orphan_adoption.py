@@ -6,8 +6,10 @@ Their files are moved into this pod's spool, one after the other, and shipped fr
 import asyncio
 import logging
 import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from fraudops.audit.dead_letters import DeadLetters
+from fraudops.audit.dead_letters import DEAD_LETTER_SHARE, DeadLetters
 from fraudops.audit.shipper_status import ShipperStatus
 from fraudops.errors import FraudopsError
 from fraudops.spool.segments import room_bytes
@@ -28,7 +30,7 @@ class OrphanAdoption:
 
     def __init__(self, home: PodDirectory, maximum: int, current: ShipperStatus) -> None:
         self._volume, self._own, self._current = Volume(home), home.folder, current
-        self._max_bytes = SHARE * maximum
+        self._max_bytes, self._max_letters = SHARE * maximum, maximum // DEAD_LETTER_SHARE
 
     async def run(self) -> None:
         while True:
@@ -85,10 +87,22 @@ class OrphanAdoption:
         return room_bytes(self._own) < self._max_bytes
 
     def _take_dead_letters(self, dead: OrphanedDirectory) -> None:
-        """Move the dead letters, which wait here for an operator."""
+        """Move dead letters, which wait here for an operator, while this spool has room for them.
+
+        They are equally safe where they are. Too many of them would leave no room for segments.
+        """
         for theirs, ours in zip(
             DeadLetters.all(dead.folder), DeadLetters.all(self._own), strict=True
         ):
             if any(theirs.folder.glob("*.jsonl")):
                 with theirs.for_handover() as paths:
-                    ours.take_over(paths)
+                    ours.take_over(self._fitting(ours, paths))
+
+    def _fitting(self, ours: DeadLetters, paths: Iterable[Path]) -> Iterator[Path]:
+        """Yield each file that may move; the caller moves it before it asks for the next one."""
+        for path in paths:
+            used = ours.bytes()
+            # An empty folder takes a file of any size: else it would wait for ever.
+            if not self._has_room() or (used and used + path.stat().st_size > self._max_letters):
+                return
+            yield path

@@ -59,7 +59,7 @@ INSERT = {
 RECENT = {
     table: f"SELECT {_columns(table)} FROM {table}{condition} LIMIT 1"  # noqa: S608
     for table, condition in (
-        ("predictions", ' WHERE "timestamp" > $1'),
+        ("predictions", ' WHERE "timestamp" > $1 ORDER BY id DESC'),
         ("labels", ""),
         ("refusals", " ORDER BY at DESC"),
     )

@@ -37,6 +37,9 @@ TYPES = {
     "features": "jsonb",
     "features_sealed": "bytea",
 }
+# A table, and the model version of a prediction.
+Kind = tuple[str, Any]
+_VERSION = COLUMNS["predictions"].index("model_version")
 UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, TypeError, RecursionError)
 _json = msgspec.json.Encoder()
 
@@ -51,6 +54,11 @@ class Row(NamedTuple):
     values: tuple[Any, ...]
     day: date | None
     payload: bytes
+
+    @property
+    def kind(self) -> Kind:
+        """What the database may treat in another way than rows of another kind."""
+        return self.table, self.values[_VERSION] if self.table == "predictions" else None
 
 
 class DecodedGroup(NamedTuple):

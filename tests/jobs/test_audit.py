@@ -1,4 +1,4 @@
-"""`fraudops audit` on a real PostgreSQL and a real spool: verify, export and forget."""
+"""`fraudops audit` on a real PostgreSQL and a real spool: verify and export."""
 
 import json
 import os
@@ -6,14 +6,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import psycopg
 import pyarrow.parquet
 import pytest
 
-from fraudops.audit.dead_letters import DeadLetters, RejectedRecord
+from fraudops.audit.dead_letters import RejectedRecord
 from fraudops.audit.records import encode, new_label
-from fraudops.feature_encryption import protection
 from fraudops.ids import uuid7
 from fraudops.spool import SpoolWriter
 from fraudops.spool.options import SpoolOptions
@@ -279,159 +277,6 @@ def test_records_of_a_living_writer_are_counted_without_closing_its_segment(
     writer.close()
     assert len(list_segments(audit.state.spool)) == 1
     assert audit.verify([first.id, second.id])[1]["log"]["in_spool"] == 2
-
-
-def features(audit: AuditSite) -> dict[str, tuple[Any, Any]]:
-    with psycopg.connect(audit.url) as connection:
-        return {
-            row[0]: row[1:]
-            for row in connection.execute(
-                "SELECT id::text, features, features_sealed FROM predictions"
-            )
-        }
-
-
-def test_forgotten_features_leave_their_row_and_do_not_return(audit: AuditSite) -> None:
-    seal = protection("sealed", [bytes(32)])
-    assert seal
-    plain, sealed, other = prediction(), prediction(), prediction()
-    sealed = msgspec.structs.replace(sealed, features=seal(sealed.id, {"V1": 1.0}))
-    audit.ship(plain, sealed, other)
-    assert features(audit)[sealed.id][1]
-    result = audit("forget", "--prediction", plain.id, "--prediction", sealed.id.upper(), "--json")
-    assert (result.returncode, json.loads(result.stdout)) == (
-        0,
-        {"forgotten": 2, "labels": 0},
-    )
-    audit.ship(plain, sealed)
-    assert features(audit) == {
-        plain.id: (None, None),
-        sealed.id: (None, None),
-        other.id: (other.features, None),
-    }
-    assert audit("forget", "--prediction", plain.id).returncode == 0
-    assert audit.verify([plain.id, sealed.id, other.id])[1]["log"]["in_table"] == 3
-
-
-def test_if_one_prediction_cannot_be_forgotten_none_is(audit: AuditSite) -> None:
-    [shipped] = audit.ship(prediction())
-    [spooled] = fill(audit.state.spool, [prediction()])
-    refused = prediction()
-    audit.dead_letters.put([RejectedRecord(encode(refused), "why")])
-    for identifier, code, reason in (
-        (spooled, 75, "still in the spool"),
-        (refused.id, 65, "is a dead letter in"),
-        (uuid7(), 64, "has no prediction"),
-        (CARD, 64, "UUIDv7"),
-    ):
-        result = audit("forget", "--prediction", shipped, "--prediction", identifier)
-        assert (result.returncode, reason in result.stderr, CARD in result.stderr) == (
-            code,
-            True,
-            False,
-        )
-    assert features(audit)[shipped][0]
-    assert audit("forget").returncode == 64
-
-
-def labels_of(audit: AuditSite) -> set[str]:
-    with psycopg.connect(audit.url) as connection:
-        return {row[0] for row in connection.execute("SELECT id::text FROM labels")}
-
-
-def test_forgetting_by_transaction_and_entity_reaches_labels(audit: AuditSite) -> None:
-    now = datetime.now(UTC)
-    first = prediction(now - timedelta(days=3), transaction_id="t-1", entity_key="e-1")
-    second = prediction(transaction_id="t-1", entity_key="e-2")
-    third = prediction(transaction_id="t-2", entity_key="e-1")
-    kept = prediction(transaction_id="t-3", entity_key="e-3")
-    names = [
-        *({"prediction_id": each.id} for each in (first, second, third, kept)),
-        *({"transaction_id": each.transaction_id} for each in (first, third, kept)),
-        {"transaction_id": "without an answer"},
-    ]
-    labels = [new_label(1, now, "analyst", **each) for each in names]
-    everything = {label.id for label in labels}
-    audit.ship(first, second, third, kept, *labels)
-
-    def forgotten(*arguments: str) -> tuple[int, int, set[str], set[str]]:
-        """Return the counts, and the ids of predictions and labels that were forgotten."""
-        result = audit("forget", *arguments, "--json")
-        assert result.returncode == 0, result.stderr
-        counts = json.loads(result.stdout)
-        without = {name for name, kinds in features(audit).items() if not any(kinds)}
-        return counts["forgotten"], counts["labels"], without, everything - labels_of(audit)
-
-    # A prediction alone: another label names its transaction, which has another prediction.
-    gone = {labels[0].id}
-    assert forgotten("--prediction", first.id) == (1, 1, {first.id}, gone)
-    gone |= {labels[1].id, labels[4].id}
-    assert forgotten("--transaction", "t-1") == (2, 2, {first.id, second.id}, gone)
-    gone |= {labels[2].id, labels[5].id}
-    cleared = {first.id, second.id, third.id}
-    assert forgotten("--entity", "e-1") == (2, 2, cleared, gone)
-    assert forgotten("--entity", "e-1", "--transaction", "t-1") == (3, 0, cleared, gone)
-    gone.add(labels[7].id)
-    assert forgotten("--transaction", "without an answer") == (0, 1, cleared, gone)
-    assert forgotten("--entity", "nobody", "--transaction", "t-9") == (0, 0, cleared, gone)
-    result = audit("forget", "--transaction", "t-3")
-    assert "predictions are forgotten, and their rows stay; 2 labels are deleted" in result.stdout
-
-
-# The message names the path of the spool, which may hold "t-1", as "pytest-105" does.
-NAMED = "t:1"
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        prediction(transaction_id=NAMED),
-        prediction(entity_key="e-1"),
-        new_label(1, datetime.now(UTC), "analyst", transaction_id=NAMED),
-        # They belong to the entity or to the transaction by the answer in the table.
-        new_label(1, datetime.now(UTC), "analyst", transaction_id="t-2"),
-        "of the answer",
-    ],
-    ids=["transaction", "entity", "label", "label of the entity", "label of the answer"],
-)
-@pytest.mark.parametrize("place", ["spool", "newer", "aside"])
-def test_nothing_is_forgotten_while_a_part_of_it_may_still_arrive(
-    audit: AuditSite, record: Any, place: str
-) -> None:
-    answer = prediction(transaction_id="t-2", entity_key="e-1")
-    known = prediction(transaction_id=NAMED)
-    audit.ship(answer, known, new_label(1, datetime.now(UTC), "rule", transaction_id=NAMED))
-    if record == "of the answer":
-        record = new_label(1, datetime.now(UTC), "analyst", prediction_id=answer.id)
-    forget = ("forget", "--transaction", NAMED, "--entity", "e-1")
-    before = features(audit), labels_of(audit)
-    if place == "spool":
-        fill(audit.state.spool, [record, refusals()])
-    else:
-        DeadLetters(audit.state.spool, place).put([RejectedRecord(encode(record), "why")])
-    result = audit(*forget)
-    expected = (65, "dead letter in") if place == "aside" else (75, "still in the spool")
-    assert (result.returncode, expected[1] in result.stderr) == (expected[0], True), result.stderr
-    assert NAMED not in result.stderr
-    assert (features(audit), labels_of(audit)) == before
-    if place == "spool":
-        audit.ship_the_spool()
-        assert audit(*forget).returncode == 0
-        assert labels_of(audit) == set()
-        assert not any(any(kinds) for kinds in features(audit).values())
-
-
-def test_labels_of_others_in_the_spool_do_not_stop_forgetting(audit: AuditSite) -> None:
-    [identifier] = audit.ship(prediction(transaction_id="t-1", entity_key="e-1"))
-    now = datetime.now(UTC)
-    others = [
-        new_label(1, now, "analyst", transaction_id="t-2"),
-        new_label(1, now, "analyst", prediction_id=uuid7()),
-    ]
-    fill(audit.state.spool, [*others, prediction(entity_key="e-2")])
-    result = audit("forget", "--entity", "e-1", "--prediction", identifier)
-    assert result.returncode == 0, result.stderr
-    assert audit("forget", "--entity", "\x1b").returncode == 64
 
 
 def test_the_output_holds_no_card_data(audit: AuditSite) -> None:

@@ -1,18 +1,22 @@
 """`fraudops labels import`: the formats of its files, bad rows, and wrong usage."""
 
 import gzip
+import os
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from fraudops.audit import label_files
+from fraudops.audit.records import new_label
 from jobs.labels import command
+from services.inference.reading.labels import LabelReader
 from tests.support.audit_records import prediction
 from tests.support.commands import Caller
 from tests.support.label_site import (
@@ -147,6 +151,10 @@ def test_a_bad_row_is_named_by_its_line_and_never_quoted(site: LabelSite, reason
         (b"transaction_id,label,labelled_at,source\n" + b"4" * (2 << 20), "line 2 has more than"),
         (b'transaction_id,label,labelled_at,source\n"' + b"4\n" * 100_000, "cannot be read as CSV"),
         (f"transaction_id,label,labelled_at,source\n{CARD}\n".encode(), "line 2: 1 values where"),
+        (
+            f'transaction_id,label,labelled_at,source\n"{CARD}"4,1,,\n'.encode(),
+            "line 2: cannot be read as CSV",
+        ),
     ],
 )
 def test_a_file_that_is_none_is_refused_with_its_reason(
@@ -158,6 +166,110 @@ def test_a_file_that_is_none_is_refused_with_its_reason(
     assert (result.returncode, reason in result.stderr) == (64, True), result.stderr
     assert CARD not in result.stderr
     assert "4444" not in result.stderr
+
+
+NOTED = "note,transaction_id,label,labelled_at,source,end"
+
+
+def noted(number: int, note: str = "", end: str = "") -> str:
+    return f"{note},t-{number},1,{YESTERDAY.isoformat()},chargeback,{end}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({2: noted(2, end='"cut')}, "lines 4 to 21: cannot be read as CSV"),
+        ({2: noted(2, end='"cut'), 9: noted(9, end='"ok"')}, "lines 4 to 11: cannot be read"),
+        ({2: noted(2, end='"cut'), 9: noted(9, end='5"')}, "line 4: a quoted cell goes on to li"),
+        ({2: noted(2, '"cut'), 3: noted(3, '5"')}, "line 4: a quoted cell goes on to line 5"),
+    ],
+)
+def test_a_missing_quote_never_swallows_rows_in_silence(
+    site: LabelSite, changes: dict[int, str], reason: str
+) -> None:
+    """The columns with the quotes are not imported."""
+    path = site.folder / "labels.csv"
+    lines = [NOTED, *(changes.get(number, noted(number)) for number in range(20))]
+    path.write_text("\n".join(lines) + "\n")
+    result = site(path)
+    assert (result.returncode, reason in result.stderr) == (64, True), result.stderr
+    assert len(site.stored()) == 2
+
+
+def test_a_quoted_cell_may_hold_line_breaks_and_commas(site: LabelSite) -> None:
+    path = site.folder / "labels.csv"
+    text = '"a, b, c, d, e\nand, 1, so ""on""\n, , , , , ,"'
+    path.write_text(f"{NOTED}\n{noted(0, text)}\n{noted(1, end=text)}\n{noted(2)}\n")
+    assert counts(site.report(path))["inserted"] == 3
+
+
+FAR = 9_000_000_000_000_000_00
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kind"),
+    [
+        ("labelled_at", [FAR], pa.timestamp("us", "UTC")),
+        # In microseconds, 64 bits hold this number as a time of 2023.
+        ("labelled_at", [18_446_744_073_709 + 1_700_000_000], pa.timestamp("s", "UTC")),
+        ("labelled_at", [FAR], pa.timestamp("ms", "UTC")),
+        ("transaction_id", [b"\xff\xfe"], pa.string()),
+    ],
+    ids=str,
+)
+def test_a_value_of_parquet_that_cannot_be_read_refuses_its_row_alone(
+    site: LabelSite, column: str, values: list[Any], kind: pa.DataType
+) -> None:
+    good = parquet(site, [row(transaction_id=f"t-{number}") for number in range(5)])
+    table = pyarrow.parquet.read_table(good)
+    stored = pa.array(values, pa.binary() if kind == pa.string() else pa.int64())
+    bad = table.slice(0, 1).set_column(
+        table.schema.get_field_index(column), column, stored.view(kind)
+    )
+    fitting = table.set_column(
+        table.schema.get_field_index(column), column, table[column].cast(kind)
+    )
+    path = site.folder / "bad.parquet"
+    pyarrow.parquet.write_table(pa.concat_tables([fitting, bad, fitting.slice(0, 1)]), path)
+    refused = site(path)
+    reason = f"row 6: the value of {column} cannot be read"
+    assert (refused.returncode, reason in refused.stderr) == (64, True), refused.stderr
+    report = counts(site.report(path, "--bad-rows", site.folder / "bad.csv"))
+    assert (report["inserted"], report["repeated"], report["refused"]) == (5, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "digits", ["123456499", "1234565", "1234575", "123456789", "9999995", "000000500"]
+)
+def test_more_than_six_digits_of_a_second_are_the_same_label_everywhere(
+    site: LabelSite, digits: str
+) -> None:
+    text = f"2026-01-01T00:00:00.{digits}"
+    body = {"label": 1, "labelled_at": f"{text}Z", "source": "x", "transaction_id": "t-1"}
+    sent = LabelReader().decode(msgspec.json.encode(body))
+    site.ship(new_label(1, sent.labelled_at, "x", transaction_id="t-1"))
+    cells = [
+        row(1, each, transaction_id="t-1") | {"source": "x"}
+        for each in (f"{text}Z", f"{text.replace('T', ' ')}+00", f"{text}-00:00")
+    ]
+    assert counts(site.report(site.csv(cells)))["repeated"] == 3
+    whole, fine = datetime(2026, 1, 1, tzinfo=UTC), int(digits.ljust(9, "0"))
+    table = pyarrow.parquet.read_table(parquet(site, cells[:1]))
+    time = pa.array([int(whole.timestamp()) * 1_000_000_000 + fine])
+    column = time.view(pa.timestamp("ns", "UTC"))
+    path = site.folder / "fine.parquet"
+    place = table.schema.get_field_index("labelled_at")
+    pyarrow.parquet.write_table(table.set_column(place, "labelled_at", column), path)
+    assert counts(site.report(path))["repeated"] == 1
+
+
+def test_a_pipe_is_refused_with_its_reason(site: LabelSite) -> None:
+    ends = os.pipe()
+    os.write(ends[1], b"transaction_id,label,labelled_at,source\n")
+    os.close(ends[1])
+    result = site(f"/dev/fd/{ends[0]}")
+    os.close(ends[0])
+    assert (result.returncode, "give a file, and no pipe" in result.stderr) == (64, True)
 
 
 @pytest.mark.parametrize(

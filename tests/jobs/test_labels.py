@@ -16,7 +16,9 @@ import pytest
 
 from fraudops.audit import connection as audit_connection
 from fraudops.audit import label_files, label_import
+from fraudops.audit.label_import import LabelImport
 from fraudops.audit.records import new_label
+from jobs import labels
 from jobs.labels import command
 from tests.support.audit_records import prediction
 from tests.support.commands import Caller, bare_environment
@@ -258,9 +260,42 @@ def test_two_imports_of_one_file_at_once_count_each_row_once(
     assert counts(site.report(file))["inserted"] == len(site.stored()) == 6
 
 
-def other(url: str, file: Path) -> int:
+@pytest.mark.parametrize("locked", [True, False], ids=["before its lock", "within its block"])
+def test_a_second_import_with_the_same_list_takes_no_line_of_the_first(
+    site: LabelSite, monkeypatch: pytest.MonkeyPatch, locked: bool
+) -> None:
+    """The other import runs before this one locks its list, or while this one holds the lock."""
+    rows = [row(transaction_id=f"t-{number}") for number in range(6)]
+    file, report = site.csv([*rows, row(7), *rows]), site.folder / "report.csv"
+    codes = list[int]()
+
+    def let_in() -> None:
+        if not codes:
+            codes.append(other(site.url, file, "--report", str(report)))
+
+    if locked:
+        real_lists = labels.row_lists
+        monkeypatch.setattr(labels, "row_lists", lambda *paths: let_in() or real_lists(*paths))
+    else:
+        real_store = LabelImport.store
+
+        async def store(*arguments: Any) -> Any:
+            stored = await real_store(*arguments)
+            await asyncio.to_thread(let_in)
+            return stored
+
+        monkeypatch.setattr(LabelImport, "store", store)
+    first = site(file, "--report", report, "--bad-rows", site.folder / "bad.csv")
+    assert (codes, first.returncode) == ([64 if locked else 75], 0), first.stderr
+    assert [line.split(",")[0] for line in lines(report)[1:]] == [
+        str(number) for number in range(1, 14)
+    ]
+    assert len(site.stored()) == 6
+
+
+def other(url: str, file: Path, *options: str) -> int:
     """Import the file in a process of its own, and return its exit code."""
-    arguments = [sys.executable, "-m", "jobs.labels", "import", str(file)]
+    arguments = [sys.executable, "-m", "jobs.labels", "import", str(file), *options]
     environment = bare_environment() | {"DATABASE_URL": url}
     return subprocess.run(arguments, env=environment, check=False, timeout=60).returncode
 

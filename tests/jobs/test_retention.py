@@ -274,6 +274,17 @@ def test_labels_and_refusals_end_with_their_days(
     assert labels.are_left()[0] == ids_of(labels.kept[3:])
 
 
+def test_a_label_that_arrives_late_stays_while_its_prediction_does(site: RetentionSite) -> None:
+    now = datetime.now(UTC)
+    late = label(now, prediction_id=id_at(now - timedelta(days=100)))
+    without = label(now, prediction_id=id_at(now - timedelta(days=402)))
+    early = label(now - timedelta(days=100), prediction_id=id_at(now - timedelta(days=100)))
+    labels = Labels(site.url)
+    asyncio.run(labels._ship([late, without, early]))
+    site.retain("--label-days", "90")
+    assert labels.are_left()[0] == ids_of([late, labels.kept[3]])
+
+
 def test_exactly_the_exported_labels_are_deleted(
     site: RetentionSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -296,6 +296,59 @@ async def test_rows_of_one_version_open_the_breaker_after_a_group(database: str)
         assert (await sink.ship(waiting)).new == 20
 
 
+@pytest.mark.parametrize("new_process", [False, True])
+async def test_a_version_that_was_accepted_opens_the_breaker_when_its_rows_are_refused(
+    database: str, new_process: bool
+) -> None:
+    """A copy of an accepted row of the version is refused too."""
+    async with open_sink(database) as sink:
+        await sink.ship(group(1, model_version="4"))
+        if not new_process:
+            await sink.ship(group(1))
+        constrain(database, "CHECK (model_version <> '4') NOT VALID")
+        shipping = Sink(database) if new_process else sink
+        waiting = group(20, model_version="4")
+        for _ in range(2):
+            with pytest.raises(DatabaseRefusesError, match="constraint no_v3"):
+                await shipping.ship(waiting)
+        release(database)
+        assert (await shipping.ship(waiting)).new == 20
+        await shipping.close()
+
+
+@pytest.mark.parametrize("new_process", [False, True])
+@pytest.mark.parametrize("rows", [1, 9, 2 * LONGEST_SERIES + 20])
+async def test_bad_rows_of_one_client_are_rejected_alone_however_many_they_are(
+    database: str, rows: int, new_process: bool
+) -> None:
+    """A copy of an accepted row of the same version passes, so that the rows are bad."""
+    async with open_sink(database) as sink:
+        constrain(database, "CHECK (client <> 'shop')")
+        shipping = Sink(database) if new_process else sink
+        bad = group(rows, client="shop")
+        outcome = await shipping.ship(bad)
+        assert sorted(entry.payload for entry in outcome.rejected) == sorted(bad)
+        assert (await shipping.ship(group(2))).new == 2
+        await shipping.close()
+
+
+async def test_bad_labels_of_one_client_do_not_stop_predictions(database: str) -> None:
+    def label(number: int, source: str) -> bytes:
+        return encode(new_label(1, NOON, source, transaction_id=f"t-{number}"))
+
+    async with open_sink(database) as sink:
+        await sink.ship([label(0, "analyst")])
+        alter(database, "ALTER TABLE labels ADD CONSTRAINT known CHECK (source = 'analyst')")
+        bad = [label(number, "other") for number in range(20)]
+        outcome = await sink.ship([*group(5), *bad])
+        assert (outcome.new, [entry.payload for entry in outcome.rejected]) == (5, bad)
+        # One by one, too: the series of refused rows ends with a copy that passes.
+        for number in range(LONGEST_SERIES + 5):
+            outcome = await sink.ship([label(100 + number, "other")])
+            assert len(outcome.rejected) == 1
+        assert (await sink.ship([*group(5), label(1, "analyst")])).new == 6
+
+
 async def test_rows_of_one_version_in_small_groups_open_the_breaker_after_a_series(
     database: str,
 ) -> None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from fraudops.audit.dead_letters import is_final_file
+from fraudops.audit.dead_letters import is_final_file, received_name
 from fraudops.errors import RefusedError, SpoolFullError, StoreDownError
 from fraudops.files import sync_folder
 from fraudops.ids import uuid7
@@ -45,7 +45,7 @@ class HandoverReceiver:
         """Receive a file of the folder `aside` or `newer`; raises as `take` does."""
         if not is_final_file(name):
             raise RefusedError("that is not the name of a dead-letter file")
-        await self._take(self._spool / folder / name, size, parts)
+        await self._take(self._spool / folder / received_name(name), size, parts)
 
     async def _take(self, path: Path, size: int | None, parts: AsyncIterator[bytes]) -> None:
         if reason := self._refusal():
