@@ -11,7 +11,7 @@ import pytest
 
 from services.inference.http.problems import HeadTooLargeError
 from services.inference.http.request_head import MOST_HEADERS
-from services.inference.http.wire_protocol import MOST_WAITING, WireProtocol
+from services.inference.http.wire_protocol import MOST_WAITING, SMALL_CHUNKS, WireProtocol
 from tests.support.http_wire import (
     BODY,
     CountedConnections,
@@ -223,6 +223,20 @@ async def test_a_flood_of_framing_is_cut_off(flood: bytes) -> None:
     await settle()
     assert transport.statuses == [400]
     assert "too little of a body" in str(application.faults[0])
+
+
+@pytest.mark.parametrize(("size", "refused"), [(1, True), (40, False)])
+async def test_a_body_has_no_thousands_of_tiny_chunks(size: int, refused: bool) -> None:
+    whole = b"%x\r\n%b\r\n" % (size, b"z" * size) * (SMALL_CHUNKS + 100) + b"0\r\n\r\n"
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    for segments in ((head + whole,), (head, whole), (head, whole[:9000], whole[9000:])):
+        application = WireApplication(willing=False)
+        protocol, transport = connect(application)
+        for segment in segments:
+            protocol.data_received(segment)
+        await settle()
+        assert transport.statuses == [400 if refused else 204]
+        assert bool(application.faults) == refused
 
 
 async def test_heads_and_urls_have_limits_however_they_arrive() -> None:

@@ -37,8 +37,12 @@ from services.inference.http.request_head import (
 
 # Chunk sizes, extensions and trailers without a byte of the body between them.
 DRY_BYTES = 64 << 10
+# Chunks that may be small. Later ones have at least so many bytes each, on average and on the wire:
+# a chunk costs a call, however few bytes it has.
+SMALL_CHUNKS, CHUNK_BYTES = 2048, 20
 # Requests that wait behind another one. Each takes a hundred times the memory of its bytes.
 MOST_WAITING = 32
+_TOO_LITTLE = "its chunks have too little of a body"
 
 
 class WireProtocol(ClientConnection):
@@ -56,7 +60,7 @@ class WireProtocol(ClientConnection):
         # A head without its wish for another protocol, to be parsed again.
         self._replay: bytes | None = None
         # Of the body that arrives now.
-        self._dry_bytes = self._trailers = 0
+        self._dry_bytes = self._trailers = self._chunks = self._first_bytes = 0
 
     # -- what the transport calls
 
@@ -131,6 +135,13 @@ class WireProtocol(ClientConnection):
         check_headers(version, self.headers)
         self._begin(method, version)
 
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > SMALL_CHUNKS and self._arrival is not None:
+            size = self._first_bytes + self._arrival.wire_bytes
+            if size < self._chunks * CHUNK_BYTES:
+                raise NotHttpError(_TOO_LITTLE)
+
     def on_body(self, body: bytes) -> None:
         # As short as possible: a chunk may have a single byte.
         self._dry_bytes, cycle = 0, self.cycle
@@ -186,7 +197,7 @@ class WireProtocol(ClientConnection):
 
     def _check_partial_body(self, arrival: Arrival) -> None:
         if arrival.wire_bytes > arrival.most_wire_bytes or self._dry_bytes > DRY_BYTES:
-            self._fail_body(NotHttpError("its chunks have too little of a body"))
+            self._fail_body(NotHttpError(_TOO_LITTLE))
 
     # -- the begin of a request
 
@@ -213,7 +224,8 @@ class WireProtocol(ClientConnection):
             raise TooManyWaitingError
         path = path_of(self.url)
         self._in_head = False
-        self._arrival, self._dry_bytes, self._trailers = Arrival(perf_counter()), 0, 0
+        self._arrival, self._first_bytes = Arrival(perf_counter()), self._head_bytes
+        self._dry_bytes = self._trailers = self._chunks = 0
         expects = version == "1.1" and any(
             name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
         )
