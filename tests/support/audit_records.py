@@ -58,3 +58,8 @@ def fill(folder: Path, records: Iterable[Record], writer: str = "worker-1") -> l
         ids.append(record.id)
     spool.close()
     return ids
+
+
+def group(rows: int, **changes: Any) -> list[bytes]:
+    """Return the payloads of so many predictions."""
+    return [encode(prediction(**changes)) for _ in range(rows)]
