@@ -212,6 +212,7 @@ def body_table(bodies: Sequence[MalformedBody]) -> Table:
     rows = [
         (
             each.kind,
+            each.path,
             str(each.status),
             short(each.seconds),
             short(each.longest_ms),
@@ -219,8 +220,8 @@ def body_table(bodies: Sequence[MalformedBody]) -> Table:
         )
         for each in bodies
     ]
-    columns = ("answer", "seconds", "longest turn, ms", "growth, MiB")
-    return Table("Malformed batches of 16 MiB", ("kind", *columns), rows)
+    columns = ("path", "answer", "seconds", "longest turn, ms", "growth, MiB")
+    return Table("Malformed bodies of 16 MiB", ("kind", *columns), rows)
 
 
 def held_table(held: Sequence[HeldCall]) -> Table:

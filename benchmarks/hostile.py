@@ -14,9 +14,10 @@ import msgspec
 
 from benchmarks.processes import SubjectError, post
 from benchmarks.product import Product
-from tests.support.bodies import malformed
+from tests.support.bodies import malformed, malformed_tensors
 
 BODY_BYTES = 16 << 20
+BATCH, INFERENCE = "/predict/batch", "/v2/models/credit-fraud/infer"
 PROBE_SECONDS, IDLE_SECONDS, MEMORY_SECONDS = 0.002, 1.0, 0.01
 HELD, HELD_SECONDS = 12, 3.0
 LABEL = {"transaction_id": "t-1", "label": 1, "labelled_at": "2026-01-01T00:00:00Z", "source": "s"}
@@ -29,6 +30,7 @@ class MalformedBody(msgspec.Struct, frozen=True):
     """
 
     kind: str
+    path: str
     status: int
     seconds: float
     longest_ms: float
@@ -79,22 +81,33 @@ def probing(url: str) -> Iterator[LoopProbe]:
 
 
 def malformed_bodies(service: Product, row: bytes, size: int = BODY_BYTES) -> list[MalformedBody]:
-    """Send each kind of malformed batch to a service with one worker, and look at that worker."""
+    """Send each kind of malformed body to a service with one worker, and look at that worker.
+
+    `row` is a valid transaction.
+    """
     with probing(service.url) as probe:
         time.sleep(IDLE_SECONDS)
     idle = median(probe.seconds)
     (worker,) = service.workers()
     before = worker.memory_full_info().pss
+    features = len(json.loads(row))
+    bodies = [(BATCH, malformed(row, size)), (INFERENCE, malformed_tensors(features, size))]
     return [
-        _send(service, kind, make(), idle, before) for kind, make in malformed(row, size).items()
+        _send(service, kind, path, make(), idle, before)
+        for path, makers in bodies
+        for kind, make in makers.items()
     ]
 
 
-def _send(service: Product, kind: str, body: bytes, idle: float, before: int) -> MalformedBody:
+def _send(
+    service: Product, kind: str, path: str, body: bytes, idle: float, before: int
+) -> MalformedBody:
     (worker,) = service.workers()
     most = before
     answers: list[int] = []
-    sender = threading.Thread(target=lambda: answers.append(_status(service, body)))
+    sender = threading.Thread(
+        target=lambda: answers.append(post(service.url + path, body, 120.0)[0])
+    )
     started = time.perf_counter()
     with probing(service.url) as probe:
         sender.start()
@@ -105,20 +118,16 @@ def _send(service: Product, kind: str, body: bytes, idle: float, before: int) ->
     if not answers or not probe.seconds:
         raise SubjectError(f"{kind}: no answer")
     longest = max(probe.seconds) - idle
-    return MalformedBody(kind, answers[0], seconds, longest * 1000, (most - before) / 2**20)
-
-
-def _status(service: Product, body: bytes) -> int:
-    return post(f"{service.url}/predict/batch", body, 120.0)[0]
+    return MalformedBody(kind, path, answers[0], seconds, longest * 1000, (most - before) / 2**20)
 
 
 def held_connections(service: Product, row: bytes) -> list[HeldCall]:
     """Hold connections that have sent their headers only, and time labels and batches."""
     with contextlib.ExitStack() as stack:
         for number in range(HELD):
-            stack.enter_context(_held(service.url, ("/predict/batch", "/feedback")[number % 2]))
+            stack.enter_context(_held(service.url, (BATCH, "/feedback")[number % 2]))
         return [
-            _times(service, "/predict/batch", b'{"transactions":[%b]}' % row, 200),
+            _times(service, BATCH, b'{"transactions":[%b]}' % row, 200),
             _times(service, "/feedback", json.dumps({"labels": [LABEL]}).encode(), 202),
             _times(service, "/predict", row, 200),
         ]

@@ -27,6 +27,7 @@ SPACES = ("",) * 16 + (" ", "\n", "\t", "\r", "\x0b", "\u00a0")
 INSERTED = (b"\xef\xbb\xbf", b"}", b"]", b'"', b"\\", b",", b":", b"\x00", b"\xff", b"NaN", b"0")
 # One draw for each object or change. A draw for each of their parts would take 20 times as long.
 _seeds = st.integers(0, 1 << 32)
+ROW_BYTES = 64 << 10
 
 
 def objects(members: Mapping[str, str]) -> st.SearchStrategy[bytes]:
@@ -99,6 +100,11 @@ def malformed(row: bytes, size: int) -> dict[str, Callable[[], bytes]]:
     def filled(unit: bytes, start: bytes = head, end: bytes = b"]}") -> Callable[[], bytes]:
         return lambda: start + unit * ((much - len(start) - len(end)) // len(unit)) + end
 
+    def of_rows(unit: bytes, start: bytes, end: bytes) -> Callable[[], bytes]:
+        """Make rows just below 64 KiB, which may be explained."""
+        inside = unit * ((ROW_BYTES - 2 - len(start) - len(end)) // len(unit))
+        return filled(start + inside + end + b",", end=b"{}]}")
+
     rows = filled(row + b",", end=b"{}]}")
     # So large that fewer than 10,000 of them fill the body.
     large = row[:-1] + b" " * (much // 9_900 - len(row)) + b"},"
@@ -121,4 +127,34 @@ def malformed(row: bytes, size: int) -> dict[str, Callable[[], bytes]]:
         "spaces after the list": filled(b" ", head + row + b"]", b"x"),
         "broken at its beginning": filled(b"0,", b'{"transactions":[[}', b"0]}"),
         "another list": filled(b"0,", b'{"transactions":[' + row + b'],"other":[', b"0]}"),
+        "rows of lists": of_rows(b"[],", b'{"a":[', b"0]}"),
+        "rows of objects": of_rows(b"{},", b'{"a":[', b"0]}"),
+        "rows of texts": of_rows(b'"",', b'{"a":[', b"0]}"),
+        "rows of NaN": of_rows(b"NaN,", b'{"V1":[', b"0]}"),
+        "rows of one field": of_rows(b'"V1":5e-324,', b"{", b'"a":0}'),
+        "rows of a long name": of_rows(b"a", b'{"12345', b'":0}'),
+        "rows of many names": filled(
+            b"{%b}," % b",".join(b'"a%d":0' % each for each in range(75)), end=b"{}]}"
+        ),
+    }
+
+
+def malformed_tensors(features: int, size: int) -> dict[str, Callable[[], bytes]]:
+    """Makers of malformed bodies for /v2/models/NAME/infer of at most `size` bytes."""
+    # 1e300 is a number for which the decoder takes long.
+    row = b'{"inputs":[{"name":"x","datatype":"FP64","shape":[10000,%d],"data":[' % features
+
+    def filled(unit: bytes, start: bytes, end: bytes, much: int = size) -> Callable[[], bytes]:
+        return lambda: start + unit * ((much - len(start) - len(end)) // len(unit)) + end
+
+    def lists(unit: bytes, units: int) -> Callable[[], bytes]:
+        return filled(b'{"data":[%b]},' % (unit * units), b'{"inputs":[', b"{}]}")
+
+    return {
+        "lists of rows": lists(b"[],", 9_990),
+        "lists of texts": lists(b'"",', 9_990),
+        "lists of zeros": lists(b"0,", 30_000),
+        "slow numbers": filled(b"1e300,", row, b"0]}]}"),
+        "a row of slow numbers": filled(b"1e300,", row + b"[", b"0]]}]}"),
+        "lists without a tensor": filled(b"[],", b'{"a":[', b"0]}", min(size, 64 << 10)),
     }

@@ -11,7 +11,13 @@ from hypothesis import example, given, settings
 
 from fraudops.schema import Feature, FeatureSchema
 from services.inference.reading.explaining import Explainer
-from services.inference.reading.faults import FieldFault, InvalidBodyError
+from services.inference.reading.faults import (
+    REPORTED_FAULTS,
+    FaultError,
+    FieldFault,
+    InvalidBodyError,
+    shown_name,
+)
 from services.inference.reading.labels import LabelReader
 from services.inference.reading.members import members
 from services.inference.reading.transactions import Reader, TransactionReader
@@ -136,6 +142,34 @@ def test_the_members_of_an_object_are_all_found() -> None:
         ("e", b"-1E+2"),
     ]
     assert members(b"{ }") == []
+
+
+def test_the_members_of_an_object_hold_a_thousand_lists_and_objects() -> None:
+    pair = b'"a":[{}],'
+    assert len(members(b"{%b}" % (pair * 500))) == 500
+    for more in (b'"a":[]', b'"a":{}'):
+        with pytest.raises(FaultError) as error:
+            members(b"{%b}" % (pair * 500 + more))
+        assert error.value.fault.code == "too_large"
+
+
+def test_of_many_faults_only_the_first_are_found() -> None:
+    kind = msgspec.defstruct("Wide", [(f"v{n}", float) for n in range(500)])
+    assert len(Explainer(kind).faults(b"{}")) == REPORTED_FAULTS
+    (first,) = Explainer(kind).faults(b"{}", most=1)
+    assert first.field == "v0"
+
+
+def test_a_long_name_is_not_searched_for_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+
+    class Counting:
+        def fullmatch(self, name: str) -> None:
+            searched.append(len(name))
+
+    monkeypatch.setattr("services.inference.reading.faults._SHOWN_NAME", Counting())
+    assert [shown_name("x" * length) for length in (32, 33, 65_000)] == [None] * 3
+    assert searched == [32]
 
 
 @pytest.mark.parametrize(

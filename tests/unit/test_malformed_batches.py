@@ -23,6 +23,9 @@ SIZE = 16 << 20
 MALFORMED = malformed(ROW, SIZE)
 # Bodies that are read to their end.
 READ_ON = {"large good rows, then a bad one", "a bad row, then large good ones"}
+# Bodies of large rows, of which a hundred are explained, and of small ones.
+EXPLAINED = {"rows of texts", "rows of NaN", "rows of a long name"}
+SMALL = {"empty rows", "rows of many names"}
 
 
 async def turns_of(body: bytes) -> tuple[int, tuple[FieldFault, ...]]:
@@ -60,5 +63,9 @@ async def test_a_refusal_yields_to_the_loop_every_64_kib(
     # A slice ends with the row in which it reaches 64 KiB.
     if kind in READ_ON | {"spaces after the list"}:
         assert turns >= SIZE // (66 << 10)
+    if kind in EXPLAINED:
+        assert turns >= REPORTED_FAULTS
+    if kind in SMALL:
+        assert turns >= REPORTED_FAULTS // 16
     if PROOF:
         print(f"| {kind} | {turns} | {peak / 1024:.0f} | {faults[0].reason} | {len(faults)} |")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraudops.schema import Feature, FeatureSchema
+from services.inference.reading.explaining import Explainer
 from services.inference.reading.faults import REPORTED_FAULTS, FieldFault, InvalidBodyError
 from services.inference.reading.labels import LABELS, LabelReader
 from services.inference.reading.row_count import RowCount
@@ -338,6 +339,70 @@ def test_nothing_after_a_hundred_faulty_rows_is_scanned() -> None:
         scanner = RowScanner(READER, "rows", BATCH_ROWS, body, 9, 0)
         assert [chunk for chunk in scanner.slices() if chunk] == []
         assert [fault.index for fault in scanner.faults] == list(range(REPORTED_FAULTS))
+
+
+def test_few_rows_are_explained_between_two_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    explained: list[int] = []
+    found = Explainer.faults
+
+    def faults(self: Explainer, row: bytes, *more: Any) -> list[FieldFault]:
+        explained.append(len(row))
+        return found(self, row, *more)
+
+    monkeypatch.setattr(Explainer, "faults", faults)
+    for row in (b"5", b'{"c":[%b0]}' % (b"[]," * 300), b'{"c":"%b"}' % (b"x" * 5000)):
+        body = b'{"rows":[%b]}' % b",".join([row] * 200)
+        scanner = RowScanner(READER, "rows", BATCH_ROWS, body, 9, 0)
+        for _ in scanner.slices():
+            assert len(explained) <= 16
+            assert sum(explained) <= (4 << 10) + len(row)
+            explained.clear()
+        assert len(scanner.faults) == REPORTED_FAULTS
+
+
+def test_a_row_of_very_many_lists_ends_the_reading() -> None:
+    for inside in (b"[],", b"{},", b'"",[],', b'{"x":0},'):
+        for row in (b'{"c":[%b0]}' % (inside * 1001), b"[%b0]" % (inside * 1001)):
+            assert read(RowList("rows"), b'{"rows":[{"a":1,"b":2},%b, 5]}' % row) == (
+                FieldFault(
+                    index=1,
+                    reason="has more than 1000 lists and objects inside",
+                    code="too_large",
+                ),
+            )
+
+
+def test_small_pieces_make_full_chunks() -> None:
+    async def sizes() -> list[int]:
+        body = b'{"rows":[%b]}' % b",".join([b'{"a":1,"b":2}'] * 300)
+        return [len(chunk) async for chunk in read_rows(READER, ROWS, body)]
+
+    assert asyncio.run(sizes()) == [CHUNK, CHUNK, 300 - 2 * CHUNK]
+
+
+def test_a_field_given_very_often_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+
+    class Counting:
+        def __init__(self, decoder: Any) -> None:
+            self._decoder = decoder
+
+        def decode(self, piece: bytes) -> Any:
+            decoded.append(piece.count(b":"))
+            return self._decoder.decode(piece)
+
+    reader = TransactionReader(SCHEMA)
+    for name in ("_decoder", "_list_decoder"):
+        monkeypatch.setattr(reader, name, Counting(getattr(reader, name)))
+    row = b'{%b"b":5e-324}' % (b'"a":5e-324,' * 5000)
+    (fault,) = read(RowList("rows"), b'{"rows":[{"a":1,"b":2},%b, 5]}' % row, reader)
+    assert (fault.index, fault.reason) == (1, "has more than 1000 fields")
+    with pytest.raises(InvalidBodyError, match="more than 1000 fields"):
+        reader.read(row)
+    many = [b'{"a":5e-324,"b":5e-324}'] * BATCH_ROWS
+    assert len(read(RowList("rows"), b'{"rows":[%b]}' % b",".join(many), reader)) == BATCH_ROWS
+    # The decoder takes 10 µs for each of these numbers.
+    assert max(decoded) < 2500
 
 
 def test_a_fault_of_a_label_names_its_row() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import struct
+import tracemalloc
 from collections.abc import Callable
 from itertools import chain
 from random import Random
@@ -152,6 +153,7 @@ def test_a_list_is_read_in_pieces_as_it_is_read_whole(monkeypatch: pytest.Monkey
     whole = [rows(body) for body in bodies]
     for step in range(1, 60, 7):
         monkeypatch.setattr(outline_module, "STEP_BYTES", step + 30)
+        monkeypatch.setattr(outline_module, "PIECE_BYTES", step + 30)
         monkeypatch.setattr(outline_module, "ROW_BYTES", 500)
         assert [rows(body) for body in bodies] == whole
         for body in bodies:
@@ -283,44 +285,142 @@ def test_the_first_fault_of_each_row_is_named_and_all_of_a_single_row() -> None:
     assert [(fault.index, fault.field) for fault in single] == [(None, name) for name in BANK.names]
 
 
-def filled(unit: bytes, start: bytes, end: bytes = b"]}]}") -> Callable[[], bytes]:
-    return lambda: start + unit * ((MOST_BYTES - len(start) - len(end)) // len(unit)) + end
+def filled(
+    unit: bytes, start: bytes, end: bytes = b"]}]}", size: int = MOST_BYTES
+) -> Callable[[], bytes]:
+    return lambda: start + unit * ((size - len(start) - len(end)) // len(unit)) + end
+
+
+def many_lists(unit: bytes, units: int) -> Callable[[], bytes]:
+    return filled(b'{"data":[%b]},' % (unit * units), b'{"inputs":[', b"{}]}")
+
+
+def outlined(unit: bytes, start: bytes = b'{"x":[', end: bytes = b"0]}") -> Callable[[], bytes]:
+    """Make a body without long lists, which waits for no permit."""
+    return filled(unit, start, end, OUTLINE_BYTES)
 
 
 HEAD = encoded(tensor(0, [1, WIDTH])).removesuffix(b"0}]}") + b"["
+MANY = encoded(tensor(0, [10_000, WIDTH])).removesuffix(b"0}]}") + b"["
 LARGE = {
     "zeros": filled(b"0,", HEAD),
     "rows": filled(b"[0],", HEAD),
     "open brackets": filled(b"[", HEAD),
     "texts": filled(b'"",', HEAD),
     "one text": filled(b"a", HEAD + b'"'),
+    "escapes": filled(b'\\"', HEAD + b'"'),
     "spaces": filled(b" ", HEAD),
     "spaces between rows": filled(b" ", HEAD + b"[0],", b"[0]]}]}"),
     "spaces before": filled(b" ", b"", HEAD),
     "tensors": filled(b'{"name":"","shape":[],"datatype":""},', b'{"inputs":['),
     "a long shape": filled(b"1,", b'{"inputs":[{"name":"x","shape":['),
     "fields": filled(b'"a":0,', b"{"),
+    "parameters": filled(b'"a":0,', b'{"parameters":{'),
+    "one large row": filled(b"1e300,", MANY + b"[", b"0]]}]}"),
+    "lists of rows": many_lists(b"[],", 9_990),
+    "lists of texts": many_lists(b'"",', 9_990),
+    "lists of zeros": many_lists(b"0,", 30_000),
+    "lists of one": many_lists(b"0", 1),
+    "lists in the outline": outlined(b"[],"),
+    "lists without commas": outlined(b"[]"),
+    "objects in the outline": outlined(b"{},"),
+    "texts in the outline": outlined(b'"",'),
+    "deep parameters": outlined(b"[" * 60 + b"]" * 60 + b",", b'{"parameters":{"x":[', b"0]}}"),
+    "a long key twice": lambda: b'{"%b":0,"%b":0}' % ((b"12345" + b"a" * 30_000,) * 2),
+}
+# The tokens that are looked at in bodies with very many. Others have a turn after every 2,048.
+TOKENS = {
+    "lists of rows": (WIDTH + 4) * 2 * 9_990,
+    "lists of texts": (WIDTH + 4) * 9_990,
+    "lists in the outline": OUTLINE_BYTES * 2 // 3,
+    "lists without commas": OUTLINE_BYTES,
+    "objects in the outline": OUTLINE_BYTES * 2 // 3,
+    "texts in the outline": OUTLINE_BYTES // 3,
+    "deep parameters": OUTLINE_BYTES,
 }
 
 
-@pytest.mark.parametrize("make", LARGE.values(), ids=LARGE)
+@pytest.mark.parametrize("kind", LARGE)
 def test_a_large_malformed_request_is_refused_in_bounded_steps(
-    make: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
+    kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
     found = outline_module.pieces
 
-    async def pieces(body: bytes, long: outline_module.LongList) -> Any:
-        async for place, piece in found(body, long):
+    async def pieces(*arguments: Any) -> Any:
+        async for place, piece in found(*arguments):
             decoded.append(len(piece))
             yield place, piece
 
     monkeypatch.setattr("services.inference.reading.tensor_types.pieces", pieces)
-    codes = ("other", "repeated_key", "too_deep", "too_large", "too_many_rows")
-    assert refusal(make()).faults[0].code in codes
+    body = LARGE[kind]()
+    tracemalloc.start()
+    try:
+        turns, refused = asyncio.run(turns_of(body))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(refused, InvalidBodyError)
+    codes = ("missing", "not_json", "other", "repeated_key", "too_deep", "too_large")
+    assert refused.faults[0].code in (*codes, "too_many_rows")
+    assert turns >= TOKENS.get(kind, 0) // 2500
+    assert peak < 8 << 20
     # The first piece has more values than the shape says: no other one is decoded.
     assert len(decoded) <= 1
-    assert sum(decoded) <= 2 * STEP_BYTES
+    assert sum(decoded) <= 2 * STEP_BYTES or kind == "one large row"
+
+
+async def turns_of(body: bytes, json_bytes: int | None = None) -> tuple[int, Exception | None]:
+    """Read a request, and return the number of turns that others got of the loop meanwhile."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    refused = None
+    try:
+        await read_tensors(READER, body, json_bytes)
+    except InvalidBodyError as error:
+        refused = error
+    counting.cancel()
+    return turns, refused
+
+
+def test_good_tensors_leave_turns_to_others() -> None:
+    n = 9_000
+    columns = encoded(*(tensor([0] * n, [n], name=name) for name in BANK.names))
+    narrow = encoded(*(tensor([[0]] * n, [n, 1], name=name) for name in BANK.names))
+    for body in (columns, narrow):
+        turns, refused = asyncio.run(turns_of(body))
+        assert refused is None
+        # 8 KiB of numbers in a turn; the last piece of each column may be smaller.
+        assert turns >= len(body) // (12 << 10)
+    ids = binary(np.zeros((n, WIDTH)), "FP64", ["x"] * n)
+    assert asyncio.run(turns_of(*ids))[0] >= n // 2048
+    # A small request needs no other turn than that of its answer.
+    assert asyncio.run(turns_of(GOOD)) == (0, None)
+
+
+def test_a_request_has_a_list_for_each_feature_and_four_of_ids() -> None:
+    columns = [tensor([0], [1], name=name) for name in BANK.names]
+    lists = {"transaction_ids": ["t"], "entity_keys": ["k"]}
+    assert len(rows(encoded(*columns, parameters=lists))) == 1
+    more = [tensor(["t"], [1], "BYTES", name) for name in ("transaction_id", "entity_key")]
+    assert refusal(encoded(*columns, *more, parameters=lists)).faults[0].code == "repeated_key"
+    fault = refusal(encoded(*columns, *more, more[0], parameters=lists)).faults[0]
+    assert (fault.code, f"more than {WIDTH + 4} lists" in fault.reason) == ("too_large", True)
+
+
+def test_a_large_row_of_another_length_is_not_decoded() -> None:
+    for values in (WIDTH - 1, WIDTH + 1):
+        # No decoder would accept them.
+        numbers = ",".join(["x" * 4000] * values)
+        body = MANY + f"[{numbers}]]}}]}}".encode()
+        assert "rows of another length" in str(refusal(body))
 
 
 def test_what_is_in_no_list_has_at_most_64_kib() -> None:

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 
 import msgspec
 
 from services.inference.reading.faults import (
     REFUSALS,
+    REPORTED_FAULTS,
     FaultError,
     FieldFault,
     given_twice,
@@ -21,7 +23,16 @@ from services.inference.reading.wording import NOT_FINITE, NOT_WHOLE, Worded, in
 
 ROW_BYTES = 64 << 10
 _WHITE = b" \t\r\n"
-_NOT_FINITE = re.compile(rb"(?<![^:,\[\s])-?(?:NaN|Infinity)(?![^\s,}\]])")
+_NOT_FINITE = re.compile(rb"-?(?:NaN|Infinity)")
+
+
+def _value(word: bytes) -> "re.Pattern[bytes]":
+    """Match a word that is a value, also behind a minus sign. The search begins with the word."""
+    before = rb"(?:(?<![^:,\[\s]%b)|(?<=-%b)(?<![^:,\[\s]-%b))" % (word, word, word)
+    return re.compile(word + before + rb"(?![^\s,}\]])")
+
+
+_NAN, _INFINITY = _value(b"NaN"), _value(b"Infinity")
 _PLACE = re.compile(r"\(byte (\d+)\)")
 _syntax = msgspec.json.Decoder(msgspec.Raw)
 
@@ -41,26 +52,30 @@ class Explainer:
             field.encode_name: (field.required, msgspec.json.Decoder(field.type))
             for field in msgspec.structs.fields(kind)
         }
-        self._most = max(MOST_MEMBERS, 2 * len(self._fields))
+        self.most_members = max(MOST_MEMBERS, 2 * len(self._fields))
 
     def faults(
-        self, body: bytes, refusal: Exception | None = None, offset: int = 0
+        self,
+        body: bytes,
+        refusal: Exception | None = None,
+        offset: int = 0,
+        most: int = REPORTED_FAULTS,
     ) -> list[FieldFault]:
-        """Return the faults of a body that was refused by `refusal`: at least one.
+        """Return the first `most` faults of a body that was refused by `refusal`: at least one.
 
         `offset` is the place of the body in what the client sent. Never raises.
         """
         try:
-            return self.found(body, offset) or [_fault_of(refusal)]
+            return self.found(body, offset, most) or [_fault_of(refusal)]
         except REFUSALS:
             return [_fault_of(refusal)]
 
-    def found(self, body: bytes, offset: int = 0) -> list[FieldFault]:
+    def found(self, body: bytes, offset: int = 0, most: int = REPORTED_FAULTS) -> list[FieldFault]:
         """Return the faults that can be seen without knowing who refused the body."""
         if fault := _fault_of_whole(body, offset):
             return [fault]
         try:
-            content = members(body, self._most)
+            content = members(body, self.most_members)
         except FaultError as error:
             return [error.fault]
         values: dict[str, list[bytes]] = {}
@@ -69,7 +84,8 @@ class Explainer:
         unknown = sorted(values.keys() - self._fields.keys())
         if self._send and (fault := foreign_form(unknown, self._send)):
             return [fault]
-        return [*self._known(values), *self._unknown(unknown, values)]
+        every = chain(self._known(values), self._unknown(unknown, values))
+        return list(islice(every, most))
 
     def _known(self, values: Mapping[str, Sequence[bytes]]) -> Iterator[FieldFault]:
         for name, (required, decoder) in self._fields.items():
@@ -150,8 +166,4 @@ def _is_json(value: bytes) -> bool:
 
 def _finite(body: bytes) -> bytes:
     """Replace NaN and Infinity, which are no JSON, by numbers of the same length."""
-    return _NOT_FINITE.sub(_as_zero, body)
-
-
-def _as_zero(found: "re.Match[bytes]") -> bytes:
-    return found[0].replace(b"NaN", b"0.0").replace(b"Infinity", b"0.000000")
+    return _INFINITY.sub(b"0.000000", _NAN.sub(b"0.0", body))

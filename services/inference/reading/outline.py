@@ -5,7 +5,6 @@ out first, and each is decoded in pieces of STEP_BYTES. What is left is small. O
 between the steps.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
@@ -23,9 +22,12 @@ from services.inference.reading.faults import (
 from services.inference.reading.members import MOST_LEVELS, STRING, TOO_DEEP, WHITE
 from services.inference.reading.rows import BATCH_ROWS
 from services.inference.reading.transactions import BOM
+from services.inference.reading.turns import LIST, NUMBER_BYTE, TOKEN, TurnBudget
 
-# Of all that is in no long list; and of a list that is read in one step.
+# Of all that is in no long list; and of a list that is scanned in one step.
 OUTLINE_BYTES = STEP_BYTES = 64 << 10
+# Of the values that are decoded in one step. The decoder takes 10 µs for a number such as 1e300.
+PIECE_BYTES = 8 << 10
 # The values of one row that stands in brackets of its own.
 ROW_BYTES = 4 * STEP_BYTES
 
@@ -43,12 +45,13 @@ _name = msgspec.json.Decoder(str)
 class LongList(NamedTuple):
     """A list in a body: the places after and before its brackets.
 
-    `rows` are the places of the lists inside, with their brackets. Without one the list is flat.
+    `groups` are the places of rows that are decoded together: a row is a list inside. A group has
+    at most PIECE_BYTES, or a single row. Without a group the list is flat.
     """
 
     start: int
     end: int
-    rows: list[tuple[int, int]]
+    groups: list[tuple[int, int]]
 
 
 class Outline(NamedTuple):
@@ -70,11 +73,12 @@ class Outline(NamedTuple):
         return outside + place - inside
 
 
-async def outline(body: bytes, cut: frozenset[str]) -> Outline:
+async def outline(body: bytes, cut: frozenset[str], most_lists: int, turn: TurnBudget) -> Outline:
     """Cut the lists out that are values of the keys in `cut`.
 
     The outline may still be no JSON. Raises FaultError for a repeated key, for an outline of more
-    than OUTLINE_BYTES, for too many levels, and for a list that ends nowhere.
+    than OUTLINE_BYTES, for more than `most_lists` lists, for too many levels, and for a list that
+    ends nowhere.
     """
     # The keys of each object that is open, and None for each list.
     levels: list[set[str] | None] = []
@@ -83,6 +87,9 @@ async def outline(body: bytes, cut: frozenset[str]) -> Outline:
     parts: list[bytes] = []
     size = 0
     while token := _TOKEN.search(body, at, copied + OUTLINE_BYTES - size):
+        turn.left -= TOKEN
+        if turn.left < 0:
+            await turn.renew()
         at = token.end()
         text, colon = token.groups()
         sign = body[token.start() : token.start() + 1]
@@ -92,7 +99,9 @@ async def outline(body: bytes, cut: frozenset[str]) -> Outline:
                 raise FaultError(_given_twice(name))
             names.add(name)
             if name in cut and body[at : at + 1] == b"[":
-                long = await _long_list(body, at)
+                if len(found.lists) == most_lists:
+                    raise FaultError(_too_many_lists(most_lists))
+                long = await _long_list(body, at, turn)
                 parts.append(b"%b[%d]" % (body[copied:at], len(found.lists)))
                 size += len(parts[-1])
                 at = copied = long.end + 1
@@ -112,37 +121,57 @@ async def outline(body: bytes, cut: frozenset[str]) -> Outline:
     return found._replace(json=b"".join([*parts, body[copied:]]))
 
 
-async def _long_list(body: bytes, start: int) -> LongList:
+async def _long_list(body: bytes, start: int, turn: TurnBudget) -> LongList:
     """Find the end of the list at `start`. Raises FaultError."""
-    rows: list[tuple[int, int]] = []
-    row, strings, at = None, 0, start + 1
+    groups: list[tuple[int, int]] = []
+    row, rows, strings, at = None, 0, 0, start + 1
     while at < len(body):
-        limit = min(at + STEP_BYTES, len(body))
+        following = limit = min(at + STEP_BYTES, len(body))
         for token in _LIST_TOKEN.finditer(body, at, limit):
+            turn.left -= TOKEN
+            if turn.left < 0:
+                await turn.renew()
             place, sign = token.start(), body[token.start() : token.start() + 1]
             if sign == b'"':
-                strings += 1
                 if not token[1]:
                     # The string goes on in the next step, which begins with it.
-                    at, strings = _continued(at, place, limit, len(body)), strings - 1
+                    following = _continued(at, place, limit, len(body))
                     break
+                strings += 1
             elif sign == b"[":
                 if row is not None:
                     raise FaultError(TOO_DEEP)
                 row = place
             elif sign == b"]":
                 if row is None:
-                    return LongList(start + 1, place, rows)
-                rows.append((row, place + 1))
+                    turn.left -= place - at
+                    return LongList(start + 1, place, groups)
+                rows += 1
+                _add_row(groups, row, place + 1)
                 row = None
             else:
                 raise FaultError(_OBJECT)
-            if len(rows) > BATCH_ROWS or strings > BATCH_ROWS:
+            if rows > BATCH_ROWS or strings > BATCH_ROWS:
                 raise FaultError(TOO_MANY_ROWS)
-        else:
-            at = limit
-        await asyncio.sleep(0)
+        turn.left -= following - at
+        if turn.left < 0:
+            await turn.renew()
+        at = following
     raise FaultError(not_json(len(body)))
+
+
+def _add_row(groups: list[tuple[int, int]], start: int, end: int) -> None:
+    if groups and end - groups[-1][0] <= PIECE_BYTES:
+        groups[-1] = (groups[-1][0], end)
+    else:
+        groups.append((start, end))
+
+
+def _too_many_lists(most: int) -> FieldFault:
+    return FieldFault(
+        reason=f"has more than {most} lists of values: one for each feature, and some of ids",
+        code="too_large",
+    )
 
 
 def _given_twice(name: str) -> FieldFault:
@@ -167,49 +196,45 @@ def _decoded(text: bytes, place: int) -> str:
         raise FaultError(not_json(place)) from None
 
 
-async def pieces(body: bytes, long: LongList) -> AsyncIterator[tuple[int, bytes]]:
+async def pieces(
+    body: bytes, long: LongList, turn: TurnBudget, size: int | None = None
+) -> AsyncIterator[tuple[int, bytes]]:
     """Yield the list in parts that are JSON lists, each with its place in the body.
 
-    If each part is valid and has a value, the list is valid. A list with rows has whole rows in
-    each part. An empty list has no part. Raises FaultError.
+    A part of a flat list has about `size` bytes, by default PIECE_BYTES. If each part is valid and
+    has a value, the list is valid. A list with rows has whole rows in each part. An empty list has
+    no part. Raises FaultError.
     """
-    found = _rows(body, long) if long.rows else _values(body, long)
-    first = True
-    for start, end in found:
-        if not first:
-            await asyncio.sleep(0)
-        first = False
+    size = size or PIECE_BYTES
+    before = long.start
+    for start, end in _groups(body, long) if long.groups else _values(body, long, size):
+        await turn.spend(LIST + NUMBER_BYTE * (end - start) + start - before)
+        before = end
         yield start, b"[%b]" % body[start:end]
 
 
-def _values(body: bytes, long: LongList) -> Iterator[tuple[int, int]]:
+def _values(body: bytes, long: LongList, size: int) -> Iterator[tuple[int, int]]:
     at, end = long.start, long.end
     if end - at <= STEP_BYTES and _WHITE.fullmatch(body, at, end):
         return
-    while (cut := body.find(b",", at + STEP_BYTES, end)) >= 0:
-        if cut - at > 2 * STEP_BYTES:
+    while (cut := body.find(b",", at + size, end)) >= 0:
+        if cut - at > size + STEP_BYTES:
             raise FaultError(too_large(STEP_BYTES))
         yield at, cut
         at = cut + 1
-    if end - at > 2 * STEP_BYTES:
+    if end - at > size + STEP_BYTES:
         raise FaultError(too_large(STEP_BYTES))
     yield at, end
 
 
-def _rows(body: bytes, long: LongList) -> Iterator[tuple[int, int]]:
-    rows, before = long.rows, long.start
-    first = 0
-    while first < len(rows):
-        start, end = rows[first]
-        last = first + 1
-        while last < len(rows) and rows[last][1] - start <= STEP_BYTES:
-            end = rows[last][1]
-            last += 1
+def _groups(body: bytes, long: LongList) -> Iterator[tuple[int, int]]:
+    before, gap = long.start, _WHITE
+    for start, end in long.groups:
         if end - start > ROW_BYTES:
             raise FaultError(too_large(ROW_BYTES))
-        _check_gap(_COMMA if first else _WHITE, body, before, start)
+        _check_gap(gap, body, before, start)
         yield start, end
-        before, first = end, last
+        before, gap = end, _COMMA
     _check_gap(_WHITE, body, before, long.end)
 
 

@@ -20,7 +20,9 @@ from services.inference.reading.members import SCALAR, STRING, WHITE, end_of_con
 from services.inference.reading.transactions import Reader
 
 CHUNK = 128
-SLICE_BYTES, HEAD_BYTES = 64 << 10, 4 << 10
+HEAD_BYTES = 4 << 10
+# The rows of one turn. To explain a row takes longer than to read it, also a row of a few bytes.
+SLICE_BYTES, EXPLAINED_BYTES, EXPLAINED_TIMES = 16 << 10, 1 << 10, 4
 # A row with the white space around it.
 WINDOW_BYTES = 2 * ROW_BYTES
 # After these faults it is not known where the next row begins.
@@ -63,14 +65,19 @@ class RowScanner(Generic[ScannedRow]):
     def slices(self) -> Iterator[list[ScannedRow]]:
         """Yield the valid rows, at most CHUNK at a time, after about SLICE_BYTES at the latest.
 
-        The caller lets others run in between. `faults` is complete at the end.
+        A faulty row counts as EXPLAINED_BYTES and EXPLAINED_TIMES its own bytes more. The caller
+        lets others run in between. `faults` is complete at the end.
         """
         more = True
         while more:
             chunk: list[ScannedRow] = []
-            stop = self._at + SLICE_BYTES
-            while more and self._at < stop and len(chunk) < CHUNK:
+            left = SLICE_BYTES
+            while more and left > 0 and len(chunk) < CHUNK:
+                before, known = self._at, len(self.faults)
                 more = self._read_row(chunk)
+                left -= self._at - before
+                if len(self.faults) > known:
+                    left -= EXPLAINED_BYTES + EXPLAINED_TIMES * (self._at - before)
             yield chunk
         if self.index == 0 and not self.faults:
             self._add(
@@ -107,7 +114,7 @@ class RowScanner(Generic[ScannedRow]):
         try:
             chunk.append(self._reader.decode(row))
         except msgspec.MsgspecError as error:
-            fault = self._reader.faults(row, error, start)[0]
+            fault = self._reader.faults(row, error, start, most=1)[0]
             return self._add(msgspec.structs.replace(fault, index=self.index))
         return True
 

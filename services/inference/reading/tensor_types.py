@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from services.inference.reading.faults import REFUSALS, FaultCode, FaultError, FieldFault, not_json
 from services.inference.reading.identifiers import IDENTIFIER, Identifier, is_identifier
-from services.inference.reading.outline import LongList, pieces
+from services.inference.reading.outline import PIECE_BYTES, STEP_BYTES, LongList, pieces
+from services.inference.reading.turns import TOKEN, TurnBudget
 from services.inference.reading.wording import NOT_FINITE, in_words
 
 _NAN = re.compile(rb"-?(?:NaN|Infinity)")
@@ -61,12 +62,18 @@ class Where(NamedTuple):
 
 
 async def numbers_of_list(
-    where: Where, kind: NumberType, body: bytes, long: LongList, rows: int, width: int
+    where: Where,
+    kind: NumberType,
+    body: bytes,
+    long: LongList,
+    rows: int,
+    width: int,
+    turn: TurnBudget,
 ) -> NDArray[Any]:
     """Return the values as an array of shape (rows, width). Raises FaultError."""
     values, filled = np.empty(rows * width, kind.dtype), 0
-    async for place, piece in pieces(body, long):
-        part = _decoded(where, kind, piece, place, width if long.rows else None)
+    async for place, piece in pieces(body, long, turn):
+        part = _decoded(where, kind, piece, place, width if long.groups else None)
         if filled + len(part) > len(values):
             filled += len(part)
             break
@@ -82,11 +89,14 @@ async def numbers_of_list(
     return values.reshape(rows, width)
 
 
-async def ids_of_list(where: Where, body: bytes, long: LongList, rows: int) -> "list[str | None]":
+async def ids_of_list(
+    where: Where, body: bytes, long: LongList, rows: int, turn: TurnBudget
+) -> "list[str | None]":
     """Return `rows` ids, or nulls. Raises FaultError."""
     ids: list[str | None] = []
-    async for place, piece in pieces(body, long):
-        ids += _decoded(where, _IDS, piece, place, 1 if long.rows else None)
+    # A cut at a comma within an id would hide what is wrong with the id.
+    async for place, piece in pieces(body, long, turn, STEP_BYTES):
+        ids += _decoded(where, _IDS, piece, place, 1 if long.groups else None)
     if len(ids) != rows:
         raise _wrong_number(where)
     return ids
@@ -104,7 +114,9 @@ def numbers_of_bytes(
     return values
 
 
-def ids_of_bytes(where: Where, data: memoryview, rows: int) -> "list[str | None]":
+async def ids_of_bytes(
+    where: Where, data: memoryview, rows: int, turn: TurnBudget
+) -> "list[str | None]":
     """Return `rows` ids, each behind its length of four bytes. Raises FaultError."""
     ids: list[str | None] = []
     at = 0
@@ -117,6 +129,9 @@ def ids_of_bytes(where: Where, data: memoryview, rows: int) -> "list[str | None]
         if not is_identifier(text):
             raise where.fault(f"holds an id that {in_words(IDENTIFIER)[0]}", "bad_id")
         ids.append(text)
+        turn.left -= TOKEN
+        if turn.left < 0:
+            await turn.renew()
     if len(ids) != rows:
         raise _wrong_number(where)
     return ids
@@ -126,6 +141,9 @@ def _decoded(
     where: Where, kind: NumberType, piece: bytes, place: int, width: int | None
 ) -> list[Any]:
     """Decode a part of a list; with `width` it is a list of rows. Raises FaultError."""
+    # A long part is one row. It is not decoded if it has other than `width` values.
+    if width and len(piece) > PIECE_BYTES + 2 and piece.count(b",") != width - 1:
+        raise where.fault("has rows of another length than its shape says")
     try:
         values = (kind.flat if width is None else kind.rows).decode(piece)
     except REFUSALS as error:

@@ -43,8 +43,11 @@ from services.inference.reading.tensor_types import (
     numbers_of_list,
 )
 from services.inference.reading.transactions import TransactionReader
+from services.inference.reading.turns import TurnBudget
 
 IDS = ("transaction_id", "entity_key")
+# Of ids, as tensors and as parameters.
+ID_LISTS = 2 * len(IDS)
 
 
 @dataclass(frozen=True)
@@ -117,10 +120,13 @@ async def read_tensors(
         if json_bytes is not None and json_bytes > len(body):
             raise body_fault("is shorter than Inference-Header-Content-Length says")
         json = body if json_bytes is None else body[:json_bytes]
-        found = await outline(json, LISTS)
+        turn = TurnBudget()
+        found = await outline(json, LISTS, reader.features + ID_LISTS, turn)
         envelope = read_envelope(found)
         binary = binary_parts(envelope, body, len(json))
-        return await _Reading(reader, json, found, envelope, binary, count or RowCount()).run()
+        return await _Reading(
+            reader, json, found, envelope, binary, count or RowCount(), turn
+        ).run()
     except FaultError as error:
         raise InvalidBodyError([error.fault]) from None
 
@@ -136,9 +142,10 @@ class _Reading:
         envelope: Envelope,
         binary: Sequence[memoryview | None],
         count: RowCount,
+        turn: TurnBudget,
     ) -> None:
         self._reader, self._json, self._found, self._count = reader, json, found, count
-        self._envelope, self._binary = envelope, binary
+        self._envelope, self._binary, self._turn = envelope, binary, turn
         # The lists that a field of the protocol names; no other list may be in the body.
         self._used = 0
 
@@ -179,8 +186,9 @@ class _Reading:
         self, places: dict[str, int]
     ) -> tuple[int, list[NDArray[Any]]]:
         names = self._reader.names
+        known = set(names)
         for name, index in places.items():
-            if name not in names:
+            if name not in known:
                 raise body_fault(
                     f"has several tensors, of which inputs[{index}] is no feature of the schema",
                     "unknown_field",
@@ -207,7 +215,7 @@ class _Reading:
         if binary is not None:
             return numbers_of_bytes(where, kind, binary, rows, width)
         long = self._found.lists[self._number(where, tensor.data)]
-        return await numbers_of_list(where, kind, self._json, long, rows, width)
+        return await numbers_of_list(where, kind, self._json, long, rows, width, self._turn)
 
     async def _ids(self, name: str, index: int | None, rows: int) -> list[str | None]:
         """Return an id for each row: of a tensor, or of a parameter of the request."""
@@ -229,10 +237,10 @@ class _Reading:
             column_rows(where, tensor, rows)
             binary = self._binary[index]
             if binary is not None:
-                return ids_of_bytes(where, binary, rows)
+                return await ids_of_bytes(where, binary, rows, self._turn)
             many = tensor.data
         long = self._found.lists[self._number(where, many)]
-        return await ids_of_list(where, self._json, long, rows)
+        return await ids_of_list(where, self._json, long, rows, self._turn)
 
     def _number(self, where: Where, cut: list[int] | None) -> int:
         if cut is None:

@@ -26,6 +26,11 @@ from services.inference.reading.quotes import QuoteCount
 from services.inference.reading.wording import NOT_FINITE
 
 BOM = b"\xef\xbb\xbf"
+# The decoder takes 10 µs for a number such as 5e-324. So the members of a large row, or of a large
+# part of a list, are counted before: one field may be there thousands of times.
+LARGE_ROW, LARGE_PIECE = 8 << 10, 20 << 10
+# Identifiers and times hold some colons, and a part of a list may hold several rows.
+_COLONS_IN_VALUES, _COLONS_IN_ROWS = 256, 1024
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 
@@ -38,6 +43,7 @@ class Reader(Generic[Kind]):
         self._decoder = msgspec.json.Decoder(kind)
         self._list_decoder = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
         self._explainer = Explainer(kind, send)
+        self._most_colons = self._explainer.most_members + _COLONS_IN_VALUES
         self._count = QuoteCount(kind)
         self._quotes = self._count.required
 
@@ -52,6 +58,8 @@ class Reader(Generic[Kind]):
 
     def decode(self, row: bytes) -> Kind:
         """Decode one struct; `faults` explains a failure. Raises msgspec.MsgspecError."""
+        if len(row) > LARGE_ROW and row.count(b":") > self._most_colons:
+            raise msgspec.ValidationError("more members than are explained")
         try:
             value = self._decoder.decode(row)
         except msgspec.MsgspecError:
@@ -79,6 +87,8 @@ class Reader(Generic[Kind]):
 
     def read_list(self, piece: bytes) -> list[Kind]:
         """Return the rows of a JSON list, or an empty list if a row may be invalid."""
+        if len(piece) > LARGE_PIECE and piece.count(b":") > self._most_colons + _COLONS_IN_ROWS:
+            return []
         try:
             values = self._list_decoder.decode(piece)
         except REFUSALS:
@@ -86,13 +96,17 @@ class Reader(Generic[Kind]):
         return values if self._count.explains(piece, values) else []
 
     def faults(
-        self, row: bytes, refusal: Exception | None = None, offset: int = 0
+        self,
+        row: bytes,
+        refusal: Exception | None = None,
+        offset: int = 0,
+        most: int = REPORTED_FAULTS,
     ) -> list[FieldFault]:
-        """Return the faults of a row that `decode` refused with `refusal`: at least one.
+        """Return the first `most` faults of a row that `decode` refused: at least one.
 
-        `offset` is the row's place in the body. Never raises.
+        `refusal` is the error, and `offset` is the row's place in the body. Never raises.
         """
-        return self._explainer.faults(row, refusal, offset)
+        return self._explainer.faults(row, refusal, offset, most)
 
 
 class TransactionReader(Reader[Any]):
