@@ -127,8 +127,8 @@ async def test_an_activation_names_the_pods_target_and_where_its_bundle_came_fro
 async def test_a_worker_that_refuses_or_hangs_can_follow_later(
     pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers_module, "ACTIVATE_SECONDS", 0.2)
-    monkeypatch.setattr(workers_module, "STATE_SECONDS", 0.2)
+    monkeypatch.setattr(workers_module, "ACTIVATE_SECONDS", 1.0)
+    monkeypatch.setattr(workers_module, "STATE_SECONDS", 1.0)
     workers = await pod.starts(Reply(pid=1), Reply(pid=2, error="no memory"), HANGS)
     faults = "worker 2: no memory; worker 3 does not answer"
     with pytest.raises(StoreDownError, match=f"epoch 4.* {faults}"):
