@@ -141,9 +141,13 @@ def new(
 @state_option
 def list_keys(file: Path | None, as_json: bool, state: State) -> None:
     """List the keys by the start of their hash."""
-    keys = read_api_keys(_path(file, state)).values()
+    path = _path(file, state)
+    keys = _keys_of(path)
     if as_json:
         print_json([_shown(key) for key in keys])
+        return
+    if not keys:
+        notices.print(f"{path} has no key: `fraudops api-keys new` makes one", markup=False)
         return
     table = Table("client", "key", "scopes", "expires", "rate", box=None, pad_edge=False)
     for key in keys:
@@ -197,12 +201,16 @@ def _path(file: Path | None, state: State) -> Path:
     return (file or state.client_keys).absolute()
 
 
+def _keys_of(path: Path) -> list[ApiKey]:
+    """Return the keys of the file, or none if there is no file. Raises SettingsError."""
+    return list(read_api_keys(path).values()) if path.exists() else []
+
+
 def _change(path: Path, change: Callable[[list[ApiKey]], list[ApiKey]]) -> None:
     """Replace the keys of the file, which may not exist yet. Raises SettingsError."""
     try:
         with locked(path.with_name(f".{path.name}.lock")):
-            keys = list(read_api_keys(path).values()) if path.exists() else []
-            write_api_keys(path, change(keys))
+            write_api_keys(path, change(_keys_of(path)))
     except OSError as error:
         raise SettingsError(f"the API keys {path} cannot be written: {error.strerror}") from None
 

@@ -71,6 +71,13 @@ def test_a_key_is_printed_once_and_its_hash_is_kept(api_keys: Caller, file: Path
     assert (as_json["client"], as_json["scopes"]) == ("desk", ["read"])
 
 
+def test_without_a_key_the_list_is_empty_and_says_what_to_do(api_keys: Caller, file: Path) -> None:
+    assert listed(api_keys, file) == []
+    shown = api_keys("list", "--file", file)
+    assert (shown.returncode, shown.stdout) == (0, "")
+    assert "has no key: `fraudops api-keys new` makes one" in " ".join(shown.stderr.split())
+
+
 def test_a_client_may_have_two_keys_and_loses_the_one_that_is_named(
     api_keys: Caller, file: Path
 ) -> None:
