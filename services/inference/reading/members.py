@@ -1,6 +1,6 @@
 """The members of a JSON object, found by regular expressions, without a value for each.
 
-msgspec keeps the last of two equal keys and tells nothing of the first, so repeated keys are found
+msgspec keeps the last of two equal keys and does not report the first. So repeated keys are found
 here. Every pattern is possessive: its time grows with the length of what it reads, for any bytes.
 """
 
