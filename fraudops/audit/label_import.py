@@ -66,7 +66,7 @@ class RowResult(NamedTuple):
 class ImportCounts:
     """Counts of the committed rows of a file: `rows` = `inserted` + `repeated` + `refused`.
 
-    A `repeated` row is a label that the table had already, or that stands earlier in the file.
+    A `repeated` row is a label that the table or an earlier row of the file has already.
     Inserted and repeated rows are `unmatched` if no answer has their name, and `contradictory` if
     another label of their transaction says the opposite.
     """
@@ -117,7 +117,10 @@ class LabelImport:
     async def begin(
         cls, connection: Any, digest: str, options: str, now: datetime, requested_by: str
     ) -> Self:
-        """Return the import of the file with these options; make it if there is none."""
+        """Return the import of the file with these options; create it if there is none.
+
+        `digest` is the SHA-256 of the file, and `now` has a time zone.
+        """
         await connection.execute(BEGIN, uuid4(), digest, options, now, requested_by)
         return cls._of(await connection.fetchrow(FIND_FILE, digest, options))
 
