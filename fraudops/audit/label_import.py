@@ -1,7 +1,8 @@
-"""Imports of labels: each batch is one transaction, so that a killed import goes on where it ended.
+"""Imports of labels, which go on after a kill.
 
-The table `label_imports` has one row for each file and its options. The row says how many rows of
-the file are committed, and counts them.
+Each batch is one transaction, so that an import goes on where it ended. The table `label_imports`
+has one row for each file and its options. The row says how many rows of the file are committed, and
+counts them.
 """
 
 from collections.abc import Callable, Sequence

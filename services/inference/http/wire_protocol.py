@@ -37,8 +37,8 @@ from services.inference.http.request_head import (
 
 # Chunk sizes, extensions and trailers without a byte of the body between them.
 DRY_BYTES = 64 << 10
-# Chunks that may be small. Later ones have at least so many bytes each, on average and on the wire:
-# a chunk costs a call, however few bytes it has.
+# Chunks that may be small. With more of them, all have at least CHUNK_BYTES each on average and on
+# the wire: a chunk costs a call, however few bytes it has.
 SMALL_CHUNKS, CHUNK_BYTES = 2048, 20
 # Requests that wait behind another one. Each takes a hundred times the memory of its bytes.
 MOST_WAITING = 32

@@ -64,7 +64,7 @@ def repeated_name(body: bytes) -> str | None:
 
 
 def end_of_container(body: bytes, start: int, limit: int) -> int | None:
-    """Return the end of the list or object at `start`, or None if it does not end before `limit`.
+    """Return the end of the list or object at `start`, or None if it is not before `limit`.
 
     Raises FaultError if it has more than MOST_LEVELS levels or MOST_CONTAINERS inside.
     """
