@@ -54,7 +54,7 @@ def new_api_key() -> str:
 
 
 def digest_of(key: str) -> bytes:
-    """Return the 32 bytes that stand for a key in the file, there in hexadecimal digits."""
+    """Return the SHA-256 of a key: 32 bytes. The file has them in hexadecimal digits."""
     return hashlib.sha256(key.encode()).digest()
 
 
@@ -68,7 +68,7 @@ def read_api_keys(path: Path) -> dict[bytes, ApiKey]:
     except OSError as error:
         raise SettingsError(f"the API keys {path} cannot be read: {error.strerror}") from None
     except msgspec.MsgspecError:
-        # `from None`: the message of the cause may quote what stands in a wrong place.
+        # `from None`: the message of the cause may quote a key that was pasted into the file.
         raise SettingsError(f"{path} is no file of API keys: make it again") from None
     found = {bytes.fromhex(key.sha256): key for key in keys}
     if len(found) < len(keys):

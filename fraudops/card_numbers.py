@@ -5,7 +5,7 @@ from hashlib import sha256
 
 # 12 to 19 digits, together or in groups. The characters between them are those that an id may have.
 _RUN = re.compile(r"(?<![0-9])[0-9](?:[._:-]?[0-9]){11,18}(?![0-9])")
-# It is the usual id of a request, and some of them have so many digits side by side.
+# A UUID is the usual id of a request, and may hold a long run of digits by chance.
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -14,7 +14,7 @@ def may_hold_card_number(text: str) -> bool:
 
 
 def short_hash(text: str) -> str:
-    """Return 16 digits of the SHA-256, by which a text that is known can be found again."""
+    """Return 16 digits of the SHA-256. With a known text its log lines can be found."""
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -147,7 +147,7 @@ def import_(
 
 
 def _check(file: Path, options: ImportOptions) -> None:
-    """Raise SettingsError for files or a source that cannot be used."""
+    """Raise DataError for files or a source that cannot be used."""
     from fraudops.audit.label_rows import IDENTIFIER
 
     paths = [path.absolute() for path in (file, options.bad_rows, options.report) if path]
@@ -189,7 +189,7 @@ class ImportRun:
                 if importing.finished_at:
                     return importing
                 with row_lists(self._options.report, self._options.bad_rows) as lists:
-                    # Until the lists were locked, another process may have imported more.
+                    # Another process may have imported rows before the lists were locked.
                     importing = await importing.read_again(connection)
                     lists.begin(importing)
                     importing = await self._store_all(connection, importing, lists)

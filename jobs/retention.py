@@ -119,7 +119,7 @@ async def _count_rows(connection: Any, settings: RetentionSettings, today: date)
 async def _delete_rows(
     connection: Any, held: "HeldLock", settings: RetentionSettings, today: date
 ) -> dict[str, Any]:
-    """Delete expired labels and counts of refused transactions, and return the report about them.
+    """Delete expired labels and counts of refused transactions; return the report about them.
 
     Labels are exported first, if days of predictions are.
     """

@@ -38,7 +38,7 @@ FILE_BYTES = 8 << 20
 # The suffix of files that another pod has written. They do not count towards the limit of `put`, so
 # that a pod which takes them over still writes its own.
 RECEIVED = ".received.jsonl"
-# The dead letters that a pod writes have at most this part of the spool: one over it.
+# The dead letters that a pod writes have at most this part of the spool's size limit: an eighth.
 DEAD_LETTER_SHARE = 8
 # The suffix of files that a replay works on. The shipper adds lines to other files only.
 TAKEN = ".taken.jsonl"
@@ -202,7 +202,7 @@ class DeadLetters:
         used = 0
         with contextlib.suppress(FileNotFoundError):
             used = bytes_of(self.folder, LETTERS) - bytes_of(self.folder, RECEIVED)
-        # An empty folder takes any group: else a group above the limit would wait for ever.
+        # An empty folder takes any group. Otherwise a group above the limit would wait for ever.
         if used > 0 and used + needed > limit:
             raise SpoolFullError(
                 f"the dead letters are full ({used:,} of {limit:,} bytes): replay them with "
@@ -351,7 +351,7 @@ def _is_record(payload: bytes) -> bool:
 def _writer(spool: Path, maximum: int = SpoolOptions.max_bytes) -> Iterator[SpoolWriter]:
     """Open a writer that syncs every append before it returns."""
     options = SpoolOptions(fsync="always", max_bytes=maximum)
-    # Only the segments count: a replay empties the folders, whose bytes would keep it from that.
+    # Only the segments count. A replay empties the folders, so their bytes must not stop it.
     writer = SpoolWriter(spool, REPLAYER, options, used_bytes=spool_bytes)
     try:
         yield writer

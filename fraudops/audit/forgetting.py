@@ -54,7 +54,7 @@ class Condition(NamedTuple):
 
 
 class Forgotten(NamedTuple):
-    """The number of predictions without features, and of the labels that were deleted."""
+    """The numbers of named predictions, whose features are cleared, and of deleted labels."""
 
     predictions: int
     labels: int
@@ -85,7 +85,7 @@ class ForgetRequest:
 
     @property
     def indirect(self) -> bool:
-        """True if labels of other names may belong to the request, by an answer in the table."""
+        """True if a label with another name may belong to the request through a prediction."""
         return bool(self.transactions or self.entities)
 
     def matching(self) -> Condition:
@@ -146,7 +146,7 @@ async def forget(connection: Any, state: State, request: ForgetRequest) -> Forgo
 
 
 async def _check_days(connection: Any) -> None:
-    """Raise StoreDownError while a day, with its features, is not a part of the table."""
+    """Raise StoreDownError while retention has a day, with its features, out of the table."""
     for day in await partitions(connection):
         if day.state != "attached":
             raise StoreDownError(
@@ -158,8 +158,8 @@ async def _check_days(connection: Any) -> None:
 def _any_of(*parts: Part) -> Condition:
     """Join conditions by OR, without those that have no value.
 
-    Another condition would make PostgreSQL search every day, and read a day without an index for it
-    in full.
+    A condition without a value finds no row, but PostgreSQL would search every day for it, and read
+    a day without its index in full.
     """
     texts, parameters = list[str](), list[Any]()
     for text, values in parts:
@@ -209,7 +209,7 @@ async def _check_predictions(
 async def _check_labels(
     connection: Any, state: State, request: ForgetRequest, waiting: Sequence[WaitingRecord]
 ) -> None:
-    """Raise an error for a label that would be in the table after all, when it is shipped."""
+    """Raise an error for a label of the request that may not be in the table yet."""
     by_folder: dict[str | None, list[LabelRecord]] = {}
     for each in waiting:
         if isinstance(each.record, LabelRecord):

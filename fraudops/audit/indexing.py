@@ -100,11 +100,11 @@ async def index_days(url: str, seconds: float, program: str = "fraudops") -> Ind
 
 
 async def index_labels(url: str, seconds: float, program: str = "fraudops") -> bool:
-    """Index the labels by their arrival, and return whether they are.
+    """Index the labels by their arrival, and return whether the index is there.
 
-    They are not when `seconds` have passed, when the table is in use for too long, or while another
-    process builds indexes. Reads of a window are then slower, never wrong. Raises the errors of
-    asyncpg.
+    It is missing when `seconds` have passed, when the table is in use for too long, or while
+    another process builds indexes. Reads of a window are then slower, never wrong. Raises the
+    errors of asyncpg.
     """
     deadline = time.monotonic() + seconds
     async with open_connection(url, program) as connection:

@@ -10,9 +10,9 @@ from typing import NamedTuple, TextIO
 
 from fraudops.errors import DataError
 
-# Longer lines and cells would fill the memory. The csv module has its own limit for a cell.
+# Characters of a line. A longer one would fill the memory. The csv module limits each cell itself.
 MAX_LINE = 1 << 20
-# What a label may look like, with its class.
+# The texts of a label, and their classes.
 CLASSES = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
 
@@ -24,7 +24,7 @@ class CsvRow(NamedTuple):
     lines: Sequence[str]
 
     def fault(self, columns: int) -> str | None:
-        """Return why it cannot be a row of so many columns, or None."""
+        """Return why it cannot be a row of `columns` columns, or None."""
         if len(self.cells) != columns:
             return f"{len(self.cells)} values where the header names {columns} columns"
         if len(self.lines) > 1 and sum(_is_whole(line, columns) for line in self.lines) > 1:
@@ -37,12 +37,15 @@ class CsvRow(NamedTuple):
 
 
 class CsvRows:
-    """Iterates over the rows of a CSV, without empty lines. Raises DataError for bad quotes."""
+    """Iterates over the rows of a CSV, without empty lines.
+
+    Raises DataError for a wrong quote, and for a line that is too long.
+    """
 
     def __init__(self, text: TextIO, path: Path) -> None:
         self._path = path
         self._lines: list[str] = []
-        # Not strict, the module would take a quote that is never closed for a long cell.
+        # Without `strict`, a quote that is never closed would make a long cell.
         self._reader = csv.reader(self._read(text), strict=True)
 
     def __iter__(self) -> Iterator[CsvRow]:

@@ -22,7 +22,7 @@ NAMES = COLUMNS[:2]
 BATCH_ROWS = 10_000
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 BLOCK = 1 << 20
-# The share is computed after so many rows of a CSV.
+# The rows of a CSV between two updates of the share that was read.
 SHARE_ROWS = 1_000
 # In place of a value of a Parquet file that Python cannot hold: a far time, text that is no UTF-8.
 UNREADABLE = object()
@@ -45,7 +45,8 @@ class LabelFile:
     """An open file of labels.
 
     `columns` maps names in COLUMNS to the file's own; a name without a column is missing there.
-    `digest` is the sha256 of its bytes. `share` is the part that was read, from 0 to 1.
+    `digest` is the SHA-256 of its bytes, in hexadecimal digits. `share` is the part that was read,
+    from 0 to 1.
     """
 
     path: Path
@@ -74,7 +75,7 @@ class LabelFile:
             try:
                 yield from self._text_rows(iter(CsvRows(text, self.path)))
             finally:
-                # Its end would close the file.
+                # The destructor of `text` would close the file.
                 text.detach()
 
     def _text_rows(self, rows: Iterator[CsvRow]) -> Iterator[FileRow]:
@@ -137,7 +138,7 @@ class LabelFile:
 
 @contextmanager
 def open_labels(path: Path, columns: Mapping[str, str]) -> Iterator[LabelFile]:
-    """Open the file and read it once for its digest. Raises SettingsError, DataError."""
+    """Open the file and read it once for its digest. Raises SettingsError."""
     try:
         file = path.open("rb")
     except OSError as error:

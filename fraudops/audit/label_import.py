@@ -1,7 +1,8 @@
-"""Imports of labels: each batch is one transaction, so that a killed import goes on where it ended.
+"""Imports of labels, which go on after a kill.
 
-The table `label_imports` has one row for each file and its options. The row says how many rows of
-the file are committed, and counts them.
+Each batch is one transaction, so that an import goes on where it ended. The table `label_imports`
+has one row for each file and its options. The row says how many rows of the file are committed, and
+counts them.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,7 +67,7 @@ class RowResult(NamedTuple):
 class ImportCounts:
     """Counts of the committed rows of a file: `rows` = `inserted` + `repeated` + `refused`.
 
-    A `repeated` row is a label that the table had already, or that stands earlier in the file.
+    A `repeated` row is a label that the table or an earlier row of the file has already.
     Inserted and repeated rows are `unmatched` if no answer has their name, and `contradictory` if
     another label of their transaction says the opposite.
     """
@@ -117,7 +118,10 @@ class LabelImport:
     async def begin(
         cls, connection: Any, digest: str, options: str, now: datetime, requested_by: str
     ) -> Self:
-        """Return the import of the file with these options; make it if there is none."""
+        """Return the import of the file with these options; create it if there is none.
+
+        `digest` is the SHA-256 of the file, and `now` has a time zone.
+        """
         await connection.execute(BEGIN, uuid4(), digest, options, now, requested_by)
         return cls._of(await connection.fetchrow(FIND_FILE, digest, options))
 

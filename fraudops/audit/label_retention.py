@@ -42,7 +42,7 @@ class Expiry(NamedTuple):
 
     @classmethod
     def of(cls, today: date, days: int, kept_days: int) -> Self:
-        """Rows are kept for so many days after their arrival, and predictions for `kept_days`.
+        """Keep rows for `days` after their arrival, and predictions for `kept_days`.
 
         A label does not expire by its prediction while that is kept, or may be younger than `days`.
         """

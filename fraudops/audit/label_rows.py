@@ -13,11 +13,11 @@ from fraudops.audit.label_csv import CLASSES
 from fraudops.audit.label_files import FileRow
 from fraudops.audit.records import LabelRecord, new_label
 
-# The clock of the system that dated a label may be ahead of ours by so much.
+# The clock of the system that dated a label may be ahead of ours by this time.
 SKEW = timedelta(seconds=300)
 FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 IDENTIFIER = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-# PostgreSQL writes the zone so, and msgspec does not read it.
+# PostgreSQL writes a zone as `+01`, which msgspec does not read.
 HOURS = re.compile(r"(?<=\d[+-]\d\d)$")
 TOO_FINE = re.compile(r"[.,]\d{7}")
 
@@ -39,8 +39,8 @@ class LabelRow(NamedTuple):
 class LabelParser:
     """Makes labels that arrived at `received_at` from `client`.
 
-    `source` is that of every label, or None if the file has a column of sources. Labels of more
-    than SKEW after `now` are refused.
+    `source` is that of every label, or None if the file has a column of sources. A label that is
+    dated more than SKEW after `now` is refused.
     """
 
     source: str | None
@@ -49,6 +49,7 @@ class LabelParser:
     client: str
 
     def parse(self, row: FileRow) -> LabelRow:
+        """Return the label of a row, or the fault of one that is no label."""
         if row.fault:
             return LabelRow(row.row, row.line, None, row.fault)
         try:
@@ -117,13 +118,13 @@ def _parsed(text: str) -> datetime:
         return msgspec.convert(HOURS.sub(":00", text), datetime)
     except msgspec.ValidationError:
         if TOO_FINE.search(text):
-            # Python would cut the digits.
+            # Python would drop the digits after the sixth.
             raise
         return datetime.fromisoformat(text)
 
 
 def _uuid(value: Any) -> str:
-    # Another spelling of an id would give the label another id.
+    # The label's id is a hash of its content, so two spellings would make two labels.
     return str(_checked(UUID, str(value), "prediction_id must be a UUID"))
 
 

@@ -1,6 +1,7 @@
-"""Labels: which of several counts, and how many of a window match no answer or contradict another.
+"""Labels: which of several counts, and how many of a window are unmatched or contradictory.
 
-A label names its transaction by a prediction_id or by a transaction_id.
+An unmatched label names no answer. A contradictory one has another label of its transaction that
+says the opposite. A label names its transaction by a prediction_id or by a transaction_id.
 """
 
 from collections.abc import Sequence

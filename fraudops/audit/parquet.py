@@ -131,7 +131,7 @@ def check_new_file(path: Path) -> None:
 
 @contextmanager
 def new_parquet_file(path: Path, table: Table = predictions) -> Iterator[ParquetFile]:
-    """Open a new file for rows of a table; it gets its name when the block ends without an error.
+    """Open a new file for rows of a table. It gets its name when the block ends well.
 
     Raises SettingsError when the name is taken, StoreDownError when the disk refuses the file.
     """

@@ -1,4 +1,4 @@
-"""The records of the spool as msgpack: predictions, labels, and counts of refused transactions.
+"""The records of the spool as msgpack: predictions, labels, counts of refused transactions.
 
 New fields are only appended, with defaults, so that spools of older releases stay readable.
 """

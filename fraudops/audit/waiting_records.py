@@ -1,4 +1,4 @@
-"""The predictions and labels of a spool that are not in the table, or are on their way there."""
+"""The predictions and labels of a spool that the table may not have yet."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple

@@ -14,6 +14,7 @@ class SpoolOptions:
 
     fsync: Literal["always", "interval", "never"] = "interval"
     fsync_interval_ms: int = 100
-    # The limit holds for the segments of all writers of a folder, and for its dead letters.
+    # The limit holds for the segments of all writers of a folder, its dead letters, and its records
+    # for a newer release.
     max_bytes: int = 1 << 30
     segment_bytes: int = 64 << 20

@@ -75,7 +75,7 @@ def room_bytes(folder: Path) -> int:
 
 
 def bytes_of(folder: Path, suffix: str) -> int:
-    """Return the bytes of the files in a folder whose names end so. Raises OSError.
+    """Return the bytes of the files in a folder whose names end with `suffix`. Raises OSError.
 
     A file that is deleted during the count is not included.
     """

@@ -47,9 +47,9 @@ class SpoolWriter:
     nothing, `interval` the last fsync_interval_ms, `never` whatever the kernel had not written
     back.
 
-    The size limit holds for the segments of all writers together, and for the dead letters. Each
-    writer counts them every 100 ms, and whenever it has written a 32nd of the limit. Each may
-    exceed the limit by that much. `used_bytes` counts the bytes of a folder.
+    The size limit holds for the segments of all writers, the dead letters and the records for a
+    newer release together. Each writer counts them every 100 ms, and whenever it has written a 32nd
+    of the limit. Each may exceed the limit by that much. `used_bytes` counts the bytes of a folder.
     """
 
     def __init__(

@@ -109,7 +109,7 @@ def _marks(result: "RowResult") -> str:
 
 
 class _RowList:
-    """One list, with a line for each row that `text_of` has a text for."""
+    """One list, with a line for each row for which `text_of` returns a text."""
 
     def __init__(
         self, file: BinaryIO, path: Path, column: str, text_of: Callable[["RowResult"], str]

@@ -45,8 +45,8 @@ from services.inference.refusals import RefusalCounter
 from services.inference.scoring import Scoring
 
 logger = logging.getLogger(__name__)
-# Batches, and bodies with labels, that a worker works on at the same time. At the limits of a
-# batch each takes some 50 MB with its rows, answers and records.
+# Batches, and bodies with labels, that a worker works on at the same time. A batch at its limits
+# takes about 50 MB with its rows, answers and records.
 PERMITS = 2
 
 
@@ -180,8 +180,8 @@ async def _life(
 def end_with(task: "asyncio.Task[None]") -> None:
     """Stop the worker if a task failed.
 
-    Without it the worker would miss later promotions, keep removed keys valid, or hold connections
-    for ever.
+    Without that task the worker would miss later promotions, keep removed keys valid, or hold
+    connections for ever.
     """
     if not task.cancelled() and (error := task.exception()):
         logger.error(

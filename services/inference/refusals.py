@@ -1,4 +1,4 @@
-"""Counts of the transactions that were refused, by field and reason."""
+"""Counts of refused transactions, by field and code of the fault."""
 
 import asyncio
 import logging
@@ -17,7 +17,8 @@ from services.inference.reading.rows import TRANSACTIONS
 logger = logging.getLogger(__name__)
 FLUSH_SECONDS = 60.0
 BODY, OTHER = "(body)", "(other)"
-# Bounds of what a client can make grow: rows of one flush, and time series of one process.
+# A client can cause new counts and time series. These are their limits for one flush, and for one
+# process.
 MOST_COUNTS, MOST_SERIES = 64, 500
 # The largest integer of the table's column.
 MOST_ROWS = (1 << 31) - 1
@@ -27,7 +28,7 @@ _OF_THE_BODY: frozenset[FaultCode] = frozenset(
 
 
 class _Place(NamedTuple):
-    """What one count is about."""
+    """The key of one count. `reason` is the code of a fault."""
 
     endpoint: str
     version: str | None

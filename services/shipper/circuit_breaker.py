@@ -1,7 +1,8 @@
 """Circuit breaker of the shipper: a fault of all rows is a fault of the database.
 
 A bad row becomes a dead letter. A constraint that every row violates must not turn every row into
-one. While the breaker is open, the shipper sets nothing aside and waits, as in an outage.
+one. While the breaker is open, PostgreSQL's refusals make no dead letters: the shipper waits, as in
+an outage.
 
 Rows that one client sends may all be bad, and must not stop the rows of others. So the shipper also
 tries a copy of an accepted row of the same kind: if that passes, the rows are bad.
@@ -12,10 +13,10 @@ from typing import NamedTuple
 
 from fraudops.errors import StoreDownError
 
-# So many rows of a group are tried one by one. If one of them passes, bad rows caused the refusal.
+# The rows of a group that are tried one by one. If one of them passes, bad rows caused the refusal.
 SAMPLE = 8
-# So many rows in a row are refused alone before the fault counts as one of the database: groups may
-# be too small for a sample, or the sample may have found a row from before the fault.
+# Consecutive rows that are refused alone before their fault is judged. A group may be too small for
+# a sample, or the sample may have found a row that is older than the fault.
 LONGEST_SERIES = 100
 UNIQUE_VIOLATION = "23505"
 
@@ -33,7 +34,7 @@ class RowFault(NamedTuple):
 
     @property
     def about_one_row(self) -> bool:
-        """Whether such a fault is always about the values of one row."""
+        """True if such a fault is always about the values of one row."""
         return self.sqlstate in ("", UNIQUE_VIOLATION)
 
     def __str__(self) -> str:
@@ -64,7 +65,8 @@ class DatabaseRefusesError(StoreDownError):
 class CircuitBreaker:
     """Decides whether refused rows are bad, or the database is. It does no I/O.
 
-    It is open while `open_for` is a fault. Only an accepted row ends a series of refused ones.
+    It is open while `open_for` is a fault. A series of refused rows with one fault ends with an
+    accepted row of the table, with a row that has another fault, or with a copy that passes.
     """
 
     def __init__(self) -> None:
@@ -75,7 +77,7 @@ class CircuitBreaker:
         self.open_for = fault
 
     def close(self) -> None:
-        """Allow rows again. A series goes on, so that the next refusal may open at once."""
+        """Allow rows again. A series goes on, so that the next refusal may open immediately."""
         self.open_for = None
 
     def accepted(self, tables: Iterable[str]) -> None:

@@ -47,7 +47,7 @@ class RowRefusal(NamedTuple):
 
 
 class GroupInserter:
-    """Inserts groups over one connection after the other. The breaker outlives a connection."""
+    """Inserts groups of rows. It lives longer than a connection, and so does its breaker."""
 
     def __init__(self) -> None:
         self._breaker = CircuitBreaker()

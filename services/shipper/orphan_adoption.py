@@ -102,7 +102,7 @@ class OrphanAdoption:
         """Yield each file that may move; the caller moves it before it asks for the next one."""
         for path in paths:
             used = ours.bytes()
-            # An empty folder takes a file of any size: else it would wait for ever.
+            # An empty folder takes a file of any size. Otherwise a large file would wait for ever.
             if not self._has_room() or (used and used + path.stat().st_size > self._max_letters):
                 return
             yield path

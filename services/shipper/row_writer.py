@@ -1,8 +1,8 @@
 """Writes rows over one connection to PostgreSQL, and tries rows without keeping them.
 
-Rows are written by COPY. Rows that may exist already are inserted with ON CONFLICT DO NOTHING, so
-that writing a row twice changes nothing. Nothing here outlives its transaction on the server, so
-that PgBouncer in transaction mode may stand in between.
+New predictions are written by COPY. All other rows, and predictions that may exist already, are
+inserted with ON CONFLICT DO NOTHING, so that writing a row twice changes nothing. Nothing here
+outlives its transaction on the server. So PgBouncer in transaction mode works.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ class _TriedError(Exception):
 
 
 class RowWriter:
-    """The rows' half of one connection. It is as old as the connection.
+    """Writes rows over one connection; make a new writer for each connection.
 
     `table` is the one that the last statement wrote to.
     """
@@ -92,7 +92,10 @@ class RowWriter:
             await self._connection.execute(PROBE)
 
     async def has_partition(self, day: date) -> bool:
-        """Create the partition of a day if needed. False if it was taken out of the table."""
+        """Create the partition of a day if needed.
+
+        Returns False if retention has taken the partition out of the table.
+        """
         if day not in self._days:
             async with self._time_limit():
                 self._days[day] = await ensure_partition(
@@ -134,7 +137,10 @@ class RowWriter:
             return self.fault(error)
 
     async def recent(self, table: str) -> Row | None:
-        """Return a row that the table has accepted lately, or None if it has none."""
+        """Return a row of the table, or None if it has none.
+
+        It is the newest prediction of the last day, the newest count, or any label.
+        """
         since = [datetime.now(UTC) - timedelta(days=1)] if table == "predictions" else []
         async with self._time_limit(), self._limited():
             record = await self._connection.fetchrow(RECENT[table], *since)

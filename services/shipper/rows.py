@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """What the database may treat in another way than rows of another kind."""
+        """The kind of the row. A constraint may refuse the rows of one kind only."""
         return self.table, self.values[_VERSION] if self.table == "predictions" else None
 
 
@@ -103,7 +103,7 @@ def answered_at(payload: bytes) -> datetime | None:
 
 
 def copy_of(row: Row) -> Row:
-    """Return the row under a new key of this moment, to try it in a transaction."""
+    """Return the row with a new id and the present time, to try it in a transaction."""
     identifier = str(uuid4()) if row.table == "labels" else uuid7()
     key: dict[str, Any] = {"id": identifier}
     day = None

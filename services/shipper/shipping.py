@@ -33,7 +33,7 @@ class Shipper:
     """Ships the spool in one task.
 
     It keeps `current`, the status that others read, up to date. Setting `wake` ends a pause
-    between two polls. Its dead letters have at most `aside_limit` bytes.
+    between two polls. The dead letters that it writes have at most `aside_limit` bytes.
     """
 
     def __init__(

@@ -109,7 +109,8 @@ class Sink:
         try:
             yield
         except SettingsError as error:
-            # A file that the URL names. It may be mended, so nothing that waits may be lost.
+            # A file that the URL names cannot be used. An operator may correct it, so the records
+            # must wait.
             raise StoreDownError(str(error)) from error
         except TROUBLE as error:
             self.give_up()

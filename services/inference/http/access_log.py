@@ -1,7 +1,7 @@
 """The access log: one JSON line for each answer, if it is switched on.
 
-A line has no path, query, address, header or body, because they may hold card data. The client's id
-of a request that may hold a card number is replaced by its hash.
+A line has no path, query, address, header or body, because they may hold card data. A request id
+that may hold a card number is replaced by its hash.
 """
 
 import logging

@@ -162,9 +162,9 @@ class Permits:
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
-        """Hold a permit within the block; the one that waits longest is next.
+        """Hold a permit within the block. The request that waits longest gets the next one.
 
-        Take it after the last byte of the body. Raises BusyError.
+        Take it after the last byte of the body. Raises BusyError if none is free in time.
         """
         started = time.perf_counter()
         try:
@@ -181,7 +181,10 @@ class Permits:
 
 
 class BodyReader:
-    """Reads the body of one request; `seconds` is the time for all of it, from its first read."""
+    """Reads the body of one request.
+
+    `seconds` is the time for all of it, from the first read. For a stream it is that of each part.
+    """
 
     def __init__(self, receive: Receive, arrival: Arrival, seconds: float) -> None:
         self._receive, self._arrival, self._seconds = receive, arrival, seconds

@@ -43,8 +43,8 @@ class ClientConnection(HttpToolsProtocol):
         self._in_head = False
         self._running: RequestResponseCycle | None = None
         self._refusal: Exception | None = None
-        # Input is thrown away; the connection closes; the server stops; the client has sent all;
-        # it had an answer.
+        # `_deaf`: input is thrown away. `_closing`: the connection closes. `_leaving`: the server
+        # stops. `_ended`: the client sends nothing more. `_answered`: it had an answer.
         self._deaf = self._closing = self._leaving = self._ended = self._answered = False
         self._discarded = 0
 
@@ -55,7 +55,7 @@ class ClientConnection(HttpToolsProtocol):
 
     @property
     def busy(self) -> bool:
-        """Whether a request is answered, or is to be."""
+        """True while a request has no complete answer."""
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
@@ -218,7 +218,7 @@ class ClientConnection(HttpToolsProtocol):
             self.linger()
 
     def _end(self) -> None:
-        """Read nothing more; what the client does not read keeps the connection only so long."""
+        """Read nothing more, and close after UNREAD_SECONDS at the latest."""
         self._closing = self._deaf = True
         self.due = perf_counter() + UNREAD_SECONDS
         self._connections.waits(self, "stuck")

@@ -23,7 +23,7 @@ SWEEP_SECONDS = 1.0
 UNREAD_SECONDS = 30.0
 # After a stop, a client may be about to send on an idle connection.
 GRACE_SECONDS = 2.0
-# So many clients may be about to send their first request; more of them are a flood.
+# New clients that may be about to send their first request. More of them are a flood.
 NEW_CLIENTS = 7
 # Connections above the limit that are open until their clients have read why.
 MOST_TURNED_AWAY = 64
@@ -134,7 +134,7 @@ class Connections:
         )
 
     def _first(self, stage: Stage, least: int = 1) -> Connection | None:
-        """Return the connection that is longest in a stage, if at least so many are in it."""
+        """Return the connection that is longest in a stage, if at least `least` are in it."""
         queue, found, old = self._waiting[stage], list[Connection](), list[Connection]()
         for connection in queue:
             if connection.stage != stage:

@@ -1,7 +1,7 @@
 """The ASGI application of a worker: it finds the route of a request and answers it.
 
-The order is: route, method, credential, media type, body, permit, deadline, handler. Nothing of a
-body is read before the client is known.
+The order is: route, method, credential, media type, body, permit, deadline, handler. No byte of a
+body is read before the credential is checked.
 """
 
 import asyncio
@@ -112,7 +112,7 @@ class Dispatcher:
         return _allow(found.allowed)
 
     async def _admit(self, exchange: Exchange, route: Route) -> None:
-        """Check the credential. A client's own is asked for on the public port only."""
+        """Check the credential. The admin port needs no credential of a client."""
         if route.scope == "admin":
             self._admin.check_token(exchange.headers.get(b"authorization", b""))
         elif route.scope and exchange.port != "admin":

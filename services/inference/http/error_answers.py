@@ -82,7 +82,7 @@ def _kind_of(error: Exception) -> ErrorResponse:
 
 
 def _detail(error: Exception, kind: ErrorResponse) -> str:
-    """Return the message. That of an error that is none of ours may quote data."""
+    """Return the message. An error from a library may quote data, so its message is replaced."""
     if kind is not CRASH:
         return str(error)
     return "the request could not be answered; the service's log says where it failed"

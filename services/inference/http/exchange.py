@@ -16,7 +16,7 @@ OTHER = "other"
 
 
 class Exchange:
-    """One request on its way through the dispatcher, and what is known of it so far."""
+    """The state of one request on its way through the dispatcher."""
 
     def __init__(self, scope: Scope, receive: Receive, port: Port) -> None:
         self.arrival: Arrival = scope["state"]["arrival"]
@@ -49,5 +49,5 @@ class Exchange:
 
     @property
     def seconds(self) -> float:
-        """The time since the last byte of the body, or since the begin if the body is not read."""
+        """The time since the last byte of the body, or since the start if it is not read."""
         return perf_counter() - (self.arrival.received or self.started)

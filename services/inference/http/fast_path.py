@@ -1,8 +1,7 @@
 """The fast path of /predict: requests of one turn of the event loop are answered together.
 
-They are scored, audited by one write, counted and answered below ASGI. What is out of the ordinary
-(a refused body, a draining pod, no model, an audit that must wait) is left to the dispatcher, which
-answers everything.
+They are scored, audited by one write, counted and answered below ASGI. The dispatcher answers all
+other requests: a refused body, a draining pod, no model, an audit that must wait.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ from services.inference.pod.worker import Drain, Worker
 from services.inference.scoring import PendingRequest, Scoring
 
 PREDICT = "/predict"
-# So many are about 2 ms of work: more would keep other connections waiting.
+# About 2 ms of work. A larger batch would delay other connections.
 MAX_BATCH = 64
 
 _encode = msgspec.json.Encoder().encode
@@ -70,7 +69,8 @@ class FastPath:
     ) -> bool:
         """Return whether the caller gets its answer within this turn of the loop.
 
-        `received` and the client's `deadline` are times of perf_counter, in seconds.
+        If not, the dispatcher must answer it. `received` and the client's `deadline` are times of
+        perf_counter, in seconds.
         """
         serving = self._worker.serving
         if serving is None or self._drain.active or self._audit.waits:

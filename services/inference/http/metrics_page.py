@@ -68,7 +68,7 @@ def _sizes(folder: Path, pattern: str) -> list[int]:
 
 
 def _shipper(told: ShipperStatus, now: datetime) -> Iterable[Metric]:
-    """Its counters begin anew with its process, as Prometheus expects of counters."""
+    """Yield the shipper's metrics. Counters restart with its process, as Prometheus expects."""
     oldest = max(0.0, (now - told.oldest_at).total_seconds()) if told.oldest_at else 0.0
     yield GaugeMetricFamily(
         "fraudops_spool_rows",

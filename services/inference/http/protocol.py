@@ -1,7 +1,7 @@
 """The HTTP protocol of the service: that of the wire, with a fast path for /predict.
 
-A request takes the fast path when it is whole at once, as clients send small bodies, and has
-nothing unusual about it. The fast path has no task and no ASGI messages. The dispatcher answers any
+A request takes the fast path if it arrives in one piece, as small bodies do, and has no unusual
+header. The fast path has no task and no ASGI messages. The dispatcher answers any
 other request. tests/contract hold both to the same answers.
 """
 
@@ -127,7 +127,7 @@ class HttpProtocol(WireProtocol):
             self._clients.charge(self._client, 1)
 
     def reply(self, status: int, headers: Headers, body: bytes, request_id: str) -> None:
-        """Write the whole answer; the client may have gone meanwhile."""
+        """Write the whole answer, unless the client has closed the connection."""
         self._waits = False
         if self.transport.is_closing():
             return
@@ -143,7 +143,7 @@ class HttpProtocol(WireProtocol):
         self.on_response_complete()
 
     def _is_free(self) -> bool:
-        """Nothing is under way on this connection, and its client reads what it is sent."""
+        """Return whether no request is in progress here, and the client reads its answers."""
         return (
             (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
@@ -186,7 +186,7 @@ class HttpProtocol(WireProtocol):
         return typed and hosts == 1 and self._is_admitted(credential)
 
     def _is_admitted(self, credential: bytes | None) -> bool:
-        """Whether the client is known already, or need not be known."""
+        """Return whether the client is known already, or needs no credential."""
         if not self._clients.enabled:
             return True
         if credential is None:

@@ -16,17 +16,17 @@ RawHeaders = list[tuple[bytes, bytes]]
 # Headers of which only one may be sent: two servers could each believe another one.
 _SINGLE = frozenset({b"authorization", b"host", b"transfer-encoding", b"x-api-key"})
 _VERSIONS = frozenset({"1.0", "1.1"})
-# What asks for another protocol, as headers and as tokens of `Connection`.
+# Names that ask for another protocol: as headers, and as tokens of `Connection`.
 _UPGRADE = frozenset({b"upgrade", b"http2-settings"})
 
 
 def size_of(url: bytes, headers: RawHeaders) -> int:
-    """Return the bytes of a head, at most a few more or less than on the wire."""
+    """Return the bytes of a head. It may be a few more or fewer than on the wire."""
     return len(url) + sum([len(name) + len(value) + 4 for name, value in headers])
 
 
 def partial_size_of(url: bytes, headers: RawHeaders, data: bytes) -> int:
-    """Return the bytes at least of a head that began in a segment and has no end there.
+    """Return a lower bound in bytes for a head that began in a segment and is incomplete.
 
     The parser delivers a header when its line is complete. Before the first one, nothing says
     where the last line of the segment begins.
@@ -75,9 +75,9 @@ def path_of(url: bytes) -> str:
 
 
 def without_upgrade(method: bytes, url: bytes, version: str, headers: RawHeaders) -> bytes:
-    """Return the head as bytes, without the wish for another protocol.
+    """Return the head as bytes, without the request for another protocol.
 
-    A server may ignore the wish (RFC 9110, section 7.8). The parser does not, and skips the body.
+    A server may ignore `Upgrade` (RFC 9110, section 7.8). The parser does not, and skips the body.
     """
     lines = [b"%b %b HTTP/%b" % (method, url, version.encode())]
     for name, value in headers:

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol shows of the service: its metadata, from the served schema."""
+"""Metadata of the Open Inference Protocol: of the server, and of the served model."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -45,7 +45,7 @@ class ModelMetadata(msgspec.Struct, frozen=True):
 
 
 class TensorOutput(NamedTuple):
-    """An output of each transaction."""
+    """An output: its datatype, and its value for one scored transaction."""
 
     datatype: str
     value: Callable[[Scored], Any]

@@ -24,7 +24,7 @@ class UnreadAnswer:
 
 
 class UnreadAnswers:
-    """The large answers of one worker. Each exists already when it comes here."""
+    """The large answers of one worker. Each is whole in memory before it is written."""
 
     def __init__(
         self, limit: int = UNREAD_BYTES, clock: Callable[[], float] = time.monotonic
@@ -34,7 +34,7 @@ class UnreadAnswers:
         self._answers: set[UnreadAnswer] = set()
 
     async def write(self, body: bytes, write: Callable[[bytes], Awaitable[None]]) -> bool:
-        """Write a body in parts. `write` waits until the client has read most of the one before.
+        """Write a body in parts. `write` waits until the client has read most of the part before.
 
         To make room for it, the largest answers of which the client has read less than STEP_BYTES
         in STALLED_SECONDS are cut. Returns False if this one was cut: it is not complete.
@@ -66,7 +66,7 @@ class UnreadAnswers:
             self._drop(answer)
 
     def _drop(self, answer: UnreadAnswer) -> None:
-        """Count the answer no longer, and cut it no more."""
+        """Stop counting the answer. It cannot be cut after this."""
         self.used -= answer.size
         answer.size, answer.writing = 0, None
         self._answers.discard(answer)

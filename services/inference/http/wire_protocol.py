@@ -1,7 +1,7 @@
 """The parser of a connection, for clients that may be hostile.
 
 llhttp and uvicorn's cycles are used as they are. A request that two servers could read differently,
-or that is too large, is refused here. A wish for another protocol is ignored.
+or that is too large, is refused here. A request for another protocol (`Upgrade`) is ignored.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ from services.inference.http.request_head import (
 
 # Chunk sizes, extensions and trailers without a byte of the body between them.
 DRY_BYTES = 64 << 10
-# Chunks that may be small. Later ones have at least so many bytes each, on average and on the wire:
-# a chunk costs a call, however few bytes it has.
+# Chunks that may be small. With more of them, all have at least CHUNK_BYTES each on average and on
+# the wire: a chunk costs a call, however few bytes it has.
 SMALL_CHUNKS, CHUNK_BYTES = 2048, 20
 # Requests that wait behind another one. Each takes a hundred times the memory of its bytes.
 MOST_WAITING = 32
@@ -57,7 +57,7 @@ class WireProtocol(ClientConnection):
         # least, and of how many requests this segment has a part.
         self._fresh_head = False
         self._head_bytes = self._least_head_bytes = self._parts = 0
-        # A head without its wish for another protocol, to be parsed again.
+        # A head without its `Upgrade`, to be parsed again.
         self._replay: bytes | None = None
         # Of the body that arrives now.
         self._dry_bytes = self._trailers = self._chunks = self._first_bytes = 0
@@ -174,7 +174,7 @@ class WireProtocol(ClientConnection):
             self.refuse(refusal)
 
     def _fail_body(self, error: Exception) -> None:
-        """Let the answer of the request whose body arrives be an error."""
+        """Answer the request whose body arrives with an error, and read nothing more."""
         self._deaf = True
         assert self._arrival
         self._arrival.fault = error
@@ -199,10 +199,10 @@ class WireProtocol(ClientConnection):
         if arrival.wire_bytes > arrival.most_wire_bytes or self._dry_bytes > DRY_BYTES:
             self._fail_body(NotHttpError(_TOO_LITTLE))
 
-    # -- the begin of a request
+    # -- the start of a request
 
     def _feed_again(self, rest: memoryview) -> None:
-        """Parse a head without its wish for another protocol, then the rest of the segment."""
+        """Parse a head without its `Upgrade`, then the rest of the segment."""
         try:
             while self._replay is not None:
                 head, self._replay = self._replay, None
@@ -213,7 +213,7 @@ class WireProtocol(ClientConnection):
                 try:
                     self.parser.feed_data(rest)
                 except httptools.HttpParserUpgrade as pause:
-                    # The rest holds another request with such a wish.
+                    # The rest holds another request with `Upgrade`.
                     rest = rest[pause.args[0] :]
         except httptools.HttpParserError as error:
             self._reject(error)

@@ -1,4 +1,4 @@
-"""What the workers serve, for clients who ask whether the pod is ready."""
+"""The states of the workers, for clients who ask whether the pod is ready."""
 
 import asyncio
 import time
@@ -12,11 +12,11 @@ KEPT_SECONDS = 0.1
 
 
 class WorkerStates:
-    """One question to the workers for all who ask at the same time.
+    """Asks each worker once for all requests that come at the same time.
 
-    Any client may ask whether the pod is ready. A connection for each of them to each worker would
-    fill the queues of the sockets, through which the pod is also changed. A change of the pod asks
-    `Workers` itself.
+    Any client may ask whether the pod is ready. If each request opened a connection to each worker,
+    they would fill the queues of the workers' sockets. A promotion needs the same sockets. It asks
+    `Workers` directly.
     """
 
     def __init__(self, workers: Workers, clock: Callable[[], float] = time.monotonic) -> None:

@@ -32,7 +32,7 @@ _PLACE = re.compile(r"\(byte (\d+)\)")
 
 
 class TensorParameters(msgspec.Struct):
-    """Unknown parameters are ignored, as the protocol allows."""
+    """The parameters of one tensor. Unknown ones are ignored, as the protocol allows."""
 
     binary_data_size: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
@@ -61,7 +61,7 @@ class RequestParameters(msgspec.Struct):
 
 
 class RequestedOutput(msgspec.Struct):
-    """An output that the client wants; its parameters are ignored, for all answers are JSON."""
+    """An output that the client wants. Its parameters are ignored: all answers are JSON."""
 
     name: str
 
@@ -111,7 +111,7 @@ def _in_words(message: str) -> FieldFault:
 
 
 def binary_parts(envelope: Envelope, body: bytes, json_bytes: int) -> list[memoryview | None]:
-    """Return the binary data of each tensor. Raises FaultError."""
+    """Return the binary data of each tensor, or None if it has none. Raises FaultError."""
     sizes = [tensor.binary_bytes for tensor in envelope.inputs]
     ends = [json_bytes]
     for size in sizes:

@@ -40,8 +40,8 @@ _syntax = msgspec.json.Decoder(msgspec.Raw)
 class Explainer:
     """Names the faults of refused objects of one kind.
 
-    Each value is decoded by the type of its field, so that this and the decoder of the whole
-    object have one opinion. The work is bounded: by ROW_BYTES, MOST_MEMBERS and MOST_LEVELS.
+    Each value is decoded by the type of its field, so that this code and the decoder of the whole
+    object refuse the same values. The work is bounded: by ROW_BYTES, MOST_MEMBERS and MOST_LEVELS.
     """
 
     def __init__(self, kind: type[msgspec.Struct], send: str | None = None) -> None:
@@ -113,7 +113,7 @@ class Explainer:
 
 
 def _fault_of(refusal: Exception | None) -> FieldFault:
-    """Return the fault that the error carries, or one that says nothing."""
+    """Return the fault that the error carries, or one without a precise reason."""
     for error in (refusal, refusal.__cause__ if refusal else None):
         if isinstance(error, FaultError):
             return error.fault

@@ -1,6 +1,6 @@
 """The members of a JSON object, found by regular expressions, without a value for each.
 
-msgspec keeps the last of two equal keys and tells nothing of the first, so repeated keys are found
+msgspec keeps the last of two equal keys and does not report the first. So repeated keys are found
 here. Every pattern is possessive: its time grows with the length of what it reads, for any bytes.
 """
 
@@ -64,7 +64,7 @@ def repeated_name(body: bytes) -> str | None:
 
 
 def end_of_container(body: bytes, start: int, limit: int) -> int | None:
-    """Return the end of the list or object at `start`, or None if it does not end before `limit`.
+    """Return the end of the list or object at `start`, or None if it is not before `limit`.
 
     Raises FaultError if it has more than MOST_LEVELS levels or MOST_CONTAINERS inside.
     """

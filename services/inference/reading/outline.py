@@ -1,7 +1,7 @@
 """A JSON body with long lists, read in steps of bounded work.
 
 A decoder reads 16 MiB in one step, and keeps the last of two equal keys. So the long lists are cut
-out first, and each is decoded in pieces of STEP_BYTES. What is left is small. Other requests run
+out first, and each is decoded in small pieces. The rest is small. Other requests run
 between the steps.
 """
 
@@ -77,8 +77,8 @@ async def outline(body: bytes, cut: frozenset[str], most_lists: int, turn: TurnB
     """Cut the lists out that are values of the keys in `cut`.
 
     The outline may still be no JSON. Raises FaultError for a repeated key, for an outline of more
-    than OUTLINE_BYTES, for more than `most_lists` lists, for too many levels, and for a list that
-    ends nowhere.
+    than OUTLINE_BYTES, for more than `most_lists` lists, for too many levels, and for a list
+    without an end.
     """
     # The keys of each object that is open, and None for each list.
     levels: list[set[str] | None] = []

@@ -45,8 +45,8 @@ class RowScanner(Generic[ScannedRow]):
     """Reads the rows of the list `key` in a body from `start` on, where row `index` begins.
 
     `index` is later that of the next row. `faults` has the first fault of each faulty row. The scan
-    ends at REPORTED_FAULTS faults, at a row above `most`, at a row of more than ROW_BYTES, at
-    broken JSON, or at the end of the body.
+    ends at REPORTED_FAULTS faults, at a fault in LAST_FAULTS (a row above `most`, a row that is too
+    large or nested too deeply, broken JSON), or at the end of the body.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ _IDS = _type(BYTES, "O", Identifier | None)
 
 
 class Where(NamedTuple):
-    """A tensor in messages: a field of the schema, or its place among the inputs."""
+    """The name of a tensor in messages: its field of the schema, or its place in `inputs`."""
 
     field: str | None
     place: int
@@ -92,7 +92,7 @@ async def numbers_of_list(
 async def ids_of_list(
     where: Where, body: bytes, long: LongList, rows: int, turn: TurnBudget
 ) -> "list[str | None]":
-    """Return `rows` ids, or nulls. Raises FaultError."""
+    """Return `rows` ids; an id may be None. Raises FaultError."""
     ids: list[str | None] = []
     # A cut at a comma within an id would hide what is wrong with the id.
     async for place, piece in pieces(body, long, turn, STEP_BYTES):

@@ -54,7 +54,7 @@ ID_LISTS = 2 * len(IDS)
 class TensorRequest:
     """The transactions of one request.
 
-    `id` is the client's name of the request. `outputs` are the names of the outputs that it wants,
+    `id` is the client's id of the request. `outputs` are the names of the outputs that it wants,
     or None. `columns` are arrays of `rows` rows that together have the schema's features in order.
     `ids` has a pair of transaction_id and entity_key for each row.
     """

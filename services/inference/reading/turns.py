@@ -1,4 +1,4 @@
-"""Turns of the event loop, given to other requests by the work that was done."""
+"""Give other requests a turn of the event loop after a bounded amount of work."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ TOKEN, NUMBER_BYTE, LIST = 32, 8, 1024
 class TurnBudget:
     """The work that one request may still do before others run.
 
-    Work that was done is subtracted from `left`. Who finds it negative calls `renew`.
+    The code that does the work subtracts it from `left`, and calls `renew` when that is negative.
     """
 
     __slots__ = ("left",)

@@ -1,8 +1,8 @@
 """Revision 6: clients, counts of refused transactions, and imports of labels.
 
 The columns are nullable and have no default, so that release 0.2.0 inserts rows without them and
-PostgreSQL rewrites no row. The days that exist get their part of `predictions_entity_key` by
-fraudops.audit.indexing.
+PostgreSQL rewrites no row. fraudops.audit.indexing builds the parts of `predictions_entity_key` for
+the days that exist.
 """
 
 from alembic import op
@@ -33,7 +33,7 @@ STATEMENTS = (
         PRIMARY KEY (at, id)
     )
     """,
-    # An import goes on after `next_batch` if the same file is given again with the same options.
+    # An import goes on after `rows` rows if the same file is given again with the same options.
     """
     CREATE TABLE label_imports (
         id uuid PRIMARY KEY,

@@ -65,7 +65,7 @@ class Authenticator:
         self._metrics, self._keys, self._tokens, self._clock = metrics, keys, tokens, clock
         self._default_rate = settings.rate_per_second
         self._limits = RateLimits(settings.rate_per_second)
-        # By the secret, because its header may be written in many ways. The latest is the last.
+        # By the secret, because its header may be written in many ways. The newest is the last.
         self._verified: OrderedDict[bytes, VerifiedClient] = OrderedDict()
         self._forget()
 
@@ -86,10 +86,11 @@ class Authenticator:
         return cls(settings, metrics, keys, TokenVerifier.of(settings, metrics.jwks_read))
 
     def known(self, credential: bytes, scope: str, now: float) -> VerifiedClient | None:
-        """Return the client if it may send a request now and that is known already, or None.
+        """Return a client that was verified before and may send a request now, or None.
 
-        `credential` is the value of a header, `now` is in seconds since 1970. After None, `verify`
-        says why. Whoever answers the request calls `charge` with 1.
+        `credential` is the value of a header, `now` is in seconds since 1970. After None, call
+        `verify`, which finds out why. After a client, call `charge` with 1 when the request is
+        answered.
         """
         client = self._verified.get(_secret_of(credential))
         if client is None or now >= client.expires or scope not in client.scopes:

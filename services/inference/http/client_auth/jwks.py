@@ -83,7 +83,7 @@ def parse_jwks(data: bytes) -> KeySet:
 def _key_of(raw: msgspec.Raw) -> tuple[str | None, str, PublicKey] | None:
     try:
         jwk = decode_json(bytes(raw), _Jwk)
-        # Symmetric keys are not of these kinds: whoever can verify with one can also sign.
+        # No symmetric key is accepted: a program that verifies with it could also sign with it.
         kind, curve, algorithm = _KINDS[jwk.kty]
         verifies = jwk.use in (None, "sig") and (jwk.key_ops is None or "verify" in jwk.key_ops)
         if jwk.crv != curve or jwk.alg not in (None, algorithm) or not verifies:

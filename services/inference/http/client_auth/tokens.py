@@ -110,8 +110,8 @@ class TokenVerifier:
             self._refuse(digest)
             raise UnknownCredentialError from None
         except Exception:  # noqa: BLE001 (a token that makes a library fail is refused)
-            # What a library makes of bytes that anyone may send is no defect of the service. No
-            # token may pass because of it.
+            # Any client can send bytes that make a library fail. That is no defect of the service,
+            # and the token must not pass.
             self._refuse(digest)
             raise UnknownCredentialError from None
 
@@ -158,8 +158,8 @@ class TokenVerifier:
 def client_name(claim: str) -> str:
     """Return the name of a client as the audit keeps it.
 
-    A claim of other characters, or one that may hold a card number, becomes a part of its hash:
-    the audit keeps the name for ever.
+    A claim of other characters, or one that may hold a card number, becomes a part of its hash,
+    because the audit stores the name as it is.
     """
     if NAME.fullmatch(claim) and not may_hold_card_number(claim):
         return claim

@@ -1,4 +1,4 @@
-"""What a request costs its client."""
+"""Charge the rows of a request to the rate of its client."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

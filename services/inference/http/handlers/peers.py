@@ -1,4 +1,4 @@
-"""What pods give each other on the admin port: bundles, and the spool of one that leaves."""
+"""Calls between pods on the admin port: bundles, and the spool of a pod that leaves."""
 
 import asyncio
 from collections.abc import AsyncIterator

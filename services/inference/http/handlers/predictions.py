@@ -55,7 +55,7 @@ async def predict_batch(context: ServiceContext, request: HttpRequest) -> HttpRe
 
 
 def serving_model(context: ServiceContext, request: HttpRequest) -> LoadedModel:
-    """Return the model of the request's beginning. Raises NotReadyError."""
+    """Return the model that served when the request began. Raises NotReadyError."""
     serving = request.serving or context.worker.serving
     if serving is None:
         raise NotReadyError(context.status.why_no_model())
