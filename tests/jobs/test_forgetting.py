@@ -116,7 +116,7 @@ def test_forgetting_by_transaction_and_entity_reaches_labels(audit: AuditSite) -
     assert forgotten("--entity", "e-1", "--transaction", "t-1") == (3, 0, cleared, gone)
     gone.add(labels[7].id)
     assert forgotten("--transaction", "without an answer") == (0, 1, cleared, gone)
-    assert forgotten("--entity", "nobody", "--transaction", "t-9") == (0, 0, cleared, gone)
+    assert forgotten("--entity", "unknown", "--transaction", "t-9") == (0, 0, cleared, gone)
     result = audit("forget", "--transaction", "t-3")
     assert "predictions are forgotten, and their rows stay; 2 labels are deleted" in result.stdout
 

@@ -1,6 +1,5 @@
 """Malformed lists of 16 MiB leave the event loop and the memory to other requests."""
 
-import asyncio
 import tracemalloc
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ from services.inference.reading.rows import TRANSACTIONS, read_rows
 from services.inference.reading.transactions import TransactionReader
 from tests.support.bodies import malformed
 from tests.support.figures import PROOF
+from tests.support.turns import turns_of_others
 
 READER = TransactionReader(
     FeatureSchema(
@@ -30,20 +30,11 @@ SMALL = {"empty rows", "rows of many names"}
 
 async def turns_of(body: bytes) -> tuple[int, tuple[FieldFault, ...]]:
     """Read a refused batch, and return the number of turns that others got of the loop."""
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.create_task(count())
-    with pytest.raises(InvalidBodyError) as refusal:
-        async for _ in read_rows(READER, TRANSACTIONS, body):
-            pass
-    counting.cancel()
-    return turns, refusal.value.faults
+    async with turns_of_others() as turns:
+        with pytest.raises(InvalidBodyError) as refusal:
+            async for _ in read_rows(READER, TRANSACTIONS, body):
+                pass
+    return turns.number, refusal.value.faults
 
 
 @pytest.mark.parametrize("kind", MALFORMED)

@@ -26,6 +26,7 @@ from services.inference.reading.transactions import BOM, TransactionReader
 from tests.support.bodies import spliced
 from tests.support.figures import PROOF
 from tests.support.serving import BANK
+from tests.support.turns import turns_of_others
 
 READER = TransactionReader(BANK)
 WIDTH = READER.features
@@ -372,22 +373,13 @@ def test_a_large_malformed_request_is_refused_in_bounded_steps(
 
 async def turns_of(body: bytes, json_bytes: int | None = None) -> tuple[int, Exception | None]:
     """Read a request, and return the number of turns that others got of the loop meanwhile."""
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.create_task(count())
     refused = None
-    try:
-        await read_tensors(READER, body, json_bytes)
-    except InvalidBodyError as error:
-        refused = error
-    counting.cancel()
-    return turns, refused
+    async with turns_of_others() as turns:
+        try:
+            await read_tensors(READER, body, json_bytes)
+        except InvalidBodyError as error:
+            refused = error
+    return turns.number, refused
 
 
 def test_good_tensors_leave_turns_to_others() -> None:

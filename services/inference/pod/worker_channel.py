@@ -7,6 +7,7 @@ are reached through the folder's descriptor.
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
@@ -187,14 +188,13 @@ async def _exchange(address: str, line: bytes) -> bytes:
 
 
 async def _connected(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with contextlib.ExitStack() as unless_connected:
+        connection = unless_connected.enter_context(socket.socket(socket.AF_UNIX))
         connection.setblocking(False)
         await _connect(connection, address)
-        return await asyncio.open_unix_connection(sock=connection)
-    except BaseException:
-        connection.close()
-        raise
+        streams = await asyncio.open_unix_connection(sock=connection)
+        unless_connected.pop_all()
+        return streams
 
 
 async def _connect(connection: socket.socket, address: str) -> None:
