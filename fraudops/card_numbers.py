@@ -14,7 +14,7 @@ def may_hold_card_number(text: str) -> bool:
 
 
 def short_hash(text: str) -> str:
-    """Return 16 digits of the SHA-256. With a known text its log lines can be found."""
+    """Return 16 digits of the SHA-256: an operator who has the text can find its log lines."""
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

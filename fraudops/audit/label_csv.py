@@ -24,7 +24,7 @@ class CsvRow(NamedTuple):
     lines: Sequence[str]
 
     def fault(self, columns: int) -> str | None:
-        """Return why it cannot be a row of `columns` columns, or None."""
+        """Return why this cannot be one row of `columns` columns, or None."""
         if len(self.cells) != columns:
             return f"{len(self.cells)} values where the header names {columns} columns"
         if len(self.lines) > 1 and sum(_is_whole(line, columns) for line in self.lines) > 1:

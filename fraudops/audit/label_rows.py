@@ -13,7 +13,7 @@ from fraudops.audit.label_csv import CLASSES
 from fraudops.audit.label_files import FileRow
 from fraudops.audit.records import LabelRecord, new_label
 
-# The clock of the system that dated a label may be ahead of this clock by this time.
+# The system that dates labels may have a clock that is fast by this much.
 SKEW = timedelta(seconds=300)
 FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 IDENTIFIER = re.compile(r"[A-Za-z0-9._:-]{1,64}")

@@ -49,7 +49,7 @@ class Connection(Protocol):
 
     @property
     def stage(self) -> Stage | None:
-        """For what the connection waits, or None while the service works for it."""
+        """What the connection waits for, or None while the service works for it."""
 
     def expire(self, now: float) -> None:
         """Act on a stage that has lasted too long."""
@@ -123,8 +123,8 @@ class Connections:
     def _longest_waiting(self) -> Connection | None:
         """Return the connection that makes room, or None if the service works for all.
 
-        A flood of half heads must not push out clients that are kept alive, but a few heads are
-        those of new clients. A body may be that of a slow but honest client.
+        A flood of half heads must not push out clients that are kept alive. A few half heads belong
+        to new clients, so they go last. A body may be that of a slow but honest client.
         """
         return (
             self._first("head", NEW_CLIENTS + 1)
@@ -134,7 +134,7 @@ class Connections:
         )
 
     def _first(self, stage: Stage, least: int = 1) -> Connection | None:
-        """Return the connection that is longest in a stage, if at least `least` are in it."""
+        """Return the connection that came into a stage first, if at least `least` are in it."""
         queue, found, old = self._waiting[stage], list[Connection](), list[Connection]()
         for connection in queue:
             if connection.stage != stage:

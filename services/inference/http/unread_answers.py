@@ -13,7 +13,7 @@ UNREAD_BYTES = 32 << 20
 
 
 class UnreadAnswer:
-    """An answer on its way; `last` is when its client had read another part of it."""
+    """An answer on its way; `last` is the time when its client last read a part of it."""
 
     __slots__ = ("last", "size", "writing")
 
